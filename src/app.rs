@@ -1,0 +1,329 @@
+//! An app: the tenant that a backend publishes to and clients connect to, with its secret and its
+//! limits. No connection and no count lives here; an app is immutable and replaced as a whole.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::protocol::auth::Signer;
+
+/// The public name of an app in HTTP paths: `/apps/{id}/…`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct AppId(Arc<str>);
+
+impl AppId {
+    pub fn new(id: &str) -> Self {
+        Self(id.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AppId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One tenant. Everything is public because any value that `config` lets through is legal.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub id: AppId,
+    /// The public name in socket paths and in front of signatures: `/app/{key}`.
+    pub key: Box<str>,
+    /// Signs and verifies with the app's secret, which it never shows.
+    pub signer: Signer,
+    /// For people only.
+    pub name: Box<str>,
+    /// A disabled app refuses sockets with 4003 and requests with 403.
+    pub enabled: bool,
+    /// Sockets of a plain connection are refused with 4000.
+    pub require_tls: bool,
+    /// Host patterns of the `Origin` header; `*` stands for any characters.
+    pub allowed_origins: Vec<String>,
+    /// Silence after which a client should ping, announced in `connection_established`; seconds.
+    pub activity_timeout: u32,
+    pub client_events: ClientEvents,
+    pub features: Features,
+    pub limits: Limits,
+    pub webhooks: Vec<Webhook>,
+}
+
+/// Who may send client events ("whispers").
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ClientEvents {
+    /// Nobody: each is refused with 4301.
+    None,
+    /// Subscribers of private and presence channels, as Pusher Channels has it.
+    #[default]
+    Private,
+    /// Subscribers of any channel, as Reverb and Soketi have it.
+    Members,
+}
+
+/// What an app may switch on.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// Tell subscribers how many they are.
+    pub subscription_count: bool,
+    /// Tell signed-in users which of the users they watch are online.
+    pub watchlist: bool,
+    /// Close a connection that has neither signed in nor joined a private channel by then; zero: off.
+    pub authorization_timeout: Duration,
+    /// How long a cache channel keeps its last event.
+    pub cache_ttl: Duration,
+}
+
+/// Every bound of an app. A zero in a field whose comment says so means no limit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Sockets at a time; 0: no limit.
+    pub max_connections: usize,
+    /// Client events a second and connection; 0: no limit.
+    pub client_events_per_second: u32,
+    /// Events a second through the API; 0: no limit.
+    pub events_per_second: u32,
+    /// Queries a second through the API; 0: no limit.
+    pub reads_per_second: u32,
+    /// Bytes of one message from a client, all its fragments together.
+    pub max_message_size: usize,
+    /// Bytes of an event's data.
+    pub max_event_data: usize,
+    /// Characters of an event's name.
+    pub max_event_name: usize,
+    /// Characters of a channel's name.
+    pub max_channel_name: usize,
+    /// Channels that one event may go to.
+    pub max_channels_per_event: usize,
+    /// Events in one batch.
+    pub max_batch: usize,
+    /// Distinct users in one presence channel.
+    pub max_presence_members: usize,
+    /// Bytes of a member's `user_info`.
+    pub max_member_size: usize,
+    /// Bytes queued for one connection before it is closed as too slow.
+    pub outbox_bytes: usize,
+    /// How far a request's timestamp may be off, either way; zero: unchecked.
+    pub timestamp_tolerance: Duration,
+}
+
+/// Where an app's happenings are posted to.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    pub url: String,
+    pub events: Vec<WebhookEvent>,
+    /// Only channels whose name begins so; empty: all.
+    pub channel_prefix: String,
+    /// Only channels whose name ends so; empty: all.
+    pub channel_suffix: String,
+    pub headers: Vec<(String, String)>,
+    /// How long happenings are gathered into one request; zero: one request each.
+    pub batch: Duration,
+}
+
+/// The happenings a webhook can ask for, by Pusher's names.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum WebhookEvent {
+    ChannelOccupied,
+    ChannelVacated,
+    MemberAdded,
+    MemberRemoved,
+    ClientEvent,
+    CacheMiss,
+    SubscriptionCount,
+}
+
+impl App {
+    /// An app with every setting at its default.
+    pub fn new(id: &str, key: &str, secret: &str) -> Self {
+        Self {
+            id: AppId::new(id),
+            key: key.into(),
+            signer: Signer::new(secret),
+            name: "".into(),
+            enabled: true,
+            require_tls: false,
+            allowed_origins: vec!["*".to_owned()],
+            activity_timeout: 30,
+            client_events: ClientEvents::default(),
+            features: Features::default(),
+            limits: Limits::default(),
+            webhooks: Vec::new(),
+        }
+    }
+
+    /// Whether a socket whose `Origin` header is `origin` may connect. The host alone is compared, case
+    /// included, with each pattern in full.
+    pub fn allows_origin(&self, origin: Option<&str>) -> bool {
+        if self.allowed_origins.iter().any(|pattern| pattern == "*") {
+            return true;
+        }
+        let Some(host) = origin.and_then(origin_host) else { return false };
+        self.allowed_origins.iter().any(|pattern| matches_pattern(pattern, host))
+    }
+}
+
+/// The host of `scheme://host[:port]`, an IPv6 address with its brackets.
+fn origin_host(origin: &str) -> Option<&str> {
+    let (_, rest) = origin.split_once("://")?;
+    let end = match rest.strip_prefix('[') {
+        Some(address) => address.find(']')? + 2,
+        None => rest.find([':', '/']).unwrap_or(rest.len()),
+    };
+    rest.get(..end).filter(|host| !host.is_empty())
+}
+
+/// Whether `text` as a whole matches `pattern`, in which `*` stands for any characters, none included.
+fn matches_pattern(pattern: &str, text: &str) -> bool {
+    let Some((head, mut pattern)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(head) else { return false };
+    while let Some((part, rest)) = pattern.split_once('*') {
+        let Some(at) = text.find(part) else { return false };
+        text = text.get(at + part.len()..).unwrap_or_default();
+        pattern = rest;
+    }
+    text.ends_with(pattern)
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            subscription_count: false,
+            watchlist: false,
+            authorization_timeout: Duration::ZERO,
+            cache_ttl: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 0,
+            client_events_per_second: 10,
+            events_per_second: 0,
+            reads_per_second: 0,
+            max_message_size: 100 << 10,
+            max_event_data: 100 << 10,
+            max_event_name: 200,
+            max_channel_name: 200,
+            max_channels_per_event: 100,
+            max_batch: 10,
+            max_presence_members: 10_000,
+            max_member_size: 10 << 10,
+            outbox_bytes: 1 << 20,
+            timestamp_tolerance: Duration::from_secs(600),
+        }
+    }
+}
+
+/// All apps, by both of their names.
+#[derive(Clone, Default, Debug)]
+pub struct Apps {
+    by_id: HashMap<AppId, Arc<App>>,
+    by_key: HashMap<Box<str>, Arc<App>>,
+}
+
+/// Two apps that claim the same id or key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Duplicate {
+    Id(String),
+    Key(String),
+}
+
+impl Apps {
+    /// Fails on the first id or key that is given twice.
+    pub fn new(apps: impl IntoIterator<Item = App>) -> Result<Self, Duplicate> {
+        let mut all = Self::default();
+        for app in apps {
+            let app = Arc::new(app);
+            if all.by_key.insert(app.key.clone(), app.clone()).is_some() {
+                return Err(Duplicate::Key(app.key.to_string()));
+            }
+            if all.by_id.insert(app.id.clone(), app.clone()).is_some() {
+                return Err(Duplicate::Id(app.id.to_string()));
+            }
+        }
+        Ok(all)
+    }
+
+    pub fn by_id(&self, id: &str) -> Option<&Arc<App>> {
+        self.by_id.get(&AppId::new(id))
+    }
+
+    pub fn by_key(&self, key: &str) -> Option<&Arc<App>> {
+        self.by_key.get(key)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.by_id.values()
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The list that Reverb's own check was tried with, case by case.
+    #[test]
+    fn origins_are_matched_by_host() {
+        let mut app = App::new("1", "key", "secret");
+        app.allowed_origins =
+            ["laravel.com", "*.example.org", "http://scheme.com", "localhost:3000"]
+                .map(str::to_owned)
+                .to_vec();
+        for origin in [
+            "http://laravel.com",
+            "https://laravel.com:8443",
+            "http://a.example.org",
+            "http://a.b.example.org",
+        ] {
+            assert!(app.allows_origin(Some(origin)), "{origin} should be allowed");
+        }
+        for origin in [
+            "null",
+            "laravel.com",
+            "http://LARAVEL.COM",
+            "http://example.org",
+            "http://scheme.com",
+            "http://localhost:3000",
+        ] {
+            assert!(!app.allows_origin(Some(origin)), "{origin} should be refused");
+        }
+        assert!(!app.allows_origin(None));
+        app.allowed_origins.push("*".to_owned());
+        assert!(app.allows_origin(None));
+    }
+
+    #[test]
+    fn patterns_match_in_full() {
+        assert!(matches_pattern("a*c*e", "abcde"));
+        assert!(matches_pattern("*", ""));
+        assert!(!matches_pattern("a*c", "abcd"));
+        assert!(!matches_pattern("a*a", "a"));
+    }
+
+    #[test]
+    fn an_id_or_key_given_twice_is_refused() {
+        let twice = |a: App, b: App| Apps::new([a, b]).err();
+        assert_eq!(
+            twice(App::new("1", "k", "s"), App::new("1", "l", "s")),
+            Some(Duplicate::Id("1".to_owned()))
+        );
+        assert_eq!(
+            twice(App::new("1", "k", "s"), App::new("2", "k", "s")),
+            Some(Duplicate::Key("k".to_owned()))
+        );
+    }
+}

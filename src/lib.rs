@@ -1,0 +1,10 @@
+//! A Pusher-protocol broadcast server.
+//!
+//! The modules, lowest first; each names only those before it (`docs/architecture.md` is the map):
+//! `protocol` is what is said, `app` who may say it, `config` how the server is set, `hub` who is
+//! connected and subscribed, `node` the verbs of the product, `session` one connection's conversation,
+//! `socket` how its bytes come and go, `http` the API, `server` listening, starting and stopping.
+
+pub mod app;
+pub mod config;
+pub mod protocol;

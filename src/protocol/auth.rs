@@ -1,0 +1,429 @@
+//! Signatures: of subscriptions, of sign-ins and of requests to the HTTP API. Everything is
+//! HMAC-SHA256 in hex with the app's secret and is compared in constant time. What a request's
+//! parameters mean, and whether its time is right, is decided by whoever calls.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use md5::{Digest, Md5};
+use sha2::Sha256;
+
+/// Signs with one secret. The key's part of the hash is worked out once, and the secret itself is
+/// neither kept nor shown.
+#[derive(Clone)]
+pub struct Signer(Hmac<Sha256>);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signer(…)")
+    }
+}
+
+impl Signer {
+    pub fn new(secret: &str) -> Self {
+        match Hmac::new_from_slice(secret.as_bytes()) {
+            Ok(mac) => Self(mac),
+            Err(_) => unreachable!("HMAC takes a key of any length"),
+        }
+    }
+
+    /// The signature of `parts` as one text, in lower-case hex.
+    pub fn sign(&self, parts: &[&str]) -> String {
+        hex::encode(self.mac(parts).finalize().into_bytes())
+    }
+
+    /// Whether `signature` is the hex of the signature of `parts`, in either case.
+    pub fn verify(&self, parts: &[&str], signature: &str) -> bool {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(signature, &mut bytes).is_ok()
+            && self.mac(parts).verify_slice(&bytes).is_ok()
+    }
+
+    fn mac(&self, parts: &[&str]) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        for part in parts {
+            mac.update(part.as_bytes());
+        }
+        mac
+    }
+}
+
+/// Why a subscription's or a sign-in's `auth` does not hold.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum AuthError {
+    /// None was given; an empty one counts as none.
+    Missing,
+    /// It is not of the form `KEY:SIGNATURE`, or not of this app's key.
+    Key,
+    /// It signs something else, or with another secret.
+    Signature,
+}
+
+/// Checks `auth` for subscribing to `channel`: `KEY:hex(hmac(socket_id:channel[:channel_data]))`, where
+/// the data counts, as the raw text it came in, whenever there was some (case P06).
+pub fn verify_subscription(
+    signer: &Signer,
+    key: &str,
+    auth: Option<&str>,
+    socket_id: &str,
+    channel: &str,
+    channel_data: Option<&str>,
+) -> Result<(), AuthError> {
+    match channel_data {
+        None => verify(signer, key, auth, &[socket_id, ":", channel]),
+        Some(data) => verify(signer, key, auth, &[socket_id, ":", channel, ":", data]),
+    }
+}
+
+/// Checks `auth` for signing in as the user that `user_data`, in its raw text, describes.
+pub fn verify_sign_in(
+    signer: &Signer,
+    key: &str,
+    auth: Option<&str>,
+    socket_id: &str,
+    user_data: &str,
+) -> Result<(), AuthError> {
+    verify(signer, key, auth, &[socket_id, "::user::", user_data])
+}
+
+fn verify(
+    signer: &Signer,
+    key: &str,
+    auth: Option<&str>,
+    signed: &[&str],
+) -> Result<(), AuthError> {
+    let auth = auth.filter(|auth| !auth.is_empty()).ok_or(AuthError::Missing)?;
+    let (given_key, signature) = auth.split_once(':').ok_or(AuthError::Key)?;
+    if given_key != key {
+        return Err(AuthError::Key);
+    }
+    if signer.verify(signed, signature) { Ok(()) } else { Err(AuthError::Signature) }
+}
+
+/// Whether `claimed` is the hex of the MD5 of `body`. Not a secret, so compared as it comes.
+pub fn is_md5_of(claimed: &str, body: &[u8]) -> bool {
+    let mut bytes = [0; 16];
+    hex::decode_to_slice(claimed, &mut bytes).is_ok() && bytes == *Md5::digest(body)
+}
+
+/// The parameters of a request's query, percent-decoded, in the order they came.
+#[derive(Debug, Default)]
+pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    /// Splits at `&` and the first `=`; `+` stays a plus, for no legal value holds a space. What does
+    /// not decode to UTF-8 is kept with replacement characters, so that its signature cannot match.
+    pub fn parse(query: &'a str) -> Self {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(name), percent_decode(value))
+        });
+        Self(pairs.collect())
+    }
+
+    /// The value of `name`; of several, the last. Names count without regard to case (case A11).
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let mut found = self.0.iter().rev().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| &**value)
+    }
+
+    /// All values of the array `name`: each `name[]=value`, and `name=a,b` split at its commas.
+    pub fn list(&self, name: &str) -> Vec<&str> {
+        let mut all = Vec::new();
+        for (key, value) in &self.0 {
+            if key.strip_suffix("[]").is_some_and(|key| key.eq_ignore_ascii_case(name)) {
+                all.push(&**value);
+            } else if key.eq_ignore_ascii_case(name) {
+                all.extend(value.split(',').filter(|item| !item.is_empty()));
+            }
+        }
+        all
+    }
+
+    /// The names that were given, as they came.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
+    }
+
+    /// What a request to `path` is signed over, in two readings: arrays as `k[]=v` each, or, where there
+    /// are any, as `k=v,v`.
+    fn strings_to_sign(&self, method: &str, path: &str) -> (String, Option<String>) {
+        let mut pairs: Vec<(Cow<'_, str>, &str)> = Vec::with_capacity(self.0.len());
+        for (name, value) in &self.0 {
+            if name.eq_ignore_ascii_case("auth_signature") {
+                continue;
+            }
+            let lower = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                Cow::Owned(name.to_ascii_lowercase())
+            } else {
+                Cow::Borrowed(&**name)
+            };
+            pairs.push((lower, value));
+        }
+        // Stable, so that the values of an array keep their order.
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        let plain = join(method, path, pairs.iter().map(|(name, value)| (&**name, *value)));
+        if !pairs.iter().any(|(name, _)| name.ends_with("[]")) {
+            return (plain, None);
+        }
+        let mut joined: Vec<(&str, String)> = Vec::with_capacity(pairs.len());
+        for (name, value) in &pairs {
+            let name = name.strip_suffix("[]").unwrap_or(name);
+            match joined.iter_mut().find(|(other, _)| *other == name) {
+                Some((_, values)) => {
+                    values.push(',');
+                    values.push_str(value);
+                }
+                None => joined.push((name, (*value).to_owned())),
+            }
+        }
+        joined.sort_by(|a, b| a.0.cmp(b.0));
+        let joined = join(method, path, joined.iter().map(|(name, value)| (*name, value.as_str())));
+        (plain, Some(joined))
+    }
+}
+
+fn join<'p>(method: &str, path: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) -> String {
+    let mut text = String::with_capacity(256);
+    text.push_str(method);
+    text.push('\n');
+    text.push_str(path);
+    text.push('\n');
+    for (index, (name, value)) in pairs.enumerate() {
+        if index > 0 {
+            text.push('&');
+        }
+        text.push_str(name);
+        text.push('=');
+        text.push_str(value);
+    }
+    text
+}
+
+/// Checks the signature of a request. SDKs do not agree on the path they sign, so each of these is
+/// tried: the path as it came, percent-decoded (case A12), and both without the server's own `prefix`
+/// (Guzzle drops it). The error is the string that was signed here first, for the operator's log.
+pub fn verify_request(
+    signer: &Signer,
+    method: &str,
+    path: &str,
+    prefix: &str,
+    query: &Query<'_>,
+) -> Result<(), String> {
+    let signature = query.get("auth_signature").unwrap_or_default();
+    let decoded = percent_decode(path);
+    let mut paths: Vec<&str> = vec![path];
+    if *decoded != *path {
+        paths.push(&decoded);
+    }
+    if !prefix.is_empty() {
+        let stripped: Vec<&str> =
+            paths.iter().filter_map(|path| path.strip_prefix(prefix)).collect();
+        paths.extend(stripped);
+    }
+    let mut first = None;
+    for path in paths {
+        let (plain, joined) = query.strings_to_sign(method, path);
+        if signer.verify(&[&plain], signature)
+            || joined.is_some_and(|joined| signer.verify(&[&joined], signature))
+        {
+            return Ok(());
+        }
+        first.get_or_insert(plain);
+    }
+    Err(first.unwrap_or_default())
+}
+
+/// Replaces each `%XX`; what is not such a triple stays as it is.
+pub fn percent_decode(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let mut value = [0];
+        let hex = if byte == b'%' { bytes.get(at + 1..at + 3) } else { None };
+        match hex.map(|hex| hex::decode_to_slice(hex, &mut value)) {
+            Some(Ok(())) => {
+                out.extend_from_slice(&value);
+                at += 3;
+            }
+            _ => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    match String::from_utf8(out) {
+        Ok(text) => Cow::Owned(text),
+        Err(error) => Cow::Owned(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "278d425bdf160c739803";
+    const SECRET: &str = "7ad3773142a6692b25b8";
+    const SOCKET: &str = "1234.1234";
+
+    /// The vectors of Pusher's signature page, its SDKs and, for the presence rows, the corrected ones.
+    #[test]
+    fn subscription_vectors_verify() {
+        let spaced = r#"{"user_id": "10", "user_info": {"name": "Mr. Channels"}}"#;
+        for (channel, data, signature) in [
+            (
+                "private-foobar",
+                None,
+                "58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4",
+            ),
+            (
+                "private-foobar",
+                Some(r#"{"x":1}"#),
+                "35884e908e059bfa19468fa6c616fa8c965fe9668613f9682f57fec3fe2fc1be",
+            ),
+            (
+                "presence-foobar",
+                Some(r#"{"user_id":10,"user_info":{"name":"Mr. Pusher"}}"#),
+                "afaed3695da2ffd16931f457e338e6c9f2921fa133ce7dac49f529792be6304c",
+            ),
+            (
+                "presence-foobar",
+                Some(r#"{"user_id":10,"user_info":{"name":"Mr. Channels"}}"#),
+                "31935e7d86dba64c2a90aed31fdc61869f9b22ba9d8863bba239c03ca481bc80",
+            ),
+            (
+                "presence-foobar",
+                Some(r#"{"user_id":"10","user_info":{"name":"Mr. Pusher"}}"#),
+                "48dac51d2d7569e1e9c0f48c227d4b26f238fa68e5c0bb04222c966909c4f7c4",
+            ),
+            (
+                "presence-foobar",
+                Some(spaced),
+                "96f61cf0b64a80c5cf1852da9dea2998a90fd7fa840c4cc62212573f1c524cdf",
+            ),
+        ] {
+            let auth = format!("{KEY}:{signature}");
+            let signer = Signer::new(SECRET);
+            let check =
+                |auth: Option<&str>| verify_subscription(&signer, KEY, auth, SOCKET, channel, data);
+            assert_eq!(check(Some(&auth)), Ok(()), "{channel} {data:?}");
+            let capitals = format!("{KEY}:{}", signature.to_uppercase());
+            assert_eq!(check(Some(&capitals)), Ok(()), "hex in capitals");
+            assert_eq!(check(Some("")), Err(AuthError::Missing));
+            assert_eq!(check(Some(&format!("other:{signature}"))), Err(AuthError::Key));
+            assert_eq!(check(Some(&auth[..auth.len() - 1])), Err(AuthError::Signature));
+            assert_eq!(check(Some(&format!("{KEY}:xyz"))), Err(AuthError::Signature));
+        }
+    }
+
+    #[test]
+    fn the_sign_in_vector_verifies() {
+        let auth =
+            format!("{KEY}:4708d583dada6a56435fb8bc611c77c359a31eebde13337c16ab43aa6de336ba");
+        let signer = Signer::new(SECRET);
+        let data = r#"{"id":"12345"}"#;
+        assert_eq!(verify_sign_in(&signer, KEY, Some(&auth), SOCKET, data), Ok(()));
+        assert_eq!(
+            verify_sign_in(&signer, KEY, Some(&auth), "1234.1235", data),
+            Err(AuthError::Signature)
+        );
+    }
+
+    /// Requests as SDKs send them: (method, path, query without the signature, signature).
+    #[test]
+    fn request_vectors_verify() {
+        let times = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0";
+        let md5 = |md5: &str| format!("{times}&body_md5={md5}");
+        let info = "filter_by_prefix=presence-&info=user_count,subscription_count";
+        let encoded = "filter_by_prefix=presence-&info=user_count%2Csubscription_count";
+        let empty_object = "99914b932bd37a50b983c5e7c90ae93b";
+        for (method, path, query, signature) in [
+            (
+                "POST",
+                "/apps/3/events",
+                md5("ec365a775a4cd0599faeb73354201b6f"),
+                "da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c",
+            ),
+            (
+                "GET",
+                "/apps/3/channels",
+                format!("{times}&{info}"),
+                "ff97d40ab3fbbd15394386a29c12998c33635305357b2e2abd18dc67efe3f87d",
+            ),
+            (
+                "GET",
+                "/apps/3/channels",
+                format!("{encoded}&{times}"),
+                "ff97d40ab3fbbd15394386a29c12998c33635305357b2e2abd18dc67efe3f87d",
+            ),
+            (
+                "GET",
+                "/apps/3/channels",
+                format!("{}&{info}", md5("d41d8cd98f00b204e9800998ecf8427e")),
+                "768aaa075988b9d73b4a3b232b6e1dd9c207a55223438c0c36900e7eb2b5e182",
+            ),
+            (
+                "POST",
+                "/apps/3/users/u%201/terminate_connections",
+                md5(empty_object),
+                "8b02fa5c413c4f47396086c5df755ac659b1097ae2b97cca6bd583d925d5699d",
+            ),
+            (
+                "POST",
+                "/apps/3/users/u%201/terminate_connections",
+                md5(empty_object),
+                "2a6ce2c097d1023ff229ecbd11396a003edb1d01219b136de91944d5a3dcc5b0",
+            ),
+            (
+                "POST",
+                "/users/7/terminate_connections",
+                md5(empty_object),
+                "abb25ef583507973805e611ac73c056345d8d9e94c166622ad5826b73b8e2208",
+            ),
+        ] {
+            let query = format!("auth_signature={signature}&{query}");
+            let signer = Signer::new(SECRET);
+            let check = |path: &str, prefix: &str| {
+                verify_request(&signer, method, path, prefix, &Query::parse(&query))
+            };
+            assert_eq!(check(path, ""), Ok(()), "{method} {path} {query}");
+            assert_eq!(check(&format!("/ws{path}"), "/ws"), Ok(()), "with a prefix");
+            assert!(check(&format!("{path}x"), "").is_err());
+        }
+    }
+
+    #[test]
+    fn arrays_verify_in_both_forms_and_keys_in_any_case() {
+        let signer = Signer::new("s");
+        for signed in
+            ["POST\n/p\nauth_key=k&channels[]=b&channels[]=a", "POST\n/p\nauth_key=k&channels=b,a"]
+        {
+            let query = format!(
+                "channels%5B%5D=b&channels[]=a&auth_signature={}&Auth_Key=k",
+                signer.sign(&[signed])
+            );
+            let query = Query::parse(&query);
+            assert_eq!(verify_request(&signer, "POST", "/p", "", &query), Ok(()));
+            assert_eq!(query.list("channels"), ["b", "a"]);
+        }
+    }
+
+    #[test]
+    fn bodies_are_compared_by_md5() {
+        assert!(is_md5_of("d41d8cd98f00b204e9800998ecf8427e", b""));
+        assert!(is_md5_of("D41D8CD98F00B204E9800998ECF8427E", b""));
+        assert!(!is_md5_of("d41d8cd98f00b204e9800998ecf8427e", b" "));
+        assert!(!is_md5_of("short", b""));
+    }
+
+    #[test]
+    fn percent_signs_that_encode_nothing_stay() {
+        assert_eq!(percent_decode("a%2Cb%2cc%zz%4"), "a,b,c%zz%4");
+        assert_eq!(percent_decode("%ff"), "\u{fffd}");
+    }
+}
