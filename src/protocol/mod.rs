@@ -2,3 +2,10 @@
 //! error codes. Nothing here waits, locks, or knows what time it is.
 
 pub mod auth;
+pub mod channel;
+pub mod command;
+pub mod error;
+pub mod event;
+pub mod json;
+pub mod member;
+pub mod socket_id;

@@ -1,0 +1,179 @@
+//! Channel names and the kind of channel that a name makes. After `ChannelName::parse` nobody checks a
+//! name again.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+const SERVER_TO_USER: &str = "#server-to-user-";
+
+/// A legal channel name; cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ChannelName(Arc<str>);
+
+/// What a channel's name makes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kind {
+    pub access: Access,
+    /// Whether the channel keeps its last event for whoever subscribes next.
+    pub cache: bool,
+}
+
+/// Who may subscribe, and what is special about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Anybody.
+    Public,
+    /// Whoever holds a signature.
+    Private,
+    /// As private; the payload is opaque and must be left so.
+    Encrypted,
+    /// As private, and the subscribers know of each other.
+    Presence,
+    /// The user of that name, signed in.
+    ServerToUser,
+}
+
+/// Why a name is not legal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NameError {
+    Empty,
+    TooLong { max: usize },
+    Character(char),
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("A channel name must not be empty"),
+            Self::TooLong { max } => {
+                write!(f, "A channel name must not be longer than {max} characters")
+            }
+            Self::Character(c) => write!(
+                f,
+                "A channel name may only contain letters, digits and _-=@,.; but has {c:?}"
+            ),
+        }
+    }
+}
+
+impl ChannelName {
+    /// Accepts 1 to `max` characters of `A-Za-z0-9_-=@,.;`, which is what every SDK lets through. A `#` is
+    /// legal only in `#server-to-user-…`, where a user's id follows: any text without control characters.
+    pub fn parse(text: &str, max: usize) -> Result<Self, NameError> {
+        check(text, max).map(|()| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn kind(&self) -> Kind {
+        Kind::of(&self.0)
+    }
+
+    /// The user whose own channel this is.
+    pub fn user(&self) -> Option<&str> {
+        self.0.strip_prefix(SERVER_TO_USER)
+    }
+}
+
+/// Whether `text` is a legal name, without keeping it.
+fn check(text: &str, max: usize) -> Result<(), NameError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-=@,.;".contains(c);
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > max && text.chars().count() > max {
+        return Err(NameError::TooLong { max });
+    }
+    let bad = match text.strip_prefix(SERVER_TO_USER) {
+        Some("") => return Err(NameError::Empty),
+        Some(user) => user.chars().find(|c| c.is_control()),
+        None => text.chars().find(|&c| !plain(c)),
+    };
+    bad.map_or(Ok(()), |c| Err(NameError::Character(c)))
+}
+
+impl Kind {
+    /// By anchored prefix, the longest first (case S12): `cache-private-x` is a public cache channel.
+    pub fn of(name: &str) -> Self {
+        let kind = |access, cache| Self { access, cache };
+        if let Some(rest) = name.strip_prefix("private-") {
+            if let Some(rest) = rest.strip_prefix("encrypted-") {
+                return kind(Access::Encrypted, rest.starts_with("cache-"));
+            }
+            return kind(Access::Private, rest.starts_with("cache-"));
+        }
+        if let Some(rest) = name.strip_prefix("presence-") {
+            return kind(Access::Presence, rest.starts_with("cache-"));
+        }
+        if name.starts_with(SERVER_TO_USER) {
+            return kind(Access::ServerToUser, false);
+        }
+        kind(Access::Public, name.starts_with("cache-"))
+    }
+
+    pub fn is_presence(self) -> bool {
+        self.access == Access::Presence
+    }
+}
+
+impl Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_go_by_the_longest_prefix() {
+        for (name, access, cache) in [
+            ("room", Access::Public, false),
+            ("public-room", Access::Public, false),
+            ("cache-room", Access::Public, true),
+            ("cache-private-room", Access::Public, true),
+            ("private-room", Access::Private, false),
+            ("private-cache-room", Access::Private, true),
+            ("private-encrypted-room", Access::Encrypted, false),
+            ("private-encrypted-cache-room", Access::Encrypted, true),
+            ("private-encryptedroom", Access::Private, false),
+            ("presence-room", Access::Presence, false),
+            ("presence-cache-room", Access::Presence, true),
+            ("privateroom", Access::Public, false),
+            ("#server-to-user-7", Access::ServerToUser, false),
+        ] {
+            assert_eq!(Kind::of(name), Kind { access, cache }, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_checked_in_characters_and_length() {
+        let longest = "x".repeat(200);
+        for good in ["a", "A-Za-z0-9_-=@,.;", &longest, "#server-to-user-auth0|7 é"] {
+            assert!(ChannelName::parse(good, 200).is_ok(), "{good}");
+        }
+        for (bad, why) in [
+            ("", NameError::Empty),
+            ("#server-to-user-", NameError::Empty),
+            ("bad name", NameError::Character(' ')),
+            ("#room", NameError::Character('#')),
+            ("é", NameError::Character('é')),
+            ("#server-to-user-\n", NameError::Character('\n')),
+            (&format!("{longest}x"), NameError::TooLong { max: 200 }),
+        ] {
+            assert_eq!(ChannelName::parse(bad, 200), Err(why), "{bad}");
+        }
+        let user = ChannelName::parse("#server-to-user-7", 200).map(|n| n.user() == Some("7"));
+        assert_eq!(user, Ok(true));
+    }
+}

@@ -1,0 +1,193 @@
+//! Everything that a client may say on its connection. Frames are accepted in every form that Pusher's,
+//! Reverb's and Soketi's clients send: `data` as an object, or as a string that holds one.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::json::{self, NotAString, Object};
+
+/// One frame's meaning. Text is borrowed from the frame where it can be.
+#[derive(Debug)]
+pub enum Command<'a> {
+    Ping,
+    Pong,
+    Subscribe(Subscribe),
+    /// From the channel of that name.
+    Unsubscribe(String),
+    SignIn(SignIn),
+    ClientEvent(ClientEvent<'a>),
+}
+
+/// `pusher:subscribe`. An `auth` of `""` is none.
+#[derive(Debug)]
+pub struct Subscribe {
+    pub channel: String,
+    pub auth: Option<String>,
+    /// The raw text, as it was signed.
+    pub channel_data: Option<String>,
+}
+
+/// `pusher:signin`.
+#[derive(Debug)]
+pub struct SignIn {
+    pub auth: Option<String>,
+    /// The raw text, as it was signed.
+    pub user_data: String,
+}
+
+/// `client-…`: what subscribers send each other.
+#[derive(Debug)]
+pub struct ClientEvent<'a> {
+    pub event: Cow<'a, str>,
+    pub channel: Cow<'a, str>,
+    pub data: &'a RawValue,
+}
+
+/// Why a frame means nothing.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Malformed {
+    /// Not JSON, no event, a wrong type, or an event that clients do not send.
+    Message,
+    /// A client event without channel or data (case C11).
+    ClientEvent,
+}
+
+impl From<NotAString> for Malformed {
+    fn from(_: NotAString) -> Self {
+        Self::Message
+    }
+}
+
+impl<'a> Command<'a> {
+    pub fn parse(text: &'a str) -> Result<Self, Malformed> {
+        let frame = Object::parse(text).ok_or(Malformed::Message)?;
+        let event = frame.string("event")?.ok_or(Malformed::Message)?;
+        match &*event {
+            "pusher:ping" => Ok(Self::Ping),
+            "pusher:pong" => Ok(Self::Pong),
+            "pusher:subscribe" => with_data(&frame, subscribe).map(Self::Subscribe),
+            "pusher:unsubscribe" => with_data(&frame, unsubscribe).map(Self::Unsubscribe),
+            "pusher:signin" => with_data(&frame, sign_in).map(Self::SignIn),
+            _ if event.starts_with("client-") => {
+                let channel = frame.string("channel")?.ok_or(Malformed::ClientEvent)?;
+                let data = frame.get("data").ok_or(Malformed::ClientEvent)?;
+                Ok(Self::ClientEvent(ClientEvent { event, channel, data }))
+            }
+            _ => Err(Malformed::Message),
+        }
+    }
+}
+
+/// Reads `data`, which is an object or a string that holds one.
+fn with_data<T>(
+    frame: &Object<'_>,
+    read: impl FnOnce(&Object<'_>) -> Result<T, Malformed>,
+) -> Result<T, Malformed> {
+    let data = frame.get("data").ok_or(Malformed::Message)?;
+    let text = json::string(data).unwrap_or_else(|| Cow::Borrowed(data.get()));
+    read(&Object::parse(&text).ok_or(Malformed::Message)?)
+}
+
+fn subscribe(data: &Object<'_>) -> Result<Subscribe, Malformed> {
+    let given = |text: Cow<'_, str>| (!text.is_empty()).then(|| text.into_owned());
+    Ok(Subscribe {
+        channel: data.string("channel")?.ok_or(Malformed::Message)?.into_owned(),
+        auth: data.string("auth")?.and_then(given),
+        channel_data: data.string("channel_data")?.and_then(given),
+    })
+}
+
+fn unsubscribe(data: &Object<'_>) -> Result<String, Malformed> {
+    Ok(data.string("channel")?.ok_or(Malformed::Message)?.into_owned())
+}
+
+fn sign_in(data: &Object<'_>) -> Result<SignIn, Malformed> {
+    Ok(SignIn {
+        auth: data.string("auth")?.map(Cow::into_owned),
+        user_data: data.string("user_data")?.unwrap_or_default().into_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscribed(text: &str) -> Option<(String, Option<String>, Option<String>)> {
+        match Command::parse(text) {
+            Ok(Command::Subscribe(s)) => Some((s.channel, s.auth, s.channel_data)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn subscriptions_are_read_in_every_form() {
+        let plain = Some(("pub".to_owned(), None, None));
+        assert_eq!(
+            subscribed(r#"{"event":"pusher:subscribe","data":{"auth":"","channel":"pub"}}"#),
+            plain
+        );
+        assert_eq!(
+            subscribed(r#"{"event":"pusher:subscribe","data":{"channel":"pub","auth":null}}"#),
+            plain
+        );
+        assert_eq!(
+            subscribed(r#"{"data":"{\"channel\":\"pub\"}","event":"pusher:subscribe"}"#),
+            plain
+        );
+        assert_eq!(
+            subscribed(
+                r#"{"event":"pusher:subscribe","data":{"channel":"presence-x","auth":"k:s","channel_data":"{\"user_id\": 1}"}}"#
+            ),
+            Some((
+                "presence-x".to_owned(),
+                Some("k:s".to_owned()),
+                Some(r#"{"user_id": 1}"#.to_owned())
+            ))
+        );
+    }
+
+    #[test]
+    fn what_means_nothing_is_malformed() {
+        for text in [
+            "",
+            "x",
+            "[]",
+            "1",
+            "{}",
+            r#"{"event":1}"#,
+            r#"{"event":null}"#,
+            r#"{"event":"foo","channel":"c","data":{}}"#,
+            r#"{"event":"pusher:unknown","data":{}}"#,
+            r#"{"event":"pusher_internal:member_added","channel":"c","data":"{}"}"#,
+            r#"{"event":"pusher:subscribe"}"#,
+            r#"{"event":"pusher:subscribe","data":"x"}"#,
+            r#"{"event":"pusher:subscribe","data":[]}"#,
+            r#"{"event":"pusher:subscribe","data":{"channel":1}}"#,
+            r#"{"event":"pusher:subscribe","data":{"channel":"c","auth":1}}"#,
+            r#"{"event":"pusher:subscribe","data":{"channel":"c","channel_data":{}}}"#,
+            r#"{"event":"client-x","channel":1,"data":{}}"#,
+        ] {
+            assert_eq!(Command::parse(text).err(), Some(Malformed::Message), "{text}");
+        }
+        for text in [
+            r#"{"event":"client-x","data":{}}"#,
+            r#"{"event":"client-x","channel":"c"}"#,
+            r#"{"event":"client-x","channel":"c","data":null}"#,
+        ] {
+            assert_eq!(Command::parse(text).err(), Some(Malformed::ClientEvent), "{text}");
+        }
+    }
+
+    #[test]
+    fn pings_need_no_data() {
+        for text in [
+            r#"{"event":"pusher:ping"}"#,
+            r#"{"event": "pusher:ping","data":{}}"#,
+            r#"{"event":"pusher:ping","data":""}"#,
+            r#"{"event":"pusher:ping","data":null}"#,
+        ] {
+            assert!(matches!(Command::parse(text), Ok(Command::Ping)), "{text}");
+        }
+    }
+}

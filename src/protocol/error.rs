@@ -1,0 +1,130 @@
+//! What a connection is told when something is refused: `pusher:error` with one of Pusher's codes, a
+//! `pusher:subscription_error` beside it where a channel is concerned, and which of them end the
+//! connection. The texts are those that Pusher, Reverb and Soketi use, so that they can be searched for.
+
+use std::borrow::Cow;
+
+use super::auth::AuthError;
+use super::channel::NameError;
+use super::member::MemberError;
+
+/// A refusal by code and text. Codes 4000–4099 tell clients not to come back, 4100–4199 to come back
+/// later, 4200–4299 at once; above 4300 are errors that never close, for pusher-js would give up for ever.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Error {
+    pub code: u16,
+    pub message: Cow<'static, str>,
+}
+
+impl Error {
+    pub const fn new(code: u16, message: &'static str) -> Self {
+        Self { code, message: Cow::Borrowed(message) }
+    }
+}
+
+/// Refused before `connection_established`, or closed for: followed by a close frame of the same code.
+pub mod close {
+    use super::Error;
+
+    pub const TLS_ONLY: Error = Error::new(4000, "Application only accepts TLS connections");
+    pub const UNKNOWN_APP: Error = Error::new(4001, "Application does not exist");
+    pub const DISABLED: Error = Error::new(4003, "Application disabled");
+    pub const OVER_QUOTA: Error = Error::new(4004, "Application is over connection quota");
+    pub const UNSUPPORTED_PROTOCOL: Error = Error::new(4007, "Unsupported protocol version");
+    pub const ORIGIN: Error = Error::new(4009, "Origin not allowed");
+    pub const TERMINATED: Error = Error::new(4009, "Connection terminated by the application");
+    pub const UNAUTHORIZED: Error = Error::new(4009, "Connection not authorized within timeout.");
+    pub const OVER_CAPACITY: Error = Error::new(4100, "Server is over capacity");
+    pub const TOO_SLOW: Error = Error::new(4100, "Connection is too slow");
+    pub const DRAINING: Error = Error::new(4200, "Server is shutting down");
+    pub const NO_PONG: Error = Error::new(4201, "Pong reply not received in time");
+}
+
+/// Answered while the connection goes on.
+pub const INVALID_MESSAGE: Error = Error::new(4200, "Invalid message format");
+pub const INVALID_CLIENT_EVENT: Error =
+    Error::new(4200, "Invalid client event (must contain channel and data)");
+pub const CLIENT_EVENTS_OFF: Error =
+    Error::new(4301, "The app does not have client messaging enabled.");
+pub const NOT_A_MEMBER: Error =
+    Error::new(4009, "The client is not a member of the specified channel.");
+pub const NOT_PRIVATE: Error =
+    Error::new(4301, "Client events are only accepted on private and presence channels.");
+pub const NOT_TO_USERS: Error =
+    Error::new(4301, "Client events are not accepted on server-to-user channels.");
+pub const RATE_LIMIT: Error = Error::new(4301, "Rate limit exceeded");
+pub const SIGN_IN: Error = Error::new(4009, "Connection is unauthorized");
+pub const WATCHLIST_CUT: Error =
+    Error::new(4302, "Watchlist limit exceeded: only the first 100 users are watched");
+
+/// Why a subscription is refused. The connection stays, and the refusal leaves no trace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SubscriptionError {
+    /// The name breaks the rule in the text.
+    Name(NameError),
+    Auth(AuthError),
+    /// A presence channel without `channel_data`, on a connection that has not signed in.
+    NoMember,
+    Member(MemberError),
+    /// `#server-to-user-…` of somebody else.
+    NotThatUser,
+    /// A presence channel is full.
+    TooManyMembers {
+        max: usize,
+    },
+}
+
+impl SubscriptionError {
+    /// The `type` in `pusher:subscription_error`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "ValidationError",
+            Self::Auth(_) | Self::NoMember | Self::NotThatUser => "AuthError",
+            Self::Member(MemberError::TooLarge { .. }) | Self::TooManyMembers { .. } => {
+                "LimitReached"
+            }
+            Self::Member(_) => "ValidationError",
+        }
+    }
+
+    /// The `status` there: 401 is what Soketi says and clients compare, the others are Pusher's codes.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Auth(_) | Self::NoMember | Self::NotThatUser => 401,
+            Self::Name(_) => 4009,
+            Self::Member(MemberError::TooLarge { .. }) => 4301,
+            Self::Member(_) => 4009,
+            Self::TooManyMembers { .. } => 4004,
+        }
+    }
+
+    /// For people: names `channel` where the hosted service does.
+    pub fn text(&self, channel: &str) -> String {
+        match self {
+            Self::Name(error) => error.to_string(),
+            Self::Auth(AuthError::Missing) => {
+                format!("Auth info required to subscribe to {channel}")
+            }
+            Self::Auth(AuthError::Key) => "Invalid key in subscription auth data".to_owned(),
+            Self::Auth(AuthError::Signature) => format!(
+                "Invalid signature: it must be the hex of HMAC-SHA256 over \
+                 socket_id:{channel}, and :channel_data where that is sent"
+            ),
+            Self::NoMember => {
+                "channel_data or a signed-in user is required to join a presence channel".to_owned()
+            }
+            Self::Member(error) => error.to_string(),
+            Self::NotThatUser => {
+                format!("Only the signed-in user itself may subscribe to {channel}")
+            }
+            Self::TooManyMembers { max } => {
+                format!("The channel already has its {max} members")
+            }
+        }
+    }
+
+    /// The `pusher:error` that goes with it, for clients that understand only that.
+    pub fn code(&self) -> u16 {
+        4009
+    }
+}

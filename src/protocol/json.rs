@@ -1,0 +1,208 @@
+//! JSON as this protocol needs it: objects whose members are taken apart but not decoded, so that what
+//! is only passed on is passed on byte for byte; and strings written into a buffer. Of a key given twice
+//! the last counts.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+
+/// An object's members, undecoded, in the order they came.
+#[derive(Debug)]
+pub struct Object<'a>(SmallVec<[(Cow<'a, str>, &'a RawValue); 8]>);
+
+impl<'a> Object<'a> {
+    pub fn parse(text: &'a str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// The value of `key`; a `null` counts as absent.
+    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
+        let (_, value) = self.0.iter().rev().find(|(name, _)| name == key)?;
+        Some(*value).filter(|value| value.get() != "null")
+    }
+
+    /// The value of `key` where it must be a string if it is there at all.
+    pub fn string(&self, key: &'static str) -> Result<Option<Cow<'a, str>>, NotAString> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => string(value).map(Some).ok_or(NotAString(key)),
+        }
+    }
+}
+
+/// A member that should have been a string.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub struct NotAString(pub &'static str);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = SmallVec::new();
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    members.push((name, value));
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// A key, borrowed where it holds no escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// The text of a JSON string; `None` for any other value, and for one that is not Unicode (half a
+/// surrogate pair).
+pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        return serde_json::from_str(value.get()).ok().map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(inner))
+}
+
+/// Whether every escape in `raw` stands for a character: half a surrogate pair passes through a parser
+/// that only skips, and would break the parsers of those it is sent to.
+pub fn is_unicode(raw: &RawValue) -> bool {
+    let suspicious = raw.get().contains("\\ud") || raw.get().contains("\\uD");
+    !suspicious || serde_json::from_str::<serde_json::Value>(raw.get()).is_ok()
+}
+
+/// `value` as a JSON string's token: a string's own, byte for byte, or the value's text as a string.
+/// `None` if it is not Unicode.
+pub fn token(value: &RawValue) -> Option<Cow<'_, str>> {
+    if !is_unicode(value) {
+        return None;
+    }
+    if value.get().starts_with('"') {
+        return Some(Cow::Borrowed(value.get()));
+    }
+    let mut out = Vec::with_capacity(value.get().len() + 16);
+    push_string(&mut out, value.get());
+    String::from_utf8(out).ok().map(Cow::Owned)
+}
+
+/// Bytes of the text that a string's token stands for.
+pub fn text_len(token: &str) -> usize {
+    let inner = token.len().saturating_sub(2);
+    if !token.contains('\\') {
+        return inner;
+    }
+    serde_json::from_str::<String>(token).map_or(inner, |text| text.len())
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn push_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    push_escaped(out, text);
+    out.push(b'"');
+}
+
+/// Appends `text` as it stands inside a JSON string. Only what RFC 8259 section 7 demands is escaped.
+pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bytes = text.as_bytes();
+    let mut from = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        let short = match byte {
+            b'"' | b'\\' => byte,
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            0x08 => b'b',
+            0x0c => b'f',
+            0..0x20 => 0,
+            _ => continue,
+        };
+        out.extend_from_slice(bytes.get(from..at).unwrap_or_default());
+        from = at + 1;
+        if short == 0 {
+            let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
+            out.extend_from_slice(b"\\u00");
+            out.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        } else {
+            out.extend_from_slice(&[b'\\', short]);
+        }
+    }
+    out.extend_from_slice(bytes.get(from..).unwrap_or_default());
+}
+
+/// `text` as it stands inside a JSON string.
+pub fn escaped(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len() + 8);
+    push_escaped(&mut out, text);
+    String::from_utf8(out).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> &RawValue {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts() {
+        let object = Object::parse(r#"{"a":1,"b":"x","\u0061":2,"c":null}"#).unwrap();
+        assert_eq!(object.get("a").unwrap().get(), "2");
+        assert_eq!(object.string("b"), Ok(Some("x".into())));
+        assert_eq!(object.string("a"), Err(NotAString("a")));
+        assert!(object.get("c").is_none());
+        assert!(Object::parse("[1]").is_none());
+        assert!(Object::parse(r#"{"a":1}x"#).is_none());
+    }
+
+    #[test]
+    fn strings_keep_their_token_and_values_become_one() {
+        assert_eq!(token(raw(r#""a\/b""#)).unwrap(), r#""a\/b""#);
+        assert_eq!(token(raw(r#"{"k": 1.50}"#)).unwrap(), r#""{\"k\": 1.50}""#);
+        assert_eq!(token(raw(r#""\ud83d\ude00""#)).unwrap(), r#""\ud83d\ude00""#);
+        assert!(token(raw(r#""\ud83d""#)).is_none());
+        assert!(token(raw(r#"{"k":"\uDE00"}"#)).is_none());
+        assert_eq!(text_len(r#""a\u00e9\n""#), 4);
+        assert_eq!(text_len(r#""abc""#), 3);
+    }
+
+    #[test]
+    fn what_is_escaped_reads_back() {
+        let all: String = (0..0x250_u32).filter_map(char::from_u32).collect();
+        let mut out = Vec::new();
+        push_string(&mut out, &all);
+        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), all);
+        assert_eq!(out, serde_json::to_vec(&all).unwrap());
+    }
+}

@@ -1,0 +1,49 @@
+//! The public name of a connection, `123.456`. Where the numbers come from, and that no two
+//! connections share them, is the hub's business.
+
+use std::fmt;
+
+/// Two numbers: one of the node that a connection was made on, one of the connection there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SocketId {
+    pub node: u64,
+    pub number: u64,
+}
+
+impl SocketId {
+    /// Reads `^\d+\.\d+$`. Numbers beyond 64 bits, which no node hands out, are read as the largest, so
+    /// that such an id is well-formed but nobody's.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (node, number) = text.split_once('.')?;
+        Some(Self { node: digits(node)?, number: digits(number)? })
+    }
+}
+
+fn digits(text: &str) -> Option<u64> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(text.parse().unwrap_or(u64::MAX))
+}
+
+impl fmt::Display for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.node, self.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_prints_and_nothing_else() {
+        let id = SocketId { node: 123, number: 456 };
+        assert_eq!(SocketId::parse(&id.to_string()), Some(id));
+        for bad in ["", ".", "1.", ".1", "1", "1.2.3", "+1.2", "1.-2", "1.2\n", "a.b", "1,2"] {
+            assert_eq!(SocketId::parse(bad), None, "{bad:?}");
+        }
+        let huge = SocketId::parse("99999999999999999999999.1");
+        assert_eq!(huge, Some(SocketId { node: u64::MAX, number: 1 }));
+    }
+}
