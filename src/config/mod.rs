@@ -1,19 +1,43 @@
 //! The settings of a server. `Settings` is what was written, source by source; `Config` is what it
 //! means, complete and valid: nothing further down ever asks for a default.
 
+mod env;
+mod error;
+mod file;
+mod flags;
+mod keys;
+mod load;
+mod made;
+mod resolve;
+mod settings;
+mod value;
+mod variables;
+
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::app::Apps;
 
+pub use error::Error;
+pub use flags::Flags;
+pub use keys::{APP, Key, SERVER, WEBHOOK};
+pub use load::{Loaded, load};
+pub use settings::Settings;
+
 /// Everything a server needs to start.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
     pub metrics: Metrics,
+    pub cluster: Cluster,
     pub log: Log,
+    /// A file of more apps.
+    pub apps_file: Option<PathBuf>,
     pub apps: Apps,
+    /// The one app of a server that was given none.
+    pub made_app: Option<MadeApp>,
 }
 
 /// Where and how the server listens.
@@ -43,8 +67,17 @@ pub struct Server {
     pub try_out: bool,
 }
 
+/// Who is shown the page to try the server on.
+#[derive(Clone, Copy)]
+enum TryOut {
+    /// Everyone, if the server listens on a loopback address and so to this machine alone.
+    Loopback,
+    On,
+    Off,
+}
+
 /// A certificate chain and its key, in PEM files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -70,4 +103,39 @@ pub struct Metrics {
 pub struct Log {
     pub level: tracing::level_filters::LevelFilter,
     pub json: bool,
+}
+
+/// The other nodes that this one works with.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The URL of a Redis server or Sentinel, or those of the nodes of a Redis Cluster; empty: this
+    /// server works alone.
+    pub redis: Vec<String>,
+    /// What the names of all keys and topics in Redis begin with.
+    pub prefix: String,
+}
+
+/// A Redis URL may hold a password, so only how many there are is shown.
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { redis, prefix } = self;
+        write!(f, "Cluster {{ redis: {} URLs, prefix: {prefix:?} }}", redis.len())
+    }
+}
+
+/// Credentials made at random.
+#[derive(Clone)]
+pub struct MadeApp {
+    pub id: String,
+    pub key: String,
+    pub secret: String,
+}
+
+impl fmt::Debug for MadeApp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MadeApp")
+            .field("id", &self.id)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
 }

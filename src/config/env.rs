@@ -1,0 +1,85 @@
+//! Settings from variables named `FANFARE_` and the key in capitals, two underscores between levels:
+//! `FANFARE_SERVER__PORT`, `FANFARE_APPS__0__SECRET`. A variable that names no key stops the start.
+
+use super::error::{Error, Origin, suggestion};
+use super::keys::{APP, Key, SERVER, WEBHOOK};
+use super::settings::{Setting, Settings};
+use super::value::Value;
+use super::variables::Variables;
+
+const PREFIX: &str = "FANFARE_";
+
+/// What a variable sets. Ordered so that apps and webhooks come up by their numbers.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Target {
+    Server(&'static str),
+    App(usize, &'static str),
+    Webhook(usize, usize, &'static str),
+}
+
+/// Writes the variables over `settings`.
+pub(super) fn apply(settings: &mut Settings, variables: &Variables) -> Result<(), Error> {
+    let mut targets = Vec::new();
+    for (name, value) in variables.with_prefix(PREFIX) {
+        let origin = Origin::Variable(name.to_owned());
+        let target = target(name).ok_or_else(|| {
+            let near = suggestion(name, names(name).iter().map(String::as_str));
+            Error::at(&origin, name, format!("unknown setting{near}"))
+        })?;
+        targets.push((target, Setting { value: Value::Raw(value?.to_owned()), origin }));
+    }
+    targets.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (target, setting) in targets {
+        let origin = setting.origin.clone();
+        match target {
+            Target::Server(name) => settings.set(name, setting)?,
+            Target::App(app, name) => {
+                settings.app(app, &origin)?.set(&format!("apps[{app}]"), name, setting)?;
+            }
+            Target::Webhook(app, webhook, name) => {
+                let place = format!("apps[{app}].webhooks[{webhook}]");
+                let app = settings.app(app, &origin)?;
+                app.webhook(webhook, &origin)?.set(&place, name, setting)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn target(variable: &str) -> Option<Target> {
+    let path = variable.strip_prefix(PREFIX)?;
+    let parts: Vec<&str> = path.split("__").collect();
+    match *parts.as_slice() {
+        ["APPS", app, "WEBHOOKS", webhook, name] => {
+            Some(Target::Webhook(number(app)?, number(webhook)?, named(WEBHOOK, name)?))
+        }
+        ["APPS", app, name] => Some(Target::App(number(app)?, named(APP, name)?)),
+        _ => named(SERVER, path).map(Target::Server),
+    }
+}
+
+/// A number without leading zeros, so that no two variables set the same.
+fn number(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|number: &usize| number.to_string() == text)
+}
+
+fn named<T>(keys: &'static [Key<T>], path: &str) -> Option<&'static str> {
+    keys.iter().map(|key| key.name).find(|name| capitals(name) == path)
+}
+
+fn capitals(name: &str) -> String {
+    name.replace('.', "__").to_uppercase()
+}
+
+/// Every variable there could be instead of `variable`, with its numbers.
+fn names(variable: &str) -> Vec<String> {
+    let mut numbers = variable.split("__").filter(|part| number(part).is_some());
+    let app = numbers.next().unwrap_or("0");
+    let webhook = numbers.next().unwrap_or("0");
+    let server = SERVER.iter().map(|key| capitals(key.name));
+    let apps = APP.iter().map(|key| format!("APPS__{app}__{}", capitals(key.name)));
+    let webhooks = WEBHOOK
+        .iter()
+        .map(|key| format!("APPS__{app}__WEBHOOKS__{webhook}__{}", capitals(key.name)));
+    server.chain(apps).chain(webhooks).map(|name| PREFIX.to_owned() + &name).collect()
+}

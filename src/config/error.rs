@@ -1,0 +1,125 @@
+//! What stops the start when a setting is wrong, and where a setting was written. Both name the place
+//! so that whoever wrote it finds it; neither ever holds the value of a secret.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a setting was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// Nowhere: it is Fanfare's default.
+    Default,
+    /// Nowhere: it follows from the setting that is named.
+    Implied(&'static str),
+    /// Made at random for this run.
+    Made,
+    /// A key of a file.
+    File { path: Arc<str>, line: usize },
+    /// A variable of a Laravel environment file.
+    DotEnv { path: Arc<str>, line: usize, name: String },
+    /// A variable of the process's environment.
+    Variable(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Implied(by) => write!(f, "default with {by}"),
+            Self::Made => f.write_str("made for this run"),
+            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::DotEnv { path, line, name } => write!(f, "{path}:{line}: {name}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A setting that cannot be used, as one line: where it is, which it is and what would be right.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Error {
+    line: String,
+}
+
+impl Error {
+    /// `key` is the dotted name of the setting; it is said where the origin does not say it already.
+    pub(super) fn at(origin: &Origin, key: &str, problem: impl fmt::Display) -> Self {
+        let line = match origin {
+            Origin::File { .. } => format!("{origin}: {key}: {problem}"),
+            Origin::Default | Origin::Implied(_) | Origin::Made => format!("{key}: {problem}"),
+            _ => format!("{origin}: {problem}"),
+        };
+        Self { line }
+    }
+
+    /// A file that cannot be used as a whole, or not from `place` on.
+    pub(super) fn of(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        Self { line: format!("{place}: {problem}") }
+    }
+
+    /// What the process exits with: `EX_CONFIG` of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        78
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// `; did you mean X?` with the candidate nearest to `written`, or nothing when none is near.
+pub(super) fn suggestion<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> String {
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(written, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
+        .min()
+        .map(|(_, candidate)| format!("; did you mean {candidate}?"))
+        .unwrap_or_default()
+}
+
+/// How many characters must be put in, taken out or exchanged to make `b` of `a`.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (index, from) in a.chars().enumerate() {
+        let mut left = index + 1;
+        let mut next = vec![left];
+        for (to, above) in b.iter().zip(row.windows(2)) {
+            let &[diagonal, above] = above else { continue };
+            left = (diagonal + usize::from(from != *to)).min(above + 1).min(left + 1);
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("port", "port"), 0);
+        assert_eq!(distance("prot", "port"), 2);
+        assert_eq!(distance("", "port"), 4);
+        assert_eq!(distance("ports", "port"), 1);
+    }
+
+    #[test]
+    fn the_nearest_is_suggested_and_nothing_far() {
+        let names = ["server.host", "server.port"];
+        assert_eq!(suggestion("server.prot", names), "; did you mean server.port?");
+        assert_eq!(suggestion("colour", names), "");
+    }
+}

@@ -1,0 +1,244 @@
+//! Settings from a TOML file. It knows where in the file each key stands; which keys there are, and
+//! what they may hold, is `keys`'.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeInteger, DeString, DeTable, DeValue};
+
+use super::error::{Error, Origin, suggestion};
+use super::keys::SERVER;
+use super::settings::{AppSettings, Setting, Settings, below};
+use super::value::Value;
+
+/// Reads the file at `path`, which messages call `name`, over `settings`. Its `[[apps]]`, if it has
+/// any, take the place of all apps before.
+pub(super) fn apply(settings: &mut Settings, path: &Path, name: &str) -> Result<(), Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::of(name, error))?;
+    apply_text(settings, name, &text)
+}
+
+/// The same of a text.
+pub(super) fn apply_text(settings: &mut Settings, name: &str, text: &str) -> Result<(), Error> {
+    let source = Source { name: name.into(), text };
+    let table = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        // The message alone: the error's own text quotes the line, which may hold a secret.
+        let problem = error.message().lines().collect::<Vec<_>>().join(", ");
+        Error::of(source.origin(at), problem)
+    })?;
+    for (key, value) in table.get_ref() {
+        match key.get_ref().as_ref() {
+            "apps" => source.apps(settings, value)?,
+            _ => source.server(settings, "", key, value)?,
+        }
+    }
+    Ok(())
+}
+
+/// A value as TOML writes it, or nothing if it is not one.
+pub(super) fn value(text: &str) -> Option<Value> {
+    DeValue::parse(text).ok().map(|value| convert(value.get_ref()))
+}
+
+struct Source<'a> {
+    name: Arc<str>,
+    text: &'a str,
+}
+
+type Name<'a> = Spanned<DeString<'a>>;
+
+impl Source<'_> {
+    fn origin(&self, at: usize) -> Origin {
+        let before = self.text.as_bytes().iter().take(at);
+        let line = before.filter(|byte| **byte == b'\n').count() + 1;
+        Origin::File { path: self.name.clone(), line }
+    }
+
+    fn setting(&self, key: &Name<'_>, value: &Spanned<DeValue<'_>>) -> Setting {
+        Setting { value: convert(value.get_ref()), origin: self.origin(key.span().start) }
+    }
+
+    /// A key outside `[[apps]]`: one of `SERVER`, or a table on the way to some of them.
+    fn server(
+        &self,
+        settings: &mut Settings,
+        place: &str,
+        key: &Name<'_>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), Error> {
+        let name = below(place, key.get_ref());
+        let inside = format!("{name}.");
+        if !SERVER.iter().any(|key| key.name.starts_with(&inside)) {
+            if place.is_empty() {
+                let problem = format!("unknown section{}", section_near(&name));
+                return Err(Error::at(&self.origin(key.span().start), &name, problem));
+            }
+            return settings.set(&name, self.setting(key, value));
+        }
+        let DeValue::Table(table) = value.get_ref() else {
+            let problem = format!("expected a table, found {}", convert(value.get_ref()));
+            return Err(Error::at(&self.origin(key.span().start), &name, problem));
+        };
+        for (key, value) in table {
+            self.server(settings, &name, key, value)?;
+        }
+        Ok(())
+    }
+
+    fn apps(&self, settings: &mut Settings, value: &Spanned<DeValue<'_>>) -> Result<(), Error> {
+        let apps = self.tables("apps", value)?;
+        settings.apps.clear();
+        for (index, (origin, table)) in apps.into_iter().enumerate() {
+            let place = format!("apps[{index}]");
+            let mut app = AppSettings::new(origin);
+            for (key, value) in table {
+                match key.get_ref().as_ref() {
+                    "webhooks" => self.webhooks(&mut app, &place, value)?,
+                    name => app.set(&place, name, self.setting(key, value))?,
+                }
+            }
+            settings.apps.push(app);
+        }
+        Ok(())
+    }
+
+    fn webhooks(
+        &self,
+        app: &mut AppSettings,
+        place: &str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), Error> {
+        let name = below(place, "webhooks");
+        for (index, (origin, table)) in self.tables(&name, value)?.into_iter().enumerate() {
+            let webhook = app.webhook(index, &origin)?;
+            for (key, value) in table {
+                let place = format!("{name}[{index}]");
+                webhook.set(&place, key.get_ref(), self.setting(key, value))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The items of an array of tables, with where each begins.
+    fn tables<'t, 'd>(
+        &self,
+        name: &str,
+        value: &'t Spanned<DeValue<'d>>,
+    ) -> Result<Vec<(Origin, &'t DeTable<'d>)>, Error> {
+        let wrong = |at: usize, found: &DeValue<'_>| {
+            let table = name.split('[').next().unwrap_or(name);
+            let section = if table == name { name.to_owned() } else { "apps.webhooks".to_owned() };
+            let problem = format!("expected tables, each under [[{section}]], found ");
+            Error::at(&self.origin(at), name, problem + found.type_str())
+        };
+        let DeValue::Array(items) = value.get_ref() else {
+            return Err(wrong(value.span().start, value.get_ref()));
+        };
+        items
+            .iter()
+            .map(|item| match item.get_ref() {
+                DeValue::Table(table) => Ok((self.origin(item.span().start), table)),
+                other => Err(wrong(item.span().start, other)),
+            })
+            .collect()
+    }
+}
+
+/// What is meant by an unknown name at the top of a file: a key without its section, or a section.
+fn section_near(name: &str) -> String {
+    let inside = format!(".{name}");
+    let lost = SERVER.iter().map(|key| key.name).find(|key| key.ends_with(&inside));
+    let sections = SERVER.iter().filter_map(|key| key.name.split('.').next());
+    match lost {
+        Some(key) => format!("; did you mean {key}?"),
+        None => suggestion(name, sections.chain(["apps"])),
+    }
+}
+
+fn convert(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::Boolean(value) => Value::Bool(*value),
+        DeValue::Integer(integer) => whole(integer),
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Float(_) => Value::Other("a number with a point"),
+        DeValue::Datetime(_) => Value::Other("a date"),
+        DeValue::Array(items) => {
+            Value::List(items.iter().map(|item| convert(item.get_ref())).collect())
+        }
+        DeValue::Table(table) => Value::Table(
+            table
+                .iter()
+                .map(|(name, value)| (name.get_ref().to_string(), convert(value.get_ref())))
+                .collect(),
+        ),
+    }
+}
+
+fn whole(integer: &DeInteger<'_>) -> Value {
+    i64::from_str_radix(integer.as_str(), integer.radix())
+        .map_or(Value::Other("a number out of reach"), Value::Integer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        apply_text(&mut Settings::default(), "f.toml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_wrong_key_is_named_with_its_place() {
+        for (text, line) in [
+            ("[server]\nprot = 1", "f.toml:2: server.prot: unknown key; did you mean server.port?"),
+            ("port = 1", "f.toml:1: port: unknown section; did you mean server.port?"),
+            ("\n[sever]\nport = 1", "f.toml:2: sever: unknown section; did you mean server?"),
+            ("server = 1", "f.toml:1: server: expected a table, found 1"),
+            (
+                "[server]\nport = \"x\"",
+                "f.toml:2: server.port: expected a whole number from 0 to 65535, found \"x\"",
+            ),
+            (
+                "[server]\n\ntls = { cert = 1 }",
+                "f.toml:3: server.tls.cert: expected text in quotes, found 1",
+            ),
+            (
+                "[[apps]]\nid = \"1\"\nsceret = \"s3cr3t\"",
+                "f.toml:3: apps[0].sceret: unknown key; did you mean secret?",
+            ),
+            (
+                "[[apps]]\nid = \"1\"\n[[apps]]\nsecret = 4711",
+                "f.toml:4: apps[1].secret: expected text in quotes, not empty",
+            ),
+            (
+                "[[apps]]\n[[apps.webhooks]]\nurl = \"ftp://x\"",
+                "f.toml:3: apps[0].webhooks[0].url: expected an http:// or https:// URL, found \"ftp://x\"",
+            ),
+            (
+                "[apps]\nid = \"1\"",
+                "f.toml:1: apps: expected tables, each under [[apps]], found table",
+            ),
+        ] {
+            assert_eq!(error(text), line, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_broken_file_is_named_with_its_line_and_nothing_of_its_text() {
+        let line = error("[server]\nport = 1\n[[apps]]\nsecret = \"s3cr3t");
+        assert!(line.starts_with("f.toml:4: "), "{line}");
+        assert!(!line.contains("s3cr3t"), "{line}");
+        assert!(!line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn values_keep_their_types() {
+        let text = "[1, 0x10, 1_000, true, 'a', 1.5, {a = 'b'}]";
+        assert_eq!(
+            value(text).map(|value| value.to_string()).as_deref(),
+            Some(r#"[1, 16, 1000, true, "a", a number with a point, { "a" = "b" }]"#)
+        );
+    }
+}

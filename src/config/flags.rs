@@ -1,0 +1,56 @@
+//! The command line. Flags for the settings that people type; everything else is set in a file or in
+//! the environment.
+
+use std::path::PathBuf;
+
+use super::error::{Error, Origin};
+use super::settings::{Setting, Settings};
+use super::value::Value;
+
+/// A Pusher-protocol broadcast server: the drop-in for Laravel Reverb and Soketi.
+#[derive(clap::Parser, Clone, Default, Debug)]
+#[command(name = "fanfare", version)]
+pub struct Flags {
+    /// Read settings from a TOML file.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Listen on this address.
+    #[arg(long, global = true)]
+    pub host: Option<String>,
+    /// Listen on this port; 0 is any free one.
+    #[arg(long, global = true)]
+    pub port: Option<String>,
+    /// Serve all routes under this path.
+    #[arg(long, global = true)]
+    pub path: Option<String>,
+    /// Log no less than this: off, error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub log_level: Option<String>,
+    /// Log as text or json.
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub log_format: Option<String>,
+    /// The same as --log-level debug.
+    #[arg(long, conflicts_with = "log_level", global = true)]
+    pub debug: bool,
+}
+
+impl Flags {
+    /// Writes the flags over `settings`.
+    pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), Error> {
+        let debug = self.debug.then(|| "debug".to_owned());
+        let level = if self.debug { ("--debug", &debug) } else { ("--log-level", &self.log_level) };
+        for ((flag, value), key) in [
+            (("--host", &self.host), "server.host"),
+            (("--port", &self.port), "server.port"),
+            (("--path", &self.path), "server.path"),
+            (level, "log.level"),
+            (("--log-format", &self.log_format), "log.format"),
+        ] {
+            if let Some(value) = value {
+                let value = Value::Raw(value.clone());
+                settings.set(key, Setting { value, origin: Origin::Flag(flag) })?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Every setting there is: its name, its default and how it is read. What files, variables, `config
+//! show` and the example file know of settings they know from these tables. The public structs with
+//! the values live in `config` and `app`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::value::{
+    Value, Wanted, boolean, choice, count, duration, host, networks, number, pairs, path, size,
+    text, texts,
+};
+use super::{Config, TryOut};
+use crate::app::{App, AppId, ClientEvents, Webhook, WebhookEvent};
+use crate::protocol::auth::Signer;
+
+/// One setting, read into its place in a `T`.
+pub struct Key<T> {
+    /// Dotted, without its array: `server.port`, and `id` for an app's.
+    pub name: &'static str,
+    /// As TOML; none where the setting must be given.
+    pub default: Option<&'static str>,
+    /// A secret is neither shown nor repeated in an error.
+    pub secret: bool,
+    pub(super) read: fn(&mut T, &Value) -> Result<(), Wanted>,
+}
+
+const fn key<T>(
+    name: &'static str,
+    default: &'static str,
+    read: fn(&mut T, &Value) -> Result<(), Wanted>,
+) -> Key<T> {
+    Key { name, default: Some(default), secret: false, read }
+}
+
+/// A setting that must be given.
+const fn required<T>(key: Key<T>) -> Key<T> {
+    Key { default: None, ..key }
+}
+
+const fn hidden<T>(key: Key<T>) -> Key<T> {
+    Key { secret: true, ..key }
+}
+
+fn put<T>(place: &mut T, read: Result<T, Wanted>) -> Result<(), Wanted> {
+    *place = read?;
+    Ok(())
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// The settings of the server as a whole.
+pub const SERVER: &[Key<Config>] = &[
+    key("server.host", r#""127.0.0.1""#, |c, v| put(&mut c.server.host, host(v))),
+    key("server.port", "8080", |c, v| put(&mut c.server.port, number(v, 0..=65_535))),
+    key("server.path", r#""""#, |c, v| put(&mut c.server.path, path(v))),
+    key("server.workers", "0", |c, v| put(&mut c.server.workers, number(v, 0..=1024))),
+    key("server.max_connections", "0", |c, v| put(&mut c.server.max_connections, count(v, 0))),
+    key("server.shutdown_grace", r#""10s""#, |c, v| {
+        put(&mut c.server.shutdown_grace, duration(v, Duration::ZERO..=HOUR))
+    }),
+    key("server.handshake_timeout", r#""10s""#, |c, v| {
+        put(&mut c.server.handshake_timeout, duration(v, MILLISECOND..=HOUR))
+    }),
+    key("server.trusted_proxies", "[]", |c, v| put(&mut c.server.trusted_proxies, networks(v))),
+    key("server.connections_per_ip", "0", |c, v| {
+        put(&mut c.server.connections_per_ip, count(v, 0))
+    }),
+    key("server.cors_origins", r#"["*"]"#, |c, v| put(&mut c.server.cors_origins, origins(v))),
+    key("server.tls.cert", r#""""#, |c, v| {
+        put(&mut c.server.tls.get_or_insert_default().cert, text(v).map(PathBuf::from))
+    }),
+    key("server.tls.key", r#""""#, |c, v| {
+        put(&mut c.server.tls.get_or_insert_default().key, text(v).map(PathBuf::from))
+    }),
+    key("server.try_out", r#""loopback""#, |c, v| {
+        let words = [("loopback", TryOut::Loopback), ("on", TryOut::On), ("off", TryOut::Off)];
+        c.server.try_out = choice(v, &words)?.applies_to(&c.server.host);
+        Ok(())
+    }),
+    key("metrics.enabled", "true", |c, v| put(&mut c.metrics.enabled, boolean(v))),
+    key("metrics.host", r#""127.0.0.1""#, |c, v| put(&mut c.metrics.host, host(v))),
+    key("metrics.port", "9601", |c, v| put(&mut c.metrics.port, number(v, 0..=65_535))),
+    key("metrics.prefix", r#""fanfare_""#, |c, v| put(&mut c.metrics.prefix, metric_prefix(v))),
+    hidden(key("cluster.redis", r#""""#, |c, v| put(&mut c.cluster.redis, redis(v)))),
+    key("cluster.prefix", r#""fanfare""#, |c, v| put(&mut c.cluster.prefix, text(v))),
+    key("log.level", r#""info""#, |c, v| put(&mut c.log.level, level(v))),
+    key("log.format", r#""text""#, |c, v| {
+        put(&mut c.log.json, choice(v, &[("text", false), ("json", true)]))
+    }),
+    key("apps_file.path", r#""""#, |c, v| put(&mut c.apps_file, text(v).map(file_path))),
+];
+
+/// The settings of one of `[[apps]]`.
+pub const APP: &[Key<App>] = &[
+    required(key("id", "", |a, v| put(&mut a.id, name(v).map(|id| AppId::new(&id))))),
+    required(key("key", "", |a, v| put(&mut a.key, name(v).map(Into::into)))),
+    hidden(required(key("secret", "", |a, v| put(&mut a.signer, secret(v))))),
+    key("name", r#""""#, |a, v| put(&mut a.name, text(v).map(Into::into))),
+    key("enabled", "true", |a, v| put(&mut a.enabled, boolean(v))),
+    key("max_connections", "0", |a, v| put(&mut a.limits.max_connections, count(v, 0))),
+    key("allowed_origins", r#"["*"]"#, |a, v| put(&mut a.allowed_origins, texts(v))),
+    key("activity_timeout", "30", |a, v| put(&mut a.activity_timeout, number(v, 1..=86_400))),
+    key("client_events", r#""private""#, |a, v| put(&mut a.client_events, client_events(v))),
+    key("client_events_per_second", "10", |a, v| {
+        put(&mut a.limits.client_events_per_second, count(v, 0))
+    }),
+    key("events_per_second", "0", |a, v| put(&mut a.limits.events_per_second, count(v, 0))),
+    key("reads_per_second", "0", |a, v| put(&mut a.limits.reads_per_second, count(v, 0))),
+    key("max_message_size", r#""100KiB""#, |a, v| put(&mut a.limits.max_message_size, size(v))),
+    key("max_event_data", r#""100KiB""#, |a, v| put(&mut a.limits.max_event_data, size(v))),
+    key("max_event_name", "200", |a, v| put(&mut a.limits.max_event_name, count(v, 1))),
+    key("max_channel_name", "200", |a, v| put(&mut a.limits.max_channel_name, count(v, 1))),
+    key("max_channels_per_event", "100", |a, v| {
+        put(&mut a.limits.max_channels_per_event, count(v, 1))
+    }),
+    key("max_batch", "10", |a, v| put(&mut a.limits.max_batch, count(v, 1))),
+    key("max_presence_members", "10000", |a, v| {
+        put(&mut a.limits.max_presence_members, count(v, 1))
+    }),
+    key("max_member_size", r#""10KiB""#, |a, v| put(&mut a.limits.max_member_size, size(v))),
+    key("subscription_count", "false", |a, v| put(&mut a.features.subscription_count, boolean(v))),
+    key("watchlist", "false", |a, v| put(&mut a.features.watchlist, boolean(v))),
+    key("authorization_timeout", r#""0s""#, |a, v| {
+        put(&mut a.features.authorization_timeout, duration(v, Duration::ZERO..=HOUR))
+    }),
+    key("cache_ttl", r#""30m""#, |a, v| {
+        put(&mut a.features.cache_ttl, duration(v, MILLISECOND..=YEAR))
+    }),
+    key("outbox_bytes", r#""1MiB""#, |a, v| put(&mut a.limits.outbox_bytes, size(v))),
+    key("timestamp_tolerance", r#""600s""#, |a, v| {
+        put(&mut a.limits.timestamp_tolerance, duration(v, Duration::ZERO..=YEAR))
+    }),
+    key("require_tls", "false", |a, v| put(&mut a.require_tls, boolean(v))),
+];
+
+/// The settings of one of `[[apps.webhooks]]`.
+pub const WEBHOOK: &[Key<Webhook>] = &[
+    required(key("url", "", |w, v| put(&mut w.url, webhook_url(v)))),
+    key(
+        "events",
+        r#"["channel_occupied", "channel_vacated", "member_added", "member_removed", "client_event", "cache_miss", "subscription_count"]"#,
+        |w, v| put(&mut w.events, webhook_events(v)),
+    ),
+    key("channel_prefix", r#""""#, |w, v| put(&mut w.channel_prefix, text(v))),
+    key("channel_suffix", r#""""#, |w, v| put(&mut w.channel_suffix, text(v))),
+    // Headers are where a receiver's token goes.
+    hidden(key("headers", "{}", |w, v| put(&mut w.headers, pairs(v)))),
+    key("batch", r#""0ms""#, |w, v| put(&mut w.batch, duration(v, Duration::ZERO..=HOUR))),
+];
+
+fn file_path(text: String) -> Option<PathBuf> {
+    if text.is_empty() { None } else { Some(text.into()) }
+}
+
+/// An app's id or key: both stand in URLs, and the key in front of the colon of a signature.
+fn name(value: &Value) -> Result<String, Wanted> {
+    text(value)
+        .ok()
+        .filter(|name| !name.is_empty())
+        .filter(|name| name.chars().all(|c| c.is_ascii_graphic() && !"/?#%:".contains(c)))
+        .ok_or_else(|| "text in quotes, of letters, digits and marks but / ? # % :".to_owned())
+}
+
+fn secret(value: &Value) -> Result<Signer, Wanted> {
+    match text(value) {
+        Ok(secret) if !secret.is_empty() => Ok(Signer::new(&secret)),
+        _ => Err("text in quotes, not empty".to_owned()),
+    }
+}
+
+fn client_events(value: &Value) -> Result<ClientEvents, Wanted> {
+    choice(
+        value,
+        &[
+            ("none", ClientEvents::None),
+            ("private", ClientEvents::Private),
+            ("members", ClientEvents::Members),
+        ],
+    )
+}
+
+/// The events by Pusher's names, in the order of the default.
+pub(super) const WEBHOOK_EVENTS: [(&str, WebhookEvent); 7] = [
+    ("channel_occupied", WebhookEvent::ChannelOccupied),
+    ("channel_vacated", WebhookEvent::ChannelVacated),
+    ("member_added", WebhookEvent::MemberAdded),
+    ("member_removed", WebhookEvent::MemberRemoved),
+    ("client_event", WebhookEvent::ClientEvent),
+    ("cache_miss", WebhookEvent::CacheMiss),
+    ("subscription_count", WebhookEvent::SubscriptionCount),
+];
+
+fn webhook_events(value: &Value) -> Result<Vec<WebhookEvent>, Wanted> {
+    let names = WEBHOOK_EVENTS.map(|(name, _)| name).join(", ");
+    let wanted = || format!("a list of one or more of {names}");
+    let written = texts(value).map_err(|_| wanted())?;
+    if written.is_empty() {
+        return Err(wanted());
+    }
+    written
+        .into_iter()
+        .map(|name| choice(&Value::Text(name), &WEBHOOK_EVENTS).map_err(|_| wanted()))
+        .collect()
+}
+
+fn webhook_url(value: &Value) -> Result<String, Wanted> {
+    text(value)
+        .ok()
+        .filter(|url| {
+            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+            rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+                && url.chars().all(|c| c.is_ascii_graphic())
+        })
+        .ok_or_else(|| "an http:// or https:// URL".to_owned())
+}
+
+/// Origins that are compared with the `Origin` header as a whole.
+fn origins(value: &Value) -> Result<Vec<String>, Wanted> {
+    texts(value)
+        .ok()
+        .filter(|origins| {
+            origins.iter().all(|origin| match origin.split_once("://") {
+                Some((_, host)) => !host.is_empty() && !host.contains('/'),
+                None => origin == "*",
+            })
+        })
+        .ok_or_else(|| "a list of \"*\" or origins such as \"https://app.example.test\"".to_owned())
+}
+
+fn metric_prefix(value: &Value) -> Result<String, Wanted> {
+    text(value)
+        .ok()
+        .filter(|prefix| !prefix.starts_with(|c: char| c.is_ascii_digit()))
+        .filter(|prefix| prefix.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c)))
+        .ok_or_else(|| "the start of a metric's name: letters, digits, _ and :".to_owned())
+}
+
+fn level(value: &Value) -> Result<LevelFilter, Wanted> {
+    choice(
+        value,
+        &[
+            ("off", LevelFilter::OFF),
+            ("error", LevelFilter::ERROR),
+            ("warn", LevelFilter::WARN),
+            ("info", LevelFilter::INFO),
+            ("debug", LevelFilter::DEBUG),
+            ("trace", LevelFilter::TRACE),
+        ],
+    )
+}
+
+/// One address or, for Redis Cluster, its nodes; empty for a server on its own.
+fn redis(value: &Value) -> Result<Vec<String>, Wanted> {
+    let nodes = match value {
+        Value::Text(url) if url.is_empty() => Ok(Vec::new()),
+        Value::Text(url) => Ok(vec![url.clone()]),
+        _ => texts(value),
+    };
+    let schemes = ["redis://", "rediss://", "redis+sentinel://"];
+    nodes
+        .ok()
+        .filter(|nodes| nodes.iter().all(|node| schemes.iter().any(|s| node.starts_with(s))))
+        .ok_or_else(|| {
+            "a redis://, rediss:// or redis+sentinel:// URL, or a list of a cluster's nodes"
+                .to_owned()
+        })
+}

@@ -1,0 +1,145 @@
+//! The sources in their order, each over those before: defaults, the file, `FANFARE_*`, flags.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::error::Error;
+use super::settings::Settings;
+use super::variables::Variables;
+use super::{Config, Flags, env, file};
+
+/// What a server was set to.
+pub struct Loaded {
+    pub config: Config,
+    /// What was written, and where; secrets included, so it is not to be logged.
+    pub settings: Settings,
+    /// What the operator should know although it stops nothing; a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Reads all sources. `env` is the process's environment and `folder` its working directory: both are
+/// given so that nothing else is read.
+pub fn load<N: Into<OsString>, V: Into<OsString>>(
+    flags: &Flags,
+    env: impl IntoIterator<Item = (N, V)>,
+    folder: &Path,
+) -> Result<Loaded, Error> {
+    let variables = Variables::new(env);
+    let mut settings = Settings::default();
+    if let Some(path) = &flags.config {
+        file::apply(&mut settings, &folder.join(path), &path.display().to_string())?;
+    }
+    env::apply(&mut settings, &variables)?;
+    flags.apply(&mut settings)?;
+    let made = settings.complete()?;
+    let mut config = settings.resolve()?;
+    config.made_app = made;
+    let warnings = std::mem::take(&mut settings.warnings);
+    Ok(Loaded { config, settings, warnings })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An empty folder, so that nothing around the tests is read.
+    fn nowhere() -> &'static Path {
+        Path::new("/nonexistent")
+    }
+
+    fn loaded(env: &[(&str, &str)], flags: Flags) -> Result<Config, String> {
+        let env = env.iter().copied();
+        match load(&flags, env, nowhere()) {
+            Ok(loaded) => Ok(loaded.config),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn with_nothing_set_there_is_one_app_made_for_this_run() {
+        let config = loaded(&[], Flags::default()).unwrap();
+        assert_eq!((config.server.host.as_str(), config.server.port), ("127.0.0.1", 8080));
+        assert!(config.server.workers >= 1);
+        assert!(config.server.try_out);
+        let made = config.made_app.unwrap();
+        assert_eq!(config.apps.len(), 1);
+        let app = config.apps.by_id(&made.id).unwrap();
+        assert_eq!(*app.key, *made.key);
+        let signature = app.signer.sign(&["x"]);
+        assert_eq!(signature, crate::protocol::auth::Signer::new(&made.secret).sign(&["x"]));
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let port = |env: &[(&str, &str)], flag: Option<&str>| {
+            let flags = Flags { port: flag.map(str::to_owned), ..Flags::default() };
+            loaded(env, flags).unwrap().server.port
+        };
+        let own = ("FANFARE_SERVER__PORT", "2");
+        assert_eq!(port(&[], None), 8080);
+        assert_eq!(port(&[own], None), 2);
+        assert_eq!(port(&[own], Some("3")), 3);
+    }
+
+    #[test]
+    fn what_a_later_source_overrides_must_be_right_too() {
+        let flags = Flags { port: Some("1".to_owned()), ..Flags::default() };
+        assert_eq!(
+            loaded(&[("FANFARE_SERVER__PORT", "x")], flags).unwrap_err(),
+            "FANFARE_SERVER__PORT: expected a whole number from 0 to 65535, found \"x\""
+        );
+    }
+
+    #[test]
+    fn a_wrong_flag_is_named() {
+        let flags = Flags { host: Some("a b".to_owned()), ..Flags::default() };
+        assert_eq!(
+            loaded(&[], flags).unwrap_err(),
+            "--host: expected an address or a host's name, without a port, found \"a b\""
+        );
+    }
+
+    #[test]
+    fn variables_set_apps_by_number() {
+        let config = loaded(
+            &[
+                ("FANFARE_APPS__0__ID", "1"),
+                ("FANFARE_APPS__0__KEY", "k"),
+                ("FANFARE_APPS__0__SECRET", "s"),
+                ("FANFARE_APPS__0__ALLOWED_ORIGINS", "a.test, b.test"),
+                ("FANFARE_APPS__0__CACHE_TTL", "1h"),
+                ("FANFARE_SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
+            ],
+            Flags::default(),
+        )
+        .unwrap();
+        let app = config.apps.by_key("k").unwrap();
+        assert_eq!(app.allowed_origins, ["a.test", "b.test"]);
+        assert_eq!(app.features.cache_ttl.as_secs(), 3600);
+        assert_eq!(config.server.trusted_proxies.len(), 1);
+        assert!(config.made_app.is_none());
+    }
+
+    #[test]
+    fn a_variable_that_sets_nothing_is_refused_with_the_nearest() {
+        for (name, line) in [
+            ("FANFARE_SERVER__PROT", "unknown setting; did you mean FANFARE_SERVER__PORT?"),
+            ("FANFARE_SERVER_PORT", "unknown setting; did you mean FANFARE_SERVER__PORT?"),
+            ("FANFARE_APPS__0__SCERET", "unknown setting; did you mean FANFARE_APPS__0__SECRET?"),
+            ("FANFARE_ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ", "unknown setting"),
+        ] {
+            assert_eq!(
+                loaded(&[(name, "1")], Flags::default()).unwrap_err(),
+                format!("{name}: {line}")
+            );
+        }
+        assert_eq!(
+            loaded(&[("FANFARE_APPS__1__ID", "1")], Flags::default()).unwrap_err(),
+            "FANFARE_APPS__1__ID: no apps number 1: the next one is number 0"
+        );
+        assert_eq!(
+            loaded(&[("FANFARE_APPS__0__ID", "1")], Flags::default()).unwrap_err(),
+            "FANFARE_APPS__0__ID: apps[0].key: missing, and it has no default"
+        );
+    }
+}

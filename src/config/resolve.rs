@@ -1,0 +1,195 @@
+//! From what was written to what it means: what several settings say together is checked here, and
+//! what follows from the machine is filled in.
+
+use std::net::IpAddr;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::error::{Error, Origin};
+use super::keys::{APP, Key, SERVER, WEBHOOK};
+use super::settings::{AppSettings, Group, Setting, Settings, blank_webhook, effective, fill};
+use super::value::Value;
+use super::{Cluster, Config, Log, MadeApp, Metrics, Server, Tls, TryOut};
+use crate::app::{App, Apps, Duplicate};
+
+impl Settings {
+    /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
+    /// the address that another server's settings listen on.
+    pub(super) fn complete(&mut self) -> Result<Option<MadeApp>, Error> {
+        let made = if self.apps.is_empty() { Some(self.make_app()?) } else { None };
+        let drop_in = self.apps.iter().find_map(|app| app.drop_in);
+        if let (Some(by), false) = (drop_in, self.server.contains_key("server.host")) {
+            let value = Value::Text("0.0.0.0".to_owned());
+            self.set("server.host", Setting { value, origin: Origin::Implied(by) })?;
+        }
+        Ok(made)
+    }
+
+    fn make_app(&mut self) -> Result<MadeApp, Error> {
+        let made = MadeApp::random()?;
+        let mut app = AppSettings::new(Origin::Made);
+        for (name, value) in [("id", &made.id), ("key", &made.key), ("secret", &made.secret)] {
+            let value = Value::Text(value.clone());
+            app.set("apps[0]", name, Setting { value, origin: Origin::Made })?;
+        }
+        self.apps.push(app);
+        Ok(made)
+    }
+
+    /// What the settings mean. Fails on the first that is missing or contradicts another.
+    pub fn resolve(&self) -> Result<Config, Error> {
+        let mut config = Config::blank();
+        fill(&mut config, SERVER, &self.server, ("", &Origin::Default))?;
+        self.refuse_unavailable()?;
+        config.server.tls = self.tls(&config)?;
+        if config.server.workers == 0 {
+            config.server.workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        }
+        config.apps = self.resolve_apps()?;
+        Ok(config)
+    }
+
+    /// A certificate needs its key, and a key its certificate.
+    fn tls(&self, config: &Config) -> Result<Option<Tls>, Error> {
+        let Some(tls) = config.server.tls.clone() else { return Ok(None) };
+        let empty = |path: &PathBuf| path.as_os_str().is_empty();
+        match (empty(&tls.cert), empty(&tls.key)) {
+            (false, false) => Ok(Some(tls)),
+            (true, true) => Ok(None),
+            (true, false) => Err(self.needs("server.tls.key", "server.tls.cert")),
+            (false, true) => Err(self.needs("server.tls.cert", "server.tls.key")),
+        }
+    }
+
+    fn needs(&self, name: &str, other: &str) -> Error {
+        let origin = self.server.get(name).map_or(Origin::Default, |s| s.origin.clone());
+        Error::at(&origin, name, format!("needs {other} beside it"))
+    }
+
+    fn resolve_apps(&self) -> Result<Apps, Error> {
+        let mut apps = Vec::new();
+        for (index, written) in self.apps.iter().enumerate() {
+            apps.push(written.resolve(&format!("apps[{index}]"))?);
+        }
+        Apps::new(apps).map_err(|duplicate| match duplicate {
+            Duplicate::Id(id) => self.duplicate("id", &id),
+            Duplicate::Key(key) => self.duplicate("key", &key),
+        })
+    }
+
+    /// The error of the second app whose `name` is `value`.
+    fn duplicate(&self, name: &'static str, value: &str) -> Error {
+        let same = |app: &AppSettings| match app.values.get(name).map(|setting| &setting.value) {
+            Some(Value::Text(text) | Value::Raw(text)) => text == value,
+            _ => false,
+        };
+        let mut twins = self.apps.iter().enumerate().filter(|(_, app)| same(app));
+        let first = twins.next().map_or(0, |(index, _)| index);
+        let second = twins.next().map_or(first, |(index, _)| index);
+        let origin = self.apps.get(second).and_then(|app| app.values.get(name));
+        let origin = origin.map_or(Origin::Default, |setting| setting.origin.clone());
+        let problem = format!("{value:?} is apps[{first}].{name} already");
+        Error::at(&origin, &format!("apps[{second}].{name}"), problem)
+    }
+
+    /// What is known and checked but that this version cannot do yet.
+    fn refuse_unavailable(&self) -> Result<(), Error> {
+        for name in ["server.tls.cert", "server.tls.key", "cluster.redis", "apps_file.path"] {
+            refuse_other(SERVER, &self.server, name)?;
+        }
+        for (index, app) in self.apps.iter().enumerate() {
+            if let Some(webhook) = app.webhooks.first() {
+                let name = format!("apps[{index}].webhooks");
+                return Err(Error::at(&webhook.origin, &name, UNAVAILABLE));
+            }
+        }
+        Ok(())
+    }
+}
+
+const UNAVAILABLE: &str = "not available in this version";
+
+/// Refuses anything but the default.
+fn refuse_other<T>(keys: &[Key<T>], group: &Group, name: &str) -> Result<(), Error> {
+    let Some(key) = keys.iter().find(|key| key.name == name) else { return Ok(()) };
+    let default = effective(key, &Group::new()).map(|setting| setting.value);
+    let empty = |value: &Value| match value {
+        Value::Text(text) | Value::Raw(text) => text.is_empty(),
+        Value::List(items) => items.is_empty(),
+        _ => false,
+    };
+    match group.get(name) {
+        Some(setting) if Some(&setting.value) != default.as_ref() && !empty(&setting.value) => {
+            Err(Error::at(&setting.origin, name, UNAVAILABLE))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl AppSettings {
+    fn resolve(&self, place: &str) -> Result<App, Error> {
+        let mut app = App::new("", "", "");
+        fill(&mut app, APP, &self.values, (place, &self.origin))?;
+        for (index, written) in self.webhooks.iter().enumerate() {
+            let mut webhook = blank_webhook();
+            let place = format!("{place}.webhooks[{index}]");
+            fill(&mut webhook, WEBHOOK, &written.values, (&place, &written.origin))?;
+            app.webhooks.push(webhook);
+        }
+        Ok(app)
+    }
+}
+
+impl Config {
+    /// A configuration before its keys are read.
+    pub(super) fn blank() -> Self {
+        Self {
+            server: Server {
+                host: String::new(),
+                port: 0,
+                path: String::new(),
+                workers: 0,
+                max_connections: 0,
+                shutdown_grace: Duration::ZERO,
+                handshake_timeout: Duration::ZERO,
+                trusted_proxies: Vec::new(),
+                connections_per_ip: 0,
+                cors_origins: Vec::new(),
+                tls: None,
+                try_out: false,
+            },
+            metrics: Metrics {
+                enabled: false,
+                host: String::new(),
+                port: 0,
+                prefix: String::new(),
+            },
+            cluster: Cluster { redis: Vec::new(), prefix: String::new() },
+            log: Log { level: LevelFilter::OFF, json: false },
+            apps_file: None,
+            apps: Apps::default(),
+            made_app: None,
+        }
+    }
+}
+
+impl TryOut {
+    /// Whether the page is shown by a server that listens on `host`.
+    pub(super) fn applies_to(self, host: &str) -> bool {
+        match self {
+            Self::On => true,
+            Self::Off => false,
+            Self::Loopback => is_loopback(host),
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}

@@ -1,0 +1,175 @@
+//! The settings as they were written: for each key the last source's value and where it stands. A
+//! value is checked when it is written, so that a wrong one stops the start even where a later source
+//! overrides it. What the settings mean together is `resolve`'s.
+
+use std::collections::BTreeMap;
+
+use super::error::{Error, Origin, suggestion};
+use super::keys::{APP, Key, SERVER, WEBHOOK};
+use super::value::Value;
+use super::{Config, file};
+use crate::app::{App, Webhook};
+
+/// One written value.
+#[derive(Clone)]
+pub(super) struct Setting {
+    pub(super) value: Value,
+    pub(super) origin: Origin,
+}
+
+/// The written values of one table, by the names of its keys.
+pub(super) type Group = BTreeMap<&'static str, Setting>;
+
+/// Everything that was written. Not `Debug`: it holds secrets.
+#[derive(Clone, Default)]
+pub struct Settings {
+    pub(super) server: Group,
+    pub(super) apps: Vec<AppSettings>,
+    /// What the operator should know although it stops nothing.
+    pub(super) warnings: Vec<String>,
+}
+
+/// One of `[[apps]]` as written.
+#[derive(Clone)]
+pub(super) struct AppSettings {
+    /// Where the app as a whole begins; named when a key is missing.
+    pub(super) origin: Origin,
+    /// Whether it was taken from another server's settings, which listens everywhere.
+    pub(super) drop_in: Option<&'static str>,
+    pub(super) values: Group,
+    pub(super) webhooks: Vec<WebhookSettings>,
+}
+
+/// One of `[[apps.webhooks]]` as written.
+#[derive(Clone)]
+pub(super) struct WebhookSettings {
+    pub(super) origin: Origin,
+    pub(super) values: Group,
+}
+
+impl Settings {
+    /// Writes a key of the server over what was written before.
+    pub(super) fn set(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
+        write(&mut self.server, SERVER, &mut Config::blank(), ("", name), setting)
+    }
+
+    /// The app at `index`, begun at `origin` if it is the next one.
+    pub(super) fn app(&mut self, index: usize, origin: &Origin) -> Result<&mut AppSettings, Error> {
+        if index == self.apps.len() {
+            self.apps.push(AppSettings::new(origin.clone()));
+        }
+        let count = self.apps.len();
+        self.apps.get_mut(index).ok_or_else(|| gap(origin, "apps", index, count))
+    }
+}
+
+impl AppSettings {
+    pub(super) fn new(origin: Origin) -> Self {
+        Self { origin, drop_in: None, values: Group::new(), webhooks: Vec::new() }
+    }
+
+    /// Writes a key of this app, which messages call `place`: `apps[0]`.
+    pub(super) fn set(&mut self, place: &str, name: &str, setting: Setting) -> Result<(), Error> {
+        write(&mut self.values, APP, &mut App::new("", "", ""), (place, name), setting)
+    }
+
+    /// The webhook at `index`, begun at `origin` if it is the next one.
+    pub(super) fn webhook(
+        &mut self,
+        index: usize,
+        origin: &Origin,
+    ) -> Result<&mut WebhookSettings, Error> {
+        if index == self.webhooks.len() {
+            self.webhooks.push(WebhookSettings { origin: origin.clone(), values: Group::new() });
+        }
+        let count = self.webhooks.len();
+        self.webhooks.get_mut(index).ok_or_else(|| gap(origin, "webhooks", index, count))
+    }
+}
+
+impl WebhookSettings {
+    /// Writes a key of this webhook, which messages call `place`: `apps[0].webhooks[0]`.
+    pub(super) fn set(&mut self, place: &str, name: &str, setting: Setting) -> Result<(), Error> {
+        write(&mut self.values, WEBHOOK, &mut blank_webhook(), (place, name), setting)
+    }
+}
+
+fn gap(origin: &Origin, what: &str, index: usize, count: usize) -> Error {
+    Error::at(origin, what, format!("no {what} number {index}: the next one is number {count}"))
+}
+
+/// A webhook before its keys are read.
+pub(super) fn blank_webhook() -> Webhook {
+    Webhook {
+        url: String::new(),
+        events: Vec::new(),
+        channel_prefix: String::new(),
+        channel_suffix: String::new(),
+        headers: Vec::new(),
+        batch: std::time::Duration::ZERO,
+    }
+}
+
+/// `name` below `place`, as messages call it.
+pub(super) fn below(place: &str, name: &str) -> String {
+    if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") }
+}
+
+fn write<T>(
+    group: &mut Group,
+    keys: &'static [Key<T>],
+    scratch: &mut T,
+    (place, name): (&str, &str),
+    setting: Setting,
+) -> Result<(), Error> {
+    let Some(key) = keys.iter().find(|key| key.name == name) else {
+        return Err(unknown(keys, place, name, &setting.origin));
+    };
+    read(key, scratch, place, &setting)?;
+    group.insert(key.name, setting);
+    Ok(())
+}
+
+/// The error of a name that is no key, with the nearest that is one.
+pub(super) fn unknown<T>(keys: &[Key<T>], place: &str, name: &str, origin: &Origin) -> Error {
+    let near = suggestion(name, keys.iter().map(|key| key.name));
+    Error::at(origin, &below(place, name), format!("unknown key{near}"))
+}
+
+fn read<T>(key: &Key<T>, target: &mut T, place: &str, setting: &Setting) -> Result<(), Error> {
+    (key.read)(target, &setting.value).map_err(|wanted| {
+        let problem = if key.secret {
+            format!("expected {wanted}")
+        } else {
+            format!("expected {wanted}, found {}", setting.value)
+        };
+        Error::at(&setting.origin, &below(place, key.name), problem)
+    })
+}
+
+/// Reads every key of a table into `target`: what was written, else the default.
+pub(super) fn fill<T>(
+    target: &mut T,
+    keys: &[Key<T>],
+    group: &Group,
+    (place, begin): (&str, &Origin),
+) -> Result<(), Error> {
+    for key in keys {
+        match effective(key, group) {
+            Some(setting) => read(key, target, place, &setting)?,
+            None => {
+                let problem = format!("{}: missing, and it has no default", below(place, key.name));
+                return Err(Error::of(begin, problem));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What holds for a key: what was written, else its default, if it has one.
+pub(super) fn effective<T>(key: &Key<T>, group: &Group) -> Option<Setting> {
+    group.get(key.name).cloned().or_else(|| {
+        let value = file::value(key.default?)?;
+        Some(Setting { value, origin: Origin::Default })
+    })
+}

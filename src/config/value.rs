@@ -1,0 +1,389 @@
+//! A written value and how it is read: numbers in a range, times, sizes, names, lists. Sources make
+//! values, keys read them. What a reader refuses it answers with what it wanted, never with the value.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::Network;
+
+/// A value as it was written.
+#[derive(Clone, PartialEq)]
+pub(super) enum Value {
+    Bool(bool),
+    Integer(i64),
+    Text(String),
+    /// Text from a source without types, such as the environment: read as whatever the key wants.
+    Raw(String),
+    List(Vec<Self>),
+    Table(Vec<(String, Self)>),
+    /// Something that no key wants, by the name of its type.
+    Other(&'static str),
+}
+
+/// What a key wanted, in words that follow "expected".
+pub(super) type Wanted = String;
+
+/// As TOML, on one line.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Integer(value) => write!(f, "{value}"),
+            Self::Text(text) | Self::Raw(text) => quote(f, text),
+            Self::Other(name) => f.write_str(name),
+            Self::List(items) => {
+                f.write_str("[")?;
+                for (index, item) in items.iter().enumerate() {
+                    write!(f, "{}{item}", if index == 0 { "" } else { ", " })?;
+                }
+                f.write_str("]")
+            }
+            Self::Table(entries) => {
+                f.write_str("{")?;
+                for (index, (name, value)) in entries.iter().enumerate() {
+                    f.write_str(if index == 0 { " " } else { ", " })?;
+                    quote(f, name)?;
+                    write!(f, " = {value}")?;
+                }
+                f.write_str(if entries.is_empty() { "}" } else { " }" })
+            }
+        }
+    }
+}
+
+fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    f.write_str("\"")?;
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => write!(f, "\\{character}")?,
+            '\n' => f.write_str("\\n")?,
+            '\t' => f.write_str("\\t")?,
+            control if control.is_control() => write!(f, "\\u{:04x}", u32::from(control))?,
+            other => write!(f, "{other}")?,
+        }
+    }
+    f.write_str("\"")
+}
+
+pub(super) fn boolean(value: &Value) -> Result<bool, Wanted> {
+    match value {
+        Value::Bool(value) => Ok(*value),
+        Value::Raw(text) if text == "true" => Ok(true),
+        Value::Raw(text) if text == "false" => Ok(false),
+        _ => Err("true or false".to_owned()),
+    }
+}
+
+pub(super) fn text(value: &Value) -> Result<String, Wanted> {
+    match value {
+        Value::Text(text) | Value::Raw(text) => Ok(text.clone()),
+        _ => Err("text in quotes".to_owned()),
+    }
+}
+
+pub(super) fn number<T: TryFrom<i64>>(
+    value: &Value,
+    range: RangeInclusive<i64>,
+) -> Result<T, Wanted> {
+    let number = match value {
+        Value::Integer(number) => Some(*number),
+        Value::Raw(text) => text.parse().ok(),
+        _ => None,
+    };
+    number
+        .filter(|number| range.contains(number))
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| format!("a whole number from {} to {}", range.start(), range.end()))
+}
+
+/// A count that may be large.
+pub(super) fn count<T: TryFrom<i64>>(value: &Value, least: i64) -> Result<T, Wanted> {
+    number(value, least..=i64::from(u32::MAX))
+}
+
+/// A time such as `10s`, `500ms`, `30m`, `1h`.
+pub(super) fn duration(value: &Value, range: RangeInclusive<Duration>) -> Result<Duration, Wanted> {
+    let read = match value {
+        Value::Text(text) | Value::Raw(text) => parse_duration(text),
+        _ => None,
+    };
+    read.filter(|duration| range.contains(duration)).ok_or_else(|| {
+        format!(
+            "a time such as \"10s\", \"500ms\" or \"30m\", from {} to {}",
+            in_words(*range.start()),
+            in_words(*range.end())
+        )
+    })
+}
+
+fn in_words(duration: Duration) -> String {
+    match duration.as_millis() {
+        milliseconds if milliseconds % 1000 == 0 => format!("{}s", duration.as_secs()),
+        milliseconds => format!("{milliseconds}ms"),
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(milliseconds)?))
+}
+
+/// Bytes, as a whole number or as `100KiB`, `1MiB`.
+pub(super) fn size(value: &Value) -> Result<usize, Wanted> {
+    let read = match value {
+        Value::Integer(number) => u64::try_from(*number).ok(),
+        Value::Raw(text) => text.parse().ok().or_else(|| parse_size(text)),
+        Value::Text(text) => parse_size(text),
+        _ => None,
+    };
+    read.filter(|bytes| (1..=1 << 30).contains(bytes))
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or_else(|| "a size such as \"100KiB\" or 102400, from 1 to 1GiB".to_owned())
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let bytes: u64 = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(bytes)
+}
+
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    Some((number.parse().ok()?, unit.trim_start()))
+}
+
+/// A list of texts; from a source without types `a,b` or as TOML writes it.
+pub(super) fn texts(value: &Value) -> Result<Vec<String>, Wanted> {
+    let wanted = || "a list of texts such as [\"a\", \"b\"]".to_owned();
+    match value {
+        Value::List(items) => items.iter().map(|item| text(item).map_err(|_| wanted())).collect(),
+        Value::Raw(raw) if raw.trim_start().starts_with('[') => match super::file::value(raw) {
+            Some(list @ Value::List(_)) => texts(&list),
+            _ => Err(wanted()),
+        },
+        Value::Raw(raw) => {
+            let items = raw.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Ok(items.map(str::to_owned).collect())
+        }
+        _ => Err(wanted()),
+    }
+}
+
+/// A table of texts; from a source without types as TOML writes it.
+pub(super) fn pairs(value: &Value) -> Result<Vec<(String, String)>, Wanted> {
+    let wanted = || "a table of texts such as { Name = \"value\" }".to_owned();
+    match value {
+        Value::Table(entries) => entries
+            .iter()
+            .map(|(name, value)| Ok((name.clone(), text(value).map_err(|_| wanted())?)))
+            .collect(),
+        Value::Raw(raw) => match super::file::value(raw) {
+            Some(table @ Value::Table(_)) => pairs(&table),
+            _ => Err(wanted()),
+        },
+        _ => Err(wanted()),
+    }
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Wanted> {
+    let written = text(value).ok();
+    let found = choices.iter().find(|(name, _)| written.as_deref() == Some(*name));
+    found.map(|(_, choice)| *choice).ok_or_else(|| {
+        let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+        format!("one of {}", names.join(", "))
+    })
+}
+
+/// An address or a host's name to listen on, an IPv6 address without its brackets.
+pub(super) fn host(value: &Value) -> Result<String, Wanted> {
+    let written = text(value).unwrap_or_default();
+    let bare = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let host = bare.unwrap_or(&written);
+    let label = |label: &str| {
+        !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+    };
+    if host.parse::<IpAddr>().is_ok() || (bare.is_none() && host.split('.').all(label)) {
+        return Ok(host.to_owned());
+    }
+    Err("an address or a host's name, without a port".to_owned())
+}
+
+/// A prefix of routes, with a slash in front and none at the end, or empty.
+pub(super) fn path(value: &Value) -> Result<String, Wanted> {
+    let written = text(value).ok();
+    let trimmed = written.as_deref().map(|path| path.trim_matches('/'));
+    match trimmed {
+        Some("") => Ok(String::new()),
+        Some(path) if path.split('/').all(is_segment) => Ok(format!("/{path}")),
+        _ => Err("the start of a URL's path such as \"/ws\", or \"\"".to_owned()),
+    }
+}
+
+fn is_segment(segment: &str) -> bool {
+    !matches!(segment, "" | "." | "..")
+        && segment.chars().all(|c| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@".contains(c))
+}
+
+/// Networks as `10.0.0.0/8`; a bare address is a network of its own.
+pub(super) fn networks(value: &Value) -> Result<Vec<Network>, Wanted> {
+    let wanted = || "a list of networks such as [\"10.0.0.0/8\", \"::1\"]".to_owned();
+    let parse = |text: &String| text.parse().map_err(|()| wanted());
+    texts(value).map_err(|_| wanted())?.iter().map(parse).collect()
+}
+
+impl std::str::FromStr for Network {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix.parse().map_err(|_| ())?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ())?;
+        let widest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.unwrap_or(widest);
+        if prefix > widest { Err(()) } else { Ok(Self { address, prefix }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Value {
+        Value::Raw(text.to_owned())
+    }
+
+    fn written(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
+    #[test]
+    fn times() {
+        let any = Duration::ZERO..=Duration::MAX;
+        for (text, milliseconds) in
+            [("500ms", 500), ("10s", 10_000), ("30m", 1_800_000), ("1h", 3_600_000), ("0s", 0)]
+        {
+            let expected = Ok(Duration::from_millis(milliseconds));
+            assert_eq!(duration(&written(text), any.clone()), expected, "{text}");
+            assert_eq!(duration(&raw(text), any.clone()), expected, "{text}");
+        }
+        for text in ["10", "s", "", "-1s", "1.5s", "10 sec", "99999999999999999999s"] {
+            assert!(duration(&written(text), any.clone()).is_err(), "{text}");
+        }
+        assert!(duration(&Value::Integer(10), any).is_err());
+        assert!(duration(&written("2s"), Duration::ZERO..=Duration::from_secs(1)).is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        for (value, bytes) in [
+            (written("100KiB"), 102_400),
+            (written("1MiB"), 1 << 20),
+            (written("17B"), 17),
+            (Value::Integer(512), 512),
+            (raw("512"), 512),
+            (raw("2KiB"), 2048),
+        ] {
+            assert_eq!(size(&value), Ok(bytes));
+        }
+        for value in
+            [written("512"), written("1KB"), written("2GiB"), Value::Integer(0), Value::Integer(-1)]
+        {
+            assert!(size(&value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn numbers_keep_to_their_range() {
+        assert_eq!(number::<u16>(&Value::Integer(65_535), 0..=65_535), Ok(65_535));
+        assert_eq!(number::<u16>(&raw("80"), 0..=65_535), Ok(80));
+        for value in [Value::Integer(65_536), Value::Integer(-1), written("80"), raw("8_0")] {
+            assert_eq!(
+                number::<u16>(&value, 0..=65_535),
+                Err("a whole number from 0 to 65535".to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn lists() {
+        let both = Ok(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(texts(&raw("a, b")), both);
+        assert_eq!(texts(&raw(r#"["a", "b"]"#)), both);
+        assert_eq!(texts(&raw("")), Ok(Vec::new()));
+        assert!(texts(&written("a")).is_err());
+        assert!(texts(&Value::List(vec![Value::Integer(1)])).is_err());
+    }
+
+    #[test]
+    fn tables() {
+        let one = Ok(vec![("A".to_owned(), "b".to_owned())]);
+        assert_eq!(pairs(&raw(r#"{ A = "b" }"#)), one);
+        assert!(pairs(&raw("A=b")).is_err());
+        assert!(pairs(&raw("{ A = 1 }")).is_err());
+    }
+
+    #[test]
+    fn hosts() {
+        for (text, host_) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("::", "::"),
+            ("[::1]", "::1"),
+            ("localhost", "localhost"),
+            ("ws.example.test", "ws.example.test"),
+        ] {
+            assert_eq!(host(&written(text)), Ok(host_.to_owned()));
+        }
+        for text in ["", "a b", "localhost:80", "http://a", "[localhost]", "a..b", "*"] {
+            assert!(host(&written(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        for (text, path_) in [("", ""), ("/", ""), ("ws", "/ws"), ("/ws/", "/ws"), ("/a/b", "/a/b")]
+        {
+            assert_eq!(path(&written(text)), Ok(path_.to_owned()), "{text}");
+        }
+        for text in ["a b", "a//b", "a?b", "a/../b", "ä", "%41"] {
+            assert!(path(&written(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_addresses_with_a_prefix() {
+        let network = |address: &str, prefix| Network { address: address.parse().unwrap(), prefix };
+        assert_eq!(
+            networks(&raw("10.0.0.0/8,::1,192.0.2.1")),
+            Ok(vec![network("10.0.0.0", 8), network("::1", 128), network("192.0.2.1", 32)])
+        );
+        for text in ["10.0.0.0/33", "::/129", "10.0.0/8", "a/8", "10.0.0.0/"] {
+            assert!(networks(&raw(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_are_shown_as_toml_on_one_line() {
+        let list = Value::List(vec![written("a\"\n"), Value::Integer(1), Value::Bool(true)]);
+        assert_eq!(list.to_string(), r#"["a\"\n", 1, true]"#);
+        let table = Value::Table(vec![("A".to_owned(), written("b"))]);
+        assert_eq!(table.to_string(), r#"{ "A" = "b" }"#);
+    }
+}
