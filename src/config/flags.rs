@@ -14,6 +14,9 @@ pub struct Flags {
     /// Read settings from a TOML file.
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
+    /// Read a Laravel app's environment file [default: .env, if it holds an app's credentials].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub env_file: Option<PathBuf>,
     /// Listen on this address.
     #[arg(long, global = true)]
     pub host: Option<String>,

@@ -1,9 +1,11 @@
-//! The sources in their order, each over those before: defaults, the file, `FANFARE_*`, flags.
+//! The sources in their order, each over those before: defaults, the Laravel environment, the file,
+//! `FANFARE_*`, flags.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use super::error::Error;
+use super::laravel::Laravel;
 use super::settings::Settings;
 use super::variables::Variables;
 use super::{Config, Flags, env, file};
@@ -26,15 +28,24 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
 ) -> Result<Loaded, Error> {
     let variables = Variables::new(env);
     let mut settings = Settings::default();
+    let mut warnings = Vec::new();
+    let given = flags.env_file.as_deref();
+    let laravel = Laravel::read(given, folder, &variables, &mut warnings)?;
+    laravel.apply(&mut settings)?;
     if let Some(path) = &flags.config {
         file::apply(&mut settings, &folder.join(path), &path.display().to_string())?;
     }
     env::apply(&mut settings, &variables)?;
     flags.apply(&mut settings)?;
+    if settings.apps.is_empty()
+        && let Some(error) = laravel.incomplete()
+    {
+        return Err(error);
+    }
     let made = settings.complete()?;
     let mut config = settings.resolve()?;
     config.made_app = made;
-    let warnings = std::mem::take(&mut settings.warnings);
+    warnings.append(&mut settings.warnings);
     Ok(Loaded { config, settings, warnings })
 }
 
@@ -75,10 +86,12 @@ mod tests {
             let flags = Flags { port: flag.map(str::to_owned), ..Flags::default() };
             loaded(env, flags).unwrap().server.port
         };
+        let reverb = ("REVERB_SERVER_PORT", "1");
         let own = ("FANFARE_SERVER__PORT", "2");
         assert_eq!(port(&[], None), 8080);
-        assert_eq!(port(&[own], None), 2);
-        assert_eq!(port(&[own], Some("3")), 3);
+        assert_eq!(port(&[reverb], None), 1);
+        assert_eq!(port(&[reverb, own], None), 2);
+        assert_eq!(port(&[reverb, own], Some("3")), 3);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The settings of a server. `Settings` is what was written, source by source; `Config` is what it
 //! means, complete and valid: nothing further down ever asks for a default.
 
+mod dotenv;
 mod env;
 mod error;
 mod file;
 mod flags;
 mod keys;
+mod laravel;
 mod load;
 mod made;
 mod resolve;

@@ -33,4 +33,9 @@ impl Variables {
             },
         )
     }
+
+    /// The value of a variable, if it is set and UTF-8.
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.to_str()
+    }
 }

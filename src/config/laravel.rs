@@ -1,0 +1,504 @@
+//! Settings from what a Laravel app that uses Reverb or Pusher has in its environment: its `.env` file
+//! and variables of the process, which go before the file. Only what the names mean is here; the file's
+//! grammar is `dotenv`'s.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::dotenv;
+use super::error::{Error, Origin};
+use super::settings::{AppSettings, Setting, Settings};
+use super::value::Value;
+use super::variables::Variables;
+
+/// Variables by name, as Laravel's `env()` answers them: those that are null are left out.
+pub(super) struct Laravel {
+    found: BTreeMap<String, (String, Origin)>,
+}
+
+/// The three that make an app, for Reverb and for Pusher.
+const REVERB: Names =
+    Names { id: "REVERB_APP_ID", key: "REVERB_APP_KEY", secret: "REVERB_APP_SECRET" };
+const PUSHER: Names =
+    Names { id: "PUSHER_APP_ID", key: "PUSHER_APP_KEY", secret: "PUSHER_APP_SECRET" };
+
+struct Names {
+    id: &'static str,
+    key: &'static str,
+    secret: &'static str,
+}
+
+impl Names {
+    fn each(&self) -> [&'static str; 3] {
+        [self.id, self.key, self.secret]
+    }
+}
+
+/// Bytes that Fanfare's limits are raised from, never lowered below, by limits of other meanings.
+const DEFAULT_EVENT_DATA: u64 = 100 << 10;
+
+impl Laravel {
+    /// Reads the file that is `given`, else the one in `folder` if a Laravel app with credentials left it
+    /// there, and the variables. What else there is to say goes to `warnings`.
+    pub(super) fn read(
+        given: Option<&Path>,
+        folder: &Path,
+        variables: &Variables,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, Error> {
+        let mut found = match given {
+            Some(path) => read_file(&folder.join(path), &path.display().to_string(), variables)?,
+            None => found_in(folder, variables, warnings)?.unwrap_or_default(),
+        };
+        for prefix in ["REVERB_", "PUSHER_APP_", "REDIS_"] {
+            for (name, value) in variables.with_prefix(prefix) {
+                let origin = Origin::Variable(name.to_owned());
+                match dotenv::cast(value?) {
+                    Some(value) => found.insert(name.to_owned(), (value.to_owned(), origin)),
+                    None => found.remove(name),
+                };
+            }
+        }
+        Ok(Self { found })
+    }
+
+    /// Writes what the variables mean over `settings`.
+    pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), Error> {
+        for (variable, key) in [
+            ("REVERB_SERVER_HOST", "server.host"),
+            ("REVERB_SERVER_PORT", "server.port"),
+            ("REVERB_SERVER_PATH", "server.path"),
+        ] {
+            if let Some(setting) = self.setting(variable) {
+                settings.set(key, setting)?;
+            }
+        }
+        if let Some(names) = [REVERB, PUSHER].into_iter().find(|names| self.has(names)) {
+            let mut app = AppSettings::new(self.origin(names.id));
+            app.drop_in = Some(names.id);
+            for (variable, key) in [(names.id, "id"), (names.key, "key"), (names.secret, "secret")]
+            {
+                self.set(&mut app, key, variable)?;
+            }
+            if names.id == REVERB.id {
+                self.reverb_app(&mut app, &mut settings.warnings)?;
+            }
+            settings.apps = vec![app];
+        }
+        self.scaling(settings)
+    }
+
+    /// The error of an app of which only some of the three variables are there.
+    pub(super) fn incomplete(&self) -> Option<Error> {
+        [REVERB, PUSHER].into_iter().find_map(|names| {
+            let present = names.each().into_iter().find(|name| self.text(name).is_some())?;
+            let missing = names.each().into_iter().find(|name| self.text(name).is_none())?;
+            let problem = format!("{missing} is missing: an app has an id, a key and a secret");
+            Some(Error::at(&self.origin(present), present, problem))
+        })
+    }
+
+    /// What Reverb lets an app do, in Fanfare's settings.
+    fn reverb_app(&self, app: &mut AppSettings, warnings: &mut Vec<String>) -> Result<(), Error> {
+        self.set(app, "activity_timeout", "REVERB_APP_ACTIVITY_TIMEOUT")?;
+        self.set(app, "max_connections", "REVERB_APP_MAX_CONNECTIONS")?;
+        self.set(app, "max_message_size", "REVERB_APP_MAX_MESSAGE_SIZE")?;
+        self.client_events(app, warnings)?;
+        self.rate(app, warnings)?;
+        // Reverb bounds whole requests and messages where Fanfare bounds an event's data. Whoever raised
+        // those bounds sends larger events.
+        for variable in ["REVERB_MAX_REQUEST_SIZE", "REVERB_APP_MAX_MESSAGE_SIZE"] {
+            let Some(setting) = self.setting(variable) else { continue };
+            let size = number(&setting, variable)?;
+            let before = app.values.get("max_event_data").map(|setting| &setting.value);
+            let before = if let Some(Value::Integer(size)) = before { *size } else { 0 };
+            if size > DEFAULT_EVENT_DATA && i64::try_from(size).is_ok_and(|size| size > before) {
+                self.set(app, "max_event_data", variable)?;
+            }
+        }
+        if self.text("REVERB_APP_PING_INTERVAL").is_some_and(|interval| interval != "60") {
+            warnings.push(
+                "REVERB_APP_PING_INTERVAL has no effect: a connection is pinged after its \
+                 activity timeout and 30 seconds more of silence"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    fn client_events(
+        &self,
+        app: &mut AppSettings,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        let variable = "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM";
+        let (value, origin) = match self.setting(variable) {
+            None => ("members", Origin::Implied(REVERB.id)),
+            Some(Setting { value: Value::Raw(text), origin }) => match text.as_str() {
+                "members" => ("members", origin),
+                "none" => ("none", origin),
+                "all" => {
+                    warnings.push(format!(
+                        "{variable}=all is taken as members: who sends to a channel must be \
+                         subscribed to it"
+                    ));
+                    ("members", origin)
+                }
+                other => {
+                    let problem =
+                        format!("expected \"members\", \"all\" or \"none\", found {other:?}");
+                    return Err(Error::at(&origin, variable, problem));
+                }
+            },
+            Some(other) => return Err(Error::at(&other.origin, variable, "expected text")),
+        };
+        let value = Value::Text(value.to_owned());
+        app.set("apps[0]", "client_events", Setting { value, origin })
+    }
+
+    /// Reverb counts every message of a connection over a window of seconds, if told to at all; Fanfare
+    /// counts client events by the second.
+    fn rate(&self, app: &mut AppSettings, warnings: &mut Vec<String>) -> Result<(), Error> {
+        let variable = "REVERB_APP_RATE_LIMITING_ENABLED";
+        if self.text(variable) != Some("true") {
+            if self.text(variable).is_some_and(|text| !matches!(text, "false" | "0")) {
+                warnings.push(format!("{variable}: only true switches the limit on"));
+            }
+            let setting = Setting { value: Value::Integer(0), origin: Origin::Implied(REVERB.id) };
+            return app.set("apps[0]", "client_events_per_second", setting);
+        }
+        let of = |variable| match self.setting(variable) {
+            Some(setting) => number(&setting, variable),
+            None => Ok(60),
+        };
+        let attempts = of("REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS")?;
+        let seconds = of("REVERB_APP_RATE_LIMIT_DECAY_SECONDS")?.max(1);
+        let rate = attempts.div_ceil(seconds).max(1);
+        warnings.push(format!(
+            "{attempts} messages in {seconds} seconds are taken as {rate} client events a second"
+        ));
+        if self.text("REVERB_APP_RATE_LIMIT_TERMINATE") == Some("true") {
+            warnings.push(
+                "REVERB_APP_RATE_LIMIT_TERMINATE has no effect: what is over the limit is \
+                 refused and the connection stays"
+                    .to_owned(),
+            );
+        }
+        let value = Value::Raw(rate.to_string());
+        let setting = Setting { value, origin: self.origin(variable) };
+        app.set("apps[0]", "client_events_per_second", setting)
+    }
+
+    /// Several Reverb servers share a Redis server; so do several of Fanfare.
+    fn scaling(&self, settings: &mut Settings) -> Result<(), Error> {
+        let variable = "REVERB_SCALING_ENABLED";
+        if matches!(self.text(variable), None | Some("false" | "0")) {
+            return Ok(());
+        }
+        let setting = Setting { value: Value::Text(self.redis()), origin: self.origin(variable) };
+        settings.set("cluster.redis", setting)?;
+        match self.setting("REVERB_SCALING_CHANNEL") {
+            Some(channel) => settings.set("cluster.prefix", channel),
+            None => Ok(()),
+        }
+    }
+
+    /// The URL of Laravel's Redis server.
+    fn redis(&self) -> String {
+        if let Some(url) = self.text("REDIS_URL") {
+            let tls = ["tls://", "rediss://"].into_iter().find_map(|s| url.strip_prefix(s));
+            let plain = ["tcp://", "redis://"].into_iter().find_map(|s| url.strip_prefix(s));
+            return match (tls, plain) {
+                (Some(rest), _) => format!("rediss://{rest}"),
+                (None, Some(rest)) => format!("redis://{rest}"),
+                (None, None) => url.to_owned(),
+            };
+        }
+        let host = self.text("REDIS_HOST").unwrap_or("127.0.0.1");
+        let (scheme, host) = match host.strip_prefix("tls://") {
+            Some(host) => ("rediss", host),
+            None => ("redis", host),
+        };
+        let credentials = match (self.text("REDIS_USERNAME"), self.text("REDIS_PASSWORD")) {
+            (None, None) => String::new(),
+            (user, password) => {
+                let user = percent_encode(user.unwrap_or_default());
+                format!("{user}:{}@", percent_encode(password.unwrap_or_default()))
+            }
+        };
+        let port = self.text("REDIS_PORT").unwrap_or("6379");
+        let database = self.text("REDIS_DB").unwrap_or("0");
+        format!("{scheme}://{credentials}{host}:{port}/{database}")
+    }
+
+    fn has(&self, names: &Names) -> bool {
+        names.each().into_iter().all(|name| self.text(name).is_some())
+    }
+
+    /// A variable's text; one that is empty counts as not set.
+    fn text(&self, variable: &str) -> Option<&str> {
+        let (text, _) = self.found.get(variable)?;
+        Some(text.as_str()).filter(|text| !text.is_empty())
+    }
+
+    fn origin(&self, variable: &str) -> Origin {
+        self.found.get(variable).map_or(Origin::Default, |(_, origin)| origin.clone())
+    }
+
+    fn setting(&self, variable: &str) -> Option<Setting> {
+        let value = Value::Raw(self.text(variable)?.to_owned());
+        Some(Setting { value, origin: self.origin(variable) })
+    }
+
+    fn set(&self, app: &mut AppSettings, key: &str, variable: &str) -> Result<(), Error> {
+        match self.setting(variable) {
+            Some(setting) => app.set("apps[0]", key, setting),
+            None => Ok(()),
+        }
+    }
+}
+
+fn number(setting: &Setting, variable: &str) -> Result<u64, Error> {
+    super::value::count(&setting.value, 0).map_err(|wanted| {
+        let problem = format!("expected {wanted}, found {}", setting.value);
+        Error::at(&setting.origin, variable, problem)
+    })
+}
+
+pub(super) fn percent_encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        encoded
+    })
+}
+
+type Found = BTreeMap<String, (String, Origin)>;
+
+fn read_file(path: &Path, name: &str, variables: &Variables) -> Result<Found, Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::of(name, error))?;
+    parse(&text, name, variables)
+}
+
+fn parse(text: &str, name: &str, variables: &Variables) -> Result<Found, Error> {
+    let outside = |name: &str| variables.value(name).map(str::to_owned);
+    let entries = dotenv::parse(text, outside)
+        .map_err(|wrong| Error::of(format!("{name}:{}", wrong.line), wrong.problem))?;
+    let found = entries.into_iter().filter_map(|(variable, entry)| {
+        let value = dotenv::cast(entry.value.as_deref()?)?.to_owned();
+        let origin = Origin::DotEnv { path: name.into(), line: entry.line, name: variable.clone() };
+        Some((variable, (value, origin)))
+    });
+    Ok(found.collect())
+}
+
+/// What the environment file in `folder` says, if it is one of a Laravel app with credentials. Any other
+/// file of that name is none of Fanfare's, whatever it holds.
+fn found_in(
+    folder: &Path,
+    variables: &Variables,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Found>, Error> {
+    // Laravel reads `.env.x` instead of `.env` where APP_ENV is x.
+    let special = variables.value("APP_ENV").map(|name| format!(".env.{name}"));
+    let names = special.into_iter().chain([".env".to_owned()]);
+    let files = names.map(|name| (folder.join(&name), name));
+    let Some((path, name)) = files.into_iter().find(|(path, _)| path.is_file()) else {
+        return Ok(None);
+    };
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+    let mentions = |names: &Names| names.each().into_iter().all(|name| text.contains(name));
+    if !mentions(&REVERB) && !mentions(&PUSHER) {
+        return Ok(None);
+    }
+    let found = parse(&text, &name, variables)?;
+    let laravel = Laravel { found };
+    if !laravel.has(&REVERB) && !laravel.has(&PUSHER) {
+        return Ok(None);
+    }
+    let cache: PathBuf = folder.join("bootstrap/cache/config.php");
+    if cache.is_file() {
+        warnings.push(format!(
+            "bootstrap/cache/config.php exists: the Laravel app uses what is cached there and \
+             not {name}, which this server reads"
+        ));
+    }
+    Ok(Some(laravel.found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::ClientEvents;
+    use crate::config::Config;
+
+    const CREDENTIALS: &str = "REVERB_APP_ID=1\nREVERB_APP_KEY=k\nREVERB_APP_SECRET=s\n";
+
+    /// What a file and variables make, with the warnings.
+    fn read(file: &str, env: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
+        let variables = Variables::new(env.iter().copied());
+        let with = |error: Error| error.to_string();
+        let found = parse(file, ".env", &variables).map_err(with)?;
+        let mut laravel =
+            Laravel::read(None, Path::new("/nonexistent"), &variables, &mut Vec::new())
+                .map_err(with)?;
+        for (name, value) in found {
+            laravel.found.entry(name).or_insert(value);
+        }
+        let mut settings = Settings::default();
+        laravel.apply(&mut settings).map_err(with)?;
+        settings.complete().map_err(with)?;
+        Ok((settings.resolve().map_err(with)?, settings.warnings))
+    }
+
+    fn config(lines: &str) -> Config {
+        read(&(CREDENTIALS.to_owned() + lines), &[]).unwrap().0
+    }
+
+    fn error(lines: &str) -> String {
+        read(&(CREDENTIALS.to_owned() + lines), &[]).unwrap_err()
+    }
+
+    #[test]
+    fn an_app_has_reverbs_defaults() {
+        let config = config("");
+        assert_eq!((config.server.host.as_str(), config.server.port), ("0.0.0.0", 8080));
+        assert!(!config.server.try_out);
+        let app = config.apps.by_id("1").unwrap();
+        assert_eq!(&*app.key, "k");
+        assert_eq!(app.client_events, ClientEvents::Members);
+        assert_eq!(app.limits.client_events_per_second, 0);
+        assert_eq!(app.activity_timeout, 30);
+    }
+
+    #[test]
+    fn an_app_of_pusher_has_pushers_defaults() {
+        let text = "PUSHER_APP_ID=1\nPUSHER_APP_KEY=k\nPUSHER_APP_SECRET=s";
+        let (config, _) = read(text, &[]).unwrap();
+        let app = config.apps.by_id("1").unwrap();
+        assert_eq!(app.client_events, ClientEvents::Private);
+        assert_eq!(config.server.host, "0.0.0.0");
+        let (config, _) = read(&(text.replace("=1", "=2") + "\n" + CREDENTIALS), &[]).unwrap();
+        assert!(config.apps.by_id("1").is_some());
+    }
+
+    #[test]
+    fn the_server_binds_where_reverb_would_and_never_the_public_address() {
+        let config = config(
+            "REVERB_SERVER_HOST=127.0.0.2\nREVERB_SERVER_PORT=9000\nREVERB_SERVER_PATH=ws\n\
+             REVERB_HOST=ws.example.test\nREVERB_PORT=443\nREVERB_SCHEME=https",
+        );
+        assert_eq!(config.server.host, "127.0.0.2");
+        assert_eq!((config.server.port, config.server.path.as_str()), (9000, "/ws"));
+    }
+
+    #[test]
+    fn variables_of_the_process_go_before_the_file() {
+        let (config, _) = read(CREDENTIALS, &[("REVERB_APP_ID", "2")]).unwrap();
+        assert!(config.apps.by_id("2").is_some());
+    }
+
+    #[test]
+    fn limits_are_taken_over() {
+        let config = config(
+            "REVERB_APP_MAX_CONNECTIONS=5\nREVERB_APP_MAX_MESSAGE_SIZE=20000\n\
+             REVERB_APP_ACTIVITY_TIMEOUT=60\nREVERB_MAX_REQUEST_SIZE=1000000",
+        );
+        let app = config.apps.by_id("1").unwrap();
+        assert_eq!(app.limits.max_connections, 5);
+        assert_eq!(app.limits.max_message_size, 20_000);
+        assert_eq!(app.limits.max_event_data, 1_000_000);
+        assert_eq!(app.activity_timeout, 60);
+    }
+
+    #[test]
+    fn small_bounds_on_requests_lower_nothing() {
+        let config = config("REVERB_MAX_REQUEST_SIZE=10000\nREVERB_APP_MAX_CONNECTIONS=");
+        let app = config.apps.by_id("1").unwrap();
+        assert_eq!(app.limits.max_event_data, 100 << 10);
+        assert_eq!(app.limits.max_connections, 0);
+    }
+
+    #[test]
+    fn client_events_come_from_members_or_nobody() {
+        let from = |value: &str| {
+            let file = format!("{CREDENTIALS}REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM={value}");
+            let (config, warnings) = read(&file, &[]).unwrap();
+            (config.apps.by_id("1").unwrap().client_events, warnings.len())
+        };
+        assert_eq!(from("members"), (ClientEvents::Members, 0));
+        assert_eq!(from("none"), (ClientEvents::None, 0));
+        assert_eq!(from("all"), (ClientEvents::Members, 1));
+        assert_eq!(
+            error("REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM=some"),
+            ".env:4: REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM: expected \"members\", \"all\" or \"none\", found \"some\""
+        );
+    }
+
+    #[test]
+    fn a_rate_is_taken_over_only_where_reverb_would_keep_it() {
+        let rate = |lines: &str| {
+            let (config, warnings) = read(&(CREDENTIALS.to_owned() + lines), &[]).unwrap();
+            let app = config.apps.by_id("1").unwrap().clone();
+            (app.limits.client_events_per_second, warnings.len())
+        };
+        assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=false"), (0, 0));
+        assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=1"), (0, 1));
+        assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=true"), (1, 1));
+        assert_eq!(
+            rate(
+                "REVERB_APP_RATE_LIMITING_ENABLED=true\nREVERB_APP_RATE_LIMIT_MAX_ATTEMPTS=100\n\
+                 REVERB_APP_RATE_LIMIT_DECAY_SECONDS=3\nREVERB_APP_RATE_LIMIT_TERMINATE=true"
+            ),
+            (34, 2)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        assert_eq!(
+            error("\nREVERB_SERVER_PORT=http"),
+            ".env:5: REVERB_SERVER_PORT: expected a whole number from 0 to 65535, found \"http\""
+        );
+        assert_eq!(
+            error("REVERB_APP_MAX_CONNECTIONS=1_000"),
+            ".env:4: REVERB_APP_MAX_CONNECTIONS: expected a whole number from 0 to 4294967295, found \"1_000\""
+        );
+        assert_eq!(error("X=a b"), ".env:4: a value with blanks or quotes in it must be quoted");
+    }
+
+    #[test]
+    fn scaling_is_refused() {
+        assert_eq!(
+            error("REVERB_SCALING_ENABLED=true\nREDIS_PASSWORD=s3cr3t"),
+            ".env:4: REVERB_SCALING_ENABLED: not available in this version"
+        );
+        assert_eq!(config("REVERB_SCALING_ENABLED=false").cluster.redis.len(), 0);
+    }
+
+    #[test]
+    fn redis_is_where_laravel_has_it() {
+        let url = |pairs: &[(&str, &str)]| {
+            let found = pairs
+                .iter()
+                .map(|(name, value)| (name.to_string(), (value.to_string(), Origin::Default)));
+            Laravel { found: found.collect() }.redis()
+        };
+        assert_eq!(url(&[]), "redis://127.0.0.1:6379/0");
+        assert_eq!(url(&[("REDIS_URL", "tls://a:1")]), "rediss://a:1");
+        assert_eq!(url(&[("REDIS_URL", "tcp://a:1")]), "redis://a:1");
+        assert_eq!(
+            url(&[
+                ("REDIS_HOST", "tls://r"),
+                ("REDIS_PORT", "1"),
+                ("REDIS_USERNAME", "u"),
+                ("REDIS_PASSWORD", "p@/"),
+                ("REDIS_DB", "2")
+            ]),
+            "rediss://u:p%40%2F@r:1/2"
+        );
+    }
+}
