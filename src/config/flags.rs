@@ -35,6 +35,26 @@ pub struct Flags {
     /// The same as --log-level debug.
     #[arg(long, conflicts_with = "log_level", global = true)]
     pub debug: bool,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Look at the settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print new credentials for an app.
+    Keys,
+}
+
+#[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum ConfigCommand {
+    /// Say whether the settings are right.
+    Check,
+    /// Print every setting and where it comes from, without secrets.
+    Show,
 }
 
 impl Flags {

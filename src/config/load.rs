@@ -8,7 +8,7 @@ use super::error::Error;
 use super::laravel::Laravel;
 use super::settings::Settings;
 use super::variables::Variables;
-use super::{Config, Flags, env, file};
+use super::{Command, Config, ConfigCommand, Flags, MadeApp, env, file};
 
 /// What a server was set to.
 pub struct Loaded {
@@ -47,6 +47,20 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     config.made_app = made;
     warnings.append(&mut settings.warnings);
     Ok(Loaded { config, settings, warnings })
+}
+
+/// What a command of the settings prints.
+pub fn answer<N: Into<OsString>, V: Into<OsString>>(
+    command: &Command,
+    flags: &Flags,
+    env: impl IntoIterator<Item = (N, V)>,
+    folder: &Path,
+) -> Result<String, Error> {
+    match command {
+        Command::Keys => Ok(MadeApp::random()?.lines()),
+        Command::Config(ConfigCommand::Check) => Ok(load(flags, env, folder)?.summary()),
+        Command::Config(ConfigCommand::Show) => Ok(load(flags, env, folder)?.settings.show()),
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod load;
 mod made;
 mod resolve;
 mod settings;
+mod show;
 mod value;
 mod variables;
 
@@ -23,9 +24,9 @@ use std::time::Duration;
 use crate::app::Apps;
 
 pub use error::Error;
-pub use flags::Flags;
+pub use flags::{Command, ConfigCommand, Flags};
 pub use keys::{APP, Key, SERVER, WEBHOOK};
-pub use load::{Loaded, load};
+pub use load::{Loaded, answer, load};
 pub use settings::Settings;
 
 /// Everything a server needs to start.

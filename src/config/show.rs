@@ -1,0 +1,167 @@
+//! `fanfare config show`, `fanfare config check` and `fanfare keys` as texts. No secret is in any but
+//! the new credentials of `keys`.
+
+use std::fmt::Write;
+
+use super::error::Origin;
+use super::keys::{APP, Key, SERVER, WEBHOOK};
+use super::settings::{Group, Setting, Settings, blank_webhook, effective};
+use super::value::{Value, texts};
+use super::{Config, Loaded, MadeApp, file};
+use crate::app::App;
+
+const MASK: &str = "********";
+
+impl Loaded {
+    /// One line that says what would be served, after those of the warnings.
+    pub fn summary(&self) -> String {
+        let Config { server, apps, .. } = &self.config;
+        let mut text = String::new();
+        for warning in &self.warnings {
+            _ = writeln!(text, "warning: {warning}");
+        }
+        let host = if server.host.contains(':') {
+            format!("[{}]", server.host)
+        } else {
+            server.host.clone()
+        };
+        let count = match apps.len() {
+            1 if self.config.made_app.is_some() => "one app made for the run".to_owned(),
+            1 => "one app".to_owned(),
+            count => format!("{count} apps"),
+        };
+        let (port, path) = (server.port, &server.path);
+        _ = writeln!(text, "The settings are right: {count}, on {host}:{port}{path}");
+        text
+    }
+}
+
+impl Settings {
+    /// Every setting that is in force, as TOML, each with where it comes from.
+    pub fn show(&self) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for key in SERVER {
+            let (table, name) = key.name.split_once('.').unwrap_or(("", key.name));
+            if table != section {
+                let gap = if section.is_empty() { "" } else { "\n" };
+                _ = writeln!(text, "{gap}[{table}]");
+                section = table;
+            }
+            line(&mut text, key, name, &self.server, &mut Config::blank());
+        }
+        for app in &self.apps {
+            text.push('\n');
+            annotate(&mut text, "[[apps]]", &app.origin);
+            table(&mut text, APP, &app.values, &mut App::new("", "", ""));
+            for webhook in &app.webhooks {
+                text.push('\n');
+                annotate(&mut text, "[[apps.webhooks]]", &webhook.origin);
+                table(&mut text, WEBHOOK, &webhook.values, &mut blank_webhook());
+            }
+        }
+        text
+    }
+}
+
+fn table<T>(text: &mut String, keys: &[Key<T>], group: &Group, scratch: &mut T) {
+    for key in keys {
+        line(text, key, key.name, group, scratch);
+    }
+}
+
+fn line<T>(text: &mut String, key: &Key<T>, name: &str, group: &Group, scratch: &mut T) {
+    let Some(Setting { value, origin }) = effective(key, group) else { return };
+    let value = typed(key, value, scratch);
+    let empty = matches!(&value, Value::Text(text) if text.is_empty());
+    let shown = match value {
+        _ if key.secret && origin != Origin::Default && !empty => format!("{MASK:?}"),
+        Value::Text(text) => Value::Text(without_credentials(text)).to_string(),
+        value => value.to_string(),
+    };
+    annotate(text, &format!("{name} = {shown}"), &origin);
+}
+
+fn annotate(text: &mut String, line: &str, origin: &Origin) {
+    _ = writeln!(text, "{line:<40} # {origin}");
+}
+
+/// A text without a type as the value that the key takes it for.
+fn typed<T>(key: &Key<T>, value: Value, scratch: &mut T) -> Value {
+    let Value::Raw(raw) = &value else { return value };
+    let list = texts(&value).ok().map(|items| items.into_iter().map(Value::Text).collect());
+    let candidates = [Some(Value::Text(raw.clone())), file::value(raw), list.map(Value::List)];
+    let fits = |candidate: &Value| (key.read)(scratch, candidate).is_ok();
+    candidates.into_iter().flatten().find(fits).unwrap_or(value)
+}
+
+/// A URL without the user, the password and the query, in which tokens are sent.
+fn without_credentials(text: String) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text };
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?…"),
+        None => (rest, ""),
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host =
+        host.rsplit_once('@').map_or_else(|| host.to_owned(), |(_, host)| format!("…@{host}"));
+    format!("{scheme}://{host}{path}{query}")
+}
+
+impl MadeApp {
+    /// The credentials for a file of Fanfare's and for a Laravel app's environment.
+    pub fn lines(&self) -> String {
+        let Self { id, key, secret } = self;
+        format!(
+            "# For Fanfare's configuration file:\n\
+             [[apps]]\n\
+             id = \"{id}\"\n\
+             key = \"{key}\"\n\
+             secret = \"{secret}\"\n\
+             \n\
+             # For the .env file of a Laravel app:\n\
+             REVERB_APP_ID={id}\n\
+             REVERB_APP_KEY={key}\n\
+             REVERB_APP_SECRET={secret}\n"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_in_urls_are_hidden() {
+        for (url, shown) in [
+            ("https://a.test/x", "https://a.test/x"),
+            ("https://u:p@a.test/x", "https://…@a.test/x"),
+            ("https://a.test/x?token=t", "https://a.test/x?…"),
+            ("https://u:p@/@a.test?t", "https://…@/@a.test?…"),
+            ("no url?", "no url?"),
+        ] {
+            assert_eq!(without_credentials(url.to_owned()), shown);
+        }
+    }
+
+    #[test]
+    fn texts_are_shown_as_what_they_are_taken_for() {
+        let mut settings = Settings::default();
+        for (name, written, shown) in [
+            ("server.port", "9000", "port = 9000 "),
+            ("server.host", "::1", "host = \"::1\" "),
+            (
+                "server.cors_origins",
+                "https://a,https://b",
+                "cors_origins = [\"https://a\", \"https://b\"] ",
+            ),
+            ("metrics.enabled", "false", "enabled = false "),
+            ("cluster.prefix", "1", "prefix = \"1\" "),
+        ] {
+            let value = Value::Raw(written.to_owned());
+            let origin = Origin::Variable("V".to_owned());
+            settings.set(name, Setting { value, origin }).unwrap();
+            assert!(settings.show().contains(shown), "{}", settings.show());
+        }
+    }
+}
