@@ -1,0 +1,155 @@
+// The server in a real browser: the built-in try-out page, and pusher-js's web builds on a page of
+// another origin, as on anyone's web site.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { after, before, describe, test } from 'node:test';
+
+import { chromium } from 'playwright-core';
+
+import { address, backend } from './clients.mjs';
+import { stage } from './stage.mjs';
+import { until } from './waiting.mjs';
+
+const on = stage();
+let browser;
+
+before(async () => {
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: [
+      // Chromium has no sandbox for root; all it opens here are pages of this machine.
+      ...(process.getuid() === 0 ? ['--no-sandbox'] : []),
+      '--disable-gpu',
+      '--disable-quic',
+      '--no-first-run',
+      '--disable-background-networking',
+      '--disable-component-update',
+      '--disable-sync',
+    ],
+  });
+});
+after(() => browser?.close());
+
+/** A fresh page whose complaints (console errors, exceptions) are collected. */
+async function open(url) {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  page.complaints = [];
+  page.on('pageerror', (error) => page.complaints.push(String(error)));
+  page.on('console', (message) => {
+    if (message.type() === 'error') page.complaints.push(message.text());
+  });
+  await page.goto(url);
+  return page;
+}
+
+const shows = (page, pattern) =>
+  until(`the page shows ${pattern}`, async () => pattern.test(await page.innerText('body')));
+
+describe('the try-out page', () => {
+  test('connects, joins a channel and shows what the API triggers', async () => {
+    const page = await open(`${on.server.origin}/`);
+    await shows(page, /\bconnected\b/i);
+    const channel = await until('the page has subscribed to a channel', async () => {
+      const { channels } = await (await on.backend.get({ path: '/channels' })).json();
+      return Object.keys(channels)[0];
+    });
+    await on.backend.trigger(channel, 'hello', { text: 'Grüße <b>🚀</b>' });
+    await shows(page, /hello/);
+    await shows(page, /Grüße <b>🚀<\/b>/);
+    assert.deepEqual(page.complaints, []);
+    await page.context().close();
+  });
+
+  test('loads nothing from anywhere else', async () => {
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    const hosts = new Set();
+    page.on('request', (request) => hosts.add(new URL(request.url()).host));
+    await page.goto(`${on.server.origin}/`);
+    await shows(page, /\bconnected\b/i);
+    assert.deepEqual([...hosts], [`${on.server.host}:${on.server.port}`]);
+    await context.close();
+  });
+});
+
+describe("pusher-js's web builds", () => {
+  let site;
+  let origin;
+
+  before(async () => {
+    const files = {
+      '/': '<!doctype html><meta charset="utf-8"><title>A site</title><link rel="icon" href="data:,">',
+      '/pusher.js': web('pusher.js'),
+      '/pusher-with-encryption.js': web('pusher-with-encryption.js'),
+    };
+    site = createServer(({ url }, response) => {
+      const type = url === '/' ? 'text/html' : 'text/javascript';
+      response.writeHead(files[url] ? 200 : 404, { 'Content-Type': type });
+      response.end(files[url]);
+    });
+    await new Promise((listening) => site.listen(0, 'localhost', listening));
+    origin = `http://localhost:${site.address().port}`;
+  });
+  after(() => site?.close());
+
+  for (const build of ['pusher.js', 'pusher-with-encryption.js']) {
+    const names = [`web-${build}`, `private-web-${build}`, `presence-web-${build}`];
+    if (build.includes('encryption')) names.push(`private-encrypted-web-${build}`);
+
+    test(`${build} subscribes from another origin`, async () => {
+      const page = await open(origin);
+      await page.addScriptTag({ url: `/${build}` });
+      await page.evaluate(
+        ({ key, options, endpoint, token }) => {
+          window.events = [];
+          window.subscribed = [];
+          window.client = new window.Pusher(key, {
+            ...options,
+            channelAuthorization: { endpoint, headers: { Authorization: `Bearer ${token}` } },
+          });
+          window.join = (name) => {
+            const channel = window.client.subscribe(name);
+            channel.bind('e', (data) => window.events.push([name, data]));
+            channel.bind('pusher:subscription_succeeded', () => window.subscribed.push(name));
+          };
+        },
+        {
+          key: on.server.key,
+          options: address(on.server),
+          endpoint: on.application.channelEndpoint,
+          token: on.application.token('ann'),
+        },
+      );
+      await page.evaluate((all) => all.forEach(window.join), names);
+      await until('all channels are subscribed', async () => {
+        const subscribed = await page.evaluate(() => window.subscribed);
+        return subscribed.length === names.length;
+      });
+      for (const name of names) await backend(on.server).trigger(name, 'e', { text: 'Grüße 🚀' });
+      const events = await until('all events have arrived', async () => {
+        const heard = await page.evaluate(() => window.events);
+        return heard.length === names.length && heard;
+      });
+      assert.deepEqual(events, names.map((name) => [name, { text: 'Grüße 🚀' }]));
+      assert.deepEqual(page.complaints, []);
+      await page.context().close();
+    });
+
+    test(`${build} may ask the API's health from another origin`, async () => {
+      const page = await open(origin);
+      const health = await page.evaluate(
+        (url) => fetch(url).then((answer) => answer.status),
+        `${on.server.origin}/up`,
+      );
+      assert.equal(health, 200);
+      await page.context().close();
+    });
+  }
+});
+
+function web(build) {
+  return readFileSync(new URL(import.meta.resolve(`pusher-js/dist/web/${build}`)), 'utf8');
+}

@@ -1,0 +1,112 @@
+// Starts and stops the release binary for the tests of this folder. A test file owns its server;
+// nothing here knows a client.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { until } from './waiting.mjs';
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+const BINARY = process.env.FANFARE_BINARY ?? join(ROOT, 'target', 'release', 'fanfare');
+const HOST = '127.0.0.1';
+const RUNNING = new Set();
+
+// A test file that dies halfway must not leave its servers behind.
+process.on('exit', () => {
+  for (const child of RUNNING) child.kill('SIGKILL');
+});
+
+/** A port that nothing listened on a moment ago. */
+export async function freePort() {
+  const probe = createServer();
+  await new Promise((listening) => probe.listen(0, HOST, listening));
+  const { port } = probe.address();
+  await new Promise((closed) => probe.close(closed));
+  return port;
+}
+
+/** One running server: where it is, its app's credentials, and how to end it. */
+export class Server {
+  /**
+   * `settings` are further lines of the `[server]` table, `app` further lines of the app's. The
+   * metrics have no port of their own, so that servers can run side by side.
+   */
+  static async start({ port, settings = '', app = '' } = {}) {
+    // Another process may take the free port before the server does: then try the next one.
+    for (let attempt = 1; ; attempt += 1) {
+      const server = new Server(port ?? (await freePort()), settings, app);
+      if (await server.ready()) return server;
+      const taken = /in use/i.test(server.log);
+      if (!taken || port || attempt === 3) {
+        throw new Error(`the server did not start (${server.ending()}):\n${server.log}`);
+      }
+    }
+  }
+
+  constructor(port, settings, app) {
+    this.host = HOST;
+    this.port = port;
+    this.origin = `http://${HOST}:${port}`;
+    this.id = '3101';
+    this.key = 'tests-key';
+    this.secret = 'tests-secret';
+    this.log = '';
+    this.folder = mkdtempSync(join(tmpdir(), 'fanfare-node-'));
+    const file = join(this.folder, 'fanfare.toml');
+    writeFileSync(
+      file,
+      `[server]\nhost = "${HOST}"\nport = ${port}\nshutdown_grace = "1s"\n${settings}\n\n` +
+        `[metrics]\nport = 0\n\n` +
+        `[[apps]]\nid = "${this.id}"\nkey = "${this.key}"\nsecret = "${this.secret}"\n${app}\n`,
+    );
+    this.child = spawn(BINARY, ['--config', file], {
+      cwd: this.folder,
+      env: { PATH: process.env.PATH, RUST_BACKTRACE: '1' },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    RUNNING.add(this.child);
+    for (const stream of [this.child.stdout, this.child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text) => (this.log += text));
+    }
+    this.ended = new Promise((ended) => {
+      this.child.once('error', (error) => {
+        this.log += `${BINARY}: ${error.message}`;
+        ended({ code: null, signal: null });
+      });
+      this.child.once('close', (code, signal) => ended({ code, signal }));
+    }).then((ending) => {
+      RUNNING.delete(this.child);
+      rmSync(this.folder, { recursive: true, force: true });
+      return (this.last = ending);
+    });
+  }
+
+  ending() {
+    return this.last ? `code ${this.last.code}, signal ${this.last.signal}` : 'running';
+  }
+
+  /** Whether `GET /up` answers 200; false once the process has ended. */
+  async ready() {
+    await until(`${this.origin}/up answers`, async () => {
+      if (this.last) return true;
+      const answer = await fetch(`${this.origin}/up`).catch(() => undefined);
+      return answer?.status === 200;
+    });
+    return !this.last;
+  }
+
+  /** Asks the server to leave, as an init system does, and holds it to a clean end. */
+  async stop() {
+    this.child.kill('SIGTERM');
+    const overdue = setTimeout(() => this.child.kill('SIGKILL'), 10_000);
+    const ending = await this.ended;
+    clearTimeout(overdue);
+    assert.deepEqual(ending, { code: 0, signal: null }, `the server's end\n${this.log}`);
+    assert.doesNotMatch(this.log, /panicked/, 'the server panicked');
+  }
+}

@@ -1,0 +1,32 @@
+// Waiting for facts. Every wait has a deadline and names what it waited for, and no test sleeps in
+// the hope that something has happened meanwhile.
+
+const DEADLINE_MS = 15_000;
+const PAUSE_MS = 10;
+
+/** Resolves with the first truthy answer of `fact`, which may be async. */
+export async function until(what, fact, deadline = DEADLINE_MS) {
+  const end = Date.now() + deadline;
+  for (;;) {
+    const answer = await fact();
+    if (answer) return answer;
+    if (Date.now() > end) throw new Error(`waited ${deadline} ms in vain: ${what}`);
+    await new Promise((again) => setTimeout(again, PAUSE_MS));
+  }
+}
+
+/** Resolves with what `emitter` (anything with `bind`) says next under `event`. */
+export function next(emitter, event, deadline = DEADLINE_MS) {
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => {
+      emitter.unbind(event, heard);
+      reject(new Error(`waited ${deadline} ms in vain: ${event}`));
+    }, deadline);
+    function heard(...said) {
+      clearTimeout(late);
+      emitter.unbind(event, heard);
+      resolve(said.length > 1 ? said : said[0]);
+    }
+    emitter.bind(event, heard);
+  });
+}
