@@ -7,4 +7,12 @@
 
 pub mod app;
 pub mod config;
+pub mod http;
+pub mod hub;
+pub mod metrics;
+pub mod node;
 pub mod protocol;
+pub mod session;
+pub mod socket;
+
+pub mod server;

@@ -93,6 +93,21 @@ pub struct Network {
     pub prefix: u8,
 }
 
+impl Network {
+    /// Whether `address` is in it; an IPv4 address written as IPv6 is the IPv4 one.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (bits, net, own) = match (self.address.to_canonical(), address.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(own)) => {
+                (32, u128::from(net.to_bits()), u128::from(own.to_bits()))
+            }
+            (IpAddr::V6(net), IpAddr::V6(own)) => (128, net.to_bits(), own.to_bits()),
+            _ => return false,
+        };
+        let host = u32::from(bits - self.prefix.min(bits));
+        net.checked_shr(host) == own.checked_shr(host)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub enabled: bool,

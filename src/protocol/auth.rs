@@ -101,6 +101,11 @@ fn verify(
     if signer.verify(signed, signature) { Ok(()) } else { Err(AuthError::Signature) }
 }
 
+/// The MD5 of `body` in hex, as `body_md5` has it.
+pub fn md5(body: &[u8]) -> String {
+    hex::encode(Md5::digest(body))
+}
+
 /// Whether `claimed` is the hex of the MD5 of `body`. Not a secret, so compared as it comes.
 pub fn is_md5_of(claimed: &str, body: &[u8]) -> bool {
     let mut bytes = [0; 16];

@@ -1,0 +1,154 @@
+//! How answers look: a JSON object with the real status, whatever happened, and the headers that browsers,
+//! proxies and rate-limited backends look for.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW, CACHE_CONTROL,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
+    SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
+};
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::Http;
+use super::error::Error;
+use crate::config::Network;
+
+type Answer = Response<Full<Bytes>>;
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+
+fn object(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// 200, which PHP's SDK insists on, with the limit that applied and what is left of it.
+pub(super) fn json(value: &Value, rate: Option<(u32, u32)>) -> Answer {
+    let mut answer = object(StatusCode::OK, value.to_string().into());
+    limits(&mut answer, rate);
+    answer
+}
+
+fn limits(answer: &mut Answer, rate: Option<(u32, u32)>) {
+    if let Some((limit, left)) = rate {
+        answer.headers_mut().insert(LIMIT, limit.into());
+        answer.headers_mut().insert(REMAINING, left.into());
+    }
+}
+
+pub(super) fn health() -> Answer {
+    object(StatusCode::OK, Bytes::from_static(b"{\"health\":\"OK\"}"))
+}
+
+/// Whether new sockets are welcome.
+pub(super) fn ready(draining: bool) -> Answer {
+    if draining {
+        let body = Bytes::from_static(b"{\"ready\":false,\"reason\":\"draining\"}");
+        return object(StatusCode::SERVICE_UNAVAILABLE, body);
+    }
+    object(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}"))
+}
+
+/// The page to try the server on. Its policy lets it load nothing from elsewhere.
+pub(super) fn page(html: &Bytes) -> Answer {
+    let mut answer = object(StatusCode::OK, html.clone());
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+             connect-src 'self' ws: wss:; frame-ancestors 'none'",
+        ),
+    );
+    answer
+}
+
+pub(super) fn switching(headers: Vec<(HeaderName, HeaderValue)>) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    answer.headers_mut().extend(headers);
+    answer
+}
+
+/// `{"error": text, "code": status}`.
+pub(super) fn refusal(error: &Error, rate: Option<(u32, u32)>) -> Answer {
+    let status = error.status();
+    let body = json!({ "error": error.to_string(), "code": status.as_u16() });
+    let mut answer = object(status, body.to_string().into());
+    limits(&mut answer, rate);
+    let headers = answer.headers_mut();
+    match error {
+        Error::MethodNotAllowed(methods) => {
+            headers.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        Error::TooManyRequests(limit) => {
+            // The count begins anew each second.
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(LIMIT, (*limit).into());
+            headers.insert(REMAINING, HeaderValue::from_static("0"));
+        }
+        Error::UpgradeRequired => {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        _ => {}
+    }
+    answer
+}
+
+/// What a browser asks before it asks.
+pub(super) fn preflight(http: &Http, request: &HeaderMap) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    allow_origin(http, request, &mut answer);
+    let headers = answer.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+    headers
+        .insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+    let asked = request.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let asked = asked.unwrap_or_else(|| HeaderValue::from_static("Content-Type, Authorization"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    answer
+}
+
+/// Lets the page's origin read the answer, if it may.
+pub(super) fn allow_origin(http: &Http, request: &HeaderMap, answer: &mut Answer) {
+    let headers = answer.headers_mut();
+    if http.cors_origins.iter().any(|origin| origin == "*") {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        return;
+    }
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    let Some(origin) = request.get(ORIGIN) else { return };
+    if http.cors_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    }
+}
+
+/// Who the client is: the last address in `X-Forwarded-For` that is not a proxy we trust, if the peer is
+/// such a proxy, and the peer itself otherwise.
+pub(super) fn client_address(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut address = peer;
+    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
+    let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).collect();
+    for hop in hops.iter().rev() {
+        if !is_trusted(address) {
+            break;
+        }
+        let Ok(before) = hop.trim().parse() else { break };
+        address = before;
+    }
+    address
+}

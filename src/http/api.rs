@@ -1,0 +1,156 @@
+//! A signed request: which app it is for, whether it may, and how large its body may be, all decided before
+//! a byte of the body is taken in; for the signature covers the body's MD5, not the body.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hyper::Method;
+use serde_json::Value;
+use tracing::debug;
+
+use super::error::Error;
+use super::{channels, events, users};
+use crate::app::{App, Apps};
+use crate::hub::directory::Directory;
+use crate::node::Node;
+use crate::protocol::auth::{self, Query};
+
+/// What is asked, by path and method.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Route {
+    Events,
+    BatchEvents,
+    Channels,
+    Channel(String),
+    Users(String),
+    Connections,
+    Terminate(String),
+}
+
+/// A request whose signature holds, once its body is there.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub node: &'a Node,
+    pub app: &'a App,
+    pub directory: Arc<Directory>,
+    pub query: Query<'a>,
+    /// Seconds since 1970.
+    pub now: u32,
+    /// The limit that applied and what is left of it, for the answer's headers.
+    pub rate: Cell<Option<(u32, u32)>>,
+}
+
+/// What a request is known by before its body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub method: &'a Method,
+    /// As it was sent.
+    pub path: &'a str,
+    /// The server's own prefix.
+    pub prefix: &'a str,
+    pub query: &'a str,
+}
+
+/// The app that a request is for: by id, or, for the one path that Python's SDK builds without it, by the key
+/// in the query (case U17).
+pub(super) fn app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>, Error> {
+    let app = match id {
+        Some(id) => apps.by_id(id).ok_or_else(|| Error::NoSuchApp(id.to_owned()))?,
+        None => {
+            let query = Query::parse(query);
+            let key = query.get("auth_key").ok_or_else(|| unauthorized("Missing auth_key."))?;
+            apps.by_key(key).ok_or_else(|| unauthorized("Unknown auth_key."))?
+        }
+    };
+    if app.enabled { Ok(app.clone()) } else { Err(Error::AppDisabled) }
+}
+
+fn unauthorized(why: &str) -> Error {
+    Error::Unauthorized(format!("Authentication failed: {why}"))
+}
+
+/// Checks all that the query says of the request: key, version, time and signature, in the order that
+/// hosted Pusher has them.
+pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result<(), Error> {
+    let query = Query::parse(head.query);
+    let key = query.get("auth_key").ok_or_else(|| unauthorized("Missing auth_key."))?;
+    if key != &*app.key {
+        return Err(unauthorized("Unknown auth_key."));
+    }
+    match query.get("auth_version") {
+        None => return Err(unauthorized("Missing auth_version.")),
+        Some("1.0") => {}
+        Some(_) => return Err(unauthorized("auth_version must be 1.0.")),
+    }
+    check_time(app, query.get("auth_timestamp"), now)?;
+    if query.get("auth_signature").is_none() {
+        return Err(unauthorized("Missing auth_signature."));
+    }
+    let Head { method, path, prefix, .. } = head;
+    auth::verify_request(&app.signer, method.as_str(), path, prefix, &query).map_err(|signed| {
+        debug!(app = %app.id, ?signed, "refused: the signature is not of this string");
+        Error::Unauthorized("Authentication signature invalid.".to_owned())
+    })
+}
+
+fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(), Error> {
+    let timestamp = timestamp.ok_or_else(|| unauthorized("Missing auth_timestamp."))?;
+    let seconds: u64 =
+        timestamp.parse().map_err(|_| unauthorized("auth_timestamp must be a number."))?;
+    let tolerance = app.limits.timestamp_tolerance;
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    if !tolerance.is_zero() && now.abs_diff(Duration::from_secs(seconds)) >= tolerance {
+        let (tolerance, now) = (tolerance.as_secs(), now.as_secs());
+        return Err(unauthorized(&format!(
+            "auth_timestamp {seconds} is not within {tolerance} s of the server's time, {now}."
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the body is the one that was signed.
+pub(super) fn check_body(query: &str, body: &[u8]) -> Result<(), Error> {
+    let query = Query::parse(query);
+    match query.get("body_md5") {
+        None if body.is_empty() => Ok(()),
+        None => Err(unauthorized("Missing body_md5.")),
+        Some(md5) if auth::is_md5_of(md5, body) => Ok(()),
+        Some(_) => Err(unauthorized("body_md5 is not the body's.")),
+    }
+}
+
+impl Route {
+    /// Bytes of the largest body that can be right: data may be escaped sixfold, and the rest of a request
+    /// is small.
+    pub(super) fn max_body(&self, app: &App) -> usize {
+        let limits = &app.limits;
+        let names = limits.max_channels_per_event.saturating_mul(limits.max_channel_name + 3);
+        let event = (limits.max_event_data.saturating_mul(6))
+            .saturating_add(names)
+            .saturating_add(limits.max_event_name.saturating_mul(6))
+            .saturating_add(4 << 10);
+        match self {
+            Self::Events => event,
+            Self::BatchEvents => event.saturating_mul(limits.max_batch.max(1)),
+            _ => 64 << 10,
+        }
+    }
+
+    /// Answers.
+    pub(super) fn answer(&self, call: &Call<'_>, body: &[u8]) -> Result<Value, Error> {
+        let text = || {
+            std::str::from_utf8(body)
+                .map_err(|_| Error::BadRequest("The body must be UTF-8.".to_owned()))
+        };
+        match self {
+            Self::Events => events::events(call, text()?),
+            Self::BatchEvents => events::batch_events(call, text()?),
+            Self::Channels => channels::channels(call),
+            Self::Channel(name) => channels::channel(call, name),
+            Self::Users(name) => channels::users(call, name),
+            Self::Connections => channels::connections(call),
+            Self::Terminate(user) => users::terminate(call, user),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `GET /apps/{id}/channels`, `/channels/{name}`, `/channels/{name}/users` and `/connections`: what a
+//! backend may ask. The texts of refusals are the hosted API's.
+
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::api::Call;
+use super::error::Error;
+use super::events::Info;
+use crate::hub::rate::Taken;
+use crate::protocol::channel::ChannelName;
+
+/// All occupied channels, or those whose name begins with `filter_by_prefix`.
+pub(super) fn channels(call: &Call<'_>) -> Result<Value, Error> {
+    take(call)?;
+    let prefix = call.query.get("filter_by_prefix").unwrap_or_default();
+    let info = Info::new(call.query.get("info").unwrap_or_default());
+    if info.has("user_count") && !prefix.starts_with("presence-") {
+        return Err(Error::BadRequest(
+            "user_count may only be requested for presence channels - please supply \
+             filter_by_prefix beginning with presence-"
+                .to_owned(),
+        ));
+    }
+    let mut channels = Map::new();
+    for (name, occupancy) in call.directory.channels(prefix) {
+        let mut counts = Map::new();
+        if info.has("user_count") {
+            counts.insert("user_count".into(), occupancy.users.into());
+        }
+        if info.has("subscription_count") {
+            counts.insert("subscription_count".into(), occupancy.subscriptions.into());
+        }
+        channels.insert(name.to_string(), Value::Object(counts));
+    }
+    Ok(json!({ "channels": channels }))
+}
+
+/// One channel, occupied or not.
+pub(super) fn channel(call: &Call<'_>, name: &str) -> Result<Value, Error> {
+    take(call)?;
+    let name = parse(call, name)?;
+    let info = Info::new(call.query.get("info").unwrap_or_default());
+    if info.has("user_count") && !name.kind().is_presence() {
+        return Err(Error::BadRequest(
+            "Cannot retrieve the user count unless the channel is a presence channel".to_owned(),
+        ));
+    }
+    let occupancy = call.node.inspect(&call.directory, name.as_str());
+    let mut answer = Map::new();
+    answer.insert("occupied".into(), (occupancy.subscriptions > 0).into());
+    if info.has("user_count") {
+        answer.insert("user_count".into(), occupancy.users.into());
+    }
+    if info.has("subscription_count") {
+        answer.insert("subscription_count".into(), occupancy.subscriptions.into());
+    }
+    if info.has("cache") {
+        answer.insert("cache".into(), cache(call, &name));
+    }
+    Ok(Value::Object(answer))
+}
+
+/// The last event of a cache channel, with the seconds it is kept on; `null` where there is none.
+fn cache(call: &Call<'_>, name: &ChannelName) -> Value {
+    let cached = name.kind().cache.then(|| call.directory.cache.last(name)).flatten();
+    cached.map_or(Value::Null, |cached| {
+        let data: Value = serde_json::from_str(&cached.data).unwrap_or_default();
+        let ttl = cached.expires.saturating_duration_since(Instant::now()).as_secs();
+        json!({ "data": data, "ttl": ttl })
+    })
+}
+
+/// The users of a presence channel, each once.
+pub(super) fn users(call: &Call<'_>, name: &str) -> Result<Value, Error> {
+    take(call)?;
+    let name = parse(call, name)?;
+    if !name.kind().is_presence() {
+        return Err(Error::BadRequest("Users can only be retrieved for presence channels".into()));
+    }
+    let known = |name: &str| name.to_ascii_lowercase().starts_with("auth_") || name == "body_md5";
+    if let Some(extra) = call.query.names().find(|name| !known(name)) {
+        let text = format!("The following query string parameters are extraneous: {extra}");
+        return Err(Error::BadRequest(text));
+    }
+    let users = call.directory.present(name.as_str());
+    let users: Vec<Value> = users.iter().map(|user| json!({ "id": user.as_str() })).collect();
+    Ok(json!({ "users": users }))
+}
+
+/// How many sockets the app has; Laravel Pulse asks this.
+pub(super) fn connections(call: &Call<'_>) -> Result<Value, Error> {
+    take(call)?;
+    Ok(json!({ "connections": call.directory.connections() }))
+}
+
+fn parse(call: &Call<'_>, name: &str) -> Result<ChannelName, Error> {
+    ChannelName::parse(name, call.app.limits.max_channel_name)
+        .map_err(|error| Error::BadRequest(format!("Invalid channel name: {error}.")))
+}
+
+fn take(call: &Call<'_>) -> Result<(), Error> {
+    let limit = call.app.limits.reads_per_second;
+    if limit == 0 {
+        return Ok(());
+    }
+    match call.directory.reads.take(call.now, 1, limit) {
+        Taken::Left(left) => {
+            call.rate.set(Some((limit, left)));
+            Ok(())
+        }
+        Taken::TooMany => Err(Error::TooManyRequests(limit)),
+    }
+}

@@ -1,0 +1,79 @@
+//! What the API answers when it does not do what it was asked: a status and a text, as JSON, since .NET
+//! parses every body. Laravel shows the text to its developers, so it names the field and the limit.
+
+use std::fmt;
+
+use hyper::StatusCode;
+
+/// A refused request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Error {
+    /// A parameter is missing, mistyped, or beyond a limit that is no matter of size; the text says which.
+    BadRequest(String),
+    /// The request is not signed as it should be; the text says which check failed.
+    Unauthorized(String),
+    AppDisabled,
+    NoSuchApp(String),
+    NotFound,
+    /// The methods that there are.
+    MethodNotAllowed(&'static str),
+    TooLarge {
+        what: &'static str,
+        size: Option<usize>,
+        max: usize,
+    },
+    /// A second's share is used up; the limit.
+    TooManyRequests(u32),
+    /// A WebSocket version other than 13.
+    UpgradeRequired,
+    /// The client sent less than it said, or went.
+    Interrupted,
+}
+
+impl Error {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::Interrupted => StatusCode::BAD_REQUEST,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::AppDisabled => StatusCode::FORBIDDEN,
+            Self::NoSuchApp(_) | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+        }
+    }
+
+    /// A parameter that is not there.
+    pub(super) fn missing(name: &str) -> Self {
+        Self::BadRequest(format!("The {name} parameter is required."))
+    }
+
+    /// A parameter that is something else than it should be.
+    pub(super) fn mistyped(name: &str, should: &str) -> Self {
+        Self::BadRequest(format!("The {name} parameter must be {should}."))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadRequest(text) | Self::Unauthorized(text) => f.write_str(text),
+            Self::AppDisabled => f.write_str("The application is disabled."),
+            Self::NoSuchApp(id) => write!(f, "No matching application for ID [{id}]."),
+            Self::NotFound => f.write_str("Not found."),
+            Self::MethodNotAllowed(_) => f.write_str("Method not allowed."),
+            Self::TooLarge { what, size: Some(size), max } => {
+                write!(f, "The {what} of {size} bytes exceeds the allowed maximum ({max} bytes).")
+            }
+            Self::TooLarge { what, size: None, max } => {
+                write!(f, "The {what} exceeds the allowed maximum ({max} bytes).")
+            }
+            Self::TooManyRequests(limit) => {
+                write!(f, "Rate limit exceeded: {limit} a second are allowed.")
+            }
+            Self::UpgradeRequired => f.write_str("The WebSocket version must be 13."),
+            Self::Interrupted => f.write_str("The request body ended early."),
+        }
+    }
+}

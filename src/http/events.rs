@@ -1,0 +1,241 @@
+//! `POST /apps/{id}/events` and `/batch_events`: a backend triggers. Everything is read and checked before
+//! anything is published, so that a batch happens as a whole or not at all.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
+
+use super::api::Call;
+use super::error::Error;
+use crate::app::App;
+use crate::hub::rate::Taken;
+use crate::node::Publication;
+use crate::protocol::auth::Query;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::json::{self, NotAString, Object};
+use crate::protocol::socket_id::SocketId;
+
+/// One event to publish.
+#[derive(Debug)]
+struct Trigger<'a> {
+    name: Cow<'a, str>,
+    /// The token of the data's JSON string, copied from the request where it is one.
+    data: Cow<'a, str>,
+    /// Each once, in the order they came.
+    channels: SmallVec<[ChannelName; 1]>,
+    except: Option<SocketId>,
+    info: Info<'a>,
+}
+
+/// Which facts the answer is to have, as they were asked for: `user_count,subscription_count`. What is not
+/// known is left out.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Info<'a>(Cow<'a, str>);
+
+impl<'a> Info<'a> {
+    pub(super) fn new(text: impl Into<Cow<'a, str>>) -> Self {
+        Self(text.into())
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    pub(super) fn has(&self, fact: &str) -> bool {
+        self.0.split(',').any(|one| one.trim() == fact)
+    }
+}
+
+/// Where a trigger's parameters come from: the body, and, since the API lets them stand there too, the
+/// query (case T11).
+struct Parameters<'a, 'q> {
+    body: Object<'a>,
+    query: &'q Query<'q>,
+}
+
+impl<'a> Parameters<'a, '_> {
+    fn string(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Error> {
+        match self.body.string(name) {
+            Ok(Some(text)) => Ok(Some(text)),
+            Ok(None) => Ok(self.query.get(name).map(|text| Cow::Owned(text.to_owned()))),
+            Err(NotAString(name)) => Err(Error::mistyped(name, "a string")),
+        }
+    }
+
+    fn data(&self) -> Result<Cow<'a, str>, Error> {
+        if let Some(data) = self.body.get("data") {
+            return json::token(data).ok_or_else(|| Error::mistyped("data", "Unicode text"));
+        }
+        let text = self.query.get("data").ok_or_else(|| Error::missing("data"))?;
+        Ok(Cow::Owned(Value::from(text).to_string()))
+    }
+
+    fn channels(&self, app: &App) -> Result<SmallVec<[ChannelName; 1]>, Error> {
+        let mut names = SmallVec::new();
+        let mut add = |name: &str| {
+            let name = ChannelName::parse(name, app.limits.max_channel_name)
+                .map_err(|error| Error::BadRequest(format!("Invalid channel name: {error}.")))?;
+            if !names.contains(&name) {
+                names.push(name);
+            }
+            Ok::<(), Error>(())
+        };
+        if let Some(list) = self.body.get("channels") {
+            let list: Vec<&RawValue> = serde_json::from_str(list.get())
+                .map_err(|_| Error::mistyped("channels", "an array of strings"))?;
+            too_many(list.len(), app)?;
+            for name in list {
+                add(&json::string(name)
+                    .ok_or_else(|| Error::mistyped("channels", "an array of strings"))?)?;
+            }
+        } else {
+            let list = self.query.list("channels");
+            too_many(list.len(), app)?;
+            list.into_iter().try_for_each(&mut add)?;
+        }
+        if let Some(name) = self.string("channel")? {
+            add(&name)?;
+        }
+        if names.is_empty() {
+            return Err(Error::BadRequest(
+                "The channels parameter, or channel, is required.".to_owned(),
+            ));
+        }
+        too_many(names.len(), app)?;
+        Ok(names)
+    }
+}
+
+fn too_many(channels: usize, app: &App) -> Result<(), Error> {
+    let max = app.limits.max_channels_per_event;
+    if channels <= max {
+        return Ok(());
+    }
+    Err(Error::BadRequest(format!("An event may go to {max} channels, not {channels}.")))
+}
+
+fn trigger<'a>(parameters: &Parameters<'a, '_>, app: &App) -> Result<Trigger<'a>, Error> {
+    let name = parameters.string("name")?.ok_or_else(|| Error::missing("name"))?;
+    let max = app.limits.max_event_name;
+    if name.is_empty() || name.chars().count() > max {
+        return Err(Error::mistyped("name", &format!("1 to {max} characters")));
+    }
+    if name.starts_with("pusher:") || name.starts_with("pusher_internal:") {
+        return Err(Error::BadRequest(
+            "Event names that begin with pusher: or pusher_internal: are the protocol's own."
+                .to_owned(),
+        ));
+    }
+    let channels = parameters.channels(app)?;
+    let data = parameters.data()?;
+    let (size, max) = (json::text_len(&data), app.limits.max_event_data);
+    if size > max {
+        return Err(Error::TooLarge { what: "data of the event", size: Some(size), max });
+    }
+    let except = match parameters.string("socket_id")? {
+        None => None,
+        Some(id) => Some(
+            SocketId::parse(&id)
+                .ok_or_else(|| Error::mistyped("socket_id", "two numbers with a dot between"))?,
+        ),
+    };
+    let info = parameters.string("info")?.map_or_else(Info::default, Info::new);
+    Ok(Trigger { name, data, channels, except, info })
+}
+
+/// One event, to one channel or several. The answer is `{}`, or the counts that were asked for.
+pub(super) fn events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
+    let body = object(body)?;
+    let trigger = trigger(&Parameters { body, query: &call.query }, call.app)?;
+    take(call, 1)?;
+    publish(call, &trigger);
+    if !trigger.info.is_asked() {
+        return Ok(json!({}));
+    }
+    let channels: Map<String, Value> = trigger
+        .channels
+        .iter()
+        .map(|name| (name.to_string(), counts(call, name, &trigger.info)))
+        .collect();
+    Ok(json!({ "channels": channels }))
+}
+
+/// Several events, each to one channel.
+pub(super) fn batch_events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
+    let body = object(body)?;
+    let batch = body.get("batch").ok_or_else(|| Error::missing("batch"))?;
+    let wrong = || Error::mistyped("batch", "an array of events");
+    let batch: Vec<&RawValue> = serde_json::from_str(batch.get()).map_err(|_| wrong())?;
+    let max = call.app.limits.max_batch;
+    if batch.len() > max {
+        let text = format!("A batch may have {max} events, not {}.", batch.len());
+        return Err(Error::BadRequest(text));
+    }
+    // The query is shared by all events, so none of their parameters can stand there.
+    let query = Query::default();
+    let mut triggers = Vec::with_capacity(batch.len());
+    for item in &batch {
+        let body = Object::parse(item.get()).ok_or_else(wrong)?;
+        triggers.push(trigger(&Parameters { body, query: &query }, call.app)?);
+    }
+    take(call, triggers.len() as u32)?;
+    triggers.iter().for_each(|trigger| publish(call, trigger));
+    if !triggers.iter().any(|trigger| trigger.info.is_asked()) {
+        return Ok(json!({ "batch": {} }));
+    }
+    let infos: Vec<Value> = triggers
+        .iter()
+        .map(|trigger| match trigger.channels.first() {
+            Some(name) if trigger.info.is_asked() => counts(call, name, &trigger.info),
+            _ => json!({}),
+        })
+        .collect();
+    Ok(json!({ "batch": infos }))
+}
+
+fn object(body: &str) -> Result<Object<'_>, Error> {
+    // An empty body is one whose parameters all stand in the query.
+    let body = if body.is_empty() { "{}" } else { body };
+    Object::parse(body).ok_or_else(|| Error::BadRequest("The body must be a JSON object.".into()))
+}
+
+fn publish(call: &Call<'_>, trigger: &Trigger<'_>) {
+    for channel in &trigger.channels {
+        let publication = Publication {
+            channel,
+            event: &trigger.name,
+            data: &trigger.data,
+            except: trigger.except,
+        };
+        call.node.publish(call.app, &call.directory, publication);
+    }
+}
+
+/// What the channel has just now; the count of users only where there are any to count.
+fn counts(call: &Call<'_>, name: &ChannelName, info: &Info<'_>) -> Value {
+    let occupancy = call.node.inspect(&call.directory, name.as_str());
+    let mut counts = Map::new();
+    if info.has("user_count") && name.kind().is_presence() {
+        counts.insert("user_count".into(), occupancy.users.into());
+    }
+    if info.has("subscription_count") {
+        counts.insert("subscription_count".into(), occupancy.subscriptions.into());
+    }
+    Value::Object(counts)
+}
+
+fn take(call: &Call<'_>, n: u32) -> Result<(), Error> {
+    let limit = call.app.limits.events_per_second;
+    if limit == 0 {
+        return Ok(());
+    }
+    match call.directory.events.take(call.now, n, limit) {
+        Taken::Left(left) => {
+            call.rate.set(Some((limit, left)));
+            Ok(())
+        }
+        Taken::TooMany => Err(Error::TooManyRequests(limit)),
+    }
+}

@@ -1,0 +1,360 @@
+//! Everything that is asked by HTTP: all routes in one match, what a request must satisfy before its body is
+//! read, and how answers look. A socket begins here as a request too, and leaves as an `Admission`.
+
+mod answer;
+mod api;
+mod channels;
+mod error;
+mod events;
+mod users;
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::http::request::Parts;
+use hyper::service::Service;
+use hyper::{Method, Request, Response};
+use tracing::debug;
+
+use crate::app::App;
+use crate::config::Network;
+use crate::node::Node;
+use crate::protocol::auth::{Query, percent_decode};
+use crate::socket::upgrade::{self, Admission, NoHandshake};
+use api::{Call, Head, Route};
+use error::Error;
+
+/// What all requests on one worker share.
+#[derive(Debug)]
+pub struct Http {
+    pub node: Rc<Node>,
+    /// Prefix of all routes; the API answers without it too, for Guzzle drops it.
+    pub prefix: String,
+    pub cors_origins: Vec<String>,
+    pub trusted_proxies: Vec<Network>,
+    /// The page to try the server on, if it is to be shown.
+    pub try_out: Option<Bytes>,
+}
+
+/// A connection on which requests come, for as long as they are no socket.
+#[derive(Debug, Clone)]
+pub struct Door {
+    pub http: Rc<Http>,
+    pub peer: IpAddr,
+    pub tls: bool,
+    pub pace: Rc<Pace>,
+    /// Left here by a request that was answered 101.
+    pub upgrade: Rc<RefCell<Option<Upgrade>>>,
+}
+
+/// A socket to be.
+#[derive(Debug)]
+pub struct Upgrade {
+    pub admission: Admission,
+    /// The client's address, as far as proxies can be believed.
+    pub address: IpAddr,
+}
+
+/// How a client gets on with its request, for whoever ends those that do not.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// Second of the worker's clock at which the present step began.
+    pub since: Cell<u32>,
+    pub step: Cell<Step>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Step {
+    /// Connected, and has not sent a whole request yet.
+    #[default]
+    New,
+    /// Its request is answered; another may follow.
+    Idle,
+    /// Part of another request has come.
+    Head,
+    /// The body is on its way.
+    Body,
+}
+
+impl Pace {
+    pub fn enter(&self, step: Step, now: u32) {
+        self.step.set(step);
+        self.since.set(now);
+    }
+}
+
+impl Door {
+    fn now(&self) -> u32 {
+        self.http.node.worker.now()
+    }
+}
+
+impl Service<Request<Incoming>> for Door {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Exchange;
+
+    fn call(&self, request: Request<Incoming>) -> Exchange {
+        let (parts, body) = request.into_parts();
+        let exchange = match self.open(&parts, &body) {
+            Ok(Opened::Answered(answer)) => Stage::Answered(Some(answer)),
+            Ok(Opened::Call { app, route }) => {
+                let (max, received) = (route.max_body(&app), Received::Nothing);
+                Stage::Reading(Box::new(Reading { parts, body, app, route, max, received }))
+            }
+            Err(error) => Stage::Answered(Some(self.refuse(&parts, &error, None))),
+        };
+        if matches!(exchange, Stage::Reading(_)) {
+            self.pace.enter(Step::Body, self.now());
+        } else {
+            self.pace.enter(Step::Idle, self.now());
+        }
+        Exchange { door: self.clone(), stage: exchange }
+    }
+}
+
+/// What a request's head leads to.
+enum Opened {
+    Answered(Response<Full<Bytes>>),
+    Call { app: Arc<App>, route: Route },
+}
+
+impl Door {
+    /// All routes.
+    fn open(&self, parts: &Parts, body: &Incoming) -> Result<Opened, Error> {
+        let path = parts.uri.path();
+        let inner = path.strip_prefix(self.http.prefix.as_str());
+        let inner = inner.filter(|inner| inner.is_empty() || inner.starts_with('/'));
+        let prefixed = inner.is_some();
+        let segments: Vec<&str> =
+            inner.unwrap_or(path).split('/').filter(|segment| !segment.is_empty()).collect();
+        let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
+        if method == Method::OPTIONS {
+            return Ok(Opened::Answered(answer::preflight(&self.http, &parts.headers)));
+        }
+        let (id, route, allowed) = match segments.as_slice() {
+            [] if method == Method::GET => return Ok(Opened::Answered(self.front(parts))),
+            ["up"] if method == Method::GET => return Ok(Opened::Answered(answer::health())),
+            ["ready"] if method == Method::GET => {
+                let draining = self.http.node.shared.is_draining();
+                return Ok(Opened::Answered(answer::ready(draining)));
+            }
+            [] | ["up" | "ready"] => return Err(Error::MethodNotAllowed("GET, HEAD, OPTIONS")),
+            ["app", key] if prefixed && method == Method::GET => {
+                return self.upgrade(parts, &percent_decode(key)).map(Opened::Answered);
+            }
+            ["app", _] if prefixed => return Err(Error::MethodNotAllowed("GET, OPTIONS")),
+            ["apps", id, rest @ ..] => {
+                let (route, allowed) = api_route(rest).ok_or(Error::NotFound)?;
+                (Some(percent_decode(id)), route, allowed)
+            }
+            ["users", user, "terminate_connections"] => {
+                (None, Route::Terminate(percent_decode(user).into_owned()), "POST, OPTIONS")
+            }
+            _ => return Err(Error::NotFound),
+        };
+        if !allowed.starts_with(method.as_str()) {
+            return Err(Error::MethodNotAllowed(allowed));
+        }
+        let query = parts.uri.query().unwrap_or_default();
+        let app = api::app(&self.http.node.shared.apps.load(), id.as_deref(), query)?;
+        let head = Head { method: &parts.method, path, prefix: &self.http.prefix, query };
+        api::authenticate(&app, head, SystemTime::now())?;
+        let max = route.max_body(&app);
+        let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if size > max {
+            return Err(Error::TooLarge { what: "request body", size: Some(size), max });
+        }
+        Ok(Opened::Call { app, route })
+    }
+
+    /// `/`: the page to try the server on for browsers where it is on, and the health of it for the rest.
+    fn front(&self, parts: &Parts) -> Response<Full<Bytes>> {
+        let accept = parts.headers.get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok());
+        let browser = accept.is_some_and(|accept| accept.contains("text/html"));
+        match &self.http.try_out {
+            Some(page) if browser => answer::page(page),
+            _ => answer::health(),
+        }
+    }
+
+    fn upgrade(&self, parts: &Parts, key: &str) -> Result<Response<Full<Bytes>>, Error> {
+        let headers = match upgrade::shake_hands(&parts.headers) {
+            Ok(headers) => headers,
+            Err(NoHandshake::NotAnUpgrade) => {
+                return Err(Error::BadRequest("This path is for WebSockets.".to_owned()));
+            }
+            Err(NoHandshake::Version) => return Err(Error::UpgradeRequired),
+            Err(NoHandshake::Key) => {
+                return Err(Error::BadRequest("Sec-WebSocket-Key must be 16 bytes.".to_owned()));
+            }
+        };
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let apps = self.http.node.shared.apps.load();
+        let admission = upgrade::admit(&apps, key, &query, &parts.headers, self.tls);
+        let address = answer::client_address(&self.http.trusted_proxies, self.peer, &parts.headers);
+        *self.upgrade.borrow_mut() = Some(Upgrade { admission, address });
+        Ok(answer::switching(headers))
+    }
+
+    /// Counts, logs and answers a refusal.
+    fn refuse(
+        &self,
+        parts: &Parts,
+        error: &Error,
+        rate: Option<(u32, u32)>,
+    ) -> Response<Full<Bytes>> {
+        let status = error.status();
+        self.http.node.counts().refused_requests.add(1);
+        debug!(%status, path = parts.uri.path(), "refused: {error}");
+        let mut answer = answer::refusal(error, rate);
+        answer::allow_origin(&self.http, &parts.headers, &mut answer);
+        answer
+    }
+}
+
+/// The API's own routes, below `/apps/{id}`, with the methods they take.
+fn api_route(segments: &[&str]) -> Option<(Route, &'static str)> {
+    const GET: &str = "GET, HEAD, OPTIONS";
+    const POST: &str = "POST, OPTIONS";
+    let owned = |text: &str| percent_decode(text).into_owned();
+    Some(match segments {
+        ["events"] => (Route::Events, POST),
+        ["batch_events"] => (Route::BatchEvents, POST),
+        ["channels"] => (Route::Channels, GET),
+        ["channels", name] => (Route::Channel(owned(name)), GET),
+        ["channels", name, "users"] => (Route::Users(owned(name)), GET),
+        ["connections"] => (Route::Connections, GET),
+        ["users", user, "terminate_connections"] => (Route::Terminate(owned(user)), POST),
+        _ => return None,
+    })
+}
+
+/// One request on its way to its answer.
+#[derive(Debug)]
+pub struct Exchange {
+    door: Door,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Answered(Option<Response<Full<Bytes>>>),
+    Reading(Box<Reading>),
+}
+
+/// A request that may be answered once its body is there.
+#[derive(Debug)]
+struct Reading {
+    parts: Parts,
+    body: Incoming,
+    app: Arc<App>,
+    route: Route,
+    max: usize,
+    received: Received,
+}
+
+/// The body so far; most come in one piece, which is not copied.
+#[derive(Debug)]
+enum Received {
+    Nothing,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Received {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Nothing => &[],
+            Self::One(bytes) => bytes,
+            Self::Many(bytes) => bytes,
+        }
+    }
+
+    fn add(&mut self, more: Bytes) {
+        match self {
+            Self::Nothing => *self = Self::One(more),
+            Self::One(first) => {
+                let mut all = BytesMut::with_capacity(2 * (first.len() + more.len()));
+                all.extend_from_slice(first);
+                all.extend_from_slice(&more);
+                *self = Self::Many(all);
+            }
+            Self::Many(all) => all.extend_from_slice(&more),
+        }
+    }
+}
+
+impl Reading {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let Ok(frame) = frame else { return Poll::Ready(Err(Error::Interrupted)) };
+            // Trailers say nothing here.
+            let Ok(data) = frame.into_data() else { continue };
+            if self.received.bytes().len() + data.len() > self.max {
+                let max = self.max;
+                return Poll::Ready(Err(Error::TooLarge { what: "request body", size: None, max }));
+            }
+            self.received.add(data);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn answer(&self, node: &Node) -> (Result<serde_json::Value, Error>, Option<(u32, u32)>) {
+        let query = self.parts.uri.query().unwrap_or_default();
+        let body = self.received.bytes();
+        if let Err(error) = api::check_body(query, body) {
+            return (Err(error), None);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let call = Call {
+            node,
+            app: &self.app,
+            directory: node.hub().directory(&self.app.id),
+            query: Query::parse(query),
+            now: now.as_secs() as u32,
+            rate: Cell::new(None),
+        };
+        (self.route.answer(&call, body), call.rate.get())
+    }
+}
+
+impl Future for Exchange {
+    type Output = Result<Response<Full<Bytes>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { door, stage } = &mut *self;
+        let reading = match stage {
+            Stage::Reading(reading) => reading,
+            Stage::Answered(answer) => {
+                let answer = answer.take().unwrap_or_else(answer::health);
+                return Poll::Ready(Ok(answer));
+            }
+        };
+        let received = ready!(reading.poll_body(cx));
+        door.http.node.counts().requests.add(1);
+        let (answered, rate) = match received {
+            Ok(()) => reading.answer(&door.http.node),
+            Err(error) => (Err(error), None),
+        };
+        door.pace.enter(Step::Idle, door.now());
+        let answer = match answered {
+            Ok(value) => {
+                let mut answer = answer::json(&value, rate);
+                answer::allow_origin(&door.http, &reading.parts.headers, &mut answer);
+                answer
+            }
+            Err(error) => door.refuse(&reading.parts, &error, rate),
+        };
+        Poll::Ready(Ok(answer))
+    }
+}

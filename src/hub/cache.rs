@@ -1,0 +1,139 @@
+//! The last event of each cache channel of an app. It is kept whether or not anyone is subscribed, for as
+//! long as the app says, in bounded memory: what was used longest ago goes first.
+
+use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::time::Instant;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event::Message;
+
+/// Bytes that one app's cached events may take.
+const MAX_BYTES: usize = 64 << 20;
+
+/// What one entry costs beside its frame, about: the name, the map's and the list's part of it.
+const OVERHEAD: usize = 200;
+
+/// One app's cached events.
+#[derive(Debug)]
+pub struct Cache(Mutex<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    events: LruCache<ChannelName, Cached>,
+    bytes: usize,
+    version: u64,
+    evicted: u64,
+}
+
+/// An event as it was sent, and its data for whoever asks through the API.
+#[derive(Clone, Debug)]
+pub struct Cached {
+    pub message: Message,
+    /// The token of the data's JSON string.
+    pub data: Box<str>,
+    pub expires: Instant,
+    /// Grows with each event of the app: tells a subscriber's copy from the one on its way.
+    pub version: NonZeroU64,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self(Mutex::new(Kept { events: LruCache::unbounded(), bytes: 0, version: 0, evicted: 0 }))
+    }
+}
+
+impl Cached {
+    fn cost(&self) -> usize {
+        self.message.bytes().len() + self.data.len() + OVERHEAD
+    }
+}
+
+impl Cache {
+    /// Keeps `message` as the channel's last; the version that it is to be delivered under.
+    pub fn store(&self, name: &ChannelName, message: &Message, data: &str, ttl: Duration) -> u64 {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.version += 1;
+        let version = NonZeroU64::new(kept.version).unwrap_or(NonZeroU64::MIN);
+        let cached = Cached {
+            message: message.clone(),
+            data: data.into(),
+            expires: Instant::now() + ttl,
+            version,
+        };
+        kept.bytes += cached.cost();
+        if let Some(old) = kept.events.put(name.clone(), cached) {
+            kept.bytes -= old.cost();
+        }
+        while kept.bytes > MAX_BYTES {
+            let Some((_, old)) = kept.events.pop_lru() else { break };
+            kept.bytes -= old.cost();
+            kept.evicted += 1;
+        }
+        version.get()
+    }
+
+    /// The channel's last event, if it has not expired.
+    pub fn last(&self, name: &ChannelName) -> Option<Cached> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cached = kept.events.get(name)?;
+        if cached.expires > Instant::now() {
+            return Some(cached.clone());
+        }
+        let old = kept.events.pop(name)?;
+        kept.bytes -= old.cost();
+        None
+    }
+
+    /// Drops what has expired, looking only at those used longest ago.
+    pub fn sweep(&self) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        while kept.events.peek_lru().is_some_and(|(_, cached)| cached.expires <= now) {
+            let Some((_, old)) = kept.events.pop_lru() else { break };
+            kept.bytes -= old.cost();
+        }
+    }
+
+    /// Events dropped for want of room, and bytes held.
+    pub fn figures(&self) -> (u64, usize) {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (kept.evicted, kept.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_longest_ago_makes_room() {
+        let cache = Cache::default();
+        let name = |n: usize| ChannelName::parse(&format!("cache-{n}"), 200).unwrap();
+        let data = format!("\"{}\"", "x".repeat(1 << 20));
+        for n in 0..40 {
+            let message = Message::event(&name(n), "e", &data);
+            cache.store(&name(n), &message, &data, Duration::from_secs(60));
+            assert!(cache.last(&name(0)).is_some(), "used all the time");
+        }
+        let (evicted, bytes) = cache.figures();
+        assert!(evicted > 0 && bytes <= MAX_BYTES, "{evicted} {bytes}");
+        assert!(cache.last(&name(1)).is_none());
+        assert!(cache.last(&name(39)).is_some());
+    }
+
+    #[test]
+    fn what_has_expired_is_gone() {
+        let cache = Cache::default();
+        let name = ChannelName::parse("cache-a", 200).unwrap();
+        let message = Message::event(&name, "e", "\"\"");
+        assert_eq!(cache.store(&name, &message, "\"\"", Duration::ZERO), 1);
+        assert!(cache.last(&name).is_none());
+        assert_eq!(cache.store(&name, &message, "\"\"", Duration::ZERO), 2);
+        cache.sweep();
+        assert_eq!(cache.figures(), (0, 0));
+    }
+}

@@ -1,0 +1,316 @@
+//! One live socket as its worker knows it: its name, its outbox, what it is subscribed to, and how it
+//! ends. It lives and dies on one thread, so nothing here is locked. What its client says, and what that
+//! means, is above.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tokio::io::ReadBuf;
+
+use super::directory::Directory;
+use super::inbox::LocalChannel;
+use super::outbox::Outbox;
+use super::stream::Stream;
+use crate::app::App;
+use crate::protocol::error::{Error, close};
+use crate::protocol::event::Message;
+use crate::protocol::member::{User, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// A connection of one app.
+#[derive(Debug)]
+pub struct Connection {
+    pub id: SocketId,
+    pub app: Arc<App>,
+    pub directory: Arc<Directory>,
+    /// Its place in the worker's list.
+    pub(super) slot: Cell<u32>,
+    stream: RefCell<Stream>,
+    outbox: RefCell<Outbox>,
+    phase: Cell<Phase>,
+    /// The socket would not take more; the task waits until it does.
+    blocked: Cell<bool>,
+    /// Among those to be flushed at the end of the worker's turn.
+    touched: Cell<bool>,
+    /// Of the connection's own task.
+    waker: RefCell<Option<Waker>>,
+    pub(super) subscriptions: RefCell<SmallVec<[Subscription; 1]>>,
+    user: RefCell<Option<Box<User>>>,
+    ending: Cell<Option<Ending>>,
+    pub life: Life,
+}
+
+/// Why a connection ended, where it was not the client that went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// We closed it with this code.
+    Closed(u16),
+    /// It did not take what was sent.
+    Slow,
+}
+
+/// What the coarse clock needs to know; seconds of the worker's clock.
+#[derive(Debug, Default)]
+pub struct Life {
+    /// When the connection was made, or, once it is closing, when that began.
+    pub since: Cell<u32>,
+    /// When something was last heard.
+    pub heard: Cell<u32>,
+    /// When a sign of life was asked for; 0: not since something was heard.
+    pub asked: Cell<u32>,
+    /// Whether it has signed in or joined a channel that asks for a signature.
+    pub authorized: Cell<bool>,
+    /// Whether the clock has seen it closing.
+    pub ends: Cell<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Phase {
+    Open,
+    /// A close frame is queued or sent: nothing more is said or heard.
+    Closing,
+    /// The stream is broken or its time is up: the task ends at once.
+    Over,
+}
+
+/// One channel that a connection is subscribed to.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub channel: LocalChannel,
+    /// Its place in the channel's list.
+    pub position: u32,
+    /// The version of the channel's history that it was told when it subscribed.
+    pub since: u64,
+    /// Whom it is present as.
+    pub user: Option<UserId>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        id: SocketId,
+        app: Arc<App>,
+        directory: Arc<Directory>,
+        stream: Stream,
+        now: u32,
+    ) -> Self {
+        let life = Life::default();
+        life.since.set(now);
+        life.heard.set(now);
+        Self {
+            id,
+            app,
+            directory,
+            slot: Cell::new(0),
+            stream: RefCell::new(stream),
+            outbox: RefCell::default(),
+            phase: Cell::new(Phase::Open),
+            blocked: Cell::new(false),
+            touched: Cell::new(false),
+            waker: RefCell::default(),
+            subscriptions: RefCell::default(),
+            user: RefCell::default(),
+            ending: Cell::default(),
+            life,
+        }
+    }
+
+    /// Queues a frame. Over the cap, the connection is closed as too slow; closing, nothing is queued.
+    pub fn push(&self, frame: Bytes) {
+        if self.is_closing() {
+            return;
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.len() + frame.len() > self.app.limits.outbox_bytes {
+            drop(outbox);
+            self.close_slow();
+            return;
+        }
+        outbox.push(frame);
+    }
+
+    /// Queues an answer.
+    pub fn tell(&self, message: Message) {
+        self.push(message.into_bytes());
+    }
+
+    /// Whether it was not yet among those to be flushed; from now on it is.
+    pub(super) fn touch(&self) -> bool {
+        !self.touched.replace(true)
+    }
+
+    pub(super) fn untouch(&self) {
+        self.touched.set(false);
+    }
+
+    /// Writes what is queued, as far as the socket takes it. What is left waits for the task.
+    pub fn flush(&self) {
+        if self.blocked.get() {
+            return;
+        }
+        self.write_out();
+        if !self.outbox.borrow().is_empty() {
+            self.blocked.set(true);
+            self.wake();
+        }
+    }
+
+    fn write_out(&self) {
+        let mut outbox = self.outbox.borrow_mut();
+        while !outbox.is_empty() {
+            match self.stream.borrow().try_write(&outbox) {
+                Ok(0) => break,
+                Ok(written) => outbox.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    outbox.clear();
+                    self.phase.set(Phase::Over);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Goes on writing once the socket takes more; ready when nothing is left to write.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.blocked.get() && !self.is_over() {
+            match self.stream.borrow_mut().poll_writable(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {
+                    self.write_out();
+                    if self.outbox.borrow().is_empty() {
+                        self.blocked.set(false);
+                    }
+                }
+                Poll::Ready(Err(_)) => self.abort(),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads what there is; see [`Stream::poll_read`].
+    pub fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream.borrow_mut().poll_read(cx, buffer)
+    }
+
+    /// Ends our half of the stream.
+    pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.borrow_mut().poll_shutdown(cx)
+    }
+
+    /// Leaves the waker of the connection's own task, for those who change its state.
+    pub fn listen(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Says why, ends the conversation with a close frame of the same code (wire rule: an error that ends
+    /// the connection is always followed by one), and hears nothing more.
+    pub fn close(&self, error: &Error) {
+        if self.is_closing() {
+            return;
+        }
+        self.ending.set(Some(Ending::Closed(error.code)));
+        self.tell(Message::error(error, None));
+        self.end(Message::close(error.code, &error.message));
+    }
+
+    /// Ends the conversation with `close` as the last frame.
+    pub fn end(&self, close: Message) {
+        if self.is_closing() {
+            return;
+        }
+        self.push(close.into_bytes());
+        self.phase.set(self.phase.get().max(Phase::Closing));
+        self.flush();
+        self.wake();
+    }
+
+    /// Frees what a slow reader has not taken. Only the frame it may be in the middle of is finished, so
+    /// that the close frame can be read should it ever catch up.
+    fn close_slow(&self) {
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.keep_front();
+        let error = close::TOO_SLOW;
+        outbox.push(Message::error(&error, None).into_bytes());
+        outbox.push(Message::close(error.code, &error.message).into_bytes());
+        drop(outbox);
+        self.ending.set(Some(Ending::Slow));
+        self.phase.set(self.phase.get().max(Phase::Closing));
+        self.wake();
+    }
+
+    /// Ends the connection without a word.
+    pub fn abort(&self) {
+        self.phase.set(Phase::Over);
+        self.outbox.borrow_mut().clear();
+        self.wake();
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.phase.get() >= Phase::Closing
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.phase.get() == Phase::Over
+    }
+
+    /// Why it ended; `None` if its client went.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending.get()
+    }
+
+    /// Bytes that wait to be written.
+    pub fn queued(&self) -> usize {
+        self.outbox.borrow().len()
+    }
+
+    /// Takes what is queued, for tests that read what a detached connection was told.
+    pub fn take_queued(&self) -> Vec<u8> {
+        let mut outbox = self.outbox.borrow_mut();
+        let mut slices = Outbox::no_slices();
+        let mut all = Vec::with_capacity(outbox.len());
+        while !outbox.is_empty() {
+            let used = outbox.slices(&mut slices);
+            let before = all.len();
+            for slice in slices.iter().take(used) {
+                all.extend_from_slice(slice);
+            }
+            slices = Outbox::no_slices();
+            outbox.advance(all.len() - before);
+        }
+        self.blocked.set(false);
+        all
+    }
+
+    /// The signed-in user, if any.
+    pub fn user<T>(&self, read: impl FnOnce(Option<&User>) -> T) -> T {
+        read(self.user.borrow().as_deref())
+    }
+
+    pub(super) fn set_user(&self, user: Option<User>) -> Option<Box<User>> {
+        self.user.replace(user.map(Box::new))
+    }
+
+    /// Whether it is signed in as the user, or present as it anywhere.
+    pub(super) fn is_user(&self, id: &UserId) -> bool {
+        let present = |subscription: &Subscription| subscription.user.as_ref() == Some(id);
+        self.user(|user| user.is_some_and(|user| user.id == *id))
+            || self.subscriptions.borrow().iter().any(present)
+    }
+}

@@ -1,0 +1,279 @@
+//! What all workers know of one app: which workers have subscribers of a channel and how many, who is
+//! present there, and which users are signed in. The subscribers themselves are known only to the worker
+//! that carries them. One entry is locked at a time, and never across an await.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use smallvec::SmallVec;
+
+use super::cache::Cache;
+use super::inbox::LocalChannel;
+use super::presence::Presence;
+use super::rate::Rate;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event::{MemberText, Message};
+use crate::protocol::member::{Member, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// One app's channels and users.
+#[derive(Debug, Default)]
+pub struct Directory {
+    channels: DashMap<ChannelName, Channel>,
+    users: DashMap<UserId, Online>,
+    connections: AtomicUsize,
+    pub cache: Cache,
+    /// Events published through the API.
+    pub events: Rate,
+    /// Queries answered by it.
+    pub reads: Rate,
+}
+
+/// An occupied channel. One without subscribers is not in the directory.
+#[derive(Debug, Default)]
+struct Channel {
+    seats: Seats,
+    presence: Option<Box<Presence>>,
+    /// Counts the changes of presence, so that nobody hears of one that its roster has already.
+    version: u64,
+}
+
+/// The workers that have subscribers of a channel.
+pub type Seats = SmallVec<[Seat; 1]>;
+
+/// One worker's part of a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    pub worker: u16,
+    pub channel: LocalChannel,
+    pub subscribers: u32,
+}
+
+/// A user with signed-in connections, or with connections that watch it.
+#[derive(Debug, Default)]
+struct Online {
+    connections: usize,
+    watchers: HashMap<SocketId, u16>,
+}
+
+/// What a subscription changed.
+#[derive(Debug)]
+pub struct Subscribed {
+    /// It is the channel's first.
+    pub occupied: bool,
+    /// Subscriptions of the channel, this one included.
+    pub count: usize,
+    pub joined: Option<Joined>,
+}
+
+/// What a subscription changed on a presence channel.
+#[derive(Debug)]
+pub struct Joined {
+    /// The answer to the joiner: everybody, itself included.
+    pub roster: Message,
+    /// Its text, if it is the user's first connection there.
+    pub member: Option<MemberText>,
+    pub version: u64,
+}
+
+/// What the end of a subscription changed.
+#[derive(Debug)]
+pub struct Unsubscribed {
+    /// It was the channel's last.
+    pub vacated: bool,
+    /// Subscriptions that are left.
+    pub count: usize,
+    /// The member's text, if it was the user's last connection there, and the version this makes.
+    pub left: Option<(MemberText, u64)>,
+}
+
+/// A channel as queries see it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Occupancy {
+    pub subscriptions: usize,
+    /// Distinct users of a presence channel.
+    pub users: usize,
+}
+
+/// A presence channel has as many members as it may.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Channel {
+    fn count(&self) -> usize {
+        self.seats.iter().map(|seat| seat.subscribers as usize).sum()
+    }
+
+    fn take_seat(&mut self, worker: u16, channel: LocalChannel) {
+        match self.seats.iter_mut().find(|seat| seat.worker == worker) {
+            Some(seat) => seat.subscribers += 1,
+            None => self.seats.push(Seat { worker, channel, subscribers: 1 }),
+        }
+    }
+
+    fn leave_seat(&mut self, worker: u16) {
+        let Some(at) = self.seats.iter().position(|seat| seat.worker == worker) else { return };
+        if let Some(seat) = self.seats.get_mut(at) {
+            seat.subscribers -= 1;
+            if seat.subscribers == 0 {
+                self.seats.swap_remove(at);
+            }
+        }
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let users = self.presence.as_ref().map_or(0, |presence| presence.count());
+        Occupancy { subscriptions: self.count(), users }
+    }
+}
+
+impl Directory {
+    /// Takes the place of one more connection, unless `max` (0: no limit) are there already.
+    pub fn admit(&self, max: usize) -> bool {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        if max > 0 && before >= max {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Gives a connection's place back.
+    pub fn release(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// One more subscriber on `worker`; on a presence channel as `member`, of whom there may be `max`.
+    pub fn subscribe(
+        &self,
+        name: &ChannelName,
+        worker: u16,
+        local: LocalChannel,
+        member: Option<(&Member, usize)>,
+    ) -> Result<Subscribed, Full> {
+        let mut entry = match self.channels.entry(name.clone()) {
+            Entry::Occupied(entry) => entry.into_ref(),
+            // An empty roster is never full, unless nobody at all may come in.
+            Entry::Vacant(_) if member.is_some_and(|(_, max)| max == 0) => return Err(Full),
+            Entry::Vacant(entry) => entry.insert(Channel::default()),
+        };
+        let channel = entry.value_mut();
+        let joined = match member {
+            None => None,
+            Some((member, max)) => {
+                let presence = channel.presence.get_or_insert_default();
+                if presence.count() >= max && !presence.has(&member.user_id) {
+                    return Err(Full);
+                }
+                let text = presence.join(member);
+                channel.version += u64::from(text.is_some());
+                let roster = presence.roster(name);
+                Some(Joined { roster, member: text, version: channel.version })
+            }
+        };
+        let occupied = channel.seats.is_empty();
+        channel.take_seat(worker, local);
+        Ok(Subscribed { occupied, count: channel.count(), joined })
+    }
+
+    /// One subscriber less on `worker`, who was present as `user`. `None` if there was no such channel.
+    pub fn unsubscribe(
+        &self,
+        name: &ChannelName,
+        worker: u16,
+        user: Option<&UserId>,
+    ) -> Option<Unsubscribed> {
+        let Entry::Occupied(mut entry) = self.channels.entry(name.clone()) else { return None };
+        let channel = entry.get_mut();
+        channel.leave_seat(worker);
+        let text = user.and_then(|user| channel.presence.as_mut()?.leave(user));
+        channel.version += u64::from(text.is_some());
+        let left = text.map(|text| (text, channel.version));
+        let count = channel.count();
+        let vacated = channel.seats.is_empty();
+        if vacated {
+            entry.remove();
+        }
+        Some(Unsubscribed { vacated, count, left })
+    }
+
+    /// The workers that have subscribers of `name`.
+    pub fn seats(&self, name: &str) -> Seats {
+        self.channels.get(name).map(|channel| channel.seats.clone()).unwrap_or_default()
+    }
+
+    /// `None` where nobody is subscribed.
+    pub fn occupancy(&self, name: &str) -> Option<Occupancy> {
+        self.channels.get(name).map(|channel| channel.occupancy())
+    }
+
+    /// What a subscriber of a presence channel is told; `None` where nobody is present.
+    pub fn roster(&self, name: &ChannelName) -> Option<Message> {
+        let channel = self.channels.get(name.as_str())?;
+        channel.presence.as_ref().map(|presence| presence.roster(name))
+    }
+
+    /// The users present in a channel, in the order they came.
+    pub fn present(&self, name: &str) -> Vec<UserId> {
+        let channel = self.channels.get(name);
+        channel.and_then(|channel| Some(channel.presence.as_ref()?.users())).unwrap_or_default()
+    }
+
+    /// Every occupied channel whose name begins with `prefix`.
+    pub fn channels(&self, prefix: &str) -> Vec<(ChannelName, Occupancy)> {
+        let matching =
+            self.channels.iter().filter(|entry| entry.key().as_str().starts_with(prefix));
+        matching.map(|entry| (entry.key().clone(), entry.value().occupancy())).collect()
+    }
+
+    /// Counts one more signed-in connection; whether it is the user's first, and who watches.
+    pub fn sign_in(&self, user: &UserId) -> Option<Vec<(SocketId, u16)>> {
+        let mut online = self.users.entry(user.clone()).or_default();
+        online.connections += 1;
+        (online.connections == 1).then(|| online.watching())
+    }
+
+    /// Counts one signed-in connection less; if it was the user's last, who watches.
+    pub fn sign_out(&self, user: &UserId) -> Option<Vec<(SocketId, u16)>> {
+        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return None };
+        let online = entry.get_mut();
+        online.connections = online.connections.saturating_sub(1);
+        if online.connections > 0 {
+            return None;
+        }
+        let watching = online.watching();
+        if watching.is_empty() {
+            entry.remove();
+        }
+        Some(watching)
+    }
+
+    /// Lets the connection `watcher` hear of `user`; whether the user is online now.
+    pub fn watch(&self, user: &UserId, watcher: SocketId, worker: u16) -> bool {
+        let mut online = self.users.entry(user.clone()).or_default();
+        online.watchers.insert(watcher, worker);
+        online.connections > 0
+    }
+
+    /// Ends what [`Self::watch`] began.
+    pub fn unwatch(&self, user: &UserId, watcher: SocketId) {
+        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
+        let online = entry.get_mut();
+        online.watchers.remove(&watcher);
+        if online.connections == 0 && online.watchers.is_empty() {
+            entry.remove();
+        }
+    }
+}
+
+impl Online {
+    fn watching(&self) -> Vec<(SocketId, u16)> {
+        self.watchers.iter().map(|(socket, worker)| (*socket, *worker)).collect()
+    }
+}

@@ -1,0 +1,77 @@
+//! What others ask of a worker. Anyone puts orders in; the worker takes them all at once, so that it is
+//! woken once however many there are, and what has gathered meanwhile is done in one turn.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::directory::Directory;
+use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
+
+/// One worker's orders.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    orders: Mutex<Vec<Order>>,
+    wake: Notify,
+}
+
+/// One thing to do.
+#[derive(Debug)]
+pub enum Order {
+    Deliver(Deliver),
+    /// Close every connection of the user, signed in or present.
+    Terminate {
+        directory: Arc<Directory>,
+        user: UserId,
+    },
+    /// Give one connection a frame.
+    Tell {
+        socket: SocketId,
+        frame: Bytes,
+    },
+}
+
+/// A frame for the worker's subscribers of one channel.
+#[derive(Debug)]
+pub struct Deliver {
+    pub channel: LocalChannel,
+    pub frame: Bytes,
+    /// Whoever sent it does not get it back.
+    pub except: Option<SocketId>,
+    /// Where the channel has a history (members that come and go, a cached event): only for those who
+    /// subscribed before this point of it, since the others were told with their subscription. 0: for all.
+    pub version: u64,
+}
+
+/// A worker's own handle of a channel. The generation tells an order that was late from one that is meant
+/// for the channel that has the place now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalChannel {
+    pub slot: u32,
+    pub generation: u32,
+}
+
+impl Inbox {
+    pub fn put(&self, order: Order) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        orders.push(order);
+        let first = orders.len() == 1;
+        drop(orders);
+        if first {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until there may be orders.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Swaps what has come for `empty`.
+    pub fn take(&self, empty: &mut Vec<Order>) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut *orders, empty);
+    }
+}

@@ -1,0 +1,98 @@
+//! Who is connected and subscribed on this node: everything shared or fanned out. The directory is what
+//! all workers know, a worker what one thread carries, an inbox how they reach each other. The hub answers
+//! with facts; what they mean to clients, webhooks or other nodes is decided above.
+
+pub mod cache;
+pub mod connection;
+pub mod directory;
+pub mod inbox;
+pub mod outbox;
+pub mod presence;
+pub mod rate;
+pub mod stream;
+pub mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+
+use crate::app::AppId;
+use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
+use directory::{Directory, Seats};
+use inbox::{Deliver, Inbox, Order};
+
+/// What the workers of one node share.
+#[derive(Debug)]
+pub struct Hub {
+    /// The first part of every socket id made here.
+    node: u64,
+    next: AtomicU64,
+    directories: DashMap<AppId, Arc<Directory>>,
+    inboxes: Box<[Inbox]>,
+}
+
+impl Hub {
+    /// A hub of `workers` workers whose socket ids begin with `node`.
+    pub fn new(node: u64, workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            next: AtomicU64::new(1),
+            directories: DashMap::new(),
+            inboxes: (0..workers.max(1)).map(|_| Inbox::default()).collect(),
+        })
+    }
+
+    pub fn next_socket_id(&self) -> SocketId {
+        SocketId { node: self.node, number: self.next.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    pub fn workers(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    pub(in crate::hub) fn inbox(&self, worker: u16) -> &Inbox {
+        let inboxes = &self.inboxes;
+        #[expect(clippy::indexing_slicing, reason = "a hub always has a worker")]
+        inboxes.get(usize::from(worker)).unwrap_or(&inboxes[0])
+    }
+
+    /// The app's directory, made when first asked for. It outlives a reload of the app.
+    pub fn directory(&self, app: &AppId) -> Arc<Directory> {
+        if let Some(directory) = self.directories.get(app) {
+            return directory.clone();
+        }
+        self.directories.entry(app.clone()).or_default().clone()
+    }
+
+    /// Every app that has had a directory, for sweeping and counting.
+    pub fn directories(&self) -> Vec<(AppId, Arc<Directory>)> {
+        let all = self.directories.iter();
+        all.map(|entry| (entry.key().clone(), entry.value().clone())).collect()
+    }
+
+    /// Sends one frame to all subscribers that `seats` lead to: one order a worker. Each worker but the
+    /// first gets a copy of its own, so that they do not count references on one shared cache line.
+    pub fn publish(&self, seats: &Seats, frame: &Bytes, except: Option<SocketId>, version: u64) {
+        for (index, seat) in seats.iter().enumerate() {
+            let frame = if index == 0 { frame.clone() } else { Bytes::copy_from_slice(frame) };
+            let deliver = Deliver { channel: seat.channel, frame, except, version };
+            self.inbox(seat.worker).put(Order::Deliver(deliver));
+        }
+    }
+
+    /// Closes every connection of the user on this node.
+    pub fn terminate(&self, directory: &Arc<Directory>, user: &UserId) {
+        for inbox in &self.inboxes {
+            let (directory, user) = (directory.clone(), user.clone());
+            inbox.put(Order::Terminate { directory, user });
+        }
+    }
+
+    /// Gives one connection a frame.
+    pub fn tell(&self, worker: u16, socket: SocketId, frame: Bytes) {
+        self.inbox(worker).put(Order::Tell { socket, frame });
+    }
+}

@@ -1,0 +1,163 @@
+//! What waits to be written to one socket: whole frames, shared with every other socket they go to,
+//! counted in bytes. It never waits and never drops: whoever pushes is told when it is too full. Empty,
+//! it owns no memory.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+/// A queue of frames. The front one may be written in part already.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: Queue,
+    bytes: usize,
+}
+
+/// Most often an outbox holds nothing, or one thing for as long as a turn lasts.
+#[derive(Debug, Default)]
+enum Queue {
+    #[default]
+    Empty,
+    One(Bytes),
+    Many(VecDeque<Bytes>),
+}
+
+/// Frames that one system call takes; Linux takes 1,024, but more than this gains nothing.
+const SLICES: usize = 64;
+
+impl Outbox {
+    pub fn is_empty(&self) -> bool {
+        matches!(self.queue, Queue::Empty)
+    }
+
+    /// Bytes that wait.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn push(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        match std::mem::take(&mut self.queue) {
+            Queue::Empty => self.queue = Queue::One(frame),
+            Queue::One(first) => self.queue = Queue::Many(VecDeque::from([first, frame])),
+            Queue::Many(mut all) => {
+                all.push_back(frame);
+                self.queue = Queue::Many(all);
+            }
+        }
+    }
+
+    /// Drops all but the frame at the front, which the socket may have had a part of.
+    pub fn keep_front(&mut self) {
+        if let Queue::Many(all) = &mut self.queue {
+            self.queue = all.pop_front().map_or(Queue::Empty, Queue::One);
+        }
+        self.bytes = self.front().map_or(0, Bytes::len);
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What to write next, when it is one piece.
+    pub fn single(&self) -> Option<&[u8]> {
+        match &self.queue {
+            Queue::One(frame) => Some(frame),
+            _ => None,
+        }
+    }
+
+    /// What to write next, as one call takes it.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let mut used = 0;
+        for (slot, frame) in slices.iter_mut().zip(self.iter()) {
+            *slot = IoSlice::new(frame);
+            used += 1;
+        }
+        used
+    }
+
+    /// Room for [`Self::slices`].
+    pub fn no_slices<'a>() -> [IoSlice<'a>; SLICES] {
+        [IoSlice::new(&[]); SLICES]
+    }
+
+    /// Forgets the first `written` bytes. What becomes empty gives its memory back.
+    pub fn advance(&mut self, mut written: usize) {
+        self.bytes = self.bytes.saturating_sub(written);
+        if self.bytes == 0 {
+            self.queue = Queue::Empty;
+            return;
+        }
+        match &mut self.queue {
+            Queue::Empty => {}
+            Queue::One(frame) => frame.advance(written.min(frame.len())),
+            Queue::Many(all) => {
+                while let Some(front) = all.front_mut() {
+                    if written < front.len() {
+                        front.advance(written);
+                        break;
+                    }
+                    written -= front.len();
+                    all.pop_front();
+                }
+            }
+        }
+    }
+
+    fn front(&self) -> Option<&Bytes> {
+        self.iter().next()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        let (one, many) = match &self.queue {
+            Queue::Empty => (None, None),
+            Queue::One(frame) => (Some(frame), None),
+            Queue::Many(all) => (None, Some(all)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(outbox: &Outbox) -> String {
+        let mut slices = Outbox::no_slices();
+        let used = outbox.slices(&mut slices);
+        slices[..used].iter().map(|slice| std::str::from_utf8(slice).unwrap()).collect()
+    }
+
+    #[test]
+    fn frames_leave_in_the_order_they_came_however_they_are_cut() {
+        for cut in 1..12 {
+            let mut outbox = Outbox::default();
+            let mut out = String::new();
+            for frame in ["ab", "c", "defg", "hijk"] {
+                outbox.push(Bytes::from_static(frame.as_bytes()));
+            }
+            while !outbox.is_empty() {
+                let next: String = text(&outbox).chars().take(cut).collect();
+                assert_eq!(outbox.len(), 11 - out.len());
+                outbox.advance(next.len());
+                out.push_str(&next);
+            }
+            assert_eq!(out, "abcdefghijk");
+            assert_eq!(outbox.len(), 0);
+        }
+    }
+
+    #[test]
+    fn a_slow_outbox_keeps_what_was_begun() {
+        let mut outbox = Outbox::default();
+        for frame in ["abcd", "efgh"] {
+            outbox.push(Bytes::from_static(frame.as_bytes()));
+        }
+        outbox.advance(1);
+        outbox.keep_front();
+        assert_eq!((text(&outbox), outbox.len()), ("bcd".to_owned(), 3));
+    }
+}

@@ -1,0 +1,49 @@
+//! How often something may be done in a second, counted over all workers without a lock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One count, of the second it was last used in.
+#[derive(Debug, Default)]
+pub struct Rate(AtomicU64);
+
+/// What is left of a second after taking from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// That many more.
+    Left(u32),
+    TooMany,
+}
+
+impl Rate {
+    /// Takes `n` of the `limit` that second `now` has.
+    pub fn take(&self, now: u32, n: u32, limit: u32) -> Taken {
+        let mut taken = Taken::TooMany;
+        // The upper half is the second, the lower the count in it.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
+            let used = if (before >> 32) as u32 == now { before as u32 } else { 0 };
+            let after = used.saturating_add(n);
+            if after > limit {
+                taken = Taken::TooMany;
+                return None;
+            }
+            taken = Taken::Left(limit - after);
+            Some(u64::from(now) << 32 | u64::from(after))
+        });
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_second_has_its_own_count() {
+        let rate = Rate::default();
+        assert_eq!(rate.take(7, 2, 3), Taken::Left(1));
+        assert_eq!(rate.take(7, 2, 3), Taken::TooMany);
+        assert_eq!(rate.take(7, 1, 3), Taken::Left(0));
+        assert_eq!(rate.take(8, 3, 3), Taken::Left(0));
+        assert_eq!(rate.take(9, 4, 3), Taken::TooMany);
+    }
+}

@@ -1,0 +1,467 @@
+//! One thread's connections and the subscribers among them. A worker takes what has gathered in its inbox
+//! in one turn: each frame is put into the outboxes of its channel's subscribers, and then each touched
+//! outbox is flushed once, so that however many frames a turn has, a socket costs one system call.
+
+use std::cell::{Cell, RefCell};
+use std::hash::BuildHasher;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use hashbrown::{DefaultHashBuilder, HashTable};
+use slab::Slab;
+use smallvec::SmallVec;
+use tokio::task::yield_now;
+
+use super::Hub;
+use super::connection::{Connection, Subscription};
+use super::directory::{Directory, Full, Subscribed, Unsubscribed};
+use super::inbox::{Deliver, Inbox, LocalChannel, Order};
+use super::stream::Stream;
+use crate::app::App;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::error::close;
+use crate::protocol::member::{Member, User, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// Sockets that are flushed before others on the worker get a turn.
+const FLUSHES: usize = 256;
+
+/// Bytes of frames that are joined into one piece for all subscribers of a channel.
+const JOINED: usize = 64 << 10;
+
+/// A thread's part of the hub. Never leaves its thread.
+#[derive(Debug)]
+pub struct Worker {
+    index: u16,
+    hub: Arc<Hub>,
+    connections: RefCell<Slab<Rc<Connection>>>,
+    channels: RefCell<Channels>,
+    /// Seconds since the worker began, moved by [`Worker::tick`]; begins at 1.
+    now: Cell<u32>,
+}
+
+/// The channels that have subscribers here, in places that are used again.
+#[derive(Debug, Default)]
+struct Channels {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    /// Places by directory and name.
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    channel: Option<Channel>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    directory: Arc<Directory>,
+    name: ChannelName,
+    subscribers: SmallVec<[Rc<Connection>; 2]>,
+}
+
+impl Channels {
+    fn hash(hasher: &DefaultHashBuilder, directory: &Arc<Directory>, name: &str) -> u64 {
+        hasher.hash_one((Arc::as_ptr(directory) as usize, name))
+    }
+
+    fn find(&self, directory: &Arc<Directory>, name: &str) -> Option<LocalChannel> {
+        let hash = Self::hash(&self.hasher, directory, name);
+        let slot = *self.index.find(hash, |&slot| {
+            self.at(slot).is_some_and(|channel| {
+                channel.name.as_str() == name && Arc::ptr_eq(&channel.directory, directory)
+            })
+        })?;
+        let generation = self.places.get(slot as usize)?.generation;
+        Some(LocalChannel { slot, generation })
+    }
+
+    fn at(&self, slot: u32) -> Option<&Channel> {
+        self.places.get(slot as usize)?.channel.as_ref()
+    }
+
+    fn at_mut(&mut self, slot: u32) -> Option<&mut Channel> {
+        self.places.get_mut(slot as usize)?.channel.as_mut()
+    }
+
+    /// The channel an order was meant for, if it is still there.
+    fn get(&self, local: LocalChannel) -> Option<&Channel> {
+        let place = self.places.get(local.slot as usize)?;
+        place.channel.as_ref().filter(|_| place.generation == local.generation)
+    }
+
+    fn find_or_open(&mut self, directory: &Arc<Directory>, name: &ChannelName) -> LocalChannel {
+        if let Some(local) = self.find(directory, name.as_str()) {
+            return local;
+        }
+        let channel = Channel {
+            directory: directory.clone(),
+            name: name.clone(),
+            subscribers: SmallVec::new(),
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.places.push(Place { generation: 0, channel: None });
+                (self.places.len() - 1) as u32
+            }
+        };
+        let mut generation = 0;
+        if let Some(place) = self.places.get_mut(slot as usize) {
+            place.channel = Some(channel);
+            generation = place.generation;
+        }
+        let hash = Self::hash(&self.hasher, directory, name.as_str());
+        let (places, hasher) = (&self.places, &self.hasher);
+        self.index.insert_unique(hash, slot, |&slot| {
+            let channel = places.get(slot as usize).and_then(|place| place.channel.as_ref());
+            channel
+                .map_or(0, |channel| Self::hash(hasher, &channel.directory, channel.name.as_str()))
+        });
+        LocalChannel { slot, generation }
+    }
+
+    /// Gives up the place of a channel that nobody here is subscribed to.
+    fn close_if_empty(&mut self, slot: u32) {
+        let Some(channel) = self.at(slot).filter(|channel| channel.subscribers.is_empty()) else {
+            return;
+        };
+        let hash = Self::hash(&self.hasher, &channel.directory, channel.name.as_str());
+        if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
+            entry.remove();
+        }
+        if let Some(place) = self.places.get_mut(slot as usize) {
+            place.channel = None;
+            place.generation = place.generation.wrapping_add(1);
+        }
+        self.free.push(slot);
+    }
+}
+
+/// A subscription that ended: its channel, what that changed, and whom it was present as.
+#[derive(Debug)]
+pub struct Ended {
+    pub channel: ChannelName,
+    pub change: Unsubscribed,
+    pub user: Option<UserId>,
+}
+
+impl Worker {
+    pub fn new(hub: Arc<Hub>, index: u16) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            hub,
+            connections: RefCell::default(),
+            channels: RefCell::default(),
+            now: Cell::new(1),
+        })
+    }
+
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Seconds of this worker's clock.
+    pub fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    /// Moves the clock.
+    pub fn tick(&self, now: u32) {
+        self.now.set(now);
+    }
+
+    /// Takes a new connection in.
+    pub fn connect(
+        &self,
+        app: Arc<App>,
+        directory: Arc<Directory>,
+        stream: Stream,
+    ) -> Rc<Connection> {
+        let id = self.hub.next_socket_id();
+        let connection = Rc::new(Connection::new(id, app, directory, stream, self.now()));
+        let slot = self.connections.borrow_mut().insert(connection.clone());
+        connection.slot.set(slot as u32);
+        connection
+    }
+
+    /// Lets a connection go that has no subscriptions left.
+    pub fn disconnect(&self, connection: &Connection) {
+        let mut connections = self.connections.borrow_mut();
+        let slot = connection.slot.get() as usize;
+        if connections.get(slot).is_some_and(|other| other.id == connection.id) {
+            connections.remove(slot);
+        }
+    }
+
+    /// All connections at this moment, from place `from` on, `most` of them, and the place to go on from
+    /// (0 once through).
+    pub fn some_connections(&self, from: usize, most: usize) -> (Vec<Rc<Connection>>, usize) {
+        let connections = self.connections.borrow();
+        let end = (from + most).min(connections.capacity());
+        let some = (from..end).filter_map(|slot| connections.get(slot).cloned()).collect();
+        (some, if end >= connections.capacity() { 0 } else { end })
+    }
+
+    /// Connections carried here.
+    pub fn connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Places that [`Self::some_connections`] goes through.
+    pub fn places(&self) -> usize {
+        self.connections.borrow().capacity()
+    }
+
+    /// Whether the connection is subscribed to the channel.
+    pub fn is_subscribed(&self, connection: &Connection, name: &str) -> bool {
+        self.subscription(connection, name, |_| ()).is_some()
+    }
+
+    /// Whom a connection is present as in a channel it is subscribed to.
+    pub fn present_as(&self, connection: &Connection, name: &str) -> Option<UserId> {
+        self.subscription(connection, name, |subscription| subscription.user.clone())?
+    }
+
+    fn subscription<T>(
+        &self,
+        connection: &Connection,
+        name: &str,
+        read: impl FnOnce(&Subscription) -> T,
+    ) -> Option<T> {
+        let local = self.channels.borrow().find(&connection.directory, name)?;
+        let subscriptions = connection.subscriptions.borrow();
+        subscriptions.iter().find(|one| one.channel.slot == local.slot).map(read)
+    }
+
+    /// Names of the channels a connection is subscribed to.
+    pub fn subscribed(&self, connection: &Connection) -> Vec<ChannelName> {
+        let channels = self.channels.borrow();
+        let subscriptions = connection.subscriptions.borrow();
+        let slots = subscriptions.iter().map(|subscription| subscription.channel.slot);
+        slots.filter_map(|slot| channels.at(slot).map(|channel| channel.name.clone())).collect()
+    }
+
+    /// Subscribes a connection that is not subscribed yet: here first and in the directory second, in one
+    /// step that nothing comes between, so that no frame is missed after the answer and none that arrives
+    /// before it is out of order. `since` is the version of the cached event it will be told.
+    pub fn subscribe(
+        &self,
+        connection: &Rc<Connection>,
+        name: &ChannelName,
+        member: Option<(&Member, usize)>,
+        since: impl FnOnce(&Subscribed) -> u64,
+    ) -> Result<Subscribed, Full> {
+        let directory = &connection.directory;
+        let mut channels = self.channels.borrow_mut();
+        let local = channels.find_or_open(directory, name);
+        let position = channels.at_mut(local.slot).map_or(0, |channel| {
+            channel.subscribers.push(connection.clone());
+            channel.subscribers.len() - 1
+        });
+        let subscribed = match directory.subscribe(name, self.index, local, member) {
+            Ok(subscribed) => subscribed,
+            Err(full) => {
+                if let Some(channel) = channels.at_mut(local.slot) {
+                    channel.subscribers.pop();
+                }
+                channels.close_if_empty(local.slot);
+                return Err(full);
+            }
+        };
+        connection.subscriptions.borrow_mut().push(Subscription {
+            channel: local,
+            position: position as u32,
+            since: since(&subscribed),
+            user: member.map(|(member, _)| member.user_id.clone()),
+        });
+        Ok(subscribed)
+    }
+
+    /// Ends a subscription; `None` if there is none.
+    pub fn unsubscribe(&self, connection: &Connection, name: &str) -> Option<Ended> {
+        let slot = self.channels.borrow().find(&connection.directory, name)?.slot;
+        let mut subscriptions = connection.subscriptions.borrow_mut();
+        let at = subscriptions.iter().position(|one| one.channel.slot == slot)?;
+        let subscription = subscriptions.swap_remove(at);
+        drop(subscriptions);
+        self.end(connection, subscription)
+    }
+
+    /// Ends all subscriptions, one a call; `None` once there are none.
+    pub fn unsubscribe_next(&self, connection: &Connection) -> Option<Ended> {
+        let subscription = connection.subscriptions.borrow_mut().pop()?;
+        self.end(connection, subscription)
+    }
+
+    fn end(&self, connection: &Connection, subscription: Subscription) -> Option<Ended> {
+        let mut channels = self.channels.borrow_mut();
+        let Subscription { channel: LocalChannel { slot, .. }, position, user, .. } = subscription;
+        let channel = channels.at_mut(slot)?;
+        let position = position as usize;
+        if position < channel.subscribers.len() {
+            channel.subscribers.swap_remove(position);
+        }
+        // Whoever was last has moved to the free place, and must know it.
+        if let Some(moved) = channel.subscribers.get(position) {
+            let mut subscriptions = moved.subscriptions.borrow_mut();
+            let moved = subscriptions.iter_mut().find(|one| one.channel.slot == slot);
+            moved.into_iter().for_each(|one| one.position = position as u32);
+        }
+        let name = channel.name.clone();
+        channels.close_if_empty(slot);
+        drop(channels);
+        let change = connection.directory.unsubscribe(&name, self.index, user.as_ref())?;
+        Some(Ended { channel: name, change, user })
+    }
+
+    /// Makes the connection its user's, or nobody's; who it was.
+    pub fn identify(&self, connection: &Connection, user: Option<User>) -> Option<Box<User>> {
+        connection.set_user(user)
+    }
+
+    /// Carries out orders for ever.
+    pub async fn deliver(&self) {
+        let inbox = self.inbox();
+        let mut orders = Vec::new();
+        let mut touched = Vec::new();
+        loop {
+            inbox.woken().await;
+            inbox.take(&mut orders);
+            self.carry_out(&mut orders, &mut touched);
+            self.flush(&mut touched).await;
+        }
+    }
+
+    /// Carries out what is in the inbox and flushes, without giving way to anything: for tests and benches.
+    pub fn deliver_now(&self) {
+        let (mut orders, mut touched) = (Vec::new(), Vec::new());
+        self.inbox().take(&mut orders);
+        self.carry_out(&mut orders, &mut touched);
+        for connection in touched {
+            connection.untouch();
+            connection.flush();
+        }
+    }
+
+    fn inbox(&self) -> &Inbox {
+        self.hub.inbox(self.index)
+    }
+
+    async fn flush(&self, touched: &mut Vec<Rc<Connection>>) {
+        for (count, connection) in touched.drain(..).enumerate() {
+            if count % FLUSHES == FLUSHES - 1 {
+                yield_now().await;
+            }
+            connection.untouch();
+            connection.flush();
+        }
+    }
+
+    fn carry_out(&self, orders: &mut Vec<Order>, touched: &mut Vec<Rc<Connection>>) {
+        let mut run: SmallVec<[Deliver; 8]> = SmallVec::new();
+        let mut run_bytes = 0;
+        for order in orders.drain(..) {
+            let Order::Deliver(next) = order else {
+                self.deliver_run(&mut run, touched);
+                self.carry_out_one(order, touched);
+                continue;
+            };
+            let joins = run.last().is_some_and(|last| {
+                last.channel == next.channel && last.version == 0 && next.version == 0
+            });
+            if !joins || run_bytes + next.frame.len() > JOINED {
+                self.deliver_run(&mut run, touched);
+                run_bytes = 0;
+            }
+            run_bytes += next.frame.len();
+            run.push(next);
+        }
+        self.deliver_run(&mut run, touched);
+    }
+
+    /// Delivers frames that follow each other on one channel, joined into one piece for all those who get
+    /// all of them.
+    fn deliver_run(&self, run: &mut SmallVec<[Deliver; 8]>, touched: &mut Vec<Rc<Connection>>) {
+        let Some(first) = run.first() else { return };
+        let channels = self.channels.borrow();
+        let Some(channel) = channels.get(first.channel) else {
+            run.clear();
+            return;
+        };
+        let all = match run.as_slice() {
+            [only] => only.frame.clone(),
+            several => join(several),
+        };
+        let (version, plain) = (first.version, run.iter().all(|one| one.except.is_none()));
+        for connection in &channel.subscribers {
+            if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
+                if version > 0 && !is_news(connection, first.channel, version) {
+                    continue;
+                }
+                connection.push(all.clone());
+            } else {
+                for one in run.iter().filter(|one| one.except != Some(connection.id)) {
+                    connection.push(one.frame.clone());
+                }
+            }
+            if connection.touch() {
+                touched.push(connection.clone());
+            }
+        }
+        run.clear();
+    }
+
+    fn carry_out_one(&self, order: Order, touched: &mut Vec<Rc<Connection>>) {
+        match order {
+            Order::Deliver(_) => {}
+            Order::Terminate { directory, user } => {
+                for (_, connection) in self.connections.borrow().iter() {
+                    if Arc::ptr_eq(&connection.directory, &directory) && connection.is_user(&user) {
+                        connection.close(&close::TERMINATED);
+                    }
+                }
+            }
+            Order::Tell { socket, frame } => {
+                let connections = self.connections.borrow();
+                let Some((_, connection)) = connections.iter().find(|(_, one)| one.id == socket)
+                else {
+                    return;
+                };
+                connection.push(frame);
+                if connection.touch() {
+                    touched.push(connection.clone());
+                }
+            }
+        }
+    }
+
+    /// The connection of that name, if it is carried here.
+    pub fn connection(&self, id: SocketId) -> Option<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        connections.iter().find(|(_, one)| one.id == id).map(|(_, one)| one.clone())
+    }
+}
+
+/// Whether what happened at `version` is after what the subscriber was told when it subscribed.
+fn is_news(connection: &Connection, channel: LocalChannel, version: u64) -> bool {
+    let subscriptions = connection.subscriptions.borrow();
+    let mine = subscriptions.iter().find(|one| one.channel.slot == channel.slot);
+    mine.is_some_and(|subscription| subscription.since < version)
+}
+
+fn join(run: &[Deliver]) -> Bytes {
+    let mut all = BytesMut::with_capacity(run.iter().map(|one| one.frame.len()).sum());
+    for one in run {
+        all.extend_from_slice(&one.frame);
+    }
+    all.freeze()
+}

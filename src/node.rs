@@ -1,0 +1,398 @@
+//! The verbs of the product. Socket, API and, one day, other nodes are doors to the same room: whatever
+//! happens to a channel happens here, once. A verb asks the hub, turns the facts it answers with into
+//! frames, and tells whoever is concerned.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::app::{App, Apps, ClientEvents};
+use crate::hub::Hub;
+use crate::hub::connection::Connection;
+use crate::hub::directory::{Directory, Joined, Occupancy};
+use crate::hub::stream::Stream;
+use crate::hub::worker::{Ended, Worker};
+use crate::metrics::{Counts, Metrics};
+use crate::protocol::auth;
+use crate::protocol::channel::{Access, ChannelName};
+use crate::protocol::command::{ClientEvent, SignIn, Subscribe};
+use crate::protocol::error::{self, Error, SubscriptionError, close};
+use crate::protocol::event::Message;
+use crate::protocol::json;
+use crate::protocol::member::{Member, User, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// What all workers of one server share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Replaced as a whole on reload.
+    pub apps: ArcSwap<Apps>,
+    pub hub: Arc<Hub>,
+    pub metrics: Metrics,
+    /// No new sockets: the server is stopping.
+    pub draining: AtomicBool,
+    /// Sockets of all apps together; 0: no limit.
+    pub max_connections: usize,
+}
+
+impl Shared {
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> u64 {
+        self.metrics.sum(|counts| &counts.connections)
+    }
+}
+
+/// One worker's door to everything.
+#[derive(Debug)]
+pub struct Node {
+    pub shared: Arc<Shared>,
+    pub worker: Rc<Worker>,
+}
+
+/// One event on its way to one channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    pub channel: &'a ChannelName,
+    pub event: &'a str,
+    /// The token of the data's JSON string.
+    pub data: &'a str,
+    /// The connection that is not to get it.
+    pub except: Option<SocketId>,
+}
+
+impl Node {
+    pub fn new(shared: Arc<Shared>, worker: Rc<Worker>) -> Rc<Self> {
+        Rc::new(Self { shared, worker })
+    }
+
+    pub fn counts(&self) -> &Counts {
+        self.shared.metrics.of(self.worker.index())
+    }
+
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    /// Lets a connection in and greets it, or says why not.
+    pub fn connect(
+        &self,
+        app: &Arc<App>,
+        stream: Stream,
+    ) -> Result<Rc<Connection>, (Error, Stream)> {
+        let shared = &self.shared;
+        let full =
+            shared.max_connections > 0 && shared.connections() >= shared.max_connections as u64;
+        if full || shared.is_draining() {
+            return Err((close::OVER_CAPACITY, stream));
+        }
+        let directory = self.hub().directory(&app.id);
+        if !directory.admit(app.limits.max_connections) {
+            return Err((close::OVER_QUOTA, stream));
+        }
+        let connection = self.worker.connect(app.clone(), directory, stream);
+        self.counts().connected.add(1);
+        self.counts().connections.add(1);
+        connection.tell(Message::established(connection.id, app.activity_timeout));
+        Ok(connection)
+    }
+
+    /// Ends everything a connection had part in. What it subscribed to, others see it leave.
+    pub fn leave(&self, connection: &Connection) {
+        while let Some(ended) = self.worker.unsubscribe_next(connection) {
+            self.tell_of_end(&connection.directory, &ended, &connection.app);
+        }
+        if let Some(user) = self.worker.identify(connection, None) {
+            self.sign_out(connection, &user);
+        }
+        connection.directory.release();
+        self.worker.disconnect(connection);
+        self.counts().connections.sub(1);
+    }
+
+    /// Subscribes, and tells the connection so before anything that the channel brings. Subscribing again
+    /// succeeds again and changes nothing.
+    pub fn subscribe(
+        &self,
+        connection: &Rc<Connection>,
+        request: &Subscribe,
+    ) -> Result<(), SubscriptionError> {
+        let app = &connection.app;
+        let name = ChannelName::parse(&request.channel, app.limits.max_channel_name)
+            .map_err(SubscriptionError::Name)?;
+        let kind = name.kind();
+        let member = self.authorize(connection, &name, request)?;
+        if kind.access != Access::Public {
+            connection.life.authorized.set(true);
+        }
+        if self.worker.is_subscribed(connection, name.as_str()) {
+            // A presence channel can be joined again as somebody else: then the first one leaves.
+            let same = member.as_ref().map(|member| &member.user_id)
+                == self.worker.present_as(connection, name.as_str()).as_ref();
+            if same {
+                self.confirm_again(connection, &name);
+                return Ok(());
+            }
+            self.unsubscribe(connection, name.as_str());
+        }
+        let cached = kind.cache.then(|| connection.directory.cache.last(&name)).flatten();
+        let version = cached.as_ref().map_or(0, |cached| cached.version.get());
+        let max = app.limits.max_presence_members;
+        let subscribed = self
+            .worker
+            .subscribe(connection, &name, member.as_ref().map(|member| (member, max)), |facts| {
+                facts.joined.as_ref().map_or(version, |joined| joined.version)
+            })
+            .map_err(|_| SubscriptionError::TooManyMembers { max })?;
+        match subscribed.joined {
+            Some(Joined { roster, member, version }) => {
+                connection.tell(roster);
+                if let Some(member) = member {
+                    let added = Message::member_added(&name, &member);
+                    self.notify(&connection.directory, &name, &added, version, Some(connection.id));
+                }
+            }
+            None => connection.tell(Message::subscribed(&name)),
+        }
+        if kind.cache {
+            connection
+                .tell(cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message));
+        }
+        self.tell_count(&connection.directory, &name, subscribed.count, app);
+        Ok(())
+    }
+
+    /// Whether the connection may subscribe, and as whom on a presence channel.
+    fn authorize(
+        &self,
+        connection: &Connection,
+        name: &ChannelName,
+        request: &Subscribe,
+    ) -> Result<Option<Member>, SubscriptionError> {
+        let app = &connection.app;
+        match name.kind().access {
+            Access::Public => return Ok(None),
+            Access::ServerToUser => {
+                let own = connection
+                    .user(|user| user.is_some_and(|user| name.user() == Some(user.id.as_str())));
+                return if own { Ok(None) } else { Err(SubscriptionError::NotThatUser) };
+            }
+            Access::Private | Access::Encrypted | Access::Presence => {}
+        }
+        auth::verify_subscription(
+            &app.signer,
+            &app.key,
+            request.auth.as_deref(),
+            &connection.id.to_string(),
+            name.as_str(),
+            request.channel_data.as_deref(),
+        )
+        .map_err(SubscriptionError::Auth)?;
+        if !name.kind().is_presence() {
+            return Ok(None);
+        }
+        let max = app.limits.max_member_size;
+        // Data that was sent wins over the signed-in user (case P25).
+        let member = match &request.channel_data {
+            Some(data) => Member::parse(data, max),
+            None => connection.user(|user| {
+                let user = user.ok_or(SubscriptionError::NoMember)?;
+                Ok(Member::of_user(user, max))
+            })?,
+        };
+        member.map(Some).map_err(SubscriptionError::Member)
+    }
+
+    fn confirm_again(&self, connection: &Connection, name: &ChannelName) {
+        let roster = connection.directory.roster(name);
+        connection.tell(roster.unwrap_or_else(|| Message::subscribed(name)));
+        if name.kind().cache {
+            let cached = connection.directory.cache.last(name);
+            connection
+                .tell(cached.map_or_else(|| Message::cache_miss(name), |cached| cached.message));
+        }
+    }
+
+    /// Ends a subscription, if there is one. There is no answer.
+    pub fn unsubscribe(&self, connection: &Connection, name: &str) {
+        if let Some(ended) = self.worker.unsubscribe(connection, name) {
+            self.tell_of_end(&connection.directory, &ended, &connection.app);
+        }
+    }
+
+    fn tell_of_end(&self, directory: &Arc<Directory>, ended: &Ended, app: &App) {
+        let name = &ended.channel;
+        if let Some((member, version)) = &ended.change.left {
+            let removed = Message::member_removed(name, member);
+            self.notify(directory, name, &removed, *version, None);
+        }
+        self.tell_count(directory, name, ended.change.count, app);
+    }
+
+    /// Tells subscribers of a change in who they are.
+    fn notify(
+        &self,
+        directory: &Directory,
+        name: &ChannelName,
+        message: &Message,
+        version: u64,
+        except: Option<SocketId>,
+    ) {
+        let seats = directory.seats(name.as_str());
+        self.hub().publish(&seats, message.bytes(), except, version);
+    }
+
+    /// Tells subscribers how many they are, where the app wants it: never on presence channels, which know
+    /// their members, nor on encrypted ones, where Java would try to decrypt it (case K11).
+    fn tell_count(&self, directory: &Directory, name: &ChannelName, count: usize, app: &App) {
+        let access = name.kind().access;
+        if !app.features.subscription_count
+            || count == 0
+            || matches!(access, Access::Presence | Access::Encrypted)
+        {
+            return;
+        }
+        self.notify(directory, name, &Message::subscription_count(name, count), 0, None);
+    }
+
+    /// Publishes an event of the API to one channel.
+    pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
+        let Publication { channel, event, data, except } = publication;
+        self.counts().published.add(1);
+        let kind = channel.kind();
+        if kind.cache {
+            let message = Message::event(channel, event, data);
+            let version = directory.cache.store(channel, &message, data, app.features.cache_ttl);
+            self.notify(directory, channel, &message, version, except);
+            return;
+        }
+        let seats = directory.seats(channel.as_str());
+        if !seats.is_empty() {
+            let message = Message::event(channel, event, data);
+            self.hub().publish(&seats, message.bytes(), except, 0);
+        }
+    }
+
+    /// Passes a client event on to the other subscribers. It is never cached and never echoed.
+    pub fn whisper(
+        &self,
+        connection: &Connection,
+        client_event: &ClientEvent<'_>,
+    ) -> Result<(), Error> {
+        let app = &connection.app;
+        let ClientEvent { event, channel, data } = client_event;
+        if app.client_events == ClientEvents::None {
+            return Err(error::CLIENT_EVENTS_OFF);
+        }
+        let Ok(name) = ChannelName::parse(channel, app.limits.max_channel_name) else {
+            return Err(error::NOT_A_MEMBER);
+        };
+        let access = name.kind().access;
+        if access == Access::ServerToUser {
+            return Err(error::NOT_TO_USERS);
+        }
+        if !self.worker.is_subscribed(connection, name.as_str()) {
+            return Err(error::NOT_A_MEMBER);
+        }
+        if access == Access::Public && app.client_events == ClientEvents::Private {
+            return Err(error::NOT_PRIVATE);
+        }
+        if event.chars().count() > app.limits.max_event_name {
+            let message = format!(
+                "The event name exceeds the allowed maximum ({} characters)",
+                app.limits.max_event_name
+            );
+            return Err(Error { code: 4301, message: message.into() });
+        }
+        let data = json::token(data).ok_or(error::INVALID_MESSAGE)?;
+        if json::text_len(&data) > app.limits.max_event_data {
+            let message = format!(
+                "The data of the event exceeds the allowed maximum ({} bytes)",
+                app.limits.max_event_data
+            );
+            return Err(Error { code: 4301, message: message.into() });
+        }
+        let user = self.worker.present_as(connection, name.as_str());
+        let message = Message::client_event(&name, event, &data, user.as_ref());
+        self.counts().published.add(1);
+        let seats = connection.directory.seats(name.as_str());
+        self.hub().publish(&seats, message.bytes(), Some(connection.id), 0);
+        Ok(())
+    }
+
+    /// Makes the connection a user's, once; the same user again succeeds again (case U04).
+    pub fn sign_in(&self, connection: &Connection, request: &SignIn) -> Result<(), Error> {
+        let app = &connection.app;
+        auth::verify_sign_in(
+            &app.signer,
+            &app.key,
+            request.auth.as_deref(),
+            &connection.id.to_string(),
+            &request.user_data,
+        )
+        .map_err(|_| error::SIGN_IN)?;
+        let user = User::parse(&request.user_data).ok_or(error::SIGN_IN)?;
+        let before = connection.user(|before| before.map(|before| before.id.clone()));
+        if before.as_ref().is_some_and(|before| *before != user.id) {
+            return Err(error::SIGN_IN);
+        }
+        connection.life.authorized.set(true);
+        connection.tell(Message::signed_in(&user.data));
+        if before.is_some() {
+            return Ok(());
+        }
+        let online = connection.directory.sign_in(&user.id);
+        if app.features.watchlist {
+            self.tell_watchers(online, Message::watchlist(std::slice::from_ref(&user.id), &[]));
+            self.watch(connection, &user);
+        }
+        self.worker.identify(connection, Some(user));
+        Ok(())
+    }
+
+    fn sign_out(&self, connection: &Connection, user: &User) {
+        if connection.app.features.watchlist {
+            for watched in &user.watchlist.ids {
+                connection.directory.unwatch(watched, connection.id);
+            }
+        }
+        let offline = connection.directory.sign_out(&user.id);
+        self.tell_watchers(offline, Message::watchlist(&[], std::slice::from_ref(&user.id)));
+    }
+
+    /// Begins to watch the users of the watchlist, and tells who of them is online.
+    fn watch(&self, connection: &Connection, user: &User) {
+        let (mut online, mut offline) = (Vec::new(), Vec::new());
+        for watched in &user.watchlist.ids {
+            let is_online = connection.directory.watch(watched, connection.id, self.worker.index());
+            if is_online { &mut online } else { &mut offline }.push(watched.clone());
+        }
+        if !user.watchlist.ids.is_empty() {
+            connection.tell(Message::watchlist(&online, &offline));
+        }
+        if user.watchlist.cut {
+            connection.tell(Message::error(&error::WATCHLIST_CUT, None));
+        }
+    }
+
+    fn tell_watchers(&self, watchers: Option<Vec<(SocketId, u16)>>, message: Message) {
+        for (socket, worker) in watchers.into_iter().flatten() {
+            self.hub().tell(worker, socket, message.bytes().clone());
+        }
+    }
+
+    /// Closes every connection that is signed in as the user, or present as it in a channel.
+    pub fn terminate(&self, directory: &Arc<Directory>, user: &UserId) {
+        self.hub().terminate(directory, user);
+    }
+
+    /// How occupied a channel is; nobody there is all zeros.
+    pub fn inspect(&self, directory: &Directory, name: &str) -> Occupancy {
+        directory.occupancy(name).unwrap_or_default()
+    }
+}

@@ -1,0 +1,111 @@
+//! Taking in connections: one acceptor for all workers, which hands each new socket to the worker that
+//! carries the fewest. What happens on a socket is none of its business.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::Loads;
+
+/// Connections that the kernel keeps for us while we are busy; it takes no more than its own limit.
+const BACKLOG: i32 = 4096;
+
+/// How long to wait when no more files can be opened: some are sure to be closed soon.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A new connection, on its way to its worker.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    stream: Handed,
+    pub peer: SocketAddr,
+}
+
+/// A stream is woken by the runtime that it is registered with, so it must change its registration when
+/// it changes threads.
+#[derive(Debug)]
+enum Handed {
+    Registered(TcpStream),
+    Bare(std::net::TcpStream),
+}
+
+impl Accepted {
+    /// The stream, registered with the thread that calls this.
+    pub(super) fn into_stream(self) -> io::Result<TcpStream> {
+        match self.stream {
+            Handed::Registered(stream) => Ok(stream),
+            Handed::Bare(stream) => TcpStream::from_std(stream),
+        }
+    }
+}
+
+/// Listens for all workers, on the thread of the first.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    pub listener: std::net::TcpListener,
+    /// One for each worker.
+    pub doors: Vec<mpsc::UnboundedSender<Accepted>>,
+    pub loads: Arc<Loads>,
+}
+
+/// Listens on `addr`. A port that was in use a moment ago by a server that has ended can be used again.
+pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Acceptor {
+    /// Accepts for ever.
+    pub(super) async fn run(self) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    if let Err(error) = hand_over(&self.doors, &self.loads, stream, peer) {
+                        debug!(%error, "a connection was gone before it began");
+                    }
+                }
+                // The client went before we came to it.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => {
+                    warn!(%error, "cannot accept connections just now");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn hand_over(
+    doors: &[mpsc::UnboundedSender<Accepted>],
+    loads: &Loads,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> io::Result<()> {
+    // Frames are small and must not wait for each other's acknowledgement.
+    stream.set_nodelay(true)?;
+    let worker = loads.lightest();
+    let stream = match worker {
+        0 => Handed::Registered(stream),
+        _ => Handed::Bare(stream.into_std()?),
+    };
+    loads.add(worker);
+    let handed = doors.get(worker).map(|door| door.send(Accepted { stream, peer }));
+    if !matches!(handed, Some(Ok(()))) {
+        loads.remove(worker);
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Starting and stopping: binds the listener, starts a thread a worker, and brings all of them to an end in
+//! order. What a thread does with its sockets is in `thread.rs`, how they get there in `accept.rs`.
+
+mod accept;
+mod serve;
+mod thread;
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::config::{self, Config};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::node::Shared;
+use accept::Accepted;
+
+/// File descriptors that are not sockets of clients: listeners, logs, and some room.
+const SPARE_FILES: u64 = 64;
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the threads are to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Serving,
+    /// New sockets are refused, established ones closed one after the other, requests answered.
+    Draining,
+}
+
+/// What each thread begins with.
+#[derive(Debug)]
+struct Beginning {
+    index: u16,
+    shared: Arc<Shared>,
+    config: Arc<config::Server>,
+    page: Option<Bytes>,
+    accepted: mpsc::UnboundedReceiver<Accepted>,
+    phase: watch::Receiver<Phase>,
+    loads: Arc<Loads>,
+}
+
+/// Connections of any kind that each worker carries.
+#[derive(Debug)]
+struct Loads(Vec<AtomicUsize>);
+
+impl Loads {
+    fn add(&self, worker: usize) {
+        if let Some(load) = self.0.get(worker) {
+            load.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn remove(&self, worker: usize) {
+        if let Some(load) = self.0.get(worker) {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The worker with the fewest.
+    fn lightest(&self) -> usize {
+        let loads = self.0.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
+        loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker)
+    }
+
+    fn total(&self) -> usize {
+        self.0.iter().map(|load| load.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Binds and starts. The addresses are ready to be connected to when this returns.
+pub fn start(config: Config) -> io::Result<Running> {
+    let listener = accept::bind(resolve(&config.server.host, config.server.port)?)?;
+    let addr = listener.local_addr()?;
+    let workers = config.server.workers.max(1);
+    let mut node = [0; 4];
+    getrandom::fill(&mut node).map_err(io::Error::other)?;
+    let shared = Arc::new(Shared {
+        apps: ArcSwap::from_pointee(config.apps.clone()),
+        // Never 0, so that an id does not look like one that was left out.
+        hub: Hub::new(u64::from(u32::from_le_bytes(node)).max(1), workers),
+        metrics: Metrics::new(workers),
+        draining: AtomicBool::new(false),
+        max_connections: capacity(config.server.max_connections),
+    });
+    let page = page(&config);
+    let server = Arc::new(config.server);
+    let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
+    let (phase, _) = watch::channel(Phase::Serving);
+    let (doors, accepted): (Vec<_>, Vec<_>) =
+        (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+    let mut acceptor = Some(accept::Acceptor { listener, doors, loads: loads.clone() });
+    let mut threads = Vec::with_capacity(workers);
+    for (index, accepted) in accepted.into_iter().enumerate() {
+        let beginning = Beginning {
+            index: index as u16,
+            shared: shared.clone(),
+            config: server.clone(),
+            page: page.clone(),
+            accepted,
+            phase: phase.subscribe(),
+            loads: loads.clone(),
+        };
+        let acceptor = acceptor.take();
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || thread::run(beginning, acceptor))?;
+        threads.push(thread);
+    }
+    info!(%addr, workers, "listening");
+    Ok(Running { addr, shared, phase, threads })
+}
+
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let mut addresses = (host, port).to_socket_addrs()?;
+    addresses.next().ok_or_else(|| io::Error::other(format!("{host} has no address")))
+}
+
+/// Sockets that may be open at a time: what was configured, or what the open-file limit bears once it is
+/// raised as far as it goes.
+fn capacity(configured: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current < limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        warn!(%error, "the open-file limit stays as it is");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let bears = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
+    if configured == 0 {
+        return bears;
+    }
+    if configured > bears {
+        warn!(configured, bears, "the open-file limit bears fewer connections than configured");
+    }
+    configured.min(bears)
+}
+
+/// The page to try the server on, for the first of the apps.
+fn page(config: &Config) -> Option<Bytes> {
+    let key = match &config.made_app {
+        Some(made) => made.key.clone(),
+        None => config.apps.iter().min_by(|a, b| a.id.cmp(&b.id))?.key.to_string(),
+    };
+    let settings = json!({ "key": key, "path": config.server.path }).to_string();
+    // Inside a script element only `<` could end what is meant as data.
+    let settings = settings.replace('<', "\\u003c");
+    let page = include_str!("../http/tryout.html").replace("{{settings}}", &settings);
+    config.server.try_out.then(|| page.into())
+}
+
+impl Running {
+    /// Where it listens, with the port that was found if any was to do.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Begins to stop: see [`Phase::Draining`].
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Waits until all connections are gone, or the grace is over.
+    pub fn wait(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                warn!("a worker ended in a panic");
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One connection from the first byte on: requests for as long as they come, then, if one of them asked for
+//! it, a socket. Ends clients that neither finish a request nor begin one.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error};
+
+use super::accept::Accepted;
+use super::{Loads, Phase};
+use crate::http::{Door, Http, Pace, Step, Upgrade};
+use crate::hub::stream::Stream;
+use crate::socket::{self, Socket};
+
+/// How long a backend may leave its connection unused; seconds.
+const IDLE: u32 = 120;
+
+/// Bytes of the largest request head.
+const MAX_HEAD: usize = 16 << 10;
+
+/// Counts a connection among its worker's for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Alive {
+    loads: Arc<Loads>,
+    worker: usize,
+}
+
+impl Alive {
+    /// The acceptor has counted it already.
+    pub(super) fn new(loads: Arc<Loads>, worker: usize) -> Self {
+        Self { loads, worker }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.loads.remove(self.worker);
+    }
+}
+
+/// The stream as hyper reads it: notes when a request begins.
+struct Io {
+    stream: TokioIo<TcpStream>,
+    http: Rc<Http>,
+    pace: Rc<Pace>,
+}
+
+impl Read for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if polled.is_ready() && self.pace.step.get() == Step::Idle {
+            self.pace.enter(Step::Head, self.http.node.worker.now());
+        }
+        polled
+    }
+}
+
+impl Write for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    http: Rc<Http>,
+    accepted: Accepted,
+    timeout: Duration,
+    draining: watch::Receiver<Phase>,
+    alive: Alive,
+) {
+    let peer = accepted.peer;
+    let Ok(stream) = accepted.into_stream() else { return };
+    let panic = Panic(http.clone());
+    let served = requests(&http, stream, peer.ip(), timeout, draining).await;
+    drop(panic);
+    let Some((stream, early, upgrade)) = served else { return };
+    // A task of its own, so that what requests needed is not kept as long as the socket lives.
+    spawn_local(async move {
+        begin(http, stream, early, upgrade).await;
+        drop(alive);
+    });
+}
+
+/// Counts a panic that unwinds through the requests of a connection; the runtime contains it.
+struct Panic(Rc<Http>);
+
+impl Drop for Panic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.node.counts().panics.add(1);
+            error!("a request's task panicked");
+        }
+    }
+}
+
+/// Begins the socket's life, in a future that is small for as long as it lives.
+fn begin(
+    http: Rc<Http>,
+    stream: TcpStream,
+    early: Bytes,
+    upgrade: Upgrade,
+) -> Pin<Box<dyn Future<Output = ()>>> {
+    let admitted = match upgrade.admission {
+        Ok(app) => http.node.connect(&app, Stream::Tcp(stream)),
+        Err(error) => Err((error, Stream::Tcp(stream))),
+    };
+    match admitted {
+        Ok(connection) => Box::pin(Socket::new(http.node.clone(), connection, &early)),
+        Err((error, Stream::Tcp(stream))) => {
+            http.node.counts().refused.add(1);
+            debug!(address = %upgrade.address, code = error.code, "refused: {}", error.message);
+            Box::pin(socket::refuse(stream, error))
+        }
+        Err((_, Stream::Detached)) => Box::pin(async {}),
+    }
+}
+
+/// Answers requests until the client is done, too slow, or wants a socket: then its stream, and the bytes
+/// that came with the request.
+async fn requests(
+    http: &Rc<Http>,
+    stream: TcpStream,
+    peer: std::net::IpAddr,
+    timeout: Duration,
+    mut draining: watch::Receiver<Phase>,
+) -> Option<(TcpStream, Bytes, Upgrade)> {
+    let pace = Rc::new(Pace::default());
+    pace.enter(Step::New, http.node.worker.now());
+    let upgrade = Rc::new(RefCell::new(None));
+    let door =
+        Door { http: http.clone(), peer, tls: false, pace: pace.clone(), upgrade: upgrade.clone() };
+    let drains = *draining.borrow() == Phase::Draining;
+    let io = Io { stream: TokioIo::new(stream), http: http.clone(), pace: pace.clone() };
+    let mut connection = http1::Builder::new()
+        .keep_alive(!drains)
+        .max_header_size(MAX_HEAD)
+        .pipeline_flush(true)
+        .serve_connection(io, door);
+    let mut deadline = pin!(sleep(timeout));
+    let mut drain = pin!(async move {
+        match drains {
+            false => draining.wait_for(|phase| *phase == Phase::Draining).await.is_ok(),
+            true => std::future::pending().await,
+        }
+    });
+    let mut told = false;
+    let served = poll_fn(|cx| {
+        if !told && drain.as_mut().poll(cx).is_ready() {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        while deadline.as_mut().poll(cx).is_ready() {
+            if is_late(&pace, http.node.worker.now(), timeout) {
+                debug!(%peer, step = ?pace.step.get(), "too slow with a request");
+                return Poll::Ready(false);
+            }
+            deadline.as_mut().reset(Instant::now() + timeout);
+        }
+        connection.poll_without_shutdown(cx).map(|served| served.is_ok())
+    })
+    .await;
+    if !served {
+        return None;
+    }
+    let parts = connection.into_parts();
+    let mut stream = parts.io.stream.into_inner();
+    match upgrade.take() {
+        Some(upgrade) => Some((stream, parts.read_buf, upgrade)),
+        None => {
+            let _ = stream.shutdown().await;
+            None
+        }
+    }
+}
+
+fn is_late(pace: &Pace, now: u32, timeout: Duration) -> bool {
+    let passed = now.saturating_sub(pace.since.get());
+    match pace.step.get() {
+        Step::Idle => passed >= IDLE,
+        Step::New | Step::Head | Step::Body => u64::from(passed) >= timeout.as_secs(),
+    }
+}

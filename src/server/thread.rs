@@ -1,0 +1,139 @@
+//! One worker's thread: its runtime, the tasks that every worker has, and how they end.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{error, warn};
+
+use super::accept::Acceptor;
+use super::serve::{Alive, serve};
+use super::{Beginning, Phase};
+use crate::http::Http;
+use crate::hub::worker::Worker;
+use crate::node::Node;
+use crate::protocol::error::close;
+use crate::socket;
+
+/// How often connections are closed while draining.
+const STEP: Duration = Duration::from_millis(25);
+
+/// Up to how many connections are all looked after each second; of more, a fifth.
+const FEW: usize = 2000;
+
+/// Runs a worker to its end.
+pub(super) fn run(beginning: Beginning, acceptor: Option<Acceptor>) {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "a worker cannot start");
+            return;
+        }
+    };
+    let local = LocalSet::new();
+    runtime.block_on(local.run_until(work(beginning, acceptor)));
+}
+
+async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
+    let Beginning { index, shared, config, page, mut accepted, mut phase, loads } = beginning;
+    let worker = Worker::new(shared.hub.clone(), index);
+    let node = Node::new(shared, worker.clone());
+    let http = Rc::new(Http {
+        node: node.clone(),
+        prefix: config.path.clone(),
+        cors_origins: config.cors_origins.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        try_out: page,
+    });
+    spawn_local(deliver(worker));
+    spawn_local(keep_time(node.clone()));
+    if let Some(acceptor) = acceptor {
+        spawn_local(async move {
+            if let Err(error) = acceptor.run().await {
+                error!(%error, "no more connections are accepted");
+            }
+        });
+    }
+    let draining = phase.clone();
+    let taking_in = async {
+        while let Some(new) = accepted.recv().await {
+            let alive = Alive::new(loads.clone(), usize::from(index));
+            let timeout = config.handshake_timeout;
+            spawn_local(serve(http.clone(), new, timeout, draining.clone(), alive));
+        }
+    };
+    let ending = async {
+        if phase.wait_for(|phase| *phase == Phase::Draining).await.is_ok() {
+            let end = Instant::now() + config.shutdown_grace;
+            let closing = spawn_local(close_all(node.clone(), config.shutdown_grace));
+            while loads.total() > 0 && Instant::now() < end {
+                sleep(STEP).await;
+            }
+            closing.abort();
+        }
+    };
+    tokio::pin!(taking_in, ending);
+    std::future::poll_fn(|cx| {
+        let _ = taking_in.as_mut().poll(cx);
+        ending.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// Delivers for ever. A panic there would silence the whole worker, so it is begun again.
+async fn deliver(worker: Rc<Worker>) {
+    loop {
+        let worker = worker.clone();
+        match spawn_local(async move { worker.deliver().await }).await {
+            Ok(()) => return,
+            Err(error) if error.is_panic() => error!("delivering panicked; it goes on"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Moves the worker's clock once a second, and looks after some of its connections each time, so that all
+/// of them are seen within five seconds however many there are.
+async fn keep_time(node: Rc<Node>) {
+    let begun = Instant::now();
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut place = 0;
+    loop {
+        ticks.tick().await;
+        let now = begun.elapsed().as_secs() as u32 + 1;
+        node.worker.tick(now);
+        let places = node.worker.places();
+        let most = if places <= FEW { places } else { places / 5 + 1 };
+        let (some, next) = node.worker.some_connections(place, most);
+        place = next;
+        for connection in some {
+            socket::look_after(&connection, now);
+        }
+        if node.worker.index() == 0 {
+            for (_, directory) in node.hub().directories() {
+                directory.cache.sweep();
+            }
+        }
+    }
+}
+
+/// Closes all connections, one after the other over three quarters of the grace, so that their clients do
+/// not come back as one herd and the last ones still have time to leave.
+async fn close_all(node: Rc<Node>, grace: Duration) {
+    let begun = Instant::now();
+    let (all, _) = node.worker.some_connections(0, node.worker.places());
+    let steps = (grace * 3 / 4).as_millis() / STEP.as_millis();
+    let each = all.len().div_ceil(usize::try_from(steps).unwrap_or(1).max(1)).max(1);
+    if all.len() > 1000 {
+        warn!(connections = all.len(), "draining");
+    }
+    for (step, some) in all.chunks(each).enumerate() {
+        sleep_until(begun + STEP * step as u32).await;
+        for connection in some {
+            connection.close(&close::DRAINING);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! One connection's conversation: a frame's text becomes a command, the command a verb of the node, and
+//! every refusal an answer, a count and a line in the log. Knows no socket and no clock but the worker's.
+
+use std::rc::Rc;
+
+use tracing::debug;
+
+use crate::hub::connection::Connection;
+use crate::node::Node;
+use crate::protocol::command::{ClientEvent, Command, Malformed, Subscribe};
+use crate::protocol::error::{self, Error};
+use crate::protocol::event::Message;
+
+/// What a connection says, from its first word to its last. Dropped, it leaves.
+#[derive(Debug)]
+pub struct Session {
+    node: Rc<Node>,
+    connection: Rc<Connection>,
+    /// The second in which client events are counted, and how many there were.
+    second: u32,
+    client_events: u32,
+    left: bool,
+}
+
+impl Session {
+    pub fn new(node: Rc<Node>, connection: Rc<Connection>) -> Self {
+        Self { node, connection, second: 0, client_events: 0, left: false }
+    }
+
+    pub fn connection(&self) -> &Rc<Connection> {
+        &self.connection
+    }
+
+    pub fn node(&self) -> &Rc<Node> {
+        &self.node
+    }
+
+    /// Does what one text frame asks. The answers are in the connection's outbox.
+    pub fn hear(&mut self, text: &str) {
+        self.node.counts().messages.add(1);
+        match Command::parse(text) {
+            Ok(Command::Ping) => self.connection.tell(Message::pong()),
+            Ok(Command::Pong) => {}
+            Ok(Command::Subscribe(request)) => self.subscribe(&request),
+            Ok(Command::Unsubscribe(channel)) => self.node.unsubscribe(&self.connection, &channel),
+            Ok(Command::SignIn(request)) => {
+                if let Err(error) = self.node.sign_in(&self.connection, &request) {
+                    self.refuse(&error, None);
+                }
+            }
+            Ok(Command::ClientEvent(event)) => self.whisper(&event),
+            Err(Malformed::Message) => self.refuse(&error::INVALID_MESSAGE, None),
+            Err(Malformed::ClientEvent) => self.refuse(&error::INVALID_CLIENT_EVENT, None),
+        }
+    }
+
+    fn subscribe(&self, request: &Subscribe) {
+        let Err(error) = self.node.subscribe(&self.connection, request) else { return };
+        self.count_refusal(error.code(), &error.text(&request.channel));
+        for message in Message::subscription_error(&request.channel, &error) {
+            self.connection.tell(message);
+        }
+    }
+
+    fn whisper(&mut self, event: &ClientEvent<'_>) {
+        let allowed = self.connection.app.limits.client_events_per_second;
+        let now = self.node.worker.now();
+        if now != self.second {
+            self.second = now;
+            self.client_events = 0;
+        }
+        let told = if allowed > 0 && self.client_events >= allowed {
+            Err(error::RATE_LIMIT)
+        } else {
+            self.client_events += 1;
+            self.node.whisper(&self.connection, event)
+        };
+        if let Err(error) = told {
+            self.refuse(&error, Some(&event.channel));
+        }
+    }
+
+    fn refuse(&self, error: &Error, channel: Option<&str>) {
+        self.count_refusal(error.code, &error.message);
+        self.connection.tell(Message::error(error, channel));
+    }
+
+    fn count_refusal(&self, code: u16, text: &str) {
+        self.node.counts().refused_messages.add(1);
+        debug!(app = %self.connection.app.id, socket = %self.connection.id, code, "refused: {text}");
+    }
+
+    /// Ends everything the connection had part in; once.
+    pub fn leave(&mut self) {
+        if !self.left {
+            self.left = true;
+            self.node.leave(&self.connection);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,309 @@
+//! WebSocket frames off a byte stream, by RFC 6455. The header is read here, because the reader of
+//! fastwebsockets may not be dropped halfway, takes unmasked frames, puts no bound on the sum of fragments
+//! and keeps 8 KiB a connection; its opcodes, masks and close codes are used. Bytes come in as they were
+//! read; while no frame is in pieces, nothing is kept.
+
+use fastwebsockets::{CloseCode, Frame, OpCode, Payload};
+
+/// Puts frames together. Empty, it owns no memory.
+#[derive(Debug, Default)]
+pub struct Frames {
+    pieces: Option<Box<Pieces>>,
+}
+
+#[derive(Debug, Default)]
+struct Pieces {
+    /// Bytes of a frame that is not whole yet.
+    rest: Vec<u8>,
+    /// The fragments so far of a message that is not whole yet.
+    message: Option<Vec<u8>>,
+}
+
+/// What a frame, or several fragments, came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// A text message, or a binary one that holds text.
+    Text(&'a str),
+    Ping(&'a [u8]),
+    Pong,
+    /// The other side closes, with this code if it gave one.
+    Close(Option<u16>),
+}
+
+/// What the other side must not do; the connection ends with the code.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Breach {
+    /// Section 5: an unmasked frame, reserved bits, an unknown opcode, a fragment out of place, …
+    Protocol(&'static str),
+    /// Section 8.1.
+    Utf8,
+    TooLarge,
+}
+
+impl Breach {
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Protocol(_) => 1002,
+            Self::Utf8 => 1007,
+            Self::TooLarge => 1009,
+        }
+    }
+
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Protocol(rule) => rule,
+            Self::Utf8 => "Text must be UTF-8",
+            Self::TooLarge => "Maximum message size exceeded",
+        }
+    }
+}
+
+/// One frame's header.
+#[derive(Debug)]
+struct Header {
+    fin: bool,
+    opcode: OpCode,
+    mask: [u8; 4],
+    /// Bytes of the header, and of the payload behind it.
+    header: usize,
+    payload: usize,
+}
+
+/// Reads a header; `None` if there are not enough bytes yet. `room` is how many bytes of payload a data
+/// frame may have, so that what is too large is refused before it is taken in.
+fn header(bytes: &[u8], room: usize) -> Result<Option<Header>, Breach> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    if first & 0b0111_0000 != 0 {
+        return Err(Breach::Protocol("Reserved bits must be zero"));
+    }
+    let fin = first & 0b1000_0000 != 0;
+    let opcode = OpCode::try_from(first & 0b1111)
+        .map_err(|_| Breach::Protocol("The opcode is not known"))?;
+    if second & 0b1000_0000 == 0 {
+        return Err(Breach::Protocol("Frames of a client must be masked"));
+    }
+    let short = second & 0b0111_1111;
+    let (payload, extended) = match (short, rest) {
+        (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 2),
+        (127, [a, b, c, d, e, f, g, h, ..]) => {
+            (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), 8)
+        }
+        (126 | 127, _) => return Ok(None),
+        (short, _) => (u64::from(short), 0),
+    };
+    if (extended == 2 && payload < 126) || (extended == 8 && payload < 65_536) {
+        return Err(Breach::Protocol("A length must take the fewest bytes"));
+    }
+    let control = matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong);
+    if control && (payload > 125 || !fin) {
+        return Err(Breach::Protocol("A control frame must be whole and at most 125 bytes"));
+    }
+    let payload = usize::try_from(payload).unwrap_or(usize::MAX);
+    if !control && payload > room {
+        return Err(Breach::TooLarge);
+    }
+    let Some(&[a, b, c, d]) = rest.get(extended..extended + 4) else { return Ok(None) };
+    Ok(Some(Header { fin, opcode, mask: [a, b, c, d], header: 2 + extended + 4, payload }))
+}
+
+impl Frames {
+    /// Takes bytes as they were read, unmasks them where they lie, and tells `hear` of each message that is
+    /// whole; `hear` answers whether to go on. A message may have at most `max` bytes.
+    pub fn feed(
+        &mut self,
+        bytes: &mut [u8],
+        max: usize,
+        mut hear: impl FnMut(Incoming<'_>) -> bool,
+    ) -> Result<(), Breach> {
+        let mut rest = self.pieces.as_mut().map_or_else(Vec::new, |p| std::mem::take(&mut p.rest));
+        if rest.is_empty() {
+            let used = self.take(bytes, max, &mut hear)?;
+            if let Some(left @ [_, ..]) = bytes.get(used..) {
+                self.pieces.get_or_insert_default().rest = left.to_vec();
+            }
+        } else {
+            rest.extend_from_slice(bytes);
+            let used = self.take(&mut rest, max, &mut hear)?;
+            rest.drain(..used);
+            if !rest.is_empty() {
+                self.pieces.get_or_insert_default().rest = rest;
+            }
+        }
+        if self.pieces.as_ref().is_some_and(|p| p.rest.is_empty() && p.message.is_none()) {
+            self.pieces = None;
+        }
+        Ok(())
+    }
+
+    /// Handles the whole frames at the front of `bytes`; how many bytes they took.
+    fn take(
+        &mut self,
+        bytes: &mut [u8],
+        max: usize,
+        hear: &mut impl FnMut(Incoming<'_>) -> bool,
+    ) -> Result<usize, Breach> {
+        let mut used = 0;
+        loop {
+            let begun = self.message().map_or(0, |message| message.len());
+            let rest = bytes.get_mut(used..).unwrap_or_default();
+            let Some(head) = header(rest, max.saturating_sub(begun))? else { return Ok(used) };
+            let Some(payload) = rest.get_mut(head.header..head.header + head.payload) else {
+                return Ok(used);
+            };
+            used += head.header + head.payload;
+            let mask = Some(head.mask);
+            let mut frame = Frame::new(head.fin, head.opcode, mask, Payload::BorrowedMut(payload));
+            frame.unmask();
+            if !self.one(&frame, hear)? {
+                return Ok(bytes.len());
+            }
+        }
+    }
+
+    /// Handles one frame; whether to go on.
+    fn one(
+        &mut self,
+        frame: &Frame<'_>,
+        hear: &mut impl FnMut(Incoming<'_>) -> bool,
+    ) -> Result<bool, Breach> {
+        let payload = &*frame.payload;
+        match frame.opcode {
+            OpCode::Ping => Ok(hear(Incoming::Ping(payload))),
+            OpCode::Pong => Ok(hear(Incoming::Pong)),
+            OpCode::Close => {
+                hear(Incoming::Close(close_code(payload)?));
+                Ok(false)
+            }
+            OpCode::Text | OpCode::Binary if self.message().is_some() => {
+                Err(Breach::Protocol("A new message must not begin inside another"))
+            }
+            OpCode::Text | OpCode::Binary if frame.fin => {
+                let text = std::str::from_utf8(payload).map_err(|_| Breach::Utf8)?;
+                Ok(hear(Incoming::Text(text)))
+            }
+            OpCode::Text | OpCode::Binary => {
+                self.pieces.get_or_insert_default().message = Some(payload.to_vec());
+                Ok(true)
+            }
+            OpCode::Continuation => {
+                let Some(message) = self.message() else {
+                    return Err(Breach::Protocol("There is no message to continue"));
+                };
+                message.extend_from_slice(payload);
+                if !frame.fin {
+                    return Ok(true);
+                }
+                let whole = self.pieces.as_mut().and_then(|pieces| pieces.message.take());
+                let whole = whole.unwrap_or_default();
+                let text = std::str::from_utf8(&whole).map_err(|_| Breach::Utf8)?;
+                Ok(hear(Incoming::Text(text)))
+            }
+        }
+    }
+
+    fn message(&mut self) -> Option<&mut Vec<u8>> {
+        self.pieces.as_mut()?.message.as_mut()
+    }
+}
+
+/// The code of a close frame, whose payload is empty, or a code and a reason (section 5.5.1).
+fn close_code(payload: &[u8]) -> Result<Option<u16>, Breach> {
+    let (code, reason) = match payload {
+        [] => return Ok(None),
+        [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),
+        [_] => return Err(Breach::Protocol("A close frame holds no code or two bytes of it")),
+    };
+    if !CloseCode::from(code).is_allowed() || code >= 5000 {
+        return Err(Breach::Protocol("The close code is not one to be sent"));
+    }
+    if std::str::from_utf8(reason).is_err() {
+        return Err(Breach::Utf8);
+    }
+    Ok(Some(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![first];
+        match payload.len() {
+            len @ 0..=125 => out.push(0x80 | len as u8),
+            len @ 126..=65_535 => {
+                out.push(0x80 | 126);
+                out.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+            len => {
+                out.push(0x80 | 127);
+                out.extend_from_slice(&(len as u64).to_be_bytes());
+            }
+        }
+        let mask = [7, 77, 177, 27];
+        out.extend_from_slice(&mask);
+        out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        out
+    }
+
+    /// What is heard of `bytes` when they come `step` at a time.
+    fn heard(bytes: &[u8], step: usize) -> Result<Vec<String>, Breach> {
+        let (mut frames, mut all) = (Frames::default(), Vec::new());
+        for chunk in bytes.chunks(step) {
+            frames.feed(&mut chunk.to_vec(), 70_000, |incoming| {
+                all.push(format!("{incoming:?}"));
+                true
+            })?;
+        }
+        assert!(frames.pieces.is_none(), "nothing is kept between messages");
+        Ok(all)
+    }
+
+    #[test]
+    fn messages_are_the_same_however_they_are_cut() {
+        let long = "é".repeat(33_000);
+        let mut bytes = masked(0x81, b"one");
+        bytes.extend(masked(0x01, &"é".as_bytes()[..1]));
+        bytes.extend(masked(0x89, b"ping"));
+        bytes.extend(masked(0x80, &"é".as_bytes()[1..]));
+        bytes.extend(masked(0x82, long.as_bytes()));
+        bytes.extend(masked(0x8a, b""));
+        bytes.extend(masked(0x88, &[0x03, 0xe8]));
+        let expected = vec![
+            "Text(\"one\")".to_owned(),
+            "Ping([112, 105, 110, 103])".to_owned(),
+            "Text(\"é\")".to_owned(),
+            format!("Text({long:?})"),
+            "Pong".to_owned(),
+            "Close(Some(1000))".to_owned(),
+        ];
+        for step in [1, 2, 3, 7, 4096, bytes.len()] {
+            assert_eq!(heard(&bytes, step).as_ref(), Ok(&expected), "{step} at a time");
+        }
+    }
+
+    #[test]
+    fn breaches_are_told_apart() {
+        let unmasked = [0x81, 1, b'x'];
+        let wide = [0x81, 0x80 | 126, 0, 1, 0, 0, 0, 0, b'x'];
+        for (bytes, code) in [
+            (&unmasked[..], 1002),
+            (&wide[..], 1002),
+            (&masked(0xc1, b"x"), 1002),
+            (&masked(0x83, b"x"), 1002),
+            (&masked(0x80, b"x"), 1002),
+            (&masked(0x09, b"x"), 1002),
+            (&masked(0x89, &[b'x'; 126]), 1002),
+            (&masked(0x88, b"x"), 1002),
+            (&masked(0x88, &[0x03, 0xed]), 1002),
+            (&masked(0x88, &[0x03, 0xe8, 0xff]), 1007),
+            (&masked(0x81, &[0xff]), 1007),
+            (&masked(0x81, &[b'x'; 70_001]), 1009),
+            (&[masked(0x01, b"a"), masked(0x81, b"b")].concat(), 1002),
+            (&[masked(0x01, b"a"), masked(0x80, &[b'x'; 70_000])].concat(), 1009),
+        ] {
+            let breach = heard(bytes, 4096).map_err(Breach::code);
+            assert_eq!(breach.err(), Some(code), "{:?}", &bytes[..2]);
+        }
+        assert!(heard(&masked(0x81, &[b'x'; 70_000]), 4096).is_ok());
+    }
+}
