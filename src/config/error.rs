@@ -19,6 +19,8 @@ pub(super) enum Origin {
     DotEnv { path: Arc<str>, line: usize, name: String },
     /// A variable of the process's environment.
     Variable(String),
+    /// A key of Soketi's JSON file, whose lines are not known.
+    Json { path: Arc<str>, key: String },
     /// A flag of the command line.
     Flag(&'static str),
 }
@@ -32,6 +34,7 @@ impl fmt::Display for Origin {
             Self::File { path, line } => write!(f, "{path}:{line}"),
             Self::DotEnv { path, line, name } => write!(f, "{path}:{line}: {name}"),
             Self::Variable(name) => f.write_str(name),
+            Self::Json { path, key } => write!(f, "{path}: {key}"),
             Self::Flag(name) => f.write_str(name),
         }
     }

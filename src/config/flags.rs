@@ -17,6 +17,9 @@ pub struct Flags {
     /// Read a Laravel app's environment file [default: .env, if it holds an app's credentials].
     #[arg(long, value_name = "FILE", global = true)]
     pub env_file: Option<PathBuf>,
+    /// Read a Soketi server's JSON file.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub soketi_config: Option<PathBuf>,
     /// Listen on this address.
     #[arg(long, global = true)]
     pub host: Option<String>,

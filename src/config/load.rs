@@ -1,5 +1,5 @@
-//! The sources in their order, each over those before: defaults, the Laravel environment, the file,
-//! `FANFARE_*`, flags.
+//! The sources in their order, each over those before: defaults, the Laravel environment, Soketi's,
+//! the file, `FANFARE_*`, flags.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::path::Path;
 use super::error::Error;
 use super::laravel::Laravel;
 use super::settings::Settings;
+use super::soketi::Soketi;
 use super::variables::Variables;
 use super::{Command, Config, ConfigCommand, Flags, MadeApp, env, file};
 
@@ -32,6 +33,7 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     let given = flags.env_file.as_deref();
     let laravel = Laravel::read(given, folder, &variables, &mut warnings)?;
     laravel.apply(&mut settings)?;
+    Soketi::read(flags.soketi_config.as_deref(), folder, &variables)?.apply(&mut settings)?;
     if let Some(path) = &flags.config {
         file::apply(&mut settings, &folder.join(path), &path.display().to_string())?;
     }

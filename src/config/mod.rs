@@ -13,6 +13,7 @@ mod made;
 mod resolve;
 mod settings;
 mod show;
+mod soketi;
 mod value;
 mod variables;
 

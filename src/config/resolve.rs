@@ -17,13 +17,19 @@ use crate::app::{App, Apps, Duplicate};
 
 impl Settings {
     /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
-    /// the address that another server's settings listen on.
+    /// the address that a server listens on whose settings were taken over.
     pub(super) fn complete(&mut self) -> Result<Option<MadeApp>, Error> {
         let made = if self.apps.is_empty() { Some(self.make_app()?) } else { None };
         let drop_in = self.apps.iter().find_map(|app| app.drop_in);
-        if let (Some(by), false) = (drop_in, self.server.contains_key("server.host")) {
-            let value = Value::Text("0.0.0.0".to_owned());
-            self.set("server.host", Setting { value, origin: Origin::Implied(by) })?;
+        if let Some(drop_in) = drop_in {
+            let host = Value::Text("0.0.0.0".to_owned());
+            let port = drop_in.port.map(Value::Integer);
+            for (name, value) in [("server.host", Some(host)), ("server.port", port)] {
+                if let (Some(value), false) = (value, self.server.contains_key(name)) {
+                    let origin = Origin::Implied(drop_in.name);
+                    self.set(name, Setting { value, origin })?;
+                }
+            }
         }
         Ok(made)
     }

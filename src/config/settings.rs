@@ -34,10 +34,18 @@ pub struct Settings {
 pub(super) struct AppSettings {
     /// Where the app as a whole begins; named when a key is missing.
     pub(super) origin: Origin,
-    /// Whether it was taken from another server's settings, which listens everywhere.
-    pub(super) drop_in: Option<&'static str>,
+    /// The server whose settings it was taken from, if they are another's.
+    pub(super) drop_in: Option<&'static DropIn>,
     pub(super) values: Group,
     pub(super) webhooks: Vec<WebhookSettings>,
+}
+
+/// A server whose settings are taken over. It listens everywhere unless told otherwise.
+pub(super) struct DropIn {
+    /// What is said of a default that comes of it.
+    pub(super) name: &'static str,
+    /// Its own default port, where it is not Fanfare's.
+    pub(super) port: Option<i64>,
 }
 
 /// One of `[[apps.webhooks]]` as written.

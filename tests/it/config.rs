@@ -306,6 +306,23 @@ fn the_apps_of_a_file_take_the_place_of_those_before() {
 }
 
 #[test]
+fn a_soketi_server_gives_its_file_and_its_variables() {
+    let text =
+        r#"{"port": 7000, "appManager.array.apps": [{"id": "1", "key": "k", "secret": 1234567}]}"#;
+    let folder = Folder::new("soketi").with("s.json", text);
+    let file = ["--soketi-config", "s.json"];
+    let config = folder.config(&file, &[("SOKETI_PORT", "7001")]);
+    assert_eq!((config.server.host.as_str(), config.server.port), ("0.0.0.0", 7001));
+    assert!(config.apps.by_key("k").is_some());
+    let shown = folder.answer(&["config", "show", file[0], file[1]], &[]);
+    assert!(shown.contains("# s.json: port") && !shown.contains("1234567"), "{shown}");
+    assert!(folder.error(&["--soketi-config", "t.json"], &[]).starts_with("t.json: "));
+    let folder = folder.with("f.toml", "[server]\nport = 1");
+    let all = [file[0], file[1], FILE[0], FILE[1]];
+    assert_eq!(folder.config(&all, &[("SOKETI_PORT", "7001")]).server.port, 1);
+}
+
+#[test]
 fn what_is_shown_is_what_is_in_force_without_secrets() {
     let folder = Folder::new("show").with(".env", ENV_FILE);
     let env = [("FANFARE_SERVER__PORT", "9000"), ("REVERB_APP_MAX_CONNECTIONS", "7")];

@@ -1,0 +1,241 @@
+//! Soketi's app object, in the three spellings that its files, its tables and its documents have.
+
+use serde_json::Value as Json;
+
+use super::{Form, Given, Soketi, boolean, text};
+use crate::config::error::{Error, Origin};
+use crate::config::settings::{AppSettings, DropIn, Setting, WebhookSettings, below};
+use crate::config::value::Value;
+
+/// The key of the list of apps.
+pub(super) const APPS: &str = "appManager.array.apps";
+
+const SOKETI: &DropIn = &DropIn { name: "Soketi's settings", port: Some(6001) };
+
+/// A field of an app: the spellings, of which the last that is given counts, the server's key with its
+/// default, Fanfare's key, and how it is read.
+struct Field {
+    names: [&'static str; 3],
+    general: Option<&'static str>,
+    key: &'static str,
+    form: Form,
+}
+
+const fn field(names: [&'static str; 3], key: &'static str, form: Form) -> Field {
+    Field { names, general: None, key, form }
+}
+
+const fn limit(
+    names: [&'static str; 3],
+    general: &'static str,
+    key: &'static str,
+    form: Form,
+) -> Field {
+    Field { names, general: Some(general), key, form }
+}
+
+#[rustfmt::skip]
+const FIELDS: [Field; 14] = [
+    field(["id", "AppId", "id"], "id", Form::Text),
+    field(["key", "AppKey", "key"], "key", Form::Text),
+    field(["secret", "AppSecret", "secret"], "secret", Form::Text),
+    field(["enabled", "Enabled", "enabled"], "enabled", Form::Boolean),
+    field(["maxConnections", "MaxConnections", "max_connections"], "max_connections", Form::Limit),
+    field(["maxBackendEventsPerSecond", "MaxBackendEventsPerSecond", "max_backend_events_per_sec"], "events_per_second", Form::Limit),
+    field(["maxReadRequestsPerSecond", "MaxReadRequestsPerSecond", "max_read_req_per_sec"], "reads_per_second", Form::Limit),
+    limit(["maxPresenceMembersPerChannel", "MaxPresenceMembersPerChannel", "max_presence_members_per_channel"], "presence.maxMembersPerChannel", "max_presence_members", Form::Number),
+    limit(["maxPresenceMemberSizeInKb", "MaxPresenceMemberSizeInKb", "max_presence_member_size_in_kb"], "presence.maxMemberSizeInKb", "max_member_size", Form::Kilobytes),
+    limit(["maxChannelNameLength", "MaxChannelNameLength", "max_channel_name_length"], "channelLimits.maxNameLength", "max_channel_name", Form::Number),
+    limit(["maxEventChannelsAtOnce", "MaxEventChannelsAtOnce", "max_event_channels_at_once"], "eventLimits.maxChannelsAtOnce", "max_channels_per_event", Form::Number),
+    limit(["maxEventNameLength", "MaxEventNameLength", "max_event_name_length"], "eventLimits.maxNameLength", "max_event_name", Form::Number),
+    limit(["maxEventPayloadInKb", "MaxEventPayloadInKb", "max_event_payload_in_kb"], "eventLimits.maxPayloadInKb", "max_event_data", Form::Kilobytes),
+    limit(["maxEventBatchSize", "MaxEventBatchSize", "max_event_batch_size"], "eventLimits.maxBatchSize", "max_batch", Form::Number),
+];
+
+const CLIENT_RATE: [&str; 3] =
+    ["maxClientEventsPerSecond", "MaxClientEventsPerSecond", "max_client_events_per_sec"];
+const CLIENT_EVENTS: [&str; 3] =
+    ["enableClientMessages", "EnableClientMessages", "enable_client_messages"];
+const USERS: [&str; 3] =
+    ["enableUserAuthentication", "EnableUserAuthentication", "enable_user_authentication"];
+const WEBHOOKS: [&str; 3] = ["webhooks", "Webhooks", "webhooks"];
+
+/// What the server's settings say for every app.
+struct General {
+    limits: Vec<(&'static str, Given)>,
+    cache_ttl: Option<Given>,
+    users_timeout: Option<Given>,
+    batch: Option<Given>,
+}
+
+impl Soketi {
+    /// The apps that were given. Soketi would make one with known credentials where there are none, or
+    /// only parts of one; here such an app stops the start.
+    pub(super) fn apps(&mut self) -> Result<Vec<AppSettings>, Error> {
+        let general = self.general()?;
+        let mut apps = Vec::new();
+        loop {
+            let place = format!("{APPS}.{}", apps.len());
+            let inside = format!("{place}.");
+            let first = self.given.range(inside.clone()..).next();
+            let Some((_, first)) = first.filter(|(key, _)| key.starts_with(&inside)) else { break };
+            let origin = first.origin.clone();
+            apps.push(self.app(&place, &format!("apps[{}]", apps.len()), origin, &general)?);
+        }
+        Ok(apps)
+    }
+
+    fn general(&mut self) -> Result<General, Error> {
+        let limits = FIELDS.iter().filter_map(|field| {
+            let given = self.take(field.general?)?;
+            Some((field.key, given))
+        });
+        let limits = limits.collect();
+        let batching = self.take("webhooks.batching.enabled");
+        let batch = self.take("webhooks.batching.duration");
+        let batch = match batching {
+            Some(given) if boolean(&given.value) == Some(true) => {
+                Some(batch.unwrap_or_else(|| Given { value: Json::from(50), origin: given.origin }))
+            }
+            _ => None,
+        };
+        Ok(General {
+            limits,
+            cache_ttl: self.take("channelLimits.cacheTtl"),
+            users_timeout: self.take("userAuthenticationTimeout"),
+            batch,
+        })
+    }
+
+    fn app(
+        &mut self,
+        place: &str,
+        name: &str,
+        origin: Origin,
+        general: &General,
+    ) -> Result<AppSettings, Error> {
+        let mut app = AppSettings::new(origin);
+        app.drop_in = Some(SOKETI);
+        for field in &FIELDS {
+            let general = || general.limits.iter().find(|(key, _)| *key == field.key);
+            let given = self.spelled(place, field.names);
+            if let Some(given) = given.or_else(|| general().map(|(_, given)| given.clone())) {
+                app.set(name, field.key, given.setting(&below(place, field.key), field.form)?)?;
+            }
+        }
+        let rate = self.spelled(place, CLIENT_RATE);
+        let key = "client_events_per_second";
+        app.set(name, key, or_else(rate, key, Form::Limit, Value::Integer(0))?)?;
+        let ttl = general.cache_ttl.clone();
+        let hour = Value::Text("3600s".to_owned());
+        app.set(name, "cache_ttl", or_else(ttl, "cache_ttl", Form::Seconds, hour)?)?;
+        self.client_events(&mut app, place, name)?;
+        self.users(&mut app, place, name, general)?;
+        self.webhooks(&mut app, place, name, general)?;
+        Ok(app)
+    }
+
+    /// The last given of a field's spellings.
+    fn spelled(&mut self, place: &str, names: [&str; 3]) -> Option<Given> {
+        let mut given = None;
+        for name in names {
+            given = self.take(&format!("{place}.{name}")).or(given);
+        }
+        given
+    }
+
+    fn client_events(
+        &mut self,
+        app: &mut AppSettings,
+        place: &str,
+        name: &str,
+    ) -> Result<(), Error> {
+        let given = self.spelled(place, CLIENT_EVENTS);
+        let setting = or_else(given, CLIENT_EVENTS[0], Form::Boolean, Value::Bool(false))?;
+        let from = if setting.value == Value::Bool(true) { "members" } else { "none" };
+        app.set(name, "client_events", Setting { value: Value::Text(from.to_owned()), ..setting })
+    }
+
+    /// An app with user authentication closes connections that do not sign in.
+    fn users(
+        &mut self,
+        app: &mut AppSettings,
+        place: &str,
+        name: &str,
+        general: &General,
+    ) -> Result<(), Error> {
+        let Some(given) = self.spelled(place, USERS) else { return Ok(()) };
+        let setting = given.setting(USERS[0], Form::Boolean)?;
+        if setting.value != Value::Bool(true) {
+            return Ok(());
+        }
+        let timeout = match general.users_timeout.clone() {
+            Some(timeout) => timeout.setting("userAuthenticationTimeout", Form::Milliseconds)?,
+            None => Setting { value: Value::Text("30s".to_owned()), ..setting },
+        };
+        app.set(name, "authorization_timeout", timeout)
+    }
+
+    fn webhooks(
+        &mut self,
+        app: &mut AppSettings,
+        place: &str,
+        name: &str,
+        general: &General,
+    ) -> Result<(), Error> {
+        let Some(given) = self.spelled(place, WEBHOOKS) else { return Ok(()) };
+        let wanted = || Error::at(&given.origin, WEBHOOKS[0], "expected a list of webhooks");
+        let list = match &given.value {
+            Json::String(text) => serde_json::from_str(text).map_err(|_| wanted())?,
+            other => other.clone(),
+        };
+        for (index, written) in list.as_array().ok_or_else(wanted)?.iter().enumerate() {
+            if written.get("lambda_function").is_some_and(|function| !function.is_null()) {
+                let problem = "lambda_function is not available; expected a url";
+                return Err(Error::at(&given.origin, WEBHOOKS[0], problem));
+            }
+            let place = format!("{name}.webhooks[{index}]");
+            let webhook = app.webhook(index, &given.origin)?;
+            read_webhook(webhook, &place, written, &given.origin)?;
+            if let Some(batch) = general.batch.clone() {
+                webhook.set(&place, "batch", batch.setting("batch", Form::Milliseconds)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A webhook object; what it leaves out is as Fanfare has it.
+fn read_webhook(
+    webhook: &mut WebhookSettings,
+    place: &str,
+    written: &Json,
+    origin: &Origin,
+) -> Result<(), Error> {
+    for (pointer, key, form) in [
+        ("/url", "url", Form::Text),
+        ("/event_types", "events", Form::Texts),
+        ("/filter/channel_name_starts_with", "channel_prefix", Form::Text),
+        ("/filter/channel_name_ends_with", "channel_suffix", Form::Text),
+    ] {
+        let Some(value) = written.pointer(pointer).filter(|value| !value.is_null()) else {
+            continue;
+        };
+        let given = Given { value: value.clone(), origin: origin.clone() };
+        webhook.set(place, key, given.setting(&below(place, key), form)?)?;
+    }
+    let Some(headers) = written.get("headers").and_then(Json::as_object) else { return Ok(()) };
+    let headers =
+        headers.iter().map(|(name, value)| Some((name.clone(), Value::Text(text(value)?))));
+    let headers: Option<Vec<_>> = headers.collect();
+    let value = headers.map_or(Value::Other("headers that are no texts"), Value::Table);
+    webhook.set(place, "headers", Setting { value, origin: origin.clone() })
+}
+
+/// What was given, or what Soketi has instead.
+fn or_else(given: Option<Given>, key: &str, form: Form, value: Value) -> Result<Setting, Error> {
+    match given {
+        Some(given) => given.setting(key, form),
+        None => Ok(Setting { value, origin: Origin::Implied(SOKETI.name) }),
+    }
+}
