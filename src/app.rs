@@ -111,7 +111,7 @@ pub struct Limits {
 }
 
 /// Where an app's happenings are posted to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Webhook {
     pub url: String,
     pub events: Vec<WebhookEvent>,
@@ -122,6 +122,18 @@ pub struct Webhook {
     pub headers: Vec<(String, String)>,
     /// How long happenings are gathered into one request; zero: one request each.
     pub batch: Duration,
+}
+
+/// URL and headers are where a receiver's credentials stand, so neither is shown.
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook")
+            .field("events", &self.events)
+            .field("channel_prefix", &self.channel_prefix)
+            .field("channel_suffix", &self.channel_suffix)
+            .field("batch", &self.batch)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The happenings a webhook can ask for, by Pusher's names.
