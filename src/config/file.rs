@@ -217,6 +217,10 @@ mod tests {
                 "f.toml:3: apps[0].webhooks[0].url: expected an http:// or https:// URL, found \"ftp://x\"",
             ),
             (
+                "[server]\nhost = \"ftp://u:s3cr3t@x\"",
+                "f.toml:2: server.host: expected an address or a host's name, without a port, found \"ftp://…@x\"",
+            ),
+            (
                 "[apps]\nid = \"1\"",
                 "f.toml:1: apps: expected tables, each under [[apps]], found table",
             ),

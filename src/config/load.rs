@@ -164,7 +164,7 @@ mod tests {
         }
         assert_eq!(
             loaded(&[("FANFARE_APPS__1__ID", "1")], Flags::default()).unwrap_err(),
-            "FANFARE_APPS__1__ID: no apps number 1: the next one is number 0"
+            "FANFARE_APPS__1__ID: there is no apps[0] before apps[1]"
         );
         assert_eq!(
             loaded(&[("FANFARE_APPS__0__ID", "1")], Flags::default()).unwrap_err(),

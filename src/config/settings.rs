@@ -103,7 +103,7 @@ impl WebhookSettings {
 }
 
 fn gap(origin: &Origin, what: &str, index: usize, count: usize) -> Error {
-    Error::at(origin, what, format!("no {what} number {index}: the next one is number {count}"))
+    Error::at(origin, what, format!("there is no {what}[{count}] before {what}[{index}]"))
 }
 
 /// A webhook before its keys are read.
@@ -149,7 +149,7 @@ fn read<T>(key: &Key<T>, target: &mut T, place: &str, setting: &Setting) -> Resu
         let problem = if key.secret {
             format!("expected {wanted}")
         } else {
-            format!("expected {wanted}, found {}", setting.value)
+            format!("expected {wanted}, found {}", setting.value.without_credentials())
         };
         Error::at(&setting.origin, &below(place, key.name), problem)
     })

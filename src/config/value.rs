@@ -25,6 +25,17 @@ pub(super) enum Value {
 /// What a key wanted, in words that follow "expected".
 pub(super) type Wanted = String;
 
+impl Value {
+    /// The value as it may be shown: URLs in it without what gives access.
+    pub(super) fn without_credentials(&self) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(without_credentials(text)),
+            Self::Raw(text) => Self::Raw(without_credentials(text)),
+            other => other.clone(),
+        }
+    }
+}
+
 /// As TOML, on one line.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,6 +76,19 @@ fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
         }
     }
     f.write_str("\"")
+}
+
+/// A URL without the user, the password and the query, in which tokens are sent.
+fn without_credentials(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?…"),
+        None => (rest, ""),
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host =
+        host.rsplit_once('@').map_or_else(|| host.to_owned(), |(_, host)| format!("…@{host}"));
+    format!("{scheme}://{host}{path}{query}")
 }
 
 pub(super) fn boolean(value: &Value) -> Result<bool, Wanted> {
@@ -376,6 +400,19 @@ mod tests {
         );
         for text in ["10.0.0.0/33", "::/129", "10.0.0/8", "a/8", "10.0.0.0/"] {
             assert!(networks(&raw(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_urls_are_hidden() {
+        for (url, shown) in [
+            ("https://a.test/x", "https://a.test/x"),
+            ("https://u:p@a.test/x", "https://…@a.test/x"),
+            ("https://a.test/x?token=t", "https://a.test/x?…"),
+            ("https://u:p@/@a.test?t", "https://…@/@a.test?…"),
+            ("no url?", "no url?"),
+        ] {
+            assert_eq!(without_credentials(url), shown);
         }
     }
 

@@ -190,6 +190,8 @@ fn every_key_has_a_variable() {
         let mut env = CREDENTIALS.to_vec();
         env.push((&variable, &value));
         assert_eq!(format!("{:?}", folder.config(&[], &env)), expected, "{variable}={value}");
+        let shown = folder.answer(&["config", "show"], &env);
+        assert!(shown.contains(&format!("# {variable}\n")), "{variable} is not in force");
     }
     for key in WEBHOOK {
         let variable = format!("FANFARE_APPS__0__WEBHOOKS__0__{}", key.name.to_uppercase());
