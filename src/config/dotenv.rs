@@ -87,11 +87,9 @@ fn lines(text: &str) -> Vec<&str> {
 /// Whether a line has at least `quotes` double quotes that end something: not escaped, and not the first
 /// character unless it is all there is.
 fn closes(line: &str, quotes: usize) -> bool {
-    let line = line.replace("\\\\", "");
-    let ends = line
-        .as_bytes()
-        .windows(2)
-        .filter(|pair| matches!(pair, [before, b'"'] if *before != b'\\'));
+    let unescaped = line.replace("\\\\", "");
+    let pairs = unescaped.as_bytes().windows(2);
+    let ends = pairs.filter(|pair| matches!(pair, [before, b'"'] if *before != b'\\'));
     line == "\"" || ends.count() >= quotes
 }
 
@@ -168,7 +166,7 @@ impl Template {
             (State::Begin, '\'') => State::Single,
             (State::Begin, '"') => State::Double,
             (State::Begin | State::Unquoted | State::After, '#') => State::Comment,
-            (State::Unquoted, space) if space.is_whitespace() => State::After,
+            (State::Unquoted, space) if is_space(space) => State::After,
             (State::Begin | State::Unquoted, _) => self.take(character, State::Unquoted),
             (State::Single, '\'') | (State::Double, '"') => State::After,
             (State::Single, _) => {
@@ -184,7 +182,7 @@ impl Template {
                 );
                 State::Double
             }
-            (State::After, space) if space.is_whitespace() => State::After,
+            (State::After, space) if is_space(space) => State::After,
             (State::After, _) => return Err("a value with blanks or quotes in it must be quoted"),
             (State::Comment, _) => State::Comment,
         })
@@ -334,6 +332,7 @@ mod tests {
         is("AA=\"multi\nline\"\nAB=1", "AA", "multi\nline");
         is("AA=\"multi\nline\"\nAB=1", "AB", "1");
         is("AA=\"a\n# b\n\"\nAB=1", "AA", "a\n# b\n");
+        is("AA=\"a\nb\\\\\"", "AA", "a\nb\\");
         is("AA=\"a\r\nb \\\"\r\nc\" # d\r\nAB=1", "AA", "a\nb \"\nc");
     }
 
@@ -411,5 +410,17 @@ mod tests {
     fn an_unterminated_value_takes_the_rest_with_it() {
         let all = parse("A=1\nX=\"un\nB=2\nC=3", |_| None).unwrap();
         assert_eq!(all.keys().collect::<Vec<_>>(), ["A"]);
+    }
+
+    /// The quote after two backslashes, which phpdotenv takes out first, is all that is left of the line
+    /// and ends nothing.
+    #[test]
+    fn a_line_of_backslashes_and_a_quote_ends_no_value() {
+        assert!(parse("A=\"\n\\\\\"", |_| None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn blanks_are_those_of_ascii() {
+        is("A=a\u{a0}b", "A", "a\u{a0}b");
     }
 }
