@@ -54,12 +54,12 @@ impl Error {
             Origin::Default | Origin::Implied(_) | Origin::Made => format!("{key}: {problem}"),
             _ => format!("{origin}: {problem}"),
         };
-        Self { line }
+        Self { line: one_line(&line) }
     }
 
     /// A file that cannot be used as a whole, or not from `place` on.
     pub(super) fn of(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
-        Self { line: format!("{place}: {problem}") }
+        Self { line: one_line(&format!("{place}: {problem}")) }
     }
 
     /// What the process exits with: `EX_CONFIG` of sysexits.h.
@@ -75,6 +75,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// A text with its control characters written out: names of keys and files may hold some.
+pub(super) fn one_line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+        line
+    })
+}
 
 /// `; did you mean X?` with the candidate nearest to `written`, or nothing when none is near.
 pub(super) fn suggestion<'a>(
@@ -117,6 +129,12 @@ mod tests {
         assert_eq!(distance("prot", "port"), 2);
         assert_eq!(distance("", "port"), 4);
         assert_eq!(distance("ports", "port"), 1);
+    }
+
+    #[test]
+    fn an_error_is_one_line_whatever_it_names() {
+        let error = Error::of("a\nb\u{1b}[1m.toml", "wrong\r");
+        assert_eq!(error.to_string(), "a\\nb\\u{1b}[1m.toml: wrong\\r");
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub const SERVER: &[Key<Config>] = &[
     key("server.tls.key", r#""""#, |c, v| {
         put(&mut c.server.tls.get_or_insert_default().key, text(v).map(PathBuf::from))
     }),
+    // After the host, which it looks at.
     key("server.try_out", r#""loopback""#, |c, v| {
         let words = [("loopback", TryOut::Loopback), ("on", TryOut::On), ("off", TryOut::Off)];
         c.server.try_out = choice(v, &words)?.applies_to(&c.server.host);

@@ -265,6 +265,20 @@ fn another_programs_environment_file_is_left_alone() {
 }
 
 #[test]
+fn an_environment_file_with_credentials_in_part_is_warned_of() {
+    let warnings = |text: &str| {
+        let folder = Folder::new("forgotten").with(".env", text);
+        let loaded = folder.load(&[], &[]).ok().unwrap();
+        assert!(loaded.config.made_app.is_some());
+        loaded.warnings
+    };
+    let line = ".env is not read: .env:1: REVERB_APP_ID: REVERB_APP_SECRET is missing: \
+                an app has an id, a key and a secret";
+    assert_eq!(warnings("REVERB_APP_ID=1\nREVERB_APP_KEY=k\nREVERB_APP_SECRET="), [line]);
+    assert_eq!(warnings("PUSHER_APP_ID=\nPUSHER_APP_KEY=\nPUSHER_APP_SECRET="), [""; 0]);
+}
+
+#[test]
 fn a_broken_environment_file_is_refused_with_its_line() {
     let folder = Folder::new("broken").with(".env", &(ENV_FILE.to_owned() + "X=s3cr3t b"));
     let line = folder.error(&[], &[]);

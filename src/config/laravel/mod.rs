@@ -326,6 +326,9 @@ fn found_in(
     let found = parse(&text, &name, variables)?;
     let laravel = Laravel { found };
     if !laravel.has(&REVERB) && !laravel.has(&PUSHER) {
+        if let Some(error) = laravel.incomplete() {
+            warnings.push(format!("{name} is not read: {error}"));
+        }
         return Ok(None);
     }
     let cache: PathBuf = folder.join("bootstrap/cache/config.php");

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use self::names::{DOCUMENTED, NAMES, PREFIX};
-use super::error::{Error, Origin, suggestion};
+use super::error::{Error, Origin, one_line, suggestion};
 use super::settings::{Setting, Settings};
 use super::value::Value;
 use super::variables::Variables;
@@ -113,6 +113,7 @@ impl Soketi {
             let Some((_, key)) = known else {
                 let near = suggestion(short, NAMES.iter().map(|(name, _)| *name));
                 let near = near.replace("mean ", "mean SOKETI_");
+                let name = one_line(name);
                 self.warnings.push(format!("{name} is no variable of Soketi's{near}"));
                 continue;
             };
@@ -231,7 +232,7 @@ impl Soketi {
             .collect();
         names.dedup();
         if !names.is_empty() {
-            let names = names.join(", ");
+            let names = one_line(&names.join(", "));
             self.warnings.push(format!("of Soketi's settings these have no effect: {names}"));
         }
     }
