@@ -2,6 +2,7 @@
 //! happens to a channel happens here, once. A verb asks the hub, turns the facts it answers with into
 //! frames, and tells whoever is concerned.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::app::{App, Apps, ClientEvents};
 use crate::hub::Hub;
+use crate::hub::addresses::Addresses;
 use crate::hub::connection::Connection;
 use crate::hub::directory::{Directory, Joined, Occupancy};
 use crate::hub::stream::Stream;
@@ -35,6 +37,7 @@ pub struct Shared {
     pub draining: AtomicBool,
     /// Sockets of all apps together; 0: no limit.
     pub max_connections: usize,
+    pub addresses: Addresses,
 }
 
 impl Shared {
@@ -84,6 +87,7 @@ impl Node {
         &self,
         app: &Arc<App>,
         stream: Stream,
+        address: IpAddr,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
         let shared = &self.shared;
         let full =
@@ -91,11 +95,15 @@ impl Node {
         if full || shared.is_draining() {
             return Err((close::OVER_CAPACITY, stream));
         }
+        if !shared.addresses.admit(address) {
+            return Err((close::OVER_CAPACITY, stream));
+        }
         let directory = self.hub().directory(&app.id);
         if !directory.admit(app.limits.max_connections) {
+            shared.addresses.release(address);
             return Err((close::OVER_QUOTA, stream));
         }
-        let connection = self.worker.connect(app.clone(), directory, stream);
+        let connection = self.worker.connect(app.clone(), directory, stream, address);
         self.counts().connected.add(1);
         self.counts().connections.add(1);
         connection.tell(Message::established(connection.id, app.activity_timeout));
@@ -111,6 +119,7 @@ impl Node {
             self.sign_out(connection, &user);
         }
         connection.directory.release();
+        self.shared.addresses.release(connection.address);
         self.worker.disconnect(connection);
         self.counts().connections.sub(1);
     }
@@ -254,10 +263,22 @@ impl Node {
         if !app.features.subscription_count
             || count == 0
             || matches!(access, Access::Presence | Access::Encrypted)
+            || !directory.counting.is_told_now(name, count)
         {
             return;
         }
         self.notify(directory, name, &Message::subscription_count(name, count), 0, None);
+    }
+
+    /// Tells crowded channels the count that has changed since they were told.
+    pub fn tell_due_counts(&self) {
+        for (_, directory) in self.hub().directories() {
+            for name in directory.counting.due() {
+                let count = self.inspect(&directory, name.as_str()).subscriptions;
+                let message = Message::subscription_count(&name, count);
+                self.notify(&directory, &name, &message, 0, None);
+            }
+        }
     }
 
     /// Publishes an event of the API to one channel.

@@ -183,7 +183,8 @@ pub(super) fn batch_events(call: &Call<'_>, body: &str) -> Result<Value, Error> 
     take(call, triggers.len() as u32)?;
     triggers.iter().for_each(|trigger| publish(call, trigger));
     if !triggers.iter().any(|trigger| trigger.info.is_asked()) {
-        return Ok(json!({ "batch": {} }));
+        // As Pusher answers: Go's SDK takes `batch` for a list or nothing.
+        return Ok(json!({}));
     }
     let infos: Vec<Value> = triggers
         .iter()

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -27,6 +28,8 @@ pub struct Connection {
     pub id: SocketId,
     pub app: Arc<App>,
     pub directory: Arc<Directory>,
+    /// Of its client.
+    pub address: IpAddr,
     /// Its place in the worker's list.
     pub(super) slot: Cell<u32>,
     stream: RefCell<Stream>,
@@ -95,7 +98,7 @@ impl Connection {
         app: Arc<App>,
         directory: Arc<Directory>,
         stream: Stream,
-        now: u32,
+        (address, now): (IpAddr, u32),
     ) -> Self {
         let life = Life::default();
         life.since.set(now);
@@ -104,6 +107,7 @@ impl Connection {
             id,
             app,
             directory,
+            address,
             slot: Cell::new(0),
             stream: RefCell::new(stream),
             outbox: RefCell::default(),

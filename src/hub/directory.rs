@@ -10,6 +10,7 @@ use dashmap::mapref::entry::Entry;
 use smallvec::SmallVec;
 
 use super::cache::Cache;
+use super::counting::Counting;
 use super::inbox::LocalChannel;
 use super::presence::Presence;
 use super::rate::Rate;
@@ -25,6 +26,7 @@ pub struct Directory {
     users: DashMap<UserId, Online>,
     connections: AtomicUsize,
     pub cache: Cache,
+    pub counting: Counting,
     /// Events published through the API.
     pub events: Rate,
     /// Queries answered by it.

@@ -2,8 +2,10 @@
 //! all workers know, a worker what one thread carries, an inbox how they reach each other. The hub answers
 //! with facts; what they mean to clients, webhooks or other nodes is decided above.
 
+pub mod addresses;
 pub mod cache;
 pub mod connection;
+pub mod counting;
 pub mod directory;
 pub mod inbox;
 pub mod outbox;

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -185,9 +186,11 @@ impl Worker {
         app: Arc<App>,
         directory: Arc<Directory>,
         stream: Stream,
+        address: IpAddr,
     ) -> Rc<Connection> {
         let id = self.hub.next_socket_id();
-        let connection = Rc::new(Connection::new(id, app, directory, stream, self.now()));
+        let connection =
+            Rc::new(Connection::new(id, app, directory, stream, (address, self.now())));
         let slot = self.connections.borrow_mut().insert(connection.clone());
         connection.slot.set(slot as u32);
         connection

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config};
 use crate::hub::Hub;
+use crate::hub::addresses::Addresses;
 use crate::metrics::Metrics;
 use crate::node::Shared;
 use accept::Accepted;
@@ -97,6 +98,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         max_connections: capacity(config.server.max_connections),
+        addresses: Addresses::new(config.server.connections_per_ip),
     });
     let page = page(&config);
     let server = Arc::new(config.server);

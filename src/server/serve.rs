@@ -145,7 +145,7 @@ fn begin(
     upgrade: Upgrade,
 ) -> Pin<Box<dyn Future<Output = ()>>> {
     let admitted = match upgrade.admission {
-        Ok(app) => http.node.connect(&app, Stream::Tcp(stream)),
+        Ok(app) => http.node.connect(&app, Stream::Tcp(stream), upgrade.address),
         Err(error) => Err((error, Stream::Tcp(stream))),
     };
     match admitted {

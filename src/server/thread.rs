@@ -113,6 +113,7 @@ async fn keep_time(node: Rc<Node>) {
             socket::look_after(&connection, now);
         }
         if node.worker.index() == 0 {
+            node.tell_due_counts();
             for (_, directory) in node.hub().directories() {
                 directory.cache.sweep();
             }

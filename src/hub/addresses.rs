@@ -1,0 +1,66 @@
+//! How many connections each client address has, for the limit on them. Counted only where there is one.
+
+use std::net::IpAddr;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+/// Connections by address.
+#[derive(Debug)]
+pub struct Addresses {
+    /// 0: no limit.
+    max: usize,
+    open: DashMap<IpAddr, usize>,
+}
+
+impl Addresses {
+    pub fn new(max: usize) -> Self {
+        Self { max, open: DashMap::new() }
+    }
+
+    /// Counts one more connection of `address`; whether there may be one more.
+    pub fn admit(&self, address: IpAddr) -> bool {
+        if self.max == 0 {
+            return true;
+        }
+        let mut open = self.open.entry(address.to_canonical()).or_insert(0);
+        if *open >= self.max {
+            return false;
+        }
+        *open += 1;
+        true
+    }
+
+    /// Counts one less.
+    pub fn release(&self, address: IpAddr) {
+        if self.max == 0 {
+            return;
+        }
+        if let Entry::Occupied(mut entry) = self.open.entry(address.to_canonical()) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_as_many_as_it_may() {
+        let addresses = Addresses::new(2);
+        let (one, other): (IpAddr, IpAddr) =
+            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        assert!(addresses.admit(one) && addresses.admit("::ffff:10.0.0.1".parse().unwrap()));
+        assert!(!addresses.admit(one));
+        assert!(addresses.admit(other));
+        addresses.release(one);
+        assert!(addresses.admit(one));
+        (0..2).for_each(|_| addresses.release(one));
+        addresses.release(other);
+        assert!(addresses.open.is_empty());
+    }
+}
