@@ -1,5 +1,17 @@
 //! The integration tests: one binary, one module a subject.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test may stop at what it does not expect, and say so"
+)]
+#![expect(
+    unreachable_pub,
+    reason = "what the tests share is public to them, and nobody else sees it"
+)]
 
 mod config;
+mod dialogue;
+mod support;

@@ -1,0 +1,50 @@
+//! What the tests stand on: a server started for one test, and clients that speak to it byte by byte
+//! over blocking sockets. None of it uses the server's own parsers or signatures, so that a mistake
+//! there cannot hide itself.
+
+pub mod fixture;
+pub mod http;
+pub mod sign;
+pub mod websocket;
+
+use std::time::{Duration, Instant};
+
+/// How long anything expected may take before a test gives up on it.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Asks `fact` again and again until it holds; gives up after [`DEADLINE`] with its last answer.
+pub fn eventually<T>(mut fact: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        match fact() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() >= end => return Err(error),
+            Err(_) => std::thread::park_timeout(Duration::from_millis(2)),
+        }
+    }
+}
+
+/// A xorshift generator: enough chance for garbage, and the same garbage for the same seed.
+pub struct Chance(u64);
+
+impl Chance {
+    /// Seeded by the clock, or by `FANFARE_SEED` to repeat a run. The seed is printed.
+    pub fn new(what: &str) -> Self {
+        let given = std::env::var("FANFARE_SEED").ok().and_then(|seed| seed.parse().ok());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let seed = given.unwrap_or(now.as_nanos() as u64) | 1;
+        println!("{what}: FANFARE_SEED={seed}");
+        Self(seed)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.below(256) as u8).collect()
+    }
+}
