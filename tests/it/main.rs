@@ -14,4 +14,5 @@
 
 mod config;
 mod dialogue;
+mod rfc6455;
 mod support;
