@@ -14,5 +14,6 @@
 
 mod config;
 mod dialogue;
+mod requests;
 mod rfc6455;
 mod support;
