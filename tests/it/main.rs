@@ -14,6 +14,8 @@
 
 mod config;
 mod dialogue;
+mod endings;
+mod ordering;
 mod requests;
 mod rfc6455;
 mod support;

@@ -1,0 +1,165 @@
+//! How connections end that the server ends: a slow one (its outbox full), all of them (drain), and
+//! what holds for each: the error frame first, the close frame with the same code after it.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use fanfare::app::App;
+
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, target, trigger};
+use crate::support::http::{Http, request};
+use crate::support::sign::Request;
+use crate::support::websocket::{Client, Heard, handshake};
+use crate::support::{DEADLINE, eventually};
+
+/// A server that takes its time to drain.
+fn patient(grace: Duration) -> Fixture {
+    Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| server.shutdown_grace = grace)
+}
+
+#[test]
+fn a_slow_whisperer_harms_only_itself() {
+    let fixture = Fixture::with(|app| app.limits.outbox_bytes = 64 << 10);
+    // Its own pongs are what it does not read.
+    let (mut slow, _) = fixture.connect();
+    let ping = crate::support::websocket::frame(0x89, &[b'x'; 125]);
+    let pings = ping.repeat(1000);
+    let mut stream_full = 0;
+    while fixture.api("GET", "connections", "").json()["connections"] == 1 {
+        slow.send_bytes(&pings);
+        stream_full += 1;
+        assert!(stream_full < 2000, "250 MB of pongs are queued");
+    }
+    fixture.is_well();
+}
+
+#[test]
+fn r03_a_drain_sends_the_established_home_and_refuses_the_new() {
+    let fixture = patient(Duration::from_secs(5));
+    let mut clients: Vec<Client> = (0..20).map(|_| fixture.subscribed("pub")).collect();
+    fixture.drain();
+    for client in &mut clients {
+        let text = client.hear_text();
+        assert!(text.starts_with(r#"{"event":"pusher:error","data":{"code":4200,"#), "{text}");
+        client.hear_close(4200, "");
+    }
+    fixture.stop();
+}
+
+#[test]
+fn r03_new_sockets_during_a_drain_are_told_4100() {
+    let fixture = patient(Duration::from_secs(30));
+    // So many that the grace period is not over before the new one comes.
+    let clients: Vec<Client> = (0..50).map(|_| fixture.subscribed("pub")).collect();
+    fixture.drain();
+    let mut client = Client::open(fixture.addr, &target(KEY), &[]).ok().unwrap();
+    assert_eq!(
+        client.hear_text(),
+        r#"{"event":"pusher:error","data":{"code":4100,"message":"Server is over capacity"}}"#
+    );
+    client.hear_close(4100, "Server is over capacity");
+    drop(clients);
+}
+
+#[test]
+fn requests_in_flight_are_answered_during_a_drain() {
+    let fixture = patient(Duration::from_secs(5));
+    let mut client = fixture.subscribed("pub");
+    let body = trigger("pub", "e", "in flight");
+    let signed = Request::new("POST", &format!("/apps/{ID}/events"), &body, KEY, SECRET);
+    let whole = request("POST", &signed.signed_target(), "", body.as_bytes());
+    let mut http = Http::connect(fixture.addr);
+    // Once the head of the next request is being read, it is in flight.
+    assert_eq!(http.ask("GET", "/up", "", b"").status, 200);
+    let (head, rest) = whole.split_at(whole.len() - 5);
+    let expect = String::from_utf8(head.to_vec()).unwrap();
+    let expect = expect.replacen("Host:", "Expect: 100-continue\r\nHost:", 1);
+    http.send(&expect);
+    assert_eq!(http.answer().status, 100);
+    fixture.drain();
+    http.send(rest);
+    assert_eq!((http.answer().status, http.is_ended()), (200, true));
+    while let Heard::Text(text) = client.hear() {
+        assert!(text.contains("in flight") || text.contains("4200"), "{text}");
+    }
+    fixture.stop();
+}
+
+#[test]
+fn a_drain_ends_in_time_though_a_client_does_not_listen() {
+    let fixture = patient(Duration::from_millis(300));
+    let addr = fixture.addr;
+    let deaf = fixture.subscribed("pub");
+    let idle = TcpStream::connect(addr).unwrap();
+    fixture.stop();
+    eventually(|| match TcpStream::connect(addr) {
+        Ok(_) => Err("the port is still open".to_owned()),
+        Err(_) => Ok(()),
+    })
+    .unwrap();
+    drop((deaf, idle));
+}
+
+#[test]
+fn readiness_ends_with_the_drain() {
+    let fixture = patient(Duration::from_secs(30));
+    let clients: Vec<Client> = (0..20).map(|_| fixture.subscribed("pub")).collect();
+    let mut http = Http::connect(fixture.addr);
+    assert_eq!(http.ask("GET", "/ready", "", b"").status, 200);
+    fixture.drain();
+    http.send(request("GET", "/ready", "", b""));
+    // Answered with 503, or this connection has been ended as idle.
+    assert!(http.try_answer("GET").is_none_or(|answer| answer.status == 503));
+    drop(clients);
+}
+
+/// R05, R08: of every refusal that ends a connection, the code is below 4300, and the same in the
+/// error frame and in the close frame that follows it.
+#[test]
+fn r08_errors_come_before_closes_with_the_same_code() {
+    let mut off = App::new("4", "off-key", "off-secret");
+    off.enabled = false;
+    let mut far = App::new("5", "far-key", "far-secret");
+    far.allowed_origins = vec!["example.org".to_owned()];
+    let mut full = App::new("6", "full-key", "full-secret");
+    full.limits.max_connections = 1;
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET), off, far, full], |_| {});
+    let first = Client::open(fixture.addr, &target("full-key"), &[]).ok().unwrap();
+    for (path, code) in [
+        (target("nobody"), 4001),
+        (target("off-key"), 4003),
+        (target("full-key"), 4004),
+        (format!("/app/{KEY}?protocol=1"), 4007),
+        (target("far-key"), 4009),
+    ] {
+        let mut client = Client::open(fixture.addr, &path, &[]).ok().unwrap();
+        let frame: serde_json::Value = serde_json::from_str(&client.hear_text()).unwrap();
+        assert_eq!(
+            (&frame["event"], &frame["data"]["code"]),
+            (&"pusher:error".into(), &code.into())
+        );
+        client.hear_close(code, frame["data"]["message"].as_str().unwrap());
+    }
+    drop(first);
+}
+
+#[test]
+fn a_connection_that_resets_leaves_no_trace() {
+    let fixture = Fixture::start();
+    let mut watcher = fixture.subscribed("pub");
+    let mut stream = TcpStream::connect(fixture.addr).unwrap();
+    std::io::Write::write_all(&mut stream, handshake(&target(KEY), &[]).as_bytes()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    // What is unread at the end turns the end into a reset.
+    drop(stream);
+    eventually(|| match fixture.api("GET", "connections", "").text() {
+        r#"{"connections":1}"# => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .unwrap();
+    fixture.publish("pub", "e", "1");
+    watcher.hear_text();
+}

@@ -1,0 +1,151 @@
+//! What must come before what, where one script cannot show it: many subscriptions, many connections,
+//! publishers beside subscribers, and the next second after a rate limit.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, KEY, SECRET, subscribe};
+use crate::support::sign::hmac_hex;
+use crate::support::websocket::{Client, FIN, TEXT, frame};
+
+fn subscription(channel: &str) -> String {
+    format!(r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}"}}}}"#)
+}
+
+fn join_private(client: &mut Client, socket_id: &str, channel: &str) {
+    let auth = format!("{KEY}:{}", hmac_hex(SECRET, &format!("{socket_id}:{channel}")));
+    client.send_text(&format!(
+        r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":"{auth}"}}}}"#
+    ));
+    assert!(client.hear_text().contains("subscription_succeeded"));
+}
+
+#[test]
+fn s11_two_hundred_subscriptions_are_confirmed_in_order() {
+    let fixture = Fixture::start();
+    let (mut client, _) = fixture.connect();
+    let frames: Vec<u8> = (0..200)
+        .flat_map(|number| frame(FIN | TEXT, subscription(&format!("c{number}")).as_bytes()))
+        .collect();
+    client.send_bytes(&frames);
+    for number in 0..200 {
+        assert!(client.hear_text().contains(&format!(r#""channel":"c{number}""#)));
+    }
+    fixture.publish("c199", "e", "1");
+    assert!(client.hear_text().contains(r#""channel":"c199""#));
+    drop(client);
+    eventually(|| match fixture.api("GET", "channels", "").text() {
+        r#"{"channels":{}}"# => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .unwrap();
+}
+
+/// An event either comes after the confirmation or not at all, and none is missed after it.
+#[test]
+fn t20_nothing_arrives_before_the_confirmation_and_nothing_is_missed_after() {
+    let fixture = Fixture::start();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 0_u64;
+            while !done.load(Ordering::Relaxed) {
+                fixture.publish("pub", "e", &number.to_string());
+                number += 1;
+            }
+        });
+        for _ in 0..50 {
+            let (mut client, _) = fixture.connect();
+            client.send_text(&subscription("pub"));
+            assert!(client.hear_text().contains("subscription_succeeded"));
+            let mut last: Option<u64> = None;
+            for _ in 0..5 {
+                let text = client.hear_text();
+                let number = text.rsplit('"').nth(1).unwrap().parse().unwrap();
+                assert!(last.is_none_or(|last| number == last + 1), "{number} after {last:?}");
+                last = Some(number);
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn whispers_of_one_sender_stay_in_order_for_everyone() {
+    let fixture = Fixture::with(|app| app.limits.client_events_per_second = 0);
+    let (mut sender, id) = fixture.connect();
+    join_private(&mut sender, &id, "private-x");
+    let mut others: Vec<Client> = (0..10)
+        .map(|_| {
+            let (mut client, id) = fixture.connect();
+            join_private(&mut client, &id, "private-x");
+            client
+        })
+        .collect();
+    let frames: Vec<u8> = (0..100)
+        .map(|number| format!(r#"{{"event":"client-n","channel":"private-x","data":"{number}"}}"#))
+        .flat_map(|text| frame(FIN | TEXT, text.as_bytes()))
+        .collect();
+    sender.send_bytes(&frames);
+    for other in &mut others {
+        for number in 0..100 {
+            assert!(other.hear_text().contains(&format!(r#""data":"{number}""#)));
+        }
+    }
+}
+
+#[test]
+fn c09_the_next_second_has_a_limit_of_its_own() {
+    let fixture = Fixture::with(|app| app.limits.client_events_per_second = 1);
+    let (mut sender, id) = fixture.connect();
+    join_private(&mut sender, &id, "private-x");
+    let (mut other, id) = fixture.connect();
+    join_private(&mut other, &id, "private-x");
+    let whisper = r#"{"event":"client-n","channel":"private-x","data":"1"}"#;
+    sender.send_bytes(&[frame(FIN | TEXT, whisper.as_bytes()), Vec::new()].concat());
+    sender.send_text(whisper);
+    assert!(sender.hear_text().contains("4301"), "two in one second");
+    // From here on one is let through as soon as the second is over.
+    eventually(|| {
+        sender.send_text(whisper);
+        sender.send_text(r#"{"event":"pusher:ping"}"#);
+        let text = sender.hear_text();
+        if text.contains("pusher:pong") {
+            return Ok(());
+        }
+        assert!(sender.hear_text().contains("pusher:pong"));
+        Err(text)
+    })
+    .unwrap();
+    for _ in 0..2 {
+        assert!(other.hear_text().contains("client-n"));
+    }
+}
+
+#[test]
+fn many_connections_on_one_channel_all_hear() {
+    let fixture = Fixture::start();
+    let mut clients: Vec<Client> = (0..300).map(|_| fixture.subscribed("pub")).collect();
+    for number in 0..10 {
+        fixture.publish("pub", "e", &number.to_string());
+    }
+    for client in &mut clients {
+        for number in 0..10 {
+            assert!(client.hear_text().contains(&format!(r#""data":"{number}""#)));
+        }
+    }
+    let info = fixture.api("GET", "channels/pub?info=subscription_count", "");
+    assert_eq!(info.text(), r#"{"occupied":true,"subscription_count":300}"#);
+}
+
+#[test]
+fn the_first_of_many_subscribers_is_heard_by_the_next_query() {
+    let fixture = Fixture::start();
+    for number in 0..50 {
+        let (mut client, _) = fixture.connect();
+        let channel = format!("c{number}");
+        subscribe(&mut client, &channel);
+        let answer = fixture.api("GET", &format!("channels/{channel}"), "");
+        assert_eq!(answer.text(), r#"{"occupied":true}"#);
+    }
+}
