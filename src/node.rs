@@ -12,10 +12,8 @@ use arc_swap::ArcSwap;
 use crate::app::{App, Apps, ClientEvents};
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
-use crate::hub::cache::Cached;
-use crate::hub::connection::{Connection, Told};
+use crate::hub::connection::Connection;
 use crate::hub::directory::{Directory, Joined, Occupancy};
-use crate::hub::inbox::History;
 use crate::hub::stream::Stream;
 use crate::hub::worker::{Ended, Worker};
 use crate::metrics::{Counts, Metrics};
@@ -151,17 +149,13 @@ impl Node {
             }
             self.unsubscribe(connection, name.as_str());
         }
+        let cached = kind.cache.then(|| connection.directory.cache.last(&name)).flatten();
+        let version = cached.as_ref().map_or(0, |cached| cached.version.get());
         let max = app.limits.max_presence_members;
-        let mut cached = None;
         let subscribed = self
             .worker
             .subscribe(connection, &name, member.as_ref().map(|member| (member, max)), |facts| {
-                // Only now, so that an event is either kept already or finds this subscriber.
-                cached = kind.cache.then(|| connection.directory.cache.last(&name)).flatten();
-                Told {
-                    presence: facts.joined.as_ref().map_or(0, |joined| joined.version),
-                    cache: cached.as_ref().map_or(0, |cached: &Cached| cached.version.get()),
-                }
+                facts.joined.as_ref().map_or(version, |joined| joined.version)
             })
             .map_err(|_| SubscriptionError::TooManyMembers { max })?;
         match subscribed.joined {
@@ -169,8 +163,7 @@ impl Node {
                 connection.tell(roster);
                 if let Some(member) = member {
                     let added = Message::member_added(&name, &member);
-                    let history = History::Presence(version);
-                    self.notify(&connection.directory, &name, &added, history, Some(connection.id));
+                    self.notify(&connection.directory, &name, &added, version, Some(connection.id));
                 }
             }
             None => connection.tell(Message::subscribed(&name)),
@@ -245,7 +238,7 @@ impl Node {
         let name = &ended.channel;
         if let Some((member, version)) = &ended.change.left {
             let removed = Message::member_removed(name, member);
-            self.notify(directory, name, &removed, History::Presence(*version), None);
+            self.notify(directory, name, &removed, *version, None);
         }
         self.tell_count(directory, name, ended.change.count, app);
     }
@@ -256,11 +249,11 @@ impl Node {
         directory: &Directory,
         name: &ChannelName,
         message: &Message,
-        history: History,
+        version: u64,
         except: Option<SocketId>,
     ) {
         let seats = directory.seats(name.as_str());
-        self.hub().publish(&seats, message.bytes(), except, history);
+        self.hub().publish(&seats, message.bytes(), except, version);
     }
 
     /// Tells subscribers how many they are, where the app wants it: never on presence channels, which know
@@ -274,13 +267,7 @@ impl Node {
         {
             return;
         }
-        self.notify(
-            directory,
-            name,
-            &Message::subscription_count(name, count),
-            History::None,
-            None,
-        );
+        self.notify(directory, name, &Message::subscription_count(name, count), 0, None);
     }
 
     /// Tells crowded channels the count that has changed since they were told.
@@ -289,7 +276,7 @@ impl Node {
             for name in directory.counting.due() {
                 let count = self.inspect(&directory, name.as_str()).subscriptions;
                 let message = Message::subscription_count(&name, count);
-                self.notify(&directory, &name, &message, History::None, None);
+                self.notify(&directory, &name, &message, 0, None);
             }
         }
     }
@@ -302,13 +289,13 @@ impl Node {
         if kind.cache {
             let message = Message::event(channel, event, data);
             let version = directory.cache.store(channel, &message, data, app.features.cache_ttl);
-            self.notify(directory, channel, &message, History::Cache(version), except);
+            self.notify(directory, channel, &message, version, except);
             return;
         }
         let seats = directory.seats(channel.as_str());
         if !seats.is_empty() {
             let message = Message::event(channel, event, data);
-            self.hub().publish(&seats, message.bytes(), except, History::None);
+            self.hub().publish(&seats, message.bytes(), except, 0);
         }
     }
 
@@ -355,7 +342,7 @@ impl Node {
         let message = Message::client_event(&name, event, &data, user.as_ref());
         self.counts().published.add(1);
         let seats = connection.directory.seats(name.as_str());
-        self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
+        self.hub().publish(&seats, message.bytes(), Some(connection.id), 0);
         Ok(())
     }
 

@@ -178,6 +178,7 @@ async fn requests(
     let mut connection = http1::Builder::new()
         .keep_alive(!drains)
         .max_header_size(MAX_HEAD)
+        .pipeline_flush(true)
         .serve_connection(io, door);
     let mut deadline = pin!(sleep(timeout));
     let mut drain = pin!(async move {

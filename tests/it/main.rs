@@ -19,3 +19,4 @@ mod ordering;
 mod requests;
 mod rfc6455;
 mod support;
+mod tidy;
