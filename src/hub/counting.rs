@@ -78,7 +78,7 @@ mod tests {
         assert!(!counting.is_told_now(&name, 102));
         assert!(counting.due().is_empty());
         tokio::time::advance(PAUSE).await;
-        assert_eq!(counting.due(), [name.clone()]);
+        assert_eq!(counting.due(), std::slice::from_ref(&name));
         assert!(!counting.is_told_now(&name, 103), "told by being due");
         tokio::time::advance(PAUSE).await;
         assert_eq!(counting.due().len(), 1);

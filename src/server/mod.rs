@@ -179,7 +179,7 @@ impl Running {
         &self.shared
     }
 
-    /// Begins to stop: see [`Phase::Draining`].
+    /// Begins to stop: see `Phase::Draining`.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.phase.send_replace(Phase::Draining);
