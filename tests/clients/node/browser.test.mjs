@@ -52,11 +52,14 @@ describe('the try-out page', () => {
   test('connects, joins a channel and shows what the API triggers', async () => {
     const page = await open(`${on.server.origin}/`);
     await shows(page, /\bconnected\b/i);
-    const channel = await until('the page has subscribed to a channel', async () => {
-      const { channels } = await (await on.backend.get({ path: '/channels' })).json();
-      return Object.keys(channels)[0];
+    await page.getByLabel('Channel').fill('try-out');
+    await page.getByRole('button', { name: 'Join' }).click();
+    await until('the page has subscribed', async () => {
+      const answer = await on.backend.get({ path: '/channels/try-out' });
+      return (await answer.json()).occupied;
     });
-    await on.backend.trigger(channel, 'hello', { text: 'Grüße <b>🚀</b>' });
+    await shows(page, /Joined: try-out/);
+    await on.backend.trigger('try-out', 'hello', { text: 'Grüße <b>🚀</b>' });
     await shows(page, /hello/);
     await shows(page, /Grüße <b>🚀<\/b>/);
     assert.deepEqual(page.complaints, []);

@@ -3,6 +3,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import nacl from 'tweetnacl';
+
 import { heard, subscribed } from './clients.mjs';
 import { stage } from './stage.mjs';
 import { next } from './waiting.mjs';
@@ -34,7 +36,6 @@ for (const [prefix, user] of [['cache-', undefined], ['private-cache-', 'ann'], 
 }
 
 test('a sealed event is kept as it was sealed', async () => {
-  const { default: nacl } = await import('tweetnacl');
   const name = 'private-encrypted-cache-vault';
   await on.backend.trigger(name, 'sealed', { n: 3 });
   const client = await on.clients.pusher({ user: 'ann', nacl });

@@ -29,9 +29,7 @@ test('clients are closed with 4200 and come back to the next server', async (t) 
 
   const closings = all.map(closing);
   await first.stop();
-  for (const { code, wasClean } of await Promise.all(closings)) {
-    assert.deepEqual({ code, wasClean }, { code: 4200, wasClean: true });
-  }
+  assert.deepEqual((await Promise.all(closings)).map(({ code }) => code), all.map(() => 4200));
 
   second = await Server.start({ port: first.port });
   for (const client of all) await connected(client, 60_000);

@@ -104,7 +104,8 @@ for (const broadcaster of ['reverb', 'pusher']) {
 
     test('whispers to the others only', async () => {
       const name = named('whispers');
-      const [ann, ben] = [(await echo('ann')).private(name), (await echo('ben')).private(name)];
+      const [sender, other] = [await echo('ann'), await echo('ben')];
+      const [ann, ben] = [sender.private(name), other.private(name)];
       await Promise.all([joined(ann), joined(ben)]);
       const echoed = [];
       ann.listenForWhisper('typing', (data) => echoed.push(data));

@@ -4,10 +4,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
+import nacl from 'tweetnacl';
+import Pusher from 'pusher-js';
+
 import { SECRET } from './application.mjs';
-import { connected, frames, heard, subscribed } from './clients.mjs';
+import { address, connected, frames, heard, subscribed } from './clients.mjs';
 import { stage } from './stage.mjs';
-import { next, until } from './waiting.mjs';
+import { next, nextWithMetadata, until } from './waiting.mjs';
 
 const on = stage();
 
@@ -27,8 +30,6 @@ describe('connecting', () => {
   });
 
   test('is refused with 4001 for a key that no app has', async () => {
-    const { default: Pusher } = await import('pusher-js');
-    const { address } = await import('./clients.mjs');
     const client = new Pusher('no-such-key', address(on.server));
     const errors = [];
     client.connection.bind('error', (error) => errors.push((error.data ?? error.error?.data)?.code));
@@ -168,9 +169,9 @@ describe('private channels', () => {
       await subscribed(await on.clients.pusher({ user: 'ben' }), 'private-chat'),
     ];
     const own = heard(ann);
-    const arrived = next(ben, 'client-typing');
+    const arrived = nextWithMetadata(ben, 'client-typing');
     assert.ok(ann.trigger('client-typing', { text: 'Änn "☕"', n: 1.5 }));
-    const [data, metadata] = [await arrived].flat();
+    const [data, metadata] = await arrived;
     assert.deepEqual(data, { text: 'Änn "☕"', n: 1.5 });
     assert.equal(metadata?.user_id, undefined);
     await fence(ann);
@@ -180,7 +181,6 @@ describe('private channels', () => {
 
 describe('encrypted channels', () => {
   test('pass on what the backend sealed and pusher-js opens', async () => {
-    const { default: nacl } = await import('tweetnacl');
     const client = await on.clients.pusher({ user: 'ann', nacl });
     const channel = await subscribed(client, 'private-encrypted-letters');
     const raw = frames(client);
@@ -240,7 +240,7 @@ describe('presence channels', () => {
   test('carry whispers with the id of the sender', async () => {
     const ann = await subscribed(await on.clients.pusher({ user: 'ann' }), 'presence-whispers');
     const ben = await subscribed(await on.clients.pusher({ user: 'ben' }), 'presence-whispers');
-    const arrived = next(ben, 'client-typing');
+    const arrived = nextWithMetadata(ben, 'client-typing');
     ann.trigger('client-typing', { on: true });
     assert.deepEqual(await arrived, [{ on: true }, { user_id: '1' }]);
   });

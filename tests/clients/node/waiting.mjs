@@ -15,8 +15,16 @@ export async function until(what, fact, deadline = DEADLINE_MS) {
   }
 }
 
-/** Resolves with what `emitter` (anything with `bind`) says next under `event`. */
-export function next(emitter, event, deadline = DEADLINE_MS) {
+/**
+ * Resolves with the data that `emitter` (anything with `bind`) says next under `event`. Where the
+ * metadata matters too, `nextWithMetadata` has both.
+ */
+export async function next(emitter, event, deadline) {
+  const [data] = await nextWithMetadata(emitter, event, deadline);
+  return data;
+}
+
+export function nextWithMetadata(emitter, event, deadline = DEADLINE_MS) {
   return new Promise((resolve, reject) => {
     const late = setTimeout(() => {
       emitter.unbind(event, heard);
@@ -25,7 +33,7 @@ export function next(emitter, event, deadline = DEADLINE_MS) {
     function heard(...said) {
       clearTimeout(late);
       emitter.unbind(event, heard);
-      resolve(said.length > 1 ? said : said[0]);
+      resolve(said);
     }
     emitter.bind(event, heard);
   });
