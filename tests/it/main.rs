@@ -15,6 +15,8 @@
 mod config;
 mod dialogue;
 mod endings;
+mod liveness;
+mod model;
 mod ordering;
 mod requests;
 mod rfc6455;

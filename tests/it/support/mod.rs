@@ -4,6 +4,7 @@
 
 pub mod fixture;
 pub mod http;
+pub mod memory;
 pub mod sign;
 pub mod websocket;
 

@@ -122,7 +122,7 @@ impl Client {
     /// Reads from the socket whatever is waiting.
     pub fn read(&mut self) -> Heard {
         loop {
-            if let Some(heard) = self.parse() {
+            if let Some(heard) = take_frame(&mut self.ahead) {
                 return heard;
             }
             let mut buffer = [0; 64 << 10];
@@ -141,40 +141,40 @@ impl Client {
         assert!(self.ahead.is_empty(), "the stream ends within a frame: {:?}", self.ahead);
         Heard::End
     }
+}
 
-    /// Takes one frame off what was read. A server masks nothing, fragments nothing here and sets no
-    /// reserved bit.
-    fn parse(&mut self) -> Option<Heard> {
-        let (&first, &second) = (self.ahead.first()?, self.ahead.get(1)?);
-        assert_eq!(first & 0xf0, FIN, "first byte {first:#x}");
-        assert_eq!(second & 0x80, 0, "the server masked a frame");
-        let (head, length) = match second {
-            126 => (4, u16::from_be_bytes(self.ahead.get(2..4)?.try_into().unwrap()) as usize),
-            127 => (10, u64::from_be_bytes(self.ahead.get(2..10)?.try_into().unwrap()) as usize),
-            length => (2, length as usize),
-        };
-        assert!(head == 2 || length > 125, "a length of {length} in {head} bytes");
-        assert!(head != 10 || length > 0xffff, "a length of {length} in {head} bytes");
-        if self.ahead.len() < head + length {
-            return None;
-        }
-        let payload = self.ahead[head..head + length].to_vec();
-        self.ahead.drain(..head + length);
-        Some(match first & 0xf {
-            TEXT => Heard::Text(String::from_utf8(payload).expect("a text that is not UTF-8")),
-            BINARY => Heard::Binary(payload),
-            PING => Heard::Ping(payload),
-            PONG => Heard::Pong(payload),
-            CLOSE if payload.is_empty() => Heard::Close(None),
-            CLOSE => {
-                let (code, reason) = payload.split_at(2);
-                let reason = String::from_utf8(reason.to_vec()).unwrap();
-                assert!(length <= 125, "a close frame of {length} bytes");
-                Heard::Close(Some((u16::from_be_bytes(code.try_into().unwrap()), reason)))
-            }
-            opcode => panic!("a frame with opcode {opcode:#x}"),
-        })
+/// Takes one frame off what was read. A server masks nothing, fragments nothing here and sets no
+/// reserved bit.
+pub fn take_frame(bytes: &mut Vec<u8>) -> Option<Heard> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    assert_eq!(first & 0xf0, FIN, "first byte {first:#x}");
+    assert_eq!(second & 0x80, 0, "the server masked a frame");
+    let (head, length) = match second {
+        126 => (4, u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()) as usize),
+        127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap()) as usize),
+        length => (2, length as usize),
+    };
+    assert!(head == 2 || length > 125, "a length of {length} in {head} bytes");
+    assert!(head != 10 || length > 0xffff, "a length of {length} in {head} bytes");
+    if bytes.len() < head + length {
+        return None;
     }
+    let payload = bytes[head..head + length].to_vec();
+    bytes.drain(..head + length);
+    Some(match first & 0xf {
+        TEXT => Heard::Text(String::from_utf8(payload).expect("a text that is not UTF-8")),
+        BINARY => Heard::Binary(payload),
+        PING => Heard::Ping(payload),
+        PONG => Heard::Pong(payload),
+        CLOSE if payload.is_empty() => Heard::Close(None),
+        CLOSE => {
+            let (code, reason) = payload.split_at(2);
+            let reason = String::from_utf8(reason.to_vec()).unwrap();
+            assert!(length <= 125, "a close frame of {length} bytes");
+            Heard::Close(Some((u16::from_be_bytes(code.try_into().unwrap()), reason)))
+        }
+        opcode => panic!("a frame with opcode {opcode:#x}"),
+    })
 }
 
 /// The client's half of the handshake. A header of the same name in `headers` stands instead of the

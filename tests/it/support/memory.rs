@@ -1,0 +1,150 @@
+//! A node without sockets, threads and time: what connections say is handed to their sessions, what they
+//! are told is taken out of their outboxes, and the clock moves when the test says so.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+use fanfare::app::{App, Apps};
+use fanfare::hub::Hub;
+use fanfare::hub::addresses::Addresses;
+use fanfare::hub::connection::Connection;
+use fanfare::hub::stream::Stream;
+use fanfare::hub::worker::Worker;
+use fanfare::metrics::Metrics;
+use fanfare::node::{Node, Publication, Shared};
+use fanfare::protocol::channel::ChannelName;
+use fanfare::session::Session;
+use fanfare::socket;
+
+use super::fixture::{ID, KEY, SECRET};
+use super::sign::hmac_hex;
+use super::websocket::{Heard, take_frame};
+
+/// Several workers, all on the test's own thread.
+pub struct Memory {
+    pub shared: Arc<Shared>,
+    nodes: Vec<Rc<Node>>,
+    app: Arc<App>,
+    now: u32,
+}
+
+/// One connection and its conversation.
+pub struct Talk {
+    pub session: Session,
+    connection: Rc<Connection>,
+    bytes: Vec<u8>,
+}
+
+impl Memory {
+    pub fn new(workers: usize, change: impl FnOnce(&mut App)) -> Self {
+        let mut app = App::new(ID, KEY, SECRET);
+        change(&mut app);
+        let apps = Apps::new([app]).unwrap();
+        let app = apps.by_id(ID).unwrap().clone();
+        let shared = Arc::new(Shared {
+            apps: ArcSwap::from_pointee(apps),
+            hub: Hub::new(1, workers),
+            metrics: Metrics::new(workers),
+            draining: AtomicBool::new(false),
+            max_connections: 0,
+            addresses: Addresses::new(0),
+        });
+        let node = |index| Node::new(shared.clone(), Worker::new(shared.hub.clone(), index));
+        let nodes = (0..workers as u16).map(node).collect();
+        Self { shared, nodes, app, now: 1 }
+    }
+
+    /// A connection on that worker, greeted.
+    pub fn connect(&self, worker: usize) -> Talk {
+        let node = &self.nodes[worker];
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let connection = node.connect(&self.app, Stream::Detached, address).ok().unwrap();
+        let session = Session::new(node.clone(), connection.clone());
+        let mut talk = Talk { session, connection, bytes: Vec::new() };
+        assert!(
+            matches!(talk.heard().as_slice(), [Heard::Text(text)] if text.contains("socket_id"))
+        );
+        talk
+    }
+
+    /// As a backend does with `POST events`.
+    pub fn publish(&self, worker: usize, channel: &str, event: &str, data: &str) {
+        let name = ChannelName::parse(channel, 200).unwrap();
+        let data = serde_json::Value::from(data).to_string();
+        let directory = self.shared.hub.directory(&self.app.id);
+        let publication = Publication { channel: &name, event, data: &data, except: None };
+        self.nodes[worker].publish(&self.app, &directory, publication);
+    }
+
+    /// The count of subscriptions, and the users in the channel.
+    pub fn inspect(&self, channel: &str) -> (usize, usize) {
+        let directory = self.shared.hub.directory(&self.app.id);
+        let occupancy = self.nodes[0].inspect(&directory, channel);
+        (occupancy.subscriptions, occupancy.users)
+    }
+
+    /// Carries out what one worker has been asked.
+    pub fn deliver(&self, worker: usize) {
+        self.nodes[worker].worker.deliver_now();
+    }
+
+    pub fn deliver_all(&self) {
+        (0..self.nodes.len()).for_each(|worker| self.deliver(worker));
+    }
+
+    /// Moves every worker's clock on by one second, and lets it look after `talk`.
+    pub fn second(&mut self, talk: &Talk) {
+        self.now += 1;
+        for node in &self.nodes {
+            node.worker.tick(self.now);
+        }
+        socket::look_after(&talk.connection, self.now);
+    }
+}
+
+impl Talk {
+    pub fn socket_id(&self) -> String {
+        self.connection.id.to_string()
+    }
+
+    /// Says a text, as a socket would hand it on.
+    pub fn say(&mut self, text: &str) {
+        self.is_heard();
+        self.session.hear(text);
+    }
+
+    /// Any frame is a sign of life: a ping's answer does no more than this.
+    pub fn is_heard(&self) {
+        self.connection.life.heard.set(self.session.node().worker.now());
+        self.connection.life.asked.set(0);
+    }
+
+    /// Subscribes as the user, if one is given and the channel is one of presence.
+    pub fn subscribe(&mut self, channel: &str, user: &str) {
+        let (mut data, mut signed) = (String::new(), format!("{}:{channel}", self.socket_id()));
+        if channel.starts_with("presence-") {
+            let user = format!(r#"{{"user_id":"{user}"}}"#);
+            signed = format!("{signed}:{user}");
+            data = format!(r#","channel_data":{}"#, serde_json::Value::from(user));
+        }
+        let auth = format!("{KEY}:{}", hmac_hex(SECRET, &signed));
+        self.say(&format!(
+            r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":"{auth}"{data}}}}}"#
+        ));
+    }
+
+    pub fn unsubscribe(&mut self, channel: &str) {
+        self.say(&format!(r#"{{"event":"pusher:unsubscribe","data":{{"channel":"{channel}"}}}}"#));
+    }
+
+    /// What the connection has been told since this was last asked.
+    pub fn heard(&mut self) -> Vec<Heard> {
+        self.bytes.extend(self.connection.take_queued());
+        let heard = std::iter::from_fn(|| take_frame(&mut self.bytes)).collect();
+        assert!(self.bytes.is_empty(), "half a frame is queued");
+        heard
+    }
+}
