@@ -9,7 +9,7 @@ use fanfare::app::App;
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, target, trigger};
 use crate::support::http::{Http, request};
-use crate::support::sign::Request;
+use crate::support::sign::{Request, hmac_hex};
 use crate::support::websocket::{Client, Heard, handshake};
 use crate::support::{DEADLINE, eventually};
 
@@ -162,4 +162,31 @@ fn a_connection_that_resets_leaves_no_trace() {
     .unwrap();
     fixture.publish("pub", "e", "1");
     watcher.hear_text();
+}
+
+/// Whoever has been sent away may go on talking; nobody listens.
+#[test]
+fn nothing_counts_after_a_kick() {
+    let fixture = Fixture::start();
+    let (mut client, id) = fixture.connect();
+    let user = r#"{"id":"1"}"#;
+    let signature = hmac_hex(SECRET, &format!("{id}::user::{user}"));
+    let command = serde_json::json!({ "event": "pusher:signin",
+        "data": { "auth": format!("{KEY}:{signature}"), "user_data": user } });
+    client.send_text(&command.to_string());
+    assert!(client.hear_text().contains("signin_success"));
+    assert_eq!(fixture.api("POST", "users/1/terminate_connections", "{}").text(), "{}");
+    client.send_text(r#"{"event":"pusher:subscribe","data":{"channel":"late"}}"#);
+    let mut heard = client.hear_text();
+    if heard.contains("subscription_succeeded") {
+        // It was said before the kick came.
+        heard = client.hear_text();
+    }
+    assert!(heard.contains(r#""code":4009"#), "{heard}");
+    client.hear_close(4009, "");
+    for _ in 0..100 {
+        client.send_text(r#"{"event":"pusher:subscribe","data":{"channel":"later"}}"#);
+    }
+    assert_eq!(fixture.api("GET", "channels", "").text(), r#"{"channels":{}}"#);
+    assert_eq!(fixture.api("GET", "connections", "").text(), r#"{"connections":0}"#);
 }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use fanfare::app::{App, ClientEvents};
-use fanfare::config::Server;
+use fanfare::config::{Network, Server};
 
 /// Sets one setting of an app; `id`, `key` and `secret` are set when the app is made.
 pub fn set_app(app: &mut App, name: &str, value: &str) {
@@ -50,6 +50,11 @@ pub fn set_server(server: &mut Server, name: &str, value: &str) {
         "path" => value.clone_into(&mut server.path),
         "max_connections" => server.max_connections = parse(value),
         "connections_per_ip" => server.connections_per_ip = parse(value),
+        "trusted_proxies" => {
+            let (address, prefix) = value.split_once('/').expect("ADDRESS/PREFIX");
+            let (address, prefix) = (parse(address), parse(prefix));
+            server.trusted_proxies = vec![Network { address, prefix }];
+        }
         "cors_origins" => server.cors_origins = value.split(',').map(str::to_owned).collect(),
         _ => panic!("{name:?} is no setting of a server"),
     }
