@@ -15,6 +15,7 @@ mod world;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 pub use script::Script;
 use world::{Failure, World};
@@ -36,6 +37,9 @@ files! {
     handshake liveness malformed public private presence client_events trigger batch query
     signature small_print users cache clients
 }
+
+/// Held by the script that speaks to a given server.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// All scripts of all files.
 pub fn all() -> Vec<Script> {
@@ -63,6 +67,8 @@ fn run_file(name: &str) {
         if against.is_some() && !script.any_server {
             continue;
         }
+        // A given server is one for all scripts, so only one of them may speak to it at a time.
+        let _turn = against.as_ref().map(|_| TURN.lock().unwrap_or_else(PoisonError::into_inner));
         let mut world = World::new(script, against.as_deref());
         for (number, step) in &script.steps {
             let outcome = catch_unwind(AssertUnwindSafe(|| world.take(step)));
@@ -83,6 +89,7 @@ fn run_file(name: &str) {
             ));
             break;
         }
+        world.leave();
     }
     if update {
         fs::write(path(name), lines.join("\n") + "\n").unwrap();

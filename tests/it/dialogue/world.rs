@@ -114,6 +114,9 @@ impl World {
                 values.insert(format!("{name}{dot}{part}"), value.clone());
             }
         }
+        // Nobody has used a name with this in it before, on a given server neither.
+        let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        values.insert("unique".to_owned(), unique.as_micros().to_string());
         let transport = match against {
             Some(url) => Transport::Given(resolve(url)),
             None => Transport::Started(Fixture::with_apps(
@@ -153,6 +156,27 @@ impl World {
             }
             Step::Api(api) => self.ask(api),
         }
+    }
+
+    /// Closes what is open, and waits until a given server has noticed: the next script begins there too.
+    pub fn leave(mut self) {
+        if self.transport.is_ours() {
+            return;
+        }
+        for (_, peer) in self.peers.drain() {
+            let mut client = peer.client;
+            client.send_close(1000, "");
+            while client.hear() != Heard::End {}
+        }
+        let app = &self.apps[0];
+        let target = format!("/apps/{}/channels", app.id);
+        let channels = Request::new("GET", &target, "", &app.key, &app.secret);
+        let empty = eventually(|| {
+            let answer = Http::connect(self.transport.addr()).ask_signed(&channels);
+            let left = answer.json()["channels"].as_object().is_some_and(serde_json::Map::is_empty);
+            if left { Ok(()) } else { Err(answer.text().to_owned()) }
+        });
+        assert_eq!(empty, Ok(()), "these channels are still occupied");
     }
 
     fn peer(&mut self, who: &str) -> &mut Peer {
