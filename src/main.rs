@@ -4,11 +4,12 @@
 mod greeting;
 
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
 use fanfare::config::{self, Flags, Loaded};
-use fanfare::server::{self, Running};
+use fanfare::server;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -42,18 +43,14 @@ fn main() -> ExitCode {
     let (made, path, try_out) =
         (config.made_app.clone(), config.server.path.clone(), config.server.try_out);
     let at = format!("{}:{}", config.server.host, config.server.port);
-    let running = match server::start(config) {
-        Ok(running) => running,
-        Err(error) => return fail(&format!("cannot listen on {at}: {error}"), UNAVAILABLE),
-    };
-    if let Some(made) = made {
-        let greeting = greeting::text(&made, running.addr(), &path, try_out);
+    match serve(config, &at, |addr| {
+        let Some(made) = made else { return };
+        let greeting = greeting::text(&made, addr, &path, try_out);
         let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
         let _ = io::stdout().write_all(text.as_bytes());
-    }
-    match wait(running) {
+    }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, OS_ERROR),
+        Err((error, code)) => fail(&error, code),
     }
 }
 
@@ -63,11 +60,20 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
 }
 
 /// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
-fn wait(running: Running) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+fn serve(
+    config: config::Config,
+    at: &str,
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), (String, u8)> {
+    let os_error = |error: io::Error| (error.to_string(), OS_ERROR);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(os_error)?.block_on(async {
+        // Before anybody can see that the server is up and tell it to stop.
+        let mut terminate = signal(SignalKind::terminate()).map_err(os_error)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(os_error)?;
+        let running = server::start(config)
+            .map_err(|error| (format!("cannot listen on {at}: {error}"), UNAVAILABLE))?;
+        listening(running.addr());
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -76,7 +82,7 @@ fn wait(running: Running) -> io::Result<()> {
         running.drain();
         let ended = tokio::task::spawn_blocking(|| running.wait());
         tokio::select! {
-            _ = ended => {}
+            ended = ended => ended.unwrap_or_else(|error| Err(error.into())).map_err(os_error)?,
             _ = terminate.recv() => std::process::exit(128 + 15),
             _ = interrupt.recv() => std::process::exit(128 + 2),
         }

@@ -12,8 +12,10 @@ use arc_swap::ArcSwap;
 use crate::app::{App, Apps, ClientEvents};
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
-use crate::hub::connection::Connection;
+use crate::hub::cache::Cached;
+use crate::hub::connection::{Connection, Told};
 use crate::hub::directory::{Directory, Joined, Occupancy};
+use crate::hub::inbox::History;
 use crate::hub::stream::Stream;
 use crate::hub::worker::{Ended, Worker};
 use crate::metrics::{Counts, Metrics};
@@ -149,13 +151,17 @@ impl Node {
             }
             self.unsubscribe(connection, name.as_str());
         }
-        let cached = kind.cache.then(|| connection.directory.cache.last(&name)).flatten();
-        let version = cached.as_ref().map_or(0, |cached| cached.version.get());
         let max = app.limits.max_presence_members;
+        let mut cached = None;
         let subscribed = self
             .worker
             .subscribe(connection, &name, member.as_ref().map(|member| (member, max)), |facts| {
-                facts.joined.as_ref().map_or(version, |joined| joined.version)
+                // Only now, so that an event is either kept already or finds this subscriber.
+                cached = kind.cache.then(|| connection.directory.cache.last(&name)).flatten();
+                Told {
+                    presence: facts.joined.as_ref().map_or(0, |joined| joined.version),
+                    cache: cached.as_ref().map_or(0, |cached: &Cached| cached.version.get()),
+                }
             })
             .map_err(|_| SubscriptionError::TooManyMembers { max })?;
         match subscribed.joined {
@@ -163,7 +169,8 @@ impl Node {
                 connection.tell(roster);
                 if let Some(member) = member {
                     let added = Message::member_added(&name, &member);
-                    self.notify(&connection.directory, &name, &added, version, Some(connection.id));
+                    let history = History::Presence(version);
+                    self.notify(&connection.directory, &name, &added, history, Some(connection.id));
                 }
             }
             None => connection.tell(Message::subscribed(&name)),
@@ -238,7 +245,7 @@ impl Node {
         let name = &ended.channel;
         if let Some((member, version)) = &ended.change.left {
             let removed = Message::member_removed(name, member);
-            self.notify(directory, name, &removed, *version, None);
+            self.notify(directory, name, &removed, History::Presence(*version), None);
         }
         self.tell_count(directory, name, ended.change.count, app);
     }
@@ -249,11 +256,11 @@ impl Node {
         directory: &Directory,
         name: &ChannelName,
         message: &Message,
-        version: u64,
+        history: History,
         except: Option<SocketId>,
     ) {
         let seats = directory.seats(name.as_str());
-        self.hub().publish(&seats, message.bytes(), except, version);
+        self.hub().publish(&seats, message.bytes(), except, history);
     }
 
     /// Tells subscribers how many they are, where the app wants it: never on presence channels, which know
@@ -267,7 +274,13 @@ impl Node {
         {
             return;
         }
-        self.notify(directory, name, &Message::subscription_count(name, count), 0, None);
+        self.notify(
+            directory,
+            name,
+            &Message::subscription_count(name, count),
+            History::None,
+            None,
+        );
     }
 
     /// Tells crowded channels the count that has changed since they were told.
@@ -276,7 +289,7 @@ impl Node {
             for name in directory.counting.due() {
                 let count = self.inspect(&directory, name.as_str()).subscriptions;
                 let message = Message::subscription_count(&name, count);
-                self.notify(&directory, &name, &message, 0, None);
+                self.notify(&directory, &name, &message, History::None, None);
             }
         }
     }
@@ -289,13 +302,13 @@ impl Node {
         if kind.cache {
             let message = Message::event(channel, event, data);
             let version = directory.cache.store(channel, &message, data, app.features.cache_ttl);
-            self.notify(directory, channel, &message, version, except);
+            self.notify(directory, channel, &message, History::Cache(version), except);
             return;
         }
         let seats = directory.seats(channel.as_str());
         if !seats.is_empty() {
             let message = Message::event(channel, event, data);
-            self.hub().publish(&seats, message.bytes(), except, 0);
+            self.hub().publish(&seats, message.bytes(), except, History::None);
         }
     }
 
@@ -342,7 +355,7 @@ impl Node {
         let message = Message::client_event(&name, event, &data, user.as_ref());
         self.counts().published.add(1);
         let seats = connection.directory.seats(name.as_str());
-        self.hub().publish(&seats, message.bytes(), Some(connection.id), 0);
+        self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
         Ok(())
     }
 

@@ -80,14 +80,23 @@ enum Phase {
     Over,
 }
 
+/// The versions of a channel's two histories that a subscriber knows.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Told {
+    /// Of who is present.
+    pub presence: u64,
+    /// Of the cached event.
+    pub cache: u64,
+}
+
 /// One channel that a connection is subscribed to.
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub channel: LocalChannel,
     /// Its place in the channel's list.
     pub position: u32,
-    /// The version of the channel's history that it was told when it subscribed.
-    pub since: u64,
+    /// How much of the channel's history it was told when it subscribed.
+    pub told: Told,
     /// Whom it is present as.
     pub user: Option<UserId>,
 }
@@ -181,7 +190,9 @@ impl Connection {
     /// Goes on writing once the socket takes more; ready when nothing is left to write.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
         while self.blocked.get() && !self.is_over() {
-            match self.stream.borrow_mut().poll_writable(cx) {
+            // Not in the match itself, which would keep the stream borrowed while it is written to.
+            let writable = self.stream.borrow_mut().poll_writable(cx);
+            match writable {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {
                     self.write_out();

@@ -40,9 +40,19 @@ pub struct Deliver {
     pub frame: Bytes,
     /// Whoever sent it does not get it back.
     pub except: Option<SocketId>,
-    /// Where the channel has a history (members that come and go, a cached event): only for those who
-    /// subscribed before this point of it, since the others were told with their subscription. 0: for all.
-    pub version: u64,
+    pub history: History,
+}
+
+/// Where in a channel's history a frame belongs. Who subscribed after that was told with its subscription,
+/// and must not hear it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum History {
+    /// Nowhere: it is for all.
+    None,
+    /// Members that come and go, by the channel's version.
+    Presence(u64),
+    /// The cached event, by its version.
+    Cache(u64),
 }
 
 /// A worker's own handle of a channel. The generation tells an order that was late from one that is meant

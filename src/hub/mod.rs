@@ -24,7 +24,7 @@ use crate::app::AppId;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use directory::{Directory, Seats};
-use inbox::{Deliver, Inbox, Order};
+use inbox::{Deliver, History, Inbox, Order};
 
 /// What the workers of one node share.
 #[derive(Debug)]
@@ -77,10 +77,16 @@ impl Hub {
 
     /// Sends one frame to all subscribers that `seats` lead to: one order a worker. Each worker but the
     /// first gets a copy of its own, so that they do not count references on one shared cache line.
-    pub fn publish(&self, seats: &Seats, frame: &Bytes, except: Option<SocketId>, version: u64) {
+    pub fn publish(
+        &self,
+        seats: &Seats,
+        frame: &Bytes,
+        except: Option<SocketId>,
+        history: History,
+    ) {
         for (index, seat) in seats.iter().enumerate() {
             let frame = if index == 0 { frame.clone() } else { Bytes::copy_from_slice(frame) };
-            let deliver = Deliver { channel: seat.channel, frame, except, version };
+            let deliver = Deliver { channel: seat.channel, frame, except, history };
             self.inbox(seat.worker).put(Order::Deliver(deliver));
         }
     }

@@ -15,9 +15,9 @@ use smallvec::SmallVec;
 use tokio::task::yield_now;
 
 use super::Hub;
-use super::connection::{Connection, Subscription};
+use super::connection::{Connection, Subscription, Told};
 use super::directory::{Directory, Full, Subscribed, Unsubscribed};
-use super::inbox::{Deliver, Inbox, LocalChannel, Order};
+use super::inbox::{Deliver, History, Inbox, LocalChannel, Order};
 use super::stream::Stream;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
@@ -255,13 +255,13 @@ impl Worker {
 
     /// Subscribes a connection that is not subscribed yet: here first and in the directory second, in one
     /// step that nothing comes between, so that no frame is missed after the answer and none that arrives
-    /// before it is out of order. `since` is the version of the cached event it will be told.
+    /// before it is out of order. `told` is asked once it is subscribed, for what it will be told.
     pub fn subscribe(
         &self,
         connection: &Rc<Connection>,
         name: &ChannelName,
         member: Option<(&Member, usize)>,
-        since: impl FnOnce(&Subscribed) -> u64,
+        told: impl FnOnce(&Subscribed) -> Told,
     ) -> Result<Subscribed, Full> {
         let directory = &connection.directory;
         let mut channels = self.channels.borrow_mut();
@@ -283,7 +283,7 @@ impl Worker {
         connection.subscriptions.borrow_mut().push(Subscription {
             channel: local,
             position: position as u32,
-            since: since(&subscribed),
+            told: told(&subscribed),
             user: member.map(|(member, _)| member.user_id.clone()),
         });
         Ok(subscribed)
@@ -379,7 +379,9 @@ impl Worker {
                 continue;
             };
             let joins = run.last().is_some_and(|last| {
-                last.channel == next.channel && last.version == 0 && next.version == 0
+                last.channel == next.channel
+                    && last.history == History::None
+                    && next.history == History::None
             });
             if !joins || run_bytes + next.frame.len() > JOINED {
                 self.deliver_run(&mut run, touched);
@@ -404,10 +406,10 @@ impl Worker {
             [only] => only.frame.clone(),
             several => join(several),
         };
-        let (version, plain) = (first.version, run.iter().all(|one| one.except.is_none()));
+        let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {
             if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
-                if version > 0 && !is_news(connection, first.channel, version) {
+                if history != History::None && !is_news(connection, first.channel, history) {
                     continue;
                 }
                 connection.push(all.clone());
@@ -454,11 +456,16 @@ impl Worker {
     }
 }
 
-/// Whether what happened at `version` is after what the subscriber was told when it subscribed.
-fn is_news(connection: &Connection, channel: LocalChannel, version: u64) -> bool {
+/// Whether what happened there in the channel's history is after what the subscriber was told when it
+/// subscribed.
+fn is_news(connection: &Connection, channel: LocalChannel, history: History) -> bool {
     let subscriptions = connection.subscriptions.borrow();
     let mine = subscriptions.iter().find(|one| one.channel.slot == channel.slot);
-    mine.is_some_and(|subscription| subscription.since < version)
+    mine.is_some_and(|Subscription { told, .. }| match history {
+        History::None => true,
+        History::Presence(version) => told.presence < version,
+        History::Cache(version) => told.cache < version,
+    })
 }
 
 fn join(run: &[Deliver]) -> Bytes {

@@ -179,18 +179,19 @@ impl Running {
         &self.shared
     }
 
-    /// Begins to stop: see `Phase::Draining`.
+    /// Begins to stop: new sockets are refused, established ones closed one after the other, requests
+    /// answered.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.phase.send_replace(Phase::Draining);
     }
 
-    /// Waits until all connections are gone, or the grace is over.
-    pub fn wait(self) {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                warn!("a worker ended in a panic");
-            }
+    /// Waits until all connections are gone, or the grace is over. Fails if a worker ended in a panic.
+    pub fn wait(self) -> io::Result<()> {
+        let ends: Vec<bool> = self.threads.into_iter().map(|one| one.join().is_ok()).collect();
+        if ends.contains(&false) {
+            return Err(io::Error::other("a worker ended in a panic"));
         }
+        Ok(())
     }
 }

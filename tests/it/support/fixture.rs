@@ -82,7 +82,7 @@ impl Fixture {
     /// Drains and waits until the server has ended.
     pub fn stop(mut self) {
         self.drain();
-        self.running.take().expect("not yet stopped").wait();
+        self.running.take().expect("not yet stopped").wait().expect("no worker panicked");
     }
 }
 
