@@ -1,6 +1,7 @@
 //! An app: the tenant that a backend publishes to and clients connect to, with its secret and its
 //! limits. No connection and no count lives here; an app is immutable and replaced as a whole.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +19,12 @@ impl AppId {
     }
 
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for AppId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -263,7 +270,7 @@ impl Apps {
     }
 
     pub fn by_id(&self, id: &str) -> Option<&Arc<App>> {
-        self.by_id.get(&AppId::new(id))
+        self.by_id.get(id)
     }
 
     pub fn by_key(&self, key: &str) -> Option<&Arc<App>> {

@@ -1,7 +1,7 @@
 //! A signed request: which app it is for, whether it may, and how large its body may be, all decided before
 //! a byte of the body is taken in; for the signature covers the body's MD5, not the body.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,7 @@ use super::{channels, events, users};
 use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
 use crate::node::Node;
-use crate::protocol::auth::{self, Query};
+use crate::protocol::auth::{self, BodyMd5, Query};
 
 /// What is asked, by path and method.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +34,8 @@ pub(super) struct Call<'a> {
     pub node: &'a Node,
     pub app: &'a App,
     pub directory: Arc<Directory>,
-    pub query: Query<'a>,
+    pub raw_query: &'a str,
+    pub query: OnceCell<Query<'a>>,
     /// Seconds since 1970.
     pub now: u32,
     /// The limit that applied and what is left of it, for the answer's headers.
@@ -71,8 +72,8 @@ fn unauthorized(why: &str) -> Error {
 }
 
 /// Checks all that the query says of the request: key, version, time and signature, in the order that
-/// hosted Pusher has them.
-pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result<(), Error> {
+/// hosted Pusher has them; what it claims of the body.
+pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result<Claim, Error> {
     let query = Query::parse(head.query);
     let key = query.get("auth_key").ok_or_else(|| unauthorized("Missing auth_key."))?;
     if key != &*app.key {
@@ -91,6 +92,10 @@ pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result
     auth::verify_request(&app.signer, method.as_str(), path, prefix, &query).map_err(|signed| {
         debug!(app = %app.id, ?signed, "refused: the signature is not of this string");
         Error::Unauthorized("Authentication signature invalid.".to_owned())
+    })?;
+    Ok(match query.get("body_md5") {
+        None => Claim::None,
+        Some(hex) => BodyMd5::parse(hex).map_or(Claim::Nonsense, Claim::Md5),
     })
 }
 
@@ -109,14 +114,48 @@ fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(),
     Ok(())
 }
 
-/// Whether the body is the one that was signed.
-pub(super) fn check_body(query: &str, body: &[u8]) -> Result<(), Error> {
-    let query = Query::parse(query);
-    match query.get("body_md5") {
-        None if body.is_empty() => Ok(()),
-        None => Err(unauthorized("Missing body_md5.")),
-        Some(md5) if auth::is_md5_of(md5, body) => Ok(()),
-        Some(_) => Err(unauthorized("body_md5 is not the body's.")),
+/// What the query claims of the body, by the MD5 that was signed with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Claim {
+    /// Nothing, which is right for an empty body alone.
+    None,
+    Md5(BodyMd5),
+    /// Something that is no MD5.
+    Nonsense,
+}
+
+impl Claim {
+    /// Whether the body is the one that was signed.
+    pub(super) fn check(self, body: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::None if body.is_empty() => Ok(()),
+            Self::None => Err(unauthorized("Missing body_md5.")),
+            Self::Md5(md5) if md5.is_of(body) => Ok(()),
+            Self::Md5(_) | Self::Nonsense => Err(unauthorized("body_md5 is not the body's.")),
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    /// The parameters in the query. Most calls have none there but those of the signature, so it is taken
+    /// apart only when asked for.
+    pub(super) fn query(&self) -> &Query<'a> {
+        self.query.get_or_init(|| Query::parse(self.raw_query))
+    }
+
+    /// The parameter `name` in the query.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        if self.may_have(name) { self.query().get(name) } else { None }
+    }
+
+    /// All values of the parameter `name` in the query.
+    pub(super) fn parameters(&self, name: &str) -> Vec<&str> {
+        if self.may_have(name) { self.query().list(name) } else { Vec::new() }
+    }
+
+    fn may_have(&self, name: &str) -> bool {
+        let upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'%';
+        self.raw_query.contains(name) || self.raw_query.bytes().any(upper)
     }
 }
 

@@ -13,8 +13,8 @@ use crate::protocol::channel::ChannelName;
 /// All occupied channels, or those whose name begins with `filter_by_prefix`.
 pub(super) fn channels(call: &Call<'_>) -> Result<Value, Error> {
     take(call)?;
-    let prefix = call.query.get("filter_by_prefix").unwrap_or_default();
-    let info = Info::new(call.query.get("info").unwrap_or_default());
+    let prefix = call.parameter("filter_by_prefix").unwrap_or_default();
+    let info = Info::new(call.parameter("info").unwrap_or_default());
     if info.has("user_count") && !prefix.starts_with("presence-") {
         return Err(Error::BadRequest(
             "user_count may only be requested for presence channels - please supply \
@@ -40,7 +40,7 @@ pub(super) fn channels(call: &Call<'_>) -> Result<Value, Error> {
 pub(super) fn channel(call: &Call<'_>, name: &str) -> Result<Value, Error> {
     take(call)?;
     let name = parse(call, name)?;
-    let info = Info::new(call.query.get("info").unwrap_or_default());
+    let info = Info::new(call.parameter("info").unwrap_or_default());
     if info.has("user_count") && !name.kind().is_presence() {
         return Err(Error::BadRequest(
             "Cannot retrieve the user count unless the channel is a presence channel".to_owned(),
@@ -79,7 +79,7 @@ pub(super) fn users(call: &Call<'_>, name: &str) -> Result<Value, Error> {
         return Err(Error::BadRequest("Users can only be retrieved for presence channels".into()));
     }
     let known = |name: &str| name.to_ascii_lowercase().starts_with("auth_") || name == "body_md5";
-    if let Some(extra) = call.query.names().find(|name| !known(name)) {
+    if let Some(extra) = call.query().names().find(|name| !known(name)) {
         let text = format!("The following query string parameters are extraneous: {extra}");
         return Err(Error::BadRequest(text));
     }

@@ -12,7 +12,6 @@ use super::error::Error;
 use crate::app::App;
 use crate::hub::rate::Taken;
 use crate::node::Publication;
-use crate::protocol::auth::Query;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::json::{self, NotAString, Object};
 use crate::protocol::socket_id::SocketId;
@@ -50,25 +49,30 @@ impl<'a> Info<'a> {
 
 /// Where a trigger's parameters come from: the body, and, since the API lets them stand there too, the
 /// query (case T11).
-struct Parameters<'a, 'q> {
+struct Parameters<'a, 'c, 'q> {
     body: Object<'a>,
-    query: &'q Query<'q>,
+    /// `None` for a batch, whose events share the query, so that none of their parameters can stand there.
+    call: Option<&'c Call<'q>>,
 }
 
-impl<'a> Parameters<'a, '_> {
+impl<'a> Parameters<'a, '_, '_> {
     fn string(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Error> {
         match self.body.string(name) {
             Ok(Some(text)) => Ok(Some(text)),
-            Ok(None) => Ok(self.query.get(name).map(|text| Cow::Owned(text.to_owned()))),
+            Ok(None) => Ok(self.in_query(name).map(|text| Cow::Owned(text.to_owned()))),
             Err(NotAString(name)) => Err(Error::mistyped(name, "a string")),
         }
+    }
+
+    fn in_query(&self, name: &str) -> Option<&str> {
+        self.call?.parameter(name)
     }
 
     fn data(&self) -> Result<Cow<'a, str>, Error> {
         if let Some(data) = self.body.get("data") {
             return json::token(data).ok_or_else(|| Error::mistyped("data", "Unicode text"));
         }
-        let text = self.query.get("data").ok_or_else(|| Error::missing("data"))?;
+        let text = self.in_query("data").ok_or_else(|| Error::missing("data"))?;
         Ok(Cow::Owned(Value::from(text).to_string()))
     }
 
@@ -90,8 +94,8 @@ impl<'a> Parameters<'a, '_> {
                 add(&json::string(name)
                     .ok_or_else(|| Error::mistyped("channels", "an array of strings"))?)?;
             }
-        } else {
-            let list = self.query.list("channels");
+        } else if let Some(call) = self.call {
+            let list = call.parameters("channels");
             too_many(list.len(), app)?;
             list.into_iter().try_for_each(&mut add)?;
         }
@@ -116,7 +120,7 @@ fn too_many(channels: usize, app: &App) -> Result<(), Error> {
     Err(Error::BadRequest(format!("An event may go to {max} channels, not {channels}.")))
 }
 
-fn trigger<'a>(parameters: &Parameters<'a, '_>, app: &App) -> Result<Trigger<'a>, Error> {
+fn trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger<'a>, Error> {
     let name = parameters.string("name")?.ok_or_else(|| Error::missing("name"))?;
     let max = app.limits.max_event_name;
     if name.is_empty() || name.chars().count() > max {
@@ -148,7 +152,7 @@ fn trigger<'a>(parameters: &Parameters<'a, '_>, app: &App) -> Result<Trigger<'a>
 /// One event, to one channel or several. The answer is `{}`, or the counts that were asked for.
 pub(super) fn events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
     let body = object(body)?;
-    let trigger = trigger(&Parameters { body, query: &call.query }, call.app)?;
+    let trigger = trigger(&Parameters { body, call: Some(call) }, call.app)?;
     take(call, 1)?;
     publish(call, &trigger);
     if !trigger.info.is_asked() {
@@ -173,12 +177,10 @@ pub(super) fn batch_events(call: &Call<'_>, body: &str) -> Result<Value, Error> 
         let text = format!("A batch may have {max} events, not {}.", batch.len());
         return Err(Error::BadRequest(text));
     }
-    // The query is shared by all events, so none of their parameters can stand there.
-    let query = Query::default();
     let mut triggers = Vec::with_capacity(batch.len());
     for item in &batch {
         let body = Object::parse(item.get()).ok_or_else(wrong)?;
-        triggers.push(trigger(&Parameters { body, query: &query }, call.app)?);
+        triggers.push(trigger(&Parameters { body, call: None }, call.app)?);
     }
     take(call, triggers.len() as u32)?;
     triggers.iter().for_each(|trigger| publish(call, trigger));

@@ -6,9 +6,10 @@ mod api;
 mod channels;
 mod error;
 mod events;
+pub mod pace;
 mod users;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -30,8 +31,9 @@ use crate::config::Network;
 use crate::node::Node;
 use crate::protocol::auth::{Query, percent_decode};
 use crate::socket::upgrade::{self, Admission, NoHandshake};
-use api::{Call, Head, Route};
+use api::{Call, Claim, Head, Route};
 use error::Error;
+use pace::{Pace, Paces, Step};
 
 /// What all requests on one worker share.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub struct Http {
     pub prefix: String,
     pub cors_origins: Vec<String>,
     pub trusted_proxies: Vec<Network>,
+    pub paces: Rc<Paces>,
     /// The page to try the server on, if it is to be shown.
     pub try_out: Option<Bytes>,
 }
@@ -64,34 +67,6 @@ pub struct Upgrade {
     pub address: IpAddr,
 }
 
-/// How a client gets on with its request, for whoever ends those that do not.
-#[derive(Debug, Default)]
-pub struct Pace {
-    /// Second of the worker's clock at which the present step began.
-    pub since: Cell<u32>,
-    pub step: Cell<Step>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Step {
-    /// Connected, and has not sent a whole request yet.
-    #[default]
-    New,
-    /// Its request is answered; another may follow.
-    Idle,
-    /// Part of another request has come.
-    Head,
-    /// The body is on its way.
-    Body,
-}
-
-impl Pace {
-    pub fn enter(&self, step: Step, now: u32) {
-        self.step.set(step);
-        self.since.set(now);
-    }
-}
-
 impl Door {
     fn now(&self) -> u32 {
         self.http.node.worker.now()
@@ -107,9 +82,9 @@ impl Service<Request<Incoming>> for Door {
         let (parts, body) = request.into_parts();
         let exchange = match self.open(&parts, &body) {
             Ok(Opened::Answered(answer)) => Stage::Answered(Some(answer)),
-            Ok(Opened::Call { app, route }) => {
-                let (max, received) = (route.max_body(&app), Received::Nothing);
-                Stage::Reading(Box::new(Reading { parts, body, app, route, max, received }))
+            Ok(Opened::Call { app, route, claim }) => {
+                let received = Received::Nothing;
+                Stage::Reading(Box::new(Reading { parts, body, app, route, claim, received }))
             }
             Err(error) => Stage::Answered(Some(self.refuse(&parts, &error, None))),
         };
@@ -125,7 +100,7 @@ impl Service<Request<Incoming>> for Door {
 /// What a request's head leads to.
 enum Opened {
     Answered(Response<Full<Bytes>>),
-    Call { app: Arc<App>, route: Route },
+    Call { app: Arc<App>, route: Route, claim: Claim },
 }
 
 impl Door {
@@ -168,13 +143,13 @@ impl Door {
         let query = parts.uri.query().unwrap_or_default();
         let app = api::app(&self.http.node.shared.apps.load(), id.as_deref(), query)?;
         let head = Head { method: &parts.method, path, prefix: &self.http.prefix, query };
-        api::authenticate(&app, head, SystemTime::now())?;
+        let claim = api::authenticate(&app, head, SystemTime::now())?;
         let max = route.max_body(&app);
         let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if size > max {
             return Err(Error::TooLarge { what: "request body", size: Some(size), max });
         }
-        Ok(Opened::Call { app, route })
+        Ok(Opened::Call { app, route, claim })
     }
 
     /// `/`: the page to try the server on for browsers where it is on, and the health of it for the rest.
@@ -259,7 +234,7 @@ struct Reading {
     body: Incoming,
     app: Arc<App>,
     route: Route,
-    max: usize,
+    claim: Claim,
     received: Received,
 }
 
@@ -296,12 +271,12 @@ impl Received {
 
 impl Reading {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let max = self.route.max_body(&self.app);
         while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             let Ok(frame) = frame else { return Poll::Ready(Err(Error::Interrupted)) };
             // Trailers say nothing here.
             let Ok(data) = frame.into_data() else { continue };
-            if self.received.bytes().len() + data.len() > self.max {
-                let max = self.max;
+            if self.received.bytes().len() + data.len() > max {
                 return Poll::Ready(Err(Error::TooLarge { what: "request body", size: None, max }));
             }
             self.received.add(data);
@@ -312,7 +287,7 @@ impl Reading {
     fn answer(&self, node: &Node) -> (Result<serde_json::Value, Error>, Option<(u32, u32)>) {
         let query = self.parts.uri.query().unwrap_or_default();
         let body = self.received.bytes();
-        if let Err(error) = api::check_body(query, body) {
+        if let Err(error) = self.claim.check(body) {
             return (Err(error), None);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -320,7 +295,8 @@ impl Reading {
             node,
             app: &self.app,
             directory: node.hub().directory(&self.app.id),
-            query: Query::parse(query),
+            raw_query: query,
+            query: OnceCell::new(),
             now: now.as_secs() as u32,
             rate: Cell::new(None),
         };

@@ -8,6 +8,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use sha2::Sha256;
+use smallvec::SmallVec;
 
 /// Signs with one secret. The key's part of the hash is worked out once, and the secret itself is
 /// neither kept nor shown.
@@ -106,15 +107,29 @@ pub fn md5(body: &[u8]) -> String {
     hex::encode(Md5::digest(body))
 }
 
-/// Whether `claimed` is the hex of the MD5 of `body`. Not a secret, so compared as it comes.
-pub fn is_md5_of(claimed: &str, body: &[u8]) -> bool {
-    let mut bytes = [0; 16];
-    hex::decode_to_slice(claimed, &mut bytes).is_ok() && bytes == *Md5::digest(body)
+/// An MD5 that a request claims its body has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BodyMd5([u8; 16]);
+
+impl BodyMd5 {
+    /// Reads the hex of one.
+    pub fn parse(hex: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(hex, &mut bytes).is_ok().then_some(Self(bytes))
+    }
+
+    /// Not a secret, so compared as it comes.
+    pub fn is_of(self, body: &[u8]) -> bool {
+        self.0 == *Md5::digest(body)
+    }
 }
 
 /// The parameters of a request's query, percent-decoded, in the order they came.
 #[derive(Debug, Default)]
-pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+pub struct Query<'a> {
+    raw: &'a str,
+    pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 8]>,
+}
 
 impl<'a> Query<'a> {
     /// Splits at `&` and the first `=`; `+` stays a plus, for no legal value holds a space. What does
@@ -124,19 +139,19 @@ impl<'a> Query<'a> {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (percent_decode(name), percent_decode(value))
         });
-        Self(pairs.collect())
+        Self { raw: query, pairs: pairs.collect() }
     }
 
     /// The value of `name`; of several, the last. Names count without regard to case (case A11).
     pub fn get(&self, name: &str) -> Option<&str> {
-        let mut found = self.0.iter().rev().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        let mut found = self.pairs.iter().rev().filter(|(key, _)| key.eq_ignore_ascii_case(name));
         found.next().map(|(_, value)| &**value)
     }
 
     /// All values of the array `name`: each `name[]=value`, and `name=a,b` split at its commas.
     pub fn list(&self, name: &str) -> Vec<&str> {
         let mut all = Vec::new();
-        for (key, value) in &self.0 {
+        for (key, value) in &self.pairs {
             if key.strip_suffix("[]").is_some_and(|key| key.eq_ignore_ascii_case(name)) {
                 all.push(&**value);
             } else if key.eq_ignore_ascii_case(name) {
@@ -148,14 +163,36 @@ impl<'a> Query<'a> {
 
     /// The names that were given, as they came.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| &**name)
+        self.pairs.iter().map(|(name, _)| &**name)
+    }
+
+    /// The two pieces of the raw text around `auth_signature`, if what is signed is just those: nothing is
+    /// encoded, and the names are in lower case and in order, as most SDKs send them.
+    fn as_signed(&self) -> Option<(&'a str, &'a str)> {
+        let plain = |name: &str| !name.bytes().any(|b| b.is_ascii_uppercase() || b == b'[');
+        if self.raw.contains('%') || !self.pairs.iter().all(|(name, _)| plain(name)) {
+            return None;
+        }
+        let names = || self.names().filter(|name| *name != "auth_signature");
+        if !names().zip(names().skip(1)).all(|(name, next)| name <= next) {
+            return None;
+        }
+        let at = self.raw.find("auth_signature=")?;
+        let (before, rest) = self.raw.split_at_checked(at)?;
+        let after = rest.find('&').and_then(|end| rest.get(end + 1..)).unwrap_or_default();
+        match (before.strip_suffix('&'), after) {
+            (Some(before), "") => Some((before, "")),
+            (Some(_), after) => Some((before, after)),
+            (None, after) if before.is_empty() => Some(("", after)),
+            (None, _) => None,
+        }
     }
 
     /// What a request to `path` is signed over, in two readings: arrays as `k[]=v` each, or, where there
     /// are any, as `k=v,v`.
     fn strings_to_sign(&self, method: &str, path: &str) -> (String, Option<String>) {
-        let mut pairs: Vec<(Cow<'_, str>, &str)> = Vec::with_capacity(self.0.len());
-        for (name, value) in &self.0 {
+        let mut pairs: Vec<(Cow<'_, str>, &str)> = Vec::with_capacity(self.pairs.len());
+        for (name, value) in &self.pairs {
             if name.eq_ignore_ascii_case("auth_signature") {
                 continue;
             }
@@ -218,16 +255,23 @@ pub fn verify_request(
 ) -> Result<(), String> {
     let signature = query.get("auth_signature").unwrap_or_default();
     let decoded = percent_decode(path);
-    let mut paths: Vec<&str> = vec![path];
+    let mut paths: SmallVec<[&str; 4]> = SmallVec::from_slice(&[path]);
     if *decoded != *path {
         paths.push(&decoded);
     }
     if !prefix.is_empty() {
-        let stripped: Vec<&str> =
+        let stripped: SmallVec<[&str; 2]> =
             paths.iter().filter_map(|path| path.strip_prefix(prefix)).collect();
         paths.extend(stripped);
     }
     let mut first = None;
+    if let Some((before, after)) = query.as_signed() {
+        let signed =
+            |path: &&str| signer.verify(&[method, "\n", path, "\n", before, after], signature);
+        if paths.iter().any(signed) {
+            return Ok(());
+        }
+    }
     for path in paths {
         let (plain, joined) = query.strings_to_sign(method, path);
         if signer.verify(&[&plain], signature)
@@ -420,10 +464,11 @@ mod tests {
 
     #[test]
     fn bodies_are_compared_by_md5() {
-        assert!(is_md5_of("d41d8cd98f00b204e9800998ecf8427e", b""));
-        assert!(is_md5_of("D41D8CD98F00B204E9800998ECF8427E", b""));
-        assert!(!is_md5_of("d41d8cd98f00b204e9800998ecf8427e", b" "));
-        assert!(!is_md5_of("short", b""));
+        let is_of = |hex: &str, body: &[u8]| BodyMd5::parse(hex).is_some_and(|md5| md5.is_of(body));
+        assert!(is_of("d41d8cd98f00b204e9800998ecf8427e", b""));
+        assert!(is_of("D41D8CD98F00B204E9800998ECF8427E", b""));
+        assert!(!is_of("d41d8cd98f00b204e9800998ecf8427e", b" "));
+        assert!(!is_of("short", b""));
     }
 
     #[test]

@@ -4,11 +4,10 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -16,19 +15,15 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep};
 use tracing::{debug, error};
 
+use super::Loads;
 use super::accept::Accepted;
-use super::{Loads, Phase};
-use crate::http::{Door, Http, Pace, Step, Upgrade};
+use crate::http::pace::{End, Pace};
+use crate::http::{Door, Http, Upgrade};
 use crate::hub::stream::Stream;
 use crate::socket::{self, Socket};
-
-/// How long a backend may leave its connection unused; seconds.
-const IDLE: u32 = 120;
 
 /// Bytes of the largest request head.
 const MAX_HEAD: usize = 16 << 10;
@@ -67,8 +62,8 @@ impl Read for Io {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if polled.is_ready() && self.pace.step.get() == Step::Idle {
-            self.pace.enter(Step::Head, self.http.node.worker.now());
+        if polled.is_ready() {
+            self.pace.heard(self.http.node.worker.now());
         }
         polled
     }
@@ -105,17 +100,11 @@ impl Write for Io {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(
-    http: Rc<Http>,
-    accepted: Accepted,
-    timeout: Duration,
-    draining: watch::Receiver<Phase>,
-    alive: Alive,
-) {
+pub(super) async fn serve(http: Rc<Http>, accepted: Accepted, alive: Alive) {
     let peer = accepted.peer;
     let Ok(stream) = accepted.into_stream() else { return };
     let panic = Panic(http.clone());
-    let served = requests(&http, stream, peer.ip(), timeout, draining).await;
+    let served = requests(&http, stream, peer.ip()).await;
     drop(panic);
     let Some((stream, early, upgrade)) = served else { return };
     // A task of its own, so that what requests needed is not kept as long as the socket lives.
@@ -165,40 +154,25 @@ async fn requests(
     http: &Rc<Http>,
     stream: TcpStream,
     peer: std::net::IpAddr,
-    timeout: Duration,
-    mut draining: watch::Receiver<Phase>,
 ) -> Option<(TcpStream, Bytes, Upgrade)> {
-    let pace = Rc::new(Pace::default());
-    pace.enter(Step::New, http.node.worker.now());
+    let kept = http.paces.begin(http.node.worker.now());
+    let pace = &kept.pace;
     let upgrade = Rc::new(RefCell::new(None));
     let door =
         Door { http: http.clone(), peer, tls: false, pace: pace.clone(), upgrade: upgrade.clone() };
-    let drains = *draining.borrow() == Phase::Draining;
     let io = Io { stream: TokioIo::new(stream), http: http.clone(), pace: pace.clone() };
     let mut connection = http1::Builder::new()
-        .keep_alive(!drains)
+        .keep_alive(!http.node.shared.is_draining())
         .max_header_size(MAX_HEAD)
-        .pipeline_flush(true)
         .serve_connection(io, door);
-    let mut deadline = pin!(sleep(timeout));
-    let mut drain = pin!(async move {
-        match drains {
-            false => draining.wait_for(|phase| *phase == Phase::Draining).await.is_ok(),
-            true => std::future::pending().await,
-        }
-    });
-    let mut told = false;
     let served = poll_fn(|cx| {
-        if !told && drain.as_mut().poll(cx).is_ready() {
-            told = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        while deadline.as_mut().poll(cx).is_ready() {
-            if is_late(&pace, http.node.worker.now(), timeout) {
-                debug!(%peer, step = ?pace.step.get(), "too slow with a request");
+        match pace.poll_end(cx) {
+            Some(End::Late) => {
+                debug!(%peer, step = ?pace.step(), "too slow with a request");
                 return Poll::Ready(false);
             }
-            deadline.as_mut().reset(Instant::now() + timeout);
+            Some(End::Draining) => Pin::new(&mut connection).graceful_shutdown(),
+            None => {}
         }
         connection.poll_without_shutdown(cx).map(|served| served.is_ok())
     })
@@ -214,13 +188,5 @@ async fn requests(
             let _ = stream.shutdown().await;
             None
         }
-    }
-}
-
-fn is_late(pace: &Pace, now: u32, timeout: Duration) -> bool {
-    let passed = now.saturating_sub(pace.since.get());
-    match pace.step.get() {
-        Step::Idle => passed >= IDLE,
-        Step::New | Step::Head | Step::Body => u64::from(passed) >= timeout.as_secs(),
     }
 }

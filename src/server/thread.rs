@@ -45,10 +45,11 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         prefix: config.path.clone(),
         cors_origins: config.cors_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
+        paces: Rc::default(),
         try_out: page,
     });
     spawn_local(deliver(worker));
-    spawn_local(keep_time(node.clone()));
+    spawn_local(keep_time(http.clone(), config.handshake_timeout));
     if let Some(acceptor) = acceptor {
         spawn_local(async move {
             if let Err(error) = acceptor.run().await {
@@ -56,17 +57,16 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
             }
         });
     }
-    let draining = phase.clone();
     let taking_in = async {
         while let Some(new) = accepted.recv().await {
             let alive = Alive::new(loads.clone(), usize::from(index));
-            let timeout = config.handshake_timeout;
-            spawn_local(serve(http.clone(), new, timeout, draining.clone(), alive));
+            spawn_local(serve(http.clone(), new, alive));
         }
     };
     let ending = async {
         if phase.wait_for(|phase| *phase == Phase::Draining).await.is_ok() {
             let end = Instant::now() + config.shutdown_grace;
+            http.paces.drain();
             let closing = spawn_local(close_all(node.clone(), config.shutdown_grace));
             while loads.total() > 0 && Instant::now() < end {
                 sleep(STEP).await;
@@ -96,7 +96,9 @@ async fn deliver(worker: Rc<Worker>) {
 
 /// Moves the worker's clock once a second, and looks after some of its connections each time, so that all
 /// of them are seen within five seconds however many there are.
-async fn keep_time(node: Rc<Node>) {
+async fn keep_time(http: Rc<Http>, timeout: Duration) {
+    let node = &http.node;
+    let timeout = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
     let begun = Instant::now();
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -105,6 +107,7 @@ async fn keep_time(node: Rc<Node>) {
         ticks.tick().await;
         let now = begun.elapsed().as_secs() as u32 + 1;
         node.worker.tick(now);
+        http.paces.look_after(now, timeout);
         let places = node.worker.places();
         let most = if places <= FEW { places } else { places / 5 + 1 };
         let (some, next) = node.worker.some_connections(place, most);

@@ -1,0 +1,147 @@
+//! How clients get on with their requests, and the end of those who do not: kept for all connections of a
+//! worker together, so that none of them needs a timer of its own.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use slab::Slab;
+
+/// How long a backend may leave its connection unused; seconds.
+const IDLE: u32 = 120;
+
+/// The connections of one worker that requests come on.
+#[derive(Debug, Default)]
+pub struct Paces(RefCell<Slab<Rc<Pace>>>);
+
+/// One connection's pace.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// Second of the worker's clock at which the present step began.
+    since: Cell<u32>,
+    step: Cell<Step>,
+    end: Cell<Option<End>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What a client is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Step {
+    /// Connected, and has not sent a whole request yet.
+    #[default]
+    New,
+    /// Its request is answered; another may follow.
+    Idle,
+    /// Part of another request has come.
+    Head,
+    /// The body is on its way.
+    Body,
+}
+
+/// Why a connection is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It takes too long with a request, or has none.
+    Late,
+    /// The server stops: after the request at hand.
+    Draining,
+}
+
+impl Paces {
+    /// A new connection, at second `now`.
+    pub fn begin(self: &Rc<Self>, now: u32) -> Kept {
+        let pace = Rc::new(Pace::default());
+        pace.enter(Step::New, now);
+        let place = self.0.borrow_mut().insert(pace.clone());
+        Kept { paces: self.clone(), place, pace }
+    }
+
+    /// Ends those that have been at one step for too long: `timeout` seconds where a request is due.
+    pub fn look_after(&self, now: u32, timeout: u32) {
+        for (_, pace) in self.0.borrow().iter() {
+            let limit = if pace.step.get() == Step::Idle { IDLE } else { timeout };
+            if now.saturating_sub(pace.since.get()) > limit {
+                pace.end(End::Late);
+            }
+        }
+    }
+
+    /// Ends all once their requests are answered.
+    pub fn drain(&self) {
+        self.0.borrow().iter().for_each(|(_, pace)| pace.end(End::Draining));
+    }
+}
+
+impl Pace {
+    pub fn enter(&self, step: Step, now: u32) {
+        self.step.set(step);
+        self.since.set(now);
+    }
+
+    /// Bytes have come, perhaps the first of a request.
+    pub fn heard(&self, now: u32) {
+        if self.step.get() == Step::Idle {
+            self.enter(Step::Head, now);
+        }
+    }
+
+    pub fn step(&self) -> Step {
+        self.step.get()
+    }
+
+    fn end(&self, end: End) {
+        self.end.set(Some(end));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether the connection is to end, told once; its task is woken when it is.
+    pub fn poll_end(&self, cx: &Context<'_>) -> Option<End> {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.end.take()
+    }
+}
+
+/// A pace among its worker's for as long as its connection lives.
+#[derive(Debug)]
+pub struct Kept {
+    paces: Rc<Paces>,
+    place: usize,
+    pub pace: Rc<Pace>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.paces.0.borrow_mut().remove(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_has_its_time() {
+        let paces = Rc::new(Paces::default());
+        let kept = paces.begin(1);
+        let cx = Context::from_waker(Waker::noop());
+        let ends = |now: u32| {
+            paces.look_after(now, 10);
+            kept.pace.poll_end(&cx)
+        };
+        assert_eq!((ends(11), ends(12)), (None, Some(End::Late)));
+        kept.pace.enter(Step::Idle, 20);
+        assert_eq!((ends(140), ends(141)), (None, Some(End::Late)));
+        kept.pace.heard(141);
+        kept.pace.heard(150);
+        assert_eq!((ends(151), ends(152)), (None, Some(End::Late)));
+        paces.drain();
+        assert_eq!(kept.pace.poll_end(&cx), Some(End::Draining));
+        drop(kept);
+        assert!(paces.0.borrow().is_empty());
+    }
+}
