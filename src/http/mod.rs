@@ -81,7 +81,10 @@ impl Service<Request<Incoming>> for Door {
     fn call(&self, request: Request<Incoming>) -> Exchange {
         let (parts, body) = request.into_parts();
         let exchange = match self.open(&parts, &body) {
-            Ok(Opened::Answered(answer)) => Stage::Answered(Some(answer)),
+            Ok(Opened::Answered(mut answer)) => {
+                answer::allow_origin(&self.http, &parts.headers, &mut answer);
+                Stage::Answered(Some(answer))
+            }
             Ok(Opened::Call { app, route, claim }) => {
                 let received = Received::Nothing;
                 Stage::Reading(Box::new(Reading { parts, body, app, route, claim, received }))
@@ -114,7 +117,7 @@ impl Door {
             inner.unwrap_or(path).split('/').filter(|segment| !segment.is_empty()).collect();
         let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
         if method == Method::OPTIONS {
-            return Ok(Opened::Answered(answer::preflight(&self.http, &parts.headers)));
+            return Ok(Opened::Answered(answer::preflight(&parts.headers)));
         }
         let (id, route, allowed) = match segments.as_slice() {
             [] if method == Method::GET => return Ok(Opened::Answered(self.front(parts))),

@@ -75,8 +75,10 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         }
     };
     tokio::pin!(taking_in, ending);
+    let mut open = true;
     std::future::poll_fn(|cx| {
-        let _ = taking_in.as_mut().poll(cx);
+        // The acceptor may be gone before this worker has ended.
+        open = open && taking_in.as_mut().poll(cx).is_pending();
         ending.as_mut().poll(cx)
     })
     .await;
