@@ -89,7 +89,10 @@ fn run_file(name: &str) {
             ));
             break;
         }
-        world.leave();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.leave())) {
+            let what = Failure::from_panic(&*panic).what;
+            failures.push(format!("{}, after {}\n{what}", path(name), script.title));
+        }
     }
     if update {
         fs::write(path(name), lines.join("\n") + "\n").unwrap();
