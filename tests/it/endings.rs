@@ -19,6 +19,64 @@ fn patient(grace: Duration) -> Fixture {
 }
 
 #[test]
+fn a_slow_connection_is_closed_and_nobody_waits_for_it() {
+    let fixture = Fixture::with(|app| app.limits.outbox_bytes = 256 << 10);
+    let mut quick = fixture.subscribed("pub");
+    let mut slow = fixture.subscribed("pub");
+    // Far more than the sockets' own buffers take, while `slow` reads nothing.
+    let data = "x".repeat(64 << 10);
+    let mut sent = 0;
+    eventually_closed(&fixture, || {
+        fixture.publish("pub", "e", &data);
+        assert!(quick.hear_text().contains(&data));
+        sent += 1;
+        assert!(sent < 1000, "64 MiB are queued for a connection that reads nothing");
+    });
+    // What was heard before is whole; then it is told why, and there is an end.
+    let mut heard = 0;
+    loop {
+        let text = slow.hear_text();
+        if text.contains("pusher:error") {
+            assert!(text.contains(r#""code":4100"#), "{text}");
+            break;
+        }
+        assert!(text.contains(&data));
+        heard += 1;
+    }
+    slow.hear_close(4100, "Connection is too slow");
+    assert!(heard < sent, "nothing was ever too much");
+    fixture.publish("pub", "e", "after");
+    assert!(quick.hear_text().contains("after"));
+}
+
+/// Repeats `step` until one of the two connections is gone.
+fn eventually_closed(fixture: &Fixture, mut step: impl FnMut()) {
+    let count = || fixture.api("GET", "connections", "").json()["connections"].as_u64().unwrap();
+    assert_eq!(count(), 2);
+    while count() == 2 {
+        step();
+    }
+}
+
+/// Between a full socket and a full outbox nothing is lost and nothing is out of order.
+#[test]
+fn a_connection_that_catches_up_has_missed_nothing() {
+    let fixture = Fixture::with(|app| app.limits.outbox_bytes = 64 << 20);
+    let mut slow = fixture.subscribed("pub");
+    let data = "x".repeat(64 << 10);
+    for turn in 0..2 {
+        for number in 0..200 {
+            fixture.publish("pub", &format!("e{turn}-{number}"), &data);
+        }
+        for number in 0..200 {
+            let text = slow.hear_text();
+            let head = format!(r#"{{"event":"e{turn}-{number}","channel":"pub","data":"xxx"#);
+            assert!(text.starts_with(&head), "{}", &text[..60]);
+        }
+    }
+}
+
+#[test]
 fn a_slow_whisperer_harms_only_itself() {
     let fixture = Fixture::with(|app| app.limits.outbox_bytes = 64 << 10);
     // Its own pongs are what it does not read.

@@ -138,6 +138,63 @@ fn many_connections_on_one_channel_all_hear() {
     assert_eq!(info.text(), r#"{"occupied":true,"subscription_count":300}"#);
 }
 
+/// Joins and leaves of many users from many threads: at the end all agree on who is there.
+#[test]
+fn presence_adds_up_under_a_crowd() {
+    let fixture = Fixture::start();
+    let (mut watcher, id) = fixture.connect();
+    join(&mut watcher, &id, "watcher");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                for number in 0..25 {
+                    let (mut client, id) = fixture.connect();
+                    // Users overlap between the threads, so joins and leaves of one user race.
+                    join(&mut client, &id, &format!("u{}", (number + thread) % 10));
+                }
+            });
+        }
+    });
+    eventually(|| match fixture.api("GET", "channels/presence-x/users", "").text() {
+        r#"{"users":[{"id":"watcher"}]}"# => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .unwrap();
+    // Every notice that came: added and removed by turns, each user's last one removed.
+    let mut here = std::collections::BTreeSet::new();
+    let mut last =
+        Client::open(fixture.addr, &crate::support::fixture::target(KEY), &[]).ok().unwrap();
+    let id = crate::support::fixture::established(&last.hear_text()).unwrap();
+    join(&mut last, &id, "last");
+    loop {
+        let text = watcher.hear_text();
+        let frame: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let data: serde_json::Value =
+            serde_json::from_str(frame["data"].as_str().unwrap()).unwrap();
+        let user = data["user_id"].as_str().unwrap().to_owned();
+        if user == "last" {
+            break;
+        }
+        match frame["event"].as_str().unwrap() {
+            "pusher_internal:member_added" => assert!(here.insert(user), "twice: {text}"),
+            "pusher_internal:member_removed" => assert!(here.remove(&user), "not there: {text}"),
+            _ => panic!("{text}"),
+        }
+    }
+    assert!(here.is_empty(), "still here: {here:?}");
+}
+
+fn join(client: &mut Client, socket_id: &str, user: &str) {
+    let data = format!(r#"{{"user_id":"{user}"}}"#);
+    let signature = hmac_hex(SECRET, &format!("{socket_id}:presence-x:{data}"));
+    let command = serde_json::json!({ "event": "pusher:subscribe", "data": {
+        "channel": "presence-x", "channel_data": data, "auth": format!("{KEY}:{signature}"),
+    } });
+    client.send_text(&command.to_string());
+    while !client.hear_text().contains("subscription_succeeded") {}
+}
+
 #[test]
 fn the_first_of_many_subscribers_is_heard_by_the_next_query() {
     let fixture = Fixture::start();

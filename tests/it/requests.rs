@@ -139,6 +139,20 @@ fn a_body_over_the_limit_is_refused_before_it_is_sent() {
 }
 
 #[test]
+fn a_body_too_large_in_chunks_is_told_so() {
+    let fixture = Fixture::start();
+    let mut http = Http::connect(fixture.addr);
+    http.send(request("POST", &events("{}"), "Transfer-Encoding: chunked\r\n", b""));
+    let chunk = [b"10000\r\n".to_vec(), vec![b'x'; 0x10000], b"\r\n".to_vec()].concat();
+    // 64 MiB in all, unless the server hangs up before.
+    for _ in 0..1024 {
+        http.offer(&chunk);
+    }
+    http.answer().error(413);
+    fixture.is_well();
+}
+
+#[test]
 fn an_event_too_large_is_told_limit_and_size() {
     let fixture = Fixture::with(|app| app.limits.max_event_data = 1000);
     let text = fixture.api("POST", "events", &trigger("pub", "e", &"x".repeat(1234))).error(413);

@@ -106,6 +106,23 @@ fn many_frames_may_arrive_in_one_segment() {
 }
 
 #[test]
+fn frames_may_come_with_the_handshake() {
+    let fixture = Fixture::start();
+    let mut http = crate::support::http::Http::connect(fixture.addr);
+    let target = crate::support::fixture::target(crate::support::fixture::KEY);
+    let mut bytes = crate::support::websocket::handshake(&target, &[]).into_bytes();
+    bytes.extend(frame(FIN | TEXT, PING_EVENT.as_bytes()));
+    bytes.extend(frame(FIN | PING, b"early"));
+    http.send(&bytes);
+    let response = http.answer();
+    assert_eq!(response.status, 101);
+    let mut client = Client::opened(http, response);
+    assert!(client.hear_text().contains("connection_established"));
+    assert_eq!(client.hear_text(), PONG_EVENT);
+    assert_eq!(client.hear(), Heard::Pong(b"early".to_vec()));
+}
+
+#[test]
 fn an_unmasked_frame_ends_the_connection() {
     let fixture = Fixture::start();
     for bytes in [&[FIN | TEXT, 2, b'{', b'}'][..], &[FIN | PING, 0], &[FIN | CLOSE, 2, 3, 0xe8]] {
