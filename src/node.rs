@@ -165,14 +165,7 @@ impl Node {
             })
             .map_err(|_| SubscriptionError::TooManyMembers { max })?;
         match subscribed.joined {
-            Some(Joined { roster, member, version }) => {
-                connection.tell(roster);
-                if let Some(member) = member {
-                    let added = Message::member_added(&name, &member);
-                    let history = History::Presence(version);
-                    self.notify(&connection.directory, &name, &added, history, Some(connection.id));
-                }
-            }
+            Some(Joined { roster, .. }) => connection.tell(roster),
             None => connection.tell(Message::subscribed(&name)),
         }
         if kind.cache {
@@ -224,14 +217,25 @@ impl Node {
         member.map(Some).map_err(SubscriptionError::Member)
     }
 
+    /// Tells a subscriber again what it was told when it subscribed, as of now.
     fn confirm_again(&self, connection: &Connection, name: &ChannelName) {
-        let roster = connection.directory.roster(name);
-        connection.tell(roster.unwrap_or_else(|| Message::subscribed(name)));
-        if name.kind().cache {
-            let cached = connection.directory.cache.last(name);
-            connection
-                .tell(cached.map_or_else(|| Message::cache_miss(name), |cached| cached.message));
+        match connection.directory.roster(name) {
+            Some((roster, version)) => {
+                connection.tell(roster);
+                self.worker.retell(connection, name.as_str(), |told| told.presence = version);
+            }
+            None => connection.tell(Message::subscribed(name)),
         }
+        if !name.kind().cache {
+            return;
+        }
+        // What is on its way comes first, so that the cached event is neither doubled nor skips any.
+        let cached = connection.directory.cache.last_after(name, || self.worker.deliver_now());
+        if let Some(cached) = &cached {
+            let version = cached.version.get();
+            self.worker.retell(connection, name.as_str(), |told| told.cache = version);
+        }
+        connection.tell(cached.map_or_else(|| Message::cache_miss(name), |cached| cached.message));
     }
 
     /// Ends a subscription, if there is one. There is no answer.
@@ -243,10 +247,6 @@ impl Node {
 
     fn tell_of_end(&self, directory: &Arc<Directory>, ended: &Ended, app: &App) {
         let name = &ended.channel;
-        if let Some((member, version)) = &ended.change.left {
-            let removed = Message::member_removed(name, member);
-            self.notify(directory, name, &removed, History::Presence(*version), None);
-        }
         self.tell_count(directory, name, ended.change.count, app);
     }
 
@@ -301,8 +301,9 @@ impl Node {
         let kind = channel.kind();
         if kind.cache {
             let message = Message::event(channel, event, data);
-            let version = directory.cache.store(channel, &message, data, app.features.cache_ttl);
-            self.notify(directory, channel, &message, History::Cache(version), except);
+            directory.cache.store(channel, (&message, data), app.features.cache_ttl, |version| {
+                self.notify(directory, channel, &message, History::Cache(version), except);
+            });
             return;
         }
         let seats = directory.seats(channel.as_str());

@@ -53,8 +53,15 @@ impl Cached {
 }
 
 impl Cache {
-    /// Keeps `message` as the channel's last; the version that it is to be delivered under.
-    pub fn store(&self, name: &ChannelName, message: &Message, data: &str, ttl: Duration) -> u64 {
+    /// Keeps `message` as the channel's last and has it delivered under its version, before another can take
+    /// its place: so the event that is kept is the one that subscribers got last.
+    pub fn store(
+        &self,
+        name: &ChannelName,
+        (message, data): (&Message, &str),
+        ttl: Duration,
+        deliver: impl FnOnce(u64),
+    ) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.version += 1;
         let version = NonZeroU64::new(kept.version).unwrap_or(NonZeroU64::MIN);
@@ -73,12 +80,18 @@ impl Cache {
             kept.bytes -= old.cost();
             kept.evicted += 1;
         }
-        version.get()
+        deliver(version.get());
     }
 
     /// The channel's last event, if it has not expired.
     pub fn last(&self, name: &ChannelName) -> Option<Cached> {
+        self.last_after(name, || ())
+    }
+
+    /// As [`Self::last`], but `first` is done before, while no other event can be delivered.
+    pub fn last_after(&self, name: &ChannelName, first: impl FnOnce()) -> Option<Cached> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first();
         let cached = kept.events.get(name)?;
         if cached.expires > Instant::now() {
             return Some(cached.clone());
@@ -116,7 +129,7 @@ mod tests {
         let data = format!("\"{}\"", "x".repeat(1 << 20));
         for n in 0..40 {
             let message = Message::event(&name(n), "e", &data);
-            cache.store(&name(n), &message, &data, Duration::from_secs(60));
+            cache.store(&name(n), (&message, &data), Duration::from_secs(60), |_| ());
             assert!(cache.last(&name(0)).is_some(), "used all the time");
         }
         let (evicted, bytes) = cache.figures();
@@ -130,9 +143,9 @@ mod tests {
         let cache = Cache::default();
         let name = ChannelName::parse("cache-a", 200).unwrap();
         let message = Message::event(&name, "e", "\"\"");
-        assert_eq!(cache.store(&name, &message, "\"\"", Duration::ZERO), 1);
+        cache.store(&name, (&message, "\"\""), Duration::ZERO, |version| assert_eq!(version, 1));
         assert!(cache.last(&name).is_none());
-        assert_eq!(cache.store(&name, &message, "\"\"", Duration::ZERO), 2);
+        cache.store(&name, (&message, "\"\""), Duration::ZERO, |version| assert_eq!(version, 2));
         cache.sweep();
         assert_eq!(cache.figures(), (0, 0));
     }

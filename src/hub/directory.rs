@@ -1,6 +1,7 @@
 //! What all workers know of one app: which workers have subscribers of a channel and how many, who is
 //! present there, and which users are signed in. The subscribers themselves are known only to the worker
-//! that carries them. One entry is locked at a time, and never across an await.
+//! that carries them. One entry is locked at a time, and never across an await; what a change of presence
+//! is told by is put into inboxes while its channel is still locked, so that no change overtakes another.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,8 +88,8 @@ pub struct Unsubscribed {
     pub vacated: bool,
     /// Subscriptions that are left.
     pub count: usize,
-    /// The member's text, if it was the user's last connection there, and the version this makes.
-    pub left: Option<(MemberText, u64)>,
+    /// It was the user's last connection there.
+    pub left: bool,
 }
 
 /// A channel as queries see it.
@@ -151,13 +152,14 @@ impl Directory {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// One more subscriber on `worker`; on a presence channel as `member`, of whom there may be `max`.
+    /// One more subscriber in `seat`; on a presence channel as `member`, of whom there may be `max`. A member
+    /// that was not there is announced to `tell`.
     pub fn subscribe(
         &self,
         name: &ChannelName,
-        worker: u16,
-        local: LocalChannel,
+        seat: (u16, LocalChannel),
         member: Option<(&Member, usize)>,
+        tell: impl FnOnce(&Seats, &MemberText, u64),
     ) -> Result<Subscribed, Full> {
         let mut entry = match self.channels.entry(name.clone()) {
             Entry::Occupied(entry) => entry.into_ref(),
@@ -180,29 +182,36 @@ impl Directory {
             }
         };
         let occupied = channel.seats.is_empty();
-        channel.take_seat(worker, local);
+        if let Some(Joined { member: Some(member), version, .. }) = &joined {
+            tell(&channel.seats, member, *version);
+        }
+        channel.take_seat(seat.0, seat.1);
         Ok(Subscribed { occupied, count: channel.count(), joined })
     }
 
-    /// One subscriber less on `worker`, who was present as `user`. `None` if there was no such channel.
+    /// One subscriber less on `worker`, who was present as `user`. `None` if there was no such channel. A
+    /// member that is gone is announced to `tell`.
     pub fn unsubscribe(
         &self,
         name: &ChannelName,
         worker: u16,
         user: Option<&UserId>,
+        tell: impl FnOnce(&Seats, &MemberText, u64),
     ) -> Option<Unsubscribed> {
         let Entry::Occupied(mut entry) = self.channels.entry(name.clone()) else { return None };
         let channel = entry.get_mut();
         channel.leave_seat(worker);
         let text = user.and_then(|user| channel.presence.as_mut()?.leave(user));
         channel.version += u64::from(text.is_some());
-        let left = text.map(|text| (text, channel.version));
+        if let Some(text) = &text {
+            tell(&channel.seats, text, channel.version);
+        }
         let count = channel.count();
         let vacated = channel.seats.is_empty();
         if vacated {
             entry.remove();
         }
-        Some(Unsubscribed { vacated, count, left })
+        Some(Unsubscribed { vacated, count, left: text.is_some() })
     }
 
     /// The workers that have subscribers of `name`.
@@ -215,10 +224,12 @@ impl Directory {
         self.channels.get(name).map(|channel| channel.occupancy())
     }
 
-    /// What a subscriber of a presence channel is told; `None` where nobody is present.
-    pub fn roster(&self, name: &ChannelName) -> Option<Message> {
+    /// What a subscriber of a presence channel is told, and the version that it is of; `None` where nobody
+    /// is present.
+    pub fn roster(&self, name: &ChannelName) -> Option<(Message, u64)> {
         let channel = self.channels.get(name.as_str())?;
-        channel.presence.as_ref().map(|presence| presence.roster(name))
+        let presence = channel.presence.as_ref()?;
+        Some((presence.roster(name), channel.version))
     }
 
     /// The users present in a channel, in the order they came.

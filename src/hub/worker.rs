@@ -16,12 +16,13 @@ use tokio::task::yield_now;
 
 use super::Hub;
 use super::connection::{Connection, Subscription, Told};
-use super::directory::{Directory, Full, Subscribed, Unsubscribed};
+use super::directory::{Directory, Full, Seats, Subscribed, Unsubscribed};
 use super::inbox::{Deliver, History, Inbox, LocalChannel, Order};
 use super::stream::Stream;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::close;
+use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, User, UserId};
 use crate::protocol::socket_id::SocketId;
 
@@ -270,7 +271,12 @@ impl Worker {
             channel.subscribers.push(connection.clone());
             channel.subscribers.len() - 1
         });
-        let subscribed = match directory.subscribe(name, self.index, local, member) {
+        let tell = |seats: &Seats, member: &MemberText, version| {
+            let (message, history) =
+                (Message::member_added(name, member), History::Presence(version));
+            self.hub.publish(seats, message.bytes(), Some(connection.id), history);
+        };
+        let subscribed = match directory.subscribe(name, (self.index, local), member, tell) {
             Ok(subscribed) => subscribed,
             Err(full) => {
                 if let Some(channel) = channels.at_mut(local.slot) {
@@ -287,6 +293,16 @@ impl Worker {
             user: member.map(|(member, _)| member.user_id.clone()),
         });
         Ok(subscribed)
+    }
+
+    /// Notes what a subscriber has been told anew.
+    pub fn retell(&self, connection: &Connection, name: &str, told: impl FnOnce(&mut Told)) {
+        let Some(local) = self.channels.borrow().find(&connection.directory, name) else { return };
+        let mut subscriptions = connection.subscriptions.borrow_mut();
+        let mine = subscriptions.iter_mut().find(|one| one.channel.slot == local.slot);
+        if let Some(subscription) = mine {
+            told(&mut subscription.told);
+        }
     }
 
     /// Ends a subscription; `None` if there is none.
@@ -322,7 +338,11 @@ impl Worker {
         let name = channel.name.clone();
         channels.close_if_empty(slot);
         drop(channels);
-        let change = connection.directory.unsubscribe(&name, self.index, user.as_ref())?;
+        let tell = |seats: &Seats, member: &MemberText, version| {
+            let message = Message::member_removed(&name, member);
+            self.hub.publish(seats, message.bytes(), None, History::Presence(version));
+        };
+        let change = connection.directory.unsubscribe(&name, self.index, user.as_ref(), tell)?;
         Some(Ended { channel: name, change, user })
     }
 
@@ -344,7 +364,7 @@ impl Worker {
         }
     }
 
-    /// Carries out what is in the inbox and flushes, without giving way to anything: for tests and benches.
+    /// Carries out what is in the inbox and flushes, without giving way to anything.
     pub fn deliver_now(&self) {
         let (mut orders, mut touched) = (Vec::new(), Vec::new());
         self.inbox().take(&mut orders);

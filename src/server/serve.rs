@@ -8,14 +8,16 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 use tracing::{debug, error};
 
 use super::Loads;
@@ -24,6 +26,10 @@ use crate::http::pace::{End, Pace};
 use crate::http::{Door, Http, Upgrade};
 use crate::hub::stream::Stream;
 use crate::socket::{self, Socket};
+
+/// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 8 << 20;
 
 /// Bytes of the largest request head.
 const MAX_HEAD: usize = 16 << 10;
@@ -148,6 +154,26 @@ fn begin(
     }
 }
 
+/// Ends our half, and takes in for a while what the client still sends: closed over unread bytes, a stream
+/// is reset, and the client would lose the answer that told it why.
+async fn linger(stream: &mut TcpStream) {
+    let mut left = LINGER_BYTES;
+    // On the heap, for few connections come to this and all would have to have room for it.
+    let mut scratch = vec![0; 16 << 10];
+    let ending = async {
+        stream.shutdown().await?;
+        while left > 0 {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<(), io::Error>(())
+    };
+    // Whether the client has heard us is its own affair.
+    let _ = timeout(LINGER, ending).await;
+}
+
 /// Answers requests until the client is done, too slow, or wants a socket: then its stream, and the bytes
 /// that came with the request.
 async fn requests(
@@ -185,7 +211,7 @@ async fn requests(
     match upgrade.take() {
         Some(upgrade) => Some((stream, parts.read_buf, upgrade)),
         None => {
-            let _ = stream.shutdown().await;
+            linger(&mut stream).await;
             None
         }
     }
