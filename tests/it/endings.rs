@@ -95,9 +95,9 @@ fn a_slow_whisperer_harms_only_itself() {
 #[test]
 fn r03_a_drain_sends_the_established_home_and_refuses_the_new() {
     let fixture = patient(Duration::from_secs(5));
-    let mut clients: Vec<Client> = (0..20).map(|_| fixture.subscribed("pub")).collect();
+    let clients: Vec<Client> = (0..20).map(|_| fixture.subscribed("pub")).collect();
     fixture.drain();
-    for client in &mut clients {
+    for mut client in clients {
         let text = client.hear_text();
         assert!(text.starts_with(r#"{"event":"pusher:error","data":{"code":4200,"#), "{text}");
         client.hear_close(4200, "");
@@ -141,6 +141,7 @@ fn requests_in_flight_are_answered_during_a_drain() {
     while let Heard::Text(text) = client.hear() {
         assert!(text.contains("in flight") || text.contains("4200"), "{text}");
     }
+    drop((client, http));
     fixture.stop();
 }
 
