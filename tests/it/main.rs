@@ -15,6 +15,7 @@
 mod config;
 mod dialogue;
 mod endings;
+mod garbage;
 mod liveness;
 mod model;
 mod ordering;

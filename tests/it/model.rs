@@ -8,7 +8,8 @@ use crate::support::Chance;
 use crate::support::memory::{Memory, Talk};
 use crate::support::websocket::Heard;
 
-const CHANNELS: [&str; 5] = ["pub", "private-x", "presence-a", "presence-b", "cache-c"];
+const CHANNELS: [&str; 6] =
+    ["pub", "private-x", "presence-a", "presence-b", "cache-c", "presence-cache-d"];
 const USERS: [&str; 3] = ["1", "2", "3"];
 const WORKERS: usize = 3;
 const CONNECTIONS: usize = 8;
@@ -120,7 +121,11 @@ fn step(
             let presence = channel.starts_with("presence-");
             let user = if presence { USERS[chance.below(USERS.len())] } else { "" };
             // Nobody is there as two users at once; that has a test of its own.
-            if !peer.channels.contains_key(channel) {
+            let again = peer.channels.get(channel);
+            if again == Some(&user) && !channel.contains("cache-") {
+                // Told again who is there, and nothing else changes.
+                peer.talk.subscribe(channel, user);
+            } else if again.is_none() {
                 peer.talk.subscribe(channel, user);
                 peer.channels.insert(channel, user);
                 peer.since.insert(channel, number);

@@ -49,7 +49,7 @@ pub fn check(what: &str, heard: &Heard) -> Result<(), String> {
     is_sound(text).map_err(|error| format!("no client should hear this: {error}: {text}"))?;
     let same = match word {
         "established" => established(text).is_ok(),
-        _ if what.starts_with('{') => what == text,
+        _ if what.starts_with('{') => glob(what, text),
         _ => parse(word, rest)?.matches(text),
     };
     if same { Ok(()) } else { Err(format!("heard {text}")) }

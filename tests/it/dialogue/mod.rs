@@ -6,7 +6,7 @@
 //! runs those marked `# any server` against another server.
 
 mod expand;
-mod expect;
+pub mod expect;
 mod say;
 mod script;
 mod settings;
@@ -35,7 +35,7 @@ macro_rules! files {
 
 files! {
     handshake liveness malformed public private presence client_events trigger batch query
-    signature small_print users cache clients
+    signature small_print users cache clients limits
 }
 
 /// Held by the script that speaks to a given server.
@@ -72,7 +72,7 @@ fn run_file(name: &str) {
         let mut world = World::new(script, against.as_deref());
         for (number, step) in &script.steps {
             let outcome = catch_unwind(AssertUnwindSafe(|| world.take(step)));
-            let Err(failure) = outcome.unwrap_or_else(|panic| Err(Failure::from_panic(&*panic)))
+            let Err(failure) = outcome.unwrap_or_else(|panic| Err(Failure::of(step, &*panic)))
             else {
                 continue;
             };

@@ -29,6 +29,17 @@ impl Failure {
         Self { what: what.into(), better: None }
     }
 
+    /// A step that panicked. One that waited in vain should have heard nothing.
+    pub fn of(step: &Step, panic: &(dyn Any + Send)) -> Self {
+        let mut failure = Self::from_panic(panic);
+        if let Step::Hears { who, .. } = step
+            && failure.what.starts_with("heard nothing in time")
+        {
+            failure.better = Some(format!("{who} hears nothing"));
+        }
+        failure
+    }
+
     pub fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         Self::new(text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked"))
