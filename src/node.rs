@@ -122,7 +122,6 @@ impl Node {
         }
         connection.directory.release();
         self.shared.addresses.release(connection.address);
-        self.worker.disconnect(connection);
         self.counts().connections.sub(1);
     }
 

@@ -102,5 +102,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.leave();
+        // Not when it left: a stream that lingers is looked after to its end.
+        self.node.worker.disconnect(&self.connection);
     }
 }
