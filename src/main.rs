@@ -10,11 +10,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use fanfare::config::{self, Flags, Loaded};
 use fanfare::server;
+use fanfare::server::reload::{self, Reloader};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
-
-/// The exit code for a server that cannot listen, `EX_UNAVAILABLE` of sysexits.h.
-const UNAVAILABLE: u8 = 69;
 
 /// The exit code for a failure of the machine, `EX_OSERR` of sysexits.h.
 const OS_ERROR: u8 = 71;
@@ -42,8 +40,7 @@ fn main() -> ExitCode {
     }
     let (made, path, try_out) =
         (config.made_app.clone(), config.server.path.clone(), config.server.try_out);
-    let at = format!("{}:{}", config.server.host, config.server.port);
-    match serve(config, &at, |addr| {
+    match serve(config, |addr| {
         let Some(made) = made else { return };
         let greeting = greeting::text(&made, addr, &path, try_out);
         let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
@@ -59,24 +56,28 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
-fn serve(
-    config: config::Config,
-    at: &str,
-    listening: impl FnOnce(SocketAddr),
-) -> Result<(), (String, u8)> {
+/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reloads. A second signal to stop ends the process
+/// at once.
+fn serve(config: config::Config, listening: impl FnOnce(SocketAddr)) -> Result<(), (String, u8)> {
     let os_error = |error: io::Error| (error.to_string(), OS_ERROR);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(os_error)?.block_on(async {
         // Before anybody can see that the server is up and tell it to stop.
         let mut terminate = signal(SignalKind::terminate()).map_err(os_error)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(os_error)?;
-        let running = server::start(config)
-            .map_err(|error| (format!("cannot listen on {at}: {error}"), UNAVAILABLE))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(os_error)?;
+        let running =
+            server::start(config).map_err(|error| (error.to_string(), error.exit_code()))?;
         listening(running.addr());
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let mut looks = tokio::time::interval(reload::LOOK);
+        let mut reloader = Reloader::new(&running);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => reloader.reload(),
+                _ = looks.tick() => reloader.look(),
+            }
         }
         info!(connections = running.shared().connections(), "stopping");
         running.drain();

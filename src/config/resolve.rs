@@ -103,7 +103,7 @@ impl Settings {
 
     /// What is known and checked but that this version cannot do yet.
     fn refuse_unavailable(&self) -> Result<(), Error> {
-        for name in ["server.tls.cert", "server.tls.key", "cluster.redis", "apps_file.path"] {
+        for name in ["cluster.redis", "apps_file.path"] {
             refuse_other(SERVER, &self.server, name)?;
         }
         for (index, app) in self.apps.iter().enumerate() {

@@ -151,3 +151,13 @@ pub(super) fn client_address(trusted: &[Network], peer: IpAddr, headers: &Header
     }
     address
 }
+
+/// Whether a proxy that we trust took the request over TLS: the last `X-Forwarded-Proto`, if the peer is
+/// such a proxy.
+pub(super) fn came_by_tls(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> bool {
+    let proto = headers.get_all("x-forwarded-proto").iter().next_back();
+    let proto = proto.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let last = proto.rsplit(',').next().unwrap_or_default().trim();
+    trusted.iter().any(|network| network.contains(peer))
+        && (last.eq_ignore_ascii_case("https") || last.eq_ignore_ascii_case("wss"))
+}

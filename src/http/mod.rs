@@ -178,7 +178,9 @@ impl Door {
         };
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = self.http.node.shared.apps.load();
-        let admission = upgrade::admit(&apps, key, &query, &parts.headers, self.tls);
+        let tls =
+            self.tls || answer::came_by_tls(&self.http.trusted_proxies, self.peer, &parts.headers);
+        let admission = upgrade::admit(&apps, key, &query, &parts.headers, tls);
         let address = answer::client_address(&self.http.trusted_proxies, self.peer, &parts.headers);
         *self.upgrade.borrow_mut() = Some(Upgrade { admission, address });
         Ok(answer::switching(headers))

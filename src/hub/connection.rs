@@ -5,12 +5,13 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::directory::Directory;
 use super::inbox::LocalChannel;
@@ -165,16 +166,21 @@ impl Connection {
             return;
         }
         self.write_out();
-        if !self.outbox.borrow().is_empty() {
+        if !self.is_written() {
             self.blocked.set(true);
             self.wake();
         }
     }
 
+    /// Whether the socket has taken all that was queued.
+    fn is_written(&self) -> bool {
+        self.outbox.borrow().is_empty() && !self.stream.borrow().is_holding()
+    }
+
     fn write_out(&self) {
-        let mut outbox = self.outbox.borrow_mut();
-        while !outbox.is_empty() {
-            match self.stream.borrow().try_write(&outbox) {
+        let (mut outbox, mut stream) = (self.outbox.borrow_mut(), self.stream.borrow_mut());
+        while !outbox.is_empty() || stream.is_holding() {
+            match stream.try_write(&outbox) {
                 Ok(0) => break,
                 Ok(written) => outbox.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -191,12 +197,12 @@ impl Connection {
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
         while self.blocked.get() && !self.is_over() {
             // Not in the match itself, which would keep the stream borrowed while it is written to.
-            let writable = self.stream.borrow_mut().poll_writable(cx);
+            let writable = self.stream.borrow().poll_writable(cx);
             match writable {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {
                     self.write_out();
-                    if self.outbox.borrow().is_empty() {
+                    if self.is_written() {
                         self.blocked.set(false);
                     }
                 }
@@ -206,18 +212,23 @@ impl Connection {
         Poll::Ready(())
     }
 
-    /// Reads what there is; see [`Stream::poll_read`].
+    /// Reads what there is; nothing in `buffer` means the client has ended its half.
     pub fn poll_read(
         &self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream.borrow_mut().poll_read(cx, buffer)
+        let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer);
+        if self.stream.borrow().is_holding() {
+            // Some records of TLS are answered by others.
+            self.flush();
+        }
+        read
     }
 
     /// Ends our half of the stream.
     pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.borrow_mut().poll_shutdown(cx)
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
     }
 
     /// Leaves the waker of the connection's own task, for those who change its state.

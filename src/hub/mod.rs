@@ -12,6 +12,7 @@ pub mod outbox;
 pub mod presence;
 pub mod rate;
 pub mod stream;
+pub mod tls;
 pub mod worker;
 
 use std::sync::Arc;

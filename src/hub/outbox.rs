@@ -111,7 +111,8 @@ impl Outbox {
         self.iter().next()
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Bytes> {
+    /// The frames, front first.
+    pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
         let (one, many) = match &self.queue {
             Queue::Empty => (None, None),
             Queue::One(frame) => (Some(frame), None),

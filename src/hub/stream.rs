@@ -1,5 +1,5 @@
-//! The byte stream under a connection: TCP, or nothing at all for tests and benches that run whole
-//! conversations in memory. Only moves bytes; what they mean is said elsewhere.
+//! The byte stream under a connection: TCP, TLS over it, or nothing at all for tests and benches that run
+//! whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
 
 use std::io;
 use std::pin::Pin;
@@ -9,46 +9,42 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::outbox::Outbox;
+use super::tls::Tls;
 
 /// Where a connection's bytes come from and go to.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
+    Tls(Box<Tls>),
     /// Takes nothing and gives nothing: what is pushed stays in the outbox.
     Detached,
 }
 
 impl Stream {
-    /// Reads what there is. Nothing in `buffer` means the other side has ended its half.
-    pub fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Detached => Poll::Pending,
-        }
+    /// Whether what it carries is encrypted on the wire.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
     }
 
     /// Waits until the stream may take more.
-    pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Tls(stream) => stream.poll_writable(cx),
             Self::Detached => Poll::Pending,
         }
     }
 
-    /// Ends our half.
-    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Whether the stream has taken something that it has not passed on.
+    pub fn is_holding(&self) -> bool {
         match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Detached => Poll::Ready(Ok(())),
+            Self::Tls(stream) => stream.is_holding(),
+            Self::Tcp(_) | Self::Detached => false,
         }
     }
 
-    /// Writes as much of `outbox` as one system call takes; the bytes written.
-    pub fn try_write(&self, outbox: &Outbox) -> io::Result<usize> {
+    /// Writes as much of `outbox` as one system call takes; the bytes of it that are dealt with.
+    pub fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
         match (self, outbox.single()) {
             (Self::Tcp(stream), Some(frame)) => stream.try_write(frame),
             (Self::Tcp(stream), None) => {
@@ -56,7 +52,73 @@ impl Stream {
                 let used = outbox.slices(&mut slices);
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
+            (Self::Tls(stream), _) => stream.try_write(outbox),
             (Self::Detached, _) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    /// Reads what there is. Nothing in `buffer` means the other side has ended its half.
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => stream.poll_read(cx, buffer),
+            Self::Detached => Poll::Pending,
+        }
+    }
+}
+
+/// For the answers to requests. Frames go through [`Stream::try_write`].
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => stream.poll_write(cx, bytes),
+            Self::Detached => Poll::Pending,
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            _ => {
+                let first = slices.iter().find(|slice| !slice.is_empty());
+                self.poll_write(cx, first.map_or(&[], |slice| slice))
+            }
+        }
+    }
+
+    /// Only TCP: TLS copies what it encrypts anyway, so writers had better join first.
+    fn is_write_vectored(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tls(stream) => stream.poll_flush(cx),
+            Self::Tcp(_) | Self::Detached => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ends our half.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => stream.poll_shutdown(cx),
+            Self::Detached => Poll::Ready(Ok(())),
         }
     }
 }

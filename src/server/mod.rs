@@ -2,9 +2,12 @@
 //! order. What a thread does with its sockets is in `thread.rs`, how they get there in `accept.rs`.
 
 mod accept;
+pub mod reload;
 mod serve;
 mod thread;
+mod tls;
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use crate::hub::addresses::Addresses;
 use crate::metrics::Metrics;
 use crate::node::Shared;
 use accept::Accepted;
+use tls::Certificates;
 
 /// File descriptors that are not sockets of clients: listeners, logs, and some room.
 const SPARE_FILES: u64 = 64;
@@ -32,6 +36,7 @@ const SPARE_FILES: u64 = 64;
 pub struct Running {
     addr: SocketAddr,
     shared: Arc<Shared>,
+    certificates: Option<Arc<Certificates>>,
     phase: watch::Sender<Phase>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -51,6 +56,7 @@ struct Beginning {
     shared: Arc<Shared>,
     config: Arc<config::Server>,
     page: Option<Bytes>,
+    certificates: Option<Arc<Certificates>>,
     accepted: mpsc::UnboundedReceiver<Accepted>,
     phase: watch::Receiver<Phase>,
     loads: Arc<Loads>,
@@ -84,9 +90,49 @@ impl Loads {
     }
 }
 
+/// Why a server did not start, as one line.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// The certificate or its key cannot be used.
+    Certificate(String),
+    /// The address cannot be listened on, or the machine gave out.
+    Listen(io::Error),
+}
+
+impl NotStarted {
+    /// What the process exits with: `EX_CONFIG` or `EX_UNAVAILABLE` of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Certificate(_) => 78,
+            Self::Listen(_) => 69,
+        }
+    }
+}
+
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(problem) => write!(f, "server.tls: {problem}"),
+            Self::Listen(error) => write!(f, "cannot listen: {error}"),
+        }
+    }
+}
+
+impl From<io::Error> for NotStarted {
+    fn from(error: io::Error) -> Self {
+        Self::Listen(error)
+    }
+}
+
 /// Binds and starts. The addresses are ready to be connected to when this returns.
-pub fn start(config: Config) -> io::Result<Running> {
-    let listener = accept::bind(resolve(&config.server.host, config.server.port)?)?;
+pub fn start(config: Config) -> Result<Running, NotStarted> {
+    let certificates = match &config.server.tls {
+        Some(files) => Some(Arc::new(Certificates::read(files).map_err(NotStarted::Certificate)?)),
+        None => None,
+    };
+    let at = format!("{}:{}", config.server.host, config.server.port);
+    let listener = resolve(&config.server.host, config.server.port).and_then(accept::bind);
+    let listener = listener.map_err(|error| io::Error::other(format!("{at}: {error}")))?;
     let addr = listener.local_addr()?;
     let workers = config.server.workers.max(1);
     let mut node = [0; 4];
@@ -114,6 +160,7 @@ pub fn start(config: Config) -> io::Result<Running> {
             shared: shared.clone(),
             config: server.clone(),
             page: page.clone(),
+            certificates: certificates.clone(),
             accepted,
             phase: phase.subscribe(),
             loads: loads.clone(),
@@ -125,7 +172,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         threads.push(thread);
     }
     info!(%addr, workers, "listening");
-    Ok(Running { addr, shared, phase, threads })
+    Ok(Running { addr, shared, certificates, phase, threads })
 }
 
 fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tracing::{debug, error};
 
 use super::Loads;
 use super::accept::Accepted;
+use super::tls::Certificates;
 use crate::http::pace::{End, Pace};
 use crate::http::{Door, Http, Upgrade};
 use crate::hub::stream::Stream;
@@ -56,7 +58,7 @@ impl Drop for Alive {
 
 /// The stream as hyper reads it: notes when a request begins.
 struct Io {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     http: Rc<Http>,
     pace: Rc<Pace>,
 }
@@ -105,10 +107,22 @@ impl Write for Io {
     }
 }
 
+/// How a worker serves what it is handed.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub http: Rc<Http>,
+    /// None where connections are plain.
+    pub certificates: Option<Arc<Certificates>>,
+    /// How long the handshake of TLS may take.
+    pub timeout: Duration,
+}
+
 /// Serves one connection to its end.
-pub(super) async fn serve(http: Rc<Http>, accepted: Accepted, alive: Alive) {
+pub(super) async fn serve(terms: Rc<Terms>, accepted: Accepted, alive: Alive) {
     let peer = accepted.peer;
     let Ok(stream) = accepted.into_stream() else { return };
+    let Some(stream) = secure(&terms, stream, peer).await else { return };
+    let http = terms.http.clone();
     let panic = Panic(http.clone());
     let served = requests(&http, stream, peer.ip()).await;
     drop(panic);
@@ -118,6 +132,24 @@ pub(super) async fn serve(http: Rc<Http>, accepted: Accepted, alive: Alive) {
         begin(http, stream, early, upgrade).await;
         drop(alive);
     });
+}
+
+/// The stream as it is, or with TLS on it where that is spoken.
+async fn secure(terms: &Terms, stream: TcpStream, peer: SocketAddr) -> Option<Stream> {
+    let Some(certificates) = &terms.certificates else { return Some(Stream::Tcp(stream)) };
+    // On the heap, so that plain connections have no room for it.
+    let shaking = Box::pin(timeout(terms.timeout, certificates.shake_hands(stream)));
+    match shaking.await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            debug!(%peer, "no TLS: {error}");
+            None
+        }
+        Err(_) => {
+            debug!(%peer, "too slow with the TLS handshake");
+            None
+        }
+    }
 }
 
 /// Counts a panic that unwinds through the requests of a connection; the runtime contains it.
@@ -135,28 +167,27 @@ impl Drop for Panic {
 /// Begins the socket's life, in a future that is small for as long as it lives.
 fn begin(
     http: Rc<Http>,
-    stream: TcpStream,
+    stream: Stream,
     early: Bytes,
     upgrade: Upgrade,
 ) -> Pin<Box<dyn Future<Output = ()>>> {
     let admitted = match upgrade.admission {
-        Ok(app) => http.node.connect(&app, Stream::Tcp(stream), upgrade.address),
-        Err(error) => Err((error, Stream::Tcp(stream))),
+        Ok(app) => http.node.connect(&app, stream, upgrade.address),
+        Err(error) => Err((error, stream)),
     };
     match admitted {
         Ok(connection) => Box::pin(Socket::new(http.node.clone(), connection, &early)),
-        Err((error, Stream::Tcp(stream))) => {
+        Err((error, stream)) => {
             http.node.counts().refused.add(1);
             debug!(address = %upgrade.address, code = error.code, "refused: {}", error.message);
             Box::pin(socket::refuse(stream, error))
         }
-        Err((_, Stream::Detached)) => Box::pin(async {}),
     }
 }
 
 /// Ends our half, and takes in for a while what the client still sends: closed over unread bytes, a stream
 /// is reset, and the client would lose the answer that told it why.
-async fn linger(stream: &mut TcpStream) {
+async fn linger(stream: &mut Stream) {
     let mut left = LINGER_BYTES;
     // On the heap, for few connections come to this and all would have to have room for it.
     let mut scratch = vec![0; 16 << 10];
@@ -178,14 +209,19 @@ async fn linger(stream: &mut TcpStream) {
 /// that came with the request.
 async fn requests(
     http: &Rc<Http>,
-    stream: TcpStream,
-    peer: std::net::IpAddr,
-) -> Option<(TcpStream, Bytes, Upgrade)> {
+    stream: Stream,
+    peer: IpAddr,
+) -> Option<(Stream, Bytes, Upgrade)> {
     let kept = http.paces.begin(http.node.worker.now());
     let pace = &kept.pace;
     let upgrade = Rc::new(RefCell::new(None));
-    let door =
-        Door { http: http.clone(), peer, tls: false, pace: pace.clone(), upgrade: upgrade.clone() };
+    let door = Door {
+        http: http.clone(),
+        peer,
+        tls: stream.is_tls(),
+        pace: pace.clone(),
+        upgrade: upgrade.clone(),
+    };
     let io = Io { stream: TokioIo::new(stream), http: http.clone(), pace: pace.clone() };
     let mut connection = http1::Builder::new()
         .keep_alive(!http.node.shared.is_draining())

@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, warn};
 
 use super::accept::Acceptor;
-use super::serve::{Alive, serve};
+use super::serve::{Alive, Terms, serve};
 use super::{Beginning, Phase};
 use crate::http::Http;
 use crate::hub::worker::Worker;
@@ -37,7 +37,8 @@ pub(super) fn run(beginning: Beginning, acceptor: Option<Acceptor>) {
 }
 
 async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
-    let Beginning { index, shared, config, page, mut accepted, mut phase, loads } = beginning;
+    let Beginning { index, shared, config, page, certificates, mut accepted, mut phase, loads } =
+        beginning;
     let worker = Worker::new(shared.hub.clone(), index);
     let node = Node::new(shared, worker.clone());
     let http = Rc::new(Http {
@@ -57,10 +58,12 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
             }
         });
     }
+    let terms =
+        Rc::new(Terms { http: http.clone(), certificates, timeout: config.handshake_timeout });
     let taking_in = async {
         while let Some(new) = accepted.recv().await {
             let alive = Alive::new(loads.clone(), usize::from(index));
-            spawn_local(serve(http.clone(), new, alive));
+            spawn_local(serve(terms.clone(), new, alive));
         }
     };
     let ending = async {

@@ -11,10 +11,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tracing::{debug, error};
 
 use crate::hub::connection::{Connection, Ending};
+use crate::hub::stream::Stream;
 use crate::node::Node;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
@@ -171,7 +171,7 @@ impl Drop for Socket {
 }
 
 /// Tells a socket that was not let in why, and ends it.
-pub async fn refuse(mut stream: TcpStream, error: Error) {
+pub async fn refuse(mut stream: Stream, error: Error) {
     let mut bytes = Message::error(&error, None).into_bytes().to_vec();
     bytes.extend_from_slice(Message::close(error.code, &error.message).bytes());
     let farewell = async {

@@ -217,8 +217,8 @@ fn what_contradicts_is_refused_with_its_place() {
             "f.toml:5: apps[0].webhooks: not available in this version",
         ),
         (
-            "[server]\ntls = { cert = \"c.pem\", key = \"k.pem\" }".to_owned(),
-            "f.toml:2: server.tls.cert: not available in this version",
+            "[server]\ntls = { cert = \"c.pem\" }".to_owned(),
+            "f.toml:2: server.tls.cert: needs server.tls.key beside it",
         ),
         (
             "[cluster]\nredis = \"redis://:s3cr3t@h\"".to_owned(),

@@ -23,3 +23,4 @@ mod requests;
 mod rfc6455;
 mod support;
 mod tidy;
+mod tls;

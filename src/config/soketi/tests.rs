@@ -210,7 +210,7 @@ fn what_is_wrong_is_named_without_its_value() {
         ("ADAPTER_DRIVER", "nats", "not available; expected \"local\" or \"redis\""),
         ("APP_MANAGER_DRIVER", "mysql", "not available; expected \"array\""),
         ("ADAPTER_DRIVER", "redis", "not available in this version"),
-        ("SSL_CERT", "c.pem", "not available in this version"),
+        ("SSL_CERT", "c.pem", "needs server.tls.key beside it"),
     ] {
         let variable = format!("SOKETI_{name}");
         let error = with(&[(&variable, value)]).unwrap_err();

@@ -75,8 +75,12 @@ impl Fixture {
         assert_eq!(client.hear_text(), r#"{"event":"e","channel":"still-here","data":"1"}"#);
     }
 
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().expect("not yet stopped")
+    }
+
     pub fn drain(&self) {
-        self.running.as_ref().expect("not yet stopped").drain();
+        self.running().drain();
     }
 
     /// Drains and waits until the server has ended.
@@ -95,7 +99,7 @@ impl Drop for Fixture {
 }
 
 /// The settings of a server with `apps`, as far from real time and the real network as they go.
-fn config(apps: Vec<App>) -> Config {
+pub fn config(apps: Vec<App>) -> Config {
     Config {
         server: Server {
             host: "127.0.0.1".to_owned(),

@@ -2,14 +2,14 @@
 //! that keep-alive, pipelining, chunks and `Expect` can be tested as they are on the wire.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 
-use super::DEADLINE;
 use super::sign::Request;
+use super::wire::{self, Wire};
 
 /// One connection to the server.
 pub struct Http {
-    stream: TcpStream,
+    stream: Wire,
     /// What was read and belongs to no answer yet.
     pub ahead: Vec<u8>,
 }
@@ -54,10 +54,10 @@ impl Response {
 
 impl Http {
     pub fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        Self::over(Wire::Plain(wire::tcp(addr)))
+    }
+
+    pub fn over(stream: Wire) -> Self {
         Self { stream, ahead: Vec::new() }
     }
 
@@ -71,7 +71,7 @@ impl Http {
     }
 
     pub fn finish_sending(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.stream.tcp().shutdown(Shutdown::Write);
     }
 
     /// Sends a whole request and reads its answer.
@@ -162,7 +162,7 @@ impl Http {
     }
 
     /// The socket, and what was read from it and belongs to no answer.
-    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+    pub fn into_parts(self) -> (Wire, Vec<u8>) {
         (self.stream, self.ahead)
     }
 

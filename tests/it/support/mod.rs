@@ -7,6 +7,7 @@ pub mod http;
 pub mod memory;
 pub mod sign;
 pub mod websocket;
+pub mod wire;
 
 use std::time::{Duration, Instant};
 

@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use super::http::{Http, Response};
+use super::wire::Wire;
 
 pub const TEXT: u8 = 0x1;
 pub const BINARY: u8 = 0x2;
@@ -23,7 +24,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// One open WebSocket.
 pub struct Client {
-    stream: TcpStream,
+    stream: Wire,
     ahead: Vec<u8>,
     /// Frames that were read while looking for something else.
     pub waiting: VecDeque<Heard>,
@@ -51,7 +52,15 @@ impl Client {
         target: &str,
         headers: &[(String, String)],
     ) -> Result<Self, Response> {
-        let mut http = Http::connect(addr);
+        Self::open_over(Http::connect(addr), target, headers)
+    }
+
+    /// The same on a connection that is there.
+    pub fn open_over(
+        mut http: Http,
+        target: &str,
+        headers: &[(String, String)],
+    ) -> Result<Self, Response> {
         http.send(handshake(target, headers));
         let response = http.answer();
         if response.status != 101 {
@@ -131,7 +140,7 @@ impl Client {
                 Ok(count) => self.ahead.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return self.end(),
                 Err(error) => {
-                    panic!("heard nothing in time: {error}; half a frame: {:?}", self.ahead)
+                    panic!("heard nothing in time: {error}; {} bytes of a frame", self.ahead.len())
                 }
             }
         }

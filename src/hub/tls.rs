@@ -1,0 +1,178 @@
+//! TLS over TCP for one stream, driven by whoever polls it: reads decrypt, writes gather what is queued
+//! into one run of records and hand it to the socket in one call. Certificates and who trusts whom are
+//! settled above; here a session is given.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustls::Connection as Session;
+use smallvec::SmallVec;
+use tokio::io::{AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::outbox::Outbox;
+
+/// Bytes that are encrypted at a time: four full records (RFC 8446 section 5.1). No more than this waits
+/// encrypted, uncounted by the outbox.
+const RUN: usize = 64 << 10;
+
+/// A TCP stream and the TLS session on it.
+#[derive(Debug)]
+pub struct Tls {
+    tcp: TcpStream,
+    session: Session,
+}
+
+/// The socket as TLS sees it: takes and gives what it can at once.
+struct AtOnce<'a>(&'a TcpStream);
+
+impl Read for AtOnce<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+impl Write for AtOnce<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Tls {
+    /// A session that has not begun; its handshake is [`Self::poll_handshake`]'s.
+    pub fn new(tcp: TcpStream, session: Session) -> Self {
+        Self { tcp, session }
+    }
+
+    /// Shakes hands; ready once application data may flow.
+    pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.session.is_handshaking() {
+            ready!(self.poll_flush(cx))?;
+            if self.session.is_handshaking() && ready!(self.poll_records(cx))? == 0 {
+                return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Reads what there is. Nothing in `buffer` means the other side has ended its half; a TCP stream
+    /// that ends without saying so in TLS counts the same, for WebSocket frames know their own lengths.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match self.session.reader().read(buffer.initialize_unfilled()) {
+                Ok(read) => {
+                    buffer.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            ready!(self.poll_records(cx))?;
+        }
+    }
+
+    /// Takes records off the socket; how many bytes of them there were, none at the end of the stream.
+    fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp.poll_read_ready(cx))?;
+            let read = match self.session.read_tls(&mut AtOnce(&self.tcp)) {
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            if let Err(error) = self.session.process_new_packets() {
+                // The alert that says why, if the socket takes it at once.
+                let _ = self.write_records();
+                return Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, error)));
+            }
+            return Poll::Ready(Ok(read));
+        }
+    }
+
+    /// Whether something is encrypted that the socket has not taken.
+    pub fn is_holding(&self) -> bool {
+        self.session.wants_write()
+    }
+
+    /// Waits until the socket may take more.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_write_ready(cx)
+    }
+
+    /// Encrypts from the front of `outbox` as much as goes into one run, and writes it; the plain bytes
+    /// that were taken. What the socket refuses of a run is kept and written before the next one.
+    pub fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        self.write_records()?;
+        let mut slices: SmallVec<[IoSlice<'_>; 64]> = SmallVec::new();
+        let mut bytes = 0;
+        for frame in outbox.iter() {
+            slices.push(IoSlice::new(frame));
+            bytes += frame.len();
+            if bytes >= RUN {
+                break;
+            }
+        }
+        let taken = self.session.writer().write_vectored(&slices)?;
+        if taken == 0 && bytes > 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        match self.write_records() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Encrypts as much of `bytes` as goes into one run, once what was encrypted before is written.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_flush(cx))?;
+        let taken = self.session.writer().write(bytes)?;
+        match self.write_records() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    /// Writes what is encrypted.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.write_records() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    ready!(self.tcp.poll_write_ready(cx))?;
+                }
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Says that nothing more comes (RFC 8446 section 6.1), and ends our half.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.session.send_close_notify();
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    fn write_records(&mut self) -> io::Result<()> {
+        while self.session.wants_write() {
+            if self.session.write_tls(&mut AtOnce(&self.tcp))? == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+        }
+        Ok(())
+    }
+}
