@@ -195,6 +195,40 @@ fn join(client: &mut Client, socket_id: &str, user: &str) {
     while !client.hear_text().contains("subscription_succeeded") {}
 }
 
+/// The last count that subscribers are told is the right one.
+#[test]
+fn counts_agree_under_a_crowd() {
+    let fixture = Fixture::with(|app| app.features.subscription_count = true);
+    let mut watchers: Vec<Client> = (0..2).map(|_| fixture.subscribed("pub")).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    drop(fixture.subscribed("pub"));
+                }
+            });
+        }
+    });
+    let count = r#"{"occupied":true,"subscription_count":2}"#;
+    eventually(|| match fixture.api("GET", "channels/pub?info=subscription_count", "").text() {
+        text if text == count => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .unwrap();
+    fixture.publish("pub", "end", "1");
+    for watcher in &mut watchers {
+        let mut last = String::new();
+        loop {
+            let text = watcher.hear_text();
+            if text.contains(r#""event":"end""#) {
+                break;
+            }
+            last = text;
+        }
+        assert!(last.ends_with(r#""data":"{\"subscription_count\":2}"}"#), "{last}");
+    }
+}
+
 #[test]
 fn the_first_of_many_subscribers_is_heard_by_the_next_query() {
     let fixture = Fixture::start();

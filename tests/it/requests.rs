@@ -293,6 +293,35 @@ fn http_1_0_is_answered_and_ended() {
 }
 
 #[test]
+fn targets_may_be_written_in_full() {
+    let fixture = Fixture::start();
+    let mut http = Http::connect(fixture.addr);
+    assert_eq!(http.ask("GET", "http://127.0.0.1/up", "", b"").text(), r#"{"health":"OK"}"#);
+    let target = format!("http://127.0.0.1{}", signed("GET", "channels", "").signed_target());
+    assert_eq!(http.ask("GET", &target, "", b"").text(), r#"{"channels":{}}"#);
+    assert!(http.ask("OPTIONS", "*", "", b"").status < 500);
+    // What cannot be a target is refused; the server goes on.
+    for target in ["", "up", "/ü", "/%", "/%zz", "//", "/..", "/apps//channels", "?"] {
+        let mut http = Http::connect(fixture.addr);
+        http.send(request("GET", target, "", b""));
+        assert!(http.try_answer("GET").is_none_or(|answer| answer.status < 500), "{target}");
+    }
+    fixture.is_well();
+}
+
+#[test]
+fn every_answer_may_be_read_by_browsers() {
+    let fixture = Fixture::start();
+    let mut http = Http::connect(fixture.addr);
+    let unsigned = format!("/apps/{ID}/channels");
+    for (target, status) in [("/up", 200), ("/", 200), ("/nope", 404), (&*unsigned, 401)] {
+        let answer = http.ask("GET", target, "Origin: https://example.org\r\n", b"");
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{target}");
+    }
+}
+
+#[test]
 fn what_is_asked_to_end_ends() {
     let fixture = Fixture::start();
     let mut http = Http::connect(fixture.addr);
