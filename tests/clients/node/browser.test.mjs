@@ -9,6 +9,7 @@ import { after, before, describe, test } from 'node:test';
 import { chromium } from 'playwright-core';
 
 import { address, backend } from './clients.mjs';
+import { Server } from './server.mjs';
 import { stage } from './stage.mjs';
 import { until } from './waiting.mjs';
 
@@ -151,6 +152,53 @@ describe("pusher-js's web builds", () => {
       await page.context().close();
     });
   }
+});
+
+describe('a bare WebSocket', () => {
+  // What a browser calls clean decides whether older pusher-js try again: the close frame must have come
+  // whole, and the stream must have ended after it.
+  const closed = (page, url) =>
+    page.evaluate(
+      (url) =>
+        new Promise((done) => {
+          const frames = [];
+          const socket = new WebSocket(url);
+          socket.onmessage = ({ data }) => frames.push(JSON.parse(data));
+          socket.onclose = ({ code, reason, wasClean }) => done({ frames, code, reason, wasClean });
+        }),
+      url,
+    );
+
+  test('is refused cleanly, and told why first', async () => {
+    const page = await open(`${on.server.origin}/up`);
+    const url = `ws://${on.server.host}:${on.server.port}/app/no-such-key`;
+    const message = 'Application does not exist';
+    for (let attempt = 0; attempt < 20; attempt += 1) {
+      assert.deepEqual(await closed(page, url), {
+        frames: [{ event: 'pusher:error', data: { code: 4001, message } }],
+        code: 4001,
+        reason: message,
+        wasClean: true,
+      });
+    }
+    await page.context().close();
+  });
+
+  test('is closed cleanly when the server leaves', async () => {
+    const leaving = await Server.start();
+    const page = await open(`${on.server.origin}/up`);
+    const url = `ws://${leaving.host}:${leaving.port}/app/${leaving.key}`;
+    const closings = Promise.all(Array.from({ length: 10 }, () => closed(page, url)));
+    await until('all are connected', async () => {
+      const { connections } = await (await backend(leaving).get({ path: '/connections' })).json();
+      return connections === 10;
+    });
+    await leaving.stop();
+    for (const { code, wasClean } of await closings) {
+      assert.deepEqual({ code, wasClean }, { code: 4200, wasClean: true });
+    }
+    await page.context().close();
+  });
 });
 
 function web(build) {
