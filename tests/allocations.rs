@@ -1,0 +1,81 @@
+//! How often the heap is asked on the path of a message, for fixed conversations in memory. Counts do not
+//! depend on the machine, so they are held to the figures below, with 5 % of room for what a dependency's
+//! new version may do. A binary of its own, because it brings a counting allocator with it.
+
+#[path = "../benches/micro/stage.rs"]
+mod stage;
+
+use allocation_counter::{AllocationInfo, measure};
+use stage::{Stage, data, name};
+
+const SUBSCRIBERS: usize = 1_000;
+
+/// Fails if `counted` is more than the figure and its room.
+fn hold(what: &str, counted: u64, figure: u64) {
+    assert!(
+        counted <= figure + figure / 20,
+        "{what}: {counted}, where {figure} were enough. If there is a good reason, it belongs in the \
+         commit that changes the figure"
+    );
+}
+
+/// What one turn asks of the heap in which `events` come to each of `channels`, once it has had a turn to
+/// grow its own buffers.
+fn turn(stage: &Stage, channels: &[&str], events: usize) -> AllocationInfo {
+    let (names, data): (Vec<_>, _) = (channels.iter().map(|text| name(text)).collect(), data(256));
+    let once = || {
+        for _ in 0..events {
+            names.iter().for_each(|name| stage.publish(name, &data));
+        }
+        stage.deliver();
+    };
+    once();
+    let bytes = stage.settle();
+    let counted = measure(once);
+    assert_eq!(stage.settle(), bytes, "everybody gets everything, the second time too");
+    assert!(bytes > SUBSCRIBERS * events * channels.len() * 256);
+    counted
+}
+
+#[test]
+fn an_event_costs_its_own_bytes_and_nothing_a_subscriber() {
+    let stage = Stage::new(SUBSCRIBERS, &["orders"]);
+    hold("one event to 1,000", turn(&stage, &["orders"], 1).count_total, 12);
+    hold("ten events of one turn to 1,000", turn(&stage, &["orders"], 10).count_total, 35);
+}
+
+#[test]
+fn several_channels_of_one_turn_cost_each_socket_its_queue() {
+    let channels: Vec<String> = (0..4).map(|number| format!("orders-{number}")).collect();
+    let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
+    let stage = Stage::new(SUBSCRIBERS, &channels);
+    let counted = turn(&stage, &channels, 1).count_total;
+    hold("four events on four channels to 1,000", counted, 2_018);
+}
+
+#[test]
+fn an_event_for_nobody_costs_nothing() {
+    let stage = Stage::new(0, &[]);
+    let (name, data) = (name("nobody"), data(256));
+    hold("an event for nobody", measure(|| stage.publish(&name, &data)).count_total, 0);
+}
+
+#[test]
+fn a_connection_owns_little() {
+    let mut stage = Stage::new(0, &[]);
+    // Channels of their own, and lists that have room.
+    let names: Vec<String> = (0..SUBSCRIBERS).map(|number| format!("own-{number}")).collect();
+    let mut connections = Vec::with_capacity(SUBSCRIBERS);
+    let counted = measure(|| {
+        for name in &names {
+            let connection = stage.connect();
+            stage.subscribe(&connection, name);
+            connection.take_queued();
+            connections.push(connection);
+        }
+    });
+    let each = counted.bytes_current.unsigned_abs() / SUBSCRIBERS as u64;
+    hold("bytes of a connection with a channel", each, 521);
+    stage.connections = connections;
+    assert_eq!(stage.settle(), 0);
+}
