@@ -127,11 +127,7 @@ pub(super) async fn serve(terms: Rc<Terms>, accepted: Accepted, alive: Alive) {
     let served = requests(&http, stream, peer.ip()).await;
     drop(panic);
     let Some((stream, early, upgrade)) = served else { return };
-    // A task of its own, so that what requests needed is not kept as long as the socket lives.
-    spawn_local(async move {
-        begin(http, stream, early, upgrade).await;
-        drop(alive);
-    });
+    begin(&http, stream, &early, upgrade, alive);
 }
 
 /// The stream as it is, or with TLS on it where that is spoken.
@@ -164,23 +160,27 @@ impl Drop for Panic {
     }
 }
 
-/// Begins the socket's life, in a future that is small for as long as it lives.
-fn begin(
-    http: Rc<Http>,
-    stream: Stream,
-    early: Bytes,
-    upgrade: Upgrade,
-) -> Pin<Box<dyn Future<Output = ()>>> {
+/// Begins the socket's life, in a task of its own, so that what requests needed is not kept as long.
+fn begin(http: &Rc<Http>, stream: Stream, early: &Bytes, upgrade: Upgrade, alive: Alive) {
     let admitted = match upgrade.admission {
         Ok(app) => http.node.connect(&app, stream, upgrade.address),
         Err(error) => Err((error, stream)),
     };
     match admitted {
-        Ok(connection) => Box::pin(Socket::new(http.node.clone(), connection, &early)),
+        Ok(connection) => {
+            let socket = Socket::new(http.node.clone(), connection, early);
+            spawn_local(async move {
+                socket.await;
+                drop(alive);
+            });
+        }
         Err((error, stream)) => {
             http.node.counts().refused.add(1);
             debug!(address = %upgrade.address, code = error.code, "refused: {}", error.message);
-            Box::pin(socket::refuse(stream, error))
+            spawn_local(async move {
+                socket::refuse(stream, error).await;
+                drop(alive);
+            });
         }
     }
 }
