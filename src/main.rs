@@ -40,7 +40,8 @@ fn main() -> ExitCode {
     }
     let (made, path, try_out) =
         (config.made_app.clone(), config.server.path.clone(), config.server.try_out);
-    match serve(config, |addr| {
+    let load = || config::load(&flags, std::env::vars_os(), &folder);
+    match serve(config, load, |addr| {
         let Some(made) = made else { return };
         let greeting = greeting::text(&made, addr, &path, try_out);
         let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
@@ -58,7 +59,11 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
 
 /// Serves until SIGTERM or SIGINT, then drains; SIGHUP reloads. A second signal to stop ends the process
 /// at once.
-fn serve(config: config::Config, listening: impl FnOnce(SocketAddr)) -> Result<(), (String, u8)> {
+fn serve(
+    config: config::Config,
+    load: impl Fn() -> Result<Loaded, config::Error>,
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), (String, u8)> {
     let os_error = |error: io::Error| (error.to_string(), OS_ERROR);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(os_error)?.block_on(async {
@@ -66,11 +71,11 @@ fn serve(config: config::Config, listening: impl FnOnce(SocketAddr)) -> Result<(
         let mut terminate = signal(SignalKind::terminate()).map_err(os_error)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(os_error)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(os_error)?;
-        let running =
-            server::start(config).map_err(|error| (error.to_string(), error.exit_code()))?;
+        let running = server::start(config.clone())
+            .map_err(|error| (error.to_string(), error.exit_code()))?;
         listening(running.addr());
         let mut looks = tokio::time::interval(reload::LOOK);
-        let mut reloader = Reloader::new(&running);
+        let mut reloader = Reloader::new(&running, &config, load);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -79,6 +84,7 @@ fn serve(config: config::Config, listening: impl FnOnce(SocketAddr)) -> Result<(
                 _ = looks.tick() => reloader.look(),
             }
         }
+        drop(reloader);
         info!(connections = running.shared().connections(), "stopping");
         running.drain();
         let ended = tokio::task::spawn_blocking(|| running.wait());

@@ -92,6 +92,13 @@ impl Node {
         address: IpAddr,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
         let shared = &self.shared;
+        // As it is now: it may have changed since the request was read.
+        let apps = shared.apps.load();
+        let app = match apps.by_id(app.id.as_str()) {
+            None => return Err((close::UNKNOWN_APP, stream)),
+            Some(app) if !app.enabled => return Err((close::DISABLED, stream)),
+            Some(app) => app,
+        };
         let full =
             shared.max_connections > 0 && shared.connections() >= shared.max_connections as u64;
         if full || shared.is_draining() {
@@ -112,10 +119,20 @@ impl Node {
         Ok(connection)
     }
 
+    /// Goes on with the connection's app as `apps` have it now, or ends the connection with the app.
+    pub fn renew(&self, connection: &Connection, apps: &Apps) {
+        let id = connection.app().id.clone();
+        match apps.by_id(id.as_str()) {
+            None => connection.close(&close::UNKNOWN_APP),
+            Some(app) if !app.enabled => connection.close(&close::DISABLED),
+            Some(app) => connection.set_app(app),
+        }
+    }
+
     /// Ends everything a connection had part in. What it subscribed to, others see it leave.
     pub fn leave(&self, connection: &Connection) {
         while let Some(ended) = self.worker.unsubscribe_next(connection) {
-            self.tell_of_end(&connection.directory, &ended, &connection.app);
+            self.tell_of_end(&connection.directory, &ended, &connection.app());
         }
         if let Some(user) = self.worker.identify(connection, None) {
             self.sign_out(connection, &user);
@@ -132,7 +149,7 @@ impl Node {
         connection: &Rc<Connection>,
         request: &Subscribe,
     ) -> Result<(), SubscriptionError> {
-        let app = &connection.app;
+        let app = connection.app();
         let name = ChannelName::parse(&request.channel, app.limits.max_channel_name)
             .map_err(SubscriptionError::Name)?;
         let kind = name.kind();
@@ -171,7 +188,7 @@ impl Node {
             connection
                 .tell(cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message));
         }
-        self.tell_count(&connection.directory, &name, subscribed.count, app);
+        self.tell_count(&connection.directory, &name, subscribed.count, &app);
         Ok(())
     }
 
@@ -182,7 +199,7 @@ impl Node {
         name: &ChannelName,
         request: &Subscribe,
     ) -> Result<Option<Member>, SubscriptionError> {
-        let app = &connection.app;
+        let app = connection.app();
         match name.kind().access {
             Access::Public => return Ok(None),
             Access::ServerToUser => {
@@ -240,7 +257,7 @@ impl Node {
     /// Ends a subscription, if there is one. There is no answer.
     pub fn unsubscribe(&self, connection: &Connection, name: &str) {
         if let Some(ended) = self.worker.unsubscribe(connection, name) {
-            self.tell_of_end(&connection.directory, &ended, &connection.app);
+            self.tell_of_end(&connection.directory, &ended, &connection.app());
         }
     }
 
@@ -318,7 +335,7 @@ impl Node {
         connection: &Connection,
         client_event: &ClientEvent<'_>,
     ) -> Result<(), Error> {
-        let app = &connection.app;
+        let app = connection.app();
         let ClientEvent { event, channel, data } = client_event;
         if app.client_events == ClientEvents::None {
             return Err(error::CLIENT_EVENTS_OFF);
@@ -361,7 +378,7 @@ impl Node {
 
     /// Makes the connection a user's, once; the same user again succeeds again (case U04).
     pub fn sign_in(&self, connection: &Connection, request: &SignIn) -> Result<(), Error> {
-        let app = &connection.app;
+        let app = connection.app();
         auth::verify_sign_in(
             &app.signer,
             &app.key,
@@ -390,10 +407,9 @@ impl Node {
     }
 
     fn sign_out(&self, connection: &Connection, user: &User) {
-        if connection.app.features.watchlist {
-            for watched in &user.watchlist.ids {
-                connection.directory.unwatch(watched, connection.id);
-            }
+        // Whether or not the app has watchlists now: it may have had them then.
+        for watched in &user.watchlist.ids {
+            connection.directory.unwatch(watched, connection.id);
         }
         let offline = connection.directory.sign_out(&user.id);
         self.tell_watchers(offline, Message::watchlist(&[], std::slice::from_ref(&user.id)));

@@ -63,7 +63,7 @@ impl Session {
     }
 
     fn whisper(&mut self, event: &ClientEvent<'_>) {
-        let allowed = self.connection.app.limits.client_events_per_second;
+        let allowed = self.connection.app().limits.client_events_per_second;
         let now = self.node.worker.now();
         if now != self.second {
             self.second = now;
@@ -87,7 +87,7 @@ impl Session {
 
     fn count_refusal(&self, code: u16, text: &str) {
         self.node.counts().refused_messages.add(1);
-        debug!(app = %self.connection.app.id, socket = %self.connection.id, code, "refused: {text}");
+        debug!(app = %self.connection.app().id, socket = %self.connection.id, code, "refused: {text}");
     }
 
     /// Ends everything the connection had part in; once.

@@ -22,19 +22,33 @@ pub(super) fn apply(settings: &mut Settings, path: &Path, name: &str) -> Result<
 /// The same of a text.
 pub(super) fn apply_text(settings: &mut Settings, name: &str, text: &str) -> Result<(), Error> {
     let source = Source { name: name.into(), text };
-    let table = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start);
-        // The message alone: the error's own text quotes the line, which may hold a secret.
-        let problem = error.message().lines().collect::<Vec<_>>().join(", ");
-        Error::of(source.origin(at), problem)
-    })?;
-    for (key, value) in table.get_ref() {
+    for (key, value) in source.parse()?.get_ref() {
         match key.get_ref().as_ref() {
-            "apps" => source.apps(settings, value)?,
+            "apps" => settings.apps = source.apps(value)?,
             _ => source.server(settings, "", key, value)?,
         }
     }
     Ok(())
+}
+
+/// The apps of a text that holds nothing else.
+pub(super) fn apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
+    let source = Source { name: name.into(), text };
+    let mut apps = Vec::new();
+    for (key, value) in source.parse()?.get_ref() {
+        match key.get_ref().as_ref() {
+            "apps" => apps = source.apps(value)?,
+            other => {
+                let origin = source.origin(key.span().start);
+                return Err(Error::at(
+                    &origin,
+                    other,
+                    "expected nothing but [[apps]] in this file",
+                ));
+            }
+        }
+    }
+    Ok(apps)
 }
 
 /// A value as TOML writes it, or nothing if it is not one.
@@ -49,7 +63,16 @@ struct Source<'a> {
 
 type Name<'a> = Spanned<DeString<'a>>;
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    fn parse(&self) -> Result<Spanned<DeTable<'a>>, Error> {
+        DeTable::parse(self.text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            // The message alone: the error's own text quotes the line, which may hold a secret.
+            let problem = error.message().lines().collect::<Vec<_>>().join(", ");
+            Error::of(self.origin(at), problem)
+        })
+    }
+
     fn origin(&self, at: usize) -> Origin {
         let before = self.text.as_bytes().iter().take(at);
         let line = before.filter(|byte| **byte == b'\n').count() + 1;
@@ -87,10 +110,9 @@ impl Source<'_> {
         Ok(())
     }
 
-    fn apps(&self, settings: &mut Settings, value: &Spanned<DeValue<'_>>) -> Result<(), Error> {
-        let apps = self.tables("apps", value)?;
-        settings.apps.clear();
-        for (index, (origin, table)) in apps.into_iter().enumerate() {
+    fn apps(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<AppSettings>, Error> {
+        let mut apps = Vec::new();
+        for (index, (origin, table)) in self.tables("apps", value)?.into_iter().enumerate() {
             let place = format!("apps[{index}]");
             let mut app = AppSettings::new(origin);
             for (key, value) in table {
@@ -99,9 +121,9 @@ impl Source<'_> {
                     name => app.set(&place, name, self.setting(key, value))?,
                 }
             }
-            settings.apps.push(app);
+            apps.push(app);
         }
-        Ok(())
+        Ok(apps)
     }
 
     fn webhooks(

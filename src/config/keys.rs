@@ -100,6 +100,12 @@ pub const APP: &[Key<App>] = &[
     required(key("id", "", |a, v| put(&mut a.id, name(v).map(|id| AppId::new(&id))))),
     required(key("key", "", |a, v| put(&mut a.key, name(v).map(Into::into)))),
     hidden(required(key("secret", "", |a, v| put(&mut a.signer, secret(v))))),
+    // After the secret, whose signer it completes.
+    hidden(key("previous_secrets", "[]", |a, v| {
+        let previous = secrets(v)?;
+        a.signer = a.signer.clone().with_previous(previous.iter().map(String::as_str));
+        Ok(())
+    })),
     key("name", r#""""#, |a, v| put(&mut a.name, text(v).map(Into::into))),
     key("enabled", "true", |a, v| put(&mut a.enabled, boolean(v))),
     key("max_connections", "0", |a, v| put(&mut a.limits.max_connections, count(v, 0))),
@@ -171,6 +177,14 @@ fn secret(value: &Value) -> Result<Signer, Wanted> {
         Ok(secret) if !secret.is_empty() => Ok(Signer::new(&secret)),
         _ => Err("text in quotes, not empty".to_owned()),
     }
+}
+
+/// Secrets that are on their way out.
+fn secrets(value: &Value) -> Result<Vec<String>, Wanted> {
+    texts(value)
+        .ok()
+        .filter(|secrets| secrets.iter().all(|secret| !secret.is_empty()))
+        .ok_or_else(|| "a list of texts in quotes, none empty".to_owned())
 }
 
 fn client_events(value: &Value) -> Result<ClientEvents, Wanted> {

@@ -9,7 +9,7 @@ use super::laravel::Laravel;
 use super::settings::Settings;
 use super::soketi::Soketi;
 use super::variables::Variables;
-use super::{Command, Config, ConfigCommand, Flags, MadeApp, env, file};
+use super::{Command, Config, ConfigCommand, Flags, MadeApp, apps_file, env, file};
 
 /// What a server was set to.
 pub struct Loaded {
@@ -39,7 +39,11 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     }
     env::apply(&mut settings, &variables)?;
     flags.apply(&mut settings)?;
+    if let Some(path) = settings.apps_file() {
+        settings.apps.append(&mut apps_file::read(&folder.join(&path), &path)?);
+    }
     if settings.apps.is_empty()
+        && settings.apps_file().is_none()
         && let Some(error) = laravel.incomplete()
     {
         return Err(error);
@@ -47,6 +51,7 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     let made = settings.complete()?;
     let mut config = settings.resolve()?;
     config.made_app = made;
+    config.apps_file = config.apps_file.map(|path| folder.join(path));
     warnings.append(&mut settings.warnings);
     Ok(Loaded { config, settings, warnings })
 }

@@ -1,6 +1,7 @@
 //! The settings of a server. `Settings` is what was written, source by source; `Config` is what it
 //! means, complete and valid: nothing further down ever asks for a default.
 
+mod apps_file;
 mod dotenv;
 mod env;
 mod error;
@@ -37,7 +38,7 @@ pub struct Config {
     pub metrics: Metrics,
     pub cluster: Cluster,
     pub log: Log,
-    /// A file of more apps.
+    /// A file of more apps, which are among `apps`.
     pub apps_file: Option<PathBuf>,
     pub apps: Apps,
     /// The one app of a server that was given none.
@@ -45,7 +46,7 @@ pub struct Config {
 }
 
 /// Where and how the server listens.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Server {
     pub host: String,
     /// 0: any free port.
@@ -81,7 +82,7 @@ enum TryOut {
 }
 
 /// A certificate chain and its key, in PEM files.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,

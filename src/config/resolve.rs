@@ -19,7 +19,8 @@ impl Settings {
     /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
     /// the address that a server listens on whose settings were taken over.
     pub(super) fn complete(&mut self) -> Result<Option<MadeApp>, Error> {
-        let made = if self.apps.is_empty() { Some(self.make_app()?) } else { None };
+        let none = self.apps.is_empty() && self.apps_file().is_none();
+        let made = if none { Some(self.make_app()?) } else { None };
         let drop_in = self.apps.iter().find_map(|app| app.drop_in);
         if let Some(drop_in) = drop_in {
             let host = Value::Text("0.0.0.0".to_owned());
@@ -103,9 +104,7 @@ impl Settings {
 
     /// What is known and checked but that this version cannot do yet.
     fn refuse_unavailable(&self) -> Result<(), Error> {
-        for name in ["cluster.redis", "apps_file.path"] {
-            refuse_other(SERVER, &self.server, name)?;
-        }
+        refuse_other(SERVER, &self.server, "cluster.redis")?;
         for (index, app) in self.apps.iter().enumerate() {
             if let Some(webhook) = app.webhooks.first() {
                 let name = format!("apps[{index}].webhooks");

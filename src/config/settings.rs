@@ -61,6 +61,16 @@ impl Settings {
         write(&mut self.server, SERVER, &mut Config::blank(), ("", name), setting)
     }
 
+    /// The file of more apps, if one is set.
+    pub(super) fn apps_file(&self) -> Option<String> {
+        match &self.server.get("apps_file.path")?.value {
+            Value::Text(path) | Value::Raw(path) => {
+                Some(path.clone()).filter(|path| !path.is_empty())
+            }
+            _ => None,
+        }
+    }
+
     /// The app at `index`, begun at `origin` if it is the next one.
     pub(super) fn app(&mut self, index: usize, origin: &Origin) -> Result<&mut AppSettings, Error> {
         if index == self.apps.len() {

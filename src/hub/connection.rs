@@ -2,7 +2,7 @@
 //! ends. It lives and dies on one thread, so nothing here is locked. What its client says, and what that
 //! means, is above.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -27,7 +27,7 @@ use crate::protocol::socket_id::SocketId;
 #[derive(Debug)]
 pub struct Connection {
     pub id: SocketId,
-    pub app: Arc<App>,
+    app: RefCell<Arc<App>>,
     pub directory: Arc<Directory>,
     /// Of its client.
     pub address: IpAddr,
@@ -115,7 +115,7 @@ impl Connection {
         life.heard.set(now);
         Self {
             id,
-            app,
+            app: RefCell::new(app),
             directory,
             address,
             slot: Cell::new(0),
@@ -132,13 +132,23 @@ impl Connection {
         }
     }
 
+    /// Its app as it is now; not to be held across an await, for a reload replaces it.
+    pub fn app(&self) -> Ref<'_, Arc<App>> {
+        self.app.borrow()
+    }
+
+    /// Goes on with its app as it was set anew.
+    pub fn set_app(&self, app: &Arc<App>) {
+        self.app.borrow_mut().clone_from(app);
+    }
+
     /// Queues a frame. Over the cap, the connection is closed as too slow; closing, nothing is queued.
     pub fn push(&self, frame: Bytes) {
         if self.is_closing() {
             return;
         }
         let mut outbox = self.outbox.borrow_mut();
-        if outbox.len() + frame.len() > self.app.limits.outbox_bytes {
+        if outbox.len() + frame.len() > self.app().limits.outbox_bytes {
             drop(outbox);
             self.close_slow();
             return;

@@ -10,10 +10,13 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 use smallvec::SmallVec;
 
-/// Signs with one secret. The key's part of the hash is worked out once, and the secret itself is
-/// neither kept nor shown.
+/// Signs with one secret, and takes for right what was signed with it or with one of those before it. The
+/// key's part of each hash is worked out once, and the secrets themselves are neither kept nor shown.
 #[derive(Clone)]
-pub struct Signer(Hmac<Sha256>);
+pub struct Signer {
+    current: Hmac<Sha256>,
+    previous: Box<[Hmac<Sha256>]>,
+}
 
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,31 +26,42 @@ impl fmt::Debug for Signer {
 
 impl Signer {
     pub fn new(secret: &str) -> Self {
-        match Hmac::new_from_slice(secret.as_bytes()) {
-            Ok(mac) => Self(mac),
-            Err(_) => unreachable!("HMAC takes a key of any length"),
-        }
+        Self { current: keyed(secret), previous: Box::default() }
+    }
+
+    /// The same, which also takes what was signed with any of `secrets`.
+    #[must_use]
+    pub fn with_previous<'a>(self, secrets: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { previous: secrets.into_iter().map(keyed).collect(), ..self }
     }
 
     /// The signature of `parts` as one text, in lower-case hex.
     pub fn sign(&self, parts: &[&str]) -> String {
-        hex::encode(self.mac(parts).finalize().into_bytes())
+        hex::encode(fed(&self.current, parts).finalize().into_bytes())
     }
 
     /// Whether `signature` is the hex of the signature of `parts`, in either case.
     pub fn verify(&self, parts: &[&str], signature: &str) -> bool {
         let mut bytes = [0; 32];
+        let keys = || std::iter::once(&self.current).chain(&*self.previous);
         hex::decode_to_slice(signature, &mut bytes).is_ok()
-            && self.mac(parts).verify_slice(&bytes).is_ok()
+            && keys().any(|key| fed(key, parts).verify_slice(&bytes).is_ok())
     }
+}
 
-    fn mac(&self, parts: &[&str]) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
-        for part in parts {
-            mac.update(part.as_bytes());
-        }
-        mac
+fn keyed(secret: &str) -> Hmac<Sha256> {
+    match Hmac::new_from_slice(secret.as_bytes()) {
+        Ok(mac) => mac,
+        Err(_) => unreachable!("HMAC takes a key of any length"),
     }
+}
+
+fn fed(key: &Hmac<Sha256>, parts: &[&str]) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    for part in parts {
+        mac.update(part.as_bytes());
+    }
+    mac
 }
 
 /// Why a subscription's or a sign-in's `auth` does not hold.

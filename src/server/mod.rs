@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::app::Apps;
 use crate::config::{self, Config};
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
@@ -36,7 +37,10 @@ const SPARE_FILES: u64 = 64;
 pub struct Running {
     addr: SocketAddr,
     shared: Arc<Shared>,
+    config: Arc<config::Server>,
     certificates: Option<Arc<Certificates>>,
+    /// Counts how often the apps were replaced.
+    apps: watch::Sender<u64>,
     phase: watch::Sender<Phase>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -58,6 +62,7 @@ struct Beginning {
     page: Option<Bytes>,
     certificates: Option<Arc<Certificates>>,
     accepted: mpsc::UnboundedReceiver<Accepted>,
+    apps: watch::Receiver<u64>,
     phase: watch::Receiver<Phase>,
     loads: Arc<Loads>,
 }
@@ -150,6 +155,7 @@ pub fn start(config: Config) -> Result<Running, NotStarted> {
     let server = Arc::new(config.server);
     let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
     let (phase, _) = watch::channel(Phase::Serving);
+    let (apps, _) = watch::channel(0);
     let (doors, accepted): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let mut acceptor = Some(accept::Acceptor { listener, doors, loads: loads.clone() });
@@ -162,6 +168,7 @@ pub fn start(config: Config) -> Result<Running, NotStarted> {
             page: page.clone(),
             certificates: certificates.clone(),
             accepted,
+            apps: apps.subscribe(),
             phase: phase.subscribe(),
             loads: loads.clone(),
         };
@@ -172,7 +179,7 @@ pub fn start(config: Config) -> Result<Running, NotStarted> {
         threads.push(thread);
     }
     info!(%addr, workers, "listening");
-    Ok(Running { addr, shared, certificates, phase, threads })
+    Ok(Running { addr, shared, config: server, certificates, apps, phase, threads })
 }
 
 fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
@@ -224,6 +231,12 @@ impl Running {
 
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Serves `apps` from now on. Connections go on with their app as it is now, or end with it.
+    pub fn replace_apps(&self, apps: Apps) {
+        self.shared.apps.store(Arc::new(apps));
+        self.apps.send_modify(|times| *times += 1);
     }
 
     /// Begins to stop: new sockets are refused, established ones closed one after the other, requests

@@ -1,12 +1,15 @@
 //! What changes while the server runs: settings on SIGHUP, and files that are watched. Whatever is wrong
 //! with the new changes nothing and is one line in the log.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Running;
+use crate::app::Apps;
+use crate::config::{Config, Error, Loaded};
 
 /// How often the watched files are looked at.
 pub const LOOK: Duration = Duration::from_secs(1);
@@ -60,28 +63,53 @@ impl Watched {
 }
 
 /// Changes a running server.
-#[derive(Debug)]
 pub struct Reloader<'a> {
     running: &'a Running,
+    load: Box<dyn Fn() -> Result<Loaded, Error> + 'a>,
+    /// The apps were made for the run, so no settings speak of them.
+    made: bool,
     certificate: Watched,
+    apps: Watched,
+}
+
+impl fmt::Debug for Reloader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloader").field("running", self.running).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Reloader<'a> {
-    pub fn new(running: &'a Running) -> Self {
-        let files = running.certificates.as_ref().map(|certificates| certificates.files());
-        Self { running, certificate: Watched::new(files.into_iter().flatten().collect()) }
+    /// For a server that was started with `config`; `load` reads the settings again.
+    pub fn new(
+        running: &'a Running,
+        config: &Config,
+        load: impl Fn() -> Result<Loaded, Error> + 'a,
+    ) -> Self {
+        let tls = config.server.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
+        Self {
+            running,
+            load: Box::new(load),
+            made: config.made_app.is_some(),
+            certificate: Watched::new(tls.collect()),
+            apps: Watched::new(config.apps_file.iter().cloned().collect()),
+        }
     }
 
     /// Reads everything again, as SIGHUP asks.
     pub fn reload(&mut self) {
         self.certificate.note();
         self.reload_certificate();
+        self.apps.note();
+        self.reload_settings();
     }
 
     /// Reads again what has changed; to be called every [`LOOK`].
     pub fn look(&mut self) {
         if self.certificate.have_changed() {
             self.reload_certificate();
+        }
+        if self.apps.have_changed() {
+            self.reload_settings();
         }
     }
 
@@ -91,6 +119,38 @@ impl<'a> Reloader<'a> {
             Ok(()) => info!("the TLS certificate was read again"),
             Err(problem) => error!("the TLS certificate stays as it was: {problem}"),
         }
+    }
+
+    fn reload_settings(&mut self) {
+        let Loaded { config, warnings, .. } = match (self.load)() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                error!("the settings stay as they were: {error}");
+                return;
+            }
+        };
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        if config.server != *self.running.config {
+            warn!("settings under [server] have changed: they hold from the next start on");
+        }
+        match (self.made, config.made_app.is_some()) {
+            // Those made now are not those that clients know.
+            (true, true) => return,
+            (false, true) => {
+                error!("the apps stay as they were: the settings have none any more");
+                return;
+            }
+            (_, false) => self.made = false,
+        }
+        let (before, now) = (self.running.shared.apps.load(), config.apps);
+        let missing = |these: &Apps, those: &Apps| {
+            these.iter().filter(|app| those.by_id(app.id.as_str()).is_none()).count()
+        };
+        let (added, removed) = (missing(&now, &before), missing(&before, &now));
+        info!(apps = now.len(), added, removed, "the settings were read again");
+        self.running.replace_apps(now);
     }
 }
 

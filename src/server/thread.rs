@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::runtime;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, warn};
 
@@ -23,6 +24,9 @@ const STEP: Duration = Duration::from_millis(25);
 /// Up to how many connections are all looked after each second; of more, a fifth.
 const FEW: usize = 2000;
 
+/// Connections that are taken through a change of the apps before others get a turn.
+const SOME: usize = 256;
+
 /// Runs a worker to its end.
 pub(super) fn run(beginning: Beginning, acceptor: Option<Acceptor>) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
@@ -37,8 +41,17 @@ pub(super) fn run(beginning: Beginning, acceptor: Option<Acceptor>) {
 }
 
 async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
-    let Beginning { index, shared, config, page, certificates, mut accepted, mut phase, loads } =
-        beginning;
+    let Beginning {
+        index,
+        shared,
+        config,
+        page,
+        certificates,
+        mut accepted,
+        apps,
+        mut phase,
+        loads,
+    } = beginning;
     let worker = Worker::new(shared.hub.clone(), index);
     let node = Node::new(shared, worker.clone());
     let http = Rc::new(Http {
@@ -50,6 +63,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         try_out: page,
     });
     spawn_local(deliver(worker));
+    spawn_local(keep_apps(node.clone(), apps));
     spawn_local(keep_time(http.clone(), config.handshake_timeout));
     if let Some(acceptor) = acceptor {
         spawn_local(async move {
@@ -95,6 +109,25 @@ async fn deliver(worker: Rc<Worker>) {
             Ok(()) => return,
             Err(error) if error.is_panic() => error!("delivering panicked; it goes on"),
             Err(_) => return,
+        }
+    }
+}
+
+/// Whenever the apps were replaced, takes all connections through that, some at a time.
+async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
+    while replaced.changed().await.is_ok() {
+        let apps = node.shared.apps.load_full();
+        let mut place = 0;
+        loop {
+            let (some, next) = node.worker.some_connections(place, SOME);
+            for connection in some {
+                node.renew(&connection, &apps);
+            }
+            if next == 0 {
+                break;
+            }
+            place = next;
+            yield_now().await;
         }
     }
 }

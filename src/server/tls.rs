@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -48,10 +48,6 @@ impl Certificates {
     pub(super) fn reload(&self) -> Result<(), String> {
         self.current.store(Arc::new(load(&self.files, &self.tickets)?));
         Ok(())
-    }
-
-    pub(super) fn files(&self) -> [PathBuf; 2] {
-        [self.files.cert.clone(), self.files.key.clone()]
     }
 
     /// Begins TLS on a new connection; nothing if it turns out to be none.

@@ -62,7 +62,7 @@ impl Socket {
         let connection = session.connection().clone();
         connection.life.heard.set(session.node().worker.now());
         connection.life.asked.set(0);
-        let max = connection.app.limits.max_message_size;
+        let max = connection.app().limits.max_message_size;
         let fed = self.frames.feed(bytes, max, |incoming| {
             match incoming {
                 Incoming::Text(text) => session.hear(text),
@@ -84,7 +84,7 @@ impl Socket {
     fn breach(&self, connection: &Connection, breach: Breach) {
         self.session.node().counts().protocol_errors.add(1);
         let (code, reason) = (breach.code(), breach.reason());
-        debug!(app = %connection.app.id, socket = %connection.id, code, "breach: {reason}");
+        debug!(app = %connection.app().id, socket = %connection.id, code, "breach: {reason}");
         connection.end(Message::close(code, reason));
     }
 
@@ -158,7 +158,7 @@ impl Drop for Socket {
         let (node, connection) = (self.session.node(), self.session.connection());
         if std::thread::panicking() {
             node.counts().panics.add(1);
-            error!(app = %connection.app.id, socket = %connection.id, "a connection's task panicked");
+            error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
         }
         match connection.ending() {
             Some(Ending::Slow) => node.counts().slow.add(1),
@@ -198,7 +198,7 @@ pub fn look_after(connection: &Connection, now: u32) {
         }
         return;
     }
-    let app = &connection.app;
+    let app = connection.app();
     let deadline = app.features.authorization_timeout.as_secs() as u32;
     if deadline > 0 && !life.authorized.get() && passed(life.since.get(), deadline) {
         connection.close(&close::UNAUTHORIZED);

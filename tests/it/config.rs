@@ -224,10 +224,6 @@ fn what_contradicts_is_refused_with_its_place() {
             "[cluster]\nredis = \"redis://:s3cr3t@h\"".to_owned(),
             "f.toml:2: cluster.redis: not available in this version",
         ),
-        (
-            "[apps_file]\npath = \"apps.toml\"".to_owned(),
-            "f.toml:2: apps_file.path: not available in this version",
-        ),
     ] {
         let folder = Folder::new("contradicts").with("f.toml", &text);
         assert_eq!(folder.error(&FILE, &[]), line);
@@ -394,4 +390,42 @@ fn nothing_that_is_printed_for_debugging_holds_a_secret() {
     let made = folder.config(&["--env-file", "/dev/null"], &[]);
     let secret = made.made_app.as_ref().unwrap().secret.clone();
     assert!(!format!("{made:?}").contains(&secret));
+}
+
+#[test]
+fn a_file_of_apps_adds_to_the_others() {
+    let app = |id: &str| format!("[[apps]]\nid = {id:?}\nkey = \"k{id}\"\nsecret = \"s\"\n");
+    let settings = app("1") + "[apps_file]\npath = \"more.toml\"";
+    let folder = Folder::new("more").with("f.toml", &settings).with("more.toml", &app("2"));
+    let config = folder.config(&FILE, &[]);
+    assert_eq!((config.apps.len(), config.made_app.is_some()), (2, false));
+    assert_eq!(config.apps_file, Some(folder.0.join("more.toml")));
+    let json = r#"{"apps": [{"id": "3", "key": "k3", "secret": "s", "max_connections": 7,
+        "webhooks": []}]}"#;
+    let folder = folder.with("more.json", json);
+    let config = folder.config(&FILE, &[("FANFARE_APPS_FILE__PATH", "more.json")]);
+    assert_eq!(config.apps.by_id("3").map(|app| app.limits.max_connections), Some(7));
+    // None are none: no app is made in their place.
+    let folder = folder.with("more.toml", "").with("f.toml", "[apps_file]\npath = \"more.toml\"");
+    let config = folder.config(&FILE, &[]);
+    assert_eq!((config.apps.len(), config.made_app.is_some()), (0, false));
+}
+
+#[test]
+fn a_file_of_apps_holds_nothing_else_and_nothing_twice() {
+    let app = "[[apps]]\nid = \"1\"\nkey = \"k\"\nsecret = \"s3cr3t\"\n";
+    let settings = app.to_owned() + "[apps_file]\npath = \"more.toml\"";
+    let mut folder = Folder::new("more-wrong").with("f.toml", &settings);
+    assert!(folder.error(&FILE, &[]).starts_with("more.toml: "));
+    for (text, line) in [
+        ("[server]\nport = 1", "more.toml:1: server: expected nothing but [[apps]] in this file"),
+        (app, "more.toml:3: apps[1].key: \"k\" is apps[0].key already"),
+        (
+            "[[apps]]\nsceret = \"s3cr3t\"",
+            "more.toml:2: apps[0].sceret: unknown key; did you mean secret?",
+        ),
+    ] {
+        folder = folder.with("more.toml", text);
+        assert_eq!(folder.error(&FILE, &[]), line);
+    }
 }

@@ -19,6 +19,7 @@ mod garbage;
 mod liveness;
 mod model;
 mod ordering;
+mod reload;
 mod requests;
 mod rfc6455;
 mod support;

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use fanfare::app::App;
 use fanfare::config::Tls;
-use fanfare::server::reload::Reloader;
 use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, subscribe, target, trigger};
 use crate::support::http::{Http, request};
 use crate::support::sign::Request;
+use crate::support::site::Site;
 use crate::support::websocket::{Client, Heard};
 use crate::support::wire::{self, client, file};
 use crate::support::{DEADLINE, eventually};
@@ -248,81 +248,72 @@ fn require_tls_refuses_plain_sockets_alone() {
     connect(&direct, &client(&TLS13, &[]));
 }
 
-/// A certificate in files of its own, so that they can change.
-struct Files(PathBuf);
+/// A server whose certificate is in files of its own, so that they can change.
+fn site(name: &str) -> Site {
+    let name = format!("tls-{name}");
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("site-{name}"));
+    let text = |end| fs::read_to_string(file("one", end)).unwrap();
+    let settings = format!(
+        "[server.tls]\ncert = {:?}\nkey = {:?}\n[[apps]]\nid = {ID:?}\nkey = {KEY:?}\nsecret = {SECRET:?}",
+        folder.join("crt"),
+        folder.join("key")
+    );
+    Site::start(&name, &[("crt", &text("crt")), ("key", &text("key")), ("fanfare.toml", &settings)])
+}
 
-impl Files {
-    fn new(name: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{name}"));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).unwrap();
-        let files = Self(folder);
-        files.hold("one");
-        files
-    }
-
-    fn hold(&self, name: &str) {
-        for end in ["crt", "key"] {
-            fs::copy(file(name, end), self.0.join(end)).unwrap();
-        }
-    }
-
-    fn start(&self) -> Fixture {
-        let tls = Tls { cert: self.0.join("crt"), key: self.0.join("key") };
-        Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| server.tls = Some(tls))
+fn hold(site: &Site, name: &str) {
+    for end in ["crt", "key"] {
+        site.write(end, &fs::read_to_string(file(name, end)).unwrap());
     }
 }
 
-fn shown(fixture: &Fixture) -> Option<&'static str> {
-    wire::tls(fixture.addr, client(&TLS13, &[])).unwrap().certificate()
+fn shown(site: &Site) -> Option<&'static str> {
+    wire::tls(site.fixture.addr, client(&TLS13, &[])).unwrap().certificate()
 }
 
 #[test]
 fn a_new_certificate_is_shown_to_new_connections() {
-    let files = Files::new("renewed");
-    let fixture = files.start();
-    let mut reloader = Reloader::new(fixture.running());
-    let mut before = connect(&fixture, &client(&TLS13, &[]));
-    assert_eq!(shown(&fixture), Some("one"));
-    files.hold("two");
+    let site = site("renewed");
+    let mut reloader = site.reloader();
+    let mut before = connect(&site.fixture, &client(&TLS13, &[]));
+    assert_eq!(shown(&site), Some("one"));
+    hold(&site, "two");
     eventually(|| {
         reloader.look();
-        shown(&fixture).filter(|name| *name == "two").ok_or_else(|| "one".to_owned())
+        shown(&site).filter(|name| *name == "two").ok_or_else(|| "one".to_owned())
     })
     .unwrap();
-    files.hold("one");
+    hold(&site, "one");
     reloader.reload();
-    assert_eq!(shown(&fixture), Some("one"), "SIGHUP waits for nothing");
+    assert_eq!(shown(&site), Some("one"), "SIGHUP waits for nothing");
     before.send_text(r#"{"event":"pusher:ping"}"#);
     assert_eq!(before.hear_text(), r#"{"event":"pusher:pong","data":"{}"}"#);
 }
 
 #[test]
 fn a_certificate_that_cannot_be_used_changes_nothing() {
-    let files = Files::new("broken");
-    let fixture = files.start();
-    let mut reloader = Reloader::new(fixture.running());
+    let site = site("broken");
+    let mut reloader = site.reloader();
     // Of another key; not PEM; not there.
-    fs::copy(file("two", "crt"), files.0.join("crt")).unwrap();
+    site.write("crt", &fs::read_to_string(file("two", "crt")).unwrap());
     reloader.reload();
-    assert_eq!(shown(&fixture), Some("one"));
-    fs::write(files.0.join("crt"), "no certificate").unwrap();
+    assert_eq!(shown(&site), Some("one"));
+    site.write("crt", "no certificate");
     reloader.reload();
-    assert_eq!(shown(&fixture), Some("one"));
-    fs::remove_file(files.0.join("key")).unwrap();
+    assert_eq!(shown(&site), Some("one"));
+    fs::remove_file(site.path("key")).unwrap();
     reloader.reload();
-    assert_eq!(shown(&fixture), Some("one"));
-    files.hold("two");
+    assert_eq!(shown(&site), Some("one"));
+    hold(&site, "two");
     reloader.reload();
-    assert_eq!(shown(&fixture), Some("two"));
+    assert_eq!(shown(&site), Some("two"));
 }
 
 #[test]
 fn a_server_does_not_start_with_a_certificate_it_cannot_use() {
-    let files = Files::new("unusable");
-    fs::write(files.0.join("crt"), "no certificate").unwrap();
     let mut config = crate::support::fixture::config(vec![App::new(ID, KEY, SECRET)]);
-    config.server.tls = Some(Tls { cert: files.0.join("crt"), key: files.0.join("key") });
+    // The files are each in the place of the other.
+    config.server.tls = Some(Tls { cert: file("one", "key"), key: file("one", "crt") });
     let error = fanfare::server::start(config).unwrap_err();
     assert_eq!(error.exit_code(), 78);
     let text = error.to_string();

@@ -37,6 +37,10 @@ impl Fixture {
     pub fn with_apps(apps: Vec<App>, change: impl FnOnce(&mut Server)) -> Self {
         let mut config = config(apps);
         change(&mut config.server);
+        Self::of(config)
+    }
+
+    pub fn of(config: Config) -> Self {
         let running = server::start(config).expect("the server starts");
         Self { addr: running.addr(), running: Some(running) }
     }

@@ -6,6 +6,7 @@ pub mod fixture;
 pub mod http;
 pub mod memory;
 pub mod sign;
+pub mod site;
 pub mod websocket;
 pub mod wire;
 
