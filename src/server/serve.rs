@@ -27,6 +27,7 @@ use super::tls::Certificates;
 use crate::http::pace::{End, Pace};
 use crate::http::{Door, Http, Upgrade};
 use crate::hub::stream::Stream;
+use crate::session::Session;
 use crate::socket::{self, Socket};
 
 /// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
@@ -168,7 +169,7 @@ fn begin(http: &Rc<Http>, stream: Stream, early: &Bytes, upgrade: Upgrade, alive
     };
     match admitted {
         Ok(connection) => {
-            let socket = Socket::new(http.node.clone(), connection, early);
+            let socket = Socket::new(Session::new(http.node.clone(), connection), early);
             spawn_local(async move {
                 socket.await;
                 drop(alive);

@@ -6,7 +6,6 @@ pub mod upgrade;
 
 use std::cell::RefCell;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use tracing::{debug, error};
 
 use crate::hub::connection::{Connection, Ending};
 use crate::hub::stream::Stream;
-use crate::node::Node;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::session::Session;
@@ -45,9 +43,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Carries `connection` from the greeting on. `early` are bytes that came with the handshake.
-    pub fn new(node: Rc<Node>, connection: Rc<Connection>, early: &[u8]) -> Self {
-        let session = Session::new(node, connection);
+    /// Carries a conversation from the greeting on. `early` are bytes that came with the handshake.
+    pub fn new(session: Session, early: &[u8]) -> Self {
         let mut socket = Self { session, frames: Frames::default(), shut: false };
         if !early.is_empty() {
             socket.take(&mut early.to_vec());

@@ -19,6 +19,7 @@ mod garbage;
 mod liveness;
 mod model;
 mod ordering;
+mod panics;
 mod reload;
 mod requests;
 mod rfc6455;

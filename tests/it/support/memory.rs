@@ -17,7 +17,7 @@ use fanfare::metrics::Metrics;
 use fanfare::node::{Node, Publication, Shared};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::session::Session;
-use fanfare::socket;
+use fanfare::socket::{self, Socket};
 
 use super::fixture::{ID, KEY, SECRET};
 use super::sign::hmac_hex;
@@ -68,6 +68,11 @@ impl Memory {
             matches!(talk.heard().as_slice(), [Heard::Text(text)] if text.contains("socket_id"))
         );
         talk
+    }
+
+    /// Hands a connection over to the task that a socket would have.
+    pub fn carry(&self, talk: Talk) -> Socket {
+        Socket::new(talk.session, &[])
     }
 
     /// As a backend does with `POST events`.
