@@ -31,8 +31,9 @@ impl Stage {
     /// With so many connections, each subscribed to each of `channels`.
     pub(crate) fn new(connections: usize, channels: &[&str]) -> Self {
         let app = App::new("id", "key", "secret");
+        let Ok(apps) = Apps::new([app.clone()]) else { unreachable!("one app is no duplicate") };
         let shared = Arc::new(Shared {
-            apps: ArcSwap::from_pointee(Apps::default()),
+            apps: ArcSwap::from_pointee(apps),
             hub: Hub::new(1, 1),
             metrics: Metrics::new(1),
             draining: AtomicBool::new(false),
