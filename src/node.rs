@@ -397,9 +397,9 @@ impl Node {
         if before.is_some() {
             return Ok(());
         }
-        let online = connection.directory.sign_in(&user.id);
+        let online = Message::watchlist(std::slice::from_ref(&user.id), &[]);
+        connection.directory.sign_in(&user.id, self.tell_each(&online));
         if app.features.watchlist {
-            self.tell_watchers(online, Message::watchlist(std::slice::from_ref(&user.id), &[]));
             self.watch(connection, &user);
         }
         self.worker.identify(connection, Some(user));
@@ -411,8 +411,8 @@ impl Node {
         for watched in &user.watchlist.ids {
             connection.directory.unwatch(watched, connection.id);
         }
-        let offline = connection.directory.sign_out(&user.id);
-        self.tell_watchers(offline, Message::watchlist(&[], std::slice::from_ref(&user.id)));
+        let offline = Message::watchlist(&[], std::slice::from_ref(&user.id));
+        connection.directory.sign_out(&user.id, self.tell_each(&offline));
     }
 
     /// Begins to watch the users of the watchlist, and tells who of them is online.
@@ -430,10 +430,9 @@ impl Node {
         }
     }
 
-    fn tell_watchers(&self, watchers: Option<Vec<(SocketId, u16)>>, message: Message) {
-        for (socket, worker) in watchers.into_iter().flatten() {
-            self.hub().tell(worker, socket, message.bytes().clone());
-        }
+    /// Gives `message` to each connection that is named.
+    fn tell_each(&self, message: &Message) -> impl FnMut(SocketId, u16) {
+        move |socket, worker| self.hub().tell(worker, socket, message.bytes().clone())
     }
 
     /// Closes every connection that is signed in as the user, or present as it in a channel.

@@ -245,26 +245,28 @@ impl Directory {
         matching.map(|entry| (entry.key().clone(), entry.value().occupancy())).collect()
     }
 
-    /// Counts one more signed-in connection; whether it is the user's first, and who watches.
-    pub fn sign_in(&self, user: &UserId) -> Option<Vec<(SocketId, u16)>> {
+    /// Counts one more signed-in connection. If it is the user's first, each watcher is given to `tell`,
+    /// while the user is locked: no change overtakes another.
+    pub fn sign_in(&self, user: &UserId, tell: impl FnMut(SocketId, u16)) {
         let mut online = self.users.entry(user.clone()).or_default();
         online.connections += 1;
-        (online.connections == 1).then(|| online.watching())
+        if online.connections == 1 {
+            online.for_watchers(tell);
+        }
     }
 
-    /// Counts one signed-in connection less; if it was the user's last, who watches.
-    pub fn sign_out(&self, user: &UserId) -> Option<Vec<(SocketId, u16)>> {
-        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return None };
+    /// Counts one signed-in connection less. If it was the user's last, each watcher is given to `tell`.
+    pub fn sign_out(&self, user: &UserId, tell: impl FnMut(SocketId, u16)) {
+        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
         let online = entry.get_mut();
         online.connections = online.connections.saturating_sub(1);
         if online.connections > 0 {
-            return None;
+            return;
         }
-        let watching = online.watching();
-        if watching.is_empty() {
+        online.for_watchers(tell);
+        if online.watchers.is_empty() {
             entry.remove();
         }
-        Some(watching)
     }
 
     /// Lets the connection `watcher` hear of `user`; whether the user is online now.
@@ -286,7 +288,7 @@ impl Directory {
 }
 
 impl Online {
-    fn watching(&self) -> Vec<(SocketId, u16)> {
-        self.watchers.iter().map(|(socket, worker)| (*socket, *worker)).collect()
+    fn for_watchers(&self, mut tell: impl FnMut(SocketId, u16)) {
+        self.watchers.iter().for_each(|(socket, worker)| tell(*socket, *worker));
     }
 }
