@@ -20,6 +20,7 @@ mod liveness;
 mod model;
 mod ordering;
 mod panics;
+mod races;
 mod reload;
 mod requests;
 mod rfc6455;

@@ -195,6 +195,70 @@ fn join(client: &mut Client, socket_id: &str, user: &str) {
     while !client.hear_text().contains("subscription_succeeded") {}
 }
 
+/// Users come and go on every worker: each watcher hears of turns, and at the end knows who is there.
+#[test]
+fn watchers_agree_under_a_crowd() {
+    let fixture = Fixture::with(|app| app.features.watchlist = true);
+    let users: Vec<String> = (0..5).map(|number| format!("u{number}")).collect();
+    let mut watched = users.clone();
+    watched.push("last".to_owned());
+    let user = serde_json::json!({ "id": "watcher", "watchlist": watched }).to_string();
+    let mut watchers: Vec<Client> = (0..2)
+        .map(|_| {
+            let mut watcher = sign_in(&fixture, &user);
+            assert!(watcher.hear_text().contains("offline"));
+            watcher
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (fixture, users) = (&fixture, &users);
+            scope.spawn(move || {
+                for number in 0..50 {
+                    let id = &users[(number * 3 + thread) % users.len()];
+                    drop(sign_in(fixture, &serde_json::json!({ "id": id }).to_string()));
+                }
+            });
+        }
+    });
+    eventually(|| match fixture.api("GET", "connections", "").text() {
+        r#"{"connections":2}"# => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .unwrap();
+    let _last = sign_in(&fixture, r#"{"id":"last"}"#);
+    for watcher in &mut watchers {
+        let mut here = std::collections::BTreeSet::new();
+        loop {
+            let text = watcher.hear_text();
+            let frame: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let data: serde_json::Value =
+                serde_json::from_str(frame["data"].as_str().unwrap()).unwrap();
+            let event = &data["events"][0];
+            let id = event["user_ids"][0].as_str().unwrap().to_owned();
+            if id == "last" {
+                break;
+            }
+            match event["name"].as_str().unwrap() {
+                "online" => assert!(here.insert(id), "twice: {text}"),
+                "offline" => assert!(here.remove(&id), "was not there: {text}"),
+                _ => panic!("{text}"),
+            }
+        }
+        assert!(here.is_empty(), "still here: {here:?}");
+    }
+}
+
+/// A connection that is signed in as the user with this `user_data`.
+fn sign_in(fixture: &Fixture, user: &str) -> Client {
+    let (mut client, id) = fixture.connect();
+    let auth = format!("{KEY}:{}", hmac_hex(SECRET, &format!("{id}::user::{user}")));
+    let data = serde_json::json!({ "auth": auth, "user_data": user });
+    client.send_text(&serde_json::json!({ "event": "pusher:signin", "data": data }).to_string());
+    assert!(client.hear_text().contains("signin_success"));
+    client
+}
+
 /// The last count that subscribers are told is the right one.
 #[test]
 fn counts_agree_under_a_crowd() {

@@ -40,20 +40,19 @@ pub struct Talk {
 
 impl Memory {
     pub fn new(workers: usize, change: impl FnOnce(&mut App)) -> Self {
-        let mut app = App::new(ID, KEY, SECRET);
-        change(&mut app);
-        let apps = Apps::new([app]).unwrap();
-        let app = apps.by_id(ID).unwrap().clone();
-        let shared = Arc::new(Shared {
-            apps: ArcSwap::from_pointee(apps),
-            hub: Hub::new(1, workers),
-            metrics: Metrics::new(workers),
-            draining: AtomicBool::new(false),
-            max_connections: 0,
-            addresses: Addresses::new(0),
-        });
+        let shared = shared(workers, change);
+        Self::with_workers(shared, 0..workers as u16)
+    }
+
+    /// One worker of several that have threads of their own.
+    pub fn part(shared: Arc<Shared>, worker: u16) -> Self {
+        Self::with_workers(shared, worker..worker + 1)
+    }
+
+    fn with_workers(shared: Arc<Shared>, workers: std::ops::Range<u16>) -> Self {
         let node = |index| Node::new(shared.clone(), Worker::new(shared.hub.clone(), index));
-        let nodes = (0..workers as u16).map(node).collect();
+        let nodes = workers.map(node).collect();
+        let app = shared.apps.load().by_id(ID).unwrap().clone();
         Self { shared, nodes, app, now: 1 }
     }
 
@@ -110,6 +109,20 @@ impl Memory {
     }
 }
 
+/// What all workers share, with one app.
+pub fn shared(workers: usize, change: impl FnOnce(&mut App)) -> Arc<Shared> {
+    let mut app = App::new(ID, KEY, SECRET);
+    change(&mut app);
+    Arc::new(Shared {
+        apps: ArcSwap::from_pointee(Apps::new([app]).unwrap()),
+        hub: Hub::new(1, workers),
+        metrics: Metrics::new(workers),
+        draining: AtomicBool::new(false),
+        max_connections: 0,
+        addresses: Addresses::new(0),
+    })
+}
+
 impl Talk {
     pub fn socket_id(&self) -> String {
         self.connection.id.to_string()
@@ -139,6 +152,14 @@ impl Talk {
         self.say(&format!(
             r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":"{auth}"{data}}}}}"#
         ));
+    }
+
+    /// Signs in as the user with this `user_data`.
+    pub fn sign_in(&mut self, user: &str) {
+        let signed = format!("{}::user::{user}", self.socket_id());
+        let auth = format!("{KEY}:{}", hmac_hex(SECRET, &signed));
+        let data = serde_json::json!({ "auth": auth, "user_data": user });
+        self.say(&serde_json::json!({ "event": "pusher:signin", "data": data }).to_string());
     }
 
     pub fn unsubscribe(&mut self, channel: &str) {
