@@ -4,6 +4,7 @@
 
 pub mod addresses;
 pub mod cache;
+mod channels;
 pub mod connection;
 pub mod counting;
 pub mod directory;

@@ -40,7 +40,12 @@ impl Outbox {
         self.bytes += frame.len();
         match std::mem::take(&mut self.queue) {
             Queue::Empty => self.queue = Queue::One(frame),
-            Queue::One(first) => self.queue = Queue::Many(VecDeque::from([first, frame])),
+            Queue::One(first) => {
+                // Room for a few more, so that most turns ask for memory once.
+                let mut all = VecDeque::with_capacity(4);
+                all.extend([first, frame]);
+                self.queue = Queue::Many(all);
+            }
             Queue::Many(mut all) => {
                 all.push_back(frame);
                 self.queue = Queue::Many(all);

@@ -3,18 +3,17 @@
 //! outbox is flushed once, so that however many frames a turn has, a socket costs one system call.
 
 use std::cell::{Cell, RefCell};
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
 use smallvec::SmallVec;
 use tokio::task::yield_now;
 
 use super::Hub;
+use super::channels::Channels;
 use super::connection::{Connection, Subscription, Told};
 use super::directory::{Directory, Full, Seats, Subscribed, Unsubscribed};
 use super::inbox::{Deliver, History, Inbox, LocalChannel, Order};
@@ -39,109 +38,18 @@ pub struct Worker {
     hub: Arc<Hub>,
     connections: RefCell<Slab<Rc<Connection>>>,
     channels: RefCell<Channels>,
+    /// What a turn needs, kept from one to the next for its room.
+    spare: RefCell<Turn>,
     /// Seconds since the worker began, moved by [`Worker::tick`]; begins at 1.
     now: Cell<u32>,
 }
 
-/// The channels that have subscribers here, in places that are used again.
+/// What has gathered, and whom it concerns.
 #[derive(Debug, Default)]
-struct Channels {
-    places: Vec<Place>,
-    free: Vec<u32>,
-    /// Places by directory and name.
-    index: HashTable<u32>,
-    hasher: DefaultHashBuilder,
-}
-
-#[derive(Debug)]
-struct Place {
-    generation: u32,
-    channel: Option<Channel>,
-}
-
-#[derive(Debug)]
-struct Channel {
-    directory: Arc<Directory>,
-    name: ChannelName,
-    subscribers: SmallVec<[Rc<Connection>; 2]>,
-}
-
-impl Channels {
-    fn hash(hasher: &DefaultHashBuilder, directory: &Arc<Directory>, name: &str) -> u64 {
-        hasher.hash_one((Arc::as_ptr(directory) as usize, name))
-    }
-
-    fn find(&self, directory: &Arc<Directory>, name: &str) -> Option<LocalChannel> {
-        let hash = Self::hash(&self.hasher, directory, name);
-        let slot = *self.index.find(hash, |&slot| {
-            self.at(slot).is_some_and(|channel| {
-                channel.name.as_str() == name && Arc::ptr_eq(&channel.directory, directory)
-            })
-        })?;
-        let generation = self.places.get(slot as usize)?.generation;
-        Some(LocalChannel { slot, generation })
-    }
-
-    fn at(&self, slot: u32) -> Option<&Channel> {
-        self.places.get(slot as usize)?.channel.as_ref()
-    }
-
-    fn at_mut(&mut self, slot: u32) -> Option<&mut Channel> {
-        self.places.get_mut(slot as usize)?.channel.as_mut()
-    }
-
-    /// The channel an order was meant for, if it is still there.
-    fn get(&self, local: LocalChannel) -> Option<&Channel> {
-        let place = self.places.get(local.slot as usize)?;
-        place.channel.as_ref().filter(|_| place.generation == local.generation)
-    }
-
-    fn find_or_open(&mut self, directory: &Arc<Directory>, name: &ChannelName) -> LocalChannel {
-        if let Some(local) = self.find(directory, name.as_str()) {
-            return local;
-        }
-        let channel = Channel {
-            directory: directory.clone(),
-            name: name.clone(),
-            subscribers: SmallVec::new(),
-        };
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.places.push(Place { generation: 0, channel: None });
-                (self.places.len() - 1) as u32
-            }
-        };
-        let mut generation = 0;
-        if let Some(place) = self.places.get_mut(slot as usize) {
-            place.channel = Some(channel);
-            generation = place.generation;
-        }
-        let hash = Self::hash(&self.hasher, directory, name.as_str());
-        let (places, hasher) = (&self.places, &self.hasher);
-        self.index.insert_unique(hash, slot, |&slot| {
-            let channel = places.get(slot as usize).and_then(|place| place.channel.as_ref());
-            channel
-                .map_or(0, |channel| Self::hash(hasher, &channel.directory, channel.name.as_str()))
-        });
-        LocalChannel { slot, generation }
-    }
-
-    /// Gives up the place of a channel that nobody here is subscribed to.
-    fn close_if_empty(&mut self, slot: u32) {
-        let Some(channel) = self.at(slot).filter(|channel| channel.subscribers.is_empty()) else {
-            return;
-        };
-        let hash = Self::hash(&self.hasher, &channel.directory, channel.name.as_str());
-        if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
-            entry.remove();
-        }
-        if let Some(place) = self.places.get_mut(slot as usize) {
-            place.channel = None;
-            place.generation = place.generation.wrapping_add(1);
-        }
-        self.free.push(slot);
-    }
+struct Turn {
+    orders: Vec<Order>,
+    frames: Vec<Deliver>,
+    touched: Vec<Rc<Connection>>,
 }
 
 /// A subscription that ended: its channel, what that changed, and whom it was present as.
@@ -159,6 +67,7 @@ impl Worker {
             hub,
             connections: RefCell::default(),
             channels: RefCell::default(),
+            spare: RefCell::default(),
             now: Cell::new(1),
         })
     }
@@ -351,53 +260,68 @@ impl Worker {
         connection.set_user(user)
     }
 
-    /// Carries out orders for ever.
+    /// Carries out orders for ever. Begun again after a panic, it first flushes what that left behind.
     pub async fn deliver(&self) {
-        let inbox = self.inbox();
-        let mut orders = Vec::new();
-        let mut touched = Vec::new();
+        for (_, connection) in self.connections.borrow().iter() {
+            connection.untouch();
+            connection.flush();
+        }
         loop {
-            inbox.woken().await;
-            inbox.take(&mut orders);
-            self.carry_out(&mut orders, &mut touched);
-            self.flush(&mut touched).await;
+            self.inbox().woken().await;
+            let mut turn = self.carry_out();
+            for (count, connection) in turn.touched.drain(..).enumerate() {
+                if count % FLUSHES == FLUSHES - 1 {
+                    yield_now().await;
+                }
+                connection.untouch();
+                connection.flush();
+            }
+            self.spare.replace(turn);
         }
     }
 
     /// Carries out what is in the inbox and flushes, without giving way to anything.
     pub fn deliver_now(&self) {
-        let (mut orders, mut touched) = (Vec::new(), Vec::new());
-        self.inbox().take(&mut orders);
-        self.carry_out(&mut orders, &mut touched);
-        for connection in touched {
+        let mut turn = self.carry_out();
+        for connection in turn.touched.drain(..) {
             connection.untouch();
             connection.flush();
         }
+        self.spare.replace(turn);
     }
 
     fn inbox(&self) -> &Inbox {
         self.hub.inbox(self.index)
     }
 
-    async fn flush(&self, touched: &mut Vec<Rc<Connection>>) {
-        for (count, connection) in touched.drain(..).enumerate() {
-            if count % FLUSHES == FLUSHES - 1 {
-                yield_now().await;
+    /// Takes all orders and carries them out; the connections that are to be flushed.
+    fn carry_out(&self) -> Turn {
+        let mut turn = self.spare.take();
+        self.inbox().take(&mut turn.orders);
+        let Turn { orders, frames, touched } = &mut turn;
+        for order in orders.drain(..) {
+            match order {
+                Order::Deliver(frame) => frames.push(frame),
+                other => {
+                    self.deliver_all(frames, touched);
+                    self.carry_out_one(other, touched);
+                }
             }
-            connection.untouch();
-            connection.flush();
         }
+        self.deliver_all(frames, touched);
+        turn
     }
 
-    fn carry_out(&self, orders: &mut Vec<Order>, touched: &mut Vec<Rc<Connection>>) {
+    /// Delivers channel by channel, each channel's frames in the order they came: between channels there is
+    /// none to keep, and frames of one channel can be joined.
+    fn deliver_all(&self, frames: &mut Vec<Deliver>, touched: &mut Vec<Rc<Connection>>) {
+        let place = |frame: &Deliver| frame.channel.slot;
+        if !frames.is_sorted_by_key(place) {
+            frames.sort_by_key(place);
+        }
         let mut run: SmallVec<[Deliver; 8]> = SmallVec::new();
         let mut run_bytes = 0;
-        for order in orders.drain(..) {
-            let Order::Deliver(next) = order else {
-                self.deliver_run(&mut run, touched);
-                self.carry_out_one(order, touched);
-                continue;
-            };
+        for next in frames.drain(..) {
             let joins = run.last().is_some_and(|last| {
                 last.channel == next.channel
                     && last.history == History::None
