@@ -290,22 +290,21 @@ impl Node {
         {
             return;
         }
-        self.notify(
-            directory,
-            name,
-            &Message::subscription_count(name, count),
-            History::None,
-            None,
-        );
+        self.tell_count_now(directory, name);
+    }
+
+    fn tell_count_now(&self, directory: &Directory, name: &ChannelName) {
+        directory.count(name.as_str(), |seats, count| {
+            let message = Message::subscription_count(name, count);
+            self.hub().publish(seats, message.bytes(), None, History::None);
+        });
     }
 
     /// Tells crowded channels the count that has changed since they were told.
     pub fn tell_due_counts(&self) {
         for (_, directory) in self.hub().directories() {
             for name in directory.counting.due() {
-                let count = self.inspect(&directory, name.as_str()).subscriptions;
-                let message = Message::subscription_count(&name, count);
-                self.notify(&directory, &name, &message, History::None, None);
+                self.tell_count_now(&directory, &name);
             }
         }
     }
@@ -361,7 +360,7 @@ impl Node {
             return Err(Error { code: 4301, message: message.into() });
         }
         let data = json::token(data).ok_or(error::INVALID_MESSAGE)?;
-        if json::text_len(&data) > app.limits.max_event_data {
+        if json::longer_than(&data, app.limits.max_event_data).is_some() {
             let message = format!(
                 "The data of the event exceeds the allowed maximum ({} bytes)",
                 app.limits.max_event_data

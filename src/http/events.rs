@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::hub::rate::Taken;
 use crate::node::Publication;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::json::{self, NotAString, Object};
+use crate::protocol::json::{self, Batch, NotAString, Object};
 use crate::protocol::socket_id::SocketId;
 
 /// One event to publish.
@@ -134,9 +134,9 @@ fn trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger
     }
     let channels = parameters.channels(app)?;
     let data = parameters.data()?;
-    let (size, max) = (json::text_len(&data), app.limits.max_event_data);
-    if size > max {
-        return Err(Error::TooLarge { what: "data of the event", size: Some(size), max });
+    let max = app.limits.max_event_data;
+    if let size @ Some(_) = json::longer_than(&data, max) {
+        return Err(Error::TooLarge { what: "data of the event", size, max });
     }
     let except = match parameters.string("socket_id")? {
         None => None,
@@ -168,18 +168,19 @@ pub(super) fn events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
 
 /// Several events, each to one channel.
 pub(super) fn batch_events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
-    let body = object(body)?;
-    let batch = body.get("batch").ok_or_else(|| Error::missing("batch"))?;
     let wrong = || Error::mistyped("batch", "an array of events");
-    let batch: Vec<&RawValue> = serde_json::from_str(batch.get()).map_err(|_| wrong())?;
+    // What is wrong is looked for only once it is known that something is.
+    let Some(Batch(batch)) = Batch::parse(body) else {
+        return Err(object(body).map_or_else(|error| error, |_| wrong()));
+    };
+    let batch = batch.ok_or_else(|| Error::missing("batch"))?;
     let max = call.app.limits.max_batch;
     if batch.len() > max {
         let text = format!("A batch may have {max} events, not {}.", batch.len());
         return Err(Error::BadRequest(text));
     }
     let mut triggers = Vec::with_capacity(batch.len());
-    for item in &batch {
-        let body = Object::parse(item.get()).ok_or_else(wrong)?;
+    for body in batch {
         triggers.push(trigger(&Parameters { body, call: None }, call.app)?);
     }
     take(call, triggers.len() as u32)?;

@@ -219,6 +219,13 @@ impl Directory {
         self.channels.get(name).map(|channel| channel.seats.clone()).unwrap_or_default()
     }
 
+    /// Lets `tell` announce the count of subscriptions as it is now, so that no older one can follow it.
+    pub fn count(&self, name: &str, tell: impl FnOnce(&Seats, usize)) {
+        if let Some(channel) = self.channels.get(name) {
+            tell(&channel.seats, channel.count());
+        }
+    }
+
     /// `None` where nobody is subscribed.
     pub fn occupancy(&self, name: &str) -> Option<Occupancy> {
         self.channels.get(name).map(|channel| channel.occupancy())

@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use memchr::{memchr, memchr_iter};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
@@ -97,8 +98,10 @@ pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
 /// Whether every escape in `raw` stands for a character: half a surrogate pair passes through a parser
 /// that only skips, and would break the parsers of those it is sent to.
 pub fn is_unicode(raw: &RawValue) -> bool {
-    let suspicious = raw.get().contains("\\ud") || raw.get().contains("\\uD");
-    !suspicious || serde_json::from_str::<serde_json::Value>(raw.get()).is_ok()
+    let bytes = raw.get().as_bytes();
+    let surrogate = |at| matches!(bytes.get(at + 1..at + 3), Some(b"ud" | b"uD"));
+    !memchr_iter(b'\\', bytes).any(surrogate)
+        || serde_json::from_str::<serde_json::Value>(raw.get()).is_ok()
 }
 
 /// `value` as a JSON string's token: a string's own, byte for byte, or the value's text as a string.
@@ -115,13 +118,54 @@ pub fn token(value: &RawValue) -> Option<Cow<'_, str>> {
     String::from_utf8(out).ok().map(Cow::Owned)
 }
 
-/// Bytes of the text that a string's token stands for.
-pub fn text_len(token: &str) -> usize {
+/// Bytes of the text that a string's token stands for, if they are more than `max`. An escape is never
+/// shorter than what it stands for, so most tokens need not be decoded to know.
+pub fn longer_than(token: &str, max: usize) -> Option<usize> {
     let inner = token.len().saturating_sub(2);
-    if !token.contains('\\') {
-        return inner;
+    if inner <= max {
+        return None;
     }
-    serde_json::from_str::<String>(token).map_or(inner, |text| text.len())
+    let len = match memchr(b'\\', token.as_bytes()) {
+        None => inner,
+        Some(_) => serde_json::from_str::<String>(token).map_or(inner, |text| text.len()),
+    };
+    (len > max).then_some(len)
+}
+
+/// The body of a batch: of its members only `batch` counts, and that is read where it stands.
+#[derive(Debug)]
+pub struct Batch<'a>(pub Option<Vec<Object<'a>>>);
+
+impl<'a> Batch<'a> {
+    pub fn parse(text: &'a str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Batch<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut batch = None;
+                while let Some(Name(name)) = map.next_key()? {
+                    if name == "batch" {
+                        batch = map.next_value()?;
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Batch(batch))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 /// Appends `text` as a JSON string, quotes included.
@@ -193,8 +237,22 @@ mod tests {
         assert_eq!(token(raw(r#""\ud83d\ude00""#)).unwrap(), r#""\ud83d\ude00""#);
         assert!(token(raw(r#""\ud83d""#)).is_none());
         assert!(token(raw(r#"{"k":"\uDE00"}"#)).is_none());
-        assert_eq!(text_len(r#""a\u00e9\n""#), 4);
-        assert_eq!(text_len(r#""abc""#), 3);
+        assert_eq!(longer_than(r#""a\u00e9\n""#, 3), Some(4));
+        assert_eq!(longer_than(r#""a\u00e9\n""#, 4), None);
+        assert_eq!(longer_than(r#""abc""#, 2), Some(3));
+        assert_eq!(longer_than(r#""abc""#, 3), None);
+    }
+
+    #[test]
+    fn a_batch_is_read_where_it_stands() {
+        let batch = |text| Batch::parse(text).map(|batch| batch.0.map(|events| events.len()));
+        assert_eq!(batch(r#"{"a":[1],"batch":[{"name":1},{}]}"#), Some(Some(2)));
+        assert_eq!(batch(r#"{"batch":[{}],"batch":[]}"#), Some(Some(0)));
+        assert_eq!(batch(r#"{"batch":null}"#), Some(None));
+        assert_eq!(batch("{}"), Some(None));
+        assert_eq!(batch(r#"{"batch":[1]}"#), None);
+        assert_eq!(batch(r#"{"batch":{}}"#), None);
+        assert_eq!(batch("[]"), None);
     }
 
     #[test]
