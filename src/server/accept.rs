@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
-use super::Loads;
+use super::{Loads, Phase};
 
 /// Connections that the kernel keeps for us while we are busy; it takes no more than its own limit.
 const BACKLOG: i32 = 4096;
@@ -51,6 +51,7 @@ pub(super) struct Acceptor {
     /// One for each worker.
     pub doors: Vec<mpsc::UnboundedSender<Accepted>>,
     pub loads: Arc<Loads>,
+    pub phase: watch::Receiver<Phase>,
 }
 
 /// Listens on `addr`. A port that was in use a moment ago by a server that has ended can be used again.
@@ -64,11 +65,15 @@ pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 impl Acceptor {
-    /// Accepts for ever.
-    pub(super) async fn run(self) -> io::Result<()> {
+    /// Accepts until another process does.
+    pub(super) async fn run(mut self) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
         loop {
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = self.phase.wait_for(|phase| *phase == Phase::HandingOver) => return Ok(()),
+            };
+            match accepted {
                 Ok((stream, peer)) => {
                     if let Err(error) = hand_over(&self.doors, &self.loads, stream, peer) {
                         debug!(%error, "a connection was gone before it began");

@@ -9,9 +9,9 @@ mod tls;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
@@ -36,12 +36,15 @@ const SPARE_FILES: u64 = 64;
 #[derive(Debug)]
 pub struct Running {
     addr: SocketAddr,
+    listener: TcpListener,
     shared: Arc<Shared>,
     config: Arc<config::Server>,
     certificates: Option<Arc<Certificates>>,
     /// Counts how often the apps were replaced.
     apps: watch::Sender<u64>,
     phase: watch::Sender<Phase>,
+    /// Counts each worker's turns of the clock.
+    beats: Arc<[AtomicU64]>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -51,6 +54,9 @@ enum Phase {
     Serving,
     /// New sockets are refused, established ones closed one after the other, requests answered.
     Draining,
+    /// No new connections are accepted, since another process does that; those that are there are ended
+    /// like while draining.
+    HandingOver,
 }
 
 /// What each thread begins with.
@@ -65,6 +71,7 @@ struct Beginning {
     apps: watch::Receiver<u64>,
     phase: watch::Receiver<Phase>,
     loads: Arc<Loads>,
+    beats: Arc<[AtomicU64]>,
 }
 
 /// Connections of any kind that each worker carries.
@@ -131,13 +138,17 @@ impl From<io::Error> for NotStarted {
 
 /// Binds and starts. The addresses are ready to be connected to when this returns.
 pub fn start(config: Config) -> Result<Running, NotStarted> {
+    start_on(config, None)
+}
+
+/// The same on a listener that is there already.
+pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running, NotStarted> {
     let certificates = match &config.server.tls {
         Some(files) => Some(Arc::new(Certificates::read(files).map_err(NotStarted::Certificate)?)),
         None => None,
     };
-    let at = format!("{}:{}", config.server.host, config.server.port);
-    let listener = resolve(&config.server.host, config.server.port).and_then(accept::bind);
-    let listener = listener.map_err(|error| io::Error::other(format!("{at}: {error}")))?;
+    let listener = listen(&config.server, listener)?;
+    let kept = listener.try_clone()?;
     let addr = listener.local_addr()?;
     let workers = config.server.workers.max(1);
     let mut node = [0; 4];
@@ -154,11 +165,13 @@ pub fn start(config: Config) -> Result<Running, NotStarted> {
     let page = page(&config);
     let server = Arc::new(config.server);
     let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
+    let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::new(0)).collect();
     let (phase, _) = watch::channel(Phase::Serving);
     let (apps, _) = watch::channel(0);
     let (doors, accepted): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
-    let mut acceptor = Some(accept::Acceptor { listener, doors, loads: loads.clone() });
+    let mut acceptor =
+        Some(accept::Acceptor { listener, doors, loads: loads.clone(), phase: phase.subscribe() });
     let mut threads = Vec::with_capacity(workers);
     for (index, accepted) in accepted.into_iter().enumerate() {
         let beginning = Beginning {
@@ -171,6 +184,7 @@ pub fn start(config: Config) -> Result<Running, NotStarted> {
             apps: apps.subscribe(),
             phase: phase.subscribe(),
             loads: loads.clone(),
+            beats: beats.clone(),
         };
         let acceptor = acceptor.take();
         let thread = std::thread::Builder::new()
@@ -179,7 +193,18 @@ pub fn start(config: Config) -> Result<Running, NotStarted> {
         threads.push(thread);
     }
     info!(%addr, workers, "listening");
-    Ok(Running { addr, shared, config: server, certificates, apps, phase, threads })
+    let (listener, config) = (kept, server);
+    Ok(Running { addr, listener, shared, config, certificates, apps, phase, beats, threads })
+}
+
+fn listen(config: &config::Server, listener: Option<TcpListener>) -> io::Result<TcpListener> {
+    if let Some(listener) = listener {
+        listener.set_nonblocking(true)?;
+        return Ok(listener);
+    }
+    let config::Server { host, port, .. } = config;
+    let bound = resolve(host, *port).and_then(accept::bind);
+    bound.map_err(|error| io::Error::other(format!("{host}:{port}: {error}")))
 }
 
 fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
@@ -244,6 +269,25 @@ impl Running {
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Begins to stop while another process accepts on the same listener: no connection is refused, the
+    /// established ones are closed one after the other.
+    pub fn hand_over(&self) {
+        self.phase.send_replace(Phase::HandingOver);
+    }
+
+    /// The listener, for another process.
+    pub fn listener(&self) -> io::Result<TcpListener> {
+        self.listener.try_clone()
+    }
+
+    /// Whether every worker has gone on since `before` was noted, which is brought up to date.
+    pub fn is_alive(&self, before: &mut Vec<u64>) -> bool {
+        let now: Vec<u64> = self.beats.iter().map(|beat| beat.load(Ordering::Relaxed)).collect();
+        let stuck = before.iter().zip(&now).any(|(before, now)| before == now);
+        *before = now;
+        !stuck
     }
 
     /// Waits until all connections are gone, or the grace is over. Fails if a worker ended in a panic.

@@ -1,6 +1,8 @@
 //! One worker's thread: its runtime, the tasks that every worker has, and how they end.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime;
@@ -51,6 +53,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         apps,
         mut phase,
         loads,
+        beats,
     } = beginning;
     let worker = Worker::new(shared.hub.clone(), index);
     let node = Node::new(shared, worker.clone());
@@ -64,7 +67,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
     });
     spawn_local(deliver(worker));
     spawn_local(keep_apps(node.clone(), apps));
-    spawn_local(keep_time(http.clone(), config.handshake_timeout));
+    spawn_local(keep_time(http.clone(), config.handshake_timeout, beats));
     if let Some(acceptor) = acceptor {
         spawn_local(async move {
             if let Err(error) = acceptor.run().await {
@@ -81,11 +84,12 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         }
     };
     let ending = async {
-        if phase.wait_for(|phase| *phase == Phase::Draining).await.is_ok() {
+        if phase.wait_for(|phase| *phase != Phase::Serving).await.is_ok() {
             let end = Instant::now() + config.shutdown_grace;
-            http.paces.drain();
             let closing = spawn_local(close_all(node.clone(), config.shutdown_grace));
             while loads.total() > 0 && Instant::now() < end {
+                // Each time, for some may have been on their way.
+                http.paces.drain();
                 sleep(STEP).await;
             }
             closing.abort();
@@ -134,7 +138,7 @@ async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
 
 /// Moves the worker's clock once a second, and looks after some of its connections each time, so that all
 /// of them are seen within five seconds however many there are.
-async fn keep_time(http: Rc<Http>, timeout: Duration) {
+async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     let node = &http.node;
     let timeout = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
     let begun = Instant::now();
@@ -145,6 +149,9 @@ async fn keep_time(http: Rc<Http>, timeout: Duration) {
         ticks.tick().await;
         let now = begun.elapsed().as_secs() as u32 + 1;
         node.worker.tick(now);
+        if let Some(beat) = beats.get(usize::from(node.worker.index())) {
+            beat.fetch_add(1, Ordering::Relaxed);
+        }
         http.paces.look_after(now, timeout);
         let places = node.worker.places();
         let most = if places <= FEW { places } else { places / 5 + 1 };
@@ -175,6 +182,13 @@ async fn close_all(node: Rc<Node>, grace: Duration) {
     for (step, some) in all.chunks(each).enumerate() {
         sleep_until(begun + STEP * step as u32).await;
         for connection in some {
+            connection.close(&close::DRAINING);
+        }
+    }
+    // Those that were let in meanwhile, while another process takes over.
+    loop {
+        sleep(STEP).await;
+        for connection in node.worker.some_connections(0, node.worker.places()).0 {
             connection.close(&close::DRAINING);
         }
     }

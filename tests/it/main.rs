@@ -20,6 +20,7 @@ mod liveness;
 mod model;
 mod ordering;
 mod panics;
+mod process;
 mod races;
 mod reload;
 mod requests;

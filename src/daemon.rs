@@ -1,0 +1,172 @@
+//! The server as a process: the signals that it lives by, what it tells systemd, and its end. SIGTERM and
+//! SIGINT stop it, SIGHUP reloads, SIGUSR2 hands over to a new process.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use fanfare::config::{self, Config, Loaded};
+use fanfare::server::reload::{self, Reloader};
+use fanfare::server::{self, Running};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::interval;
+use tracing::{error, info, warn};
+
+use crate::successor::{self, Successor};
+use crate::systemd::Systemd;
+
+/// The exit code for a failure of the machine, `EX_OSERR` of sysexits.h.
+const OS_ERROR: u8 = 71;
+
+/// Why the process ends with an error: one line, and its exit code.
+pub(crate) struct Failed(pub(crate) String, pub(crate) u8);
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string(), OS_ERROR)
+    }
+}
+
+/// How a server stops.
+enum Stop {
+    /// For good.
+    Drain,
+    /// Another process takes the connections that come.
+    HandOver,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    successor: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            successor: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+/// A listener that was there before this process, and stays when it ends.
+pub(crate) struct Inherited(Option<TcpListener>);
+
+impl Inherited {
+    /// From systemd (`LISTEN_FDS`), or as the standard input. To be called first of all, for it takes what
+    /// it finds out of the environment.
+    pub(crate) fn find() -> io::Result<Self> {
+        let mut given = listenfd::ListenFd::from_env();
+        if given.len() > 1 {
+            let problem = format!("{} sockets were passed, and one can be served", given.len());
+            return Err(io::Error::other(problem));
+        }
+        match given.take_tcp_listener(0)? {
+            Some(listener) => Ok(Self(Some(listener))),
+            None => successor::inherited().map(Self),
+        }
+    }
+}
+
+/// Serves until it is told to stop, then drains. A second signal to stop ends the process at once.
+pub(crate) fn run(
+    config: Config,
+    load: impl Fn() -> Result<Loaded, config::Error>,
+    inherited: Inherited,
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), Failed> {
+    let systemd = Systemd::new(|name| std::env::var(name).ok());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Before anybody can see that the server is up and tell it to stop.
+        let mut signals = Signals::new()?;
+        let is_inherited = inherited.0.is_some();
+        let running = server::start_on(config.clone(), inherited.0)
+            .map_err(|error| Failed(error.to_string(), error.exit_code()))?;
+        listening(running.addr());
+        systemd.ready();
+        if is_inherited {
+            successor::tell_predecessor();
+        }
+        let stop = serve(&running, &mut signals, &systemd, Reloader::new(&running, &config, load));
+        let stop = match stop.await {
+            Stop::Drain if is_inherited => Stop::HandOver,
+            stop => stop,
+        };
+        info!(connections = running.shared().connections(), "stopping");
+        match stop {
+            Stop::Drain => running.drain(),
+            Stop::HandOver => running.hand_over(),
+        }
+        let ended = tokio::task::spawn_blocking(|| running.wait());
+        tokio::select! {
+            ended = ended => ended.unwrap_or_else(|error| Err(error.into()))?,
+            _ = signals.terminate.recv() => std::process::exit(128 + 15),
+            _ = signals.interrupt.recv() => std::process::exit(128 + 2),
+        }
+        info!("stopped");
+        Ok(())
+    })
+}
+
+async fn serve(
+    running: &Running,
+    signals: &mut Signals,
+    systemd: &Systemd,
+    mut reloader: Reloader<'_>,
+) -> Stop {
+    let mut looks = interval(reload::LOOK);
+    let mut beats = Vec::new();
+    let mut pings = interval(systemd.watchdog().unwrap_or(reload::LOOK));
+    let mut next: Option<Successor> = None;
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
+                systemd.reloading();
+                reloader.reload();
+                systemd.ready();
+            }
+            _ = looks.tick() => reloader.look(),
+            _ = pings.tick(), if systemd.watchdog().is_some() => {
+                if running.is_alive(&mut beats) {
+                    systemd.alive();
+                } else {
+                    error!("a worker is stuck");
+                }
+            }
+            _ = signals.successor.recv() => next = begin_succession(running, next),
+            served = serves(&mut next) => match (served, next.take()) {
+                (Ok(()), Some(successor)) => {
+                    info!(pid = successor.pid, "another process goes on");
+                    systemd.succeeded_by(successor.pid);
+                    return Stop::HandOver;
+                }
+                (Err(failure), _) => error!("this process goes on, for its successor failed: {failure}"),
+                (Ok(()), None) => {}
+            },
+        }
+    }
+    systemd.stopping();
+    Stop::Drain
+}
+
+async fn serves(next: &mut Option<Successor>) -> Result<(), successor::Failure> {
+    match next {
+        Some(successor) => successor.serves().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn begin_succession(running: &Running, next: Option<Successor>) -> Option<Successor> {
+    if next.is_some() {
+        warn!("a successor is being started already");
+        return next;
+    }
+    let started = running.listener().and_then(Successor::start);
+    started.inspect_err(|error| error!(%error, "no successor can be started")).ok()
+}

@@ -1,0 +1,86 @@
+//! Handing over: a process of the same program, maybe of a newer version, that goes on with this one's
+//! listener. The listener is its standard input, and a line on its standard output says that it serves;
+//! until then this process goes on as if nothing had happened.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+
+use rustix::net::sockopt;
+use tokio::sync::oneshot;
+
+/// What a successor says once it serves.
+const SERVING: &str = "serving";
+
+/// The listener of the process before, where there was one: any listening socket that is the standard
+/// input, as inetd and systemd pass one, too.
+pub(crate) fn inherited() -> io::Result<Option<TcpListener>> {
+    let stdin = io::stdin();
+    if !sockopt::socket_acceptconn(&stdin).unwrap_or(false) {
+        return Ok(None);
+    }
+    Ok(Some(stdin.as_fd().try_clone_to_owned()?.into()))
+}
+
+/// Says that this process serves, to the one before.
+pub(crate) fn tell_predecessor() {
+    // Who hears it is none of our business.
+    let _ = writeln!(io::stdout(), "{SERVING}");
+}
+
+/// A process that has been started to go on.
+pub(crate) struct Successor {
+    pub(crate) pid: u32,
+    serves: oneshot::Receiver<Result<(), Failure>>,
+}
+
+/// Why it does not.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Successor {
+    /// Starts the program again, as it was started, with `listener`.
+    pub(crate) fn start(listener: TcpListener) -> io::Result<Self> {
+        let mut arguments = std::env::args_os();
+        // By the name it was called by, not by what runs now: that file may have been replaced.
+        let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env_remove("WATCHDOG_PID")
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pid = child.id();
+        let (tell, serves) = oneshot::channel();
+        std::thread::Builder::new().name("successor".to_owned()).spawn(move || {
+            let _ = tell.send(hear(&mut child));
+        })?;
+        Ok(Self { pid, serves })
+    }
+
+    /// Ready once it serves, or has ended instead.
+    pub(crate) async fn serves(&mut self) -> Result<(), Failure> {
+        let heard = (&mut self.serves).await;
+        heard.unwrap_or_else(|_| Err(Failure("nothing was heard of it".to_owned())))
+    }
+}
+
+fn hear(child: &mut Child) -> Result<(), Failure> {
+    let lines = child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines);
+    if lines.map_while(Result::ok).any(|line| line == SERVING) {
+        return Ok(());
+    }
+    // It has closed its output without a word, so it has ended or is about to.
+    match child.wait() {
+        Ok(status) => Err(Failure(format!("it ended with {status}"))),
+        Err(error) => Err(Failure(error.to_string())),
+    }
+}

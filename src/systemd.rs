@@ -1,0 +1,77 @@
+//! What systemd is told and asks for, where it started the program: `sd_notify(3)` by its documented
+//! protocol, datagrams of `NAME=value` lines to `NOTIFY_SOCKET`. Elsewhere nothing is said.
+
+use std::io;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tracing::warn;
+
+/// The line to systemd, if there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Systemd {
+    socket: Option<UnixDatagram>,
+    watchdog: Option<Duration>,
+}
+
+impl Systemd {
+    /// By the variables that systemd sets.
+    pub(crate) fn new(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let Some(path) = variable("NOTIFY_SOCKET") else { return Self::default() };
+        let connected = address(&path).and_then(|addr| {
+            let socket = UnixDatagram::unbound()?;
+            socket.connect_addr(&addr)?;
+            Ok(socket)
+        });
+        let socket = connected.inspect_err(|error| warn!(%error, "systemd cannot be told")).ok();
+        // Meant for another process if it names one.
+        let ours = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
+        let within = variable("WATCHDOG_USEC").and_then(|usec| usec.parse().ok());
+        Self { socket, watchdog: within.filter(|_| ours).map(Duration::from_micros) }
+    }
+
+    /// How often to say [`Self::alive`]: twice in the time that systemd waits for it.
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
+        self.watchdog.map(|within| within / 2)
+    }
+
+    pub(crate) fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    pub(crate) fn alive(&self) {
+        self.tell("WATCHDOG=1");
+    }
+
+    /// Until the next [`Self::ready`].
+    pub(crate) fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let usec = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={usec}"));
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    /// Another process goes on for this one.
+    pub(crate) fn succeeded_by(&self, pid: u32) {
+        self.tell(&format!("MAINPID={pid}"));
+    }
+
+    fn tell(&self, state: &str) {
+        if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(state.as_bytes())) {
+            warn!(%error, "systemd cannot be told {state}");
+        }
+    }
+}
+
+/// A path, or a name without one after an `@`.
+fn address(path: &str) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = path.strip_prefix('@') {
+        return <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
+    }
+    SocketAddr::from_pathname(path)
+}

@@ -1,0 +1,251 @@
+//! The program as a process: signals, what systemd passes and is told, and the hand-over to a new one.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::support::fixture::{established, subscribe, target, trigger};
+use crate::support::http::Http;
+use crate::support::sign::Request;
+use crate::support::websocket::{Client, Heard};
+use crate::support::{DEADLINE, eventually};
+
+const APP: &str = "[[apps]]\nid = \"1\"\nkey = \"k\"\nsecret = \"s\"\n";
+
+/// A server in a process, which ends with the test.
+struct Process {
+    child: Child,
+    folder: PathBuf,
+    addr: SocketAddr,
+    notices: UnixDatagram,
+}
+
+impl Process {
+    /// Started as systemd would, with a listener as file 3.
+    fn activated(name: &str, grace: &str) -> Self {
+        Self::activated_on(name, grace, TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    fn activated_on(name: &str, grace: &str, listener: TcpListener) -> Self {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let settings = format!(
+            "[server]\nworkers = 2\nshutdown_grace = {grace:?}\n[metrics]\nenabled = false\n{APP}"
+        );
+        std::fs::write(folder.join("f.toml"), settings).unwrap();
+        let notices = UnixDatagram::bind(folder.join("notify")).unwrap();
+        notices.set_read_timeout(Some(DEADLINE)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        // The shell's pid is the server's.
+        let script =
+            "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ WATCHDOG_USEC=4000000 exec \"$@\"";
+        let child = Command::new("sh")
+            .args(["-c", script, "sh", env!("CARGO_BIN_EXE_fanfare"), "--config", "f.toml"])
+            .current_dir(&folder)
+            .env("NOTIFY_SOCKET", folder.join("notify"))
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(std::fs::File::create(folder.join("log")).unwrap()))
+            .spawn()
+            .unwrap();
+        let process = Self { child, folder, addr, notices };
+        process.hears("READY=1");
+        process
+    }
+
+    /// The next notice that begins so; others are passed over.
+    fn hears(&self, beginning: &str) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let size = self.notices.recv(&mut buffer).unwrap_or_else(|error| {
+                panic!("{error} before {beginning}; the log: {}", self.log())
+            });
+            let text = String::from_utf8(buffer[..size].to_vec()).unwrap();
+            if text.starts_with(beginning) {
+                return text;
+            }
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    fn connect(&self) -> Client {
+        let mut client = Client::open(self.addr, &target("k"), &[]).unwrap();
+        established(&client.hear_text()).unwrap();
+        client
+    }
+
+    fn ends(&mut self) -> ExitStatus {
+        eventually(|| self.child.try_wait().unwrap().ok_or_else(|| "it runs".to_owned())).unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn publish(addr: SocketAddr, channel: &str, data: &str) -> u16 {
+    let body = trigger(channel, "e", data);
+    Http::connect(addr).ask_signed(&Request::new("POST", "/apps/1/events", &body, "k", "s")).status
+}
+
+#[test]
+fn systemd_is_told_how_it_goes() {
+    let mut process = Process::activated("notify", "5s");
+    process.hears("WATCHDOG=1");
+    let mut client = process.connect();
+    let settings = std::fs::read_to_string(process.folder.join("f.toml")).unwrap();
+    let more = APP.replace("\"1\"", "\"2\"").replace("\"k\"", "\"k2\"");
+    std::fs::write(process.folder.join("f.toml"), settings + &more).unwrap();
+    process.signal("HUP");
+    assert!(process.hears("RELOADING=1").contains("\nMONOTONIC_USEC="));
+    process.hears("READY=1");
+    assert!(
+        Client::open(process.addr, &target("k2"), &[]).unwrap().hear_text().contains("socket_id")
+    );
+    process.signal("TERM");
+    process.hears("STOPPING=1");
+    assert!(client.hear_text().contains("4200"));
+    client.hear_close(4200, "");
+    assert!(process.ends().success(), "{}", process.log());
+}
+
+#[test]
+fn who_comes_while_only_systemd_has_the_listener_is_served_by_the_next() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut first = Process::activated_on("first", "5s", listener.try_clone().unwrap());
+    let mut client = first.connect();
+    first.signal("TERM");
+    first.hears("STOPPING=1");
+    assert!(client.hear_text().contains("4200"));
+    client.hear_close(4200, "");
+    assert!(first.ends().success(), "{}", first.log());
+    let mut waiting = Http::connect(first.addr);
+    waiting.send("GET /up HTTP/1.1\r\nHost: x\r\n\r\n");
+    let second = Process::activated_on("second", "5s", listener);
+    assert_eq!(waiting.answer().status, 200);
+    second.connect();
+}
+
+/// Clients that do as pusher-js does, connect again at once when they are closed, and a publisher: none
+/// of them is refused while one process takes over from another, and nobody is left on the old one.
+#[test]
+fn a_hand_over_refuses_nobody() {
+    const CLIENTS: usize = 1000;
+    const THREADS: usize = 20;
+    let mut process = Process::activated("hand-over", "4s");
+    let addr = process.addr;
+    let (done, moved, ready) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let new = std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let open = || {
+                    let mut client = Client::open(addr, &target("k"), &[]).unwrap();
+                    established(&client.hear_text()).unwrap();
+                    subscribe(&mut client, "c");
+                    client
+                };
+                let clients: Vec<_> = (0..CLIENTS / THREADS).map(|_| open()).collect();
+                ready.fetch_add(clients.len(), Ordering::Relaxed);
+                let mut after = Vec::new();
+                for mut client in clients {
+                    // Events may come first; then the order to come again.
+                    while !client.hear_text().contains(r#""code":4200"#) {}
+                    assert!(matches!(client.hear(), Heard::Close(Some((4200, _)))));
+                    after.push(open());
+                    moved.fetch_add(1, Ordering::Relaxed);
+                }
+                eventually(
+                    || if done.load(Ordering::Relaxed) { Ok(()) } else { Err(String::new()) },
+                )
+                .unwrap();
+                // They are on the new process, where events go on.
+                for mut client in after {
+                    let mut text = client.hear_text();
+                    while !text.contains("the last") {
+                        text = client.hear_text();
+                    }
+                }
+            });
+        }
+        let number = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        eventually(|| if number(&ready) == CLIENTS { Ok(()) } else { Err("some".to_owned()) })
+            .unwrap();
+        process.signal("USR2");
+        let notice = process.hears("MAINPID=");
+        let new: u32 = notice.trim_start_matches("MAINPID=").parse().unwrap();
+        assert_ne!(new, process.child.id());
+        while number(&moved) < CLIENTS {
+            assert_eq!(publish(addr, "c", "1"), 200);
+        }
+        assert_eq!(publish(addr, "c", "the last"), 200);
+        done.store(true, Ordering::Relaxed);
+        new
+    });
+    assert!(process.ends().success(), "{}", process.log());
+    let log = process.log();
+    assert!(log.contains("another process goes on"), "{log}");
+    // The new one was started by the old one, so nobody else ends it.
+    assert!(Command::new("kill").arg(new.to_string()).status().unwrap().success());
+    eventually(|| match TcpStream::connect(addr) {
+        Err(_) => Ok(()),
+        Ok(_) => Err("somebody listens".to_owned()),
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_successor_that_fails_changes_nothing() {
+    let process = Process::activated("failed", "1s");
+    let mut client = process.connect();
+    std::fs::write(process.folder.join("f.toml"), "[server]\nport = \"x\"").unwrap();
+    process.signal("USR2");
+    eventually(|| match process.log() {
+        log if log.contains("its successor failed: it ended with exit status: 78") => Ok(()),
+        log => Err(log),
+    })
+    .unwrap();
+    client.send_text(r#"{"event":"pusher:ping"}"#);
+    assert_eq!(client.hear_text(), r#"{"event":"pusher:pong","data":"{}"}"#);
+    process.connect();
+}
+
+#[test]
+fn a_listener_may_be_the_standard_input() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .env("FANFARE_METRICS__ENABLED", "false")
+        .envs([("FANFARE_APPS__0__ID", "1"), ("FANFARE_APPS__0__KEY", "k")])
+        .env("FANFARE_APPS__0__SECRET", "s")
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line, "serving\n");
+    assert_eq!(publish(addr, "c", "1"), 200);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(lines.read_to_string(&mut line).unwrap(), 0);
+}
