@@ -3,6 +3,7 @@
 //! outbox is flushed once, so that however many frames a turn has, a socket costs one system call.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -262,31 +263,33 @@ impl Worker {
 
     /// Carries out orders for ever. Begun again after a panic, it first flushes what that left behind.
     pub async fn deliver(&self) {
-        for (_, connection) in self.connections.borrow().iter() {
-            connection.untouch();
-            connection.flush();
-        }
+        self.connections.borrow().iter().for_each(|(_, connection)| flush(connection));
+        let mut waiting = VecDeque::new();
         loop {
-            self.inbox().woken().await;
+            if waiting.is_empty() {
+                self.inbox().woken().await;
+            }
             let mut turn = self.carry_out();
-            for (count, connection) in turn.touched.drain(..).enumerate() {
-                if count % FLUSHES == FLUSHES - 1 {
-                    yield_now().await;
-                }
-                connection.untouch();
-                connection.flush();
+            // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
+            // there gets all that has come for it meanwhile in one piece.
+            if turn.touched.len() <= FLUSHES {
+                turn.touched.drain(..).for_each(|connection| flush(&connection));
+            } else {
+                waiting.extend(turn.touched.drain(..));
             }
             self.spare.replace(turn);
+            let part = waiting.len().min(FLUSHES);
+            waiting.drain(..part).for_each(|connection: Rc<Connection>| flush(&connection));
+            if !waiting.is_empty() {
+                yield_now().await;
+            }
         }
     }
 
     /// Carries out what is in the inbox and flushes, without giving way to anything.
     pub fn deliver_now(&self) {
         let mut turn = self.carry_out();
-        for connection in turn.touched.drain(..) {
-            connection.untouch();
-            connection.flush();
-        }
+        turn.touched.drain(..).for_each(|connection| flush(&connection));
         self.spare.replace(turn);
     }
 
@@ -398,6 +401,11 @@ impl Worker {
         let connections = self.connections.borrow();
         connections.iter().find(|(_, one)| one.id == id).map(|(_, one)| one.clone())
     }
+}
+
+fn flush(connection: &Connection) {
+    connection.untouch();
+    connection.flush();
 }
 
 /// Whether what happened there in the channel's history is after what the subscriber was told when it
