@@ -18,8 +18,8 @@ use crate::hub::directory::{Directory, Joined, Occupancy};
 use crate::hub::inbox::History;
 use crate::hub::stream::Stream;
 use crate::hub::worker::{Ended, Worker};
-use crate::metrics::{Counts, Metrics};
-use crate::protocol::auth;
+use crate::metrics::{Counts, Doubt, Metrics, Reason, Signed};
+use crate::protocol::auth::{self, AuthError};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::command::{ClientEvent, SignIn, Subscribe};
 use crate::protocol::error::{self, Error, SubscriptionError, close};
@@ -95,28 +95,40 @@ impl Node {
         // As it is now: it may have changed since the request was read.
         let apps = shared.apps.load();
         let app = match apps.by_id(app.id.as_str()) {
-            None => return Err((close::UNKNOWN_APP, stream)),
-            Some(app) if !app.enabled => return Err((close::DISABLED, stream)),
+            None => return Err((self.refused(Reason::UnknownApp, close::UNKNOWN_APP), stream)),
+            Some(app) if !app.enabled => {
+                return Err((self.refused(Reason::Disabled, close::DISABLED), stream));
+            }
             Some(app) => app,
         };
         let full =
             shared.max_connections > 0 && shared.connections() >= shared.max_connections as u64;
-        if full || shared.is_draining() {
-            return Err((close::OVER_CAPACITY, stream));
-        }
-        if !shared.addresses.admit(address) {
-            return Err((close::OVER_CAPACITY, stream));
+        let refusal = if full {
+            Some(Reason::Capacity)
+        } else if shared.is_draining() {
+            Some(Reason::Stopping)
+        } else {
+            (!shared.addresses.admit(address)).then_some(Reason::Address)
+        };
+        if let Some(reason) = refusal {
+            return Err((self.refused(reason, close::OVER_CAPACITY), stream));
         }
         let directory = self.hub().directory(&app.id);
         if !directory.admit(app.limits.max_connections) {
             shared.addresses.release(address);
-            return Err((close::OVER_QUOTA, stream));
+            return Err((self.refused(Reason::Quota, close::OVER_QUOTA), stream));
         }
         let connection = self.worker.connect(app.clone(), directory, stream, address);
-        self.counts().connected.add(1);
+        connection.traffic().connected.add(1);
         self.counts().connections.add(1);
         connection.tell(Message::established(connection.id, app.activity_timeout));
         Ok(connection)
+    }
+
+    /// Counts a socket that is not let in.
+    fn refused(&self, reason: Reason, error: Error) -> Error {
+        self.counts().ends.count(reason as usize);
+        error
     }
 
     /// Goes on with the connection's app as `apps` have it now, or ends the connection with the app.
@@ -139,6 +151,7 @@ impl Node {
         }
         connection.directory.release();
         self.shared.addresses.release(connection.address);
+        connection.traffic().disconnected.add(1);
         self.counts().connections.sub(1);
     }
 
@@ -217,7 +230,10 @@ impl Node {
             name.as_str(),
             request.channel_data.as_deref(),
         )
-        .map_err(SubscriptionError::Auth)?;
+        .map_err(|error| {
+            self.doubt(Signed::Subscription, error);
+            SubscriptionError::Auth(error)
+        })?;
         if !name.kind().is_presence() {
             return Ok(None);
         }
@@ -309,10 +325,20 @@ impl Node {
         }
     }
 
+    /// Counts a signature that does not hold.
+    fn doubt(&self, signed: Signed, error: AuthError) {
+        let doubt = match error {
+            AuthError::Missing => Doubt::Missing,
+            AuthError::Key => Doubt::Key,
+            AuthError::Signature => Doubt::Signature,
+        };
+        self.counts().doubt(signed, doubt);
+    }
+
     /// Publishes an event of the API to one channel.
     pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
         let Publication { channel, event, data, except } = publication;
-        self.counts().published.add(1);
+        directory.traffic(self.worker.index()).published.add(1);
         let kind = channel.kind();
         if kind.cache {
             let message = Message::event(channel, event, data);
@@ -369,7 +395,7 @@ impl Node {
         }
         let user = self.worker.present_as(connection, name.as_str());
         let message = Message::client_event(&name, event, &data, user.as_ref());
-        self.counts().published.add(1);
+        connection.traffic().published.add(1);
         let seats = connection.directory.seats(name.as_str());
         self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
         Ok(())
@@ -385,7 +411,10 @@ impl Node {
             &connection.id.to_string(),
             &request.user_data,
         )
-        .map_err(|_| error::SIGN_IN)?;
+        .map_err(|error| {
+            self.doubt(Signed::SignIn, error);
+            error::SIGN_IN
+        })?;
         let user = User::parse(&request.user_data).ok_or(error::SIGN_IN)?;
         let before = connection.user(|before| before.map(|before| before.id.clone()));
         if before.as_ref().is_some_and(|before| *before != user.id) {

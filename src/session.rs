@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tracing::debug;
 
 use crate::hub::connection::Connection;
+use crate::metrics::Limited;
 use crate::node::Node;
 use crate::protocol::command::{ClientEvent, Command, Malformed, Subscribe};
 use crate::protocol::error::{self, Error};
@@ -37,7 +38,7 @@ impl Session {
 
     /// Does what one text frame asks. The answers are in the connection's outbox.
     pub fn hear(&mut self, text: &str) {
-        self.node.counts().messages.add(1);
+        self.connection.traffic().received.add(1);
         match Command::parse(text) {
             Ok(Command::Ping) => self.connection.tell(Message::pong()),
             Ok(Command::Pong) => {}
@@ -70,6 +71,7 @@ impl Session {
             self.client_events = 0;
         }
         let told = if allowed > 0 && self.client_events >= allowed {
+            self.node.counts().limited.count(Limited::ClientEvents as usize);
             Err(error::RATE_LIMIT)
         } else {
             self.client_events += 1;

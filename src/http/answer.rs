@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 
 use super::Http;
 use super::error::Error;
+use super::scrape::Scrape;
 use crate::config::Network;
+use crate::metrics::Page;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -55,6 +57,15 @@ pub(super) fn ready(draining: bool) -> Answer {
         return object(StatusCode::SERVICE_UNAVAILABLE, body);
     }
     object(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}"))
+}
+
+/// What Prometheus is told.
+pub(super) fn metrics(scrape: Option<&Scrape>) -> Answer {
+    let text = scrape.map(Scrape::text).unwrap_or_default();
+    let mut answer = object(StatusCode::OK, text.into());
+    let kind = HeaderValue::from_static(Page::CONTENT_TYPE);
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
 }
 
 /// The page to try the server on. Its policy lets it load nothing from elsewhere.

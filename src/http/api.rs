@@ -13,6 +13,7 @@ use super::error::Error;
 use super::{channels, events, users};
 use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
+use crate::metrics::{self, Doubt};
 use crate::node::Node;
 use crate::protocol::auth::{self, BodyMd5, Query};
 
@@ -60,38 +61,41 @@ pub(super) fn app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>
         Some(id) => apps.by_id(id).ok_or_else(|| Error::NoSuchApp(id.to_owned()))?,
         None => {
             let query = Query::parse(query);
-            let key = query.get("auth_key").ok_or_else(|| unauthorized("Missing auth_key."))?;
-            apps.by_key(key).ok_or_else(|| unauthorized("Unknown auth_key."))?
+            let key = query
+                .get("auth_key")
+                .ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_key."))?;
+            apps.by_key(key).ok_or_else(|| unauthorized(Doubt::Key, "Unknown auth_key."))?
         }
     };
     if app.enabled { Ok(app.clone()) } else { Err(Error::AppDisabled) }
 }
 
-fn unauthorized(why: &str) -> Error {
-    Error::Unauthorized(format!("Authentication failed: {why}"))
+fn unauthorized(doubt: Doubt, why: &str) -> Error {
+    Error::Unauthorized(doubt, format!("Authentication failed: {why}"))
 }
 
 /// Checks all that the query says of the request: key, version, time and signature, in the order that
 /// hosted Pusher has them; what it claims of the body.
 pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result<Claim, Error> {
     let query = Query::parse(head.query);
-    let key = query.get("auth_key").ok_or_else(|| unauthorized("Missing auth_key."))?;
+    let key =
+        query.get("auth_key").ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_key."))?;
     if key != &*app.key {
-        return Err(unauthorized("Unknown auth_key."));
+        return Err(unauthorized(Doubt::Key, "Unknown auth_key."));
     }
     match query.get("auth_version") {
-        None => return Err(unauthorized("Missing auth_version.")),
+        None => return Err(unauthorized(Doubt::Missing, "Missing auth_version.")),
         Some("1.0") => {}
-        Some(_) => return Err(unauthorized("auth_version must be 1.0.")),
+        Some(_) => return Err(unauthorized(Doubt::Version, "auth_version must be 1.0.")),
     }
     check_time(app, query.get("auth_timestamp"), now)?;
     if query.get("auth_signature").is_none() {
-        return Err(unauthorized("Missing auth_signature."));
+        return Err(unauthorized(Doubt::Missing, "Missing auth_signature."));
     }
     let Head { method, path, prefix, .. } = head;
     auth::verify_request(&app.signer, method.as_str(), path, prefix, &query).map_err(|signed| {
         debug!(app = %app.id, ?signed, "refused: the signature is not of this string");
-        Error::Unauthorized("Authentication signature invalid.".to_owned())
+        Error::Unauthorized(Doubt::Signature, "Authentication signature invalid.".to_owned())
     })?;
     Ok(match query.get("body_md5") {
         None => Claim::None,
@@ -100,16 +104,21 @@ pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result
 }
 
 fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(), Error> {
-    let timestamp = timestamp.ok_or_else(|| unauthorized("Missing auth_timestamp."))?;
-    let seconds: u64 =
-        timestamp.parse().map_err(|_| unauthorized("auth_timestamp must be a number."))?;
+    let timestamp =
+        timestamp.ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_timestamp."))?;
+    let seconds: u64 = timestamp
+        .parse()
+        .map_err(|_| unauthorized(Doubt::Time, "auth_timestamp must be a number."))?;
     let tolerance = app.limits.timestamp_tolerance;
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     if !tolerance.is_zero() && now.abs_diff(Duration::from_secs(seconds)) >= tolerance {
         let (tolerance, now) = (tolerance.as_secs(), now.as_secs());
-        return Err(unauthorized(&format!(
-            "auth_timestamp {seconds} is not within {tolerance} s of the server's time, {now}."
-        )));
+        return Err(unauthorized(
+            Doubt::Time,
+            &format!(
+                "auth_timestamp {seconds} is not within {tolerance} s of the server's time, {now}."
+            ),
+        ));
     }
     Ok(())
 }
@@ -129,9 +138,11 @@ impl Claim {
     pub(super) fn check(self, body: &[u8]) -> Result<(), Error> {
         match self {
             Self::None if body.is_empty() => Ok(()),
-            Self::None => Err(unauthorized("Missing body_md5.")),
+            Self::None => Err(unauthorized(Doubt::Missing, "Missing body_md5.")),
             Self::Md5(md5) if md5.is_of(body) => Ok(()),
-            Self::Md5(_) | Self::Nonsense => Err(unauthorized("body_md5 is not the body's.")),
+            Self::Md5(_) | Self::Nonsense => {
+                Err(unauthorized(Doubt::Body, "body_md5 is not the body's."))
+            }
         }
     }
 }
@@ -160,6 +171,19 @@ impl<'a> Call<'a> {
 }
 
 impl Route {
+    /// The word for it in the metrics.
+    pub(super) fn word(&self) -> metrics::Call {
+        match self {
+            Self::Events => metrics::Call::Events,
+            Self::BatchEvents => metrics::Call::BatchEvents,
+            Self::Channels => metrics::Call::Channels,
+            Self::Channel(_) => metrics::Call::Channel,
+            Self::Users(_) => metrics::Call::Users,
+            Self::Connections => metrics::Call::Connections,
+            Self::Terminate(_) => metrics::Call::Terminate,
+        }
+    }
+
     /// Bytes of the largest body that can be right: data may be escaped sixfold, and the rest of a request
     /// is small.
     pub(super) fn max_body(&self, app: &App) -> usize {

@@ -5,13 +5,15 @@ use std::fmt;
 
 use hyper::StatusCode;
 
+use crate::metrics::Doubt;
+
 /// A refused request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Error {
     /// A parameter is missing, mistyped, or beyond a limit that is no matter of size; the text says which.
     BadRequest(String),
     /// The request is not signed as it should be; the text says which check failed.
-    Unauthorized(String),
+    Unauthorized(Doubt, String),
     AppDisabled,
     NoSuchApp(String),
     NotFound,
@@ -34,7 +36,7 @@ impl Error {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::Interrupted => StatusCode::BAD_REQUEST,
-            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized(..) => StatusCode::UNAUTHORIZED,
             Self::AppDisabled => StatusCode::FORBIDDEN,
             Self::NoSuchApp(_) | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -58,7 +60,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadRequest(text) | Self::Unauthorized(text) => f.write_str(text),
+            Self::BadRequest(text) | Self::Unauthorized(_, text) => f.write_str(text),
             Self::AppDisabled => f.write_str("The application is disabled."),
             Self::NoSuchApp(id) => write!(f, "No matching application for ID [{id}]."),
             Self::NotFound => f.write_str("Not found."),

@@ -7,6 +7,7 @@ mod channels;
 mod error;
 mod events;
 pub mod pace;
+pub mod scrape;
 mod users;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -16,7 +17,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
@@ -28,12 +29,15 @@ use tracing::debug;
 
 use crate::app::App;
 use crate::config::Network;
+use crate::hub::directory::Directory;
+use crate::metrics::{self, Limited, Signed, Status};
 use crate::node::Node;
 use crate::protocol::auth::{Query, percent_decode};
 use crate::socket::upgrade::{self, Admission, NoHandshake};
 use api::{Call, Claim, Head, Route};
 use error::Error;
 use pace::{Pace, Paces, Step};
+use scrape::Scrape;
 
 /// What all requests on one worker share.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ pub struct Http {
     pub cors_origins: Vec<String>,
     pub trusted_proxies: Vec<Network>,
     pub paces: Rc<Paces>,
+    /// What is told under `/metrics`, if that is here.
+    pub scrape: Option<Arc<Scrape>>,
     /// The page to try the server on, if it is to be shown.
     pub try_out: Option<Bytes>,
 }
@@ -79,6 +85,7 @@ impl Service<Request<Incoming>> for Door {
     type Future = Exchange;
 
     fn call(&self, request: Request<Incoming>) -> Exchange {
+        let begun = Instant::now();
         let (parts, body) = request.into_parts();
         let exchange = match self.open(&parts, &body) {
             Ok(Opened::Answered(mut answer)) => {
@@ -86,10 +93,23 @@ impl Service<Request<Incoming>> for Door {
                 Stage::Answered(Some(answer))
             }
             Ok(Opened::Call { app, route, claim }) => {
-                let received = Received::Nothing;
-                Stage::Reading(Box::new(Reading { parts, body, app, route, claim, received }))
+                let directory = self.http.node.hub().directory(&app.id);
+                Stage::Reading(Box::new(Reading {
+                    parts,
+                    body,
+                    app,
+                    route,
+                    claim,
+                    received: Received::Nothing,
+                    directory,
+                    begun,
+                }))
             }
-            Err(error) => Stage::Answered(Some(self.refuse(&parts, &error, None))),
+            Err(Refused { call, error }) => {
+                let answer = self.refuse(&parts, call, &error, None);
+                self.count(call, &answer, begun);
+                Stage::Answered(Some(answer))
+            }
         };
         if matches!(exchange, Stage::Reading(_)) {
             self.pace.enter(Step::Body, self.now());
@@ -106,9 +126,21 @@ enum Opened {
     Call { app: Arc<App>, route: Route, claim: Claim },
 }
 
+/// A request that leads nowhere.
+struct Refused {
+    call: metrics::Call,
+    error: Error,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { call: metrics::Call::Unknown, error }
+    }
+}
+
 impl Door {
     /// All routes.
-    fn open(&self, parts: &Parts, body: &Incoming) -> Result<Opened, Error> {
+    fn open(&self, parts: &Parts, body: &Incoming) -> Result<Opened, Refused> {
         let path = parts.uri.path();
         let inner = path.strip_prefix(self.http.prefix.as_str());
         let inner = inner.filter(|inner| inner.is_empty() || inner.starts_with('/'));
@@ -126,11 +158,17 @@ impl Door {
                 let draining = self.http.node.shared.is_draining();
                 return Ok(Opened::Answered(answer::ready(draining)));
             }
-            [] | ["up" | "ready"] => return Err(Error::MethodNotAllowed("GET, HEAD, OPTIONS")),
-            ["app", key] if prefixed && method == Method::GET => {
-                return self.upgrade(parts, &percent_decode(key)).map(Opened::Answered);
+            ["metrics"] if method == Method::GET && self.http.scrape.is_some() => {
+                return Ok(Opened::Answered(answer::metrics(self.http.scrape.as_deref())));
             }
-            ["app", _] if prefixed => return Err(Error::MethodNotAllowed("GET, OPTIONS")),
+            [] | ["up" | "ready"] => {
+                return Err(Error::MethodNotAllowed("GET, HEAD, OPTIONS").into());
+            }
+            ["app", key] if prefixed && method == Method::GET => {
+                let answer = self.upgrade(parts, &percent_decode(key))?;
+                return Ok(Opened::Answered(answer));
+            }
+            ["app", _] if prefixed => return Err(Error::MethodNotAllowed("GET, OPTIONS").into()),
             ["apps", id, rest @ ..] => {
                 let (route, allowed) = api_route(rest).ok_or(Error::NotFound)?;
                 (Some(percent_decode(id)), route, allowed)
@@ -138,13 +176,27 @@ impl Door {
             ["users", user, "terminate_connections"] => {
                 (None, Route::Terminate(percent_decode(user).into_owned()), "POST, OPTIONS")
             }
-            _ => return Err(Error::NotFound),
+            _ => return Err(Error::NotFound.into()),
         };
         if !allowed.starts_with(method.as_str()) {
-            return Err(Error::MethodNotAllowed(allowed));
+            return Err(Error::MethodNotAllowed(allowed).into());
         }
-        let query = parts.uri.query().unwrap_or_default();
-        let app = api::app(&self.http.node.shared.apps.load(), id.as_deref(), query)?;
+        match self.admit(parts, body, id.as_deref(), &route) {
+            Ok((app, claim)) => Ok(Opened::Call { app, route, claim }),
+            Err(error) => Err(Refused { call: route.word(), error }),
+        }
+    }
+
+    /// What of a request to the API can be decided before its body is read.
+    fn admit(
+        &self,
+        parts: &Parts,
+        body: &Incoming,
+        id: Option<&str>,
+        route: &Route,
+    ) -> Result<(Arc<App>, Claim), Error> {
+        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+        let app = api::app(&self.http.node.shared.apps.load(), id, query)?;
         let head = Head { method: &parts.method, path, prefix: &self.http.prefix, query };
         let claim = api::authenticate(&app, head, SystemTime::now())?;
         let max = route.max_body(&app);
@@ -152,7 +204,7 @@ impl Door {
         if size > max {
             return Err(Error::TooLarge { what: "request body", size: Some(size), max });
         }
-        Ok(Opened::Call { app, route, claim })
+        Ok((app, claim))
     }
 
     /// `/`: the page to try the server on for browsers where it is on, and the health of it for the rest.
@@ -190,15 +242,34 @@ impl Door {
     fn refuse(
         &self,
         parts: &Parts,
+        call: metrics::Call,
         error: &Error,
         rate: Option<(u32, u32)>,
     ) -> Response<Full<Bytes>> {
         let status = error.status();
-        self.http.node.counts().refused_requests.add(1);
+        let counts = self.http.node.counts();
+        match error {
+            Error::Unauthorized(doubt, _) => counts.doubt(Signed::Request, *doubt),
+            Error::TooManyRequests(_) => {
+                let events = matches!(call, metrics::Call::Events | metrics::Call::BatchEvents);
+                let limited = if events { Limited::Events } else { Limited::Reads };
+                counts.limited.count(limited as usize);
+            }
+            _ => {}
+        }
         debug!(%status, path = parts.uri.path(), "refused: {error}");
         let mut answer = answer::refusal(error, rate);
         answer::allow_origin(&self.http, &parts.headers, &mut answer);
         answer
+    }
+}
+
+impl Door {
+    fn count(&self, call: metrics::Call, answer: &Response<Full<Bytes>>, begun: Instant) {
+        if let Some(calls) = self.http.node.counts().calls.get(call as usize) {
+            calls.by_status.count(Status::of(answer.status().as_u16()) as usize);
+            calls.seconds.observe(begun.elapsed());
+        }
     }
 }
 
@@ -241,6 +312,8 @@ struct Reading {
     route: Route,
     claim: Claim,
     received: Received,
+    directory: Arc<Directory>,
+    begun: Instant,
 }
 
 /// The body so far; most come in one piece, which is not copied.
@@ -292,6 +365,9 @@ impl Reading {
     fn answer(&self, node: &Node) -> (Result<serde_json::Value, Error>, Option<(u32, u32)>) {
         let query = self.parts.uri.query().unwrap_or_default();
         let body = self.received.bytes();
+        let traffic = self.directory.traffic(node.worker.index());
+        traffic.calls.add(1);
+        traffic.call_bytes.add(body.len() as u64);
         if let Err(error) = self.claim.check(body) {
             return (Err(error), None);
         }
@@ -299,7 +375,7 @@ impl Reading {
         let call = Call {
             node,
             app: &self.app,
-            directory: node.hub().directory(&self.app.id),
+            directory: self.directory.clone(),
             raw_query: query,
             query: OnceCell::new(),
             now: now.as_secs() as u32,
@@ -322,7 +398,6 @@ impl Future for Exchange {
             }
         };
         let received = ready!(reading.poll_body(cx));
-        door.http.node.counts().requests.add(1);
         let (answered, rate) = match received {
             Ok(()) => reading.answer(&door.http.node),
             Err(error) => (Err(error), None),
@@ -334,8 +409,11 @@ impl Future for Exchange {
                 answer::allow_origin(&door.http, &reading.parts.headers, &mut answer);
                 answer
             }
-            Err(error) => door.refuse(&reading.parts, &error, rate),
+            Err(error) => door.refuse(&reading.parts, reading.route.word(), &error, rate),
         };
+        let traffic = reading.directory.traffic(door.http.node.worker.index());
+        traffic.answer_bytes.add(answer.body().size_hint().lower());
+        door.count(reading.route.word(), &answer, reading.begun);
         Poll::Ready(Ok(answer))
     }
 }

@@ -31,7 +31,7 @@ struct Place {
 
 #[derive(Debug)]
 pub(super) struct Channel {
-    directory: Arc<Directory>,
+    pub directory: Arc<Directory>,
     pub name: ChannelName,
     pub subscribers: SmallVec<[Rc<Connection>; 2]>,
 }

@@ -18,6 +18,7 @@ use super::inbox::LocalChannel;
 use super::outbox::Outbox;
 use super::stream::Stream;
 use crate::app::App;
+use crate::metrics::{Reason, Traffic};
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::protocol::member::{User, UserId};
@@ -31,6 +32,8 @@ pub struct Connection {
     pub directory: Arc<Directory>,
     /// Of its client.
     pub address: IpAddr,
+    /// Of the worker that carries it.
+    worker: u16,
     /// Its place in the worker's list.
     pub(super) slot: Cell<u32>,
     stream: RefCell<Stream>,
@@ -44,17 +47,8 @@ pub struct Connection {
     waker: RefCell<Option<Waker>>,
     pub(super) subscriptions: RefCell<SmallVec<[Subscription; 1]>>,
     user: RefCell<Option<Box<User>>>,
-    ending: Cell<Option<Ending>>,
+    ending: Cell<Option<Reason>>,
     pub life: Life,
-}
-
-/// Why a connection ended, where it was not the client that went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ending {
-    /// We closed it with this code.
-    Closed(u16),
-    /// It did not take what was sent.
-    Slow,
 }
 
 /// What the coarse clock needs to know; seconds of the worker's clock.
@@ -108,7 +102,7 @@ impl Connection {
         app: Arc<App>,
         directory: Arc<Directory>,
         stream: Stream,
-        (address, now): (IpAddr, u32),
+        (address, worker, now): (IpAddr, u16, u32),
     ) -> Self {
         let life = Life::default();
         life.since.set(now);
@@ -118,6 +112,7 @@ impl Connection {
             app: RefCell::new(app),
             directory,
             address,
+            worker,
             slot: Cell::new(0),
             stream: RefCell::new(stream),
             outbox: RefCell::default(),
@@ -156,8 +151,14 @@ impl Connection {
         outbox.push(frame);
     }
 
+    /// What its worker carries for its app.
+    pub fn traffic(&self) -> &Traffic {
+        self.directory.traffic(self.worker)
+    }
+
     /// Queues an answer.
     pub fn tell(&self, message: Message) {
+        self.traffic().answers.add(1);
         self.push(message.into_bytes());
     }
 
@@ -192,7 +193,10 @@ impl Connection {
         while !outbox.is_empty() || stream.is_holding() {
             match stream.try_write(&outbox) {
                 Ok(0) => break,
-                Ok(written) => outbox.advance(written),
+                Ok(written) => {
+                    self.traffic().sent_bytes.add(written as u64);
+                    outbox.advance(written);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     outbox.clear();
@@ -261,16 +265,16 @@ impl Connection {
         if self.is_closing() {
             return;
         }
-        self.ending.set(Some(Ending::Closed(error.code)));
         self.tell(Message::error(error, None));
-        self.end(Message::close(error.code, &error.message));
+        self.end(Message::close(error.code, &error.message), reason(error));
     }
 
     /// Ends the conversation with `close` as the last frame.
-    pub fn end(&self, close: Message) {
+    pub fn end(&self, close: Message, reason: Reason) {
         if self.is_closing() {
             return;
         }
+        self.ending.set(Some(reason));
         self.push(close.into_bytes());
         self.phase.set(self.phase.get().max(Phase::Closing));
         self.flush();
@@ -286,7 +290,7 @@ impl Connection {
         outbox.push(Message::error(&error, None).into_bytes());
         outbox.push(Message::close(error.code, &error.message).into_bytes());
         drop(outbox);
-        self.ending.set(Some(Ending::Slow));
+        self.ending.set(Some(Reason::Slow));
         self.phase.set(self.phase.get().max(Phase::Closing));
         self.wake();
     }
@@ -306,9 +310,9 @@ impl Connection {
         self.phase.get() == Phase::Over
     }
 
-    /// Why it ended; `None` if its client went.
-    pub fn ending(&self) -> Option<Ending> {
-        self.ending.get()
+    /// Why it ended.
+    pub fn ending(&self) -> Reason {
+        self.ending.get().unwrap_or(Reason::Lost)
     }
 
     /// Bytes that wait to be written.
@@ -348,5 +352,18 @@ impl Connection {
         let present = |subscription: &Subscription| subscription.user.as_ref() == Some(id);
         self.user(|user| user.is_some_and(|user| user.id == *id))
             || self.subscriptions.borrow().iter().any(present)
+    }
+}
+
+/// The word for why an established connection is closed.
+fn reason(error: &Error) -> Reason {
+    match error {
+        error if *error == close::UNKNOWN_APP => Reason::AppRemoved,
+        error if *error == close::DISABLED => Reason::AppDisabled,
+        error if *error == close::TERMINATED => Reason::Terminated,
+        error if *error == close::UNAUTHORIZED => Reason::Unauthorized,
+        error if *error == close::NO_PONG => Reason::Silent,
+        error if *error == close::TOO_SLOW => Reason::Slow,
+        _ => Reason::Draining,
     }
 }

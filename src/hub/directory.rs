@@ -15,17 +15,22 @@ use super::counting::Counting;
 use super::inbox::LocalChannel;
 use super::presence::Presence;
 use super::rate::Rate;
+use crate::metrics::Traffic;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
 
 /// One app's channels and users.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Directory {
     channels: DashMap<ChannelName, Channel>,
     users: DashMap<UserId, Online>,
     connections: AtomicUsize,
+    subscriptions: AtomicUsize,
+    members: AtomicUsize,
+    /// One for each worker.
+    traffic: Box<[Traffic]>,
     pub cache: Cache,
     pub counting: Counting,
     /// Events published through the API.
@@ -100,6 +105,15 @@ pub struct Occupancy {
     pub users: usize,
 }
 
+/// How much an app has of what its channels have.
+#[derive(Clone, Copy, Debug)]
+pub struct Totals {
+    pub channels: usize,
+    pub subscriptions: usize,
+    /// Distinct users of each presence channel.
+    pub members: usize,
+}
+
 /// A presence channel has as many members as it may.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
@@ -116,14 +130,18 @@ impl Channel {
         }
     }
 
-    fn leave_seat(&mut self, worker: u16) {
-        let Some(at) = self.seats.iter().position(|seat| seat.worker == worker) else { return };
+    /// Whether there was one to leave.
+    fn leave_seat(&mut self, worker: u16) -> bool {
+        let Some(at) = self.seats.iter().position(|seat| seat.worker == worker) else {
+            return false;
+        };
         if let Some(seat) = self.seats.get_mut(at) {
             seat.subscribers -= 1;
             if seat.subscribers == 0 {
                 self.seats.swap_remove(at);
             }
         }
+        true
     }
 
     fn occupancy(&self) -> Occupancy {
@@ -133,6 +151,42 @@ impl Channel {
 }
 
 impl Directory {
+    /// An empty one, for `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            channels: DashMap::new(),
+            users: DashMap::new(),
+            connections: AtomicUsize::new(0),
+            subscriptions: AtomicUsize::new(0),
+            members: AtomicUsize::new(0),
+            traffic: (0..workers.max(1)).map(|_| Traffic::default()).collect(),
+            cache: Cache::default(),
+            counting: Counting::default(),
+            events: Rate::default(),
+            reads: Rate::default(),
+        }
+    }
+
+    /// What one worker carried for the app.
+    pub fn traffic(&self, worker: u16) -> &Traffic {
+        #[expect(clippy::indexing_slicing, reason = "there is always a worker")]
+        self.traffic.get(usize::from(worker)).unwrap_or(&self.traffic[0])
+    }
+
+    /// What all workers carried for the app.
+    pub fn all_traffic(&self) -> &[Traffic] {
+        &self.traffic
+    }
+
+    /// All channels and their subscriptions and members together.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            channels: self.channels.len(),
+            subscriptions: self.subscriptions.load(Ordering::Relaxed),
+            members: self.members.load(Ordering::Relaxed),
+        }
+    }
+
     /// Takes the place of one more connection, unless `max` (0: no limit) are there already.
     pub fn admit(&self, max: usize) -> bool {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
@@ -177,6 +231,7 @@ impl Directory {
                 }
                 let text = presence.join(member);
                 channel.version += u64::from(text.is_some());
+                self.members.fetch_add(usize::from(text.is_some()), Ordering::Relaxed);
                 let roster = presence.roster(name);
                 Some(Joined { roster, member: text, version: channel.version })
             }
@@ -186,6 +241,7 @@ impl Directory {
             tell(&channel.seats, member, *version);
         }
         channel.take_seat(seat.0, seat.1);
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
         Ok(Subscribed { occupied, count: channel.count(), joined })
     }
 
@@ -200,9 +256,12 @@ impl Directory {
     ) -> Option<Unsubscribed> {
         let Entry::Occupied(mut entry) = self.channels.entry(name.clone()) else { return None };
         let channel = entry.get_mut();
-        channel.leave_seat(worker);
+        if channel.leave_seat(worker) {
+            self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        }
         let text = user.and_then(|user| channel.presence.as_mut()?.leave(user));
         channel.version += u64::from(text.is_some());
+        self.members.fetch_sub(usize::from(text.is_some()), Ordering::Relaxed);
         if let Some(text) = &text {
             tell(&channel.seats, text, channel.version);
         }

@@ -2,19 +2,29 @@
 //! woken once however many there are, and what has gathered meanwhile is done in one turn.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::directory::Directory;
+use crate::metrics::Turns;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 
 /// One worker's orders.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    orders: Mutex<Vec<Order>>,
+    orders: Mutex<Waiting>,
     wake: Notify,
+    pub turns: Turns,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    orders: Vec<Order>,
+    /// When the first of them came.
+    since: Option<Instant>,
 }
 
 /// One thing to do.
@@ -65,10 +75,13 @@ pub struct LocalChannel {
 
 impl Inbox {
     pub fn put(&self, order: Order) {
-        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        orders.push(order);
-        let first = orders.len() == 1;
-        drop(orders);
+        let mut waiting = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.orders.push(order);
+        let first = waiting.orders.len() == 1;
+        if first {
+            waiting.since = Some(Instant::now());
+        }
+        drop(waiting);
         if first {
             self.wake.notify_one();
         }
@@ -79,9 +92,15 @@ impl Inbox {
         self.wake.notified().await;
     }
 
-    /// Swaps what has come for `empty`.
-    pub fn take(&self, empty: &mut Vec<Order>) {
-        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut *orders, empty);
+    /// Swaps what has come for `empty`; when the first of it came.
+    pub fn take(&self, empty: &mut Vec<Order>) -> Option<Instant> {
+        let mut waiting = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut waiting.orders, empty);
+        waiting.since.take()
+    }
+
+    /// Orders that wait.
+    pub fn depth(&self) -> usize {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).orders.len()
     }
 }

@@ -57,6 +57,11 @@ impl Hub {
         self.inboxes.len()
     }
 
+    /// All workers' inboxes, in their order.
+    pub fn inboxes(&self) -> &[Inbox] {
+        &self.inboxes
+    }
+
     pub(in crate::hub) fn inbox(&self, worker: u16) -> &Inbox {
         let inboxes = &self.inboxes;
         #[expect(clippy::indexing_slicing, reason = "a hub always has a worker")]
@@ -68,7 +73,8 @@ impl Hub {
         if let Some(directory) = self.directories.get(app) {
             return directory.clone();
         }
-        self.directories.entry(app.clone()).or_default().clone()
+        let new = || Arc::new(Directory::new(self.workers()));
+        self.directories.entry(app.clone()).or_insert_with(new).clone()
     }
 
     /// Every app that has had a directory, for sweeping and counting.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
@@ -48,6 +49,8 @@ pub struct Worker {
 /// What has gathered, and whom it concerns.
 #[derive(Debug, Default)]
 struct Turn {
+    /// When the first of the orders came.
+    since: Option<Instant>,
     orders: Vec<Order>,
     frames: Vec<Deliver>,
     touched: Vec<Rc<Connection>>,
@@ -101,13 +104,13 @@ impl Worker {
     ) -> Rc<Connection> {
         let id = self.hub.next_socket_id();
         let connection =
-            Rc::new(Connection::new(id, app, directory, stream, (address, self.now())));
+            Rc::new(Connection::new(id, app, directory, stream, (address, self.index, self.now())));
         let slot = self.connections.borrow_mut().insert(connection.clone());
         connection.slot.set(slot as u32);
         connection
     }
 
-    /// Lets a connection go that has no subscriptions left.
+    /// Forgets a connection whose stream is gone.
     pub fn disconnect(&self, connection: &Connection) {
         let mut connections = self.connections.borrow_mut();
         let slot = connection.slot.get() as usize;
@@ -264,12 +267,14 @@ impl Worker {
     /// Carries out orders for ever. Begun again after a panic, it first flushes what that left behind.
     pub async fn deliver(&self) {
         self.connections.borrow().iter().for_each(|(_, connection)| flush(connection));
-        let mut waiting = VecDeque::new();
+        let (mut waiting, mut oldest) = (VecDeque::new(), None);
         loop {
             if waiting.is_empty() {
                 self.inbox().woken().await;
             }
+            let begun = Instant::now();
             let mut turn = self.carry_out();
+            oldest = oldest.or(turn.since.take());
             // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
             // there gets all that has come for it meanwhile in one piece.
             if turn.touched.len() <= FLUSHES {
@@ -280,6 +285,8 @@ impl Worker {
             self.spare.replace(turn);
             let part = waiting.len().min(FLUSHES);
             waiting.drain(..part).for_each(|connection: Rc<Connection>| flush(&connection));
+            let done = if waiting.is_empty() { oldest.take() } else { None };
+            self.inbox().turns.end(done, begun);
             if !waiting.is_empty() {
                 yield_now().await;
             }
@@ -293,15 +300,15 @@ impl Worker {
         self.spare.replace(turn);
     }
 
-    fn inbox(&self) -> &Inbox {
+    pub fn inbox(&self) -> &Inbox {
         self.hub.inbox(self.index)
     }
 
     /// Takes all orders and carries them out; the connections that are to be flushed.
     fn carry_out(&self) -> Turn {
         let mut turn = self.spare.take();
-        self.inbox().take(&mut turn.orders);
-        let Turn { orders, frames, touched } = &mut turn;
+        turn.since = self.inbox().take(&mut turn.orders);
+        let Turn { orders, frames, touched, .. } = &mut turn;
         for order in orders.drain(..) {
             match order {
                 Order::Deliver(frame) => frames.push(frame),
@@ -353,6 +360,7 @@ impl Worker {
             [only] => only.frame.clone(),
             several => join(several),
         };
+        let mut deliveries = 0;
         let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {
             if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
@@ -360,15 +368,18 @@ impl Worker {
                     continue;
                 }
                 connection.push(all.clone());
+                deliveries += run.len();
             } else {
                 for one in run.iter().filter(|one| one.except != Some(connection.id)) {
                     connection.push(one.frame.clone());
+                    deliveries += 1;
                 }
             }
             if connection.touch() {
                 touched.push(connection.clone());
             }
         }
+        channel.directory.traffic(self.index).deliveries.add(deliveries as u64);
         run.clear();
     }
 
@@ -383,14 +394,10 @@ impl Worker {
                 }
             }
             Order::Tell { socket, frame } => {
-                let connections = self.connections.borrow();
-                let Some((_, connection)) = connections.iter().find(|(_, one)| one.id == socket)
-                else {
-                    return;
-                };
+                let Some(connection) = self.connection(socket) else { return };
                 connection.push(frame);
                 if connection.touch() {
-                    touched.push(connection.clone());
+                    touched.push(connection);
                 }
             }
         }

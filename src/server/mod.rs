@@ -3,6 +3,7 @@
 
 mod accept;
 pub mod reload;
+mod scrape;
 mod serve;
 mod thread;
 mod tls;
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::app::Apps;
 use crate::config::{self, Config};
+use crate::http::scrape::Scrape;
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
 use crate::metrics::Metrics;
@@ -67,6 +69,8 @@ struct Beginning {
     config: Arc<config::Server>,
     page: Option<Bytes>,
     certificates: Option<Arc<Certificates>>,
+    /// For `/metrics`, if that is served with everything else.
+    scrape: Option<Arc<Scrape>>,
     accepted: mpsc::UnboundedReceiver<Accepted>,
     apps: watch::Receiver<u64>,
     phase: watch::Receiver<Phase>,
@@ -163,11 +167,18 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
         addresses: Addresses::new(config.server.connections_per_ip),
     });
     let page = page(&config);
+    let scrape = Arc::new(Scrape {
+        shared: shared.clone(),
+        prefix: config.metrics.prefix.clone(),
+        port: addr.port(),
+    });
+    let metrics = config.metrics;
     let server = Arc::new(config.server);
     let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::new(0)).collect();
     let (phase, _) = watch::channel(Phase::Serving);
     let (apps, _) = watch::channel(0);
+    let scrape = metrics_of(&metrics, scrape, &phase);
     let (doors, accepted): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let mut acceptor =
@@ -180,6 +191,7 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
             config: server.clone(),
             page: page.clone(),
             certificates: certificates.clone(),
+            scrape: scrape.clone(),
             accepted,
             apps: apps.subscribe(),
             phase: phase.subscribe(),
@@ -205,6 +217,26 @@ fn listen(config: &config::Server, listener: Option<TcpListener>) -> io::Result<
     let config::Server { host, port, .. } = config;
     let bound = resolve(host, *port).and_then(accept::bind);
     bound.map_err(|error| io::Error::other(format!("{host}:{port}: {error}")))
+}
+
+/// Serves metrics on a listener of their own, or gives back what the workers are to serve. That metrics
+/// cannot be had is no reason not to serve clients.
+fn metrics_of(
+    metrics: &config::Metrics,
+    scrape: Arc<Scrape>,
+    phase: &watch::Sender<Phase>,
+) -> Option<Arc<Scrape>> {
+    if !metrics.enabled || metrics.port == 0 {
+        return metrics.enabled.then_some(scrape);
+    }
+    let listener = resolve(&metrics.host, metrics.port).and_then(accept::bind);
+    let started = listener.and_then(|listener| scrape::start(listener, scrape, phase.subscribe()));
+    let (host, port) = (&metrics.host, metrics.port);
+    match started {
+        Ok(()) => info!(%host, port, "metrics at /metrics"),
+        Err(error) => warn!(%error, %host, port, "metrics are not served"),
+    }
+    None
 }
 
 fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {

@@ -28,7 +28,7 @@ use crate::http::pace::{End, Pace};
 use crate::http::{Door, Http, Upgrade};
 use crate::hub::stream::Stream;
 use crate::session::Session;
-use crate::socket::{self, Socket};
+use crate::socket::{self, Socket, upgrade};
 
 /// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
 const LINGER: Duration = Duration::from_secs(2);
@@ -165,7 +165,10 @@ impl Drop for Panic {
 fn begin(http: &Rc<Http>, stream: Stream, early: &Bytes, upgrade: Upgrade, alive: Alive) {
     let admitted = match upgrade.admission {
         Ok(app) => http.node.connect(&app, stream, upgrade.address),
-        Err(error) => Err((error, stream)),
+        Err(error) => {
+            http.node.counts().ends.count(upgrade::reason(&error) as usize);
+            Err((error, stream))
+        }
     };
     match admitted {
         Ok(connection) => {
@@ -176,7 +179,6 @@ fn begin(http: &Rc<Http>, stream: Stream, early: &Bytes, upgrade: Upgrade, alive
             });
         }
         Err((error, stream)) => {
-            http.node.counts().refused.add(1);
             debug!(address = %upgrade.address, code = error.code, "refused: {}", error.message);
             spawn_local(async move {
                 socket::refuse(stream, error).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::runtime;
+use tokio::runtime::{self, Handle};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -29,6 +29,9 @@ const FEW: usize = 2000;
 /// Connections that are taken through a change of the apps before others get a turn.
 const SOME: usize = 256;
 
+/// For how many seconds the longest turn is remembered at least.
+const PEAKS: u32 = 15;
+
 /// Runs a worker to its end.
 pub(super) fn run(beginning: Beginning, acceptor: Option<Acceptor>) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
@@ -48,6 +51,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         shared,
         config,
         page,
+        scrape,
         certificates,
         mut accepted,
         apps,
@@ -55,6 +59,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         loads,
         beats,
     } = beginning;
+    shared.metrics.watch(index, Handle::current().metrics());
     let worker = Worker::new(shared.hub.clone(), index);
     let node = Node::new(shared, worker.clone());
     let http = Rc::new(Http {
@@ -63,6 +68,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         cors_origins: config.cors_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         paces: Rc::default(),
+        scrape,
         try_out: page,
     });
     spawn_local(deliver(worker));
@@ -145,6 +151,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut place = 0;
+    let mut waiting = 0;
     loop {
         ticks.tick().await;
         let now = begun.elapsed().as_secs() as u32 + 1;
@@ -158,7 +165,16 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         let (some, next) = node.worker.some_connections(place, most);
         place = next;
         for connection in some {
+            waiting += connection.queued();
             socket::look_after(&connection, now);
+        }
+        let turns = &node.worker.inbox().turns;
+        if place == 0 {
+            turns.waiting.set(waiting as u64);
+            waiting = 0;
+        }
+        if now.is_multiple_of(PEAKS) {
+            turns.longest.turn();
         }
         if node.worker.index() == 0 {
             node.tell_due_counts();

@@ -12,8 +12,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tracing::{debug, error};
 
-use crate::hub::connection::{Connection, Ending};
+use crate::hub::connection::Connection;
 use crate::hub::stream::Stream;
+use crate::metrics::Reason;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::session::Session;
@@ -57,6 +58,7 @@ impl Socket {
     fn take(&mut self, bytes: &mut [u8]) {
         let session = &mut self.session;
         let connection = session.connection().clone();
+        connection.traffic().received_bytes.add(bytes.len() as u64);
         connection.life.heard.set(session.node().worker.now());
         connection.life.asked.set(0);
         let max = connection.app().limits.max_message_size;
@@ -67,7 +69,8 @@ impl Socket {
                 Incoming::Pong => {}
                 Incoming::Close(code) => {
                     let answer = |code| Message::close(code, "");
-                    connection.end(code.map_or_else(Message::close_bare, answer));
+                    let close = code.map_or_else(Message::close_bare, answer);
+                    connection.end(close, Reason::Client);
                 }
             }
             !connection.is_closing()
@@ -79,10 +82,14 @@ impl Socket {
     }
 
     fn breach(&self, connection: &Connection, breach: Breach) {
-        self.session.node().counts().protocol_errors.add(1);
         let (code, reason) = (breach.code(), breach.reason());
         debug!(app = %connection.app().id, socket = %connection.id, code, "breach: {reason}");
-        connection.end(Message::close(code, reason));
+        let why = match code {
+            1007 => Reason::Encoding,
+            1009 => Reason::TooLarge,
+            _ => Reason::Protocol,
+        };
+        connection.end(Message::close(code, reason), why);
     }
 
     /// Reads and takes what there is; ready when the stream has ended.
@@ -157,11 +164,7 @@ impl Drop for Socket {
             node.counts().panics.add(1);
             error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
         }
-        match connection.ending() {
-            Some(Ending::Slow) => node.counts().slow.add(1),
-            Some(Ending::Closed(_)) => node.counts().closed.add(1),
-            None => {}
-        }
+        node.counts().ends.count(connection.ending() as usize);
         connection.abort();
         self.session.leave();
     }

@@ -13,6 +13,7 @@ use hyper::header::{
 use sha1::{Digest, Sha1};
 
 use crate::app::{App, Apps};
+use crate::metrics::Reason;
 use crate::protocol::auth::Query;
 use crate::protocol::error::{Error, close};
 
@@ -93,6 +94,17 @@ pub fn admit(
         return Err(close::ORIGIN);
     }
     Ok(app.clone())
+}
+
+/// The word for why [`admit`] refused.
+pub fn reason(error: &Error) -> Reason {
+    match error.code {
+        4000 => Reason::TlsOnly,
+        4001 => Reason::UnknownApp,
+        4003 => Reason::Disabled,
+        4007 => Reason::Version,
+        _ => Reason::Origin,
+    }
 }
 
 #[cfg(test)]

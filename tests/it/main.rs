@@ -17,6 +17,7 @@ mod dialogue;
 mod endings;
 mod garbage;
 mod liveness;
+mod metrics;
 mod model;
 mod ordering;
 mod panics;

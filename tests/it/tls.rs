@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fanfare::app::App;
 use fanfare::config::Tls;
+use fanfare::metrics::Reason;
 use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
 
@@ -196,7 +197,7 @@ fn whoever_never_reads_is_closed_and_delays_nobody() {
             other => panic!("{other:?}"),
         }
     }
-    eventually(|| match shared.metrics.sum(|counts| &counts.slow) {
+    eventually(|| match shared.metrics.ended(Reason::Slow) {
         1 => Ok(()),
         count => Err(format!("{count} were too slow")),
     })

@@ -35,8 +35,12 @@ impl Fixture {
     }
 
     pub fn with_apps(apps: Vec<App>, change: impl FnOnce(&mut Server)) -> Self {
+        Self::with_config(apps, |config| change(&mut config.server))
+    }
+
+    pub fn with_config(apps: Vec<App>, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(apps);
-        change(&mut config.server);
+        change(&mut config);
         Self::of(config)
     }
 

@@ -1,0 +1,322 @@
+//! What Prometheus is told: all counts of all workers added up, and what the directories, the runtimes and
+//! the kernel know at this moment. Nothing here walks connections or channels, and there is no series for
+//! a channel, so that a scrape costs the same however many there are.
+
+use std::sync::Arc;
+
+use crate::hub::directory::{Directory, Totals};
+use crate::metrics::{
+    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic,
+};
+use crate::node::Shared;
+
+/// A server to be looked at.
+#[derive(Debug)]
+pub struct Scrape {
+    pub shared: Arc<Shared>,
+    /// What the names of all metrics begin with.
+    pub prefix: String,
+    /// Where the server listens; Soketi's metrics name it.
+    pub port: u16,
+}
+
+/// The prefix by which Soketi's own names are asked for.
+const SOKETI: &str = "soketi_";
+
+/// One app, as far as it is told.
+struct AppFigures {
+    id: String,
+    directory: Arc<Directory>,
+    totals: Totals,
+}
+
+impl AppFigures {
+    fn sum(&self, read: impl Fn(&Traffic) -> &Counter) -> f64 {
+        let all = self.directory.all_traffic().iter();
+        all.map(|traffic| read(traffic).value()).fold(0, u64::wrapping_add) as f64
+    }
+}
+
+type Figure = fn(&AppFigures) -> f64;
+
+/// Gauges of each app.
+const GAUGES: [(&str, &str, Figure); 5] = [
+    ("connections", "Connections open now.", |app| app.directory.connections() as f64),
+    ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
+    ("channels", "Channels with subscribers.", |app| app.totals.channels as f64),
+    ("presence_members", "Members of all presence channels.", |app| app.totals.members as f64),
+    ("cache_bytes", "Bytes held by the last events of cache channels.", |app| {
+        app.directory.cache.figures().1 as f64
+    }),
+];
+
+/// Counters of each app.
+const COUNTERS: [(&str, &str, Figure); 11] = [
+    ("connects_total", "Sockets that were let in.", |app| app.sum(|t| &t.connected)),
+    ("disconnects_total", "Sockets that were let in and are gone.", |app| {
+        app.sum(|t| &t.disconnected)
+    }),
+    ("received_messages_total", "Messages from clients.", |app| app.sum(|t| &t.received)),
+    ("received_bytes_total", "Bytes from clients' sockets.", |app| app.sum(|t| &t.received_bytes)),
+    ("deliveries_total", "Events given to subscribers, one for each.", |app| {
+        app.sum(|t| &t.deliveries)
+    }),
+    ("answers_total", "Frames given to one connection alone.", |app| app.sum(|t| &t.answers)),
+    ("sent_bytes_total", "Bytes that clients' sockets took.", |app| app.sum(|t| &t.sent_bytes)),
+    ("published_total", "Events published, one for each channel.", |app| app.sum(|t| &t.published)),
+    ("request_bytes_total", "Bytes of bodies sent to the API.", |app| app.sum(|t| &t.call_bytes)),
+    ("response_bytes_total", "Bytes of bodies that the API answered.", |app| {
+        app.sum(|t| &t.answer_bytes)
+    }),
+    ("cache_evicted_total", "Last events dropped for want of room.", |app| {
+        app.directory.cache.figures().0 as f64
+    }),
+];
+
+/// What Soketi's driver for Prometheus tells of each app, by its names and with its helps, which end in a
+/// full stop there too.
+const SOKETI_COUNTERS: [(&str, &str, Figure); 14] = [
+    ("new_connections_total", "Total amount of soketi connection requests.", |app| {
+        app.sum(|t| &t.connected)
+    }),
+    ("new_disconnections_total", "Total amount of soketi disconnections.", |app| {
+        app.sum(|t| &t.disconnected)
+    }),
+    ("socket_received_bytes", "Total amount of bytes that soketi received.", |app| {
+        app.sum(|t| &t.received_bytes)
+    }),
+    ("socket_transmitted_bytes", "Total amount of bytes that soketi transmitted.", |app| {
+        app.sum(|t| &t.sent_bytes)
+    }),
+    (
+        "ws_messages_received_total",
+        "The total amount of WS messages received from connections by the server.",
+        |app| app.sum(|t| &t.received),
+    ),
+    (
+        "ws_messages_sent_total",
+        "The total amount of WS messages sent to the connections from the server.",
+        |app| app.sum(|t| &t.deliveries) + app.sum(|t| &t.answers),
+    ),
+    ("http_received_bytes", "Total amount of bytes that soketi's REST API received.", |app| {
+        app.sum(|t| &t.call_bytes)
+    }),
+    ("http_transmitted_bytes", "Total amount of bytes that soketi's REST API sent back.", |app| {
+        app.sum(|t| &t.answer_bytes)
+    }),
+    ("http_calls_received_total", "Total amount of received REST API calls.", |app| {
+        app.sum(|t| &t.calls)
+    }),
+    // What its nodes ask each other; nodes here ask nothing of each other.
+    (
+        "horizontal_adapter_resolved_promises",
+        "The total amount of promises that were fulfilled by other nodes.",
+        |_| 0.0,
+    ),
+    (
+        "horizontal_adapter_uncomplete_promises",
+        "The total amount of promises that were not fulfilled entirely by other nodes.",
+        |_| 0.0,
+    ),
+    (
+        "horizontal_adapter_sent_requests",
+        "The total amount of sent requests to other nodes.",
+        |_| 0.0,
+    ),
+    (
+        "horizontal_adapter_received_requests",
+        "The total amount of received requests from other nodes.",
+        |_| 0.0,
+    ),
+    (
+        "horizontal_adapter_received_responses",
+        "The total amount of received responses from other nodes.",
+        |_| 0.0,
+    ),
+];
+
+impl Scrape {
+    /// The page, as it is now.
+    pub fn text(&self) -> String {
+        let mut page = Page::new(&self.prefix);
+        let build: [(&str, &str); 1] = [("version", env!("CARGO_PKG_VERSION"))];
+        page.gauges("build_info", "1, with the version that runs.", [(&build[..], 1.0)]);
+        let apps = self.apps();
+        tell_apps(&mut page, &apps);
+        if self.prefix == SOKETI {
+            self.tell_as_soketi(&mut page, &apps);
+        }
+        self.tell_sockets(&mut page);
+        self.tell_api(&mut page);
+        self.tell_workers(&mut page);
+        tell_process(&mut page);
+        page.text()
+    }
+
+    /// Every app there is, and those that are gone but still have connections.
+    fn apps(&self) -> Vec<AppFigures> {
+        let hub = &self.shared.hub;
+        for app in self.shared.apps.load().iter() {
+            hub.directory(&app.id);
+        }
+        let mut apps: Vec<AppFigures> = hub
+            .directories()
+            .into_iter()
+            .map(|(id, directory)| {
+                let totals = directory.totals();
+                AppFigures { id: id.to_string(), directory, totals }
+            })
+            .collect();
+        apps.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        apps
+    }
+
+    fn tell_as_soketi(&self, page: &mut Page, apps: &[AppFigures]) {
+        let port = self.port.to_string();
+        let labels: Vec<[(&str, &str); 2]> =
+            apps.iter().map(|app| [("app_id", app.id.as_str()), ("port", &port)]).collect();
+        let of_all = |read: Figure| {
+            labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)))
+        };
+        let connected = of_all(|app| app.directory.connections() as f64);
+        page.gauges("connected", "The number of currently connected sockets.", connected);
+        for (name, help, read) in SOKETI_COUNTERS {
+            page.counters(name, help, of_all(read));
+        }
+        page.histograms(
+            "horizontal_adapter_resolve_time",
+            "The average resolve time for requests to other nodes.",
+            labels.iter().map(|labels| (&labels[..], Vec::new())),
+        );
+    }
+
+    fn tell_sockets(&self, page: &mut Page) {
+        let workers = self.shared.metrics.workers();
+        let count = |reason: Reason| self.shared.metrics.ended(reason) as f64;
+        let labels = |reason: &Reason| [("code", reason.code()), ("reason", reason.word())];
+        let told = |reasons: &[Reason]| -> Vec<_> {
+            reasons.iter().map(|reason| (labels(reason), count(*reason))).collect()
+        };
+        let ends = told(Reason::ends());
+        let ends = ends.iter().map(|(labels, value)| (&labels[..], *value));
+        let help = "Sockets that ended, by the code that the server closed with and why.";
+        page.counters("closes_total", help, ends);
+        let refusals = told(Reason::refusals());
+        let refusals = refusals.iter().map(|(labels, value)| (&labels[..], *value));
+        page.counters("refused_connections_total", "Sockets that were not let in.", refusals);
+        let all = |read: fn(&crate::metrics::Counts) -> &Counter| {
+            [(&[][..], self.shared.metrics.sum(read) as f64)]
+        };
+        let help = "Messages from clients that were refused.";
+        page.counters("refused_messages_total", help, all(|counts| &counts.refused_messages));
+        let help = "Tasks that panicked, each of which cost one connection.";
+        page.counters("panics_total", help, all(|counts| &counts.panics));
+        let limited = Limited::ALL.iter().map(|limited| {
+            let counts = workers.iter().map(|counts| counts.limited.value(*limited as usize));
+            ([("what", limited.word())], counts.sum::<u64>() as f64)
+        });
+        let limited: Vec<_> = limited.collect();
+        page.counters(
+            "rate_limited_total",
+            "Refusals because a second's share was used up.",
+            limited.iter().map(|(labels, value)| (&labels[..], *value)),
+        );
+        let ready = f64::from(u8::from(!self.shared.is_draining()));
+        page.gauges("ready", "1 while new sockets are welcome.", [(&[][..], ready)]);
+    }
+
+    fn tell_api(&self, page: &mut Page) {
+        let workers = self.shared.metrics.workers();
+        let (mut counts, mut seconds) = (Vec::new(), Vec::new());
+        for (place, call) in Call::ALL.iter().enumerate() {
+            let of_call: Vec<_> =
+                workers.iter().filter_map(|counts| counts.calls.get(place)).collect();
+            for status in Status::ALL {
+                let values = of_call.iter().map(|call| call.by_status.value(*status as usize));
+                let value = values.sum::<u64>();
+                if value > 0 || *status == Status::Ok {
+                    let labels = [("route", call.word()), ("status", status.word())];
+                    counts.push((labels, value as f64));
+                }
+            }
+            let of_call: Vec<_> = of_call.into_iter().map(|call| &call.seconds).collect();
+            seconds.push(([("route", call.word())], of_call));
+        }
+        let counts = counts.iter().map(|(labels, value)| (&labels[..], *value));
+        page.counters("api_requests_total", "Requests to the API.", counts);
+        let seconds = seconds.iter().map(|(labels, all)| (&labels[..], all.clone()));
+        let help = "From the head of a request to the API to its answer.";
+        page.histograms("api_request_duration_seconds", help, seconds);
+        let mut doubts = Vec::new();
+        for (place, signed) in Signed::ALL.iter().enumerate() {
+            for doubt in Doubt::ALL {
+                let of_signed = workers.iter().filter_map(|counts| counts.doubts.get(place));
+                let value: u64 = of_signed.map(|doubts| doubts.value(*doubt as usize)).sum();
+                doubts.push(([("of", signed.word()), ("cause", doubt.word())], value as f64));
+            }
+        }
+        let doubts = doubts.iter().map(|(labels, value)| (&labels[..], *value));
+        page.counters("refused_signatures_total", "Signatures that did not hold.", doubts);
+    }
+
+    fn tell_workers(&self, page: &mut Page) {
+        let inboxes = self.shared.hub.inboxes();
+        let names: Vec<String> = (0..inboxes.len()).map(|index| index.to_string()).collect();
+        let labels: Vec<[(&str, &str); 1]> =
+            names.iter().map(|name| [("worker", name.as_str())]).collect();
+        let labels = || labels.iter().map(|labels| &labels[..]);
+        let busy = labels().zip(self.shared.metrics.busy());
+        let help = "Time that a worker was at work; its rate is the share of a core.";
+        page.counters("worker_busy_seconds_total", help, busy);
+        let depth = labels().zip(inboxes.iter().map(|inbox| inbox.depth() as f64));
+        page.gauges("worker_inbox_depth", "Orders that wait for a worker.", depth);
+        let longest = inboxes.iter().map(|inbox| inbox.turns.longest.value() as f64 / 1e9);
+        let help = "The longest that a worker took to empty its inbox, of the last half minute.";
+        page.gauges("worker_longest_turn_seconds", help, labels().zip(longest));
+        let waiting: u64 = inboxes.iter().map(|inbox| inbox.turns.waiting.value()).sum();
+        let help = "Bytes that wait for clients to take them; at most five seconds old.";
+        page.gauges("outbox_bytes", help, [(&[][..], waiting as f64)]);
+        let fan_out = inboxes.iter().map(|inbox| &inbox.turns.fan_out).collect();
+        let help = "From the first event that a turn of a worker takes up until all subscribers of \
+                    that turn are written to.";
+        page.histograms("fan_out_duration_seconds", help, [(&[][..], fan_out)]);
+    }
+}
+
+fn tell_apps(page: &mut Page, apps: &[AppFigures]) {
+    let labels: Vec<[(&str, &str); 1]> =
+        apps.iter().map(|app| [("app", app.id.as_str())]).collect();
+    let of_all =
+        |read: Figure| labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)));
+    for (name, help, read) in GAUGES {
+        page.gauges(name, help, of_all(read));
+    }
+    for (name, help, read) in COUNTERS {
+        page.counters(name, help, of_all(read));
+    }
+}
+
+/// The process, by the names that every exporter has for it; Soketi puts its prefix before them.
+fn tell_process(page: &mut Page) {
+    let Some(process) = Process::look() else { return };
+    let one = |value: f64| [(&[][..], value)];
+    let soketi = page.prefix() == SOKETI;
+    page.set_prefix(if soketi { "soketi_process_" } else { "process_" });
+    let (user, system) = (process.user_seconds, process.system_seconds);
+    let help = "Time that the process spent on a processor.";
+    page.counters("cpu_seconds_total", help, one(user + system));
+    if soketi {
+        page.counters("cpu_user_seconds_total", "Of it, in the program.", one(user));
+        page.counters("cpu_system_seconds_total", "Of it, in the kernel.", one(system));
+    }
+    for (name, help, value) in [
+        ("resident_memory_bytes", "Memory that the process holds.", process.resident_bytes),
+        ("virtual_memory_bytes", "Memory that the process may address.", process.virtual_bytes),
+        ("start_time_seconds", "When the process began, since 1970.", process.start_seconds),
+        ("open_fds", "Open files, sockets included.", process.open_files),
+        ("max_fds", "Files that may be open.", process.max_files),
+        ("threads", "Threads of the process.", process.threads),
+    ] {
+        page.gauges(name, help, one(value));
+    }
+}

@@ -1,0 +1,143 @@
+//! Counts that one thread writes and any thread reads: plain additions, no locked instruction, so that
+//! they can stand where every frame comes by.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A count.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds without a locked instruction: there is one writer.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts of things told apart by one of `N` labels.
+#[derive(Debug)]
+pub struct Tally<const N: usize>([Counter; N]);
+
+impl<const N: usize> Default for Tally<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl<const N: usize> Tally<N> {
+    /// Counts one more at a label's place.
+    pub fn count(&self, label: usize) {
+        if let Some(counter) = self.0.get(label) {
+            counter.add(1);
+        }
+    }
+
+    pub fn value(&self, label: usize) -> u64 {
+        self.0.get(label).map_or(0, Counter::value)
+    }
+}
+
+/// The highest of the values that were noted in the current stretch of time and the one before.
+#[derive(Debug, Default)]
+pub struct Peak {
+    current: Counter,
+    before: Counter,
+}
+
+impl Peak {
+    pub fn note(&self, value: u64) {
+        if value > self.current.value() {
+            self.current.set(value);
+        }
+    }
+
+    /// Begins a new stretch.
+    pub fn turn(&self) {
+        self.before.set(self.current.value());
+        self.current.set(0);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.current.value().max(self.before.value())
+    }
+}
+
+/// How many durations were no longer than each of [`Histogram::BOUNDS`].
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Counter; Self::BOUNDS.len() + 1],
+    nanoseconds: Counter,
+}
+
+impl Histogram {
+    /// Microseconds: a delivery on an idle machine takes some fifty, and past a second nobody asks how much.
+    pub const BOUNDS: [u64; 14] = [
+        50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+        1_000_000,
+    ];
+
+    pub fn observe(&self, duration: Duration) {
+        let micros = duration.as_micros();
+        let at = Self::BOUNDS.iter().position(|bound| micros <= u128::from(*bound));
+        if let Some(bucket) = self.buckets.get(at.unwrap_or(Self::BOUNDS.len())) {
+            bucket.add(1);
+        }
+        self.nanoseconds.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// For each bound how many were no longer, then how many there were at all; and their sum in seconds.
+    pub fn read<'a>(all: impl IntoIterator<Item = &'a Self>) -> ([u64; 15], f64) {
+        let (mut counts, mut nanoseconds) = ([0; Self::BOUNDS.len() + 1], 0_u64);
+        for one in all {
+            let mut below = 0;
+            for (count, bucket) in counts.iter_mut().zip(&one.buckets) {
+                below += bucket.value();
+                *count += below;
+            }
+            nanoseconds = nanoseconds.wrapping_add(one.nanoseconds.value());
+        }
+        (counts, nanoseconds as f64 / 1e9)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_counted_up_to_their_bound() {
+        let (one, other) = (Histogram::default(), Histogram::default());
+        one.observe(Duration::from_micros(50));
+        one.observe(Duration::from_micros(51));
+        other.observe(Duration::from_secs(3));
+        let (counts, sum) = Histogram::read([&one, &other]);
+        assert_eq!((counts[0], counts[1], counts[13], counts[14]), (1, 2, 2, 3));
+        assert!((sum - 3.000_101).abs() < 1e-9, "{sum}");
+    }
+
+    #[test]
+    fn a_peak_is_remembered_for_a_while() {
+        let peak = Peak::default();
+        peak.note(7);
+        peak.note(3);
+        assert_eq!(peak.value(), 7);
+        peak.turn();
+        peak.note(5);
+        assert_eq!(peak.value(), 7);
+        peak.turn();
+        assert_eq!(peak.value(), 5);
+    }
+}

@@ -1,0 +1,187 @@
+//! What counts are told apart by. Each is a closed list, so that nothing a client sends can make a new
+//! series, and a value's place in its list is its place in a tally.
+
+/// A list of labels: the values, all of them, and the words for them.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($(#[$value_doc])* $value,)* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$value,)*];
+
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$value => $word,)* }
+            }
+        }
+    };
+}
+
+labels! {
+    /// Why a socket ended or was not let in.
+    Reason {
+        /// Its client closed it.
+        Client = "client",
+        /// Its client went without a word.
+        Lost = "lost",
+        /// A breach of the WebSocket protocol.
+        Protocol = "protocol",
+        Encoding = "encoding",
+        TooLarge = "too_large",
+        Terminated = "terminated",
+        Unauthorized = "unauthorized",
+        Slow = "slow",
+        Draining = "draining",
+        Silent = "silent",
+        /// Its app is no more, or is disabled, since the settings were read again.
+        AppRemoved = "app_removed",
+        AppDisabled = "app_disabled",
+        // The rest was refused before it was let in.
+        TlsOnly = "tls_only",
+        UnknownApp = "unknown_app",
+        Disabled = "disabled",
+        Quota = "quota",
+        Version = "version",
+        Origin = "origin",
+        Capacity = "capacity",
+        Stopping = "stopping",
+        Address = "address",
+        Memory = "memory",
+    }
+}
+
+impl Reason {
+    /// The first of those that a socket is refused for.
+    const FIRST_REFUSAL: usize = Self::TlsOnly as usize;
+
+    /// Why established sockets end.
+    pub fn ends() -> &'static [Self] {
+        Self::ALL.get(..Self::FIRST_REFUSAL).unwrap_or_default()
+    }
+
+    /// Why sockets are refused.
+    pub fn refusals() -> &'static [Self] {
+        Self::ALL.get(Self::FIRST_REFUSAL..).unwrap_or_default()
+    }
+
+    /// The code that the server closes with; `none` where the client went.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Client | Self::Lost => "none",
+            Self::Protocol => "1002",
+            Self::Encoding => "1007",
+            Self::TooLarge => "1009",
+            Self::TlsOnly => "4000",
+            Self::UnknownApp | Self::AppRemoved => "4001",
+            Self::Disabled | Self::AppDisabled => "4003",
+            Self::Quota => "4004",
+            Self::Version => "4007",
+            Self::Terminated | Self::Unauthorized | Self::Origin => "4009",
+            Self::Slow | Self::Capacity | Self::Stopping | Self::Address | Self::Memory => "4100",
+            Self::Draining => "4200",
+            Self::Silent => "4201",
+        }
+    }
+}
+
+labels! {
+    /// What is signed.
+    Signed {
+        Subscription = "subscription",
+        SignIn = "sign_in",
+        Request = "request",
+    }
+}
+
+labels! {
+    /// What is wrong with a signature.
+    Doubt {
+        /// It, or something that must be signed, is missing.
+        Missing = "missing",
+        /// It is of another key.
+        Key = "key",
+        /// It is of another version of the scheme.
+        Version = "version",
+        /// It is too old or too young.
+        Time = "time",
+        /// It signs something else, or with another secret.
+        Signature = "signature",
+        /// The body is not the one that was signed.
+        Body = "body",
+    }
+}
+
+labels! {
+    /// What there may be so many of in a second.
+    Limited {
+        ClientEvents = "client_events",
+        Events = "events",
+        Reads = "reads",
+    }
+}
+
+labels! {
+    /// What a request to the API asks.
+    Call {
+        Events = "events",
+        BatchEvents = "batch_events",
+        Channels = "channels",
+        Channel = "channel",
+        Users = "users",
+        Connections = "connections",
+        Terminate = "terminate_connections",
+        /// No route there is.
+        Unknown = "unknown",
+    }
+}
+
+labels! {
+    /// How a request was answered.
+    Status {
+        Ok = "200",
+        BadRequest = "400",
+        Unauthorized = "401",
+        Forbidden = "403",
+        NotFound = "404",
+        MethodNotAllowed = "405",
+        TooLarge = "413",
+        UpgradeRequired = "426",
+        TooManyRequests = "429",
+        Other = "other",
+    }
+}
+
+impl Status {
+    pub fn of(status: u16) -> Self {
+        match status {
+            200 => Self::Ok,
+            400 => Self::BadRequest,
+            401 => Self::Unauthorized,
+            403 => Self::Forbidden,
+            404 => Self::NotFound,
+            405 => Self::MethodNotAllowed,
+            413 => Self::TooLarge,
+            426 => Self::UpgradeRequired,
+            429 => Self::TooManyRequests,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_in_the_list_is_the_place_in_a_tally() {
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+        }
+        assert_eq!(Reason::ends().last(), Some(&Reason::AppDisabled));
+        assert_eq!(Reason::refusals().first(), Some(&Reason::TlsOnly));
+        for status in Status::ALL.iter().filter(|status| **status != Status::Other) {
+            assert_eq!(Status::of(status.word().parse().unwrap()), *status);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Every count and gauge of the server, in one place. Each worker counts for itself, in plain integers
+//! that only it writes, and whoever asks adds them up: a delivery never touches a shared cache line. What
+//! can be read off elsewhere when somebody asks (channels, queues, the process) is not counted here.
+
+mod counter;
+mod labels;
+mod page;
+mod process;
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use tokio::runtime::RuntimeMetrics;
+
+pub use counter::{Counter, Histogram, Peak, Tally};
+pub use labels::{Call, Doubt, Limited, Reason, Signed, Status};
+pub use page::{Labels, Page};
+pub use process::Process;
+
+/// One worker's counts, on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counts {
+    /// Connections open now.
+    pub connections: Counter,
+    /// Tasks that panicked; each cost one connection.
+    pub panics: Counter,
+    /// Frames from clients that were refused in any way.
+    pub refused_messages: Counter,
+    /// Sockets that ended, or were not let in.
+    pub ends: Tally<{ Reason::ALL.len() }>,
+    /// Signatures that did not hold, by what was signed and what was wrong.
+    pub doubts: [Tally<{ Doubt::ALL.len() }>; Signed::ALL.len()],
+    /// Refused because a second's share was used up.
+    pub limited: Tally<{ Limited::ALL.len() }>,
+    /// Requests to the API, by what was asked and how it was answered.
+    pub calls: [Calls; Call::ALL.len()],
+}
+
+impl Counts {
+    /// Counts a signature that does not hold.
+    pub fn doubt(&self, signed: Signed, doubt: Doubt) {
+        if let Some(doubts) = self.doubts.get(signed as usize) {
+            doubts.count(doubt as usize);
+        }
+    }
+}
+
+/// Requests of one kind.
+#[derive(Debug, Default)]
+pub struct Calls {
+    pub by_status: Tally<{ Status::ALL.len() }>,
+    /// From the request's head to its answer.
+    pub seconds: Histogram,
+}
+
+/// What one worker carried for one app, on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Traffic {
+    /// Sockets that were let in, and those of them that are gone.
+    pub connected: Counter,
+    pub disconnected: Counter,
+    /// Whole messages from clients, and bytes as they came from the sockets.
+    pub received: Counter,
+    pub received_bytes: Counter,
+    /// Events given to subscribers: one for each of them.
+    pub deliveries: Counter,
+    /// Frames that concern one connection alone.
+    pub answers: Counter,
+    /// Bytes that the sockets took.
+    pub sent_bytes: Counter,
+    /// Events published, by API or by clients; to each channel one.
+    pub published: Counter,
+    /// Requests to the API whose signature held, and the bytes of their bodies and of the answers'.
+    pub calls: Counter,
+    pub call_bytes: Counter,
+    pub answer_bytes: Counter,
+}
+
+/// How a worker gets on with its work.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Turns {
+    /// From the oldest order to the last flush, until nothing waits to be flushed.
+    pub fan_out: Histogram,
+    /// The longest turn of the last while, in nanoseconds.
+    pub longest: Peak,
+    /// Bytes that wait in outboxes, as last added up.
+    pub waiting: Counter,
+}
+
+impl Turns {
+    /// A turn is over that began at `begun`. If nothing waits to be flushed any more, `oldest` is when the
+    /// first of what was flushed came.
+    pub fn end(&self, oldest: Option<Instant>, begun: Instant) {
+        let end = Instant::now();
+        if let Some(oldest) = oldest {
+            self.fan_out.observe(end - oldest);
+        }
+        self.longest.note((end - begun).as_nanos() as u64);
+    }
+}
+
+/// All workers' counts.
+#[derive(Debug)]
+pub struct Metrics {
+    workers: Vec<Counts>,
+    runtimes: Vec<OnceLock<RuntimeMetrics>>,
+}
+
+impl Metrics {
+    pub fn new(workers: usize) -> Self {
+        let workers = workers.max(1);
+        Self {
+            workers: (0..workers).map(|_| Counts::default()).collect(),
+            runtimes: (0..workers).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// The counts of one worker.
+    pub fn of(&self, worker: u16) -> &Counts {
+        #[expect(clippy::indexing_slicing, reason = "there is always a worker")]
+        self.workers.get(usize::from(worker)).unwrap_or(&self.workers[0])
+    }
+
+    /// All workers' counts, in their order.
+    pub fn workers(&self) -> &[Counts] {
+        &self.workers
+    }
+
+    /// One count over all workers.
+    pub fn sum(&self, read: impl Fn(&Counts) -> &Counter) -> u64 {
+        self.workers.iter().map(|counts| read(counts).value()).fold(0, u64::wrapping_add)
+    }
+
+    /// Sockets that ended or were refused for one reason, over all workers.
+    pub fn ended(&self, reason: Reason) -> u64 {
+        self.workers.iter().map(|counts| counts.ends.value(reason as usize)).sum()
+    }
+
+    /// Remembers where a worker's runtime can be seen at work.
+    pub fn watch(&self, worker: u16, runtime: RuntimeMetrics) {
+        if let Some(place) = self.runtimes.get(usize::from(worker)) {
+            let _ = place.set(runtime);
+        }
+    }
+
+    /// Seconds that each worker has been at work, once it has begun.
+    pub fn busy(&self) -> Vec<f64> {
+        let runtimes = self.runtimes.iter().filter_map(OnceLock::get);
+        runtimes.map(|runtime| runtime.worker_total_busy_duration(0).as_secs_f64()).collect()
+    }
+}

@@ -1,0 +1,165 @@
+//! The page that Prometheus reads: families with their help and type, in the text format 0.0.4. What
+//! stands on it is said by whoever fills it.
+
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram as Buckets, LabelPair, Metric, MetricFamily, MetricType,
+};
+use prometheus::{TEXT_FORMAT, TextEncoder};
+
+use super::Histogram;
+
+/// Labels of one sample, in the order they are shown.
+pub type Labels<'a> = &'a [(&'a str, &'a str)];
+
+/// Families, added one after the other.
+#[derive(Debug)]
+pub struct Page {
+    prefix: String,
+    families: Vec<MetricFamily>,
+}
+
+impl Page {
+    pub const CONTENT_TYPE: &'static str = TEXT_FORMAT;
+
+    /// A page on which all names begin with `prefix`.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), families: Vec::new() }
+    }
+
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Changes what the names of the families to come begin with.
+    pub fn set_prefix(&mut self, prefix: &str) {
+        prefix.clone_into(&mut self.prefix);
+    }
+
+    fn family(&mut self, name: String, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+        // A family without samples is no family.
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name);
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.families.push(family);
+    }
+
+    fn named(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// What only grows. By Prometheus' rule its name ends in `_total`.
+    pub fn counters<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) {
+        let counter = |(labels, value)| {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            let mut metric = Metric::from_label(pairs(labels));
+            metric.set_counter(counter);
+            metric
+        };
+        let metrics = samples.into_iter().map(counter).collect();
+        self.family(self.named(name), help, MetricType::COUNTER, metrics);
+    }
+
+    /// What goes up and down.
+    pub fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) {
+        let gauge = |(labels, value)| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            let mut metric = Metric::from_label(pairs(labels));
+            metric.set_gauge(gauge);
+            metric
+        };
+        let metrics = samples.into_iter().map(gauge).collect();
+        self.family(self.named(name), help, MetricType::GAUGE, metrics);
+    }
+
+    /// Durations, in seconds.
+    pub fn histograms<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'a>, Vec<&'a Histogram>)>,
+    ) {
+        let histogram = |(labels, all)| {
+            let (counts, sum) = Histogram::read::<'a>(all);
+            let bound = |(count, micros): (&u64, &u64)| {
+                let mut bucket = Bucket::default();
+                bucket.set_cumulative_count(*count);
+                bucket.set_upper_bound(*micros as f64 / 1e6);
+                bucket
+            };
+            let mut buckets = Buckets::default();
+            buckets.set_bucket(counts.iter().zip(&Histogram::BOUNDS).map(bound).collect());
+            buckets.set_sample_count(counts.last().copied().unwrap_or_default());
+            buckets.set_sample_sum(sum);
+            let mut metric = Metric::from_label(pairs(labels));
+            metric.set_histogram(buckets);
+            metric
+        };
+        let metrics = samples.into_iter().map(histogram).collect();
+        self.family(self.named(name), help, MetricType::HISTOGRAM, metrics);
+    }
+
+    /// The page as it is sent.
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(32 << 10);
+        // It fails on families that have no name or no samples, and here are none.
+        let _ = TextEncoder::new().encode_utf8(&self.families, &mut text);
+        text
+    }
+}
+
+fn pairs(labels: Labels<'_>) -> Vec<LabelPair> {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    labels.iter().map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_reads_as_the_format_has_it() {
+        let mut page = Page::new("x_");
+        let labels: Labels<'_> = &[("app", "a\"b\\c\nd")];
+        page.counters("things_total", "Things.", [(labels, 3.0)]);
+        page.gauges("none", "Nothing.", Vec::<(Labels<'_>, f64)>::new());
+        let histogram = Histogram::default();
+        histogram.observe(std::time::Duration::from_micros(60));
+        page.histograms("took_seconds", "How long.", [(&[][..], vec![&histogram])]);
+        let text = page.text();
+        let begin = "# HELP x_things_total Things.\n# TYPE x_things_total counter\n\
+                     x_things_total{app=\"a\\\"b\\\\c\\nd\"} 3\n# HELP x_took_seconds";
+        assert!(text.starts_with(begin), "{text}");
+        for line in [
+            "x_took_seconds_bucket{le=\"0.00005\"} 0",
+            "x_took_seconds_bucket{le=\"0.0001\"} 1",
+            "x_took_seconds_bucket{le=\"+Inf\"} 1",
+            "x_took_seconds_sum 0.00006",
+            "x_took_seconds_count 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
+        }
+        assert!(!text.contains("none"), "{text}");
+    }
+}

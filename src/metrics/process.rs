@@ -1,0 +1,69 @@
+//! What the kernel knows of this process: memory, processor time, open files, when it began. Read from
+//! `/proc` when asked; where there is none, nothing is known.
+
+use std::fs;
+
+/// A look at the process.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Process {
+    pub resident_bytes: f64,
+    pub virtual_bytes: f64,
+    pub user_seconds: f64,
+    pub system_seconds: f64,
+    /// Since 1970.
+    pub start_seconds: f64,
+    pub open_files: f64,
+    pub max_files: f64,
+    pub threads: f64,
+}
+
+/// Ticks a second in `/proc`, on every Linux whatever its own clock.
+const TICKS: f64 = 100.0;
+
+impl Process {
+    pub fn look() -> Option<Self> {
+        let stat = fs::read_to_string("/proc/self/stat").ok()?;
+        // The name before may hold anything, a parenthesis too. Fields after it are numbered from 3.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let fields: Vec<f64> =
+            fields.split_whitespace().map(|field| field.parse().unwrap_or(0.0)).collect();
+        let field = |number: usize| fields.get(number - 3).copied().unwrap_or(0.0);
+        let page = rustix::param::page_size() as f64;
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Some(Self {
+            resident_bytes: field(24) * page,
+            virtual_bytes: field(23),
+            user_seconds: field(14) / TICKS,
+            system_seconds: field(15) / TICKS,
+            start_seconds: boot_time()? + field(22) / TICKS,
+            // The directory itself is open while it is read.
+            open_files: fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64,
+            max_files: limit.map_or(f64::INFINITY, |limit| limit as f64),
+            threads: field(20),
+        })
+    }
+}
+
+/// When the machine was started, in seconds since 1970.
+fn boot_time() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn this_process_is_seen() {
+        let Some(process) = Process::look() else { return };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        assert!(process.resident_bytes > 1e5 && process.virtual_bytes > process.resident_bytes);
+        assert!(process.open_files >= 3.0 && process.max_files >= process.open_files);
+        assert!(process.threads >= 1.0);
+        let age = now - process.start_seconds;
+        assert!((-2.0..86_400.0).contains(&age), "{age} s old");
+    }
+}

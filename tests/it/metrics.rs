@@ -1,0 +1,219 @@
+//! What Prometheus is told, over sockets as they are used: every family has its help and type, the
+//! numbers are those of what was done, and Soketi's names are there for its dashboards.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+
+use fanfare::app::App;
+
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, target};
+use crate::support::http::Http;
+use crate::support::sign::{Request, hmac_hex};
+use crate::support::websocket::Client;
+
+/// A server with metrics under `/metrics` of its one port, all names with `prefix`.
+fn measured(prefix: &str) -> Fixture {
+    Fixture::with_config(vec![App::new(ID, KEY, SECRET)], |config| {
+        config.metrics.enabled = true;
+        config.metrics.port = 0;
+        config.metrics.prefix = prefix.to_owned();
+    })
+}
+
+/// Every sample of a scrape, by its name with labels.
+fn scrape(addr: SocketAddr) -> BTreeMap<String, f64> {
+    let response = Http::connect(addr).ask("GET", "/metrics", "", b"");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4"));
+    let lines = response.text().lines().filter(|line| !line.starts_with('#'));
+    let samples = lines.map(|line| line.rsplit_once(' ').unwrap());
+    samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+}
+
+/// Waits until every sample has its value.
+fn expect(addr: SocketAddr, expected: &[(&str, f64)]) {
+    let reached = eventually(|| {
+        let samples = scrape(addr);
+        for (name, value) in expected {
+            if samples.get(*name) != Some(value) {
+                return Err(format!("{name} is {:?}, not {value}", samples.get(*name)));
+            }
+        }
+        Ok(())
+    });
+    assert_eq!(reached, Ok(()));
+}
+
+/// A connection that is the only member of a presence channel.
+fn present(fixture: &Fixture) -> Client {
+    let (mut client, socket_id) = fixture.connect();
+    let data = r#"{"user_id":"1"}"#;
+    let auth = hmac_hex(SECRET, &format!("{socket_id}:presence-room:{data}"));
+    let data = serde_json::Value::from(data);
+    client.send_text(&format!(
+        r#"{{"event":"pusher:subscribe","data":{{"channel":"presence-room","auth":"{KEY}:{auth}","channel_data":{data}}}}}"#
+    ));
+    assert!(client.hear_text().contains("subscription_succeeded"));
+    client
+}
+
+#[test]
+fn what_was_done_is_counted() {
+    let fixture = measured("fanfare_");
+    let mut one = fixture.subscribed("room");
+    let mut other = fixture.subscribed("room");
+    let mut third = present(&fixture);
+    third.send_text("nonsense");
+    assert!(third.hear_text().contains("4200"));
+    third.send_text(&format!(
+        r#"{{"event":"pusher:subscribe","data":{{"channel":"private-a","auth":"{KEY}:00"}}}}"#
+    ));
+    assert!(third.hear_text().contains("subscription_error"));
+    fixture.publish("room", "e", "1");
+    assert!(one.hear_text().contains("room") && other.hear_text().contains("room"));
+    let mut foreign = Request::new("GET", &format!("/apps/{ID}/channels"), "", "other", SECRET);
+    Http::connect(fixture.addr).ask_signed(&foreign).error(401);
+    KEY.clone_into(&mut foreign.key);
+    "12".clone_into(&mut foreign.timestamp);
+    Http::connect(fixture.addr).ask_signed(&foreign).error(401);
+    Http::connect(fixture.addr).ask("GET", "/nowhere", "", b"").error(404);
+    one.send_close(1000, "");
+    one.hear_close(1000, "");
+    drop(other);
+    let mut stranger = Client::open(fixture.addr, &target("unknown"), &[]).ok().unwrap();
+    assert!(stranger.hear_text().contains("4001"));
+    expect(
+        fixture.addr,
+        &[
+            (r#"fanfare_connections{app="3"}"#, 1.0),
+            (r#"fanfare_connects_total{app="3"}"#, 3.0),
+            (r#"fanfare_disconnects_total{app="3"}"#, 2.0),
+            (r#"fanfare_subscriptions{app="3"}"#, 1.0),
+            (r#"fanfare_channels{app="3"}"#, 1.0),
+            (r#"fanfare_presence_members{app="3"}"#, 1.0),
+            (r#"fanfare_received_messages_total{app="3"}"#, 5.0),
+            (r#"fanfare_deliveries_total{app="3"}"#, 2.0),
+            (r#"fanfare_published_total{app="3"}"#, 1.0),
+            (r#"fanfare_closes_total{code="none",reason="client"}"#, 1.0),
+            (r#"fanfare_closes_total{code="none",reason="lost"}"#, 1.0),
+            (r#"fanfare_refused_connections_total{code="4001",reason="unknown_app"}"#, 1.0),
+            ("fanfare_refused_messages_total", 2.0),
+            (r#"fanfare_refused_signatures_total{of="subscription",cause="signature"}"#, 1.0),
+            (r#"fanfare_refused_signatures_total{of="request",cause="key"}"#, 1.0),
+            (r#"fanfare_refused_signatures_total{of="request",cause="time"}"#, 1.0),
+            (r#"fanfare_api_requests_total{route="events",status="200"}"#, 1.0),
+            (r#"fanfare_api_requests_total{route="channels",status="401"}"#, 2.0),
+            (r#"fanfare_api_requests_total{route="unknown",status="404"}"#, 1.0),
+            (r#"fanfare_api_request_duration_seconds_count{route="events"}"#, 1.0),
+            ("fanfare_ready", 1.0),
+            ("fanfare_outbox_bytes", 0.0),
+        ],
+    );
+    let samples = scrape(fixture.addr);
+    for name in [
+        r#"fanfare_received_bytes_total{app="3"}"#,
+        r#"fanfare_sent_bytes_total{app="3"}"#,
+        r#"fanfare_request_bytes_total{app="3"}"#,
+        r#"fanfare_response_bytes_total{app="3"}"#,
+        r#"fanfare_worker_busy_seconds_total{worker="0"}"#,
+        "fanfare_fan_out_duration_seconds_count",
+        "fanfare_fan_out_duration_seconds_sum",
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_start_time_seconds",
+        "process_open_fds",
+    ] {
+        assert!(samples.get(name).is_some_and(|value| *value > 0.0), "{name}: {samples:#?}");
+    }
+}
+
+#[test]
+fn every_family_is_described_once() {
+    let fixture = measured("fanfare_");
+    let mut client = fixture.subscribed("room");
+    subscribe(&mut client, "other");
+    let text = Http::connect(fixture.addr).ask("GET", "/metrics", "", b"").text().to_owned();
+    let mut families = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let mut words = line.split(' ').skip(2);
+        let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+        assert!(families.insert(name, kind).is_none(), "{name} comes twice");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+    }
+    assert!(families.len() > 30, "{families:?}");
+    // A channel's name can be anybody's choice, so it makes no series.
+    let mut samples = text.lines().filter(|line| !line.starts_with('#'));
+    assert!(samples.all(|line| !line.contains("room") && !line.contains("channel=\"")), "{text}");
+}
+
+#[test]
+fn dashboards_of_soketi_go_on() {
+    let fixture = measured("soketi_");
+    let mut client = fixture.subscribed("room");
+    fixture.publish("room", "e", "1");
+    client.hear_text();
+    let labels = format!(r#"{{app_id="3",port="{}"}}"#, fixture.addr.port());
+    let samples = scrape(fixture.addr);
+    for name in [
+        "connected",
+        "new_connections_total",
+        "socket_received_bytes",
+        "socket_transmitted_bytes",
+        "ws_messages_received_total",
+        "ws_messages_sent_total",
+        "http_received_bytes",
+        "http_transmitted_bytes",
+        "http_calls_received_total",
+    ] {
+        let value = samples.get(&format!("soketi_{name}{labels}"));
+        assert!(value.is_some_and(|value| *value > 0.0), "{name} is {value:?}");
+    }
+    for name in [
+        "new_disconnections_total",
+        "horizontal_adapter_resolve_time_count",
+        "horizontal_adapter_resolved_promises",
+        "horizontal_adapter_uncomplete_promises",
+        "horizontal_adapter_sent_requests",
+        "horizontal_adapter_received_requests",
+        "horizontal_adapter_received_responses",
+    ] {
+        assert_eq!(samples.get(&format!("soketi_{name}{labels}")), Some(&0.0), "{name}");
+    }
+    assert!(samples.contains_key("soketi_process_resident_memory_bytes"), "{samples:?}");
+}
+
+#[test]
+fn metrics_have_a_port_of_their_own() {
+    // A port that is free now may be taken by the time the server listens, so it is tried again.
+    let served = eventually(|| {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let fixture = Fixture::with_config(vec![App::new(ID, KEY, SECRET)], |config| {
+            config.metrics.enabled = true;
+            config.metrics.port = port;
+        });
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpStream::connect(addr).is_err() {
+            return Err("the port was taken".to_owned());
+        }
+        Ok((fixture, addr))
+    });
+    let (fixture, addr) = served.unwrap();
+    expect(addr, &[(r#"fanfare_connections{app="3"}"#, 0.0)]);
+    assert_eq!(Http::connect(addr).ask("GET", "/", "", b"").status, 404);
+    assert_eq!(Http::connect(addr).ask("POST", "/metrics", "", b"").status, 405);
+    Http::connect(fixture.addr).ask("GET", "/metrics", "", b"").error(404);
+    fixture.stop();
+    let gone = eventually(|| match std::net::TcpStream::connect(addr) {
+        Ok(_) => Err("still listening".to_owned()),
+        Err(_) => Ok(()),
+    });
+    assert_eq!(gone, Ok(()));
+}
+
+#[test]
+fn metrics_that_are_off_are_nowhere() {
+    let fixture = Fixture::start();
+    Http::connect(fixture.addr).ask("GET", "/metrics", "", b"").error(404);
+}
