@@ -3,7 +3,8 @@
 //! The modules, lowest first; each names only those before it (`docs/architecture.md` is the map):
 //! `protocol` is what is said, `app` who may say it, `config` how the server is set, `hub` who is
 //! connected and subscribed, `node` the verbs of the product, `session` one connection's conversation,
-//! `socket` how its bytes come and go, `http` the API, `server` listening, starting and stopping.
+//! `socket` how its bytes come and go, `http` the API, `server` listening, starting and stopping, `cli` what people ask of
+//! a server.
 
 pub mod app;
 pub mod config;
@@ -16,3 +17,5 @@ pub mod session;
 pub mod socket;
 
 pub mod server;
+
+pub mod cli;

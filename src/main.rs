@@ -10,7 +10,8 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use fanfare::config::{self, Flags, Loaded};
+use fanfare::cli;
+use fanfare::config::{self, Command, Flags, Loaded};
 use tracing::warn;
 
 use daemon::{Failed, Inherited};
@@ -21,9 +22,16 @@ const OS_ERROR: u8 = 71;
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let folder = std::env::current_dir().unwrap_or_default();
+    if let Some(Command::Tool(tool)) = &flags.command {
+        return match cli::run(tool, &flags, std::env::vars_os(), &folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(&failure, 1),
+        };
+    }
     if let Some(command) = &flags.command {
         return match config::answer(command, &flags, std::env::vars_os(), &folder) {
             Ok(text) => {
+                let text = text.unwrap_or_default();
                 // Whoever closes the pipe has read enough.
                 let _ = write!(io::stdout(), "{text}");
                 ExitCode::SUCCESS

@@ -1,6 +1,7 @@
 //! The command line. Flags for the settings that people type; everything else is set in a file or in
 //! the environment.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::error::{Error, Origin};
@@ -50,6 +51,71 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print new credentials for an app.
     Keys,
+    #[command(flatten)]
+    Tool(Tool),
+}
+
+/// What to ask of a server that runs.
+#[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum Tool {
+    /// Trigger an event on a channel.
+    Trigger {
+        channel: String,
+        event: String,
+        /// As the clients are to get it, most often JSON.
+        data: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Print the events of channels as they come.
+    Listen {
+        #[arg(required = true)]
+        channels: Vec<String>,
+        /// Whom to be in presence channels.
+        #[arg(long, value_name = "ID")]
+        user: Option<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// List the occupied channels.
+    Channels {
+        /// Only those whose names begin so.
+        #[arg(long)]
+        prefix: Option<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Close all connections of a user.
+    Terminate {
+        user: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Find out what is wrong with a server, from its settings to an event that makes the round.
+    Doctor {
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+/// Which server, and which app: those of the settings unless said.
+#[derive(clap::Args, Clone, PartialEq, Eq, Default)]
+pub struct At {
+    /// Where the server is, as clients reach it; with http or https in front.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// The app, where the settings have several.
+    #[arg(long, value_name = "ID")]
+    pub app_id: Option<String>,
+    /// The app's key, where the settings do not have the app.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Its secret. Others on this machine can see it: settings in a file or in variables are better.
+    #[arg(long)]
+    pub secret: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
@@ -58,6 +124,13 @@ pub enum ConfigCommand {
     Check,
     /// Print every setting and where it comes from, without secrets.
     Show,
+}
+
+impl fmt::Debug for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, app_id, json, .. } = self;
+        write!(f, "At {{ url: {url:?}, app_id: {app_id:?}, json: {json}, .. }}")
+    }
 }
 
 impl Flags {

@@ -56,18 +56,19 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     Ok(Loaded { config, settings, warnings })
 }
 
-/// What a command of the settings prints.
+/// What a command about the settings prints; none of another command.
 pub fn answer<N: Into<OsString>, V: Into<OsString>>(
     command: &Command,
     flags: &Flags,
     env: impl IntoIterator<Item = (N, V)>,
     folder: &Path,
-) -> Result<String, Error> {
-    match command {
-        Command::Keys => Ok(MadeApp::random()?.lines()),
-        Command::Config(ConfigCommand::Check) => Ok(load(flags, env, folder)?.summary()),
-        Command::Config(ConfigCommand::Show) => Ok(load(flags, env, folder)?.settings.show()),
-    }
+) -> Result<Option<String>, Error> {
+    Ok(Some(match command {
+        Command::Keys => MadeApp::random()?.lines(),
+        Command::Config(ConfigCommand::Check) => load(flags, env, folder)?.summary(),
+        Command::Config(ConfigCommand::Show) => load(flags, env, folder)?.settings.show(),
+        Command::Tool(_) => return Ok(None),
+    }))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::app::Apps;
 
 pub use error::Error;
-pub use flags::{Command, ConfigCommand, Flags};
+pub use flags::{At, Command, ConfigCommand, Flags, Tool};
 pub use keys::{APP, Key, SERVER, WEBHOOK};
 pub use load::{Loaded, answer, load};
 pub use settings::Settings;

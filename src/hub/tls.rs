@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::Connection as Session;
+use rustls::pki_types::CertificateDer;
 use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -103,6 +104,11 @@ impl Tls {
             }
             return Poll::Ready(Ok(read));
         }
+    }
+
+    /// What the other side showed of itself, its own certificate first.
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        self.session.peer_certificates().unwrap_or_default()
     }
 
     /// Whether something is encrypted that the socket has not taken.

@@ -48,7 +48,7 @@ impl Folder {
     fn answer(&self, arguments: &[&str], env: &[(&str, &str)]) -> String {
         let flags = flags(arguments);
         let command = flags.command.clone().unwrap();
-        config::answer(&command, &flags, env.iter().copied(), &self.0).unwrap()
+        config::answer(&command, &flags, env.iter().copied(), &self.0).unwrap().unwrap()
     }
 }
 

@@ -19,6 +19,7 @@ const ROOMS: &[&[&str]] = &[
     &["socket"],
     &["http"],
     &["server"],
+    &["cli"],
 ];
 
 /// Rooms that are told what they need and never look at the settings, though they stand above them.

@@ -1,0 +1,332 @@
+//! One server, and how to speak to it: signed requests and a WebSocket, over TCP or TLS.
+
+use std::io::{self, Cursor};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, DATE, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Failure, trust};
+use crate::app::App;
+use crate::config::{self, At, Loaded};
+use crate::hub::stream::Stream;
+use crate::protocol::auth::{Signer, md5};
+
+/// How long anything may take that is not waiting for events.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A server and an app on it.
+pub(super) struct Target {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+    /// Prefix of all routes, without a slash at its end.
+    pub path: String,
+    pub id: String,
+    pub key: String,
+    pub signer: Signer,
+}
+
+/// An answer to a request.
+pub(super) struct Answer {
+    pub status: u16,
+    pub body: Bytes,
+    /// The server's clock, as it says it.
+    pub date: Option<String>,
+}
+
+impl Answer {
+    /// The same if it is no refusal.
+    pub(super) fn accepted(self) -> Result<Self, Failure> {
+        if self.status == 200 {
+            return Ok(self);
+        }
+        let text = String::from_utf8_lossy(&self.body);
+        let json: Option<Value> = serde_json::from_str(&text).ok();
+        let error = json.as_ref().and_then(|json| json.get("error")).and_then(Value::as_str);
+        let said = super::harmless(error.unwrap_or(&text).trim());
+        Err(Failure(format!("the server refused with {}: {said}", self.status)))
+    }
+
+    pub(super) fn json(&self) -> Result<Value, Failure> {
+        serde_json::from_slice(&self.body).map_err(|_| {
+            Failure("the server's answer is not JSON; is it the right one?".to_owned())
+        })
+    }
+}
+
+/// A WebSocket that messages are read from and written to.
+pub(super) type Socket = FragmentCollector<Box<dyn Duplex>>;
+
+/// Both halves of a stream.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// How the next message of a socket came out.
+pub(super) enum Heard {
+    Text(String),
+    /// Closed with this code and reason.
+    End(u16, String),
+}
+
+impl Target {
+    /// The server that `at` names, or the one that the settings are for.
+    pub(super) fn find(
+        at: &At,
+        load: impl FnOnce() -> Result<Loaded, config::Error>,
+    ) -> Result<Self, Failure> {
+        let given = (&at.app_id, &at.key, &at.secret);
+        if let ((Some(id), Some(key), Some(secret)), Some(url)) = (given, &at.url) {
+            return Self::at(url, &App::new(id, key, secret));
+        }
+        if at.key.is_some() || at.secret.is_some() {
+            let missing = "--key and --secret need --url and --app-id beside them";
+            return Err(Failure(missing.to_owned()));
+        }
+        let Loaded { config, .. } = load()?;
+        if config.made_app.is_some() {
+            let none = "no app is configured here: give --config, or --url with --app-id, --key and --secret";
+            return Err(Failure(none.to_owned()));
+        }
+        let mut apps = config.apps.iter();
+        let app = match &at.app_id {
+            Some(id) => config.apps.by_id(id),
+            None => apps.next().filter(|_| apps.next().is_none()),
+        };
+        let app = app.ok_or_else(|| {
+            let mut ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
+            ids.sort_unstable();
+            Failure(format!("say which app with --app-id: {}", ids.join(", ")))
+        })?;
+        let server = &config.server;
+        let url = at.url.clone().unwrap_or_else(|| {
+            let scheme = if server.tls.is_some() { "https" } else { "http" };
+            // Where the server listens everywhere, it listens here.
+            let host = match server.host.as_str() {
+                "0.0.0.0" => "127.0.0.1",
+                "::" | "[::]" => "[::1]",
+                host => host,
+            };
+            format!("{scheme}://{host}:{}{}", server.port, server.path)
+        });
+        Self::at(&url, app)
+    }
+
+    fn at(url: &str, app: &App) -> Result<Self, Failure> {
+        let wrong =
+            || Failure(format!("--url: expected http://HOST or https://HOST, found {url:?}"));
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let tls = match uri.scheme_str() {
+            Some("https" | "wss") => true,
+            Some("http" | "ws") => false,
+            _ => return Err(wrong()),
+        };
+        let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self {
+            tls,
+            host,
+            port,
+            path: uri.path().trim_end_matches('/').to_owned(),
+            id: app.id.to_string(),
+            key: app.key.to_string(),
+            signer: app.signer.clone(),
+        })
+    }
+
+    pub(super) fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}{}", self.host, self.port, self.path)
+    }
+
+    /// A connection, and whether its certificate ends soon.
+    pub(super) async fn connect(&self) -> io::Result<(Stream, bool)> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        tcp.set_nodelay(true)?;
+        if self.tls { trust::secure(tcp, &self.host).await } else { Ok((Stream::Tcp(tcp), false)) }
+    }
+
+    /// A signed request below the app's path; its answer unless it is a refusal.
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer, Failure> {
+        self.send(method, path, query, body).await?.accepted()
+    }
+
+    /// The same, refusals included.
+    pub(super) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer, Failure> {
+        let path = format!("{}/apps/{}/{path}", self.path, percent(&self.id));
+        let target = format!("{path}?{}", self.sign(method, &path, query, body));
+        self.request(method, &target, body).await
+    }
+
+    /// A request as it is.
+    pub(super) async fn request(
+        &self,
+        method: &str,
+        target: &str,
+        body: &str,
+    ) -> Result<Answer, Failure> {
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+        let exchange = async {
+            let response = self.exchange(request.map_err(io::Error::other)?).await?;
+            let status = response.status().as_u16();
+            let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+            let date = date.map(str::to_owned);
+            let body = response.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+            Ok(Answer { status, body, date })
+        };
+        self.in_time(exchange).await
+    }
+
+    async fn in_time<T>(&self, doing: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+        match timeout(PATIENCE, doing).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(Failure(format!("{}: {}", self.url(), reason(&error)))),
+            Err(_) => Err(Failure(format!("{}: no answer in ten seconds", self.url()))),
+        }
+    }
+
+    async fn exchange(&self, mut request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>> {
+        let (stream, _) = self.connect().await?;
+        let host = format!("{}:{}", self.host, self.port).parse().map_err(io::Error::other)?;
+        request.headers_mut().insert(HOST, host);
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(io::Error::other)
+    }
+
+    /// The query of a request, with its signature.
+    fn sign(&self, method: &str, path: &str, query: &[(&str, &str)], body: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (now, hash) = (now.to_string(), md5(body.as_bytes()));
+        let mut pairs = query.to_vec();
+        pairs.extend([("auth_key", &*self.key), ("auth_timestamp", &now), ("auth_version", "1.0")]);
+        if !body.is_empty() {
+            pairs.push(("body_md5", &hash));
+        }
+        pairs.sort_unstable();
+        let plain: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let signature = self.signer.sign(&[method, "\n", path, "\n", &plain.join("&")]);
+        let sent: Vec<_> =
+            pairs.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+        format!("{}&auth_signature={signature}", sent.join("&"))
+    }
+
+    /// A WebSocket of the app.
+    pub(super) async fn open(&self) -> Result<Socket, Failure> {
+        self.in_time(self.upgrade()).await
+    }
+
+    async fn upgrade(&self) -> io::Result<Socket> {
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+        let version = env!("CARGO_PKG_VERSION");
+        let target =
+            format!("{}/app/{}?protocol=7&client=fanfare&version={version}", self.path, self.key);
+        let request = Request::builder()
+            .uri(target)
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "websocket")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .header(SEC_WEBSOCKET_KEY, STANDARD.encode(nonce))
+            .body(Full::default())
+            .map_err(io::Error::other)?;
+        let response = self.exchange(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let status = response.status();
+            let problem = format!(
+                "the WebSocket was answered with {status}: a proxy in between does not pass the upgrade on, or the path is another"
+            );
+            return Err(io::Error::other(problem));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(io::Error::other)?;
+        let parts = upgraded
+            .downcast::<TokioIo<Stream>>()
+            .map_err(|_| io::Error::other("the stream is of another kind"))?;
+        let (read, write) = tokio::io::split(parts.io.into_inner());
+        let stream = tokio::io::join(Cursor::new(parts.read_buf).chain(read), write);
+        let stream: Box<dyn Duplex> = Box::new(stream);
+        Ok(FragmentCollector::new(WebSocket::after_handshake(stream, Role::Client)))
+    }
+}
+
+/// The next message. Not to be dropped halfway, for the reader loses its place.
+pub(super) async fn hear(socket: &mut Socket) -> Result<Heard, Failure> {
+    loop {
+        let frame = socket.read_frame().await.map_err(|error| Failure(error.to_string()))?;
+        match frame.opcode {
+            OpCode::Text | OpCode::Binary => {
+                return Ok(Heard::Text(String::from_utf8_lossy(&frame.payload).into_owned()));
+            }
+            OpCode::Close => {
+                let (code, reason) = frame.payload.split_at_checked(2).unwrap_or_default();
+                let code = code.try_into().map_or(1005, u16::from_be_bytes);
+                return Ok(Heard::End(code, String::from_utf8_lossy(reason).into_owned()));
+            }
+            _ => {}
+        }
+    }
+}
+
+pub(super) async fn tell(socket: &mut Socket, frame: &Value) -> Result<(), Failure> {
+    let payload = Payload::Owned(frame.to_string().into_bytes());
+    let sent = socket.write_frame(Frame::text(payload)).await;
+    sent.map_err(|error| Failure(error.to_string()))
+}
+
+/// The innermost error, which says what happened; those around it say only where.
+fn reason(error: &io::Error) -> String {
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    let text = inner.to_string();
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        io::ErrorKind::InvalidData if text.contains("InvalidContentType") => {
+            "it speaks plain HTTP there, so use http:// or the port of TLS".to_owned()
+        }
+        _ => text,
+    }
+}
+
+/// `text` as one segment of a path or one value of a query.
+pub(super) fn percent(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut coded, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                coded.push(char::from(byte));
+            }
+            _ => coded.push_str(&format!("%{byte:02X}")),
+        }
+        coded
+    })
+}

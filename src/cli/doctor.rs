@@ -1,0 +1,283 @@
+//! `fanfare doctor`: what is wrong with a server as its clients and backends see it, from the settings to
+//! an event that makes the whole round, and how to mend it, in one sentence each.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Resource, getrlimit};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::client::{PATIENCE, Target};
+use super::{Failure, coloured, harmless, listen};
+use crate::config::{self, At, Loaded};
+
+/// Open files below which a server cannot carry a crowd.
+const FILES: u64 = 4096;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Grade {
+    Well,
+    /// Works, but is worth a look.
+    Doubtful,
+    Ill,
+}
+
+/// What came of one look.
+struct Finding {
+    subject: &'static str,
+    grade: Grade,
+    text: String,
+}
+
+struct Report {
+    findings: Vec<Finding>,
+    as_json: bool,
+}
+
+impl Report {
+    fn add(&mut self, subject: &'static str, grade: Grade, text: impl Into<String>) {
+        let finding = Finding { subject, grade, text: text.into() };
+        if !self.as_json {
+            let mark = match finding.grade {
+                Grade::Well => coloured(32, "well"),
+                Grade::Doubtful => coloured(33, "note"),
+                Grade::Ill => coloured(31, "FAIL"),
+            };
+            let _ = writeln!(io::stdout(), "{mark}  {subject}: {}", harmless(&finding.text));
+        }
+        self.findings.push(finding);
+    }
+
+    /// Fails if anything does.
+    fn end(self) -> Result<(), Failure> {
+        let ill = self.findings.iter().filter(|finding| finding.grade == Grade::Ill).count();
+        if self.as_json {
+            let all: Vec<Value> = self.findings.iter().map(Finding::json).collect();
+            let _ = writeln!(io::stdout(), "{}", Value::Array(all));
+        }
+        match ill {
+            0 => Ok(()),
+            1 => Err(Failure("one thing is wrong".to_owned())),
+            count => Err(Failure(format!("{count} things are wrong"))),
+        }
+    }
+}
+
+impl Finding {
+    fn json(&self) -> Value {
+        let grade = match self.grade {
+            Grade::Well => "well",
+            Grade::Doubtful => "note",
+            Grade::Ill => "fail",
+        };
+        json!({ "subject": self.subject, "grade": grade, "text": self.text })
+    }
+}
+
+/// Looks at everything in the order in which one thing rests on the other, as far as that goes.
+pub(super) async fn examine(
+    at: &At,
+    load: impl FnOnce() -> Result<Loaded, config::Error>,
+) -> Result<(), Failure> {
+    let mut report = Report { findings: Vec::new(), as_json: at.json };
+    let target = Target::find(at, || {
+        let loaded = load()?;
+        for warning in &loaded.warnings {
+            report.add("settings", Grade::Doubtful, warning);
+        }
+        open_files(&mut report, loaded.config.server.max_connections);
+        Ok(loaded)
+    });
+    let target = match target {
+        Ok(target) => target,
+        Err(error) => {
+            report.add("settings", Grade::Ill, error.0);
+            return report.end();
+        }
+    };
+    report.add("settings", Grade::Well, format!("app {} on {}", target.id, target.url()));
+    if reach(&mut report, &target).await && api(&mut report, &target).await {
+        round(&mut report, &target).await;
+    }
+    report.end()
+}
+
+fn open_files(report: &mut Report, wanted: usize) {
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    if limit < (wanted as u64).max(FILES) {
+        let text = format!(
+            "at most {limit} may be open here, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n"
+        );
+        report.add("open files", Grade::Doubtful, text);
+    } else {
+        report.add("open files", Grade::Well, format!("up to {limit}"));
+    }
+}
+
+/// The port, TLS, and the clock, by a request that needs no signature.
+async fn reach(report: &mut Report, target: &Target) -> bool {
+    if target.tls
+        && let Ok(Ok((_, ends))) = timeout(PATIENCE, target.connect()).await
+    {
+        if ends {
+            report.add("TLS", Grade::Doubtful, "the certificate ends within two weeks: renew it");
+        } else {
+            report.add(
+                "TLS",
+                Grade::Well,
+                "the certificate is trusted and lasts two weeks or more",
+            );
+        }
+    }
+    let answer = match target.request("GET", &format!("{}/up", target.path), "").await {
+        Ok(answer) => answer,
+        Err(error) => {
+            report.add("server", Grade::Ill, mended(&error.0));
+            return false;
+        }
+    };
+    match answer.status {
+        200 => report.add("server", Grade::Well, "it answers"),
+        // Other servers have no such path.
+        404 => report.add("server", Grade::Well, "it answers, though it does not know /up"),
+        502..=504 => {
+            let text =
+                format!("a proxy answers {} for it: the proxy cannot reach it", answer.status);
+            report.add("server", Grade::Ill, text);
+            return false;
+        }
+        status => report.add("server", Grade::Doubtful, format!("it answers {status} to GET /up")),
+    }
+    if let Some(apart) = answer.date.as_deref().and_then(seconds_apart) {
+        if apart > 60 {
+            let text = format!(
+                "it is {apart} seconds off the server's: signatures hold for ten minutes, so let NTP set both"
+            );
+            report.add("clock", if apart > 600 { Grade::Ill } else { Grade::Doubtful }, text);
+        } else {
+            report.add("clock", Grade::Well, "it agrees with the server's");
+        }
+    }
+    true
+}
+
+/// What to do about a connection that fails.
+fn mended(error: &str) -> String {
+    let advice = if error.contains("nothing listens") {
+        ": start it, or look at server.host and server.port, or give its address with --url"
+    } else if error.contains("UnknownIssuer") {
+        ": the certificate's issuer is not trusted here; does server.tls.cert hold the whole chain?"
+    } else if error.contains("xpired") {
+        ": renew the certificate"
+    } else if error.contains("NotValidForName") {
+        ": the certificate is for another name; use that name, or one certificate for this"
+    } else if error.contains("no answer") {
+        ": a firewall drops what is sent there, or the server is stuck"
+    } else {
+        ""
+    };
+    format!("{error}{advice}")
+}
+
+/// How far the date of an answer is from this machine's clock.
+fn seconds_apart(date: &str) -> Option<u64> {
+    // `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that RFC 9110 section 5.6.7 lets servers send.
+    let parts: Vec<&str> = date.split([' ', ':']).collect();
+    let &[_, day, month, year, hour, minute, second, "GMT"] = parts.as_slice() else { return None };
+    let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let month = months.find(month)? as i64 / 3 + 1;
+    let [day, year, hour, minute, second] =
+        [day, year, hour, minute, second].map(|number| number.parse::<i64>().ok());
+    let (year, day) = (year? - i64::from(month < 3), day?);
+    // Days since 1970 in the calendar whose years begin in March.
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * ((month + 9) % 12) + 2) / 5 + day
+            - 719_469;
+    let then = u64::try_from(days * 86_400 + hour? * 3600 + minute? * 60 + second?).ok()?;
+    Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().abs_diff(then))
+}
+
+async fn api(report: &mut Report, target: &Target) -> bool {
+    let answer = match target.send("GET", "channels", &[], "").await {
+        Ok(answer) => answer,
+        Err(error) => {
+            report.add("API", Grade::Ill, error.0);
+            return false;
+        }
+    };
+    let status = answer.status;
+    let Err(error) = answer.accepted() else {
+        report.add("API", Grade::Well, "a signed request is taken");
+        return true;
+    };
+    let advice = match status {
+        401 => ": are key and secret those of this app on that server?",
+        403 => ": the app is disabled, or a firewall stands in front",
+        404 => ": the server does not have this app, or a proxy or server.path changes the path",
+        _ => "",
+    };
+    report.add("API", Grade::Ill, format!("{error}{advice}"));
+    false
+}
+
+/// A trigger that a socket hears.
+async fn round(report: &mut Report, target: &Target) {
+    let late = || Failure("no greeting came in ten seconds".to_owned());
+    let begun = timeout(PATIENCE, listen::begin(target)).await;
+    let (mut socket, id) = match begun.unwrap_or_else(|_| Err(late())) {
+        Ok(begun) => begun,
+        Err(error) => {
+            report.add("WebSocket", Grade::Ill, error.0);
+            return;
+        }
+    };
+    report.add("WebSocket", Grade::Well, format!("connected as {id}"));
+    let channel = format!("fanfare-doctor-{}", id.replace('.', "-"));
+    let made = async {
+        listen::join(&mut socket, target, &channel, (&id, None)).await?;
+        let mut begun = None;
+        loop {
+            let Some(frame) = listen::next(&mut socket).await? else { continue };
+            match frame.get("event").and_then(Value::as_str) {
+                Some("pusher_internal:subscription_succeeded") => {
+                    begun = Some(Instant::now());
+                    let body = json!({ "name": "doctor", "channels": [channel], "data": "{}" });
+                    target.ask("POST", "events", &[], &body.to_string()).await?;
+                }
+                Some("doctor") => return Ok(begun.map_or(Duration::ZERO, |begun| begun.elapsed())),
+                _ => {}
+            }
+        }
+    };
+    match timeout(PATIENCE, made).await {
+        Ok(Ok(took)) => {
+            let text = format!("a triggered event came back after {} ms", took.as_millis());
+            report.add("event", Grade::Well, text);
+        }
+        Ok(Err(Failure(error))) => report.add("event", Grade::Ill, error),
+        Err(_) => {
+            let text = "a triggered event did not reach the socket in ten seconds: do both reach the same server, or servers that share a Redis?";
+            report.add("event", Grade::Ill, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_answers_are_read() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        for (date, then) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+            ("Thu, 29 Feb 2024 00:00:00 GMT", 1_709_164_800),
+            ("Fri, 01 Mar 2024 00:00:00 GMT", 1_709_251_200),
+        ] {
+            let apart = seconds_apart(date).unwrap();
+            assert!(apart.abs_diff(now - then) <= 1, "{date}");
+        }
+        assert_eq!(seconds_apart("yesterday"), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! `fanfare listen`: events as they come, a line each. Private and presence channels are joined with the
+//! app's own secret.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use super::client::{Heard, Socket, Target, hear, tell};
+use super::{Failure, coloured, harmless};
+
+/// Listens until it is interrupted or the server ends the connection, which is a failure.
+pub(super) async fn listen(
+    target: &Target,
+    channels: &[String],
+    user: Option<&str>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let (mut socket, id) = begin(target).await?;
+    for channel in channels {
+        join(&mut socket, target, channel, (&id, user)).await?;
+    }
+    loop {
+        let Some(frame) = next(&mut socket).await? else { continue };
+        let text = if as_json { format!("{frame}\n") } else { line(&frame) };
+        if io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()).is_err() {
+            // Whoever closes the pipe has read enough.
+            return Ok(());
+        }
+    }
+}
+
+/// A WebSocket that is established, and its id.
+pub(super) async fn begin(target: &Target) -> Result<(Socket, String), Failure> {
+    let mut socket = target.open().await?;
+    loop {
+        let Some(frame) = next(&mut socket).await? else { continue };
+        let data = frame.get("data").and_then(Value::as_str).unwrap_or_default();
+        let data: Value = serde_json::from_str(data).unwrap_or_default();
+        if let Some(id) = data.get("socket_id").and_then(Value::as_str) {
+            return Ok((socket, id.to_owned()));
+        }
+        if frame.get("event").and_then(Value::as_str) != Some("pusher:error") {
+            let text = harmless(&frame.to_string());
+            return Err(Failure(format!("the server greets with something else: {text}")));
+        }
+    }
+}
+
+/// Asks to be subscribed; the answer is an event like others.
+pub(super) async fn join(
+    socket: &mut Socket,
+    target: &Target,
+    channel: &str,
+    (id, user): (&str, Option<&str>),
+) -> Result<(), Failure> {
+    let mut data = json!({ "channel": channel });
+    let signature = if channel.starts_with("presence-") {
+        let user = user.map_or_else(|| format!("fanfare-listen-{id}"), str::to_owned);
+        let member = json!({ "user_id": user, "user_info": {} }).to_string();
+        let signature = target.signer.sign(&[id, ":", channel, ":", &member]);
+        if let Some(data) = data.as_object_mut() {
+            data.insert("channel_data".to_owned(), member.into());
+        }
+        Some(signature)
+    } else {
+        channel.starts_with("private-").then(|| target.signer.sign(&[id, ":", channel]))
+    };
+    if let (Some(signature), Some(data)) = (signature, data.as_object_mut()) {
+        data.insert("auth".to_owned(), format!("{}:{signature}", target.key).into());
+    }
+    tell(socket, &json!({ "event": "pusher:subscribe", "data": data })).await
+}
+
+/// The next frame that is for people; asked for a sign of life, gives one.
+pub(super) async fn next(socket: &mut Socket) -> Result<Option<Value>, Failure> {
+    let text = match hear(socket).await? {
+        Heard::Text(text) => text,
+        Heard::End(code, reason) => {
+            let reason = harmless(&reason);
+            return Err(Failure(format!("the server closed the connection: {code} {reason}")));
+        }
+    };
+    let frame: Value = serde_json::from_str(&text)
+        .map_err(|_| Failure(format!("the server sends what is not JSON: {}", harmless(&text))))?;
+    if frame.get("event").and_then(Value::as_str) == Some("pusher:ping") {
+        tell(socket, &json!({ "event": "pusher:pong", "data": {} })).await?;
+        return Ok(None);
+    }
+    Ok(Some(frame))
+}
+
+fn line(frame: &Value) -> String {
+    let text = |name: &str| {
+        frame.get(name).map(|value| match value {
+            Value::String(text) => harmless(text),
+            other => harmless(&other.to_string()),
+        })
+    };
+    let channel = text("channel").unwrap_or_else(|| "-".to_owned());
+    let event = coloured(1, &text("event").unwrap_or_default());
+    format!("{channel}\t{event}\t{}\n", text("data").unwrap_or_default())
+}

@@ -1,0 +1,148 @@
+//! What people ask of a server from a terminal: trigger an event, listen, see who is there, and find out
+//! what is wrong. Works with any server of the Pusher protocol, told apart by `--url` and credentials, or
+//! the one that the settings here are for.
+
+mod client;
+mod doctor;
+mod listen;
+mod trust;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::config::{self, Flags, Tool};
+use client::{Answer, Target};
+
+/// Why a command did not do what it was asked, in one line.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Does what `tool` asks and writes what comes of it to the standard output.
+pub fn run<N: Into<OsString>, V: Into<OsString>>(
+    tool: &Tool,
+    flags: &Flags,
+    env: impl IntoIterator<Item = (N, V)>,
+    folder: &Path,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let load = || config::load(flags, env, folder);
+    runtime.block_on(async {
+        match tool {
+            Tool::Trigger { channel, event, data, at } => {
+                let body = json!({ "name": event, "channels": [channel], "data": data });
+                let target = Target::find(at, load)?;
+                let answer = target.ask("POST", "events", &[], &body.to_string()).await?;
+                say(at.json, &answer.json()?, || format!("{event} was triggered on {channel}.\n"))
+            }
+            Tool::Listen { channels, user, at } => {
+                let target = Target::find(at, load)?;
+                listen::listen(&target, channels, user.as_deref(), at.json).await
+            }
+            Tool::Channels { prefix, at } => {
+                let list = channels(&Target::find(at, load)?, prefix.as_deref()).await?;
+                say(at.json, &list, || table(&list))
+            }
+            Tool::Terminate { user, at } => {
+                let target = Target::find(at, load)?;
+                let path = format!("users/{}/terminate_connections", client::percent(user));
+                let answer = target.ask("POST", &path, &[], "{}").await?;
+                say(at.json, &answer.json()?, || format!("Connections of {user} are closed.\n"))
+            }
+            Tool::Doctor { at } => doctor::examine(at, load).await,
+        }
+    })
+}
+
+/// The channels and their counts; without counts from a server that does not give them.
+async fn channels(target: &Target, prefix: Option<&str>) -> Result<Value, Failure> {
+    let prefix = prefix.map(|prefix| ("filter_by_prefix", prefix));
+    let counted: Vec<_> = prefix.into_iter().chain([("info", "subscription_count")]).collect();
+    match target.send("GET", "channels", &counted, "").await? {
+        Answer { status: 400, .. } => {
+            let plain: Vec<_> = prefix.into_iter().collect();
+            target.ask("GET", "channels", &plain, "").await?.json()
+        }
+        answer => answer.accepted()?.json(),
+    }
+}
+
+fn table(list: &Value) -> String {
+    let none = serde_json::Map::new();
+    let channels = list.get("channels").and_then(Value::as_object).unwrap_or(&none);
+    if channels.is_empty() {
+        return "No channel is occupied.\n".to_owned();
+    }
+    let width = channels.keys().map(|name| name.chars().count()).max().unwrap_or_default();
+    channels.iter().fold(String::new(), |text, (name, info)| {
+        let count = info.get("subscription_count").map_or_else(String::new, Value::to_string);
+        text + format!("{name:width$}  {count:>8}").trim_end() + "\n"
+    })
+}
+
+/// Says `value` to a program, or the text to a person.
+fn say(as_json: bool, value: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    let text = if as_json { format!("{value}\n") } else { text() };
+    // Whoever closes the pipe has read enough.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+/// `text` in bold or a colour where a person reads it: `1` is bold, `31` red, `32` green, `33` yellow.
+fn coloured(colour: u8, text: &str) -> String {
+    if io::stdout().is_terminal() {
+        format!("\u{1b}[{colour}m{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// A text from elsewhere on one line, without what a terminal would obey.
+fn harmless(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut safe, character| {
+        if character.is_control() {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+        safe
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_are_a_table() {
+        let list = json!({ "channels": { "a": { "subscription_count": 12 }, "presence-b": {} } });
+        assert_eq!(table(&list), "a                 12\npresence-b\n");
+        assert_eq!(table(&json!({ "channels": {} })), "No channel is occupied.\n");
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_to_obey() {
+        assert_eq!(harmless("a\u{1b}[2J\nb é"), "a\\u{1b}[2J\\nb é");
+    }
+}

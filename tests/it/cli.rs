@@ -1,0 +1,184 @@
+//! The commands that people ask a server with: what they print, and what they say of a server that is not
+//! as it should be.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use fanfare::app::App;
+use fanfare::config::Tls;
+use serde_json::{Value, json};
+
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
+use crate::support::wire::file;
+
+/// `fanfare` with these arguments, in a folder without settings.
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
+    command.env("SSL_CERT_FILE", file("one", "crt"));
+    command
+}
+
+/// The same, asked of the app of a fixture at `url`.
+fn ask(url: &str, arguments: &[&str]) -> Output {
+    let at = ["--url", url, "--app-id", ID, "--key", KEY, "--secret", SECRET];
+    command(&[arguments, &at].concat()).output().unwrap()
+}
+
+fn url(fixture: &Fixture) -> String {
+    format!("http://{}", fixture.addr)
+}
+
+fn text(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn failure(output: &Output) -> &str {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    std::str::from_utf8(&output.stderr).unwrap().trim_end()
+}
+
+/// `fanfare listen` while it runs.
+struct Listening(Child, BufReader<ChildStdout>);
+
+impl Listening {
+    fn start(url: &str, arguments: &[&str]) -> Self {
+        let at = ["--url", url, "--app-id", ID, "--key", KEY, "--secret", SECRET];
+        let mut command = command(&[&["listen"], arguments, &at].concat());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self(child, lines)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_event_is_triggered_and_heard() {
+    let fixture = Fixture::start();
+    let mut listening =
+        Listening::start(&url(&fixture), &["public", "private-p", "presence-r", "--user", "ann"]);
+    for channel in ["public", "private-p", "presence-r"] {
+        let line = listening.line();
+        let beginning = format!("{channel}\tpusher_internal:subscription_succeeded\t");
+        assert!(line.starts_with(&beginning), "{line}");
+        assert_eq!(line.contains("ann"), channel == "presence-r");
+    }
+    let output =
+        ask(&url(&fixture), &["trigger", "private-p", "greeting", "{\"a\":\"é\u{1b}[2J\"}"]);
+    assert_eq!(text(&output), "greeting was triggered on private-p.\n");
+    assert_eq!(listening.line(), "private-p\tgreeting\t{\"a\":\"é\\u{1b}[2J\"}\n");
+    let output = ask(&url(&fixture), &["trigger", "public", "e", "1", "--json"]);
+    assert_eq!(text(&output), "{}\n");
+    assert_eq!(listening.line(), "public\te\t1\n");
+    // A user who is present is one whose connections can be closed.
+    let output = ask(&url(&fixture), &["terminate", "ann"]);
+    assert_eq!(text(&output), "Connections of ann are closed.\n");
+    assert!(listening.line().starts_with("-\tpusher:error\t"));
+    assert_eq!(listening.line(), "");
+    assert_eq!(listening.0.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn channels_are_listed() {
+    let fixture = Fixture::start();
+    assert_eq!(text(&ask(&url(&fixture), &["channels"])), "No channel is occupied.\n");
+    let (mut client, _) = fixture.connect();
+    subscribe(&mut client, "news");
+    subscribe(&mut client, "other");
+    let output = ask(&url(&fixture), &["channels", "--prefix", "ne"]);
+    assert_eq!(text(&output), "news         1\n");
+    let output = ask(&url(&fixture), &["channels", "--json"]);
+    let json: Value = serde_json::from_str(text(&output)).unwrap();
+    let count = json!({ "subscription_count": 1 });
+    assert_eq!(json, json!({ "channels": { "news": count, "other": count } }));
+}
+
+#[test]
+fn events_are_printed_as_json() {
+    let fixture = Fixture::start();
+    let mut listening = Listening::start(&url(&fixture), &["c", "--json"]);
+    let line: Value = serde_json::from_str(&listening.line()).unwrap();
+    assert_eq!(line["event"], "pusher_internal:subscription_succeeded");
+    fixture.publish("c", "e", "1");
+    let line: Value = serde_json::from_str(&listening.line()).unwrap();
+    assert_eq!(line, json!({ "event": "e", "channel": "c", "data": "1" }));
+}
+
+#[test]
+fn a_server_that_is_well_is_found_well() {
+    let fixture = Fixture::start();
+    let output = ask(&url(&fixture), &["doctor", "--json"]);
+    let found: Value = serde_json::from_str(text(&output)).unwrap();
+    let subjects: Vec<_> = found.as_array().unwrap().iter().map(|one| &one["subject"]).collect();
+    assert_eq!(subjects, ["settings", "server", "clock", "API", "WebSocket", "event"]);
+    assert!(found.as_array().unwrap().iter().all(|one| one["grade"] == "well"), "{found}");
+    assert!(output.status.success());
+}
+
+#[test]
+fn a_server_with_tls_is_found_well() {
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
+        server.tls = Some(Tls { cert: file("one", "crt"), key: file("one", "key") });
+    });
+    let port = fixture.addr.port();
+    let output = ask(&format!("https://localhost:{port}"), &["doctor"]);
+    assert!(text(&output).contains("TLS: the certificate is trusted"), "{}", text(&output));
+    assert!(text(&output).contains("event: a triggered event came back"), "{}", text(&output));
+    assert!(output.status.success());
+    let url = format!("https://localhost:{port}");
+    let at = ["doctor", "--url", &url, "--app-id", ID, "--key", KEY, "--secret", SECRET];
+    let output = command(&at).env("SSL_CERT_FILE", file("two", "crt")).output().unwrap();
+    assert!(text(&output).contains("issuer is not trusted here"), "{}", text(&output));
+    failure(&output);
+    let output = ask(&format!("http://localhost:{port}"), &["doctor"]);
+    assert!(text(&output).contains("This port speaks TLS"), "{}", text(&output));
+    failure(&output);
+}
+
+#[test]
+fn what_is_wrong_is_said_in_a_sentence() {
+    let fixture = Fixture::start();
+    let doctor = |url: &str, id: &str, secret: &str| {
+        let at = ["doctor", "--url", url, "--app-id", id, "--key", KEY, "--secret", secret];
+        command(&at).output().unwrap()
+    };
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (url, id, secret, sentence) in [
+        (format!("http://127.0.0.1:{port}"), ID, SECRET, "server: http://127.0.0.1:"),
+        (url(&fixture), ID, "another", "are key and secret those of this app on that server?"),
+        (url(&fixture), "9", SECRET, "the server does not have this app"),
+        (url(&fixture).replace("http", "https"), ID, SECRET, "it speaks plain HTTP there"),
+    ] {
+        let output = doctor(&url, id, secret);
+        assert!(text(&output).contains(sentence), "{}", text(&output));
+        assert_eq!(failure(&output), "fanfare: one thing is wrong");
+    }
+}
+
+#[test]
+fn without_an_app_nothing_is_asked() {
+    let output = command(&["channels"]).output().unwrap();
+    assert!(failure(&output).starts_with("fanfare: no app is configured here"));
+    let output = command(&["channels", "--key", KEY]).output().unwrap();
+    assert!(failure(&output).contains("need --url and --app-id"));
+    let apps = [("0", "1"), ("1", "2")];
+    let mut two = command(&["channels"]);
+    for (index, id) in apps {
+        two.env(format!("FANFARE_APPS__{index}__ID"), id);
+        two.env(format!("FANFARE_APPS__{index}__KEY"), id);
+        two.env(format!("FANFARE_APPS__{index}__SECRET"), "s");
+    }
+    assert_eq!(failure(&two.output().unwrap()), "fanfare: say which app with --app-id: 1, 2");
+}
