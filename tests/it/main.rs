@@ -23,6 +23,7 @@ mod model;
 mod ordering;
 mod panics;
 mod process;
+mod properties;
 mod races;
 mod reload;
 mod requests;

@@ -1,0 +1,9 @@
+//! Feeds `checks::channel_data` whatever libFuzzer makes up.
+
+#![no_main]
+
+#[path = "../checks.rs"]
+#[expect(dead_code, reason = "each target runs one of them")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::channel_data(bytes));
