@@ -276,7 +276,7 @@ impl Worker {
             }
             let begun = Instant::now();
             let mut turn = self.carry_out();
-            oldest = oldest.or(turn.since.take());
+            oldest = oldest.or(turn.since);
             // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
             // there gets all that has come for it meanwhile in one piece.
             if turn.touched.len() <= FLUSHES {
