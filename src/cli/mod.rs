@@ -12,6 +12,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
+use clap::CommandFactory;
 use serde_json::{Value, json};
 
 use crate::config::{self, Flags, Tool};
@@ -71,6 +72,16 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
                 say(at.json, &answer.json()?, || format!("Connections of {user} are closed.\n"))
             }
             Tool::Doctor { at } => doctor::examine(at, load).await,
+            Tool::Completions { shell } => {
+                let mut text = Vec::new();
+                clap_complete::generate(*shell, &mut Flags::command(), "fanfare", &mut text);
+                let _ = io::stdout().write_all(&text);
+                Ok(())
+            }
+            Tool::Man { folder } => {
+                std::fs::create_dir_all(folder)?;
+                Ok(clap_mangen::generate_to(Flags::command(), folder)?)
+            }
         }
     })
 }

@@ -55,7 +55,7 @@ pub enum Command {
     Tool(Tool),
 }
 
-/// What to ask of a server that runs.
+/// What people ask for: most of it of a server that runs.
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum Tool {
     /// Trigger an event on a channel.
@@ -96,6 +96,11 @@ pub enum Tool {
         #[command(flatten)]
         at: At,
     },
+    /// Print what a shell needs to complete commands.
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages into a folder.
+    #[command(hide = true)]
+    Man { folder: PathBuf },
 }
 
 /// Which server, and which app: those of the settings unless said.

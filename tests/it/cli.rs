@@ -182,3 +182,19 @@ fn without_an_app_nothing_is_asked() {
     }
     assert_eq!(failure(&two.output().unwrap()), "fanfare: say which app with --app-id: 1, 2");
 }
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-man");
+    let _ = std::fs::remove_dir_all(&folder);
+    let output = command(&["man", folder.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let completions = command(&["completions", "bash"]).output().unwrap();
+    for name in ["trigger", "listen", "channels", "terminate", "doctor", "config", "keys"] {
+        let page = std::fs::read_to_string(folder.join(format!("fanfare-{name}.1"))).unwrap();
+        assert!(page.contains(".TH"), "{page}");
+        assert!(text(&completions).contains(name), "{name}");
+    }
+    assert!(folder.join("fanfare.1").exists());
+    std::fs::remove_dir_all(folder).unwrap();
+}
