@@ -345,3 +345,31 @@ fn redis_is_where_soketi_has_it() {
         "[\"redis://a:1\", \"redis://b:2\"]"
     );
 }
+
+/// What the document says has no effect has none, and what it says has one is read.
+#[test]
+fn the_document_judges_every_variable_as_it_is() {
+    let document = include_str!("../../../docs/migrating-from-soketi.md");
+    let (with, without) = document.split_once("## Without effect").unwrap();
+    // Read only together with others.
+    let together = ["SOKETI_DB_REDIS_", "SOKETI_ADAPTER_REDIS_"];
+    for (name, _) in NAMES.iter().chain(&DOCUMENTED) {
+        let quoted = format!("`{PREFIX}{name}`");
+        assert!(with.contains(&quoted) != without.contains(&quoted), "{quoted}");
+        if together.iter().any(|group| quoted.contains(group)) {
+            continue;
+        }
+        let variables = [
+            ("SOKETI_DEFAULT_APP_ID".to_owned(), "i"),
+            ("SOKETI_DEFAULT_APP_KEY".to_owned(), "k"),
+            ("SOKETI_DEFAULT_APP_SECRET".to_owned(), "s"),
+            (format!("{PREFIX}{name}"), "1"),
+        ];
+        let mut settings = Settings::default();
+        let applied = Soketi::read(None, Path::new("/"), &Variables::new(variables))
+            .and_then(|soketi| soketi.apply(&mut settings));
+        // An error shows that it is read as well.
+        let ignored = settings.warnings.iter().any(|warning| warning.contains("no effect"));
+        assert_eq!(ignored && applied.is_ok(), without.contains(&quoted), "{quoted}");
+    }
+}
