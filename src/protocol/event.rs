@@ -50,14 +50,7 @@ impl Message {
 
     /// An event that a backend triggered; `data` is the token of a JSON string and is copied as it is.
     pub fn event(channel: &ChannelName, event: &str, data: &str) -> Self {
-        text_frame(40 + event.len() + channel.as_str().len() + data.len(), |out| {
-            out.extend_from_slice(b"{\"event\":");
-            push_string(out, event);
-            push_channel(out, channel.as_str());
-            out.extend_from_slice(b",\"data\":");
-            out.extend_from_slice(data.as_bytes());
-            out.push(b'}');
-        })
+        Self::client_event(channel, event, data, None)
     }
 
     /// As [`Self::event`], with the sender's id on presence channels (case C03).
@@ -67,16 +60,18 @@ impl Message {
         data: &str,
         user: Option<&UserId>,
     ) -> Self {
-        let Some(user) = user else { return Self::event(channel, event, data) };
-        let len = event.len() + channel.as_str().len() + data.len() + user.as_str().len();
-        text_frame(60 + len, |out| {
+        let user_len = user.map_or(0, |user| 20 + user.as_str().len());
+        let len = event.len() + channel.as_str().len() + data.len() + user_len;
+        text_frame(40 + len, |out| {
             out.extend_from_slice(b"{\"event\":");
             push_string(out, event);
             push_channel(out, channel.as_str());
             out.extend_from_slice(b",\"data\":");
             out.extend_from_slice(data.as_bytes());
-            out.extend_from_slice(b",\"user_id\":");
-            push_string(out, user.as_str());
+            if let Some(user) = user {
+                out.extend_from_slice(b",\"user_id\":");
+                push_string(out, user.as_str());
+            }
             out.push(b'}');
         })
     }
