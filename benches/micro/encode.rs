@@ -10,6 +10,9 @@ use crate::stage::{data, name};
 pub(crate) fn encode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encode");
     let channel = name("private-orders.4711");
+    group.bench_function("subscribed", |bencher| {
+        bencher.iter(|| Message::subscribed(black_box(&channel)));
+    });
     for size in [64, 256, 2_048, 65_536] {
         let data = data(size);
         group.throughput(Throughput::Bytes(data.len() as u64));
@@ -17,8 +20,5 @@ pub(crate) fn encode(criterion: &mut Criterion) {
             bencher.iter(|| Message::event(&channel, "order.shipped", black_box(&data)));
         });
     }
-    group.bench_function("subscribed", |bencher| {
-        bencher.iter(|| Message::subscribed(black_box(&channel)));
-    });
     group.finish();
 }
