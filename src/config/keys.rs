@@ -66,6 +66,7 @@ pub const SERVER: &[Key<Config>] = &[
         put(&mut c.server.handshake_timeout, duration(v, MILLISECOND..=HOUR))
     }),
     key("server.trusted_proxies", "[]", |c, v| put(&mut c.server.trusted_proxies, networks(v))),
+    key("server.proxy_protocol", "false", |c, v| put(&mut c.server.proxy_protocol, boolean(v))),
     key("server.connections_per_ip", "0", |c, v| {
         put(&mut c.server.connections_per_ip, count(v, 0))
     }),

@@ -63,6 +63,8 @@ pub struct Server {
     pub handshake_timeout: Duration,
     /// Networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Whether connections come from these proxies alone, each with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Sockets at a time from one address; 0: no limit.
     pub connections_per_ip: usize,
     /// Origins that browsers may read the API's answers from; `*` is any.

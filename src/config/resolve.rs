@@ -52,6 +52,9 @@ impl Settings {
         fill(&mut config, SERVER, &self.server, ("", &Origin::Default))?;
         self.refuse_unavailable()?;
         config.server.tls = self.tls(&config)?;
+        if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
+            return Err(self.needs("server.proxy_protocol", "server.trusted_proxies"));
+        }
         if config.server.workers == 0 {
             config.server.workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         }
@@ -161,6 +164,7 @@ impl Config {
                 shutdown_grace: Duration::ZERO,
                 handshake_timeout: Duration::ZERO,
                 trusted_proxies: Vec::new(),
+                proxy_protocol: false,
                 connections_per_ip: 0,
                 cors_origins: Vec::new(),
                 tls: None,

@@ -2,6 +2,7 @@
 //! order. What a thread does with its sockets is in `thread.rs`, how they get there in `accept.rs`.
 
 mod accept;
+mod proxy;
 pub mod reload;
 mod scrape;
 mod serve;

@@ -21,9 +21,9 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tracing::{debug, error};
 
-use super::Loads;
 use super::accept::Accepted;
 use super::tls::Certificates;
+use super::{Loads, proxy};
 use crate::http::pace::{End, Pace};
 use crate::http::{Door, Http, Upgrade};
 use crate::hub::stream::Stream;
@@ -114,14 +114,19 @@ pub(super) struct Terms {
     pub http: Rc<Http>,
     /// None where connections are plain.
     pub certificates: Option<Arc<Certificates>>,
-    /// How long the handshake of TLS may take.
+    /// Every connection begins with a header of the PROXY protocol.
+    pub proxied: bool,
+    /// How long that header, and the handshake of TLS, may take.
     pub timeout: Duration,
 }
 
 /// Serves one connection to its end.
 pub(super) async fn serve(terms: Rc<Terms>, accepted: Accepted, alive: Alive) {
-    let peer = accepted.peer;
-    let Ok(stream) = accepted.into_stream() else { return };
+    let mut peer = accepted.peer;
+    let Ok(mut stream) = accepted.into_stream() else { return };
+    if terms.proxied && !announced(&terms, &mut stream, &mut peer).await {
+        return;
+    }
     let Some(stream) = secure(&terms, stream, peer).await else { return };
     let http = terms.http.clone();
     let panic = Panic(http.clone());
@@ -129,6 +134,30 @@ pub(super) async fn serve(terms: Rc<Terms>, accepted: Accepted, alive: Alive) {
     drop(panic);
     let Some((stream, early, upgrade)) = served else { return };
     begin(&http, stream, &early, upgrade, alive);
+}
+
+/// Whether a trusted proxy says whose connection it is, and so whom to take for the peer.
+async fn announced(terms: &Terms, stream: &mut TcpStream, peer: &mut SocketAddr) -> bool {
+    let trusted = &terms.http.trusted_proxies;
+    if !trusted.iter().any(|network| network.contains(peer.ip())) {
+        debug!(%peer, "not one of the trusted proxies");
+        return false;
+    }
+    // On the heap, so that connections without it have no room for it.
+    match Box::pin(timeout(terms.timeout, proxy::read(stream))).await {
+        Ok(Ok(client)) => {
+            client.into_iter().for_each(|client| peer.set_ip(client));
+            true
+        }
+        Ok(Err(error)) => {
+            debug!(%peer, "{error}");
+            false
+        }
+        Err(_) => {
+            debug!(%peer, "too slow with the header of the PROXY protocol");
+            false
+        }
+    }
 }
 
 /// The stream as it is, or with TLS on it where that is spoken.

@@ -81,8 +81,12 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
             }
         });
     }
-    let terms =
-        Rc::new(Terms { http: http.clone(), certificates, timeout: config.handshake_timeout });
+    let terms = Rc::new(Terms {
+        http: http.clone(),
+        certificates,
+        proxied: config.proxy_protocol,
+        timeout: config.handshake_timeout,
+    });
     let taking_in = async {
         while let Some(new) = accepted.recv().await {
             let alive = Alive::new(loads.clone(), usize::from(index));

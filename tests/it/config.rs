@@ -221,6 +221,10 @@ fn what_contradicts_is_refused_with_its_place() {
             "f.toml:2: server.tls.cert: needs server.tls.key beside it",
         ),
         (
+            "[server]\nproxy_protocol = true".to_owned(),
+            "f.toml:2: server.proxy_protocol: needs server.trusted_proxies beside it",
+        ),
+        (
             "[cluster]\nredis = \"redis://:s3cr3t@h\"".to_owned(),
             "f.toml:2: cluster.redis: not available in this version",
         ),

@@ -24,6 +24,7 @@ mod ordering;
 mod panics;
 mod process;
 mod properties;
+mod proxy;
 mod races;
 mod reload;
 mod requests;

@@ -118,6 +118,7 @@ pub fn config(apps: Vec<App>) -> Config {
             shutdown_grace: Duration::ZERO,
             handshake_timeout: Duration::from_secs(10),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             connections_per_ip: 0,
             cors_origins: vec!["*".to_owned()],
             tls: None,

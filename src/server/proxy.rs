@@ -1,0 +1,172 @@
+//! The PROXY protocol, versions 1 and 2, by which a proxy says whose connection it passes on before the
+//! first byte of it. Where it is switched on every connection must begin with it, as its specification
+//! demands: nobody is left to guess.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// What version 2 begins with.
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The longest line of version 1, its end included.
+const LINE: usize = 107;
+
+/// The longest header of version 2 that is taken: addresses and 1 KiB of extensions, which are skipped.
+const MOST: usize = 16 + 216 + 1024;
+
+/// A header that was read.
+#[derive(PartialEq, Eq, Debug)]
+struct Header {
+    /// Its bytes.
+    length: usize,
+    /// Who connected to the proxy; none if it is the proxy itself, or has no address.
+    client: Option<IpAddr>,
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum Wrong {
+    /// It may become right with more bytes.
+    Unfinished,
+    Malformed,
+}
+
+/// Takes the header off a new connection; the client's address, if it says one.
+pub(super) async fn read(tcp: &mut TcpStream) -> io::Result<Option<IpAddr>> {
+    let mut bytes = Vec::new();
+    loop {
+        // No more than the header is taken, for what follows it is TLS or HTTP.
+        let missing = wanted(&bytes).saturating_sub(bytes.len()).max(1);
+        let before = bytes.len();
+        bytes.resize(before + missing, 0);
+        let read = tcp.read(bytes.get_mut(before..).unwrap_or_default()).await?;
+        bytes.truncate(before + read);
+        match parse(&bytes) {
+            Ok(header) => return Ok(header.client),
+            Err(Wrong::Unfinished) if read > 0 => {}
+            Err(_) => return Err(io::Error::other("no header of the PROXY protocol")),
+        }
+    }
+}
+
+/// How many bytes there are at least if these are the first.
+fn wanted(bytes: &[u8]) -> usize {
+    match bytes {
+        // The shortest line is `PROXY UNKNOWN`.
+        [b'P', ..] => (bytes.len() + 1).max(15),
+        [b'\r', ..] => match bytes.get(14..16) {
+            Some(&[high, low]) => 16 + usize::from(u16::from_be_bytes([high, low])),
+            _ => 16,
+        },
+        _ => 1,
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Header, Wrong> {
+    let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
+    if begins(SIGNATURE) {
+        version_2(bytes)
+    } else if begins(b"PROXY ") {
+        version_1(bytes)
+    } else {
+        Err(Wrong::Malformed)
+    }
+}
+
+fn version_1(bytes: &[u8]) -> Result<Header, Wrong> {
+    let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else {
+        return Err(if bytes.len() < LINE { Wrong::Unfinished } else { Wrong::Malformed });
+    };
+    let line = bytes.get(..end).and_then(|line| std::str::from_utf8(line).ok());
+    let words: Vec<&str> = line.ok_or(Wrong::Malformed)?.split(' ').collect();
+    let client = match words.as_slice() {
+        [_, "UNKNOWN", ..] => None,
+        [_, "TCP4", client, _, _, _] => {
+            Some(client.parse::<Ipv4Addr>().map_err(|_| Wrong::Malformed)?.into())
+        }
+        [_, "TCP6", client, _, _, _] => {
+            Some(client.parse::<Ipv6Addr>().map_err(|_| Wrong::Malformed)?.into())
+        }
+        _ => return Err(Wrong::Malformed),
+    };
+    Ok(Header { length: end + 2, client })
+}
+
+fn version_2(bytes: &[u8]) -> Result<Header, Wrong> {
+    let (Some(&command), Some(&family), Some(&[high, low])) =
+        (bytes.get(12), bytes.get(13), bytes.get(14..16))
+    else {
+        return Err(Wrong::Unfinished);
+    };
+    let length = 16 + usize::from(u16::from_be_bytes([high, low]));
+    if length > MOST || !matches!(command, 0x20 | 0x21) {
+        return Err(Wrong::Malformed);
+    }
+    let addresses = bytes.get(16..length).ok_or(Wrong::Unfinished)?;
+    // The source stands first. A command of 0 is the proxy itself, looking whether we are there.
+    let client = match (command, family >> 4) {
+        (0x21, 1) => {
+            let octets = addresses.first_chunk::<4>().filter(|_| addresses.len() >= 12);
+            Some(IpAddr::from(*octets.ok_or(Wrong::Malformed)?))
+        }
+        (0x21, 2) => {
+            let octets = addresses.first_chunk::<16>().filter(|_| addresses.len() >= 36);
+            Some(IpAddr::from(*octets.ok_or(Wrong::Malformed)?))
+        }
+        _ => None,
+    };
+    Ok(Header { length, client })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v2(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
+        let length = (addresses.len() as u16).to_be_bytes();
+        [SIGNATURE, &[command, family][..], &length, addresses].concat()
+    }
+
+    #[test]
+    fn both_versions_say_who_the_client_is() {
+        let four = [192, 0, 2, 1, 198, 51, 100, 1, 0, 80, 1, 187];
+        let mut six = [0; 36];
+        six[15] = 1;
+        for (bytes, client) in [
+            (b"PROXY TCP4 192.0.2.1 198.51.100.1 80 443\r\n".to_vec(), Some("192.0.2.1")),
+            (b"PROXY TCP6 2001:db8::1 2001:db8::2 80 443\r\n".to_vec(), Some("2001:db8::1")),
+            (b"PROXY UNKNOWN\r\n".to_vec(), None),
+            (b"PROXY UNKNOWN ffff::1 ffff::1 65535 65535\r\n".to_vec(), None),
+            (v2(0x21, 0x11, &four), Some("192.0.2.1")),
+            (v2(0x21, 0x21, &six), Some("::1")),
+            (v2(0x21, 0x11, &[&four[..], &[4, 0, 1, 0]].concat()), Some("192.0.2.1")),
+            (v2(0x20, 0x00, &[]), None),
+            (v2(0x21, 0x31, &[0; 216]), None),
+        ] {
+            let client = client.map(|client| client.parse().unwrap());
+            let header = Header { length: bytes.len(), client };
+            for end in 1..bytes.len() {
+                assert_eq!(parse(&bytes[..end]), Err(Wrong::Unfinished), "{end} of {bytes:?}");
+                assert!(wanted(&bytes[..end]) <= bytes.len(), "{end} of {bytes:?}");
+            }
+            assert_eq!(parse(&[&bytes[..], b"GET /"].concat()), Ok(header), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for bytes in [
+            b"GET / HTTP/1.1\r\n".to_vec(),
+            b"PROXY TCP4 nobody 198.51.100.1 80 443\r\n".to_vec(),
+            b"PROXY TCP4\r\n".to_vec(),
+            [&b"PROXY "[..], &[b'x'; LINE]].concat(),
+            v2(0x31, 0x11, &[0; 12]),
+            v2(0x21, 0x11, &[0; 11]),
+            v2(0x21, 0x11, &[0; 2000]),
+        ] {
+            assert_eq!(parse(&bytes), Err(Wrong::Malformed), "{bytes:?}");
+        }
+    }
+}
