@@ -15,6 +15,7 @@ pub mod node;
 pub mod protocol;
 pub mod session;
 pub mod socket;
+pub mod webhook;
 
 pub mod server;
 

@@ -27,6 +27,7 @@ use crate::protocol::event::Message;
 use crate::protocol::json;
 use crate::protocol::member::{Member, User, UserId};
 use crate::protocol::socket_id::SocketId;
+use crate::webhook::{Fact, Webhooks};
 
 /// What all workers of one server share.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub struct Shared {
     /// Sockets of all apps together; 0: no limit.
     pub max_connections: usize,
     pub addresses: Addresses,
+    pub webhooks: Webhooks,
 }
 
 impl Shared {
@@ -193,11 +195,16 @@ impl Node {
                 }
             })
             .map_err(|_| SubscriptionError::TooManyMembers { max })?;
+        self.report(&app, subscribed.occupied.then_some(()), |()| Fact::Occupied(name.clone()));
+        let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
+        self.report(&app, member.filter(|_| is_new), |new| Fact::Joined(name.clone(), new.user_id));
         match subscribed.joined {
             Some(Joined { roster, .. }) => connection.tell(roster),
             None => connection.tell(Message::subscribed(&name)),
         }
         if kind.cache {
+            let misses = cached.is_none().then_some(());
+            self.report(&app, misses, |()| Fact::CacheMiss(name.clone()));
             connection
                 .tell(cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message));
         }
@@ -277,8 +284,11 @@ impl Node {
         }
     }
 
-    fn tell_of_end(&self, directory: &Arc<Directory>, ended: &Ended, app: &App) {
+    fn tell_of_end(&self, directory: &Arc<Directory>, ended: &Ended, app: &Arc<App>) {
         let name = &ended.channel;
+        let left = ended.user.as_ref().filter(|_| ended.change.left);
+        self.report(app, left, |user| Fact::Left(name.clone(), user.clone()));
+        self.report(app, ended.change.vacated.then_some(()), |()| Fact::Vacated(name.clone()));
         self.tell_count(directory, name, ended.change.count, app);
     }
 
@@ -297,7 +307,7 @@ impl Node {
 
     /// Tells subscribers how many they are, where the app wants it: never on presence channels, which know
     /// their members, nor on encrypted ones, where Java would try to decrypt it (case K11).
-    fn tell_count(&self, directory: &Directory, name: &ChannelName, count: usize, app: &App) {
+    fn tell_count(&self, directory: &Directory, name: &ChannelName, count: usize, app: &Arc<App>) {
         let access = name.kind().access;
         if !app.features.subscription_count
             || count == 0
@@ -306,11 +316,12 @@ impl Node {
         {
             return;
         }
-        self.tell_count_now(directory, name);
+        self.tell_count_now(directory, name, app);
     }
 
-    fn tell_count_now(&self, directory: &Directory, name: &ChannelName) {
+    fn tell_count_now(&self, directory: &Directory, name: &ChannelName, app: &Arc<App>) {
         directory.count(name.as_str(), |seats, count| {
+            self.report(app, Some(count), |count| Fact::Count(name.clone(), count));
             let message = Message::subscription_count(name, count);
             self.hub().publish(seats, message.bytes(), None, History::None);
         });
@@ -318,10 +329,19 @@ impl Node {
 
     /// Tells crowded channels the count that has changed since they were told.
     pub fn tell_due_counts(&self) {
-        for (_, directory) in self.hub().directories() {
+        let apps = self.shared.apps.load();
+        for (id, directory) in self.hub().directories() {
+            let Some(app) = apps.by_id(id.as_str()) else { continue };
             for name in directory.counting.due() {
-                self.tell_count_now(&directory, &name);
+                self.tell_count_now(&directory, &name, app);
             }
+        }
+    }
+
+    /// Leaves a fact for the app's webhooks.
+    fn report<T>(&self, app: &Arc<App>, what: Option<T>, fact: impl FnOnce(T) -> Fact) {
+        if let Some(what) = what.filter(|_| !app.webhooks.is_empty()) {
+            self.shared.webhooks.tell(app, fact(what));
         }
     }
 
@@ -396,6 +416,9 @@ impl Node {
         let user = self.worker.present_as(connection, name.as_str());
         let message = Message::client_event(&name, event, &data, user.as_ref());
         connection.traffic().published.add(1);
+        self.report(&app, Some(user), |user| {
+            Fact::client_event(&name, event, &data, connection.id, user)
+        });
         let seats = connection.directory.seats(name.as_str());
         self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
         Ok(())

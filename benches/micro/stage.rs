@@ -18,6 +18,7 @@ use fanfare::metrics::Metrics;
 use fanfare::node::{Node, Publication, Shared};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::command::Subscribe;
+use fanfare::webhook::Webhooks;
 
 /// One worker with its connections.
 pub(crate) struct Stage {
@@ -39,6 +40,7 @@ impl Stage {
             draining: AtomicBool::new(false),
             max_connections: 0,
             addresses: Addresses::new(0),
+            webhooks: Webhooks::default(),
         });
         let node = Node::new(shared.clone(), Worker::new(shared.hub.clone(), 0));
         let directory = shared.hub.directory(&app.id);

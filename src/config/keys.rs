@@ -93,6 +93,8 @@ pub const SERVER: &[Key<Config>] = &[
     key("log.format", r#""text""#, |c, v| {
         put(&mut c.log.json, choice(v, &[("text", false), ("json", true)]))
     }),
+    key("webhooks.allow_private", "true", |c, v| put(&mut c.webhooks.allow_private, boolean(v))),
+    key("webhooks.spool", r#""""#, |c, v| put(&mut c.webhooks.spool, text(v).map(file_path))),
     key("apps_file.path", r#""""#, |c, v| put(&mut c.apps_file, text(v).map(file_path))),
 ];
 

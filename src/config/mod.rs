@@ -38,6 +38,7 @@ pub struct Config {
     pub metrics: Metrics,
     pub cluster: Cluster,
     pub log: Log,
+    pub webhooks: Webhooks,
     /// A file of more apps, which are among `apps`.
     pub apps_file: Option<PathBuf>,
     pub apps: Apps,
@@ -119,6 +120,15 @@ pub struct Metrics {
     /// 0: served by the main listener under `/metrics`.
     pub port: u16,
     pub prefix: String,
+}
+
+/// What all webhooks share; each is its app's.
+#[derive(Clone, Debug)]
+pub struct Webhooks {
+    /// Whether they may be posted to addresses that are not public.
+    pub allow_private: bool,
+    /// The folder in which what could not be sent is kept over a restart.
+    pub spool: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use super::error::{Error, Origin};
 use super::keys::{APP, Key, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Group, Setting, Settings, blank_webhook, effective, fill};
 use super::value::Value;
-use super::{Cluster, Config, Log, MadeApp, Metrics, Server, Tls, TryOut};
+use super::{Cluster, Config, Log, MadeApp, Metrics, Server, Tls, TryOut, Webhooks};
 use crate::app::{App, Apps, Duplicate};
 
 impl Settings {
@@ -107,14 +107,7 @@ impl Settings {
 
     /// What is known and checked but that this version cannot do yet.
     fn refuse_unavailable(&self) -> Result<(), Error> {
-        refuse_other(SERVER, &self.server, "cluster.redis")?;
-        for (index, app) in self.apps.iter().enumerate() {
-            if let Some(webhook) = app.webhooks.first() {
-                let name = format!("apps[{index}].webhooks");
-                return Err(Error::at(&webhook.origin, &name, UNAVAILABLE));
-            }
-        }
-        Ok(())
+        refuse_other(SERVER, &self.server, "cluster.redis")
     }
 }
 
@@ -177,6 +170,7 @@ impl Config {
                 prefix: String::new(),
             },
             cluster: Cluster { redis: Vec::new(), prefix: String::new() },
+            webhooks: Webhooks { allow_private: true, spool: None },
             log: Log { level: LevelFilter::OFF, json: false },
             apps_file: None,
             apps: Apps::default(),

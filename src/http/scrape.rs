@@ -3,12 +3,14 @@
 //! a channel, so that a scrape costs the same however many there are.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::hub::directory::{Directory, Totals};
 use crate::metrics::{
     Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic,
 };
 use crate::node::Shared;
+use crate::webhook;
 
 /// A server to be looked at.
 #[derive(Debug)]
@@ -149,6 +151,7 @@ impl Scrape {
         self.tell_sockets(&mut page);
         self.tell_api(&mut page);
         self.tell_workers(&mut page);
+        self.tell_webhooks(&mut page);
         tell_process(&mut page);
         page.text()
     }
@@ -281,6 +284,41 @@ impl Scrape {
                     that turn are written to.";
         page.histograms("fan_out_duration_seconds", help, [(&[][..], fan_out)]);
     }
+}
+
+impl Scrape {
+    /// By app and the webhook's place among those of its app: its URL may hold a token.
+    fn tell_webhooks(&self, page: &mut Page) {
+        let hooks = self.shared.webhooks.figures();
+        let places: Vec<String> = hooks.iter().map(|hook| hook.index.to_string()).collect();
+        let labels: Vec<[(&str, &str); 2]> = hooks
+            .iter()
+            .zip(&places)
+            .map(|(hook, place)| [("app", hook.app.as_str()), ("webhook", place.as_str())])
+            .collect();
+        let of_all = |read: fn(&webhook::Figures) -> f64| {
+            labels.iter().zip(&hooks).map(move |(labels, hook)| (&labels[..], read(hook)))
+        };
+        let help = "Events that wait for a webhook's endpoint.";
+        page.gauges("webhook_queue", help, of_all(|hook| count(&hook.queued)));
+        let help = "How long the first of them has waited.";
+        page.gauges("webhook_oldest_seconds", help, of_all(webhook::Figures::age));
+        let help = "1 while a webhook's endpoint fails.";
+        let failing = |hook: &webhook::Figures| f64::from(u8::from(hook.is_failing()));
+        page.gauges("webhook_failing", help, of_all(failing));
+        let help = "Events that a webhook's endpoint took.";
+        page.counters("webhook_sent_total", help, of_all(|hook| count(&hook.sent)));
+        let help = "Events given up, too old or too many.";
+        page.counters("webhook_dropped_total", help, of_all(|hook| count(&hook.dropped)));
+        let help = "Requests to a webhook's endpoint.";
+        page.counters("webhook_tries_total", help, of_all(|hook| count(&hook.tries)));
+        let help = "Requests to a webhook's endpoint that it did not answer with a 2xx.";
+        page.counters("webhook_failures_total", help, of_all(|hook| count(&hook.failures)));
+    }
+}
+
+fn count(number: &AtomicU64) -> f64 {
+    number.load(Ordering::Relaxed) as f64
 }
 
 fn tell_apps(page: &mut Page, apps: &[AppFigures]) {

@@ -40,6 +40,13 @@ impl Signer {
         hex::encode(fed(&self.current, parts).finalize().into_bytes())
     }
 
+    /// The same with the oldest secret that still holds, for whoever may not know the new one yet (case W11).
+    pub fn sign_with_oldest(&self, text: &str) -> String {
+        let mut mac = self.previous.last().unwrap_or(&self.current).clone();
+        mac.update(text.as_bytes());
+        hex::encode(mac.finalize().into_bytes())
+    }
+
     /// Whether `signature` is the hex of the signature of `parts`, in either case.
     pub fn verify(&self, parts: &[&str], signature: &str) -> bool {
         let mut bytes = [0; 32];

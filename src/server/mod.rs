@@ -12,9 +12,10 @@ mod tls;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -29,11 +30,15 @@ use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
 use crate::metrics::Metrics;
 use crate::node::Shared;
+use crate::webhook::{self, Webhooks};
 use accept::Accepted;
 use tls::Certificates;
 
 /// File descriptors that are not sockets of clients: listeners, logs, and some room.
 const SPARE_FILES: u64 = 64;
+
+/// How long webhooks have at least once all connections are gone.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A server that runs.
 #[derive(Debug)]
@@ -49,6 +54,8 @@ pub struct Running {
     /// Counts each worker's turns of the clock.
     beats: Arc<[AtomicU64]>,
     threads: Vec<JoinHandle<()>>,
+    /// When it began to stop.
+    drained: OnceLock<Instant>,
 }
 
 /// What the threads are to do.
@@ -166,20 +173,17 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
         draining: AtomicBool::new(false),
         max_connections: capacity(config.server.max_connections),
         addresses: Addresses::new(config.server.connections_per_ip),
+        webhooks: webhooks_of(&config)?,
     });
     let page = page(&config);
-    let scrape = Arc::new(Scrape {
-        shared: shared.clone(),
-        prefix: config.metrics.prefix.clone(),
-        port: addr.port(),
-    });
-    let metrics = config.metrics;
+    let scrape =
+        Scrape { shared: shared.clone(), prefix: config.metrics.prefix.clone(), port: addr.port() };
     let server = Arc::new(config.server);
     let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::new(0)).collect();
     let (phase, _) = watch::channel(Phase::Serving);
     let (apps, _) = watch::channel(0);
-    let scrape = metrics_of(&metrics, scrape, &phase);
+    let scrape = metrics_of(&config.metrics, Arc::new(scrape), &phase);
     let (doors, accepted): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let mut acceptor =
@@ -207,7 +211,18 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
     }
     info!(%addr, workers, "listening");
     let (listener, config) = (kept, server);
-    Ok(Running { addr, listener, shared, config, certificates, apps, phase, beats, threads })
+    Ok(Running {
+        addr,
+        listener,
+        shared,
+        config,
+        certificates,
+        apps,
+        phase,
+        beats,
+        threads,
+        drained: OnceLock::new(),
+    })
 }
 
 fn listen(config: &config::Server, listener: Option<TcpListener>) -> io::Result<TcpListener> {
@@ -218,6 +233,11 @@ fn listen(config: &config::Server, listener: Option<TcpListener>) -> io::Result<
     let config::Server { host, port, .. } = config;
     let bound = resolve(host, *port).and_then(accept::bind);
     bound.map_err(|error| io::Error::other(format!("{host}:{port}: {error}")))
+}
+
+fn webhooks_of(config: &Config) -> io::Result<Webhooks> {
+    let config::Webhooks { allow_private, spool } = config.webhooks.clone();
+    Webhooks::start(webhook::Options { allow_private, spool }, &config.apps)
 }
 
 /// Serves metrics on a listener of their own, or gives back what the workers are to serve. That metrics
@@ -300,6 +320,7 @@ impl Running {
     /// Begins to stop: new sockets are refused, established ones closed one after the other, requests
     /// answered.
     pub fn drain(&self) {
+        self.drained.get_or_init(Instant::now);
         self.shared.draining.store(true, Ordering::Relaxed);
         self.phase.send_replace(Phase::Draining);
     }
@@ -326,6 +347,10 @@ impl Running {
     /// Waits until all connections are gone, or the grace is over. Fails if a worker ended in a panic.
     pub fn wait(self) -> io::Result<()> {
         let ends: Vec<bool> = self.threads.into_iter().map(|one| one.join().is_ok()).collect();
+        // What the last ones to leave were news of has the rest of the grace, and a moment at least.
+        let drained = self.drained.get().copied().unwrap_or_else(Instant::now);
+        let end = drained + self.config.shutdown_grace;
+        self.shared.webhooks.finish(end.max(Instant::now() + FAREWELL));
         if ends.contains(&false) {
             return Err(io::Error::other("a worker ended in a panic"));
         }

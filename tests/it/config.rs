@@ -130,8 +130,8 @@ fn the_example_names_every_key_with_its_default() {
 fn the_example_changes_nothing() {
     let folder = Folder::new("example").with("f.toml", EXAMPLE);
     let shown = |config: &Config| {
-        let Config { server, metrics, cluster, log, apps_file, .. } = config;
-        format!("{server:?} {metrics:?} {cluster:?} {log:?} {apps_file:?}")
+        let Config { server, metrics, cluster, webhooks, log, apps_file, .. } = config;
+        format!("{server:?} {metrics:?} {cluster:?} {webhooks:?} {log:?} {apps_file:?}")
     };
     let config = folder.config(&FILE, &[]);
     assert_eq!(shown(&config), shown(&folder.config(&[], &[])));
@@ -214,7 +214,7 @@ fn what_contradicts_is_refused_with_its_place() {
         ),
         (
             app("1", "k") + "[[apps.webhooks]]\nbatch = \"1s\"",
-            "f.toml:5: apps[0].webhooks: not available in this version",
+            "f.toml:5: apps[0].webhooks[0].url: missing, and it has no default",
         ),
         (
             "[server]\ntls = { cert = \"c.pem\" }".to_owned(),

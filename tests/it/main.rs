@@ -32,3 +32,4 @@ mod rfc6455;
 mod support;
 mod tidy;
 mod tls;
+mod webhook;

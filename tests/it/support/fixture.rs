@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare::app::{App, Apps};
-use fanfare::config::{Cluster, Config, Log, Metrics, Server};
+use fanfare::config::{self, Cluster, Config, Log, Metrics, Server};
 use fanfare::server::{self, Running};
 
 use super::http::{Http, Response};
@@ -131,6 +131,7 @@ pub fn config(apps: Vec<App>) -> Config {
             prefix: "fanfare_".to_owned(),
         },
         cluster: Cluster { redis: Vec::new(), prefix: "fanfare".to_owned() },
+        webhooks: config::Webhooks { allow_private: true, spool: None },
         log: Log { level: tracing::level_filters::LevelFilter::OFF, json: false },
         apps_file: None,
         apps: Apps::new(apps).expect("ids and keys given once"),

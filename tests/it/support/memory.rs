@@ -18,6 +18,7 @@ use fanfare::node::{Node, Publication, Shared};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::session::Session;
 use fanfare::socket::{self, Socket};
+use fanfare::webhook::Webhooks;
 
 use super::fixture::{ID, KEY, SECRET};
 use super::sign::hmac_hex;
@@ -120,6 +121,7 @@ pub fn shared(workers: usize, change: impl FnOnce(&mut App)) -> Arc<Shared> {
         draining: AtomicBool::new(false),
         max_connections: 0,
         addresses: Addresses::new(0),
+        webhooks: Webhooks::default(),
     })
 }
 

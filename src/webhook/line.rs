@@ -1,0 +1,284 @@
+//! One webhook's events on their way: in the order they happened, one request at a time, tried again with
+//! growing pauses for five minutes, in bounded memory. A dead endpoint holds up its own line alone.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::millis;
+use super::post::{Failure, Post};
+use super::spool::Kept;
+use crate::app::{App, Webhook};
+
+/// Events and bytes that may wait in one line. Beyond them the newest are left out.
+const MOST: usize = 10_000;
+const MOST_BYTES: usize = 16 << 20;
+
+/// Events and bytes of one request with several.
+const MOST_TOGETHER: usize = 1_000;
+const MOST_BYTES_TOGETHER: usize = 256 << 10;
+
+/// For how long after it happened an event is tried again; milliseconds.
+const WHILE: u64 = 300_000;
+
+/// The pause after the first try that failed; it doubles with each up to the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How a line gets on, readable from every thread.
+#[derive(Debug, Default)]
+pub struct Figures {
+    pub app: String,
+    /// The webhook's place among those of its app.
+    pub index: usize,
+    pub queued: AtomicU64,
+    /// When the first in line happened, in milliseconds since 1970; 0: nothing waits.
+    pub oldest: AtomicU64,
+    pub sent: AtomicU64,
+    /// Events given up: too old, or too many.
+    pub dropped: AtomicU64,
+    pub tries: AtomicU64,
+    pub failures: AtomicU64,
+    failing: AtomicBool,
+}
+
+impl Figures {
+    /// Seconds that the first in line has waited.
+    pub fn age(&self) -> f64 {
+        match self.oldest.load(Ordering::Relaxed) {
+            0 => 0.0,
+            at => millis().saturating_sub(at) as f64 / 1e3,
+        }
+    }
+
+    /// Whether the last try failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+}
+
+/// A line, as the desk holds it. Dropped, it ends.
+pub(super) struct Line {
+    state: Rc<State>,
+    task: AbortHandle,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct State {
+    /// As they are configured now.
+    hook: RefCell<(Arc<App>, Webhook)>,
+    queue: RefCell<VecDeque<(u64, String)>>,
+    bytes: Cell<usize>,
+    figures: Arc<Figures>,
+    more: Notify,
+    emptied: Notify,
+    /// The server ends: no more pauses to gather events.
+    hurry: Cell<bool>,
+}
+
+impl Line {
+    pub(super) fn begin(app: Arc<App>, index: usize, webhook: Webhook, post: Post) -> Self {
+        let figures = Figures { app: app.id.to_string(), index, ..Figures::default() };
+        let state = Rc::new(State {
+            hook: RefCell::new((app, webhook)),
+            queue: RefCell::default(),
+            bytes: Cell::new(0),
+            figures: Arc::new(figures),
+            more: Notify::new(),
+            emptied: Notify::new(),
+            hurry: Cell::new(false),
+        });
+        let task = spawn_local(run(state.clone(), post)).abort_handle();
+        Self { state, task }
+    }
+
+    pub(super) fn figures(&self) -> Arc<Figures> {
+        self.state.figures.clone()
+    }
+
+    /// Goes on with the webhook as it is configured now.
+    pub(super) fn renew(&self, app: &Arc<App>, webhook: &Webhook) {
+        let mut hook = self.state.hook.borrow_mut();
+        if !Arc::ptr_eq(&hook.0, app) {
+            *hook = (app.clone(), webhook.clone());
+        }
+    }
+
+    /// Puts in an event that happened at `at`.
+    pub(super) fn put(&self, at: u64, json: String) {
+        let state = &self.state;
+        let mut queue = state.queue.borrow_mut();
+        let bytes = state.bytes.get() + json.len();
+        if queue.len() >= MOST || bytes > MOST_BYTES {
+            if state.figures.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+                let (app, index) = (&state.figures.app, state.figures.index);
+                warn!(%app, index, "a webhook's line is full: its newest events are dropped");
+            }
+            return;
+        }
+        state.bytes.set(bytes);
+        queue.push_back((at, json));
+        state.tell(&queue);
+        state.more.notify_one();
+    }
+
+    /// Sends without gathering from now on.
+    pub(super) fn hurry(&self) {
+        self.state.hurry.set(true);
+        self.state.more.notify_one();
+    }
+
+    /// Waits until nothing is in line.
+    pub(super) async fn emptied(&self) {
+        while !self.state.queue.borrow().is_empty() {
+            self.state.emptied.notified().await;
+        }
+    }
+
+    /// What is in line.
+    pub(super) fn left(&self) -> Vec<Kept> {
+        let (app, webhook) = &*self.state.hook.borrow();
+        let queue = self.state.queue.borrow();
+        let kept = |(at, json): &(u64, String)| {
+            Some(Kept {
+                app: app.id.to_string(),
+                index: self.state.figures.index,
+                url: webhook.url.clone(),
+                at: *at,
+                event: RawValue::from_string(json.clone()).ok()?,
+            })
+        };
+        queue.iter().filter_map(kept).collect()
+    }
+}
+
+impl State {
+    fn tell(&self, queue: &VecDeque<(u64, String)>) {
+        self.figures.queued.store(queue.len() as u64, Ordering::Relaxed);
+        let oldest = queue.front().map_or(0, |(at, _)| *at);
+        self.figures.oldest.store(oldest, Ordering::Relaxed);
+    }
+
+    /// How many events the next request has, and its body.
+    fn next(&self) -> Option<(usize, String)> {
+        let together = !self.hook.borrow().1.batch.is_zero();
+        let queue = self.queue.borrow();
+        let mut body = format!("{{\"time_ms\":{},\"events\":[", millis());
+        let mut count = 0;
+        for (_, json) in queue.iter().take(if together { MOST_TOGETHER } else { 1 }) {
+            if count > 0 {
+                if body.len() + json.len() > MOST_BYTES_TOGETHER {
+                    break;
+                }
+                body.push(',');
+            }
+            body.push_str(json);
+            count += 1;
+        }
+        body.push_str("]}");
+        (count > 0).then_some((count, body))
+    }
+
+    /// Takes the first `count` out.
+    fn remove(&self, count: usize) {
+        let mut queue = self.queue.borrow_mut();
+        let count = count.min(queue.len());
+        let bytes: usize = queue.drain(..count).map(|(_, json)| json.len()).sum();
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+        self.tell(&queue);
+        if queue.is_empty() {
+            self.emptied.notify_one();
+        }
+    }
+
+    /// Gives up those in front that are too old to be tried again.
+    fn give_up(&self) {
+        let before = millis().saturating_sub(WHILE);
+        let old = self.queue.borrow().iter().take_while(|(at, _)| *at <= before).count();
+        if old > 0 {
+            self.figures.dropped.fetch_add(old as u64, Ordering::Relaxed);
+            self.remove(old);
+            let (app, index) = (&self.figures.app, self.figures.index);
+            warn!(%app, index, dropped = old, "webhook events were tried for five minutes");
+        }
+    }
+
+    /// One request; whether it was taken.
+    async fn try_once(&self, post: &Post) -> bool {
+        let Some((count, body)) = self.next() else { return true };
+        let (app, webhook) = self.hook.borrow().clone();
+        self.figures.tries.fetch_add(1, Ordering::Relaxed);
+        let sent = post.send(&app, &webhook, body).await;
+        let (id, index) = (&self.figures.app, self.figures.index);
+        let failed_before = self.figures.failing.swap(sent.is_err(), Ordering::Relaxed);
+        match sent {
+            Ok(()) => {
+                self.figures.sent.fetch_add(count as u64, Ordering::Relaxed);
+                self.remove(count);
+                if failed_before {
+                    warn!(app = %id, index, "a webhook's endpoint answers again");
+                }
+                true
+            }
+            Err(failure) => {
+                self.figures.failures.fetch_add(1, Ordering::Relaxed);
+                // Neither the URL, in which a token may stand, nor what was sent is logged.
+                let problem = match &failure {
+                    Failure::Status(status) => format!("it answered {status}"),
+                    Failure::Time => "it did not answer in time".to_owned(),
+                    Failure::Connection(problem) => problem.clone(),
+                };
+                if failed_before {
+                    debug!(app = %id, index, "a webhook's endpoint fails: {problem}");
+                } else {
+                    warn!(app = %id, index, "a webhook's endpoint fails: {problem}");
+                }
+                false
+            }
+        }
+    }
+}
+
+/// Sends what is in line for as long as the line is.
+async fn run(state: Rc<State>, post: Post) {
+    let mut pause = PAUSE;
+    loop {
+        if state.queue.borrow().is_empty() {
+            state.more.notified().await;
+            let batch = state.hook.borrow().1.batch;
+            if !batch.is_zero() && !state.hurry.get() {
+                sleep(batch).await;
+            }
+            continue;
+        }
+        if state.try_once(&post).await {
+            pause = PAUSE;
+            continue;
+        }
+        state.give_up();
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Between half and all of `pause`, so that lines that failed together do not try together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without chance it is the whole pause.
+    let _ = getrandom::fill(&mut byte);
+    pause - pause / 2 * u32::from(byte[0]) / 255
+}

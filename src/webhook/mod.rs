@@ -1,0 +1,327 @@
+//! What backends are told of by webhooks. Whoever has a fact leaves it here and goes on; a thread of its
+//! own decides what of it is news, and each webhook has a line that keeps the order, tries again and is
+//! nobody else's concern when its endpoint is slow or dead. Knows no hub: facts are data.
+
+mod line;
+mod news;
+mod post;
+mod spool;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
+use line::Line;
+use news::News;
+use post::Post;
+
+pub use line::Figures;
+
+/// Facts that may wait to be looked at before those are left out that no later fact depends on.
+const MOST_FACTS: usize = 65_536;
+
+/// How the webhooks of all apps are served.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether endpoints may have addresses that are not public.
+    pub allow_private: bool,
+    /// Where what could not be sent is kept over a restart; none: it is lost.
+    pub spool: Option<PathBuf>,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Fact {
+    Occupied(ChannelName),
+    Vacated(ChannelName),
+    Joined(ChannelName, UserId),
+    Left(ChannelName, UserId),
+    CacheMiss(ChannelName),
+    Count(ChannelName, usize),
+    ClientEvent(Box<Whisper>),
+}
+
+/// A client event.
+#[derive(Debug)]
+pub struct Whisper {
+    pub channel: ChannelName,
+    pub event: String,
+    /// The token of the data's JSON string.
+    pub data: String,
+    pub socket: SocketId,
+    /// On presence channels.
+    pub user: Option<UserId>,
+}
+
+impl Fact {
+    /// A client event; `data` is the token of its JSON string.
+    pub fn client_event(
+        channel: &ChannelName,
+        event: &str,
+        data: &str,
+        socket: SocketId,
+        user: Option<UserId>,
+    ) -> Self {
+        let (channel, event, data) = (channel.clone(), event.to_owned(), data.to_owned());
+        Self::ClientEvent(Box::new(Whisper { channel, event, data, socket, user }))
+    }
+
+    /// The events it may lead to.
+    fn events(&self) -> &'static [WebhookEvent] {
+        match self {
+            // Whether one is news depends on the other.
+            Self::Occupied(_) | Self::Vacated(_) => {
+                &[WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated]
+            }
+            Self::Joined(..) | Self::Left(..) => {
+                &[WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved]
+            }
+            Self::CacheMiss(_) => &[WebhookEvent::CacheMiss],
+            Self::Count(..) => &[WebhookEvent::SubscriptionCount],
+            Self::ClientEvent(_) => &[WebhookEvent::ClientEvent],
+        }
+    }
+
+    /// Whether later facts mean something else without it.
+    fn is_needed(&self) -> bool {
+        matches!(self, Self::Occupied(_) | Self::Vacated(_) | Self::Joined(..) | Self::Left(..))
+    }
+}
+
+/// What a webhook tells, ready to be sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    pub kind: WebhookEvent,
+    pub channel: ChannelName,
+    /// One object of a request's `events`.
+    pub json: String,
+}
+
+impl Event {
+    /// Whether the webhook asks for it.
+    fn is_for(&self, webhook: &Webhook) -> bool {
+        let channel = self.channel.as_str();
+        webhook.events.contains(&self.kind)
+            && channel.starts_with(&webhook.channel_prefix)
+            && channel.ends_with(&webhook.channel_suffix)
+    }
+}
+
+/// The door to the thread that serves them. Without a thread nothing is told to anybody.
+#[derive(Debug, Default)]
+pub struct Webhooks {
+    facts: Option<mpsc::UnboundedSender<(Arc<App>, Fact)>>,
+    waiting: Arc<AtomicUsize>,
+    figures: Arc<Mutex<Vec<Arc<Figures>>>>,
+    thread: Mutex<Option<(oneshot::Sender<Instant>, JoinHandle<()>)>>,
+}
+
+impl Webhooks {
+    /// Starts the thread, and goes on with what an earlier run has left for `apps`.
+    pub fn start(options: Options, apps: &Apps) -> io::Result<Self> {
+        let (facts, received) = mpsc::unbounded_channel();
+        let (finish, finishing) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (figures, waiting) = (Arc::default(), Arc::default());
+        let seen = (Arc::clone(&figures), Arc::clone(&waiting));
+        let apps = apps.clone();
+        let thread = std::thread::Builder::new().name("webhooks".to_owned()).spawn(move || {
+            LocalSet::new().block_on(&runtime, async {
+                let mut desk = Desk {
+                    post: Post::new(options.allow_private),
+                    news: News::default(),
+                    lines: HashMap::new(),
+                    figures: seen.0,
+                    waiting: seen.1,
+                };
+                if let Some(folder) = &options.spool {
+                    desk.resume(folder, &apps);
+                }
+                let end = desk.serve(received, finishing).await;
+                desk.finish(end, options.spool.as_deref()).await;
+            });
+        })?;
+        let thread = Mutex::new(Some((finish, thread)));
+        Ok(Self { facts: Some(facts), waiting, figures, thread })
+    }
+
+    /// Leaves a fact, if a webhook of the app may ask for it. Never waits.
+    pub fn tell(&self, app: &Arc<App>, fact: Fact) {
+        let events = fact.events();
+        let asks = |webhook: &Webhook| webhook.events.iter().any(|event| events.contains(event));
+        let Some(facts) = self.facts.as_ref().filter(|_| app.webhooks.iter().any(asks)) else {
+            return;
+        };
+        if self.waiting.load(Ordering::Relaxed) >= MOST_FACTS && !fact.is_needed() {
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _ = facts.send((app.clone(), fact));
+    }
+
+    /// How each webhook gets on, for whoever looks at the server.
+    pub fn figures(&self) -> Vec<Arc<Figures>> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends what can be sent until `end`, keeps the rest if there is a place for it, and ends the thread.
+    pub fn finish(&self, end: std::time::Instant) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((finish, thread)) = thread else { return };
+        let _ = finish.send(end.into());
+        if thread.join().is_err() {
+            warn!("the webhooks ended in a panic");
+        }
+    }
+}
+
+/// The thread's own.
+struct Desk {
+    post: Post,
+    news: News,
+    lines: HashMap<(AppId, String), Line>,
+    figures: Arc<Mutex<Vec<Arc<Figures>>>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Desk {
+    /// Turns facts into events until the server is about to end; when it must have ended.
+    async fn serve(
+        &mut self,
+        mut facts: mpsc::UnboundedReceiver<(Arc<App>, Fact)>,
+        mut finishing: oneshot::Receiver<Instant>,
+    ) -> Instant {
+        let end = loop {
+            let next = self.news.next();
+            tokio::select! {
+                biased;
+                fact = facts.recv() => match fact {
+                    Some((app, fact)) => self.take(&app, fact),
+                    // The server is gone without saying so.
+                    None => break Instant::now(),
+                },
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                    for (app, event) in self.news.due(Instant::now()) {
+                        self.put(&app, event);
+                    }
+                }
+                end = &mut finishing => break end.unwrap_or_else(|_| Instant::now()),
+            }
+        };
+        while let Ok((app, fact)) = facts.try_recv() {
+            self.take(&app, fact);
+        }
+        // Nobody can come back to this server any more.
+        for (app, event) in self.news.all() {
+            self.put(&app, event);
+        }
+        end
+    }
+
+    fn take(&mut self, app: &Arc<App>, fact: Fact) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Some(event) = self.news.take(Instant::now(), app, fact) {
+            self.put(app, event);
+        }
+    }
+
+    /// Puts an event into the line of each webhook that asks for it.
+    fn put(&mut self, app: &Arc<App>, event: Event) {
+        let now = millis();
+        for (index, webhook) in app.webhooks.iter().enumerate() {
+            if event.is_for(webhook) {
+                self.line(app, index, webhook).put(now, event.json.clone());
+            }
+        }
+    }
+
+    /// The line of an app's webhook: its own, though another has the same URL.
+    fn line(&mut self, app: &Arc<App>, index: usize, webhook: &Webhook) -> &Line {
+        let (post, figures) = (&self.post, &self.figures);
+        let key = (app.id.clone(), format!("{index} {}", webhook.url));
+        let line = self.lines.entry(key).or_insert_with(|| {
+            let line = Line::begin(app.clone(), index, webhook.clone(), post.clone());
+            let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
+            figures.push(line.figures());
+            line
+        });
+        line.renew(app, webhook);
+        line
+    }
+
+    /// Puts back in line what an earlier run has left.
+    fn resume(&mut self, folder: &std::path::Path, apps: &Apps) {
+        let kept = match spool::take(folder) {
+            Ok(kept) => kept,
+            Err(error) => {
+                warn!(%error, folder = %folder.display(), "the webhook spool cannot be read");
+                return;
+            }
+        };
+        let (mut resumed, mut lost) = (0, 0);
+        for one in kept {
+            let app = apps.by_id(&one.app);
+            let hook = app.and_then(|app| {
+                let mut hooks = app.webhooks.iter().enumerate();
+                hooks.find(|(index, hook)| *index == one.index && hook.url == one.url)
+            });
+            match (app, hook) {
+                (Some(app), Some((index, hook))) => {
+                    self.line(app, index, hook).put(one.at, one.event.get().to_owned());
+                    resumed += 1;
+                }
+                _ => lost += 1,
+            }
+        }
+        if resumed + lost > 0 {
+            info!(resumed, lost, "webhook events of the last run");
+        }
+    }
+
+    async fn finish(&self, end: Instant, spool: Option<&std::path::Path>) {
+        for line in self.lines.values() {
+            line.hurry();
+        }
+        let all = async {
+            for line in self.lines.values() {
+                line.emptied().await;
+            }
+        };
+        let _ = tokio::time::timeout_at(end, all).await;
+        let left: Vec<_> = self.lines.values().flat_map(Line::left).collect();
+        if left.is_empty() {
+            return;
+        }
+        let count = left.len();
+        let Some(folder) = spool else {
+            warn!(lost = count, "webhook events were not sent; webhooks.spool would keep them");
+            return;
+        };
+        match spool::keep(folder, &left) {
+            Ok(()) => info!(kept = count, "webhook events are kept for the next run"),
+            Err(error) => {
+                warn!(%error, lost = count, folder = %folder.display(), "webhook events are lost");
+            }
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+fn millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

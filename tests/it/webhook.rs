@@ -1,0 +1,433 @@
+//! What a backend's endpoint gets: requests that official SDKs take for genuine, in order, again when they
+//! were refused, and nothing that was no news.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fanfare::app::{App, Webhook, WebhookEvent};
+use fanfare::protocol::auth::Signer;
+use serde_json::{Value, json};
+
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
+use crate::support::http::Http;
+use crate::support::sign::hmac_hex;
+use crate::support::websocket::Client;
+use crate::support::{DEADLINE, eventually};
+
+/// A backend. It answers each request with the next status it was given, and with its usual one when there
+/// is none.
+struct Endpoint {
+    addr: SocketAddr,
+    posts: Receiver<Post>,
+    statuses: Sender<u16>,
+    usual: Arc<AtomicU16>,
+}
+
+/// A request as it came.
+struct Post {
+    head: Vec<String>,
+    body: String,
+}
+
+impl Post {
+    fn header(&self, name: &str) -> &str {
+        let start = format!("{}: ", name.to_lowercase());
+        let mut found = self.head.iter().filter(|line| line.to_lowercase().starts_with(&start));
+        let value =
+            &found.next().unwrap_or_else(|| panic!("no {name} in {:?}", self.head))[start.len()..];
+        assert!(found.next().is_none(), "{name} twice in {:?}", self.head);
+        value
+    }
+
+    /// The events of a request that every SDK takes for genuine.
+    fn events(&self) -> Vec<Value> {
+        assert_eq!(self.header("content-type"), "application/json");
+        assert_eq!(self.header("x-pusher-key"), KEY);
+        assert_eq!(self.header("x-pusher-signature"), hmac_hex(SECRET, &self.body));
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        let now = crate::support::sign::now() * 1000;
+        let time = body["time_ms"].as_i64().unwrap();
+        assert!((now - time).abs() < 60_000, "{time} is not now");
+        body["events"].as_array().unwrap().clone()
+    }
+}
+
+impl Endpoint {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (post, posts) = channel();
+        let (statuses, status) = channel();
+        let usual = Arc::new(AtomicU16::new(200));
+        let answers = usual.clone();
+        std::thread::spawn(move || {
+            let status = Arc::new(Mutex::new(status));
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (post, status, usual) = (post.clone(), status.clone(), answers.clone());
+                std::thread::spawn(move || {
+                    while let Some(got) = read(&stream) {
+                        if post.send(got).is_err() {
+                            return;
+                        }
+                        let status = status.lock().unwrap().try_recv();
+                        let status = status.unwrap_or_else(|_| usual.load(Ordering::SeqCst));
+                        let location = if status / 100 == 3 { "Location: /other\r\n" } else { "" };
+                        let answer =
+                            format!("HTTP/1.1 {status} X\r\n{location}Content-Length: 2\r\n\r\nok");
+                        if (&stream).write_all(answer.as_bytes()).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { addr, posts, statuses, usual }
+    }
+
+    fn next(&self) -> Post {
+        self.posts.recv_timeout(DEADLINE).expect("a webhook in time")
+    }
+
+    /// The event of the next request, which has no other.
+    fn event(&self) -> Value {
+        let mut events = self.next().events();
+        assert_eq!(events.len(), 1, "{events:?}");
+        events.remove(0)
+    }
+
+    /// A webhook that asks for everything.
+    fn webhook(&self) -> Webhook {
+        Webhook {
+            url: format!("http://{}/hooks?token=t", self.addr),
+            events: vec![
+                WebhookEvent::ChannelOccupied,
+                WebhookEvent::ChannelVacated,
+                WebhookEvent::MemberAdded,
+                WebhookEvent::MemberRemoved,
+                WebhookEvent::ClientEvent,
+                WebhookEvent::CacheMiss,
+                WebhookEvent::SubscriptionCount,
+            ],
+            channel_prefix: String::new(),
+            channel_suffix: String::new(),
+            headers: Vec::new(),
+            batch: Duration::ZERO,
+        }
+    }
+
+    /// A server that posts here.
+    fn server(&self) -> Fixture {
+        Fixture::with(|app| app.webhooks = vec![self.webhook()])
+    }
+}
+
+fn read(stream: &TcpStream) -> Option<Post> {
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        match line.trim_end() {
+            "" => break,
+            line => head.push(line.to_owned()),
+        }
+    }
+    let length = head.iter().find_map(|line| {
+        line.to_lowercase().strip_prefix("content-length: ").map(|text| text.parse().unwrap())
+    });
+    let mut body = vec![0; length?];
+    reader.read_exact(&mut body).ok()?;
+    Some(Post { head, body: String::from_utf8(body).unwrap() })
+}
+
+fn say(client: &mut Client, event: &str, data: &Value) {
+    client.send_text(&json!({ "event": event, "data": data }).to_string());
+}
+
+fn unsubscribe(client: &mut Client, channel: &str) {
+    say(client, "pusher:unsubscribe", &json!({ "channel": channel }));
+}
+
+/// Subscribes with a signature, on a presence channel as user 7, and reads the answer.
+fn join(client: &mut Client, socket_id: &str, channel: &str) {
+    let data = r#"{"user_id":7}"#;
+    let request = if channel.starts_with("presence-") {
+        let auth = hmac_hex(SECRET, &format!("{socket_id}:{channel}:{data}"));
+        json!({ "channel": channel, "auth": format!("{KEY}:{auth}"), "channel_data": data })
+    } else {
+        let auth = hmac_hex(SECRET, &format!("{socket_id}:{channel}"));
+        json!({ "channel": channel, "auth": format!("{KEY}:{auth}") })
+    };
+    say(client, "pusher:subscribe", &request);
+    let answer = client.hear_text();
+    assert!(answer.contains("subscription_succeeded"), "{answer}");
+}
+
+fn occupied(channel: &str) -> Value {
+    json!({ "name": "channel_occupied", "channel": channel })
+}
+
+fn vacated(channel: &str) -> Value {
+    json!({ "name": "channel_vacated", "channel": channel })
+}
+
+#[test]
+fn w01_an_occupied_channel_is_told_signed_and_to_the_letter() {
+    let endpoint = Endpoint::start();
+    let fixture = endpoint.server();
+    let _client = fixture.subscribed("c");
+    let post = endpoint.next();
+    assert_eq!(post.head[0], "POST /hooks?token=t HTTP/1.1");
+    assert_eq!(post.events(), [occupied("c")]);
+    let (start, end) = post.body.split_once(r#","events":"#).unwrap();
+    assert!(start.starts_with(r#"{"time_ms":"#), "{start}");
+    assert_eq!(end, r#"[{"channel":"c","name":"channel_occupied"}]}"#);
+}
+
+#[test]
+fn w11_the_oldest_secret_that_holds_signs() {
+    let endpoint = Endpoint::start();
+    let fixture = Fixture::with(|app| {
+        app.signer = Signer::new("new").with_previous(["old", SECRET]);
+        app.webhooks = vec![endpoint.webhook()];
+    });
+    let _client = fixture.subscribed("c");
+    assert_eq!(endpoint.event(), occupied("c"));
+}
+
+#[test]
+fn w02_w03_only_who_stays_away_is_gone() {
+    let endpoint = Endpoint::start();
+    let fixture = endpoint.server();
+    let mut client = fixture.subscribed("c");
+    assert_eq!(endpoint.event(), occupied("c"));
+    unsubscribe(&mut client, "c");
+    subscribe(&mut client, "c");
+    let mut other = fixture.subscribed("other");
+    unsubscribe(&mut other, "other");
+    assert_eq!(endpoint.event(), occupied("other"));
+    // Had the first been told as gone, it would have been before.
+    assert_eq!(endpoint.event(), vacated("other"));
+    drop(client);
+    assert_eq!(endpoint.event(), vacated("c"));
+}
+
+#[test]
+fn w04_members_are_told_once_with_their_id_as_text() {
+    let endpoint = Endpoint::start();
+    let fixture = endpoint.server();
+    let (mut one, id) = fixture.connect();
+    join(&mut one, &id, "presence-a");
+    assert_eq!(endpoint.event(), occupied("presence-a"));
+    let member = |name: &str| json!({ "name": name, "channel": "presence-a", "user_id": "7" });
+    assert_eq!(endpoint.event(), member("member_added"));
+    let (mut tab, id) = fixture.connect();
+    join(&mut tab, &id, "presence-a");
+    drop(tab);
+    drop(one);
+    assert_eq!(endpoint.event(), member("member_removed"));
+    assert_eq!(endpoint.event(), vacated("presence-a"));
+}
+
+#[test]
+fn w05_client_events_come_with_their_sender() {
+    let endpoint = Endpoint::start();
+    let fixture = endpoint.server();
+    let (mut client, id) = fixture.connect();
+    join(&mut client, &id, "presence-a");
+    join(&mut client, &id, "private-a");
+    (0..3).for_each(|_| drop(endpoint.event()));
+    let whisper = |channel: &str, data: &str| {
+        format!(r#"{{"event":"client-x","channel":"{channel}","data":{data}}}"#)
+    };
+    client.send_text(&whisper("presence-a", r#"{"a":1.0}"#));
+    client.send_text(&whisper("private-a", r#""text\u00e9""#));
+    let event = |channel: &str, data: &str| json!({ "name": "client_event", "channel": channel, "event": "client-x", "data": data, "socket_id": id });
+    let mut with_user = event("presence-a", r#"{"a":1.0}"#);
+    with_user["user_id"] = "7".into();
+    assert_eq!(endpoint.event(), with_user);
+    assert_eq!(endpoint.event(), event("private-a", "texté"));
+}
+
+#[test]
+fn w06_a_crowd_that_finds_nothing_cached_is_told_once() {
+    let endpoint = Endpoint::start();
+    let fixture = endpoint.server();
+    let mut clients: Vec<Client> = (0..50).map(|_| fixture.connect().0).collect();
+    for client in &mut clients {
+        say(client, "pusher:subscribe", &json!({ "channel": "cache-a" }));
+    }
+    for client in &mut clients {
+        assert!(client.hear_text().contains("subscription_succeeded"));
+        assert!(client.hear_text().contains("cache_miss"));
+    }
+    subscribe(&mut clients[0], "last");
+    let mut told = vec![endpoint.event(), endpoint.event()];
+    told.sort_by_key(|event| event["name"].to_string());
+    assert_eq!(told, [json!({ "name": "cache_miss", "channel": "cache-a" }), occupied("cache-a")]);
+    assert_eq!(endpoint.event(), occupied("last"));
+}
+
+#[test]
+fn w07_what_was_refused_is_tried_again_with_a_new_signature() {
+    let endpoint = Endpoint::start();
+    for status in [500, 302, 404] {
+        endpoint.statuses.send(status).unwrap();
+    }
+    let fixture = endpoint.server();
+    let mut client = fixture.subscribed("a");
+    subscribe(&mut client, "b");
+    let mut times = Vec::new();
+    for _ in 0..4 {
+        let post = endpoint.next();
+        assert_eq!(post.head[0], "POST /hooks?token=t HTTP/1.1", "a redirect is not followed");
+        assert_eq!(post.events(), [occupied("a")]);
+        let body: Value = serde_json::from_str(&post.body).unwrap();
+        times.push(body["time_ms"].as_u64().unwrap());
+    }
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+    assert_eq!(endpoint.event(), occupied("b"), "the order is kept");
+}
+
+#[test]
+fn w08_batches_hold_several_in_their_order() {
+    let endpoint = Endpoint::start();
+    let fixture = Fixture::with(|app| {
+        app.webhooks = vec![Webhook { batch: Duration::from_millis(200), ..endpoint.webhook() }];
+    });
+    let (mut client, _) = fixture.connect();
+    let names: Vec<String> = (0..20).map(|number| format!("c{number}")).collect();
+    names.iter().for_each(|name| subscribe(&mut client, name));
+    let mut told: Vec<Value> = Vec::new();
+    let mut requests = 0;
+    while told.len() < names.len() {
+        told.extend(endpoint.next().events());
+        requests += 1;
+    }
+    assert_eq!(told, names.iter().map(|name| occupied(name)).collect::<Vec<_>>());
+    assert!(requests < names.len(), "{requests} requests");
+}
+
+#[test]
+fn w10_a_dead_endpoint_is_nobody_elses_concern() {
+    // It takes connections and never answers.
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::start();
+    let fixture = Fixture::with(|app| {
+        let url = format!("http://{}/", dead.local_addr().unwrap());
+        app.webhooks = vec![Webhook { url, ..endpoint.webhook() }, endpoint.webhook()];
+    });
+    let mut client = fixture.subscribed("a");
+    assert_eq!(endpoint.event(), occupied("a"));
+    for number in 0..20 {
+        fixture.publish("a", "e", &number.to_string());
+        assert!(client.hear_text().contains(&format!(r#""{number}""#)));
+        let name = format!("b{number}");
+        subscribe(&mut client, &name);
+        assert_eq!(endpoint.event(), occupied(&name));
+    }
+}
+
+#[test]
+fn each_webhook_gets_what_it_asks_for_with_its_own_headers() {
+    let endpoint = Endpoint::start();
+    let fixture = Fixture::with(|app| {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let headers = vec![
+            pair("Authorization", "Bearer x"),
+            pair("content-type", "text/plain"),
+            pair("X-PUSHER-SIGNATURE", "mine"),
+            pair("x-pusher-key", "mine"),
+        ];
+        let some = Webhook {
+            events: vec![WebhookEvent::ChannelOccupied],
+            channel_prefix: "a-".to_owned(),
+            channel_suffix: "-z".to_owned(),
+            headers,
+            ..endpoint.webhook()
+        };
+        app.webhooks = vec![some];
+    });
+    let mut client = fixture.subscribed("a-b");
+    for channel in ["b-z", "cache-a", "a-z"] {
+        say(&mut client, "pusher:subscribe", &json!({ "channel": channel }));
+    }
+    let post = endpoint.next();
+    assert_eq!(post.events(), [occupied("a-z")]);
+    assert_eq!(post.header("authorization"), "Bearer x");
+}
+
+#[test]
+fn counts_are_told_where_the_app_tells_them() {
+    let endpoint = Endpoint::start();
+    let fixture = Fixture::with(|app| {
+        app.features.subscription_count = true;
+        let events = vec![WebhookEvent::SubscriptionCount];
+        app.webhooks = vec![Webhook { events, ..endpoint.webhook() }];
+    });
+    let clients = [fixture.subscribed("a"), fixture.connect().0];
+    let count = |count: usize| json!({ "name": "subscription_count", "channel": "a", "subscription_count": count });
+    assert_eq!(endpoint.event(), count(1));
+    let [_one, mut other] = clients;
+    subscribe(&mut other, "a");
+    assert_eq!(endpoint.event(), count(2));
+}
+
+#[test]
+fn what_could_not_be_sent_is_sent_after_a_restart() {
+    let endpoint = Endpoint::start();
+    endpoint.usual.store(503, Ordering::SeqCst);
+    let folder = std::env::temp_dir().join(format!("fanfare-webhooks-{}", std::process::id()));
+    let server = || {
+        let mut app = App::new(ID, KEY, SECRET);
+        app.webhooks = vec![endpoint.webhook()];
+        Fixture::with_config(vec![app], |config| config.webhooks.spool = Some(folder.clone()))
+    };
+    let fixture = server();
+    let client = fixture.subscribed("a");
+    assert_eq!(endpoint.event(), occupied("a"));
+    fixture.stop();
+    drop(client);
+    let kept = std::fs::read_to_string(folder.join("webhooks.jsonl")).unwrap();
+    assert!(kept.lines().count() == 2 && kept.ends_with('\n'), "{kept}");
+    endpoint.usual.store(200, Ordering::SeqCst);
+    // The new run begins with what the old one has left, as soon as the endpoint takes it.
+    let fixture = server();
+    let told = eventually(|| match endpoint.event() {
+        event if event == vacated("a") => Ok(()),
+        event => Err(event.to_string()),
+    });
+    assert_eq!(told, Ok(()));
+    fixture.stop();
+    assert!(!folder.join("webhooks.jsonl").exists());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn private_addresses_can_be_kept_out_of_reach() {
+    let endpoint = Endpoint::start();
+    let mut app = App::new(ID, KEY, SECRET);
+    let by_name = format!("http://localhost:{}/", endpoint.addr.port());
+    app.webhooks = vec![endpoint.webhook(), Webhook { url: by_name, ..endpoint.webhook() }];
+    let fixture = Fixture::with_config(vec![app], |config| {
+        config.webhooks.allow_private = false;
+        config.metrics.enabled = true;
+    });
+    let _client = fixture.subscribed("a");
+    let failed = eventually(|| {
+        let page = Http::connect(fixture.addr).ask("GET", "/metrics", "", b"");
+        let failing = |place| format!(r#"fanfare_webhook_failing{{app="3",webhook="{place}"}} 1"#);
+        match page.text() {
+            text if text.contains(&failing(0)) && text.contains(&failing(1)) => Ok(()),
+            text => Err(text.to_owned()),
+        }
+    });
+    assert_eq!(failed, Ok(()));
+    assert!(endpoint.posts.try_recv().is_err());
+}
