@@ -29,6 +29,7 @@ mod races;
 mod reload;
 mod requests;
 mod rfc6455;
+mod sdks;
 mod support;
 mod tidy;
 mod tls;
