@@ -143,7 +143,7 @@ impl Connection {
             return;
         }
         let mut outbox = self.outbox.borrow_mut();
-        if outbox.len() + frame.len() > self.app().limits.outbox_bytes {
+        if outbox.weight() + frame.len() > self.app().limits.outbox_bytes {
             drop(outbox);
             self.close_slow();
             return;

@@ -23,6 +23,9 @@ enum Queue {
     Many(VecDeque<Bytes>),
 }
 
+/// Bytes that the shortest frame takes, about: a handle in the queue, and a piece of memory of its own.
+const LEAST: usize = 64;
+
 /// Frames that one system call takes; Linux takes 1,024, but more than this gains nothing.
 const SLICES: usize = 64;
 
@@ -34,6 +37,17 @@ impl Outbox {
     /// Bytes that wait.
     pub fn len(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that it keeps from others, about: a frame takes its place in the queue however short it is, so
+    /// that a client that reads no answer to its pings cannot have many times the bytes kept for it.
+    pub fn weight(&self) -> usize {
+        let frames = match &self.queue {
+            Queue::Empty => 0,
+            Queue::One(_) => 1,
+            Queue::Many(all) => all.len(),
+        };
+        self.bytes.max(frames * LEAST)
     }
 
     pub fn push(&mut self, frame: Bytes) {

@@ -126,3 +126,20 @@ fn depth_is_no_danger() {
         assert_eq!(talk.heard().len(), 1);
     }
 }
+
+/// Each answer is short, but each has a place in memory: 20,000 of them are under the limit by their bytes.
+#[test]
+fn short_answers_that_nobody_reads_count_for_what_they_take() {
+    let memory = Memory::new(1, |app| app.limits.outbox_bytes = 1 << 20);
+    let mut talk = memory.connect(0);
+    for _ in 0..16_000 {
+        talk.say(r#"{"event":"pusher:ping"}"#);
+    }
+    assert_eq!(talk.heard().len(), 16_000);
+    for _ in 0..20_000 {
+        talk.say(r#"{"event":"pusher:ping"}"#);
+    }
+    let heard = talk.heard();
+    assert!(matches!(heard.last(), Some(Heard::Close(Some((4100, _))))), "{:?}", heard.last());
+    assert_eq!(heard.len(), 3, "the frame that was begun, the reason and the close");
+}
