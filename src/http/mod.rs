@@ -257,7 +257,8 @@ impl Door {
             }
             _ => {}
         }
-        debug!(%status, path = parts.uri.path(), "refused: {error}");
+        // Quoted, for it may hold what was decoded from the path: nobody else writes lines of the log.
+        debug!(%status, path = parts.uri.path(), why = ?error.to_string(), "refused");
         let mut answer = answer::refusal(error, rate);
         answer::allow_origin(&self.http, &parts.headers, &mut answer);
         answer
