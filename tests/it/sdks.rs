@@ -168,10 +168,14 @@ fn a_wrong_signature_is_explained_in_the_log() {
         assert_eq!(refused, "Authentication signature invalid.");
         let wanted =
             format!(r"GET\n/apps/{ID}/channels\nauth_key={KEY}&auth_timestamp={}", asked.timestamp);
-        eventually(|| if read().contains(&wanted) { Ok(()) } else { Err(read()) })
+        eventually(|| if read().contains(&wanted) { Ok(()) } else { Err(read()) })?;
+        let forged = Http::connect(addr).ask("GET", "/apps/x%0AFORGED/channels", "", b"");
+        assert_eq!(forged.status, 404);
+        eventually(|| if read().contains("FORGED") { Ok(()) } else { Err(read()) })
     });
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(told, Ok(()), "within {DEADLINE:?}");
+    assert!(!read().lines().any(|line| line.starts_with("FORGED")), "a stranger wrote a line");
     assert!(!read().contains(SECRET) && !read().contains("before-that"), "a secret is in the log");
 }
