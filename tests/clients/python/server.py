@@ -44,7 +44,9 @@ class Server:
 
     app_id, key, secret = "3102", "tests-key", "tests-secret"
 
-    def __init__(self):
+    def __init__(self, app=""):
+        """`app` are further lines of the app's table."""
+        self.app = app
         # Another process may take the free port before the server does: then try the next one.
         for attempt in range(3):
             self._spawn(free_port())
@@ -65,6 +67,7 @@ class Server:
             f'[server]\nhost = "{HOST}"\nport = {port}\nshutdown_grace = "1s"\n\n'
             f"[metrics]\nport = 0\n\n"
             f'[[apps]]\nid = "{self.app_id}"\nkey = "{self.key}"\nsecret = "{self.secret}"\n'
+            f"{self.app}\n"
         )
         self.log = open(folder / "log", "w+", encoding="utf-8")
         self.child = subprocess.Popen(
