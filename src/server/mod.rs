@@ -250,12 +250,10 @@ fn metrics_of(
     if !metrics.enabled || metrics.port == 0 {
         return metrics.enabled.then_some(scrape);
     }
-    let listener = resolve(&metrics.host, metrics.port).and_then(accept::bind);
-    let started = listener.and_then(|listener| scrape::start(listener, scrape, phase.subscribe()));
-    let (host, port) = (&metrics.host, metrics.port);
-    match started {
-        Ok(()) => info!(%host, port, "metrics at /metrics"),
-        Err(error) => warn!(%error, %host, port, "metrics are not served"),
+    let addr = resolve(&metrics.host, metrics.port);
+    let started = addr.and_then(|addr| scrape::start(addr, scrape, phase.subscribe()));
+    if let Err(error) = started {
+        warn!(%error, host = %metrics.host, port = metrics.port, "metrics are not served");
     }
     None
 }

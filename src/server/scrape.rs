@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tracing::error;
+use tracing::{error, info, warn};
 
-use super::Phase;
+use super::{Phase, accept};
 use crate::http::scrape::Scrape;
 use crate::metrics::Page;
 
@@ -32,27 +32,56 @@ const LIFETIME: Duration = Duration::from_secs(300);
 /// How long to wait when a connection cannot be taken in.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `/metrics` on `listener` until the server is gone.
+/// How long to wait before an address in use is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Serves `/metrics` on `addr` until the server is gone or hands over. An address in use is waited for: it
+/// may be the predecessor's, who is about to leave it.
 pub(super) fn start(
-    listener: TcpListener,
+    addr: SocketAddr,
     scrape: Arc<Scrape>,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = match accept::bind(addr) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            warn!(%addr, "metrics wait for their address, which is in use");
+            None
+        }
+        Err(error) => return Err(error),
+        Ok(listener) => {
+            info!(%addr, "metrics at /metrics");
+            Some(listener)
+        }
+    };
     std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
         runtime.block_on(async {
             tokio::select! {
-                served = serve(listener, scrape) => {
+                served = async { serve(free(listener, addr).await, scrape).await } => {
                     if let Err(error) = served {
                         error!(%error, "metrics are not served");
                     }
                 }
                 // The sender goes with the server.
-                () = async { while phase.changed().await.is_ok() {} } => {}
+                _ = phase.wait_for(|phase| *phase == Phase::HandingOver) => {}
             }
         });
     })?;
     Ok(())
+}
+
+/// The listener, once its address can be had.
+async fn free(listener: Option<TcpListener>, addr: SocketAddr) -> TcpListener {
+    if let Some(listener) = listener {
+        return listener;
+    }
+    loop {
+        sleep(AGAIN).await;
+        if let Ok(listener) = accept::bind(addr) {
+            info!(%addr, "metrics at /metrics");
+            return listener;
+        }
+    }
 }
 
 async fn serve(listener: TcpListener, scrape: Arc<Scrape>) -> io::Result<()> {

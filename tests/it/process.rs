@@ -21,6 +21,7 @@ struct Process {
     child: Child,
     folder: PathBuf,
     addr: SocketAddr,
+    metrics: SocketAddr,
     notices: UnixDatagram,
 }
 
@@ -34,8 +35,11 @@ impl Process {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
+        // One that was free a moment ago; somebody else's would only be waited for.
+        let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let port = metrics.port();
         let settings = format!(
-            "[server]\nworkers = 2\nshutdown_grace = {grace:?}\n[metrics]\nenabled = false\n{APP}"
+            "[server]\nworkers = 2\nshutdown_grace = {grace:?}\n[metrics]\nport = {port}\n{APP}"
         );
         std::fs::write(folder.join("f.toml"), settings).unwrap();
         let notices = UnixDatagram::bind(folder.join("notify")).unwrap();
@@ -53,7 +57,7 @@ impl Process {
             .stderr(Stdio::from(std::fs::File::create(folder.join("log")).unwrap()))
             .spawn()
             .unwrap();
-        let process = Self { child, folder, addr, notices };
+        let process = Self { child, folder, addr, metrics, notices };
         process.hears("READY=1");
         process
     }
@@ -201,6 +205,12 @@ fn a_hand_over_refuses_nobody() {
     assert!(process.ends().success(), "{}", process.log());
     let log = process.log();
     assert!(log.contains("another process goes on"), "{log}");
+    // The metrics are the new one's as soon as it has their address.
+    eventually(|| match TcpStream::connect(process.metrics) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    })
+    .unwrap();
     // The new one was started by the old one, so nobody else ends it.
     assert!(Command::new("kill").arg(new.to_string()).status().unwrap().success());
     eventually(|| match TcpStream::connect(addr) {
