@@ -7,6 +7,7 @@
 //! a server.
 
 pub mod app;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod hub;

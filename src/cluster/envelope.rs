@@ -1,0 +1,334 @@
+//! What nodes send each other: binary, versioned, with the WebSocket frame ready to be written. A header of
+//! fixed size, then a body by kind. No layout ever changes: whatever is new gets a new kind, which nodes
+//! that do not know it skip and count, so that two versions work side by side. Secrets never travel.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::app::AppId;
+use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
+
+/// The version this node writes. It reads any: see the rule above.
+pub const VERSION: u8 = 1;
+
+/// Bytes of the header: version, kind, flags, the mark, and three numbers.
+const HEADER: usize = 28;
+
+/// Tells an envelope from text that somebody else sent to the same topic.
+const MARK: u8 = 0xfa;
+
+/// Digits of a version number in a body. Scripts write it, and Lua writes text.
+pub const DIGITS: usize = 16;
+
+/// The flag of what the sender's own subscribers have been given already.
+const TOLD: u8 = 1;
+
+/// One message between nodes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Envelope {
+    /// The node that sent it.
+    pub origin: u64,
+    /// Counts what one node has published, so that what is sent again after a lost link is known again.
+    /// 0: not counted, since its version says it all.
+    pub serial: u64,
+    /// When it was sent; microseconds since 1970.
+    pub sent: u64,
+    /// The sender's own subscribers have it already.
+    pub told: bool,
+    pub body: Body,
+}
+
+/// What it says.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Body {
+    /// For the subscribers of the topic it came on.
+    Event { except: Option<SocketId>, frame: Bytes },
+    /// The same on a cache channel; `data` is the token of the data's JSON string.
+    Cached { version: u64, except: Option<SocketId>, frame: Bytes, data: Bytes },
+    /// A user is present on the topic's channel.
+    Joined { version: u64, user: UserId, info: Box<str> },
+    /// A user is no longer present there.
+    Left { version: u64, user: UserId },
+    /// So many are subscribed to it over all nodes.
+    Count { version: u64, count: usize },
+    /// Close every connection of a user.
+    Terminate { app: AppId, user: UserId },
+    /// A node listens to itself.
+    Probe,
+}
+
+/// Why bytes are no envelope.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Undecodable {
+    /// Of a kind that a newer node knows.
+    Newer(u8),
+    Garbage,
+}
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newer(kind) => write!(f, "kind {kind} is a newer version's"),
+            Self::Garbage => f.write_str("not an envelope"),
+        }
+    }
+}
+
+const EVENT: u8 = 1;
+const CACHED: u8 = 2;
+const JOINED: u8 = 3;
+const LEFT: u8 = 4;
+const COUNT: u8 = 5;
+const TERMINATE: u8 = 6;
+const PROBE: u8 = 7;
+
+impl Envelope {
+    /// The bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let (mut head, rest) = self.encode_around_version();
+        if let Some(version) = self.version() {
+            head.extend_from_slice(format!("{version:0DIGITS$}").as_bytes());
+        }
+        head.extend_from_slice(&rest);
+        head
+    }
+
+    /// What stands before and behind the version, for the scripts that give it.
+    pub fn encode_around_version(&self) -> (Vec<u8>, Vec<u8>) {
+        let (kind, size) = match &self.body {
+            Body::Event { frame, .. } => (EVENT, 16 + frame.len()),
+            Body::Cached { .. } => (CACHED, DIGITS),
+            Body::Joined { .. } => (JOINED, DIGITS),
+            Body::Left { .. } => (LEFT, DIGITS),
+            Body::Count { .. } => (COUNT, DIGITS),
+            Body::Terminate { app, user } => {
+                (TERMINATE, 2 + app.as_str().len() + user.as_str().len())
+            }
+            Body::Probe => (PROBE, 0),
+        };
+        let mut head = Vec::with_capacity(HEADER + size);
+        head.extend_from_slice(&[VERSION, kind, if self.told { TOLD } else { 0 }, MARK]);
+        head.put_u64(self.origin);
+        head.put_u64(self.serial);
+        head.put_u64(self.sent);
+        let mut rest = Vec::new();
+        match &self.body {
+            Body::Event { except, frame } => {
+                put_socket(&mut head, *except);
+                head.extend_from_slice(frame);
+            }
+            Body::Cached { except, frame, data, .. } => {
+                put_socket(&mut rest, *except);
+                put_short(&mut rest, frame);
+                rest.extend_from_slice(data);
+            }
+            Body::Joined { user, info, .. } => {
+                put_short(&mut rest, user.as_str().as_bytes());
+                rest.extend_from_slice(info.as_bytes());
+            }
+            Body::Left { user, .. } => rest.extend_from_slice(user.as_str().as_bytes()),
+            Body::Count { count, .. } => rest.extend_from_slice(count.to_string().as_bytes()),
+            Body::Terminate { app, user } => {
+                put_short(&mut head, app.as_str().as_bytes());
+                head.extend_from_slice(user.as_str().as_bytes());
+            }
+            Body::Probe => {}
+        }
+        (head, rest)
+    }
+
+    /// What stands before the version and the user of a [`Body::Left`] with this header, for the script that
+    /// finds out who leaves.
+    pub fn head_of_left(&self) -> Vec<u8> {
+        let (mut head, _) = self.encode_around_version();
+        head.truncate(HEADER);
+        if let Some(kind) = head.get_mut(1) {
+            *kind = LEFT;
+        }
+        head
+    }
+
+    fn version(&self) -> Option<u64> {
+        match &self.body {
+            Body::Cached { version, .. }
+            | Body::Joined { version, .. }
+            | Body::Left { version, .. }
+            | Body::Count { version, .. } => Some(*version),
+            Body::Event { .. } | Body::Terminate { .. } | Body::Probe => None,
+        }
+    }
+
+    /// Reads what [`Self::encode`] wrote. The frame is a part of `bytes`, not a copy.
+    pub fn decode(bytes: &Bytes) -> Result<Self, Undecodable> {
+        let mut reader = Reader(bytes.clone());
+        let [version, kind, flags, mark] = reader.array().ok_or(Undecodable::Garbage)?;
+        if version == 0 || mark != MARK {
+            return Err(Undecodable::Garbage);
+        }
+        if !(EVENT..=PROBE).contains(&kind) {
+            let newer = version > VERSION;
+            return Err(if newer { Undecodable::Newer(kind) } else { Undecodable::Garbage });
+        }
+        reader.envelope(kind, flags & TOLD != 0).ok_or(Undecodable::Garbage)
+    }
+}
+
+fn put_socket(out: &mut Vec<u8>, socket: Option<SocketId>) {
+    // No node has the number 0, so that it can stand for none.
+    let socket = socket.unwrap_or(SocketId { node: 0, number: 0 });
+    out.put_u64(socket.node);
+    out.put_u64(socket.number);
+}
+
+fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32(bytes.len() as u32);
+    out.extend_from_slice(bytes);
+}
+
+struct Reader(Bytes);
+
+impl Reader {
+    fn take(&mut self, count: usize) -> Option<Bytes> {
+        (count <= self.0.len()).then(|| self.0.split_to(count))
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.as_ref().try_into().ok()
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn short(&mut self) -> Option<Bytes> {
+        let count = u32::from_be_bytes(self.array()?);
+        self.take(count as usize)
+    }
+
+    fn socket(&mut self) -> Option<Option<SocketId>> {
+        let socket = SocketId { node: self.number()?, number: self.number()? };
+        Some((socket.node != 0).then_some(socket))
+    }
+
+    fn version(&mut self) -> Option<u64> {
+        text(&self.take(DIGITS)?)?.parse().ok()
+    }
+
+    fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.0)
+    }
+
+    fn envelope(&mut self, kind: u8, told: bool) -> Option<Envelope> {
+        let (origin, serial, sent) = (self.number()?, self.number()?, self.number()?);
+        let body = match kind {
+            EVENT => Body::Event { except: self.socket()?, frame: self.rest() },
+            CACHED => Body::Cached {
+                version: self.version()?,
+                except: self.socket()?,
+                frame: self.short()?,
+                data: self.rest(),
+            },
+            JOINED => Body::Joined {
+                version: self.version()?,
+                user: UserId::parse(text(&self.short()?)?)?,
+                info: text(&self.rest())?.into(),
+            },
+            LEFT => {
+                Body::Left { version: self.version()?, user: UserId::parse(text(&self.rest())?)? }
+            }
+            COUNT => {
+                Body::Count { version: self.version()?, count: text(&self.rest())?.parse().ok()? }
+            }
+            TERMINATE => Body::Terminate {
+                app: AppId::new(text(&self.short()?)?),
+                user: UserId::parse(text(&self.rest())?)?,
+            },
+            _ => Body::Probe,
+        };
+        Some(Envelope { origin, serial, sent, told, body })
+    }
+}
+
+fn text(bytes: &Bytes) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+/// The bytes in one piece, as a script joins them.
+pub fn joined(head: &[u8], version: u64, rest: &[u8]) -> Bytes {
+    let mut all = BytesMut::with_capacity(head.len() + DIGITS + rest.len());
+    all.extend_from_slice(head);
+    all.extend_from_slice(format!("{version:0DIGITS$}").as_bytes());
+    all.extend_from_slice(rest);
+    all.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Envelope> {
+        let user = UserId::parse("ü\"7").unwrap();
+        let socket = Some(SocketId { node: 7, number: u64::MAX });
+        let frame = Bytes::from_static(b"\x81\x02{}");
+        let data = Bytes::from_static(b"\"x\"");
+        let version = 1_700_000_000_000_001;
+        let bodies = [
+            Body::Event { except: socket, frame: frame.clone() },
+            Body::Event { except: None, frame: Bytes::new() },
+            Body::Cached { version, except: None, frame, data },
+            Body::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
+            Body::Left { version, user: user.clone() },
+            Body::Count { version, count: 12 },
+            Body::Terminate { app: AppId::new("a"), user },
+            Body::Probe,
+        ];
+        let envelope = |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, body };
+        bodies.into_iter().map(envelope).collect()
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        for envelope in all() {
+            let bytes = Bytes::from(envelope.encode());
+            assert_eq!(Envelope::decode(&bytes), Ok(envelope.clone()));
+            if let Some(version) = envelope.version() {
+                let (head, rest) = envelope.encode_around_version();
+                assert_eq!(joined(&head, version, &rest), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_breaks_it() {
+        for envelope in all() {
+            let bytes = envelope.encode();
+            for end in 0..bytes.len() {
+                let _ = Envelope::decode(&Bytes::copy_from_slice(&bytes[..end]));
+            }
+            for at in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut bytes = bytes.clone();
+                    bytes[at] ^= 1 << bit;
+                    let _ = Envelope::decode(&bytes.into());
+                }
+            }
+        }
+        for garbage in ["", "\0", "hello", "{\"uuid\":\"x\",\"appId\":1}"] {
+            let decoded = Envelope::decode(&Bytes::from_static(garbage.as_bytes()));
+            assert_eq!(decoded, Err(Undecodable::Garbage), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn newer_nodes_are_understood_or_skipped() {
+        for envelope in all() {
+            let mut bytes = envelope.encode();
+            bytes[0] = VERSION + 1;
+            assert_eq!(Envelope::decode(&bytes.clone().into()), Ok(envelope));
+            bytes[1] = PROBE + 1;
+            assert_eq!(Envelope::decode(&bytes.into()), Err(Undecodable::Newer(PROBE + 1)));
+        }
+    }
+}

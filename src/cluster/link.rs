@@ -1,0 +1,303 @@
+//! The two ends of the link between a node and the others. Workers put orders in and never wait; what comes
+//! of them, and what other nodes say, comes out as arrivals. Publishes are bounded in bytes: what does not
+//! fit is dropped for the other nodes, and counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Topic;
+use super::envelope::Envelope;
+use super::roster::Loaded;
+use crate::app::AppId;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::{Member, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// Arrivals that may wait to be taken before the link stops reading.
+const ARRIVALS: usize = 1024;
+
+/// What a node asks of the link.
+#[derive(Debug)]
+pub enum Order {
+    /// Take part in a topic: the first connection here wants it.
+    Open(Topic),
+    /// A user's first connection here has joined a presence channel of at most `max` users.
+    /// `place` is the version that it came with before, if others may have forgotten it; else 0.
+    Join {
+        topic: Topic,
+        member: Member,
+        max: usize,
+        place: u64,
+    },
+    /// A user's last connection here has left it.
+    Leave {
+        topic: Topic,
+        user: UserId,
+    },
+    /// The number of subscribers here has changed; `tell` if subscribers want to know the sum.
+    Changed {
+        topic: Topic,
+        tell: bool,
+    },
+    /// So many connections of an app are here.
+    Connections {
+        app: AppId,
+        count: usize,
+    },
+    Publish(Publish),
+    Ask(Question, oneshot::Sender<Answer>),
+    /// End, once everything before is done.
+    Stop,
+}
+
+/// Something for other nodes.
+#[derive(Debug)]
+pub enum Publish {
+    /// For the subscribers of a topic.
+    Event {
+        topic: Topic,
+        except: Option<SocketId>,
+        frame: Bytes,
+    },
+    /// The same on a cache channel, where Redis keeps it for `ttl`. The sender's own subscribers get it when
+    /// it comes back, so that all nodes agree which event is the last.
+    Cached {
+        topic: Topic,
+        except: Option<SocketId>,
+        frame: Bytes,
+        data: Bytes,
+        ttl: Duration,
+    },
+    Terminate {
+        app: AppId,
+        user: UserId,
+    },
+}
+
+impl Publish {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Event { frame, .. } => frame.len(),
+            Self::Cached { frame, data, .. } => frame.len() + data.len(),
+            Self::Terminate { .. } => 64,
+        }
+    }
+}
+
+/// What comes out of the link.
+#[derive(Debug)]
+pub enum Arrival {
+    /// The topic is subscribed to, and this is what Redis has of it. Comes again after a lost link.
+    Opened { topic: Topic, loaded: Option<Loaded>, cached: Option<Kept>, settled: bool },
+    /// Redis has the user in the channel, from this version on.
+    Joined { topic: Topic, user: UserId, version: u64 },
+    /// The channel is full.
+    Full { topic: Topic, user: UserId },
+    /// Redis is away: the order is to be carried out with what is known here.
+    Alone(Alone),
+    /// An envelope that came on a topic.
+    Topic(Topic, Envelope),
+    /// An envelope for all nodes.
+    All(Envelope),
+    /// So many connections of an app are on all nodes.
+    Connections { app: AppId, total: usize },
+    /// Redis is away from now on.
+    Down,
+}
+
+/// What goes on without Redis.
+#[derive(Debug)]
+pub enum Alone {
+    Open(Topic),
+    Join { topic: Topic, user: UserId },
+    Leave { topic: Topic, user: UserId },
+    Publish { topic: Topic, except: Option<SocketId>, frame: Bytes, data: Bytes },
+}
+
+/// A cache channel's last event, and how long it is kept on.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Kept {
+    pub version: u64,
+    pub frame: Bytes,
+    pub data: Bytes,
+    pub ttl: Duration,
+}
+
+/// What a query asks Redis.
+#[derive(Debug)]
+pub enum Question {
+    /// The occupied channels whose names begin so, with their users where wanted.
+    Channels {
+        app: AppId,
+        prefix: String,
+        users: bool,
+    },
+    /// How occupied some channels are.
+    Counts(Vec<Topic>),
+    /// One channel, with its cached event.
+    Channel(Topic),
+    Users(Topic),
+    Connections(AppId),
+}
+
+/// What it answers.
+#[derive(Debug, PartialEq)]
+pub enum Answer {
+    Channels(Vec<(ChannelName, Counted)>),
+    Counts(Vec<Counted>),
+    Channel(Counted, Option<Kept>),
+    Users(Vec<UserId>),
+    Connections(usize),
+}
+
+/// How occupied a channel is over all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counted {
+    pub subscriptions: usize,
+    pub users: usize,
+}
+
+/// What is counted of the link. Written by the link's thread, but for `dropped`.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Envelopes sent.
+    pub published: AtomicU64,
+    /// Publishes that did not fit the queue, or waited too long.
+    pub dropped: AtomicU64,
+    /// Envelopes of other nodes.
+    pub received: AtomicU64,
+    /// Microseconds from their sending to their coming, summed.
+    pub lag_us: AtomicU64,
+    /// Bytes that were no envelope.
+    pub undecodable: AtomicU64,
+    /// Envelopes of kinds that only newer nodes know.
+    pub newer: AtomicU64,
+    /// Envelopes that came a second time.
+    pub doubled: AtomicU64,
+    /// Times that the link was made.
+    pub connects: AtomicU64,
+    /// Leases renewed.
+    pub renewals: AtomicU64,
+    /// Nodes whose lease had lapsed and that this node cleared away.
+    pub reaped: AtomicU64,
+    /// Commands sent to Redis.
+    pub commands: AtomicU64,
+    /// Round trips they took.
+    pub round_trips: AtomicU64,
+}
+
+impl Figures {
+    pub(super) fn add(count: &AtomicU64, n: u64) {
+        count.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// What both ends know.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    pub(super) up: AtomicBool,
+    pub(super) queued: AtomicUsize,
+    pub(super) figures: Figures,
+}
+
+/// The node's end, for all workers.
+#[derive(Clone, Debug)]
+pub struct Link {
+    orders: mpsc::UnboundedSender<Order>,
+    status: Arc<Status>,
+    max_queued: usize,
+}
+
+/// The far end.
+#[derive(Debug)]
+pub struct FarEnd {
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) status: Arc<Status>,
+}
+
+/// A link whose queue of publishes holds `max_queued` bytes.
+pub fn link(max_queued: usize) -> (Link, FarEnd, mpsc::Receiver<Arrival>) {
+    let (sender, orders) = mpsc::unbounded_channel();
+    let (arrivals, arriving) = mpsc::channel(ARRIVALS);
+    let status = Arc::new(Status::default());
+    let link = Link { orders: sender, status: status.clone(), max_queued };
+    (link, FarEnd { orders, arrivals, status }, arriving)
+}
+
+impl Link {
+    /// Whether Redis answers. While it does not, the node goes on with what it knows.
+    pub fn is_up(&self) -> bool {
+        self.status.up.load(Ordering::Relaxed)
+    }
+
+    pub fn figures(&self) -> &Figures {
+        &self.status.figures
+    }
+
+    /// Bytes of publishes that wait.
+    pub fn queued(&self) -> usize {
+        self.status.queued.load(Ordering::Relaxed)
+    }
+
+    /// Puts an order in; whether it was taken. Orders of one sender are carried out in its order.
+    pub fn order(&self, order: Order) -> bool {
+        if let Order::Publish(publish) = &order {
+            let bytes = publish.bytes();
+            let before = self.status.queued.fetch_add(bytes, Ordering::Relaxed);
+            if before + bytes > self.max_queued {
+                self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
+                Figures::add(&self.figures().dropped, 1);
+                return false;
+            }
+        }
+        // Its far end is gone only when the server stops.
+        self.orders.send(order).is_ok()
+    }
+
+    /// Asks Redis; `None` while it is away.
+    pub fn ask(&self, question: Question) -> Option<oneshot::Receiver<Answer>> {
+        if !self.is_up() {
+            return None;
+        }
+        let (sender, answer) = oneshot::channel();
+        self.order(Order::Ask(question, sender));
+        Some(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishes_are_bounded_in_bytes() {
+        let (link, mut far, _arriving) = link(100);
+        let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
+        let publish = |bytes: usize| {
+            let frame = Bytes::from(vec![0; bytes]);
+            link.order(Order::Publish(Publish::Event {
+                topic: topic.clone(),
+                except: None,
+                frame,
+            }));
+        };
+        publish(60);
+        publish(41);
+        publish(40);
+        publish(1);
+        assert_eq!(link.queued(), 100);
+        assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 2);
+        link.order(Order::Stop);
+        let mut came = 0;
+        while let Ok(Order::Publish(publish)) = far.orders.try_recv() {
+            assert!([60, 40].contains(&publish.bytes()));
+            came += 1;
+        }
+        assert_eq!(came, 2);
+    }
+}

@@ -1,0 +1,39 @@
+//! The other nodes: what travels between them, and the link that carries it. The link is data: orders go
+//! in, arrivals come out, and a table of topics says what this node takes part in. What an arrival means to
+//! clients is decided above; nothing here knows a socket, a worker or the hub.
+
+pub mod envelope;
+pub mod link;
+pub mod redis;
+pub mod roster;
+mod scripts;
+pub mod topics;
+
+use crate::app::AppId;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::socket_id::SocketId;
+
+/// One channel of one app: what a node subscribes to while it has subscribers there.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Topic {
+    pub app: AppId,
+    pub channel: ChannelName,
+}
+
+/// A connection that waits for its subscription, so that the answer finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    pub worker: u16,
+    /// Its place in the worker's list.
+    pub slot: u32,
+    pub socket: SocketId,
+}
+
+/// What a connection that waited is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It may subscribe now.
+    Ready,
+    /// The presence channel has as many members as it may.
+    Full,
+}

@@ -1,0 +1,121 @@
+//! Queries: what Redis has of all nodes, in one round trip or two, however many nodes there are.
+
+use redis::aio::MultiplexedConnection;
+use redis::{Value, cmd};
+
+use super::batch::{Batch, script};
+use super::{Lost, reply};
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::link::{Answer, Counted, Question, Status};
+use crate::cluster::scripts::{Keys, Script};
+use crate::protocol::channel::ChannelName;
+
+/// Answers one question; nothing if Redis answers with what it should not.
+pub(super) async fn ask(
+    commands: &mut MultiplexedConnection,
+    keys: &Keys,
+    status: &Status,
+    question: Question,
+) -> Result<Option<Answer>, Lost> {
+    let mut batch = Batch::new();
+    match &question {
+        Question::Channels { app, .. } => {
+            let mut all = cmd("HGETALL");
+            all.arg(keys.app(app, 't'));
+            batch.add(all, ());
+        }
+        Question::Counts(topics) => topics.iter().for_each(|topic| count(&mut batch, keys, topic)),
+        Question::Channel(topic) => {
+            count(&mut batch, keys, topic);
+            batch.add(script(Script::Kept, &[keys.channel(topic, 'c')]), ());
+        }
+        Question::Users(topic) => {
+            let mut all = cmd("HGETALL");
+            all.arg(keys.channel(topic, 'm'));
+            batch.add(all, ());
+        }
+        Question::Connections(app) => {
+            let mut one = cmd("HGET");
+            one.arg(keys.app(app, 't')).arg("");
+            batch.add(one, ());
+        }
+    }
+    let answers = batch.send(commands, status).await?;
+    let answers: Vec<Value> = answers.into_iter().map(|(_, value)| value).collect();
+    let Some(first) = answers.first() else { return Ok(None) };
+    Ok(Some(match question {
+        Question::Channels { app, prefix, users } => {
+            let mut channels = channels(first, &prefix);
+            if users {
+                count_users(commands, keys, status, &app, &mut channels).await?;
+            }
+            Answer::Channels(channels)
+        }
+        Question::Counts(_) => Answer::Counts(counted(&answers)),
+        Question::Channel(_) => {
+            let counted = counted(&answers).first().copied().unwrap_or_default();
+            Answer::Channel(counted, answers.get(2).and_then(reply::kept))
+        }
+        Question::Users(_) => {
+            let members = reply::members(first);
+            Answer::Users(members.into_iter().map(|(_, member)| member.user_id).collect())
+        }
+        Question::Connections(_) => {
+            Answer::Connections(reply::number(first).unwrap_or_default() as usize)
+        }
+    }))
+}
+
+fn count(batch: &mut Batch<()>, keys: &Keys, topic: &Topic) {
+    let mut subscriptions = cmd("HGET");
+    subscriptions.arg(keys.app(&topic.app, 't')).arg(topic.channel.as_str());
+    batch.add(subscriptions, ());
+    let mut users = cmd("HLEN");
+    users.arg(keys.channel(topic, 'm'));
+    batch.add(users, ());
+}
+
+fn counted(answers: &[Value]) -> Vec<Counted> {
+    let number = |value: &Value| reply::number(value).unwrap_or_default() as usize;
+    let one = |pair: &[Value]| match pair {
+        [subscriptions, users] => {
+            Counted { subscriptions: number(subscriptions), users: number(users) }
+        }
+        _ => Counted::default(),
+    };
+    answers.chunks_exact(2).map(one).collect()
+}
+
+fn channels(all: &Value, prefix: &str) -> Vec<(ChannelName, Counted)> {
+    let one = |(name, count): (&Value, &Value)| {
+        // The empty name is the app's connections.
+        let name = reply::text(name)?;
+        let subscriptions = reply::number(count)? as usize;
+        let wanted = !name.is_empty() && name.starts_with(prefix) && subscriptions > 0;
+        let name = wanted.then(|| ChannelName::parse(name, usize::MAX).ok())??;
+        Some((name, Counted { subscriptions, users: 0 }))
+    };
+    reply::pairs(all).into_iter().filter_map(one).collect()
+}
+
+async fn count_users(
+    commands: &mut MultiplexedConnection,
+    keys: &Keys,
+    status: &Status,
+    app: &AppId,
+    channels: &mut [(ChannelName, Counted)],
+) -> Result<(), Lost> {
+    let mut batch = Batch::new();
+    for (channel, _) in channels.iter() {
+        let topic = Topic { app: app.clone(), channel: channel.clone() };
+        let mut users = cmd("HLEN");
+        users.arg(keys.channel(&topic, 'm'));
+        batch.add(users, ());
+    }
+    let answers = batch.send(commands, status).await?;
+    for ((_, counted), (_, users)) in channels.iter_mut().zip(answers) {
+        counted.users = reply::number(&users).unwrap_or_default() as usize;
+    }
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! The signs that this node lives, and what becomes of those that do not. A node holds what it says in Redis
+//! under a lease; it takes a new one with each link, says everything again, and clears the old one away as it
+//! does with those of nodes that are silent.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tokio::time::Instant;
+use tracing::info;
+
+use super::batch::{Batch, script};
+use super::writer::{Expected, MOST, Writer};
+use super::{Lost, PATIENCE, reply};
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::envelope::Body;
+use crate::cluster::link::{Figures, Order};
+use crate::cluster::scripts::Script;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::Member;
+
+/// The part of a lease after which it is renewed. A lease lapses after four of them, so that with one more
+/// until others look, and the time to clear away, all is done within the lease as it was set.
+pub(super) const PART: u32 = 6;
+
+impl Writer<'_> {
+    /// Takes a lease, says what this node holds, and clears away what it held under the last one.
+    pub(super) async fn begin(&mut self) -> Result<(), Lost> {
+        self.kept.leases.push(self.lease.clone());
+        let mut batch = Batch::new();
+        batch.add(script(Script::Epoch, &[self.keys.epoch()]), ());
+        batch.add(self.renewal(true), ());
+        let answers = batch.send(&mut self.commands, self.status).await?;
+        if let Some((_, epoch)) = answers.first() {
+            self.note_epoch(epoch);
+        }
+        let topics = self.topics.all();
+        for some in topics.chunks(MOST) {
+            for topic in some {
+                self.link.batch.push(Order::Open(topic.clone()));
+                let own: Vec<(Member, usize, u64)> = self
+                    .topics
+                    .read(topic, |entry| {
+                        let roster = &entry.roster;
+                        let own = roster.own().map(|(member, max)| {
+                            (member.clone(), max, roster.place(&member.user_id))
+                        });
+                        own.collect()
+                    })
+                    .unwrap_or_default();
+                for (member, max, place) in own {
+                    let topic = topic.clone();
+                    self.link.batch.push(Order::Join { topic, member, max, place });
+                }
+                // What subscribers were told last may still be true; so nobody is told.
+                self.link.batch.push(Order::Changed { topic: topic.clone(), tell: false });
+            }
+            self.carry_out().await?;
+        }
+        self.link.connections.extend(self.kept.connections.keys().cloned());
+        self.count().await?;
+        self.status.up.store(true, Ordering::Relaxed);
+        self.carry_out().await?;
+        while let Some(old) = self.kept.leases.first().filter(|old| **old != self.lease).cloned() {
+            self.clear(&old).await?;
+            self.kept.leases.remove(0);
+        }
+        if !topics.is_empty() {
+            info!(topics = topics.len(), "said again what this node holds");
+        }
+        Ok(())
+    }
+
+    /// A Redis that has lost its data since it was last seen has lost what others hold too; they are about
+    /// to say it again.
+    fn note_epoch(&mut self, value: &Value) {
+        let [epoch, age] = reply::list(value) else { return };
+        let epoch = reply::number(epoch);
+        let before = std::mem::replace(&mut self.kept.epoch, epoch);
+        if before.is_some() && before != epoch {
+            let age = Duration::from_millis(reply::number(age).unwrap_or_default());
+            let missing = self.settings.lease.saturating_sub(age);
+            self.kept.settles = Some(Instant::now() + missing);
+        }
+    }
+
+    /// Gives the lease up, so that nobody has to wait for it to lapse.
+    pub(super) async fn end(&mut self) -> Result<(), Lost> {
+        self.count().await?;
+        let lease = self.lease.clone();
+        self.clear(&lease).await
+    }
+
+    fn renewal(&self, new: bool) -> redis::Cmd {
+        let mut renewal = script(Script::Renew, &[self.keys.leases()]);
+        let lasts = self.settings.lease * 4 / PART;
+        renewal.arg(&self.lease).arg(lasts.as_millis() as u64).arg(u8::from(new));
+        renewal
+    }
+
+    /// Renews the lease, clears lapsed ones away, and sends a word to itself: a connection can be half dead,
+    /// and only what comes in shows that it is not.
+    pub(super) async fn give_sign(&mut self, part: Duration) -> Result<(), Lost> {
+        if self.heard.get().elapsed() > part * 3 + PATIENCE {
+            return Err(Lost::Deaf);
+        }
+        let probe = self.envelope(0, true, Body::Probe).encode();
+        let mut batch = Batch::new();
+        batch.add(self.renewal(false), ());
+        let mut publish = cmd("PUBLISH");
+        publish.arg(self.keys.probe(&self.lease)).arg(probe);
+        batch.add(publish, ());
+        let answers = batch.send(&mut self.commands, self.status).await?;
+        let Some((_, renewed)) = answers.first() else { return Ok(()) };
+        let [held, lapsed] = reply::list(renewed) else { return Ok(()) };
+        if reply::number(held) != Some(1) {
+            return Err(Lost::Lapsed);
+        }
+        Figures::add(&self.status.figures.renewals, 1);
+        let lapsed: Vec<String> =
+            reply::list(lapsed).iter().filter_map(|l| reply::text(l).map(str::to_owned)).collect();
+        for lease in lapsed {
+            info!("a node's lease has lapsed; clearing away what it held");
+            Figures::add(&self.status.figures.reaped, 1);
+            self.clear(&lease).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads all rosters again, now that what they lack is gone for good.
+    pub(super) async fn settle(&mut self) -> Result<(), Lost> {
+        self.kept.settles = None;
+        let topics = self.topics.all();
+        let presence: Vec<Topic> =
+            topics.into_iter().filter(|topic| topic.channel.kind().is_presence()).collect();
+        for some in presence.chunks(MOST) {
+            self.link.batch.extend(some.iter().cloned().map(Order::Open));
+            self.carry_out().await?;
+        }
+        Ok(())
+    }
+
+    /// Clears away what a lease held. Done twice, or by two nodes at once, it changes nothing more.
+    async fn clear(&mut self, lease: &str) -> Result<(), Lost> {
+        let mut batch = Batch::new();
+        let mut held = cmd("SMEMBERS");
+        held.arg(self.keys.lease(lease));
+        batch.add(held, ());
+        let answers = batch.send(&mut self.commands, self.status).await?;
+        let Some((_, held)) = answers.first() else { return Ok(()) };
+        let mut batch = Batch::new();
+        for entry in reply::list(held).iter().filter_map(reply::text) {
+            if let Some((app, channel)) = entry.strip_prefix('c').and_then(|c| c.split_once('/')) {
+                let Ok(channel) = ChannelName::parse(channel, usize::MAX) else { continue };
+                let topic = Topic { app: AppId::new(app), channel };
+                let mut clear = script(Script::Clear, &self.parts(&topic, "vmrk"));
+                // The script adds version and user.
+                let head = self.envelope(0, false, Body::Probe).head_of_left();
+                clear.arg(lease).arg(self.keys.topic(&topic)).arg(head);
+                batch.add(clear, Expected::Nothing);
+            } else if let Some(app) = entry.strip_prefix('a') {
+                self.clear_counts(&AppId::new(app), lease).await?;
+            }
+            if batch.len() >= MOST {
+                let full = std::mem::replace(&mut batch, Batch::new());
+                full.send(&mut self.commands, self.status).await?;
+            }
+        }
+        let mut forget = cmd("DEL");
+        forget.arg(self.keys.lease(lease));
+        batch.add(forget, Expected::Nothing);
+        let mut lapse = cmd("ZREM");
+        lapse.arg(self.keys.leases()).arg(lease);
+        batch.add(lapse, Expected::Nothing);
+        batch.send(&mut self.commands, self.status).await?;
+        Ok(())
+    }
+
+    async fn clear_counts(&mut self, app: &AppId, lease: &str) -> Result<(), Lost> {
+        let mut batch = Batch::new();
+        let mut all = cmd("HKEYS");
+        all.arg(self.keys.counts(app, lease));
+        batch.add(all, ());
+        let answers = batch.send(&mut self.commands, self.status).await?;
+        let channels = answers.first().map(|(_, value)| reply::list(value)).unwrap_or_default();
+        let none = |name: &Value| {
+            let name = reply::text(name)?;
+            if name.is_empty() {
+                return Some((None, 0, false));
+            }
+            let channel = ChannelName::parse(name, usize::MAX).ok()?;
+            // Whether the app wants it is known where it is heard.
+            let tell = !channel.kind().is_presence();
+            Some((Some(channel), 0, tell))
+        };
+        let counts = channels.iter().filter_map(none).collect();
+        let mut batch = Batch::new();
+        self.add_counts(&mut batch, app, lease, counts);
+        let answers = batch.send(&mut self.commands, self.status).await?;
+        self.take(answers, &mut []).await
+    }
+}

@@ -1,0 +1,330 @@
+//! The link over Redis or Valkey: one connection that gives commands and one that listens, on a thread of
+//! their own, so that no worker ever waits for them. It is made again for ever; each time under a new lease,
+//! with everything this node has said anew, and with what was held under the old one cleared away. So a lost
+//! link, an empty Redis and a node that was taken for dead all heal in the same way.
+
+mod ask;
+mod batch;
+mod lease;
+mod reader;
+mod reply;
+mod writer;
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::link::{Alone, Arrival, FarEnd, Figures, Order, Publish};
+use super::scripts::{Keys, Script};
+use super::topics::Topics;
+use crate::app::AppId;
+use reader::Reader;
+use writer::Writer;
+
+/// How long Redis may take to answer before it is taken for away.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The longest pause between two attempts to make the link.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the link is set.
+#[derive(Clone)]
+pub struct Settings {
+    pub url: String,
+    /// What the names of all keys and topics begin with.
+    pub prefix: String,
+    /// How long a node may be silent before others clear away what it held.
+    pub lease: Duration,
+    /// How long a publish may wait for Redis.
+    pub max_age: Duration,
+}
+
+/// The URL may hold a password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// Why the link was lost.
+#[derive(Debug)]
+enum Lost {
+    Redis(redis::RedisError),
+    /// It did not answer in time.
+    Silent,
+    /// Nothing comes in on the connection that listens.
+    Deaf,
+    /// Others have cleared this node away.
+    Lapsed,
+    /// The node stops.
+    Stopped,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // The error's own text may repeat the URL with its password.
+            Self::Redis(error) => write!(f, "{:?} {}", error.kind(), error.code().unwrap_or("")),
+            Self::Silent => f.write_str("no answer in time"),
+            Self::Deaf => f.write_str("nothing comes in"),
+            Self::Lapsed => f.write_str("the lease had lapsed"),
+            Self::Stopped => f.write_str("the server stops"),
+        }
+    }
+}
+
+impl From<redis::RedisError> for Lost {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl From<tokio::time::error::Elapsed> for Lost {
+    fn from(_: tokio::time::error::Elapsed) -> Self {
+        Self::Silent
+    }
+}
+
+/// A publish that waits to be sent.
+#[derive(Debug)]
+struct Held {
+    since: Instant,
+    serial: u64,
+    /// Subscribers here have it already.
+    told: bool,
+    publish: Publish,
+}
+
+/// What outlives a lost link.
+#[derive(Debug)]
+struct Kept {
+    /// This node's number in envelopes.
+    node: u64,
+    serial: u64,
+    held: VecDeque<Held>,
+    /// Connections by app.
+    connections: HashMap<AppId, usize>,
+    /// The leases under which something may be held still, the present one last.
+    leases: Vec<String>,
+    /// Since when Redis had its data, as was last seen; to know if it has lost it.
+    epoch: Option<u64>,
+    /// When other nodes will have had the time to say again whom they hold.
+    settles: Option<Instant>,
+    /// The last serial heard of each node, itself included.
+    heard: HashMap<u64, u64>,
+}
+
+/// The far end of a link, over Redis.
+#[derive(Debug)]
+pub struct Redis {
+    settings: Settings,
+    client: Client,
+    keys: Keys,
+    topics: Arc<Topics>,
+    far: FarEnd,
+    kept: Kept,
+}
+
+impl Redis {
+    /// The far end for a node of that number. Fails on a URL that is none.
+    pub fn new(
+        settings: Settings,
+        node: u64,
+        topics: Arc<Topics>,
+        far: FarEnd,
+    ) -> Result<Self, redis::RedisError> {
+        let client = Client::open(settings.url.as_str())?;
+        let keys = Keys::new(&settings.prefix);
+        let kept = Kept {
+            node,
+            serial: 0,
+            held: VecDeque::new(),
+            connections: HashMap::new(),
+            leases: Vec::new(),
+            epoch: None,
+            settles: None,
+            heard: HashMap::new(),
+        };
+        Ok(Self { settings, client, keys, topics, far, kept })
+    }
+
+    /// Keeps the link up until it is told to stop.
+    pub async fn run(mut self) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let begun = Instant::now();
+            let lost = self.serve().await;
+            let was_up = self.far.status.up.swap(false, Ordering::Relaxed);
+            if matches!(lost, Lost::Stopped) {
+                return;
+            }
+            warn!("the link to Redis is down: {lost}");
+            if was_up {
+                // What is asked from now on is answered from what is known here.
+                let _ = self.far.arrivals.send(Arrival::Down).await;
+            }
+            pause = if begun.elapsed() > LONGEST_PAUSE { SHORTEST_PAUSE } else { pause * 2 };
+            pause = pause.min(LONGEST_PAUSE);
+            if self.go_on_alone(Instant::now() + jittered(pause)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Carries out orders without Redis until `end`.
+    async fn go_on_alone(&mut self, end: Instant) -> Result<(), Lost> {
+        loop {
+            tokio::select! {
+                order = self.far.orders.recv() => match order {
+                    None | Some(Order::Stop) => return Err(Lost::Stopped),
+                    Some(order) => self.alone(order).await,
+                },
+                () = sleep_until(end) => return Ok(()),
+            }
+        }
+    }
+
+    async fn alone(&mut self, order: Order) {
+        let alone = match order {
+            Order::Open(topic) => Alone::Open(topic),
+            Order::Join { topic, member, .. } => Alone::Join { topic, user: member.user_id },
+            Order::Leave { topic, user } => Alone::Leave { topic, user },
+            Order::Publish(publish) => {
+                let local = match &publish {
+                    Publish::Cached { topic, except, frame, data, .. } => Some(Alone::Publish {
+                        topic: topic.clone(),
+                        except: *except,
+                        frame: frame.clone(),
+                        data: data.clone(),
+                    }),
+                    Publish::Event { .. } | Publish::Terminate { .. } => None,
+                };
+                self.kept.hold(publish, true);
+                self.drop_old();
+                let Some(local) = local else { return };
+                local
+            }
+            Order::Connections { app, count } => {
+                self.kept.connections.insert(app, count);
+                return;
+            }
+            // Everything is counted again once Redis is back; who asks gets no answer and knows why.
+            Order::Changed { .. } | Order::Ask(..) | Order::Stop => return,
+        };
+        let _ = self.far.arrivals.send(Arrival::Alone(alone)).await;
+    }
+
+    /// Drops publishes that have waited too long.
+    fn drop_old(&mut self) {
+        while let Some(held) = self.kept.held.front() {
+            if held.since.elapsed() <= self.settings.max_age {
+                break;
+            }
+            self.far.status.queued.fetch_sub(held.publish.bytes(), Ordering::Relaxed);
+            Figures::add(&self.far.status.figures.dropped, 1);
+            self.kept.held.pop_front();
+        }
+    }
+
+    /// Makes the link and keeps it as long as it lasts.
+    async fn serve(&mut self) -> Lost {
+        self.drop_old();
+        let connected = tokio::select! {
+            connected = self.connect() => connected,
+            // Orders wait meanwhile, but not for a Redis that does not answer at all.
+            () = tokio::time::sleep(PATIENCE) => Err(Lost::Silent),
+        };
+        let (commands, listening, lease) = match connected {
+            Ok(connected) => connected,
+            Err(lost) => return lost,
+        };
+        let node = self.kept.node;
+        let (sink, stream) = listening.split();
+        let heard = std::cell::Cell::new(Instant::now());
+        let seen = std::cell::RefCell::new(std::mem::take(&mut self.kept.heard));
+        let mut reader = Reader {
+            stream,
+            keys: self.keys.clone(),
+            node,
+            far: &self.far.arrivals,
+            figures: &self.far.status.figures,
+            heard: &heard,
+            seen: &seen,
+        };
+        let mut writer = Writer {
+            commands,
+            sink,
+            lease,
+            settings: &self.settings,
+            keys: &self.keys,
+            topics: &self.topics,
+            orders: &mut self.far.orders,
+            arrivals: &self.far.arrivals,
+            status: &self.far.status,
+            kept: &mut self.kept,
+            link: writer::Memory::default(),
+            heard: &heard,
+        };
+        let lost = tokio::select! {
+            lost = writer.run() => lost,
+            () = reader.run() => Lost::Deaf,
+        };
+        let arrived = seen.borrow().get(&node).copied().unwrap_or_default();
+        writer.unanswered(arrived).await;
+        self.kept.heard = seen.into_inner();
+        lost
+    }
+
+    async fn connect(&self) -> Result<(MultiplexedConnection, redis::aio::PubSub, String), Lost> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let mut commands =
+            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut scripts = redis::pipe();
+        for script in Script::ALL {
+            scripts.cmd("SCRIPT").arg("LOAD").arg(script.text()).ignore();
+        }
+        scripts.exec_async(&mut commands).await?;
+        let mut listening = self.client.get_async_pubsub().await?;
+        let lease = format!("{:016x}", random());
+        timeout(PATIENCE, listening.subscribe(&[self.keys.all(), self.keys.probe(&lease)]))
+            .await??;
+        info!("the link to Redis is made");
+        Figures::add(&self.far.status.figures.connects, 1);
+        Ok((commands, listening, lease))
+    }
+}
+
+impl Kept {
+    fn hold(&mut self, publish: Publish, told: bool) {
+        self.serial += 1;
+        // Cached events go back to their sender too, unless it has told its subscribers.
+        let told = told || !matches!(publish, Publish::Cached { .. });
+        self.held.push_back(Held { since: Instant::now(), serial: self.serial, told, publish });
+    }
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without chance two nodes might pause alike, and the clock makes the lease its own.
+    if getrandom::fill(&mut bytes).is_err() {
+        return reply::now_us();
+    }
+    u64::from_le_bytes(bytes)
+}
+
+/// Between half of `pause` and all of it, so that nodes do not come back as one herd.
+fn jittered(pause: Duration) -> Duration {
+    pause / 2 + pause / 2 * (random() % 1000) as u32 / 1000
+}

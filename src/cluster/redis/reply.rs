@@ -1,0 +1,105 @@
+//! Reading what Redis answers. A reply of another shape than expected reads as nothing.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::cluster::envelope::{Body, DIGITS, Envelope};
+use crate::cluster::link::Kept;
+use crate::cluster::roster::Loaded;
+use crate::protocol::member::{Member, UserId};
+
+/// Microseconds since 1970.
+pub(super) fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whether Redis cannot be worked with as it is now, as against one command that went wrong.
+pub(super) fn is_fatal(value: &Value) -> bool {
+    let Value::ServerError(error) = value else { return false };
+    matches!(
+        error.code(),
+        "NOSCRIPT"
+            | "READONLY"
+            | "LOADING"
+            | "MASTERDOWN"
+            | "NOAUTH"
+            | "NOPERM"
+            | "OOM"
+            | "MISCONF"
+    )
+}
+
+pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    std::str::from_utf8(bytes(value)?).ok()
+}
+
+pub(super) fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => text(value)?.parse().ok(),
+    }
+}
+
+pub(super) fn list(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) | Value::Set(items) => items,
+        _ => &[],
+    }
+}
+
+/// Field and value of each entry of a hash.
+pub(super) fn pairs(value: &Value) -> Vec<(&Value, &Value)> {
+    match value {
+        Value::Map(pairs) => pairs.iter().map(|(field, value)| (field, value)).collect(),
+        _ => list(value)
+            .chunks_exact(2)
+            .filter_map(|pair| match pair {
+                [field, value] => Some((field, value)),
+                _ => None,
+            })
+            .collect(),
+    }
+}
+
+/// A channel's members: user → version of joining and info.
+pub(super) fn members(value: &Value) -> Vec<(u64, Member)> {
+    let member = |(user, member): (&Value, &Value)| {
+        let user_id = UserId::parse(text(user)?)?;
+        let (version, info) = text(member)?.split_at_checked(DIGITS)?;
+        Some((version.parse().ok()?, Member { user_id, user_info: info.into() }))
+    };
+    let mut members: Vec<_> = pairs(value).into_iter().filter_map(member).collect();
+    members.sort_unstable_by_key(|(version, _)| *version);
+    members
+}
+
+/// What `LOAD` answers.
+pub(super) fn loaded(value: &Value) -> Option<Loaded> {
+    match list(value) {
+        [version, all] => Some(Loaded { version: number(version)?, members: members(all) }),
+        _ => None,
+    }
+}
+
+/// What `KEPT` answers.
+pub(super) fn kept(value: &Value) -> Option<Kept> {
+    let [envelope, ttl] = list(value) else { return None };
+    let envelope = Bytes::copy_from_slice(bytes(envelope)?);
+    match Envelope::decode(&envelope).ok()?.body {
+        Body::Cached { version, frame, data, .. } => {
+            Some(Kept { version, frame, data, ttl: Duration::from_millis(number(ttl)?) })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,301 @@
+//! Who is present in a channel over all nodes, as this node has heard it, and whom it holds there itself.
+//! Versions come from Redis and only grow, so that what is heard twice or late changes nothing.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event::{MemberText, Message};
+use crate::protocol::member::{Member, UserId};
+
+/// The members of one channel, and this node's part in them.
+#[derive(Debug, Default)]
+pub struct Roster {
+    /// By the version they came with, which keeps their order stable and equal on all nodes.
+    members: BTreeMap<(u64, UserId), MemberText>,
+    by_user: HashMap<UserId, u64>,
+    /// Up to which change this is true.
+    version: u64,
+    /// What Redis has was read once.
+    loaded: bool,
+    /// The users with connections of this node.
+    own: HashMap<UserId, Own>,
+}
+
+/// A user with connections here.
+#[derive(Debug)]
+struct Own {
+    member: Member,
+    max: usize,
+    connections: usize,
+    /// The version from which on the roster has it; `None` while Redis has not answered.
+    joined: Option<u64>,
+    /// There was no room for it when Redis was last asked.
+    refused: bool,
+}
+
+/// What Redis has of a channel.
+#[derive(Clone, Default, Debug)]
+pub struct Loaded {
+    pub version: u64,
+    /// With the versions that they came with.
+    pub members: Vec<(u64, Member)>,
+}
+
+/// One difference to what clients were told.
+#[derive(Debug)]
+pub enum Change {
+    Added(MemberText),
+    Removed(MemberText),
+}
+
+/// What a connection more leads to.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Claimed {
+    /// The user is the node's already.
+    Known,
+    /// The user's first here: Redis must be asked.
+    First,
+}
+
+impl Roster {
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Counts one more connection of the user here.
+    pub fn claim(&mut self, member: &Member, max: usize) -> Claimed {
+        if let Some(own) = self.own.get_mut(&member.user_id) {
+            own.connections += 1;
+            let refused = std::mem::take(&mut own.refused);
+            return if refused { Claimed::First } else { Claimed::Known };
+        }
+        let own = Own { member: member.clone(), max, connections: 1, joined: None, refused: false };
+        self.own.insert(member.user_id.clone(), own);
+        Claimed::First
+    }
+
+    /// Counts one connection less; whether it was the user's last here.
+    pub fn unclaim(&mut self, user: &UserId) -> bool {
+        let Some(own) = self.own.get_mut(user) else { return false };
+        own.connections -= 1;
+        if own.connections > 0 {
+            return false;
+        }
+        self.own.remove(user);
+        true
+    }
+
+    /// There is no room for the user; who claims it next asks again.
+    pub fn refuse(&mut self, user: &UserId) {
+        if let Some(own) = self.own.get_mut(user) {
+            own.refused = true;
+        }
+    }
+
+    /// Redis has the user, from `version` on.
+    pub fn confirm(&mut self, user: &UserId, version: u64) {
+        if let Some(own) = self.own.get_mut(user) {
+            own.joined = Some(version);
+        }
+    }
+
+    /// Whether the roster has everything up to the user's joining.
+    pub fn is_ready(&self, user: &UserId) -> bool {
+        let own = self.own.get(user).and_then(|own| own.joined);
+        self.loaded && own.is_some_and(|joined| joined <= self.version)
+    }
+
+    /// The users with connections here, for telling Redis again.
+    pub fn own(&self) -> impl Iterator<Item = (&Member, usize)> {
+        self.own.values().map(|own| (&own.member, own.max))
+    }
+
+    /// The version that a user came with; 0 if it has not.
+    pub fn place(&self, user: &UserId) -> u64 {
+        self.by_user.get(user).copied().unwrap_or_default()
+    }
+
+    /// A user came, at `version`; its text if that is news.
+    pub fn join(&mut self, version: u64, member: &Member) -> Option<Change> {
+        if version <= self.version {
+            return None;
+        }
+        self.version = version;
+        // Who is said to have come again has never left, and keeps its place.
+        let place = self.by_user.get(&member.user_id).copied().unwrap_or(version);
+        self.insert(place, member)
+    }
+
+    fn insert(&mut self, place: u64, member: &Member) -> Option<Change> {
+        let user = &member.user_id;
+        let text = MemberText::new(member);
+        let before = self.by_user.insert(user.clone(), place);
+        if let Some(before) = before {
+            self.members.remove(&(before, user.clone()));
+        }
+        self.members.insert((place, user.clone()), text.clone());
+        before.is_none().then_some(Change::Added(text))
+    }
+
+    /// A user left, at `version`; its text if that is news. Whom this node is sure to hold has not left.
+    pub fn leave(&mut self, version: u64, user: &UserId) -> Option<Change> {
+        if version <= self.version {
+            return None;
+        }
+        self.version = version;
+        if self.must_join_again(version, user).is_some() { None } else { self.remove(user) }
+    }
+
+    /// Whether Redis has dropped a user at `version` whom it had confirmed to this node before, as happens
+    /// when the node was taken for dead.
+    pub fn must_join_again(&self, version: u64, user: &UserId) -> Option<(&Member, usize)> {
+        let own = self.own.get(user)?;
+        own.joined.is_some_and(|joined| joined < version).then_some((&own.member, own.max))
+    }
+
+    fn remove(&mut self, user: &UserId) -> Option<Change> {
+        let place = self.by_user.remove(user)?;
+        self.members.remove(&(place, user.clone())).map(Change::Removed)
+    }
+
+    /// Whether there is no room for a user who is to join without Redis.
+    pub fn is_full_for(&self, user: &UserId) -> bool {
+        let max = self.own.get(user).map_or(usize::MAX, |own| own.max);
+        !self.by_user.contains_key(user) && self.members.len() >= max
+    }
+
+    /// Joins without Redis, one version on; what changed.
+    pub fn join_alone(&mut self, user: &UserId) -> Option<Change> {
+        self.loaded = true;
+        let own = self.own.get_mut(user)?;
+        if self.by_user.contains_key(user) {
+            own.joined = Some(self.version);
+            return None;
+        }
+        self.version += 1;
+        own.joined = Some(self.version);
+        let member = own.member.clone();
+        self.insert(self.version, &member)
+    }
+
+    /// Leaves without Redis.
+    pub fn leave_alone(&mut self, user: &UserId) -> Option<Change> {
+        if self.own.contains_key(user) {
+            return None;
+        }
+        let change = self.remove(user);
+        self.version += u64::from(change.is_some());
+        change
+    }
+
+    /// Takes over what Redis has; what differs from what was known. Those it lacks stay for now if other
+    /// nodes have not had the time to say whom they hold (`settled`).
+    pub fn load(&mut self, loaded: &Loaded, settled: bool) -> Vec<Change> {
+        self.loaded = true;
+        if loaded.version < self.version {
+            return Vec::new();
+        }
+        self.version = loaded.version;
+        let mut changes = Vec::new();
+        let mut gone: Vec<UserId> = Vec::new();
+        if settled {
+            let here: std::collections::HashSet<&UserId> =
+                loaded.members.iter().map(|(_, member)| &member.user_id).collect();
+            gone.extend(self.by_user.keys().filter(|user| !here.contains(user)).cloned());
+        }
+        // Whom this node holds itself is on the way back, whatever was read.
+        gone.retain(|user| !self.own.contains_key(user));
+        changes.extend(gone.iter().filter_map(|user| self.remove(user)));
+        for (place, member) in &loaded.members {
+            changes.extend(self.insert(*place, member));
+        }
+        changes
+    }
+
+    /// What someone who just joined is told.
+    pub fn message(&self, channel: &ChannelName) -> Message {
+        Message::subscribed_presence(channel, self.members.len(), self.members.values())
+    }
+
+    /// The users, in the order they came.
+    pub fn users(&self) -> Vec<UserId> {
+        self.members.keys().map(|(_, user)| user.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: &str) -> Member {
+        Member { user_id: UserId::parse(id).unwrap(), user_info: "{}".into() }
+    }
+
+    fn users(roster: &Roster) -> String {
+        roster.users().iter().map(UserId::as_str).collect()
+    }
+
+    #[test]
+    fn late_and_doubled_news_changes_nothing() {
+        let mut roster = Roster::default();
+        roster
+            .load(&Loaded { version: 10, members: vec![(3, member("b")), (2, member("a"))] }, true);
+        assert_eq!(users(&roster), "ab");
+        assert!(roster.join(10, &member("c")).is_none());
+        assert!(roster.leave(9, &UserId::parse("a").unwrap()).is_none());
+        assert!(matches!(roster.join(11, &member("c")), Some(Change::Added(_))));
+        assert!(roster.join(12, &member("a")).is_none(), "it has never left");
+        assert_eq!(users(&roster), "abc");
+        assert!(matches!(roster.leave(13, &member("b").user_id), Some(Change::Removed(_))));
+        assert!(roster.leave(14, &member("b").user_id).is_none());
+    }
+
+    #[test]
+    fn only_true_differences_are_told_after_a_reload() {
+        let mut roster = Roster::default();
+        roster
+            .load(&Loaded { version: 10, members: vec![(1, member("a")), (2, member("b"))] }, true);
+        let emptied = Loaded { version: 20, members: vec![(20, member("c"))] };
+        assert_eq!(roster.load(&emptied, false).len(), 1, "c came, and a and b may yet");
+        assert_eq!(users(&roster), "abc");
+        let restored = Loaded { version: 30, members: vec![(25, member("a")), (20, member("c"))] };
+        let changes = roster.load(&restored, true);
+        assert!(matches!(changes.as_slice(), [Change::Removed(text)] if &*text.id == r#"\"b\""#));
+        assert_eq!(users(&roster), "ca");
+        assert!(roster.load(&emptied, true).is_empty(), "older than what is known");
+    }
+
+    #[test]
+    fn a_user_is_ready_once_the_roster_has_it() {
+        let mut roster = Roster::default();
+        let a = member("a");
+        assert_eq!(roster.claim(&a, 9), Claimed::First);
+        assert_eq!(roster.claim(&a, 9), Claimed::Known);
+        roster.confirm(&a.user_id, 12);
+        assert!(!roster.is_ready(&a.user_id));
+        roster.load(&Loaded { version: 11, members: vec![(5, member("b"))] }, true);
+        assert!(!roster.is_ready(&a.user_id), "its own joining is still on its way");
+        assert!(roster.join(12, &a).is_some());
+        assert!(roster.is_ready(&a.user_id));
+        assert!(!roster.unclaim(&a.user_id));
+        assert!(roster.unclaim(&a.user_id));
+        assert!(!roster.unclaim(&a.user_id));
+    }
+
+    #[test]
+    fn a_node_alone_goes_on() {
+        let mut roster = Roster::default();
+        let a = member("a");
+        roster.claim(&a, 9);
+        assert!(roster.join_alone(&a.user_id).is_some());
+        assert!(roster.is_ready(&a.user_id));
+        assert!(roster.leave_alone(&a.user_id).is_none(), "still claimed");
+        roster.unclaim(&a.user_id);
+        assert!(roster.leave_alone(&a.user_id).is_some());
+        assert_eq!((roster.count(), roster.version()), (0, 2));
+    }
+}

@@ -1,0 +1,299 @@
+//! The keys in Redis and the scripts that change them. Each script is one step that nothing comes between,
+//! and changes nothing when it is run again. All keys that one script touches share a hash tag.
+//!
+//! Of a channel, `P:{app/channel}:` and
+//! - `v`: the version of its last change. It never goes back, for it is at least the time in microseconds.
+//! - `m`: its members, user → version of joining and info. `r`: who holds them, lease and user → nothing.
+//!   `k`: on how many nodes, user → number.
+//! - `c`: its cached event, as an envelope.
+//!
+//! Of an app, `P:{app}:` and `t`: channel → subscriptions on all nodes; `n:LEASE`: on one node. The empty
+//! channel name stands for the app's connections.
+//!
+//! Of all, `P:leases`: lease → when it lapses; `P:lease:LEASE`: what it holds; `P:epoch`: since when
+//! Redis has had its data.
+
+use std::sync::LazyLock;
+
+use sha1::{Digest as _, Sha1};
+
+use super::Topic;
+use crate::app::AppId;
+
+/// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one
+/// begins at the time of day.
+const VERSION_KEPT: u64 = 3600;
+
+/// The next version of a channel. Lua's numbers hold 53 bits, which microseconds need in the year 2255.
+const NEXT: &str = r"
+local function next_version(key)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2]
+  local last = tonumber(redis.call('GET', key) or '0')
+  if now <= last then now = last + 1 end
+  local text = string.format('%016.0f', now)
+  redis.call('SET', key, text, 'EX', VERSION_KEPT)
+  return text
+end
+";
+
+/// KEYS v m r k; ARGV lease user info max topic head rest place. Answers the version from which on the user is
+/// present, or nothing if there is no room.
+const JOIN: &str = r"
+local v, m, r, k = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local lease, user, info, max, topic, head, rest, place = unpack(ARGV)
+local ref = lease .. ' ' .. user
+if redis.call('HEXISTS', r, ref) == 1 then
+  return redis.call('GET', v) or string.format('%016.0f', 0)
+end
+local known = redis.call('HEXISTS', m, user)
+if known == 0 and redis.call('HLEN', m) >= tonumber(max) then return false end
+redis.call('HSET', r, ref, '')
+redis.call('HINCRBY', k, user, 1)
+if known == 1 then return redis.call('GET', v) or string.format('%016.0f', 0) end
+local version = next_version(v)
+if place == '' then place = version end
+redis.call('HSET', m, user, place .. info)
+redis.call(PUBLISH, topic, head .. version .. rest)
+return version
+";
+
+/// One user's end on one lease.
+const DROP: &str = r"
+local function drop(v, m, r, k, lease, user, topic, head)
+  if redis.call('HDEL', r, lease .. ' ' .. user) == 0 then return end
+  if redis.call('HINCRBY', k, user, -1) > 0 then return end
+  redis.call('HDEL', k, user)
+  redis.call('HDEL', m, user)
+  redis.call(PUBLISH, topic, head .. next_version(v) .. user)
+end
+";
+
+/// KEYS v m r k; ARGV lease user topic head.
+const LEAVE: &str = r"
+drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+return 1
+";
+
+/// KEYS v m r k; ARGV lease topic head. Ends everybody who is present on a lease.
+const CLEAR: &str = r"
+local lease = ARGV[1] .. ' '
+for _, ref in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if string.sub(ref, 1, #lease) == lease then
+    drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], string.sub(ref, #lease + 1), ARGV[2], ARGV[3])
+  end
+end
+return 1
+";
+
+/// KEYS v m; a version of its own, which is after all changes so far, and the members.
+const LOAD: &str = r"
+return {next_version(KEYS[1]), redis.call('HGETALL', KEYS[2])}
+";
+
+/// KEYS v c; ARGV topic head rest ttl (milliseconds). Answers the version.
+const KEEP: &str = r"
+local version = next_version(KEYS[1])
+local envelope = ARGV[2] .. version .. ARGV[3]
+redis.call('SET', KEYS[2], envelope, 'PX', ARGV[4])
+redis.call(PUBLISH, ARGV[1], envelope)
+return version
+";
+
+/// KEYS c; the cached event and how long it is kept on.
+const KEPT: &str = r"
+local envelope = redis.call('GET', KEYS[1])
+if not envelope then return false end
+return {envelope, redis.call('PTTL', KEYS[1])}
+";
+
+/// KEYS t n v; ARGV topic-prefix head, then for each channel its name, the subscriptions on this lease, and
+/// `1` if subscribers want to know. Answers the sums.
+const COUNT: &str = r"
+local totals = {}
+for i = 3, #ARGV, 3 do
+  local channel, count = ARGV[i], tonumber(ARGV[i + 1])
+  local before = tonumber(redis.call('HGET', KEYS[2], channel) or '0')
+  if count == 0 then redis.call('HDEL', KEYS[2], channel)
+  else redis.call('HSET', KEYS[2], channel, count) end
+  local total = redis.call('HINCRBY', KEYS[1], channel, count - before)
+  if total <= 0 then redis.call('HDEL', KEYS[1], channel) end
+  if ARGV[i + 2] == '1' and count ~= before then
+    redis.call(PUBLISH, ARGV[1] .. channel, ARGV[2] .. next_version(KEYS[3]) .. total)
+  end
+  totals[#totals + 1] = total
+end
+return totals
+";
+
+/// KEYS leases; ARGV lease, milliseconds, whether it is new. Answers whether the lease held until now, and
+/// the leases that have lapsed.
+const RENEW: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local held = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not held and ARGV[3] ~= '1' then return {0, {}} end
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+return {1, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)}
+";
+
+/// KEYS epoch; since when Redis has had its data, and for how many milliseconds.
+const EPOCH: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[1], string.format('%.0f', now), 'NX')
+local epoch = redis.call('GET', KEYS[1])
+return {epoch, now - tonumber(epoch)}
+";
+
+/// The scripts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Script {
+    Join,
+    Leave,
+    Clear,
+    Load,
+    Keep,
+    Kept,
+    Count,
+    Renew,
+    Epoch,
+}
+
+impl Script {
+    pub(super) const ALL: [Self; 9] = [
+        Self::Join,
+        Self::Leave,
+        Self::Clear,
+        Self::Load,
+        Self::Keep,
+        Self::Kept,
+        Self::Count,
+        Self::Renew,
+        Self::Epoch,
+    ];
+
+    /// What Redis calls it: the SHA-1 of its text, in hexadecimal.
+    pub(super) fn name(self) -> &'static str {
+        static NAMES: LazyLock<[String; Script::ALL.len()]> =
+            LazyLock::new(|| Script::ALL.map(|script| hex::encode(Sha1::digest(script.text()))));
+        NAMES.get(self as usize).map_or("", String::as_str)
+    }
+
+    /// The script's text.
+    pub(super) fn text(self) -> String {
+        let (needs, own): (&[&str], &str) = match self {
+            Self::Join => (&[NEXT], JOIN),
+            Self::Leave => (&[NEXT, DROP], LEAVE),
+            Self::Clear => (&[NEXT, DROP], CLEAR),
+            Self::Load => (&[NEXT], LOAD),
+            Self::Keep => (&[NEXT], KEEP),
+            Self::Kept => (&[], KEPT),
+            Self::Count => (&[NEXT], COUNT),
+            Self::Renew => (&[], RENEW),
+            Self::Epoch => (&[], EPOCH),
+        };
+        let text = needs.concat() + own;
+        text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
+            .replace("call(PUBLISH,", "call('PUBLISH',")
+    }
+}
+
+/// The names of all keys and topics.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// What a topic's name in Redis stands for.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Named<'a> {
+    Topic { app: &'a str, channel: &'a str },
+    All,
+    Probe,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// `v`, `m`, `r`, `k` or `c` of a channel.
+    pub(super) fn channel(&self, topic: &Topic, part: char) -> String {
+        format!("{}:{{{}/{}}}:{part}", self.prefix, topic.app, topic.channel)
+    }
+
+    /// `t` or `v` of an app.
+    pub(super) fn app(&self, app: &AppId, part: char) -> String {
+        format!("{}:{{{app}}}:{part}", self.prefix)
+    }
+
+    /// What a lease has of an app.
+    pub(super) fn counts(&self, app: &AppId, lease: &str) -> String {
+        format!("{}:{{{app}}}:n:{lease}", self.prefix)
+    }
+
+    pub(super) fn leases(&self) -> String {
+        format!("{}:leases", self.prefix)
+    }
+
+    pub(super) fn lease(&self, lease: &str) -> String {
+        format!("{}:lease:{lease}", self.prefix)
+    }
+
+    pub(super) fn epoch(&self) -> String {
+        format!("{}:epoch", self.prefix)
+    }
+
+    /// An app's id has neither `/` nor `:`, so that the first `/` ends it.
+    pub(super) fn topic_prefix(&self, app: &AppId) -> String {
+        format!("{}:on:{app}/", self.prefix)
+    }
+
+    pub(super) fn topic(&self, topic: &Topic) -> String {
+        format!("{}:on:{}/{}", self.prefix, topic.app, topic.channel)
+    }
+
+    pub(super) fn all(&self) -> String {
+        format!("{}:all", self.prefix)
+    }
+
+    pub(super) fn probe(&self, lease: &str) -> String {
+        format!("{}:probe:{lease}", self.prefix)
+    }
+
+    /// Reads what [`Self::topic`], [`Self::all`] or [`Self::probe`] wrote.
+    pub(super) fn named<'a>(&self, name: &'a str) -> Option<Named<'a>> {
+        let rest = name.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
+        if let Some(topic) = rest.strip_prefix("on:") {
+            let (app, channel) = topic.split_once('/')?;
+            return Some(Named::Topic { app, channel });
+        }
+        if rest == "all" {
+            return Some(Named::All);
+        }
+        rest.starts_with("probe:").then_some(Named::Probe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::channel::ChannelName;
+
+    #[test]
+    fn names_are_read_as_they_were_written() {
+        let keys = Keys::new("a:b");
+        let channel = ChannelName::parse("#server-to-user-x/y:{z}", 200).unwrap();
+        let topic = Topic { app: AppId::new("app"), channel };
+        let name = keys.topic(&topic);
+        let named = Named::Topic { app: "app", channel: "#server-to-user-x/y:{z}" };
+        assert_eq!(keys.named(&name), Some(named));
+        assert!(name.starts_with(&keys.topic_prefix(&topic.app)));
+        assert_eq!(keys.named(&keys.all()), Some(Named::All));
+        assert_eq!(keys.named(&keys.probe("7")), Some(Named::Probe));
+        for foreign in ["", "a:b", "a:bon:x/y", "other:on:x/y", "a:b:on:x", "reverb"] {
+            assert_eq!(keys.named(foreign), None, "{foreign}");
+        }
+    }
+}

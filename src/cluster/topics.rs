@@ -1,0 +1,262 @@
+//! What this node takes part in: for each topic how many connections hold it, who waits for it, who is
+//! present there over all nodes, and its cached event. Orders to the link are given under the entry's lock,
+//! so that their order is that of the changes; one entry is locked at a time.
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Place;
+use tokio::time::Instant;
+
+use super::link::{Kept, Link, Order, Publish};
+use super::roster::{Claimed, Roster};
+use super::{Outcome, Ticket, Topic};
+use crate::app::AppId;
+use crate::protocol::member::{Member, UserId};
+
+/// All topics of a node.
+#[derive(Debug)]
+pub struct Topics {
+    entries: DashMap<Topic, Entry>,
+    link: Link,
+}
+
+/// One topic.
+#[derive(Debug, Default)]
+pub struct Entry {
+    /// Connections here that are subscribed, and those on their way.
+    subscribed: usize,
+    pending: usize,
+    /// Events come in, or would if Redis were there.
+    live: bool,
+    waiting: Vec<(Ticket, Option<UserId>)>,
+    pub roster: Roster,
+    cached: Option<Cached>,
+    /// Events that this node has published to a cache channel and that have not come back yet.
+    in_flight: usize,
+    /// Subscribers on all nodes, as was last heard.
+    pub total: usize,
+    /// The link knows that it is to count again.
+    changed: bool,
+}
+
+/// The last event of a cache channel.
+#[derive(Clone, Debug)]
+pub struct Cached {
+    pub version: u64,
+    pub frame: Bytes,
+    pub data: Bytes,
+    pub expires: Instant,
+}
+
+impl From<Kept> for Cached {
+    fn from(kept: Kept) -> Self {
+        let Kept { version, frame, data, ttl } = kept;
+        Self { version, frame, data, expires: Instant::now() + ttl }
+    }
+}
+
+impl Entry {
+    fn is_idle(&self) -> bool {
+        self.subscribed == 0 && self.pending == 0
+    }
+
+    fn is_ready(&self, user: Option<&UserId>) -> bool {
+        self.live && self.in_flight == 0 && user.is_none_or(|user| self.roster.is_ready(user))
+    }
+
+    /// Events come in from now on.
+    pub fn go_live(&mut self) {
+        self.live = true;
+    }
+
+    /// An event that this node has published to a cache channel has come back. Who subscribes after an event
+    /// was taken from a backend is told of it, and so waits until it has its place.
+    pub fn came_back(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// None of them will come back.
+    pub fn lost_link(&mut self) {
+        self.in_flight = 0;
+    }
+
+    /// Keeps an event as the last, if it is; the version that its channel is at.
+    pub fn keep(&mut self, cached: Cached) {
+        if self.cached.as_ref().is_none_or(|kept| kept.version < cached.version) {
+            self.cached = Some(cached);
+        }
+    }
+
+    /// Keeps an event that Redis has not seen, one version on, which is returned.
+    pub fn keep_alone(&mut self, frame: Bytes, data: Bytes, expires: Instant) -> u64 {
+        let version = self.cached.as_ref().map_or(0, |kept| kept.version) + 1;
+        self.cached = Some(Cached { version, frame, data, expires });
+        version
+    }
+
+    /// The last event, if it has not expired.
+    pub fn cached(&self) -> Option<&Cached> {
+        self.cached.as_ref().filter(|cached| cached.expires > Instant::now())
+    }
+
+    /// The version that subscribers of a cache channel have been told up to, expired or not.
+    pub fn cache_version(&self) -> u64 {
+        self.cached.as_ref().map_or(0, |cached| cached.version)
+    }
+
+    /// There is no room for the user; those who waited as that user, and who give up their hold when
+    /// they hear of it.
+    pub fn refuse(&mut self, user: &UserId) -> Vec<(Ticket, Outcome)> {
+        self.roster.refuse(user);
+        let refused = self.waiting.extract_if(.., |(_, other)| other.as_ref() == Some(user));
+        refused.map(|(ticket, _)| (ticket, Outcome::Full)).collect()
+    }
+
+    /// Those who waited and need not any longer.
+    pub fn ready(&mut self) -> Vec<(Ticket, Outcome)> {
+        let (live, roster) = (self.live && self.in_flight == 0, &self.roster);
+        let is_ready =
+            |user: &Option<UserId>| live && user.as_ref().is_none_or(|user| roster.is_ready(user));
+        let ready = self.waiting.extract_if(.., |(_, user)| is_ready(user));
+        ready.map(|(ticket, _)| (ticket, Outcome::Ready)).collect()
+    }
+
+    /// Those who wait, as whom.
+    pub fn waiting(&self) -> Vec<Option<UserId>> {
+        self.waiting.iter().map(|(_, user)| user.clone()).collect()
+    }
+
+    fn count_again(&mut self, topic: &Topic, link: &Link, tell: bool) {
+        if !std::mem::replace(&mut self.changed, true) {
+            link.order(Order::Changed { topic: topic.clone(), tell });
+        }
+    }
+}
+
+impl Topics {
+    pub fn new(link: Link) -> Self {
+        Self { entries: DashMap::new(), link }
+    }
+
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Holds the topic for one more connection, on a presence channel as `member`, of whom there may be
+    /// `max`. Whether it may subscribe at once; if not, its ticket is among those that get ready later.
+    pub fn hold(&self, topic: &Topic, ticket: Ticket, member: Option<(&Member, usize)>) -> bool {
+        let mut entry = match self.entries.entry(topic.clone()) {
+            Place::Occupied(entry) => entry.into_ref(),
+            Place::Vacant(entry) => {
+                self.link.order(Order::Open(topic.clone()));
+                entry.insert(Entry::default())
+            }
+        };
+        let entry = entry.value_mut();
+        entry.pending += 1;
+        if let Some((member, max)) = member
+            && entry.roster.claim(member, max) == Claimed::First
+        {
+            let (topic, member) = (topic.clone(), member.clone());
+            self.link.order(Order::Join { topic, member, max, place: 0 });
+        }
+        let user = member.map(|(member, _)| &member.user_id);
+        if entry.is_ready(user) {
+            return true;
+        }
+        entry.waiting.push((ticket, user.cloned()));
+        false
+    }
+
+    /// Gives a cached event to the link.
+    pub fn publish_cached(&self, topic: &Topic, publish: Publish) {
+        match self.entries.get_mut(topic) {
+            Some(mut entry) => {
+                entry.in_flight += usize::from(self.link.order(Order::Publish(publish)));
+            }
+            None => {
+                self.link.order(Order::Publish(publish));
+            }
+        }
+    }
+
+    /// Makes a held topic a subscribed one, together with what `subscribe` does, in one step that no change
+    /// of the topic comes between.
+    pub fn enter<T>(
+        &self,
+        topic: &Topic,
+        tell: bool,
+        subscribe: impl FnOnce(&Entry) -> T,
+    ) -> Option<T> {
+        let mut entry = self.entries.get_mut(topic)?;
+        entry.pending -= 1;
+        entry.subscribed += 1;
+        entry.count_again(topic, &self.link, tell);
+        Some(subscribe(&entry))
+    }
+
+    /// Gives up a held topic that was never subscribed to.
+    pub fn abandon(&self, topic: &Topic, user: Option<&UserId>) {
+        if let Some(mut entry) = self.entries.get_mut(topic) {
+            entry.pending -= 1;
+            // It is closed when it is next counted.
+            entry.count_again(topic, &self.link, false);
+            self.unclaim(topic, &mut entry, user);
+        }
+    }
+
+    /// One subscribed connection less.
+    pub fn leave(&self, topic: &Topic, user: Option<&UserId>, tell: bool) {
+        if let Some(mut entry) = self.entries.get_mut(topic) {
+            entry.subscribed -= 1;
+            entry.count_again(topic, &self.link, tell);
+            self.unclaim(topic, &mut entry, user);
+        }
+    }
+
+    fn unclaim(&self, topic: &Topic, entry: &mut Entry, user: Option<&UserId>) {
+        if let Some(user) = user
+            && entry.roster.unclaim(user)
+        {
+            self.link.order(Order::Leave { topic: topic.clone(), user: user.clone() });
+        }
+    }
+
+    /// Reads a topic that this node takes part in.
+    pub fn read<T>(&self, topic: &Topic, read: impl FnOnce(&Entry) -> T) -> Option<T> {
+        self.entries.get(topic).map(|entry| read(&entry))
+    }
+
+    /// Changes it.
+    pub fn change<T>(&self, topic: &Topic, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        self.entries.get_mut(topic).map(|mut entry| change(&mut entry))
+    }
+
+    /// The topics there are, for taking part in them anew.
+    pub fn all(&self) -> Vec<Topic> {
+        self.entries.iter().map(|entry| entry.key().clone()).collect()
+    }
+
+    /// The subscribers here. The next change is told to the link again.
+    pub(super) fn count(&self, topic: &Topic) -> usize {
+        self.entries.get_mut(topic).map_or(0, |mut entry| {
+            entry.changed = false;
+            entry.subscribed
+        })
+    }
+
+    pub fn is_idle(&self, topic: &Topic) -> bool {
+        self.entries.get(topic).is_some_and(|entry| entry.is_idle())
+    }
+
+    /// Forgets a topic that nobody holds; whether it did.
+    pub(super) fn close_if_idle(&self, topic: &Topic) -> bool {
+        self.entries.remove_if(topic, |_, entry| entry.is_idle()).is_some()
+    }
+
+    /// The topics of an app with their subscribers here, for queries while Redis is away.
+    pub fn of(&self, app: &AppId) -> Vec<(Topic, usize, usize)> {
+        let own = self.entries.iter().filter(|entry| entry.key().app == *app);
+        own.map(|entry| (entry.key().clone(), entry.subscribed, entry.roster.count())).collect()
+    }
+}
