@@ -2,6 +2,10 @@
 //! happens to a channel happens here, once. A verb asks the hub, turns the facts it answers with into
 //! frames, and tells whoever is concerned.
 
+mod clustered;
+mod receive;
+mod users;
+
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::app::{App, Apps, ClientEvents};
+use crate::app::{App, AppId, Apps, ClientEvents};
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
 use crate::hub::cache::Cached;
@@ -21,13 +25,16 @@ use crate::hub::worker::{Ended, Worker};
 use crate::metrics::{Counts, Doubt, Metrics, Reason, Signed};
 use crate::protocol::auth::{self, AuthError};
 use crate::protocol::channel::{Access, ChannelName};
-use crate::protocol::command::{ClientEvent, SignIn, Subscribe};
+use crate::protocol::command::{ClientEvent, Subscribe};
 use crate::protocol::error::{self, Error, SubscriptionError, close};
 use crate::protocol::event::Message;
 use crate::protocol::json;
-use crate::protocol::member::{Member, User, UserId};
+use crate::protocol::member::Member;
 use crate::protocol::socket_id::SocketId;
 use crate::webhook::{Fact, Webhooks};
+
+pub use clustered::{Clustered, Pending};
+pub use receive::take_arrivals;
 
 /// What all workers of one server share.
 #[derive(Debug)]
@@ -42,6 +49,8 @@ pub struct Shared {
     pub max_connections: usize,
     pub addresses: Addresses,
     pub webhooks: Webhooks,
+    /// The other nodes, if there may be any.
+    pub cluster: Option<Clustered>,
 }
 
 impl Shared {
@@ -116,7 +125,9 @@ impl Node {
             return Err((self.refused(reason, close::OVER_CAPACITY), stream));
         }
         let directory = self.hub().directory(&app.id);
-        if !directory.admit(app.limits.max_connections) {
+        let max = app.limits.max_connections;
+        let elsewhere = shared.cluster.as_ref().map_or(0, |cluster| cluster.elsewhere(&app.id));
+        if (max > 0 && elsewhere >= max) || !directory.admit(max.saturating_sub(elsewhere)) {
             shared.addresses.release(address);
             return Err((self.refused(Reason::Quota, close::OVER_QUOTA), stream));
         }
@@ -158,12 +169,13 @@ impl Node {
     }
 
     /// Subscribes, and tells the connection so before anything that the channel brings. Subscribing again
-    /// succeeds again and changes nothing.
+    /// succeeds again and changes nothing. What is returned waits for other nodes, and the connection's later
+    /// frames with it, until [`Self::resume`] or [`Self::abandon`].
     pub fn subscribe(
         &self,
         connection: &Rc<Connection>,
         request: &Subscribe,
-    ) -> Result<(), SubscriptionError> {
+    ) -> Result<Option<Pending>, SubscriptionError> {
         let app = connection.app();
         let name = ChannelName::parse(&request.channel, app.limits.max_channel_name)
             .map_err(SubscriptionError::Name)?;
@@ -178,9 +190,12 @@ impl Node {
                 == self.worker.present_as(connection, name.as_str()).as_ref();
             if same {
                 self.confirm_again(connection, &name);
-                return Ok(());
+                return Ok(None);
             }
             self.unsubscribe(connection, name.as_str());
+        }
+        if let Some(cluster) = &self.shared.cluster {
+            return Ok(self.hold(cluster, connection, name, member));
         }
         let max = app.limits.max_presence_members;
         let mut cached = None;
@@ -209,7 +224,7 @@ impl Node {
                 .tell(cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message));
         }
         self.tell_count(&connection.directory, &name, subscribed.count, &app);
-        Ok(())
+        Ok(None)
     }
 
     /// Whether the connection may subscribe, and as whom on a presence channel.
@@ -258,6 +273,9 @@ impl Node {
 
     /// Tells a subscriber again what it was told when it subscribed, as of now.
     fn confirm_again(&self, connection: &Connection, name: &ChannelName) {
+        if let Some(cluster) = &self.shared.cluster {
+            return clustered::confirm_again(cluster, connection, name);
+        }
         match connection.directory.roster(name) {
             Some((roster, version)) => {
                 connection.tell(roster);
@@ -285,6 +303,9 @@ impl Node {
     }
 
     fn tell_of_end(&self, directory: &Arc<Directory>, ended: &Ended, app: &Arc<App>) {
+        if let Some(cluster) = &self.shared.cluster {
+            return cluster.leave(app, ended);
+        }
         let name = &ended.channel;
         let left = ended.user.as_ref().filter(|_| ended.change.left);
         self.report(app, left, |user| Fact::Left(name.clone(), user.clone()));
@@ -333,7 +354,10 @@ impl Node {
         for (id, directory) in self.hub().directories() {
             let Some(app) = apps.by_id(id.as_str()) else { continue };
             for name in directory.counting.due() {
-                self.tell_count_now(&directory, &name, app);
+                match &self.shared.cluster {
+                    Some(cluster) => self.tell_total(cluster, &id, &directory, &name),
+                    None => self.tell_count_now(&directory, &name, app),
+                }
             }
         }
     }
@@ -360,6 +384,16 @@ impl Node {
         let Publication { channel, event, data, except } = publication;
         directory.traffic(self.worker.index()).published.add(1);
         let kind = channel.kind();
+        if let Some(cluster) = &self.shared.cluster {
+            let message = Message::event(channel, event, data);
+            if kind.cache {
+                cluster.publish_cached(app, publication, message.into_bytes());
+            } else {
+                self.notify(directory, channel, &message, History::None, except);
+                cluster.publish(&app.id, channel, except, message.into_bytes());
+            }
+            return;
+        }
         if kind.cache {
             let message = Message::event(channel, event, data);
             directory.cache.store(channel, (&message, data), app.features.cache_ttl, |version| {
@@ -421,78 +455,18 @@ impl Node {
         });
         let seats = connection.directory.seats(name.as_str());
         self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.publish(&app.id, &name, Some(connection.id), message.into_bytes());
+        }
         Ok(())
     }
 
-    /// Makes the connection a user's, once; the same user again succeeds again (case U04).
-    pub fn sign_in(&self, connection: &Connection, request: &SignIn) -> Result<(), Error> {
-        let app = connection.app();
-        auth::verify_sign_in(
-            &app.signer,
-            &app.key,
-            request.auth.as_deref(),
-            &connection.id.to_string(),
-            &request.user_data,
-        )
-        .map_err(|error| {
-            self.doubt(Signed::SignIn, error);
-            error::SIGN_IN
-        })?;
-        let user = User::parse(&request.user_data).ok_or(error::SIGN_IN)?;
-        let before = connection.user(|before| before.map(|before| before.id.clone()));
-        if before.as_ref().is_some_and(|before| *before != user.id) {
-            return Err(error::SIGN_IN);
+    /// How occupied a channel is, as far as this node knows; nobody there is all zeros.
+    pub fn inspect(&self, app: &AppId, directory: &Directory, name: &str) -> Occupancy {
+        let mut occupancy = directory.occupancy(name).unwrap_or_default();
+        if let Some(cluster) = &self.shared.cluster {
+            occupancy.users = cluster.users(app, name);
         }
-        connection.life.authorized.set(true);
-        connection.tell(Message::signed_in(&user.data));
-        if before.is_some() {
-            return Ok(());
-        }
-        let online = Message::watchlist(std::slice::from_ref(&user.id), &[]);
-        connection.directory.sign_in(&user.id, self.tell_each(&online));
-        if app.features.watchlist {
-            self.watch(connection, &user);
-        }
-        self.worker.identify(connection, Some(user));
-        Ok(())
-    }
-
-    fn sign_out(&self, connection: &Connection, user: &User) {
-        // Whether or not the app has watchlists now: it may have had them then.
-        for watched in &user.watchlist.ids {
-            connection.directory.unwatch(watched, connection.id);
-        }
-        let offline = Message::watchlist(&[], std::slice::from_ref(&user.id));
-        connection.directory.sign_out(&user.id, self.tell_each(&offline));
-    }
-
-    /// Begins to watch the users of the watchlist, and tells who of them is online.
-    fn watch(&self, connection: &Connection, user: &User) {
-        let (mut online, mut offline) = (Vec::new(), Vec::new());
-        for watched in &user.watchlist.ids {
-            let is_online = connection.directory.watch(watched, connection.id, self.worker.index());
-            if is_online { &mut online } else { &mut offline }.push(watched.clone());
-        }
-        if !user.watchlist.ids.is_empty() {
-            connection.tell(Message::watchlist(&online, &offline));
-        }
-        if user.watchlist.cut {
-            connection.tell(Message::error(&error::WATCHLIST_CUT, None));
-        }
-    }
-
-    /// Gives `message` to each connection that is named.
-    fn tell_each(&self, message: &Message) -> impl FnMut(SocketId, u16) {
-        move |socket, worker| self.hub().tell(worker, socket, message.bytes().clone())
-    }
-
-    /// Closes every connection that is signed in as the user, or present as it in a channel.
-    pub fn terminate(&self, directory: &Arc<Directory>, user: &UserId) {
-        self.hub().terminate(directory, user);
-    }
-
-    /// How occupied a channel is; nobody there is all zeros.
-    pub fn inspect(&self, directory: &Directory, name: &str) -> Occupancy {
-        directory.occupancy(name).unwrap_or_default()
+        occupancy
     }
 }

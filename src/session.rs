@@ -7,9 +7,9 @@ use tracing::debug;
 
 use crate::hub::connection::Connection;
 use crate::metrics::Limited;
-use crate::node::Node;
+use crate::node::{Node, Pending};
 use crate::protocol::command::{ClientEvent, Command, Malformed, Subscribe};
-use crate::protocol::error::{self, Error};
+use crate::protocol::error::{self, Error, SubscriptionError};
 use crate::protocol::event::Message;
 
 /// What a connection says, from its first word to its last. Dropped, it leaves.
@@ -21,11 +21,25 @@ pub struct Session {
     second: u32,
     client_events: u32,
     left: bool,
+    /// A subscription that other nodes must be asked about. What is said meanwhile waits behind it, for a
+    /// connection's frames are handled in their order.
+    waiting: Option<Box<Waiting>>,
 }
+
+#[derive(Debug)]
+struct Waiting {
+    subscription: Pending,
+    channel: Box<str>,
+    texts: Vec<Box<str>>,
+    bytes: usize,
+}
+
+/// Bytes that a client may send ahead of a subscription that waits before no more is read from it.
+const AHEAD: usize = 64 << 10;
 
 impl Session {
     pub fn new(node: Rc<Node>, connection: Rc<Connection>) -> Self {
-        Self { node, connection, second: 0, client_events: 0, left: false }
+        Self { node, connection, second: 0, client_events: 0, left: false, waiting: None }
     }
 
     pub fn connection(&self) -> &Rc<Connection> {
@@ -38,6 +52,11 @@ impl Session {
 
     /// Does what one text frame asks. The answers are in the connection's outbox.
     pub fn hear(&mut self, text: &str) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.bytes += text.len();
+            waiting.texts.push(text.into());
+            return;
+        }
         self.connection.traffic().received.add(1);
         match Command::parse(text) {
             Ok(Command::Ping) => self.connection.tell(Message::pong()),
@@ -55,10 +74,46 @@ impl Session {
         }
     }
 
-    fn subscribe(&self, request: &Subscribe) {
-        let Err(error) = self.node.subscribe(&self.connection, request) else { return };
-        self.count_refusal(error.code(), &error.text(&request.channel));
-        for message in Message::subscription_error(&request.channel, &error) {
+    /// Whether so much waits behind a subscription that no more is to be read.
+    pub fn is_ahead(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| waiting.bytes > AHEAD)
+    }
+
+    /// Goes on where a subscription waited, if it need not any longer; whether it did.
+    pub fn resume(&mut self) -> bool {
+        let mut resumed = false;
+        while let Some(admitted) = self.connection.take_resumed() {
+            let Some(waiting) = self.waiting.take() else { break };
+            resumed = true;
+            let Waiting { subscription, channel, texts, .. } = *waiting;
+            if let Err(error) = self.node.resume(&self.connection, subscription, admitted) {
+                self.refuse_subscription(&channel, &error);
+            }
+            for text in texts {
+                if self.connection.is_closing() {
+                    break;
+                }
+                self.hear(&text);
+            }
+        }
+        resumed
+    }
+
+    fn subscribe(&mut self, request: &Subscribe) {
+        match self.node.subscribe(&self.connection, request) {
+            Ok(None) => {}
+            Ok(Some(subscription)) => {
+                let channel = request.channel.as_str().into();
+                let waiting = Waiting { subscription, channel, texts: Vec::new(), bytes: 0 };
+                self.waiting = Some(Box::new(waiting));
+            }
+            Err(error) => self.refuse_subscription(&request.channel, &error),
+        }
+    }
+
+    fn refuse_subscription(&self, channel: &str, error: &SubscriptionError) {
+        self.count_refusal(error.code(), &error.text(channel));
+        for message in Message::subscription_error(channel, error) {
             self.connection.tell(message);
         }
     }
@@ -96,6 +151,9 @@ impl Session {
     pub fn leave(&mut self) {
         if !self.left {
             self.left = true;
+            if let Some(waiting) = self.waiting.take() {
+                self.node.abandon(&waiting.subscription);
+            }
             self.node.leave(&self.connection);
         }
     }

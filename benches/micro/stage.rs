@@ -41,6 +41,7 @@ impl Stage {
             max_connections: 0,
             addresses: Addresses::new(0),
             webhooks: Webhooks::default(),
+            cluster: None,
         });
         let node = Node::new(shared.clone(), Worker::new(shared.hub.clone(), 0));
         let directory = shared.hub.directory(&app.id);

@@ -51,6 +51,7 @@ fn put<T>(place: &mut T, read: Result<T, Wanted>) -> Result<(), Wanted> {
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The settings of the server as a whole.
 pub const SERVER: &[Key<Config>] = &[
@@ -89,6 +90,11 @@ pub const SERVER: &[Key<Config>] = &[
     key("metrics.prefix", r#""fanfare_""#, |c, v| put(&mut c.metrics.prefix, metric_prefix(v))),
     hidden(key("cluster.redis", r#""""#, |c, v| put(&mut c.cluster.redis, redis(v)))),
     key("cluster.prefix", r#""fanfare""#, |c, v| put(&mut c.cluster.prefix, text(v))),
+    key("cluster.lease", r#""15s""#, |c, v| put(&mut c.cluster.lease, duration(v, SECOND..=HOUR))),
+    key("cluster.queue_bytes", r#""64MiB""#, |c, v| put(&mut c.cluster.queue_bytes, size(v))),
+    key("cluster.queue_age", r#""1m""#, |c, v| {
+        put(&mut c.cluster.queue_age, duration(v, Duration::ZERO..=HOUR))
+    }),
     key("log.level", r#""info""#, |c, v| put(&mut c.log.level, level(v))),
     key("log.format", r#""text""#, |c, v| {
         put(&mut c.log.json, choice(v, &[("text", false), ("json", true)]))

@@ -145,13 +145,21 @@ pub struct Cluster {
     pub redis: Vec<String>,
     /// What the names of all keys and topics in Redis begin with.
     pub prefix: String,
+    /// How long a node may be silent before the others clear away what it held.
+    pub lease: Duration,
+    /// Bytes of events that may wait while Redis is away.
+    pub queue_bytes: usize,
+    /// How long each of them may wait.
+    pub queue_age: Duration,
 }
 
 /// A Redis URL may hold a password, so only how many there are is shown.
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { redis, prefix } = self;
-        write!(f, "Cluster {{ redis: {} URLs, prefix: {prefix:?} }}", redis.len())
+        f.debug_struct("Cluster")
+            .field("redis", &format_args!("{} URLs", self.redis.len()))
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 

@@ -50,7 +50,7 @@ impl Settings {
     pub fn resolve(&self) -> Result<Config, Error> {
         let mut config = Config::blank();
         fill(&mut config, SERVER, &self.server, ("", &Origin::Default))?;
-        self.refuse_unavailable()?;
+        self.refuse_unavailable(&config)?;
         config.server.tls = self.tls(&config)?;
         if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
             return Err(self.needs("server.proxy_protocol", "server.trusted_proxies"));
@@ -106,8 +106,19 @@ impl Settings {
     }
 
     /// What is known and checked but that this version cannot do yet.
-    fn refuse_unavailable(&self) -> Result<(), Error> {
-        refuse_other(SERVER, &self.server, "cluster.redis")
+    fn refuse_unavailable(&self, config: &Config) -> Result<(), Error> {
+        // One Redis server without TLS is; Sentinel and Redis Cluster are not.
+        if !matches!(config.cluster.redis.as_slice(), [] | [_])
+            || config.cluster.redis.iter().any(|url| !url.starts_with("redis://"))
+        {
+            refuse_other(SERVER, &self.server, "cluster.redis")?;
+        }
+        // What happens over all nodes would be posted by none of them.
+        let webhooks = self.apps.iter().any(|app| !app.webhooks.is_empty());
+        if webhooks {
+            refuse_other(SERVER, &self.server, "cluster.redis")?;
+        }
+        Ok(())
     }
 }
 
@@ -169,7 +180,13 @@ impl Config {
                 port: 0,
                 prefix: String::new(),
             },
-            cluster: Cluster { redis: Vec::new(), prefix: String::new() },
+            cluster: Cluster {
+                redis: Vec::new(),
+                prefix: String::new(),
+                lease: Duration::ZERO,
+                queue_bytes: 0,
+                queue_age: Duration::ZERO,
+            },
             webhooks: Webhooks { allow_private: true, spool: None },
             log: Log { level: LevelFilter::OFF, json: false },
             apps_file: None,

@@ -19,6 +19,7 @@ use super::error::Error;
 use super::scrape::Scrape;
 use crate::config::Network;
 use crate::metrics::Page;
+use crate::node::Shared;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -51,10 +52,13 @@ pub(super) fn health() -> Answer {
 }
 
 /// Whether new sockets are welcome.
-pub(super) fn ready(draining: bool) -> Answer {
-    if draining {
-        let body = Bytes::from_static(b"{\"ready\":false,\"reason\":\"draining\"}");
-        return object(StatusCode::SERVICE_UNAVAILABLE, body);
+pub(super) fn ready(shared: &Shared) -> Answer {
+    let unready = |body| object(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(body));
+    if shared.is_draining() {
+        return unready(b"{\"ready\":false,\"reason\":\"draining\"}");
+    }
+    if shared.cluster.as_ref().is_some_and(|cluster| !cluster.link().is_up()) {
+        return unready(b"{\"ready\":false,\"reason\":\"redis\"}");
     }
     object(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}"))
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tracing::debug;
 
 use super::error::Error;
+use super::known::Known;
 use super::{channels, events, users};
 use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
@@ -41,6 +42,7 @@ pub(super) struct Call<'a> {
     pub now: u32,
     /// The limit that applied and what is left of it, for the answer's headers.
     pub rate: Cell<Option<(u32, u32)>>,
+    pub known: Known,
 }
 
 /// What a request is known by before its body.

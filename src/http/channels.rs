@@ -2,7 +2,6 @@
 //! backend may ask. The texts of refusals are the hosted API's.
 
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 
 use super::api::Call;
 use super::error::Error;
@@ -23,7 +22,7 @@ pub(super) fn channels(call: &Call<'_>) -> Result<Value, Error> {
         ));
     }
     let mut channels = Map::new();
-    for (name, occupancy) in call.directory.channels(prefix) {
+    for (name, occupancy) in call.occupied(prefix) {
         let mut counts = Map::new();
         if info.has("user_count") {
             counts.insert("user_count".into(), occupancy.users.into());
@@ -46,7 +45,7 @@ pub(super) fn channel(call: &Call<'_>, name: &str) -> Result<Value, Error> {
             "Cannot retrieve the user count unless the channel is a presence channel".to_owned(),
         ));
     }
-    let occupancy = call.node.inspect(&call.directory, name.as_str());
+    let occupancy = call.occupancy(&name);
     let mut answer = Map::new();
     answer.insert("occupied".into(), (occupancy.subscriptions > 0).into());
     if info.has("user_count") {
@@ -63,10 +62,8 @@ pub(super) fn channel(call: &Call<'_>, name: &str) -> Result<Value, Error> {
 
 /// The last event of a cache channel, with the seconds it is kept on; `null` where there is none.
 fn cache(call: &Call<'_>, name: &ChannelName) -> Value {
-    let cached = name.kind().cache.then(|| call.directory.cache.last(name)).flatten();
-    cached.map_or(Value::Null, |cached| {
-        let data: Value = serde_json::from_str(&cached.data).unwrap_or_default();
-        let ttl = cached.expires.saturating_duration_since(Instant::now()).as_secs();
+    call.cached(name).map_or(Value::Null, |(data, ttl)| {
+        let data: Value = serde_json::from_str(&data).unwrap_or_default();
         json!({ "data": data, "ttl": ttl })
     })
 }
@@ -83,7 +80,7 @@ pub(super) fn users(call: &Call<'_>, name: &str) -> Result<Value, Error> {
         let text = format!("The following query string parameters are extraneous: {extra}");
         return Err(Error::BadRequest(text));
     }
-    let users = call.directory.present(name.as_str());
+    let users = call.present(&name);
     let users: Vec<Value> = users.iter().map(|user| json!({ "id": user.as_str() })).collect();
     Ok(json!({ "users": users }))
 }
@@ -91,7 +88,7 @@ pub(super) fn users(call: &Call<'_>, name: &str) -> Result<Value, Error> {
 /// How many sockets the app has; Laravel Pulse asks this.
 pub(super) fn connections(call: &Call<'_>) -> Result<Value, Error> {
     take(call)?;
-    Ok(json!({ "connections": call.directory.connections() }))
+    Ok(json!({ "connections": call.connections() }))
 }
 
 fn parse(call: &Call<'_>, name: &str) -> Result<ChannelName, Error> {

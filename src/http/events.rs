@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
-use super::api::Call;
+use super::api::{Call, Route};
 use super::error::Error;
 use crate::app::App;
 use crate::hub::rate::Taken;
@@ -149,6 +149,30 @@ fn trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger
     Ok(Trigger { name, data, channels, except, info })
 }
 
+/// The channels whose counts the answer is to have.
+pub(super) fn asked(call: &Call<'_>, route: &Route, body: &str) -> Vec<ChannelName> {
+    if *route == Route::Events {
+        // Most ask nothing, and need not be read twice.
+        if !body.contains("\"info\"") && call.query().get("info").is_none() {
+            return Vec::new();
+        }
+        let Ok(body) = object(body) else { return Vec::new() };
+        let trigger = trigger(&Parameters { body, call: Some(call) }, call.app).ok();
+        let asking = trigger.filter(|trigger| trigger.info.is_asked());
+        return asking.map(|trigger| trigger.channels.to_vec()).unwrap_or_default();
+    }
+    let mut names: Vec<ChannelName> = Vec::new();
+    let batch = object(body).ok().and_then(|body| body.get("batch"));
+    let batch = batch.and_then(|batch| serde_json::from_str::<Vec<&RawValue>>(batch.get()).ok());
+    for item in batch.iter().flatten().take(call.app.limits.max_batch) {
+        let Some(body) = Object::parse(item.get()) else { continue };
+        let trigger = trigger(&Parameters { body, call: None }, call.app).ok();
+        let asking = trigger.filter(|trigger| trigger.info.is_asked());
+        names.extend(asking.and_then(|trigger| trigger.channels.first().cloned()));
+    }
+    names
+}
+
 /// One event, to one channel or several. The answer is `{}`, or the counts that were asked for.
 pub(super) fn events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
     let body = object(body)?;
@@ -219,7 +243,7 @@ fn publish(call: &Call<'_>, trigger: &Trigger<'_>) {
 
 /// What the channel has just now; the count of users only where there are any to count.
 fn counts(call: &Call<'_>, name: &ChannelName, info: &Info<'_>) -> Value {
-    let occupancy = call.node.inspect(&call.directory, name.as_str());
+    let occupancy = call.occupancy(name);
     let mut counts = Map::new();
     if info.has("user_count") && name.kind().is_presence() {
         counts.insert("user_count".into(), occupancy.users.into());

@@ -6,6 +6,7 @@ mod api;
 mod channels;
 mod error;
 mod events;
+mod known;
 pub mod pace;
 pub mod scrape;
 mod users;
@@ -36,6 +37,7 @@ use crate::protocol::auth::{Query, percent_decode};
 use crate::socket::upgrade::{self, Admission, NoHandshake};
 use api::{Call, Claim, Head, Route};
 use error::Error;
+use known::{Asking, Known};
 use pace::{Pace, Paces, Step};
 use scrape::Scrape;
 
@@ -101,6 +103,7 @@ impl Service<Request<Incoming>> for Door {
                     route,
                     claim,
                     received: Received::Nothing,
+                    asking: Asking::default(),
                     directory,
                     begun,
                 }))
@@ -155,8 +158,7 @@ impl Door {
             [] if method == Method::GET => return Ok(Opened::Answered(self.front(parts))),
             ["up"] if method == Method::GET => return Ok(Opened::Answered(answer::health())),
             ["ready"] if method == Method::GET => {
-                let draining = self.http.node.shared.is_draining();
-                return Ok(Opened::Answered(answer::ready(draining)));
+                return Ok(Opened::Answered(answer::ready(&self.http.node.shared)));
             }
             ["metrics"] if method == Method::GET && self.http.scrape.is_some() => {
                 return Ok(Opened::Answered(answer::metrics(self.http.scrape.as_deref())));
@@ -313,6 +315,7 @@ struct Reading {
     route: Route,
     claim: Claim,
     received: Received,
+    asking: Asking,
     directory: Arc<Directory>,
     begun: Instant,
 }
@@ -363,8 +366,26 @@ impl Reading {
         Poll::Ready(Ok(()))
     }
 
-    fn answer(&self, node: &Node) -> (Result<serde_json::Value, Error>, Option<(u32, u32)>) {
-        let query = self.parts.uri.query().unwrap_or_default();
+    /// Waits for what the answer needs to know of other nodes, if there are any.
+    fn poll_known(&mut self, node: &Node, cx: &mut Context<'_>) -> Poll<Known> {
+        if node.shared.cluster.is_none() {
+            return Poll::Ready(Known::default());
+        }
+        let mut asking = std::mem::take(&mut self.asking);
+        let polled = asking.poll(cx, || {
+            let body = self.received.bytes();
+            self.claim.check(body).ok()?;
+            known::ask(&self.call(node, Known::default()), &self.route, body)
+        });
+        self.asking = asking;
+        polled
+    }
+
+    fn answer(
+        &self,
+        node: &Node,
+        known: Known,
+    ) -> (Result<serde_json::Value, Error>, Option<(u32, u32)>) {
         let body = self.received.bytes();
         let traffic = self.directory.traffic(node.worker.index());
         traffic.calls.add(1);
@@ -372,17 +393,22 @@ impl Reading {
         if let Err(error) = self.claim.check(body) {
             return (Err(error), None);
         }
+        let call = self.call(node, known);
+        (self.route.answer(&call, body), call.rate.get())
+    }
+
+    fn call<'a>(&'a self, node: &'a Node, known: Known) -> Call<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let call = Call {
+        Call {
             node,
             app: &self.app,
             directory: self.directory.clone(),
-            raw_query: query,
+            raw_query: self.parts.uri.query().unwrap_or_default(),
             query: OnceCell::new(),
             now: now.as_secs() as u32,
             rate: Cell::new(None),
-        };
-        (self.route.answer(&call, body), call.rate.get())
+            known,
+        }
     }
 }
 
@@ -399,8 +425,12 @@ impl Future for Exchange {
             }
         };
         let received = ready!(reading.poll_body(cx));
+        let known = match received {
+            Ok(()) => ready!(reading.poll_known(&door.http.node, cx)),
+            Err(_) => Known::default(),
+        };
         let (answered, rate) = match received {
-            Ok(()) => reading.answer(&door.http.node),
+            Ok(()) => reading.answer(&door.http.node, known),
             Err(error) => (Err(error), None),
         };
         door.pace.enter(Step::Idle, door.now());

@@ -10,6 +10,6 @@ use crate::protocol::member::UserId;
 pub(super) fn terminate(call: &Call<'_>, user: &str) -> Result<Value, Error> {
     let user = UserId::parse(user)
         .ok_or_else(|| Error::mistyped("user_id", &format!("1 to {} characters", UserId::MAX)))?;
-    call.node.terminate(&call.directory, &user);
+    call.node.terminate(&call.app.id, &call.directory, &user);
     Ok(json!({}))
 }

@@ -48,6 +48,8 @@ pub struct Connection {
     pub(super) subscriptions: RefCell<SmallVec<[Subscription; 1]>>,
     user: RefCell<Option<Box<User>>>,
     ending: Cell<Option<Reason>>,
+    /// Whether the subscription that it waited for may be, until its task has seen that.
+    resumed: Cell<Option<bool>>,
     pub life: Life,
 }
 
@@ -123,6 +125,7 @@ impl Connection {
             subscriptions: RefCell::default(),
             user: RefCell::default(),
             ending: Cell::default(),
+            resumed: Cell::default(),
             life,
         }
     }
@@ -253,6 +256,22 @@ impl Connection {
         }
     }
 
+    /// Its place in the worker's list.
+    pub fn slot(&self) -> u32 {
+        self.slot.get()
+    }
+
+    /// Lets it go on with the subscription that it waited for, or refuses that.
+    pub fn resume(&self, admitted: bool) {
+        self.resumed.set(Some(admitted));
+        self.wake();
+    }
+
+    /// What [`Self::resume`] has left, once.
+    pub fn take_resumed(&self) -> Option<bool> {
+        self.resumed.take()
+    }
+
     fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -341,6 +360,14 @@ impl Connection {
     /// The signed-in user, if any.
     pub fn user<T>(&self, read: impl FnOnce(Option<&User>) -> T) -> T {
         read(self.user.borrow().as_deref())
+    }
+
+    /// Notes whom it is present as in the channel that it has just subscribed to, where that is decided
+    /// elsewhere.
+    pub fn make_present(&self, user: UserId) {
+        if let Some(last) = self.subscriptions.borrow_mut().last_mut() {
+            last.user = Some(user);
+        }
     }
 
     pub(super) fn set_user(&self, user: Option<User>) -> Option<Box<User>> {

@@ -36,6 +36,13 @@ pub enum Order {
         directory: Arc<Directory>,
         user: UserId,
     },
+    /// A connection that waited for its subscription may go on, or is refused. It is found by its place in
+    /// the worker's list, and gone if another is there now.
+    Resume {
+        slot: u32,
+        socket: SocketId,
+        admitted: bool,
+    },
     /// Give one connection a frame.
     Tell {
         socket: SocketId,

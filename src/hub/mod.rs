@@ -53,6 +53,11 @@ impl Hub {
         SocketId { node: self.node, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }
 
+    /// The first part of every socket id made here.
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
     pub fn workers(&self) -> usize {
         self.inboxes.len()
     }
@@ -105,6 +110,11 @@ impl Hub {
             let (directory, user) = (directory.clone(), user.clone());
             inbox.put(Order::Terminate { directory, user });
         }
+    }
+
+    /// Lets a connection go on that waited for its subscription, or refuses it.
+    pub fn resume(&self, worker: u16, slot: u32, socket: SocketId, admitted: bool) {
+        self.inbox(worker).put(Order::Resume { slot, socket, admitted });
     }
 
     /// Gives one connection a frame.

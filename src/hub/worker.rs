@@ -395,6 +395,11 @@ impl Worker {
                     }
                 }
             }
+            Order::Resume { slot, socket, admitted } => {
+                let connections = self.connections.borrow();
+                let there = connections.get(slot as usize).filter(|one| one.id == socket);
+                there.into_iter().for_each(|one| one.resume(admitted));
+            }
             Order::Tell { socket, frame } => {
                 let Some(connection) = self.connection(socket) else { return };
                 connection.push(frame);

@@ -2,6 +2,7 @@
 //! order. What a thread does with its sockets is in `thread.rs`, how they get there in `accept.rs`.
 
 mod accept;
+mod cluster;
 mod proxy;
 pub mod reload;
 mod scrape;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::app::Apps;
+use crate::cluster::link::Order;
 use crate::config::{self, Config};
 use crate::http::scrape::Scrape;
 use crate::hub::Hub;
@@ -56,6 +58,8 @@ pub struct Running {
     threads: Vec<JoinHandle<()>>,
     /// When it began to stop.
     drained: OnceLock<Instant>,
+    /// Ends once it has carried out what the workers left it.
+    link: Option<JoinHandle<()>>,
 }
 
 /// What the threads are to do.
@@ -121,13 +125,15 @@ pub enum NotStarted {
     Certificate(String),
     /// The address cannot be listened on, or the machine gave out.
     Listen(io::Error),
+    /// The address of Redis is none.
+    Redis(String),
 }
 
 impl NotStarted {
     /// What the process exits with: `EX_CONFIG` or `EX_UNAVAILABLE` of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Certificate(_) => 78,
+            Self::Certificate(_) | Self::Redis(_) => 78,
             Self::Listen(_) => 69,
         }
     }
@@ -138,6 +144,7 @@ impl fmt::Display for NotStarted {
         match self {
             Self::Certificate(problem) => write!(f, "server.tls: {problem}"),
             Self::Listen(error) => write!(f, "cannot listen: {error}"),
+            Self::Redis(problem) => write!(f, "cluster.redis: {problem}"),
         }
     }
 }
@@ -163,18 +170,19 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
     let kept = listener.try_clone()?;
     let addr = listener.local_addr()?;
     let workers = config.server.workers.max(1);
-    let mut node = [0; 4];
-    getrandom::fill(&mut node).map_err(io::Error::other)?;
+    let node = node_number()?;
+    let (cluster, linked) = cluster::prepare(&config.cluster, node)?.unzip();
     let shared = Arc::new(Shared {
         apps: ArcSwap::from_pointee(config.apps.clone()),
-        // Never 0, so that an id does not look like one that was left out.
-        hub: Hub::new(u64::from(u32::from_le_bytes(node)).max(1), workers),
+        hub: Hub::new(node, workers),
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         max_connections: capacity(config.server.max_connections),
         addresses: Addresses::new(config.server.connections_per_ip),
         webhooks: webhooks_of(&config)?,
+        cluster,
     });
+    let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
     let page = page(&config);
     let scrape =
         Scrape { shared: shared.clone(), prefix: config.metrics.prefix.clone(), port: addr.port() };
@@ -221,8 +229,17 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
         phase,
         beats,
         threads,
+        link,
         drained: OnceLock::new(),
     })
+}
+
+/// The number that the ids of this node's sockets begin with. Never 0, so that an id does not look like one
+/// that was left out.
+fn node_number() -> io::Result<u64> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u64::from(u32::from_le_bytes(bytes)).max(1))
 }
 
 fn listen(config: &config::Server, listener: Option<TcpListener>) -> io::Result<TcpListener> {
@@ -344,7 +361,11 @@ impl Running {
 
     /// Waits until all connections are gone, or the grace is over. Fails if a worker ended in a panic.
     pub fn wait(self) -> io::Result<()> {
-        let ends: Vec<bool> = self.threads.into_iter().map(|one| one.join().is_ok()).collect();
+        let mut ends: Vec<bool> = self.threads.into_iter().map(|one| one.join().is_ok()).collect();
+        if let (Some(cluster), Some(link)) = (&self.shared.cluster, self.link) {
+            cluster.link().order(Order::Stop);
+            ends.push(link.join().is_ok());
+        }
         // What the last ones to leave were news of has the rest of the grace, and a moment at least.
         let drained = self.drained.get().copied().unwrap_or_else(Instant::now);
         let end = drained + self.config.shutdown_grace;

@@ -96,6 +96,10 @@ impl Socket {
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         SCRATCH_BYTES.with_borrow_mut(|scratch| {
             loop {
+                if self.session.is_ahead() {
+                    // Woken when its subscription need not wait any longer.
+                    return Poll::Pending;
+                }
                 let mut buffer = ReadBuf::new(scratch);
                 let connection = self.session.connection();
                 let read = ready!(connection.poll_read(cx, &mut buffer));
@@ -144,6 +148,9 @@ impl Future for Socket {
         let connection = self.session.connection().clone();
         connection.listen(cx);
         if !connection.is_closing() {
+            if self.session.resume() {
+                connection.flush();
+            }
             // What the socket would not take is written first; reading goes on meanwhile.
             let _ = connection.poll_flush(cx);
             if self.poll_take(cx).is_ready() {

@@ -139,9 +139,11 @@ fn what_is_wrong_is_named_with_its_line() {
 }
 
 #[test]
-fn scaling_is_refused() {
+fn scaling_goes_over_the_apps_redis() {
+    let config_with = config("REVERB_SCALING_ENABLED=true\nREDIS_PASSWORD=s3cr3t");
+    assert_eq!(config_with.cluster.redis, ["redis://:s3cr3t@127.0.0.1:6379/0"]);
     assert_eq!(
-        error("REVERB_SCALING_ENABLED=true\nREDIS_PASSWORD=s3cr3t"),
+        error("REVERB_SCALING_ENABLED=true\nREDIS_HOST=tls://r"),
         ".env:4: REVERB_SCALING_ENABLED: not available in this version"
     );
     assert_eq!(config("REVERB_SCALING_ENABLED=false").cluster.redis.len(), 0);

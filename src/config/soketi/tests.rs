@@ -209,7 +209,6 @@ fn what_is_wrong_is_named_without_its_value() {
         ("DEFAULT_APP_MAX_CONNS", "0", "expected -1, which is no limit, or a whole number from 1"),
         ("ADAPTER_DRIVER", "nats", "not available; expected \"local\" or \"redis\""),
         ("APP_MANAGER_DRIVER", "mysql", "not available; expected \"array\""),
-        ("ADAPTER_DRIVER", "redis", "not available in this version"),
         ("SSL_CERT", "c.pem", "needs server.tls.key beside it"),
     ] {
         let variable = format!("SOKETI_{name}");

@@ -1,0 +1,177 @@
+//! What queries see. A node of its own sees its directory; one of several asks Redis before it answers, in
+//! one question for the whole request, and sees what it knows itself while Redis is away.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::api::{Call, Route};
+use super::events::{self, Info};
+use crate::cluster::Topic;
+use crate::cluster::link::{Answer, Counted, Order, Question};
+use crate::hub::directory::Occupancy;
+use crate::protocol::auth::Query;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+
+/// What was found out about all nodes before the answer.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Whom [`Question::Counts`] asked about, in its order.
+    names: Vec<ChannelName>,
+    answer: Option<Answer>,
+}
+
+/// How far that is.
+#[derive(Debug, Default)]
+pub(super) enum Asking {
+    #[default]
+    Unasked,
+    Asked(Vec<ChannelName>, oneshot::Receiver<Answer>),
+    Done,
+}
+
+impl Asking {
+    /// Asks if there is something to ask, and waits for the answer; nothing if Redis went away meanwhile.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        ask: impl FnOnce() -> Option<(Vec<ChannelName>, oneshot::Receiver<Answer>)>,
+    ) -> Poll<Known> {
+        if matches!(self, Self::Unasked) {
+            *self = match ask() {
+                Some((names, answer)) => Self::Asked(names, answer),
+                None => Self::Done,
+            };
+        }
+        let Self::Asked(names, answer) = self else { return Poll::Ready(Known::default()) };
+        let answer = ready!(Pin::new(answer).poll(cx)).ok();
+        let names = std::mem::take(names);
+        *self = Self::Done;
+        Poll::Ready(Known { names, answer })
+    }
+}
+
+/// Asks what a request needs to know of all nodes.
+pub(super) fn ask(
+    call: &Call<'_>,
+    route: &Route,
+    body: &[u8],
+) -> Option<(Vec<ChannelName>, oneshot::Receiver<Answer>)> {
+    let cluster = call.node.shared.cluster.as_ref()?;
+    let app = call.app.id.clone();
+    let topic = |name: &str| {
+        let channel = ChannelName::parse(name, call.app.limits.max_channel_name).ok()?;
+        Some(Topic { app: app.clone(), channel })
+    };
+    let info = |query: &Query<'_>, fact| {
+        Info::new(query.get("info").unwrap_or_default().to_owned()).has(fact)
+    };
+    let mut names = Vec::new();
+    let question = match route {
+        Route::Channels => {
+            let query = call.query();
+            let prefix = query.get("filter_by_prefix").unwrap_or_default().to_owned();
+            let users = info(query, "user_count");
+            Question::Channels { app, prefix, users }
+        }
+        Route::Channel(name) => Question::Channel(topic(name)?),
+        Route::Users(name) => Question::Users(topic(name)?),
+        Route::Connections => {
+            // Those here are known to the moment.
+            let count = call.directory.connections();
+            cluster.link().order(Order::Connections { app: app.clone(), count });
+            Question::Connections(app)
+        }
+        Route::Events | Route::BatchEvents => {
+            names = events::asked(call, route, std::str::from_utf8(body).ok()?);
+            if names.is_empty() {
+                return None;
+            }
+            let topic =
+                |channel: &ChannelName| Topic { app: app.clone(), channel: channel.clone() };
+            Question::Counts(names.iter().map(topic).collect())
+        }
+        Route::Terminate(_) => return None,
+    };
+    Some((names, cluster.link().ask(question)?))
+}
+
+fn occupancy(counted: Counted) -> Occupancy {
+    Occupancy { subscriptions: counted.subscriptions, users: counted.users }
+}
+
+impl Call<'_> {
+    /// Every occupied channel whose name begins with `prefix`.
+    pub(super) fn occupied(&self, prefix: &str) -> Vec<(ChannelName, Occupancy)> {
+        match &self.known.answer {
+            Some(Answer::Channels(all)) => {
+                all.iter().map(|(name, counted)| (name.clone(), occupancy(*counted))).collect()
+            }
+            _ => {
+                let mut all = self.directory.channels(prefix);
+                for (name, occupancy) in &mut all {
+                    *occupancy = self.node.inspect(&self.app.id, &self.directory, name.as_str());
+                }
+                all
+            }
+        }
+    }
+
+    /// How occupied a channel is.
+    pub(super) fn occupancy(&self, name: &ChannelName) -> Occupancy {
+        let here = || self.node.inspect(&self.app.id, &self.directory, name.as_str());
+        match &self.known.answer {
+            Some(Answer::Channel(counted, _)) => occupancy(*counted),
+            Some(Answer::Counts(all)) => {
+                let at = self.known.names.iter().position(|other| other == name);
+                at.and_then(|at| all.get(at)).map_or_else(here, |counted| occupancy(*counted))
+            }
+            _ => here(),
+        }
+    }
+
+    /// The token of the last event's data on a cache channel, and the seconds it is kept on.
+    pub(super) fn cached(&self, name: &ChannelName) -> Option<(String, u64)> {
+        if !name.kind().cache {
+            return None;
+        }
+        if let Some(Answer::Channel(_, kept)) = &self.known.answer {
+            let kept = kept.as_ref()?;
+            return Some((String::from_utf8_lossy(&kept.data).into_owned(), kept.ttl.as_secs()));
+        }
+        let left = |expires: Instant| expires.saturating_duration_since(Instant::now()).as_secs();
+        if let Some(cluster) = &self.node.shared.cluster {
+            let topic = Topic { app: self.app.id.clone(), channel: name.clone() };
+            return cluster.topics.read(&topic, |entry| {
+                let cached = entry.cached()?;
+                let data = String::from_utf8_lossy(&cached.data).into_owned();
+                Some((data, left(cached.expires)))
+            })?;
+        }
+        let cached = self.directory.cache.last(name)?;
+        Some((cached.data.to_string(), left(cached.expires)))
+    }
+
+    /// The users present in a channel, in the order they came.
+    pub(super) fn present(&self, name: &ChannelName) -> Vec<UserId> {
+        match (&self.known.answer, &self.node.shared.cluster) {
+            (Some(Answer::Users(users)), _) => users.clone(),
+            (_, Some(cluster)) => {
+                let topic = Topic { app: self.app.id.clone(), channel: name.clone() };
+                cluster.topics.read(&topic, |entry| entry.roster.users()).unwrap_or_default()
+            }
+            (_, None) => self.directory.present(name.as_str()),
+        }
+    }
+
+    /// How many sockets the app has.
+    pub(super) fn connections(&self) -> usize {
+        match &self.known.answer {
+            Some(Answer::Connections(count)) => *count,
+            _ => self.directory.connections(),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The verbs of a node that is one of several. A subscription waits until this node hears of the channel, and
+//! on a presence channel until the roster has its user; then it is made in one synchronous step as on a node
+//! of its own. What is published goes to subscribers here at once and to the others through the link.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+
+use super::{Node, Publication};
+use crate::app::{App, AppId};
+use crate::cluster::link::{Link, Order, Publish};
+use crate::cluster::topics::{Entry, Topics};
+use crate::cluster::{Ticket, Topic};
+use crate::hub::connection::{Connection, Told};
+use crate::hub::directory::Directory;
+use crate::hub::inbox::History;
+use crate::hub::worker::Ended;
+use crate::protocol::channel::{Access, ChannelName};
+use crate::protocol::error::SubscriptionError;
+use crate::protocol::event::Message;
+use crate::protocol::member::{Member, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// What a node knows of the others.
+#[derive(Debug)]
+pub struct Clustered {
+    pub topics: Arc<Topics>,
+    /// Connections that each app has on other nodes, as was last heard.
+    pub(super) elsewhere: DashMap<AppId, usize>,
+}
+
+/// A subscription that waits for other nodes.
+#[derive(Debug)]
+pub struct Pending {
+    topic: Topic,
+    member: Option<Member>,
+}
+
+impl Pending {
+    fn user(&self) -> Option<&UserId> {
+        self.member.as_ref().map(|member| &member.user_id)
+    }
+}
+
+impl Clustered {
+    pub fn new(topics: Arc<Topics>) -> Self {
+        Self { topics, elsewhere: DashMap::new() }
+    }
+
+    pub fn link(&self) -> &Link {
+        self.topics.link()
+    }
+
+    /// Connections of the app on other nodes, at most a second ago.
+    pub(super) fn elsewhere(&self, app: &AppId) -> usize {
+        self.elsewhere.get(app).map_or(0, |count| *count)
+    }
+
+    /// Subscribers of a channel on all nodes, as was last told.
+    pub(super) fn total(&self, app: &AppId, name: &ChannelName) -> usize {
+        let topic = Topic { app: app.clone(), channel: name.clone() };
+        self.topics.read(&topic, |entry| entry.total).unwrap_or_default()
+    }
+
+    /// Users present in a channel, where this node has a part in it.
+    pub(super) fn users(&self, app: &AppId, name: &str) -> usize {
+        let Ok(channel) = ChannelName::parse(name, usize::MAX) else { return 0 };
+        let topic = Topic { app: app.clone(), channel };
+        self.topics.read(&topic, |entry| entry.roster.count()).unwrap_or_default()
+    }
+
+    pub(super) fn leave(&self, app: &App, ended: &Ended) {
+        let topic = Topic { app: app.id.clone(), channel: ended.channel.clone() };
+        self.topics.leave(&topic, ended.user.as_ref(), counts(app, &ended.channel));
+    }
+
+    pub(super) fn publish(
+        &self,
+        app: &AppId,
+        channel: &ChannelName,
+        except: Option<SocketId>,
+        frame: Bytes,
+    ) {
+        let topic = Topic { app: app.clone(), channel: channel.clone() };
+        self.link().order(Order::Publish(Publish::Event { topic, except, frame }));
+    }
+
+    pub(super) fn publish_cached(&self, app: &App, publication: Publication<'_>, frame: Bytes) {
+        let Publication { channel, data, except, .. } = publication;
+        let topic = Topic { app: app.id.clone(), channel: channel.clone() };
+        let (data, ttl) = (Bytes::copy_from_slice(data.as_bytes()), app.features.cache_ttl);
+        let publish = Publish::Cached { topic: topic.clone(), except, frame, data, ttl };
+        self.topics.publish_cached(&topic, publish);
+    }
+
+    pub(super) fn terminate(&self, app: &AppId, user: &UserId) {
+        let (app, user) = (app.clone(), user.clone());
+        self.link().order(Order::Publish(Publish::Terminate { app, user }));
+    }
+}
+
+/// Whether subscribers of the channel are told how many they are: see [`Node::tell_due_counts`].
+pub(super) fn counts(app: &App, name: &ChannelName) -> bool {
+    let untold = matches!(name.kind().access, Access::Presence | Access::Encrypted);
+    app.features.subscription_count && !untold
+}
+
+/// What a subscriber is told: its subscription, and on a cache channel the last event.
+fn answers(name: &ChannelName, entry: &Entry) -> (Message, Option<Bytes>) {
+    let kind = name.kind();
+    let subscribed =
+        if kind.is_presence() { entry.roster.message(name) } else { Message::subscribed(name) };
+    let cached = kind.cache.then(|| match entry.cached() {
+        Some(cached) => cached.frame.clone(),
+        None => Message::cache_miss(name).into_bytes(),
+    });
+    (subscribed, cached)
+}
+
+fn tell(connection: &Connection, (subscribed, cached): (Message, Option<Bytes>)) {
+    connection.tell(subscribed);
+    cached.into_iter().for_each(|frame| connection.push(frame));
+}
+
+/// Answers a second subscription to the same channel.
+pub(super) fn confirm_again(cluster: &Clustered, connection: &Connection, name: &ChannelName) {
+    let topic = Topic { app: connection.app().id.clone(), channel: name.clone() };
+    if let Some(answers) = cluster.topics.read(&topic, |entry| answers(name, entry)) {
+        tell(connection, answers);
+    }
+}
+
+impl Node {
+    /// Subscribes at once if this node hears of the channel already.
+    pub(super) fn hold(
+        &self,
+        cluster: &Clustered,
+        connection: &Rc<Connection>,
+        channel: ChannelName,
+        member: Option<Member>,
+    ) -> Option<Pending> {
+        let topic = Topic { app: connection.app().id.clone(), channel };
+        let ticket =
+            Ticket { worker: self.worker.index(), slot: connection.slot(), socket: connection.id };
+        let max = connection.app().limits.max_presence_members;
+        let claim = member.as_ref().map(|member| (member, max));
+        let ready = cluster.topics.hold(&topic, ticket, claim);
+        let pending = Pending { topic, member };
+        if !ready {
+            return Some(pending);
+        }
+        self.enter(cluster, connection, &pending);
+        None
+    }
+
+    /// Goes on with a subscription that waited.
+    pub fn resume(
+        &self,
+        connection: &Rc<Connection>,
+        pending: Pending,
+        admitted: bool,
+    ) -> Result<(), SubscriptionError> {
+        let Some(cluster) = &self.shared.cluster else { return Ok(()) };
+        if connection.is_closing() || !admitted {
+            self.abandon(&pending);
+        }
+        if !admitted {
+            let max = connection.app().limits.max_presence_members;
+            return Err(SubscriptionError::TooManyMembers { max });
+        }
+        if !connection.is_closing() {
+            self.enter(cluster, connection, &pending);
+        }
+        Ok(())
+    }
+
+    /// Gives up a subscription that waited.
+    pub fn abandon(&self, pending: &Pending) {
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.topics.abandon(&pending.topic, pending.user());
+        }
+    }
+
+    /// Tells a crowd how many it is on all nodes, as was last heard.
+    pub(super) fn tell_total(
+        &self,
+        cluster: &Clustered,
+        app: &AppId,
+        directory: &Directory,
+        name: &ChannelName,
+    ) {
+        let message = Message::subscription_count(name, cluster.total(app, name));
+        let seats = directory.seats(name.as_str());
+        self.hub().publish(&seats, message.bytes(), None, History::None);
+    }
+
+    fn enter(&self, cluster: &Clustered, connection: &Rc<Connection>, pending: &Pending) {
+        let name = &pending.topic.channel;
+        let counts = counts(&connection.app(), name);
+        let entered = cluster.topics.enter(&pending.topic, counts, |entry| {
+            let told = Told { presence: entry.roster.version(), cache: entry.cache_version() };
+            // Nobody is too many here: Redis has found room for the member.
+            let subscribed = self.worker.subscribe(connection, name, None, |_| told);
+            if let (Ok(_), Some(user)) = (subscribed, pending.user()) {
+                connection.make_present(user.clone());
+            }
+            answers(name, entry)
+        });
+        if let Some(answers) = entered {
+            tell(connection, answers);
+        }
+    }
+}

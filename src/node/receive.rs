@@ -1,0 +1,269 @@
+//! The third door: what comes out of the link. It is carried out on the link's own thread, one arrival after
+//! the other, and publishes nothing to other nodes, so that no loop can form. Rosters change only here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Shared;
+use super::clustered::{Clustered, counts};
+use crate::app::AppId;
+use crate::cluster::envelope::{Body, Envelope};
+use crate::cluster::link::{Alone, Arrival, Kept, Order};
+use crate::cluster::roster::{Change, Loaded};
+use crate::cluster::topics::{Cached, Entry};
+use crate::cluster::{Outcome, Ticket, Topic};
+use crate::hub::inbox::History;
+use crate::protocol::event::Message;
+use crate::protocol::member::{Member, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// How often other nodes are told of connections that came and went.
+const CONNECTIONS_EVERY: Duration = Duration::from_millis(200);
+
+/// Every how many of those the sums are asked for although nothing changed here.
+const SUMS_EVERY: u32 = 5;
+
+/// Takes arrivals until the link ends.
+pub async fn take_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arrival>) {
+    let Some(cluster) = &shared.cluster else { return };
+    let mut ticks = interval(CONNECTIONS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut told, mut tick) = (HashMap::new(), 0_u32);
+    loop {
+        tokio::select! {
+            arrival = arrivals.recv() => match arrival {
+                Some(arrival) => shared.receive(cluster, arrival),
+                None => return,
+            },
+            _ = ticks.tick() => {
+                tick = tick.wrapping_add(1);
+                shared.tell_connections(cluster, &mut told, tick.is_multiple_of(SUMS_EVERY));
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn tell_connections(&self, cluster: &Clustered, told: &mut HashMap<AppId, usize>, sums: bool) {
+        for (app, directory) in self.hub.directories() {
+            let count = directory.connections();
+            let limited = || {
+                let apps = self.apps.load();
+                apps.by_id(app.as_str()).is_some_and(|app| app.limits.max_connections > 0)
+            };
+            if told.insert(app.clone(), count) != Some(count) || (sums && limited()) {
+                cluster.link().order(Order::Connections { app, count });
+            }
+        }
+    }
+
+    /// Does what one arrival says.
+    pub fn receive(&self, cluster: &Clustered, arrival: Arrival) {
+        let topics = &cluster.topics;
+        match arrival {
+            Arrival::Opened { topic, loaded, cached, settled } => {
+                topics.change(&topic, |entry| self.open(&topic, entry, loaded, cached, settled));
+            }
+            Arrival::Joined { topic, user, version } => {
+                topics.change(&topic, |entry| {
+                    entry.roster.confirm(&user, version);
+                    self.resume(entry.ready());
+                });
+            }
+            Arrival::Full { topic, user } => {
+                topics.change(&topic, |entry| self.resume(entry.refuse(&user)));
+            }
+            Arrival::Alone(alone) => self.alone(cluster, alone),
+            Arrival::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope),
+            Arrival::All(Envelope { body: Body::Terminate { app, user }, .. }) => {
+                self.hub.terminate(&self.hub.directory(&app), &user);
+            }
+            Arrival::All(_) => {}
+            Arrival::Connections { app, total } => {
+                let here = self.hub.directory(&app).connections();
+                cluster.elsewhere.insert(app, total.saturating_sub(here));
+            }
+            Arrival::Down => {
+                for topic in topics.all() {
+                    topics.change(&topic, |entry| self.admit_waiting(&topic, entry));
+                }
+                // What others have is not known any longer; better too many than none.
+                cluster.elsewhere.clear();
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        topic: &Topic,
+        entry: &mut Entry,
+        loaded: Option<Loaded>,
+        cached: Option<Kept>,
+        settled: bool,
+    ) {
+        entry.go_live();
+        if let Some(loaded) = loaded {
+            let changes = entry.roster.load(&loaded, settled);
+            self.tell_changes(topic, entry, changes);
+        }
+        // After a lost link this may be an event that subscribers here have missed.
+        if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
+            let (version, frame) = (kept.version, kept.frame.clone());
+            entry.keep(kept.into());
+            self.deliver(topic, &frame, None, History::Cache(version));
+        }
+        self.resume(entry.ready());
+    }
+
+    fn alone(&self, cluster: &Clustered, alone: Alone) {
+        let topics = &cluster.topics;
+        match alone {
+            Alone::Open(topic) => {
+                topics.change(&topic, |entry| self.admit_waiting(&topic, entry));
+            }
+            Alone::Join { topic, user } => {
+                topics.change(&topic, |entry| self.join_alone(&topic, entry, &user));
+            }
+            Alone::Leave { topic, user } => {
+                topics.change(&topic, |entry| {
+                    let changes = entry.roster.leave_alone(&user);
+                    self.tell_changes(&topic, entry, changes);
+                });
+            }
+            Alone::Publish { topic, except, frame, data } => {
+                topics.change(&topic, |entry| {
+                    let apps = self.apps.load();
+                    let app = apps.by_id(topic.app.as_str());
+                    let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
+                    let version = entry.keep_alone(frame.clone(), data, Instant::now() + ttl);
+                    self.deliver(&topic, &frame, except, History::Cache(version));
+                    entry.came_back();
+                    self.resume(entry.ready());
+                });
+            }
+        }
+    }
+
+    /// Lets everybody in who waits for a Redis that is away.
+    fn admit_waiting(&self, topic: &Topic, entry: &mut Entry) {
+        entry.go_live();
+        entry.lost_link();
+        for user in entry.waiting().into_iter().flatten() {
+            self.join_alone(topic, entry, &user);
+        }
+        self.resume(entry.ready());
+    }
+
+    fn join_alone(&self, topic: &Topic, entry: &mut Entry, user: &UserId) {
+        entry.go_live();
+        if entry.roster.is_full_for(user) {
+            return self.resume(entry.refuse(user));
+        }
+        let changes = entry.roster.join_alone(user);
+        self.tell_changes(topic, entry, changes);
+        self.resume(entry.ready());
+    }
+
+    fn receive_on(&self, cluster: &Clustered, topic: &Topic, envelope: Envelope) {
+        let topics = &cluster.topics;
+        let own = envelope.origin == self.hub.node();
+        match envelope.body {
+            Body::Event { except, frame } => self.deliver(topic, &frame, except, History::None),
+            Body::Cached { version, except, frame, data } => {
+                let apps = self.apps.load();
+                let app = apps.by_id(topic.app.as_str());
+                let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
+                topics.change(topic, |entry| {
+                    let expires = Instant::now() + ttl;
+                    let news = version > entry.cache_version();
+                    entry.keep(Cached { version, frame: frame.clone(), data, expires });
+                    let told = own && envelope.told;
+                    if news && !told {
+                        self.deliver(topic, &frame, except, History::Cache(version));
+                    }
+                    if own && !told {
+                        entry.came_back();
+                        self.resume(entry.ready());
+                    }
+                });
+            }
+            Body::Joined { version, user, info } => {
+                topics.change(topic, |entry| {
+                    let member = Member { user_id: user, user_info: info };
+                    let changes = entry.roster.join(version, &member);
+                    self.tell_changes(topic, entry, changes);
+                    self.resume(entry.ready());
+                });
+            }
+            Body::Left { version, user } => {
+                topics.change(topic, |entry| self.left(cluster, topic, entry, version, &user));
+            }
+            Body::Count { count, .. } => {
+                topics.change(topic, |entry| self.tell_count(topic, entry, count));
+            }
+            Body::Terminate { .. } | Body::Probe => {}
+        }
+    }
+
+    fn left(
+        &self,
+        cluster: &Clustered,
+        topic: &Topic,
+        entry: &mut Entry,
+        version: u64,
+        user: &UserId,
+    ) {
+        if let Some((member, max)) = entry.roster.must_join_again(version, user) {
+            let (topic, member) = (topic.clone(), member.clone());
+            let place = entry.roster.place(user);
+            cluster.link().order(Order::Join { topic, member, max, place });
+        }
+        let changes = entry.roster.leave(version, user);
+        self.tell_changes(topic, entry, changes);
+        self.resume(entry.ready());
+    }
+
+    fn tell_count(&self, topic: &Topic, entry: &mut Entry, count: usize) {
+        entry.total = count;
+        let apps = self.apps.load();
+        let wanted = apps.by_id(topic.app.as_str()).is_some_and(|app| counts(app, &topic.channel));
+        let directory = self.hub.directory(&topic.app);
+        if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
+            let message = Message::subscription_count(&topic.channel, count);
+            self.deliver(topic, message.bytes(), None, History::None);
+        }
+    }
+
+    /// Tells subscribers here who came and went.
+    fn tell_changes(
+        &self,
+        topic: &Topic,
+        entry: &Entry,
+        changes: impl IntoIterator<Item = Change>,
+    ) {
+        for change in changes {
+            let message = match &change {
+                Change::Added(member) => Message::member_added(&topic.channel, member),
+                Change::Removed(member) => Message::member_removed(&topic.channel, member),
+            };
+            let history = History::Presence(entry.roster.version());
+            self.deliver(topic, message.bytes(), None, history);
+        }
+    }
+
+    fn deliver(&self, topic: &Topic, frame: &Bytes, except: Option<SocketId>, history: History) {
+        let seats = self.hub.directory(&topic.app).seats(topic.channel.as_str());
+        self.hub.publish(&seats, frame, except, history);
+    }
+
+    fn resume(&self, tickets: Vec<(Ticket, Outcome)>) {
+        for (Ticket { worker, slot, socket }, outcome) in tickets {
+            self.hub.resume(worker, slot, socket, outcome == Outcome::Ready);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The verbs about users: signing in, hearing of each other, being thrown out.
+
+use std::sync::Arc;
+
+use super::Node;
+use crate::app::AppId;
+use crate::hub::connection::Connection;
+use crate::hub::directory::Directory;
+use crate::metrics::Signed;
+use crate::protocol::auth;
+use crate::protocol::command::SignIn;
+use crate::protocol::error::{self, Error};
+use crate::protocol::event::Message;
+use crate::protocol::member::{User, UserId};
+use crate::protocol::socket_id::SocketId;
+
+impl Node {
+    /// Makes the connection a user's, once; the same user again succeeds again (case U04).
+    pub fn sign_in(&self, connection: &Connection, request: &SignIn) -> Result<(), Error> {
+        let app = connection.app();
+        auth::verify_sign_in(
+            &app.signer,
+            &app.key,
+            request.auth.as_deref(),
+            &connection.id.to_string(),
+            &request.user_data,
+        )
+        .map_err(|error| {
+            self.doubt(Signed::SignIn, error);
+            error::SIGN_IN
+        })?;
+        let user = User::parse(&request.user_data).ok_or(error::SIGN_IN)?;
+        let before = connection.user(|before| before.map(|before| before.id.clone()));
+        if before.as_ref().is_some_and(|before| *before != user.id) {
+            return Err(error::SIGN_IN);
+        }
+        connection.life.authorized.set(true);
+        connection.tell(Message::signed_in(&user.data));
+        if before.is_some() {
+            return Ok(());
+        }
+        let online = Message::watchlist(std::slice::from_ref(&user.id), &[]);
+        connection.directory.sign_in(&user.id, self.tell_each(&online));
+        if app.features.watchlist {
+            self.watch(connection, &user);
+        }
+        self.worker.identify(connection, Some(user));
+        Ok(())
+    }
+
+    pub(super) fn sign_out(&self, connection: &Connection, user: &User) {
+        // Whether or not the app has watchlists now: it may have had them then.
+        for watched in &user.watchlist.ids {
+            connection.directory.unwatch(watched, connection.id);
+        }
+        let offline = Message::watchlist(&[], std::slice::from_ref(&user.id));
+        connection.directory.sign_out(&user.id, self.tell_each(&offline));
+    }
+
+    /// Begins to watch the users of the watchlist, and tells who of them is online.
+    fn watch(&self, connection: &Connection, user: &User) {
+        let (mut online, mut offline) = (Vec::new(), Vec::new());
+        for watched in &user.watchlist.ids {
+            let is_online = connection.directory.watch(watched, connection.id, self.worker.index());
+            if is_online { &mut online } else { &mut offline }.push(watched.clone());
+        }
+        if !user.watchlist.ids.is_empty() {
+            connection.tell(Message::watchlist(&online, &offline));
+        }
+        if user.watchlist.cut {
+            connection.tell(Message::error(&error::WATCHLIST_CUT, None));
+        }
+    }
+
+    /// Gives `message` to each connection that is named.
+    fn tell_each(&self, message: &Message) -> impl FnMut(SocketId, u16) {
+        move |socket, worker| self.hub().tell(worker, socket, message.bytes().clone())
+    }
+
+    /// Closes every connection that is signed in as the user, or present as it in a channel.
+    pub fn terminate(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
+        self.hub().terminate(directory, user);
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.terminate(app, user);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The link's thread: a runtime of its own, so that no worker waits for Redis, on which orders go out and
+//! arrivals are taken.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tracing::error;
+
+use super::NotStarted;
+use crate::cluster::link::{self, Arrival};
+use crate::cluster::redis::{Redis, Settings};
+use crate::cluster::topics::Topics;
+use crate::config;
+use crate::node::{Clustered, Shared, take_arrivals};
+
+/// A link that is to be started once there is a node to take what comes out of it.
+#[derive(Debug)]
+pub(super) struct Linked {
+    redis: Redis,
+    arrivals: mpsc::Receiver<Arrival>,
+}
+
+/// The link to other nodes, if the settings want one.
+pub(super) fn prepare(
+    config: &config::Cluster,
+    node: u64,
+) -> Result<Option<(Clustered, Linked)>, NotStarted> {
+    let Some(url) = config.redis.first() else { return Ok(None) };
+    let (link, far, arrivals) = link::link(config.queue_bytes);
+    let topics = Arc::new(Topics::new(link));
+    let settings = Settings {
+        url: url.clone(),
+        prefix: config.prefix.clone(),
+        lease: config.lease,
+        max_age: config.queue_age,
+    };
+    let redis = Redis::new(settings, node, topics.clone(), far);
+    // The error may repeat the URL with its password.
+    let redis = redis.map_err(|error| NotStarted::Redis(format!("{:?}", error.kind())))?;
+    Ok(Some((Clustered::new(topics), Linked { redis, arrivals })))
+}
+
+impl Linked {
+    pub(super) fn start(self, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("cluster".to_owned()).spawn(move || {
+            let taking = take_arrivals(shared, self.arrivals);
+            runtime.block_on(async {
+                tokio::select! {
+                    () = self.redis.run() => {}
+                    () = taking => error!("nothing is taken from other nodes any longer"),
+                }
+            });
+        })
+    }
+}
