@@ -13,6 +13,7 @@
 )]
 
 mod cli;
+mod cluster;
 mod config;
 mod dialogue;
 mod endings;
@@ -21,6 +22,7 @@ mod liveness;
 mod metrics;
 mod model;
 mod ordering;
+mod outage;
 mod panics;
 mod process;
 mod properties;

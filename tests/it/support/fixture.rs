@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare::app::{App, Apps};
-use fanfare::config::{self, Cluster, Config, Log, Metrics, Server};
+use fanfare::config::{self, Config, Log, Metrics, Server};
 use fanfare::server::{self, Running};
 
 use super::http::{Http, Response};
 use super::sign::Request;
 use super::websocket::Client;
+use super::{eventually, redis};
 
 pub const ID: &str = "3";
 pub const KEY: &str = "278d425bdf160c739803";
@@ -44,9 +45,15 @@ impl Fixture {
         Self::of(config)
     }
 
+    /// With these settings.
     pub fn of(config: Config) -> Self {
+        let clustered = !config.cluster.redis.is_empty() && config.server.tls.is_none();
         let running = server::start(config).expect("the server starts");
-        Self { addr: running.addr(), running: Some(running) }
+        let node = Self { addr: running.addr(), running: Some(running) };
+        if clustered {
+            node.is_ready();
+        }
+        node
     }
 
     /// A connection that has read its `connection_established`, and its socket id.
@@ -81,6 +88,15 @@ impl Fixture {
         let mut client = self.subscribed("still-here");
         self.publish("still-here", "e", "1");
         assert_eq!(client.hear_text(), r#"{"event":"e","channel":"still-here","data":"1"}"#);
+    }
+
+    /// Waits until new sockets are welcome.
+    pub fn is_ready(&self) {
+        eventually(|| match Http::connect(self.addr).ask("GET", "/ready", "", b"").status {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        })
+        .unwrap();
     }
 
     pub fn running(&self) -> &Running {
@@ -130,7 +146,7 @@ pub fn config(apps: Vec<App>) -> Config {
             port: 0,
             prefix: "fanfare_".to_owned(),
         },
-        cluster: Cluster { redis: Vec::new(), prefix: "fanfare".to_owned() },
+        cluster: redis::alone(),
         webhooks: config::Webhooks { allow_private: true, spool: None },
         log: Log { level: tracing::level_filters::LevelFilter::OFF, json: false },
         apps_file: None,

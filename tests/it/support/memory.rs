@@ -87,7 +87,7 @@ impl Memory {
     /// The count of subscriptions, and the users in the channel.
     pub fn inspect(&self, channel: &str) -> (usize, usize) {
         let directory = self.shared.hub.directory(&self.app.id);
-        let occupancy = self.nodes[0].inspect(&directory, channel);
+        let occupancy = self.nodes[0].inspect(&self.app.id, &directory, channel);
         (occupancy.subscriptions, occupancy.users)
     }
 
@@ -122,6 +122,7 @@ pub fn shared(workers: usize, change: impl FnOnce(&mut App)) -> Arc<Shared> {
         max_connections: 0,
         addresses: Addresses::new(0),
         webhooks: Webhooks::default(),
+        cluster: None,
     })
 }
 

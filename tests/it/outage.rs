@@ -1,0 +1,174 @@
+//! Several nodes and a Redis that goes, hangs, comes back empty, or says what it should not.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fanfare::config::Cluster;
+use serde_json::{Value, json};
+
+use crate::cluster::{added, event, hears_nothing, joined, nodes, notice, query, removed};
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, ID};
+use crate::support::http::Http;
+use crate::support::redis::Redis;
+
+fn ready(node: &Fixture) -> u16 {
+    Http::connect(node.addr).ask("GET", "/ready", "", b"").status
+}
+
+fn is_cut_off(node: &Fixture) {
+    eventually(|| match ready(node) {
+        503 => Ok(()),
+        status => Err(status.to_string()),
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_is_no_envelope_is_skipped() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let [one, two]: [Fixture; 2] = nodes(&cluster);
+    let mut a = one.subscribed("pub");
+    let topic = format!("{}:on:{ID}/pub", cluster.prefix);
+    for garbage in ["", "x", "{\"type\":\"message\"}", "\u{1}\u{1}"] {
+        assert_eq!(redis.ask(&["PUBLISH", &topic, garbage]), "1", "{garbage:?}");
+    }
+    // A kind that only a newer version knows.
+    let newer = format!(
+        "return redis.call('PUBLISH', '{topic}', '\\2\\127\\0\\250' .. string.rep('x', 40))"
+    );
+    assert_eq!(redis.ask(&["EVAL", &newer, "0"]), "1");
+    two.publish("pub", "e", "1");
+    assert_eq!(a.hear_text(), event("pub", "1"));
+    let link = one.running().shared().cluster.as_ref().unwrap().link().clone();
+    let figures = link.figures();
+    let counted = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    assert_eq!((counted(&figures.undecodable), counted(&figures.newer)), (4, 1));
+}
+
+#[test]
+fn a_node_without_redis_serves_its_own_and_catches_up() {
+    let Some(mut redis) = Redis::start() else { return };
+    let cluster = Cluster { lease: Duration::from_secs(3), ..redis.cluster() };
+    let [one, two]: [Fixture; 2] = nodes(&cluster);
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let (b, _) = joined(&two, "presence-x", "b");
+    assert_eq!(notice(&mut a), added("b"));
+    let mut cache = two.subscribed("cache-x");
+    assert!(cache.hear_text().contains("cache_miss"));
+    redis.kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    assert_eq!(Http::connect(one.addr).ask("GET", "/up", "", b"").status, 200);
+    // What stays on one node goes on.
+    one.publish("presence-x", "e", "1");
+    assert_eq!(a.hear_text(), event("presence-x", "1"));
+    let mut late = one.subscribed("late");
+    one.publish("late", "e", "2");
+    assert_eq!(late.hear_text(), event("late", "2"));
+    let (mut c, ids) = joined(&one, "presence-x", "c");
+    assert_eq!(ids, json!(["a", "b", "c"]));
+    assert_eq!(notice(&mut a), added("c"));
+    assert_eq!(query(&one, "channels/presence-x?info=user_count")["user_count"], 3);
+    two.publish("cache-x", "e", "3");
+    assert_eq!(cache.hear_text(), event("cache-x", "3"));
+    drop(b);
+    // It comes back empty: all is said again, what waited arrives, and only what has changed is told.
+    redis.restart();
+    one.is_ready();
+    two.is_ready();
+    assert_eq!(notice(&mut a), removed("b"));
+    assert_eq!(notice(&mut c), removed("b"));
+    hears_nothing(&mut a);
+    let (mut d, ids) = joined(&two, "presence-x", "d");
+    assert_eq!(ids, json!(["a", "c", "d"]));
+    assert_eq!(notice(&mut a), added("d"));
+    one.publish("presence-x", "e", "4");
+    assert_eq!(d.hear_text(), event("presence-x", "4"));
+    assert_eq!(one.subscribed("cache-x").hear_text(), event("cache-x", "3"));
+    hears_nothing(&mut cache);
+}
+
+#[test]
+fn what_waited_for_redis_arrives_in_order_and_once() {
+    let Some(mut redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let mut a = one.subscribed("pub");
+    let mut b = two.subscribed("pub");
+    redis.kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    for number in 0..20 {
+        one.publish("pub", "e", &number.to_string());
+    }
+    redis.restart();
+    two.is_ready();
+    one.is_ready();
+    one.publish("pub", "e", "20");
+    for number in 0..=20 {
+        assert_eq!(a.hear_text(), event("pub", &number.to_string()));
+    }
+    // Whether b's node was back before they were sent decides what it hears of them; the last it does.
+    let mut last = -1;
+    while last != 20 {
+        let frame: Value = serde_json::from_str(&b.hear_text()).unwrap();
+        let number: i64 = frame["data"].as_str().unwrap().parse().unwrap();
+        assert!(number > last, "{number} after {last}");
+        last = number;
+    }
+    hears_nothing(&mut b);
+}
+
+#[test]
+fn a_listening_connection_that_was_cut_is_made_again() {
+    let Some(redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let (b, _) = joined(&two, "presence-x", "b");
+    assert_eq!(notice(&mut a), added("b"));
+    let mut cache = one.subscribed("cache-x");
+    assert!(cache.hear_text().contains("cache_miss"));
+    for _ in 0..3 {
+        redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        two.publish("cache-x", "e", "1");
+        assert_eq!(cache.hear_text(), event("cache-x", "1"));
+    }
+    redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    hears_nothing(&mut a);
+    one.is_well();
+}
+
+#[test]
+fn a_redis_that_hangs_is_one_that_is_away() {
+    let Some(redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let mut b = two.subscribed("pub");
+    redis.signal("STOP");
+    let mut a = one.subscribed("fresh");
+    one.publish("fresh", "e", "1");
+    assert_eq!(a.hear_text(), event("fresh", "1"));
+    is_cut_off(&one);
+    redis.signal("CONT");
+    one.is_ready();
+    two.is_ready();
+    one.publish("pub", "e", "2");
+    assert_eq!(b.hear_text(), event("pub", "2"));
+}
+
+#[test]
+fn nothing_is_left_in_redis_when_all_have_gone() {
+    let Some(redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let clients = [joined(&one, "presence-x", "a"), joined(&two, "presence-x", "b")];
+    let _pub = one.subscribed("pub");
+    drop(clients);
+    one.stop();
+    two.stop();
+    let keys = redis.ask(&["KEYS", "*"]);
+    let left: Vec<&str> =
+        keys.lines().filter(|key| !key.ends_with(":epoch") && !key.ends_with(":v")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
