@@ -105,12 +105,16 @@ pub struct Limits {
     pub max_channel_name: usize,
     /// Channels that one event may go to.
     pub max_channels_per_event: usize,
+    /// Channels that one connection may be subscribed to.
+    pub max_channels_per_connection: usize,
     /// Events in one batch.
     pub max_batch: usize,
     /// Distinct users in one presence channel.
     pub max_presence_members: usize,
     /// Bytes of a member's `user_info`.
     pub max_member_size: usize,
+    /// Bytes that the cached events of all its channels may take, about.
+    pub cache_bytes: usize,
     /// Bytes queued for one connection before it is closed as too slow.
     pub outbox_bytes: usize,
     /// How far a request's timestamp may be off, either way; zero: unchecked.
@@ -230,9 +234,11 @@ impl Default for Limits {
             max_event_name: 200,
             max_channel_name: 200,
             max_channels_per_event: 100,
+            max_channels_per_connection: 10_000,
             max_batch: 10,
             max_presence_members: 10_000,
             max_member_size: 10 << 10,
+            cache_bytes: 64 << 20,
             outbox_bytes: 1 << 20,
             timestamp_tolerance: Duration::from_secs(600),
         }

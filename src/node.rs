@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use crate::app::{App, AppId, Apps, ClientEvents};
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
-use crate::hub::cache::Cached;
+use crate::hub::cache::{Cached, Keep};
 use crate::hub::connection::{Connection, Told};
 use crate::hub::directory::{Directory, Joined, Occupancy};
 use crate::hub::inbox::History;
@@ -193,6 +193,9 @@ impl Node {
                 return Ok(None);
             }
             self.unsubscribe(connection, name.as_str());
+        } else if connection.channels() >= app.limits.max_channels_per_connection {
+            let max = app.limits.max_channels_per_connection;
+            return Err(SubscriptionError::TooManyChannels { max });
         }
         if let Some(cluster) = &self.shared.cluster {
             return Ok(self.hold(cluster, connection, name, member));
@@ -396,7 +399,8 @@ impl Node {
         }
         if kind.cache {
             let message = Message::event(channel, event, data);
-            directory.cache.store(channel, (&message, data), app.features.cache_ttl, |version| {
+            let keep = Keep { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
+            directory.cache.store(channel, (&message, data), keep, |version| {
                 self.notify(directory, channel, &message, History::Cache(version), except);
             });
             return;

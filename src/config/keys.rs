@@ -133,6 +133,9 @@ pub const APP: &[Key<App>] = &[
     key("max_channels_per_event", "100", |a, v| {
         put(&mut a.limits.max_channels_per_event, count(v, 1))
     }),
+    key("max_channels_per_connection", "10000", |a, v| {
+        put(&mut a.limits.max_channels_per_connection, count(v, 1))
+    }),
     key("max_batch", "10", |a, v| put(&mut a.limits.max_batch, count(v, 1))),
     key("max_presence_members", "10000", |a, v| {
         put(&mut a.limits.max_presence_members, count(v, 1))
@@ -146,6 +149,7 @@ pub const APP: &[Key<App>] = &[
     key("cache_ttl", r#""30m""#, |a, v| {
         put(&mut a.features.cache_ttl, duration(v, MILLISECOND..=YEAR))
     }),
+    key("cache_bytes", r#""64MiB""#, |a, v| put(&mut a.limits.cache_bytes, size(v))),
     key("outbox_bytes", r#""1MiB""#, |a, v| put(&mut a.limits.outbox_bytes, size(v))),
     key("timestamp_tolerance", r#""600s""#, |a, v| {
         put(&mut a.limits.timestamp_tolerance, duration(v, Duration::ZERO..=YEAR))

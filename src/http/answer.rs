@@ -1,7 +1,7 @@
 //! How answers look: a JSON object with the real status, whatever happened, and the headers that browsers,
 //! proxies and rate-limited backends look for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -161,7 +161,7 @@ pub(super) fn client_address(trusted: &[Network], peer: IpAddr, headers: &Header
         if !is_trusted(address) {
             break;
         }
-        let Ok(before) = hop.trim().parse() else { break };
+        let Some(before) = address_of(hop.trim()) else { break };
         address = before;
     }
     address
@@ -175,4 +175,29 @@ pub(super) fn came_by_tls(trusted: &[Network], peer: IpAddr, headers: &HeaderMap
     let last = proto.rsplit(',').next().unwrap_or_default().trim();
     trusted.iter().any(|network| network.contains(peer))
         && (last.eq_ignore_ascii_case("https") || last.eq_ignore_ascii_case("wss"))
+}
+
+/// The address in an entry of `X-Forwarded-For`, to which some proxies add the port.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let bare = hop.trim_start_matches('[').trim_end_matches(']').parse();
+    bare.ok().or_else(|| hop.parse().ok().map(|both: SocketAddr| both.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forwarded_address_may_have_a_port() {
+        for (hop, address) in [
+            ("10.1.2.3", Some("10.1.2.3")),
+            ("10.1.2.3:5678", Some("10.1.2.3")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("[2001:db8::1]:5678", Some("2001:db8::1")),
+            ("unknown", None),
+        ] {
+            assert_eq!(address_of(hop), address.map(|text| text.parse().unwrap()), "{hop}");
+        }
+    }
 }

@@ -11,9 +11,6 @@ use tokio::time::Instant;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
 
-/// Bytes that one app's cached events may take.
-const MAX_BYTES: usize = 64 << 20;
-
 /// What one entry costs beside its frame, about: the name, the map's and the list's part of it.
 const OVERHEAD: usize = 200;
 
@@ -27,6 +24,13 @@ struct Kept {
     bytes: usize,
     version: u64,
     evicted: u64,
+}
+
+/// How long an event is kept, and how many bytes all of the app's may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    pub ttl: Duration,
+    pub max_bytes: usize,
 }
 
 /// An event as it was sent, and its data for whoever asks through the API.
@@ -59,7 +63,7 @@ impl Cache {
         &self,
         name: &ChannelName,
         (message, data): (&Message, &str),
-        ttl: Duration,
+        keep: Keep,
         deliver: impl FnOnce(u64),
     ) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,14 +72,14 @@ impl Cache {
         let cached = Cached {
             message: message.clone(),
             data: data.into(),
-            expires: Instant::now() + ttl,
+            expires: Instant::now() + keep.ttl,
             version,
         };
         kept.bytes += cached.cost();
         if let Some(old) = kept.events.put(name.clone(), cached) {
             kept.bytes -= old.cost();
         }
-        while kept.bytes > MAX_BYTES {
+        while kept.bytes > keep.max_bytes {
             let Some((_, old)) = kept.events.pop_lru() else { break };
             kept.bytes -= old.cost();
             kept.evicted += 1;
@@ -122,6 +126,9 @@ impl Cache {
 mod tests {
     use super::*;
 
+    const KEEP: Keep = Keep { ttl: Duration::from_secs(60), max_bytes: 8 << 20 };
+    const GONE: Keep = Keep { ttl: Duration::ZERO, ..KEEP };
+
     #[test]
     fn what_was_used_longest_ago_makes_room() {
         let cache = Cache::default();
@@ -129,11 +136,11 @@ mod tests {
         let data = format!("\"{}\"", "x".repeat(1 << 20));
         for n in 0..40 {
             let message = Message::event(&name(n), "e", &data);
-            cache.store(&name(n), (&message, &data), Duration::from_secs(60), |_| ());
+            cache.store(&name(n), (&message, &data), KEEP, |_| ());
             assert!(cache.last(&name(0)).is_some(), "used all the time");
         }
         let (evicted, bytes) = cache.figures();
-        assert!(evicted > 0 && bytes <= MAX_BYTES, "{evicted} {bytes}");
+        assert!(evicted > 0 && bytes <= KEEP.max_bytes, "{evicted} {bytes}");
         assert!(cache.last(&name(1)).is_none());
         assert!(cache.last(&name(39)).is_some());
     }
@@ -143,9 +150,9 @@ mod tests {
         let cache = Cache::default();
         let name = ChannelName::parse("cache-a", 200).unwrap();
         let message = Message::event(&name, "e", "\"\"");
-        cache.store(&name, (&message, "\"\""), Duration::ZERO, |version| assert_eq!(version, 1));
+        cache.store(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 1));
         assert!(cache.last(&name).is_none());
-        cache.store(&name, (&message, "\"\""), Duration::ZERO, |version| assert_eq!(version, 2));
+        cache.store(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 2));
         cache.sweep();
         assert_eq!(cache.figures(), (0, 0));
     }

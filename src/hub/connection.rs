@@ -329,6 +329,11 @@ impl Connection {
         self.phase.get() == Phase::Over
     }
 
+    /// Channels it is subscribed to.
+    pub fn channels(&self) -> usize {
+        self.subscriptions.borrow().len()
+    }
+
     /// Why it ended.
     pub fn ending(&self) -> Reason {
         self.ending.get().unwrap_or(Reason::Lost)

@@ -68,6 +68,10 @@ pub enum SubscriptionError {
     Member(MemberError),
     /// `#server-to-user-…` of somebody else.
     NotThatUser,
+    /// The connection has as many channels as it may.
+    TooManyChannels {
+        max: usize,
+    },
     /// A presence channel is full.
     TooManyMembers {
         max: usize,
@@ -80,9 +84,9 @@ impl SubscriptionError {
         match self {
             Self::Name(_) => "ValidationError",
             Self::Auth(_) | Self::NoMember | Self::NotThatUser => "AuthError",
-            Self::Member(MemberError::TooLarge { .. }) | Self::TooManyMembers { .. } => {
-                "LimitReached"
-            }
+            Self::Member(MemberError::TooLarge { .. })
+            | Self::TooManyChannels { .. }
+            | Self::TooManyMembers { .. } => "LimitReached",
             Self::Member(_) => "ValidationError",
         }
     }
@@ -94,7 +98,7 @@ impl SubscriptionError {
             Self::Name(_) => 4009,
             Self::Member(MemberError::TooLarge { .. }) => 4301,
             Self::Member(_) => 4009,
-            Self::TooManyMembers { .. } => 4004,
+            Self::TooManyChannels { .. } | Self::TooManyMembers { .. } => 4004,
         }
     }
 
@@ -116,6 +120,9 @@ impl SubscriptionError {
             Self::Member(error) => error.to_string(),
             Self::NotThatUser => {
                 format!("Only the signed-in user itself may subscribe to {channel}")
+            }
+            Self::TooManyChannels { max } => {
+                format!("A connection may be subscribed to {max} channels")
             }
             Self::TooManyMembers { max } => {
                 format!("The channel already has its {max} members")
