@@ -60,7 +60,7 @@ func tryServer(t *testing.T) (address string, taken bool) {
 	if err := os.WriteFile(settings, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	binary := os.Getenv("FANFARE_BINARY")
+	binary := os.Getenv("LANES_BINARY")
 	if binary == "" {
 		binary, _ = filepath.Abs("../../../target/release/fanfare")
 	}

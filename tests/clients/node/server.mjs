@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { until } from './waiting.mjs';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const BINARY = process.env.FANFARE_BINARY ?? join(ROOT, 'target', 'release', 'fanfare');
+const BINARY = process.env.LANES_BINARY ?? join(ROOT, 'target', 'release', 'fanfare');
 const HOST = '127.0.0.1';
 const RUNNING = new Set();
 

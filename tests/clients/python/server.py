@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-BINARY = os.environ.get("FANFARE_BINARY", str(ROOT / "target" / "release" / "fanfare"))
+BINARY = os.environ.get("LANES_BINARY", str(ROOT / "target" / "release" / "fanfare"))
 HOST = "127.0.0.1"
 DEADLINE_S = 15
 PAUSE_S = 0.01

@@ -47,7 +47,7 @@ final class Server implements AutoCloseable {
             """.formatted(HOST, port, ID, KEY, SECRET));
         log = folder.resolve("log");
         for (var file : new Path[] {folder, settings, log}) file.toFile().deleteOnExit();
-        var named = System.getenv("FANFARE_BINARY");
+        var named = System.getenv("LANES_BINARY");
         var binary = named != null ? named : Path.of("../../../target/release/fanfare").toAbsolutePath().toString();
         var builder = new ProcessBuilder(binary, "--config", settings.toString());
         builder.directory(folder.toFile()).redirectErrorStream(true).redirectOutput(log.toFile());
