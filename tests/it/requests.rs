@@ -413,6 +413,8 @@ fn rates_of_the_api_have_limits() {
     // More than two seconds' worth at once: some of it is over, whatever the second's turn.
     let answers: Vec<_> = (0..8).map(|_| fixture.api("POST", "events", &body)).collect();
     assert_eq!(answers[0].status, 200);
+    assert_eq!(answers[0].header("x-ratelimit-limit"), Some("2"));
+    assert_eq!(answers[0].header("x-ratelimit-remaining"), Some("1"));
     let refused = answers.iter().find(|answer| answer.status == 429).expect("a limit");
     refused.error(429);
     assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
