@@ -1,4 +1,4 @@
-//! The verbs of the product. Socket, API and, one day, other nodes are doors to the same room: whatever
+//! The verbs of the product. Socket, API and other nodes are doors to the same room: whatever
 //! happens to a channel happens here, once. A verb asks the hub, turns the facts it answers with into
 //! frames, and tells whoever is concerned.
 
@@ -184,11 +184,9 @@ impl Node {
         if kind.access != Access::Public {
             connection.life.authorized.set(true);
         }
-        if self.worker.is_subscribed(connection, name.as_str()) {
+        if let Some(present_as) = self.worker.subscribed_as(connection, name.as_str()) {
             // A presence channel can be joined again as somebody else: then the first one leaves.
-            let same = member.as_ref().map(|member| &member.user_id)
-                == self.worker.present_as(connection, name.as_str()).as_ref();
-            if same {
+            if member.as_ref().map(|member| &member.user_id) == present_as.as_ref() {
                 self.confirm_again(connection, &name);
                 return Ok(None);
             }
@@ -329,18 +327,11 @@ impl Node {
         self.hub().publish(&seats, message.bytes(), except, history);
     }
 
-    /// Tells subscribers how many they are, where the app wants it: never on presence channels, which know
-    /// their members, nor on encrypted ones, where Java would try to decrypt it (case K11).
+    /// Tells subscribers how many they are, where they are told.
     fn tell_count(&self, directory: &Directory, name: &ChannelName, count: usize, app: &Arc<App>) {
-        let access = name.kind().access;
-        if !app.features.subscription_count
-            || count == 0
-            || matches!(access, Access::Presence | Access::Encrypted)
-            || !directory.counting.is_told_now(name, count)
-        {
-            return;
+        if tells_count(app, name) && count > 0 && directory.counting.is_told_now(name, count) {
+            self.tell_count_now(directory, name, app);
         }
-        self.tell_count_now(directory, name, app);
     }
 
     fn tell_count_now(&self, directory: &Directory, name: &ChannelName, app: &Arc<App>) {
@@ -430,9 +421,9 @@ impl Node {
         if access == Access::ServerToUser {
             return Err(error::NOT_TO_USERS);
         }
-        if !self.worker.is_subscribed(connection, name.as_str()) {
+        let Some(user) = self.worker.subscribed_as(connection, name.as_str()) else {
             return Err(error::NOT_A_MEMBER);
-        }
+        };
         if access == Access::Public && app.client_events == ClientEvents::Private {
             return Err(error::NOT_PRIVATE);
         }
@@ -451,7 +442,6 @@ impl Node {
             );
             return Err(Error { code: 4301, message: message.into() });
         }
-        let user = self.worker.present_as(connection, name.as_str());
         let message = Message::client_event(&name, event, &data, user.as_ref());
         connection.traffic().published.add(1);
         self.report(&app, Some(user), |user| {
@@ -473,4 +463,12 @@ impl Node {
         }
         occupancy
     }
+}
+
+/// Whether subscribers of the channel are told how many they are: where the app wants it, but never on
+/// presence channels, which know their members, nor on encrypted ones, where Java would try to decrypt it
+/// (case K11).
+fn tells_count(app: &App, name: &ChannelName) -> bool {
+    let untold = matches!(name.kind().access, Access::Presence | Access::Encrypted);
+    app.features.subscription_count && !untold
 }

@@ -128,43 +128,17 @@ impl Worker {
         (some, if end >= connections.capacity() { 0 } else { end })
     }
 
-    /// Connections carried here.
-    pub fn connections(&self) -> usize {
-        self.connections.borrow().len()
-    }
-
     /// Places that [`Self::some_connections`] goes through.
     pub fn places(&self) -> usize {
         self.connections.borrow().capacity()
     }
 
-    /// Whether the connection is subscribed to the channel.
-    pub fn is_subscribed(&self, connection: &Connection, name: &str) -> bool {
-        self.subscription(connection, name, |_| ()).is_some()
-    }
-
-    /// Whom a connection is present as in a channel it is subscribed to.
-    pub fn present_as(&self, connection: &Connection, name: &str) -> Option<UserId> {
-        self.subscription(connection, name, |subscription| subscription.user.clone())?
-    }
-
-    fn subscription<T>(
-        &self,
-        connection: &Connection,
-        name: &str,
-        read: impl FnOnce(&Subscription) -> T,
-    ) -> Option<T> {
+    /// Whom a connection is present as in a channel, if anybody; `None` if it is not subscribed there.
+    pub fn subscribed_as(&self, connection: &Connection, name: &str) -> Option<Option<UserId>> {
         let local = self.channels.borrow().find(&connection.directory, name)?;
         let subscriptions = connection.subscriptions.borrow();
-        subscriptions.iter().find(|one| one.channel.slot == local.slot).map(read)
-    }
-
-    /// Names of the channels a connection is subscribed to.
-    pub fn subscribed(&self, connection: &Connection) -> Vec<ChannelName> {
-        let channels = self.channels.borrow();
-        let subscriptions = connection.subscriptions.borrow();
-        let slots = subscriptions.iter().map(|subscription| subscription.channel.slot);
-        slots.filter_map(|slot| channels.at(slot).map(|channel| channel.name.clone())).collect()
+        let mine = subscriptions.iter().find(|one| one.channel.slot == local.slot);
+        mine.map(|subscription| subscription.user.clone())
     }
 
     /// Subscribes a connection that is not subscribed yet: here first and in the directory second, in one
@@ -411,7 +385,7 @@ impl Worker {
     }
 
     /// The connection of that name, if it is carried here.
-    pub fn connection(&self, id: SocketId) -> Option<Rc<Connection>> {
+    fn connection(&self, id: SocketId) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         connections.iter().find(|(_, one)| one.id == id).map(|(_, one)| one.clone())
     }

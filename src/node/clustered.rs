@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dashmap::DashMap;
 
-use super::{Node, Publication};
+use super::{Node, Publication, tells_count};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Order, Publish};
 use crate::cluster::topics::{Entry, Topics};
@@ -17,7 +17,7 @@ use crate::hub::connection::{Connection, Told};
 use crate::hub::directory::Directory;
 use crate::hub::inbox::History;
 use crate::hub::worker::Ended;
-use crate::protocol::channel::{Access, ChannelName};
+use crate::protocol::channel::ChannelName;
 use crate::protocol::error::SubscriptionError;
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, UserId};
@@ -73,7 +73,7 @@ impl Clustered {
 
     pub(super) fn leave(&self, app: &App, ended: &Ended) {
         let topic = Topic { app: app.id.clone(), channel: ended.channel.clone() };
-        self.topics.leave(&topic, ended.user.as_ref(), counts(app, &ended.channel));
+        self.topics.leave(&topic, ended.user.as_ref(), tells_count(app, &ended.channel));
     }
 
     pub(super) fn publish(
@@ -99,12 +99,6 @@ impl Clustered {
         let (app, user) = (app.clone(), user.clone());
         self.link().order(Order::Publish(Publish::Terminate { app, user }));
     }
-}
-
-/// Whether subscribers of the channel are told how many they are: see [`Node::tell_due_counts`].
-pub(super) fn counts(app: &App, name: &ChannelName) -> bool {
-    let untold = matches!(name.kind().access, Access::Presence | Access::Encrypted);
-    app.features.subscription_count && !untold
 }
 
 /// What a subscriber is told: its subscription, and on a cache channel the last event.
@@ -198,7 +192,7 @@ impl Node {
 
     fn enter(&self, cluster: &Clustered, connection: &Rc<Connection>, pending: &Pending) {
         let name = &pending.topic.channel;
-        let counts = counts(&connection.app(), name);
+        let counts = tells_count(&connection.app(), name);
         let entered = cluster.topics.enter(&pending.topic, counts, |entry| {
             let told = Told { presence: entry.roster.version(), cache: entry.cache_version() };
             // Nobody is too many here: Redis has found room for the member.

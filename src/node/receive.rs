@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Shared;
-use super::clustered::{Clustered, counts};
+use super::clustered::Clustered;
+use super::{Shared, tells_count};
 use crate::app::AppId;
 use crate::cluster::envelope::{Body, Envelope};
 use crate::cluster::link::{Alone, Arrival, Kept, Order};
@@ -231,7 +231,8 @@ impl Shared {
     fn tell_count(&self, topic: &Topic, entry: &mut Entry, count: usize) {
         entry.total = count;
         let apps = self.apps.load();
-        let wanted = apps.by_id(topic.app.as_str()).is_some_and(|app| counts(app, &topic.channel));
+        let wanted =
+            apps.by_id(topic.app.as_str()).is_some_and(|app| tells_count(app, &topic.channel));
         let directory = self.hub.directory(&topic.app);
         if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
             let message = Message::subscription_count(&topic.channel, count);
