@@ -15,6 +15,7 @@
 mod cli;
 mod cluster;
 mod config;
+mod dashboard;
 mod dialogue;
 mod endings;
 mod garbage;
