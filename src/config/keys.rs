@@ -292,8 +292,10 @@ fn redis(value: &Value) -> Result<Vec<String>, Wanted> {
     nodes
         .ok()
         .filter(|nodes| nodes.iter().all(|node| schemes.iter().any(|s| node.starts_with(s))))
+        // A fragment could only ask for certificates not to be checked.
+        .filter(|nodes| !nodes.iter().any(|node| node.contains('#')))
         .ok_or_else(|| {
-            "a redis://, rediss:// or redis+sentinel:// URL, or a list of a cluster's nodes"
+            "a redis://, rediss:// or redis+sentinel:// URL without #, or a list of a cluster's nodes"
                 .to_owned()
         })
 }

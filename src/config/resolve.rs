@@ -107,9 +107,9 @@ impl Settings {
 
     /// What is known and checked but that this version cannot do yet.
     fn refuse_unavailable(&self, config: &Config) -> Result<(), Error> {
-        // One Redis server without TLS is; Sentinel and Redis Cluster are not.
+        // One Redis server is; Sentinel and Redis Cluster are not.
         if !matches!(config.cluster.redis.as_slice(), [] | [_])
-            || config.cluster.redis.iter().any(|url| !url.starts_with("redis://"))
+            || config.cluster.redis.iter().any(|url| url.starts_with("redis+sentinel://"))
         {
             refuse_other(SERVER, &self.server, "cluster.redis")?;
         }

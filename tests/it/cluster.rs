@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub fn nodes<const N: usize>(cluster: &Cluster) -> [Fixture; N] {
     std::array::from_fn(|_| node(cluster, |_| {}))
 }
 
-fn join(client: &mut Client, socket_id: &str, channel: &str, user: &str) -> Value {
+pub fn join(client: &mut Client, socket_id: &str, channel: &str, user: &str) -> Value {
     ask_to_join(client, socket_id, channel, user);
     let frame: Value = serde_json::from_str(&client.hear_text()).unwrap();
     assert_eq!(frame["event"], "pusher_internal:subscription_succeeded", "{frame}");
@@ -88,7 +89,7 @@ pub fn query(node: &Fixture, path: &str) -> Value {
     node.api("GET", path, "").json()
 }
 
-fn eventually_answers(node: &Fixture, path: &str, expected: &Value) {
+pub fn eventually_answers(node: &Fixture, path: &str, expected: &Value) {
     eventually(|| match query(node, path) {
         answer if answer == *expected => Ok(()),
         answer => Err(answer.to_string()),
@@ -242,13 +243,18 @@ fn n06_the_last_event_of_a_cache_channel_is_shared() {
 }
 
 /// A node as a process of its own, which can be killed.
-struct Process {
+pub struct Process {
     child: Child,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
 }
 
 impl Process {
-    fn start(cluster: &Cluster) -> Self {
+    pub fn start(cluster: &Cluster) -> Self {
+        Self::start_with(cluster, &[])
+    }
+
+    /// With more variables.
+    pub fn start_with(cluster: &Cluster, variables: &[(&str, &Path)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
             .env_clear()
             .env("FANFARE_SERVER__PORT", "0")
@@ -259,6 +265,7 @@ impl Process {
             .env("FANFARE_APPS__0__ID", ID)
             .env("FANFARE_APPS__0__KEY", KEY)
             .env("FANFARE_APPS__0__SECRET", SECRET)
+            .envs(variables.iter().copied())
             .current_dir(std::env::temp_dir())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -277,7 +284,16 @@ impl Process {
         Self { child, addr: addr.unwrap_or_else(|| panic!("no address: {said}")) }
     }
 
-    fn connect(&self) -> (Client, String) {
+    /// Waits until it has its Redis.
+    pub fn is_ready(&self) {
+        eventually(|| match Http::connect(self.addr).ask("GET", "/ready", "", b"").status {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        })
+        .unwrap();
+    }
+
+    pub fn connect(&self) -> (Client, String) {
         let mut client = Client::open(self.addr, &target(KEY), &[]).unwrap();
         let id = established(&client.hear_text()).unwrap();
         (client, id)
@@ -303,11 +319,7 @@ fn n07_the_members_of_a_dead_node_leave_once() {
     let mut doomed = Process::start(&cluster);
     let (mut a, _) = joined(&one, "presence-x", "a");
     let (mut d, id) = doomed.connect();
-    eventually(|| match Http::connect(doomed.addr).ask("GET", "/ready", "", b"").status {
-        200 => Ok(()),
-        status => Err(status.to_string()),
-    })
-    .unwrap();
+    doomed.is_ready();
     join(&mut d, &id, "presence-x", "d");
     // Its user a is here too, and stays.
     let (mut d2, id) = doomed.connect();

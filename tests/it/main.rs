@@ -29,6 +29,7 @@ mod process;
 mod properties;
 mod proxy;
 mod races;
+mod redis;
 mod reload;
 mod requests;
 mod rfc6455;

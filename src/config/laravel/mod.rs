@@ -224,9 +224,10 @@ impl Laravel {
             };
         }
         let host = self.text("REDIS_HOST").unwrap_or("127.0.0.1");
+        let tls = matches!(self.text("REDIS_SCHEME"), Some("tls" | "rediss"));
         let (scheme, host) = match host.strip_prefix("tls://") {
             Some(host) => ("rediss", host),
-            None => ("redis", host),
+            None => (if tls { "rediss" } else { "redis" }, host),
         };
         let credentials = match (self.text("REDIS_USERNAME"), self.text("REDIS_PASSWORD")) {
             (None, None) => String::new(),

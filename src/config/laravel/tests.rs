@@ -142,10 +142,8 @@ fn what_is_wrong_is_named_with_its_line() {
 fn scaling_goes_over_the_apps_redis() {
     let config_with = config("REVERB_SCALING_ENABLED=true\nREDIS_PASSWORD=s3cr3t");
     assert_eq!(config_with.cluster.redis, ["redis://:s3cr3t@127.0.0.1:6379/0"]);
-    assert_eq!(
-        error("REVERB_SCALING_ENABLED=true\nREDIS_HOST=tls://r"),
-        ".env:4: REVERB_SCALING_ENABLED: not available in this version"
-    );
+    let config_with = config("REVERB_SCALING_ENABLED=true\nREDIS_SCHEME=tls\nREDIS_HOST=r");
+    assert_eq!(config_with.cluster.redis, ["rediss://r:6379/0"]);
     assert_eq!(config("REVERB_SCALING_ENABLED=false").cluster.redis.len(), 0);
 }
 
@@ -170,4 +168,7 @@ fn redis_is_where_laravel_has_it() {
         ]),
         "rediss://u:p%40%2F@r:1/2"
     );
+    for (scheme, expected) in [("tls", "rediss"), ("rediss", "rediss"), ("tcp", "redis")] {
+        assert_eq!(url(&[("REDIS_SCHEME", scheme)]), format!("{expected}://127.0.0.1:6379/0"));
+    }
 }

@@ -8,17 +8,25 @@ use std::time::Duration;
 
 use fanfare::config::Cluster;
 
-use super::{DEADLINE, eventually};
+use super::{DEADLINE, eventually, wire};
 
 /// A redis-server that keeps nothing on disk. It ends with the test.
 pub struct Redis {
     server: Option<Child>,
     port: u16,
+    /// Where it speaks TLS, with the first certificate there is.
+    tls: Option<u16>,
+    options: Vec<String>,
 }
 
 impl Redis {
     /// `None` where there is no redis-server; a failure with `CI=true`.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[], false)
+    }
+
+    /// With more options, and with TLS on a second port if wanted.
+    pub fn start_with(options: &[&str], tls: bool) -> Option<Self> {
         let here = Command::new("redis-server").arg("--version").output().is_ok();
         if !here {
             assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "redis-server is missing");
@@ -27,8 +35,9 @@ impl Redis {
         }
         // Another process may take a port that was free a moment ago.
         for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut redis = Self { server: None, port };
+            let options = options.iter().map(ToString::to_string).collect();
+            let tls = tls.then(free_port);
+            let mut redis = Self { server: None, port: free_port(), tls, options };
             if redis.begin() {
                 return Some(redis);
             }
@@ -46,6 +55,8 @@ impl Redis {
         let options = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let server = Command::new("redis-server")
             .args(options)
+            .args(self.tls_options())
+            .args(&self.options)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -61,6 +72,21 @@ impl Redis {
             }
         })
         .unwrap()
+    }
+
+    fn tls_options(&self) -> Vec<String> {
+        let Some(port) = self.tls else { return Vec::new() };
+        let file = |end| wire::file("one", end).display().to_string();
+        [
+            ("--tls-port", port.to_string()),
+            ("--tls-cert-file", file("crt")),
+            ("--tls-key-file", file("key")),
+            ("--tls-ca-cert-file", file("crt")),
+            ("--tls-auth-clients", "no".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
     }
 
     pub fn kill(&mut self) {
@@ -80,6 +106,16 @@ impl Redis {
         ask(self.port, command).unwrap()
     }
 
+    /// The port that speaks plainly.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The port that speaks TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls.expect("it speaks TLS")
+    }
+
     /// The settings of a node that uses it.
     pub fn cluster(&self) -> Cluster {
         Cluster { redis: vec![format!("redis://127.0.0.1:{}", self.port)], ..alone() }
@@ -92,6 +128,10 @@ impl Drop for Redis {
             self.kill();
         }
     }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Sends a signal to a process of the test's own.
