@@ -12,7 +12,7 @@ use tokio::time::interval;
 use tracing::{error, info, warn};
 
 use crate::successor::{self, Successor};
-use crate::systemd::Systemd;
+use crate::systemd::{self, Systemd};
 
 /// The exit code for a failure of the machine, `EX_OSERR` of sysexits.h.
 const OS_ERROR: u8 = 71;
@@ -56,15 +56,15 @@ impl Signals {
 pub(crate) struct Inherited(Option<TcpListener>);
 
 impl Inherited {
-    /// From systemd (`LISTEN_FDS`), or as the standard input. To be called first of all, for it takes what
-    /// it finds out of the environment.
+    /// From systemd (`LISTEN_FDS`), or as the standard input. To be called once, for it
+    /// owns what it finds.
     pub(crate) fn find() -> io::Result<Self> {
-        let mut given = listenfd::ListenFd::from_env();
+        let mut given = systemd::sockets()?;
         if given.len() > 1 {
             let problem = format!("{} sockets were passed, and one can be served", given.len());
             return Err(io::Error::other(problem));
         }
-        match given.take_tcp_listener(0)? {
+        match given.pop() {
             Some(listener) => Ok(Self(Some(listener))),
             None => successor::inherited().map(Self),
         }

@@ -2,9 +2,13 @@
 //! protocol, datagrams of `NAME=value` lines to `NOTIFY_SOCKET`. Elsewhere nothing is said.
 
 use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, sockopt};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
@@ -65,6 +69,26 @@ impl Systemd {
             warn!(%error, "systemd cannot be told {state}");
         }
     }
+}
+
+/// The listening TCP sockets that systemd opened for this process (`sd_listen_fds(3)`), none if it did not.
+/// To be called once, for it owns what it finds; a process started from here does not inherit them.
+///
+/// # Errors
+/// A variable that is not a number, and a file that is no such socket.
+pub(crate) fn sockets() -> io::Result<Vec<TcpListener>> {
+    let given = sd_listen_fds::get().map_err(io::Error::other)?;
+    given.into_iter().map(|(_, given)| listener(given.into_std())).collect()
+}
+
+fn listener(given: OwnedFd) -> io::Result<TcpListener> {
+    fcntl_setfd(&given, FdFlags::CLOEXEC)?;
+    let family = sockopt::socket_domain(&given)?;
+    let is_tcp = [AddressFamily::INET, AddressFamily::INET6].contains(&family);
+    if !is_tcp || !sockopt::socket_acceptconn(&given)? {
+        return Err(io::Error::other("the socket that was passed does not listen for TCP"));
+    }
+    Ok(given.into())
 }
 
 /// A path, or a name without one after an `@`.

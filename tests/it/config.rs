@@ -184,7 +184,7 @@ fn every_key_has_a_variable() {
         let Some(default) = default else { continue };
         let value = match parse(default) {
             toml::Value::String(text) => text,
-            other => other.to_string(),
+            _ => default.to_owned(),
         };
         let variable = format!("FANFARE_{}", name.replace('.', "__").to_uppercase());
         let mut env = CREDENTIALS.to_vec();
