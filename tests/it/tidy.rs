@@ -1,7 +1,7 @@
 //! Rules about the code itself. Prefer a rule here over a remark in review. Each rule walks files, and
 //! each walk asserts that it found some: a rule that looks at nothing must not pass.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,10 @@ const EMPTY_NAMES: &[&str] = &[
 
 /// Longest file, in lines.
 const MAX_LINES: usize = 500;
+
+/// Most packages in the lock file, this one and those of its tests included, but not those that only an
+/// optional feature brings.
+const MAX_CRATES: usize = 200;
 
 #[test]
 fn rooms_are_entered_one_way() {
@@ -236,6 +240,35 @@ fn between_backticks(text: &str) -> impl Iterator<Item = &str> {
     text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
+#[test]
+fn few_crates_are_built_upon() {
+    let lock = toml(Path::new("Cargo.lock"));
+    let manifest = toml(Path::new("Cargo.toml"));
+    let optional = |name: &str| {
+        let wanted = manifest["dependencies"].get(name).and_then(|wanted| wanted.get("optional"));
+        wanted.is_some_and(|optional| optional.as_bool() == Some(true))
+    };
+    // What a package needs is named as `name`, or `name version` where there are several of the name.
+    let mut needs = BTreeMap::new();
+    for package in lock["package"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        let needed = package.get("dependencies").and_then(toml::Value::as_array);
+        let needed = needed.into_iter().flatten().map(|needed| needed.as_str().unwrap());
+        let needed: Vec<_> =
+            needed.filter(|needed| name != "fanfare" || !optional(needed)).collect();
+        needs.insert(name.to_owned(), needed.clone());
+        needs.insert(format!("{name} {}", package["version"].as_str().unwrap()), needed);
+    }
+    let (mut counted, mut open) = (BTreeSet::new(), vec!["fanfare"]);
+    while let Some(name) = open.pop() {
+        if counted.insert(name) {
+            open.extend(&needs[name]);
+        }
+    }
+    assert!(counted.len() > 50, "only {} were found", counted.len());
+    assert!(counted.len() <= MAX_CRATES, "{} crates: {counted:?}", counted.len());
+}
+
 /// How high the room `name` stands.
 fn floor(name: &str) -> Option<usize> {
     ROOMS.iter().position(|rooms| rooms.contains(&name))
@@ -245,6 +278,10 @@ fn floor(name: &str) -> Option<usize> {
 fn room(file: &Path) -> String {
     let first = file.strip_prefix("src").unwrap().iter().next().unwrap();
     first.to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+fn toml(file: &Path) -> toml::Table {
+    fs::read_to_string(file).unwrap().parse().unwrap()
 }
 
 /// The lines of `file` with their numbers.
