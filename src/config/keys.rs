@@ -281,17 +281,26 @@ fn level(value: &Value) -> Result<LevelFilter, Wanted> {
     )
 }
 
+/// What the URL of Sentinels begins with; they and the servers speak TLS in the second case.
+const SENTINELS: [&str; 2] = ["redis+sentinel://", "rediss+sentinel://"];
+
 /// One address or, for Redis Cluster, its nodes; empty for a server on its own.
 fn redis(value: &Value) -> Result<Vec<String>, Wanted> {
+    let sentinels = |url: &str| SENTINELS.iter().any(|scheme| url.trim().starts_with(scheme));
     let nodes = match value {
         Value::Text(url) if url.is_empty() => Ok(Vec::new()),
+        // Sentinels are many in one URL, with commas between.
+        Value::Raw(url) if sentinels(url) => Ok(vec![url.trim().to_owned()]),
         Value::Text(url) => Ok(vec![url.clone()]),
         _ => texts(value),
     };
-    let schemes = ["redis://", "rediss://", "redis+sentinel://"];
+    let servers = |url: &str| ["redis://", "rediss://"].iter().any(|s| url.starts_with(s));
     nodes
         .ok()
-        .filter(|nodes| nodes.iter().all(|node| schemes.iter().any(|s| node.starts_with(s))))
+        .filter(|nodes| match nodes.as_slice() {
+            [url] => servers(url) || sentinels(url),
+            nodes => nodes.iter().all(|node| servers(node)),
+        })
         // A fragment could only ask for certificates not to be checked.
         .filter(|nodes| !nodes.iter().any(|node| node.contains('#')))
         .ok_or_else(|| {

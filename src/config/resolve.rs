@@ -107,10 +107,8 @@ impl Settings {
 
     /// What is known and checked but that this version cannot do yet.
     fn refuse_unavailable(&self, config: &Config) -> Result<(), Error> {
-        // One Redis server is; Sentinel and Redis Cluster are not.
-        if !matches!(config.cluster.redis.as_slice(), [] | [_])
-            || config.cluster.redis.iter().any(|url| url.starts_with("redis+sentinel://"))
-        {
+        // One Redis server is, or Sentinels; Redis Cluster is not.
+        if !matches!(config.cluster.redis.as_slice(), [] | [_]) {
             refuse_other(SERVER, &self.server, "cluster.redis")?;
         }
         // What happens over all nodes would be posted by none of them.

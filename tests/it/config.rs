@@ -225,7 +225,7 @@ fn what_contradicts_is_refused_with_its_place() {
             "f.toml:2: server.proxy_protocol: needs server.trusted_proxies beside it",
         ),
         (
-            "[cluster]\nredis = \"redis+sentinel://:s3cr3t@h/m\"".to_owned(),
+            "[cluster]\nredis = [\"redis://:s3cr3t@h\", \"redis://i\"]".to_owned(),
             "f.toml:2: cluster.redis: not available in this version",
         ),
     ] {

@@ -16,7 +16,7 @@ fn ready(node: &Fixture) -> u16 {
     Http::connect(node.addr).ask("GET", "/ready", "", b"").status
 }
 
-fn is_cut_off(node: &Fixture) {
+pub fn is_cut_off(node: &Fixture) {
     eventually(|| match ready(node) {
         503 => Ok(()),
         status => Err(status.to_string()),

@@ -1,14 +1,17 @@
-//! The kinds of Redis that nodes can share, besides a server that anybody may use: over TLS, and as a user
-//! with a password and a database.
+//! The kinds of Redis that nodes can share, besides a server that anybody may use: over TLS, as a user with
+//! a password and a database, and servers that Sentinels watch over.
 
 use std::path::Path;
 
 use fanfare::config::Cluster;
 use serde_json::json;
 
-use crate::cluster::{Process, added, event, join, nodes, notice};
+use crate::cluster::{
+    Process, added, event, hears_nothing, join, joined, nodes, notice, query, removed,
+};
+use crate::outage::is_cut_off;
 use crate::support::eventually;
-use crate::support::fixture::{ID, KEY, SECRET, subscribe, trigger};
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, trigger};
 use crate::support::http::Http;
 use crate::support::redis::Redis;
 use crate::support::sign::Request;
@@ -81,4 +84,100 @@ fn a_user_has_its_keys_in_its_database() {
     redis.ask(&["SWAPDB", "0", "3"]);
     let keys = redis.ask(&["KEYS", "*"]);
     assert!(!keys.is_empty() && keys.lines().all(|key| key.starts_with("kinds:")), "{keys}");
+}
+
+/// A master with a replica, and three Sentinels that know them and each other.
+struct Watched {
+    master: Redis,
+    replica: Redis,
+    sentinels: [Redis; 3],
+}
+
+impl Watched {
+    fn start() -> Option<Self> {
+        let master = Redis::start()?;
+        let replica = master.replica();
+        let sentinels = [(); 3].map(|()| master.sentinel(2));
+        for sentinel in &sentinels {
+            eventually(|| {
+                let answer = sentinel.ask(&["SENTINEL", "MASTER", "main"]);
+                let lines: Vec<&str> = answer.lines().collect();
+                let is = |name, value| lines.windows(2).any(|pair| pair == [name, value]);
+                match is("num-slaves", "1") && is("num-other-sentinels", "2") {
+                    true => Ok(()),
+                    false => Err(answer),
+                }
+            })
+            .unwrap();
+        }
+        Some(Self { master, replica, sentinels })
+    }
+
+    /// The settings of nodes that ask the Sentinels, after one that is not there.
+    fn cluster(&self) -> Cluster {
+        let hosts = self.sentinels.iter().map(|s| format!(",127.0.0.1:{}", s.port()));
+        let url = format!("redis+sentinel://127.0.0.1:1{}/main", hosts.collect::<String>());
+        Cluster { redis: vec![url], ..crate::support::redis::alone() }
+    }
+}
+
+fn links_made(node: &Fixture) -> u64 {
+    let cluster = node.running().shared().cluster.as_ref().unwrap();
+    cluster.link().figures().connects.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+fn all_is_well(one: &Fixture, two: &Fixture) {
+    let (mut c, ids) = joined(one, "presence-y", "c");
+    assert_eq!(ids, json!(["c"]));
+    let (d, ids) = joined(two, "presence-y", "d");
+    assert_eq!(ids, json!(["c", "d"]));
+    assert_eq!(notice(&mut c), added("d"));
+    two.publish("presence-y", "e", "1");
+    assert_eq!(c.hear_text(), event("presence-y", "1"));
+    drop(d);
+    assert_eq!(notice(&mut c), removed("d"));
+}
+
+#[test]
+fn nodes_go_on_with_the_replica_of_a_master_that_died() {
+    let Some(mut redis) = Watched::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let (b, _) = joined(&two, "presence-x", "b");
+    assert_eq!(notice(&mut a), added("b"));
+    redis.master.kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    one.publish("presence-x", "e", "1");
+    assert_eq!(a.hear_text(), event("presence-x", "1"));
+    one.is_ready();
+    two.is_ready();
+    assert_eq!(query(&two, "channels/presence-x?info=user_count")["user_count"], 2);
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    all_is_well(&one, &two);
+    hears_nothing(&mut a);
+}
+
+#[test]
+fn nodes_leave_a_master_that_was_replaced() {
+    let Some(redis) = Watched::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let (_b, _) = joined(&two, "presence-x", "b");
+    assert_eq!(notice(&mut a), added("b"));
+    // The old master lives on and is a master still for a while, as far as it knows.
+    assert_eq!(redis.sentinels[0].ask(&["SENTINEL", "FAILOVER", "main"]), "OK");
+    for node in [&one, &two] {
+        eventually(|| match links_made(node) {
+            1 => Err("still the first link".to_owned()),
+            _ => Ok(()),
+        })
+        .unwrap();
+        node.is_ready();
+    }
+    assert!(redis.replica.ask(&["ROLE"]).starts_with("master"));
+    all_is_well(&one, &two);
+    hears_nothing(&mut a);
+    assert_eq!(query(&one, "channels/presence-x?info=user_count")["user_count"], 2);
 }

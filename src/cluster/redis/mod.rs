@@ -3,6 +3,7 @@
 //! with everything this node has said anew, and with what was held under the old one cleared away. So a lost
 //! link, an empty Redis and a node that was taken for dead all heal in the same way.
 
+mod address;
 mod ask;
 mod batch;
 mod lease;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -26,6 +27,7 @@ use super::link::{Alone, Arrival, FarEnd, Figures, Order, Publish};
 use super::scripts::{Keys, Script};
 use super::topics::Topics;
 use crate::app::AppId;
+use address::Address;
 use reader::Reader;
 use writer::Writer;
 
@@ -40,6 +42,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// How the link is set.
 #[derive(Clone)]
 pub struct Settings {
+    /// The URL of a server or of Sentinels.
     pub url: String,
     /// What the names of all keys and topics begin with.
     pub prefix: String,
@@ -66,6 +69,12 @@ enum Lost {
     Deaf,
     /// Others have cleared this node away.
     Lapsed,
+    /// No Sentinel knows the master.
+    NoMaster,
+    /// The server is a master no longer.
+    Replica,
+    /// Another server is the master now.
+    Replaced,
     /// The node stops.
     Stopped,
 }
@@ -78,6 +87,9 @@ impl fmt::Display for Lost {
             Self::Silent => f.write_str("no answer in time"),
             Self::Deaf => f.write_str("nothing comes in"),
             Self::Lapsed => f.write_str("the lease had lapsed"),
+            Self::NoMaster => f.write_str("no Sentinel names a master"),
+            Self::Replica => f.write_str("the server that was named is a replica"),
+            Self::Replaced => f.write_str("another server is the master now"),
             Self::Stopped => f.write_str("the server stops"),
         }
     }
@@ -128,7 +140,7 @@ struct Kept {
 #[derive(Debug)]
 pub struct Redis {
     settings: Settings,
-    client: Client,
+    address: Address,
     keys: Keys,
     topics: Arc<Topics>,
     far: FarEnd,
@@ -143,7 +155,7 @@ impl Redis {
         topics: Arc<Topics>,
         far: FarEnd,
     ) -> Result<Self, redis::RedisError> {
-        let client = Client::open(settings.url.as_str())?;
+        let address = Address::parse(&settings.url)?;
         let keys = Keys::new(&settings.prefix);
         let kept = Kept {
             node,
@@ -155,7 +167,7 @@ impl Redis {
             settles: None,
             heard: HashMap::new(),
         };
-        Ok(Self { settings, client, keys, topics, far, kept })
+        Ok(Self { settings, address, keys, topics, far, kept })
     }
 
     /// Keeps the link up until it is told to stop.
@@ -246,7 +258,10 @@ impl Redis {
         };
         let (commands, listening, lease) = match connected {
             Ok(connected) => connected,
-            Err(lost) => return lost,
+            Err(lost) => {
+                self.address.misled();
+                return lost;
+            }
         };
         let node = self.kept.node;
         let (sink, stream) = listening.split();
@@ -278,6 +293,7 @@ impl Redis {
         let lost = tokio::select! {
             lost = writer.run() => lost,
             () = reader.run() => Lost::Deaf,
+            () = self.address.replaced() => Lost::Replaced,
         };
         let arrived = seen.borrow().get(&node).copied().unwrap_or_default();
         writer.unanswered(arrived).await;
@@ -285,18 +301,21 @@ impl Redis {
         lost
     }
 
-    async fn connect(&self) -> Result<(MultiplexedConnection, redis::aio::PubSub, String), Lost> {
+    async fn connect(
+        &mut self,
+    ) -> Result<(MultiplexedConnection, redis::aio::PubSub, String), Lost> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE));
-        let mut commands =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let server = self.address.server().await?;
+        let mut commands = server.get_multiplexed_async_connection_with_config(&config).await?;
+        self.address.check(&mut commands).await?;
         let mut scripts = redis::pipe();
         for script in Script::ALL {
             scripts.cmd("SCRIPT").arg("LOAD").arg(script.text()).ignore();
         }
         scripts.exec_async(&mut commands).await?;
-        let mut listening = self.client.get_async_pubsub().await?;
+        let mut listening = server.get_async_pubsub().await?;
         let lease = format!("{:016x}", random());
         timeout(PATIENCE, listening.subscribe(&[self.keys.all(), self.keys.probe(&lease)]))
             .await??;

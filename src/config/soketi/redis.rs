@@ -33,7 +33,11 @@ impl Soketi {
         Ok(Value::Text(if sentinels.is_empty() {
             format!("{scheme}://{login}{host}:{port}/{database}")
         } else {
-            format!("redis+sentinel://{login}{}/{name}/{database}", sentinels.join(","))
+            let own = match self.part("sentinelPassword")? {
+                Some(password) => format!("?sentinel_password={}", percent_encode(&password)),
+                None => String::new(),
+            };
+            format!("{scheme}+sentinel://{login}{}/{name}/{database}{own}", sentinels.join(","))
         }))
     }
 

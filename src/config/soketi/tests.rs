@@ -338,6 +338,15 @@ fn redis_is_where_soketi_has_it() {
     );
     assert_eq!(
         url(&[
+            ("SOKETI_DB_REDIS_SENTINELS", r#"[{"host":"a"}]"#),
+            ("SOKETI_DB_REDIS_SENTINEL_PASSWORD", "s@"),
+            ("SOKETI_DB_REDIS_PASSWORD", "p"),
+            ("SOKETI_ADAPTER_REDIS_PUB_OPTIONS", r#"{"tls":{}}"#),
+        ]),
+        "\"rediss+sentinel://:p@a:6379/mymaster/0?sentinel_password=s%40\""
+    );
+    assert_eq!(
+        url(&[
             ("SOKETI_DB_REDIS_CLUSTER_NODES", r#"[{"host":"a","port":1},{"host":"b","port":2}]"#),
             ("SOKETI_ADAPTER_REDIS_CLUSTER_MODE", "1"),
         ]),

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +17,9 @@ pub struct Redis {
     port: u16,
     /// Where it speaks TLS, with the first certificate there is.
     tls: Option<u16>,
-    options: Vec<String>,
+    arguments: Vec<String>,
+    /// A file of its own.
+    file: Option<PathBuf>,
 }
 
 impl Redis {
@@ -33,13 +36,52 @@ impl Redis {
             println!("skipped: redis-server is not installed");
             return None;
         }
+        Some(Self::begun(|port| {
+            let tls = tls.then(free_port);
+            let port = port.to_string();
+            let own = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+            let mut arguments: Vec<String> = own.map(str::to_owned).into();
+            arguments.extend(tls.into_iter().flat_map(tls_options));
+            arguments.extend(options.iter().map(ToString::to_string));
+            (arguments, tls, None)
+        }))
+    }
+
+    /// A replica of `self`, which has its data.
+    pub fn replica(&self) -> Self {
+        let port = self.port.to_string();
+        let replica = Self::start_with(&["--replicaof", "127.0.0.1", &port], false).unwrap();
+        eventually(|| match replica.ask(&["INFO", "replication"]) {
+            info if info.contains("master_link_status:up") => Ok(()),
+            info => Err(info),
+        })
+        .unwrap();
+        replica
+    }
+
+    /// A Sentinel that watches over `self` as `main` and acts when `quorum` of them have lost it.
+    pub fn sentinel(&self, quorum: usize) -> Self {
+        Self::begun(|port| {
+            let file = format!("fanfare-sentinel-{}-{port}.conf", std::process::id());
+            let file = std::env::temp_dir().join(file);
+            let settings = format!(
+                "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} {quorum}\n\
+                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n",
+                self.port
+            );
+            std::fs::write(&file, settings).unwrap();
+            (vec![file.display().to_string(), "--sentinel".to_owned()], None, Some(file))
+        })
+    }
+
+    fn begun(arguments: impl Fn(u16) -> (Vec<String>, Option<u16>, Option<PathBuf>)) -> Self {
         // Another process may take a port that was free a moment ago.
         for _ in 0..10 {
-            let options = options.iter().map(ToString::to_string).collect();
-            let tls = tls.then(free_port);
-            let mut redis = Self { server: None, port: free_port(), tls, options };
+            let port = free_port();
+            let (arguments, tls, file) = arguments(port);
+            let mut redis = Self { server: None, port, tls, arguments, file };
             if redis.begin() {
-                return Some(redis);
+                return redis;
             }
         }
         panic!("no port for redis-server");
@@ -51,12 +93,8 @@ impl Redis {
     }
 
     fn begin(&mut self) -> bool {
-        let port = self.port.to_string();
-        let options = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let server = Command::new("redis-server")
-            .args(options)
-            .args(self.tls_options())
-            .args(&self.options)
+            .args(&self.arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -72,21 +110,6 @@ impl Redis {
             }
         })
         .unwrap()
-    }
-
-    fn tls_options(&self) -> Vec<String> {
-        let Some(port) = self.tls else { return Vec::new() };
-        let file = |end| wire::file("one", end).display().to_string();
-        [
-            ("--tls-port", port.to_string()),
-            ("--tls-cert-file", file("crt")),
-            ("--tls-key-file", file("key")),
-            ("--tls-ca-cert-file", file("crt")),
-            ("--tls-auth-clients", "no".to_owned()),
-        ]
-        .into_iter()
-        .flat_map(|(name, value)| [name.to_owned(), value])
-        .collect()
     }
 
     pub fn kill(&mut self) {
@@ -127,11 +150,26 @@ impl Drop for Redis {
         if self.server.is_some() {
             self.kill();
         }
+        if let Some(file) = &self.file {
+            std::fs::remove_file(file).unwrap();
+        }
     }
 }
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn tls_options(port: u16) -> Vec<String> {
+    let file = |end| wire::file("one", end).display().to_string();
+    let options = [
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", file("crt")),
+        ("--tls-key-file", file("key")),
+        ("--tls-ca-cert-file", file("crt")),
+        ("--tls-auth-clients", "no".to_owned()),
+    ];
+    options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }
 
 /// Sends a signal to a process of the test's own.

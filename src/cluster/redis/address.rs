@@ -1,0 +1,233 @@
+//! Where Redis is to be found: a server at an address of its own, or the one that Sentinels name. Which of
+//! several servers is the master now is asked anew for each link, and while a link lasts, so that a failover
+//! is followed even where the old master does not end it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, cmd};
+use tokio::time::{sleep, timeout};
+
+use super::Lost;
+
+/// How long a Sentinel may take to answer before another is asked.
+const SENTINEL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often Sentinels are asked whether the master is still the same.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
+
+const SENTINEL_PORT: u16 = 26_379;
+
+/// Where Redis is.
+#[derive(Debug)]
+pub(super) enum Address {
+    Server(Box<Client>),
+    Sentinels(Sentinels),
+}
+
+/// Sentinels, and the name of what they watch over.
+pub(super) struct Sentinels {
+    /// The one that is asked first in front.
+    sentinels: VecDeque<Client>,
+    name: String,
+    /// What stands in front of a server's host in its URL, and behind its port.
+    head: String,
+    tail: String,
+    /// Host and port of the master that was named last.
+    master: Option<(String, u16)>,
+}
+
+/// The URLs may hold passwords.
+impl fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sentinels").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn invalid(problem: &'static str) -> RedisError {
+    (ErrorKind::InvalidClientConfig, problem).into()
+}
+
+impl Address {
+    /// Reads a URL. Fails on one that is none.
+    pub(super) fn parse(url: &str) -> Result<Self, RedisError> {
+        let sentinels = ["redis+sentinel://", "rediss+sentinel://"];
+        match sentinels.into_iter().find_map(|scheme| url.strip_prefix(scheme)) {
+            Some(rest) => {
+                let scheme = url.split('+').next().unwrap_or_default();
+                Sentinels::parse(scheme, rest).map(Self::Sentinels)
+            }
+            None => Client::open(url).map(|client| Self::Server(Box::new(client))),
+        }
+    }
+
+    /// The server to speak to now.
+    pub(super) async fn server(&mut self) -> Result<Client, Lost> {
+        match self {
+            Self::Server(client) => Ok((**client).clone()),
+            Self::Sentinels(sentinels) => sentinels.server().await,
+        }
+    }
+
+    /// Whether the server is what it was said to be: an old master may not know yet that it is one no longer,
+    /// but one that does says so.
+    pub(super) async fn check(&self, commands: &mut MultiplexedConnection) -> Result<(), Lost> {
+        if let Self::Sentinels(_) = self {
+            let role: Vec<redis::Value> = cmd("ROLE").query_async(commands).await?;
+            if role.first().and_then(super::reply::text) != Some("master") {
+                return Err(Lost::Replica);
+            }
+        }
+        Ok(())
+    }
+
+    /// The server that was named is not there; somebody else is asked first from now on.
+    pub(super) fn misled(&mut self) {
+        if let Self::Sentinels(sentinels) = self {
+            sentinels.sentinels.rotate_left(1);
+        }
+    }
+
+    /// Waits until another server is to be spoken to.
+    pub(super) async fn replaced(&mut self) {
+        match self {
+            Self::Server(_) => std::future::pending().await,
+            Self::Sentinels(sentinels) => sentinels.replaced().await,
+        }
+    }
+}
+
+impl Sentinels {
+    /// Reads what follows the scheme: `[user:password@]host[:port],…/name[/database]`, with the Sentinels'
+    /// own `?sentinel_username=…&sentinel_password=…`.
+    fn parse(scheme: &str, rest: &str) -> Result<Self, RedisError> {
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (name, database) = path.split_once('/').unwrap_or((path, ""));
+        if name.is_empty() {
+            return Err(invalid("a Sentinel URL needs the master's name as its path"));
+        }
+        let (login, hosts) = match authority.rsplit_once('@') {
+            Some((login, hosts)) => (format!("{login}@"), hosts),
+            None => (String::new(), authority),
+        };
+        let (mut user, mut password) = ("", "");
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("sentinel_username", value)) => user = value,
+                Some(("sentinel_password", value)) => password = value,
+                _ => return Err(invalid("a Sentinel URL has a parameter that is not known")),
+            }
+        }
+        let own = if password.is_empty() { String::new() } else { format!("{user}:{password}@") };
+        let sentinel = |host: &str| {
+            let bare = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+            let port = if bare.contains(':') { "" } else { &format!(":{SENTINEL_PORT}") };
+            Client::open(format!("{scheme}://{own}{host}{port}"))
+        };
+        let sentinels: Result<_, _> = hosts.split(',').map(sentinel).collect();
+        let sentinels = Self {
+            sentinels: sentinels?,
+            name: name.to_owned(),
+            head: format!("{scheme}://{login}"),
+            tail: format!("/{database}"),
+            master: None,
+        };
+        // So that it is known now whether a server's URL is one.
+        sentinels.client("localhost", 0)?;
+        Ok(sentinels)
+    }
+
+    fn client(&self, host: &str, port: u16) -> Result<Client, RedisError> {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        Client::open(format!("{}{host}:{port}{}", self.head, self.tail))
+    }
+
+    async fn server(&mut self) -> Result<Client, Lost> {
+        for _ in 0..self.sentinels.len() {
+            if let Some((host, port)) = self.ask(&mut None).await {
+                let client = self.client(&host, port)?;
+                self.master = Some((host, port));
+                return Ok(client);
+            }
+            self.sentinels.rotate_left(1);
+        }
+        Err(Lost::NoMaster)
+    }
+
+    /// Asks the first Sentinel who the master is, over a connection that is kept.
+    async fn ask(&self, kept: &mut Option<MultiplexedConnection>) -> Option<(String, u16)> {
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(SENTINEL_PATIENCE))
+                    .set_response_timeout(Some(SENTINEL_PATIENCE));
+                let sentinel = self.sentinels.front()?;
+                let made = sentinel.get_multiplexed_async_connection_with_config(&config);
+                timeout(SENTINEL_PATIENCE, made).await.ok()?.ok()?
+            }
+        };
+        let mut question = cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
+        let master: Option<(String, u16)> = question.query_async(&mut connection).await.ok()?;
+        *kept = Some(connection);
+        master
+    }
+
+    async fn replaced(&mut self) {
+        let mut kept = None;
+        loop {
+            sleep(ASKED_EVERY).await;
+            match self.ask(&mut kept).await {
+                Some(master) if self.master.as_ref() != Some(&master) => return,
+                Some(_) => {}
+                None => {
+                    kept = None;
+                    self.sentinels.rotate_left(1);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentinels(url: &str) -> Option<Sentinels> {
+        match Address::parse(url) {
+            Ok(Address::Sentinels(sentinels)) => Some(sentinels),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_url_of_sentinels_names_them_and_the_servers() {
+        let of =
+            sentinels("redis+sentinel://u:p%40@a,b:7,[::1],[::1]:8/main/3?sentinel_password=s")
+                .unwrap();
+        let addresses: Vec<String> = of
+            .sentinels
+            .iter()
+            .map(|client| client.get_connection_info().addr().to_string())
+            .collect();
+        assert_eq!(addresses, ["a:26379", "b:7", "::1:26379", "::1:8"]);
+        let settings = of.sentinels[0].get_connection_info().redis_settings().clone();
+        assert_eq!((settings.username(), settings.password()), (None, Some("s")));
+        assert_eq!(of.name, "main");
+        let server = of.client("2001:db8::1", 6379).unwrap();
+        let settings = server.get_connection_info().redis_settings().clone();
+        assert_eq!((settings.username(), settings.password()), (Some("u"), Some("p@")));
+        assert_eq!(settings.db(), 3);
+        let secret = format!("{:?}", Address::Sentinels(of));
+        assert!(!secret.contains("p%40") && !secret.contains("p@"), "{secret}");
+        let tls = sentinels("rediss+sentinel://a/m").unwrap();
+        assert_eq!(tls.head, "rediss://");
+        for wrong in ["a", "a/", "a/m/x", "/m", "a/m?password=x", "a:x/m"] {
+            assert!(sentinels(&format!("redis+sentinel://{wrong}")).is_none(), "{wrong}");
+        }
+    }
+}
