@@ -3,6 +3,7 @@
 //! frames, and tells whoever is concerned.
 
 mod clustered;
+mod readiness;
 mod receive;
 mod users;
 
@@ -17,6 +18,7 @@ use crate::app::{App, AppId, Apps, ClientEvents};
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
 use crate::hub::cache::{Cached, Keep};
+use crate::hub::capacity::Capacity;
 use crate::hub::connection::{Connection, Told};
 use crate::hub::directory::{Directory, Joined, Occupancy};
 use crate::hub::inbox::History;
@@ -45,8 +47,7 @@ pub struct Shared {
     pub metrics: Metrics,
     /// No new sockets: the server is stopping.
     pub draining: AtomicBool,
-    /// Sockets of all apps together; 0: no limit.
-    pub max_connections: usize,
+    pub capacity: Capacity,
     pub addresses: Addresses,
     pub webhooks: Webhooks,
     /// The other nodes, if there may be any.
@@ -112,14 +113,10 @@ impl Node {
             }
             Some(app) => app,
         };
-        let full =
-            shared.max_connections > 0 && shared.connections() >= shared.max_connections as u64;
-        let refusal = if full {
-            Some(Reason::Capacity)
-        } else if shared.is_draining() {
-            Some(Reason::Stopping)
-        } else {
-            (!shared.addresses.admit(address)).then_some(Reason::Address)
+        let refusal = match shared.capacity.refusal(shared.connections()) {
+            Some(reason) => Some(reason),
+            None if shared.is_draining() => Some(Reason::Stopping),
+            None => (!shared.addresses.admit(address)).then_some(Reason::Address),
         };
         if let Some(reason) = refusal {
             return Err((self.refused(reason, close::OVER_CAPACITY), stream));

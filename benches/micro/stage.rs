@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use fanfare::app::{App, Apps};
 use fanfare::hub::Hub;
 use fanfare::hub::addresses::Addresses;
+use fanfare::hub::capacity::Capacity;
 use fanfare::hub::connection::Connection;
 use fanfare::hub::directory::Directory;
 use fanfare::hub::stream::Stream;
@@ -38,7 +39,7 @@ impl Stage {
             hub: Hub::new(1, 1),
             metrics: Metrics::new(1),
             draining: AtomicBool::new(false),
-            max_connections: 0,
+            capacity: Capacity::new(0, 0),
             addresses: Addresses::new(0),
             webhooks: Webhooks::default(),
             cluster: None,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::value::{
-    Value, Wanted, boolean, choice, count, duration, host, networks, number, pairs, path, size,
-    text, texts,
+    Value, Wanted, boolean, choice, count, duration, host, memory, networks, number, pairs, path,
+    size, text, texts,
 };
 use super::{Config, TryOut};
 use crate::app::{App, AppId, ClientEvents, Webhook, WebhookEvent};
@@ -84,6 +84,7 @@ pub const SERVER: &[Key<Config>] = &[
         c.server.try_out = choice(v, &words)?.applies_to(&c.server.host);
         Ok(())
     }),
+    key("limits.memory", r#""90%""#, |c, v| put(&mut c.limits.memory, memory(v))),
     key("metrics.enabled", "true", |c, v| put(&mut c.metrics.enabled, boolean(v))),
     key("metrics.host", r#""127.0.0.1""#, |c, v| put(&mut c.metrics.host, host(v))),
     key("metrics.port", "9601", |c, v| put(&mut c.metrics.port, number(v, 0..=65_535))),

@@ -35,6 +35,7 @@ pub use settings::Settings;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
+    pub limits: Limits,
     pub metrics: Metrics,
     pub cluster: Cluster,
     pub log: Log,
@@ -82,6 +83,21 @@ enum TryOut {
     Loopback,
     On,
     Off,
+}
+
+/// What the server may take of the machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// What the process may hold before new sockets are refused.
+    pub memory: MemoryLimit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryLimit {
+    /// Percent of what the machine, or the control group, has.
+    Share(u8),
+    /// 0: no limit.
+    Bytes(u64),
 }
 
 /// A certificate chain and its key, in PEM files.

@@ -12,7 +12,9 @@ use super::error::{Error, Origin};
 use super::keys::{APP, Key, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Group, Setting, Settings, blank_webhook, effective, fill};
 use super::value::Value;
-use super::{Cluster, Config, Log, MadeApp, Metrics, Server, Tls, TryOut, Webhooks};
+use super::{
+    Cluster, Config, Limits, Log, MadeApp, MemoryLimit, Metrics, Server, Tls, TryOut, Webhooks,
+};
 use crate::app::{App, Apps, Duplicate};
 
 impl Settings {
@@ -172,6 +174,7 @@ impl Config {
                 tls: None,
                 try_out: false,
             },
+            limits: Limits { memory: MemoryLimit::Bytes(0) },
             metrics: Metrics {
                 enabled: false,
                 host: String::new(),

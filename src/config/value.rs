@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::Network;
+use super::{MemoryLimit, Network};
 
 /// A value as it was written.
 #[derive(Clone, PartialEq)]
@@ -174,6 +174,21 @@ pub(super) fn size(value: &Value) -> Result<usize, Wanted> {
         .ok_or_else(|| "a size such as \"100KiB\" or 102400, from 1 to 1GiB".to_owned())
 }
 
+/// Memory: a share of it such as `90%`, a size, or 0.
+pub(super) fn memory(value: &Value) -> Result<MemoryLimit, Wanted> {
+    let read = match value {
+        Value::Integer(0) => Some(MemoryLimit::Bytes(0)),
+        Value::Raw(text) | Value::Text(text) => match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().map(MemoryLimit::Share),
+            None if text == "0" => Some(MemoryLimit::Bytes(0)),
+            None => parse_size(text).map(MemoryLimit::Bytes),
+        },
+        _ => None,
+    };
+    read.filter(|limit| !matches!(limit, MemoryLimit::Share(0 | 101..)))
+        .ok_or_else(|| "a share such as \"90%\", a size such as \"2GiB\", or 0".to_owned())
+}
+
 fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text)?;
     let bytes: u64 = match unit {
@@ -331,6 +346,22 @@ mod tests {
             [written("512"), written("1KB"), written("2GiB"), Value::Integer(0), Value::Integer(-1)]
         {
             assert!(size(&value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn shares_of_memory() {
+        for (value, limit) in [
+            (written("90%"), MemoryLimit::Share(90)),
+            (raw("100%"), MemoryLimit::Share(100)),
+            (written("2GiB"), MemoryLimit::Bytes(2 << 30)),
+            (Value::Integer(0), MemoryLimit::Bytes(0)),
+            (raw("0"), MemoryLimit::Bytes(0)),
+        ] {
+            assert_eq!(memory(&value), Ok(limit));
+        }
+        for value in [written("0%"), written("101%"), written("90"), Value::Integer(90)] {
+            assert!(memory(&value).is_err(), "{value}");
         }
     }
 

@@ -53,14 +53,13 @@ pub(super) fn health() -> Answer {
 
 /// Whether new sockets are welcome.
 pub(super) fn ready(shared: &Shared) -> Answer {
-    let unready = |body| object(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(body));
-    if shared.is_draining() {
-        return unready(b"{\"ready\":false,\"reason\":\"draining\"}");
+    match shared.unready() {
+        None => object(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}")),
+        Some(why) => {
+            let body = format!("{{\"ready\":false,\"reason\":\"{}\"}}", why.word());
+            object(StatusCode::SERVICE_UNAVAILABLE, body.into())
+        }
     }
-    if shared.cluster.as_ref().is_some_and(|cluster| !cluster.link().is_up()) {
-        return unready(b"{\"ready\":false,\"reason\":\"redis\"}");
-    }
-    object(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}"))
 }
 
 /// What Prometheus is told.

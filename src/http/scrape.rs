@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::hub::directory::{Directory, Totals};
 use crate::metrics::{
-    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic,
+    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Unready,
 };
 use crate::node::Shared;
 use crate::webhook;
@@ -224,8 +224,19 @@ impl Scrape {
             "Refusals because a second's share was used up.",
             limited.iter().map(|(labels, value)| (&labels[..], *value)),
         );
-        let ready = f64::from(u8::from(!self.shared.is_draining()));
+        let is = |yes: bool| f64::from(u8::from(yes));
+        let ready = is(self.shared.unready().is_none());
         page.gauges("ready", "1 while new sockets are welcome.", [(&[][..], ready)]);
+        let unready = Unready::ALL.iter();
+        let unready: Vec<_> = unready
+            .map(|why| ([("reason", why.word())], is(self.shared.is_unready(*why))))
+            .collect();
+        let unready = unready.iter().map(|(labels, value)| (&labels[..], *value));
+        page.gauges("unready", "1 for each reason why they are not.", unready);
+        let memory = Some(self.shared.capacity.max_memory()).filter(|bytes| *bytes > 0);
+        let memory = memory.map(|bytes| (&[][..], bytes as f64));
+        let help = "Memory that the process may hold before new sockets are refused.";
+        page.gauges("memory_limit_bytes", help, memory);
     }
 
     fn tell_api(&self, page: &mut Page) {

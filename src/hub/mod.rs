@@ -4,6 +4,7 @@
 
 pub mod addresses;
 pub mod cache;
+pub mod capacity;
 mod channels;
 pub mod connection;
 pub mod counting;

@@ -86,6 +86,17 @@ impl Reason {
 }
 
 labels! {
+    /// Why new sockets should go elsewhere.
+    Unready {
+        Draining = "draining",
+        /// The other nodes cannot be reached.
+        Redis = "redis",
+        Memory = "memory",
+        Connections = "connections",
+    }
+}
+
+labels! {
     /// What is signed.
     Signed {
         Subscription = "subscription",

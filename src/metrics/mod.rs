@@ -13,7 +13,7 @@ use std::time::Instant;
 use tokio::runtime::RuntimeMetrics;
 
 pub use counter::{Counter, Histogram, Peak, Tally};
-pub use labels::{Call, Doubt, Limited, Reason, Signed, Status};
+pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Unready};
 pub use page::{Labels, Page};
 pub use process::Process;
 

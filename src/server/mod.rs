@@ -3,6 +3,7 @@
 
 mod accept;
 mod cluster;
+mod memory;
 mod proxy;
 pub mod reload;
 mod scrape;
@@ -30,6 +31,7 @@ use crate::config::{self, Config};
 use crate::http::scrape::Scrape;
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
+use crate::hub::capacity::Capacity;
 use crate::metrics::Metrics;
 use crate::node::Shared;
 use crate::webhook::{self, Webhooks};
@@ -177,7 +179,7 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
         hub: Hub::new(node, workers),
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
-        max_connections: capacity(config.server.max_connections),
+        capacity: capacity(&config),
         addresses: Addresses::new(config.server.connections_per_ip),
         webhooks: webhooks_of(&config)?,
         cluster,
@@ -281,9 +283,14 @@ fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
     addresses.next().ok_or_else(|| io::Error::other(format!("{host} has no address")))
 }
 
+fn capacity(config: &Config) -> Capacity {
+    let connections = max_connections(config.server.max_connections);
+    Capacity::new(connections as u64, memory::limit(config.limits.memory))
+}
+
 /// Sockets that may be open at a time: what was configured, or what the open-file limit bears once it is
 /// raised as far as it goes.
-fn capacity(configured: usize) -> usize {
+fn max_connections(configured: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -16,6 +16,7 @@ use super::serve::{Alive, Terms, serve};
 use super::{Beginning, Phase};
 use crate::http::Http;
 use crate::hub::worker::Worker;
+use crate::metrics::Process;
 use crate::node::Node;
 use crate::protocol::error::close;
 use crate::socket;
@@ -181,6 +182,9 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             turns.longest.turn();
         }
         if node.worker.index() == 0 {
+            if let Some(bytes) = Process::memory() {
+                node.shared.capacity.note_memory(bytes);
+            }
             node.tell_due_counts();
             for (_, directory) in node.hub().directories() {
                 directory.cache.sweep();

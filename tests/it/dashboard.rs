@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fanfare::app::{App, Webhook, WebhookEvent};
+use fanfare::config::MemoryLimit;
 use serde_json::Value;
 
 use crate::metrics::scrape;
@@ -124,6 +125,7 @@ fn at_work() -> (Fixture, Vec<Client>) {
     let fixture = Fixture::with_config(vec![app], |config| {
         config.metrics.enabled = true;
         config.metrics.port = 0;
+        config.limits.memory = MemoryLimit::Share(90);
     });
     let mut clients: Vec<_> = (0..8).map(|_| fixture.subscribed("room")).collect();
     for number in 0..20 {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare::app::{App, Apps};
-use fanfare::config::{self, Config, Log, Metrics, Server};
+use fanfare::config::{self, Config, Limits, Log, MemoryLimit, Metrics, Server};
 use fanfare::server::{self, Running};
 
 use super::http::{Http, Response};
@@ -140,6 +140,7 @@ pub fn config(apps: Vec<App>) -> Config {
             tls: None,
             try_out: false,
         },
+        limits: Limits { memory: MemoryLimit::Bytes(0) },
         metrics: Metrics {
             enabled: false,
             host: "127.0.0.1".to_owned(),

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use fanfare::app::{App, Apps};
 use fanfare::hub::Hub;
 use fanfare::hub::addresses::Addresses;
+use fanfare::hub::capacity::Capacity;
 use fanfare::hub::connection::Connection;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
@@ -119,7 +120,7 @@ pub fn shared(workers: usize, change: impl FnOnce(&mut App)) -> Arc<Shared> {
         hub: Hub::new(1, workers),
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
-        max_connections: 0,
+        capacity: Capacity::new(0, 0),
         addresses: Addresses::new(0),
         webhooks: Webhooks::default(),
         cluster: None,

@@ -1,0 +1,21 @@
+//! Whether new sockets should come here, for load balancers, and if not, why.
+
+use super::Shared;
+use crate::metrics::Unready;
+
+impl Shared {
+    /// The first reason why new sockets should go elsewhere.
+    pub fn unready(&self) -> Option<Unready> {
+        Unready::ALL.iter().copied().find(|why| self.is_unready(*why))
+    }
+
+    /// Whether they should for this reason.
+    pub fn is_unready(&self, why: Unready) -> bool {
+        match why {
+            Unready::Draining => self.is_draining(),
+            Unready::Redis => self.cluster.as_ref().is_some_and(|cluster| !cluster.link().is_up()),
+            Unready::Memory => self.capacity.is_heavy(),
+            Unready::Connections => self.capacity.is_crowded(self.connections()),
+        }
+    }
+}

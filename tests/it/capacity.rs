@@ -1,0 +1,86 @@
+//! A server that has as much as it can carry: it says so, refuses who comes, and serves who is there.
+
+use crate::support::child::Child;
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, target, trigger};
+use crate::support::http::Http;
+use crate::support::sign::Request;
+use crate::support::websocket::Client;
+
+/// Bytes of an event that the allocator gives back to the machine as soon as it is gone.
+const LARGE: usize = 40 << 20;
+
+fn publish(child: &Child, channel: &str, data: &str) {
+    let target = format!("/apps/{ID}/events");
+    let body = trigger(channel, "e", data);
+    let request = Request::new("POST", &target, &body, KEY, SECRET);
+    assert_eq!(Http::connect(child.addr).ask_signed(&request).status, 200);
+}
+
+/// Waits until `/ready` answers so.
+fn says(child: &Child, status: u16, body: &str) {
+    let said = eventually(|| {
+        let answer = Http::connect(child.addr).ask("GET", "/ready", "", b"");
+        let right = answer.status == status && answer.text() == body;
+        if right { Ok(()) } else { Err(format!("{} {}", answer.status, answer.text())) }
+    });
+    assert_eq!(said, Ok(()));
+}
+
+#[test]
+fn short_of_memory_it_serves_those_who_are_there() {
+    let child = Child::start(&[
+        ("LIMITS__MEMORY", "36MiB"),
+        ("APPS__0__MAX_EVENT_DATA", "64MiB"),
+        ("APPS__0__CACHE_BYTES", "256MiB"),
+    ]);
+    let (mut client, _) = child.connect();
+    subscribe(&mut client, "room");
+    publish(&child, "cache-large", &"x".repeat(LARGE));
+    says(&child, 503, r#"{"ready":false,"reason":"memory"}"#);
+    let mut refused = Client::open(child.addr, &target(KEY), &[]).unwrap();
+    let error =
+        r#"{"event":"pusher:error","data":{"code":4100,"message":"Server is over capacity"}}"#;
+    assert_eq!(refused.hear_text(), error);
+    publish(&child, "room", "1");
+    assert_eq!(client.hear_text(), r#"{"event":"e","channel":"room","data":"1"}"#);
+    let metrics = Http::connect(child.addr).ask("GET", "/metrics", "", b"");
+    for sample in [
+        "fanfare_ready 0",
+        r#"fanfare_unready{reason="memory"} 1"#,
+        r#"fanfare_unready{reason="connections"} 0"#,
+        "fanfare_memory_limit_bytes 37748736",
+        r#"fanfare_refused_connections_total{code="4100",reason="memory"} 1"#,
+    ] {
+        assert!(metrics.text().lines().any(|line| line == sample), "{}", metrics.text());
+    }
+    // The large event makes way for the next one.
+    publish(&child, "cache-large", "small");
+    says(&child, 200, r#"{"ready":true}"#);
+    child.connect();
+}
+
+#[test]
+fn a_place_that_is_left_is_not_room_for_many() {
+    let fixture = Fixture::with_apps(vec![fanfare::app::App::new(ID, KEY, SECRET)], |server| {
+        server.max_connections = 40;
+    });
+    let mut clients: Vec<Client> = (0..40).map(|_| fixture.connect().0).collect();
+    let ready = || Http::connect(fixture.addr).ask("GET", "/ready", "", b"").text().to_owned();
+    let full = r#"{"ready":false,"reason":"connections"}"#;
+    assert_eq!(ready(), full);
+    let connections = |expected: u64| {
+        eventually(|| match fixture.running().shared().connections() {
+            count if count == expected => Ok(()),
+            count => Err(count.to_string()),
+        })
+        .unwrap();
+    };
+    clients.truncate(39);
+    connections(39);
+    assert_eq!(ready(), full, "one place is soon taken");
+    clients.push(fixture.connect().0);
+    clients.truncate(38);
+    connections(38);
+    assert_eq!(ready(), r#"{"ready":true}"#);
+}

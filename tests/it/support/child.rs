@@ -1,0 +1,60 @@
+//! A server in a process of its own, which can be killed, with the app of the fixtures and its metrics under
+//! `/metrics`.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use super::fixture::{ID, KEY, SECRET, established, target};
+use super::websocket::Client;
+
+pub struct Child {
+    child: std::process::Child,
+    pub addr: SocketAddr,
+}
+
+impl Child {
+    /// With these settings, named as in variables but for the beginning: `CLUSTER__LEASE`.
+    pub fn start(settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| (format!("FANFARE_{name}"), value));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+            .env_clear()
+            .env("FANFARE_SERVER__PORT", "0")
+            .env("FANFARE_METRICS__PORT", "0")
+            .env("FANFARE_APPS__0__ID", ID)
+            .env("FANFARE_APPS__0__KEY", KEY)
+            .env("FANFARE_APPS__0__SECRET", SECRET)
+            .envs(settings)
+            .current_dir(env!("CARGO_TARGET_TMPDIR"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut addr = None;
+        let mut said = String::new();
+        while addr.is_none() && log.read_line(&mut said).unwrap() > 0 {
+            let line = said.lines().last().unwrap();
+            let words = line.split_whitespace().filter_map(|word| word.strip_prefix("addr="));
+            addr = words.filter_map(|addr| addr.parse().ok()).next();
+        }
+        // What it says later must not block it.
+        std::thread::spawn(move || log.lines().count());
+        Self { child, addr: addr.unwrap_or_else(|| panic!("no address: {said}")) }
+    }
+
+    /// A connection that has read its `connection_established`, and its socket id.
+    pub fn connect(&self) -> (Client, String) {
+        let mut client = Client::open(self.addr, &target(KEY), &[]).unwrap();
+        let id = established(&client.hear_text()).unwrap();
+        (client, id)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
