@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::{Failure, trust};
 use crate::app::App;
-use crate::config::{self, At, Loaded};
+use crate::config::{self, At, Loaded, Metrics};
 use crate::hub::stream::Stream;
 use crate::protocol::auth::{Signer, md5};
 
@@ -113,12 +113,7 @@ impl Target {
         let server = &config.server;
         let url = at.url.clone().unwrap_or_else(|| {
             let scheme = if server.tls.is_some() { "https" } else { "http" };
-            // Where the server listens everywhere, it listens here.
-            let host = match server.host.as_str() {
-                "0.0.0.0" => "127.0.0.1",
-                "::" | "[::]" => "[::1]",
-                host => host,
-            };
+            let host = reachable(&server.host);
             format!("{scheme}://{host}:{}{}", server.port, server.path)
         });
         Self::at(&url, app)
@@ -144,6 +139,19 @@ impl Target {
             key: app.key.to_string(),
             signer: app.signer.clone(),
         })
+    }
+
+    /// The port that the server's metrics have of their own.
+    pub(super) fn of_its_metrics(&self, metrics: &Metrics) -> Self {
+        Self {
+            tls: false,
+            host: reachable(&metrics.host).trim_matches(['[', ']']).to_owned(),
+            port: metrics.port,
+            path: String::new(),
+            id: self.id.clone(),
+            key: self.key.clone(),
+            signer: self.signer.clone(),
+        }
     }
 
     pub(super) fn url(&self) -> String {
@@ -275,6 +283,15 @@ impl Target {
         let stream = tokio::io::join(Cursor::new(parts.read_buf).chain(read), write);
         let stream: Box<dyn Duplex> = Box::new(stream);
         Ok(FragmentCollector::new(WebSocket::after_handshake(stream, Role::Client)))
+    }
+}
+
+/// Where a server that listens at `host` can be reached: one that listens everywhere listens here.
+fn reachable(host: &str) -> &str {
+    match host {
+        "0.0.0.0" => "127.0.0.1",
+        "::" | "[::]" => "[::1]",
+        host => host,
     }
 }
 

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::client::{PATIENCE, Target};
-use super::{Failure, coloured, harmless, listen};
+use super::{Failure, coloured, harmless, listen, webhooks};
 use crate::config::{self, At, Loaded};
 
 /// Open files below which a server cannot carry a crowd.
 const FILES: u64 = 4096;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Grade {
+pub(super) enum Grade {
     Well,
     /// Works, but is worth a look.
     Doubtful,
@@ -30,13 +30,13 @@ struct Finding {
     text: String,
 }
 
-struct Report {
+pub(super) struct Report {
     findings: Vec<Finding>,
     as_json: bool,
 }
 
 impl Report {
-    fn add(&mut self, subject: &'static str, grade: Grade, text: impl Into<String>) {
+    pub(super) fn add(&mut self, subject: &'static str, grade: Grade, text: impl Into<String>) {
         let finding = Finding { subject, grade, text: text.into() };
         if !self.as_json {
             let mark = match finding.grade {
@@ -81,12 +81,14 @@ pub(super) async fn examine(
     load: impl FnOnce() -> Result<Loaded, config::Error>,
 ) -> Result<(), Failure> {
     let mut report = Report { findings: Vec::new(), as_json: at.json };
+    let mut metrics = None;
     let target = Target::find(at, || {
         let loaded = load()?;
         for warning in &loaded.warnings {
             report.add("settings", Grade::Doubtful, warning);
         }
         open_files(&mut report, loaded.config.server.max_connections);
+        metrics = Some(loaded.config.metrics.clone());
         Ok(loaded)
     });
     let target = match target {
@@ -99,6 +101,8 @@ pub(super) async fn examine(
     report.add("settings", Grade::Well, format!("app {} on {}", target.id, target.url()));
     if reach(&mut report, &target).await && api(&mut report, &target).await {
         round(&mut report, &target).await;
+        let metrics = metrics.filter(|_| at.url.is_none());
+        webhooks::examine(&mut report, &target, metrics.as_ref()).await;
     }
     report.end()
 }
@@ -149,6 +153,7 @@ async fn reach(report: &mut Report, target: &Target) -> bool {
         }
         status => report.add("server", Grade::Doubtful, format!("it answers {status} to GET /up")),
     }
+    ready(report, target).await;
     if let Some(apart) = answer.date.as_deref().and_then(seconds_apart) {
         if apart > 60 {
             let text = format!(
@@ -160,6 +165,31 @@ async fn reach(report: &mut Report, target: &Target) -> bool {
         }
     }
     true
+}
+
+/// Whether it wants new sockets; servers that have no such path are not asked.
+async fn ready(report: &mut Report, target: &Target) {
+    let Ok(answer) = target.request("GET", &format!("{}/ready", target.path), "").await else {
+        return;
+    };
+    if answer.status != 503 {
+        return;
+    }
+    let body = answer.json().unwrap_or_default();
+    let text = match body.get("reason").and_then(Value::as_str) {
+        Some("draining") => "it is stopping".to_owned(),
+        Some("redis") => "it cannot reach its Redis: look at cluster.redis and its log".to_owned(),
+        Some("memory") => {
+            "it holds as much memory as limits.memory lets it: give it more, or add a node"
+                .to_owned()
+        }
+        Some("connections") => {
+            "it has as many connections as server.max_connections or the open-file limit let it"
+                .to_owned()
+        }
+        other => format!("it is not: {}", other.unwrap_or("it does not say why")),
+    };
+    report.add("ready", Grade::Ill, text);
 }
 
 /// What to do about a connection that fails.

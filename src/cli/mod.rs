@@ -6,6 +6,7 @@ mod client;
 mod doctor;
 mod listen;
 mod trust;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::fmt;

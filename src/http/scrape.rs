@@ -310,6 +310,11 @@ impl Scrape {
         let of_all = |read: fn(&webhook::Figures) -> f64| {
             labels.iter().zip(&hooks).map(move |(labels, hook)| (&labels[..], read(hook)))
         };
+        let (waiting, dropped) = self.shared.webhooks.facts();
+        let help = "Facts that wait to be looked at for webhooks.";
+        page.gauges("webhook_facts", help, [(&[][..], waiting as f64)]);
+        let help = "Facts that were left out because too many waited.";
+        page.counters("webhook_facts_dropped_total", help, [(&[][..], dropped as f64)]);
         let help = "Events that wait for a webhook's endpoint.";
         page.gauges("webhook_queue", help, of_all(|hook| count(&hook.queued)));
         let help = "How long the first of them has waited.";

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -126,6 +126,8 @@ impl Event {
 pub struct Webhooks {
     facts: Option<mpsc::UnboundedSender<(Arc<App>, Fact)>>,
     waiting: Arc<AtomicUsize>,
+    /// Facts that were left out.
+    dropped: AtomicU64,
     figures: Arc<Mutex<Vec<Arc<Figures>>>>,
     thread: Mutex<Option<(oneshot::Sender<Instant>, JoinHandle<()>)>>,
 }
@@ -156,7 +158,8 @@ impl Webhooks {
             });
         })?;
         let thread = Mutex::new(Some((finish, thread)));
-        Ok(Self { facts: Some(facts), waiting, figures, thread })
+        let dropped = AtomicU64::new(0);
+        Ok(Self { facts: Some(facts), waiting, dropped, figures, thread })
     }
 
     /// Leaves a fact, if a webhook of the app may ask for it. Never waits.
@@ -167,10 +170,18 @@ impl Webhooks {
             return;
         };
         if self.waiting.load(Ordering::Relaxed) >= MOST_FACTS && !fact.is_needed() {
+            if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!("facts come faster than webhooks are told of them: some are left out");
+            }
             return;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _ = facts.send((app.clone(), fact));
+    }
+
+    /// Facts that wait to be looked at, and those that were left out.
+    pub fn facts(&self) -> (usize, u64) {
+        (self.waiting.load(Ordering::Relaxed), self.dropped.load(Ordering::Relaxed))
     }
 
     /// How each webhook gets on, for whoever looks at the server.
@@ -256,6 +267,8 @@ impl Desk {
         let line = self.lines.entry(key).or_insert_with(|| {
             let line = Line::begin(app.clone(), index, webhook.clone(), post.clone());
             let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
+            // One whose URL has changed sends what it has, but is not told of beside its heir.
+            figures.retain(|old| old.index != index || old.app != app.id.as_str());
             figures.push(line.figures());
             line
         });

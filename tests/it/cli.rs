@@ -8,7 +8,8 @@ use fanfare::app::App;
 use fanfare::config::Tls;
 use serde_json::{Value, json};
 
-use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, webhook};
 use crate::support::wire::file;
 
 /// `fanfare` with these arguments, in a folder without settings.
@@ -165,6 +166,43 @@ fn what_is_wrong_is_said_in_a_sentence() {
         assert!(text(&output).contains(sentence), "{}", text(&output));
         assert_eq!(failure(&output), "fanfare: one thing is wrong");
     }
+}
+
+/// What the doctor says of a fixture that is not well, line by line.
+fn findings(fixture: &Fixture) -> Vec<String> {
+    let output = ask(&url(fixture), &["doctor"]);
+    failure(&output);
+    text(&output).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn webhooks_that_do_not_arrive_are_found() {
+    let mut app = App::new(ID, KEY, SECRET);
+    // Nobody listens on the port of the discard service.
+    app.webhooks = vec![webhook("http://127.0.0.1:9/")];
+    let fixture = Fixture::with_config(vec![app], |config| {
+        config.metrics.enabled = true;
+    });
+    let _client = fixture.subscribed("room");
+    let sentence = "webhooks: the endpoint of webhook 0 of app 3 fails, ";
+    eventually(|| match text(&ask(&url(&fixture), &["doctor"])) {
+        said if said.contains(sentence) => Ok(()),
+        said => Err(said.to_owned()),
+    })
+    .unwrap();
+    let findings = findings(&fixture);
+    assert!(findings.iter().any(|line| line.starts_with("FAIL  webhooks: ")), "{findings:#?}");
+}
+
+#[test]
+fn a_full_server_is_found_to_be_full() {
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
+        server.max_connections = 1;
+    });
+    let _client = fixture.connect();
+    let findings = findings(&fixture);
+    let ready = "FAIL  ready: it has as many connections as server.max_connections";
+    assert!(findings.iter().any(|line| line.starts_with(ready)), "{findings:#?}");
 }
 
 #[test]

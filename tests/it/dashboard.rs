@@ -2,15 +2,14 @@
 //! labels, that a server at work has. Whether Prometheus understands them is asked by `tests/run alerts`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use fanfare::app::{App, Webhook, WebhookEvent};
+use fanfare::app::App;
 use fanfare::config::MemoryLimit;
 use serde_json::Value;
 
 use crate::metrics::scrape;
 use crate::support::eventually;
-use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, webhook};
 use crate::support::http::Http;
 use crate::support::websocket::Client;
 
@@ -113,15 +112,8 @@ fn the_dashboard_is_one_that_grafana_can_show() {
 /// A server that has done a little of everything; what is named must be there without having gone wrong.
 fn at_work() -> (Fixture, Vec<Client>) {
     let mut app = App::new(ID, KEY, SECRET);
-    app.webhooks = vec![Webhook {
-        // Nobody listens on the port of the discard service.
-        url: "http://127.0.0.1:9/".to_owned(),
-        events: vec![WebhookEvent::ChannelOccupied],
-        channel_prefix: String::new(),
-        channel_suffix: String::new(),
-        headers: Vec::new(),
-        batch: Duration::ZERO,
-    }];
+    // Nobody listens on the port of the discard service.
+    app.webhooks = vec![webhook("http://127.0.0.1:9/")];
     let fixture = Fixture::with_config(vec![app], |config| {
         config.metrics.enabled = true;
         config.metrics.port = 0;

@@ -12,7 +12,7 @@ use fanfare::app::{App, Webhook, WebhookEvent};
 use fanfare::protocol::auth::Signer;
 use serde_json::{Value, json};
 
-use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, webhook};
 use crate::support::http::Http;
 use crate::support::sign::hmac_hex;
 use crate::support::websocket::Client;
@@ -101,22 +101,7 @@ impl Endpoint {
 
     /// A webhook that asks for everything.
     fn webhook(&self) -> Webhook {
-        Webhook {
-            url: format!("http://{}/hooks?token=t", self.addr),
-            events: vec![
-                WebhookEvent::ChannelOccupied,
-                WebhookEvent::ChannelVacated,
-                WebhookEvent::MemberAdded,
-                WebhookEvent::MemberRemoved,
-                WebhookEvent::ClientEvent,
-                WebhookEvent::CacheMiss,
-                WebhookEvent::SubscriptionCount,
-            ],
-            channel_prefix: String::new(),
-            channel_suffix: String::new(),
-            headers: Vec::new(),
-            batch: Duration::ZERO,
-        }
+        webhook(&format!("http://{}/hooks?token=t", self.addr))
     }
 
     /// A server that posts here.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use fanfare::app::{App, Apps};
+use fanfare::app::{App, Apps, Webhook, WebhookEvent};
 use fanfare::config::{self, Config, Limits, Log, MemoryLimit, Metrics, Server};
 use fanfare::server::{self, Running};
 
@@ -153,6 +153,26 @@ pub fn config(apps: Vec<App>) -> Config {
         apps_file: None,
         apps: Apps::new(apps).expect("ids and keys given once"),
         made_app: None,
+    }
+}
+
+/// A webhook that asks for everything.
+pub fn webhook(url: &str) -> Webhook {
+    Webhook {
+        url: url.to_owned(),
+        events: vec![
+            WebhookEvent::ChannelOccupied,
+            WebhookEvent::ChannelVacated,
+            WebhookEvent::MemberAdded,
+            WebhookEvent::MemberRemoved,
+            WebhookEvent::ClientEvent,
+            WebhookEvent::CacheMiss,
+            WebhookEvent::SubscriptionCount,
+        ],
+        channel_prefix: String::new(),
+        channel_suffix: String::new(),
+        headers: Vec::new(),
+        batch: Duration::ZERO,
     }
 }
 

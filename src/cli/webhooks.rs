@@ -1,0 +1,138 @@
+//! How a server's webhooks get on, as its metrics say: `fanfare doctor` asks the port that they have of their
+//! own, or the server itself where they are served with everything else.
+
+use std::collections::BTreeMap;
+
+use super::client::Target;
+use super::doctor::{Grade, Report};
+use super::harmless;
+use crate::config::Metrics;
+
+const SUBJECT: &str = "webhooks";
+
+/// One webhook: an app's id, and the webhook's place among those of its app.
+type Hook = (String, String);
+
+/// What is told of one.
+#[derive(Default, PartialEq, Debug)]
+struct State {
+    failing: bool,
+    queue: f64,
+    oldest: f64,
+    dropped: f64,
+}
+
+/// What is told of all.
+#[derive(Default, PartialEq, Debug)]
+struct States {
+    hooks: BTreeMap<Hook, State>,
+    facts_dropped: f64,
+}
+
+/// Looks at them if they can be seen. `metrics` are those of the settings, if the server is that of the
+/// settings.
+pub(super) async fn examine(report: &mut Report, target: &Target, metrics: Option<&Metrics>) {
+    let answer = match metrics {
+        Some(metrics) if !metrics.enabled => return,
+        Some(metrics) if metrics.port != 0 => {
+            let answer = target.of_its_metrics(metrics).request("GET", "/metrics", "").await;
+            if let Err(error) = &answer {
+                let text = format!("the metrics, which tell of them, cannot be read: {}", error.0);
+                report.add(SUBJECT, Grade::Doubtful, text);
+            }
+            answer
+        }
+        _ => target.request("GET", "/metrics", "").await,
+    };
+    // Another server may have no metrics, and a proxy need not pass them on.
+    let Some(answer) = answer.ok().filter(|answer| answer.status == 200) else { return };
+    tell(report, &read(&String::from_utf8_lossy(&answer.body)));
+}
+
+fn tell(report: &mut Report, states: &States) {
+    let (mut waiting, mut well) = (0.0, true);
+    for ((app, place), state) in &states.hooks {
+        let which = format!("webhook {} of app {}", harmless(place), harmless(app));
+        waiting += state.queue;
+        if state.failing {
+            let State { queue, oldest, .. } = state;
+            let text = format!(
+                "the endpoint of {which} fails, {queue} events wait and the first for {oldest:.0} s: the log says what it answers, and after 300 s they are given up"
+            );
+            report.add(SUBJECT, Grade::Ill, text);
+            well = false;
+        }
+        if state.dropped > 0.0 {
+            let text = format!("{} events of {which} were given up", state.dropped);
+            report.add(SUBJECT, Grade::Doubtful, text);
+            well = false;
+        }
+    }
+    if states.facts_dropped > 0.0 {
+        let text = format!("{} events came faster than they are sorted", states.facts_dropped);
+        report.add(SUBJECT, Grade::Doubtful, text);
+        well = false;
+    }
+    if well && !states.hooks.is_empty() {
+        let count = states.hooks.len();
+        let text = format!("{count} take what they are sent; {waiting} events wait");
+        report.add(SUBJECT, Grade::Well, text);
+    }
+}
+
+/// Reads a page of metrics; what their names begin with is a setting.
+fn read(page: &str) -> States {
+    let mut states = States::default();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let Some((series, value)) = line.rsplit_once(' ') else { continue };
+        let value: f64 = value.parse().unwrap_or_default();
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        if name.ends_with("webhook_facts_dropped_total") {
+            states.facts_dropped = value;
+            continue;
+        }
+        let (Some(app), Some(place)) = (label(labels, "app"), label(labels, "webhook")) else {
+            continue;
+        };
+        let state = states.hooks.entry((app, place)).or_default();
+        if name.ends_with("webhook_failing") {
+            state.failing = value > 0.0;
+        } else if name.ends_with("webhook_queue") {
+            state.queue = value;
+        } else if name.ends_with("webhook_oldest_seconds") {
+            state.oldest = value;
+        } else if name.ends_with("webhook_dropped_total") {
+            state.dropped = value;
+        }
+    }
+    states
+}
+
+/// The value of a label; one with a quote in it only up to there.
+fn label(labels: &str, name: &str) -> Option<String> {
+    let value = labels.split(&format!("{name}=\"")).nth(1)?;
+    Some(value.split('"').next()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_metrics_is_read() {
+        let page = "# HELP f_webhook_queue Events that wait.\n\
+            f_webhook_queue{app=\"1\",webhook=\"0\"} 7\n\
+            f_webhook_queue{app=\"1\",webhook=\"1\"} 0\n\
+            f_webhook_oldest_seconds{app=\"1\",webhook=\"0\"} 12.5\n\
+            f_webhook_failing{app=\"1\",webhook=\"0\"} 1\n\
+            f_webhook_dropped_total{app=\"1\",webhook=\"1\"} 3\n\
+            f_webhook_facts_dropped_total 2\n\
+            f_connections{app=\"1\"} 9\n";
+        let states = read(page);
+        let hook = |place: &str| ("1".to_owned(), place.to_owned());
+        let failing = State { failing: true, queue: 7.0, oldest: 12.5, dropped: 0.0 };
+        assert_eq!(states.hooks.get(&hook("0")), Some(&failing));
+        assert_eq!(states.hooks.get(&hook("1")).map(|state| state.dropped), Some(3.0));
+        assert_eq!((states.hooks.len(), states.facts_dropped), (2, 2.0));
+    }
+}
