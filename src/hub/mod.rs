@@ -10,6 +10,7 @@ pub mod connection;
 pub mod counting;
 pub mod directory;
 pub mod inbox;
+pub mod leaving;
 pub mod outbox;
 pub mod presence;
 pub mod rate;

@@ -19,6 +19,7 @@ use super::channels::Channels;
 use super::connection::{Connection, Subscription, Told};
 use super::directory::{Directory, Full, Seats, Subscribed, Unsubscribed};
 use super::inbox::{Deliver, History, Inbox, LocalChannel, Order};
+use super::leaving::Leaving;
 use super::stream::Stream;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
@@ -42,6 +43,8 @@ pub struct Worker {
     channels: RefCell<Channels>,
     /// What a turn needs, kept from one to the next for its room.
     spare: RefCell<Turn>,
+    /// Who may leave now.
+    pub leaving: Leaving,
     /// Seconds since the worker began, moved by [`Worker::tick`]; begins at 1.
     now: Cell<u32>,
 }
@@ -72,6 +75,7 @@ impl Worker {
             connections: RefCell::default(),
             channels: RefCell::default(),
             spare: RefCell::default(),
+            leaving: Leaving::default(),
             now: Cell::new(1),
         })
     }

@@ -72,7 +72,8 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         scrape,
         try_out: page,
     });
-    spawn_local(deliver(worker));
+    spawn_local(deliver(worker.clone()));
+    spawn_local(async move { worker.leaving.keep().await });
     spawn_local(keep_apps(node.clone(), apps));
     spawn_local(keep_time(http.clone(), config.handshake_timeout, beats));
     if let Some(acceptor) = acceptor {

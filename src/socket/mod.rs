@@ -41,12 +41,17 @@ pub struct Socket {
     frames: Frames,
     /// Our half of the stream is ended; what still comes is thrown away.
     shut: bool,
+    /// The client's half is, or the stream is broken.
+    gone: bool,
+    /// It is this one's turn to leave.
+    leaving: bool,
 }
 
 impl Socket {
     /// Carries a conversation from the greeting on. `early` are bytes that came with the handshake.
     pub fn new(session: Session, early: &[u8]) -> Self {
-        let mut socket = Self { session, frames: Frames::default(), shut: false };
+        let mut socket =
+            Self { session, frames: Frames::default(), shut: false, gone: false, leaving: false };
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
         }
@@ -122,11 +127,21 @@ impl Socket {
         })
     }
 
-    /// The end: others see it leave at once; the client gets what is queued for it, then the end of our half,
+    /// Leaves, when it is this one's turn.
+    fn poll_leave(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if !self.leaving {
+            ready!(self.session.node().worker.leaving.poll(cx));
+            self.leaving = true;
+            self.session.leave();
+        }
+        Poll::Ready(())
+    }
+
+    /// The end: others see it leave; the client gets what is queued for it, then the end of our half,
     /// and has a while to end its own.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.shut {
-            self.session.leave();
+            ready!(self.poll_leave(cx));
             let connection = self.session.connection();
             if connection.is_over() {
                 return Poll::Ready(());
@@ -145,6 +160,9 @@ impl Future for Socket {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.gone {
+            return self.poll_leave(cx);
+        }
         let connection = self.session.connection().clone();
         connection.listen(cx);
         if !connection.is_closing() {
@@ -153,12 +171,11 @@ impl Future for Socket {
             }
             // What the socket would not take is written first; reading goes on meanwhile.
             let _ = connection.poll_flush(cx);
-            if self.poll_take(cx).is_ready() {
-                return Poll::Ready(());
-            }
+            self.gone = self.poll_take(cx).is_ready();
         }
-        if connection.is_over() {
-            return Poll::Ready(());
+        if self.gone || connection.is_over() {
+            self.gone = true;
+            return self.poll_leave(cx);
         }
         if connection.is_closing() { self.poll_close(cx) } else { Poll::Pending }
     }
