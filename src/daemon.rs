@@ -2,11 +2,11 @@
 //! SIGINT stop it, SIGHUP reloads, SIGUSR2 hands over to a new process.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 
 use fanfare::config::{self, Config, Loaded};
 use fanfare::server::reload::{self, Reloader};
-use fanfare::server::{self, Running};
+use fanfare::server::{self, Address, Running};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval;
 use tracing::{error, info, warn};
@@ -53,7 +53,11 @@ impl Signals {
 }
 
 /// A listener that was there before this process, and stays when it ends.
-pub(crate) struct Inherited(Option<TcpListener>);
+pub(crate) struct Inherited {
+    listener: Option<OwnedFd>,
+    /// Systemd keeps it, and the file that it may have.
+    by_systemd: bool,
+}
 
 impl Inherited {
     /// From systemd (`LISTEN_FDS`), or as the standard input. To be called once, for it
@@ -65,8 +69,8 @@ impl Inherited {
             return Err(io::Error::other(problem));
         }
         match given.pop() {
-            Some(listener) => Ok(Self(Some(listener))),
-            None => successor::inherited().map(Self),
+            Some(listener) => Ok(Self { listener: Some(listener), by_systemd: true }),
+            None => Ok(Self { listener: successor::inherited()?, by_systemd: false }),
         }
     }
 }
@@ -76,26 +80,27 @@ pub(crate) fn run(
     config: Config,
     load: impl Fn() -> Result<Loaded, config::Error>,
     inherited: Inherited,
-    listening: impl FnOnce(SocketAddr),
+    listening: impl FnOnce(&Address),
 ) -> Result<(), Failed> {
     let systemd = Systemd::new(|name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anybody can see that the server is up and tell it to stop.
         let mut signals = Signals::new()?;
-        let is_inherited = inherited.0.is_some();
-        let running = server::start_on(config.clone(), inherited.0)
+        let is_inherited = inherited.listener.is_some();
+        let mut running = server::start_on(config.clone(), inherited.listener)
             .map_err(|error| Failed(error.to_string(), error.exit_code()))?;
-        listening(running.addr());
+        listening(running.address());
         systemd.ready();
         if is_inherited {
             successor::tell_predecessor();
         }
         let stop = serve(&running, &mut signals, &systemd, Reloader::new(&running, &config, load));
-        let stop = match stop.await {
-            Stop::Drain if is_inherited => Stop::HandOver,
-            stop => stop,
-        };
+        let stop = stop.await;
+        if inherited.by_systemd || matches!(stop, Stop::HandOver) {
+            running.leave_socket();
+        }
+        let stop = if is_inherited { Stop::HandOver } else { stop };
         info!(connections = running.shared().connections(), "stopping");
         match stop {
             Stop::Drain => running.drain(),

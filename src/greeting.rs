@@ -11,9 +11,20 @@ use fanfare::protocol::auth::{Signer, md5};
 /// Title and lines of each part.
 pub(crate) struct Greeting(Vec<(&'static str, Vec<String>)>);
 
-/// Says how to reach the app that was made for this run, at `addr` and below `path`.
-pub(crate) fn text(made: &MadeApp, addr: SocketAddr, path: &str, try_out: bool) -> Greeting {
+/// Says how to reach the app that was made for this run, at `addr` and below `path`; on a Unix socket only
+/// a proxy can know that, so only the credentials are said.
+pub(crate) fn text(
+    made: &MadeApp,
+    addr: Option<SocketAddr>,
+    path: &str,
+    try_out: bool,
+) -> Greeting {
     let MadeApp { id, key, secret } = made;
+    let credentials = (
+        "An app for this run",
+        vec![format!("id={id}"), format!("key={key}"), format!("secret={secret}")],
+    );
+    let Some(addr) = addr else { return Greeting(vec![credentials]) };
     let (host, port) = (addr.ip(), addr.port());
     let mut env = vec![
         "BROADCAST_CONNECTION=reverb".to_owned(),
@@ -28,10 +39,7 @@ pub(crate) fn text(made: &MadeApp, addr: SocketAddr, path: &str, try_out: bool) 
         env.push(format!("REVERB_SERVER_PATH={path}"));
     }
     let mut parts = vec![
-        (
-            "An app for this run",
-            vec![format!("id={id}"), format!("key={key}"), format!("secret={secret}")],
-        ),
+        credentials,
         ("For the .env of a Laravel app", env),
         ("Trigger an event (the signature holds for ten minutes)", vec![curl(made, addr, path)]),
     ];

@@ -54,9 +54,9 @@ fn main() -> ExitCode {
     let (made, path, try_out) =
         (config.made_app.clone(), config.server.path.clone(), config.server.try_out);
     let load = || config::load(&flags, std::env::vars_os(), &folder);
-    match daemon::run(config, load, inherited, |addr| {
+    match daemon::run(config, load, inherited, |address| {
         let Some(made) = made else { return };
-        let greeting = greeting::text(&made, addr, &path, try_out);
+        let greeting = greeting::text(&made, address.tcp(), &path, try_out);
         let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
         let _ = io::stdout().write_all(text.as_bytes());
     }) {

@@ -4,8 +4,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use rustix::net::sockopt;
@@ -16,12 +15,12 @@ const SERVING: &str = "serving";
 
 /// The listener of the process before, where there was one: any listening socket that is the standard
 /// input, as inetd and systemd pass one, too.
-pub(crate) fn inherited() -> io::Result<Option<TcpListener>> {
+pub(crate) fn inherited() -> io::Result<Option<OwnedFd>> {
     let stdin = io::stdin();
     if !sockopt::socket_acceptconn(&stdin).unwrap_or(false) {
         return Ok(None);
     }
-    Ok(Some(stdin.as_fd().try_clone_to_owned()?.into()))
+    stdin.as_fd().try_clone_to_owned().map(Some)
 }
 
 /// Says that this process serves, to the one before.
@@ -48,14 +47,14 @@ impl fmt::Display for Failure {
 
 impl Successor {
     /// Starts the program again, as it was started, with `listener`.
-    pub(crate) fn start(listener: TcpListener) -> io::Result<Self> {
+    pub(crate) fn start(listener: OwnedFd) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         // By the name it was called by, not by what runs now: that file may have been replaced.
         let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
         let mut child = Command::new(program)
             .args(arguments)
             .env_remove("WATCHDOG_PID")
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
+            .stdin(Stdio::from(listener))
             .stdout(Stdio::piped())
             .spawn()?;
         let pid = child.id();

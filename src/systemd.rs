@@ -2,7 +2,6 @@
 //! protocol, datagrams of `NAME=value` lines to `NOTIFY_SOCKET`. Elsewhere nothing is said.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -71,24 +70,25 @@ impl Systemd {
     }
 }
 
-/// The listening TCP sockets that systemd opened for this process (`sd_listen_fds(3)`), none if it did not.
-/// To be called once, for it owns what it finds; a process started from here does not inherit them.
+/// The listening sockets that systemd opened for this process (`sd_listen_fds(3)`), none if it did not. To
+/// be called once, for it owns what it finds; a process started from here does not inherit them.
 ///
 /// # Errors
 /// A variable that is not a number, and a file that is no such socket.
-pub(crate) fn sockets() -> io::Result<Vec<TcpListener>> {
+pub(crate) fn sockets() -> io::Result<Vec<OwnedFd>> {
     let given = sd_listen_fds::get().map_err(io::Error::other)?;
     given.into_iter().map(|(_, given)| listener(given.into_std())).collect()
 }
 
-fn listener(given: OwnedFd) -> io::Result<TcpListener> {
+fn listener(given: OwnedFd) -> io::Result<OwnedFd> {
     fcntl_setfd(&given, FdFlags::CLOEXEC)?;
     let family = sockopt::socket_domain(&given)?;
-    let is_tcp = [AddressFamily::INET, AddressFamily::INET6].contains(&family);
-    if !is_tcp || !sockopt::socket_acceptconn(&given)? {
-        return Err(io::Error::other("the socket that was passed does not listen for TCP"));
+    let served = [AddressFamily::INET, AddressFamily::INET6, AddressFamily::UNIX].contains(&family);
+    if !served || !sockopt::socket_acceptconn(&given)? {
+        let problem = "the socket that was passed does not listen for TCP or on a Unix socket";
+        return Err(io::Error::other(problem));
     }
-    Ok(given.into())
+    Ok(given)
 }
 
 /// A path, or a name without one after an `@`.

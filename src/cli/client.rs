@@ -1,6 +1,7 @@
 //! One server, and how to speak to it: signed requests and a WebSocket, over TCP or TLS.
 
 use std::io::{self, Cursor};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -14,7 +15,7 @@ use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::{Failure, trust};
@@ -31,6 +32,8 @@ pub(super) struct Target {
     pub tls: bool,
     pub host: String,
     pub port: u16,
+    /// Where the server listens in the place of host and port.
+    pub unix_socket: Option<PathBuf>,
     /// Prefix of all routes, without a slash at its end.
     pub path: String,
     pub id: String,
@@ -116,7 +119,10 @@ impl Target {
             let host = reachable(&server.host);
             format!("{scheme}://{host}:{}{}", server.port, server.path)
         });
-        Self::at(&url, app)
+        let mut target = Self::at(&url, app)?;
+        let socket = server.unix_socket.as_ref().filter(|_| at.url.is_none());
+        target.unix_socket = socket.map(|socket| socket.path.clone());
+        Ok(target)
     }
 
     fn at(url: &str, app: &App) -> Result<Self, Failure> {
@@ -134,6 +140,7 @@ impl Target {
             tls,
             host,
             port,
+            unix_socket: None,
             path: uri.path().trim_end_matches('/').to_owned(),
             id: app.id.to_string(),
             key: app.key.to_string(),
@@ -147,6 +154,7 @@ impl Target {
             tls: false,
             host: reachable(&metrics.host).trim_matches(['[', ']']).to_owned(),
             port: metrics.port,
+            unix_socket: None,
             path: String::new(),
             id: self.id.clone(),
             key: self.key.clone(),
@@ -155,12 +163,18 @@ impl Target {
     }
 
     pub(super) fn url(&self) -> String {
+        if let Some(path) = &self.unix_socket {
+            return format!("unix:{}{}", path.display(), self.path);
+        }
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}:{}{}", self.host, self.port, self.path)
     }
 
     /// A connection, and whether its certificate ends soon.
     pub(super) async fn connect(&self) -> io::Result<(Stream, bool)> {
+        if let Some(path) = &self.unix_socket {
+            return Ok((Stream::Unix(UnixStream::connect(path).await?), false));
+        }
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
         if self.tls { trust::secure(tcp, &self.host).await } else { Ok((Stream::Tcp(tcp), false)) }

@@ -78,6 +78,12 @@ pub const SERVER: &[Key<Config>] = &[
     key("server.tls.key", r#""""#, |c, v| {
         put(&mut c.server.tls.get_or_insert_default().key, text(v).map(PathBuf::from))
     }),
+    key("server.unix_socket.path", r#""""#, |c, v| {
+        put(&mut c.server.unix_socket.get_or_insert_default().path, text(v).map(PathBuf::from))
+    }),
+    key("server.unix_socket.mode", r#""0660""#, |c, v| {
+        put(&mut c.server.unix_socket.get_or_insert_default().mode, mode(v))
+    }),
     // After the host, which it looks at.
     key("server.try_out", r#""loopback""#, |c, v| {
         let words = [("loopback", TryOut::Loopback), ("on", TryOut::On), ("off", TryOut::Off)];
@@ -258,6 +264,15 @@ fn origins(value: &Value) -> Result<Vec<String>, Wanted> {
             })
         })
         .ok_or_else(|| "a list of \"*\" or origins such as \"https://app.example.test\"".to_owned())
+}
+
+/// The rights of a file, as `chmod` takes them in digits.
+fn mode(value: &Value) -> Result<u32, Wanted> {
+    text(value)
+        .ok()
+        .and_then(|digits| u32::from_str_radix(&digits, 8).ok())
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "the rights of a file in digits and quotes, such as \"0660\"".to_owned())
 }
 
 fn metric_prefix(value: &Value) -> Result<String, Wanted> {

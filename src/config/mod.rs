@@ -72,6 +72,8 @@ pub struct Server {
     /// Origins that browsers may read the API's answers from; `*` is any.
     pub cors_origins: Vec<String>,
     pub tls: Option<Tls>,
+    /// Where to listen in the place of host and port.
+    pub unix_socket: Option<UnixSocket>,
     /// Whether `/` shows browsers the page to try the server on.
     pub try_out: bool,
 }
@@ -105,6 +107,14 @@ pub enum MemoryLimit {
 pub struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// A Unix socket that a proxy on the same machine connects to.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct UnixSocket {
+    pub path: PathBuf,
+    /// The rights of its file: who may write to it may connect.
+    pub mode: u32,
 }
 
 /// A network in CIDR form.

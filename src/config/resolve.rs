@@ -13,7 +13,8 @@ use super::keys::{APP, Key, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Group, Setting, Settings, blank_webhook, effective, fill};
 use super::value::Value;
 use super::{
-    Cluster, Config, Limits, Log, MadeApp, MemoryLimit, Metrics, Server, Tls, TryOut, Webhooks,
+    Cluster, Config, Limits, Log, MadeApp, MemoryLimit, Metrics, Server, Tls, TryOut, UnixSocket,
+    Webhooks,
 };
 use crate::app::{App, Apps, Duplicate};
 
@@ -54,6 +55,12 @@ impl Settings {
         fill(&mut config, SERVER, &self.server, ("", &Origin::Default))?;
         self.refuse_unavailable(&config)?;
         config.server.tls = self.tls(&config)?;
+        let named = |socket: &UnixSocket| !socket.path.as_os_str().is_empty();
+        config.server.unix_socket = config.server.unix_socket.filter(named);
+        if config.server.unix_socket.is_some() && config.server.tls.is_some() {
+            let problem = "TLS is for the proxy to speak, not for a Unix socket";
+            return Err(self.wrong("server.unix_socket.path", problem));
+        }
         if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
             return Err(self.needs("server.proxy_protocol", "server.trusted_proxies"));
         }
@@ -77,8 +84,12 @@ impl Settings {
     }
 
     fn needs(&self, name: &str, other: &str) -> Error {
+        self.wrong(name, &format!("needs {other} beside it"))
+    }
+
+    fn wrong(&self, name: &str, problem: &str) -> Error {
         let origin = self.server.get(name).map_or(Origin::Default, |s| s.origin.clone());
-        Error::at(&origin, name, format!("needs {other} beside it"))
+        Error::at(&origin, name, problem)
     }
 
     fn resolve_apps(&self) -> Result<Apps, Error> {
@@ -172,6 +183,7 @@ impl Config {
                 connections_per_ip: 0,
                 cors_origins: Vec::new(),
                 tls: None,
+                unix_socket: None,
                 try_out: false,
             },
             limits: Limits { memory: MemoryLimit::Bytes(0) },

@@ -31,7 +31,11 @@ impl Loaded {
             count => format!("{count} apps"),
         };
         let (port, path) = (server.port, &server.path);
-        _ = writeln!(text, "The settings are right: {count}, on {host}:{port}{path}");
+        let place = match &server.unix_socket {
+            Some(socket) => format!("{}, below {path}/", socket.path.display()),
+            None => format!("{host}:{port}{path}"),
+        };
+        _ = writeln!(text, "The settings are right: {count}, on {place}");
         text
     }
 }

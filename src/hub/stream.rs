@@ -1,4 +1,4 @@
-//! The byte stream under a connection: TCP, TLS over it, or nothing at all for tests and benches that run
+//! The byte stream under a connection: TCP, TLS over it, a Unix socket, or nothing at all for tests and benches that run
 //! whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
 
 use std::io;
@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::outbox::Outbox;
 use super::tls::Tls;
@@ -16,6 +16,8 @@ use super::tls::Tls;
 pub enum Stream {
     Tcp(TcpStream),
     Tls(Box<Tls>),
+    /// From a proxy on the same machine.
+    Unix(UnixStream),
     /// Takes nothing and gives nothing: what is pushed stays in the outbox.
     Detached,
 }
@@ -31,6 +33,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.poll_write_ready(cx),
             Self::Tls(stream) => stream.poll_writable(cx),
+            Self::Unix(stream) => stream.poll_write_ready(cx),
             Self::Detached => Poll::Pending,
         }
     }
@@ -39,7 +42,7 @@ impl Stream {
     pub fn is_holding(&self) -> bool {
         match self {
             Self::Tls(stream) => stream.is_holding(),
-            Self::Tcp(_) | Self::Detached => false,
+            Self::Tcp(_) | Self::Unix(_) | Self::Detached => false,
         }
     }
 
@@ -53,6 +56,11 @@ impl Stream {
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
             (Self::Tls(stream), _) => stream.try_write(outbox),
+            (Self::Unix(stream), _) => {
+                let mut slices = Outbox::no_slices();
+                let used = outbox.slices(&mut slices);
+                stream.try_write_vectored(slices.get(..used).unwrap_or_default())
+            }
             (Self::Detached, _) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -68,6 +76,7 @@ impl AsyncRead for Stream {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => stream.poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Detached => Poll::Pending,
         }
     }
@@ -83,6 +92,7 @@ impl AsyncWrite for Stream {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => stream.poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Detached => Poll::Pending,
         }
     }
@@ -94,6 +104,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             _ => {
                 let first = slices.iter().find(|slice| !slice.is_empty());
                 self.poll_write(cx, first.map_or(&[], |slice| slice))
@@ -101,15 +112,15 @@ impl AsyncWrite for Stream {
         }
     }
 
-    /// Only TCP: TLS copies what it encrypts anyway, so writers had better join first.
+    /// Not TLS, which copies what it encrypts anyway, so that writers had better join first.
     fn is_write_vectored(&self) -> bool {
-        matches!(self, Self::Tcp(_))
+        matches!(self, Self::Tcp(_) | Self::Unix(_))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Tls(stream) => stream.poll_flush(cx),
-            Self::Tcp(_) | Self::Detached => Poll::Ready(Ok(())),
+            Self::Tcp(_) | Self::Unix(_) | Self::Detached => Poll::Ready(Ok(())),
         }
     }
 
@@ -118,6 +129,7 @@ impl AsyncWrite for Stream {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => stream.poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Detached => Poll::Ready(Ok(())),
         }
     }

@@ -6,15 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
+use super::listener::{Bare, Incoming, Listener};
 use super::{Loads, Phase};
-
-/// Connections that the kernel keeps for us while we are busy; it takes no more than its own limit.
-const BACKLOG: i32 = 4096;
+use crate::hub::stream::Stream;
 
 /// How long to wait when no more files can be opened: some are sure to be closed soon.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -30,16 +27,16 @@ pub(super) struct Accepted {
 /// it changes threads.
 #[derive(Debug)]
 enum Handed {
-    Registered(TcpStream),
-    Bare(std::net::TcpStream),
+    Registered(Incoming),
+    Bare(Bare),
 }
 
 impl Accepted {
     /// The stream, registered with the thread that calls this.
-    pub(super) fn into_stream(self) -> io::Result<TcpStream> {
+    pub(super) fn into_stream(self) -> io::Result<Stream> {
         match self.stream {
-            Handed::Registered(stream) => Ok(stream),
-            Handed::Bare(stream) => TcpStream::from_std(stream),
+            Handed::Registered(stream) => Ok(stream.into()),
+            Handed::Bare(stream) => Ok(stream.register()?.into()),
         }
     }
 }
@@ -47,27 +44,17 @@ impl Accepted {
 /// Listens for all workers, on the thread of the first.
 #[derive(Debug)]
 pub(super) struct Acceptor {
-    pub listener: std::net::TcpListener,
+    pub listener: Listener,
     /// One for each worker.
     pub doors: Vec<mpsc::UnboundedSender<Accepted>>,
     pub loads: Arc<Loads>,
     pub phase: watch::Receiver<Phase>,
 }
 
-/// Listens on `addr`. A port that was in use a moment ago by a server that has ended can be used again.
-pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 impl Acceptor {
     /// Accepts until another process does.
     pub(super) async fn run(mut self) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.listener)?;
+        let listener = self.listener.register()?;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -97,15 +84,14 @@ impl Acceptor {
 fn hand_over(
     doors: &[mpsc::UnboundedSender<Accepted>],
     loads: &Loads,
-    stream: TcpStream,
+    stream: Incoming,
     peer: SocketAddr,
 ) -> io::Result<()> {
-    // Frames are small and must not wait for each other's acknowledgement.
-    stream.set_nodelay(true)?;
+    stream.set_nodelay()?;
     let worker = loads.lightest();
     let stream = match worker {
         0 => Handed::Registered(stream),
-        _ => Handed::Bare(stream.into_std()?),
+        _ => Handed::Bare(stream.into_bare()?),
     };
     loads.add(worker);
     let handed = doors.get(worker).map(|door| door.send(Accepted { stream, peer }));

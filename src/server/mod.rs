@@ -3,6 +3,7 @@
 
 mod accept;
 mod cluster;
+mod listener;
 mod memory;
 mod proxy;
 pub mod reload;
@@ -13,7 +14,8 @@ mod tls;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -36,6 +38,8 @@ use crate::metrics::Metrics;
 use crate::node::Shared;
 use crate::webhook::{self, Webhooks};
 use accept::Accepted;
+pub use listener::Address;
+use listener::{Listener, SocketFile};
 use tls::Certificates;
 
 /// File descriptors that are not sockets of clients: listeners, logs, and some room.
@@ -47,8 +51,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A server that runs.
 #[derive(Debug)]
 pub struct Running {
-    addr: SocketAddr,
-    listener: TcpListener,
+    address: Address,
+    listener: OwnedFd,
+    /// Removed at the end.
+    socket_file: Option<SocketFile>,
     shared: Arc<Shared>,
     config: Arc<config::Server>,
     certificates: Option<Arc<Certificates>>,
@@ -163,14 +169,12 @@ pub fn start(config: Config) -> Result<Running, NotStarted> {
 }
 
 /// The same on a listener that is there already.
-pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running, NotStarted> {
-    let certificates = match &config.server.tls {
-        Some(files) => Some(Arc::new(Certificates::read(files).map_err(NotStarted::Certificate)?)),
-        None => None,
-    };
+pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, NotStarted> {
+    let certificates = certificates(&config.server)?;
     let listener = listen(&config.server, listener)?;
-    let kept = listener.try_clone()?;
-    let addr = listener.local_addr()?;
+    let kept = listener.duplicate()?;
+    let address = listener.address()?;
+    let socket_file = SocketFile::of(&address, config.server.unix_socket.as_ref());
     let workers = config.server.workers.max(1);
     let node = node_number()?;
     let (cluster, linked) = cluster::prepare(&config.cluster, node)?.unzip();
@@ -186,8 +190,8 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
     });
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
     let page = page(&config);
-    let scrape =
-        Scrape { shared: shared.clone(), prefix: config.metrics.prefix.clone(), port: addr.port() };
+    let port = address.tcp().map_or(0, |addr| addr.port());
+    let scrape = Scrape { shared: shared.clone(), prefix: config.metrics.prefix.clone(), port };
     let server = Arc::new(config.server);
     let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::new(0)).collect();
@@ -219,11 +223,12 @@ pub fn start_on(config: Config, listener: Option<TcpListener>) -> Result<Running
             .spawn(move || thread::run(beginning, acceptor))?;
         threads.push(thread);
     }
-    info!(%addr, workers, "listening");
+    info!(addr = %address, workers, "listening");
     let (listener, config) = (kept, server);
     Ok(Running {
-        addr,
+        address,
         listener,
+        socket_file,
         shared,
         config,
         certificates,
@@ -244,13 +249,26 @@ fn node_number() -> io::Result<u64> {
     Ok(u64::from(u32::from_le_bytes(bytes)).max(1))
 }
 
-fn listen(config: &config::Server, listener: Option<TcpListener>) -> io::Result<TcpListener> {
+fn certificates(config: &config::Server) -> Result<Option<Arc<Certificates>>, NotStarted> {
+    let read = config.tls.as_ref().map(Certificates::read).transpose();
+    read.map(|read| read.map(Arc::new)).map_err(NotStarted::Certificate)
+}
+
+fn listen(config: &config::Server, listener: Option<OwnedFd>) -> io::Result<Listener> {
     if let Some(listener) = listener {
-        listener.set_nonblocking(true)?;
+        let listener = Listener::adopt(listener)?;
+        if config.tls.is_some() && matches!(listener, Listener::Unix(_)) {
+            return Err(io::Error::other("no TLS is spoken on the Unix socket that was passed"));
+        }
         return Ok(listener);
     }
+    if let Some(unix) = &config.unix_socket {
+        let bound = listener::bind_unix(unix).map(Listener::Unix);
+        let path = unix.path.display();
+        return bound.map_err(|error| io::Error::other(format!("{path}: {error}")));
+    }
     let config::Server { host, port, .. } = config;
-    let bound = resolve(host, *port).and_then(accept::bind);
+    let bound = resolve(host, *port).and_then(listener::bind).map(Listener::Tcp);
     bound.map_err(|error| io::Error::other(format!("{host}:{port}: {error}")))
 }
 
@@ -325,8 +343,8 @@ fn page(config: &Config) -> Option<Bytes> {
 
 impl Running {
     /// Where it listens, with the port that was found if any was to do.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     pub fn shared(&self) -> &Arc<Shared> {
@@ -354,8 +372,13 @@ impl Running {
     }
 
     /// The listener, for another process.
-    pub fn listener(&self) -> io::Result<TcpListener> {
+    pub fn listener(&self) -> io::Result<OwnedFd> {
         self.listener.try_clone()
+    }
+
+    /// Leaves the file of a Unix socket where it is: another process listens on the socket.
+    pub fn leave_socket(&mut self) {
+        self.socket_file = None;
     }
 
     /// Whether every worker has gone on since `before` was noted, which is brought up to date.
@@ -377,6 +400,9 @@ impl Running {
         let drained = self.drained.get().copied().unwrap_or_else(Instant::now);
         let end = drained + self.config.shutdown_grace;
         self.shared.webhooks.finish(end.max(Instant::now() + FAREWELL));
+        if let Some(file) = &self.socket_file {
+            file.remove();
+        }
         if ends.contains(&false) {
             return Err(io::Error::other("a worker ended in a panic"));
         }

@@ -6,7 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+
+use crate::hub::stream::Stream;
 
 /// What version 2 begins with.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -34,14 +35,14 @@ enum Wrong {
 }
 
 /// Takes the header off a new connection; the client's address, if it says one.
-pub(super) async fn read(tcp: &mut TcpStream) -> io::Result<Option<IpAddr>> {
+pub(super) async fn read(stream: &mut Stream) -> io::Result<Option<IpAddr>> {
     let mut bytes = Vec::new();
     loop {
         // No more than the header is taken, for what follows it is TLS or HTTP.
         let missing = wanted(&bytes).saturating_sub(bytes.len()).max(1);
         let before = bytes.len();
         bytes.resize(before + missing, 0);
-        let read = tcp.read(bytes.get_mut(before..).unwrap_or_default()).await?;
+        let read = stream.read(bytes.get_mut(before..).unwrap_or_default()).await?;
         bytes.truncate(before + read);
         match parse(&bytes) {
             Ok(header) => return Ok(header.client),

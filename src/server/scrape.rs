@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use super::{Phase, accept};
+use super::{Phase, listener};
 use crate::http::scrape::Scrape;
 use crate::metrics::Page;
 
@@ -43,7 +43,7 @@ pub(super) fn start(
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let listener = match accept::bind(addr) {
+    let listener = match listener::bind(addr) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             warn!(%addr, "metrics wait for their address, which is in use");
             None
@@ -77,7 +77,7 @@ async fn free(listener: Option<TcpListener>, addr: SocketAddr) -> TcpListener {
     }
     loop {
         sleep(AGAIN).await;
-        if let Ok(listener) = accept::bind(addr) {
+        if let Ok(listener) = listener::bind(addr) {
             info!(%addr, "metrics at /metrics");
             return listener;
         }

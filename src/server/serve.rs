@@ -16,7 +16,6 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tracing::{debug, error};
@@ -137,7 +136,7 @@ pub(super) async fn serve(terms: Rc<Terms>, accepted: Accepted, alive: Alive) {
 }
 
 /// Whether a trusted proxy says whose connection it is, and so whom to take for the peer.
-async fn announced(terms: &Terms, stream: &mut TcpStream, peer: &mut SocketAddr) -> bool {
+async fn announced(terms: &Terms, stream: &mut Stream, peer: &mut SocketAddr) -> bool {
     let trusted = &terms.http.trusted_proxies;
     if !trusted.iter().any(|network| network.contains(peer.ip())) {
         debug!(%peer, "not one of the trusted proxies");
@@ -161,8 +160,9 @@ async fn announced(terms: &Terms, stream: &mut TcpStream, peer: &mut SocketAddr)
 }
 
 /// The stream as it is, or with TLS on it where that is spoken.
-async fn secure(terms: &Terms, stream: TcpStream, peer: SocketAddr) -> Option<Stream> {
-    let Some(certificates) = &terms.certificates else { return Some(Stream::Tcp(stream)) };
+async fn secure(terms: &Terms, stream: Stream, peer: SocketAddr) -> Option<Stream> {
+    let Some(certificates) = &terms.certificates else { return Some(stream) };
+    let Stream::Tcp(stream) = stream else { return Some(stream) };
     // On the heap, so that plain connections have no room for it.
     let shaking = Box::pin(timeout(terms.timeout, certificates.shake_hands(stream)));
     match shaking.await {

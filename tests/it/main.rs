@@ -38,4 +38,5 @@ mod sdks;
 mod support;
 mod tidy;
 mod tls;
+mod unix;
 mod webhook;

@@ -49,7 +49,7 @@ impl Failure {
 /// The server that a script speaks to. What a script can ask of it is what any transport must offer:
 /// open a connection, ask the API.
 enum Transport {
-    Started(Fixture),
+    Started(Box<Fixture>),
     Given(SocketAddr),
 }
 
@@ -130,10 +130,10 @@ impl World {
         values.insert("unique".to_owned(), unique.as_micros().to_string());
         let transport = match against {
             Some(url) => Transport::Given(resolve(url)),
-            None => Transport::Started(Fixture::with_apps(
+            None => Transport::Started(Box::new(Fixture::with_apps(
                 apps.into_iter().map(|(_, app)| app).collect(),
                 |config| server.iter().for_each(|(name, value)| set_server(config, name, value)),
-            )),
+            ))),
         };
         let (peers, answers) = (HashMap::new(), HashMap::new());
         Self { transport, apps: credentials, peers, answers, values, fences: 0 }

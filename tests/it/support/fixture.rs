@@ -49,7 +49,9 @@ impl Fixture {
     pub fn of(config: Config) -> Self {
         let clustered = !config.cluster.redis.is_empty() && config.server.tls.is_none();
         let running = server::start(config).expect("the server starts");
-        let node = Self { addr: running.addr(), running: Some(running) };
+        // Tests on a Unix socket know its path.
+        let addr = running.address().tcp().unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+        let node = Self { addr, running: Some(running) };
         if clustered {
             node.is_ready();
         }
@@ -138,6 +140,7 @@ pub fn config(apps: Vec<App>) -> Config {
             connections_per_ip: 0,
             cors_origins: vec!["*".to_owned()],
             tls: None,
+            unix_socket: None,
             try_out: false,
         },
         limits: Limits { memory: MemoryLimit::Bytes(0) },

@@ -2,7 +2,7 @@
 //! that keep-alive, pipelining, chunks and `Expect` can be tested as they are on the wire.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 
 use super::sign::Request;
 use super::wire::{self, Wire};
@@ -71,7 +71,7 @@ impl Http {
     }
 
     pub fn finish_sending(&self) {
-        let _ = self.stream.tcp().shutdown(Shutdown::Write);
+        self.stream.finish();
     }
 
     /// Sends a whole request and reads its answer.

@@ -1,8 +1,9 @@
-//! What a client's bytes travel on: TCP, or TLS over it with the tests' certificates, which are trusted
-//! by nobody else.
+//! What a client's bytes travel on: TCP, TLS over it with the tests' certificates, which are trusted by
+//! nobody else, or a Unix socket.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,14 +19,17 @@ use super::DEADLINE;
 pub enum Wire {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Unix(UnixStream),
 }
 
 impl Wire {
-    pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => &tls.sock,
-        }
+    /// Ends our half, if it is not ended already.
+    pub fn finish(&self) {
+        let _ = match self {
+            Self::Plain(tcp) => tcp.shutdown(Shutdown::Write),
+            Self::Tls(tls) => tls.sock.shutdown(Shutdown::Write),
+            Self::Unix(unix) => unix.shutdown(Shutdown::Write),
+        };
     }
 
     /// The name in the certificate that the server showed, by the test's own names: `one` or `two`.
@@ -41,6 +45,7 @@ impl Read for Wire {
         match self {
             Self::Plain(tcp) => tcp.read(buffer),
             Self::Tls(tls) => tls.read(buffer),
+            Self::Unix(unix) => unix.read(buffer),
         }
     }
 }
@@ -50,6 +55,7 @@ impl Write for Wire {
         match self {
             Self::Plain(tcp) => tcp.write(bytes),
             Self::Tls(tls) => tls.write(bytes),
+            Self::Unix(unix) => unix.write(bytes),
         }
     }
 
@@ -57,6 +63,7 @@ impl Write for Wire {
         match self {
             Self::Plain(tcp) => tcp.flush(),
             Self::Tls(tls) => tls.flush(),
+            Self::Unix(unix) => unix.flush(),
         }
     }
 }
@@ -68,6 +75,14 @@ pub fn tcp(addr: SocketAddr) -> TcpStream {
     tcp.set_read_timeout(Some(DEADLINE)).unwrap();
     tcp.set_write_timeout(Some(DEADLINE)).unwrap();
     tcp
+}
+
+/// The same over a Unix socket.
+pub fn unix(path: &Path) -> io::Result<Wire> {
+    let unix = UnixStream::connect(path)?;
+    unix.set_read_timeout(Some(DEADLINE))?;
+    unix.set_write_timeout(Some(DEADLINE))?;
+    Ok(Wire::Unix(unix))
 }
 
 /// How a client does TLS: with one version, and an offer of application protocols.

@@ -1,0 +1,245 @@
+//! What the server listens on: a TCP address, or a Unix socket for a proxy on the same machine. Makes it,
+//! takes one that is there already, and looks after the file that a Unix socket has.
+
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::net::sockopt;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net;
+
+use crate::config;
+use crate::hub::stream::Stream;
+
+/// Connections that the kernel keeps for us while we are busy; it takes no more than its own limit.
+const BACKLOG: i32 = 4096;
+
+/// Whose address a connection over a Unix socket has: it can only come from this machine.
+const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(UnixListener),
+}
+
+/// Where it listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    Tcp(SocketAddr),
+    /// None of a socket without a file.
+    Unix(Option<PathBuf>),
+}
+
+impl Address {
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(addr) => Some(*addr),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Unix(path) => {
+                write!(f, "unix:{}", path.as_deref().unwrap_or_else(|| Path::new("")).display())
+            }
+        }
+    }
+}
+
+/// A connection that was accepted, registered with the runtime that accepted it.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Tcp(net::TcpStream),
+    Unix(net::UnixStream),
+}
+
+/// The same without a runtime, on its way to another one.
+#[derive(Debug)]
+pub(super) enum Bare {
+    Tcp(std::net::TcpStream),
+    Unix(UnixStream),
+}
+
+/// A listener that the runtime looks after.
+#[derive(Debug)]
+pub(super) enum Registered {
+    Tcp(net::TcpListener),
+    Unix(net::UnixListener),
+}
+
+/// Listens on `addr`. A port that was in use a moment ago by a server that has ended can be used again.
+pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Listens on a Unix socket. A file that another server left behind is replaced, but only if it is a
+/// socket and nobody answers there.
+pub(super) fn bind_unix(config: &config::UnixSocket) -> io::Result<UnixListener> {
+    let config::UnixSocket { path, mode } = config;
+    clear(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The file begins with no more rights than these, so that nobody comes before it has its own.
+    let file = File::from(OwnedFd::from(socket));
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    let socket = Socket::from(OwnedFd::from(file));
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, Permissions::from_mode(*mode))?;
+    socket.listen(BACKLOG)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+/// Makes room for a socket at `path`.
+fn clear(path: &Path) -> io::Result<()> {
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !kind.is_socket() {
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "the file is no socket"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // Also where its queue is full or we may not ask.
+        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "a server answers on it")),
+        Err(error) => Err(error),
+    }
+}
+
+impl Listener {
+    /// A listening socket of either kind.
+    pub(super) fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        if !sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+            return Err(io::Error::other("what was passed does not listen"));
+        }
+        socket.set_nonblocking(true)?;
+        let is_unix = socket.local_addr()?.is_unix();
+        let socket = OwnedFd::from(socket);
+        Ok(if is_unix { Self::Unix(socket.into()) } else { Self::Tcp(socket.into()) })
+    }
+
+    pub(super) fn address(&self) -> io::Result<Address> {
+        Ok(match self {
+            Self::Tcp(listener) => Address::Tcp(listener.local_addr()?),
+            Self::Unix(listener) => {
+                Address::Unix(listener.local_addr()?.as_pathname().map(Path::to_owned))
+            }
+        })
+    }
+
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    pub(super) fn register(self) -> io::Result<Registered> {
+        Ok(match self {
+            Self::Tcp(listener) => Registered::Tcp(net::TcpListener::from_std(listener)?),
+            Self::Unix(listener) => Registered::Unix(net::UnixListener::from_std(listener)?),
+        })
+    }
+}
+
+impl Registered {
+    pub(super) async fn accept(&self) -> io::Result<(Incoming, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Incoming::Tcp(stream), peer))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Incoming::Unix(stream), LOCAL))
+            }
+        }
+    }
+}
+
+impl Incoming {
+    /// Frames are small and must not wait for each other's acknowledgement.
+    pub(super) fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn into_bare(self) -> io::Result<Bare> {
+        Ok(match self {
+            Self::Tcp(stream) => Bare::Tcp(stream.into_std()?),
+            Self::Unix(stream) => Bare::Unix(stream.into_std()?),
+        })
+    }
+}
+
+impl From<Incoming> for Stream {
+    fn from(incoming: Incoming) -> Self {
+        match incoming {
+            Incoming::Tcp(stream) => Self::Tcp(stream),
+            Incoming::Unix(stream) => Self::Unix(stream),
+        }
+    }
+}
+
+impl Bare {
+    /// Registers it with the runtime of the thread that calls this.
+    pub(super) fn register(self) -> io::Result<Incoming> {
+        Ok(match self {
+            Self::Tcp(stream) => Incoming::Tcp(net::TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Incoming::Unix(net::UnixStream::from_std(stream)?),
+        })
+    }
+}
+
+/// The file of a socket that is ours to remove.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another server may have put its own in the place.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// That of a listener at `address`, if it is the one that the settings ask for.
+    pub(super) fn of(address: &Address, config: Option<&config::UnixSocket>) -> Option<Self> {
+        let Address::Unix(Some(path)) = address else { return None };
+        if config.is_none_or(|config| config.path != *path) {
+            return None;
+        }
+        let path = std::path::absolute(path).ok()?;
+        Some(Self { identity: identity(&path)?, path })
+    }
+
+    pub(super) fn remove(&self) {
+        if identity(&self.path) == Some(self.identity) {
+            // Gone by now is as good.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
