@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use super::error::{Error, Origin};
 use super::settings::{Setting, Settings};
 use super::value::Value;
+use super::version::VERSION;
 
 /// A Pusher-protocol broadcast server: the drop-in for Laravel Reverb and Soketi.
 #[derive(clap::Parser, Clone, Default, Debug)]
-#[command(name = "fanfare", version)]
+#[command(name = "fanfare", version = VERSION)]
 pub struct Flags {
     /// Read settings from a TOML file.
     #[arg(long, value_name = "FILE", global = true)]

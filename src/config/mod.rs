@@ -17,6 +17,7 @@ mod show;
 mod soketi;
 mod value;
 mod variables;
+mod version;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ pub use flags::{At, Command, ConfigCommand, Flags, Tool};
 pub use keys::{APP, Key, SERVER, WEBHOOK};
 pub use load::{Loaded, answer, load};
 pub use settings::Settings;
+pub use version::{FEATURES, REVISION, VERSION};
 
 /// Everything a server needs to start.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::config;
 use crate::hub::directory::{Directory, Totals};
 use crate::metrics::{
     Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Unready,
@@ -141,8 +142,13 @@ impl Scrape {
     /// The page, as it is now.
     pub fn text(&self) -> String {
         let mut page = Page::new(&self.prefix);
-        let build: [(&str, &str); 1] = [("version", env!("CARGO_PKG_VERSION"))];
-        page.gauges("build_info", "1, with the version that runs.", [(&build[..], 1.0)]);
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("revision", config::REVISION),
+            ("features", config::FEATURES),
+        ];
+        let help = "1, with the version that runs, its commit and its features.";
+        page.gauges("build_info", help, [(&build[..], 1.0)]);
         let apps = self.apps();
         tell_apps(&mut page, &apps);
         if self.prefix == SOKETI {

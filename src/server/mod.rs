@@ -223,7 +223,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
             .spawn(move || thread::run(beginning, acceptor))?;
         threads.push(thread);
     }
-    info!(addr = %address, workers, "listening");
+    info!(addr = %address, workers, version = config::VERSION, "listening");
     let (listener, config) = (kept, server);
     Ok(Running {
         address,

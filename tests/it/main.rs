@@ -39,4 +39,5 @@ mod support;
 mod tidy;
 mod tls;
 mod unix;
+mod version;
 mod webhook;
