@@ -43,8 +43,9 @@ pub struct Envelope {
 /// What it says.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Body {
-    /// For the subscribers of the topic it came on.
-    Event { except: Option<SocketId>, frame: Bytes },
+    /// For the subscribers of the topic it came on. The version is its place in the channel's log; 0: it is
+    /// in none.
+    Event { version: u64, except: Option<SocketId>, frame: Bytes },
     /// The same on a cache channel; `data` is the token of the data's JSON string.
     Cached { version: u64, except: Option<SocketId>, frame: Bytes, data: Bytes },
     /// A user is present on the topic's channel.
@@ -53,8 +54,8 @@ pub enum Body {
     Left { version: u64, user: UserId },
     /// So many are subscribed to it over all nodes.
     Count { version: u64, count: usize },
-    /// Close every connection of a user.
-    Terminate { app: AppId, user: UserId },
+    /// Close every connection of a user. The version is as an event's.
+    Terminate { version: u64, app: AppId, user: UserId },
     /// A node listens to itself.
     Probe,
 }
@@ -99,25 +100,23 @@ impl Envelope {
     pub fn encode_around_version(&self) -> (Vec<u8>, Vec<u8>) {
         let (kind, size) = match &self.body {
             Body::Event { frame, .. } => (EVENT, 16 + frame.len()),
-            Body::Cached { .. } => (CACHED, DIGITS),
-            Body::Joined { .. } => (JOINED, DIGITS),
-            Body::Left { .. } => (LEFT, DIGITS),
-            Body::Count { .. } => (COUNT, DIGITS),
-            Body::Terminate { app, user } => {
-                (TERMINATE, 2 + app.as_str().len() + user.as_str().len())
-            }
+            Body::Cached { frame, data, .. } => (CACHED, 20 + frame.len() + data.len()),
+            Body::Joined { .. } => (JOINED, 0),
+            Body::Left { .. } => (LEFT, 0),
+            Body::Count { .. } => (COUNT, 0),
+            Body::Terminate { .. } => (TERMINATE, 0),
             Body::Probe => (PROBE, 0),
         };
-        let mut head = Vec::with_capacity(HEADER + size);
+        let mut head = Vec::with_capacity(HEADER + DIGITS);
         head.extend_from_slice(&[VERSION, kind, if self.told { TOLD } else { 0 }, MARK]);
         head.put_u64(self.origin);
         head.put_u64(self.serial);
         head.put_u64(self.sent);
-        let mut rest = Vec::new();
+        let mut rest = Vec::with_capacity(size);
         match &self.body {
-            Body::Event { except, frame } => {
-                put_socket(&mut head, *except);
-                head.extend_from_slice(frame);
+            Body::Event { except, frame, .. } => {
+                put_socket(&mut rest, *except);
+                rest.extend_from_slice(frame);
             }
             Body::Cached { except, frame, data, .. } => {
                 put_socket(&mut rest, *except);
@@ -130,9 +129,9 @@ impl Envelope {
             }
             Body::Left { user, .. } => rest.extend_from_slice(user.as_str().as_bytes()),
             Body::Count { count, .. } => rest.extend_from_slice(count.to_string().as_bytes()),
-            Body::Terminate { app, user } => {
-                put_short(&mut head, app.as_str().as_bytes());
-                head.extend_from_slice(user.as_str().as_bytes());
+            Body::Terminate { app, user, .. } => {
+                put_short(&mut rest, app.as_str().as_bytes());
+                rest.extend_from_slice(user.as_str().as_bytes());
             }
             Body::Probe => {}
         }
@@ -150,13 +149,25 @@ impl Envelope {
         head
     }
 
+    /// Its place in the log of its channel, or in that of all nodes; `None` for what is in no log.
+    pub fn place(&self) -> Option<u64> {
+        match &self.body {
+            Body::Event { version, .. }
+            | Body::Cached { version, .. }
+            | Body::Terminate { version, .. } => Some(*version).filter(|place| *place > 0),
+            _ => None,
+        }
+    }
+
     fn version(&self) -> Option<u64> {
         match &self.body {
-            Body::Cached { version, .. }
+            Body::Event { version, .. }
+            | Body::Cached { version, .. }
             | Body::Joined { version, .. }
             | Body::Left { version, .. }
-            | Body::Count { version, .. } => Some(*version),
-            Body::Event { .. } | Body::Terminate { .. } | Body::Probe => None,
+            | Body::Count { version, .. }
+            | Body::Terminate { version, .. } => Some(*version),
+            Body::Probe => None,
         }
     }
 
@@ -223,7 +234,9 @@ impl Reader {
     fn envelope(&mut self, kind: u8, told: bool) -> Option<Envelope> {
         let (origin, serial, sent) = (self.number()?, self.number()?, self.number()?);
         let body = match kind {
-            EVENT => Body::Event { except: self.socket()?, frame: self.rest() },
+            EVENT => {
+                Body::Event { version: self.version()?, except: self.socket()?, frame: self.rest() }
+            }
             CACHED => Body::Cached {
                 version: self.version()?,
                 except: self.socket()?,
@@ -242,6 +255,7 @@ impl Reader {
                 Body::Count { version: self.version()?, count: text(&self.rest())?.parse().ok()? }
             }
             TERMINATE => Body::Terminate {
+                version: self.version()?,
                 app: AppId::new(text(&self.short()?)?),
                 user: UserId::parse(text(&self.rest())?)?,
             },
@@ -275,13 +289,13 @@ mod tests {
         let data = Bytes::from_static(b"\"x\"");
         let version = 1_700_000_000_000_001;
         let bodies = [
-            Body::Event { except: socket, frame: frame.clone() },
-            Body::Event { except: None, frame: Bytes::new() },
+            Body::Event { version, except: socket, frame: frame.clone() },
+            Body::Event { version: 0, except: None, frame: Bytes::new() },
             Body::Cached { version, except: None, frame, data },
             Body::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
             Body::Left { version, user: user.clone() },
             Body::Count { version, count: 12 },
-            Body::Terminate { app: AppId::new("a"), user },
+            Body::Terminate { version, app: AppId::new("a"), user },
             Body::Probe,
         ];
         let envelope = |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, body };

@@ -125,6 +125,8 @@ pub struct Kept {
     pub frame: Bytes,
     pub data: Bytes,
     pub ttl: Duration,
+    /// Subscribers here have it already.
+    pub told: bool,
 }
 
 /// What a query asks Redis.
@@ -178,6 +180,10 @@ pub struct Figures {
     pub newer: AtomicU64,
     /// Envelopes that came a second time.
     pub doubled: AtomicU64,
+    /// Events of other nodes that were read from a log.
+    pub replayed: AtomicU64,
+    /// Topics whose log did not reach back to what was heard last, so that events may have been missed.
+    pub gaps: AtomicU64,
     /// Times that the link was made.
     pub connects: AtomicU64,
     /// Leases renewed.

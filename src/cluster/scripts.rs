@@ -5,7 +5,8 @@
 //! - `v`: the version of its last change. It never goes back, for it is at least the time in microseconds.
 //! - `m`: its members, user → version of joining and info. `r`: who holds them, lease and user → nothing.
 //!   `k`: on how many nodes, user → number.
-//! - `c`: its cached event, as an envelope.
+//! - `c`: its cached event, as an envelope. `l`: the log of its last events, as envelopes, for nodes whose link
+//!   dropped; `P:{}:l` is that of orders to all nodes.
 //!
 //! Of an app, `P:{app}:` and `t`: channel → subscriptions on all nodes; `n:LEASE`: on one node. The empty
 //! channel name stands for the app's connections.
@@ -23,6 +24,9 @@ use crate::app::AppId;
 /// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one
 /// begins at the time of day.
 const VERSION_KEPT: u64 = 3600;
+
+/// How long a log outlives its last entry; seconds.
+pub(super) const LOGGED: u64 = 60;
 
 /// The next version of a channel. Lua's numbers hold 53 bits, which microseconds need in the year 2255.
 const NEXT: &str = r"
@@ -91,13 +95,88 @@ const LOAD: &str = r"
 return {next_version(KEYS[1]), redis.call('HGETALL', KEYS[2])}
 ";
 
-/// KEYS v c; ARGV topic head rest ttl (milliseconds). Answers the version.
+/// Reading a log. An entry is an envelope: the sender and its serial are bytes 5 to 20, the place in the log
+/// bytes 29 to 44.
+const LOG: &str = r"
+local function place_of(entry)
+  return tonumber(string.sub(entry, 29, 44)) or 0
+end
+local function is_taken(log, head)
+  local mark = string.sub(head, 5, 20)
+  for _, entry in ipairs(redis.call('LRANGE', log, 0, -1)) do
+    if string.sub(entry, 5, 20) == mark then return true end
+  end
+  return false
+end
+";
+
+/// KEYS l; ARGV topic head rest most. Logs an event at the time of day in microseconds and sends it.
+/// No two scripts begin in the same microsecond. The log is cut when it is a quarter longer than it need be,
+/// so that most events cost no cutting.
+const PUBLISH: &str = r"
+local log, time = KEYS[1], redis.call('TIME')
+local envelope = ARGV[2] .. string.format('%010d%06d', time[1], time[2]) .. ARGV[3]
+if redis.call('RPUSH', log, envelope) * 4 > ARGV[4] * 5 then
+  redis.call('LTRIM', log, -ARGV[4], -1)
+end
+redis.call('EXPIRE', log, LOGGED)
+redis.call(PUBLISH, ARGV[1], envelope)
+return 1
+";
+
+/// The same for an event that may have been taken before, since nobody heard the answer: it is not sent
+/// if it is in the log.
+const AGAIN: &str = r"
+if is_taken(KEYS[1], ARGV[2]) then return 0 end
+";
+
+/// KEYS l; ARGV place most. What the log has after a place, with the place it ends at and whether it reaches
+/// back: 2 if the place itself or one before is there, 1 if nothing was ever cut off, else 0. After no place
+/// there is nothing, and the log ends now.
+const MISSED: &str = r"
+local log, after, most = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local function text(place) return string.format('%016.0f', place) end
+if after == 0 then
+  local time = redis.call('TIME')
+  return {text(time[1] * 1000000 + time[2]), 2, {}}
+end
+local last = redis.call('LINDEX', log, -1)
+if not last then return {text(after), 1, {}} end
+local size, entries, first, exact = 8, {}, 0, 0
+repeat
+  size = size * 4
+  entries = redis.call('LRANGE', log, -size, -1)
+  first = #entries
+  while first > 0 and place_of(entries[first]) > after do first = first - 1 end
+until first > 0 or #entries < size
+-- Where the clock was set back, the place itself stands further in front.
+if first > 0 and place_of(entries[first]) ~= after then
+  local all = redis.call('LRANGE', log, 0, -1)
+  for i = #all, 1, -1 do
+    if place_of(all[i]) == after then entries, first = all, i break end
+  end
+end
+local missed = {}
+for i = first + 1, #entries do missed[#missed + 1] = entries[i] end
+local reaches = first > 0 and 2 or (#entries < most and 1 or 0)
+return {text(place_of(last)), reaches, missed}
+";
+
+/// KEYS v c l; ARGV topic head rest ttl (milliseconds) most again. Logs unless `most` is 0.
 const KEEP: &str = r"
+local log, most = KEYS[3], tonumber(ARGV[5])
+if ARGV[6] == '1' and is_taken(log, ARGV[2]) then return 0 end
 local version = next_version(KEYS[1])
 local envelope = ARGV[2] .. version .. ARGV[3]
 redis.call('SET', KEYS[2], envelope, 'PX', ARGV[4])
+if most > 0 then
+  if redis.call('RPUSH', log, envelope) * 4 > most * 5 then
+    redis.call('LTRIM', log, -most, -1)
+  end
+  redis.call('EXPIRE', log, LOGGED)
+end
 redis.call(PUBLISH, ARGV[1], envelope)
-return version
+return 1
 ";
 
 /// KEYS c; the cached event and how long it is kept on.
@@ -153,6 +232,9 @@ pub(super) enum Script {
     Leave,
     Clear,
     Load,
+    Publish,
+    PublishAgain,
+    Missed,
     Keep,
     Kept,
     Count,
@@ -161,11 +243,14 @@ pub(super) enum Script {
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Join,
         Self::Leave,
         Self::Clear,
         Self::Load,
+        Self::Publish,
+        Self::PublishAgain,
+        Self::Missed,
         Self::Keep,
         Self::Kept,
         Self::Count,
@@ -187,7 +272,10 @@ impl Script {
             Self::Leave => (&[NEXT, DROP], LEAVE),
             Self::Clear => (&[NEXT, DROP], CLEAR),
             Self::Load => (&[NEXT], LOAD),
-            Self::Keep => (&[NEXT], KEEP),
+            Self::Publish => (&[], PUBLISH),
+            Self::PublishAgain => (&[LOG, AGAIN], PUBLISH),
+            Self::Missed => (&[LOG], MISSED),
+            Self::Keep => (&[NEXT, LOG], KEEP),
             Self::Kept => (&[], KEPT),
             Self::Count => (&[NEXT], COUNT),
             Self::Renew => (&[], RENEW),
@@ -195,6 +283,7 @@ impl Script {
         };
         let text = needs.concat() + own;
         text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
+            .replace("LOGGED", &LOGGED.to_string())
             .replace("call(PUBLISH,", "call('PUBLISH',")
     }
 }
@@ -218,7 +307,7 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// `v`, `m`, `r`, `k` or `c` of a channel.
+    /// `v`, `m`, `r`, `k`, `c` or `l` of a channel.
     pub(super) fn channel(&self, topic: &Topic, part: char) -> String {
         format!("{}:{{{}/{}}}:{part}", self.prefix, topic.app, topic.channel)
     }
@@ -256,6 +345,11 @@ impl Keys {
 
     pub(super) fn all(&self) -> String {
         format!("{}:all", self.prefix)
+    }
+
+    /// The log of what was said to all nodes.
+    pub(super) fn log_of_all(&self) -> String {
+        format!("{}:{{}}:l", self.prefix)
     }
 
     pub(super) fn probe(&self, lease: &str) -> String {

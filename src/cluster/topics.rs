@@ -50,7 +50,7 @@ pub struct Cached {
 
 impl From<Kept> for Cached {
     fn from(kept: Kept) -> Self {
-        let Kept { version, frame, data, ttl } = kept;
+        let Kept { version, frame, data, ttl, .. } = kept;
         Self { version, frame, data, expires: Instant::now() + ttl }
     }
 }

@@ -102,6 +102,7 @@ pub const SERVER: &[Key<Config>] = &[
     key("cluster.queue_age", r#""1m""#, |c, v| {
         put(&mut c.cluster.queue_age, duration(v, Duration::ZERO..=HOUR))
     }),
+    key("cluster.replay", "256", |c, v| put(&mut c.cluster.replay, number(v, 0..=100_000))),
     key("log.level", r#""info""#, |c, v| put(&mut c.log.level, level(v))),
     key("log.format", r#""text""#, |c, v| {
         put(&mut c.log.json, choice(v, &[("text", false), ("json", true)]))

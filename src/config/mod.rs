@@ -179,6 +179,8 @@ pub struct Cluster {
     pub queue_bytes: usize,
     /// How long each of them may wait.
     pub queue_age: Duration,
+    /// Events of each channel that Redis keeps for nodes whose link dropped; 0: none.
+    pub replay: usize,
 }
 
 /// A Redis URL may hold a password, so only how many there are is shown.

@@ -199,6 +199,7 @@ impl Config {
                 lease: Duration::ZERO,
                 queue_bytes: 0,
                 queue_age: Duration::ZERO,
+                replay: 0,
             },
             webhooks: Webhooks { allow_private: true, spool: None },
             log: Log { level: LevelFilter::OFF, json: false },

@@ -80,7 +80,7 @@ impl Shared {
             }
             Arrival::Alone(alone) => self.alone(cluster, alone),
             Arrival::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope),
-            Arrival::All(Envelope { body: Body::Terminate { app, user }, .. }) => {
+            Arrival::All(Envelope { body: Body::Terminate { app, user, .. }, .. }) => {
                 self.hub.terminate(&self.hub.directory(&app), &user);
             }
             Arrival::All(_) => {}
@@ -113,9 +113,11 @@ impl Shared {
         }
         // After a lost link this may be an event that subscribers here have missed.
         if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
-            let (version, frame) = (kept.version, kept.frame.clone());
+            let (version, told, frame) = (kept.version, kept.told, kept.frame.clone());
             entry.keep(kept.into());
-            self.deliver(topic, &frame, None, History::Cache(version));
+            if !told {
+                self.deliver(topic, &frame, None, History::Cache(version));
+            }
         }
         self.resume(entry.ready());
     }
@@ -173,7 +175,9 @@ impl Shared {
         let topics = &cluster.topics;
         let own = envelope.origin == self.hub.node();
         match envelope.body {
-            Body::Event { except, frame } => self.deliver(topic, &frame, except, History::None),
+            Body::Event { except, frame, .. } => {
+                self.deliver(topic, &frame, except, History::None);
+            }
             Body::Cached { version, except, frame, data } => {
                 let apps = self.apps.load();
                 let app = apps.by_id(topic.app.as_str());

@@ -36,6 +36,7 @@ pub(super) fn prepare(
         prefix: config.prefix.clone(),
         lease: config.lease,
         max_age: config.queue_age,
+        replay: config.replay,
     };
     let redis = Redis::new(settings, node, topics.clone(), far);
     // The error may repeat the URL with its password.

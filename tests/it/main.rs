@@ -32,6 +32,7 @@ mod proxy;
 mod races;
 mod redis;
 mod reload;
+mod replay;
 mod requests;
 mod rfc6455;
 mod sdks;

@@ -55,7 +55,8 @@ pub(super) async fn ask(
         Question::Counts(_) => Answer::Counts(counted(&answers)),
         Question::Channel(_) => {
             let counted = counted(&answers).first().copied().unwrap_or_default();
-            Answer::Channel(counted, answers.get(2).and_then(reply::kept))
+            let kept = answers.get(2).and_then(reply::kept);
+            Answer::Channel(counted, kept.map(|(kept, _)| kept))
         }
         Question::Users(_) => {
             let members = reply::members(first);

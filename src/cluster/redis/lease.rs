@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::batch::{Batch, script};
 use super::writer::{Expected, MOST, Writer};
@@ -24,6 +24,9 @@ use crate::protocol::member::Member;
 /// until others look, and the time to clear away, all is done within the lease as it was set.
 pub(super) const PART: u32 = 6;
 
+/// Topics that are taken part in again in one round trip; each may have missed as much as its log holds.
+const REOPENED: usize = 256;
+
 impl Writer<'_> {
     /// Takes a lease, says what this node holds, and clears away what it held under the last one.
     pub(super) async fn begin(&mut self) -> Result<(), Lost> {
@@ -35,8 +38,9 @@ impl Writer<'_> {
         if let Some((_, epoch)) = answers.first() {
             self.note_epoch(epoch);
         }
+        self.catch_up_with_all().await?;
         let topics = self.topics.all();
-        for some in topics.chunks(MOST) {
+        for some in topics.chunks(REOPENED) {
             for topic in some {
                 self.link.batch.push(Order::Open(topic.clone()));
                 let own: Vec<(Member, usize, u64)> = self
@@ -57,6 +61,11 @@ impl Writer<'_> {
                 self.link.batch.push(Order::Changed { topic: topic.clone(), tell: false });
             }
             self.carry_out().await?;
+        }
+        self.hearing.borrow_mut().is_whole();
+        if self.link.gaps > 0 {
+            let channels = self.link.gaps;
+            warn!(channels, "events may have been missed while the link to Redis was down");
         }
         self.link.connections.extend(self.kept.connections.keys().cloned());
         self.count().await?;
@@ -102,7 +111,7 @@ impl Writer<'_> {
     /// Renews the lease, clears lapsed ones away, and sends a word to itself: a connection can be half dead,
     /// and only what comes in shows that it is not.
     pub(super) async fn give_sign(&mut self, part: Duration) -> Result<(), Lost> {
-        if self.heard.get().elapsed() > part * 3 + PATIENCE {
+        if self.hearing.borrow().silence() > part * 3 + PATIENCE {
             return Err(Lost::Deaf);
         }
         let probe = self.envelope(0, true, Body::Probe).encode();

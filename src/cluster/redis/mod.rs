@@ -6,13 +6,16 @@
 mod address;
 mod ask;
 mod batch;
+mod hearing;
 mod lease;
+mod opening;
+mod publishing;
 mod reader;
 mod reply;
 mod writer;
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +31,7 @@ use super::scripts::{Keys, Script};
 use super::topics::Topics;
 use crate::app::AppId;
 use address::Address;
+use hearing::Hearing;
 use reader::Reader;
 use writer::Writer;
 
@@ -50,6 +54,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long a publish may wait for Redis.
     pub max_age: Duration,
+    /// Events of each channel that Redis keeps for nodes whose link dropped; 0: none.
+    pub replay: usize,
 }
 
 /// The URL may hold a password.
@@ -114,6 +120,8 @@ struct Held {
     serial: u64,
     /// Subscribers here have it already.
     told: bool,
+    /// Nobody knows whether Redis has taken it.
+    sent: bool,
     publish: Publish,
 }
 
@@ -124,6 +132,8 @@ struct Kept {
     node: u64,
     serial: u64,
     held: VecDeque<Held>,
+    /// Cached events that Redis has taken and that have not come back yet.
+    flying: VecDeque<Held>,
     /// Connections by app.
     connections: HashMap<AppId, usize>,
     /// The leases under which something may be held still, the present one last.
@@ -132,8 +142,6 @@ struct Kept {
     epoch: Option<u64>,
     /// When other nodes will have had the time to say again whom they hold.
     settles: Option<Instant>,
-    /// The last serial heard of each node, itself included.
-    heard: HashMap<u64, u64>,
 }
 
 /// The far end of a link, over Redis.
@@ -145,6 +153,7 @@ pub struct Redis {
     topics: Arc<Topics>,
     far: FarEnd,
     kept: Kept,
+    hearing: RefCell<Hearing>,
 }
 
 impl Redis {
@@ -161,13 +170,16 @@ impl Redis {
             node,
             serial: 0,
             held: VecDeque::new(),
+            flying: VecDeque::new(),
             connections: HashMap::new(),
             leases: Vec::new(),
             epoch: None,
             settles: None,
-            heard: HashMap::new(),
         };
-        Ok(Self { settings, address, keys, topics, far, kept })
+        let mut hearing = Hearing::new(node);
+        hearing.begin(&keys.all());
+        let hearing = RefCell::new(hearing);
+        Ok(Self { settings, address, keys, topics, far, kept, hearing })
     }
 
     /// Keeps the link up until it is told to stop.
@@ -208,7 +220,11 @@ impl Redis {
 
     async fn alone(&mut self, order: Order) {
         let alone = match order {
-            Order::Open(topic) => Alone::Open(topic),
+            Order::Open(topic) => {
+                let name = self.keys.topic(&topic);
+                self.hearing.get_mut().begin_at(&name, reply::now_us());
+                Alone::Open(topic)
+            }
             Order::Join { topic, member, .. } => Alone::Join { topic, user: member.user_id },
             Order::Leave { topic, user } => Alone::Leave { topic, user },
             Order::Publish(publish) => {
@@ -265,16 +281,14 @@ impl Redis {
         };
         let node = self.kept.node;
         let (sink, stream) = listening.split();
-        let heard = std::cell::Cell::new(Instant::now());
-        let seen = std::cell::RefCell::new(std::mem::take(&mut self.kept.heard));
+        self.hearing.get_mut().cut();
         let mut reader = Reader {
             stream,
             keys: self.keys.clone(),
             node,
             far: &self.far.arrivals,
             figures: &self.far.status.figures,
-            heard: &heard,
-            seen: &seen,
+            hearing: &self.hearing,
         };
         let mut writer = Writer {
             commands,
@@ -288,16 +302,14 @@ impl Redis {
             status: &self.far.status,
             kept: &mut self.kept,
             link: writer::Memory::default(),
-            heard: &heard,
+            hearing: &self.hearing,
         };
         let lost = tokio::select! {
             lost = writer.run() => lost,
             () = reader.run() => Lost::Deaf,
             () = self.address.replaced() => Lost::Replaced,
         };
-        let arrived = seen.borrow().get(&node).copied().unwrap_or_default();
-        writer.unanswered(arrived).await;
-        self.kept.heard = seen.into_inner();
+        writer.unanswered().await;
         lost
     }
 
@@ -322,15 +334,6 @@ impl Redis {
         info!("the link to Redis is made");
         Figures::add(&self.far.status.figures.connects, 1);
         Ok((commands, listening, lease))
-    }
-}
-
-impl Kept {
-    fn hold(&mut self, publish: Publish, told: bool) {
-        self.serial += 1;
-        // Cached events go back to their sender too, unless it has told its subscribers.
-        let told = told || !matches!(publish, Publish::Cached { .. });
-        self.held.push_back(Held { since: Instant::now(), serial: self.serial, told, publish });
     }
 }
 

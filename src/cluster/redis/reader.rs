@@ -1,8 +1,7 @@
 //! What comes in on the connection that listens: bytes become envelopes, envelopes arrivals. Whatever is no
 //! envelope is counted and dropped.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -10,9 +9,9 @@ use futures_util::StreamExt as _;
 use redis::Msg;
 use redis::aio::PubSubStream;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tracing::debug;
 
+use super::hearing::{Hearing, Mark, Verdict};
 use super::reply::now_us;
 use crate::app::AppId;
 use crate::cluster::Topic;
@@ -28,25 +27,27 @@ pub(super) struct Reader<'a> {
     pub(super) node: u64,
     pub(super) far: &'a mpsc::Sender<Arrival>,
     pub(super) figures: &'a Figures,
-    /// When the node heard itself last.
-    pub(super) heard: &'a Cell<Instant>,
-    /// The last serial of each node.
-    pub(super) seen: &'a RefCell<HashMap<u64, u64>>,
+    pub(super) hearing: &'a RefCell<Hearing>,
 }
 
 impl Reader<'_> {
     /// Reads until the connection ends.
     pub(super) async fn run(&mut self) {
         while let Some(message) = Pin::new(&mut self.stream).next().await {
-            if let Some(arrival) = self.arrival(&message)
+            let name = message.get_channel_name();
+            let Some(envelope) = self.envelope(&message) else { continue };
+            let mark = Mark::from(&envelope);
+            if let Some(arrival) = arrival(&self.keys, self.node, name, envelope)
                 && self.far.send(arrival).await.is_err()
             {
                 return;
             }
+            self.hearing.borrow_mut().note(name, mark);
         }
     }
 
-    fn arrival(&self, message: &Msg) -> Option<Arrival> {
+    /// The envelope of a message, if it is news and need not wait.
+    fn envelope(&self, message: &Msg) -> Option<Envelope> {
         let bytes = Bytes::copy_from_slice(message.get_payload_bytes());
         let envelope = match Envelope::decode(&bytes) {
             Ok(envelope) => envelope,
@@ -60,41 +61,36 @@ impl Reader<'_> {
                 return None;
             }
         };
-        if !self.is_new(&envelope) {
-            Figures::add(&self.figures.doubled, 1);
-            return None;
-        }
-        let own = envelope.origin == self.node;
-        if !own {
+        if envelope.origin != self.node {
             Figures::add(&self.figures.received, 1);
             Figures::add(&self.figures.lag_us, now_us().saturating_sub(envelope.sent));
+        } else if matches!(envelope.body, Body::Probe) {
+            self.hearing.borrow_mut().hear_word();
         }
-        match self.keys.named(message.get_channel_name())? {
-            Named::Probe => {
-                self.heard.set(Instant::now());
+        match self.hearing.borrow_mut().hear(message.get_channel_name(), envelope) {
+            Verdict::New(envelope) => Some(envelope),
+            Verdict::Waits => None,
+            Verdict::Doubled => {
+                Figures::add(&self.figures.doubled, 1);
                 None
-            }
-            Named::All => (!own).then_some(Arrival::All(envelope)),
-            Named::Topic { app, channel } => {
-                // Its own subscribers were given it when it was sent.
-                if own && matches!(envelope.body, Body::Event { .. }) {
-                    return None;
-                }
-                let channel = ChannelName::parse(channel, usize::MAX).ok()?;
-                Some(Arrival::Topic(Topic { app: AppId::new(app), channel }, envelope))
             }
         }
     }
+}
 
-    /// Whether it was not heard before. A node sends on one connection at a time, so that its serials grow.
-    fn is_new(&self, envelope: &Envelope) -> bool {
-        if envelope.serial == 0 {
-            return true;
+/// What an envelope is to a node: nothing, if it knows it already.
+pub(super) fn arrival(keys: &Keys, node: u64, name: &str, envelope: Envelope) -> Option<Arrival> {
+    let own = envelope.origin == node;
+    match keys.named(name)? {
+        Named::Probe => None,
+        Named::All => (!own).then_some(Arrival::All(envelope)),
+        Named::Topic { app, channel } => {
+            // Its own subscribers were given it when it was sent.
+            if own && matches!(envelope.body, Body::Event { .. }) {
+                return None;
+            }
+            let channel = ChannelName::parse(channel, usize::MAX).ok()?;
+            Some(Arrival::Topic(Topic { app: AppId::new(app), channel }, envelope))
         }
-        let mut seen = self.seen.borrow_mut();
-        let last = seen.entry(envelope.origin).or_default();
-        let new = *last < envelope.serial;
-        *last = envelope.serial.max(*last);
-        new
     }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use redis::Value;
 
+use super::hearing::Mark;
+use super::opening::{Missed, Reaches};
 use crate::cluster::envelope::{Body, DIGITS, Envelope};
 use crate::cluster::link::Kept;
 use crate::cluster::roster::Loaded;
@@ -92,14 +94,28 @@ pub(super) fn loaded(value: &Value) -> Option<Loaded> {
     }
 }
 
-/// What `KEPT` answers.
-pub(super) fn kept(value: &Value) -> Option<Kept> {
+/// What `KEPT` answers, and which event it is.
+pub(super) fn kept(value: &Value) -> Option<(Kept, Mark)> {
     let [envelope, ttl] = list(value) else { return None };
-    let envelope = Bytes::copy_from_slice(bytes(envelope)?);
-    match Envelope::decode(&envelope).ok()?.body {
+    let envelope = Envelope::decode(&Bytes::copy_from_slice(bytes(envelope)?)).ok()?;
+    let mark = Mark::from(&envelope);
+    match envelope.body {
         Body::Cached { version, frame, data, .. } => {
-            Some(Kept { version, frame, data, ttl: Duration::from_millis(number(ttl)?) })
+            let ttl = Duration::from_millis(number(ttl)?);
+            Some((Kept { version, frame, data, ttl, told: false }, mark))
         }
         _ => None,
     }
+}
+
+/// What `MISSED` answers.
+pub(super) fn missed(value: &Value) -> Option<Missed> {
+    let [place, reaches, entries] = list(value) else { return None };
+    let reaches = match number(reaches)? {
+        2 => Reaches::Back,
+        1 => Reaches::Begin,
+        _ => Reaches::Short,
+    };
+    let entries = list(entries).iter().filter_map(bytes).map(Bytes::copy_from_slice).collect();
+    Some(Missed { place: number(place)?, reaches, entries })
 }

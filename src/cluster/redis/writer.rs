@@ -1,6 +1,6 @@
 //! What goes to Redis: orders, gathered for one round trip at a time, and the counts that have changed.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,13 +11,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::batch::{Batch, script};
+use super::hearing::Hearing;
 use super::lease::PART;
+use super::opening::Opening;
 use super::reply::{self, now_us};
-use super::{Held, Kept, Lost, PATIENCE, Settings};
+use super::{Kept, Lost, PATIENCE, Settings};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::{Body, DIGITS, Envelope};
-use crate::cluster::link::{Alone, Answer, Arrival, Figures, Order, Publish, Question, Status};
+use crate::cluster::link::{Alone, Answer, Arrival, Figures, Order, Question, Status};
 use crate::cluster::scripts::{Keys, Script};
 use crate::cluster::topics::Topics;
 use crate::protocol::channel::ChannelName;
@@ -25,9 +27,6 @@ use crate::protocol::member::{Member, UserId};
 
 /// Orders that are carried out in one round trip.
 pub(super) const MOST: usize = 1024;
-
-/// Bytes of publishes in one.
-const MOST_BYTES: usize = 1 << 20;
 
 /// Channels whose counts one script takes.
 const COUNTED: usize = 500;
@@ -51,7 +50,7 @@ pub(super) struct Writer<'a> {
     pub(super) status: &'a Status,
     pub(super) kept: &'a mut Kept,
     pub(super) link: Memory,
-    pub(super) heard: &'a Cell<Instant>,
+    pub(super) hearing: &'a RefCell<Hearing>,
 }
 
 /// What lasts as long as the link.
@@ -68,6 +67,8 @@ pub(super) struct Memory {
     pub(super) apps: HashSet<AppId>,
     /// Topics that nobody holds, since when.
     pub(super) idle: HashMap<Topic, Instant>,
+    /// Topics that may have missed something for good.
+    pub(super) gaps: usize,
 }
 
 /// What an answer is for.
@@ -83,18 +84,14 @@ pub(super) enum Expected {
     Kept {
         opening: usize,
     },
+    Missed {
+        opening: usize,
+    },
     /// Each channel's sum.
     Counted {
         app: AppId,
         channels: Vec<Option<ChannelName>>,
     },
-}
-
-/// A topic that is being taken part in.
-pub(super) struct Opening {
-    topic: Topic,
-    loaded: Option<crate::cluster::roster::Loaded>,
-    cached: Option<crate::cluster::link::Kept>,
 }
 
 impl Writer<'_> {
@@ -188,13 +185,10 @@ impl Writer<'_> {
         if !batch.is_empty() {
             let answers = batch.send(&mut self.commands, self.status).await?;
             self.link.batch.clear();
-            self.kept.held.drain(..held);
-            self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
-            Figures::add(&self.status.figures.published, held as u64);
+            self.published(held, bytes);
             self.take(answers, &mut openings).await?;
-            for Opening { topic, loaded, cached } in openings {
-                let settled = self.kept.settles.is_none();
-                self.arrive(Arrival::Opened { topic, loaded, cached, settled }).await?;
+            for opening in openings {
+                self.open(opening).await?;
             }
         }
         self.answer(questions).await?;
@@ -204,27 +198,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    async fn arrive(&self, arrival: Arrival) -> Result<(), Lost> {
+    pub(super) async fn arrive(&self, arrival: Arrival) -> Result<(), Lost> {
         self.arrivals.send(arrival).await.map_err(|_| Lost::Stopped)
-    }
-
-    /// Subscribes to the topics that are to be opened.
-    async fn subscribe(&mut self) -> Result<Vec<Topic>, Lost> {
-        let opens = self.link.batch.iter().filter_map(|order| match order {
-            Order::Open(topic) => Some(topic.clone()),
-            _ => None,
-        });
-        let topics: Vec<Topic> = opens.collect();
-        if !topics.is_empty() {
-            let names: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
-            Figures::add(&self.status.figures.commands, 1);
-            Figures::add(&self.status.figures.round_trips, 1);
-            timeout(PATIENCE, self.sink.subscribe(&names)).await??;
-            for topic in &topics {
-                self.link.idle.remove(topic);
-            }
-        }
-        Ok(topics)
     }
 
     fn join(
@@ -249,71 +224,6 @@ impl Writer<'_> {
         let mut leave = script(Script::Leave, &self.parts(topic, "vmrk"));
         leave.arg(&self.lease).arg(user.as_str()).arg(self.keys.topic(topic)).arg(head);
         batch.add(leave, Expected::Nothing);
-    }
-
-    /// Reads what Redis has of topics, behind the joins of the same batch.
-    fn load(&self, batch: &mut Batch<Expected>, topics: Vec<Topic>) -> Vec<Opening> {
-        let mut openings = Vec::with_capacity(topics.len());
-        for topic in topics {
-            let (kind, opening) = (topic.channel.kind(), openings.len());
-            if kind.is_presence() {
-                let mut held = cmd("SADD");
-                let channel = format!("c{}/{}", topic.app, topic.channel);
-                held.arg(self.keys.lease(&self.lease)).arg(channel);
-                batch.add(held, Expected::Nothing);
-                let load = script(Script::Load, &self.parts(&topic, "vm"));
-                batch.add(load, Expected::Loaded { opening });
-            }
-            if kind.cache {
-                let kept = script(Script::Kept, &self.parts(&topic, "c"));
-                batch.add(kept, Expected::Kept { opening });
-            }
-            openings.push(Opening { topic, loaded: None, cached: None });
-        }
-        if batch.is_empty() && !openings.is_empty() {
-            // Nothing to read; only the answers are to go out.
-            batch.add(cmd("PING"), Expected::Nothing);
-        }
-        openings
-    }
-
-    /// Adds publishes that wait; how many, and their bytes.
-    fn publish(&self, batch: &mut Batch<Expected>) -> (usize, usize) {
-        let (mut count, mut bytes) = (0, 0);
-        for held in &self.kept.held {
-            if bytes > MOST_BYTES || count == MOST {
-                break;
-            }
-            count += 1;
-            bytes += held.publish.bytes();
-            batch.add(self.publishing(held), Expected::Nothing);
-        }
-        (count, bytes)
-    }
-
-    fn publishing(&self, held: &Held) -> redis::Cmd {
-        let envelope = |body| self.envelope(held.serial, held.told, body);
-        let mut publish = cmd("PUBLISH");
-        match &held.publish {
-            Publish::Event { topic, except, frame } => {
-                let body = Body::Event { except: *except, frame: frame.clone() };
-                publish.arg(self.keys.topic(topic)).arg(envelope(body).encode());
-            }
-            Publish::Cached { topic, except, frame, data, ttl } => {
-                let (frame, data) = (frame.clone(), data.clone());
-                let body = Body::Cached { version: 0, except: *except, frame, data };
-                let (head, rest) = envelope(body).encode_around_version();
-                let mut keep = script(Script::Keep, &self.parts(topic, "vc"));
-                keep.arg(self.keys.topic(topic)).arg(head).arg(rest);
-                keep.arg((ttl.as_millis() as u64).max(1));
-                return keep;
-            }
-            Publish::Terminate { app, user } => {
-                let body = Body::Terminate { app: app.clone(), user: user.clone() };
-                publish.arg(self.keys.all()).arg(envelope(body).encode());
-            }
-        }
-        publish
     }
 
     /// Does what answers say.
@@ -343,6 +253,11 @@ impl Writer<'_> {
                 Expected::Kept { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
                         opening.cached = reply::kept(&value);
+                    }
+                }
+                Expected::Missed { opening } => {
+                    if let Some(opening) = openings.get_mut(opening) {
+                        opening.missed = reply::missed(&value);
                     }
                 }
                 Expected::Counted { app, channels } => {
@@ -420,37 +335,10 @@ impl Writer<'_> {
         if !names.is_empty() {
             Figures::add(&self.status.figures.commands, 1);
             timeout(PATIENCE, self.sink.unsubscribe(&names)).await??;
+            let mut hearing = self.hearing.borrow_mut();
+            names.iter().for_each(|name| hearing.end(name));
         }
         Ok(())
-    }
-
-    /// Hands out what was not done when the link was lost, to be done with what is known here. Publishes
-    /// wait on, but for those that did arrive.
-    pub(super) async fn unanswered(&mut self, arrived: u64) {
-        for order in std::mem::take(&mut self.link.batch) {
-            if let Order::Leave { topic, user } = order {
-                let _ = self.arrivals.send(Arrival::Alone(Alone::Leave { topic, user })).await;
-            }
-        }
-        let queued = &self.status.queued;
-        self.kept.held.retain(|held| {
-            let waits = held.told || held.serial > arrived;
-            if !waits {
-                queued.fetch_sub(held.publish.bytes(), Ordering::Relaxed);
-            }
-            waits
-        });
-        for held in &mut self.kept.held {
-            let Publish::Cached { topic, except, frame, data, .. } = &held.publish else {
-                continue;
-            };
-            if !std::mem::replace(&mut held.told, true) {
-                let (topic, except) = (topic.clone(), *except);
-                let (frame, data) = (frame.clone(), data.clone());
-                let local = Alone::Publish { topic, except, frame, data };
-                let _ = self.arrivals.send(Arrival::Alone(local)).await;
-            }
-        }
     }
 
     async fn answer(

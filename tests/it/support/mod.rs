@@ -3,6 +3,7 @@
 //! there cannot hide itself.
 
 pub mod child;
+pub mod cut;
 pub mod fixture;
 pub mod http;
 pub mod memory;

@@ -190,6 +190,7 @@ pub fn alone() -> Cluster {
         lease: Duration::from_secs(15),
         queue_bytes: 1 << 20,
         queue_age: Duration::from_secs(60),
+        replay: 256,
     }
 }
 

@@ -1,0 +1,316 @@
+//! What was heard on each topic: up to which place of its log, and the last of each sender, so that what
+//! comes twice is heard once. It outlives the link. While a topic catches up from its log, what comes in
+//! meanwhile waits behind what was missed. What is heard is noted once it is handed on, so that what a lost
+//! link keeps from being handed on is read again.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cluster::envelope::{Body, Envelope};
+
+/// Senders that are remembered for one topic; a node that starts again is a new one.
+const SENDERS: usize = 256;
+
+/// What was heard on all topics, by their names in Redis.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    topics: HashMap<String, Heard>,
+    /// This node's number, and the last serial of its own that came back to it.
+    node: u64,
+    own: u64,
+    /// When the node heard its own word last, and since when it may have missed something.
+    word: Instant,
+    deaf: Option<Instant>,
+}
+
+/// What was heard on one topic.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The place of the last event; `None` before the topic was first subscribed to.
+    place: Option<u64>,
+    /// Each sender with its last serial. A node sends on one connection at a time and sends again in the same
+    /// order, so that its serials grow.
+    senders: Vec<(u64, u64)>,
+    /// What came since the topic was last subscribed to, until it has caught up.
+    waiting: Option<VecDeque<Envelope>>,
+}
+
+/// What tells one envelope from all others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Mark {
+    pub(super) origin: u64,
+    pub(super) serial: u64,
+    place: Option<u64>,
+}
+
+impl From<&Envelope> for Mark {
+    fn from(envelope: &Envelope) -> Self {
+        Self { origin: envelope.origin, serial: envelope.serial, place: envelope.place() }
+    }
+}
+
+/// What is to be done with an envelope that came in.
+#[derive(PartialEq, Debug)]
+pub(super) enum Verdict {
+    New(Envelope),
+    /// It was heard before.
+    Doubled,
+    /// It comes out of [`Hearing::waiting`].
+    Waits,
+}
+
+impl Heard {
+    fn knows(&self, origin: u64, serial: u64) -> bool {
+        let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
+        serial != 0 && of_it.any(|(_, last)| *last >= serial)
+    }
+
+    fn note(&mut self, mark: Mark) {
+        // Where the clock of Redis was set back, places begin again.
+        self.place = mark.place.or(self.place);
+        if mark.serial == 0 {
+            return;
+        }
+        if let Some((_, last)) = self.senders.iter_mut().find(|(sender, _)| *sender == mark.origin)
+        {
+            *last = mark.serial.max(*last);
+            return;
+        }
+        if self.senders.len() == SENDERS {
+            self.senders.remove(0);
+        }
+        self.senders.push((mark.origin, mark.serial));
+    }
+}
+
+impl Hearing {
+    pub(super) fn new(node: u64) -> Self {
+        Self { topics: HashMap::new(), node, own: 0, word: Instant::now(), deaf: None }
+    }
+
+    /// The node has heard its own word.
+    pub(super) fn hear_word(&mut self) {
+        self.word = Instant::now();
+    }
+
+    /// How long ago that was, or the link was made.
+    pub(super) fn silence(&self) -> Duration {
+        self.word.elapsed()
+    }
+
+    /// How long what is caught up with now may reach back.
+    pub(super) fn away(&self) -> Duration {
+        self.deaf.map_or(Duration::ZERO, |deaf| deaf.elapsed())
+    }
+
+    /// All topics have caught up.
+    pub(super) fn is_whole(&mut self) {
+        self.deaf = None;
+    }
+
+    /// The last serial of this node's own that came back to it.
+    pub(super) fn own(&self) -> u64 {
+        self.own
+    }
+
+    /// The link is made anew: all topics have to catch up.
+    pub(super) fn cut(&mut self) {
+        self.deaf.get_or_insert(self.word);
+        self.word = Instant::now();
+        for heard in self.topics.values_mut() {
+            heard.waiting = Some(VecDeque::new());
+        }
+    }
+
+    /// The topic is about to be subscribed to. Where it is new, everything from then on is to be heard.
+    pub(super) fn begin(&mut self, name: &str) {
+        if !self.topics.contains_key(name) {
+            let heard = Heard { waiting: Some(VecDeque::new()), ..Heard::default() };
+            self.topics.insert(name.to_owned(), heard);
+        }
+    }
+
+    /// The same for a topic that is taken part in while the link is down: everything after `place`.
+    pub(super) fn begin_at(&mut self, name: &str, place: u64) {
+        self.topics.entry(name.to_owned()).or_default().place.get_or_insert(place);
+    }
+
+    pub(super) fn end(&mut self, name: &str) {
+        self.topics.remove(name);
+    }
+
+    /// The place after which a topic has to read its log, 0 for a new one; `None` if it has caught up.
+    pub(super) fn misses_after(&self, name: &str) -> Option<u64> {
+        let heard = self.topics.get(name).filter(|heard| heard.waiting.is_some())?;
+        Some(heard.place.unwrap_or_default())
+    }
+
+    /// What came in on a topic. One that is not taken part in any more has nobody to hear it twice.
+    pub(super) fn hear(&mut self, name: &str, envelope: Envelope) -> Verdict {
+        let Some(heard) = self.topics.get_mut(name) else { return Verdict::New(envelope) };
+        if let Some(waiting) = &mut heard.waiting {
+            waiting.push_back(envelope);
+            return Verdict::Waits;
+        }
+        self.sift(name, envelope).map_or(Verdict::Doubled, Verdict::New)
+    }
+
+    /// Drops an envelope that was heard. Of this node's own cached events the place is news nevertheless.
+    pub(super) fn sift(&self, name: &str, mut envelope: Envelope) -> Option<Envelope> {
+        if !self.knows(name, Mark::from(&envelope)) {
+            return Some(envelope);
+        }
+        envelope.told = true;
+        let own = envelope.origin == self.node;
+        (own && matches!(envelope.body, Body::Cached { .. })).then_some(envelope)
+    }
+
+    /// Whether an event was heard, for one that is found elsewhere too.
+    pub(super) fn knows(&self, name: &str, mark: Mark) -> bool {
+        self.topics.get(name).is_some_and(|heard| heard.knows(mark.origin, mark.serial))
+    }
+
+    /// It was handed on.
+    pub(super) fn note(&mut self, name: &str, mark: Mark) {
+        if mark.origin == self.node {
+            self.own = self.own.max(mark.serial);
+        }
+        if let Some(heard) = self.topics.get_mut(name) {
+            heard.note(mark);
+        }
+    }
+
+    /// An event of this node's own was given to its subscribers without Redis.
+    pub(super) fn note_told(&mut self, name: &str, serial: u64) {
+        let mark = Mark { origin: self.node, serial, place: None };
+        if let Some(heard) = self.topics.get_mut(name) {
+            heard.note(mark);
+        }
+    }
+
+    /// The log was read, and ends at `place`.
+    pub(super) fn reach(&mut self, name: &str, place: u64) {
+        if let Some(heard) = self.topics.get_mut(name) {
+            heard.place = Some(place.max(heard.place.unwrap_or_default()));
+        }
+    }
+
+    /// What came in while the log was read, one after the other; with the last the topic has caught up.
+    pub(super) fn waiting(&mut self, name: &str) -> Option<Envelope> {
+        let heard = self.topics.get_mut(name)?;
+        let next = heard.waiting.as_mut().and_then(VecDeque::pop_front);
+        if next.is_none() {
+            heard.waiting = None;
+            heard.place.get_or_insert(0);
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn event(origin: u64, serial: u64, version: u64) -> Envelope {
+        let body = Body::Event { version, except: None, frame: Bytes::new() };
+        Envelope { origin, serial, sent: 0, told: true, body }
+    }
+
+    fn hear(hearing: &mut Hearing, envelope: Envelope) -> Verdict {
+        let mark = Mark::from(&envelope);
+        let verdict = hearing.hear("t", envelope);
+        if matches!(verdict, Verdict::New(_)) {
+            hearing.note("t", mark);
+        }
+        verdict
+    }
+
+    fn caught_up(hearing: &mut Hearing) -> Vec<u64> {
+        let mut serials = Vec::new();
+        while let Some(envelope) = hearing.waiting("t") {
+            let mark = Mark::from(&envelope);
+            if !hearing.knows("t", mark) {
+                hearing.note("t", mark);
+                serials.push(envelope.serial);
+            }
+        }
+        serials
+    }
+
+    #[test]
+    fn what_is_sent_again_is_heard_once() {
+        let mut hearing = Hearing::new(1);
+        hearing.begin("t");
+        assert_eq!(caught_up(&mut hearing), [0; 0]);
+        for serial in [5, 6] {
+            assert!(matches!(hear(&mut hearing, event(2, serial, 100 + serial)), Verdict::New(_)));
+        }
+        for serial in [5, 6] {
+            assert_eq!(hear(&mut hearing, event(2, serial, 200 + serial)), Verdict::Doubled);
+        }
+        // Of another sender, and on another topic, they are others.
+        assert!(matches!(hear(&mut hearing, event(3, 5, 300)), Verdict::New(_)));
+        assert!(matches!(hearing.hear("u", event(2, 5, 300)), Verdict::New(_)));
+        // Without a serial nothing is known.
+        for _ in 0..2 {
+            assert!(matches!(hear(&mut hearing, event(2, 0, 0)), Verdict::New(_)));
+        }
+    }
+
+    #[test]
+    fn what_was_missed_comes_before_what_comes_in() {
+        let mut hearing = Hearing::new(1);
+        hearing.begin("t");
+        assert_eq!(hearing.misses_after("t"), Some(0), "a new topic has missed nothing");
+        hearing.reach("t", 50);
+        assert_eq!(caught_up(&mut hearing), [0; 0]);
+        assert_eq!(hearing.misses_after("t"), None);
+        hear(&mut hearing, event(2, 1, 101));
+        hearing.cut();
+        assert_eq!(hearing.misses_after("t"), Some(101));
+        // The fourth came in before the log was read, the fifth after.
+        assert_eq!(hearing.hear("t", event(2, 4, 104)), Verdict::Waits);
+        for serial in 2..=4 {
+            let mark = Mark::from(&event(2, serial, 100 + serial));
+            assert!(!hearing.knows("t", mark));
+            hearing.note("t", mark);
+        }
+        hearing.reach("t", 104);
+        assert_eq!(hearing.hear("t", event(2, 5, 105)), Verdict::Waits);
+        assert_eq!(caught_up(&mut hearing), [5]);
+        assert_eq!(hear(&mut hearing, event(2, 4, 104)), Verdict::Doubled);
+        hearing.cut();
+        assert_eq!(hearing.misses_after("t"), Some(105));
+    }
+
+    #[test]
+    fn places_that_begin_again_hide_nothing() {
+        let mut hearing = Hearing::new(1);
+        hearing.begin_at("t", 1000);
+        hearing.cut();
+        assert_eq!(hearing.misses_after("t"), Some(1000));
+        assert_eq!(caught_up(&mut hearing), [0; 0]);
+        assert!(matches!(hear(&mut hearing, event(2, 7, 10)), Verdict::New(_)));
+        hearing.cut();
+        assert_eq!(hearing.misses_after("t"), Some(10));
+    }
+
+    #[test]
+    fn it_knows_its_own_and_forgets_old_senders() {
+        let mut hearing = Hearing::new(1);
+        hearing.begin("t");
+        caught_up(&mut hearing);
+        hear(&mut hearing, event(1, 9, 0));
+        assert_eq!(hearing.own(), 9);
+        hearing.note_told("t", 12);
+        assert_eq!(hear(&mut hearing, event(1, 11, 0)), Verdict::Doubled);
+        for sender in 0..1000 {
+            hear(&mut hearing, event(sender, 1, 0));
+        }
+        assert_eq!(hearing.topics["t"].senders.len(), SENDERS);
+    }
+}

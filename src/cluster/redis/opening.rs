@@ -1,0 +1,189 @@
+//! Taking part in topics: they are subscribed to, what Redis has of them is read, and one that was subscribed
+//! to before catches up from its log with what it missed, in order and before what comes in.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::cmd;
+use tokio::time::timeout;
+
+use super::batch::{Batch, script};
+use super::hearing::Mark;
+use super::reader::arrival;
+use super::writer::{Expected, Writer};
+use super::{Lost, PATIENCE, reply};
+use crate::cluster::Topic;
+use crate::cluster::envelope::Envelope;
+use crate::cluster::link::{Arrival, Figures, Kept, Order};
+use crate::cluster::roster::Loaded;
+use crate::cluster::scripts::{LOGGED, Script};
+
+/// A topic that is being taken part in, and what Redis has of it.
+pub(super) struct Opening {
+    pub(super) topic: Topic,
+    pub(super) loaded: Option<Loaded>,
+    pub(super) cached: Option<(Kept, Mark)>,
+    /// The place after which it has missed events, unless it has caught up.
+    after: Option<u64>,
+    pub(super) missed: Option<Missed>,
+}
+
+/// What a log has after a place.
+#[derive(Debug)]
+pub(super) struct Missed {
+    /// Where it ends.
+    pub(super) place: u64,
+    pub(super) reaches: Reaches,
+    pub(super) entries: Vec<Bytes>,
+}
+
+/// Whether a log has everything after a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reaches {
+    Back,
+    /// Unless it has expired since.
+    Begin,
+    Short,
+}
+
+impl Writer<'_> {
+    /// Subscribes to the topics that are to be opened.
+    pub(super) async fn subscribe(&mut self) -> Result<Vec<Topic>, Lost> {
+        let opens = self.link.batch.iter().filter_map(|order| match order {
+            Order::Open(topic) => Some(topic.clone()),
+            _ => None,
+        });
+        let topics: Vec<Topic> = opens.collect();
+        if !topics.is_empty() {
+            let names: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
+            names.iter().for_each(|name| self.hearing.borrow_mut().begin(name));
+            Figures::add(&self.status.figures.commands, 1);
+            Figures::add(&self.status.figures.round_trips, 1);
+            timeout(PATIENCE, self.sink.subscribe(&names)).await??;
+            for topic in &topics {
+                self.link.idle.remove(topic);
+            }
+        }
+        Ok(topics)
+    }
+
+    /// Reads what Redis has of topics, behind the joins of the same batch.
+    pub(super) fn load(&self, batch: &mut Batch<Expected>, topics: Vec<Topic>) -> Vec<Opening> {
+        let mut openings = Vec::with_capacity(topics.len());
+        for topic in topics {
+            let (kind, opening) = (topic.channel.kind(), openings.len());
+            if kind.is_presence() {
+                let mut held = cmd("SADD");
+                let channel = format!("c{}/{}", topic.app, topic.channel);
+                held.arg(self.keys.lease(&self.lease)).arg(channel);
+                batch.add(held, Expected::Nothing);
+                let load = script(Script::Load, &self.parts(&topic, "vm"));
+                batch.add(load, Expected::Loaded { opening });
+            }
+            let name = self.keys.topic(&topic);
+            let after = self.hearing.borrow().misses_after(&name);
+            if let Some(after) = after.filter(|_| self.settings.replay > 0) {
+                self.ask_log(batch, self.keys.channel(&topic, 'l'), after, opening);
+            }
+            if kind.cache {
+                let kept = script(Script::Kept, &self.parts(&topic, "c"));
+                batch.add(kept, Expected::Kept { opening });
+            }
+            openings.push(Opening { topic, loaded: None, cached: None, after, missed: None });
+        }
+        if batch.is_empty() && !openings.is_empty() {
+            // Nothing to read; only the answers are to go out.
+            batch.add(cmd("PING"), Expected::Nothing);
+        }
+        openings
+    }
+
+    /// Asks a topic's log for what was missed after a place.
+    pub(super) fn ask_log(
+        &self,
+        batch: &mut Batch<Expected>,
+        log: String,
+        after: u64,
+        opening: usize,
+    ) {
+        let mut missed = script(Script::Missed, &[log]);
+        missed.arg(after).arg(self.settings.replay);
+        batch.add(missed, Expected::Missed { opening });
+    }
+
+    /// Reads what was said to all nodes while this one did not hear it.
+    pub(super) async fn catch_up_with_all(&mut self) -> Result<(), Lost> {
+        let (name, mut batch) = (self.keys.all(), Batch::new());
+        let after = self.hearing.borrow().misses_after(&name);
+        if let Some(after) = after.filter(|_| self.settings.replay > 0) {
+            self.ask_log(&mut batch, self.keys.log_of_all(), after, 0);
+        }
+        let answers = batch.send(&mut self.commands, self.status).await?;
+        let missed = answers.first().and_then(|(_, value)| reply::missed(value));
+        self.catch_up(&name, after, missed).await?;
+        Ok(())
+    }
+
+    /// Hands out what Redis has of a topic, behind what it missed.
+    pub(super) async fn open(&mut self, opening: Opening) -> Result<(), Lost> {
+        let Opening { topic, loaded, cached, after, missed } = opening;
+        let name = self.keys.topic(&topic);
+        let whole = self.catch_up(&name, after, missed).await?;
+        // What was heard one after the other was heard up to the last, or its rest is on its way.
+        let cached = cached.filter(|_| !whole).map(|(kept, mark)| {
+            let told = self.hearing.borrow().knows(&name, mark);
+            Kept { told, ..kept }
+        });
+        let settled = self.kept.settles.is_none();
+        self.arrive(Arrival::Opened { topic, loaded, cached, settled }).await
+    }
+
+    /// Hands out what a topic has missed after a place, then what came in meanwhile. Whether the log was
+    /// there to read, and reached back.
+    pub(super) async fn catch_up(
+        &mut self,
+        name: &str,
+        after: Option<u64>,
+        missed: Option<Missed>,
+    ) -> Result<bool, Lost> {
+        let Some(after) = after else { return Ok(false) };
+        let mut whole = false;
+        if let Some(Missed { place, reaches, entries }) = missed {
+            whole = match reaches {
+                Reaches::Back => after > 0,
+                Reaches::Begin => self.hearing.borrow().away() < Duration::from_secs(LOGGED),
+                Reaches::Short => false,
+            };
+            for entry in entries {
+                let Ok(envelope) = Envelope::decode(&entry) else { continue };
+                self.hand_on(name, envelope, true).await?;
+            }
+            self.hearing.borrow_mut().reach(name, place);
+        }
+        if !whole && after > 0 && self.settings.replay > 0 {
+            Figures::add(&self.status.figures.gaps, 1);
+            self.link.gaps += 1;
+        }
+        loop {
+            let next = self.hearing.borrow_mut().waiting(name);
+            let Some(envelope) = next else { return Ok(whole) };
+            self.hand_on(name, envelope, false).await?;
+        }
+    }
+
+    async fn hand_on(&self, name: &str, envelope: Envelope, replayed: bool) -> Result<(), Lost> {
+        let sifted = self.hearing.borrow().sift(name, envelope);
+        let Some(envelope) = sifted else {
+            // From a log it is nothing to wonder at.
+            Figures::add(&self.status.figures.doubled, u64::from(!replayed));
+            return Ok(());
+        };
+        let mark = Mark::from(&envelope);
+        if let Some(arrival) = arrival(self.keys, self.kept.node, name, envelope) {
+            self.arrive(arrival).await?;
+            Figures::add(&self.status.figures.replayed, u64::from(replayed));
+        }
+        self.hearing.borrow_mut().note(name, mark);
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Several nodes whose way to Redis is cut while Redis lives: each catches up with what the others said
+//! meanwhile, in order and once, or counts that it cannot.
+
+use std::sync::atomic::Ordering;
+
+use fanfare::cluster::link::Link;
+use fanfare::config::Cluster;
+use serde_json::json;
+
+use crate::cluster::{added, event, hears_nothing, joined, nodes, notice, query};
+use crate::outage::is_cut_off;
+use crate::support::cut::Way;
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, subscribe};
+use crate::support::http::Http;
+use crate::support::redis::Redis;
+use crate::support::websocket::Client;
+
+/// A node whose way to Redis can be cut.
+fn cuttable(cluster: &Cluster) -> (Fixture, Way) {
+    let (_, port) = cluster.redis[0].rsplit_once(':').unwrap();
+    let way = Way::to(port.parse().unwrap());
+    let url = format!("redis://127.0.0.1:{}", way.port());
+    let [node] = nodes(&Cluster { redis: vec![url], ..cluster.clone() });
+    (node, way)
+}
+
+fn link(node: &Fixture) -> Link {
+    node.running().shared().cluster.as_ref().unwrap().link().clone()
+}
+
+fn cut(node: &Fixture, way: &Way) {
+    way.cut();
+    is_cut_off(node);
+}
+
+fn mend(node: &Fixture, way: &Way) {
+    way.mend();
+    node.is_ready();
+}
+
+fn hears(client: &mut Client, channel: &str, numbers: impl IntoIterator<Item = usize>) {
+    for number in numbers {
+        assert_eq!(client.hear_text(), event(channel, &number.to_string()));
+    }
+}
+
+fn publish(node: &Fixture, channel: &str, numbers: impl IntoIterator<Item = usize>) {
+    numbers.into_iter().for_each(|number| node.publish(channel, "e", &number.to_string()));
+}
+
+#[test]
+fn what_others_said_while_the_link_was_cut_arrives_once_and_in_order() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), [two, three]) = (cuttable(&cluster), nodes(&cluster));
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let mut elsewhere = two.subscribed("pub");
+    let mut plain = one.subscribed("pub");
+    let mut quiet = one.subscribed("quiet");
+    let mut cache = one.subscribed("cache-x");
+    assert!(cache.hear_text().contains("cache_miss"));
+    publish(&two, "pub", 0..10);
+    hears(&mut plain, "pub", 0..10);
+    cut(&one, &way);
+    publish(&two, "pub", 10..20);
+    publish(&three, "pub", 20..30);
+    publish(&three, "cache-x", 0..5);
+    two.publish("presence-x", "e", "0");
+    let (mut b, _) = joined(&two, "presence-x", "b");
+    // What it says itself is heard at once here, and there once it is back.
+    publish(&one, "pub", 30..31);
+    hears(&mut plain, "pub", 30..31);
+    // Who comes now hears what is said from now on.
+    let mut late = one.subscribed("late");
+    publish(&three, "late", 0..3);
+    mend(&one, &way);
+    publish(&two, "pub", 31..40);
+    publish(&three, "cache-x", 5..6);
+    hears(&mut plain, "pub", (10..30).chain(31..40));
+    let mut came: Vec<String> = (0..40).map(|_| elsewhere.hear_text()).collect();
+    came.sort_unstable();
+    let mut all: Vec<String> = (0..40).map(|number| event("pub", &number.to_string())).collect();
+    all.sort_unstable();
+    assert_eq!(came, all);
+    hears(&mut cache, "cache-x", 0..6);
+    hears(&mut late, "late", 0..3);
+    assert_eq!(a.hear_text(), event("presence-x", "0"));
+    assert_eq!(notice(&mut a), added("b"));
+    for client in [&mut a, &mut b, &mut plain, &mut elsewhere, &mut quiet, &mut cache, &mut late] {
+        hears_nothing(client);
+    }
+    let figures = link(&one);
+    let figures = figures.figures();
+    assert_eq!(figures.gaps.load(Ordering::Relaxed), 0);
+    assert_eq!(figures.replayed.load(Ordering::Relaxed), 20 + 5 + 1 + 3);
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_while_the_links_of_both_sides_come_and_go() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), (two, other_way)) = (cuttable(&cluster), cuttable(&cluster));
+    let mut clients: Vec<Client> = Vec::new();
+    for node in [&one, &two] {
+        let mut client = node.subscribed("pub");
+        subscribe(&mut client, "cache-x");
+        assert!(client.hear_text().contains("cache_miss"));
+        clients.push(client);
+    }
+    std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            for number in 0..300 {
+                let channel = if number % 3 == 0 { "cache-x" } else { "pub" };
+                two.publish(channel, "e", &number.to_string());
+            }
+        });
+        while !publishing.is_finished() {
+            cut(&one, &way);
+            mend(&one, &way);
+            cut(&two, &other_way);
+            mend(&two, &other_way);
+        }
+    });
+    for (client, cached) in clients.iter_mut().flat_map(|client| [(client, [false, true])]) {
+        let heard: Vec<String> = (0..300).map(|_| client.hear_text()).collect();
+        for cached in cached {
+            let channel = if cached { "cache-x" } else { "pub" };
+            let of_channel: Vec<&String> =
+                heard.iter().filter(|text| text.contains(channel)).collect();
+            let numbers = (0..300).filter(|number| (number % 3 == 0) == cached);
+            let expected: Vec<String> =
+                numbers.map(|number| event(channel, &number.to_string())).collect();
+            assert_eq!(of_channel, expected.iter().collect::<Vec<_>>());
+        }
+        hears_nothing(client);
+    }
+}
+
+#[test]
+fn what_was_taken_without_an_answer_is_sent_again_and_heard_once() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
+    let mut clients: Vec<Client> = Vec::new();
+    for node in [&one, &two] {
+        let mut client = node.subscribed("pub");
+        subscribe(&mut client, "cache-x");
+        assert!(client.hear_text().contains("cache_miss"));
+        clients.push(client);
+    }
+    way.mute_after(r#""channel":"pub""#);
+    publish(&one, "pub", 0..1);
+    hears(&mut clients[1], "pub", 0..1);
+    cut(&one, &way);
+    mend(&one, &way);
+    way.mute_after(r#""channel":"cache-x""#);
+    publish(&one, "cache-x", 0..1);
+    hears(&mut clients[1], "cache-x", 0..1);
+    // Another event becomes the last while nobody knows whether the first was taken.
+    publish(&two, "cache-x", 1..2);
+    cut(&one, &way);
+    mend(&one, &way);
+    publish(&one, "pub", 1..2);
+    hears(&mut clients[0], "pub", 0..1);
+    hears(&mut clients[0], "cache-x", 0..2);
+    hears(&mut clients[0], "pub", 1..2);
+    hears(&mut clients[1], "cache-x", 1..2);
+    hears(&mut clients[1], "pub", 1..2);
+    clients.iter_mut().for_each(hears_nothing);
+    for node in [&one, &two] {
+        assert_eq!(query(node, "channels/cache-x?info=cache")["cache"]["data"], "1");
+        let mut late = node.subscribed("cache-x");
+        hears(&mut late, "cache-x", 1..2);
+    }
+    // The logs have each event once.
+    let keys = redis.ask(&["KEYS", "*:l"]);
+    let mut lengths: Vec<String> = keys.lines().map(|key| redis.ask(&["LLEN", key])).collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths, ["2", "2"]);
+}
+
+#[test]
+fn a_redis_that_came_back_empty_hides_no_event() {
+    let Some(mut redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
+    let mut a = one.subscribed("pub");
+    publish(&two, "pub", 0..10);
+    hears(&mut a, "pub", 0..10);
+    cut(&one, &way);
+    publish(&two, "pub", 10..12);
+    let key = redis.ask(&["KEYS", "*:l"]);
+    eventually(|| match redis.ask(&["LLEN", &key]) {
+        count if count == "12" => Ok(()),
+        count => Err(count),
+    })
+    .unwrap();
+    redis.kill();
+    is_cut_off(&two);
+    publish(&two, "pub", 12..14);
+    redis.restart();
+    two.is_ready();
+    publish(&two, "pub", 14..20);
+    // What Redis forgot with everything else, nobody has any more.
+    mend(&one, &way);
+    publish(&two, "pub", 20..22);
+    hears(&mut a, "pub", 12..22);
+    hears_nothing(&mut a);
+}
+
+#[test]
+fn who_was_thrown_out_while_the_link_was_cut_is_thrown_out() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    cut(&one, &way);
+    assert_eq!(two.api("POST", "users/a/terminate_connections", "").status, 200);
+    // Who comes after that is another matter.
+    mend(&one, &way);
+    assert!(a.hear_text().contains(r#""code":4009"#));
+    let (mut b, ids) = joined(&one, "presence-y", "a");
+    assert_eq!(ids, json!(["a"]));
+    hears_nothing(&mut b);
+}
+
+#[test]
+fn a_log_that_does_not_reach_back_is_counted() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = Cluster { replay: 8, ..redis.cluster() };
+    let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
+    let mut a = one.subscribed("pub");
+    let mut b = one.subscribed("other");
+    publish(&two, "pub", 0..1);
+    hears(&mut a, "pub", 0..1);
+    cut(&one, &way);
+    publish(&two, "pub", 1..101);
+    publish(&two, "other", 0..7);
+    mend(&one, &way);
+    publish(&two, "pub", 101..102);
+    let first = a.hear_text();
+    let first = (91..94).find(|number| event("pub", &number.to_string()) == first);
+    hears(&mut a, "pub", first.expect("eight to ten events") + 1..102);
+    hears(&mut b, "other", 0..7);
+    assert_eq!(link(&one).figures().gaps.load(Ordering::Relaxed), 1);
+    // A log that nobody writes to any more goes by itself.
+    let keys = redis.ask(&["KEYS", "*:l"]);
+    assert_eq!(keys.lines().count(), 2, "{keys}");
+    for key in keys.lines() {
+        let seconds: i64 = redis.ask(&["TTL", key]).parse().unwrap();
+        assert!((1..=60).contains(&seconds), "{key}: {seconds}");
+    }
+}
+
+#[test]
+fn without_replay_redis_keeps_no_events() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = Cluster { replay: 0, ..redis.cluster() };
+    let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
+    let mut a = one.subscribed("pub");
+    cut(&one, &way);
+    publish(&two, "pub", 0..3);
+    assert_eq!(Http::connect(one.addr).ask("GET", "/ready", "", b"").status, 503);
+    mend(&one, &way);
+    publish(&two, "pub", 3..4);
+    hears(&mut a, "pub", 3..4);
+    publish(&two, "cache-x", 0..1);
+    assert_eq!(redis.ask(&["KEYS", "*:l"]), "");
+    hears(&mut one.subscribed("cache-x"), "cache-x", 0..1);
+}

@@ -1,0 +1,95 @@
+//! A connection's way to a server that a test can cut: it passes bytes on, swallows what comes back, or takes
+//! no connections at all.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// Passes connections on to a port of the loopback. It ends with the test's process.
+pub struct Way {
+    addr: SocketAddr,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cut: AtomicBool,
+    mute: AtomicBool,
+    /// Once this was said, nothing that the server answers comes back.
+    last: Mutex<Vec<u8>>,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Way {
+    pub fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let passing = state.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                // One that is made while the way is cut is closed at once.
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let mut open = passing.open.lock().unwrap();
+                if passing.cut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                open.push(client.try_clone().unwrap());
+                open.push(server.try_clone().unwrap());
+                drop(open);
+                let (to, from) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let (there, back) = (passing.clone(), passing.clone());
+                thread::spawn(move || pass(from, to, |bytes| there.passes_there(bytes)));
+                thread::spawn(move || pass(server, client, |_| !back.mute.load(Ordering::SeqCst)));
+            }
+        });
+        Self { addr, state }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    /// Ends all connections, and takes no more.
+    pub fn cut(&self) {
+        self.state.cut.store(true, Ordering::SeqCst);
+        for stream in self.state.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.state.mute.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes connections again.
+    pub fn mend(&self) {
+        self.state.cut.store(false, Ordering::SeqCst);
+    }
+
+    /// Swallows what the server answers from when `last` is said to it until it is cut.
+    pub fn mute_after(&self, last: &str) {
+        *self.state.last.lock().unwrap() = last.as_bytes().to_vec();
+    }
+}
+
+impl State {
+    fn passes_there(&self, bytes: &[u8]) -> bool {
+        let mut last = self.last.lock().unwrap();
+        if !last.is_empty() && bytes.windows(last.len()).any(|some| some == *last) {
+            self.mute.store(true, Ordering::SeqCst);
+            last.clear();
+        }
+        true
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&[u8]) -> bool) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(count) = from.read(&mut bytes) {
+        if count == 0 || (passes(&bytes[..count]) && to.write_all(&bytes[..count]).is_err()) {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
