@@ -96,12 +96,14 @@ impl Node {
         &self.shared.hub
     }
 
-    /// Lets a connection in and greets it, or says why not.
+    /// Lets a connection in and greets it, or says why not. The greeting comes after `answer`, what the
+    /// client's handshake is to be answered with.
     pub fn connect(
         &self,
         app: &Arc<App>,
         stream: Stream,
         address: IpAddr,
+        answer: &[u8],
     ) -> Result<Rc<Connection>, (Error, Stream)> {
         let shared = &self.shared;
         // As it is now: it may have changed since the request was read.
@@ -131,7 +133,9 @@ impl Node {
         let connection = self.worker.connect(app.clone(), directory, stream, address);
         connection.traffic().connected.add(1);
         self.counts().connections.add(1);
-        connection.tell(Message::established(connection.id, app.activity_timeout));
+        connection.traffic().answers.add(1);
+        let greeting = Message::established(connection.id, app.activity_timeout);
+        connection.push([answer, greeting.bytes()].concat().into());
         Ok(connection)
     }
 

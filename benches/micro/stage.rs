@@ -59,7 +59,7 @@ impl Stage {
     /// One more connection, which the caller keeps.
     pub(crate) fn connect(&self) -> Rc<Connection> {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        match self.node.connect(&self.app, Stream::Detached, address) {
+        match self.node.connect(&self.app, Stream::Detached, address, &[]) {
             Ok(connection) => connection,
             Err((error, _)) => panic!("no room: {error:?}"),
         }

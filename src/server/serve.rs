@@ -56,11 +56,15 @@ impl Drop for Alive {
     }
 }
 
-/// The stream as hyper reads it: notes when a request begins.
+/// The stream as hyper reads and writes it: notes when a request begins, and holds the answer to a handshake
+/// back, so that it leaves in one write with the greeting that follows it.
 struct Io {
     stream: TokioIo<Stream>,
     http: Rc<Http>,
     pace: Rc<Pace>,
+    /// Something once a request has been answered 101.
+    upgrade: Rc<RefCell<Option<Upgrade>>>,
+    held: Vec<u8>,
 }
 
 impl Read for Io {
@@ -83,6 +87,10 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.upgrade.borrow().is_some() {
+            self.held.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -99,6 +107,10 @@ impl Write for Io {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.upgrade.borrow().is_some() {
+            slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -131,8 +143,9 @@ pub(super) async fn serve(terms: Rc<Terms>, accepted: Accepted, alive: Alive) {
     let panic = Panic(http.clone());
     let served = requests(&http, stream, peer.ip()).await;
     drop(panic);
-    let Some((stream, early, upgrade)) = served else { return };
-    begin(&http, stream, &early, upgrade, alive);
+    if let Some(shaken) = served {
+        begin(&http, shaken, alive);
+    }
 }
 
 /// Whether a trusted proxy says whose connection it is, and so whom to take for the peer.
@@ -190,10 +203,21 @@ impl Drop for Panic {
     }
 }
 
+/// A stream whose last request became a socket.
+struct Shaken {
+    stream: Stream,
+    upgrade: Upgrade,
+    /// The 101, which the client has not been sent.
+    answer: Vec<u8>,
+    /// What the client sent after its request.
+    early: Bytes,
+}
+
 /// Begins the socket's life, in a task of its own, so that what requests needed is not kept as long.
-fn begin(http: &Rc<Http>, stream: Stream, early: &Bytes, upgrade: Upgrade, alive: Alive) {
+fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
+    let Shaken { stream, upgrade, answer, early } = shaken;
     let admitted = match upgrade.admission {
-        Ok(app) => http.node.connect(&app, stream, upgrade.address),
+        Ok(app) => http.node.connect(&app, stream, upgrade.address, &answer),
         Err(error) => {
             http.node.counts().ends.count(upgrade::reason(&error) as usize);
             Err((error, stream))
@@ -201,7 +225,7 @@ fn begin(http: &Rc<Http>, stream: Stream, early: &Bytes, upgrade: Upgrade, alive
     };
     match admitted {
         Ok(connection) => {
-            let socket = Socket::new(Session::new(http.node.clone(), connection), early);
+            let socket = Socket::new(Session::new(http.node.clone(), connection), &early);
             spawn_local(async move {
                 socket.await;
                 drop(alive);
@@ -210,7 +234,7 @@ fn begin(http: &Rc<Http>, stream: Stream, early: &Bytes, upgrade: Upgrade, alive
         Err((error, stream)) => {
             debug!(address = %upgrade.address, code = error.code, "refused: {}", error.message);
             spawn_local(async move {
-                socket::refuse(stream, error).await;
+                socket::refuse(stream, answer, error).await;
                 drop(alive);
             });
         }
@@ -237,13 +261,8 @@ async fn linger(stream: &mut Stream) {
     let _ = timeout(LINGER, ending).await;
 }
 
-/// Answers requests until the client is done, too slow, or wants a socket: then its stream, and the bytes
-/// that came with the request.
-async fn requests(
-    http: &Rc<Http>,
-    stream: Stream,
-    peer: IpAddr,
-) -> Option<(Stream, Bytes, Upgrade)> {
+/// Answers requests until the client is done, too slow, or wants a socket.
+async fn requests(http: &Rc<Http>, stream: Stream, peer: IpAddr) -> Option<Shaken> {
     let kept = http.paces.begin(http.node.worker.now());
     let pace = &kept.pace;
     let upgrade = Rc::new(RefCell::new(None));
@@ -254,7 +273,13 @@ async fn requests(
         pace: pace.clone(),
         upgrade: upgrade.clone(),
     };
-    let io = Io { stream: TokioIo::new(stream), http: http.clone(), pace: pace.clone() };
+    let io = Io {
+        stream: TokioIo::new(stream),
+        http: http.clone(),
+        pace: pace.clone(),
+        upgrade: upgrade.clone(),
+        held: Vec::new(),
+    };
     let mut connection = http1::Builder::new()
         .keep_alive(!http.node.shared.is_draining())
         .max_header_size(MAX_HEAD)
@@ -277,7 +302,9 @@ async fn requests(
     let parts = connection.into_parts();
     let mut stream = parts.io.stream.into_inner();
     match upgrade.take() {
-        Some(upgrade) => Some((stream, parts.read_buf, upgrade)),
+        Some(upgrade) => {
+            Some(Shaken { stream, upgrade, answer: parts.io.held, early: parts.read_buf })
+        }
         None => {
             linger(&mut stream).await;
             None

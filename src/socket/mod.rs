@@ -194,9 +194,10 @@ impl Drop for Socket {
     }
 }
 
-/// Tells a socket that was not let in why, and ends it.
-pub async fn refuse(mut stream: Stream, error: Error) {
-    let mut bytes = Message::error(&error, None).into_bytes().to_vec();
+/// Tells a socket that was not let in why, after the `answer` to its handshake, and ends it.
+pub async fn refuse(mut stream: Stream, answer: Vec<u8>, error: Error) {
+    let mut bytes = answer;
+    bytes.extend_from_slice(Message::error(&error, None).bytes());
     bytes.extend_from_slice(Message::close(error.code, &error.message).bytes());
     let farewell = async {
         stream.write_all(&bytes).await?;

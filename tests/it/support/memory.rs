@@ -62,7 +62,7 @@ impl Memory {
     pub fn connect(&self, worker: usize) -> Talk {
         let node = &self.nodes[worker];
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let connection = node.connect(&self.app, Stream::Detached, address).ok().unwrap();
+        let connection = node.connect(&self.app, Stream::Detached, address, &[]).ok().unwrap();
         let session = Session::new(node.clone(), connection.clone());
         let mut talk = Talk { session, connection, bytes: Vec::new() };
         assert!(
