@@ -10,7 +10,9 @@ use bytes::Bytes;
 use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, DATE, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{
+    CONNECTION, DATE, HOST, HeaderName, LOCATION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -18,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::mend::is_page;
 use super::{Failure, trust};
 use crate::app::App;
 use crate::config::{self, At, Loaded, Metrics};
@@ -26,6 +29,9 @@ use crate::protocol::auth::{Signer, md5};
 
 /// How long anything may take that is not waiting for events.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Characters of a strange answer that are worth showing.
+const MOST: usize = 300;
 
 /// A server and an app on it.
 pub(super) struct Target {
@@ -47,6 +53,8 @@ pub(super) struct Answer {
     pub body: Bytes,
     /// The server's clock, as it says it.
     pub date: Option<String>,
+    /// Where a redirection leads.
+    pub location: Option<String>,
 }
 
 impl Answer {
@@ -58,7 +66,13 @@ impl Answer {
         let text = String::from_utf8_lossy(&self.body);
         let json: Option<Value> = serde_json::from_str(&text).ok();
         let error = json.as_ref().and_then(|json| json.get("error")).and_then(Value::as_str);
-        let said = super::harmless(error.unwrap_or(&text).trim());
+        let said = match error {
+            // A proxy's, or another program's.
+            None if is_page(&text) => "a web page".to_owned(),
+            None => text.trim().chars().take(MOST).collect(),
+            Some(error) => error.to_owned(),
+        };
+        let said = super::harmless(&said);
         Err(Failure(format!("the server refused with {}: {said}", self.status)))
     }
 
@@ -148,6 +162,12 @@ impl Target {
         })
     }
 
+    /// The same app at another address.
+    pub(super) fn elsewhere(&self, url: &str) -> Result<Self, Failure> {
+        let place = Self::at(url, &App::new(&self.id, &self.key, ""))?;
+        Ok(Self { signer: self.signer.clone(), ..place })
+    }
+
     /// The port that the server's metrics have of their own.
     pub(super) fn of_its_metrics(&self, metrics: &Metrics) -> Self {
         Self {
@@ -219,10 +239,13 @@ impl Target {
         let exchange = async {
             let response = self.exchange(request.map_err(io::Error::other)?).await?;
             let status = response.status().as_u16();
-            let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
-            let date = date.map(str::to_owned);
+            let header = |name: HeaderName| {
+                let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+                value.map(str::to_owned)
+            };
+            let (date, location) = (header(DATE), header(LOCATION));
             let body = response.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-            Ok(Answer { status, body, date })
+            Ok(Answer { status, body, date, location })
         };
         self.in_time(exchange).await
     }

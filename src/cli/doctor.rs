@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::client::{PATIENCE, Target};
-use super::{Failure, coloured, harmless, listen, webhooks};
+use super::mend::{mended, not_the_server};
+use super::{Failure, coloured, harmless, listen, redis, webhooks};
 use crate::config::{self, At, Loaded};
 
 /// Open files below which a server cannot carry a crowd.
@@ -81,14 +82,15 @@ pub(super) async fn examine(
     load: impl FnOnce() -> Result<Loaded, config::Error>,
 ) -> Result<(), Failure> {
     let mut report = Report { findings: Vec::new(), as_json: at.json };
-    let mut metrics = None;
+    let mut ours = None;
     let target = Target::find(at, || {
         let loaded = load()?;
         for warning in &loaded.warnings {
             report.add("settings", Grade::Doubtful, warning);
         }
         open_files(&mut report, loaded.config.server.max_connections);
-        metrics = Some(loaded.config.metrics.clone());
+        let Loaded { config, public, .. } = &loaded;
+        ours = Some((config.metrics.clone(), config.cluster.clone(), public.clone()));
         Ok(loaded)
     });
     let target = match target {
@@ -99,12 +101,54 @@ pub(super) async fn examine(
         }
     };
     report.add("settings", Grade::Well, format!("app {} on {}", target.id, target.url()));
-    if reach(&mut report, &target).await && api(&mut report, &target).await {
-        round(&mut report, &target).await;
-        let metrics = metrics.filter(|_| at.url.is_none());
+    let (metrics, cluster, public) = ours
+        .filter(|_| at.url.is_none())
+        .map_or_else(Default::default, |(metrics, cluster, public)| {
+            (Some(metrics), Some(cluster), public)
+        });
+    if let Some(cluster) = cluster {
+        redis::examine(&mut report, &cluster).await;
+    }
+    if events(&mut report, &target).await {
         webhooks::examine(&mut report, &target, metrics.as_ref()).await;
     }
+    if let Some(url) = public {
+        from_outside(&mut report, &target, &url).await;
+    }
     report.end()
+}
+
+/// Whether requests and sockets are served there.
+async fn events(report: &mut Report, target: &Target) -> bool {
+    let served = reach(report, target).await && api(report, target).await;
+    if served {
+        round(report, target).await;
+    }
+    served
+}
+
+/// The same at the address that the app gives to its clients and its backend, unless that is this one.
+async fn from_outside(report: &mut Report, target: &Target, url: &str) {
+    const SUBJECT: &str = "public address";
+    let public = match target.elsewhere(url) {
+        Ok(public) => public,
+        Err(error) => return report.add(SUBJECT, Grade::Ill, error.0),
+    };
+    if public.url() == target.url() {
+        return;
+    }
+    if matches!(public.host.as_str(), "0.0.0.0" | "::") {
+        let text = format!(
+            "{url} is no address that anybody can go to: REVERB_HOST is where clients find the server, REVERB_SERVER_HOST what it listens on"
+        );
+        return report.add(SUBJECT, Grade::Ill, text);
+    }
+    report.add(
+        SUBJECT,
+        Grade::Well,
+        format!("{url}, as REVERB_HOST, REVERB_PORT and REVERB_SCHEME have it; there:"),
+    );
+    events(report, &public).await;
 }
 
 fn open_files(report: &mut Report, wanted: usize) {
@@ -141,16 +185,14 @@ async fn reach(report: &mut Report, target: &Target) -> bool {
             return false;
         }
     };
+    if let Some(sentence) = not_the_server(&answer, target.tls) {
+        report.add("server", Grade::Ill, sentence);
+        return false;
+    }
     match answer.status {
         200 => report.add("server", Grade::Well, "it answers"),
         // Other servers have no such path.
         404 => report.add("server", Grade::Well, "it answers, though it does not know /up"),
-        502..=504 => {
-            let text =
-                format!("a proxy answers {} for it: the proxy cannot reach it", answer.status);
-            report.add("server", Grade::Ill, text);
-            return false;
-        }
         status => report.add("server", Grade::Doubtful, format!("it answers {status} to GET /up")),
     }
     ready(report, target).await;
@@ -190,24 +232,6 @@ async fn ready(report: &mut Report, target: &Target) {
         other => format!("it is not: {}", other.unwrap_or("it does not say why")),
     };
     report.add("ready", Grade::Ill, text);
-}
-
-/// What to do about a connection that fails.
-fn mended(error: &str) -> String {
-    let advice = if error.contains("nothing listens") {
-        ": start it, or look at server.host and server.port, or give its address with --url"
-    } else if error.contains("UnknownIssuer") {
-        ": the certificate's issuer is not trusted here; does server.tls.cert hold the whole chain?"
-    } else if error.contains("xpired") {
-        ": renew the certificate"
-    } else if error.contains("NotValidForName") {
-        ": the certificate is for another name; use that name, or one certificate for this"
-    } else if error.contains("no answer") {
-        ": a firewall drops what is sent there, or the server is stuck"
-    } else {
-        ""
-    };
-    format!("{error}{advice}")
 }
 
 /// How far the date of an answer is from this machine's clock.

@@ -5,6 +5,8 @@
 mod client;
 mod doctor;
 mod listen;
+mod mend;
+mod redis;
 mod trust;
 mod webhooks;
 

@@ -16,6 +16,8 @@ pub struct Loaded {
     pub config: Config,
     /// What was written, and where; secrets included, so it is not to be logged.
     pub settings: Settings,
+    /// Where a Laravel app sends its clients and its backend, if its settings say so.
+    pub public: Option<String>,
     /// What the operator should know although it stops nothing; a line each.
     pub warnings: Vec<String>,
 }
@@ -53,7 +55,7 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     config.made_app = made;
     config.apps_file = config.apps_file.map(|path| folder.join(path));
     warnings.append(&mut settings.warnings);
-    Ok(Loaded { config, settings, warnings })
+    Ok(Loaded { config, settings, public: laravel.public(), warnings })
 }
 
 /// What a command about the settings prints; none of another command.

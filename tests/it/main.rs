@@ -18,6 +18,7 @@ mod cluster;
 mod config;
 mod dashboard;
 mod dialogue;
+mod doctor;
 mod endings;
 mod garbage;
 mod liveness;

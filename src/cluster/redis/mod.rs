@@ -9,6 +9,7 @@ mod batch;
 mod hearing;
 mod lease;
 mod opening;
+pub mod probe;
 mod publishing;
 mod reader;
 mod reply;

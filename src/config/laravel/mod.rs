@@ -97,6 +97,17 @@ impl Laravel {
         self.scaling(settings)
     }
 
+    /// The address that the app's own settings have for the server, with Laravel's defaults.
+    pub(super) fn public(&self) -> Option<String> {
+        let text = |name| self.text(name);
+        let host = text("REVERB_HOST").filter(|_| self.has(&REVERB))?;
+        let scheme = text("REVERB_SCHEME").unwrap_or("https");
+        let port = text("REVERB_PORT").unwrap_or("443");
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let path = text("REVERB_SERVER_PATH").unwrap_or_default().trim_matches('/');
+        Some(format!("{scheme}://{host}:{port}/{path}"))
+    }
+
     /// The error of an app of which only some of the three variables are there.
     pub(super) fn incomplete(&self) -> Option<Error> {
         [REVERB, PUSHER].into_iter().find_map(|names| {

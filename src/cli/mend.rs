@@ -1,0 +1,60 @@
+//! What to do about what `fanfare doctor` meets: from the words of an error, or from an answer that can only
+//! be another program's, to the sentence that mends it.
+
+use super::client::Answer;
+
+/// The error of a connection or a request, with what to do about it.
+pub(super) fn mended(error: &str) -> String {
+    let advice = if error.contains("nothing listens") {
+        ": start it, or look at server.host and server.port, or give its address with --url"
+    } else if error.contains("lookup address") {
+        ": the name is not known here; correct it (REVERB_HOST, --url), or the DNS"
+    } else if error.contains("UnknownIssuer") {
+        ": the certificate's issuer is not trusted here; does server.tls.cert (or the proxy's certificate) hold the whole chain?"
+    } else if error.contains("xpired") {
+        ": renew the certificate"
+    } else if error.contains("not valid for name") {
+        ": the certificate is for another name; use that name, or one certificate for this"
+    } else if error.contains("UnrecognisedName") {
+        ": no certificate there is for this name; use another name, or give the proxy one for it"
+    } else if error.contains("no answer") {
+        ": a firewall drops what is sent there, or the server is stuck"
+    } else if error.contains("unreachable") || error.contains("No route") {
+        ": this machine has no way there; is the address right, and the network up?"
+    } else {
+        ""
+    };
+    format!("{error}{advice}")
+}
+
+/// Why an answer to `GET /up` cannot be the server's own, if it cannot. `tls` says whether it came over TLS.
+pub(super) fn not_the_server(answer: &Answer, tls: bool) -> Option<String> {
+    let body = String::from_utf8_lossy(&answer.body);
+    // Ours, nginx's and Apache's words for the same.
+    let plain = ["This port speaks TLS", "plain HTTP request was sent", "speaking plain HTTP"];
+    let sentence = match answer.status {
+        301 | 302 | 303 | 307 | 308 => {
+            let to = answer.location.as_deref().unwrap_or("another address");
+            format!(
+                "it sends visitors on to {to}, where neither sockets nor backends follow: give that address to both, or let the proxy pass these paths on"
+            )
+        }
+        502..=504 => format!("a proxy answers {} for it: the proxy cannot reach it", answer.status),
+        400 if plain.iter().any(|words| body.contains(words)) && tls => {
+            "a proxy speaks plain HTTP to it where it speaks TLS: let the proxy use https://, or leave TLS to the proxy and server.tls out".to_owned()
+        }
+        400 if plain.iter().any(|words| body.contains(words)) => {
+            "This port speaks TLS: use https://, and wss:// for clients".to_owned()
+        }
+        200 if is_page(&body) => {
+            "a web page is there in its place: the address or port is another program's, or the proxy does not pass these paths on".to_owned()
+        }
+        _ => return None,
+    };
+    Some(sentence)
+}
+
+/// Whether a text is HTML.
+pub(super) fn is_page(text: &str) -> bool {
+    text.trim_start().starts_with('<')
+}
