@@ -13,6 +13,7 @@ use super::Topic;
 use super::envelope::Envelope;
 use super::roster::Loaded;
 use crate::app::AppId;
+use crate::metrics::Histogram;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
@@ -172,8 +173,10 @@ pub struct Figures {
     pub dropped: AtomicU64,
     /// Envelopes of other nodes.
     pub received: AtomicU64,
-    /// Microseconds from their sending to their coming, summed.
-    pub lag_us: AtomicU64,
+    /// From their sending to their coming, by the clocks of both nodes.
+    pub lag: Histogram,
+    /// Subscribers here that events of other nodes went to.
+    pub deliveries: AtomicU64,
     /// Bytes that were no envelope.
     pub undecodable: AtomicU64,
     /// Envelopes of kinds that only newer nodes know.
@@ -192,12 +195,13 @@ pub struct Figures {
     pub reaped: AtomicU64,
     /// Commands sent to Redis.
     pub commands: AtomicU64,
-    /// Round trips they took.
+    /// Round trips they took, and how long each; the time that scripts run is most of it.
     pub round_trips: AtomicU64,
+    pub round_trip: Histogram,
 }
 
 impl Figures {
-    pub(super) fn add(count: &AtomicU64, n: u64) {
+    pub(crate) fn add(count: &AtomicU64, n: u64) {
         count.fetch_add(n, Ordering::Relaxed);
     }
 }

@@ -64,6 +64,11 @@ impl Entry {
         self.live && self.in_flight == 0 && user.is_none_or(|user| self.roster.is_ready(user))
     }
 
+    /// Connections here that are subscribed.
+    pub fn subscribed(&self) -> usize {
+        self.subscribed
+    }
+
     /// Events come in from now on.
     pub fn go_live(&mut self) {
         self.live = true;

@@ -2,6 +2,8 @@
 //! the kernel know at this moment. Nothing here walks connections or channels, and there is no series for
 //! a channel, so that a scrape costs the same however many there are.
 
+mod cluster;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -158,6 +160,9 @@ impl Scrape {
         self.tell_api(&mut page);
         self.tell_workers(&mut page);
         self.tell_webhooks(&mut page);
+        if let Some(cluster) = &self.shared.cluster {
+            cluster::tell(&mut page, cluster.link());
+        }
         tell_process(&mut page);
         page.text()
     }

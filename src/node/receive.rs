@@ -13,7 +13,7 @@ use super::clustered::Clustered;
 use super::{Shared, tells_count};
 use crate::app::AppId;
 use crate::cluster::envelope::{Body, Envelope};
-use crate::cluster::link::{Alone, Arrival, Kept, Order};
+use crate::cluster::link::{Alone, Arrival, Figures, Kept, Order};
 use crate::cluster::roster::{Change, Loaded};
 use crate::cluster::topics::{Cached, Entry};
 use crate::cluster::{Outcome, Ticket, Topic};
@@ -46,6 +46,11 @@ pub async fn take_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arr
             }
         }
     }
+}
+
+/// Counts those to whom an event of another node goes, one that it may except among them.
+fn count_deliveries(cluster: &Clustered, entry: &Entry) {
+    Figures::add(&cluster.link().figures().deliveries, entry.subscribed() as u64);
 }
 
 impl Shared {
@@ -177,6 +182,7 @@ impl Shared {
         match envelope.body {
             Body::Event { except, frame, .. } => {
                 self.deliver(topic, &frame, except, History::None);
+                topics.read(topic, |entry| count_deliveries(cluster, entry));
             }
             Body::Cached { version, except, frame, data } => {
                 let apps = self.apps.load();
@@ -189,6 +195,9 @@ impl Shared {
                     let told = own && envelope.told;
                     if news && !told {
                         self.deliver(topic, &frame, except, History::Cache(version));
+                        if !own {
+                            count_deliveries(cluster, entry);
+                        }
                     }
                     if own && !told {
                         entry.came_back();

@@ -2,7 +2,7 @@
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::{Cmd, Pipeline, Value};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::{Lost, PATIENCE, reply};
@@ -47,8 +47,10 @@ impl<E> Batch<E> {
         }
         Figures::add(&status.figures.commands, count as u64);
         Figures::add(&status.figures.round_trips, 1);
+        let begun = Instant::now();
         let sent = commands.req_packed_commands(&self.pipeline, 0, count);
         let answers = timeout(PATIENCE, sent).await??;
+        status.figures.round_trip.observe(begun.elapsed());
         if let Some(Value::ServerError(error)) = answers.iter().find(|value| reply::is_fatal(value))
         {
             return Err(Lost::Redis(error.clone().into()));

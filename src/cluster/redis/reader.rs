@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -63,7 +64,8 @@ impl Reader<'_> {
         };
         if envelope.origin != self.node {
             Figures::add(&self.figures.received, 1);
-            Figures::add(&self.figures.lag_us, now_us().saturating_sub(envelope.sent));
+            let lag = Duration::from_micros(now_us().saturating_sub(envelope.sent));
+            self.figures.lag.observe(lag);
         } else if matches!(envelope.body, Body::Probe) {
             self.hearing.borrow_mut().hear_word();
         }

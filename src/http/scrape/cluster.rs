@@ -1,0 +1,57 @@
+//! What Prometheus is told of the link to the other nodes. A server of its own has none of these families.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cluster::link::{Figures, Link};
+use crate::metrics::Page;
+
+type Figure = fn(&Figures) -> &AtomicU64;
+
+/// What is counted.
+const COUNTERS: [(&str, &str, Figure); 14] = [
+    ("published_total", "Events sent to other nodes.", |f| &f.published),
+    ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
+    ("received_total", "Messages of other nodes, presence and counts among them.", |f| &f.received),
+    ("deliveries_total", "Events given to subscribers here that came to another node.", |f| {
+        &f.deliveries
+    }),
+    ("replayed_total", "Events read from a log, missed while the link was down.", |f| &f.replayed),
+    ("missed_total", "Channels whose log did not reach back, so that events may be lost.", |f| {
+        &f.gaps
+    }),
+    ("doubled_total", "Events that came a second time and were dropped.", |f| &f.doubled),
+    ("undecodable_total", "Messages that no node of this kind sent.", |f| &f.undecodable),
+    ("newer_total", "Messages of a kind that only newer versions know.", |f| &f.newer),
+    ("connects_total", "Times that the link to Redis was made.", |f| &f.connects),
+    ("renewals_total", "Times that the lease of this node was renewed.", |f| &f.renewals),
+    ("reaped_total", "Other nodes whose lease lapsed and that were cleared away.", |f| &f.reaped),
+    ("commands_total", "Commands sent to Redis.", |f| &f.commands),
+    ("round_trips_total", "Round trips that they took.", |f| &f.round_trips),
+];
+
+/// Adds everything there is to tell.
+pub(super) fn tell(page: &mut Page, link: &Link) {
+    let figures = link.figures();
+    for (name, help, read) in COUNTERS {
+        let value = read(figures).load(Ordering::Relaxed) as f64;
+        page.counters(&format!("cluster_{name}"), help, [(&[][..], value)]);
+    }
+    let up = f64::from(u8::from(link.is_up()));
+    page.gauges("cluster_up", "1 while Redis answers.", [(&[][..], up)]);
+    let help = "Bytes of events that wait for Redis.";
+    page.gauges("cluster_queue_bytes", help, [(&[][..], link.queued() as f64)]);
+    for (name, help, histogram) in [
+        (
+            "cluster_lag_seconds",
+            "From the sending of a message by another node to its coming, by both nodes' clocks.",
+            &figures.lag,
+        ),
+        (
+            "cluster_round_trip_seconds",
+            "How long Redis took for the commands and scripts of one round trip.",
+            &figures.round_trip,
+        ),
+    ] {
+        page.histograms(name, help, [(&[][..], vec![histogram])]);
+    }
+}
