@@ -1,6 +1,6 @@
 //! How many connections each client address has, for the limit on them. Counted only where there is one.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -23,7 +23,7 @@ impl Addresses {
         if self.max == 0 {
             return true;
         }
-        let mut open = self.open.entry(address.to_canonical()).or_insert(0);
+        let mut open = self.open.entry(counted(address)).or_insert(0);
         if *open >= self.max {
             return false;
         }
@@ -36,12 +36,24 @@ impl Addresses {
         if self.max == 0 {
             return;
         }
-        if let Entry::Occupied(mut entry) = self.open.entry(address.to_canonical()) {
+        if let Entry::Occupied(mut entry) = self.open.entry(counted(address)) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
                 entry.remove();
             }
         }
+    }
+}
+
+/// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give itself
+/// (RFC 4291 section 2.5.1).
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
     }
 }
 
@@ -62,5 +74,15 @@ mod tests {
         (0..2).for_each(|_| addresses.release(one));
         addresses.release(other);
         assert!(addresses.open.is_empty());
+    }
+
+    #[test]
+    fn a_host_with_many_addresses_has_no_more_than_others() {
+        let addresses = Addresses::new(1);
+        let admit = |address: &str| addresses.admit(address.parse().unwrap());
+        assert!(admit("2001:db8:1:2::1") && !admit("2001:db8:1:2:ffff::2"));
+        assert!(admit("2001:db8:1:3::1"), "another network");
+        addresses.release("2001:db8:1:2:ffff::2".parse().unwrap());
+        assert!(admit("2001:db8:1:2::3"));
     }
 }
