@@ -8,8 +8,10 @@ const SUBJECT: &str = "Redis";
 
 /// Looks at it if there is to be one.
 pub(super) async fn examine(report: &mut Report, cluster: &Cluster) {
-    let Some(url) = cluster.redis.first() else { return };
-    let found = match probe(url, &cluster.prefix).await {
+    if cluster.redis.is_empty() {
+        return;
+    }
+    let found = match probe(&cluster.redis, &cluster.prefix).await {
         Ok(found) => found,
         Err(sentence) => {
             report.add(SUBJECT, Grade::Ill, sentence);

@@ -6,13 +6,14 @@
 //! - `m`: its members, user → version of joining and info. `r`: who holds them, lease and user → nothing.
 //!   `k`: on how many nodes, user → number.
 //! - `c`: its cached event, as an envelope. `l`: the log of its last events, as envelopes, for nodes whose link
-//!   dropped; `P:{}:l` is that of orders to all nodes.
+//!   dropped; `P:{all}:l` is that of orders to all nodes.
 //!
 //! Of an app, `P:{app}:` and `t`: channel → subscriptions on all nodes; `n:LEASE`: on one node. The empty
 //! channel name stands for the app's connections.
 //!
-//! Of all, `P:leases`: lease → when it lapses; `P:lease:LEASE`: what it holds; `P:epoch`: since when
-//! Redis has had its data.
+//! Of all, `P:leases`: lease → when it lapses; `P:lease:LEASE`: what it holds; `P:epoch:{N}`: since
+//! when a server has had its data, with a number whose slot is its own. One server has all slots, but those of a
+//! Redis Cluster have some each; what is in braces decides.
 
 use std::sync::LazyLock;
 
@@ -58,7 +59,7 @@ if known == 1 then return redis.call('GET', v) or string.format('%016.0f', 0) en
 local version = next_version(v)
 if place == '' then place = version end
 redis.call('HSET', m, user, place .. info)
-redis.call(PUBLISH, topic, head .. version .. rest)
+redis.call('SPUBLISH', topic, head .. version .. rest)
 return version
 ";
 
@@ -69,7 +70,7 @@ local function drop(v, m, r, k, lease, user, topic, head)
   if redis.call('HINCRBY', k, user, -1) > 0 then return end
   redis.call('HDEL', k, user)
   redis.call('HDEL', m, user)
-  redis.call(PUBLISH, topic, head .. next_version(v) .. user)
+  redis.call('SPUBLISH', topic, head .. next_version(v) .. user)
 end
 ";
 
@@ -120,7 +121,7 @@ if redis.call('RPUSH', log, envelope) * 4 > ARGV[4] * 5 then
   redis.call('LTRIM', log, -ARGV[4], -1)
 end
 redis.call('EXPIRE', log, LOGGED)
-redis.call(PUBLISH, ARGV[1], envelope)
+redis.call('SPUBLISH', ARGV[1], envelope)
 return 1
 ";
 
@@ -175,7 +176,7 @@ if most > 0 then
   end
   redis.call('EXPIRE', log, LOGGED)
 end
-redis.call(PUBLISH, ARGV[1], envelope)
+redis.call('SPUBLISH', ARGV[1], envelope)
 return 1
 ";
 
@@ -186,21 +187,21 @@ if not envelope then return false end
 return {envelope, redis.call('PTTL', KEYS[1])}
 ";
 
-/// KEYS t n v; ARGV topic-prefix head, then for each channel its name, the subscriptions on this lease, and
-/// `1` if subscribers want to know. Answers the sums.
+/// KEYS t n v; ARGV for each channel its name, the subscriptions on this lease, and `1` if subscribers want to
+/// know. Answers each sum, with its version if it is news that they want; whoever asked tells them, for the
+/// channels may be kept by other servers.
 const COUNT: &str = r"
 local totals = {}
-for i = 3, #ARGV, 3 do
+for i = 1, #ARGV, 3 do
   local channel, count = ARGV[i], tonumber(ARGV[i + 1])
   local before = tonumber(redis.call('HGET', KEYS[2], channel) or '0')
   if count == 0 then redis.call('HDEL', KEYS[2], channel)
   else redis.call('HSET', KEYS[2], channel, count) end
   local total = redis.call('HINCRBY', KEYS[1], channel, count - before)
   if total <= 0 then redis.call('HDEL', KEYS[1], channel) end
-  if ARGV[i + 2] == '1' and count ~= before then
-    redis.call(PUBLISH, ARGV[1] .. channel, ARGV[2] .. next_version(KEYS[3]) .. total)
-  end
   totals[#totals + 1] = total
+  local wanted = ARGV[i + 2] == '1' and count ~= before
+  totals[#totals + 1] = wanted and next_version(KEYS[3]) or ''
 end
 return totals
 ";
@@ -284,7 +285,6 @@ impl Script {
         let text = needs.concat() + own;
         text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
             .replace("LOGGED", &LOGGED.to_string())
-            .replace("call(PUBLISH,", "call('PUBLISH',")
     }
 }
 
@@ -330,26 +330,23 @@ impl Keys {
         format!("{}:lease:{lease}", self.prefix)
     }
 
-    pub(super) fn epoch(&self) -> String {
-        format!("{}:epoch", self.prefix)
+    /// That of the server which has the tag's slot.
+    pub(super) fn epoch(&self, tag: u16) -> String {
+        format!("{}:epoch:{{{tag}}}", self.prefix)
     }
 
-    /// An app's id has neither `/` nor `:`, so that the first `/` ends it.
-    pub(super) fn topic_prefix(&self, app: &AppId) -> String {
-        format!("{}:on:{app}/", self.prefix)
-    }
-
+    /// It is kept where the channel's keys are.
     pub(super) fn topic(&self, topic: &Topic) -> String {
-        format!("{}:on:{}/{}", self.prefix, topic.app, topic.channel)
+        format!("{}:on:{{{}/{}}}", self.prefix, topic.app, topic.channel)
     }
 
     pub(super) fn all(&self) -> String {
-        format!("{}:all", self.prefix)
+        format!("{}:{{all}}", self.prefix)
     }
 
     /// The log of what was said to all nodes.
     pub(super) fn log_of_all(&self) -> String {
-        format!("{}:{{}}:l", self.prefix)
+        format!("{}:{{all}}:l", self.prefix)
     }
 
     pub(super) fn probe(&self, lease: &str) -> String {
@@ -359,11 +356,12 @@ impl Keys {
     /// Reads what [`Self::topic`], [`Self::all`] or [`Self::probe`] wrote.
     pub(super) fn named<'a>(&self, name: &'a str) -> Option<Named<'a>> {
         let rest = name.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
-        if let Some(topic) = rest.strip_prefix("on:") {
-            let (app, channel) = topic.split_once('/')?;
+        if let Some(topic) = rest.strip_prefix("on:{") {
+            // An app's id has neither `/` nor `:`, so that the first `/` ends it.
+            let (app, channel) = topic.strip_suffix('}')?.split_once('/')?;
             return Some(Named::Topic { app, channel });
         }
-        if rest == "all" {
+        if rest == "{all}" {
             return Some(Named::All);
         }
         rest.starts_with("probe:").then_some(Named::Probe)
@@ -383,10 +381,11 @@ mod tests {
         let name = keys.topic(&topic);
         let named = Named::Topic { app: "app", channel: "#server-to-user-x/y:{z}" };
         assert_eq!(keys.named(&name), Some(named));
-        assert!(name.starts_with(&keys.topic_prefix(&topic.app)));
         assert_eq!(keys.named(&keys.all()), Some(Named::All));
         assert_eq!(keys.named(&keys.probe("7")), Some(Named::Probe));
-        for foreign in ["", "a:b", "a:bon:x/y", "other:on:x/y", "a:b:on:x", "reverb"] {
+        for foreign in
+            ["", "a:b", "a:bon:{x/y}", "other:on:{x/y}", "a:b:on:{x}", "a:b:on:x/y", "reverb"]
+        {
             assert_eq!(keys.named(foreign), None, "{foreign}");
         }
     }

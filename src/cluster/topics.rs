@@ -33,8 +33,9 @@ pub struct Entry {
     cached: Option<Cached>,
     /// Events that this node has published to a cache channel and that have not come back yet.
     in_flight: usize,
-    /// Subscribers on all nodes, as was last heard.
+    /// Subscribers on all nodes, as was last heard, and the version of that.
     pub total: usize,
+    pub counted: u64,
     /// The link knows that it is to count again.
     changed: bool,
 }

@@ -53,7 +53,7 @@ impl Settings {
     pub fn resolve(&self) -> Result<Config, Error> {
         let mut config = Config::blank();
         fill(&mut config, SERVER, &self.server, ("", &Origin::Default))?;
-        self.refuse_unavailable(&config)?;
+        self.refuse_unavailable()?;
         config.server.tls = self.tls(&config)?;
         let named = |socket: &UnixSocket| !socket.path.as_os_str().is_empty();
         config.server.unix_socket = config.server.unix_socket.filter(named);
@@ -119,11 +119,7 @@ impl Settings {
     }
 
     /// What is known and checked but that this version cannot do yet.
-    fn refuse_unavailable(&self, config: &Config) -> Result<(), Error> {
-        // One Redis server is, or Sentinels; Redis Cluster is not.
-        if !matches!(config.cluster.redis.as_slice(), [] | [_]) {
-            refuse_other(SERVER, &self.server, "cluster.redis")?;
-        }
+    fn refuse_unavailable(&self) -> Result<(), Error> {
         // What happens over all nodes would be posted by none of them.
         let webhooks = self.apps.iter().any(|app| !app.webhooks.is_empty());
         if webhooks {

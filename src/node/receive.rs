@@ -216,8 +216,14 @@ impl Shared {
             Body::Left { version, user } => {
                 topics.change(topic, |entry| self.left(cluster, topic, entry, version, &user));
             }
-            Body::Count { count, .. } => {
-                topics.change(topic, |entry| self.tell_count(topic, entry, count));
+            Body::Count { version, count } => {
+                topics.change(topic, |entry| {
+                    // Each is told by the node that had it counted, so that one may overtake another.
+                    if version > entry.counted {
+                        entry.counted = version;
+                        self.tell_count(topic, entry, count);
+                    }
+                });
             }
             Body::Terminate { .. } | Body::Probe => {}
         }

@@ -28,11 +28,13 @@ pub(super) fn prepare(
     config: &config::Cluster,
     node: u64,
 ) -> Result<Option<(Clustered, Linked)>, NotStarted> {
-    let Some(url) = config.redis.first() else { return Ok(None) };
+    if config.redis.is_empty() {
+        return Ok(None);
+    }
     let (link, far, arrivals) = link::link(config.queue_bytes);
     let topics = Arc::new(Topics::new(link));
     let settings = Settings {
-        url: url.clone(),
+        urls: config.redis.clone(),
         prefix: config.prefix.clone(),
         lease: config.lease,
         max_age: config.queue_age,

@@ -225,8 +225,9 @@ fn what_contradicts_is_refused_with_its_place() {
             "f.toml:2: server.proxy_protocol: needs server.trusted_proxies beside it",
         ),
         (
-            "[cluster]\nredis = [\"redis://:s3cr3t@h\", \"redis://i\"]".to_owned(),
-            "f.toml:2: cluster.redis: not available in this version",
+            "[cluster]\nredis = [\"redis://:s3cr3t@h\", \"redis+sentinel://i/m\"]".to_owned(),
+            "f.toml:2: cluster.redis: expected a redis://, rediss:// or redis+sentinel:// URL \
+             without #, or a list of a cluster's nodes",
         ),
     ] {
         let folder = Folder::new("contradicts").with("f.toml", &text);

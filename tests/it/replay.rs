@@ -294,8 +294,8 @@ fn the_link_is_measured() {
     assert!(figure("round_trips_total") >= figure("round_trip_seconds_count"));
     assert!(figure("commands_total") >= figure("round_trips_total"));
     assert!(figure("round_trip_seconds_sum") > 0.0);
-    let topic = format!("{}:on:{ID}/pub", cluster.prefix);
-    redis.ask(&["PUBLISH", &topic, "nonsense"]);
+    let topic = format!("{}:on:{{{ID}/pub}}", cluster.prefix);
+    redis.ask(&["SPUBLISH", &topic, "nonsense"]);
     reaches("undecodable_total", 1.0);
     // What is more than the queue holds is dropped; what is less waits for a Redis that is away.
     one.publish("pub", "e", &"x".repeat(queue_bytes));

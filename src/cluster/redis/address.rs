@@ -1,16 +1,19 @@
-//! Where Redis is to be found: a server at an address of its own, or the one that Sentinels name. Which of
-//! several servers is the master now is asked anew for each link, and while a link lasts, so that a failover
-//! is followed even where the old master does not end it.
+//! Where Redis is to be found: a server at an address of its own, any of a Redis Cluster's, or the one that
+//! Sentinels name. Which of several servers is the master now is asked anew for each link, and while a link
+//! lasts, so that a failover is followed even where the old master does not end it.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, cmd};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, cmd,
+};
 use tokio::time::{sleep, timeout};
 
 use super::Lost;
+use super::slots::At;
 
 /// How long a Sentinel may take to answer before another is asked.
 const SENTINEL_PATIENCE: Duration = Duration::from_secs(1);
@@ -23,8 +26,17 @@ const SENTINEL_PORT: u16 = 26_379;
 /// Where Redis is.
 #[derive(Debug)]
 pub(super) enum Address {
-    Server(Box<Client>),
+    Servers(Seeds),
     Sentinels(Sentinels),
+}
+
+/// One server, or some of a Redis Cluster's, any of which knows the others.
+#[derive(Debug)]
+pub(super) struct Seeds {
+    /// As they were set.
+    given: Vec<Client>,
+    /// These and those that were learned, the one to be asked next in front.
+    seeds: VecDeque<Client>,
 }
 
 /// Sentinels, and the name of what they watch over.
@@ -36,7 +48,7 @@ pub(super) struct Sentinels {
     head: String,
     tail: String,
     /// Host and port of the master that was named last.
-    master: Option<(String, u16)>,
+    master: Option<At>,
 }
 
 /// The URLs may hold passwords.
@@ -46,54 +58,106 @@ impl fmt::Debug for Sentinels {
     }
 }
 
+/// Host and port of a server.
+pub(super) fn at(client: &Client) -> At {
+    match client.get_connection_info().addr() {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            (host.clone(), *port)
+        }
+        _ => Default::default(),
+    }
+}
+
+/// Whoever is asked first is asked last.
+fn to_the_end(clients: &mut VecDeque<Client>) {
+    let first = clients.pop_front();
+    clients.extend(first);
+}
+
 fn invalid(problem: &'static str) -> RedisError {
     (ErrorKind::InvalidClientConfig, problem).into()
 }
 
 impl Address {
-    /// Reads a URL. Fails on one that is none.
-    pub(super) fn parse(url: &str) -> Result<Self, RedisError> {
+    /// Reads the URL of a server or of Sentinels, or those of a Redis Cluster's servers. Fails on one that is
+    /// none.
+    pub(super) fn parse(urls: &[String]) -> Result<Self, RedisError> {
         let sentinels = ["redis+sentinel://", "rediss+sentinel://"];
-        match sentinels.into_iter().find_map(|scheme| url.strip_prefix(scheme)) {
-            Some(rest) => {
-                let scheme = url.split('+').next().unwrap_or_default();
-                Sentinels::parse(scheme, rest).map(Self::Sentinels)
-            }
-            None => Client::open(url).map(|client| Self::Server(Box::new(client))),
+        if let [url] = urls
+            && let Some(rest) = sentinels.into_iter().find_map(|scheme| url.strip_prefix(scheme))
+        {
+            let scheme = url.split('+').next().unwrap_or_default();
+            return Sentinels::parse(scheme, rest).map(Self::Sentinels);
         }
+        let given: Result<Vec<Client>, _> =
+            urls.iter().map(|url| Client::open(url.as_str())).collect();
+        let given = given?;
+        Ok(Self::Servers(Seeds { seeds: given.iter().cloned().collect(), given }))
     }
 
     /// The server to speak to now.
     pub(super) async fn server(&mut self) -> Result<Client, Lost> {
         match self {
-            Self::Server(client) => Ok((**client).clone()),
+            Self::Servers(servers) => servers.seeds.front().cloned().ok_or(Lost::NoMaster),
             Self::Sentinels(sentinels) => sentinels.server().await,
         }
     }
 
-    /// Whether the server is what it was said to be: an old master may not know yet that it is one no longer,
-    /// but one that does says so.
-    pub(super) async fn check(&self, commands: &mut MultiplexedConnection) -> Result<(), Lost> {
-        if let Self::Sentinels(_) = self {
-            let role: Vec<redis::Value> = cmd("ROLE").query_async(commands).await?;
-            if role.first().and_then(super::reply::text) != Some("master") {
-                return Err(Lost::Replica);
+    /// Whether the server is one of a Redis Cluster's. Fails if it is not what it was said to be: an old
+    /// master may not know yet that it is one no longer, but one that does says so.
+    pub(super) async fn is_cluster(
+        &self,
+        commands: &mut MultiplexedConnection,
+    ) -> Result<bool, Lost> {
+        match self {
+            Self::Servers(servers) => {
+                let several = servers.given.len() > 1;
+                let info: Result<String, _> =
+                    cmd("INFO").arg("cluster").query_async(commands).await;
+                match info {
+                    Ok(info) if info.contains("cluster_enabled:1") => Ok(true),
+                    Ok(_) if several => Err(Lost::NoCluster),
+                    Err(error) if error.is_unrecoverable_error() => Err(error.into()),
+                    // It may not be asked.
+                    Ok(_) | Err(_) => Ok(several),
+                }
             }
+            Self::Sentinels(_) => {
+                let role: Vec<redis::Value> = cmd("ROLE").query_async(commands).await?;
+                match role.first().and_then(super::reply::text) {
+                    Some("master") => Ok(false),
+                    _ => Err(Lost::Replica),
+                }
+            }
+        }
+    }
+
+    /// These servers are a Redis Cluster's now, and any of them can be asked for the others.
+    pub(super) fn learn(
+        &mut self,
+        servers: impl Iterator<Item = ConnectionInfo>,
+    ) -> Result<(), RedisError> {
+        if let Self::Servers(known) = self {
+            let learned: Result<VecDeque<Client>, _> = servers.map(Client::open).collect();
+            known.seeds = learned?;
+            known.seeds.extend(known.given.iter().cloned());
         }
         Ok(())
     }
 
     /// The server that was named is not there; somebody else is asked first from now on.
     pub(super) fn misled(&mut self) {
-        if let Self::Sentinels(sentinels) = self {
-            sentinels.sentinels.rotate_left(1);
+        match self {
+            Self::Servers(servers) => to_the_end(&mut servers.seeds),
+            Self::Sentinels(sentinels) => to_the_end(&mut sentinels.sentinels),
         }
     }
 
     /// Waits until another server is to be spoken to.
     pub(super) async fn replaced(&mut self) {
         match self {
-            Self::Server(_) => std::future::pending().await,
+            // One that is replaced says so to who asks it.
+            Self::Servers(_) => std::future::pending().await,
             Self::Sentinels(sentinels) => sentinels.replaced().await,
         }
     }
@@ -152,13 +216,13 @@ impl Sentinels {
                 self.master = Some((host, port));
                 return Ok(client);
             }
-            self.sentinels.rotate_left(1);
+            to_the_end(&mut self.sentinels);
         }
         Err(Lost::NoMaster)
     }
 
     /// Asks the first Sentinel who the master is, over a connection that is kept.
-    async fn ask(&self, kept: &mut Option<MultiplexedConnection>) -> Option<(String, u16)> {
+    async fn ask(&self, kept: &mut Option<MultiplexedConnection>) -> Option<At> {
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => {
@@ -172,7 +236,7 @@ impl Sentinels {
         };
         let mut question = cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        let master: Option<(String, u16)> = question.query_async(&mut connection).await.ok()?;
+        let master: Option<At> = question.query_async(&mut connection).await.ok()?;
         *kept = Some(connection);
         master
     }
@@ -186,7 +250,7 @@ impl Sentinels {
                 Some(_) => {}
                 None => {
                     kept = None;
-                    self.sentinels.rotate_left(1);
+                    to_the_end(&mut self.sentinels);
                 }
             }
         }
@@ -198,7 +262,7 @@ mod tests {
     use super::*;
 
     fn sentinels(url: &str) -> Option<Sentinels> {
-        match Address::parse(url) {
+        match Address::parse(&[url.to_owned()]) {
             Ok(Address::Sentinels(sentinels)) => Some(sentinels),
             _ => None,
         }

@@ -1,9 +1,9 @@
 //! Queries: what Redis has of all nodes, in one round trip or two, however many nodes there are.
 
-use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd};
 
 use super::batch::{Batch, script};
+use super::servers::Servers;
 use super::{Lost, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
@@ -13,7 +13,7 @@ use crate::protocol::channel::ChannelName;
 
 /// Answers one question; nothing if Redis answers with what it should not.
 pub(super) async fn ask(
-    commands: &mut MultiplexedConnection,
+    servers: &mut Servers,
     keys: &Keys,
     status: &Status,
     question: Question,
@@ -41,14 +41,14 @@ pub(super) async fn ask(
             batch.add(one, ());
         }
     }
-    let answers = batch.send(commands, status).await?;
+    let answers = batch.send(servers, status).await?;
     let answers: Vec<Value> = answers.into_iter().map(|(_, value)| value).collect();
     let Some(first) = answers.first() else { return Ok(None) };
     Ok(Some(match question {
         Question::Channels { app, prefix, users } => {
             let mut channels = channels(first, &prefix);
             if users {
-                count_users(commands, keys, status, &app, &mut channels).await?;
+                count_users(servers, keys, status, &app, &mut channels).await?;
             }
             Answer::Channels(channels)
         }
@@ -101,7 +101,7 @@ fn channels(all: &Value, prefix: &str) -> Vec<(ChannelName, Counted)> {
 }
 
 async fn count_users(
-    commands: &mut MultiplexedConnection,
+    servers: &mut Servers,
     keys: &Keys,
     status: &Status,
     app: &AppId,
@@ -114,7 +114,7 @@ async fn count_users(
         users.arg(keys.channel(&topic, 'm'));
         batch.add(users, ());
     }
-    let answers = batch.send(commands, status).await?;
+    let answers = batch.send(servers, status).await?;
     for ((_, counted), (_, users)) in channels.iter_mut().zip(answers) {
         counted.users = reply::number(&users).unwrap_or_default() as usize;
     }

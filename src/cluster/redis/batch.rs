@@ -1,10 +1,10 @@
 //! Commands that go to Redis in one round trip, and what their answers are for.
 
-use redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Value};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
+use super::servers::Servers;
 use super::{Lost, PATIENCE, reply};
 use crate::cluster::link::{Figures, Status};
 use crate::cluster::scripts::Script;
@@ -12,13 +12,13 @@ use crate::cluster::scripts::Script;
 /// Commands, each with what its answer is for.
 #[derive(Debug)]
 pub(super) struct Batch<E> {
-    pipeline: Pipeline,
+    commands: Vec<Cmd>,
     expected: Vec<E>,
 }
 
 impl<E> Batch<E> {
     pub(super) fn new() -> Self {
-        Self { pipeline: redis::pipe(), expected: Vec::new() }
+        Self { commands: Vec::new(), expected: Vec::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -30,7 +30,7 @@ impl<E> Batch<E> {
     }
 
     pub(super) fn add(&mut self, command: Cmd, expected: E) {
-        self.pipeline.add_command(command);
+        self.commands.push(command);
         self.expected.push(expected);
     }
 
@@ -38,7 +38,7 @@ impl<E> Batch<E> {
     /// command reads as nothing.
     pub(super) async fn send(
         self,
-        commands: &mut MultiplexedConnection,
+        servers: &mut Servers,
         status: &Status,
     ) -> Result<Vec<(E, Value)>, Lost> {
         let count = self.expected.len();
@@ -48,8 +48,7 @@ impl<E> Batch<E> {
         Figures::add(&status.figures.commands, count as u64);
         Figures::add(&status.figures.round_trips, 1);
         let begun = Instant::now();
-        let sent = commands.req_packed_commands(&self.pipeline, 0, count);
-        let answers = timeout(PATIENCE, sent).await??;
+        let answers = timeout(PATIENCE, servers.send(self.commands)).await??;
         status.figures.round_trip.observe(begun.elapsed());
         if let Some(Value::ServerError(error)) = answers.iter().find(|value| reply::is_fatal(value))
         {

@@ -17,9 +17,8 @@ const SENDERS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Hearing {
     topics: HashMap<String, Heard>,
-    /// This node's number, and the last serial of its own that came back to it.
+    /// This node's number.
     node: u64,
-    own: u64,
     /// When the node heard its own word last, and since when it may have missed something.
     word: Instant,
     deaf: Option<Instant>,
@@ -30,6 +29,8 @@ pub(super) struct Hearing {
 struct Heard {
     /// The place of the last event; `None` before the topic was first subscribed to.
     place: Option<u64>,
+    /// The last serial of this node's own that came back to it.
+    own: u64,
     /// Each sender with its last serial. A node sends on one connection at a time and sends again in the same
     /// order, so that its serials grow.
     senders: Vec<(u64, u64)>,
@@ -87,7 +88,7 @@ impl Heard {
 
 impl Hearing {
     pub(super) fn new(node: u64) -> Self {
-        Self { topics: HashMap::new(), node, own: 0, word: Instant::now(), deaf: None }
+        Self { topics: HashMap::new(), node, word: Instant::now(), deaf: None }
     }
 
     /// The node has heard its own word.
@@ -110,9 +111,17 @@ impl Hearing {
         self.deaf = None;
     }
 
-    /// The last serial of this node's own that came back to it.
-    pub(super) fn own(&self) -> u64 {
-        self.own
+    /// Whether an event of this node's own has come back to it. Of other topics nothing follows from that:
+    /// they may be kept by another server.
+    pub(super) fn knows_own(&self, name: &str, serial: u64) -> bool {
+        self.topics.get(name).is_some_and(|heard| heard.own >= serial)
+    }
+
+    /// The topic is subscribed to anew, and has to catch up.
+    pub(super) fn cut_one(&mut self, name: &str) {
+        if let Some(heard) = self.topics.get_mut(name) {
+            heard.waiting.get_or_insert_default();
+        }
     }
 
     /// The link is made anew: all topics have to catch up.
@@ -174,11 +183,10 @@ impl Hearing {
 
     /// It was handed on.
     pub(super) fn note(&mut self, name: &str, mark: Mark) {
-        if mark.origin == self.node {
-            self.own = self.own.max(mark.serial);
-        }
+        let own = mark.origin == self.node;
         if let Some(heard) = self.topics.get_mut(name) {
             heard.note(mark);
+            heard.own = heard.own.max(if own { mark.serial } else { 0 });
         }
     }
 
@@ -305,8 +313,10 @@ mod tests {
         hearing.begin("t");
         caught_up(&mut hearing);
         hear(&mut hearing, event(1, 9, 0));
-        assert_eq!(hearing.own(), 9);
+        assert!(hearing.knows_own("t", 9) && !hearing.knows_own("t", 10));
+        assert!(!hearing.knows_own("u", 1), "another topic may be another server's");
         hearing.note_told("t", 12);
+        assert!(!hearing.knows_own("t", 12), "it has not come back");
         assert_eq!(hear(&mut hearing, event(1, 11, 0)), Verdict::Doubled);
         for sender in 0..1000 {
             hear(&mut hearing, event(sender, 1, 0));

@@ -2,6 +2,7 @@
 //! under a lease; it takes a new one with each link, says everything again, and clears the old one away as it
 //! does with those of nodes that are silent.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -25,18 +26,28 @@ use crate::protocol::member::Member;
 pub(super) const PART: u32 = 6;
 
 /// Topics that are taken part in again in one round trip; each may have missed as much as its log holds.
-const REOPENED: usize = 256;
+pub(super) const REOPENED: usize = 256;
+
+/// A topic in the list of what a lease holds.
+pub(super) fn held_topic(topic: &Topic) -> String {
+    format!("c{}/{}", topic.app, topic.channel)
+}
 
 impl Writer<'_> {
     /// Takes a lease, says what this node holds, and clears away what it held under the last one.
     pub(super) async fn begin(&mut self) -> Result<(), Lost> {
         self.kept.leases.push(self.lease.clone());
         let mut batch = Batch::new();
-        batch.add(script(Script::Epoch, &[self.keys.epoch()]), ());
+        // Each server can lose its data by itself.
+        let tags = self.servers.tags();
+        for tag in &tags {
+            batch.add(script(Script::Epoch, &[self.keys.epoch(*tag)]), ());
+        }
         batch.add(self.renewal(true), ());
-        let answers = batch.send(&mut self.commands, self.status).await?;
-        if let Some((_, epoch)) = answers.first() {
-            self.note_epoch(epoch);
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        let known = !self.kept.epochs.is_empty();
+        for (tag, (_, epoch)) in tags.into_iter().zip(&answers) {
+            self.note_epoch(tag, epoch, known);
         }
         self.catch_up_with_all().await?;
         let topics = self.topics.all();
@@ -83,11 +94,11 @@ impl Writer<'_> {
 
     /// A Redis that has lost its data since it was last seen has lost what others hold too; they are about
     /// to say it again.
-    fn note_epoch(&mut self, value: &Value) {
+    fn note_epoch(&mut self, tag: u16, value: &Value, known: bool) {
         let [epoch, age] = reply::list(value) else { return };
-        let epoch = reply::number(epoch);
-        let before = std::mem::replace(&mut self.kept.epoch, epoch);
-        if before.is_some() && before != epoch {
+        let Some(epoch) = reply::number(epoch) else { return };
+        let before = self.kept.epochs.insert(tag, epoch);
+        if known && before != Some(epoch) {
             let age = Duration::from_millis(reply::number(age).unwrap_or_default());
             let missing = self.settings.lease.saturating_sub(age);
             self.kept.settles = Some(Instant::now() + missing);
@@ -117,10 +128,20 @@ impl Writer<'_> {
         let probe = self.envelope(0, true, Body::Probe).encode();
         let mut batch = Batch::new();
         batch.add(self.renewal(false), ());
-        let mut publish = cmd("PUBLISH");
+        let mut publish = cmd("SPUBLISH");
         publish.arg(self.keys.probe(&self.lease)).arg(probe);
         batch.add(publish, ());
-        let answers = batch.send(&mut self.commands, self.status).await?;
+        if self.servers.is_cluster() {
+            // The word goes over one of them. Another that the rest have given up says so to who asks it for
+            // a key.
+            for tag in self.servers.tags() {
+                let mut there = cmd("EXISTS");
+                there.arg(self.keys.epoch(tag));
+                batch.add(there, ());
+            }
+            self.servers.listen_well().await?;
+        }
+        let answers = batch.send(&mut self.servers, self.status).await?;
         let Some((_, renewed)) = answers.first() else { return Ok(()) };
         let [held, lapsed] = reply::list(renewed) else { return Ok(()) };
         if reply::number(held) != Some(1) {
@@ -156,10 +177,17 @@ impl Writer<'_> {
         let mut held = cmd("SMEMBERS");
         held.arg(self.keys.lease(lease));
         batch.add(held, ());
-        let answers = batch.send(&mut self.commands, self.status).await?;
+        let answers = batch.send(&mut self.servers, self.status).await?;
         let Some((_, held)) = answers.first() else { return Ok(()) };
+        let held = reply::list(held).iter().filter_map(reply::text).map(str::to_owned);
+        let mut held: BTreeSet<String> = held.collect();
+        if self.servers.is_cluster() && self.kept.leases.iter().any(|own| own == lease) {
+            // The server that kept this list may have lost it, and others not what is in it.
+            held.extend(self.topics.all().iter().map(held_topic));
+            held.extend(self.kept.connections.keys().map(|app| format!("a{app}")));
+        }
         let mut batch = Batch::new();
-        for entry in reply::list(held).iter().filter_map(reply::text) {
+        for entry in &held {
             if let Some((app, channel)) = entry.strip_prefix('c').and_then(|c| c.split_once('/')) {
                 let Ok(channel) = ChannelName::parse(channel, usize::MAX) else { continue };
                 let topic = Topic { app: AppId::new(app), channel };
@@ -173,7 +201,7 @@ impl Writer<'_> {
             }
             if batch.len() >= MOST {
                 let full = std::mem::replace(&mut batch, Batch::new());
-                full.send(&mut self.commands, self.status).await?;
+                full.send(&mut self.servers, self.status).await?;
             }
         }
         let mut forget = cmd("DEL");
@@ -182,7 +210,7 @@ impl Writer<'_> {
         let mut lapse = cmd("ZREM");
         lapse.arg(self.keys.leases()).arg(lease);
         batch.add(lapse, Expected::Nothing);
-        batch.send(&mut self.commands, self.status).await?;
+        batch.send(&mut self.servers, self.status).await?;
         Ok(())
     }
 
@@ -191,7 +219,7 @@ impl Writer<'_> {
         let mut all = cmd("HKEYS");
         all.arg(self.keys.counts(app, lease));
         batch.add(all, ());
-        let answers = batch.send(&mut self.commands, self.status).await?;
+        let answers = batch.send(&mut self.servers, self.status).await?;
         let channels = answers.first().map(|(_, value)| reply::list(value)).unwrap_or_default();
         let none = |name: &Value| {
             let name = reply::text(name)?;
@@ -206,7 +234,6 @@ impl Writer<'_> {
         let counts = channels.iter().filter_map(none).collect();
         let mut batch = Batch::new();
         self.add_counts(&mut batch, app, lease, counts);
-        let answers = batch.send(&mut self.commands, self.status).await?;
-        self.take(answers, &mut []).await
+        self.tell_counts(batch).await
     }
 }

@@ -1,5 +1,5 @@
-//! The link over Redis or Valkey: one connection that gives commands and one that listens, on a thread of
-//! their own, so that no worker ever waits for them. It is made again for ever; each time under a new lease,
+//! The link over Redis or Valkey: to each server one connection that gives commands and one that listens, on a
+//! thread of their own, so that no worker ever waits for them. It is made again for ever; each time under a new lease,
 //! with everything this node has said anew, and with what was held under the old one cleared away. So a lost
 //! link, an empty Redis and a node that was taken for dead all heal in the same way.
 
@@ -13,6 +13,8 @@ pub mod probe;
 mod publishing;
 mod reader;
 mod reply;
+mod servers;
+mod slots;
 mod writer;
 
 use std::cell::RefCell;
@@ -22,18 +24,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::AsyncConnectionConfig;
-use redis::aio::MultiplexedConnection;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::link::{Alone, Arrival, FarEnd, Figures, Order, Publish};
-use super::scripts::{Keys, Script};
+use super::scripts::Keys;
 use super::topics::Topics;
 use crate::app::AppId;
 use address::Address;
 use hearing::Hearing;
 use reader::Reader;
+use servers::{Heard, Servers};
 use writer::Writer;
 
 /// How long Redis may take to answer before it is taken for away.
@@ -47,8 +48,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// How the link is set.
 #[derive(Clone)]
 pub struct Settings {
-    /// The URL of a server or of Sentinels.
-    pub url: String,
+    /// The URL of a server or of Sentinels, or those of some of a Redis Cluster's servers.
+    pub urls: Vec<String>,
     /// What the names of all keys and topics begin with.
     pub prefix: String,
     /// How long a node may be silent before others clear away what it held.
@@ -82,6 +83,10 @@ enum Lost {
     Replica,
     /// Another server is the master now.
     Replaced,
+    /// Several servers are named, which are not one Redis Cluster.
+    NoCluster,
+    /// There are slots that no server has.
+    Uncovered,
     /// The node stops.
     Stopped,
 }
@@ -97,6 +102,8 @@ impl fmt::Display for Lost {
             Self::NoMaster => f.write_str("no Sentinel names a master"),
             Self::Replica => f.write_str("the server that was named is a replica"),
             Self::Replaced => f.write_str("another server is the master now"),
+            Self::NoCluster => f.write_str("several servers that are not of a Redis Cluster"),
+            Self::Uncovered => f.write_str("the Redis Cluster has slots without a server"),
             Self::Stopped => f.write_str("the server stops"),
         }
     }
@@ -139,8 +146,8 @@ struct Kept {
     connections: HashMap<AppId, usize>,
     /// The leases under which something may be held still, the present one last.
     leases: Vec<String>,
-    /// Since when Redis had its data, as was last seen; to know if it has lost it.
-    epoch: Option<u64>,
+    /// Since when each server had its data, as was last seen; to know if it has lost it.
+    epochs: HashMap<u16, u64>,
     /// When other nodes will have had the time to say again whom they hold.
     settles: Option<Instant>,
 }
@@ -165,7 +172,7 @@ impl Redis {
         topics: Arc<Topics>,
         far: FarEnd,
     ) -> Result<Self, redis::RedisError> {
-        let address = Address::parse(&settings.url)?;
+        let address = Address::parse(&settings.urls)?;
         let keys = Keys::new(&settings.prefix);
         let kept = Kept {
             node,
@@ -174,7 +181,7 @@ impl Redis {
             flying: VecDeque::new(),
             connections: HashMap::new(),
             leases: Vec::new(),
-            epoch: None,
+            epochs: HashMap::new(),
             settles: None,
         };
         let mut hearing = Hearing::new(node);
@@ -273,7 +280,7 @@ impl Redis {
             // Orders wait meanwhile, but not for a Redis that does not answer at all.
             () = tokio::time::sleep(PATIENCE) => Err(Lost::Silent),
         };
-        let (commands, listening, lease) = match connected {
+        let (servers, stream, lease) = match connected {
             Ok(connected) => connected,
             Err(lost) => {
                 self.address.misled();
@@ -281,7 +288,6 @@ impl Redis {
             }
         };
         let node = self.kept.node;
-        let (sink, stream) = listening.split();
         self.hearing.get_mut().cut();
         let mut reader = Reader {
             stream,
@@ -292,8 +298,7 @@ impl Redis {
             hearing: &self.hearing,
         };
         let mut writer = Writer {
-            commands,
-            sink,
+            servers,
             lease,
             settings: &self.settings,
             keys: &self.keys,
@@ -314,27 +319,13 @@ impl Redis {
         lost
     }
 
-    async fn connect(
-        &mut self,
-    ) -> Result<(MultiplexedConnection, redis::aio::PubSub, String), Lost> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let server = self.address.server().await?;
-        let mut commands = server.get_multiplexed_async_connection_with_config(&config).await?;
-        self.address.check(&mut commands).await?;
-        let mut scripts = redis::pipe();
-        for script in Script::ALL {
-            scripts.cmd("SCRIPT").arg("LOAD").arg(script.text()).ignore();
-        }
-        scripts.exec_async(&mut commands).await?;
-        let mut listening = server.get_async_pubsub().await?;
+    async fn connect(&mut self) -> Result<(Servers, Heard, String), Lost> {
+        let (mut servers, heard) = Servers::connect(&mut self.address).await?;
         let lease = format!("{:016x}", random());
-        timeout(PATIENCE, listening.subscribe(&[self.keys.all(), self.keys.probe(&lease)]))
-            .await??;
+        servers.subscribe(&[self.keys.all(), self.keys.probe(&lease)]).await?;
         info!("the link to Redis is made");
         Figures::add(&self.far.status.figures.connects, 1);
-        Ok((commands, listening, lease))
+        Ok((servers, heard, lease))
     }
 }
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::cmd;
 use tokio::time::timeout;
+use tracing::info;
 
 use super::batch::{Batch, script};
 use super::hearing::Mark;
+use super::lease::{REOPENED, held_topic};
 use super::reader::arrival;
 use super::writer::{Expected, Writer};
-use super::{Lost, PATIENCE, reply};
+use super::{Lost, PATIENCE, reply, slots};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Envelope;
 use crate::cluster::link::{Arrival, Figures, Kept, Order};
@@ -57,9 +59,9 @@ impl Writer<'_> {
         if !topics.is_empty() {
             let names: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
             names.iter().for_each(|name| self.hearing.borrow_mut().begin(name));
-            Figures::add(&self.status.figures.commands, 1);
+            Figures::add(&self.status.figures.commands, names.len() as u64);
             Figures::add(&self.status.figures.round_trips, 1);
-            timeout(PATIENCE, self.sink.subscribe(&names)).await??;
+            timeout(PATIENCE, self.servers.subscribe(&names)).await??;
             for topic in &topics {
                 self.link.idle.remove(topic);
             }
@@ -74,8 +76,7 @@ impl Writer<'_> {
             let (kind, opening) = (topic.channel.kind(), openings.len());
             if kind.is_presence() {
                 let mut held = cmd("SADD");
-                let channel = format!("c{}/{}", topic.app, topic.channel);
-                held.arg(self.keys.lease(&self.lease)).arg(channel);
+                held.arg(self.keys.lease(&self.lease)).arg(held_topic(&topic));
                 batch.add(held, Expected::Nothing);
                 let load = script(Script::Load, &self.parts(&topic, "vm"));
                 batch.add(load, Expected::Loaded { opening });
@@ -118,9 +119,36 @@ impl Writer<'_> {
         if let Some(after) = after.filter(|_| self.settings.replay > 0) {
             self.ask_log(&mut batch, self.keys.log_of_all(), after, 0);
         }
-        let answers = batch.send(&mut self.commands, self.status).await?;
+        let answers = batch.send(&mut self.servers, self.status).await?;
         let missed = answers.first().and_then(|(_, value)| reply::missed(value));
         self.catch_up(&name, after, missed).await?;
+        Ok(())
+    }
+
+    /// Subscribes anew to topics whose slots have become another server's, and catches up with what was said
+    /// on them in between.
+    pub(super) async fn follow(&mut self) -> Result<(), Lost> {
+        let moved = self.servers.take_moved();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
+        let own = [self.keys.all(), self.keys.probe(&self.lease)];
+        let own: Vec<String> = own.into_iter().filter(|name| has_moved(name)).collect();
+        own.iter().for_each(|name| self.hearing.borrow_mut().cut_one(name));
+        self.servers.subscribe(&own).await?;
+        self.catch_up_with_all().await?;
+        let topics = self.topics.all().into_iter();
+        let topics: Vec<Topic> =
+            topics.filter(|topic| has_moved(&self.keys.topic(topic))).collect();
+        info!(slots = moved.len(), topics = topics.len(), "slots have moved");
+        for some in topics.chunks(REOPENED) {
+            for topic in some {
+                self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
+                self.link.batch.push(Order::Open(topic.clone()));
+            }
+            self.carry_out().await?;
+        }
         Ok(())
     }
 

@@ -25,29 +25,34 @@ pub struct Found {
     pub round_trip: Duration,
 }
 
-/// Looks at the Redis at `url` with the names that begin with `prefix`.
+/// Looks at the first of the Redis servers at `urls` with the names that begin with `prefix`.
 ///
 /// # Errors
 /// What is wrong and how to mend it, in a sentence without the URL, for that may hold a password.
-pub async fn probe(url: &str, prefix: &str) -> Result<Found, String> {
-    match look(url, prefix).await {
+pub async fn probe(urls: &[String], prefix: &str) -> Result<Found, String> {
+    match look(urls, prefix).await {
         Ok(found) => Ok(found),
-        Err(lost) => Err(sentence(&lost, url.starts_with("rediss"))),
+        Err(lost) => Err(sentence(&lost, urls.iter().any(|url| url.starts_with("rediss")))),
     }
 }
 
-async fn look(url: &str, prefix: &str) -> Result<Found, Lost> {
-    let mut address = Address::parse(url)?;
+async fn look(urls: &[String], prefix: &str) -> Result<Found, Lost> {
+    let mut address = Address::parse(urls)?;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE));
     let server = address.server().await?;
     let made = server.get_multiplexed_async_connection_with_config(&config);
     let mut commands = timeout(PATIENCE, made).await??;
-    address.check(&mut commands).await?;
+    let is_cluster = address.is_cluster(&mut commands).await?;
     let () = cmd("PING").query_async(&mut commands).await?;
     let info: String = cmd("INFO").query_async(&mut commands).await?;
     let mut found = read(&info);
+    if is_cluster {
+        found.version += ", a cluster";
+        // It knows the masters.
+        found.is_replica = false;
+    }
     let topic = format!("{prefix}:doctor:{:016x}", super::random());
     let mut listening = timeout(PATIENCE, server.get_async_pubsub()).await??;
     timeout(PATIENCE, listening.subscribe(&topic)).await??;
@@ -101,6 +106,12 @@ fn sentence(lost: &Lost, tls: bool) -> String {
         }
         Lost::Replica => {
             "the Sentinels name a replica: a failover is under way, or they do not agree"
+        }
+        Lost::NoCluster => {
+            "several servers are named, and the first is of no Redis Cluster: name one, or the Sentinels"
+        }
+        Lost::Uncovered => {
+            "the Redis Cluster has slots without a server: mend it (redis-cli --cluster fix)"
         }
         Lost::Deaf => {
             "a message that was published does not come back: does a proxy stand in between?"

@@ -12,7 +12,7 @@ use super::{Held, Kept};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::link::{Alone, Arrival, Figures, Order, Publish};
-use crate::cluster::scripts::Script;
+use crate::cluster::scripts::{Keys, Script};
 
 /// Bytes of publishes in one round trip.
 const MOST_BYTES: usize = 1 << 20;
@@ -28,6 +28,14 @@ impl Kept {
 }
 
 impl Held {
+    /// The name of the topic that it goes to.
+    fn topic(&self, keys: &Keys) -> String {
+        match &self.publish {
+            Publish::Event { topic, .. } | Publish::Cached { topic, .. } => keys.topic(topic),
+            Publish::Terminate { .. } => keys.all(),
+        }
+    }
+
     /// What subscribers here are to be told now that it will not come back.
     fn alone(&self) -> Option<(&Topic, Alone)> {
         let Publish::Cached { topic, except, frame, data, .. } = &self.publish else { return None };
@@ -78,7 +86,7 @@ impl Writer<'_> {
         };
         let envelope = self.envelope(held.serial, held.told, body);
         if most == 0 {
-            let mut publish = cmd("PUBLISH");
+            let mut publish = cmd("SPUBLISH");
             publish.arg(topic).arg(envelope.encode());
             return publish;
         }
@@ -91,16 +99,14 @@ impl Writer<'_> {
 
     /// The first `count` of what waited are in Redis.
     pub(super) fn published(&mut self, count: usize, bytes: usize) {
-        let (own, topics) = (self.hearing.borrow().own(), self.topics);
-        let flying = &mut self.kept.flying;
-        while flying.front().is_some_and(|held| held.serial <= own) {
-            flying.pop_front();
-        }
+        let (hearing, keys, topics) = (self.hearing.borrow(), self.keys, self.topics);
         let comes_back = |held: &Held| {
             !held.told
                 && held.alone().is_some_and(|(topic, _)| topics.read(topic, |_| ()).is_some())
+                && !hearing.knows_own(&held.topic(keys), held.serial)
         };
-        flying.extend(self.kept.held.drain(..count).filter(comes_back));
+        self.kept.flying.retain(comes_back);
+        self.kept.flying.extend(self.kept.held.drain(..count).filter(comes_back));
         self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
         Figures::add(&self.status.figures.published, count as u64);
     }
@@ -113,10 +119,10 @@ impl Writer<'_> {
                 let _ = self.arrivals.send(Arrival::Alone(Alone::Leave { topic, user })).await;
             }
         }
-        let own = self.hearing.borrow().own();
-        let queued = &self.status.queued;
+        let (keys, queued) = (self.keys, &self.status.queued);
+        let came = |held: &Held| self.hearing.borrow().knows_own(&held.topic(keys), held.serial);
         self.kept.held.retain(|held| {
-            let waits = held.serial > own;
+            let waits = !came(held);
             if !waits {
                 queued.fetch_sub(held.publish.bytes(), Ordering::Relaxed);
             }
@@ -124,7 +130,7 @@ impl Writer<'_> {
         });
         // Those that Redis took will not come back either, and are not sent again.
         let flying = std::mem::take(&mut self.kept.flying);
-        let flying = flying.iter().filter(|held| held.serial > own);
+        let flying = flying.iter().filter(|held| !came(held));
         let held = self.kept.held.iter().filter(|held| !held.told);
         for held in flying.chain(held) {
             if let Some((topic, alone)) = held.alone() {

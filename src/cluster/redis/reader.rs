@@ -2,18 +2,16 @@
 //! envelope is counted and dropped.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use redis::Msg;
-use redis::aio::PubSubStream;
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::hearing::{Hearing, Mark, Verdict};
 use super::reply::now_us;
+use super::servers::Heard;
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::{Body, Envelope, Undecodable};
@@ -23,7 +21,7 @@ use crate::protocol::channel::ChannelName;
 
 /// The listening half.
 pub(super) struct Reader<'a> {
-    pub(super) stream: PubSubStream,
+    pub(super) stream: Heard,
     pub(super) keys: Keys,
     pub(super) node: u64,
     pub(super) far: &'a mpsc::Sender<Arrival>,
@@ -34,7 +32,7 @@ pub(super) struct Reader<'a> {
 impl Reader<'_> {
     /// Reads until the connection ends.
     pub(super) async fn run(&mut self) {
-        while let Some(message) = Pin::new(&mut self.stream).next().await {
+        while let Some(message) = self.stream.next().await {
             let name = message.get_channel_name();
             let Some(envelope) = self.envelope(&message) else { continue };
             let mark = Mark::from(&envelope);

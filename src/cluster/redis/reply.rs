@@ -31,6 +31,8 @@ pub(super) fn is_fatal(value: &Value) -> bool {
             | "NOPERM"
             | "OOM"
             | "MISCONF"
+            | "CLUSTERDOWN"
+            | "MOVED"
     )
 }
 

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::aio::{MultiplexedConnection, PubSubSink};
 use redis::{Value, cmd};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -15,6 +14,7 @@ use super::hearing::Hearing;
 use super::lease::PART;
 use super::opening::Opening;
 use super::reply::{self, now_us};
+use super::servers::Servers;
 use super::{Kept, Lost, PATIENCE, Settings};
 use crate::app::AppId;
 use crate::cluster::Topic;
@@ -39,8 +39,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// The half that gives commands.
 pub(super) struct Writer<'a> {
-    pub(super) commands: MultiplexedConnection,
-    pub(super) sink: PubSubSink,
+    pub(super) servers: Servers,
     pub(super) lease: String,
     pub(super) settings: &'a Settings,
     pub(super) keys: &'a Keys,
@@ -125,6 +124,7 @@ impl Writer<'_> {
                 _ = counts.tick() => {
                     self.count().await?;
                     self.close_idle().await?;
+                    self.follow().await?;
                     if self.kept.settles.is_some_and(|settles| settles <= Instant::now()) {
                         self.settle().await?;
                     }
@@ -183,7 +183,7 @@ impl Writer<'_> {
         let (held, bytes) = if up { self.publish(&mut batch) } else { (0, 0) };
         let mut openings = self.load(&mut batch, opened);
         if !batch.is_empty() {
-            let answers = batch.send(&mut self.commands, self.status).await?;
+            let answers = batch.send(&mut self.servers, self.status).await?;
             self.link.batch.clear();
             self.published(held, bytes);
             self.take(answers, &mut openings).await?;
@@ -261,9 +261,10 @@ impl Writer<'_> {
                     }
                 }
                 Expected::Counted { app, channels } => {
-                    let totals = channels.into_iter().zip(reply::list(&value));
+                    let totals = channels.into_iter().zip(reply::list(&value).chunks(2));
                     for (channel, total) in totals {
-                        let total = reply::number(total).unwrap_or_default() as usize;
+                        let total = total.first().and_then(reply::number).unwrap_or_default();
+                        let total = total as usize;
                         if channel.is_none() {
                             let app = app.clone();
                             self.arrive(Arrival::Connections { app, total }).await?;
@@ -299,8 +300,29 @@ impl Writer<'_> {
             let lease = self.lease.clone();
             self.add_counts(&mut batch, &app, &lease, counts);
         }
-        let answers = batch.send(&mut self.commands, self.status).await?;
-        self.take(answers, &mut []).await
+        self.tell_counts(batch).await
+    }
+
+    /// Sends counts, then tells subscribers on all nodes those that they want to know.
+    pub(super) async fn tell_counts(&mut self, batch: Batch<Expected>) -> Result<(), Lost> {
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        let mut told = Batch::new();
+        for (expected, value) in &answers {
+            let Expected::Counted { app, channels } = expected else { continue };
+            for (channel, total) in channels.iter().zip(reply::list(value).chunks(2)) {
+                let (Some(channel), [count, version]) = (channel, total) else { continue };
+                let Some(version) = reply::number(version) else { continue };
+                let topic = Topic { app: app.clone(), channel: channel.clone() };
+                let count = reply::number(count).unwrap_or_default() as usize;
+                let envelope = self.envelope(0, false, Body::Count { version, count }).encode();
+                let mut publish = cmd("SPUBLISH");
+                publish.arg(self.keys.topic(&topic)).arg(envelope);
+                told.add(publish, Expected::Nothing);
+            }
+        }
+        self.take(answers, &mut []).await?;
+        told.send(&mut self.servers, self.status).await?;
+        Ok(())
     }
 
     pub(super) fn add_counts(
@@ -311,11 +333,9 @@ impl Writer<'_> {
         mut counts: Vec<(Option<ChannelName>, usize, bool)>,
     ) {
         let keys = [self.keys.app(app, 't'), self.keys.counts(app, lease), self.keys.app(app, 'v')];
-        let (head, _) = self.around(Body::Count { version: 0, count: 0 });
         while !counts.is_empty() {
             let some: Vec<_> = counts.drain(..counts.len().min(COUNTED)).collect();
             let mut count = script(Script::Count, &keys);
-            count.arg(self.keys.topic_prefix(app)).arg(&head);
             for (channel, number, tell) in &some {
                 let channel = channel.as_ref().map_or("", |channel| channel.as_str());
                 count.arg(channel).arg(*number).arg(u8::from(*tell));
@@ -333,8 +353,8 @@ impl Writer<'_> {
         let closed = idle.into_iter().filter(|topic| self.topics.close_if_idle(topic));
         let names: Vec<String> = closed.map(|topic| self.keys.topic(&topic)).collect();
         if !names.is_empty() {
-            Figures::add(&self.status.figures.commands, 1);
-            timeout(PATIENCE, self.sink.unsubscribe(&names)).await??;
+            Figures::add(&self.status.figures.commands, names.len() as u64);
+            timeout(PATIENCE, self.servers.unsubscribe(&names)).await??;
             let mut hearing = self.hearing.borrow_mut();
             names.iter().for_each(|name| hearing.end(name));
         }
@@ -351,7 +371,7 @@ impl Writer<'_> {
         // Whoever asks sees what it was told before.
         self.count().await?;
         for (question, asker) in questions {
-            let answer = super::ask::ask(&mut self.commands, self.keys, self.status, question);
+            let answer = super::ask::ask(&mut self.servers, self.keys, self.status, question);
             if let Some(answer) = answer.await? {
                 // It may have gone meanwhile.
                 let _ = asker.send(answer);

@@ -1,0 +1,429 @@
+//! The connections of a link: to each server one that gives commands and one that listens. One server has
+//! everything; of a Redis Cluster each has its slots, and a command goes to the server that has the slot of its
+//! first key. When a slot goes to another server, what is asked of it follows at once, and the topics in it are
+//! named to be subscribed to anew.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, Msg, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, Value, cmd,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::address::{self, Address};
+use super::slots::{self, At, Redirect, SLOTS};
+use super::{Lost, PATIENCE, reply};
+use crate::cluster::scripts::Script;
+
+/// How long to wait before what is on its way between two servers is asked for again.
+const LATER: Duration = Duration::from_millis(20);
+
+/// All connections of a link.
+pub(super) struct Servers {
+    /// How any of them is logged in to.
+    login: Client,
+    servers: Vec<Server>,
+    /// The place in `servers` of each slot's; empty where one server has everything.
+    slots: Vec<u16>,
+    pushes: mpsc::UnboundedSender<PushInfo>,
+    moves: Rc<RefCell<Moves>>,
+}
+
+/// One server.
+struct Server {
+    at: At,
+    commands: MultiplexedConnection,
+    listening: MultiplexedConnection,
+}
+
+/// What is known of subscriptions that end.
+#[derive(Default)]
+struct Moves {
+    /// Those that this node is ending, and how many times.
+    ending: HashMap<String, usize>,
+    /// Slots whose topics are to be subscribed to anew.
+    moved: BTreeSet<u16>,
+}
+
+/// Everything that comes in on the connections that listen.
+pub(super) struct Heard {
+    pushes: mpsc::UnboundedReceiver<PushInfo>,
+    moves: Rc<RefCell<Moves>>,
+}
+
+/// A command that is to be sent: its place among all, and the server to ask for it although the slot is not
+/// its yet.
+struct Errand {
+    index: usize,
+    asking: Option<u16>,
+}
+
+/// Which of a server's two connections.
+#[derive(Clone, Copy)]
+enum Which {
+    Commands,
+    Listening,
+}
+
+impl Heard {
+    /// The next message; `None` once a connection has ended.
+    pub(super) async fn next(&mut self) -> Option<Msg> {
+        loop {
+            let push = self.pushes.recv().await?;
+            match push.kind {
+                PushKind::Disconnection => return None,
+                PushKind::SUnsubscribe => {
+                    let name = push.data.first().and_then(reply::text).unwrap_or_default();
+                    self.moves.borrow_mut().ended(name);
+                }
+                _ => {
+                    if let Some(message) = Msg::from_push_info(push) {
+                        return Some(message);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Moves {
+    /// A subscription has ended: if not by this node, because its slot is another server's.
+    fn ended(&mut self, name: &str) {
+        match self.ending.get_mut(name) {
+            Some(1) => {
+                self.ending.remove(name);
+            }
+            Some(times) => *times -= 1,
+            None => {
+                self.moved.insert(slots::of_name(name.as_bytes()));
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Connects to the server at an address, as `login` is logged in to.
+    async fn connect(
+        login: &Client,
+        at: At,
+        pushes: mpsc::UnboundedSender<PushInfo>,
+    ) -> Result<Self, Lost> {
+        let info = at_address(login, &at);
+        let mut commands = Client::open(info.clone())?
+            .get_multiplexed_async_connection_with_config(&patient())
+            .await?;
+        let mut scripts = redis::pipe();
+        for script in Script::ALL {
+            scripts.cmd("SCRIPT").arg("LOAD").arg(script.text()).ignore();
+        }
+        scripts.exec_async(&mut commands).await?;
+        // What a server says of itself comes in on the newer protocol alone.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let listening = Client::open(info.set_redis_settings(settings))?
+            .get_multiplexed_async_connection_with_config(&patient().set_push_sender(pushes))
+            .await?;
+        Ok(Self { at, commands, listening })
+    }
+
+    fn connection(&self, which: Which) -> MultiplexedConnection {
+        match which {
+            Which::Commands => self.commands.clone(),
+            Which::Listening => self.listening.clone(),
+        }
+    }
+}
+
+fn patient() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE))
+}
+
+fn at_address(login: &Client, (host, port): &At) -> ConnectionInfo {
+    let info = login.get_connection_info().clone();
+    let addr = match info.addr() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
+            host: host.clone(),
+            port: *port,
+            insecure: *insecure,
+            tls_params: tls_params.clone(),
+        },
+        _ => ConnectionAddr::Tcp(host.clone(), *port),
+    };
+    info.set_addr(addr)
+}
+
+impl Servers {
+    /// Connects to the server that has everything, or to all that have slots.
+    pub(super) async fn connect(address: &mut Address) -> Result<(Self, Heard), Lost> {
+        let login = address.server().await?;
+        let (pushes, incoming) = mpsc::unbounded_channel();
+        let moves = Rc::new(RefCell::new(Moves::default()));
+        let heard = Heard { pushes: incoming, moves: moves.clone() };
+        let at = address::at(&login);
+        let first = Server::connect(&login, at, pushes.clone()).await?;
+        let mut all = Self { login, servers: Vec::new(), slots: Vec::new(), pushes, moves };
+        if address.is_cluster(&mut first.connection(Which::Commands)).await? {
+            all.connect_to_all(first).await?;
+            address.learn(all.servers.iter().map(|server| at_address(&all.login, &server.at)))?;
+        } else {
+            all.servers.push(first);
+        }
+        Ok((all, heard))
+    }
+
+    /// Connects to all that have slots, by what one of them says.
+    async fn connect_to_all(&mut self, first: Server) -> Result<(), Lost> {
+        let mut commands = first.connection(Which::Commands);
+        let ranges = slots::ranges(&slots_of(&mut commands).await?, &first.at.0);
+        let others: BTreeSet<&At> = ranges.iter().map(|(_, _, at)| at).collect();
+        let connecting = others
+            .into_iter()
+            .filter(|at| **at != first.at)
+            .map(|at| Server::connect(&self.login, at.clone(), self.pushes.clone()));
+        let connected = join_all(connecting).await;
+        // It stays although it may have no slot, since its end would be taken for that of the link.
+        self.servers.push(first);
+        for server in connected {
+            self.servers.push(server?);
+        }
+        self.slots = vec![u16::MAX; usize::from(SLOTS)];
+        self.assign_all(ranges).await;
+        self.moves.borrow_mut().moved.clear();
+        if self.slots.contains(&u16::MAX) { Err(Lost::Uncovered) } else { Ok(()) }
+    }
+
+    /// Notes who has which slots now. Servers that cannot be connected to are left out; whoever asks for
+    /// what they have is told so.
+    async fn assign_all(&mut self, ranges: Vec<(u16, u16, At)>) {
+        for (first, last, at) in ranges {
+            if let Ok(server) = self.place_of(at).await {
+                (first..=last).for_each(|slot| self.assign(slot, server));
+            }
+        }
+    }
+
+    fn assign(&mut self, slot: u16, server: u16) {
+        if let Some(place) = self.slots.get_mut(usize::from(slot))
+            && *place != server
+        {
+            *place = server;
+            self.moves.borrow_mut().moved.insert(slot);
+        }
+    }
+
+    /// The place of the server at an address, which is connected to if it is new.
+    async fn place_of(&mut self, at: At) -> Result<u16, Lost> {
+        let known = self.servers.iter().position(|server| server.at == at);
+        let place = match known {
+            Some(place) => place,
+            None => {
+                let connecting = Server::connect(&self.login, at, self.pushes.clone());
+                self.servers.push(timeout(PATIENCE, connecting).await??);
+                self.servers.len() - 1
+            }
+        };
+        u16::try_from(place).map_err(|_| Lost::Uncovered)
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// Numbers such that a key with one of them in braces is kept by one of the servers, one for each.
+    pub(super) fn tags(&self) -> Vec<u16> {
+        slots::tags(&self.slots, self.servers.len())
+    }
+
+    /// The slots whose topics are to be subscribed to anew.
+    pub(super) fn take_moved(&self) -> BTreeSet<u16> {
+        std::mem::take(&mut self.moves.borrow_mut().moved)
+    }
+
+    /// Sends commands; the answers in their order.
+    pub(super) async fn send(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>, Lost> {
+        self.round(Which::Commands, commands).await
+    }
+
+    /// Subscribes to topics.
+    pub(super) async fn subscribe(&mut self, names: &[String]) -> Result<(), Lost> {
+        for _ in 0..3 {
+            let commands = names.iter().map(|name| of_topic("SSUBSCRIBE", name)).collect();
+            let answers = self.round(Which::Listening, commands).await?;
+            if let Some(Value::ServerError(error)) =
+                answers.iter().find(|answer| matches!(answer, Value::ServerError(_)))
+            {
+                return Err(Lost::Redis(error.clone().into()));
+            }
+            let is_of = |(answer, name): (&Value, &String)| match answer {
+                Value::Push { kind: PushKind::SSubscribe, data } => {
+                    data.first().and_then(reply::text) == Some(name)
+                }
+                _ => false,
+            };
+            if answers.iter().zip(names).all(is_of) {
+                return Ok(());
+            }
+            // The end of a subscription whose slot has moved was taken for an answer.
+            self.listen_well().await?;
+        }
+        Err(Lost::Deaf)
+    }
+
+    /// Ends subscriptions.
+    pub(super) async fn unsubscribe(&mut self, names: &[String]) -> Result<(), Lost> {
+        for name in names {
+            *self.moves.borrow_mut().ending.entry(name.clone()).or_default() += 1;
+        }
+        let commands = names.iter().map(|name| of_topic("SUNSUBSCRIBE", name)).collect();
+        self.round(Which::Listening, commands).await.map(|_| ())
+    }
+
+    /// Asks all connections that listen whether they do, until the answers are those to the questions.
+    pub(super) async fn listen_well(&self) -> Result<(), Lost> {
+        let questions = self.servers.iter().map(|server| {
+            let mut connection = server.connection(Which::Listening);
+            async move {
+                for number in 0..10_u8 {
+                    let word = format!("fanfare-{number}");
+                    let mut ping = cmd("PING");
+                    let answer: Value = ping.arg(&word).query_async(&mut connection).await?;
+                    if reply::text(&answer) == Some(&word) {
+                        return Ok(());
+                    }
+                    sleep(LATER).await;
+                }
+                Err(Lost::Deaf)
+            }
+        });
+        join_all(questions).await.into_iter().collect()
+    }
+
+    /// Sends commands, each to the server it belongs to, and again where an answer points elsewhere.
+    async fn round(&mut self, which: Which, commands: Vec<Cmd>) -> Result<Vec<Value>, Lost> {
+        if !self.is_cluster() {
+            let Some(server) = self.servers.first() else { return Err(Lost::Uncovered) };
+            let (mut connection, count) = (server.connection(which), commands.len());
+            let mut pipeline = redis::pipe();
+            commands.into_iter().for_each(|command| {
+                pipeline.add_command(command);
+            });
+            return Ok(connection.req_packed_commands(&pipeline, 0, count).await?);
+        }
+        let end = Instant::now() + PATIENCE;
+        let mut answers = vec![Value::Nil; commands.len()];
+        let mut left: Vec<Errand> =
+            (0..commands.len()).map(|index| Errand { index, asking: None }).collect();
+        while !left.is_empty() {
+            if Instant::now() > end {
+                return Err(Lost::Silent);
+            }
+            let replies = self.send_each(which, &commands, &left).await?;
+            left = self.sort(replies, &mut answers).await?;
+        }
+        Ok(answers)
+    }
+
+    /// Puts answers in their places. What is left is to be sent again.
+    async fn sort(
+        &mut self,
+        replies: Vec<(usize, u16, Value)>,
+        answers: &mut [Value],
+    ) -> Result<Vec<Errand>, Lost> {
+        let (mut left, mut moved, mut later) = (Vec::new(), None, false);
+        for (index, server, value) in replies {
+            let asked = self.servers.get(usize::from(server)).map_or("", |server| &server.at.0);
+            let redirect = match &value {
+                Value::ServerError(error) => Redirect::of(error, asked),
+                _ => None,
+            };
+            let mut asking = None;
+            match redirect {
+                None => {
+                    if let Some(answer) = answers.get_mut(index) {
+                        *answer = value;
+                    }
+                    continue;
+                }
+                Some(Redirect::Moved(slot, at)) => {
+                    let server = self.place_of(at).await?;
+                    self.assign(slot, server);
+                    moved = Some(server);
+                }
+                Some(Redirect::Ask(at)) => asking = Some(self.place_of(at).await?),
+                Some(Redirect::Later) => later = true,
+            }
+            left.push(Errand { index, asking });
+        }
+        if let Some(server) = moved.and_then(|server| self.servers.get(usize::from(server))) {
+            // Where one slot has moved, others have.
+            let asked = server.at.0.clone();
+            let slots = slots_of(&mut server.connection(Which::Commands)).await?;
+            self.assign_all(slots::ranges(&slots, &asked)).await;
+        }
+        if later {
+            sleep(LATER).await;
+        }
+        left.sort_unstable_by_key(|errand| errand.index);
+        Ok(left)
+    }
+
+    /// Sends commands to all servers at once; each answer with the command's place and the server's.
+    async fn send_each(
+        &self,
+        which: Which,
+        commands: &[Cmd],
+        errands: &[Errand],
+    ) -> Result<Vec<(usize, u16, Value)>, Lost> {
+        let mut parts: BTreeMap<u16, (Pipeline, Vec<Option<usize>>)> = BTreeMap::new();
+        for Errand { index, asking } in errands {
+            let Some(command) = commands.get(*index) else { continue };
+            let slot = slots::of_command(command).unwrap_or_default();
+            let of_slot = self.slots.get(usize::from(slot)).copied();
+            let server = asking.or(of_slot).unwrap_or(u16::MAX);
+            let (pipeline, places) = parts.entry(server).or_default();
+            if asking.is_some() {
+                pipeline.add_command(cmd("ASKING"));
+                places.push(None);
+            }
+            pipeline.add_command(command.clone());
+            places.push(Some(*index));
+        }
+        let mut sending = Vec::new();
+        for (place, (pipeline, places)) in parts {
+            let Some(server) = self.servers.get(usize::from(place)) else {
+                return Err(Lost::Uncovered);
+            };
+            let mut connection = server.connection(which);
+            sending.push(async move {
+                let count = places.len();
+                let answers = connection.req_packed_commands(&pipeline, 0, count).await?;
+                let answers = places.into_iter().zip(answers);
+                let answers = answers.filter_map(|(index, value)| Some((index?, place, value)));
+                Ok::<_, Lost>(answers.collect::<Vec<_>>())
+            });
+        }
+        let mut replies = Vec::with_capacity(errands.len());
+        for answers in join_all(sending).await {
+            replies.extend(answers?);
+        }
+        Ok(replies)
+    }
+}
+
+async fn slots_of(commands: &mut MultiplexedConnection) -> Result<Value, Lost> {
+    Ok(cmd("CLUSTER").arg("SLOTS").query_async(commands).await?)
+}
+
+fn of_topic(name: &str, topic: &str) -> Cmd {
+    let mut command = cmd(name);
+    command.arg(topic);
+    command
+}

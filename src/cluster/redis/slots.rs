@@ -1,0 +1,160 @@
+//! How a Redis Cluster divides keys and topics among its servers: the slot of a name, who has which slots, and
+//! the answers that point elsewhere.
+
+use redis::{Arg, Cmd, ServerError, Value};
+
+use super::reply;
+
+/// Slots of a Redis Cluster.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// Host and port of a server.
+pub(super) type At = (String, u16);
+
+/// The slot of a key or topic: of what stands in its first pair of braces, if anything does.
+pub(super) fn of_name(name: &[u8]) -> u16 {
+    let tag = || {
+        let rest = name.split_at_checked(name.iter().position(|byte| *byte == b'{')? + 1)?.1;
+        let end = rest.iter().position(|byte| *byte == b'}')?;
+        rest.get(..end).filter(|tag| !tag.is_empty())
+    };
+    crc16(tag().unwrap_or(name)) % SLOTS
+}
+
+/// CRC-16 as XMODEM has it, which Redis Cluster's specification asks for.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    })
+}
+
+/// The slot of a command: of its first key, or of its topic. `None` for one that any server takes.
+pub(super) fn of_command(command: &Cmd) -> Option<u16> {
+    let mut words = command.args_iter().filter_map(|arg| match arg {
+        Arg::Simple(word) => Some(word),
+        _ => None,
+    });
+    // The script and the number of keys stand in front of them.
+    let before = if words.next()? == b"EVALSHA" { 2 } else { 0 };
+    words.nth(before).map(of_name)
+}
+
+/// A number of its own for each server that has a slot, such that a name with it in braces is kept there.
+pub(super) fn tags(slots: &[u16], servers: usize) -> Vec<u16> {
+    let mut tags = vec![None; servers];
+    for number in 0..SLOTS {
+        let slot = of_name(number.to_string().as_bytes());
+        let server = slots.get(usize::from(slot)).copied().unwrap_or_default();
+        if let Some(tag) = tags.get_mut(usize::from(server)) {
+            tag.get_or_insert(number);
+        }
+        if tags.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    tags.into_iter().flatten().collect()
+}
+
+/// Who has which slots: first and last with the master's address, by `CLUSTER SLOTS`. An address without a
+/// host is at the one that was asked.
+pub(super) fn ranges(value: &Value, asked: &str) -> Vec<(u16, u16, At)> {
+    let range = |range: &Value| {
+        let [first, last, master, ..] = reply::list(range) else { return None };
+        let [host, port, ..] = reply::list(master) else { return None };
+        let host = reply::text(host).filter(|host| !host.is_empty()).unwrap_or(asked);
+        let number = |value| u16::try_from(reply::number(value)?).ok();
+        let (first, last) = (number(first)?, number(last)?);
+        Some((first, last.min(SLOTS - 1), (host.to_owned(), number(port)?)))
+    };
+    reply::list(value).iter().filter_map(range).collect()
+}
+
+/// Where an answer points to.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Redirect {
+    /// The slot is another server's from now on.
+    Moved(u16, At),
+    /// This one command is another server's, while a slot moves.
+    Ask(At),
+    /// Its keys are partly here and partly there.
+    Later,
+}
+
+impl Redirect {
+    pub(super) fn of(error: &ServerError, asked: &str) -> Option<Self> {
+        let at = |address: &str| {
+            let (host, port) = address.rsplit_once(':')?;
+            let host = if host.is_empty() { asked } else { host };
+            Some((host.to_owned(), port.parse().ok()?))
+        };
+        match (error.code(), error.details().unwrap_or_default().split_once(' ')) {
+            ("MOVED", Some((slot, address))) => {
+                let slot = slot.parse().ok().filter(|slot| *slot < SLOTS)?;
+                Some(Self::Moved(slot, at(address)?))
+            }
+            ("ASK", Some((_, address))) => Some(Self::Ask(at(address)?)),
+            ("TRYAGAIN", _) => Some(Self::Later),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::cmd;
+
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        for (name, slot) in [("", 0), ("foo", 12_182), ("{foo}:x", 12_182), ("a{foo}{bar}", 12_182)]
+        {
+            assert_eq!(of_name(name.as_bytes()), slot, "{name}");
+        }
+        for (name, same) in [("a{}b", "a{}b"), ("{}{foo}", "{}{foo}"), ("x{{bar}}", "{bar")] {
+            assert_eq!(of_name(name.as_bytes()), crc16(same.as_bytes()) % SLOTS, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_command_goes_where_its_first_key_is() {
+        let mut script = cmd("EVALSHA");
+        script.arg("name").arg(2).arg("{foo}a").arg("{foo}b").arg("x");
+        assert_eq!(of_command(&script), Some(12_182));
+        let mut publish = cmd("SPUBLISH");
+        publish.arg("{foo}").arg("bar");
+        assert_eq!(of_command(&publish), Some(12_182));
+        assert_eq!(of_command(&cmd("PING")), None);
+    }
+
+    #[test]
+    fn every_server_has_a_tag_of_its_own() {
+        let slots: Vec<u16> = (0..SLOTS).map(|slot| slot / 5_462).collect();
+        let tags = tags(&slots, 3);
+        assert_eq!(tags.len(), 3);
+        for (server, tag) in tags.iter().enumerate() {
+            let slot = of_name(format!("p:epoch:{{{tag}}}").as_bytes());
+            assert_eq!(usize::from(slots[usize::from(slot)]), server);
+        }
+        assert_eq!(super::tags(&[], 1), [0]);
+    }
+
+    #[test]
+    fn answers_that_point_elsewhere_are_read() {
+        let parsed = |text: &str| match redis::parse_redis_value(text.as_bytes()) {
+            Ok(Value::ServerError(error)) => Redirect::of(&error, "here"),
+            other => panic!("{other:?}"),
+        };
+        let at = |host: &str| (host.to_owned(), 7000);
+        assert_eq!(parsed("-MOVED 12 a:7000\r\n"), Some(Redirect::Moved(12, at("a"))));
+        assert_eq!(parsed("-MOVED 12 ::1:7000\r\n"), Some(Redirect::Moved(12, at("::1"))));
+        assert_eq!(parsed("-ASK 12 :7000\r\n"), Some(Redirect::Ask(at("here"))));
+        assert_eq!(parsed("-TRYAGAIN Multiple keys\r\n"), Some(Redirect::Later));
+        for other in ["-MOVED 16384 a:7000\r\n", "-MOVED 1\r\n", "-ERR MOVED 1 a:1\r\n"] {
+            assert_eq!(parsed(other), None, "{other}");
+        }
+    }
+}
