@@ -1,5 +1,5 @@
-//! Several nodes that are one server, over a Redis server of the test's own: cases N01 to N07, and limits.
-//! What happens when Redis goes is in `outage.rs`.
+//! Several nodes that are one server: cases N01 to N07, and limits; each over a Redis server of the test's own,
+//! and over a Redis Cluster. What happens when Redis goes is in `outage.rs`.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -15,8 +15,42 @@ use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, config, established, subscribe, target};
 use crate::support::http::Http;
 use crate::support::redis::Redis;
+use crate::support::shards::Shards;
 use crate::support::sign::hmac_hex;
 use crate::support::websocket::Client;
+
+/// Each of these over every kind of Redis that several tests can share.
+macro_rules! over_every_redis {
+    ($($name:ident,)*) => {
+        mod one_server {
+            $(#[test]
+            fn $name() {
+                let Some(redis) = super::Redis::start() else { return };
+                super::$name(&redis.cluster());
+            })*
+        }
+
+        mod redis_cluster {
+            $(#[test]
+            fn $name() {
+                let Some(shards) = super::Shards::shared() else { return };
+                super::$name(&shards.cluster());
+            })*
+        }
+    };
+}
+
+over_every_redis! {
+    n01_an_event_reaches_every_node_once_and_in_order,
+    n02_a_presence_channel_is_one_over_all_nodes,
+    n03_exclusion_and_whispers_cross_nodes,
+    n04_users_are_reached_and_thrown_out_on_every_node,
+    n06_the_last_event_of_a_cache_channel_is_shared,
+    n07_the_members_of_a_dead_node_leave_once,
+    a_channel_is_full_over_all_nodes,
+    an_app_has_its_connections_over_all_nodes,
+    subscribers_are_told_how_many_they_are_on_all_nodes,
+}
 
 /// A node of the cluster.
 fn node(cluster: &Cluster, change: impl FnOnce(&mut App)) -> Fixture {
@@ -97,10 +131,8 @@ pub fn eventually_answers(node: &Fixture, path: &str, expected: &Value) {
     .unwrap();
 }
 
-#[test]
-fn n01_an_event_reaches_every_node_once_and_in_order() {
-    let Some(redis) = Redis::start() else { return };
-    let nodes: [Fixture; 3] = nodes(&redis.cluster());
+fn n01_an_event_reaches_every_node_once_and_in_order(cluster: &Cluster) {
+    let nodes: [Fixture; 3] = nodes(cluster);
     let mut clients: Vec<Client> = nodes.iter().map(|node| node.subscribed("pub")).collect();
     let mut other = nodes[1].subscribed("other");
     for number in 0..200 {
@@ -115,10 +147,8 @@ fn n01_an_event_reaches_every_node_once_and_in_order() {
     hears_nothing(&mut other);
 }
 
-#[test]
-fn n02_a_presence_channel_is_one_over_all_nodes() {
-    let Some(redis) = Redis::start() else { return };
-    let nodes: [Fixture; 3] = nodes(&redis.cluster());
+fn n02_a_presence_channel_is_one_over_all_nodes(cluster: &Cluster) {
+    let nodes: [Fixture; 3] = nodes(cluster);
     let (mut a, ids) = joined(&nodes[0], "presence-x", "a");
     assert_eq!(ids, json!(["a"]));
     let (mut b, ids) = joined(&nodes[1], "presence-x", "b");
@@ -172,12 +202,9 @@ fn n02_a_presence_channel_is_one_over_all_nodes() {
     eventually_answers(&nodes[2], "connections", &json!({ "connections": 0 }));
 }
 
-#[test]
-fn n03_exclusion_and_whispers_cross_nodes() {
-    let Some(redis) = Redis::start() else { return };
-    let cluster = redis.cluster();
+fn n03_exclusion_and_whispers_cross_nodes(cluster: &Cluster) {
     let (one, two) =
-        (node(&cluster, |_| {}), node(&cluster, |app| app.client_events = Default::default()));
+        (node(cluster, |_| {}), node(cluster, |app| app.client_events = Default::default()));
     let (mut a, id_a) = one.connect();
     let (mut b, id_b) = two.connect();
     assert_ne!(id_a, id_b);
@@ -200,10 +227,8 @@ fn n03_exclusion_and_whispers_cross_nodes() {
     hears_nothing(&mut b);
 }
 
-#[test]
-fn n04_users_are_reached_and_thrown_out_on_every_node() {
-    let Some(redis) = Redis::start() else { return };
-    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+fn n04_users_are_reached_and_thrown_out_on_every_node(cluster: &Cluster) {
+    let [one, two]: [Fixture; 2] = nodes(cluster);
     let (mut a, id) = two.connect();
     sign_in(&mut a, &id, &json!({ "id": "a" }));
     subscribe(&mut a, "#server-to-user-a");
@@ -218,10 +243,8 @@ fn n04_users_are_reached_and_thrown_out_on_every_node() {
     two.is_well();
 }
 
-#[test]
-fn n06_the_last_event_of_a_cache_channel_is_shared() {
-    let Some(redis) = Redis::start() else { return };
-    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+fn n06_the_last_event_of_a_cache_channel_is_shared(cluster: &Cluster) {
+    let [one, two]: [Fixture; 2] = nodes(cluster);
     let miss = r#"{"event":"pusher:cache_miss","channel":"cache-x","data":"{}"}"#;
     let mut a = one.subscribed("cache-x");
     assert_eq!(a.hear_text(), miss);
@@ -259,7 +282,7 @@ impl Process {
             .env_clear()
             .env("FANFARE_SERVER__PORT", "0")
             .env("FANFARE_METRICS__ENABLED", "false")
-            .env("FANFARE_CLUSTER__REDIS", &cluster.redis[0])
+            .env("FANFARE_CLUSTER__REDIS", cluster.redis.join(","))
             .env("FANFARE_CLUSTER__PREFIX", &cluster.prefix)
             .env("FANFARE_CLUSTER__LEASE", format!("{}ms", cluster.lease.as_millis()))
             .env("FANFARE_APPS__0__ID", ID)
@@ -311,10 +334,8 @@ impl Drop for Process {
     }
 }
 
-#[test]
-fn n07_the_members_of_a_dead_node_leave_once() {
-    let Some(redis) = Redis::start() else { return };
-    let cluster = Cluster { lease: Duration::from_secs(3), ..redis.cluster() };
+fn n07_the_members_of_a_dead_node_leave_once(cluster: &Cluster) {
+    let cluster = Cluster { lease: Duration::from_secs(3), ..cluster.clone() };
     let [one, two]: [Fixture; 2] = nodes(&cluster);
     let mut doomed = Process::start(&cluster);
     let (mut a, _) = joined(&one, "presence-x", "a");
@@ -338,11 +359,8 @@ fn n07_the_members_of_a_dead_node_leave_once() {
     hears_nothing(&mut b);
 }
 
-#[test]
-fn a_channel_is_full_over_all_nodes() {
-    let Some(redis) = Redis::start() else { return };
-    let cluster = redis.cluster();
-    let [one, two] = [0; 2].map(|_| node(&cluster, |app| app.limits.max_presence_members = 2));
+fn a_channel_is_full_over_all_nodes(cluster: &Cluster) {
+    let [one, two] = [0; 2].map(|_| node(cluster, |app| app.limits.max_presence_members = 2));
     let (a, _) = joined(&one, "presence-x", "a");
     let (mut b, _) = joined(&two, "presence-x", "b");
     let (mut c, id) = two.connect();
@@ -360,11 +378,8 @@ fn a_channel_is_full_over_all_nodes() {
     assert_eq!(join(&mut c, &id, "presence-x", "c"), json!(["b", "c"]));
 }
 
-#[test]
-fn an_app_has_its_connections_over_all_nodes() {
-    let Some(redis) = Redis::start() else { return };
-    let cluster = redis.cluster();
-    let [one, two] = [0; 2].map(|_| node(&cluster, |app| app.limits.max_connections = 2));
+fn an_app_has_its_connections_over_all_nodes(cluster: &Cluster) {
+    let [one, two] = [0; 2].map(|_| node(cluster, |app| app.limits.max_connections = 2));
     let _held = [one.connect(), one.connect()];
     eventually(|| {
         let mut client = Client::open(two.addr, &target(KEY), &[]).unwrap();
@@ -374,11 +389,8 @@ fn an_app_has_its_connections_over_all_nodes() {
     .unwrap();
 }
 
-#[test]
-fn subscribers_are_told_how_many_they_are_on_all_nodes() {
-    let Some(redis) = Redis::start() else { return };
-    let cluster = redis.cluster();
-    let [one, two] = [0; 2].map(|_| node(&cluster, |app| app.features.subscription_count = true));
+fn subscribers_are_told_how_many_they_are_on_all_nodes(cluster: &Cluster) {
+    let [one, two] = [0; 2].map(|_| node(cluster, |app| app.features.subscription_count = true));
     let count = |n: usize| {
         format!(
             r#"{{"event":"pusher_internal:subscription_count","channel":"pub","data":"{{\"subscription_count\":{n}}}"}}"#

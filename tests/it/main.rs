@@ -37,6 +37,7 @@ mod replay;
 mod requests;
 mod rfc6455;
 mod sdks;
+mod shards;
 mod support;
 mod tidy;
 mod tls;

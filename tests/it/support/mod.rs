@@ -8,6 +8,7 @@ pub mod fixture;
 pub mod http;
 pub mod memory;
 pub mod redis;
+pub mod shards;
 pub mod sign;
 pub mod site;
 pub mod websocket;

@@ -1,5 +1,6 @@
 //! A Redis server of a test's own, on a free port of the loopback, and a client that speaks to it.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -18,8 +19,10 @@ pub struct Redis {
     /// Where it speaks TLS, with the first certificate there is.
     tls: Option<u16>,
     arguments: Vec<String>,
-    /// A file of its own.
-    file: Option<PathBuf>,
+    /// Where it speaks to the others of its Redis Cluster.
+    bus: Option<u16>,
+    /// A folder of its own.
+    folder: PathBuf,
 }
 
 impl Redis {
@@ -30,20 +33,17 @@ impl Redis {
 
     /// With more options, and with TLS on a second port if wanted.
     pub fn start_with(options: &[&str], tls: bool) -> Option<Self> {
-        let here = Command::new("redis-server").arg("--version").output().is_ok();
-        if !here {
-            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "redis-server is missing");
-            println!("skipped: redis-server is not installed");
+        if !is_here() {
             return None;
         }
-        Some(Self::begun(|port| {
+        Some(Self::begun(|port, folder| {
             let tls = tls.then(free_port);
-            let port = port.to_string();
-            let own = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+            let text = port.to_string();
+            let own = ["--port", &text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
             let mut arguments: Vec<String> = own.map(str::to_owned).into();
             arguments.extend(tls.into_iter().flat_map(tls_options));
             arguments.extend(options.iter().map(ToString::to_string));
-            (arguments, tls, None)
+            Self { server: None, port, tls, arguments, bus: None, folder }
         }))
     }
 
@@ -51,35 +51,72 @@ impl Redis {
     pub fn replica(&self) -> Self {
         let port = self.port.to_string();
         let replica = Self::start_with(&["--replicaof", "127.0.0.1", &port], false).unwrap();
-        eventually(|| match replica.ask(&["INFO", "replication"]) {
+        replica.follows_its_master();
+        replica
+    }
+
+    pub fn follows_its_master(&self) {
+        eventually(|| match self.ask(&["INFO", "replication"]) {
             info if info.contains("master_link_status:up") => Ok(()),
             info => Err(info),
         })
         .unwrap();
-        replica
+    }
+
+    /// One of a Redis Cluster's servers, which knows no other yet.
+    pub fn shard() -> Option<Self> {
+        is_here().then(|| {
+            Self::begun(|port, folder| {
+                let bus = free_port();
+                let options = format!(
+                    "--port {port} --bind 127.0.0.1 --appendonly no --cluster-enabled yes \
+                     --cluster-port {bus} --cluster-node-timeout 1500",
+                );
+                let mut arguments: Vec<String> =
+                    options.split_whitespace().map(str::to_owned).collect();
+                arguments.extend(["--save", ""].map(str::to_owned));
+                Self { server: None, port, tls: None, arguments, bus: Some(bus), folder }
+            })
+        })
+    }
+
+    /// Waits until it has all these lines to say of its Redis Cluster.
+    pub fn says_of_its_cluster(&self, lines: &[&str]) {
+        eventually(|| match self.ask(&["CLUSTER", "INFO"]) {
+            info if lines.iter().all(|line| info.contains(line)) => Ok(()),
+            info => Err(info),
+        })
+        .unwrap();
+    }
+
+    /// The port for the others of its Redis Cluster.
+    pub fn bus(&self) -> u16 {
+        self.bus.expect("it is one of a Redis Cluster's")
     }
 
     /// A Sentinel that watches over `self` as `main` and acts when `quorum` of them have lost it.
     pub fn sentinel(&self, quorum: usize) -> Self {
-        Self::begun(|port| {
-            let file = format!("fanfare-sentinel-{}-{port}.conf", std::process::id());
-            let file = std::env::temp_dir().join(file);
+        Self::begun(|port, folder| {
+            let file = folder.join("sentinel.conf");
             let settings = format!(
                 "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} {quorum}\n\
                  sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n",
                 self.port
             );
             std::fs::write(&file, settings).unwrap();
-            (vec![file.display().to_string(), "--sentinel".to_owned()], None, Some(file))
+            let arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
+            Self { server: None, port, tls: None, arguments, bus: None, folder }
         })
     }
 
-    fn begun(arguments: impl Fn(u16) -> (Vec<String>, Option<u16>, Option<PathBuf>)) -> Self {
+    fn begun(plan: impl Fn(u16, PathBuf) -> Self) -> Self {
         // Another process may take a port that was free a moment ago.
         for _ in 0..10 {
             let port = free_port();
-            let (arguments, tls, file) = arguments(port);
-            let mut redis = Self { server: None, port, tls, arguments, file };
+            let folder = format!("fanfare-redis-{}-{port}", std::process::id());
+            let folder = std::env::temp_dir().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            let mut redis = plan(port, folder);
             if redis.begin() {
                 return redis;
             }
@@ -93,8 +130,9 @@ impl Redis {
     }
 
     fn begin(&mut self) -> bool {
-        let server = Command::new("redis-server")
+        let server = Command::new(program())
             .args(&self.arguments)
+            .current_dir(&self.folder)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -150,10 +188,23 @@ impl Drop for Redis {
         if self.server.is_some() {
             self.kill();
         }
-        if let Some(file) = &self.file {
-            std::fs::remove_file(file).unwrap();
-        }
+        std::fs::remove_dir_all(&self.folder).unwrap();
     }
+}
+
+/// What is started: redis-server, or what `FANFARE_TEST_REDIS_SERVER` names, such as a valkey-server.
+fn program() -> OsString {
+    std::env::var_os("FANFARE_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
+/// Whether there is a redis-server; a failure with `CI=true` where there is none.
+fn is_here() -> bool {
+    let here = Command::new(program()).arg("--version").output().is_ok();
+    if !here {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "redis-server is missing");
+        println!("skipped: redis-server is not installed");
+    }
+    here
 }
 
 fn free_port() -> u16 {

@@ -1,0 +1,150 @@
+//! A Redis Cluster whose slots move, and whose masters are replaced.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+
+use crate::cluster::{
+    added, event, eventually_answers, hears_nothing, joined, nodes, notice, removed,
+};
+use crate::outage::is_cut_off;
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, ID};
+use crate::support::shards::Shards;
+
+fn links_made(node: &Fixture) -> u64 {
+    let cluster = node.running().shared().cluster.as_ref().unwrap();
+    cluster.link().figures().connects.load(Ordering::Relaxed)
+}
+
+/// The tag of a channel's keys and topic.
+fn tag(channel: &str) -> String {
+    format!("{{{ID}/{channel}}}")
+}
+
+/// A presence channel that the last master keeps.
+fn kept_by_the_last(shards: &Shards) -> String {
+    let last = shards.masters.len() - 1;
+    let names = (0..).map(|number| format!("presence-{number}"));
+    names.into_iter().find(|name| shards.place(&tag(name)).1 == last).unwrap()
+}
+
+#[test]
+fn what_is_said_while_a_slot_moves_arrives_once_and_in_order() {
+    let Some(shards) = Shards::start(3, false) else { return };
+    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
+    let channel = "presence-x";
+    let (mut a, _) = joined(&one, channel, "a");
+    let (slot, first) = shards.place(&tag(channel));
+    let numbers = 0..300;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in numbers.clone() {
+                two.publish(channel, "e", &number.to_string());
+            }
+        });
+        for step in 0..5 {
+            shards.move_slot(&slot, (first + step) % 3, (first + step + 1) % 3);
+        }
+    });
+    for number in numbers {
+        assert_eq!(a.hear_text(), event(channel, &number.to_string()));
+    }
+    let (b, ids) = joined(&two, channel, "b");
+    assert_eq!(ids, json!(["a", "b"]));
+    assert_eq!(notice(&mut a), added("b"));
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    hears_nothing(&mut a);
+    // Nothing of it was an outage.
+    assert_eq!((links_made(&one), links_made(&two)), (1, 1));
+}
+
+fn takes_over(shards: &Shards) {
+    eventually(|| match shards.replica.as_ref().unwrap().ask(&["ROLE"]) {
+        role if role.starts_with("master") => Ok(()),
+        role => Err(role),
+    })
+    .unwrap();
+}
+
+fn goes_on(shards: &Shards, channel: &str, one: &Fixture, two: &Fixture) {
+    let (mut c, _) = joined(one, channel, "c");
+    let (d, _) = joined(two, channel, "d");
+    assert_eq!(notice(&mut c), added("d"));
+    two.publish(channel, "e", "1");
+    assert_eq!(c.hear_text(), event(channel, "1"));
+    drop(d);
+    assert_eq!(notice(&mut c), removed("d"));
+    let replica = shards.replica.as_ref().unwrap();
+    assert!(replica.ask(&["KEYS", "*"]).contains(&tag(channel)));
+}
+
+#[test]
+fn a_replica_that_takes_over_is_followed() {
+    let Some(shards) = Shards::start(3, true) else { return };
+    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
+    let channel = kept_by_the_last(&shards);
+    let (mut a, _) = joined(&one, &channel, "a");
+    let (b, _) = joined(&two, &channel, "b");
+    assert_eq!(notice(&mut a), added("b"));
+    assert_eq!(shards.replica.as_ref().unwrap().ask(&["CLUSTER", "FAILOVER"]), "OK");
+    takes_over(&shards);
+    two.publish(&channel, "e", "0");
+    assert_eq!(a.hear_text(), event(&channel, "0"));
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    drop(a);
+    eventually_answers(&two, "channels", &json!({ "channels": {} }));
+    goes_on(&shards, &channel, &one, &two);
+    assert_eq!((links_made(&one), links_made(&two)), (1, 1));
+}
+
+#[test]
+fn a_master_that_dies_is_outlived() {
+    let Some(mut shards) = Shards::start(3, true) else { return };
+    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
+    let channel = kept_by_the_last(&shards);
+    let (mut a, _) = joined(&one, &channel, "a");
+    let (b, _) = joined(&two, &channel, "b");
+    assert_eq!(notice(&mut a), added("b"));
+    shards.masters[2].kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    one.publish(&channel, "e", "0");
+    assert_eq!(a.hear_text(), event(&channel, "0"));
+    takes_over(&shards);
+    one.is_ready();
+    two.is_ready();
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    hears_nothing(&mut a);
+    drop(a);
+    eventually_answers(&two, "channels", &json!({ "channels": {} }));
+    goes_on(&shards, &channel, &one, &two);
+}
+
+#[test]
+fn a_master_that_comes_back_empty_is_told_everything_again() {
+    let Some(mut shards) = Shards::start(3, false) else { return };
+    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
+    let channel = kept_by_the_last(&shards);
+    let (mut a, _) = joined(&one, &channel, "a");
+    let (mut b, _) = joined(&two, &channel, "b");
+    assert_eq!(notice(&mut a), added("b"));
+    shards.masters[2].kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    shards.masters[2].restart();
+    one.is_ready();
+    two.is_ready();
+    // Who came back first did not take the other's user for gone.
+    let (c, ids) = joined(&two, &channel, "c");
+    assert_eq!(ids, json!(["a", "b", "c"]));
+    drop(c);
+    for client in [&mut a, &mut b] {
+        assert_eq!(notice(client), added("c"));
+        assert_eq!(notice(client), removed("c"));
+        hears_nothing(client);
+    }
+}
