@@ -3,6 +3,7 @@
 //! frames, and tells whoever is concerned.
 
 mod clustered;
+mod online;
 mod readiness;
 mod receive;
 mod users;

@@ -62,6 +62,16 @@ impl Roster {
         self.version
     }
 
+    /// Whether it was read, or there is no Redis to read it from.
+    pub fn is_known(&self) -> bool {
+        self.loaded
+    }
+
+    /// The node goes on with what it has heard.
+    pub fn go_alone(&mut self) {
+        self.loaded = true;
+    }
+
     pub fn count(&self) -> usize {
         self.members.len()
     }

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
+use dashmap::mapref::one::RefMut;
 use tokio::time::Instant;
 
 use super::link::{Kept, Link, Order, Publish};
@@ -68,6 +69,11 @@ impl Entry {
     /// Connections here that are subscribed.
     pub fn subscribed(&self) -> usize {
         self.subscribed
+    }
+
+    /// Whether anybody is present, once that is known.
+    pub fn is_anybody_there(&self) -> Option<bool> {
+        (self.live && self.roster.is_known()).then(|| self.roster.count() > 0)
     }
 
     /// Events come in from now on.
@@ -151,6 +157,36 @@ impl Topics {
     /// Holds the topic for one more connection, on a presence channel as `member`, of whom there may be
     /// `max`. Whether it may subscribe at once; if not, its ticket is among those that get ready later.
     pub fn hold(&self, topic: &Topic, ticket: Ticket, member: Option<(&Member, usize)>) -> bool {
+        let mut entry = self.take_part(topic, member);
+        let entry = entry.value_mut();
+        entry.pending += 1;
+        let user = member.map(|(member, _)| &member.user_id);
+        if entry.is_ready(user) {
+            return true;
+        }
+        entry.waiting.push((ticket, user.cloned()));
+        false
+    }
+
+    /// Holds the topic for one who need not wait, as `member` or to read it, together with what `read` does.
+    /// [`Self::leave`] ends it.
+    pub fn watch<T>(
+        &self,
+        topic: &Topic,
+        member: Option<&Member>,
+        read: impl FnOnce(&Entry) -> T,
+    ) -> T {
+        let mut entry = self.take_part(topic, member.map(|member| (member, usize::MAX)));
+        entry.subscribed += 1;
+        read(&entry)
+    }
+
+    /// The topic's entry, with the member claimed there.
+    fn take_part(
+        &self,
+        topic: &Topic,
+        member: Option<(&Member, usize)>,
+    ) -> RefMut<'_, Topic, Entry> {
         let mut entry = match self.entries.entry(topic.clone()) {
             Place::Occupied(entry) => entry.into_ref(),
             Place::Vacant(entry) => {
@@ -158,20 +194,13 @@ impl Topics {
                 entry.insert(Entry::default())
             }
         };
-        let entry = entry.value_mut();
-        entry.pending += 1;
         if let Some((member, max)) = member
             && entry.roster.claim(member, max) == Claimed::First
         {
             let (topic, member) = (topic.clone(), member.clone());
             self.link.order(Order::Join { topic, member, max, place: 0 });
         }
-        let user = member.map(|(member, _)| &member.user_id);
-        if entry.is_ready(user) {
-            return true;
-        }
-        entry.waiting.push((ticket, user.cloned()));
-        false
+        entry
     }
 
     /// Gives a cached event to the link.
@@ -262,7 +291,10 @@ impl Topics {
 
     /// The topics of an app with their subscribers here, for queries while Redis is away.
     pub fn of(&self, app: &AppId) -> Vec<(Topic, usize, usize)> {
-        let own = self.entries.iter().filter(|entry| entry.key().app == *app);
+        let own = self.entries.iter().filter(|entry| {
+            let Topic { app: other, channel } = entry.key();
+            other == app && channel.online_user().is_none()
+        });
         own.map(|entry| (entry.key().clone(), entry.subscribed, entry.roster.count())).collect()
     }
 }

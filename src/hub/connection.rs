@@ -64,6 +64,8 @@ pub struct Life {
     pub asked: Cell<u32>,
     /// Whether it has signed in or joined a channel that asks for a signature.
     pub authorized: Cell<bool>,
+    /// Whether other nodes were told that its user is online.
+    pub online: Cell<bool>,
     /// Whether the clock has seen it closing.
     pub ends: Cell<bool>,
 }

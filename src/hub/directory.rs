@@ -63,7 +63,14 @@ pub struct Seat {
 #[derive(Debug, Default)]
 struct Online {
     connections: usize,
-    watchers: HashMap<SocketId, u16>,
+    watchers: HashMap<SocketId, Watcher>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Watcher {
+    worker: u16,
+    /// Whether it was told last that the user is online.
+    told: Option<bool>,
 }
 
 /// What a subscription changed.
@@ -316,9 +323,7 @@ impl Directory {
     pub fn sign_in(&self, user: &UserId, tell: impl FnMut(SocketId, u16)) {
         let mut online = self.users.entry(user.clone()).or_default();
         online.connections += 1;
-        if online.connections == 1 {
-            online.for_watchers(tell);
-        }
+        online.turn(true, tell);
     }
 
     /// Counts one signed-in connection less. If it was the user's last, each watcher is given to `tell`.
@@ -329,17 +334,32 @@ impl Directory {
         if online.connections > 0 {
             return;
         }
-        online.for_watchers(tell);
+        online.turn(false, tell);
         if online.watchers.is_empty() {
             entry.remove();
+        }
+    }
+
+    /// A user whose connections are counted over all nodes is online or is not. Each watcher to whom that is
+    /// news is given to `tell`.
+    pub fn turn(&self, user: &str, online: bool, tell: impl FnMut(SocketId, u16)) {
+        if let Some(mut user) = self.users.get_mut(user) {
+            user.turn(online, tell);
         }
     }
 
     /// Lets the connection `watcher` hear of `user`; whether the user is online now.
     pub fn watch(&self, user: &UserId, watcher: SocketId, worker: u16) -> bool {
         let mut online = self.users.entry(user.clone()).or_default();
-        online.watchers.insert(watcher, worker);
-        online.connections > 0
+        let is_online = online.connections > 0;
+        online.watchers.insert(watcher, Watcher { worker, told: Some(is_online) });
+        is_online
+    }
+
+    /// The same for a user whose connections are counted over all nodes, of whom the watcher is `told`.
+    pub fn watch_told(&self, user: &UserId, watcher: SocketId, worker: u16, told: Option<bool>) {
+        let mut online = self.users.entry(user.clone()).or_default();
+        online.watchers.insert(watcher, Watcher { worker, told });
     }
 
     /// Ends what [`Self::watch`] began.
@@ -354,7 +374,11 @@ impl Directory {
 }
 
 impl Online {
-    fn for_watchers(&self, mut tell: impl FnMut(SocketId, u16)) {
-        self.watchers.iter().for_each(|(socket, worker)| tell(*socket, *worker));
+    fn turn(&mut self, online: bool, mut tell: impl FnMut(SocketId, u16)) {
+        for (socket, watcher) in &mut self.watchers {
+            if watcher.told.replace(online) != Some(online) {
+                tell(*socket, watcher.worker);
+            }
+        }
     }
 }

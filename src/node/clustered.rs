@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dashmap::DashMap;
 
+use super::online::Unknown;
 use super::{Node, Publication, tells_count};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Order, Publish};
@@ -29,6 +30,8 @@ pub struct Clustered {
     pub topics: Arc<Topics>,
     /// Connections that each app has on other nodes, as was last heard.
     pub(super) elsewhere: DashMap<AppId, usize>,
+    /// Connections that are to be told of whom they watch.
+    pub(super) unknown: DashMap<SocketId, Unknown>,
 }
 
 /// A subscription that waits for other nodes.
@@ -46,7 +49,7 @@ impl Pending {
 
 impl Clustered {
     pub fn new(topics: Arc<Topics>) -> Self {
-        Self { topics, elsewhere: DashMap::new() }
+        Self { topics, elsewhere: DashMap::new(), unknown: DashMap::new() }
     }
 
     pub fn link(&self) -> &Link {

@@ -115,6 +115,7 @@ impl Shared {
         if let Some(loaded) = loaded {
             let changes = entry.roster.load(&loaded, settled);
             self.tell_changes(topic, entry, changes);
+            self.tell_watchers(topic, entry);
         }
         // After a lost link this may be an event that subscribers here have missed.
         if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
@@ -160,6 +161,14 @@ impl Shared {
     fn admit_waiting(&self, topic: &Topic, entry: &mut Entry) {
         entry.go_live();
         entry.lost_link();
+        if topic.channel.online_user().is_some() {
+            // Here nobody waits.
+            entry.roster.go_alone();
+            let own: Vec<UserId> =
+                entry.roster.own().map(|(member, _)| member.user_id.clone()).collect();
+            own.iter().for_each(|user| drop(entry.roster.join_alone(user)));
+            return self.tell_watchers(topic, entry);
+        }
         for user in entry.waiting().into_iter().flatten() {
             self.join_alone(topic, entry, &user);
         }
@@ -266,6 +275,12 @@ impl Shared {
         entry: &Entry,
         changes: impl IntoIterator<Item = Change>,
     ) {
+        if topic.channel.online_user().is_some() {
+            if changes.into_iter().next().is_some() {
+                self.tell_watchers(topic, entry);
+            }
+            return;
+        }
         for change in changes {
             let message = match &change {
                 Change::Added(member) => Message::member_added(&topic.channel, member),

@@ -39,8 +39,10 @@ impl Node {
         if before.is_some() {
             return Ok(());
         }
-        let online = Message::watchlist(std::slice::from_ref(&user.id), &[]);
-        connection.directory.sign_in(&user.id, self.tell_each(&online));
+        if self.shared.cluster.is_none() {
+            let online = Message::watchlist(std::slice::from_ref(&user.id), &[]);
+            connection.directory.sign_in(&user.id, self.tell_each(&online));
+        }
         if app.features.watchlist {
             self.watch(connection, &user);
         }
@@ -49,6 +51,9 @@ impl Node {
     }
 
     pub(super) fn sign_out(&self, connection: &Connection, user: &User) {
+        if let Some(cluster) = &self.shared.cluster {
+            return self.go_offline(cluster, connection, user);
+        }
         // Whether or not the app has watchlists now: it may have had them then.
         for watched in &user.watchlist.ids {
             connection.directory.unwatch(watched, connection.id);
@@ -59,12 +64,15 @@ impl Node {
 
     /// Begins to watch the users of the watchlist, and tells who of them is online.
     fn watch(&self, connection: &Connection, user: &User) {
-        let (mut online, mut offline) = (Vec::new(), Vec::new());
-        for watched in &user.watchlist.ids {
-            let is_online = connection.directory.watch(watched, connection.id, self.worker.index());
-            if is_online { &mut online } else { &mut offline }.push(watched.clone());
-        }
-        if !user.watchlist.ids.is_empty() {
+        if let Some(cluster) = &self.shared.cluster {
+            self.go_online(cluster, connection, user);
+        } else if !user.watchlist.ids.is_empty() {
+            let (mut online, mut offline) = (Vec::new(), Vec::new());
+            for watched in &user.watchlist.ids {
+                let (directory, worker) = (&connection.directory, self.worker.index());
+                let is_online = directory.watch(watched, connection.id, worker);
+                if is_online { &mut online } else { &mut offline }.push(watched.clone());
+            }
             connection.tell(Message::watchlist(&online, &offline));
         }
         if user.watchlist.cut {

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 const SERVER_TO_USER: &str = "#server-to-user-";
 
+/// What follows is a user. `parse` takes no `#` there, so that no client can name it.
+const ONLINE: &str = "presence-#online-";
+
 /// A legal channel name; cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ChannelName(Arc<str>);
@@ -62,6 +65,21 @@ impl ChannelName {
     /// legal only in `#server-to-user-…`, where a user's id follows: any text without control characters.
     pub fn parse(text: &str, max: usize) -> Result<Self, NameError> {
         check(text, max).map(|()| Self(text.into()))
+    }
+
+    /// Where nodes tell each other that a user is online: it is present there, and nobody else ever is.
+    pub fn online(user: &str) -> Self {
+        Self(format!("{ONLINE}{user}").into())
+    }
+
+    /// A name that another node gave: one that [`Self::parse`] accepts at any length, or [`Self::online`].
+    pub fn of_node(text: &str) -> Result<Self, NameError> {
+        if text.starts_with(ONLINE) { Ok(Self(text.into())) } else { Self::parse(text, usize::MAX) }
+    }
+
+    /// The user of [`Self::online`].
+    pub fn online_user(&self) -> Option<&str> {
+        self.0.strip_prefix(ONLINE)
     }
 
     pub fn as_str(&self) -> &str {
@@ -134,6 +152,17 @@ impl fmt::Display for ChannelName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_have_names_that_clients_cannot_spell() {
+        let name = ChannelName::online("7\u{1}");
+        assert_eq!(name.online_user(), Some("7\u{1}"));
+        assert!(name.kind().is_presence() && !name.kind().cache);
+        assert_eq!(ChannelName::of_node(name.as_str()), Ok(name.clone()));
+        assert_eq!(ChannelName::parse(name.as_str(), 200), Err(NameError::Character('#')));
+        assert_eq!(ChannelName::of_node("presence-x").unwrap().online_user(), None);
+        assert_eq!(ChannelName::of_node("a b"), Err(NameError::Character(' ')));
+    }
 
     #[test]
     fn kinds_go_by_the_longest_prefix() {

@@ -45,6 +45,7 @@ over_every_redis! {
     n02_a_presence_channel_is_one_over_all_nodes,
     n03_exclusion_and_whispers_cross_nodes,
     n04_users_are_reached_and_thrown_out_on_every_node,
+    n05_the_rate_of_client_events_is_each_connections_own,
     n06_the_last_event_of_a_cache_channel_is_shared,
     n07_the_members_of_a_dead_node_leave_once,
     a_channel_is_full_over_all_nodes,
@@ -53,7 +54,7 @@ over_every_redis! {
 }
 
 /// A node of the cluster.
-fn node(cluster: &Cluster, change: impl FnOnce(&mut App)) -> Fixture {
+pub fn node(cluster: &Cluster, change: impl FnOnce(&mut App)) -> Fixture {
     let mut app = App::new(ID, KEY, SECRET);
     change(&mut app);
     let mut config = config(vec![app]);
@@ -86,7 +87,7 @@ pub fn joined(node: &Fixture, channel: &str, user: &str) -> (Client, Value) {
     (client, ids)
 }
 
-fn sign_in(client: &mut Client, socket_id: &str, user_data: &Value) {
+pub fn sign_in(client: &mut Client, socket_id: &str, user_data: &Value) {
     let data = user_data.to_string();
     let auth = hmac_hex(SECRET, &format!("{socket_id}::user::{data}"));
     let data = json!({ "user_data": data, "auth": format!("{KEY}:{auth}") });
@@ -243,6 +244,32 @@ fn n04_users_are_reached_and_thrown_out_on_every_node(cluster: &Cluster) {
     two.is_well();
 }
 
+fn n05_the_rate_of_client_events_is_each_connections_own(cluster: &Cluster) {
+    let [one, two] = [0; 2].map(|_| node(cluster, |app| app.limits.client_events_per_second = 3));
+    let (mut a, _) = joined(&one, "presence-w", "a");
+    let (mut b, _) = joined(&two, "presence-w", "b");
+    assert_eq!(notice(&mut a), added("b"));
+    let whisper = |client: &mut Client| {
+        client.send_text(r#"{"event":"client-x","channel":"presence-w","data":"1"}"#);
+    };
+    // The burst ends within a second, or what is over it would not be refused: so it is told from the answers.
+    let mut refused = 0;
+    while refused == 0 {
+        (0..50).for_each(|_| whisper(&mut a));
+        a.send_text(r#"{"event":"pusher:ping"}"#);
+        let mut heard = a.hear_text();
+        while !heard.contains("pusher:pong") {
+            assert!(heard.contains(r#""code":4301"#), "{heard}");
+            refused += 1;
+            heard = a.hear_text();
+        }
+    }
+    let said = r#"{"event":"client-x","channel":"presence-w","data":"1","user_id":"a"}"#;
+    (0..3).for_each(|_| assert_eq!(b.hear_text(), said));
+    whisper(&mut b);
+    assert_eq!(a.hear_text(), said.replace(r#""a"}"#, r#""b"}"#), "b has said nothing yet");
+}
+
 fn n06_the_last_event_of_a_cache_channel_is_shared(cluster: &Cluster) {
     let [one, two]: [Fixture; 2] = nodes(cluster);
     let miss = r#"{"event":"pusher:cache_miss","channel":"cache-x","data":"{}"}"#;
@@ -322,7 +349,7 @@ impl Process {
         (client, id)
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -24,6 +24,7 @@ mod garbage;
 mod liveness;
 mod metrics;
 mod model;
+mod online;
 mod ordering;
 mod outage;
 mod panics;

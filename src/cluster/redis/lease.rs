@@ -189,7 +189,7 @@ impl Writer<'_> {
         let mut batch = Batch::new();
         for entry in &held {
             if let Some((app, channel)) = entry.strip_prefix('c').and_then(|c| c.split_once('/')) {
-                let Ok(channel) = ChannelName::parse(channel, usize::MAX) else { continue };
+                let Ok(channel) = ChannelName::of_node(channel) else { continue };
                 let topic = Topic { app: AppId::new(app), channel };
                 let mut clear = script(Script::Clear, &self.parts(&topic, "vmrk"));
                 // The script adds version and user.

@@ -89,7 +89,7 @@ pub(super) fn arrival(keys: &Keys, node: u64, name: &str, envelope: Envelope) ->
             if own && matches!(envelope.body, Body::Event { .. }) {
                 return None;
             }
-            let channel = ChannelName::parse(channel, usize::MAX).ok()?;
+            let channel = ChannelName::of_node(channel).ok()?;
             Some(Arrival::Topic(Topic { app: AppId::new(app), channel }, envelope))
         }
     }

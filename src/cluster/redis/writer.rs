@@ -284,6 +284,9 @@ impl Writer<'_> {
             if self.topics.is_idle(&topic) {
                 self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
             }
+            if topic.channel.online_user().is_some() {
+                continue;
+            }
             by_app.entry(topic.app).or_default().push((Some(topic.channel), count, tell));
         }
         for app in std::mem::take(&mut self.link.connections) {

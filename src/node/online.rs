@@ -1,0 +1,112 @@
+//! Who is online, over all nodes. A user with a signed-in connection is present on a topic of its own, to
+//! which nodes subscribe where that user or somebody who watches it is connected. So what makes members
+//! leave with a node that dies, or come back with a Redis that does, holds of users too.
+
+use super::clustered::Clustered;
+use super::{Node, Shared};
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::topics::Entry;
+use crate::hub::connection::Connection;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event::Message;
+use crate::protocol::member::{Member, User, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// Whom a connection watches of whom it is not known yet whether they are online; it is told of all at once.
+#[derive(Debug)]
+pub(super) struct Unknown(Vec<(UserId, Option<bool>)>);
+
+impl Unknown {
+    fn learn(&mut self, user: &UserId, is_online: Option<bool>) {
+        let its = self.0.iter_mut().filter(|(other, _)| other == user);
+        its.for_each(|(_, known)| *known = is_online.or(*known));
+    }
+
+    fn message(&self) -> Option<Message> {
+        let (mut online, mut offline) = (Vec::new(), Vec::new());
+        for (user, is_online) in &self.0 {
+            if *is_online == Some(true) { &mut online } else { &mut offline }.push(user.clone());
+        }
+        (!self.0.is_empty()).then(|| Message::watchlist(&online, &offline))
+    }
+}
+
+fn topic_of(app: &AppId, user: &UserId) -> Topic {
+    Topic { app: app.clone(), channel: ChannelName::online(user.as_str()) }
+}
+
+impl Node {
+    /// One more connection of a user, whom other nodes are told of, and who watches others. The connection is
+    /// told of those once it is known of all of them whether they are online.
+    pub(super) fn go_online(&self, cluster: &Clustered, connection: &Connection, user: &User) {
+        let app = &connection.app().id;
+        connection.life.online.set(true);
+        let member = Member { user_id: user.id.clone(), user_info: "{}".into() };
+        cluster.topics.watch(&topic_of(app, &user.id), Some(&member), |_| ());
+        let watched = &user.watchlist.ids;
+        let unknown = watched.iter().map(|user| (user.clone(), None)).collect();
+        cluster.unknown.insert(connection.id, Unknown(unknown));
+        for watched in watched {
+            cluster.topics.watch(&topic_of(app, watched), None, |entry| {
+                let known = entry.is_anybody_there();
+                let (directory, worker) = (&connection.directory, self.worker.index());
+                directory.watch_told(watched, connection.id, worker, known);
+                if let Some(mut unknown) = cluster.unknown.get_mut(&connection.id) {
+                    unknown.learn(watched, known);
+                }
+            });
+        }
+        if let Some(message) = cluster.all_known(connection.id) {
+            connection.tell(message);
+        }
+    }
+
+    /// Ends what [`Self::go_online`] began, if it did.
+    pub(super) fn go_offline(&self, cluster: &Clustered, connection: &Connection, user: &User) {
+        if !connection.life.online.replace(false) {
+            return;
+        }
+        let app = &connection.app().id;
+        for watched in &user.watchlist.ids {
+            connection.directory.unwatch(watched, connection.id);
+            cluster.topics.leave(&topic_of(app, watched), None, false);
+        }
+        cluster.unknown.remove(&connection.id);
+        cluster.topics.leave(&topic_of(app, &user.id), Some(&user.id), false);
+    }
+}
+
+impl Clustered {
+    /// What a connection is told once all it watches are known; only once.
+    fn all_known(&self, socket: SocketId) -> Option<Message> {
+        let is_whole = |unknown: &Unknown| unknown.0.iter().all(|(_, online)| online.is_some());
+        let (_, unknown) = self.unknown.remove_if(&socket, |_, unknown| is_whole(unknown))?;
+        unknown.message()
+    }
+}
+
+impl Shared {
+    /// Tells watchers here whether a user is online, if the topic is a user's and that is news.
+    pub(super) fn tell_watchers(&self, topic: &Topic, entry: &Entry) {
+        let user = topic.channel.online_user().and_then(UserId::parse);
+        let (Some(user), Some(cluster)) = (user, &self.cluster) else { return };
+        let Some(is_online) = entry.is_anybody_there() else { return };
+        let users = std::slice::from_ref(&user);
+        let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
+        let message = Message::watchlist(online, offline);
+        self.hub.directory(&topic.app).turn(user.as_str(), is_online, |socket, worker| {
+            let message = match cluster.unknown.get_mut(&socket) {
+                Some(mut unknown) => {
+                    unknown.learn(&user, Some(is_online));
+                    drop(unknown);
+                    cluster.all_known(socket).map(Message::into_bytes)
+                }
+                None => Some(message.bytes().clone()),
+            };
+            if let Some(frame) = message {
+                self.hub.tell(worker, socket, frame);
+            }
+        });
+    }
+}
