@@ -10,6 +10,7 @@ use crate::cluster::{
 use crate::outage::is_cut_off;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID};
+use crate::support::redis::Redis;
 use crate::support::shards::Shards;
 
 fn links_made(node: &Fixture) -> u64 {
@@ -31,9 +32,9 @@ fn kept_by_the_last(shards: &Shards) -> String {
 
 #[test]
 fn what_is_said_while_a_slot_moves_arrives_once_and_in_order() {
-    let Some(shards) = Shards::start(3, false) else { return };
+    let Some(shards) = Shards::shared() else { return };
     let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
-    let channel = "presence-x";
+    let channel = "presence-that-moves";
     let (mut a, _) = joined(&one, channel, "a");
     let (slot, first) = shards.place(&tag(channel));
     let numbers = 0..300;
@@ -60,15 +61,15 @@ fn what_is_said_while_a_slot_moves_arrives_once_and_in_order() {
     assert_eq!((links_made(&one), links_made(&two)), (1, 1));
 }
 
-fn takes_over(shards: &Shards) {
-    eventually(|| match shards.replica.as_ref().unwrap().ask(&["ROLE"]) {
+fn takes_over(replica: &Redis) {
+    eventually(|| match replica.ask(&["ROLE"]) {
         role if role.starts_with("master") => Ok(()),
         role => Err(role),
     })
     .unwrap();
 }
 
-fn goes_on(shards: &Shards, channel: &str, one: &Fixture, two: &Fixture) {
+fn goes_on(channel: &str, one: &Fixture, two: &Fixture) {
     let (mut c, _) = joined(one, channel, "c");
     let (d, _) = joined(two, channel, "d");
     assert_eq!(notice(&mut c), added("d"));
@@ -76,44 +77,43 @@ fn goes_on(shards: &Shards, channel: &str, one: &Fixture, two: &Fixture) {
     assert_eq!(c.hear_text(), event(channel, "1"));
     drop(d);
     assert_eq!(notice(&mut c), removed("d"));
-    let replica = shards.replica.as_ref().unwrap();
-    assert!(replica.ask(&["KEYS", "*"]).contains(&tag(channel)));
+    drop(c);
+    eventually_answers(two, "channels", &json!({ "channels": {} }));
 }
 
 #[test]
 fn a_replica_that_takes_over_is_followed() {
-    let Some(shards) = Shards::start(3, true) else { return };
-    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
-    let channel = kept_by_the_last(&shards);
-    let (mut a, _) = joined(&one, &channel, "a");
-    let (b, _) = joined(&two, &channel, "b");
-    assert_eq!(notice(&mut a), added("b"));
-    assert_eq!(shards.replica.as_ref().unwrap().ask(&["CLUSTER", "FAILOVER"]), "OK");
-    takes_over(&shards);
-    two.publish(&channel, "e", "0");
-    assert_eq!(a.hear_text(), event(&channel, "0"));
-    drop(b);
-    assert_eq!(notice(&mut a), removed("b"));
-    drop(a);
-    eventually_answers(&two, "channels", &json!({ "channels": {} }));
-    goes_on(&shards, &channel, &one, &two);
-    assert_eq!((links_made(&one), links_made(&two)), (1, 1));
-}
-
-#[test]
-fn a_master_that_dies_is_outlived() {
     let Some(mut shards) = Shards::start(3, true) else { return };
     let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
     let channel = kept_by_the_last(&shards);
     let (mut a, _) = joined(&one, &channel, "a");
     let (b, _) = joined(&two, &channel, "b");
     assert_eq!(notice(&mut a), added("b"));
-    shards.masters[2].kill();
+    // As it is told to: the link stays.
+    let (mut replica, master) = (shards.replica.take().unwrap(), &shards.masters[2]);
+    assert_eq!(replica.ask(&["CLUSTER", "FAILOVER"]), "OK");
+    takes_over(&replica);
+    two.publish(&channel, "e", "0");
+    assert_eq!(a.hear_text(), event(&channel, "0"));
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    let (mut c, _) = joined(&one, &channel, "c");
+    assert_eq!(notice(&mut a), added("c"));
+    hears_nothing(&mut c);
+    drop(c);
+    assert_eq!(notice(&mut a), removed("c"));
+    assert!(replica.ask(&["KEYS", "*"]).contains(&tag(&channel)));
+    assert_eq!((links_made(&one), links_made(&two)), (1, 1));
+    // The other way round, because its master has died.
+    master.follows_its_master();
+    let (b, _) = joined(&two, &channel, "b");
+    assert_eq!(notice(&mut a), added("b"));
+    replica.kill();
     is_cut_off(&one);
     is_cut_off(&two);
-    one.publish(&channel, "e", "0");
-    assert_eq!(a.hear_text(), event(&channel, "0"));
-    takes_over(&shards);
+    one.publish(&channel, "e", "1");
+    assert_eq!(a.hear_text(), event(&channel, "1"));
+    takes_over(master);
     one.is_ready();
     two.is_ready();
     drop(b);
@@ -121,7 +121,7 @@ fn a_master_that_dies_is_outlived() {
     hears_nothing(&mut a);
     drop(a);
     eventually_answers(&two, "channels", &json!({ "channels": {} }));
-    goes_on(&shards, &channel, &one, &two);
+    goes_on(&channel, &one, &two);
 }
 
 #[test]
