@@ -275,6 +275,18 @@ impl Apps {
         Ok(all)
     }
 
+    /// These, and of `others` those whose id and key are free.
+    pub fn with<'a>(&self, others: impl IntoIterator<Item = &'a Arc<App>>) -> Self {
+        let mut all = self.clone();
+        for app in others {
+            if !all.by_id.contains_key(&app.id) && !all.by_key.contains_key(&app.key) {
+                all.by_key.insert(app.key.clone(), app.clone());
+                all.by_id.insert(app.id.clone(), app.clone());
+            }
+        }
+        all
+    }
+
     pub fn by_id(&self, id: &str) -> Option<&Arc<App>> {
         self.by_id.get(id)
     }

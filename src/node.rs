@@ -25,6 +25,7 @@ use crate::hub::directory::{Directory, Joined, Occupancy};
 use crate::hub::inbox::History;
 use crate::hub::stream::Stream;
 use crate::hub::worker::{Ended, Worker};
+use crate::lookup::Lookup;
 use crate::metrics::{Counts, Doubt, Metrics, Reason, Signed};
 use crate::protocol::auth::{self, AuthError};
 use crate::protocol::channel::{Access, ChannelName};
@@ -53,6 +54,8 @@ pub struct Shared {
     pub webhooks: Webhooks,
     /// The other nodes, if there may be any.
     pub cluster: Option<Clustered>,
+    /// Who knows of apps that are not among `apps`, if anybody does.
+    pub lookup: Option<Lookup>,
 }
 
 impl Shared {

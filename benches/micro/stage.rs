@@ -43,6 +43,7 @@ impl Stage {
             addresses: Addresses::new(0),
             webhooks: Webhooks::default(),
             cluster: None,
+            lookup: None,
         });
         let node = Node::new(shared.clone(), Worker::new(shared.hub.clone(), 0));
         let directory = shared.hub.directory(&app.id);

@@ -21,6 +21,8 @@ pub(super) enum Origin {
     Variable(String),
     /// A key of Soketi's JSON file, whose lines are not known.
     Json { path: Arc<str>, key: String },
+    /// The row of an app in a database, by its id.
+    Row(String),
     /// A flag of the command line.
     Flag(&'static str),
 }
@@ -30,6 +32,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::Implied(by) => write!(f, "default with {by}"),
+            Self::Row(id) => write!(f, "the row of {id:?}"),
             Self::Made => f.write_str("made for this run"),
             Self::File { path, line } => write!(f, "{path}:{line}"),
             Self::DotEnv { path, line, name } => write!(f, "{path}:{line}: {name}"),

@@ -109,6 +109,13 @@ pub const SERVER: &[Key<Config>] = &[
     }),
     key("webhooks.allow_private", "true", |c, v| put(&mut c.webhooks.allow_private, boolean(v))),
     key("webhooks.spool", r#""""#, |c, v| put(&mut c.webhooks.spool, text(v).map(file_path))),
+    hidden(key("sql.url", r#""""#, |c, v| {
+        put(&mut c.sql.get_or_insert_default().url, database(v))
+    })),
+    key("sql.table", r#""apps""#, |c, v| put(&mut c.sql.get_or_insert_default().table, table(v))),
+    key("sql.ttl", r#""60s""#, |c, v| {
+        put(&mut c.sql.get_or_insert_default().ttl, duration(v, SECOND..=YEAR))
+    }),
     key("apps_file.path", r#""""#, |c, v| put(&mut c.apps_file, text(v).map(file_path))),
 ];
 
@@ -265,6 +272,28 @@ fn origins(value: &Value) -> Result<Vec<String>, Wanted> {
             })
         })
         .ok_or_else(|| "a list of \"*\" or origins such as \"https://app.example.test\"".to_owned())
+}
+
+/// The URL of a database that may hold apps, or nothing.
+fn database(value: &Value) -> Result<String, Wanted> {
+    let schemes = ["mysql://", "mariadb://", "postgres://", "postgresql://"];
+    text(value)
+        .ok()
+        .filter(|url| url.is_empty() || schemes.iter().any(|scheme| url.starts_with(scheme)))
+        .ok_or_else(|| "a mysql://, mariadb:// or postgres:// URL".to_owned())
+}
+
+/// A name that needs no escaping, with its schema if need be.
+fn table(value: &Value) -> Result<String, Wanted> {
+    let is_plain = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    text(value)
+        .ok()
+        .filter(|name| name.split('.').count() <= 2 && name.split('.').all(is_plain))
+        .ok_or_else(|| {
+            "a table's name of letters, digits and _, as \"apps\" or \"schema.apps\"".to_owned()
+        })
 }
 
 /// The rights of a file, as `chmod` takes them in digits.

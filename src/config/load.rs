@@ -46,6 +46,7 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     }
     if settings.apps.is_empty()
         && settings.apps_file().is_none()
+        && !settings.has_table()
         && let Some(error) = laravel.incomplete()
     {
         return Err(error);

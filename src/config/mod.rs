@@ -31,6 +31,7 @@ pub use flags::{At, Command, ConfigCommand, Flags, Tool};
 pub use keys::{APP, Key, SERVER, WEBHOOK};
 pub use load::{Loaded, answer, load};
 pub use settings::Settings;
+pub use soketi::Rows;
 pub use version::{FEATURES, REVISION, VERSION};
 
 /// Everything a server needs to start.
@@ -44,6 +45,8 @@ pub struct Config {
     pub webhooks: Webhooks,
     /// A file of more apps, which are among `apps`.
     pub apps_file: Option<PathBuf>,
+    /// The table of still more apps, which are looked up when somebody asks for them.
+    pub sql: Option<Sql>,
     pub apps: Apps,
     /// The one app of a server that was given none.
     pub made_app: Option<MadeApp>,
@@ -190,6 +193,24 @@ impl fmt::Debug for Cluster {
             .field("redis", &format_args!("{} URLs", self.redis.len()))
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
+    }
+}
+
+/// A table of apps in a database.
+#[derive(Clone, Default)]
+pub struct Sql {
+    /// Of MySQL, MariaDB or PostgreSQL.
+    pub url: String,
+    pub table: String,
+    /// How long what was found is taken for true.
+    pub ttl: Duration,
+    pub rows: Rows,
+}
+
+/// The URL may hold a password.
+impl fmt::Debug for Sql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sql").field("table", &self.table).finish_non_exhaustive()
     }
 }
 

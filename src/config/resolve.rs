@@ -22,9 +22,9 @@ impl Settings {
     /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
     /// the address that a server listens on whose settings were taken over.
     pub(super) fn complete(&mut self) -> Result<Option<MadeApp>, Error> {
-        let none = self.apps.is_empty() && self.apps_file().is_none();
+        let none = self.apps.is_empty() && self.apps_file().is_none() && !self.has_table();
         let made = if none { Some(self.make_app()?) } else { None };
-        let drop_in = self.apps.iter().find_map(|app| app.drop_in);
+        let drop_in = self.apps.iter().find_map(|app| app.drop_in).or(self.drop_in);
         if let Some(drop_in) = drop_in {
             let host = Value::Text("0.0.0.0".to_owned());
             let port = drop_in.port.map(Value::Integer);
@@ -34,6 +34,12 @@ impl Settings {
                     self.set(name, Setting { value, origin })?;
                 }
             }
+        }
+        // Whoever may write to the table is not always who may look around in this network.
+        let private = "webhooks.allow_private";
+        if self.has_table() && !self.server.contains_key(private) {
+            let origin = Origin::Implied("sql.url");
+            self.set(private, Setting { value: Value::Bool(false), origin })?;
         }
         Ok(made)
     }
@@ -66,6 +72,13 @@ impl Settings {
         }
         if config.server.workers == 0 {
             config.server.workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        }
+        config.sql = config.sql.filter(|sql| !sql.url.is_empty());
+        if let Some(sql) = &mut config.sql {
+            if !cfg!(feature = "sql") {
+                return Err(self.wrong("sql.url", WITHOUT_SQL));
+            }
+            sql.rows = self.rows.clone();
         }
         config.apps = self.resolve_apps()?;
         Ok(config)
@@ -129,6 +142,8 @@ impl Settings {
     }
 }
 
+const WITHOUT_SQL: &str = "this program was built without databases: build it with --features sql, or install the Debian package";
+
 const UNAVAILABLE: &str = "not available in this version";
 
 /// Refuses anything but the default.
@@ -149,7 +164,7 @@ fn refuse_other<T>(keys: &[Key<T>], group: &Group, name: &str) -> Result<(), Err
 }
 
 impl AppSettings {
-    fn resolve(&self, place: &str) -> Result<App, Error> {
+    pub(super) fn resolve(&self, place: &str) -> Result<App, Error> {
         let mut app = App::new("", "", "");
         fill(&mut app, APP, &self.values, (place, &self.origin))?;
         for (index, written) in self.webhooks.iter().enumerate() {
@@ -200,6 +215,7 @@ impl Config {
             webhooks: Webhooks { allow_private: true, spool: None },
             log: Log { level: LevelFilter::OFF, json: false },
             apps_file: None,
+            sql: None,
             apps: Apps::default(),
             made_app: None,
         }

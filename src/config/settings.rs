@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::error::{Error, Origin, suggestion};
 use super::keys::{APP, Key, SERVER, WEBHOOK};
+use super::soketi::Rows;
 use super::value::Value;
 use super::{Config, file};
 use crate::app::{App, Webhook};
@@ -25,6 +26,10 @@ pub(super) type Group = BTreeMap<&'static str, Setting>;
 pub struct Settings {
     pub(super) server: Group,
     pub(super) apps: Vec<AppSettings>,
+    /// The server whose settings were taken over, if its apps are elsewhere.
+    pub(super) drop_in: Option<&'static DropIn>,
+    /// How the rows of a table of apps are read.
+    pub(super) rows: Rows,
     /// What the operator should know although it stops nothing.
     pub(super) warnings: Vec<String>,
 }
@@ -59,6 +64,12 @@ impl Settings {
     /// Writes a key of the server over what was written before.
     pub(super) fn set(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
         write(&mut self.server, SERVER, &mut Config::blank(), ("", name), setting)
+    }
+
+    /// Whether apps are in a database.
+    pub(super) fn has_table(&self) -> bool {
+        let url = self.server.get("sql.url").map(|setting| &setting.value);
+        matches!(url, Some(Value::Text(url) | Value::Raw(url)) if !url.is_empty())
     }
 
     /// The file of more apps, if one is set.

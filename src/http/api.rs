@@ -14,6 +14,7 @@ use super::known::Known;
 use super::{channels, events, users};
 use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
+use crate::lookup::Name;
 use crate::metrics::{self, Doubt};
 use crate::node::Node;
 use crate::protocol::auth::{self, BodyMd5, Query};
@@ -70,6 +71,17 @@ pub(super) fn app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>
         }
     };
     if app.enabled { Ok(app.clone()) } else { Err(Error::AppDisabled) }
+}
+
+/// The app that was asked for and is not known, if that is what is wrong.
+pub(super) fn unknown(error: &Error, by_key: bool, query: &str) -> Option<Name> {
+    match error {
+        Error::NoSuchApp(id) => Some(Name::Id(id.clone())),
+        Error::Unauthorized(Doubt::Key, _) if by_key => {
+            Query::parse(query).get("auth_key").map(|key| Name::Key(key.to_owned()))
+        }
+        _ => None,
+    }
 }
 
 fn unauthorized(doubt: Doubt, why: &str) -> Error {

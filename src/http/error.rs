@@ -26,6 +26,8 @@ pub(super) enum Error {
     },
     /// A second's share is used up; the limit.
     TooManyRequests(u32),
+    /// Whether there is the app cannot be found out just now.
+    LookupAway,
     /// A WebSocket version other than 13.
     UpgradeRequired,
     /// The client sent less than it said, or went.
@@ -42,6 +44,7 @@ impl Error {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::LookupAway => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         }
     }
@@ -74,6 +77,7 @@ impl fmt::Display for Error {
             Self::TooManyRequests(limit) => {
                 write!(f, "Rate limit exceeded: {limit} a second are allowed.")
             }
+            Self::LookupAway => f.write_str("The application cannot be looked up just now."),
             Self::UpgradeRequired => f.write_str("The WebSocket version must be 13."),
             Self::Interrupted => f.write_str("The request body ended early."),
         }

@@ -3,6 +3,7 @@
 
 mod answer;
 mod api;
+mod body;
 mod channels;
 mod error;
 mod events;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
@@ -31,11 +32,14 @@ use tracing::debug;
 use crate::app::App;
 use crate::config::Network;
 use crate::hub::directory::Directory;
+use crate::lookup::{Name, Pending, Verdict};
 use crate::metrics::{self, Limited, Signed, Status};
 use crate::node::Node;
 use crate::protocol::auth::{Query, percent_decode};
+use crate::protocol::error::close;
 use crate::socket::upgrade::{self, Admission, NoHandshake};
 use api::{Call, Claim, Head, Route};
+use body::Received;
 use error::Error;
 use known::{Asking, Known};
 use pace::{Pace, Paces, Step};
@@ -87,9 +91,26 @@ impl Service<Request<Incoming>> for Door {
     type Future = Exchange;
 
     fn call(&self, request: Request<Incoming>) -> Exchange {
-        let begun = Instant::now();
         let (parts, body) = request.into_parts();
-        let exchange = match self.open(&parts, &body) {
+        let stage = self.begin(parts, body, None, Instant::now());
+        Exchange { door: self.clone(), stage }
+    }
+}
+
+impl Door {
+    /// How a request goes on once its head is there; `verdict` is what came of asking for its app, if that
+    /// was needed.
+    fn begin(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        verdict: Option<Verdict>,
+        begun: Instant,
+    ) -> Stage {
+        let stage = match self.open(&parts, &body, verdict) {
+            Ok(Opened::Unknown(pending)) => {
+                Stage::Unknown(Box::new(Unknown { parts, body, pending, begun }))
+            }
             Ok(Opened::Answered(mut answer)) => {
                 answer::allow_origin(&self.http, &parts.headers, &mut answer);
                 Stage::Answered(Some(answer))
@@ -114,19 +135,35 @@ impl Service<Request<Incoming>> for Door {
                 Stage::Answered(Some(answer))
             }
         };
-        if matches!(exchange, Stage::Reading(_)) {
-            self.pace.enter(Step::Body, self.now());
-        } else {
-            self.pace.enter(Step::Idle, self.now());
+        let step = if matches!(stage, Stage::Answered(_)) { Step::Idle } else { Step::Body };
+        self.pace.enter(step, self.now());
+        stage
+    }
+
+    /// Asks for an app that is not known, if there is anybody to ask; afterwards says whether that was of
+    /// use.
+    fn look_up(&self, name: Name, verdict: Option<Verdict>) -> Result<Option<Pending>, LookupAway> {
+        match (&self.http.node.shared.lookup, verdict) {
+            (Some(lookup), None) => Ok(Some(lookup.ask(name))),
+            (Some(_), Some(Verdict::Away)) => Err(LookupAway),
+            _ => Ok(None),
         }
-        Exchange { door: self.clone(), stage: exchange }
     }
 }
+
+/// Whether there is an app could not be found out.
+struct LookupAway;
 
 /// What a request's head leads to.
 enum Opened {
     Answered(Response<Full<Bytes>>),
-    Call { app: Arc<App>, route: Route, claim: Claim },
+    Call {
+        app: Arc<App>,
+        route: Route,
+        claim: Claim,
+    },
+    /// Its app is asked for.
+    Unknown(Pending),
 }
 
 /// A request that leads nowhere.
@@ -143,7 +180,12 @@ impl From<Error> for Refused {
 
 impl Door {
     /// All routes.
-    fn open(&self, parts: &Parts, body: &Incoming) -> Result<Opened, Refused> {
+    fn open(
+        &self,
+        parts: &Parts,
+        body: &Incoming,
+        verdict: Option<Verdict>,
+    ) -> Result<Opened, Refused> {
         let path = parts.uri.path();
         let inner = path.strip_prefix(self.http.prefix.as_str());
         let inner = inner.filter(|inner| inner.is_empty() || inner.starts_with('/'));
@@ -167,8 +209,7 @@ impl Door {
                 return Err(Error::MethodNotAllowed("GET, HEAD, OPTIONS").into());
             }
             ["app", key] if prefixed && method == Method::GET => {
-                let answer = self.upgrade(parts, &percent_decode(key))?;
-                return Ok(Opened::Answered(answer));
+                return Ok(self.upgrade(parts, &percent_decode(key), verdict)?);
             }
             ["app", _] if prefixed => return Err(Error::MethodNotAllowed("GET, OPTIONS").into()),
             ["apps", id, rest @ ..] => {
@@ -185,7 +226,16 @@ impl Door {
         }
         match self.admit(parts, body, id.as_deref(), &route) {
             Ok((app, claim)) => Ok(Opened::Call { app, route, claim }),
-            Err(error) => Err(Refused { call: route.word(), error }),
+            Err(error) => {
+                let refused = |error| Refused { call: route.word(), error };
+                let name =
+                    api::unknown(&error, id.is_none(), parts.uri.query().unwrap_or_default());
+                let asked = name.map(|name| self.look_up(name, verdict)).transpose();
+                match asked.map_err(|LookupAway| refused(Error::LookupAway))?.flatten() {
+                    Some(pending) => Ok(Opened::Unknown(pending)),
+                    None => Err(refused(error)),
+                }
+            }
         }
     }
 
@@ -219,7 +269,7 @@ impl Door {
         }
     }
 
-    fn upgrade(&self, parts: &Parts, key: &str) -> Result<Response<Full<Bytes>>, Error> {
+    fn upgrade(&self, parts: &Parts, key: &str, verdict: Option<Verdict>) -> Result<Opened, Error> {
         let headers = match upgrade::shake_hands(&parts.headers) {
             Ok(headers) => headers,
             Err(NoHandshake::NotAnUpgrade) => {
@@ -234,10 +284,17 @@ impl Door {
         let apps = self.http.node.shared.apps.load();
         let tls =
             self.tls || answer::came_by_tls(&self.http.trusted_proxies, self.peer, &parts.headers);
-        let admission = upgrade::admit(&apps, key, &query, &parts.headers, tls);
+        let mut admission = upgrade::admit(&apps, key, &query, &parts.headers, tls);
+        if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
+            match self.look_up(Name::Key(key.to_owned()), verdict) {
+                Ok(Some(pending)) => return Ok(Opened::Unknown(pending)),
+                Ok(None) => {}
+                Err(LookupAway) => admission = Err(close::LOOKUP_AWAY),
+            }
+        }
         let address = answer::client_address(&self.http.trusted_proxies, self.peer, &parts.headers);
         *self.upgrade.borrow_mut() = Some(Upgrade { admission, address });
-        Ok(answer::switching(headers))
+        Ok(Opened::Answered(answer::switching(headers)))
     }
 
     /// Counts, logs and answers a refusal.
@@ -304,6 +361,16 @@ pub struct Exchange {
 enum Stage {
     Answered(Option<Response<Full<Bytes>>>),
     Reading(Box<Reading>),
+    Unknown(Box<Unknown>),
+}
+
+/// A request whose app is asked for.
+#[derive(Debug)]
+struct Unknown {
+    parts: Parts,
+    body: Incoming,
+    pending: Pending,
+    begun: Instant,
 }
 
 /// A request that may be answered once its body is there.
@@ -318,37 +385,6 @@ struct Reading {
     asking: Asking,
     directory: Arc<Directory>,
     begun: Instant,
-}
-
-/// The body so far; most come in one piece, which is not copied.
-#[derive(Debug)]
-enum Received {
-    Nothing,
-    One(Bytes),
-    Many(BytesMut),
-}
-
-impl Received {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Nothing => &[],
-            Self::One(bytes) => bytes,
-            Self::Many(bytes) => bytes,
-        }
-    }
-
-    fn add(&mut self, more: Bytes) {
-        match self {
-            Self::Nothing => *self = Self::One(more),
-            Self::One(first) => {
-                let mut all = BytesMut::with_capacity(2 * (first.len() + more.len()));
-                all.extend_from_slice(first);
-                all.extend_from_slice(&more);
-                *self = Self::Many(all);
-            }
-            Self::Many(all) => all.extend_from_slice(&more),
-        }
-    }
 }
 
 impl Reading {
@@ -417,12 +453,21 @@ impl Future for Exchange {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { door, stage } = &mut *self;
+        if let Stage::Unknown(unknown) = stage {
+            let verdict = ready!(Pin::new(&mut unknown.pending).poll(cx));
+            if let Stage::Unknown(unknown) = std::mem::replace(stage, Stage::Answered(None)) {
+                let Unknown { parts, body, begun, .. } = *unknown;
+                *stage = door.begin(parts, body, Some(verdict), begun);
+            }
+        }
         let reading = match stage {
             Stage::Reading(reading) => reading,
             Stage::Answered(answer) => {
                 let answer = answer.take().unwrap_or_else(answer::health);
                 return Poll::Ready(Ok(answer));
             }
+            // Nobody is asked twice.
+            Stage::Unknown(_) => return Poll::Pending,
         };
         let received = ready!(reading.poll_body(cx));
         let known = match received {

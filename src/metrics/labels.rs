@@ -48,6 +48,8 @@ labels! {
         Stopping = "stopping",
         Address = "address",
         Memory = "memory",
+        /// Whether there is its app could not be found out.
+        Lookup = "lookup",
     }
 }
 
@@ -78,7 +80,12 @@ impl Reason {
             Self::Quota => "4004",
             Self::Version => "4007",
             Self::Terminated | Self::Unauthorized | Self::Origin => "4009",
-            Self::Slow | Self::Capacity | Self::Stopping | Self::Address | Self::Memory => "4100",
+            Self::Slow
+            | Self::Capacity
+            | Self::Stopping
+            | Self::Address
+            | Self::Memory
+            | Self::Lookup => "4100",
             Self::Draining => "4200",
             Self::Silent => "4201",
         }

@@ -4,6 +4,7 @@
 mod accept;
 mod cluster;
 mod listener;
+mod lookup;
 mod memory;
 mod proxy;
 pub mod reload;
@@ -34,6 +35,7 @@ use crate::http::scrape::Scrape;
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
 use crate::hub::capacity::Capacity;
+use crate::lookup::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::node::Shared;
 use crate::webhook::{self, Webhooks};
@@ -58,6 +60,8 @@ pub struct Running {
     shared: Arc<Shared>,
     config: Arc<config::Server>,
     certificates: Option<Arc<Certificates>>,
+    /// Knows the apps of a table beside those of the settings.
+    keeper: Option<Arc<Keeper>>,
     /// Counts how often the apps were replaced.
     apps: watch::Sender<u64>,
     phase: watch::Sender<Phase>,
@@ -135,13 +139,15 @@ pub enum NotStarted {
     Listen(io::Error),
     /// The address of Redis is none.
     Redis(String),
+    /// The address of the database is none.
+    Sql(String),
 }
 
 impl NotStarted {
     /// What the process exits with: `EX_CONFIG` or `EX_UNAVAILABLE` of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Certificate(_) | Self::Redis(_) => 78,
+            Self::Certificate(_) | Self::Redis(_) | Self::Sql(_) => 78,
             Self::Listen(_) => 69,
         }
     }
@@ -152,6 +158,7 @@ impl fmt::Display for NotStarted {
         match self {
             Self::Certificate(problem) => write!(f, "server.tls: {problem}"),
             Self::Listen(error) => write!(f, "cannot listen: {error}"),
+            Self::Sql(problem) => write!(f, "sql.url: {problem}"),
             Self::Redis(problem) => write!(f, "cluster.redis: {problem}"),
         }
     }
@@ -178,6 +185,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
     let workers = config.server.workers.max(1);
     let node = node_number()?;
     let (cluster, linked) = cluster::prepare(&config.cluster, node)?.unzip();
+    let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
     let shared = Arc::new(Shared {
         apps: ArcSwap::from_pointee(config.apps.clone()),
         hub: Hub::new(node, workers),
@@ -187,17 +195,17 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         addresses: Addresses::new(config.server.connections_per_ip),
         webhooks: webhooks_of(&config)?,
         cluster,
+        lookup: door,
     });
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
     let page = page(&config);
-    let port = address.tcp().map_or(0, |addr| addr.port());
-    let scrape = Scrape { shared: shared.clone(), prefix: config.metrics.prefix.clone(), port };
     let server = Arc::new(config.server);
     let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::new(0)).collect();
     let (phase, _) = watch::channel(Phase::Serving);
     let (apps, _) = watch::channel(0);
-    let scrape = metrics_of(&config.metrics, Arc::new(scrape), &phase);
+    let keeper = look_up(config.sql.as_ref(), asked, &shared, &apps)?;
+    let scrape = metrics_of(&config.metrics, &shared, &address, &phase);
     let (doors, accepted): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let mut acceptor =
@@ -224,14 +232,14 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         threads.push(thread);
     }
     info!(addr = %address, workers, version = config::VERSION, "listening");
-    let (listener, config) = (kept, server);
     Ok(Running {
         address,
-        listener,
+        listener: kept,
         socket_file,
         shared,
-        config,
+        config: server,
         certificates,
+        keeper,
         apps,
         phase,
         beats,
@@ -239,6 +247,19 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         link,
         drained: OnceLock::new(),
     })
+}
+
+/// Starts looking up apps, if the settings name a table of them.
+fn look_up(
+    config: Option<&config::Sql>,
+    asked: Option<lookup::Asked>,
+    shared: &Arc<Shared>,
+    renewed: &watch::Sender<u64>,
+) -> Result<Option<Arc<Keeper>>, NotStarted> {
+    let (Some(config), Some(asked)) = (config, asked) else { return Ok(None) };
+    let keeper = Arc::new(lookup::keeper(config, shared, renewed));
+    lookup::start(config, keeper.clone(), asked)?;
+    Ok(Some(keeper))
 }
 
 /// The number that the ids of this node's sockets begin with. Never 0, so that an id does not look like one
@@ -281,9 +302,13 @@ fn webhooks_of(config: &Config) -> io::Result<Webhooks> {
 /// cannot be had is no reason not to serve clients.
 fn metrics_of(
     metrics: &config::Metrics,
-    scrape: Arc<Scrape>,
+    shared: &Arc<Shared>,
+    address: &Address,
     phase: &watch::Sender<Phase>,
 ) -> Option<Arc<Scrape>> {
+    let port = address.tcp().map_or(0, |addr| addr.port());
+    let scrape = Scrape { shared: shared.clone(), prefix: metrics.prefix.clone(), port };
+    let scrape = Arc::new(scrape);
     if !metrics.enabled || metrics.port == 0 {
         return metrics.enabled.then_some(scrape);
     }
@@ -353,6 +378,9 @@ impl Running {
 
     /// Serves `apps` from now on. Connections go on with their app as it is now, or end with it.
     pub fn replace_apps(&self, apps: Apps) {
+        if let Some(keeper) = &self.keeper {
+            return keeper.configure(apps);
+        }
         self.shared.apps.store(Arc::new(apps));
         self.apps.send_modify(|times| *times += 1);
     }

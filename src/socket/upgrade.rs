@@ -103,6 +103,7 @@ pub fn reason(error: &Error) -> Reason {
         4001 => Reason::UnknownApp,
         4003 => Reason::Disabled,
         4007 => Reason::Version,
+        4100 => Reason::Lookup,
         _ => Reason::Origin,
     }
 }

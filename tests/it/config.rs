@@ -221,6 +221,16 @@ fn what_contradicts_is_refused_with_its_place() {
             "f.toml:2: server.tls.cert: needs server.tls.key beside it",
         ),
         (
+            "[server]\nunix_socket = { path = \"s\" }\ntls = { cert = \"c\", key = \"k\" }"
+                .to_owned(),
+            "f.toml:2: server.unix_socket.path: TLS is for the proxy to speak, not for a Unix socket",
+        ),
+        #[cfg(not(feature = "sql"))]
+        (
+            "[sql]\nurl = \"mysql://u:s3cr3t@a/b\"".to_owned(),
+            "f.toml:2: sql.url: this program was built without databases: build it with --features sql, or install the Debian package",
+        ),
+        (
             "[server]\nproxy_protocol = true".to_owned(),
             "f.toml:2: server.proxy_protocol: needs server.trusted_proxies beside it",
         ),

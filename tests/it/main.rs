@@ -39,6 +39,8 @@ mod requests;
 mod rfc6455;
 mod sdks;
 mod shards;
+#[cfg(feature = "sql")]
+mod sql;
 mod support;
 mod tidy;
 mod tls;

@@ -13,7 +13,7 @@ const ROOMS: &[&[&str]] = &[
     &["protocol"],
     &["app"],
     &["config", "metrics"],
-    &["hub", "cluster", "webhook"],
+    &["hub", "cluster", "webhook", "lookup"],
     &["node"],
     &["session"],
     &["socket"],
@@ -23,7 +23,7 @@ const ROOMS: &[&[&str]] = &[
 ];
 
 /// Rooms that are told what they need and never look at the settings, though they stand above them.
-const NO_CONFIG: &[&str] = &["hub", "cluster", "webhook", "node", "session"];
+const NO_CONFIG: &[&str] = &["hub", "cluster", "webhook", "lookup", "node", "session"];
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &[

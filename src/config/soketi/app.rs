@@ -10,7 +10,7 @@ use crate::config::value::Value;
 /// The key of the list of apps.
 pub(super) const APPS: &str = "appManager.array.apps";
 
-const SOKETI: &DropIn = &DropIn { name: "Soketi's settings", port: Some(6001) };
+pub(super) const SOKETI: &DropIn = &DropIn { name: "Soketi's settings", port: Some(6001) };
 
 /// A field of an app: the spellings, of which the last that is given counts, the server's key with its
 /// default, Fanfare's key, and how it is read.
@@ -61,7 +61,7 @@ const USERS: [&str; 3] =
 const WEBHOOKS: [&str; 3] = ["webhooks", "Webhooks", "webhooks"];
 
 /// What the server's settings say for every app.
-struct General {
+pub(super) struct General {
     limits: Vec<(&'static str, Given)>,
     cache_ttl: Option<Given>,
     users_timeout: Option<Given>,
@@ -85,7 +85,7 @@ impl Soketi {
         Ok(apps)
     }
 
-    fn general(&mut self) -> Result<General, Error> {
+    pub(super) fn general(&mut self) -> Result<General, Error> {
         let limits = FIELDS.iter().filter_map(|field| {
             let given = self.take(field.general?)?;
             Some((field.key, given))

@@ -5,6 +5,8 @@
 mod app;
 mod names;
 mod redis;
+mod rows;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use self::names::{DOCUMENTED, NAMES, PREFIX};
+pub use self::rows::Rows;
 use super::error::{Error, Origin, one_line, suggestion};
 use super::settings::{Setting, Settings};
 use super::value::Value;
@@ -67,10 +70,18 @@ const SERVER: [(&str, &str, Form); 12] = [
 /// does, so it is refused.
 const DRIVERS: [(&str, &[&str]); 4] = [
     ("adapter.driver", &["local", "redis"]),
-    ("appManager.driver", &["array"]),
+    ("appManager.driver", &["array", "mysql", "postgres"]),
     ("metrics.driver", &["prometheus"]),
     ("mode", &["full", "server"]),
 ];
+
+/// What was chosen beside the usual, and where.
+#[derive(Default)]
+struct Drivers {
+    redis: Option<Origin>,
+    /// The database that has the apps.
+    table: Option<(&'static str, Origin)>,
+}
 
 impl Soketi {
     /// Reads the file, if one is given, and the variables over it.
@@ -170,7 +181,8 @@ impl Soketi {
 
     /// Writes what was given over `settings`.
     pub(super) fn apply(mut self, settings: &mut Settings) -> Result<(), Error> {
-        let redis = self.drivers()?;
+        let Drivers { redis, table } = self.drivers()?;
+        settings.rows = Rows::new(&self);
         for (key, name, form) in SERVER {
             if let Some(setting) = self.setting(key, form)? {
                 settings.set(name, setting)?;
@@ -192,23 +204,32 @@ impl Soketi {
         if let Some(origin) = redis {
             settings.set("cluster.redis", Setting { value: self.redis()?, origin })?;
         }
-        let apps = self.apps()?;
-        if !apps.is_empty() {
-            settings.apps = apps;
+        if let Some((driver, origin)) = table {
+            self.tables(driver, &origin, settings)?;
+            // Read once the rows are.
+            self.general()?;
+        } else {
+            let apps = self.apps()?;
+            if !apps.is_empty() {
+                settings.apps = apps;
+            }
         }
         self.ignored();
         settings.warnings.append(&mut self.warnings);
         Ok(())
     }
 
-    /// Refuses what Fanfare does not do. Answers where the choice of Redis was made, if it was.
-    fn drivers(&mut self) -> Result<Option<Origin>, Error> {
-        let mut redis = None;
+    /// Refuses what Fanfare does not do.
+    fn drivers(&mut self) -> Result<Drivers, Error> {
+        let mut drivers = Drivers::default();
         for (key, choices) in DRIVERS {
             let Some(given) = self.take(key) else { continue };
             let choice = choices.iter().find(|choice| given.value == **choice);
             match choice {
-                Some(&"redis") => redis = Some(given.origin),
+                Some(&"redis") => drivers.redis = Some(given.origin),
+                Some(driver @ (&"mysql" | &"postgres")) => {
+                    drivers.table = Some((driver, given.origin));
+                }
                 Some(_) => {}
                 None => {
                     let choices: Vec<_> = choices.iter().map(|c| format!("{c:?}")).collect();
@@ -217,7 +238,7 @@ impl Soketi {
                 }
             }
         }
-        Ok(redis)
+        Ok(drivers)
     }
 
     /// Names once, in one line, what was given to no effect.

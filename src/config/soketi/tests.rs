@@ -208,7 +208,11 @@ fn what_is_wrong_is_named_without_its_value() {
         ("SHUTDOWN_GRACE_PERIOD", "-1", "expected a whole number of milliseconds"),
         ("DEFAULT_APP_MAX_CONNS", "0", "expected -1, which is no limit, or a whole number from 1"),
         ("ADAPTER_DRIVER", "nats", "not available; expected \"local\" or \"redis\""),
-        ("APP_MANAGER_DRIVER", "mysql", "not available; expected \"array\""),
+        (
+            "APP_MANAGER_DRIVER",
+            "dynamodb",
+            "not available; expected \"array\" or \"mysql\" or \"postgres\"",
+        ),
         ("SSL_CERT", "c.pem", "needs server.tls.key beside it"),
     ] {
         let variable = format!("SOKETI_{name}");
@@ -360,7 +364,13 @@ fn the_document_judges_every_variable_as_it_is() {
     let document = include_str!("../../../docs/migrating-from-soketi.md");
     let (with, without) = document.split_once("## Without effect").unwrap();
     // Read only together with others.
-    let together = ["SOKETI_DB_REDIS_", "SOKETI_ADAPTER_REDIS_"];
+    let together = [
+        "SOKETI_DB_",
+        "SOKETI_ADAPTER_REDIS_",
+        "SOKETI_APP_MANAGER_CACHE_",
+        "SOKETI_APP_MANAGER_MYSQL_TABLE",
+        "SOKETI_APP_MANAGER_POSTGRES_TABLE",
+    ];
     for (name, _) in NAMES.iter().chain(&DOCUMENTED) {
         let quoted = format!("`{PREFIX}{name}`");
         assert!(with.contains(&quoted) != without.contains(&quoted), "{quoted}");

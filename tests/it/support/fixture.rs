@@ -154,6 +154,7 @@ pub fn config(apps: Vec<App>) -> Config {
         webhooks: config::Webhooks { allow_private: true, spool: None },
         log: Log { level: tracing::level_filters::LevelFilter::OFF, json: false },
         apps_file: None,
+        sql: None,
         apps: Apps::new(apps).expect("ids and keys given once"),
         made_app: None,
     }

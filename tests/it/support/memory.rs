@@ -124,6 +124,7 @@ pub fn shared(workers: usize, change: impl FnOnce(&mut App)) -> Arc<Shared> {
         addresses: Addresses::new(0),
         webhooks: Webhooks::default(),
         cluster: None,
+        lookup: None,
     })
 }
 

@@ -4,6 +4,8 @@
 
 pub mod child;
 pub mod cut;
+#[cfg(feature = "sql")]
+pub mod database;
 pub mod fixture;
 pub mod http;
 pub mod memory;

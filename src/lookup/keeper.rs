@@ -1,0 +1,221 @@
+//! The apps that are known: those of the settings, and those that a table was found to have. Keeps what the
+//! table said until it says something else, so that an app that is known stays so while the table is away.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use tracing::{info, warn};
+
+use super::Name;
+use crate::app::{App, AppId, Apps};
+
+/// For how long a name that the table does not have is not asked for again: enough that a crowd that comes
+/// back again and again is one question a second.
+const ABSENT_FOR: Duration = Duration::from_secs(1);
+
+/// Absent names that are remembered.
+const MOST_ABSENT: usize = 10_000;
+
+/// One row of the table, by its columns.
+pub type Row = Map<String, Value>;
+
+/// Makes an app of a row; the error says what is wrong with it and shows no secret.
+pub type Reading = Box<dyn Fn(&Row) -> Result<App, String> + Send + Sync>;
+
+/// Is given the apps when they have changed, and whether connected clients are concerned.
+pub type Publishing = Box<dyn Fn(Apps, bool) + Send + Sync>;
+
+/// Which apps are known.
+pub struct Keeper {
+    known: Mutex<Known>,
+    read: Reading,
+    publish: Publishing,
+}
+
+#[derive(Default)]
+struct Known {
+    configured: Apps,
+    found: HashMap<AppId, Found>,
+    absent: HashMap<Name, Instant>,
+}
+
+struct Found {
+    row: Row,
+    app: Arc<App>,
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    pub fn new(configured: Apps, read: Reading, publish: Publishing) -> Self {
+        let known = Known { configured, ..Known::default() };
+        Self { known: Mutex::new(known), read, publish }
+    }
+
+    /// Changes the apps of the settings, which come before those of the table.
+    pub fn configure(&self, configured: Apps) {
+        let mut known = self.lock();
+        known.configured = configured;
+        known.absent.clear();
+        (self.publish)(known.apps(), true);
+    }
+
+    /// Whether the table said a moment ago that it does not have the name.
+    pub fn is_absent(&self, name: &Name) -> bool {
+        self.lock().absent.get(name).is_some_and(|since| since.elapsed() < ABSENT_FOR)
+    }
+
+    /// Takes in what the table has of the names that it was asked for.
+    pub fn learn(&self, names: &[Name], rows: Vec<Row>) {
+        let mut known = self.lock();
+        let mut has_changed = false;
+        for row in rows {
+            if let Some(app) = self.app(&row) {
+                known.found.insert(app.id.clone(), Found { row, app });
+                has_changed = true;
+            }
+        }
+        let apps = known.apps();
+        if known.absent.len() > MOST_ABSENT {
+            known.absent.clear();
+        }
+        for name in names {
+            let is_known = match name {
+                Name::Id(id) => apps.by_id(id).is_some(),
+                Name::Key(key) => apps.by_key(key).is_some(),
+            };
+            if !is_known {
+                known.absent.insert(name.clone(), Instant::now());
+            }
+        }
+        if has_changed {
+            (self.publish)(apps, false);
+        }
+    }
+
+    /// The ids of the apps that came of the table.
+    pub fn ids(&self) -> Vec<AppId> {
+        self.lock().found.keys().cloned().collect()
+    }
+
+    /// Takes in what the table has now of apps that it had before.
+    pub fn refresh(&self, ids: &[AppId], rows: Vec<Row>) {
+        let mut known = self.lock();
+        let mut gone: HashSet<&AppId> = ids.iter().collect();
+        let mut has_changed = false;
+        for row in rows {
+            let same = |id: &&AppId| known.found.get(*id).is_some_and(|found| found.row == row);
+            if let Some(id) = ids.iter().find(same) {
+                gone.remove(id);
+                continue;
+            }
+            // A row that cannot be used any more leaves the app as it was.
+            let id = row.get("id").and_then(Value::as_str).map(AppId::new);
+            if let Some(id) = &id {
+                gone.remove(id);
+            }
+            if let Some(app) = self.app(&row) {
+                gone.remove(&app.id);
+                info!(app = %app.id, "the app has changed in the database");
+                known.found.insert(app.id.clone(), Found { row, app });
+                has_changed = true;
+            }
+        }
+        for id in gone {
+            info!(app = %id, "the app is in the database no longer");
+            has_changed |= known.found.remove(id).is_some();
+        }
+        if has_changed {
+            (self.publish)(known.apps(), true);
+        }
+    }
+
+    fn app(&self, row: &Row) -> Option<Arc<App>> {
+        let app = (self.read)(row);
+        app.inspect_err(|error| warn!("a row of the apps cannot be used: {error}"))
+            .ok()
+            .map(Arc::new)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn apps(&self) -> Apps {
+        self.configured.with(self.found.values().map(|found| &found.app))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str, key: &str, secret: &str) -> Row {
+        let pairs = [("id", id), ("key", key), ("secret", secret)];
+        pairs.into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect()
+    }
+
+    type Published = Arc<Mutex<Vec<(Apps, bool)>>>;
+
+    /// A keeper with app 1 in its settings, and what it published.
+    fn keeper() -> (Keeper, Published) {
+        let published = Arc::new(Mutex::new(Vec::new()));
+        let read = |row: &Row| {
+            let text = |name: &str| row.get(name).and_then(Value::as_str).ok_or("no text");
+            Ok(App::new(text("id")?, text("key")?, text("secret")?))
+        };
+        let publish = {
+            let published = published.clone();
+            move |apps, concerned| published.lock().unwrap().push((apps, concerned))
+        };
+        let configured = Apps::new([App::new("1", "one", "s")]).unwrap();
+        (Keeper::new(configured, Box::new(read), Box::new(publish)), published)
+    }
+
+    fn keys(apps: &Apps) -> Vec<String> {
+        let mut keys: Vec<_> = apps.iter().map(|app| app.key.to_string()).collect();
+        keys.sort();
+        keys
+    }
+
+    #[test]
+    fn what_is_found_is_known_until_the_table_says_otherwise() {
+        let (keeper, published) = keeper();
+        let last = || published.lock().unwrap().last().map(|(apps, told)| (keys(apps), *told));
+        let (two, nobody) = (Name::Key("two".to_owned()), Name::Id("9".to_owned()));
+        keeper.learn(&[two.clone(), nobody.clone()], vec![row("2", "two", "s")]);
+        assert_eq!(last(), Some((vec!["one".to_owned(), "two".to_owned()], false)));
+        assert!(keeper.is_absent(&nobody) && !keeper.is_absent(&two));
+        let ids = keeper.ids();
+        assert_eq!(ids, [AppId::new("2")]);
+        keeper.refresh(&ids, vec![row("2", "two", "s")]);
+        assert_eq!(published.lock().unwrap().len(), 1, "nothing has changed");
+        keeper.refresh(&ids, vec![row("2", "zwei", "s")]);
+        assert_eq!(last(), Some((vec!["one".to_owned(), "zwei".to_owned()], true)));
+        // What cannot be read changes nothing.
+        keeper.refresh(&ids, vec![[("id".to_owned(), "2".into())].into_iter().collect()]);
+        assert_eq!(published.lock().unwrap().len(), 2);
+        keeper.configure(Apps::default());
+        assert_eq!(last(), Some((vec!["zwei".to_owned()], true)));
+        keeper.refresh(&ids, Vec::new());
+        assert_eq!(last(), Some((Vec::new(), true)));
+    }
+
+    #[test]
+    fn the_settings_come_first() {
+        let (keeper, published) = keeper();
+        let names = [Name::Id("1".to_owned()), Name::Key("x".to_owned())];
+        keeper.learn(&names, vec![row("1", "x", "s"), row("3", "one", "s")]);
+        assert_eq!(keys(&published.lock().unwrap()[0].0), ["one"]);
+        assert!(keeper.is_absent(&names[1]), "another app has its id");
+    }
+}

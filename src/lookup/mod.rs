@@ -1,0 +1,80 @@
+//! Apps that no settings name: whoever meets an unknown one asks here, and waits until a table elsewhere has
+//! been asked. Which apps are known is `keeper`'s, how databases are asked `sql`'s. A known app never comes
+//! this way.
+
+pub mod keeper;
+#[cfg(feature = "sql")]
+pub mod sql;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Questions that may wait; more are answered [`Verdict::Away`].
+const MOST: usize = 1024;
+
+/// Bytes of the longest name that a table can hold.
+const LONGEST: usize = 255;
+
+/// What an app is asked for by.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Name {
+    Id(String),
+    Key(String),
+}
+
+/// What came of a question.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The table has answered: if there is such an app it is among the known ones now.
+    Answered,
+    /// Nobody can tell just now.
+    Away,
+}
+
+/// Somebody waits for an app.
+#[derive(Debug)]
+pub struct Question {
+    pub name: Name,
+    pub answer: oneshot::Sender<Verdict>,
+}
+
+/// The door to whoever asks the table.
+#[derive(Clone, Debug)]
+pub struct Lookup(mpsc::Sender<Question>);
+
+impl Lookup {
+    /// The door, and what comes in by it.
+    pub fn new() -> (Self, mpsc::Receiver<Question>) {
+        let (questions, asked) = mpsc::channel(MOST);
+        (Self(questions), asked)
+    }
+
+    pub fn ask(&self, name: Name) -> Pending {
+        let (Name::Id(text) | Name::Key(text)) = &name;
+        if text.is_empty() || text.len() > LONGEST {
+            return Pending(Err(Verdict::Answered));
+        }
+        let (answer, pending) = oneshot::channel();
+        match self.0.try_send(Question { name, answer }) {
+            Ok(()) => Pending(Ok(pending)),
+            Err(_) => Pending(Err(Verdict::Away)),
+        }
+    }
+}
+
+/// A question on its way to its verdict.
+#[derive(Debug)]
+pub struct Pending(Result<oneshot::Receiver<Verdict>, Verdict>);
+
+impl Future for Pending {
+    type Output = Verdict;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Verdict> {
+        match &mut self.0 {
+            Ok(pending) => Pin::new(pending).poll(cx).map(|told| told.unwrap_or(Verdict::Away)),
+            Err(verdict) => Poll::Ready(*verdict),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The table of apps in MySQL, MariaDB or PostgreSQL, by Soketi's schema: asked for apps that somebody meets,
+//! several at a time, and again for those that are known. While the database is away it is tried again at
+//! most once a second, and everybody else is told at once.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions, MySqlRow};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Column, Row as _, TypeInfo};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tracing::{info, warn};
+
+use super::keeper::{Keeper, Row};
+use super::{Name, Question, Verdict};
+
+/// How long the database may take to answer before it is taken for away.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// For how long a database that is away is not asked.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Apps that are asked for at once.
+const MOST: usize = 200;
+
+/// A database's table of apps.
+#[derive(Debug)]
+pub struct Database {
+    pool: Pool,
+    /// The name as it stands in a query.
+    table: String,
+}
+
+#[derive(Debug)]
+enum Pool {
+    MySql(MySqlPool),
+    Postgres(PgPool),
+}
+
+impl Database {
+    /// Connects when it is first asked. `table` may have a schema in front: letters, digits and underscores,
+    /// with a point between.
+    ///
+    /// # Errors
+    /// A URL that is none; the error does not repeat it, for it may hold a password.
+    pub fn new(url: &str, table: &str) -> Result<Self, String> {
+        let quoted = |quote: &str| {
+            let parts: Vec<_> =
+                table.split('.').map(|part| format!("{quote}{part}{quote}")).collect();
+            parts.join(".")
+        };
+        // Which of its parts is wrong is left unsaid.
+        let wrong = |_: sqlx::Error| "the URL cannot be read".to_owned();
+        if url.starts_with("postgres") {
+            let options = PgConnectOptions::from_str(url).map_err(wrong)?;
+            let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
+            let pool = Pool::Postgres(pool.connect_lazy_with(options));
+            Ok(Self { pool, table: quoted("\"") })
+        } else {
+            let options = MySqlConnectOptions::from_str(url).map_err(wrong)?;
+            let pool = MySqlPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
+            let pool = Pool::MySql(pool.connect_lazy_with(options));
+            Ok(Self { pool, table: quoted("`") })
+        }
+    }
+
+    /// The rows with one of these ids or keys.
+    async fn rows(&self, ids: &[String], keys: &[String]) -> Result<Vec<Row>, sqlx::Error> {
+        let table = &self.table;
+        match &self.pool {
+            Pool::Postgres(pool) => {
+                let text = format!(
+                    "SELECT row_to_json(t)::text FROM {table} t WHERE t.\"id\" = ANY($1) OR t.\"key\" = ANY($2)"
+                );
+                let query = sqlx::query_scalar::<_, String>(AssertSqlSafe(text));
+                let rows = query.bind(ids).bind(keys).fetch_all(pool).await?;
+                let row = |text: &String| match serde_json::from_str(text) {
+                    Ok(Value::Object(row)) => Some(row),
+                    _ => None,
+                };
+                Ok(rows.iter().filter_map(row).collect())
+            }
+            Pool::MySql(pool) => {
+                let places = |count: usize| vec!["?"; count.max(1)].join(", ");
+                let text = format!(
+                    "SELECT * FROM {table} WHERE `id` IN ({}) OR `key` IN ({})",
+                    places(ids.len()),
+                    places(keys.len())
+                );
+                let mut query = sqlx::query(AssertSqlSafe(text));
+                for names in [ids, keys] {
+                    // No app has an empty name.
+                    let none = names.is_empty().then(String::new);
+                    for name in names.iter().cloned().chain(none) {
+                        query = query.bind(name);
+                    }
+                }
+                let rows = query.fetch_all(pool).await?;
+                rows.iter().map(row_of).collect()
+            }
+        }
+    }
+}
+
+/// The columns that hold numbers and texts; times and the like mean nothing here.
+fn row_of(from: &MySqlRow) -> Result<Row, sqlx::Error> {
+    let mut row = Row::new();
+    for column in from.columns() {
+        let kind = column.type_info().name();
+        let place = column.ordinal();
+        let value = if kind.contains("INT") || kind == "BOOLEAN" {
+            from.try_get_unchecked::<Option<i64>, _>(place)?.map(Value::from)
+        } else if ["CHAR", "TEXT", "JSON", "BLOB", "ENUM"].iter().any(|one| kind.contains(one)) {
+            from.try_get_unchecked::<Option<String>, _>(place)?.map(Value::from)
+        } else {
+            continue;
+        };
+        row.insert(column.name().to_owned(), value.unwrap_or(Value::Null));
+    }
+    Ok(row)
+}
+
+/// Answers questions for as long as anybody can ask one, and looks after what is known every `ttl`.
+pub async fn run(
+    database: Database,
+    keeper: Arc<Keeper>,
+    mut questions: mpsc::Receiver<Question>,
+    ttl: Duration,
+) {
+    let mut asker = Asker { database, keeper, away_until: None };
+    let mut looks = interval_at(Instant::now() + ttl, ttl);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            question = questions.recv() => {
+                let Some(first) = question else { return };
+                let mut asked = vec![first];
+                while asked.len() < MOST && let Ok(next) = questions.try_recv() {
+                    asked.push(next);
+                }
+                asker.answer(asked).await;
+            }
+            _ = looks.tick() => asker.look_again().await,
+        }
+    }
+}
+
+struct Asker {
+    database: Database,
+    keeper: Arc<Keeper>,
+    /// Set while the database is away.
+    away_until: Option<Instant>,
+}
+
+impl Asker {
+    async fn answer(&mut self, asked: Vec<Question>) {
+        let names: Vec<Name> = asked.iter().map(|question| question.name.clone()).collect();
+        let open: Vec<Name> =
+            names.into_iter().filter(|name| !self.keeper.is_absent(name)).collect();
+        let (mut ids, mut keys) = (Vec::new(), Vec::new());
+        for name in &open {
+            match name {
+                Name::Id(id) => ids.push(id.clone()),
+                Name::Key(key) => keys.push(key.clone()),
+            }
+        }
+        let rows = if open.is_empty() { Some(Vec::new()) } else { self.rows(&ids, &keys).await };
+        let is_away = rows.is_none();
+        if let Some(rows) = rows {
+            self.keeper.learn(&open, rows);
+        }
+        for question in asked {
+            let away = is_away && open.contains(&question.name);
+            // Who has gone meanwhile need not know.
+            let _ = question.answer.send(if away { Verdict::Away } else { Verdict::Answered });
+        }
+    }
+
+    async fn look_again(&mut self) {
+        for ids in self.keeper.ids().chunks(MOST) {
+            let texts: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            let Some(rows) = self.rows(&texts, &[]).await else { return };
+            self.keeper.refresh(ids, rows);
+        }
+    }
+
+    /// Asks the database; nothing if it is away.
+    async fn rows(&mut self, ids: &[String], keys: &[String]) -> Option<Vec<Row>> {
+        if self.away_until.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let problem = match timeout(PATIENCE, self.database.rows(ids, keys)).await {
+            Ok(Ok(rows)) => {
+                if self.away_until.take().is_some() {
+                    info!("the database of the apps is back");
+                }
+                return Some(rows);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        if self.away_until.is_none() {
+            warn!(problem, "the database of the apps cannot be asked; those that are known go on");
+        }
+        self.away_until = Some(Instant::now() + PAUSE);
+        None
+    }
+}

@@ -1,0 +1,73 @@
+//! The thread that asks for apps that no settings name: a runtime of its own, so that no worker waits for a
+//! database.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+use super::NotStarted;
+use crate::config;
+use crate::lookup::keeper::Keeper;
+use crate::lookup::{Lookup, Question};
+use crate::node::Shared;
+
+/// Questions that nobody answers yet.
+pub(super) type Asked = mpsc::Receiver<Question>;
+
+/// The door, if the settings name a table.
+pub(super) fn prepare(config: Option<&config::Sql>) -> Option<(Lookup, Asked)> {
+    config.map(|_| Lookup::new())
+}
+
+/// Looks after the apps of `shared`, and tells `renewed` when connections are to be taken through a change.
+pub(super) fn keeper(
+    config: &config::Sql,
+    shared: &Arc<Shared>,
+    renewed: &watch::Sender<u64>,
+) -> Keeper {
+    let rows = config.rows.clone();
+    // The shared part has the door to this; a strong hold would keep both for ever.
+    let (shared, renewed, configured) =
+        (Arc::downgrade(shared), renewed.clone(), shared.apps.load().as_ref().clone());
+    let read = move |row: &_| rows.app(row).map_err(|error| error.to_string());
+    let publish = move |apps, concerned| {
+        let Some(shared) = shared.upgrade() else { return };
+        shared.apps.store(Arc::new(apps));
+        if concerned {
+            renewed.send_modify(|times| *times += 1);
+        }
+    };
+    Keeper::new(configured, Box::new(read), Box::new(publish))
+}
+
+/// Starts answering. The thread ends with the last door.
+#[cfg(feature = "sql")]
+pub(super) fn start(
+    config: &config::Sql,
+    keeper: Arc<Keeper>,
+    asked: Asked,
+) -> Result<(), NotStarted> {
+    use crate::lookup::sql::{self, Database};
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (url, table, ttl) = (config.url.clone(), config.table.clone(), config.ttl);
+    // A pool belongs to the runtime that it was made in.
+    let entered = runtime.enter();
+    let database = Database::new(&url, &table).map_err(NotStarted::Sql)?;
+    drop(entered);
+    std::thread::Builder::new()
+        .name("lookup".to_owned())
+        .spawn(move || runtime.block_on(sql::run(database, keeper, asked, ttl)))?;
+    Ok(())
+}
+
+/// The settings refuse what this build cannot do.
+#[cfg(not(feature = "sql"))]
+pub(super) fn start(
+    _config: &config::Sql,
+    _keeper: Arc<Keeper>,
+    _asked: Asked,
+) -> Result<(), NotStarted> {
+    Err(std::io::Error::other("this program was built without sql").into())
+}

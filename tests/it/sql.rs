@@ -1,0 +1,232 @@
+//! Apps from the tables of real databases: found by id and by key, changed and deleted under connected
+//! clients, and a database that goes, hangs and comes back. Each test needs the server it is about.
+
+use std::time::Duration;
+
+use fanfare::app::ClientEvents;
+use fanfare::config::{self, Config, Flags, Loaded, Sql};
+
+use crate::support::database::{Database, Kind};
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, established, subscribe, target, trigger};
+use crate::support::http::{Http, Response};
+use crate::support::sign::Request;
+use crate::support::websocket::{Client, Heard};
+
+/// The table as Soketi's own documents have it, and one row of strange columns more.
+fn make_table(database: &Database, table: &str) {
+    let mariadb = database.kind == Kind::MariaDb;
+    let (small, quote) = if mariadb { ("tinyint(1)", '`') } else { ("smallint", '"') };
+    let limit = if mariadb { "tinyint(1)" } else { "integer" };
+    database.run(&format!(
+        "CREATE TABLE {table} (id varchar(255) PRIMARY KEY, {quote}key{quote} varchar(255) NOT NULL, \
+         secret varchar(255) NOT NULL, max_connections integer NOT NULL, enabled {small} NOT NULL, \
+         enable_client_messages {small} NOT NULL, max_backend_events_per_sec integer NOT NULL, \
+         max_client_events_per_sec integer NOT NULL, max_read_req_per_sec integer NOT NULL, webhooks json, \
+         max_presence_members_per_channel {limit} DEFAULT NULL, max_event_batch_size {limit} DEFAULT NULL, \
+         max_event_payload_in_kb {limit} DEFAULT NULL, enable_user_authentication {small} DEFAULT NULL, \
+         created_at timestamp NULL DEFAULT CURRENT_TIMESTAMP)"
+    ));
+}
+
+fn insert(database: &Database, id: &str, key: &str, more: &str) {
+    let quote = if database.kind == Kind::MariaDb { '`' } else { '"' };
+    database.run(&format!(
+        "INSERT INTO apps (id, {quote}key{quote}, secret, enabled, max_connections, enable_client_messages, \
+         max_backend_events_per_sec, max_client_events_per_sec, max_read_req_per_sec, webhooks, \
+         max_presence_members_per_channel) VALUES ('{id}', '{key}', 'secret', {more})"
+    ));
+}
+
+/// An app without limits.
+const PLAIN: &str = "1, -1, 0, -1, -1, -1, NULL, NULL";
+
+/// A server with the apps of that database and no others.
+fn serve(database: &Database) -> Fixture {
+    Fixture::with_config(Vec::new(), |config| config.sql = Some(table_of(database)))
+}
+
+fn table_of(database: &Database) -> Sql {
+    Sql {
+        url: database.url(),
+        table: "apps".to_owned(),
+        ttl: Duration::from_secs(1),
+        rows: config::Rows::default(),
+    }
+}
+
+/// A socket and what it is greeted with.
+fn open(fixture: &Fixture, key: &str) -> (Client, String) {
+    let mut client = Client::open(fixture.addr, &target(key), &[]).unwrap();
+    let text = client.hear_text();
+    (client, text)
+}
+
+fn is_refused(fixture: &Fixture, key: &str, code: u16) -> Result<(), String> {
+    let (mut client, text) = open(fixture, key);
+    if !text.contains(&format!("\"code\":{code}")) {
+        return Err(text);
+    }
+    assert!(matches!(client.hear(), Heard::Close(Some((closed, _))) if closed == code));
+    Ok(())
+}
+
+fn publish(fixture: &Fixture, (id, key, secret): (&str, &str, &str), channel: &str) -> Response {
+    let path = format!("/apps/{id}/events");
+    let request = Request::new("POST", &path, &trigger(channel, "e", "1"), key, secret);
+    Http::connect(fixture.addr).ask_signed(&request)
+}
+
+fn apps_are_looked_up(kind: Kind) {
+    let Some(mut database) = Database::start(kind) else { return };
+    make_table(&database, "apps");
+    insert(&database, "1", "one", PLAIN);
+    let hooks = r#"'[{"url":"http://127.0.0.1:1/","event_types":["channel_occupied"]}]'"#;
+    insert(&database, "2", "two", &format!("1, 100, 1, 7, 8, 9, {hooks}, 77"));
+    insert(&database, "3", "three", "0, -1, 0, -1, -1, -1, '[]', NULL");
+    insert(&database, "4", "four", "1, 0, 0, -1, -1, -1, NULL, NULL");
+    let fixture = serve(&database);
+
+    // By key, and then by an id that is not known yet.
+    let (mut client, text) = open(&fixture, "one");
+    established(&text).unwrap();
+    subscribe(&mut client, "c");
+    assert_eq!(publish(&fixture, ("2", "two", "secret"), "c").status, 200);
+    assert_eq!(publish(&fixture, ("1", "one", "secret"), "c").status, 200);
+    assert_eq!(client.hear_text(), r#"{"event":"e","channel":"c","data":"1"}"#);
+    assert_eq!(publish(&fixture, ("1", "one", "another"), "c").status, 401);
+    let apps = fixture.running().shared().apps.load_full();
+    let two = apps.by_key("two").unwrap();
+    let limits = &two.limits;
+    assert_eq!(limits.max_connections, 100);
+    assert_eq!(two.client_events, ClientEvents::Members);
+    let rates =
+        (limits.events_per_second, limits.client_events_per_second, limits.reads_per_second);
+    assert_eq!(rates, (7, 8, 9));
+    assert_eq!((limits.max_presence_members, two.webhooks.len()), (77, 1));
+
+    // Whom the database does not know, has switched off, or says nonsense of.
+    for (key, code) in [("nobody", 4001), ("ONE", 4001), ("three", 4003), ("four", 4001)] {
+        is_refused(&fixture, key, code).unwrap_or_else(|text| panic!("{key}: {text}"));
+    }
+    assert_eq!(publish(&fixture, ("9", "one", "secret"), "c").status, 404);
+    let terminate = |key: &str| {
+        let request = Request::new("POST", "/users/u/terminate_connections", "{}", key, "secret");
+        Http::connect(fixture.addr).ask_signed(&request).status
+    };
+    insert(&database, "5", "five", PLAIN);
+    assert_eq!((terminate("five"), terminate("nobody")), (200, 401));
+
+    // What changes there changes here, for those who are connected too.
+    database.run("UPDATE apps SET secret = 'another' WHERE id = '1'");
+    eventually(|| match publish(&fixture, ("1", "one", "another"), "c").status {
+        200 => Ok(()),
+        status => Err(status.to_string()),
+    })
+    .unwrap();
+    client.hear_text();
+    let (mut gone, text) = open(&fixture, "two");
+    established(&text).unwrap();
+    database.run("DELETE FROM apps WHERE id = '2'");
+    assert!(gone.hear_text().contains("4001"));
+    gone.hear_close(4001, "");
+    is_refused(&fixture, "two", 4001).unwrap();
+
+    // Away: who is known goes on, of others nobody can tell.
+    database.kill();
+    is_refused(&fixture, "six", 4100).unwrap();
+    let away = publish(&fixture, ("6", "six", "secret"), "c");
+    assert_eq!(away.error(503), "The application cannot be looked up just now.");
+    assert_eq!(publish(&fixture, ("1", "one", "another"), "c").status, 200);
+    client.hear_text();
+    established(&open(&fixture, "one").1).unwrap();
+    database.restart();
+    insert(&database, "6", "six", PLAIN);
+    eventually(|| {
+        let (_, text) = open(&fixture, "six");
+        established(&text).map(drop).map_err(|error| format!("{error}: {text}"))
+    })
+    .unwrap();
+
+    // Hanging: the same, after a while for the first. PostgreSQL has a process for each connection.
+    if kind == Kind::MariaDb {
+        database.signal("STOP");
+        is_refused(&fixture, "seven", 4100).unwrap();
+        assert_eq!(publish(&fixture, ("1", "one", "another"), "c").status, 200);
+        client.hear_text();
+        database.signal("CONT");
+        eventually(|| is_refused(&fixture, "seven", 4001)).unwrap();
+    }
+    fixture.stop();
+}
+
+#[test]
+fn apps_are_looked_up_in_mariadb() {
+    apps_are_looked_up(Kind::MariaDb);
+}
+
+#[test]
+fn apps_are_looked_up_in_postgresql() {
+    apps_are_looked_up(Kind::Postgres);
+}
+
+fn loaded(env: &[(&str, &str)]) -> Result<Config, String> {
+    let nowhere = std::path::Path::new("/nonexistent");
+    match config::load(&Flags::default(), env.iter().copied(), nowhere) {
+        Ok(Loaded { config, .. }) => Ok(config),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn soketis_settings_of_a_database_are_enough() {
+    let config = loaded(&[
+        ("SOKETI_APP_MANAGER_DRIVER", "mysql"),
+        ("SOKETI_APP_MANAGER_MYSQL_TABLE", "tenants"),
+        ("SOKETI_APP_MANAGER_CACHE_ENABLED", "true"),
+        ("SOKETI_APP_MANAGER_CACHE_TTL", "90"),
+        ("SOKETI_DB_MYSQL_HOST", "db.test"),
+        ("SOKETI_DB_MYSQL_USERNAME", "u"),
+        ("SOKETI_DB_MYSQL_PASSWORD", "p@ss/word"),
+        ("SOKETI_DB_MYSQL_DATABASE", "soketi"),
+        ("SOKETI_EVENT_MAX_BATCH_SIZE", "25"),
+    ])
+    .unwrap();
+    let sql = config.sql.as_ref().unwrap();
+    assert_eq!(sql.url, "mysql://u:p%40ss%2Fword@db.test:3306/soketi");
+    assert_eq!((sql.table.as_str(), sql.ttl.as_secs()), ("tenants", 90));
+    assert!(!format!("{config:?}").contains("p%40ss"));
+    assert_eq!((config.server.host.as_str(), config.server.port), ("0.0.0.0", 6001));
+    assert!(config.apps.is_empty() && config.made_app.is_none());
+    assert!(!config.webhooks.allow_private);
+    // What holds for all apps holds for those of the table, unless a row says otherwise.
+    let row = |text: &str| serde_json::from_str(text).unwrap();
+    let app = sql.rows.app(&row(r#"{"id":"1","key":"k","secret":"s","enabled":1}"#)).unwrap();
+    assert_eq!((app.limits.max_batch, app.client_events), (25, ClientEvents::None));
+    let more = r#"{"id":"1","key":"k","secret":4711,"max_event_batch_size":5,"webhooks":"[]"}"#;
+    assert_eq!(sql.rows.app(&row(more)).unwrap().limits.max_batch, 5);
+    let wrong = sql.rows.app(&row(r#"{"id":"1","key":"k","secret":"s","max_connections":0}"#));
+    let wrong = wrong.unwrap_err().to_string();
+    assert!(wrong.starts_with("the row of \"1\": expected -1"), "{wrong}");
+
+    let config = loaded(&[("SOKETI_APP_MANAGER_DRIVER", "postgres")]).unwrap();
+    let url = config.sql.unwrap().url;
+    assert_eq!(url, "postgres://postgres:password@127.0.0.1:5432/main");
+    let private = ("FANFARE_WEBHOOKS__ALLOW_PRIVATE", "true");
+    let config = loaded(&[("SOKETI_APP_MANAGER_DRIVER", "postgres"), private]).unwrap();
+    assert!(config.webhooks.allow_private);
+}
+
+#[test]
+fn a_table_is_named_without_tricks() {
+    for (name, value) in [
+        ("FANFARE_SQL__URL", "sqlite://a"),
+        ("FANFARE_SQL__TABLE", "apps; DROP TABLE apps"),
+        ("FANFARE_SQL__TABLE", "a.b.c"),
+        ("FANFARE_SQL__TABLE", "`a`"),
+    ] {
+        assert!(loaded(&[(name, value)]).unwrap_err().starts_with(name), "{value}");
+    }
+    let error = loaded(&[("FANFARE_SQL__URL", "sqlite://u:s3cr3t@a")]).unwrap_err();
+    assert!(!error.contains("s3cr3t"), "{error}");
+}
