@@ -222,10 +222,10 @@ pub struct Link {
     max_queued: usize,
 }
 
-/// The far end.
+/// The far end, which whoever carries out orders has.
 #[derive(Debug)]
 pub struct FarEnd {
-    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub orders: mpsc::UnboundedReceiver<Order>,
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) status: Arc<Status>,
 }
@@ -237,6 +237,13 @@ pub fn link(max_queued: usize) -> (Link, FarEnd, mpsc::Receiver<Arrival>) {
     let status = Arc::new(Status::default());
     let link = Link { orders: sender, status: status.clone(), max_queued };
     (link, FarEnd { orders, arrivals, status }, arriving)
+}
+
+impl FarEnd {
+    /// From now on queries are put to this end.
+    pub fn go_up(&self) {
+        self.status.up.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Link {

@@ -4,7 +4,8 @@
 //! Of a channel, `P:{app/channel}:` and
 //! - `v`: the version of its last change. It never goes back, for it is at least the time in microseconds.
 //! - `m`: its members, user → version of joining and info. `r`: who holds them, lease and user → nothing.
-//!   `k`: on how many nodes, user → number.
+//!   `k`: on how many nodes, user → number; the empty user stands for the version of the last change of `m`, as
+//!   against what else takes versions.
 //! - `c`: its cached event, as an envelope. `l`: the log of its last events, as envelopes, for nodes whose link
 //!   dropped; `P:{all}:l` is that of orders to all nodes.
 //!
@@ -49,16 +50,17 @@ local v, m, r, k = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lease, user, info, max, topic, head, rest, place = unpack(ARGV)
 local ref = lease .. ' ' .. user
 if redis.call('HEXISTS', r, ref) == 1 then
-  return redis.call('GET', v) or string.format('%016.0f', 0)
+  return redis.call('HGET', k, '') or string.format('%016.0f', 0)
 end
 local known = redis.call('HEXISTS', m, user)
 if known == 0 and redis.call('HLEN', m) >= tonumber(max) then return false end
 redis.call('HSET', r, ref, '')
 redis.call('HINCRBY', k, user, 1)
-if known == 1 then return redis.call('GET', v) or string.format('%016.0f', 0) end
+if known == 1 then return redis.call('HGET', k, '') or string.format('%016.0f', 0) end
 local version = next_version(v)
 if place == '' then place = version end
 redis.call('HSET', m, user, place .. info)
+redis.call('HSET', k, '', version)
 redis.call('SPUBLISH', topic, head .. version .. rest)
 return version
 ";
@@ -70,7 +72,10 @@ local function drop(v, m, r, k, lease, user, topic, head)
   if redis.call('HINCRBY', k, user, -1) > 0 then return end
   redis.call('HDEL', k, user)
   redis.call('HDEL', m, user)
-  redis.call('SPUBLISH', topic, head .. next_version(v) .. user)
+  local version = next_version(v)
+  if redis.call('EXISTS', m) == 1 then redis.call('HSET', k, '', version)
+  else redis.call('DEL', k) end
+  redis.call('SPUBLISH', topic, head .. version .. user)
 end
 ";
 

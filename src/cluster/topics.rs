@@ -273,7 +273,7 @@ impl Topics {
     }
 
     /// The subscribers here. The next change is told to the link again.
-    pub(super) fn count(&self, topic: &Topic) -> usize {
+    pub fn count(&self, topic: &Topic) -> usize {
         self.entries.get_mut(topic).map_or(0, |mut entry| {
             entry.changed = false;
             entry.subscribed
@@ -285,7 +285,7 @@ impl Topics {
     }
 
     /// Forgets a topic that nobody holds; whether it did.
-    pub(super) fn close_if_idle(&self, topic: &Topic) -> bool {
+    pub fn close_if_idle(&self, topic: &Topic) -> bool {
         self.entries.remove_if(topic, |_, entry| entry.is_idle()).is_some()
     }
 

@@ -160,6 +160,9 @@ fn n02_a_presence_channel_is_one_over_all_nodes(cluster: &Cluster) {
     assert_eq!(ids, json!(["a", "b"]));
     let (b3, ids) = joined(&nodes[1], "presence-x", "b");
     assert_eq!(ids, json!(["a", "b"]));
+    let (b4, ids) = joined(&nodes[0], "presence-x", "b");
+    assert_eq!(ids, json!(["a", "b"]), "this node has heard of the channel before the others");
+    drop(b4);
     let (mut c, ids) = joined(&nodes[2], "presence-x", "c");
     assert_eq!(ids, json!(["a", "b", "c"]));
     assert_eq!(notice(&mut a), added("c"));

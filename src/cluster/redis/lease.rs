@@ -165,7 +165,11 @@ impl Writer<'_> {
         let presence: Vec<Topic> =
             topics.into_iter().filter(|topic| topic.channel.kind().is_presence()).collect();
         for some in presence.chunks(MOST) {
-            self.link.batch.extend(some.iter().cloned().map(Order::Open));
+            for topic in some {
+                // What comes meanwhile is a change to what is read, and must not be heard before it.
+                self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
+                self.link.batch.push(Order::Open(topic.clone()));
+            }
             self.carry_out().await?;
         }
         Ok(())

@@ -122,7 +122,7 @@ impl Writer<'_> {
         let answers = batch.send(&mut self.servers, self.status).await?;
         let missed = answers.first().and_then(|(_, value)| reply::missed(value));
         self.catch_up(&name, after, missed).await?;
-        Ok(())
+        self.let_in(&name).await
     }
 
     /// Subscribes anew to topics whose slots have become another server's, and catches up with what was said
@@ -163,11 +163,12 @@ impl Writer<'_> {
             Kept { told, ..kept }
         });
         let settled = self.kept.settles.is_none();
-        self.arrive(Arrival::Opened { topic, loaded, cached, settled }).await
+        self.arrive(Arrival::Opened { topic, loaded, cached, settled }).await?;
+        // Only now: on a roster that has not been read yet a later change would hide all before it.
+        self.let_in(&name).await
     }
 
-    /// Hands out what a topic has missed after a place, then what came in meanwhile. Whether the log was
-    /// there to read, and reached back.
+    /// Hands out what a topic has missed after a place. Whether the log was there to read, and reached back.
     pub(super) async fn catch_up(
         &mut self,
         name: &str,
@@ -192,9 +193,14 @@ impl Writer<'_> {
             Figures::add(&self.status.figures.gaps, 1);
             self.link.gaps += 1;
         }
+        Ok(whole)
+    }
+
+    /// Hands out what came in on a topic meanwhile, with which it has caught up.
+    async fn let_in(&self, name: &str) -> Result<(), Lost> {
         loop {
             let next = self.hearing.borrow_mut().waiting(name);
-            let Some(envelope) = next else { return Ok(whole) };
+            let Some(envelope) = next else { return Ok(()) };
             self.hand_on(name, envelope, false).await?;
         }
     }

@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use fanfare::app::{App, Apps};
+use fanfare::cluster::link::{self, FarEnd};
+use fanfare::cluster::topics::Topics;
 use fanfare::hub::Hub;
 use fanfare::hub::addresses::Addresses;
 use fanfare::hub::capacity::Capacity;
@@ -15,7 +17,7 @@ use fanfare::hub::connection::Connection;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::Metrics;
-use fanfare::node::{Node, Publication, Shared};
+use fanfare::node::{Clustered, Node, Publication, Shared};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::session::Session;
 use fanfare::socket::{self, Socket};
@@ -44,6 +46,14 @@ impl Memory {
     pub fn new(workers: usize, change: impl FnOnce(&mut App)) -> Self {
         let shared = shared(workers, change);
         Self::with_workers(shared, 0..workers as u16)
+    }
+
+    /// One of several nodes, with one worker; its number, and what is beyond its link.
+    pub fn of_several(number: u64, change: impl FnOnce(&mut App)) -> (Self, FarEnd) {
+        let (link, far, _) = link::link(usize::MAX);
+        let cluster = Clustered::new(Arc::new(Topics::new(link)));
+        let shared = shared_by(Hub::new(number, 1), 1, change, Some(cluster));
+        (Self::with_workers(shared, 0..1), far)
     }
 
     /// One worker of several that have threads of their own.
@@ -113,17 +123,26 @@ impl Memory {
 
 /// What all workers share, with one app.
 pub fn shared(workers: usize, change: impl FnOnce(&mut App)) -> Arc<Shared> {
+    shared_by(Hub::new(1, workers), workers, change, None)
+}
+
+fn shared_by(
+    hub: Arc<Hub>,
+    workers: usize,
+    change: impl FnOnce(&mut App),
+    cluster: Option<Clustered>,
+) -> Arc<Shared> {
     let mut app = App::new(ID, KEY, SECRET);
     change(&mut app);
     Arc::new(Shared {
         apps: ArcSwap::from_pointee(Apps::new([app]).unwrap()),
-        hub: Hub::new(1, workers),
+        hub,
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         capacity: Capacity::new(0, 0),
         addresses: Addresses::new(0),
         webhooks: Webhooks::default(),
-        cluster: None,
+        cluster,
         lookup: None,
     })
 }

@@ -8,6 +8,7 @@ pub mod cut;
 pub mod database;
 pub mod fixture;
 pub mod http;
+pub mod loopback;
 pub mod memory;
 pub mod redis;
 pub mod shards;

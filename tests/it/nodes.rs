@@ -1,0 +1,264 @@
+//! Three nodes against a model that is too simple to be wrong: random connections, subscriptions, events and
+//! deaths of nodes, over a loopback that brings everything in an order left to chance. Whenever all has
+//! arrived, every subscriber has been told of every event once and in its publisher's order, and all nodes
+//! agree on who is present and which cached event is the last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fanfare::app::{App, AppId};
+use fanfare::cluster::Topic;
+use fanfare::protocol::channel::ChannelName;
+use serde_json::Value;
+
+use crate::support::Chance;
+use crate::support::fixture::ID;
+use crate::support::loopback::Loopback;
+use crate::support::memory::Talk;
+use crate::support::websocket::Heard;
+
+const NODES: usize = 3;
+const CONNECTIONS: usize = 9;
+const CHANNELS: [&str; 4] = ["pub", "presence-a", "cache-c", "presence-cache-d"];
+const USERS: [&str; 4] = ["1", "2", "3", "4"];
+/// One user too many for all to be in.
+const MEMBERS: usize = 3;
+const STEPS: usize = 3000;
+
+/// One connection as the model knows it.
+struct Peer {
+    talk: Talk,
+    node: usize,
+    /// What it asked for, on presence channels as whom; and what it was told of each.
+    asked: BTreeMap<&'static str, &'static str>,
+    told: BTreeMap<&'static str, Told>,
+}
+
+/// What a connection was told of a channel since it is subscribed.
+#[derive(Default)]
+struct Told {
+    present: BTreeSet<String>,
+    /// The last event of each publisher, and the last of all.
+    last: BTreeMap<usize, usize>,
+    cached: Option<String>,
+    /// Events that were published since, and have not come.
+    due: BTreeSet<String>,
+}
+
+impl Peer {
+    fn new(all: &Loopback, node: usize) -> Self {
+        let talk = all.nodes[node].memory.connect(0);
+        let (asked, told) = Default::default();
+        Self { talk, node, asked, told }
+    }
+
+    fn is_in(&self, channel: &str) -> bool {
+        self.told.contains_key(channel)
+    }
+
+    fn listen(&mut self) {
+        self.talk.session.resume();
+        for heard in self.talk.heard() {
+            let Heard::Text(text) = heard else { panic!("heard {heard:?}") };
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            let name = frame["channel"].as_str().unwrap_or_default();
+            let channel = CHANNELS.iter().find(|channel| **channel == name).copied();
+            let event = frame["event"].as_str().unwrap();
+            // Of what it has left again it is told nothing but that it came.
+            let Some(channel) = channel.filter(|channel| self.asked.contains_key(channel)) else {
+                continue;
+            };
+            let data = match &frame["data"] {
+                Value::String(data) => serde_json::from_str(data).unwrap(),
+                data => data.clone(),
+            };
+            match event {
+                "pusher_internal:subscription_succeeded" => {
+                    let ids = data["presence"]["ids"].as_array().cloned().unwrap_or_default();
+                    let present: BTreeSet<String> = ids.iter().map(word).collect();
+                    assert_eq!(present.len(), ids.len(), "twice in {text}");
+                    let own = self.asked[channel];
+                    assert!(own.is_empty() || present.contains(own), "{own} is not in {text}");
+                    self.told.insert(channel, Told { present, ..Told::default() });
+                }
+                "pusher:subscription_error" | "pusher:error" => {
+                    self.asked.remove(channel);
+                }
+                _ if !self.is_in(channel) => panic!("before it was subscribed: {text}"),
+                _ => self.told.get_mut(channel).unwrap().take(event, &data, &text),
+            }
+        }
+    }
+}
+
+impl Told {
+    fn take(&mut self, event: &str, data: &Value, text: &str) {
+        match event {
+            "pusher_internal:member_added" => {
+                assert!(self.present.insert(word(&data["user_id"])), "twice: {text}");
+            }
+            "pusher_internal:member_removed" => {
+                assert!(self.present.remove(&word(&data["user_id"])), "was not there: {text}");
+            }
+            "pusher:cache_miss" => assert_eq!(self.cached, None, "{text}"),
+            "e" => {
+                let said = word(&data["said"]);
+                let (by, number) = said.split_once(':').unwrap();
+                let number: usize = number.parse().unwrap();
+                let before = self.last.insert(by.parse().unwrap(), number);
+                assert!(before.is_none_or(|before| before < number), "{text} after {before:?}");
+                self.due.remove(&said);
+                self.cached = Some(said);
+            }
+            event => panic!("{event}: {text}"),
+        }
+    }
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+fn topic(channel: &str) -> Topic {
+    Topic { app: AppId::new(ID), channel: ChannelName::parse(channel, 200).unwrap() }
+}
+
+#[test]
+fn three_nodes_are_what_the_model_is() {
+    let mut chance = Chance::new("nodes and model");
+    let limit = |app: &mut App| app.limits.max_presence_members = MEMBERS;
+    let mut all = Loopback::new(NODES, limit);
+    let mut peers: Vec<Peer> =
+        (0..CONNECTIONS).map(|number| Peer::new(&all, number % NODES)).collect();
+    for number in 1..STEPS {
+        act(&mut all, &mut peers, &mut chance, number);
+        for _ in 0..chance.below(8) {
+            all.step(&mut chance);
+        }
+        if chance.below(4) == 0 {
+            let peer = chance.below(peers.len());
+            let memory = &all.nodes[peers[peer].node].memory;
+            memory.deliver_all();
+            peers[peer].listen();
+        }
+        if chance.below(20) == 0 {
+            agree(&mut all, &mut peers, &mut chance);
+        }
+    }
+    agree(&mut all, &mut peers, &mut chance);
+}
+
+/// One random thing is done.
+fn act(all: &mut Loopback, peers: &mut [Peer], chance: &mut Chance, number: usize) {
+    let at = chance.below(peers.len());
+    let channel = CHANNELS[chance.below(CHANNELS.len())];
+    match chance.below(40) {
+        0..16 => {
+            let peer = &mut peers[at];
+            let presence = channel.starts_with("presence-");
+            let user = if presence { USERS[chance.below(USERS.len())] } else { "" };
+            if !peer.asked.contains_key(channel) {
+                peer.talk.subscribe(channel, user);
+                peer.asked.insert(channel, user);
+            }
+        }
+        16..24 => {
+            let peer = &mut peers[at];
+            // Whoever waits for one subscription says nothing else before.
+            if peer.is_in(channel) && peer.told.len() == peer.asked.len() {
+                peer.talk.unsubscribe(channel);
+                settle_one(all, peer);
+                peer.asked.remove(channel);
+                peer.told.remove(channel);
+            }
+        }
+        24..27 => {
+            let node = chance.below(NODES);
+            peers[at] = Peer::new(all, node);
+        }
+        27..39 => {
+            let node = chance.below(NODES);
+            let said = format!("{}:{number}", all.nodes[node].number);
+            let data = serde_json::json!({ "said": said }).to_string();
+            for peer in peers.iter_mut() {
+                if let Some(told) = peer.told.get_mut(channel) {
+                    told.due.insert(said.clone());
+                }
+            }
+            all.nodes[node].memory.publish(0, channel, "e", &data);
+        }
+        _ => {
+            // What it had said was said.
+            let node = chance.below(NODES);
+            settle(all, peers, chance);
+            all.kill(node);
+            for peer in peers.iter_mut().filter(|peer| peer.node == node) {
+                *peer = Peer::new(all, node);
+            }
+        }
+    }
+}
+
+/// What the connection was told up to now is taken in, so that nothing of it is taken for news later.
+fn settle_one(all: &Loopback, peer: &mut Peer) {
+    all.nodes[peer.node].memory.deliver_all();
+    peer.listen();
+}
+
+/// Everything that is on its way arrives.
+fn settle(all: &mut Loopback, peers: &mut [Peer], chance: &mut Chance) {
+    let mut steps = 0;
+    loop {
+        while all.step(chance) {
+            steps += 1;
+            assert!(steps < 100_000, "it goes on for ever");
+        }
+        all.nodes.iter().for_each(|node| node.memory.deliver_all());
+        peers.iter_mut().for_each(Peer::listen);
+        // Who waited may have gone on with what it had said meanwhile.
+        if !all.step(chance) {
+            return;
+        }
+    }
+}
+
+/// Once everything has arrived, nobody misses anything, and all see the same.
+fn agree(all: &mut Loopback, peers: &mut [Peer], chance: &mut Chance) {
+    settle(all, peers, chance);
+    for peer in &*peers {
+        let asked: Vec<_> = peer.asked.keys().collect();
+        assert_eq!(asked, peer.told.keys().collect::<Vec<_>>(), "one still waits");
+        for (channel, told) in &peer.told {
+            assert!(told.due.is_empty(), "{channel}: missed {:?}", told.due);
+        }
+    }
+    for channel in CHANNELS {
+        let topic = topic(channel);
+        let mut members = all.members(&topic);
+        // Who leaves a node and comes back at once, twice, may have a place of its own there.
+        members.sort_unstable();
+        let here: BTreeSet<String> = peers
+            .iter()
+            .filter(|peer| peer.is_in(channel))
+            .filter_map(|peer| peer.asked.get(channel).filter(|user| !user.is_empty()))
+            .map(|user| (*user).to_owned())
+            .collect();
+        let kept: BTreeSet<String> = members.iter().map(|user| user.as_str().to_owned()).collect();
+        assert_eq!(kept, here, "{channel}");
+        let mut cached = None;
+        for peer in peers.iter().filter(|peer| peer.is_in(channel)) {
+            let told = &peer.told[channel];
+            assert_eq!(told.present, here, "{channel}");
+            if channel.contains("cache-") {
+                assert_eq!(
+                    &told.cached,
+                    cached.get_or_insert_with(|| told.cached.clone()),
+                    "{channel}"
+                );
+            }
+            let cluster = all.nodes[peer.node].memory.shared.cluster.as_ref().unwrap();
+            let mut roster = cluster.topics.read(&topic, |entry| entry.roster.users()).unwrap();
+            roster.sort_unstable();
+            assert_eq!(roster, members, "{channel}");
+        }
+    }
+}
