@@ -9,6 +9,7 @@ use fanfare::server::reload::{self, Reloader};
 use fanfare::server::{self, Address, Running};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::interval;
+use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
 use crate::successor::{self, Successor};
@@ -78,7 +79,7 @@ impl Inherited {
 /// Serves until it is told to stop, then drains. A second signal to stop ends the process at once.
 pub(crate) fn run(
     config: Config,
-    load: impl Fn() -> Result<Loaded, config::Error>,
+    (load, set_level): (impl Fn() -> Result<Loaded, config::Error>, impl Fn(LevelFilter)),
     inherited: Inherited,
     listening: impl FnOnce(&Address),
 ) -> Result<(), Failed> {
@@ -95,7 +96,8 @@ pub(crate) fn run(
         if is_inherited {
             successor::tell_predecessor();
         }
-        let stop = serve(&running, &mut signals, &systemd, Reloader::new(&running, &config, load));
+        let reloader = Reloader::new(&running, &config, load).with_level(set_level);
+        let stop = serve(&running, &mut signals, &systemd, reloader);
         let stop = stop.await;
         if inherited.by_systemd || matches!(stop, Stop::HandOver) {
             running.leave_socket();

@@ -12,7 +12,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use fanfare::cli;
 use fanfare::config::{self, Command, Flags, Loaded};
+use tracing::level_filters::LevelFilter;
 use tracing::warn;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, reload};
 
 use daemon::{Failed, Inherited};
 
@@ -47,14 +51,14 @@ fn main() -> ExitCode {
         Ok(inherited) => inherited,
         Err(error) => return fail(&error, OS_ERROR),
     };
-    start_log(&config.log);
+    let set_level = start_log(&config.log);
     for warning in warnings {
         warn!("{warning}");
     }
     let (made, path, try_out) =
         (config.made_app.clone(), config.server.path.clone(), config.server.try_out);
     let load = || config::load(&flags, std::env::vars_os(), &folder);
-    match daemon::run(config, load, inherited, |address| {
+    match daemon::run(config, (load, set_level), inherited, |address| {
         let Some(made) = made else { return };
         let greeting = greeting::text(&made, address.tcp(), &path, try_out);
         let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
@@ -70,15 +74,19 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Starts the log on standard error, so that what the program prints for people stays apart from it.
-fn start_log(log: &config::Log) {
-    let format = tracing_subscriber::fmt()
-        .with_max_level(log.level)
-        .with_target(false)
-        .with_writer(io::stderr);
-    if log.json {
-        format.json().flatten_event(true).init();
+/// Starts the log on standard error, so that what the program prints for people stays apart from it. What it
+/// gives back changes the level.
+fn start_log(log: &config::Log) -> impl Fn(LevelFilter) + use<> {
+    let (level, handle) = reload::Layer::new(log.level);
+    let format = fmt::layer().with_target(false).with_writer(io::stderr);
+    let format = if log.json {
+        format.json().flatten_event(true).boxed()
     } else {
-        format.with_ansi(io::stderr().is_terminal()).init();
+        format.with_ansi(io::stderr().is_terminal()).boxed()
+    };
+    tracing_subscriber::registry().with(level).with(format).init();
+    move |level| {
+        // It fails only once nothing logs any more.
+        let _ = handle.reload(level);
     }
 }

@@ -123,6 +123,10 @@ impl Target {
             None => apps.next().filter(|_| apps.next().is_none()),
         };
         let app = app.ok_or_else(|| {
+            if config.apps.is_empty() && config.sql.is_some() {
+                let none = "the apps are in a database: give --url, --app-id, --key and --secret";
+                return Failure(none.to_owned());
+            }
             let mut ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
             ids.sort_unstable();
             Failure(format!("say which app with --app-id: {}", ids.join(", ")))

@@ -27,6 +27,7 @@ impl Loaded {
         };
         let count = match apps.len() {
             1 if self.config.made_app.is_some() => "one app made for the run".to_owned(),
+            0 if self.config.sql.is_some() => "the apps of a database".to_owned(),
             1 => "one app".to_owned(),
             count => format!("{count} apps"),
         };

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
 use super::Running;
@@ -66,6 +67,8 @@ impl Watched {
 pub struct Reloader<'a> {
     running: &'a Running,
     load: Box<dyn Fn() -> Result<Loaded, Error> + 'a>,
+    /// Makes the log as talkative as the settings want it.
+    set_level: Box<dyn Fn(LevelFilter) + 'a>,
     /// The apps were made for the run, so no settings speak of them.
     made: bool,
     certificate: Watched,
@@ -89,10 +92,16 @@ impl<'a> Reloader<'a> {
         Self {
             running,
             load: Box::new(load),
+            set_level: Box::new(|_| {}),
             made: config.made_app.is_some(),
             certificate: Watched::new(tls.collect()),
             apps: Watched::new(config.apps_file.iter().cloned().collect()),
         }
+    }
+
+    /// With a log whose level can be changed.
+    pub fn with_level(self, set_level: impl Fn(LevelFilter) + 'a) -> Self {
+        Self { set_level: Box::new(set_level), ..self }
     }
 
     /// Reads everything again, as SIGHUP asks.
@@ -132,6 +141,7 @@ impl<'a> Reloader<'a> {
         for warning in warnings {
             warn!("{warning}");
         }
+        (self.set_level)(config.log.level);
         if config.server != *self.running.config {
             warn!("settings under [server] have changed: they hold from the next start on");
         }

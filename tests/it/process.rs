@@ -152,6 +152,30 @@ fn who_comes_while_only_systemd_has_the_listener_is_served_by_the_next() {
     second.connect();
 }
 
+#[test]
+fn a_reload_makes_the_log_as_talkative_as_is_wanted() {
+    let process = Process::activated("level", "1s");
+    let settings = std::fs::read_to_string(process.folder.join("f.toml")).unwrap();
+    let reload = |level: &str| {
+        let text = format!("{settings}[log]\nlevel = {level:?}\n");
+        std::fs::write(process.folder.join("f.toml"), text).unwrap();
+        process.signal("HUP");
+        process.hears("RELOADING=1");
+        process.hears("READY=1");
+    };
+    let refuse = |path: &str| {
+        assert_eq!(Http::connect(process.addr).ask("GET", path, "", b"").status, 404);
+    };
+    refuse("/before");
+    reload("debug");
+    refuse("/while");
+    reload("info");
+    refuse("/after");
+    let log = process.log();
+    assert!(log.contains("path=\"/while\""), "{log}");
+    assert!(!log.contains("/before") && !log.contains("/after"), "{log}");
+}
+
 /// What a thousand clients do may take longer than what one does.
 fn patiently(mut fact: impl FnMut() -> Result<(), String>) -> Result<(), String> {
     let mut last = eventually(&mut fact);
