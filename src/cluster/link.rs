@@ -210,6 +210,8 @@ impl Figures {
 #[derive(Debug, Default)]
 pub(super) struct Status {
     pub(super) up: AtomicBool,
+    /// The node is about to stop.
+    lingers: AtomicBool,
     pub(super) queued: AtomicUsize,
     pub(super) figures: Figures,
 }
@@ -254,6 +256,16 @@ impl Link {
 
     pub fn figures(&self) -> &Figures {
         &self.status.figures
+    }
+
+    /// From now on nobody leaves until the node stops: who is closed now comes back at once, here or on another
+    /// node, and the others need not hear of it.
+    pub fn linger(&self) {
+        self.status.lingers.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lingers(&self) -> bool {
+        self.status.lingers.load(Ordering::Relaxed)
     }
 
     /// Bytes of publishes that wait.

@@ -252,6 +252,7 @@ impl Topics {
     fn unclaim(&self, topic: &Topic, entry: &mut Entry, user: Option<&UserId>) {
         if let Some(user) = user
             && entry.roster.unclaim(user)
+            && !self.link.lingers()
         {
             self.link.order(Order::Leave { topic: topic.clone(), user: user.clone() });
         }

@@ -390,13 +390,21 @@ impl Running {
     pub fn drain(&self) {
         self.drained.get_or_init(Instant::now);
         self.shared.draining.store(true, Ordering::Relaxed);
+        self.linger();
         self.phase.send_replace(Phase::Draining);
     }
 
     /// Begins to stop while another process accepts on the same listener: no connection is refused, the
     /// established ones are closed one after the other.
     pub fn hand_over(&self) {
+        self.linger();
         self.phase.send_replace(Phase::HandingOver);
+    }
+
+    fn linger(&self) {
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.link().linger();
+        }
     }
 
     /// The listener, for another process.

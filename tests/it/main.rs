@@ -46,5 +46,6 @@ mod support;
 mod tidy;
 mod tls;
 mod unix;
+mod upgrade;
 mod version;
 mod webhook;

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::cluster::{added, event, hears_nothing, joined, nodes, notice, query};
 use crate::metrics::scrape;
 use crate::outage::is_cut_off;
-use crate::support::cut::Way;
+use crate::support::cut::{Edit, Way};
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, config, subscribe};
 use crate::support::http::Http;
@@ -21,8 +21,13 @@ use crate::support::websocket::Client;
 
 /// A node whose way to Redis can be cut.
 fn cuttable(cluster: &Cluster) -> (Fixture, Way) {
+    by_way(cluster, |_| 0)
+}
+
+/// The same where what it says is changed on the way.
+pub fn by_way(cluster: &Cluster, edit: Edit) -> (Fixture, Way) {
     let (_, port) = cluster.redis[0].rsplit_once(':').unwrap();
-    let way = Way::to(port.parse().unwrap());
+    let way = Way::to(port.parse().unwrap(), edit);
     let url = format!("redis://127.0.0.1:{}", way.port());
     let [node] = nodes(&Cluster { redis: vec![url], ..cluster.clone() });
     (node, way)
@@ -32,12 +37,12 @@ fn link(node: &Fixture) -> Link {
     node.running().shared().cluster.as_ref().unwrap().link().clone()
 }
 
-fn cut(node: &Fixture, way: &Way) {
+pub fn cut(node: &Fixture, way: &Way) {
     way.cut();
     is_cut_off(node);
 }
 
-fn mend(node: &Fixture, way: &Way) {
+pub fn mend(node: &Fixture, way: &Way) {
     way.mend();
     node.is_ready();
 }

@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -19,11 +19,16 @@ struct State {
     mute: AtomicBool,
     /// Once this was said, nothing that the server answers comes back.
     last: Mutex<Vec<u8>>,
+    /// What was changed on the way to the server.
+    edits: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
 }
 
+/// Changes bytes on their way to the server; how often it did.
+pub type Edit = fn(&mut [u8]) -> usize;
+
 impl Way {
-    pub fn to(port: u16) -> Self {
+    pub fn to(port: u16, edit: Edit) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -41,7 +46,7 @@ impl Way {
                 drop(open);
                 let (to, from) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let (there, back) = (passing.clone(), passing.clone());
-                thread::spawn(move || pass(from, to, |bytes| there.passes_there(bytes)));
+                thread::spawn(move || pass(from, to, |bytes| there.passes_there(bytes, edit)));
                 thread::spawn(move || pass(server, client, |_| !back.mute.load(Ordering::SeqCst)));
             }
         });
@@ -66,6 +71,11 @@ impl Way {
         self.state.cut.store(false, Ordering::SeqCst);
     }
 
+    /// How often something was changed on the way.
+    pub fn edits(&self) -> usize {
+        self.state.edits.load(Ordering::SeqCst)
+    }
+
     /// Swallows what the server answers from when `last` is said to it until it is cut.
     pub fn mute_after(&self, last: &str) {
         *self.state.last.lock().unwrap() = last.as_bytes().to_vec();
@@ -73,7 +83,8 @@ impl Way {
 }
 
 impl State {
-    fn passes_there(&self, bytes: &[u8]) -> bool {
+    fn passes_there(&self, bytes: &mut [u8], edit: Edit) -> bool {
+        self.edits.fetch_add(edit(bytes), Ordering::SeqCst);
         let mut last = self.last.lock().unwrap();
         if !last.is_empty() && bytes.windows(last.len()).any(|some| some == *last) {
             self.mute.store(true, Ordering::SeqCst);
@@ -83,10 +94,10 @@ impl State {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&[u8]) -> bool) {
+fn pass(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&mut [u8]) -> bool) {
     let mut bytes = [0; 16 << 10];
     while let Ok(count) = from.read(&mut bytes) {
-        if count == 0 || (passes(&bytes[..count]) && to.write_all(&bytes[..count]).is_err()) {
+        if count == 0 || (passes(&mut bytes[..count]) && to.write_all(&bytes[..count]).is_err()) {
             break;
         }
     }
