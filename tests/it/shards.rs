@@ -8,15 +8,19 @@ use crate::cluster::{
     added, event, eventually_answers, hears_nothing, joined, nodes, notice, removed,
 };
 use crate::outage::is_cut_off;
-use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID};
 use crate::support::redis::Redis;
 use crate::support::shards::Shards;
+use crate::support::websocket::Client;
+use crate::support::{Chance, eventually};
 
 fn links_made(node: &Fixture) -> u64 {
     let cluster = node.running().shared().cluster.as_ref().unwrap();
     cluster.link().figures().connects.load(Ordering::Relaxed)
 }
+
+/// Events on one channel; no more than its log holds.
+const EVENTS: usize = 250;
 
 /// The tag of a channel's keys and topic.
 fn tag(channel: &str) -> String {
@@ -147,4 +151,60 @@ fn a_master_that_comes_back_empty_is_told_everything_again() {
         assert_eq!(notice(client), removed("c"));
         hears_nothing(client);
     }
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_while_slots_and_connections_come_and_go() {
+    let Some(shards) = Shards::start(3, false) else { return };
+    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
+    let channels = ["a", "b", "c", "cache-d", "cache-e", "presence-f"];
+    let mut clients: Vec<Vec<Client>> = Vec::new();
+    for (node, user) in [(&one, "one"), (&two, "two")] {
+        clients.push(channels.map(|channel| listener(node, channel, user)).into());
+    }
+    // The one on the first node hears of that on the second.
+    assert_eq!(notice(&mut clients[0][5]), added("two"));
+    let mut owners = channels.map(|channel| shards.place(&tag(channel)));
+    let mut chance = Chance::new("slots and connections that come and go");
+    std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            for number in 0..EVENTS {
+                for channel in channels {
+                    two.publish(channel, "e", &number.to_string());
+                }
+            }
+        });
+        while !publishing.is_finished() {
+            let (slot, owner) = &mut owners[chance.below(channels.len())];
+            let to = (*owner + 1 + chance.below(2)) % 3;
+            shards.move_slot(slot, *owner, to);
+            *owner = to;
+            if chance.below(3) == 0 {
+                let kind = ["pubsub", "normal"][chance.below(2)];
+                shards.masters[chance.below(3)].ask(&["CLIENT", "KILL", "TYPE", kind]);
+                one.is_ready();
+                two.is_ready();
+            }
+        }
+    });
+    for client in &mut clients {
+        for (channel, client) in channels.iter().zip(client) {
+            for number in 0..EVENTS {
+                assert_eq!(client.hear_text(), event(channel, &number.to_string()));
+            }
+            hears_nothing(client);
+        }
+    }
+}
+
+/// A client that listens to one channel, as `user` where it has to be somebody.
+fn listener(node: &Fixture, channel: &str, user: &str) -> Client {
+    if channel.starts_with("presence-") {
+        return joined(node, channel, user).0;
+    }
+    let mut client = node.subscribed(channel);
+    if channel.starts_with("cache-") {
+        assert!(client.hear_text().contains("cache_miss"));
+    }
+    client
 }

@@ -23,7 +23,10 @@ use super::{Lost, PATIENCE, reply};
 use crate::cluster::scripts::Script;
 
 /// How long to wait before what is on its way between two servers is asked for again.
-const LATER: Duration = Duration::from_millis(20);
+const LATER: Duration = Duration::from_millis(10);
+
+/// Rounds after which servers that point at each other are given time: asked, pointed on, and asked there.
+const USUAL: usize = 2;
 
 /// All connections of a link.
 pub(super) struct Servers {
@@ -321,9 +324,14 @@ impl Servers {
         let mut answers = vec![Value::Nil; commands.len()];
         let mut left: Vec<Errand> =
             (0..commands.len()).map(|index| Errand { index, asking: None }).collect();
+        let mut rounds = 0;
         while !left.is_empty() {
             if Instant::now() > end {
                 return Err(Lost::Silent);
+            }
+            rounds += 1;
+            if rounds > USUAL {
+                sleep(LATER).await;
             }
             let replies = self.send_each(which, &commands, &left).await?;
             left = self.sort(replies, &mut answers).await?;
@@ -337,7 +345,7 @@ impl Servers {
         replies: Vec<(usize, u16, Value)>,
         answers: &mut [Value],
     ) -> Result<Vec<Errand>, Lost> {
-        let (mut left, mut moved, mut later) = (Vec::new(), None, false);
+        let (mut left, mut moved) = (Vec::new(), None);
         for (index, server, value) in replies {
             let asked = self.servers.get(usize::from(server)).map_or("", |server| &server.at.0);
             let redirect = match &value {
@@ -358,7 +366,7 @@ impl Servers {
                     moved = Some(server);
                 }
                 Some(Redirect::Ask(at)) => asking = Some(self.place_of(at).await?),
-                Some(Redirect::Later) => later = true,
+                Some(Redirect::Later) => {}
             }
             left.push(Errand { index, asking });
         }
@@ -367,9 +375,6 @@ impl Servers {
             let asked = server.at.0.clone();
             let slots = slots_of(&mut server.connection(Which::Commands)).await?;
             self.assign_all(slots::ranges(&slots, &asked)).await;
-        }
-        if later {
-            sleep(LATER).await;
         }
         left.sort_unstable_by_key(|errand| errand.index);
         Ok(left)

@@ -99,6 +99,20 @@ impl Shards {
         for redis in std::iter::once(to).chain(others) {
             assert_eq!(redis.ask(&["CLUSTER", "SETSLOT", slot, "NODE", &to_id]), "OK");
         }
+        // Moved again before all know of it, a slot can end up with nobody.
+        let info = to.ask(&["CLUSTER", "INFO"]);
+        let epoch = info.lines().find_map(|line| line.strip_prefix("cluster_my_epoch:")).unwrap();
+        for redis in &self.masters {
+            eventually(|| {
+                let nodes = redis.ask(&["CLUSTER", "NODES"]);
+                let line = nodes.lines().find(|line| line.starts_with(&to_id)).unwrap();
+                match line.split(' ').nth(6) == Some(epoch) {
+                    true => Ok(()),
+                    false => Err(format!("{line}: not {epoch}")),
+                }
+            })
+            .unwrap();
+        }
     }
 
     /// The slot of a name, and the master that has had it since the beginning.
