@@ -67,6 +67,11 @@ impl Keeper {
         (self.publish)(known.apps(), true);
     }
 
+    /// The apps of the settings.
+    pub fn configured(&self) -> Apps {
+        self.lock().configured.clone()
+    }
+
     /// Whether the table said a moment ago that it does not have the name.
     pub fn is_absent(&self, name: &Name) -> bool {
         self.lock().absent.get(name).is_some_and(|since| since.elapsed() < ABSENT_FOR)
@@ -111,18 +116,18 @@ impl Keeper {
         let mut gone: HashSet<&AppId> = ids.iter().collect();
         let mut has_changed = false;
         for row in rows {
-            let same = |id: &&AppId| known.found.get(*id).is_some_and(|found| found.row == row);
-            if let Some(id) = ids.iter().find(same) {
-                gone.remove(id);
+            // Whatever has become of it, it is there.
+            let id = match row.get("id") {
+                Some(Value::String(id)) => AppId::new(id),
+                Some(Value::Number(id)) => AppId::new(&id.to_string()),
+                _ => continue,
+            };
+            gone.remove(&id);
+            if known.found.get(&id).is_some_and(|found| found.row == row) {
                 continue;
             }
             // A row that cannot be used any more leaves the app as it was.
-            let id = row.get("id").and_then(Value::as_str).map(AppId::new);
-            if let Some(id) = &id {
-                gone.remove(id);
-            }
             if let Some(app) = self.app(&row) {
-                gone.remove(&app.id);
                 info!(app = %app.id, "the app has changed in the database");
                 known.found.insert(app.id.clone(), Found { row, app });
                 has_changed = true;

@@ -376,6 +376,14 @@ impl Running {
         &self.shared
     }
 
+    /// The apps of the settings, without those that were looked up.
+    pub fn configured(&self) -> Apps {
+        match &self.keeper {
+            Some(keeper) => keeper.configured(),
+            None => self.shared.apps.load().as_ref().clone(),
+        }
+    }
+
     /// Serves `apps` from now on. Connections go on with their app as it is now, or end with it.
     pub fn replace_apps(&self, apps: Apps) {
         if let Some(keeper) = &self.keeper {

@@ -154,7 +154,7 @@ impl<'a> Reloader<'a> {
             }
             (_, false) => self.made = false,
         }
-        let (before, now) = (self.running.shared.apps.load(), config.apps);
+        let (before, now) = (self.running.configured(), config.apps);
         let missing = |these: &Apps, those: &Apps| {
             these.iter().filter(|app| those.by_id(app.id.as_str()).is_none()).count()
         };
