@@ -12,6 +12,7 @@ use fanfare::config::Tls;
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET};
 use crate::support::redis::Redis;
+use crate::support::shards::Shards;
 use crate::support::wire::file;
 
 /// `fanfare doctor` with these arguments and variables, in a folder with this `.env`.
@@ -218,6 +219,11 @@ fn redis_is_looked_at_and_no_password_shown() {
         let found = line(name, &url, false);
         assert!(found.contains(sentence), "{name}: {found}");
     }
+    let found = line("several", &format!("redis://{addr},redis://{addr}"), false);
+    assert!(found.contains("the first is of no Redis Cluster"), "{found}");
+    let shards = Shards::shared().unwrap();
+    let found = line("shards", &shards.cluster().redis[1], true);
+    assert!(found.contains(", a cluster; a message came back after"), "{found}");
     redis.ask(&["CONFIG", "SET", "maxmemory", "100mb"]);
     redis.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let found = line("evicts", &format!("redis://{addr}"), false);

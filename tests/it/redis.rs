@@ -24,7 +24,8 @@ fn publish(node: &Process, channel: &str, data: &str) {
     assert_eq!(Http::connect(node.addr).ask_signed(&request).status, 200);
 }
 
-const USER: [&str; 7] = ["--user", "fan", "on", ">p@:/", "~kinds:*", "&kinds:*", "+@all"];
+const USER: [&str; 9] =
+    ["--user", "fan", "on", ">p@:/", "~kinds:*", "&kinds:*", "+@all", "-@dangerous", "+info"];
 
 /// A cluster that logs in as a user that may touch nothing but its own keys.
 fn logged_in(scheme: &str, port: u16, database: u8) -> Cluster {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, cmd,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value,
+    cmd,
 };
 use tokio::time::{sleep, timeout};
 
-use super::Lost;
 use super::slots::At;
+use super::{Lost, reply};
 
 /// How long a Sentinel may take to answer before another is asked.
 const SENTINEL_PATIENCE: Duration = Duration::from_secs(1);
@@ -123,10 +124,13 @@ impl Address {
                 }
             }
             Self::Sentinels(_) => {
-                let role: Vec<redis::Value> = cmd("ROLE").query_async(commands).await?;
-                match role.first().and_then(super::reply::text) {
-                    Some("master") => Ok(false),
-                    _ => Err(Lost::Replica),
+                let role: Result<Vec<Value>, _> = cmd("ROLE").query_async(commands).await;
+                match role {
+                    Ok(role) if role.first().and_then(reply::text) == Some("master") => Ok(false),
+                    Ok(_) => Err(Lost::Replica),
+                    Err(error) if error.is_unrecoverable_error() => Err(error.into()),
+                    // It may not be asked, and takes no writes if it is a replica.
+                    Err(_) => Ok(false),
                 }
             }
         }
