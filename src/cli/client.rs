@@ -2,6 +2,7 @@
 
 use std::io::{self, Cursor};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -21,7 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::mend::is_page;
-use super::{Failure, trust};
+use super::{Failure, database, trust};
 use crate::app::App;
 use crate::config::{self, At, Loaded, Metrics};
 use crate::hub::stream::Stream;
@@ -100,7 +101,7 @@ pub(super) enum Heard {
 
 impl Target {
     /// The server that `at` names, or the one that the settings are for.
-    pub(super) fn find(
+    pub(super) async fn find(
         at: &At,
         load: impl FnOnce() -> Result<Loaded, config::Error>,
     ) -> Result<Self, Failure> {
@@ -118,13 +119,19 @@ impl Target {
             return Err(Failure(none.to_owned()));
         }
         let mut apps = config.apps.iter();
+        let found = match (&at.app_id, &config.sql) {
+            (Some(id), Some(sql)) if config.apps.by_id(id).is_none() => {
+                Some(Arc::new(database::app(sql, id).await?))
+            }
+            _ => None,
+        };
         let app = match &at.app_id {
-            Some(id) => config.apps.by_id(id),
+            Some(id) => config.apps.by_id(id).or(found.as_ref()),
             None => apps.next().filter(|_| apps.next().is_none()),
         };
         let app = app.ok_or_else(|| {
             if config.apps.is_empty() && config.sql.is_some() {
-                let none = "the apps are in a database: give --url, --app-id, --key and --secret";
+                let none = "the apps are in a database: say which with --app-id";
                 return Failure(none.to_owned());
             }
             let mut ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();

@@ -93,7 +93,7 @@ pub(super) async fn examine(
         ours = Some((config.metrics.clone(), config.cluster.clone(), public.clone()));
         Ok(loaded)
     });
-    let target = match target {
+    let target = match target.await {
         Ok(target) => target,
         Err(error) => {
             report.add("settings", Grade::Ill, error.0);

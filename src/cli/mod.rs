@@ -3,6 +3,7 @@
 //! the one that the settings here are for.
 
 mod client;
+mod database;
 mod doctor;
 mod listen;
 mod mend;
@@ -56,20 +57,20 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
         match tool {
             Tool::Trigger { channel, event, data, at } => {
                 let body = json!({ "name": event, "channels": [channel], "data": data });
-                let target = Target::find(at, load)?;
+                let target = Target::find(at, load).await?;
                 let answer = target.ask("POST", "events", &[], &body.to_string()).await?;
                 say(at.json, &answer.json()?, || format!("{event} was triggered on {channel}.\n"))
             }
             Tool::Listen { channels, user, at } => {
-                let target = Target::find(at, load)?;
+                let target = Target::find(at, load).await?;
                 listen::listen(&target, channels, user.as_deref(), at.json).await
             }
             Tool::Channels { prefix, at } => {
-                let list = channels(&Target::find(at, load)?, prefix.as_deref()).await?;
+                let list = channels(&Target::find(at, load).await?, prefix.as_deref()).await?;
                 say(at.json, &list, || table(&list))
             }
             Tool::Terminate { user, at } => {
-                let target = Target::find(at, load)?;
+                let target = Target::find(at, load).await?;
                 let path = format!("users/{}/terminate_connections", client::percent(user));
                 let answer = target.ask("POST", &path, &[], "{}").await?;
                 say(at.json, &answer.json()?, || format!("Connections of {user} are closed.\n"))

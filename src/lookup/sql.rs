@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions, MySqlRow};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Column, Row as _, TypeInfo};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Column, ConnectOptions, Row as _, TypeInfo};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{info, warn};
@@ -23,21 +23,25 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// For how long a database that is away is not asked.
 const PAUSE: Duration = Duration::from_secs(1);
 
+const SILENT: &str = "no answer in three seconds";
+
 /// Apps that are asked for at once.
 const MOST: usize = 200;
 
 /// A database's table of apps.
 #[derive(Debug)]
 pub struct Database {
-    pool: Pool,
+    server: Server,
     /// The name as it stands in a query.
     table: String,
 }
 
+/// How to connect, and the connection if there is one. While it is in use it is not here, so that one on
+/// which an answer is still to come is never used again.
 #[derive(Debug)]
-enum Pool {
-    MySql(MySqlPool),
-    Postgres(PgPool),
+enum Server {
+    MySql(MySqlConnectOptions, Option<MySqlConnection>),
+    Postgres(PgConnectOptions, Option<PgConnection>),
 }
 
 impl Database {
@@ -56,41 +60,77 @@ impl Database {
         let wrong = |_: sqlx::Error| "the URL cannot be read".to_owned();
         if url.starts_with("postgres") {
             let options = PgConnectOptions::from_str(url).map_err(wrong)?;
-            let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
-            let pool = Pool::Postgres(pool.connect_lazy_with(options));
-            Ok(Self { pool, table: quoted("\"") })
+            let server = Server::Postgres(options.disable_statement_logging(), None);
+            Ok(Self { server, table: quoted("\"") })
         } else {
             let options = MySqlConnectOptions::from_str(url).map_err(wrong)?;
-            let pool = MySqlPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
-            let pool = Pool::MySql(pool.connect_lazy_with(options));
-            Ok(Self { pool, table: quoted("`") })
+            let server = Server::MySql(options.disable_statement_logging(), None);
+            Ok(Self { server, table: quoted("`") })
         }
     }
 
-    /// The rows with one of these ids or keys.
-    async fn rows(&self, ids: &[String], keys: &[String]) -> Result<Vec<Row>, sqlx::Error> {
+    /// The row of the app with this id.
+    ///
+    /// # Errors
+    /// What the database or the way to it says.
+    pub async fn row(&mut self, id: &str) -> Result<Option<Row>, String> {
+        let rows = match timeout(PATIENCE, self.rows(&[id.to_owned()], &[])).await {
+            Ok(rows) => rows.map_err(|error| error.to_string())?,
+            Err(_) => return Err(SILENT.to_owned()),
+        };
+        let is_it = |row: &Row| match row.get("id") {
+            Some(Value::String(own)) => own == id,
+            Some(Value::Number(own)) => own.to_string() == id,
+            _ => false,
+        };
+        Ok(rows.into_iter().find(is_it))
+    }
+
+    /// The rows with one of these ids or keys. A connection that the other side has ended since it was last
+    /// used is made again.
+    async fn rows(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<Row>, sqlx::Error> {
+        let was_connected = match &self.server {
+            Server::MySql(_, connection) => connection.is_some(),
+            Server::Postgres(_, connection) => connection.is_some(),
+        };
+        match self.ask(ids, keys).await {
+            Err(_) if was_connected => self.ask(ids, keys).await,
+            asked => asked,
+        }
+    }
+
+    async fn ask(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<Row>, sqlx::Error> {
         let table = &self.table;
-        match &self.pool {
-            Pool::Postgres(pool) => {
+        match &mut self.server {
+            Server::Postgres(options, kept) => {
+                let mut connection = match kept.take() {
+                    Some(connection) => connection,
+                    None => options.connect().await?,
+                };
                 let text = format!(
                     "SELECT row_to_json(t)::text FROM {table} t WHERE t.\"id\" = ANY($1) OR t.\"key\" = ANY($2)"
                 );
                 let query = sqlx::query_scalar::<_, String>(AssertSqlSafe(text));
-                let rows = query.bind(ids).bind(keys).fetch_all(pool).await?;
+                let rows = query.bind(ids).bind(keys).fetch_all(&mut connection).await?;
+                *kept = Some(connection);
                 let row = |text: &String| match serde_json::from_str(text) {
                     Ok(Value::Object(row)) => Some(row),
                     _ => None,
                 };
                 Ok(rows.iter().filter_map(row).collect())
             }
-            Pool::MySql(pool) => {
+            Server::MySql(options, kept) => {
+                let mut connection = match kept.take() {
+                    Some(connection) => connection,
+                    None => options.connect().await?,
+                };
                 let places = |count: usize| vec!["?"; count.max(1)].join(", ");
                 let text = format!(
                     "SELECT * FROM {table} WHERE `id` IN ({}) OR `key` IN ({})",
                     places(ids.len()),
                     places(keys.len())
                 );
-                let mut query = sqlx::query(AssertSqlSafe(text));
+                let mut query = sqlx::query(AssertSqlSafe(text)).persistent(false);
                 for names in [ids, keys] {
                     // No app has an empty name.
                     let none = names.is_empty().then(String::new);
@@ -98,7 +138,8 @@ impl Database {
                         query = query.bind(name);
                     }
                 }
-                let rows = query.fetch_all(pool).await?;
+                let rows = query.fetch_all(&mut connection).await?;
+                *kept = Some(connection);
                 rows.iter().map(row_of).collect()
             }
         }
@@ -200,7 +241,7 @@ impl Asker {
                 return Some(rows);
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
+            Err(_) => SILENT.to_owned(),
         };
         if self.away_until.is_none() {
             warn!(problem, "the database of the apps cannot be asked; those that are known go on");

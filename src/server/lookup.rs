@@ -52,10 +52,7 @@ pub(super) fn start(
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (url, table, ttl) = (config.url.clone(), config.table.clone(), config.ttl);
-    // A pool belongs to the runtime that it was made in.
-    let entered = runtime.enter();
     let database = Database::new(&url, &table).map_err(NotStarted::Sql)?;
-    drop(entered);
     std::thread::Builder::new()
         .name("lookup".to_owned())
         .spawn(move || runtime.block_on(sql::run(database, keeper, asked, ttl)))?;

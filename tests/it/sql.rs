@@ -1,6 +1,8 @@
 //! Apps from the tables of real databases: found by id and by key, changed and deleted under connected
 //! clients, and a database that goes, hangs and comes back. Each test needs the server it is about.
 
+use std::net::TcpListener;
+use std::process::Command;
 use std::time::Duration;
 
 use fanfare::app::ClientEvents;
@@ -95,15 +97,7 @@ fn apps_are_looked_up(kind: Kind) {
     assert_eq!(publish(&fixture, ("1", "one", "secret"), "c").status, 200);
     assert_eq!(client.hear_text(), r#"{"event":"e","channel":"c","data":"1"}"#);
     assert_eq!(publish(&fixture, ("1", "one", "another"), "c").status, 401);
-    let apps = fixture.running().shared().apps.load_full();
-    let two = apps.by_key("two").unwrap();
-    let limits = &two.limits;
-    assert_eq!(limits.max_connections, 100);
-    assert_eq!(two.client_events, ClientEvents::Members);
-    let rates =
-        (limits.events_per_second, limits.client_events_per_second, limits.reads_per_second);
-    assert_eq!(rates, (7, 8, 9));
-    assert_eq!((limits.max_presence_members, two.webhooks.len()), (77, 1));
+    the_columns_are_read(&fixture);
 
     // Whom the database does not know, has switched off, or says nonsense of.
     for (key, code) in [("nobody", 4001), ("ONE", 4001), ("three", 4003), ("four", 4001)] {
@@ -116,6 +110,7 @@ fn apps_are_looked_up(kind: Kind) {
     };
     insert(&database, "5", "five", PLAIN);
     assert_eq!((terminate("five"), terminate("nobody")), (200, 401));
+    the_database_is_looked_at(&database, &fixture);
 
     // What changes there changes here, for those who are connected too.
     database.run("UPDATE apps SET secret = 'another' WHERE id = '1'");
@@ -158,6 +153,64 @@ fn apps_are_looked_up(kind: Kind) {
         eventually(|| is_refused(&fixture, "seven", 4001)).unwrap();
     }
     fixture.stop();
+}
+
+/// App 2, which has something in every column.
+fn the_columns_are_read(fixture: &Fixture) {
+    let apps = fixture.running().shared().apps.load_full();
+    let two = apps.by_key("two").unwrap();
+    let limits = &two.limits;
+    assert_eq!(limits.max_connections, 100);
+    assert_eq!(two.client_events, ClientEvents::Members);
+    let rates =
+        (limits.events_per_second, limits.client_events_per_second, limits.reads_per_second);
+    assert_eq!(rates, (7, 8, 9));
+    assert_eq!((limits.max_presence_members, two.webhooks.len()), (77, 1));
+}
+
+/// `fanfare doctor` for the fixture, which has its apps in a database.
+fn doctor(fixture: &Fixture, id: &str, variables: &[(&str, &str)]) -> (bool, String) {
+    let port = fixture.addr.port().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .args(["doctor", "--app-id", id])
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .env("FANFARE_SERVER__PORT", port)
+        .env("FANFARE_METRICS__ENABLED", "false")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// What is wrong with a database is said in a sentence, without its password.
+fn the_database_is_looked_at(database: &Database, fixture: &Fixture) {
+    let url = database.url();
+    let (is_well, text) = doctor(fixture, "5", &[("FANFARE_SQL__URL", &url)]);
+    assert!(is_well, "{text}");
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (before, address) = url.rsplit_once('@').unwrap();
+    let address = address.trim_end_matches("/main");
+    for (id, url, table, sentence) in [
+        ("99", url.clone(), "apps", "there is no app 99 in the table apps"),
+        (
+            "5",
+            format!("{before}@{nobody}/main"),
+            "apps",
+            "start the database, or correct the address",
+        ),
+        ("5", url.replace("pass", "false"), "apps", "correct the user and the password"),
+        ("5", url.clone(), "tenants", "correct sql.table"),
+    ] {
+        let variables = [("FANFARE_SQL__URL", url.as_str()), ("FANFARE_SQL__TABLE", table)];
+        let (is_well, text) = doctor(fixture, id, &variables);
+        assert!(!is_well && text.contains(sentence), "{sentence}: {text}");
+        assert!(!text.contains("w%40rd") && !text.contains("w@rd"), "{text}");
+    }
+    if database.kind == Kind::Postgres {
+        let url = format!("{before}@{address}/nowhere");
+        let (_, text) = doctor(fixture, "5", &[("FANFARE_SQL__URL", url.as_str())]);
+        assert!(text.contains("correct the name of the database"), "{text}");
+    }
 }
 
 #[test]

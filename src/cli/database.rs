@@ -1,0 +1,56 @@
+//! An app that only a database has, for a command that is about it.
+
+use super::Failure;
+use crate::app::App;
+use crate::config::Sql;
+
+/// The app of this id.
+///
+/// # Errors
+/// What is wrong and how to mend it, in a sentence without the URL.
+#[cfg(feature = "sql")]
+pub(super) async fn app(sql: &Sql, id: &str) -> Result<App, Failure> {
+    use crate::lookup::sql::Database;
+
+    let database = Database::new(&sql.url, &sql.table);
+    let row = match database {
+        Ok(mut database) => database.row(id).await,
+        Err(problem) => Err(problem),
+    };
+    let row = row.map_err(|problem| Failure(format!("sql.url: {}", mended(&problem))))?;
+    let none =
+        || Failure(format!("there is no app {id} in the table {}: is the id right?", sql.table));
+    sql.rows.app(&row.ok_or_else(none)?).map_err(|error| Failure(error.to_string()))
+}
+
+/// The settings refuse what this build cannot do.
+#[cfg(not(feature = "sql"))]
+pub(super) async fn app(_sql: &Sql, _id: &str) -> Result<App, Failure> {
+    Err(Failure("this program was built without sql".to_owned()))
+}
+
+/// The error of a database with what to do about it.
+#[cfg(feature = "sql")]
+fn mended(problem: &str) -> String {
+    let any = |words: &[&str]| words.iter().any(|word| problem.contains(word));
+    let advice = if any(&["refused"]) {
+        "start the database, or correct the address"
+    } else if any(&["lookup address"]) {
+        "the name is not known here; correct it, or the DNS"
+    } else if any(&["Access denied", "authentication failed"]) {
+        "correct the user and the password, and let the user read the table"
+    } else if any(&["1049", "database \""]) {
+        "correct the name of the database, at the end of the URL"
+    } else if any(&["1146", "relation \""]) {
+        "correct sql.table, or the database at the end of the URL"
+    } else if any(&["1054", "column"]) {
+        "the table must have the columns id, key and secret"
+    } else if any(&["permission denied", "denied to user"]) {
+        "let the user read the table"
+    } else if any(&["no answer"]) {
+        "a firewall drops what is sent there, or the database is stuck"
+    } else {
+        return problem.to_owned();
+    };
+    format!("{problem}: {advice}")
+}
