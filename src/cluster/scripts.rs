@@ -137,15 +137,10 @@ if is_taken(KEYS[1], ARGV[2]) then return 0 end
 ";
 
 /// KEYS l; ARGV place most. What the log has after a place, with the place it ends at and whether it reaches
-/// back: 2 if the place itself or one before is there, 1 if nothing was ever cut off, else 0. After no place
-/// there is nothing, and the log ends now.
+/// back: 2 if the place itself or one before is there, 1 if nothing was ever cut off, else 0.
 const MISSED: &str = r"
 local log, after, most = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local function text(place) return string.format('%016.0f', place) end
-if after == 0 then
-  local time = redis.call('TIME')
-  return {text(time[1] * 1000000 + time[2]), 2, {}}
-end
 local last = redis.call('LINDEX', log, -1)
 if not last then return {text(after), 1, {}} end
 local size, entries, first, exact = 8, {}, 0, 0

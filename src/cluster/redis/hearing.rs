@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::reply::now_us;
 use crate::cluster::envelope::{Body, Envelope};
 
 /// Senders that are remembered for one topic; a node that starts again is a new one.
@@ -22,6 +23,8 @@ pub(super) struct Hearing {
     /// When the node heard its own word last, and since when it may have missed something.
     word: Instant,
     deaf: Option<Instant>,
+    /// How far the clock of Redis is ahead of this node's, at least; microseconds.
+    ahead: Option<i64>,
 }
 
 /// What was heard on one topic.
@@ -29,6 +32,8 @@ pub(super) struct Hearing {
 struct Heard {
     /// The place of the last event; `None` before the topic was first subscribed to.
     place: Option<u64>,
+    /// When it was about to be, by the clock of Redis, which gives the places.
+    since: u64,
     /// The last serial of this node's own that came back to it.
     own: u64,
     /// Each sender with its last serial. A node sends on one connection at a time and sends again in the same
@@ -88,7 +93,19 @@ impl Heard {
 
 impl Hearing {
     pub(super) fn new(node: u64) -> Self {
-        Self { topics: HashMap::new(), node, word: Instant::now(), deaf: None }
+        Self { topics: HashMap::new(), node, word: Instant::now(), deaf: None, ahead: None }
+    }
+
+    /// Redis has said what time it was a moment ago; microseconds since 1970. Of several servers the one
+    /// furthest behind counts: what is heard twice is known again, what is not heard is not.
+    pub(super) fn learn_clock(&mut self, then: u64) {
+        let ahead = then.cast_signed().saturating_sub(now_us().cast_signed());
+        self.ahead = Some(self.ahead.map_or(ahead, |other| other.min(ahead)));
+    }
+
+    /// The time of Redis, as far as it is known.
+    pub(super) fn clock(&self) -> u64 {
+        now_us().saturating_add_signed(self.ahead.unwrap_or_default())
     }
 
     /// The node has heard its own word.
@@ -128,6 +145,7 @@ impl Hearing {
     pub(super) fn cut(&mut self) {
         self.deaf.get_or_insert(self.word);
         self.word = Instant::now();
+        self.ahead = None;
         for heard in self.topics.values_mut() {
             heard.waiting = Some(VecDeque::new());
         }
@@ -136,7 +154,8 @@ impl Hearing {
     /// The topic is about to be subscribed to. Where it is new, everything from then on is to be heard.
     pub(super) fn begin(&mut self, name: &str) {
         if !self.topics.contains_key(name) {
-            let heard = Heard { waiting: Some(VecDeque::new()), ..Heard::default() };
+            let (since, waiting) = (self.clock(), Some(VecDeque::new()));
+            let heard = Heard { since, waiting, ..Heard::default() };
             self.topics.insert(name.to_owned(), heard);
         }
     }
@@ -211,7 +230,7 @@ impl Hearing {
         let next = heard.waiting.as_mut().and_then(VecDeque::pop_front);
         if next.is_none() {
             heard.waiting = None;
-            heard.place.get_or_insert(0);
+            heard.place.get_or_insert(heard.since);
         }
         next
     }

@@ -97,10 +97,12 @@ impl Writer<'_> {
     fn note_epoch(&mut self, tag: u16, value: &Value, known: bool) {
         let [epoch, age] = reply::list(value) else { return };
         let Some(epoch) = reply::number(epoch) else { return };
+        let since = Duration::from_millis(reply::number(age).unwrap_or_default());
+        let now = Duration::from_millis(epoch) + since;
+        self.hearing.borrow_mut().learn_clock(now.as_micros() as u64);
         let before = self.kept.epochs.insert(tag, epoch);
         if known && before != Some(epoch) {
-            let age = Duration::from_millis(reply::number(age).unwrap_or_default());
-            let missing = self.settings.lease.saturating_sub(age);
+            let missing = self.settings.lease.saturating_sub(since);
             self.kept.settles = Some(Instant::now() + missing);
         }
     }

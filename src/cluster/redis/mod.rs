@@ -230,7 +230,8 @@ impl Redis {
         let alone = match order {
             Order::Open(topic) => {
                 let name = self.keys.topic(&topic);
-                self.hearing.get_mut().begin_at(&name, reply::now_us());
+                let hearing = self.hearing.get_mut();
+                hearing.begin_at(&name, hearing.clock());
                 Alone::Open(topic)
             }
             Order::Join { topic, member, .. } => Alone::Join { topic, user: member.user_id },

@@ -83,7 +83,7 @@ impl Writer<'_> {
             }
             let name = self.keys.topic(&topic);
             let after = self.hearing.borrow().misses_after(&name);
-            if let Some(after) = after.filter(|_| self.settings.replay > 0) {
+            if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
                 self.ask_log(batch, self.keys.channel(&topic, 'l'), after, opening);
             }
             if kind.cache {
@@ -91,10 +91,6 @@ impl Writer<'_> {
                 batch.add(kept, Expected::Kept { opening });
             }
             openings.push(Opening { topic, loaded: None, cached: None, after, missed: None });
-        }
-        if batch.is_empty() && !openings.is_empty() {
-            // Nothing to read; only the answers are to go out.
-            batch.add(cmd("PING"), Expected::Nothing);
         }
         openings
     }
@@ -116,7 +112,7 @@ impl Writer<'_> {
     pub(super) async fn catch_up_with_all(&mut self) -> Result<(), Lost> {
         let (name, mut batch) = (self.keys.all(), Batch::new());
         let after = self.hearing.borrow().misses_after(&name);
-        if let Some(after) = after.filter(|_| self.settings.replay > 0) {
+        if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
             self.ask_log(&mut batch, self.keys.log_of_all(), after, 0);
         }
         let answers = batch.send(&mut self.servers, self.status).await?;
@@ -179,7 +175,7 @@ impl Writer<'_> {
         let mut whole = false;
         if let Some(Missed { place, reaches, entries }) = missed {
             whole = match reaches {
-                Reaches::Back => after > 0,
+                Reaches::Back => true,
                 Reaches::Begin => self.hearing.borrow().away() < Duration::from_secs(LOGGED),
                 Reaches::Short => false,
             };

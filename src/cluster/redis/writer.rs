@@ -187,9 +187,9 @@ impl Writer<'_> {
             self.link.batch.clear();
             self.published(held, bytes);
             self.take(answers, &mut openings).await?;
-            for opening in openings {
-                self.open(opening).await?;
-            }
+        }
+        for opening in openings {
+            self.open(opening).await?;
         }
         self.answer(questions).await?;
         if up && !self.kept.held.is_empty() {
