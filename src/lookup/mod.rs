@@ -11,8 +11,9 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Questions that may wait; more are answered [`Verdict::Away`].
-const MOST: usize = 1024;
+/// Questions that may wait: after a restart each tenant's clients come at once. More are answered
+/// [`Verdict::Away`].
+const MOST: usize = 16_384;
 
 /// Bytes of the longest name that a table can hold.
 const LONGEST: usize = 255;
