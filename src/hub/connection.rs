@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::directory::Directory;
-use super::inbox::LocalChannel;
+use super::inbox::{LocalChannel, Place};
 use super::outbox::Outbox;
 use super::stream::Stream;
 use crate::app::App;
@@ -258,9 +258,9 @@ impl Connection {
         }
     }
 
-    /// Its place in the worker's list.
-    pub fn slot(&self) -> u32 {
-        self.slot.get()
+    /// Where others find it.
+    pub fn place(&self) -> Place {
+        Place { worker: self.worker, slot: self.slot.get(), socket: self.id }
     }
 
     /// Lets it go on with the subscription that it waited for, or refuses that.

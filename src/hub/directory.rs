@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::cache::Cache;
 use super::counting::Counting;
-use super::inbox::LocalChannel;
+use super::inbox::{LocalChannel, Place};
 use super::presence::Presence;
 use super::rate::Rate;
 use crate::metrics::Traffic;
@@ -68,7 +68,7 @@ struct Online {
 
 #[derive(Clone, Copy, Debug)]
 struct Watcher {
-    worker: u16,
+    place: Place,
     /// Whether it was told last that the user is online.
     told: Option<bool>,
 }
@@ -320,14 +320,14 @@ impl Directory {
 
     /// Counts one more signed-in connection. If it is the user's first, each watcher is given to `tell`,
     /// while the user is locked: no change overtakes another.
-    pub fn sign_in(&self, user: &UserId, tell: impl FnMut(SocketId, u16)) {
+    pub fn sign_in(&self, user: &UserId, tell: impl FnMut(Place)) {
         let mut online = self.users.entry(user.clone()).or_default();
         online.connections += 1;
         online.turn(true, tell);
     }
 
     /// Counts one signed-in connection less. If it was the user's last, each watcher is given to `tell`.
-    pub fn sign_out(&self, user: &UserId, tell: impl FnMut(SocketId, u16)) {
+    pub fn sign_out(&self, user: &UserId, tell: impl FnMut(Place)) {
         let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
         let online = entry.get_mut();
         online.connections = online.connections.saturating_sub(1);
@@ -342,24 +342,25 @@ impl Directory {
 
     /// A user whose connections are counted over all nodes is online or is not. Each watcher to whom that is
     /// news is given to `tell`.
-    pub fn turn(&self, user: &str, online: bool, tell: impl FnMut(SocketId, u16)) {
+    pub fn turn(&self, user: &str, online: bool, tell: impl FnMut(Place)) {
         if let Some(mut user) = self.users.get_mut(user) {
             user.turn(online, tell);
         }
     }
 
     /// Lets the connection `watcher` hear of `user`; whether the user is online now.
-    pub fn watch(&self, user: &UserId, watcher: SocketId, worker: u16) -> bool {
+    pub fn watch(&self, user: &UserId, watcher: Place) -> bool {
         let mut online = self.users.entry(user.clone()).or_default();
         let is_online = online.connections > 0;
-        online.watchers.insert(watcher, Watcher { worker, told: Some(is_online) });
+        let told = Some(is_online);
+        online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
         is_online
     }
 
     /// The same for a user whose connections are counted over all nodes, of whom the watcher is `told`.
-    pub fn watch_told(&self, user: &UserId, watcher: SocketId, worker: u16, told: Option<bool>) {
+    pub fn watch_told(&self, user: &UserId, watcher: Place, told: Option<bool>) {
         let mut online = self.users.entry(user.clone()).or_default();
-        online.watchers.insert(watcher, Watcher { worker, told });
+        online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
     }
 
     /// Ends what [`Self::watch`] began.
@@ -374,10 +375,10 @@ impl Directory {
 }
 
 impl Online {
-    fn turn(&mut self, online: bool, mut tell: impl FnMut(SocketId, u16)) {
-        for (socket, watcher) in &mut self.watchers {
+    fn turn(&mut self, online: bool, mut tell: impl FnMut(Place)) {
+        for watcher in self.watchers.values_mut() {
             if watcher.told.replace(online) != Some(online) {
-                tell(*socket, watcher.worker);
+                tell(watcher.place);
             }
         }
     }

@@ -36,18 +36,25 @@ pub enum Order {
         directory: Arc<Directory>,
         user: UserId,
     },
-    /// A connection that waited for its subscription may go on, or is refused. It is found by its place in
-    /// the worker's list, and gone if another is there now.
+    /// A connection that waited for its subscription may go on, or is refused.
     Resume {
-        slot: u32,
-        socket: SocketId,
+        place: Place,
         admitted: bool,
     },
     /// Give one connection a frame.
     Tell {
-        socket: SocketId,
+        place: Place,
         frame: Bytes,
     },
+}
+
+/// Where a connection is carried: found without a search, and gone if another has its slot now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub worker: u16,
+    /// In the worker's list.
+    pub slot: u32,
+    pub socket: SocketId,
 }
 
 /// A frame for the worker's subscribers of one channel.

@@ -28,7 +28,7 @@ use crate::app::AppId;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use directory::{Directory, Seats};
-use inbox::{Deliver, History, Inbox, Order};
+use inbox::{Deliver, History, Inbox, Order, Place};
 
 /// What the workers of one node share.
 #[derive(Debug)]
@@ -115,12 +115,12 @@ impl Hub {
     }
 
     /// Lets a connection go on that waited for its subscription, or refuses it.
-    pub fn resume(&self, worker: u16, slot: u32, socket: SocketId, admitted: bool) {
-        self.inbox(worker).put(Order::Resume { slot, socket, admitted });
+    pub fn resume(&self, place: Place, admitted: bool) {
+        self.inbox(place.worker).put(Order::Resume { place, admitted });
     }
 
     /// Gives one connection a frame.
-    pub fn tell(&self, worker: u16, socket: SocketId, frame: Bytes) {
-        self.inbox(worker).put(Order::Tell { socket, frame });
+    pub fn tell(&self, place: Place, frame: Bytes) {
+        self.inbox(place.worker).put(Order::Tell { place, frame });
     }
 }

@@ -18,7 +18,7 @@ use super::Hub;
 use super::channels::Channels;
 use super::connection::{Connection, Subscription, Told};
 use super::directory::{Directory, Full, Seats, Subscribed, Unsubscribed};
-use super::inbox::{Deliver, History, Inbox, LocalChannel, Order};
+use super::inbox::{Deliver, History, Inbox, LocalChannel, Order, Place};
 use super::leaving::Leaving;
 use super::stream::Stream;
 use crate::app::App;
@@ -26,7 +26,6 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::error::close;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, User, UserId};
-use crate::protocol::socket_id::SocketId;
 
 /// Sockets that are flushed before others on the worker get a turn.
 const FLUSHES: usize = 256;
@@ -373,13 +372,11 @@ impl Worker {
                     }
                 }
             }
-            Order::Resume { slot, socket, admitted } => {
-                let connections = self.connections.borrow();
-                let there = connections.get(slot as usize).filter(|one| one.id == socket);
-                there.into_iter().for_each(|one| one.resume(admitted));
+            Order::Resume { place, admitted } => {
+                self.at(place).into_iter().for_each(|one| one.resume(admitted));
             }
-            Order::Tell { socket, frame } => {
-                let Some(connection) = self.connection(socket) else { return };
+            Order::Tell { place, frame } => {
+                let Some(connection) = self.at(place) else { return };
                 connection.push(frame);
                 if connection.touch() {
                     touched.push(connection);
@@ -388,10 +385,10 @@ impl Worker {
         }
     }
 
-    /// The connection of that name, if it is carried here.
-    fn connection(&self, id: SocketId) -> Option<Rc<Connection>> {
+    /// The connection in that place, unless it has gone.
+    fn at(&self, place: Place) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
-        connections.iter().find(|(_, one)| one.id == id).map(|(_, one)| one.clone())
+        connections.get(place.slot as usize).filter(|one| one.id == place.socket).cloned()
     }
 }
 

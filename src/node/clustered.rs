@@ -16,7 +16,7 @@ use crate::cluster::topics::{Entry, Topics};
 use crate::cluster::{Ticket, Topic};
 use crate::hub::connection::{Connection, Told};
 use crate::hub::directory::Directory;
-use crate::hub::inbox::History;
+use crate::hub::inbox::{History, Place};
 use crate::hub::worker::Ended;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::SubscriptionError;
@@ -139,8 +139,8 @@ impl Node {
         member: Option<Member>,
     ) -> Option<Pending> {
         let topic = Topic { app: connection.app().id.clone(), channel };
-        let ticket =
-            Ticket { worker: self.worker.index(), slot: connection.slot(), socket: connection.id };
+        let Place { worker, slot, socket } = connection.place();
+        let ticket = Ticket { worker, slot, socket };
         let max = connection.app().limits.max_presence_members;
         let claim = member.as_ref().map(|member| (member, max));
         let ready = cluster.topics.hold(&topic, ticket, claim);

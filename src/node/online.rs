@@ -50,8 +50,7 @@ impl Node {
         for watched in watched {
             cluster.topics.watch(&topic_of(app, watched), None, |entry| {
                 let known = entry.is_anybody_there();
-                let (directory, worker) = (&connection.directory, self.worker.index());
-                directory.watch_told(watched, connection.id, worker, known);
+                connection.directory.watch_told(watched, connection.place(), known);
                 if let Some(mut unknown) = cluster.unknown.get_mut(&connection.id) {
                     unknown.learn(watched, known);
                 }
@@ -95,17 +94,17 @@ impl Shared {
         let users = std::slice::from_ref(&user);
         let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
         let message = Message::watchlist(online, offline);
-        self.hub.directory(&topic.app).turn(user.as_str(), is_online, |socket, worker| {
-            let message = match cluster.unknown.get_mut(&socket) {
+        self.hub.directory(&topic.app).turn(user.as_str(), is_online, |place| {
+            let message = match cluster.unknown.get_mut(&place.socket) {
                 Some(mut unknown) => {
                     unknown.learn(&user, Some(is_online));
                     drop(unknown);
-                    cluster.all_known(socket).map(Message::into_bytes)
+                    cluster.all_known(place.socket).map(Message::into_bytes)
                 }
                 None => Some(message.bytes().clone()),
             };
             if let Some(frame) = message {
-                self.hub.tell(worker, socket, frame);
+                self.hub.tell(place, frame);
             }
         });
     }

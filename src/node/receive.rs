@@ -17,7 +17,7 @@ use crate::cluster::link::{Alone, Arrival, Figures, Kept, Order};
 use crate::cluster::roster::{Change, Loaded};
 use crate::cluster::topics::{Cached, Entry};
 use crate::cluster::{Outcome, Ticket, Topic};
-use crate::hub::inbox::History;
+use crate::hub::inbox::{History, Place};
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
@@ -298,7 +298,8 @@ impl Shared {
 
     fn resume(&self, tickets: Vec<(Ticket, Outcome)>) {
         for (Ticket { worker, slot, socket }, outcome) in tickets {
-            self.hub.resume(worker, slot, socket, outcome == Outcome::Ready);
+            let place = Place { worker, slot, socket };
+            self.hub.resume(place, outcome == Outcome::Ready);
         }
     }
 }

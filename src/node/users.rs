@@ -6,13 +6,13 @@ use super::Node;
 use crate::app::AppId;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
+use crate::hub::inbox::Place;
 use crate::metrics::Signed;
 use crate::protocol::auth;
 use crate::protocol::command::SignIn;
 use crate::protocol::error::{self, Error};
 use crate::protocol::event::Message;
 use crate::protocol::member::{User, UserId};
-use crate::protocol::socket_id::SocketId;
 
 impl Node {
     /// Makes the connection a user's, once; the same user again succeeds again (case U04).
@@ -69,8 +69,7 @@ impl Node {
         } else if !user.watchlist.ids.is_empty() {
             let (mut online, mut offline) = (Vec::new(), Vec::new());
             for watched in &user.watchlist.ids {
-                let (directory, worker) = (&connection.directory, self.worker.index());
-                let is_online = directory.watch(watched, connection.id, worker);
+                let is_online = connection.directory.watch(watched, connection.place());
                 if is_online { &mut online } else { &mut offline }.push(watched.clone());
             }
             connection.tell(Message::watchlist(&online, &offline));
@@ -81,8 +80,8 @@ impl Node {
     }
 
     /// Gives `message` to each connection that is named.
-    fn tell_each(&self, message: &Message) -> impl FnMut(SocketId, u16) {
-        move |socket, worker| self.hub().tell(worker, socket, message.bytes().clone())
+    fn tell_each(&self, message: &Message) -> impl FnMut(Place) {
+        move |place| self.hub().tell(place, message.bytes().clone())
     }
 
     /// Closes every connection that is signed in as the user, or present as it in a channel.
