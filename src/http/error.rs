@@ -69,7 +69,7 @@ impl fmt::Display for Error {
             Self::NotFound => f.write_str("Not found."),
             Self::MethodNotAllowed(_) => f.write_str("Method not allowed."),
             Self::TooLarge { what, size: Some(size), max } => {
-                write!(f, "The {what} of {size} bytes exceeds the allowed maximum ({max} bytes).")
+                write!(f, "The {what} exceeds the allowed maximum ({max} bytes): {size} bytes.")
             }
             Self::TooLarge { what, size: None, max } => {
                 write!(f, "The {what} exceeds the allowed maximum ({max} bytes).")

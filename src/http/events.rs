@@ -136,7 +136,7 @@ fn trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger
     let data = parameters.data()?;
     let max = app.limits.max_event_data;
     if let size @ Some(_) = json::longer_than(&data, max) {
-        return Err(Error::TooLarge { what: "data of the event", size, max });
+        return Err(Error::TooLarge { what: "data content of this event", size, max });
     }
     let except = match parameters.string("socket_id")? {
         None => None,
@@ -200,7 +200,7 @@ pub(super) fn batch_events(call: &Call<'_>, body: &str) -> Result<Value, Error> 
     let batch = batch.ok_or_else(|| Error::missing("batch"))?;
     let max = call.app.limits.max_batch;
     if batch.len() > max {
-        let text = format!("A batch may have {max} events, not {}.", batch.len());
+        let text = format!("Batch too large ({} > {max}).", batch.len());
         return Err(Error::BadRequest(text));
     }
     let mut triggers = Vec::with_capacity(batch.len());
