@@ -10,6 +10,9 @@ use slab::Slab;
 /// How long a backend may leave its connection unused; seconds.
 const IDLE: u32 = 120;
 
+/// How long a connection that has just come has for its first request while the server stops; seconds.
+const FIRST: u32 = 3;
+
 /// The connections of one worker that requests come on.
 #[derive(Debug, Default)]
 pub struct Paces(RefCell<Slab<Rc<Pace>>>);
@@ -66,9 +69,15 @@ impl Paces {
         }
     }
 
-    /// Ends all once their requests are answered.
-    pub fn drain(&self) {
-        self.0.borrow().iter().for_each(|(_, pace)| pace.end(End::Draining));
+    /// Ends all once their requests are answered. Those that came a moment ago still get to their first: they
+    /// were accepted, and nobody has told them anything yet.
+    pub fn drain(&self, now: u32) {
+        for (_, pace) in self.0.borrow().iter() {
+            let age = now.saturating_sub(pace.since.get());
+            if pace.step.get() != Step::New || age >= FIRST {
+                pace.end(End::Draining);
+            }
+        }
     }
 }
 
@@ -139,9 +148,14 @@ mod tests {
         kept.pace.heard(141);
         kept.pace.heard(150);
         assert_eq!((ends(151), ends(152)), (None, Some(End::Late)));
-        paces.drain();
+        paces.drain(152);
         assert_eq!(kept.pace.poll_end(&cx), Some(End::Draining));
-        drop(kept);
+        let new = paces.begin(152);
+        paces.drain(154);
+        assert_eq!(new.pace.poll_end(&cx), None);
+        paces.drain(155);
+        assert_eq!(new.pace.poll_end(&cx), Some(End::Draining));
+        drop((kept, new));
         assert!(paces.0.borrow().is_empty());
     }
 }

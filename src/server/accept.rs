@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -53,7 +54,15 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     /// Accepts until another process does.
-    pub(super) async fn run(mut self) -> io::Result<()> {
+    pub(super) async fn run(self) -> io::Result<()> {
+        let loads = self.loads.clone();
+        let ended = self.accept().await;
+        // After the last one was counted.
+        loads.complete.store(true, Ordering::Release);
+        ended
+    }
+
+    async fn accept(mut self) -> io::Result<()> {
         let listener = self.listener.register()?;
         loop {
             let accepted = tokio::select! {

@@ -104,29 +104,40 @@ struct Beginning {
 
 /// Connections of any kind that each worker carries.
 #[derive(Debug)]
-struct Loads(Vec<AtomicUsize>);
+struct Loads {
+    of: Vec<AtomicUsize>,
+    /// No more will come, for another process accepts them.
+    complete: AtomicBool,
+}
 
 impl Loads {
+    fn new(workers: usize) -> Self {
+        let of = (0..workers).map(|_| AtomicUsize::new(0)).collect();
+        Self { of, complete: AtomicBool::new(false) }
+    }
+
     fn add(&self, worker: usize) {
-        if let Some(load) = self.0.get(worker) {
+        if let Some(load) = self.of.get(worker) {
             load.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn remove(&self, worker: usize) {
-        if let Some(load) = self.0.get(worker) {
+        if let Some(load) = self.of.get(worker) {
             load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// The worker with the fewest.
     fn lightest(&self) -> usize {
-        let loads = self.0.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
+        let loads = self.of.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
         loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker)
     }
 
-    fn total(&self) -> usize {
-        self.0.iter().map(|load| load.load(Ordering::Relaxed)).sum()
+    /// Whether there are connections, or one may still be on its way from the acceptor.
+    fn any(&self, phase: Phase) -> bool {
+        let is_complete = phase == Phase::Draining || self.complete.load(Ordering::Acquire);
+        !is_complete || self.of.iter().any(|load| load.load(Ordering::Relaxed) > 0)
     }
 }
 
@@ -200,7 +211,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
     let page = page(&config);
     let server = Arc::new(config.server);
-    let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
+    let loads = Arc::new(Loads::new(workers));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::new(0)).collect();
     let (phase, _) = watch::channel(Phase::Serving);
     let (apps, _) = watch::channel(0);
@@ -431,6 +442,11 @@ impl Running {
         let stuck = before.iter().zip(&now).any(|(before, now)| before == now);
         *before = now;
         !stuck
+    }
+
+    /// How long stopping takes at most, with some time to spare.
+    pub fn longest_end(&self) -> Duration {
+        self.config.shutdown_grace + FAREWELL * 10
     }
 
     /// Waits until all connections are gone, or the grace is over. Fails if a worker ended in a panic.

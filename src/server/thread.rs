@@ -96,12 +96,13 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         }
     };
     let ending = async {
-        if phase.wait_for(|phase| *phase != Phase::Serving).await.is_ok() {
+        let changed = phase.wait_for(|phase| *phase != Phase::Serving).await.map(|phase| *phase);
+        if let Ok(phase) = changed {
             let end = Instant::now() + config.shutdown_grace;
             let closing = spawn_local(close_all(node.clone(), config.shutdown_grace));
-            while loads.total() > 0 && Instant::now() < end {
+            while loads.any(phase) && Instant::now() < end {
                 // Each time, for some may have been on their way.
-                http.paces.drain();
+                http.paces.drain(node.worker.now());
                 sleep(STEP).await;
             }
             closing.abort();

@@ -145,6 +145,23 @@ fn requests_in_flight_are_answered_during_a_drain() {
     fixture.stop();
 }
 
+/// Accepted, it is nobody else's to answer.
+#[test]
+fn who_came_just_before_the_end_is_answered() {
+    for stop in [Fixture::drain, |fixture: &Fixture| fixture.running().hand_over()] {
+        let fixture = patient(Duration::from_secs(5));
+        let mut new = Http::connect(fixture.addr);
+        // Who comes later is accepted later, and ends as soon as all do.
+        let mut idle = [Http::connect(fixture.addr), Http::connect(fixture.addr)];
+        idle.iter_mut().for_each(|idle| assert_eq!(idle.ask("GET", "/up", "", b"").status, 200));
+        stop(&fixture);
+        idle.iter_mut().for_each(|idle| assert!(idle.is_ended()));
+        assert_eq!(new.ask("GET", "/up", "", b"").status, 200);
+        assert!(new.is_ended());
+        fixture.stop();
+    }
+}
+
 #[test]
 fn a_drain_ends_in_time_though_a_client_does_not_listen() {
     let fixture = patient(Duration::from_millis(300));
