@@ -93,7 +93,7 @@ pub(crate) fn run(
             .map_err(|error| Failed(error.to_string(), error.exit_code()))?;
         listening(running.address());
         systemd.ready();
-        if is_inherited {
+        if is_inherited && !inherited.by_systemd {
             successor::tell_predecessor();
         }
         let reloader = Reloader::new(&running, &config, load).with_level(set_level);
@@ -158,7 +158,7 @@ async fn serve(
             },
         }
     }
-    systemd.stopping();
+    systemd.stopping(running.longest_end());
     Stop::Drain
 }
 

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod greeting;
+mod journal;
 mod successor;
 mod systemd;
 
@@ -19,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
 
 use daemon::{Failed, Inherited};
+use journal::Numbered;
 
 /// The exit code for what was passed to the program and is of no use, `EX_OSERR` of sysexits.h.
 const OS_ERROR: u8 = 71;
@@ -70,7 +72,8 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "fanfare: {error}");
+    let grave = if journal::is_listening() { journal::ERROR } else { "" };
+    let _ = writeln!(io::stderr(), "{grave}fanfare: {error}");
     ExitCode::from(code)
 }
 
@@ -79,10 +82,11 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
 fn start_log(log: &config::Log) -> impl Fn(LevelFilter) + use<> {
     let (level, handle) = reload::Layer::new(log.level);
     let format = fmt::layer().with_target(false).with_writer(io::stderr);
-    let format = if log.json {
-        format.json().flatten_event(true).boxed()
-    } else {
-        format.with_ansi(io::stderr().is_terminal()).boxed()
+    let format = match (log.json, journal::is_listening()) {
+        (true, true) => format.json().flatten_event(true).map_event_format(Numbered).boxed(),
+        (true, false) => format.json().flatten_event(true).boxed(),
+        (false, true) => format.with_ansi(false).without_time().map_event_format(Numbered).boxed(),
+        (false, false) => format.with_ansi(io::stderr().is_terminal()).boxed(),
     };
     tracing_subscriber::registry().with(level).with(format).init();
     move |level| {

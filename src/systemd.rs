@@ -54,8 +54,9 @@ impl Systemd {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={usec}"));
     }
 
-    pub(crate) fn stopping(&self) {
-        self.tell("STOPPING=1");
+    /// It may take so long, whatever systemd expects.
+    pub(crate) fn stopping(&self, within: Duration) {
+        self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", within.as_micros()));
     }
 
     /// Another process goes on for this one.

@@ -129,7 +129,8 @@ fn systemd_is_told_how_it_goes() {
         Client::open(process.addr, &target("k2"), &[]).unwrap().hear_text().contains("socket_id")
     );
     process.signal("TERM");
-    process.hears("STOPPING=1");
+    // The grace and some more.
+    assert_eq!(process.hears("STOPPING=1"), "STOPPING=1\nEXTEND_TIMEOUT_USEC=15000000");
     assert!(client.hear_text().contains("4200"));
     client.hear_close(4200, "");
     assert!(process.ends().success(), "{}", process.log());
@@ -174,6 +175,46 @@ fn a_reload_makes_the_log_as_talkative_as_is_wanted() {
     let log = process.log();
     assert!(log.contains("path=\"/while\""), "{log}");
     assert!(!log.contains("/before") && !log.contains("/after"), "{log}");
+}
+
+#[test]
+fn journald_is_told_how_grave_a_line_is() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("process-journal");
+    std::fs::create_dir_all(&folder).unwrap();
+    let log = folder.join("log");
+    let run = |settings: &str, stream: Option<&str>| {
+        let file = std::fs::File::create(&log).unwrap();
+        let data = file.metadata().unwrap();
+        let own = format!("{}:{}", data.dev(), data.ino());
+        std::fs::write(folder.join("f.toml"), format!("{settings}{APP}")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+            .args(["--config", "f.toml", "--port", "0"])
+            .current_dir(&folder)
+            .env("JOURNAL_STREAM", stream.unwrap_or(&own))
+            .env("FANFARE_METRICS__ENABLED", "false")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(file))
+            .spawn()
+            .unwrap();
+        let read = || std::fs::read_to_string(&log).unwrap();
+        let said = || if read().ends_with('\n') { Ok(read()) } else { Err(read()) };
+        let text = eventually(said).unwrap();
+        let _ = child.kill();
+        child.wait().unwrap();
+        text
+    };
+    let text = run("", None);
+    assert!(text.starts_with("<6> INFO listening addr="), "{text}");
+    let text = run("[log]\nformat = \"json\"\n", None);
+    assert!(text.starts_with("<6>{\"timestamp\":"), "{text}");
+    let text = run("[server]\nports = 1\n", None);
+    assert!(text.starts_with("<3>fanfare: f.toml:2: server.ports: unknown key"), "{text}");
+    // Another stream's name: standard error leads elsewhere.
+    let text = run("", Some("1:2"));
+    assert!(text.starts_with("20") && !text.contains('<'), "{text}");
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 /// What a thousand clients do may take longer than what one does.
