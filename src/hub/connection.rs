@@ -142,18 +142,25 @@ impl Connection {
         self.app.borrow_mut().clone_from(app);
     }
 
-    /// Queues a frame. Over the cap, the connection is closed as too slow; closing, nothing is queued.
+    /// Queues a frame. Over the cap, the connection is closed as too slow, but not before the socket was asked
+    /// to take what waits: a turn may bring more than the cap to a client that reads at once. Closing, nothing
+    /// is queued.
     pub fn push(&self, frame: Bytes) {
+        if !self.has_room(frame.len()) {
+            self.flush();
+        }
         if self.is_closing() {
             return;
         }
-        let mut outbox = self.outbox.borrow_mut();
-        if outbox.weight() + frame.len() > self.app().limits.outbox_bytes {
-            drop(outbox);
+        if self.has_room(frame.len()) {
+            self.outbox.borrow_mut().push(frame);
+        } else {
             self.close_slow();
-            return;
         }
-        outbox.push(frame);
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.outbox.borrow().has_room(bytes, self.app().limits.outbox_bytes)
     }
 
     /// What its worker carries for its app.

@@ -39,15 +39,18 @@ impl Outbox {
         self.bytes
     }
 
-    /// Bytes that it keeps from others, about: a frame takes its place in the queue however short it is, so
-    /// that a client that reads no answer to its pings cannot have many times the bytes kept for it.
-    pub fn weight(&self) -> usize {
+    /// Whether a frame of `bytes` may wait where `max` bytes may. The frame that is being written does not
+    /// count, so that one alone may be of any size: a roster of thousands is larger than many a cap. Each
+    /// takes its place in the queue however short it is, so that a client that reads no answer to its pings
+    /// cannot have many times the bytes kept for it.
+    pub fn has_room(&self, bytes: usize, max: usize) -> bool {
         let frames = match &self.queue {
-            Queue::Empty => 0,
-            Queue::One(_) => 1,
-            Queue::Many(all) => all.len(),
+            Queue::Empty => return true,
+            Queue::One(_) => 0,
+            Queue::Many(all) => all.len() - 1,
         };
-        self.bytes.max(frames * LEAST)
+        let front = self.front().map_or(0, Bytes::len);
+        (self.bytes - front).max(frames * LEAST) + bytes <= max
     }
 
     pub fn push(&mut self, frame: Bytes) {

@@ -9,6 +9,7 @@ use fanfare::app::App;
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, target, trigger};
 use crate::support::http::{Http, request};
+use crate::support::memory::{Memory, Talk};
 use crate::support::sign::{Request, hmac_hex};
 use crate::support::websocket::{Client, Heard, handshake};
 use crate::support::{DEADLINE, eventually};
@@ -74,6 +75,50 @@ fn a_connection_that_catches_up_has_missed_nothing() {
             assert!(text.starts_with(&head), "{}", &text[..60]);
         }
     }
+}
+
+/// The cap is for readers that are slow, not for what comes in one moment.
+#[test]
+fn who_reads_is_not_slow_however_much_comes_at_once() {
+    let fixture = Fixture::with(|app| app.limits.outbox_bytes = 64 << 10);
+    let mut quick = fixture.subscribed("pub");
+    let data = "x".repeat(20 << 10);
+    let event = |number| format!(r#"{{"name":"e{number}","channel":"pub","data":"{data}"}}"#);
+    let events: Vec<String> = (0..10).map(event).collect();
+    let batch = format!(r#"{{"batch":[{}]}}"#, events.join(","));
+    for _ in 0..3 {
+        assert_eq!(fixture.api("POST", "batch_events", &batch).status, 200);
+        for number in 0..10 {
+            let text = quick.hear_text();
+            assert!(text.starts_with(&format!(r#"{{"event":"e{number}""#)), "{}", &text[..60]);
+        }
+    }
+}
+
+#[test]
+fn a_roster_larger_than_the_cap_is_told_all_the_same() {
+    let memory = Memory::new(1, |app| app.limits.outbox_bytes = 1000);
+    let user = |number: usize| format!("{number}-{}", "x".repeat(100));
+    let mut talks: Vec<Talk> = (0..20).map(|_| memory.connect(0)).collect();
+    for number in 0..talks.len() {
+        talks[number].subscribe("presence-x", &user(number));
+        memory.deliver_all();
+        let heard = talks[number].heard();
+        let [Heard::Text(roster)] = heard.as_slice() else { panic!("{heard:?}") };
+        assert!(roster.contains(&user(0)) && roster.contains(&user(number)), "{roster}");
+        // The others read as they go.
+        talks.iter_mut().take(number).for_each(|talk| assert_eq!(talk.heard().len(), 1));
+    }
+    // What waits behind a frame of any size has a cap as ever.
+    let last = talks.last_mut().unwrap();
+    last.say(r#"{"event":"pusher:unsubscribe","data":{"channel":"presence-x"}}"#);
+    last.subscribe("presence-x", &user(19));
+    for _ in 0..20 {
+        last.say(r#"{"event":"pusher:ping"}"#);
+    }
+    let heard = last.heard();
+    assert!(matches!(heard.last(), Some(Heard::Close(Some((4100, _))))), "{:?}", heard.last());
+    assert!(matches!(&heard[0], Heard::Text(text) if text.contains(&user(0))));
 }
 
 #[test]
