@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use smallvec::SmallVec;
 
-use super::connection::Connection;
+use super::connection::{Connection, Subscription};
 use super::directory::Directory;
 use super::inbox::LocalChannel;
 use crate::protocol::channel::ChannelName;
@@ -34,6 +34,8 @@ pub(super) struct Channel {
     pub directory: Arc<Directory>,
     pub name: ChannelName,
     pub subscribers: SmallVec<[Rc<Connection>; 2]>,
+    /// How many of them are subscribed to another channel too.
+    pub shared: usize,
 }
 
 impl Channels {
@@ -78,6 +80,7 @@ impl Channels {
             directory: directory.clone(),
             name: name.clone(),
             subscribers: SmallVec::new(),
+            shared: 0,
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -99,6 +102,24 @@ impl Channels {
                 .map_or(0, |channel| Self::hash(hasher, &channel.directory, channel.name.as_str()))
         });
         LocalChannel { slot, generation }
+    }
+
+    /// Notes that a connection, subscribed to `others` already, is subscribed to the channel at `slot` too.
+    pub(super) fn share(&mut self, slot: u32, others: &[Subscription]) {
+        let first = if let [only] = others { Some(only.channel.slot) } else { None };
+        let own = (!others.is_empty()).then_some(slot);
+        for slot in first.into_iter().chain(own) {
+            self.at_mut(slot).into_iter().for_each(|channel| channel.shared += 1);
+        }
+    }
+
+    /// Ends what [`Self::share`] began.
+    pub(super) fn unshare(&mut self, slot: u32, others: &[Subscription]) {
+        let last = if let [only] = others { Some(only.channel.slot) } else { None };
+        let own = (!others.is_empty()).then_some(slot);
+        for slot in last.into_iter().chain(own) {
+            self.at_mut(slot).into_iter().for_each(|channel| channel.shared -= 1);
+        }
     }
 
     /// Gives up the place of a channel that nobody here is subscribed to.

@@ -176,7 +176,9 @@ impl Worker {
                 return Err(full);
             }
         };
-        connection.subscriptions.borrow_mut().push(Subscription {
+        let mut subscriptions = connection.subscriptions.borrow_mut();
+        channels.share(local.slot, &subscriptions);
+        subscriptions.push(Subscription {
             channel: local,
             position: position as u32,
             told: told(&subscribed),
@@ -226,6 +228,7 @@ impl Worker {
             moved.into_iter().for_each(|one| one.position = position as u32);
         }
         let name = channel.name.clone();
+        channels.unshare(slot, &connection.subscriptions.borrow());
         channels.close_if_empty(slot);
         drop(channels);
         let tell = |seats: &Seats, member: &MemberText, version| {
@@ -301,12 +304,18 @@ impl Worker {
         turn
     }
 
-    /// Delivers channel by channel, each channel's frames in the order they came: between channels there is
-    /// none to keep, and frames of one channel can be joined.
+    /// Delivers frames so that each subscriber gets its own in the order they came. Channels whose
+    /// subscribers have no other come one after the other, for frames of one channel can be joined.
     fn deliver_all(&self, frames: &mut Vec<Deliver>, touched: &mut Vec<Rc<Connection>>) {
-        let place = |frame: &Deliver| frame.channel.slot;
-        if !frames.is_sorted_by_key(place) {
-            frames.sort_by_key(place);
+        if frames.len() > 1 {
+            let channels = self.channels.borrow();
+            let place = |frame: &Deliver| {
+                let channel = channels.get(frame.channel).filter(|channel| channel.shared == 0);
+                channel.map_or(u32::MAX, |_| frame.channel.slot)
+            };
+            if !frames.is_sorted_by_key(place) {
+                frames.sort_by_key(place);
+            }
         }
         let mut run: SmallVec<[Deliver; 8]> = SmallVec::new();
         let mut run_bytes = 0;
