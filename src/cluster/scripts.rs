@@ -27,8 +27,11 @@ use crate::app::AppId;
 /// begins at the time of day.
 const VERSION_KEPT: u64 = 3600;
 
-/// How long a log outlives its last entry; seconds.
+/// How long a log outlives its last entry at least; seconds.
 pub(super) const LOGGED: u64 = 60;
+
+/// How much longer it may, so that not each entry need say so; seconds.
+pub(super) const LONGER: u64 = 10;
 
 /// The next version of a channel. Lua's numbers hold 53 bits, which microseconds need in the year 2255.
 const NEXT: &str = r"
@@ -116,24 +119,34 @@ local function is_taken(log, head)
 end
 ";
 
-/// KEYS l; ARGV topic head rest most. Logs an event at the time of day in microseconds and sends it.
-/// No two scripts begin in the same microsecond. The log is cut when it is a quarter longer than it need be,
-/// so that most events cost no cutting.
+/// KEYS l of each event; ARGV most, then for each event topic head rest and `1` if the log is to last on. Logs
+/// events at the time of day in microseconds and sends them, in order; those that follow each other on one
+/// channel are logged at once. A microsecond is less than an event takes, so that no two have the same place. A log
+/// is cut when it is a quarter longer than it need be, and lasts on for all events of a while, so that most events
+/// cost neither.
 const PUBLISH: &str = r"
-local log, time = KEYS[1], redis.call('TIME')
-local envelope = ARGV[2] .. string.format('%010d%06d', time[1], time[2]) .. ARGV[3]
-if redis.call('RPUSH', log, envelope) * 4 > ARGV[4] * 5 then
-  redis.call('LTRIM', log, -ARGV[4], -1)
+local most, time = tonumber(ARGV[1]), redis.call('TIME')
+local place, at, first = time[1] * 1000000 + time[2], 2, 1
+while KEYS[first] do
+  local log, entries, lasts = KEYS[first], {}, false
+  local topic = ARGV[at]
+  repeat
+    entries[#entries + 1] = ARGV[at + 1] .. string.format('%016.0f', place) .. ARGV[at + 2]
+    lasts = lasts or ARGV[at + 3] == '1'
+    place, at, first = place + 1, at + 4, first + 1
+  until KEYS[first] ~= log
+  local length = redis.call('RPUSH', log, unpack(entries))
+  if length * 4 > most * 5 then redis.call('LTRIM', log, -most, -1) end
+  if lasts or length == #entries then redis.call('EXPIRE', log, LASTS) end
+  for i = 1, #entries do redis.call('SPUBLISH', topic, entries[i]) end
 end
-redis.call('EXPIRE', log, LOGGED)
-redis.call('SPUBLISH', ARGV[1], envelope)
 return 1
 ";
 
-/// The same for an event that may have been taken before, since nobody heard the answer: it is not sent
+/// The same for one event that may have been taken before, since nobody heard the answer: it is not sent
 /// if it is in the log.
 const AGAIN: &str = r"
-if is_taken(KEYS[1], ARGV[2]) then return 0 end
+if is_taken(KEYS[1], ARGV[3]) then return 0 end
 ";
 
 /// KEYS l; ARGV place most. What the log has after a place, with the place it ends at and whether it reaches
@@ -174,7 +187,7 @@ if most > 0 then
   if redis.call('RPUSH', log, envelope) * 4 > most * 5 then
     redis.call('LTRIM', log, -most, -1)
   end
-  redis.call('EXPIRE', log, LOGGED)
+  redis.call('EXPIRE', log, LASTS)
 end
 redis.call('SPUBLISH', ARGV[1], envelope)
 return 1
@@ -284,7 +297,7 @@ impl Script {
         };
         let text = needs.concat() + own;
         text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
-            .replace("LOGGED", &LOGGED.to_string())
+            .replace("LASTS", &(LOGGED + LONGER).to_string())
     }
 }
 

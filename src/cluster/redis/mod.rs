@@ -34,6 +34,7 @@ use crate::app::AppId;
 use address::Address;
 use hearing::Hearing;
 use reader::Reader;
+use publishing::Lasting;
 use servers::{Heard, Servers};
 use writer::Writer;
 
@@ -143,6 +144,7 @@ struct Kept {
     /// Cached events that Redis has taken and that have not come back yet.
     flying: VecDeque<Held>,
     /// Connections by app.
+    lasting: Lasting,
     connections: HashMap<AppId, usize>,
     /// The leases under which something may be held still, the present one last.
     leases: Vec<String>,
@@ -180,6 +182,7 @@ impl Redis {
             held: VecDeque::new(),
             flying: VecDeque::new(),
             connections: HashMap::new(),
+            lasting: Lasting::default(),
             leases: Vec::new(),
             epochs: HashMap::new(),
             settles: None,

@@ -1,7 +1,9 @@
 //! What this node says to the others: it waits while Redis is away, is sent in order, and is sent again where
 //! nobody knows whether it was taken.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use redis::cmd;
 use tokio::time::Instant;
@@ -12,10 +14,52 @@ use super::{Held, Kept};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::link::{Alone, Arrival, Figures, Order, Publish};
-use crate::cluster::scripts::{Keys, Script};
+use crate::cluster::scripts::{self, Keys, Script};
 
 /// Bytes of publishes in one round trip.
 const MOST_BYTES: usize = 1 << 20;
+
+/// Events that one script publishes, so that others of Redis's clients need not wait for long.
+const TOGETHER: usize = 64;
+
+/// Bytes of them after which no more are added.
+const TOGETHER_BYTES: usize = 128 << 10;
+
+/// How long a log lasts longer than it must.
+const LONGER: Duration = Duration::from_secs(scripts::LONGER);
+
+/// Events that one script publishes.
+#[derive(Default)]
+struct Together {
+    logs: Vec<String>,
+    /// What the script is to be told of each.
+    words: Vec<(String, Vec<u8>, Vec<u8>, bool)>,
+    bytes: usize,
+}
+
+/// Until when logs are known to last on.
+#[derive(Debug, Default)]
+pub(super) struct Lasting {
+    until: HashMap<String, Instant>,
+    /// When those that are past were looked for last.
+    swept: Option<Instant>,
+}
+
+impl Lasting {
+    /// Whether a log must be made to last on, with an entry that is added to it now.
+    fn must(&mut self, log: &str) -> bool {
+        let now = Instant::now();
+        if self.swept.is_none_or(|swept| now - swept > LONGER) {
+            self.until.retain(|_, until| *until > now);
+            self.swept = Some(now);
+        }
+        if self.until.get(log).is_some_and(|until| *until > now) {
+            return false;
+        }
+        self.until.insert(log.to_owned(), now + LONGER);
+        true
+    }
+}
 
 impl Kept {
     pub(super) fn hold(&mut self, publish: Publish, told: bool) {
@@ -49,52 +93,85 @@ impl Writer<'_> {
     pub(super) fn publish(&mut self, batch: &mut Batch<Expected>) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
         let mut all = std::mem::take(&mut self.kept.held);
+        let mut together = Together::default();
         for held in &mut all {
             if bytes > MOST_BYTES || count == MOST {
                 break;
             }
             count += 1;
             bytes += held.publish.bytes();
-            batch.add(self.publishing(held), Expected::Nothing);
+            self.add(batch, &mut together, held);
             held.sent = true;
         }
+        self.send_together(batch, &mut together);
         self.kept.held = all;
         (count, bytes)
     }
 
-    fn publishing(&self, held: &Held) -> redis::Cmd {
+    fn add(&mut self, batch: &mut Batch<Expected>, together: &mut Together, held: &Held) {
         let most = self.settings.replay;
         let (topic, log, body) = match &held.publish {
             Publish::Event { topic, except, frame } => {
                 let body = Body::Event { version: 0, except: *except, frame: frame.clone() };
                 (self.keys.topic(topic), self.keys.channel(topic, 'l'), body)
             }
-            Publish::Cached { topic, except, frame, data, ttl } => {
-                let (frame, data) = (frame.clone(), data.clone());
-                let body = Body::Cached { version: 0, except: *except, frame, data };
-                let envelope = self.envelope(held.serial, held.told, body);
-                let (head, rest) = envelope.encode_around_version();
-                let mut keep = script(Script::Keep, &self.parts(topic, "vcl"));
-                keep.arg(self.keys.topic(topic)).arg(head).arg(rest);
-                keep.arg((ttl.as_millis() as u64).max(1)).arg(most).arg(u8::from(held.sent));
-                return keep;
-            }
             Publish::Terminate { app, user } => {
                 let body = Body::Terminate { version: 0, app: app.clone(), user: user.clone() };
                 (self.keys.all(), self.keys.log_of_all(), body)
+            }
+            Publish::Cached { .. } => {
+                self.send_together(batch, together);
+                return self.keep(batch, held);
             }
         };
         let envelope = self.envelope(held.serial, held.told, body);
         if most == 0 {
             let mut publish = cmd("SPUBLISH");
             publish.arg(topic).arg(envelope.encode());
-            return publish;
+            return batch.add(publish, Expected::Nothing);
         }
         let (head, rest) = envelope.encode_around_version();
-        let publish = if held.sent { Script::PublishAgain } else { Script::Publish };
-        let mut publish = script(publish, &[log]);
-        publish.arg(topic).arg(head).arg(rest).arg(most);
-        publish
+        let lasts = self.kept.lasting.must(&log);
+        if held.sent {
+            self.send_together(batch, together);
+            let mut again = script(Script::PublishAgain, &[log]);
+            again.arg(most).arg(topic).arg(head).arg(rest).arg(u8::from(lasts));
+            return batch.add(again, Expected::Nothing);
+        }
+        // Of a Redis Cluster no two channels need be on one server.
+        let apart = self.servers.is_cluster() && together.logs.last().is_some_and(|l| *l != log);
+        if apart || together.logs.len() == TOGETHER || together.bytes > TOGETHER_BYTES {
+            self.send_together(batch, together);
+        }
+        together.bytes += rest.len();
+        together.logs.push(log);
+        together.words.push((topic, head, rest, lasts));
+    }
+
+    fn send_together(&self, batch: &mut Batch<Expected>, together: &mut Together) {
+        let Together { logs, words, .. } = std::mem::take(together);
+        if logs.is_empty() {
+            return;
+        }
+        let mut publish = script(Script::Publish, &logs);
+        publish.arg(self.settings.replay);
+        for (topic, head, rest, lasts) in words {
+            publish.arg(topic).arg(head).arg(rest).arg(u8::from(lasts));
+        }
+        batch.add(publish, Expected::Nothing);
+    }
+
+    fn keep(&self, batch: &mut Batch<Expected>, held: &Held) {
+        let Publish::Cached { topic, except, frame, data, ttl } = &held.publish else { return };
+        let (frame, data) = (frame.clone(), data.clone());
+        let body = Body::Cached { version: 0, except: *except, frame, data };
+        let envelope = self.envelope(held.serial, held.told, body);
+        let (head, rest) = envelope.encode_around_version();
+        let mut keep = script(Script::Keep, &self.parts(topic, "vcl"));
+        keep.arg(self.keys.topic(topic)).arg(head).arg(rest);
+        keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
+        keep.arg(u8::from(held.sent));
+        batch.add(keep, Expected::Nothing);
     }
 
     /// The first `count` of what waited are in Redis.
@@ -128,6 +205,8 @@ impl Writer<'_> {
             }
             waits
         });
+        // Nor is it known which logs were told to last on.
+        self.kept.lasting = Lasting::default();
         // Those that Redis took will not come back either, and are not sent again.
         let flying = std::mem::take(&mut self.kept.flying);
         let flying = flying.iter().filter(|held| !came(held));
