@@ -54,8 +54,9 @@ pub enum Body {
     Left { version: u64, user: UserId },
     /// So many are subscribed to it over all nodes.
     Count { version: u64, count: usize },
-    /// Close every connection of a user. The version is as an event's.
-    Terminate { version: u64, app: AppId, user: UserId },
+    /// Close every connection of a user. The version is as an event's. It was asked for so long before it was
+    /// sent, in microseconds; connections that were made since stay.
+    Terminate { version: u64, waited: u64, app: AppId, user: UserId },
     /// A node listens to itself.
     Probe,
 }
@@ -129,7 +130,8 @@ impl Envelope {
             }
             Body::Left { user, .. } => rest.extend_from_slice(user.as_str().as_bytes()),
             Body::Count { count, .. } => rest.extend_from_slice(count.to_string().as_bytes()),
-            Body::Terminate { app, user, .. } => {
+            Body::Terminate { waited, app, user, .. } => {
+                rest.put_u64(*waited);
                 put_short(&mut rest, app.as_str().as_bytes());
                 rest.extend_from_slice(user.as_str().as_bytes());
             }
@@ -256,6 +258,7 @@ impl Reader {
             }
             TERMINATE => Body::Terminate {
                 version: self.version()?,
+                waited: self.number()?,
                 app: AppId::new(text(&self.short()?)?),
                 user: UserId::parse(text(&self.rest())?)?,
             },
@@ -295,7 +298,7 @@ mod tests {
             Body::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
             Body::Left { version, user: user.clone() },
             Body::Count { version, count: 12 },
-            Body::Terminate { version, app: AppId::new("a"), user },
+            Body::Terminate { version, waited: 6, app: AppId::new("a"), user },
             Body::Probe,
         ];
         let envelope = |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, body };

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Topic;
+use super::clock::Clock;
 use super::envelope::Envelope;
 use super::roster::Loaded;
 use crate::app::AppId;
@@ -85,6 +86,7 @@ impl Publish {
             Self::Event { frame, .. } => frame.len(),
             Self::Cached { frame, data, .. } => frame.len() + data.len(),
             Self::Terminate { .. } => 64,
+        asked: Instant,
         }
     }
 }
@@ -102,8 +104,11 @@ pub enum Arrival {
     Alone(Alone),
     /// An envelope that came on a topic.
     Topic(Topic, Envelope),
-    /// An envelope for all nodes.
-    All(Envelope),
+    /// One that may have been sent while this node did not hear the topic. Who subscribed since has no part in it.
+    Late(Topic, Envelope),
+    /// Another node was asked, at a time, to close every connection of a user. Those that were made since have no
+    /// part in it.
+    Terminate { app: AppId, user: UserId, asked: Instant },
     /// So many connections of an app are on all nodes.
     Connections { app: AppId, total: usize },
     /// Redis is away from now on.
@@ -228,6 +233,7 @@ pub struct Link {
 #[derive(Debug)]
 pub struct FarEnd {
     pub orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) clock: Clock,
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) status: Arc<Status>,
 }
@@ -283,6 +289,11 @@ impl Link {
                 Figures::add(&self.figures().dropped, 1);
                 return false;
             }
+    /// The time of Redis.
+    pub fn clock(&self) -> &Clock {
+        &self.status.clock
+    }
+
         }
         // Its far end is gone only when the server stops.
         self.orders.send(order).is_ok()

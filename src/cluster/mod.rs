@@ -2,6 +2,7 @@
 //! in, arrivals come out, and a table of topics says what this node takes part in. What an arrival means to
 //! clients is decided above; nothing here knows a socket, a worker or the hub.
 
+pub mod clock;
 pub mod envelope;
 pub mod link;
 pub mod redis;

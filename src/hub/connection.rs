@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -30,6 +31,7 @@ pub struct Connection {
     pub id: SocketId,
     app: RefCell<Arc<App>>,
     pub directory: Arc<Directory>,
+    pub(super) made: Instant,
     /// Of its client.
     pub address: IpAddr,
     /// Of the worker that carries it.
@@ -84,7 +86,7 @@ enum Phase {
 pub struct Told {
     /// Of who is present.
     pub presence: u64,
-    /// Of the cached event.
+    /// Of the cached event; on other channels, the time that Redis had.
     pub cache: u64,
 }
 
@@ -115,6 +117,7 @@ impl Connection {
             id,
             app: RefCell::new(app),
             directory,
+            made: Instant::now(),
             address,
             worker,
             slot: Cell::new(0),

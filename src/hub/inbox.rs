@@ -31,10 +31,11 @@ struct Waiting {
 #[derive(Debug)]
 pub enum Order {
     Deliver(Deliver),
-    /// Close every connection of the user, signed in or present.
+    /// Close every connection of the user, signed in or present, that was made before it was asked.
     Terminate {
         directory: Arc<Directory>,
         user: UserId,
+        asked: Instant,
     },
     /// A connection that waited for its subscription may go on, or is refused.
     Resume {
@@ -75,7 +76,8 @@ pub enum History {
     None,
     /// Members that come and go, by the channel's version.
     Presence(u64),
-    /// The cached event, by its version.
+    /// The cached event, by its version. On other channels an event that other nodes may have sent before who is
+    /// subscribed now was, by the time that Redis had.
     Cache(u64),
 }
 

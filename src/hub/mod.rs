@@ -20,6 +20,7 @@ pub mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -106,11 +107,11 @@ impl Hub {
         }
     }
 
-    /// Closes every connection of the user on this node.
-    pub fn terminate(&self, directory: &Arc<Directory>, user: &UserId) {
+    /// Closes every connection of the user on this node that was made before this was `asked`.
+    pub fn terminate(&self, directory: &Arc<Directory>, user: &UserId, asked: Instant) {
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
-            inbox.put(Order::Terminate { directory, user });
+            inbox.put(Order::Terminate { directory, user, asked });
         }
     }
 

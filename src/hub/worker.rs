@@ -374,9 +374,10 @@ impl Worker {
     fn carry_out_one(&self, order: Order, touched: &mut Vec<Rc<Connection>>) {
         match order {
             Order::Deliver(_) => {}
-            Order::Terminate { directory, user } => {
+            Order::Terminate { directory, user, asked } => {
                 for (_, connection) in self.connections.borrow().iter() {
-                    if Arc::ptr_eq(&connection.directory, &directory) && connection.is_user(&user) {
+                    let is_of_app = Arc::ptr_eq(&connection.directory, &directory);
+                    if is_of_app && connection.made <= asked && connection.is_user(&user) {
                         connection.close(&close::TERMINATED);
                     }
                 }

@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -98,9 +99,9 @@ impl Clustered {
         self.topics.publish_cached(&topic, publish);
     }
 
-    pub(super) fn terminate(&self, app: &AppId, user: &UserId) {
+    pub(super) fn terminate(&self, app: &AppId, user: &UserId, asked: Instant) {
         let (app, user) = (app.clone(), user.clone());
-        self.link().order(Order::Publish(Publish::Terminate { app, user }));
+        self.link().order(Order::Publish(Publish::Terminate { app, user, asked }));
     }
 }
 
@@ -197,7 +198,12 @@ impl Node {
         let name = &pending.topic.channel;
         let counts = tells_count(&connection.app(), name);
         let entered = cluster.topics.enter(&pending.topic, counts, |entry| {
-            let told = Told { presence: entry.roster.version(), cache: entry.cache_version() };
+            let cache = if name.kind().cache {
+                entry.cache_version()
+            } else {
+                cluster.link().clock().now()
+            };
+            let told = Told { presence: entry.roster.version(), cache };
             // Nobody is too many here: Redis has found room for the member.
             let subscribed = self.worker.subscribe(connection, name, None, |_| told);
             if let (Ok(_), Some(user)) = (subscribed, pending.user()) {

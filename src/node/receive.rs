@@ -84,11 +84,11 @@ impl Shared {
                 topics.change(&topic, |entry| self.resume(entry.refuse(&user)));
             }
             Arrival::Alone(alone) => self.alone(cluster, alone),
-            Arrival::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope),
-            Arrival::All(Envelope { body: Body::Terminate { app, user, .. }, .. }) => {
-                self.hub.terminate(&self.hub.directory(&app), &user);
+            Arrival::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope, false),
+            Arrival::Late(topic, envelope) => self.receive_on(cluster, &topic, envelope, true),
+            Arrival::Terminate { app, user, asked } => {
+                self.hub.terminate(&self.hub.directory(&app), &user, asked);
             }
-            Arrival::All(_) => {}
             Arrival::Connections { app, total } => {
                 let here = self.hub.directory(&app).connections();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
@@ -185,12 +185,15 @@ impl Shared {
         self.resume(entry.ready());
     }
 
-    fn receive_on(&self, cluster: &Clustered, topic: &Topic, envelope: Envelope) {
+    fn receive_on(&self, cluster: &Clustered, topic: &Topic, envelope: Envelope, late: bool) {
         let topics = &cluster.topics;
         let own = envelope.origin == self.hub.node();
         match envelope.body {
-            Body::Event { except, frame, .. } => {
-                self.deliver(topic, &frame, except, History::None);
+            Body::Event { version, except, frame } => {
+                // Else all who are subscribed now were when it was sent.
+                let history =
+                    if late && version > 0 { History::Cache(version) } else { History::None };
+                self.deliver(topic, &frame, except, history);
                 topics.read(topic, |entry| count_deliveries(cluster, entry));
             }
             Body::Cached { version, except, frame, data } => {

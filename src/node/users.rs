@@ -1,6 +1,7 @@
 //! The verbs about users: signing in, hearing of each other, being thrown out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Node;
 use crate::app::AppId;
@@ -86,9 +87,10 @@ impl Node {
 
     /// Closes every connection that is signed in as the user, or present as it in a channel.
     pub fn terminate(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
-        self.hub().terminate(directory, user);
+        let now = Instant::now();
+        self.hub().terminate(directory, user, now);
         if let Some(cluster) = &self.shared.cluster {
-            cluster.terminate(app, user);
+            cluster.terminate(app, user, now);
         }
     }
 }

@@ -9,7 +9,7 @@ use fanfare::cluster::link::Link;
 use fanfare::config::Cluster;
 use serde_json::json;
 
-use crate::cluster::{added, event, hears_nothing, joined, nodes, notice, query};
+use crate::cluster::{added, event, hears_nothing, joined, nodes, notice, query, sign_in};
 use crate::metrics::scrape;
 use crate::outage::is_cut_off;
 use crate::support::cut::{Edit, Way};
@@ -232,12 +232,81 @@ fn who_was_thrown_out_while_the_link_was_cut_is_thrown_out() {
     let (mut a, _) = joined(&one, "presence-x", "a");
     cut(&one, &way);
     assert_eq!(two.api("POST", "users/a/terminate_connections", "").status, 200);
-    // Who comes after that is another matter.
     mend(&one, &way);
     assert!(a.hear_text().contains(r#""code":4009"#));
-    let (mut b, ids) = joined(&one, "presence-y", "a");
-    assert_eq!(ids, json!(["a"]));
-    hears_nothing(&mut b);
+}
+
+/// Waits until a log has so many entries, and then until that is a while ago.
+fn is_said(redis: &Redis, node: &Fixture, log: &str, entries: &str) {
+    eventually(|| match redis.ask(&["KEYS", &format!("*{log}:l")]) {
+        key if !key.is_empty() && redis.ask(&["LLEN", &key]) == entries => Ok(()),
+        key => Err(format!("{key:?} is not that long")),
+    })
+    .unwrap();
+    is_later(redis, node);
+}
+
+/// Waits for so long that a node can tell that it is later now than it was.
+fn is_later(redis: &Redis, node: &Fixture) {
+    let time = redis.ask(&["TIME"]);
+    let (seconds, _) = time.split_once('\n').unwrap();
+    let later = (seconds.parse::<u64>().unwrap() + 2) * 1_000_000;
+    eventually(|| match link(node).clock().now() {
+        now if now > later => Ok(()),
+        now => Err(format!("{now} is not after {later}")),
+    })
+    .unwrap();
+}
+
+#[test]
+fn who_came_after_its_user_was_thrown_out_stays() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), (two, other_way)) = (cuttable(&cluster), cuttable(&cluster));
+    let mut old = joined(&one, "presence-x", "a").0;
+    // The request reaches Redis at once, and the node late.
+    cut(&one, &way);
+    assert_eq!(two.api("POST", "users/a/terminate_connections", "").status, 200);
+    is_said(&redis, &one, "{all}", "1");
+    let mut new = joined(&one, "presence-x", "a").0;
+    mend(&one, &way);
+    assert!(old.hear_text().contains(r#""code":4009"#));
+    hears_nothing(&mut new);
+    // It reaches Redis late.
+    old = new;
+    cut(&two, &other_way);
+    assert_eq!(two.api("POST", "users/a/terminate_connections", "").status, 200);
+    is_later(&redis, &one);
+    let mut new = joined(&one, "presence-x", "a").0;
+    mend(&two, &other_way);
+    assert!(old.hear_text().contains(r#""code":4009"#));
+    hears_nothing(&mut new);
+}
+
+#[test]
+fn who_subscribed_after_an_event_was_sent_does_not_hear_it() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
+    let user = "#server-to-user-a";
+    let signed_in = || {
+        let (mut client, id) = one.connect();
+        sign_in(&mut client, &id, &json!({ "id": "a" }));
+        subscribe(&mut client, user);
+        client
+    };
+    let mut early = signed_in();
+    cut(&one, &way);
+    publish(&two, user, 0..1);
+    is_said(&redis, &one, "server-to-user*", "1");
+    let mut late = signed_in();
+    publish(&two, user, 1..2);
+    mend(&one, &way);
+    publish(&two, user, 2..3);
+    hears(&mut early, user, 0..3);
+    hears(&mut late, user, 1..3);
+    hears_nothing(&mut early);
+    hears_nothing(&mut late);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::reply::now_us;
 use crate::cluster::envelope::{Body, Envelope};
 
 /// Senders that are remembered for one topic; a node that starts again is a new one.
@@ -23,8 +22,6 @@ pub(super) struct Hearing {
     /// When the node heard its own word last, and since when it may have missed something.
     word: Instant,
     deaf: Option<Instant>,
-    /// How far the clock of Redis is ahead of this node's, at least; microseconds.
-    ahead: Option<i64>,
 }
 
 /// What was heard on one topic.
@@ -93,19 +90,7 @@ impl Heard {
 
 impl Hearing {
     pub(super) fn new(node: u64) -> Self {
-        Self { topics: HashMap::new(), node, word: Instant::now(), deaf: None, ahead: None }
-    }
-
-    /// Redis has said what time it was a moment ago; microseconds since 1970. Of several servers the one
-    /// furthest behind counts: what is heard twice is known again, what is not heard is not.
-    pub(super) fn learn_clock(&mut self, then: u64) {
-        let ahead = then.cast_signed().saturating_sub(now_us().cast_signed());
-        self.ahead = Some(self.ahead.map_or(ahead, |other| other.min(ahead)));
-    }
-
-    /// The time of Redis, as far as it is known.
-    pub(super) fn clock(&self) -> u64 {
-        now_us().saturating_add_signed(self.ahead.unwrap_or_default())
+        Self { topics: HashMap::new(), node, word: Instant::now(), deaf: None }
     }
 
     /// The node has heard its own word.
@@ -145,17 +130,16 @@ impl Hearing {
     pub(super) fn cut(&mut self) {
         self.deaf.get_or_insert(self.word);
         self.word = Instant::now();
-        self.ahead = None;
         for heard in self.topics.values_mut() {
             heard.waiting = Some(VecDeque::new());
         }
     }
 
-    /// The topic is about to be subscribed to. Where it is new, everything from then on is to be heard.
-    pub(super) fn begin(&mut self, name: &str) {
+    /// The topic is about to be subscribed to. Where it is new, everything from then on is to be heard; it is
+    /// `since` now.
+    pub(super) fn begin(&mut self, name: &str, since: u64) {
         if !self.topics.contains_key(name) {
-            let (since, waiting) = (self.clock(), Some(VecDeque::new()));
-            let heard = Heard { since, waiting, ..Heard::default() };
+            let heard = Heard { since, waiting: Some(VecDeque::new()), ..Heard::default() };
             self.topics.insert(name.to_owned(), heard);
         }
     }
@@ -271,7 +255,7 @@ mod tests {
     #[test]
     fn what_is_sent_again_is_heard_once() {
         let mut hearing = Hearing::new(1);
-        hearing.begin("t");
+        hearing.begin("t", 1);
         assert_eq!(caught_up(&mut hearing), [0; 0]);
         for serial in [5, 6] {
             assert!(matches!(hear(&mut hearing, event(2, serial, 100 + serial)), Verdict::New(_)));
@@ -291,7 +275,7 @@ mod tests {
     #[test]
     fn what_was_missed_comes_before_what_comes_in() {
         let mut hearing = Hearing::new(1);
-        hearing.begin("t");
+        hearing.begin("t", 1);
         assert_eq!(hearing.misses_after("t"), Some(0), "a new topic has missed nothing");
         hearing.reach("t", 50);
         assert_eq!(caught_up(&mut hearing), [0; 0]);
@@ -329,7 +313,7 @@ mod tests {
     #[test]
     fn it_knows_its_own_and_forgets_old_senders() {
         let mut hearing = Hearing::new(1);
-        hearing.begin("t");
+        hearing.begin("t", 1);
         caught_up(&mut hearing);
         hear(&mut hearing, event(1, 9, 0));
         assert!(hearing.knows_own("t", 9) && !hearing.knows_own("t", 10));

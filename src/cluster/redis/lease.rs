@@ -49,6 +49,7 @@ impl Writer<'_> {
         for (tag, (_, epoch)) in tags.into_iter().zip(&answers) {
             self.note_epoch(tag, epoch, known);
         }
+        self.set_clock(&answers);
         self.catch_up_with_all().await?;
         let topics = self.topics.all();
         for some in topics.chunks(REOPENED) {
@@ -98,13 +99,20 @@ impl Writer<'_> {
         let [epoch, age] = reply::list(value) else { return };
         let Some(epoch) = reply::number(epoch) else { return };
         let since = Duration::from_millis(reply::number(age).unwrap_or_default());
-        let now = Duration::from_millis(epoch) + since;
-        self.hearing.borrow_mut().learn_clock(now.as_micros() as u64);
         let before = self.kept.epochs.insert(tag, epoch);
         if known && before != Some(epoch) {
             let missing = self.settings.lease.saturating_sub(since);
             self.kept.settles = Some(Instant::now() + missing);
         }
+    }
+
+    /// Sets the clock by the answers to [`Script::Epoch`].
+    fn set_clock<E>(&self, answers: &[(E, Value)]) {
+        let time = |(_, value): &(E, Value)| match reply::list(value) {
+            [epoch, age] => Some((reply::number(epoch)? + reply::number(age)?) * 1000),
+            _ => None,
+        };
+        self.status.clock.set(answers.iter().filter_map(time));
     }
 
     /// Gives the lease up, so that nobody has to wait for it to lapse.
@@ -133,14 +141,11 @@ impl Writer<'_> {
         let mut publish = cmd("SPUBLISH");
         publish.arg(self.keys.probe(&self.lease)).arg(probe);
         batch.add(publish, ());
+        // The word goes over one server. Another that the rest have given up says so to who asks it for a key.
+        for tag in self.servers.tags() {
+            batch.add(script(Script::Epoch, &[self.keys.epoch(tag)]), ());
+        }
         if self.servers.is_cluster() {
-            // The word goes over one of them. Another that the rest have given up says so to who asks it for
-            // a key.
-            for tag in self.servers.tags() {
-                let mut there = cmd("EXISTS");
-                there.arg(self.keys.epoch(tag));
-                batch.add(there, ());
-            }
             self.servers.listen_well().await?;
         }
         let answers = batch.send(&mut self.servers, self.status).await?;
@@ -150,6 +155,7 @@ impl Writer<'_> {
             return Err(Lost::Lapsed);
         }
         Figures::add(&self.status.figures.renewals, 1);
+        self.set_clock(answers.get(2..).unwrap_or_default());
         let lapsed: Vec<String> =
             reply::list(lapsed).iter().filter_map(|l| reply::text(l).map(str::to_owned)).collect();
         for lease in lapsed {

@@ -27,14 +27,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use super::clock::now_us;
 use super::link::{Alone, Arrival, FarEnd, Figures, Order, Publish};
 use super::scripts::Keys;
 use super::topics::Topics;
 use crate::app::AppId;
 use address::Address;
 use hearing::Hearing;
-use reader::Reader;
 use publishing::Lasting;
+use reader::Reader;
 use servers::{Heard, Servers};
 use writer::Writer;
 
@@ -143,8 +144,8 @@ struct Kept {
     held: VecDeque<Held>,
     /// Cached events that Redis has taken and that have not come back yet.
     flying: VecDeque<Held>,
-    /// Connections by app.
     lasting: Lasting,
+    /// Connections by app.
     connections: HashMap<AppId, usize>,
     /// The leases under which something may be held still, the present one last.
     leases: Vec<String>,
@@ -181,14 +182,14 @@ impl Redis {
             serial: 0,
             held: VecDeque::new(),
             flying: VecDeque::new(),
-            connections: HashMap::new(),
             lasting: Lasting::default(),
+            connections: HashMap::new(),
             leases: Vec::new(),
             epochs: HashMap::new(),
             settles: None,
         };
         let mut hearing = Hearing::new(node);
-        hearing.begin(&keys.all());
+        hearing.begin(&keys.all(), far.status.clock.now());
         let hearing = RefCell::new(hearing);
         Ok(Self { settings, address, keys, topics, far, kept, hearing })
     }
@@ -234,7 +235,7 @@ impl Redis {
             Order::Open(topic) => {
                 let name = self.keys.topic(&topic);
                 let hearing = self.hearing.get_mut();
-                hearing.begin_at(&name, hearing.clock());
+                hearing.begin_at(&name, self.far.status.clock.now());
                 Alone::Open(topic)
             }
             Order::Join { topic, member, .. } => Alone::Join { topic, user: member.user_id },
@@ -337,7 +338,7 @@ fn random() -> u64 {
     let mut bytes = [0; 8];
     // Without chance two nodes might pause alike, and the clock makes the lease its own.
     if getrandom::fill(&mut bytes).is_err() {
-        return reply::now_us();
+        return now_us();
     }
     u64::from_le_bytes(bytes)
 }

@@ -58,7 +58,8 @@ impl Writer<'_> {
         let topics: Vec<Topic> = opens.collect();
         if !topics.is_empty() {
             let names: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
-            names.iter().for_each(|name| self.hearing.borrow_mut().begin(name));
+            let now = self.status.clock.now();
+            names.iter().for_each(|name| self.hearing.borrow_mut().begin(name, now));
             Figures::add(&self.status.figures.commands, names.len() as u64);
             Figures::add(&self.status.figures.round_trips, 1);
             timeout(PATIENCE, self.servers.subscribe(&names)).await??;
@@ -209,7 +210,8 @@ impl Writer<'_> {
             return Ok(());
         };
         let mark = Mark::from(&envelope);
-        if let Some(arrival) = arrival(self.keys, self.kept.node, name, envelope) {
+        let clock = Some(&self.status.clock);
+        if let Some(arrival) = arrival(self.keys, self.kept.node, name, envelope, clock) {
             self.arrive(arrival).await?;
             Figures::add(&self.status.figures.replayed, u64::from(replayed));
         }

@@ -115,8 +115,10 @@ impl Writer<'_> {
                 let body = Body::Event { version: 0, except: *except, frame: frame.clone() };
                 (self.keys.topic(topic), self.keys.channel(topic, 'l'), body)
             }
-            Publish::Terminate { app, user } => {
-                let body = Body::Terminate { version: 0, app: app.clone(), user: user.clone() };
+            Publish::Terminate { app, user, asked } => {
+                let (app, user) = (app.clone(), user.clone());
+                let waited = asked.elapsed().as_micros() as u64;
+                let body = Body::Terminate { version: 0, waited, app, user };
                 (self.keys.all(), self.keys.log_of_all(), body)
             }
             Publish::Cached { .. } => {

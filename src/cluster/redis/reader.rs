@@ -2,7 +2,7 @@
 //! envelope is counted and dropped.
 
 use std::cell::RefCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redis::Msg;
@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::hearing::{Hearing, Mark, Verdict};
-use super::reply::now_us;
 use super::servers::Heard;
 use crate::app::AppId;
 use crate::cluster::Topic;
+use crate::cluster::clock::{Clock, now_us};
 use crate::cluster::envelope::{Body, Envelope, Undecodable};
 use crate::cluster::link::{Arrival, Figures};
 use crate::cluster::scripts::{Keys, Named};
@@ -36,7 +36,7 @@ impl Reader<'_> {
             let name = message.get_channel_name();
             let Some(envelope) = self.envelope(&message) else { continue };
             let mark = Mark::from(&envelope);
-            if let Some(arrival) = arrival(&self.keys, self.node, name, envelope)
+            if let Some(arrival) = arrival(&self.keys, self.node, name, envelope, None)
                 && self.far.send(arrival).await.is_err()
             {
                 return;
@@ -78,19 +78,41 @@ impl Reader<'_> {
     }
 }
 
-/// What an envelope is to a node: nothing, if it knows it already.
-pub(super) fn arrival(keys: &Keys, node: u64, name: &str, envelope: Envelope) -> Option<Arrival> {
+/// What an envelope is to a node: nothing, if it knows it already. `late` is the time of Redis where it may have
+/// been sent while the node did not hear it.
+pub(super) fn arrival(
+    keys: &Keys,
+    node: u64,
+    name: &str,
+    envelope: Envelope,
+    late: Option<&Clock>,
+) -> Option<Arrival> {
     let own = envelope.origin == node;
     match keys.named(name)? {
         Named::Probe => None,
-        Named::All => (!own).then_some(Arrival::All(envelope)),
+        Named::All => (!own).then(|| order(envelope, late)).flatten(),
         Named::Topic { app, channel } => {
             // Its own subscribers were given it when it was sent.
             if own && matches!(envelope.body, Body::Event { .. }) {
                 return None;
             }
             let channel = ChannelName::of_node(channel).ok()?;
-            Some(Arrival::Topic(Topic { app: AppId::new(app), channel }, envelope))
+            let topic = Topic { app: AppId::new(app), channel };
+            Some(match late {
+                Some(_) => Arrival::Late(topic, envelope),
+                None => Arrival::Topic(topic, envelope),
+            })
         }
     }
+}
+
+/// What all nodes are to do.
+fn order(envelope: Envelope, late: Option<&Clock>) -> Option<Arrival> {
+    let place = envelope.place();
+    let Body::Terminate { waited, app, user, .. } = envelope.body else { return None };
+    let on_its_way = late.zip(place).map(|(clock, place)| clock.since(place));
+    let ago = Duration::from_micros(waited).saturating_add(on_its_way.unwrap_or_default());
+    // Where that is before this machine was started, nobody was connected.
+    let asked = Instant::now().checked_sub(ago)?;
+    Some(Arrival::Terminate { app, user, asked })
 }

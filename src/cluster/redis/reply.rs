@@ -1,6 +1,6 @@
 //! Reading what Redis answers. A reply of another shape than expected reads as nothing.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use redis::Value;
@@ -11,12 +11,6 @@ use crate::cluster::envelope::{Body, DIGITS, Envelope};
 use crate::cluster::link::Kept;
 use crate::cluster::roster::Loaded;
 use crate::protocol::member::{Member, UserId};
-
-/// Microseconds since 1970.
-pub(super) fn now_us() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// Whether Redis cannot be worked with as it is now, as against one command that went wrong.
 pub(super) fn is_fatal(value: &Value) -> bool {
