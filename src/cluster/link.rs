@@ -22,6 +22,13 @@ use crate::protocol::socket_id::SocketId;
 /// Arrivals that may wait to be taken before the link stops reading.
 const ARRIVALS: usize = 1024;
 
+/// Bytes that wait beyond which backends are answered only once those are sent, so that they do not publish faster
+/// than Redis takes it, and other nodes hear late; less where the queue holds less than twice of it.
+const SLOW_DOWN: usize = 1 << 20;
+
+/// What a publish takes beside its frame while it waits, about.
+const BESIDE: usize = 200;
+
 /// What a node asks of the link.
 #[derive(Debug)]
 pub enum Order {
@@ -51,6 +58,8 @@ pub enum Order {
         count: usize,
     },
     Publish(Publish),
+    /// Let go of this once everything before is sent, or Redis is away.
+    Room(oneshot::Sender<()>),
     Ask(Question, oneshot::Sender<Answer>),
     /// End, once everything before is done.
     Stop,
@@ -77,17 +86,23 @@ pub enum Publish {
     Terminate {
         app: AppId,
         user: UserId,
+        asked: Instant,
     },
 }
 
 impl Publish {
     pub(super) fn bytes(&self) -> usize {
-        match self {
+        let own = match self {
             Self::Event { frame, .. } => frame.len(),
             Self::Cached { frame, data, .. } => frame.len() + data.len(),
-            Self::Terminate { .. } => 64,
-        asked: Instant,
-        }
+            Self::Terminate { .. } => 0,
+        };
+        own + BESIDE
+    }
+
+    /// Whether it is let in where there is no room: it is small and rare, and must not be forgotten.
+    fn is_urgent(&self) -> bool {
+        matches!(self, Self::Terminate { .. })
     }
 }
 
@@ -218,6 +233,7 @@ pub(super) struct Status {
     /// The node is about to stop.
     lingers: AtomicBool,
     pub(super) queued: AtomicUsize,
+    pub(super) clock: Clock,
     pub(super) figures: Figures,
 }
 
@@ -233,7 +249,6 @@ pub struct Link {
 #[derive(Debug)]
 pub struct FarEnd {
     pub orders: mpsc::UnboundedReceiver<Order>,
-    pub(super) clock: Clock,
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) status: Arc<Status>,
 }
@@ -274,6 +289,11 @@ impl Link {
         self.status.lingers.load(Ordering::Relaxed)
     }
 
+    /// The time of Redis.
+    pub fn clock(&self) -> &Clock {
+        &self.status.clock
+    }
+
     /// Bytes of publishes that wait.
     pub fn queued(&self) -> usize {
         self.status.queued.load(Ordering::Relaxed)
@@ -284,19 +304,31 @@ impl Link {
         if let Order::Publish(publish) = &order {
             let bytes = publish.bytes();
             let before = self.status.queued.fetch_add(bytes, Ordering::Relaxed);
-            if before + bytes > self.max_queued {
+            if before + bytes > self.max_queued && !publish.is_urgent() {
                 self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
                 Figures::add(&self.figures().dropped, 1);
                 return false;
             }
-    /// The time of Redis.
-    pub fn clock(&self) -> &Clock {
-        &self.status.clock
-    }
-
         }
         // Its far end is gone only when the server stops.
         self.orders.send(order).is_ok()
+    }
+
+    /// What a publish that is to be answered waits for first, if so much waits already.
+    pub fn room(&self) -> Option<oneshot::Receiver<()>> {
+        if !self.is_up() || self.queued() <= SLOW_DOWN.min(self.max_queued / 2) {
+            return None;
+        }
+        let (sender, room) = oneshot::channel();
+        self.order(Order::Room(sender));
+        Some(room)
+    }
+
+    /// Whether publishes of so many bytes would fit, or need not because Redis is away: then the subscribers here
+    /// are told, and what others miss is counted.
+    pub fn takes(&self, publishes: usize, bytes: usize) -> bool {
+        let all = bytes.saturating_add(publishes.saturating_mul(BESIDE));
+        !self.is_up() || self.queued().saturating_add(all) <= self.max_queued
     }
 
     /// Asks Redis; `None` while it is away.
@@ -315,8 +347,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn backends_wait_once_half_the_queue_is_full() {
+        let (link, mut far, _arriving) = link(1000);
+        let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
+        let publish = |bytes: usize| {
+            let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
+            link.order(Order::Publish(Publish::Event { topic, except: None, frame }))
+        };
+        far.go_up();
+        assert!(publish(300) && link.room().is_none() && link.takes(1, 300));
+        assert!(!link.takes(1, 301));
+        assert!(publish(1));
+        let mut room = link.room().expect("501 bytes and what is beside them");
+        assert!(matches!(far.orders.try_recv(), Ok(Order::Publish(_))));
+        assert!(matches!(far.orders.try_recv(), Ok(Order::Publish(_))));
+        assert_eq!(room.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        drop(far.orders.try_recv());
+        assert_eq!(room.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        // Nobody waits for a Redis that is away.
+        far.status.up.store(false, Ordering::Relaxed);
+        assert!(link.room().is_none() && link.takes(1, 10_000));
+    }
+
+    #[test]
     fn publishes_are_bounded_in_bytes() {
-        let (link, mut far, _arriving) = link(100);
+        const MAX: usize = 100 + 2 * BESIDE;
+        let (link, mut far, _arriving) = link(MAX);
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
             let frame = Bytes::from(vec![0; bytes]);
@@ -329,15 +385,21 @@ mod tests {
         publish(60);
         publish(41);
         publish(40);
-        publish(1);
-        assert_eq!(link.queued(), 100);
+        publish(0);
+        assert_eq!(link.queued(), MAX);
         assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 2);
+        // Who is to be thrown out is thrown out.
+        let user = UserId::parse("u").unwrap();
+        link.order(Order::Publish(Publish::Terminate {
+            app: topic.app.clone(),
+            user,
+            asked: Instant::now(),
+        }));
         link.order(Order::Stop);
-        let mut came = 0;
+        let mut came = Vec::new();
         while let Ok(Order::Publish(publish)) = far.orders.try_recv() {
-            assert!([60, 40].contains(&publish.bytes()));
-            came += 1;
+            came.push(publish.bytes() - BESIDE);
         }
-        assert_eq!(came, 2);
+        assert_eq!(came, [60, 40, 0]);
     }
 }

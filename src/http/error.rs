@@ -26,6 +26,8 @@ pub(super) enum Error {
     },
     /// A second's share is used up; the limit.
     TooManyRequests(u32),
+    /// So much waits for the other nodes that they would miss it.
+    Crowded,
     /// Whether there is the app cannot be found out just now.
     LookupAway,
     /// A WebSocket version other than 13.
@@ -44,7 +46,7 @@ impl Error {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::LookupAway => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Crowded | Self::LookupAway => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         }
     }
@@ -76,6 +78,9 @@ impl fmt::Display for Error {
             }
             Self::TooManyRequests(limit) => {
                 write!(f, "Rate limit exceeded: {limit} a second are allowed.")
+            }
+            Self::Crowded => {
+                f.write_str("Too many events wait for the other nodes: try again later.")
             }
             Self::LookupAway => f.write_str("The application cannot be looked up just now."),
             Self::UpgradeRequired => f.write_str("The WebSocket version must be 13."),

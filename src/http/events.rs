@@ -177,6 +177,7 @@ pub(super) fn asked(call: &Call<'_>, route: &Route, body: &str) -> Vec<ChannelNa
 pub(super) fn events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
     let body = object(body)?;
     let trigger = trigger(&Parameters { body, call: Some(call) }, call.app)?;
+    fit(call, std::slice::from_ref(&trigger))?;
     take(call, 1)?;
     publish(call, &trigger);
     if !trigger.info.is_asked() {
@@ -207,6 +208,7 @@ pub(super) fn batch_events(call: &Call<'_>, body: &str) -> Result<Value, Error> 
     for body in batch {
         triggers.push(trigger(&Parameters { body, call: None }, call.app)?);
     }
+    fit(call, &triggers)?;
     take(call, triggers.len() as u32)?;
     triggers.iter().for_each(|trigger| publish(call, trigger));
     if !triggers.iter().any(|trigger| trigger.info.is_asked()) {
@@ -227,6 +229,16 @@ fn object(body: &str) -> Result<Object<'_>, Error> {
     // An empty body is one whose parameters all stand in the query.
     let body = if body.is_empty() { "{}" } else { body };
     Object::parse(body).ok_or_else(|| Error::BadRequest("The body must be a JSON object.".into()))
+}
+
+/// Whether the other nodes can be told, if there are any. Better that nobody hears of it and the backend knows, than
+/// that some do not.
+fn fit(call: &Call<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
+    let Some(cluster) = &call.node.shared.cluster else { return Ok(()) };
+    let publishes = triggers.iter().map(|trigger| trigger.channels.len()).sum();
+    let bytes = |trigger: &Trigger<'_>| trigger.channels.len() * trigger.data.len();
+    let fits = cluster.link().takes(publishes, triggers.iter().map(bytes).sum());
+    if fits { Ok(()) } else { Err(Error::Crowded) }
 }
 
 fn publish(call: &Call<'_>, trigger: &Trigger<'_>) {

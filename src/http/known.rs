@@ -12,6 +12,7 @@ use super::events::{self, Info};
 use crate::cluster::Topic;
 use crate::cluster::link::{Answer, Counted, Order, Question};
 use crate::hub::directory::Occupancy;
+use crate::node::Node;
 use crate::protocol::auth::Query;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
@@ -28,12 +29,32 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) enum Asking {
     #[default]
+    New,
+    /// What is to be published would have to wait for long, and so it waits here.
+    Waiting(oneshot::Receiver<()>),
     Unasked,
     Asked(Vec<ChannelName>, oneshot::Receiver<Answer>),
     Done,
 }
 
 impl Asking {
+    /// Waits until a publish need not wait for many others, if the request is one.
+    pub(super) fn poll_room(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: impl FnOnce() -> Option<oneshot::Receiver<()>>,
+    ) -> Poll<()> {
+        if matches!(self, Self::New) {
+            *self = room().map_or(Self::Unasked, Self::Waiting);
+        }
+        if let Self::Waiting(room) = self {
+            // It is let go of, whatever became of the others.
+            let _ = ready!(Pin::new(room).poll(cx));
+            *self = Self::Unasked;
+        }
+        Poll::Ready(())
+    }
+
     /// Asks if there is something to ask, and waits for the answer; nothing if Redis went away meanwhile.
     pub(super) fn poll(
         &mut self,
@@ -52,6 +73,12 @@ impl Asking {
         *self = Self::Done;
         Poll::Ready(Known { names, answer })
     }
+}
+
+/// What a request that publishes waits for.
+pub(super) fn room(node: &Node, route: &Route) -> Option<oneshot::Receiver<()>> {
+    let publishes = matches!(route, Route::Events | Route::BatchEvents);
+    node.shared.cluster.as_ref().filter(|_| publishes)?.link().room()
 }
 
 /// Asks what a request needs to know of all nodes.

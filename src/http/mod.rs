@@ -407,6 +407,7 @@ impl Reading {
         if node.shared.cluster.is_none() {
             return Poll::Ready(Known::default());
         }
+        ready!(self.asking.poll_room(cx, || known::room(node, &self.route)));
         let mut asking = std::mem::take(&mut self.asking);
         let polled = asking.poll(cx, || {
             let body = self.received.bytes();

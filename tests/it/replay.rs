@@ -14,7 +14,7 @@ use crate::metrics::scrape;
 use crate::outage::is_cut_off;
 use crate::support::cut::{Edit, Way};
 use crate::support::eventually;
-use crate::support::fixture::{Fixture, ID, KEY, SECRET, config, subscribe};
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, config, subscribe, trigger};
 use crate::support::http::Http;
 use crate::support::redis::Redis;
 use crate::support::websocket::Client;
@@ -371,14 +371,22 @@ fn the_link_is_measured() {
     let topic = format!("{}:on:{{{ID}/pub}}", cluster.prefix);
     redis.ask(&["SPUBLISH", &topic, "nonsense"]);
     reaches("undecodable_total", 1.0);
-    // What is more than the queue holds is dropped; what is less waits for a Redis that is away.
-    one.publish("pub", "e", &"x".repeat(queue_bytes));
-    assert_eq!((figure("dropped_total"), figure("queue_bytes")), (1.0, 0.0));
+    // What is more than the queue holds is refused, and heard by nobody.
+    let much = "x".repeat(queue_bytes);
+    let refused = one.api("POST", "events", &trigger("pub", "e", &much));
+    assert_eq!((refused.status, figure("dropped_total")), (503, 0.0));
+    // While Redis is away it is heard here; what is less waits.
     redis.kill();
     is_cut_off(&one);
+    one.publish("pub", "e", &much);
+    assert_eq!((figure("dropped_total"), figure("queue_bytes")), (1.0, 0.0));
+    clients.iter_mut().for_each(|client| {
+        hears(client, "pub", 3..5);
+        assert_eq!(client.hear_text(), event("pub", &much));
+    });
     publish(&one, "pub", 5..6);
     assert_eq!(figure("up"), 0.0);
-    assert!((20.0..200.0).contains(&figure("queue_bytes")), "{}", figure("queue_bytes"));
+    assert!((200.0..300.0).contains(&figure("queue_bytes")), "{}", figure("queue_bytes"));
     redis.restart();
     reaches("up", 1.0);
     reaches("connects_total", 2.0);

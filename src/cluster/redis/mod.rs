@@ -260,7 +260,7 @@ impl Redis {
                 return;
             }
             // Everything is counted again once Redis is back; who asks gets no answer and knows why.
-            Order::Changed { .. } | Order::Ask(..) | Order::Stop => return,
+            Order::Changed { .. } | Order::Room(_) | Order::Ask(..) | Order::Stop => return,
         };
         let _ = self.far.arrivals.send(Arrival::Alone(alone)).await;
     }

@@ -155,6 +155,8 @@ impl Writer<'_> {
         let mut questions = Vec::new();
         let orders = std::mem::take(&mut self.link.batch);
         let mut unsure = Vec::new();
+        // Dropped with the rest, when all is done or lost.
+        let mut rooms = Vec::new();
         for order in orders {
             match order {
                 Order::Open(_) => {}
@@ -173,6 +175,7 @@ impl Writer<'_> {
                     self.link.connections.insert(app);
                 }
                 Order::Publish(publish) => self.kept.hold(publish, false),
+                Order::Room(sender) => rooms.push(sender),
                 Order::Ask(question, asker) => questions.push((question, asker)),
                 Order::Stop => self.link.stopping = true,
             }

@@ -152,7 +152,7 @@ impl Loopback {
                 }
             }
             Order::Publish(publish) => self.publish(number, publish),
-            Order::Connections { .. } | Order::Ask(..) | Order::Stop => {}
+            Order::Connections { .. } | Order::Room(_) | Order::Ask(..) | Order::Stop => {}
         }
     }
 
