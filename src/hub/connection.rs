@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -31,7 +30,6 @@ pub struct Connection {
     pub id: SocketId,
     app: RefCell<Arc<App>>,
     pub directory: Arc<Directory>,
-    pub(super) made: Instant,
     /// Of its client.
     pub address: IpAddr,
     /// Of the worker that carries it.
@@ -60,6 +58,8 @@ pub struct Connection {
 pub struct Life {
     /// When the connection was made, or, once it is closing, when that began.
     pub since: Cell<u32>,
+    /// When the connection was made, by [`Hub::hundredths`](super::Hub::hundredths).
+    pub(super) made: Cell<u32>,
     /// When something was last heard.
     pub heard: Cell<u32>,
     /// When a sign of life was asked for; 0: not since something was heard.
@@ -117,7 +117,6 @@ impl Connection {
             id,
             app: RefCell::new(app),
             directory,
-            made: Instant::now(),
             address,
             worker,
             slot: Cell::new(0),

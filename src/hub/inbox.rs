@@ -31,11 +31,12 @@ struct Waiting {
 #[derive(Debug)]
 pub enum Order {
     Deliver(Deliver),
-    /// Close every connection of the user, signed in or present, that was made before it was asked.
+    /// Close every connection of the user, signed in or present, that was made before it was asked, by
+    /// [`Hub::hundredths`](super::Hub::hundredths).
     Terminate {
         directory: Arc<Directory>,
         user: UserId,
-        asked: Instant,
+        asked: u32,
     },
     /// A connection that waited for its subscription may go on, or is refused.
     Resume {

@@ -37,6 +37,7 @@ pub struct Hub {
     /// The first part of every socket id made here.
     node: u64,
     next: AtomicU64,
+    began: Instant,
     directories: DashMap<AppId, Arc<Directory>>,
     inboxes: Box<[Inbox]>,
 }
@@ -47,6 +48,7 @@ impl Hub {
         Arc::new(Self {
             node,
             next: AtomicU64::new(1),
+            began: Instant::now(),
             directories: DashMap::new(),
             inboxes: (0..workers.max(1)).map(|_| Inbox::default()).collect(),
         })
@@ -54,6 +56,13 @@ impl Hub {
 
     pub fn next_socket_id(&self) -> SocketId {
         SocketId { node: self.node, number: self.next.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// A moment in hundredths of a second since the hub began; one before that is that. After a year they
+    /// stand still, and so nobody seems to have come after anything.
+    pub(in crate::hub) fn hundredths(&self, moment: Instant) -> u32 {
+        let passed = moment.saturating_duration_since(self.began).as_millis() / 10;
+        u32::try_from(passed).unwrap_or(u32::MAX)
     }
 
     /// The first part of every socket id made here.
@@ -109,6 +118,7 @@ impl Hub {
 
     /// Closes every connection of the user on this node that was made before this was `asked`.
     pub fn terminate(&self, directory: &Arc<Directory>, user: &UserId, asked: Instant) {
+        let asked = self.hundredths(asked);
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
             inbox.put(Order::Terminate { directory, user, asked });

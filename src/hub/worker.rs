@@ -108,6 +108,7 @@ impl Worker {
         let id = self.hub.next_socket_id();
         let connection =
             Rc::new(Connection::new(id, app, directory, stream, (address, self.index, self.now())));
+        connection.life.made.set(self.hub.hundredths(Instant::now()));
         let slot = self.connections.borrow_mut().insert(connection.clone());
         connection.slot.set(slot as u32);
         connection
@@ -377,7 +378,8 @@ impl Worker {
             Order::Terminate { directory, user, asked } => {
                 for (_, connection) in self.connections.borrow().iter() {
                     let is_of_app = Arc::ptr_eq(&connection.directory, &directory);
-                    if is_of_app && connection.made <= asked && connection.is_user(&user) {
+                    if is_of_app && connection.life.made.get() <= asked && connection.is_user(&user)
+                    {
                         connection.close(&close::TERMINATED);
                     }
                 }
