@@ -389,7 +389,7 @@ impl Node {
                 cluster.publish_cached(app, publication, message.into_bytes());
             } else {
                 self.notify(directory, channel, &message, History::None, except);
-                cluster.publish(&app.id, channel, except, message.into_bytes());
+                cluster.publish(&app.id, channel, except, message.into_bytes(), true);
             }
             return;
         }
@@ -455,7 +455,7 @@ impl Node {
         let seats = connection.directory.seats(name.as_str());
         self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
         if let Some(cluster) = &self.shared.cluster {
-            cluster.publish(&app.id, &name, Some(connection.id), message.into_bytes());
+            cluster.publish(&app.id, &name, Some(connection.id), message.into_bytes(), false);
         }
         Ok(())
     }

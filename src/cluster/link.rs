@@ -301,17 +301,22 @@ impl Link {
 
     /// Puts an order in; whether it was taken. Orders of one sender are carried out in its order.
     pub fn order(&self, order: Order) -> bool {
-        if let Order::Publish(publish) = &order {
-            let bytes = publish.bytes();
-            let before = self.status.queued.fetch_add(bytes, Ordering::Relaxed);
-            if before + bytes > self.max_queued && !publish.is_urgent() {
-                self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
-                Figures::add(&self.figures().dropped, 1);
-                return false;
-            }
-        }
         // Its far end is gone only when the server stops.
         self.orders.send(order).is_ok()
+    }
+
+    /// Puts a publish in, if there is room; whether there was. One that is `promised`, since [`Self::takes`] was
+    /// asked before, finds room unless Redis is away: what others promised meanwhile is not much.
+    pub fn publish(&self, publish: Publish, promised: bool) -> bool {
+        let bytes = publish.bytes();
+        let before = self.status.queued.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before + bytes <= self.max_queued || (promised && self.is_up());
+        if !fits && !publish.is_urgent() {
+            self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
+            Figures::add(&self.figures().dropped, 1);
+            return false;
+        }
+        self.order(Order::Publish(publish))
     }
 
     /// What a publish that is to be answered waits for first, if so much waits already.
@@ -352,7 +357,7 @@ mod tests {
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.order(Order::Publish(Publish::Event { topic, except: None, frame }))
+            link.publish(Publish::Event { topic, except: None, frame }, false)
         };
         far.go_up();
         assert!(publish(300) && link.room().is_none() && link.takes(1, 300));
@@ -375,26 +380,16 @@ mod tests {
         let (link, mut far, _arriving) = link(MAX);
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
-            let frame = Bytes::from(vec![0; bytes]);
-            link.order(Order::Publish(Publish::Event {
-                topic: topic.clone(),
-                except: None,
-                frame,
-            }));
+            let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
+            link.publish(Publish::Event { topic, except: None, frame }, false)
         };
-        publish(60);
-        publish(41);
-        publish(40);
-        publish(0);
+        assert!(publish(60) && !publish(41) && publish(40) && !publish(0));
         assert_eq!(link.queued(), MAX);
         assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 2);
         // Who is to be thrown out is thrown out.
         let user = UserId::parse("u").unwrap();
-        link.order(Order::Publish(Publish::Terminate {
-            app: topic.app.clone(),
-            user,
-            asked: Instant::now(),
-        }));
+        let terminate = Publish::Terminate { app: topic.app.clone(), user, asked: Instant::now() };
+        assert!(link.publish(terminate, false));
         link.order(Order::Stop);
         let mut came = Vec::new();
         while let Ok(Order::Publish(publish)) = far.orders.try_recv() {

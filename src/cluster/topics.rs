@@ -203,14 +203,14 @@ impl Topics {
         entry
     }
 
-    /// Gives a cached event to the link.
+    /// Gives a cached event of a backend to the link.
     pub fn publish_cached(&self, topic: &Topic, publish: Publish) {
         match self.entries.get_mut(topic) {
             Some(mut entry) => {
-                entry.in_flight += usize::from(self.link.order(Order::Publish(publish)));
+                entry.in_flight += usize::from(self.link.publish(publish, true));
             }
             None => {
-                self.link.order(Order::Publish(publish));
+                self.link.publish(publish, true);
             }
         }
     }

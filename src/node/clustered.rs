@@ -12,7 +12,7 @@ use dashmap::DashMap;
 use super::online::Unknown;
 use super::{Node, Publication, tells_count};
 use crate::app::{App, AppId};
-use crate::cluster::link::{Link, Order, Publish};
+use crate::cluster::link::{Link, Publish};
 use crate::cluster::topics::{Entry, Topics};
 use crate::cluster::{Ticket, Topic};
 use crate::hub::connection::{Connection, Told};
@@ -80,15 +80,17 @@ impl Clustered {
         self.topics.leave(&topic, ended.user.as_ref(), tells_count(app, &ended.channel));
     }
 
+    /// Tells the others; `promised` if a backend was told that they are.
     pub(super) fn publish(
         &self,
         app: &AppId,
         channel: &ChannelName,
         except: Option<SocketId>,
         frame: Bytes,
+        promised: bool,
     ) {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
-        self.link().order(Order::Publish(Publish::Event { topic, except, frame }));
+        self.link().publish(Publish::Event { topic, except, frame }, promised);
     }
 
     pub(super) fn publish_cached(&self, app: &App, publication: Publication<'_>, frame: Bytes) {
@@ -101,7 +103,7 @@ impl Clustered {
 
     pub(super) fn terminate(&self, app: &AppId, user: &UserId, asked: Instant) {
         let (app, user) = (app.clone(), user.clone());
-        self.link().order(Order::Publish(Publish::Terminate { app, user, asked }));
+        self.link().publish(Publish::Terminate { app, user, asked }, true);
     }
 }
 

@@ -48,6 +48,58 @@ fn what_is_no_envelope_is_skipped() {
 }
 
 #[test]
+fn what_a_backend_was_told_is_taken_reaches_all_and_what_is_refused_nobody() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = Cluster { queue_bytes: 24 << 10, ..redis.cluster() };
+    let [one, two]: [Fixture; 2] = nodes(&cluster);
+    let mut clients = [one.subscribed("pub"), two.subscribed("pub")];
+    let long = "x".repeat(1000);
+    // Ten of them are half of the queue, and eight backends are at it.
+    let batch = |by: usize, number: usize| {
+        let event = |part| json!({ "name": "e", "channel": "pub", "data": format!("{by}:{number}:{part}:{long}") });
+        let batch: Vec<Value> = (0..10).map(event).collect();
+        json!({ "batch": batch }).to_string()
+    };
+    let taken: Vec<String> = std::thread::scope(|scope| {
+        let backends: Vec<_> = (0..8)
+            .map(|by| {
+                let (one, batch) = (&one, &batch);
+                scope.spawn(move || {
+                    let mut taken = Vec::new();
+                    for number in 0..20 {
+                        let answer = one.api("POST", "batch_events", &batch(by, number));
+                        match answer.status {
+                            200 => taken.push(format!("{by}:{number}")),
+                            status => assert_eq!(status, 503, "{}", answer.text()),
+                        }
+                    }
+                    taken
+                })
+            })
+            .collect();
+        backends.into_iter().flat_map(|backend| backend.join().unwrap()).collect()
+    });
+    assert!(!taken.is_empty());
+    for client in &mut clients {
+        let mut heard = Vec::new();
+        for _ in 0..taken.len() * 10 {
+            let frame: Value = serde_json::from_str(&client.hear_text()).unwrap();
+            let data = frame["data"].as_str().unwrap().trim_end_matches('x');
+            heard.push(data.trim_end_matches(':').to_owned());
+        }
+        hears_nothing(client);
+        heard.sort_unstable();
+        let parts = taken.iter().flat_map(|batch| [batch; 10].into_iter().enumerate());
+        let mut expected: Vec<String> =
+            parts.map(|(part, batch)| format!("{batch}:{part}")).collect();
+        expected.sort_unstable();
+        assert_eq!(heard, expected);
+    }
+    let link = one.running().shared().cluster.as_ref().unwrap().link().clone();
+    assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn a_node_without_redis_serves_its_own_and_catches_up() {
     let Some(mut redis) = Redis::start() else { return };
     let cluster = Cluster { lease: Duration::from_secs(3), ..redis.cluster() };
