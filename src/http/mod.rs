@@ -221,7 +221,7 @@ impl Door {
             }
             _ => return Err(Error::NotFound.into()),
         };
-        if !allowed.starts_with(method.as_str()) {
+        if allowed.split(',').next() != Some(method.as_str()) {
             return Err(Error::MethodNotAllowed(allowed).into());
         }
         match self.admit(parts, body, id.as_deref(), &route) {

@@ -268,6 +268,7 @@ fn a_wrong_method_is_told_the_right_one() {
         ("DELETE", "channels", "GET"),
         ("POST", "channels/pub/users", "GET"),
         ("PATCH", "batch_events", "POST"),
+        ("POS", "events", "POST"),
     ] {
         let response = fixture.api(method, path, "");
         response.error(405);
