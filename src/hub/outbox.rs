@@ -26,6 +26,9 @@ enum Queue {
 /// Bytes that the shortest frame takes, about: a handle in the queue, and a piece of memory of its own.
 const LEAST: usize = 64;
 
+/// How many times the cap a frame may be that waits alone.
+const ALONE: usize = 16;
+
 /// Frames that one system call takes; Linux takes 1,024, but more than this gains nothing.
 const SLICES: usize = 64;
 
@@ -40,12 +43,12 @@ impl Outbox {
     }
 
     /// Whether a frame of `bytes` may wait where `max` bytes may. The frame that is being written does not
-    /// count, so that one alone may be of any size: a roster of thousands is larger than many a cap. Each
-    /// takes its place in the queue however short it is, so that a client that reads no answer to its pings
-    /// cannot have many times the bytes kept for it.
+    /// count, and one alone may be many times as large, for a roster of thousands is larger than a cap that
+    /// is right for all else. Each takes its place in the queue however short it is, so that a client that
+    /// reads no answer to its pings cannot have many times the bytes kept for it.
     pub fn has_room(&self, bytes: usize, max: usize) -> bool {
         let frames = match &self.queue {
-            Queue::Empty => return true,
+            Queue::Empty => return bytes <= max.saturating_mul(ALONE),
             Queue::One(_) => 0,
             Queue::Many(all) => all.len() - 1,
         };
