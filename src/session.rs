@@ -37,6 +37,9 @@ struct Waiting {
 /// Bytes that a client may send ahead of a subscription that waits before no more is read from it.
 const AHEAD: usize = 64 << 10;
 
+/// Bytes that a text takes beside its own, about: even an empty one is kept.
+const PLACE: usize = 16;
+
 impl Session {
     pub fn new(node: Rc<Node>, connection: Rc<Connection>) -> Self {
         Self { node, connection, second: 0, client_events: 0, left: false, waiting: None }
@@ -53,7 +56,7 @@ impl Session {
     /// Does what one text frame asks. The answers are in the connection's outbox.
     pub fn hear(&mut self, text: &str) {
         if let Some(waiting) = &mut self.waiting {
-            waiting.bytes += text.len();
+            waiting.bytes += text.len() + PLACE;
             waiting.texts.push(text.into());
             return;
         }

@@ -143,3 +143,18 @@ fn short_answers_that_nobody_reads_count_for_what_they_take() {
     assert!(matches!(heard.last(), Some(Heard::Close(Some((4100, _))))), "{:?}", heard.last());
     assert_eq!(heard.len(), 3, "the frame that was begun, the reason and the close");
 }
+
+/// What is said while a subscription waits for other nodes is kept, and each text has a place there.
+#[test]
+fn empty_texts_are_not_kept_without_end() {
+    let (memory, _far) = Memory::of_several(1, |_| {});
+    let mut talk = memory.connect(0);
+    talk.subscribe("pub", "");
+    let mut said = 0;
+    while !talk.session.is_ahead() {
+        talk.say("");
+        said += 1;
+        assert!(said < 10_000, "{said} texts are kept");
+    }
+    assert!(said > 1000, "no more is read after {said} texts");
+}
