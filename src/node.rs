@@ -8,6 +8,7 @@ mod readiness;
 mod receive;
 mod users;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -416,9 +417,13 @@ impl Node {
     ) -> Result<(), Error> {
         let app = connection.app();
         let ClientEvent { event, channel, data } = client_event;
-        if app.client_events == ClientEvents::None {
-            return Err(error::CLIENT_EVENTS_OFF);
-        }
+        let data = match (app.client_events, data) {
+            (ClientEvents::None, _) => return Err(error::CLIENT_EVENTS_OFF),
+            (_, Some(data)) => json::token(data).ok_or(error::INVALID_MESSAGE)?,
+            // `whisper("typing")` has none, which Reverb and Soketi take and Pusher does not.
+            (ClientEvents::Members, None) => Cow::Borrowed(r#""null""#),
+            (ClientEvents::Private, None) => return Err(error::INVALID_CLIENT_EVENT),
+        };
         let Ok(name) = ChannelName::parse(channel, app.limits.max_channel_name) else {
             return Err(error::NOT_A_MEMBER);
         };
@@ -439,7 +444,6 @@ impl Node {
             );
             return Err(Error { code: 4301, message: message.into() });
         }
-        let data = json::token(data).ok_or(error::INVALID_MESSAGE)?;
         if json::longer_than(&data, app.limits.max_event_data).is_some() {
             let message = format!(
                 "The data of the event exceeds the allowed maximum ({} bytes)",

@@ -41,7 +41,8 @@ pub struct SignIn {
 pub struct ClientEvent<'a> {
     pub event: Cow<'a, str>,
     pub channel: Cow<'a, str>,
-    pub data: &'a RawValue,
+    /// `null` counts as none.
+    pub data: Option<&'a RawValue>,
 }
 
 /// Why a frame means nothing.
@@ -49,7 +50,7 @@ pub struct ClientEvent<'a> {
 pub enum Malformed {
     /// Not JSON, no event, a wrong type, or an event that clients do not send.
     Message,
-    /// A client event without channel or data (case C11).
+    /// A client event without a channel (case C11).
     ClientEvent,
 }
 
@@ -71,8 +72,7 @@ impl<'a> Command<'a> {
             "pusher:signin" => with_data(&frame, sign_in).map(Self::SignIn),
             _ if event.starts_with("client-") => {
                 let channel = frame.string("channel")?.ok_or(Malformed::ClientEvent)?;
-                let data = frame.get("data").ok_or(Malformed::ClientEvent)?;
-                Ok(Self::ClientEvent(ClientEvent { event, channel, data }))
+                Ok(Self::ClientEvent(ClientEvent { event, channel, data: frame.get("data") }))
             }
             _ => Err(Malformed::Message),
         }
@@ -170,12 +170,20 @@ mod tests {
         ] {
             assert_eq!(Command::parse(text).err(), Some(Malformed::Message), "{text}");
         }
+        for text in [r#"{"event":"client-x","data":{}}"#, r#"{"event":"client-x","channel":null}"#]
+        {
+            assert_eq!(Command::parse(text).err(), Some(Malformed::ClientEvent), "{text}");
+        }
+    }
+
+    #[test]
+    fn client_events_may_have_no_data() {
         for text in [
-            r#"{"event":"client-x","data":{}}"#,
             r#"{"event":"client-x","channel":"c"}"#,
             r#"{"event":"client-x","channel":"c","data":null}"#,
         ] {
-            assert_eq!(Command::parse(text).err(), Some(Malformed::ClientEvent), "{text}");
+            let Ok(Command::ClientEvent(event)) = Command::parse(text) else { panic!("{text}") };
+            assert!(event.data.is_none(), "{text}");
         }
     }
 

@@ -35,9 +35,10 @@ fn meaning(command: &Command<'_>) -> (&'static str, [Option<String>; 3]) {
         }
         Command::Unsubscribe(channel) => ("unsubscribe", [some(channel), None, None]),
         Command::SignIn(one) => ("signin", [some(&one.user_data), one.auth.clone(), None]),
-        Command::ClientEvent(one) => {
-            ("client event", [some(&one.event), some(&one.channel), some(one.data.get())])
-        }
+        Command::ClientEvent(one) => (
+            "client event",
+            [some(&one.event), some(&one.channel), one.data.map(|data| data.get().to_owned())],
+        ),
     }
 }
 
@@ -48,7 +49,7 @@ fn written(command: &Command<'_>) -> Vec<String> {
         Command::Pong => return vec![json!({ "event": "pusher:pong" }).to_string()],
         Command::ClientEvent(one) => {
             let (event, channel) = (json!(one.event), json!(one.channel));
-            let data = one.data.get();
+            let data = one.data.map_or("null", |data| data.get());
             return vec![format!(r#"{{"data":{data},"channel":{channel},"event":{event}}}"#)];
         }
         Command::Subscribe(one) => (
