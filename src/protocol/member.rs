@@ -145,21 +145,35 @@ impl Watchlist {
     pub const MAX: usize = 100;
 }
 
+impl Watchlist {
+    /// Each user once. Backends whose ids are numbers list numbers; what cannot be anybody's id is nobody's
+    /// coming and going, and no reason to refuse the sign-in.
+    fn parse(list: &RawValue) -> Self {
+        let all: Vec<&RawValue> = serde_json::from_str(list.get()).unwrap_or_default();
+        let mut watchlist = Self::default();
+        for id in all.into_iter().filter_map(|id| user_id(id).ok()) {
+            if watchlist.ids.contains(&id) {
+                continue;
+            }
+            if watchlist.ids.len() == Self::MAX {
+                watchlist.cut = true;
+                break;
+            }
+            watchlist.ids.push(id);
+        }
+        watchlist
+    }
+}
+
 impl User {
-    /// Out of `user_data`: the id must be a string (case U03); the watchlist, if any, a list of strings.
+    /// Out of `user_data`: the id must be a string (case U03).
     pub fn parse(user_data: &str) -> Option<Self> {
         let data = Object::parse(user_data)?;
         let id = UserId::parse(&json::string(data.get("id")?)?)?;
         if data.get("user_info").is_some_and(|info| !json::is_unicode(info)) {
             return None;
         }
-        let mut watchlist = Watchlist::default();
-        if let Some(list) = data.get("watchlist") {
-            let mut all: Vec<String> = serde_json::from_str(list.get()).ok()?;
-            watchlist.cut = all.len() > Watchlist::MAX;
-            all.truncate(Watchlist::MAX);
-            watchlist.ids = all.iter().filter_map(|id| UserId::parse(id)).collect();
-        }
+        let watchlist = data.get("watchlist").map(Watchlist::parse).unwrap_or_default();
         Some(Self { id, data: user_data.into(), watchlist })
     }
 }
@@ -204,7 +218,16 @@ mod tests {
     fn users_have_string_ids_and_short_watchlists() {
         assert!(User::parse(r#"{"id":7}"#).is_none());
         assert!(User::parse(r#"{"id":""}"#).is_none());
-        assert!(User::parse(r#"{"id":"7","watchlist":[1]}"#).is_none());
+        for (list, watched) in [
+            (r#"[1,"b",2,"1"]"#, &["1", "b", "2"][..]),
+            (r#"[null,"",{},true,"b"]"#, &["b"][..]),
+            ("{}", &[][..]),
+            ("null", &[][..]),
+        ] {
+            let user = User::parse(&format!(r#"{{"id":"7","watchlist":{list}}}"#)).unwrap();
+            assert_eq!(user.watchlist.ids.iter().map(UserId::as_str).collect::<Vec<_>>(), watched);
+            assert!(!user.watchlist.cut);
+        }
         let ids: Vec<String> = (0..101).map(|n| n.to_string()).collect();
         let user = User::parse(&format!(r#"{{"id":"7","watchlist":{}}}"#, serde_json::json!(ids)))
             .unwrap();

@@ -149,9 +149,16 @@ proptest! {
     #[test]
     fn watchlists_keep_the_first_hundred(ids in prop::collection::vec("[a-z]{1,3}", 0..130)) {
         let user = User::parse(&json!({ "id": "1", "watchlist": ids }).to_string()).unwrap();
-        prop_assert_eq!(user.watchlist.cut, ids.len() > 100);
+        let mut different: Vec<&str> = Vec::new();
+        for id in &ids {
+            if !different.contains(&id.as_str()) {
+                different.push(id);
+            }
+        }
+        prop_assert_eq!(user.watchlist.cut, different.len() > 100);
+        different.truncate(100);
         let kept: Vec<&str> = user.watchlist.ids.iter().map(UserId::as_str).collect();
-        prop_assert_eq!(kept, ids.iter().take(100).map(String::as_str).collect::<Vec<_>>());
+        prop_assert_eq!(kept, different);
     }
 
     #[test]
