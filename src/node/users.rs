@@ -30,10 +30,10 @@ impl Node {
             self.doubt(Signed::SignIn, error);
             error::SIGN_IN
         })?;
-        let user = User::parse(&request.user_data).ok_or(error::SIGN_IN)?;
+        let user = User::parse(&request.user_data).ok_or(error::USER_DATA)?;
         let before = connection.user(|before| before.map(|before| before.id.clone()));
         if before.as_ref().is_some_and(|before| *before != user.id) {
-            return Err(error::SIGN_IN);
+            return Err(error::OTHER_USER);
         }
         connection.life.authorized.set(true);
         connection.tell(Message::signed_in(&user.data));

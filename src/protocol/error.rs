@@ -55,6 +55,9 @@ pub const NOT_TO_USERS: Error =
     Error::new(4301, "Client events are not accepted on server-to-user channels.");
 pub const RATE_LIMIT: Error = Error::new(4301, "Rate limit exceeded");
 pub const SIGN_IN: Error = Error::new(4009, "Connection is unauthorized");
+pub const USER_DATA: Error =
+    Error::new(4009, "user_data must be an object whose id is a string of 1 to 128 characters");
+pub const OTHER_USER: Error = Error::new(4009, "The connection is signed in as another user");
 pub const WATCHLIST_CUT: Error =
     Error::new(4302, "Watchlist limit exceeded: only the first 100 users are watched");
 
