@@ -64,6 +64,25 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Takes a place for one more socket of `address`, or says why there is none.
+    fn admit(&self, address: IpAddr) -> Result<(), Reason> {
+        if self.is_draining() {
+            return Err(Reason::Stopping);
+        }
+        self.capacity.admit()?;
+        if self.addresses.admit(address) {
+            return Ok(());
+        }
+        self.capacity.release();
+        Err(Reason::Address)
+    }
+
+    /// Gives it back.
+    fn release(&self, address: IpAddr) {
+        self.capacity.release();
+        self.addresses.release(address);
+    }
+
     /// Connections open now.
     pub fn connections(&self) -> u64 {
         self.metrics.sum(|counts| &counts.connections)
@@ -120,19 +139,14 @@ impl Node {
             }
             Some(app) => app,
         };
-        let refusal = match shared.capacity.refusal(shared.connections()) {
-            Some(reason) => Some(reason),
-            None if shared.is_draining() => Some(Reason::Stopping),
-            None => (!shared.addresses.admit(address)).then_some(Reason::Address),
-        };
-        if let Some(reason) = refusal {
+        if let Err(reason) = shared.admit(address) {
             return Err((self.refused(reason, close::OVER_CAPACITY), stream));
         }
         let directory = self.hub().directory(&app.id);
         let max = app.limits.max_connections;
         let elsewhere = shared.cluster.as_ref().map_or(0, |cluster| cluster.elsewhere(&app.id));
         if (max > 0 && elsewhere >= max) || !directory.admit(max.saturating_sub(elsewhere)) {
-            shared.addresses.release(address);
+            shared.release(address);
             return Err((self.refused(Reason::Quota, close::OVER_QUOTA), stream));
         }
         let connection = self.worker.connect(app.clone(), directory, stream, address);
@@ -169,7 +183,7 @@ impl Node {
             self.sign_out(connection, &user);
         }
         connection.directory.release();
-        self.shared.addresses.release(connection.address);
+        self.shared.release(connection.address);
         connection.traffic().disconnected.add(1);
         self.counts().connections.sub(1);
     }

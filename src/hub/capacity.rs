@@ -2,7 +2,7 @@
 //! that are there are served. It counts as used up until there is some room again, so that a load balancer
 //! does not take the one place that was left for many.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tracing::{info, warn};
 
@@ -13,6 +13,8 @@ use crate::metrics::Reason;
 pub struct Capacity {
     /// Sockets of all apps together; 0: no limit.
     max_connections: u64,
+    /// Sockets that have a place.
+    open: AtomicU64,
     /// Bytes that the process may hold; 0: no limit.
     max_memory: u64,
     crowded: AtomicBool,
@@ -22,21 +24,31 @@ pub struct Capacity {
 impl Capacity {
     pub fn new(max_connections: u64, max_memory: u64) -> Self {
         let (crowded, heavy) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { max_connections, max_memory, crowded, heavy }
+        Self { max_connections, open: AtomicU64::new(0), max_memory, crowded, heavy }
     }
 
-    /// Why one socket more than there are `connections` is not let in.
-    pub fn refusal(&self, connections: u64) -> Option<Reason> {
-        if self.max_connections > 0 && connections >= self.max_connections {
-            self.crowded.store(true, Ordering::Relaxed);
-            return Some(Reason::Capacity);
+    /// Takes a place for one more socket, or says why there is none.
+    pub fn admit(&self) -> Result<(), Reason> {
+        if self.is_heavy() {
+            return Err(Reason::Memory);
         }
-        self.is_heavy().then_some(Reason::Memory)
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        if self.max_connections > 0 && before >= self.max_connections {
+            self.release();
+            self.crowded.store(true, Ordering::Relaxed);
+            return Err(Reason::Capacity);
+        }
+        Ok(())
     }
 
-    /// Whether sockets should go elsewhere while there are `connections`.
-    pub fn is_crowded(&self, connections: u64) -> bool {
-        used_up(&self.crowded, connections, self.max_connections)
+    /// Gives a socket's place back.
+    pub fn release(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether sockets should go elsewhere.
+    pub fn is_crowded(&self) -> bool {
+        used_up(&self.crowded, self.open.load(Ordering::Relaxed), self.max_connections)
     }
 
     /// Whether memory is used up, as was last noted.
@@ -79,14 +91,35 @@ mod tests {
     #[test]
     fn a_place_that_is_left_is_not_room_yet() {
         let capacity = Capacity::new(100, 0);
-        assert!(!capacity.is_crowded(99) && capacity.refusal(99).is_none());
-        assert_eq!(capacity.refusal(100), Some(Reason::Capacity));
-        assert!(capacity.is_crowded(99) && capacity.refusal(99).is_none());
-        assert!(capacity.is_crowded(96));
-        assert!(!capacity.is_crowded(95) && !capacity.is_crowded(99));
+        let come = |sockets: u64| (0..sockets).all(|_| capacity.admit().is_ok());
+        let go = |sockets: u64| (0..sockets).for_each(|_| capacity.release());
+        assert!(come(99) && !capacity.is_crowded());
+        assert!(come(1));
+        assert_eq!(capacity.admit(), Err(Reason::Capacity));
+        go(1);
+        assert!(capacity.is_crowded() && come(1), "who comes all the same is let in");
+        go(4);
+        assert!(capacity.is_crowded());
+        go(1);
+        assert!(!capacity.is_crowded());
+        assert!(come(4) && !capacity.is_crowded());
         let single = Capacity::new(1, 0);
-        assert!(single.is_crowded(1) && !single.is_crowded(0));
-        assert!(!Capacity::new(0, 0).is_crowded(u64::MAX));
+        assert!(single.admit().is_ok() && single.is_crowded());
+        single.release();
+        assert!(!single.is_crowded());
+        let endless = Capacity::new(0, 0);
+        assert!((0..1000).all(|_| endless.admit().is_ok()) && !endless.is_crowded());
+    }
+
+    #[test]
+    fn many_at_once_are_no_more_than_may_be() {
+        let capacity = Capacity::new(1000, 0);
+        let admitted = std::thread::scope(|scope| {
+            let come = || (0..1000).filter(|_| capacity.admit().is_ok()).count();
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(come)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).sum::<usize>()
+        });
+        assert_eq!(admitted, 1000);
     }
 
     #[test]
@@ -96,7 +129,7 @@ mod tests {
         {
             capacity.note_memory(bytes);
             assert_eq!(capacity.is_heavy(), heavy, "{bytes}");
-            assert_eq!(capacity.refusal(7).is_some(), heavy, "{bytes}");
+            assert_eq!(capacity.admit().is_err(), heavy, "{bytes}");
         }
         let endless = Capacity::new(0, 0);
         endless.note_memory(u64::MAX);

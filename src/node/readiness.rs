@@ -15,7 +15,7 @@ impl Shared {
             Unready::Draining => self.is_draining(),
             Unready::Redis => self.cluster.as_ref().is_some_and(|cluster| !cluster.link().is_up()),
             Unready::Memory => self.capacity.is_heavy(),
-            Unready::Connections => self.capacity.is_crowded(self.connections()),
+            Unready::Connections => self.capacity.is_crowded(),
         }
     }
 }
