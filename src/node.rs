@@ -210,6 +210,14 @@ impl Node {
                 self.confirm_again(connection, &name);
                 return Ok(None);
             }
+            let max = app.limits.max_presence_members;
+            let users = member.as_ref().map(|member| &member.user_id).zip(present_as.as_ref());
+            let has_room = |(user, leaving)| {
+                connection.directory.has_room(name.as_str(), user, leaving, max)
+            };
+            if self.shared.cluster.is_none() && !users.is_none_or(has_room) {
+                return Err(SubscriptionError::TooManyMembers { max });
+            }
             self.unsubscribe(connection, name.as_str());
         } else if connection.channels() >= app.limits.max_channels_per_connection {
             let max = app.limits.max_channels_per_connection;

@@ -305,6 +305,14 @@ impl Directory {
         Some((presence.roster(name), channel.version))
     }
 
+    /// Whether a connection that is present in a channel as `leaving` may be present as `user` instead, where
+    /// there may be `max`.
+    pub fn has_room(&self, name: &str, user: &UserId, leaving: &UserId, max: usize) -> bool {
+        let channel = self.channels.get(name);
+        let presence = channel.as_ref().and_then(|channel| channel.presence.as_ref());
+        presence.is_none_or(|presence| presence.has_room(user, leaving, max))
+    }
+
     /// The users present in a channel, in the order they came.
     pub fn present(&self, name: &str) -> Vec<UserId> {
         let channel = self.channels.get(name);

@@ -31,6 +31,14 @@ impl Presence {
         self.by_user.contains_key(user)
     }
 
+    /// Whether `user` may come in once one connection of `leaving` has gone, where there may be `max`.
+    pub fn has_room(&self, user: &UserId, leaving: &UserId, max: usize) -> bool {
+        let number = self.by_user.get(leaving);
+        let present = number.and_then(|number| self.members.get(number));
+        let gone = present.is_some_and(|present| present.connections == 1);
+        self.has(user) || self.count() - usize::from(gone) < max
+    }
+
     /// Counts one more connection of the user; the member's text if it is its first.
     pub fn join(&mut self, member: &Member) -> Option<MemberText> {
         if let Some(present) =
