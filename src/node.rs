@@ -4,11 +4,11 @@
 
 mod clustered;
 mod online;
+mod publishing;
 mod readiness;
 mod receive;
 mod users;
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::app::{App, AppId, Apps, ClientEvents};
+use crate::app::{App, AppId, Apps};
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
-use crate::hub::cache::{Cached, Keep};
+use crate::hub::cache::Cached;
 use crate::hub::capacity::Capacity;
 use crate::hub::connection::{Connection, Told};
 use crate::hub::directory::{Directory, Joined, Occupancy};
@@ -30,15 +30,15 @@ use crate::lookup::Lookup;
 use crate::metrics::{Counts, Doubt, Metrics, Reason, Signed};
 use crate::protocol::auth::{self, AuthError};
 use crate::protocol::channel::{Access, ChannelName};
-use crate::protocol::command::{ClientEvent, Subscribe};
-use crate::protocol::error::{self, Error, SubscriptionError, close};
+use crate::protocol::command::Subscribe;
+use crate::protocol::error::{Error, SubscriptionError, close};
 use crate::protocol::event::Message;
-use crate::protocol::json;
 use crate::protocol::member::Member;
 use crate::protocol::socket_id::SocketId;
 use crate::webhook::{Fact, Webhooks};
 
 pub use clustered::{Clustered, Pending};
+pub use publishing::Publication;
 pub use receive::take_arrivals;
 
 /// What all workers of one server share.
@@ -94,17 +94,6 @@ impl Shared {
 pub struct Node {
     pub shared: Arc<Shared>,
     pub worker: Rc<Worker>,
-}
-
-/// One event on its way to one channel.
-#[derive(Debug, Clone, Copy)]
-pub struct Publication<'a> {
-    pub channel: &'a ChannelName,
-    pub event: &'a str,
-    /// The token of the data's JSON string.
-    pub data: &'a str,
-    /// The connection that is not to get it.
-    pub except: Option<SocketId>,
 }
 
 impl Node {
@@ -212,9 +201,8 @@ impl Node {
             }
             let max = app.limits.max_presence_members;
             let users = member.as_ref().map(|member| &member.user_id).zip(present_as.as_ref());
-            let has_room = |(user, leaving)| {
-                connection.directory.has_room(name.as_str(), user, leaving, max)
-            };
+            let has_room =
+                |(user, leaving)| connection.directory.has_room(name.as_str(), user, leaving, max);
             if self.shared.cluster.is_none() && !users.is_none_or(has_room) {
                 return Err(SubscriptionError::TooManyMembers { max });
             }
@@ -399,91 +387,6 @@ impl Node {
             AuthError::Signature => Doubt::Signature,
         };
         self.counts().doubt(signed, doubt);
-    }
-
-    /// Publishes an event of the API to one channel.
-    pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
-        let Publication { channel, event, data, except } = publication;
-        directory.traffic(self.worker.index()).published.add(1);
-        let kind = channel.kind();
-        if let Some(cluster) = &self.shared.cluster {
-            let message = Message::event(channel, event, data);
-            if kind.cache {
-                cluster.publish_cached(app, publication, message.into_bytes());
-            } else {
-                self.notify(directory, channel, &message, History::None, except);
-                cluster.publish(&app.id, channel, except, message.into_bytes(), true);
-            }
-            return;
-        }
-        if kind.cache {
-            let message = Message::event(channel, event, data);
-            let keep = Keep { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
-            directory.cache.store(channel, (&message, data), keep, |version| {
-                self.notify(directory, channel, &message, History::Cache(version), except);
-            });
-            return;
-        }
-        let seats = directory.seats(channel.as_str());
-        if !seats.is_empty() {
-            let message = Message::event(channel, event, data);
-            self.hub().publish(&seats, message.bytes(), except, History::None);
-        }
-    }
-
-    /// Passes a client event on to the other subscribers. It is never cached and never echoed.
-    pub fn whisper(
-        &self,
-        connection: &Connection,
-        client_event: &ClientEvent<'_>,
-    ) -> Result<(), Error> {
-        let app = connection.app();
-        let ClientEvent { event, channel, data } = client_event;
-        let data = match (app.client_events, data) {
-            (ClientEvents::None, _) => return Err(error::CLIENT_EVENTS_OFF),
-            (_, Some(data)) => json::token(data).ok_or(error::INVALID_MESSAGE)?,
-            // `whisper("typing")` has none, which Reverb and Soketi take and Pusher does not.
-            (ClientEvents::Members, None) => Cow::Borrowed(r#""null""#),
-            (ClientEvents::Private, None) => return Err(error::INVALID_CLIENT_EVENT),
-        };
-        let Ok(name) = ChannelName::parse(channel, app.limits.max_channel_name) else {
-            return Err(error::NOT_A_MEMBER);
-        };
-        let access = name.kind().access;
-        if access == Access::ServerToUser {
-            return Err(error::NOT_TO_USERS);
-        }
-        let Some(user) = self.worker.subscribed_as(connection, name.as_str()) else {
-            return Err(error::NOT_A_MEMBER);
-        };
-        if access == Access::Public && app.client_events == ClientEvents::Private {
-            return Err(error::NOT_PRIVATE);
-        }
-        if event.chars().count() > app.limits.max_event_name {
-            let message = format!(
-                "The event name exceeds the allowed maximum ({} characters)",
-                app.limits.max_event_name
-            );
-            return Err(Error { code: 4301, message: message.into() });
-        }
-        if json::longer_than(&data, app.limits.max_event_data).is_some() {
-            let message = format!(
-                "The data of the event exceeds the allowed maximum ({} bytes)",
-                app.limits.max_event_data
-            );
-            return Err(Error { code: 4301, message: message.into() });
-        }
-        let message = Message::client_event(&name, event, &data, user.as_ref());
-        connection.traffic().published.add(1);
-        self.report(&app, Some(user), |user| {
-            Fact::client_event(&name, event, &data, connection.id, user)
-        });
-        let seats = connection.directory.seats(name.as_str());
-        self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
-        if let Some(cluster) = &self.shared.cluster {
-            cluster.publish(&app.id, &name, Some(connection.id), message.into_bytes(), false);
-        }
-        Ok(())
     }
 
     /// How occupied a channel is, as far as this node knows; nobody there is all zeros.
