@@ -27,7 +27,7 @@ use crate::hub::inbox::History;
 use crate::hub::stream::Stream;
 use crate::hub::worker::{Ended, Worker};
 use crate::lookup::Lookup;
-use crate::metrics::{Counts, Doubt, Metrics, Reason, Signed};
+use crate::metrics::{Counts, Doubt, Limited, Metrics, Reason, Signed};
 use crate::protocol::auth::{self, AuthError};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::command::Subscribe;
@@ -40,6 +40,10 @@ use crate::webhook::{Fact, Webhooks};
 pub use clustered::{Clustered, Pending};
 pub use publishing::Publication;
 pub use receive::take_arrivals;
+
+/// Presence channels that a connection may leave in a second and still join others. Each time all who are
+/// present are told, so that one that comes and goes without end would cost all of them their time.
+const RESTLESS: u32 = 100;
 
 /// What all workers of one server share.
 #[derive(Debug)]
@@ -189,6 +193,10 @@ impl Node {
         let name = ChannelName::parse(&request.channel, app.limits.max_channel_name)
             .map_err(SubscriptionError::Name)?;
         let kind = name.kind();
+        if kind.is_presence() && connection.life.has_left(self.worker.now()) >= RESTLESS {
+            self.counts().limited.count(Limited::Presence as usize);
+            return Err(SubscriptionError::Restless);
+        }
         let member = self.authorize(connection, &name, request)?;
         if kind.access != Access::Public {
             connection.life.authorized.set(true);
@@ -315,6 +323,9 @@ impl Node {
     /// Ends a subscription, if there is one. There is no answer.
     pub fn unsubscribe(&self, connection: &Connection, name: &str) {
         if let Some(ended) = self.worker.unsubscribe(connection, name) {
+            if ended.user.is_some() {
+                connection.life.leaves(self.worker.now());
+            }
             self.tell_of_end(&connection.directory, &ended, &connection.app());
         }
     }

@@ -134,6 +134,7 @@ labels! {
     /// What there may be so many of in a second.
     Limited {
         ClientEvents = "client_events",
+        Presence = "presence",
         Events = "events",
         Reads = "reads",
     }

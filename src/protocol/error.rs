@@ -80,6 +80,8 @@ pub enum SubscriptionError {
     TooManyMembers {
         max: usize,
     },
+    /// The connection comes to presence channels and goes from them too often.
+    Restless,
 }
 
 impl SubscriptionError {
@@ -90,7 +92,8 @@ impl SubscriptionError {
             Self::Auth(_) | Self::NoMember | Self::NotThatUser => "AuthError",
             Self::Member(MemberError::TooLarge { .. })
             | Self::TooManyChannels { .. }
-            | Self::TooManyMembers { .. } => "LimitReached",
+            | Self::TooManyMembers { .. }
+            | Self::Restless => "LimitReached",
             Self::Member(_) => "ValidationError",
         }
     }
@@ -100,7 +103,7 @@ impl SubscriptionError {
         match self {
             Self::Auth(_) | Self::NoMember | Self::NotThatUser => 401,
             Self::Name(_) => 4009,
-            Self::Member(MemberError::TooLarge { .. }) => 4301,
+            Self::Member(MemberError::TooLarge { .. }) | Self::Restless => 4301,
             Self::Member(_) => 4009,
             Self::TooManyChannels { .. } | Self::TooManyMembers { .. } => 4004,
         }
@@ -131,6 +134,7 @@ impl SubscriptionError {
             Self::TooManyMembers { max } => {
                 format!("The channel already has its {max} members")
             }
+            Self::Restless => RATE_LIMIT.message.into_owned(),
         }
     }
 

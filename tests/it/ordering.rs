@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, KEY, SECRET, subscribe};
+use crate::support::memory::{Memory, Talk};
 use crate::support::sign::hmac_hex;
-use crate::support::websocket::{Client, FIN, TEXT, frame};
+use crate::support::websocket::{Client, FIN, Heard, TEXT, frame};
 
 fn subscription(channel: &str) -> String {
     format!(r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}"}}}}"#)
@@ -303,4 +304,36 @@ fn the_first_of_many_subscribers_is_heard_by_the_next_query() {
         let answer = fixture.api("GET", &format!("channels/{channel}"), "");
         assert_eq!(answer.text(), r#"{"occupied":true}"#);
     }
+}
+
+/// Those present hear of no more than a hundred in a second, and whoever was held up comes in later.
+#[test]
+fn who_comes_and_goes_without_end_is_held_up() {
+    let mut memory = Memory::new(1, |_| {});
+    let (mut present, mut restless) = (memory.connect(0), memory.connect(0));
+    present.subscribe("presence-x", "1");
+    present.heard();
+    let come_and_go = |restless: &mut Talk, times: usize| {
+        for _ in 0..times {
+            restless.subscribe("presence-x", "2");
+            restless.unsubscribe("presence-x");
+        }
+        restless.heard()
+    };
+    let heard = come_and_go(&mut restless, 100);
+    let refused = |heard: &[Heard]| {
+        let is_refusal = |one: &&Heard| matches!(one, Heard::Text(text) if text.contains("4301"));
+        heard.iter().filter(is_refusal).count()
+    };
+    assert_eq!((heard.len(), refused(&heard)), (100, 0));
+    let heard = come_and_go(&mut restless, 50);
+    assert_eq!((heard.len(), refused(&heard)), (100, 50), "each is told twice: {heard:?}");
+    // Channels that nobody need be told of are another matter.
+    restless.subscribe("private-x", "");
+    assert_eq!(refused(&restless.heard()), 0);
+    memory.deliver_all();
+    assert_eq!(present.heard().len(), 200);
+    memory.second(&present);
+    let heard = come_and_go(&mut restless, 1);
+    assert_eq!((heard.len(), refused(&heard)), (1, 0));
 }
