@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use fanfare::protocol::auth::Query;
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::command::Command;
+use fanfare::protocol::query::Query;
 
 const COMMANDS: [(&str, &str); 4] = [
     ("ping", r#"{"event":"pusher:ping","data":{}}"#),

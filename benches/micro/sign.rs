@@ -3,7 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use fanfare::protocol::auth::{Query, Signer, md5, verify_request, verify_subscription};
+use fanfare::protocol::auth::{Signer, md5, verify_request, verify_subscription};
+use fanfare::protocol::query::Query;
 
 pub(crate) fn sign(criterion: &mut Criterion) {
     let signer = Signer::new("a secret of twenty-seven ch");

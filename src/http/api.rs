@@ -17,7 +17,8 @@ use crate::hub::directory::Directory;
 use crate::lookup::Name;
 use crate::metrics::{self, Doubt};
 use crate::node::Node;
-use crate::protocol::auth::{self, BodyMd5, Query};
+use crate::protocol::auth::{self, BodyMd5};
+use crate::protocol::query::Query;
 
 /// What is asked, by path and method.
 #[derive(Clone, PartialEq, Eq, Debug)]

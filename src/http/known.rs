@@ -13,9 +13,9 @@ use crate::cluster::Topic;
 use crate::cluster::link::{Answer, Counted, Order, Question};
 use crate::hub::directory::Occupancy;
 use crate::node::Node;
-use crate::protocol::auth::Query;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
+use crate::protocol::query::Query;
 
 /// What was found out about all nodes before the answer.
 #[derive(Debug, Default)]

@@ -8,4 +8,5 @@ pub mod error;
 pub mod event;
 pub mod json;
 pub mod member;
+pub mod query;
 pub mod socket_id;

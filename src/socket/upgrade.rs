@@ -14,8 +14,8 @@ use sha1::{Digest, Sha1};
 
 use crate::app::{App, Apps};
 use crate::metrics::Reason;
-use crate::protocol::auth::Query;
 use crate::protocol::error::{Error, close};
+use crate::protocol::query::Query;
 
 /// Who gets in, decided while the request is at hand and carried out once the stream is.
 pub type Admission = Result<Arc<App>, Error>;

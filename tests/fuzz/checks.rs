@@ -2,10 +2,11 @@
 //! them what a fuzzer makes up, `cargo test` the committed corpus and what proptest makes up. A rule that
 //! is broken panics.
 
-use fanfare::protocol::auth::{Query, Signer, verify_request};
+use fanfare::protocol::auth::{Signer, verify_request};
 use fanfare::protocol::command::Command;
 use fanfare::protocol::event::{MemberText, Message};
 use fanfare::protocol::member::{Member, User, UserId};
+use fanfare::protocol::query::Query;
 use fanfare::socket::frames::{Breach, Frames, Incoming};
 use serde_json::{Value, json};
 

@@ -7,12 +7,11 @@ use std::path::Path;
 
 use bytes::Bytes;
 use fanfare::hub::outbox::Outbox;
-use fanfare::protocol::auth::{
-    Query, Signer, percent_decode, verify_request, verify_sign_in, verify_subscription,
-};
+use fanfare::protocol::auth::{Signer, verify_request, verify_sign_in, verify_subscription};
 use fanfare::protocol::channel::{Access, ChannelName};
 use fanfare::protocol::event::{MemberText, Message};
 use fanfare::protocol::member::{Member, User, UserId};
+use fanfare::protocol::query::{Query, percent_decode};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,0 +1,158 @@
+//! The parameters of a request's query, and what of it is signed. SDKs write and sort them in several ways,
+//! and the signature is of one of them; which one holds is found out in `auth`.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+/// The parameters of a request's query, percent-decoded, in the order they came.
+#[derive(Debug, Default)]
+pub struct Query<'a> {
+    raw: &'a str,
+    pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 8]>,
+}
+
+impl<'a> Query<'a> {
+    /// Splits at `&` and the first `=`; `+` stays a plus, for no legal value holds a space. What does
+    /// not decode to UTF-8 is kept with replacement characters, so that its signature cannot match.
+    pub fn parse(query: &'a str) -> Self {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(name), percent_decode(value))
+        });
+        Self { raw: query, pairs: pairs.collect() }
+    }
+
+    /// The value of `name`; of several, the last. Names count without regard to case (case A11).
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let mut found = self.pairs.iter().rev().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| &**value)
+    }
+
+    /// All values of the array `name`: each `name[]=value`, and `name=a,b` split at its commas.
+    pub fn list(&self, name: &str) -> Vec<&str> {
+        let mut all = Vec::new();
+        for (key, value) in &self.pairs {
+            if key.strip_suffix("[]").is_some_and(|key| key.eq_ignore_ascii_case(name)) {
+                all.push(&**value);
+            } else if key.eq_ignore_ascii_case(name) {
+                all.extend(value.split(',').filter(|item| !item.is_empty()));
+            }
+        }
+        all
+    }
+
+    /// The names that were given, as they came.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.pairs.iter().map(|(name, _)| &**name)
+    }
+
+    /// The two pieces of the raw text around `auth_signature`, if what is signed is just those: nothing is
+    /// encoded, and the names are in lower case and in order, as most SDKs send them.
+    pub(super) fn as_signed(&self) -> Option<(&'a str, &'a str)> {
+        let plain = |name: &str| !name.bytes().any(|b| b.is_ascii_uppercase() || b == b'[');
+        if self.raw.contains('%') || !self.pairs.iter().all(|(name, _)| plain(name)) {
+            return None;
+        }
+        let names = || self.names().filter(|name| *name != "auth_signature");
+        if !names().zip(names().skip(1)).all(|(name, next)| name <= next) {
+            return None;
+        }
+        let at = self.raw.find("auth_signature=")?;
+        let (before, rest) = self.raw.split_at_checked(at)?;
+        let after = rest.find('&').and_then(|end| rest.get(end + 1..)).unwrap_or_default();
+        match (before.strip_suffix('&'), after) {
+            (Some(before), "") => Some((before, "")),
+            (Some(_), after) => Some((before, after)),
+            (None, after) if before.is_empty() => Some(("", after)),
+            (None, _) => None,
+        }
+    }
+
+    /// What a request to `path` is signed over, in two readings: arrays as `k[]=v` each, or, where there
+    /// are any, as `k=v,v`.
+    pub(super) fn strings_to_sign(&self, method: &str, path: &str) -> (String, Option<String>) {
+        let mut pairs: Vec<(Cow<'_, str>, &str)> = Vec::with_capacity(self.pairs.len());
+        for (name, value) in &self.pairs {
+            if name.eq_ignore_ascii_case("auth_signature") {
+                continue;
+            }
+            let lower = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                Cow::Owned(name.to_ascii_lowercase())
+            } else {
+                Cow::Borrowed(&**name)
+            };
+            pairs.push((lower, value));
+        }
+        // Stable, so that the values of an array keep their order.
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        let plain = join(method, path, pairs.iter().map(|(name, value)| (&**name, *value)));
+        if !pairs.iter().any(|(name, _)| name.ends_with("[]")) {
+            return (plain, None);
+        }
+        // Sorted anew, for `a[]` and `a` need not be neighbours; then each name's values are, so that a
+        // query of many names, which anybody may send, costs no more than its sorting.
+        let mut bare: Vec<(&str, &str)> = pairs
+            .iter()
+            .map(|(name, value)| (name.strip_suffix("[]").unwrap_or(name), *value))
+            .collect();
+        bare.sort_by(|a, b| a.0.cmp(b.0));
+        let mut joined: Vec<(&str, String)> = Vec::with_capacity(bare.len());
+        for (name, value) in bare {
+            match joined.last_mut() {
+                Some((last, values)) if *last == name => {
+                    values.push(',');
+                    values.push_str(value);
+                }
+                _ => joined.push((name, value.to_owned())),
+            }
+        }
+        let joined = join(method, path, joined.iter().map(|(name, value)| (*name, value.as_str())));
+        (plain, Some(joined))
+    }
+}
+
+fn join<'p>(method: &str, path: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) -> String {
+    let mut text = String::with_capacity(256);
+    text.push_str(method);
+    text.push('\n');
+    text.push_str(path);
+    text.push('\n');
+    for (index, (name, value)) in pairs.enumerate() {
+        if index > 0 {
+            text.push('&');
+        }
+        text.push_str(name);
+        text.push('=');
+        text.push_str(value);
+    }
+    text
+}
+
+/// Replaces each `%XX`; what is not such a triple stays as it is.
+pub fn percent_decode(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let mut value = [0];
+        let hex = if byte == b'%' { bytes.get(at + 1..at + 3) } else { None };
+        match hex.map(|hex| hex::decode_to_slice(hex, &mut value)) {
+            Some(Ok(())) => {
+                out.extend_from_slice(&value);
+                at += 3;
+            }
+            _ => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    match String::from_utf8(out) {
+        Ok(text) => Cow::Owned(text),
+        Err(error) => Cow::Owned(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    }
+}
