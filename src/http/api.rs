@@ -38,6 +38,7 @@ pub(super) struct Call<'a> {
     pub node: &'a Node,
     pub app: &'a App,
     pub directory: Arc<Directory>,
+    /// Empty where all parameters in it are of the signature.
     pub raw_query: &'a str,
     pub query: OnceCell<Query<'a>>,
     /// Seconds since 1970.
@@ -90,8 +91,8 @@ fn unauthorized(doubt: Doubt, why: &str) -> Error {
 }
 
 /// Checks all that the query says of the request: key, version, time and signature, in the order that
-/// hosted Pusher has them; what it claims of the body.
-pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result<Claim, Error> {
+/// hosted Pusher has them.
+pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result<Claims, Error> {
     let query = Query::parse(head.query);
     let key =
         query.get("auth_key").ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_key."))?;
@@ -112,10 +113,11 @@ pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result
         debug!(app = %app.id, ?signed, "refused: the signature is not of this string");
         Error::Unauthorized(Doubt::Signature, "Authentication signature invalid.".to_owned())
     })?;
-    Ok(match query.get("body_md5") {
+    let body = match query.get("body_md5") {
         None => Claim::None,
         Some(hex) => BodyMd5::parse(hex).map_or(Claim::Nonsense, Claim::Md5),
-    })
+    };
+    Ok(Claims { body, asks: query.asks() })
 }
 
 fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(), Error> {
@@ -136,6 +138,14 @@ fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(),
         ));
     }
     Ok(())
+}
+
+/// What a signed query says of its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claims {
+    pub body: Claim,
+    /// There are parameters in it beside those of the signature.
+    pub asks: bool,
 }
 
 /// What the query claims of the body, by the MD5 that was signed with it.
@@ -163,25 +173,19 @@ impl Claim {
 }
 
 impl<'a> Call<'a> {
-    /// The parameters in the query. Most calls have none there but those of the signature, so it is taken
-    /// apart only when asked for.
+    /// The parameters in the query.
     pub(super) fn query(&self) -> &Query<'a> {
         self.query.get_or_init(|| Query::parse(self.raw_query))
     }
 
     /// The parameter `name` in the query.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
-        if self.may_have(name) { self.query().get(name) } else { None }
+        self.query().get(name)
     }
 
     /// All values of the parameter `name` in the query.
     pub(super) fn parameters(&self, name: &str) -> Vec<&str> {
-        if self.may_have(name) { self.query().list(name) } else { Vec::new() }
-    }
-
-    fn may_have(&self, name: &str) -> bool {
-        let upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'%';
-        self.raw_query.contains(name) || self.raw_query.bytes().any(upper)
+        self.query().list(name)
     }
 }
 

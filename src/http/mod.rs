@@ -38,7 +38,7 @@ use crate::node::Node;
 use crate::protocol::error::close;
 use crate::protocol::query::{Query, percent_decode};
 use crate::socket::upgrade::{self, Admission, NoHandshake};
-use api::{Call, Claim, Head, Route};
+use api::{Call, Claims, Head, Route};
 use body::Received;
 use error::Error;
 use known::{Asking, Known};
@@ -115,14 +115,14 @@ impl Door {
                 answer::allow_origin(&self.http, &parts.headers, &mut answer);
                 Stage::Answered(Some(answer))
             }
-            Ok(Opened::Call { app, route, claim }) => {
+            Ok(Opened::Call { app, route, claims }) => {
                 let directory = self.http.node.hub().directory(&app.id);
                 Stage::Reading(Box::new(Reading {
                     parts,
                     body,
                     app,
                     route,
-                    claim,
+                    claims,
                     received: Received::Nothing,
                     asking: Asking::default(),
                     directory,
@@ -160,7 +160,7 @@ enum Opened {
     Call {
         app: Arc<App>,
         route: Route,
-        claim: Claim,
+        claims: Claims,
     },
     /// Its app is asked for.
     Unknown(Pending),
@@ -225,7 +225,7 @@ impl Door {
             return Err(Error::MethodNotAllowed(allowed).into());
         }
         match self.admit(parts, body, id.as_deref(), &route) {
-            Ok((app, claim)) => Ok(Opened::Call { app, route, claim }),
+            Ok((app, claims)) => Ok(Opened::Call { app, route, claims }),
             Err(error) => {
                 let refused = |error| Refused { call: route.word(), error };
                 let name =
@@ -246,17 +246,17 @@ impl Door {
         body: &Incoming,
         id: Option<&str>,
         route: &Route,
-    ) -> Result<(Arc<App>, Claim), Error> {
+    ) -> Result<(Arc<App>, Claims), Error> {
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
         let app = api::app(&self.http.node.shared.apps.load(), id, query)?;
         let head = Head { method: &parts.method, path, prefix: &self.http.prefix, query };
-        let claim = api::authenticate(&app, head, SystemTime::now())?;
+        let claims = api::authenticate(&app, head, SystemTime::now())?;
         let max = route.max_body(&app);
         let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if size > max {
             return Err(Error::TooLarge { what: "request body", size: Some(size), max });
         }
-        Ok((app, claim))
+        Ok((app, claims))
     }
 
     /// `/`: the page to try the server on for browsers where it is on, and the health of it for the rest.
@@ -380,7 +380,7 @@ struct Reading {
     body: Incoming,
     app: Arc<App>,
     route: Route,
-    claim: Claim,
+    claims: Claims,
     received: Received,
     asking: Asking,
     directory: Arc<Directory>,
@@ -411,7 +411,7 @@ impl Reading {
         let mut asking = std::mem::take(&mut self.asking);
         let polled = asking.poll(cx, || {
             let body = self.received.bytes();
-            self.claim.check(body).ok()?;
+            self.claims.body.check(body).ok()?;
             known::ask(&self.call(node, Known::default()), &self.route, body)
         });
         self.asking = asking;
@@ -427,7 +427,7 @@ impl Reading {
         let traffic = self.directory.traffic(node.worker.index());
         traffic.calls.add(1);
         traffic.call_bytes.add(body.len() as u64);
-        if let Err(error) = self.claim.check(body) {
+        if let Err(error) = self.claims.body.check(body) {
             return (Err(error), None);
         }
         let call = self.call(node, known);
@@ -436,11 +436,12 @@ impl Reading {
 
     fn call<'a>(&'a self, node: &'a Node, known: Known) -> Call<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let query = self.parts.uri.query();
         Call {
             node,
             app: &self.app,
             directory: self.directory.clone(),
-            raw_query: self.parts.uri.query().unwrap_or_default(),
+            raw_query: query.filter(|_| self.claims.asks).unwrap_or_default(),
             query: OnceCell::new(),
             now: now.as_secs() as u32,
             rate: Cell::new(None),

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memchr2_iter};
 use smallvec::SmallVec;
 
 /// The parameters of a request's query, percent-decoded, in the order they came.
@@ -10,17 +11,57 @@ use smallvec::SmallVec;
 pub struct Query<'a> {
     raw: &'a str,
     pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 8]>,
+    /// Where the first `auth_signature` is in the raw text.
+    signature: Option<usize>,
+    /// There is a `%` in it.
+    is_encoded: bool,
 }
+
+/// The parameters that a signed request has for the sake of its signature.
+const SIGNING: [&str; 5] =
+    ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
 
 impl<'a> Query<'a> {
     /// Splits at `&` and the first `=`; `+` stays a plus, for no legal value holds a space. What does
     /// not decode to UTF-8 is kept with replacement characters, so that its signature cannot match.
     pub fn parse(query: &'a str) -> Self {
-        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(name), percent_decode(value))
-        });
-        Self { raw: query, pairs: pairs.collect() }
+        let bytes = query.as_bytes();
+        let is_encoded = memchr(b'%', bytes).is_some();
+        let mut parsed = Self { raw: query, is_encoded, ..Self::default() };
+        let (mut start, mut equals) = (0, None);
+        for at in memchr2_iter(b'&', b'=', bytes) {
+            if bytes.get(at) == Some(&b'=') {
+                equals.get_or_insert(at);
+            } else {
+                parsed.add(start, equals.take(), at);
+                start = at + 1;
+            }
+        }
+        parsed.add(start, equals, bytes.len());
+        parsed
+    }
+
+    /// Adds the pair from `start` to `end`, whose `=` is at `equals` if it has one.
+    fn add(&mut self, start: usize, equals: Option<usize>, end: usize) {
+        if start == end {
+            return;
+        }
+        let text = |from, to| {
+            let raw = self.raw.get(from..to).unwrap_or_default();
+            if self.is_encoded { percent_decode(raw) } else { Cow::Borrowed(raw) }
+        };
+        let name = text(start, equals.unwrap_or(end));
+        let value = equals.map_or(Cow::Borrowed(""), |equals| text(equals + 1, end));
+        if self.signature.is_none() && equals.is_some() && name == "auth_signature" {
+            self.signature = Some(start);
+        }
+        self.pairs.push((name, value));
+    }
+
+    /// Whether there is anything beside what signs.
+    pub fn asks(&self) -> bool {
+        let signs = |name: &str| SIGNING.iter().any(|one| one.eq_ignore_ascii_case(name));
+        !self.names().all(signs)
     }
 
     /// The value of `name`; of several, the last. Names count without regard to case (case A11).
@@ -51,15 +92,14 @@ impl<'a> Query<'a> {
     /// encoded, and the names are in lower case and in order, as most SDKs send them.
     pub(super) fn as_signed(&self) -> Option<(&'a str, &'a str)> {
         let plain = |name: &str| !name.bytes().any(|b| b.is_ascii_uppercase() || b == b'[');
-        if self.raw.contains('%') || !self.pairs.iter().all(|(name, _)| plain(name)) {
+        if self.is_encoded || !self.names().all(plain) {
             return None;
         }
         let names = || self.names().filter(|name| *name != "auth_signature");
         if !names().zip(names().skip(1)).all(|(name, next)| name <= next) {
             return None;
         }
-        let at = self.raw.find("auth_signature=")?;
-        let (before, rest) = self.raw.split_at_checked(at)?;
+        let (before, rest) = self.raw.split_at_checked(self.signature?)?;
         let after = rest.find('&').and_then(|end| rest.get(end + 1..)).unwrap_or_default();
         match (before.strip_suffix('&'), after) {
             (Some(before), "") => Some((before, "")),
@@ -131,7 +171,7 @@ fn join<'p>(method: &str, path: &str, pairs: impl Iterator<Item = (&'p str, &'p 
 
 /// Replaces each `%XX`; what is not such a triple stays as it is.
 pub fn percent_decode(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
+    if memchr(b'%', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
     let bytes = text.as_bytes();

@@ -242,6 +242,24 @@ proptest! {
     }
 
     #[test]
+    fn queries_are_what_splitting_makes_of_them(text in "([a-cA-C=&%2é]|auth_key|body_md5|name){0,12}") {
+        let query = Query::parse(&text);
+        let pairs: Vec<(String, String)> = text
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .map(|(name, value)| (percent_decode(name).into_owned(), percent_decode(value).into_owned()))
+            .collect();
+        prop_assert_eq!(query.names().collect::<Vec<_>>(), pairs.iter().map(|(name, _)| &**name).collect::<Vec<_>>());
+        for (name, _) in &pairs {
+            let last = pairs.iter().rev().find(|(other, _)| other.eq_ignore_ascii_case(name));
+            prop_assert_eq!(query.get(name), last.map(|(_, value)| &**value));
+        }
+        let signs = |name: &str| ["auth_key", "body_md5"].contains(&&*name.to_ascii_lowercase());
+        prop_assert_eq!(query.asks(), !pairs.iter().all(|(name, _)| signs(name)));
+    }
+
+    #[test]
     fn messages_are_json_that_says_what_was_meant(
         event in any::<String>(), data in any::<String>(), users in prop::collection::vec((any::<String>(), any_json()), 1..5),
     ) {
