@@ -8,11 +8,12 @@ mod successor;
 mod systemd;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use fanfare::cli;
-use fanfare::config::{self, Command, Flags, Loaded};
+use fanfare::config::{self, Command, ConfigCommand, Flags, Loaded};
+use fanfare::{cli, server};
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -35,7 +36,13 @@ fn main() -> ExitCode {
         };
     }
     if let Some(command) = &flags.command {
-        return match config::answer(command, &flags, std::env::vars_os(), &folder) {
+        let answer = match command {
+            Command::Config(ConfigCommand::Check) => {
+                load_checked(&flags, &folder).map(|loaded| Some(loaded.summary()))
+            }
+            _ => config::answer(command, &flags, std::env::vars_os(), &folder),
+        };
+        return match answer {
             Ok(text) => {
                 let text = text.unwrap_or_default();
                 // Whoever closes the pipe has read enough.
@@ -45,7 +52,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, error.exit_code()),
         };
     }
-    let Loaded { config, warnings, .. } = match config::load(&flags, std::env::vars_os(), &folder) {
+    let Loaded { config, warnings, .. } = match load_checked(&flags, &folder) {
         Ok(loaded) => loaded,
         Err(error) => return fail(&error, error.exit_code()),
     };
@@ -59,6 +66,7 @@ fn main() -> ExitCode {
     }
     let (made, path, try_out) =
         (config.made_app.clone(), config.server.path.clone(), config.server.try_out);
+    // A certificate that is being replaced is no reason to leave the apps as they were.
     let load = || config::load(&flags, std::env::vars_os(), &folder);
     match daemon::run(config, (load, set_level), inherited, |address| {
         let Some(made) = made else { return };
@@ -69,6 +77,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed(error, code)) => fail(&error, code),
     }
+}
+
+/// The settings, with what they name.
+fn load_checked(flags: &Flags, folder: &Path) -> Result<Loaded, config::Error> {
+    let loaded = config::load(flags, std::env::vars_os(), folder)?;
+    server::check(&loaded.config).map_err(|(name, problem)| loaded.wrong(name, &problem))?;
+    Ok(loaded)
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {

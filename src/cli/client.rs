@@ -39,6 +39,8 @@ pub(super) struct Target {
     pub tls: bool,
     pub host: String,
     pub port: u16,
+    /// Whom the certificate must be for, if not for the host.
+    pub name: Option<String>,
     /// Where the server listens in the place of host and port.
     pub unix_socket: Option<PathBuf>,
     /// Prefix of all routes, without a slash at its end.
@@ -105,6 +107,15 @@ impl Target {
         at: &At,
         load: impl FnOnce() -> Result<Loaded, config::Error>,
     ) -> Result<Self, Failure> {
+        Self::find_one(at, false, load).await
+    }
+
+    /// The same; of several apps `any` will do.
+    pub(super) async fn find_one(
+        at: &At,
+        any: bool,
+        load: impl FnOnce() -> Result<Loaded, config::Error>,
+    ) -> Result<Self, Failure> {
         let given = (&at.app_id, &at.key, &at.secret);
         if let ((Some(id), Some(key), Some(secret)), Some(url)) = (given, &at.url) {
             return Self::at(url, &App::new(id, key, secret));
@@ -118,7 +129,6 @@ impl Target {
             let none = "no app is configured here: give --config, or --url with --app-id, --key and --secret";
             return Err(Failure(none.to_owned()));
         }
-        let mut apps = config.apps.iter();
         let found = match (&at.app_id, &config.sql) {
             (Some(id), Some(sql)) if config.apps.by_id(id).is_none() => {
                 Some(Arc::new(database::app(sql, id).await?))
@@ -127,7 +137,10 @@ impl Target {
         };
         let app = match &at.app_id {
             Some(id) => config.apps.by_id(id).or(found.as_ref()),
-            None => apps.next().filter(|_| apps.next().is_none()),
+            None if any || config.apps.len() == 1 => {
+                config.apps.iter().min_by_key(|app| (!app.enabled, app.id.clone()))
+            }
+            None => None,
         };
         let app = app.ok_or_else(|| {
             if config.apps.is_empty() && config.sql.is_some() {
@@ -147,6 +160,9 @@ impl Target {
         let mut target = Self::at(&url, app)?;
         let socket = server.unix_socket.as_ref().filter(|_| at.url.is_none());
         target.unix_socket = socket.map(|socket| socket.path.clone());
+        // Reached by its address, it is there for another name.
+        let tls = server.tls.as_ref().filter(|_| at.url.is_none());
+        target.name = tls.and_then(|tls| trust::name_in(&tls.cert));
         Ok(target)
     }
 
@@ -165,6 +181,7 @@ impl Target {
             tls,
             host,
             port,
+            name: None,
             unix_socket: None,
             path: uri.path().trim_end_matches('/').to_owned(),
             id: app.id.to_string(),
@@ -185,6 +202,7 @@ impl Target {
             tls: false,
             host: reachable(&metrics.host).trim_matches(['[', ']']).to_owned(),
             port: metrics.port,
+            name: None,
             unix_socket: None,
             path: String::new(),
             id: self.id.clone(),
@@ -208,7 +226,8 @@ impl Target {
         }
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
-        if self.tls { trust::secure(tcp, &self.host).await } else { Ok((Stream::Tcp(tcp), false)) }
+        let name = self.name.as_deref().unwrap_or(&self.host);
+        if self.tls { trust::secure(tcp, name).await } else { Ok((Stream::Tcp(tcp), false)) }
     }
 
     /// A signed request below the app's path; its answer unless it is a refusal.

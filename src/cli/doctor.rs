@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::client::{PATIENCE, Target};
-use super::mend::{mended, not_the_server};
+use super::mend::{files, mended, not_the_server};
 use super::{Failure, coloured, harmless, listen, redis, webhooks};
-use crate::config::{self, At, Loaded};
+use crate::config::{self, At, Loaded, Public};
+use crate::server;
 
 /// Open files below which a server cannot carry a crowd.
 const FILES: u64 = 4096;
@@ -83,10 +84,16 @@ pub(super) async fn examine(
 ) -> Result<(), Failure> {
     let mut report = Report { findings: Vec::new(), as_json: at.json };
     let mut ours = None;
-    let target = Target::find(at, || {
+    let target = Target::find_one(at, true, || {
         let loaded = load()?;
         for warning in &loaded.warnings {
             report.add("settings", Grade::Doubtful, warning);
+        }
+        for doubt in loaded.doubts.iter().filter(|_| at.url.is_none()) {
+            report.add("pages", Grade::Doubtful, doubt);
+        }
+        if let (Err((name, problem)), None) = (server::check(&loaded.config), &at.url) {
+            report.add("settings", Grade::Ill, files(&loaded.wrong(name, &problem).to_string()));
         }
         open_files(&mut report, loaded.config.server.max_connections);
         let Loaded { config, public, .. } = &loaded;
@@ -112,8 +119,8 @@ pub(super) async fn examine(
     if events(&mut report, &target).await {
         webhooks::examine(&mut report, &target, metrics.as_ref()).await;
     }
-    if let Some(url) = public {
-        from_outside(&mut report, &target, &url).await;
+    for public in &public {
+        from_outside(&mut report, &target, public).await;
     }
     report.end()
 }
@@ -128,8 +135,9 @@ async fn events(report: &mut Report, target: &Target) -> bool {
 }
 
 /// The same at the address that the app gives to its clients and its backend, unless that is this one.
-async fn from_outside(report: &mut Report, target: &Target, url: &str) {
+async fn from_outside(report: &mut Report, target: &Target, public: &Public) {
     const SUBJECT: &str = "public address";
+    let Public { url, said_by } = public;
     let public = match target.elsewhere(url) {
         Ok(public) => public,
         Err(error) => return report.add(SUBJECT, Grade::Ill, error.0),
@@ -139,14 +147,14 @@ async fn from_outside(report: &mut Report, target: &Target, url: &str) {
     }
     if matches!(public.host.as_str(), "0.0.0.0" | "::") {
         let text = format!(
-            "{url} is no address that anybody can go to: REVERB_HOST is where clients find the server, REVERB_SERVER_HOST what it listens on"
+            "{url} is no address that anybody can go to: {said_by}HOST is where clients find the server, REVERB_SERVER_HOST what it listens on"
         );
         return report.add(SUBJECT, Grade::Ill, text);
     }
     report.add(
         SUBJECT,
         Grade::Well,
-        format!("{url}, as REVERB_HOST, REVERB_PORT and REVERB_SCHEME have it; there:"),
+        format!("{url}, as {said_by}HOST, {said_by}PORT and {said_by}SCHEME have it; there:"),
     );
     events(report, &public).await;
 }
@@ -165,17 +173,26 @@ fn open_files(report: &mut Report, wanted: usize) {
 
 /// The port, TLS, and the clock, by a request that needs no signature.
 async fn reach(report: &mut Report, target: &Target) -> bool {
-    if target.tls
-        && let Ok(Ok((_, ends))) = timeout(PATIENCE, target.connect()).await
-    {
-        if ends {
-            report.add("TLS", Grade::Doubtful, "the certificate ends within two weeks: renew it");
-        } else {
-            report.add(
-                "TLS",
-                Grade::Well,
-                "the certificate is trusted and lasts two weeks or more",
-            );
+    if target.tls {
+        match timeout(PATIENCE, target.connect()).await {
+            Ok(Ok((_, true))) => {
+                report.add(
+                    "TLS",
+                    Grade::Doubtful,
+                    "the certificate ends within two weeks: renew it",
+                );
+            }
+            Ok(Ok((_, false))) => {
+                let text = "the certificate is trusted and lasts two weeks or more";
+                report.add("TLS", Grade::Well, text);
+            }
+            // The request below says what is wrong.
+            Ok(Err(_)) => {}
+            Err(_) => {
+                let text = "nothing answers TLS in ten seconds: a firewall drops what is sent there, or it speaks no TLS (REVERB_SCHEME, --url) and waits for more";
+                report.add("TLS", Grade::Ill, text);
+                return false;
+            }
         }
     }
     let answer = match target.request("GET", &format!("{}/up", target.path), "").await {

@@ -17,6 +17,12 @@ pub(super) fn mended(error: &str) -> String {
         ": the certificate is for another name; use that name, or one certificate for this"
     } else if error.contains("UnrecognisedName") {
         ": no certificate there is for this name; use another name, or give the proxy one for it"
+    } else if error.contains("end of file") || error.contains("reset by peer") {
+        if error.starts_with("https:") {
+            ": it hangs up on TLS; does it speak TLS there, with a certificate and its key?"
+        } else {
+            ": it hangs up; is it another program's port, or one that wants TLS (https://)?"
+        }
     } else if error.contains("no answer") {
         ": a firewall drops what is sent there, or the server is stuck"
     } else if error.contains("unreachable") || error.contains("No route") {
@@ -25,6 +31,20 @@ pub(super) fn mended(error: &str) -> String {
         ""
     };
     format!("{error}{advice}")
+}
+
+/// Why a server would not start, with what to do about it.
+pub(super) fn files(problem: &str) -> String {
+    let advice = if problem.contains("KeyMismatch") {
+        ": certificate and key are not of one pair; give those that were issued together"
+    } else if problem.contains("ermission denied") {
+        ": let the server's user read it (chgrp fanfare, chmod 640), and whoever runs this"
+    } else if problem.contains("o such file") || problem.contains("(os error 2)") {
+        ": correct the path"
+    } else {
+        ""
+    };
+    format!("{problem}{advice}")
 }
 
 /// Why an answer to `GET /up` cannot be the server's own, if it cannot. `tls` says whether it came over TLS.

@@ -6,36 +6,50 @@ use crate::config::Cluster;
 
 const SUBJECT: &str = "Redis";
 
-/// Looks at it if there is to be one.
+/// Looks at it if there is to be one, and at each of the nodes of a cluster that the settings name.
 pub(super) async fn examine(report: &mut Report, cluster: &Cluster) {
-    if cluster.redis.is_empty() {
-        return;
-    }
-    let found = match probe(&cluster.redis, &cluster.prefix).await {
-        Ok(found) => found,
-        Err(sentence) => {
-            report.add(SUBJECT, Grade::Ill, sentence);
-            return;
+    let mut urls = cluster.redis.clone();
+    for _ in 0..urls.len() {
+        // What is looked at is the first; that there are others says that it must be a cluster's.
+        let place =
+            urls.first().filter(|_| urls.len() > 1).map(|url| place(url)).unwrap_or_default();
+        match probe(&urls, &cluster.prefix).await {
+            Ok(found) => tell(report, &place, found),
+            Err(sentence) => report.add(SUBJECT, Grade::Ill, format!("{place}{sentence}")),
         }
-    };
+        urls.rotate_left(1);
+    }
+}
+
+/// Host and port of a URL, in front of what is said of it.
+fn place(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    // A password may hold anything but what ends the whole.
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    format!("{}: ", rest.split(['/', '?']).next().unwrap_or_default())
+}
+
+fn tell(report: &mut Report, place: &str, found: Found) {
     let Found { version, is_recent, is_replica, evicts, round_trip } = found;
     if !is_recent {
-        let text = format!("{version} is too old: nodes need Redis 7 or later, or a Valkey");
+        let text = format!("{place}{version} is too old: nodes need Redis 7 or later, or a Valkey");
         report.add(SUBJECT, Grade::Ill, text);
     }
     if is_replica {
-        let text = "it is a replica, which takes no writes: give the master's address, or the Sentinels' (redis+sentinel://)";
+        let text = format!(
+            "{place}it is a replica, which takes no writes: give the master's address, or the Sentinels' (redis+sentinel://)"
+        );
         report.add(SUBJECT, Grade::Ill, text);
     }
     if let Some(policy) = evicts {
         let text = format!(
-            "it throws keys away when its memory is full ({policy}), and members with them: set maxmemory-policy noeviction"
+            "{place}it throws keys away when its memory is full ({policy}), and members with them: set maxmemory-policy noeviction"
         );
         report.add(SUBJECT, Grade::Ill, text);
     }
     if is_recent && !is_replica {
         let took = round_trip.as_micros() as f64 / 1000.0;
-        let text = format!("{version}; a message came back after {took:.1} ms");
+        let text = format!("{place}{version}; a message came back after {took:.1} ms");
         report.add(SUBJECT, Grade::Well, text);
     }
 }

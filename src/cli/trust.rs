@@ -1,6 +1,7 @@
 //! Whom the commands trust: the certificates of the system, in the one file where each system keeps them.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tokio::net::TcpStream;
+use webpki::EndEntityCert;
 
 use crate::hub::stream::Stream;
 use crate::hub::tls::Tls;
@@ -50,6 +52,15 @@ pub(super) async fn secure(tcp: TcpStream, host: &str) -> io::Result<(Stream, bo
         _ => false,
     };
     Ok((Stream::Tls(tls), ends))
+}
+
+/// A name that the first certificate in a file is for.
+pub(super) fn name_in(file: &Path) -> Option<String> {
+    let certificate = CertificateDer::pem_file_iter(file).ok()?.next()?.ok()?;
+    let certificate = EndEntityCert::try_from(&certificate).ok()?;
+    let name = certificate.valid_dns_names().next()?;
+    // One with an asterisk is for whatever stands in its place.
+    Some(name.strip_prefix("*.").map_or_else(|| name.to_owned(), |rest| format!("any.{rest}")))
 }
 
 /// Those of `SSL_CERT_FILE`, or else the system's.

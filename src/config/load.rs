@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::error::Error;
-use super::laravel::Laravel;
+use super::laravel::{Laravel, Public};
 use super::settings::Settings;
 use super::soketi::Soketi;
 use super::variables::Variables;
@@ -16,10 +16,19 @@ pub struct Loaded {
     pub config: Config,
     /// What was written, and where; secrets included, so it is not to be logged.
     pub settings: Settings,
-    /// Where a Laravel app sends its clients and its backend, if its settings say so.
-    pub public: Option<String>,
+    /// Where a Laravel app sends its backend and its clients, if its settings say so.
+    pub public: Vec<Public>,
+    /// What the operator should know of a Laravel app's pages, if asked; a line each.
+    pub doubts: Vec<String>,
     /// What the operator should know although it stops nothing; a line each.
     pub warnings: Vec<String>,
+}
+
+impl Loaded {
+    /// The error of a setting that turned out to be of no use, with where it was written.
+    pub fn wrong(&self, name: &str, problem: &str) -> Error {
+        self.settings.wrong(name, problem)
+    }
 }
 
 /// Reads all sources. `env` is the process's environment and `folder` its working directory: both are
@@ -56,7 +65,8 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     config.made_app = made;
     config.apps_file = config.apps_file.map(|path| folder.join(path));
     warnings.append(&mut settings.warnings);
-    Ok(Loaded { config, settings, public: laravel.public(), warnings })
+    let (public, doubts) = (laravel.public(), laravel.doubts());
+    Ok(Loaded { config, settings, public, doubts, warnings })
 }
 
 /// What a command about the settings prints; none of another command.

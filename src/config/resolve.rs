@@ -100,7 +100,7 @@ impl Settings {
         self.wrong(name, &format!("needs {other} beside it"))
     }
 
-    fn wrong(&self, name: &str, problem: &str) -> Error {
+    pub(super) fn wrong(&self, name: &str, problem: &str) -> Error {
         let origin = self.server.get(name).map_or(Origin::Default, |s| s.origin.clone());
         Error::at(&origin, name, problem)
     }

@@ -16,6 +16,8 @@ use crate::cluster::topics::Topics;
 use crate::config;
 use crate::node::{Clustered, Shared, take_arrivals};
 
+const URL: &str = "the URL cannot be read: expected redis://USER:PASSWORD@HOST:PORT/DATABASE or redis+sentinel://HOST,HOST/MASTER, with %XX for marks in a password";
+
 /// A link that is to be started once there is a node to take what comes out of it.
 #[derive(Debug)]
 pub(super) struct Linked {
@@ -42,7 +44,7 @@ pub(super) fn prepare(
     };
     let redis = Redis::new(settings, node, topics.clone(), far);
     // The error may repeat the URL with its password.
-    let redis = redis.map_err(|error| NotStarted::Redis(format!("{:?}", error.kind())))?;
+    let redis = redis.map_err(|_| NotStarted::Redis(URL.to_owned()))?;
     Ok(Some((Clustered::new(topics), Linked { redis, arrivals })))
 }
 

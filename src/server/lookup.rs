@@ -41,6 +41,17 @@ pub(super) fn keeper(
     Keeper::new(configured, Box::new(read), Box::new(publish))
 }
 
+/// Whether the URL of the database can be read.
+pub(super) fn check(config: Option<&config::Sql>) -> Result<(), NotStarted> {
+    #[cfg(feature = "sql")]
+    if let Some(config) = config {
+        crate::lookup::sql::Database::new(&config.url, &config.table).map_err(NotStarted::Sql)?;
+    }
+    #[cfg(not(feature = "sql"))]
+    let _ = config;
+    Ok(())
+}
+
 /// Starts answering. The thread ends with the last door.
 #[cfg(feature = "sql")]
 pub(super) fn start(

@@ -181,6 +181,22 @@ impl From<io::Error> for NotStarted {
     }
 }
 
+/// Looks for what would keep a server from starting with these settings, whatever the machine is like.
+///
+/// # Errors
+/// The setting's name, and what is wrong with it.
+pub fn check(config: &Config) -> Result<(), (&'static str, String)> {
+    let checked = certificates(&config.server)
+        .and_then(|_| cluster::prepare(&config.cluster, 1))
+        .and_then(|_| lookup::check(config.sql.as_ref()));
+    checked.map_err(|wrong| match wrong {
+        NotStarted::Certificate(problem) => ("server.tls.cert", problem),
+        NotStarted::Redis(problem) => ("cluster.redis", problem),
+        NotStarted::Sql(problem) => ("sql.url", problem),
+        NotStarted::Listen(error) => ("server.host", error.to_string()),
+    })
+}
+
 /// Binds and starts. The addresses are ready to be connected to when this returns.
 pub fn start(config: Config) -> Result<Running, NotStarted> {
     start_on(config, None)

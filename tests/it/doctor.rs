@@ -79,6 +79,24 @@ fn well() -> (&'static str, String) {
     ("/up", page("200 OK", "{\"health\":\"OK\"}"))
 }
 
+/// A port that takes connections and does nothing with them, but to end them if it is rude.
+fn mute(rude: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    // It ends with the tests.
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            if rude {
+                let _ = stream.read(&mut [0; 2048]);
+            } else {
+                kept.push(stream);
+            }
+        }
+    });
+    addr
+}
+
 const HTML: &str = "<!DOCTYPE html><html><body>Laravel</body></html>";
 
 #[test]
@@ -109,6 +127,7 @@ fn proxies_and_certificates_that_are_not_right_are_named() {
             "other",
             "is for another name",
         ),
+        ("rude", format!("https://localhost:{}", mute(true).port()), "one", "it hangs up on TLS"),
         ("dns", "https://nobody.invalid".to_owned(), "one", "the name is not known here"),
         // Proxies: with nothing behind, that send on, that show the application, that pass on half.
         (
@@ -186,6 +205,133 @@ fn a_laravel_app_is_looked_at_from_where_its_clients_are() {
     }
 }
 
+#[test]
+fn tls_that_nobody_answers_is_named() {
+    let output = ask("mute", &format!("https://localhost:{}", mute(false).port()), "one");
+    assert!(text(&output).contains("nothing answers TLS in ten seconds"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn what_a_laravel_app_gives_its_pages_is_looked_at() {
+    let fixture = Fixture::start();
+    let port = fixture.addr.port();
+    let here = format!("REVERB_HOST=127.0.0.1\nREVERB_PORT={port}\nREVERB_SCHEME=http\n");
+    let quiet = [("FANFARE_METRICS__ENABLED", "false")];
+    let page = canned(&[("/", page("200 OK", HTML))]).port();
+    for (name, more, sentence, code) in [
+        ("same", "VITE_REVERB_APP_KEY=\"${REVERB_APP_KEY}\"\nAPP_URL=http://x".to_owned(), "", 0),
+        ("key", "VITE_REVERB_APP_KEY=another".to_owned(), "so pages ask for another app", 0),
+        (
+            "built",
+            format!("VITE_REVERB_HOST=127.0.0.1\nVITE_REVERB_PORT={page}\nVITE_REVERB_SCHEME=http"),
+            "as VITE_REVERB_HOST, VITE_REVERB_PORT and VITE_REVERB_SCHEME have it; there:",
+            1,
+        ),
+        (
+            "secure",
+            "APP_URL=https://app.test\nVITE_REVERB_HOST=nobody.invalid\nVITE_REVERB_SCHEME=http"
+                .to_owned(),
+            "browsers let such pages open nothing but wss://",
+            1,
+        ),
+    ] {
+        let output = doctor(name, &[], &quiet, &laravel(&fixture, &(here.clone() + &more)));
+        assert!(text(&output).contains(sentence), "{name}: {}", text(&output));
+        assert_eq!(text(&output).contains("pages: "), ["key", "secure"].contains(&name), "{name}");
+        assert_eq!(output.status.code(), Some(code), "{name}: {}", text(&output));
+    }
+}
+
+#[test]
+fn settings_that_no_server_starts_with_are_named() {
+    let path = |name: &str, end: &str| file(name, end).display().to_string();
+    let (one, two) = (path("one", "crt"), path("two", "key"));
+    let set = |name: &str, pairs: &[(&str, &str)]| {
+        let ids = [("FANFARE_APPS__0__ID", "1"), ("FANFARE_APPS__0__KEY", "k")];
+        let more = [("FANFARE_APPS__0__SECRET", "s"), ("FANFARE_SERVER__PORT", "1")];
+        let variables = [&ids[..], &more[..], pairs].concat();
+        let output = doctor(name, &[], &variables, "");
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        text(&output).to_owned()
+    };
+    let (cert, key) = ("FANFARE_SERVER__TLS__CERT", "FANFARE_SERVER__TLS__KEY");
+    for (name, pairs, sentence) in [
+        ("half", vec![(cert, &*one)], "FANFARE_SERVER__TLS__CERT: needs server.tls.key beside it"),
+        ("pair", vec![(cert, &*one), (key, &*two)], "are not of one pair"),
+        ("gone", vec![(cert, &*one), (key, "/nonexistent")], "/nonexistent: "),
+        ("redis", vec![("FANFARE_CLUSTER__REDIS", "redis://:x:y:z")], "expected redis://USER"),
+    ] {
+        let text = set(name, &pairs);
+        assert!(text.contains(sentence), "{name}: {text}");
+        assert!(text.contains("FAIL  settings: "), "{name}: {text}");
+    }
+}
+
+/// The same that keeps it from starting, with its place.
+#[test]
+fn a_check_of_the_settings_looks_at_what_they_name() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("doctor-check");
+    fs::create_dir_all(&folder).unwrap();
+    let (one, two) = (file("one", "crt"), file("two", "key"));
+    let tls = format!("[server]\n\ntls = {{ cert = {one:?}, key = {two:?} }}\n");
+    let pair = format!("f.toml:3: server.tls.cert: {}: ", two.display());
+    for (settings, place) in [
+        (tls, pair.as_str()),
+        (
+            "[cluster]\nredis = \"redis://:s3cr3t:z\"".to_owned(),
+            "f.toml:2: cluster.redis: the URL cannot be read: expected redis://",
+        ),
+    ] {
+        fs::write(folder.join("f.toml"), settings).unwrap();
+        for command in [&["config", "check"][..], &[]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+                .args(command)
+                .args(["--config", "f.toml"])
+                .current_dir(&folder)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(78), "{said}");
+            assert!(said.starts_with(&format!("fanfare: {place}")), "{said}");
+            assert!(said.lines().count() == 1 && !said.contains("s3cr3t"), "{said}");
+        }
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// By the address that it listens on, for the name that its certificate has.
+#[test]
+fn a_server_with_tls_is_found_by_its_settings() {
+    let apps = ["2", "1"].map(|id| App::new(id, id, SECRET)).to_vec();
+    let (cert, key) = (file("other", "crt"), file("other", "key"));
+    let fixture = Fixture::with_apps(apps, |server| {
+        server.tls = Some(Tls { cert: cert.clone(), key: key.clone() });
+    });
+    let port = fixture.addr.port().to_string();
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let variables = [
+        ("FANFARE_METRICS__ENABLED", "false"),
+        ("SSL_CERT_FILE", &cert),
+        ("FANFARE_SERVER__PORT", &port),
+        ("FANFARE_SERVER__TLS__CERT", &cert),
+        ("FANFARE_SERVER__TLS__KEY", &key),
+        ("FANFARE_APPS__0__ID", "2"),
+        ("FANFARE_APPS__0__KEY", "2"),
+        ("FANFARE_APPS__0__SECRET", SECRET),
+        ("FANFARE_APPS__1__ID", "1"),
+        ("FANFARE_APPS__1__KEY", "1"),
+        ("FANFARE_APPS__1__SECRET", SECRET),
+    ];
+    let output = doctor("own-tls", &[], &variables, "");
+    assert!(output.status.success(), "{}", text(&output));
+    // Of several apps it looks at one.
+    let place = format!("settings: app 1 on https://127.0.0.1:{port}\n");
+    assert!(text(&output).contains(&place), "{}", text(&output));
+    assert!(text(&output).contains("TLS: the certificate is trusted"), "{}", text(&output));
+}
+
 /// What doctor says of the Redis at `url`, of a server that is well.
 fn of_redis(name: &str, fixture: &Fixture, url: &str) -> Output {
     let env = laravel(fixture, "");
@@ -220,10 +366,21 @@ fn redis_is_looked_at_and_no_password_shown() {
         assert!(found.contains(sentence), "{name}: {found}");
     }
     let found = line("several", &format!("redis://{addr},redis://{addr}"), false);
-    assert!(found.contains("the first is of no Redis Cluster"), "{found}");
+    assert!(found.contains("this one is of no Redis Cluster"), "{found}");
     let shards = Shards::shared().unwrap();
     let found = line("shards", &shards.cluster().redis[1], true);
     assert!(found.contains(", a cluster; a message came back after"), "{found}");
+    // Of several each is looked at.
+    let all = shards.cluster().redis.join(",");
+    let output = of_redis("each", &fixture, &all);
+    for url in &shards.cluster().redis {
+        let place = url.trim_start_matches("redis://").trim_end_matches('/');
+        let start = format!("well  Redis: {place}: ");
+        assert!(text(&output).contains(&start), "{start}: {}", text(&output));
+    }
+    let output = of_redis("one", &fixture, &format!("{all},redis://127.0.0.1:{nobody}"));
+    let start = format!("FAIL  Redis: 127.0.0.1:{nobody}: nothing listens there");
+    assert!(text(&output).contains(&start), "{}", text(&output));
     redis.ask(&["CONFIG", "SET", "maxmemory", "100mb"]);
     redis.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let found = line("evicts", &format!("redis://{addr}"), false);

@@ -25,7 +25,7 @@ pub struct Found {
     pub round_trip: Duration,
 }
 
-/// Looks at the first of the Redis servers at `urls` with the names that begin with `prefix`.
+/// Looks at the first of the Redis servers at `urls`, the nodes of a cluster if there are several, with the names that begin with `prefix`.
 ///
 /// # Errors
 /// What is wrong and how to mend it, in a sentence without the URL, for that may hold a password.
@@ -108,7 +108,7 @@ fn sentence(lost: &Lost, tls: bool) -> String {
             "the Sentinels name a replica: a failover is under way, or they do not agree"
         }
         Lost::NoCluster => {
-            "several servers are named, and the first is of no Redis Cluster: name one, or the Sentinels"
+            "several servers are named, and this one is of no Redis Cluster: name one, or the Sentinels"
         }
         Lost::Uncovered => {
             "the Redis Cluster has slots without a server: mend it (redis-cli --cluster fix)"

@@ -30,6 +30,14 @@ const PUSHER: Names = Names {
     drop_in: &DropIn { name: "PUSHER_APP_ID", port: None },
 };
 
+/// An address of the server as an app's settings have it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Public {
+    pub url: String,
+    /// What the variables begin with that have it.
+    pub said_by: &'static str,
+}
+
 struct Names {
     id: &'static str,
     key: &'static str,
@@ -97,15 +105,58 @@ impl Laravel {
         self.scaling(settings)
     }
 
-    /// The address that the app's own settings have for the server, with Laravel's defaults.
-    pub(super) fn public(&self) -> Option<String> {
-        let text = |name| self.text(name);
-        let host = text("REVERB_HOST").filter(|_| self.has(&REVERB))?;
-        let scheme = text("REVERB_SCHEME").unwrap_or("https");
-        let port = text("REVERB_PORT").unwrap_or("443");
-        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let path = text("REVERB_SERVER_PATH").unwrap_or_default().trim_matches('/');
-        Some(format!("{scheme}://{host}:{port}/{path}"))
+    /// The addresses that the app's own settings have for the server, with Laravel's defaults: its backend's,
+    /// and what its pages are built with.
+    pub(super) fn public(&self) -> Vec<Public> {
+        if !self.has(&REVERB) {
+            return Vec::new();
+        }
+        let path = self.text("REVERB_SERVER_PATH").unwrap_or_default().trim_matches('/');
+        let at = |said_by: &'static str| {
+            let text = |name: &str| self.text(&format!("{said_by}{name}"));
+            let host = text("HOST")?;
+            let scheme = text("SCHEME").unwrap_or("https");
+            let port = text("PORT").unwrap_or("443");
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            Some(Public { url: format!("{scheme}://{host}:{port}/{path}"), said_by })
+        };
+        let mut found: Vec<Public> =
+            ["REVERB_", "VITE_REVERB_"].into_iter().filter_map(at).collect();
+        found.dedup_by(|page, backend| page.url == backend.url);
+        found
+    }
+
+    /// What the app's pages will not get to work, though the server has no part in it.
+    pub(super) fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if !self.has(&REVERB) {
+            return doubts;
+        }
+        let (built, own) = (self.text("VITE_REVERB_APP_KEY"), self.text(REVERB.key));
+        if built.is_some_and(|built| Some(built) != own) {
+            doubts.push(
+                "VITE_REVERB_APP_KEY is not REVERB_APP_KEY, so pages ask for another app: make \
+                 them one, and build the pages again"
+                    .to_owned(),
+            );
+        }
+        let text = |name: &str| {
+            let built = self.text(&format!("VITE_REVERB_{name}"));
+            built.or_else(|| self.text(&format!("REVERB_{name}")))
+        };
+        let is_secure = self.text("APP_URL").is_some_and(|url| url.starts_with("https://"));
+        let is_near = |host: &str| host == "localhost" || host.starts_with("127.");
+        if is_secure
+            && text("SCHEME") == Some("http")
+            && text("HOST").is_some_and(|host| !is_near(host))
+        {
+            doubts.push(
+                "APP_URL is https://, and browsers let such pages open nothing but wss://: set \
+                 REVERB_SCHEME=https, build the pages again, and speak TLS by server.tls or a proxy"
+                    .to_owned(),
+            );
+        }
+        doubts
     }
 
     /// The error of an app of which only some of the three variables are there.
