@@ -47,6 +47,10 @@ fn mended(problem: &str) -> String {
         "the table must have the columns id, key and secret"
     } else if any(&["permission denied", "denied to user"]) {
         "let the user read the table"
+    } else if any(&["UnknownIssuer"]) {
+        "its certificate's issuer is not trusted here; name a file with its issuer in the URL, ?ssl-ca=FILE"
+    } else if any(&["not valid for name"]) {
+        "its certificate is for another name; use that name in the URL"
     } else if any(&["no answer"]) {
         "a firewall drops what is sent there, or the database is stuck"
     } else {

@@ -14,6 +14,7 @@ use crate::support::fixture::{Fixture, established, subscribe, target, trigger};
 use crate::support::http::{Http, Response};
 use crate::support::sign::Request;
 use crate::support::websocket::{Client, Heard};
+use crate::support::wire::file;
 
 /// The table as Soketi's own documents have it, and one row of strange columns more.
 fn make_table(database: &Database, table: &str) {
@@ -206,6 +207,23 @@ fn the_database_is_looked_at(database: &Database, fixture: &Fixture) {
         assert!(!is_well && text.contains(sentence), "{sentence}: {text}");
         assert!(!text.contains("w%40rd") && !text.contains("w@rd"), "{text}");
     }
+    // Over TLS, with a certificate that is looked at if that is wanted.
+    let modes = if database.kind == Kind::Postgres {
+        ["require", "verify-full"]
+    } else {
+        ["REQUIRED", "VERIFY_IDENTITY"]
+    };
+    let tls = |mode: &str, issuer: &str| {
+        let issuer = file(issuer, "crt");
+        let url = format!("{url}?ssl-mode={mode}&ssl-ca={}", issuer.display());
+        doctor(fixture, "5", &[("FANFARE_SQL__URL", url.as_str())])
+    };
+    for mode in modes {
+        let (is_well, text) = tls(mode, "one");
+        assert!(is_well, "{mode}: {text}");
+    }
+    let (is_well, text) = tls(modes[1], "two");
+    assert!(!is_well && text.contains("name a file with its issuer"), "{text}");
     if database.kind == Kind::Postgres {
         let url = format!("{before}@{address}/nowhere");
         let (_, text) = doctor(fixture, "5", &[("FANFARE_SQL__URL", url.as_str())]);

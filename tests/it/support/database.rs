@@ -1,13 +1,13 @@
 //! A database server of a test's own, MariaDB or PostgreSQL as Debian has them, on a free port of the loopback
-//! with everything in a folder of its own. It runs as nobody in particular, for neither wants to be root's.
+//! with everything in a folder of its own. It speaks TLS to whoever wants it, and runs as nobody in particular, for neither wants to be root's.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use super::{eventually, redis};
+use super::{eventually, redis, wire};
 
 /// The user without rights, where the test has them all.
 const NOBODY: u32 = 65_534;
@@ -41,9 +41,14 @@ impl Database {
         let _ = fs::remove_dir_all(&database.folder);
         fs::create_dir_all(&database.folder).unwrap();
         fs::write(database.folder.join("password"), PASSWORD).unwrap();
-        for path in [database.folder.clone(), database.folder.join("password")] {
+        for end in ["crt", "key"] {
+            fs::copy(wire::file("one", end), database.folder.join(end)).unwrap();
+        }
+        // PostgreSQL reads no key that others could read.
+        fs::set_permissions(database.folder.join("key"), Permissions::from_mode(0o600)).unwrap();
+        for name in ["", "password", "crt", "key"] {
             if is_root() {
-                chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+                chown(database.folder.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
             }
         }
         database.make();
@@ -113,6 +118,7 @@ impl Database {
         let mut command = self.command("postgres");
         match self.kind {
             Kind::Postgres => command
+                .args(["-c", "ssl=on", "-c", "ssl_cert_file=../crt", "-c", "ssl_key_file=../key"])
                 .args(["-p", &port, "-h", "127.0.0.1", "-F", "-k"])
                 .arg(&self.folder)
                 .arg("-D")
@@ -120,6 +126,8 @@ impl Database {
             Kind::MariaDb => command
                 .args(["--no-defaults", "--bind-address=127.0.0.1", "--port", &port])
                 .arg("--skip-log-bin")
+                .arg(format!("--ssl-cert={}", self.folder.join("crt").display()))
+                .arg(format!("--ssl-key={}", self.folder.join("key").display()))
                 .arg(format!("--datadir={}", data.display()))
                 .arg(format!("--socket={}", self.folder.join("socket").display()))
                 .arg(format!("--pid-file={}", self.folder.join("pid").display())),
