@@ -159,9 +159,9 @@ impl Connection {
         self.app.borrow_mut().clone_from(app);
     }
 
-    /// Queues a frame. Over the cap, the connection is closed as too slow, but not before the socket was asked
-    /// to take what waits: a turn may bring more than the cap to a client that reads at once. Closing, nothing
-    /// is queued.
+    /// Queues a frame. Over the cap, the connection is closed as too slow, but not before the socket was
+    /// asked to take what waits: a turn may bring more than the cap to a client that reads at once. Closing,
+    /// nothing is queued.
     pub fn push(&self, frame: Bytes) {
         if !self.has_room(frame.len()) {
             self.flush();
