@@ -199,13 +199,14 @@ impl Door {
         let (id, route, allowed) = match segments.as_slice() {
             [] if method == Method::GET => return Ok(Opened::Answered(self.front(parts))),
             ["up"] if method == Method::GET => return Ok(Opened::Answered(answer::health())),
-            ["ready"] if method == Method::GET => {
+            // The second is Soketi's name, which probes of its installations ask.
+            ["ready" | "accept-traffic"] if method == Method::GET => {
                 return Ok(Opened::Answered(answer::ready(&self.http.node.shared)));
             }
             ["metrics"] if method == Method::GET && self.http.scrape.is_some() => {
                 return Ok(Opened::Answered(answer::metrics(self.http.scrape.as_deref())));
             }
-            [] | ["up" | "ready"] => {
+            [] | ["up" | "ready" | "accept-traffic"] => {
                 return Err(Error::MethodNotAllowed("GET, HEAD, OPTIONS").into());
             }
             ["app", key] if prefixed && method == Method::GET => {
