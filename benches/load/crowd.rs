@@ -1,5 +1,4 @@
-//! All the sockets of a run, clients and publishers, on one thread and one poll, so that the meter takes as
-//! little of the machine as it can.
+//! All the sockets of a run, clients and publishers, on one thread and one poll.
 
 use std::io;
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! What processes have used, from `/proc`: CPU time holds on a busy machine where wall time does not. Of
-//! memory, what is resident.
+//! What processes have used, from `/proc`: CPU time holds on a busy machine where wall time does not.
 
 use std::fs;
 

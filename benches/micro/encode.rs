@@ -1,5 +1,4 @@
-//! From an event to the bytes that every subscriber gets. It is done once for all of them, so it weighs
-//! where few are subscribed.
+//! From an event to the bytes that every subscriber gets.
 
 use std::hint::black_box;
 

@@ -1,5 +1,4 @@
-//! From a client's text to what it asks for, and from a name to a channel. Nothing is looked up and nothing
-//! answered.
+//! From a client's text to what it asks for, and from a name to a channel.
 
 use std::hint::black_box;
 

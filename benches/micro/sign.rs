@@ -1,5 +1,4 @@
-//! Checking signatures: of a subscription, and of a request to the API with its body's digest. What the
-//! hashing itself costs is the crates'.
+//! Checking signatures: of a subscription, and of a request to the API with its body's digest.
 
 use std::hint::black_box;
 

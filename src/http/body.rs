@@ -1,5 +1,6 @@
-//! The body of a request as it comes in. Nothing is bounded here: whoever adds to it has counted first.
-//! Most bodies come in one piece, and are not copied.
+//! The body of a request as it comes in.
+//!
+//! Nothing is bounded here: whoever adds to it has counted first.
 
 use bytes::{Bytes, BytesMut};
 

@@ -1,5 +1,4 @@
-//! `POST /apps/{id}/users/{user}/terminate_connections`: a backend throws a user out. Whose connections
-//! those are, and on which nodes, is the node's business.
+//! `POST /apps/{id}/users/{user}/terminate_connections`: a backend throws a user out.
 
 use serde_json::{Value, json};
 

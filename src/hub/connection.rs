@@ -70,21 +70,20 @@ pub struct Life {
     pub online: Cell<bool>,
     /// Whether the clock has seen it closing.
     pub ends: Cell<bool>,
-    /// How many presence channels it left in the second [`Self::left_at`].
-    left: Cell<u8>,
-    left_at: Cell<u32>,
+    /// The second in which it last left a presence channel, and how many it left in that.
+    left: Cell<(u32, u32)>,
 }
 
 impl Life {
     /// Notes that it left a presence channel at second `now`.
     pub fn leaves(&self, now: u32) {
-        self.left.set(self.has_left(now).saturating_add(1));
-        self.left_at.set(now);
+        self.left.set((now, self.has_left(now).saturating_add(1)));
     }
 
-    /// How many presence channels it left in second `now`, up to 255.
-    pub fn has_left(&self, now: u32) -> u8 {
-        if self.left_at.get() == now { self.left.get() } else { 0 }
+    /// How many presence channels it left in second `now`.
+    pub fn has_left(&self, now: u32) -> u32 {
+        let (second, left) = self.left.get();
+        if second == now { left } else { 0 }
     }
 }
 
@@ -160,9 +159,9 @@ impl Connection {
         self.app.borrow_mut().clone_from(app);
     }
 
-    /// Queues a frame. Over the cap, the connection is closed as too slow, but not before the socket was
-    /// asked to take what waits: a turn may bring more than the cap to a client that reads at once. Closing,
-    /// nothing is queued.
+    /// Queues a frame. Over the cap, the connection is closed as too slow, but not before the socket was asked
+    /// to take what waits: a turn may bring more than the cap to a client that reads at once. Closing, nothing
+    /// is queued.
     pub fn push(&self, frame: Bytes) {
         if !self.has_room(frame.len()) {
             self.flush();

@@ -1,5 +1,4 @@
-//! Whether new sockets should come here, for load balancers, and if not, why. It is advice: who comes all
-//! the same is refused where it connects.
+//! Whether new sockets should come here, for load balancers, and if not, why.
 
 use super::Shared;
 use crate::metrics::Unready;

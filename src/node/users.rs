@@ -1,5 +1,4 @@
-//! The verbs about users: signing in, hearing of each other, being thrown out. Who is online over several
-//! nodes is in `online.rs`.
+//! The verbs about users: signing in, hearing of each other, being thrown out.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::millis;
 use super::post::{Failure, Post};
-use super::spool::Kept;
+use super::spool::{Kept, Spool};
 use crate::app::{App, Webhook};
 
 /// Events and bytes that may wait in one line. Beyond them the newest are left out.
@@ -28,7 +28,7 @@ const MOST_TOGETHER: usize = 1_000;
 const MOST_BYTES_TOGETHER: usize = 256 << 10;
 
 /// For how long after it happened an event is tried again; milliseconds.
-const WHILE: u64 = 300_000;
+pub(super) const WHILE: u64 = 300_000;
 
 /// The pause after the first try that failed; it doubles with each up to the longest.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -78,20 +78,36 @@ impl Drop for Line {
     }
 }
 
+/// An event in line.
+struct Waiting {
+    /// When it happened.
+    at: u64,
+    json: String,
+    /// Its number in the spool.
+    spooled: Option<u64>,
+}
+
 struct State {
     /// As they are configured now.
     hook: RefCell<(Arc<App>, Webhook)>,
-    queue: RefCell<VecDeque<(u64, String)>>,
+    queue: RefCell<VecDeque<Waiting>>,
     bytes: Cell<usize>,
     figures: Arc<Figures>,
     more: Notify,
     emptied: Notify,
+    spool: Option<Rc<Spool>>,
     /// The server ends: no more pauses to gather events.
     hurry: Cell<bool>,
 }
 
 impl Line {
-    pub(super) fn begin(app: Arc<App>, index: usize, webhook: Webhook, post: Post) -> Self {
+    pub(super) fn begin(
+        app: Arc<App>,
+        index: usize,
+        webhook: Webhook,
+        post: Post,
+        spool: Option<Rc<Spool>>,
+    ) -> Self {
         let figures = Figures { app: app.id.to_string(), index, ..Figures::default() };
         let state = Rc::new(State {
             hook: RefCell::new((app, webhook)),
@@ -100,6 +116,7 @@ impl Line {
             figures: Arc::new(figures),
             more: Notify::new(),
             emptied: Notify::new(),
+            spool,
             hurry: Cell::new(false),
         });
         let task = spawn_local(run(state.clone(), post)).abort_handle();
@@ -118,8 +135,8 @@ impl Line {
         }
     }
 
-    /// Puts in an event that happened at `at`.
-    pub(super) fn put(&self, at: u64, json: String) {
+    /// Puts in an event that happened at `at`, and has that number in the spool. One without gets it.
+    pub(super) fn put(&self, at: u64, json: String, spooled: Option<u64>) {
         let state = &self.state;
         let mut queue = state.queue.borrow_mut();
         let bytes = state.bytes.get() + json.len();
@@ -128,10 +145,14 @@ impl Line {
                 let (app, index) = (&state.figures.app, state.figures.index);
                 warn!(%app, index, "a webhook's line is full: its newest events are dropped");
             }
+            if let (Some(spool), Some(number)) = (&state.spool, spooled) {
+                spool.done(vec![number]);
+            }
             return;
         }
         state.bytes.set(bytes);
-        queue.push_back((at, json));
+        let spooled = spooled.or_else(|| state.keep(at, &json));
+        queue.push_back(Waiting { at, json, spooled });
         state.tell(&queue);
         state.more.notify_one();
     }
@@ -149,27 +170,32 @@ impl Line {
         }
     }
 
-    /// What is in line.
-    pub(super) fn left(&self) -> Vec<Kept> {
-        let (app, webhook) = &*self.state.hook.borrow();
-        let queue = self.state.queue.borrow();
-        let kept = |(at, json): &(u64, String)| {
-            Some(Kept {
-                app: app.id.to_string(),
-                index: self.state.figures.index,
-                url: webhook.url.clone(),
-                at: *at,
-                event: RawValue::from_string(json.clone()).ok()?,
-            })
-        };
-        queue.iter().filter_map(kept).collect()
+    /// How many events are in line.
+    pub(super) fn len(&self) -> usize {
+        self.state.queue.borrow().len()
     }
 }
 
 impl State {
-    fn tell(&self, queue: &VecDeque<(u64, String)>) {
+    /// Puts an event into the spool, if there is one; its number there.
+    fn keep(&self, at: u64, json: &str) -> Option<u64> {
+        let spool = self.spool.as_ref()?;
+        let hook = self.hook.borrow();
+        let mut kept = Kept {
+            n: 0,
+            app: self.figures.app.clone(),
+            index: self.figures.index,
+            url: hook.1.url.clone(),
+            at,
+            event: RawValue::from_string(json.to_owned()).ok()?,
+        };
+        spool.keep(&mut kept);
+        Some(kept.n)
+    }
+
+    fn tell(&self, queue: &VecDeque<Waiting>) {
         self.figures.queued.store(queue.len() as u64, Ordering::Relaxed);
-        let oldest = queue.front().map_or(0, |(at, _)| *at);
+        let oldest = queue.front().map_or(0, |waiting| waiting.at);
         self.figures.oldest.store(oldest, Ordering::Relaxed);
     }
 
@@ -179,7 +205,7 @@ impl State {
         let queue = self.queue.borrow();
         let mut body = format!("{{\"time_ms\":{},\"events\":[", millis());
         let mut count = 0;
-        for (_, json) in queue.iter().take(if together { MOST_TOGETHER } else { 1 }) {
+        for Waiting { json, .. } in queue.iter().take(if together { MOST_TOGETHER } else { 1 }) {
             if count > 0 {
                 if body.len() + json.len() > MOST_BYTES_TOGETHER {
                     break;
@@ -197,7 +223,14 @@ impl State {
     fn remove(&self, count: usize) {
         let mut queue = self.queue.borrow_mut();
         let count = count.min(queue.len());
-        let bytes: usize = queue.drain(..count).map(|(_, json)| json.len()).sum();
+        let (mut bytes, mut spooled) = (0, Vec::new());
+        for waiting in queue.drain(..count) {
+            bytes += waiting.json.len();
+            spooled.extend(waiting.spooled);
+        }
+        if let Some(spool) = self.spool.as_ref().filter(|_| !spooled.is_empty()) {
+            spool.done(spooled);
+        }
         self.bytes.set(self.bytes.get().saturating_sub(bytes));
         self.tell(&queue);
         if queue.is_empty() {
@@ -208,7 +241,7 @@ impl State {
     /// Gives up those in front that are too old to be tried again.
     fn give_up(&self) {
         let before = millis().saturating_sub(WHILE);
-        let old = self.queue.borrow().iter().take_while(|(at, _)| *at <= before).count();
+        let old = self.queue.borrow().iter().take_while(|one| one.at <= before).count();
         if old > 0 {
             self.figures.dropped.fetch_add(old as u64, Ordering::Relaxed);
             self.remove(old);

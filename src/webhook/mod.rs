@@ -9,7 +9,8 @@ mod spool;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
@@ -28,18 +29,25 @@ use crate::protocol::socket_id::SocketId;
 use line::Line;
 use news::News;
 use post::Post;
+use spool::{Kept, Spool};
 
 pub use line::Figures;
 
 /// Facts that may wait to be looked at before those are left out that no later fact depends on.
 const MOST_FACTS: usize = 65_536;
 
+/// Facts that are looked at before the spool is written.
+const TURN: usize = 1024;
+
+/// How often it is looked for what other processes have left.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How the webhooks of all apps are served.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Whether endpoints may have addresses that are not public.
     pub allow_private: bool,
-    /// Where what could not be sent is kept over a restart; none: it is lost.
+    /// Where what waits is kept, in case the process ends before it is sent; none: it is lost.
     pub spool: Option<PathBuf>,
 }
 
@@ -149,12 +157,13 @@ impl Webhooks {
                     lines: HashMap::new(),
                     figures: seen.0,
                     waiting: seen.1,
+                    spool: options.spool.as_deref().and_then(opened),
+                    unclaimed: Vec::new(),
+                    known: apps.iter().map(|app| (app.id.clone(), app.clone())).collect(),
                 };
-                if let Some(folder) = &options.spool {
-                    desk.resume(folder, &apps);
-                }
+                desk.take_over();
                 let end = desk.serve(received, finishing).await;
-                desk.finish(end, options.spool.as_deref()).await;
+                desk.finish(end).await;
             });
         })?;
         let thread = Mutex::new(Some((finish, thread)));
@@ -207,6 +216,11 @@ struct Desk {
     lines: HashMap<(AppId, String), Line>,
     figures: Arc<Mutex<Vec<Arc<Figures>>>>,
     waiting: Arc<AtomicUsize>,
+    spool: Option<Rc<Spool>>,
+    /// What other processes have left for apps that have not been heard of.
+    unclaimed: Vec<Kept>,
+    /// Apps as they were last heard of.
+    known: HashMap<AppId, Arc<App>>,
 }
 
 impl Desk {
@@ -216,22 +230,30 @@ impl Desk {
         mut facts: mpsc::UnboundedReceiver<(Arc<App>, Fact)>,
         mut finishing: oneshot::Receiver<Instant>,
     ) -> Instant {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turn = Vec::new();
         let end = loop {
             let next = self.news.next();
             tokio::select! {
                 biased;
-                fact = facts.recv() => match fact {
-                    Some((app, fact)) => self.take(&app, fact),
-                    // The server is gone without saying so.
-                    None => break Instant::now(),
-                },
+                count = facts.recv_many(&mut turn, TURN) => {
+                    if count == 0 {
+                        // The server is gone without saying so.
+                        break Instant::now();
+                    }
+                    turn.drain(..).for_each(|(app, fact)| self.take(&app, fact));
+                }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     for (app, event) in self.news.due(Instant::now()) {
                         self.put(&app, event);
                     }
                 }
+                _ = looks.tick(), if self.spool.is_some() => self.take_over(),
                 end = &mut finishing => break end.unwrap_or_else(|_| Instant::now()),
             }
+            // Before any of it is sent, and once for all.
+            self.flush();
         };
         while let Ok((app, fact)) = facts.try_recv() {
             self.take(&app, fact);
@@ -240,7 +262,14 @@ impl Desk {
         for (app, event) in self.news.all() {
             self.put(&app, event);
         }
+        self.flush();
         end
+    }
+
+    fn flush(&self) {
+        if let Some(spool) = &self.spool {
+            spool.flush();
+        }
     }
 
     fn take(&mut self, app: &Arc<App>, fact: Fact) {
@@ -253,19 +282,21 @@ impl Desk {
     /// Puts an event into the line of each webhook that asks for it.
     fn put(&mut self, app: &Arc<App>, event: Event) {
         let now = millis();
+        self.know(app);
         for (index, webhook) in app.webhooks.iter().enumerate() {
             if event.is_for(webhook) {
-                self.line(app, index, webhook).put(now, event.json.clone());
+                self.line(app, index, webhook).put(now, event.json.clone(), None);
             }
         }
     }
 
     /// The line of an app's webhook: its own, though another has the same URL.
     fn line(&mut self, app: &Arc<App>, index: usize, webhook: &Webhook) -> &Line {
-        let (post, figures) = (&self.post, &self.figures);
+        let (post, figures, spool) = (&self.post, &self.figures, &self.spool);
         let key = (app.id.clone(), format!("{index} {}", webhook.url));
         let line = self.lines.entry(key).or_insert_with(|| {
-            let line = Line::begin(app.clone(), index, webhook.clone(), post.clone());
+            let (post, spool) = (post.clone(), spool.clone());
+            let line = Line::begin(app.clone(), index, webhook.clone(), post, spool);
             let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
             // One whose URL has changed sends what it has, but is not told of beside its heir.
             figures.retain(|old| old.index != index || old.app != app.id.as_str());
@@ -276,36 +307,57 @@ impl Desk {
         line
     }
 
-    /// Puts back in line what an earlier run has left.
-    fn resume(&mut self, folder: &std::path::Path, apps: &Apps) {
-        let kept = match spool::take(folder) {
-            Ok(kept) => kept,
-            Err(error) => {
-                warn!(%error, folder = %folder.display(), "the webhook spool cannot be read");
-                return;
-            }
-        };
-        let (mut resumed, mut lost) = (0, 0);
-        for one in kept {
-            let app = apps.by_id(&one.app);
-            let hook = app.and_then(|app| {
-                let mut hooks = app.webhooks.iter().enumerate();
-                hooks.find(|(index, hook)| *index == one.index && hook.url == one.url)
-            });
-            match (app, hook) {
-                (Some(app), Some((index, hook))) => {
-                    self.line(app, index, hook).put(one.at, one.event.get().to_owned());
-                    resumed += 1;
-                }
-                _ => lost += 1,
-            }
+    fn know(&mut self, app: &Arc<App>) {
+        if self.known.get(&app.id).is_some_and(|known| Arc::ptr_eq(known, app)) {
+            return;
         }
-        if resumed + lost > 0 {
-            info!(resumed, lost, "webhook events of the last run");
+        self.known.insert(app.id.clone(), app.clone());
+        self.claim(app);
+    }
+
+    /// Puts in line what processes that have ended have left.
+    fn take_over(&mut self) {
+        let Some(spool) = &self.spool else { return };
+        let taken = spool.take_over();
+        if !taken.is_empty() {
+            info!(events = taken.len(), "webhook events of another run are taken over");
+            self.unclaimed.extend(taken);
+            let known: Vec<Arc<App>> = self.known.values().cloned().collect();
+            known.iter().for_each(|app| self.claim(app));
+        }
+        // Whatever is left is of apps that may be looked up, until it is too old.
+        let before = millis().saturating_sub(line::WHILE);
+        self.forget(|one| one.at <= before);
+    }
+
+    /// Puts in line what was left for the app.
+    fn claim(&mut self, app: &Arc<App>) {
+        let of_it = self.unclaimed.extract_if(.., |one| one.app == app.id.as_str());
+        let of_it: Vec<Kept> = of_it.collect();
+        for one in of_it {
+            let mut hooks = app.webhooks.iter().enumerate();
+            let hook = hooks.find(|(index, hook)| *index == one.index && hook.url == one.url);
+            match hook {
+                Some((index, hook)) => {
+                    let json = one.event.get().to_owned();
+                    self.line(app, index, hook).put(one.at, json, Some(one.n));
+                }
+                // Nobody asks for it any more.
+                None => self.spool.iter().for_each(|spool| spool.done(vec![one.n])),
+            }
         }
     }
 
-    async fn finish(&self, end: Instant, spool: Option<&std::path::Path>) {
+    fn forget(&mut self, is_forgotten: impl Fn(&Kept) -> bool) {
+        let lost: Vec<u64> =
+            self.unclaimed.extract_if(.., |one| is_forgotten(one)).map(|one| one.n).collect();
+        if let Some(spool) = self.spool.as_ref().filter(|_| !lost.is_empty()) {
+            warn!(lost = lost.len(), "webhook events of another run are of apps that are gone");
+            spool.done(lost);
+        }
+    }
+
+    async fn finish(&self, end: Instant) {
         for line in self.lines.values() {
             line.hurry();
         }
@@ -315,20 +367,29 @@ impl Desk {
             }
         };
         let _ = tokio::time::timeout_at(end, all).await;
-        let left: Vec<_> = self.lines.values().flat_map(Line::left).collect();
-        if left.is_empty() {
-            return;
-        }
-        let count = left.len();
-        let Some(folder) = spool else {
-            warn!(lost = count, "webhook events were not sent; webhooks.spool would keep them");
-            return;
-        };
-        match spool::keep(folder, &left) {
-            Ok(()) => info!(kept = count, "webhook events are kept for the next run"),
-            Err(error) => {
-                warn!(%error, lost = count, folder = %folder.display(), "webhook events are lost");
+        let left: usize = self.lines.values().map(Line::len).sum();
+        match &self.spool {
+            Some(spool) => {
+                spool.end();
+                if spool.count() > 0 {
+                    info!(kept = spool.count(), "webhook events are kept for the next run");
+                }
             }
+            None if left > 0 => {
+                warn!(lost = left, "webhook events were not sent; webhooks.spool would keep them");
+            }
+            None => {}
+        }
+    }
+}
+
+fn opened(folder: &Path) -> Option<Rc<Spool>> {
+    match Spool::open(folder) {
+        Ok(spool) => Some(Rc::new(spool)),
+        Err(error) => {
+            let folder = folder.display();
+            warn!(%error, %folder, "the webhook spool cannot be used: what waits is lost with a crash");
+            None
         }
     }
 }

@@ -40,6 +40,7 @@ mod requests;
 mod rfc6455;
 mod sdks;
 mod shards;
+mod spool;
 #[cfg(feature = "sql")]
 mod sql;
 mod support;

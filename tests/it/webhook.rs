@@ -1,135 +1,19 @@
 //! What a backend's endpoint gets: requests that official SDKs take for genuine, in order, again when they
 //! were refused, and nothing that was no news.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use fanfare::app::{App, Webhook, WebhookEvent};
 use fanfare::protocol::auth::Signer;
 use serde_json::{Value, json};
 
-use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, webhook};
+use crate::support::endpoint::Endpoint;
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
 use crate::support::http::Http;
 use crate::support::sign::hmac_hex;
 use crate::support::websocket::Client;
-use crate::support::{DEADLINE, eventually};
-
-/// A backend. It answers each request with the next status it was given, and with its usual one when there
-/// is none.
-struct Endpoint {
-    addr: SocketAddr,
-    posts: Receiver<Post>,
-    statuses: Sender<u16>,
-    usual: Arc<AtomicU16>,
-}
-
-/// A request as it came.
-struct Post {
-    head: Vec<String>,
-    body: String,
-}
-
-impl Post {
-    fn header(&self, name: &str) -> &str {
-        let start = format!("{}: ", name.to_lowercase());
-        let mut found = self.head.iter().filter(|line| line.to_lowercase().starts_with(&start));
-        let value =
-            &found.next().unwrap_or_else(|| panic!("no {name} in {:?}", self.head))[start.len()..];
-        assert!(found.next().is_none(), "{name} twice in {:?}", self.head);
-        value
-    }
-
-    /// The events of a request that every SDK takes for genuine.
-    fn events(&self) -> Vec<Value> {
-        assert_eq!(self.header("content-type"), "application/json");
-        assert_eq!(self.header("x-pusher-key"), KEY);
-        assert_eq!(self.header("x-pusher-signature"), hmac_hex(SECRET, &self.body));
-        let body: Value = serde_json::from_str(&self.body).unwrap();
-        let now = crate::support::sign::now() * 1000;
-        let time = body["time_ms"].as_i64().unwrap();
-        assert!((now - time).abs() < 60_000, "{time} is not now");
-        body["events"].as_array().unwrap().clone()
-    }
-}
-
-impl Endpoint {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (post, posts) = channel();
-        let (statuses, status) = channel();
-        let usual = Arc::new(AtomicU16::new(200));
-        let answers = usual.clone();
-        std::thread::spawn(move || {
-            let status = Arc::new(Mutex::new(status));
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (post, status, usual) = (post.clone(), status.clone(), answers.clone());
-                std::thread::spawn(move || {
-                    while let Some(got) = read(&stream) {
-                        if post.send(got).is_err() {
-                            return;
-                        }
-                        let status = status.lock().unwrap().try_recv();
-                        let status = status.unwrap_or_else(|_| usual.load(Ordering::SeqCst));
-                        let location = if status / 100 == 3 { "Location: /other\r\n" } else { "" };
-                        let answer =
-                            format!("HTTP/1.1 {status} X\r\n{location}Content-Length: 2\r\n\r\nok");
-                        if (&stream).write_all(answer.as_bytes()).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        Self { addr, posts, statuses, usual }
-    }
-
-    fn next(&self) -> Post {
-        self.posts.recv_timeout(DEADLINE).expect("a webhook in time")
-    }
-
-    /// The event of the next request, which has no other.
-    fn event(&self) -> Value {
-        let mut events = self.next().events();
-        assert_eq!(events.len(), 1, "{events:?}");
-        events.remove(0)
-    }
-
-    /// A webhook that asks for everything.
-    fn webhook(&self) -> Webhook {
-        webhook(&format!("http://{}/hooks?token=t", self.addr))
-    }
-
-    /// A server that posts here.
-    fn server(&self) -> Fixture {
-        Fixture::with(|app| app.webhooks = vec![self.webhook()])
-    }
-}
-
-fn read(stream: &TcpStream) -> Option<Post> {
-    let mut reader = BufReader::new(stream);
-    let mut head = Vec::new();
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        match line.trim_end() {
-            "" => break,
-            line => head.push(line.to_owned()),
-        }
-    }
-    let length = head.iter().find_map(|line| {
-        line.to_lowercase().strip_prefix("content-length: ").map(|text| text.parse().unwrap())
-    });
-    let mut body = vec![0; length?];
-    reader.read_exact(&mut body).ok()?;
-    Some(Post { head, body: String::from_utf8(body).unwrap() })
-}
 
 fn say(client: &mut Client, event: &str, data: &Value) {
     client.send_text(&json!({ "event": event, "data": data }).to_string());
@@ -362,36 +246,6 @@ fn counts_are_told_where_the_app_tells_them() {
     let [_one, mut other] = clients;
     subscribe(&mut other, "a");
     assert_eq!(endpoint.event(), count(2));
-}
-
-#[test]
-fn what_could_not_be_sent_is_sent_after_a_restart() {
-    let endpoint = Endpoint::start();
-    endpoint.usual.store(503, Ordering::SeqCst);
-    let folder = std::env::temp_dir().join(format!("fanfare-webhooks-{}", std::process::id()));
-    let server = || {
-        let mut app = App::new(ID, KEY, SECRET);
-        app.webhooks = vec![endpoint.webhook()];
-        Fixture::with_config(vec![app], |config| config.webhooks.spool = Some(folder.clone()))
-    };
-    let fixture = server();
-    let client = fixture.subscribed("a");
-    assert_eq!(endpoint.event(), occupied("a"));
-    fixture.stop();
-    drop(client);
-    let kept = std::fs::read_to_string(folder.join("webhooks.jsonl")).unwrap();
-    assert!(kept.lines().count() == 2 && kept.ends_with('\n'), "{kept}");
-    endpoint.usual.store(200, Ordering::SeqCst);
-    // The new run begins with what the old one has left, as soon as the endpoint takes it.
-    let fixture = server();
-    let told = eventually(|| match endpoint.event() {
-        event if event == vacated("a") => Ok(()),
-        event => Err(event.to_string()),
-    });
-    assert_eq!(told, Ok(()));
-    fixture.stop();
-    assert!(!folder.join("webhooks.jsonl").exists());
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! The backend publishes to channels, and every subscriber is to get it: at a given rate for the cost of a
-//! delivery and its delay, or as fast as it goes.
+//! The backend publishes to channels, and every subscriber is to get it.
 
 use std::io;
 

@@ -1,5 +1,4 @@
-//! Connections that subscribe and then stay quiet: what one costs to make, to keep and to lose. Memory is
-//! what the kernel says that the server holds.
+//! Connections that subscribe and then stay quiet: what one costs to make, to keep and to lose.
 
 use std::io;
 

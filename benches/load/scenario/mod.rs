@@ -1,5 +1,4 @@
-//! What can be measured, one file each: its options, its run, its report. What all of them need of sockets
-//! and figures is beside this folder.
+//! What can be measured, one file each: its options, its run, its report.
 
 pub(crate) mod churn;
 pub(crate) mod fan_out;

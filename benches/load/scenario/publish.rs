@@ -1,5 +1,4 @@
-//! The backend publishes to channels that nobody subscribes to: the cost of the API by itself, without a
-//! single delivery.
+//! The backend publishes to channels that nobody subscribes to: the cost of the API by itself.
 
 use std::io;
 

@@ -1,5 +1,4 @@
-//! Fan-out at one rate after the other: where latency begins to rise, as lines and as a plot. Each rate is
-//! a run of its own.
+//! Fan-out at one rate after the other: where latency begins to rise, as lines and as a plot.
 
 use std::fs;
 use std::io;

@@ -1,5 +1,4 @@
-//! Client events: everybody in a room whispers in turn, and everybody else there is to hear it. No backend
-//! takes part.
+//! Client events: everybody in a room whispers in turn, and everybody else there is to hear it.
 
 use std::io;
 

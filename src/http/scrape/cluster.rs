@@ -1,5 +1,4 @@
-//! What Prometheus is told of the link to the other nodes. A server of its own has none of these families,
-//! so that a query for them finds clusters alone.
+//! What Prometheus is told of the link to the other nodes. A server of its own has none of these families.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -6,6 +6,7 @@ pub mod child;
 pub mod cut;
 #[cfg(feature = "sql")]
 pub mod database;
+pub mod endpoint;
 pub mod fixture;
 pub mod http;
 pub mod loopback;
