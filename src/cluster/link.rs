@@ -184,7 +184,7 @@ pub struct Counted {
     pub users: usize,
 }
 
-/// What is counted of the link. Written by the link's thread, but for `dropped`.
+/// What is counted of the link. Written by the link's thread, but for `dropped` and `slowed`.
 #[derive(Debug, Default)]
 pub struct Figures {
     /// Envelopes sent.
@@ -193,6 +193,8 @@ pub struct Figures {
     pub dropped: AtomicU64,
     /// Envelopes of other nodes.
     pub received: AtomicU64,
+    /// Requests that waited until others were sent.
+    pub slowed: AtomicU64,
     /// From their sending to their coming, by the clocks of both nodes.
     pub lag: Histogram,
     /// Subscribers here that events of other nodes went to.
@@ -306,6 +308,11 @@ impl Link {
     }
 
     /// Puts a publish in, if there is room; whether there was. One that is `promised`, since [`Self::takes`] was
+    /// Bytes that may wait.
+    pub fn max_queued(&self) -> usize {
+        self.max_queued
+    }
+
     /// asked before, finds room unless Redis is away: what others promised meanwhile is not much.
     pub fn publish(&self, publish: Publish, promised: bool) -> bool {
         let bytes = publish.bytes();
@@ -331,6 +338,7 @@ impl Link {
 
     /// Whether publishes of so many bytes would fit, or need not because Redis is away: then the subscribers here
     /// are told, and what others miss is counted.
+        Figures::add(&self.figures().slowed, 1);
     pub fn takes(&self, publishes: usize, bytes: usize) -> bool {
         let all = bytes.saturating_add(publishes.saturating_mul(BESIDE));
         !self.is_up() || self.queued().saturating_add(all) <= self.max_queued

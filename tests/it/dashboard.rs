@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use crate::metrics::scrape;
 use crate::support::eventually;
-use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, webhook};
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, config, subscribe, webhook};
 use crate::support::http::Http;
+use crate::support::redis::Redis;
 use crate::support::websocket::Client;
 
 /// Labels that Prometheus adds.
@@ -143,9 +144,20 @@ fn dashboard_and_alerts_speak_of_metrics_that_exist() {
     assert!(asked.len() >= questions.len() - 1, "only `up` is another's");
     named.extend(asked);
     let (fixture, _clients) = at_work();
+    let redis = Redis::start();
+    let clustered = redis.as_ref().map(|redis| {
+        let mut config = config(vec![App::new(ID, KEY, SECRET)]);
+        config.metrics.enabled = true;
+        config.cluster = redis.cluster();
+        Fixture::of(config)
+    });
+    if clustered.is_none() {
+        named.retain(|(name, _)| !name.starts_with("fanfare_cluster_"));
+    }
     let all_there = eventually(|| {
         let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for sample in scrape(fixture.addr).into_keys() {
+        let servers = [Some(&fixture), clustered.as_ref()].into_iter().flatten();
+        for sample in servers.flat_map(|server| scrape(server.addr).into_keys()) {
             let (name, labels) = sample.split_once('{').unwrap_or((&sample, ""));
             let labels = labels.split("\",").filter_map(|pair| Some(pair.split_once('=')?.0));
             told.entry(name.to_owned()).or_default().extend(labels.map(str::to_owned));

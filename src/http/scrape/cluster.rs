@@ -8,9 +8,10 @@ use crate::metrics::Page;
 type Figure = fn(&Figures) -> &AtomicU64;
 
 /// What is counted.
-const COUNTERS: [(&str, &str, Figure); 14] = [
+const COUNTERS: [(&str, &str, Figure); 15] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
     ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
+    ("slowed_total", "Requests that waited because Redis takes events too slowly.", |f| &f.slowed),
     ("received_total", "Messages of other nodes, presence and counts among them.", |f| &f.received),
     ("deliveries_total", "Events given to subscribers here that came to another node.", |f| {
         &f.deliveries
@@ -40,6 +41,8 @@ pub(super) fn tell(page: &mut Page, link: &Link) {
     page.gauges("cluster_up", "1 while Redis answers.", [(&[][..], up)]);
     let help = "Bytes of events that wait for Redis.";
     page.gauges("cluster_queue_bytes", help, [(&[][..], link.queued() as f64)]);
+    let help = "Bytes of events that may wait for Redis.";
+    page.gauges("cluster_queue_limit_bytes", help, [(&[][..], link.max_queued() as f64)]);
     for (name, help, histogram) in [
         (
             "cluster_lag_seconds",
