@@ -9,26 +9,33 @@ use crate::cluster::Topic;
 use crate::cluster::topics::Entry;
 use crate::hub::connection::Connection;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::error;
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, User, UserId};
 use crate::protocol::socket_id::SocketId;
 
 /// Whom a connection watches of whom it is not known yet whether they are online; it is told of all at once.
 #[derive(Debug)]
-pub(super) struct Unknown(Vec<(UserId, Option<bool>)>);
+pub(super) struct Unknown {
+    users: Vec<(UserId, Option<bool>)>,
+    /// It would watch more than it may, which it is told after that.
+    cut: bool,
+}
 
 impl Unknown {
     fn learn(&mut self, user: &UserId, is_online: Option<bool>) {
-        let its = self.0.iter_mut().filter(|(other, _)| other == user);
+        let its = self.users.iter_mut().filter(|(other, _)| other == user);
         its.for_each(|(_, known)| *known = is_online.or(*known));
     }
 
-    fn message(&self) -> Option<Message> {
+    fn messages(&self) -> Vec<Message> {
         let (mut online, mut offline) = (Vec::new(), Vec::new());
-        for (user, is_online) in &self.0 {
+        for (user, is_online) in &self.users {
             if *is_online == Some(true) { &mut online } else { &mut offline }.push(user.clone());
         }
-        (!self.0.is_empty()).then(|| Message::watchlist(&online, &offline))
+        let list = (!self.users.is_empty()).then(|| Message::watchlist(&online, &offline));
+        let cut = self.cut.then(|| Message::error(&error::WATCHLIST_CUT, None));
+        list.into_iter().chain(cut).collect()
     }
 }
 
@@ -45,8 +52,9 @@ impl Node {
         let member = Member { user_id: user.id.clone(), user_info: "{}".into() };
         cluster.topics.watch(&topic_of(app, &user.id), Some(&member), |_| ());
         let watched = &user.watchlist.ids;
-        let unknown = watched.iter().map(|user| (user.clone(), None)).collect();
-        cluster.unknown.insert(connection.id, Unknown(unknown));
+        let users = watched.iter().map(|user| (user.clone(), None)).collect();
+        let unknown = Unknown { users, cut: user.watchlist.cut };
+        cluster.unknown.insert(connection.id, unknown);
         for watched in watched {
             cluster.topics.watch(&topic_of(app, watched), None, |entry| {
                 let known = entry.is_anybody_there();
@@ -56,9 +64,7 @@ impl Node {
                 }
             });
         }
-        if let Some(message) = cluster.all_known(connection.id) {
-            connection.tell(message);
-        }
+        cluster.all_known(connection.id).into_iter().for_each(|message| connection.tell(message));
     }
 
     /// Ends what [`Self::go_online`] began, if it did.
@@ -78,10 +84,10 @@ impl Node {
 
 impl Clustered {
     /// What a connection is told once all it watches are known; only once.
-    fn all_known(&self, socket: SocketId) -> Option<Message> {
-        let is_whole = |unknown: &Unknown| unknown.0.iter().all(|(_, online)| online.is_some());
-        let (_, unknown) = self.unknown.remove_if(&socket, |_, unknown| is_whole(unknown))?;
-        unknown.message()
+    fn all_known(&self, socket: SocketId) -> Vec<Message> {
+        let is_whole = |unknown: &Unknown| unknown.users.iter().all(|(_, online)| online.is_some());
+        let unknown = self.unknown.remove_if(&socket, |_, unknown| is_whole(unknown));
+        unknown.map(|(_, unknown)| unknown.messages()).unwrap_or_default()
     }
 }
 
@@ -95,17 +101,15 @@ impl Shared {
         let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
         let message = Message::watchlist(online, offline);
         self.hub.directory(&topic.app).turn(user.as_str(), is_online, |place| {
-            let message = match cluster.unknown.get_mut(&place.socket) {
+            let messages = match cluster.unknown.get_mut(&place.socket) {
                 Some(mut unknown) => {
                     unknown.learn(&user, Some(is_online));
                     drop(unknown);
-                    cluster.all_known(place.socket).map(Message::into_bytes)
+                    cluster.all_known(place.socket)
                 }
-                None => Some(message.bytes().clone()),
+                None => vec![message.clone()],
             };
-            if let Some(frame) = message {
-                self.hub.tell(place, frame);
-            }
+            messages.into_iter().for_each(|message| self.hub.tell(place, message.into_bytes()));
         });
     }
 }

@@ -66,8 +66,9 @@ impl Node {
     /// Begins to watch the users of the watchlist, and tells who of them is online.
     fn watch(&self, connection: &Connection, user: &User) {
         if let Some(cluster) = &self.shared.cluster {
-            self.go_online(cluster, connection, user);
-        } else if !user.watchlist.ids.is_empty() {
+            return self.go_online(cluster, connection, user);
+        }
+        if !user.watchlist.ids.is_empty() {
             let (mut online, mut offline) = (Vec::new(), Vec::new());
             for watched in &user.watchlist.ids {
                 let is_online = connection.directory.watch(watched, connection.place());

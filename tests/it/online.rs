@@ -160,3 +160,17 @@ fn watchers_hear_of_true_changes_when_redis_comes_back() {
     hears_nothing(&mut a);
     hears_nothing(&mut d);
 }
+
+#[test]
+fn who_watches_too_many_hears_of_some_and_then_that_it_is_too_many() {
+    let Some(redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let users: Vec<String> = (0..101).map(|number| format!("u{number}")).collect();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    let _u7 = signed_in(&two, "u7", &[]);
+    let mut a = signed_in(&one, "a", &users);
+    let told = statuses(&mut a);
+    assert_eq!((told.len(), told["u7"]), (100, true));
+    assert!(a.hear_text().contains(r#""code":4302"#));
+    hears_nothing(&mut a);
+}
