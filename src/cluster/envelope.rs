@@ -151,6 +151,11 @@ impl Envelope {
         head
     }
 
+    /// What tells it from all others in the bytes of it: sender and serial, in bytes 5 to 20.
+    pub fn mark(&self) -> [u8; 16] {
+        (u128::from(self.origin) << 64 | u128::from(self.serial)).to_be_bytes()
+    }
+
     /// Its place in the log of its channel, or in that of all nodes; `None` for what is in no log.
     pub fn place(&self) -> Option<u64> {
         match &self.body {
@@ -310,6 +315,7 @@ mod tests {
         for envelope in all() {
             let bytes = Bytes::from(envelope.encode());
             assert_eq!(Envelope::decode(&bytes), Ok(envelope.clone()));
+            assert_eq!(bytes[4..20], envelope.mark());
             if let Some(version) = envelope.version() {
                 let (head, rest) = envelope.encode_around_version();
                 assert_eq!(joined(&head, version, &rest), bytes);

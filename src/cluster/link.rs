@@ -74,14 +74,16 @@ pub enum Publish {
         except: Option<SocketId>,
         frame: Bytes,
     },
-    /// The same on a cache channel, where Redis keeps it for `ttl`. The sender's own subscribers get it when
-    /// it comes back, so that all nodes agree which event is the last.
+    /// The same on a cache channel, where Redis keeps it for `ttl`, and `max` bytes of what the node publishes to the
+    /// app's cache channels. The sender's own subscribers get it when it comes back, so that all nodes agree
+    /// which event is the last.
     Cached {
         topic: Topic,
         except: Option<SocketId>,
         frame: Bytes,
         data: Bytes,
         ttl: Duration,
+        max: usize,
     },
     Terminate {
         app: AppId,

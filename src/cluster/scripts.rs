@@ -193,6 +193,12 @@ redis.call('SPUBLISH', ARGV[1], envelope)
 return 1
 ";
 
+/// KEYS c; ARGV mark. Takes the cached event out if it is that one.
+const FORGET: &str = r"
+if redis.call('GETRANGE', KEYS[1], 4, 19) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+";
+
 /// KEYS c; the cached event and how long it is kept on.
 const KEPT: &str = r"
 local envelope = redis.call('GET', KEYS[1])
@@ -251,13 +257,14 @@ pub(super) enum Script {
     Missed,
     Keep,
     Kept,
+    Forget,
     Count,
     Renew,
     Epoch,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Join,
         Self::Leave,
         Self::Clear,
@@ -267,6 +274,7 @@ impl Script {
         Self::Missed,
         Self::Keep,
         Self::Kept,
+        Self::Forget,
         Self::Count,
         Self::Renew,
         Self::Epoch,
@@ -291,6 +299,7 @@ impl Script {
             Self::Missed => (&[LOG], MISSED),
             Self::Keep => (&[NEXT, LOG], KEEP),
             Self::Kept => (&[], KEPT),
+            Self::Forget => (&[], FORGET),
             Self::Count => (&[NEXT], COUNT),
             Self::Renew => (&[], RENEW),
             Self::Epoch => (&[], EPOCH),

@@ -97,7 +97,8 @@ impl Clustered {
         let Publication { channel, data, except, .. } = publication;
         let topic = Topic { app: app.id.clone(), channel: channel.clone() };
         let (data, ttl) = (Bytes::copy_from_slice(data.as_bytes()), app.features.cache_ttl);
-        let publish = Publish::Cached { topic: topic.clone(), except, frame, data, ttl };
+        let max = app.limits.cache_bytes;
+        let publish = Publish::Cached { topic: topic.clone(), except, frame, data, ttl, max };
         self.topics.publish_cached(&topic, publish);
     }
 

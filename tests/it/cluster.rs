@@ -48,6 +48,7 @@ over_every_redis! {
     n05_the_rate_of_client_events_is_each_connections_own,
     n06_the_last_event_of_a_cache_channel_is_shared,
     n07_the_members_of_a_dead_node_leave_once,
+    cached_events_take_as_many_bytes_as_they_may,
     a_channel_is_full_over_all_nodes,
     an_app_has_its_connections_over_all_nodes,
     subscribers_are_told_how_many_they_are_on_all_nodes,
@@ -293,6 +294,26 @@ fn n06_the_last_event_of_a_cache_channel_is_shared(cluster: &Cluster) {
     drop((a, b));
     eventually_answers(&one, "channels", &json!({ "channels": {} }));
     assert_eq!(one.subscribed("cache-x").hear_text(), event("cache-x", "2"));
+}
+
+fn cached_events_take_as_many_bytes_as_they_may(cluster: &Cluster) {
+    let [one, two] = [0; 2].map(|_| node(cluster, |app| app.limits.cache_bytes = 600));
+    let cached = |channel: &str| {
+        query(&one, &format!("channels/cache-{channel}?info=cache"))["cache"]["data"].clone()
+    };
+    one.publish("cache-a", "e", "1");
+    one.publish("cache-b", "e", "1");
+    assert_eq!([cached("b"), cached("a")], ["1", "1"]);
+    one.publish("cache-c", "e", "1");
+    let all = ["a", "b", "c", "d"];
+    assert_eq!(all.map(cached), [json!("1"), Value::Null, json!("1"), Value::Null]);
+    // What another node has put in the place of one is not taken out with it.
+    two.publish("cache-a", "e", "2");
+    one.publish("cache-d", "e", "1");
+    one.publish("cache-b", "e", "1");
+    assert_eq!(all.map(cached), [json!("2"), json!("1"), Value::Null, json!("1")]);
+    let miss = r#"{"event":"pusher:cache_miss","channel":"cache-c","data":"{}"}"#;
+    assert_eq!(two.subscribed("cache-c").hear_text(), miss);
 }
 
 /// A node as a process of its own, which can be killed.

@@ -7,6 +7,7 @@ mod address;
 mod ask;
 mod batch;
 mod hearing;
+mod keeping;
 mod lease;
 mod opening;
 pub mod probe;
@@ -34,6 +35,7 @@ use super::topics::Topics;
 use crate::app::AppId;
 use address::Address;
 use hearing::Hearing;
+use keeping::Keeping;
 use publishing::Lasting;
 use reader::Reader;
 use servers::{Heard, Servers};
@@ -145,6 +147,7 @@ struct Kept {
     /// Cached events that Redis has taken and that have not come back yet.
     flying: VecDeque<Held>,
     lasting: Lasting,
+    keeping: Keeping,
     /// Connections by app.
     connections: HashMap<AppId, usize>,
     /// The leases under which something may be held still, the present one last.
@@ -183,6 +186,7 @@ impl Redis {
             held: VecDeque::new(),
             flying: VecDeque::new(),
             lasting: Lasting::default(),
+            keeping: Keeping::default(),
             connections: HashMap::new(),
             leases: Vec::new(),
             epochs: HashMap::new(),

@@ -71,7 +71,7 @@ impl Writer<'_> {
     }
 
     /// Reads what Redis has of topics, behind the joins of the same batch.
-    pub(super) fn load(&self, batch: &mut Batch<Expected>, topics: Vec<Topic>) -> Vec<Opening> {
+    pub(super) fn load(&mut self, batch: &mut Batch<Expected>, topics: Vec<Topic>) -> Vec<Opening> {
         let mut openings = Vec::with_capacity(topics.len());
         for topic in topics {
             let (kind, opening) = (topic.channel.kind(), openings.len());
@@ -88,6 +88,7 @@ impl Writer<'_> {
                 self.ask_log(batch, self.keys.channel(&topic, 'l'), after, opening);
             }
             if kind.cache {
+                self.kept.keeping.touch(&topic);
                 let kept = script(Script::Kept, &self.parts(&topic, "c"));
                 batch.add(kept, Expected::Kept { opening });
             }

@@ -163,8 +163,12 @@ impl Writer<'_> {
         batch.add(publish, Expected::Nothing);
     }
 
-    fn keep(&self, batch: &mut Batch<Expected>, held: &Held) {
-        let Publish::Cached { topic, except, frame, data, ttl } = &held.publish else { return };
+    fn keep(&mut self, batch: &mut Batch<Expected>, held: &Held) {
+        let Publish::Cached { topic, except, frame, data, ttl, max } = &held.publish else {
+            return;
+        };
+        let bytes = (frame.len() + data.len(), *max);
+        let out = self.kept.keeping.keep(topic, bytes, held.serial, Instant::now() + *ttl);
         let (frame, data) = (frame.clone(), data.clone());
         let body = Body::Cached { version: 0, except: *except, frame, data };
         let envelope = self.envelope(held.serial, held.told, body);
@@ -175,6 +179,12 @@ impl Writer<'_> {
         keep.arg(u8::from(held.sent));
         batch.add(keep, Expected::Nothing);
     }
+        for (channel, serial) in out {
+            let topic = Topic { app: topic.app.clone(), channel };
+            let mut forget = script(Script::Forget, &[self.keys.channel(&topic, 'c')]);
+            forget.arg(self.envelope(serial, false, Body::Probe).mark().as_slice());
+            batch.add(forget, Expected::Nothing);
+        }
 
     /// The first `count` of what waited are in Redis.
     pub(super) fn published(&mut self, count: usize, bytes: usize) {

@@ -378,6 +378,9 @@ impl Writer<'_> {
         // Whoever asks sees what it was told before.
         self.count().await?;
         for (question, asker) in questions {
+            if let Question::Channel(topic) = &question {
+                self.kept.keeping.touch(topic);
+            }
             let answer = super::ask::ask(&mut self.servers, self.keys, self.status, question);
             if let Some(answer) = answer.await? {
                 // It may have gone meanwhile.
