@@ -66,7 +66,7 @@ pub enum Order {
 }
 
 /// Something for other nodes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Publish {
     /// For the subscribers of a topic.
     Event {
@@ -193,10 +193,10 @@ pub struct Figures {
     pub published: AtomicU64,
     /// Publishes that did not fit the queue, or waited too long.
     pub dropped: AtomicU64,
-    /// Envelopes of other nodes.
-    pub received: AtomicU64,
     /// Requests that waited until others were sent.
     pub slowed: AtomicU64,
+    /// Envelopes of other nodes.
+    pub received: AtomicU64,
     /// From their sending to their coming, by the clocks of both nodes.
     pub lag: Histogram,
     /// Subscribers here that events of other nodes went to.
@@ -271,6 +271,11 @@ impl FarEnd {
     pub fn go_up(&self) {
         self.status.up.store(true, Ordering::Relaxed);
     }
+
+    /// From now on they are answered from what is known here.
+    pub fn go_down(&self) {
+        self.status.up.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Link {
@@ -303,6 +308,11 @@ impl Link {
         self.status.queued.load(Ordering::Relaxed)
     }
 
+    /// Bytes that may wait.
+    pub fn max_queued(&self) -> usize {
+        self.max_queued
+    }
+
     /// Puts an order in; whether it was taken. Orders of one sender are carried out in its order.
     pub fn order(&self, order: Order) -> bool {
         // Its far end is gone only when the server stops.
@@ -310,11 +320,6 @@ impl Link {
     }
 
     /// Puts a publish in, if there is room; whether there was. One that is `promised`, since [`Self::takes`] was
-    /// Bytes that may wait.
-    pub fn max_queued(&self) -> usize {
-        self.max_queued
-    }
-
     /// asked before, finds room unless Redis is away: what others promised meanwhile is not much.
     pub fn publish(&self, publish: Publish, promised: bool) -> bool {
         let bytes = publish.bytes();
@@ -333,6 +338,7 @@ impl Link {
         if !self.is_up() || self.queued() <= SLOW_DOWN.min(self.max_queued / 2) {
             return None;
         }
+        Figures::add(&self.figures().slowed, 1);
         let (sender, room) = oneshot::channel();
         self.order(Order::Room(sender));
         Some(room)
@@ -340,7 +346,6 @@ impl Link {
 
     /// Whether publishes of so many bytes would fit, or need not because Redis is away: then the subscribers here
     /// are told, and what others miss is counted.
-        Figures::add(&self.figures().slowed, 1);
     pub fn takes(&self, publishes: usize, bytes: usize) -> bool {
         let all = bytes.saturating_add(publishes.saturating_mul(BESIDE));
         !self.is_up() || self.queued().saturating_add(all) <= self.max_queued

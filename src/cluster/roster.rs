@@ -120,8 +120,8 @@ impl Roster {
     }
 
     /// The users with connections here, for telling Redis again.
-    pub fn own(&self) -> impl Iterator<Item = (&Member, usize)> {
-        self.own.values().map(|own| (&own.member, own.max))
+    pub fn own(&self) -> impl Iterator<Item = &Member> {
+        self.own.values().map(|own| &own.member)
     }
 
     /// The version that a user came with; 0 if it has not.
@@ -162,9 +162,9 @@ impl Roster {
 
     /// Whether Redis has dropped a user at `version` whom it had confirmed to this node before, as happens
     /// when the node was taken for dead.
-    pub fn must_join_again(&self, version: u64, user: &UserId) -> Option<(&Member, usize)> {
+    pub fn must_join_again(&self, version: u64, user: &UserId) -> Option<&Member> {
         let own = self.own.get(user)?;
-        own.joined.is_some_and(|joined| joined < version).then_some((&own.member, own.max))
+        own.joined.is_some_and(|joined| joined < version).then_some(&own.member)
     }
 
     fn remove(&mut self, user: &UserId) -> Option<Change> {
@@ -217,8 +217,9 @@ impl Roster {
                 loaded.members.iter().map(|(_, member)| &member.user_id).collect();
             gone.extend(self.by_user.keys().filter(|user| !here.contains(user)).cloned());
         }
-        // Whom this node holds itself is on the way back, whatever was read.
-        gone.retain(|user| !self.own.contains_key(user));
+        // Whom this node holds itself is on the way back, whatever was read; not who only waits to come in.
+        let is_held = |user: &UserId| self.own.get(user).is_some_and(|own| own.joined.is_some());
+        gone.retain(|user| !is_held(user));
         changes.extend(gone.iter().filter_map(|user| self.remove(user)));
         for (place, member) in &loaded.members {
             changes.extend(self.insert(*place, member));
@@ -277,6 +278,20 @@ mod tests {
         assert!(matches!(changes.as_slice(), [Change::Removed(text)] if &*text.id == r#"\"b\""#));
         assert_eq!(users(&roster), "ca");
         assert!(roster.load(&emptied, true).is_empty(), "older than what is known");
+    }
+
+    #[test]
+    fn who_waits_to_come_in_is_not_held() {
+        let mut roster = Roster::default();
+        let (a, b) = (member("a"), member("b"));
+        roster.load(&Loaded { version: 10, members: vec![(1, a.clone()), (2, b.clone())] }, true);
+        roster.claim(&a, 9);
+        roster.claim(&b, 9);
+        roster.confirm(&b.user_id, 10);
+        // Another node held a, and has let go of it meanwhile.
+        let changes = roster.load(&Loaded { version: 20, members: Vec::new() }, true);
+        assert!(matches!(changes.as_slice(), [Change::Removed(text)] if &*text.id == r#"\"a\""#));
+        assert_eq!(users(&roster), "b");
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Entry {
     pending: usize,
     /// Events come in, or would if Redis were there.
     live: bool,
+    /// When it was made, by the time of Redis.
+    since: u64,
     waiting: Vec<(Ticket, Option<UserId>)>,
     pub roster: Roster,
     cached: Option<Cached>,
@@ -79,6 +81,16 @@ impl Entry {
     /// Events come in from now on.
     pub fn go_live(&mut self) {
         self.live = true;
+    }
+
+    /// From when on events are to be heard, if somebody is subscribed or may be: the time of Redis.
+    pub fn hears_since(&self) -> Option<u64> {
+        self.live.then_some(self.since)
+    }
+
+    /// When it was made.
+    pub fn since(&self) -> u64 {
+        self.since
     }
 
     /// An event that this node has published to a cache channel has come back. Who subscribes after an event
@@ -191,7 +203,8 @@ impl Topics {
             Place::Occupied(entry) => entry.into_ref(),
             Place::Vacant(entry) => {
                 self.link.order(Order::Open(topic.clone()));
-                entry.insert(Entry::default())
+                let since = self.link.clock().now();
+                entry.insert(Entry { since, ..Entry::default() })
             }
         };
         if let Some((member, max)) = member

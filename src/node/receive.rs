@@ -119,9 +119,11 @@ impl Shared {
         }
         // After a lost link this may be an event that subscribers here have missed.
         if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
-            let (version, told, frame) = (kept.version, kept.told, kept.frame.clone());
+            let (version, frame) = (kept.version, kept.frame.clone());
+            // Whoever subscribed while the link was down was told that there is none.
+            let is_news = !kept.told || entry.cache_version() == 0;
             entry.keep(kept.into());
-            if !told {
+            if is_news {
                 self.deliver(topic, &frame, None, History::Cache(version));
             }
         }
@@ -165,7 +167,7 @@ impl Shared {
             // Here nobody waits.
             entry.roster.go_alone();
             let own: Vec<UserId> =
-                entry.roster.own().map(|(member, _)| member.user_id.clone()).collect();
+                entry.roster.own().map(|member| member.user_id.clone()).collect();
             own.iter().for_each(|user| drop(entry.roster.join_alone(user)));
             return self.tell_watchers(topic, entry);
         }
@@ -249,8 +251,8 @@ impl Shared {
         version: u64,
         user: &UserId,
     ) {
-        if let Some((member, max)) = entry.roster.must_join_again(version, user) {
-            let (topic, member) = (topic.clone(), member.clone());
+        if let Some(member) = entry.roster.must_join_again(version, user) {
+            let (topic, member, max) = (topic.clone(), member.clone(), usize::MAX);
             let place = entry.roster.place(user);
             cluster.link().order(Order::Join { topic, member, max, place });
         }

@@ -18,6 +18,7 @@ use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::link::{Figures, Order};
 use crate::cluster::scripts::Script;
+use crate::cluster::topics::Entry;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::Member;
 
@@ -54,19 +55,26 @@ impl Writer<'_> {
         let topics = self.topics.all();
         for some in topics.chunks(REOPENED) {
             for topic in some {
+                // Somebody was let in before it was known that the link is down.
+                if let Some(since) = self.topics.read(topic, Entry::hears_since).flatten() {
+                    let (name, mut hearing) = (self.keys.topic(topic), self.hearing.borrow_mut());
+                    hearing.begin_at(&name, since);
+                    hearing.cut_one(&name);
+                }
                 self.link.batch.push(Order::Open(topic.clone()));
-                let own: Vec<(Member, usize, u64)> = self
+                let own: Vec<(Member, u64)> = self
                     .topics
                     .read(topic, |entry| {
                         let roster = &entry.roster;
-                        let own = roster.own().map(|(member, max)| {
-                            (member.clone(), max, roster.place(&member.user_id))
-                        });
+                        let own = roster
+                            .own()
+                            .map(|member| (member.clone(), roster.place(&member.user_id)));
                         own.collect()
                     })
                     .unwrap_or_default();
-                for (member, max, place) in own {
-                    let topic = topic.clone();
+                for (member, place) in own {
+                    // Who is there stays, even if they are more than may come in.
+                    let (topic, max) = (topic.clone(), usize::MAX);
                     self.link.batch.push(Order::Join { topic, member, max, place });
                 }
                 // What subscribers were told last may still be true; so nobody is told.

@@ -237,9 +237,9 @@ impl Redis {
     async fn alone(&mut self, order: Order) {
         let alone = match order {
             Order::Open(topic) => {
-                let name = self.keys.topic(&topic);
-                let hearing = self.hearing.get_mut();
-                hearing.begin_at(&name, self.far.status.clock.now());
+                let since = self.topics.read(&topic, |entry| entry.since());
+                let since = since.unwrap_or_else(|| self.far.status.clock.now());
+                self.hearing.get_mut().begin_at(&self.keys.topic(&topic), since);
                 Alone::Open(topic)
             }
             Order::Join { topic, member, .. } => Alone::Join { topic, user: member.user_id },

@@ -155,11 +155,17 @@ impl Writer<'_> {
         let Opening { topic, loaded, cached, after, missed } = opening;
         let name = self.keys.topic(&topic);
         let whole = self.catch_up(&name, after, missed).await?;
-        // What was heard one after the other was heard up to the last, or its rest is on its way.
-        let cached = cached.filter(|_| !whole).map(|(kept, mark)| {
-            let told = self.hearing.borrow().knows(&name, mark);
+        // What was heard one after the other was heard up to the last, or its rest is on its way. Where that began
+        // while the link was down, what was the last before is not known here.
+        let is_before = |kept: &Kept| after.is_some_and(|after| kept.version <= after);
+        let cached = cached.filter(|(kept, _)| !whole || is_before(kept)).map(|(kept, mark)| {
+            let told = whole || self.hearing.borrow().knows(&name, mark);
             Kept { told, ..kept }
         });
+        if after == Some(0) {
+            // What this node had published there is in what was read, and need not come back.
+            self.kept.flying.retain(|held| held.topic(self.keys) != name);
+        }
         let settled = self.kept.settles.is_none();
         self.arrive(Arrival::Opened { topic, loaded, cached, settled }).await?;
         // Only now: on a roster that has not been read yet a later change would hide all before it.

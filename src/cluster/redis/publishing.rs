@@ -15,6 +15,7 @@ use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::link::{Alone, Arrival, Figures, Order, Publish};
 use crate::cluster::scripts::{self, Keys, Script};
+use crate::cluster::topics::Entry;
 
 /// Bytes of publishes in one round trip.
 const MOST_BYTES: usize = 1 << 20;
@@ -73,7 +74,7 @@ impl Kept {
 
 impl Held {
     /// The name of the topic that it goes to.
-    fn topic(&self, keys: &Keys) -> String {
+    pub(super) fn topic(&self, keys: &Keys) -> String {
         match &self.publish {
             Publish::Event { topic, .. } | Publish::Cached { topic, .. } => keys.topic(topic),
             Publish::Terminate { .. } => keys.all(),
@@ -178,13 +179,13 @@ impl Writer<'_> {
         keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
         keep.arg(u8::from(held.sent));
         batch.add(keep, Expected::Nothing);
-    }
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };
             let mut forget = script(Script::Forget, &[self.keys.channel(&topic, 'c')]);
             forget.arg(self.envelope(serial, false, Body::Probe).mark().as_slice());
             batch.add(forget, Expected::Nothing);
         }
+    }
 
     /// The first `count` of what waited are in Redis.
     pub(super) fn published(&mut self, count: usize, bytes: usize) {
@@ -225,11 +226,20 @@ impl Writer<'_> {
         let held = self.kept.held.iter().filter(|held| !held.told);
         for held in flying.chain(held) {
             if let Some((topic, alone)) = held.alone() {
-                let name = self.keys.topic(topic);
-                self.hearing.borrow_mut().note_told(&name, held.serial);
+                self.note_told(topic, held.serial);
                 let _ = self.arrivals.send(Arrival::Alone(alone)).await;
             }
         }
         self.kept.held.iter_mut().for_each(|held| held.told = true);
+    }
+
+    /// Subscribers here have an event that will not come back.
+    fn note_told(&self, topic: &Topic, serial: u64) {
+        let (name, mut hearing) = (self.keys.topic(topic), self.hearing.borrow_mut());
+        if let Some(since) = self.topics.read(topic, Entry::since) {
+            // It may not have been subscribed to yet.
+            hearing.begin_at(&name, since);
+        }
+        hearing.note_told(&name, serial);
     }
 }

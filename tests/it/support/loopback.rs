@@ -1,42 +1,28 @@
 //! What lies beyond the links of several nodes, without Redis: orders are carried out as its scripts would,
 //! and what comes of them reaches each node in an order that is left to chance, as far as connections to a
 //! Redis leave it open. What was published comes in the order it was published in, and so do answers; which
-//! of the two comes first is open, and so is who gets his first.
+//! of the two comes first is open, and so is who gets his first. A node's link can be cut and made again: what was
+//! on its way to the node is lost, and it catches up as a link over Redis does.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use fanfare::app::App;
 use fanfare::cluster::Topic;
 use fanfare::cluster::envelope::{Body, Envelope};
-use fanfare::cluster::link::{Arrival, FarEnd, Kept, Order, Publish};
+use fanfare::cluster::link::{Alone, Arrival, Kept, Order, Publish};
 use fanfare::cluster::roster::Loaded;
+use fanfare::cluster::topics::Entry;
 use fanfare::protocol::member::{Member, UserId};
 
 use super::Chance;
-use super::memory::Memory;
+use super::beyond::{Answer, Beyond, now};
 
 /// Nodes, and what they have in common.
 pub struct Loopback {
     pub nodes: Vec<Beyond>,
-    channels: HashMap<Topic, Channel>,
+    channels: BTreeMap<Topic, Channel>,
     next: u64,
     change: fn(&mut App),
-}
-
-/// A node, and what is on its way to and from it.
-pub struct Beyond {
-    pub memory: Memory,
-    pub number: u64,
-    far: FarEnd,
-    subscribed: BTreeSet<Topic>,
-    /// Topics that are subscribed to and have not been read yet.
-    unread: VecDeque<Topic>,
-    /// What was published on its topics, and answers to its orders.
-    published: VecDeque<(Topic, Envelope)>,
-    answers: VecDeque<Arrival>,
-    /// What came in on topics that have been subscribed to and not handed out.
-    opening: BTreeMap<Topic, Vec<Envelope>>,
-    arrivals: VecDeque<Arrival>,
 }
 
 /// What is kept of one channel.
@@ -46,13 +32,20 @@ struct Channel {
     version: u64,
     changed: u64,
     members: BTreeMap<UserId, (u64, Member)>,
+    /// By lease.
     refs: BTreeSet<(u64, UserId)>,
-    cached: Option<(u64, Publish)>,
+    /// Its version, its place in the log, and what was published.
+    cached: Option<(u64, usize, Publish)>,
+    /// With the times.
+    log: Vec<(u64, Envelope)>,
 }
+
+/// How far one version is from the next; what a node alone adds is less.
+const STEP: u64 = 1_000_000;
 
 impl Loopback {
     pub fn new(nodes: usize, change: fn(&mut App)) -> Self {
-        let channels = HashMap::new();
+        let channels = BTreeMap::new();
         let mut all = Self { nodes: Vec::new(), channels, next: 1, change };
         for _ in 0..nodes {
             let node = all.node();
@@ -64,25 +57,82 @@ impl Loopback {
     fn node(&mut self) -> Beyond {
         let number = self.next;
         self.next += 1;
-        let (memory, far) = Memory::of_several(number, self.change);
-        far.go_up();
-        let (subscribed, opening) = Default::default();
-        let (unread, published, answers, arrivals) = Default::default();
-        Beyond { memory, number, far, subscribed, unread, published, answers, opening, arrivals }
+        Beyond::new(number, self.change)
     }
 
     /// The node dies, another takes its place, and its lease lapses. What it had published was sent.
     pub fn kill(&mut self, at: usize) {
         let fresh = self.node();
-        let dead = std::mem::replace(&mut self.nodes[at], fresh).number;
+        let dead = std::mem::replace(&mut self.nodes[at], fresh);
+        for lease in dead.old.into_iter().chain([dead.lease]) {
+            self.clear(dead.number, lease);
+        }
+    }
+
+    fn clear(&mut self, origin: u64, lease: u64) {
         let mut left = Vec::new();
         for (topic, channel) in &self.channels {
-            let of_it = channel.refs.iter().filter(|(node, _)| *node == dead);
+            let of_it = channel.refs.iter().filter(|(other, _)| *other == lease);
             left.extend(of_it.map(|(_, user)| (topic.clone(), user.clone())));
         }
         for (topic, user) in left {
-            self.leave(dead, topic, user);
+            self.leave(origin, lease, topic, user);
         }
+    }
+
+    /// Whether all nodes have their links, and have said anew what they hold.
+    pub fn is_whole(&self) -> bool {
+        self.nodes.iter().all(|node| !node.is_cut && node.again.is_empty())
+    }
+
+    pub fn is_cut(&self, at: usize) -> bool {
+        self.nodes[at].is_cut
+    }
+
+    /// The node's link is lost, with what was on its way to the node.
+    pub fn cut(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.is_cut = true;
+        node.far.go_down();
+        node.published.clear();
+        node.answers.clear();
+        node.opening.clear();
+        node.unread.clear();
+        node.subscribed.clear();
+        node.again.clear();
+        for (serial, publish) in std::mem::take(&mut node.flying) {
+            node.told.insert(serial);
+            node.publish_alone(&publish);
+        }
+        node.arrivals.push_back(Arrival::Down);
+    }
+
+    /// The link is made again: the node says anew what it holds, then what it could not say, and has what it
+    /// held before cleared away.
+    pub fn mend(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.is_cut = false;
+        node.old.push(std::mem::replace(&mut node.lease, self.next));
+        self.next += 1;
+        let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
+        // In the same order with the same seed.
+        for topic in topics.all().into_iter().collect::<BTreeSet<_>>() {
+            node.again.push_back(Order::Open(topic.clone()));
+            let joins = topics.read(&topic, |entry| {
+                let own = entry.roster.own().map(|member| (member.user_id.clone(), member.clone()));
+                let own: BTreeMap<UserId, Member> = own.collect();
+                let joins = own.into_iter().map(|(user, member)| Order::Join {
+                    topic: topic.clone(),
+                    member,
+                    max: usize::MAX,
+                    place: entry.roster.place(&user),
+                });
+                joins.collect::<Vec<_>>()
+            });
+            node.again.extend(joins.into_iter().flatten());
+            node.again.push_back(Order::Changed { topic, tell: false });
+        }
+        node.again.push_back(Order::Stop);
     }
 
     /// Something happens that may happen next; whether anything could.
@@ -101,18 +151,26 @@ impl Loopback {
     fn step_of(&mut self, at: usize, kind: usize) -> bool {
         let node = &mut self.nodes[at];
         match kind {
-            0 => match node.far.orders.try_recv() {
-                Ok(order) => self.carry_out(at, order),
+            0 if node.is_cut => match node.far.orders.try_recv() {
+                Ok(order) => self.alone(at, order),
                 Err(_) => return false,
             },
+            0 => match node.again.pop_front() {
+                Some(Order::Stop) => self.has_said_again(at),
+                Some(order) => self.carry_out(at, order),
+                None => match node.far.orders.try_recv() {
+                    Ok(order) => self.carry_out(at, order),
+                    Err(_) => return false,
+                },
+            },
             1 => match node.unread.pop_front() {
-                Some(topic) => self.read(at, topic),
+                Some((topic, again)) => self.read(at, topic, again),
                 None => return false,
             },
             2 => match node.published.pop_front() {
-                Some((topic, envelope)) => match node.opening.get_mut(&topic) {
-                    Some(waiting) => waiting.push(envelope),
-                    None => node.arrivals.push_back(Arrival::Topic(topic, envelope)),
+                Some((topic, sent)) => match node.opening.get_mut(&topic) {
+                    Some(waiting) => waiting.push(sent),
+                    None => node.hear(&topic, sent, false),
                 },
                 None => return false,
             },
@@ -131,17 +189,70 @@ impl Loopback {
         true
     }
 
+    /// Carries an order out while the link is cut.
+    fn alone(&mut self, at: usize, order: Order) {
+        if let Order::Open(topic) = &order {
+            self.hears_since(at, topic, Entry::since);
+        }
+        let node = &mut self.nodes[at];
+        let alone = match order {
+            Order::Open(topic) => Alone::Open(topic),
+            Order::Join { topic, member, .. } => Alone::Join { topic, user: member.user_id },
+            Order::Leave { topic, user } => Alone::Leave { topic, user },
+            Order::Publish(publish) => {
+                node.serial += 1;
+                node.told.insert(node.serial);
+                node.publish_alone(&publish);
+                node.held.push_back((node.serial, publish));
+                return;
+            }
+            _ => return,
+        };
+        node.arrivals.push_back(Arrival::Alone(alone));
+    }
+
+    /// The node is to hear of the topic what was said since a time, if it does not hear of it yet.
+    fn hears_since<T: Into<Option<u64>>>(
+        &mut self,
+        at: usize,
+        topic: &Topic,
+        since: fn(&Entry) -> T,
+    ) {
+        let topics = &self.nodes[at].memory.shared.cluster.as_ref().unwrap().topics;
+        let Some(since) = topics.read(topic, |entry| since(entry).into()).flatten() else { return };
+        let before = self.channel(topic).log.iter().filter(|(time, _)| *time <= since).count();
+        self.nodes[at].heard.entry(topic.clone()).or_insert(before);
+    }
+
+    /// Everything that the node holds is said anew.
+    fn has_said_again(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.far.go_up();
+        let number = node.number;
+        for (serial, publish) in std::mem::take(&mut node.held) {
+            self.publish(number, serial, publish);
+        }
+        for old in std::mem::take(&mut self.nodes[at].old) {
+            self.clear(number, old);
+        }
+    }
+
     fn carry_out(&mut self, at: usize, order: Order) {
-        let number = self.nodes[at].number;
+        let (number, lease) = (self.nodes[at].number, self.nodes[at].lease);
         match order {
             Order::Open(topic) => {
+                // Somebody was let in before it was known that the link is down.
+                self.hears_since(at, &topic, Entry::hears_since);
+                let heard = self.channel(&topic).log.len();
                 let node = &mut self.nodes[at];
+                let again = node.heard.contains_key(&topic);
+                node.heard.entry(topic.clone()).or_insert(heard);
                 node.subscribed.insert(topic.clone());
                 node.opening.insert(topic.clone(), Vec::new());
-                node.unread.push_back(topic);
+                node.unread.push_back((topic, again));
             }
-            Order::Join { topic, member, max, .. } => self.join(at, topic, member, max),
-            Order::Leave { topic, user } => self.leave(number, topic, user),
+            Order::Join { topic, member, max, place } => self.join(at, topic, member, (max, place)),
+            Order::Leave { topic, user } => self.leave(number, lease, topic, user),
             Order::Changed { topic, .. } => {
                 let node = &mut self.nodes[at];
                 let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
@@ -149,9 +260,17 @@ impl Loopback {
                 if topics.close_if_idle(&topic) {
                     node.subscribed.remove(&topic);
                     node.opening.remove(&topic);
+                    node.heard.remove(&topic);
+                    let is_on = |publish: &Publish| matches!(publish, Publish::Cached { topic: other, .. } if *other == topic);
+                    node.flying.retain(|(_, publish)| !is_on(publish));
                 }
             }
-            Order::Publish(publish) => self.publish(number, publish),
+            Order::Publish(publish) => {
+                let node = &mut self.nodes[at];
+                node.serial += 1;
+                let serial = node.serial;
+                self.publish(number, serial, publish);
+            }
             Order::Connections { .. } | Order::Room(_) | Order::Ask(..) | Order::Stop => {}
         }
     }
@@ -160,86 +279,108 @@ impl Loopback {
         self.channels.entry(topic.clone()).or_default()
     }
 
-    fn send(&mut self, origin: u64, topic: &Topic, body: &Body) {
+    fn send(&mut self, origin: u64, serial: u64, topic: &Topic, body: Body) {
+        let is_logged = matches!(body, Body::Event { .. } | Body::Cached { .. });
+        let envelope = Envelope { origin, serial, sent: 0, told: false, body };
+        let log = &mut self.channel(topic).log;
+        let place = is_logged.then_some(log.len());
+        log.extend(place.map(|_| (now(), envelope.clone())));
         for node in self.nodes.iter_mut().filter(|node| node.subscribed.contains(topic)) {
-            let envelope = Envelope { origin, serial: 0, sent: 0, told: false, body: body.clone() };
-            // Its own subscribers were given it when it was sent.
-            if node.number != origin || !matches!(body, Body::Event { .. }) {
-                node.published.push_back((topic.clone(), envelope));
-            }
+            node.published.push_back((topic.clone(), (place, envelope.clone())));
         }
     }
 
-    fn join(&mut self, at: usize, topic: Topic, member: Member, max: usize) {
-        let (origin, user) = (self.nodes[at].number, member.user_id.clone());
+    fn join(&mut self, at: usize, topic: Topic, member: Member, (max, place): (usize, u64)) {
+        let (origin, lease) = (self.nodes[at].number, self.nodes[at].lease);
+        let user = member.user_id.clone();
         let channel = self.channel(&topic);
         let known = channel.members.contains_key(&user);
         if !known && channel.members.len() >= max {
-            self.nodes[at].answers.push_back(Arrival::Full { topic, user });
+            self.nodes[at].answer(Arrival::Full { topic, user });
             return;
         }
-        channel.refs.insert((origin, user.clone()));
+        channel.refs.insert((lease, user.clone()));
         if !known {
             let version = channel.change();
-            channel.members.insert(user.clone(), (version, member.clone()));
+            let place = if place == 0 { version } else { place };
+            channel.members.insert(user.clone(), (place, member.clone()));
             let info = member.user_info;
             let body = Body::Joined { version, user: user.clone(), info };
-            self.send(origin, &topic, &body);
+            self.send(origin, 0, &topic, body);
         }
         let version = self.channel(&topic).changed;
-        let answer = Arrival::Joined { topic, user, version };
-        self.nodes[at].answers.push_back(answer);
+        self.nodes[at].answer(Arrival::Joined { topic, user, version });
     }
 
-    fn leave(&mut self, number: u64, topic: Topic, user: UserId) {
+    fn leave(&mut self, origin: u64, lease: u64, topic: Topic, user: UserId) {
         let channel = self.channel(&topic);
-        let held = channel.refs.remove(&(number, user.clone()));
+        let held = channel.refs.remove(&(lease, user.clone()));
         if held && channel.refs.iter().all(|(_, other)| *other != user) {
             channel.members.remove(&user);
             let version = channel.change();
-            self.send(number, &topic, &Body::Left { version, user });
+            self.send(origin, 0, &topic, Body::Left { version, user });
         }
     }
 
-    fn publish(&mut self, origin: u64, publish: Publish) {
+    fn publish(&mut self, origin: u64, serial: u64, publish: Publish) {
         match publish {
             Publish::Event { topic, except, frame } => {
-                // It is in a log of its own.
-                let version = 0;
-                self.send(origin, &topic, &Body::Event { version, except, frame });
+                let version = now();
+                self.send(origin, serial, &topic, Body::Event { version, except, frame });
             }
             Publish::Cached { ref topic, except, ref frame, ref data, .. } => {
                 let channel = self.channel(topic);
-                channel.version += 1;
-                let version = channel.version;
+                channel.version += STEP;
+                let (version, place) = (channel.version, channel.log.len());
                 let (frame, data) = (frame.clone(), data.clone());
-                self.send(origin, topic, &Body::Cached { version, except, frame, data });
+                self.send(origin, serial, topic, Body::Cached { version, except, frame, data });
+                for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
+                    let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
+                    let is_heard_here = topics.read(topic, |_| ()).is_some();
+                    if is_heard_here && !node.told.contains(&serial) {
+                        node.flying.push((serial, publish.clone()));
+                    }
+                }
                 let topic = topic.clone();
-                self.channel(&topic).cached = Some((version, publish));
+                self.channel(&topic).cached = Some((version, place, publish));
             }
             Publish::Terminate { .. } => {}
         }
     }
 
-    fn read(&mut self, at: usize, topic: Topic) {
+    fn read(&mut self, at: usize, topic: Topic, again: bool) {
+        let heard = self.nodes[at].heard.get(&topic).copied().unwrap_or_default();
         let channel = self.channel(&topic);
-        channel.version += 1;
+        channel.version += STEP;
         let version = channel.version;
         let members: Vec<(u64, Member)> = channel.members.values().cloned().collect();
         let presence = topic.channel.kind().is_presence();
         let loaded = presence.then_some(Loaded { version, members });
-        let cached = channel.cached.as_ref().and_then(|(version, publish)| match publish {
+        let log = channel.log.iter().cloned().enumerate().skip(heard);
+        let missed =
+            log.filter(|_| again).map(|(at, (_, envelope))| (Some(at), envelope)).collect();
+        // What was missed is in the log; who began to hear while the link was cut has not missed what was before.
+        let cached = channel.cached.as_ref().filter(|(_, place, _)| !again || *place < heard);
+        let cached = cached.and_then(|(version, _, publish)| match publish {
             Publish::Cached { frame, data, ttl, .. } => Some(Kept {
                 version: *version,
                 frame: frame.clone(),
                 data: data.clone(),
                 ttl: *ttl,
-                told: false,
+                told: again,
             }),
             _ => None,
         });
-        let opened = Arrival::Opened { topic, loaded, cached, settled: true };
-        self.nodes[at].answers.push_back(opened);
+        let arrival = Arrival::Opened { topic, loaded, cached, settled: true };
+        let node = &mut self.nodes[at];
+        let has_own = (!again).then_some(node.serial);
+        node.answers.push_back(Answer { missed, arrival, has_own });
+    }
+
+    /// The version of a channel's cached event.
+    pub fn cache_version(&self, topic: &Topic) -> u64 {
+        let cached = self.channels.get(topic).and_then(|channel| channel.cached.as_ref());
+        cached.map_or(0, |(version, ..)| *version)
     }
 
     /// Who is present, by what is kept of all nodes.
@@ -257,23 +398,8 @@ impl Loopback {
 
 impl Channel {
     fn change(&mut self) -> u64 {
-        self.version += 1;
+        self.version += STEP;
         self.changed = self.version;
         self.version
-    }
-}
-
-impl Beyond {
-    fn hand_on(&mut self, answer: Arrival) {
-        let opened = match &answer {
-            Arrival::Opened { topic, .. } => Some(topic.clone()),
-            _ => None,
-        };
-        self.arrivals.push_back(answer);
-        if let Some(topic) = opened {
-            let waiting = self.opening.remove(&topic).unwrap_or_default();
-            let waiting = waiting.into_iter().map(|one| Arrival::Topic(topic.clone(), one));
-            self.arrivals.extend(waiting);
-        }
     }
 }

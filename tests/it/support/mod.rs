@@ -2,6 +2,7 @@
 //! over blocking sockets. None of it uses the server's own parsers or signatures, so that a mistake
 //! there cannot hide itself.
 
+pub mod beyond;
 pub mod child;
 pub mod cut;
 #[cfg(feature = "sql")]

@@ -1,0 +1,145 @@
+//! One of several nodes without Redis: what is on its way to and from it, and how it hears what comes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fanfare::app::App;
+use fanfare::cluster::Topic;
+use fanfare::cluster::envelope::{Body, Envelope};
+use fanfare::cluster::link::{Alone, Arrival, FarEnd, Order, Publish};
+
+use super::memory::Memory;
+
+/// A node, and what is on its way to and from it.
+pub struct Beyond {
+    pub memory: Memory,
+    pub number: u64,
+    pub(super) far: FarEnd,
+    /// What it holds members by; each link has one of its own.
+    pub(super) lease: u64,
+    /// Those that it had before.
+    pub(super) old: Vec<u64>,
+    pub(super) is_cut: bool,
+    pub(super) subscribed: BTreeSet<Topic>,
+    /// Topics that are subscribed to and have not been read yet, and whether they were before.
+    pub(super) unread: VecDeque<(Topic, bool)>,
+    /// What was published on its topics, and answers to its orders.
+    pub(super) published: VecDeque<(Topic, Sent)>,
+    pub(super) answers: VecDeque<Answer>,
+    /// What came in on topics that have been subscribed to and not handed out.
+    pub(super) opening: BTreeMap<Topic, Vec<Sent>>,
+    pub(super) arrivals: VecDeque<Arrival>,
+    /// How much of each topic's log was handed on.
+    pub(super) heard: BTreeMap<Topic, usize>,
+    /// What it has to say again since its link is made anew, before anything else.
+    pub(super) again: VecDeque<Order>,
+    pub(super) serial: u64,
+    /// What it published while its link was cut.
+    pub(super) held: VecDeque<(u64, Publish)>,
+    /// Its cached events that have not come back, and those that its subscribers have without that.
+    pub(super) flying: Vec<(u64, Publish)>,
+    pub(super) told: BTreeSet<u64>,
+}
+
+/// Something that was published; for what is in the channel's log, where.
+pub(super) type Sent = (Option<usize>, Envelope);
+
+/// What comes of an order, behind what was missed on the topic before.
+pub(super) struct Answer {
+    pub(super) missed: Vec<Sent>,
+    pub(super) arrival: Arrival,
+    /// Up to which serial it has what the node has published there, where the topic is new.
+    pub(super) has_own: Option<u64>,
+}
+
+impl Beyond {
+    pub(super) fn new(number: u64, change: fn(&mut App)) -> Self {
+        let (memory, far) = Memory::of_several(number, change);
+        far.go_up();
+        let (subscribed, opening, heard, told) = Default::default();
+        let (unread, published, answers, arrivals) = Default::default();
+        let (old, again, held, flying) = Default::default();
+        Self {
+            memory,
+            number,
+            far,
+            lease: number,
+            old,
+            is_cut: false,
+            subscribed,
+            unread,
+            published,
+            answers,
+            opening,
+            arrivals,
+            heard,
+            again,
+            serial: 0,
+            held,
+            flying,
+            told,
+        }
+    }
+
+    pub(super) fn answer(&mut self, arrival: Arrival) {
+        self.answers.push_back(Answer { missed: Vec::new(), arrival, has_own: None });
+    }
+
+    pub(super) fn hand_on(&mut self, Answer { missed, arrival, has_own }: Answer) {
+        let opened = match &arrival {
+            Arrival::Opened { topic, .. } => Some(topic.clone()),
+            _ => None,
+        };
+        for sent in missed {
+            self.hear(opened.as_ref().expect("a topic that was opened"), sent, true);
+        }
+        self.arrivals.push_back(arrival);
+        if let (Some(last), Some(opened)) = (has_own, &opened) {
+            let is_on = |publish: &Publish| matches!(publish, Publish::Cached { topic, .. } if topic == opened);
+            self.flying.retain(|(serial, publish)| *serial > last || !is_on(publish));
+        }
+        if let Some(topic) = opened {
+            for sent in self.opening.remove(&topic).unwrap_or_default() {
+                self.hear(&topic, sent, true);
+            }
+        }
+    }
+
+    /// Hands on what was published, unless it was before.
+    pub(super) fn hear(&mut self, topic: &Topic, (place, mut envelope): Sent, late: bool) {
+        if let (Some(place), Some(heard)) = (place, self.heard.get_mut(topic)) {
+            if place < *heard {
+                return;
+            }
+            *heard = place + 1;
+        }
+        if envelope.origin == self.number {
+            // Its own subscribers were given it when it was sent.
+            if matches!(envelope.body, Body::Event { .. }) {
+                return;
+            }
+            envelope.told = self.told.contains(&envelope.serial);
+            self.flying.retain(|(serial, _)| *serial != envelope.serial);
+        }
+        let topic = topic.clone();
+        self.arrivals.push_back(match late {
+            true => Arrival::Late(topic, envelope),
+            false => Arrival::Topic(topic, envelope),
+        });
+    }
+
+    /// Its own subscribers are given a cached event that will not come back.
+    pub(super) fn publish_alone(&mut self, publish: &Publish) {
+        if let Publish::Cached { topic, except, frame, data, .. } = publish {
+            let (topic, except) = (topic.clone(), *except);
+            let (frame, data) = (frame.clone(), data.clone());
+            let alone = Alone::Publish { topic, except, frame, data };
+            self.arrivals.push_back(Arrival::Alone(alone));
+        }
+    }
+}
+
+/// The time of Redis, to which the clocks of nodes are set as they begin.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
+}
