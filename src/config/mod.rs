@@ -145,7 +145,7 @@ impl Network {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Metrics {
     pub enabled: bool,
     pub host: String,
@@ -155,7 +155,7 @@ pub struct Metrics {
 }
 
 /// What all webhooks share; each is its app's.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Webhooks {
     /// Whether they may be posted to addresses that are not public.
     pub allow_private: bool,
@@ -170,7 +170,7 @@ pub struct Log {
 }
 
 /// The other nodes that this one works with.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Cluster {
     /// The URL of a Redis server or Sentinel, or those of the nodes of a Redis Cluster; empty: this
     /// server works alone.

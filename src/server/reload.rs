@@ -2,6 +2,7 @@
 //! with the new changes nothing and is one line in the log.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -26,8 +27,9 @@ struct Watched {
     last: Vec<Stamp>,
 }
 
-/// Length and time of change; none of a file that is not there.
-type Stamp = Option<(u64, SystemTime)>;
+/// Length and time of change, and the file itself by its device and inode, for another may have been put
+/// in its place that has both; none of a file that is not there.
+type Stamp = Option<(u64, SystemTime, (u64, u64))>;
 
 impl Watched {
     fn new(files: Vec<PathBuf>) -> Self {
@@ -57,7 +59,7 @@ impl Watched {
     fn stamps(&self) -> Vec<Stamp> {
         let stamp = |path: &PathBuf| {
             let data = std::fs::metadata(path).ok()?;
-            Some((data.len(), data.modified().ok()?))
+            Some((data.len(), data.modified().ok()?, (data.dev(), data.ino())))
         };
         self.files.iter().map(stamp).collect()
     }
@@ -69,9 +71,13 @@ pub struct Reloader<'a> {
     load: Box<dyn Fn() -> Result<Loaded, Error> + 'a>,
     /// Makes the log as talkative as the settings want it.
     set_level: Box<dyn Fn(LevelFilter) + 'a>,
+    /// What the server was started with.
+    begun: Config,
     /// The apps were made for the run, so no settings speak of them.
     made: bool,
     certificate: Watched,
+    /// The file of more apps, and how it was.
+    watched: Option<PathBuf>,
     apps: Watched,
 }
 
@@ -93,8 +99,10 @@ impl<'a> Reloader<'a> {
             running,
             load: Box::new(load),
             set_level: Box::new(|_| {}),
+            begun: config.clone(),
             made: config.made_app.is_some(),
             certificate: Watched::new(tls.collect()),
+            watched: config.apps_file.clone(),
             apps: Watched::new(config.apps_file.iter().cloned().collect()),
         }
     }
@@ -142,8 +150,13 @@ impl<'a> Reloader<'a> {
             warn!("{warning}");
         }
         (self.set_level)(config.log.level);
-        if config.server != *self.running.config {
-            warn!("settings under [server] have changed: they hold from the next start on");
+        let waiting = waiting(&self.begun, &config);
+        if !waiting.is_empty() {
+            warn!("{} changed: that holds from the next start on", waiting.join(", "));
+        }
+        if config.apps_file != self.watched {
+            self.watched.clone_from(&config.apps_file);
+            self.apps = Watched::new(config.apps_file.iter().cloned().collect());
         }
         match (self.made, config.made_app.is_some()) {
             // Those made now are not those that clients know.
@@ -164,6 +177,26 @@ impl<'a> Reloader<'a> {
     }
 }
 
+/// The sections that say another thing now, and are read at the start alone.
+fn waiting(begun: &Config, now: &Config) -> Vec<&'static str> {
+    let sql = |config: &Config| {
+        let sql = config.sql.clone().unwrap_or_default();
+        (sql.url, sql.table, sql.ttl)
+    };
+    [
+        ("[server]", begun.server != now.server),
+        ("[limits]", begun.limits != now.limits),
+        ("[metrics]", begun.metrics != now.metrics),
+        ("[cluster]", begun.cluster != now.cluster),
+        ("[webhooks]", begun.webhooks != now.webhooks),
+        ("[sql]", sql(begun) != sql(now)),
+        ("log.format", begun.log.json != now.log.json),
+    ]
+    .into_iter()
+    .filter_map(|(section, changed)| changed.then_some(section))
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +214,14 @@ mod tests {
         assert!(!watched.have_changed(), "it was");
         assert!(watched.have_changed());
         assert!(!watched.have_changed());
+        // As long, and as old.
+        let time = std::fs::metadata(&file).unwrap().modified().unwrap();
+        let other = folder.join("other");
+        std::fs::write(&other, "cd").unwrap();
+        std::fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
+        std::fs::rename(&other, &file).unwrap();
+        assert!(!watched.have_changed());
+        assert!(watched.have_changed());
         std::fs::remove_file(&file).unwrap();
         assert!(!watched.have_changed());
         assert!(watched.have_changed());

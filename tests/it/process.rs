@@ -158,7 +158,7 @@ fn a_reload_makes_the_log_as_talkative_as_is_wanted() {
     let process = Process::activated("level", "1s");
     let settings = std::fs::read_to_string(process.folder.join("f.toml")).unwrap();
     let reload = |level: &str| {
-        let text = format!("{settings}[log]\nlevel = {level:?}\n");
+        let text = format!("{settings}[log]\nlevel = \"{level}\"\n");
         std::fs::write(process.folder.join("f.toml"), text).unwrap();
         process.signal("HUP");
         process.hears("RELOADING=1");
@@ -172,7 +172,10 @@ fn a_reload_makes_the_log_as_talkative_as_is_wanted() {
     refuse("/while");
     reload("info");
     refuse("/after");
+    assert!(!process.log().contains("from the next start on"), "{}", process.log());
+    reload("info\"\n[cluster]\nprefix = \"x");
     let log = process.log();
+    assert!(log.contains("[cluster] changed: that holds from the next start on"), "{log}");
     assert!(log.contains("path=\"/while\""), "{log}");
     assert!(!log.contains("/before") && !log.contains("/after"), "{log}");
 }

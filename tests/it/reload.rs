@@ -142,6 +142,21 @@ fn limits_hold_for_those_who_are_connected() {
 }
 
 #[test]
+fn another_file_of_apps_is_watched_once_it_is_named() {
+    let site = Site::start("another", &[FILE, ("apps.toml", &app("1", "s", ""))]);
+    let mut reloader = site.reloader();
+    site.write("more.toml", &app("2", "s", ""));
+    site.write("fanfare.toml", &FILE.1.replace("apps.toml", "more.toml"));
+    reloader.reload();
+    assert_eq!((publish(&site, "1", "s"), publish(&site, "2", "s")), (404, 200));
+    site.write("more.toml", &app("33", "s", ""));
+    // Seen, and then done changing.
+    reloader.look();
+    reloader.look();
+    assert_eq!((publish(&site, "2", "s"), publish(&site, "33", "s")), (404, 200));
+}
+
+#[test]
 fn what_is_wrong_changes_nothing() {
     let site = Site::start("wrong", &[FILE, ("apps.toml", &app("1", "s", ""))]);
     let mut reloader = site.reloader();
