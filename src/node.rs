@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use tracing::debug;
 
 use crate::app::{App, AppId, Apps};
 use crate::hub::Hub;
@@ -148,6 +149,7 @@ impl Node {
         connection.traffic().answers.add(1);
         let greeting = Message::established(connection.id, app.activity_timeout);
         connection.push([answer, greeting.bytes()].concat().into());
+        debug!(app = %app.id, socket = %connection.id, %address, "connected");
         Ok(connection)
     }
 
@@ -178,6 +180,8 @@ impl Node {
         connection.directory.release();
         self.shared.release(connection.address);
         connection.traffic().disconnected.add(1);
+        let (app, socket) = (&connection.app().id, connection.id);
+        debug!(%app, %socket, reason = connection.ending().word(), "disconnected");
         self.counts().connections.sub(1);
     }
 

@@ -3,10 +3,11 @@
 
 use std::rc::Rc;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::hub::connection::Connection;
-use crate::metrics::Limited;
+use crate::hub::shown;
+use crate::metrics::{Limited, Notice};
 use crate::node::{Node, Pending};
 use crate::protocol::command::{ClientEvent, Command, Malformed, Subscribe};
 use crate::protocol::error::{self, Error, SubscriptionError};
@@ -33,6 +34,9 @@ struct Waiting {
     texts: Vec<Box<str>>,
     bytes: usize,
 }
+
+/// The code of what is not signed as it should be.
+const SIGNATURE: u16 = 4009;
 
 /// Bytes that a client may send ahead of a subscription that waits before no more is read from it.
 const AHEAD: usize = 64 << 10;
@@ -61,7 +65,11 @@ impl Session {
             return;
         }
         self.connection.traffic().received.add(1);
-        match Command::parse(text) {
+        let command = Command::parse(text);
+        if let (true, Ok(command)) = (shown::is_wanted(), &command) {
+            self.show(command);
+        }
+        match command {
             Ok(Command::Ping) => self.connection.tell(Message::pong()),
             Ok(Command::Pong) => {}
             Ok(Command::Subscribe(request)) => self.subscribe(&request),
@@ -75,6 +83,13 @@ impl Session {
             Err(Malformed::Message) => self.refuse(&error::INVALID_MESSAGE, None),
             Err(Malformed::ClientEvent) => self.refuse(&error::INVALID_CLIENT_EVENT, None),
         }
+    }
+
+    #[cold]
+    fn show(&self, command: &Command<'_>) {
+        let (event, channel) = command.words();
+        let (app, socket) = (&self.connection.app().id, self.connection.id);
+        debug!(%app, %socket, ?event, ?channel, "received");
     }
 
     /// Whether so much waits behind a subscription that no more is to be read.
@@ -147,7 +162,15 @@ impl Session {
 
     fn count_refusal(&self, code: u16, text: &str) {
         self.node.counts().refused_messages.add(1);
-        debug!(app = %self.connection.app().id, socket = %self.connection.id, code, "refused: {text}");
+        let (app, socket) = (&self.connection.app().id, self.connection.id);
+        // Of all that clients get wrong, what backends sign for them is what can be mended here.
+        let others = (code == SIGNATURE)
+            .then(|| self.node.shared.metrics.notices.due(Notice::Signature))
+            .flatten();
+        match others {
+            Some(others) => warn!(%app, %socket, code, others, why = ?text, "refused"),
+            None => debug!(%app, %socket, code, why = ?text, "refused"),
+        }
     }
 
     /// Ends everything the connection had part in; once.

@@ -4,8 +4,9 @@
 use std::fmt;
 
 use hyper::StatusCode;
+use tracing::{debug, warn};
 
-use crate::metrics::Doubt;
+use crate::metrics::{Doubt, Notice, Notices, Status};
 
 /// A refused request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +49,27 @@ impl Error {
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Crowded | Self::LookupAway => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+        }
+    }
+
+    /// The line of a request to `path` that was refused: for the operator where a setting, a secret or a
+    /// limit may be why, and in any case for whoever debugs.
+    pub(super) fn tell(&self, notices: &Notices, path: &str) {
+        let status = self.status();
+        let is_told = match self {
+            Self::Unauthorized(..) | Self::AppDisabled | Self::NoSuchApp(_) => true,
+            Self::TooLarge { .. } | Self::TooManyRequests(_) => true,
+            Self::Crowded | Self::LookupAway => true,
+            Self::BadRequest(_) | Self::NotFound | Self::MethodNotAllowed(_) => false,
+            Self::UpgradeRequired | Self::Interrupted => false,
+        };
+        let notice = Notice::Request(Status::of(status.as_u16()));
+        // Quoted, for it may hold what was decoded from the path: nobody else writes lines of the log.
+        match is_told.then(|| notices.due(notice)).flatten() {
+            Some(others) => {
+                warn!(%status, path, others, why = ?self.to_string(), "a request was refused");
+            }
+            None => debug!(%status, path, why = ?self.to_string(), "a request was refused"),
         }
     }
 

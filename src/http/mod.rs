@@ -27,7 +27,6 @@ use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Method, Request, Response};
-use tracing::debug;
 
 use crate::app::App;
 use crate::config::Network;
@@ -306,7 +305,6 @@ impl Door {
         error: &Error,
         rate: Option<(u32, u32)>,
     ) -> Response<Full<Bytes>> {
-        let status = error.status();
         let counts = self.http.node.counts();
         match error {
             Error::Unauthorized(doubt, _) => counts.doubt(Signed::Request, *doubt),
@@ -317,8 +315,7 @@ impl Door {
             }
             _ => {}
         }
-        // Quoted, for it may hold what was decoded from the path: nobody else writes lines of the log.
-        debug!(%status, path = parts.uri.path(), why = ?error.to_string(), "refused");
+        error.tell(&self.http.node.shared.metrics.notices, parts.uri.path());
         let mut answer = answer::refusal(error, rate);
         answer::allow_origin(&self.http, &parts.headers, &mut answer);
         answer

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::directory::Directory;
 use super::inbox::{LocalChannel, Place};
 use super::outbox::Outbox;
+use super::shown;
 use super::stream::Stream;
 use crate::app::App;
 use crate::metrics::{Reason, Traffic};
@@ -188,6 +189,9 @@ impl Connection {
     /// Queues an answer.
     pub fn tell(&self, message: Message) {
         self.traffic().answers.add(1);
+        if shown::is_wanted() {
+            shown::told(self, message.bytes());
+        }
         self.push(message.into_bytes());
     }
 

@@ -14,6 +14,7 @@ pub mod leaving;
 pub mod outbox;
 pub mod presence;
 pub mod rate;
+pub mod shown;
 pub mod stream;
 pub mod tls;
 pub mod worker;
@@ -109,6 +110,9 @@ impl Hub {
         except: Option<SocketId>,
         history: History,
     ) {
+        if shown::is_wanted() {
+            shown::published(frame);
+        }
         for (index, seat) in seats.iter().enumerate() {
             let frame = if index == 0 { frame.clone() } else { Bytes::copy_from_slice(frame) };
             let deliver = Deliver { channel: seat.channel, frame, except, history };

@@ -4,6 +4,7 @@
 
 mod counter;
 mod labels;
+mod notices;
 mod page;
 mod process;
 
@@ -14,6 +15,7 @@ use tokio::runtime::RuntimeMetrics;
 
 pub use counter::{Counter, Histogram, Peak, Tally};
 pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Unready};
+pub use notices::{Notice, Notices};
 pub use page::{Labels, Page};
 pub use process::Process;
 
@@ -107,6 +109,8 @@ impl Turns {
 pub struct Metrics {
     workers: Vec<Counts>,
     runtimes: Vec<OnceLock<RuntimeMetrics>>,
+    /// What the log may say of what others do wrong.
+    pub notices: Notices,
 }
 
 impl Metrics {
@@ -115,6 +119,7 @@ impl Metrics {
         Self {
             workers: (0..workers).map(|_| Counts::default()).collect(),
             runtimes: (0..workers).map(|_| OnceLock::new()).collect(),
+            notices: Notices::default(),
         }
     }
 

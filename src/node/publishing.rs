@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use tracing::debug;
+
 use super::Node;
 use crate::app::{App, ClientEvents};
 use crate::hub::cache::Keep;
@@ -32,6 +34,7 @@ impl Node {
     /// Publishes an event of the API to one channel.
     pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
         let Publication { channel, event, data, except } = publication;
+        debug!(app = %app.id, ?event, channel = ?channel.as_str(), "published");
         directory.traffic(self.worker.index()).published.add(1);
         let kind = channel.kind();
         if let Some(cluster) = &self.shared.cluster {

@@ -61,6 +61,18 @@ impl From<NotAString> for Malformed {
 }
 
 impl<'a> Command<'a> {
+    /// Its event, and its channel if it is about one.
+    pub fn words(&self) -> (&str, &str) {
+        match self {
+            Self::Ping => ("pusher:ping", ""),
+            Self::Pong => ("pusher:pong", ""),
+            Self::Subscribe(request) => ("pusher:subscribe", &request.channel),
+            Self::Unsubscribe(channel) => ("pusher:unsubscribe", channel),
+            Self::SignIn(_) => ("pusher:signin", ""),
+            Self::ClientEvent(event) => (&event.event, &event.channel),
+        }
+    }
+
     pub fn parse(text: &'a str) -> Result<Self, Malformed> {
         let frame = Object::parse(text).ok_or(Malformed::Message)?;
         let event = frame.string("event")?.ok_or(Malformed::Message)?;

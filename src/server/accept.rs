@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
@@ -16,6 +16,9 @@ use crate::hub::stream::Stream;
 
 /// How long to wait when no more files can be opened: some are sure to be closed soon.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long there is no other line about that.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// A new connection, on its way to its worker.
 #[derive(Debug)]
@@ -64,6 +67,7 @@ impl Acceptor {
 
     async fn accept(mut self) -> io::Result<()> {
         let listener = self.listener.register()?;
+        let mut told = None;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -82,7 +86,10 @@ impl Acceptor {
                         ErrorKind::ConnectionAborted | ErrorKind::Interrupted
                     ) => {}
                 Err(error) => {
-                    warn!(%error, "cannot accept connections just now");
+                    if told.is_none_or(|told: Instant| told.elapsed() > SILENCE) {
+                        warn!(%error, "cannot accept connections just now");
+                        told = Some(Instant::now());
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::accept::Accepted;
 use super::tls::Certificates;
@@ -26,6 +26,8 @@ use super::{Loads, proxy};
 use crate::http::pace::{End, Pace};
 use crate::http::{Door, Http, Upgrade};
 use crate::hub::stream::Stream;
+use crate::metrics::Notice;
+use crate::protocol::error::Error;
 use crate::session::Session;
 use crate::socket::{self, Socket, upgrade};
 
@@ -152,7 +154,7 @@ pub(super) async fn serve(terms: Rc<Terms>, accepted: Accepted, alive: Alive) {
 async fn announced(terms: &Terms, stream: &mut Stream, peer: &mut SocketAddr) -> bool {
     let trusted = &terms.http.trusted_proxies;
     if !trusted.iter().any(|network| network.contains(peer.ip())) {
-        debug!(%peer, "not one of the trusted proxies");
+        tell_of_proxy(terms, *peer, "not one of the trusted proxies");
         return false;
     }
     // On the heap, so that connections without it have no room for it.
@@ -162,13 +164,21 @@ async fn announced(terms: &Terms, stream: &mut Stream, peer: &mut SocketAddr) ->
             true
         }
         Ok(Err(error)) => {
-            debug!(%peer, "{error}");
+            tell_of_proxy(terms, *peer, &error.to_string());
             false
         }
         Err(_) => {
             debug!(%peer, "too slow with the header of the PROXY protocol");
             false
         }
+    }
+}
+
+/// The line of a connection that is not what proxies make of one.
+fn tell_of_proxy(terms: &Terms, peer: SocketAddr, problem: &str) {
+    match terms.http.node.shared.metrics.notices.due(Notice::Proxy) {
+        Some(others) => warn!(%peer, others, "server.proxy_protocol: {problem}"),
+        None => debug!(%peer, "server.proxy_protocol: {problem}"),
     }
 }
 
@@ -181,7 +191,13 @@ async fn secure(terms: &Terms, stream: Stream, peer: SocketAddr) -> Option<Strea
     match shaking.await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
-            debug!(%peer, "no TLS: {error}");
+            // Who goes without a word is nobody's concern.
+            let is_told = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other);
+            let notices = &terms.http.node.shared.metrics.notices;
+            match is_told.then(|| notices.due(Notice::Tls)).flatten() {
+                Some(others) => warn!(%peer, others, "no TLS: {error}"),
+                None => debug!(%peer, "no TLS: {error}"),
+            }
             None
         }
         Err(_) => {
@@ -232,12 +248,21 @@ fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
             });
         }
         Err((error, stream)) => {
-            debug!(address = %upgrade.address, code = error.code, "refused: {}", error.message);
+            tell_of(http, upgrade.address, &error);
             spawn_local(async move {
                 socket::refuse(stream, answer, error).await;
                 drop(alive);
             });
         }
+    }
+}
+
+/// The line of a socket that was not let in.
+fn tell_of(http: &Http, address: IpAddr, error: &Error) {
+    let (code, text) = (error.code, &error.message);
+    match http.node.shared.metrics.notices.due(Notice::Refusal(upgrade::reason(error))) {
+        Some(others) => warn!(%address, code, others, "a socket was refused: {text}"),
+        None => debug!(%address, code, "a socket was refused: {text}"),
     }
 }
 

@@ -181,6 +181,74 @@ fn a_reload_makes_the_log_as_talkative_as_is_wanted() {
 }
 
 #[test]
+fn the_log_shows_frames_to_who_debugs_and_refusals_to_everybody_once() {
+    let process = Process::activated("frames", "1s");
+    let get = |path: &str| Http::connect(process.addr).ask("GET", path, "", b"").status;
+    let refused = |key: &str| {
+        let mut client = Client::open(process.addr, &target(key), &[]).unwrap();
+        assert!(client.hear_text().contains("4001"));
+        client.hear();
+    };
+    // As many as come: the first is told of.
+    for _ in 0..5 {
+        refused("nobody");
+        assert_eq!(get("/apps/1/channels"), 401);
+        assert_eq!(get("/apps/nobody/channels"), 404);
+        assert_eq!(get("/nothing"), 404);
+    }
+    let mut client = process.connect();
+    let subscribe_with = |client: &mut Client, auth: &str| {
+        client.send_text(&format!(
+            r#"{{"event":"pusher:subscribe","data":{{"channel":"private-c","auth":"{auth}"}}}}"#
+        ));
+        assert!(client.hear_text().contains("subscription_error"));
+        client.hear_text();
+    };
+    subscribe_with(&mut client, "k:wrong");
+    subscribe_with(&mut client, "k:wrong");
+    let log = process.log();
+    for (line, times) in [
+        ("a socket was refused: Application does not exist", 1),
+        ("status=401 Unauthorized path=\"/apps/1/channels\" others=0", 1),
+        ("status=404 Not Found path=\"/apps/nobody/channels\" others=0", 1),
+        ("code=4009 others=0 why=\"Invalid signature", 1),
+        ("/nothing", 0),
+        ("private-c\" event", 0),
+        ("connected", 0),
+    ] {
+        assert_eq!(log.matches(line).count(), times, "{line}: {log}");
+    }
+
+    let settings = std::fs::read_to_string(process.folder.join("f.toml")).unwrap();
+    let settings = format!("{settings}[log]\nlevel = \"debug\"\n");
+    std::fs::write(process.folder.join("f.toml"), settings).unwrap();
+    process.signal("HUP");
+    process.hears("RELOADING=1");
+    process.hears("READY=1");
+    assert_eq!(publish(process.addr, "room", "\"s3cr3t\""), 200);
+    subscribe(&mut client, "room");
+    assert_eq!(publish(process.addr, "room", "\"s3cr3t\""), 200);
+    assert!(client.hear_text().contains("s3cr3t"));
+    refused("nobody");
+    drop(client);
+    let log = eventually(|| match process.log() {
+        log if log.contains("disconnected app=1") => Ok(log),
+        log => Err(log),
+    })
+    .unwrap();
+    for line in [
+        "event=\"pusher:subscribe\" channel=\"room\"",
+        "event=\"pusher_internal:subscription_succeeded\" channel=\"room\"",
+        "published app=1 event=\"e\" channel=\"room\"",
+        "sent to subscribers event=\"e\" channel=\"room\"",
+        "DEBUG a socket was refused: Application does not exist",
+    ] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    assert!(!log.contains("s3cr3t"), "{log}");
+}
+
+#[test]
 fn journald_is_told_how_grave_a_line_is() {
     use std::os::unix::fs::MetadataExt;
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("process-journal");

@@ -1,0 +1,62 @@
+//! What `--debug` shows of frames: their events and channels, and never their data. It is read off the frames
+//! themselves, so that nothing is kept for it, and where the log does not want it only a flag is looked at.
+
+use tracing::{Level, debug, enabled};
+
+use super::connection::Connection;
+use crate::protocol::json::Object;
+
+/// Whether anybody wants to see frames.
+pub fn is_wanted() -> bool {
+    enabled!(Level::DEBUG)
+}
+
+/// A frame for one connection.
+pub(super) fn told(connection: &Connection, frame: &[u8]) {
+    if let Some((event, channel)) = words(frame) {
+        let (app, socket) = (&connection.app().id, connection.id);
+        debug!(%app, %socket, ?event, ?channel, "sent");
+    }
+}
+
+/// A frame for all that are subscribed to its channel.
+pub(super) fn published(frame: &[u8]) {
+    if let Some((event, channel)) = words(frame) {
+        debug!(?event, ?channel, "sent to subscribers");
+    }
+}
+
+/// The event and the channel of a text frame as the server writes them; the channel is empty where it has none.
+fn words(frame: &[u8]) -> Option<(String, String)> {
+    let (first, length) = (frame.first()?, frame.get(1)?);
+    // RFC 6455 section 5.2: a whole text, and how long its length is.
+    let header = match length {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    let text = frame.get(header..).filter(|_| *first == 0x81)?;
+    let frame = Object::parse(std::str::from_utf8(text).ok()?)?;
+    let word = |name| frame.string(name).ok().flatten().unwrap_or_default().into_owned();
+    Some((word("event"), word("channel")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::event::Message;
+
+    #[test]
+    fn frames_are_known_by_their_words() {
+        let pong = Some(("pusher:pong".to_owned(), String::new()));
+        assert_eq!(words(Message::pong().bytes()), pong);
+        for (length, header) in [(100, &[0x81, 100][..]), (300, &[0x81, 126, 1, 44])] {
+            let data = "x".repeat(length - 33);
+            let text = format!("{{\"event\":\"e\",\"channel\":\"c\",\"d\":\"{data}\"}}");
+            let frame = [header, text.as_bytes()].concat();
+            assert_eq!(words(&frame), Some(("e".to_owned(), "c".to_owned())));
+        }
+        assert_eq!(words(Message::close(4200, "").bytes()), None);
+        assert_eq!(words(&[]), None);
+    }
+}
