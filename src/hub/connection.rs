@@ -160,11 +160,13 @@ impl Connection {
         self.app.borrow_mut().clone_from(app);
     }
 
-    /// Queues a frame. Over the cap, the connection is closed as too slow, but not before the socket was asked
-    /// to take what waits: a turn may bring more than the cap to a client that reads at once. Closing, nothing
-    /// is queued.
+    /// Queues a frame. Over the cap, the connection is closed as too slow, but not before the socket was
+    /// asked to take what waits: a turn may bring more than the cap to a client that reads at once. Closing,
+    /// nothing is queued.
     pub fn push(&self, frame: Bytes) {
         if !self.has_room(frame.len()) {
+            // Also where it took no more a moment ago, for its own task may not have had its turn since.
+            self.write_out();
             self.flush();
         }
         if self.is_closing() {
