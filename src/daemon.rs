@@ -61,6 +61,13 @@ pub(crate) struct Inherited {
 }
 
 impl Inherited {
+    /// Whether somebody has the listener when this process has ended.
+    fn is_kept(&self) -> bool {
+        self.by_systemd || self.listener.is_some() && !successor::is_alone()
+    }
+}
+
+impl Inherited {
     /// From systemd (`LISTEN_FDS`), or as the standard input. To be called once, for it
     /// owns what it finds.
     pub(crate) fn find() -> io::Result<Self> {
@@ -88,7 +95,7 @@ pub(crate) fn run(
     runtime.block_on(async {
         // Before anybody can see that the server is up and tell it to stop.
         let mut signals = Signals::new()?;
-        let is_inherited = inherited.listener.is_some();
+        let (is_inherited, is_kept) = (inherited.listener.is_some(), inherited.is_kept());
         let mut running = server::start_on(config.clone(), inherited.listener)
             .map_err(|error| Failed(error.to_string(), error.exit_code()))?;
         listening(running.address());
@@ -97,12 +104,11 @@ pub(crate) fn run(
             successor::tell_predecessor();
         }
         let reloader = Reloader::new(&running, &config, load).with_level(set_level);
-        let stop = serve(&running, &mut signals, &systemd, reloader);
-        let stop = stop.await;
+        let stop = serve(&running, &mut signals, (&systemd, is_kept), reloader).await;
         if inherited.by_systemd || matches!(stop, Stop::HandOver) {
             running.leave_socket();
         }
-        let stop = if is_inherited { Stop::HandOver } else { stop };
+        let stop = if is_kept { Stop::HandOver } else { stop };
         info!(connections = running.shared().connections(), "stopping");
         match stop {
             Stop::Drain => running.drain(),
@@ -122,7 +128,7 @@ pub(crate) fn run(
 async fn serve(
     running: &Running,
     signals: &mut Signals,
-    systemd: &Systemd,
+    (systemd, is_kept): (&Systemd, bool),
     mut reloader: Reloader<'_>,
 ) -> Stop {
     let mut looks = interval(reload::LOOK);
@@ -146,7 +152,7 @@ async fn serve(
                     error!("a worker is stuck");
                 }
             }
-            _ = signals.successor.recv() => next = begin_succession(running, next),
+            _ = signals.successor.recv() => next = begin_succession(running, next, !is_kept),
             served = serves(&mut next) => match (served, next.take()) {
                 (Ok(()), Some(successor)) => {
                     info!(pid = successor.pid, "another process goes on");
@@ -169,11 +175,11 @@ async fn serves(next: &mut Option<Successor>) -> Result<(), successor::Failure> 
     }
 }
 
-fn begin_succession(running: &Running, next: Option<Successor>) -> Option<Successor> {
+fn begin_succession(running: &Running, next: Option<Successor>, alone: bool) -> Option<Successor> {
     if next.is_some() {
         warn!("a successor is being started already");
         return next;
     }
-    let started = running.listener().and_then(Successor::start);
+    let started = running.listener().and_then(|listener| Successor::start(listener, alone));
     started.inspect_err(|error| error!(%error, "no successor can be started")).ok()
 }

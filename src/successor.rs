@@ -13,6 +13,15 @@ use tokio::sync::oneshot;
 /// What a successor says once it serves.
 const SERVING: &str = "serving";
 
+/// The variable by which a successor knows that nobody but it has the listener.
+const ALONE: &str = "LISTENER_IS_YOURS";
+
+/// Whether the listener that was inherited is this process's alone: the one before it has gone, and had
+/// made it itself.
+pub(crate) fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
 /// The listener of the process before, where there was one: any listening socket that is the standard
 /// input, as inetd and systemd pass one, too.
 pub(crate) fn inherited() -> io::Result<Option<OwnedFd>> {
@@ -46,13 +55,15 @@ impl fmt::Display for Failure {
 }
 
 impl Successor {
-    /// Starts the program again, as it was started, with `listener`.
-    pub(crate) fn start(listener: OwnedFd) -> io::Result<Self> {
+    /// Starts the program again, as it was started, with `listener`, which nobody else has if it is `alone`.
+    pub(crate) fn start(listener: OwnedFd, alone: bool) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         // By the name it was called by, not by what runs now: that file may have been replaced.
         let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
         let mut child = Command::new(program)
             .args(arguments)
+            .env_remove(ALONE)
+            .envs(alone.then_some((ALONE, "yes")))
             .env_remove("WATCHDOG_PID")
             .stdin(Stdio::from(listener))
             .stdout(Stdio::piped())

@@ -32,7 +32,7 @@ struct Waiting {
 pub enum Order {
     Deliver(Deliver),
     /// Close every connection of the user, signed in or present, that was made before it was asked, by
-    /// [`Hub::hundredths`](super::Hub::hundredths).
+    /// `Hub::hundredths`.
     Terminate {
         directory: Arc<Directory>,
         user: UserId,

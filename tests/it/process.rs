@@ -373,6 +373,48 @@ fn a_hand_over_refuses_nobody() {
     .unwrap();
 }
 
+/// Nobody has the listener after it, though it was handed it.
+#[test]
+fn a_successor_that_stops_refuses_as_the_first_does() {
+    let name = "successor-stops";
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("f.toml"), format!("[metrics]\nenabled = false\n{APP}")).unwrap();
+    let notices = UnixDatagram::bind(folder.join("notify")).unwrap();
+    notices.set_read_timeout(Some(DEADLINE)).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .args(["--config", "f.toml", "--port", "0"])
+        .current_dir(&folder)
+        .env("NOTIFY_SOCKET", folder.join("notify"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(std::fs::File::create(folder.join("log")).unwrap()))
+        .spawn()
+        .unwrap();
+    let none = "127.0.0.1:0".parse().unwrap();
+    let mut process =
+        Process { child, folder, addr: none, metrics: none, successor: None, notices };
+    process.hears("READY=1");
+    let log = process.log();
+    let (_, addr) = log.split_once("addr=").unwrap();
+    process.addr = addr.split(' ').next().unwrap().parse().unwrap();
+    process.signal("USR2");
+    let notice = process.hears("MAINPID=");
+    let new = notice.trim_start_matches("MAINPID=").to_owned();
+    process.successor = new.parse().ok();
+    assert!(process.ends().success(), "{}", process.log());
+    let mut client = process.connect();
+    // It stays for as long as there is one.
+    assert!(Command::new("kill").arg(&new).status().unwrap().success());
+    let refused = || {
+        let mut late = Client::open(process.addr, &target("k"), &[]).ok()?;
+        Some(late.hear_text()).filter(|text| text.contains("\"code\":4100"))
+    };
+    eventually(|| refused().map(drop).ok_or_else(|| process.log())).unwrap();
+    assert!(client.hear_text().contains("4200"));
+}
+
 #[test]
 fn a_successor_that_fails_changes_nothing() {
     let process = Process::activated("failed", "1s");
