@@ -9,36 +9,51 @@ use super::settings::{Setting, Settings};
 use super::value::Value;
 use super::version::VERSION;
 
+/// What the flags of every command stand under.
+const SETTINGS: &str = "Settings";
+
+/// What the flags stand under that say whom to ask.
+const SERVER: &str = "Server";
+
+/// What there is to say beside flags and commands.
+const MORE: &str = "\
+Every setting has a name in the file and a variable, server.port and FANFARE_SERVER__PORT; REVERB_* and SOKETI_* \
+do as well. `fanfare config show` has them all and where each comes from.
+
+Signals: HUP reads the settings again, USR2 hands over to a new process, TERM and INT stop.
+Exit codes: 78 for settings that are wrong, 69 for an address that cannot be listened on, 71 for a failure of the machine, \
+1 for a command that failed, 2 for wrong usage.";
+
 /// A Pusher-protocol broadcast server: the drop-in for Laravel Reverb and Soketi.
 #[derive(clap::Parser, Clone, Default, Debug)]
-#[command(name = "fanfare", version = VERSION)]
+#[command(name = "fanfare", version = VERSION, after_help = MORE)]
 pub struct Flags {
     /// Read settings from a TOML file.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = SETTINGS)]
     pub config: Option<PathBuf>,
     /// Read a Laravel app's environment file [default: .env, if it holds an app's credentials].
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = SETTINGS)]
     pub env_file: Option<PathBuf>,
     /// Read a Soketi server's JSON file.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = SETTINGS)]
     pub soketi_config: Option<PathBuf>,
     /// Listen on this address.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = SETTINGS)]
     pub host: Option<String>,
     /// Listen on this port; 0 is any free one.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = SETTINGS)]
     pub port: Option<String>,
     /// Serve all routes under this path.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = SETTINGS)]
     pub path: Option<String>,
     /// Log no less than this: off, error, warn, info, debug or trace.
-    #[arg(long, value_name = "LEVEL", global = true)]
+    #[arg(long, value_name = "LEVEL", global = true, help_heading = SETTINGS)]
     pub log_level: Option<String>,
     /// Log as text or json.
-    #[arg(long, value_name = "FORMAT", global = true)]
+    #[arg(long, value_name = "FORMAT", global = true, help_heading = SETTINGS)]
     pub log_format: Option<String>,
     /// The same as --log-level debug.
-    #[arg(long, conflicts_with = "log_level", global = true)]
+    #[arg(long, conflicts_with = "log_level", global = true, help_heading = SETTINGS)]
     pub debug: bool,
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -61,7 +76,9 @@ pub enum Command {
 pub enum Tool {
     /// Trigger an event on a channel.
     Trigger {
+        /// Its name, as clients subscribe to it: orders, private-orders, presence-room.
         channel: String,
+        /// The event's name, as clients listen for it.
         event: String,
         /// As the clients are to get it, most often JSON.
         data: String,
@@ -70,6 +87,7 @@ pub enum Tool {
     },
     /// Print the events of channels as they come.
     Listen {
+        /// Their names; private and presence channels are joined with the app's secret.
         #[arg(required = true)]
         channels: Vec<String>,
         /// Whom to be in presence channels.
@@ -88,6 +106,7 @@ pub enum Tool {
     },
     /// Close all connections of a user.
     Terminate {
+        /// The id that the user is signed in with, or present on a channel.
         user: String,
         #[command(flatten)]
         at: At,
@@ -107,17 +126,17 @@ pub enum Tool {
 /// Which server, and which app: those of the settings unless said.
 #[derive(clap::Args, Clone, PartialEq, Eq, Default)]
 pub struct At {
-    /// Where the server is, as clients reach it; with http or https in front.
-    #[arg(long)]
+    /// Where the server is, as clients reach it; with http or https in front [default: as the settings say].
+    #[arg(long, help_heading = SERVER)]
     pub url: Option<String>,
     /// The app, where the settings have several.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", help_heading = SERVER)]
     pub app_id: Option<String>,
     /// The app's key, where the settings do not have the app.
-    #[arg(long)]
+    #[arg(long, help_heading = SERVER)]
     pub key: Option<String>,
     /// Its secret. Others on this machine can see it: settings in a file or in variables are better.
-    #[arg(long)]
+    #[arg(long, help_heading = SERVER)]
     pub secret: Option<String>,
     /// Print JSON.
     #[arg(long)]

@@ -80,10 +80,37 @@ fn line<T>(text: &mut String, key: &Key<T>, name: &str, group: &Group, scratch: 
     let value = typed(key, value, scratch);
     let empty = matches!(&value, Value::Text(text) if text.is_empty());
     let shown = match value {
-        _ if key.secret && origin != Origin::Default && !empty => format!("{MASK:?}"),
+        value if key.secret && origin != Origin::Default && !empty => match key.name {
+            "cluster.redis" | "sql.url" => addresses(&value).to_string(),
+            _ => format!("{MASK:?}"),
+        },
         value => value.without_credentials().to_string(),
     };
     annotate(text, &format!("{name} = {shown}"), &origin);
+}
+
+/// URLs without what may be a secret in them: all before the host, and the parameters.
+fn addresses(value: &Value) -> Value {
+    match value {
+        Value::Text(url) | Value::Raw(url) => Value::Text(address(url)),
+        Value::List(urls) => Value::List(urls.iter().map(addresses).collect()),
+        _ => Value::Text(MASK.to_owned()),
+    }
+}
+
+fn address(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return MASK.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // Where a password was not encoded, its end may be anywhere.
+    if path.contains('@') {
+        return MASK.to_owned();
+    }
+    let (path, query) = path.split_at(path.find(['?', '#']).unwrap_or(path.len()));
+    let query = if query.is_empty() { "" } else { "?…" };
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{MASK}@{host}{path}{query}"),
+        None => format!("{scheme}://{authority}{path}{query}"),
+    }
 }
 
 fn annotate(text: &mut String, line: &str, origin: &Origin) {
@@ -121,6 +148,27 @@ impl MadeApp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_addresses_only_the_place_is_shown() {
+        for (url, shown) in [
+            ("redis://10.0.0.7:6379/2", "redis://10.0.0.7:6379/2"),
+            ("rediss://u:s3cr3t@host", "rediss://********@host"),
+            ("redis://:s3@cr3t@host/1", "redis://********@host/1"),
+            ("redis://:s3/cr3t@host", MASK),
+            ("redis://:s3?cr3t@host", MASK),
+            ("redis://:s3#cr3t@host", MASK),
+            ("redis+sentinel://a,b/m?sentinel_password=s3cr3t", "redis+sentinel://a,b/m?…"),
+            ("redis+sentinel://a/m?sentinel_password=s3@cr3t", MASK),
+            ("mysql://u:s3cr3t@db/main?ssl-mode=REQUIRED", "mysql://********@db/main?…"),
+            ("s3cr3t", MASK),
+        ] {
+            assert_eq!(address(url), shown, "{url}");
+        }
+        let list =
+            Value::List(["redis://a", "redis://:s3cr3t@b"].map(|u| Value::Text(u.into())).to_vec());
+        assert_eq!(addresses(&list).to_string(), r#"["redis://a", "redis://********@b"]"#);
+    }
 
     #[test]
     fn texts_are_shown_as_what_they_are_taken_for() {
