@@ -187,6 +187,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_client_is_the_last_that_no_trusted_proxy_is() {
+        let network = |address: &str, prefix| Network { address: address.parse().unwrap(), prefix };
+        let trusted = [network("127.0.0.1", 32), network("10.0.0.0", 8)];
+        for (peer, hops, client) in [
+            ("127.0.0.1", &["1.1.1.1, 2.2.2.2, 10.0.0.5"][..], "2.2.2.2"),
+            ("127.0.0.1", &["1.1.1.1", "2.2.2.2,10.0.0.5"], "2.2.2.2"),
+            // A listener on all addresses sees IPv4 as IPv6.
+            ("::ffff:127.0.0.1", &["2.2.2.2"], "2.2.2.2"),
+            ("127.0.0.1", &["1.1.1.1, unknown"], "127.0.0.1"),
+            ("127.0.0.1", &["unknown, 10.0.0.5"], "10.0.0.5"),
+            ("127.0.0.1", &[], "127.0.0.1"),
+            // Whoever is no proxy may say what he likes.
+            ("3.3.3.3", &["1.1.1.1"], "3.3.3.3"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for hop in hops {
+                headers.append("x-forwarded-for", HeaderValue::from_static(hop));
+            }
+            let address = client_address(&trusted, peer.parse().unwrap(), &headers);
+            assert_eq!(address, client.parse::<IpAddr>().unwrap(), "{peer} {hops:?}");
+        }
+    }
+
+    #[test]
     fn a_forwarded_address_may_have_a_port() {
         for (hop, address) in [
             ("10.1.2.3", Some("10.1.2.3")),
