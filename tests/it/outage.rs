@@ -6,11 +6,14 @@ use std::time::Duration;
 use fanfare::config::Cluster;
 use serde_json::{Value, json};
 
-use crate::cluster::{added, event, hears_nothing, joined, nodes, notice, query, removed};
+use crate::cluster::{
+    Process, added, event, hears_nothing, join, joined, nodes, notice, query, removed,
+};
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID};
 use crate::support::http::Http;
 use crate::support::redis::Redis;
+use crate::support::websocket::Client;
 
 fn ready(node: &Fixture) -> u16 {
     Http::connect(node.addr).ask("GET", "/ready", "", b"").status
@@ -208,6 +211,33 @@ fn a_redis_that_hangs_is_one_that_is_away() {
     two.is_ready();
     one.publish("pub", "e", "2");
     assert_eq!(b.hear_text(), event("pub", "2"));
+}
+
+#[test]
+fn nobody_is_taken_for_dead_who_lost_the_same_redis() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = Cluster { lease: Duration::from_secs(3), ..redis.cluster() };
+    let nodes: [Fixture; 3] = nodes(&cluster);
+    let mut clients: Vec<Client> = Vec::new();
+    for (node, user) in nodes.iter().zip(["a", "b", "c"]) {
+        clients.push(joined(node, "presence-x", user).0);
+    }
+    assert_eq!([notice(&mut clients[0]), notice(&mut clients[0])], [added("b"), added("c")]);
+    assert_eq!(notice(&mut clients[1]), added("c"));
+    // Longer than any lease holds.
+    redis.signal("STOP");
+    nodes.iter().for_each(is_cut_off);
+    redis.signal("CONT");
+    nodes.iter().for_each(Fixture::is_ready);
+    // Of those who are dead, what they held goes nevertheless.
+    let mut doomed = Process::start(&cluster);
+    doomed.is_ready();
+    let (mut d, id) = doomed.connect();
+    join(&mut d, &id, "presence-x", "d");
+    doomed.kill();
+    for client in &mut clients {
+        assert_eq!([notice(client), notice(client)], [added("d"), removed("d")]);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::batch::{Batch, script};
 use super::writer::{Expected, MOST, Writer};
-use super::{Lost, PATIENCE, reply};
+use super::{LONGEST_PAUSE, Lost, PATIENCE, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
@@ -26,6 +26,9 @@ use crate::protocol::member::Member;
 /// until others look, and the time to clear away, all is done within the lease as it was set.
 pub(super) const PART: u32 = 6;
 
+/// How long nodes may take to come back once Redis does.
+const COME_BACK: Duration = LONGEST_PAUSE.saturating_add(PATIENCE);
+
 /// Topics that are taken part in again in one round trip; each may have missed as much as its log holds.
 pub(super) const REOPENED: usize = 256;
 
@@ -37,6 +40,9 @@ pub(super) fn held_topic(topic: &Topic) -> String {
 impl Writer<'_> {
     /// Takes a lease, says what this node holds, and clears away what it held under the last one.
     pub(super) async fn begin(&mut self) -> Result<(), Lost> {
+        if !self.kept.leases.is_empty() {
+            self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
+        }
         self.kept.leases.push(self.lease.clone());
         let mut batch = Batch::new();
         // Each server can lose its data by itself.
@@ -166,6 +172,9 @@ impl Writer<'_> {
         self.set_clock(answers.get(2..).unwrap_or_default());
         let lapsed: Vec<String> =
             reply::list(lapsed).iter().filter_map(|l| reply::text(l).map(str::to_owned)).collect();
+        if Instant::now() < self.kept.reaps {
+            return Ok(());
+        }
         for lease in lapsed {
             info!("a node's lease has lapsed; clearing away what it held");
             Figures::add(&self.status.figures.reaped, 1);

@@ -156,6 +156,9 @@ struct Kept {
     epochs: HashMap<u16, u64>,
     /// When other nodes will have had the time to say again whom they hold.
     settles: Option<Instant>,
+    /// When other nodes will have had the time to come back from what took this node's link, and those that are
+    /// silent still are dead.
+    reaps: Instant,
 }
 
 /// The far end of a link, over Redis.
@@ -191,6 +194,7 @@ impl Redis {
             leases: Vec::new(),
             epochs: HashMap::new(),
             settles: None,
+            reaps: Instant::now(),
         };
         let mut hearing = Hearing::new(node);
         hearing.begin(&keys.all(), far.status.clock.now());
