@@ -1,10 +1,9 @@
-//! A Pusher-protocol broadcast server.
-//!
-//! The modules, lowest first; each names only those before it (`docs/architecture.md` is the map):
-//! `protocol` is what is said, `app` who may say it, `config` how the server is set, `hub` who is
-//! connected and subscribed, `lookup` which apps are known beyond the settings, `node` the verbs of the product, `session` one connection's conversation,
-//! `socket` how its bytes come and go, `http` the API, `server` listening, starting and stopping, `cli` what people ask of
-//! a server.
+//! A server that speaks the Pusher protocol. The modules, lowest first, each of which names only those
+//! before it (`docs/architecture.md` is the map): `protocol` is what is said, `app` who may say it,
+//! `config` how the server is set, `metrics` what it counts; `hub` who is connected and subscribed,
+//! `cluster` the other nodes, `webhook` what backends are told, `lookup` which apps there are beside those
+//! of the settings; `node` the verbs of the product, `session` one connection's conversation, `socket` how
+//! its bytes come and go, `http` the API, `server` starting and stopping, `cli` what people ask.
 
 pub mod app;
 pub mod cluster;

@@ -1,4 +1,5 @@
-//! All the sockets of a run, clients and publishers, on one thread and one poll.
+//! All the sockets of a run, clients and publishers, on one thread and one poll, so that the meter takes as
+//! little of the machine as it can.
 
 use std::io;
 use std::time::Duration;

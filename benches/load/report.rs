@@ -1,4 +1,5 @@
 //! What a run found: one JSON line on standard output for programs, one table on standard error for people.
+//! What was measured, and how, is each scenario's own.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,5 @@
-//! What processes have used, from `/proc`: CPU time holds on a busy machine where wall time does not.
+//! What processes have used, from `/proc`: CPU time holds on a busy machine where wall time does not. Of
+//! memory, what is resident.
 
 use std::fs;
 

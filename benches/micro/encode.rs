@@ -1,4 +1,5 @@
-//! From an event to the bytes that every subscriber gets.
+//! From an event to the bytes that every subscriber gets. It is done once for all of them, so it weighs
+//! where few are subscribed.
 
 use std::hint::black_box;
 

@@ -1,6 +1,5 @@
-//! The body of a request as it comes in.
-//!
-//! Nothing is bounded here: whoever adds to it has counted first.
+//! The body of a request as it comes in. Nothing is bounded here: whoever adds to it has counted first.
+//! Most bodies come in one piece, and are not copied.
 
 use bytes::{Bytes, BytesMut};
 

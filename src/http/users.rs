@@ -1,4 +1,5 @@
-//! `POST /apps/{id}/users/{user}/terminate_connections`: a backend throws a user out.
+//! `POST /apps/{id}/users/{user}/terminate_connections`: a backend throws a user out. Whose connections
+//! those are, and on which nodes, is the node's business.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! How many connections each client address has, for the limit on them. Counted only where there is one.
+//! How many connections each client address has, for the limit on them. Counted only where there is one;
+//! whose address it is behind a proxy is settled above.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -45,8 +46,8 @@ impl Addresses {
     }
 }
 
-/// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give itself
-/// (RFC 4291 section 2.5.1).
+/// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give
+/// itself (RFC 4291 section 2.5.1).
 fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

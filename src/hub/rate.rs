@@ -1,4 +1,5 @@
-//! How often something may be done in a second, counted over all workers without a lock.
+//! How often something may be done in a second, counted over all workers without a lock. Whoever asks says
+//! which second it is: there is no clock here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

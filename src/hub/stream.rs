@@ -1,5 +1,5 @@
-//! The byte stream under a connection: TCP, TLS over it, a Unix socket, or nothing at all for tests and benches that run
-//! whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
+//! The byte stream under a connection: TCP, TLS over it, a Unix socket, or nothing at all for tests and
+//! benches that run whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
 
 use std::io;
 use std::pin::Pin;

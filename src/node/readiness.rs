@@ -1,4 +1,5 @@
-//! Whether new sockets should come here, for load balancers, and if not, why.
+//! Whether new sockets should come here, for load balancers, and if not, why. It is advice: who comes all
+//! the same is refused where it connects.
 
 use super::Shared;
 use crate::metrics::Unready;

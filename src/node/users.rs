@@ -1,4 +1,5 @@
-//! The verbs about users: signing in, hearing of each other, being thrown out.
+//! The verbs about users: signing in, hearing of each other, being thrown out. Who is online over several
+//! nodes is in `online.rs`.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! One worker's thread: its runtime, the tasks that every worker has, and how they end.
+//! One worker's thread: its runtime, the tasks that every worker has, and how they end. What they look
+//! after lives elsewhere.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The backend publishes to channels, and every subscriber is to get it.
+//! The backend publishes to channels, and every subscriber is to get it: at a given rate for the cost of a
+//! delivery and its delay, or as fast as it goes.
 
 use std::io;
 

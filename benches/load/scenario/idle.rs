@@ -1,4 +1,5 @@
-//! Connections that subscribe and then stay quiet: what one costs to make, to keep and to lose.
+//! Connections that subscribe and then stay quiet: what one costs to make, to keep and to lose. Memory is
+//! what the kernel says that the server holds.
 
 use std::io;
 

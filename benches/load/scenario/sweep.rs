@@ -1,4 +1,5 @@
-//! Fan-out at one rate after the other: where latency begins to rise, as lines and as a plot.
+//! Fan-out at one rate after the other: where latency begins to rise, as lines and as a plot. Each rate is
+//! a run of its own.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,5 @@
-//! Client events: everybody in a room whispers in turn, and everybody else there is to hear it.
+//! Client events: everybody in a room whispers in turn, and everybody else there is to hear it. No backend
+//! takes part.
 
 use std::io;
 

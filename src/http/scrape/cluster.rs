@@ -1,4 +1,5 @@
-//! What Prometheus is told of the link to the other nodes. A server of its own has none of these families.
+//! What Prometheus is told of the link to the other nodes. A server of its own has none of these families,
+//! so that a query for them finds clusters alone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
