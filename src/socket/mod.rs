@@ -224,7 +224,8 @@ pub fn look_after(connection: &Connection, now: u32) {
         return;
     }
     let app = connection.app();
-    let deadline = app.features.authorization_timeout.as_secs() as u32;
+    // Less than a second is not none.
+    let deadline = app.features.authorization_timeout.as_millis().div_ceil(1000) as u32;
     if deadline > 0 && !life.authorized.get() && passed(life.since.get(), deadline) {
         connection.close(&close::UNAUTHORIZED);
         return;

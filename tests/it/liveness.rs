@@ -1,6 +1,8 @@
 //! Silence, and what comes of it: minutes of waiting, without waiting. Time moves second by second where
 //! the test says so.
 
+use std::time::Duration;
+
 use crate::support::memory::{Memory, Talk};
 use crate::support::websocket::Heard;
 
@@ -88,4 +90,12 @@ fn l10_whatever_a_client_says_is_life() {
     }
     assert_eq!(wait(&mut memory, &mut talk, 1), asked());
     assert_eq!(wait(&mut memory, &mut talk, 30), closed());
+}
+
+#[test]
+fn a_deadline_of_less_than_a_second_is_one() {
+    let deadline = Duration::from_millis(500);
+    let mut memory = Memory::new(1, |app| app.features.authorization_timeout = deadline);
+    let mut talk = memory.connect(0);
+    assert_eq!(wait(&mut memory, &mut talk, 1).len(), 2, "the reason and the close");
 }
