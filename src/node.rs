@@ -44,7 +44,7 @@ pub use receive::take_arrivals;
 
 /// Presence channels that a connection may leave in a second and still join others. Each time all who are
 /// present are told, so that one that comes and goes without end would cost all of them their time.
-const RESTLESS: u32 = 100;
+const RESTLESS: u8 = 100;
 
 /// What all workers of one server share.
 #[derive(Debug)]

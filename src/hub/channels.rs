@@ -26,6 +26,8 @@ pub(super) struct Channels {
 #[derive(Debug)]
 struct Place {
     generation: u32,
+    /// How many of the channel's subscribers are subscribed to another channel too.
+    shared: u32,
     channel: Option<Channel>,
 }
 
@@ -34,8 +36,6 @@ pub(super) struct Channel {
     pub directory: Arc<Directory>,
     pub name: ChannelName,
     pub subscribers: SmallVec<[Rc<Connection>; 2]>,
-    /// How many of them are subscribed to another channel too.
-    pub shared: usize,
 }
 
 impl Channels {
@@ -80,12 +80,11 @@ impl Channels {
             directory: directory.clone(),
             name: name.clone(),
             subscribers: SmallVec::new(),
-            shared: 0,
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
-                self.places.push(Place { generation: 0, channel: None });
+                self.places.push(Place { generation: 0, shared: 0, channel: None });
                 (self.places.len() - 1) as u32
             }
         };
@@ -106,20 +105,27 @@ impl Channels {
 
     /// Notes that a connection, subscribed to `others` already, is subscribed to the channel at `slot` too.
     pub(super) fn share(&mut self, slot: u32, others: &[Subscription]) {
-        let first = if let [only] = others { Some(only.channel.slot) } else { None };
-        let own = (!others.is_empty()).then_some(slot);
-        for slot in first.into_iter().chain(own) {
-            self.at_mut(slot).into_iter().for_each(|channel| channel.shared += 1);
-        }
+        self.each_shared(slot, others, |shared| *shared += 1);
     }
 
     /// Ends what [`Self::share`] began.
     pub(super) fn unshare(&mut self, slot: u32, others: &[Subscription]) {
-        let last = if let [only] = others { Some(only.channel.slot) } else { None };
+        self.each_shared(slot, others, |shared| *shared -= 1);
+    }
+
+    /// A connection's second channel makes its first a shared one as well.
+    fn each_shared(&mut self, slot: u32, others: &[Subscription], change: impl Fn(&mut u32)) {
+        let first = if let [only] = others { Some(only.channel.slot) } else { None };
         let own = (!others.is_empty()).then_some(slot);
-        for slot in last.into_iter().chain(own) {
-            self.at_mut(slot).into_iter().for_each(|channel| channel.shared -= 1);
+        for slot in first.into_iter().chain(own) {
+            let place = self.places.get_mut(slot as usize);
+            place.into_iter().for_each(|place| change(&mut place.shared));
         }
+    }
+
+    /// Whether none of the channel's subscribers is subscribed to another one.
+    pub(super) fn is_alone(&self, local: LocalChannel) -> bool {
+        self.places.get(local.slot as usize).is_some_and(|place| place.shared == 0)
     }
 
     /// Gives up the place of a channel that nobody here is subscribed to.

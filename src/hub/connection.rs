@@ -71,20 +71,21 @@ pub struct Life {
     pub online: Cell<bool>,
     /// Whether the clock has seen it closing.
     pub ends: Cell<bool>,
-    /// The second in which it last left a presence channel, and how many it left in that.
-    left: Cell<(u32, u32)>,
+    /// How many presence channels it left in the second [`Self::left_at`].
+    left: Cell<u8>,
+    left_at: Cell<u32>,
 }
 
 impl Life {
     /// Notes that it left a presence channel at second `now`.
     pub fn leaves(&self, now: u32) {
-        self.left.set((now, self.has_left(now).saturating_add(1)));
+        self.left.set(self.has_left(now).saturating_add(1));
+        self.left_at.set(now);
     }
 
-    /// How many presence channels it left in second `now`.
-    pub fn has_left(&self, now: u32) -> u32 {
-        let (second, left) = self.left.get();
-        if second == now { left } else { 0 }
+    /// How many presence channels it left in second `now`, up to 255.
+    pub fn has_left(&self, now: u32) -> u8 {
+        if self.left_at.get() == now { self.left.get() } else { 0 }
     }
 }
 

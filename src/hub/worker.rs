@@ -311,8 +311,7 @@ impl Worker {
         if frames.len() > 1 {
             let channels = self.channels.borrow();
             let place = |frame: &Deliver| {
-                let channel = channels.get(frame.channel).filter(|channel| channel.shared == 0);
-                channel.map_or(u32::MAX, |_| frame.channel.slot)
+                if channels.is_alone(frame.channel) { frame.channel.slot } else { u32::MAX }
             };
             if !frames.is_sorted_by_key(place) {
                 frames.sort_by_key(place);
