@@ -104,7 +104,7 @@ fn sockets_and_requests_come_over_it() {
 fn the_client_is_who_a_trusted_proxy_says() {
     let network = |address: &str| vec![Network { address: address.parse().unwrap(), prefix: 32 }];
     let place = Place::new("unix-peer");
-    let refused = |text: &str| text.contains("4100");
+    let refused = |text: &str| text.contains(r#""code":4100"#);
     for (trusted, second) in [("127.0.0.1", false), ("127.0.0.2", true)] {
         let fixture = place.serve(|server| {
             server.connections_per_ip = 1;
