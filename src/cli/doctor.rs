@@ -15,7 +15,10 @@ use crate::config::{self, At, Loaded, Public};
 use crate::server;
 
 /// Open files below which a server cannot carry a crowd.
-const FILES: u64 = 4096;
+pub(super) const FILES: u64 = 4096;
+
+/// What there is to do about fewer.
+pub(super) const FEW: &str = "may be open, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grade {
@@ -162,12 +165,9 @@ async fn from_outside(report: &mut Report, target: &Target, public: &Public) {
 fn open_files(report: &mut Report, wanted: usize) {
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     if limit < (wanted as u64).max(FILES) {
-        let text = format!(
-            "at most {limit} may be open here, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n"
-        );
-        report.add("open files", Grade::Doubtful, text);
+        report.add("open files", Grade::Doubtful, format!("at most {limit} {FEW}"));
     } else {
-        report.add("open files", Grade::Well, format!("up to {limit}"));
+        report.add("open files", Grade::Well, format!("up to {limit} for what is started here"));
     }
 }
 

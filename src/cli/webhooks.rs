@@ -1,10 +1,10 @@
-//! How a server's webhooks get on, as its metrics say: `fanfare doctor` asks the port that they have of their
-//! own, or the server itself where they are served with everything else.
+//! How a server's webhooks get on, and how many files it may open, as its metrics say: `fanfare doctor` asks
+//! the port that they have of their own, or the server itself where they are served with everything else.
 
 use std::collections::BTreeMap;
 
 use super::client::Target;
-use super::doctor::{Grade, Report};
+use super::doctor::{FEW, FILES, Grade, Report};
 use super::harmless;
 use crate::config::Metrics;
 
@@ -27,6 +27,8 @@ struct State {
 struct States {
     hooks: BTreeMap<Hook, State>,
     facts_dropped: f64,
+    /// Files that the server may have open; 0 if it is not told.
+    max_files: f64,
 }
 
 /// Looks at them if they can be seen. `metrics` are those of the settings, if the server is that of the
@@ -50,6 +52,10 @@ pub(super) async fn examine(report: &mut Report, target: &Target, metrics: Optio
 }
 
 fn tell(report: &mut Report, states: &States) {
+    let files = states.max_files;
+    if files > 0.0 && files < FILES as f64 {
+        report.add("open files", Grade::Doubtful, format!("at most {files} of the server's {FEW}"));
+    }
     let (mut waiting, mut well) = (0.0, true);
     for ((app, place), state) in &states.hooks {
         let which = format!("webhook {} of app {}", harmless(place), harmless(app));
@@ -91,6 +97,10 @@ fn read(page: &str) -> States {
             states.facts_dropped = value;
             continue;
         }
+        if name.ends_with("process_max_fds") {
+            states.max_files = value;
+            continue;
+        }
         let (Some(app), Some(place)) = (label(labels, "app"), label(labels, "webhook")) else {
             continue;
         };
@@ -127,6 +137,7 @@ mod tests {
             f_webhook_failing{app=\"1\",webhook=\"0\"} 1\n\
             f_webhook_dropped_total{app=\"1\",webhook=\"1\"} 3\n\
             f_webhook_facts_dropped_total 2\n\
+            f_process_max_fds 1024\n\
             f_connections{app=\"1\"} 9\n";
         let states = read(page);
         let hook = |place: &str| ("1".to_owned(), place.to_owned());
@@ -134,5 +145,6 @@ mod tests {
         assert_eq!(states.hooks.get(&hook("0")), Some(&failing));
         assert_eq!(states.hooks.get(&hook("1")).map(|state| state.dropped), Some(3.0));
         assert_eq!((states.hooks.len(), states.facts_dropped), (2, 2.0));
+        assert_eq!(states.max_files, 1024.0);
     }
 }

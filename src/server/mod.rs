@@ -317,7 +317,16 @@ fn listen(config: &config::Server, listener: Option<OwnedFd>) -> io::Result<List
     }
     let config::Server { host, port, .. } = config;
     let bound = resolve(host, *port).and_then(listener::bind).map(Listener::Tcp);
-    bound.map_err(|error| io::Error::other(format!("{host}:{port}: {error}")))
+    bound.map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied if *port < 1024 => {
+                "; ports below 1024 need CAP_NET_BIND_SERVICE"
+            }
+            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+            _ => "",
+        };
+        io::Error::other(format!("{host}:{port}: {error}{advice}"))
+    })
 }
 
 fn webhooks_of(config: &Config) -> io::Result<Webhooks> {
