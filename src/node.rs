@@ -3,6 +3,7 @@
 //! frames, and tells whoever is concerned.
 
 mod clustered;
+mod news;
 mod online;
 mod publishing;
 mod readiness;
@@ -39,6 +40,7 @@ use crate::protocol::socket_id::SocketId;
 use crate::webhook::{Fact, Webhooks};
 
 pub use clustered::{Clustered, Pending};
+pub use news::done;
 pub use publishing::Publication;
 pub use receive::take_arrivals;
 
@@ -384,13 +386,6 @@ impl Node {
                     None => self.tell_count_now(&directory, &name, app),
                 }
             }
-        }
-    }
-
-    /// Leaves a fact for the app's webhooks.
-    fn report<T>(&self, app: &Arc<App>, what: Option<T>, fact: impl FnOnce(T) -> Fact) {
-        if let Some(what) = what.filter(|_| !app.webhooks.is_empty()) {
-            self.shared.webhooks.tell(app, fact(what));
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Topic;
 use super::clock::Clock;
 use super::envelope::Envelope;
+use super::news::{News, Told};
 use super::roster::Loaded;
 use crate::app::AppId;
 use crate::metrics::Histogram;
@@ -60,6 +61,8 @@ pub enum Order {
     Publish(Publish),
     /// Let go of this once everything before is sent, or Redis is away.
     Room(oneshot::Sender<()>),
+    /// Something that webhooks are told of.
+    News(News),
     Ask(Question, oneshot::Sender<Answer>),
     /// End, once everything before is done.
     Stop,
@@ -128,6 +131,8 @@ pub enum Arrival {
     Terminate { app: AppId, user: UserId, asked: Instant },
     /// So many connections of an app are on all nodes.
     Connections { app: AppId, total: usize },
+    /// What webhooks are to be told.
+    News(Told),
     /// Redis is away from now on.
     Down,
 }
@@ -217,6 +222,12 @@ pub struct Figures {
     pub renewals: AtomicU64,
     /// Nodes whose lease had lapsed and that this node cleared away.
     pub reaped: AtomicU64,
+    /// What was said for webhooks, and what there was no room for.
+    pub news_said: AtomicU64,
+    pub news_dropped: AtomicU64,
+    /// Apps whose webhooks this node tells, and what waits in their logs.
+    pub news_apps: AtomicU64,
+    pub news_backlog: AtomicU64,
     /// Commands sent to Redis.
     pub commands: AtomicU64,
     /// Round trips they took, and how long each; the time that scripts run is most of it.

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod envelope;
 pub mod link;
+pub mod news;
 pub mod redis;
 pub mod roster;
 mod scripts;

@@ -27,6 +27,8 @@ struct Own {
     member: Member,
     max: usize,
     connections: usize,
+    /// Those that are subscribed.
+    entered: usize,
     /// The version from which on the roster has it; `None` while Redis has not answered.
     joined: Option<u64>,
     /// There was no room for it when Redis was last asked.
@@ -83,7 +85,14 @@ impl Roster {
             let refused = std::mem::take(&mut own.refused);
             return if refused { Claimed::First } else { Claimed::Known };
         }
-        let own = Own { member: member.clone(), max, connections: 1, joined: None, refused: false };
+        let own = Own {
+            member: member.clone(),
+            max,
+            connections: 1,
+            entered: 0,
+            joined: None,
+            refused: false,
+        };
         self.own.insert(member.user_id.clone(), own);
         Claimed::First
     }
@@ -97,6 +106,20 @@ impl Roster {
         }
         self.own.remove(user);
         true
+    }
+
+    /// One of the user's connections is subscribed; whether it is the first.
+    pub fn enter(&mut self, user: &UserId) -> bool {
+        let Some(own) = self.own.get_mut(user) else { return false };
+        own.entered += 1;
+        own.entered == 1
+    }
+
+    /// One that was subscribed is not any more; whether it was the last.
+    pub fn exit(&mut self, user: &UserId) -> bool {
+        let Some(own) = self.own.get_mut(user) else { return false };
+        own.entered = own.entered.saturating_sub(1);
+        own.entered == 0
     }
 
     /// There is no room for the user; who claims it next asks again.

@@ -12,6 +12,9 @@
 //! Of an app, `P:{app}:` and `t`: channel → subscriptions on all nodes; `n:LEASE`: on one node. The empty
 //! channel name stands for the app's connections.
 //!
+//! For webhooks, of an app that has some: `o`: how many leases hold a channel or a member; `h:LEASE`: which one does;
+//! `w`: the log of what is to be told; `b`: the node that tells it; `e`: since when Redis has had these.
+//!
 //! Of all, `P:leases`: lease → when it lapses; `P:lease:LEASE`: what it holds; `P:epoch:{N}`: since
 //! when a server has had its data, with a number whose slot is its own. One server has all slots, but those of a
 //! Redis Cluster have some each; what is in braces decides.
@@ -21,6 +24,7 @@ use std::sync::LazyLock;
 use sha1::{Digest as _, Sha1};
 
 use super::Topic;
+use super::news::{READ, SAY};
 use crate::app::AppId;
 
 /// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one
@@ -261,10 +265,12 @@ pub(super) enum Script {
     Count,
     Renew,
     Epoch,
+    Say,
+    Read,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Join,
         Self::Leave,
         Self::Clear,
@@ -278,6 +284,8 @@ impl Script {
         Self::Count,
         Self::Renew,
         Self::Epoch,
+        Self::Say,
+        Self::Read,
     ];
 
     /// What Redis calls it: the SHA-1 of its text, in hexadecimal.
@@ -303,6 +311,8 @@ impl Script {
             Self::Count => (&[NEXT], COUNT),
             Self::Renew => (&[], RENEW),
             Self::Epoch => (&[], EPOCH),
+            Self::Say => (&[], SAY),
+            Self::Read => (&[], READ),
         };
         let text = needs.concat() + own;
         text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
@@ -334,7 +344,7 @@ impl Keys {
         format!("{}:{{{}/{}}}:{part}", self.prefix, topic.app, topic.channel)
     }
 
-    /// `t` or `v` of an app.
+    /// `t`, `v`, `o`, `w`, `b` or `e` of an app.
     pub(super) fn app(&self, app: &AppId, part: char) -> String {
         format!("{}:{{{app}}}:{part}", self.prefix)
     }
@@ -342,6 +352,11 @@ impl Keys {
     /// What a lease has of an app.
     pub(super) fn counts(&self, app: &AppId, lease: &str) -> String {
         format!("{}:{{{app}}}:n:{lease}", self.prefix)
+    }
+
+    /// What a lease holds of an app for webhooks.
+    pub(super) fn held(&self, app: &AppId, lease: &str) -> String {
+        format!("{}:{{{app}}}:h:{lease}", self.prefix)
     }
 
     pub(super) fn leases(&self) -> String {

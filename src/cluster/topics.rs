@@ -9,6 +9,7 @@ use dashmap::mapref::one::RefMut;
 use tokio::time::Instant;
 
 use super::link::{Kept, Link, Order, Publish};
+use super::news::{Asked, News};
 use super::roster::{Claimed, Roster};
 use super::{Outcome, Ticket, Topic};
 use crate::app::AppId;
@@ -39,8 +40,19 @@ pub struct Entry {
     /// Subscribers on all nodes, as was last heard, and the version of that.
     pub total: usize,
     pub counted: u64,
+    /// It was this node that had them counted.
+    pub counted_here: bool,
     /// The link knows that it is to count again.
     changed: bool,
+}
+
+/// Who wants to know of a change in who is subscribed.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Wants {
+    /// Subscribers are told how many they are.
+    pub count: bool,
+    /// What webhooks are told.
+    pub news: Asked,
 }
 
 /// The last event of a cache channel.
@@ -233,13 +245,20 @@ impl Topics {
     pub fn enter<T>(
         &self,
         topic: &Topic,
-        tell: bool,
+        (user, wants): (Option<&UserId>, Wants),
         subscribe: impl FnOnce(&Entry) -> T,
     ) -> Option<T> {
         let mut entry = self.entries.get_mut(topic)?;
         entry.pending -= 1;
         entry.subscribed += 1;
-        entry.count_again(topic, &self.link, tell);
+        entry.count_again(topic, &self.link, wants.count);
+        let is_first = user.is_some_and(|user| entry.roster.enter(user));
+        if wants.news.channels && entry.subscribed == 1 {
+            self.hold_news(topic, None, true);
+        }
+        if wants.news.members && is_first {
+            self.hold_news(topic, user, true);
+        }
         Some(subscribe(&entry))
     }
 
@@ -254,12 +273,29 @@ impl Topics {
     }
 
     /// One subscribed connection less.
-    pub fn leave(&self, topic: &Topic, user: Option<&UserId>, tell: bool) {
+    pub fn leave(&self, topic: &Topic, user: Option<&UserId>, wants: Wants) {
         if let Some(mut entry) = self.entries.get_mut(topic) {
             entry.subscribed -= 1;
-            entry.count_again(topic, &self.link, tell);
+            entry.count_again(topic, &self.link, wants.count);
+            let is_last = user.is_some_and(|user| entry.roster.exit(user));
             self.unclaim(topic, &mut entry, user);
+            // A node that stops ends all it holds at once, when others hold it.
+            if self.link.lingers() {
+                return;
+            }
+            if wants.news.members && is_last {
+                self.hold_news(topic, user, false);
+            }
+            if wants.news.channels && entry.subscribed == 0 {
+                self.hold_news(topic, None, false);
+            }
         }
+    }
+
+    /// Under the entry's lock, as all that is said of it.
+    fn hold_news(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
+        let Topic { app, channel } = topic.clone();
+        self.link.order(Order::News(News::Held { app, channel, user: user.cloned(), is }));
     }
 
     fn unclaim(&self, topic: &Topic, entry: &mut Entry, user: Option<&UserId>) {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::error::{Error, Origin};
-use super::keys::{APP, Key, SERVER, WEBHOOK};
-use super::settings::{AppSettings, Group, Setting, Settings, blank_webhook, effective, fill};
+use super::keys::{APP, SERVER, WEBHOOK};
+use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill};
 use super::value::Value;
 use super::{
     Cluster, Config, Limits, Log, MadeApp, MemoryLimit, Metrics, Server, Tls, TryOut, UnixSocket,
@@ -59,7 +59,6 @@ impl Settings {
     pub fn resolve(&self) -> Result<Config, Error> {
         let mut config = Config::blank();
         fill(&mut config, SERVER, &self.server, ("", &Origin::Default))?;
-        self.refuse_unavailable()?;
         config.server.tls = self.tls(&config)?;
         let named = |socket: &UnixSocket| !socket.path.as_os_str().is_empty();
         config.server.unix_socket = config.server.unix_socket.filter(named);
@@ -130,38 +129,9 @@ impl Settings {
         let problem = format!("{value:?} is apps[{first}].{name} already");
         Error::at(&origin, &format!("apps[{second}].{name}"), problem)
     }
-
-    /// What is known and checked but that this version cannot do yet.
-    fn refuse_unavailable(&self) -> Result<(), Error> {
-        // What happens over all nodes would be posted by none of them.
-        let webhooks = self.apps.iter().any(|app| !app.webhooks.is_empty());
-        if webhooks {
-            refuse_other(SERVER, &self.server, "cluster.redis")?;
-        }
-        Ok(())
-    }
 }
 
 const WITHOUT_SQL: &str = "this program was built without databases: build it with --features sql, or install the Debian package";
-
-const UNAVAILABLE: &str = "not available in this version";
-
-/// Refuses anything but the default.
-fn refuse_other<T>(keys: &[Key<T>], group: &Group, name: &str) -> Result<(), Error> {
-    let Some(key) = keys.iter().find(|key| key.name == name) else { return Ok(()) };
-    let default = effective(key, &Group::new()).map(|setting| setting.value);
-    let empty = |value: &Value| match value {
-        Value::Text(text) | Value::Raw(text) => text.is_empty(),
-        Value::List(items) => items.is_empty(),
-        _ => false,
-    };
-    match group.get(name) {
-        Some(setting) if Some(&setting.value) != default.as_ref() && !empty(&setting.value) => {
-            Err(Error::at(&setting.origin, name, UNAVAILABLE))
-        }
-        _ => Ok(()),
-    }
-}
 
 impl AppSettings {
     pub(super) fn resolve(&self, place: &str) -> Result<App, Error> {

@@ -9,8 +9,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use dashmap::DashMap;
 
+use super::news::wants;
 use super::online::Unknown;
-use super::{Node, Publication, tells_count};
+use super::{Node, Publication};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Publish};
 use crate::cluster::topics::{Entry, Topics};
@@ -24,6 +25,7 @@ use crate::protocol::error::SubscriptionError;
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
+use crate::webhook::Fact;
 
 /// What a node knows of the others.
 #[derive(Debug)]
@@ -62,12 +64,6 @@ impl Clustered {
         self.elsewhere.get(app).map_or(0, |count| *count)
     }
 
-    /// Subscribers of a channel on all nodes, as was last told.
-    pub(super) fn total(&self, app: &AppId, name: &ChannelName) -> usize {
-        let topic = Topic { app: app.clone(), channel: name.clone() };
-        self.topics.read(&topic, |entry| entry.total).unwrap_or_default()
-    }
-
     /// Users present in a channel, where this node has a part in it.
     pub(super) fn users(&self, app: &AppId, name: &str) -> usize {
         let Ok(channel) = ChannelName::parse(name, usize::MAX) else { return 0 };
@@ -77,7 +73,7 @@ impl Clustered {
 
     pub(super) fn leave(&self, app: &App, ended: &Ended) {
         let topic = Topic { app: app.id.clone(), channel: ended.channel.clone() };
-        self.topics.leave(&topic, ended.user.as_ref(), tells_count(app, &ended.channel));
+        self.topics.leave(&topic, ended.user.as_ref(), wants(app, &ended.channel));
     }
 
     /// Tells the others; `promised` if a backend was told that they are.
@@ -192,15 +188,22 @@ impl Node {
         directory: &Directory,
         name: &ChannelName,
     ) {
-        let message = Message::subscription_count(name, cluster.total(app, name));
+        let topic = Topic { app: app.clone(), channel: name.clone() };
+        let last = cluster.topics.read(&topic, |entry| (entry.total, entry.counted_here));
+        let (total, counted_here) = last.unwrap_or_default();
+        self.shared.report_count(&topic, (total, counted_here));
+        let message = Message::subscription_count(name, total);
         let seats = directory.seats(name.as_str());
         self.hub().publish(&seats, message.bytes(), None, History::None);
     }
 
     fn enter(&self, cluster: &Clustered, connection: &Rc<Connection>, pending: &Pending) {
         let name = &pending.topic.channel;
-        let counts = tells_count(&connection.app(), name);
-        let entered = cluster.topics.enter(&pending.topic, counts, |entry| {
+        let app = connection.app();
+        let mut misses = false;
+        let who = (pending.user(), wants(&app, name));
+        let entered = cluster.topics.enter(&pending.topic, who, |entry| {
+            misses = name.kind().cache && entry.cached().is_none();
             let cache = if name.kind().cache {
                 entry.cache_version()
             } else {
@@ -214,6 +217,7 @@ impl Node {
             }
             answers(name, entry)
         });
+        self.report(&app, misses.then_some(()), |()| Fact::CacheMiss(name.clone()));
         if let Some(answers) = entered {
             tell(connection, answers);
         }

@@ -6,7 +6,7 @@ use super::clustered::Clustered;
 use super::{Node, Shared};
 use crate::app::AppId;
 use crate::cluster::Topic;
-use crate::cluster::topics::Entry;
+use crate::cluster::topics::{Entry, Wants};
 use crate::hub::connection::Connection;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error;
@@ -75,10 +75,10 @@ impl Node {
         let app = &connection.app().id;
         for watched in &user.watchlist.ids {
             connection.directory.unwatch(watched, connection.id);
-            cluster.topics.leave(&topic_of(app, watched), None, false);
+            cluster.topics.leave(&topic_of(app, watched), None, Wants::default());
         }
         cluster.unknown.remove(&connection.id);
-        cluster.topics.leave(&topic_of(app, &user.id), Some(&user.id), false);
+        cluster.topics.leave(&topic_of(app, &user.id), Some(&user.id), Wants::default());
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::clustered::Clustered;
+use super::news::Announced;
 use super::{Shared, tells_count};
 use crate::app::AppId;
 use crate::cluster::envelope::{Body, Envelope};
@@ -34,6 +35,7 @@ pub async fn take_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arr
     let mut ticks = interval(CONNECTIONS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut told, mut tick) = (HashMap::new(), 0_u32);
+    let mut announced = Announced::default();
     loop {
         tokio::select! {
             arrival = arrivals.recv() => match arrival {
@@ -42,6 +44,7 @@ pub async fn take_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arr
             },
             _ = ticks.tick() => {
                 tick = tick.wrapping_add(1);
+                announced.look(&shared.apps.load_full(), cluster.link());
                 shared.tell_connections(cluster, &mut told, tick.is_multiple_of(SUMS_EVERY));
             }
         }
@@ -93,6 +96,7 @@ impl Shared {
                 let here = self.hub.directory(&app).connections();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
             }
+            Arrival::News(told) => self.take_news(told),
             Arrival::Down => {
                 for topic in topics.all() {
                     topics.change(&topic, |entry| self.admit_waiting(&topic, entry));
@@ -235,6 +239,7 @@ impl Shared {
                     // Each is told by the node that had it counted, so that one may overtake another.
                     if version > entry.counted {
                         entry.counted = version;
+                        entry.counted_here = own;
                         self.tell_count(topic, entry, count);
                     }
                 });
@@ -268,6 +273,7 @@ impl Shared {
             apps.by_id(topic.app.as_str()).is_some_and(|app| tells_count(app, &topic.channel));
         let directory = self.hub.directory(&topic.app);
         if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
+            self.report_count(topic, (count, entry.counted_here));
             let message = Message::subscription_count(&topic.channel, count);
             self.deliver(topic, message.bytes(), None, History::None);
         }

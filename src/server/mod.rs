@@ -37,7 +37,7 @@ use crate::hub::addresses::Addresses;
 use crate::hub::capacity::Capacity;
 use crate::lookup::keeper::Keeper;
 use crate::metrics::Metrics;
-use crate::node::Shared;
+use crate::node::{self, Clustered, Shared};
 use crate::webhook::{self, Webhooks};
 use accept::Accepted;
 pub use listener::Address;
@@ -220,7 +220,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         draining: AtomicBool::new(false),
         capacity: capacity(&config),
         addresses: Addresses::new(config.server.connections_per_ip),
-        webhooks: webhooks_of(&config)?,
+        webhooks: webhooks_of(&config, cluster.as_ref())?,
         cluster,
         lookup: door,
     });
@@ -329,9 +329,10 @@ fn listen(config: &config::Server, listener: Option<OwnedFd>) -> io::Result<List
     })
 }
 
-fn webhooks_of(config: &Config) -> io::Result<Webhooks> {
+fn webhooks_of(config: &Config, cluster: Option<&Clustered>) -> io::Result<Webhooks> {
     let config::Webhooks { allow_private, spool } = config.webhooks.clone();
-    Webhooks::start(webhook::Options { allow_private, spool }, &config.apps)
+    let done = cluster.map(|cluster| Box::new(node::done(cluster.link().clone())) as webhook::Done);
+    Webhooks::start(webhook::Options { allow_private, spool }, &config.apps, done)
 }
 
 /// Serves metrics on a listener of their own, or gives back what the workers are to serve. That metrics
@@ -478,6 +479,8 @@ impl Running {
     pub fn wait(self) -> io::Result<()> {
         let mut ends: Vec<bool> = self.threads.into_iter().map(|one| one.join().is_ok()).collect();
         if let (Some(cluster), Some(link)) = (&self.shared.cluster, self.link) {
+            // What is not sent by then is another node's to send.
+            self.shared.webhooks.finish(Instant::now() + FAREWELL);
             cluster.link().order(Order::Stop);
             ends.push(link.join().is_ok());
         }

@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use super::logged::Receipt;
 use super::millis;
 use super::post::{Failure, Post};
 use super::spool::{Kept, Spool};
@@ -83,8 +84,17 @@ struct Waiting {
     /// When it happened.
     at: u64,
     json: String,
-    /// Its number in the spool.
-    spooled: Option<u64>,
+    held: Held,
+}
+
+/// What keeps an event for as long as it waits.
+pub(super) enum Held {
+    /// Nothing but the line.
+    Not,
+    /// The spool, under that number.
+    Spooled(u64),
+    /// A cluster's log.
+    Logged(#[expect(dead_code, reason = "it is done with when it is dropped")] Rc<Receipt>),
 }
 
 struct State {
@@ -135,8 +145,8 @@ impl Line {
         }
     }
 
-    /// Puts in an event that happened at `at`, and has that number in the spool. One without gets it.
-    pub(super) fn put(&self, at: u64, json: String, spooled: Option<u64>) {
+    /// Puts in an event that happened at `at`. One that nothing keeps yet is kept in the spool.
+    pub(super) fn put(&self, at: u64, json: String, held: Held) {
         let state = &self.state;
         let mut queue = state.queue.borrow_mut();
         let bytes = state.bytes.get() + json.len();
@@ -145,14 +155,17 @@ impl Line {
                 let (app, index) = (&state.figures.app, state.figures.index);
                 warn!(%app, index, "a webhook's line is full: its newest events are dropped");
             }
-            if let (Some(spool), Some(number)) = (&state.spool, spooled) {
+            if let (Some(spool), Held::Spooled(number)) = (&state.spool, held) {
                 spool.done(vec![number]);
             }
             return;
         }
         state.bytes.set(bytes);
-        let spooled = spooled.or_else(|| state.keep(at, &json));
-        queue.push_back(Waiting { at, json, spooled });
+        let held = match held {
+            Held::Not => state.keep(at, &json).map_or(Held::Not, Held::Spooled),
+            held => held,
+        };
+        queue.push_back(Waiting { at, json, held });
         state.tell(&queue);
         state.more.notify_one();
     }
@@ -226,7 +239,9 @@ impl State {
         let (mut bytes, mut spooled) = (0, Vec::new());
         for waiting in queue.drain(..count) {
             bytes += waiting.json.len();
-            spooled.extend(waiting.spooled);
+            if let Held::Spooled(number) = waiting.held {
+                spooled.push(number);
+            }
         }
         if let Some(spool) = self.spool.as_ref().filter(|_| !spooled.is_empty()) {
             spool.done(spooled);

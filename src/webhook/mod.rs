@@ -3,6 +3,7 @@
 //! nobody else's concern when its endpoint is slow or dead. Knows no hub: facts are data.
 
 mod line;
+mod logged;
 mod news;
 mod post;
 mod spool;
@@ -26,12 +27,14 @@ use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
-use line::Line;
+use line::{Held, Line};
+use logged::{Door, Ends, Read, Receipt};
 use news::News;
 use post::Post;
 use spool::{Kept, Spool};
 
 pub use line::Figures;
+pub use logged::Done;
 
 /// Facts that may wait to be looked at before those are left out that no later fact depends on.
 const MOST_FACTS: usize = 65_536;
@@ -104,6 +107,13 @@ impl Fact {
         }
     }
 
+    /// Whether a webhook of the app may ask for what it leads to.
+    pub fn is_asked_for(&self, app: &App) -> bool {
+        let events = self.events();
+        let asks = |webhook: &Webhook| webhook.events.iter().any(|event| events.contains(event));
+        app.webhooks.iter().any(asks)
+    }
+
     /// Whether later facts mean something else without it.
     fn is_needed(&self) -> bool {
         matches!(self, Self::Occupied(_) | Self::Vacated(_) | Self::Joined(..) | Self::Left(..))
@@ -129,10 +139,36 @@ impl Event {
     }
 }
 
+/// What is left at the thread's door.
+#[derive(Debug)]
+enum Left {
+    Fact(Arc<App>, Fact),
+    /// Entries of a cluster's log, each with its place; the app as the node knows it.
+    Entries(AppId, Option<Arc<App>>, Vec<Logged>),
+    /// Another node tells what the app's log has.
+    Lost(AppId),
+}
+
+/// An entry of a cluster's log.
+#[derive(Debug)]
+pub struct Logged {
+    pub id: Box<str>,
+    pub what: What,
+}
+
+/// What it says.
+#[derive(Debug)]
+pub enum What {
+    /// A channel, or a user in it, is there from now on, or is not.
+    Turned(bool, ChannelName, Option<UserId>),
+    /// As [`Fact::text`] wrote it.
+    Text(String),
+}
+
 /// The door to the thread that serves them. Without a thread nothing is told to anybody.
 #[derive(Debug, Default)]
 pub struct Webhooks {
-    facts: Option<mpsc::UnboundedSender<(Arc<App>, Fact)>>,
+    facts: Option<mpsc::UnboundedSender<Left>>,
     waiting: Arc<AtomicUsize>,
     /// Facts that were left out.
     dropped: AtomicU64,
@@ -142,7 +178,8 @@ pub struct Webhooks {
 
 impl Webhooks {
     /// Starts the thread, and goes on with what an earlier run has left for `apps`.
-    pub fn start(options: Options, apps: &Apps) -> io::Result<Self> {
+    /// In a cluster, `done` takes the entries of its log that are done with.
+    pub fn start(options: Options, apps: &Apps, done: Option<Done>) -> io::Result<Self> {
         let (facts, received) = mpsc::unbounded_channel();
         let (finish, finishing) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -154,6 +191,8 @@ impl Webhooks {
                 let mut desk = Desk {
                     post: Post::new(options.allow_private),
                     news: News::default(),
+                    ends: Ends::default(),
+                    door: Door::new(done),
                     lines: HashMap::new(),
                     figures: seen.0,
                     waiting: seen.1,
@@ -173,9 +212,7 @@ impl Webhooks {
 
     /// Leaves a fact, if a webhook of the app may ask for it. Never waits.
     pub fn tell(&self, app: &Arc<App>, fact: Fact) {
-        let events = fact.events();
-        let asks = |webhook: &Webhook| webhook.events.iter().any(|event| events.contains(event));
-        let Some(facts) = self.facts.as_ref().filter(|_| app.webhooks.iter().any(asks)) else {
+        let Some(facts) = self.facts.as_ref().filter(|_| fact.is_asked_for(app)) else {
             return;
         };
         if self.waiting.load(Ordering::Relaxed) >= MOST_FACTS && !fact.is_needed() {
@@ -185,7 +222,21 @@ impl Webhooks {
             return;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _ = facts.send((app.clone(), fact));
+        let _ = facts.send(Left::Fact(app.clone(), fact));
+    }
+
+    /// Leaves entries of a cluster's log; the app as it is now, if the node knows it.
+    pub fn read(&self, id: AppId, app: Option<Arc<App>>, entries: Vec<Logged>) {
+        if let Some(facts) = &self.facts {
+            let _ = facts.send(Left::Entries(id, app, entries));
+        }
+    }
+
+    /// Another node tells what is in the app's log.
+    pub fn leave_to_others(&self, app: AppId) {
+        if let Some(facts) = &self.facts {
+            let _ = facts.send(Left::Lost(app));
+        }
     }
 
     /// Facts that wait to be looked at, and those that were left out.
@@ -213,6 +264,9 @@ impl Webhooks {
 struct Desk {
     post: Post,
     news: News,
+    /// Those of a cluster's log.
+    ends: Ends,
+    door: Rc<Door>,
     lines: HashMap<(AppId, String), Line>,
     figures: Arc<Mutex<Vec<Arc<Figures>>>>,
     waiting: Arc<AtomicUsize>,
@@ -227,14 +281,14 @@ impl Desk {
     /// Turns facts into events until the server is about to end; when it must have ended.
     async fn serve(
         &mut self,
-        mut facts: mpsc::UnboundedReceiver<(Arc<App>, Fact)>,
+        mut facts: mpsc::UnboundedReceiver<Left>,
         mut finishing: oneshot::Receiver<Instant>,
     ) -> Instant {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut turn = Vec::new();
         let end = loop {
-            let next = self.news.next();
+            let next = self.news.next().into_iter().chain(self.ends.next()).min();
             tokio::select! {
                 biased;
                 count = facts.recv_many(&mut turn, TURN) => {
@@ -242,12 +296,10 @@ impl Desk {
                         // The server is gone without saying so.
                         break Instant::now();
                     }
-                    turn.drain(..).for_each(|(app, fact)| self.take(&app, fact));
+                    turn.drain(..).for_each(|left| self.take(left));
                 }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                    for (app, event) in self.news.due(Instant::now()) {
-                        self.put(&app, event);
-                    }
+                    self.put_due();
                 }
                 _ = looks.tick(), if self.spool.is_some() => self.take_over(),
                 end = &mut finishing => break end.unwrap_or_else(|_| Instant::now()),
@@ -255,12 +307,12 @@ impl Desk {
             // Before any of it is sent, and once for all.
             self.flush();
         };
-        while let Ok((app, fact)) = facts.try_recv() {
-            self.take(&app, fact);
+        while let Ok(left) = facts.try_recv() {
+            self.take(left);
         }
         // Nobody can come back to this server any more.
         for (app, event) in self.news.all() {
-            self.put(&app, event);
+            self.put(&app, &event, None);
         }
         self.flush();
         end
@@ -272,20 +324,62 @@ impl Desk {
         }
     }
 
-    fn take(&mut self, app: &Arc<App>, fact: Fact) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        if let Some(event) = self.news.take(Instant::now(), app, fact) {
-            self.put(app, event);
+    fn take(&mut self, left: Left) {
+        match left {
+            Left::Fact(app, fact) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                if let Some(event) = self.news.take(Instant::now(), &app, fact) {
+                    self.put(&app, &event, None);
+                }
+            }
+            Left::Entries(id, app, entries) => {
+                app.iter().for_each(|app| self.know(app));
+                let app = self.known.get(&id).cloned();
+                for Logged { id: place, what } in entries {
+                    let receipt = Receipt::new(&self.door, &id, &place);
+                    if let Some(app) = &app {
+                        self.take_logged(app, what, receipt);
+                    }
+                }
+            }
+            Left::Lost(app) => self.ends.leave(&app, &self.door),
+        }
+    }
+
+    fn take_logged(&mut self, app: &Arc<App>, what: What, receipt: Rc<Receipt>) {
+        let now = Instant::now();
+        let event = match what {
+            What::Turned(is, channel, user) => {
+                let told = self.ends.turn(now, app, (is, channel, user), receipt);
+                return told.iter().for_each(|(app, event, from)| self.put(app, event, Some(from)));
+            }
+            What::Text(text) => match logged::read(&text) {
+                Some(Read::Miss(channel)) => self.news.misses(now, app, channel),
+                Some(Read::Event(event)) => Some(event),
+                None => None,
+            },
+        };
+        event.iter().for_each(|event| self.put(app, event, Some(&receipt)));
+    }
+
+    fn put_due(&mut self) {
+        for (app, event) in self.news.due(Instant::now()) {
+            self.put(&app, &event, None);
+        }
+        for (app, event, receipt) in self.ends.due(Instant::now()) {
+            self.put(&app, &event, Some(&receipt));
         }
     }
 
     /// Puts an event into the line of each webhook that asks for it.
-    fn put(&mut self, app: &Arc<App>, event: Event) {
+    fn put(&mut self, app: &Arc<App>, event: &Event, from: Option<&Rc<Receipt>>) {
         let now = millis();
         self.know(app);
         for (index, webhook) in app.webhooks.iter().enumerate() {
             if event.is_for(webhook) {
-                self.line(app, index, webhook).put(now, event.json.clone(), None);
+                let held = from.map_or(Held::Not, |receipt| Held::Logged(receipt.clone()));
+                let at = from.map_or(now, |receipt| receipt.at().min(now));
+                self.line(app, index, webhook).put(at, event.json.clone(), held);
             }
         }
     }
@@ -340,7 +434,7 @@ impl Desk {
             match hook {
                 Some((index, hook)) => {
                     let json = one.event.get().to_owned();
-                    self.line(app, index, hook).put(one.at, json, Some(one.n));
+                    self.line(app, index, hook).put(one.at, json, Held::Spooled(one.n));
                 }
                 // Nobody asks for it any more.
                 None => self.spool.iter().for_each(|spool| spool.done(vec![one.n])),
@@ -367,6 +461,8 @@ impl Desk {
             }
         };
         let _ = tokio::time::timeout_at(end, all).await;
+        // A cluster's log has what is left for the next node.
+        self.door.close();
         let left: usize = self.lines.values().map(Line::len).sum();
         match &self.spool {
             Some(spool) => {
@@ -375,7 +471,7 @@ impl Desk {
                     info!(kept = spool.count(), "webhook events are kept for the next run");
                 }
             }
-            None if left > 0 => {
+            None if left > 0 && !self.door.is_to_a_log() => {
                 warn!(lost = left, "webhook events were not sent; webhooks.spool would keep them");
             }
             None => {}

@@ -16,13 +16,13 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
 /// How long an end is held back: as long as Pusher does at most.
-const DELAY: Duration = Duration::from_secs(3);
+pub(super) const DELAY: Duration = Duration::from_secs(3);
 
 /// For how long one cache miss of a channel stands for all.
 const MISS: Duration = Duration::from_secs(3);
 
 /// A channel, or a member of one.
-type Key = (AppId, ChannelName, Option<UserId>);
+pub(super) type Key = (AppId, ChannelName, Option<UserId>);
 
 /// All that is not told yet, and what must be known to tell it right.
 #[derive(Debug, Default)]
@@ -68,7 +68,10 @@ impl News {
                 });
                 Some(Event { kind, channel, json: json.to_string() })
             }
-            Fact::ClientEvent(whisper) => Some(client_event(*whisper)),
+            Fact::ClientEvent(whisper) => {
+                let (kind, json) = (WebhookEvent::ClientEvent, client_event(&whisper));
+                Some(Event { kind, channel: whisper.channel, json })
+            }
         }
     }
 
@@ -91,7 +94,12 @@ impl News {
         }
     }
 
-    fn misses(&mut self, now: Instant, app: &App, channel: ChannelName) -> Option<Event> {
+    pub(super) fn misses(
+        &mut self,
+        now: Instant,
+        app: &App,
+        channel: ChannelName,
+    ) -> Option<Event> {
         while self.miss_order.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, key)) = self.miss_order.pop_front() {
                 self.misses.remove(&key);
@@ -144,7 +152,7 @@ impl News {
 }
 
 /// That a channel or a member is there, or is not any more.
-fn event((_, channel, user): &Key, is: bool) -> Event {
+pub(super) fn event((_, channel, user): &Key, is: bool) -> Event {
     let (kind, name) = match (user, is) {
         (None, true) => (WebhookEvent::ChannelOccupied, "channel_occupied"),
         (None, false) => (WebhookEvent::ChannelVacated, "channel_vacated"),
@@ -160,21 +168,22 @@ fn event((_, channel, user): &Key, is: bool) -> Event {
     Event { kind, channel: channel.clone(), json: json.to_string() }
 }
 
-fn client_event(whisper: Whisper) -> Event {
+/// What a webhook is told of a client event.
+pub(super) fn client_event(whisper: &Whisper) -> String {
     let Whisper { channel, event, data, socket, user } = whisper;
     let quoted = |text: &str| json!(text).to_string();
     // The data is a JSON string already, byte for byte as subscribers get it.
     let mut json = format!(
         r#"{{"name":"client_event","channel":{},"event":{},"data":{data},"socket_id":"{socket}""#,
         quoted(channel.as_str()),
-        quoted(&event),
+        quoted(event),
     );
     if let Some(user) = user {
         json.push_str(",\"user_id\":");
         json.push_str(&quoted(user.as_str()));
     }
     json.push('}');
-    Event { kind: WebhookEvent::ClientEvent, channel, json }
+    json
 }
 
 #[cfg(test)]

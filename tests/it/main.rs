@@ -24,6 +24,7 @@ mod garbage;
 mod liveness;
 mod metrics;
 mod model;
+mod news;
 mod nodes;
 mod online;
 mod ordering;

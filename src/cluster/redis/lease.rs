@@ -44,6 +44,7 @@ impl Writer<'_> {
             self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
         }
         self.kept.leases.push(self.lease.clone());
+        self.kept.news.cut();
         let mut batch = Batch::new();
         // Each server can lose its data by itself.
         let tags = self.servers.tags();
@@ -97,6 +98,8 @@ impl Writer<'_> {
         self.count().await?;
         self.status.up.store(true, Ordering::Relaxed);
         self.carry_out().await?;
+        // Before what the old lease holds comes to an end.
+        self.say_again().await?;
         while let Some(old) = self.kept.leases.first().filter(|old| **old != self.lease).cloned() {
             self.clear(&old).await?;
             self.kept.leases.remove(0);
@@ -133,6 +136,7 @@ impl Writer<'_> {
     pub(super) async fn end(&mut self) -> Result<(), Lost> {
         self.count().await?;
         let lease = self.lease.clone();
+        self.give_up_news().await?;
         self.clear(&lease).await
     }
 
@@ -214,6 +218,7 @@ impl Writer<'_> {
             // The server that kept this list may have lost it, and others not what is in it.
             held.extend(self.topics.all().iter().map(held_topic));
             held.extend(self.kept.connections.keys().map(|app| format!("a{app}")));
+            held.extend(self.kept.news.apps.keys().map(|app| format!("w{app}")));
         }
         let mut batch = Batch::new();
         for entry in &held {
@@ -227,6 +232,8 @@ impl Writer<'_> {
                 batch.add(clear, Expected::Nothing);
             } else if let Some(app) = entry.strip_prefix('a') {
                 self.clear_counts(&AppId::new(app), lease).await?;
+            } else if let Some(app) = entry.strip_prefix('w') {
+                self.clear_news(&AppId::new(app), lease).await?;
             }
             if batch.len() >= MOST {
                 let full = std::mem::replace(&mut batch, Batch::new());

@@ -9,6 +9,7 @@ mod batch;
 mod hearing;
 mod keeping;
 mod lease;
+mod news;
 mod opening;
 pub mod probe;
 mod publishing;
@@ -30,6 +31,7 @@ use tracing::{info, warn};
 
 use super::clock::now_us;
 use super::link::{Alone, Arrival, FarEnd, Figures, Order, Publish};
+use super::news::Board;
 use super::scripts::Keys;
 use super::topics::Topics;
 use crate::app::AppId;
@@ -154,6 +156,8 @@ struct Kept {
     leases: Vec<String>,
     /// Since when each server had its data, as was last seen; to know if it has lost it.
     epochs: HashMap<u16, u64>,
+    /// What there is to say for webhooks.
+    news: Board,
     /// When other nodes will have had the time to say again whom they hold.
     settles: Option<Instant>,
     /// When other nodes will have had the time to come back from what took this node's link, and those that are
@@ -193,6 +197,7 @@ impl Redis {
             connections: HashMap::new(),
             leases: Vec::new(),
             epochs: HashMap::new(),
+            news: Board::default(),
             settles: None,
             reaps: Instant::now(),
         };
@@ -267,6 +272,7 @@ impl Redis {
                 self.kept.connections.insert(app, count);
                 return;
             }
+            Order::News(news) => return self.kept.take_news(news, &self.far.status.figures),
             // Everything is counted again once Redis is back; who asks gets no answer and knows why.
             Order::Changed { .. } | Order::Room(_) | Order::Ask(..) | Order::Stop => return,
         };

@@ -65,6 +65,8 @@ pub(super) struct Memory {
     pub(super) connections: HashSet<AppId>,
     /// Apps that this lease is known to have something of.
     pub(super) apps: HashSet<AppId>,
+    /// Apps that this lease holds something of for webhooks.
+    pub(super) news: HashSet<AppId>,
     /// Topics that nobody holds, since when.
     pub(super) idle: HashMap<Topic, Instant>,
     /// Topics that may have missed something for good.
@@ -124,6 +126,7 @@ impl Writer<'_> {
                 }
                 _ = counts.tick() => {
                     self.count().await?;
+                    self.tell_news().await?;
                     self.close_idle().await?;
                     self.follow().await?;
                     if self.kept.settles.is_some_and(|settles| settles <= Instant::now()) {
@@ -176,6 +179,7 @@ impl Writer<'_> {
                 }
                 Order::Publish(publish) => self.kept.hold(publish, false),
                 Order::Room(sender) => rooms.push(sender),
+                Order::News(news) => self.kept.take_news(news, &self.status.figures),
                 Order::Ask(question, asker) => questions.push((question, asker)),
                 Order::Stop => self.link.stopping = true,
             }

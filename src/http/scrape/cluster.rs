@@ -9,7 +9,7 @@ use crate::metrics::Page;
 type Figure = fn(&Figures) -> &AtomicU64;
 
 /// What is counted.
-const COUNTERS: [(&str, &str, Figure); 15] = [
+const COUNTERS: [(&str, &str, Figure); 17] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
     ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
     ("slowed_total", "Requests that waited because Redis takes events too slowly.", |f| &f.slowed),
@@ -27,6 +27,10 @@ const COUNTERS: [(&str, &str, Figure); 15] = [
     ("connects_total", "Times that the link to Redis was made.", |f| &f.connects),
     ("renewals_total", "Times that the lease of this node was renewed.", |f| &f.renewals),
     ("reaped_total", "Other nodes whose lease lapsed and that were cleared away.", |f| &f.reaped),
+    ("webhook_facts_total", "What this node said for webhooks.", |f| &f.news_said),
+    ("webhook_facts_dropped_total", "What it left out because too much waited.", |f| {
+        &f.news_dropped
+    }),
     ("commands_total", "Commands sent to Redis.", |f| &f.commands),
     ("round_trips_total", "Round trips that they took.", |f| &f.round_trips),
 ];
@@ -40,6 +44,13 @@ pub(super) fn tell(page: &mut Page, link: &Link) {
     }
     let up = f64::from(u8::from(link.is_up()));
     page.gauges("cluster_up", "1 while Redis answers.", [(&[][..], up)]);
+    for (name, help, value) in [
+        ("apps", "Apps whose webhooks this node tells; of all nodes one does.", &figures.news_apps),
+        ("backlog", "What waits in their logs, held back ends included.", &figures.news_backlog),
+    ] {
+        let value = value.load(Ordering::Relaxed) as f64;
+        page.gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);
+    }
     let help = "Bytes of events that wait for Redis.";
     page.gauges("cluster_queue_bytes", help, [(&[][..], link.queued() as f64)]);
     let help = "Bytes of events that may wait for Redis.";

@@ -271,7 +271,11 @@ impl Loopback {
                 let serial = node.serial;
                 self.publish(number, serial, publish);
             }
-            Order::Connections { .. } | Order::Room(_) | Order::Ask(..) | Order::Stop => {}
+            Order::Connections { .. }
+            | Order::Room(_)
+            | Order::News(_)
+            | Order::Ask(..)
+            | Order::Stop => {}
         }
     }
 

@@ -1,0 +1,210 @@
+//! The logs that webhooks are told from: what this node has to say goes in, and one node of all, which has the office
+//! for a lease and renews it as it reads, takes out what is in. An entry stays until it is done with, so that
+//! who has the office next goes on where the last one ended.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tokio::time::Instant;
+
+use super::batch::{Batch, script};
+use super::lease::PART;
+use super::writer::Writer;
+use super::{Kept, Lost, reply};
+use crate::app::AppId;
+use crate::cluster::link::{Arrival, Figures};
+use crate::cluster::news::{Entry, MOST_LOGGED, News, OfApp, Told};
+use crate::cluster::scripts::Script;
+
+/// What one script is told of, or reads.
+const AT_ONCE: usize = 1000;
+
+/// How often the log is looked at by who has the office, when nothing has been in it for a while.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// For how long after there was something to do it is looked at as often as counts are told.
+const BUSY: Duration = Duration::from_secs(10);
+
+impl Kept {
+    /// Takes what there is to say.
+    pub(super) fn take_news(&mut self, news: News, figures: &Figures) {
+        if !self.news.take(news) {
+            Figures::add(&figures.news_dropped, 1);
+        }
+    }
+}
+
+impl Writer<'_> {
+    /// Says what is to be said, and looks into the logs where it is time to.
+    pub(super) async fn tell_news(&mut self) -> Result<(), Lost> {
+        self.say().await?;
+        let now = Instant::now();
+        let part = self.settings.lease / PART;
+        let due = |of: &OfApp| {
+            let busy = !of.done.is_empty() || of.busy.is_some_and(|at| now - at < BUSY);
+            let pause = match (of.owned, busy) {
+                (true, true) => Duration::ZERO,
+                (true, false) => IDLE.min(part),
+                // What is done with by who had the office is taken out by them.
+                (false, _) => part,
+            };
+            of.looked.is_none_or(|at| now - at >= pause)
+        };
+        let apps = self.kept.news.apps.iter().filter(|(_, of)| due(of));
+        let apps: Vec<AppId> = apps.map(|(app, _)| app.clone()).collect();
+        self.look(apps, self.settings.lease * 4 / PART).await?;
+        let figures = &self.status.figures;
+        let owned = || self.kept.news.apps.values().filter(|of| of.owned);
+        figures.news_apps.store(owned().count() as u64, Ordering::Relaxed);
+        let backlog = owned().map(|of| of.backlog).sum();
+        figures.news_backlog.store(backlog, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Says all that is held, under a new lease.
+    pub(super) async fn say_again(&mut self) -> Result<(), Lost> {
+        self.kept.news.say_again();
+        self.say().await
+    }
+
+    /// Gives up the offices that this node has, so that nobody has to wait for them to lapse.
+    pub(super) async fn give_up_news(&mut self) -> Result<(), Lost> {
+        self.say().await?;
+        let apps = self.kept.news.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
+        let apps = apps.map(|(app, _)| app.clone()).collect();
+        self.look(apps, Duration::ZERO).await
+    }
+
+    async fn say(&mut self) -> Result<(), Lost> {
+        loop {
+            let mut batch = Batch::new();
+            let lease = self.lease.clone();
+            for (app, of) in self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty()) {
+                if self.link.news.insert(app.clone()) {
+                    let mut held = cmd("SADD");
+                    held.arg(self.keys.lease(&lease)).arg(format!("w{app}"));
+                    batch.add(held, None);
+                }
+                let count = of.queue.len().min(AT_ONCE);
+                let said = of.queue.iter().take(count).map(|(sign, text)| (*sign, text.as_str()));
+                batch.add(self.saying(app, (&lease, &of.marker), said), Some((app.clone(), count)));
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for (said, value) in batch.send(&mut self.servers, self.status).await? {
+                if let Some((app, count)) = said {
+                    self.note_said(&app, count, &value);
+                }
+            }
+        }
+    }
+
+    fn saying<'a>(
+        &self,
+        app: &AppId,
+        (lease, marker): (&str, &str),
+        said: impl Iterator<Item = (char, &'a str)>,
+    ) -> redis::Cmd {
+        let keys = [
+            self.keys.app(app, 'o'),
+            self.keys.held(app, lease),
+            self.keys.app(app, 'w'),
+            self.keys.app(app, 'e'),
+        ];
+        let mut say = script(Script::Say, &keys);
+        say.arg(marker).arg(&self.lease).arg(MOST_LOGGED);
+        for (sign, text) in said {
+            say.arg(sign.to_string()).arg(text);
+        }
+        say
+    }
+
+    fn note_said(&mut self, app: &AppId, count: usize, value: &Value) {
+        let Some(of) = self.kept.news.apps.get_mut(app) else { return };
+        of.said(count);
+        of.busy = Some(Instant::now());
+        Figures::add(&self.status.figures.news_said, count as u64);
+        let [marker, dropped] = reply::list(value) else { return };
+        let dropped = reply::number(dropped).unwrap_or_default();
+        Figures::add(&self.status.figures.news_dropped, dropped);
+        if let Some(marker) = reply::text(marker).filter(|marker| *marker != of.marker) {
+            // The log is a new one too.
+            of.read = None;
+            of.marker = marker.to_owned();
+        }
+    }
+
+    /// Looks into the logs of some apps, as who has the office for the time it lasts, or gives it up.
+    async fn look(&mut self, apps: Vec<AppId>, lasts: Duration) -> Result<(), Lost> {
+        let mut batch = Batch::new();
+        let node = format!("{:x}", self.kept.node);
+        for app in apps {
+            let keys = [self.keys.app(&app, 'b'), self.keys.app(&app, 'w')];
+            let Some(of) = self.kept.news.apps.get(&app) else { continue };
+            let lasts = if of.is_over() { Duration::ZERO } else { lasts };
+            let from = of.read.as_ref().map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+            let done = of.done.len().min(AT_ONCE);
+            let mut read = script(Script::Read, &keys);
+            read.arg(&node).arg(lasts.as_millis() as u64).arg(from).arg(AT_ONCE);
+            of.done.iter().take(done).for_each(|id| {
+                read.arg(&**id);
+            });
+            batch.add(read, (app, done));
+        }
+        for ((app, done), value) in batch.send(&mut self.servers, self.status).await? {
+            self.note_read(app, done, &value).await?;
+        }
+        Ok(())
+    }
+
+    async fn note_read(&mut self, app: AppId, done: usize, value: &Value) -> Result<(), Lost> {
+        let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
+        let now = Instant::now();
+        of.looked = Some(now);
+        let [owned, backlog, entries] = reply::list(value) else { return Ok(()) };
+        of.done.drain(..done);
+        of.backlog = reply::number(backlog).unwrap_or_default();
+        let had = std::mem::replace(&mut of.owned, reply::number(owned) == Some(1));
+        if had && !of.owned {
+            of.read = None;
+            return self.arrive(Arrival::News(Told::Lost(app))).await;
+        }
+        let entries: Vec<Entry> = reply::list(entries).iter().filter_map(entry).collect();
+        if let Some(last) = entries.last() {
+            of.read = Some(last.id.clone());
+            of.busy = Some(now);
+            return self.arrive(Arrival::News(Told::Entries { app, entries })).await;
+        }
+        self.kept.news.forget_if_done(&app);
+        Ok(())
+    }
+
+    /// Ends what a lease held.
+    pub(super) async fn clear_news(&mut self, app: &AppId, lease: &str) -> Result<(), Lost> {
+        let mut batch = Batch::new();
+        let mut all = cmd("SMEMBERS");
+        all.arg(self.keys.held(app, lease));
+        batch.add(all, ());
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        let all = answers.first().map(|(_, value)| reply::list(value)).unwrap_or_default();
+        let mut names: Vec<&str> = all.iter().filter_map(reply::text).collect();
+        // Members leave before their channel is empty.
+        names.sort_unstable_by(|one, other| other.cmp(one));
+        let mut batch = Batch::new();
+        for some in names.chunks(AT_ONCE) {
+            let said = some.iter().map(|name| ('-', *name));
+            batch.add(self.saying(app, (lease, ""), said), ());
+        }
+        batch.send(&mut self.servers, self.status).await?;
+        Ok(())
+    }
+}
+
+/// An entry of a log: its place, and the one field that it has.
+fn entry(value: &Value) -> Option<Entry> {
+    let [id, fields] = reply::list(value) else { return None };
+    let [_, text] = reply::list(fields) else { return None };
+    Some(Entry { id: reply::text(id)?.into(), text: reply::text(text)?.to_owned() })
+}

@@ -1,0 +1,95 @@
+//! What webhooks are told of. A server of its own leaves its facts at the webhooks' door; a node of several says them
+//! to the link, and the one that reads an app's log leaves what it says there. Topics behind watchlists are nobody's
+//! news.
+
+use std::sync::Arc;
+
+use super::{Node, Shared, tells_count};
+use crate::app::{App, AppId, Apps, WebhookEvent};
+use crate::cluster::Topic;
+use crate::cluster::link::{Link, Order};
+use crate::cluster::news::{Asked, Entry, News, Told, held};
+use crate::cluster::topics::Wants;
+use crate::protocol::channel::ChannelName;
+use crate::webhook::{Fact, Logged, What};
+
+/// Who wants to know of a change in who is subscribed.
+pub(super) fn wants(app: &App, channel: &ChannelName) -> Wants {
+    let asks = |events: [WebhookEvent; 2]| {
+        app.webhooks.iter().any(|webhook| events.iter().any(|one| webhook.events.contains(one)))
+    };
+    Wants {
+        count: tells_count(app, channel),
+        news: Asked {
+            channels: asks([WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated]),
+            members: asks([WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved]),
+        },
+    }
+}
+
+/// Says which apps have webhooks, whenever the apps have changed since they were last looked at.
+#[derive(Default)]
+pub(super) struct Announced(Option<Arc<Apps>>);
+
+impl Announced {
+    pub(super) fn look(&mut self, apps: &Arc<Apps>, link: &Link) {
+        if self.0.as_ref().is_some_and(|before| Arc::ptr_eq(before, apps)) {
+            return;
+        }
+        let with = apps.iter().filter(|app| !app.webhooks.is_empty());
+        link.order(Order::News(News::Apps(with.map(|app| app.id.clone()).collect())));
+        self.0 = Some(apps.clone());
+    }
+}
+
+impl Node {
+    /// Leaves a fact for the app's webhooks.
+    pub(super) fn report<T>(&self, app: &Arc<App>, what: Option<T>, fact: impl FnOnce(T) -> Fact) {
+        if let Some(what) = what.filter(|_| !app.webhooks.is_empty()) {
+            self.shared.report(app, fact(what));
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn report(&self, app: &Arc<App>, fact: Fact) {
+        let Some(cluster) = &self.cluster else { return self.webhooks.tell(app, fact) };
+        if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
+            let app = app.id.clone();
+            cluster.link().order(Order::News(News::Happened { app, text }));
+        }
+    }
+
+    /// Tells webhooks how many are subscribed to a channel, if it was this node that had them counted.
+    pub(super) fn report_count(&self, topic: &Topic, (count, counted_here): (usize, bool)) {
+        let apps = self.apps.load();
+        let app =
+            apps.by_id(topic.app.as_str()).filter(|app| counted_here && !app.webhooks.is_empty());
+        if let Some(app) = app {
+            self.report(app, Fact::Count(topic.channel.clone(), count));
+        }
+    }
+
+    /// Leaves what an app's log says at the webhooks' door.
+    pub(super) fn take_news(&self, told: Told) {
+        match told {
+            Told::Entries { app, entries } => {
+                let known = self.apps.load().by_id(app.as_str()).cloned();
+                let entries = entries.into_iter().map(|Entry { id, text }| {
+                    let turned = held(&text);
+                    let what = turned.map(|(is, channel, user)| What::Turned(is, channel, user));
+                    Logged { id, what: what.unwrap_or(What::Text(text)) }
+                });
+                self.webhooks.read(app, known, entries.collect());
+            }
+            Told::Lost(app) => self.webhooks.leave_to_others(app),
+        }
+    }
+}
+
+/// Takes entries of logs that are done with back to the link.
+pub fn done(link: Link) -> impl Fn(&AppId, &str) + Send {
+    move |app, id| {
+        link.order(Order::News(News::Done { app: app.clone(), id: id.into() }));
+    }
+}
