@@ -168,6 +168,9 @@ fn who_watches_too_many_hears_of_some_and_then_that_it_is_too_many() {
     let users: Vec<String> = (0..101).map(|number| format!("u{number}")).collect();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
     let _u7 = signed_in(&two, "u7", &[]);
+    // Not before it is known of everywhere.
+    let mut first = signed_in(&two, "first", &["u7"]);
+    comes_to_say(&mut first, &[("u7", true)]);
     let mut a = signed_in(&one, "a", &users);
     let told = statuses(&mut a);
     assert_eq!((told.len(), told["u7"]), (100, true));
