@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::client::{Heard, Socket, Target, hear, tell};
 use super::{Failure, coloured, harmless};
 
-/// Listens until it is interrupted or the server ends the connection, which is a failure.
+/// Listens until it is interrupted. That the server ends the connection, or lets it hear none of the channels,
+/// is a failure.
 pub(super) async fn listen(
     target: &Target,
     channels: &[String],
@@ -19,14 +20,20 @@ pub(super) async fn listen(
     for channel in channels {
         join(&mut socket, target, channel, (&id, user)).await?;
     }
-    loop {
+    let mut heard: Vec<&str> = channels.iter().map(String::as_str).collect();
+    while !heard.is_empty() {
         let Some(frame) = next(&mut socket).await? else { continue };
         let text = if as_json { format!("{frame}\n") } else { line(&frame) };
         if io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()).is_err() {
             // Whoever closes the pipe has read enough.
             return Ok(());
         }
+        let word = |name| frame.get(name).and_then(Value::as_str);
+        if word("event") == Some("pusher:subscription_error") {
+            heard.retain(|channel| word("channel") != Some(channel));
+        }
     }
+    Err(Failure("the server refused every channel".to_owned()))
 }
 
 /// A WebSocket that is established, and its id.

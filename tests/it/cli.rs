@@ -92,6 +92,20 @@ fn an_event_is_triggered_and_heard() {
 }
 
 #[test]
+fn who_may_hear_nothing_listens_no_longer() {
+    let fixture = Fixture::start();
+    let mut listening = Listening::start(&url(&fixture), &["good", "bad name"]);
+    assert!(listening.line().starts_with("good\tpusher_internal:subscription_succeeded\t"));
+    assert!(listening.line().starts_with("bad name\tpusher:subscription_error\t"));
+    assert!(listening.line().starts_with("-\tpusher:error\t"));
+    fixture.publish("good", "e", "1");
+    assert_eq!(listening.line(), "good\te\t1\n");
+    let mut listening = Listening::start(&url(&fixture), &["bad name", "another bad name"]);
+    while !listening.line().is_empty() {}
+    assert_eq!(listening.0.wait().unwrap().code(), Some(1));
+}
+
+#[test]
 fn channels_are_listed() {
     let fixture = Fixture::start();
     assert_eq!(text(&ask(&url(&fixture), &["channels"])), "No channel is occupied.\n");
