@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fanfare::app::App;
 use fanfare::config::Tls;
@@ -17,7 +18,10 @@ use crate::support::wire::file;
 
 /// `fanfare doctor` with these arguments and variables, in a folder with this `.env`.
 fn doctor(name: &str, arguments: &[&str], variables: &[(&str, &str)], env: &str) -> Output {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("doctor-{name}"));
+    // Tests run side by side and may agree on a name.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let folder = format!("doctor-{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(folder);
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(".env"), env).unwrap();
