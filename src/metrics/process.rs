@@ -43,12 +43,20 @@ impl Process {
             user_seconds: field(14) / TICKS,
             system_seconds: field(15) / TICKS,
             start_seconds: boot_time()? + field(22) / TICKS,
-            // The directory itself is open while it is read.
-            open_files: fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64,
+            open_files: open_files()?,
             max_files: limit.map_or(f64::INFINITY, |limit| limit as f64),
             threads: field(20),
         })
     }
+}
+
+/// Files that are open. Linux 6.2 and later say how many; before, they are counted, which takes milliseconds
+/// where there are thousands.
+fn open_files() -> Option<f64> {
+    let known = fs::metadata("/proc/self/fd").ok()?.len();
+    // The directory itself is open while it is read.
+    let counted = || Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1));
+    Some(if known > 0 { known as f64 } else { counted()? as f64 })
 }
 
 /// When the machine was started, in seconds since 1970.
