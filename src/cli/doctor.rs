@@ -1,7 +1,6 @@
 //! `fanfare doctor`: what is wrong with a server as its clients and backends see it, from the settings to
 //! an event that makes the whole round, and how to mend it, in one sentence each.
 
-use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, getrlimit};
@@ -10,7 +9,8 @@ use tokio::time::timeout;
 
 use super::client::{PATIENCE, Target};
 use super::mend::{files, mended, not_the_server};
-use super::{Failure, coloured, harmless, listen, redis, webhooks};
+use super::report::{Grade, Report};
+use super::{Failure, listen, redis, webhooks};
 use crate::config::{self, At, Loaded, Public};
 use crate::server;
 
@@ -20,83 +20,23 @@ pub(super) const FILES: u64 = 4096;
 /// What there is to do about fewer.
 pub(super) const FEW: &str = "may be open, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Grade {
-    Well,
-    /// Works, but is worth a look.
-    Doubtful,
-    Ill,
-}
-
-/// What came of one look.
-struct Finding {
-    subject: &'static str,
-    grade: Grade,
-    text: String,
-}
-
-pub(super) struct Report {
-    findings: Vec<Finding>,
-    as_json: bool,
-}
-
-impl Report {
-    pub(super) fn add(&mut self, subject: &'static str, grade: Grade, text: impl Into<String>) {
-        let finding = Finding { subject, grade, text: text.into() };
-        if !self.as_json {
-            let mark = match finding.grade {
-                Grade::Well => coloured(32, "well"),
-                Grade::Doubtful => coloured(33, "note"),
-                Grade::Ill => coloured(31, "FAIL"),
-            };
-            let _ = writeln!(io::stdout(), "{mark}  {subject}: {}", harmless(&finding.text));
-        }
-        self.findings.push(finding);
-    }
-
-    /// Fails if anything does.
-    fn end(self) -> Result<(), Failure> {
-        let ill = self.findings.iter().filter(|finding| finding.grade == Grade::Ill).count();
-        if self.as_json {
-            let all: Vec<Value> = self.findings.iter().map(Finding::json).collect();
-            let _ = writeln!(io::stdout(), "{}", Value::Array(all));
-        }
-        match ill {
-            0 => Ok(()),
-            1 => Err(Failure("one thing is wrong".to_owned())),
-            count => Err(Failure(format!("{count} things are wrong"))),
-        }
-    }
-}
-
-impl Finding {
-    fn json(&self) -> Value {
-        let grade = match self.grade {
-            Grade::Well => "well",
-            Grade::Doubtful => "note",
-            Grade::Ill => "fail",
-        };
-        json!({ "subject": self.subject, "grade": grade, "text": self.text })
-    }
-}
-
 /// Looks at everything in the order in which one thing rests on the other, as far as that goes.
 pub(super) async fn examine(
     at: &At,
     load: impl FnOnce() -> Result<Loaded, config::Error>,
 ) -> Result<(), Failure> {
-    let mut report = Report { findings: Vec::new(), as_json: at.json };
+    let mut report = Report::new(at.json);
     let mut ours = None;
     let target = Target::find_one(at, true, || {
         let loaded = load()?;
         for warning in &loaded.warnings {
-            report.add("settings", Grade::Doubtful, warning);
+            report.add("settings", Grade::Warn, warning);
         }
         for doubt in loaded.doubts.iter().filter(|_| at.url.is_none()) {
-            report.add("pages", Grade::Doubtful, doubt);
+            report.add("pages", Grade::Warn, doubt);
         }
         if let (Err((name, problem)), None) = (server::check(&loaded.config), &at.url) {
-            report.add("settings", Grade::Ill, files(&loaded.wrong(name, &problem).to_string()));
+            report.add("settings", Grade::Fail, files(&loaded.wrong(name, &problem).to_string()));
         }
         open_files(&mut report, loaded.config.server.max_connections);
         let Loaded { config, public, .. } = &loaded;
@@ -106,11 +46,11 @@ pub(super) async fn examine(
     let target = match target.await {
         Ok(target) => target,
         Err(error) => {
-            report.add("settings", Grade::Ill, error.0);
+            report.add("settings", Grade::Fail, error.0);
             return report.end();
         }
     };
-    report.add("settings", Grade::Well, format!("app {} on {}", target.id, target.url()));
+    report.add("settings", Grade::Ok, format!("app {} on {}", target.id, target.url()));
     let (metrics, cluster, public) = ours
         .filter(|_| at.url.is_none())
         .map_or_else(Default::default, |(metrics, cluster, public)| {
@@ -143,7 +83,7 @@ async fn from_outside(report: &mut Report, target: &Target, public: &Public) {
     let Public { url, said_by } = public;
     let public = match target.elsewhere(url) {
         Ok(public) => public,
-        Err(error) => return report.add(SUBJECT, Grade::Ill, error.0),
+        Err(error) => return report.add(SUBJECT, Grade::Fail, error.0),
     };
     if public.url() == target.url() {
         return;
@@ -152,11 +92,11 @@ async fn from_outside(report: &mut Report, target: &Target, public: &Public) {
         let text = format!(
             "{url} is no address that anybody can go to: {said_by}HOST is where clients find the server, REVERB_SERVER_HOST what it listens on"
         );
-        return report.add(SUBJECT, Grade::Ill, text);
+        return report.add(SUBJECT, Grade::Fail, text);
     }
     report.add(
         SUBJECT,
-        Grade::Well,
+        Grade::Ok,
         format!("{url}, as {said_by}HOST, {said_by}PORT and {said_by}SCHEME have it; there:"),
     );
     events(report, &public).await;
@@ -165,9 +105,9 @@ async fn from_outside(report: &mut Report, target: &Target, public: &Public) {
 fn open_files(report: &mut Report, wanted: usize) {
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     if limit < (wanted as u64).max(FILES) {
-        report.add("open files", Grade::Doubtful, format!("at most {limit} {FEW}"));
+        report.add("open files", Grade::Warn, format!("at most {limit} {FEW}"));
     } else {
-        report.add("open files", Grade::Well, format!("up to {limit} for what is started here"));
+        report.add("open files", Grade::Ok, format!("up to {limit} for what is started here"));
     }
 }
 
@@ -176,21 +116,17 @@ async fn reach(report: &mut Report, target: &Target) -> bool {
     if target.tls {
         match timeout(PATIENCE, target.connect()).await {
             Ok(Ok((_, true))) => {
-                report.add(
-                    "TLS",
-                    Grade::Doubtful,
-                    "the certificate ends within two weeks: renew it",
-                );
+                report.add("TLS", Grade::Warn, "the certificate ends within two weeks: renew it");
             }
             Ok(Ok((_, false))) => {
                 let text = "the certificate is trusted and lasts two weeks or more";
-                report.add("TLS", Grade::Well, text);
+                report.add("TLS", Grade::Ok, text);
             }
             // The request below says what is wrong.
             Ok(Err(_)) => {}
             Err(_) => {
                 let text = "nothing answers TLS in ten seconds: a firewall drops what is sent there, or it speaks no TLS (REVERB_SCHEME, --url) and waits for more";
-                report.add("TLS", Grade::Ill, text);
+                report.add("TLS", Grade::Fail, text);
                 return false;
             }
         }
@@ -198,19 +134,19 @@ async fn reach(report: &mut Report, target: &Target) -> bool {
     let answer = match target.request("GET", &format!("{}/up", target.path), "").await {
         Ok(answer) => answer,
         Err(error) => {
-            report.add("server", Grade::Ill, mended(&error.0));
+            report.add("server", Grade::Fail, mended(&error.0));
             return false;
         }
     };
     if let Some(sentence) = not_the_server(&answer, target.tls) {
-        report.add("server", Grade::Ill, sentence);
+        report.add("server", Grade::Fail, sentence);
         return false;
     }
     match answer.status {
-        200 => report.add("server", Grade::Well, "it answers"),
+        200 => report.add("server", Grade::Ok, "it answers"),
         // Other servers have no such path.
-        404 => report.add("server", Grade::Well, "it answers, though it does not know /up"),
-        status => report.add("server", Grade::Doubtful, format!("it answers {status} to GET /up")),
+        404 => report.add("server", Grade::Ok, "it answers, though it does not know /up"),
+        status => report.add("server", Grade::Warn, format!("it answers {status} to GET /up")),
     }
     ready(report, target).await;
     if let Some(apart) = answer.date.as_deref().and_then(seconds_apart) {
@@ -218,9 +154,9 @@ async fn reach(report: &mut Report, target: &Target) -> bool {
             let text = format!(
                 "it is {apart} seconds off the server's: signatures hold for ten minutes, so let NTP set both"
             );
-            report.add("clock", if apart > 600 { Grade::Ill } else { Grade::Doubtful }, text);
+            report.add("clock", if apart > 600 { Grade::Fail } else { Grade::Warn }, text);
         } else {
-            report.add("clock", Grade::Well, "it agrees with the server's");
+            report.add("clock", Grade::Ok, "it agrees with the server's");
         }
     }
     true
@@ -248,7 +184,7 @@ async fn ready(report: &mut Report, target: &Target) {
         }
         other => format!("it is not: {}", other.unwrap_or("it does not say why")),
     };
-    report.add("ready", Grade::Ill, text);
+    report.add("ready", Grade::Fail, text);
 }
 
 /// How far the date of an answer is from this machine's clock.
@@ -273,13 +209,13 @@ async fn api(report: &mut Report, target: &Target) -> bool {
     let answer = match target.send("GET", "channels", &[], "").await {
         Ok(answer) => answer,
         Err(error) => {
-            report.add("API", Grade::Ill, error.0);
+            report.add("API", Grade::Fail, error.0);
             return false;
         }
     };
     let status = answer.status;
     let Err(error) = answer.accepted() else {
-        report.add("API", Grade::Well, "a signed request is taken");
+        report.add("API", Grade::Ok, "a signed request is taken");
         return true;
     };
     let advice = match status {
@@ -288,7 +224,7 @@ async fn api(report: &mut Report, target: &Target) -> bool {
         404 => ": the server does not have this app, or a proxy or server.path changes the path",
         _ => "",
     };
-    report.add("API", Grade::Ill, format!("{error}{advice}"));
+    report.add("API", Grade::Fail, format!("{error}{advice}"));
     false
 }
 
@@ -299,11 +235,11 @@ async fn round(report: &mut Report, target: &Target) {
     let (mut socket, id) = match begun.unwrap_or_else(|_| Err(late())) {
         Ok(begun) => begun,
         Err(error) => {
-            report.add("WebSocket", Grade::Ill, error.0);
+            report.add("WebSocket", Grade::Fail, error.0);
             return;
         }
     };
-    report.add("WebSocket", Grade::Well, format!("connected as {id}"));
+    report.add("WebSocket", Grade::Ok, format!("connected as {id}"));
     let channel = format!("fanfare-doctor-{}", id.replace('.', "-"));
     let made = async {
         listen::join(&mut socket, target, &channel, (&id, None)).await?;
@@ -324,12 +260,12 @@ async fn round(report: &mut Report, target: &Target) {
     match timeout(PATIENCE, made).await {
         Ok(Ok(took)) => {
             let text = format!("a triggered event came back after {} ms", took.as_millis());
-            report.add("event", Grade::Well, text);
+            report.add("event", Grade::Ok, text);
         }
-        Ok(Err(Failure(error))) => report.add("event", Grade::Ill, error),
+        Ok(Err(Failure(error))) => report.add("event", Grade::Fail, error),
         Err(_) => {
             let text = "a triggered event did not reach the socket in ten seconds: do both reach the same server, or servers that share a Redis?";
-            report.add("event", Grade::Ill, text);
+            report.add("event", Grade::Fail, text);
         }
     }
 }

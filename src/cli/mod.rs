@@ -8,6 +8,7 @@ mod doctor;
 mod listen;
 mod mend;
 mod redis;
+mod report;
 mod trust;
 mod webhooks;
 

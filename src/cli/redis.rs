@@ -1,6 +1,6 @@
 //! Whether the Redis that joins the nodes of a cluster is as they need it, for `fanfare doctor`.
 
-use super::doctor::{Grade, Report};
+use super::report::{Grade, Report};
 use crate::cluster::redis::probe::{Found, probe};
 use crate::config::Cluster;
 
@@ -15,7 +15,7 @@ pub(super) async fn examine(report: &mut Report, cluster: &Cluster) {
             urls.first().filter(|_| urls.len() > 1).map(|url| place(url)).unwrap_or_default();
         match probe(&urls, &cluster.prefix).await {
             Ok(found) => tell(report, &place, found),
-            Err(sentence) => report.add(SUBJECT, Grade::Ill, format!("{place}{sentence}")),
+            Err(sentence) => report.add(SUBJECT, Grade::Fail, format!("{place}{sentence}")),
         }
         urls.rotate_left(1);
     }
@@ -33,23 +33,23 @@ fn tell(report: &mut Report, place: &str, found: Found) {
     let Found { version, is_recent, is_replica, evicts, round_trip } = found;
     if !is_recent {
         let text = format!("{place}{version} is too old: nodes need Redis 7 or later, or a Valkey");
-        report.add(SUBJECT, Grade::Ill, text);
+        report.add(SUBJECT, Grade::Fail, text);
     }
     if is_replica {
         let text = format!(
             "{place}it is a replica, which takes no writes: give the master's address, or the Sentinels' (redis+sentinel://)"
         );
-        report.add(SUBJECT, Grade::Ill, text);
+        report.add(SUBJECT, Grade::Fail, text);
     }
     if let Some(policy) = evicts {
         let text = format!(
             "{place}it throws keys away when its memory is full ({policy}), and members with them: set maxmemory-policy noeviction"
         );
-        report.add(SUBJECT, Grade::Ill, text);
+        report.add(SUBJECT, Grade::Fail, text);
     }
     if is_recent && !is_replica {
         let took = round_trip.as_micros() as f64 / 1000.0;
         let text = format!("{place}{version}; a message came back after {took:.1} ms");
-        report.add(SUBJECT, Grade::Well, text);
+        report.add(SUBJECT, Grade::Ok, text);
     }
 }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::client::Target;
-use super::doctor::{FEW, FILES, Grade, Report};
+use super::doctor::{FEW, FILES};
 use super::harmless;
+use super::report::{Grade, Report};
 use crate::config::Metrics;
 
 const SUBJECT: &str = "webhooks";
@@ -40,7 +41,7 @@ pub(super) async fn examine(report: &mut Report, target: &Target, metrics: Optio
             let answer = target.of_its_metrics(metrics).request("GET", "/metrics", "").await;
             if let Err(error) = &answer {
                 let text = format!("the metrics, which tell of them, cannot be read: {}", error.0);
-                report.add(SUBJECT, Grade::Doubtful, text);
+                report.add(SUBJECT, Grade::Warn, text);
             }
             answer
         }
@@ -54,7 +55,7 @@ pub(super) async fn examine(report: &mut Report, target: &Target, metrics: Optio
 fn tell(report: &mut Report, states: &States) {
     let files = states.max_files;
     if files > 0.0 && files < FILES as f64 {
-        report.add("open files", Grade::Doubtful, format!("at most {files} of the server's {FEW}"));
+        report.add("open files", Grade::Warn, format!("at most {files} of the server's {FEW}"));
     }
     let (mut waiting, mut well) = (0.0, true);
     for ((app, place), state) in &states.hooks {
@@ -65,24 +66,24 @@ fn tell(report: &mut Report, states: &States) {
             let text = format!(
                 "the endpoint of {which} fails, {queue} events wait and the first for {oldest:.0} s: the log says what it answers, and after 300 s they are given up"
             );
-            report.add(SUBJECT, Grade::Ill, text);
+            report.add(SUBJECT, Grade::Fail, text);
             well = false;
         }
         if state.dropped > 0.0 {
             let text = format!("{} events of {which} were given up", state.dropped);
-            report.add(SUBJECT, Grade::Doubtful, text);
+            report.add(SUBJECT, Grade::Warn, text);
             well = false;
         }
     }
     if states.facts_dropped > 0.0 {
         let text = format!("{} events came faster than they are sorted", states.facts_dropped);
-        report.add(SUBJECT, Grade::Doubtful, text);
+        report.add(SUBJECT, Grade::Warn, text);
         well = false;
     }
     if well && !states.hooks.is_empty() {
         let count = states.hooks.len();
         let text = format!("{count} take what they are sent; {waiting} events wait");
-        report.add(SUBJECT, Grade::Well, text);
+        report.add(SUBJECT, Grade::Ok, text);
     }
 }
 

@@ -138,7 +138,7 @@ fn a_server_that_is_well_is_found_well() {
     let found: Value = serde_json::from_str(text(&output)).unwrap();
     let subjects: Vec<_> = found.as_array().unwrap().iter().map(|one| &one["subject"]).collect();
     assert_eq!(subjects, ["settings", "server", "clock", "API", "WebSocket", "event"]);
-    assert!(found.as_array().unwrap().iter().all(|one| one["grade"] == "well"), "{found}");
+    assert!(found.as_array().unwrap().iter().all(|one| one["grade"] == "ok"), "{found}");
     assert!(output.status.success());
 }
 

@@ -356,7 +356,10 @@ fn redis_is_looked_at_and_no_password_shown() {
         text.lines().find(|line| line.contains("  Redis: ")).expect(text).to_owned()
     };
     let found = line("redis", &format!("redis://{addr}"), true);
-    assert!(found.starts_with("well") && found.contains("a message came back after"), "{found}");
+    assert!(
+        found.starts_with("ok    Redis: ") && found.contains("a message came back after"),
+        "{found}"
+    );
     let (nobody, hung) = (port_of_nobody(), TcpListener::bind("127.0.0.1:0").unwrap());
     for (name, url, sentence) in [
         ("refused", format!("redis://127.0.0.1:{nobody}"), "nothing listens there: start Redis"),
@@ -379,7 +382,7 @@ fn redis_is_looked_at_and_no_password_shown() {
     let output = of_redis("each", &fixture, &all);
     for url in &shards.cluster().redis {
         let place = url.trim_start_matches("redis://").trim_end_matches('/');
-        let start = format!("well  Redis: {place}: ");
+        let start = format!("ok    Redis: {place}: ");
         assert!(text(&output).contains(&start), "{start}: {}", text(&output));
     }
     let output = of_redis("one", &fixture, &format!("{all},redis://127.0.0.1:{nobody}"));
