@@ -9,6 +9,7 @@ mod publishing;
 mod readiness;
 mod receive;
 mod users;
+mod withdraw;
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -43,6 +44,7 @@ pub use clustered::{Clustered, Pending};
 pub use news::done;
 pub use publishing::Publication;
 pub use receive::take_arrivals;
+pub use withdraw::Withdrawing;
 
 /// Presence channels that a connection may leave in a second and still join others. Each time all who are
 /// present are told, so that one that comes and goes without end would cost all of them their time.
@@ -198,6 +200,9 @@ impl Node {
         let app = connection.app();
         let name = ChannelName::parse(&request.channel, app.limits.max_channel_name)
             .map_err(SubscriptionError::Name)?;
+        if connection.is_closed_to(&name) {
+            return Err(SubscriptionError::Withdrawn);
+        }
         let kind = name.kind();
         if kind.is_presence() && connection.life.has_left(self.worker.now()) >= RESTLESS {
             self.counts().limited.count(Limited::Presence as usize);

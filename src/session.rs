@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 
 use crate::hub::connection::Connection;
 use crate::hub::shown;
+use crate::hub::withdrawal::Withdrawal;
 use crate::metrics::{Limited, Notice};
 use crate::node::{Node, Pending};
 use crate::protocol::command::{ClientEvent, Command, Malformed, Subscribe};
@@ -97,9 +98,10 @@ impl Session {
         self.waiting.as_ref().is_some_and(|waiting| waiting.bytes > AHEAD)
     }
 
-    /// Goes on where a subscription waited, if it need not any longer; whether it did.
+    /// Goes on where a subscription waited, if it need not any longer, and leaves what was closed to the
+    /// connection meanwhile; whether there was anything to do.
     pub fn resume(&mut self) -> bool {
-        let mut resumed = false;
+        let mut resumed = self.leave_withdrawn();
         while let Some(admitted) = self.connection.take_resumed() {
             let Some(waiting) = self.waiting.take() else { break };
             resumed = true;
@@ -117,6 +119,17 @@ impl Session {
         resumed
     }
 
+    /// Leaves the channels to which a backend has taken the right back, and says so of each that it was in.
+    fn leave_withdrawn(&self) -> bool {
+        let withdrawals = self.connection.take_withdrawals();
+        for name in withdrawals.iter().flat_map(Withdrawal::channels) {
+            if self.node.leave_channel(&self.connection, name) {
+                self.refuse_subscription(name.as_str(), &SubscriptionError::Withdrawn);
+            }
+        }
+        !withdrawals.is_empty()
+    }
+
     fn subscribe(&mut self, request: &Subscribe) {
         match self.node.subscribe(&self.connection, request) {
             Ok(None) => {}
@@ -130,7 +143,7 @@ impl Session {
     }
 
     fn refuse_subscription(&self, channel: &str, error: &SubscriptionError) {
-        self.count_refusal(error.code(), &error.text(channel));
+        self.count_refusal(error.code().unwrap_or_else(|| error.status()), &error.text(channel));
         for message in Message::subscription_error(channel, error) {
             self.connection.tell(message);
         }

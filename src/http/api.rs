@@ -1,7 +1,7 @@
 //! A signed request: which app it is for, whether it may, and how large its body may be, all decided before
 //! a byte of the body is taken in; for the signature covers the body's MD5, not the body.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
 use crate::lookup::Name;
 use crate::metrics::{self, Doubt};
-use crate::node::Node;
+use crate::node::{Node, Withdrawing};
 use crate::protocol::auth::{self, BodyMd5};
 use crate::protocol::query::Query;
 
@@ -30,6 +30,10 @@ pub(super) enum Route {
     Users(String),
     Connections,
     Terminate(String),
+    /// To take the right to some channels from a user.
+    Unsubscribe(String),
+    /// To make a user's clients come back.
+    Reconnect(String),
 }
 
 /// A request whose signature holds, once its body is there.
@@ -46,6 +50,8 @@ pub(super) struct Call<'a> {
     /// The limit that applied and what is left of it, for the answer's headers.
     pub rate: Cell<Option<(u32, u32)>>,
     pub known: Known,
+    /// What the answer waits for, once there is one.
+    pub withdrawing: RefCell<Option<Withdrawing>>,
 }
 
 /// What a request is known by before its body.
@@ -200,6 +206,8 @@ impl Route {
             Self::Users(_) => metrics::Call::Users,
             Self::Connections => metrics::Call::Connections,
             Self::Terminate(_) => metrics::Call::Terminate,
+            Self::Unsubscribe(_) => metrics::Call::Unsubscribe,
+            Self::Reconnect(_) => metrics::Call::Reconnect,
         }
     }
 
@@ -233,6 +241,8 @@ impl Route {
             Self::Users(name) => channels::users(call, name),
             Self::Connections => channels::connections(call),
             Self::Terminate(user) => users::terminate(call, user),
+            Self::Unsubscribe(user) => users::unsubscribe(call, user, text()?),
+            Self::Reconnect(user) => users::reconnect(call, user),
         }
     }
 }

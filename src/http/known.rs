@@ -121,7 +121,7 @@ pub(super) fn ask(
                 |channel: &ChannelName| Topic { app: app.clone(), channel: channel.clone() };
             Question::Counts(names.iter().map(topic).collect())
         }
-        Route::Terminate(_) => return None,
+        Route::Terminate(_) | Route::Unsubscribe(_) | Route::Reconnect(_) => return None,
     };
     Some((names, cluster.link().ask(question)?))
 }

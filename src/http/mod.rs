@@ -7,42 +7,38 @@ mod body;
 mod channels;
 mod error;
 mod events;
+mod exchange;
 mod known;
 pub mod pace;
 pub mod scrape;
 mod users;
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::convert::Infallible;
+use std::cell::RefCell;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
-use hyper::service::Service;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Response};
 
 use crate::app::App;
 use crate::config::Network;
-use crate::hub::directory::Directory;
 use crate::lookup::{Name, Pending, Verdict};
-use crate::metrics::{self, Limited, Signed, Status};
+use crate::metrics::{self, Limited, Signed};
 use crate::node::Node;
 use crate::protocol::error::close;
 use crate::protocol::query::{Query, percent_decode};
 use crate::socket::upgrade::{self, Admission, NoHandshake};
-use api::{Call, Claims, Head, Route};
-use body::Received;
+use api::{Claims, Head, Route};
 use error::Error;
-use known::{Asking, Known};
-use pace::{Pace, Paces, Step};
+use pace::{Pace, Paces};
 use scrape::Scrape;
+
+pub use exchange::Exchange;
 
 /// What all requests on one worker share.
 #[derive(Debug)]
@@ -84,61 +80,7 @@ impl Door {
     }
 }
 
-impl Service<Request<Incoming>> for Door {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Exchange;
-
-    fn call(&self, request: Request<Incoming>) -> Exchange {
-        let (parts, body) = request.into_parts();
-        let stage = self.begin(parts, body, None, Instant::now());
-        Exchange { door: self.clone(), stage }
-    }
-}
-
 impl Door {
-    /// How a request goes on once its head is there; `verdict` is what came of asking for its app, if that
-    /// was needed.
-    fn begin(
-        &self,
-        parts: Parts,
-        body: Incoming,
-        verdict: Option<Verdict>,
-        begun: Instant,
-    ) -> Stage {
-        let stage = match self.open(&parts, &body, verdict) {
-            Ok(Opened::Unknown(pending)) => {
-                Stage::Unknown(Box::new(Unknown { parts, body, pending, begun }))
-            }
-            Ok(Opened::Answered(mut answer)) => {
-                answer::allow_origin(&self.http, &parts.headers, &mut answer);
-                Stage::Answered(Some(answer))
-            }
-            Ok(Opened::Call { app, route, claims }) => {
-                let directory = self.http.node.hub().directory(&app.id);
-                Stage::Reading(Box::new(Reading {
-                    parts,
-                    body,
-                    app,
-                    route,
-                    claims,
-                    received: Received::Nothing,
-                    asking: Asking::default(),
-                    directory,
-                    begun,
-                }))
-            }
-            Err(Refused { call, error }) => {
-                let answer = self.refuse(&parts, call, &error, None);
-                self.count(call, &answer, begun);
-                Stage::Answered(Some(answer))
-            }
-        };
-        let step = if matches!(stage, Stage::Answered(_)) { Step::Idle } else { Step::Body };
-        self.pace.enter(step, self.now());
-        stage
-    }
-
     /// Asks for an app that is not known, if there is anybody to ask; afterwards says whether that was of
     /// use.
     fn look_up(&self, name: Name, verdict: Option<Verdict>) -> Result<Option<Pending>, LookupAway> {
@@ -322,15 +264,6 @@ impl Door {
     }
 }
 
-impl Door {
-    fn count(&self, call: metrics::Call, answer: &Response<Full<Bytes>>, begun: Instant) {
-        if let Some(calls) = self.http.node.counts().calls.get(call as usize) {
-            calls.by_status.count(Status::of(answer.status().as_u16()) as usize);
-            calls.seconds.observe(begun.elapsed());
-        }
-    }
-}
-
 /// The API's own routes, below `/apps/{id}`, with the methods they take.
 fn api_route(segments: &[&str]) -> Option<(Route, &'static str)> {
     const GET: &str = "GET, HEAD, OPTIONS";
@@ -344,152 +277,8 @@ fn api_route(segments: &[&str]) -> Option<(Route, &'static str)> {
         ["channels", name, "users"] => (Route::Users(owned(name)), GET),
         ["connections"] => (Route::Connections, GET),
         ["users", user, "terminate_connections"] => (Route::Terminate(owned(user)), POST),
+        ["users", user, "unsubscribe"] => (Route::Unsubscribe(owned(user)), POST),
+        ["users", user, "reconnect"] => (Route::Reconnect(owned(user)), POST),
         _ => return None,
     })
-}
-
-/// One request on its way to its answer.
-#[derive(Debug)]
-pub struct Exchange {
-    door: Door,
-    stage: Stage,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Answered(Option<Response<Full<Bytes>>>),
-    Reading(Box<Reading>),
-    Unknown(Box<Unknown>),
-}
-
-/// A request whose app is asked for.
-#[derive(Debug)]
-struct Unknown {
-    parts: Parts,
-    body: Incoming,
-    pending: Pending,
-    begun: Instant,
-}
-
-/// A request that may be answered once its body is there.
-#[derive(Debug)]
-struct Reading {
-    parts: Parts,
-    body: Incoming,
-    app: Arc<App>,
-    route: Route,
-    claims: Claims,
-    received: Received,
-    asking: Asking,
-    directory: Arc<Directory>,
-    begun: Instant,
-}
-
-impl Reading {
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let max = self.route.max_body(&self.app);
-        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            let Ok(frame) = frame else { return Poll::Ready(Err(Error::Interrupted)) };
-            // Trailers say nothing here.
-            let Ok(data) = frame.into_data() else { continue };
-            if self.received.bytes().len() + data.len() > max {
-                return Poll::Ready(Err(Error::TooLarge { what: "request body", size: None, max }));
-            }
-            self.received.add(data);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Waits for what the answer needs to know of other nodes, if there are any.
-    fn poll_known(&mut self, node: &Node, cx: &mut Context<'_>) -> Poll<Known> {
-        if node.shared.cluster.is_none() {
-            return Poll::Ready(Known::default());
-        }
-        ready!(self.asking.poll_room(cx, || known::room(node, &self.route)));
-        let mut asking = std::mem::take(&mut self.asking);
-        let polled = asking.poll(cx, || {
-            let body = self.received.bytes();
-            self.claims.body.check(body).ok()?;
-            known::ask(&self.call(node, Known::default()), &self.route, body)
-        });
-        self.asking = asking;
-        polled
-    }
-
-    fn answer(
-        &self,
-        node: &Node,
-        known: Known,
-    ) -> (Result<serde_json::Value, Error>, Option<(u32, u32)>) {
-        let body = self.received.bytes();
-        let traffic = self.directory.traffic(node.worker.index());
-        traffic.calls.add(1);
-        traffic.call_bytes.add(body.len() as u64);
-        if let Err(error) = self.claims.body.check(body) {
-            return (Err(error), None);
-        }
-        let call = self.call(node, known);
-        (self.route.answer(&call, body), call.rate.get())
-    }
-
-    fn call<'a>(&'a self, node: &'a Node, known: Known) -> Call<'a> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let query = self.parts.uri.query();
-        Call {
-            node,
-            app: &self.app,
-            directory: self.directory.clone(),
-            raw_query: query.filter(|_| self.claims.asks).unwrap_or_default(),
-            query: OnceCell::new(),
-            now: now.as_secs() as u32,
-            rate: Cell::new(None),
-            known,
-        }
-    }
-}
-
-impl Future for Exchange {
-    type Output = Result<Response<Full<Bytes>>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { door, stage } = &mut *self;
-        if let Stage::Unknown(unknown) = stage {
-            let verdict = ready!(Pin::new(&mut unknown.pending).poll(cx));
-            if let Stage::Unknown(unknown) = std::mem::replace(stage, Stage::Answered(None)) {
-                let Unknown { parts, body, begun, .. } = *unknown;
-                *stage = door.begin(parts, body, Some(verdict), begun);
-            }
-        }
-        let reading = match stage {
-            Stage::Reading(reading) => reading,
-            Stage::Answered(answer) => {
-                let answer = answer.take().unwrap_or_else(answer::health);
-                return Poll::Ready(Ok(answer));
-            }
-            // Nobody is asked twice.
-            Stage::Unknown(_) => return Poll::Pending,
-        };
-        let received = ready!(reading.poll_body(cx));
-        let known = match received {
-            Ok(()) => ready!(reading.poll_known(&door.http.node, cx)),
-            Err(_) => Known::default(),
-        };
-        let (answered, rate) = match received {
-            Ok(()) => reading.answer(&door.http.node, known),
-            Err(error) => (Err(error), None),
-        };
-        door.pace.enter(Step::Idle, door.now());
-        let answer = match answered {
-            Ok(value) => {
-                let mut answer = answer::json(&value, rate);
-                answer::allow_origin(&door.http, &reading.parts.headers, &mut answer);
-                answer
-            }
-            Err(error) => door.refuse(&reading.parts, reading.route.word(), &error, rate),
-        };
-        let traffic = reading.directory.traffic(door.http.node.worker.index());
-        traffic.answer_bytes.add(answer.body().size_hint().lower());
-        door.count(reading.route.word(), &answer, reading.begun);
-        Poll::Ready(Ok(answer))
-    }
 }

@@ -1,16 +1,66 @@
-//! `POST /apps/{id}/users/{user}/terminate_connections`: a backend throws a user out. Whose connections
-//! those are, and on which nodes, is the node's business.
+//! What a backend asks about one user, below `/apps/{id}/users/{user}`: to throw it out, to take the right to
+//! channels from it, to make it come back. Whose connections those are, and on which nodes, is the node's
+//! business.
 
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::api::Call;
 use super::error::Error;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::json::{self, Object};
 use crate::protocol::member::UserId;
+
+/// Channels that one request may take from a user.
+const MAX_CHANNELS: usize = 100;
+
+fn parse_user(text: &str) -> Result<UserId, Error> {
+    let should = || format!("1 to {} characters", UserId::MAX);
+    UserId::parse(text).ok_or_else(|| Error::mistyped("user_id", &should()))
+}
 
 /// Closes every connection of the user. That there is none is no error (case U16).
 pub(super) fn terminate(call: &Call<'_>, user: &str) -> Result<Value, Error> {
-    let user = UserId::parse(user)
-        .ok_or_else(|| Error::mistyped("user_id", &format!("1 to {} characters", UserId::MAX)))?;
-    call.node.terminate(&call.app.id, &call.directory, &user);
+    call.node.terminate(&call.app.id, &call.directory, &parse_user(user)?);
     Ok(json!({}))
+}
+
+/// Closes them so that their clients come back at once, with new signatures.
+pub(super) fn reconnect(call: &Call<'_>, user: &str) -> Result<Value, Error> {
+    call.node.reconnect(&call.app.id, &call.directory, &parse_user(user)?);
+    Ok(json!({}))
+}
+
+/// Makes every connection of the user leave the channels of the body, for as long as it lives.
+pub(super) fn unsubscribe(call: &Call<'_>, user: &str, body: &str) -> Result<Value, Error> {
+    let (user, channels) = (parse_user(user)?, parse_channels(call, body)?);
+    let withdrawing = call.node.withdraw(&call.directory, &user, channels);
+    call.withdrawing.replace(Some(withdrawing));
+    Ok(json!({}))
+}
+
+/// All the names, or none of them.
+fn parse_channels(call: &Call<'_>, body: &str) -> Result<Arc<[ChannelName]>, Error> {
+    let no_list = || Error::mistyped("channels", &format!("an array of 1 to {MAX_CHANNELS} names"));
+    let body = if body.is_empty() { "{}" } else { body };
+    let body = Object::parse(body)
+        .ok_or_else(|| Error::BadRequest("The body must be a JSON object with channels.".into()))?;
+    let names: Vec<String> = match body.get("channels") {
+        Some(list) => {
+            let list: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| no_list())?;
+            let name = |one| json::string(one).map(String::from).ok_or_else(no_list);
+            list.into_iter().map(name).collect::<Result<_, _>>()?
+        }
+        None => call.parameters("channels").into_iter().map(str::to_owned).collect(),
+    };
+    if names.is_empty() || names.len() > MAX_CHANNELS {
+        return Err(no_list());
+    }
+    let parse = |name: &String| {
+        ChannelName::parse(name, call.app.limits.max_channel_name)
+            .map_err(|error| Error::BadRequest(format!("Invalid name in channels: {error}.")))
+    };
+    names.iter().map(parse).collect()
 }

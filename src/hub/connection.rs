@@ -18,8 +18,10 @@ use super::inbox::{LocalChannel, Place};
 use super::outbox::Outbox;
 use super::shown;
 use super::stream::Stream;
+use super::withdrawal::{Restrictions, Withdrawal};
 use crate::app::App;
 use crate::metrics::{Reason, Traffic};
+use crate::protocol::channel::ChannelName;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::protocol::member::{User, UserId};
@@ -49,6 +51,7 @@ pub struct Connection {
     pub(super) subscriptions: RefCell<SmallVec<[Subscription; 1]>>,
     user: RefCell<Option<Box<User>>>,
     ending: Cell<Option<Reason>>,
+    restrictions: RefCell<Option<Box<Restrictions>>>,
     /// Whether the subscription that it waited for may be, until its task has seen that.
     resumed: Cell<Option<bool>>,
     pub life: Life,
@@ -146,6 +149,7 @@ impl Connection {
             subscriptions: RefCell::default(),
             user: RefCell::default(),
             ending: Cell::default(),
+            restrictions: RefCell::default(),
             resumed: Cell::default(),
             life,
         }
@@ -412,11 +416,51 @@ impl Connection {
         self.user.replace(user.map(Box::new))
     }
 
-    /// Whether it is signed in as the user, or present as it anywhere.
+    /// Whether it is signed in as the user, present as it anywhere, or about to be.
     pub(super) fn is_user(&self, id: &UserId) -> bool {
         let present = |subscription: &Subscription| subscription.user.as_ref() == Some(id);
         self.user(|user| user.is_some_and(|user| user.id == *id))
             || self.subscriptions.borrow().iter().any(present)
+            || self.restrictions(|all| all.is_joining_as(id))
+    }
+
+    /// Closes channels to it for the rest of its life. Its session leaves those that it is in, and says so.
+    pub(super) fn withdraw(&self, withdrawal: Withdrawal) {
+        if self.is_closing() {
+            return;
+        }
+        if self.restrictions(|all| all.withdraw(withdrawal)) {
+            self.close(&close::RECONNECT);
+        }
+        self.wake();
+    }
+
+    /// Withdrawals that its session is to carry out. Each is complete when it is dropped.
+    pub fn take_withdrawals(&self) -> Vec<Withdrawal> {
+        self.restrictions(Restrictions::take_due)
+    }
+
+    /// Whether a backend has closed the channel to it.
+    pub fn is_closed_to(&self, name: &ChannelName) -> bool {
+        self.restrictions(|all| all.is_closed(name))
+    }
+
+    /// Notes whom it will be present as once other nodes have confirmed it; `None` once that is decided.
+    pub fn set_joining(&self, user: Option<UserId>) {
+        self.restrictions(|all| all.set_joining(user));
+    }
+
+    /// Reads or changes its restrictions, which take memory only while there are any.
+    fn restrictions<T>(&self, act: impl FnOnce(&mut Restrictions) -> T) -> T {
+        let mut kept = self.restrictions.borrow_mut();
+        let mut none = Restrictions::default();
+        let result = act(kept.as_deref_mut().unwrap_or(&mut none));
+        match &*kept {
+            Some(all) if all.is_empty() => *kept = None,
+            None if !none.is_empty() => *kept = Some(Box::new(none)),
+            _ => {}
+        }
+        result
     }
 }
 
@@ -426,6 +470,7 @@ fn reason(error: &Error) -> Reason {
         error if *error == close::UNKNOWN_APP => Reason::AppRemoved,
         error if *error == close::DISABLED => Reason::AppDisabled,
         error if *error == close::TERMINATED => Reason::Terminated,
+        error if *error == close::RECONNECT => Reason::Reconnect,
         error if *error == close::UNAUTHORIZED => Reason::Unauthorized,
         error if *error == close::NO_PONG => Reason::Silent,
         error if *error == close::TOO_SLOW => Reason::Slow,

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::directory::Directory;
+use super::withdrawal::Withdrawal;
 use crate::metrics::Turns;
+use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 
@@ -33,10 +35,18 @@ pub enum Order {
     Deliver(Deliver),
     /// Close every connection of the user, signed in or present, that was made before it was asked, by
     /// `Hub::hundredths`.
-    Terminate {
+    CloseUser {
         directory: Arc<Directory>,
         user: UserId,
         asked: u32,
+        why: Error,
+    },
+    /// Close some channels to each of them.
+    Withdraw {
+        directory: Arc<Directory>,
+        user: UserId,
+        asked: u32,
+        withdrawal: Withdrawal,
     },
     /// A connection that waited for its subscription may go on, or is refused.
     Resume {

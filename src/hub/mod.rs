@@ -17,6 +17,7 @@ pub mod rate;
 pub mod shown;
 pub mod stream;
 pub mod tls;
+pub mod withdrawal;
 pub mod worker;
 
 use std::sync::Arc;
@@ -27,10 +28,12 @@ use bytes::Bytes;
 use dashmap::DashMap;
 
 use crate::app::AppId;
+use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use directory::{Directory, Seats};
 use inbox::{Deliver, History, Inbox, Order, Place};
+use withdrawal::Withdrawal;
 
 /// What the workers of one node share.
 #[derive(Debug)]
@@ -120,12 +123,37 @@ impl Hub {
         }
     }
 
-    /// Closes every connection of the user on this node that was made before this was `asked`.
-    pub fn terminate(&self, directory: &Arc<Directory>, user: &UserId, asked: Instant) {
+    /// Closes every connection of the user on this node that was made before this was `asked`, and says
+    /// `why`.
+    pub fn close_user(
+        &self,
+        directory: &Arc<Directory>,
+        user: &UserId,
+        asked: Instant,
+        why: &Error,
+    ) {
         let asked = self.hundredths(asked);
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
-            inbox.put(Order::Terminate { directory, user, asked });
+            let why = why.clone();
+            inbox.put(Order::CloseUser { directory, user, asked, why });
+        }
+    }
+
+    /// Takes the right to some channels from every connection of the user on this node that was made before
+    /// this was `asked`.
+    pub fn withdraw(
+        &self,
+        directory: &Arc<Directory>,
+        user: &UserId,
+        asked: Instant,
+        withdrawal: &Withdrawal,
+    ) {
+        let asked = self.hundredths(asked);
+        for inbox in &self.inboxes {
+            let (directory, user) = (directory.clone(), user.clone());
+            let withdrawal = withdrawal.clone();
+            inbox.put(Order::Withdraw { directory, user, asked, withdrawal });
         }
     }
 

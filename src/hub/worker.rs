@@ -23,7 +23,6 @@ use super::leaving::Leaving;
 use super::stream::Stream;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::error::close;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, User, UserId};
 
@@ -374,14 +373,13 @@ impl Worker {
     fn carry_out_one(&self, order: Order, touched: &mut Vec<Rc<Connection>>) {
         match order {
             Order::Deliver(_) => {}
-            Order::Terminate { directory, user, asked } => {
-                for (_, connection) in self.connections.borrow().iter() {
-                    let is_of_app = Arc::ptr_eq(&connection.directory, &directory);
-                    if is_of_app && connection.life.made.get() <= asked && connection.is_user(&user)
-                    {
-                        connection.close(&close::TERMINATED);
-                    }
-                }
+            Order::CloseUser { directory, user, asked, why } => {
+                self.each_of_user(&directory, &user, asked, |connection| connection.close(&why));
+            }
+            Order::Withdraw { directory, user, asked, withdrawal } => {
+                self.each_of_user(&directory, &user, asked, |connection| {
+                    connection.withdraw(withdrawal.clone());
+                });
             }
             Order::Resume { place, admitted } => {
                 self.at(place).into_iter().for_each(|one| one.resume(admitted));
@@ -392,6 +390,22 @@ impl Worker {
                 if connection.touch() {
                     touched.push(connection);
                 }
+            }
+        }
+    }
+
+    /// The user's connections that were made before something was asked.
+    fn each_of_user(
+        &self,
+        directory: &Arc<Directory>,
+        user: &UserId,
+        asked: u32,
+        act: impl Fn(&Connection),
+    ) {
+        for (_, connection) in self.connections.borrow().iter() {
+            let is_of_app = Arc::ptr_eq(&connection.directory, directory);
+            if is_of_app && connection.life.made.get() <= asked && connection.is_user(user) {
+                act(connection);
             }
         }
     }

@@ -30,6 +30,8 @@ labels! {
         Encoding = "encoding",
         TooLarge = "too_large",
         Terminated = "terminated",
+        /// Its backend wants it to come back with other rights.
+        Reconnect = "reconnect",
         Unauthorized = "unauthorized",
         Slow = "slow",
         Draining = "draining",
@@ -86,7 +88,7 @@ impl Reason {
             | Self::Address
             | Self::Memory
             | Self::Lookup => "4100",
-            Self::Draining => "4200",
+            Self::Draining | Self::Reconnect => "4200",
             Self::Silent => "4201",
         }
     }
@@ -150,6 +152,8 @@ labels! {
         Users = "users",
         Connections = "connections",
         Terminate = "terminate_connections",
+        Unsubscribe = "unsubscribe",
+        Reconnect = "reconnect",
         /// No route there is.
         Unknown = "unknown",
     }

@@ -146,6 +146,7 @@ impl Node {
         let ready = cluster.topics.hold(&topic, ticket, claim);
         let pending = Pending { topic, member };
         if !ready {
+            connection.set_joining(pending.user().cloned());
             return Some(pending);
         }
         self.enter(cluster, connection, &pending);
@@ -160,8 +161,13 @@ impl Node {
         admitted: bool,
     ) -> Result<(), SubscriptionError> {
         let Some(cluster) = &self.shared.cluster else { return Ok(()) };
-        if connection.is_closing() || !admitted {
+        connection.set_joining(None);
+        let closed = connection.is_closed_to(&pending.topic.channel);
+        if connection.is_closing() || closed || !admitted {
             self.abandon(&pending);
+        }
+        if closed {
+            return Err(SubscriptionError::Withdrawn);
         }
         if !admitted {
             let max = connection.app().limits.max_presence_members;

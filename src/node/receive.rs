@@ -19,6 +19,7 @@ use crate::cluster::roster::{Change, Loaded};
 use crate::cluster::topics::{Cached, Entry};
 use crate::cluster::{Outcome, Ticket, Topic};
 use crate::hub::inbox::{History, Place};
+use crate::protocol::error::close;
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
@@ -90,7 +91,8 @@ impl Shared {
             Arrival::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope, false),
             Arrival::Late(topic, envelope) => self.receive_on(cluster, &topic, envelope, true),
             Arrival::Terminate { app, user, asked } => {
-                self.hub.terminate(&self.hub.directory(&app), &user, asked);
+                let directory = self.hub.directory(&app);
+                self.hub.close_user(&directory, &user, asked, &close::TERMINATED);
             }
             Arrival::Connections { app, total } => {
                 let here = self.hub.directory(&app).connections();

@@ -12,7 +12,7 @@ use crate::hub::inbox::Place;
 use crate::metrics::Signed;
 use crate::protocol::auth;
 use crate::protocol::command::SignIn;
-use crate::protocol::error::{self, Error};
+use crate::protocol::error::{self, Error, close};
 use crate::protocol::event::Message;
 use crate::protocol::member::{User, UserId};
 
@@ -90,7 +90,7 @@ impl Node {
     /// Closes every connection that is signed in as the user, or present as it in a channel.
     pub fn terminate(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
         let now = Instant::now();
-        self.hub().terminate(directory, user, now);
+        self.hub().close_user(directory, user, now, &close::TERMINATED);
         if let Some(cluster) = &self.shared.cluster {
             cluster.terminate(app, user, now);
         }

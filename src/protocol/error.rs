@@ -37,6 +37,7 @@ pub mod close {
     pub const OVER_CAPACITY: Error = Error::new(4100, "Server is over capacity");
     pub const LOOKUP_AWAY: Error = Error::new(4100, "Application cannot be looked up");
     pub const TOO_SLOW: Error = Error::new(4100, "Connection is too slow");
+    pub const RECONNECT: Error = Error::new(4200, "Reconnect requested by the application");
     pub const DRAINING: Error = Error::new(4200, "Server is shutting down");
     pub const NO_PONG: Error = Error::new(4201, "Pong reply not received in time");
 }
@@ -72,6 +73,8 @@ pub enum SubscriptionError {
     Member(MemberError),
     /// `#server-to-user-…` of somebody else.
     NotThatUser,
+    /// A backend has taken the right to the channel back.
+    Withdrawn,
     /// The connection has as many channels as it may.
     TooManyChannels {
         max: usize,
@@ -89,7 +92,7 @@ impl SubscriptionError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Name(_) => "ValidationError",
-            Self::Auth(_) | Self::NoMember | Self::NotThatUser => "AuthError",
+            Self::Auth(_) | Self::NoMember | Self::NotThatUser | Self::Withdrawn => "AuthError",
             Self::Member(MemberError::TooLarge { .. })
             | Self::TooManyChannels { .. }
             | Self::TooManyMembers { .. }
@@ -102,6 +105,7 @@ impl SubscriptionError {
     pub fn status(&self) -> u16 {
         match self {
             Self::Auth(_) | Self::NoMember | Self::NotThatUser => 401,
+            Self::Withdrawn => 403,
             Self::Name(_) => 4009,
             Self::Member(MemberError::TooLarge { .. }) | Self::Restless => 4301,
             Self::Member(_) => 4009,
@@ -128,6 +132,7 @@ impl SubscriptionError {
             Self::NotThatUser => {
                 format!("Only the signed-in user itself may subscribe to {channel}")
             }
+            Self::Withdrawn => "Access was withdrawn.".to_owned(),
             Self::TooManyChannels { max } => {
                 format!("A connection may be subscribed to {max} channels")
             }
@@ -138,8 +143,9 @@ impl SubscriptionError {
         }
     }
 
-    /// The `pusher:error` that goes with it, for clients that understand only that.
-    pub fn code(&self) -> u16 {
-        4009
+    /// The code of the `pusher:error` that goes with it, for clients that understand only that. A withdrawal
+    /// has none: Pysher leaves on those, and its connection is to stay.
+    pub fn code(&self) -> Option<u16> {
+        (*self != Self::Withdrawn).then_some(4009)
     }
 }

@@ -180,9 +180,12 @@ impl Message {
         error_frame(error.code, &error.message, channel)
     }
 
-    /// The two frames that tell of a refused subscription: one that reaches the channel's own callback in
-    /// pusher-js and Echo, one for the clients that listen for nothing else.
-    pub fn subscription_error(channel: &str, error: &SubscriptionError) -> [Self; 2] {
+    /// The frames that tell of a refused subscription: one that reaches the channel's own callback in
+    /// pusher-js and Echo and, where the error has a code, one for the clients that listen for nothing else.
+    pub fn subscription_error(
+        channel: &str,
+        error: &SubscriptionError,
+    ) -> impl Iterator<Item = Self> {
         let text = error.text(channel);
         let mut data = format!(r#"{{"type":"{}","error":"#, error.kind()).into_bytes();
         push_string(&mut data, &text);
@@ -195,7 +198,8 @@ impl Message {
             push_string(out, &data);
             out.push(b'}');
         });
-        [refused, error_frame(error.code(), &text, None)]
+        let plain = error.code().map(|code| error_frame(code, &text, None));
+        std::iter::once(refused).chain(plain)
     }
 
     /// Ends the conversation: RFC 6455 section 5.5.1. The reason is cut to what a control frame holds.
@@ -399,7 +403,8 @@ mod tests {
     #[test]
     fn refused_subscriptions_are_told_twice() {
         let error = SubscriptionError::TooManyMembers { max: 3 };
-        let [refused, plain] = Message::subscription_error("presence-x", &error);
+        let mut frames = Message::subscription_error("presence-x", &error);
+        let (refused, plain) = (frames.next().unwrap(), frames.next().unwrap());
         assert_eq!(
             text(&refused),
             r#"{"event":"pusher:subscription_error","channel":"presence-x","data":"{\"type\":\"LimitReached\",\"error\":\"The channel already has its 3 members\",\"status\":4004}"}"#
