@@ -72,9 +72,20 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
             }
             Tool::Terminate { user, at } => {
                 let target = Target::find(at, load).await?;
-                let path = format!("users/{}/terminate_connections", client::percent(user));
-                let answer = target.ask("POST", &path, &[], "{}").await?;
-                say(at.json, &answer.json()?, || format!("Connections of {user} are closed.\n"))
+                let answer = ask_of_user(&target, user, "terminate_connections", "{}").await?;
+                say(at.json, &answer, || format!("Connections of {user} are closed.\n"))
+            }
+            Tool::Revoke { user, channels, at } => {
+                let target = Target::find(at, load).await?;
+                let body = json!({ "channels": channels }).to_string();
+                let answer = ask_of_user(&target, user, "unsubscribe", &body).await?;
+                let channels = channels.join(", ");
+                say(at.json, &answer, || format!("{user} has left {channels}.\n"))
+            }
+            Tool::Reconnect { user, at } => {
+                let target = Target::find(at, load).await?;
+                let answer = ask_of_user(&target, user, "reconnect", "{}").await?;
+                say(at.json, &answer, || format!("Clients of {user} are told to come back.\n"))
             }
             Tool::Doctor { at } => doctor::examine(at, load).await,
             Tool::Completions { shell } => {
@@ -89,6 +100,17 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
             }
         }
     })
+}
+
+/// Posts what is to be done with a user's connections.
+async fn ask_of_user(
+    target: &Target,
+    user: &str,
+    verb: &str,
+    body: &str,
+) -> Result<Value, Failure> {
+    let path = format!("users/{}/{verb}", client::percent(user));
+    target.ask("POST", &path, &[], body).await?.json()
 }
 
 /// The channels and their counts; without counts from a server that does not give them.

@@ -111,6 +111,23 @@ pub enum Tool {
         #[command(flatten)]
         at: At,
     },
+    /// Take the right to channels back from a user, whose connections stay.
+    Revoke {
+        /// The id that the user is signed in with, or present on a channel.
+        user: String,
+        /// Channels that it leaves and cannot enter again before it has reconnected, 1 to 100.
+        #[arg(required = true)]
+        channels: Vec<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Close all connections of a user so that its clients come back at once, with new signatures.
+    Reconnect {
+        /// The id that the user is signed in with, or present on a channel.
+        user: String,
+        #[command(flatten)]
+        at: At,
+    },
     /// Find out what is wrong with a server, from its settings to an event that makes the round.
     Doctor {
         #[command(flatten)]

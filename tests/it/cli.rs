@@ -83,7 +83,12 @@ fn an_event_is_triggered_and_heard() {
     let output = ask(&url(&fixture), &["trigger", "public", "e", "1", "--json"]);
     assert_eq!(text(&output), "{}\n");
     assert_eq!(listening.line(), "public\te\t1\n");
-    // A user who is present is one whose connections can be closed.
+    // A user who is present is one from whom rights can be taken, and whose connections can be closed.
+    let output = ask(&url(&fixture), &["revoke", "ann", "private-p", "private-q"]);
+    assert_eq!(text(&output), "ann has left private-p, private-q.\n");
+    let line = listening.line();
+    assert!(line.starts_with("private-p\tpusher:subscription_error\t"), "{line}");
+    assert!(line.contains("Access was withdrawn."), "{line}");
     let output = ask(&url(&fixture), &["terminate", "ann"]);
     assert_eq!(text(&output), "Connections of ann are closed.\n");
     assert!(listening.line().starts_with("-\tpusher:error\t"));
@@ -242,11 +247,32 @@ fn shells_and_manuals_know_every_command() {
     let output = command(&["man", folder.to_str().unwrap()]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let completions = command(&["completions", "bash"]).output().unwrap();
-    for name in ["trigger", "listen", "channels", "terminate", "doctor", "config", "keys"] {
+    for name in [
+        "trigger",
+        "listen",
+        "channels",
+        "terminate",
+        "revoke",
+        "reconnect",
+        "doctor",
+        "config",
+        "keys",
+    ] {
         let page = std::fs::read_to_string(folder.join(format!("fanfare-{name}.1"))).unwrap();
         assert!(page.contains(".TH"), "{page}");
         assert!(text(&completions).contains(name), "{name}");
     }
     assert!(folder.join("fanfare.1").exists());
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_user_is_made_to_come_back() {
+    let fixture = Fixture::start();
+    let mut listening = Listening::start(&url(&fixture), &["presence-r", "--user", "ann"]);
+    assert!(listening.line().starts_with("presence-r\tpusher_internal:subscription_succeeded\t"));
+    let output = ask(&url(&fixture), &["reconnect", "ann"]);
+    assert_eq!(text(&output), "Clients of ann are told to come back.\n");
+    let line = listening.line();
+    assert!(line.contains("Reconnect requested by the application"), "{line}");
 }
