@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use tracing::debug;
 
 use crate::app::{App, AppId, Apps};
@@ -125,7 +126,7 @@ impl Node {
         app: &Arc<App>,
         stream: Stream,
         address: IpAddr,
-        answer: &[u8],
+        answer: Bytes,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
         let shared = &self.shared;
         // As it is now: it may have changed since the request was read.
@@ -151,8 +152,13 @@ impl Node {
         connection.traffic().connected.add(1);
         self.counts().connections.add(1);
         connection.traffic().answers.add(1);
-        let greeting = Message::established(connection.id, app.activity_timeout);
-        connection.push([answer, greeting.bytes()].concat().into());
+        // Two writes: Apache holds back what comes with the 101 where WebSockets are carried by HTTP/2, until
+        // the client says something, which pusher-js does not before it is greeted.
+        if !answer.is_empty() {
+            connection.push(answer);
+            connection.flush();
+        }
+        connection.push(Message::established(connection.id, app.activity_timeout).into_bytes());
         debug!(app = %app.id, socket = %connection.id, %address, "connected");
         Ok(connection)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use fanfare::app::{App, Apps};
 use fanfare::hub::Hub;
 use fanfare::hub::addresses::Addresses;
@@ -60,7 +61,7 @@ impl Stage {
     /// One more connection, which the caller keeps.
     pub(crate) fn connect(&self) -> Rc<Connection> {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        match self.node.connect(&self.app, Stream::Detached, address, &[]) {
+        match self.node.connect(&self.app, Stream::Detached, address, Bytes::new()) {
             Ok(connection) => connection,
             Err((error, _)) => panic!("no room: {error:?}"),
         }

@@ -87,10 +87,11 @@ pub(super) fn page(html: &Bytes) -> Answer {
     answer
 }
 
-pub(super) fn switching(headers: Vec<(HeaderName, HeaderValue)>) -> Answer {
+/// Ends the requests of a connection. The client is sent [`Upgrade::answer`](super::Upgrade::answer) in its
+/// place.
+pub(super) fn switching() -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    answer.headers_mut().extend(headers);
     answer
 }
 

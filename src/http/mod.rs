@@ -8,6 +8,7 @@ mod channels;
 mod error;
 mod events;
 mod exchange;
+mod handshake;
 mod known;
 pub mod pace;
 pub mod scrape;
@@ -30,15 +31,14 @@ use crate::config::Network;
 use crate::lookup::{Name, Pending, Verdict};
 use crate::metrics::{self, Limited, Signed};
 use crate::node::Node;
-use crate::protocol::error::close;
-use crate::protocol::query::{Query, percent_decode};
-use crate::socket::upgrade::{self, Admission, NoHandshake};
+use crate::protocol::query::percent_decode;
 use api::{Claims, Head, Route};
 use error::Error;
 use pace::{Pace, Paces};
 use scrape::Scrape;
 
 pub use exchange::Exchange;
+pub use handshake::Upgrade;
 
 /// What all requests on one worker share.
 #[derive(Debug)]
@@ -64,14 +64,6 @@ pub struct Door {
     pub pace: Rc<Pace>,
     /// Left here by a request that was answered 101.
     pub upgrade: Rc<RefCell<Option<Upgrade>>>,
-}
-
-/// A socket to be.
-#[derive(Debug)]
-pub struct Upgrade {
-    pub admission: Admission,
-    /// The client's address, as far as proxies can be believed.
-    pub address: IpAddr,
 }
 
 impl Door {
@@ -209,34 +201,6 @@ impl Door {
             Some(page) if browser => answer::page(page),
             _ => answer::health(),
         }
-    }
-
-    fn upgrade(&self, parts: &Parts, key: &str, verdict: Option<Verdict>) -> Result<Opened, Error> {
-        let headers = match upgrade::shake_hands(&parts.headers) {
-            Ok(headers) => headers,
-            Err(NoHandshake::NotAnUpgrade) => {
-                return Err(Error::BadRequest("This path is for WebSockets.".to_owned()));
-            }
-            Err(NoHandshake::Version) => return Err(Error::UpgradeRequired),
-            Err(NoHandshake::Key) => {
-                return Err(Error::BadRequest("Sec-WebSocket-Key must be 16 bytes.".to_owned()));
-            }
-        };
-        let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let apps = self.http.node.shared.apps.load();
-        let tls =
-            self.tls || answer::came_by_tls(&self.http.trusted_proxies, self.peer, &parts.headers);
-        let mut admission = upgrade::admit(&apps, key, &query, &parts.headers, tls);
-        if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
-            match self.look_up(Name::Key(key.to_owned()), verdict) {
-                Ok(Some(pending)) => return Ok(Opened::Unknown(pending)),
-                Ok(None) => {}
-                Err(LookupAway) => admission = Err(close::LOOKUP_AWAY),
-            }
-        }
-        let address = answer::client_address(&self.http.trusted_proxies, self.peer, &parts.headers);
-        *self.upgrade.borrow_mut() = Some(Upgrade { admission, address });
-        Ok(Opened::Answered(answer::switching(headers)))
     }
 
     /// Counts, logs and answers a refusal.

@@ -58,14 +58,15 @@ impl Drop for Alive {
     }
 }
 
-/// The stream as hyper reads and writes it: notes when a request begins, and holds the answer to a handshake
-/// back, so that it leaves in one write with the greeting that follows it.
+/// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
+/// which is to have no header but ours.
 struct Io {
     stream: TokioIo<Stream>,
     http: Rc<Http>,
     pace: Rc<Pace>,
     /// Something once a request has been answered 101.
     upgrade: Rc<RefCell<Option<Upgrade>>>,
+    /// hyper's own 101, behind what of earlier answers the client has not taken yet.
     held: Vec<u8>,
 }
 
@@ -223,17 +224,16 @@ impl Drop for Panic {
 struct Shaken {
     stream: Stream,
     upgrade: Upgrade,
-    /// The 101, which the client has not been sent.
-    answer: Vec<u8>,
     /// What the client sent after its request.
     early: Bytes,
 }
 
 /// Begins the socket's life, in a task of its own, so that what requests needed is not kept as long.
 fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
-    let Shaken { stream, upgrade, answer, early } = shaken;
+    let Shaken { stream, upgrade, early } = shaken;
+    let answer = Bytes::from(upgrade.answer);
     let admitted = match upgrade.admission {
-        Ok(app) => http.node.connect(&app, stream, upgrade.address, &answer),
+        Ok(app) => http.node.connect(&app, stream, upgrade.address, answer.clone()),
         Err(error) => {
             http.node.counts().ends.count(upgrade::reason(&error) as usize);
             Err((error, stream))
@@ -241,7 +241,9 @@ fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
     };
     match admitted {
         Ok(connection) => {
-            let socket = Socket::new(Session::new(http.node.clone(), connection), &early);
+            connection.life.answers_pings.set(upgrade.answers_pings);
+            let socket =
+                Socket::new(Session::new(http.node.clone(), connection), &early, upgrade.pause);
             spawn_local(async move {
                 socket.await;
                 drop(alive);
@@ -250,7 +252,7 @@ fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
         Err((error, stream)) => {
             tell_of(http, upgrade.address, &error);
             spawn_local(async move {
-                socket::refuse(stream, answer, error).await;
+                socket::refuse(stream, answer, error, upgrade.pause).await;
                 drop(alive);
             });
         }
@@ -327,12 +329,35 @@ async fn requests(http: &Rc<Http>, stream: Stream, peer: IpAddr) -> Option<Shake
     let parts = connection.into_parts();
     let mut stream = parts.io.stream.into_inner();
     match upgrade.take() {
-        Some(upgrade) => {
-            Some(Shaken { stream, upgrade, answer: parts.io.held, early: parts.read_buf })
+        Some(mut upgrade) => {
+            let mut before = parts.io.held;
+            before.truncate(head_of_101(&before));
+            upgrade.answer.splice(..0, before);
+            Some(Shaken { stream, upgrade, early: parts.read_buf })
         }
         None => {
             linger(&mut stream).await;
             None
         }
+    }
+}
+
+/// Where hyper's 101 begins, which is the last thing that it wrote.
+fn head_of_101(held: &[u8]) -> usize {
+    const VERSION: usize = b"HTTP/1.1".len();
+    memchr::memmem::rfind(held, b" 101 Switching Protocols\r\n")
+        .map_or(0, |status| status.saturating_sub(VERSION))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_still_waits_is_kept_before_the_101() {
+        let before = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let own = b"HTTP/1.1 101 Switching Protocols\r\nconnection: close\r\n\r\n";
+        assert_eq!(head_of_101(&[&before[..], own].concat()), before.len());
+        assert_eq!(head_of_101(own), 0);
     }
 }

@@ -3,12 +3,13 @@
 //! can read it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use sha1::{Digest, Sha1};
 
@@ -27,42 +28,71 @@ pub enum NoHandshake {
     NotAnUpgrade,
     /// A `Sec-WebSocket-Version` other than 13: answered 426.
     Version,
-    /// No `Sec-WebSocket-Key`, or not 16 bytes of it.
+    /// No `Sec-WebSocket-Key`.
+    NoKey,
+    /// One that is not 16 bytes.
     Key,
 }
 
-/// The headers of the 101 that `request` is to be answered with.
-pub fn shake_hands(request: &HeaderMap) -> Result<Vec<(HeaderName, HeaderValue)>, NoHandshake> {
+/// The 101 that `request` is to be answered with, to the byte. Its `Connection` is `Upgrade` alone, whatever the
+/// client sent and even while the server stops: many clients compare the header as a whole. Names are written
+/// in capitals, for small clients compare those too. From a trusted proxy a key may be missing, as it is over
+/// HTTP/2 (RFC 8441), and is then not accepted in so many words.
+pub fn shake_hands(request: &HeaderMap, is_trusted: bool) -> Result<Vec<u8>, NoHandshake> {
     if !has_token(request, &CONNECTION, "upgrade") || !has_token(request, &UPGRADE, "websocket") {
         return Err(NoHandshake::NotAnUpgrade);
     }
     if request.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(NoHandshake::Version);
     }
-    let key = request.get(SEC_WEBSOCKET_KEY).ok_or(NoHandshake::Key)?.as_bytes().trim_ascii();
+    let key = request.get(SEC_WEBSOCKET_KEY).map(|key| key.as_bytes().trim_ascii());
+    if key.is_none() && !is_trusted {
+        return Err(NoHandshake::NoKey);
+    }
+    let mut answer = Vec::with_capacity(192);
+    answer.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket",
+    );
+    if let Some(key) = key {
+        answer.extend_from_slice(b"\r\nSec-WebSocket-Accept: ");
+        answer.extend_from_slice(accept(key)?.as_bytes());
+    }
+    // Swift insists on an answer to what it offers; browsers fail on one they did not offer.
+    if let Some(offered) = pusher_protocol(request) {
+        answer.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        answer.extend_from_slice(offered.as_bytes());
+    }
+    answer.extend_from_slice(b"\r\n\r\n");
+    Ok(answer)
+}
+
+/// What proves that `key` was read (RFC 6455, section 4.2.2).
+fn accept(key: &[u8]) -> Result<String, NoHandshake> {
     if STANDARD.decode(key).map_or(0, |key| key.len()) != 16 {
         return Err(NoHandshake::Key);
     }
-    let accept = Sha1::new()
-        .chain_update(key)
-        .chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11")
-        .finalize();
-    let accept = HeaderValue::try_from(STANDARD.encode(accept)).map_err(|_| NoHandshake::Key)?;
-    let mut headers = vec![
-        (CONNECTION, HeaderValue::from_static("Upgrade")),
-        (UPGRADE, HeaderValue::from_static("websocket")),
-        (SEC_WEBSOCKET_ACCEPT, accept),
-    ];
-    // Swift insists on an answer to what it offers; browsers fail on one they did not offer.
-    headers.extend(pusher_protocol(request).map(|offered| (SEC_WEBSOCKET_PROTOCOL, offered)));
-    Ok(headers)
+    let hash = Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    Ok(STANDARD.encode(hash.finalize()))
 }
 
-fn pusher_protocol(request: &HeaderMap) -> Option<HeaderValue> {
+fn pusher_protocol(request: &HeaderMap) -> Option<&str> {
     let offers = request.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     let mut offers = offers.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
-    let ours = offers.find(|one| one.trim().starts_with("pusher-channels-protocol-"))?;
-    HeaderValue::from_str(ours.trim()).ok()
+    offers
+        .find_map(|one| Some(one.trim()).filter(|one| one.starts_with("pusher-channels-protocol-")))
+}
+
+/// How long the greeting waits behind the answer to a handshake that a proxy made of an HTTP/2 stream. Apache (2.4.71)
+/// holds back what it reads together with the answer until the client speaks, and pusher-js waits to be greeted
+/// first; being read apart takes more than being written apart.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// That pause, where `request` may have come by such a proxy: no client of HTTP/1 gives its handshake a body's length,
+/// and few proxies say their name.
+pub fn greeting_pause(request: &HeaderMap) -> Option<Duration> {
+    let bridged =
+        request.contains_key(CONTENT_LENGTH) || request.contains_key("x-forwarded-server");
+    bridged.then_some(PAUSE)
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -110,6 +140,8 @@ pub fn reason(error: &Error) -> Reason {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     fn offer(protocols: &[&'static str]) -> HeaderMap {
@@ -127,11 +159,18 @@ mod tests {
 
     #[test]
     fn hands_are_shaken_as_the_rfc_has_it() {
-        let answer = shake_hands(&offer(&[])).unwrap();
-        assert_eq!(answer.len(), 3, "no protocol that was not offered");
-        assert_eq!(answer[2].1, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        let answer = shake_hands(&offer(&["chat", "x, pusher-channels-protocol-7"])).unwrap();
-        assert_eq!(answer[3].1, "pusher-channels-protocol-7");
+        let answer =
+            |protocols| String::from_utf8(shake_hands(&offer(protocols), false).unwrap()).unwrap();
+        assert_eq!(
+            answer(&[]),
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+            "no protocol that was not offered"
+        );
+        let offered = answer(&["chat", "x, pusher-channels-protocol-7"]);
+        assert!(
+            offered.ends_with("\r\nSec-WebSocket-Protocol: pusher-channels-protocol-7\r\n\r\n")
+        );
         for (header, value, refusal) in [
             (UPGRADE, "h2c", NoHandshake::NotAnUpgrade),
             (SEC_WEBSOCKET_VERSION, "8", NoHandshake::Version),
@@ -139,7 +178,12 @@ mod tests {
         ] {
             let mut headers = offer(&[]);
             headers.insert(header, HeaderValue::from_static(value));
-            assert_eq!(shake_hands(&headers), Err(refusal));
+            assert_eq!(shake_hands(&headers, true), Err(refusal));
         }
+        let mut keyless = offer(&[]);
+        keyless.remove(SEC_WEBSOCKET_KEY);
+        assert_eq!(shake_hands(&keyless, false), Err(NoHandshake::NoKey));
+        let answer = String::from_utf8(shake_hands(&keyless, true).unwrap()).unwrap();
+        assert!(answer.ends_with("\r\nUpgrade: websocket\r\n\r\n"), "{answer}");
     }
 }

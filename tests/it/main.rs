@@ -21,6 +21,7 @@ mod dialogue;
 mod doctor;
 mod endings;
 mod garbage;
+mod handshake;
 mod liveness;
 mod metrics;
 mod model;

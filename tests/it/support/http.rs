@@ -179,7 +179,7 @@ impl Http {
     }
 
     /// False at the end of the stream, which a reset is too.
-    fn read_more(&mut self) -> bool {
+    pub fn read_more(&mut self) -> bool {
         let mut buffer = [0; 16 << 10];
         match self.stream.read(&mut buffer) {
             Ok(0) => false,

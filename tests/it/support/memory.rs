@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use fanfare::app::{App, Apps};
 use fanfare::cluster::link::{self, FarEnd};
 use fanfare::cluster::topics::Topics;
@@ -68,13 +69,18 @@ impl Memory {
         Self { shared, nodes, app, now: 1 }
     }
 
-    /// A connection on that worker, greeted.
-    pub fn connect(&self, worker: usize) -> Talk {
+    /// A connection on that worker, over `stream`.
+    pub fn connect_over(&self, worker: usize, stream: Stream) -> Talk {
         let node = &self.nodes[worker];
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let connection = node.connect(&self.app, Stream::Detached, address, &[]).ok().unwrap();
+        let connection = node.connect(&self.app, stream, address, Bytes::new()).ok().unwrap();
         let session = Session::new(node.clone(), connection.clone());
-        let mut talk = Talk { session, connection, bytes: Vec::new() };
+        Talk { session, connection, bytes: Vec::new() }
+    }
+
+    /// A connection on that worker, greeted.
+    pub fn connect(&self, worker: usize) -> Talk {
+        let mut talk = self.connect_over(worker, Stream::Detached);
         assert!(
             matches!(talk.heard().as_slice(), [Heard::Text(text)] if text.contains("socket_id"))
         );
@@ -83,7 +89,7 @@ impl Memory {
 
     /// Hands a connection over to the task that a socket would have.
     pub fn carry(&self, talk: Talk) -> Socket {
-        Socket::new(talk.session, &[])
+        Socket::new(talk.session, &[], None)
     }
 
     /// As a backend does with `POST events`.
@@ -113,11 +119,16 @@ impl Memory {
 
     /// Moves every worker's clock on by one second, and lets it look after `talk`.
     pub fn second(&mut self, talk: &Talk) {
+        self.second_of(&talk.connection);
+    }
+
+    /// The same for a connection whose task has been begun.
+    pub fn second_of(&mut self, connection: &Connection) {
         self.now += 1;
         for node in &self.nodes {
             node.worker.tick(self.now);
         }
-        socket::look_after(&talk.connection, self.now);
+        socket::look_after(connection, self.now);
     }
 }
 

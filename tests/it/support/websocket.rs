@@ -71,6 +71,8 @@ impl Client {
 
     /// Goes on as a WebSocket after the handshake was answered with `response`.
     pub fn opened(http: Http, response: Response) -> Self {
+        // Many clients compare it as a whole.
+        assert_eq!(response.header("connection"), Some("Upgrade"));
         assert_eq!(response.header("upgrade").map(str::to_lowercase).as_deref(), Some("websocket"));
         let accept =
             STANDARD.encode(Sha1::digest(format!("{KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")));
@@ -115,13 +117,15 @@ impl Client {
         }
     }
 
-    /// Expects a close frame with this code and, unless empty, this reason, and then that the server
-    /// ends the stream by itself.
+    /// Expects a close frame with this code and, unless empty, this reason, answers it, and expects that the
+    /// server ends the stream then.
     pub fn hear_close(&mut self, code: u16, reason: &str) {
         match self.hear() {
             Heard::Close(Some((found, text))) => {
                 assert_eq!(found, code, "closed with {text:?}");
                 assert!(reason.is_empty() || text == reason, "closed with {text:?}");
+                // As any client does; the server waits for it.
+                self.send_close(code, "");
             }
             other => panic!("expected close {code}, heard {other:?}"),
         }

@@ -1,0 +1,72 @@
+//! A request that asks for a socket: how it is answered, and what the socket is to know of it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hyper::http::request::Parts;
+
+use super::error::Error;
+use super::{Door, LookupAway, Opened, answer};
+use crate::lookup::{Name, Verdict};
+use crate::protocol::error::close;
+use crate::protocol::query::Query;
+use crate::socket::upgrade::{self, Admission, NoHandshake};
+
+/// A socket to be.
+#[derive(Debug)]
+pub struct Upgrade {
+    pub admission: Admission,
+    /// The client's address, as far as proxies can be believed.
+    pub address: IpAddr,
+    /// The 101 for the client.
+    pub answer: Vec<u8>,
+    /// How long the greeting waits after that.
+    pub pause: Option<Duration>,
+    /// The client answers `pusher:ping`, as every pusher-js does.
+    pub answers_pings: bool,
+}
+
+impl Door {
+    pub(super) fn upgrade(
+        &self,
+        parts: &Parts,
+        key: &str,
+        verdict: Option<Verdict>,
+    ) -> Result<Opened, Error> {
+        let (headers, trusted) = (&parts.headers, &self.http.trusted_proxies);
+        let is_trusted = trusted.iter().any(|network| network.contains(self.peer));
+        let answer = upgrade::shake_hands(headers, is_trusted).map_err(refusal)?;
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let apps = self.http.node.shared.apps.load();
+        let tls = self.tls || answer::came_by_tls(trusted, self.peer, headers);
+        let mut admission = upgrade::admit(&apps, key, &query, headers, tls);
+        if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
+            match self.look_up(Name::Key(key.to_owned()), verdict) {
+                Ok(Some(pending)) => return Ok(Opened::Unknown(pending)),
+                Ok(None) => {}
+                Err(LookupAway) => admission = Err(close::LOOKUP_AWAY),
+            }
+        }
+        *self.upgrade.borrow_mut() = Some(Upgrade {
+            admission,
+            address: answer::client_address(trusted, self.peer, headers),
+            answer,
+            pause: upgrade::greeting_pause(headers),
+            answers_pings: query.get("client") == Some("js"),
+        });
+        Ok(Opened::Answered(answer::switching()))
+    }
+}
+
+fn refusal(why: NoHandshake) -> Error {
+    match why {
+        NoHandshake::NotAnUpgrade => Error::BadRequest("This path is for WebSockets.".to_owned()),
+        NoHandshake::Version => Error::UpgradeRequired,
+        NoHandshake::Key => Error::BadRequest("Sec-WebSocket-Key must be 16 bytes.".to_owned()),
+        NoHandshake::NoKey => Error::BadRequest(
+            "Sec-WebSocket-Key is missing. Envoy leaves it out with allow_connect, where browsers speak HTTP/2 to \
+             it: upgrade_configs without allow_connect works, or its address in server.trusted_proxies."
+                .to_owned(),
+        ),
+    }
+}

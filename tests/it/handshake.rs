@@ -1,0 +1,148 @@
+//! Handshakes as proxies and clients of all kinds make them, and the answer as they compare it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use fanfare::app::App;
+use fanfare::config::Network;
+
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, target};
+use crate::support::http::{Http, find};
+use crate::support::websocket::{Client, handshake};
+
+fn header(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+/// The answer's head, as it was sent.
+fn head(http: &mut Http, request: &str) -> String {
+    http.send(request);
+    let end = loop {
+        if let Some(end) = find(&http.ahead, b"\r\n\r\n") {
+            break end + 4;
+        }
+        assert!(http.read_more(), "no answer to {request:?}");
+    };
+    String::from_utf8(http.ahead.drain(..end).collect()).unwrap()
+}
+
+const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// pusher-js on Node, OkHttp, undici, aiohttp, gorilla and more compare `Connection` as a whole, and throw away
+/// a handshake that is answered with `Upgrade, close`.
+#[test]
+fn a_101_said_close_beside_upgrade() {
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
+        server.shutdown_grace = Duration::from_secs(30);
+    });
+    for connection in [
+        "Upgrade",
+        "Upgrade, close",
+        "close, upgrade",
+        "keep-alive, Upgrade",
+        "close\r\nConnection: Upgrade",
+    ] {
+        for target in [target(KEY), target("nobody"), format!("/app/{KEY}?protocol=1")] {
+            let request = handshake(&target, &[header("Connection", connection)]);
+            let mut http = Http::connect(fixture.addr);
+            assert_eq!(head(&mut http, &request), ANSWER, "{connection:?} {target}");
+            let old = request.replace("HTTP/1.1", "HTTP/1.0");
+            assert_eq!(
+                head(&mut Http::connect(fixture.addr), &old),
+                ANSWER,
+                "{connection:?} {target}"
+            );
+        }
+    }
+    // Behind another request of the connection, and behind one that is still on its way.
+    let mut http = Http::connect(fixture.addr);
+    assert_eq!(http.ask("GET", "/up", "Connection: keep-alive\r\n", b"").status, 200);
+    assert_eq!(head(&mut http, &handshake(&target(KEY), &[])), ANSWER);
+    let mut http = Http::connect(fixture.addr);
+    http.send(["GET /up HTTP/1.1\r\nHost: x\r\n\r\n", &handshake(&target(KEY), &[])].concat());
+    assert_eq!(http.answer().text(), r#"{"health":"OK"}"#);
+    assert_eq!(head(&mut http, ""), ANSWER);
+    // Connections that were there before the drain, and those that come in it.
+    let mut before: Vec<Http> = (0..4).map(|_| Http::connect(fixture.addr)).collect();
+    let clients: Vec<Client> = (0..50).map(|_| fixture.subscribed("pub")).collect();
+    fixture.drain();
+    before.extend((0..4).map(|_| Http::connect(fixture.addr)));
+    for mut http in before {
+        assert_eq!(head(&mut http, &handshake(&target(KEY), &[])), ANSWER, "while stopping");
+    }
+    drop(clients);
+}
+
+/// Passes a connection on as Apache does where WebSockets come by HTTP/2 (`H2WebSockets on`): what it reads
+/// together with the head of the 101 waits until the client speaks.
+fn relay(server: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let mut server = TcpStream::connect(server).unwrap();
+            let (mut to, mut from) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut from, &mut to));
+            thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                let read = server.read(&mut bytes).unwrap();
+                let end = find(&bytes[..read], b"\r\n\r\n").unwrap() + 4;
+                // What came with it is never seen again here: the client has nothing to say before.
+                client.write_all(&bytes[..end]).unwrap();
+                let _ = std::io::copy(&mut server, &mut client);
+                client.shutdown(Shutdown::Write)
+            });
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_greeting_that_came_with_the_101_was_held_back() {
+    let fixture = Fixture::start();
+    let relay = relay(fixture.addr);
+    // As Apache 2.4.71 spells a handshake over HTTP/2; for others it is enough that either is there.
+    for headers in [
+        &[header("X-Forwarded-Server", "localhost"), header("Content-Length", "0")][..],
+        &[header("Content-Length", "0")],
+        &[header("X-Forwarded-Server", "localhost")],
+    ] {
+        let mut client = Client::open(relay, &target(KEY), headers).ok().unwrap();
+        established(&client.hear_text()).unwrap();
+        let mut refused = Client::open(relay, &target("nobody"), headers).ok().unwrap();
+        assert!(refused.hear_text().contains("4001"));
+        refused.hear_close(4001, "");
+    }
+    // Who speaks first is greeted first.
+    let headers = [header("X-Forwarded-Server", "localhost")];
+    let mut client = Client::open(fixture.addr, &target(KEY), &headers).ok().unwrap();
+    client.send_text(r#"{"event":"pusher:ping"}"#);
+    established(&client.hear_text()).unwrap();
+    assert!(client.hear_text().contains("pong"));
+}
+
+/// Envoy 1.40 with `allow_connect` makes upgrades without a key of WebSockets over HTTP/2 (RFC 8441 has none).
+#[test]
+fn a_handshake_without_a_key_came_from_a_trusted_proxy() {
+    let keyless = handshake(&target(KEY), &[header("Sec-WebSocket-Key", "")]);
+    let fixture = Fixture::start();
+    let mut http = Http::connect(fixture.addr);
+    http.send(&keyless);
+    let text = http.answer().error(400);
+    assert!(text.contains("allow_connect") && text.contains("server.trusted_proxies"), "{text}");
+
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
+        server.trusted_proxies = vec![Network { address: [127, 0, 0, 1].into(), prefix: 32 }];
+    });
+    let mut http = Http::connect(fixture.addr);
+    let answer = head(&mut http, &keyless);
+    assert!(answer.starts_with("HTTP/1.1 101 ") && !answer.contains("Accept"), "{answer}");
+    let mut stream = http.into_parts();
+    stream.0.finish();
+    let mut rest = stream.1;
+    stream.0.read_to_end(&mut rest).unwrap();
+    assert!(String::from_utf8_lossy(&rest).contains("connection_established"));
+}
