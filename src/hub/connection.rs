@@ -68,6 +68,9 @@ pub struct Life {
     pub heard: Cell<u32>,
     /// When a sign of life was asked for; 0: not since something was heard.
     pub asked: Cell<u32>,
+    /// Whether its client answers `pusher:ping`, so that once it was asked, only what its program itself says is
+    /// life: a browser answers WebSocket pings for a page that it has put away, too.
+    pub answers_pings: Cell<bool>,
     /// Whether it has signed in or joined a channel that asks for a signature.
     pub authorized: Cell<bool>,
     /// Whether other nodes were told that its user is online.
@@ -80,6 +83,17 @@ pub struct Life {
 }
 
 impl Life {
+    /// Notes a sign of life at second `now`.
+    pub fn renew(&self, now: u32) {
+        self.heard.set(now);
+        self.asked.set(0);
+    }
+
+    /// Whether nothing but data is a sign of life just now.
+    pub fn wants_data(&self) -> bool {
+        self.answers_pings.get() && self.asked.get() > 0
+    }
+
     /// Notes that it left a presence channel at second `now`.
     pub fn leaves(&self, now: u32) {
         self.left.set(self.has_left(now).saturating_add(1));

@@ -25,7 +25,7 @@ use crate::socket;
 /// How often connections are closed while draining.
 const STEP: Duration = Duration::from_millis(25);
 
-/// Up to how many connections are all looked after each second; of more, a fifth.
+/// Up to how many connections are all looked after each second; of more, a half.
 const FEW: usize = 2000;
 
 /// Connections that are taken through a change of the apps before others get a turn.
@@ -151,7 +151,7 @@ async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
 }
 
 /// Moves the worker's clock once a second, and looks after some of its connections each time, so that all
-/// of them are seen within five seconds however many there are.
+/// of them are seen within two seconds however many there are: who is silent is asked within a minute.
 async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     let node = &http.node;
     let timeout = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
@@ -169,7 +169,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         }
         http.paces.look_after(now, timeout);
         let places = node.worker.places();
-        let most = if places <= FEW { places } else { places / 5 + 1 };
+        let most = if places <= FEW { places } else { places / 2 + 1 };
         let (some, next) = node.worker.some_connections(place, most);
         place = next;
         for connection in some {

@@ -106,6 +106,15 @@ fn header(bytes: &[u8], room: usize) -> Result<Option<Header>, Breach> {
     Ok(Some(Header { fin, opcode, mask: [a, b, c, d], header: 2 + extended + 4, payload }))
 }
 
+/// Whether `bytes` are a close frame and nothing else.
+pub fn is_close(bytes: &[u8]) -> bool {
+    header(bytes, 0).is_ok_and(|head| {
+        head.is_some_and(|head| {
+            head.opcode == OpCode::Close && head.header + head.payload == bytes.len()
+        })
+    })
+}
+
 impl Frames {
     /// Takes bytes as they were read, unmasks them where they lie, and tells `hear` of each message that is
     /// whole; `hear` answers whether to go on. A message may have at most `max` bytes.
@@ -201,6 +210,14 @@ impl Frames {
         }
     }
 
+    /// Whether part of a message has come, and not all of it.
+    pub fn is_inside_message(&self) -> bool {
+        self.pieces.as_ref().is_some_and(|pieces| {
+            // Opcodes of control frames have the highest of their four bits set.
+            pieces.message.is_some() || pieces.rest.first().is_some_and(|first| first & 0b1000 == 0)
+        })
+    }
+
     fn message(&mut self) -> Option<&mut Vec<u8>> {
         self.pieces.as_mut()?.message.as_mut()
     }
@@ -243,6 +260,15 @@ mod tests {
         out.extend_from_slice(&mask);
         out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
         out
+    }
+
+    #[test]
+    fn a_close_frame_alone_is_known() {
+        let close = masked(0x88, &[0x03, 0xe8]);
+        assert!(is_close(&close) && is_close(&masked(0x88, b"")));
+        for other in [&close[1..], &close[..7], &[&close[..], b"x"].concat(), &masked(0x89, b"")] {
+            assert!(!is_close(other), "{other:?}");
+        }
     }
 
     /// What is heard of `bytes` when they come `step` at a time.

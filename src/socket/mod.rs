@@ -9,7 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep, timeout};
 use tracing::{debug, error};
 
 use crate::hub::connection::Connection;
@@ -23,9 +25,19 @@ use frames::{Breach, Frames, Incoming};
 /// How long a client may go on after we have closed, before its stream is dropped; seconds.
 const LINGER: u32 = 5;
 
-/// What is added to the silence that `activity_timeout` announces before we ask, and how long we wait for
-/// any sign of life then; seconds.
+/// How long a client has to answer our close frame before we end the stream. Ended at once, the stream of a
+/// browser behind a proxy that speaks HTTP/2 to it would end before the frame with the code has arrived.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// What is added to the silence that `activity_timeout` announces before we ask; seconds. With the usual 30
+/// it makes less than the minute that proxies wait.
+const PATIENCE: u32 = 25;
+
+/// How long we wait for a sign of life then; seconds.
 const GRACE: u32 = 30;
+
+/// Bytes of the largest message that is read past on the way to the close frame of a client that was not let in.
+const MOST_REFUSED: usize = 16 << 10;
 
 /// Bytes that are read at a time, into a buffer that all connections of a thread share.
 const SCRATCH: usize = 64 << 10;
@@ -39,6 +51,12 @@ thread_local! {
 pub struct Socket {
     session: Session,
     frames: Frames,
+    /// Until the greeting goes out, where it waits; once we have closed, for the client's answer to that.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The client's close frame has come.
+    closed: bool,
+    /// What it says can no longer be read, but for a close frame that comes by itself.
+    garbled: bool,
     /// Our half of the stream is ended; what still comes is thrown away.
     shut: bool,
     /// The client's half is, or the stream is broken.
@@ -48,12 +66,18 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Carries a conversation from the greeting on. `early` are bytes that came with the handshake.
-    pub fn new(session: Session, early: &[u8]) -> Self {
+    /// Carries a conversation from the greeting on, which goes out after `pause`, or once the client speaks. `early`
+    /// are bytes that came with the handshake.
+    pub fn new(session: Session, early: &[u8], pause: Option<Duration>) -> Self {
+        let frames = Frames::default();
+        let (closed, garbled, shut, gone, leaving) = Default::default();
         let mut socket =
-            Self { session, frames: Frames::default(), shut: false, gone: false, leaving: false };
+            Self { session, frames, timer: None, closed, garbled, shut, gone, leaving };
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
+        } else if let Some(pause) = pause {
+            socket.timer = Some(Box::pin(sleep(pause)));
+            return socket;
         }
         socket.session.connection().flush();
         socket
@@ -64,25 +88,39 @@ impl Socket {
         let session = &mut self.session;
         let connection = session.connection().clone();
         connection.traffic().received_bytes.add(bytes.len() as u64);
-        connection.life.heard.set(session.node().worker.now());
-        connection.life.asked.set(0);
+        let (life, now) = (&connection.life, session.node().worker.now());
+        if !life.wants_data() {
+            life.renew(now);
+        }
         let max = connection.app().limits.max_message_size;
+        let mut closed = false;
         let fed = self.frames.feed(bytes, max, |incoming| {
             match incoming {
-                Incoming::Text(text) => session.hear(text),
-                Incoming::Ping(payload) => connection.tell(Message::ws_pong(payload)),
-                Incoming::Pong => {}
                 Incoming::Close(code) => {
                     let answer = |code| Message::close(code, "");
                     let close = code.map_or_else(Message::close_bare, answer);
                     connection.end(close, Reason::Client);
+                    closed = true;
                 }
+                // After a close frame of ours nothing counts but the client's.
+                _ if connection.is_closing() => {}
+                Incoming::Text(text) => {
+                    life.renew(now);
+                    session.hear(text);
+                }
+                Incoming::Ping(payload) => connection.tell(Message::ws_pong(payload)),
+                Incoming::Pong => {}
             }
-            !connection.is_closing()
+            true
         });
+        if self.frames.is_inside_message() {
+            life.renew(now);
+        }
         if let Err(breach) = fed {
             self.breach(&connection, breach);
+            self.garbled = true;
         }
+        self.closed |= closed;
         connection.flush();
     }
 
@@ -99,9 +137,10 @@ impl Socket {
 
     /// Reads and takes what there is; ready when the stream has ended.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let was_closing = self.session.connection().is_closing();
         SCRATCH_BYTES.with_borrow_mut(|scratch| {
             loop {
-                if self.session.is_ahead() {
+                if !was_closing && self.session.is_ahead() {
                     // Woken when its subscription need not wait any longer.
                     return Poll::Pending;
                 }
@@ -112,9 +151,14 @@ impl Socket {
                     return Poll::Ready(());
                 }
                 let full = buffer.remaining() == 0;
-                if !self.shut {
+                if self.garbled {
+                    self.closed |= frames::is_close(buffer.filled());
+                    if self.closed && !self.shut {
+                        return Poll::Pending;
+                    }
+                } else if !self.shut {
                     self.take(buffer.filled_mut());
-                    if self.session.connection().is_closing() {
+                    if self.closed || (!was_closing && self.session.connection().is_closing()) {
                         return Poll::Pending;
                     }
                 }
@@ -137,8 +181,24 @@ impl Socket {
         Poll::Ready(())
     }
 
-    /// The end: others see it leave; the client gets what is queued for it, then the end of our half,
-    /// and has a while to end its own.
+    /// Reads on until the client has answered our close frame, or has had its time to; ready with whether its
+    /// half of the stream has ended.
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.closed {
+            return Poll::Ready(false);
+        }
+        if self.poll_take(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        if self.closed {
+            return Poll::Ready(false);
+        }
+        let answering = self.timer.get_or_insert_with(|| Box::pin(sleep(ANSWER)));
+        answering.as_mut().poll(cx).map(|()| false)
+    }
+
+    /// The end: others see it leave; the client gets what is queued for it, then, once it has answered that, the
+    /// end of our half, and has a while to end its own.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.shut {
             ready!(self.poll_leave(cx));
@@ -147,10 +207,12 @@ impl Socket {
                 return Poll::Ready(());
             }
             ready!(connection.poll_flush(cx));
-            if ready!(connection.poll_shutdown(cx)).is_err() {
+            let ended = ready!(self.poll_answered(cx));
+            if ready!(self.session.connection().poll_shutdown(cx)).is_err() || ended {
                 return Poll::Ready(());
             }
             self.shut = true;
+            self.timer = None;
         }
         self.poll_take(cx)
     }
@@ -166,6 +228,10 @@ impl Future for Socket {
         let connection = self.session.connection().clone();
         connection.listen(cx);
         if !connection.is_closing() {
+            if self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+                self.timer = None;
+                connection.flush();
+            }
             if self.session.resume() {
                 connection.flush();
             }
@@ -194,20 +260,45 @@ impl Drop for Socket {
     }
 }
 
-/// Tells a socket that was not let in why, after the `answer` to its handshake, and ends it.
-pub async fn refuse(mut stream: Stream, answer: Vec<u8>, error: Error) {
-    let mut bytes = answer;
-    bytes.extend_from_slice(Message::error(&error, None).bytes());
-    bytes.extend_from_slice(Message::close(error.code, &error.message).bytes());
+/// Tells a socket that was not let in why, `pause` after the `answer` to its handshake, and ends it.
+pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Option<Duration>) {
+    let mut why = Message::error(&error, None).bytes().to_vec();
+    why.extend_from_slice(Message::close(error.code, &error.message).bytes());
     let farewell = async {
-        stream.write_all(&bytes).await?;
+        stream.write_all(&answer).await?;
+        stream.flush().await?;
+        if let Some(pause) = pause {
+            sleep(pause).await;
+        }
+        stream.write_all(&why).await?;
+        stream.flush().await?;
+        // Both ends of that wait are the same to us.
+        let _ = timeout(ANSWER, closed(&mut stream)).await;
         stream.shutdown().await?;
         let mut scratch = [0; 512];
         while stream.read(&mut scratch).await? > 0 {}
         Ok::<(), std::io::Error>(())
     };
     // Whether the client stays to hear it is its own affair.
-    let _ = tokio::time::timeout(Duration::from_secs(LINGER.into()), farewell).await;
+    let _ = timeout(Duration::from_secs(LINGER.into()), farewell).await;
+}
+
+/// Reads until the client has closed too, or ended its half, or says what cannot be read.
+async fn closed(stream: &mut Stream) -> std::io::Result<()> {
+    let (mut frames, mut is_closed) = (Frames::default(), false);
+    let mut scratch = [0; 512];
+    while !is_closed {
+        let read = stream.read(&mut scratch).await?;
+        let Some(bytes @ [_, ..]) = scratch.get_mut(..read) else { break };
+        let heard = |incoming: Incoming<'_>| {
+            is_closed |= matches!(incoming, Incoming::Close(_));
+            true
+        };
+        if frames.feed(bytes, MOST_REFUSED, heard).is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+    Ok(())
 }
 
 /// Looks after one connection, at second `now` of its worker's clock: asks the silent for a sign of life,
@@ -234,7 +325,7 @@ pub fn look_after(connection: &Connection, now: u32) {
         if passed(life.asked.get(), GRACE) {
             connection.close(&close::NO_PONG);
         }
-    } else if passed(life.heard.get(), app.activity_timeout.saturating_add(GRACE)) {
+    } else if passed(life.heard.get(), app.activity_timeout.saturating_add(PATIENCE)) {
         // A WebSocket ping for those whose library answers it, an event for those that know only events.
         connection.tell(Message::ws_ping());
         connection.tell(Message::ping());

@@ -2,7 +2,10 @@
 //! reserved bits, opcodes, fragments, UTF-8 and the closing handshake. A frame that arrived whole is
 //! known by its echo: a ping with that text as `data` is answered, or a client event reaches another.
 
-use crate::support::fixture::{Fixture, subscribe};
+use std::time::{Duration, Instant};
+
+use crate::support::fixture::{Fixture, KEY, SECRET, subscribe};
+use crate::support::sign::hmac_hex;
 use crate::support::websocket::{BINARY, CLOSE, Client, FIN, Heard, PING, PONG, TEXT, frame};
 
 const CONTINUATION: u8 = 0x0;
@@ -30,6 +33,7 @@ fn closes(fixture: &Fixture, bytes: &[u8], code: u16) {
         Heard::Close(Some((found, _))) => assert_eq!(found, code, "after {bytes:?}"),
         other => panic!("after {bytes:?} heard {other:?}"),
     }
+    client.send_close(code, "");
     assert_eq!(client.hear(), Heard::End, "after {bytes:?}");
 }
 
@@ -109,7 +113,7 @@ fn many_frames_may_arrive_in_one_segment() {
 fn frames_may_come_with_the_handshake() {
     let fixture = Fixture::start();
     let mut http = crate::support::http::Http::connect(fixture.addr);
-    let target = crate::support::fixture::target(crate::support::fixture::KEY);
+    let target = crate::support::fixture::target(KEY);
     let mut bytes = crate::support::websocket::handshake(&target, &[]).into_bytes();
     bytes.extend(frame(FIN | TEXT, PING_EVENT.as_bytes()));
     bytes.extend(frame(FIN | PING, b"early"));
@@ -373,16 +377,58 @@ fn nothing_counts_after_a_close() {
     watcher.hear_text();
 }
 
-/// RFC 6455 section 7.1.1: it is the server that ends the TCP stream first; it waits for no client.
+/// A client that we close: a breach, a refusal, a termination.
+fn closed_by_us(fixture: &Fixture) -> [Client; 3] {
+    let (mut breaks, _) = fixture.connect();
+    breaks.send_frame(FIN | 3, b"");
+    let mut refused = Client::open(fixture.addr, "/app/nobody?protocol=7", &[]).ok().unwrap();
+    refused.hear_text();
+    let (mut thrown_out, id) = fixture.connect();
+    let auth = format!("{KEY}:{}", hmac_hex(SECRET, &format!(r#"{id}::user::{{"id":"u"}}"#)));
+    let data = serde_json::json!({ "auth": auth, "user_data": r#"{"id":"u"}"# });
+    thrown_out
+        .send_text(&serde_json::json!({ "event": "pusher:signin", "data": data }).to_string());
+    assert!(thrown_out.hear_text().contains("signin_success"));
+    assert_eq!(fixture.api("POST", "users/u/terminate_connections", "").status, 200);
+    thrown_out.hear_text();
+    [breaks, refused, thrown_out]
+}
+
+/// RFC 6455 section 7.1.1: it is the server that ends the TCP stream first. It does not wait long for a client.
 #[test]
 fn the_server_ends_the_stream_without_the_clients_close() {
     let fixture = Fixture::start();
-    let (mut client, _) = fixture.connect();
-    client.send_frame(FIN | 3, b"");
-    client.hear_close(1002, "");
-    let mut refused = Client::open(fixture.addr, "/app/nobody?protocol=7", &[]).ok().unwrap();
-    refused.hear_text();
-    refused.hear_close(4001, "Application does not exist");
+    for mut client in closed_by_us(&fixture) {
+        assert!(matches!(client.hear(), Heard::Close(Some(_))));
+        assert_eq!(client.hear(), Heard::End);
+    }
+}
+
+/// A proxy that carries WebSockets by HTTP/2 ends the browser's stream with ours, and the code is lost.
+#[test]
+fn the_stream_did_not_end_before_the_client_had_answered_the_close() {
+    let fixture = Fixture::start();
+    for place in 0..3 {
+        let [.., mut client] = rotated(closed_by_us(&fixture), place);
+        assert!(matches!(client.hear(), Heard::Close(Some(_))));
+        let closed = Instant::now();
+        // What it still says is no answer.
+        client.send_text(&padded(100));
+        assert_eq!(client.hear(), Heard::End);
+        assert!(closed.elapsed() > Duration::from_millis(500), "after {:?}", closed.elapsed());
+    }
+    // An answer is not waited for once it is there: two seconds would not do for so many.
+    let begun = Instant::now();
+    for place in 0..6 {
+        let [.., mut client] = rotated(closed_by_us(&fixture), place % 3);
+        client.hear_close([4009, 1002, 4001][place % 3], "");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+fn rotated(mut clients: [Client; 3], places: usize) -> [Client; 3] {
+    clients.rotate_left(places);
+    clients
 }
 
 // Limits.
