@@ -53,10 +53,7 @@ pub struct Socket {
     frames: Frames,
     /// Until the greeting goes out, where it waits; once we have closed, for the client's answer to that.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The client's close frame has come.
-    closed: bool,
-    /// What it says can no longer be read, but for a close frame that comes by itself.
-    garbled: bool,
+    input: Input,
     /// Our half of the stream is ended; what still comes is thrown away.
     shut: bool,
     /// The client's half is, or the stream is broken.
@@ -65,14 +62,23 @@ pub struct Socket {
     leaving: bool,
 }
 
+/// What the client's half of the conversation has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Input {
+    Open,
+    /// It can no longer be read, but for a close frame that comes by itself.
+    Garbled,
+    /// The client's close frame has come.
+    Closed,
+}
+
 impl Socket {
     /// Carries a conversation from the greeting on, which goes out after `pause`, or once the client speaks. `early`
     /// are bytes that came with the handshake.
     pub fn new(session: Session, early: &[u8], pause: Option<Duration>) -> Self {
         let frames = Frames::default();
-        let (closed, garbled, shut, gone, leaving) = Default::default();
-        let mut socket =
-            Self { session, frames, timer: None, closed, garbled, shut, gone, leaving };
+        let (input, (shut, gone, leaving)) = (Input::Open, Default::default());
+        let mut socket = Self { session, frames, timer: None, input, shut, gone, leaving };
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
         } else if let Some(pause) = pause {
@@ -118,9 +124,11 @@ impl Socket {
         }
         if let Err(breach) = fed {
             self.breach(&connection, breach);
-            self.garbled = true;
+            self.input = Input::Garbled;
         }
-        self.closed |= closed;
+        if closed {
+            self.input = Input::Closed;
+        }
         connection.flush();
     }
 
@@ -151,14 +159,16 @@ impl Socket {
                     return Poll::Ready(());
                 }
                 let full = buffer.remaining() == 0;
-                if self.garbled {
-                    self.closed |= frames::is_close(buffer.filled());
-                    if self.closed && !self.shut {
+                if self.input == Input::Garbled && !self.shut {
+                    if frames::is_close(buffer.filled()) {
+                        self.input = Input::Closed;
                         return Poll::Pending;
                     }
                 } else if !self.shut {
                     self.take(buffer.filled_mut());
-                    if self.closed || (!was_closing && self.session.connection().is_closing()) {
+                    if self.input == Input::Closed
+                        || (!was_closing && self.session.connection().is_closing())
+                    {
                         return Poll::Pending;
                     }
                 }
@@ -184,13 +194,13 @@ impl Socket {
     /// Reads on until the client has answered our close frame, or has had its time to; ready with whether its
     /// half of the stream has ended.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.closed {
+        if self.input == Input::Closed {
             return Poll::Ready(false);
         }
         if self.poll_take(cx).is_ready() {
             return Poll::Ready(true);
         }
-        if self.closed {
+        if self.input == Input::Closed {
             return Poll::Ready(false);
         }
         let answering = self.timer.get_or_insert_with(|| Box::pin(sleep(ANSWER)));

@@ -31,7 +31,7 @@ fn head(http: &mut Http, request: &str) -> String {
 const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// pusher-js on Node, OkHttp, undici, aiohttp, gorilla and more compare `Connection` as a whole, and throw away
+/// pusher-js on Node, `OkHttp`, undici, aiohttp, gorilla and more compare `Connection` as a whole, and throw away
 /// a handshake that is answered with `Upgrade, close`.
 #[test]
 fn a_101_said_close_beside_upgrade() {
