@@ -99,6 +99,8 @@ pub struct Limits {
     pub max_message_size: usize,
     /// Bytes of an event's data.
     pub max_event_data: usize,
+    /// Bytes of a client event's data.
+    pub max_client_event_data: usize,
     /// Characters of an event's name.
     pub max_event_name: usize,
     /// Characters of a channel's name.
@@ -107,12 +109,16 @@ pub struct Limits {
     pub max_channels_per_event: usize,
     /// Channels that one connection may be subscribed to.
     pub max_channels_per_connection: usize,
+    /// Bytes that are counted for all that one connection is subscribed to.
+    pub subscription_bytes: usize,
     /// Events in one batch.
     pub max_batch: usize,
     /// Distinct users in one presence channel.
     pub max_presence_members: usize,
     /// Bytes of a member's `user_info`.
     pub max_member_size: usize,
+    /// Bytes of what a joiner is told of all members of one presence channel.
+    pub presence_bytes: usize,
     /// Bytes that the cached events of all its channels may take, about.
     pub cache_bytes: usize,
     /// Bytes queued for one connection before it is closed as too slow.
@@ -231,13 +237,16 @@ impl Default for Limits {
             reads_per_second: 0,
             max_message_size: 100 << 10,
             max_event_data: 100 << 10,
+            max_client_event_data: 10 << 10,
             max_event_name: 200,
             max_channel_name: 200,
             max_channels_per_event: 100,
             max_channels_per_connection: 10_000,
+            subscription_bytes: 512 << 10,
             max_batch: 10,
             max_presence_members: 10_000,
             max_member_size: 10 << 10,
+            presence_bytes: 4 << 20,
             cache_bytes: 64 << 20,
             outbox_bytes: 1 << 20,
             timestamp_tolerance: Duration::from_secs(600),

@@ -25,10 +25,11 @@ use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
 use crate::hub::cache::Cached;
 use crate::hub::capacity::Capacity;
-use crate::hub::connection::{Connection, Told};
-use crate::hub::directory::{Directory, Joined, Occupancy};
+use crate::hub::connection::Connection;
+use crate::hub::directory::{Directory, Full, Joined, Occupancy, Room};
 use crate::hub::inbox::History;
 use crate::hub::stream::Stream;
+use crate::hub::subscriptions::{Told, counted_bytes};
 use crate::hub::worker::{Ended, Worker};
 use crate::lookup::Lookup;
 use crate::metrics::{Counts, Doubt, Limited, Metrics, Reason, Signed};
@@ -179,10 +180,15 @@ impl Node {
         }
     }
 
-    /// Ends everything a connection had part in. What it subscribed to, others see it leave.
-    pub fn leave(&self, connection: &Connection) {
-        while let Some(ended) = self.worker.unsubscribe_next(connection) {
+    /// Ends what a connection had part in, `most` of its subscriptions; whether that was all. What it was
+    /// subscribed to, others see it leave.
+    pub fn leave(&self, connection: &Connection, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(ended) = self.worker.unsubscribe_next(connection) else { break };
             self.tell_of_end(&connection.directory, &ended, &connection.app());
+        }
+        if connection.channels() > 0 {
+            return false;
         }
         if let Some(user) = self.worker.identify(connection, None) {
             self.sign_out(connection, &user);
@@ -193,6 +199,7 @@ impl Node {
         let (app, socket) = (&connection.app().id, connection.id);
         debug!(%app, %socket, reason = connection.ending().word(), "disconnected");
         self.counts().connections.sub(1);
+        true
     }
 
     /// Subscribes, and tells the connection so before anything that the channel brings. Subscribing again
@@ -224,26 +231,25 @@ impl Node {
                 self.confirm_again(connection, &name);
                 return Ok(None);
             }
-            let max = app.limits.max_presence_members;
-            let users = member.as_ref().map(|member| &member.user_id).zip(present_as.as_ref());
-            let has_room =
-                |(user, leaving)| connection.directory.has_room(name.as_str(), user, leaving, max);
-            if self.shared.cluster.is_none() && !users.is_none_or(has_room) {
-                return Err(SubscriptionError::TooManyMembers { max });
+            if let Some((member, leaving)) = member.as_ref().zip(present_as.as_ref())
+                && self.shared.cluster.is_none()
+            {
+                let room =
+                    connection.directory.check_room(name.as_str(), member, leaving, room(&app));
+                room.map_err(|full| no_room(&app, full))?;
             }
             self.unsubscribe(connection, name.as_str());
-        } else if connection.channels() >= app.limits.max_channels_per_connection {
-            let max = app.limits.max_channels_per_connection;
-            return Err(SubscriptionError::TooManyChannels { max });
+        } else {
+            self.check_budget(connection, &name)?;
         }
         if let Some(cluster) = &self.shared.cluster {
             return Ok(self.hold(cluster, connection, name, member));
         }
-        let max = app.limits.max_presence_members;
         let mut cached = None;
+        let present = member.as_ref().map(|member| (member, room(&app)));
         let subscribed = self
             .worker
-            .subscribe(connection, &name, member.as_ref().map(|member| (member, max)), |facts| {
+            .subscribe(connection, &name, present, |facts| {
                 // Only now, so that an event is either kept already or finds this subscriber.
                 cached = kind.cache.then(|| connection.directory.cache.last(&name)).flatten();
                 Told {
@@ -251,7 +257,7 @@ impl Node {
                     cache: cached.as_ref().map_or(0, |cached: &Cached| cached.version.get()),
                 }
             })
-            .map_err(|_| SubscriptionError::TooManyMembers { max })?;
+            .map_err(|full| no_room(&app, full))?;
         self.report(&app, subscribed.occupied.then_some(()), |()| Fact::Occupied(name.clone()));
         let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
         self.report(&app, member.filter(|_| is_new), |new| Fact::Joined(name.clone(), new.user_id));
@@ -267,6 +273,28 @@ impl Node {
         }
         self.tell_count(&connection.directory, &name, subscribed.count, &app);
         Ok(None)
+    }
+
+    /// Whether there is room for one more channel: of what the connection may have, and in memory.
+    fn check_budget(
+        &self,
+        connection: &Connection,
+        name: &ChannelName,
+    ) -> Result<(), SubscriptionError> {
+        let app = connection.app();
+        let max = app.limits.max_channels_per_connection;
+        if connection.channels() >= max {
+            return Err(SubscriptionError::TooManyChannels { max });
+        }
+        let (bytes, max) = (counted_bytes(name), app.limits.subscription_bytes);
+        if connection.subscription_bytes() + bytes > max {
+            return Err(SubscriptionError::TooManyBytes { max });
+        }
+        if !self.shared.capacity.bears(bytes, self.hub().counted_bytes()) {
+            self.counts().limited.count(Limited::Memory as usize);
+            return Err(SubscriptionError::NoMemory);
+        }
+        Ok(())
     }
 
     /// Whether the connection may subscribe, and as whom on a presence channel.
@@ -417,6 +445,19 @@ impl Node {
             occupancy.users = cluster.users(app, name);
         }
         occupancy
+    }
+}
+
+/// What one presence channel of the app may have.
+fn room(app: &App) -> Room {
+    Room { members: app.limits.max_presence_members, bytes: app.limits.presence_bytes }
+}
+
+/// Why a member is not let in.
+fn no_room(app: &App, full: Full) -> SubscriptionError {
+    match full {
+        Full::Members => SubscriptionError::TooManyMembers { max: app.limits.max_presence_members },
+        Full::Bytes => SubscriptionError::RosterTooLarge { max: app.limits.presence_bytes },
     }
 }
 

@@ -186,21 +186,26 @@ impl Session {
         }
     }
 
-    /// Ends everything the connection had part in; once.
-    pub fn leave(&mut self) {
-        if !self.left {
-            self.left = true;
-            if let Some(waiting) = self.waiting.take() {
-                self.node.abandon(&waiting.subscription);
-            }
-            self.node.leave(&self.connection);
+    /// Whether everything that the connection had part in is ended.
+    pub fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// Ends what it had part in, `most` of its subscriptions at once.
+    pub fn leave(&mut self, most: usize) {
+        if self.left {
+            return;
         }
+        if let Some(waiting) = self.waiting.take() {
+            self.node.abandon(&waiting.subscription);
+        }
+        self.left = self.node.leave(&self.connection, most);
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.leave();
+        self.leave(usize::MAX);
         // Not when it left: a stream that lingers is looked after to its end.
         self.node.worker.disconnect(&self.connection);
     }

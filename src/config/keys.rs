@@ -143,6 +143,9 @@ pub const APP: &[Key<App>] = &[
     key("reads_per_second", "0", |a, v| put(&mut a.limits.reads_per_second, count(v, 0))),
     key("max_message_size", r#""100KiB""#, |a, v| put(&mut a.limits.max_message_size, size(v))),
     key("max_event_data", r#""100KiB""#, |a, v| put(&mut a.limits.max_event_data, size(v))),
+    key("max_client_event_data", r#""10KiB""#, |a, v| {
+        put(&mut a.limits.max_client_event_data, size(v))
+    }),
     key("max_event_name", "200", |a, v| put(&mut a.limits.max_event_name, count(v, 1))),
     key("max_channel_name", "200", |a, v| put(&mut a.limits.max_channel_name, count(v, 1))),
     key("max_channels_per_event", "100", |a, v| {
@@ -151,11 +154,13 @@ pub const APP: &[Key<App>] = &[
     key("max_channels_per_connection", "10000", |a, v| {
         put(&mut a.limits.max_channels_per_connection, count(v, 1))
     }),
+    key("subscription_bytes", r#""512KiB""#, |a, v| put(&mut a.limits.subscription_bytes, size(v))),
     key("max_batch", "10", |a, v| put(&mut a.limits.max_batch, count(v, 1))),
     key("max_presence_members", "10000", |a, v| {
         put(&mut a.limits.max_presence_members, count(v, 1))
     }),
     key("max_member_size", r#""10KiB""#, |a, v| put(&mut a.limits.max_member_size, size(v))),
+    key("presence_bytes", r#""4MiB""#, |a, v| put(&mut a.limits.presence_bytes, size(v))),
     key("subscription_count", "false", |a, v| put(&mut a.features.subscription_count, boolean(v))),
     key("watchlist", "false", |a, v| put(&mut a.features.watchlist, boolean(v))),
     key("authorization_timeout", r#""0s""#, |a, v| {

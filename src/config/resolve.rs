@@ -35,6 +35,7 @@ impl Settings {
                 }
             }
         }
+        self.apps.iter_mut().try_for_each(AppSettings::keep_client_events)?;
         // Whoever may write to the table is not always who may look around in this network.
         let private = "webhooks.allow_private";
         if self.has_table() && !self.server.contains_key(private) {
@@ -134,6 +135,18 @@ impl Settings {
 const WITHOUT_SQL: &str = "this program was built without databases: build it with --features sql, or install the Debian package";
 
 impl AppSettings {
+    /// Neither Reverb nor Soketi has a limit of its own for the data of client events: what is taken over from
+    /// them goes by the one for all events.
+    pub(super) fn keep_client_events(&mut self) -> Result<(), Error> {
+        let name = "max_client_event_data";
+        let Some(drop_in) = self.drop_in.filter(|_| !self.values.contains_key(name)) else {
+            return Ok(());
+        };
+        let all = self.values.get("max_event_data").map(|setting| setting.value.clone());
+        let value = all.unwrap_or_else(|| Value::Text("100KiB".to_owned()));
+        self.set("apps", name, Setting { value, origin: Origin::Implied(drop_in.name) })
+    }
+
     pub(super) fn resolve(&self, place: &str) -> Result<App, Error> {
         let mut app = App::new("", "", "");
         fill(&mut app, APP, &self.values, (place, &self.origin))?;

@@ -19,12 +19,25 @@ pub struct Capacity {
     max_memory: u64,
     crowded: AtomicBool,
     heavy: AtomicBool,
+    memory: Memory,
+}
+
+/// What was last seen of the process's memory.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Bytes that it held, and those of them that are in use.
+    held: AtomicU64,
+    used: AtomicU64,
+    /// What was counted for clients then, and the most of it whose memory may not have gone back yet.
+    counted: AtomicU64,
+    peak: AtomicU64,
 }
 
 impl Capacity {
     pub fn new(max_connections: u64, max_memory: u64) -> Self {
         let (crowded, heavy) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { max_connections, open: AtomicU64::new(0), max_memory, crowded, heavy }
+        let (open, memory) = (AtomicU64::new(0), Memory::default());
+        Self { max_connections, open, max_memory, crowded, heavy, memory }
     }
 
     /// Takes a place for one more socket, or says why there is none.
@@ -61,15 +74,44 @@ impl Capacity {
         self.max_memory
     }
 
-    /// Notes what the process holds now.
-    pub fn note_memory(&self, bytes: u64) {
-        let before = self.is_heavy();
-        let limit = self.max_memory;
-        match (before, used_up(&self.heavy, bytes, limit)) {
+    /// Whether there is memory for `bytes` more, where `counted` are counted for clients now. Between two looks
+    /// at the process that is what says how much it grows; what is not counted may grow as much.
+    pub fn bears(&self, bytes: usize, counted: u64) -> bool {
+        if self.max_memory == 0 {
+            return true;
+        }
+        // Figures that others change meanwhile, whatever the ordering.
+        let since = counted.saturating_sub(self.memory.counted.load(Ordering::Relaxed));
+        let used = self.memory.used.load(Ordering::Relaxed) + 2 * since + bytes as u64;
+        !self.is_heavy() && used < self.max_memory
+    }
+
+    /// Bytes in use beyond which there is room again for new sockets; 0 while there is room.
+    pub fn excess(&self) -> u64 {
+        let goal = self.max_memory - (self.max_memory / 20).max(1).min(self.max_memory);
+        if self.is_heavy() {
+            self.memory.used.load(Ordering::Relaxed).saturating_sub(goal)
+        } else {
+            0
+        }
+    }
+
+    /// Notes what the process holds now, and what of that is `counted` for clients. What they gave back and the
+    /// allocator keeps is there for whoever comes next, and so is not in use: else a server that everybody has
+    /// left could wait for ever.
+    pub fn note_memory(&self, held: u64, counted: u64) {
+        let (before, limit, memory) = (self.is_heavy(), self.max_memory, &self.memory);
+        let gone_back = memory.held.swap(held, Ordering::Relaxed).saturating_sub(held);
+        let peak = memory.peak.load(Ordering::Relaxed).saturating_sub(gone_back).max(counted);
+        memory.peak.store(peak, Ordering::Relaxed);
+        let used = held.saturating_sub(peak - counted);
+        memory.used.store(used, Ordering::Relaxed);
+        memory.counted.store(counted, Ordering::Relaxed);
+        match (before, used_up(&self.heavy, used, limit)) {
             (false, true) => {
-                warn!(bytes, limit, "new sockets are refused: limits.memory is reached");
+                warn!(held, counted, limit, "new sockets are refused: limits.memory is reached");
             }
-            (true, false) => info!(bytes, limit, "there is memory again for new sockets"),
+            (true, false) => info!(held, counted, limit, "there is memory again for new sockets"),
             _ => {}
         }
     }
@@ -127,12 +169,37 @@ mod tests {
         let capacity = Capacity::new(0, 1000);
         for (bytes, heavy) in [(999, false), (1000, true), (951, true), (950, false), (999, false)]
         {
-            capacity.note_memory(bytes);
+            capacity.note_memory(bytes, 0);
             assert_eq!(capacity.is_heavy(), heavy, "{bytes}");
             assert_eq!(capacity.admit().is_err(), heavy, "{bytes}");
         }
         let endless = Capacity::new(0, 0);
-        endless.note_memory(u64::MAX);
+        endless.note_memory(u64::MAX, 0);
         assert!(!endless.is_heavy());
+    }
+
+    #[test]
+    fn what_clients_ask_for_between_two_looks_is_counted() {
+        let capacity = Capacity::new(0, 1000);
+        capacity.note_memory(400, 100);
+        assert!(capacity.bears(500, 100) && !capacity.bears(600, 100));
+        assert!(capacity.bears(10, 350) && !capacity.bears(10, 400), "twice what was counted");
+        assert!(Capacity::new(0, 0).bears(usize::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn who_has_gone_does_not_keep_others_out() {
+        let capacity = Capacity::new(0, 1000);
+        capacity.note_memory(1000, 700);
+        assert!(capacity.is_heavy() && !capacity.bears(1, 700));
+        assert_eq!(capacity.excess(), 50);
+        // All have left, and the allocator gives nothing back.
+        capacity.note_memory(1000, 0);
+        assert!(!capacity.is_heavy() && capacity.bears(1, 0) && capacity.excess() == 0);
+        capacity.note_memory(1000, 700);
+        assert!(capacity.is_heavy(), "they are back");
+        // Some of it has gone back, so that there is less left to use again.
+        capacity.note_memory(900, 500);
+        assert!(!capacity.is_heavy() && capacity.bears(100, 500) && !capacity.bears(200, 500));
     }
 }

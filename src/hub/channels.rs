@@ -6,18 +6,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use slab::Slab;
 use smallvec::SmallVec;
 
-use super::connection::{Connection, Subscription};
+use super::connection::Connection;
 use super::directory::Directory;
 use super::inbox::LocalChannel;
+use super::subscriptions::Subscriptions;
 use crate::protocol::channel::ChannelName;
 
 /// All of one worker's channels.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
-    places: Vec<Place>,
-    free: Vec<u32>,
+    places: Slab<Place>,
+    /// How many channels were ever opened; numbers them.
+    opened: u32,
+    /// How many were closed since memory was last given back.
+    closed: usize,
     /// Places by directory and name.
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
@@ -25,11 +30,15 @@ pub(super) struct Channels {
 
 #[derive(Debug)]
 struct Place {
+    /// Which channel it is of all that were opened.
     generation: u32,
     /// How many of the channel's subscribers are subscribed to another channel too.
     shared: u32,
-    channel: Option<Channel>,
+    channel: Channel,
 }
+
+/// Places below which no memory is given back.
+const KEPT_PLACES: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -55,17 +64,17 @@ impl Channels {
     }
 
     pub(super) fn at(&self, slot: u32) -> Option<&Channel> {
-        self.places.get(slot as usize)?.channel.as_ref()
+        Some(&self.places.get(slot as usize)?.channel)
     }
 
     pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Channel> {
-        self.places.get_mut(slot as usize)?.channel.as_mut()
+        Some(&mut self.places.get_mut(slot as usize)?.channel)
     }
 
     /// The channel an order was meant for, if it is still there.
     pub(super) fn get(&self, local: LocalChannel) -> Option<&Channel> {
         let place = self.places.get(local.slot as usize)?;
-        place.channel.as_ref().filter(|_| place.generation == local.generation)
+        (place.generation == local.generation).then_some(&place.channel)
     }
 
     pub(super) fn find_or_open(
@@ -81,41 +90,30 @@ impl Channels {
             name: name.clone(),
             subscribers: SmallVec::new(),
         };
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.places.push(Place { generation: 0, shared: 0, channel: None });
-                (self.places.len() - 1) as u32
-            }
-        };
-        let mut generation = 0;
-        if let Some(place) = self.places.get_mut(slot as usize) {
-            place.channel = Some(channel);
-            generation = place.generation;
-        }
+        self.opened = self.opened.wrapping_add(1);
+        let generation = self.opened;
+        let slot = self.places.insert(Place { generation, shared: 0, channel }) as u32;
         let hash = Self::hash(&self.hasher, directory, name.as_str());
         let (places, hasher) = (&self.places, &self.hasher);
         self.index.insert_unique(hash, slot, |&slot| {
-            let channel = places.get(slot as usize).and_then(|place| place.channel.as_ref());
-            channel
-                .map_or(0, |channel| Self::hash(hasher, &channel.directory, channel.name.as_str()))
+            places.get(slot as usize).map_or(0, |place| place.hash(hasher))
         });
         LocalChannel { slot, generation }
     }
 
     /// Notes that a connection, subscribed to `others` already, is subscribed to the channel at `slot` too.
-    pub(super) fn share(&mut self, slot: u32, others: &[Subscription]) {
+    pub(super) fn share(&mut self, slot: u32, others: &Subscriptions) {
         self.each_shared(slot, others, |shared| *shared += 1);
     }
 
     /// Ends what [`Self::share`] began.
-    pub(super) fn unshare(&mut self, slot: u32, others: &[Subscription]) {
+    pub(super) fn unshare(&mut self, slot: u32, others: &Subscriptions) {
         self.each_shared(slot, others, |shared| *shared -= 1);
     }
 
     /// A connection's second channel makes its first a shared one as well.
-    fn each_shared(&mut self, slot: u32, others: &[Subscription], change: impl Fn(&mut u32)) {
-        let first = if let [only] = others { Some(only.channel.slot) } else { None };
+    fn each_shared(&mut self, slot: u32, others: &Subscriptions, change: impl Fn(&mut u32)) {
+        let first = others.only();
         let own = (!others.is_empty()).then_some(slot);
         for slot in first.into_iter().chain(own) {
             let place = self.places.get_mut(slot as usize);
@@ -137,10 +135,41 @@ impl Channels {
         if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
             entry.remove();
         }
-        if let Some(place) = self.places.get_mut(slot as usize) {
-            place.channel = None;
-            place.generation = place.generation.wrapping_add(1);
+        self.places.remove(slot as usize);
+        self.closed += 1;
+        self.shrink();
+    }
+
+    /// Gives memory back when three quarters of it are unused, and not before as many channels were closed.
+    fn shrink(&mut self) {
+        let (room, used) = (self.places.capacity(), self.places.len());
+        if room <= KEPT_PLACES || used >= room / 4 || self.closed < room / 4 {
+            return;
         }
-        self.free.push(slot);
+        self.closed = 0;
+        self.places.shrink_to_fit();
+        let (places, hasher) = (&self.places, &self.hasher);
+        self.index.shrink_to(2 * used, |&slot| {
+            places.get(slot as usize).map_or(0, |place| place.hash(hasher))
+        });
+    }
+}
+
+impl Place {
+    fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
+        Channels::hash(hasher, &self.channel.directory, self.channel.name.as_str())
+    }
+}
+
+impl Channel {
+    /// Takes out the subscriber at `position`; the one that has moved there.
+    pub(super) fn remove(&mut self, position: usize) -> Option<&Rc<Connection>> {
+        if position < self.subscribers.len() {
+            self.subscribers.swap_remove(position);
+        }
+        if self.subscribers.spilled() && self.subscribers.len() < self.subscribers.capacity() / 4 {
+            self.subscribers.shrink_to_fit();
+        }
+        self.subscribers.get(position)
     }
 }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::directory::Directory;
-use super::inbox::{LocalChannel, Place};
+use super::inbox::Place;
 use super::outbox::Outbox;
 use super::shown;
 use super::stream::Stream;
+use super::subscriptions::{Subscription, Subscriptions};
 use super::withdrawal::{Restrictions, Withdrawal};
 use crate::app::App;
 use crate::metrics::{Reason, Traffic};
@@ -48,7 +48,7 @@ pub struct Connection {
     touched: Cell<bool>,
     /// Of the connection's own task.
     waker: RefCell<Option<Waker>>,
-    pub(super) subscriptions: RefCell<SmallVec<[Subscription; 1]>>,
+    pub(super) subscriptions: RefCell<Subscriptions>,
     user: RefCell<Option<Box<User>>>,
     ending: Cell<Option<Reason>>,
     restrictions: RefCell<Option<Box<Restrictions>>>,
@@ -113,27 +113,6 @@ enum Phase {
     Closing,
     /// The stream is broken or its time is up: the task ends at once.
     Over,
-}
-
-/// The versions of a channel's two histories that a subscriber knows.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Told {
-    /// Of who is present.
-    pub presence: u64,
-    /// Of the cached event; on other channels, the time that Redis had.
-    pub cache: u64,
-}
-
-/// One channel that a connection is subscribed to.
-#[derive(Debug)]
-pub(super) struct Subscription {
-    pub channel: LocalChannel,
-    /// Its place in the channel's list.
-    pub position: u32,
-    /// How much of the channel's history it was told when it subscribed.
-    pub told: Told,
-    /// Whom it is present as.
-    pub user: Option<UserId>,
 }
 
 impl Connection {
@@ -383,6 +362,11 @@ impl Connection {
     /// Channels it is subscribed to.
     pub fn channels(&self) -> usize {
         self.subscriptions.borrow().len()
+    }
+
+    /// Bytes that are counted for them.
+    pub fn subscription_bytes(&self) -> usize {
+        self.subscriptions.borrow().bytes()
     }
 
     /// Why it ended.

@@ -4,7 +4,8 @@
 //! is told by is put into inboxes while its channel is still locked, so that no change overtakes another.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -21,6 +22,12 @@ use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
 
+/// Subscriptions below which no memory is given back.
+const KEPT_SUBSCRIPTIONS: usize = 1024;
+
+/// Bytes that are counted for a member beside what it says of itself.
+const MEMBER_BYTES: usize = 200;
+
 /// One app's channels and users.
 #[derive(Debug)]
 pub struct Directory {
@@ -29,6 +36,12 @@ pub struct Directory {
     connections: AtomicUsize,
     subscriptions: AtomicUsize,
     members: AtomicUsize,
+    /// What is counted for subscriptions and members, in bytes.
+    bytes: AtomicUsize,
+    /// The same of all apps together.
+    counted: Arc<AtomicU64>,
+    /// The most subscriptions since memory was last given back.
+    peak: AtomicUsize,
     /// One for each worker.
     traffic: Box<[Traffic]>,
     pub cache: Cache,
@@ -121,9 +134,22 @@ pub struct Totals {
     pub members: usize,
 }
 
-/// A presence channel has as many members as it may.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Full;
+/// A presence channel has no room for a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// It has as many as it may.
+    Members,
+    /// What they say of themselves is as long as it may be.
+    Bytes,
+}
+
+/// What one presence channel may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub members: usize,
+    /// Bytes of what a joiner is told of all of them.
+    pub bytes: usize,
+}
 
 impl Channel {
     fn count(&self) -> usize {
@@ -135,6 +161,14 @@ impl Channel {
             Some(seat) => seat.subscribers += 1,
             None => self.seats.push(Seat { worker, channel, subscribers: 1 }),
         }
+    }
+
+    /// One more connection of a member, if it is of one; its text, if that is news.
+    fn join(&mut self, member: Option<(&Member, Room)>) -> Result<Option<MemberText>, Full> {
+        let Some((member, room)) = member else { return Ok(None) };
+        let text = self.presence.get_or_insert_default().join(member, room)?;
+        self.version += u64::from(text.is_some());
+        Ok(text)
     }
 
     /// Whether there was one to leave.
@@ -158,14 +192,17 @@ impl Channel {
 }
 
 impl Directory {
-    /// An empty one, for `workers` workers.
-    pub fn new(workers: usize) -> Self {
+    /// An empty one, for `workers` workers, whose bytes are `counted` with those of other apps.
+    pub fn new(workers: usize, counted: Arc<AtomicU64>) -> Self {
         Self {
             channels: DashMap::new(),
             users: DashMap::new(),
             connections: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            counted,
+            peak: AtomicUsize::new(0),
             traffic: (0..workers.max(1)).map(|_| Traffic::default()).collect(),
             cache: Cache::default(),
             counting: Counting::default(),
@@ -194,6 +231,35 @@ impl Directory {
         }
     }
 
+    /// What is counted for all subscriptions and members, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts `bytes` more.
+    pub fn add_bytes(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counted.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts `bytes` less.
+    pub fn sub_bytes(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.counted.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Gives memory back once three quarters of the subscriptions that there were are gone. Called once a
+    /// second, by one worker.
+    pub fn shrink(&self) {
+        let now = self.subscriptions.load(Ordering::Relaxed);
+        let peak = self.peak.fetch_max(now, Ordering::Relaxed).max(now);
+        if peak > KEPT_SUBSCRIPTIONS && now < peak / 4 {
+            self.peak.store(now, Ordering::Relaxed);
+            self.channels.shrink_to_fit();
+            self.users.shrink_to_fit();
+        }
+    }
+
     /// Takes the place of one more connection, unless `max` (0: no limit) are there already.
     pub fn admit(&self, max: usize) -> bool {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
@@ -213,36 +279,36 @@ impl Directory {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// One more subscriber in `seat`; on a presence channel as `member`, of whom there may be `max`. A member
-    /// that was not there is announced to `tell`.
+    /// One more subscriber in `seat`; on a presence channel as `member`, if there is room. A member that was not
+    /// there is announced to `tell`.
     pub fn subscribe(
         &self,
         name: &ChannelName,
         seat: (u16, LocalChannel),
-        member: Option<(&Member, usize)>,
+        member: Option<(&Member, Room)>,
         tell: impl FnOnce(&Seats, &MemberText, u64),
     ) -> Result<Subscribed, Full> {
-        let mut entry = match self.channels.entry(name.clone()) {
-            Entry::Occupied(entry) => entry.into_ref(),
-            // An empty roster is never full, unless nobody at all may come in.
-            Entry::Vacant(_) if member.is_some_and(|(_, max)| max == 0) => return Err(Full),
-            Entry::Vacant(entry) => entry.insert(Channel::default()),
-        };
-        let channel = entry.value_mut();
-        let joined = match member {
-            None => None,
-            Some((member, max)) => {
-                let presence = channel.presence.get_or_insert_default();
-                if presence.count() >= max && !presence.has(&member.user_id) {
-                    return Err(Full);
-                }
-                let text = presence.join(member);
-                channel.version += u64::from(text.is_some());
-                self.members.fetch_add(usize::from(text.is_some()), Ordering::Relaxed);
-                let roster = presence.roster(name);
-                Some(Joined { roster, member: text, version: channel.version })
+        let (mut entry, text) = match self.channels.entry(name.clone()) {
+            Entry::Occupied(mut entry) => {
+                let text = entry.get_mut().join(member)?;
+                (entry.into_ref(), text)
+            }
+            Entry::Vacant(entry) => {
+                let mut channel = Channel::default();
+                let text = channel.join(member)?;
+                (entry.insert(channel), text)
             }
         };
+        if let Some(text) = &text {
+            self.members.fetch_add(1, Ordering::Relaxed);
+            self.add_bytes(text.roster_bytes() + MEMBER_BYTES);
+        }
+        let channel = entry.value_mut();
+        let presence = channel.presence.as_ref().filter(|_| member.is_some());
+        let joined = presence.map(|presence| {
+            let roster = presence.roster(name);
+            Joined { roster, member: text, version: channel.version }
+        });
         let occupied = channel.seats.is_empty();
         if let Some(Joined { member: Some(member), version, .. }) = &joined {
             tell(&channel.seats, member, *version);
@@ -268,8 +334,9 @@ impl Directory {
         }
         let text = user.and_then(|user| channel.presence.as_mut()?.leave(user));
         channel.version += u64::from(text.is_some());
-        self.members.fetch_sub(usize::from(text.is_some()), Ordering::Relaxed);
         if let Some(text) = &text {
+            self.members.fetch_sub(1, Ordering::Relaxed);
+            self.sub_bytes(text.roster_bytes() + MEMBER_BYTES);
             tell(&channel.seats, text, channel.version);
         }
         let count = channel.count();
@@ -305,12 +372,17 @@ impl Directory {
         Some((presence.roster(name), channel.version))
     }
 
-    /// Whether a connection that is present in a channel as `leaving` may be present as `user` instead, where
-    /// there may be `max`.
-    pub fn has_room(&self, name: &str, user: &UserId, leaving: &UserId, max: usize) -> bool {
+    /// Whether a connection that is present in a channel as `leaving` may be present as `member` instead.
+    pub fn check_room(
+        &self,
+        name: &str,
+        member: &Member,
+        leaving: &UserId,
+        room: Room,
+    ) -> Result<(), Full> {
         let channel = self.channels.get(name);
         let presence = channel.as_ref().and_then(|channel| channel.presence.as_ref());
-        presence.is_none_or(|presence| presence.has_room(user, leaving, max))
+        presence.map_or(Ok(()), |presence| presence.check_room(member, leaving, room))
     }
 
     /// The users present in a channel, in the order they came.

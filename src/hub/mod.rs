@@ -16,6 +16,7 @@ pub mod presence;
 pub mod rate;
 pub mod shown;
 pub mod stream;
+pub mod subscriptions;
 pub mod tls;
 pub mod withdrawal;
 pub mod worker;
@@ -43,6 +44,8 @@ pub struct Hub {
     next: AtomicU64,
     began: Instant,
     directories: DashMap<AppId, Arc<Directory>>,
+    /// What is counted for subscriptions and members of all apps, in bytes.
+    counted: Arc<AtomicU64>,
     inboxes: Box<[Inbox]>,
 }
 
@@ -54,6 +57,7 @@ impl Hub {
             next: AtomicU64::new(1),
             began: Instant::now(),
             directories: DashMap::new(),
+            counted: Arc::default(),
             inboxes: (0..workers.max(1)).map(|_| Inbox::default()).collect(),
         })
     }
@@ -94,8 +98,14 @@ impl Hub {
         if let Some(directory) = self.directories.get(app) {
             return directory.clone();
         }
-        let new = || Arc::new(Directory::new(self.workers()));
+        let new = || Arc::new(Directory::new(self.workers(), self.counted.clone()));
         self.directories.entry(app.clone()).or_insert_with(new).clone()
+    }
+
+    /// What is counted for subscriptions and members of all apps, in bytes.
+    pub fn counted_bytes(&self) -> u64 {
+        // A figure that others change meanwhile, whatever the ordering.
+        self.counted.load(Ordering::Relaxed)
     }
 
     /// Every app that has had a directory, for sweeping and counting.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::directory::{Full, Room};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
@@ -14,6 +15,8 @@ pub struct Presence {
     members: BTreeMap<u64, Present>,
     by_user: HashMap<UserId, u64>,
     next: u64,
+    /// Of all that a joiner is told of the members.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -27,31 +30,42 @@ impl Presence {
         self.members.len()
     }
 
-    pub fn has(&self, user: &UserId) -> bool {
-        self.by_user.contains_key(user)
-    }
-
-    /// Whether `user` may come in once one connection of `leaving` has gone, where there may be `max`.
-    pub fn has_room(&self, user: &UserId, leaving: &UserId, max: usize) -> bool {
+    /// Whether `member` may come in, once one connection of `leaving` has gone.
+    pub fn check_room(&self, member: &Member, leaving: &UserId, room: Room) -> Result<(), Full> {
+        if self.by_user.contains_key(&member.user_id) {
+            return Ok(());
+        }
         let number = self.by_user.get(leaving);
         let present = number.and_then(|number| self.members.get(number));
-        let gone = present.is_some_and(|present| present.connections == 1);
-        self.has(user) || self.count() - usize::from(gone) < max
+        let gone = present.filter(|present| present.connections == 1);
+        if self.count() - usize::from(gone.is_some()) >= room.members {
+            return Err(Full::Members);
+        }
+        let bytes = self.bytes - gone.map_or(0, |gone| gone.text.roster_bytes());
+        let fits = bytes + MemberText::new(member).roster_bytes() <= room.bytes;
+        if fits { Ok(()) } else { Err(Full::Bytes) }
     }
 
-    /// Counts one more connection of the user; the member's text if it is its first.
-    pub fn join(&mut self, member: &Member) -> Option<MemberText> {
+    /// Counts one more connection of the user, if there is room; the member's text if it is its first.
+    pub fn join(&mut self, member: &Member, room: Room) -> Result<Option<MemberText>, Full> {
         if let Some(present) =
             self.by_user.get(&member.user_id).and_then(|number| self.members.get_mut(number))
         {
             present.connections += 1;
-            return None;
+            return Ok(None);
+        }
+        if self.count() >= room.members {
+            return Err(Full::Members);
         }
         let text = MemberText::new(member);
+        if self.bytes + text.roster_bytes() > room.bytes {
+            return Err(Full::Bytes);
+        }
+        self.bytes += text.roster_bytes();
         self.by_user.insert(member.user_id.clone(), self.next);
         self.members.insert(self.next, Present { text: text.clone(), connections: 1 });
         self.next += 1;
-        Some(text)
+        Ok(Some(text))
     }
 
     /// Counts one connection less; the member's text if it was its last.
@@ -63,7 +77,12 @@ impl Presence {
             return None;
         }
         self.by_user.remove(user);
-        self.members.remove(&number).map(|present| present.text)
+        let text = self.members.remove(&number)?.text;
+        self.bytes -= text.roster_bytes();
+        if self.by_user.len() < self.by_user.capacity() / 4 {
+            self.by_user.shrink_to(2 * self.by_user.len());
+        }
+        Some(text)
     }
 
     /// What someone who just joined is told.

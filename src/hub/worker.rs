@@ -16,11 +16,12 @@ use tokio::task::yield_now;
 
 use super::Hub;
 use super::channels::Channels;
-use super::connection::{Connection, Subscription, Told};
-use super::directory::{Directory, Full, Seats, Subscribed, Unsubscribed};
+use super::connection::Connection;
+use super::directory::{Directory, Full, Room, Seats, Subscribed, Unsubscribed};
 use super::inbox::{Deliver, History, Inbox, LocalChannel, Order, Place};
 use super::leaving::Leaving;
 use super::stream::Stream;
+use super::subscriptions::{Subscription, Told, counted_bytes};
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
@@ -140,8 +141,7 @@ impl Worker {
     pub fn subscribed_as(&self, connection: &Connection, name: &str) -> Option<Option<UserId>> {
         let local = self.channels.borrow().find(&connection.directory, name)?;
         let subscriptions = connection.subscriptions.borrow();
-        let mine = subscriptions.iter().find(|one| one.channel.slot == local.slot);
-        mine.map(|subscription| subscription.user.clone())
+        subscriptions.find(local.slot).map(|subscription| subscription.user.clone())
     }
 
     /// Subscribes a connection that is not subscribed yet: here first and in the directory second, in one
@@ -151,7 +151,7 @@ impl Worker {
         &self,
         connection: &Rc<Connection>,
         name: &ChannelName,
-        member: Option<(&Member, usize)>,
+        member: Option<(&Member, Room)>,
         told: impl FnOnce(&Subscribed) -> Told,
     ) -> Result<Subscribed, Full> {
         let directory = &connection.directory;
@@ -177,10 +177,13 @@ impl Worker {
             }
         };
         let mut subscriptions = connection.subscriptions.borrow_mut();
+        let bytes = counted_bytes(name);
+        directory.add_bytes(bytes);
         channels.share(local.slot, &subscriptions);
         subscriptions.push(Subscription {
             channel: local,
             position: position as u32,
+            bytes: bytes as u32,
             told: told(&subscribed),
             user: member.map(|(member, _)| member.user_id.clone()),
         });
@@ -191,8 +194,7 @@ impl Worker {
     pub fn retell(&self, connection: &Connection, name: &str, told: impl FnOnce(&mut Told)) {
         let Some(local) = self.channels.borrow().find(&connection.directory, name) else { return };
         let mut subscriptions = connection.subscriptions.borrow_mut();
-        let mine = subscriptions.iter_mut().find(|one| one.channel.slot == local.slot);
-        if let Some(subscription) = mine {
+        if let Some(subscription) = subscriptions.find_mut(local.slot) {
             told(&mut subscription.told);
         }
     }
@@ -200,10 +202,7 @@ impl Worker {
     /// Ends a subscription; `None` if there is none.
     pub fn unsubscribe(&self, connection: &Connection, name: &str) -> Option<Ended> {
         let slot = self.channels.borrow().find(&connection.directory, name)?.slot;
-        let mut subscriptions = connection.subscriptions.borrow_mut();
-        let at = subscriptions.iter().position(|one| one.channel.slot == slot)?;
-        let subscription = subscriptions.swap_remove(at);
-        drop(subscriptions);
+        let subscription = connection.subscriptions.borrow_mut().take(slot)?;
         self.end(connection, subscription)
     }
 
@@ -215,17 +214,15 @@ impl Worker {
 
     fn end(&self, connection: &Connection, subscription: Subscription) -> Option<Ended> {
         let mut channels = self.channels.borrow_mut();
-        let Subscription { channel: LocalChannel { slot, .. }, position, user, .. } = subscription;
+        let Subscription { channel: LocalChannel { slot, .. }, position, user, bytes, .. } =
+            subscription;
+        connection.directory.sub_bytes(bytes as usize);
         let channel = channels.at_mut(slot)?;
-        let position = position as usize;
-        if position < channel.subscribers.len() {
-            channel.subscribers.swap_remove(position);
-        }
         // Whoever was last has moved to the free place, and must know it.
-        if let Some(moved) = channel.subscribers.get(position) {
-            let mut subscriptions = moved.subscriptions.borrow_mut();
-            let moved = subscriptions.iter_mut().find(|one| one.channel.slot == slot);
-            moved.into_iter().for_each(|one| one.position = position as u32);
+        if let Some(moved) = channel.remove(position as usize)
+            && let Some(one) = moved.subscriptions.borrow_mut().find_mut(slot)
+        {
+            one.position = position;
         }
         let name = channel.name.clone();
         channels.unshare(slot, &connection.subscriptions.borrow());
@@ -426,8 +423,7 @@ fn flush(connection: &Connection) {
 /// subscribed.
 fn is_news(connection: &Connection, channel: LocalChannel, history: History) -> bool {
     let subscriptions = connection.subscriptions.borrow();
-    let mine = subscriptions.iter().find(|one| one.channel.slot == channel.slot);
-    mine.is_some_and(|Subscription { told, .. }| match history {
+    subscriptions.find(channel.slot).is_some_and(|Subscription { told, .. }| match history {
         History::None => true,
         History::Presence(version) => told.presence < version,
         History::Cache(version) => told.cache < version,

@@ -133,12 +133,14 @@ labels! {
 }
 
 labels! {
-    /// What there may be so many of in a second.
+    /// What there may be so many of in a second, or so much of at all.
     Limited {
         ClientEvents = "client_events",
         Presence = "presence",
         Events = "events",
         Reads = "reads",
+        /// There is no memory for it.
+        Memory = "memory",
     }
 }
 

@@ -97,11 +97,10 @@ impl Node {
             );
             return Err(Error { code: 4301, message: message.into() });
         }
-        if json::longer_than(&data, app.limits.max_event_data).is_some() {
-            let message = format!(
-                "The data of the event exceeds the allowed maximum ({} bytes)",
-                app.limits.max_event_data
-            );
+        let max = app.limits.max_client_event_data.min(app.limits.max_event_data);
+        if json::longer_than(&data, max).is_some() {
+            let message =
+                format!("The data of the event exceeds the allowed maximum ({max} bytes)");
             return Err(Error { code: 4301, message: message.into() });
         }
         let message = Message::client_event(&name, event, &data, user.as_ref());

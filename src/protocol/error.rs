@@ -79,10 +79,20 @@ pub enum SubscriptionError {
     TooManyChannels {
         max: usize,
     },
+    /// What is counted for its channels is as much as it may be.
+    TooManyBytes {
+        max: usize,
+    },
     /// A presence channel is full.
     TooManyMembers {
         max: usize,
     },
+    /// What its members say of themselves is as long as it may be.
+    RosterTooLarge {
+        max: usize,
+    },
+    /// The server has no memory for it just now.
+    NoMemory,
     /// The connection comes to presence channels and goes from them too often.
     Restless,
 }
@@ -95,7 +105,10 @@ impl SubscriptionError {
             Self::Auth(_) | Self::NoMember | Self::NotThatUser | Self::Withdrawn => "AuthError",
             Self::Member(MemberError::TooLarge { .. })
             | Self::TooManyChannels { .. }
+            | Self::TooManyBytes { .. }
             | Self::TooManyMembers { .. }
+            | Self::RosterTooLarge { .. }
+            | Self::NoMemory
             | Self::Restless => "LimitReached",
             Self::Member(_) => "ValidationError",
         }
@@ -109,7 +122,11 @@ impl SubscriptionError {
             Self::Name(_) => 4009,
             Self::Member(MemberError::TooLarge { .. }) | Self::Restless => 4301,
             Self::Member(_) => 4009,
-            Self::TooManyChannels { .. } | Self::TooManyMembers { .. } => 4004,
+            Self::TooManyChannels { .. }
+            | Self::TooManyBytes { .. }
+            | Self::TooManyMembers { .. }
+            | Self::RosterTooLarge { .. } => 4004,
+            Self::NoMemory => close::OVER_CAPACITY.code,
         }
     }
 
@@ -139,6 +156,15 @@ impl SubscriptionError {
             Self::TooManyMembers { max } => {
                 format!("The channel already has its {max} members")
             }
+            Self::TooManyBytes { max } => {
+                format!("The channels of a connection may take {max} bytes, names and all")
+            }
+            Self::RosterTooLarge { max } => {
+                format!(
+                    "The members of a channel may take {max} bytes, and {channel} has no room for one more"
+                )
+            }
+            Self::NoMemory => close::OVER_CAPACITY.message.into_owned(),
             Self::Restless => RATE_LIMIT.message.into_owned(),
         }
     }

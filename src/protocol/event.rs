@@ -87,7 +87,7 @@ impl Message {
         count: usize,
         members: impl Iterator<Item = &'m MemberText> + Clone,
     ) -> Self {
-        let len: usize = members.clone().map(|m| 2 * m.id.len() + m.info.len() + 3).sum();
+        let len: usize = members.clone().map(MemberText::roster_bytes).sum();
         text_frame(160 + channel.as_str().len() + len, |out| {
             out.extend_from_slice(b"{\"event\":\"pusher_internal:subscription_succeeded\"");
             push_channel(out, channel.as_str());
@@ -245,6 +245,11 @@ impl MemberText {
             id: json::escaped(&String::from_utf8_lossy(&id)).into(),
             info: json::escaped(&member.user_info).into(),
         }
+    }
+
+    /// What it takes of a roster, where the id stands twice.
+    pub fn roster_bytes(&self) -> usize {
+        2 * self.id.len() + self.info.len() + 3
     }
 }
 

@@ -186,11 +186,12 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         }
         if node.worker.index() == 0 {
             if let Some(bytes) = Process::memory() {
-                node.shared.capacity.note_memory(bytes);
+                node.shared.capacity.note_memory(bytes, node.hub().counted_bytes());
             }
             node.tell_due_counts();
             for (_, directory) in node.hub().directories() {
                 directory.cache.sweep();
+                directory.shrink();
             }
         }
     }

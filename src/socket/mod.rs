@@ -39,6 +39,9 @@ const GRACE: u32 = 30;
 /// Bytes of the largest message that is read past on the way to the close frame of a client that was not let in.
 const MOST_REFUSED: usize = 16 << 10;
 
+/// Subscriptions that end before others on the worker get a turn, where many end.
+const ENDED_AT_ONCE: usize = 16;
+
 /// Bytes that are read at a time, into a buffer that all connections of a thread share.
 const SCRATCH: usize = 64 << 10;
 
@@ -58,8 +61,6 @@ pub struct Socket {
     shut: bool,
     /// The client's half is, or the stream is broken.
     gone: bool,
-    /// It is this one's turn to leave.
-    leaving: bool,
 }
 
 /// What the client's half of the conversation has come to.
@@ -77,8 +78,8 @@ impl Socket {
     /// are bytes that came with the handshake.
     pub fn new(session: Session, early: &[u8], pause: Option<Duration>) -> Self {
         let frames = Frames::default();
-        let (input, (shut, gone, leaving)) = (Input::Open, Default::default());
-        let mut socket = Self { session, frames, timer: None, input, shut, gone, leaving };
+        let (input, (shut, gone)) = (Input::Open, Default::default());
+        let mut socket = Self { session, frames, timer: None, input, shut, gone };
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
         } else if let Some(pause) = pause {
@@ -181,12 +182,11 @@ impl Socket {
         })
     }
 
-    /// Leaves, when it is this one's turn.
+    /// Leaves, a part whenever it is this one's turn.
     fn poll_leave(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if !self.leaving {
+        while !self.session.has_left() {
             ready!(self.session.node().worker.leaving.poll(cx));
-            self.leaving = true;
-            self.session.leave();
+            self.session.leave(ENDED_AT_ONCE);
         }
         Poll::Ready(())
     }
@@ -251,6 +251,8 @@ impl Future for Socket {
         }
         if self.gone || connection.is_over() {
             self.gone = true;
+            // It may leave in parts, and nothing more is kept for it meanwhile.
+            connection.abort();
             return self.poll_leave(cx);
         }
         if connection.is_closing() { self.poll_close(cx) } else { Poll::Pending }
@@ -266,7 +268,7 @@ impl Drop for Socket {
         }
         node.counts().ends.count(connection.ending() as usize);
         connection.abort();
-        self.session.leave();
+        self.session.leave(usize::MAX);
     }
 }
 

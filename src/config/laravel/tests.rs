@@ -79,6 +79,7 @@ fn limits_are_taken_over() {
     assert_eq!(app.limits.max_connections, 5);
     assert_eq!(app.limits.max_message_size, 20_000);
     assert_eq!(app.limits.max_event_data, 1_000_000);
+    assert_eq!(app.limits.max_client_event_data, 1_000_000);
     assert_eq!(app.activity_timeout, 60);
 }
 
@@ -87,6 +88,7 @@ fn small_bounds_on_requests_lower_nothing() {
     let config = config("REVERB_MAX_REQUEST_SIZE=10000\nREVERB_APP_MAX_CONNECTIONS=");
     let app = config.apps.by_id("1").unwrap();
     assert_eq!(app.limits.max_event_data, 100 << 10);
+    assert_eq!(app.limits.max_client_event_data, 100 << 10);
     assert_eq!(app.limits.max_connections, 0);
 }
 

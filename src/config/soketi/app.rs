@@ -132,6 +132,7 @@ impl Soketi {
         self.client_events(&mut app, place, name)?;
         self.users(&mut app, place, name, general)?;
         self.webhooks(&mut app, place, name, general)?;
+        app.keep_client_events()?;
         Ok(app)
     }
 

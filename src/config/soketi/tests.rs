@@ -189,6 +189,7 @@ fn variables_have_their_types() {
     assert_eq!(config.metrics.prefix, "p_");
     let app = only(&config);
     assert_eq!(app.limits.max_event_data, 512);
+    assert_eq!(app.limits.max_client_event_data, 512);
     assert_eq!(app.limits.max_presence_members, 7);
     assert_eq!(app.limits.max_channel_name, 8);
     assert_eq!(app.features.cache_ttl.as_secs(), 9);

@@ -1,0 +1,304 @@
+//! What one connection is subscribed to. A connection with one channel, as most have, owns no memory for it;
+//! one with many finds each of them in constant time, and gives memory back when it leaves them. What the
+//! channels know of their subscribers is in `channels.rs`.
+
+use hashbrown::HashTable;
+
+use super::inbox::LocalChannel;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+
+/// Subscriptions up to which a list is searched faster than a table.
+const SEARCHED: usize = 16;
+
+/// Bytes that are counted for a subscription beside its channel's name: its place in the list of its connection
+/// and in that of its channel, and the channel itself, here and in the directory.
+const BYTES: usize = 320;
+
+/// Bytes that are counted for a subscription to the channel, whether or not others are subscribed to it: so what a
+/// client may have does not depend on who leaves.
+pub fn counted_bytes(name: &ChannelName) -> usize {
+    BYTES + name.as_str().len()
+}
+
+/// The versions of a channel's two histories that a subscriber knows.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Told {
+    /// Of who is present.
+    pub presence: u64,
+    /// Of the cached event; on other channels, the time that Redis had.
+    pub cache: u64,
+}
+
+/// One channel that a connection is subscribed to.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub channel: LocalChannel,
+    /// Its place in the channel's list.
+    pub position: u32,
+    /// Bytes that are counted for it.
+    pub bytes: u32,
+    /// How much of the channel's history it was told when it subscribed.
+    pub told: Told,
+    /// Whom it is present as.
+    pub user: Option<UserId>,
+}
+
+/// All of a connection's subscriptions.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions(List);
+
+#[derive(Debug, Default)]
+enum List {
+    #[default]
+    Empty,
+    One(Subscription),
+    Many(Box<Many>),
+}
+
+/// Two or more.
+#[derive(Debug, Default)]
+struct Many {
+    all: Vec<Subscription>,
+    bytes: usize,
+    /// Indices into `all` by the channel's slot; empty while `all` is searched.
+    index: HashTable<u32>,
+}
+
+/// Slots are given by the worker, so that nobody can choose those that collide.
+fn hash(slot: u32) -> u64 {
+    u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Many {
+    fn at(&self, slot: u32) -> Option<usize> {
+        if self.index.is_empty() {
+            return self.all.iter().position(|one| one.channel.slot == slot);
+        }
+        let is_it =
+            |&at: &u32| self.all.get(at as usize).is_some_and(|one| one.channel.slot == slot);
+        self.index.find(hash(slot), is_it).map(|at| *at as usize)
+    }
+
+    fn push(&mut self, subscription: Subscription) {
+        self.bytes += subscription.bytes as usize;
+        self.all.push(subscription);
+        let all = &self.all;
+        let rehash = |&at: &u32| all.get(at as usize).map_or(0, |one| hash(one.channel.slot));
+        let new = if self.index.is_empty() { 0 } else { all.len() - 1 };
+        if all.len() > SEARCHED {
+            for (at, one) in all.iter().enumerate().skip(new) {
+                self.index.insert_unique(hash(one.channel.slot), at as u32, rehash);
+            }
+        }
+    }
+
+    fn remove(&mut self, at: usize) -> Subscription {
+        let last = self.all.len() - 1;
+        let removed = self.all.swap_remove(at);
+        self.bytes -= removed.bytes as usize;
+        if !self.index.is_empty() {
+            let slot = removed.channel.slot;
+            if let Ok(entry) = self.index.find_entry(hash(slot), |&other| other as usize == at) {
+                entry.remove();
+            }
+            // The last one has moved to the free place.
+            if let Some(moved) = self.all.get(at) {
+                let moved = hash(moved.channel.slot);
+                if let Some(place) = self.index.find_mut(moved, |&other| other as usize == last) {
+                    *place = at as u32;
+                }
+            }
+        }
+        self.shrink();
+        removed
+    }
+
+    /// Gives back what three quarters of is unused.
+    fn shrink(&mut self) {
+        if self.all.len() <= SEARCHED / 2 {
+            self.index = HashTable::new();
+        }
+        if self.all.len() >= SEARCHED && self.all.len() < self.all.capacity() / 4 {
+            let room = 2 * self.all.len();
+            self.all.shrink_to(room);
+            let all = &self.all;
+            let rehash = |&at: &u32| all.get(at as usize).map_or(0, |one| hash(one.channel.slot));
+            self.index.shrink_to(room, rehash);
+        }
+    }
+}
+
+impl Subscriptions {
+    pub(super) fn len(&self) -> usize {
+        match &self.0 {
+            List::Empty => 0,
+            List::One(_) => 1,
+            List::Many(many) => many.all.len(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that are counted for all of them.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.0 {
+            List::Empty => 0,
+            List::One(one) => one.bytes as usize,
+            List::Many(many) => many.bytes,
+        }
+    }
+
+    /// The slot of the channel, if it is the only one.
+    pub(super) fn only(&self) -> Option<u32> {
+        match &self.0 {
+            List::One(one) => Some(one.channel.slot),
+            List::Empty | List::Many(_) => None,
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {
+        let (one, many) = match &self.0 {
+            List::Empty => (None, [].as_slice()),
+            List::One(one) => (Some(one), [].as_slice()),
+            List::Many(many) => (None, many.all.as_slice()),
+        };
+        one.into_iter().chain(many)
+    }
+
+    /// The subscription to the channel in that slot.
+    pub(super) fn find(&self, slot: u32) -> Option<&Subscription> {
+        match &self.0 {
+            List::One(one) if one.channel.slot == slot => Some(one),
+            List::Empty | List::One(_) => None,
+            List::Many(many) => many.all.get(many.at(slot)?),
+        }
+    }
+
+    pub(super) fn find_mut(&mut self, slot: u32) -> Option<&mut Subscription> {
+        match &mut self.0 {
+            List::One(one) if one.channel.slot == slot => Some(one),
+            List::Empty | List::One(_) => None,
+            List::Many(many) => {
+                let at = many.at(slot)?;
+                many.all.get_mut(at)
+            }
+        }
+    }
+
+    /// Adds one to a channel that there is none to yet.
+    pub(super) fn push(&mut self, subscription: Subscription) {
+        match std::mem::take(&mut self.0) {
+            List::Empty => self.0 = List::One(subscription),
+            List::One(first) => {
+                let mut many = Box::new(Many::default());
+                many.push(first);
+                many.push(subscription);
+                self.0 = List::Many(many);
+            }
+            List::Many(mut many) => {
+                many.push(subscription);
+                self.0 = List::Many(many);
+            }
+        }
+    }
+
+    /// Takes the subscription to the channel in that slot out.
+    pub(super) fn take(&mut self, slot: u32) -> Option<Subscription> {
+        match &mut self.0 {
+            List::One(one) if one.channel.slot != slot => None,
+            List::Empty | List::One(_) => self.pop(),
+            List::Many(many) => {
+                let at = many.at(slot)?;
+                let taken = many.remove(at);
+                self.settle();
+                Some(taken)
+            }
+        }
+    }
+
+    /// Takes the last one out.
+    pub(super) fn pop(&mut self) -> Option<Subscription> {
+        if let List::Many(many) = &mut self.0 {
+            let last = many.all.len() - 1;
+            let taken = many.remove(last);
+            self.settle();
+            return Some(taken);
+        }
+        match std::mem::take(&mut self.0) {
+            List::One(one) => Some(one),
+            _ => None,
+        }
+    }
+
+    /// The one that was added last.
+    pub(super) fn last_mut(&mut self) -> Option<&mut Subscription> {
+        match &mut self.0 {
+            List::Empty => None,
+            List::One(one) => Some(one),
+            List::Many(many) => many.all.last_mut(),
+        }
+    }
+
+    /// A list of one is none.
+    fn settle(&mut self) {
+        if let List::Many(many) = &mut self.0
+            && many.all.len() == 1
+            && let Some(one) = many.all.pop()
+        {
+            self.0 = List::One(one);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscription(slot: u32) -> Subscription {
+        let channel = LocalChannel { slot, generation: 0 };
+        Subscription { channel, position: 0, bytes: slot, told: Told::default(), user: None }
+    }
+
+    #[test]
+    fn each_is_found_however_many_come_and_go() {
+        let mut all = Subscriptions::default();
+        let mut model = std::collections::BTreeSet::new();
+        let mut random = 7_u64;
+        for step in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let slot = (random >> 33) as u32 % 100;
+            let third = random.is_multiple_of(3);
+            let grows = if (step / 2_000_u32).is_multiple_of(2) { !third } else { third };
+            if grows && model.insert(slot) {
+                all.push(subscription(slot));
+                assert_eq!(all.last_mut().map(|one| one.channel.slot), Some(slot));
+            } else if !grows && random.is_multiple_of(16) {
+                let popped = all.pop().map(|one| one.channel.slot);
+                assert_eq!(popped.is_some_and(|slot| model.remove(&slot)), popped.is_some());
+            } else if !grows {
+                assert_eq!(all.take(slot).is_some(), model.remove(&slot));
+            }
+            assert_eq!((all.len(), all.is_empty()), (model.len(), model.is_empty()));
+            assert_eq!(all.bytes(), model.iter().map(|slot| *slot as usize).sum::<usize>());
+            let found = (0..100).filter(|slot| all.find(*slot).is_some());
+            assert!(found.eq(model.iter().copied()), "{model:?}");
+            assert!((0..100).all(|slot| all.find_mut(slot).is_some() == model.contains(&slot)));
+            assert_eq!(all.only().is_some(), model.len() == 1);
+        }
+    }
+
+    #[test]
+    fn what_many_channels_took_is_given_back() {
+        let mut all = Subscriptions::default();
+        (0..10_000).for_each(|slot| all.push(subscription(slot)));
+        while all.len() > 20 {
+            all.pop();
+        }
+        let List::Many(many) = &all.0 else { panic!("twenty are many") };
+        assert!(many.all.capacity() < 200 && many.index.capacity() < 200);
+        assert!(size_of::<Subscriptions>() <= 56, "an idle connection has one");
+    }
+}
