@@ -15,7 +15,7 @@ use clap::Parser;
 use fanfare::config::{self, Command, ConfigCommand, Flags, Loaded};
 use fanfare::{cli, server};
 use tracing::level_filters::LevelFilter;
-use tracing::warn;
+use tracing::{debug, warn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, error.exit_code()),
         };
     }
-    let Loaded { config, warnings, .. } = match load_checked(&flags, &folder) {
+    let Loaded { config, warnings, passed_over, .. } = match load_checked(&flags, &folder) {
         Ok(loaded) => loaded,
         Err(error) => return fail(&error, error.exit_code()),
     };
@@ -63,6 +63,9 @@ fn main() -> ExitCode {
     let set_level = start_log(&config.log);
     for warning in warnings {
         warn!("{warning}");
+    }
+    if !passed_over.is_empty() {
+        debug!("a platform's variables are no settings: {}", passed_over.join(", "));
     }
     let (made, path, try_out) =
         (config.made_app.clone(), config.server.path.clone(), config.server.try_out);

@@ -20,7 +20,8 @@ pub(super) async fn app(sql: &Sql, id: &str) -> Result<App, Failure> {
     let row = row.map_err(|problem| Failure(format!("sql.url: {}", mended(&problem))))?;
     let none =
         || Failure(format!("there is no app {id} in the table {}: is the id right?", sql.table));
-    sql.rows.app(&row.ok_or_else(none)?).map_err(|error| Failure(error.to_string()))
+    let read = sql.rows.app(&row.ok_or_else(none)?);
+    read.map(|(app, _)| app).map_err(|error| Failure(error.to_string()))
 }
 
 /// The settings refuse what this build cannot do.

@@ -14,7 +14,7 @@ use super::value::Value;
 
 /// The apps of the file at `path`, which messages call `name`.
 pub(super) fn read(path: &Path, name: &str) -> Result<Vec<AppSettings>, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::of(name, error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| Error::unreadable(name, &error))?;
     if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) {
         json(name, &text)
     } else {

@@ -26,7 +26,16 @@ pub(super) fn apply(settings: &mut Settings, variables: &Variables) -> Result<()
             let near = suggestion(name, names(name).iter().map(String::as_str));
             Error::at(&origin, name, format!("unknown setting{near}"))
         })?;
-        targets.push((target, Setting { value: Value::Raw(value?.to_owned()), origin }));
+        let value = value?;
+        if ['"', '\'']
+            .iter()
+            .any(|quote| value.len() > 1 && value.starts_with(*quote) && value.ends_with(*quote))
+        {
+            // Systemd and shells take quotes off; Compose's lists and `docker run --env-file` do not.
+            let problem = "the quotes around the value are part of it: leave them out";
+            return Err(Error::at(&origin, name, problem));
+        }
+        targets.push((target, Setting { value: Value::Raw(value.to_owned()), origin }));
     }
     targets.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (target, setting) in targets {

@@ -2,7 +2,12 @@
 //! so that whoever wrote it finds it; neither ever holds the value of a secret.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+
+/// `EX_CONFIG` and `EX_NOPERM` of sysexits.h.
+const CONFIG: u8 = 78;
+const NO_PERMISSION: u8 = 77;
 
 /// Where a setting was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,8 +26,8 @@ pub(super) enum Origin {
     Variable(String),
     /// A key of Soketi's JSON file, whose lines are not known.
     Json { path: Arc<str>, key: String },
-    /// The row of an app in a database, by its id.
-    Row(String),
+    /// A column in the row of an app in a database, or the row as a whole.
+    Row { id: String, column: String },
     /// A flag of the command line.
     Flag(&'static str),
 }
@@ -32,7 +37,8 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::Implied(by) => write!(f, "default with {by}"),
-            Self::Row(id) => write!(f, "the row of {id:?}"),
+            Self::Row { id, column } if column.is_empty() => write!(f, "the row of {id:?}"),
+            Self::Row { id, column } => write!(f, "the row of {id:?}, column {column}"),
             Self::Made => f.write_str("made for this run"),
             Self::File { path, line } => write!(f, "{path}:{line}"),
             Self::DotEnv { path, line, name } => write!(f, "{path}:{line}: {name}"),
@@ -47,6 +53,7 @@ impl fmt::Display for Origin {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Error {
     line: String,
+    code: u8,
 }
 
 impl Error {
@@ -57,17 +64,31 @@ impl Error {
             Origin::Default | Origin::Implied(_) | Origin::Made => format!("{key}: {problem}"),
             _ => format!("{origin}: {problem}"),
         };
-        Self { line: one_line(&line) }
+        Self { line: one_line(&line), code: CONFIG }
     }
 
     /// A file that cannot be used as a whole, or not from `place` on.
     pub(super) fn of(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
-        Self { line: one_line(&format!("{place}: {problem}")) }
+        Self { line: one_line(&format!("{place}: {problem}")), code: CONFIG }
     }
 
-    /// What the process exits with: `EX_CONFIG` of sysexits.h.
+    /// A file that cannot be read, called as `place` calls it.
+    pub(super) fn unreadable(place: impl fmt::Display, error: &io::Error) -> Self {
+        let error_line = Self::of(&place, error);
+        if error.kind() != io::ErrorKind::PermissionDenied {
+            return error_line;
+        }
+        let problem = format!("{error}; let the user read it that runs this");
+        Self::of(place, problem).with_code(NO_PERMISSION)
+    }
+
+    pub(super) fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
+    /// What the process exits with: `EX_CONFIG` of sysexits.h, or `EX_NOPERM` where a file may not be read.
     pub fn exit_code(&self) -> u8 {
-        78
+        self.code
     }
 }
 

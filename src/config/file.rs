@@ -15,7 +15,7 @@ use super::value::Value;
 /// Reads the file at `path`, which messages call `name`, over `settings`. Its `[[apps]]`, if it has
 /// any, take the place of all apps before.
 pub(super) fn apply(settings: &mut Settings, path: &Path, name: &str) -> Result<(), Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::of(name, error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| Error::unreadable(name, &error))?;
     apply_text(settings, name, &text)
 }
 
@@ -24,7 +24,14 @@ pub(super) fn apply_text(settings: &mut Settings, name: &str, text: &str) -> Res
     let source = Source { name: name.into(), text };
     for (key, value) in source.parse()?.get_ref() {
         match key.get_ref().as_ref() {
-            "apps" => settings.apps = source.apps(value)?,
+            "apps" => {
+                settings.apps = source.apps(value)?;
+                // As if there were none, an app would be made up.
+                if settings.apps.is_empty() {
+                    let origin = source.origin(key.span().start);
+                    return Err(Error::at(&origin, "apps", "expected one app or more"));
+                }
+            }
             _ => source.server(settings, "", key, value)?,
         }
     }
@@ -241,6 +248,12 @@ mod tests {
             (
                 "[server]\nhost = \"ftp://u:s3cr3t@x\"",
                 "f.toml:2: server.host: expected an address or a host's name, without a port, found \"ftp://…@x\"",
+            ),
+            ("apps = []", "f.toml:1: apps: expected one app or more"),
+            (
+                "[cluster]\nredis = []",
+                "f.toml:2: cluster.redis: expected a redis://, rediss:// or redis+sentinel:// URL \
+                 without #, or a list of a cluster's nodes",
             ),
             (
                 "[apps]\nid = \"1\"",

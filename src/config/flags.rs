@@ -21,7 +21,7 @@ Every setting has a name in the file and a variable, server.port and FANFARE_SER
 do as well. `fanfare config show` has them all and where each comes from.
 
 Signals: HUP reads the settings again, USR2 hands over to a new process, TERM and INT stop.
-Exit codes: 78 for settings that are wrong, 69 for an address that cannot be listened on, 71 for a failure of the machine, \
+Exit codes: 78 for settings that are wrong, 77 for a file that may not be read, 69 for an address that cannot be listened on, 71 for a failure of the machine, \
 1 for a command that failed, 2 for wrong usage.";
 
 /// A Pusher-protocol broadcast server: the drop-in for Laravel Reverb and Soketi.

@@ -201,8 +201,8 @@ fn name(value: &Value) -> Result<String, Wanted> {
     text(value)
         .ok()
         .filter(|name| !name.is_empty())
-        .filter(|name| name.chars().all(|c| c.is_ascii_graphic() && !"/?#%:".contains(c)))
-        .ok_or_else(|| "text in quotes, of letters, digits and marks but / ? # % :".to_owned())
+        .filter(|name| name.chars().all(|c| c.is_ascii_graphic() && !"/?#%:\"'`".contains(c)))
+        .ok_or_else(|| "text of letters, digits and marks but / ? # % : and quotes".to_owned())
 }
 
 fn secret(value: &Value) -> Result<Signer, Wanted> {
@@ -339,7 +339,7 @@ const SENTINELS: [&str; 2] = ["redis+sentinel://", "rediss+sentinel://"];
 fn redis(value: &Value) -> Result<Vec<String>, Wanted> {
     let sentinels = |url: &str| SENTINELS.iter().any(|scheme| url.trim().starts_with(scheme));
     let nodes = match value {
-        Value::Text(url) if url.is_empty() => Ok(Vec::new()),
+        Value::Text(url) | Value::Raw(url) if url.trim().is_empty() => return Ok(Vec::new()),
         // Sentinels are many in one URL, with commas between.
         Value::Raw(url) if sentinels(url) => Ok(vec![url.trim().to_owned()]),
         Value::Text(url) => Ok(vec![url.clone()]),
@@ -348,7 +348,9 @@ fn redis(value: &Value) -> Result<Vec<String>, Wanted> {
     let servers = |url: &str| ["redis://", "rediss://"].iter().any(|s| url.starts_with(s));
     nodes
         .ok()
+        // A list without any was meant to name some.
         .filter(|nodes| match nodes.as_slice() {
+            [] => false,
             [url] => servers(url) || sentinels(url),
             nodes => nodes.iter().all(|node| servers(node)),
         })

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::env_file::EnvFile;
 use super::error::Error;
 use super::laravel::{Laravel, Public};
 use super::settings::Settings;
@@ -22,6 +23,8 @@ pub struct Loaded {
     pub doubts: Vec<String>,
     /// What the operator should know although it stops nothing; a line each.
     pub warnings: Vec<String>,
+    /// Variables that begin like settings and were passed over, since a platform makes them.
+    pub passed_over: Vec<String>,
 }
 
 impl Loaded {
@@ -42,9 +45,11 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     let mut settings = Settings::default();
     let mut warnings = Vec::new();
     let given = flags.env_file.as_deref();
-    let laravel = Laravel::read(given, folder, &variables, &mut warnings)?;
+    let file = EnvFile::read(given, folder, &variables, &mut warnings)?;
+    let laravel = Laravel::read(file.laravel, &variables)?;
     laravel.apply(&mut settings)?;
-    Soketi::read(flags.soketi_config.as_deref(), folder, &variables)?.apply(&mut settings)?;
+    let json = flags.soketi_config.as_deref();
+    Soketi::read(json, folder, file.soketi, &variables)?.apply(&mut settings)?;
     if let Some(path) = &flags.config {
         file::apply(&mut settings, &folder.join(path), &path.display().to_string())?;
     }
@@ -66,7 +71,8 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     config.apps_file = config.apps_file.map(|path| folder.join(path));
     warnings.append(&mut settings.warnings);
     let (public, doubts) = (laravel.public(), laravel.doubts());
-    Ok(Loaded { config, settings, public, doubts, warnings })
+    let passed_over = variables.passed_over().to_vec();
+    Ok(Loaded { config, settings, public, doubts, warnings, passed_over })
 }
 
 /// What a command about the settings prints; none of another command.

@@ -4,6 +4,7 @@
 mod apps_file;
 mod dotenv;
 mod env;
+mod env_file;
 mod error;
 mod file;
 mod flags;
@@ -11,6 +12,7 @@ mod keys;
 mod laravel;
 mod load;
 mod made;
+mod redis_url;
 mod resolve;
 mod settings;
 mod show;

@@ -22,8 +22,9 @@ const MOST_ABSENT: usize = 10_000;
 /// One row of the table, by its columns.
 pub type Row = Map<String, Value>;
 
-/// Makes an app of a row; the error says what is wrong with it and shows no secret.
-pub type Reading = Box<dyn Fn(&Row) -> Result<App, String> + Send + Sync>;
+/// Makes an app of a row, and says what it did without; the error says what is wrong with it. Neither shows
+/// a secret.
+pub type Reading = Box<dyn Fn(&Row) -> Result<(App, Vec<String>), String> + Send + Sync>;
 
 /// Is given the apps when they have changed, and whether connected clients are concerned.
 pub type Publishing = Box<dyn Fn(Apps, bool) + Send + Sync>;
@@ -40,6 +41,8 @@ struct Known {
     configured: Apps,
     found: HashMap<AppId, Found>,
     absent: HashMap<Name, Instant>,
+    /// What was said of rows that cannot be used, so that it is not said each time one is asked for.
+    told: HashSet<String>,
 }
 
 struct Found {
@@ -82,7 +85,7 @@ impl Keeper {
         let mut known = self.lock();
         let mut has_changed = false;
         for row in rows {
-            if let Some(app) = self.app(&row) {
+            if let Some(app) = self.app(&row, &mut known.told) {
                 known.found.insert(app.id.clone(), Found { row, app });
                 has_changed = true;
             }
@@ -127,7 +130,7 @@ impl Keeper {
                 continue;
             }
             // A row that cannot be used any more leaves the app as it was.
-            if let Some(app) = self.app(&row) {
+            if let Some(app) = self.app(&row, &mut known.told) {
                 info!(app = %app.id, "the app has changed in the database");
                 known.found.insert(app.id.clone(), Found { row, app });
                 has_changed = true;
@@ -142,11 +145,22 @@ impl Keeper {
         }
     }
 
-    fn app(&self, row: &Row) -> Option<Arc<App>> {
-        let app = (self.read)(row);
-        app.inspect_err(|error| warn!("a row of the apps cannot be used: {error}"))
-            .ok()
-            .map(Arc::new)
+    fn app(&self, row: &Row, told: &mut HashSet<String>) -> Option<Arc<App>> {
+        let read = (self.read)(row);
+        let lines = match &read {
+            Ok((_, passed_over)) => passed_over.clone(),
+            Err(error) => vec![error.clone()],
+        };
+        let kind = if read.is_ok() { "is passed over" } else { "cannot be used" };
+        for line in lines {
+            if told.len() > MOST_ABSENT {
+                told.clear();
+            }
+            if told.insert(line.clone()) {
+                warn!("part of the table of apps {kind}: {line}");
+            }
+        }
+        read.ok().map(|(app, _)| Arc::new(app))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -176,7 +190,7 @@ mod tests {
         let published = Arc::new(Mutex::new(Vec::new()));
         let read = |row: &Row| {
             let text = |name: &str| row.get(name).and_then(Value::as_str).ok_or("no text");
-            Ok(App::new(text("id")?, text("key")?, text("secret")?))
+            Ok((App::new(text("id")?, text("key")?, text("secret")?), Vec::new()))
         };
         let publish = {
             let published = published.clone();

@@ -140,28 +140,37 @@ impl Database {
                 }
                 let rows = query.fetch_all(&mut connection).await?;
                 *kept = Some(connection);
-                rows.iter().map(row_of).collect()
+                Ok(rows.iter().map(row_of).collect())
             }
         }
     }
 }
 
-/// The columns that hold numbers and texts; times and the like mean nothing here.
-fn row_of(from: &MySqlRow) -> Result<Row, sqlx::Error> {
+/// The columns that hold numbers and texts; times and the like mean nothing here. One that cannot be read is
+/// what no column may be, so that the reader of the row names it.
+fn row_of(from: &MySqlRow) -> Row {
+    let is_one = |kind: &str, of: &[&str]| of.iter().any(|one| kind.contains(one));
     let mut row = Row::new();
     for column in from.columns() {
         let kind = column.type_info().name();
         let place = column.ordinal();
-        let value = if kind.contains("INT") || kind == "BOOLEAN" {
-            from.try_get_unchecked::<Option<i64>, _>(place)?.map(Value::from)
-        } else if ["CHAR", "TEXT", "JSON", "BLOB", "ENUM"].iter().any(|one| kind.contains(one)) {
-            from.try_get_unchecked::<Option<String>, _>(place)?.map(Value::from)
+        let value = if kind.contains("UNSIGNED") || kind == "BIT" {
+            from.try_get_unchecked::<Option<u64>, _>(place).map(|one| one.map(Value::from))
+        } else if kind.contains("INT") || kind == "BOOLEAN" {
+            from.try_get_unchecked::<Option<i64>, _>(place).map(|one| one.map(Value::from))
+        } else if is_one(kind, &["FLOAT", "DOUBLE"]) {
+            from.try_get_unchecked::<Option<f64>, _>(place).map(|one| one.map(Value::from))
+        } else if is_one(kind, &["CHAR", "TEXT", "JSON", "BLOB", "BINARY", "ENUM", "DECIMAL"]) {
+            from.try_get_unchecked::<Option<String>, _>(place).map(|one| one.map(Value::from))
         } else {
             continue;
         };
-        row.insert(column.name().to_owned(), value.unwrap_or(Value::Null));
+        let value = value.map(|value| value.unwrap_or(Value::Null));
+        let unreadable =
+            |error: sqlx::Error| serde_json::json!({ "unreadable": error.to_string() });
+        row.insert(column.name().to_owned(), value.unwrap_or_else(unreadable));
     }
-    Ok(row)
+    row
 }
 
 /// Answers questions for as long as anybody can ask one, and looks after what is known every `ttl`.

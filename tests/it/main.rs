@@ -20,6 +20,7 @@ mod dashboard;
 mod dialogue;
 mod doctor;
 mod endings;
+mod environment;
 mod garbage;
 mod handshake;
 mod liveness;

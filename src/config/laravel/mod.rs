@@ -1,11 +1,11 @@
 //! Settings from what a Laravel app that uses Reverb or Pusher has in its environment: its `.env` file
-//! and variables of the process, which go before the file. Only what the names mean is here; the file's
-//! grammar is `dotenv`'s.
+//! and variables of the process, which go before the file. Only what the names mean is here; which file it
+//! is is `env_file`'s, its grammar `dotenv`'s.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod redis;
 
 use super::dotenv;
+use super::env_file::Found;
 use super::error::{Error, Origin};
 use super::settings::{AppSettings, DropIn, Setting, Settings};
 use super::value::Value;
@@ -13,20 +13,26 @@ use super::variables::Variables;
 
 /// Variables by name, as Laravel's `env()` answers them: those that are null are left out.
 pub(super) struct Laravel {
-    found: BTreeMap<String, (String, Origin)>,
+    found: Found,
 }
+
+/// What the names begin with that are read from the environment of the process.
+const PREFIXES: [&str; 6] =
+    ["REVERB_", "PUSHER_", "REDIS_", "VITE_REVERB_", "VITE_PUSHER_", "MIX_PUSHER_"];
 
 /// The three that make an app, for Reverb and for Pusher.
 const REVERB: Names = Names {
     id: "REVERB_APP_ID",
     key: "REVERB_APP_KEY",
     secret: "REVERB_APP_SECRET",
+    addresses: &["REVERB_", "VITE_REVERB_"],
     drop_in: &DropIn { name: "REVERB_APP_ID", port: None },
 };
 const PUSHER: Names = Names {
     id: "PUSHER_APP_ID",
     key: "PUSHER_APP_KEY",
     secret: "PUSHER_APP_SECRET",
+    addresses: &["PUSHER_", "VITE_PUSHER_", "MIX_PUSHER_"],
     drop_in: &DropIn { name: "PUSHER_APP_ID", port: None },
 };
 
@@ -42,6 +48,8 @@ struct Names {
     id: &'static str,
     key: &'static str,
     secret: &'static str,
+    /// What the variables begin with that have the server's address, for its backend and its pages.
+    addresses: &'static [&'static str],
     drop_in: &'static DropIn,
 }
 
@@ -55,19 +63,9 @@ impl Names {
 const DEFAULT_EVENT_DATA: u64 = 100 << 10;
 
 impl Laravel {
-    /// Reads the file that is `given`, else the one in `folder` if a Laravel app with credentials left it
-    /// there, and the variables. What else there is to say goes to `warnings`.
-    pub(super) fn read(
-        given: Option<&Path>,
-        folder: &Path,
-        variables: &Variables,
-        warnings: &mut Vec<String>,
-    ) -> Result<Self, Error> {
-        let mut found = match given {
-            Some(path) => read_file(&folder.join(path), &path.display().to_string(), variables)?,
-            None => found_in(folder, variables, warnings)?.unwrap_or_default(),
-        };
-        for prefix in ["REVERB_", "PUSHER_APP_", "REDIS_"] {
+    /// The variables of the file, and over them those of the process.
+    pub(super) fn read(mut found: Found, variables: &Variables) -> Result<Self, Error> {
+        for prefix in PREFIXES {
             for (name, value) in variables.with_prefix(prefix) {
                 let origin = Origin::Variable(name.to_owned());
                 match dotenv::cast(value?) {
@@ -90,7 +88,7 @@ impl Laravel {
                 settings.set(key, setting)?;
             }
         }
-        if let Some(names) = [REVERB, PUSHER].into_iter().find(|names| self.has(names)) {
+        if let Some(names) = self.names() {
             let mut app = AppSettings::new(self.origin(names.id));
             app.drop_in = Some(names.drop_in);
             for (variable, key) in [(names.id, "id"), (names.key, "key"), (names.secret, "secret")]
@@ -99,20 +97,25 @@ impl Laravel {
             }
             if names.id == REVERB.id {
                 self.reverb_app(&mut app, &mut settings.warnings)?;
+            } else {
+                self.listen_as_pusher(settings)?;
             }
             settings.apps = vec![app];
         }
         self.scaling(settings)
     }
 
+    /// The three variables of the app that is served.
+    fn names(&self) -> Option<Names> {
+        [REVERB, PUSHER].into_iter().find(|names| self.has(names))
+    }
+
     /// The addresses that the app's own settings have for the server, with Laravel's defaults: its backend's,
-    /// and what its pages are built with.
+    /// and what its pages are built with. An app of Pusher's without a host is for Pusher's own servers.
     pub(super) fn public(&self) -> Vec<Public> {
-        if !self.has(&REVERB) {
-            return Vec::new();
-        }
+        let Some(names) = self.names() else { return Vec::new() };
         let path = self.text("REVERB_SERVER_PATH").unwrap_or_default().trim_matches('/');
-        let at = |said_by: &'static str| {
+        let at = |said_by: &&'static str| {
             let text = |name: &str| self.text(&format!("{said_by}{name}"));
             let host = text("HOST")?;
             let scheme = text("SCHEME").unwrap_or("https");
@@ -120,10 +123,22 @@ impl Laravel {
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             Some(Public { url: format!("{scheme}://{host}:{port}/{path}"), said_by })
         };
-        let mut found: Vec<Public> =
-            ["REVERB_", "VITE_REVERB_"].into_iter().filter_map(at).collect();
+        let mut found: Vec<Public> = names.addresses.iter().filter_map(at).collect();
         found.dedup_by(|page, backend| page.url == backend.url);
         found
+    }
+
+    /// An app of laravel-websockets or Soketi on the same machine finds its server by `PUSHER_HOST` and
+    /// `PUSHER_PORT`; there is no other variable for the port to listen on. Ports 80 and 443 are a proxy's.
+    fn listen_as_pusher(&self, settings: &mut Settings) -> Result<(), Error> {
+        let is_local = self.text("PUSHER_HOST").is_some_and(is_this_machine);
+        let port = self.setting("PUSHER_PORT").filter(|_| is_local);
+        match port.filter(|_| !matches!(self.text("PUSHER_PORT"), Some("80" | "443"))) {
+            Some(port) if !settings.server.contains_key("server.port") => {
+                settings.set("server.port", port)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the app's pages will not get to work, though the server has no part in it.
@@ -260,49 +275,6 @@ impl Laravel {
         app.set("apps[0]", "client_events_per_second", setting)
     }
 
-    /// Several Reverb servers share a Redis server; so do several of Fanfare.
-    fn scaling(&self, settings: &mut Settings) -> Result<(), Error> {
-        let variable = "REVERB_SCALING_ENABLED";
-        if matches!(self.text(variable), None | Some("false" | "0")) {
-            return Ok(());
-        }
-        let setting = Setting { value: Value::Text(self.redis()), origin: self.origin(variable) };
-        settings.set("cluster.redis", setting)?;
-        match self.setting("REVERB_SCALING_CHANNEL") {
-            Some(channel) => settings.set("cluster.prefix", channel),
-            None => Ok(()),
-        }
-    }
-
-    /// The URL of Laravel's Redis server.
-    fn redis(&self) -> String {
-        if let Some(url) = self.text("REDIS_URL") {
-            let tls = ["tls://", "rediss://"].into_iter().find_map(|s| url.strip_prefix(s));
-            let plain = ["tcp://", "redis://"].into_iter().find_map(|s| url.strip_prefix(s));
-            return match (tls, plain) {
-                (Some(rest), _) => format!("rediss://{rest}"),
-                (None, Some(rest)) => format!("redis://{rest}"),
-                (None, None) => url.to_owned(),
-            };
-        }
-        let host = self.text("REDIS_HOST").unwrap_or("127.0.0.1");
-        let tls = matches!(self.text("REDIS_SCHEME"), Some("tls" | "rediss"));
-        let (scheme, host) = match host.strip_prefix("tls://") {
-            Some(host) => ("rediss", host),
-            None => (if tls { "rediss" } else { "redis" }, host),
-        };
-        let credentials = match (self.text("REDIS_USERNAME"), self.text("REDIS_PASSWORD")) {
-            (None, None) => String::new(),
-            (user, password) => {
-                let user = percent_encode(user.unwrap_or_default());
-                format!("{user}:{}@", percent_encode(password.unwrap_or_default()))
-            }
-        };
-        let port = self.text("REDIS_PORT").unwrap_or("6379");
-        let database = self.text("REDIS_DB").unwrap_or("0");
-        format!("{scheme}://{credentials}{host}:{port}/{database}")
-    }
-
     fn has(&self, names: &Names) -> bool {
         names.each().into_iter().all(|name| self.text(name).is_some())
     }
@@ -330,6 +302,14 @@ impl Laravel {
     }
 }
 
+fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<std::net::IpAddr>() {
+        Ok(address) => address.is_loopback() || address.is_unspecified(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
 fn number(setting: &Setting, variable: &str) -> Result<u64, Error> {
     super::value::count(&setting.value, 0).map_err(|wanted| {
         let problem = format!("expected {wanted}, found {}", setting.value);
@@ -337,71 +317,16 @@ fn number(setting: &Setting, variable: &str) -> Result<u64, Error> {
     })
 }
 
-pub(super) fn percent_encode(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-        encoded
-    })
+/// Whether a text may hold an app's credentials.
+pub(super) fn mentions_app(text: &str) -> bool {
+    [REVERB, PUSHER].iter().any(|names| names.each().into_iter().all(|name| text.contains(name)))
 }
 
-type Found = BTreeMap<String, (String, Origin)>;
-
-fn read_file(path: &Path, name: &str, variables: &Variables) -> Result<Found, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::of(name, error))?;
-    parse(&text, name, variables)
-}
-
-fn parse(text: &str, name: &str, variables: &Variables) -> Result<Found, Error> {
-    let outside = |name: &str| variables.value(name).map(str::to_owned);
-    let entries = dotenv::parse(text, outside)
-        .map_err(|wrong| Error::of(format!("{name}:{}", wrong.line), wrong.problem))?;
-    let found = entries.into_iter().filter_map(|(variable, entry)| {
-        let value = dotenv::cast(entry.value.as_deref()?)?.to_owned();
-        let origin = Origin::DotEnv { path: name.into(), line: entry.line, name: variable.clone() };
-        Some((variable, (value, origin)))
-    });
-    Ok(found.collect())
-}
-
-/// What the environment file in `folder` says, if it is one of a Laravel app with credentials. Any other
-/// file of that name is none of Fanfare's, whatever it holds.
-fn found_in(
-    folder: &Path,
-    variables: &Variables,
-    warnings: &mut Vec<String>,
-) -> Result<Option<Found>, Error> {
-    // Laravel reads `.env.x` instead of `.env` where APP_ENV is x.
-    let special = variables.value("APP_ENV").map(|name| format!(".env.{name}"));
-    let names = special.into_iter().chain([".env".to_owned()]);
-    let files = names.map(|name| (folder.join(&name), name));
-    let Some((path, name)) = files.into_iter().find(|(path, _)| path.is_file()) else {
-        return Ok(None);
-    };
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
-    let mentions = |names: &Names| names.each().into_iter().all(|name| text.contains(name));
-    if !mentions(&REVERB) && !mentions(&PUSHER) {
-        return Ok(None);
-    }
-    let found = parse(&text, &name, variables)?;
-    let laravel = Laravel { found };
-    if !laravel.has(&REVERB) && !laravel.has(&PUSHER) {
-        if let Some(error) = laravel.incomplete() {
-            warnings.push(format!("{name} is not read: {error}"));
-        }
-        return Ok(None);
-    }
-    let cache: PathBuf = folder.join("bootstrap/cache/config.php");
-    if cache.is_file() {
-        warnings.push(format!(
-            "bootstrap/cache/config.php exists: the Laravel app uses what is cached there and \
-             not {name}, which this server reads"
-        ));
-    }
-    Ok(Some(laravel.found))
+/// Something if there is no app among these variables, with what is wrong with the one that is there in part.
+pub(super) fn no_app(found: &Found) -> Option<Option<Error>> {
+    let laravel = Laravel { found: found.clone() };
+    let has_app = [REVERB, PUSHER].iter().any(|names| laravel.has(names));
+    (!has_app).then(|| laravel.incomplete())
 }
 
 #[cfg(test)]

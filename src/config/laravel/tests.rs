@@ -3,6 +3,7 @@
 use super::*;
 use crate::app::ClientEvents;
 use crate::config::Config;
+use crate::config::env_file::parse;
 
 const CREDENTIALS: &str = "REVERB_APP_ID=1\nREVERB_APP_KEY=k\nREVERB_APP_SECRET=s\n";
 
@@ -10,12 +11,8 @@ const CREDENTIALS: &str = "REVERB_APP_ID=1\nREVERB_APP_KEY=k\nREVERB_APP_SECRET=
 fn read(file: &str, env: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
     let variables = Variables::new(env.iter().copied());
     let with = |error: Error| error.to_string();
-    let found = parse(file, ".env", &variables).map_err(with)?;
-    let mut laravel = Laravel::read(None, Path::new("/nonexistent"), &variables, &mut Vec::new())
-        .map_err(with)?;
-    for (name, value) in found {
-        laravel.found.entry(name).or_insert(value);
-    }
+    let file = parse(file, ".env", &variables).map_err(with)?;
+    let laravel = Laravel::read(file.laravel, &variables).map_err(with)?;
     let mut settings = Settings::default();
     laravel.apply(&mut settings).map_err(with)?;
     settings.complete().map_err(with)?;
@@ -149,17 +146,25 @@ fn scaling_goes_over_the_apps_redis() {
     assert_eq!(config("REVERB_SCALING_ENABLED=false").cluster.redis.len(), 0);
 }
 
+/// The URL of Redis that these variables make, or the error.
+fn redis(pairs: &[(&str, &str)]) -> Result<String, String> {
+    let found = pairs.iter().map(|(name, value)| {
+        (name.to_string(), (value.to_string(), Origin::Variable(name.to_string())))
+    });
+    let laravel = Laravel { found: found.collect() };
+    laravel.redis(&mut Vec::new()).map_err(|error| error.to_string())
+}
+
+fn redis_url(pairs: &[(&str, &str)]) -> String {
+    redis(pairs).unwrap()
+}
+
 #[test]
 fn redis_is_where_laravel_has_it() {
-    let url = |pairs: &[(&str, &str)]| {
-        let found = pairs
-            .iter()
-            .map(|(name, value)| (name.to_string(), (value.to_string(), Origin::Default)));
-        Laravel { found: found.collect() }.redis()
-    };
+    let url = redis_url;
     assert_eq!(url(&[]), "redis://127.0.0.1:6379/0");
-    assert_eq!(url(&[("REDIS_URL", "tls://a:1")]), "rediss://a:1");
-    assert_eq!(url(&[("REDIS_URL", "tcp://a:1")]), "redis://a:1");
+    assert_eq!(url(&[("REDIS_URL", "tls://a:1")]), "rediss://a:1/0");
+    assert_eq!(url(&[("REDIS_URL", "tcp://a:1")]), "redis://a:1/0");
     assert_eq!(
         url(&[
             ("REDIS_HOST", "tls://r"),
@@ -173,4 +178,109 @@ fn redis_is_where_laravel_has_it() {
     for (scheme, expected) in [("tls", "rediss"), ("rediss", "rediss"), ("tcp", "redis")] {
         assert_eq!(url(&[("REDIS_SCHEME", scheme)]), format!("{expected}://127.0.0.1:6379/0"));
     }
+    assert_eq!(url(&[("REDIS_HOST", "::1")]), "redis://[::1]:6379/0");
+    assert_eq!(url(&[("REDIS_HOST", "[::1]")]), "redis://[::1]:6379/0");
+}
+
+/// Each as Laravel's `ConfigurationUrlParser` merges it, where that connects at all.
+#[test]
+fn a_redis_url_goes_over_the_single_variables_part_by_part() {
+    let single = [
+        ("REDIS_HOST", "h"),
+        ("REDIS_PORT", "1"),
+        ("REDIS_USERNAME", "u"),
+        ("REDIS_PASSWORD", "p"),
+        ("REDIS_DB", "2"),
+    ];
+    for (written, merged) in [
+        ("redis://r", "redis://u:p@r:1/2"),
+        ("redis://r:6380", "redis://u:p@r:6380/2"),
+        ("redis://r/5", "redis://u:p@r:1/5"),
+        ("redis://:q@r", "redis://:q@r:1/2"),
+        ("redis://v:q%40@r", "redis://v:q%40@r:1/2"),
+        ("redis://r?password=q%26+x", "redis://u:q%26%20x@r:1/2"),
+        ("redis://r?username=v&database=3&timeout=5", "redis://v:p@r:1/3"),
+        ("rediss://r", "rediss://u:p@r:1/2"),
+        ("TLS://r:7", "rediss://u:p@r:7/2"),
+        ("redis://r?tls=true", "rediss://u:p@r:1/2"),
+        ("r:6380", "redis://u:p@r:6380/2"),
+        ("r", "redis://u:p@r:1/2"),
+        ("r:6380/4", "redis://u:p@r:6380/4"),
+        (":q@r:6380", "redis://:q@r:6380/2"),
+        ("127.0.0.1:6380?password=q", "redis://u:q@127.0.0.1:6380/2"),
+        ("redis://[::1]:6380", "redis://u:p@[::1]:6380/2"),
+        ("::1", "redis://u:p@[::1]:1/2"),
+        ("redis://r?scheme=tls", "redis://u:p@r:1/2"),
+        ("r:6380?scheme=tls", "rediss://u:p@r:6380/2"),
+    ] {
+        let mut all = single.to_vec();
+        all.push(("REDIS_URL", written));
+        assert_eq!(redis_url(&all), merged, "{written}");
+    }
+}
+
+#[test]
+fn an_error_about_redis_names_the_variable_that_is_wrong_and_no_password() {
+    for (name, value) in [
+        ("REDIS_HOST", "redis.test:6379"),
+        ("REDIS_HOST", "redis://:s3cr3t@redis.test"),
+        ("REDIS_HOST", "/run/redis.sock"),
+        ("REDIS_PORT", "tcp"),
+        ("REDIS_PORT", "70000"),
+        ("REDIS_DB", "cache"),
+        ("REDIS_URL", "unix:///run/redis.sock"),
+        ("REDIS_URL", "http://u:s3cr3t@h"),
+        ("REDIS_URL", "redis://:s3cr3t@h/cache"),
+        ("REDIS_URL", "redis://h:s3cr3t"),
+    ] {
+        let line = redis(&[(name, value)]).unwrap_err();
+        assert!(line.starts_with(&format!("{name}: expected ")), "{line}");
+        assert!(!line.contains("s3cr3t"), "{line}");
+    }
+    let lines = "REVERB_SCALING_ENABLED=true\nREDIS_HOST=a b";
+    assert_eq!(error(&lines.replace("a b", "a:1")).split(": ").nth(1), Some("REDIS_HOST"));
+}
+
+#[test]
+fn redis_without_the_tls_that_was_asked_for_is_told() {
+    let lines = "REVERB_SCALING_ENABLED=true\nREDIS_SCHEME=tls\nREDIS_URL=redis://h";
+    let (config, warnings) = read(&(CREDENTIALS.to_owned() + lines), &[]).unwrap();
+    assert_eq!(config.cluster.redis, ["redis://h:6379/0"]);
+    assert!(warnings.len() == 1 && warnings[0].contains("without TLS"), "{warnings:?}");
+}
+
+const PUSHER_APP: &str = "PUSHER_APP_ID=1\nPUSHER_APP_KEY=k\nPUSHER_APP_SECRET=s\n";
+
+#[test]
+fn an_app_of_laravel_websockets_is_listened_for_where_it_calls() {
+    let port = |lines: &str| read(&(PUSHER_APP.to_owned() + lines), &[]).unwrap().0.server.port;
+    let local = "PUSHER_PORT=6001\nPUSHER_SCHEME=http\nPUSHER_HOST=";
+    for host in ["127.0.0.1", "localhost", "::1", "0.0.0.0"] {
+        assert_eq!(port(&format!("{local}{host}")), 6001, "{host}");
+    }
+    for host in ["", "soketi", "ws.example.test", "192.0.2.1"] {
+        assert_eq!(port(&format!("{local}{host}")), 8080, "{host}");
+    }
+    assert_eq!(port("PUSHER_HOST=127.0.0.1\nPUSHER_PORT=443"), 8080);
+    assert_eq!(port(&format!("{local}127.0.0.1\nREVERB_SERVER_PORT=7000")), 7000);
+    let both = format!("{CREDENTIALS}{local}127.0.0.1");
+    assert_eq!(read(&both, &[]).unwrap().0.server.port, 8080);
+}
+
+#[test]
+fn addresses_of_an_app_of_pushers_are_known_as_reverbs_are() {
+    let public = |lines: &str| {
+        let variables = Variables::new([("PUSHER_HOST", "127.0.0.1")]);
+        let file = parse(&(PUSHER_APP.to_owned() + lines), ".env", &variables).unwrap();
+        let public = Laravel::read(file.laravel, &variables).unwrap().public();
+        public.into_iter().map(|one| (one.said_by, one.url)).collect::<Vec<_>>()
+    };
+    let page = "VITE_PUSHER_HOST=ws.example.test\nVITE_PUSHER_PORT=443\n";
+    assert_eq!(
+        public(&format!("PUSHER_PORT=6001\nPUSHER_SCHEME=http\n{page}")),
+        [
+            ("PUSHER_", "http://127.0.0.1:6001/".to_owned()),
+            ("VITE_PUSHER_", "https://ws.example.test:443/".to_owned())
+        ]
+    );
 }

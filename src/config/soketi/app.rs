@@ -40,7 +40,7 @@ const FIELDS: [Field; 14] = [
     field(["key", "AppKey", "key"], "key", Form::Text),
     field(["secret", "AppSecret", "secret"], "secret", Form::Text),
     field(["enabled", "Enabled", "enabled"], "enabled", Form::Boolean),
-    field(["maxConnections", "MaxConnections", "max_connections"], "max_connections", Form::Limit),
+    field(["maxConnections", "MaxConnections", "max_connections"], "max_connections", Form::LimitOrNone),
     field(["maxBackendEventsPerSecond", "MaxBackendEventsPerSecond", "max_backend_events_per_sec"], "events_per_second", Form::Limit),
     field(["maxReadRequestsPerSecond", "MaxReadRequestsPerSecond", "max_read_req_per_sec"], "reads_per_second", Form::Limit),
     limit(["maxPresenceMembersPerChannel", "MaxPresenceMembersPerChannel", "max_presence_members_per_channel"], "presence.maxMembersPerChannel", "max_presence_members", Form::Number),
@@ -51,6 +51,9 @@ const FIELDS: [Field; 14] = [
     limit(["maxEventPayloadInKb", "MaxEventPayloadInKb", "max_event_payload_in_kb"], "eventLimits.maxPayloadInKb", "max_event_data", Form::Kilobytes),
     limit(["maxEventBatchSize", "MaxEventBatchSize", "max_event_batch_size"], "eventLimits.maxBatchSize", "max_batch", Form::Number),
 ];
+
+/// What an app cannot be without.
+const IDENTITY: [&str; 3] = ["id", "key", "secret"];
 
 const CLIENT_RATE: [&str; 3] =
     ["maxClientEventsPerSecond", "MaxClientEventsPerSecond", "max_client_events_per_sec"];
@@ -82,7 +85,39 @@ impl Soketi {
             let origin = first.origin.clone();
             apps.push(self.app(&place, &format!("apps[{}]", apps.len()), origin, &general)?);
         }
+        self.refuse_lost(apps.len())?;
         Ok(apps)
+    }
+
+    /// Refuses apps that were given and not found: a list without any, or one behind a gap.
+    fn refuse_lost(&mut self, count: usize) -> Result<(), Error> {
+        if let Some(list) = self.given.get(APPS).filter(|list| !list.value.is_null())
+            && count == 0
+        {
+            return Err(list.wrong(APPS, "a list of one app or more"));
+        }
+        self.given.remove(APPS);
+        let inside = format!("{APPS}.");
+        for (key, given) in self.given.range(inside.clone()..) {
+            let Some(rest) = key.strip_prefix(&inside) else { break };
+            let index: Option<usize> = rest.split('.').next().and_then(|one| one.parse().ok());
+            if index.is_none_or(|index| index >= count) {
+                let problem = format!("there is no app {count} before it");
+                return Err(Error::at(&given.origin, key, problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the app of a row go on without what is wrong in one of its columns.
+    fn settle(&mut self, read: Result<(), Error>) -> Result<(), Error> {
+        match (read, &mut self.passed_over) {
+            (Err(error), Some(passed_over)) => {
+                passed_over.push(error.to_string());
+                Ok(())
+            }
+            (read, _) => read,
+        }
     }
 
     pub(super) fn general(&mut self) -> Result<General, Error> {
@@ -117,23 +152,67 @@ impl Soketi {
         let mut app = AppSettings::new(origin);
         app.drop_in = Some(SOKETI);
         for field in &FIELDS {
-            let general = || general.limits.iter().find(|(key, _)| *key == field.key);
-            let given = self.spelled(place, field.names);
-            if let Some(given) = given.or_else(|| general().map(|(_, given)| given.clone())) {
-                app.set(name, field.key, given.setting(&below(place, field.key), field.form)?)?;
+            let read = self.field(&mut app, field, (place, name), general);
+            if IDENTITY.contains(&field.key) {
+                read?;
+            } else {
+                self.settle(read)?;
             }
         }
         let rate = self.spelled(place, CLIENT_RATE);
         let key = "client_events_per_second";
-        app.set(name, key, or_else(rate, key, Form::Limit, Value::Integer(0))?)?;
+        let rate = or_else(rate, key, Form::Limit, Value::Integer(0));
+        let read = rate.and_then(|rate| app.set(name, key, rate));
+        if read.is_err() && self.passed_over.is_some() {
+            // Soketi's, which is none.
+            app.set(name, key, or_else(None, key, Form::Limit, Value::Integer(0))?)?;
+        }
+        self.settle(read)?;
         let ttl = general.cache_ttl.clone();
         let hour = Value::Text("3600s".to_owned());
         app.set(name, "cache_ttl", or_else(ttl, "cache_ttl", Form::Seconds, hour)?)?;
-        self.client_events(&mut app, place, name)?;
-        self.users(&mut app, place, name, general)?;
-        self.webhooks(&mut app, place, name, general)?;
+        let read = self.client_events(&mut app, place, name);
+        if read.is_err() && self.passed_over.is_some() {
+            let value = Value::Text("none".to_owned());
+            let setting = Setting { value, origin: Origin::Implied(SOKETI.name) };
+            app.set(name, "client_events", setting)?;
+        }
+        self.settle(read)?;
+        let read = self.users(&mut app, place, name, general);
+        self.settle(read)?;
+        let read = self.webhooks(&mut app, place, name, general);
+        if read.is_err() && self.passed_over.is_some() {
+            // One that was read in part is none.
+            app.webhooks.clear();
+        }
+        self.settle(read)?;
         app.keep_client_events()?;
         Ok(app)
+    }
+
+    fn field(
+        &mut self,
+        app: &mut AppSettings,
+        field: &Field,
+        (place, name): (&str, &str),
+        general: &General,
+    ) -> Result<(), Error> {
+        let of_all = general.limits.iter().find(|(key, _)| *key == field.key);
+        let given = self.spelled(place, field.names);
+        let Some(given) = given.or_else(|| of_all.map(|(_, given)| given.clone())) else {
+            return Ok(());
+        };
+        let key = below(place, field.key);
+        let set = given.setting(&key, field.form).and_then(|set| app.set(name, field.key, set));
+        match of_all {
+            // What a column does not limit, the settings for all still do.
+            Some((_, of_all)) if set.is_err() && self.passed_over.is_some() => {
+                let setting = of_all.clone().setting(&key, field.form)?;
+                app.set(name, field.key, setting)?;
+                set
+            }
+            _ => set,
+        }
     }
 
     /// The last given of a field's spellings.
@@ -213,6 +292,25 @@ fn read_webhook(
     written: &Json,
     origin: &Origin,
 ) -> Result<(), Error> {
+    let wrong = |problem: &str| Err(Error::at(origin, WEBHOOKS[0], problem));
+    let Some(entries) = written.as_object() else { return wrong("expected a list of objects") };
+    // What is misspelled here is delivered where nobody waits for it, or nowhere.
+    let known = ["url", "event_types", "filter", "headers", "lambda", "lambda_function"];
+    if let Some(name) = entries.keys().find(|name| !known.contains(&name.as_str())) {
+        return wrong(&format!("{name} is no key of a webhook; there are {}", known.join(", ")));
+    }
+    let filters = ["channel_name_starts_with", "channel_name_ends_with"];
+    match entries.get("filter") {
+        None | Some(Json::Null) => {}
+        Some(Json::Object(filter)) => {
+            if let Some(name) = filter.keys().find(|name| !filters.contains(&name.as_str())) {
+                return wrong(&format!("{name} is no filter; there are {}", filters.join(", ")));
+            }
+        }
+        // PHP writes an empty object so.
+        Some(Json::Array(list)) if list.is_empty() => {}
+        Some(_) => return wrong("filter: expected an object"),
+    }
     for (pointer, key, form) in [
         ("/url", "url", Form::Text),
         ("/event_types", "events", Form::Texts),
@@ -225,7 +323,12 @@ fn read_webhook(
         let given = Given { value: value.clone(), origin: origin.clone() };
         webhook.set(place, key, given.setting(&below(place, key), form)?)?;
     }
-    let Some(headers) = written.get("headers").and_then(Json::as_object) else { return Ok(()) };
+    let headers = match entries.get("headers") {
+        Some(Json::Object(headers)) => headers,
+        None | Some(Json::Null) => return Ok(()),
+        Some(Json::Array(list)) if list.is_empty() => return Ok(()),
+        Some(_) => return wrong("headers: expected an object"),
+    };
     let headers =
         headers.iter().map(|(name, value)| Some((name.clone(), Value::Text(text(value)?))));
     let headers: Option<Vec<_>> = headers.collect();

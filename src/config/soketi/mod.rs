@@ -3,6 +3,7 @@
 //! that a secret of digits stays a text. The apps among them are `app`'s.
 
 mod app;
+pub(super) mod dotenv;
 mod names;
 mod redis;
 mod rows;
@@ -14,8 +15,10 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use self::names::{DOCUMENTED, NAMES, PREFIX};
+pub(super) use self::names::PREFIX;
+use self::names::{DOCUMENTED, NAMES};
 pub use self::rows::Rows;
+use super::env_file::Found;
 use super::error::{Error, Origin, one_line, suggestion};
 use super::settings::{Setting, Settings};
 use super::value::Value;
@@ -27,6 +30,8 @@ use super::variables::Variables;
 pub(super) struct Soketi {
     given: BTreeMap<String, Given>,
     warnings: Vec<String>,
+    /// What was passed over in a row of a table, whose app goes on without it; nowhere else is anything.
+    passed_over: Option<Vec<String>>,
 }
 
 #[derive(Clone)]
@@ -46,8 +51,11 @@ enum Form {
     Kilobytes,
     Seconds,
     Milliseconds,
-    /// A number below zero is no limit, which is 0 here.
+    /// A number below zero is no limit, which is 0 here. None at all, which 0 is to Soketi, cannot be said
+    /// here, and is refused.
     Limit,
+    /// The same where 0 is no limit to Soketi either.
+    LimitOrNone,
 }
 
 /// The keys of the server that have the same meaning in both.
@@ -84,18 +92,25 @@ struct Drivers {
 }
 
 impl Soketi {
-    /// Reads the file, if one is given, and the variables over it.
+    /// Reads the file, if one is given, over it the variables of an environment file, and those of the
+    /// process over both.
     pub(super) fn read(
         file: Option<&Path>,
         folder: &Path,
+        found: Found,
         variables: &Variables,
     ) -> Result<Self, Error> {
         let mut soketi = Self::default();
         if let Some(path) = file {
             let name = path.display().to_string();
             let text = std::fs::read_to_string(folder.join(path))
-                .map_err(|error| Error::of(&name, error))?;
+                .map_err(|error| Error::unreadable(&name, &error))?;
             soketi.read_file(&text, &name)?;
+        }
+        for (name, (value, origin)) in found {
+            if variables.value(&name).is_none_or(str::is_empty) {
+                soketi.read_variable(&name, &value, &origin);
+            }
         }
         soketi.read_variables(variables)?;
         Ok(soketi)
@@ -118,27 +133,35 @@ impl Soketi {
 
     fn read_variables(&mut self, variables: &Variables) -> Result<(), Error> {
         for (name, value) in variables.with_prefix(PREFIX) {
-            let value = value?;
-            let short = name.strip_prefix(PREFIX).unwrap_or(name);
-            let known = NAMES.iter().chain(&DOCUMENTED).find(|(name, _)| *name == short);
-            let Some((_, key)) = known else {
-                let near = suggestion(short, NAMES.iter().map(|(name, _)| *name));
-                let near = near.replace("mean ", "mean SOKETI_");
-                let name = one_line(name);
-                self.warnings.push(format!("{name} is no variable of Soketi's{near}"));
-                continue;
-            };
-            // As with Soketi, what is empty is not set.
-            if value.is_empty() {
-                continue;
-            }
-            let structured = serde_json::from_str(value).ok();
-            let structured = structured.filter(|json: &Json| json.is_object() || json.is_array());
-            let value = structured.unwrap_or_else(|| Json::String(value.to_owned()));
-            let origin = Origin::Variable(name.to_owned());
-            self.insert(key, value, &|_| origin.clone());
+            self.read_variable(name, value?, &Origin::Variable(name.to_owned()));
         }
         Ok(())
+    }
+
+    fn read_variable(&mut self, name: &str, value: &str, origin: &Origin) {
+        let short = name.strip_prefix(PREFIX).unwrap_or(name);
+        let known = NAMES.iter().chain(&DOCUMENTED).find(|(name, _)| *name == short);
+        let Some((_, key)) = known else {
+            let near = suggestion(short, NAMES.iter().map(|(name, _)| *name));
+            let near = near.replace("mean ", "mean SOKETI_");
+            let name = one_line(name);
+            self.warnings.push(format!("{name} is no variable of Soketi's{near}"));
+            return;
+        };
+        // As with Soketi, what is empty is not set.
+        if value.is_empty() {
+            return;
+        }
+        // Soketi reads each as JSON, so that quotes which Compose or `docker run --env-file` left are no part
+        // of a text. Numbers and truths are read as their key wants them.
+        let structured = serde_json::from_str(value).ok();
+        let structured = structured
+            .filter(|json: &Json| json.is_object() || json.is_array() || json.is_string());
+        let value = structured.unwrap_or_else(|| Json::String(value.to_owned()));
+        // One source after the other, so that what an earlier one had below the key goes.
+        let inside = format!("{key}.");
+        self.given.retain(|name, _| !name.starts_with(&inside));
+        self.insert(key, value, &|_| origin.clone());
     }
 
     /// Puts a value in its place, an object key by key, so that what was given before for other keys
@@ -152,7 +175,7 @@ impl Soketi {
                     self.insert(&below(&name), value, origin);
                 }
             }
-            Json::Array(apps) if key == app::APPS => {
+            Json::Array(apps) if key == app::APPS && !apps.is_empty() => {
                 let before = format!("{key}.");
                 self.given.retain(|key, _| !key.starts_with(&before));
                 for (index, app) in apps.into_iter().enumerate() {
@@ -165,13 +188,102 @@ impl Soketi {
         }
     }
 
-    /// Takes a key out, unless it was not given or says nothing.
+    /// Takes a key out, unless it was not given or says nothing. An object that was given is one again.
     fn take(&mut self, key: &str) -> Option<Given> {
-        self.given.remove(key).filter(|given| match &given.value {
+        let own = self.given.remove(key).filter(|given| match &given.value {
             Json::Null => false,
             Json::String(text) => !text.is_empty(),
             _ => true,
-        })
+        });
+        let inside = format!("{key}.");
+        let below = self.given.range(inside.clone()..);
+        let names: Vec<String> = below
+            .map(|(name, _)| name.clone())
+            .take_while(|name| name.starts_with(&inside))
+            .collect();
+        let (mut entries, mut origin) = (serde_json::Map::new(), None);
+        for name in names {
+            let Some(given) = self.given.remove(&name) else { continue };
+            entries.insert(name.strip_prefix(&inside).unwrap_or(&name).to_owned(), given.value);
+            origin.get_or_insert(given.origin);
+        }
+        match origin {
+            Some(Origin::Json { path, .. }) => {
+                let origin = Origin::Json { path, key: key.to_owned() };
+                Some(Given { value: Json::Object(entries), origin })
+            }
+            Some(origin) => Some(Given { value: Json::Object(entries), origin }),
+            None => own,
+        }
+    }
+
+    /// What was given below a key, whose own value would have to be an object.
+    fn take_below(&mut self, key: &str, wanted: &str) -> Result<Vec<(String, Given)>, Error> {
+        let Some(Given { value, origin }) = self.take(key) else { return Ok(Vec::new()) };
+        let Json::Object(entries) = value else {
+            return Err(Error::at(&origin, key, format!("expected {wanted}")));
+        };
+        // `tls` is one thing, however deep it goes.
+        let mut below = BTreeMap::new();
+        for (name, value) in entries {
+            match name.split_once("tls.") {
+                Some((before, rest)) if before.is_empty() || before.ends_with('.') => {
+                    let tls = below.entry(format!("{before}tls"));
+                    let tls = tls.or_insert_with(|| Json::Object(serde_json::Map::new()));
+                    if let Json::Object(options) = tls {
+                        options.insert(rest.to_owned(), value);
+                    }
+                }
+                _ => _ = below.insert(name, value),
+            }
+        }
+        let given = |(name, value)| (name, Given { value, origin: origin.clone() });
+        Ok(below.into_iter().map(given).collect())
+    }
+
+    /// Whether a truth was given and is true.
+    fn flag(&mut self, key: &str) -> Result<bool, Error> {
+        let setting = self.setting(key, Form::Boolean)?;
+        Ok(setting.is_some_and(|setting| setting.value == Value::Bool(true)))
+    }
+
+    /// Refuses what is left below `place`, where protection or the way to others hangs on every word; what
+    /// is `harmless` is named as having no effect.
+    fn refuse_unknown(&mut self, place: &str, harmless: &[&str]) -> Result<(), Error> {
+        let inside = format!("{place}.");
+        for (key, given) in &self.given {
+            let Some(name) = key.strip_prefix(&inside) else { continue };
+            let name = name.split('.').next().unwrap_or(name);
+            let says_nothing = matches!(&given.value, Json::Null)
+                || matches!(&given.value, Json::String(text) if text.is_empty());
+            if !harmless.contains(&name) && !says_nothing {
+                let problem = format!(
+                    "{key} is not known here, and it may ask for protection: leave it out, or say it in Fanfare's own settings"
+                );
+                return Err(Error::at(&given.origin, key, problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a value where others have an object whose keys mean something.
+    fn refuse_shapes(&self) -> Result<(), Error> {
+        let known = || NAMES.iter().map(|(_, key)| *key);
+        for (key, given) in &self.given {
+            let inside = format!("{key}.");
+            let says_nothing = match &given.value {
+                Json::Null => true,
+                Json::String(text) => text.is_empty(),
+                Json::Object(entries) => entries.is_empty(),
+                _ => false,
+            };
+            let is_list = key == app::APPS;
+            if !says_nothing && !is_list && known().any(|known| known.starts_with(&inside)) {
+                let place = if is_app(key) { "an app, an object" } else { "an object" };
+                return Err(Error::at(&given.origin, key, format!("expected {place}")));
+            }
+        }
+        Ok(())
     }
 
     /// The value of a key as a setting.
@@ -181,6 +293,7 @@ impl Soketi {
 
     /// Writes what was given over `settings`.
     pub(super) fn apply(mut self, settings: &mut Settings) -> Result<(), Error> {
+        self.refuse_shapes()?;
         let Drivers { redis, table } = self.drivers()?;
         settings.rows = Rows::new(&self);
         for (key, name, form) in SERVER {
@@ -202,10 +315,12 @@ impl Soketi {
             settings.set("log.level", Setting { value, ..debug })?;
         }
         if let Some(origin) = redis {
-            settings.set("cluster.redis", Setting { value: self.redis()?, origin })?;
+            let redis = self.redis(origin)?;
+            settings.set("cluster.redis", redis)?;
         }
         if let Some((driver, origin)) = table {
             self.tables(driver, &origin, settings)?;
+            settings.rows.check()?;
             // Read once the rows are.
             self.general()?;
         } else {
@@ -214,6 +329,7 @@ impl Soketi {
                 settings.apps = apps;
             }
         }
+        self.refuse_unknown("ssl", &["passphrase", "caPath"])?;
         self.ignored();
         settings.warnings.append(&mut self.warnings);
         Ok(())
@@ -264,8 +380,13 @@ impl Given {
         match convert(&self.value, form) {
             Ok(value) => Ok(Setting { value, origin: self.origin }),
             // The value is left out: it may be a secret in the wrong place.
-            Err(wanted) => Err(Error::at(&self.origin, key, format!("expected {wanted}"))),
+            Err(wanted) => Err(self.wrong(key, wanted)),
         }
+    }
+
+    /// The error of a value that is not what was wanted.
+    fn wrong(&self, key: &str, wanted: &str) -> Error {
+        Error::at(&self.origin, key, format!("expected {wanted}"))
     }
 }
 
@@ -296,7 +417,17 @@ fn convert(value: &Json, form: Form) -> Result<Value, &'static str> {
             Some(number @ 1..) => Ok(Value::Integer(number)),
             _ => Err("-1, which is no limit, or a whole number from 1"),
         },
+        Form::LimitOrNone => match whole(value) {
+            Some(number) => Ok(Value::Integer(number.max(0))),
+            None => Err("a whole number, of which -1 and 0 are no limit"),
+        },
     }
+}
+
+/// Whether a key is the place of one of the apps.
+fn is_app(key: &str) -> bool {
+    let number = key.strip_prefix(app::APPS).and_then(|rest| rest.strip_prefix('.'));
+    number.is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()))
 }
 
 /// A text; a number or a truth stands for what was typed, since Soketi makes them of variables too.
@@ -310,9 +441,9 @@ fn text(value: &Json) -> Option<String> {
 }
 
 fn boolean(value: &Json) -> Option<bool> {
-    match text(value)?.as_str() {
-        "true" | "1" => Some(true),
-        "false" | "0" => Some(false),
+    match text(value)?.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
         _ => None,
     }
 }

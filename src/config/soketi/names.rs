@@ -2,7 +2,7 @@
 //! something here is not in this list.
 
 /// What begins the name of every variable.
-pub(super) const PREFIX: &str = "SOKETI_";
+pub(in crate::config) const PREFIX: &str = "SOKETI_";
 
 /// Variables without the prefix, each with its key.
 pub(super) const NAMES: [(&str, &str); 115] = [

@@ -1,72 +1,213 @@
 //! Where Soketi's nodes meet: its several settings of one Redis server, of Sentinels or of a Redis
-//! Cluster, as the URLs that Fanfare takes.
+//! Cluster, as the URLs that Fanfare takes. TLS is asked for in many spellings there; each gives `rediss://`
+//! or stops the start.
 
 use serde_json::Value as Json;
 
-use super::{Form, Soketi, boolean, text, whole};
-use crate::config::error::Error;
-use crate::config::laravel::percent_encode;
-use crate::config::value::Value;
+use super::{Given, Soketi, boolean, text, whole};
+use crate::config::error::{Error, Origin};
+use crate::config::redis_url::{RedisUrl, percent_encode, url_database, url_host, url_port};
+use crate::config::settings::Setting;
+use crate::config::value::{Value, Wanted};
+
+/// What the keys of the server begin with.
+pub(super) const SERVER: &str = "database.redis";
+
+/// Options of the two connections, which go before what the server's keys say.
+const CONNECTIONS: [&str; 2] = ["adapter.redis.redisSubOptions", "adapter.redis.redisPubOptions"];
+
+/// Options of connections that Fanfare does not have. That Redis wants TLS is known from them all the same.
+const OTHERS: [&str; 3] =
+    ["queue.redis.redisOptions", "cache.redis.redisOptions", "rateLimiter.redis.redisOptions"];
+
+/// Options of ioredis that say how patiently and over which family a connection is made, and nothing of where
+/// to, of secrets or of protection.
+#[rustfmt::skip]
+const HARMLESS: [&str; 49] = [
+    "autoPipeliningIgnoredCommands", "autoResendUnfulfilledCommands", "autoResubscribe",
+    "clusterRetryStrategy", "commandTimeout", "commandQueue", "connectTimeout", "connectionName",
+    "disconnectTimeout", "dnsLookup", "dropBufferSupport", "enableAutoPipelining",
+    "enableOfflineQueue", "enableReadyCheck", "failoverDetector", "family", "keepAlive",
+    "keyPrefix", "lazyConnect", "maxLoadingRetryTime", "maxRedirections", "maxRetriesPerRequest",
+    "monitor", "natMap", "noDelay", "offlineQueue", "preferredSlaves", "readOnly",
+    "reconnectOnError", "retryDelayOnClusterDown", "retryDelayOnFailover", "retryDelayOnMoved",
+    "retryDelayOnTryAgain", "retryStrategy", "role", "scaleReads", "scripts",
+    "sentinelCommandTimeout", "sentinelMaxConnections", "sentinelReconnectStrategy",
+    "sentinelRetryStrategy", "shardedSubscribers", "showFriendlyErrorStack",
+    "slotsRefreshInterval", "slotsRefreshTimeout", "socketTimeout", "stringNumbers",
+    "updateSentinels", "useSRVRecords",
+];
+
+/// What the options of ioredis that are read here are called.
+const PARTS: [&str; 9] = [
+    "host",
+    "port",
+    "username",
+    "password",
+    "db",
+    "name",
+    "sentinelUsername",
+    "sentinelPassword",
+    "tls",
+];
 
 impl Soketi {
-    /// The URL of the server or of the Sentinels, or those of a cluster's nodes.
-    pub(super) fn redis(&mut self) -> Result<Value, Error> {
-        let user = self.part("username")?.unwrap_or_default();
-        let password = self.part("password")?.unwrap_or_default();
-        let host = self.part("host")?.unwrap_or_else(|| "127.0.0.1".to_owned());
-        let port = self.part("port")?.unwrap_or_else(|| "6379".to_owned());
-        let database = self.part("db")?.unwrap_or_else(|| "0".to_owned());
-        let name = self.part("name")?.unwrap_or_else(|| "mymaster".to_owned());
-        let sentinels = self.nodes("database.redis.sentinels")?;
-        let nodes = self.nodes("database.redis.clusterNodes")?;
-        let scheme = if self.tls() { "rediss" } else { "redis" };
-        let login = if user.is_empty() && password.is_empty() {
-            String::new()
-        } else {
-            format!("{}:{}@", percent_encode(&user), percent_encode(&password))
-        };
-        let clustered = self.take("adapter.redis.clusterMode");
-        if clustered.is_some_and(|given| boolean(&given.value) == Some(true)) {
+    /// The URL of the server or of the Sentinels, or those of a cluster's nodes; `by` is where Redis was
+    /// asked for.
+    pub(super) fn redis(&mut self, by: Origin) -> Result<Setting, Error> {
+        self.move_options()?;
+        let mut origin = by;
+        let mut url = RedisUrl { tls: self.tls()?, ..RedisUrl::local() };
+        url.user = self.text_of("username")?.unwrap_or_default();
+        url.password = self.text_of("password")?.unwrap_or_default();
+        if let Some(host) = self.take(&key("host")) {
+            origin = host.origin.clone();
+            url.host = checked(&host, "host", url_host)?;
+        }
+        if let Some(port) = self.take(&key("port")) {
+            url.port = checked(&port, "port", url_port)?;
+        }
+        if let Some(database) = self.take(&key("db")) {
+            url.database = checked(&database, "db", url_database)?;
+        }
+        let value = self.servers(&url)?;
+        self.refuse_unknown(SERVER, &HARMLESS)?;
+        Ok(Setting { value, origin })
+    }
+
+    fn servers(&mut self, url: &RedisUrl) -> Result<Value, Error> {
+        let name = self.text_of("name")?.unwrap_or_else(|| "mymaster".to_owned());
+        let own_user = self.text_of("sentinelUsername")?;
+        let own_password = self.text_of("sentinelPassword")?;
+        let sentinels = self.nodes(&key("sentinels"))?;
+        let nodes = self.nodes(&key("clusterNodes"))?.unwrap_or_default();
+        let (scheme, login) = (url.scheme(), url.login());
+        if self.flag("adapter.redis.clusterMode")? {
+            // Any node knows the others.
+            let seed = format!("{}:{}", url.host, url.port);
+            let nodes = if nodes.is_empty() { vec![seed] } else { nodes };
             let urls = nodes.iter().map(|node| format!("{scheme}://{login}{node}"));
             return Ok(Value::List(urls.map(Value::Text).collect()));
         }
-        Ok(Value::Text(if sentinels.is_empty() {
-            format!("{scheme}://{login}{host}:{port}/{database}")
-        } else {
-            let own = match self.part("sentinelPassword")? {
-                Some(password) => format!("?sentinel_password={}", percent_encode(&password)),
-                None => String::new(),
+        let Some(sentinels) = sentinels else { return Ok(Value::Text(url.text())) };
+        let own = [("sentinel_username", own_user), ("sentinel_password", own_password)];
+        let own: Vec<_> = own
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", percent_encode(&value?))))
+            .collect();
+        let own = if own.is_empty() { String::new() } else { format!("?{}", own.join("&")) };
+        let (sentinels, database) = (sentinels.join(","), &url.database);
+        Ok(Value::Text(format!("{scheme}+sentinel://{login}{sentinels}/{name}/{database}{own}")))
+    }
+
+    fn text_of(&mut self, name: &str) -> Result<Option<String>, Error> {
+        let Some(given) = self.take(&key(name)) else { return Ok(None) };
+        match text(&given.value) {
+            Some(text) => Ok(Some(text)),
+            None => Err(given.wrong(&key(name), "a text")),
+        }
+    }
+
+    /// Brings the options of the connections to the server's keys, over which they go. Both connections of
+    /// Soketi are one here.
+    fn move_options(&mut self) -> Result<(), Error> {
+        let mut moved: Vec<(String, Given)> = Vec::new();
+        for connection in CONNECTIONS {
+            for (name, given) in self.take_below(connection, "an object in JSON")? {
+                // Those of a cluster stand one level deeper.
+                let name = name.strip_prefix("redisOptions.").unwrap_or(&name).to_owned();
+                let before = moved.iter().find(|(other, _)| *other == name);
+                if before.is_some_and(|(_, before)| before.value != given.value)
+                    && PARTS.contains(&name.as_str())
+                {
+                    let problem = "differs between redisSubOptions and redisPubOptions, and there is one connection here";
+                    return Err(Error::at(&given.origin, &format!("{connection}.{name}"), problem));
+                }
+                moved.push((name, given));
+            }
+        }
+        for (name, given) in moved {
+            self.given.insert(key(&name), given);
+        }
+        Ok(())
+    }
+
+    /// Whether anything asks for TLS.
+    fn tls(&mut self) -> Result<bool, Error> {
+        let mut asked = Vec::new();
+        for name in ["tls", "sentinelTLS", "enableTLSForSentinelMode"] {
+            asked.extend(self.take(&key(name)));
+        }
+        for options in OTHERS {
+            let inside = format!("{options}.");
+            let is_tls =
+                |key: &&String| key.starts_with(&inside) && key.split('.').any(|p| p == "tls");
+            let names: Vec<String> = self.given.keys().filter(is_tls).cloned().collect();
+            for name in names {
+                let Some(mut given) = self.given.remove(&name) else { continue };
+                // What stands below it asks for it, whatever it is.
+                if let Some((_, last)) = name.rsplit_once('.').filter(|(_, last)| *last != "tls") {
+                    given.value =
+                        Json::Object([(last.to_owned(), given.value)].into_iter().collect());
+                }
+                asked.push(given);
+            }
+        }
+        let mut is_asked = false;
+        for given in asked {
+            let options = match &given.value {
+                Json::Object(options) => options,
+                value => match boolean(value) {
+                    Some(truth) => {
+                        is_asked |= truth;
+                        continue;
+                    }
+                    None => return Err(given.wrong(&key("tls"), "an object, or true or false")),
+                },
             };
-            format!("{scheme}+sentinel://{login}{}/{name}/{database}{own}", sentinels.join(","))
-        }))
+            is_asked = true;
+            if !options.is_empty() {
+                let names: Vec<_> = options.keys().map(String::as_str).collect();
+                self.warnings.push(format!(
+                    "{}: Redis is spoken to with TLS and its certificate is checked; without effect are {}",
+                    given.origin,
+                    names.join(", ")
+                ));
+            }
+        }
+        Ok(is_asked)
     }
 
-    fn part(&mut self, name: &str) -> Result<Option<String>, Error> {
-        let setting = self.setting(&format!("database.redis.{name}"), Form::Text)?;
-        Ok(setting.and_then(|setting| match setting.value {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }))
-    }
-
-    /// A list of `{"host", "port"}`, as `host:port`.
-    fn nodes(&mut self, key: &str) -> Result<Vec<String>, Error> {
-        let Some(given) = self.take(key) else { return Ok(Vec::new()) };
+    /// A list of `{"host", "port"}`, as `host:port`; none if it was not given.
+    fn nodes(&mut self, key: &str) -> Result<Option<Vec<String>>, Error> {
+        let Some(given) = self.take(key) else { return Ok(None) };
+        let wrong = || given.wrong(key, "a list such as [{\"host\": \"a\", \"port\": 6379}]");
+        let list = match &given.value {
+            Json::String(written) => serde_json::from_str(written).map_err(|_| wrong())?,
+            other => other.clone(),
+        };
+        let list = list.as_array().ok_or_else(wrong)?;
+        if list.is_empty() && key.ends_with("sentinels") {
+            return Err(given.wrong(key, "one Sentinel or more"));
+        }
         let node = |node: &Json| {
             let port = node.get("port").map_or(Some(6379), whole)?;
-            Some(format!("{}:{port}", text(node.get("host")?)?))
+            let port = url_port(&port.to_string()).ok()?;
+            Some(format!("{}:{port}", url_host(&text(node.get("host")?)?).ok()?))
         };
-        let nodes = given.value.as_array().and_then(|nodes| nodes.iter().map(node).collect());
-        nodes.ok_or_else(|| {
-            let wanted = "expected a list such as [{\"host\": \"a\", \"port\": 6379}]";
-            Error::at(&given.origin, key, wanted)
-        })
+        list.iter().map(node).collect::<Option<Vec<_>>>().map(Some).ok_or_else(wrong)
     }
+}
 
-    /// Whether the options of either connection ask for TLS, which is the only way Soketi has.
-    fn tls(&mut self) -> bool {
-        let subscriber = self.take("adapter.redis.redisSubOptions.tls");
-        let publisher = self.take("adapter.redis.redisPubOptions.tls");
-        subscriber.or(publisher).is_some()
-    }
+fn key(name: &str) -> String {
+    format!("{SERVER}.{name}")
+}
+
+fn checked(
+    given: &Given,
+    name: &str,
+    check: fn(&str) -> Result<String, Wanted>,
+) -> Result<String, Error> {
+    let text = text(&given.value).ok_or_else(|| given.wrong(&key(name), "a text"))?;
+    check(&text).map_err(|wanted| given.wrong(&key(name), &wanted))
 }

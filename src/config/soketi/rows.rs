@@ -21,20 +21,33 @@ impl Rows {
         Self { general: general.map(|(key, given)| (key.clone(), given.clone())).collect() }
     }
 
-    /// The app that a row describes. What it leaves out, or has as null, is as Soketi has it.
-    pub fn app(&self, row: &Map<String, Json>) -> Result<App, Error> {
-        let mut soketi =
-            Soketi { given: self.general.iter().cloned().collect(), ..Soketi::default() };
-        let id = row.get("id").and_then(Json::as_str).unwrap_or_default();
-        let origin = Origin::Row(id.to_owned());
+    /// The app that a row describes, and a line for each column that cannot be read, which costs the app what
+    /// the column is for. What a row leaves out, or has as null, is as Soketi has it.
+    pub fn app(&self, row: &Map<String, Json>) -> Result<(App, Vec<String>), Error> {
+        let given = self.general.iter().cloned().collect();
+        let mut soketi = Soketi { given, passed_over: Some(Vec::new()), ..Soketi::default() };
+        let id = row.get("id").and_then(super::text).unwrap_or_default();
+        let origin = |column: &str| Origin::Row { id: id.clone(), column: column.to_owned() };
         for (name, value) in row {
             // An empty list or object says nothing, and neither does an empty text.
-            let given = Given { value: value.clone(), origin: origin.clone() };
+            let given = Given { value: value.clone(), origin: origin(name) };
             soketi.given.insert(format!("{}.0.{name}", app::APPS), given);
         }
-        match soketi.apps()?.first() {
-            Some(app) => app.resolve("apps"),
-            None => Err(Error::at(&origin, "apps", "the row is empty")),
+        let mut apps = soketi.apps()?;
+        let app = apps.first_mut().ok_or_else(|| Error::of(origin(""), "the row is empty"))?;
+        app.origin = origin("");
+        Ok((app.resolve("apps")?, soketi.passed_over.unwrap_or_default()))
+    }
+
+    /// Whether the settings for all apps can be read, so that they are not refused row by row.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let given = self.general.iter().cloned().collect();
+        let mut soketi = Soketi { given, ..Soketi::default() };
+        let origin = Origin::Row { id: String::new(), column: String::new() };
+        for name in ["id", "key", "secret", "enable_user_authentication"] {
+            let given = Given { value: Json::from("1"), origin: origin.clone() };
+            soketi.given.insert(format!("{}.0.{name}", app::APPS), given);
         }
+        soketi.apps().map(drop)
     }
 }

@@ -1,11 +1,13 @@
 //! Where Soketi has its apps if not in its settings: its several settings of a database, as the URL and the
 //! table that Fanfare takes.
 
+use serde_json::Value as Json;
+
 use super::{Form, Soketi, app, boolean};
 use crate::config::error::{Error, Origin};
-use crate::config::laravel::percent_encode;
+use crate::config::redis_url::{percent_encode, url_host, url_port};
 use crate::config::settings::{Setting, Settings};
-use crate::config::value::Value;
+use crate::config::value::{self, Value, Wanted};
 
 impl Soketi {
     /// Writes the settings of the database that was chosen at `origin`: `mysql` or `postgres`.
@@ -16,12 +18,13 @@ impl Soketi {
         settings: &mut Settings,
     ) -> Result<(), Error> {
         let (port, user) = if driver == "mysql" { ("3306", "root") } else { ("5432", "postgres") };
-        let host = self.of_database(driver, "host", "127.0.0.1")?;
-        let port = self.of_database(driver, "port", port)?;
+        let host = self.checked(driver, "host", "127.0.0.1", url_host)?;
+        let port = self.checked(driver, "port", port, url_port)?;
         let user = percent_encode(&self.of_database(driver, "user", user)?);
         let password = percent_encode(&self.of_database(driver, "password", "password")?);
         let database = percent_encode(&self.of_database(driver, "database", "main")?);
-        let url = format!("{driver}://{user}:{password}@{host}:{port}/{database}");
+        let tls = self.database_tls(driver)?;
+        let url = format!("{driver}://{user}:{password}@{host}:{port}/{database}{tls}");
         settings.set("sql.url", Setting { value: Value::Text(url), origin: origin.clone() })?;
         let table = self.setting(&format!("appManager.{driver}.table"), Form::Text)?;
         if let Some(table) = table {
@@ -36,6 +39,37 @@ impl Soketi {
         }
         settings.drop_in = Some(app::SOKETI);
         Ok(())
+    }
+
+    /// What the URL ends with where the database is to be spoken to with TLS.
+    fn database_tls(&mut self, driver: &str) -> Result<&'static str, Error> {
+        let key = format!("database.{driver}.ssl");
+        let Some(given) = self.take(&key) else { return Ok("") };
+        let is_asked = match &given.value {
+            Json::Object(_) => true,
+            value => {
+                boolean(value).ok_or_else(|| given.wrong(&key, "an object, or true or false"))?
+            }
+        };
+        Ok(match driver {
+            _ if !is_asked => "",
+            "mysql" => "?ssl-mode=REQUIRED",
+            _ => "?sslmode=require",
+        })
+    }
+
+    fn checked(
+        &mut self,
+        driver: &str,
+        name: &str,
+        or: &str,
+        check: fn(&str) -> Result<String, Wanted>,
+    ) -> Result<String, Error> {
+        let key = format!("database.{driver}.{name}");
+        let Some(setting) = self.setting(&key, Form::Text)? else { return Ok(or.to_owned()) };
+        let text = value::text(&setting.value).unwrap_or_default();
+        check(&text)
+            .map_err(|wanted| Error::at(&setting.origin, &key, format!("expected {wanted}")))
     }
 
     fn of_database(&mut self, driver: &str, name: &str, or: &str) -> Result<String, Error> {

@@ -1,5 +1,7 @@
 //! Soketi's settings, variable by variable and in the forms its file may have.
 
+mod asked;
+
 use super::*;
 use crate::app::{App, ClientEvents};
 use crate::config::Config;
@@ -204,10 +206,14 @@ fn what_is_wrong_is_named_without_its_value() {
     for (name, value, problem) in [
         ("PORT", "s3cr3t", "expected a whole number"),
         ("PORT", "70000", "expected a whole number from 0 to 65535, found 70000"),
-        ("DEBUG", "yes", "expected true or false"),
+        ("DEBUG", "maybe", "expected true or false"),
         ("EVENT_MAX_SIZE_IN_KB", "0", "expected a number of kilobytes, more than 0"),
         ("SHUTDOWN_GRACE_PERIOD", "-1", "expected a whole number of milliseconds"),
-        ("DEFAULT_APP_MAX_CONNS", "0", "expected -1, which is no limit, or a whole number from 1"),
+        (
+            "DEFAULT_APP_MAX_READ_REQ_PER_SEC",
+            "0",
+            "expected -1, which is no limit, or a whole number from 1",
+        ),
         ("ADAPTER_DRIVER", "nats", "not available; expected \"local\" or \"redis\""),
         (
             "APP_MANAGER_DRIVER",
@@ -321,7 +327,7 @@ fn redis_is_where_soketi_has_it() {
     let url = |env: &Env<'_>| {
         let mut soketi = Soketi::default();
         soketi.read_variables(&Variables::new(env.iter().copied())).unwrap();
-        soketi.redis().unwrap().to_string()
+        soketi.redis(Origin::Default).unwrap().value.to_string()
     };
     assert_eq!(url(&[]), "\"redis://127.0.0.1:6379/0\"");
     assert_eq!(
@@ -385,7 +391,7 @@ fn the_document_judges_every_variable_as_it_is() {
             (format!("{PREFIX}{name}"), "1"),
         ];
         let mut settings = Settings::default();
-        let applied = Soketi::read(None, Path::new("/"), &Variables::new(variables))
+        let applied = Soketi::read(None, Path::new("/"), Found::new(), &Variables::new(variables))
             .and_then(|soketi| soketi.apply(&mut settings));
         // An error shows that it is read as well.
         let ignored = settings.warnings.iter().any(|warning| warning.contains("no effect"));

@@ -1,0 +1,154 @@
+//! The environment file of an app or of a Soketi server: which file it is, whether it is any of Fanfare's,
+//! and its variables by the grammar of whoever reads it there. What the variables mean is not here.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::dotenv;
+use super::error::{Error, Origin};
+use super::laravel;
+use super::soketi;
+use super::variables::Variables;
+
+/// Values by name, with where each is written.
+pub(super) type Found = BTreeMap<String, (String, Origin)>;
+
+/// What an environment file says.
+#[derive(Default)]
+pub(super) struct EnvFile {
+    /// As Laravel's `env()` answers them: those that are null are left out.
+    pub(super) laravel: Found,
+    /// Those of Soketi, as they are written.
+    pub(super) soketi: Found,
+}
+
+impl EnvFile {
+    /// Reads the file that is `given`, else the one in `folder` if an app with credentials or a Soketi
+    /// server left it there. What else there is to say goes to `warnings`.
+    pub(super) fn read(
+        given: Option<&Path>,
+        folder: &Path,
+        variables: &Variables,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, Error> {
+        let Some(path) = given else { return found_in(folder, variables, warnings) };
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(folder.join(path))
+            .map_err(|error| Error::unreadable(&name, &error))?;
+        let is_ours =
+            |line: &str| ["REVERB_", "PUSHER_APP_"].iter().any(|prefix| line.contains(prefix));
+        let file = if !text.lines().any(is_ours) && text.contains(soketi::PREFIX) {
+            Self { soketi: soketi::dotenv::parse(&text, &name), ..Self::default() }
+        } else {
+            parse(&text, &name, variables)?
+        };
+        let gives = |name: &String| name.starts_with("REVERB_") || name.starts_with("PUSHER_APP_");
+        if file.soketi.is_empty() && !file.laravel.keys().any(gives) {
+            warnings.push(format!(
+                "{name} gives no setting: there is no REVERB_*, PUSHER_APP_* or SOKETI_* in it"
+            ));
+        }
+        file.warn_of_own(&name, &text, warnings);
+        Ok(file)
+    }
+
+    /// Fanfare's own variables are for the process's environment.
+    fn warn_of_own(&self, name: &str, text: &str, warnings: &mut Vec<String>) {
+        let own = text.lines().map(|line| line.trim_start().trim_start_matches("export "));
+        let own = own.filter(|line| line.starts_with("FANFARE_"));
+        let names: Vec<_> = own.filter_map(|line| line.split(['=', ' ']).next()).collect();
+        if !names.is_empty() {
+            warnings.push(format!(
+                "{name}: {} has no effect in this file: put it into the environment of the \
+                 process, or into the file of --config",
+                names.join(", ")
+            ));
+        }
+    }
+}
+
+pub(super) fn parse(text: &str, name: &str, variables: &Variables) -> Result<EnvFile, Error> {
+    let outside = |name: &str| variables.value(name).map(str::to_owned);
+    let entries = dotenv::parse(text, outside)
+        .map_err(|wrong| Error::of(format!("{name}:{}", wrong.line), wrong.problem))?;
+    let mut file = EnvFile::default();
+    for (variable, entry) in entries {
+        let origin = Origin::DotEnv { path: name.into(), line: entry.line, name: variable.clone() };
+        let Some(value) = entry.value else { continue };
+        if variable.starts_with(soketi::PREFIX) {
+            file.soketi.insert(variable, (value, origin));
+        } else if let Some(value) = dotenv::cast(&value) {
+            file.laravel.insert(variable, (value.to_owned(), origin));
+        }
+    }
+    Ok(file)
+}
+
+/// The file that Laravel, or Soketi, would read in `folder`.
+fn find(folder: &Path, variables: &Variables) -> Result<Option<(PathBuf, String)>, Error> {
+    // Laravel reads `.env.x` instead of `.env` where APP_ENV is x.
+    let special = variables.value("APP_ENV").map(|name| format!(".env.{name}"));
+    for name in special.into_iter().chain([".env".to_owned()]) {
+        let path = folder.join(&name);
+        match std::fs::metadata(&path) {
+            Ok(data) if data.is_file() => return Ok(Some((path, name))),
+            // Python keeps virtual environments in folders of this name.
+            Ok(_) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(error) => return Err(Error::unreadable(path.display(), &error)),
+        }
+    }
+    Ok(None)
+}
+
+/// What the environment file in `folder` says, if it is one of an app with credentials or of a Soketi server.
+/// Any other file of that name is none of Fanfare's, whatever it holds.
+fn found_in(
+    folder: &Path,
+    variables: &Variables,
+    warnings: &mut Vec<String>,
+) -> Result<EnvFile, Error> {
+    let Some((path, name)) = find(folder, variables)? else { return Ok(EnvFile::default()) };
+    // One that may not be read may be the app's, and an app made up in its place would be served instead.
+    let bytes = std::fs::read(&path).map_err(|error| Error::unreadable(path.display(), &error))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let is_app = laravel::mentions_app(&text);
+    if !is_app && !text.contains(soketi::PREFIX) {
+        return Ok(EnvFile::default());
+    }
+    if std::str::from_utf8(&bytes).is_err() {
+        return Err(Error::of(&name, "expected UTF-8"));
+    }
+    let mut file = EnvFile::default();
+    if is_app {
+        file = parse(&text, &name, variables)?;
+        if let Some(problem) = laravel::no_app(&file.laravel) {
+            file.laravel.clear();
+            if let Some(error) = problem {
+                warnings.push(format!("{name} is not read: {error}"));
+            }
+        }
+    }
+    if file.laravel.is_empty() {
+        file.soketi = soketi::dotenv::parse(&text, &name);
+    }
+    if file.laravel.is_empty() && file.soketi.is_empty() {
+        return Ok(file);
+    }
+    file.warn_of_own(&name, &text, warnings);
+    let cache = folder.join("bootstrap/cache/config.php");
+    let is_cached = match cache.try_exists() {
+        Ok(exists) => exists,
+        // It may be there.
+        Err(_) => true,
+    };
+    if !file.laravel.is_empty() && is_cached {
+        warnings.push(format!(
+            "bootstrap/cache/config.php exists: the Laravel app uses what is cached there and \
+             not {name}, which this server reads"
+        ));
+    }
+    Ok(file)
+}

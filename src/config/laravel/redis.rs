@@ -1,0 +1,190 @@
+//! Laravel's Redis server: `REDIS_URL` over the single variables, merged as Laravel's
+//! `ConfigurationUrlParser` does it and Reverb after it.
+
+use super::Laravel;
+use crate::config::error::{Error, Origin};
+use crate::config::redis_url::{RedisUrl, url_database, url_host, url_port};
+use crate::config::settings::Setting;
+use crate::config::settings::Settings;
+use crate::config::value::{Value, Wanted};
+use crate::protocol::query::percent_decode;
+
+const URL: &str = "REDIS_URL";
+
+/// One part of the address and how it is checked.
+struct Part {
+    /// In Laravel's configuration, and so in the query of a URL.
+    name: &'static str,
+    variable: &'static str,
+    put: fn(&mut RedisUrl, &str) -> Result<(), Wanted>,
+}
+
+const PARTS: [Part; 6] = [
+    Part {
+        name: "scheme",
+        variable: "REDIS_SCHEME",
+        put: |url, text| {
+            url.tls = matches!(text, "tls" | "rediss");
+            Ok(())
+        },
+    },
+    // After the scheme, which may stand in front of it.
+    Part { name: "host", variable: "REDIS_HOST", put: put_host },
+    Part {
+        name: "port",
+        variable: "REDIS_PORT",
+        put: |url, text| url_port(text).map(|port| url.port = port),
+    },
+    Part {
+        name: "username",
+        variable: "REDIS_USERNAME",
+        put: |url, text| {
+            text.clone_into(&mut url.user);
+            Ok(())
+        },
+    },
+    Part {
+        name: "password",
+        variable: "REDIS_PASSWORD",
+        put: |url, text| {
+            text.clone_into(&mut url.password);
+            Ok(())
+        },
+    },
+    Part {
+        name: "database",
+        variable: "REDIS_DB",
+        put: |url, text| url_database(text).map(|database| url.database = database),
+    },
+];
+
+fn put_host(url: &mut RedisUrl, text: &str) -> Result<(), Wanted> {
+    let host = match text.split_once("://") {
+        Some((scheme @ ("tls" | "rediss" | "tcp" | "redis"), host)) => {
+            url.tls = matches!(scheme, "tls" | "rediss");
+            host.trim_end_matches('/')
+        }
+        _ => text,
+    };
+    url.host = url_host(host)?;
+    Ok(())
+}
+
+impl Laravel {
+    /// Several Reverb servers share a Redis server; so do several of Fanfare.
+    pub(super) fn scaling(&self, settings: &mut Settings) -> Result<(), Error> {
+        let variable = "REVERB_SCALING_ENABLED";
+        if matches!(self.text(variable), None | Some("false" | "0")) {
+            return Ok(());
+        }
+        let by = [URL, "REDIS_HOST"].into_iter().find(|name| self.text(name).is_some());
+        let origin = self.origin(by.unwrap_or(variable));
+        let value = Value::Text(self.redis(&mut settings.warnings)?);
+        settings.set("cluster.redis", Setting { value, origin })?;
+        match self.setting("REVERB_SCALING_CHANNEL") {
+            Some(channel) => settings.set("cluster.prefix", channel),
+            None => Ok(()),
+        }
+    }
+
+    /// The URL of Laravel's Redis server.
+    pub(super) fn redis(&self, warnings: &mut Vec<String>) -> Result<String, Error> {
+        let mut url = RedisUrl::local();
+        for part in &PARTS {
+            if let Some(text) = self.text(part.variable) {
+                (part.put)(&mut url, text)
+                    .map_err(|wanted| self.expected(part.variable, &wanted))?;
+            }
+        }
+        let Some(text) = self.text(URL) else { return Ok(url.text()) };
+        // Fanfare's own way to write several; Laravel has none.
+        if ["redis+sentinel://", "rediss+sentinel://"].iter().any(|s| text.starts_with(s)) {
+            return Ok(text.to_owned());
+        }
+        let asked = url.tls;
+        overlay(&mut url, text).map_err(|wanted| self.expected(URL, &wanted))?;
+        if asked && !url.tls {
+            warnings.push(format!(
+                "Redis is spoken to without TLS, as {URL} has it: rediss:// there asks for it"
+            ));
+        }
+        Ok(url.text())
+    }
+
+    /// The error of a variable, without its value, in which a password may stand.
+    fn expected(&self, variable: &str, wanted: &str) -> Error {
+        let origin = match self.origin(variable) {
+            Origin::Default => Origin::Variable(variable.to_owned()),
+            origin => origin,
+        };
+        Error::at(&origin, variable, format!("expected {wanted}"))
+    }
+}
+
+/// Writes what the URL says over what the variables said.
+fn overlay(url: &mut RedisUrl, text: &str) -> Result<(), Wanted> {
+    let wanted = || "a redis:// or rediss:// URL, or HOST:PORT".to_owned();
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+        None => (None, text.trim_start_matches('/')),
+    };
+    match scheme.as_deref() {
+        Some("tls" | "rediss") => url.tls = true,
+        Some("tcp" | "redis") => url.tls = false,
+        Some(_) => return Err(wanted()),
+        None => {}
+    }
+    let decode = |text: &str| percent_decode(text).into_owned();
+    let rest = rest.split('#').next().unwrap_or_default();
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (login, place) = match authority.rsplit_once('@') {
+        Some((login, place)) => (Some(login), place),
+        None => (None, authority),
+    };
+    if let Some(login) = login {
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        url.user = decode(user);
+        if login.contains(':') {
+            url.password = decode(password);
+        }
+    }
+    let (host, port) = host_and_port(place);
+    if !host.is_empty() {
+        url.host = url_host(host).map_err(|_| wanted())?;
+    }
+    if let Some(port) = port {
+        url.port = url_port(port).map_err(|_| wanted())?;
+    }
+    if !path.is_empty() {
+        url.database = url_database(path)?;
+    }
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = decode(&value.replace('+', " "));
+        // Reverb's own client says `db`.
+        let name = if name == "db" { "database" } else { name };
+        match PARTS.iter().find(|part| part.name == name) {
+            // A scheme in front goes before one behind.
+            Some(part) if name != "scheme" || scheme.is_none() => (part.put)(url, &value)?,
+            Some(_) => {}
+            // Laravel hands such parameters to its client, which takes TLS for asked for.
+            None if matches!(name, "tls" | "ssl") => {
+                url.tls |= !matches!(value.as_str(), "false" | "0" | "no" | "off");
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// An IPv6 address may stand in brackets, and without a port also without.
+fn host_and_port(place: &str) -> (&str, Option<&str>) {
+    let is_bare = place.matches(':').count() > 1 && !place.starts_with('[');
+    match place.rsplit_once(':') {
+        Some((host, port)) if !is_bare && !port.ends_with(']') => {
+            (host, Some(port).filter(|port| !port.is_empty()))
+        }
+        _ => (place, None),
+    }
+}

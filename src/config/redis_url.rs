@@ -1,0 +1,76 @@
+//! The URL of one Redis server, put together from the single settings that other servers have for it. Each is
+//! looked at here, so that an error can name the one that is wrong.
+
+use super::value::{Value, Wanted, host, number};
+
+/// Who connects where, and whether with TLS.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(super) struct RedisUrl {
+    pub(super) tls: bool,
+    pub(super) user: String,
+    pub(super) password: String,
+    /// An IPv6 address with its brackets.
+    pub(super) host: String,
+    pub(super) port: String,
+    pub(super) database: String,
+}
+
+impl RedisUrl {
+    /// The server that everybody takes where nobody says another.
+    pub(super) fn local() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: "6379".to_owned(),
+            database: "0".to_owned(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.tls { "rediss" } else { "redis" }
+    }
+
+    /// User and password with the `@` behind them, or nothing.
+    pub(super) fn login(&self) -> String {
+        let Self { user, password, .. } = self;
+        if user.is_empty() && password.is_empty() {
+            return String::new();
+        }
+        format!("{}:{}@", percent_encode(user), percent_encode(password))
+    }
+
+    pub(super) fn text(&self) -> String {
+        let (scheme, login) = (self.scheme(), self.login());
+        let Self { host, port, database, .. } = self;
+        format!("{scheme}://{login}{host}:{port}/{database}")
+    }
+}
+
+/// A host as it stands in a URL.
+pub(super) fn url_host(text: &str) -> Result<String, Wanted> {
+    let host = host(&Value::Text(text.to_owned()))
+        .map_err(|_| "a host's name or address alone, without port or scheme".to_owned())?;
+    Ok(if host.contains(':') { format!("[{host}]") } else { host })
+}
+
+pub(super) fn url_port(text: &str) -> Result<String, Wanted> {
+    let port: u16 = number(&Value::Raw(text.to_owned()), 1..=65_535)?;
+    Ok(port.to_string())
+}
+
+/// The number of a database in Redis.
+pub(super) fn url_database(text: &str) -> Result<String, Wanted> {
+    let wanted = "the number of a database, such as 0";
+    text.parse::<u32>().map(|number| number.to_string()).map_err(|_| wanted.to_owned())
+}
+
+pub(super) fn percent_encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        encoded
+    })
+}
