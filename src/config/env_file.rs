@@ -139,11 +139,8 @@ fn found_in(
     }
     file.warn_of_own(&name, &text, warnings);
     let cache = folder.join("bootstrap/cache/config.php");
-    let is_cached = match cache.try_exists() {
-        Ok(exists) => exists,
-        // It may be there.
-        Err(_) => true,
-    };
+    // In a folder that may not be looked into, it may be there.
+    let is_cached = cache.try_exists().unwrap_or(true);
     if !file.laravel.is_empty() && is_cached {
         warnings.push(format!(
             "bootstrap/cache/config.php exists: the Laravel app uses what is cached there and \

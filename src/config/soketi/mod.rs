@@ -249,7 +249,7 @@ impl Soketi {
 
     /// Refuses what is left below `place`, where protection or the way to others hangs on every word; what
     /// is `harmless` is named as having no effect.
-    fn refuse_unknown(&mut self, place: &str, harmless: &[&str]) -> Result<(), Error> {
+    fn refuse_unknown(&self, place: &str, harmless: &[&str]) -> Result<(), Error> {
         let inside = format!("{place}.");
         for (key, given) in &self.given {
             let Some(name) = key.strip_prefix(&inside) else { continue };
