@@ -41,7 +41,7 @@ impl Stage {
             metrics: Metrics::new(1),
             draining: AtomicBool::new(false),
             capacity: Capacity::new(0, 0),
-            addresses: Addresses::new(0),
+            addresses: Addresses::new(0, 0),
             webhooks: Webhooks::default(),
             cluster: None,
             lookup: None,

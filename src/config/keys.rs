@@ -71,6 +71,9 @@ pub const SERVER: &[Key<Config>] = &[
     key("server.connections_per_ip", "0", |c, v| {
         put(&mut c.server.connections_per_ip, count(v, 0))
     }),
+    key("server.handshakes_per_ip", "0", |c, v| {
+        put(&mut c.server.handshakes_per_ip, number(v, 0..=1_000_000))
+    }),
     key("server.cors_origins", r#"["*"]"#, |c, v| put(&mut c.server.cors_origins, origins(v))),
     key("server.tls.cert", r#""""#, |c, v| {
         put(&mut c.server.tls.get_or_insert_default().cert, text(v).map(PathBuf::from))

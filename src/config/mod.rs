@@ -77,6 +77,8 @@ pub struct Server {
     pub proxy_protocol: bool,
     /// Sockets at a time from one address; 0: no limit.
     pub connections_per_ip: usize,
+    /// New sockets a second that one address may open, and twice as many at once; 0: no limit.
+    pub handshakes_per_ip: u32,
     /// Origins that browsers may read the API's answers from; `*` is any.
     pub cors_origins: Vec<String>,
     pub tls: Option<Tls>,

@@ -175,6 +175,7 @@ impl Config {
                 trusted_proxies: Vec::new(),
                 proxy_protocol: false,
                 connections_per_ip: 0,
+                handshakes_per_ip: 0,
                 cors_origins: Vec::new(),
                 tls: None,
                 unix_socket: None,

@@ -1,7 +1,7 @@
 //! A request that asks for a socket: how it is answered, and what the socket is to know of it.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::http::request::Parts;
 
@@ -47,9 +47,14 @@ impl Door {
                 Err(LookupAway) => admission = Err(close::LOOKUP_AWAY),
             }
         }
+        let address = answer::client_address(trusted, self.peer, headers);
+        // Sockets that are refused for another reason count as well.
+        if !self.http.node.shared.addresses.handshakes.admit(address, Instant::now()) {
+            admission = Err(close::OVER_CAPACITY);
+        }
         *self.upgrade.borrow_mut() = Some(Upgrade {
             admission,
-            address: answer::client_address(trusted, self.peer, headers),
+            address,
             answer,
             pause: upgrade::greeting_pause(headers),
             answers_pings: query.get("client") == Some("js"),

@@ -1,4 +1,4 @@
-//! How many connections each client address has, for the limit on them. Counted only where there is one;
+//! How many connections each client address has, for the limits on them. Counted only where there are any;
 //! whose address it is behind a proxy is settled above.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,17 +6,21 @@ use std::net::{IpAddr, Ipv6Addr};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+use super::handshakes::HandshakeLimit;
+
 /// Connections by address.
 #[derive(Debug)]
 pub struct Addresses {
     /// 0: no limit.
     max: usize,
     open: DashMap<IpAddr, usize>,
+    pub handshakes: HandshakeLimit,
 }
 
 impl Addresses {
-    pub fn new(max: usize) -> Self {
-        Self { max, open: DashMap::new() }
+    /// A limit of `max` connections at a time and of `handshakes` new ones a second; 0: no limit.
+    pub fn new(max: usize, handshakes: u32) -> Self {
+        Self { max, open: DashMap::new(), handshakes: HandshakeLimit::new(handshakes) }
     }
 
     /// Counts one more connection of `address`; whether there may be one more.
@@ -48,7 +52,7 @@ impl Addresses {
 
 /// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give
 /// itself (RFC 4291 section 2.5.1).
-fn counted(address: IpAddr) -> IpAddr {
+pub(super) fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -64,7 +68,7 @@ mod tests {
 
     #[test]
     fn an_address_has_as_many_as_it_may() {
-        let addresses = Addresses::new(2);
+        let addresses = Addresses::new(2, 0);
         let (one, other): (IpAddr, IpAddr) =
             ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         assert!(addresses.admit(one) && addresses.admit("::ffff:10.0.0.1".parse().unwrap()));
@@ -79,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_host_with_many_addresses_has_no_more_than_others() {
-        let addresses = Addresses::new(1);
+        let addresses = Addresses::new(1, 0);
         let admit = |address: &str| addresses.admit(address.parse().unwrap());
         assert!(admit("2001:db8:1:2::1") && !admit("2001:db8:1:2:ffff::2"));
         assert!(admit("2001:db8:1:3::1"), "another network");

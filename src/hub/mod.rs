@@ -9,6 +9,7 @@ mod channels;
 pub mod connection;
 pub mod counting;
 pub mod directory;
+pub mod handshakes;
 pub mod inbox;
 pub mod leaving;
 pub mod outbox;

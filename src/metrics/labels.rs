@@ -49,6 +49,8 @@ labels! {
         Capacity = "capacity",
         Stopping = "stopping",
         Address = "address",
+        /// Its address opens too many sockets a second.
+        Handshakes = "handshakes",
         Memory = "memory",
         /// Whether there is its app could not be found out.
         Lookup = "lookup",
@@ -86,6 +88,7 @@ impl Reason {
             | Self::Capacity
             | Self::Stopping
             | Self::Address
+            | Self::Handshakes
             | Self::Memory
             | Self::Lookup => "4100",
             Self::Draining | Self::Reconnect => "4200",

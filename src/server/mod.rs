@@ -209,8 +209,8 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
     let kept = listener.duplicate()?;
     let address = listener.address()?;
     let socket_file = SocketFile::of(&address, config.server.unix_socket.as_ref());
-    let workers = config.server.workers.max(1);
-    let node = node_number()?;
+    let (workers, node) = (config.server.workers.max(1), node_number()?);
+    let by_address = (config.server.connections_per_ip, config.server.handshakes_per_ip);
     let (cluster, linked) = cluster::prepare(&config.cluster, node)?.unzip();
     let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
     let shared = Arc::new(Shared {
@@ -219,7 +219,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         capacity: capacity(&config),
-        addresses: Addresses::new(config.server.connections_per_ip),
+        addresses: Addresses::new(by_address.0, by_address.1),
         webhooks: webhooks_of(&config, cluster.as_ref())?,
         cluster,
         lookup: door,

@@ -133,7 +133,8 @@ pub fn reason(error: &Error) -> Reason {
         4001 => Reason::UnknownApp,
         4003 => Reason::Disabled,
         4007 => Reason::Version,
-        4100 => Reason::Lookup,
+        4100 if *error == close::LOOKUP_AWAY => Reason::Lookup,
+        4100 => Reason::Handshakes,
         _ => Reason::Origin,
     }
 }

@@ -54,6 +54,7 @@ pub fn set_server(server: &mut Server, name: &str, value: &str) {
     match name {
         "path" => value.clone_into(&mut server.path),
         "max_connections" => server.max_connections = parse(value),
+        "handshakes_per_ip" => server.handshakes_per_ip = parse(value),
         "connections_per_ip" => server.connections_per_ip = parse(value),
         "trusted_proxies" => {
             let (address, prefix) = value.split_once('/').expect("ADDRESS/PREFIX");

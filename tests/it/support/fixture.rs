@@ -138,6 +138,7 @@ pub fn config(apps: Vec<App>) -> Config {
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             connections_per_ip: 0,
+            handshakes_per_ip: 0,
             cors_origins: vec!["*".to_owned()],
             tls: None,
             unix_socket: None,

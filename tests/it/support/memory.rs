@@ -151,7 +151,7 @@ fn shared_by(
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         capacity: Capacity::new(0, 0),
-        addresses: Addresses::new(0),
+        addresses: Addresses::new(0, 0),
         webhooks: Webhooks::default(),
         cluster,
         lookup: None,
