@@ -4,6 +4,8 @@
 
 pub mod clock;
 pub mod envelope;
+mod fencing;
+mod keys;
 pub mod link;
 pub mod news;
 pub mod redis;

@@ -18,17 +18,18 @@ pub(super) const MOST_LOGGED: usize = 100_000;
 /// What happened to an app while Redis was away, and waits; the newest are left out.
 const MOST_WAITING: usize = 10_000;
 
-/// KEYS o h w e; ARGV marker new most, then of each a sign and a text. `+` is held from now on, `=` was held
+/// KEYS o h w e, where `h` lacks the lease; ARGV marker new most name, then of each a sign and a text; fenced. `+` is held from now on, `=` was held
 /// before and is said again, `-` is held no longer, `!` happened. Where Redis has lost what it had, which the
 /// marker shows, what is said again is no news. Answers the marker, and how many did not fit.
 pub(super) const SAY: &str = r"
-local o, h, w, most = KEYS[1], KEYS[2], KEYS[3], tonumber(ARGV[3])
+local o, h, w, most = KEYS[1], KEYS[2] .. lease, KEYS[3], tonumber(ARGV[3])
+if held ~= nil then redis.call('SADD', held, ARGV[4]) end
 redis.call('SET', KEYS[4], ARGV[2], 'NX')
 local marker = redis.call('GET', KEYS[4])
 local lost = ARGV[1] ~= '' and ARGV[1] ~= marker
 local dropped = 0
 local function log(text) redis.call('XADD', w, 'MAXLEN', '~', most * 2, '*', 'f', text) end
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV - 3, 2 do
   local sign, text = ARGV[i], ARGV[i + 1]
   if sign == '+' or sign == '=' then
     if redis.call('SADD', h, text) == 1 and redis.call('HINCRBY', o, text, 1) == 1

@@ -1,5 +1,6 @@
-//! The keys in Redis and the scripts that change them. Each script is one step that nothing comes between,
-//! and changes nothing when it is run again. All keys that one script touches share a hash tag.
+//! The scripts, and what the keys hold that they change. Each script is one step that nothing comes between,
+//! and changes nothing when it is run again. All keys that one script touches share a hash tag, but for those of the
+//! lease it writes for, which are kept by the same server.
 //!
 //! Of a channel, `P:{app/channel}:` and
 //! - `v`: the version of its last change. It never goes back, for it is at least the time in microseconds.
@@ -15,17 +16,16 @@
 //! For webhooks, of an app that has some: `o`: how many leases hold a channel or a member; `h:LEASE`: which one does;
 //! `w`: the log of what is to be told; `b`: the node that tells it; `e`: since when Redis has had these.
 //!
-//! Of all, `P:leases`: lease → when it lapses; `P:lease:LEASE`: what it holds; `P:epoch:{N}`: since
-//! when a server has had its data, with a number whose slot is its own. One server has all slots, but those of a
-//! Redis Cluster have some each; what is in braces decides.
+//! Of each server, with a number whose slot is its own: `P:fence:{N}`, which leases hold (`fencing.rs`), and
+//! `P:lease:{N}:LEASE`, of what a lease may have something: `c` and a channel, `a` or `w` and an app. One server has
+//! all slots, but those of a Redis Cluster have some each; what is in braces decides. `P:tags`: the numbers in use.
 
 use std::sync::LazyLock;
 
 use sha1::{Digest as _, Sha1};
 
-use super::Topic;
+use super::fencing;
 use super::news::{READ, SAY};
-use crate::app::AppId;
 
 /// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one
 /// begins at the time of day.
@@ -50,17 +50,18 @@ local function next_version(key)
 end
 ";
 
-/// KEYS v m r k; ARGV lease user info max topic head rest place. Answers the version from which on the user is
-/// present, or nothing if there is no room.
+/// KEYS v m r k; ARGV user info max topic head rest place name; fenced. Answers the version from which on the user is
+/// present, or nothing if there is no room. `name` is that of the channel in the list of what the lease holds.
 const JOIN: &str = r"
 local v, m, r, k = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local lease, user, info, max, topic, head, rest, place = unpack(ARGV)
+local user, info, max, topic, head, rest, place, name = unpack(ARGV)
 local ref = lease .. ' ' .. user
 if redis.call('HEXISTS', r, ref) == 1 then
   return redis.call('HGET', k, '') or string.format('%016.0f', 0)
 end
 local known = redis.call('HEXISTS', m, user)
 if known == 0 and redis.call('HLEN', m) >= tonumber(max) then return false end
+redis.call('SADD', held, name)
 redis.call('HSET', r, ref, '')
 redis.call('HINCRBY', k, user, 1)
 if known == 1 then return redis.call('HGET', k, '') or string.format('%016.0f', 0) end
@@ -86,13 +87,13 @@ local function drop(v, m, r, k, lease, user, topic, head)
 end
 ";
 
-/// KEYS v m r k; ARGV lease user topic head.
+/// KEYS v m r k; ARGV user topic head; fenced.
 const LEAVE: &str = r"
-drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], lease, ARGV[1], ARGV[2], ARGV[3])
 return 1
 ";
 
-/// KEYS v m r k; ARGV lease topic head. Ends everybody who is present on a lease.
+/// KEYS v m r k; ARGV lease topic head. Ends everybody who is present on a lease that does not hold any more.
 const CLEAR: &str = r"
 local lease = ARGV[1] .. ' '
 for _, ref in ipairs(redis.call('HKEYS', KEYS[3])) do
@@ -123,7 +124,7 @@ local function is_taken(log, head)
 end
 ";
 
-/// KEYS l of each event; ARGV most, then for each event topic head rest and `1` if the log is to last on. Logs
+/// KEYS l of each event; ARGV most, then for each event topic head rest and `1` if the log is to last on; fenced. Logs
 /// events at the time of day in microseconds and sends them, in order; those that follow each other on one
 /// channel are logged at once. A microsecond is less than an event takes, so that no two have the same place. A log
 /// is cut when it is a quarter longer than it need be, and lasts on for all events of a while, so that most events
@@ -180,7 +181,7 @@ local reaches = first > 0 and 2 or (#entries < most and 1 or 0)
 return {text(place_of(last)), reaches, missed}
 ";
 
-/// KEYS v c l; ARGV topic head rest ttl (milliseconds) most again. Logs unless `most` is 0.
+/// KEYS v c l; ARGV topic head rest ttl (milliseconds) most again; fenced. Logs unless `most` is 0.
 const KEEP: &str = r"
 local log, most = KEYS[3], tonumber(ARGV[5])
 if ARGV[6] == '1' and is_taken(log, ARGV[2]) then return 0 end
@@ -210,43 +211,35 @@ if not envelope then return false end
 return {envelope, redis.call('PTTL', KEYS[1])}
 ";
 
-/// KEYS t n v; ARGV for each channel its name, the subscriptions on this lease, and `1` if subscribers want to
-/// know. Answers each sum, with its version if it is news that they want; whoever asked tells them, for the
-/// channels may be kept by other servers.
+/// KEYS t n v, where `n` lacks the lease; ARGV name, how many leases of the node's own, those leases, then for each
+/// channel its name, the subscriptions on this lease, and `1` if subscribers want to know; fenced. What the node's other
+/// leases had of a channel goes over to this one. Answers each sum, with its version where it has changed and they
+/// want it. Whoever asked tells them, for the channels may be kept by other servers.
 const COUNT: &str = r"
-local totals = {}
-for i = 1, #ARGV, 3 do
+local t, n, v = KEYS[1], KEYS[2], KEYS[3]
+if held ~= nil then redis.call('SADD', held, ARGV[1]) end
+local first, totals = 3 + ARGV[2], {}
+for i = first, #ARGV - 3, 3 do
   local channel, count = ARGV[i], tonumber(ARGV[i + 1])
-  local before = tonumber(redis.call('HGET', KEYS[2], channel) or '0')
-  if count == 0 then redis.call('HDEL', KEYS[2], channel)
-  else redis.call('HSET', KEYS[2], channel, count) end
-  local total = redis.call('HINCRBY', KEYS[1], channel, count - before)
-  if total <= 0 then redis.call('HDEL', KEYS[1], channel) end
+  local before = tonumber(redis.call('HGET', n .. lease, channel) or '0')
+  if count == 0 then redis.call('HDEL', n .. lease, channel)
+  else redis.call('HSET', n .. lease, channel, count) end
+  for other = 3, first - 1 do
+    local old = n .. ARGV[other]
+    before = before + (tonumber(redis.call('HGET', old, channel) or '0'))
+    redis.call('HDEL', old, channel)
+  end
+  local total
+  if count == before then total = tonumber(redis.call('HGET', t, channel) or '0')
+  else
+    total = redis.call('HINCRBY', t, channel, count - before)
+    if total <= 0 then redis.call('HDEL', t, channel) end
+  end
   totals[#totals + 1] = total
   local wanted = ARGV[i + 2] == '1' and count ~= before
-  totals[#totals + 1] = wanted and next_version(KEYS[3]) or ''
+  totals[#totals + 1] = wanted and next_version(v) or ''
 end
 return totals
-";
-
-/// KEYS leases; ARGV lease, milliseconds, whether it is new. Answers whether the lease held until now, and
-/// the leases that have lapsed.
-const RENEW: &str = r"
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local held = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not held and ARGV[3] ~= '1' then return {0, {}} end
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-return {1, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)}
-";
-
-/// KEYS epoch; since when Redis has had its data, and for how many milliseconds.
-const EPOCH: &str = r"
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('SET', KEYS[1], string.format('%.0f', now), 'NX')
-local epoch = redis.call('GET', KEYS[1])
-return {epoch, now - tonumber(epoch)}
 ";
 
 /// The scripts.
@@ -263,14 +256,20 @@ pub(super) enum Script {
     Kept,
     Forget,
     Count,
-    Renew,
-    Epoch,
+    /// The same for a lease that does not hold any more.
+    Uncount,
     Say,
+    /// The same for a lease that does not hold any more.
+    Unsay,
     Read,
+    Register,
+    Renew,
+    Fence,
+    ForgetLease,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Join,
         Self::Leave,
         Self::Clear,
@@ -282,11 +281,29 @@ impl Script {
         Self::Kept,
         Self::Forget,
         Self::Count,
-        Self::Renew,
-        Self::Epoch,
+        Self::Uncount,
         Self::Say,
+        Self::Unsay,
         Self::Read,
+        Self::Register,
+        Self::Renew,
+        Self::Fence,
+        Self::ForgetLease,
     ];
+
+    /// Whether it writes for the lease of the node that runs it, and so only while that holds.
+    pub(super) fn is_fenced(self) -> bool {
+        matches!(
+            self,
+            Self::Join
+                | Self::Leave
+                | Self::Publish
+                | Self::PublishAgain
+                | Self::Keep
+                | Self::Count
+                | Self::Say
+        )
+    }
 
     /// What Redis calls it: the SHA-1 of its text, in hexadecimal.
     pub(super) fn name(self) -> &'static str {
@@ -309,121 +326,18 @@ impl Script {
             Self::Kept => (&[], KEPT),
             Self::Forget => (&[], FORGET),
             Self::Count => (&[NEXT], COUNT),
-            Self::Renew => (&[], RENEW),
-            Self::Epoch => (&[], EPOCH),
+            Self::Uncount => (&[fencing::CLEARING, NEXT], COUNT),
             Self::Say => (&[], SAY),
+            Self::Unsay => (&[fencing::CLEARING], SAY),
             Self::Read => (&[], READ),
+            Self::Register => (&[], fencing::REGISTER),
+            Self::Renew => (&[], fencing::RENEW),
+            Self::Fence => (&[], fencing::FENCE),
+            Self::ForgetLease => (&[], fencing::FORGET_LEASE),
         };
-        let text = needs.concat() + own;
+        let fence = if self.is_fenced() { fencing::FENCED } else { "" };
+        let text = fence.to_owned() + &needs.concat() + own;
         text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
             .replace("LASTS", &(LOGGED + LONGER).to_string())
-    }
-}
-
-/// The names of all keys and topics.
-#[derive(Clone, Debug)]
-pub(super) struct Keys {
-    prefix: String,
-}
-
-/// What a topic's name in Redis stands for.
-#[derive(PartialEq, Eq, Debug)]
-pub(super) enum Named<'a> {
-    Topic { app: &'a str, channel: &'a str },
-    All,
-    Probe,
-}
-
-impl Keys {
-    pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
-    }
-
-    /// `v`, `m`, `r`, `k`, `c` or `l` of a channel.
-    pub(super) fn channel(&self, topic: &Topic, part: char) -> String {
-        format!("{}:{{{}/{}}}:{part}", self.prefix, topic.app, topic.channel)
-    }
-
-    /// `t`, `v`, `o`, `w`, `b` or `e` of an app.
-    pub(super) fn app(&self, app: &AppId, part: char) -> String {
-        format!("{}:{{{app}}}:{part}", self.prefix)
-    }
-
-    /// What a lease has of an app.
-    pub(super) fn counts(&self, app: &AppId, lease: &str) -> String {
-        format!("{}:{{{app}}}:n:{lease}", self.prefix)
-    }
-
-    /// What a lease holds of an app for webhooks.
-    pub(super) fn held(&self, app: &AppId, lease: &str) -> String {
-        format!("{}:{{{app}}}:h:{lease}", self.prefix)
-    }
-
-    pub(super) fn leases(&self) -> String {
-        format!("{}:leases", self.prefix)
-    }
-
-    pub(super) fn lease(&self, lease: &str) -> String {
-        format!("{}:lease:{lease}", self.prefix)
-    }
-
-    /// That of the server which has the tag's slot.
-    pub(super) fn epoch(&self, tag: u16) -> String {
-        format!("{}:epoch:{{{tag}}}", self.prefix)
-    }
-
-    /// It is kept where the channel's keys are.
-    pub(super) fn topic(&self, topic: &Topic) -> String {
-        format!("{}:on:{{{}/{}}}", self.prefix, topic.app, topic.channel)
-    }
-
-    pub(super) fn all(&self) -> String {
-        format!("{}:{{all}}", self.prefix)
-    }
-
-    /// The log of what was said to all nodes.
-    pub(super) fn log_of_all(&self) -> String {
-        format!("{}:{{all}}:l", self.prefix)
-    }
-
-    pub(super) fn probe(&self, lease: &str) -> String {
-        format!("{}:probe:{lease}", self.prefix)
-    }
-
-    /// Reads what [`Self::topic`], [`Self::all`] or [`Self::probe`] wrote.
-    pub(super) fn named<'a>(&self, name: &'a str) -> Option<Named<'a>> {
-        let rest = name.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
-        if let Some(topic) = rest.strip_prefix("on:{") {
-            // An app's id has neither `/` nor `:`, so that the first `/` ends it.
-            let (app, channel) = topic.strip_suffix('}')?.split_once('/')?;
-            return Some(Named::Topic { app, channel });
-        }
-        if rest == "{all}" {
-            return Some(Named::All);
-        }
-        rest.starts_with("probe:").then_some(Named::Probe)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::channel::ChannelName;
-
-    #[test]
-    fn names_are_read_as_they_were_written() {
-        let keys = Keys::new("a:b");
-        let channel = ChannelName::parse("#server-to-user-x/y:{z}", 200).unwrap();
-        let topic = Topic { app: AppId::new("app"), channel };
-        let name = keys.topic(&topic);
-        let named = Named::Topic { app: "app", channel: "#server-to-user-x/y:{z}" };
-        assert_eq!(keys.named(&name), Some(named));
-        assert_eq!(keys.named(&keys.all()), Some(Named::All));
-        assert_eq!(keys.named(&keys.probe("7")), Some(Named::Probe));
-        for foreign in
-            ["", "a:b", "a:bon:{x/y}", "other:on:{x/y}", "a:b:on:{x}", "a:b:on:x/y", "reverb"]
-        {
-            assert_eq!(keys.named(foreign), None, "{foreign}");
-        }
     }
 }

@@ -37,13 +37,22 @@ pub struct Entry {
     cached: Option<Cached>,
     /// Events that this node has published to a cache channel and that have not come back yet.
     in_flight: usize,
-    /// Subscribers on all nodes, as was last heard, and the version of that.
-    pub total: usize,
-    pub counted: u64,
-    /// It was this node that had them counted.
-    pub counted_here: bool,
+    /// Subscribers on all nodes, as was last heard.
+    pub total: Total,
     /// The link knows that it is to count again.
     changed: bool,
+}
+
+/// How many subscribe on all nodes.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Total {
+    pub count: usize,
+    /// The version of that.
+    pub version: u64,
+    /// It was this node that had them counted.
+    pub counted_here: bool,
+    /// Subscribers are told how many they are.
+    wanted: bool,
 }
 
 /// Who wants to know of a change in who is subscribed.
@@ -251,6 +260,7 @@ impl Topics {
         let mut entry = self.entries.get_mut(topic)?;
         entry.pending -= 1;
         entry.subscribed += 1;
+        entry.total.wanted = wants.count;
         entry.count_again(topic, &self.link, wants.count);
         let is_first = user.is_some_and(|user| entry.roster.enter(user));
         if wants.news.channels && entry.subscribed == 1 {
@@ -322,11 +332,11 @@ impl Topics {
         self.entries.iter().map(|entry| entry.key().clone()).collect()
     }
 
-    /// The subscribers here. The next change is told to the link again.
-    pub fn count(&self, topic: &Topic) -> usize {
-        self.entries.get_mut(topic).map_or(0, |mut entry| {
+    /// The subscribers here, and whether they are told how many there are. The next change is told to the link again.
+    pub fn count(&self, topic: &Topic) -> (usize, bool) {
+        self.entries.get_mut(topic).map_or((0, false), |mut entry| {
             entry.changed = false;
-            entry.subscribed
+            (entry.subscribed, entry.total.wanted)
         })
     }
 

@@ -196,8 +196,8 @@ impl Node {
         name: &ChannelName,
     ) {
         let topic = Topic { app: app.clone(), channel: name.clone() };
-        let last = cluster.topics.read(&topic, |entry| (entry.total, entry.counted_here));
-        let (total, counted_here) = last.unwrap_or_default();
+        let total = cluster.topics.read(&topic, |entry| entry.total).unwrap_or_default();
+        let (total, counted_here) = (total.count, total.counted_here);
         self.shared.report_count(&topic, (total, counted_here));
         let message = Message::subscription_count(name, total);
         let seats = directory.seats(name.as_str());

@@ -239,9 +239,9 @@ impl Shared {
             Body::Count { version, count } => {
                 topics.change(topic, |entry| {
                     // Each is told by the node that had it counted, so that one may overtake another.
-                    if version > entry.counted {
-                        entry.counted = version;
-                        entry.counted_here = own;
+                    if version > entry.total.version {
+                        entry.total.version = version;
+                        entry.total.counted_here = own;
                         self.tell_count(topic, entry, count);
                     }
                 });
@@ -269,13 +269,13 @@ impl Shared {
     }
 
     fn tell_count(&self, topic: &Topic, entry: &mut Entry, count: usize) {
-        entry.total = count;
+        entry.total.count = count;
         let apps = self.apps.load();
         let wanted =
             apps.by_id(topic.app.as_str()).is_some_and(|app| tells_count(app, &topic.channel));
         let directory = self.hub.directory(&topic.app);
         if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
-            self.report_count(topic, (count, entry.counted_here));
+            self.report_count(topic, (count, entry.total.counted_here));
             let message = Message::subscription_count(&topic.channel, count);
             self.deliver(topic, message.bytes(), None, History::None);
         }

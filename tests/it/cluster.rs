@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, config, established, subscribe, target};
 use crate::support::http::Http;
-use crate::support::redis::Redis;
+use crate::support::redis::{Redis, signal};
 use crate::support::shards::Shards;
 use crate::support::sign::hmac_hex;
 use crate::support::websocket::Client;
@@ -371,6 +371,11 @@ impl Process {
         let mut client = Client::open(self.addr, &target(KEY), &[]).unwrap();
         let id = established(&client.hear_text()).unwrap();
         (client, id)
+    }
+
+    /// Sends a signal by name: `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
     }
 
     pub fn kill(&mut self) {

@@ -21,6 +21,7 @@ mod dialogue;
 mod doctor;
 mod endings;
 mod environment;
+mod fencing;
 mod garbage;
 mod handshake;
 mod liveness;

@@ -316,7 +316,7 @@ fn nothing_is_left_in_the_log_when_all_is_told() {
     let left = redis.ask(&["KEYS", "*"]);
     let left: Vec<&str> = left
         .lines()
-        .filter(|key| ![":epoch:", "}:v", "}:e", "}:w"].iter().any(|part| key.contains(part)))
+        .filter(|key| ![":fence:", "}:v", "}:e", "}:w"].iter().any(|part| key.contains(part)))
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }

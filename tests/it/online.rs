@@ -66,7 +66,7 @@ fn n04_watchers_hear_of_users_on_every_node() {
     watch_each_other(&redis.cluster());
     let keys = redis.ask(&["KEYS", "*"]);
     let left: Vec<&str> =
-        keys.lines().filter(|key| !key.contains(":epoch:") && !key.ends_with(":v")).collect();
+        keys.lines().filter(|key| !key.contains(":fence:") && !key.ends_with(":v")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

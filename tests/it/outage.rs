@@ -251,6 +251,6 @@ fn nothing_is_left_in_redis_when_all_have_gone() {
     two.stop();
     let keys = redis.ask(&["KEYS", "*"]);
     let left: Vec<&str> =
-        keys.lines().filter(|key| !key.contains(":epoch:") && !key.ends_with(":v")).collect();
+        keys.lines().filter(|key| !key.contains(":fence:") && !key.ends_with(":v")).collect();
     assert!(left.is_empty(), "{left:?}");
 }

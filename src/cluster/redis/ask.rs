@@ -7,8 +7,9 @@ use super::servers::Servers;
 use super::{Lost, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
+use crate::cluster::keys::Keys;
 use crate::cluster::link::{Answer, Counted, Question, Status};
-use crate::cluster::scripts::{Keys, Script};
+use crate::cluster::scripts::Script;
 use crate::protocol::channel::ChannelName;
 
 /// Answers one question; nothing if Redis answers with what it should not.

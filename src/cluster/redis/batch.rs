@@ -1,18 +1,17 @@
 //! Commands that go to Redis in one round trip, and what their answers are for.
 
-use redis::{Cmd, Value};
+use redis::Value;
 use tokio::time::{Instant, timeout};
-use tracing::warn;
 
-use super::servers::Servers;
-use super::{Lost, PATIENCE, reply};
+use super::servers::{Routed, Servers};
+use super::{Lost, PATIENCE};
 use crate::cluster::link::{Figures, Status};
 use crate::cluster::scripts::Script;
 
 /// Commands, each with what its answer is for.
 #[derive(Debug)]
 pub(super) struct Batch<E> {
-    commands: Vec<Cmd>,
+    commands: Vec<Routed>,
     expected: Vec<E>,
 }
 
@@ -29,13 +28,13 @@ impl<E> Batch<E> {
         self.expected.len()
     }
 
-    pub(super) fn add(&mut self, command: Cmd, expected: E) {
-        self.commands.push(command);
+    pub(super) fn add(&mut self, command: impl Into<Routed>, expected: E) {
+        self.commands.push(command.into());
         self.expected.push(expected);
     }
 
-    /// Sends all of it; the answers in the order of the commands. An answer that is an error of that one
-    /// command reads as nothing.
+    /// Sends all of it; the answers in the order of the commands. Where one of them is an error, whatever it says,
+    /// Redis cannot be worked with, and nothing counts as done.
     pub(super) async fn send(
         self,
         servers: &mut Servers,
@@ -50,22 +49,23 @@ impl<E> Batch<E> {
         let begun = Instant::now();
         let answers = timeout(PATIENCE, servers.send(self.commands)).await??;
         status.figures.round_trip.observe(begun.elapsed());
-        if let Some(Value::ServerError(error)) = answers.iter().find(|value| reply::is_fatal(value))
-        {
-            return Err(Lost::Redis(error.clone().into()));
+        let error = answers.iter().find_map(|answer| match answer {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        });
+        if let Some(error) = error {
+            return Err(Lost::of(error));
         }
-        for answer in &answers {
-            if let Value::ServerError(error) = answer {
-                warn!(code = error.code(), "Redis refused a command");
-            }
+        if answers.len() != count {
+            return Err(Lost::Unexpected);
         }
         Ok(self.expected.into_iter().zip(answers).collect())
     }
 }
 
 /// A script to be run, by the name that Redis knows it by.
-pub(super) fn script(script: Script, keys: &[String]) -> Cmd {
+pub(super) fn script(script: Script, keys: &[String]) -> Routed {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.name()).arg(keys.len()).arg(keys);
-    command
+    Routed { command, fenced: script.is_fenced() }
 }

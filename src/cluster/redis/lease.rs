@@ -1,8 +1,7 @@
-//! The signs that this node lives, and what becomes of those that do not. A node holds what it says in Redis
-//! under a lease; it takes a new one with each link, says everything again, and clears the old one away as it
-//! does with those of nodes that are silent.
+//! The signs that this node lives. A node holds what it says in Redis under leases, one on each server; it takes new
+//! ones with each link, says everything again, and clears the old ones away as it does with those of nodes that
+//! are silent.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,15 +10,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::batch::{Batch, script};
-use super::writer::{Expected, MOST, Writer};
+use super::leases::{Fence, Lease, UNFENCED};
+use super::servers::Routed;
+use super::writer::{MOST, Writer};
 use super::{LONGEST_PAUSE, Lost, PATIENCE, reply};
-use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::link::{Figures, Order};
 use crate::cluster::scripts::Script;
 use crate::cluster::topics::Entry;
-use crate::protocol::channel::ChannelName;
 use crate::protocol::member::Member;
 
 /// The part of a lease after which it is renewed. A lease lapses after four of them, so that with one more
@@ -32,32 +31,36 @@ const COME_BACK: Duration = LONGEST_PAUSE.saturating_add(PATIENCE);
 /// Topics that are taken part in again in one round trip; each may have missed as much as its log holds.
 pub(super) const REOPENED: usize = 256;
 
+/// How many renewals apart nodes without fences are looked for.
+const OLD_EVERY: u32 = 4;
+
 /// A topic in the list of what a lease holds.
 pub(super) fn held_topic(topic: &Topic) -> String {
     format!("c{}/{}", topic.app, topic.channel)
 }
 
 impl Writer<'_> {
-    /// Takes a lease, says what this node holds, and clears away what it held under the last one.
+    /// Takes leases, says what this node holds, and clears away what it held under the last ones.
     pub(super) async fn begin(&mut self) -> Result<(), Lost> {
-        if !self.kept.leases.is_empty() {
+        let old = self.kept.leases.clone();
+        if !old.is_empty() {
             self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
         }
-        self.kept.leases.push(self.lease.clone());
+        self.kept.peers.forget_looks();
         self.kept.news.cut();
+        // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = Batch::new();
-        // Each server can lose its data by itself.
-        let tags = self.servers.tags();
-        for tag in &tags {
-            batch.add(script(Script::Epoch, &[self.keys.epoch(*tag)]), ());
-        }
-        batch.add(self.renewal(true), ());
-        let answers = batch.send(&mut self.servers, self.status).await?;
+        old.iter().for_each(|lease| batch.add(self.fence(lease), ()));
+        batch.send(&mut self.servers, self.status).await?;
         let known = !self.kept.epochs.is_empty();
-        for (tag, (_, epoch)) in tags.into_iter().zip(&answers) {
-            self.note_epoch(tag, epoch, known);
+        let fences = self.servers.register_leases().await?;
+        self.kept.leases.append(&mut self.servers.issued);
+        self.status.clock.set(fences.iter().map(|(_, fence)| fence.now));
+        for (tag, fence) in &fences {
+            self.note_epoch(*tag, fence, known);
         }
-        self.set_clock(&answers);
+        self.link.beat = Some(Instant::now() + self.settings.lease / PART);
+        self.note_tags().await?;
         self.catch_up_with_all().await?;
         let topics = self.topics.all();
         for some in topics.chunks(REOPENED) {
@@ -68,26 +71,10 @@ impl Writer<'_> {
                     hearing.begin_at(&name, since);
                     hearing.cut_one(&name);
                 }
-                self.link.batch.push(Order::Open(topic.clone()));
-                let own: Vec<(Member, u64)> = self
-                    .topics
-                    .read(topic, |entry| {
-                        let roster = &entry.roster;
-                        let own = roster
-                            .own()
-                            .map(|member| (member.clone(), roster.place(&member.user_id)));
-                        own.collect()
-                    })
-                    .unwrap_or_default();
-                for (member, place) in own {
-                    // Who is there stays, even if they are more than may come in.
-                    let (topic, max) = (topic.clone(), usize::MAX);
-                    self.link.batch.push(Order::Join { topic, member, max, place });
-                }
-                // What subscribers were told last may still be true; so nobody is told.
-                self.link.batch.push(Order::Changed { topic: topic.clone(), tell: false });
+                self.say_topic_again(topic);
             }
             self.carry_out().await?;
+            self.renew_if_due().await?;
         }
         self.hearing.borrow_mut().is_whole();
         if self.link.gaps > 0 {
@@ -98,11 +85,12 @@ impl Writer<'_> {
         self.count().await?;
         self.status.up.store(true, Ordering::Relaxed);
         self.carry_out().await?;
-        // Before what the old lease holds comes to an end.
+        // Before what the old leases hold comes to an end.
         self.say_again().await?;
-        while let Some(old) = self.kept.leases.first().filter(|old| **old != self.lease).cloned() {
-            self.clear(&old).await?;
-            self.kept.leases.remove(0);
+        self.link.whole = true;
+        for lease in old {
+            self.clear(&lease).await?;
+            self.kept.leases.retain(|other| *other != lease);
         }
         if !topics.is_empty() {
             info!(topics = topics.len(), "said again what this node holds");
@@ -110,81 +98,171 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Gives the orders that say again what this node holds of a topic.
+    pub(super) fn say_topic_again(&mut self, topic: &Topic) {
+        self.link.batch.push(Order::Open(topic.clone()));
+        let own = self.topics.read(topic, |entry| {
+            let roster = &entry.roster;
+            let own = roster.own().map(|member| (member.clone(), roster.place(&member.user_id)));
+            own.collect::<Vec<(Member, u64)>>()
+        });
+        for (member, place) in own.unwrap_or_default() {
+            // Who is there stays, even if they are more than may come in.
+            let (topic, max) = (topic.clone(), usize::MAX);
+            self.link.batch.push(Order::Join { topic, member, max, place });
+        }
+        self.link.batch.push(Order::Changed { topic: topic.clone(), tell: false });
+    }
+
     /// A Redis that has lost its data since it was last seen has lost what others hold too; they are about
     /// to say it again.
-    fn note_epoch(&mut self, tag: u16, value: &Value, known: bool) {
-        let [epoch, age] = reply::list(value) else { return };
-        let Some(epoch) = reply::number(epoch) else { return };
-        let since = Duration::from_millis(reply::number(age).unwrap_or_default());
-        let before = self.kept.epochs.insert(tag, epoch);
-        if known && before != Some(epoch) {
+    fn note_epoch(&mut self, tag: u16, fence: &Fence, known: bool) {
+        let before = self.kept.epochs.insert(tag, fence.epoch);
+        if known && before != Some(fence.epoch) {
+            let since = Duration::from_micros(fence.now.saturating_sub(fence.epoch));
             let missing = self.settings.lease.saturating_sub(since);
             self.kept.settles = Some(Instant::now() + missing);
         }
     }
 
-    /// Sets the clock by the answers to [`Script::Epoch`].
-    fn set_clock<E>(&self, answers: &[(E, Value)]) {
-        let time = |(_, value): &(E, Value)| match reply::list(value) {
-            [epoch, age] => Some((reply::number(epoch)? + reply::number(age)?) * 1000),
-            _ => None,
-        };
-        self.status.clock.set(answers.iter().filter_map(time));
-    }
-
-    /// Gives the lease up, so that nobody has to wait for it to lapse.
+    /// Gives the leases up, so that nobody has to wait for them to lapse.
     pub(super) async fn end(&mut self) -> Result<(), Lost> {
         self.count().await?;
-        let lease = self.lease.clone();
         self.give_up_news().await?;
-        self.clear(&lease).await
-    }
-
-    fn renewal(&self, new: bool) -> redis::Cmd {
-        let mut renewal = script(Script::Renew, &[self.keys.leases()]);
-        let lasts = self.settings.lease * 4 / PART;
-        renewal.arg(&self.lease).arg(lasts.as_millis() as u64).arg(u8::from(new));
-        renewal
-    }
-
-    /// Renews the lease, clears lapsed ones away, and sends a word to itself: a connection can be half dead,
-    /// and only what comes in shows that it is not.
-    pub(super) async fn give_sign(&mut self, part: Duration) -> Result<(), Lost> {
-        if self.hearing.borrow().silence() > part * 3 + PATIENCE {
-            return Err(Lost::Deaf);
-        }
-        let probe = self.envelope(0, true, Body::Probe).encode();
-        let mut batch = Batch::new();
-        batch.add(self.renewal(false), ());
-        let mut publish = cmd("SPUBLISH");
-        publish.arg(self.keys.probe(&self.lease)).arg(probe);
-        batch.add(publish, ());
-        // The word goes over one server. Another that the rest have given up says so to who asks it for a key.
-        for tag in self.servers.tags() {
-            batch.add(script(Script::Epoch, &[self.keys.epoch(tag)]), ());
-        }
-        if self.servers.is_cluster() {
-            self.servers.listen_well().await?;
-        }
-        let answers = batch.send(&mut self.servers, self.status).await?;
-        let Some((_, renewed)) = answers.first() else { return Ok(()) };
-        let [held, lapsed] = reply::list(renewed) else { return Ok(()) };
-        if reply::number(held) != Some(1) {
-            return Err(Lost::Lapsed);
-        }
-        Figures::add(&self.status.figures.renewals, 1);
-        self.set_clock(answers.get(2..).unwrap_or_default());
-        let lapsed: Vec<String> =
-            reply::list(lapsed).iter().filter_map(|l| reply::text(l).map(str::to_owned)).collect();
-        if Instant::now() < self.kept.reaps {
-            return Ok(());
-        }
-        for lease in lapsed {
-            info!("a node's lease has lapsed; clearing away what it held");
-            Figures::add(&self.status.figures.reaped, 1);
+        let leases: Vec<Lease> = self.servers.leases().cloned().collect();
+        for lease in leases {
             self.clear(&lease).await?;
         }
         Ok(())
+    }
+
+    /// Notes which tags have leases, where there are several servers, so that whoever sees others finds them.
+    async fn note_tags(&mut self) -> Result<(), Lost> {
+        if !self.servers.is_cluster() {
+            return Ok(());
+        }
+        let mut tags = cmd("SADD");
+        tags.arg(self.keys.tags());
+        self.servers.leases().for_each(|lease| {
+            tags.arg(lease.tag);
+        });
+        let mut batch = Batch::new();
+        batch.add(tags, ());
+        batch.send(&mut self.servers, self.status).await?;
+        Ok(())
+    }
+
+    pub(super) fn fence(&self, lease: &Lease) -> Routed {
+        let mut fence = script(Script::Fence, &[self.keys.fence(lease.tag)]);
+        fence.arg(&lease.id);
+        fence
+    }
+
+    /// Renews the leases where it is time to, clears lapsed ones away, and sends a word to itself: a connection can
+    /// be half dead, and only what comes in shows that it is not.
+    pub(super) async fn renew_if_due(&mut self) -> Result<(), Lost> {
+        let now = Instant::now();
+        if self.link.beat.is_none_or(|beat| now < beat) {
+            return Ok(());
+        }
+        let part = self.settings.lease / PART;
+        if self.hearing.borrow().silence() > part * 3 + PATIENCE {
+            return Err(Lost::Deaf);
+        }
+        self.link.beat = Some(now + part);
+        self.kept.leases.append(&mut self.servers.issued);
+        if self.servers.is_cluster() {
+            self.servers.listen_well().await?;
+        }
+        let shown = self.renew().await?;
+        Figures::add(&self.status.figures.renewals, 1);
+        if now < self.kept.reaps || self.link.reaping {
+            return Ok(());
+        }
+        let mut lapsed = Vec::new();
+        for (tag, leases) in shown {
+            lapsed.extend(self.kept.peers.look(tag, leases));
+        }
+        self.link.reaping = true;
+        for mut lease in lapsed {
+            if let Some(fenced) = lease.id.strip_prefix('x') {
+                lease.id = fenced.to_owned();
+            }
+            info!("a node's lease has lapsed; clearing away what it held");
+            Figures::add(&self.status.figures.reaped, 1);
+            Box::pin(self.clear(&lease)).await?;
+        }
+        self.link.reaping = false;
+        Ok(())
+    }
+
+    /// Renews the leases; all that there are on each server, as [`super::leases::Peers`] looks at them.
+    async fn renew(&mut self) -> Result<Vec<(u16, Vec<(String, String)>)>, Lost> {
+        let mut batch = Batch::new();
+        let leases: Vec<Lease> = self.servers.leases().cloned().collect();
+        for lease in &leases {
+            let mut renew = script(Script::Renew, &[self.keys.fence(lease.tag)]);
+            renew.arg(&lease.id).arg(u8::from(self.link.whole));
+            batch.add(renew, Look::Own(lease.tag));
+        }
+        let mut word = cmd("SPUBLISH");
+        word.arg(&self.probe).arg(self.envelope(0, true, Body::Probe).encode());
+        batch.add(word, Look::Word);
+        if self.link.beats.is_multiple_of(OLD_EVERY) {
+            let mut old = cmd("ZRANGE");
+            old.arg(self.keys.leases_of_old()).arg(0).arg(-1).arg("WITHSCORES");
+            batch.add(old, Look::Old);
+            if self.servers.is_cluster() {
+                let mut tags = cmd("SMEMBERS");
+                tags.arg(self.keys.tags());
+                batch.add(tags, Look::Tags);
+            }
+        }
+        self.link.beats = self.link.beats.wrapping_add(1);
+        let (mut shown, mut clocks, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for (look, value) in batch.send(&mut self.servers, self.status).await? {
+            match look {
+                Look::Own(tag) => {
+                    let fence = Fence::read(&value).ok_or(Lost::Unexpected)?;
+                    clocks.push(fence.now);
+                    shown.push((tag, leases_of(fence)));
+                }
+                Look::Word => {
+                    reply::number(&value).ok_or(Lost::Unexpected)?;
+                }
+                Look::Old => shown.push((UNFENCED, old_leases(&value))),
+                Look::Tags => {
+                    let tags = reply::list(&value).iter().filter_map(reply::number);
+                    let tags = tags.filter_map(|tag| u16::try_from(tag).ok());
+                    others.extend(tags.filter(|tag| leases.iter().all(|own| own.tag != *tag)));
+                }
+            }
+        }
+        self.status.clock.set(clocks);
+        if self.servers.is_cluster() && self.link.beats % OLD_EVERY == 1 {
+            self.note_tags().await?;
+            shown.extend(self.look_elsewhere(others).await?);
+        }
+        Ok(shown)
+    }
+
+    /// Looks at leases where this node has none: with tags that were servers' before slots moved.
+    async fn look_elsewhere(
+        &mut self,
+        tags: Vec<u16>,
+    ) -> Result<Vec<(u16, Vec<(String, String)>)>, Lost> {
+        let mut batch = Batch::new();
+        for tag in tags {
+            let mut all = cmd("HGETALL");
+            all.arg(self.keys.fence(tag));
+            batch.add(all, tag);
+        }
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        let shown = answers.into_iter().map(|(tag, fields)| {
+            let fence = Fence::read(&Value::Array(vec![Value::Int(0), fields]));
+            (tag, fence.map(leases_of).unwrap_or_default())
+        });
+        Ok(shown.collect())
     }
 
     /// Reads all rosters again, now that what they lack is gone for good.
@@ -200,76 +278,32 @@ impl Writer<'_> {
                 self.link.batch.push(Order::Open(topic.clone()));
             }
             self.carry_out().await?;
+            self.renew_if_due().await?;
         }
         Ok(())
     }
+}
 
-    /// Clears away what a lease held. Done twice, or by two nodes at once, it changes nothing more.
-    async fn clear(&mut self, lease: &str) -> Result<(), Lost> {
-        let mut batch = Batch::new();
-        let mut held = cmd("SMEMBERS");
-        held.arg(self.keys.lease(lease));
-        batch.add(held, ());
-        let answers = batch.send(&mut self.servers, self.status).await?;
-        let Some((_, held)) = answers.first() else { return Ok(()) };
-        let held = reply::list(held).iter().filter_map(reply::text).map(str::to_owned);
-        let mut held: BTreeSet<String> = held.collect();
-        if self.servers.is_cluster() && self.kept.leases.iter().any(|own| own == lease) {
-            // The server that kept this list may have lost it, and others not what is in it.
-            held.extend(self.topics.all().iter().map(held_topic));
-            held.extend(self.kept.connections.keys().map(|app| format!("a{app}")));
-            held.extend(self.kept.news.apps.keys().map(|app| format!("w{app}")));
-        }
-        let mut batch = Batch::new();
-        for entry in &held {
-            if let Some((app, channel)) = entry.strip_prefix('c').and_then(|c| c.split_once('/')) {
-                let Ok(channel) = ChannelName::of_node(channel) else { continue };
-                let topic = Topic { app: AppId::new(app), channel };
-                let mut clear = script(Script::Clear, &self.parts(&topic, "vmrk"));
-                // The script adds version and user.
-                let head = self.envelope(0, false, Body::Probe).head_of_left();
-                clear.arg(lease).arg(self.keys.topic(&topic)).arg(head);
-                batch.add(clear, Expected::Nothing);
-            } else if let Some(app) = entry.strip_prefix('a') {
-                self.clear_counts(&AppId::new(app), lease).await?;
-            } else if let Some(app) = entry.strip_prefix('w') {
-                self.clear_news(&AppId::new(app), lease).await?;
-            }
-            if batch.len() >= MOST {
-                let full = std::mem::replace(&mut batch, Batch::new());
-                full.send(&mut self.servers, self.status).await?;
-            }
-        }
-        let mut forget = cmd("DEL");
-        forget.arg(self.keys.lease(lease));
-        batch.add(forget, Expected::Nothing);
-        let mut lapse = cmd("ZREM");
-        lapse.arg(self.keys.leases()).arg(lease);
-        batch.add(lapse, Expected::Nothing);
-        batch.send(&mut self.servers, self.status).await?;
-        Ok(())
-    }
+/// What an answer to a renewal shows.
+enum Look {
+    Own(u16),
+    Word,
+    Old,
+    Tags,
+}
 
-    async fn clear_counts(&mut self, app: &AppId, lease: &str) -> Result<(), Lost> {
-        let mut batch = Batch::new();
-        let mut all = cmd("HKEYS");
-        all.arg(self.keys.counts(app, lease));
-        batch.add(all, ());
-        let answers = batch.send(&mut self.servers, self.status).await?;
-        let channels = answers.first().map(|(_, value)| reply::list(value)).unwrap_or_default();
-        let none = |name: &Value| {
-            let name = reply::text(name)?;
-            if name.is_empty() {
-                return Some((None, 0, false));
-            }
-            let channel = ChannelName::parse(name, usize::MAX).ok()?;
-            // Whether the app wants it is known where it is heard.
-            let tell = !channel.kind().is_presence();
-            Some((Some(channel), 0, tell))
-        };
-        let counts = channels.iter().filter_map(none).collect();
-        let mut batch = Batch::new();
-        self.add_counts(&mut batch, app, lease, counts);
-        self.tell_counts(batch).await
-    }
+/// All leases that hold, and with an `x` those that are being cleared.
+fn leases_of(fence: Fence) -> Vec<(String, String)> {
+    let fenced = fence.fenced.into_iter().map(|lease| (format!("x{lease}"), String::new()));
+    fence.held.into_iter().chain(fenced).collect()
+}
+
+/// The leases of nodes without fences, each with when it would lapse, which changes with each renewal.
+fn old_leases(value: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| match value {
+        Value::Double(score) => Some(score.to_string()),
+        value => reply::text(value).map(str::to_owned),
+    };
+    let pair = |(lease, score): (&Value, &Value)| Some((text(lease)?, text(score)?));
+    reply::pairs(value).into_iter().filter_map(pair).collect()
 }

@@ -6,14 +6,17 @@
 mod address;
 mod ask;
 mod batch;
+mod clearing;
 mod hearing;
 mod keeping;
 mod lease;
+mod leases;
 mod news;
 mod opening;
 pub mod probe;
 mod publishing;
 mod reader;
+mod registration;
 mod reply;
 mod servers;
 mod slots;
@@ -30,14 +33,15 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::clock::now_us;
+use super::keys::Keys;
 use super::link::{Alone, Arrival, FarEnd, Figures, Order, Publish};
 use super::news::Board;
-use super::scripts::Keys;
 use super::topics::Topics;
 use crate::app::AppId;
 use address::Address;
 use hearing::Hearing;
 use keeping::Keeping;
+use leases::{Lease, Peers};
 use publishing::Lasting;
 use reader::Reader;
 use servers::{Heard, Servers};
@@ -93,6 +97,8 @@ enum Lost {
     NoCluster,
     /// There are slots that no server has.
     Uncovered,
+    /// It answered with something else than was asked for.
+    Unexpected,
     /// The node stops.
     Stopped,
 }
@@ -102,6 +108,7 @@ impl fmt::Display for Lost {
         match self {
             // The error's own text may repeat the URL with its password.
             Self::Redis(error) => write!(f, "{:?} {}", error.kind(), error.code().unwrap_or("")),
+            Self::Unexpected => f.write_str("an answer that was not expected"),
             Self::Silent => f.write_str("no answer in time"),
             Self::Deaf => f.write_str("nothing comes in"),
             Self::Lapsed => f.write_str("the lease had lapsed"),
@@ -111,6 +118,16 @@ impl fmt::Display for Lost {
             Self::NoCluster => f.write_str("several servers that are not of a Redis Cluster"),
             Self::Uncovered => f.write_str("the Redis Cluster has slots without a server"),
             Self::Stopped => f.write_str("the server stops"),
+        }
+    }
+}
+
+impl Lost {
+    /// What an error says that a command was answered with.
+    fn of(error: &redis::ServerError) -> Self {
+        match error.code() {
+            "FENCED" => Self::Lapsed,
+            _ => Self::Redis(error.clone().into()),
         }
     }
 }
@@ -152,8 +169,9 @@ struct Kept {
     keeping: Keeping,
     /// Connections by app.
     connections: HashMap<AppId, usize>,
-    /// The leases under which something may be held still, the present one last.
-    leases: Vec<String>,
+    /// The leases under which something may be held still, the present ones last.
+    leases: Vec<Lease>,
+    peers: Peers,
     /// Since when each server had its data, as was last seen; to know if it has lost it.
     epochs: HashMap<u16, u64>,
     /// What there is to say for webhooks.
@@ -196,6 +214,7 @@ impl Redis {
             keeping: Keeping::default(),
             connections: HashMap::new(),
             leases: Vec::new(),
+            peers: Peers::default(),
             epochs: HashMap::new(),
             news: Board::default(),
             settles: None,
@@ -299,7 +318,7 @@ impl Redis {
             // Orders wait meanwhile, but not for a Redis that does not answer at all.
             () = tokio::time::sleep(PATIENCE) => Err(Lost::Silent),
         };
-        let (servers, stream, lease) = match connected {
+        let (servers, stream, probe) = match connected {
             Ok(connected) => connected,
             Err(lost) => {
                 self.address.misled();
@@ -318,7 +337,7 @@ impl Redis {
         };
         let mut writer = Writer {
             servers,
-            lease,
+            probe,
             settings: &self.settings,
             keys: &self.keys,
             topics: &self.topics,
@@ -339,12 +358,13 @@ impl Redis {
     }
 
     async fn connect(&mut self) -> Result<(Servers, Heard, String), Lost> {
-        let (mut servers, heard) = Servers::connect(&mut self.address).await?;
-        let lease = format!("{:016x}", random());
-        servers.subscribe(&[self.keys.all(), self.keys.probe(&lease)]).await?;
+        let (keys, node) = (self.keys.clone(), self.kept.node);
+        let (mut servers, heard) = Servers::connect(&mut self.address, keys, node).await?;
+        let probe = self.keys.probe(&format!("{:016x}", random()));
+        servers.subscribe(&[self.keys.all(), probe.clone()]).await?;
         info!("the link to Redis is made");
         Figures::add(&self.far.status.figures.connects, 1);
-        Ok((servers, heard, lease))
+        Ok((servers, heard, probe))
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::batch::{Batch, script};
 use super::lease::PART;
+use super::servers::Routed;
 use super::writer::Writer;
 use super::{Kept, Lost, reply};
 use crate::app::AppId;
@@ -79,24 +80,16 @@ impl Writer<'_> {
     async fn say(&mut self) -> Result<(), Lost> {
         loop {
             let mut batch = Batch::new();
-            let lease = self.lease.clone();
             for (app, of) in self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty()) {
-                if self.link.news.insert(app.clone()) {
-                    let mut held = cmd("SADD");
-                    held.arg(self.keys.lease(&lease)).arg(format!("w{app}"));
-                    batch.add(held, None);
-                }
                 let count = of.queue.len().min(AT_ONCE);
                 let said = of.queue.iter().take(count).map(|(sign, text)| (*sign, text.as_str()));
-                batch.add(self.saying(app, (&lease, &of.marker), said), Some((app.clone(), count)));
+                batch.add(self.saying(app, (None, &of.marker), said), (app.clone(), count));
             }
             if batch.is_empty() {
                 return Ok(());
             }
-            for (said, value) in batch.send(&mut self.servers, self.status).await? {
-                if let Some((app, count)) = said {
-                    self.note_said(&app, count, &value);
-                }
+            for ((app, count), value) in batch.send(&mut self.servers, self.status).await? {
+                self.note_said(&app, count, &value)?;
             }
         }
     }
@@ -104,29 +97,34 @@ impl Writer<'_> {
     fn saying<'a>(
         &self,
         app: &AppId,
-        (lease, marker): (&str, &str),
+        (cleared, marker): (Option<&str>, &str),
         said: impl Iterator<Item = (char, &'a str)>,
-    ) -> redis::Cmd {
+    ) -> Routed {
         let keys = [
             self.keys.app(app, 'o'),
-            self.keys.held(app, lease),
+            self.keys.held_of_leases(app),
             self.keys.app(app, 'w'),
             self.keys.app(app, 'e'),
         ];
-        let mut say = script(Script::Say, &keys);
-        say.arg(marker).arg(&self.lease).arg(MOST_LOGGED);
+        let mut say = script(cleared.map_or(Script::Say, |_| Script::Unsay), &keys);
+        // Whichever is there first is the log's marker.
+        let new = self.servers.leases().next().map_or("", |lease| &lease.id);
+        say.arg(marker).arg(new).arg(MOST_LOGGED).arg(format!("w{app}"));
         for (sign, text) in said {
             say.arg(sign.to_string()).arg(text);
         }
+        cleared.into_iter().for_each(|lease| {
+            say.arg(lease).arg("").arg("");
+        });
         say
     }
 
-    fn note_said(&mut self, app: &AppId, count: usize, value: &Value) {
-        let Some(of) = self.kept.news.apps.get_mut(app) else { return };
+    fn note_said(&mut self, app: &AppId, count: usize, value: &Value) -> Result<(), Lost> {
+        let [marker, dropped] = reply::list(value) else { return Err(Lost::Unexpected) };
+        let Some(of) = self.kept.news.apps.get_mut(app) else { return Ok(()) };
         of.said(count);
         of.busy = Some(Instant::now());
         Figures::add(&self.status.figures.news_said, count as u64);
-        let [marker, dropped] = reply::list(value) else { return };
         let dropped = reply::number(dropped).unwrap_or_default();
         Figures::add(&self.status.figures.news_dropped, dropped);
         if let Some(marker) = reply::text(marker).filter(|marker| *marker != of.marker) {
@@ -134,6 +132,7 @@ impl Writer<'_> {
             of.read = None;
             of.marker = marker.to_owned();
         }
+        Ok(())
     }
 
     /// Looks into the logs of some apps, as who has the office for the time it lasts, or gives it up.
@@ -163,7 +162,7 @@ impl Writer<'_> {
         let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
         let now = Instant::now();
         of.looked = Some(now);
-        let [owned, backlog, entries] = reply::list(value) else { return Ok(()) };
+        let [owned, backlog, entries] = reply::list(value) else { return Err(Lost::Unexpected) };
         of.done.drain(..done);
         of.backlog = reply::number(backlog).unwrap_or_default();
         let had = std::mem::replace(&mut of.owned, reply::number(owned) == Some(1));
@@ -195,7 +194,7 @@ impl Writer<'_> {
         let mut batch = Batch::new();
         for some in names.chunks(AT_ONCE) {
             let said = some.iter().map(|name| ('-', *name));
-            batch.add(self.saying(app, (lease, ""), said), ());
+            batch.add(self.saying(app, (Some(lease), ""), said), ());
         }
         batch.send(&mut self.servers, self.status).await?;
         Ok(())

@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::cmd;
 use tokio::time::timeout;
 use tracing::info;
 
 use super::batch::{Batch, script};
 use super::hearing::Mark;
-use super::lease::{REOPENED, held_topic};
+use super::lease::REOPENED;
 use super::reader::arrival;
 use super::writer::{Expected, Writer};
 use super::{Lost, PATIENCE, reply, slots};
@@ -76,9 +75,6 @@ impl Writer<'_> {
         for topic in topics {
             let (kind, opening) = (topic.channel.kind(), openings.len());
             if kind.is_presence() {
-                let mut held = cmd("SADD");
-                held.arg(self.keys.lease(&self.lease)).arg(held_topic(&topic));
-                batch.add(held, Expected::Nothing);
                 let load = script(Script::Load, &self.parts(&topic, "vm"));
                 batch.add(load, Expected::Loaded { opening });
             }
@@ -118,7 +114,10 @@ impl Writer<'_> {
             self.ask_log(&mut batch, self.keys.log_of_all(), after, 0);
         }
         let answers = batch.send(&mut self.servers, self.status).await?;
-        let missed = answers.first().and_then(|(_, value)| reply::missed(value));
+        let missed = match answers.first() {
+            Some((_, value)) => Some(reply::missed(value).ok_or(Lost::Unexpected)?),
+            None => None,
+        };
         self.catch_up(&name, after, missed).await?;
         self.let_in(&name).await
     }
@@ -131,7 +130,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
-        let own = [self.keys.all(), self.keys.probe(&self.lease)];
+        let own = [self.keys.all(), self.probe.clone()];
         let own: Vec<String> = own.into_iter().filter(|name| has_moved(name)).collect();
         own.iter().for_each(|name| self.hearing.borrow_mut().cut_one(name));
         self.servers.subscribe(&own).await?;
@@ -143,11 +142,12 @@ impl Writer<'_> {
         for some in topics.chunks(REOPENED) {
             for topic in some {
                 self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
-                self.link.batch.push(Order::Open(topic.clone()));
+                self.say_topic_again(topic);
             }
             self.carry_out().await?;
+            self.renew_if_due().await?;
         }
-        Ok(())
+        self.move_holds(&moved, &topics).await
     }
 
     /// Hands out what Redis has of a topic, behind what it missed.

@@ -116,6 +116,7 @@ fn sentence(lost: &Lost, tls: bool) -> String {
         Lost::Deaf => {
             "a message that was published does not come back: does a proxy stand in between?"
         }
+        Lost::Unexpected => "it does not answer as Redis does: is it another program's port?",
         Lost::Lapsed | Lost::Replaced | Lost::Stopped => "the connection was lost",
     };
     text.to_owned()

@@ -13,8 +13,9 @@ use super::writer::{Expected, MOST, Writer};
 use super::{Held, Kept};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
+use crate::cluster::keys::Keys;
 use crate::cluster::link::{Alone, Arrival, Figures, Order, Publish};
-use crate::cluster::scripts::{self, Keys, Script};
+use crate::cluster::scripts::{self, Script};
 use crate::cluster::topics::Entry;
 
 /// Bytes of publishes in one round trip.
@@ -131,7 +132,7 @@ impl Writer<'_> {
         if most == 0 {
             let mut publish = cmd("SPUBLISH");
             publish.arg(topic).arg(envelope.encode());
-            return batch.add(publish, Expected::Nothing);
+            return batch.add(publish, Expected::Done);
         }
         let (head, rest) = envelope.encode_around_version();
         let lasts = self.kept.lasting.must(&log);
@@ -139,7 +140,7 @@ impl Writer<'_> {
             self.send_together(batch, together);
             let mut again = script(Script::PublishAgain, &[log]);
             again.arg(most).arg(topic).arg(head).arg(rest).arg(u8::from(lasts));
-            return batch.add(again, Expected::Nothing);
+            return batch.add(again, Expected::Done);
         }
         // Of a Redis Cluster no two channels need be on one server.
         let apart = self.servers.is_cluster() && together.logs.last().is_some_and(|l| *l != log);
@@ -161,7 +162,7 @@ impl Writer<'_> {
         for (topic, head, rest, lasts) in words {
             publish.arg(topic).arg(head).arg(rest).arg(u8::from(lasts));
         }
-        batch.add(publish, Expected::Nothing);
+        batch.add(publish, Expected::Done);
     }
 
     fn keep(&mut self, batch: &mut Batch<Expected>, held: &Held) {
@@ -178,12 +179,12 @@ impl Writer<'_> {
         keep.arg(self.keys.topic(topic)).arg(head).arg(rest);
         keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
         keep.arg(u8::from(held.sent));
-        batch.add(keep, Expected::Nothing);
+        batch.add(keep, Expected::Done);
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };
             let mut forget = script(Script::Forget, &[self.keys.channel(&topic, 'c')]);
             forget.arg(self.envelope(serial, false, Body::Probe).mark().as_slice());
-            batch.add(forget, Expected::Nothing);
+            batch.add(forget, Expected::Done);
         }
     }
 
@@ -204,6 +205,7 @@ impl Writer<'_> {
     /// Hands out what was not done when the link was lost, to be done with what is known here. Publishes
     /// wait on, but for those that did arrive.
     pub(super) async fn unanswered(&mut self) {
+        self.kept.leases.append(&mut self.servers.issued);
         for order in std::mem::take(&mut self.link.batch) {
             if let Order::Leave { topic, user } = order {
                 let _ = self.arrivals.send(Arrival::Alone(Alone::Leave { topic, user })).await;

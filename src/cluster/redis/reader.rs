@@ -15,8 +15,8 @@ use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::clock::{Clock, now_us};
 use crate::cluster::envelope::{Body, Envelope, Undecodable};
+use crate::cluster::keys::{Keys, Named};
 use crate::cluster::link::{Arrival, Figures};
-use crate::cluster::scripts::{Keys, Named};
 use crate::protocol::channel::ChannelName;
 
 /// The listening half.

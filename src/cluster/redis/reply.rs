@@ -1,4 +1,4 @@
-//! Reading what Redis answers. A reply of another shape than expected reads as nothing.
+//! Reading what Redis answers. A reply of another shape than expected reads as nothing, and is no success.
 
 use std::time::Duration;
 
@@ -11,24 +11,6 @@ use crate::cluster::envelope::{Body, DIGITS, Envelope};
 use crate::cluster::link::Kept;
 use crate::cluster::roster::Loaded;
 use crate::protocol::member::{Member, UserId};
-
-/// Whether Redis cannot be worked with as it is now, as against one command that went wrong.
-pub(super) fn is_fatal(value: &Value) -> bool {
-    let Value::ServerError(error) = value else { return false };
-    matches!(
-        error.code(),
-        "NOSCRIPT"
-            | "READONLY"
-            | "LOADING"
-            | "MASTERDOWN"
-            | "NOAUTH"
-            | "NOPERM"
-            | "OOM"
-            | "MISCONF"
-            | "CLUSTERDOWN"
-            | "MOVED"
-    )
-}
 
 pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
     match value {

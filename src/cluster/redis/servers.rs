@@ -12,14 +12,16 @@ use futures_util::future::join_all;
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, Msg, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, Value, cmd,
+    ProtocolVersion, PushInfo, PushKind, ToRedisArgs, Value, cmd,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::address::{self, Address};
+use super::leases::Lease;
 use super::slots::{self, At, Redirect, SLOTS};
 use super::{Lost, PATIENCE, reply};
+use crate::cluster::keys::Keys;
 use crate::cluster::scripts::Script;
 
 /// How long to wait before what is on its way between two servers is asked for again.
@@ -32,27 +34,54 @@ const USUAL: usize = 2;
 pub(super) struct Servers {
     /// How any of them is logged in to.
     login: Client,
-    servers: Vec<Server>,
+    pub(super) servers: Vec<Server>,
     /// The place in `servers` of each slot's; empty where one server has everything.
-    slots: Vec<u16>,
+    pub(super) slots: Vec<u16>,
     pushes: mpsc::UnboundedSender<PushInfo>,
-    moves: Rc<RefCell<Moves>>,
+    pub(super) moves: Rc<RefCell<Moves>>,
+    pub(super) keys: Keys,
+    /// This node's number.
+    pub(super) node: u64,
+    /// Every lease that was registered over this link, or may have been.
+    pub(super) issued: Vec<Lease>,
 }
 
 /// One server.
-struct Server {
+pub(super) struct Server {
     at: At,
-    commands: MultiplexedConnection,
+    pub(super) commands: MultiplexedConnection,
     listening: MultiplexedConnection,
+    /// Under which this node writes there.
+    pub(super) lease: Option<Lease>,
+}
+
+/// A command on its way; one that writes for a lease gets that of the server it goes to.
+#[derive(Debug)]
+pub(super) struct Routed {
+    pub(super) command: Cmd,
+    pub(super) fenced: bool,
+}
+
+impl From<Cmd> for Routed {
+    fn from(command: Cmd) -> Self {
+        Self { command, fenced: false }
+    }
+}
+
+impl Routed {
+    pub(super) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(arg);
+        self
+    }
 }
 
 /// What is known of subscriptions that end.
 #[derive(Default)]
-struct Moves {
+pub(super) struct Moves {
     /// Those that this node is ending, and how many times.
     ending: HashMap<String, usize>,
-    /// Slots whose topics are to be subscribed to anew.
-    moved: BTreeSet<u16>,
+    /// Slots whose topics are to be subscribed to anew, and of which all is to be said again.
+    pub(super) moved: BTreeSet<u16>,
 }
 
 /// Everything that comes in on the connections that listen.
@@ -132,7 +161,19 @@ impl Server {
         let listening = Client::open(info.set_redis_settings(settings))?
             .get_multiplexed_async_connection_with_config(&patient().set_push_sender(pushes))
             .await?;
-        Ok(Self { at, commands, listening })
+        Ok(Self { at, commands, listening, lease: None })
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.at.0
+    }
+
+    /// The command as it is sent there.
+    fn command(&self, keys: &Keys, Routed { mut command, fenced }: Routed) -> Cmd {
+        if fenced && let Some(Lease { tag, id }) = &self.lease {
+            command.arg(id).arg(keys.fence(*tag)).arg(keys.lease(*tag, id));
+        }
+        command
     }
 
     fn connection(&self, which: Which) -> MultiplexedConnection {
@@ -165,14 +206,19 @@ fn at_address(login: &Client, (host, port): &At) -> ConnectionInfo {
 
 impl Servers {
     /// Connects to the server that has everything, or to all that have slots.
-    pub(super) async fn connect(address: &mut Address) -> Result<(Self, Heard), Lost> {
+    pub(super) async fn connect(
+        address: &mut Address,
+        keys: Keys,
+        node: u64,
+    ) -> Result<(Self, Heard), Lost> {
         let login = address.server().await?;
         let (pushes, incoming) = mpsc::unbounded_channel();
         let moves = Rc::new(RefCell::new(Moves::default()));
         let heard = Heard { pushes: incoming, moves: moves.clone() };
         let at = address::at(&login);
         let first = Server::connect(&login, at, pushes.clone()).await?;
-        let mut all = Self { login, servers: Vec::new(), slots: Vec::new(), pushes, moves };
+        let (servers, slots, issued) = Default::default();
+        let mut all = Self { login, servers, slots, pushes, moves, keys, node, issued };
         if address.is_cluster(&mut first.connection(Which::Commands)).await? {
             all.connect_to_all(first).await?;
             address.learn(all.servers.iter().map(|server| at_address(&all.login, &server.at)))?;
@@ -205,7 +251,7 @@ impl Servers {
 
     /// Notes who has which slots now. Servers that cannot be connected to are left out; whoever asks for
     /// what they have is told so.
-    async fn assign_all(&mut self, ranges: Vec<(u16, u16, At)>) {
+    pub(super) async fn assign_all(&mut self, ranges: Vec<(u16, u16, At)>) {
         for (first, last, at) in ranges {
             if let Ok(server) = self.place_of(at).await {
                 (first..=last).for_each(|slot| self.assign(slot, server));
@@ -240,25 +286,20 @@ impl Servers {
         !self.slots.is_empty()
     }
 
-    /// Numbers such that a key with one of them in braces is kept by one of the servers, one for each.
-    pub(super) fn tags(&self) -> Vec<u16> {
-        slots::tags(&self.slots, self.servers.len())
-    }
-
     /// The slots whose topics are to be subscribed to anew.
     pub(super) fn take_moved(&self) -> BTreeSet<u16> {
         std::mem::take(&mut self.moves.borrow_mut().moved)
     }
 
     /// Sends commands; the answers in their order.
-    pub(super) async fn send(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>, Lost> {
+    pub(super) async fn send(&mut self, commands: Vec<Routed>) -> Result<Vec<Value>, Lost> {
         self.round(Which::Commands, commands).await
     }
 
     /// Subscribes to topics.
     pub(super) async fn subscribe(&mut self, names: &[String]) -> Result<(), Lost> {
         for _ in 0..3 {
-            let commands = names.iter().map(|name| of_topic("SSUBSCRIBE", name)).collect();
+            let commands = names.iter().map(|name| of_topic("SSUBSCRIBE", name).into()).collect();
             let answers = self.round(Which::Listening, commands).await?;
             if let Some(Value::ServerError(error)) =
                 answers.iter().find(|answer| matches!(answer, Value::ServerError(_)))
@@ -285,7 +326,7 @@ impl Servers {
         for name in names {
             *self.moves.borrow_mut().ending.entry(name.clone()).or_default() += 1;
         }
-        let commands = names.iter().map(|name| of_topic("SUNSUBSCRIBE", name)).collect();
+        let commands = names.iter().map(|name| of_topic("SUNSUBSCRIBE", name).into()).collect();
         self.round(Which::Listening, commands).await.map(|_| ())
     }
 
@@ -310,13 +351,13 @@ impl Servers {
     }
 
     /// Sends commands, each to the server it belongs to, and again where an answer points elsewhere.
-    async fn round(&mut self, which: Which, commands: Vec<Cmd>) -> Result<Vec<Value>, Lost> {
+    async fn round(&mut self, which: Which, commands: Vec<Routed>) -> Result<Vec<Value>, Lost> {
         if !self.is_cluster() {
             let Some(server) = self.servers.first() else { return Err(Lost::Uncovered) };
             let (mut connection, count) = (server.connection(which), commands.len());
             let mut pipeline = redis::pipe();
-            commands.into_iter().for_each(|command| {
-                pipeline.add_command(command);
+            commands.into_iter().for_each(|routed| {
+                pipeline.add_command(server.command(&self.keys, routed));
             });
             return Ok(connection.req_packed_commands(&pipeline, 0, count).await?);
         }
@@ -332,6 +373,9 @@ impl Servers {
             rounds += 1;
             if rounds > USUAL {
                 sleep(LATER).await;
+            }
+            if rounds > 1 && self.leases().next().is_some() {
+                self.renew_moved_leases().await?;
             }
             let replies = self.send_each(which, &commands, &left).await?;
             left = self.sort(replies, &mut answers).await?;
@@ -367,6 +411,7 @@ impl Servers {
                 }
                 Some(Redirect::Ask(at)) => asking = Some(self.place_of(at).await?),
                 Some(Redirect::Later) => {}
+                Some(Redirect::Lease) => self.move_lease(server).await?,
             }
             left.push(Errand { index, asking });
         }
@@ -384,21 +429,30 @@ impl Servers {
     async fn send_each(
         &self,
         which: Which,
-        commands: &[Cmd],
+        commands: &[Routed],
         errands: &[Errand],
     ) -> Result<Vec<(usize, u16, Value)>, Lost> {
         let mut parts: BTreeMap<u16, (Pipeline, Vec<Option<usize>>)> = BTreeMap::new();
         for Errand { index, asking } in errands {
-            let Some(command) = commands.get(*index) else { continue };
+            let Some(Routed { command, fenced }) = commands.get(*index) else { continue };
             let slot = slots::of_command(command).unwrap_or_default();
             let of_slot = self.slots.get(usize::from(slot)).copied();
-            let server = asking.or(of_slot).unwrap_or(u16::MAX);
-            let (pipeline, places) = parts.entry(server).or_default();
+            // One that has no slots yet has no lease; it is waited for.
+            let has_lease = |place: &u16| {
+                self.servers.get(usize::from(*place)).is_some_and(|server| server.lease.is_some())
+            };
+            let asking = asking.filter(|place| !fenced || has_lease(place));
+            let place = asking.or(of_slot).unwrap_or(u16::MAX);
+            let Some(server) = self.servers.get(usize::from(place)) else {
+                return Err(Lost::Uncovered);
+            };
+            let (pipeline, places) = parts.entry(place).or_default();
             if asking.is_some() {
                 pipeline.add_command(cmd("ASKING"));
                 places.push(None);
             }
-            pipeline.add_command(command.clone());
+            let routed = Routed { command: command.clone(), fenced: *fenced };
+            pipeline.add_command(server.command(&self.keys, routed));
             places.push(Some(*index));
         }
         let mut sending = Vec::new();
@@ -423,7 +477,7 @@ impl Servers {
     }
 }
 
-async fn slots_of(commands: &mut MultiplexedConnection) -> Result<Value, Lost> {
+pub(super) async fn slots_of(commands: &mut MultiplexedConnection) -> Result<Value, Lost> {
     Ok(cmd("CLUSTER").arg("SLOTS").query_async(commands).await?)
 }
 

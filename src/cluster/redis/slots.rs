@@ -8,6 +8,9 @@ use super::reply;
 /// Slots of a Redis Cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
+/// What a server says of a script that needs a key which another keeps.
+const NOT_LOCAL: &str = "attempted to access a non local key";
+
 /// Host and port of a server.
 pub(super) type At = (String, u16);
 
@@ -41,20 +44,16 @@ pub(super) fn of_command(command: &Cmd) -> Option<u16> {
     words.nth(before).map(of_name)
 }
 
-/// A number of its own for each server that has a slot, such that a name with it in braces is kept there.
-pub(super) fn tags(slots: &[u16], servers: usize) -> Vec<u16> {
-    let mut tags = vec![None; servers];
-    for number in 0..SLOTS {
-        let slot = of_name(number.to_string().as_bytes());
-        let server = slots.get(usize::from(slot)).copied().unwrap_or_default();
-        if let Some(tag) = tags.get_mut(usize::from(server)) {
-            tag.get_or_insert(number);
-        }
-        if tags.iter().all(Option::is_some) {
-            break;
-        }
-    }
-    tags.into_iter().flatten().collect()
+/// The first number from `from` on such that a name with it in braces is kept by a server. With no slots one server has
+/// all.
+pub(super) fn tag(slots: &[u16], server: u16, from: u16) -> Option<u16> {
+    (from..SLOTS).find(|tag| owner_of_tag(slots, *tag) == server)
+}
+
+/// The place of the server that keeps names with a number in braces.
+pub(super) fn owner_of_tag(slots: &[u16], tag: u16) -> u16 {
+    let slot = of_name(tag.to_string().as_bytes());
+    slots.get(usize::from(slot)).copied().unwrap_or_default()
 }
 
 /// Who has which slots: first and last with the master's address, by `CLUSTER SLOTS`. An address without a
@@ -80,6 +79,8 @@ pub(super) enum Redirect {
     Ask(At),
     /// Its keys are partly here and partly there.
     Later,
+    /// The key of the lease that it writes for is kept by another server.
+    Lease,
 }
 
 impl Redirect {
@@ -96,6 +97,7 @@ impl Redirect {
             }
             ("ASK", Some((_, address))) => Some(Self::Ask(at(address)?)),
             ("TRYAGAIN", _) => Some(Self::Later),
+            _ if error.details().is_some_and(|text| text.contains(NOT_LOCAL)) => Some(Self::Lease),
             _ => None,
         }
     }
@@ -133,13 +135,17 @@ mod tests {
     #[test]
     fn every_server_has_a_tag_of_its_own() {
         let slots: Vec<u16> = (0..SLOTS).map(|slot| slot / 5_462).collect();
-        let tags = tags(&slots, 3);
-        assert_eq!(tags.len(), 3);
-        for (server, tag) in tags.iter().enumerate() {
-            let slot = of_name(format!("p:epoch:{{{tag}}}").as_bytes());
-            assert_eq!(usize::from(slots[usize::from(slot)]), server);
+        for server in 0..3 {
+            let first = tag(&slots, server, 0).unwrap();
+            let second = tag(&slots, server, first + 1).unwrap();
+            for tag in [first, second] {
+                let slot = of_name(format!("p:fence:{{{tag}}}").as_bytes());
+                assert_eq!(slots[usize::from(slot)], server);
+                assert_eq!(owner_of_tag(&slots, tag), server);
+            }
         }
-        assert_eq!(super::tags(&[], 1), [0]);
+        assert_eq!(tag(&slots, 3, 0), None);
+        assert_eq!(tag(&[], 0, 0), Some(0));
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::batch::{Batch, script};
 use super::hearing::Hearing;
-use super::lease::PART;
+use super::lease::held_topic;
 use super::opening::Opening;
 use super::reply;
 use super::servers::Servers;
@@ -20,8 +20,9 @@ use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::clock::now_us;
 use crate::cluster::envelope::{Body, DIGITS, Envelope};
-use crate::cluster::link::{Alone, Answer, Arrival, Figures, Order, Question, Status};
-use crate::cluster::scripts::{Keys, Script};
+use crate::cluster::keys::Keys;
+use crate::cluster::link::{Answer, Arrival, Figures, Order, Question, Status};
+use crate::cluster::scripts::Script;
 use crate::cluster::topics::Topics;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::{Member, UserId};
@@ -41,7 +42,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The half that gives commands.
 pub(super) struct Writer<'a> {
     pub(super) servers: Servers,
-    pub(super) lease: String,
+    /// The topic of this node's words to itself.
+    pub(super) probe: String,
     pub(super) settings: &'a Settings,
     pub(super) keys: &'a Keys,
     pub(super) topics: &'a Topics,
@@ -63,10 +65,14 @@ pub(super) struct Memory {
     pub(super) changed: HashMap<Topic, bool>,
     /// Apps whose connections are to be counted.
     pub(super) connections: HashSet<AppId>,
-    /// Apps that this lease is known to have something of.
-    pub(super) apps: HashSet<AppId>,
-    /// Apps that this lease holds something of for webhooks.
-    pub(super) news: HashSet<AppId>,
+    /// When the leases are to be renewed.
+    pub(super) beat: Option<Instant>,
+    /// How often they were.
+    pub(super) beats: u32,
+    /// All that this node holds has been said.
+    pub(super) whole: bool,
+    /// Lapsed leases are being cleared.
+    pub(super) reaping: bool,
     /// Topics that nobody holds, since when.
     pub(super) idle: HashMap<Topic, Instant>,
     /// Topics that may have missed something for good.
@@ -75,7 +81,8 @@ pub(super) struct Memory {
 
 /// What an answer is for.
 pub(super) enum Expected {
-    Nothing,
+    /// A number, whichever.
+    Done,
     Joined {
         topic: Topic,
         user: UserId,
@@ -107,11 +114,12 @@ impl Writer<'_> {
 
     async fn work(&mut self) -> Result<(), Lost> {
         self.begin().await?;
-        let part = self.settings.lease / PART;
-        let (mut counts, mut signs) = (interval(COUNT_EVERY), interval(part));
+        let mut counts = interval(COUNT_EVERY);
         counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // Before any order: a node that slept may have to learn first that its leases have lapsed.
+            self.renew_if_due().await?;
+            let beat = self.link.beat;
             let mut batch = std::mem::take(&mut self.link.batch);
             tokio::select! {
                 count = self.orders.recv_many(&mut batch, MOST) => {
@@ -133,7 +141,7 @@ impl Writer<'_> {
                         self.settle().await?;
                     }
                 }
-                _ = signs.tick() => self.give_sign(part).await?,
+                () = sleep_until(beat.unwrap_or_else(Instant::now)) => {}
             }
         }
     }
@@ -221,17 +229,18 @@ impl Writer<'_> {
         let body = Body::Joined { version: 0, user: user.clone(), info: member.user_info.clone() };
         let (head, rest) = self.around(body);
         let mut join = script(Script::Join, &self.parts(&topic, "vmrk"));
-        join.arg(&self.lease).arg(user.as_str()).arg(&*member.user_info).arg(max);
+        join.arg(user.as_str()).arg(&*member.user_info).arg(max);
         join.arg(self.keys.topic(&topic)).arg(head).arg(rest);
         join.arg(if place == 0 { String::new() } else { format!("{place:0DIGITS$}") });
+        join.arg(held_topic(&topic));
         batch.add(join, Expected::Joined { topic, user });
     }
 
     fn leave(&self, batch: &mut Batch<Expected>, topic: &Topic, user: &UserId) {
         let (head, _) = self.around(Body::Left { version: 0, user: user.clone() });
         let mut leave = script(Script::Leave, &self.parts(topic, "vmrk"));
-        leave.arg(&self.lease).arg(user.as_str()).arg(self.keys.topic(topic)).arg(head);
-        batch.add(leave, Expected::Nothing);
+        leave.arg(user.as_str()).arg(self.keys.topic(topic)).arg(head);
+        batch.add(leave, Expected::Done);
     }
 
     /// Does what answers say.
@@ -242,20 +251,21 @@ impl Writer<'_> {
     ) -> Result<(), Lost> {
         for (expected, value) in answers {
             match expected {
-                Expected::Nothing => {}
+                Expected::Done => {
+                    reply::number(&value).ok_or(Lost::Unexpected)?;
+                }
                 Expected::Joined { topic, user } => {
                     let arrival = match (&value, reply::number(&value)) {
                         (_, Some(version)) => Arrival::Joined { topic, user, version },
-                        (Value::ServerError(_), None) => {
-                            Arrival::Alone(Alone::Join { topic, user })
-                        }
-                        _ => Arrival::Full { topic, user },
+                        (Value::Nil, None) => Arrival::Full { topic, user },
+                        _ => return Err(Lost::Unexpected),
                     };
                     self.arrive(arrival).await?;
                 }
                 Expected::Loaded { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        opening.loaded = reply::loaded(&value);
+                        let loaded = reply::loaded(&value).ok_or(Lost::Unexpected)?;
+                        opening.loaded = Some(loaded);
                     }
                 }
                 Expected::Kept { opening } => {
@@ -265,7 +275,8 @@ impl Writer<'_> {
                 }
                 Expected::Missed { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        opening.missed = reply::missed(&value);
+                        let missed = reply::missed(&value).ok_or(Lost::Unexpected)?;
+                        opening.missed = Some(missed);
                     }
                 }
                 Expected::Counted { app, channels } => {
@@ -288,14 +299,14 @@ impl Writer<'_> {
     pub(super) async fn count(&mut self) -> Result<(), Lost> {
         let mut by_app: HashMap<AppId, Vec<(Option<ChannelName>, usize, bool)>> = HashMap::new();
         for (topic, tell) in std::mem::take(&mut self.link.changed) {
-            let count = self.topics.count(&topic);
+            let (count, wanted) = self.topics.count(&topic);
             if self.topics.is_idle(&topic) {
                 self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
             }
             if topic.channel.online_user().is_some() {
                 continue;
             }
-            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, tell));
+            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, tell || wanted));
         }
         for app in std::mem::take(&mut self.link.connections) {
             let count = self.kept.connections.get(&app).copied().unwrap_or_default();
@@ -303,13 +314,7 @@ impl Writer<'_> {
         }
         let mut batch = Batch::new();
         for (app, counts) in by_app {
-            if self.link.apps.insert(app.clone()) {
-                let mut held = cmd("SADD");
-                held.arg(self.keys.lease(&self.lease)).arg(format!("a{app}"));
-                batch.add(held, Expected::Nothing);
-            }
-            let lease = self.lease.clone();
-            self.add_counts(&mut batch, &app, &lease, counts);
+            self.add_counts(&mut batch, &app, None, counts);
         }
         self.tell_counts(batch).await
     }
@@ -328,29 +333,41 @@ impl Writer<'_> {
                 let envelope = self.envelope(0, false, Body::Count { version, count }).encode();
                 let mut publish = cmd("SPUBLISH");
                 publish.arg(self.keys.topic(&topic)).arg(envelope);
-                told.add(publish, Expected::Nothing);
+                told.add(publish, Expected::Done);
             }
         }
         self.take(answers, &mut []).await?;
-        told.send(&mut self.servers, self.status).await?;
-        Ok(())
+        let answers = told.send(&mut self.servers, self.status).await?;
+        self.take(answers, &mut []).await
     }
 
+    /// Adds what is to be told of an app's counts: under the lease that holds, to which goes over what the node's
+    /// others had; or under `cleared`, which holds no more.
     pub(super) fn add_counts(
         &self,
         batch: &mut Batch<Expected>,
         app: &AppId,
-        lease: &str,
+        cleared: Option<&str>,
         mut counts: Vec<(Option<ChannelName>, usize, bool)>,
     ) {
-        let keys = [self.keys.app(app, 't'), self.keys.counts(app, lease), self.keys.app(app, 'v')];
+        let keys =
+            [self.keys.app(app, 't'), self.keys.counts_of_leases(app), self.keys.app(app, 'v')];
+        let old: Vec<&str> = match cleared {
+            None => self.old_leases_beside(&keys[0]).collect(),
+            Some(_) => Vec::new(),
+        };
         while !counts.is_empty() {
             let some: Vec<_> = counts.drain(..counts.len().min(COUNTED)).collect();
-            let mut count = script(Script::Count, &keys);
+            let which = cleared.map_or(Script::Count, |_| Script::Uncount);
+            let mut count = script(which, &keys);
+            count.arg(format!("a{app}")).arg(old.len()).arg(&old);
             for (channel, number, tell) in &some {
                 let channel = channel.as_ref().map_or("", |channel| channel.as_str());
                 count.arg(channel).arg(*number).arg(u8::from(*tell));
             }
+            cleared.into_iter().for_each(|lease| {
+                count.arg(lease).arg("").arg("");
+            });
             let channels = some.into_iter().map(|(channel, ..)| channel).collect();
             batch.add(count, Expected::Counted { app: app.clone(), channels });
         }

@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// Passes connections on to a port of the loopback. It ends with the test's process.
 pub struct Way {
@@ -17,11 +18,15 @@ pub struct Way {
 struct State {
     cut: AtomicBool,
     mute: AtomicBool,
+    /// What is said to the server waits, for as long as it takes, even if who said it has gone.
+    held: AtomicBool,
     /// Once this was said, nothing that the server answers comes back.
     last: Mutex<Vec<u8>>,
     /// What was changed on the way to the server.
     edits: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
+    /// Connections that were made before it was last raised are held.
+    generation: AtomicUsize,
 }
 
 /// Changes bytes on their way to the server; how often it did.
@@ -46,7 +51,10 @@ impl Way {
                 drop(open);
                 let (to, from) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let (there, back) = (passing.clone(), passing.clone());
-                thread::spawn(move || pass(from, to, |bytes| there.passes_there(bytes, edit)));
+                let made = there.generation.load(Ordering::SeqCst);
+                thread::spawn(move || {
+                    pass(from, to, |bytes| there.passes_there(bytes, edit, made));
+                });
                 thread::spawn(move || pass(server, client, |_| !back.mute.load(Ordering::SeqCst)));
             }
         });
@@ -71,6 +79,22 @@ impl Way {
         self.state.cut.store(false, Ordering::SeqCst);
     }
 
+    /// What is said to the server on the connections that are there waits from now on. Those that are made anew
+    /// from [`Self::forget`] on are others.
+    pub fn hold(&self) {
+        self.state.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Whoever connects from now on is passed on at once; what waits, waits on.
+    pub fn forget(&self) {
+        self.state.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// What has waited goes to the server.
+    pub fn release(&self) {
+        self.state.held.store(false, Ordering::SeqCst);
+    }
+
     /// How often something was changed on the way.
     pub fn edits(&self) -> usize {
         self.state.edits.load(Ordering::SeqCst)
@@ -83,7 +107,11 @@ impl Way {
 }
 
 impl State {
-    fn passes_there(&self, bytes: &mut [u8], edit: Edit) -> bool {
+    fn passes_there(&self, bytes: &mut [u8], edit: Edit, made: usize) -> bool {
+        let is_old = || made == 0 || made < self.generation.load(Ordering::SeqCst);
+        while self.held.load(Ordering::SeqCst) && is_old() {
+            thread::park_timeout(Duration::from_millis(5));
+        }
         self.edits.fetch_add(edit(bytes), Ordering::SeqCst);
         let mut last = self.last.lock().unwrap();
         if !last.is_empty() && bytes.windows(last.len()).any(|some| some == *last) {

@@ -245,7 +245,7 @@ pub fn alone() -> Cluster {
     }
 }
 
-fn ask(port: u16, command: &[&str]) -> Result<String, String> {
+pub fn ask(port: u16, command: &[&str]) -> Result<String, String> {
     let connection = TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())?;
     connection.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut bytes = format!("*{}\r\n", command.len()).into_bytes();

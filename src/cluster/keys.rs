@@ -1,0 +1,133 @@
+//! The names of all keys and topics in Redis. What each key holds stands in `scripts.rs`, beside what changes it.
+
+use super::Topic;
+use crate::app::AppId;
+
+/// The names of all keys and topics.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// What a topic's name in Redis stands for.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Named<'a> {
+    Topic { app: &'a str, channel: &'a str },
+    All,
+    Probe,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// `v`, `m`, `r`, `k`, `c` or `l` of a channel.
+    pub(super) fn channel(&self, topic: &Topic, part: char) -> String {
+        format!("{}:{{{}/{}}}:{part}", self.prefix, topic.app, topic.channel)
+    }
+
+    /// `t`, `v`, `o`, `w`, `b` or `e` of an app.
+    pub(super) fn app(&self, app: &AppId, part: char) -> String {
+        format!("{}:{{{app}}}:{part}", self.prefix)
+    }
+
+    /// What a lease has of an app.
+    pub(super) fn counts(&self, app: &AppId, lease: &str) -> String {
+        format!("{}:{{{app}}}:n:{lease}", self.prefix)
+    }
+
+    /// What a lease holds of an app for webhooks.
+    pub(super) fn held(&self, app: &AppId, lease: &str) -> String {
+        format!("{}:{{{app}}}:h:{lease}", self.prefix)
+    }
+
+    /// What every lease's key of [`Self::counts`] begins with.
+    pub(super) fn counts_of_leases(&self, app: &AppId) -> String {
+        self.counts(app, "")
+    }
+
+    /// What every lease's key of [`Self::held`] begins with.
+    pub(super) fn held_of_leases(&self, app: &AppId) -> String {
+        self.held(app, "")
+    }
+
+    /// The leases that hold on the server which has the tag's slot.
+    pub(super) fn fence(&self, tag: u16) -> String {
+        format!("{}:fence:{{{tag}}}", self.prefix)
+    }
+
+    /// What a lease holds on that server.
+    pub(super) fn lease(&self, tag: u16, lease: &str) -> String {
+        format!("{}:lease:{{{tag}}}:{lease}", self.prefix)
+    }
+
+    /// The tags of all servers of a Redis Cluster that some node has a lease on.
+    pub(super) fn tags(&self) -> String {
+        format!("{}:tags", self.prefix)
+    }
+
+    /// The leases of nodes before version 0.2, and what one of them holds.
+    pub(super) fn leases_of_old(&self) -> String {
+        format!("{}:leases", self.prefix)
+    }
+
+    pub(super) fn lease_of_old(&self, lease: &str) -> String {
+        format!("{}:lease:{lease}", self.prefix)
+    }
+
+    /// It is kept where the channel's keys are.
+    pub(super) fn topic(&self, topic: &Topic) -> String {
+        format!("{}:on:{{{}/{}}}", self.prefix, topic.app, topic.channel)
+    }
+
+    pub(super) fn all(&self) -> String {
+        format!("{}:{{all}}", self.prefix)
+    }
+
+    /// The log of what was said to all nodes.
+    pub(super) fn log_of_all(&self) -> String {
+        format!("{}:{{all}}:l", self.prefix)
+    }
+
+    pub(super) fn probe(&self, lease: &str) -> String {
+        format!("{}:probe:{lease}", self.prefix)
+    }
+
+    /// Reads what [`Self::topic`], [`Self::all`] or [`Self::probe`] wrote.
+    pub(super) fn named<'a>(&self, name: &'a str) -> Option<Named<'a>> {
+        let rest = name.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
+        if let Some(topic) = rest.strip_prefix("on:{") {
+            // An app's id has neither `/` nor `:`, so that the first `/` ends it.
+            let (app, channel) = topic.strip_suffix('}')?.split_once('/')?;
+            return Some(Named::Topic { app, channel });
+        }
+        if rest == "{all}" {
+            return Some(Named::All);
+        }
+        rest.starts_with("probe:").then_some(Named::Probe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::channel::ChannelName;
+
+    #[test]
+    fn names_are_read_as_they_were_written() {
+        let keys = Keys::new("a:b");
+        let channel = ChannelName::parse("#server-to-user-x/y:{z}", 200).unwrap();
+        let topic = Topic { app: AppId::new("app"), channel };
+        let name = keys.topic(&topic);
+        let named = Named::Topic { app: "app", channel: "#server-to-user-x/y:{z}" };
+        assert_eq!(keys.named(&name), Some(named));
+        assert_eq!(keys.named(&keys.all()), Some(Named::All));
+        assert_eq!(keys.named(&keys.probe("7")), Some(Named::Probe));
+        for foreign in
+            ["", "a:b", "a:bon:{x/y}", "other:on:{x/y}", "a:b:on:{x}", "a:b:on:x/y", "reverb"]
+        {
+            assert_eq!(keys.named(foreign), None, "{foreign}");
+        }
+    }
+}

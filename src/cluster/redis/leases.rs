@@ -1,0 +1,156 @@
+//! Leases: what this node has registered and may hold something under, and what it has seen of those of others.
+//! A lease has lapsed once this node, by its own clock, has looked several times and nobody has renewed it in between;
+//! what time it is for Redis or for others does not matter.
+
+use std::collections::{HashMap, HashSet};
+
+use redis::Value;
+
+use super::reply;
+
+/// Looks in a row that find a lease not renewed before it has lapsed.
+const LOOKS: u8 = 4;
+
+/// The tag that stands for the list of leases of nodes without fences.
+pub(super) const UNFENCED: u16 = u16::MAX;
+
+/// A lease on the server that has a tag's slot.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Lease {
+    pub(super) tag: u16,
+    /// The node in front, by which others know its next lease for that of the same node; then a number of its own.
+    pub(super) id: String,
+}
+
+impl Lease {
+    pub(super) fn new(node: u64, tag: u16) -> Self {
+        Self { tag, id: format!("{}{:08x}", node_of(node), super::random() as u32) }
+    }
+}
+
+/// What stands for a node in front of its leases.
+fn node_of(node: u64) -> String {
+    format!("{:08x}", (node ^ (node >> 32)) as u32)
+}
+
+/// What a server says of all leases on it, when one is registered or renewed.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Fence {
+    /// The time of the server, in microseconds since 1970.
+    pub(super) now: u64,
+    /// Since when it has its data.
+    pub(super) epoch: u64,
+    /// Leases that hold, each with what changes whenever it is renewed.
+    pub(super) held: Vec<(String, String)>,
+    /// Leases that do not hold any more and are being cleared.
+    pub(super) fenced: Vec<String>,
+    /// Nodes that have said all they hold.
+    pub(super) whole: HashSet<String>,
+}
+
+impl Fence {
+    /// Reads what `REGISTER` and `RENEW` answer.
+    pub(super) fn read(value: &Value) -> Option<Self> {
+        let [now, fields] = reply::list(value) else { return None };
+        let mut fence = Self { now: reply::number(now)?, ..Self::default() };
+        for (field, value) in reply::pairs(fields) {
+            let (field, value) = (reply::text(field)?, reply::text(value)?);
+            match field.split_at_checked(1) {
+                None => fence.epoch = value.parse().ok()?,
+                Some(("x", lease)) => fence.fenced.push(lease.to_owned()),
+                Some(("+", lease)) => {
+                    fence.whole.extend(lease.get(..8).map(str::to_owned));
+                }
+                Some(_) => fence.held.push((field.to_owned(), value.to_owned())),
+            }
+        }
+        Some(fence)
+    }
+}
+
+/// What was seen of the leases of all nodes.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    /// How it was last, and how many looks ago that was new.
+    seen: HashMap<Lease, (String, u8)>,
+}
+
+impl Peers {
+    /// What was seen before says nothing of now: the link was lost, and others may have lost theirs.
+    pub(super) fn forget_looks(&mut self) {
+        self.seen.values_mut().for_each(|(_, looks)| *looks = 0);
+    }
+
+    /// Takes what one look showed of the leases on one server; those that have lapsed.
+    pub(super) fn look(&mut self, tag: u16, shown: Vec<(String, String)>) -> Vec<Lease> {
+        let there: HashSet<&str> = shown.iter().map(|(id, _)| id.as_str()).collect();
+        self.seen.retain(|lease, _| lease.tag != tag || there.contains(lease.id.as_str()));
+        let mut lapsed = Vec::new();
+        for (id, value) in shown {
+            let lease = Lease { tag, id };
+            let (last, looks) = self.seen.entry(lease.clone()).or_insert((String::new(), 0));
+            if *last != value {
+                (*last, *looks) = (value, 0);
+                continue;
+            }
+            *looks = looks.saturating_add(1);
+            if *looks >= LOOKS {
+                lapsed.push(lease);
+            }
+        }
+        lapsed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(leases: &[(&str, &str)]) -> Vec<(String, String)> {
+        leases.iter().map(|(id, value)| ((*id).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_lease_lapses_when_looks_in_a_row_find_it_unchanged() {
+        let mut peers = Peers::default();
+        let dead = Lease { tag: 7, id: "a".to_owned() };
+        for look in 0..4 {
+            let alive = look.to_string();
+            assert!(peers.look(7, shown(&[("a", "1"), ("b", &alive)])).is_empty(), "{look}");
+            // On another server it is another lease.
+            assert!(peers.look(8, shown(&[("a", &alive)])).is_empty());
+        }
+        assert_eq!(peers.look(7, shown(&[("a", "1"), ("b", "9")])), std::slice::from_ref(&dead));
+        assert_eq!(peers.look(7, shown(&[("a", "1"), ("b", "8")])), [dead], "until it is cleared");
+        assert!(peers.look(7, shown(&[("b", "7")])).is_empty());
+        assert!(peers.look(7, shown(&[("a", "1")])).is_empty(), "what went and came is new");
+    }
+
+    #[test]
+    fn one_who_was_away_takes_nobody_for_dead_at_once() {
+        let mut peers = Peers::default();
+        for _ in 0..4 {
+            peers.look(7, shown(&[("a", "1")]));
+        }
+        peers.forget_looks();
+        for _ in 0..3 {
+            assert!(peers.look(7, shown(&[("a", "1")])).is_empty());
+        }
+        assert!(peers.look(7, shown(&[("a", "2")])).is_empty(), "it has come back");
+    }
+
+    #[test]
+    fn what_a_server_says_of_leases_is_read() {
+        let word = |word: &str| Value::BulkString(word.into());
+        let fields = ["", "5", "0000000a00000001", "3", "+0000000a00000001", "", "x1", ""];
+        let fields = Value::Array(fields.map(word).into());
+        let fence = Fence::read(&Value::Array(vec![word("12"), fields])).unwrap();
+        assert_eq!((fence.now, fence.epoch), (12, 5));
+        assert_eq!(fence.held, shown(&[("0000000a00000001", "3")]));
+        assert_eq!(fence.fenced, ["1"]);
+        assert!(fence.whole.contains("0000000a"));
+        assert_eq!(Fence::read(&Value::Nil), None);
+        assert_eq!(Lease::new(10, 3).id.get(..8), Some("0000000a"));
+        assert_eq!(Lease::new(10 << 32, 3).id.len(), 16);
+    }
+}

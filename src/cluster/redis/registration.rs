@@ -1,0 +1,88 @@
+//! The leases that this node has on the servers of a link: one on each that has slots, registered once. When the key
+//! of a lease moves to another server, the lease is given up for a new one.
+
+use redis::Value;
+
+use super::leases::{Fence, Lease};
+use super::servers::{Servers, slots_of};
+use super::slots::{self, SLOTS};
+use super::{Lost, PATIENCE};
+use crate::cluster::scripts::Script;
+
+impl Servers {
+    /// The leases under which this node writes now.
+    pub(super) fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.servers.iter().filter_map(|server| server.lease.as_ref())
+    }
+
+    /// Registers a lease with each server that has slots and where this node has none; what those servers say.
+    pub(super) async fn register_leases(&mut self) -> Result<Vec<(u16, Fence)>, Lost> {
+        let mut fences = Vec::new();
+        for place in 0..self.servers.len() as u16 {
+            let has_lease = self.server(place).is_some_and(|server| server.lease.is_some());
+            let tag = slots::tag(&self.slots, place, 0).filter(|_| !has_lease);
+            if let Some(tag) = tag {
+                fences.push((tag, self.register_lease(place, tag).await?));
+            }
+        }
+        Ok(fences)
+    }
+
+    async fn register_lease(&mut self, place: u16, tag: u16) -> Result<Fence, Lost> {
+        let lease = Lease::new(self.node, tag);
+        let key = self.keys.fence(tag);
+        let Some(server) = self.servers.get_mut(usize::from(place)) else {
+            return Err(Lost::Uncovered);
+        };
+        // Noted first: it may be registered although nobody hears the answer.
+        self.issued.push(lease.clone());
+        let mut register = super::batch::script(Script::Register, &[key]);
+        register.arg(&lease.id);
+        let asked = register.command.query_async(&mut server.commands);
+        let answer: Value = tokio::time::timeout(PATIENCE, asked).await??;
+        server.lease = Some(lease);
+        Fence::read(&answer).ok_or(Lost::Unexpected)
+    }
+
+    /// The key of a server's lease is not there any more: looks who has which slots, and takes another lease.
+    /// What was held under the old one is said again with the slots that have moved.
+    pub(super) async fn move_lease(&mut self, place: u16) -> Result<(), Lost> {
+        let Some(server) = self.server(place) else { return Err(Lost::Uncovered) };
+        let ranges = slots::ranges(&slots_of(&mut server.commands.clone()).await?, server.host());
+        self.assign_all(ranges).await;
+        self.renew_moved_leases().await?;
+        // While its slot is on the move the server has it in name only.
+        let held = self.server(place).and_then(|server| server.lease.clone());
+        if let Some(Lease { tag, .. }) = held {
+            self.give_up_lease(place);
+            if let Some(next) = slots::tag(&self.slots, place, tag + 1) {
+                self.register_lease(place, next).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up leases whose keys other servers keep now, and takes those that are missing.
+    pub(super) async fn renew_moved_leases(&mut self) -> Result<(), Lost> {
+        for place in 0..self.servers.len() as u16 {
+            let lease = self.server(place).and_then(|server| server.lease.as_ref());
+            if lease.is_some_and(|lease| slots::owner_of_tag(&self.slots, lease.tag) != place) {
+                self.give_up_lease(place);
+            }
+        }
+        self.register_leases().await?;
+        Ok(())
+    }
+
+    fn give_up_lease(&mut self, place: u16) {
+        if let Some(server) = self.servers.get_mut(usize::from(place)) {
+            server.lease = None;
+        }
+        let slots = (0..SLOTS).zip(&self.slots).filter(|(_, owner)| **owner == place);
+        self.moves.borrow_mut().moved.extend(slots.map(|(slot, _)| slot));
+    }
+
+    fn server(&self, place: u16) -> Option<&super::servers::Server> {
+        self.servers.get(usize::from(place))
+    }
+}

@@ -1,0 +1,218 @@
+//! What a node says under a lease that may have been cleared changes nothing, and what Redis refuses is not done:
+//! each fault named after what went wrong before, over a Redis server of the test's own.
+
+use std::time::Duration;
+
+use fanfare::config::Cluster;
+use serde_json::{Value, json};
+
+use crate::cluster::{
+    Process, added, event, eventually_answers, join, joined, nodes, notice, query, removed,
+};
+use crate::outage::is_cut_off;
+use crate::replay::by_way;
+use crate::support::eventually;
+use crate::support::fixture::Fixture;
+use crate::support::redis::Redis;
+
+fn lease(cluster: Cluster, millis: u64) -> Cluster {
+    Cluster { lease: Duration::from_millis(millis), ..cluster }
+}
+
+fn counted(users: usize, subscriptions: usize) -> Value {
+    json!({ "occupied": true, "user_count": users, "subscription_count": subscriptions })
+}
+
+const COUNTS: &str = "channels/presence-x?info=user_count,subscription_count";
+
+/// Nothing of what nodes held is left once they hold nothing, but what says since when there is data.
+fn nothing_is_held(redis: &Redis, nodes: &[&Fixture]) {
+    eventually_answers(nodes[0], "channels", &json!({ "channels": {} }));
+    let held = eventually(|| {
+        let keys = redis.ask(&["KEYS", "*"]);
+        let held =
+            keys.lines().filter(|key| ["}:m", "}:r", "}:k"].iter().any(|end| key.ends_with(end)));
+        match held.collect::<Vec<_>>() {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
+        }
+    });
+    assert_eq!(held, Ok(()));
+}
+
+#[test]
+fn a_join_right_after_a_flush_leaves_no_ghost() {
+    let Some(redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&lease(redis.cluster(), 3000));
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    for command in ["FLUSHALL", "FLUSHDB"] {
+        redis.ask(&[command]);
+        // Before anybody renews anything.
+        let (b, _) = joined(&two, "presence-x", "b");
+        assert_eq!(notice(&mut a), added("b"));
+        eventually_answers(&one, COUNTS, &counted(2, 2));
+        eventually_answers(&two, COUNTS, &counted(2, 2));
+        drop(b);
+        assert_eq!(notice(&mut a), removed("b"));
+        eventually_answers(&two, COUNTS, &counted(1, 1));
+    }
+    drop(a);
+    nothing_is_held(&redis, &[&one, &two]);
+}
+
+#[test]
+fn a_node_that_slept_longer_than_its_lease_leaves_no_ghost() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = lease(redis.cluster(), 1500);
+    let [one]: [Fixture; 1] = nodes(&cluster);
+    let sleeper = Process::start(&cluster);
+    sleeper.is_ready();
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let (mut b, id) = sleeper.connect();
+    join(&mut b, &id, "presence-x", "b");
+    assert_eq!(notice(&mut a), added("b"));
+    let (mut c, id) = sleeper.connect();
+    for _ in 0..2 {
+        sleeper.signal("STOP");
+        assert_eq!(notice(&mut a), removed("b"));
+        // It is the first that the node hears of when it wakes.
+        let channel_data = json!({ "user_id": "c" }).to_string();
+        let auth = crate::support::sign::hmac_hex(
+            crate::support::fixture::SECRET,
+            &format!("{id}:presence-x:{channel_data}"),
+        );
+        let key = crate::support::fixture::KEY;
+        let data = json!({
+            "channel": "presence-x", "auth": format!("{key}:{auth}"), "channel_data": channel_data,
+        });
+        c.send_text(&json!({ "event": "pusher:subscribe", "data": data }).to_string());
+        sleeper.signal("CONT");
+        let mut came = [notice(&mut a), notice(&mut a)];
+        came.sort();
+        assert_eq!(came, [added("b"), added("c")]);
+        eventually_answers(&one, COUNTS, &counted(3, 3));
+        c.send_text(r#"{"event":"pusher:unsubscribe","data":{"channel":"presence-x"}}"#);
+        assert_eq!(notice(&mut a), removed("c"));
+    }
+    eventually_answers(&one, COUNTS, &counted(2, 2));
+    drop((b, c));
+    assert_eq!(notice(&mut a), removed("b"));
+    drop(a);
+    nothing_is_held(&redis, &[&one]);
+}
+
+#[test]
+fn what_an_old_connection_brings_late_is_refused() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = lease(redis.cluster(), 6000);
+    let ((one, way), [two]) = (by_way(&cluster, |_| 0), nodes(&cluster));
+    let (mut a, _) = joined(&two, "presence-x", "a");
+    let mut cache = two.subscribed("cache-x");
+    assert!(cache.hear_text().contains("cache_miss"));
+    let (mut b, _) = joined(&one, "presence-x", "b");
+    assert_eq!(notice(&mut a), added("b"));
+    // What it says waits on the way, and it is said again over a new connection.
+    way.hold();
+    let (mut c, id) = one.connect();
+    let joining = std::thread::spawn(move || {
+        let ids = join(&mut c, &id, "presence-x", "c");
+        (c, ids)
+    });
+    one.publish("cache-x", "e", "1");
+    is_cut_off(&one);
+    way.forget();
+    one.is_ready();
+    let (c, _) = joining.join().unwrap();
+    assert_eq!(notice(&mut a), added("c"));
+    assert_eq!(cache.hear_text(), event("cache-x", "1"));
+    one.publish("cache-x", "e", "2");
+    assert_eq!(cache.hear_text(), event("cache-x", "2"));
+    drop(c);
+    assert_eq!(notice(&mut a), removed("c"));
+    way.release();
+    // Behind what was late.
+    let refused = eventually(|| match redis.ask(&["INFO", "errorstats"]) {
+        errors if errors.contains("errorstat_FENCED") => Ok(()),
+        errors => Err(errors),
+    });
+    assert_eq!(refused, Ok(()));
+    assert_eq!((notice(&mut b), notice(&mut b)), (added("c"), removed("c")));
+    one.publish("presence-x", "e", "3");
+    assert_eq!(a.hear_text(), event("presence-x", "3"));
+    assert_eq!(b.hear_text(), event("presence-x", "3"));
+    eventually_answers(&two, COUNTS, &counted(2, 2));
+    let cached = query(&two, "channels/cache-x?info=cache");
+    assert_eq!(cached["cache"]["data"], "2", "{cached}");
+    drop((a, b));
+    drop(cache);
+    nothing_is_held(&redis, &[&one, &two]);
+}
+
+/// While Redis refuses, nodes are not ready and what is published waits; then it is all made good.
+fn refusals_are_made_good(refuse: impl Fn(&Redis), allow: impl Fn(&Redis)) {
+    let Some(redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&lease(redis.cluster(), 1200));
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let (b, _) = joined(&two, "presence-x", "b");
+    assert_eq!(notice(&mut a), added("b"));
+    refuse(&redis);
+    is_cut_off(&one);
+    is_cut_off(&two);
+    two.publish("presence-x", "e", "1");
+    drop(b);
+    let (c, _) = joined(&two, "presence-x", "c");
+    allow(&redis);
+    one.is_ready();
+    two.is_ready();
+    let mut heard: Vec<String> = (0..3).map(|_| a.hear_text()).collect();
+    heard.sort_unstable();
+    assert_eq!(heard[0], event("presence-x", "1"), "{heard:?}");
+    assert!(heard[1].contains("member_added") && heard[1].contains("\"c"), "{heard:?}");
+    assert!(heard[2].contains("member_removed") && heard[2].contains("\"b"), "{heard:?}");
+    eventually_answers(&one, COUNTS, &counted(2, 2));
+    drop((a, c));
+    nothing_is_held(&redis, &[&one, &two]);
+}
+
+#[test]
+fn a_redis_without_its_replicas_is_away() {
+    let set = |redis: &Redis, count| {
+        redis.ask(&["CONFIG", "SET", "min-replicas-to-write", count]);
+    };
+    refusals_are_made_good(|redis| set(redis, "1"), |redis| set(redis, "0"));
+}
+
+#[test]
+fn a_redis_that_lacks_a_right_inside_a_script_is_away() {
+    let set = |redis: &Redis, rule| {
+        redis.ask(&["ACL", "SETUSER", "default", rule]);
+    };
+    refusals_are_made_good(|redis| set(redis, "-hset"), |redis| set(redis, "+hset"));
+}
+
+#[test]
+fn a_redis_without_memory_is_away() {
+    let set = |redis: &Redis, bytes| {
+        redis.ask(&["CONFIG", "SET", "maxmemory", bytes]);
+    };
+    refusals_are_made_good(|redis| set(redis, "1"), |redis| set(redis, "0"));
+}
+
+#[test]
+fn a_redis_that_is_busy_is_away() {
+    let busy = |redis: &Redis| {
+        redis.ask(&["CONFIG", "SET", "busy-reply-threshold", "50"]);
+        let port = redis.port();
+        std::thread::spawn(move || {
+            crate::support::redis::ask(port, &["EVAL", "while true do end", "0"])
+        });
+        eventually(|| match crate::support::redis::ask(port, &["PING"]) {
+            Err(busy) if busy.contains("BUSY") => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        })
+        .unwrap();
+    };
+    refusals_are_made_good(busy, |redis| {
+        redis.ask(&["SCRIPT", "KILL"]);
+    });
+}
