@@ -14,6 +14,7 @@ use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, trigger};
 use crate::support::http::Http;
 use crate::support::redis::Redis;
+use crate::support::sentinels::Watched;
 use crate::support::sign::Request;
 use crate::support::wire::file;
 
@@ -85,41 +86,6 @@ fn a_user_has_its_keys_in_its_database() {
     redis.ask(&["SWAPDB", "0", "3"]);
     let keys = redis.ask(&["KEYS", "*"]);
     assert!(!keys.is_empty() && keys.lines().all(|key| key.starts_with("kinds:")), "{keys}");
-}
-
-/// A master with a replica, and three Sentinels that know them and each other.
-struct Watched {
-    master: Redis,
-    replica: Redis,
-    sentinels: [Redis; 3],
-}
-
-impl Watched {
-    fn start() -> Option<Self> {
-        let master = Redis::start()?;
-        let replica = master.replica();
-        let sentinels = [(); 3].map(|()| master.sentinel(2));
-        for sentinel in &sentinels {
-            eventually(|| {
-                let answer = sentinel.ask(&["SENTINEL", "MASTER", "main"]);
-                let lines: Vec<&str> = answer.lines().collect();
-                let is = |name, value| lines.windows(2).any(|pair| pair == [name, value]);
-                match is("num-slaves", "1") && is("num-other-sentinels", "2") {
-                    true => Ok(()),
-                    false => Err(answer),
-                }
-            })
-            .unwrap();
-        }
-        Some(Self { master, replica, sentinels })
-    }
-
-    /// The settings of nodes that ask the Sentinels, after one that is not there.
-    fn cluster(&self) -> Cluster {
-        let hosts = self.sentinels.iter().map(|s| format!(",127.0.0.1:{}", s.port()));
-        let url = format!("redis+sentinel://127.0.0.1:1{}/main", hosts.collect::<String>());
-        Cluster { redis: vec![url], ..crate::support::redis::alone() }
-    }
 }
 
 fn links_made(node: &Fixture) -> u64 {

@@ -13,6 +13,7 @@ pub mod http;
 pub mod loopback;
 pub mod memory;
 pub mod redis;
+pub mod sentinels;
 pub mod shards;
 pub mod sign;
 pub mod site;

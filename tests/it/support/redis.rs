@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub struct Redis {
     bus: Option<u16>,
     /// A folder of its own.
     folder: PathBuf,
+    /// What gives it a clock of its own, if it has one.
+    clock: Option<PathBuf>,
 }
 
 impl Redis {
@@ -43,8 +45,38 @@ impl Redis {
             let mut arguments: Vec<String> = own.map(str::to_owned).into();
             arguments.extend(tls.into_iter().flat_map(tls_options));
             arguments.extend(options.iter().map(ToString::to_string));
-            Self { server: None, port, tls, arguments, bus: None, folder }
+            Self { server: None, port, tls, arguments, bus: None, folder, clock: None }
         }))
+    }
+
+    /// It keeps its data on disk, and its clock can be stepped where there is a C compiler.
+    pub fn lasting() -> Option<Self> {
+        let mut redis = Self::start_with(&["--appendonly", "yes"], false)?;
+        if let Some(clock) = clock(&redis.folder) {
+            redis.kill();
+            redis.clock = Some(clock);
+            redis.step_clock(0);
+            redis.restart();
+        }
+        Some(redis)
+    }
+
+    /// Whether [`Self::step_clock`] does something.
+    pub fn has_clock(&self) -> bool {
+        self.clock.is_some()
+    }
+
+    /// From now on, its clock is so far from the machine's.
+    pub fn step_clock(&self, seconds: i64) {
+        let file = self.folder.join("clock");
+        let next = self.folder.join("clock.next");
+        std::fs::write(&next, format!("{seconds:+}\n")).unwrap();
+        std::fs::rename(next, file).unwrap();
+    }
+
+    /// What it has kept on disk is gone.
+    pub fn lose_data(&self) {
+        let _ = std::fs::remove_dir_all(self.folder.join("appendonlydir"));
     }
 
     /// A replica of `self`, which has its data.
@@ -75,7 +107,15 @@ impl Redis {
                 let mut arguments: Vec<String> =
                     options.split_whitespace().map(str::to_owned).collect();
                 arguments.extend(["--save", ""].map(str::to_owned));
-                Self { server: None, port, tls: None, arguments, bus: Some(bus), folder }
+                Self {
+                    server: None,
+                    port,
+                    tls: None,
+                    arguments,
+                    bus: Some(bus),
+                    folder,
+                    clock: None,
+                }
             })
         })
     }
@@ -105,7 +145,7 @@ impl Redis {
             );
             std::fs::write(&file, settings).unwrap();
             let arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
-            Self { server: None, port, tls: None, arguments, bus: None, folder }
+            Self { server: None, port, tls: None, arguments, bus: None, folder, clock: None }
         })
     }
 
@@ -124,13 +164,17 @@ impl Redis {
         panic!("no port for redis-server");
     }
 
-    /// Starts it again, empty, on its port.
+    /// Starts it again on its port, with what it kept on disk.
     pub fn restart(&mut self) {
         assert!(self.begin(), "redis-server does not start again");
     }
 
     fn begin(&mut self) -> bool {
-        let server = Command::new(program())
+        let mut command = Command::new(program());
+        if let Some(clock) = &self.clock {
+            command.env("LD_PRELOAD", clock).env("CLOCK_FILE", self.folder.join("clock"));
+        }
+        let server = command
             .args(&self.arguments)
             .current_dir(&self.folder)
             .stdout(Stdio::null())
@@ -160,6 +204,11 @@ impl Redis {
     pub fn signal(&self, name: &str) {
         let id = self.server.as_ref().expect("it runs").id();
         signal(id, name);
+    }
+
+    /// What it answers to one command, or its error.
+    pub fn try_ask(&self, command: &[&str]) -> Result<String, String> {
+        ask(self.port, command)
     }
 
     /// What it answers to one command; the items of a list a line each.
@@ -207,6 +256,17 @@ fn is_here() -> bool {
     here
 }
 
+/// What gives a process a clock of its own, built into this folder; a failure with `CI=true` where it cannot be.
+fn clock(folder: &Path) -> Option<PathBuf> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/clock.c");
+    let built = folder.join("clock.so");
+    let compiler =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&built).arg(source).status();
+    let is_built = compiler.is_ok_and(|status| status.success());
+    assert!(is_built || std::env::var("CI").as_deref() != Ok("true"), "no C compiler");
+    is_built.then_some(built)
+}
+
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -245,6 +305,7 @@ pub fn alone() -> Cluster {
     }
 }
 
+/// What the server on this port answers to one command, or its error.
 pub fn ask(port: u16, command: &[&str]) -> Result<String, String> {
     let connection = TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())?;
     connection.set_read_timeout(Some(DEADLINE)).unwrap();
