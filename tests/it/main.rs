@@ -24,6 +24,7 @@ mod environment;
 mod fencing;
 mod garbage;
 mod handshake;
+mod judge;
 mod liveness;
 mod metrics;
 mod model;

@@ -1,0 +1,149 @@
+//! What happens to several Redis servers: Sentinels fail over, and the masters of a Redis Cluster change.
+
+use std::time::Duration;
+
+use super::world::{CHANNELS, Store, World, last};
+use crate::support::fixture::ID;
+use crate::support::redis::Redis;
+use crate::support::sentinels::Watched;
+use crate::support::shards::Shards;
+use crate::support::{Chance, eventually};
+
+fn with_watched(world: &World, act: impl FnOnce(&mut Watched)) {
+    match &mut *world.store() {
+        Store::Watched(watched) => act(watched),
+        _ => panic!("no Sentinels"),
+    }
+}
+
+fn with_shards(world: &World, act: impl FnOnce(&mut Shards)) {
+    match &mut *world.store() {
+        Store::Sharded(shards) => act(shards),
+        _ => panic!("no Redis Cluster"),
+    }
+}
+
+/// Waits until all Sentinels name the replica; it is called the master from then on.
+fn change_places(watched: &mut Watched) {
+    for sentinel in &watched.sentinels {
+        eventually(|| {
+            let named = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+            match named.ends_with(&format!("\n{}", watched.replica.port())) {
+                true => Ok(()),
+                false => Err(named),
+            }
+        })
+        .unwrap();
+    }
+    std::mem::swap(&mut watched.master, &mut watched.replica);
+}
+
+/// Waits until what was the master follows the one that is, as far as the Sentinels know.
+fn is_whole(watched: &Watched) {
+    watched.replica.follows_its_master();
+    for sentinel in &watched.sentinels {
+        eventually(|| match sentinel.ask(&["SENTINEL", "REPLICAS", "main"]) {
+            said if said.contains("\nflags\nslave\n") => Ok(()),
+            said => Err(said),
+        })
+        .unwrap();
+    }
+}
+
+pub fn fail_over(world: &World, _: &mut Chance) {
+    with_watched(world, |watched| {
+        is_whole(watched);
+        // It refuses soon after another one.
+        let fails = || watched.sentinels[0].try_ask(&["SENTINEL", "FAILOVER", "main"]);
+        eventually(fails).unwrap();
+        change_places(watched);
+        watched.replica.follows_its_master();
+    });
+}
+
+pub fn kill_watched(world: &World, _: &mut Chance) {
+    with_watched(world, |watched| {
+        is_whole(watched);
+        watched.master.kill();
+        change_places(watched);
+        watched.replica.restart();
+    });
+}
+
+/// It believes to be the master still when it wakes.
+pub fn sleep_watched(world: &World, _: &mut Chance) {
+    with_watched(world, |watched| {
+        is_whole(watched);
+        watched.master.signal("STOP");
+        change_places(watched);
+        watched.replica.signal("CONT");
+    });
+}
+
+pub fn move_slots(world: &World, chance: &mut Chance) {
+    for _ in 0..3 {
+        let channel = CHANNELS[chance.below(CHANNELS.len())];
+        with_shards(world, |shards| {
+            let (slot, home) = shards.place(&format!("{{{ID}/{channel}}}"));
+            let away = (home + 1 + chance.below(2)) % shards.masters.len();
+            shards.move_slot(&slot, home, away);
+            last(Duration::from_millis(chance.below(300) as u64));
+            shards.move_slot(&slot, away, home);
+        });
+    }
+}
+
+fn becomes_master(shards: &mut Shards) {
+    let replica = shards.replica.as_mut().unwrap();
+    eventually(|| match replica.ask(&["ROLE"]) {
+        role if role.starts_with("master") => Ok(()),
+        role => Err(role),
+    })
+    .unwrap();
+    std::mem::swap(replica, shards.masters.last_mut().unwrap());
+}
+
+pub fn take_over(world: &World, _: &mut Chance) {
+    with_shards(world, |shards| {
+        let replica = shards.replica.as_ref().unwrap();
+        replica.follows_its_master();
+        assert_eq!(replica.ask(&["CLUSTER", "FAILOVER"]), "OK");
+        becomes_master(shards);
+    });
+}
+
+pub fn kill_replicated(world: &World, _: &mut Chance) {
+    with_shards(world, |shards| {
+        shards.replica.as_ref().unwrap().follows_its_master();
+        shards.masters.last_mut().unwrap().kill();
+        becomes_master(shards);
+        shards.replica.as_mut().unwrap().restart();
+    });
+    with_shards(world, |shards| are_well(shards));
+}
+
+pub fn lose_master(world: &World, _: &mut Chance) {
+    with_shards(world, |shards| shards.masters[0].kill());
+    last(world.lease);
+    with_shards(world, |shards| {
+        shards.masters[0].restart();
+        are_well(shards);
+    });
+}
+
+pub fn sleep_master(world: &World, chance: &mut Chance) {
+    with_shards(world, |shards| shards.masters[0].signal("STOP"));
+    last(world.lease * (1 + chance.below(3) as u32) / 3);
+    with_shards(world, |shards| {
+        shards.masters[0].signal("CONT");
+        are_well(shards);
+    });
+}
+
+/// The Redis Cluster has all its slots again.
+fn are_well(shards: &Shards) {
+    shards
+        .masters
+        .iter()
+        .for_each(|redis: &Redis| redis.says_of_its_cluster(&["cluster_state:ok"]));
+}

@@ -1,0 +1,123 @@
+//! What a backend makes of the webhooks that it is sent: the last word on each channel, member and count, and which
+//! whispers it was told of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::ledger::{Outcome, Publication};
+use super::truth::{Truth, is_counted};
+use super::verdict::{Kind, Wrong};
+
+#[derive(Default)]
+pub struct Hooks {
+    /// Whether a channel is occupied, or a user in it, by the last word on it.
+    states: BTreeMap<Subject, bool>,
+    counts: BTreeMap<String, u64>,
+    whispers: BTreeSet<usize>,
+    /// Whispers that were told twice, and states that were told to be as they were.
+    pub doubled: usize,
+    /// Subjects whose last word was lost where that is allowed, until there is another.
+    forgiven: BTreeSet<Subject>,
+}
+
+/// A channel, or a channel's user.
+type Subject = (String, Option<String>);
+
+impl Hooks {
+    pub fn hear(&mut self, event: &Value) {
+        let text = |name: &str| event[name].as_str().map(str::to_owned);
+        let channel = text("channel").unwrap_or_default();
+        let name = event["name"].as_str().unwrap_or_default();
+        match name {
+            "channel_occupied" | "channel_vacated" => {
+                self.turn((channel, None), name == "channel_occupied");
+            }
+            "member_added" | "member_removed" => {
+                self.turn((channel, text("user_id")), name == "member_added");
+            }
+            "subscription_count" => {
+                let count = event["subscription_count"].as_u64().unwrap_or_default();
+                self.counts.insert(channel, count);
+            }
+            "client_event" => {
+                let number = event["data"].as_str().and_then(|data| data.parse().ok());
+                if !number.is_some_and(|number| self.whispers.insert(number)) {
+                    self.doubled += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn turn(&mut self, subject: Subject, is_on: bool) {
+        self.forgiven.remove(&subject);
+        if self.states.insert(subject, is_on) == Some(is_on) {
+            self.doubled += 1;
+        }
+    }
+
+    /// Where the last words are not the truth.
+    pub fn compare(&self, truth: &Truth) -> Vec<Wrong> {
+        let mut wrongs = Vec::new();
+        let mut note = |text: String| wrongs.push(Wrong { kind: Kind::Webhook, text });
+        let true_states = Self::subjects(truth);
+        let all: BTreeSet<&Subject> = self.states.keys().chain(&true_states).collect();
+        for subject in all.into_iter().filter(|subject| !self.forgiven.contains(*subject)) {
+            let told = self.states.get(subject).copied().unwrap_or_default();
+            let is = true_states.contains(subject);
+            if told != is {
+                let (channel, user) = subject;
+                let user = user.as_deref().unwrap_or("anybody");
+                note(format!("{user} in {channel}: told {told}, is {is}"));
+            }
+        }
+        for (channel, count) in truth.subscriptions.iter().filter(|(name, _)| is_counted(name)) {
+            let told = self.counts.get(channel);
+            if told != Some(count) && !self.forgiven.contains(&(channel.clone(), None)) {
+                note(format!("{channel} has {count} subscribers, told {told:?}"));
+            }
+        }
+        wrongs
+    }
+
+    /// Whispers that it should have been told of.
+    pub fn compare_whispers(&self, owed: &BTreeMap<usize, Publication>) -> Vec<Wrong> {
+        let is_whisper = |one: &Publication| one.except.as_ref() == Some(&one.by);
+        let lost = owed.iter().filter(|(number, one)| {
+            is_whisper(one) && one.outcome == Outcome::Taken && !self.whispers.contains(number)
+        });
+        lost.map(|(number, one)| {
+            let text = format!("the whisper {number} in {} was not told", one.channels[0]);
+            Wrong { kind: Kind::Webhook, text }
+        })
+        .collect()
+    }
+
+    /// What is not as it should be now, and not because of what is still to come, was lost for good.
+    pub fn forgive(&mut self, truth: &Truth) {
+        let true_states = Self::subjects(truth);
+        let all: BTreeSet<Subject> =
+            self.states.keys().cloned().chain(true_states.clone()).collect();
+        for subject in all {
+            if self.states.get(&subject).copied().unwrap_or_default()
+                != true_states.contains(&subject)
+            {
+                self.forgiven.insert(subject);
+            }
+        }
+        for (channel, count) in truth.subscriptions.iter().filter(|(name, _)| is_counted(name)) {
+            if self.counts.get(channel) != Some(count) {
+                self.forgiven.insert((channel.clone(), None));
+            }
+        }
+    }
+
+    fn subjects(truth: &Truth) -> BTreeSet<Subject> {
+        let occupied = truth.subscriptions.keys().map(|channel| (channel.clone(), None));
+        let members = truth.members.iter().flat_map(|(channel, users)| {
+            users.iter().map(|user| (channel.clone(), Some(user.clone())))
+        });
+        occupied.chain(members).collect()
+    }
+}
