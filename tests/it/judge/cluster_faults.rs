@@ -38,16 +38,23 @@ fn change_places(watched: &mut Watched) {
     std::mem::swap(&mut watched.master, &mut watched.replica);
 }
 
-/// Waits until what was the master follows the one that is, as far as the Sentinels know.
-fn is_whole(watched: &Watched) {
-    watched.replica.follows_its_master();
-    for sentinel in &watched.sentinels {
-        eventually(|| match sentinel.ask(&["SENTINEL", "REPLICAS", "main"]) {
-            said if said.contains("\nflags\nslave\n") => Ok(()),
-            said => Err(said),
-        })
-        .unwrap();
-    }
+/// Waits until the one follows the other, as far as the Sentinels know, whichever they have come to name.
+fn is_whole(watched: &mut Watched) {
+    eventually(|| {
+        let named = watched.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+        if named.ends_with(&format!("\n{}", watched.replica.port())) {
+            std::mem::swap(&mut watched.master, &mut watched.replica);
+        }
+        let follows = watched.replica.ask(&["INFO", "replication"]);
+        let is_seen = |sentinel: &Redis| {
+            sentinel.ask(&["SENTINEL", "REPLICAS", "main"]).contains("\nflags\nslave\n")
+        };
+        match follows.contains("master_link_status:up") && watched.sentinels.iter().all(is_seen) {
+            true => Ok(()),
+            false => Err(follows),
+        }
+    })
+    .unwrap();
 }
 
 pub fn fail_over(world: &World, _: &mut Chance) {

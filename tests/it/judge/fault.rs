@@ -4,7 +4,7 @@
 use super::verdict::Kind;
 use super::world::Kinds::{self, Sharded, Single, Watched};
 use super::world::World;
-use super::{cluster_faults, node_faults, redis_faults};
+use super::{cluster_faults, forger, node_faults, redis_faults};
 use crate::support::Chance;
 
 pub struct Fault {
@@ -20,7 +20,7 @@ const ALL: &[Kinds] = &[Single, Watched, Sharded];
 const ONE: &[Kinds] = &[Single];
 
 /// Redis lost its data, and with it the logs of channels, kept events, and what was not yet posted to webhooks.
-const DATA: &[Kind] = &[Kind::Lost, Kind::Cache, Kind::Webhook];
+const DATA: &[Kind] = &[Kind::Lost, Kind::Cache, Kind::Webhook, Kind::WebhookCount];
 
 pub const FAULTS: &[Fault] = &[
     free("none", ALL, |_, _| super::world::last(std::time::Duration::from_secs(1))),
@@ -55,6 +55,8 @@ pub const FAULTS: &[Fault] = &[
     free("CLIENT PAUSE", ONE, redis_faults::pause),
     free("Redis's clock put forward 60 s", ONE, redis_faults::clock_forward),
     free("Redis's clock put back 60 s", ONE, redis_faults::clock_back),
+    free("envelopes corrupted", ONE, forger::corrupt),
+    free("envelopes repeated", ONE, forger::repeat),
     free("failover by Sentinel, planned", &[Watched], cluster_faults::fail_over),
     free("master killed, Sentinel", &[Watched], cluster_faults::kill_watched),
     free("master asleep, Sentinel", &[Watched], cluster_faults::sleep_watched),
@@ -85,8 +87,12 @@ const fn costly(
 impl Fault {
     /// Whether it can happen to this world.
     pub fn can_happen(&self, world: &World) -> bool {
-        let is_clock = self.name.contains("clock");
-        self.kinds.contains(&world.kind)
-            && (!is_clock || world.with_redis(|redis| redis.has_clock()))
+        let has_clock = || world.with_redis(|redis| redis.has_clock());
+        self.kinds.contains(&world.kind) && (!self.steps_clock() || has_clock())
+    }
+
+    /// Whether it leaves Redis with another time than the machine's.
+    pub fn steps_clock(&self) -> bool {
+        self.name.contains("clock")
     }
 }

@@ -60,7 +60,7 @@ impl Hooks {
     /// Where the last words are not the truth.
     pub fn compare(&self, truth: &Truth) -> Vec<Wrong> {
         let mut wrongs = Vec::new();
-        let mut note = |text: String| wrongs.push(Wrong { kind: Kind::Webhook, text });
+        let mut note = |kind, text: String| wrongs.push(Wrong { kind, text });
         let true_states = Self::subjects(truth);
         let all: BTreeSet<&Subject> = self.states.keys().chain(&true_states).collect();
         for subject in all.into_iter().filter(|subject| !self.forgiven.contains(*subject)) {
@@ -69,13 +69,16 @@ impl Hooks {
             if told != is {
                 let (channel, user) = subject;
                 let user = user.as_deref().unwrap_or("anybody");
-                note(format!("{user} in {channel}: told {told}, is {is}"));
+                note(Kind::Webhook, format!("{user} in {channel}: told {told}, is {is}"));
             }
         }
         for (channel, count) in truth.subscriptions.iter().filter(|(name, _)| is_counted(name)) {
             let told = self.counts.get(channel);
             if told != Some(count) && !self.forgiven.contains(&(channel.clone(), None)) {
-                note(format!("{channel} has {count} subscribers, told {told:?}"));
+                note(
+                    Kind::WebhookCount,
+                    format!("{channel} has {count} subscribers, told {told:?}"),
+                );
             }
         }
         wrongs

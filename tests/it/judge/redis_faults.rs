@@ -137,16 +137,17 @@ pub fn pause(world: &World, chance: &mut Chance) {
     last(time);
 }
 
-fn step_clock(world: &World, seconds: i64) {
+/// It stays so, and a link is cut while it is.
+fn step_clock(world: &World, chance: &mut Chance, seconds: i64) {
     world.with_redis(|redis| redis.step_clock(seconds));
     last(world.lease);
+    super::node_faults::cut(world, chance);
 }
 
-/// It stays so until it is put elsewhere.
-pub fn clock_forward(world: &World, _: &mut Chance) {
-    step_clock(world, 60);
+pub fn clock_forward(world: &World, chance: &mut Chance) {
+    step_clock(world, chance, 60);
 }
 
-pub fn clock_back(world: &World, _: &mut Chance) {
-    step_clock(world, -60);
+pub fn clock_back(world: &World, chance: &mut Chance) {
+    step_clock(world, chance, -60);
 }

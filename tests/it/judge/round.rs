@@ -38,7 +38,13 @@ pub fn play(world: &World, fault: &'static Fault, seed: u64) -> Row {
     let known = known(fault.name);
     let free = [fault.costs, &known[..]].concat();
     // Webhooks wait for three seconds whether somebody comes back.
-    let early = settle(world, ended, LIMIT, &[&free[..], &[Kind::Webhook]].concat(), &mut marks);
+    let early = settle(
+        world,
+        ended,
+        LIMIT,
+        &[&free[..], &[Kind::Webhook, Kind::WebhookCount]].concat(),
+        &mut marks,
+    );
     let mut outcome = settle(world, ended, LIMIT, &free, &mut marks);
     // Only what stays away is lost.
     let mut costs = Vec::new();
@@ -129,7 +135,7 @@ fn even_out(world: &World) {
 }
 
 /// What is known to be wrong after the fault of this name.
-fn known(fault: &str) -> Vec<Kind> {
+pub fn known(fault: &str) -> Vec<Kind> {
     let of = KNOWN.iter().filter(|(name, ..)| *name == fault || *name == "any");
     of.flat_map(|(_, kinds, _)| kinds.iter().copied()).collect()
 }

@@ -57,8 +57,10 @@ pub enum Kind {
     Lost,
     /// A connection that was to be closed.
     Termination,
-    /// The last word of the webhooks.
+    /// The last word of the webhooks on who is where, or a whisper that they were not told of.
     Webhook,
+    /// Their last word on how many subscribers there are.
+    WebhookCount,
 }
 
 impl Kind {
@@ -194,7 +196,10 @@ fn compare_order(
             note(Kind::Foreign, format!("event {number} was not published"));
             continue;
         };
-        if one.outcome == Outcome::Refused || one.except.as_deref() == Some(socket_id) {
+        // A kept event is for whoever comes.
+        let is_kept = is_cached(channel) && told.confirmed.is_some_and(|since| since > one.begun);
+        let is_excluded = one.except.as_deref() == Some(socket_id) && !is_kept;
+        if one.outcome == Outcome::Refused || is_excluded {
             note(Kind::Foreign, format!("event {number} was not for it: {:?}", one.outcome));
         }
         // Given up by its publisher, it may have been taken behind the next.
