@@ -55,7 +55,7 @@ pub fn play(world: &World, fault: &'static Fault, seed: u64) -> Row {
     }
     let mut row = Row::new(fault.name, seed);
     if !known.is_empty() {
-        let still = settle(world, Instant::now(), Duration::from_secs(2), fault.costs, &mut marks);
+        let still = settle(world, ended, LIMIT, fault.costs, &mut marks);
         row.known = still.err().into_iter().flatten().map(|wrong| wrong.kind).collect();
     }
     (row.owed, row.lost) = count_owed(&sights(world), &world.ledger);
