@@ -48,10 +48,6 @@ pub use publishing::Publication;
 pub use receive::take_arrivals;
 pub use withdraw::Withdrawing;
 
-/// Presence channels that a connection may leave in a second and still join others. Each time all who are
-/// present are told, so that one that comes and goes without end would cost all of them their time.
-const RESTLESS: u8 = 100;
-
 /// What all workers of one server share.
 #[derive(Debug)]
 pub struct Shared {
@@ -217,10 +213,6 @@ impl Node {
             return Err(SubscriptionError::Withdrawn);
         }
         let kind = name.kind();
-        if kind.is_presence() && connection.life.has_left(self.worker.now()) >= RESTLESS {
-            self.counts().limited.count(Limited::Presence as usize);
-            return Err(SubscriptionError::Restless);
-        }
         let member = self.authorize(connection, &name, request)?;
         if kind.access != Access::Public {
             connection.life.authorized.set(true);
@@ -297,6 +289,17 @@ impl Node {
         Ok(())
     }
 
+    /// Whether the connection comes to that channel and goes from it so often that it has to wait for the next
+    /// second, in which it is resumed.
+    pub fn holds_up(&self, connection: &Connection, name: &str) -> bool {
+        let must_wait = connection.life.rejoins.must_wait(name, self.worker.now());
+        if must_wait {
+            self.counts().limited.count(Limited::Presence as usize);
+            self.worker.hold_up(connection);
+        }
+        must_wait
+    }
+
     /// Whether the connection may subscribe, and as whom on a presence channel.
     fn authorize(
         &self,
@@ -369,7 +372,7 @@ impl Node {
     pub fn unsubscribe(&self, connection: &Connection, name: &str) {
         if let Some(ended) = self.worker.unsubscribe(connection, name) {
             if ended.user.is_some() {
-                connection.life.leaves(self.worker.now());
+                connection.life.rejoins.note_leave(&ended.channel, self.worker.now());
             }
             self.tell_of_end(&connection.directory, &ended, &connection.app());
         }

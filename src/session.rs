@@ -30,10 +30,18 @@ pub struct Session {
 
 #[derive(Debug)]
 struct Waiting {
-    subscription: Pending,
-    channel: Box<str>,
+    subscription: HeldUp,
     texts: Vec<Box<str>>,
     bytes: usize,
+}
+
+/// A subscription that must wait, and for what.
+#[derive(Debug)]
+enum HeldUp {
+    /// For other nodes, and to which channel it is.
+    Nodes(Pending, Box<str>),
+    /// For the next second: the connection has left that channel and joined it again too often in this one.
+    Clock(Subscribe),
 }
 
 /// The code of what is not signed as it should be.
@@ -73,7 +81,7 @@ impl Session {
         match command {
             Ok(Command::Ping) => self.connection.tell(Message::pong()),
             Ok(Command::Pong) => {}
-            Ok(Command::Subscribe(request)) => self.subscribe(&request),
+            Ok(Command::Subscribe(request)) => self.subscribe(request),
             Ok(Command::Unsubscribe(channel)) => self.node.unsubscribe(&self.connection, &channel),
             Ok(Command::SignIn(request)) => {
                 if let Err(error) = self.node.sign_in(&self.connection, &request) {
@@ -81,6 +89,11 @@ impl Session {
                 }
             }
             Ok(Command::ClientEvent(event)) => self.whisper(&event),
+            Err(Malformed::Subscribe { channel, field }) => {
+                // Told by the channel too, for the callbacks of Echo listen to nothing else.
+                self.refuse_subscription(&channel, &SubscriptionError::Mistyped(field));
+                self.connection.tell(Message::error(&error::INVALID_MESSAGE, None));
+            }
             Err(Malformed::Message) => self.refuse(&error::INVALID_MESSAGE, None),
             Err(Malformed::ClientEvent) => self.refuse(&error::INVALID_CLIENT_EVENT, None),
         }
@@ -105,9 +118,14 @@ impl Session {
         while let Some(admitted) = self.connection.take_resumed() {
             let Some(waiting) = self.waiting.take() else { break };
             resumed = true;
-            let Waiting { subscription, channel, texts, .. } = *waiting;
-            if let Err(error) = self.node.resume(&self.connection, subscription, admitted) {
-                self.refuse_subscription(&channel, &error);
+            let Waiting { subscription, texts, .. } = *waiting;
+            match subscription {
+                HeldUp::Nodes(pending, channel) => {
+                    if let Err(error) = self.node.resume(&self.connection, pending, admitted) {
+                        self.refuse_subscription(&channel, &error);
+                    }
+                }
+                HeldUp::Clock(request) => self.subscribe(request),
             }
             for text in texts {
                 if self.connection.is_closing() {
@@ -130,16 +148,19 @@ impl Session {
         !withdrawals.is_empty()
     }
 
-    fn subscribe(&mut self, request: &Subscribe) {
-        match self.node.subscribe(&self.connection, request) {
+    fn subscribe(&mut self, request: Subscribe) {
+        if self.node.holds_up(&self.connection, &request.channel) {
+            return self.wait_for(HeldUp::Clock(request));
+        }
+        match self.node.subscribe(&self.connection, &request) {
             Ok(None) => {}
-            Ok(Some(subscription)) => {
-                let channel = request.channel.as_str().into();
-                let waiting = Waiting { subscription, channel, texts: Vec::new(), bytes: 0 };
-                self.waiting = Some(Box::new(waiting));
-            }
+            Ok(Some(pending)) => self.wait_for(HeldUp::Nodes(pending, request.channel.into())),
             Err(error) => self.refuse_subscription(&request.channel, &error),
         }
+    }
+
+    fn wait_for(&mut self, subscription: HeldUp) {
+        self.waiting = Some(Box::new(Waiting { subscription, texts: Vec::new(), bytes: 0 }));
     }
 
     fn refuse_subscription(&self, channel: &str, error: &SubscriptionError) {
@@ -196,8 +217,8 @@ impl Session {
         if self.left {
             return;
         }
-        if let Some(waiting) = self.waiting.take() {
-            self.node.abandon(&waiting.subscription);
+        if let Some(HeldUp::Nodes(pending, _)) = self.waiting.take().map(|one| one.subscription) {
+            self.node.abandon(&pending);
         }
         self.left = self.node.leave(&self.connection, most);
     }

@@ -292,8 +292,11 @@ impl Target {
         let (stream, _) = self.connect().await?;
         let host = format!("{}:{}", self.host, self.port).parse().map_err(io::Error::other)?;
         request.headers_mut().insert(HOST, host);
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (mut sender, connection) = http1::Builder::new()
+            .title_case_headers(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
         tokio::spawn(connection.with_upgrades());
         sender.send_request(request).await.map_err(io::Error::other)
     }

@@ -18,7 +18,7 @@ use crate::lookup::Name;
 use crate::metrics::{self, Doubt};
 use crate::node::{Node, Withdrawing};
 use crate::protocol::auth::{self, BodyMd5};
-use crate::protocol::query::Query;
+use crate::protocol::query::{Plus, Query};
 
 /// What is asked, by path and method.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +44,7 @@ pub(super) struct Call<'a> {
     pub directory: Arc<Directory>,
     /// Empty where all parameters in it are of the signature.
     pub raw_query: &'a str,
+    pub plus: Plus,
     pub query: OnceCell<Query<'a>>,
     /// Seconds since 1970.
     pub now: u32,
@@ -75,7 +76,9 @@ pub(super) fn app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>
             let key = query
                 .get("auth_key")
                 .ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_key."))?;
-            apps.by_key(key).ok_or_else(|| unauthorized(Doubt::Key, "Unknown auth_key."))?
+            apps.by_key(key)
+                .or_else(|| apps.by_key(&key.replace('+', " ")))
+                .ok_or_else(|| unauthorized(Doubt::Key, "Unknown auth_key."))?
         }
     };
     if app.enabled { Ok(app.clone()) } else { Err(Error::AppDisabled) }
@@ -97,9 +100,24 @@ fn unauthorized(doubt: Doubt, why: &str) -> Error {
 }
 
 /// Checks all that the query says of the request: key, version, time and signature, in the order that
-/// hosted Pusher has them.
+/// hosted Pusher has them. A `+` in it is read as that, and if that is not what was signed, as a blank.
 pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result<Claims, Error> {
-    let query = Query::parse(head.query);
+    let first = authenticate_as(app, head, now, Plus::Plus);
+    match first {
+        Err(Error::Unauthorized(..)) if head.query.contains('+') => {
+            authenticate_as(app, head, now, Plus::Blank).or(first)
+        }
+        _ => first,
+    }
+}
+
+fn authenticate_as(
+    app: &App,
+    head: Head<'_>,
+    now: SystemTime,
+    plus: Plus,
+) -> Result<Claims, Error> {
+    let query = Query::parse_with(head.query, plus);
     let key =
         query.get("auth_key").ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_key."))?;
     if key != &*app.key {
@@ -123,7 +141,7 @@ pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result
         None => Claim::None,
         Some(hex) => BodyMd5::parse(hex).map_or(Claim::Nonsense, Claim::Md5),
     };
-    Ok(Claims { body, asks: query.asks() })
+    Ok(Claims { body, asks: query.asks(), plus })
 }
 
 fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(), Error> {
@@ -152,6 +170,8 @@ pub(super) struct Claims {
     pub body: Claim,
     /// There are parameters in it beside those of the signature.
     pub asks: bool,
+    /// What a `+` in it stands for.
+    pub plus: Plus,
 }
 
 /// What the query claims of the body, by the MD5 that was signed with it.
@@ -181,7 +201,7 @@ impl Claim {
 impl<'a> Call<'a> {
     /// The parameters in the query.
     pub(super) fn query(&self) -> &Query<'a> {
-        self.query.get_or_init(|| Query::parse(self.raw_query))
+        self.query.get_or_init(|| Query::parse_with(self.raw_query, self.plus))
     }
 
     /// The parameter `name` in the query.

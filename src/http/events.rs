@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
@@ -13,7 +12,7 @@ use crate::app::App;
 use crate::hub::rate::Taken;
 use crate::node::Publication;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::json::{self, Batch, NotAString, Object};
+use crate::protocol::json::{self, Batch, List, NotAString, Object};
 use crate::protocol::socket_id::SocketId;
 
 /// One event to publish.
@@ -87,8 +86,8 @@ impl<'a> Parameters<'a, '_, '_> {
             Ok::<(), Error>(())
         };
         if let Some(list) = self.body.get("channels") {
-            let list: Vec<&RawValue> = serde_json::from_str(list.get())
-                .map_err(|_| Error::mistyped("channels", "an array of strings"))?;
+            let list = List::parse(list)
+                .ok_or_else(|| Error::mistyped("channels", "an array of strings"))?;
             too_many(list.len(), app)?;
             for name in list {
                 add(&json::string(name)
@@ -163,7 +162,7 @@ pub(super) fn asked(call: &Call<'_>, route: &Route, body: &str) -> Vec<ChannelNa
     }
     let mut names: Vec<ChannelName> = Vec::new();
     let batch = object(body).ok().and_then(|body| body.get("batch"));
-    let batch = batch.and_then(|batch| serde_json::from_str::<Vec<&RawValue>>(batch.get()).ok());
+    let batch = batch.and_then(List::parse);
     for item in batch.iter().flatten().take(call.app.limits.max_batch) {
         let Some(body) = Object::parse(item.get()) else { continue };
         let trigger = trigger(&Parameters { body, call: None }, call.app).ok();

@@ -218,6 +218,7 @@ impl Reading {
             app: &self.app,
             directory: self.directory.clone(),
             raw_query: query.filter(|_| self.claims.asks).unwrap_or_default(),
+            plus: self.claims.plus,
             query: OnceCell::new(),
             now: now.as_secs() as u32,
             rate: Cell::new(None),

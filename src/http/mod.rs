@@ -120,16 +120,16 @@ impl Door {
         verdict: Option<Verdict>,
     ) -> Result<Opened, Refused> {
         let path = parts.uri.path();
-        let inner = path.strip_prefix(self.http.prefix.as_str());
-        let inner = inner.filter(|inner| inner.is_empty() || inner.starts_with('/'));
-        let prefixed = inner.is_some();
-        let segments: Vec<&str> =
-            inner.unwrap_or(path).split('/').filter(|segment| !segment.is_empty()).collect();
+        let all: Vec<&str> = segments(path).collect();
+        let own = segments(&self.http.prefix).count();
+        let prefixed =
+            all.len() >= own && segments(&self.http.prefix).zip(&all).all(|(a, b)| a == *b);
+        let inner = all.get(if prefixed { own } else { 0 }..).unwrap_or_default();
         let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
         if method == Method::OPTIONS {
             return Ok(Opened::Answered(answer::preflight(&parts.headers)));
         }
-        let (id, route, allowed) = match segments.as_slice() {
+        let (id, route, allowed) = match inner {
             [] if method == Method::GET => return Ok(Opened::Answered(self.front(parts))),
             ["up"] if method == Method::GET => return Ok(Opened::Answered(answer::health())),
             // The second is Soketi's name, which probes of its installations ask.
@@ -226,6 +226,11 @@ impl Door {
         answer::allow_origin(&self.http, &parts.headers, &mut answer);
         answer
     }
+}
+
+/// What stands between slashes, however many.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
 }
 
 /// The API's own routes, below `/apps/{id}`, with the methods they take.

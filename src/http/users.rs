@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::api::Call;
 use super::error::Error;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::json::{self, Object};
+use crate::protocol::json::{self, List, Object};
 use crate::protocol::member::UserId;
 
 /// Channels that one request may take from a user.
@@ -49,7 +48,7 @@ fn parse_channels(call: &Call<'_>, body: &str) -> Result<Arc<[ChannelName]>, Err
         .ok_or_else(|| Error::BadRequest("The body must be a JSON object with channels.".into()))?;
     let names: Vec<String> = match body.get("channels") {
         Some(list) => {
-            let list: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| no_list())?;
+            let list = List::parse(list).ok_or_else(no_list)?;
             let name = |one| json::string(one).map(String::from).ok_or_else(no_list);
             list.into_iter().map(name).collect::<Result<_, _>>()?
         }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::directory::Directory;
 use super::inbox::Place;
 use super::outbox::Outbox;
+use super::rejoins::Rejoins;
 use super::shown;
 use super::stream::Stream;
 use super::subscriptions::{Subscription, Subscriptions};
@@ -77,9 +78,8 @@ pub struct Life {
     pub online: Cell<bool>,
     /// Whether the clock has seen it closing.
     pub ends: Cell<bool>,
-    /// How many presence channels it left in the second [`Self::left_at`].
-    left: Cell<u8>,
-    left_at: Cell<u32>,
+    /// What presence channels it left a moment ago.
+    pub rejoins: Rejoins,
 }
 
 impl Life {
@@ -92,17 +92,6 @@ impl Life {
     /// Whether nothing but data is a sign of life just now.
     pub fn wants_data(&self) -> bool {
         self.answers_pings.get() && self.asked.get() > 0
-    }
-
-    /// Notes that it left a presence channel at second `now`.
-    pub fn leaves(&self, now: u32) {
-        self.left.set(self.has_left(now).saturating_add(1));
-        self.left_at.set(now);
-    }
-
-    /// How many presence channels it left in second `now`, up to 255.
-    pub fn has_left(&self, now: u32) -> u8 {
-        if self.left_at.get() == now { self.left.get() } else { 0 }
     }
 }
 

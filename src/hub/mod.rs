@@ -15,6 +15,7 @@ pub mod leaving;
 pub mod outbox;
 pub mod presence;
 pub mod rate;
+pub mod rejoins;
 pub mod shown;
 pub mod stream;
 pub mod subscriptions;

@@ -44,6 +44,8 @@ pub struct Worker {
     spare: RefCell<Turn>,
     /// Who may leave now.
     pub leaving: Leaving,
+    /// Those that go on with the next second.
+    held_up: RefCell<Vec<Place>>,
     /// Seconds since the worker began, moved by [`Worker::tick`]; begins at 1.
     now: Cell<u32>,
 }
@@ -75,6 +77,7 @@ impl Worker {
             channels: RefCell::default(),
             spare: RefCell::default(),
             leaving: Leaving::default(),
+            held_up: RefCell::default(),
             now: Cell::new(1),
         })
     }
@@ -92,9 +95,17 @@ impl Worker {
         self.now.get()
     }
 
-    /// Moves the clock.
+    /// Moves the clock, and lets those go on that waited for that.
     pub fn tick(&self, now: u32) {
         self.now.set(now);
+        for place in self.held_up.take() {
+            self.at(place).into_iter().for_each(|one| one.resume(true));
+        }
+    }
+
+    /// Resumes the connection with the next second.
+    pub fn hold_up(&self, connection: &Connection) {
+        self.held_up.borrow_mut().push(connection.place());
     }
 
     /// Takes a new connection in.

@@ -2,6 +2,7 @@
 //! HMAC-SHA256 in hex with the app's secret and is compared in constant time. What a request's
 //! parameters mean, and whether its time is right, is decided by whoever calls.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -147,8 +148,8 @@ impl BodyMd5 {
 }
 
 /// Checks the signature of a request. SDKs do not agree on the path they sign, so each of these is
-/// tried: the path as it came, percent-decoded (case A12), and both without the server's own `prefix`
-/// (Guzzle drops it). The error is the string that was signed here first, for the operator's log.
+/// tried: the path as it came, percent-decoded (case A12), both with slashes that are doubled or at the end
+/// read as one or none, and all of them without the server's own `prefix` (Guzzle drops it). The error is the string that was signed here first, for the operator's log.
 pub fn verify_request(
     signer: &Signer,
     method: &str,
@@ -157,25 +158,17 @@ pub fn verify_request(
     query: &Query<'_>,
 ) -> Result<(), String> {
     let signature = query.get("auth_signature").unwrap_or_default();
-    let decoded = percent_decode(path);
-    let mut paths: SmallVec<[&str; 4]> = SmallVec::from_slice(&[path]);
-    if *decoded != *path {
-        paths.push(&decoded);
-    }
-    if !prefix.is_empty() {
-        let stripped: SmallVec<[&str; 2]> =
-            paths.iter().filter_map(|path| path.strip_prefix(prefix)).collect();
-        paths.extend(stripped);
-    }
+    let paths = readings(path, prefix);
     let mut first = None;
     if let Some((before, after)) = query.as_signed() {
-        let signed =
-            |path: &&str| signer.verify(&[method, "\n", path, "\n", before, after], signature);
+        let signed = |path: &Cow<'_, str>| {
+            signer.verify(&[method, "\n", path, "\n", before, after], signature)
+        };
         if paths.iter().any(signed) {
             return Ok(());
         }
     }
-    for path in paths {
+    for path in &paths {
         let (plain, joined) = query.strings_to_sign(method, path);
         if signer.verify(&[&plain], signature)
             || joined.is_some_and(|joined| signer.verify(&[&joined], signature))
@@ -185,6 +178,47 @@ pub fn verify_request(
         first.get_or_insert(plain);
     }
     Err(first.unwrap_or_default())
+}
+
+/// What a client may have signed that sent `path`, each once, what is most usual first.
+fn readings<'p>(path: &'p str, prefix: &str) -> SmallVec<[Cow<'p, str>; 2]> {
+    let mut all: SmallVec<[Cow<'p, str>; 2]> = SmallVec::new();
+    let mut add = |reading: Cow<'p, str>| {
+        if !all.contains(&reading) {
+            all.push(reading);
+        }
+    };
+    let (plain, decoded) = (Cow::Borrowed(path), percent_decode(path));
+    let mut bases: SmallVec<[Cow<'p, str>; 2]> = SmallVec::new();
+    if [&plain, &decoded].iter().any(|path| path.contains("//") || path.ends_with('/')) {
+        let singles = [single_slashes(&plain), single_slashes(&decoded)];
+        bases.extend(singles.iter().map(|path| Cow::Owned(path.trim_end_matches('/').to_owned())));
+        bases.extend(singles.map(Cow::Owned));
+        bases.push(Cow::Borrowed(path.trim_end_matches('/')));
+    }
+    bases.insert_many(0, [plain, decoded]);
+    for base in &bases {
+        add(base.clone());
+    }
+    if !prefix.is_empty() {
+        for base in &bases {
+            if let Some(stripped) = base.strip_prefix(prefix) {
+                add(Cow::Owned(stripped.to_owned()));
+            }
+        }
+    }
+    all
+}
+
+/// The path with one slash for each run of them.
+fn single_slashes(path: &str) -> String {
+    let mut single = String::with_capacity(path.len());
+    for next in path.chars() {
+        if next != '/' || !single.ends_with('/') {
+            single.push(next);
+        }
+    }
+    single
 }
 
 #[cfg(test)]

@@ -46,12 +46,14 @@ pub struct ClientEvent<'a> {
 }
 
 /// Why a frame means nothing.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+#[derive(Debug, PartialEq, Eq, Clone)]
 pub enum Malformed {
     /// Not JSON, no event, a wrong type, or an event that clients do not send.
     Message,
     /// A client event without a channel (case C11).
     ClientEvent,
+    /// A subscription to this channel, in which that field should be a string.
+    Subscribe { channel: String, field: &'static str },
 }
 
 impl From<NotAString> for Malformed {
@@ -103,11 +105,15 @@ fn with_data<T>(
 
 fn subscribe(data: &Object<'_>) -> Result<Subscribe, Malformed> {
     let given = |text: Cow<'_, str>| (!text.is_empty()).then(|| text.into_owned());
-    Ok(Subscribe {
-        channel: data.string("channel")?.ok_or(Malformed::Message)?.into_owned(),
-        auth: data.string("auth")?.and_then(given),
-        channel_data: data.string("channel_data")?.and_then(given),
-    })
+    let channel = data.string("channel")?.ok_or(Malformed::Message)?;
+    let field = |field| match data.string(field) {
+        Ok(text) => Ok(text.and_then(given)),
+        Err(NotAString(field)) => {
+            Err(Malformed::Subscribe { channel: channel.clone().into_owned(), field })
+        }
+    };
+    let (auth, channel_data) = (field("auth")?, field("channel_data")?);
+    Ok(Subscribe { channel: channel.into_owned(), auth, channel_data })
 }
 
 fn unsubscribe(data: &Object<'_>) -> Result<String, Malformed> {
@@ -176,8 +182,6 @@ mod tests {
             r#"{"event":"pusher:subscribe","data":"x"}"#,
             r#"{"event":"pusher:subscribe","data":[]}"#,
             r#"{"event":"pusher:subscribe","data":{"channel":1}}"#,
-            r#"{"event":"pusher:subscribe","data":{"channel":"c","auth":1}}"#,
-            r#"{"event":"pusher:subscribe","data":{"channel":"c","channel_data":{}}}"#,
             r#"{"event":"client-x","channel":1,"data":{}}"#,
         ] {
             assert_eq!(Command::parse(text).err(), Some(Malformed::Message), "{text}");
@@ -185,6 +189,21 @@ mod tests {
         for text in [r#"{"event":"client-x","data":{}}"#, r#"{"event":"client-x","channel":null}"#]
         {
             assert_eq!(Command::parse(text).err(), Some(Malformed::ClientEvent), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_field_of_the_wrong_type_is_named() {
+        for wrong in ["1", "true", "{}", r#"["x"]"#, r#""\ud83d""#] {
+            for field in ["auth", "channel_data"] {
+                let data = format!(r#"{{"channel":"c","{field}":{wrong}}}"#);
+                let as_text = serde_json::Value::from(data.as_str()).to_string();
+                for data in [data, as_text] {
+                    let text = format!(r#"{{"event":"pusher:subscribe","data":{data}}}"#);
+                    let named = Malformed::Subscribe { channel: "c".to_owned(), field };
+                    assert_eq!(Command::parse(&text).err(), Some(named), "{text}");
+                }
+            }
         }
     }
 

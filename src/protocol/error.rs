@@ -93,23 +93,22 @@ pub enum SubscriptionError {
     },
     /// The server has no memory for it just now.
     NoMemory,
-    /// The connection comes to presence channels and goes from them too often.
-    Restless,
+    /// This field of a subscription is no string.
+    Mistyped(&'static str),
 }
 
 impl SubscriptionError {
     /// The `type` in `pusher:subscription_error`.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Name(_) => "ValidationError",
+            Self::Name(_) | Self::Mistyped(_) => "ValidationError",
             Self::Auth(_) | Self::NoMember | Self::NotThatUser | Self::Withdrawn => "AuthError",
             Self::Member(MemberError::TooLarge { .. })
             | Self::TooManyChannels { .. }
             | Self::TooManyBytes { .. }
             | Self::TooManyMembers { .. }
             | Self::RosterTooLarge { .. }
-            | Self::NoMemory
-            | Self::Restless => "LimitReached",
+            | Self::NoMemory => "LimitReached",
             Self::Member(_) => "ValidationError",
         }
     }
@@ -119,8 +118,8 @@ impl SubscriptionError {
         match self {
             Self::Auth(_) | Self::NoMember | Self::NotThatUser => 401,
             Self::Withdrawn => 403,
-            Self::Name(_) => 4009,
-            Self::Member(MemberError::TooLarge { .. }) | Self::Restless => 4301,
+            Self::Name(_) | Self::Mistyped(_) => 4009,
+            Self::Member(MemberError::TooLarge { .. }) => 4301,
             Self::Member(_) => 4009,
             Self::TooManyChannels { .. }
             | Self::TooManyBytes { .. }
@@ -165,13 +164,14 @@ impl SubscriptionError {
                 )
             }
             Self::NoMemory => close::OVER_CAPACITY.message.into_owned(),
-            Self::Restless => RATE_LIMIT.message.into_owned(),
+            Self::Mistyped(field) => format!("{field} must be a string"),
         }
     }
 
     /// The code of the `pusher:error` that goes with it, for clients that understand only that. A withdrawal
     /// has none: Pysher leaves on those, and its connection is to stay.
     pub fn code(&self) -> Option<u16> {
-        (*self != Self::Withdrawn).then_some(4009)
+        // What is malformed is told so as any other such frame is, with 4200.
+        (!matches!(self, Self::Withdrawn | Self::Mistyped(_))).then_some(4009)
     }
 }

@@ -3,10 +3,12 @@
 //! the last counts.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
+use std::marker::PhantomData;
 
 use memchr::{memchr, memchr_iter};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
@@ -132,6 +134,62 @@ pub fn longer_than(token: &str, max: usize) -> Option<usize> {
     (len > max).then_some(len)
 }
 
+/// A list, undecoded: an array, or an object whose keys are numbers, which PHP makes of an array from which something
+/// was taken out. Its values count, in the order they came.
+#[derive(Debug)]
+pub struct List<T>(pub Vec<T>);
+
+impl<'a> List<&'a RawValue> {
+    pub fn parse(value: &'a RawValue) -> Option<Vec<&'a RawValue>> {
+        serde_json::from_str::<Self>(value.get()).ok().map(|list| list.0)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array, or an object with numbers for keys")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(List(items))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut items: Vec<(Cow<'de, str>, T)> = Vec::new();
+                while let Some((Name(key), item)) = map.next_entry()? {
+                    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_digit()) {
+                        return Err(A::Error::custom("a key that is no number"));
+                    }
+                    items.push((key, item));
+                }
+                if items.is_empty() {
+                    return Err(A::Error::custom("no key at all"));
+                }
+                // Of a key given twice the last counts, here too.
+                let mut seen = HashSet::with_capacity(items.len());
+                let mut kept: Vec<T> = Vec::with_capacity(items.len());
+                for (key, item) in items.into_iter().rev() {
+                    if seen.insert(key) {
+                        kept.push(item);
+                    }
+                }
+                kept.reverse();
+                Ok(List(kept))
+            }
+        }
+        deserializer.deserialize_any(Items(PhantomData))
+    }
+}
+
 /// The body of a batch: of its members only `batch` counts, and that is read where it stands.
 #[derive(Debug)]
 pub struct Batch<'a>(pub Option<Vec<Object<'a>>>);
@@ -156,7 +214,7 @@ impl<'de> Deserialize<'de> for Batch<'de> {
                 let mut batch = None;
                 while let Some(Name(name)) = map.next_key()? {
                     if name == "batch" {
-                        batch = map.next_value()?;
+                        batch = map.next_value::<Option<List<Object<'de>>>>()?.map(|list| list.0);
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -244,6 +302,28 @@ mod tests {
     }
 
     #[test]
+    fn phps_arrays_with_gaps_are_lists() {
+        let list = |text| {
+            let items = List::parse(raw(text))?;
+            Some(items.into_iter().map(RawValue::get).collect::<Vec<_>>().join(" "))
+        };
+        for (text, items) in [
+            (r#"["a",2]"#, Some(r#""a" 2"#)),
+            (r#"{"3":"b","1":"a"}"#, Some(r#""b" "a""#)),
+            (r#"{"0":"a","1":"b","0":"c"}"#, Some(r#""b" "c""#)),
+            ("{}", None),
+            ("[]", Some("")),
+            (r#"{"a":1}"#, None),
+            (r#"{"":1}"#, None),
+            (r#"{"-1":1}"#, None),
+            ("1", None),
+            (r#""a""#, None),
+        ] {
+            assert_eq!(list(text).as_deref(), items, "{text}");
+        }
+    }
+
+    #[test]
     fn a_batch_is_read_where_it_stands() {
         let batch = |text| Batch::parse(text).map(|batch| batch.0.map(|events| events.len()));
         assert_eq!(batch(r#"{"a":[1],"batch":[{"name":1},{}]}"#), Some(Some(2)));
@@ -252,6 +332,8 @@ mod tests {
         assert_eq!(batch("{}"), Some(None));
         assert_eq!(batch(r#"{"batch":[1]}"#), None);
         assert_eq!(batch(r#"{"batch":{}}"#), None);
+        assert_eq!(batch(r#"{"batch":{"0":{},"2":{}}}"#), Some(Some(2)));
+        assert_eq!(batch(r#"{"batch":{"0":{},"x":{}}}"#), None);
         assert_eq!(batch("[]"), None);
     }
 

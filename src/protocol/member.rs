@@ -149,7 +149,7 @@ impl Watchlist {
     /// Each user once. Backends whose ids are numbers list numbers; what cannot be anybody's id is nobody's
     /// coming and going, and no reason to refuse the sign-in.
     fn parse(list: &RawValue) -> Self {
-        let all: Vec<&RawValue> = serde_json::from_str(list.get()).unwrap_or_default();
+        let all = json::List::parse(list).unwrap_or_default();
         let mut watchlist = Self::default();
         for id in all.into_iter().filter_map(|id| user_id(id).ok()) {
             if watchlist.ids.contains(&id) {
@@ -222,6 +222,7 @@ mod tests {
             (r#"[1,"b",2,"1"]"#, &["1", "b", "2"][..]),
             (r#"[null,"",{},true,"b"]"#, &["b"][..]),
             ("{}", &[][..]),
+            (r#"{"0":"a","2":"b"}"#, &["a", "b"][..]),
             ("null", &[][..]),
         ] {
             let user = User::parse(&format!(r#"{{"id":"7","watchlist":{list}}}"#)).unwrap();

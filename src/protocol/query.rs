@@ -13,8 +13,19 @@ pub struct Query<'a> {
     pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 8]>,
     /// Where the first `auth_signature` is in the raw text.
     signature: Option<usize>,
-    /// There is a `%` in it.
+    /// There is a `%` in it, or a `+` that is a blank.
     is_encoded: bool,
+    plus: Plus,
+}
+
+/// What a `+` stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Plus {
+    /// Itself, as RFC 3986 has it.
+    #[default]
+    Plus,
+    /// A blank, as forms have it, and what many languages make of a query.
+    Blank,
 }
 
 /// The parameters that a signed request has for the sake of its signature.
@@ -22,12 +33,18 @@ const SIGNING: [&str; 5] =
     ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
 
 impl<'a> Query<'a> {
-    /// Splits at `&` and the first `=`; `+` stays a plus, for no legal value holds a space. What does
-    /// not decode to UTF-8 is kept with replacement characters, so that its signature cannot match.
+    /// Splits at `&` and the first `=`; `+` stays a plus. What does not decode to UTF-8 is kept with
+    /// replacement characters, so that its signature cannot match.
     pub fn parse(query: &'a str) -> Self {
+        Self::parse_with(query, Plus::Plus)
+    }
+
+    /// The same with that meaning of a `+`.
+    pub fn parse_with(query: &'a str, plus: Plus) -> Self {
         let bytes = query.as_bytes();
-        let is_encoded = memchr(b'%', bytes).is_some();
-        let mut parsed = Self { raw: query, is_encoded, ..Self::default() };
+        let has_blank = plus == Plus::Blank && memchr(b'+', bytes).is_some();
+        let is_encoded = has_blank || memchr(b'%', bytes).is_some();
+        let mut parsed = Self { raw: query, is_encoded, plus, ..Self::default() };
         let (mut start, mut equals) = (0, None);
         for at in memchr2_iter(b'&', b'=', bytes) {
             if bytes.get(at) == Some(&b'=') {
@@ -48,7 +65,13 @@ impl<'a> Query<'a> {
         }
         let text = |from, to| {
             let raw = self.raw.get(from..to).unwrap_or_default();
-            if self.is_encoded { percent_decode(raw) } else { Cow::Borrowed(raw) }
+            match self.plus {
+                Plus::Blank if raw.contains('+') => {
+                    Cow::Owned(percent_decode(&raw.replace('+', " ")).into_owned())
+                }
+                _ if self.is_encoded => percent_decode(raw),
+                _ => Cow::Borrowed(raw),
+            }
         };
         let name = text(start, equals.unwrap_or(end));
         let value = equals.map_or(Cow::Borrowed(""), |equals| text(equals + 1, end));
@@ -70,11 +93,12 @@ impl<'a> Query<'a> {
         found.next().map(|(_, value)| &**value)
     }
 
-    /// All values of the array `name`: each `name[]=value`, and `name=a,b` split at its commas.
+    /// All values of the array `name`: each `name[]=value` and `name[2]=value`, as PHP has it, and `name=a,b`
+    /// split at its commas.
     pub fn list(&self, name: &str) -> Vec<&str> {
         let mut all = Vec::new();
         for (key, value) in &self.pairs {
-            if key.strip_suffix("[]").is_some_and(|key| key.eq_ignore_ascii_case(name)) {
+            if array_name(key).is_some_and(|key| key.eq_ignore_ascii_case(name)) {
                 all.push(&**value);
             } else if key.eq_ignore_ascii_case(name) {
                 all.extend(value.split(',').filter(|item| !item.is_empty()));
@@ -150,6 +174,12 @@ impl<'a> Query<'a> {
         let joined = join(method, path, joined.iter().map(|(name, value)| (*name, value.as_str())));
         (plain, Some(joined))
     }
+}
+
+/// The name in `name[]` and `name[2]`.
+fn array_name(key: &str) -> Option<&str> {
+    let (name, index) = key.strip_suffix(']')?.split_once('[')?;
+    index.bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
 }
 
 fn join<'p>(method: &str, path: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) -> String {

@@ -317,6 +317,7 @@ async fn closed(stream: &mut Stream) -> std::io::Result<()> {
 /// closes those that give none, and ends those that linger.
 pub fn look_after(connection: &Connection, now: u32) {
     let life = &connection.life;
+    life.rejoins.forget(now);
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
     if connection.is_closing() {
         if !life.ends.replace(true) {

@@ -65,6 +65,9 @@ impl Post {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
+            // Receivers look headers up by the spelling of Pusher's: PHP's own server and Apache's module tell
+            // them apart.
+            .http1_title_case_headers(true)
             .build(connector);
         Self { client, allow_private }
     }

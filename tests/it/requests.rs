@@ -1,10 +1,13 @@
 //! The HTTP API as bytes: keep-alive, pipelining, chunks, `Expect`, what is too large, half-sent or
 //! garbage. What requests mean is in the scripts.
 
+use fanfare::app::App;
+
 use crate::support::Chance;
-use crate::support::fixture::{Fixture, ID, KEY, SECRET, trigger};
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, target, trigger};
 use crate::support::http::{Http, request};
 use crate::support::sign::{Request, md5_hex};
+use crate::support::websocket::Client;
 
 fn signed(method: &str, path: &str, body: &str) -> Request {
     Request::new(method, &format!("/apps/{ID}/{path}"), body, KEY, SECRET)
@@ -197,7 +200,7 @@ fn a_client_that_never_finishes_is_let_go() {
     let config = |server: &mut fanfare::config::Server| {
         server.handshake_timeout = std::time::Duration::from_millis(200);
     };
-    let fixture = Fixture::with_apps(vec![fanfare::app::App::new(ID, KEY, SECRET)], config);
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], config);
     let body = request("POST", &events("{}"), "Content-Length: 2\r\n", b"{");
     let halves = [&b""[..], b"GET /up HTT", b"GET /app/x HTTP/1.1\r\nHost: x\r\n", &body];
     let connections = halves.map(|half| {
@@ -249,7 +252,7 @@ fn origins_of_browsers_are_a_setting() {
     let change = |server: &mut fanfare::config::Server| {
         server.cors_origins = vec!["https://example.org".to_owned()];
     };
-    let fixture = Fixture::with_apps(vec![fanfare::app::App::new(ID, KEY, SECRET)], change);
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], change);
     let mut http = Http::connect(fixture.addr);
     let target = signed("GET", "connections", "").signed_target();
     let response = http.ask("GET", &target, "Origin: https://example.org\r\n", b"");
@@ -426,4 +429,75 @@ fn rates_of_the_api_have_limits() {
     let reads: Vec<_> = (0..4).map(|_| fixture.api("GET", "channels", "").status).collect();
     assert!(reads.contains(&429) && reads.contains(&200), "{reads:?}");
     assert_eq!(Http::connect(fixture.addr).ask("GET", "/up", "", b"").status, 200);
+}
+
+/// What forms and many languages make of a blank in a query. Which it is, the signature tells.
+#[test]
+fn a_blank_that_came_as_a_plus_was_refused() {
+    let fixture = Fixture::start();
+    let mut client = fixture.subscribed("pub");
+    let of = |path: &str| signed("POST", path, "").signed_target();
+    for (target, event) in [
+        (
+            of("events?name=my%20event&data=a%20b&channels[]=pub").replace("%20", "+"),
+            r#""my event""#,
+        ),
+        (of("events?name=my%20event&data=a%2Bb&channel=pub").replace("%20", "+"), r#""my event""#),
+        // A plus is still one.
+        (of("events?name=my+event&data=a+b&channel=pub"), r#""my+event""#),
+        (of("events?name=my%2Bevent&data=a%20b&channel=pub"), r#""my+event""#),
+    ] {
+        assert_eq!(
+            Http::connect(fixture.addr).ask("POST", &target, "", b"").status,
+            200,
+            "{target}"
+        );
+        let text = client.hear_text();
+        assert!(text.contains(event), "{target}: {text}");
+    }
+    let target = of("events?name=my%20event&data=1&channel=pub").replace("%20", "++");
+    Http::connect(fixture.addr).ask("POST", &target, "", b"").error(401);
+}
+
+/// A base path with a slash at its end is all that it takes.
+#[test]
+fn a_doubled_slash_was_routed_and_not_signed_for() {
+    for prefix in ["", "/ws/here"] {
+        let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
+            server.path = prefix.to_owned();
+        });
+        let inner = format!("/apps/{ID}/channels");
+        for sent in [
+            format!("/{inner}"),
+            format!("{inner}/"),
+            format!("/apps//{ID}///channels//"),
+            format!("{}{inner}", prefix.replace('/', "//")),
+            format!("{prefix}/{inner}/"),
+        ] {
+            for signed_path in [
+                sent.clone(),
+                inner.clone(),
+                format!("{prefix}{inner}"),
+                format!("{prefix}{inner}/"),
+            ] {
+                let ends = signed_path.ends_with('/') && !sent.ends_with('/');
+                let is_inside = sent.trim_start_matches('/').starts_with("ws") || prefix.is_empty();
+                let signs_more = signed_path.starts_with("/ws") && !is_inside;
+                let mut request = Request::new("GET", &sent, "", KEY, SECRET);
+                request.signed_path = Some(signed_path.clone());
+                let answer =
+                    Http::connect(fixture.addr).ask("GET", &request.signed_target(), "", b"");
+                let status = if ends || signs_more { 401 } else { 200 };
+                assert_eq!(
+                    answer.status,
+                    status,
+                    "{sent} signed as {signed_path}: {}",
+                    answer.text()
+                );
+            }
+        }
+        let target = format!("/{}", target(KEY));
+        let target = format!("{}/{target}", prefix.replace('/', "//"));
+        assert!(Client::open(fixture.addr, &target, &[]).is_ok(), "{target}");
+    }
 }

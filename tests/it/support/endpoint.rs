@@ -41,6 +41,13 @@ impl Post {
     /// The events of a request that every SDK takes for genuine.
     pub fn events(&self) -> Vec<Value> {
         assert_eq!(self.header("content-type"), "application/json");
+        // Receivers look them up by this spelling: see `tests/clients/php`.
+        for line in self.head.iter().skip(1).filter(|line| !line.is_empty()) {
+            let name = line.split(':').next().unwrap();
+            let small =
+                name.split('-').any(|part| part.starts_with(|c: char| c.is_ascii_lowercase()));
+            assert!(!small, "a header's name in small letters: {line}");
+        }
         assert_eq!(self.header("x-pusher-key"), KEY);
         assert_eq!(self.header("x-pusher-signature"), hmac_hex(SECRET, &self.body));
         let body: Value = serde_json::from_str(&self.body).unwrap();
