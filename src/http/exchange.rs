@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::service::Service;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 
 use super::answer;
 use super::api::{Call, Claims, Route};
@@ -21,6 +21,7 @@ use super::body::Received;
 use super::error::Error;
 use super::known::{self, Asking, Known};
 use super::pace::Step;
+use super::unread::Unread;
 use super::{Door, Opened, Refused};
 use crate::app::App;
 use crate::hub::directory::Directory;
@@ -56,7 +57,7 @@ impl Door {
             }
             Ok(Opened::Answered(mut answer)) => {
                 answer::allow_origin(&self.http, &parts.headers, &mut answer);
-                Stage::Answered(Some(answer))
+                Stage::answered(answer, &parts, body)
             }
             Ok(Opened::Call { app, route, claims }) => {
                 let directory = self.http.node.hub().directory(&app.id);
@@ -75,7 +76,7 @@ impl Door {
             Err(Refused { call, error }) => {
                 let answer = self.refuse(&parts, call, &error, None);
                 self.count(call, &answer, begun);
-                Stage::Answered(Some(answer))
+                Stage::answered(answer, &parts, body)
             }
         };
         let step = if matches!(stage, Stage::Answered(_)) { Step::Idle } else { Step::Body };
@@ -125,8 +126,23 @@ enum Stage {
     Answered(Option<Response<Full<Bytes>>>),
     Reading(Box<Reading>),
     Unknown(Box<Unknown>),
+    /// Answered once enough of its body was dropped.
+    Unread(Response<Full<Bytes>>, Box<Unread>),
     /// Done here, and under way at the connections that it concerns.
     Withdrawing(Box<Reading>, Withdrawing),
+}
+
+impl Stage {
+    fn answered(answer: Response<Full<Bytes>>, parts: &Parts, body: Incoming) -> Self {
+        // What comes after a handshake is no body.
+        let unread = (answer.status() != StatusCode::SWITCHING_PROTOCOLS)
+            .then(|| Unread::of(parts, body))
+            .flatten();
+        match unread {
+            Some(unread) => Self::Unread(answer, unread),
+            None => Self::Answered(Some(answer)),
+        }
+    }
 }
 
 /// A request whose app is asked for.
@@ -246,6 +262,11 @@ impl Future for Exchange {
                 let answer = answer.take().unwrap_or_else(answer::health);
                 return Poll::Ready(Ok(answer));
             }
+            Stage::Unread(answer, unread) => {
+                ready!(unread.poll(cx));
+                door.pace.enter(Step::Idle, door.now());
+                return Poll::Ready(Ok(std::mem::take(answer)));
+            }
             Stage::Withdrawing(_, withdrawing) => {
                 ready!(Pin::new(withdrawing).poll(cx));
                 let done = std::mem::replace(stage, Stage::Answered(None));
@@ -270,6 +291,13 @@ impl Future for Exchange {
             }
             return self.poll(cx);
         }
-        Poll::Ready(Ok(door.conclude(reading, answered, rate)))
+        let answer = door.conclude(reading, answered, rate);
+        if reading.body.is_end_stream() {
+            return Poll::Ready(Ok(answer));
+        }
+        if let Stage::Reading(reading) = std::mem::replace(stage, Stage::Answered(None)) {
+            *stage = Stage::Unread(answer, Unread::rest(reading.body));
+        }
+        self.poll(cx)
     }
 }

@@ -12,6 +12,7 @@ mod handshake;
 mod known;
 pub mod pace;
 pub mod scrape;
+mod unread;
 mod users;
 
 use std::cell::RefCell;

@@ -45,6 +45,7 @@ mod requests;
 mod rfc6455;
 mod sdks;
 mod shards;
+mod spelling;
 mod spool;
 #[cfg(feature = "sql")]
 mod sql;

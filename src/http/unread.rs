@@ -1,0 +1,50 @@
+//! The body of a request that is answered without it: read and dropped for a while before the answer goes out. A
+//! proxy that is still sending when the answer comes and the connection closes makes a 502 of it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
+use hyper::http::request::Parts;
+use tokio::time::{Sleep, sleep};
+
+/// Bytes that are dropped at most, and for how long.
+const MAX_BYTES: usize = 8 << 20;
+const MAX_TIME: Duration = Duration::from_secs(1);
+
+/// A body on its way to nowhere.
+#[derive(Debug)]
+pub(super) struct Unread {
+    body: Incoming,
+    bytes: usize,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Unread {
+    /// Of a body that is not at its end; not where the client waits to be asked for it.
+    pub(super) fn of(parts: &Parts, body: Incoming) -> Option<Box<Self>> {
+        let expects = parts.headers.contains_key(EXPECT);
+        (!expects && !body.is_end_stream()).then(|| Self::rest(body))
+    }
+
+    /// Of a body that was read in part.
+    pub(super) fn rest(body: Incoming) -> Box<Self> {
+        Box::new(Self { body, bytes: 0, timer: Box::pin(sleep(MAX_TIME)) })
+    }
+
+    /// Ready when it is read, or enough of it.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.bytes < MAX_BYTES {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.bytes += frame.data_ref().map_or(0, |data| data.len());
+                }
+                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
+                Poll::Pending => return self.timer.as_mut().poll(cx),
+            }
+        }
+        Poll::Ready(())
+    }
+}
