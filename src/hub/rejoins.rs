@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn each_channel_has_its_own_count_a_second() {
-        let name = |text| ChannelName::parse(text, 200).unwrap();
+        let name = |text: &str| ChannelName::parse(text, 200).unwrap();
         let rejoins = Rejoins::default();
         for number in 0..1000 {
             rejoins.note_leave(&name(&format!("presence-{number}")), 7);
