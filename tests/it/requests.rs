@@ -430,7 +430,7 @@ fn rates_of_the_api_have_limits() {
     assert_eq!(Http::connect(fixture.addr).ask("GET", "/up", "", b"").status, 200);
 }
 
-/// nginx, Apache and HAProxy pass no answer on that comes while they send, once the connection closes under them.
+/// nginx, Apache and others pass no answer on that comes while they send, once the connection closes under them.
 #[test]
 fn a_proxy_that_was_still_sending_made_a_502_of_the_answer() {
     let fixture = Fixture::start();
