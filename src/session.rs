@@ -19,9 +19,9 @@ use crate::protocol::event::Message;
 pub struct Session {
     node: Rc<Node>,
     connection: Rc<Connection>,
-    /// The second in which client events are counted, and how many there were.
+    /// When client events were counted last, and how much of the bucket they have taken.
     second: u32,
-    client_events: u32,
+    spent: u64,
     left: bool,
     /// A subscription that other nodes must be asked about. What is said meanwhile waits behind it, for a
     /// connection's frames are handled in their order.
@@ -55,7 +55,7 @@ const PLACE: usize = 16;
 
 impl Session {
     pub fn new(node: Rc<Node>, connection: Rc<Connection>) -> Self {
-        Self { node, connection, second: 0, client_events: 0, left: false, waiting: None }
+        Self { node, connection, second: 0, spent: 0, left: false, waiting: None }
     }
 
     pub fn connection(&self) -> &Rc<Connection> {
@@ -171,17 +171,19 @@ impl Session {
     }
 
     fn whisper(&mut self, event: &ClientEvent<'_>) {
-        let allowed = self.connection.app().limits.client_events_per_second;
+        let limits = &self.connection.app().limits;
+        // A bucket of so many events, each as many parts as the seconds in which all of them come back.
+        let (allowed, parts) =
+            (u64::from(limits.client_events_per_second), u64::from(limits.client_events_seconds));
         let now = self.node.worker.now();
-        if now != self.second {
-            self.second = now;
-            self.client_events = 0;
-        }
-        let told = if allowed > 0 && self.client_events >= allowed {
+        let passed = u64::from(now.saturating_sub(self.second));
+        self.second = now;
+        self.spent = self.spent.saturating_sub(passed * allowed);
+        let told = if allowed > 0 && self.spent + parts > allowed * parts {
             self.node.counts().limited.count(Limited::ClientEvents as usize);
             Err(error::RATE_LIMIT)
         } else {
-            self.client_events += 1;
+            self.spent += parts * u64::from(allowed > 0);
             self.node.whisper(&self.connection, event)
         };
         if let Err(error) = told {

@@ -14,6 +14,7 @@ use super::value::{
 use super::{Config, TryOut};
 use crate::app::{App, AppId, ClientEvents, Webhook, WebhookEvent};
 use crate::protocol::auth::Signer;
+use crate::protocol::origin::Pattern;
 
 /// One setting, read into its place in a `T`.
 pub struct Key<T> {
@@ -136,11 +137,14 @@ pub const APP: &[Key<App>] = &[
     key("name", r#""""#, |a, v| put(&mut a.name, text(v).map(Into::into))),
     key("enabled", "true", |a, v| put(&mut a.enabled, boolean(v))),
     key("max_connections", "0", |a, v| put(&mut a.limits.max_connections, count(v, 0))),
-    key("allowed_origins", r#"["*"]"#, |a, v| put(&mut a.allowed_origins, texts(v))),
+    key("allowed_origins", r#"["*"]"#, |a, v| put(&mut a.allowed_origins, patterns(v))),
     key("activity_timeout", "30", |a, v| put(&mut a.activity_timeout, number(v, 1..=86_400))),
     key("client_events", r#""private""#, |a, v| put(&mut a.client_events, client_events(v))),
     key("client_events_per_second", "10", |a, v| {
-        put(&mut a.limits.client_events_per_second, count(v, 0))
+        let (events, seconds) = client_rate(v)?;
+        a.limits.client_events_per_second = events;
+        a.limits.client_events_seconds = seconds;
+        Ok(())
     }),
     key("events_per_second", "0", |a, v| put(&mut a.limits.events_per_second, count(v, 0))),
     key("reads_per_second", "0", |a, v| put(&mut a.limits.reads_per_second, count(v, 0))),
@@ -221,6 +225,34 @@ fn secrets(value: &Value) -> Result<Vec<String>, Wanted> {
         .ok()
         .filter(|secrets| secrets.iter().all(|secret| !secret.is_empty()))
         .ok_or_else(|| "a list of texts in quotes, none empty".to_owned())
+}
+
+/// So many a second, or so many at once that come back over so many seconds.
+fn client_rate(value: &Value) -> Result<(u32, u32), Wanted> {
+    if let Ok(rate) = count(value, 0) {
+        return Ok((rate, 1));
+    }
+    let text = text(value).ok();
+    let parts = text.as_deref().and_then(|text| text.split_once('/'));
+    parts
+        .and_then(|(events, time)| {
+            let events = count(&Value::Raw(events.trim().to_owned()), 1).ok()?;
+            let time = Value::Raw(time.trim().to_owned());
+            let time = duration(&time, SECOND..=Duration::from_secs(24 * 3600)).ok()?;
+            Some((events, u32::try_from(time.as_secs()).ok()?))
+        })
+        .ok_or_else(|| {
+            "a whole number from 0, or how many over which time, such as \"60/60s\"".to_owned()
+        })
+}
+
+fn patterns(value: &Value) -> Result<Vec<Pattern>, Wanted> {
+    let wanted = "a list of \"*\", hosts such as \"*.example.test\", or origins such as \"https://app.example.test\"";
+    let written = texts(value).ok().filter(|all| !all.is_empty()).ok_or(wanted)?;
+    let parse = |text: &String| {
+        text.parse().map_err(|why| format!("what can match an Origin header ({text:?}: {why})"))
+    };
+    written.iter().map(parse).collect()
 }
 
 fn client_events(value: &Value) -> Result<ClientEvents, Wanted> {

@@ -168,7 +168,7 @@ mod tests {
         )
         .unwrap();
         let app = config.apps.by_key("k").unwrap();
-        assert_eq!(app.allowed_origins, ["a.test", "b.test"]);
+        assert_eq!(format!("{:?}", app.allowed_origins), r#"["a.test", "b.test"]"#);
         assert_eq!(app.features.cache_ttl.as_secs(), 3600);
         assert_eq!(config.server.trusted_proxies.len(), 1);
         assert!(config.made_app.is_none());

@@ -8,5 +8,6 @@ pub mod error;
 pub mod event;
 pub mod json;
 pub mod member;
+pub mod origin;
 pub mod query;
 pub mod socket_id;

@@ -242,7 +242,7 @@ fn r08_errors_come_before_closes_with_the_same_code() {
     let mut off = App::new("4", "off-key", "off-secret");
     off.enabled = false;
     let mut far = App::new("5", "far-key", "far-secret");
-    far.allowed_origins = vec!["example.org".to_owned()];
+    far.allowed_origins = vec!["example.org".parse().unwrap()];
     let mut full = App::new("6", "full-key", "full-secret");
     full.limits.max_connections = 1;
     let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET), off, far, full], |_| {});

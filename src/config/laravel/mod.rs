@@ -243,7 +243,7 @@ impl Laravel {
     }
 
     /// Reverb counts every message of a connection over a window of seconds, if told to at all; Fanfare
-    /// counts client events by the second.
+    /// counts client events, in a bucket of that many that is full again after these seconds.
     fn rate(&self, app: &mut AppSettings, warnings: &mut Vec<String>) -> Result<(), Error> {
         let variable = "REVERB_APP_RATE_LIMITING_ENABLED";
         if self.text(variable) != Some("true") {
@@ -257,11 +257,11 @@ impl Laravel {
             Some(setting) => number(&setting, variable),
             None => Ok(60),
         };
-        let attempts = of("REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS")?;
+        let attempts = of("REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS")?.max(1);
         let seconds = of("REVERB_APP_RATE_LIMIT_DECAY_SECONDS")?.max(1);
-        let rate = attempts.div_ceil(seconds).max(1);
         warnings.push(format!(
-            "{attempts} messages in {seconds} seconds are taken as {rate} client events a second"
+            "{attempts} messages in {seconds} seconds are taken as so many client events at once, \
+             which come back over that time"
         ));
         if self.text("REVERB_APP_RATE_LIMIT_TERMINATE") == Some("true") {
             warnings.push(
@@ -270,7 +270,7 @@ impl Laravel {
                     .to_owned(),
             );
         }
-        let value = Value::Raw(rate.to_string());
+        let value = Value::Text(format!("{attempts}/{seconds}s"));
         let setting = Setting { value, origin: self.origin(variable) };
         app.set("apps[0]", "client_events_per_second", setting)
     }

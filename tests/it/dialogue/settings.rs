@@ -13,7 +13,9 @@ pub fn set_app(app: &mut App, name: &str, value: &str) {
         "id" | "key" | "secret" => {}
         "enabled" => app.enabled = parse(value),
         "require_tls" => app.require_tls = parse(value),
-        "allowed_origins" => app.allowed_origins = value.split(',').map(str::to_owned).collect(),
+        "allowed_origins" => {
+            app.allowed_origins = value.split(',').map(|one| one.parse().unwrap()).collect();
+        }
         "activity_timeout" => app.activity_timeout = parse(value),
         "client_events" => {
             app.client_events = match value {
@@ -28,6 +30,7 @@ pub fn set_app(app: &mut App, name: &str, value: &str) {
         "authorization_timeout" => app.features.authorization_timeout = millis(value),
         "cache_ttl" => app.features.cache_ttl = millis(value),
         "max_connections" => limits.max_connections = parse(value),
+        "client_events_seconds" => limits.client_events_seconds = parse(value),
         "client_events_per_second" => limits.client_events_per_second = parse(value),
         "events_per_second" => limits.events_per_second = parse(value),
         "reads_per_second" => limits.reads_per_second = parse(value),
