@@ -12,7 +12,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use fanfare::config::{self, Command, ConfigCommand, Flags, Loaded};
+use fanfare::config::{self, Command, Config, ConfigCommand, Flags, Loaded};
+use fanfare::server::Unusable;
 use fanfare::{cli, server};
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, warn};
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     if let Some(command) = &flags.command {
         let answer = match command {
             Command::Config(ConfigCommand::Check) => {
-                load_checked(&flags, &folder).map(|loaded| Some(loaded.summary()))
+                load_checked(&flags, &folder, server::examine).map(|loaded| Some(loaded.summary()))
             }
             _ => config::answer(command, &flags, std::env::vars_os(), &folder),
         };
@@ -52,10 +53,11 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, error.exit_code()),
         };
     }
-    let Loaded { config, warnings, passed_over, .. } = match load_checked(&flags, &folder) {
-        Ok(loaded) => loaded,
-        Err(error) => return fail(&error, error.exit_code()),
-    };
+    let Loaded { config, warnings, passed_over, .. } =
+        match load_checked(&flags, &folder, server::check) {
+            Ok(loaded) => loaded,
+            Err(error) => return fail(&error, error.exit_code()),
+        };
     let inherited = match Inherited::find() {
         Ok(inherited) => inherited,
         Err(error) => return fail(&error, OS_ERROR),
@@ -82,10 +84,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// The settings, with what they name.
-fn load_checked(flags: &Flags, folder: &Path) -> Result<Loaded, config::Error> {
+/// The settings, with what they name looked at.
+fn load_checked(
+    flags: &Flags,
+    folder: &Path,
+    look: fn(&Config) -> Result<(), Unusable>,
+) -> Result<Loaded, config::Error> {
     let loaded = config::load(flags, std::env::vars_os(), folder)?;
-    server::check(&loaded.config).map_err(|(name, problem)| loaded.wrong(name, &problem))?;
+    look(&loaded.config).map_err(|Unusable { setting, problem, exit_code }| {
+        loaded.wrong(setting, &problem).with_code(exit_code)
+    })?;
     Ok(loaded)
 }
 

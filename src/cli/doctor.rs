@@ -35,8 +35,9 @@ pub(super) async fn examine(
         for doubt in loaded.doubts.iter().filter(|_| at.url.is_none()) {
             report.add("pages", Grade::Warn, doubt);
         }
-        if let (Err((name, problem)), None) = (server::check(&loaded.config), &at.url) {
-            report.add("settings", Grade::Fail, files(&loaded.wrong(name, &problem).to_string()));
+        if let (Err(wrong), None) = (server::check(&loaded.config), &at.url) {
+            let line = loaded.wrong(wrong.setting, &wrong.problem).to_string();
+            report.add("settings", Grade::Fail, files(&line));
         }
         open_files(&mut report, loaded.config.server.max_connections);
         let Loaded { config, public, .. } = &loaded;

@@ -35,9 +35,7 @@ pub(super) fn mended(error: &str) -> String {
 
 /// Why a server would not start, with what to do about it.
 pub(super) fn files(problem: &str) -> String {
-    let advice = if problem.contains("KeyMismatch") {
-        ": certificate and key are not of one pair; give those that were issued together"
-    } else if problem.contains("ermission denied") {
+    let advice = if problem.contains("ermission denied") {
         ": let the server's user read it (chgrp fanfare, chmod 640), and whoever runs this"
     } else if problem.contains("o such file") || problem.contains("(os error 2)") {
         ": correct the path"

@@ -82,7 +82,8 @@ impl Error {
         Self::of(place, problem).with_code(NO_PERMISSION)
     }
 
-    pub(super) fn with_code(self, code: u8) -> Self {
+    /// The same with another exit code.
+    pub fn with_code(self, code: u8) -> Self {
         Self { code, ..self }
     }
 

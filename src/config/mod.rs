@@ -156,6 +156,10 @@ pub struct Metrics {
     /// 0: served by the main listener under `/metrics`.
     pub port: u16,
     pub prefix: String,
+    /// Whether the port answers health checks even where metrics are off, as Soketi's does.
+    pub probes: bool,
+    /// Whether the metrics on it are for this machine alone, though health checks come from others.
+    pub local: bool,
 }
 
 /// What all webhooks share; each is its app's.

@@ -73,6 +73,14 @@ impl Settings {
         if config.server.workers == 0 {
             config.server.workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         }
+        // Soketi's second port is for everyone; metrics that nobody switched on there stay this machine's.
+        if self.soketi {
+            config.metrics.probes = true;
+            if !self.server.contains_key("metrics.host") {
+                "0.0.0.0".clone_into(&mut config.metrics.host);
+                config.metrics.local = true;
+            }
+        }
         config.sql = config.sql.filter(|sql| !sql.url.is_empty());
         if let Some(sql) = &mut config.sql {
             if !cfg!(feature = "sql") {
@@ -187,6 +195,8 @@ impl Config {
                 host: String::new(),
                 port: 0,
                 prefix: String::new(),
+                probes: false,
+                local: false,
             },
             cluster: Cluster {
                 redis: Vec::new(),

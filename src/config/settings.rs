@@ -28,6 +28,8 @@ pub struct Settings {
     pub(super) apps: Vec<AppSettings>,
     /// The server whose settings were taken over, if its apps are elsewhere.
     pub(super) drop_in: Option<&'static DropIn>,
+    /// Whether anything of Soketi's was given.
+    pub(super) soketi: bool,
     /// How the rows of a table of apps are read.
     pub(super) rows: Rows,
     /// What the operator should know although it stops nothing.

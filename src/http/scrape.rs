@@ -6,6 +6,7 @@ mod cluster;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config;
 use crate::hub::directory::{Directory, Totals};
@@ -23,6 +24,8 @@ pub struct Scrape {
     pub prefix: String,
     /// Where the server listens; Soketi's metrics name it.
     pub port: u16,
+    /// When its certificate ends, in seconds since 1970, if it has one.
+    pub certificate: Option<Arc<AtomicU64>>,
 }
 
 /// The prefix by which Soketi's own names are asked for.
@@ -156,6 +159,7 @@ impl Scrape {
         if self.prefix == SOKETI {
             self.tell_as_soketi(&mut page, &apps);
         }
+        self.tell_certificate(&mut page);
         self.tell_sockets(&mut page);
         self.tell_api(&mut page);
         self.tell_workers(&mut page);
@@ -202,6 +206,15 @@ impl Scrape {
             "The average resolve time for requests to other nodes.",
             labels.iter().map(|labels| (&labels[..], Vec::new())),
         );
+    }
+
+    fn tell_certificate(&self, page: &mut Page) {
+        let Some(end) = &self.certificate else { return };
+        let end = count(end);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let days = (end > 0.0).then_some((&[][..], (end - now) / (24.0 * 3600.0)));
+        let help = "Days until the TLS certificate, or one of its chain, expires; below 0, it has.";
+        page.gauges("certificate_days_left", help, days);
     }
 
     fn tell_sockets(&self, page: &mut Page) {

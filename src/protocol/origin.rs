@@ -56,7 +56,7 @@ impl<'a> Origin<'a> {
     }
 
     fn own_port(&self) -> Option<&'a str> {
-        self.port.or(default_port(self.scheme))
+        self.port.or_else(|| default_port(self.scheme))
     }
 }
 
@@ -99,7 +99,7 @@ impl Pattern {
                 let bare = format!("{scheme}://{host}");
                 let is_own = port.is_none() || port == default_port(scheme);
                 (is_own && matches_pattern(text, &bare))
-                    || written_port(&bare, port.or(default_port(scheme)))
+                    || written_port(&bare, port.or_else(|| default_port(scheme)))
                         .is_some_and(|with_port| matches_pattern(text, &with_port))
             }
         }

@@ -9,7 +9,7 @@ use tokio::runtime;
 use tokio::sync::mpsc;
 use tracing::error;
 
-use super::NotStarted;
+use super::Unusable;
 use crate::cluster::link::{self, Arrival};
 use crate::cluster::redis::{Redis, Settings};
 use crate::cluster::topics::Topics;
@@ -29,7 +29,7 @@ pub(super) struct Linked {
 pub(super) fn prepare(
     config: &config::Cluster,
     node: u64,
-) -> Result<Option<(Clustered, Linked)>, NotStarted> {
+) -> Result<Option<(Clustered, Linked)>, Unusable> {
     if config.redis.is_empty() {
         return Ok(None);
     }
@@ -44,7 +44,7 @@ pub(super) fn prepare(
     };
     let redis = Redis::new(settings, node, topics.clone(), far);
     // The error may repeat the URL with its password.
-    let redis = redis.map_err(|_| NotStarted::Redis(URL.to_owned()))?;
+    let redis = redis.map_err(|_| Unusable::new("cluster.redis", URL))?;
     Ok(Some((Clustered::new(topics), Linked { redis, arrivals })))
 }
 

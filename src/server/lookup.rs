@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
-use super::NotStarted;
+use super::{NotStarted, Unusable};
 use crate::config;
 use crate::lookup::keeper::Keeper;
 use crate::lookup::{Lookup, Question};
@@ -41,11 +41,16 @@ pub(super) fn keeper(
     Keeper::new(configured, Box::new(read), Box::new(publish))
 }
 
+#[cfg(feature = "sql")]
+fn wrong(problem: String) -> Unusable {
+    Unusable::new("sql.url", problem)
+}
+
 /// Whether the URL of the database can be read.
-pub(super) fn check(config: Option<&config::Sql>) -> Result<(), NotStarted> {
+pub(super) fn check(config: Option<&config::Sql>) -> Result<(), Unusable> {
     #[cfg(feature = "sql")]
     if let Some(config) = config {
-        crate::lookup::sql::Database::new(&config.url, &config.table).map_err(NotStarted::Sql)?;
+        crate::lookup::sql::Database::new(&config.url, &config.table).map_err(wrong)?;
     }
     #[cfg(not(feature = "sql"))]
     let _ = config;
@@ -63,7 +68,7 @@ pub(super) fn start(
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (url, table, ttl) = (config.url.clone(), config.table.clone(), config.ttl);
-    let database = Database::new(&url, &table).map_err(NotStarted::Sql)?;
+    let database = Database::new(&url, &table).map_err(wrong)?;
     std::thread::Builder::new()
         .name("lookup".to_owned())
         .spawn(move || runtime.block_on(sql::run(database, keeper, asked, ttl)))?;

@@ -2,6 +2,7 @@
 //! order. What a thread does with its sockets is in `thread.rs`, how they get there in `accept.rs`.
 
 mod accept;
+mod check;
 mod cluster;
 mod listener;
 mod lookup;
@@ -13,7 +14,6 @@ mod serve;
 mod thread;
 mod tls;
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::node::{self, Clustered, Shared};
 use crate::webhook::{self, Webhooks};
 use accept::Accepted;
+pub use check::{NotStarted, Unusable, check, examine};
 pub use listener::Address;
 use listener::{Listener, SocketFile};
 use tls::Certificates;
@@ -141,62 +142,6 @@ impl Loads {
     }
 }
 
-/// Why a server did not start, as one line.
-#[derive(Debug)]
-pub enum NotStarted {
-    /// The certificate or its key cannot be used.
-    Certificate(String),
-    /// The address cannot be listened on, or the machine gave out.
-    Listen(io::Error),
-    /// The address of Redis is none.
-    Redis(String),
-    /// The address of the database is none.
-    Sql(String),
-}
-
-impl NotStarted {
-    /// What the process exits with: `EX_CONFIG` or `EX_UNAVAILABLE` of sysexits.h.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Certificate(_) | Self::Redis(_) | Self::Sql(_) => 78,
-            Self::Listen(_) => 69,
-        }
-    }
-}
-
-impl fmt::Display for NotStarted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Certificate(problem) => write!(f, "server.tls: {problem}"),
-            Self::Listen(error) => write!(f, "cannot listen: {error}"),
-            Self::Sql(problem) => write!(f, "sql.url: {problem}"),
-            Self::Redis(problem) => write!(f, "cluster.redis: {problem}"),
-        }
-    }
-}
-
-impl From<io::Error> for NotStarted {
-    fn from(error: io::Error) -> Self {
-        Self::Listen(error)
-    }
-}
-
-/// Looks for what would keep a server from starting with these settings, whatever the machine is like.
-///
-/// # Errors
-/// The setting's name, and what is wrong with it.
-pub fn check(config: &Config) -> Result<(), (&'static str, String)> {
-    let checked = certificates(&config.server)
-        .and_then(|_| cluster::prepare(&config.cluster, 1))
-        .and_then(|_| lookup::check(config.sql.as_ref()));
-    checked.map_err(|wrong| match wrong {
-        NotStarted::Certificate(problem) => ("server.tls.cert", problem),
-        NotStarted::Redis(problem) => ("cluster.redis", problem),
-        NotStarted::Sql(problem) => ("sql.url", problem),
-        NotStarted::Listen(error) => ("server.host", error.to_string()),
-    })
-}
-
 /// Binds and starts. The addresses are ready to be connected to when this returns.
 pub fn start(config: Config) -> Result<Running, NotStarted> {
     start_on(config, None)
@@ -232,7 +177,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
     let (phase, _) = watch::channel(Phase::Serving);
     let (apps, _) = watch::channel(0);
     let keeper = look_up(config.sql.as_ref(), asked, &shared, &apps)?;
-    let scrape = metrics_of(&config.metrics, &shared, &address, &phase);
+    let scrape = metrics_of(&config.metrics, &shared, (&address, certificates.as_deref()), &phase);
     let (doors, accepted): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let mut acceptor =
@@ -258,7 +203,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
             .spawn(move || thread::run(beginning, acceptor))?;
         threads.push(thread);
     }
-    info!(addr = %address, workers, version = config::VERSION, "listening");
+    announce(&address, workers, certificates.as_deref());
     Ok(Running {
         address,
         listener: kept,
@@ -274,6 +219,14 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         link,
         drained: OnceLock::new(),
     })
+}
+
+/// The line that the server listens, and one if its certificate is of no use to clients.
+fn announce(address: &Address, workers: usize, certificates: Option<&Certificates>) {
+    info!(addr = %address, workers, version = config::VERSION, "listening");
+    if let Some(doubt) = certificates.and_then(Certificates::doubt) {
+        warn!("server.tls.cert: {doubt}");
+    }
 }
 
 /// Starts looking up apps, if the settings name a table of them.
@@ -297,9 +250,9 @@ fn node_number() -> io::Result<u64> {
     Ok(u64::from(u32::from_le_bytes(bytes)).max(1))
 }
 
-fn certificates(config: &config::Server) -> Result<Option<Arc<Certificates>>, NotStarted> {
+fn certificates(config: &config::Server) -> Result<Option<Arc<Certificates>>, Unusable> {
     let read = config.tls.as_ref().map(Certificates::read).transpose();
-    read.map(|read| read.map(Arc::new)).map_err(NotStarted::Certificate)
+    read.map(|read| read.map(Arc::new))
 }
 
 fn listen(config: &config::Server, listener: Option<OwnedFd>) -> io::Result<Listener> {
@@ -340,15 +293,18 @@ fn webhooks_of(config: &Config, cluster: Option<&Clustered>) -> io::Result<Webho
 fn metrics_of(
     metrics: &config::Metrics,
     shared: &Arc<Shared>,
-    address: &Address,
+    (address, certificates): (&Address, Option<&Certificates>),
     phase: &watch::Sender<Phase>,
 ) -> Option<Arc<Scrape>> {
     let port = address.tcp().map_or(0, |addr| addr.port());
-    let scrape = Scrape { shared: shared.clone(), prefix: metrics.prefix.clone(), port };
+    let (shared, prefix) = (shared.clone(), metrics.prefix.clone());
+    let certificate = certificates.map(|certificates| certificates.end().clone());
+    let scrape = Scrape { shared, prefix, port, certificate };
     let scrape = Arc::new(scrape);
-    if !metrics.enabled || metrics.port == 0 {
+    if metrics.port == 0 || !(metrics.enabled || metrics.probes) {
         return metrics.enabled.then_some(scrape);
     }
+    let scrape = scrape::Port { scrape, enabled: metrics.enabled, local: metrics.local };
     let addr = resolve(&metrics.host, metrics.port);
     let started = addr.and_then(|addr| scrape::start(addr, scrape, phase.subscribe()));
     if let Err(error) = started {

@@ -133,8 +133,11 @@ impl<'a> Reloader<'a> {
     fn reload_certificate(&self) {
         let Some(certificates) = &self.running.certificates else { return };
         match certificates.reload() {
-            Ok(()) => info!("the TLS certificate was read again"),
-            Err(problem) => error!("the TLS certificate stays as it was: {problem}"),
+            Ok(()) => match certificates.doubt() {
+                None => info!("the TLS certificate was read again"),
+                Some(doubt) => warn!("the TLS certificate was read again: {doubt}"),
+            },
+            Err(wrong) => error!("the TLS certificate stays as it was: {}", wrong.problem),
         }
     }
 

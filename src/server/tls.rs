@@ -5,16 +5,20 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ProducesTickets;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{Error, ServerConfig, ServerConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use webpki::EndEntityCert;
 
+use super::Unusable;
 use crate::config;
 use crate::hub::stream::Stream;
 use crate::hub::tls::Tls;
@@ -34,20 +38,49 @@ pub(super) struct Certificates {
     current: ArcSwap<ServerConfig>,
     /// Encrypts sessions that clients may resume, also after the certificate has changed.
     tickets: Arc<dyn ProducesTickets>,
+    /// When the first of the chain's certificates ends, in seconds since 1970; a number of its own, which the
+    /// metrics read at any time. 0: nobody can tell.
+    end: Arc<AtomicU64>,
+    begin: AtomicU64,
 }
 
 impl Certificates {
-    /// The error says which file it is about.
-    pub(super) fn read(files: &config::Tls) -> Result<Self, String> {
-        let tickets = ring::Ticketer::new().map_err(|error| error.to_string())?;
-        let current = ArcSwap::from_pointee(load(files, &tickets)?);
-        Ok(Self { files: files.clone(), current, tickets })
+    /// The error says which setting, and which file, it is about.
+    pub(super) fn read(files: &config::Tls) -> Result<Self, Unusable> {
+        let tickets =
+            ring::Ticketer::new().map_err(|error| Unusable::new("server.tls.cert", error))?;
+        let (current, times) = load(files, &tickets)?;
+        let current = ArcSwap::from_pointee(current);
+        let (begin, end) = (AtomicU64::new(times.0), Arc::new(AtomicU64::new(times.1)));
+        Ok(Self { files: files.clone(), current, tickets, end, begin })
     }
 
     /// Reads the files again. What cannot be used changes nothing.
-    pub(super) fn reload(&self) -> Result<(), String> {
-        self.current.store(Arc::new(load(&self.files, &self.tickets)?));
+    pub(super) fn reload(&self) -> Result<(), Unusable> {
+        let (current, (begin, end)) = load(&self.files, &self.tickets)?;
+        self.current.store(Arc::new(current));
+        // Each is looked at by itself.
+        self.begin.store(begin, Ordering::Relaxed);
+        self.end.store(end, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// When the first of the certificates ends.
+    pub(super) fn end(&self) -> &Arc<AtomicU64> {
+        &self.end
+    }
+
+    /// What keeps clients from taking the certificate today, if anything does.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let now = UnixTime::now().as_secs();
+        let (begin, end) = (self.begin.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed));
+        let file = self.files.cert.display();
+        if end > 0 && now > end {
+            let days = (now - end) / DAY;
+            return Some(format!("{file}: the certificate has expired, {days} days ago: renew it"));
+        }
+        let is_early = now < begin;
+        is_early.then(|| format!("{file}: the certificate is not valid yet: is the clock right?"))
     }
 
     /// Begins TLS on a new connection; nothing if it turns out to be none.
@@ -71,28 +104,84 @@ impl Certificates {
     }
 }
 
-fn load(files: &config::Tls, tickets: &Arc<dyn ProducesTickets>) -> Result<ServerConfig, String> {
+/// What the files make, and from when to when all of the chain's certificates are valid, in seconds since 1970.
+fn load(
+    files: &config::Tls,
+    tickets: &Arc<dyn ProducesTickets>,
+) -> Result<(ServerConfig, (u64, u64)), Unusable> {
     let config::Tls { cert, key } = files;
-    let chain = CertificateDer::pem_file_iter(cert).map_err(|error| unusable(cert, error))?;
-    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|error| unusable(cert, error))?;
+    let text = std::fs::read(cert).map_err(|error| Unusable::path(CERT, cert, &error))?;
+    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| unusable(CERT, cert, error))?;
     if chain.is_empty() {
-        return Err(unusable(cert, "holds no certificate in PEM form"));
+        return Err(unusable(CERT, cert, "holds no certificate in PEM form"));
     }
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error))?;
+    let times = chain.iter().filter_map(validity);
+    let times = times.reduce(|(begin, end), (b, e)| (begin.max(b), end.min(e)));
+    let secret = read_key(key)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| unusable(cert, error))?
+        .map_err(|error| unusable(CERT, cert, error))?
         .with_no_client_auth()
         .with_single_cert(chain, secret)
-        .map_err(|error| unusable(key, error))?;
+        .map_err(|error| match error {
+            Error::InconsistentKeys(_) => unusable(
+                KEY,
+                key,
+                format_args!(
+                    "certificate and key are not of one pair; give those that were issued together (the certificate is {})",
+                    cert.display()
+                ),
+            ),
+            Error::General(_) => unusable(
+                KEY,
+                key,
+                "this kind of key is not supported: RSA, P-256, P-384 and Ed25519 are",
+            ),
+            error => unusable(CERT, cert, error),
+        })?;
     // A socket is an upgraded HTTP/1.1 request, so nothing else is on offer.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = tickets.clone();
-    Ok(config)
+    Ok((config, times.unwrap_or_default()))
 }
 
-fn unusable(file: &Path, problem: impl fmt::Display) -> String {
-    format!("{}: {problem}", file.display())
+fn read_key(key: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
+    let text = std::fs::read(key).map_err(|error| Unusable::path(KEY, key, &error))?;
+    let is_encrypted = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"]
+        .iter()
+        .any(|words| memchr::memmem::find(&text, words.as_bytes()).is_some());
+    if is_encrypted {
+        let problem = "the key is encrypted: decrypt it with openssl pkey";
+        return Err(unusable(KEY, key, problem));
+    }
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound => unusable(KEY, key, "holds no private key in PEM form"),
+        error => unusable(KEY, key, error),
+    })
+}
+
+/// From when to when a certificate is valid, in seconds since 1970. The verifier tells both times to whoever
+/// asks about one outside of them, before it looks at anything else.
+fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+    let certificate = EndEntityCert::try_from(certificate).ok()?;
+    let at = |seconds| {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let usage = webpki::KeyUsage::server_auth();
+        certificate.verify_for_usage(&[], &[], &[], time, usage, None, None).err()
+    };
+    let webpki::Error::CertNotValidYet { not_before, .. } = at(0)? else { return None };
+    let webpki::Error::CertExpired { not_after, .. } = at(u64::MAX)? else { return None };
+    Some((not_before.as_secs(), not_after.as_secs()))
+}
+
+const CERT: &str = "server.tls.cert";
+const KEY: &str = "server.tls.key";
+
+const DAY: u64 = 24 * 3600;
+
+fn unusable(setting: &'static str, file: &Path, problem: impl fmt::Display) -> Unusable {
+    Unusable::new(setting, format_args!("{}: {problem}", file.display()))
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //! labels, that a server at work has. Whether Prometheus understands them is asked by `tests/run alerts`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use fanfare::app::App;
-use fanfare::config::MemoryLimit;
+use fanfare::config::{MemoryLimit, Tls};
 use serde_json::Value;
 
-use crate::metrics::scrape;
+use crate::metrics::{scrape, with_port};
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, config, subscribe, webhook};
 use crate::support::http::Http;
@@ -154,10 +155,16 @@ fn dashboard_and_alerts_speak_of_metrics_that_exist() {
     if clustered.is_none() {
         named.retain(|(name, _)| !name.starts_with("fanfare_cluster_"));
     }
+    let (_secure, secure) = with_port(|config| {
+        config.metrics.enabled = true;
+        let file = |end| PathBuf::from(format!("tests/it/certificates/one.{end}"));
+        config.server.tls = Some(Tls { cert: file("crt"), key: file("key") });
+    });
     let all_there = eventually(|| {
         let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let servers = [Some(&fixture), clustered.as_ref()].into_iter().flatten();
-        for sample in servers.flat_map(|server| scrape(server.addr).into_keys()) {
+        let addresses = servers.map(|server| server.addr).chain([secure]);
+        for sample in addresses.flat_map(|addr| scrape(addr).into_keys()) {
             let (name, labels) = sample.split_once('{').unwrap_or((&sample, ""));
             let labels = labels.split("\",").filter_map(|pair| Some(pair.split_once('=')?.0));
             told.entry(name.to_owned()).or_default().extend(labels.map(str::to_owned));

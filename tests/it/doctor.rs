@@ -279,7 +279,7 @@ fn a_check_of_the_settings_looks_at_what_they_name() {
     fs::create_dir_all(&folder).unwrap();
     let (one, two) = (file("one", "crt"), file("two", "key"));
     let tls = format!("[server]\n\ntls = {{ cert = {one:?}, key = {two:?} }}\n");
-    let pair = format!("f.toml:3: server.tls.cert: {}: ", two.display());
+    let pair = format!("f.toml:3: server.tls.key: {}: ", two.display());
     for (settings, place) in [
         (tls, pair.as_str()),
         (

@@ -196,3 +196,91 @@ fn quotes_around_a_value_are_named_and_not_taken_for_its_part() {
     let (code, text) = run(&folder, &CHECK, &reverb);
     assert!(code == 0 && text.ends_with("one app, on 0.0.0.0:7007\n"), "{text}");
 }
+
+const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/certificates");
+
+/// The check of a server with these files for its certificate and key.
+fn check_tls(cert: &str, key: &str) -> (i32, String) {
+    let folder = Folder::new("tls");
+    let path = |name: &str| {
+        if name.contains('/') { name.to_owned() } else { format!("{CERTIFICATES}/{name}") }
+    };
+    let (cert, key) = (path(cert), path(key));
+    let env = [("FANFARE_SERVER__TLS__CERT", cert.as_str()), ("FANFARE_SERVER__TLS__KEY", &key)];
+    run(&folder, &CHECK, &env)
+}
+
+#[test]
+fn a_certificate_that_no_client_takes_is_found_before_the_start() {
+    let (code, text) = check_tls("old.crt", "old.key");
+    assert!(code == 78 && text.starts_with("fanfare: FANFARE_SERVER__TLS__CERT: "), "{text}");
+    assert!(text.contains("old.crt: the certificate has expired, "), "{text}");
+    let (code, text) = check_tls("one.crt", "two.key");
+    assert!(code == 78 && text.starts_with("fanfare: FANFARE_SERVER__TLS__KEY: "), "{text}");
+    assert!(text.contains("two.key: certificate and key are not of one pair"), "{text}");
+    let (code, text) = check_tls("one.crt", "one.crt");
+    assert!(code == 78 && text.contains("KEY: ") && text.contains("no private key"), "{text}");
+    let (code, text) = check_tls("one.key", "one.key");
+    assert!(code == 78 && text.contains("CERT: ") && text.contains("no certificate"), "{text}");
+    assert_eq!(check_tls("one.crt", "one.key").0, 0);
+}
+
+#[test]
+fn an_encrypted_key_is_said_to_be_encrypted() {
+    let folder = Folder::new("encrypted");
+    for begin in [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0\n\nMIIB\n-----END RSA PRIVATE KEY-----\n",
+    ] {
+        let key = folder.0.join("key.pem");
+        fs::write(&key, begin).unwrap();
+        let (code, text) = check_tls("one.crt", key.to_str().unwrap());
+        let line = "key.pem: the key is encrypted: decrypt it with openssl pkey\n";
+        assert!(code == 78 && text.ends_with(line), "{text}");
+        assert!(text.starts_with("fanfare: FANFARE_SERVER__TLS__KEY: "), "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_may_not_be_read_is_named_as_such() {
+    let folder = Folder::new("tls-forbidden");
+    for name in ["one.crt", "one.key"] {
+        fs::copy(format!("{CERTIFICATES}/{name}"), folder.0.join(name)).unwrap();
+    }
+    forbid(&folder.0.join("one.key"));
+    let env = [("FANFARE_SERVER__TLS__CERT", "one.crt"), ("FANFARE_SERVER__TLS__KEY", "one.key")];
+    let (code, text) = say(as_somebody_else(&folder), &folder, &[], &env);
+    assert!(
+        code == 77 && text.starts_with("fanfare: FANFARE_SERVER__TLS__KEY: one.key: "),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_the_settings_name_on_this_machine_is_looked_at() {
+    let folder = Folder::new("machine").with("file", "");
+    for (name, value) in [
+        ("FANFARE_WEBHOOKS__SPOOL", "file"),
+        ("FANFARE_WEBHOOKS__SPOOL", "file/spool"),
+        ("FANFARE_SERVER__HOST", "192.0.2.1"),
+        ("FANFARE_METRICS__HOST", "192.0.2.1"),
+        ("FANFARE_SERVER__UNIX_SOCKET__PATH", "nowhere/socket"),
+    ] {
+        let (code, text) = run(&folder, &CHECK, &[(name, value)]);
+        assert!(code == 78 && text.starts_with(&format!("fanfare: {name}: ")), "{text}");
+    }
+    let env = [("FANFARE_WEBHOOKS__SPOOL", "not/yet/there")];
+    assert_eq!(run(&folder, &CHECK, &env).0, 0);
+    assert!(!folder.0.join("not").exists(), "the server's user is to make it");
+}
+
+#[test]
+fn a_spool_that_may_not_be_written_to_is_named() {
+    let folder = Folder::new("spool");
+    let spool = folder.0.join("spool");
+    fs::create_dir(&spool).unwrap();
+    fs::set_permissions(&spool, fs::Permissions::from_mode(0o555)).unwrap();
+    let env = [("FANFARE_WEBHOOKS__SPOOL", "spool")];
+    let (code, text) = say(as_somebody_else(&folder), &folder, &CHECK, &env);
+    assert!(code == 77 && text.starts_with("fanfare: FANFARE_WEBHOOKS__SPOOL: spool: "), "{text}");
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 
 use fanfare::app::App;
+use fanfare::config::Config;
 
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, target};
@@ -184,14 +185,14 @@ fn dashboards_of_soketi_go_on() {
     assert!(samples.contains_key("soketi_process_resident_memory_bytes"), "{samples:?}");
 }
 
-#[test]
-fn metrics_have_a_port_of_their_own() {
-    // A port that is free now may be taken by the time the server listens, so it is tried again.
+/// A server with a port for metrics, and that port. One that is free now may be taken by the time the server
+/// listens, so it is tried again.
+pub fn with_port(change: impl Fn(&mut Config)) -> (Fixture, SocketAddr) {
     let served = eventually(|| {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let fixture = Fixture::with_config(vec![App::new(ID, KEY, SECRET)], |config| {
-            config.metrics.enabled = true;
             config.metrics.port = port;
+            change(config);
         });
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
         if std::net::TcpStream::connect(addr).is_err() {
@@ -199,9 +200,14 @@ fn metrics_have_a_port_of_their_own() {
         }
         Ok((fixture, addr))
     });
-    let (fixture, addr) = served.unwrap();
+    served.unwrap()
+}
+
+#[test]
+fn metrics_have_a_port_of_their_own() {
+    let (fixture, addr) = with_port(|config| config.metrics.enabled = true);
     expect(addr, &[(r#"fanfare_connections{app="3"}"#, 0.0)]);
-    assert_eq!(Http::connect(addr).ask("GET", "/", "", b"").status, 404);
+    assert_eq!(Http::connect(addr).ask("GET", "/nope", "", b"").status, 404);
     assert_eq!(Http::connect(addr).ask("POST", "/metrics", "", b"").status, 405);
     Http::connect(fixture.addr).ask("GET", "/metrics", "", b"").error(404);
     fixture.stop();
@@ -210,6 +216,33 @@ fn metrics_have_a_port_of_their_own() {
         Err(_) => Ok(()),
     });
     assert_eq!(gone, Ok(()));
+}
+
+/// Docker's and Kubernetes' checks of a Soketi ask its second port, whether or not metrics are on.
+#[test]
+fn health_checks_of_soketi_are_answered_on_the_second_port() {
+    for enabled in [true, false] {
+        let (fixture, addr) = with_port(|config| {
+            config.metrics.enabled = enabled;
+            config.metrics.probes = true;
+        });
+        for path in ["/", "/ready"] {
+            for method in ["GET", "HEAD"] {
+                let answer = Http::connect(addr).ask(method, path, "", b"");
+                assert_eq!(answer.status, 200, "{method} {path}");
+            }
+            assert_eq!(Http::connect(addr).ask("GET", path, "", b"").text(), "OK");
+            assert_eq!(Http::connect(addr).ask("POST", path, "", b"").status, 405);
+        }
+        let usage = Http::connect(addr).ask("GET", "/usage", "", b"");
+        let usage: serde_json::Value = serde_json::from_str(usage.text()).unwrap();
+        let of = |name: &str| usage["memory"][name].as_f64().unwrap();
+        assert!(of("used") > 1e6 && of("used") + of("free") == of("total"), "{usage}");
+        assert!((of("percent") - of("used") * 100.0 / of("total")).abs() < 0.1, "{usage}");
+        let metrics = Http::connect(addr).ask("GET", "/metrics", "", b"").status;
+        assert_eq!(metrics, if enabled { 200 } else { 404 });
+        drop(fixture);
+    }
 }
 
 #[test]

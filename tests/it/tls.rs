@@ -209,6 +209,7 @@ fn large_messages_come_through_whole() {
     let fixture = start(|app| {
         app.limits.max_message_size = 1 << 20;
         app.limits.max_event_data = 1 << 20;
+        app.limits.max_client_event_data = 1 << 20;
         app.client_events = fanfare::app::ClientEvents::Members;
     });
     let config = client(&TLS13, &[]);

@@ -294,6 +294,7 @@ impl Soketi {
     /// Writes what was given over `settings`.
     pub(super) fn apply(mut self, settings: &mut Settings) -> Result<(), Error> {
         self.refuse_shapes()?;
+        settings.soketi = !self.given.is_empty();
         let Drivers { redis, table } = self.drivers()?;
         settings.rows = Rows::new(&self);
         for (key, name, form) in SERVER {

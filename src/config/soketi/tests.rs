@@ -52,6 +52,9 @@ fn an_app_has_soketis_defaults() {
     assert_eq!(app.client_events, ClientEvents::None);
     assert_eq!(app.limits.client_events_per_second, 0);
     assert_eq!(app.features.cache_ttl.as_secs(), 3600);
+    // Health checks come from anywhere; metrics that nobody switched on are this machine's.
+    let metrics = &config.metrics;
+    assert_eq!((metrics.host.as_str(), metrics.probes, metrics.local), ("0.0.0.0", true, true));
     assert!(app.features.authorization_timeout.is_zero());
     assert_eq!(warnings, [""; 0]);
 }
@@ -189,6 +192,7 @@ fn variables_have_their_types() {
     assert_eq!(config.log.level, tracing::level_filters::LevelFilter::DEBUG);
     assert_eq!((config.metrics.host.as_str(), config.metrics.port), ("0.0.0.0", 9700));
     assert_eq!(config.metrics.prefix, "p_");
+    assert!(config.metrics.probes && !config.metrics.local);
     let app = only(&config);
     assert_eq!(app.limits.max_event_data, 512);
     assert_eq!(app.limits.max_client_event_data, 512);

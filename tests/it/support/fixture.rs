@@ -150,6 +150,8 @@ pub fn config(apps: Vec<App>) -> Config {
             host: "127.0.0.1".to_owned(),
             port: 0,
             prefix: "fanfare_".to_owned(),
+            probes: false,
+            local: false,
         },
         cluster: redis::alone(),
         webhooks: config::Webhooks { allow_private: true, spool: None },

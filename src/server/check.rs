@@ -1,0 +1,140 @@
+//! What keeps a server from starting, and what `fanfare config check` looks at beyond it: that a certificate
+//! is in its time, and that what the settings name can be used on this machine.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+
+use super::{certificates, cluster, lookup, resolve};
+use crate::config::{self, Config};
+
+/// `EX_CONFIG`, `EX_NOPERM` and `EX_UNAVAILABLE` of sysexits.h.
+const CONFIG: u8 = 78;
+const NO_PERMISSION: u8 = 77;
+const UNAVAILABLE: u8 = 69;
+
+/// A setting that turned out to be of no use.
+#[derive(Debug)]
+pub struct Unusable {
+    pub setting: &'static str,
+    pub problem: String,
+    pub exit_code: u8,
+}
+
+impl Unusable {
+    pub(super) fn new(setting: &'static str, problem: impl fmt::Display) -> Self {
+        Self { setting, problem: problem.to_string(), exit_code: CONFIG }
+    }
+
+    /// What the system says of a path that a setting names.
+    pub(super) fn path(setting: &'static str, path: &Path, error: &io::Error) -> Self {
+        let mut wrong = Self::new(setting, format_args!("{}: {error}", path.display()));
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            wrong.exit_code = NO_PERMISSION;
+        }
+        wrong
+    }
+}
+
+/// Why a server did not start, as one line.
+#[derive(Debug)]
+pub enum NotStarted {
+    Setting(Unusable),
+    /// The address cannot be listened on, or the machine gave out.
+    Listen(io::Error),
+}
+
+impl NotStarted {
+    /// What the process exits with, by sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Setting(wrong) => wrong.exit_code,
+            Self::Listen(_) => UNAVAILABLE,
+        }
+    }
+}
+
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setting(wrong) => write!(f, "{}: {}", wrong.setting, wrong.problem),
+            Self::Listen(error) => write!(f, "cannot listen: {error}"),
+        }
+    }
+}
+
+impl From<io::Error> for NotStarted {
+    fn from(error: io::Error) -> Self {
+        Self::Listen(error)
+    }
+}
+
+impl From<Unusable> for NotStarted {
+    fn from(wrong: Unusable) -> Self {
+        Self::Setting(wrong)
+    }
+}
+
+/// Looks for what would keep a server from starting with these settings, whatever the machine is like.
+///
+/// # Errors
+/// The setting, and what is wrong with it.
+pub fn check(config: &Config) -> Result<(), Unusable> {
+    certificates(&config.server)?;
+    cluster::prepare(&config.cluster, 1)?;
+    lookup::check(config.sql.as_ref())
+}
+
+/// The same, and what a server that starts would only complain of: for whoever asks before it does.
+///
+/// # Errors
+/// The setting, and what is wrong with it.
+pub fn examine(config: &Config) -> Result<(), Unusable> {
+    check(config)?;
+    if let Some(certificates) = certificates(&config.server)? {
+        certificates
+            .doubt()
+            .map_or(Ok(()), |doubt| Err(Unusable::new("server.tls.cert", doubt)))?;
+    }
+    if let Some(spool) = &config.webhooks.spool {
+        spool_is_usable(spool).map_err(|error| Unusable::path("webhooks.spool", spool, &error))?;
+    }
+    match &config.server.unix_socket {
+        Some(socket) => {
+            let folder = socket.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let listed = folder.map_or(Ok(()), |folder| fs::metadata(folder).map(drop));
+            listed.map_err(|error| {
+                Unusable::path("server.unix_socket.path", folder.unwrap_or(&socket.path), &error)
+            })?;
+        }
+        None => host_is_here("server.host", &config.server.host)?,
+    }
+    let config::Metrics { enabled, host, port, .. } = &config.metrics;
+    if *enabled && *port > 0 { host_is_here("metrics.host", host) } else { Ok(()) }
+}
+
+/// Whether there is such an address on this machine. Its port may be taken by the server that runs.
+fn host_is_here(setting: &'static str, host: &str) -> Result<(), Unusable> {
+    let bound = resolve(host, 0).and_then(TcpListener::bind);
+    bound.map(drop).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            Unusable::new(setting, format_args!("{host}: this machine has no such address"))
+        }
+        _ => Unusable::new(setting, format_args!("{host}: {error}")),
+    })
+}
+
+/// Whether a file can be made in the folder, or in the one that it would be made in. The folder itself is left
+/// to the server, whose user may be another.
+fn spool_is_usable(folder: &Path) -> io::Result<()> {
+    let there = folder.ancestors().find(|path| path.exists());
+    let there = there.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    if !there.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let probe = there.join(format!(".fanfare-check-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&probe)?;
+    fs::remove_file(probe)
+}
