@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::proxy::Proxy;
+use crate::support::clock::Clock;
 use crate::support::eventually;
 use crate::support::fixture::{ID, KEY, SECRET};
 use crate::support::http::{find, request};
@@ -27,6 +28,7 @@ pub struct Node {
     pub addr: SocketAddr,
     /// Where all its connections to Redis pass; none where it asks Redis for addresses.
     pub proxy: Option<Arc<Proxy>>,
+    clock: Option<Clock>,
     child: Child,
 }
 
@@ -37,6 +39,7 @@ impl Node {
         key: u64,
         settings: &[(String, String)],
         proxy: Option<Arc<Proxy>>,
+        clock: Option<Clock>,
         folder: &Path,
     ) -> Self {
         let built = env!("CARGO_BIN_EXE_fanfare").into();
@@ -45,6 +48,7 @@ impl Node {
         let mut child = Command::new(program)
             .env_clear()
             .envs(settings.iter().map(|(name, value)| (format!("FANFARE_{name}"), value)))
+            .envs(clock.iter().flat_map(Clock::environment))
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -61,12 +65,16 @@ impl Node {
             }
         });
         let addr = addr.unwrap().unwrap_or_else(|said| panic!("it does not start: {said}"));
-        Self { key, addr, proxy, child }
+        Self { key, addr, proxy, clock, child }
     }
 
     /// Sends a signal by name: `STOP`, `CONT`, `TERM`.
     pub fn signal(&self, name: &str) {
         signal(self.child.id(), name);
+    }
+
+    pub fn step_clock(&self, seconds: i64) {
+        self.clock.as_ref().expect("it has one").step(seconds);
     }
 
     pub fn kill(&mut self) {

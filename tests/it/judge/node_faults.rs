@@ -98,11 +98,28 @@ pub fn restart_all(world: &World, _: &mut Chance) {
 pub fn stop_without_redis(world: &World, chance: &mut Chance) {
     let begun = Instant::now();
     world.with_redis(|redis| redis.signal("STOP"));
-    // Until its link is away, or on the way there.
-    last(Duration::from_millis(chance.below(4000) as u64));
+    // It may not have noticed yet, or be trying to connect again.
+    last(world.lease * chance.below(5) as u32 / 2);
     let key = world.any_node(chance);
     world.stop_node(key, STOP);
     // What it could not tell Redis any more goes with it.
     world.ledger.excuse(&key.to_string(), begun);
     world.with_redis(|redis| redis.signal("CONT"));
+}
+
+/// Half a minute and more; not so much that a receiver of webhooks would not believe it.
+fn step_clock(world: &World, chance: &mut Chance, seconds: i64) {
+    let key = world.any_node(chance);
+    world.step_clock(key, seconds);
+    last(world.lease);
+    world.step_clock(key, 0);
+    last(world.lease / 2);
+}
+
+pub fn clock_forward(world: &World, chance: &mut Chance) {
+    step_clock(world, chance, 50);
+}
+
+pub fn clock_back(world: &World, chance: &mut Chance) {
+    step_clock(world, chance, -50);
 }

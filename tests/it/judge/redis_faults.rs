@@ -139,7 +139,7 @@ pub fn pause(world: &World, chance: &mut Chance) {
 
 /// It stays so, and a link is cut while it is.
 fn step_clock(world: &World, chance: &mut Chance, seconds: i64) {
-    world.with_redis(|redis| redis.step_clock(seconds));
+    world.with_redis(|redis| redis.clock().expect("it has one").step(seconds));
     last(world.lease);
     super::node_faults::cut(world, chance);
 }

@@ -18,6 +18,7 @@ use super::tab::{Doors, Tab};
 use super::truth::is_cached;
 use super::verdict::{Kind, Wrong};
 use crate::support::Chance;
+use crate::support::clock::Clock;
 use crate::support::endpoint::Endpoint;
 use crate::support::fixture::{ID, KEY, SECRET};
 use crate::support::redis::Redis;
@@ -75,6 +76,8 @@ pub struct World {
     hooks: Mutex<Hooks>,
     endpoint: Mutex<Endpoint>,
     prefix: String,
+    /// Where there is one, each node gets one like it.
+    clock: Option<Clock>,
     next: AtomicU64,
 }
 
@@ -91,6 +94,7 @@ impl World {
         let name = format!("judge-{}-{number}", std::process::id());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(&name);
         std::fs::create_dir_all(&folder).unwrap();
+        let clock = Clock::build(&folder);
         let (doors, ledger): (Doors, Arc<Ledger>) = Default::default();
         let seed = chance.below(usize::MAX) as u64;
         let tabs = (0..TABS).map(|number| {
@@ -112,6 +116,7 @@ impl World {
             hooks: Mutex::default(),
             endpoint: Mutex::new(Endpoint::start()),
             prefix: name,
+            clock,
             next: AtomicU64::new(1),
         };
         let keys: Vec<u64> = (0..NODES).map(|_| world.add_node()).collect();
@@ -161,7 +166,8 @@ impl World {
             ("APPS__0__WEBHOOKS__0__URL", &hook),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let node = Node::start(key, &settings, proxy, &self.folder);
+        let clock = self.clock.as_ref().map(|clock| clock.another(&format!("clock-{key}")));
+        let node = Node::start(key, &settings, proxy, clock, &self.folder);
         let (sender, jobs) = channel();
         let (addr, ledger, tabs) = (node.addr, self.ledger.clone(), self.tabs.clone());
         std::thread::spawn(move || work(key, addr, &jobs, &ledger, &tabs));
@@ -213,6 +219,16 @@ impl World {
     pub fn address(&self, key: u64) -> SocketAddr {
         let nodes = self.nodes.lock().unwrap();
         nodes.iter().find(|node| node.key == key).expect("it runs").addr
+    }
+
+    pub fn has_clocks(&self) -> bool {
+        self.clock.is_some()
+    }
+
+    /// A node's clock is so many seconds ahead from now on.
+    pub fn step_clock(&self, key: u64, seconds: i64) {
+        let nodes = self.nodes.lock().unwrap();
+        nodes.iter().find(|node| node.key == key).expect("it runs").step_clock(seconds);
     }
 
     fn signal(&self, key: u64, name: &str) {

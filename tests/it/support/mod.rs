@@ -4,6 +4,7 @@
 
 pub mod beyond;
 pub mod child;
+pub mod clock;
 pub mod cut;
 #[cfg(feature = "sql")]
 pub mod database;

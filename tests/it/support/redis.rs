@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fanfare::config::Cluster;
 
+use super::clock::Clock;
 use super::{DEADLINE, eventually, wire};
 
 /// A redis-server that keeps nothing on disk. It ends with the test.
@@ -23,8 +24,7 @@ pub struct Redis {
     bus: Option<u16>,
     /// A folder of its own.
     folder: PathBuf,
-    /// What gives it a clock of its own, if it has one.
-    clock: Option<PathBuf>,
+    clock: Option<Clock>,
 }
 
 impl Redis {
@@ -52,26 +52,17 @@ impl Redis {
     /// It keeps its data on disk, and its clock can be stepped where there is a C compiler.
     pub fn lasting() -> Option<Self> {
         let mut redis = Self::start_with(&["--appendonly", "yes"], false)?;
-        if let Some(clock) = clock(&redis.folder) {
+        if let Some(clock) = Clock::build(&redis.folder) {
             redis.kill();
             redis.clock = Some(clock);
-            redis.step_clock(0);
             redis.restart();
         }
         Some(redis)
     }
 
-    /// Whether [`Self::step_clock`] does something.
-    pub fn has_clock(&self) -> bool {
-        self.clock.is_some()
-    }
-
-    /// From now on, its clock is so far from the machine's.
-    pub fn step_clock(&self, seconds: i64) {
-        let file = self.folder.join("clock");
-        let next = self.folder.join("clock.next");
-        std::fs::write(&next, format!("{seconds:+}\n")).unwrap();
-        std::fs::rename(next, file).unwrap();
+    /// The clock by which it goes, if it has one of its own.
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
     }
 
     /// What it has kept on disk is gone.
@@ -172,7 +163,7 @@ impl Redis {
     fn begin(&mut self) -> bool {
         let mut command = Command::new(program());
         if let Some(clock) = &self.clock {
-            command.env("LD_PRELOAD", clock).env("CLOCK_FILE", self.folder.join("clock"));
+            command.envs(clock.environment());
         }
         let server = command
             .args(&self.arguments)
@@ -254,17 +245,6 @@ fn is_here() -> bool {
         println!("skipped: redis-server is not installed");
     }
     here
-}
-
-/// What gives a process a clock of its own, built into this folder; a failure with `CI=true` where it cannot be.
-fn clock(folder: &Path) -> Option<PathBuf> {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/clock.c");
-    let built = folder.join("clock.so");
-    let compiler =
-        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&built).arg(source).status();
-    let is_built = compiler.is_ok_and(|status| status.success());
-    assert!(is_built || std::env::var("CI").as_deref() != Ok("true"), "no C compiler");
-    is_built.then_some(built)
 }
 
 fn free_port() -> u16 {
