@@ -79,6 +79,26 @@ fn invalid(problem: &'static str) -> RedisError {
     (ErrorKind::InvalidClientConfig, problem).into()
 }
 
+/// Hosts and ports, without what else the URLs hold.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut places = |clients: &mut dyn Iterator<Item = &Client>| {
+            for (number, (host, port)) in clients.map(at).enumerate() {
+                let comma = if number > 0 { "," } else { "" };
+                write!(f, "{comma}{host}:{port}")?;
+            }
+            Ok(())
+        };
+        match self {
+            Self::Servers(servers) => places(&mut servers.given.iter()),
+            Self::Sentinels(sentinels) => {
+                places(&mut sentinels.sentinels.iter())?;
+                write!(f, "/{}", sentinels.name)
+            }
+        }
+    }
+}
+
 impl Address {
     /// Reads the URL of a server or of Sentinels, or those of a Redis Cluster's servers. Fails on one that is
     /// none.

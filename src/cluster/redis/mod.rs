@@ -13,6 +13,7 @@ mod lease;
 mod leases;
 mod news;
 mod opening;
+mod outages;
 pub mod probe;
 mod publishing;
 mod reader;
@@ -30,7 +31,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::clock::now_us;
 use super::keys::Keys;
@@ -42,6 +43,7 @@ use address::Address;
 use hearing::Hearing;
 use keeping::Keeping;
 use leases::{Lease, Peers};
+use outages::Outages;
 use publishing::Lasting;
 use reader::Reader;
 use servers::{Heard, Servers};
@@ -228,7 +230,7 @@ impl Redis {
 
     /// Keeps the link up until it is told to stop.
     pub async fn run(mut self) {
-        let mut pause = SHORTEST_PAUSE;
+        let (mut pause, mut outages) = (SHORTEST_PAUSE, Outages::default());
         loop {
             let begun = Instant::now();
             let lost = self.serve().await;
@@ -236,7 +238,14 @@ impl Redis {
             if matches!(lost, Lost::Stopped) {
                 return;
             }
-            warn!("the link to Redis is down: {lost}");
+            if begun.elapsed() > LONGEST_PAUSE {
+                outages.begin_anew();
+            }
+            let redis = &self.address;
+            match outages.due(Instant::now().into_std()) {
+                Some(tries) => warn!(%redis, tries, "the link to Redis is down: {lost}"),
+                None => debug!(%redis, "the link to Redis is down: {lost}"),
+            }
             if was_up {
                 // What is asked from now on is answered from what is known here.
                 let _ = self.far.arrivals.send(Arrival::Down).await;
@@ -362,7 +371,7 @@ impl Redis {
         let (mut servers, heard) = Servers::connect(&mut self.address, keys, node).await?;
         let probe = self.keys.probe(&format!("{:016x}", random()));
         servers.subscribe(&[self.keys.all(), probe.clone()]).await?;
-        info!("the link to Redis is made");
+        info!(redis = %self.address, "the link to Redis is made");
         Figures::add(&self.far.status.figures.connects, 1);
         Ok((servers, heard, probe))
     }

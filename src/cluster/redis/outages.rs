@@ -1,0 +1,47 @@
+//! When the log tells that the link is down: at once, and then once a minute with how often it was tried in vain.
+
+use std::time::{Duration, Instant};
+
+/// How long there is no other line about an outage.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What of one outage was told.
+#[derive(Debug, Default)]
+pub(super) struct Outages {
+    last_told: Option<Instant>,
+    untold: u64,
+}
+
+impl Outages {
+    /// Whether there is to be a line now, and how many tries had none since the last.
+    pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
+        if self.last_told.is_some_and(|told| now.duration_since(told) < PAUSE) {
+            self.untold += 1;
+            return None;
+        }
+        self.last_told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+
+    /// The link was up for a while: what comes now is another outage.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_has_a_line_a_minute() {
+        let (mut outages, begun) = (Outages::default(), Instant::now());
+        let mut due = |seconds| outages.due(begun + Duration::from_secs(seconds));
+        assert_eq!(
+            (due(0), due(1), due(59), due(60), due(61)),
+            (Some(0), None, None, Some(2), None)
+        );
+        outages.begin_anew();
+        assert_eq!(outages.due(begun + Duration::from_secs(62)), Some(0));
+    }
+}
