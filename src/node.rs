@@ -136,7 +136,9 @@ impl Node {
             Some(app) => app,
         };
         if let Err(reason) = shared.admit(address) {
-            return Err((self.refused(reason, close::OVER_CAPACITY), stream));
+            let error =
+                if reason == Reason::Stopping { close::STOPPING } else { close::OVER_CAPACITY };
+            return Err((self.refused(reason, error), stream));
         }
         let directory = self.hub().directory(&app.id);
         let max = app.limits.max_connections;

@@ -3,10 +3,11 @@
 
 use std::fmt;
 
-use hyper::StatusCode;
-use tracing::{debug, warn};
+use hyper::{StatusCode, Uri};
+use tracing::{debug, info, warn};
 
 use crate::metrics::{Doubt, Notice, Notices, Status};
+use crate::protocol::query::Query;
 
 /// A refused request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +19,10 @@ pub(super) enum Error {
     AppDisabled,
     NoSuchApp(String),
     NotFound,
+    /// A path of Socket.IO.
+    SocketIo,
+    /// A path of sockets, asked for without an upgrade.
+    NotAnUpgrade,
     /// The methods that there are.
     MethodNotAllowed(&'static str),
     TooLarge {
@@ -40,10 +45,10 @@ pub(super) enum Error {
 impl Error {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::Interrupted => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::NotAnUpgrade | Self::Interrupted => StatusCode::BAD_REQUEST,
             Self::Unauthorized(..) => StatusCode::UNAUTHORIZED,
             Self::AppDisabled => StatusCode::FORBIDDEN,
-            Self::NoSuchApp(_) | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NoSuchApp(_) | Self::NotFound | Self::SocketIo => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -54,20 +59,35 @@ impl Error {
 
     /// The line of a request to `path` that was refused: for the operator where a setting, a secret or a
     /// limit may be why, and in any case for whoever debugs.
-    pub(super) fn tell(&self, notices: &Notices, path: &str) {
-        let status = self.status();
+    pub(super) fn tell(&self, notices: &Notices, uri: &Uri) {
+        let (status, path) = (self.status(), uri.path());
+        // A set-up that is wrong somewhere else: nothing that this server would warn of.
+        let elsewhere = match self {
+            Self::NotFound => Some(Notice::NoRoute),
+            Self::SocketIo => Some(Notice::SocketIo),
+            Self::NotAnUpgrade => Some(Notice::NoUpgrade),
+            _ => None,
+        };
+        if let Some(others) = elsewhere.and_then(|notice| notices.due(notice)) {
+            info!(%status, path, others, why = ?self.to_string(), "a request was refused");
+            return;
+        }
         let is_told = match self {
             Self::Unauthorized(..) | Self::AppDisabled | Self::NoSuchApp(_) => true,
             Self::TooLarge { .. } | Self::TooManyRequests(_) => true,
             Self::Crowded | Self::LookupAway => true,
             Self::BadRequest(_) | Self::NotFound | Self::MethodNotAllowed(_) => false,
+            Self::SocketIo | Self::NotAnUpgrade => false,
             Self::UpgradeRequired | Self::Interrupted => false,
         };
         let notice = Notice::Request(Status::of(status.as_u16()));
         // Quoted, for it may hold what was decoded from the path: nobody else writes lines of the log.
         match is_told.then(|| notices.due(notice)).flatten() {
             Some(others) => {
-                warn!(%status, path, others, why = ?self.to_string(), "a request was refused");
+                let query = Query::parse(uri.query().unwrap_or_default());
+                let key = query.get("auth_key").unwrap_or_default();
+                let why = self.to_string();
+                warn!(%status, path, key, others, ?why, "a request was refused");
             }
             None => debug!(%status, path, why = ?self.to_string(), "a request was refused"),
         }
@@ -91,6 +111,14 @@ impl fmt::Display for Error {
             Self::AppDisabled => f.write_str("The application is disabled."),
             Self::NoSuchApp(id) => write!(f, "No matching application for ID [{id}]."),
             Self::NotFound => f.write_str("Not found."),
+            Self::SocketIo => f.write_str(
+                "Not found: this is a server of the Pusher protocol, and clients of Socket.IO are \
+                 spoken to by none. Laravel Echo's broadcaster is \"pusher\" or \"reverb\" here.",
+            ),
+            Self::NotAnUpgrade => f.write_str(
+                "This path is for WebSockets. If a client asked for one, a proxy on the way does not \
+                 pass on its Upgrade and Connection headers.",
+            ),
             Self::MethodNotAllowed(_) => f.write_str("Method not allowed."),
             Self::TooLarge { what, size: Some(size), max } => {
                 write!(f, "The {what} exceeds the allowed maximum ({max} bytes): {size} bytes.")

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use hyper::header::ORIGIN;
 use hyper::http::request::Parts;
 
 use super::error::Error;
@@ -22,8 +23,19 @@ pub struct Upgrade {
     pub answer: Vec<u8>,
     /// How long the greeting waits after that.
     pub pause: Option<Duration>,
+    /// What it asked with, where it is not let in.
+    pub asked: Option<Box<Asked>>,
     /// The client answers `pusher:ping`, as every pusher-js does.
     pub answers_pings: bool,
+}
+
+/// What a socket that is refused has asked with, for the log.
+#[derive(Debug)]
+pub struct Asked {
+    pub key: String,
+    pub origin: String,
+    /// The id of the app that the key is of, if it is of one.
+    pub app: String,
 }
 
 impl Door {
@@ -52,8 +64,17 @@ impl Door {
         if !self.http.node.shared.addresses.handshakes.admit(address, Instant::now()) {
             admission = Err(close::OVER_CAPACITY);
         }
+        let asked = admission.is_err().then(|| {
+            let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes()).unwrap_or_default();
+            Box::new(Asked {
+                key: key.to_owned(),
+                origin: String::from_utf8_lossy(origin).into_owned(),
+                app: apps.by_key(key).map(|app| app.id.to_string()).unwrap_or_default(),
+            })
+        });
         *self.upgrade.borrow_mut() = Some(Upgrade {
             admission,
+            asked,
             address,
             answer,
             pause: upgrade::greeting_pause(headers),
@@ -65,7 +86,7 @@ impl Door {
 
 fn refusal(why: NoHandshake) -> Error {
     match why {
-        NoHandshake::NotAnUpgrade => Error::BadRequest("This path is for WebSockets.".to_owned()),
+        NoHandshake::NotAnUpgrade => Error::NotAnUpgrade,
         NoHandshake::Version => Error::UpgradeRequired,
         NoHandshake::Key => Error::BadRequest("Sec-WebSocket-Key must be 16 bytes.".to_owned()),
         NoHandshake::NoKey => Error::BadRequest(

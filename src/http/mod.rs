@@ -39,7 +39,7 @@ use pace::{Pace, Paces};
 use scrape::Scrape;
 
 pub use exchange::Exchange;
-pub use handshake::Upgrade;
+pub use handshake::{Asked, Upgrade};
 
 /// What all requests on one worker share.
 #[derive(Debug)]
@@ -154,6 +154,7 @@ impl Door {
             ["users", user, "terminate_connections"] => {
                 (None, Route::Terminate(percent_decode(user).into_owned()), "POST, OPTIONS")
             }
+            ["socket.io" | "engine.io", ..] => return Err(Error::SocketIo.into()),
             _ => return Err(Error::NotFound.into()),
         };
         if allowed.split(',').next() != Some(method.as_str()) {
@@ -222,7 +223,7 @@ impl Door {
             }
             _ => {}
         }
-        error.tell(&self.http.node.shared.metrics.notices, parts.uri.path());
+        error.tell(&self.http.node.shared.metrics.notices, &parts.uri);
         let mut answer = answer::refusal(error, rate);
         answer::allow_origin(&self.http, &parts.headers, &mut answer);
         answer

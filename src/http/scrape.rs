@@ -11,7 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::config;
 use crate::hub::directory::{Directory, Totals};
 use crate::metrics::{
-    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Unready,
+    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Unreadable,
+    Unready,
 };
 use crate::node::Shared;
 use crate::webhook;
@@ -247,6 +248,16 @@ impl Scrape {
             "rate_limited_total",
             "Refusals because a second's share was used up.",
             limited.iter().map(|(labels, value)| (&labels[..], *value)),
+        );
+        let unreadable = Unreadable::ALL.iter().map(|kind| {
+            let counts = workers.iter().map(|counts| counts.unreadable.value(*kind as usize));
+            ([("kind", kind.word())], counts.sum::<u64>() as f64)
+        });
+        let unreadable: Vec<_> = unreadable.collect();
+        page.counters(
+            "unreadable_requests_total",
+            "What came to the port and could not be read as a request.",
+            unreadable.iter().map(|(labels, value)| (&labels[..], *value)),
         );
         let is = |yes: bool| f64::from(u8::from(yes));
         let ready = is(self.shared.unready().is_none());

@@ -148,6 +148,21 @@ labels! {
 }
 
 labels! {
+    /// What came in the place of a request that can be read.
+    Unreadable {
+        /// A handshake of TLS, to a port without it.
+        Tls = "tls",
+        /// The preface of HTTP/2.
+        Http2 = "http2",
+        /// A header of the PROXY protocol, where none is expected.
+        Proxy = "proxy_protocol",
+        HeadTooLarge = "head_too_large",
+        TooManyHeaders = "too_many_headers",
+        Garbage = "garbage",
+    }
+}
+
+labels! {
     /// What a request to the API asks.
     Call {
         Events = "events",

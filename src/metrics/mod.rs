@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio::runtime::RuntimeMetrics;
 
 pub use counter::{Counter, Histogram, Peak, Tally};
-pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Unready};
+pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Unreadable, Unready};
 pub use notices::{Notice, Notices};
 pub use page::{Labels, Page};
 pub use process::Process;
@@ -35,6 +35,8 @@ pub struct Counts {
     pub doubts: [Tally<{ Doubt::ALL.len() }>; Signed::ALL.len()],
     /// Refused because a second's share was used up.
     pub limited: Tally<{ Limited::ALL.len() }>,
+    /// What came and could not be read as a request.
+    pub unreadable: Tally<{ Unreadable::ALL.len() }>,
     /// Requests to the API, by what was asked and how it was answered.
     pub calls: [Calls; Call::ALL.len()],
 }

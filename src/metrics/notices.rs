@@ -23,19 +23,49 @@ pub enum Notice {
     Tls,
     /// One that did not say whom a proxy passes on, or came from none that is trusted.
     Proxy,
+    /// One that spoke TLS to a port without it.
+    PlainPort,
+    /// A request for a socket from which a proxy has taken the upgrade.
+    NoUpgrade,
+    /// A request to a path that no route has.
+    NoRoute,
+    /// A client of Socket.IO.
+    SocketIo,
 }
 
-const KINDS: usize = Reason::ALL.len() + Status::ALL.len() + 3;
+const KINDS: usize = Reason::ALL.len() + Status::ALL.len() + Notice::OTHERS.len();
 
 impl Notice {
+    /// Those that are one kind each, and how many of them are called.
+    const OTHERS: [(Self, &'static str); 7] = [
+        (Self::Signature, "subscriptions and sign-ins with a wrong signature"),
+        (Self::Tls, "connections that did not come to speak TLS"),
+        (Self::Proxy, "connections without a good header of the PROXY protocol"),
+        (Self::PlainPort, "connections that spoke TLS to a port without it"),
+        (Self::NoUpgrade, "requests for a socket without an upgrade"),
+        (Self::NoRoute, "requests to paths that no route has"),
+        (Self::SocketIo, "requests of Socket.IO"),
+    ];
+
     fn place(self) -> usize {
         let after = Reason::ALL.len() + Status::ALL.len();
         match self {
             Self::Refusal(reason) => reason as usize,
             Self::Request(status) => Reason::ALL.len() + status as usize,
-            Self::Signature => after,
-            Self::Tls => after + 1,
-            Self::Proxy => after + 2,
+            other => after + Self::OTHERS.iter().position(|(one, _)| *one == other).unwrap_or(0),
+        }
+    }
+
+    /// What those of the kind in that place are called.
+    fn words(place: usize) -> String {
+        let (reasons, statuses) = (Reason::ALL.len(), Status::ALL.len());
+        if let Some(reason) = Reason::ALL.get(place) {
+            format!("sockets refused: {}", reason.word())
+        } else if let Some(status) = Status::ALL.get(place - reasons) {
+            format!("requests refused: {}", status.word())
+        } else {
+            let other = Self::OTHERS.get(place - reasons - statuses);
+            other.map_or_else(String::new, |(_, words)| (*words).to_owned())
         }
     }
 }
@@ -67,6 +97,23 @@ impl Notices {
         self.due_at(notice, begun.elapsed().as_secs())
     }
 
+    /// What had no line within the minute of one, where no other has come since to tell of it: how many, and what.
+    pub fn overdue(&self) -> Vec<(u64, String)> {
+        self.begun.get().map_or_else(Vec::new, |begun| self.overdue_at(begun.elapsed().as_secs()))
+    }
+
+    fn overdue_at(&self, now: u64) -> Vec<(u64, String)> {
+        let mut overdue = Vec::new();
+        for (place, kind) in self.kinds.iter().enumerate() {
+            // Relaxed: at worst one that comes in this very moment is told of a minute later.
+            if now >= kind.next.load(Ordering::Relaxed) && kind.left_out.load(Ordering::Relaxed) > 0
+            {
+                overdue.push((kind.left_out.swap(0, Ordering::Relaxed), Notice::words(place)));
+            }
+        }
+        overdue
+    }
+
     fn due_at(&self, notice: Notice, now: u64) -> Option<u64> {
         let kind = self.kinds.get(notice.place())?;
         let next = kind.next.load(Ordering::Relaxed);
@@ -96,12 +143,15 @@ mod tests {
         assert_eq!((due(unknown, 0), due(unknown, 0), due(unknown, 59)), (Some(0), None, None));
         assert_eq!(due(quota, 59), Some(0));
         assert_eq!((due(unknown, 60), due(unknown, 61)), (Some(2), None));
-        assert_eq!(due(unknown, 500), Some(1));
+        assert_eq!(notices.overdue_at(119), []);
+        assert_eq!(notices.overdue_at(120), [(1, "sockets refused: unknown_app".to_owned())]);
+        assert_eq!((notices.overdue_at(120), due(unknown, 500)), (vec![], Some(0)));
         let places = [Notice::Request(Status::Ok), Notice::Request(Status::Other)];
-        let others = [Notice::Signature, Notice::Tls, Notice::Proxy];
+        let others = Notice::OTHERS.map(|(notice, _)| notice);
         for notice in places.into_iter().chain(others) {
             assert_eq!(due(notice, 0), Some(0), "{notice:?}");
+            assert!(!Notice::words(notice.place()).is_empty(), "{notice:?}");
         }
-        assert_eq!(Notice::Proxy.place(), KINDS - 1);
+        assert_eq!(Notice::SocketIo.place(), KINDS - 1);
     }
 }

@@ -35,6 +35,7 @@ pub mod close {
     pub const TERMINATED: Error = Error::new(4009, "Connection terminated by the application");
     pub const UNAUTHORIZED: Error = Error::new(4009, "Connection not authorized within timeout.");
     pub const OVER_CAPACITY: Error = Error::new(4100, "Server is over capacity");
+    pub const STOPPING: Error = Error::new(4100, "Server is stopping");
     pub const LOOKUP_AWAY: Error = Error::new(4100, "Application cannot be looked up");
     pub const TOO_SLOW: Error = Error::new(4100, "Connection is too slow");
     pub const RECONNECT: Error = Error::new(4200, "Reconnect requested by the application");

@@ -13,6 +13,7 @@ mod scrape;
 mod serve;
 mod thread;
 mod tls;
+mod unreadable;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};

@@ -18,25 +18,23 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::accept::Accepted;
 use super::tls::Certificates;
+use super::unreadable::{self, MAX_HEAD};
 use super::{Loads, proxy};
 use crate::http::pace::{End, Pace};
-use crate::http::{Door, Http, Upgrade};
+use crate::http::{Asked, Door, Http, Upgrade};
 use crate::hub::stream::Stream;
-use crate::metrics::Notice;
-use crate::protocol::error::Error;
+use crate::metrics::{Notice, Reason, Unreadable};
+use crate::protocol::error::{Error, close};
 use crate::session::Session;
 use crate::socket::{self, Socket, upgrade};
 
 /// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 << 20;
-
-/// Bytes of the largest request head.
-const MAX_HEAD: usize = 16 << 10;
 
 /// Counts a connection among its worker's for as long as it lives.
 #[derive(Debug)]
@@ -59,7 +57,7 @@ impl Drop for Alive {
 }
 
 /// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
-/// which is to have no header but ours.
+/// which is to have no header but ours, and hyper's empty refusals, for which there are words.
 struct Io {
     stream: TokioIo<Stream>,
     http: Rc<Http>,
@@ -94,6 +92,9 @@ impl Write for Io {
             self.held.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
+        if unreadable::is_empty_refusal(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -113,6 +114,11 @@ impl Write for Io {
         if self.upgrade.borrow().is_some() {
             slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        if let [only] = slices
+            && unreadable::is_empty_refusal(only)
+        {
+            return Poll::Ready(Ok(only.len()));
         }
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
@@ -232,8 +238,17 @@ struct Shaken {
 fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
     let Shaken { stream, upgrade, early } = shaken;
     let answer = Bytes::from(upgrade.answer);
+    let (mut asked, mut reason) = (upgrade.asked, None);
     let admitted = match upgrade.admission {
-        Ok(app) => http.node.connect(&app, stream, upgrade.address, answer.clone()),
+        Ok(app) => {
+            let admitted = http.node.connect(&app, stream, upgrade.address, answer.clone());
+            if admitted.is_err() {
+                let (key, app, origin) = (app.key.to_string(), app.id.to_string(), String::new());
+                asked = Some(Box::new(Asked { key, origin, app }));
+                reason = Some(Reason::Capacity);
+            }
+            admitted
+        }
         Err(error) => {
             http.node.counts().ends.count(upgrade::reason(&error) as usize);
             Err((error, stream))
@@ -250,7 +265,9 @@ fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
             });
         }
         Err((error, stream)) => {
-            tell_of(http, upgrade.address, &error);
+            if let Some(asked) = asked {
+                tell_of(http, upgrade.address, (&error, reason), &asked);
+            }
             spawn_local(async move {
                 socket::refuse(stream, answer, error, upgrade.pause).await;
                 drop(alive);
@@ -259,12 +276,33 @@ fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
     }
 }
 
-/// The line of a socket that was not let in.
-fn tell_of(http: &Http, address: IpAddr, error: &Error) {
+/// The line of a socket that was not let in. What the client chose is quoted: nobody else writes lines of the log.
+fn tell_of(http: &Http, address: IpAddr, (error, reason): (&Error, Option<Reason>), asked: &Asked) {
     let (code, text) = (error.code, &error.message);
-    match http.node.shared.metrics.notices.due(Notice::Refusal(upgrade::reason(error))) {
-        Some(others) => warn!(%address, code, others, "a socket was refused: {text}"),
-        None => debug!(%address, code, "a socket was refused: {text}"),
+    let Asked { app, key, origin } = asked;
+    // One code has several.
+    let reason =
+        reason.filter(|_| *error == close::OVER_CAPACITY).unwrap_or_else(|| upgrade::reason(error));
+    match http.node.shared.metrics.notices.due(Notice::Refusal(reason)) {
+        // So it is meant to be.
+        Some(others) if reason == Reason::Stopping => {
+            info!(%address, code, %app, others, "a socket was refused: {text}");
+        }
+        Some(others) => {
+            warn!(%address, code, %app, ?key, ?origin, others, "a socket was refused: {text}");
+        }
+        None => debug!(%address, code, %app, ?key, ?origin, "a socket was refused: {text}"),
+    }
+}
+
+/// Counts what is no request, and the line of it.
+fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
+    http.node.counts().unreadable.count(kind as usize);
+    let (kind_word, (.., text)) = (kind.word(), unreadable::words(kind));
+    let notices = &http.node.shared.metrics.notices;
+    match (kind == Unreadable::Tls).then(|| notices.due(Notice::PlainPort)).flatten() {
+        Some(others) => info!(%peer, others, "TLS came to a port without it: {text}"),
+        None => debug!(%peer, kind = kind_word, "no request that can be read: {text}"),
     }
 }
 
@@ -315,19 +353,23 @@ async fn requests(http: &Rc<Http>, stream: Stream, peer: IpAddr) -> Option<Shake
         match pace.poll_end(cx) {
             Some(End::Late) => {
                 debug!(%peer, step = ?pace.step(), "too slow with a request");
-                return Poll::Ready(false);
+                return Poll::Ready(None);
             }
             Some(End::Draining) => Pin::new(&mut connection).graceful_shutdown(),
             None => {}
         }
-        connection.poll_without_shutdown(cx).map(|served| served.is_ok())
+        connection.poll_without_shutdown(cx).map(Some)
     })
-    .await;
-    if !served {
-        return None;
-    }
+    .await?;
     let parts = connection.into_parts();
     let mut stream = parts.io.stream.into_inner();
+    if let Err(error) = served {
+        let kind = unreadable::classify(&error, &parts.read_buf)?;
+        tell_of_unreadable(http, peer, kind);
+        unreadable::answer(&mut stream, kind).await;
+        linger(&mut stream).await;
+        return None;
+    }
     match upgrade.take() {
         Some(mut upgrade) => {
             let mut before = parts.io.held;

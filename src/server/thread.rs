@@ -10,7 +10,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
 use super::serve::{Alive, Terms, serve};
@@ -189,6 +189,9 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
                 node.shared.capacity.note_memory(bytes, node.hub().counted_bytes());
             }
             node.tell_due_counts();
+            for (others, what) in node.shared.metrics.notices.overdue() {
+                info!(others, "in the last minute, beside what was told: {what}");
+            }
             for (_, directory) in node.hub().directories() {
                 directory.cache.sweep();
                 directory.shrink();

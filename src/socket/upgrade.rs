@@ -126,12 +126,14 @@ pub fn admit(
     Ok(app.clone())
 }
 
-/// The word for why [`admit`] refused.
+/// The word for why a socket was not let in.
 pub fn reason(error: &Error) -> Reason {
     match error.code {
+        _ if *error == close::STOPPING => Reason::Stopping,
         4000 => Reason::TlsOnly,
         4001 => Reason::UnknownApp,
         4003 => Reason::Disabled,
+        4004 => Reason::Quota,
         4007 => Reason::Version,
         4100 if *error == close::LOOKUP_AWAY => Reason::Lookup,
         4100 => Reason::Handshakes,

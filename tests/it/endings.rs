@@ -159,9 +159,9 @@ fn r03_new_sockets_during_a_drain_are_told_4100() {
     let mut client = Client::open(fixture.addr, &target(KEY), &[]).ok().unwrap();
     assert_eq!(
         client.hear_text(),
-        r#"{"event":"pusher:error","data":{"code":4100,"message":"Server is over capacity"}}"#
+        r#"{"event":"pusher:error","data":{"code":4100,"message":"Server is stopping"}}"#
     );
-    client.hear_close(4100, "Server is over capacity");
+    client.hear_close(4100, "Server is stopping");
     drop(clients);
 }
 

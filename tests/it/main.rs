@@ -39,6 +39,7 @@ mod properties;
 mod proxy;
 mod races;
 mod redis;
+mod refusals;
 mod reload;
 mod replay;
 mod requests;

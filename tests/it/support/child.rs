@@ -4,13 +4,16 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
+use super::eventually;
 use super::fixture::{ID, KEY, SECRET, established, target};
 use super::websocket::Client;
 
 pub struct Child {
     child: std::process::Child,
     pub addr: SocketAddr,
+    log: Arc<Mutex<String>>,
 }
 
 impl Child {
@@ -39,9 +42,29 @@ impl Child {
             let words = line.split_whitespace().filter_map(|word| word.strip_prefix("addr="));
             addr = words.filter_map(|addr| addr.parse().ok()).next();
         }
+        let addr = addr.unwrap_or_else(|| panic!("no address: {said}"));
         // What it says later must not block it.
-        std::thread::spawn(move || log.lines().count());
-        Self { child, addr: addr.unwrap_or_else(|| panic!("no address: {said}")) }
+        let later = Arc::new(Mutex::new(said));
+        let said = later.clone();
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                said.lock().unwrap().push_str(&format!("{line}\n"));
+            }
+        });
+        Self { child, addr, log: later }
+    }
+
+    /// Waits until its log has a line with all of `words`, and gives that.
+    pub fn says(&self, words: &[&str]) -> String {
+        eventually(|| {
+            let log = self.log.lock().unwrap();
+            let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
+            log.lines()
+                .find(has_all)
+                .map(str::to_owned)
+                .ok_or_else(|| format!("{words:?} in {log}"))
+        })
+        .unwrap()
     }
 
     /// A connection that has read its `connection_established`, and its socket id.
