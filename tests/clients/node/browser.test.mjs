@@ -8,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { chromium } from 'playwright-core';
 
+import { Application } from './application.mjs';
 import { address, backend } from './clients.mjs';
 import { Server } from './server.mjs';
 import { stage } from './stage.mjs';
@@ -19,6 +20,8 @@ let browser;
 before(async () => {
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    // As browsers are: pages that are left are kept with their sockets.
+    ignoreDefaultArgs: ['--disable-back-forward-cache'],
     args: [
       // Chromium has no sandbox for root; all it opens here are pages of this machine.
       ...(process.getuid() === 0 ? ['--no-sandbox'] : []),
@@ -204,3 +207,62 @@ describe('a bare WebSocket', () => {
 function web(build) {
   return readFileSync(new URL(import.meta.resolve(`pusher-js/dist/web/${build}`)), 'utf8');
 }
+
+describe('a page that is left by a link', () => {
+  test('leaves its presence channel while the browser keeps it, and comes back subscribed', async () => {
+    // A second, and what the server waits beyond that: 25 s until it asks, 30 s for the answer.
+    const server = await Server.start({ app: 'activity_timeout = 1' });
+    const application = await Application.start(server);
+    const files = {
+      '/': '<!doctype html><title>A site</title><link rel="icon" href="data:,"><a href="/other">Go</a>',
+      '/other': '<!doctype html><title>Elsewhere</title><link rel="icon" href="data:,">',
+      '/pusher.js': web('pusher.js'),
+    };
+    const site = createServer(({ url }, response) => {
+      const type = url.endsWith('.js') ? 'text/javascript' : 'text/html';
+      response.writeHead(files[url] ? 200 : 404, { 'Content-Type': type });
+      response.end(files[url]);
+    });
+    await new Promise((listening) => site.listen(0, 'localhost', listening));
+    const users = async () => {
+      const answer = await backend(server).get({ path: '/channels/presence-left/users' });
+      return (await answer.json()).users.map(({ id }) => id);
+    };
+    try {
+      const page = await open(`http://localhost:${site.address().port}`);
+      await page.addScriptTag({ url: '/pusher.js' });
+      await page.evaluate(
+        ({ key, options, endpoint, token }) => {
+          window.addEventListener('pageshow', ({ persisted }) => (window.persisted = persisted));
+          window.events = [];
+          const client = new window.Pusher(key, {
+            ...options,
+            channelAuthorization: { endpoint, headers: { Authorization: `Bearer ${token}` } },
+          });
+          client.subscribe('presence-left').bind('e', (data) => window.events.push(data));
+        },
+        {
+          key: server.key,
+          options: address(server),
+          endpoint: application.channelEndpoint,
+          token: application.token('ann'),
+        },
+      );
+      await until('the page is present', async () => (await users()).length === 1);
+      await page.click('a');
+      await page.waitForURL('**/other');
+      assert.deepEqual(await users(), ['1'], 'the browser keeps the page with its socket');
+      await until('the page is gone', async () => (await users()).length === 0, 70_000);
+      await page.goBack({ waitUntil: 'commit' });
+      await until('the page was kept', () => page.evaluate(() => window.persisted));
+      await until('the page is present again', async () => (await users()).length === 1, 70_000);
+      await backend(server).trigger('presence-left', 'e', { n: 1 });
+      await until('it hears', async () => (await page.evaluate(() => window.events)).length === 1);
+      await page.context().close();
+    } finally {
+      site.close();
+      await application.stop();
+      await server.stop();
+    }
+  });
+});
