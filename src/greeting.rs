@@ -38,14 +38,28 @@ pub(crate) fn text(
     if !path.is_empty() {
         env.push(format!("REVERB_SERVER_PATH={path}"));
     }
-    let mut parts = vec![
-        credentials,
-        ("For the .env of a Laravel app", env),
-        ("Trigger an event (the signature holds for ten minutes)", vec![curl(made, addr, path)]),
-    ];
+    let built = ["APP_KEY", "HOST", "PORT", "SCHEME"];
+    env.extend(built.map(|name| format!("VITE_REVERB_{name}=\"${{REVERB_{name}}}\"")));
+    let mut parts = Vec::new();
     if try_out {
-        parts.push(("See it arrive", vec![format!("http://{addr}{path}/")]));
+        parts.push((
+            "Open this page: it has joined my-channel",
+            vec![format!("http://{addr}{path}/")],
+        ));
     }
+    parts.push((
+        "Trigger an event (the signature holds for ten minutes)",
+        vec![curl(made, addr, path)],
+    ));
+    parts.push(credentials);
+    parts.push(("For the .env of a Laravel app", env));
+    let mut echo = format!(
+        "new Echo({{ broadcaster: \"reverb\", key: \"{key}\", wsHost: \"{host}\", wsPort: {port}, forceTLS: false, enabledTransports: [\"ws\", \"wss\"]"
+    );
+    if !path.is_empty() {
+        let _ = write!(echo, ", wsPath: \"{path}\"");
+    }
+    parts.push(("For Laravel Echo on a page", vec![echo + " })"]));
     Greeting(parts)
 }
 
