@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
 use fanfare::config::{self, Command, Config, ConfigCommand, Flags, Loaded};
 use fanfare::server::Unusable;
 use fanfare::{cli, server};
@@ -27,8 +28,14 @@ use journal::Numbered;
 /// The exit code for what was passed to the program and is of no use, `EX_OSERR` of sysexits.h.
 const OS_ERROR: u8 = 71;
 
+/// The exit code for wrong usage, clap's own.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => return usage(&error),
+    };
     let folder = std::env::current_dir().unwrap_or_default();
     if let Some(Command::Tool(tool)) = &flags.command {
         return match cli::run(tool, &flags, std::env::vars_os(), &folder) {
@@ -95,6 +102,18 @@ fn load_checked(
         loaded.wrong(setting, &problem).with_code(exit_code)
     })?;
     Ok(loaded)
+}
+
+/// Ends with what clap has to say, or with the right word for a command that is another server's.
+fn usage(error: &clap::Error) -> ExitCode {
+    let word = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(command)) => config::right_word(command),
+        _ => None,
+    };
+    match word {
+        Some(sentence) => fail(&sentence, USAGE),
+        None => error.exit(),
+    }
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {

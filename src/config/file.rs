@@ -15,6 +15,10 @@ use super::value::Value;
 /// Reads the file at `path`, which messages call `name`, over `settings`. Its `[[apps]]`, if it has
 /// any, take the place of all apps before.
 pub(super) fn apply(settings: &mut Settings, path: &Path, name: &str) -> Result<(), Error> {
+    if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) {
+        let problem = "--config reads TOML; --soketi-config reads Soketi's JSON";
+        return Err(Error::of(name, problem));
+    }
     let text = std::fs::read_to_string(path).map_err(|error| Error::unreadable(name, &error))?;
     apply_text(settings, name, &text)
 }

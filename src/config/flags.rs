@@ -17,6 +17,8 @@ const SERVER: &str = "Server";
 
 /// What there is to say beside flags and commands.
 const MORE: &str = "\
+Without a command it serves, until it is told to stop.
+
 Every setting has a name in the file and a variable, server.port and FANFARE_SERVER__PORT; REVERB_* and SOKETI_* \
 do as well. `fanfare config show` has them all and where each comes from.
 
@@ -173,6 +175,22 @@ impl fmt::Debug for At {
         let Self { url, app_id, json, .. } = self;
         write!(f, "At {{ url: {url:?}, app_id: {app_id:?}, json: {json}, .. }}")
     }
+}
+
+/// What to say to whoever types the command of another server, or one that would be Fanfare's if it had it.
+pub fn right_word(command: &str) -> Option<String> {
+    let sentence = match command {
+        "serve" | "start" | "run" | "up" | "server" | "reverb:start" | "websockets:serve" => {
+            "`fanfare` without a command serves, with the same flags; Soketi's --config is --soketi-config"
+        }
+        "reload" => "`kill -HUP` its process, or `systemctl reload fanfare`",
+        "restart" | "reverb:restart" | "websockets:restart" => {
+            "`kill -USR2` its process starts a new one that takes over, or `systemctl restart fanfare`"
+        }
+        "stop" => "`kill` its process, or `systemctl stop fanfare`",
+        _ => return None,
+    };
+    Some(format!("{command} is no command: {sentence}"))
 }
 
 impl Flags {

@@ -29,7 +29,7 @@ use std::time::Duration;
 use crate::app::Apps;
 
 pub use error::Error;
-pub use flags::{At, Command, ConfigCommand, Flags, Tool};
+pub use flags::{At, Command, ConfigCommand, Flags, Tool, right_word};
 pub use keys::{APP, Key, SERVER, WEBHOOK};
 pub use laravel::Public;
 pub use load::{Loaded, answer, load};

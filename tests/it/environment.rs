@@ -284,3 +284,22 @@ fn a_spool_that_may_not_be_written_to_is_named() {
     let (code, text) = say(as_somebody_else(&folder), &folder, &CHECK, &env);
     assert!(code == 77 && text.starts_with("fanfare: FANFARE_WEBHOOKS__SPOOL: spool: "), "{text}");
 }
+
+#[test]
+fn the_commands_of_other_servers_are_told_the_right_word() {
+    let folder = Folder::new("words").with("soketi.json", "{}");
+    for command in ["serve", "start", "reverb:start", "websockets:serve"] {
+        for flags in [&[][..], &["--port", "0"], &["--config=soketi.json"]] {
+            let (code, text) = run(&folder, &[&[command], flags].concat(), &[]);
+            let line =
+                format!("fanfare: {command} is no command: `fanfare` without a command serves");
+            assert!(code == 2 && text.starts_with(&line), "{text}");
+        }
+    }
+    let (code, text) = run(&folder, &["--config", "soketi.json"], &[]);
+    assert!(code == 78 && text.contains("--soketi-config reads Soketi's JSON"), "{text}");
+    let (code, text) = run(&folder, &["--help"], &[]);
+    assert!(code == 0 && text.contains("Without a command it serves"), "{text}");
+    let (code, text) = run(&folder, &["liste"], &[]);
+    assert!(code == 2 && text.contains("listen"), "{text}");
+}
