@@ -24,6 +24,7 @@ const DATA: &[Kind] = &[Kind::Lost, Kind::Cache, Kind::Webhook, Kind::WebhookCou
 
 pub const FAULTS: &[Fault] = &[
     free("none", ALL, |_, _| super::world::last(std::time::Duration::from_secs(1))),
+    free("everybody leaves", ALL, node_faults::leave),
     free("command links killed", ALL, redis_faults::kill_command_links),
     free("topic links killed", ALL, redis_faults::kill_topic_links),
     free("one node's links killed", ONE, redis_faults::kill_links_of_one),

@@ -166,7 +166,7 @@ fn judge(kind: Kinds) {
 fn assert_known_still(rows: &[Row]) {
     for (fault, kinds, why) in KNOWN {
         let of: Vec<&Row> = rows.iter().filter(|row| [row.fault, "any"].contains(fault)).collect();
-        for kind in *kinds {
+        for kind in kinds.iter().filter(|_| !of.is_empty()) {
             let seen = of.iter().filter(|row| row.known.contains(kind)).count();
             println!("known, {seen} of {} rounds: {kind:?} after {fault}: {why}", of.len());
             assert!(seen > 0 || of.len() < ENOUGH, "{kind:?} after {fault} is known no longer");

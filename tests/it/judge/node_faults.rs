@@ -1,4 +1,4 @@
-//! What happens to nodes and to their ways to Redis.
+//! What happens to nodes, to their ways to Redis, and to all clients at once.
 
 use std::time::{Duration, Instant};
 
@@ -105,6 +105,12 @@ pub fn stop_without_redis(world: &World, chance: &mut Chance) {
     // What it could not tell Redis any more goes with it.
     world.ledger.excuse(&key.to_string(), begun);
     world.with_redis(|redis| redis.signal("CONT"));
+}
+
+/// Nobody is left but those who come back in the last moment: everything that anybody held is to go.
+pub fn leave(world: &World, chance: &mut Chance) {
+    last(Duration::from_millis(500));
+    world.tabs.iter().for_each(|tab| tab.close(chance.below(2) == 0));
 }
 
 /// Half a minute and more; not so much that a receiver of webhooks would not believe it.

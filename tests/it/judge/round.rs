@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::KNOWN;
 use super::backend::publish;
 use super::fault::Fault;
 use super::report::Row;
@@ -12,20 +11,23 @@ use super::tab::Sight;
 use super::truth::Truth;
 use super::verdict::{Kind, Wrong, count_owed, settle};
 use super::world::{CHANNELS, STOP, World, last};
+use super::{KNOWN, budget};
 use crate::support::Chance;
 
 /// By then everything is right after a fault has ended.
 pub const LIMIT: Duration = Duration::from_secs(10);
 /// Storm before a fault.
 const BEFORE: Duration = Duration::from_millis(1200);
-/// For how long everything stays right, at least.
+/// For how long everything stays right, at least: in long runs until what was held before may have lapsed.
 const AFTER: Duration = Duration::from_millis(300);
+const LONG: Duration = Duration::from_secs(300);
 
 pub fn play(world: &World, fault: &'static Fault, seed: u64) -> Row {
     let mut chance = Chance::seeded(seed);
     let mut marks = Vec::new();
     world.finals.lock().unwrap().clear();
     even_out(world);
+    storm::refill(world, &mut chance);
     blow(world, &mut chance, BEFORE);
     let fault_seed = chance.below(usize::MAX) as u64;
     std::thread::scope(|scope| {
@@ -101,7 +103,8 @@ fn stay_right(
         .filter_map(|channel| Some(((*channel).to_owned(), publish(world, key, addr, channel)?)))
         .collect();
     *world.finals.lock().unwrap() = finals;
-    last(AFTER);
+    let is_long = budget().is_some_and(|budget| budget >= LONG);
+    last(if is_long { world.lease * 5 / 4 } else { AFTER });
     let since = Instant::now();
     settle(world, since, LIMIT, known, marks)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::backend::Job;
 use super::truth::is_counted;
-use super::world::{CHANNELS, USERS, World};
+use super::world::{CHANNELS, TABS, USERS, World};
 use crate::support::Chance;
 
 /// The pause between two actions, at most.
@@ -26,6 +26,14 @@ pub fn rise(world: &World, chance: &mut Chance) {
         if number < OPEN {
             tab.open(watchlist(chance, &tab.user));
         }
+    }
+}
+
+/// Most tabs are open again.
+pub fn refill(world: &World, chance: &mut Chance) {
+    let closed = world.tabs.iter().filter(|tab| !tab.is_open());
+    for tab in closed.skip(TABS - OPEN) {
+        tab.open(watchlist(chance, &tab.user));
     }
 }
 

@@ -40,7 +40,7 @@ pub const CHANNELS: [&str; 12] = [
     "presence-cache-a",
 ];
 pub const USERS: usize = 8;
-const TABS: usize = 24;
+pub const TABS: usize = 24;
 const NODES: usize = 3;
 /// How long a node may take to end.
 pub const STOP: Duration = Duration::from_secs(15);
