@@ -5,8 +5,14 @@
 #[path = "../benches/micro/stage.rs"]
 mod stage;
 
+use std::io::Read;
+
 use allocation_counter::{AllocationInfo, measure};
+use fanfare::hub::ring::Ring;
+use fanfare::hub::stream::Stream;
 use stage::{Stage, data, name};
+use tokio::net::UnixStream;
+use tokio::runtime::Builder;
 
 const SUBSCRIBERS: usize = 1_000;
 
@@ -51,6 +57,49 @@ fn several_channels_of_one_turn_cost_each_socket_its_queue() {
     let stage = Stage::new(SUBSCRIBERS, &channels);
     let counted = turn(&stage, &channels, 1).count_total;
     hold("four events on four channels to 1,000", counted, 2_018);
+}
+
+/// Sockets that are written to together.
+const SOCKETS: usize = 200;
+
+#[test]
+fn sockets_that_are_written_to_together_cost_two_lists_a_call() {
+    let ring = match Ring::new() {
+        Ok(ring) => ring,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "what was not counted is said")]
+            let () = eprintln!("no io_uring here, so nothing was counted of it: {error}");
+            return;
+        }
+    };
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    let _entered = runtime.enter();
+    let mut stage = Stage::new(0, &[]);
+    stage.node.worker.use_ring(ring);
+    let mut far_ends = Vec::new();
+    for _ in 0..SOCKETS {
+        let (near, far) = UnixStream::pair().unwrap();
+        let connection = stage.connect_over(Stream::Unix(near));
+        stage.subscribe(&connection, "orders");
+        connection.flush();
+        stage.connections.push(connection);
+        far_ends.push(far.into_std().unwrap());
+    }
+    let (orders, data) = (name("orders"), data(256));
+    let once = || {
+        stage.publish(&orders, &data);
+        stage.deliver();
+        let mut scratch = [0; 4096];
+        far_ends.iter().map(|mut far| far.read(&mut scratch).unwrap()).sum::<usize>()
+    };
+    assert!(once() > SOCKETS * 256);
+    let counted = measure(|| assert!(once() > SOCKETS * 256));
+    hold("one event to 200 sockets in one call", counted.count_total, 11);
+    let turns = &stage.node.worker.inbox().turns;
+    assert_eq!(
+        (turns.submissions.value(), turns.submitted_writes.value()),
+        (2, 2 * SOCKETS as u64)
+    );
 }
 
 #[test]

@@ -60,8 +60,13 @@ impl Stage {
 
     /// One more connection, which the caller keeps.
     pub(crate) fn connect(&self) -> Rc<Connection> {
+        self.connect_over(Stream::Detached)
+    }
+
+    /// The same, over a stream that takes what it is told.
+    pub(crate) fn connect_over(&self, stream: Stream) -> Rc<Connection> {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        match self.node.connect(&self.app, Stream::Detached, address, Bytes::new()) {
+        match self.node.connect(&self.app, stream, address, Bytes::new()) {
             Ok(connection) => connection,
             Err((error, _)) => panic!("no room: {error:?}"),
         }

@@ -60,6 +60,9 @@ pub const SERVER: &[Key<Config>] = &[
     key("server.port", "8080", |c, v| put(&mut c.server.port, number(v, 0..=65_535))),
     key("server.path", r#""""#, |c, v| put(&mut c.server.path, path(v))),
     key("server.workers", "0", |c, v| put(&mut c.server.workers, number(v, 0..=1024))),
+    key("server.io_uring", r#""auto""#, |c, v| {
+        put(&mut c.server.io_uring, choice(v, &[("auto", true), ("off", false)]))
+    }),
     key("server.max_connections", "0", |c, v| put(&mut c.server.max_connections, count(v, 0))),
     key("server.shutdown_grace", r#""10s""#, |c, v| {
         put(&mut c.server.shutdown_grace, duration(v, Duration::ZERO..=HOUR))

@@ -65,6 +65,8 @@ pub struct Server {
     pub path: String,
     /// Threads that carry connections; at least 1.
     pub workers: usize,
+    /// Whether workers write to many sockets in one system call, where the kernel lets them.
+    pub io_uring: bool,
     /// Sockets of all apps together; 0: what the open-file limit bears.
     pub max_connections: usize,
     /// How long established connections may take to leave when the server stops.

@@ -188,6 +188,7 @@ impl Config {
                 tls: None,
                 unix_socket: None,
                 try_out: false,
+                io_uring: true,
             },
             limits: Limits { memory: MemoryLimit::Bytes(0) },
             metrics: Metrics {

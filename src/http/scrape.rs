@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::config;
 use crate::hub::directory::{Directory, Totals};
 use crate::metrics::{
-    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Unreadable,
-    Unready,
+    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Turns,
+    Unreadable, Unready,
 };
 use crate::node::Shared;
 use crate::webhook;
@@ -79,6 +79,18 @@ const COUNTERS: [(&str, &str, Figure); 11] = [
     }),
     ("cache_evicted_total", "Last events dropped for want of room.", |app| {
         app.directory.cache.figures().0 as f64
+    }),
+];
+
+type OfTurns = fn(&Turns) -> &Counter;
+
+/// Writes that workers made together.
+const RING: [(&str, &str, OfTurns); 2] = [
+    ("io_uring_submissions_total", "System calls that wrote to many sockets.", |turns| {
+        &turns.submissions
+    }),
+    ("io_uring_writes_total", "Writes to sockets that these were.", |turns| {
+        &turns.submitted_writes
     }),
 ];
 
@@ -322,6 +334,13 @@ impl Scrape {
         let longest = inboxes.iter().map(|inbox| inbox.turns.longest.value() as f64 / 1e9);
         let help = "The longest that a worker took to empty its inbox, of the last half minute.";
         page.gauges("worker_longest_turn_seconds", help, labels().zip(longest));
+        let ring = inboxes.iter().map(|inbox| inbox.turns.ring.value() as f64);
+        let help = "1 where a worker writes to many sockets in one system call.";
+        page.gauges("worker_io_uring", help, labels().zip(ring));
+        for (name, help, read) in RING {
+            let sum: u64 = inboxes.iter().map(|inbox| read(&inbox.turns).value()).sum();
+            page.counters(name, help, [(&[][..], sum as f64)]);
+        }
         let waiting: u64 = inboxes.iter().map(|inbox| inbox.turns.waiting.value()).sum();
         let help = "Bytes that wait for clients to take them; at most five seconds old.";
         page.gauges("outbox_bytes", help, [(&[][..], waiting as f64)]);

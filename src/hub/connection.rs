@@ -40,11 +40,11 @@ pub struct Connection {
     worker: u16,
     /// Its place in the worker's list.
     pub(super) slot: Cell<u32>,
-    stream: RefCell<Stream>,
-    outbox: RefCell<Outbox>,
+    pub(super) stream: RefCell<Stream>,
+    pub(super) outbox: RefCell<Outbox>,
     phase: Cell<Phase>,
     /// The socket would not take more; the task waits until it does.
-    blocked: Cell<bool>,
+    pub(super) blocked: Cell<bool>,
     /// Among those to be flushed at the end of the worker's turn.
     touched: Cell<bool>,
     /// Of the connection's own task.
@@ -213,18 +213,27 @@ impl Connection {
     fn write_out(&self) {
         let (mut outbox, mut stream) = (self.outbox.borrow_mut(), self.stream.borrow_mut());
         while !outbox.is_empty() || stream.is_holding() {
-            match stream.try_write(&outbox) {
-                Ok(0) => break,
-                Ok(written) => {
-                    self.traffic().sent_bytes.add(written as u64);
-                    outbox.advance(written);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
+            let written = stream.try_write(&outbox);
+            if !self.note_write(&mut outbox, written) {
+                break;
+            }
+        }
+    }
+
+    /// Notes what became of a write of what is in its outbox; whether the socket may take more.
+    pub(super) fn note_write(&self, outbox: &mut Outbox, written: io::Result<usize>) -> bool {
+        match written {
+            Ok(written) => {
+                self.traffic().sent_bytes.add(written as u64);
+                outbox.advance(written);
+                written > 0
+            }
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
                     outbox.clear();
                     self.phase.set(Phase::Over);
-                    break;
                 }
+                false
             }
         }
     }

@@ -29,10 +29,10 @@ const LEAST: usize = 64;
 /// How many times the cap a frame may be that waits alone.
 const ALONE: usize = 16;
 
-/// Frames that one system call takes; Linux takes 1,024, but more than this gains nothing.
-const SLICES: usize = 64;
-
 impl Outbox {
+    /// Frames that one system call takes; Linux takes 1,024, but more than this gains nothing.
+    pub(super) const SLICES: usize = 64;
+
     pub fn is_empty(&self) -> bool {
         matches!(self.queue, Queue::Empty)
     }
@@ -95,7 +95,7 @@ impl Outbox {
     }
 
     /// What to write next, as one call takes it.
-    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; Self::SLICES]) -> usize {
         let mut used = 0;
         for (slot, frame) in slices.iter_mut().zip(self.iter()) {
             *slot = IoSlice::new(frame);
@@ -105,8 +105,8 @@ impl Outbox {
     }
 
     /// Room for [`Self::slices`].
-    pub fn no_slices<'a>() -> [IoSlice<'a>; SLICES] {
-        [IoSlice::new(&[]); SLICES]
+    pub fn no_slices<'a>() -> [IoSlice<'a>; Self::SLICES] {
+        [IoSlice::new(&[]); Self::SLICES]
     }
 
     /// Forgets the first `written` bytes. What becomes empty gives its memory back.

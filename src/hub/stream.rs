@@ -2,6 +2,7 @@
 //! benches that run whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -62,6 +63,42 @@ impl Stream {
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
             (Self::Detached, _) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+/// For writes that are made elsewhere, together with those of others.
+impl Stream {
+    /// The socket that it ends in.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(stream) => Some(stream.as_fd()),
+            Self::Tls(stream) => Some(stream.socket()),
+            Self::Unix(stream) => Some(stream.as_fd()),
+            Self::Detached => None,
+        }
+    }
+
+    /// Lets TLS take what goes into one run of records; the bytes of `outbox` that are dealt with.
+    pub(super) fn encrypt(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        match self {
+            Self::Tls(stream) => stream.encrypt(outbox),
+            Self::Tcp(_) | Self::Unix(_) | Self::Detached => Ok(0),
+        }
+    }
+
+    /// Where TLS is spoken, the records that wait for the socket.
+    pub(super) fn encrypted(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => Some(stream.encrypted()),
+            Self::Tcp(_) | Self::Unix(_) | Self::Detached => None,
+        }
+    }
+
+    /// Forgets the first `written` bytes of these records.
+    pub(super) fn forget_encrypted(&mut self, written: usize) {
+        if let Self::Tls(stream) = self {
+            stream.forget_encrypted(written);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! settled above; here a session is given.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -23,6 +24,9 @@ const RUN: usize = 64 << 10;
 pub struct Tls {
     tcp: TcpStream,
     session: Session,
+    /// Records that were taken out of the session for a write that is made elsewhere. They go before all that
+    /// the session has.
+    records: Vec<u8>,
 }
 
 /// The socket as TLS sees it: takes and gives what it can at once.
@@ -51,7 +55,7 @@ impl Write for AtOnce<'_> {
 impl Tls {
     /// A session that has not begun; its handshake is [`Self::poll_handshake`]'s.
     pub fn new(tcp: TcpStream, session: Session) -> Self {
-        Self { tcp, session }
+        Self { tcp, session, records: Vec::new() }
     }
 
     /// Shakes hands; ready once application data may flow.
@@ -113,7 +117,11 @@ impl Tls {
 
     /// Whether something is encrypted that the socket has not taken.
     pub fn is_holding(&self) -> bool {
-        self.session.wants_write()
+        !self.records.is_empty() || self.session.wants_write()
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
     }
 
     /// Waits until the socket may take more.
@@ -125,6 +133,37 @@ impl Tls {
     /// that were taken. What the socket refuses of a run is kept and written before the next one.
     pub fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
         self.write_records()?;
+        let taken = self.take_run(outbox)?;
+        match self.write_records() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    /// As [`Self::try_write`], but somebody else writes what [`Self::encrypted`] then has.
+    pub(super) fn encrypt(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        let taken = self.take_run(outbox)?;
+        while self.session.wants_write() {
+            self.session.write_tls(&mut self.records)?;
+        }
+        Ok(taken)
+    }
+
+    /// The records that wait to be written.
+    pub(super) fn encrypted(&self) -> &[u8] {
+        &self.records
+    }
+
+    /// Forgets the first `written` bytes of them. None left, they own no memory.
+    pub(super) fn forget_encrypted(&mut self, written: usize) {
+        self.records.drain(..written.min(self.records.len()));
+        if self.records.is_empty() {
+            self.records = Vec::new();
+        }
+    }
+
+    /// Gives the session what goes into one run; the bytes of `outbox` that it took.
+    fn take_run(&mut self, outbox: &Outbox) -> io::Result<usize> {
         let mut slices: SmallVec<[IoSlice<'_>; 64]> = SmallVec::new();
         let mut bytes = 0;
         for frame in outbox.iter() {
@@ -138,10 +177,7 @@ impl Tls {
         if taken == 0 && bytes > 0 {
             return Err(ErrorKind::WriteZero.into());
         }
-        match self.write_records() {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-            _ => Ok(taken),
-        }
+        Ok(taken)
     }
 
     /// Encrypts as much of `bytes` as goes into one run, once what was encrypted before is written.
@@ -174,6 +210,13 @@ impl Tls {
     }
 
     fn write_records(&mut self) -> io::Result<()> {
+        while !self.records.is_empty() {
+            let written = self.tcp.try_write(&self.records)?;
+            if written == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+            self.forget_encrypted(written);
+        }
         while self.session.wants_write() {
             if self.session.write_tls(&mut AtOnce(&self.tcp))? == 0 {
                 return Err(ErrorKind::WriteZero.into());

@@ -18,8 +18,10 @@ use super::Hub;
 use super::channels::Channels;
 use super::connection::Connection;
 use super::directory::{Directory, Full, Room, Seats, Subscribed, Unsubscribed};
+use super::flush::Flusher;
 use super::inbox::{Deliver, History, Inbox, LocalChannel, Order, Place};
 use super::leaving::Leaving;
+use super::ring::Ring;
 use super::stream::Stream;
 use super::subscriptions::{Subscription, Told, counted_bytes};
 use crate::app::App;
@@ -42,6 +44,7 @@ pub struct Worker {
     channels: RefCell<Channels>,
     /// What a turn needs, kept from one to the next for its room.
     spare: RefCell<Turn>,
+    flusher: RefCell<Flusher>,
     /// Who may leave now.
     pub leaving: Leaving,
     /// Those that go on with the next second.
@@ -76,6 +79,7 @@ impl Worker {
             connections: RefCell::default(),
             channels: RefCell::default(),
             spare: RefCell::default(),
+            flusher: RefCell::default(),
             leaving: Leaving::default(),
             held_up: RefCell::default(),
             now: Cell::new(1),
@@ -106,6 +110,12 @@ impl Worker {
     /// Resumes the connection with the next second.
     pub fn hold_up(&self, connection: &Connection) {
         self.held_up.borrow_mut().push(connection.place());
+    }
+
+    /// Writes for many sockets go out together from now on.
+    pub fn use_ring(&self, ring: Ring) {
+        self.inbox().turns.ring.set(1);
+        self.flusher.replace(Flusher::new(ring));
     }
 
     /// Takes a new connection in.
@@ -254,7 +264,9 @@ impl Worker {
 
     /// Carries out orders for ever. Begun again after a panic, it first flushes what that left behind.
     pub async fn deliver(&self) {
-        self.connections.borrow().iter().for_each(|(_, connection)| flush(connection));
+        let mut part: Vec<_> =
+            self.connections.borrow().iter().map(|(_, one)| one.clone()).collect();
+        self.flush(&mut part);
         let (mut waiting, mut oldest) = (VecDeque::new(), None);
         loop {
             if waiting.is_empty() {
@@ -268,13 +280,13 @@ impl Worker {
             // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
             // there gets all that has come for it meanwhile in one piece.
             if turn.touched.len() <= FLUSHES {
-                turn.touched.drain(..).for_each(|connection| flush(&connection));
+                self.flush(&mut turn.touched);
             } else {
                 waiting.extend(turn.touched.drain(..));
             }
             self.spare.replace(turn);
-            let part = waiting.len().min(FLUSHES);
-            waiting.drain(..part).for_each(|connection: Rc<Connection>| flush(&connection));
+            part.extend(waiting.drain(..waiting.len().min(FLUSHES)));
+            self.flush(&mut part);
             let done = if waiting.is_empty() { oldest.take() } else { None };
             self.inbox().turns.end(done, begun);
             if !waiting.is_empty() {
@@ -286,8 +298,13 @@ impl Worker {
     /// Carries out what is in the inbox and flushes, without giving way to anything.
     pub fn deliver_now(&self) {
         let mut turn = self.carry_out();
-        turn.touched.drain(..).for_each(|connection| flush(&connection));
+        self.flush(&mut turn.touched);
         self.spare.replace(turn);
+    }
+
+    /// Flushes all of them, which are no longer touched.
+    fn flush(&self, touched: &mut Vec<Rc<Connection>>) {
+        self.flusher.borrow_mut().flush(touched, &self.inbox().turns);
     }
 
     pub fn inbox(&self) -> &Inbox {
@@ -423,11 +440,6 @@ impl Worker {
         let connections = self.connections.borrow();
         connections.get(place.slot as usize).filter(|one| one.id == place.socket).cloned()
     }
-}
-
-fn flush(connection: &Connection) {
-    connection.untouch();
-    connection.flush();
 }
 
 /// Whether what happened there in the channel's history is after what the subscriber was told when it

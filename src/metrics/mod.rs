@@ -92,6 +92,11 @@ pub struct Turns {
     pub longest: Peak,
     /// Bytes that wait in outboxes, as last added up.
     pub waiting: Counter,
+    /// 1 where writes for many sockets go out together, by io_uring.
+    pub ring: Counter,
+    /// How often they did, and how many writes these were.
+    pub submissions: Counter,
+    pub submitted_writes: Counter,
 }
 
 impl Turns {

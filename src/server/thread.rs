@@ -16,9 +16,10 @@ use super::accept::Acceptor;
 use super::serve::{Alive, Terms, serve};
 use super::{Beginning, Phase};
 use crate::http::Http;
+use crate::hub::ring::Ring;
 use crate::hub::worker::Worker;
 use crate::metrics::Process;
-use crate::node::Node;
+use crate::node::{Node, Shared};
 use crate::protocol::error::close;
 use crate::socket;
 
@@ -62,7 +63,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         beats,
     } = beginning;
     shared.metrics.watch(index, Handle::current().metrics());
-    let worker = Worker::new(shared.hub.clone(), index);
+    let worker = new_worker(&shared, index, config.io_uring);
     let node = Node::new(shared, worker.clone());
     let http = Rc::new(Http {
         node: node.clone(),
@@ -117,6 +118,27 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         ending.as_mut().poll(cx)
     })
     .await;
+}
+
+/// A worker, with a ring if that is wanted and can be had. The first one tells for all.
+fn new_worker(shared: &Shared, index: u16, io_uring: bool) -> Rc<Worker> {
+    let worker = Worker::new(shared.hub.clone(), index);
+    if !io_uring {
+        return worker;
+    }
+    match Ring::new() {
+        Ok(ring) => {
+            worker.use_ring(ring);
+            if index == 0 {
+                info!("io_uring: many sockets are written to in one system call");
+            }
+        }
+        Err(error) if index == 0 => {
+            info!(%error, "no io_uring: each socket is written to by itself");
+        }
+        Err(_) => {}
+    }
+    worker
 }
 
 /// Delivers for ever. A panic there would silence the whole worker, so it is begun again.

@@ -24,6 +24,7 @@ mod environment;
 mod fencing;
 mod garbage;
 mod handshake;
+mod io_uring;
 mod judge;
 mod liveness;
 mod metrics;

@@ -132,6 +132,7 @@ pub fn config(apps: Vec<App>) -> Config {
             port: 0,
             path: String::new(),
             workers: 2,
+            io_uring: true,
             max_connections: 0,
             shutdown_grace: Duration::ZERO,
             handshake_timeout: Duration::from_secs(10),

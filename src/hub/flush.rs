@@ -1,0 +1,123 @@
+//! The writes of a worker's turn. Many sockets are written to in one system call where the worker has a
+//! ring; few, and all where it has none, by one call each. What is queued, and for whom, is settled before.
+
+use std::cell::RefMut;
+use std::io;
+use std::rc::Rc;
+
+use tracing::warn;
+
+use super::connection::Connection;
+use super::outbox::Outbox;
+use super::ring::{MAX_SENDS, Outgoing, Payload, Ring};
+use super::stream::Stream;
+use crate::metrics::Turns;
+
+/// Sockets below which a call for each costs no more than the ring's.
+const MIN_SENDS: usize = 4;
+
+/// Flushes connections for one worker.
+#[derive(Debug, Default)]
+pub(super) struct Flusher {
+    ring: Option<Ring>,
+}
+
+impl Flusher {
+    pub(super) fn new(ring: Ring) -> Self {
+        Self { ring: Some(ring) }
+    }
+
+    /// Writes what is queued, as far as the sockets take it. What is left waits for the connections' tasks.
+    pub(super) fn flush(&mut self, touched: &mut Vec<Rc<Connection>>, turns: &Turns) {
+        for some in touched.chunks(MAX_SENDS) {
+            match &mut self.ring {
+                Some(ring) if some.len() >= MIN_SENDS => {
+                    if let Err(error) = flush_together(ring, some, turns) {
+                        warn!(%error, "io_uring failed; from now on each socket is written to by itself");
+                        self.ring = None;
+                        turns.ring.set(0);
+                    }
+                }
+                _ => some.iter().for_each(|connection| flush_alone(connection)),
+            }
+        }
+        touched.clear();
+    }
+}
+
+fn flush_alone(connection: &Connection) {
+    connection.untouch();
+    connection.flush();
+}
+
+/// Writes to all of them by the ring. What a socket did not take, and all of it if the ring fails, goes the
+/// way of one call a socket, so that both ways end alike.
+fn flush_together(ring: &mut Ring, some: &[Rc<Connection>], turns: &Turns) -> io::Result<()> {
+    let mut lent = Vec::with_capacity(some.len());
+    for connection in some {
+        connection.untouch();
+        match Lent::of(connection) {
+            Some(one) => lent.push(one),
+            None => connection.flush(),
+        }
+    }
+    let sends: Vec<Outgoing<'_>> = lent.iter().filter_map(Lent::outgoing).collect();
+    turns.submissions.add(1);
+    turns.submitted_writes.add(sends.len() as u64);
+    let sent = ring.send_all(&sends);
+    drop(sends);
+    for (one, answer) in lent.into_iter().zip(ring.answers()) {
+        one.settle(answer);
+    }
+    sent
+}
+
+/// A connection's outbox and stream, for a write that is made together with others.
+struct Lent<'a> {
+    connection: &'a Connection,
+    outbox: RefMut<'a, Outbox>,
+    stream: RefMut<'a, Stream>,
+}
+
+impl<'a> Lent<'a> {
+    /// What the connection has to write: where it speaks TLS, once that has made records of it. None if there
+    /// is nothing, or [`Connection::flush`] has to see to it.
+    fn of(connection: &'a Connection) -> Option<Self> {
+        if connection.blocked.get() {
+            return None;
+        }
+        let (mut outbox, mut stream) =
+            (connection.outbox.borrow_mut(), connection.stream.borrow_mut());
+        if stream.socket().is_none() || (outbox.is_empty() && !stream.is_holding()) {
+            return None;
+        }
+        if stream.is_tls() {
+            let taken = stream.encrypt(&outbox).ok()?;
+            connection.note_write(&mut outbox, Ok(taken));
+        }
+        Some(Self { connection, outbox, stream })
+    }
+
+    /// Never none: what has no socket is not lent.
+    fn outgoing(&self) -> Option<Outgoing<'_>> {
+        let bytes = self.stream.encrypted().map_or(Payload::Queued(&self.outbox), Payload::One);
+        Some(Outgoing { socket: self.stream.socket()?, bytes })
+    }
+
+    /// Notes what became of the write. Whatever is left is tried once more, by which the runtime learns that
+    /// the socket is full.
+    fn settle(mut self, answer: io::Result<usize>) {
+        match answer {
+            Ok(written) if self.stream.is_tls() => self.stream.forget_encrypted(written),
+            answer => {
+                self.connection.note_write(&mut self.outbox, answer);
+            }
+        }
+        let is_written = self.outbox.is_empty() && !self.stream.is_holding();
+        let connection = self.connection;
+        drop((self.outbox, self.stream));
+        if !is_written {
+            connection.flush();
+        }
+    }
+}
