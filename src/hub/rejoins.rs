@@ -2,8 +2,9 @@
 //! so that one that comes and goes without end would cost all of them their time. Different channels do not add
 //! up: a page that is left for another may leave and join hundreds at once.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::fmt;
 
 use crate::protocol::channel::ChannelName;
 
@@ -11,8 +12,14 @@ use crate::protocol::channel::ChannelName;
 const MAX_REJOINS: u8 = 100;
 
 /// What one connection has left in the present second. Empty, it owns no memory.
-#[derive(Debug, Default)]
-pub struct Rejoins(RefCell<Option<Box<Departures>>>);
+#[derive(Default)]
+pub struct Rejoins(Cell<Option<Box<Departures>>>);
+
+impl fmt::Debug for Rejoins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Rejoins(…)")
+    }
+}
 
 #[derive(Debug, Default)]
 struct Departures {
@@ -24,31 +31,28 @@ struct Departures {
 impl Rejoins {
     /// Notes that it left a presence channel at second `now`.
     pub fn note_leave(&self, name: &ChannelName, now: u32) {
-        let mut departures = self.0.borrow_mut();
-        let departures = departures.get_or_insert_default();
+        let mut departures = self.0.take().unwrap_or_default();
         if departures.second != now {
             departures.second = now;
             departures.times.clear();
         }
         let times = departures.times.entry(name.clone()).or_default();
         *times = times.saturating_add(1);
+        self.0.set(Some(departures));
     }
 
     /// Whether joining that channel must wait for the next second.
     pub fn must_wait(&self, name: &str, now: u32) -> bool {
-        let departures = self.0.borrow();
-        departures.as_ref().is_some_and(|departures| {
-            departures.second == now
-                && departures.times.get(name).is_some_and(|times| *times >= MAX_REJOINS)
-        })
+        let Some(departures) = self.0.take() else { return false };
+        let must_wait = departures.second == now
+            && departures.times.get(name).is_some_and(|times| *times >= MAX_REJOINS);
+        self.0.set(Some(departures));
+        must_wait
     }
 
     /// Frees what past seconds have left.
     pub fn forget(&self, now: u32) {
-        let mut departures = self.0.borrow_mut();
-        if departures.as_ref().is_some_and(|departures| departures.second < now) {
-            *departures = None;
-        }
+        self.0.set(self.0.take().filter(|departures| departures.second >= now));
     }
 }
 
@@ -71,6 +75,6 @@ mod tests {
         rejoins.note_leave(&name("presence-2"), 8);
         assert!(!rejoins.must_wait("presence-1", 8));
         rejoins.forget(9);
-        assert!(rejoins.0.borrow().is_none(), "nothing is kept");
+        assert!(rejoins.0.take().is_none(), "nothing is kept");
     }
 }
