@@ -78,6 +78,7 @@ pub const SERVER: &[Key<Config>] = &[
     key("server.handshakes_per_ip", "0", |c, v| {
         put(&mut c.server.handshakes_per_ip, number(v, 0..=1_000_000))
     }),
+    key("server.http_fallback", "true", |c, v| put(&mut c.server.http_fallback, boolean(v))),
     key("server.cors_origins", r#"["*"]"#, |c, v| put(&mut c.server.cors_origins, origins(v))),
     key("server.tls.cert", r#""""#, |c, v| {
         put(&mut c.server.tls.get_or_insert_default().cert, text(v).map(PathBuf::from))

@@ -57,6 +57,7 @@ pub struct Config {
 
 /// Where and how the server listens.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Server {
     pub host: String,
     /// 0: any free port.
@@ -81,6 +82,8 @@ pub struct Server {
     pub connections_per_ip: usize,
     /// New sockets a second that one address may open, and twice as many at once; 0: no limit.
     pub handshakes_per_ip: u32,
+    /// Whether pusher-js is served over HTTP where WebSockets are blocked.
+    pub http_fallback: bool,
     /// Origins that browsers may read the API's answers from; `*` is any.
     pub cors_origins: Vec<String>,
     pub tls: Option<Tls>,

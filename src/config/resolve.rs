@@ -184,6 +184,7 @@ impl Config {
                 proxy_protocol: false,
                 connections_per_ip: 0,
                 handshakes_per_ip: 0,
+                http_fallback: true,
                 cors_origins: Vec::new(),
                 tls: None,
                 unix_socket: None,

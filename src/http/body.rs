@@ -1,7 +1,13 @@
-//! The body of a request as it comes in. Nothing is bounded here: whoever adds to it has counted first.
-//! Most bodies come in one piece, and are not copied.
+//! The body of a request as it comes in, up to the size that it may have. Most bodies come in one piece, and
+//! are not copied.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Incoming};
+
+use super::error::Error;
 
 /// The body so far; most come in one piece, which is not copied.
 #[derive(Debug)]
@@ -20,7 +26,26 @@ impl Received {
         }
     }
 
-    pub(super) fn add(&mut self, more: Bytes) {
+    /// Takes in what comes, up to `max` bytes; ready when it is all there.
+    pub(super) fn poll_all(
+        &mut self,
+        body: &mut Incoming,
+        max: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        while let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            let Ok(frame) = frame else { return Poll::Ready(Err(Error::Interrupted)) };
+            // Trailers say nothing here.
+            let Ok(data) = frame.into_data() else { continue };
+            if self.bytes().len() + data.len() > max {
+                return Poll::Ready(Err(Error::TooLarge { what: "request body", size: None, max }));
+            }
+            self.add(data);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn add(&mut self, more: Bytes) {
         match self {
             Self::Nothing => *self = Self::One(more),
             Self::One(first) => {

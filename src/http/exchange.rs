@@ -13,12 +13,13 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::service::Service;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Uri};
 
 use super::answer;
 use super::api::{Call, Claims, Route};
 use super::body::Received;
 use super::error::Error;
+use super::fallback::{Address, Waiting};
 use super::known::{self, Asking, Known};
 use super::pace::Step;
 use super::unread::Unread;
@@ -51,6 +52,11 @@ impl Door {
         verdict: Option<Verdict>,
         begun: Instant,
     ) -> Stage {
+        if self.http.fallback
+            && let Some(address) = Address::parse(parts.uri.path(), &self.http.prefix)
+        {
+            return self.fall_back(&address, parts, body, verdict);
+        }
         let stage = match self.open(&parts, &body, verdict) {
             Ok(Opened::Unknown(pending)) => {
                 Stage::Unknown(Box::new(Unknown { parts, body, pending, begun }))
@@ -122,7 +128,7 @@ pub struct Exchange {
 }
 
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     Answered(Option<Response<Full<Bytes>>>),
     Reading(Box<Reading>),
     Unknown(Box<Unknown>),
@@ -130,6 +136,8 @@ enum Stage {
     Unread(Response<Full<Bytes>>, Box<Unread>),
     /// Done here, and under way at the connections that it concerns.
     Withdrawing(Box<Reading>, Withdrawing),
+    /// Of a client without WebSockets.
+    Fallback(Uri, Waiting),
 }
 
 impl Stage {
@@ -147,16 +155,16 @@ impl Stage {
 
 /// A request whose app is asked for.
 #[derive(Debug)]
-struct Unknown {
-    parts: Parts,
-    body: Incoming,
-    pending: Pending,
-    begun: Instant,
+pub(super) struct Unknown {
+    pub parts: Parts,
+    pub body: Incoming,
+    pub pending: Pending,
+    pub begun: Instant,
 }
 
 /// A request that may be answered once its body is there.
 #[derive(Debug)]
-struct Reading {
+pub(super) struct Reading {
     parts: Parts,
     body: Incoming,
     app: Arc<App>,
@@ -184,17 +192,7 @@ impl Outcome {
 
 impl Reading {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let max = self.route.max_body(&self.app);
-        while let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            let Ok(frame) = frame else { return Poll::Ready(Err(Error::Interrupted)) };
-            // Trailers say nothing here.
-            let Ok(data) = frame.into_data() else { continue };
-            if self.received.bytes().len() + data.len() > max {
-                return Poll::Ready(Err(Error::TooLarge { what: "request body", size: None, max }));
-            }
-            self.received.add(data);
-        }
-        Poll::Ready(Ok(()))
+        self.received.poll_all(&mut self.body, self.route.max_body(&self.app), cx)
     }
 
     /// Waits for what the answer needs to know of other nodes, if there are any.
@@ -272,6 +270,9 @@ impl Future for Exchange {
                 let done = std::mem::replace(stage, Stage::Answered(None));
                 let Stage::Withdrawing(reading, _) = done else { return Poll::Pending };
                 return Poll::Ready(Ok(door.conclude(&reading, Ok(serde_json::json!({})), None)));
+            }
+            Stage::Fallback(uri, waiting) => {
+                return door.poll_fallback(uri, waiting, cx).map(Ok);
             }
             // Nobody is asked twice.
             Stage::Unknown(_) => return Poll::Pending,

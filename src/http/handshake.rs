@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use hyper::header::ORIGIN;
+use hyper::header::{HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
+use tracing::{debug, info, warn};
 
 use super::error::Error;
-use super::{Door, LookupAway, Opened, answer};
+use super::{Door, Handoff, LookupAway, Opened, answer};
+use crate::app::Apps;
 use crate::lookup::{Name, Verdict};
-use crate::protocol::error::close;
+use crate::metrics::{Notice, Reason};
+use crate::node::Shared;
+use crate::protocol::error::{Error as Refusal, close};
 use crate::protocol::query::Query;
 use crate::socket::upgrade::{self, Admission, NoHandshake};
 
@@ -38,6 +42,41 @@ pub struct Asked {
     pub app: String,
 }
 
+impl Asked {
+    pub(super) fn new(key: &str, headers: &HeaderMap, apps: &Apps) -> Self {
+        let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes()).unwrap_or_default();
+        Self {
+            key: key.to_owned(),
+            origin: String::from_utf8_lossy(origin).into_owned(),
+            app: apps.by_key(key).map(|app| app.id.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The line of a socket that was not let in. What the client chose is quoted: nobody else writes lines of the log.
+pub fn tell_of_refusal(
+    shared: &Shared,
+    address: IpAddr,
+    (error, reason): (&Refusal, Option<Reason>),
+    asked: &Asked,
+) {
+    let (code, text) = (error.code, &error.message);
+    let Asked { app, key, origin } = asked;
+    // One code has several.
+    let reason =
+        reason.filter(|_| *error == close::OVER_CAPACITY).unwrap_or_else(|| upgrade::reason(error));
+    match shared.metrics.notices.due(Notice::Refusal(reason)) {
+        // So it is meant to be.
+        Some(others) if reason == Reason::Stopping => {
+            info!(%address, code, %app, others, "a socket was refused: {text}");
+        }
+        Some(others) => {
+            warn!(%address, code, %app, ?key, ?origin, others, "a socket was refused: {text}");
+        }
+        None => debug!(%address, code, %app, ?key, ?origin, "a socket was refused: {text}"),
+    }
+}
+
 impl Door {
     pub(super) fn upgrade(
         &self,
@@ -64,22 +103,16 @@ impl Door {
         if !self.http.node.shared.addresses.handshakes.admit(address, Instant::now()) {
             admission = Err(close::OVER_CAPACITY);
         }
-        let asked = admission.is_err().then(|| {
-            let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes()).unwrap_or_default();
-            Box::new(Asked {
-                key: key.to_owned(),
-                origin: String::from_utf8_lossy(origin).into_owned(),
-                app: apps.by_key(key).map(|app| app.id.to_string()).unwrap_or_default(),
-            })
-        });
-        *self.upgrade.borrow_mut() = Some(Upgrade {
+        let asked = admission.is_err().then(|| Box::new(Asked::new(key, headers, &apps)));
+        let upgrade = Upgrade {
             admission,
             asked,
             address,
             answer,
             pause: upgrade::greeting_pause(headers),
             answers_pings: query.get("client") == Some("js"),
-        });
+        };
+        *self.handoff.borrow_mut() = Some(Handoff::Socket(upgrade));
         Ok(Opened::Answered(answer::switching()))
     }
 }

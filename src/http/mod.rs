@@ -8,6 +8,7 @@ mod channels;
 mod error;
 mod events;
 mod exchange;
+pub mod fallback;
 mod handshake;
 mod known;
 pub mod pace;
@@ -35,11 +36,12 @@ use crate::node::Node;
 use crate::protocol::query::percent_decode;
 use api::{Claims, Head, Route};
 use error::Error;
+use fallback::LineStream;
 use pace::{Pace, Paces};
 use scrape::Scrape;
 
 pub use exchange::Exchange;
-pub use handshake::{Asked, Upgrade};
+pub use handshake::{Asked, Upgrade, tell_of_refusal};
 
 /// What all requests on one worker share.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub struct Http {
     pub node: Rc<Node>,
     /// Prefix of all routes; the API answers without it too, for Guzzle drops it.
     pub prefix: String,
+    /// Whether clients may come without WebSockets.
+    pub fallback: bool,
     pub cors_origins: Vec<String>,
     pub trusted_proxies: Vec<Network>,
     pub paces: Rc<Paces>,
@@ -64,7 +68,14 @@ pub struct Door {
     pub tls: bool,
     pub pace: Rc<Pace>,
     /// Left here by a request that was answered 101.
-    pub upgrade: Rc<RefCell<Option<Upgrade>>>,
+    pub handoff: Rc<RefCell<Option<Handoff>>>,
+}
+
+/// What a connection becomes that no more requests come on.
+#[derive(Debug)]
+pub enum Handoff {
+    Socket(Upgrade),
+    Lines(LineStream),
 }
 
 impl Door {

@@ -39,6 +39,8 @@ pub enum Step {
     Head,
     /// The body is on its way.
     Body,
+    /// Whether and when it is answered is for its session to say.
+    Held,
 }
 
 /// Why a connection is to end.
@@ -62,7 +64,11 @@ impl Paces {
     /// Ends those that have been at one step for too long: `timeout` seconds where a request is due.
     pub fn look_after(&self, now: u32, timeout: u32) {
         for (_, pace) in self.0.borrow().iter() {
-            let limit = if pace.step.get() == Step::Idle { IDLE } else { timeout };
+            let limit = match pace.step.get() {
+                Step::Idle => IDLE,
+                Step::Held => continue,
+                Step::New | Step::Head | Step::Body => timeout,
+            };
             if now.saturating_sub(pace.since.get()) > limit {
                 pace.end(End::Late);
             }

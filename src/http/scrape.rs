@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::config;
 use crate::hub::directory::{Directory, Totals};
 use crate::metrics::{
-    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Turns,
-    Unreadable, Unready,
+    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Transport,
+    Turns, Unreadable, Unready,
 };
 use crate::node::Shared;
 use crate::webhook;
@@ -173,6 +173,7 @@ impl Scrape {
             self.tell_as_soketi(&mut page, &apps);
         }
         self.tell_certificate(&mut page);
+        self.tell_transports(&mut page);
         self.tell_sockets(&mut page);
         self.tell_api(&mut page);
         self.tell_workers(&mut page);
@@ -228,6 +229,30 @@ impl Scrape {
         let days = (end > 0.0).then_some((&[][..], (end - now) / (24.0 * 3600.0)));
         let help = "Days until the TLS certificate, or one of its chain, expires; below 0, it has.";
         page.gauges("certificate_days_left", help, days);
+    }
+
+    /// How connections' bytes travel: all that are not over HTTP are sockets.
+    fn tell_transports(&self, page: &mut Page) {
+        let workers = self.shared.metrics.workers();
+        let of = |transport: Transport| {
+            let counts = workers.iter().map(|counts| counts.over_http.value(transport as usize));
+            counts.sum::<u64>()
+        };
+        let over_http = of(Transport::XhrStreaming) + of(Transport::XhrPolling);
+        let sockets = self.shared.connections().saturating_sub(over_http);
+        let transports: Vec<_> = Transport::ALL
+            .iter()
+            .map(|transport| {
+                let is_socket = *transport == Transport::WebSocket;
+                let value = if is_socket { sockets } else { of(*transport) };
+                ([("transport", transport.word())], value as f64)
+            })
+            .collect();
+        page.gauges(
+            "connections_by_transport",
+            "Connections open now, by how their bytes travel.",
+            transports.iter().map(|(labels, value)| (&labels[..], *value)),
+        );
     }
 
     fn tell_sockets(&self, page: &mut Page) {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::directory::Directory;
+use super::http_stream::{Arrival, HttpStream};
 use super::inbox::Place;
 use super::outbox::Outbox;
 use super::rejoins::Rejoins;
@@ -269,6 +270,20 @@ impl Connection {
             self.flush();
         }
         read
+    }
+
+    /// Acts on its stream where its client asks by HTTP requests.
+    pub fn over_http<T>(&self, act: impl FnOnce(&mut HttpStream) -> T) -> Option<T> {
+        match &mut *self.stream.borrow_mut() {
+            Stream::Http(stream) => Some(act(stream)),
+            _ => None,
+        }
+    }
+
+    /// A request of its client has come.
+    pub(super) fn arrive(&self, arrival: Arrival) {
+        self.over_http(|stream| stream.arrive(arrival));
+        self.wake();
     }
 
     /// Ends our half of the stream.

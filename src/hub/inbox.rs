@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::directory::Directory;
+use super::http_stream::Arrival;
 use super::withdrawal::Withdrawal;
 use crate::metrics::Turns;
 use crate::protocol::error::Error;
@@ -57,6 +58,11 @@ pub enum Order {
     Tell {
         place: Place,
         frame: Bytes,
+    },
+    /// A request has come for the HTTP session there.
+    Arrive {
+        place: Place,
+        arrival: Box<Arrival>,
     },
 }
 

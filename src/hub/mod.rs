@@ -11,8 +11,12 @@ pub mod counting;
 pub mod directory;
 mod flush;
 pub mod handshakes;
+pub mod http_sessions;
+pub mod http_stream;
 pub mod inbox;
 pub mod leaving;
+pub mod line_cache;
+pub mod loads;
 pub mod outbox;
 pub mod presence;
 pub mod rate;
@@ -37,6 +41,8 @@ use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use directory::{Directory, Seats};
+use http_sessions::HttpSessions;
+use http_stream::Arrival;
 use inbox::{Deliver, History, Inbox, Order, Place};
 use withdrawal::Withdrawal;
 
@@ -51,6 +57,7 @@ pub struct Hub {
     /// What is counted for subscriptions and members of all apps, in bytes.
     counted: Arc<AtomicU64>,
     inboxes: Box<[Inbox]>,
+    pub http_sessions: Arc<HttpSessions>,
 }
 
 impl Hub {
@@ -63,6 +70,7 @@ impl Hub {
             directories: DashMap::new(),
             counted: Arc::default(),
             inboxes: (0..workers.max(1)).map(|_| Inbox::default()).collect(),
+            http_sessions: Arc::default(),
         })
     }
 
@@ -179,5 +187,9 @@ impl Hub {
     /// Gives one connection a frame.
     pub fn tell(&self, place: Place, frame: Bytes) {
         self.inbox(place.worker).put(Order::Tell { place, frame });
+    }
+    /// Brings a request to the HTTP session that it is for. Where that has ended, it is dropped.
+    pub fn arrive(&self, place: Place, arrival: Arrival) {
+        self.inbox(place.worker).put(Order::Arrive { place, arrival: Box::new(arrival) });
     }
 }

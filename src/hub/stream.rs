@@ -1,5 +1,5 @@
-//! The byte stream under a connection: TCP, TLS over it, a Unix socket, or nothing at all for tests and
-//! benches that run whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
+//! The byte stream under a connection: TCP, TLS over it, a Unix socket, the answers to HTTP requests, or
+//! nothing at all for tests and benches that run whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::http_stream::HttpStream;
 use super::outbox::Outbox;
-use super::tls::Tls;
+use super::tls::{Session, Tls};
 
 /// Where a connection's bytes come from and go to.
 #[derive(Debug)]
@@ -19,11 +20,47 @@ pub enum Stream {
     Tls(Box<Tls>),
     /// From a proxy on the same machine.
     Unix(UnixStream),
+    /// Of a client whose WebSockets are blocked.
+    Http(Box<HttpStream>),
     /// Takes nothing and gives nothing: what is pushed stays in the outbox.
     Detached,
 }
 
+/// A stream on its way to another thread: a runtime wakes only those that are registered with it.
+#[derive(Debug)]
+pub enum StreamInTransit {
+    Tcp(std::net::TcpStream),
+    Tls(std::net::TcpStream, Box<Session>),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl StreamInTransit {
+    /// Registers it with the runtime of the thread that calls this.
+    pub fn settle(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Tls(stream, session) => {
+                Stream::Tls(Box::new(Tls::new(TcpStream::from_std(stream)?, *session)))
+            }
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 impl Stream {
+    /// Takes it off the runtime that it is registered with.
+    pub fn leave(self) -> io::Result<StreamInTransit> {
+        Ok(match self {
+            Self::Tcp(stream) => StreamInTransit::Tcp(stream.into_std()?),
+            Self::Tls(stream) => {
+                let (stream, session) = stream.into_parts();
+                StreamInTransit::Tls(stream.into_std()?, Box::new(session))
+            }
+            Self::Unix(stream) => StreamInTransit::Unix(stream.into_std()?),
+            Self::Http(_) | Self::Detached => return Err(io::ErrorKind::Unsupported.into()),
+        })
+    }
+
     /// Whether what it carries is encrypted on the wire.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
@@ -35,6 +72,7 @@ impl Stream {
             Self::Tcp(stream) => stream.poll_write_ready(cx),
             Self::Tls(stream) => stream.poll_writable(cx),
             Self::Unix(stream) => stream.poll_write_ready(cx),
+            Self::Http(stream) => stream.poll_writable(cx),
             Self::Detached => Poll::Pending,
         }
     }
@@ -43,6 +81,7 @@ impl Stream {
     pub fn is_holding(&self) -> bool {
         match self {
             Self::Tls(stream) => stream.is_holding(),
+            Self::Http(stream) => stream.is_holding(),
             Self::Tcp(_) | Self::Unix(_) | Self::Detached => false,
         }
     }
@@ -62,6 +101,7 @@ impl Stream {
                 let used = outbox.slices(&mut slices);
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
+            (Self::Http(stream), _) => stream.try_write(outbox),
             (Self::Detached, _) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -75,7 +115,7 @@ impl Stream {
             Self::Tcp(stream) => Some(stream.as_fd()),
             Self::Tls(stream) => Some(stream.socket()),
             Self::Unix(stream) => Some(stream.as_fd()),
-            Self::Detached => None,
+            Self::Http(_) | Self::Detached => None,
         }
     }
 
@@ -83,7 +123,7 @@ impl Stream {
     pub(super) fn encrypt(&mut self, outbox: &Outbox) -> io::Result<usize> {
         match self {
             Self::Tls(stream) => stream.encrypt(outbox),
-            Self::Tcp(_) | Self::Unix(_) | Self::Detached => Ok(0),
+            Self::Tcp(_) | Self::Unix(_) | Self::Http(_) | Self::Detached => Ok(0),
         }
     }
 
@@ -91,7 +131,7 @@ impl Stream {
     pub(super) fn encrypted(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => Some(stream.encrypted()),
-            Self::Tcp(_) | Self::Unix(_) | Self::Detached => None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Http(_) | Self::Detached => None,
         }
     }
 
@@ -114,7 +154,7 @@ impl AsyncRead for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => stream.poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Detached => Poll::Pending,
+            Self::Http(_) | Self::Detached => Poll::Pending,
         }
     }
 }
@@ -130,7 +170,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => stream.poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Detached => Poll::Pending,
+            Self::Http(_) | Self::Detached => Poll::Pending,
         }
     }
 
@@ -157,7 +197,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Tls(stream) => stream.poll_flush(cx),
-            Self::Tcp(_) | Self::Unix(_) | Self::Detached => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -167,7 +207,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => stream.poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Detached => Poll::Ready(Ok(())),
+            Self::Http(_) | Self::Detached => Poll::Ready(Ok(())),
         }
     }
 }

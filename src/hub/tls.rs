@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::Connection as Session;
+pub use rustls::Connection as Session;
 use rustls::pki_types::CertificateDer;
 use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, ReadBuf};
@@ -56,6 +56,11 @@ impl Tls {
     /// A session that has not begun; its handshake is [`Self::poll_handshake`]'s.
     pub fn new(tcp: TcpStream, session: Session) -> Self {
         Self { tcp, session, records: Vec::new() }
+    }
+
+    /// The stream and the session apart.
+    pub fn into_parts(self) -> (TcpStream, Session) {
+        (self.tcp, self.session)
     }
 
     /// Shakes hands; ready once application data may flow.

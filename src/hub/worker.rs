@@ -3,7 +3,7 @@
 //! outbox is flushed once, so that however many frames a turn has, a socket costs one system call.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub struct Worker {
     index: u16,
     hub: Arc<Hub>,
     connections: RefCell<Slab<Rc<Connection>>>,
+    /// Those of them that are HTTP sessions, by place.
+    http_sessions: RefCell<BTreeSet<u32>>,
     channels: RefCell<Channels>,
     /// What a turn needs, kept from one to the next for its room.
     spare: RefCell<Turn>,
@@ -77,6 +79,7 @@ impl Worker {
             index,
             hub,
             connections: RefCell::default(),
+            http_sessions: RefCell::default(),
             channels: RefCell::default(),
             spare: RefCell::default(),
             flusher: RefCell::default(),
@@ -127,11 +130,15 @@ impl Worker {
         address: IpAddr,
     ) -> Rc<Connection> {
         let id = self.hub.next_socket_id();
+        let is_over_http = matches!(stream, Stream::Http(_));
         let connection =
             Rc::new(Connection::new(id, app, directory, stream, (address, self.index, self.now())));
         connection.life.made.set(self.hub.hundredths(Instant::now()));
         let slot = self.connections.borrow_mut().insert(connection.clone());
         connection.slot.set(slot as u32);
+        if is_over_http {
+            self.http_sessions.borrow_mut().insert(slot as u32);
+        }
         connection
     }
 
@@ -141,7 +148,17 @@ impl Worker {
         let slot = connection.slot.get() as usize;
         if connections.get(slot).is_some_and(|other| other.id == connection.id) {
             connections.remove(slot);
+            if connection.over_http(|_| ()).is_some() {
+                self.http_sessions.borrow_mut().remove(&(slot as u32));
+            }
         }
+    }
+
+    /// Its HTTP sessions at this moment.
+    pub fn http_sessions(&self) -> Vec<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        let sessions = self.http_sessions.borrow();
+        sessions.iter().filter_map(|slot| connections.get(*slot as usize).cloned()).collect()
     }
 
     /// All connections at this moment, from place `from` on, `most` of them, and the place to go on from
@@ -405,6 +422,11 @@ impl Worker {
                 self.each_of_user(&directory, &user, asked, |connection| {
                     connection.withdraw(withdrawal.clone());
                 });
+            }
+            Order::Arrive { place, arrival } => {
+                if let Some(connection) = self.at(place) {
+                    connection.arrive(*arrival);
+                }
             }
             Order::Resume { place, admitted } => {
                 self.at(place).into_iter().for_each(|one| one.resume(admitted));

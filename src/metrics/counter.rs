@@ -45,6 +45,13 @@ impl<const N: usize> Tally<N> {
         }
     }
 
+    /// Takes one back where what is counted has gone.
+    pub fn uncount(&self, label: usize) {
+        if let Some(counter) = self.0.get(label) {
+            counter.sub(1);
+        }
+    }
+
     pub fn value(&self, label: usize) -> u64 {
         self.0.get(label).map_or(0, Counter::value)
     }

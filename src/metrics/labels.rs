@@ -19,6 +19,15 @@ macro_rules! labels {
 }
 
 labels! {
+    /// How a connection's bytes travel.
+    Transport {
+        WebSocket = "websocket",
+        XhrStreaming = "xhr_streaming",
+        XhrPolling = "xhr_polling",
+    }
+}
+
+labels! {
     /// Why a socket ended or was not let in.
     Reason {
         /// Its client closed it.

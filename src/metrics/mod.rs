@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio::runtime::RuntimeMetrics;
 
 pub use counter::{Counter, Histogram, Peak, Tally};
-pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Unreadable, Unready};
+pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Transport, Unreadable, Unready};
 pub use notices::{Notice, Notices};
 pub use page::{Labels, Page};
 pub use process::Process;
@@ -25,6 +25,8 @@ pub use process::Process;
 pub struct Counts {
     /// Connections open now.
     pub connections: Counter,
+    /// Those of them that receive by HTTP requests, by transport.
+    pub over_http: Tally<{ Transport::ALL.len() }>,
     /// Tasks that panicked; each cost one connection.
     pub panics: Counter,
     /// Frames from clients that were refused in any way.

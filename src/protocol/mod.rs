@@ -6,6 +6,7 @@ pub mod channel;
 pub mod command;
 pub mod error;
 pub mod event;
+pub mod fallback;
 pub mod json;
 pub mod member;
 pub mod origin;

@@ -4,14 +4,14 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
+use super::Phase;
 use super::listener::{Bare, Incoming, Listener};
-use super::{Loads, Phase};
+use crate::hub::loads::Loads;
 use crate::hub::stream::Stream;
 
 /// How long to wait when no more files can be opened: some are sure to be closed soon.
@@ -61,7 +61,7 @@ impl Acceptor {
         let loads = self.loads.clone();
         let ended = self.accept().await;
         // After the last one was counted.
-        loads.complete.store(true, Ordering::Release);
+        loads.complete();
         ended
     }
 

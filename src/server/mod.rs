@@ -18,7 +18,7 @@ mod unreadable;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ use crate::http::scrape::Scrape;
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
 use crate::hub::capacity::Capacity;
+use crate::hub::loads::Loads;
 use crate::lookup::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::node::{self, Clustered, Shared};
@@ -102,45 +103,6 @@ struct Beginning {
     phase: watch::Receiver<Phase>,
     loads: Arc<Loads>,
     beats: Arc<[AtomicU64]>,
-}
-
-/// Connections of any kind that each worker carries.
-#[derive(Debug)]
-struct Loads {
-    of: Vec<AtomicUsize>,
-    /// No more will come, for another process accepts them.
-    complete: AtomicBool,
-}
-
-impl Loads {
-    fn new(workers: usize) -> Self {
-        let of = (0..workers).map(|_| AtomicUsize::new(0)).collect();
-        Self { of, complete: AtomicBool::new(false) }
-    }
-
-    fn add(&self, worker: usize) {
-        if let Some(load) = self.of.get(worker) {
-            load.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn remove(&self, worker: usize) {
-        if let Some(load) = self.of.get(worker) {
-            load.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The worker with the fewest.
-    fn lightest(&self) -> usize {
-        let loads = self.of.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
-        loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker)
-    }
-
-    /// Whether there are connections, or one may still be on its way from the acceptor.
-    fn any(&self, phase: Phase) -> bool {
-        let is_complete = phase == Phase::Draining || self.complete.load(Ordering::Acquire);
-        !is_complete || self.of.iter().any(|load| load.load(Ordering::Relaxed) > 0)
-    }
 }
 
 /// Binds and starts. The addresses are ready to be connected to when this returns.

@@ -15,46 +15,23 @@ use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::accept::Accepted;
+use super::proxy;
 use super::tls::Certificates;
 use super::unreadable::{self, MAX_HEAD};
-use super::{Loads, proxy};
+use crate::http::fallback::LineStream;
 use crate::http::pace::{End, Pace};
-use crate::http::{Asked, Door, Http, Upgrade};
+use crate::http::{Asked, Door, Handoff, Http, Upgrade, tell_of_refusal};
+use crate::hub::http_stream::Arrival;
+use crate::hub::loads::Alive;
 use crate::hub::stream::Stream;
 use crate::metrics::{Notice, Reason, Unreadable};
-use crate::protocol::error::{Error, close};
 use crate::session::Session;
-use crate::socket::{self, Socket, upgrade};
-
-/// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 8 << 20;
-
-/// Counts a connection among its worker's for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Alive {
-    loads: Arc<Loads>,
-    worker: usize,
-}
-
-impl Alive {
-    /// The acceptor has counted it already.
-    pub(super) fn new(loads: Arc<Loads>, worker: usize) -> Self {
-        Self { loads, worker }
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.loads.remove(self.worker);
-    }
-}
+use crate::socket::{self, Socket, http_session, upgrade};
 
 /// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
 /// which is to have no header but ours, and hyper's empty refusals, for which there are words.
@@ -63,7 +40,7 @@ struct Io {
     http: Rc<Http>,
     pace: Rc<Pace>,
     /// Something once a request has been answered 101.
-    upgrade: Rc<RefCell<Option<Upgrade>>>,
+    handoff: Rc<RefCell<Option<Handoff>>>,
     /// hyper's own 101, behind what of earlier answers the client has not taken yet.
     held: Vec<u8>,
 }
@@ -88,7 +65,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.upgrade.borrow().is_some() {
+        if self.handoff.borrow().is_some() {
             self.held.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -111,7 +88,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.upgrade.borrow().is_some() {
+        if self.handoff.borrow().is_some() {
             slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
@@ -226,17 +203,44 @@ impl Drop for Panic {
     }
 }
 
-/// A stream whose last request became a socket.
-struct Shaken {
+/// A stream that its last request left to something else.
+struct Handed {
     stream: Stream,
-    upgrade: Upgrade,
+    handoff: Handoff,
     /// What the client sent after its request.
     early: Bytes,
 }
 
+/// Begins what the connection has become.
+fn begin(http: &Rc<Http>, handed: Handed, alive: Alive) {
+    let Handed { stream, handoff, early } = handed;
+    match handoff {
+        Handoff::Socket(upgrade) => begin_socket(http, stream, upgrade, (&early, alive)),
+        Handoff::Lines(LineStream { session: Ok(place), framing, before }) => {
+            match stream.leave() {
+                Ok(stream) => {
+                    let arrival = Arrival::Streaming { stream, framing, before, alive };
+                    http.node.hub().arrive(place, arrival);
+                }
+                Err(error) => debug!(%error, "a streaming request was lost"),
+            }
+        }
+        Handoff::Lines(LineStream { session: Err(error), framing, before }) => {
+            spawn_local(async move {
+                http_session::refuse(stream, framing, before, error).await;
+                drop(alive);
+            });
+        }
+    }
+}
+
 /// Begins the socket's life, in a task of its own, so that what requests needed is not kept as long.
-fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
-    let Shaken { stream, upgrade, early } = shaken;
+fn begin_socket(
+    http: &Rc<Http>,
+    stream: Stream,
+    upgrade: Upgrade,
+    (early, alive): (&Bytes, Alive),
+) {
     let answer = Bytes::from(upgrade.answer);
     let (mut asked, mut reason) = (upgrade.asked, None);
     let admitted = match upgrade.admission {
@@ -258,7 +262,7 @@ fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
         Ok(connection) => {
             connection.life.answers_pings.set(upgrade.answers_pings);
             let socket =
-                Socket::new(Session::new(http.node.clone(), connection), &early, upgrade.pause);
+                Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
             spawn_local(async move {
                 socket.await;
                 drop(alive);
@@ -266,32 +270,14 @@ fn begin(http: &Rc<Http>, shaken: Shaken, alive: Alive) {
         }
         Err((error, stream)) => {
             if let Some(asked) = asked {
-                tell_of(http, upgrade.address, (&error, reason), &asked);
+                let shared = &http.node.shared;
+                tell_of_refusal(shared, upgrade.address, (&error, reason), &asked);
             }
             spawn_local(async move {
                 socket::refuse(stream, answer, error, upgrade.pause).await;
                 drop(alive);
             });
         }
-    }
-}
-
-/// The line of a socket that was not let in. What the client chose is quoted: nobody else writes lines of the log.
-fn tell_of(http: &Http, address: IpAddr, (error, reason): (&Error, Option<Reason>), asked: &Asked) {
-    let (code, text) = (error.code, &error.message);
-    let Asked { app, key, origin } = asked;
-    // One code has several.
-    let reason =
-        reason.filter(|_| *error == close::OVER_CAPACITY).unwrap_or_else(|| upgrade::reason(error));
-    match http.node.shared.metrics.notices.due(Notice::Refusal(reason)) {
-        // So it is meant to be.
-        Some(others) if reason == Reason::Stopping => {
-            info!(%address, code, %app, others, "a socket was refused: {text}");
-        }
-        Some(others) => {
-            warn!(%address, code, %app, ?key, ?origin, others, "a socket was refused: {text}");
-        }
-        None => debug!(%address, code, %app, ?key, ?origin, "a socket was refused: {text}"),
     }
 }
 
@@ -306,43 +292,23 @@ fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
     }
 }
 
-/// Ends our half, and takes in for a while what the client still sends: closed over unread bytes, a stream
-/// is reset, and the client would lose the answer that told it why.
-async fn linger(stream: &mut Stream) {
-    let mut left = LINGER_BYTES;
-    // On the heap, for few connections come to this and all would have to have room for it.
-    let mut scratch = vec![0; 16 << 10];
-    let ending = async {
-        stream.shutdown().await?;
-        while left > 0 {
-            match stream.read(&mut scratch).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        Ok::<(), io::Error>(())
-    };
-    // Whether the client has heard us is its own affair.
-    let _ = timeout(LINGER, ending).await;
-}
-
 /// Answers requests until the client is done, too slow, or wants a socket.
-async fn requests(http: &Rc<Http>, stream: Stream, peer: IpAddr) -> Option<Shaken> {
+async fn requests(http: &Rc<Http>, stream: Stream, peer: IpAddr) -> Option<Handed> {
     let kept = http.paces.begin(http.node.worker.now());
     let pace = &kept.pace;
-    let upgrade = Rc::new(RefCell::new(None));
+    let handoff = Rc::new(RefCell::new(None));
     let door = Door {
         http: http.clone(),
         peer,
         tls: stream.is_tls(),
         pace: pace.clone(),
-        upgrade: upgrade.clone(),
+        handoff: handoff.clone(),
     };
     let io = Io {
         stream: TokioIo::new(stream),
         http: http.clone(),
         pace: pace.clone(),
-        upgrade: upgrade.clone(),
+        handoff: handoff.clone(),
         held: Vec::new(),
     };
     let mut connection = http1::Builder::new()
@@ -367,18 +333,21 @@ async fn requests(http: &Rc<Http>, stream: Stream, peer: IpAddr) -> Option<Shake
         let kind = unreadable::classify(&error, &parts.read_buf)?;
         tell_of_unreadable(http, peer, kind);
         unreadable::answer(&mut stream, kind).await;
-        linger(&mut stream).await;
+        socket::linger(&mut stream).await;
         return None;
     }
-    match upgrade.take() {
-        Some(mut upgrade) => {
+    match handoff.take() {
+        Some(mut handoff) => {
             let mut before = parts.io.held;
             before.truncate(head_of_101(&before));
-            upgrade.answer.splice(..0, before);
-            Some(Shaken { stream, upgrade, early: parts.read_buf })
+            match &mut handoff {
+                Handoff::Socket(upgrade) => drop(upgrade.answer.splice(..0, before)),
+                Handoff::Lines(lines) => lines.before = before,
+            }
+            Some(Handed { stream, handoff, early: parts.read_buf })
         }
         None => {
-            linger(&mut stream).await;
+            socket::linger(&mut stream).await;
             None
         }
     }

@@ -13,15 +13,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
-use super::serve::{Alive, Terms, serve};
+use super::serve::{Terms, serve};
 use super::{Beginning, Phase};
 use crate::http::Http;
+use crate::hub::connection::Connection;
+use crate::hub::line_cache::forget_shared_lines;
+use crate::hub::loads::{Alive, Loads};
 use crate::hub::ring::Ring;
 use crate::hub::worker::Worker;
 use crate::metrics::Process;
 use crate::node::{Node, Shared};
 use crate::protocol::error::close;
-use crate::socket;
+use crate::socket::{self, http_session};
 
 /// How often connections are closed while draining.
 const STEP: Duration = Duration::from_millis(25);
@@ -68,6 +71,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
     let http = Rc::new(Http {
         node: node.clone(),
         prefix: config.path.clone(),
+        fallback: config.http_fallback,
         cors_origins: config.cors_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         paces: Rc::default(),
@@ -100,14 +104,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
     let ending = async {
         let changed = phase.wait_for(|phase| *phase != Phase::Serving).await.map(|phase| *phase);
         if let Ok(phase) = changed {
-            let end = Instant::now() + config.shutdown_grace;
-            let closing = spawn_local(close_all(node.clone(), config.shutdown_grace));
-            while loads.any(phase) && Instant::now() < end {
-                // Each time, for some may have been on their way.
-                http.paces.drain(node.worker.now());
-                sleep(STEP).await;
-            }
-            closing.abort();
+            end(&http, &loads, phase, config.shutdown_grace).await;
         }
     };
     tokio::pin!(taking_in, ending);
@@ -196,7 +193,13 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         place = next;
         for connection in some {
             waiting += connection.queued();
-            socket::look_after(&connection, now);
+            if connection.over_http(|_| ()).is_none() {
+                socket::look_after(&connection, now);
+            }
+        }
+        forget_shared_lines();
+        for session in node.worker.http_sessions() {
+            http_session::look_after(&session, now);
         }
         let turns = &node.worker.inbox().turns;
         if place == 0 {
@@ -234,15 +237,39 @@ async fn close_all(node: Rc<Node>, grace: Duration) {
     }
     for (step, some) in all.chunks(each).enumerate() {
         sleep_until(begun + STEP * step as u32).await;
-        for connection in some {
-            connection.close(&close::DRAINING);
-        }
+        close(some);
     }
     // Those that were let in meanwhile, while another process takes over.
     loop {
         sleep(STEP).await;
-        for connection in node.worker.some_connections(0, node.worker.places()).0 {
-            connection.close(&close::DRAINING);
-        }
+        close(&node.worker.some_connections(0, node.worker.places()).0);
     }
+}
+
+/// Ends what the worker carries, and waits until nothing is left or the grace is over.
+async fn end(http: &Http, loads: &Loads, phase: Phase, grace: Duration) {
+    let node = &http.node;
+    let end = Instant::now() + grace;
+    if phase == Phase::HandingOver {
+        // Their clients' next requests come to the other process, which does not know them.
+        close(&node.worker.http_sessions());
+    }
+    let closing = spawn_local(close_all(node.clone(), grace));
+    let is_busy = || is_busy(loads, phase) || !node.hub().http_sessions.is_empty();
+    while is_busy() && Instant::now() < end {
+        // Each time, for some may have been on their way.
+        http.paces.drain(node.worker.now());
+        sleep(STEP).await;
+    }
+    closing.abort();
+}
+
+fn close(connections: &[Rc<Connection>]) {
+    connections.iter().for_each(|connection| connection.close(&close::DRAINING));
+}
+
+/// Whether there are connections, or one may still be on its way from the acceptor.
+fn is_busy(loads: &Loads, phase: Phase) -> bool {
+    let is_complete = phase == Phase::Draining || loads.is_complete();
+    !is_complete || loads.any()
 }

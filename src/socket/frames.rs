@@ -53,7 +53,7 @@ impl Breach {
         match self {
             Self::Protocol(rule) => rule,
             Self::Utf8 => "Text must be UTF-8",
-            Self::TooLarge => "Maximum message size exceeded",
+            Self::TooLarge => super::TOO_LARGE,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! and no buffer of its own; what the bytes mean is the session's business, what is sent the hub's.
 
 pub mod frames;
+pub mod http_session;
 pub mod upgrade;
 
 use std::cell::RefCell;
@@ -41,6 +42,13 @@ const MOST_REFUSED: usize = 16 << 10;
 
 /// Subscriptions that end before others on the worker get a turn, where many end.
 const ENDED_AT_ONCE: usize = 16;
+
+/// Why a connection ends whose client sent more than it may.
+const TOO_LARGE: &str = "Maximum message size exceeded";
+
+/// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
+const LEFTOVER_TIME: Duration = Duration::from_secs(2);
+const LEFTOVER_BYTES: usize = 8 << 20;
 
 /// Bytes that are read at a time, into a buffer that all connections of a thread share.
 const SCRATCH: usize = 64 << 10;
@@ -182,13 +190,8 @@ impl Socket {
         })
     }
 
-    /// Leaves, a part whenever it is this one's turn.
     fn poll_leave(&mut self, cx: &Context<'_>) -> Poll<()> {
-        while !self.session.has_left() {
-            ready!(self.session.node().worker.leaving.poll(cx));
-            self.session.leave(ENDED_AT_ONCE);
-        }
-        Poll::Ready(())
+        poll_leave(&mut self.session, cx)
     }
 
     /// Reads on until the client has answered our close frame, or has had its time to; ready with whether its
@@ -272,6 +275,15 @@ impl Drop for Socket {
     }
 }
 
+/// Leaves, a part whenever it is this session's turn.
+fn poll_leave(session: &mut Session, cx: &Context<'_>) -> Poll<()> {
+    while !session.has_left() {
+        ready!(session.node().worker.leaving.poll(cx));
+        session.leave(ENDED_AT_ONCE);
+    }
+    Poll::Ready(())
+}
+
 /// Tells a socket that was not let in why, `pause` after the `answer` to its handshake, and ends it.
 pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Option<Duration>) {
     let mut why = Message::error(&error, None).bytes().to_vec();
@@ -313,6 +325,26 @@ async fn closed(stream: &mut Stream) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Ends our half, and takes in for a while what the client still sends: closed over unread bytes, a stream
+/// is reset, and the client would lose the answer that told it why.
+pub async fn linger(stream: &mut Stream) {
+    let mut left = LEFTOVER_BYTES;
+    // On the heap, for few connections come to this and all would have to have room for it.
+    let mut scratch = vec![0; 16 << 10];
+    let ending = async {
+        stream.shutdown().await?;
+        while left > 0 {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // Whether the client has heard us is its own affair.
+    let _ = timeout(LEFTOVER_TIME, ending).await;
+}
+
 /// Looks after one connection, at second `now` of its worker's clock: asks the silent for a sign of life,
 /// closes those that give none, and ends those that linger.
 pub fn look_after(connection: &Connection, now: u32) {
@@ -327,6 +359,13 @@ pub fn look_after(connection: &Connection, now: u32) {
         }
         return;
     }
+    watch(connection, now);
+}
+
+/// Asks a silent connection for a sign of life, and closes one that has given none.
+fn watch(connection: &Connection, now: u32) {
+    let life = &connection.life;
+    let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
     let app = connection.app();
     // Less than a second is not none.
     let deadline = app.features.authorization_timeout.as_millis().div_ceil(1000) as u32;

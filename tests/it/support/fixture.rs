@@ -140,6 +140,7 @@ pub fn config(apps: Vec<App>) -> Config {
             proxy_protocol: false,
             connections_per_ip: 0,
             handshakes_per_ip: 0,
+            http_fallback: true,
             cors_origins: vec!["*".to_owned()],
             tls: None,
             unix_socket: None,

@@ -15,13 +15,14 @@ use fanfare::hub::Hub;
 use fanfare::hub::addresses::Addresses;
 use fanfare::hub::capacity::Capacity;
 use fanfare::hub::connection::Connection;
+use fanfare::hub::inbox::Place;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
-use fanfare::metrics::Metrics;
+use fanfare::metrics::{Metrics, Transport};
 use fanfare::node::{Clustered, Node, Publication, Shared};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::session::Session;
-use fanfare::socket::{self, Socket};
+use fanfare::socket::{self, Socket, http_session};
 use fanfare::webhook::Webhooks;
 
 use super::fixture::{ID, KEY, SECRET};
@@ -129,6 +130,20 @@ impl Memory {
             node.worker.tick(self.now);
         }
         socket::look_after(connection, self.now);
+    }
+
+    /// Opens a session of a client over HTTP on the first worker; to be called within a `LocalSet`.
+    pub fn open_session(&self, name: &str) -> Place {
+        let (node, address) = (&self.nodes[0], IpAddr::V4(Ipv4Addr::LOCALHOST));
+        http_session::open(node, &self.app, name, Transport::XhrPolling, address).unwrap().place
+    }
+
+    /// Moves the first worker's clock on by one second, and lets it look after its sessions over HTTP.
+    pub fn second_over_http(&mut self) {
+        self.now += 1;
+        let worker = &self.nodes[0].worker;
+        worker.tick(self.now);
+        worker.http_sessions().iter().for_each(|one| http_session::look_after(one, self.now));
     }
 }
 

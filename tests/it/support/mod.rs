@@ -11,6 +11,7 @@ pub mod database;
 pub mod endpoint;
 pub mod fixture;
 pub mod http;
+pub mod lines;
 pub mod loopback;
 pub mod memory;
 pub mod redis;

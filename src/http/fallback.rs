@@ -1,0 +1,404 @@
+//! The requests of pusher-js's HTTP transports, `{path}/app/{key}/{number}/{name}/…`: which session one is for,
+//! whether it may open it, and how it is answered. What sessions say and hear is the business of
+//! `socket/http_session.rs`; a streaming request leaves here with its stream, as a WebSocket's does.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, HeaderName,
+    HeaderValue,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, Response, StatusCode, Uri, Version};
+use tokio::sync::oneshot;
+
+use super::body::Received;
+use super::error::Error;
+use super::exchange::{Stage, Unknown};
+use super::pace::Step;
+use super::{Asked, Door, Handoff, LookupAway, answer, tell_of_refusal};
+use crate::hub::http_sessions::HttpSession;
+use crate::hub::http_stream::Arrival;
+use crate::hub::inbox::Place;
+use crate::lookup::{Name, Pending, Verdict};
+use crate::metrics::{Reason, Transport};
+use crate::protocol::error::{self, close};
+use crate::protocol::fallback::{self, Framing, HEADERS, OPEN};
+use crate::protocol::query::{Query, percent_decode};
+use crate::socket::{http_session, upgrade};
+
+const METHODS: &str = "POST, OPTIONS";
+
+/// Where pusher-js looks if it is told nothing else.
+const DEFAULT_PREFIX: &str = "/pusher";
+
+/// Bytes that the body of `xhr_send` may have beside twice those of a message.
+const BODY_SPARE: usize = 1 << 10;
+
+/// What a request of a session's address is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    Receive(Transport),
+    Send,
+}
+
+/// The address of a session.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Address {
+    key: String,
+    /// Key, number and name; none if no client would name its session so.
+    session: Option<String>,
+    purpose: Purpose,
+}
+
+impl Address {
+    /// The address that `path` is, below the configured prefix, the client's own or none.
+    pub(super) fn parse(path: &str, prefix: &str) -> Option<Self> {
+        let last = path.trim_end_matches('/').rsplit('/').next()?;
+        let purpose = match last {
+            "xhr_streaming" => Purpose::Receive(Transport::XhrStreaming),
+            "xhr" => Purpose::Receive(Transport::XhrPolling),
+            "xhr_send" => Purpose::Send,
+            _ => return None,
+        };
+        [prefix, DEFAULT_PREFIX, ""].into_iter().find_map(|prefix| {
+            let inner = path.strip_prefix(prefix).filter(|inner| inner.starts_with('/'))?;
+            let mut segments = inner.split('/').filter(|segment| !segment.is_empty());
+            let parts = [(); 5].map(|()| segments.next());
+            let ([Some("app"), Some(key), Some(number), Some(name), Some(_)], None) =
+                (parts, segments.next())
+            else {
+                return None;
+            };
+            let key = percent_decode(key).into_owned();
+            let is_name = fallback::is_session_name(number, name);
+            let session = is_name.then(|| format!("{key}/{number}/{name}"));
+            Some(Self { key, session, purpose })
+        })
+    }
+}
+
+/// A stream that carries lines from now on.
+#[derive(Debug)]
+pub struct LineStream {
+    /// The session, or why there is none.
+    pub session: Result<Place, error::Error>,
+    pub framing: Framing,
+    /// What of earlier answers the client has not taken yet.
+    pub before: Vec<u8>,
+}
+
+/// What a request's head leads to.
+enum Begun {
+    Answered(Response<Full<Bytes>>),
+    Unknown(Pending),
+    Polling(oneshot::Receiver<Bytes>),
+    Sending(HttpSession, Sizes),
+}
+
+/// How much a client may say at a time, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    message: usize,
+    body: usize,
+}
+
+/// A request whose answer is not there yet.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// For something to be said.
+    Polling(oneshot::Receiver<Bytes>),
+    /// For its body.
+    Reading(Box<Sending>),
+    /// For its session to have heard it; then it is refused for this, if for anything.
+    Heard(oneshot::Receiver<bool>, Option<Error>),
+}
+
+/// What a client says, on its way in.
+#[derive(Debug)]
+pub(super) struct Sending {
+    body: Incoming,
+    received: Received,
+    place: Place,
+    sizes: Sizes,
+}
+
+impl Door {
+    /// How a request to the address of a session goes on.
+    pub(super) fn fall_back(
+        &self,
+        address: &Address,
+        parts: Parts,
+        body: Incoming,
+        verdict: Option<Verdict>,
+    ) -> Stage {
+        let uri = parts.uri.clone();
+        let (step, stage) = match self.begin_session(address, &parts, verdict) {
+            Ok(Begun::Answered(answer)) => (Step::Idle, Stage::Answered(Some(answer))),
+            Ok(Begun::Unknown(pending)) => {
+                let unknown = Unknown { parts, body, pending, begun: Instant::now() };
+                (Step::Held, Stage::Unknown(Box::new(unknown)))
+            }
+            Ok(Begun::Polling(poll)) => (Step::Held, Stage::Fallback(uri, Waiting::Polling(poll))),
+            Ok(Begun::Sending(session, sizes)) => {
+                let place = session.place;
+                let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+                let waiting = if size > sizes.body {
+                    self.refuse_large(place, Some(size), sizes.body)
+                } else {
+                    let received = Received::Nothing;
+                    Waiting::Reading(Box::new(Sending { body, received, place, sizes }))
+                };
+                (Step::Body, Stage::Fallback(uri, waiting))
+            }
+            Err(error) => (Step::Idle, Stage::Answered(Some(self.refuse_fallback(&uri, &error)))),
+        };
+        self.pace.enter(step, self.now());
+        stage
+    }
+
+    fn begin_session(
+        &self,
+        address: &Address,
+        parts: &Parts,
+        verdict: Option<Verdict>,
+    ) -> Result<Begun, Error> {
+        if parts.method == Method::OPTIONS {
+            let mut answer = answer::preflight(&parts.headers);
+            let headers = answer.headers_mut();
+            headers.insert(ALLOW, HeaderValue::from_static(METHODS));
+            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+            return Ok(Begun::Answered(for_any_page(answer)));
+        }
+        if parts.method != Method::POST {
+            return Err(Error::MethodNotAllowed(METHODS));
+        }
+        let name = address.session.as_deref().ok_or(Error::NotFound)?;
+        let session = self.http.node.hub().http_sessions.find(name);
+        match (address.purpose, session) {
+            (Purpose::Send, Some(session)) => {
+                let apps = self.http.node.shared.apps.load();
+                let app = apps.by_id(session.app.as_str()).ok_or(Error::NotFound)?;
+                let message = app.limits.max_message_size;
+                let body = message.saturating_mul(2).saturating_add(BODY_SPARE);
+                Ok(Begun::Sending(session, Sizes { message, body }))
+            }
+            (Purpose::Send, None) => Err(Error::NotFound),
+            (Purpose::Receive(transport), Some(session)) => {
+                Ok(self.receive(parts, transport, Ok(session.place)))
+            }
+            (Purpose::Receive(transport), None) => {
+                self.open_session(parts, address, (name, transport), verdict)
+            }
+        }
+    }
+
+    /// Opens the session that a receiving request is the first of, or says in the same words as to any other
+    /// client why not.
+    fn open_session(
+        &self,
+        parts: &Parts,
+        address: &Address,
+        (name, transport): (&str, Transport),
+        verdict: Option<Verdict>,
+    ) -> Result<Begun, Error> {
+        let http = &self.http;
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let apps = http.node.shared.apps.load();
+        let tls = self.tls || answer::came_by_tls(&http.trusted_proxies, self.peer, &parts.headers);
+        let mut admission = upgrade::admit(&apps, &address.key, &query, &parts.headers, tls);
+        if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
+            match self.look_up(Name::Key(address.key.clone()), verdict) {
+                Ok(Some(pending)) => return Ok(Begun::Unknown(pending)),
+                Ok(None) => {}
+                Err(LookupAway) => admission = Err(close::LOOKUP_AWAY),
+            }
+        }
+        let client = answer::client_address(&http.trusted_proxies, self.peer, &parts.headers);
+        // Sessions that are refused for another reason count as well.
+        if !http.node.shared.addresses.handshakes.admit(client, Instant::now()) {
+            admission = Err(close::OVER_CAPACITY);
+        }
+        let was_admitted = admission.is_ok();
+        let opened = match admission {
+            Ok(app) => http_session::open(&http.node, &app, name, transport, client),
+            Err(error) => {
+                http.node.counts().ends.count(upgrade::reason(&error) as usize);
+                Err(error)
+            }
+        };
+        if let Err(error) = &opened {
+            let asked = Asked::new(&address.key, &parts.headers, &apps);
+            let reason = Some(Reason::Capacity).filter(|_| was_admitted);
+            tell_of_refusal(&http.node.shared, client, (error, reason), &asked);
+        }
+        Ok(self.receive(parts, transport, opened.map(|session| session.place)))
+    }
+
+    /// Brings a receiving request to its session, or tells it why there is none.
+    fn receive(
+        &self,
+        parts: &Parts,
+        transport: Transport,
+        session: Result<Place, error::Error>,
+    ) -> Begun {
+        if transport == Transport::XhrStreaming {
+            let is_old = parts.version == Version::HTTP_10;
+            let framing = if is_old { Framing::Plain } else { Framing::Chunked };
+            let lines = LineStream { session, framing, before: Vec::new() };
+            *self.handoff.borrow_mut() = Some(Handoff::Lines(lines));
+            // The client is never sent this: it only makes hyper let go of the stream.
+            return Begun::Answered(answer::switching());
+        }
+        match session {
+            Ok(place) => {
+                let (answer, poll) = oneshot::channel();
+                self.http.node.hub().arrive(place, Arrival::Polling(answer));
+                Begun::Polling(poll)
+            }
+            Err(error) => {
+                let lines = http_session::refusal(&error, Framing::Plain);
+                Begun::Answered(lines_answer([OPEN, &lines].concat().into()))
+            }
+        }
+    }
+
+    /// Ends a session whose client says more than it may.
+    fn refuse_large(&self, place: Place, size: Option<usize>, max: usize) -> Waiting {
+        let (heard, answer) = oneshot::channel();
+        self.http.node.hub().arrive(place, Arrival::TooLarge { heard });
+        Waiting::Heard(answer, Some(Error::TooLarge { what: "message", size, max }))
+    }
+
+    /// Counts, logs and answers a refusal.
+    fn refuse_fallback(&self, uri: &Uri, error: &Error) -> Response<Full<Bytes>> {
+        self.http.node.counts().refused_messages.add(1);
+        error.tell(&self.http.node.shared.metrics.notices, uri);
+        for_any_page(answer::refusal(error, None))
+    }
+
+    /// Takes a waiting request as far as it goes.
+    pub(super) fn poll_fallback(
+        &self,
+        uri: &Uri,
+        waiting: &mut Waiting,
+        cx: &mut Context<'_>,
+    ) -> Poll<Response<Full<Bytes>>> {
+        if let Waiting::Reading(reading) = waiting {
+            let read = ready!(reading.poll_body(cx));
+            self.pace.enter(Step::Held, self.now());
+            match read.and_then(|()| reading.texts()) {
+                Ok((texts, bytes)) => {
+                    let (heard, answer) = oneshot::channel();
+                    let said = Arrival::Texts { texts, bytes, heard };
+                    self.http.node.hub().arrive(reading.place, said);
+                    *waiting = Waiting::Heard(answer, None);
+                }
+                Err(Error::TooLarge { size, max, .. }) => {
+                    *waiting = self.refuse_large(reading.place, size, max);
+                }
+                Err(error) => return Poll::Ready(self.refuse_fallback(uri, &error)),
+            }
+        }
+        let answered = match waiting {
+            Waiting::Polling(poll) => match ready!(Pin::new(poll).poll(cx)) {
+                Ok(said) => Ok(lines_answer(said)),
+                // It ended before the request came to it.
+                Err(_) => Err(Error::NotFound),
+            },
+            Waiting::Heard(heard, refusal) => match ready!(Pin::new(heard).poll(cx)) {
+                Ok(true) => refusal.take().map_or_else(|| Ok(taken()), Err),
+                Ok(false) | Err(_) => Err(Error::NotFound),
+            },
+            Waiting::Reading(_) => return Poll::Pending,
+        };
+        self.pace.enter(Step::Idle, self.now());
+        Poll::Ready(answered.unwrap_or_else(|error| self.refuse_fallback(uri, &error)))
+    }
+}
+
+impl Sending {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.received.poll_all(&mut self.body, self.sizes.body, cx)
+    }
+
+    /// The texts that were said, and the bytes that they came in.
+    fn texts(&self) -> Result<(Vec<String>, usize), Error> {
+        let body = self.received.bytes();
+        let texts = fallback::parse_sent(body).ok_or_else(|| {
+            Error::BadRequest("The body must be a JSON array of strings.".to_owned())
+        })?;
+        let max = self.sizes.message;
+        match texts.iter().map(String::len).find(|size| *size > max) {
+            Some(size) => Err(Error::TooLarge { what: "message", size: Some(size), max }),
+            None => Ok((texts, body.len())),
+        }
+    }
+}
+
+/// The answer to a poll.
+fn lines_answer(said: Bytes) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(said));
+    for (name, value) in HEADERS {
+        let (name, value) = (HeaderName::from_static(name), HeaderValue::from_static(value));
+        answer.headers_mut().insert(name, value);
+    }
+    answer
+}
+
+/// The answer to `xhr_send`, at which no client looks.
+fn taken() -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for_any_page(answer)
+}
+
+/// Who may connect is for the app's `allowed_origins` to say, so any page may read the answer.
+fn for_any_page(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_known_below_three_prefixes() {
+        let address = |purpose| Address {
+            key: "k y".to_owned(),
+            session: Some("k y/7/0123abcv".to_owned()),
+            purpose,
+        };
+        let (streaming, polling) = (Transport::XhrStreaming, Transport::XhrPolling);
+        for (path, prefix, purpose) in [
+            ("/app/k%20y/7/0123abcv/xhr_streaming", "", Purpose::Receive(streaming)),
+            ("/app/k%20y/7/0123abcv/xhr_streaming", "/ws", Purpose::Receive(streaming)),
+            ("/ws/app/k%20y/7/0123abcv/xhr", "/ws", Purpose::Receive(polling)),
+            ("/pusher/app/k%20y/7/0123abcv/xhr_send", "/ws", Purpose::Send),
+            ("/pusher//app/k%20y/7/0123abcv/xhr_send/", "", Purpose::Send),
+        ] {
+            assert_eq!(Address::parse(path, prefix), Some(address(purpose)), "{path}");
+        }
+        for path in [
+            "/ws2/app/k/7/0123abcv/xhr",
+            "/wsapp/k/7/0123abcv/xhr",
+            "/app/k/7/0123abcv",
+            "/app/k/7/0123abcv/xhr_other",
+            "/app/k/7/0123abcv/more/xhr",
+            "/app/k/7/xhr",
+            "/apps/k/7/0123abcv/xhr",
+            "xhr",
+        ] {
+            assert_eq!(Address::parse(path, "/ws"), None, "{path}");
+        }
+        let odd = Address::parse("/app/k/1000/0123abcv/xhr", "").unwrap();
+        assert_eq!(odd.session, None, "no client names its session so");
+    }
+}

@@ -1,0 +1,60 @@
+//! Which connection each HTTP session is. Requests for a session come in on any worker's connections and
+//! must find the one that carries it; only that one changes what is found here.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use super::inbox::Place;
+use crate::app::AppId;
+
+/// The sessions of one node by what their addresses have of them: key, number and name.
+#[derive(Debug, Default)]
+pub struct HttpSessions(DashMap<Box<str>, HttpSession>);
+
+/// One session: its app, and where it is carried.
+#[derive(Clone, Debug)]
+pub struct HttpSession {
+    pub app: AppId,
+    pub place: Place,
+}
+
+impl HttpSessions {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn find(&self, name: &str) -> Option<HttpSession> {
+        self.0.get(name).map(|found| found.value().clone())
+    }
+
+    /// Makes a session known until the listing is dropped; if there is one of that name, it stays and is
+    /// given back.
+    pub fn claim(
+        self: &Arc<Self>,
+        name: &str,
+        session: HttpSession,
+    ) -> Result<Listing, HttpSession> {
+        match self.0.entry(name.into()) {
+            Entry::Occupied(there) => Err(there.get().clone()),
+            Entry::Vacant(free) => {
+                free.insert(session);
+                Ok(Listing { sessions: self.clone(), name: name.into() })
+            }
+        }
+    }
+}
+
+/// A session can be found for as long as this is kept.
+#[derive(Debug)]
+pub struct Listing {
+    sessions: Arc<HttpSessions>,
+    name: Box<str>,
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.sessions.0.remove(&self.name);
+    }
+}

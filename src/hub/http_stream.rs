@@ -1,0 +1,485 @@
+//! The stream under a session of pusher-js's HTTP transports: what is queued leaves as lines, in the answer
+//! of whichever request receives at the moment, and waits while none does. A streaming answer is written to
+//! the client's socket as frames are to a WebSocket's; a polling one is given to the request as a whole.
+//! What requests say, and when a session has waited for long enough, is settled above.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::oneshot;
+
+use super::http_sessions::Listing;
+use super::line_cache::lines_of;
+use super::loads::Alive;
+use super::outbox::Outbox;
+use super::stream::{Stream, StreamInTransit};
+use crate::metrics::Transport;
+use crate::protocol::fallback::{Framing, HEADERS, Lines, MAX_ANSWER_UNITS, OPEN};
+
+/// Pieces of the outbox that one call writes, leaving room for what stands before and behind them.
+const MAX_PIECES: usize = 60;
+
+/// A session's stream.
+#[derive(Debug)]
+pub struct HttpStream {
+    receiver: Receiver,
+    /// Of the request that received last.
+    transport: Transport,
+    /// Until the last line of all is about to be said: who asks after that finds another session.
+    listing: Option<Listing>,
+    /// The first line of all was said.
+    is_open: bool,
+    /// The last line of all was said.
+    is_said: bool,
+    /// How far the piece at the outbox's front is said.
+    front: Option<Front>,
+    /// Streams whose answers are at their end.
+    finished: Vec<(Stream, Alive)>,
+    /// Of the session's task.
+    waker: Option<Waker>,
+    arrivals: VecDeque<Arrival>,
+    /// A line was said, or a request has come, since the clock last looked.
+    has_spoken: bool,
+    /// When that was; seconds of the worker's clock.
+    spoken_at: u32,
+    /// When nothing received first; 0: something does.
+    idle_since: u32,
+}
+
+/// Who hears what is said.
+#[derive(Debug)]
+enum Receiver {
+    Nobody,
+    Streaming(Box<Streaming>),
+    Polling(oneshot::Sender<Bytes>),
+}
+
+/// A streaming answer.
+#[derive(Debug)]
+struct Streaming {
+    stream: Stream,
+    alive: Alive,
+    framing: Framing,
+    /// Written before any line: the head, or what is left of the end.
+    held: Bytes,
+    is_ending: bool,
+    /// UTF-16 code units so far.
+    units: usize,
+}
+
+/// A piece of the outbox that is said in part.
+#[derive(Debug)]
+struct Front {
+    lines: Arc<Lines>,
+    /// Lines that are written as a whole.
+    done: usize,
+    /// Bytes of the next one that are.
+    sent: usize,
+}
+
+/// Some lines of a piece that a call is to write.
+struct Part {
+    lines: Arc<Lines>,
+    /// Bytes of the piece in the outbox.
+    piece: usize,
+    first: usize,
+    sent: usize,
+    end: usize,
+}
+
+/// A request of the session's client.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Receives: the stream that it came by is the session's.
+    Streaming {
+        stream: StreamInTransit,
+        framing: Framing,
+        /// What of earlier answers the client has not taken yet.
+        before: Vec<u8>,
+        alive: Alive,
+    },
+    /// Receives: answered as soon as there is something to say.
+    Polling(oneshot::Sender<Bytes>),
+    /// Says these texts; told whether they were heard.
+    Texts { texts: Vec<String>, bytes: usize, heard: oneshot::Sender<bool> },
+    /// Says more than a client may; told whether anybody minds.
+    TooLarge { heard: oneshot::Sender<bool> },
+}
+
+/// What the clock finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lull {
+    None,
+    /// Nothing was said for so many seconds.
+    Quiet(u32),
+    /// Nothing has received for so many seconds.
+    Idle(u32),
+}
+
+impl HttpStream {
+    pub fn new(transport: Transport) -> Self {
+        Self {
+            receiver: Receiver::Nobody,
+            transport,
+            listing: None,
+            is_open: false,
+            is_said: false,
+            front: None,
+            finished: Vec::new(),
+            waker: None,
+            arrivals: VecDeque::new(),
+            has_spoken: true,
+            spoken_at: 0,
+            idle_since: 0,
+        }
+    }
+
+    /// Lets it be found for as long as it is not at its end.
+    pub fn list(&mut self, listing: Listing) {
+        self.listing = Some(listing);
+    }
+
+    pub fn unlist(&mut self) {
+        self.listing = None;
+    }
+
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Takes in what a request says until the session's task sees it.
+    pub(super) fn arrive(&mut self, arrival: Arrival) {
+        self.arrivals.push_back(arrival);
+    }
+
+    /// What came next; of texts only if they can be heard now.
+    pub fn next_arrival(&mut self, hears: bool) -> Option<Arrival> {
+        if hears {
+            return self.arrivals.pop_front();
+        }
+        let receives =
+            |one: &Arrival| matches!(one, Arrival::Streaming { .. } | Arrival::Polling(_));
+        let at = self.arrivals.iter().position(receives)?;
+        self.arrivals.remove(at)
+    }
+
+    /// Says everything from now on in the answer to a streaming request.
+    pub fn stream_to(
+        &mut self,
+        stream: StreamInTransit,
+        (framing, before): (Framing, Vec<u8>),
+        alive: Alive,
+    ) -> io::Result<()> {
+        self.receive(Transport::XhrStreaming);
+        let stream = stream.settle()?;
+        let mut held = before;
+        held.extend_from_slice(&head(framing));
+        let mut units = 0;
+        if !self.is_open {
+            framing.push_line(&mut held, OPEN);
+            units = OPEN.len();
+        }
+        let held = held.into();
+        let streaming = Streaming { stream, alive, framing, held, is_ending: false, units };
+        self.receiver = Receiver::Streaming(Box::new(streaming));
+        Ok(())
+    }
+
+    /// Says what there is next in the answer to a poll.
+    pub fn answer_to(&mut self, poll: oneshot::Sender<Bytes>) {
+        self.receive(Transport::XhrPolling);
+        self.receiver = Receiver::Polling(poll);
+    }
+
+    /// A request receives in the place of the one before, whose answer ends. A line of which that one was
+    /// sent a part is said again as a whole, for a client ignores what has no `\n`.
+    fn receive(&mut self, transport: Transport) {
+        self.transport = transport;
+        self.has_spoken = true;
+        self.idle_since = 0;
+        let sent = self.front.as_mut().map_or(0, |front| std::mem::take(&mut front.sent));
+        match std::mem::replace(&mut self.receiver, Receiver::Nobody) {
+            Receiver::Nobody => {}
+            // Whether its client is still there is its own affair.
+            Receiver::Polling(before) => drop(before.send(Bytes::new())),
+            Receiver::Streaming(mut before) => {
+                if sent == 0 && before.held.is_empty() {
+                    let mut end = Outbox::default();
+                    end.push(Bytes::from_static(before.framing.end()));
+                    // What the socket does not take at once ends with the connection instead.
+                    let _ = before.stream.try_write(&end);
+                    self.finish(before.stream, before.alive);
+                }
+            }
+        }
+    }
+
+    /// Whether the last line of all was said.
+    pub fn is_said(&self) -> bool {
+        self.is_said
+    }
+
+    /// Whether a request receives.
+    pub fn has_receiver(&self) -> bool {
+        !matches!(self.receiver, Receiver::Nobody)
+    }
+
+    /// The streams whose answers are at their end, to be closed when their clients are done.
+    pub fn take_finished(&mut self) -> Vec<(Stream, Alive)> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Looks at the clock, once a second.
+    pub fn lull(&mut self, now: u32) -> Lull {
+        if std::mem::take(&mut self.has_spoken) {
+            self.spoken_at = now;
+        }
+        if self.has_receiver() {
+            self.idle_since = 0;
+            return Lull::Quiet(now.saturating_sub(self.spoken_at));
+        }
+        if self.idle_since == 0 {
+            self.idle_since = now;
+            return Lull::None;
+        }
+        Lull::Idle(now.saturating_sub(self.idle_since))
+    }
+
+    /// Ready when the client has cut the request that receives. What else it says there is thrown away.
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+        match &mut self.receiver {
+            Receiver::Nobody => Poll::Pending,
+            Receiver::Polling(poll) => poll.poll_closed(cx),
+            Receiver::Streaming(streaming) => {
+                let mut scratch = [0; 1024];
+                loop {
+                    let mut buffer = ReadBuf::new(&mut scratch);
+                    let read = ready!(Pin::new(&mut streaming.stream).poll_read(cx, &mut buffer));
+                    if read.is_err() || buffer.filled().is_empty() {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.receiver {
+            Receiver::Nobody => Poll::Pending,
+            Receiver::Polling(_) => Poll::Ready(Ok(())),
+            Receiver::Streaming(streaming) => streaming.stream.poll_writable(cx),
+        }
+    }
+
+    /// Whether there is something to write beside what is queued.
+    pub(super) fn is_holding(&self) -> bool {
+        let holds = |one: &Streaming| !one.held.is_empty() || one.stream.is_holding();
+        matches!(&self.receiver, Receiver::Streaming(one) if holds(one))
+    }
+
+    /// Leaves a stream whose answer is at its end to the session's task.
+    fn finish(&mut self, stream: Stream, alive: Alive) {
+        self.finished.push((stream, alive));
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Says as much of `outbox` as one system call takes; the bytes of it that were said as whole pieces.
+    pub(super) fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        match &mut self.receiver {
+            Receiver::Nobody => Err(io::ErrorKind::WouldBlock.into()),
+            Receiver::Polling(_) if outbox.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            Receiver::Polling(_) => self.answer_poll(outbox),
+            Receiver::Streaming(_) => self.write_lines(outbox),
+        }
+    }
+
+    /// Ends the poll with all that there is.
+    fn answer_poll(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        let mut body = BytesMut::new();
+        if !self.is_open {
+            body.extend_from_slice(OPEN);
+        }
+        let mut pieces = outbox.iter();
+        if let Some(front) = self.front.take()
+            && let Some(piece) = pieces.next()
+        {
+            let lines = lines_of(piece, Framing::Plain);
+            body.extend_from_slice(lines.bytes.get(lines.start(front.done)..).unwrap_or_default());
+            self.is_said |= lines.is_last;
+        }
+        let mut only = None;
+        for piece in pieces {
+            let lines = lines_of(piece, Framing::Plain);
+            self.is_said |= lines.is_last;
+            if outbox.single().is_some() && body.is_empty() {
+                only = Some(lines.bytes.clone());
+            } else {
+                body.extend_from_slice(&lines.bytes);
+            }
+        }
+        self.is_open = true;
+        self.has_spoken = true;
+        if self.is_said {
+            self.listing = None;
+        }
+        let receiver = std::mem::replace(&mut self.receiver, Receiver::Nobody);
+        if let Receiver::Polling(poll) = receiver {
+            let body = only.unwrap_or_else(|| body.freeze());
+            poll.send(body).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        }
+        Ok(outbox.len())
+    }
+
+    /// Writes lines to the streaming answer, until it is as long as pusher-js lets it become.
+    fn write_lines(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        let Receiver::Streaming(streaming) = &mut self.receiver else { return Ok(0) };
+        let (batch, parts, stops) = streaming.batch(self.front.as_ref(), outbox);
+        if parts.last().is_some_and(Part::is_last) {
+            self.listing = None;
+        }
+        let mut left = streaming.stream.try_write(&batch)?;
+        let held = left.min(streaming.held.len());
+        streaming.held.advance(held);
+        left -= held;
+        if !streaming.held.is_empty() {
+            return Ok(0);
+        }
+        self.is_open = true;
+        let mut done = 0;
+        let mut is_whole = true;
+        for part in parts {
+            let (front, units) = part.advance(&mut left);
+            streaming.units += units;
+            self.has_spoken |= units > 0;
+            let Some(front) = front else {
+                done += part.piece;
+                self.front = None;
+                self.is_said |= part.lines.is_last;
+                continue;
+            };
+            is_whole = front.done == part.end;
+            self.front = Some(front);
+        }
+        if streaming.is_ending || (stops && is_whole) {
+            if !streaming.is_ending {
+                let end = streaming.framing.end();
+                streaming.held = Bytes::from_static(end.get(left..).unwrap_or_default());
+                streaming.is_ending = true;
+            }
+            if streaming.held.is_empty()
+                && let Receiver::Streaming(streaming) =
+                    std::mem::replace(&mut self.receiver, Receiver::Nobody)
+            {
+                self.finish(streaming.stream, streaming.alive);
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl Streaming {
+    /// What one call is to write, and whether the answer is then at its end.
+    fn batch(
+        &self,
+        mut front: Option<&Front>,
+        outbox: &Outbox,
+    ) -> (Outbox, SmallVec<[Part; 2]>, bool) {
+        let (mut batch, mut parts) = (Outbox::default(), SmallVec::new());
+        if !self.held.is_empty() {
+            batch.push(self.held.clone());
+        }
+        if self.is_ending {
+            return (batch, parts, false);
+        }
+        let mut units = self.units;
+        for piece in outbox.iter().take(MAX_PIECES) {
+            let (lines, first, sent) = match front.take() {
+                Some(front) if front.lines.framing == self.framing => {
+                    (front.lines.clone(), front.done, front.sent)
+                }
+                // Begun in an answer to another version of HTTP.
+                Some(front) => (lines_of(piece, self.framing), front.done, 0),
+                None => (lines_of(piece, self.framing), 0, 0),
+            };
+            let mut end = first;
+            for line in lines.ends.iter().skip(first) {
+                end += 1;
+                units += line.units;
+                if units > MAX_ANSWER_UNITS {
+                    break;
+                }
+            }
+            let range = lines.start(first) + sent..lines.start(end);
+            if !range.is_empty() {
+                batch.push(lines.bytes.slice(range));
+            }
+            let part = Part { lines, piece: piece.len(), first, sent, end };
+            let is_last = part.is_last();
+            parts.push(part);
+            if units > MAX_ANSWER_UNITS || is_last {
+                if !self.framing.end().is_empty() {
+                    batch.push(Bytes::from_static(self.framing.end()));
+                }
+                return (batch, parts, true);
+            }
+        }
+        (batch, parts, false)
+    }
+}
+
+impl Part {
+    /// Whether the last line of all is in it.
+    fn is_last(&self) -> bool {
+        self.lines.is_last && self.end == self.lines.ends.len()
+    }
+
+    /// Takes what was written of it off `left`: how far its piece is said now, none if as a whole, and the
+    /// length of the lines that were finished.
+    fn advance(&self, left: &mut usize) -> (Option<Front>, usize) {
+        let (mut done, mut sent, mut units) = (self.first, self.sent, 0);
+        for line in self.lines.ends.iter().take(self.end).skip(self.first) {
+            let rest = line.at - self.lines.start(done) - sent;
+            if *left < rest {
+                sent += *left;
+                *left = 0;
+                break;
+            }
+            *left -= rest;
+            units += line.units;
+            done += 1;
+            sent = 0;
+        }
+        let is_whole = done == self.lines.ends.len();
+        let front = Front { lines: self.lines.clone(), done, sent };
+        ((!is_whole).then_some(front), units)
+    }
+}
+
+/// The head of a streaming answer. It is the connection's last.
+pub fn head(framing: Framing) -> Vec<u8> {
+    let (version, framed) = match framing {
+        Framing::Chunked => ("1.1", "transfer-encoding: chunked\r\n"),
+        Framing::Plain => ("1.0", ""),
+    };
+    let mut head = format!("HTTP/{version} 200 OK\r\n{framed}connection: close\r\n");
+    for (name, value) in HEADERS {
+        head.push_str(name);
+        head.push_str(": ");
+        head.push_str(value);
+        head.push_str("\r\n");
+    }
+    let date = httpdate::HttpDate::from(std::time::SystemTime::now());
+    head.push_str(&format!("date: {date}\r\n\r\n"));
+    head.into_bytes()
+}

@@ -1,0 +1,50 @@
+//! Lines that several HTTP sessions of a worker are told, made once. An event is one piece of memory in all their
+//! outboxes, so its address is what its lines are found by.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::fallback::{Framing, Lines};
+
+/// A piece, and its lines.
+type SharedLines = (Bytes, Arc<Lines>);
+
+thread_local! {
+    /// Lines of the pieces that several sessions are told, by the piece's place in memory; each is kept with
+    /// its piece, so that no other can have its place.
+    static SHARED: RefCell<Vec<Option<SharedLines>>> = RefCell::new(vec![None; SHARED_PLACES]);
+}
+
+/// Pieces whose lines are kept.
+const SHARED_PLACES: usize = 64;
+
+/// Makes the lines of a piece, once for all sessions that are told it in one turn.
+pub(super) fn lines_of(piece: &Bytes, framing: Framing) -> Arc<Lines> {
+    let address = piece.as_ptr() as usize;
+    let place = (address >> 4 ^ address >> 10) % SHARED_PLACES;
+    SHARED.with_borrow_mut(|shared| {
+        let kept = shared.get_mut(place);
+        if let Some(Some((of, lines))) = &kept
+            && of.as_ptr() == piece.as_ptr()
+            && of.len() == piece.len()
+            && lines.framing == framing
+        {
+            return lines.clone();
+        }
+        let lines = Arc::new(Lines::of_frames(piece, framing));
+        // What only this session is told is not asked for again.
+        if !piece.is_unique()
+            && let Some(kept) = kept
+        {
+            *kept = Some((piece.clone(), lines.clone()));
+        }
+        lines
+    })
+}
+
+/// Lets go of the lines that are kept, and the pieces that they were made of.
+pub fn forget_shared_lines() {
+    SHARED.with_borrow_mut(|shared| shared.iter_mut().for_each(|kept| *kept = None));
+}

@@ -1,0 +1,79 @@
+//! How many connections of any kind each worker carries: the acceptor hands new ones to the worker with the
+//! fewest, and a server that stops waits until there are none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Connections by worker.
+#[derive(Debug)]
+pub struct Loads {
+    of: Vec<AtomicUsize>,
+    /// No more will come, for another process accepts them.
+    complete: AtomicBool,
+}
+
+impl Loads {
+    pub fn new(workers: usize) -> Self {
+        let of = (0..workers).map(|_| AtomicUsize::new(0)).collect();
+        Self { of, complete: AtomicBool::new(false) }
+    }
+
+    pub fn add(&self, worker: usize) {
+        if let Some(load) = self.of.get(worker) {
+            load.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn remove(&self, worker: usize) {
+        if let Some(load) = self.of.get(worker) {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The worker with the fewest.
+    pub fn lightest(&self) -> usize {
+        let loads = self.of.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
+        loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker)
+    }
+
+    /// No more will come: after the last one was counted.
+    pub fn complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether there are connections.
+    pub fn any(&self) -> bool {
+        self.of.iter().any(|load| load.load(Ordering::Relaxed) > 0)
+    }
+}
+
+/// Counts a connection among its worker's for as long as it lives.
+#[derive(Debug)]
+pub struct Alive {
+    loads: Arc<Loads>,
+    worker: usize,
+}
+
+impl Alive {
+    /// The acceptor has counted it already.
+    pub fn new(loads: Arc<Loads>, worker: usize) -> Self {
+        Self { loads, worker }
+    }
+
+    /// Another worker carries it from now on.
+    pub fn move_to(&mut self, worker: usize) {
+        self.loads.add(worker);
+        self.loads.remove(self.worker);
+        self.worker = worker;
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.loads.remove(self.worker);
+    }
+}

@@ -1,0 +1,235 @@
+//! A session of pusher-js's HTTP transports: a conversation like that of a WebSocket, whose bytes come and
+//! go by requests. One task a session: it takes in what requests bring, notices when the one that receives
+//! is cut, and ends. What a request looks like is the business of `http`.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::task::spawn_local;
+use tracing::{debug, error};
+
+use super::{LINGER, linger, watch};
+use crate::app::App;
+use crate::hub::connection::Connection;
+use crate::hub::http_sessions::HttpSession;
+use crate::hub::http_stream::{Arrival, HttpStream, Lull, head};
+use crate::hub::stream::Stream;
+use crate::metrics::{Reason, Transport};
+use crate::node::Node;
+use crate::protocol::error::Error;
+use crate::protocol::event::Message;
+use crate::protocol::fallback::{Framing, Lines, OPEN};
+use crate::session::Session;
+
+/// How long nothing is said before a line says so; seconds.
+const HEARTBEAT_AFTER: u32 = 25;
+
+/// How long a session waits for the next streaming request; seconds.
+const STREAMING_PATIENCE: u32 = 10;
+
+/// How long a client may take to be told that there is no session.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One session's life as a task.
+#[derive(Debug)]
+struct HttpSocket {
+    session: Session,
+    /// What its metrics say.
+    transport: Transport,
+    gone: bool,
+}
+
+/// Opens the session `name` for a client that is let in, on this worker, and greets it; says where it is.
+/// Should there be one already, that is it.
+pub fn open(
+    node: &Rc<Node>,
+    app: &Arc<App>,
+    name: &str,
+    transport: Transport,
+    address: IpAddr,
+) -> Result<HttpSession, Error> {
+    let stream = Stream::Http(Box::new(HttpStream::new(transport)));
+    let connection =
+        node.connect(app, stream, address, Bytes::new()).map_err(|(error, _)| error)?;
+    let session = HttpSession { app: app.id.clone(), place: connection.place() };
+    let conversation = Session::new(node.clone(), connection);
+    // Two requests may have opened it at the same moment.
+    match node.hub().http_sessions.claim(name, session.clone()) {
+        Ok(listing) => conversation.connection().over_http(|stream| stream.list(listing)),
+        Err(other) => return Ok(other),
+    };
+    node.counts().over_http.count(transport as usize);
+    debug!(app = %app.id, socket = %session.place.socket, transport = transport.word(), "over HTTP");
+    spawn_local(HttpSocket { session: conversation, transport, gone: false });
+    Ok(session)
+}
+
+impl HttpSocket {
+    /// Takes in what requests have brought. Texts wait behind a subscription that other nodes are asked about.
+    fn take_arrivals(&mut self) {
+        let connection = self.session.connection().clone();
+        loop {
+            let hears = !self.session.is_ahead();
+            let next = connection.over_http(|stream| stream.next_arrival(hears)).flatten();
+            let Some(arrival) = next else { return };
+            self.take(&connection, arrival);
+            connection.flush();
+        }
+    }
+
+    fn take(&mut self, connection: &Connection, arrival: Arrival) {
+        let life = &connection.life;
+        life.heard.set(self.session.node().worker.now());
+        life.asked.set(0);
+        match arrival {
+            Arrival::Streaming { stream, framing, before, mut alive } => {
+                alive.move_to(self.session.node().worker.index().into());
+                self.recount(Transport::XhrStreaming);
+                let begun =
+                    connection.over_http(|to| to.stream_to(stream, (framing, before), alive));
+                if let Some(Err(error)) = begun {
+                    debug!(socket = %connection.id, %error, "a streaming request was lost");
+                }
+            }
+            Arrival::Polling(poll) => {
+                self.recount(Transport::XhrPolling);
+                connection.over_http(|stream| stream.answer_to(poll));
+            }
+            Arrival::Texts { texts, bytes, heard } => {
+                let is_open = !connection.is_closing();
+                if is_open {
+                    connection.traffic().received_bytes.add(bytes as u64);
+                    self.hear(connection, &texts);
+                }
+                // Whether the client waits for the answer is its own affair.
+                let _ = heard.send(is_open);
+            }
+            Arrival::TooLarge { heard } => {
+                let is_open = !connection.is_closing();
+                connection.end(Message::close(1009, super::TOO_LARGE), Reason::TooLarge);
+                let _ = heard.send(is_open);
+            }
+        }
+    }
+
+    fn hear(&mut self, connection: &Connection, texts: &[String]) {
+        if texts.is_empty() {
+            // A heartbeat is answered with a line that asks for no answer.
+            connection.tell(Message::ws_pong(&[]));
+        }
+        for text in texts {
+            if connection.is_closing() {
+                break;
+            }
+            self.session.hear(text);
+        }
+    }
+
+    fn recount(&mut self, transport: Transport) {
+        let counts = &self.session.node().counts().over_http;
+        counts.uncount(self.transport as usize);
+        counts.count(transport as usize);
+        self.transport = transport;
+    }
+}
+
+impl Future for HttpSocket {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let connection = self.session.connection().clone();
+        connection.listen(cx);
+        self.take_arrivals();
+        while !connection.is_closing() && self.session.resume() {
+            connection.flush();
+            self.take_arrivals();
+        }
+        let _ = connection.poll_flush(cx);
+        let finished = connection.over_http(HttpStream::take_finished).unwrap_or_default();
+        for (mut stream, alive) in finished {
+            spawn_local(async move {
+                linger(&mut stream).await;
+                drop(alive);
+            });
+        }
+        let Self { session, gone, .. } = &mut *self;
+        *gone = *gone
+            || connection.is_over()
+            || connection.over_http(|stream| stream.poll_cut(cx).is_ready()) == Some(true);
+        if *gone || connection.is_closing() {
+            ready!(super::poll_leave(session, cx));
+        }
+        let is_said = connection.over_http(|stream| stream.is_said()) == Some(true);
+        if *gone || is_said { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for HttpSocket {
+    fn drop(&mut self) {
+        let (node, connection) = (self.session.node(), self.session.connection());
+        connection.over_http(HttpStream::unlist);
+        node.counts().over_http.uncount(self.transport as usize);
+        if std::thread::panicking() {
+            node.counts().panics.add(1);
+            error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
+        }
+        node.counts().ends.count(connection.ending() as usize);
+        connection.abort();
+        self.session.leave(usize::MAX);
+    }
+}
+
+/// Tells a streaming request that opened no session why, and ends it.
+pub async fn refuse(mut stream: Stream, framing: Framing, before: Vec<u8>, error: Error) {
+    let mut answer = before;
+    answer.extend_from_slice(&head(framing));
+    framing.push_line(&mut answer, OPEN);
+    answer.extend_from_slice(&refusal(&error, framing));
+    answer.extend_from_slice(framing.end());
+    // Whether the client stays to hear it is its own affair.
+    let _ = tokio::time::timeout(PATIENCE, stream.write_all(&answer)).await;
+    linger(&mut stream).await;
+}
+
+/// The lines that tell why there is no session.
+pub fn refusal(error: &Error, framing: Framing) -> Bytes {
+    let mut frames = Message::error(error, None).bytes().to_vec();
+    frames.extend_from_slice(Message::close(error.code, &error.message).bytes());
+    Lines::of_frames(&frames, framing).bytes
+}
+
+/// Looks after one session, at second `now` of its worker's clock: says something where nothing was said for
+/// long, ends what nobody comes back to, and asks the silent for a sign of life.
+pub fn look_after(connection: &Connection, now: u32) {
+    let lull = connection.over_http(|stream| (stream.lull(now), stream.transport()));
+    let Some((lull, transport)) = lull else { return };
+    let patience = match transport {
+        Transport::XhrPolling => connection.app().activity_timeout,
+        _ => STREAMING_PATIENCE,
+    };
+    match lull {
+        Lull::Idle(seconds) if seconds >= patience => return connection.abort(),
+        Lull::Quiet(seconds) if seconds >= HEARTBEAT_AFTER && !connection.is_closing() => {
+            connection.tell(Message::ws_ping());
+            connection.flush();
+        }
+        _ => {}
+    }
+    if !connection.is_closing() {
+        watch(connection, now);
+    } else if matches!(lull, Lull::Quiet(_)) {
+        // A client that receives has as long for the last lines as others have to end their sockets.
+        let life = &connection.life;
+        if !life.ends.replace(true) {
+            life.since.set(now);
+        } else if now.saturating_sub(life.since.get()) >= LINGER {
+            connection.abort();
+        }
+    }
+}
