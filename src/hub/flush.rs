@@ -13,8 +13,8 @@ use super::ring::{MAX_SENDS, Outgoing, Payload, Ring};
 use super::stream::Stream;
 use crate::metrics::Turns;
 
-/// Sockets below which a call for each costs no more than the ring's.
-const MIN_SENDS: usize = 4;
+/// Sockets below which a call for each costs less than the ring's, even where calls are cheap.
+const MIN_SENDS: usize = 8;
 
 /// Flushes connections for one worker.
 #[derive(Debug, Default)]
