@@ -28,6 +28,9 @@ const SILENT: &str = "no answer in three seconds";
 /// Apps that are asked for at once.
 const MOST: usize = 200;
 
+/// Rows that are read where any would do.
+const SOME: usize = 20;
+
 /// A database's table of apps.
 #[derive(Debug)]
 pub struct Database {
@@ -84,6 +87,36 @@ impl Database {
             _ => false,
         };
         Ok(rows.into_iter().find(is_it))
+    }
+
+    /// Some rows, by id, for whoever wants to see whether the table can be read.
+    ///
+    /// # Errors
+    /// What the database or the way to it says.
+    pub async fn first_rows(&mut self) -> Result<Vec<Row>, String> {
+        let asked = async {
+            let table = &self.table;
+            match &self.server {
+                Server::Postgres(options, _) => {
+                    let text = format!(
+                        "SELECT row_to_json(t)::text FROM {table} t ORDER BY t.\"id\" LIMIT {SOME}"
+                    );
+                    let query = sqlx::query_scalar::<_, String>(AssertSqlSafe(text));
+                    let rows = query.fetch_all(&mut options.connect().await?).await?;
+                    Ok(rows.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+                }
+                Server::MySql(options, _) => {
+                    let text = format!("SELECT * FROM {table} ORDER BY `id` LIMIT {SOME}");
+                    let query = sqlx::query(AssertSqlSafe(text)).persistent(false);
+                    let rows = query.fetch_all(&mut options.connect().await?).await?;
+                    rows.iter().map(row_of).collect()
+                }
+            }
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(rows) => rows.map_err(|error: sqlx::Error| error.to_string()),
+            Err(_) => Err(SILENT.to_owned()),
+        }
     }
 
     /// The rows with one of these ids or keys. A connection that the other side has ended since it was last
