@@ -29,26 +29,37 @@ fn place(url: &str) -> String {
     format!("{}: ", rest.split(['/', '?']).next().unwrap_or_default())
 }
 
+/// Percent of its memory from which on a Redis is worth a look.
+const NEARLY_FULL: u64 = 90;
+
 fn tell(report: &mut Report, place: &str, found: Found) {
-    let Found { version, is_recent, is_replica, evicts, round_trip } = found;
+    let Found { version, is_recent, is_replica, evicts, memory, refuses, round_trip } = found;
+    let mut ill = Vec::new();
     if !is_recent {
-        let text = format!("{place}{version} is too old: nodes need Redis 7 or later, or a Valkey");
-        report.add(SUBJECT, Grade::Fail, text);
+        ill.push(format!("{version} is too old: nodes need Redis 7 or later, or a Valkey"));
     }
     if is_replica {
-        let text = format!(
-            "{place}it is a replica, which takes no writes: give the master's address, or the Sentinels' (redis+sentinel://)"
+        ill.push(
+            "it is a replica, which takes no writes: give the master's address, or the Sentinels' (redis+sentinel://)".to_owned(),
         );
-        report.add(SUBJECT, Grade::Fail, text);
     }
-    if let Some(policy) = evicts {
+    if let Some(policy) = &evicts {
+        ill.push(format!(
+            "it throws keys away when its memory is full ({policy}), and members with them: set maxmemory-policy noeviction"
+        ));
+    }
+    ill.extend(refuses);
+    for text in &ill {
+        report.add(SUBJECT, Grade::Fail, format!("{place}{text}"));
+    }
+    if let Some(percent) = memory.filter(|percent| *percent >= NEARLY_FULL && evicts.is_none()) {
         let text = format!(
-            "{place}it throws keys away when its memory is full ({policy}), and members with them: set maxmemory-policy noeviction"
+            "{place}{percent} % of its memory is used, and once it is full it takes nothing more: raise maxmemory"
         );
-        report.add(SUBJECT, Grade::Fail, text);
+        report.add(SUBJECT, Grade::Warn, text);
     }
-    if is_recent && !is_replica {
-        let took = round_trip.as_micros() as f64 / 1000.0;
+    if let Some(took) = round_trip.filter(|_| is_recent && !is_replica) {
+        let took = took.as_micros() as f64 / 1000.0;
         let text = format!("{place}{version}; a message came back after {took:.1} ms");
         report.add(SUBJECT, Grade::Ok, text);
     }

@@ -108,17 +108,14 @@ enum Lost {
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // The error's own text may repeat the URL with its password.
-            Self::Redis(error) => write!(f, "{:?} {}", error.kind(), error.code().unwrap_or("")),
-            Self::Unexpected => f.write_str("an answer that was not expected"),
-            Self::Silent => f.write_str("no answer in time"),
-            Self::Deaf => f.write_str("nothing comes in"),
+            Self::Redis(_) | Self::Unexpected | Self::Silent | Self::Deaf => {
+                f.write_str(&probe::sentence(self, false))
+            }
             Self::Lapsed => f.write_str("the lease had lapsed"),
-            Self::NoMaster => f.write_str("no Sentinel names a master"),
-            Self::Replica => f.write_str("the server that was named is a replica"),
             Self::Replaced => f.write_str("another server is the master now"),
-            Self::NoCluster => f.write_str("several servers that are not of a Redis Cluster"),
-            Self::Uncovered => f.write_str("the Redis Cluster has slots without a server"),
+            Self::NoMaster | Self::Replica | Self::NoCluster | Self::Uncovered => {
+                f.write_str(&probe::sentence(self, false))
+            }
             Self::Stopped => f.write_str("the server stops"),
         }
     }
