@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
+use fanfare::cli::running::RunningApp;
 use fanfare::config::{self, Command, Config, ConfigCommand, Flags, Loaded};
 use fanfare::server::Unusable;
 use fanfare::{cli, server};
@@ -76,15 +77,21 @@ fn main() -> ExitCode {
     if !passed_over.is_empty() {
         debug!("a platform's variables are no settings: {}", passed_over.join(", "));
     }
-    let (made, path, try_out) =
-        (config.made_app.clone(), config.server.path.clone(), config.server.try_out);
+    let (made, own) = (config.made_app.clone(), config.server.clone());
+    // For the commands in the next terminal, until this process ends.
+    let mut _running = None;
     // A certificate that is being replaced is no reason to leave the apps as they were.
     let load = || config::load(&flags, std::env::vars_os(), &folder);
     match daemon::run(config, (load, set_level), inherited, |address| {
         let Some(made) = made else { return };
-        let greeting = greeting::text(&made, address.tcp(), &path, try_out);
+        let greeting = greeting::text(&made, address.tcp(), &own.path, own.try_out);
         let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
         let _ = io::stdout().write_all(text.as_bytes());
+        let Some(addr) = address.tcp() else { return };
+        match RunningApp::new(&made, addr, &own).publish() {
+            Ok(file) => _running = Some(file),
+            Err(error) => debug!(%error, "other commands will not find this server by themselves"),
+        }
     }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed(error, code)) => fail(&error, code),

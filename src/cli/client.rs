@@ -2,17 +2,17 @@
 
 use std::io::{self, Cursor};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket};
+use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::header::{
-    CONNECTION, DATE, HOST, HeaderName, LOCATION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, DATE, HOST, HeaderName, LOCATION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
 use hyper_util::rt::TokioIo;
@@ -21,10 +21,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::find::reachable;
 use super::mend::is_page;
-use super::{Failure, database, trust};
+use super::{Failure, harmless, trust};
 use crate::app::App;
-use crate::config::{self, At, Loaded, Metrics};
+use crate::config::Metrics;
 use crate::hub::stream::Stream;
 use crate::protocol::auth::{Signer, md5};
 
@@ -48,9 +49,12 @@ pub(super) struct Target {
     pub id: String,
     pub key: String,
     pub signer: Signer,
+    /// The `Origin` of sockets, for an app that lets only some in.
+    pub origin: Option<String>,
 }
 
 /// An answer to a request.
+#[derive(Debug)]
 pub(super) struct Answer {
     pub status: u16,
     pub body: Bytes,
@@ -75,7 +79,7 @@ impl Answer {
             None => text.trim().chars().take(MOST).collect(),
             Some(error) => error.to_owned(),
         };
-        let said = super::harmless(&said);
+        let said = harmless(&said);
         Err(Failure(format!("the server refused with {}: {said}", self.status)))
     }
 
@@ -94,79 +98,40 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
-/// How the next message of a socket came out.
-pub(super) enum Heard {
-    Text(String),
-    /// Closed with this code and reason.
-    End(u16, String),
+/// Why a socket does not open, or goes on no longer.
+#[derive(Debug)]
+pub(super) enum SocketError {
+    /// There is no way there, or nobody who speaks HTTP.
+    Unreachable(Failure),
+    /// The handshake was answered like any request.
+    NotUpgraded(Answer),
+    /// Refused or closed, with the code and what was said.
+    Closed(u16, String),
+    /// What came is no protocol of Pusher's, or no WebSocket.
+    Garbled(String),
+    /// No greeting came.
+    Silent,
+}
+
+impl From<SocketError> for Failure {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::Unreachable(failure) => failure,
+            SocketError::NotUpgraded(answer) => Self(format!(
+                "the WebSocket was answered with {}: a proxy in between does not pass the upgrade on, or the path is another",
+                answer.status
+            )),
+            SocketError::Closed(code, reason) => {
+                Self(format!("the server closed the connection: {code} {}", harmless(&reason)))
+            }
+            SocketError::Garbled(text) => Self(text),
+            SocketError::Silent => Self("no greeting came in ten seconds".to_owned()),
+        }
+    }
 }
 
 impl Target {
-    /// The server that `at` names, or the one that the settings are for.
-    pub(super) async fn find(
-        at: &At,
-        load: impl FnOnce() -> Result<Loaded, config::Error>,
-    ) -> Result<Self, Failure> {
-        Self::find_one(at, false, load).await
-    }
-
-    /// The same; of several apps `any` will do.
-    pub(super) async fn find_one(
-        at: &At,
-        any: bool,
-        load: impl FnOnce() -> Result<Loaded, config::Error>,
-    ) -> Result<Self, Failure> {
-        let given = (&at.app_id, &at.key, &at.secret);
-        if let ((Some(id), Some(key), Some(secret)), Some(url)) = (given, &at.url) {
-            return Self::at(url, &App::new(id, key, secret));
-        }
-        if at.key.is_some() || at.secret.is_some() {
-            let missing = "--key and --secret need --url and --app-id beside them";
-            return Err(Failure(missing.to_owned()));
-        }
-        let Loaded { config, .. } = load()?;
-        if config.made_app.is_some() {
-            let none = "no app is configured here: give --config, or --url with --app-id, --key and --secret";
-            return Err(Failure(none.to_owned()));
-        }
-        let found = match (&at.app_id, &config.sql) {
-            (Some(id), Some(sql)) if config.apps.by_id(id).is_none() => {
-                Some(Arc::new(database::app(sql, id).await?))
-            }
-            _ => None,
-        };
-        let app = match &at.app_id {
-            Some(id) => config.apps.by_id(id).or(found.as_ref()),
-            None if any || config.apps.len() == 1 => {
-                config.apps.iter().min_by_key(|app| (!app.enabled, app.id.clone()))
-            }
-            None => None,
-        };
-        let app = app.ok_or_else(|| {
-            if config.apps.is_empty() && config.sql.is_some() {
-                let none = "the apps are in a database: say which with --app-id";
-                return Failure(none.to_owned());
-            }
-            let mut ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
-            ids.sort_unstable();
-            Failure(format!("say which app with --app-id: {}", ids.join(", ")))
-        })?;
-        let server = &config.server;
-        let url = at.url.clone().unwrap_or_else(|| {
-            let scheme = if server.tls.is_some() { "https" } else { "http" };
-            let host = reachable(&server.host);
-            format!("{scheme}://{host}:{}{}", server.port, server.path)
-        });
-        let mut target = Self::at(&url, app)?;
-        let socket = server.unix_socket.as_ref().filter(|_| at.url.is_none());
-        target.unix_socket = socket.map(|socket| socket.path.clone());
-        // Reached by its address, it is there for another name.
-        let tls = server.tls.as_ref().filter(|_| at.url.is_none());
-        target.name = tls.and_then(|tls| trust::name_in(&tls.cert));
-        Ok(target)
-    }
-
-    fn at(url: &str, app: &App) -> Result<Self, Failure> {
+    pub(super) fn at(url: &str, app: &App) -> Result<Self, Failure> {
         let wrong =
             || Failure(format!("--url: expected http://HOST or https://HOST, found {url:?}"));
         let uri: Uri = url.parse().map_err(|_| wrong())?;
@@ -187,13 +152,14 @@ impl Target {
             id: app.id.to_string(),
             key: app.key.to_string(),
             signer: app.signer.clone(),
+            origin: None,
         })
     }
 
     /// The same app at another address.
     pub(super) fn elsewhere(&self, url: &str) -> Result<Self, Failure> {
         let place = Self::at(url, &App::new(&self.id, &self.key, ""))?;
-        Ok(Self { signer: self.signer.clone(), ..place })
+        Ok(Self { signer: self.signer.clone(), origin: self.origin.clone(), ..place })
     }
 
     /// The port that the server's metrics have of their own.
@@ -208,6 +174,7 @@ impl Target {
             id: self.id.clone(),
             key: self.key.clone(),
             signer: self.signer.clone(),
+            origin: None,
         }
     }
 
@@ -224,10 +191,25 @@ impl Target {
         if let Some(path) = &self.unix_socket {
             return Ok((Stream::Unix(UnixStream::connect(path).await?), false));
         }
+        if !self.tls {
+            return Ok((Stream::Tcp(self.connect_tcp().await?), false));
+        }
+        let name = self.name.as_deref().unwrap_or(&self.host);
+        let secured = trust::secure(self.connect_tcp().await?, name, trust::HTTP1).await?;
+        Ok((secured.stream, secured.ends_soon))
+    }
+
+    /// A connection over TLS that speaks HTTP/2; none where the other side does not.
+    pub(super) async fn connect_http2(&self) -> io::Result<Option<Stream>> {
+        let name = self.name.as_deref().unwrap_or(&self.host);
+        let secured = trust::secure(self.connect_tcp().await?, name, trust::HTTP2).await?;
+        Ok(secured.is_http2.then_some(secured.stream))
+    }
+
+    async fn connect_tcp(&self) -> io::Result<TcpStream> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
-        let name = self.name.as_deref().unwrap_or(&self.host);
-        if self.tls { trust::secure(tcp, name).await } else { Ok((Stream::Tcp(tcp), false)) }
+        Ok(tcp)
     }
 
     /// A signed request below the app's path; its answer unless it is a refusal.
@@ -254,6 +236,13 @@ impl Target {
         self.request(method, &target, body).await
     }
 
+    /// A request for the app's channels, signed as if the path had no prefix.
+    pub(super) async fn send_signed_without_prefix(&self) -> Result<Answer, Failure> {
+        let path = format!("/apps/{}/channels", percent(&self.id));
+        let target = format!("{}{path}?{}", self.path, self.sign("GET", &path, &[], ""));
+        self.request("GET", &target, "").await
+    }
+
     /// A request as it is.
     pub(super) async fn request(
         &self,
@@ -268,14 +257,7 @@ impl Target {
             .body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
         let exchange = async {
             let response = self.exchange(request.map_err(io::Error::other)?).await?;
-            let status = response.status().as_u16();
-            let header = |name: HeaderName| {
-                let value = response.headers().get(name).and_then(|value| value.to_str().ok());
-                value.map(str::to_owned)
-            };
-            let (date, location) = (header(DATE), header(LOCATION));
-            let body = response.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-            Ok(Answer { status, body, date, location })
+            answer(response).await
         };
         self.in_time(exchange).await
     }
@@ -318,32 +300,28 @@ impl Target {
         format!("{}&auth_signature={signature}", sent.join("&"))
     }
 
-    /// A WebSocket of the app.
-    pub(super) async fn open(&self) -> Result<Socket, Failure> {
-        self.in_time(self.upgrade()).await
+    /// A WebSocket of the app, before anything was said on it.
+    pub(super) async fn open(&self) -> Result<Socket, SocketError> {
+        let upgraded = self.in_time(self.upgrade()).await.map_err(SocketError::Unreachable)?;
+        upgraded.map_err(SocketError::NotUpgraded)
     }
 
-    async fn upgrade(&self) -> io::Result<Socket> {
+    async fn upgrade(&self) -> io::Result<Result<Socket, Answer>> {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-        let version = env!("CARGO_PKG_VERSION");
-        let target =
-            format!("{}/app/{}?protocol=7&client=fanfare&version={version}", self.path, self.key);
-        let request = Request::builder()
-            .uri(target)
+        let mut request = Request::builder()
+            .uri(self.socket_path())
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "websocket")
             .header(SEC_WEBSOCKET_VERSION, "13")
-            .header(SEC_WEBSOCKET_KEY, STANDARD.encode(nonce))
-            .body(Full::default())
-            .map_err(io::Error::other)?;
-        let response = self.exchange(request).await?;
+            .header(SEC_WEBSOCKET_KEY, STANDARD.encode(nonce));
+        if let Some(origin) = &self.origin {
+            request = request.header(ORIGIN, origin);
+        }
+        let response =
+            self.exchange(request.body(Full::default()).map_err(io::Error::other)?).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let status = response.status();
-            let problem = format!(
-                "the WebSocket was answered with {status}: a proxy in between does not pass the upgrade on, or the path is another"
-            );
-            return Err(io::Error::other(problem));
+            return Ok(Err(answer(response).await?));
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(io::Error::other)?;
         let parts = upgraded
@@ -352,41 +330,54 @@ impl Target {
         let (read, write) = tokio::io::split(parts.io.into_inner());
         let stream = tokio::io::join(Cursor::new(parts.read_buf).chain(read), write);
         let stream: Box<dyn Duplex> = Box::new(stream);
-        Ok(FragmentCollector::new(WebSocket::after_handshake(stream, Role::Client)))
+        Ok(Ok(FragmentCollector::new(WebSocket::after_handshake(stream, Role::Client))))
+    }
+
+    /// Path and query of the app's sockets.
+    pub(super) fn socket_path(&self) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        format!("{}/app/{}?protocol=7&client=fanfare&version={version}", self.path, self.key)
     }
 }
 
-/// Where a server that listens at `host` can be reached: one that listens everywhere listens here.
-fn reachable(host: &str) -> &str {
-    match host {
-        "0.0.0.0" => "127.0.0.1",
-        "::" | "[::]" => "[::1]",
-        host => host,
-    }
+/// A whole answer.
+async fn answer(response: Response<Incoming>) -> io::Result<Answer> {
+    let status = response.status().as_u16();
+    let header = |name: HeaderName| {
+        let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+        value.map(str::to_owned)
+    };
+    let (date, location) = (header(DATE), header(LOCATION));
+    let body = response.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+    Ok(Answer { status, body, date, location })
 }
 
 /// The next message. Not to be dropped halfway, for the reader loses its place.
-pub(super) async fn hear(socket: &mut Socket) -> Result<Heard, Failure> {
+pub(super) async fn hear(socket: &mut Socket) -> Result<String, SocketError> {
     loop {
-        let frame = socket.read_frame().await.map_err(|error| Failure(error.to_string()))?;
+        let frame = socket.read_frame().await.map_err(garbled)?;
         match frame.opcode {
             OpCode::Text | OpCode::Binary => {
-                return Ok(Heard::Text(String::from_utf8_lossy(&frame.payload).into_owned()));
+                return Ok(String::from_utf8_lossy(&frame.payload).into_owned());
             }
             OpCode::Close => {
                 let (code, reason) = frame.payload.split_at_checked(2).unwrap_or_default();
                 let code = code.try_into().map_or(1005, u16::from_be_bytes);
-                return Ok(Heard::End(code, String::from_utf8_lossy(reason).into_owned()));
+                let reason = String::from_utf8_lossy(reason).into_owned();
+                return Err(SocketError::Closed(code, reason));
             }
             _ => {}
         }
     }
 }
 
-pub(super) async fn tell(socket: &mut Socket, frame: &Value) -> Result<(), Failure> {
+pub(super) async fn tell(socket: &mut Socket, frame: &Value) -> Result<(), SocketError> {
     let payload = Payload::Owned(frame.to_string().into_bytes());
-    let sent = socket.write_frame(Frame::text(payload)).await;
-    sent.map_err(|error| Failure(error.to_string()))
+    socket.write_frame(Frame::text(payload)).await.map_err(garbled)
+}
+
+fn garbled(error: WebSocketError) -> SocketError {
+    SocketError::Garbled(error.to_string())
 }
 
 /// The innermost error, which says what happened; those around it say only where.

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::client::{Heard, Socket, Target, hear, tell};
+use tokio::time::timeout;
+
+use super::client::{PATIENCE, Socket, SocketError, Target, hear, tell};
 use super::{Failure, coloured, harmless};
 
 /// Listens until it is interrupted. That the server ends the connection, or lets it hear none of the channels,
@@ -37,19 +39,34 @@ pub(super) async fn listen(
 }
 
 /// A WebSocket that is established, and its id.
-pub(super) async fn begin(target: &Target) -> Result<(Socket, String), Failure> {
+pub(super) async fn begin(target: &Target) -> Result<(Socket, String), SocketError> {
     let mut socket = target.open().await?;
+    let greeted = timeout(PATIENCE, greeting(&mut socket)).await;
+    let id = greeted.unwrap_or(Err(SocketError::Silent))?;
+    Ok((socket, id))
+}
+
+/// The id that the server greets with.
+async fn greeting(socket: &mut Socket) -> Result<String, SocketError> {
     loop {
-        let Some(frame) = next(&mut socket).await? else { continue };
-        let data = frame.get("data").and_then(Value::as_str).unwrap_or_default();
+        let Some(frame) = next(socket).await? else { continue };
+        let data = frame.get("data");
+        if frame.get("event").and_then(Value::as_str) == Some("pusher:error") {
+            let said = |name| data.and_then(|data| data.get(name));
+            let code =
+                said("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+            let message = said("message").and_then(Value::as_str).unwrap_or_default();
+            // Reverb says no more than this, and closes nothing.
+            return Err(SocketError::Closed(code.unwrap_or_default(), message.to_owned()));
+        }
+        let data = data.and_then(Value::as_str).unwrap_or_default();
         let data: Value = serde_json::from_str(data).unwrap_or_default();
-        if let Some(id) = data.get("socket_id").and_then(Value::as_str) {
-            return Ok((socket, id.to_owned()));
-        }
-        if frame.get("event").and_then(Value::as_str) != Some("pusher:error") {
+        let Some(id) = data.get("socket_id").and_then(Value::as_str) else {
             let text = harmless(&frame.to_string());
-            return Err(Failure(format!("the server greets with something else: {text}")));
-        }
+            let text = format!("the server greets with something else: {text}");
+            return Err(SocketError::Garbled(text));
+        };
+        return Ok(id.to_owned());
     }
 }
 
@@ -59,7 +76,7 @@ pub(super) async fn join(
     target: &Target,
     channel: &str,
     (id, user): (&str, Option<&str>),
-) -> Result<(), Failure> {
+) -> Result<(), SocketError> {
     let mut data = json!({ "channel": channel });
     let signature = if channel.starts_with("presence-") {
         let user = user.map_or_else(|| format!("fanfare-listen-{id}"), str::to_owned);
@@ -79,16 +96,11 @@ pub(super) async fn join(
 }
 
 /// The next frame that is for people; asked for a sign of life, gives one.
-pub(super) async fn next(socket: &mut Socket) -> Result<Option<Value>, Failure> {
-    let text = match hear(socket).await? {
-        Heard::Text(text) => text,
-        Heard::End(code, reason) => {
-            let reason = harmless(&reason);
-            return Err(Failure(format!("the server closed the connection: {code} {reason}")));
-        }
-    };
-    let frame: Value = serde_json::from_str(&text)
-        .map_err(|_| Failure(format!("the server sends what is not JSON: {}", harmless(&text))))?;
+pub(super) async fn next(socket: &mut Socket) -> Result<Option<Value>, SocketError> {
+    let text = hear(socket).await?;
+    let frame: Value = serde_json::from_str(&text).map_err(|_| {
+        SocketError::Garbled(format!("the server sends what is not JSON: {}", harmless(&text)))
+    })?;
     if frame.get("event").and_then(Value::as_str) == Some("pusher:ping") {
         tell(socket, &json!({ "event": "pusher:pong", "data": {} })).await?;
         return Ok(None);

@@ -33,6 +33,25 @@ pub(super) fn mended(error: &str) -> String {
     format!("{error}{advice}")
 }
 
+/// Why a server refused a socket that was opened with this `Origin`, with what to do about it.
+pub(super) fn refused(code: u16, reason: &str, origin: Option<&str>) -> String {
+    let advice = match (code, origin) {
+        (4001, _) => "the server has no app with this key".to_owned(),
+        (4003, _) => "the app is disabled: set enabled = true for it".to_owned(),
+        (4004, _) => "raise the app's max_connections, or close some".to_owned(),
+        (4009, None) => {
+            "the app lets in pages of some origins alone: try one of its allowed_origins with --origin https://HOST".to_owned()
+        }
+        (4009, Some(origin)) => {
+            format!("add {origin} to the app's allowed_origins, or try another with --origin")
+        }
+        (4000, _) => "the app takes sockets over TLS alone: use https://, or let the proxy say X-Forwarded-Proto: https and stand in trusted_proxies".to_owned(),
+        (4100, _) => "it has no room, or is stopping".to_owned(),
+        _ => return format!("the server refuses with {code} {reason}"),
+    };
+    format!("the server refuses with {code} {reason}: {advice}")
+}
+
 /// Why a server would not start, with what to do about it.
 pub(super) fn files(problem: &str) -> String {
     let advice = if problem.contains("ermission denied") {
@@ -63,9 +82,6 @@ pub(super) fn not_the_server(answer: &Answer, tls: bool) -> Option<String> {
         }
         400 if plain.iter().any(|words| body.contains(words)) => {
             "This port speaks TLS: use https://, and wss:// for clients".to_owned()
-        }
-        200 if is_page(&body) => {
-            "a web page is there in its place: the address or port is another program's, or the proxy does not pass these paths on".to_owned()
         }
         _ => return None,
     };

@@ -5,10 +5,15 @@
 mod client;
 mod database;
 mod doctor;
+mod events;
+mod find;
+mod http2;
 mod listen;
 mod mend;
+mod reach;
 mod redis;
 mod report;
+pub mod running;
 mod trust;
 mod webhooks;
 

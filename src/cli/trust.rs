@@ -28,8 +28,20 @@ const FILES: [&str; 4] = [
 /// How long before its end a certificate is worth a word.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// TLS to `host`, and whether its certificate ends soon.
-pub(super) async fn secure(tcp: TcpStream, host: &str) -> io::Result<(Stream, bool)> {
+/// The protocols of HTTP that are offered over TLS, the wanted one first.
+pub(super) const HTTP1: &[&[u8]] = &[b"http/1.1"];
+pub(super) const HTTP2: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// A TLS connection and what came of making it.
+pub(super) struct Secured {
+    pub stream: Stream,
+    pub ends_soon: bool,
+    /// Whether HTTP/2 was offered and chosen.
+    pub is_http2: bool,
+}
+
+/// TLS to `host` with an offer of these protocols.
+pub(super) async fn secure(tcp: TcpStream, host: &str, protocols: &[&[u8]]) -> io::Result<Secured> {
     let roots = Arc::new(roots()?);
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
@@ -37,7 +49,7 @@ pub(super) async fn secure(tcp: TcpStream, host: &str) -> io::Result<(Stream, bo
         .map_err(io::Error::other)?
         .with_root_certificates(roots.clone());
     let mut config = config.with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let session =
         ClientConnection::new(Arc::new(config), name.clone()).map_err(io::Error::other)?;
@@ -51,7 +63,8 @@ pub(super) async fn secure(tcp: TcpStream, host: &str) -> io::Result<(Stream, bo
         }
         _ => false,
     };
-    Ok((Stream::Tls(tls), ends))
+    let is_http2 = tls.alpn_protocol() == Some(b"h2");
+    Ok(Secured { stream: Stream::Tls(tls), ends_soon: ends, is_http2 })
 }
 
 /// A name that the first certificate in a file is for.

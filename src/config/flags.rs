@@ -157,6 +157,9 @@ pub struct At {
     /// Its secret. Others on this machine can see it: settings in a file or in variables are better.
     #[arg(long, help_heading = SERVER)]
     pub secret: Option<String>,
+    /// The Origin that sockets are opened with [default: one that the app lets in].
+    #[arg(long, help_heading = SERVER)]
+    pub origin: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::env_file::EnvFile;
 use super::error::Error;
-use super::laravel::{Laravel, Public};
+use super::laravel::{Laravel, LaravelDoubt, Public};
 use super::settings::Settings;
 use super::soketi::Soketi;
 use super::variables::Variables;
@@ -19,8 +19,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// Where a Laravel app sends its backend and its clients, if its settings say so.
     pub public: Vec<Public>,
-    /// What the operator should know of a Laravel app's pages, if asked; a line each.
-    pub doubts: Vec<String>,
+    /// What the operator should know of a Laravel app and its pages, if asked.
+    pub doubts: Vec<LaravelDoubt>,
     /// What the operator should know although it stops nothing; a line each.
     pub warnings: Vec<String>,
     /// Variables that begin like settings and were passed over, since a platform makes them.
@@ -70,7 +70,8 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     config.made_app = made;
     config.apps_file = config.apps_file.map(|path| folder.join(path));
     warnings.append(&mut settings.warnings);
-    let (public, doubts) = (laravel.public(), laravel.doubts());
+    let beside = given.and_then(Path::parent).map_or_else(|| folder.into(), |of| folder.join(of));
+    let (public, doubts) = (laravel.public(), laravel.doubts(&beside, &variables));
     let passed_over = variables.passed_over().to_vec();
     Ok(Loaded { config, settings, public, doubts, warnings, passed_over })
 }

@@ -31,7 +31,7 @@ use crate::app::Apps;
 pub use error::Error;
 pub use flags::{At, Command, ConfigCommand, Flags, Tool, right_word};
 pub use keys::{APP, Key, SERVER, WEBHOOK};
-pub use laravel::Public;
+pub use laravel::{LaravelDoubt, Public};
 pub use load::{Loaded, answer, load};
 pub use settings::Settings;
 pub use soketi::Rows;

@@ -120,6 +120,11 @@ impl Tls {
         self.session.peer_certificates().unwrap_or_default()
     }
 
+    /// The protocol that both sides chose for what is encrypted.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.session.alpn_protocol()
+    }
+
     /// Whether something is encrypted that the socket has not taken.
     pub fn is_holding(&self) -> bool {
         !self.records.is_empty() || self.session.wants_write()

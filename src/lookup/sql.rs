@@ -109,7 +109,7 @@ impl Database {
                     let text = format!("SELECT * FROM {table} ORDER BY `id` LIMIT {SOME}");
                     let query = sqlx::query(AssertSqlSafe(text)).persistent(false);
                     let rows = query.fetch_all(&mut options.connect().await?).await?;
-                    rows.iter().map(row_of).collect()
+                    Ok(rows.iter().map(row_of).collect())
                 }
             }
         };

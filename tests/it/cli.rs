@@ -2,6 +2,7 @@
 //! as it should be.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use fanfare::app::App;
@@ -185,6 +186,44 @@ fn what_is_wrong_is_said_in_a_sentence() {
         assert!(text(&output).contains(sentence), "{}", text(&output));
         assert_eq!(failure(&output), "fanfare: one thing is wrong");
     }
+}
+
+/// `fanfare` without settings, and what is asked of it in the next terminal.
+#[test]
+fn a_server_without_settings_is_found_by_other_commands() {
+    let runtime =
+        std::env::temp_dir().join(format!("fanfare-next-terminal-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&runtime);
+    std::fs::create_dir_all(&runtime).unwrap();
+    let nowhere = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+        command.args(arguments).current_dir(&runtime).env("XDG_RUNTIME_DIR", &runtime);
+        command.env("FANFARE_METRICS__ENABLED", "false").stdin(Stdio::null());
+        command
+    };
+    let before = nowhere(&["trigger", "c", "e", "1"]).output().unwrap();
+    assert!(failure(&before).contains("no server without settings runs"), "{}", failure(&before));
+    let mut server =
+        nowhere(&["--port", "0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // What it prints comes before the file.
+    let files = || std::fs::read_dir(runtime.join("fanfare")).ok()?.next()?.ok();
+    let file = eventually(|| match files() {
+        Some(file) if file.path().extension().is_some_and(|end| end == "json") => Ok(file),
+        _ => Err("no file".to_owned()),
+    });
+    assert_eq!(file.unwrap().metadata().unwrap().mode() & 0o777, 0o600);
+    let mut listening = nowhere(&["listen", "c"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(listening.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert_eq!(lines.next().as_deref(), Some("c\tpusher_internal:subscription_succeeded\t{}"));
+    assert!(nowhere(&["trigger", "c", "e", "1"]).output().unwrap().status.success());
+    assert_eq!(lines.next().as_deref(), Some("c\te\t1"));
+    assert!(nowhere(&["doctor"]).output().unwrap().status.success());
+    let pid = rustix::process::Pid::from_child(&server);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    server.wait().unwrap();
+    listening.wait().unwrap();
+    assert!(files().is_none());
+    std::fs::remove_dir_all(runtime).unwrap();
 }
 
 /// What the doctor says of a fixture that is not well, line by line.

@@ -1,6 +1,10 @@
 //! What `fanfare doctor` says of servers, proxies and Redis that are not as they should be: one sentence each,
 //! with how to mend it. The table of proxies and certificates is what operators of Reverb asked about most.
 
+mod laravel;
+mod paths;
+mod redis;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -12,8 +16,6 @@ use fanfare::app::App;
 use fanfare::config::Tls;
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET};
-use crate::support::redis::Redis;
-use crate::support::shards::Shards;
 use crate::support::wire::file;
 
 /// `fanfare doctor` with these arguments and variables, in a folder with this `.env`.
@@ -151,7 +153,7 @@ fn proxies_and_certificates_that_are_not_right_are_named() {
             "half",
             http(canned(&[well(), ("/apps/", page("404 Not Found", HTML))])),
             "one",
-            "refused with 404: a web page: the server does not have this app, or a proxy",
+            "refused with 404: a web page: the proxy passes neither /apps/ nor /app/ on",
         ),
         (
             "upgrade",
@@ -220,12 +222,14 @@ fn tls_that_nobody_answers_is_named() {
 fn what_a_laravel_app_gives_its_pages_is_looked_at() {
     let fixture = Fixture::start();
     let port = fixture.addr.port();
-    let here = format!("REVERB_HOST=127.0.0.1\nREVERB_PORT={port}\nREVERB_SCHEME=http\n");
+    let here = format!(
+        "REVERB_HOST=127.0.0.1\nREVERB_PORT={port}\nREVERB_SCHEME=http\nBROADCAST_CONNECTION=reverb\n"
+    );
     let quiet = [("FANFARE_METRICS__ENABLED", "false")];
     let page = canned(&[("/", page("200 OK", HTML))]).port();
     for (name, more, sentence, code) in [
         ("same", "VITE_REVERB_APP_KEY=\"${REVERB_APP_KEY}\"\nAPP_URL=http://x".to_owned(), "", 0),
-        ("key", "VITE_REVERB_APP_KEY=another".to_owned(), "so pages ask for another app", 0),
+        ("key", "VITE_REVERB_APP_KEY=another".to_owned(), "so pages ask for another app", 1),
         (
             "built",
             format!("VITE_REVERB_HOST=127.0.0.1\nVITE_REVERB_PORT={page}\nVITE_REVERB_SCHEME=http"),
@@ -334,76 +338,6 @@ fn a_server_with_tls_is_found_by_its_settings() {
     let place = format!("settings: app 1 on https://127.0.0.1:{port}\n");
     assert!(text(&output).contains(&place), "{}", text(&output));
     assert!(text(&output).contains("TLS: the certificate is trusted"), "{}", text(&output));
-}
-
-/// What doctor says of the Redis at `url`, of a server that is well.
-fn of_redis(name: &str, fixture: &Fixture, url: &str) -> Output {
-    let env = laravel(fixture, "");
-    let variables = [("FANFARE_METRICS__ENABLED", "false"), ("FANFARE_CLUSTER__REDIS", url)];
-    doctor(name, &[], &variables, &env)
-}
-
-#[test]
-fn redis_is_looked_at_and_no_password_shown() {
-    let Some(redis) = Redis::start() else { return };
-    let fixture = Fixture::start();
-    let addr = redis.cluster().redis[0].trim_start_matches("redis://").to_owned();
-    let line = |name: &str, url: &str, well: bool| {
-        let output = of_redis(name, &fixture, url);
-        let text = text(&output);
-        assert!(!text.contains("s3cr3t"), "{text}");
-        assert_eq!(output.status.success(), well, "{text}");
-        text.lines().find(|line| line.contains("  Redis: ")).expect(text).to_owned()
-    };
-    let found = line("redis", &format!("redis://{addr}"), true);
-    assert!(
-        found.starts_with("ok    Redis: ") && found.contains("a message came back after"),
-        "{found}"
-    );
-    let (nobody, hung) = (port_of_nobody(), TcpListener::bind("127.0.0.1:0").unwrap());
-    for (name, url, sentence) in [
-        ("refused", format!("redis://127.0.0.1:{nobody}"), "nothing listens there: start Redis"),
-        ("silent", format!("redis://{}", hung.local_addr().unwrap()), "no answer in three seconds"),
-        ("http", format!("redis://{}", fixture.addr), "it does not answer as Redis does"),
-        ("unknown", "redis://nobody.invalid".to_owned(), "its name is not known here"),
-        ("no-tls", format!("rediss://{addr}"), "or it speaks no TLS there"),
-        ("wrong", format!("redis://:s3cr3t@{addr}"), "it refuses the user or the password"),
-    ] {
-        let found = line(name, &url, false);
-        assert!(found.contains(sentence), "{name}: {found}");
-    }
-    let found = line("several", &format!("redis://{addr},redis://{addr}"), false);
-    assert!(found.contains("this one is of no Redis Cluster"), "{found}");
-    let shards = Shards::shared().unwrap();
-    let found = line("shards", &shards.cluster().redis[1], true);
-    assert!(found.contains(", a cluster; a message came back after"), "{found}");
-    // Of several each is looked at.
-    let all = shards.cluster().redis.join(",");
-    let output = of_redis("each", &fixture, &all);
-    for url in &shards.cluster().redis {
-        let place = url.trim_start_matches("redis://").trim_end_matches('/');
-        let start = format!("ok    Redis: {place}: ");
-        assert!(text(&output).contains(&start), "{start}: {}", text(&output));
-    }
-    let output = of_redis("one", &fixture, &format!("{all},redis://127.0.0.1:{nobody}"));
-    let start = format!("FAIL  Redis: 127.0.0.1:{nobody}: nothing listens there");
-    assert!(text(&output).contains(&start), "{}", text(&output));
-    redis.ask(&["CONFIG", "SET", "maxmemory", "100mb"]);
-    redis.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    let found = line("evicts", &format!("redis://{addr}"), false);
-    assert!(found.contains("(allkeys-lru)") && found.contains("noeviction"), "{found}");
-    redis.ask(&["ACL", "SETUSER", "u", "on", ">s3cr3t", "~*", "+@all", "&other*"]);
-    let found = line("rights", &format!("redis://u:s3cr3t@{addr}"), false);
-    assert!(found.contains("its user may not do what nodes do"), "{found}");
-    redis.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    redis.ask(&["REPLICAOF", "127.0.0.1", &nobody.to_string()]);
-    let found = line("replica", &format!("redis://{addr}"), false);
-    assert!(found.contains("it is a replica"), "{found}");
-    redis.ask(&["REPLICAOF", "NO", "ONE"]);
-    redis.ask(&["CONFIG", "SET", "requirepass", "s3cr3t"]);
-    let found = line("none", &format!("redis://{addr}"), false);
-    assert!(found.contains("it refuses the user or the password"), "{found}");
-    line("right", &format!("redis://:s3cr3t@{addr}"), true);
 }
 
 /// A port that was free a moment ago.

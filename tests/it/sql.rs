@@ -169,11 +169,13 @@ fn the_columns_are_read(fixture: &Fixture) {
     assert_eq!((limits.max_presence_members, two.webhooks.len()), (77, 1));
 }
 
-/// `fanfare doctor` for the fixture, which has its apps in a database.
+/// `fanfare doctor` for the fixture, which has its apps in a database; for any of them where no id is given.
 fn doctor(fixture: &Fixture, id: &str, variables: &[(&str, &str)]) -> (bool, String) {
     let port = fixture.addr.port().to_string();
+    let which: &[&str] = if id.is_empty() { &[] } else { &["--app-id", id] };
     let output = Command::new(env!("CARGO_BIN_EXE_fanfare"))
-        .args(["doctor", "--app-id", id])
+        .arg("doctor")
+        .args(which)
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
         .env("FANFARE_SERVER__PORT", port)
         .env("FANFARE_METRICS__ENABLED", "false")
@@ -188,6 +190,9 @@ fn the_database_is_looked_at(database: &Database, fixture: &Fixture) {
     let url = database.url();
     let (is_well, text) = doctor(fixture, "5", &[("FANFARE_SQL__URL", &url)]);
     assert!(is_well, "{text}");
+    // Nobody said which app.
+    let (is_well, text) = doctor(fixture, "", &[("FANFARE_SQL__URL", &url)]);
+    assert!(is_well && text.contains("a triggered event came back"), "{text}");
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let (before, address) = url.rsplit_once('@').unwrap();
     let address = address.trim_end_matches("/main");
@@ -201,6 +206,7 @@ fn the_database_is_looked_at(database: &Database, fixture: &Fixture) {
         ),
         ("5", url.replace("pass", "false"), "apps", "correct the user and the password"),
         ("5", url.clone(), "tenants", "correct sql.table"),
+        ("", url.clone(), "tenants", "correct sql.table"),
     ] {
         let variables = [("FANFARE_SQL__URL", url.as_str()), ("FANFARE_SQL__TABLE", table)];
         let (is_well, text) = doctor(fixture, id, &variables);

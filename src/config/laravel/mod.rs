@@ -2,6 +2,7 @@
 //! and variables of the process, which go before the file. Only what the names mean is here; which file it
 //! is is `env_file`'s, its grammar `dotenv`'s.
 
+mod doubts;
 mod redis;
 
 use super::dotenv;
@@ -10,6 +11,7 @@ use super::error::{Error, Origin};
 use super::settings::{AppSettings, DropIn, Setting, Settings};
 use super::value::Value;
 use super::variables::Variables;
+pub use doubts::LaravelDoubt;
 
 /// Variables by name, as Laravel's `env()` answers them: those that are null are left out.
 pub(super) struct Laravel {
@@ -139,39 +141,6 @@ impl Laravel {
             }
             _ => Ok(()),
         }
-    }
-
-    /// What the app's pages will not get to work, though the server has no part in it.
-    pub(super) fn doubts(&self) -> Vec<String> {
-        let mut doubts = Vec::new();
-        if !self.has(&REVERB) {
-            return doubts;
-        }
-        let (built, own) = (self.text("VITE_REVERB_APP_KEY"), self.text(REVERB.key));
-        if built.is_some_and(|built| Some(built) != own) {
-            doubts.push(
-                "VITE_REVERB_APP_KEY is not REVERB_APP_KEY, so pages ask for another app: make \
-                 them one, and build the pages again"
-                    .to_owned(),
-            );
-        }
-        let text = |name: &str| {
-            let built = self.text(&format!("VITE_REVERB_{name}"));
-            built.or_else(|| self.text(&format!("REVERB_{name}")))
-        };
-        let is_secure = self.text("APP_URL").is_some_and(|url| url.starts_with("https://"));
-        let is_near = |host: &str| host == "localhost" || host.starts_with("127.");
-        if is_secure
-            && text("SCHEME") == Some("http")
-            && text("HOST").is_some_and(|host| !is_near(host))
-        {
-            doubts.push(
-                "APP_URL is https://, and browsers let such pages open nothing but wss://: set \
-                 REVERB_SCHEME=https, build the pages again, and speak TLS by server.tls or a proxy"
-                    .to_owned(),
-            );
-        }
-        doubts
     }
 
     /// The error of an app of which only some of the three variables are there.

@@ -1,0 +1,216 @@
+//! Whether events get through, for `fanfare doctor`: a signed request, a WebSocket, and a triggered event that the
+//! socket hears. Where a proxy passes on only some paths, or changes them, it says which.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::client::{Answer, PATIENCE, Socket, SocketError, Target};
+use super::mend::{is_page, mended, refused};
+use super::reach::{Reached, reach};
+use super::report::{Grade, Report};
+use super::{Failure, http2, listen};
+
+/// What the server says of an app that it does not have.
+const NO_APP: &str = "No matching application";
+
+/// How far a request gets.
+enum Passage {
+    /// To the server, which takes it.
+    Taken,
+    /// To the server, which refuses it: why, and what to do.
+    Refused(String),
+    /// To the server, but without the prefix that the client wrote and signed.
+    Stripped,
+    /// To a server that has no such path: what was answered.
+    NoSuchPath(u16),
+    /// To somebody else: what was answered.
+    Elsewhere(String),
+    /// Nowhere, and nothing else will.
+    Nowhere(String),
+}
+
+/// Looks at an address; whether requests of the app are taken there.
+pub(super) async fn examine(report: &mut Report, target: &Target) -> bool {
+    let reached = reach(report, target).await;
+    if reached == Reached::Nothing {
+        return false;
+    }
+    let api = api(target).await;
+    if let Passage::Nowhere(error) = api {
+        report.add("API", Grade::Fail, error);
+        return false;
+    }
+    let opened = listen::begin(target).await;
+    let (socket, passage) = match opened {
+        Ok(opened) => (Some(opened), Passage::Taken),
+        Err(error) => (None, socket_passage(error, target)),
+    };
+    if reached == Reached::Page && !tell_of_page(report, &api, &passage) {
+        return false;
+    }
+    let served = matches!(api, Passage::Taken);
+    tell(report, target, &api, &passage);
+    let Some((socket, id)) = socket else { return served };
+    report.add("WebSocket", Grade::Ok, format!("connected as {id}"));
+    http2::examine(report, target).await;
+    if served {
+        round(report, target, (socket, id)).await;
+    }
+    served
+}
+
+/// Says what a web page in the place of the server means, by what else gets through; false if nothing does.
+fn tell_of_page(report: &mut Report, api: &Passage, socket: &Passage) -> bool {
+    if let (Passage::Elsewhere(_), Passage::Elsewhere(_)) = (api, socket) {
+        let text = "a web page is there in its place: the address or port is another program's, or the proxy does not pass these paths on";
+        report.add("server", Grade::Fail, text);
+        return false;
+    }
+    let text = "it answers; the proxy in front has a page of its own at /up, so let health checks ask the server itself";
+    report.add("server", Grade::Ok, text);
+    true
+}
+
+/// Says how far a request and a socket get, a fault that both share only once.
+fn tell(report: &mut Report, target: &Target, api: &Passage, socket: &Passage) {
+    use Passage::{Elsewhere, NoSuchPath, Refused, Stripped, Taken};
+
+    let path = &target.path;
+    let of_api = match (api, socket) {
+        (Taken, _) => Ok("a signed request is taken".to_owned()),
+        (Stripped, _) => Err(format!(
+            "a proxy takes {path} away before the server sees it, so that signatures do not fit: leave the path as it is (nginx: proxy_pass without a slash at its end) and set server.path = \"{path}\""
+        )),
+        (Elsewhere(said), Elsewhere(_) | NoSuchPath(_)) => Err(format!(
+            "{said}: the proxy passes neither {path}/apps/ nor {path}/app/ on, or server.path is another"
+        )),
+        (Elsewhere(said), _) => Err(format!(
+            "{said}: the proxy passes {path}/app/ on, where sockets are, and not {path}/apps/, where backends trigger events: let it pass both"
+        )),
+        (NoSuchPath(status), Elsewhere(_) | NoSuchPath(_)) => Err(format!(
+            "refused with {status}: a server answers, and has neither {path}/apps/ nor {path}/app/: is server.path another, or does a proxy change the path?"
+        )),
+        (NoSuchPath(status), _) => Err(format!(
+            "refused with {status}: the server has {path}/app/, where sockets are, and not {path}/apps/: does a proxy change the path?"
+        )),
+        (Refused(text) | Passage::Nowhere(text), _) => Err(text.clone()),
+    };
+    let passes = of_api.is_ok();
+    match of_api {
+        Ok(text) => report.add("API", Grade::Ok, text),
+        Err(text) => report.add("API", Grade::Fail, text),
+    }
+    let text = match (socket, api) {
+        (Taken, _) => return,
+        // Said already.
+        (Elsewhere(_) | NoSuchPath(_), Elsewhere(_) | NoSuchPath(_) | Stripped) => return,
+        (NoSuchPath(status), _) if path.is_empty() => format!(
+            "answered with {status}: the server has no /app/ without a prefix: write that of server.path into the address (--url, wsPath of Echo and pusher-js)"
+        ),
+        (NoSuchPath(status), _) => format!(
+            "answered with {status}: the server has no {path}/app/: is server.path another, or does a proxy take {path} away (nginx: proxy_pass with a slash at its end)?"
+        ),
+        (Elsewhere(said), _) if passes => format!(
+            "{said}: the proxy passes {path}/apps/ on, where backends trigger events, and not {path}/app/, where sockets are: let it pass both"
+        ),
+        (Elsewhere(said), _) => format!("{said}: the proxy does not pass {path}/app/ on"),
+        (Refused(text) | Passage::Nowhere(text), _) => text.clone(),
+        (Stripped, _) => return,
+    };
+    report.add("WebSocket", Grade::Fail, text);
+}
+
+/// How far a signed request gets.
+async fn api(target: &Target) -> Passage {
+    let answer = match target.send("GET", "channels", &[], "").await {
+        Ok(answer) => answer,
+        Err(error) => return Passage::Nowhere(mended(&error.0)),
+    };
+    let passage = passage(answer);
+    // A signature is over the path as it was written.
+    if let (Passage::Refused(_), false) = (&passage, target.path.is_empty())
+        && let Ok(Answer { status: 200, .. }) = target.send_signed_without_prefix().await
+    {
+        return Passage::Stripped;
+    }
+    passage
+}
+
+fn passage(answer: Answer) -> Passage {
+    let Answer { status, .. } = answer;
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let is_json = answer.json().is_ok_and(|json| json.is_object());
+    let Err(Failure(said)) = answer.accepted() else {
+        return if is_page(&text) {
+            Passage::Elsewhere("a web page is there in its place".to_owned())
+        } else {
+            Passage::Taken
+        };
+    };
+    let advice = match status {
+        404 if text.contains(NO_APP) => ": the server does not have this app: is the id right?",
+        404 if is_json && text.contains("Not found.") => return Passage::NoSuchPath(status),
+        404 if is_json => ": the server does not have this app: is the id right?",
+        _ if !is_json && status != 401 && status != 403 => return Passage::Elsewhere(said),
+        401 => ": are key and secret those of this app on that server?",
+        403 => ": the app is disabled, or a firewall stands in front",
+        _ => "",
+    };
+    Passage::Refused(format!("{said}{advice}"))
+}
+
+/// How far a socket got that did not open.
+fn socket_passage(error: SocketError, target: &Target) -> Passage {
+    match error {
+        SocketError::NotUpgraded(answer) => {
+            let text = String::from_utf8_lossy(&answer.body);
+            let status = answer.status;
+            let json = answer.json().is_ok_and(|json| json.is_object());
+            match status {
+                404 if json => Passage::NoSuchPath(status),
+                404 | 405 => Passage::Elsewhere(format!("answered with {status}")),
+                200 if is_page(&text) => Passage::Elsewhere("answered with a web page".to_owned()),
+                _ => Passage::Refused(Failure::from(SocketError::NotUpgraded(answer)).0),
+            }
+        }
+        SocketError::Closed(code, reason) => {
+            Passage::Refused(refused(code, &reason, target.origin.as_deref()))
+        }
+        SocketError::Unreachable(Failure(error)) => Passage::Refused(mended(&error)),
+        other => Passage::Refused(Failure::from(other).0),
+    }
+}
+
+/// A trigger that a socket hears.
+async fn round(report: &mut Report, target: &Target, (mut socket, id): (Socket, String)) {
+    let channel = format!("fanfare-doctor-{}", id.replace('.', "-"));
+    let made = async {
+        listen::join(&mut socket, target, &channel, (&id, None)).await?;
+        let mut begun = None;
+        loop {
+            let Some(frame) = listen::next(&mut socket).await? else { continue };
+            match frame.get("event").and_then(Value::as_str) {
+                Some("pusher_internal:subscription_succeeded") => {
+                    begun = Some(Instant::now());
+                    let body = json!({ "name": "doctor", "channels": [channel], "data": "{}" });
+                    target.ask("POST", "events", &[], &body.to_string()).await?;
+                }
+                Some("doctor") => return Ok(begun.map_or(Duration::ZERO, |begun| begun.elapsed())),
+                _ => {}
+            }
+        }
+    };
+    match timeout(PATIENCE, made).await {
+        Ok(Ok(took)) => {
+            let text = format!("a triggered event came back after {} ms", took.as_millis());
+            report.add("event", Grade::Ok, text);
+        }
+        Ok(Err(Failure(error))) => report.add("event", Grade::Fail, error),
+        Err(_) => {
+            let text = "a triggered event did not reach the socket in ten seconds: do both reach the same server, or servers that share a Redis?";
+            report.add("event", Grade::Fail, text);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Which server and which app a command is about: those of `--url` and the credentials beside it, those of the
+//! settings, or, where there are none, the server without settings that runs on this machine.
+
+use std::sync::Arc;
+
+use super::client::Target;
+use super::running::RunningApp;
+use super::{Failure, database, trust};
+use crate::app::App;
+use crate::config::{self, At, Config, Loaded, Server};
+
+/// What to do about a machine without settings and without a server.
+const NOTHING: &str = "no app is configured here and no server without settings runs: give --config, or --url with --app-id, --key and --secret";
+
+impl Target {
+    /// The server that `at` names, or the one that the settings are for.
+    pub(super) async fn find(
+        at: &At,
+        load: impl FnOnce() -> Result<Loaded, config::Error>,
+    ) -> Result<Self, Failure> {
+        Self::find_one(at, false, load).await
+    }
+
+    /// The same; of several apps `any` will do.
+    pub(super) async fn find_one(
+        at: &At,
+        any: bool,
+        load: impl FnOnce() -> Result<Loaded, config::Error>,
+    ) -> Result<Self, Failure> {
+        let given = (&at.app_id, &at.key, &at.secret);
+        let mut target = if let ((Some(id), Some(key), Some(secret)), Some(url)) = (given, &at.url)
+        {
+            Self::at(url, &App::new(id, key, secret))?
+        } else if at.key.is_some() || at.secret.is_some() {
+            let missing = "--key and --secret need --url and --app-id beside them";
+            return Err(Failure(missing.to_owned()));
+        } else {
+            let Loaded { config, .. } = load()?;
+            Self::of_settings(at, any, &config).await?
+        };
+        if at.origin.is_some() {
+            target.origin.clone_from(&at.origin);
+        }
+        Ok(target)
+    }
+
+    async fn of_settings(at: &At, any: bool, config: &Config) -> Result<Self, Failure> {
+        if config.made_app.is_some() {
+            let of_config = config.server.port;
+            let running = RunningApp::choose(RunningApp::all(), at.url.as_deref(), of_config)?;
+            let RunningApp { url, id, key, secret, .. } =
+                running.ok_or_else(|| Failure(NOTHING.to_owned()))?;
+            return Self::at(at.url.as_ref().unwrap_or(&url), &App::new(&id, &key, &secret));
+        }
+        let configured = match &at.app_id {
+            Some(id) => config.apps.by_id(id),
+            None if any || config.apps.len() == 1 => {
+                config.apps.iter().min_by_key(|app| (!app.enabled, app.id.clone()))
+            }
+            None => None,
+        };
+        let app = match (configured, &at.app_id, &config.sql) {
+            (Some(app), ..) => app.clone(),
+            (None, Some(id), Some(sql)) => Arc::new(database::app(sql, Some(id)).await?),
+            (None, None, Some(sql)) if any && config.apps.is_empty() => {
+                Arc::new(database::app(sql, None).await?)
+            }
+            (None, None, Some(_)) if config.apps.is_empty() => {
+                let none = "the apps are in a database: say which with --app-id";
+                return Err(Failure(none.to_owned()));
+            }
+            (None, ..) => {
+                let mut ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
+                ids.sort_unstable();
+                return Err(Failure(format!("say which app with --app-id: {}", ids.join(", "))));
+            }
+        };
+        Self::of_server(&config.server, at.url.as_deref(), &app)
+    }
+
+    /// The server that is set so, or the one at `url` in its place.
+    fn of_server(server: &Server, url: Option<&str>, app: &App) -> Result<Self, Failure> {
+        let own = || {
+            let scheme = if server.tls.is_some() { "https" } else { "http" };
+            let host = reachable(&server.host);
+            format!("{scheme}://{host}:{}{}", server.port, server.path)
+        };
+        let mut target = Self::at(&url.map_or_else(own, str::to_owned), app)?;
+        if url.is_none() {
+            target.unix_socket = server.unix_socket.as_ref().map(|socket| socket.path.clone());
+            // Reached by its address, it is there for another name.
+            target.name = server.tls.as_ref().and_then(|tls| trust::name_in(&tls.cert));
+        }
+        target.origin = origin_among(&app.allowed_origins);
+        Ok(target)
+    }
+}
+
+/// Where a server that listens at `host` can be reached: one that listens everywhere listens here.
+pub(super) fn reachable(host: &str) -> &str {
+    match host {
+        "0.0.0.0" => "127.0.0.1",
+        "::" | "[::]" => "[::1]",
+        host => host,
+    }
+}
+
+/// An `Origin` that an app with these patterns lets in; none where it lets everybody in.
+fn origin_among(patterns: &[String]) -> Option<String> {
+    if patterns.iter().any(|pattern| pattern == "*") {
+        return None;
+    }
+    // One that is a whole name is more certain than one with something in the place of an asterisk.
+    let pattern = patterns.iter().min_by_key(|pattern| pattern.contains('*'))?;
+    let origin = pattern.replace('*', "any");
+    Some(match origin.split_once("://") {
+        None if origin != "null" => format!("https://{origin}"),
+        _ => origin,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_chosen_that_the_app_lets_in() {
+        let among = |patterns: &[&str]| {
+            let patterns: Vec<_> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+            let origin = origin_among(&patterns);
+            let mut app = App::new("1", "k", "s");
+            app.allowed_origins = patterns;
+            assert!(app.allows_origin(origin.as_deref()), "{origin:?}");
+            origin
+        };
+        assert_eq!(among(&["*"]), None);
+        assert_eq!(among(&["app.example.test", "*"]), None);
+        assert_eq!(among(&["*.example.test", "b.test"]).as_deref(), Some("https://b.test"));
+        assert_eq!(among(&["*.example.test"]).as_deref(), Some("https://any.example.test"));
+    }
+}

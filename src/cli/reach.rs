@@ -1,0 +1,148 @@
+//! Whether anything answers at an address, for `fanfare doctor`: the port, TLS and its certificate, the clock, and
+//! whether the server wants new sockets. None of it needs an app.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::client::{Answer, PATIENCE, Target};
+use super::mend::{is_page, mended, not_the_server};
+use super::report::{Grade, Report};
+
+/// What was found at an address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// Nothing that events could go through; the report says why.
+    Nothing,
+    /// A server of the protocol, as far as can be told.
+    Server,
+    /// A web page in the place of the server's own answer. A proxy may pass other paths on.
+    Page,
+}
+
+/// The port, TLS, and the clock, by a request that needs no signature.
+pub(super) async fn reach(report: &mut Report, target: &Target) -> Reached {
+    if target.tls && !certificate(report, target).await {
+        return Reached::Nothing;
+    }
+    let answer = match target.request("GET", &format!("{}/up", target.path), "").await {
+        Ok(answer) => answer,
+        Err(error) => {
+            report.add("server", Grade::Fail, mended(&error.0));
+            return Reached::Nothing;
+        }
+    };
+    if let Some(sentence) = not_the_server(&answer, target.tls) {
+        report.add("server", Grade::Fail, sentence);
+        return Reached::Nothing;
+    }
+    let is_page = is_page(&String::from_utf8_lossy(&answer.body));
+    match answer.status {
+        _ if is_page => {}
+        200 => report.add("server", Grade::Ok, "it answers"),
+        // Other servers have no such path.
+        404 => report.add("server", Grade::Ok, "it answers, though it does not know /up"),
+        status => report.add("server", Grade::Warn, format!("it answers {status} to GET /up")),
+    }
+    if !is_page {
+        ready(report, target).await;
+    }
+    clock(report, &answer);
+    if is_page { Reached::Page } else { Reached::Server }
+}
+
+/// Whether TLS can be spoken there, as far as that is not said better by a request.
+async fn certificate(report: &mut Report, target: &Target) -> bool {
+    match timeout(PATIENCE, target.connect()).await {
+        Ok(Ok((_, true))) => {
+            let text = "the certificate ends within two weeks: renew it";
+            report.add("TLS", Grade::Warn, text);
+        }
+        Ok(Ok((_, false))) => {
+            let text = "the certificate is trusted and lasts two weeks or more";
+            report.add("TLS", Grade::Ok, text);
+        }
+        // The request says what is wrong.
+        Ok(Err(_)) => {}
+        Err(_) => {
+            let text = "nothing answers TLS in ten seconds: a firewall drops what is sent there, or it speaks no TLS (REVERB_SCHEME, --url) and waits for more";
+            report.add("TLS", Grade::Fail, text);
+            return false;
+        }
+    }
+    true
+}
+
+fn clock(report: &mut Report, answer: &Answer) {
+    let Some(apart) = answer.date.as_deref().and_then(seconds_apart) else { return };
+    if apart <= 60 {
+        return report.add("clock", Grade::Ok, "it agrees with the server's");
+    }
+    let text = format!(
+        "it is {apart} seconds off the server's: signatures hold for ten minutes, so let NTP set both"
+    );
+    report.add("clock", if apart > 600 { Grade::Fail } else { Grade::Warn }, text);
+}
+
+/// Whether it wants new sockets; servers that have no such path are not asked.
+async fn ready(report: &mut Report, target: &Target) {
+    let Ok(answer) = target.request("GET", &format!("{}/ready", target.path), "").await else {
+        return;
+    };
+    if answer.status != 503 {
+        return;
+    }
+    let body = answer.json().unwrap_or_default();
+    let text = match body.get("reason").and_then(Value::as_str) {
+        Some("draining") => "it is stopping".to_owned(),
+        Some("redis") => "it cannot reach its Redis: look at cluster.redis and its log".to_owned(),
+        Some("memory") => {
+            "it holds as much memory as limits.memory lets it: give it more, or add a node"
+                .to_owned()
+        }
+        Some("connections") => {
+            "it has as many connections as server.max_connections or the open-file limit let it"
+                .to_owned()
+        }
+        other => format!("it is not: {}", other.unwrap_or("it does not say why")),
+    };
+    report.add("ready", Grade::Fail, text);
+}
+
+/// How far the date of an answer is from this machine's clock.
+fn seconds_apart(date: &str) -> Option<u64> {
+    // `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that RFC 9110 section 5.6.7 lets servers send.
+    let parts: Vec<&str> = date.split([' ', ':']).collect();
+    let &[_, day, month, year, hour, minute, second, "GMT"] = parts.as_slice() else { return None };
+    let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let month = months.find(month)? as i64 / 3 + 1;
+    let [day, year, hour, minute, second] =
+        [day, year, hour, minute, second].map(|number| number.parse::<i64>().ok());
+    let (year, day) = (year? - i64::from(month < 3), day?);
+    // Days since 1970 in the calendar whose years begin in March.
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * ((month + 9) % 12) + 2) / 5 + day
+            - 719_469;
+    let then = u64::try_from(days * 86_400 + hour? * 3600 + minute? * 60 + second?).ok()?;
+    Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().abs_diff(then))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_answers_are_read() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        for (date, then) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+            ("Thu, 29 Feb 2024 00:00:00 GMT", 1_709_164_800),
+            ("Fri, 01 Mar 2024 00:00:00 GMT", 1_709_251_200),
+        ] {
+            let apart = seconds_apart(date).unwrap();
+            assert!(apart.abs_diff(now - then) <= 1, "{date}");
+        }
+        assert_eq!(seconds_apart("yesterday"), None);
+    }
+}

@@ -1,0 +1,247 @@
+//! The app of a server that was given none, for `fanfare listen`, `trigger` and `doctor` in the next terminal: a
+//! file that only its user can read, in that user's runtime directory. It is locked for as long as the server
+//! lives, so one that a killed server left behind is known by its missing lock.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::Failure;
+use crate::config::{MadeApp, Server};
+
+/// What the files end with.
+const SUFFIX: &str = ".json";
+
+/// The app that a server made for its run, and where it serves.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningApp {
+    pub url: String,
+    pub port: u16,
+    pub id: String,
+    pub key: String,
+    pub secret: String,
+}
+
+/// The file of a running app, which goes when this does.
+pub struct RunningAppFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl RunningApp {
+    /// The app of a server that listens at `addr`, below `path`.
+    pub fn new(made: &MadeApp, mut addr: SocketAddr, server: &Server) -> Self {
+        let MadeApp { id, key, secret } = made.clone();
+        match addr.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        let scheme = if server.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{addr}{}", server.path);
+        Self { url, port: addr.port(), id, key, secret }
+    }
+
+    /// Writes the file, in place of that of a server which had the port before.
+    ///
+    /// # Errors
+    /// Those of the file system, and a directory that others can write to.
+    pub fn publish(&self) -> io::Result<RunningAppFile> {
+        self.publish_in(&directory().ok_or(io::ErrorKind::NotFound)?)
+    }
+
+    fn publish_in(&self, directory: &Path) -> io::Result<RunningAppFile> {
+        DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
+        if !is_private(&fs::symlink_metadata(directory)?) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let path = directory.join(format!("{}{SUFFIX}", self.port));
+        let new = directory.join(format!("{}.new", std::process::id()));
+        // What a process of this id left when it was killed in between.
+        let _ = fs::remove_file(&new);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        let text = serde_json::to_string(self)?;
+        let written = flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(io::Error::from)
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .and_then(|()| fs::rename(&new, &path));
+        match written {
+            Ok(()) => Ok(RunningAppFile { path, file }),
+            Err(error) => {
+                let _ = fs::remove_file(&new);
+                Err(error)
+            }
+        }
+    }
+
+    /// Those that run now, by port.
+    pub(super) fn all() -> Vec<Self> {
+        directory().map(|directory| Self::all_in(&directory)).unwrap_or_default()
+    }
+
+    fn all_in(directory: &Path) -> Vec<Self> {
+        // Another user's would lead the commands, and the secrets typed after them, astray.
+        if !fs::symlink_metadata(directory).is_ok_and(|about| is_private(&about)) {
+            return Vec::new();
+        }
+        let paths = fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut all: Vec<Self> = paths.filter_map(|entry| Self::read(&entry.path())).collect();
+        all.sort_by_key(|running| running.port);
+        all
+    }
+
+    /// The file's app if its server lives. What a killed one left is removed.
+    fn read(path: &Path) -> Option<Self> {
+        if !path.to_str()?.ends_with(SUFFIX) {
+            return None;
+        }
+        let mut file = File::open(path).ok()?;
+        if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+            remove(path, &file);
+            return None;
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// The one at `url`, the only one, or of several the one on `port`.
+    pub(super) fn choose(
+        all: Vec<Self>,
+        url: Option<&str>,
+        port: u16,
+    ) -> Result<Option<Self>, Failure> {
+        let wanted = match url {
+            Some(url) => url.parse::<hyper::Uri>().ok().and_then(|url| url.port_u16()),
+            None => Some(port),
+        };
+        if let [only] = all.as_slice() {
+            return Ok(Some(only.clone()));
+        }
+        if all.is_empty() {
+            return Ok(None);
+        }
+        let urls: Vec<_> = all.iter().map(|running| running.url.clone()).collect();
+        let found = all.into_iter().find(|running| Some(running.port) == wanted);
+        let several =
+            || format!("several servers run here: say which with --url: {}", urls.join(", "));
+        found.map(Some).ok_or_else(|| Failure(several()))
+    }
+}
+
+impl Drop for RunningAppFile {
+    fn drop(&mut self) {
+        remove(&self.path, &self.file);
+    }
+}
+
+/// Removes a file if it is still `file` that is there: a process that took the port over has put its own there.
+fn remove(path: &Path, file: &File) {
+    let is_same = match (fs::metadata(path), file.metadata()) {
+        (Ok(there), Ok(own)) => (there.dev(), there.ino()) == (own.dev(), own.ino()),
+        _ => false,
+    };
+    if is_same {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// The folder of this user's running servers.
+fn directory() -> Option<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    // Where nobody has logged in, as under su, in containers and in cron.
+    let usual = || Some(PathBuf::from(format!("/run/user/{user}"))).filter(|path| path.is_dir());
+    let own = given.filter(|path| path.is_absolute() && path.is_dir()).or_else(usual);
+    Some(match own {
+        Some(own) => own.join("fanfare"),
+        None => std::env::temp_dir().join(format!("fanfare-{user}")),
+    })
+}
+
+/// Whether a folder is this user's and nobody else's.
+fn is_private(about: &Metadata) -> bool {
+    about.is_dir()
+        && about.uid() == rustix::process::geteuid().as_raw()
+        && about.mode() & 0o077 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn running(port: u16) -> RunningApp {
+        let made = MadeApp { id: "1".into(), key: "k".into(), secret: "s".into() };
+        let mut server = Settings::default().resolve().unwrap().server;
+        server.path = "/ws".to_owned();
+        RunningApp::new(&made, ([0, 0, 0, 0], port).into(), &server)
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("fanfare-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        folder
+    }
+
+    #[test]
+    fn a_file_is_there_as_long_as_its_server() {
+        let folder = folder("running");
+        let one = running(1).publish_in(&folder).unwrap();
+        assert_eq!(fs::metadata(&one.path).unwrap().mode() & 0o777, 0o600);
+        let two = running(2).publish_in(&folder).unwrap();
+        let ports = || RunningApp::all_in(&folder).iter().map(|one| one.port).collect::<Vec<_>>();
+        assert_eq!(ports(), [1, 2]);
+        drop(two);
+        assert_eq!(ports(), [1]);
+        // The end of the server before does not take away what its successor wrote.
+        let successor = running(1).publish_in(&folder).unwrap();
+        drop(one);
+        assert_eq!(ports(), [1]);
+        drop(successor);
+        assert!(fs::read_dir(&folder).unwrap().next().is_none());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_server_left_is_not_taken_for_one() {
+        let folder = folder("killed");
+        let killed = running(1).publish_in(&folder).unwrap();
+        // As if the process had ended: the lock goes, the file stays.
+        flock(&killed.file, FlockOperation::Unlock).unwrap();
+        assert!(RunningApp::all_in(&folder).is_empty());
+        assert!(!killed.path.exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_others_is_not_believed() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = folder("others");
+        let _one = running(1).publish_in(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(RunningApp::all_in(&folder).is_empty());
+        assert!(running(2).publish_in(&folder).is_err());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn of_several_the_one_on_the_port_is_meant() {
+        let choose = |ports: &[u16], url: Option<&str>| {
+            let all = ports.iter().map(|port| running(*port)).collect();
+            RunningApp::choose(all, url, 8080).map(|found| found.map(|running| running.port))
+        };
+        assert_eq!(choose(&[], None).unwrap(), None);
+        assert_eq!(choose(&[9], None).unwrap(), Some(9));
+        assert_eq!(choose(&[9, 8080], None).unwrap(), Some(8080));
+        assert_eq!(choose(&[9, 8080], Some("http://localhost:9")).unwrap(), Some(9));
+        let error = choose(&[9, 10], None).unwrap_err().to_string();
+        assert!(error.contains("--url: http://127.0.0.1:9/ws, http://127.0.0.1:10/ws"), "{error}");
+    }
+}

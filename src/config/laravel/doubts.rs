@@ -1,0 +1,267 @@
+//! What keeps a Laravel app's events from the server, or its pages from hearing them, although the server's own
+//! settings are right: read from the app's `.env` and from the files beside it, for `fanfare doctor`.
+
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::super::error::Origin;
+use super::super::variables::Variables;
+use super::{Laravel, Names, PUSHER, REVERB};
+
+/// The variables that choose a Laravel app's broadcaster, from Laravel 11 on and before.
+const CONNECTION: &str = "BROADCAST_CONNECTION";
+const DRIVER: &str = "BROADCAST_DRIVER";
+
+/// The first Laravel that reads `BROADCAST_CONNECTION`.
+const FIRST_WITH_CONNECTION: u32 = 11;
+
+/// Variables that only a whole Laravel app has, as against a file of the server's settings alone.
+const OF_AN_APP: [&str; 6] = ["APP_KEY", "APP_NAME", "APP_ENV", "APP_URL", CONNECTION, DRIVER];
+
+/// Files and folders that stand beside a Laravel app's `.env`.
+const BESIDE: [&str; 4] = ["artisan", "composer.json", "composer.lock", "config/broadcasting.php"];
+
+/// One thing that a Laravel app's owner should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LaravelDoubt {
+    pub subject: &'static str,
+    /// Whether events cannot arrive before it is mended.
+    pub breaks: bool,
+    /// What is wrong and what to write.
+    pub text: String,
+}
+
+/// The files beside a `.env`, and the process's own variables, which go before it.
+struct Surroundings<'a> {
+    laravel: &'a Laravel,
+    names: &'a Names,
+    /// The broadcaster that speaks to this server, as Laravel calls it.
+    wanted: &'static str,
+    folder: &'a Path,
+    variables: &'a Variables,
+}
+
+impl Laravel {
+    /// Everything that can be seen from `folder`, where the app's `.env` is.
+    pub(in crate::config) fn doubts(
+        &self,
+        folder: &Path,
+        variables: &Variables,
+    ) -> Vec<LaravelDoubt> {
+        let reverb = (&REVERB, "reverb");
+        let Some((names, wanted)) =
+            [reverb, (&PUSHER, "pusher")].into_iter().find(|(names, _)| self.has(names))
+        else {
+            return Vec::new();
+        };
+        let surroundings = Surroundings { laravel: self, names, wanted, folder, variables };
+        let mut doubts = Vec::new();
+        let is_from_file = matches!(self.origin(names.id), Origin::DotEnv { .. });
+        if is_from_file {
+            doubts.extend(surroundings.broadcaster());
+            doubts.extend(surroundings.cached());
+            doubts.extend(surroundings.package());
+        }
+        doubts.extend(surroundings.pages());
+        doubts
+    }
+}
+
+fn doubt(subject: &'static str, breaks: bool, text: impl Into<String>) -> Option<LaravelDoubt> {
+    Some(LaravelDoubt { subject, breaks, text: text.into() })
+}
+
+impl Surroundings<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        let outside = self.variables.value(name).filter(|text| !text.is_empty());
+        outside.or_else(|| self.laravel.text(name))
+    }
+
+    fn file(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.folder.join(name)).ok()
+    }
+
+    /// Whether it is a Laravel app's folder, as against a place for the server's settings.
+    fn is_app(&self) -> bool {
+        // Variables that are null are not among those found.
+        let written = match self.laravel.origin(self.names.id) {
+            Origin::DotEnv { path, .. } => Path::new(&*path)
+                .file_name()
+                .and_then(|name| std::fs::read_to_string(self.folder.join(name)).ok()),
+            _ => None,
+        };
+        let written = written.unwrap_or_default();
+        let is_written = |name: &&str| written.lines().any(|line| line.trim().starts_with(name));
+        OF_AN_APP.iter().any(is_written)
+            || BESIDE.iter().any(|name| self.folder.join(name).exists())
+    }
+
+    /// The major version of the app's Laravel.
+    fn version(&self) -> Option<u32> {
+        let lock: Json = serde_json::from_str(&self.file("composer.lock")?).ok()?;
+        let packages = lock.get("packages")?.as_array()?;
+        let is_it = |package: &&Json| {
+            package.get("name").and_then(Json::as_str) == Some("laravel/framework")
+        };
+        let version = packages.iter().find(is_it)?.get("version")?.as_str()?;
+        version.trim_start_matches('v').split('.').next()?.parse().ok()
+    }
+
+    /// The variable that the app reads: as its own configuration says, which an app that was upgraded keeps, else
+    /// as its Laravel does.
+    fn variable(&self) -> &'static str {
+        let config = self.file("config/broadcasting.php").unwrap_or_default();
+        let names = [CONNECTION, DRIVER].into_iter().filter(|name| config.contains(name));
+        match (names.collect::<Vec<_>>().as_slice(), self.version()) {
+            ([only], _) => only,
+            (_, Some(version)) if version < FIRST_WITH_CONNECTION => DRIVER,
+            // Not known: whichever is written, for the other would be missed by everybody.
+            (_, None) if self.text(CONNECTION).is_none() && self.text(DRIVER).is_some() => DRIVER,
+            _ => CONNECTION,
+        }
+    }
+
+    /// Where the app's backend sends its events.
+    fn broadcaster(&self) -> Option<LaravelDoubt> {
+        const SUBJECT: &str = "Laravel";
+        let Self { wanted, .. } = self;
+        let variable = self.variable();
+        let other = if variable == CONNECTION { DRIVER } else { CONNECTION };
+        match self.text(variable) {
+            None if self.text(other).is_some() => {
+                let version = match self.version() {
+                    Some(version) => format!("Laravel {version}"),
+                    None => "this app".to_owned(),
+                };
+                let text = format!(
+                    "{other} is not what {version} reads, so events go nowhere: write {variable}={wanted} into .env"
+                );
+                doubt(SUBJECT, true, text)
+            }
+            None => {
+                let text = format!(
+                    "{variable} is not set, so the app's events go nowhere: write {variable}={wanted} into .env"
+                );
+                doubt(SUBJECT, self.is_app(), text)
+            }
+            Some(value @ ("log" | "null")) => {
+                let text = format!(
+                    "{variable} is {value}, so the app's events go nowhere: write {variable}={wanted} into .env"
+                );
+                doubt(SUBJECT, true, text)
+            }
+            Some(value @ ("redis" | "ably")) => {
+                let text = format!(
+                    "{variable} is {value}, so the app's events do not come to this server: write {variable}={wanted} into .env"
+                );
+                doubt(SUBJECT, true, text)
+            }
+            Some("pusher") if self.goes_to_pusher() => {
+                let text = if *wanted == "reverb" {
+                    format!(
+                        "{variable} is pusher and PUSHER_HOST is not set, so the app's events go to Pusher's own servers: write {variable}=reverb into .env"
+                    )
+                } else {
+                    "PUSHER_HOST is not set, so the app's events go to Pusher's own servers: write PUSHER_HOST, PUSHER_PORT and PUSHER_SCHEME of this server into .env".to_owned()
+                };
+                doubt(SUBJECT, true, text)
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Whether the broadcaster `pusher` is left with its default, `api-CLUSTER.pusher.com`.
+    fn goes_to_pusher(&self) -> bool {
+        // Apps of laravel-websockets and Soketi often have the address in this file.
+        let config = self.file("config/broadcasting.php");
+        let is_usual = config.is_none_or(|config| config.contains("PUSHER_HOST"));
+        is_usual && self.is_app() && self.text("PUSHER_HOST").is_none()
+    }
+
+    /// Whether the app reads what was cached before `.env` was what it is now.
+    fn cached(&self) -> Option<LaravelDoubt> {
+        let cache = self.file("bootstrap/cache/config.php")?;
+        let key = self.text(self.names.key)?;
+        let is_stale = !cache.contains(&format!("'{key}'"));
+        let broadcasting = cache.split("'broadcasting' =>").nth(1);
+        let chosen = broadcasting.and_then(|part| part.split("'default' => ").nth(1));
+        let chosen = chosen.and_then(|rest| rest.split(['\n', ',']).next());
+        let goes_nowhere =
+            chosen.is_some_and(|chosen| matches!(chosen, "'log'" | "'null'" | "NULL"));
+        let what = match (is_stale, goes_nowhere) {
+            (true, _) => format!("has another {}", self.names.key),
+            (false, true) => "sends the app's events nowhere".to_owned(),
+            (false, false) => return None,
+        };
+        let text = format!(
+            "bootstrap/cache/config.php, which the app reads in the place of .env, {what}: run php artisan config:clear, or config:cache again"
+        );
+        doubt("Laravel", true, text)
+    }
+
+    /// Whether Reverb itself is still there, and may be started in this server's place.
+    fn package(&self) -> Option<LaravelDoubt> {
+        let composer: Json = serde_json::from_str(&self.file("composer.json")?).ok()?;
+        let requires = |package: &str| {
+            let lists = ["require", "require-dev"].into_iter();
+            let mut lists = lists.filter_map(|list| composer.get(list)?.as_object());
+            lists.any(|list| list.contains_key(package))
+        };
+        if !requires("laravel/reverb") {
+            return None;
+        }
+        // Laravel's broadcaster needs it, and Reverb brought it along.
+        let sdk = "composer require pusher/pusher-php-server && ";
+        let sdk = if requires("pusher/pusher-php-server") { "" } else { sdk };
+        let text = format!(
+            "laravel/reverb is still installed, and `php artisan dev` of Laravel 13 starts it on the same port: {sdk}composer remove laravel/reverb"
+        );
+        doubt("Laravel", false, text)
+    }
+
+    /// What pages were built with.
+    fn pages(&self) -> Vec<LaravelDoubt> {
+        const SUBJECT: &str = "pages";
+        let own = self.names.key;
+        let prefixes = if self.wanted == "reverb" {
+            &["VITE_REVERB_"][..]
+        } else {
+            &["VITE_PUSHER_", "MIX_PUSHER_"][..]
+        };
+        let mut doubts = Vec::new();
+        for built in prefixes.iter().map(|prefix| format!("{prefix}APP_KEY")) {
+            if self.text(&built).is_some_and(|key| Some(key) != self.text(own)) {
+                let text = format!(
+                    "{built} is not {own}, so pages ask for another app: write {built}=\"${{{own}}}\" into .env, and build the pages again (npm run build)"
+                );
+                doubts.extend(doubt(SUBJECT, true, text));
+            }
+        }
+        if self.wanted == "reverb" {
+            doubts.extend(self.scheme());
+        }
+        doubts
+    }
+
+    fn scheme(&self) -> Option<LaravelDoubt> {
+        let text = |name: &str| {
+            let built = self.text(&format!("VITE_REVERB_{name}"));
+            built.or_else(|| self.text(&format!("REVERB_{name}")))
+        };
+        let is_secure = self.text("APP_URL").is_some_and(|url| url.starts_with("https://"));
+        let is_near = |host: &str| host == "localhost" || host.starts_with("127.");
+        if is_secure
+            && text("SCHEME") == Some("http")
+            && text("HOST").is_some_and(|host| !is_near(host))
+        {
+            return doubt(
+                "pages",
+                false,
+                "APP_URL is https://, and browsers let such pages open nothing but wss://: set \
+                 REVERB_SCHEME=https, build the pages again, and speak TLS by server.tls or a proxy",
+            );
+        }
+        None
+    }
+}
