@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::address::Address;
 use super::servers::Servers;
 use super::{Lost, PATIENCE, reply, slots};
+use crate::cluster::keys::Keys;
 use crate::cluster::scripts::Script;
 
 /// What Redis is like.
@@ -75,13 +76,14 @@ async fn look(urls: &[String], prefix: &str) -> Result<Found, Lost> {
 
 /// Does what a node does: loads the scripts, listens to a topic, and runs every command of the scripts.
 async fn work(address: &mut Address, prefix: &str, found: &mut Found) -> Result<(), Lost> {
-    let (mut servers, mut heard) = timeout(PATIENCE, Servers::connect(address)).await??;
+    let (mut servers, mut heard) =
+        timeout(PATIENCE, Servers::connect(address, Keys::new(prefix), super::random())).await??;
     let tag = tag(servers.is_cluster());
     let topic = format!("{prefix}:on:{tag}");
     timeout(PATIENCE, servers.subscribe(std::slice::from_ref(&topic))).await??;
     let mut load = cmd("SCRIPT");
     load.arg("LOAD").arg(every_command());
-    let name = one(timeout(PATIENCE, servers.send(vec![load])).await??)?;
+    let name = one(timeout(PATIENCE, servers.send(vec![load.into()])).await??)?;
     let mut script = cmd("EVALSHA");
     script.arg(reply::text(&name)).arg(KEYS.len());
     for part in KEYS {
@@ -89,7 +91,7 @@ async fn work(address: &mut Address, prefix: &str, found: &mut Found) -> Result<
     }
     script.arg(&topic);
     let begun = Instant::now();
-    let refused = one(timeout(PATIENCE, servers.send(vec![script])).await??)?;
+    let refused = one(timeout(PATIENCE, servers.send(vec![script.into()])).await??)?;
     found.refuses = refusals(&refused);
     if found.refuses.is_empty() {
         timeout(PATIENCE, heard.next()).await?.ok_or(Lost::Deaf)?;
