@@ -112,7 +112,7 @@ fn a_proxy_that_takes_the_prefix_away_is_named() {
 #[test]
 fn an_app_that_lets_in_some_origins_is_looked_at_from_one_of_them() {
     let mut app = App::new(ID, KEY, SECRET);
-    app.allowed_origins = vec!["app.example.test".to_owned()];
+    app.allowed_origins = vec!["app.example.test".parse().unwrap()];
     let fixture = Fixture::with_apps(vec![app], |_| {});
     let port = fixture.addr.port().to_string();
     let variables = [
