@@ -52,7 +52,7 @@ pub use withdraw::Withdrawing;
 #[derive(Debug)]
 pub struct Shared {
     /// Replaced as a whole on reload.
-    pub apps: ArcSwap<Apps>,
+    pub apps: Arc<ArcSwap<Apps>>,
     pub hub: Arc<Hub>,
     pub metrics: Metrics,
     /// No new sockets: the server is stopping.

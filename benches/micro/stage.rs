@@ -36,7 +36,7 @@ impl Stage {
         let app = App::new("id", "key", "secret");
         let Ok(apps) = Apps::new([app.clone()]) else { unreachable!("one app is no duplicate") };
         let shared = Arc::new(Shared {
-            apps: ArcSwap::from_pointee(apps),
+            apps: Arc::new(ArcSwap::from_pointee(apps)),
             hub: Hub::new(1, 1),
             metrics: Metrics::new(1),
             draining: AtomicBool::new(false),

@@ -81,7 +81,7 @@ impl fmt::Display for Undecodable {
 const EVENT: u8 = 1;
 const CACHED: u8 = 2;
 const JOINED: u8 = 3;
-const LEFT: u8 = 4;
+pub(super) const LEFT: u8 = 4;
 const COUNT: u8 = 5;
 const TERMINATE: u8 = 6;
 const PROBE: u8 = 7;
@@ -140,17 +140,6 @@ impl Envelope {
         (head, rest)
     }
 
-    /// What stands before the version and the user of a [`Body::Left`] with this header, for the script that
-    /// finds out who leaves.
-    pub fn head_of_left(&self) -> Vec<u8> {
-        let (mut head, _) = self.encode_around_version();
-        head.truncate(HEADER);
-        if let Some(kind) = head.get_mut(1) {
-            *kind = LEFT;
-        }
-        head
-    }
-
     /// What tells it from all others in the bytes of it: sender and serial, in bytes 5 to 20.
     pub fn mark(&self) -> [u8; 16] {
         (u128::from(self.origin) << 64 | u128::from(self.serial)).to_be_bytes()
@@ -166,7 +155,7 @@ impl Envelope {
         }
     }
 
-    fn version(&self) -> Option<u64> {
+    pub(super) fn version(&self) -> Option<u64> {
         match &self.body {
             Body::Event { version, .. }
             | Body::Cached { version, .. }

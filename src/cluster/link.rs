@@ -105,6 +105,14 @@ impl Publish {
         own + BESIDE
     }
 
+    /// The app whose event it is.
+    pub(super) fn app(&self) -> &AppId {
+        match self {
+            Self::Event { topic, .. } | Self::Cached { topic, .. } => &topic.app,
+            Self::Terminate { app, .. } => app,
+        }
+    }
+
     /// Whether it is let in where there is no room: it is small and rare, and must not be forgotten.
     fn is_urgent(&self) -> bool {
         matches!(self, Self::Terminate { .. })
@@ -208,6 +216,8 @@ pub struct Figures {
     pub deliveries: AtomicU64,
     /// Bytes that were no envelope.
     pub undecodable: AtomicU64,
+    /// Envelopes that are of no node with the app's secret, or were changed on their way.
+    pub unsealed: AtomicU64,
     /// Envelopes of kinds that only newer nodes know.
     pub newer: AtomicU64,
     /// Envelopes that came a second time.

@@ -11,6 +11,7 @@ pub mod news;
 pub mod redis;
 pub mod roster;
 mod scripts;
+mod seal;
 pub mod topics;
 
 use crate::app::AppId;

@@ -24,8 +24,8 @@ use std::sync::LazyLock;
 
 use sha1::{Digest as _, Sha1};
 
-use super::fencing;
 use super::news::{READ, SAY};
+use super::{fencing, seal};
 
 /// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one
 /// begins at the time of day.
@@ -50,11 +50,11 @@ local function next_version(key)
 end
 ";
 
-/// KEYS v m r k; ARGV user info max topic head rest place name; fenced. Answers the version from which on the user is
+/// KEYS v m r k; ARGV user info max topic head mac rest place name; fenced. Answers the version from which on the user is
 /// present, or nothing if there is no room. `name` is that of the channel in the list of what the lease holds.
 const JOIN: &str = r"
 local v, m, r, k = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local user, info, max, topic, head, rest, place, name = unpack(ARGV)
+local user, info, max, topic, head, mac, rest, place, name = unpack(ARGV)
 local ref = lease .. ' ' .. user
 if redis.call('HEXISTS', r, ref) == 1 then
   return redis.call('HGET', k, '') or string.format('%016.0f', 0)
@@ -69,13 +69,13 @@ local version = next_version(v)
 if place == '' then place = version end
 redis.call('HSET', m, user, place .. info)
 redis.call('HSET', k, '', version)
-redis.call('SPUBLISH', topic, head .. version .. rest)
+redis.call('SPUBLISH', topic, sealed(head, mac, version, '') .. rest)
 return version
 ";
 
 /// One user's end on one lease.
 const DROP: &str = r"
-local function drop(v, m, r, k, lease, user, topic, head)
+local function drop(v, m, r, k, lease, user, topic, head, mac)
   if redis.call('HDEL', r, lease .. ' ' .. user) == 0 then return end
   if redis.call('HINCRBY', k, user, -1) > 0 then return end
   redis.call('HDEL', k, user)
@@ -83,22 +83,23 @@ local function drop(v, m, r, k, lease, user, topic, head)
   local version = next_version(v)
   if redis.call('EXISTS', m) == 1 then redis.call('HSET', k, '', version)
   else redis.call('DEL', k) end
-  redis.call('SPUBLISH', topic, head .. version .. user)
+  redis.call('SPUBLISH', topic, sealed(head, mac, version, user) .. user)
 end
 ";
 
-/// KEYS v m r k; ARGV user topic head; fenced.
+/// KEYS v m r k; ARGV user topic head mac; fenced.
 const LEAVE: &str = r"
-drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], lease, ARGV[1], ARGV[2], ARGV[3])
+drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], lease, ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 return 1
 ";
 
-/// KEYS v m r k; ARGV lease topic head. Ends everybody who is present on a lease that does not hold any more.
+/// KEYS v m r k; ARGV lease topic head mac. Ends everybody who is present on a lease that does not hold any more.
 const CLEAR: &str = r"
 local lease = ARGV[1] .. ' '
 for _, ref in ipairs(redis.call('HKEYS', KEYS[3])) do
   if string.sub(ref, 1, #lease) == lease then
-    drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], string.sub(ref, #lease + 1), ARGV[2], ARGV[3])
+    local user = string.sub(ref, #lease + 1)
+    drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], user, ARGV[2], ARGV[3], ARGV[4])
   end
 end
 return 1
@@ -124,7 +125,7 @@ local function is_taken(log, head)
 end
 ";
 
-/// KEYS l of each event; ARGV most, then for each event topic head rest and `1` if the log is to last on; fenced. Logs
+/// KEYS l of each event; ARGV most, then for each event topic head mac rest and `1` if the log is to last on; fenced. Logs
 /// events at the time of day in microseconds and sends them, in order; those that follow each other on one
 /// channel are logged at once. A microsecond is less than an event takes, so that no two have the same place. A log
 /// is cut when it is a quarter longer than it need be, and lasts on for all events of a while, so that most events
@@ -136,9 +137,10 @@ while KEYS[first] do
   local log, entries, lasts = KEYS[first], {}, false
   local topic = ARGV[at]
   repeat
-    entries[#entries + 1] = ARGV[at + 1] .. string.format('%016.0f', place) .. ARGV[at + 2]
-    lasts = lasts or ARGV[at + 3] == '1'
-    place, at, first = place + 1, at + 4, first + 1
+    local text = string.format('%016.0f', place)
+    entries[#entries + 1] = sealed(ARGV[at + 1], ARGV[at + 2], text, '') .. ARGV[at + 3]
+    lasts = lasts or ARGV[at + 4] == '1'
+    place, at, first = place + 1, at + 5, first + 1
   until KEYS[first] ~= log
   local length = redis.call('RPUSH', log, unpack(entries))
   if length * 4 > most * 5 then redis.call('LTRIM', log, -most, -1) end
@@ -181,13 +183,13 @@ local reaches = first > 0 and 2 or (#entries < most and 1 or 0)
 return {text(place_of(last)), reaches, missed}
 ";
 
-/// KEYS v c l; ARGV topic head rest ttl (milliseconds) most again; fenced. Logs unless `most` is 0.
+/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again; fenced. Logs unless `most` is 0.
 const KEEP: &str = r"
-local log, most = KEYS[3], tonumber(ARGV[5])
-if ARGV[6] == '1' and is_taken(log, ARGV[2]) then return 0 end
+local log, most = KEYS[3], tonumber(ARGV[6])
+if ARGV[7] == '1' and is_taken(log, ARGV[2]) then return 0 end
 local version = next_version(KEYS[1])
-local envelope = ARGV[2] .. version .. ARGV[3]
-redis.call('SET', KEYS[2], envelope, 'PX', ARGV[4])
+local envelope = sealed(ARGV[2], ARGV[3], version, '') .. ARGV[4]
+redis.call('SET', KEYS[2], envelope, 'PX', ARGV[5])
 if most > 0 then
   if redis.call('RPUSH', log, envelope) * 4 > most * 5 then
     redis.call('LTRIM', log, -most, -1)
@@ -315,14 +317,14 @@ impl Script {
     /// The script's text.
     pub(super) fn text(self) -> String {
         let (needs, own): (&[&str], &str) = match self {
-            Self::Join => (&[NEXT], JOIN),
-            Self::Leave => (&[NEXT, DROP], LEAVE),
-            Self::Clear => (&[NEXT, DROP], CLEAR),
+            Self::Join => (&[NEXT, seal::SCRIPT], JOIN),
+            Self::Leave => (&[NEXT, seal::SCRIPT, DROP], LEAVE),
+            Self::Clear => (&[NEXT, seal::SCRIPT, DROP], CLEAR),
             Self::Load => (&[NEXT], LOAD),
-            Self::Publish => (&[], PUBLISH),
-            Self::PublishAgain => (&[LOG, AGAIN], PUBLISH),
+            Self::Publish => (&[seal::SCRIPT], PUBLISH),
+            Self::PublishAgain => (&[seal::SCRIPT, LOG, AGAIN], PUBLISH),
             Self::Missed => (&[LOG], MISSED),
-            Self::Keep => (&[NEXT, LOG], KEEP),
+            Self::Keep => (&[NEXT, seal::SCRIPT, LOG], KEEP),
             Self::Kept => (&[], KEPT),
             Self::Forget => (&[], FORGET),
             Self::Count => (&[NEXT], COUNT),

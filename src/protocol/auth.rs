@@ -49,6 +49,16 @@ impl Signer {
         hex::encode(mac.finalize().into_bytes())
     }
 
+    /// The MAC of bytes, with the oldest secret that still holds, for nodes that may not know the new one yet.
+    pub fn mac(&self, parts: &[impl AsRef<[u8]>]) -> [u8; 32] {
+        mac_of(self.previous.last().unwrap_or(&self.current), parts)
+    }
+
+    /// The MACs of bytes with each secret that holds.
+    pub fn macs(&self, parts: &[impl AsRef<[u8]>]) -> impl Iterator<Item = [u8; 32]> {
+        std::iter::once(&self.current).chain(&*self.previous).map(|key| mac_of(key, parts))
+    }
+
     /// Whether `signature` is the hex of the signature of `parts`, in either case.
     pub fn verify(&self, parts: &[&str], signature: &str) -> bool {
         let mut bytes = [0; 32];
@@ -63,6 +73,12 @@ fn keyed(secret: &str) -> Hmac<Sha256> {
         Ok(mac) => mac,
         Err(_) => unreachable!("HMAC takes a key of any length"),
     }
+}
+
+fn mac_of(key: &Hmac<Sha256>, parts: &[impl AsRef<[u8]>]) -> [u8; 32] {
+    let mut mac = key.clone();
+    parts.iter().for_each(|part| mac.update(part.as_ref()));
+    mac.finalize().into_bytes().into()
 }
 
 fn fed(key: &Hmac<Sha256>, parts: &[&str]) -> Hmac<Sha256> {

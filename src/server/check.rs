@@ -1,6 +1,8 @@
 //! What keeps a server from starting, and what `fanfare config check` looks at beyond it: that a certificate
 //! is in its time, and that what the settings name can be used on this machine.
 
+use std::sync::Arc;
+
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -83,7 +85,7 @@ impl From<Unusable> for NotStarted {
 /// The setting, and what is wrong with it.
 pub fn check(config: &Config) -> Result<(), Unusable> {
     certificates(&config.server)?;
-    cluster::prepare(&config.cluster, 1)?;
+    cluster::prepare(&config.cluster, 1, &Arc::default())?;
     lookup::check(config.sql.as_ref())
 }
 

@@ -5,11 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
 use tokio::runtime;
 use tokio::sync::mpsc;
 use tracing::error;
 
 use super::Unusable;
+use crate::app::Apps;
 use crate::cluster::link::{self, Arrival};
 use crate::cluster::redis::{Redis, Settings};
 use crate::cluster::topics::Topics;
@@ -29,6 +31,7 @@ pub(super) struct Linked {
 pub(super) fn prepare(
     config: &config::Cluster,
     node: u64,
+    apps: &Arc<ArcSwap<Apps>>,
 ) -> Result<Option<(Clustered, Linked)>, Unusable> {
     if config.redis.is_empty() {
         return Ok(None);
@@ -42,7 +45,7 @@ pub(super) fn prepare(
         max_age: config.queue_age,
         replay: config.replay,
     };
-    let redis = Redis::new(settings, node, topics.clone(), far);
+    let redis = Redis::new(settings, node, topics.clone(), apps.clone(), far);
     // The error may repeat the URL with its password.
     let redis = redis.map_err(|_| Unusable::new("cluster.redis", URL))?;
     Ok(Some((Clustered::new(topics), Linked { redis, arrivals })))

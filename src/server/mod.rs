@@ -119,10 +119,11 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
     let socket_file = SocketFile::of(&address, config.server.unix_socket.as_ref());
     let (workers, node) = (config.server.workers.max(1), node_number()?);
     let by_address = (config.server.connections_per_ip, config.server.handshakes_per_ip);
-    let (cluster, linked) = cluster::prepare(&config.cluster, node)?.unzip();
+    let apps = Arc::new(ArcSwap::from_pointee(config.apps.clone()));
+    let (cluster, linked) = cluster::prepare(&config.cluster, node, &apps)?.unzip();
     let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
     let shared = Arc::new(Shared {
-        apps: ArcSwap::from_pointee(config.apps.clone()),
+        apps,
         hub: Hub::new(node, workers),
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
@@ -133,10 +134,9 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         lookup: door,
     });
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
-    let page = page(&config);
-    let server = Arc::new(config.server);
+    let (page, server) = (page(&config), Arc::new(config.server));
     let loads = Arc::new(Loads::new(workers));
-    let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::new(0)).collect();
+    let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::default()).collect();
     let (phase, _) = watch::channel(Phase::Serving);
     let (apps, _) = watch::channel(0);
     let keeper = look_up(config.sql.as_ref(), asked, &shared, &apps)?;

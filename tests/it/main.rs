@@ -49,6 +49,7 @@ mod replay;
 mod requests;
 mod rfc6455;
 mod sdks;
+mod seals;
 mod shards;
 mod spelling;
 mod spool;

@@ -3,6 +3,7 @@
 use redis::{Value, cmd};
 
 use super::batch::{Batch, script};
+use super::reader::Trust;
 use super::servers::Servers;
 use super::{Lost, reply};
 use crate::app::AppId;
@@ -15,10 +16,11 @@ use crate::protocol::channel::ChannelName;
 /// Answers one question; nothing if Redis answers with what it should not.
 pub(super) async fn ask(
     servers: &mut Servers,
-    keys: &Keys,
+    trust: Trust<'_>,
     status: &Status,
     question: Question,
 ) -> Result<Option<Answer>, Lost> {
+    let keys = trust.keys;
     let mut batch = Batch::new();
     match &question {
         Question::Channels { app, .. } => {
@@ -54,9 +56,10 @@ pub(super) async fn ask(
             Answer::Channels(channels)
         }
         Question::Counts(_) => Answer::Counts(counted(&answers)),
-        Question::Channel(_) => {
+        Question::Channel(topic) => {
             let counted = counted(&answers).first().copied().unwrap_or_default();
-            let kept = answers.get(2).and_then(reply::kept);
+            let name = keys.topic(&topic);
+            let kept = answers.get(2).and_then(|value| reply::kept(value, &name, trust));
             Answer::Channel(counted, kept.map(|(kept, _)| kept))
         }
         Question::Users(_) => {

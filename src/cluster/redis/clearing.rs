@@ -14,6 +14,7 @@ use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::scripts::Script;
+use crate::cluster::seal::Parts;
 use crate::protocol::channel::ChannelName;
 
 impl Writer<'_> {
@@ -88,8 +89,9 @@ impl Writer<'_> {
     fn clear_members(&self, batch: &mut Batch<Expected>, topic: &Topic, lease: &str) {
         let mut clear = script(Script::Clear, &self.parts(topic, "vmrk"));
         // The script adds version and user.
-        let head = self.envelope(0, false, Body::Probe).head_of_left();
-        clear.arg(lease).arg(self.keys.topic(topic)).arg(head);
+        let (name, envelope) = (self.keys.topic(topic), self.envelope(0, false, Body::Probe));
+        let Parts { head, mac, .. } = self.seals.parts_of_left(&topic.app, &name, &envelope);
+        clear.arg(lease).arg(name).arg(head).arg(mac);
         batch.add(clear, Expected::Done);
     }
 

@@ -3,7 +3,7 @@
 //! meanwhile waits behind what was missed. What is heard is noted once it is handed on, so that what a lost
 //! link keeps from being handed on is read again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +12,15 @@ use crate::cluster::envelope::{Body, Envelope};
 
 /// Senders that are remembered for one topic; a node that starts again is a new one.
 const SENDERS: usize = 256;
+
+/// Serials of one sender that are remembered for one topic.
+const SERIALS: usize = 128;
+
+/// Topics on which envelopes without seals were refused that are remembered.
+const REFUSED: usize = 10_000;
+
+/// How often, at most, nodes are looked for whose envelopes have no seals.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What was heard on all topics, by their names in Redis.
 #[derive(Debug)]
@@ -22,6 +31,11 @@ pub(super) struct Hearing {
     /// When the node heard its own word last, and since when it may have missed something.
     word: Instant,
     deaf: Option<Instant>,
+    /// There are nodes whose envelopes have no seals.
+    unsealed: bool,
+    /// Topics on which some were refused, and when such nodes were looked for last.
+    refused: HashSet<String>,
+    looked: Option<Instant>,
 }
 
 /// What was heard on one topic.
@@ -33,11 +47,33 @@ struct Heard {
     since: u64,
     /// The last serial of this node's own that came back to it.
     own: u64,
-    /// Each sender with its last serial. A node sends on one connection at a time and sends again in the same
-    /// order, so that its serials grow.
-    senders: Vec<(u64, u64)>,
+    /// Each sender with its last serials.
+    senders: Vec<(u64, Recent)>,
     /// What came since the topic was last subscribed to, until it has caught up.
     waiting: Option<VecDeque<Envelope>>,
+}
+
+/// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and what it sends
+/// again after a lost link is the last that it sent: so what is older than all of many has been heard.
+#[derive(Debug, Default)]
+struct Recent(VecDeque<u64>);
+
+impl Recent {
+    fn knows(&self, serial: u64) -> bool {
+        let is_older = self.0.len() == SERIALS && self.0.front().is_some_and(|old| serial < *old);
+        is_older || self.0.binary_search(&serial).is_ok()
+    }
+
+    fn note(&mut self, serial: u64) {
+        if self.knows(serial) {
+            return;
+        }
+        if self.0.len() == SERIALS {
+            self.0.pop_front();
+        }
+        let place = self.0.partition_point(|other| *other < serial);
+        self.0.insert(place, serial);
+    }
 }
 
 /// What tells one envelope from all others.
@@ -67,7 +103,7 @@ pub(super) enum Verdict {
 impl Heard {
     fn knows(&self, origin: u64, serial: u64) -> bool {
         let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
-        serial != 0 && of_it.any(|(_, last)| *last >= serial)
+        serial != 0 && of_it.any(|(_, recent)| recent.knows(serial))
     }
 
     fn note(&mut self, mark: Mark) {
@@ -76,21 +112,50 @@ impl Heard {
         if mark.serial == 0 {
             return;
         }
-        if let Some((_, last)) = self.senders.iter_mut().find(|(sender, _)| *sender == mark.origin)
-        {
-            *last = mark.serial.max(*last);
-            return;
+        let known = self.senders.iter().position(|(sender, _)| *sender == mark.origin);
+        if known.is_none() {
+            if self.senders.len() == SENDERS {
+                self.senders.remove(0);
+            }
+            self.senders.push((mark.origin, Recent::default()));
         }
-        if self.senders.len() == SENDERS {
-            self.senders.remove(0);
+        let place = known.unwrap_or(self.senders.len() - 1);
+        if let Some((_, recent)) = self.senders.get_mut(place) {
+            recent.note(mark.serial);
         }
-        self.senders.push((mark.origin, mark.serial));
     }
 }
 
 impl Hearing {
     pub(super) fn new(node: u64) -> Self {
-        Self { topics: HashMap::new(), node, word: Instant::now(), deaf: None }
+        let (topics, refused) = Default::default();
+        let word = Instant::now();
+        Self { topics, node, word, deaf: None, unsealed: false, refused, looked: None }
+    }
+
+    /// Whether envelopes without seals are believed, since there are nodes that know none.
+    pub(super) fn take_unsealed(&mut self, whether: bool) {
+        self.unsealed = whether;
+        self.looked = Some(Instant::now());
+    }
+
+    /// Whether one that came on a topic is.
+    pub(super) fn takes_unsealed(&mut self, name: &str) -> bool {
+        if !self.unsealed && self.refused.len() < REFUSED {
+            self.refused.insert(name.to_owned());
+        }
+        self.unsealed
+    }
+
+    /// Whether some were refused, and such nodes have not been looked for of late.
+    pub(super) fn is_to_look_for_unsealed(&self) -> bool {
+        !self.refused.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() > LOOK_EVERY)
+    }
+
+    /// The topics on which some were refused, if they are believed now.
+    pub(super) fn take_refused(&mut self) -> HashSet<String> {
+        let refused = std::mem::take(&mut self.refused);
+        if self.unsealed { refused } else { HashSet::new() }
     }
 
     /// The node has heard its own word.
@@ -273,6 +338,20 @@ mod tests {
     }
 
     #[test]
+    fn one_serial_out_of_line_hides_no_other() {
+        let mut hearing = Hearing::new(1);
+        hearing.begin("t", 1);
+        caught_up(&mut hearing);
+        assert!(matches!(hear(&mut hearing, event(2, u64::MAX, 1)), Verdict::New(_)));
+        for serial in 1..=SERIALS as u64 {
+            assert!(matches!(hear(&mut hearing, event(2, serial, 1)), Verdict::New(_)), "{serial}");
+        }
+        // What is older than all that are remembered was heard too.
+        assert_eq!(hear(&mut hearing, event(2, 1, 1)), Verdict::Doubled);
+        assert_eq!(hear(&mut hearing, event(2, 2, 1)), Verdict::Doubled);
+    }
+
+    #[test]
     fn what_was_missed_comes_before_what_comes_in() {
         let mut hearing = Hearing::new(1);
         hearing.begin("t", 1);
@@ -320,7 +399,7 @@ mod tests {
         assert!(!hearing.knows_own("u", 1), "another topic may be another server's");
         hearing.note_told("t", 12);
         assert!(!hearing.knows_own("t", 12), "it has not come back");
-        assert_eq!(hear(&mut hearing, event(1, 11, 0)), Verdict::Doubled);
+        assert_eq!(hear(&mut hearing, event(1, 12, 0)), Verdict::Doubled);
         for sender in 0..1000 {
             hear(&mut hearing, event(sender, 1, 0));
         }

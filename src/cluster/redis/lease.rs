@@ -51,7 +51,9 @@ impl Writer<'_> {
         // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = Batch::new();
         old.iter().for_each(|lease| batch.add(self.fence(lease), ()));
-        batch.send(&mut self.servers, self.status).await?;
+        batch.add(self.look_for_old(), ());
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        answers.last().into_iter().for_each(|(_, value)| drop(self.note_old(value)));
         let known = !self.kept.epochs.is_empty();
         let fences = self.servers.register_leases().await?;
         self.kept.leases.append(&mut self.servers.issued);
@@ -209,9 +211,7 @@ impl Writer<'_> {
         word.arg(&self.probe).arg(self.envelope(0, true, Body::Probe).encode());
         batch.add(word, Look::Word);
         if self.link.beats.is_multiple_of(OLD_EVERY) {
-            let mut old = cmd("ZRANGE");
-            old.arg(self.keys.leases_of_old()).arg(0).arg(-1).arg("WITHSCORES");
-            batch.add(old, Look::Old);
+            batch.add(self.look_for_old(), Look::Old);
             if self.servers.is_cluster() {
                 let mut tags = cmd("SMEMBERS");
                 tags.arg(self.keys.tags());
@@ -230,7 +230,7 @@ impl Writer<'_> {
                 Look::Word => {
                     reply::number(&value).ok_or(Lost::Unexpected)?;
                 }
-                Look::Old => shown.push((UNFENCED, old_leases(&value))),
+                Look::Old => shown.push((UNFENCED, self.note_old(&value))),
                 Look::Tags => {
                     let tags = reply::list(&value).iter().filter_map(reply::number);
                     let tags = tags.filter_map(|tag| u16::try_from(tag).ok());
@@ -244,6 +244,42 @@ impl Writer<'_> {
             shown.extend(self.look_elsewhere(others).await?);
         }
         Ok(shown)
+    }
+
+    fn note_old(&self, value: &Value) -> Vec<(String, String)> {
+        let old = old_leases(value);
+        self.hearing.borrow_mut().take_unsealed(!old.is_empty());
+        old
+    }
+
+    /// Envelopes without seals have been refused: looks whether there are nodes that know none, and has what they
+    /// said read again.
+    pub(super) async fn look_for_unsealed(&mut self) -> Result<(), Lost> {
+        if !self.hearing.borrow_mut().is_to_look_for_unsealed() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.add(self.look_for_old(), ());
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        answers.first().into_iter().for_each(|(_, value)| drop(self.note_old(value)));
+        let refused = self.hearing.borrow_mut().take_refused();
+        let topics = self.topics.all().into_iter();
+        let topics: Vec<Topic> =
+            topics.filter(|topic| refused.contains(&self.keys.topic(topic))).collect();
+        for some in topics.chunks(REOPENED) {
+            for topic in some {
+                self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
+                self.link.batch.push(Order::Open(topic.clone()));
+            }
+            self.carry_out().await?;
+        }
+        Ok(())
+    }
+
+    fn look_for_old(&self) -> redis::Cmd {
+        let mut old = cmd("ZRANGE");
+        old.arg(self.keys.leases_of_old()).arg(0).arg(-1).arg("WITHSCORES");
+        old
     }
 
     /// Looks at leases where this node has none: with tags that were servers' before slots moved.

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -37,15 +38,16 @@ use super::clock::now_us;
 use super::keys::Keys;
 use super::link::{Alone, Arrival, FarEnd, Figures, Order, Publish};
 use super::news::Board;
+use super::seal::Seals;
 use super::topics::Topics;
-use crate::app::AppId;
+use crate::app::{AppId, Apps};
 use address::Address;
 use hearing::Hearing;
 use keeping::Keeping;
 use leases::{Lease, Peers};
 use outages::Outages;
 use publishing::Lasting;
-use reader::Reader;
+use reader::{Reader, Trust};
 use servers::{Heard, Servers};
 use writer::Writer;
 
@@ -189,6 +191,7 @@ pub struct Redis {
     address: Address,
     keys: Keys,
     topics: Arc<Topics>,
+    seals: Seals,
     far: FarEnd,
     kept: Kept,
     hearing: RefCell<Hearing>,
@@ -200,6 +203,7 @@ impl Redis {
         settings: Settings,
         node: u64,
         topics: Arc<Topics>,
+        apps: Arc<ArcSwap<Apps>>,
         far: FarEnd,
     ) -> Result<Self, redis::RedisError> {
         let address = Address::parse(&settings.urls)?;
@@ -222,7 +226,8 @@ impl Redis {
         let mut hearing = Hearing::new(node);
         hearing.begin(&keys.all(), far.status.clock.now());
         let hearing = RefCell::new(hearing);
-        Ok(Self { settings, address, keys, topics, far, kept, hearing })
+        let seals = Seals::new(apps);
+        Ok(Self { settings, address, keys, topics, seals, far, kept, hearing })
     }
 
     /// Keeps the link up until it is told to stop.
@@ -332,13 +337,19 @@ impl Redis {
             }
         };
         let node = self.kept.node;
+        self.seals.set_database(servers.database());
         self.hearing.get_mut().cut();
+        let figures = &self.far.status.figures;
+        let (seals, keys, hearing) = (&self.seals, &self.keys, &self.hearing);
+        let trust = Trust { seals, keys, hearing, figures };
         let mut reader = Reader {
             stream,
-            keys: self.keys.clone(),
+            keys,
+            trust,
             node,
             far: &self.far.arrivals,
-            figures: &self.far.status.figures,
+            figures,
+            clock: &self.far.status.clock,
             hearing: &self.hearing,
         };
         let mut writer = Writer {
@@ -347,6 +358,8 @@ impl Redis {
             settings: &self.settings,
             keys: &self.keys,
             topics: &self.topics,
+            seals: &self.seals,
+            trust,
             orders: &mut self.far.orders,
             arrivals: &self.far.arrivals,
             status: &self.far.status,

@@ -32,8 +32,6 @@ pub(super) struct Opening {
 /// What a log has after a place.
 #[derive(Debug)]
 pub(super) struct Missed {
-    /// Where it ends.
-    pub(super) place: u64,
     pub(super) reaches: Reaches,
     pub(super) entries: Vec<Bytes>,
 }
@@ -181,7 +179,8 @@ impl Writer<'_> {
     ) -> Result<bool, Lost> {
         let Some(after) = after else { return Ok(false) };
         let mut whole = false;
-        if let Some(Missed { place, reaches, entries }) = missed {
+        if let Some(Missed { reaches, entries }) = missed {
+            let mut reached = None;
             whole = match reaches {
                 Reaches::Back => true,
                 Reaches::Begin => self.hearing.borrow().away() < Duration::from_secs(LOGGED),
@@ -189,9 +188,13 @@ impl Writer<'_> {
             };
             for entry in entries {
                 let Ok(envelope) = Envelope::decode(&entry) else { continue };
-                self.hand_on(name, envelope, true).await?;
+                if self.trust.believes(name, &envelope, &entry) {
+                    reached = envelope.place().or(reached);
+                    self.hand_on(name, envelope, true).await?;
+                }
             }
-            self.hearing.borrow_mut().reach(name, place);
+            // Of what is not believed the place is not either.
+            self.hearing.borrow_mut().reach(name, reached.unwrap_or(after));
         }
         if !whole && after > 0 && self.settings.replay > 0 {
             Figures::add(&self.status.figures.gaps, 1);

@@ -9,6 +9,7 @@ use redis::cmd;
 use tokio::time::Instant;
 
 use super::batch::{Batch, script};
+use super::servers::Routed;
 use super::writer::{Expected, MOST, Writer};
 use super::{Held, Kept};
 use crate::cluster::Topic;
@@ -16,6 +17,7 @@ use crate::cluster::envelope::Body;
 use crate::cluster::keys::Keys;
 use crate::cluster::link::{Alone, Arrival, Figures, Order, Publish};
 use crate::cluster::scripts::{self, Script};
+use crate::cluster::seal::Parts;
 use crate::cluster::topics::Entry;
 
 /// Bytes of publishes in one round trip.
@@ -35,7 +37,7 @@ const LONGER: Duration = Duration::from_secs(scripts::LONGER);
 struct Together {
     logs: Vec<String>,
     /// What the script is to be told of each.
-    words: Vec<(String, Vec<u8>, Vec<u8>, bool)>,
+    words: Vec<(String, Parts, bool)>,
     bytes: usize,
 }
 
@@ -90,6 +92,12 @@ impl Held {
     }
 }
 
+/// Adds what `PUBLISH` is to be told of an event.
+fn add_event(publish: &mut Routed, topic: &str, parts: &Parts, lasts: bool) {
+    let Parts { head, mac, rest } = parts;
+    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(u8::from(lasts));
+}
+
 impl Writer<'_> {
     /// Adds publishes that wait; how many, and their bytes.
     pub(super) fn publish(&mut self, batch: &mut Batch<Expected>) -> (usize, usize) {
@@ -129,17 +137,19 @@ impl Writer<'_> {
             }
         };
         let envelope = self.envelope(held.serial, held.told, body);
+        let app = held.publish.app();
         if most == 0 {
             let mut publish = cmd("SPUBLISH");
-            publish.arg(topic).arg(envelope.encode());
+            publish.arg(&topic).arg(self.seals.encode(app, &topic, &envelope));
             return batch.add(publish, Expected::Done);
         }
-        let (head, rest) = envelope.encode_around_version();
+        let parts = self.seals.parts(app, &topic, &envelope);
         let lasts = self.kept.lasting.must(&log);
         if held.sent {
             self.send_together(batch, together);
             let mut again = script(Script::PublishAgain, &[log]);
-            again.arg(most).arg(topic).arg(head).arg(rest).arg(u8::from(lasts));
+            again.arg(most);
+            add_event(&mut again, &topic, &parts, lasts);
             return batch.add(again, Expected::Done);
         }
         // Of a Redis Cluster no two channels need be on one server.
@@ -147,9 +157,9 @@ impl Writer<'_> {
         if apart || together.logs.len() == TOGETHER || together.bytes > TOGETHER_BYTES {
             self.send_together(batch, together);
         }
-        together.bytes += rest.len();
+        together.bytes += parts.rest.len();
         together.logs.push(log);
-        together.words.push((topic, head, rest, lasts));
+        together.words.push((topic, parts, lasts));
     }
 
     fn send_together(&self, batch: &mut Batch<Expected>, together: &mut Together) {
@@ -159,8 +169,8 @@ impl Writer<'_> {
         }
         let mut publish = script(Script::Publish, &logs);
         publish.arg(self.settings.replay);
-        for (topic, head, rest, lasts) in words {
-            publish.arg(topic).arg(head).arg(rest).arg(u8::from(lasts));
+        for (topic, parts, lasts) in words {
+            add_event(&mut publish, &topic, &parts, lasts);
         }
         batch.add(publish, Expected::Done);
     }
@@ -173,10 +183,11 @@ impl Writer<'_> {
         let out = self.kept.keeping.keep(topic, bytes, held.serial, Instant::now() + *ttl);
         let (frame, data) = (frame.clone(), data.clone());
         let body = Body::Cached { version: 0, except: *except, frame, data };
-        let envelope = self.envelope(held.serial, held.told, body);
-        let (head, rest) = envelope.encode_around_version();
+        let (name, envelope) =
+            (self.keys.topic(topic), self.envelope(held.serial, held.told, body));
+        let Parts { head, mac, rest } = self.seals.parts(&topic.app, &name, &envelope);
         let mut keep = script(Script::Keep, &self.parts(topic, "vcl"));
-        keep.arg(self.keys.topic(topic)).arg(head).arg(rest);
+        keep.arg(name).arg(head).arg(mac).arg(rest);
         keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
         keep.arg(u8::from(held.sent));
         batch.add(keep, Expected::Done);

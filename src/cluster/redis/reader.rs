@@ -17,15 +17,18 @@ use crate::cluster::clock::{Clock, now_us};
 use crate::cluster::envelope::{Body, Envelope, Undecodable};
 use crate::cluster::keys::{Keys, Named};
 use crate::cluster::link::{Arrival, Figures};
+use crate::cluster::seal::{self, Seals};
 use crate::protocol::channel::ChannelName;
 
 /// The listening half.
 pub(super) struct Reader<'a> {
     pub(super) stream: Heard,
-    pub(super) keys: Keys,
+    pub(super) keys: &'a Keys,
+    pub(super) trust: Trust<'a>,
     pub(super) node: u64,
     pub(super) far: &'a mpsc::Sender<Arrival>,
     pub(super) figures: &'a Figures,
+    pub(super) clock: &'a Clock,
     pub(super) hearing: &'a RefCell<Hearing>,
 }
 
@@ -36,7 +39,7 @@ impl Reader<'_> {
             let name = message.get_channel_name();
             let Some(envelope) = self.envelope(&message) else { continue };
             let mark = Mark::from(&envelope);
-            if let Some(arrival) = arrival(&self.keys, self.node, name, envelope, None)
+            if let Some(arrival) = arrival(self.keys, self.node, name, envelope, None)
                 && self.far.send(arrival).await.is_err()
             {
                 return;
@@ -45,8 +48,17 @@ impl Reader<'_> {
         }
     }
 
+    /// How long an envelope was on its way: since Redis gave it its version, or since it was sent.
+    fn lag(&self, envelope: &Envelope, bytes: &[u8]) -> Duration {
+        match envelope.version().filter(|version| *version > 0) {
+            Some(version) if seal::is_sealed(bytes) => self.clock.since(version),
+            _ => Duration::from_micros(now_us().saturating_sub(envelope.sent)),
+        }
+    }
+
     /// The envelope of a message, if it is news and need not wait.
     fn envelope(&self, message: &Msg) -> Option<Envelope> {
+        let name = message.get_channel_name();
         let bytes = Bytes::copy_from_slice(message.get_payload_bytes());
         let envelope = match Envelope::decode(&bytes) {
             Ok(envelope) => envelope,
@@ -56,24 +68,60 @@ impl Reader<'_> {
                     Undecodable::Garbage => &self.figures.undecodable,
                 };
                 Figures::add(count, 1);
-                debug!(topic = message.get_channel_name(), "skipped: {error}");
+                debug!(topic = name, "skipped: {error}");
                 return None;
             }
         };
+        if !self.trust.believes(name, &envelope, &bytes) {
+            return None;
+        }
         if envelope.origin != self.node {
             Figures::add(&self.figures.received, 1);
-            let lag = Duration::from_micros(now_us().saturating_sub(envelope.sent));
-            self.figures.lag.observe(lag);
+            self.figures.lag.observe(self.lag(&envelope, &bytes));
         } else if matches!(envelope.body, Body::Probe) {
             self.hearing.borrow_mut().hear_word();
         }
-        match self.hearing.borrow_mut().hear(message.get_channel_name(), envelope) {
+        match self.hearing.borrow_mut().hear(name, envelope) {
             Verdict::New(envelope) => Some(envelope),
             Verdict::Waits => None,
             Verdict::Doubled => {
                 Figures::add(&self.figures.doubled, 1);
                 None
             }
+        }
+    }
+}
+
+/// What it takes to believe an envelope.
+#[derive(Clone, Copy)]
+pub(super) struct Trust<'a> {
+    pub(super) seals: &'a Seals,
+    pub(super) keys: &'a Keys,
+    pub(super) hearing: &'a RefCell<Hearing>,
+    pub(super) figures: &'a Figures,
+}
+
+impl Trust<'_> {
+    /// Whether an envelope that came on a topic, or was read for it, is a node's of this cluster, which is counted if
+    /// it is not. One without a seal is that of a node which knows none, if there is one.
+    pub(super) fn believes(&self, name: &str, envelope: &Envelope, bytes: &[u8]) -> bool {
+        let believed = match (self.keys.named(name), &envelope.body) {
+            (Some(Named::Topic { app, .. }), _) => self.holds(&AppId::new(app), name, bytes),
+            (Some(Named::All), Body::Terminate { app, .. }) => self.holds(app, name, bytes),
+            (Some(Named::Probe), Body::Probe) => true,
+            _ => false,
+        };
+        if !believed {
+            Figures::add(&self.figures.unsealed, 1);
+            debug!(topic = name, "skipped: its seal does not hold");
+        }
+        believed
+    }
+
+    fn holds(&self, app: &AppId, name: &str, bytes: &[u8]) -> bool {
+        match seal::is_sealed(bytes) {
+            true => self.seals.holds(app, name, bytes),
+            false => self.hearing.borrow_mut().takes_unsealed(name),
         }
     }
 }

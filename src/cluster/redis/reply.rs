@@ -7,6 +7,7 @@ use redis::Value;
 
 use super::hearing::Mark;
 use super::opening::{Missed, Reaches};
+use super::reader::Trust;
 use crate::cluster::envelope::{Body, DIGITS, Envelope};
 use crate::cluster::link::Kept;
 use crate::cluster::roster::Loaded;
@@ -72,10 +73,14 @@ pub(super) fn loaded(value: &Value) -> Option<Loaded> {
     }
 }
 
-/// What `KEPT` answers, and which event it is.
-pub(super) fn kept(value: &Value) -> Option<(Kept, Mark)> {
+/// What `KEPT` answers for a topic, and which event it is; nothing if it is not believed.
+pub(super) fn kept(value: &Value, name: &str, trust: Trust<'_>) -> Option<(Kept, Mark)> {
     let [envelope, ttl] = list(value) else { return None };
-    let envelope = Envelope::decode(&Bytes::copy_from_slice(bytes(envelope)?)).ok()?;
+    let bytes = Bytes::copy_from_slice(bytes(envelope)?);
+    let envelope = Envelope::decode(&bytes).ok()?;
+    if !trust.believes(name, &envelope, &bytes) {
+        return None;
+    }
     let mark = Mark::from(&envelope);
     match envelope.body {
         Body::Cached { version, frame, data, .. } => {
@@ -88,12 +93,12 @@ pub(super) fn kept(value: &Value) -> Option<(Kept, Mark)> {
 
 /// What `MISSED` answers.
 pub(super) fn missed(value: &Value) -> Option<Missed> {
-    let [place, reaches, entries] = list(value) else { return None };
+    let [_, reaches, entries] = list(value) else { return None };
     let reaches = match number(reaches)? {
         2 => Reaches::Back,
         1 => Reaches::Begin,
         _ => Reaches::Short,
     };
     let entries = list(entries).iter().filter_map(bytes).map(Bytes::copy_from_slice).collect();
-    Some(Missed { place: number(place)?, reaches, entries })
+    Some(Missed { reaches, entries })
 }

@@ -282,6 +282,11 @@ impl Servers {
         u16::try_from(place).map_err(|_| Lost::Uncovered)
     }
 
+    /// The number of the database that they are logged in to.
+    pub(super) fn database(&self) -> i64 {
+        self.login.get_connection_info().redis_settings().db()
+    }
+
     pub(super) fn is_cluster(&self) -> bool {
         !self.slots.is_empty()
     }

@@ -13,6 +13,7 @@ use super::batch::{Batch, script};
 use super::hearing::Hearing;
 use super::lease::held_topic;
 use super::opening::Opening;
+use super::reader::Trust;
 use super::reply;
 use super::servers::Servers;
 use super::{Kept, Lost, PATIENCE, Settings};
@@ -23,6 +24,7 @@ use crate::cluster::envelope::{Body, DIGITS, Envelope};
 use crate::cluster::keys::Keys;
 use crate::cluster::link::{Answer, Arrival, Figures, Order, Question, Status};
 use crate::cluster::scripts::Script;
+use crate::cluster::seal::{Parts, Seals};
 use crate::cluster::topics::Topics;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::{Member, UserId};
@@ -47,6 +49,8 @@ pub(super) struct Writer<'a> {
     pub(super) settings: &'a Settings,
     pub(super) keys: &'a Keys,
     pub(super) topics: &'a Topics,
+    pub(super) seals: &'a Seals,
+    pub(super) trust: Trust<'a>,
     pub(super) orders: &'a mut mpsc::UnboundedReceiver<Order>,
     pub(super) arrivals: &'a mpsc::Sender<Arrival>,
     pub(super) status: &'a Status,
@@ -134,6 +138,7 @@ impl Writer<'_> {
                 }
                 _ = counts.tick() => {
                     self.count().await?;
+                    self.look_for_unsealed().await?;
                     self.tell_news().await?;
                     self.close_idle().await?;
                     self.follow().await?;
@@ -150,9 +155,10 @@ impl Writer<'_> {
         Envelope { origin: self.kept.node, serial, sent: now_us(), told, body }
     }
 
-    /// What stands before and behind a version in the envelope that a script publishes.
-    fn around(&self, body: Body) -> (Vec<u8>, Vec<u8>) {
-        self.envelope(0, false, body).encode_around_version()
+    /// What a script is given of an envelope for a topic, which has no serial since its version says it all.
+    pub(super) fn sealed(&self, topic: &Topic, body: Body) -> Parts {
+        let envelope = self.envelope(0, false, body);
+        self.seals.parts(&topic.app, &self.keys.topic(topic), &envelope)
     }
 
     pub(super) fn parts(&self, topic: &Topic, parts: &str) -> Vec<String> {
@@ -227,19 +233,20 @@ impl Writer<'_> {
     ) {
         let user = member.user_id.clone();
         let body = Body::Joined { version: 0, user: user.clone(), info: member.user_info.clone() };
-        let (head, rest) = self.around(body);
+        let Parts { head, mac, rest } = self.sealed(&topic, body);
         let mut join = script(Script::Join, &self.parts(&topic, "vmrk"));
         join.arg(user.as_str()).arg(&*member.user_info).arg(max);
-        join.arg(self.keys.topic(&topic)).arg(head).arg(rest);
+        join.arg(self.keys.topic(&topic)).arg(head).arg(mac).arg(rest);
         join.arg(if place == 0 { String::new() } else { format!("{place:0DIGITS$}") });
         join.arg(held_topic(&topic));
         batch.add(join, Expected::Joined { topic, user });
     }
 
     fn leave(&self, batch: &mut Batch<Expected>, topic: &Topic, user: &UserId) {
-        let (head, _) = self.around(Body::Left { version: 0, user: user.clone() });
+        let left = Body::Left { version: 0, user: user.clone() };
+        let Parts { head, mac, .. } = self.sealed(topic, left);
         let mut leave = script(Script::Leave, &self.parts(topic, "vmrk"));
-        leave.arg(user.as_str()).arg(self.keys.topic(topic)).arg(head);
+        leave.arg(user.as_str()).arg(self.keys.topic(topic)).arg(head).arg(mac);
         batch.add(leave, Expected::Done);
     }
 
@@ -270,7 +277,8 @@ impl Writer<'_> {
                 }
                 Expected::Kept { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        opening.cached = reply::kept(&value);
+                        let name = self.keys.topic(&opening.topic);
+                        opening.cached = reply::kept(&value, &name, self.trust);
                     }
                 }
                 Expected::Missed { opening } => {
@@ -330,9 +338,9 @@ impl Writer<'_> {
                 let Some(version) = reply::number(version) else { continue };
                 let topic = Topic { app: app.clone(), channel: channel.clone() };
                 let count = reply::number(count).unwrap_or_default() as usize;
-                let envelope = self.envelope(0, false, Body::Count { version, count }).encode();
-                let mut publish = cmd("SPUBLISH");
-                publish.arg(self.keys.topic(&topic)).arg(envelope);
+                let envelope = self.envelope(0, false, Body::Count { version, count });
+                let (name, mut publish) = (self.keys.topic(&topic), cmd("SPUBLISH"));
+                publish.arg(&name).arg(self.seals.encode(&topic.app, &name, &envelope));
                 told.add(publish, Expected::Done);
             }
         }
@@ -402,7 +410,7 @@ impl Writer<'_> {
             if let Question::Channel(topic) = &question {
                 self.kept.keeping.touch(topic);
             }
-            let answer = super::ask::ask(&mut self.servers, self.keys, self.status, question);
+            let answer = super::ask::ask(&mut self.servers, self.trust, self.status, question);
             if let Some(answer) = answer.await? {
                 // It may have gone meanwhile.
                 let _ = asker.send(answer);

@@ -9,7 +9,7 @@ use crate::metrics::Page;
 type Figure = fn(&Figures) -> &AtomicU64;
 
 /// What is counted.
-const COUNTERS: [(&str, &str, Figure); 17] = [
+const COUNTERS: [(&str, &str, Figure); 18] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
     ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
     ("slowed_total", "Requests that waited because Redis takes events too slowly.", |f| &f.slowed),
@@ -23,6 +23,9 @@ const COUNTERS: [(&str, &str, Figure); 17] = [
     }),
     ("doubled_total", "Events that came a second time and were dropped.", |f| &f.doubled),
     ("undecodable_total", "Messages that no node of this kind sent.", |f| &f.undecodable),
+    ("unsealed_total", "Messages of nobody with the app's secret, or changed on their way.", |f| {
+        &f.unsealed
+    }),
     ("newer_total", "Messages of a kind that only newer versions know.", |f| &f.newer),
     ("connects_total", "Times that the link to Redis was made.", |f| &f.connects),
     ("renewals_total", "Times that the lease of this node was renewed.", |f| &f.renewals),

@@ -161,7 +161,7 @@ fn shared_by(
     let mut app = App::new(ID, KEY, SECRET);
     change(&mut app);
     Arc::new(Shared {
-        apps: ArcSwap::from_pointee(Apps::new([app]).unwrap()),
+        apps: Arc::new(ArcSwap::from_pointee(Apps::new([app]).unwrap())),
         hub,
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),

@@ -1,0 +1,245 @@
+//! Which envelopes are believed: those whose seal holds. The sender makes a MAC with its app's secret over the topic, the
+//! database, and all but version and time; it gives that to Redis and never to a topic. Redis, which gives the
+//! version, seals both: the seal is the beginning of the SHA-1 of MAC, version and, where only the script knows
+//! it, the user. It stands where an envelope without one has the time it was sent.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use sha1::{Digest as _, Sha1};
+
+use super::envelope::{DIGITS, Envelope, LEFT};
+use crate::app::{AppId, Apps};
+use crate::protocol::auth::Signer;
+
+/// The flag of a sealed envelope.
+const SEALED: u8 = 2;
+
+/// Where the seal begins and ends.
+const SEAL: std::ops::Range<usize> = 20..28;
+
+/// Bytes of a MAC.
+const MAC: usize = 16;
+
+/// In front of scripts that seal: a head with its seal and the version. Where the sender knew no secret there is none.
+pub(super) const SCRIPT: &str = r"
+local function sealed(head, mac, version, tail)
+  if mac == '' then return head .. version end
+  local sum = redis.sha1hex(mac .. version .. tail)
+  local one, two = tonumber(string.sub(sum, 1, 8), 16), tonumber(string.sub(sum, 9, 16), 16)
+  return string.sub(head, 1, 20) .. struct.pack('>I4I4', one, two) .. version
+end
+";
+
+/// The secrets by which envelopes are sealed and believed.
+#[derive(Debug)]
+pub(super) struct Seals {
+    apps: Arc<ArcSwap<Apps>>,
+    /// Those of apps that were there; what is left of them still has to be said.
+    known: RefCell<HashMap<AppId, Signer>>,
+    /// The number of the database, which topics do not have.
+    database: i64,
+}
+
+/// An envelope as a script is given it: what stands before and behind the version, and the MAC.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) head: Vec<u8>,
+    pub(super) mac: Vec<u8>,
+    pub(super) rest: Vec<u8>,
+}
+
+impl Seals {
+    pub(super) fn new(apps: Arc<ArcSwap<Apps>>) -> Self {
+        Self { apps, known: RefCell::default(), database: 0 }
+    }
+
+    /// Envelopes of this database are believed from now on, and no others.
+    pub(super) fn set_database(&mut self, database: i64) {
+        self.database = database;
+    }
+
+    /// An envelope of an app for a topic, as a script is given it.
+    pub(super) fn parts(&self, app: &AppId, topic: &str, envelope: &Envelope) -> Parts {
+        let (head, rest) = envelope.encode_around_version();
+        self.seal(app, topic, head, rest)
+    }
+
+    /// The same of a user's end with the header of `envelope`, for the script that finds out who leaves.
+    pub(super) fn parts_of_left(&self, app: &AppId, topic: &str, envelope: &Envelope) -> Parts {
+        let (mut head, _) = envelope.encode_around_version();
+        if let Some(kind) = head.get_mut(1) {
+            *kind = LEFT;
+        }
+        self.seal(app, topic, head, Vec::new())
+    }
+
+    fn seal(&self, app: &AppId, topic: &str, mut head: Vec<u8>, rest: Vec<u8>) -> Parts {
+        let database = self.database.to_be_bytes();
+        let mac = self.with_signer(app, |signer| {
+            if let Some(flags) = head.get_mut(2) {
+                *flags |= SEALED;
+            }
+            let mac = signer.mac(&covered(topic, &database, &head, &rest));
+            mac.get(..MAC).unwrap_or_default().to_vec()
+        });
+        Parts { head, mac: mac.unwrap_or_default(), rest }
+    }
+
+    /// An envelope that no script gives a version to.
+    pub(super) fn encode(&self, app: &AppId, topic: &str, envelope: &Envelope) -> Vec<u8> {
+        let Parts { head, mac, .. } = self.parts(app, topic, envelope);
+        let mut bytes = envelope.encode();
+        if !mac.is_empty()
+            && let Some((front, behind)) = bytes.split_at_mut_checked(SEAL.end)
+            && let (Some(flags), Some(seal)) = (head.get(2), front.get_mut(SEAL))
+        {
+            let version = behind.get(..DIGITS).unwrap_or_default();
+            seal.copy_from_slice(&seal_of(&mac, version, &[]));
+            if let Some(place) = front.get_mut(2) {
+                *place = *flags;
+            }
+        }
+        bytes
+    }
+
+    /// Whether an envelope that came on a topic is of a node with the app's secret, and as that sent it.
+    pub(super) fn holds(&self, app: &AppId, topic: &str, bytes: &[u8]) -> bool {
+        let Some((head, behind)) = bytes.split_at_checked(SEAL.end) else { return false };
+        let (version, rest) = behind.split_at_checked(DIGITS).unwrap_or((behind, &[]));
+        let tail = if head.get(1) == Some(&LEFT) { rest } else { &[] };
+        let database = self.database.to_be_bytes();
+        let covered = covered(topic, &database, head, rest);
+        let holds = |signer: &Signer| {
+            signer.macs(&covered).any(|mac| {
+                let mac = mac.get(..MAC).unwrap_or_default();
+                head.get(SEAL) == Some(&seal_of(mac, version, tail))
+            })
+        };
+        self.with_signer(app, holds).unwrap_or_default()
+    }
+
+    fn with_signer<T>(&self, app: &AppId, with: impl FnOnce(&Signer) -> T) -> Option<T> {
+        let apps = self.apps.load();
+        let mut known = self.known.borrow_mut();
+        match apps.by_id(app.as_str()) {
+            Some(app) => {
+                if !known.contains_key(&app.id) {
+                    known.insert(app.id.clone(), app.signer.clone());
+                }
+                Some(with(&app.signer))
+            }
+            None => known.get(app).map(with),
+        }
+    }
+}
+
+/// What the MAC of an envelope is over.
+fn covered<'a>(
+    topic: &'a str,
+    database: &'a [u8],
+    head: &'a [u8],
+    rest: &'a [u8],
+) -> [&'a [u8]; 5] {
+    // The version of the format may differ, since what is new gets a new kind.
+    let header = head.get(1..SEAL.start).unwrap_or_default();
+    // Who leaves is sealed with the version, as the script may be the one that finds out.
+    let rest = if header.first() == Some(&LEFT) { &[] } else { rest };
+    [header, database, topic.as_bytes(), &[0], rest]
+}
+
+/// Whether an envelope has a seal.
+pub(super) fn is_sealed(bytes: &[u8]) -> bool {
+    bytes.get(2).is_some_and(|flags| flags & SEALED != 0)
+}
+
+fn seal_of(mac: &[u8], version: &[u8], tail: &[u8]) -> [u8; 8] {
+    let sum = Sha1::new().chain_update(mac).chain_update(version).chain_update(tail).finalize();
+    let mut seal = [0; 8];
+    seal.copy_from_slice(sum.get(..8).unwrap_or(&[0; 8]));
+    seal
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::app::App;
+    use crate::cluster::envelope::Body;
+    use crate::protocol::member::UserId;
+
+    fn seals(secret: &str) -> Seals {
+        let apps = Apps::new(vec![App::new("a", "k", secret)]).unwrap();
+        Seals::new(Arc::new(ArcSwap::from_pointee(apps)))
+    }
+
+    fn envelope(body: Body) -> Envelope {
+        Envelope { origin: 7, serial: 9, sent: 5, told: true, body }
+    }
+
+    /// As the script does it.
+    fn scripted(parts: &Parts, version: u64, tail: &str) -> Vec<u8> {
+        let version = format!("{version:0DIGITS$}");
+        let seal = seal_of(&parts.mac, version.as_bytes(), tail.as_bytes());
+        let head = [&parts.head[..SEAL.start], &seal, version.as_bytes()].concat();
+        [head, if tail.is_empty() { parts.rest.clone() } else { tail.into() }].concat()
+    }
+
+    #[test]
+    fn only_what_was_sent_is_believed() {
+        let (seals, app) = (seals("s"), AppId::new("a"));
+        let event =
+            Body::Event { version: 0, except: None, frame: Bytes::from_static(b"\x81\x01x") };
+        let left = Body::Left { version: 0, user: UserId::parse("u").unwrap() };
+        let probe = envelope(Body::Probe);
+        let count = Body::Count { version: 12, count: 3 };
+        let sent = [
+            scripted(&seals.parts(&app, "t", &envelope(event.clone())), 12, ""),
+            scripted(&seals.parts(&app, "t", &envelope(left)), 12, "u"),
+            scripted(&seals.parts_of_left(&app, "t", &probe), 12, "v"),
+            seals.encode(&app, "t", &envelope(count)),
+            seals.encode(&app, "t", &envelope(event)),
+        ];
+        for bytes in sent {
+            assert!(is_sealed(&bytes) && seals.holds(&app, "t", &bytes));
+            assert!(!seals.holds(&app, "u", &bytes), "on another topic");
+            assert!(!seals.holds(&AppId::new("b"), "t", &bytes), "an app that is not known");
+            assert!(!self::seals("other").holds(&app, "t", &bytes), "with another secret");
+            let mut other = self::seals("s");
+            other.set_database(1);
+            assert!(!other.holds(&app, "t", &bytes), "in another database");
+            for at in 1..bytes.len() {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= 1 << (at % 8);
+                assert!(!seals.holds(&app, "t", &bytes), "byte {at}");
+            }
+            assert!(!seals.holds(&app, "t", &bytes[..20]));
+        }
+    }
+
+    #[test]
+    fn a_secret_that_changes_is_believed_while_it_is_a_previous_one() {
+        let (old, app) = (seals("old"), AppId::new("a"));
+        let mut changed = App::new("a", "k", "new");
+        changed.signer = changed.signer.clone().with_previous(["old"]);
+        let apps = Apps::new(vec![changed]).unwrap();
+        let new = Seals::new(Arc::new(ArcSwap::from_pointee(apps)));
+        let count = envelope(Body::Count { version: 12, count: 3 });
+        assert!(new.holds(&app, "t", &old.encode(&app, "t", &count)));
+        // Nodes that have not been told of the new one yet believe it too.
+        assert!(old.holds(&app, "t", &new.encode(&app, "t", &count)));
+    }
+
+    #[test]
+    fn an_app_that_has_gone_can_say_its_last() {
+        let (seals, app) = (seals("s"), AppId::new("a"));
+        let count = envelope(Body::Count { version: 12, count: 0 });
+        seals.encode(&app, "t", &count);
+        seals.apps.store(Arc::new(Apps::new(Vec::new()).unwrap()));
+        let bytes = seals.encode(&app, "t", &count);
+        assert!(is_sealed(&bytes) && seals.holds(&app, "t", &bytes));
+    }
+}
