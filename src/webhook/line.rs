@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use super::logged::Receipt;
+use super::logged::{Office, Receipt};
 use super::millis;
 use super::post::{Failure, Post};
 use super::spool::{Kept, Spool};
@@ -94,7 +94,7 @@ pub(super) enum Held {
     /// The spool, under that number.
     Spooled(u64),
     /// A cluster's log.
-    Logged(#[expect(dead_code, reason = "it is done with when it is dropped")] Rc<Receipt>),
+    Logged(Rc<Receipt>),
 }
 
 struct State {
@@ -170,6 +170,11 @@ impl Line {
         state.more.notify_one();
     }
 
+    /// What waited for an office to be sure may go on.
+    pub(super) fn go_on(&self) {
+        self.state.more.notify_one();
+    }
+
     /// Sends without gathering from now on.
     pub(super) fn hurry(&self) {
         self.state.hurry.set(true);
@@ -212,13 +217,30 @@ impl State {
         self.figures.oldest.store(oldest, Ordering::Relaxed);
     }
 
+    /// Takes out what another node tells. Whether the first in line may be sent now.
+    fn may_send(&self) -> bool {
+        let lost = |waiting: &Waiting| match &waiting.held {
+            Held::Logged(receipt) => receipt.office() == Office::Lost,
+            Held::Not | Held::Spooled(_) => false,
+        };
+        let lost_in_front = self.queue.borrow().iter().take_while(|one| lost(one)).count();
+        self.remove(lost_in_front);
+        match self.queue.borrow().front().map(|one| &one.held) {
+            Some(Held::Logged(receipt)) => receipt.office() == Office::Sure,
+            _ => true,
+        }
+    }
+
     /// How many events the next request has, and its body.
     fn next(&self) -> Option<(usize, String)> {
         let together = !self.hook.borrow().1.batch.is_zero();
         let queue = self.queue.borrow();
         let mut body = format!("{{\"time_ms\":{},\"events\":[", millis());
         let mut count = 0;
-        for Waiting { json, .. } in queue.iter().take(if together { MOST_TOGETHER } else { 1 }) {
+        let is_lost =
+            |held: &Held| matches!(held, Held::Logged(receipt) if receipt.office() == Office::Lost);
+        let some = queue.iter().take_while(|one| !is_lost(&one.held));
+        for Waiting { json, .. } in some.take(if together { MOST_TOGETHER } else { 1 }) {
             if count > 0 {
                 if body.len() + json.len() > MOST_BYTES_TOGETHER {
                     break;
@@ -311,6 +333,10 @@ async fn run(state: Rc<State>, post: Post) {
             if !batch.is_zero() && !state.hurry.get() {
                 sleep(batch).await;
             }
+            continue;
+        }
+        if !state.may_send() {
+            state.more.notified().await;
             continue;
         }
         if state.try_once(&post).await {

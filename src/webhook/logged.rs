@@ -3,7 +3,7 @@
 //! back. An entry stays in the log until all that it led to is done with; whoever reads the log next begins with what is
 //! left, and may tell a backend twice.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +17,12 @@ use crate::app::{App, AppId, WebhookEvent};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
+/// Who comes back within so many milliseconds was never away.
+const SOON: u64 = DELAY.as_millis() as u64;
+
+/// Channels whose last counts are remembered.
+const COUNTS: usize = 100_000;
+
 /// Takes entries, by app and place, that are done with.
 pub type Done = Box<dyn Fn(&AppId, &str) + Send>;
 
@@ -24,11 +30,33 @@ pub type Done = Box<dyn Fn(&AppId, &str) + Send>;
 pub(super) struct Door {
     done: Option<Done>,
     open: Cell<bool>,
+    /// The apps whose logs are this node's to tell, until when that is sure, and which time that is.
+    held: RefCell<HashMap<AppId, (Instant, u64)>>,
+    times: Cell<u64>,
 }
 
 impl Door {
     pub(super) fn new(done: Option<Done>) -> Rc<Self> {
-        Rc::new(Self { done, open: Cell::new(true) })
+        Rc::new(Self { done, open: Cell::new(true), held: RefCell::default(), times: Cell::new(0) })
+    }
+
+    /// An app's log is this node's to tell until then.
+    pub(super) fn hold(&self, app: &AppId, until: Instant) {
+        self.begin(app).0 = until;
+    }
+
+    /// It is another's.
+    pub(super) fn lose(&self, app: &AppId) {
+        self.held.borrow_mut().remove(app);
+    }
+
+    fn begin(&self, app: &AppId) -> RefMut<'_, (Instant, u64)> {
+        RefMut::map(self.held.borrow_mut(), |held| {
+            held.entry(app.clone()).or_insert_with(|| {
+                self.times.set(self.times.get() + 1);
+                (Instant::now(), self.times.get())
+            })
+        })
     }
 
     pub(super) fn is_to_a_log(&self) -> bool {
@@ -46,11 +74,37 @@ pub(super) struct Receipt {
     door: Rc<Door>,
     app: AppId,
     id: Box<str>,
+    /// The time that the log was this node's to tell when the entry was read.
+    time: u64,
+}
+
+/// Whether what an entry says may be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Office {
+    Sure,
+    /// Redis has to be asked first.
+    Unsure,
+    /// Another node tells it.
+    Lost,
 }
 
 impl Receipt {
     pub(super) fn new(door: &Rc<Door>, app: &AppId, id: &str) -> Rc<Self> {
-        Rc::new(Self { door: door.clone(), app: app.clone(), id: id.into() })
+        let time = door.begin(app).1;
+        Rc::new(Self { door: door.clone(), app: app.clone(), id: id.into(), time })
+    }
+
+    pub(super) fn office(&self) -> Office {
+        match self.door.held.borrow().get(&self.app) {
+            Some((until, time)) if *time == self.time => {
+                if Instant::now() < *until {
+                    Office::Sure
+                } else {
+                    Office::Unsure
+                }
+            }
+            _ => Office::Lost,
+        }
     }
 
     /// When the entry was written, in milliseconds since 1970, by the clock of Redis.
@@ -61,7 +115,8 @@ impl Receipt {
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if let Some(done) = self.door.done.as_ref().filter(|_| self.door.open.get()) {
+        let is_told = self.door.open.get() && self.office() != Office::Lost;
+        if let Some(done) = self.door.done.as_ref().filter(|_| is_told) {
             done(&self.app, &self.id);
         }
     }
@@ -70,59 +125,81 @@ impl Drop for Receipt {
 /// An event, and the entry that it is from.
 pub(super) type Told = (Arc<App>, Event, Rc<Receipt>);
 
-/// Ends that are held back.
+/// Ends that are held back, until it is known that nothing in the log takes them back.
 #[derive(Default)]
 pub(super) struct Ends {
-    due: VecDeque<(Instant, Key, u64)>,
+    due: HashMap<AppId, VecDeque<(Key, u64)>>,
     held: HashMap<Key, (u64, Arc<App>, Rc<Receipt>)>,
     number: u64,
 }
 
 impl Ends {
-    /// A channel or member is there from now on, or is not; what is to be told of it at once.
+    /// A channel or member is there from now on, or is not; what is to be told of it at once, in order. How soon who comes
+    /// back does so, the entries say.
     pub(super) fn turn(
         &mut self,
-        now: Instant,
         app: &Arc<App>,
         (is, channel, user): (bool, ChannelName, Option<UserId>),
         receipt: Rc<Receipt>,
-    ) -> Option<Told> {
+    ) -> Vec<Told> {
         let key = (app.id.clone(), channel, user);
-        if is {
-            // Who comes back soon was never away.
-            let was_away = self.held.remove(&key).is_some();
-            return (!was_away).then(|| (app.clone(), news::event(&key, true), receipt));
+        if !is {
+            self.number += 1;
+            self.due.entry(app.id.clone()).or_default().push_back((key.clone(), self.number));
+            self.held.insert(key, (self.number, app.clone(), receipt));
+            return Vec::new();
         }
-        self.number += 1;
-        self.due.push_back((now + DELAY, key.clone(), self.number));
-        self.held.insert(key, (self.number, app.clone(), receipt));
-        None
+        let came = (app.clone(), news::event(&key, true), receipt);
+        match self.held.remove(&key) {
+            None => vec![came],
+            // Who comes back soon was never away.
+            Some((.., end)) if came.2.at().saturating_sub(end.at()) < SOON => Vec::new(),
+            Some((_, app, end)) => vec![(app, news::event(&key, false), end), came],
+        }
     }
 
-    /// When the next end is due.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.due.front().map(|(due, ..)| *due)
-    }
-
-    /// The ends that nobody has come back from by `now`.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Told> {
+    /// The ends of an app that nobody has come back from, where its log was read up to a time.
+    pub(super) fn due(&mut self, app: &AppId, read_up_to: u64) -> Vec<Told> {
         let mut told = Vec::new();
-        while self.due.front().is_some_and(|(due, ..)| *due <= now) {
-            let Some((_, key, number)) = self.due.pop_front() else { break };
-            if self.held.get(&key).is_some_and(|(held, ..)| *held == number)
-                && let Some((_, app, receipt)) = self.held.remove(&key)
-            {
-                told.push((app, news::event(&key, false), receipt));
+        let Some(due) = self.due.get_mut(app) else { return told };
+        while let Some((key, number)) = due.front() {
+            match self.held.get(key).filter(|(held, ..)| held == number) {
+                Some((.., end)) if end.at().saturating_add(SOON) > read_up_to => break,
+                Some(_) => {
+                    if let Some((_, app, receipt)) = self.held.remove(key) {
+                        told.push((app, news::event(key, false), receipt));
+                    }
+                }
+                None => {}
             }
+            due.pop_front();
+        }
+        if due.is_empty() {
+            self.due.remove(app);
         }
         told
     }
 
     /// Another node reads the app's log from now on; what is held back is for it to tell.
-    pub(super) fn leave(&mut self, app: &AppId, door: &Door) {
-        let before = door.open.replace(false);
+    pub(super) fn leave(&mut self, app: &AppId) {
+        self.due.remove(app);
         self.held.retain(|(other, ..), _| other != app);
-        door.open.set(before);
+    }
+}
+
+/// Which counts are news: one may stand in the log behind another that is of later.
+#[derive(Default)]
+pub(super) struct Counts(HashMap<(AppId, ChannelName), u64>);
+
+impl Counts {
+    pub(super) fn is_news(&mut self, channel: (AppId, ChannelName), version: u64) -> bool {
+        if self.0.len() >= COUNTS && !self.0.contains_key(&channel) {
+            self.0.clear();
+        }
+        let last = self.0.entry(channel).or_default();
+        let is_news = version > *last;
+        *last = version.max(*last);
+        is_news
     }
 }
 
@@ -143,6 +220,8 @@ impl Fact {
 /// Reads what [`Fact::text`] wrote. A cache miss is none yet, for it may be one of many.
 pub(super) enum Read {
     Miss(ChannelName),
+    /// With its version.
+    Count(u64, Event),
     Event(Event),
 }
 
@@ -153,14 +232,20 @@ pub(super) fn read(text: &str) -> Option<Read> {
     match kind {
         "X" => Some(Read::Miss(channel)),
         "N" => {
-            let count: usize = rest.parse().ok()?;
+            let (count, version) = rest.split_once('\n').unwrap_or((rest, ""));
+            let count: usize = count.parse().ok()?;
             let kind = WebhookEvent::SubscriptionCount;
             let json = json!({
                 "name": "subscription_count",
                 "channel": channel.as_str(),
                 "subscription_count": count,
             });
-            Some(Read::Event(Event { kind, channel, json: json.to_string() }))
+            let event = Event { kind, channel, json: json.to_string() };
+            // Nodes of before say no version.
+            Some(match version.parse() {
+                Ok(version) => Read::Count(version, event),
+                Err(_) => Read::Event(event),
+            })
         }
         "E" => {
             let (kind, json) = (WebhookEvent::ClientEvent, rest.to_owned());
@@ -173,7 +258,6 @@ pub(super) fn read(text: &str) -> Option<Read> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Duration;
 
     use super::*;
 
@@ -182,7 +266,8 @@ mod tests {
         done: Arc<Mutex<Vec<String>>>,
         ends: Ends,
         app: Arc<App>,
-        now: Instant,
+        /// In milliseconds, by the clock of Redis.
+        now: u64,
         next: u64,
     }
 
@@ -192,19 +277,27 @@ mod tests {
             let noted = done.clone();
             let door: Done = Box::new(move |_, id| noted.lock().unwrap().push(id.to_owned()));
             let (door, app) = (Door::new(Some(door)), Arc::new(App::new("1", "k", "s")));
-            Self { door, done, ends: Ends::default(), app, now: Instant::now(), next: 0 }
+            Self { door, done, ends: Ends::default(), app, now: 1000, next: 0 }
         }
 
-        fn turn(&mut self, is: bool) -> Option<String> {
+        /// An entry of now; what is told of it.
+        fn turn(&mut self, is: bool) -> String {
             self.next += 1;
-            let receipt = Receipt::new(&self.door, &self.app.id, &format!("{}-0", self.next));
+            let id = format!("{}-{}", self.now, self.next);
+            let receipt = Receipt::new(&self.door, &self.app.id, &id);
             let what = (is, ChannelName::parse("a", 200).unwrap(), None);
-            self.ends.turn(self.now, &self.app, what, receipt).map(|(_, event, _)| event.json)
+            let told = self.ends.turn(&self.app, what, receipt);
+            let words = told.iter().map(|(_, event, _)| match event.kind {
+                WebhookEvent::ChannelOccupied => "+",
+                _ => "-",
+            });
+            words.collect()
         }
 
+        /// The log is read so much later; how many ends are due.
         fn wait(&mut self, millis: u64) -> usize {
-            self.now += Duration::from_millis(millis);
-            self.ends.due(self.now).len()
+            self.now += millis;
+            self.ends.due(&self.app.id, self.now).len()
         }
 
         fn done(&self) -> String {
@@ -215,28 +308,70 @@ mod tests {
     #[test]
     fn an_end_that_is_taken_back_is_done_with_its_taking_back() {
         let mut stage = Stage::new();
-        assert!(stage.turn(true).unwrap().contains("occupied"));
-        assert_eq!(stage.done(), "1-0");
-        assert_eq!(stage.turn(false), None);
-        assert_eq!((stage.wait(2_900), stage.done().as_str()), (0, "1-0"));
-        assert_eq!(stage.turn(true), None);
-        assert_eq!((stage.wait(5_000), stage.done().as_str()), (0, "1-0 2-0 3-0"));
+        assert_eq!(stage.turn(true), "+");
+        assert_eq!(stage.done(), "1000-1");
+        assert_eq!(stage.turn(false), "");
+        assert_eq!((stage.wait(2_900), stage.done().as_str()), (0, "1000-1"));
+        assert_eq!(stage.turn(true), "");
+        assert_eq!((stage.wait(5_000), stage.done().as_str()), (0, "1000-1 1000-2 3900-3"));
         stage.turn(false);
         stage.turn(true);
         stage.turn(false);
         assert_eq!((stage.wait(2_900), stage.wait(200)), (0, 1), "the last one alone is due");
-        assert!(stage.ends.next().is_none() && stage.ends.held.is_empty());
+        assert!(stage.ends.due.is_empty() && stage.ends.held.is_empty());
+    }
+
+    #[test]
+    fn how_soon_somebody_came_back_does_not_depend_on_when_that_is_read() {
+        let mut stage = Stage::new();
+        stage.turn(false);
+        // Both entries are read at once, after a time without Redis.
+        stage.now += 3_000;
+        assert_eq!(stage.turn(true), "-+", "the end was news, and so is the return");
+        stage.turn(false);
+        stage.now += 2_999;
+        assert_eq!(stage.turn(true), "");
+        assert_eq!(stage.wait(10_000), 0);
     }
 
     #[test]
     fn what_is_left_to_another_node_stays_in_the_log() {
         let mut stage = Stage::new();
         stage.turn(false);
-        stage.ends.leave(&AppId::new("1"), &stage.door);
+        stage.door.lose(&AppId::new("1"));
+        stage.ends.leave(&AppId::new("1"));
         assert_eq!((stage.wait(4_000), stage.done().as_str()), (0, ""));
         stage.turn(false);
         stage.door.close();
         stage.ends = Ends::default();
         assert_eq!(stage.done(), "");
+    }
+
+    #[test]
+    fn what_was_read_is_told_while_the_office_is_sure() {
+        let stage = Stage::new();
+        let receipt = Receipt::new(&stage.door, &stage.app.id, "1-0");
+        assert_eq!(receipt.office(), Office::Unsure);
+        stage.door.hold(&stage.app.id, Instant::now() + DELAY);
+        assert_eq!(receipt.office(), Office::Sure);
+        stage.door.lose(&stage.app.id);
+        stage.door.hold(&stage.app.id, Instant::now() + DELAY);
+        assert_eq!(receipt.office(), Office::Lost, "it is read again");
+        drop(receipt);
+        assert_eq!(stage.done(), "");
+    }
+
+    #[test]
+    fn a_count_of_before_is_no_news() {
+        let mut counts = Counts::default();
+        let channel = |name| (AppId::new("1"), ChannelName::parse(name, 200).unwrap());
+        assert!(counts.is_news(channel("a"), 5) && counts.is_news(channel("b"), 4));
+        assert!(!counts.is_news(channel("a"), 4) && counts.is_news(channel("a"), 6));
+        let read = |text: &str| match read(text) {
+            Some(Read::Count(version, event)) => (version, event.json.contains(":7")),
+            _ => (0, false),
+        };
+        assert_eq!(read("Nc\n7\n12"), (12, true));
+        assert_eq!(read("Nc\n7"), (0, false));
     }
 }

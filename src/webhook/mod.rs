@@ -28,7 +28,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use line::{Held, Line};
-use logged::{Door, Ends, Read, Receipt};
+use logged::{Counts, Door, Ends, Read, Receipt};
 use news::News;
 use post::Post;
 use spool::{Kept, Spool};
@@ -145,6 +145,8 @@ enum Left {
     Fact(Arc<App>, Fact),
     /// Entries of a cluster's log, each with its place; the app as the node knows it.
     Entries(AppId, Option<Arc<App>>, Vec<Logged>),
+    /// The app's log is this node's to tell until then, and was read up to a time.
+    Held(AppId, Instant, u64),
     /// Another node tells what the app's log has.
     Lost(AppId),
 }
@@ -192,6 +194,7 @@ impl Webhooks {
                     post: Post::new(options.allow_private),
                     news: News::default(),
                     ends: Ends::default(),
+                    counts: Counts::default(),
                     door: Door::new(done),
                     lines: HashMap::new(),
                     figures: seen.0,
@@ -232,6 +235,14 @@ impl Webhooks {
         }
     }
 
+    /// What is in the app's log is this node's to tell until then; all that was logged up to a time of Redis, in
+    /// milliseconds, was read.
+    pub fn hold(&self, app: AppId, until: Instant, read_up_to: u64) {
+        if let Some(facts) = &self.facts {
+            let _ = facts.send(Left::Held(app, until, read_up_to));
+        }
+    }
+
     /// Another node tells what is in the app's log.
     pub fn leave_to_others(&self, app: AppId) {
         if let Some(facts) = &self.facts {
@@ -266,6 +277,7 @@ struct Desk {
     news: News,
     /// Those of a cluster's log.
     ends: Ends,
+    counts: Counts,
     door: Rc<Door>,
     lines: HashMap<(AppId, String), Line>,
     figures: Arc<Mutex<Vec<Arc<Figures>>>>,
@@ -288,7 +300,7 @@ impl Desk {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut turn = Vec::new();
         let end = loop {
-            let next = self.news.next().into_iter().chain(self.ends.next()).min();
+            let next = self.news.next();
             tokio::select! {
                 biased;
                 count = facts.recv_many(&mut turn, TURN) => {
@@ -342,7 +354,17 @@ impl Desk {
                     }
                 }
             }
-            Left::Lost(app) => self.ends.leave(&app, &self.door),
+            Left::Held(app, until, read_up_to) => {
+                self.door.hold(&app, until);
+                for (app, event, receipt) in self.ends.due(&app, read_up_to) {
+                    self.put(&app, &event, Some(&receipt));
+                }
+                self.lines.values().for_each(Line::go_on);
+            }
+            Left::Lost(app) => {
+                self.door.lose(&app);
+                self.ends.leave(&app);
+            }
         }
     }
 
@@ -350,12 +372,16 @@ impl Desk {
         let now = Instant::now();
         let event = match what {
             What::Turned(is, channel, user) => {
-                let told = self.ends.turn(now, app, (is, channel, user), receipt);
+                let told = self.ends.turn(app, (is, channel, user), receipt);
                 return told.iter().for_each(|(app, event, from)| self.put(app, event, Some(from)));
             }
             What::Text(text) => match logged::read(&text) {
                 Some(Read::Miss(channel)) => self.news.misses(now, app, channel),
                 Some(Read::Event(event)) => Some(event),
+                Some(Read::Count(version, event)) => {
+                    let key = (app.id.clone(), event.channel.clone());
+                    self.counts.is_news(key, version).then_some(event)
+                }
                 None => None,
             },
         };
@@ -365,9 +391,6 @@ impl Desk {
     fn put_due(&mut self) {
         for (app, event) in self.news.due(Instant::now()) {
             self.put(&app, &event, None);
-        }
-        for (app, event, receipt) in self.ends.due(Instant::now()) {
-            self.put(&app, &event, Some(&receipt));
         }
     }
 

@@ -152,32 +152,55 @@ impl Writer<'_> {
             });
             batch.add(read, (app, done));
         }
+        // Half of the time is left for what is being posted when it has passed.
+        let until = Instant::now() + lasts / 2;
         for ((app, done), value) in batch.send(&mut self.servers, self.status).await? {
-            self.note_read(app, done, &value).await?;
+            self.note_read(app, (done, until), &value).await?;
         }
         Ok(())
     }
 
-    async fn note_read(&mut self, app: AppId, done: usize, value: &Value) -> Result<(), Lost> {
+    async fn note_read(
+        &mut self,
+        app: AppId,
+        (done, until): (usize, Instant),
+        value: &Value,
+    ) -> Result<(), Lost> {
         let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
         let now = Instant::now();
         of.looked = Some(now);
-        let [owned, backlog, entries] = reply::list(value) else { return Err(Lost::Unexpected) };
+        let [owned, backlog, entries, time] = reply::list(value) else {
+            return Err(Lost::Unexpected);
+        };
         of.done.drain(..done);
         of.backlog = reply::number(backlog).unwrap_or_default();
-        let had = std::mem::replace(&mut of.owned, reply::number(owned) == Some(1));
-        if had && !of.owned {
+        let owned = reply::number(owned);
+        let had = std::mem::replace(&mut of.owned, owned != Some(0));
+        if had && owned != Some(2) {
+            // Another had it, or may have: what was read is read again by who has it now.
             of.read = None;
+            of.looked = None;
             return self.arrive(Arrival::News(Told::Lost(app))).await;
         }
+        if !of.owned {
+            self.kept.news.forget_if_done(&app);
+            return Ok(());
+        }
         let entries: Vec<Entry> = reply::list(entries).iter().filter_map(entry).collect();
+        let mut read_up_to = reply::number(time).unwrap_or_default();
         if let Some(last) = entries.last() {
             of.read = Some(last.id.clone());
             of.busy = Some(now);
-            return self.arrive(Arrival::News(Told::Entries { app, entries })).await;
+            if entries.len() == AT_ONCE {
+                let at = last.id.split('-').next().and_then(|at| at.parse().ok());
+                read_up_to = at.unwrap_or_default();
+            }
+            let app = app.clone();
+            self.arrive(Arrival::News(Told::Entries { app, entries })).await?;
+        } else {
+            self.kept.news.forget_if_done(&app);
         }
-        self.kept.news.forget_if_done(&app);
-        Ok(())
+        self.arrive(Arrival::News(Told::Held { app, until, read_up_to })).await
     }
 
     /// Ends what a lease held.
