@@ -46,8 +46,8 @@ return {marker, dropped}
 ";
 
 /// KEYS b w; ARGV node milliseconds from most, then entries that are done with. Takes or renews the office of
-/// telling what is in the log, or with 0 milliseconds gives it up. Answers whether this node has it, how long the log
-/// is, and the entries from a place on.
+/// telling what is in the log, or with 0 milliseconds gives it up. Answers 2 if this node had it all along, 1 if it has
+/// it anew, else 0; how long the log is; the entries from a place on; and the time in milliseconds.
 pub(super) const READ: &str = r"
 local b, w, me, lasts = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 for i = 5, #ARGV do redis.call('XDEL', w, ARGV[i]) end
@@ -56,9 +56,12 @@ if lasts == '0' then
   if owner == me then redis.call('DEL', b) end
   owner = ''
 end
-if owner and owner ~= me then return {0, redis.call('XLEN', w), {}} end
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+if owner and owner ~= me then return {0, redis.call('XLEN', w), {}, now} end
 redis.call('SET', b, me, 'PX', lasts)
-return {1, redis.call('XLEN', w), redis.call('XRANGE', w, ARGV[3], '+', 'COUNT', ARGV[4])}
+local entries = redis.call('XRANGE', w, ARGV[3], '+', 'COUNT', ARGV[4])
+return {owner == me and 2 or 1, redis.call('XLEN', w), entries, now}
 ";
 
 /// Which comings and goings an app's webhooks ask for.
@@ -86,7 +89,10 @@ pub enum News {
 pub enum Told {
     /// Entries of an app's log, which this node is to tell backends of.
     Entries { app: AppId, entries: Vec<Entry> },
-    /// Another node does that from now on.
+    /// This node surely tells them until then, and has read all that was logged up to a time of Redis, in
+    /// milliseconds.
+    Held { app: AppId, until: Instant, read_up_to: u64 },
+    /// Another node may do that from now on.
     Lost(AppId),
 }
 

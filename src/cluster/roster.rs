@@ -174,13 +174,15 @@ impl Roster {
         before.is_none().then_some(Change::Added(text))
     }
 
-    /// A user left, at `version`; its text if that is news. Whom this node is sure to hold has not left.
+    /// A user left, at `version`; its text if that is news. Whom this node holds has not left: it is there again already,
+    /// or is about to be.
     pub fn leave(&mut self, version: u64, user: &UserId) -> Option<Change> {
         if version <= self.version {
             return None;
         }
         self.version = version;
-        if self.must_join_again(version, user).is_some() { None } else { self.remove(user) }
+        let is_held = self.own.get(user).is_some_and(|own| own.joined.is_some());
+        if is_held { None } else { self.remove(user) }
     }
 
     /// Whether Redis has dropped a user at `version` whom it had confirmed to this node before, as happens
@@ -332,6 +334,19 @@ mod tests {
         assert!(!roster.unclaim(&a.user_id));
         assert!(roster.unclaim(&a.user_id));
         assert!(!roster.unclaim(&a.user_id));
+    }
+
+    #[test]
+    fn nobody_hears_of_its_own_leaving() {
+        let mut roster = Roster::default();
+        let a = member("a");
+        roster.load(&Loaded { version: 10, members: vec![(5, a.clone())] }, true);
+        roster.claim(&a, 9);
+        // It was cleared away with the node's last lease, and is there again under the next.
+        roster.confirm(&a.user_id, 20);
+        assert!(roster.leave(15, &a.user_id).is_none());
+        assert!(roster.join(20, &a).is_none());
+        assert_eq!(users(&roster), "a");
     }
 
     #[test]

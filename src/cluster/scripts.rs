@@ -214,9 +214,9 @@ return {envelope, redis.call('PTTL', KEYS[1])}
 ";
 
 /// KEYS t n v, where `n` lacks the lease; ARGV name, how many leases of the node's own, those leases, then for each
-/// channel its name, the subscriptions on this lease, and `1` if subscribers want to know; fenced. What the node's other
-/// leases had of a channel goes over to this one. Answers each sum, with its version where it has changed and they
-/// want it. Whoever asked tells them, for the channels may be kept by other servers.
+/// channel its name, the subscriptions on this lease, and `1` if subscribers want to know of a change, `2` in any case, `3` those here in any case; fenced. What the node's other
+/// leases had of a channel goes over to this one. Answers each sum, with its version where they want it, a `-` in front
+/// where only those here do. Whoever asked tells them, for the channels may be kept by other servers.
 const COUNT: &str = r"
 local t, n, v = KEYS[1], KEYS[2], KEYS[3]
 if held ~= nil then redis.call('SADD', held, ARGV[1]) end
@@ -238,8 +238,10 @@ for i = first, #ARGV - 3, 3 do
     if total <= 0 then redis.call('HDEL', t, channel) end
   end
   totals[#totals + 1] = total
-  local wanted = ARGV[i + 2] == '1' and count ~= before
-  totals[#totals + 1] = wanted and next_version(v) or ''
+  local wish, version = ARGV[i + 2], ''
+  if wish == '2' or (wish ~= '0' and count ~= before) then version = next_version(v)
+  elseif wish == '3' then version = '-' .. next_version(v) end
+  totals[#totals + 1] = version
 end
 return totals
 ";

@@ -51,8 +51,27 @@ pub struct Total {
     pub version: u64,
     /// It was this node that had them counted.
     pub counted_here: bool,
-    /// Subscribers are told how many they are.
-    wanted: bool,
+    wish: Wish,
+}
+
+/// Who wants to know how many subscribe to a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Wish {
+    #[default]
+    No,
+    /// Its subscribers do, if that has changed.
+    Changed,
+    /// Somebody here has not been told yet.
+    Now,
+    /// Subscribers here do, who may have missed what others were told.
+    Here,
+}
+
+impl Wish {
+    /// With what is known from elsewhere: subscribers are told.
+    pub fn or(self, tell: bool) -> Self {
+        if self == Self::No && tell { Self::Changed } else { self }
+    }
 }
 
 /// Who wants to know of a change in who is subscribed.
@@ -260,7 +279,7 @@ impl Topics {
         let mut entry = self.entries.get_mut(topic)?;
         entry.pending -= 1;
         entry.subscribed += 1;
-        entry.total.wanted = wants.count;
+        entry.total.wish = if wants.count { Wish::Now } else { Wish::No };
         entry.count_again(topic, &self.link, wants.count);
         let is_first = user.is_some_and(|user| entry.roster.enter(user));
         if wants.news.channels && entry.subscribed == 1 {
@@ -332,11 +351,22 @@ impl Topics {
         self.entries.iter().map(|entry| entry.key().clone()).collect()
     }
 
+    /// Subscribers here may have missed how many they are.
+    pub fn count_anew(&self, topic: &Topic) {
+        if let Some(mut entry) = self.entries.get_mut(topic)
+            && entry.total.wish == Wish::Changed
+        {
+            entry.total.wish = Wish::Here;
+        }
+    }
+
     /// The subscribers here, and whether they are told how many there are. The next change is told to the link again.
-    pub fn count(&self, topic: &Topic) -> (usize, bool) {
-        self.entries.get_mut(topic).map_or((0, false), |mut entry| {
+    pub fn count(&self, topic: &Topic) -> (usize, Wish) {
+        self.entries.get_mut(topic).map_or((0, Wish::No), |mut entry| {
             entry.changed = false;
-            (entry.subscribed, entry.total.wanted)
+            let wish = entry.total.wish;
+            entry.total.wish = Wish::No.or(wish != Wish::No);
+            (entry.subscribed, wish)
         })
     }
 

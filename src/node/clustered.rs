@@ -197,9 +197,8 @@ impl Node {
     ) {
         let topic = Topic { app: app.clone(), channel: name.clone() };
         let total = cluster.topics.read(&topic, |entry| entry.total).unwrap_or_default();
-        let (total, counted_here) = (total.count, total.counted_here);
-        self.shared.report_count(&topic, (total, counted_here));
-        let message = Message::subscription_count(name, total);
+        self.shared.report_count(&topic, total);
+        let message = Message::subscription_count(name, total.count);
         let seats = directory.seats(name.as_str());
         self.hub().publish(&seats, message.bytes(), None, History::None);
     }

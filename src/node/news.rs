@@ -9,7 +9,7 @@ use crate::app::{App, AppId, Apps, WebhookEvent};
 use crate::cluster::Topic;
 use crate::cluster::link::{Link, Order};
 use crate::cluster::news::{Asked, Entry, News, Told, held};
-use crate::cluster::topics::Wants;
+use crate::cluster::topics::{Total, Wants};
 use crate::protocol::channel::ChannelName;
 use crate::webhook::{Fact, Logged, What};
 
@@ -61,12 +61,17 @@ impl Shared {
     }
 
     /// Tells webhooks how many are subscribed to a channel, if it was this node that had them counted.
-    pub(super) fn report_count(&self, topic: &Topic, (count, counted_here): (usize, bool)) {
-        let apps = self.apps.load();
-        let app =
-            apps.by_id(topic.app.as_str()).filter(|app| counted_here && !app.webhooks.is_empty());
-        if let Some(app) = app {
-            self.report(app, Fact::Count(topic.channel.clone(), count));
+    pub(super) fn report_count(&self, topic: &Topic, total: Total) {
+        let (apps, Some(cluster)) = (self.apps.load(), &self.cluster) else { return };
+        let Some(app) = apps.by_id(topic.app.as_str()).filter(|_| total.counted_here) else {
+            return;
+        };
+        if Fact::Count(topic.channel.clone(), total.count).is_asked_for(app) {
+            // Another node's count may stand before it in the log and be of later: the version tells.
+            let (channel, Total { count, version, .. }) = (&topic.channel, total);
+            let text = format!("N{channel}\n{count}\n{version}");
+            let app = app.id.clone();
+            cluster.link().order(Order::News(News::Happened { app, text }));
         }
     }
 
@@ -82,6 +87,7 @@ impl Shared {
                 });
                 self.webhooks.read(app, known, entries.collect());
             }
+            Told::Held { app, until, read_up_to } => self.webhooks.hold(app, until, read_up_to),
             Told::Lost(app) => self.webhooks.leave_to_others(app),
         }
     }

@@ -241,6 +241,10 @@ impl Shared {
                     // Each is told by the node that had it counted, so that one may overtake another.
                     if version > entry.total.version {
                         entry.total.version = version;
+                        // Who came here is told in any case; nobody else what they know.
+                        if !own && entry.total.count == count {
+                            return;
+                        }
                         entry.total.counted_here = own;
                         self.tell_count(topic, entry, count);
                     }
@@ -275,7 +279,7 @@ impl Shared {
             apps.by_id(topic.app.as_str()).is_some_and(|app| tells_count(app, &topic.channel));
         let directory = self.hub.directory(&topic.app);
         if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
-            self.report_count(topic, (count, entry.total.counted_here));
+            self.report_count(topic, entry.total);
             let message = Message::subscription_count(&topic.channel, count);
             self.deliver(topic, message.bytes(), None, History::None);
         }

@@ -4,11 +4,12 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime;
 use tokio::sync::mpsc;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::Unusable;
 use crate::app::Apps;
@@ -64,4 +65,17 @@ impl Linked {
             });
         })
     }
+}
+
+/// Waits for the link's thread to end, but not for a Redis that hangs; whether it did not panic.
+pub(super) fn join_in_time(link: JoinHandle<()>, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    while !link.is_finished() {
+        if Instant::now() > end {
+            warn!("Redis does not answer; what waits for it is lost");
+            return true;
+        }
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    link.join().is_ok()
 }

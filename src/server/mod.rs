@@ -401,7 +401,7 @@ impl Running {
             // What is not sent by then is another node's to send.
             self.shared.webhooks.finish(Instant::now() + FAREWELL);
             cluster.link().order(Order::Stop);
-            ends.push(link.join().is_ok());
+            ends.push(cluster::join_in_time(link, FAREWELL * 5));
         }
         // What the last ones to leave were news of has the rest of the grace, and a moment at least.
         let drained = self.drained.get().copied().unwrap_or_else(Instant::now);

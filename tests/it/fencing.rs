@@ -216,3 +216,67 @@ fn a_redis_that_is_busy_is_away() {
         redis.ask(&["SCRIPT", "KILL"]);
     });
 }
+
+#[test]
+fn a_server_that_is_told_to_stop_while_redis_hangs_ends() {
+    let Some(redis) = Redis::start() else { return };
+    let mut node = Process::start(&redis.cluster());
+    node.is_ready();
+    let (mut a, id) = node.connect();
+    join(&mut a, &id, "presence-x", "a");
+    redis.signal("STOP");
+    node.signal("TERM");
+    let ended = eventually(|| if node.has_ended() { Ok(()) } else { Err(String::new()) });
+    redis.signal("CONT");
+    assert_eq!(ended, Ok(()));
+}
+
+/// The last count that a client is told, once it is `count`.
+fn is_told(client: &mut crate::support::websocket::Client, count: usize) {
+    let text = format!(r#"{{\"subscription_count\":{count}}}"#);
+    let told = eventually(|| match client.hear_text() {
+        heard if heard.contains(&text) => Ok(()),
+        heard => Err(heard),
+    });
+    assert_eq!(told, Ok(()));
+}
+
+#[test]
+fn counts_are_told_right_after_a_link_was_away_longer_than_its_lease() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = lease(redis.cluster(), 900);
+    let counting = |cluster: &Cluster| {
+        crate::cluster::node(cluster, |app| app.features.subscription_count = true)
+    };
+    let way = crate::support::cut::Way::to(redis.port(), |_| 0);
+    let url = format!("redis://127.0.0.1:{}", way.port());
+    let one = counting(&Cluster { redis: vec![url], ..cluster.clone() });
+    let two = counting(&cluster);
+    let mut here = [one.subscribed("pub"), one.subscribed("pub")];
+    let mut there = [two.subscribed("pub"), two.subscribed("pub")];
+    here.iter_mut().chain(&mut there).for_each(|client| is_told(client, 4));
+    way.cut();
+    is_cut_off(&one);
+    // Its lease lapses.
+    there.iter_mut().for_each(|client| is_told(client, 2));
+    let mut third = two.subscribed("pub");
+    is_told(&mut third, 3);
+    way.mend();
+    one.is_ready();
+    here.iter_mut().chain(&mut there).for_each(|client| is_told(client, 5));
+    is_told(&mut third, 5);
+}
+
+#[test]
+fn a_subscriber_that_comes_while_another_goes_is_told_how_many_they_are() {
+    let Some(redis) = Redis::start() else { return };
+    let node = crate::cluster::node(&redis.cluster(), |app| app.features.subscription_count = true);
+    let (mut other, mut last) = (node.subscribed("pub"), node.subscribed("pub"));
+    is_told(&mut other, 2);
+    is_told(&mut last, 2);
+    for _ in 0..20 {
+        drop(last);
+        last = node.subscribed("pub");
+        is_told(&mut last, 2);
+    }
+}

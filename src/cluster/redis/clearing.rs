@@ -15,6 +15,7 @@ use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::scripts::Script;
 use crate::cluster::seal::Parts;
+use crate::cluster::topics::Wish;
 use crate::protocol::channel::ChannelName;
 
 impl Writer<'_> {
@@ -105,14 +106,14 @@ impl Writer<'_> {
         let none = |name: &Value| {
             let name = reply::text(name)?;
             if name.is_empty() {
-                return Some((None, 0, false));
+                return Some((None, 0, Wish::No));
             }
             let channel = ChannelName::parse(name, usize::MAX).ok()?;
             // Whether the app wants it is known where it is heard.
             let tell = !channel.kind().is_presence();
-            Some((Some(channel), 0, tell))
+            Some((Some(channel), 0, Wish::No.or(tell)))
         };
-        let counts = channels.iter().filter_map(none).collect();
+        let counts: Vec<_> = channels.iter().filter_map(none).collect();
         let mut batch = Batch::new();
         self.add_counts(&mut batch, app, Some(lease), counts);
         self.tell_counts(batch).await

@@ -113,6 +113,7 @@ impl Writer<'_> {
             let (topic, max) = (topic.clone(), usize::MAX);
             self.link.batch.push(Order::Join { topic, member, max, place });
         }
+        self.topics.count_anew(topic);
         self.link.batch.push(Order::Changed { topic: topic.clone(), tell: false });
     }
 

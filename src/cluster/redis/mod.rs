@@ -162,6 +162,8 @@ struct Held {
 struct Kept {
     /// This node's number in envelopes.
     node: u64,
+    /// The node was told to stop, which outlives the link that it was told over.
+    stopping: bool,
     serial: u64,
     held: VecDeque<Held>,
     /// Cached events that Redis has taken and that have not come back yet.
@@ -210,6 +212,7 @@ impl Redis {
         let keys = Keys::new(&settings.prefix);
         let kept = Kept {
             node,
+            stopping: false,
             serial: 0,
             held: VecDeque::new(),
             flying: VecDeque::new(),
@@ -237,7 +240,7 @@ impl Redis {
             let begun = Instant::now();
             let lost = self.serve().await;
             let was_up = self.far.status.up.swap(false, Ordering::Relaxed);
-            if matches!(lost, Lost::Stopped) {
+            if matches!(lost, Lost::Stopped) || self.kept.stopping {
                 return;
             }
             if begun.elapsed() > LONGEST_PAUSE {

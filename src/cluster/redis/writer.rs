@@ -25,7 +25,7 @@ use crate::cluster::keys::Keys;
 use crate::cluster::link::{Answer, Arrival, Figures, Order, Question, Status};
 use crate::cluster::scripts::Script;
 use crate::cluster::seal::{Parts, Seals};
-use crate::cluster::topics::Topics;
+use crate::cluster::topics::{Topics, Wish};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::{Member, UserId};
 
@@ -35,11 +35,17 @@ pub(super) const MOST: usize = 1024;
 /// Channels whose counts one script takes.
 const COUNTED: usize = 500;
 
-/// How often changed counts are told.
+/// Scripts that take counts in one round trip.
+const COUNTS_AT_ONCE: usize = 16;
+
+/// How often changed counts are told, at most; the first of a while at once.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a topic that nobody holds is kept, since whoever left often comes back.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// A channel, or an app's connections, with how many there are here and who wants to know of all.
+pub(super) type Change = (Option<ChannelName>, usize, Wish);
 
 /// The half that gives commands.
 pub(super) struct Writer<'a> {
@@ -64,9 +70,9 @@ pub(super) struct Writer<'a> {
 pub(super) struct Memory {
     /// Orders that are being carried out.
     pub(super) batch: Vec<Order>,
-    pub(super) stopping: bool,
-    /// Topics to be counted, and whether subscribers want to know.
+    /// Topics to be counted, and whether subscribers want to know; and when some were last.
     pub(super) changed: HashMap<Topic, bool>,
+    pub(super) counted: LastTime,
     /// Apps whose connections are to be counted.
     pub(super) connections: HashSet<AppId>,
     /// When the leases are to be renewed.
@@ -81,6 +87,20 @@ pub(super) struct Memory {
     pub(super) idle: HashMap<Topic, Instant>,
     /// Topics that may have missed something for good.
     pub(super) gaps: usize,
+}
+
+/// When something was done last.
+#[derive(Debug, Default)]
+pub(super) struct LastTime(Option<Instant>);
+
+impl LastTime {
+    fn note(&mut self) {
+        self.0 = Some(Instant::now());
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.map_or(Duration::MAX, |last| last.elapsed())
+    }
 }
 
 /// What an answer is for.
@@ -132,8 +152,12 @@ impl Writer<'_> {
                         return self.end().await;
                     }
                     self.carry_out().await?;
-                    if self.link.stopping {
+                    if self.kept.stopping {
                         return self.end().await;
+                    }
+                    if !self.link.changed.is_empty() && self.link.counted.elapsed() >= COUNT_EVERY {
+                        // What was only asked for once in a while is told at once.
+                        self.count().await?;
                     }
                 }
                 _ = counts.tick() => {
@@ -195,7 +219,7 @@ impl Writer<'_> {
                 Order::Room(sender) => rooms.push(sender),
                 Order::News(news) => self.kept.take_news(news, &self.status.figures),
                 Order::Ask(question, asker) => questions.push((question, asker)),
-                Order::Stop => self.link.stopping = true,
+                Order::Stop => self.kept.stopping = true,
             }
         }
         // Until Redis has answered, they are not done.
@@ -305,24 +329,33 @@ impl Writer<'_> {
 
     /// Tells Redis the counts that have changed.
     pub(super) async fn count(&mut self) -> Result<(), Lost> {
-        let mut by_app: HashMap<AppId, Vec<(Option<ChannelName>, usize, bool)>> = HashMap::new();
+        let mut by_app: HashMap<AppId, Vec<Change>> = HashMap::new();
+        self.link.counted.note();
         for (topic, tell) in std::mem::take(&mut self.link.changed) {
-            let (count, wanted) = self.topics.count(&topic);
+            let (count, wish) = self.topics.count(&topic);
             if self.topics.is_idle(&topic) {
                 self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
             }
             if topic.channel.online_user().is_some() {
                 continue;
             }
-            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, tell || wanted));
+            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, wish.or(tell)));
         }
         for app in std::mem::take(&mut self.link.connections) {
             let count = self.kept.connections.get(&app).copied().unwrap_or_default();
-            by_app.entry(app).or_default().push((None, count, false));
+            by_app.entry(app).or_default().push((None, count, Wish::No));
         }
         let mut batch = Batch::new();
-        for (app, counts) in by_app {
-            self.add_counts(&mut batch, &app, None, counts);
+        for (app, mut counts) in by_app {
+            while !counts.is_empty() {
+                let some = counts.drain(..counts.len().min(COUNTED)).collect();
+                self.add_counts(&mut batch, &app, None, some);
+                if batch.len() == COUNTS_AT_ONCE {
+                    let full = std::mem::replace(&mut batch, Batch::new());
+                    self.tell_counts(full).await?;
+                    Box::pin(self.renew_if_due()).await?;
+                }
+            }
         }
         self.tell_counts(batch).await
     }
@@ -335,9 +368,17 @@ impl Writer<'_> {
             let Expected::Counted { app, channels } = expected else { continue };
             for (channel, total) in channels.iter().zip(reply::list(value).chunks(2)) {
                 let (Some(channel), [count, version]) = (channel, total) else { continue };
-                let Some(version) = reply::number(version) else { continue };
                 let topic = Topic { app: app.clone(), channel: channel.clone() };
                 let count = reply::number(count).unwrap_or_default() as usize;
+                let text = reply::text(version).unwrap_or_default();
+                if let Some(version) = text.strip_prefix('-').and_then(|text| text.parse().ok()) {
+                    // What nobody's count was, so that nobody is told of it but those here.
+                    let body = Body::Count { version, count };
+                    let envelope = Envelope { origin: 0, ..self.envelope(0, false, body) };
+                    self.arrive(Arrival::Topic(topic, envelope)).await?;
+                    continue;
+                }
+                let Ok(version) = text.parse() else { continue };
                 let envelope = self.envelope(0, false, Body::Count { version, count });
                 let (name, mut publish) = (self.keys.topic(&topic), cmd("SPUBLISH"));
                 publish.arg(&name).arg(self.seals.encode(&topic.app, &name, &envelope));
@@ -356,7 +397,7 @@ impl Writer<'_> {
         batch: &mut Batch<Expected>,
         app: &AppId,
         cleared: Option<&str>,
-        mut counts: Vec<(Option<ChannelName>, usize, bool)>,
+        mut counts: Vec<Change>,
     ) {
         let keys =
             [self.keys.app(app, 't'), self.keys.counts_of_leases(app), self.keys.app(app, 'v')];
@@ -371,7 +412,7 @@ impl Writer<'_> {
             count.arg(format!("a{app}")).arg(old.len()).arg(&old);
             for (channel, number, tell) in &some {
                 let channel = channel.as_ref().map_or("", |channel| channel.as_str());
-                count.arg(channel).arg(*number).arg(u8::from(*tell));
+                count.arg(channel).arg(*number).arg(*tell as u8);
             }
             cleared.into_iter().for_each(|lease| {
                 count.arg(lease).arg("").arg("");
@@ -381,11 +422,12 @@ impl Writer<'_> {
         }
     }
 
-    /// Ends the part in topics that nobody has held for a while.
+    /// Ends the part in topics that nobody has held for a while: not more at once than leave time for orders and for
+    /// renewing leases.
     async fn close_idle(&mut self) -> Result<(), Lost> {
         let old = |since: &Instant| since.elapsed() >= LINGER;
-        let idle: Vec<Topic> =
-            self.link.idle.extract_if(|_, since| old(since)).map(|(topic, _)| topic).collect();
+        let idle = self.link.idle.extract_if(|_, since| old(since)).take(MOST);
+        let idle: Vec<Topic> = idle.map(|(topic, _)| topic).collect();
         let closed = idle.into_iter().filter(|topic| self.topics.close_if_idle(topic));
         let names: Vec<String> = closed.map(|topic| self.keys.topic(&topic)).collect();
         if !names.is_empty() {
