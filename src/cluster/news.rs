@@ -28,18 +28,35 @@ redis.call('SET', KEYS[4], ARGV[2], 'NX')
 local marker = redis.call('GET', KEYS[4])
 local lost = ARGV[1] ~= '' and ARGV[1] ~= marker
 local dropped = 0
-local function log(text) redis.call('XADD', w, 'MAXLEN', '~', most * 2, '*', 'f', text) end
+local function log(text) return redis.pcall('XADD', w, 'MAXLEN', '~', most * 2, '*', 'f', text) end
+local function refused(answer) return type(answer) == 'table' and answer.err end
 for i = 5, #ARGV - 3, 2 do
   local sign, text = ARGV[i], ARGV[i + 1]
   if sign == '+' or sign == '=' then
-    if redis.call('SADD', h, text) == 1 and redis.call('HINCRBY', o, text, 1) == 1
-      and not (lost and sign == '=') then log('+' .. text) end
-  elseif sign == '-' then
-    if redis.call('SREM', h, text) == 1 and redis.call('HINCRBY', o, text, -1) <= 0 then
-      redis.call('HDEL', o, text)
-      log('-' .. text)
+    if redis.call('SADD', h, text) == 1 then
+      local held_by = redis.pcall('HINCRBY', o, text, 1)
+      local answer = held_by
+      if held_by == 1 and not (lost and sign == '=') then
+        answer = log('+' .. text)
+        if refused(answer) then redis.call('HDEL', o, text) end
+      end
+      -- What is refused for a right that is missing must not stand half done.
+      if refused(answer) then redis.call('SREM', h, text) return answer end
     end
-  elseif redis.call('XLEN', w) < most then log(text)
+  elseif sign == '-' then
+    if redis.call('SREM', h, text) == 1 then
+      local held_by = redis.pcall('HINCRBY', o, text, -1)
+      local answer = held_by
+      if not refused(held_by) and held_by <= 0 then
+        answer = log('-' .. text)
+        if refused(answer) then redis.call('HINCRBY', o, text, 1)
+        else redis.call('HDEL', o, text) end
+      end
+      if refused(answer) then redis.call('SADD', h, text) return answer end
+    end
+  elseif redis.call('XLEN', w) < most then
+    local answer = log(text)
+    if refused(answer) then return answer end
   else dropped = dropped + 1 end
 end
 return {marker, dropped}

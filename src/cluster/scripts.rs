@@ -56,14 +56,16 @@ const JOIN: &str = r"
 local v, m, r, k = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local user, info, max, topic, head, mac, rest, place, name = unpack(ARGV)
 local ref = lease .. ' ' .. user
-if redis.call('HEXISTS', r, ref) == 1 then
+local known, holds = redis.call('HEXISTS', m, user), redis.call('HEXISTS', r, ref)
+if holds == 1 and known == 1 then
   return redis.call('HGET', k, '') or string.format('%016.0f', 0)
 end
-local known = redis.call('HEXISTS', m, user)
 if known == 0 and redis.call('HLEN', m) >= tonumber(max) then return false end
-redis.call('SADD', held, name)
-redis.call('HSET', r, ref, '')
-redis.call('HINCRBY', k, user, 1)
+if holds == 0 then
+  redis.call('SADD', held, name)
+  redis.call('HSET', r, ref, '')
+  redis.call('HINCRBY', k, user, 1)
+end
 if known == 1 then return redis.call('HGET', k, '') or string.format('%016.0f', 0) end
 local version = next_version(v)
 if place == '' then place = version end
@@ -93,13 +95,34 @@ drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], lease, ARGV[1], ARGV[2], ARGV[3], ARGV[
 return 1
 ";
 
-/// KEYS v m r k; ARGV lease topic head mac. Ends everybody who is present on a lease that does not hold any more.
+/// KEYS v m r k; ARGV lease topic head mac. Ends everybody who is present on a lease that does not hold any more, and
+/// counts again who holds the others: a script that was refused halfway, for a right that it lacked, has left what it
+/// had done.
 const CLEAR: &str = r"
-local lease = ARGV[1] .. ' '
-for _, ref in ipairs(redis.call('HKEYS', KEYS[3])) do
-  if string.sub(ref, 1, #lease) == lease then
-    local user = string.sub(ref, #lease + 1)
-    drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], user, ARGV[2], ARGV[3], ARGV[4])
+local v, m, r, k = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local lease, counts = ARGV[1] .. ' ', {}
+for _, ref in ipairs(redis.call('HKEYS', r)) do
+  if string.sub(ref, 1, #lease) == lease then redis.call('HDEL', r, ref)
+  else
+    local user = string.sub(ref, string.find(ref, ' ', 1, true) + 1)
+    counts[user] = (counts[user] or 0) + 1
+  end
+end
+local known = redis.call('HGETALL', k)
+for i = 1, #known, 2 do
+  local user = known[i]
+  if user ~= '' then
+    if not counts[user] then redis.call('HDEL', k, user)
+    elseif tonumber(known[i + 1]) ~= counts[user] then redis.call('HSET', k, user, counts[user]) end
+  end
+end
+for _, user in ipairs(redis.call('HKEYS', m)) do
+  if not counts[user] then
+    redis.call('HDEL', m, user)
+    local version = next_version(v)
+    if redis.call('EXISTS', m) == 1 then redis.call('HSET', k, '', version)
+    else redis.call('DEL', k) end
+    redis.call('SPUBLISH', ARGV[2], sealed(ARGV[3], ARGV[4], version, user) .. user)
   end
 end
 return 1
@@ -223,20 +246,25 @@ if held ~= nil then redis.call('SADD', held, ARGV[1]) end
 local first, totals = 3 + ARGV[2], {}
 for i = first, #ARGV - 3, 3 do
   local channel, count = ARGV[i], tonumber(ARGV[i + 1])
-  local before = tonumber(redis.call('HGET', n .. lease, channel) or '0')
+  local own = tonumber(redis.call('HGET', n .. lease, channel) or '0')
+  local before, total = own, nil
+  for other = 3, first - 1 do
+    before = before + (tonumber(redis.call('HGET', n .. ARGV[other], channel) or '0'))
+  end
+  -- First what can be refused for a right that is missing; it would stand half done.
   if count == 0 then redis.call('HDEL', n .. lease, channel)
   else redis.call('HSET', n .. lease, channel, count) end
-  for other = 3, first - 1 do
-    local old = n .. ARGV[other]
-    before = before + (tonumber(redis.call('HGET', old, channel) or '0'))
-    redis.call('HDEL', old, channel)
-  end
-  local total
   if count == before then total = tonumber(redis.call('HGET', t, channel) or '0')
   else
-    total = redis.call('HINCRBY', t, channel, count - before)
+    total = redis.pcall('HINCRBY', t, channel, count - before)
+    if type(total) == 'table' then
+      if own == 0 then redis.call('HDEL', n .. lease, channel)
+      else redis.call('HSET', n .. lease, channel, own) end
+      return total
+    end
     if total <= 0 then redis.call('HDEL', t, channel) end
   end
+  for other = 3, first - 1 do redis.call('HDEL', n .. ARGV[other], channel) end
   totals[#totals + 1] = total
   local wish, version = ARGV[i + 2], ''
   if wish == '2' or (wish ~= '0' and count ~= before) then version = next_version(v)
@@ -321,7 +349,7 @@ impl Script {
         let (needs, own): (&[&str], &str) = match self {
             Self::Join => (&[NEXT, seal::SCRIPT], JOIN),
             Self::Leave => (&[NEXT, seal::SCRIPT, DROP], LEAVE),
-            Self::Clear => (&[NEXT, seal::SCRIPT, DROP], CLEAR),
+            Self::Clear => (&[NEXT, seal::SCRIPT], CLEAR),
             Self::Load => (&[NEXT], LOAD),
             Self::Publish => (&[seal::SCRIPT], PUBLISH),
             Self::PublishAgain => (&[seal::SCRIPT, LOG, AGAIN], PUBLISH),

@@ -191,6 +191,15 @@ fn a_redis_that_lacks_a_right_inside_a_script_is_away() {
 }
 
 #[test]
+fn a_script_that_is_refused_halfway_leaves_nothing_half_done() {
+    let set = |redis: &Redis, rule| {
+        redis.ask(&["ACL", "SETUSER", "default", rule]);
+    };
+    refusals_are_made_good(|redis| set(redis, "-hincrby"), |redis| set(redis, "+hincrby"));
+    refusals_are_made_good(|redis| set(redis, "-spublish"), |redis| set(redis, "+spublish"));
+}
+
+#[test]
 fn a_redis_without_memory_is_away() {
     let set = |redis: &Redis, bytes| {
         redis.ask(&["CONFIG", "SET", "maxmemory", bytes]);
