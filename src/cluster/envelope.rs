@@ -140,6 +140,24 @@ impl Envelope {
         (head, rest)
     }
 
+    /// Its version, or its place, becomes another.
+    pub(super) fn map_version(&mut self, map: impl FnOnce(u64) -> u64) {
+        match &mut self.body {
+            Body::Event { version, .. }
+            | Body::Cached { version, .. }
+            | Body::Joined { version, .. }
+            | Body::Left { version, .. }
+            | Body::Count { version, .. }
+            | Body::Terminate { version, .. } => {
+                // 0 is none.
+                if *version > 0 {
+                    *version = map(*version);
+                }
+            }
+            Body::Probe => {}
+        }
+    }
+
     /// What tells it from all others in the bytes of it: sender and serial, in bytes 5 to 20.
     pub fn mark(&self) -> [u8; 16] {
         (u128::from(self.origin) << 64 | u128::from(self.serial)).to_be_bytes()

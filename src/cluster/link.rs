@@ -255,6 +255,8 @@ impl Figures {
 #[derive(Debug, Default)]
 pub(super) struct Status {
     pub(super) up: AtomicBool,
+    /// Redis has lost its data, and other nodes have not yet said again what they hold.
+    pub(super) restoring: AtomicBool,
     /// The node is about to stop.
     lingers: AtomicBool,
     pub(super) queued: AtomicUsize,
@@ -303,6 +305,11 @@ impl Link {
     /// Whether Redis answers. While it does not, the node goes on with what it knows.
     pub fn is_up(&self) -> bool {
         self.status.up.load(Ordering::Relaxed)
+    }
+
+    /// Whether Redis has lost its data, and this node may lack what others held there.
+    pub fn is_restoring(&self) -> bool {
+        self.status.restoring.load(Ordering::Relaxed)
     }
 
     pub fn figures(&self) -> &Figures {

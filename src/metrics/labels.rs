@@ -112,6 +112,8 @@ labels! {
         Draining = "draining",
         /// The other nodes cannot be reached.
         Redis = "redis",
+        /// They have not said yet all that they hold, since Redis has lost its data.
+        Restoring = "restoring",
         Memory = "memory",
         Connections = "connections",
     }

@@ -15,6 +15,9 @@ impl Shared {
         match why {
             Unready::Draining => self.is_draining(),
             Unready::Redis => self.cluster.as_ref().is_some_and(|cluster| !cluster.link().is_up()),
+            Unready::Restoring => {
+                self.cluster.as_ref().is_some_and(|cluster| cluster.link().is_restoring())
+            }
             Unready::Memory => self.capacity.is_heavy(),
             Unready::Connections => self.capacity.is_crowded(),
         }

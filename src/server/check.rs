@@ -1,13 +1,12 @@
 //! What keeps a server from starting, and what `fanfare config check` looks at beyond it: that a certificate
 //! is in its time, and that what the settings name can be used on this machine.
 
-use std::sync::Arc;
-
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{certificates, cluster, lookup, resolve};
 use crate::config::{self, Config};

@@ -289,3 +289,58 @@ fn a_subscriber_that_comes_while_another_goes_is_told_how_many_they_are() {
         is_told(&mut last, 2);
     }
 }
+
+#[test]
+fn after_an_empty_redis_who_left_meanwhile_does_not_stay_for_a_lease() {
+    let Some(mut redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&lease(redis.cluster(), 30_000));
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let (b, _) = joined(&two, "presence-x", "b");
+    let (_c, _) = joined(&two, "presence-x", "c");
+    assert_eq!((notice(&mut a), notice(&mut a)), (added("b"), added("c")));
+    redis.kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    drop(b);
+    redis.restart();
+    let back = std::time::Instant::now();
+    one.is_ready();
+    two.is_ready();
+    assert_eq!(notice(&mut a), removed("b"));
+    let took = back.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    eventually_answers(&two, COUNTS, &counted(2, 2));
+}
+
+#[test]
+fn an_empty_redis_whose_clock_is_behind_is_heard() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let [one, two]: [Fixture; 2] = nodes(&cluster);
+    // Versions of a time that has not come yet, as if the clock was right from the next line on.
+    for channel in ["presence-x", "cache-x"] {
+        let key = format!("{}:{{{}/{channel}}}:v", cluster.prefix, crate::support::fixture::ID);
+        redis.ask(&["SET", &key, "2999999999999999"]);
+    }
+    let (mut a, _) = joined(&one, "presence-x", "a");
+    let mut cache = one.subscribed("cache-x");
+    assert!(cache.hear_text().contains("cache_miss"));
+    two.publish("cache-x", "e", "1");
+    assert_eq!(cache.hear_text(), event("cache-x", "1"));
+    redis.ask(&["FLUSHALL"]);
+    // Whoever publishes finds that its lease does not hold any more.
+    one.publish("pub", "e", "0");
+    two.publish("pub", "e", "0");
+    is_cut_off(&one);
+    one.is_ready();
+    two.is_ready();
+    let (b, ids) = joined(&two, "presence-x", "b");
+    assert_eq!(ids, json!(["a", "b"]));
+    assert_eq!(notice(&mut a), added("b"));
+    two.publish("cache-x", "e", "2");
+    assert_eq!(cache.hear_text(), event("cache-x", "2"));
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    let mut late = two.subscribed("cache-x");
+    assert_eq!(late.hear_text(), event("cache-x", "2"));
+}

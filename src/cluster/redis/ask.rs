@@ -59,7 +59,8 @@ pub(super) async fn ask(
         Question::Channel(topic) => {
             let counted = counted(&answers).first().copied().unwrap_or_default();
             let name = keys.topic(&topic);
-            let kept = answers.get(2).and_then(|value| reply::kept(value, &name, trust));
+            let kept =
+                answers.get(2).and_then(|value| reply::kept(value, &name, trust, &status.clock));
             Answer::Channel(counted, kept.map(|(kept, _)| kept))
         }
         Question::Users(_) => {

@@ -31,6 +31,9 @@ const COME_BACK: Duration = LONGEST_PAUSE.saturating_add(PATIENCE);
 /// Topics that are taken part in again in one round trip; each may have missed as much as its log holds.
 pub(super) const REOPENED: usize = 256;
 
+/// How often it is looked whether what others held is there again.
+const RESTORED_EVERY: Duration = Duration::from_millis(250);
+
 /// How many renewals apart nodes without fences are looked for.
 const OLD_EVERY: u32 = 4;
 
@@ -57,10 +60,10 @@ impl Writer<'_> {
         let known = !self.kept.epochs.is_empty();
         let fences = self.servers.register_leases().await?;
         self.kept.leases.append(&mut self.servers.issued);
-        self.status.clock.set(fences.iter().map(|(_, fence)| fence.now));
         for (tag, fence) in &fences {
             self.note_epoch(*tag, fence, known);
         }
+        self.status.clock.set(fences.iter().map(|(_, fence)| fence.now));
         self.link.beat = Some(Instant::now() + self.settings.lease / PART);
         self.note_tags().await?;
         self.catch_up_with_all().await?;
@@ -90,6 +93,8 @@ impl Writer<'_> {
         // Before what the old leases hold comes to an end.
         self.say_again().await?;
         self.link.whole = true;
+        // At once, since somebody may wait for it.
+        self.link.beat = Some(Instant::now());
         for lease in old {
             self.clear(&lease).await?;
             self.kept.leases.retain(|other| *other != lease);
@@ -123,9 +128,35 @@ impl Writer<'_> {
         let before = self.kept.epochs.insert(tag, fence.epoch);
         if known && before != Some(fence.epoch) {
             let since = Duration::from_micros(fence.now.saturating_sub(fence.epoch));
-            let missing = self.settings.lease.saturating_sub(since);
-            self.kept.settles = Some(Instant::now() + missing);
+            self.status.clock.begin_epoch(fence.now);
+            // As long as a node that is silent is taken for alive.
+            let patience = self.settings.lease * 4 / PART;
+            let until = Instant::now() + patience.saturating_sub(since);
+            self.kept.peers.lose(tag, self.kept.node, until);
+            self.status.restoring.store(true, Ordering::Relaxed);
         }
+        self.kept.peers.note_whole(tag, &fence.whole);
+    }
+
+    /// Looks whether other nodes have said again what Redis had lost, and then reads all rosters again.
+    pub(super) async fn look_whether_restored(&mut self) -> Result<(), Lost> {
+        if !self.status.restoring.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.kept.peers.is_missing() && self.link.looked.elapsed() >= RESTORED_EVERY {
+            self.link.looked.note();
+            let tags = self.servers.leases().map(|lease| lease.tag).collect();
+            for (tag, fence) in self.look_at(tags).await? {
+                self.kept.peers.note_whole(tag, &fence.whole);
+            }
+        }
+        if self.kept.peers.is_missing() && !self.kept.peers.is_restored() {
+            return Ok(());
+        }
+        self.settle().await?;
+        // Only now: where the link is lost meanwhile it is done over the next.
+        self.status.restoring.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Gives the leases up, so that nobody has to wait for them to lapse.
@@ -288,6 +319,11 @@ impl Writer<'_> {
         &mut self,
         tags: Vec<u16>,
     ) -> Result<Vec<(u16, Vec<(String, String)>)>, Lost> {
+        let fences = self.look_at(tags).await?.into_iter();
+        Ok(fences.map(|(tag, fence)| (tag, leases_of(fence))).collect())
+    }
+
+    async fn look_at(&mut self, tags: Vec<u16>) -> Result<Vec<(u16, Fence)>, Lost> {
         let mut batch = Batch::new();
         for tag in tags {
             let mut all = cmd("HGETALL");
@@ -295,16 +331,15 @@ impl Writer<'_> {
             batch.add(all, tag);
         }
         let answers = batch.send(&mut self.servers, self.status).await?;
-        let shown = answers.into_iter().map(|(tag, fields)| {
+        let fences = answers.into_iter().map(|(tag, fields)| {
             let fence = Fence::read(&Value::Array(vec![Value::Int(0), fields]));
-            (tag, fence.map(leases_of).unwrap_or_default())
+            (tag, fence.unwrap_or_default())
         });
-        Ok(shown.collect())
+        Ok(fences.collect())
     }
 
     /// Reads all rosters again, now that what they lack is gone for good.
     pub(super) async fn settle(&mut self) -> Result<(), Lost> {
-        self.kept.settles = None;
         let topics = self.topics.all();
         let presence: Vec<Topic> =
             topics.into_iter().filter(|topic| topic.channel.kind().is_presence()).collect();

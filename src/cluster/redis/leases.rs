@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use redis::Value;
+use tokio::time::Instant;
 
 use super::reply;
 
@@ -73,12 +74,50 @@ impl Fence {
 pub(super) struct Peers {
     /// How it was last, and how many looks ago that was new.
     seen: HashMap<Lease, (String, u8)>,
+    /// Servers that have lost their data, each with the nodes that had leases there and have not said again all they
+    /// hold; and when those that are silent still are taken for gone.
+    missing: HashMap<u16, HashSet<String>>,
+    until: Option<Instant>,
 }
 
 impl Peers {
     /// What was seen before says nothing of now: the link was lost, and others may have lost theirs.
     pub(super) fn forget_looks(&mut self) {
         self.seen.values_mut().for_each(|(_, looks)| *looks = 0);
+    }
+
+    /// A server has lost its data: what was held there is missing until each node that had a lease on it has said all
+    /// it holds, or until a time.
+    pub(super) fn lose(&mut self, tag: u16, own: u64, until: Instant) {
+        let own = node_of(own);
+        let there = self.seen.keys().filter(|lease| lease.tag == tag || lease.tag == UNFENCED);
+        let nodes = there.filter_map(|lease| lease.id.get(..8)).filter(|node| *node != own);
+        self.missing.entry(tag).or_default().extend(nodes.map(str::to_owned));
+        self.until = self.until.max(Some(until));
+    }
+
+    /// These nodes have said all they hold on a server.
+    pub(super) fn note_whole(&mut self, tag: u16, nodes: &HashSet<String>) {
+        if let Some(missing) = self.missing.get_mut(&tag) {
+            missing.retain(|node| !nodes.contains(node));
+        }
+    }
+
+    /// Whether anything is missing that was held.
+    pub(super) fn is_missing(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// Whether nothing is any more, which is said once.
+    pub(super) fn is_restored(&mut self) -> bool {
+        let is_over = self.until.is_some_and(|until| until <= Instant::now());
+        let restored =
+            self.is_missing() && (is_over || self.missing.values().all(HashSet::is_empty));
+        if restored {
+            self.missing.clear();
+            self.until = None;
+        }
+        restored
     }
 
     /// Takes what one look showed of the leases on one server; those that have lapsed.
@@ -137,6 +176,25 @@ mod tests {
             assert!(peers.look(7, shown(&[("a", "1")])).is_empty());
         }
         assert!(peers.look(7, shown(&[("a", "2")])).is_empty(), "it has come back");
+    }
+
+    #[test]
+    fn what_was_lost_is_there_again_once_all_have_said_it() {
+        let mut peers = Peers::default();
+        let (one, two) = (node_of(1), node_of(2));
+        let (first, second) = (format!("{one}0000000a"), format!("{two}0000000b"));
+        peers.look(7, shown(&[(&first, "1"), (&second, "1"), ("000000ff00000001", "1")]));
+        assert!(!peers.is_restored() && !peers.is_missing());
+        peers.lose(7, 255, Instant::now() + std::time::Duration::from_secs(60));
+        assert!(peers.is_missing() && !peers.is_restored());
+        peers.note_whole(7, &HashSet::from([one]));
+        peers.note_whole(8, &HashSet::from([two.clone()]));
+        assert!(!peers.is_restored());
+        peers.note_whole(7, &HashSet::from([two]));
+        assert!(peers.is_restored() && !peers.is_missing());
+        // Those who do not come back are waited for no longer than that.
+        peers.lose(7, 255, Instant::now());
+        assert!(peers.is_restored());
     }
 
     #[test]

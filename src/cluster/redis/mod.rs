@@ -55,7 +55,7 @@ use writer::Writer;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The longest pause between two attempts to make the link.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -179,8 +179,6 @@ struct Kept {
     epochs: HashMap<u16, u64>,
     /// What there is to say for webhooks.
     news: Board,
-    /// When other nodes will have had the time to say again whom they hold.
-    settles: Option<Instant>,
     /// When other nodes will have had the time to come back from what took this node's link, and those that are
     /// silent still are dead.
     reaps: Instant,
@@ -223,7 +221,6 @@ impl Redis {
             peers: Peers::default(),
             epochs: HashMap::new(),
             news: Board::default(),
-            settles: None,
             reaps: Instant::now(),
         };
         let mut hearing = Hearing::new(node);

@@ -100,7 +100,7 @@ impl Writer<'_> {
         opening: usize,
     ) {
         let mut missed = script(Script::Missed, &[log]);
-        missed.arg(after).arg(self.settings.replay);
+        missed.arg(self.status.clock.said(after)).arg(self.settings.replay);
         batch.add(missed, Expected::Missed { opening });
     }
 
@@ -164,7 +164,7 @@ impl Writer<'_> {
             // What this node had published there is in what was read, and need not come back.
             self.kept.flying.retain(|held| held.topic(self.keys) != name);
         }
-        let settled = self.kept.settles.is_none();
+        let settled = !self.kept.peers.is_missing();
         self.arrive(Arrival::Opened { topic, loaded, cached, settled }).await?;
         // Only now: on a roster that has not been read yet a later change would hide all before it.
         self.let_in(&name).await
@@ -187,8 +187,9 @@ impl Writer<'_> {
                 Reaches::Short => false,
             };
             for entry in entries {
-                let Ok(envelope) = Envelope::decode(&entry) else { continue };
+                let Ok(mut envelope) = Envelope::decode(&entry) else { continue };
                 if self.trust.believes(name, &envelope, &entry) {
+                    envelope.map_version(|version| self.status.clock.local(version));
                     reached = envelope.place().or(reached);
                     self.hand_on(name, envelope, true).await?;
                 }

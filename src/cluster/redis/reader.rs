@@ -60,7 +60,7 @@ impl Reader<'_> {
     fn envelope(&self, message: &Msg) -> Option<Envelope> {
         let name = message.get_channel_name();
         let bytes = Bytes::copy_from_slice(message.get_payload_bytes());
-        let envelope = match Envelope::decode(&bytes) {
+        let mut envelope = match Envelope::decode(&bytes) {
             Ok(envelope) => envelope,
             Err(error) => {
                 let count = match error {
@@ -75,6 +75,7 @@ impl Reader<'_> {
         if !self.trust.believes(name, &envelope, &bytes) {
             return None;
         }
+        envelope.map_version(|version| self.clock.local(version));
         if envelope.origin != self.node {
             Figures::add(&self.figures.received, 1);
             self.figures.lag.observe(self.lag(&envelope, &bytes));

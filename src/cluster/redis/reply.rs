@@ -8,6 +8,7 @@ use redis::Value;
 use super::hearing::Mark;
 use super::opening::{Missed, Reaches};
 use super::reader::Trust;
+use crate::cluster::clock::Clock;
 use crate::cluster::envelope::{Body, DIGITS, Envelope};
 use crate::cluster::link::Kept;
 use crate::cluster::roster::Loaded;
@@ -74,13 +75,19 @@ pub(super) fn loaded(value: &Value) -> Option<Loaded> {
 }
 
 /// What `KEPT` answers for a topic, and which event it is; nothing if it is not believed.
-pub(super) fn kept(value: &Value, name: &str, trust: Trust<'_>) -> Option<(Kept, Mark)> {
+pub(super) fn kept(
+    value: &Value,
+    name: &str,
+    trust: Trust<'_>,
+    clock: &Clock,
+) -> Option<(Kept, Mark)> {
     let [envelope, ttl] = list(value) else { return None };
     let bytes = Bytes::copy_from_slice(bytes(envelope)?);
-    let envelope = Envelope::decode(&bytes).ok()?;
+    let mut envelope = Envelope::decode(&bytes).ok()?;
     if !trust.believes(name, &envelope, &bytes) {
         return None;
     }
+    envelope.map_version(|version| clock.local(version));
     let mark = Mark::from(&envelope);
     match envelope.body {
         Body::Cached { version, frame, data, .. } => {

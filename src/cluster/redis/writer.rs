@@ -81,6 +81,8 @@ pub(super) struct Memory {
     pub(super) beats: u32,
     /// All that this node holds has been said.
     pub(super) whole: bool,
+    /// When it was looked last whether what others held is there again.
+    pub(super) looked: LastTime,
     /// Lapsed leases are being cleared.
     pub(super) reaping: bool,
     /// Topics that nobody holds, since when.
@@ -94,11 +96,11 @@ pub(super) struct Memory {
 pub(super) struct LastTime(Option<Instant>);
 
 impl LastTime {
-    fn note(&mut self) {
+    pub(super) fn note(&mut self) {
         self.0 = Some(Instant::now());
     }
 
-    fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.0.map_or(Duration::MAX, |last| last.elapsed())
     }
 }
@@ -166,9 +168,7 @@ impl Writer<'_> {
                     self.tell_news().await?;
                     self.close_idle().await?;
                     self.follow().await?;
-                    if self.kept.settles.is_some_and(|settles| settles <= Instant::now()) {
-                        self.settle().await?;
-                    }
+                    self.look_whether_restored().await?;
                 }
                 () = sleep_until(beat.unwrap_or_else(Instant::now)) => {}
             }
@@ -261,6 +261,7 @@ impl Writer<'_> {
         let mut join = script(Script::Join, &self.parts(&topic, "vmrk"));
         join.arg(user.as_str()).arg(&*member.user_info).arg(max);
         join.arg(self.keys.topic(&topic)).arg(head).arg(mac).arg(rest);
+        let place = self.status.clock.said(place);
         join.arg(if place == 0 { String::new() } else { format!("{place:0DIGITS$}") });
         join.arg(held_topic(&topic));
         batch.add(join, Expected::Joined { topic, user });
@@ -287,7 +288,10 @@ impl Writer<'_> {
                 }
                 Expected::Joined { topic, user } => {
                     let arrival = match (&value, reply::number(&value)) {
-                        (_, Some(version)) => Arrival::Joined { topic, user, version },
+                        (_, Some(version)) => {
+                            let version = self.status.clock.local(version);
+                            Arrival::Joined { topic, user, version }
+                        }
                         (Value::Nil, None) => Arrival::Full { topic, user },
                         _ => return Err(Lost::Unexpected),
                     };
@@ -295,14 +299,18 @@ impl Writer<'_> {
                 }
                 Expected::Loaded { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        let loaded = reply::loaded(&value).ok_or(Lost::Unexpected)?;
+                        let mut loaded = reply::loaded(&value).ok_or(Lost::Unexpected)?;
+                        loaded.version = self.status.clock.local(loaded.version);
+                        for (place, _) in &mut loaded.members {
+                            *place = self.status.clock.local(*place);
+                        }
                         opening.loaded = Some(loaded);
                     }
                 }
                 Expected::Kept { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
                         let name = self.keys.topic(&opening.topic);
-                        opening.cached = reply::kept(&value, &name, self.trust);
+                        opening.cached = reply::kept(&value, &name, self.trust, &self.status.clock);
                     }
                 }
                 Expected::Missed { opening } => {
@@ -373,6 +381,7 @@ impl Writer<'_> {
                 let text = reply::text(version).unwrap_or_default();
                 if let Some(version) = text.strip_prefix('-').and_then(|text| text.parse().ok()) {
                     // What nobody's count was, so that nobody is told of it but those here.
+                    let version = self.status.clock.local(version);
                     let body = Body::Count { version, count };
                     let envelope = Envelope { origin: 0, ..self.envelope(0, false, body) };
                     self.arrive(Arrival::Topic(topic, envelope)).await?;
