@@ -26,6 +26,22 @@ const COUNTS: usize = 100_000;
 /// Takes entries, by app and place, that are done with.
 pub type Done = Box<dyn Fn(&AppId, &str) + Send>;
 
+/// An entry of a cluster's log.
+#[derive(Debug)]
+pub struct Logged {
+    pub id: Box<str>,
+    pub what: What,
+}
+
+/// What it says.
+#[derive(Debug)]
+pub enum What {
+    /// A channel, or a user in it, is there from now on, or is not.
+    Turned(bool, ChannelName, Option<UserId>),
+    /// As [`Fact::text`] wrote it.
+    Text(String),
+}
+
 /// Where entries go that are done with, until the node leaves them to others.
 pub(super) struct Door {
     done: Option<Done>,
@@ -192,14 +208,16 @@ impl Ends {
 pub(super) struct Counts(HashMap<(AppId, ChannelName), u64>);
 
 impl Counts {
-    pub(super) fn is_news(&mut self, channel: (AppId, ChannelName), version: u64) -> bool {
+    /// The count of a version, if it is news.
+    pub(super) fn take(&mut self, app: &AppId, version: u64, event: Event) -> Option<Event> {
+        let channel = (app.clone(), event.channel.clone());
         if self.0.len() >= COUNTS && !self.0.contains_key(&channel) {
             self.0.clear();
         }
         let last = self.0.entry(channel).or_default();
         let is_news = version > *last;
         *last = version.max(*last);
-        is_news
+        is_news.then_some(event)
     }
 }
 
@@ -364,9 +382,11 @@ mod tests {
     #[test]
     fn a_count_of_before_is_no_news() {
         let mut counts = Counts::default();
-        let channel = |name| (AppId::new("1"), ChannelName::parse(name, 200).unwrap());
-        assert!(counts.is_news(channel("a"), 5) && counts.is_news(channel("b"), 4));
-        assert!(!counts.is_news(channel("a"), 4) && counts.is_news(channel("a"), 6));
+        let mut is_news = |channel: &str, version| {
+            let Some(Read::Event(event)) = read(&format!("N{channel}\n7")) else { return false };
+            counts.take(&AppId::new("1"), version, event).is_some()
+        };
+        assert!(is_news("a", 5) && is_news("b", 4) && !is_news("a", 4) && is_news("a", 6));
         let read = |text: &str| match read(text) {
             Some(Read::Count(version, event)) => (version, event.json.contains(":7")),
             _ => (0, false),

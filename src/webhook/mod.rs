@@ -34,7 +34,7 @@ use post::Post;
 use spool::{Kept, Spool};
 
 pub use line::Figures;
-pub use logged::Done;
+pub use logged::{Done, Logged, What};
 
 /// Facts that may wait to be looked at before those are left out that no later fact depends on.
 const MOST_FACTS: usize = 65_536;
@@ -143,28 +143,12 @@ impl Event {
 #[derive(Debug)]
 enum Left {
     Fact(Arc<App>, Fact),
-    /// Entries of a cluster's log, each with its place; the app as the node knows it.
+    /// Entries of a cluster's log; the app as the node knows it.
     Entries(AppId, Option<Arc<App>>, Vec<Logged>),
     /// The app's log is this node's to tell until then, and was read up to a time.
     Held(AppId, Instant, u64),
     /// Another node tells what the app's log has.
     Lost(AppId),
-}
-
-/// An entry of a cluster's log.
-#[derive(Debug)]
-pub struct Logged {
-    pub id: Box<str>,
-    pub what: What,
-}
-
-/// What it says.
-#[derive(Debug)]
-pub enum What {
-    /// A channel, or a user in it, is there from now on, or is not.
-    Turned(bool, ChannelName, Option<UserId>),
-    /// As [`Fact::text`] wrote it.
-    Text(String),
 }
 
 /// The door to the thread that serves them. Without a thread nothing is told to anybody.
@@ -349,9 +333,7 @@ impl Desk {
                 let app = self.known.get(&id).cloned();
                 for Logged { id: place, what } in entries {
                     let receipt = Receipt::new(&self.door, &id, &place);
-                    if let Some(app) = &app {
-                        self.take_logged(app, what, receipt);
-                    }
+                    app.iter().for_each(|app| self.take_logged(app, &what, &receipt));
                 }
             }
             Left::Held(app, until, read_up_to) => {
@@ -368,24 +350,21 @@ impl Desk {
         }
     }
 
-    fn take_logged(&mut self, app: &Arc<App>, what: What, receipt: Rc<Receipt>) {
-        let now = Instant::now();
+    fn take_logged(&mut self, app: &Arc<App>, what: &What, receipt: &Rc<Receipt>) {
         let event = match what {
             What::Turned(is, channel, user) => {
-                let told = self.ends.turn(app, (is, channel, user), receipt);
+                let what = (*is, channel.clone(), user.clone());
+                let told = self.ends.turn(app, what, receipt.clone());
                 return told.iter().for_each(|(app, event, from)| self.put(app, event, Some(from)));
             }
-            What::Text(text) => match logged::read(&text) {
-                Some(Read::Miss(channel)) => self.news.misses(now, app, channel),
+            What::Text(text) => match logged::read(text) {
+                Some(Read::Miss(channel)) => self.news.misses(Instant::now(), app, channel),
+                Some(Read::Count(at, event)) => self.counts.take(&app.id, at, event),
                 Some(Read::Event(event)) => Some(event),
-                Some(Read::Count(version, event)) => {
-                    let key = (app.id.clone(), event.channel.clone());
-                    self.counts.is_news(key, version).then_some(event)
-                }
                 None => None,
             },
         };
-        event.iter().for_each(|event| self.put(app, event, Some(&receipt)));
+        event.iter().for_each(|event| self.put(app, event, Some(receipt)));
     }
 
     fn put_due(&mut self) {
