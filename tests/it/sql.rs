@@ -100,8 +100,10 @@ fn apps_are_looked_up(kind: Kind) {
     assert_eq!(publish(&fixture, ("1", "one", "another"), "c").status, 401);
     the_columns_are_read(&fixture);
 
-    // Whom the database does not know, has switched off, or says nonsense of.
-    for (key, code) in [("nobody", 4001), ("ONE", 4001), ("three", 4003), ("four", 4001)] {
+    // No limit of connections is written as 0, too.
+    established(&open(&fixture, "four").1).unwrap();
+    // Whom the database does not know, or has switched off.
+    for (key, code) in [("nobody", 4001), ("ONE", 4001), ("three", 4003)] {
         is_refused(&fixture, key, code).unwrap_or_else(|text| panic!("{key}: {text}"));
     }
     assert_eq!(publish(&fixture, ("9", "one", "secret"), "c").status, 404);
