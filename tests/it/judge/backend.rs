@@ -81,7 +81,7 @@ pub fn work(key: u64, addr: SocketAddr, jobs: &Receiver<Job>, ledger: &Ledger, t
                     view.signed_in.is_some() || is_present
                 };
                 let victims = views.filter(is_its).map(|view| view.socket_id).collect();
-                let number = ledger.terminate(&user, victims);
+                let number = ledger.terminate(&by, &user, victims);
                 let path = format!("users/{user}/terminate_connections");
                 ledger.answer_termination(number, post(&path, &json!({})));
             }

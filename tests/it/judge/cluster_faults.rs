@@ -45,7 +45,7 @@ fn is_whole(watched: &mut Watched) {
         if named.ends_with(&format!("\n{}", watched.replica.port())) {
             std::mem::swap(&mut watched.master, &mut watched.replica);
         }
-        let follows = watched.replica.ask(&["INFO", "replication"]);
+        let follows = watched.replica.try_ask(&["INFO", "replication"])?;
         let is_seen = |sentinel: &Redis| {
             sentinel.ask(&["SENTINEL", "REPLICAS", "main"]).contains("\nflags\nslave\n")
         };
@@ -102,9 +102,9 @@ pub fn move_slots(world: &World, chance: &mut Chance) {
 
 fn becomes_master(shards: &mut Shards) {
     let replica = shards.replica.as_mut().unwrap();
-    eventually(|| match replica.ask(&["ROLE"]) {
-        role if role.starts_with("master") => Ok(()),
-        role => Err(role),
+    eventually(|| match replica.try_ask(&["ROLE"]) {
+        Ok(role) if role.starts_with("master") => Ok(()),
+        other => Err(format!("{other:?}")),
     })
     .unwrap();
     std::mem::swap(replica, shards.masters.last_mut().unwrap());

@@ -86,9 +86,8 @@ impl Hooks {
 
     /// Whispers that it should have been told of.
     pub fn compare_whispers(&self, owed: &BTreeMap<usize, Publication>) -> Vec<Wrong> {
-        let is_whisper = |one: &Publication| one.except.as_ref() == Some(&one.by);
         let lost = owed.iter().filter(|(number, one)| {
-            is_whisper(one) && one.outcome == Outcome::Taken && !self.whispers.contains(number)
+            one.is_whisper() && one.outcome == Outcome::Taken && !self.whispers.contains(number)
         });
         lost.map(|(number, one)| {
             let text = format!("the whisper {number} in {} was not told", one.channels[0]);

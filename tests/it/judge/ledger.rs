@@ -45,10 +45,20 @@ pub enum Outcome {
 /// A user's connections that were to be closed.
 #[derive(Clone, Debug)]
 pub struct Termination {
+    /// The node's key.
+    pub by: String,
+    pub begun: Instant,
     pub user: String,
     /// Socket ids of the connections that were the user's when it was asked.
     pub victims: Vec<String>,
     pub outcome: Outcome,
+}
+
+impl Publication {
+    /// Whether it was said by a client, and so is never kept.
+    pub fn is_whisper(&self) -> bool {
+        self.except.as_ref() == Some(&self.by)
+    }
 }
 
 impl Ledger {
@@ -68,15 +78,20 @@ impl Ledger {
         }
     }
 
-    pub fn terminate(&self, user: &str, victims: Vec<String>) -> usize {
+    pub fn terminate(&self, by: &str, user: &str, victims: Vec<String>) -> usize {
         let terminations = &mut self.state.lock().unwrap().terminations;
-        let user = user.to_owned();
-        terminations.push(Termination { user, victims, outcome: Outcome::Pending });
+        let (by, user) = (by.to_owned(), user.to_owned());
+        let (begun, outcome) = (Instant::now(), Outcome::Pending);
+        terminations.push(Termination { by, begun, user, victims, outcome });
         terminations.len() - 1
     }
 
     pub fn answer_termination(&self, number: usize, outcome: Outcome) {
-        self.state.lock().unwrap().terminations[number].outcome = outcome;
+        let termination = &mut self.state.lock().unwrap().terminations[number];
+        // It may have been settled meanwhile.
+        if termination.outcome == Outcome::Pending {
+            termination.outcome = outcome;
+        }
     }
 
     /// Of what this one published since `since`, nothing is owed: it was killed, and took with it what it had
@@ -85,13 +100,15 @@ impl Ledger {
         let mut state = self.state.lock().unwrap();
         let of = state.publications.iter_mut().rev().take_while(|one| one.begun >= since);
         of.filter(|one| one.by == by).for_each(|one| one.outcome = Outcome::Unknown);
+        let of = state.terminations.iter_mut().filter(|one| one.by == by && one.begun >= since);
+        of.for_each(|one| one.outcome = Outcome::Unknown);
     }
 
     /// Nothing that was published so far is owed any more.
     pub fn settle(&self) {
         let mut state = self.state.lock().unwrap();
         state.settled = state.publications.len();
-        state.terminations.clear();
+        state.terminations.iter_mut().for_each(|one| one.outcome = Outcome::Unknown);
     }
 
     pub fn terminations(&self) -> Vec<Termination> {

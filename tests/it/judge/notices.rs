@@ -103,7 +103,7 @@ fn events_that_are_lost_doubled_moved_or_made_up_are_noticed() {
     world.ledger.answer(newer, Outcome::Taken);
     sees(&world, &[Kind::Cache]);
     let victim = world.tabs[0].sight().view.unwrap().socket_id;
-    let thrown = world.ledger.terminate("1", vec![victim]);
+    let thrown = world.ledger.terminate(&by, "1", vec![victim]);
     world.ledger.answer_termination(thrown, Outcome::Taken);
     sees(&world, &[Kind::Termination]);
     world.tabs[1].toggle("no channel");

@@ -285,7 +285,8 @@ fn compare_kept(
         let by = kept.and_then(|kept| ledger.find(kept)).map(|kept| kept.by);
         let newer = owed.iter().rev().find(|(_, one)| {
             let is_its = by.as_ref().is_none_or(|by| *by == one.by);
-            is_its && one.channels.contains(channel) && one.outcome == Outcome::Taken
+            let is_kept = !one.is_whisper() && one.channels.contains(channel);
+            is_its && is_kept && one.outcome == Outcome::Taken
         });
         if let Some((newer, one)) =
             newer.filter(|(newer, _)| kept.is_none_or(|kept| kept < **newer))
