@@ -43,47 +43,21 @@ const ENOUGH: usize = 30;
 
 /// What is known to be wrong still, after which fault (or after any), and why. It is judged, told of, and no failure.
 const KNOWN: &[(&str, &[Kind], &str)] = &[
-    (
-        "any",
-        &[Kind::Uncounted],
-        "who comes while another goes is told no count: the sum is as it was",
-    ),
-    (
-        "any",
-        &[Kind::WebhookCount],
-        "two nodes' counts are told in another order than they were counted",
-    ),
-    ("any", &[Kind::Count], "a sum that changed without a node's own doing is told by nobody"),
+    ("any", &[Kind::WebhookCount], "the last count is told to clients and not to webhooks"),
     (
         "any",
         &[Kind::Webhook],
         "an end that was posted is taken back by a return that came long after",
     ),
-    ("any", &[Kind::Notice], "a client hears of its own leaving after an outage"),
-    ("NOPERM inside scripts", HALF_DONE, "a script that is refused halfway has done half"),
-    ("envelopes corrupted", BELIEVED, "an envelope is believed as it comes"),
-    ("command links killed", &[Kind::Cache], "the Sentinels fail over; see below"),
-    (
-        "failover by Sentinel, planned",
-        &[Kind::Cache],
-        "what the replica lacks of kept events is not said again",
-    ),
-    ("master killed, Sentinel", &[Kind::Cache], "as above"),
-    ("master asleep, Sentinel", &[Kind::Cache], "as above"),
+    ("any", &[Kind::Uncounted], "who comes while a link drops may be told no count"),
+    ("node asleep", &[Kind::Notice, Kind::Roster], "who joins may be missing from the own roster"),
+    (CLOCK_BACK, &[Kind::Lost, Kind::Notice, Kind::Roster], "places and versions go back with it"),
+    ("master lost with its data", &[Kind::Termination], "what was asked meanwhile goes with it"),
+    ("command links killed", &[Kind::Cache], "Sentinels fail over; see below"),
+    ("master killed, Sentinel", &[Kind::Cache, Kind::Lost], "a replica without it takes over"),
+    ("master asleep, Sentinel", &[Kind::Cache], "what the replica lacks is not said again"),
 ];
-const HALF_DONE: &[Kind] = &[Kind::Roster, Kind::Query, Kind::Watchlist];
-const BELIEVED: &[Kind] = &[
-    Kind::Doubled,
-    Kind::Disordered,
-    Kind::Foreign,
-    Kind::Roster,
-    Kind::Query,
-    Kind::Watchlist,
-    Kind::Cache,
-    Kind::Lost,
-    Kind::Termination,
-    Kind::Waiting,
-];
+const CLOCK_BACK: &str = "Redis's clock put back 60 s";
 
 /// How long a run is to be; none where nobody asked for one.
 fn budget() -> Option<Duration> {
