@@ -33,26 +33,26 @@ local function refused(answer) return type(answer) == 'table' and answer.err end
 for i = 5, #ARGV - 3, 2 do
   local sign, text = ARGV[i], ARGV[i + 1]
   if sign == '+' or sign == '=' then
-    if redis.call('SADD', h, text) == 1 then
-      local held_by = redis.pcall('HINCRBY', o, text, 1)
-      local answer = held_by
-      if held_by == 1 and not (lost and sign == '=') then
-        answer = log('+' .. text)
-        if refused(answer) then redis.call('HDEL', o, text) end
-      end
+    if redis.call('SISMEMBER', h, text) == 0 then
       -- What is refused for a right that is missing must not stand half done.
-      if refused(answer) then redis.call('SREM', h, text) return answer end
+      local held_by = redis.call('HINCRBY', o, text, 1)
+      local answer = redis.pcall('SADD', h, text)
+      if not refused(answer) and held_by == 1 and not (lost and sign == '=') then
+        answer = log('+' .. text)
+        if refused(answer) then redis.call('SREM', h, text) end
+      end
+      if refused(answer) then redis.call('HINCRBY', o, text, -1) return answer end
     end
   elseif sign == '-' then
-    if redis.call('SREM', h, text) == 1 then
-      local held_by = redis.pcall('HINCRBY', o, text, -1)
-      local answer = held_by
-      if not refused(held_by) and held_by <= 0 then
+    if redis.call('SISMEMBER', h, text) == 1 then
+      local held_by = redis.call('HINCRBY', o, text, -1)
+      local answer = redis.pcall('SREM', h, text)
+      if not refused(answer) and held_by <= 0 then
         answer = log('-' .. text)
-        if refused(answer) then redis.call('HINCRBY', o, text, 1)
+        if refused(answer) then redis.call('SADD', h, text)
         else redis.call('HDEL', o, text) end
       end
-      if refused(answer) then redis.call('SADD', h, text) return answer end
+      if refused(answer) then redis.call('HINCRBY', o, text, 1) return answer end
     end
   elseif redis.call('XLEN', w) < most then
     local answer = log(text)

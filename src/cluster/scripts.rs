@@ -206,13 +206,25 @@ local reaches = first > 0 and 2 or (#entries < most and 1 or 0)
 return {text(place_of(last)), reaches, missed}
 ";
 
-/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again; fenced. Logs unless `most` is 0.
+/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time; fenced. Logs unless `most` is 0. With a time
+/// it was taken then, by a server that may have lost it since; a later event stays the last.
 const KEEP: &str = r"
 local log, most = KEYS[3], tonumber(ARGV[6])
 if ARGV[7] == '1' and is_taken(log, ARGV[2]) then return 0 end
+if ARGV[8] ~= '0' then
+  local last = redis.call('GET', KEYS[2])
+  if last and (place_of(last) > tonumber(ARGV[8]) or string.sub(last, 5, 20) == string.sub(ARGV[2], 5, 20)) then
+    return 0
+  end
+end
 local version = next_version(KEYS[1])
 local envelope = sealed(ARGV[2], ARGV[3], version, '') .. ARGV[4]
-redis.call('SET', KEYS[2], envelope, 'PX', ARGV[5])
+local kept = envelope
+if ARGV[8] ~= '0' then
+  -- As it was then, so that it is told from what others have published since.
+  kept = sealed(ARGV[2], ARGV[3], string.format('%016.0f', tonumber(ARGV[8])), '') .. ARGV[4]
+end
+redis.call('SET', KEYS[2], kept, 'PX', ARGV[5])
 if most > 0 then
   if redis.call('RPUSH', log, envelope) * 4 > most * 5 then
     redis.call('LTRIM', log, -most, -1)
@@ -246,24 +258,21 @@ if held ~= nil then redis.call('SADD', held, ARGV[1]) end
 local first, totals = 3 + ARGV[2], {}
 for i = first, #ARGV - 3, 3 do
   local channel, count = ARGV[i], tonumber(ARGV[i + 1])
-  local own = tonumber(redis.call('HGET', n .. lease, channel) or '0')
-  local before, total = own, nil
+  local before, total = tonumber(redis.call('HGET', n .. lease, channel) or '0'), nil
   for other = 3, first - 1 do
     before = before + (tonumber(redis.call('HGET', n .. ARGV[other], channel) or '0'))
   end
-  -- First what can be refused for a right that is missing; it would stand half done.
-  if count == 0 then redis.call('HDEL', n .. lease, channel)
-  else redis.call('HSET', n .. lease, channel, count) end
   if count == before then total = tonumber(redis.call('HGET', t, channel) or '0')
-  else
-    total = redis.pcall('HINCRBY', t, channel, count - before)
-    if type(total) == 'table' then
-      if own == 0 then redis.call('HDEL', n .. lease, channel)
-      else redis.call('HSET', n .. lease, channel, own) end
-      return total
-    end
-    if total <= 0 then redis.call('HDEL', t, channel) end
+  else total = redis.call('HINCRBY', t, channel, count - before) end
+  local noted
+  if count == 0 then noted = redis.pcall('HDEL', n .. lease, channel)
+  else noted = redis.pcall('HSET', n .. lease, channel, count) end
+  if type(noted) == 'table' then
+    -- What is refused for a right that is missing must not stand half done.
+    redis.call('HINCRBY', t, channel, before - count)
+    return noted
   end
+  if total <= 0 then redis.call('HDEL', t, channel) end
   for other = 3, first - 1 do redis.call('HDEL', n .. ARGV[other], channel) end
   totals[#totals + 1] = total
   local wish, version = ARGV[i + 2], ''

@@ -344,3 +344,28 @@ fn an_empty_redis_whose_clock_is_behind_is_heard() {
     let mut late = two.subscribed("cache-x");
     assert_eq!(late.hear_text(), event("cache-x", "2"));
 }
+
+#[test]
+fn what_was_answered_right_before_redis_lost_it_is_said_again() {
+    let Some(mut redis) = Redis::start() else { return };
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let mut a = two.subscribed("pub");
+    for number in 0..3 {
+        one.publish("cache-x", "e", &format!("one {number}"));
+        two.publish("cache-x", "e", &format!("two {number}"));
+        one.publish("pub", "e", &number.to_string());
+        assert_eq!(a.hear_text(), event("pub", &number.to_string()));
+    }
+    redis.kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    redis.restart();
+    one.is_ready();
+    two.is_ready();
+    // The later of both stays the last, whoever is back first; and nobody hears anything twice.
+    for node in [&one, &two] {
+        assert_eq!(node.subscribed("cache-x").hear_text(), event("cache-x", "two 2"));
+    }
+    one.publish("pub", "e", "3");
+    assert_eq!(a.hear_text(), event("pub", "3"));
+}

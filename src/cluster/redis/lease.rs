@@ -50,6 +50,12 @@ impl Writer<'_> {
             self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
         }
         self.kept.peers.forget_looks();
+        let runs = self.servers.runs().await?;
+        let before = std::mem::replace(&mut self.kept.runs, runs);
+        if !before.is_empty() && before != self.kept.runs {
+            let bytes = self.kept.say_recent_again();
+            self.status.queued.fetch_add(bytes, Ordering::Relaxed);
+        }
         self.kept.news.cut();
         // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = Batch::new();

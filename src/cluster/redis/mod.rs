@@ -17,6 +17,7 @@ mod outages;
 pub mod probe;
 mod publishing;
 mod reader;
+mod recent;
 mod registration;
 mod reply;
 mod servers;
@@ -48,6 +49,7 @@ use leases::{Lease, Peers};
 use outages::Outages;
 use publishing::Lasting;
 use reader::{Reader, Trust};
+use recent::Recent;
 use servers::{Heard, Servers};
 use writer::Writer;
 
@@ -146,7 +148,7 @@ impl From<tokio::time::error::Elapsed> for Lost {
 }
 
 /// A publish that waits to be sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     since: Instant,
     serial: u64,
@@ -154,6 +156,8 @@ struct Held {
     told: bool,
     /// Nobody knows whether Redis has taken it.
     sent: bool,
+    /// When a server took it that may have lost it since, by the time of Redis; 0: none did.
+    taken: u64,
     publish: Publish,
 }
 
@@ -166,6 +170,9 @@ struct Kept {
     stopping: bool,
     serial: u64,
     held: VecDeque<Held>,
+    /// What Redis took within the last seconds, and the runs of its servers that did.
+    recent: Recent,
+    runs: Vec<String>,
     /// Cached events that Redis has taken and that have not come back yet.
     flying: VecDeque<Held>,
     lasting: Lasting,
@@ -213,6 +220,8 @@ impl Redis {
             stopping: false,
             serial: 0,
             held: VecDeque::new(),
+            recent: Recent::default(),
+            runs: Vec::new(),
             flying: VecDeque::new(),
             lasting: Lasting::default(),
             keeping: Keeping::default(),

@@ -71,7 +71,19 @@ impl Kept {
         // Cached events go back to their sender too, unless it has told its subscribers.
         let told = told || !matches!(publish, Publish::Cached { .. });
         let (since, serial) = (Instant::now(), self.serial);
-        self.held.push_back(Held { since, serial, told, sent: false, publish });
+        self.held.push_back(Held { since, serial, told, sent: false, taken: 0, publish });
+    }
+
+    /// What Redis took within the last seconds is to be said again, before anything else: another server has taken
+    /// over, or it has begun anew. It is known by its serials where it was heard, and by the log where it was not
+    /// lost. How many bytes.
+    pub(super) fn say_recent_again(&mut self) -> usize {
+        let mut bytes = 0;
+        for held in self.recent.take().into_iter().rev() {
+            bytes += held.publish.bytes();
+            self.held.push_front(held);
+        }
+        bytes
     }
 }
 
@@ -189,7 +201,7 @@ impl Writer<'_> {
         let mut keep = script(Script::Keep, &self.parts(topic, "vcl"));
         keep.arg(name).arg(head).arg(mac).arg(rest);
         keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
-        keep.arg(u8::from(held.sent));
+        keep.arg(u8::from(held.sent)).arg(held.taken);
         batch.add(keep, Expected::Done);
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };
@@ -208,7 +220,13 @@ impl Writer<'_> {
                 && !hearing.knows_own(&held.topic(keys), held.serial)
         };
         self.kept.flying.retain(comes_back);
-        self.kept.flying.extend(self.kept.held.drain(..count).filter(comes_back));
+        let taken = self.status.clock.said(self.status.clock.now());
+        for held in self.kept.held.drain(..count) {
+            self.kept.recent.note(&held, taken);
+            if comes_back(&held) {
+                self.kept.flying.push_back(held);
+            }
+        }
         self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
         Figures::add(&self.status.figures.published, count as u64);
     }

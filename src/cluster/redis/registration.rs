@@ -28,6 +28,19 @@ impl Servers {
         Ok(fences)
     }
 
+    /// What tells each server's run from all others, before and after it began anew; in no order.
+    pub(super) async fn runs(&self) -> Result<Vec<String>, Lost> {
+        let mut runs = Vec::new();
+        for server in &self.servers {
+            let (mut info, mut commands) = (redis::cmd("INFO"), server.commands.clone());
+            let info: String = info.arg("server").query_async(&mut commands).await?;
+            let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+            runs.extend(run.map(|run| run.trim_end().to_owned()));
+        }
+        runs.sort_unstable();
+        Ok(runs)
+    }
+
     async fn register_lease(&mut self, place: u16, tag: u16) -> Result<Fence, Lost> {
         let lease = Lease::new(self.node, tag);
         let key = self.keys.fence(tag);
