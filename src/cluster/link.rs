@@ -224,6 +224,8 @@ pub struct Figures {
     pub doubled: AtomicU64,
     /// Events of other nodes that were read from a log.
     pub replayed: AtomicU64,
+    /// Events that were cut off logs for their bytes.
+    pub cut: AtomicU64,
     /// Topics whose log did not reach back to what was heard last, so that events may have been missed.
     pub gaps: AtomicU64,
     /// Times that the link was made.

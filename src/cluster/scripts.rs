@@ -148,29 +148,44 @@ local function is_taken(log, head)
 end
 ";
 
-/// KEYS l of each event; ARGV most, then for each event topic head mac rest and `1` if the log is to last on; fenced. Logs
+/// KEYS l of each event; ARGV most, then for each event topic head mac rest, `1` if the log is to last on, and the bytes that it may have; fenced. Logs
 /// events at the time of day in microseconds and sends them, in order; those that follow each other on one
 /// channel are logged at once. A microsecond is less than an event takes, so that no two have the same place. A log
 /// is cut when it is a quarter longer than it need be, and lasts on for all events of a while, so that most events
-/// cost neither.
+/// cost neither. Of bytes it may have as many entries as there is room for of the largest. Answers how many were cut off
+/// for that.
 const PUBLISH: &str = r"
 local most, time = tonumber(ARGV[1]), redis.call('TIME')
-local place, at, first = time[1] * 1000000 + time[2], 2, 1
+local place, at, first, cut = time[1] * 1000000 + time[2], 2, 1, 0
 while KEYS[first] do
-  local log, entries, lasts = KEYS[first], {}, false
+  local log, entries, lasts, largest = KEYS[first], {}, false, 0
   local topic = ARGV[at]
   repeat
     local text = string.format('%016.0f', place)
     entries[#entries + 1] = sealed(ARGV[at + 1], ARGV[at + 2], text, '') .. ARGV[at + 3]
+    largest = math.max(largest, #entries[#entries])
     lasts = lasts or ARGV[at + 4] == '1'
-    place, at, first = place + 1, at + 5, first + 1
+    place, at, first = place + 1, at + 6, first + 1
   until KEYS[first] ~= log
   local length = redis.call('RPUSH', log, unpack(entries))
-  if length * 4 > most * 5 then redis.call('LTRIM', log, -most, -1) end
+  cut = cut + trim(log, length, most, largest, tonumber(ARGV[at - 1]))
   if lasts or length == #entries then redis.call('EXPIRE', log, LASTS) end
   for i = 1, #entries do redis.call('SPUBLISH', topic, entries[i]) end
 end
-return 1
+return cut
+";
+
+/// Cutting a log off at its beginning, by the number of its entries and by their bytes. That it was cut for its bytes is
+/// noted beside it, for then fewer entries than it may have do not mean that none is missing.
+const TRIM: &str = r"
+local function trim(log, length, most, largest, bytes)
+  local keep = math.min(most, math.max(1, math.floor(bytes / math.max(1, largest))))
+  if length * 4 <= keep * 5 then return 0 end
+  redis.call('LTRIM', log, -keep, -1)
+  if keep == most then return 0 end
+  redis.call('SET', log .. 't', '', 'EX', LASTS)
+  return length - keep
+end
 ";
 
 /// The same for one event that may have been taken before, since nobody heard the answer: it is not sent
@@ -202,14 +217,15 @@ if first > 0 and place_of(entries[first]) ~= after then
 end
 local missed = {}
 for i = first + 1, #entries do missed[#missed + 1] = entries[i] end
-local reaches = first > 0 and 2 or (#entries < most and 1 or 0)
+local is_whole = #entries < most and redis.call('EXISTS', log .. 't') == 0
+local reaches = first > 0 and 2 or (is_whole and 1 or 0)
 return {text(place_of(last)), reaches, missed}
 ";
 
-/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time; fenced. Logs unless `most` is 0. With a time
+/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time bytes; fenced. Logs unless `most` is 0. With a time
 /// it was taken then, by a server that may have lost it since; a later event stays the last.
 const KEEP: &str = r"
-local log, most = KEYS[3], tonumber(ARGV[6])
+local log, most, cut = KEYS[3], tonumber(ARGV[6]), 0
 if ARGV[7] == '1' and is_taken(log, ARGV[2]) then return 0 end
 if ARGV[8] ~= '0' then
   local last = redis.call('GET', KEYS[2])
@@ -226,13 +242,11 @@ if ARGV[8] ~= '0' then
 end
 redis.call('SET', KEYS[2], kept, 'PX', ARGV[5])
 if most > 0 then
-  if redis.call('RPUSH', log, envelope) * 4 > most * 5 then
-    redis.call('LTRIM', log, -most, -1)
-  end
+  cut = trim(log, redis.call('RPUSH', log, envelope), most, #envelope, tonumber(ARGV[9]))
   redis.call('EXPIRE', log, LASTS)
 end
 redis.call('SPUBLISH', ARGV[1], envelope)
-return 1
+return cut
 ";
 
 /// KEYS c; ARGV mark. Takes the cached event out if it is that one.
@@ -360,10 +374,10 @@ impl Script {
             Self::Leave => (&[NEXT, seal::SCRIPT, DROP], LEAVE),
             Self::Clear => (&[NEXT, seal::SCRIPT], CLEAR),
             Self::Load => (&[NEXT], LOAD),
-            Self::Publish => (&[seal::SCRIPT], PUBLISH),
-            Self::PublishAgain => (&[seal::SCRIPT, LOG, AGAIN], PUBLISH),
+            Self::Publish => (&[seal::SCRIPT, TRIM], PUBLISH),
+            Self::PublishAgain => (&[seal::SCRIPT, LOG, TRIM, AGAIN], PUBLISH),
             Self::Missed => (&[LOG], MISSED),
-            Self::Keep => (&[NEXT, seal::SCRIPT, LOG], KEEP),
+            Self::Keep => (&[NEXT, seal::SCRIPT, LOG, TRIM], KEEP),
             Self::Kept => (&[], KEPT),
             Self::Forget => (&[], FORGET),
             Self::Count => (&[NEXT], COUNT),

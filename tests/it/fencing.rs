@@ -369,3 +369,23 @@ fn what_was_answered_right_before_redis_lost_it_is_said_again() {
     one.publish("pub", "e", "3");
     assert_eq!(a.hear_text(), event("pub", "3"));
 }
+
+#[test]
+fn logs_of_large_events_do_not_fill_redis() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let [one]: [Fixture; 1] = nodes(&cluster);
+    let large = "x".repeat(90_000);
+    for number in 0..70 {
+        one.publish("pub", "e", &format!("{number}{large}"));
+    }
+    let log = format!("{}:{{{}/pub}}:l", cluster.prefix, crate::support::fixture::ID);
+    let entries = eventually(|| match redis.ask(&["LLEN", &log]).parse::<usize>().unwrap() {
+        // Four MiB, and a quarter more before it is cut.
+        entries @ 46..59 => Ok(entries),
+        entries => Err(entries.to_string()),
+    });
+    assert!(entries.is_ok(), "{entries:?}");
+    let link = one.running().shared().cluster.as_ref().unwrap().link().clone();
+    assert!(link.figures().cut.load(std::sync::atomic::Ordering::Relaxed) > 0);
+}

@@ -12,6 +12,7 @@ use super::batch::{Batch, script};
 use super::servers::Routed;
 use super::writer::{Expected, MOST, Writer};
 use super::{Held, Kept};
+use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::keys::Keys;
@@ -32,36 +33,55 @@ const TOGETHER_BYTES: usize = 128 << 10;
 /// How long a log lasts longer than it must.
 const LONGER: Duration = Duration::from_secs(scripts::LONGER);
 
+/// How long it lasts at least.
+const LOGGED: Duration = Duration::from_secs(scripts::LOGGED);
+
+/// Whether a log is to last on, and the bytes that it may have.
+type Lasts = (bool, usize);
+
 /// Events that one script publishes.
 #[derive(Default)]
 struct Together {
     logs: Vec<String>,
     /// What the script is to be told of each.
-    words: Vec<(String, Parts, bool)>,
+    words: Vec<(String, Parts, Lasts)>,
     bytes: usize,
 }
 
-/// Until when logs are known to last on.
+/// Bytes of the logs of one app that this node publishes to, and of one of them.
+const APP_LOG_BYTES: usize = 64 << 20;
+const LOG_BYTES: usize = 4 << 20;
+
+/// Until when logs are known to last on, by app.
 #[derive(Debug, Default)]
 pub(super) struct Lasting {
-    until: HashMap<String, Instant>,
+    until: HashMap<AppId, HashMap<String, Instant>>,
     /// When those that are past were looked for last.
     swept: Option<Instant>,
 }
 
 impl Lasting {
     /// Whether a log must be made to last on, with an entry that is added to it now.
-    fn must(&mut self, log: &str) -> bool {
+    fn must(&mut self, app: &AppId, log: &str) -> bool {
         let now = Instant::now();
         if self.swept.is_none_or(|swept| now - swept > LONGER) {
-            self.until.retain(|_, until| *until > now);
+            // As long as it may be there.
+            self.until.values_mut().for_each(|logs| logs.retain(|_, until| *until + LOGGED > now));
+            self.until.retain(|_, logs| !logs.is_empty());
             self.swept = Some(now);
         }
-        if self.until.get(log).is_some_and(|until| *until > now) {
+        let logs = self.until.entry(app.clone()).or_default();
+        if logs.get(log).is_some_and(|until| *until > now) {
             return false;
         }
-        self.until.insert(log.to_owned(), now + LONGER);
+        logs.insert(log.to_owned(), now + LONGER);
         true
+    }
+
+    /// The bytes that each log of an app may have: a share of what all may that were published to of late.
+    fn bytes(&self, app: &AppId) -> usize {
+        let logs = self.until.get(app).map_or(1, |logs| logs.len().max(1));
+        (APP_LOG_BYTES / logs).min(LOG_BYTES)
     }
 }
 
@@ -105,9 +125,9 @@ impl Held {
 }
 
 /// Adds what `PUBLISH` is to be told of an event.
-fn add_event(publish: &mut Routed, topic: &str, parts: &Parts, lasts: bool) {
+fn add_event(publish: &mut Routed, topic: &str, parts: &Parts, (lasts, bytes): Lasts) {
     let Parts { head, mac, rest } = parts;
-    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(u8::from(lasts));
+    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(u8::from(lasts)).arg(bytes);
 }
 
 impl Writer<'_> {
@@ -156,13 +176,13 @@ impl Writer<'_> {
             return batch.add(publish, Expected::Done);
         }
         let parts = self.seals.parts(app, &topic, &envelope);
-        let lasts = self.kept.lasting.must(&log);
+        let lasts = (self.kept.lasting.must(app, &log), self.kept.lasting.bytes(app));
         if held.sent {
             self.send_together(batch, together);
             let mut again = script(Script::PublishAgain, &[log]);
             again.arg(most);
             add_event(&mut again, &topic, &parts, lasts);
-            return batch.add(again, Expected::Done);
+            return batch.add(again, Expected::Published);
         }
         // Of a Redis Cluster no two channels need be on one server.
         let apart = self.servers.is_cluster() && together.logs.last().is_some_and(|l| *l != log);
@@ -184,7 +204,7 @@ impl Writer<'_> {
         for (topic, parts, lasts) in words {
             add_event(&mut publish, &topic, &parts, lasts);
         }
-        batch.add(publish, Expected::Done);
+        batch.add(publish, Expected::Published);
     }
 
     fn keep(&mut self, batch: &mut Batch<Expected>, held: &Held) {
@@ -201,8 +221,11 @@ impl Writer<'_> {
         let mut keep = script(Script::Keep, &self.parts(topic, "vcl"));
         keep.arg(name).arg(head).arg(mac).arg(rest);
         keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
-        keep.arg(u8::from(held.sent)).arg(held.taken);
-        batch.add(keep, Expected::Done);
+        // It lasts on with each event, but counts among the app's.
+        self.kept.lasting.must(&topic.app, &self.keys.channel(topic, 'l'));
+        let bytes = self.kept.lasting.bytes(&topic.app);
+        keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes);
+        batch.add(keep, Expected::Published);
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };
             let mut forget = script(Script::Forget, &[self.keys.channel(&topic, 'c')]);

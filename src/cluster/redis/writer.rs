@@ -109,6 +109,8 @@ impl LastTime {
 pub(super) enum Expected {
     /// A number, whichever.
     Done,
+    /// How many entries of logs were cut off for their bytes.
+    Published,
     Joined {
         topic: Topic,
         user: UserId,
@@ -285,6 +287,10 @@ impl Writer<'_> {
             match expected {
                 Expected::Done => {
                     reply::number(&value).ok_or(Lost::Unexpected)?;
+                }
+                Expected::Published => {
+                    let cut = reply::number(&value).ok_or(Lost::Unexpected)?;
+                    Figures::add(&self.status.figures.cut, cut);
                 }
                 Expected::Joined { topic, user } => {
                     let arrival = match (&value, reply::number(&value)) {

@@ -9,7 +9,7 @@ use crate::metrics::Page;
 type Figure = fn(&Figures) -> &AtomicU64;
 
 /// What is counted.
-const COUNTERS: [(&str, &str, Figure); 18] = [
+const COUNTERS: [(&str, &str, Figure); 19] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
     ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
     ("slowed_total", "Requests that waited because Redis takes events too slowly.", |f| &f.slowed),
@@ -23,6 +23,7 @@ const COUNTERS: [(&str, &str, Figure); 18] = [
     }),
     ("doubled_total", "Events that came a second time and were dropped.", |f| &f.doubled),
     ("undecodable_total", "Messages that no node of this kind sent.", |f| &f.undecodable),
+    ("log_cut_total", "Events that logs for lost links had to forget for their bytes.", |f| &f.cut),
     ("unsealed_total", "Messages of nobody with the app's secret, or changed on their way.", |f| {
         &f.unsealed
     }),
