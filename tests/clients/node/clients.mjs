@@ -31,14 +31,19 @@ export function backend(server, options = {}) {
   });
 }
 
+/** How clients connect: the lane of the fallback repeats the tests of this folder over HTTP. */
+export const TRANSPORT = process.env.TRANSPORT ?? 'ws';
+
 /** What pusher-js needs to find `server`. */
 export function address(server) {
   return {
     cluster: 'unused',
     wsHost: server.host,
     wsPort: server.port,
+    httpHost: server.host,
+    httpPort: server.port,
     forceTLS: false,
-    enabledTransports: ['ws'],
+    enabledTransports: [TRANSPORT],
   };
 }
 
