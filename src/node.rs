@@ -23,6 +23,7 @@ use tracing::debug;
 use crate::app::{App, AppId, Apps};
 use crate::hub::Hub;
 use crate::hub::addresses::Addresses;
+use crate::hub::budget::Work;
 use crate::hub::cache::Cached;
 use crate::hub::capacity::Capacity;
 use crate::hub::connection::Connection;
@@ -254,6 +255,10 @@ impl Node {
             .map_err(|full| no_room(&app, full))?;
         self.report(&app, subscribed.occupied.then_some(()), |()| Fact::Occupied(name.clone()));
         let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
+        if subscribed.occupied {
+            connection.budget.spend(Work::NewChannel);
+        }
+        connection.budget.spend(Work::Notices(if is_new { subscribed.count } else { 0 }));
         self.report(&app, member.filter(|_| is_new), |new| Fact::Joined(name.clone(), new.user_id));
         match subscribed.joined {
             Some(Joined { roster, .. }) => connection.tell(roster),
@@ -265,7 +270,8 @@ impl Node {
             connection
                 .tell(cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message));
         }
-        self.tell_count(&connection.directory, &name, subscribed.count, &app);
+        let told = self.tell_count(&connection.directory, &name, subscribed.count, &app);
+        connection.budget.spend(Work::Notices(told));
         Ok(None)
     }
 
@@ -376,19 +382,23 @@ impl Node {
             if ended.user.is_some() {
                 connection.life.rejoins.note_leave(&ended.channel, self.worker.now());
             }
-            self.tell_of_end(&connection.directory, &ended, &connection.app());
+            let told = self.tell_of_end(&connection.directory, &ended, &connection.app());
+            connection.budget.spend(Work::Notices(told));
         }
     }
 
-    fn tell_of_end(&self, directory: &Arc<Directory>, ended: &Ended, app: &Arc<App>) {
+    /// Tells of a subscription that ended; to how many subscribers here.
+    fn tell_of_end(&self, directory: &Arc<Directory>, ended: &Ended, app: &Arc<App>) -> usize {
         if let Some(cluster) = &self.shared.cluster {
-            return cluster.leave(app, ended);
+            cluster.leave(app, ended);
+            return 0;
         }
         let name = &ended.channel;
         let left = ended.user.as_ref().filter(|_| ended.change.left);
         self.report(app, left, |user| Fact::Left(name.clone(), user.clone()));
         self.report(app, ended.change.vacated.then_some(()), |()| Fact::Vacated(name.clone()));
-        self.tell_count(directory, name, ended.change.count, app);
+        let told = self.tell_count(directory, name, ended.change.count, app);
+        told + left.map_or(0, |_| ended.change.count)
     }
 
     /// Tells subscribers of a change in who they are.
@@ -404,11 +414,20 @@ impl Node {
         self.hub().publish(&seats, message.bytes(), except, history);
     }
 
-    /// Tells subscribers how many they are, where they are told.
-    fn tell_count(&self, directory: &Directory, name: &ChannelName, count: usize, app: &Arc<App>) {
-        if tells_count(app, name) && count > 0 && directory.counting.is_told_now(name, count) {
+    /// Tells subscribers how many they are, where they are told; how many were.
+    fn tell_count(
+        &self,
+        directory: &Directory,
+        name: &ChannelName,
+        count: usize,
+        app: &Arc<App>,
+    ) -> usize {
+        let told =
+            tells_count(app, name) && count > 0 && directory.counting.is_told_now(name, count);
+        if told {
             self.tell_count_now(directory, name, app);
         }
+        if told { count } else { 0 }
     }
 
     fn tell_count_now(&self, directory: &Directory, name: &ChannelName, app: &Arc<App>) {

@@ -2,16 +2,18 @@
 //! every refusal an answer, a count and a line in the log. Knows no socket and no clock but the worker's.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
+use crate::hub::budget::Work;
 use crate::hub::connection::Connection;
 use crate::hub::shown;
 use crate::hub::withdrawal::Withdrawal;
 use crate::metrics::{Limited, Notice};
 use crate::node::{Node, Pending};
 use crate::protocol::command::{ClientEvent, Command, Malformed, Subscribe};
-use crate::protocol::error::{self, Error, SubscriptionError};
+use crate::protocol::error::{self, Error, SubscriptionError, close};
 use crate::protocol::event::Message;
 
 /// What a connection says, from its first word to its last. Dropped, it leaves.
@@ -79,11 +81,15 @@ impl Session {
             self.show(command);
         }
         match command {
-            Ok(Command::Ping) => self.connection.tell(Message::pong()),
+            Ok(Command::Ping) => {
+                self.connection.budget.spend(Work::Ping);
+                self.connection.tell(Message::pong());
+            }
             Ok(Command::Pong) => {}
             Ok(Command::Subscribe(request)) => self.subscribe(request),
             Ok(Command::Unsubscribe(channel)) => self.node.unsubscribe(&self.connection, &channel),
             Ok(Command::SignIn(request)) => {
+                self.connection.budget.spend(Work::SignIn);
                 if let Err(error) = self.node.sign_in(&self.connection, &request) {
                     self.refuse(&error, None);
                 }
@@ -109,6 +115,37 @@ impl Session {
     /// Whether so much waits behind a subscription that no more is to be read.
     pub fn is_ahead(&self) -> bool {
         self.waiting.as_ref().is_some_and(|waiting| waiting.bytes > AHEAD)
+    }
+
+    /// For how long no more is to be read, because the connection has had more done for it than its share; nothing
+    /// where it may go on. One that never stops is closed.
+    pub fn hold_up(&self) -> Option<Duration> {
+        let (budget, node) = (&self.connection.budget, &self.node);
+        if budget.spent() == 0 {
+            return None;
+        }
+        let wait = budget.wait(node.hub().hundredths(Instant::now()));
+        if wait == 0 {
+            return None;
+        }
+        if budget.is_hopeless() {
+            self.connection.close(&close::FLOODING);
+        }
+        Some(Duration::from_millis(10) * wait)
+    }
+
+    /// Says that it is held up.
+    pub fn tell_of_hold_up(&self, wait: Duration) {
+        let node = &self.node;
+        node.counts().limited.count(Limited::Pace as usize);
+        let (app, socket) = (&self.connection.app().id, self.connection.id);
+        let address = self.connection.address;
+        match node.shared.metrics.notices.due(Notice::HeldUp) {
+            Some(others) => {
+                warn!(%app, %socket, %address, others, "held up: it asks for more than its share");
+            }
+            None => debug!(%app, %socket, %address, ?wait, "held up"),
+        }
     }
 
     /// Goes on where a subscription waited, if it need not any longer, and leaves what was closed to the
@@ -152,6 +189,7 @@ impl Session {
         if self.node.holds_up(&self.connection, &request.channel) {
             return self.wait_for(HeldUp::Clock(request));
         }
+        self.connection.budget.spend(Work::Subscribe);
         match self.node.subscribe(&self.connection, &request) {
             Ok(None) => {}
             Ok(Some(pending)) => self.wait_for(HeldUp::Nodes(pending, request.channel.into())),
@@ -198,6 +236,8 @@ impl Session {
 
     fn count_refusal(&self, code: u16, text: &str) {
         self.node.counts().refused_messages.add(1);
+        let is_over_rate = code == error::RATE_LIMIT.code && text == error::RATE_LIMIT.message;
+        self.connection.budget.spend(if is_over_rate { Work::OverRate } else { Work::Refused });
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         // Of all that clients get wrong, what backends sign for them is what can be mended here.
         let others = (code == SIGNATURE)

@@ -3,6 +3,7 @@
 //! means, is above.
 
 use std::cell::{Cell, Ref, RefCell};
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::budget::{Budget, Work};
 use super::directory::Directory;
 use super::http_stream::{Arrival, HttpStream};
 use super::inbox::Place;
@@ -30,7 +32,6 @@ use crate::protocol::member::{User, UserId};
 use crate::protocol::socket_id::SocketId;
 
 /// A connection of one app.
-#[derive(Debug)]
 pub struct Connection {
     pub id: SocketId,
     app: RefCell<Arc<App>>,
@@ -49,14 +50,22 @@ pub struct Connection {
     /// Among those to be flushed at the end of the worker's turn.
     touched: Cell<bool>,
     /// Of the connection's own task.
-    waker: RefCell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
     pub(super) subscriptions: RefCell<Subscriptions>,
     user: RefCell<Option<Box<User>>>,
     ending: Cell<Option<Reason>>,
-    restrictions: RefCell<Option<Box<Restrictions>>>,
+    restrictions: Cell<Option<Box<Restrictions>>>,
     /// Whether the subscription that it waited for may be, until its task has seen that.
     resumed: Cell<Option<bool>>,
     pub life: Life,
+    /// What it may have done for it.
+    pub budget: Budget,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// What the coarse clock needs to know; seconds of the worker's clock.
@@ -128,13 +137,14 @@ impl Connection {
             phase: Cell::new(Phase::Open),
             blocked: Cell::new(false),
             touched: Cell::new(false),
-            waker: RefCell::default(),
+            waker: Cell::default(),
             subscriptions: RefCell::default(),
             user: RefCell::default(),
             ending: Cell::default(),
-            restrictions: RefCell::default(),
+            restrictions: Cell::default(),
             resumed: Cell::default(),
             life,
+            budget: Budget::default(),
         }
     }
 
@@ -179,6 +189,7 @@ impl Connection {
     /// Queues an answer.
     pub fn tell(&self, message: Message) {
         self.traffic().answers.add(1);
+        self.budget.spend(Work::Bytes(message.bytes().len()));
         if shown::is_wanted() {
             shown::told(self, message.bytes());
         }
@@ -293,10 +304,8 @@ impl Connection {
 
     /// Leaves the waker of the connection's own task, for those who change its state.
     pub fn listen(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        let mine = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
+        self.waker.set(Some(mine.unwrap_or_else(|| cx.waker().clone())));
     }
 
     /// Where others find it.
@@ -316,9 +325,7 @@ impl Connection {
     }
 
     fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.waker.set(self.waker.take().inspect(Waker::wake_by_ref));
     }
 
     /// Says why, ends the conversation with a close frame of the same code (wire rule: an error that ends
@@ -463,14 +470,15 @@ impl Connection {
 
     /// Reads or changes its restrictions, which take memory only while there are any.
     fn restrictions<T>(&self, act: impl FnOnce(&mut Restrictions) -> T) -> T {
-        let mut kept = self.restrictions.borrow_mut();
+        let mut kept = self.restrictions.take();
         let mut none = Restrictions::default();
         let result = act(kept.as_deref_mut().unwrap_or(&mut none));
-        match &*kept {
-            Some(all) if all.is_empty() => *kept = None,
-            None if !none.is_empty() => *kept = Some(Box::new(none)),
+        match &kept {
+            Some(all) if all.is_empty() => kept = None,
+            None if !none.is_empty() => kept = Some(Box::new(none)),
             _ => {}
         }
+        self.restrictions.set(kept);
         result
     }
 }
@@ -485,6 +493,7 @@ fn reason(error: &Error) -> Reason {
         error if *error == close::UNAUTHORIZED => Reason::Unauthorized,
         error if *error == close::NO_PONG => Reason::Silent,
         error if *error == close::TOO_SLOW => Reason::Slow,
+        error if *error == close::FLOODING => Reason::Flooding,
         _ => Reason::Draining,
     }
 }

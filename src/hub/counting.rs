@@ -61,6 +61,10 @@ impl Counting {
             }
             false
         });
+        if told.len() < told.capacity() / 4 {
+            let room = 2 * told.len();
+            told.shrink_to(room);
+        }
         due
     }
 }

@@ -3,7 +3,6 @@
 //! that carries them. One entry is locked at a time, and never across an await; what a change of presence
 //! is told by is put into inboxes while its channel is still locked, so that no change overtakes another.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -13,14 +12,14 @@ use smallvec::SmallVec;
 
 use super::cache::Cache;
 use super::counting::Counting;
-use super::inbox::{LocalChannel, Place};
+use super::inbox::LocalChannel;
 use super::presence::Presence;
 use super::rate::Rate;
+use super::users::Users;
 use crate::metrics::Traffic;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
-use crate::protocol::socket_id::SocketId;
 
 /// Subscriptions below which no memory is given back.
 const KEPT_SUBSCRIPTIONS: usize = 1024;
@@ -32,7 +31,6 @@ const MEMBER_BYTES: usize = 200;
 #[derive(Debug)]
 pub struct Directory {
     channels: DashMap<ChannelName, Channel>,
-    users: DashMap<UserId, Online>,
     connections: AtomicUsize,
     subscriptions: AtomicUsize,
     members: AtomicUsize,
@@ -44,6 +42,7 @@ pub struct Directory {
     peak: AtomicUsize,
     /// One for each worker.
     traffic: Box<[Traffic]>,
+    pub users: Users,
     pub cache: Cache,
     pub counting: Counting,
     /// Events published through the API.
@@ -70,20 +69,6 @@ pub struct Seat {
     pub worker: u16,
     pub channel: LocalChannel,
     pub subscribers: u32,
-}
-
-/// A user with signed-in connections, or with connections that watch it.
-#[derive(Debug, Default)]
-struct Online {
-    connections: usize,
-    watchers: HashMap<SocketId, Watcher>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Watcher {
-    place: Place,
-    /// Whether it was told last that the user is online.
-    told: Option<bool>,
 }
 
 /// What a subscription changed.
@@ -196,7 +181,7 @@ impl Directory {
     pub fn new(workers: usize, counted: Arc<AtomicU64>) -> Self {
         Self {
             channels: DashMap::new(),
-            users: DashMap::new(),
+            users: Users::default(),
             connections: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
@@ -256,7 +241,7 @@ impl Directory {
         if peak > KEPT_SUBSCRIPTIONS && now < peak / 4 {
             self.peak.store(now, Ordering::Relaxed);
             self.channels.shrink_to_fit();
-            self.users.shrink_to_fit();
+            self.users.shrink();
         }
     }
 
@@ -396,70 +381,5 @@ impl Directory {
         let matching =
             self.channels.iter().filter(|entry| entry.key().as_str().starts_with(prefix));
         matching.map(|entry| (entry.key().clone(), entry.value().occupancy())).collect()
-    }
-
-    /// Counts one more signed-in connection. If it is the user's first, each watcher is given to `tell`,
-    /// while the user is locked: no change overtakes another.
-    pub fn sign_in(&self, user: &UserId, tell: impl FnMut(Place)) {
-        let mut online = self.users.entry(user.clone()).or_default();
-        online.connections += 1;
-        online.turn(true, tell);
-    }
-
-    /// Counts one signed-in connection less. If it was the user's last, each watcher is given to `tell`.
-    pub fn sign_out(&self, user: &UserId, tell: impl FnMut(Place)) {
-        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
-        let online = entry.get_mut();
-        online.connections = online.connections.saturating_sub(1);
-        if online.connections > 0 {
-            return;
-        }
-        online.turn(false, tell);
-        if online.watchers.is_empty() {
-            entry.remove();
-        }
-    }
-
-    /// A user whose connections are counted over all nodes is online or is not. Each watcher to whom that is
-    /// news is given to `tell`.
-    pub fn turn(&self, user: &str, online: bool, tell: impl FnMut(Place)) {
-        if let Some(mut user) = self.users.get_mut(user) {
-            user.turn(online, tell);
-        }
-    }
-
-    /// Lets the connection `watcher` hear of `user`; whether the user is online now.
-    pub fn watch(&self, user: &UserId, watcher: Place) -> bool {
-        let mut online = self.users.entry(user.clone()).or_default();
-        let is_online = online.connections > 0;
-        let told = Some(is_online);
-        online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
-        is_online
-    }
-
-    /// The same for a user whose connections are counted over all nodes, of whom the watcher is `told`.
-    pub fn watch_told(&self, user: &UserId, watcher: Place, told: Option<bool>) {
-        let mut online = self.users.entry(user.clone()).or_default();
-        online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
-    }
-
-    /// Ends what [`Self::watch`] began.
-    pub fn unwatch(&self, user: &UserId, watcher: SocketId) {
-        let Entry::Occupied(mut entry) = self.users.entry(user.clone()) else { return };
-        let online = entry.get_mut();
-        online.watchers.remove(&watcher);
-        if online.connections == 0 && online.watchers.is_empty() {
-            entry.remove();
-        }
-    }
-}
-
-impl Online {
-    fn turn(&mut self, online: bool, mut tell: impl FnMut(Place)) {
-        for watcher in self.watchers.values_mut() {
-            if watcher.told.replace(online) != Some(online) {
-                tell(watcher.place);
-            }
-        }
     }
 }

@@ -3,6 +3,7 @@
 //! with facts; what they mean to clients, webhooks or other nodes is decided above.
 
 pub mod addresses;
+pub mod budget;
 pub mod cache;
 pub mod capacity;
 mod channels;
@@ -26,6 +27,8 @@ pub mod shown;
 pub mod stream;
 pub mod subscriptions;
 pub mod tls;
+pub mod turnstile;
+pub mod users;
 pub mod withdrawal;
 pub mod worker;
 
@@ -80,7 +83,7 @@ impl Hub {
 
     /// A moment in hundredths of a second since the hub began; one before that is that. After a year they
     /// stand still, and so nobody seems to have come after anything.
-    pub(in crate::hub) fn hundredths(&self, moment: Instant) -> u32 {
+    pub fn hundredths(&self, moment: Instant) -> u32 {
         let passed = moment.saturating_duration_since(self.began).as_millis() / 10;
         u32::try_from(passed).unwrap_or(u32::MAX)
     }

@@ -24,6 +24,7 @@ use super::leaving::Leaving;
 use super::ring::Ring;
 use super::stream::Stream;
 use super::subscriptions::{Subscription, Told, counted_bytes};
+use super::turnstile::Turnstile;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
@@ -51,6 +52,8 @@ pub struct Worker {
     pub leaving: Leaving,
     /// Those that go on with the next second.
     held_up: RefCell<Vec<Place>>,
+    /// Who may be read from now.
+    pub turnstile: Turnstile,
     /// Seconds since the worker began, moved by [`Worker::tick`]; begins at 1.
     now: Cell<u32>,
 }
@@ -85,6 +88,7 @@ impl Worker {
             flusher: RefCell::default(),
             leaving: Leaving::default(),
             held_up: RefCell::default(),
+            turnstile: Turnstile::default(),
             now: Cell::new(1),
         })
     }

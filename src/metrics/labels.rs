@@ -45,6 +45,8 @@ labels! {
         Slow = "slow",
         Draining = "draining",
         Silent = "silent",
+        /// It sent nonsense without end.
+        Flooding = "flooding",
         /// Its app is no more, or is disabled, since the settings were read again.
         AppRemoved = "app_removed",
         AppDisabled = "app_disabled",
@@ -100,7 +102,7 @@ impl Reason {
             | Self::Handshakes
             | Self::Memory
             | Self::Lookup => "4100",
-            Self::Draining | Self::Reconnect => "4200",
+            Self::Draining | Self::Reconnect | Self::Flooding => "4200",
             Self::Silent => "4201",
         }
     }
@@ -155,6 +157,8 @@ labels! {
         Reads = "reads",
         /// There is no memory for it.
         Memory = "memory",
+        /// A connection is held up, for it asks for more than its share.
+        Pace = "pace",
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Traffic {
 pub struct Turns {
     /// From the oldest order to the last flush, until nothing waits to be flushed.
     pub fan_out: Histogram,
+    /// One turn of everybody on the worker, while more is asked than fits into one.
+    pub crowded: Histogram,
     /// The longest turn of the last while, in nanoseconds.
     pub longest: Peak,
     /// Bytes that wait in outboxes, as last added up.

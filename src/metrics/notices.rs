@@ -31,13 +31,15 @@ pub enum Notice {
     NoRoute,
     /// A client of Socket.IO.
     SocketIo,
+    /// A connection that asks for more than its share.
+    HeldUp,
 }
 
 const KINDS: usize = Reason::ALL.len() + Status::ALL.len() + Notice::OTHERS.len();
 
 impl Notice {
     /// Those that are one kind each, and how many of them are called.
-    const OTHERS: [(Self, &'static str); 7] = [
+    const OTHERS: [(Self, &'static str); 8] = [
         (Self::Signature, "subscriptions and sign-ins with a wrong signature"),
         (Self::Tls, "connections that did not come to speak TLS"),
         (Self::Proxy, "connections without a good header of the PROXY protocol"),
@@ -45,6 +47,7 @@ impl Notice {
         (Self::NoUpgrade, "requests for a socket without an upgrade"),
         (Self::NoRoute, "requests to paths that no route has"),
         (Self::SocketIo, "requests of Socket.IO"),
+        (Self::HeldUp, "connections held up for asking for more than their share"),
     ];
 
     fn place(self) -> usize {

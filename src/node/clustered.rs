@@ -16,6 +16,7 @@ use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Publish};
 use crate::cluster::topics::{Entry, Topics};
 use crate::cluster::{Ticket, Topic};
+use crate::hub::budget::Work;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::inbox::{History, Place};
@@ -147,6 +148,8 @@ impl Node {
         let ready = cluster.topics.hold(&topic, ticket, claim);
         let pending = Pending { topic, member };
         if !ready {
+            // Redis is asked, which costs more than what is known here.
+            connection.budget.spend(Work::NewChannel);
             connection.set_joining(pending.user().cloned());
             return Some(pending);
         }

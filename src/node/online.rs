@@ -2,12 +2,15 @@
 //! which nodes subscribe where that user or somebody who watches it is connected. So what makes members
 //! leave with a node that dies, or come back with a Redis that does, holds of users too.
 
+use std::time::Instant;
+
 use super::clustered::Clustered;
 use super::{Node, Shared};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::topics::{Entry, Wants};
 use crate::hub::connection::Connection;
+use crate::hub::inbox::Place;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error;
 use crate::protocol::event::Message;
@@ -58,7 +61,7 @@ impl Node {
         for watched in watched {
             cluster.topics.watch(&topic_of(app, watched), None, |entry| {
                 let known = entry.is_anybody_there();
-                connection.directory.watch_told(watched, connection.place(), known);
+                connection.directory.users.watch_told(watched, connection.place(), known);
                 if let Some(mut unknown) = cluster.unknown.get_mut(&connection.id) {
                     unknown.learn(watched, known);
                 }
@@ -74,7 +77,7 @@ impl Node {
         }
         let app = &connection.app().id;
         for watched in &user.watchlist.ids {
-            connection.directory.unwatch(watched, connection.id);
+            connection.directory.users.unwatch(watched, connection.id);
             cluster.topics.leave(&topic_of(app, watched), None, Wants::default());
         }
         cluster.unknown.remove(&connection.id);
@@ -100,16 +103,28 @@ impl Shared {
         let users = std::slice::from_ref(&user);
         let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
         let message = Message::watchlist(online, offline);
-        self.hub.directory(&topic.app).turn(user.as_str(), is_online, |place| {
-            let messages = match cluster.unknown.get_mut(&place.socket) {
-                Some(mut unknown) => {
-                    unknown.learn(&user, Some(is_online));
-                    drop(unknown);
-                    cluster.all_known(place.socket)
-                }
-                None => vec![message.clone()],
-            };
-            messages.into_iter().for_each(|message| self.hub.tell(place, message.into_bytes()));
+        let now = self.hub.hundredths(Instant::now()) / 100;
+        self.hub.directory(&topic.app).users.turn(user.as_str(), is_online, now, |place| {
+            self.tell_watcher(cluster, (&user, is_online), &message, place);
         });
+    }
+
+    /// Tells one watcher, or notes it for the list that it is still to be told.
+    pub(super) fn tell_watcher(
+        &self,
+        cluster: &Clustered,
+        (user, is_online): (&UserId, bool),
+        message: &Message,
+        place: Place,
+    ) {
+        let messages = match cluster.unknown.get_mut(&place.socket) {
+            Some(mut unknown) => {
+                unknown.learn(user, Some(is_online));
+                drop(unknown);
+                cluster.all_known(place.socket)
+            }
+            None => vec![message.clone()],
+        };
+        messages.into_iter().for_each(|message| self.hub.tell(place, message.into_bytes()));
     }
 }

@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::Node;
 use crate::app::{App, ClientEvents};
+use crate::hub::budget::Work;
 use crate::hub::cache::Keep;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
@@ -109,6 +110,8 @@ impl Node {
             Fact::client_event(&name, event, &data, connection.id, user)
         });
         let seats = connection.directory.seats(name.as_str());
+        let subscribers: usize = seats.iter().map(|seat| seat.subscribers as usize).sum();
+        connection.budget.spend(Work::Bytes(subscribers * message.bytes().len()));
         self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
         if let Some(cluster) = &self.shared.cluster {
             cluster.publish(&app.id, &name, Some(connection.id), message.into_bytes(), false);

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::Node;
 use crate::app::AppId;
+use crate::hub::budget::Work;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
-use crate::hub::inbox::Place;
 use crate::metrics::Signed;
 use crate::protocol::auth;
 use crate::protocol::command::SignIn;
@@ -43,7 +43,12 @@ impl Node {
         }
         if self.shared.cluster.is_none() {
             let online = Message::watchlist(std::slice::from_ref(&user.id), &[]);
-            connection.directory.sign_in(&user.id, self.tell_each(&online));
+            let (mut told, now) = (0, self.worker.now());
+            connection.directory.users.sign_in(&user.id, now, |place| {
+                told += 1;
+                self.hub().tell(place, online.bytes().clone());
+            });
+            connection.budget.spend(Work::Notices(told));
         }
         if app.features.watchlist {
             self.watch(connection, &user);
@@ -58,10 +63,12 @@ impl Node {
         }
         // Whether or not the app has watchlists now: it may have had them then.
         for watched in &user.watchlist.ids {
-            connection.directory.unwatch(watched, connection.id);
+            connection.directory.users.unwatch(watched, connection.id);
         }
         let offline = Message::watchlist(&[], std::slice::from_ref(&user.id));
-        connection.directory.sign_out(&user.id, self.tell_each(&offline));
+        connection.directory.users.sign_out(&user.id, self.worker.now(), |place| {
+            self.hub().tell(place, offline.bytes().clone());
+        });
     }
 
     /// Begins to watch the users of the watchlist, and tells who of them is online.
@@ -72,7 +79,7 @@ impl Node {
         if !user.watchlist.ids.is_empty() {
             let (mut online, mut offline) = (Vec::new(), Vec::new());
             for watched in &user.watchlist.ids {
-                let is_online = connection.directory.watch(watched, connection.place());
+                let is_online = connection.directory.users.watch(watched, connection.place());
                 if is_online { &mut online } else { &mut offline }.push(watched.clone());
             }
             connection.tell(Message::watchlist(&online, &offline));
@@ -82,9 +89,21 @@ impl Node {
         }
     }
 
-    /// Gives `message` to each connection that is named.
-    fn tell_each(&self, message: &Message) -> impl FnMut(Place) {
-        move |place| self.hub().tell(place, message.bytes().clone())
+    /// Tells watchers of users who come and go too often for each time to be told.
+    pub fn tell_due_watchers(&self) {
+        for (_, directory) in self.hub().directories() {
+            directory.users.tell_due(self.worker.now(), |user, is_online, place| {
+                let users = std::slice::from_ref(user);
+                let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
+                let message = Message::watchlist(online, offline);
+                match &self.shared.cluster {
+                    Some(cluster) => {
+                        self.shared.tell_watcher(cluster, (user, is_online), &message, place);
+                    }
+                    None => self.hub().tell(place, message.into_bytes()),
+                }
+            });
+        }
     }
 
     /// Closes every connection that is signed in as the user, or present as it in a channel.

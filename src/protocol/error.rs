@@ -40,6 +40,7 @@ pub mod close {
     pub const TOO_SLOW: Error = Error::new(4100, "Connection is too slow");
     pub const RECONNECT: Error = Error::new(4200, "Reconnect requested by the application");
     pub const DRAINING: Error = Error::new(4200, "Server is shutting down");
+    pub const FLOODING: Error = Error::new(4200, "Too many refused messages or pings");
     pub const NO_PONG: Error = Error::new(4201, "Pong reply not received in time");
 }
 

@@ -78,8 +78,7 @@ async fn work(beginning: Beginning, acceptor: Option<Acceptor>) {
         scrape,
         try_out: page,
     });
-    spawn_local(deliver(worker.clone()));
-    spawn_local(async move { worker.leaving.keep().await });
+    share_out(&worker);
     spawn_local(keep_apps(node.clone(), apps));
     spawn_local(keep_time(http.clone(), config.handshake_timeout, beats));
     if let Some(acceptor) = acceptor {
@@ -136,6 +135,14 @@ fn new_worker(shared: &Shared, index: u16, io_uring: bool) -> Rc<Worker> {
         Err(_) => {}
     }
     worker
+}
+
+/// Begins what gives everybody on the worker a turn.
+fn share_out(worker: &Rc<Worker>) {
+    spawn_local(deliver(worker.clone()));
+    let (leaving, reading) = (worker.clone(), worker.clone());
+    spawn_local(async move { leaving.leaving.keep().await });
+    spawn_local(async move { reading.turnstile.keep(&reading.inbox().turns).await });
 }
 
 /// Delivers for ever. A panic there would silence the whole worker, so it is begun again.
@@ -214,6 +221,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
                 node.shared.capacity.note_memory(bytes, node.hub().counted_bytes());
             }
             node.tell_due_counts();
+            node.tell_due_watchers();
             for (others, what) in node.shared.metrics.notices.overdue() {
                 info!(others, "in the last minute, beside what was told: {what}");
             }

@@ -218,6 +218,13 @@ impl Frames {
         })
     }
 
+    /// Bytes that the frame at hand still lacks, as far as its header says.
+    pub fn missing(&self) -> usize {
+        let Some(pieces) = &self.pieces else { return 0 };
+        let head = header(&pieces.rest, usize::MAX).ok().flatten();
+        head.map_or(0, |head| (head.header + head.payload).saturating_sub(pieces.rest.len()))
+    }
+
     fn message(&mut self) -> Option<&mut Vec<u8>> {
         self.pieces.as_mut()?.message.as_mut()
     }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::{debug, error};
 
+use crate::hub::budget::Work;
 use crate::hub::connection::Connection;
 use crate::hub::stream::Stream;
 use crate::metrics::Reason;
@@ -40,6 +41,15 @@ const GRACE: u32 = 30;
 /// Bytes of the largest message that is read past on the way to the close frame of a client that was not let in.
 const MOST_REFUSED: usize = 16 << 10;
 
+/// Units of a connection's budget that are as much work as a frame.
+const UNITS_A_FRAME: u32 = 20;
+
+/// Bytes that are read of a client after our close frame. One that still sends much does not wait for its answer.
+const MOST_DRAINED: u32 = 256 << 10;
+
+/// How long a connection is held up before it is looked at again.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
 /// Subscriptions that end before others on the worker get a turn, where many end.
 const ENDED_AT_ONCE: usize = 16;
 
@@ -50,8 +60,12 @@ const TOO_LARGE: &str = "Maximum message size exceeded";
 const LEFTOVER_TIME: Duration = Duration::from_secs(2);
 const LEFTOVER_BYTES: usize = 8 << 20;
 
-/// Bytes that are read at a time, into a buffer that all connections of a thread share.
+/// Bytes that are read at a time at most, into a buffer that all connections of a thread share.
 const SCRATCH: usize = 64 << 10;
+
+/// Bytes that are read at a time where a client is not in the middle of a larger frame: so many frames of the
+/// shortest kind are handled before others get a turn, or the client is held up.
+const FEW_BYTES: usize = 4 << 10;
 
 thread_local! {
     static SCRATCH_BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
@@ -69,6 +83,8 @@ pub struct Socket {
     shut: bool,
     /// The client's half is, or the stream is broken.
     gone: bool,
+    /// Bytes that have come since our close frame.
+    drained: u32,
 }
 
 /// What the client's half of the conversation has come to.
@@ -86,8 +102,8 @@ impl Socket {
     /// are bytes that came with the handshake.
     pub fn new(session: Session, early: &[u8], pause: Option<Duration>) -> Self {
         let frames = Frames::default();
-        let (input, (shut, gone)) = (Input::Open, Default::default());
-        let mut socket = Self { session, frames, timer: None, input, shut, gone };
+        let (input, (shut, gone, drained)) = (Input::Open, Default::default());
+        let mut socket = Self { session, frames, timer: None, input, shut, gone, drained };
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
         } else if let Some(pause) = pause {
@@ -108,8 +124,10 @@ impl Socket {
             life.renew(now);
         }
         let max = connection.app().limits.max_message_size;
-        let mut closed = false;
+        let (mut closed, mut frames) = (false, 0);
+        let (read, spent) = (bytes.len(), connection.budget.spent());
         let fed = self.frames.feed(bytes, max, |incoming| {
+            frames += 1;
             match incoming {
                 Incoming::Close(code) => {
                     let answer = |code| Message::close(code, "");
@@ -123,7 +141,10 @@ impl Socket {
                     life.renew(now);
                     session.hear(text);
                 }
-                Incoming::Ping(payload) => connection.tell(Message::ws_pong(payload)),
+                Incoming::Ping(payload) => {
+                    connection.budget.spend(Work::Ping);
+                    connection.tell(Message::ws_pong(payload));
+                }
                 Incoming::Pong => {}
             }
             true
@@ -131,6 +152,8 @@ impl Socket {
         if self.frames.is_inside_message() {
             life.renew(now);
         }
+        let units = connection.budget.spent().saturating_sub(spent) / UNITS_A_FRAME;
+        session.node().worker.turnstile.count(frames + read / 1024 + units as usize);
         if let Err(breach) = fed {
             self.breach(&connection, breach);
             self.input = Input::Garbled;
@@ -161,13 +184,24 @@ impl Socket {
                     // Woken when its subscription need not wait any longer.
                     return Poll::Pending;
                 }
-                let mut buffer = ReadBuf::new(scratch);
+                ready!(self.session.node().worker.turnstile.poll(cx));
+                if !was_closing && self.poll_budget(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                let most = self.frames.missing().clamp(FEW_BYTES, SCRATCH);
+                let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
                 let connection = self.session.connection();
                 let read = ready!(connection.poll_read(cx, &mut buffer));
                 if read.is_err() || buffer.filled().is_empty() {
                     return Poll::Ready(());
                 }
                 let full = buffer.remaining() == 0;
+                if was_closing {
+                    self.drained += buffer.filled().len() as u32;
+                    if self.drained > MOST_DRAINED {
+                        return Poll::Ready(());
+                    }
+                }
                 if self.input == Input::Garbled && !self.shut {
                     if frames::is_close(buffer.filled()) {
                         self.input = Input::Closed;
@@ -188,6 +222,23 @@ impl Socket {
                 }
             }
         })
+    }
+
+    /// Ready when the connection has had no more done for it than its share; else woken when that is so.
+    fn poll_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(wait) = self.session.hold_up() {
+            if self.session.connection().is_closing() {
+                return Poll::Pending;
+            }
+            let session = &self.session;
+            let timer = self.timer.get_or_insert_with(|| {
+                session.tell_of_hold_up(wait);
+                Box::pin(sleep(wait.min(LONGEST_WAIT)))
+            });
+            ready!(timer.as_mut().poll(cx));
+            self.timer = None;
+        }
+        Poll::Ready(())
     }
 
     fn poll_leave(&mut self, cx: &Context<'_>) -> Poll<()> {

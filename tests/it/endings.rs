@@ -122,17 +122,17 @@ fn a_roster_larger_than_the_cap_is_told_all_the_same() {
 }
 
 #[test]
-fn a_slow_whisperer_harms_only_itself() {
+fn who_does_not_read_its_own_answers_harms_only_itself() {
     let fixture = Fixture::with(|app| app.limits.outbox_bytes = 64 << 10);
-    // Its own pongs are what it does not read.
     let (mut slow, _) = fixture.connect();
-    let ping = crate::support::websocket::frame(0x89, &[b'x'; 125]);
-    let pings = ping.repeat(1000);
-    let mut stream_full = 0;
+    fixture.publish("cache-x", "e", &format!("{:?}", "x".repeat(50_000)));
+    let subscribe = br#"{"event":"pusher:subscribe","data":{"channel":"cache-x"}}"#;
+    let again = crate::support::websocket::frame(0x81, subscribe).repeat(10);
+    let mut asked = 0;
     while fixture.api("GET", "connections", "").json()["connections"] == 1 {
-        slow.send_bytes(&pings);
-        stream_full += 1;
-        assert!(stream_full < 2000, "250 MB of pongs are queued");
+        slow.send_bytes(&again);
+        asked += 10;
+        assert!(asked < 2000, "100 MB of answers are queued");
     }
     fixture.is_well();
 }

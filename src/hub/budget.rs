@@ -1,0 +1,176 @@
+//! What one connection may have the server do for it. All that it asks costs units; so many come back each
+//! second, and so many may be saved up that a page which joins everything at once is never held up. Whoever
+//! has spent more is not read from until enough have come back: what it says is done later, in order, and
+//! nothing of it is refused. Knows no clock: whoever asks says what time it is.
+
+use std::cell::Cell;
+
+/// Units that come back each second, and how many may be spent before that.
+const A_SECOND: u32 = 10_000;
+const SAVED: u32 = 30 * A_SECOND;
+
+/// How much a connection may be refused for, or ping, while it is held up: at the rates below, what takes 20 s.
+const HOPELESS: u32 = 2_000;
+
+/// Bytes written for a connection's doing, to itself or to others, that a unit pays for: 32 MiB a second.
+const BYTES_A_UNIT: usize = (32 << 20) / A_SECOND as usize;
+
+/// What costs units. How many a second there may be of each, if there is nothing else, is `A_SECOND` by its units.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// A subscription: 500 a second.
+    Subscribe,
+    /// That it is the first to its channel: 100 a second.
+    NewChannel,
+    /// A ping, of the protocol or of WebSockets: 100 a second.
+    Ping,
+    /// A frame that is answered by an error: 20 a second.
+    Refused,
+    /// A client event beyond `client_events_per_second`: 100 a second.
+    OverRate,
+    /// A sign-in: 5 a second.
+    SignIn,
+    /// Frames for so many others, of one who comes or goes: 20,000 a second.
+    Notices(usize),
+    /// Bytes for others, or of a roster.
+    Bytes(usize),
+}
+
+impl Work {
+    fn units(self) -> u32 {
+        match self {
+            Self::Subscribe => A_SECOND / 500,
+            Self::NewChannel | Self::Ping | Self::OverRate => A_SECOND / 100,
+            Self::Refused => A_SECOND / 20,
+            Self::SignIn => A_SECOND / 5,
+            Self::Notices(count) => u32::try_from(count / 2).unwrap_or(u32::MAX),
+            Self::Bytes(bytes) => u32::try_from(bytes / BYTES_A_UNIT).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// How much nearer it brings a connection that is held up to its end. Who joins much is slow, not hopeless.
+    fn weight(self) -> u32 {
+        match self {
+            Self::Ping => 1,
+            Self::Refused => 5,
+            _ => 0,
+        }
+    }
+}
+
+/// One connection's. Every connection has one, so it is packed.
+#[derive(Debug, Default)]
+pub struct Budget {
+    /// Units spent that have not come back, as of `at`, in the lower bits; in those above how much the connection
+    /// has been refused for, or has pinged, while it was held up.
+    packed: Cell<u32>,
+    /// In hundredths of a second.
+    at: Cell<u32>,
+}
+
+const SPENT_BITS: u32 = 20;
+
+/// Units of which no more are kept in mind: a minute's worth of waiting and more.
+const MOST_SPENT: u32 = (1 << SPENT_BITS) - 1;
+const MOST_REFUSED: u32 = u32::MAX >> SPENT_BITS;
+
+impl Budget {
+    /// Pays for `work`.
+    pub fn spend(&self, work: Work) {
+        let units = work.units();
+        if units == 0 {
+            return;
+        }
+        let spent = self.spent().saturating_add(units).min(MOST_SPENT);
+        let more = if spent > SAVED { work.weight() } else { 0 };
+        self.set(spent, (self.refused() + more).min(MOST_REFUSED));
+    }
+
+    fn set(&self, spent: u32, refused: u32) {
+        self.packed.set(refused << SPENT_BITS | spent);
+    }
+
+    /// Units spent that have not come back, as of the last look at the clock.
+    pub fn spent(&self) -> u32 {
+        self.packed.get() & MOST_SPENT
+    }
+
+    fn refused(&self) -> u32 {
+        self.packed.get() >> SPENT_BITS
+    }
+
+    /// For how many hundredths of a second no more is to be read; 0: it may go on.
+    pub fn wait(&self, now: u32) -> u32 {
+        let passed = now.saturating_sub(self.at.replace(now));
+        let back = passed.saturating_mul(A_SECOND / 100);
+        let spent = self.spent().saturating_sub(back);
+        self.set(spent, if spent < SAVED / 2 { 0 } else { self.refused() });
+        spent.saturating_sub(SAVED).div_ceil(A_SECOND / 100)
+    }
+
+    /// Whether it goes on and on with what leads to nothing, however long it is held up.
+    pub fn is_hopeless(&self) -> bool {
+        self.refused() >= HOPELESS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_joins_everything_at_once_is_not_held_up() {
+        let budget = Budget::default();
+        for _ in 0..1000 {
+            budget.spend(Work::Subscribe);
+            budget.spend(Work::NewChannel);
+        }
+        for _ in 0..120 {
+            budget.spend(Work::Subscribe);
+            budget.spend(Work::Notices(2000));
+            budget.spend(Work::Bytes(400 << 10));
+        }
+        assert_eq!(budget.wait(0), 0);
+        (0..20).for_each(|_| budget.spend(Work::SignIn));
+        assert_eq!(budget.wait(100), 0);
+    }
+
+    #[test]
+    fn who_has_spent_too_much_waits_and_goes_on_at_the_rate() {
+        let budget = Budget::default();
+        let (mut done, mut now) = (0, 0);
+        while now < 6_000 {
+            match budget.wait(now) {
+                0 => {
+                    budget.spend(Work::NewChannel);
+                    done += 1;
+                }
+                wait => now += wait,
+            }
+        }
+        let at_once = SAVED / (A_SECOND / 100);
+        assert!((at_once + 5_990..at_once + 6_010).contains(&done), "a hundred a second: {done}");
+        assert!(!budget.is_hopeless());
+        assert_eq!(budget.wait(now + 3_100), 0);
+        assert_eq!(budget.spent(), 0, "all of it has come back");
+    }
+
+    #[test]
+    fn nonsense_without_end_is_hopeless_after_a_while() {
+        let budget = Budget::default();
+        let mut now = 0;
+        while !budget.is_hopeless() && now < 60_000 {
+            match budget.wait(now) {
+                0 => budget.spend(Work::Refused),
+                wait => now += wait,
+            }
+        }
+        assert!((1_900..2_100).contains(&now), "{now}");
+        assert!(budget.wait(now + 2_000) == 0 && !budget.is_hopeless(), "it has calmed down");
+        let whisperer = Budget::default();
+        for now in 0..60_000 {
+            whisperer.spend(Work::OverRate);
+            assert!(whisperer.wait(now) < 100 && !whisperer.is_hopeless());
+        }
+    }
+}

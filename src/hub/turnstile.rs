@@ -1,0 +1,114 @@
+//! How much of what connections ask is done before others on the worker get a turn. Read is from whoever is
+//! there until the turn's share of work is done; the rest wait in line for the next turn. Work is counted,
+//! not timed, so that it is the same on every machine.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use tokio::task::yield_now;
+
+use crate::metrics::Turns;
+
+/// Pieces of work a turn: a frame is one, and so is each KiB that was read.
+const SHARE: usize = 256;
+
+/// Connections that are let in at once, of those that wait.
+const PART: usize = 64;
+
+/// A worker's door in.
+#[derive(Debug, Default)]
+pub struct Turnstile {
+    /// Work done since others last had a turn.
+    done: Cell<usize>,
+    /// Those that wait, in the order they came. Who has gone meanwhile is in here still.
+    waiting: RefCell<VecDeque<Waker>>,
+    keeper: RefCell<Option<Waker>>,
+}
+
+impl Turnstile {
+    /// Ready when the task may go on; until then it is woken when it should ask again.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.done.get() < SHARE {
+            return Poll::Ready(());
+        }
+        self.waiting.borrow_mut().push_back(cx.waker().clone());
+        self.keeper.take().into_iter().for_each(Waker::wake);
+        Poll::Pending
+    }
+
+    /// Counts work that was done.
+    pub fn count(&self, work: usize) {
+        self.done.set(self.done.get().saturating_add(work));
+    }
+
+    /// Begins one turn after the other for as long as somebody waits, for ever. Each is told to `turns`, with
+    /// all that others did in it.
+    pub async fn keep(&self, turns: &Turns) {
+        loop {
+            poll_fn(|cx| {
+                if !self.waiting.borrow().is_empty() {
+                    return Poll::Ready(());
+                }
+                self.keeper.replace(Some(cx.waker().clone()));
+                Poll::Pending
+            })
+            .await;
+            let begun = Instant::now();
+            yield_now().await;
+            turns.crowded.observe(begun.elapsed());
+            self.done.set(0);
+            let mut waiting = self.waiting.borrow_mut();
+            let part = waiting.len().min(PART);
+            waiting.drain(..part).for_each(Waker::wake);
+            if waiting.is_empty() && waiting.capacity() > 1024 {
+                *waiting = VecDeque::new();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_little_to_say_is_heard_between_floods() {
+        let (turnstile, turns) = (Rc::new(Turnstile::default()), Rc::new(Turns::default()));
+        let (keeper, seen) = (turnstile.clone(), turns.clone());
+        let all = LocalSet::new();
+        all.spawn_local(async move { keeper.keep(&seen).await });
+        all.run_until(async {
+            let done = Rc::new(Cell::new(0));
+            let flood = || {
+                let (turnstile, done) = (turnstile.clone(), done.clone());
+                spawn_local(async move {
+                    for _ in 0..10 {
+                        poll_fn(|cx| turnstile.poll(cx)).await;
+                        turnstile.count(SHARE / 4);
+                        done.set(done.get() + 1);
+                        yield_now().await;
+                    }
+                })
+            };
+            let floods: Vec<_> = (0..100).map(|_| flood()).collect();
+            let seen = done.clone();
+            let heard = spawn_local(async move {
+                yield_now().await;
+                seen.get()
+            });
+            assert!(heard.await.unwrap() <= 8, "as much as two turns have");
+            for one in floods {
+                one.await.unwrap();
+            }
+            assert_eq!(done.get(), 1000, "and all is done in the end");
+        })
+        .await;
+    }
+}

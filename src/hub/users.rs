@@ -1,0 +1,190 @@
+//! The users of one app: how many signed-in connections each has on this node, and which connections are to hear
+//! when it comes online and goes. One user is locked at a time; what watchers are told is put into inboxes while
+//! the user is still locked, so that no change overtakes another.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use super::inbox::Place;
+use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
+
+/// One app's users.
+#[derive(Debug, Default)]
+pub struct Users {
+    all: DashMap<UserId, Online>,
+    /// Users whose watchers are to be told in a later second.
+    due: Mutex<Vec<UserId>>,
+}
+
+/// A user with signed-in connections, or with connections that watch it.
+#[derive(Debug, Default)]
+struct Online {
+    connections: usize,
+    watchers: HashMap<SocketId, Watcher>,
+    /// Whether it is online, as watchers are to be told.
+    is: bool,
+    /// The second in which many watchers were last told.
+    told_at: u32,
+    /// They are to be told in a later one.
+    is_due: bool,
+}
+
+/// Watchers up to whom each change is told at once. More are told once a second what it has come to.
+const FEW_WATCHERS: usize = 100;
+
+#[derive(Clone, Copy, Debug)]
+struct Watcher {
+    place: Place,
+    /// Whether it was told last that the user is online.
+    told: Option<bool>,
+}
+
+impl Users {
+    /// Gives memory back that is not used.
+    pub fn shrink(&self) {
+        self.all.shrink_to_fit();
+    }
+
+    /// Counts one more signed-in connection, in second `now`. If it is the user's first, each watcher is given to
+    /// `tell`, while the user is locked: no change overtakes another.
+    pub fn sign_in(&self, user: &UserId, now: u32, tell: impl FnMut(Place)) {
+        let mut online = self.all.entry(user.clone()).or_default();
+        online.connections += 1;
+        let becomes_due = online.turn(true, now, tell);
+        drop(online);
+        self.note_due(user, becomes_due);
+    }
+
+    /// Counts one signed-in connection less. If it was the user's last, each watcher is given to `tell`.
+    pub fn sign_out(&self, user: &UserId, now: u32, tell: impl FnMut(Place)) {
+        let Entry::Occupied(mut entry) = self.all.entry(user.clone()) else { return };
+        let online = entry.get_mut();
+        online.connections = online.connections.saturating_sub(1);
+        if online.connections > 0 {
+            return;
+        }
+        let becomes_due = online.turn(false, now, tell);
+        if online.watchers.is_empty() {
+            entry.remove();
+        } else {
+            drop(entry);
+        }
+        self.note_due(user, becomes_due);
+    }
+
+    /// A user whose connections are counted over all nodes is online or is not. Each watcher to whom that is
+    /// news is given to `tell`.
+    pub fn turn(&self, user: &str, online: bool, now: u32, tell: impl FnMut(Place)) {
+        let Some(mut entry) = self.all.get_mut(user) else { return };
+        let becomes_due = entry.turn(online, now, tell);
+        let user = entry.key().clone();
+        drop(entry);
+        self.note_due(&user, becomes_due);
+    }
+
+    fn note_due(&self, user: &UserId, becomes_due: bool) {
+        if becomes_due {
+            self.due.lock().unwrap_or_else(PoisonError::into_inner).push(user.clone());
+        }
+    }
+
+    /// Tells those watchers who were not told in an earlier second, of a user and whether it is online now.
+    pub fn tell_due(&self, now: u32, mut tell: impl FnMut(&UserId, bool, Place)) {
+        let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
+        for user in due {
+            if let Some(mut online) = self.all.get_mut(&user) {
+                (online.is_due, online.told_at) = (false, now);
+                let is = online.is;
+                online.tell(|place| tell(&user, is, place));
+            }
+        }
+    }
+
+    /// Lets the connection `watcher` hear of `user`; whether the user is online now.
+    pub fn watch(&self, user: &UserId, watcher: Place) -> bool {
+        let mut online = self.all.entry(user.clone()).or_default();
+        let is_online = online.connections > 0;
+        let told = Some(is_online);
+        online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
+        is_online
+    }
+
+    /// The same for a user whose connections are counted over all nodes, of whom the watcher is `told`.
+    pub fn watch_told(&self, user: &UserId, watcher: Place, told: Option<bool>) {
+        let mut online = self.all.entry(user.clone()).or_default();
+        online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
+    }
+
+    /// Ends what [`Self::watch`] began.
+    pub fn unwatch(&self, user: &UserId, watcher: SocketId) {
+        let Entry::Occupied(mut entry) = self.all.entry(user.clone()) else { return };
+        let online = entry.get_mut();
+        online.watchers.remove(&watcher);
+        if online.connections == 0 && online.watchers.is_empty() {
+            entry.remove();
+        }
+    }
+}
+
+impl Online {
+    /// Notes whether it is online, and tells the watchers, if they are few or were told nothing in second `now`;
+    /// whether they are to be told in a later one and nobody knows that yet.
+    fn turn(&mut self, online: bool, now: u32, tell: impl FnMut(Place)) -> bool {
+        self.is = online;
+        let many = self.watchers.len() > FEW_WATCHERS;
+        if many && self.told_at == now {
+            return !std::mem::replace(&mut self.is_due, true);
+        }
+        if many {
+            self.told_at = now;
+        }
+        self.tell(tell);
+        false
+    }
+
+    fn tell(&mut self, mut tell: impl FnMut(Place)) {
+        let online = self.is;
+        for watcher in self.watchers.values_mut() {
+            if watcher.told.replace(online) != Some(online) {
+                tell(watcher.place);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_watchers_hear_once_a_second_what_it_has_come_to() {
+        let users = Users::default();
+        let user = UserId::parse("7").unwrap();
+        for number in 0..200 {
+            let socket = SocketId { node: 1, number };
+            let _ = users.watch(&user, Place { worker: 0, slot: 0, socket });
+        }
+        let mut told = 0;
+        for _ in 0..1000 {
+            users.sign_in(&user, 1, |_| told += 1);
+            users.sign_out(&user, 1, |_| told += 1);
+        }
+        assert_eq!(told, 200, "of the first sign-in");
+        let mut due = Vec::new();
+        users.tell_due(2, |user, is, _| due.push((user.clone(), is)));
+        assert_eq!(due.len(), 200);
+        assert!(due.iter().all(|one| *one == (user.clone(), false)), "it is offline in the end");
+        users.sign_in(&user, 2, |_| told += 1);
+        assert_eq!(told, 200, "there was something to tell in this second");
+        users.sign_out(&user, 2, |_| told += 1);
+        due.clear();
+        users.tell_due(3, |user, is, _| due.push((user.clone(), is)));
+        assert!(due.is_empty(), "it has come to what they know");
+        users.sign_in(&user, 4, |_| told += 1);
+        assert_eq!(told, 400);
+    }
+}
