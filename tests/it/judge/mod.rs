@@ -51,12 +51,14 @@ const KNOWN: &[(&str, &[Kind], &str)] = &[
     ),
     ("any", &[Kind::Uncounted], "who comes while a link drops may be told no count"),
     ("node asleep", &[Kind::Notice, Kind::Roster], "who joins may be missing from the own roster"),
+    (CLOCK_FORWARD, &[Kind::Lost], "what is said while a link is cut is not caught up with"),
     (CLOCK_BACK, &[Kind::Lost, Kind::Notice, Kind::Roster], "places and versions go back with it"),
     ("master lost with its data", &[Kind::Termination], "what was asked meanwhile goes with it"),
     ("command links killed", &[Kind::Cache], "Sentinels fail over; see below"),
     ("master killed, Sentinel", &[Kind::Cache, Kind::Lost], "a replica without it takes over"),
     ("master asleep, Sentinel", &[Kind::Cache], "what the replica lacks is not said again"),
 ];
+const CLOCK_FORWARD: &str = "Redis's clock put forward 60 s";
 const CLOCK_BACK: &str = "Redis's clock put back 60 s";
 
 /// How long a run is to be; none where nobody asked for one.
