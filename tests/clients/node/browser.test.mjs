@@ -62,7 +62,7 @@ describe('the try-out page', () => {
       const answer = await on.backend.get({ path: '/channels/try-out' });
       return (await answer.json()).occupied;
     });
-    await shows(page, /Joined: try-out/);
+    await shows(page, /Joined: my-channel, try-out/);
     await on.backend.trigger('try-out', 'hello', { text: 'Grüße <b>🚀</b>' });
     await shows(page, /hello/);
     await shows(page, /Grüße <b>🚀<\/b>/);
