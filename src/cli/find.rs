@@ -79,6 +79,11 @@ impl Target {
         Self::of_server(&config.server, at.url.as_deref(), &app)
     }
 
+    /// The server that is set so, for what needs no app.
+    pub(super) fn of_own(server: &Server) -> Result<Self, Failure> {
+        Self::of_server(server, None, &App::new("", "", ""))
+    }
+
     /// The server that is set so, or the one at `url` in its place.
     fn of_server(server: &Server, url: Option<&str>, app: &App) -> Result<Self, Failure> {
         let own = || {

@@ -93,6 +93,11 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
                 say(at.json, &answer, || format!("Clients of {user} are told to come back.\n"))
             }
             Tool::Doctor { at } => doctor::examine(at, load).await,
+            Tool::Healthcheck => {
+                let target = Target::of_own(&load()?.config.server)?;
+                let up = format!("{}/up", target.path);
+                target.request("GET", &up, "").await?.accepted().map(drop)
+            }
             Tool::Completions { shell } => {
                 let mut text = Vec::new();
                 clap_complete::generate(*shell, &mut Flags::command(), "fanfare", &mut text);

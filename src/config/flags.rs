@@ -135,6 +135,8 @@ pub enum Tool {
         #[command(flatten)]
         at: At,
     },
+    /// Say by the exit code whether the server of the settings answers, for containers' health checks.
+    Healthcheck,
     /// Print what a shell needs to complete commands.
     Completions { shell: clap_complete::Shell },
     /// Write the manual pages into a folder.
