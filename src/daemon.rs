@@ -1,14 +1,16 @@
 //! The server as a process: the signals that it lives by, what it tells systemd, and its end. SIGTERM and
 //! SIGINT stop it, SIGHUP reloads, SIGUSR2 hands over to a new process.
 
+use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use fanfare::config::{self, Config, Loaded};
 use fanfare::server::reload::{self, Reloader};
 use fanfare::server::{self, Address, Running};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::interval;
+use tokio::time::{Instant, interval, interval_at, sleep};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
@@ -17,6 +19,10 @@ use crate::systemd::{self, Systemd};
 
 /// The exit code for a failure of the machine, `EX_OSERR` of sysexits.h.
 const OS_ERROR: u8 = 71;
+
+/// The exit codes of a process that a second signal ended, as shells count them.
+const TERMINATED: i32 = 128 + 15;
+const INTERRUPTED: i32 = 128 + 2;
 
 /// Why the process ends with an error: one line, and its exit code.
 pub(crate) struct Failed(pub(crate) String, pub(crate) u8);
@@ -27,9 +33,14 @@ impl From<io::Error> for Failed {
     }
 }
 
+/// How often the log says how many connections are left while they leave.
+const PROGRESS: Duration = Duration::from_secs(5);
+
 /// How a server stops.
 enum Stop {
-    /// For good.
+    /// For good, once load balancers had the time to notice.
+    Retire,
+    /// For good and at once.
     Drain,
     /// Another process takes the connections that come.
     HandOver,
@@ -103,42 +114,67 @@ pub(crate) fn run(
         if is_inherited && !inherited.by_systemd {
             successor::tell_predecessor();
         }
-        let reloader = Reloader::new(&running, &config, load).with_level(set_level);
-        let stop = serve(&running, &mut signals, (&systemd, is_kept), reloader).await;
+        let mut reloader = Reloader::new(&running, &config, load).with_level(set_level);
+        let looks = (&systemd, is_kept);
+        let mut stop = serve(&running, &mut signals, looks, &mut reloader, pending()).await;
+        if !matches!(stop, Stop::HandOver) {
+            systemd.stopping(running.longest_end());
+        }
+        if matches!(stop, Stop::Retire) && !running.delay().is_zero() {
+            let delay = running.delay();
+            running.retire();
+            info!(?delay, "stopping soon: all is served until then, and /ready says 503");
+            let over = sleep(delay);
+            stop = match serve(&running, &mut signals, looks, &mut reloader, over).await {
+                Stop::Retire => std::process::exit(TERMINATED),
+                stop => stop,
+            };
+        }
+        drop(reloader);
         if inherited.by_systemd || matches!(stop, Stop::HandOver) {
             running.leave_socket();
         }
         let stop = if is_kept { Stop::HandOver } else { stop };
         info!(connections = running.shared().connections(), "stopping");
         match stop {
-            Stop::Drain => running.drain(),
+            Stop::Retire | Stop::Drain => running.drain(),
             Stop::HandOver => running.hand_over(),
         }
-        let ended = tokio::task::spawn_blocking(|| running.wait());
-        tokio::select! {
-            ended = ended => ended.unwrap_or_else(|error| Err(error.into()))?,
-            _ = signals.terminate.recv() => std::process::exit(128 + 15),
-            _ = signals.interrupt.recv() => std::process::exit(128 + 2),
+        let shared = running.shared().clone();
+        let mut ended = tokio::task::spawn_blocking(|| running.wait());
+        let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
+        loop {
+            tokio::select! {
+                ended = &mut ended => break ended.unwrap_or_else(|error| Err(error.into()))?,
+                _ = progress.tick() => info!(connections = shared.connections(), "draining"),
+                _ = signals.terminate.recv() => std::process::exit(TERMINATED),
+                _ = signals.interrupt.recv() => std::process::exit(INTERRUPTED),
+            }
         }
         info!("stopped");
         Ok(())
     })
 }
 
+/// Serves until a signal ends it, or `over` does. SIGINT is somebody at a terminal, whom no load balancer
+/// keeps waiting.
 async fn serve(
     running: &Running,
     signals: &mut Signals,
     (systemd, is_kept): (&Systemd, bool),
-    mut reloader: Reloader<'_>,
+    reloader: &mut Reloader<'_>,
+    over: impl Future<Output = ()>,
 ) -> Stop {
+    tokio::pin!(over);
     let mut looks = interval(reload::LOOK);
     let mut beats = Vec::new();
     let mut pings = interval(systemd.watchdog().unwrap_or(reload::LOOK));
     let mut next: Option<Successor> = None;
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+            _ = signals.terminate.recv() => return Stop::Retire,
+            _ = signals.interrupt.recv() => return Stop::Drain,
+            () = &mut over => return Stop::Drain,
             _ = signals.hangup.recv() => {
                 systemd.reloading();
                 reloader.reload();
@@ -164,14 +200,12 @@ async fn serve(
             },
         }
     }
-    systemd.stopping(running.longest_end());
-    Stop::Drain
 }
 
 async fn serves(next: &mut Option<Successor>) -> Result<(), successor::Failure> {
     match next {
         Some(successor) => successor.serves().await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 

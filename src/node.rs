@@ -58,6 +58,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// No new sockets: the server is stopping.
     pub draining: AtomicBool,
+    /// New sockets should go elsewhere, for it will soon drain. They are served until then.
+    pub retiring: AtomicBool,
     pub capacity: Capacity,
     pub addresses: Addresses,
     pub webhooks: Webhooks,
@@ -70,6 +72,12 @@ pub struct Shared {
 impl Shared {
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether it stops, or soon will.
+    pub fn is_retiring(&self) -> bool {
+        // Advice for load balancers: nothing else depends on when it is seen.
+        self.retiring.load(Ordering::Relaxed) || self.is_draining()
     }
 
     /// Takes a place for one more socket of `address`, or says why there is none.

@@ -40,6 +40,7 @@ impl Stage {
             hub: Hub::new(1, 1),
             metrics: Metrics::new(1),
             draining: AtomicBool::new(false),
+            retiring: AtomicBool::new(false),
             capacity: Capacity::new(0, 0),
             addresses: Addresses::new(0, 0),
             webhooks: Webhooks::default(),

@@ -67,6 +67,9 @@ pub const SERVER: &[Key<Config>] = &[
     key("server.shutdown_grace", r#""10s""#, |c, v| {
         put(&mut c.server.shutdown_grace, duration(v, Duration::ZERO..=HOUR))
     }),
+    key("server.shutdown_delay", r#""0s""#, |c, v| {
+        put(&mut c.server.shutdown_delay, duration(v, Duration::ZERO..=HOUR))
+    }),
     key("server.handshake_timeout", r#""10s""#, |c, v| {
         put(&mut c.server.handshake_timeout, duration(v, MILLISECOND..=HOUR))
     }),

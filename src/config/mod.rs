@@ -72,6 +72,8 @@ pub struct Server {
     pub max_connections: usize,
     /// How long established connections may take to leave when the server stops.
     pub shutdown_grace: Duration,
+    /// How long everything is served as before once the server was told to stop; only `/ready` says so.
+    pub shutdown_delay: Duration,
     /// How long a client may take to send a whole request.
     pub handshake_timeout: Duration,
     /// Networks whose `X-Forwarded-For` is believed.

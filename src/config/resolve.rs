@@ -179,6 +179,7 @@ impl Config {
                 workers: 0,
                 max_connections: 0,
                 shutdown_grace: Duration::ZERO,
+                shutdown_delay: Duration::ZERO,
                 handshake_timeout: Duration::ZERO,
                 trusted_proxies: Vec::new(),
                 proxy_protocol: false,

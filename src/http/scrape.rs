@@ -173,6 +173,7 @@ impl Scrape {
             self.tell_as_soketi(&mut page, &apps);
         }
         self.tell_certificate(&mut page);
+        self.tell_reload(&mut page);
         self.tell_transports(&mut page);
         self.tell_sockets(&mut page);
         self.tell_api(&mut page);
@@ -229,6 +230,13 @@ impl Scrape {
         let days = (end > 0.0).then_some((&[][..], (end - now) / (24.0 * 3600.0)));
         let help = "Days until the TLS certificate, or one of its chain, expires; below 0, it has.";
         page.gauges("certificate_days_left", help, days);
+    }
+
+    fn tell_reload(&self, page: &mut Page) {
+        let failed = self.shared.metrics.reload_failed.load(Ordering::Relaxed);
+        let help = "0 if the settings could not be used when they were last read again.";
+        let value = f64::from(u8::from(!failed));
+        page.gauges("config_last_reload_successful", help, [(&[][..], value)]);
     }
 
     /// How connections' bytes travel: all that are not over HTTP are sockets.

@@ -54,6 +54,11 @@ impl Capacity {
         Ok(())
     }
 
+    /// Sockets that may be open at a time; 0: no limit.
+    pub fn max_connections(&self) -> u64 {
+        self.max_connections
+    }
+
     /// Gives a socket's place back.
     pub fn release(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);

@@ -9,6 +9,7 @@ mod page;
 mod process;
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use tokio::runtime::RuntimeMetrics;
@@ -122,6 +123,8 @@ pub struct Metrics {
     runtimes: Vec<OnceLock<RuntimeMetrics>>,
     /// What the log may say of what others do wrong.
     pub notices: Notices,
+    /// The last time that the settings were read again they were of no use.
+    pub reload_failed: AtomicBool,
 }
 
 impl Metrics {
@@ -131,6 +134,7 @@ impl Metrics {
             workers: (0..workers).map(|_| Counts::default()).collect(),
             runtimes: (0..workers).map(|_| OnceLock::new()).collect(),
             notices: Notices::default(),
+            reload_failed: AtomicBool::new(false),
         }
     }
 

@@ -13,7 +13,7 @@ impl Shared {
     /// Whether they should for this reason.
     pub fn is_unready(&self, why: Unready) -> bool {
         match why {
-            Unready::Draining => self.is_draining(),
+            Unready::Draining => self.is_retiring(),
             Unready::Redis => self.cluster.as_ref().is_some_and(|cluster| !cluster.link().is_up()),
             Unready::Restoring => {
                 self.cluster.as_ref().is_some_and(|cluster| cluster.link().is_restoring())

@@ -127,6 +127,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         hub: Hub::new(node, workers),
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
+        retiring: AtomicBool::new(false),
         capacity: capacity(&config),
         addresses: Addresses::new(by_address.0, by_address.1),
         webhooks: webhooks_of(&config, cluster.as_ref())?,
@@ -166,7 +167,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
             .spawn(move || thread::run(beginning, acceptor))?;
         threads.push(thread);
     }
-    announce(&address, workers, certificates.as_deref());
+    announce(&address, (workers, &shared), certificates.as_deref());
     Ok(Running {
         address,
         listener: kept,
@@ -184,9 +185,16 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
     })
 }
 
-/// The line that the server listens, and one if its certificate is of no use to clients.
-fn announce(address: &Address, workers: usize, certificates: Option<&Certificates>) {
-    info!(addr = %address, workers, version = config::VERSION, "listening");
+/// The line that the server listens, with how many sockets and apps there is room for, and one if its
+/// certificate is of no use to clients.
+fn announce(
+    address: &Address,
+    (workers, shared): (usize, &Shared),
+    certificates: Option<&Certificates>,
+) {
+    let (apps, room) = (shared.apps.load().len(), shared.capacity.max_connections());
+    let memory = shared.capacity.max_memory();
+    info!(addr = %address, workers, version = config::VERSION, apps, room, memory, "listening");
     if let Some(doubt) = certificates.and_then(Certificates::doubt) {
         warn!("server.tls.cert: {doubt}");
     }
@@ -349,6 +357,11 @@ impl Running {
         self.apps.send_modify(|times| *times += 1);
     }
 
+    /// Tells load balancers to send new sockets elsewhere, and serves on.
+    pub fn retire(&self) {
+        self.shared.retiring.store(true, Ordering::Relaxed);
+    }
+
     /// Begins to stop: new sockets are refused, established ones closed one after the other, requests
     /// answered.
     pub fn drain(&self) {
@@ -389,9 +402,14 @@ impl Running {
         !stuck
     }
 
+    /// How long it serves on after it was told to stop.
+    pub fn delay(&self) -> Duration {
+        self.config.shutdown_delay
+    }
+
     /// How long stopping takes at most, with some time to spare.
     pub fn longest_end(&self) -> Duration {
-        self.config.shutdown_grace + FAREWELL * 10
+        self.config.shutdown_delay + self.config.shutdown_grace + FAREWELL * 10
     }
 
     /// Waits until all connections are gone, or the grace is over. Fails if a worker ended in a panic.

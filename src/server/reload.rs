@@ -4,6 +4,7 @@
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tracing::level_filters::LevelFilter;
@@ -146,6 +147,7 @@ impl<'a> Reloader<'a> {
             Ok(loaded) => loaded,
             Err(error) => {
                 error!("the settings stay as they were: {error}");
+                self.note_reload(false);
                 return;
             }
         };
@@ -163,9 +165,10 @@ impl<'a> Reloader<'a> {
         }
         match (self.made, config.made_app.is_some()) {
             // Those made now are not those that clients know.
-            (true, true) => return,
+            (true, true) => return self.note_reload(true),
             (false, true) => {
                 error!("the apps stay as they were: the settings have none any more");
+                self.note_reload(false);
                 return;
             }
             (_, false) => self.made = false,
@@ -177,6 +180,13 @@ impl<'a> Reloader<'a> {
         let (added, removed) = (missing(&now, &before), missing(&before, &now));
         info!(apps = now.len(), added, removed, "the settings were read again");
         self.running.replace_apps(now);
+        self.note_reload(true);
+    }
+
+    /// For who watches: a reload that changes nothing is seen in the log alone otherwise.
+    fn note_reload(&self, done: bool) {
+        // A figure that nothing is decided by.
+        self.running.shared.metrics.reload_failed.store(!done, Ordering::Relaxed);
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::accept::Acceptor;
 use super::serve::{Terms, serve};
@@ -240,9 +240,6 @@ async fn close_all(node: Rc<Node>, grace: Duration) {
     let (all, _) = node.worker.some_connections(0, node.worker.places());
     let steps = (grace * 3 / 4).as_millis() / STEP.as_millis();
     let each = all.len().div_ceil(usize::try_from(steps).unwrap_or(1).max(1)).max(1);
-    if all.len() > 1000 {
-        warn!(connections = all.len(), "draining");
-    }
     for (step, some) in all.chunks(each).enumerate() {
         sleep_until(begun + STEP * step as u32).await;
         close(some);

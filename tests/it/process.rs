@@ -1,5 +1,7 @@
 //! The program as a process: signals, what systemd passes and is told, and the hand-over to a new one.
 
+mod delay;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -41,7 +43,7 @@ impl Process {
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let port = metrics.port();
         let settings = format!(
-            "[server]\nworkers = 2\nshutdown_grace = {grace:?}\n[metrics]\nport = {port}\n{APP}"
+            "[server]\nworkers = 2\nshutdown_grace = \"{grace}\"\n[metrics]\nport = {port}\n{APP}"
         );
         std::fs::write(folder.join("f.toml"), settings).unwrap();
         let notices = UnixDatagram::bind(folder.join("notify")).unwrap();

@@ -135,6 +135,7 @@ pub fn config(apps: Vec<App>) -> Config {
             io_uring: true,
             max_connections: 0,
             shutdown_grace: Duration::ZERO,
+            shutdown_delay: Duration::ZERO,
             handshake_timeout: Duration::from_secs(10),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,

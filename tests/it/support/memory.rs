@@ -165,6 +165,7 @@ fn shared_by(
         hub,
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
+        retiring: AtomicBool::new(false),
         capacity: Capacity::new(0, 0),
         addresses: Addresses::new(0, 0),
         webhooks: Webhooks::default(),
