@@ -179,7 +179,8 @@ fn a_reload_makes_the_log_as_talkative_as_is_wanted() {
     let log = process.log();
     assert!(log.contains("[cluster] changed: that holds from the next start on"), "{log}");
     assert!(log.contains("path=\"/while\""), "{log}");
-    assert!(!log.contains("/before") && !log.contains("/after"), "{log}");
+    // The first of a minute is told to everybody.
+    assert!(log.contains("/before") && !log.contains("/after"), "{log}");
 }
 
 #[test]
@@ -211,10 +212,10 @@ fn the_log_shows_frames_to_who_debugs_and_refusals_to_everybody_once() {
     let log = process.log();
     for (line, times) in [
         ("a socket was refused: Application does not exist", 1),
-        ("status=401 Unauthorized path=\"/apps/1/channels\" others=0", 1),
-        ("status=404 Not Found path=\"/apps/nobody/channels\" others=0", 1),
+        ("status=401 Unauthorized path=\"/apps/1/channels\" key=\"\" others=0", 1),
+        ("status=404 Not Found path=\"/apps/nobody/channels\" key=\"\" others=0", 1),
         ("code=4009 others=0 why=\"Invalid signature", 1),
-        ("/nothing", 0),
+        ("/nothing", 1),
         ("private-c\" event", 0),
         ("connected", 0),
     ] {
@@ -279,7 +280,8 @@ fn journald_is_told_how_grave_a_line_is() {
         text
     };
     let text = run("", None);
-    assert!(text.starts_with("<6> INFO listening addr="), "{text}");
+    // The line of io_uring may come first.
+    assert!(text.starts_with("<6> INFO "), "{text}");
     let text = run("[log]\nformat = \"json\"\n", None);
     assert!(text.starts_with("<6>{\"timestamp\":"), "{text}");
     let text = run("[server]\nports = 1\n", None);
