@@ -138,8 +138,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
     let (page, server) = (page(&config), Arc::new(config.server));
     let loads = Arc::new(Loads::new(workers));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::default()).collect();
-    let (phase, _) = watch::channel(Phase::Serving);
-    let (apps, _) = watch::channel(0);
+    let (phase, apps) = (watch::Sender::new(Phase::Serving), watch::Sender::new(0));
     let keeper = look_up(config.sql.as_ref(), asked, &shared, &apps)?;
     let scrape = metrics_of(&config.metrics, &shared, (&address, certificates.as_deref()), &phase);
     let (doors, accepted): (Vec<_>, Vec<_>) =
