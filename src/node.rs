@@ -74,12 +74,6 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether it stops, or soon will.
-    pub fn is_retiring(&self) -> bool {
-        // Advice for load balancers: nothing else depends on when it is seen.
-        self.retiring.load(Ordering::Relaxed) || self.is_draining()
-    }
-
     /// Takes a place for one more socket of `address`, or says why there is none.
     fn admit(&self, address: IpAddr) -> Result<(), Reason> {
         if self.is_draining() {

@@ -1,10 +1,18 @@
 //! Whether new sockets should come here, for load balancers, and if not, why. It is advice: who comes all
 //! the same is refused where it connects.
 
+use std::sync::atomic::Ordering;
+
 use super::Shared;
 use crate::metrics::Unready;
 
 impl Shared {
+    /// Whether it stops, or soon will.
+    pub fn is_retiring(&self) -> bool {
+        // Advice for load balancers: nothing else depends on when it is seen.
+        self.retiring.load(Ordering::Relaxed) || self.is_draining()
+    }
+
     /// The first reason why new sockets should go elsewhere.
     pub fn unready(&self) -> Option<Unready> {
         Unready::ALL.iter().copied().find(|why| self.is_unready(*why))
