@@ -83,6 +83,8 @@ pub struct Features {
     pub authorization_timeout: Duration,
     /// How long a cache channel keeps its last event.
     pub cache_ttl: Duration,
+    /// How long a client may be away and still be told what it missed; zero: off.
+    pub resume: Duration,
 }
 
 /// Every bound of an app. A zero in a field whose comment says so means no limit.
@@ -125,6 +127,8 @@ pub struct Limits {
     pub presence_bytes: usize,
     /// Bytes that the cached events of all its channels may take, about.
     pub cache_bytes: usize,
+    /// Bytes of the events that are kept for clients that come back, all channels together.
+    pub resume_bytes: usize,
     /// Bytes queued for one connection before it is closed as too slow.
     pub outbox_bytes: usize,
     /// How far a request's timestamp may be off, either way; zero: unchecked.
@@ -201,6 +205,7 @@ impl Default for Features {
             watchlist: false,
             authorization_timeout: Duration::ZERO,
             cache_ttl: Duration::from_secs(30 * 60),
+            resume: Duration::ZERO,
         }
     }
 }
@@ -226,6 +231,7 @@ impl Default for Limits {
             max_member_size: 10 << 10,
             presence_bytes: 4 << 20,
             cache_bytes: 64 << 20,
+            resume_bytes: 64 << 20,
             outbox_bytes: 1 << 20,
             timestamp_tolerance: Duration::from_secs(600),
         }

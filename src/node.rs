@@ -8,6 +8,8 @@ mod online;
 mod publishing;
 mod readiness;
 mod receive;
+mod resume;
+mod room;
 mod users;
 mod withdraw;
 
@@ -27,13 +29,13 @@ use crate::hub::budget::Work;
 use crate::hub::cache::Cached;
 use crate::hub::capacity::Capacity;
 use crate::hub::connection::Connection;
-use crate::hub::directory::{Directory, Full, Joined, Occupancy, Room};
+use crate::hub::directory::{Directory, Joined, Occupancy};
 use crate::hub::inbox::History;
 use crate::hub::stream::Stream;
-use crate::hub::subscriptions::{Told, counted_bytes};
+use crate::hub::subscriptions::Told;
 use crate::hub::worker::{Ended, Worker};
 use crate::lookup::Lookup;
-use crate::metrics::{Counts, Doubt, Limited, Metrics, Reason, Signed};
+use crate::metrics::{Counts, Doubt, Metrics, Reason, Signed};
 use crate::protocol::auth::{self, AuthError};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::command::Subscribe;
@@ -47,6 +49,7 @@ pub use clustered::{Clustered, Pending};
 pub use news::done;
 pub use publishing::Publication;
 pub use receive::take_arrivals;
+use room::{no_room, room};
 pub use withdraw::Withdrawing;
 
 /// What all workers of one server share.
@@ -184,6 +187,7 @@ impl Node {
     /// Ends what a connection had part in, `most` of its subscriptions; whether that was all. What it was
     /// subscribed to, others see it leave.
     pub fn leave(&self, connection: &Connection, most: usize) -> bool {
+        self.suspend(connection);
         for _ in 0..most {
             let Some(ended) = self.worker.unsubscribe_next(connection) else { break };
             self.tell_of_end(&connection.directory, &ended, &connection.app());
@@ -194,8 +198,11 @@ impl Node {
         if let Some(user) = self.worker.identify(connection, None) {
             self.sign_out(connection, &user);
         }
-        connection.directory.release();
-        self.shared.release(connection.address);
+        // Unless that was done when a newer connection of its client took over.
+        if connection.resumption().is_none_or(|one| one.connection.take_release()) {
+            connection.directory.release();
+            self.shared.release(connection.address);
+        }
         connection.traffic().disconnected.add(1);
         let (app, socket) = (&connection.app().id, connection.id);
         debug!(%app, %socket, reason = connection.ending().word(), "disconnected");
@@ -255,6 +262,7 @@ impl Node {
                 }
             })
             .map_err(|full| no_room(&app, full))?;
+        let caught = self.catch_up(connection, &name);
         self.report(&app, subscribed.occupied.then_some(()), |()| Fact::Occupied(name.clone()));
         let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
         if subscribed.occupied {
@@ -266,7 +274,7 @@ impl Node {
             Some(Joined { roster, .. }) => connection.tell(roster),
             None => connection.tell(Message::subscribed(&name)),
         }
-        if kind.cache {
+        if !self.tell_missed(connection, &name, caught) && kind.cache {
             let misses = cached.is_none().then_some(());
             self.report(&app, misses, |()| Fact::CacheMiss(name.clone()));
             connection
@@ -275,39 +283,6 @@ impl Node {
         let told = self.tell_count(&connection.directory, &name, subscribed.count, &app);
         connection.budget.spend(Work::Notices(told));
         Ok(None)
-    }
-
-    /// Whether there is room for one more channel: of what the connection may have, and in memory.
-    fn check_budget(
-        &self,
-        connection: &Connection,
-        name: &ChannelName,
-    ) -> Result<(), SubscriptionError> {
-        let app = connection.app();
-        let max = app.limits.max_channels_per_connection;
-        if connection.channels() >= max {
-            return Err(SubscriptionError::TooManyChannels { max });
-        }
-        let (bytes, max) = (counted_bytes(name), app.limits.subscription_bytes);
-        if connection.subscription_bytes() + bytes > max {
-            return Err(SubscriptionError::TooManyBytes { max });
-        }
-        if !self.shared.capacity.bears(bytes, self.hub().counted_bytes()) {
-            self.counts().limited.count(Limited::Memory as usize);
-            return Err(SubscriptionError::NoMemory);
-        }
-        Ok(())
-    }
-
-    /// Whether the connection comes to that channel and goes from it so often that it has to wait for the next
-    /// second, in which it is resumed.
-    pub fn holds_up(&self, connection: &Connection, name: &str) -> bool {
-        let must_wait = connection.life.rejoins.must_wait(name, self.worker.now());
-        if must_wait {
-            self.counts().limited.count(Limited::Presence as usize);
-            self.worker.hold_up(connection);
-        }
-        must_wait
     }
 
     /// Whether the connection may subscribe, and as whom on a presence channel.
@@ -384,6 +359,7 @@ impl Node {
             if ended.user.is_some() {
                 connection.life.rejoins.note_leave(&ended.channel, self.worker.now());
             }
+            self.give_up(connection, &ended.channel);
             let told = self.tell_of_end(&connection.directory, &ended, &connection.app());
             connection.budget.spend(Work::Notices(told));
         }
@@ -471,19 +447,6 @@ impl Node {
             occupancy.users = cluster.users(app, name);
         }
         occupancy
-    }
-}
-
-/// What one presence channel of the app may have.
-fn room(app: &App) -> Room {
-    Room { members: app.limits.max_presence_members, bytes: app.limits.presence_bytes }
-}
-
-/// Why a member is not let in.
-fn no_room(app: &App, full: Full) -> SubscriptionError {
-    match full {
-        Full::Members => SubscriptionError::TooManyMembers { max: app.limits.max_presence_members },
-        Full::Bytes => SubscriptionError::RosterTooLarge { max: app.limits.presence_bytes },
     }
 }
 

@@ -85,7 +85,7 @@ impl Session {
                 self.connection.budget.spend(Work::Ping);
                 self.connection.tell(Message::pong());
             }
-            Ok(Command::Pong) => {}
+            Ok(Command::Pong) => self.node.acknowledge(&self.connection),
             Ok(Command::Subscribe(request)) => self.subscribe(request),
             Ok(Command::Unsubscribe(channel)) => self.node.unsubscribe(&self.connection, &channel),
             Ok(Command::SignIn(request)) => {

@@ -180,6 +180,10 @@ pub const APP: &[Key<App>] = &[
     key("authorization_timeout", r#""0s""#, |a, v| {
         put(&mut a.features.authorization_timeout, duration(v, Duration::ZERO..=HOUR))
     }),
+    key("resume", r#""0s""#, |a, v| {
+        put(&mut a.features.resume, duration(v, Duration::ZERO..=HOUR))
+    }),
+    key("resume_bytes", r#""64MiB""#, |a, v| put(&mut a.limits.resume_bytes, size(v))),
     key("cache_ttl", r#""30m""#, |a, v| {
         put(&mut a.features.cache_ttl, duration(v, MILLISECOND..=YEAR))
     }),

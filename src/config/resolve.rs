@@ -89,6 +89,12 @@ impl Settings {
             sql.rows = self.rows.clone();
         }
         config.apps = self.resolve_apps()?;
+        let resumes = config.apps.iter().any(|app| !app.features.resume.is_zero());
+        if resumes && !config.cluster.redis.is_empty() {
+            let problem =
+                "does not go with an app's resume, which works on a server of its own so far";
+            return Err(self.wrong("cluster.redis", problem));
+        }
         Ok(config)
     }
 

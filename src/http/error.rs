@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 
 use crate::metrics::{Doubt, Notice, Notices, Status};
 use crate::protocol::query::Query;
+use crate::protocol::resume_token;
 
 /// A refused request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,7 +61,8 @@ impl Error {
     /// The line of a request to `path` that was refused: for the operator where a setting, a secret or a
     /// limit may be why, and in any case for whoever debugs.
     pub(super) fn tell(&self, notices: &Notices, uri: &Uri) {
-        let (status, path) = (self.status(), uri.path());
+        let (status, path) = (self.status(), resume_token::mask(uri.path()));
+        let path = path.as_ref();
         // A set-up that is wrong somewhere else: nothing that this server would warn of.
         let elsewhere = match self {
             Self::NotFound => Some(Notice::NoRoute),

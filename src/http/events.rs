@@ -125,11 +125,13 @@ fn trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger
     if name.is_empty() || name.chars().count() > max {
         return Err(Error::mistyped("name", &format!("1 to {max} characters")));
     }
-    if name.starts_with("pusher:") || name.starts_with("pusher_internal:") {
-        return Err(Error::BadRequest(
-            "Event names that begin with pusher: or pusher_internal: are the protocol's own."
-                .to_owned(),
-        ));
+    let resumes = !app.features.resume.is_zero();
+    let own = ["pusher:", "pusher_internal:", "resume:"];
+    let own = if resumes { &own[..] } else { &own[..2] };
+    if let Some(prefix) = own.iter().find(|prefix| name.starts_with(**prefix)) {
+        return Err(Error::BadRequest(format!(
+            "Event names that begin with {prefix} are the protocol's own."
+        )));
     }
     let channels = parameters.channels(app)?;
     let data = parameters.data()?;

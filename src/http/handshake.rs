@@ -15,12 +15,15 @@ use crate::metrics::{Notice, Reason};
 use crate::node::Shared;
 use crate::protocol::error::{Error as Refusal, close};
 use crate::protocol::query::Query;
+use crate::protocol::resume_token::ResumeToken;
 use crate::socket::upgrade::{self, Admission, NoHandshake};
 
 /// A socket to be.
 #[derive(Debug)]
 pub struct Upgrade {
     pub admission: Admission,
+    /// The client that it is a connection of, if that may come back.
+    pub resumes: Option<ResumeToken>,
     /// The client's address, as far as proxies can be believed.
     pub address: IpAddr,
     /// The 101 for the client.
@@ -82,6 +85,7 @@ impl Door {
         &self,
         parts: &Parts,
         key: &str,
+        token: Option<&str>,
         verdict: Option<Verdict>,
     ) -> Result<Opened, Error> {
         let (headers, trusted) = (&parts.headers, &self.http.trusted_proxies);
@@ -98,6 +102,15 @@ impl Door {
                 Err(LookupAway) => admission = Err(close::LOOKUP_AWAY),
             }
         }
+        let mut resumes = None;
+        if let (Ok(app), Some(token)) = (&admission, token)
+            && !app.features.resume.is_zero()
+        {
+            resumes = ResumeToken::parse(token);
+            if resumes.is_none() {
+                admission = Err(close::RESUME_TOKEN);
+            }
+        }
         let address = answer::client_address(trusted, self.peer, headers);
         // Sockets that are refused for another reason count as well.
         if !self.http.node.shared.addresses.handshakes.admit(address, Instant::now()) {
@@ -107,6 +120,7 @@ impl Door {
         let upgrade = Upgrade {
             admission,
             asked,
+            resumes,
             address,
             answer,
             pause: upgrade::greeting_pause(headers),

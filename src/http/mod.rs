@@ -155,9 +155,14 @@ impl Door {
                 return Err(Error::MethodNotAllowed("GET, HEAD, OPTIONS").into());
             }
             ["app", key] if prefixed && method == Method::GET => {
-                return Ok(self.upgrade(parts, &percent_decode(key), verdict)?);
+                return Ok(self.upgrade(parts, &percent_decode(key), None, verdict)?);
             }
-            ["app", _] if prefixed => return Err(Error::MethodNotAllowed("GET, OPTIONS").into()),
+            ["resume", token, "app", key] if prefixed && method == Method::GET => {
+                return Ok(self.upgrade(parts, &percent_decode(key), Some(token), verdict)?);
+            }
+            ["app", _] | ["resume", _, "app", _] if prefixed => {
+                return Err(Error::MethodNotAllowed("GET, OPTIONS").into());
+            }
             ["apps", id, rest @ ..] => {
                 let (route, allowed) = api_route(rest).ok_or(Error::NotFound)?;
                 (Some(percent_decode(id)), route, allowed)

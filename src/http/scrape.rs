@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config;
 use crate::hub::directory::{Directory, Totals};
+use crate::hub::resume::ResumeFigures;
 use crate::metrics::{
     Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Transport,
     Turns, Unreadable, Unready,
@@ -44,12 +45,17 @@ impl AppFigures {
         let all = self.directory.all_traffic().iter();
         all.map(|traffic| read(traffic).value()).fold(0, u64::wrapping_add) as f64
     }
+
+    fn resumed(&self, read: impl Fn(&ResumeFigures) -> &AtomicU64) -> f64 {
+        // Relaxed: what is displayed need not be of one moment.
+        read(&self.directory.resume.figures).load(Ordering::Relaxed) as f64
+    }
 }
 
 type Figure = fn(&AppFigures) -> f64;
 
 /// Gauges of each app.
-const GAUGES: [(&str, &str, Figure); 5] = [
+const GAUGES: [(&str, &str, Figure); 7] = [
     ("connections", "Connections open now.", |app| app.directory.connections() as f64),
     ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
     ("channels", "Channels with subscribers.", |app| app.totals.channels as f64),
@@ -57,10 +63,16 @@ const GAUGES: [(&str, &str, Figure); 5] = [
     ("cache_bytes", "Bytes held by the last events of cache channels.", |app| {
         app.directory.cache.figures().1 as f64
     }),
+    ("resume_waiting", "Clients that may come back and go on where they ended.", |app| {
+        app.directory.resume.occupancy().0 as f64
+    }),
+    ("resume_log_bytes", "Bytes held by the events that are kept for them.", |app| {
+        app.directory.resume.occupancy().1 as f64
+    }),
 ];
 
 /// Counters of each app.
-const COUNTERS: [(&str, &str, Figure); 11] = [
+const COUNTERS: [(&str, &str, Figure); 17] = [
     ("connects_total", "Sockets that were let in.", |app| app.sum(|t| &t.connected)),
     ("disconnects_total", "Sockets that were let in and are gone.", |app| {
         app.sum(|t| &t.disconnected)
@@ -79,6 +91,24 @@ const COUNTERS: [(&str, &str, Figure); 11] = [
     }),
     ("cache_evicted_total", "Last events dropped for want of room.", |app| {
         app.directory.cache.figures().0 as f64
+    }),
+    ("resume_resumed_total", "Connections that went on where another had ended.", |app| {
+        app.resumed(|figures| &figures.resumed)
+    }),
+    ("resume_expired_total", "Clients that did not come back in time.", |app| {
+        app.resumed(|figures| &figures.expired)
+    }),
+    ("resume_crowded_total", "Clients forgotten before, as too many waited.", |app| {
+        app.resumed(|figures| &figures.crowded)
+    }),
+    ("resume_replayed_total", "Events told to clients that came back.", |app| {
+        app.resumed(|figures| &figures.replayed)
+    }),
+    ("resume_gaps_total", "Channels whose log did not reach back.", |app| {
+        app.resumed(|figures| &figures.gaps)
+    }),
+    ("resume_dropped_total", "Events that resume_bytes pushed out of the logs.", |app| {
+        app.resumed(|figures| &figures.dropped)
     }),
 ];
 

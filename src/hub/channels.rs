@@ -127,9 +127,9 @@ impl Channels {
     }
 
     /// Gives up the place of a channel that nobody here is subscribed to.
-    pub(super) fn close_if_empty(&mut self, slot: u32) {
+    pub(super) fn close_if_empty(&mut self, slot: u32) -> bool {
         let Some(channel) = self.at(slot).filter(|channel| channel.subscribers.is_empty()) else {
-            return;
+            return false;
         };
         let hash = Self::hash(&self.hasher, &channel.directory, channel.name.as_str());
         if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
@@ -138,6 +138,7 @@ impl Channels {
         self.places.remove(slot as usize);
         self.closed += 1;
         self.shrink();
+        true
     }
 
     /// Gives memory back when three quarters of it are unused, and not before as many channels were closed.

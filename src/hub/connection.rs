@@ -2,7 +2,7 @@
 //! ends. It lives and dies on one thread, so nothing here is locked. What its client says, and what that
 //! means, is above.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -19,13 +19,13 @@ use super::http_stream::{Arrival, HttpStream};
 use super::inbox::Place;
 use super::outbox::Outbox;
 use super::rejoins::Rejoins;
+use super::resume::resumption::Resumption;
 use super::shown;
 use super::stream::Stream;
 use super::subscriptions::{Subscription, Subscriptions};
-use super::withdrawal::{Restrictions, Withdrawal};
+use super::withdrawal::Restrictions;
 use crate::app::App;
 use crate::metrics::{Reason, Traffic};
-use crate::protocol::channel::ChannelName;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::protocol::member::{User, UserId};
@@ -54,7 +54,9 @@ pub struct Connection {
     pub(super) subscriptions: RefCell<Subscriptions>,
     user: RefCell<Option<Box<User>>>,
     ending: Cell<Option<Reason>>,
-    restrictions: Cell<Option<Box<Restrictions>>>,
+    pub(super) restrictions: Cell<Option<Box<Restrictions>>>,
+    /// Its part in a client that may come back.
+    pub(super) resumption: OnceCell<Box<Resumption>>,
     /// Whether the subscription that it waited for may be, until its task has seen that.
     resumed: Cell<Option<bool>>,
     pub life: Life,
@@ -142,6 +144,7 @@ impl Connection {
             user: RefCell::default(),
             ending: Cell::default(),
             restrictions: Cell::default(),
+            resumption: OnceCell::new(),
             resumed: Cell::default(),
             life,
             budget: Budget::default(),
@@ -175,6 +178,16 @@ impl Connection {
         } else {
             self.close_slow();
         }
+    }
+
+    /// Its part in a client that may come back, if it has one.
+    pub fn resumption(&self) -> Option<&Resumption> {
+        self.resumption.get().map(|resumption| &**resumption)
+    }
+
+    /// Makes it a connection of such a client, once.
+    pub fn set_resumption(&self, resumption: Resumption) {
+        let _ = self.resumption.set(Box::new(resumption));
     }
 
     fn has_room(&self, bytes: usize) -> bool {
@@ -223,6 +236,13 @@ impl Connection {
     }
 
     fn write_out(&self) {
+        self.write_outbox();
+        while self.feed() {
+            self.write_outbox();
+        }
+    }
+
+    fn write_outbox(&self) {
         let (mut outbox, mut stream) = (self.outbox.borrow_mut(), self.stream.borrow_mut());
         while !outbox.is_empty() || stream.is_holding() {
             let written = stream.try_write(&outbox);
@@ -324,7 +344,7 @@ impl Connection {
         self.resumed.take()
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         self.waker.set(self.waker.take().inspect(Waker::wake_by_ref));
     }
 
@@ -352,7 +372,7 @@ impl Connection {
 
     /// Frees what a slow reader has not taken. Only the frame it may be in the middle of is finished, so
     /// that the close frame can be read should it ever catch up.
-    fn close_slow(&self) {
+    pub(super) fn close_slow(&self) {
         let mut outbox = self.outbox.borrow_mut();
         outbox.keep_front();
         let error = close::TOO_SLOW;
@@ -441,46 +461,6 @@ impl Connection {
             || self.subscriptions.borrow().iter().any(present)
             || self.restrictions(|all| all.is_joining_as(id))
     }
-
-    /// Closes channels to it for the rest of its life. Its session leaves those that it is in, and says so.
-    pub(super) fn withdraw(&self, withdrawal: Withdrawal) {
-        if self.is_closing() {
-            return;
-        }
-        if self.restrictions(|all| all.withdraw(withdrawal)) {
-            self.close(&close::RECONNECT);
-        }
-        self.wake();
-    }
-
-    /// Withdrawals that its session is to carry out. Each is complete when it is dropped.
-    pub fn take_withdrawals(&self) -> Vec<Withdrawal> {
-        self.restrictions(Restrictions::take_due)
-    }
-
-    /// Whether a backend has closed the channel to it.
-    pub fn is_closed_to(&self, name: &ChannelName) -> bool {
-        self.restrictions(|all| all.is_closed(name))
-    }
-
-    /// Notes whom it will be present as once other nodes have confirmed it; `None` once that is decided.
-    pub fn set_joining(&self, user: Option<UserId>) {
-        self.restrictions(|all| all.set_joining(user));
-    }
-
-    /// Reads or changes its restrictions, which take memory only while there are any.
-    fn restrictions<T>(&self, act: impl FnOnce(&mut Restrictions) -> T) -> T {
-        let mut kept = self.restrictions.take();
-        let mut none = Restrictions::default();
-        let result = act(kept.as_deref_mut().unwrap_or(&mut none));
-        match &kept {
-            Some(all) if all.is_empty() => kept = None,
-            None if !none.is_empty() => kept = Some(Box::new(none)),
-            _ => {}
-        }
-        self.restrictions.set(kept);
-        result
-    }
 }
 
 /// The word for why an established connection is closed.
@@ -490,6 +470,7 @@ fn reason(error: &Error) -> Reason {
         error if *error == close::DISABLED => Reason::AppDisabled,
         error if *error == close::TERMINATED => Reason::Terminated,
         error if *error == close::RECONNECT => Reason::Reconnect,
+        error if *error == close::TAKEN_OVER => Reason::TakenOver,
         error if *error == close::UNAUTHORIZED => Reason::Unauthorized,
         error if *error == close::NO_PONG => Reason::Silent,
         error if *error == close::TOO_SLOW => Reason::Slow,

@@ -15,6 +15,7 @@ use super::counting::Counting;
 use super::inbox::LocalChannel;
 use super::presence::Presence;
 use super::rate::Rate;
+use super::resume::Resume;
 use super::users::Users;
 use crate::metrics::Traffic;
 use crate::protocol::channel::ChannelName;
@@ -45,6 +46,8 @@ pub struct Directory {
     pub users: Users,
     pub cache: Cache,
     pub counting: Counting,
+    /// Clients that may come back.
+    pub resume: Resume,
     /// Events published through the API.
     pub events: Rate,
     /// Queries answered by it.
@@ -188,6 +191,7 @@ impl Directory {
             bytes: AtomicUsize::new(0),
             counted,
             peak: AtomicUsize::new(0),
+            resume: Resume::default(),
             traffic: (0..workers.max(1)).map(|_| Traffic::default()).collect(),
             cache: Cache::default(),
             counting: Counting::default(),

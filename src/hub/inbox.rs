@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use super::directory::Directory;
@@ -54,6 +54,11 @@ pub enum Order {
         place: Place,
         admitted: bool,
     },
+    /// Close one connection, and say why.
+    CloseOne {
+        place: Place,
+        why: Error,
+    },
     /// Give one connection a frame.
     Tell {
         place: Place,
@@ -83,6 +88,19 @@ pub struct Deliver {
     /// Whoever sent it does not get it back.
     pub except: Option<SocketId>,
     pub history: History,
+    /// Its place in the channel's log for clients that come back; 0: it is in none.
+    pub number: u64,
+}
+
+impl Deliver {
+    /// Their frames in one piece.
+    pub(super) fn join(run: &[Self]) -> Bytes {
+        let mut all = BytesMut::with_capacity(run.iter().map(|one| one.frame.len()).sum());
+        for one in run {
+            all.extend_from_slice(&one.frame);
+        }
+        all.freeze()
+    }
 }
 
 /// Where in a channel's history a frame belongs. Who subscribed after that was told with its subscription,
@@ -100,7 +118,7 @@ pub enum History {
 
 /// A worker's own handle of a channel. The generation tells an order that was late from one that is meant
 /// for the channel that has the place now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LocalChannel {
     pub slot: u32,
     pub generation: u32,

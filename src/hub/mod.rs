@@ -22,6 +22,7 @@ pub mod outbox;
 pub mod presence;
 pub mod rate;
 pub mod rejoins;
+pub mod resume;
 pub mod ring;
 pub mod shown;
 pub mod stream;
@@ -34,7 +35,7 @@ pub mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -88,6 +89,16 @@ impl Hub {
         u32::try_from(passed).unwrap_or(u32::MAX)
     }
 
+    /// How long there has been this hub.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Seconds since the hub began, a clock that all workers share.
+    pub fn seconds(&self) -> u32 {
+        u32::try_from(self.age().as_secs()).unwrap_or(u32::MAX)
+    }
+
     /// The first part of every socket id made here.
     pub fn node(&self) -> u64 {
         self.node
@@ -138,12 +149,23 @@ impl Hub {
         except: Option<SocketId>,
         history: History,
     ) {
+        self.publish_numbered(seats, frame, (except, history), 0);
+    }
+
+    /// The same with its number in the channel's log, 0 if it is in none.
+    pub fn publish_numbered(
+        &self,
+        seats: &Seats,
+        frame: &Bytes,
+        (except, history): (Option<SocketId>, History),
+        number: u64,
+    ) {
         if shown::is_wanted() {
             shown::published(frame);
         }
         for (index, seat) in seats.iter().enumerate() {
             let frame = if index == 0 { frame.clone() } else { Bytes::copy_from_slice(frame) };
-            let deliver = Deliver { channel: seat.channel, frame, except, history };
+            let deliver = Deliver { channel: seat.channel, frame, except, history, number };
             self.inbox(seat.worker).put(Order::Deliver(deliver));
         }
     }
@@ -185,6 +207,11 @@ impl Hub {
     /// Lets a connection go on that waited for its subscription, or refuses it.
     pub fn resume(&self, place: Place, admitted: bool) {
         self.inbox(place.worker).put(Order::Resume { place, admitted });
+    }
+
+    /// Closes one connection.
+    pub fn close_one(&self, place: Place, why: Error) {
+        self.inbox(place.worker).put(Order::CloseOne { place, why });
     }
 
     /// Gives one connection a frame.

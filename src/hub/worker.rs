@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
 use slab::Slab;
 use smallvec::SmallVec;
 use tokio::task::yield_now;
@@ -21,6 +20,7 @@ use super::directory::{Directory, Full, Room, Seats, Subscribed, Unsubscribed};
 use super::flush::Flusher;
 use super::inbox::{Deliver, History, Inbox, LocalChannel, Order, Place};
 use super::leaving::Leaving;
+use super::resume::deliveries::Deliveries;
 use super::ring::Ring;
 use super::stream::Stream;
 use super::subscriptions::{Subscription, Told, counted_bytes};
@@ -44,7 +44,7 @@ pub struct Worker {
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Those of them that are HTTP sessions, by place.
     http_sessions: RefCell<BTreeSet<u32>>,
-    channels: RefCell<Channels>,
+    pub(super) channels: RefCell<Channels>,
     /// What a turn needs, kept from one to the next for its room.
     spare: RefCell<Turn>,
     flusher: RefCell<Flusher>,
@@ -54,6 +54,8 @@ pub struct Worker {
     held_up: RefCell<Vec<Place>>,
     /// Who may be read from now.
     pub turnstile: Turnstile,
+    /// How far events of resumable clients are delivered.
+    pub(super) deliveries: Deliveries,
     /// Seconds since the worker began, moved by [`Worker::tick`]; begins at 1.
     now: Cell<u32>,
 }
@@ -89,6 +91,7 @@ impl Worker {
             leaving: Leaving::default(),
             held_up: RefCell::default(),
             turnstile: Turnstile::default(),
+            deliveries: Deliveries::default(),
             now: Cell::new(1),
         })
     }
@@ -256,8 +259,8 @@ impl Worker {
 
     fn end(&self, connection: &Connection, subscription: Subscription) -> Option<Ended> {
         let mut channels = self.channels.borrow_mut();
-        let Subscription { channel: LocalChannel { slot, .. }, position, user, bytes, .. } =
-            subscription;
+        let Subscription { channel: local, position, user, bytes, .. } = subscription;
+        let slot = local.slot;
         connection.directory.sub_bytes(bytes as usize);
         let channel = channels.at_mut(slot)?;
         // Whoever was last has moved to the free place, and must know it.
@@ -268,7 +271,9 @@ impl Worker {
         }
         let name = channel.name.clone();
         channels.unshare(slot, &connection.subscriptions.borrow());
-        channels.close_if_empty(slot);
+        if channels.close_if_empty(slot) {
+            self.deliveries.forget(local);
+        }
         drop(channels);
         let tell = |seats: &Seats, member: &MemberText, version| {
             let message = Message::member_removed(&name, member);
@@ -391,8 +396,14 @@ impl Worker {
         };
         let all = match run.as_slice() {
             [only] => only.frame.clone(),
-            several => join(several),
+            several => Deliver::join(several),
         };
+        let number = run.last().map_or(0, |last| last.number);
+        if number > 0 && self.deliveries.deliver(first.channel, number) >= first.number {
+            // Somebody who came back was told some of these already.
+            self.deliver_anew(channel, run, touched);
+            return run.clear();
+        }
         let mut deliveries = 0;
         let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {
@@ -400,11 +411,11 @@ impl Worker {
                 if history != History::None && !is_news(connection, first.channel, history) {
                     continue;
                 }
-                connection.push(all.clone());
+                self.give(connection, all.clone(), number);
                 deliveries += run.len();
             } else {
                 for one in run.iter().filter(|one| one.except != Some(connection.id)) {
-                    connection.push(one.frame.clone());
+                    self.give(connection, one.frame.clone(), number);
                     deliveries += 1;
                 }
             }
@@ -434,6 +445,9 @@ impl Worker {
             }
             Order::Resume { place, admitted } => {
                 self.at(place).into_iter().for_each(|one| one.resume(admitted));
+            }
+            Order::CloseOne { place, why } => {
+                self.at(place).into_iter().for_each(|one| one.close(&why));
             }
             Order::Tell { place, frame } => {
                 let Some(connection) = self.at(place) else { return };
@@ -470,19 +484,11 @@ impl Worker {
 
 /// Whether what happened there in the channel's history is after what the subscriber was told when it
 /// subscribed.
-fn is_news(connection: &Connection, channel: LocalChannel, history: History) -> bool {
+pub(super) fn is_news(connection: &Connection, channel: LocalChannel, history: History) -> bool {
     let subscriptions = connection.subscriptions.borrow();
     subscriptions.find(channel.slot).is_some_and(|Subscription { told, .. }| match history {
         History::None => true,
         History::Presence(version) => told.presence < version,
         History::Cache(version) => told.cache < version,
     })
-}
-
-fn join(run: &[Deliver]) -> Bytes {
-    let mut all = BytesMut::with_capacity(run.iter().map(|one| one.frame.len()).sum());
-    for one in run {
-        all.extend_from_slice(&one.frame);
-    }
-    all.freeze()
 }

@@ -41,6 +41,8 @@ labels! {
         Terminated = "terminated",
         /// Its backend wants it to come back with other rights.
         Reconnect = "reconnect",
+        /// A newer connection of its client has come.
+        TakenOver = "taken_over",
         Unauthorized = "unauthorized",
         Slow = "slow",
         Draining = "draining",
@@ -57,6 +59,8 @@ labels! {
         Quota = "quota",
         Version = "version",
         Origin = "origin",
+        /// What it is to be resumed by has not the form of a token.
+        ResumeToken = "resume_token",
         Capacity = "capacity",
         Stopping = "stopping",
         Address = "address",
@@ -94,7 +98,7 @@ impl Reason {
             Self::Disabled | Self::AppDisabled => "4003",
             Self::Quota => "4004",
             Self::Version => "4007",
-            Self::Terminated | Self::Unauthorized | Self::Origin => "4009",
+            Self::Terminated | Self::Unauthorized | Self::Origin | Self::ResumeToken => "4009",
             Self::Slow
             | Self::Capacity
             | Self::Stopping
@@ -102,7 +106,7 @@ impl Reason {
             | Self::Handshakes
             | Self::Memory
             | Self::Lookup => "4100",
-            Self::Draining | Self::Reconnect | Self::Flooding => "4200",
+            Self::Draining | Self::Reconnect | Self::TakenOver | Self::Flooding => "4200",
             Self::Silent => "4201",
         }
     }

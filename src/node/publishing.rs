@@ -52,9 +52,18 @@ impl Node {
             let message = Message::event(channel, event, data);
             let keep = Keep { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
             directory.cache.store(channel, (&message, data), keep, |version| {
-                self.notify(directory, channel, &message, History::Cache(version), except);
+                let history = History::Cache(version);
+                if app.features.resume.is_zero() {
+                    self.notify(directory, channel, &message, history, except);
+                } else {
+                    self.publish_logged(app, directory, (publication, &message), history);
+                }
             });
             return;
+        }
+        if !app.features.resume.is_zero() && directory.resume.is_held(channel) {
+            let message = Message::event(channel, event, data);
+            return self.publish_logged(app, directory, (publication, &message), History::None);
         }
         let seats = directory.seats(channel.as_str());
         if !seats.is_empty() {

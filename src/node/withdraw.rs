@@ -48,6 +48,7 @@ impl Node {
         user: &UserId,
         channels: Arc<[ChannelName]>,
     ) -> Withdrawing {
+        directory.resume.withdraw(user, &channels);
         let (withdrawal, completed) = Withdrawal::new(channels);
         self.hub().withdraw(directory, user, Instant::now(), &withdrawal);
         Withdrawing { completed, deadline: Box::pin(sleep(MAX_WAIT)) }
@@ -62,6 +63,7 @@ impl Node {
     /// Ends a subscription that the client did not ask to end; whether there was one.
     pub fn leave_channel(&self, connection: &Connection, name: &ChannelName) -> bool {
         let Some(ended) = self.worker.unsubscribe(connection, name.as_str()) else { return false };
+        self.give_up(connection, name);
         self.tell_of_end(&connection.directory, &ended, &connection.app());
         true
     }

@@ -31,6 +31,7 @@ pub mod close {
     pub const DISABLED: Error = Error::new(4003, "Application disabled");
     pub const OVER_QUOTA: Error = Error::new(4004, "Application is over connection quota");
     pub const UNSUPPORTED_PROTOCOL: Error = Error::new(4007, "Unsupported protocol version");
+    pub const RESUME_TOKEN: Error = Error::new(4009, "Invalid resume token");
     pub const ORIGIN: Error = Error::new(4009, "Origin not allowed");
     pub const TERMINATED: Error = Error::new(4009, "Connection terminated by the application");
     pub const UNAUTHORIZED: Error = Error::new(4009, "Connection not authorized within timeout.");
@@ -39,6 +40,7 @@ pub mod close {
     pub const LOOKUP_AWAY: Error = Error::new(4100, "Application cannot be looked up");
     pub const TOO_SLOW: Error = Error::new(4100, "Connection is too slow");
     pub const RECONNECT: Error = Error::new(4200, "Reconnect requested by the application");
+    pub const TAKEN_OVER: Error = Error::new(4200, "Taken over by a newer connection");
     pub const DRAINING: Error = Error::new(4200, "Server is shutting down");
     pub const FLOODING: Error = Error::new(4200, "Too many refused messages or pings");
     pub const NO_PONG: Error = Error::new(4201, "Pong reply not received in time");

@@ -135,6 +135,11 @@ impl Message {
         })
     }
 
+    /// What a client that came back has missed is not known any longer, or not all of it.
+    pub fn gap(channel: &ChannelName) -> Self {
+        with_text("resume:gap", Some(channel), "{}")
+    }
+
     pub fn cache_miss(channel: &ChannelName) -> Self {
         with_text("pusher:cache_miss", Some(channel), "{}")
     }

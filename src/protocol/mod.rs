@@ -11,4 +11,5 @@ pub mod json;
 pub mod member;
 pub mod origin;
 pub mod query;
+pub mod resume_token;
 pub mod socket_id;

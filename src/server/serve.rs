@@ -245,6 +245,9 @@ fn begin_socket(
     let (mut asked, mut reason) = (upgrade.asked, None);
     let admitted = match upgrade.admission {
         Ok(app) => {
+            if let Some(token) = &upgrade.resumes {
+                http.node.take_over(&http.node.hub().directory(&app.id), token);
+            }
             let admitted = http.node.connect(&app, stream, upgrade.address, answer.clone());
             if admitted.is_err() {
                 let (key, app, origin) = (app.key.to_string(), app.id.to_string(), String::new());
@@ -261,6 +264,9 @@ fn begin_socket(
     match admitted {
         Ok(connection) => {
             connection.life.answers_pings.set(upgrade.answers_pings);
+            if let Some(token) = &upgrade.resumes {
+                http.node.go_on(&connection, token);
+            }
             let socket =
                 Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
             spawn_local(async move {

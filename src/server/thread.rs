@@ -141,7 +141,7 @@ fn new_worker(shared: &Shared, index: u16, io_uring: bool) -> Rc<Worker> {
 fn share_out(worker: &Rc<Worker>) {
     spawn_local(deliver(worker.clone()));
     let (leaving, reading) = (worker.clone(), worker.clone());
-    spawn_local(async move { leaving.leaving.keep().await });
+    spawn_local(async move { tokio::join!(leaving.leaving.keep(), leaving.keep_acknowledged()) });
     spawn_local(async move { reading.turnstile.keep(&reading.inbox().turns).await });
 }
 
@@ -200,8 +200,8 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         place = next;
         for connection in some {
             waiting += connection.queued();
-            if connection.over_http(|_| ()).is_none() {
-                socket::look_after(&connection, now);
+            if connection.over_http(|_| ()).is_none() && socket::look_after(&connection, now) {
+                node.worker.note_ping(&connection, std::time::Instant::now());
             }
         }
         forget_shared_lines();
@@ -225,6 +225,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             for (others, what) in node.shared.metrics.notices.overdue() {
                 info!(others, "in the last minute, beside what was told: {what}");
             }
+            node.expire_clients();
             for (_, directory) in node.hub().directories() {
                 directory.cache.sweep();
                 directory.shrink();

@@ -397,8 +397,8 @@ pub async fn linger(stream: &mut Stream) {
 }
 
 /// Looks after one connection, at second `now` of its worker's clock: asks the silent for a sign of life,
-/// closes those that give none, and ends those that linger.
-pub fn look_after(connection: &Connection, now: u32) {
+/// closes those that give none, and ends those that linger. Whether it was asked now.
+pub fn look_after(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
     life.rejoins.forget(now);
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
@@ -408,13 +408,13 @@ pub fn look_after(connection: &Connection, now: u32) {
         } else if passed(life.since.get(), LINGER) {
             connection.abort();
         }
-        return;
+        return false;
     }
-    watch(connection, now);
+    watch(connection, now)
 }
 
-/// Asks a silent connection for a sign of life, and closes one that has given none.
-fn watch(connection: &Connection, now: u32) {
+/// Asks a silent connection for a sign of life, and closes one that has given none. Whether it was asked now.
+fn watch(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
     let app = connection.app();
@@ -422,7 +422,7 @@ fn watch(connection: &Connection, now: u32) {
     let deadline = app.features.authorization_timeout.as_millis().div_ceil(1000) as u32;
     if deadline > 0 && !life.authorized.get() && passed(life.since.get(), deadline) {
         connection.close(&close::UNAUTHORIZED);
-        return;
+        return false;
     }
     if life.asked.get() > 0 {
         if passed(life.asked.get(), GRACE) {
@@ -434,5 +434,7 @@ fn watch(connection: &Connection, now: u32) {
         connection.tell(Message::ping());
         connection.flush();
         life.asked.set(now);
+        return true;
     }
+    false
 }

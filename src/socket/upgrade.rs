@@ -135,6 +135,7 @@ pub fn reason(error: &Error) -> Reason {
         4003 => Reason::Disabled,
         4004 => Reason::Quota,
         4007 => Reason::Version,
+        4009 if *error == close::RESUME_TOKEN => Reason::ResumeToken,
         4100 if *error == close::LOOKUP_AWAY => Reason::Lookup,
         4100 => Reason::Handshakes,
         _ => Reason::Origin,

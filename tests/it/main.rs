@@ -47,6 +47,7 @@ mod refusals;
 mod reload;
 mod replay;
 mod requests;
+mod resume;
 mod rfc6455;
 mod sdks;
 mod seals;

@@ -35,7 +35,7 @@ macro_rules! files {
 
 files! {
     handshake liveness malformed public private presence client_events trigger batch query
-    signature small_print users cache clients limits withdrawal
+    signature small_print users cache clients limits withdrawal resume
 }
 
 /// Held by the script that speaks to a given server.

@@ -28,6 +28,8 @@ pub fn set_app(app: &mut App, name: &str, value: &str) {
         "subscription_count" => app.features.subscription_count = parse(value),
         "watchlist" => app.features.watchlist = parse(value),
         "authorization_timeout" => app.features.authorization_timeout = millis(value),
+        "resume" => app.features.resume = millis(value),
+        "resume_bytes" => limits.resume_bytes = parse(value),
         "cache_ttl" => app.features.cache_ttl = millis(value),
         "max_connections" => limits.max_connections = parse(value),
         "client_events_seconds" => limits.client_events_seconds = parse(value),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -21,6 +22,8 @@ use fanfare::hub::worker::Worker;
 use fanfare::metrics::{Metrics, Transport};
 use fanfare::node::{Clustered, Node, Publication, Shared};
 use fanfare::protocol::channel::ChannelName;
+use fanfare::protocol::resume_token::ResumeToken;
+use fanfare::protocol::socket_id::SocketId;
 use fanfare::session::Session;
 use fanfare::socket::{self, Socket, http_session};
 use fanfare::webhook::Webhooks;
@@ -88,6 +91,22 @@ impl Memory {
         talk
     }
 
+    /// A connection of the client with that token, greeted.
+    pub fn connect_as(&self, worker: usize, token: &str) -> Talk {
+        let token = ResumeToken::parse(token).unwrap();
+        self.nodes[worker].take_over(&self.shared.hub.directory(&self.app.id), &token);
+        let talk = self.connect(worker);
+        self.nodes[worker].go_on(&talk.connection, &token);
+        talk
+    }
+
+    /// Lets every worker ping those of its connections that are to acknowledge events.
+    pub fn ping_due(&self, now: Instant) {
+        for node in &self.nodes {
+            node.worker.ping_due(now);
+        }
+    }
+
     /// Hands a connection over to the task that a socket would have.
     pub fn carry(&self, talk: Talk) -> Socket {
         Socket::new(talk.session, &[], None)
@@ -95,10 +114,21 @@ impl Memory {
 
     /// As a backend does with `POST events`.
     pub fn publish(&self, worker: usize, channel: &str, event: &str, data: &str) {
+        self.publish_except(worker, channel, (event, data), None);
+    }
+
+    /// The same with a `socket_id`.
+    pub fn publish_except(
+        &self,
+        worker: usize,
+        channel: &str,
+        (event, data): (&str, &str),
+        except: Option<SocketId>,
+    ) {
         let name = ChannelName::parse(channel, 200).unwrap();
         let data = serde_json::Value::from(data).to_string();
         let directory = self.shared.hub.directory(&self.app.id);
-        let publication = Publication { channel: &name, event, data: &data, except: None };
+        let publication = Publication { channel: &name, event, data: &data, except };
         self.nodes[worker].publish(&self.app, &directory, publication);
     }
 
@@ -175,6 +205,10 @@ fn shared_by(
 }
 
 impl Talk {
+    pub fn id(&self) -> SocketId {
+        self.connection.id
+    }
+
     pub fn socket_id(&self) -> String {
         self.connection.id.to_string()
     }
@@ -219,7 +253,15 @@ impl Talk {
 
     /// What the connection has been told since this was last asked.
     pub fn heard(&mut self) -> Vec<Heard> {
-        self.bytes.extend(self.connection.take_queued());
+        // What a client has missed comes in parts.
+        loop {
+            let queued = self.connection.take_queued();
+            if queued.is_empty() {
+                break;
+            }
+            self.bytes.extend(queued);
+            self.connection.flush();
+        }
         let heard = std::iter::from_fn(|| take_frame(&mut self.bytes)).collect();
         assert!(self.bytes.is_empty(), "half a frame is queued");
         heard

@@ -1,0 +1,143 @@
+//! What a worker does for clients that may come back: it pings them soon after they were given events, and
+//! knows what the answer stands for. Pings of the protocol's own kind, for a browser answers WebSocket pings
+//! by itself for a page that never sees the messages.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use super::resumption::Resumption;
+use crate::hub::channels::Channel;
+use crate::hub::connection::Connection;
+use crate::hub::inbox::{Deliver, History, LocalChannel};
+use crate::hub::worker::{Worker, is_news};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event::Message;
+
+/// How soon after its first unacknowledged event a client is asked to acknowledge.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(200);
+
+impl Worker {
+    /// Puts frames into one subscriber's outbox. With a number, its client is to acknowledge them.
+    pub(in crate::hub) fn give(&self, connection: &Rc<Connection>, frame: Bytes, number: u64) {
+        if number == 0 {
+            return connection.push(frame);
+        }
+        connection.push_logged(frame);
+        self.expect_acknowledgement(connection);
+    }
+
+    /// Delivers frame by frame, to each subscriber those that it was not told when it came back.
+    pub(in crate::hub) fn deliver_anew(
+        &self,
+        channel: &Channel,
+        run: &[Deliver],
+        touched: &mut Vec<Rc<Connection>>,
+    ) {
+        let mut deliveries = 0;
+        for connection in &channel.subscribers {
+            let told = |one: &Deliver| connection.resumption().map_or(0, |it| it.told(one.channel));
+            for one in run.iter().filter(|one| one.except != Some(connection.id)) {
+                let is_known = one.number > 0 && one.number <= told(one);
+                let is_old =
+                    one.history != History::None && !is_news(connection, one.channel, one.history);
+                if !is_known && !is_old {
+                    self.give(connection, one.frame.clone(), one.number);
+                    deliveries += 1;
+                }
+            }
+            if connection.touch() {
+                touched.push(connection.clone());
+            }
+        }
+        channel.directory.traffic(self.index()).deliveries.add(deliveries);
+    }
+
+    /// Notes that a subscriber of the channel was told its events up to `number` when it came back.
+    pub fn note_told(&self, connection: &Rc<Connection>, name: &ChannelName, number: u64) {
+        let local = self.channels.borrow().find(&connection.directory, name.as_str());
+        if let (Some(local), Some(resumption)) = (local, connection.resumption()) {
+            resumption.set_told(local, number);
+            self.deliveries.note_told(local, number);
+        }
+    }
+
+    /// Puts a connection of a resumable client among those that are to be pinged soon.
+    pub fn expect_acknowledgement(&self, connection: &Rc<Connection>) {
+        if connection.resumption().is_some_and(Resumption::mark_due) {
+            self.deliveries.add_due(connection.clone());
+        }
+    }
+
+    /// What a connection of a resumable client has been sent of its channels.
+    fn sent_events(&self, connection: &Connection) -> Box<[(LocalChannel, u64)]> {
+        let Some(resumption) = connection.resumption() else { return Box::default() };
+        let subscriptions = connection.subscriptions.borrow();
+        let sent = subscriptions.iter().map(|one| {
+            let number = self.deliveries.last(one.channel).max(resumption.told(one.channel));
+            (one.channel, number)
+        });
+        sent.filter(|(_, number)| *number > 0).collect()
+    }
+
+    /// Notes that a `pusher:ping` goes out to the connection at `now`: its answer acknowledges all before it.
+    pub fn note_ping(&self, connection: &Connection, now: Instant) {
+        if let Some(resumption) = connection.resumption() {
+            let sent = if resumption.has_backlog() {
+                Box::default()
+            } else {
+                self.sent_events(connection)
+            };
+            resumption.ping(now, sent);
+        }
+    }
+
+    /// What the connection's `pusher:pong` acknowledges, by the channels' names.
+    pub fn take_acknowledged(&self, connection: &Connection) -> Option<Vec<(ChannelName, u64)>> {
+        let answered = connection.resumption()?.take_answered()?;
+        let channels = self.channels.borrow();
+        let name = |(local, number): &(LocalChannel, u64)| {
+            channels.get(*local).map(|channel| (channel.name.clone(), *number))
+        };
+        Some(answered.iter().filter_map(name).collect())
+    }
+
+    /// Pings, soon after they got events, the connections of resumable clients, for ever.
+    pub async fn keep_acknowledged(&self) {
+        loop {
+            self.deliveries.woken().await;
+            loop {
+                sleep(ACKNOWLEDGE_EVERY).await;
+                if self.ping_due(Instant::now()) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Pings those that may be at `now`; whether none is left over.
+    pub fn ping_due(&self, now: Instant) -> bool {
+        let mut due = self.deliveries.take_due();
+        due.retain(|connection| !self.ping_if_due(connection, now));
+        let is_done = due.is_empty();
+        self.deliveries.put_back(due);
+        is_done
+    }
+
+    /// Pings the connection if it may be; whether it need not be looked at again before it gets more.
+    fn ping_if_due(&self, connection: &Connection, now: Instant) -> bool {
+        let Some(resumption) = connection.resumption() else { return true };
+        if connection.is_closing() {
+            return true;
+        }
+        if !resumption.may_ping(now) {
+            return false;
+        }
+        connection.tell(Message::ping());
+        self.note_ping(connection, now);
+        connection.flush();
+        true
+    }
+}

@@ -1,0 +1,277 @@
+//! The clients that may come back, by token: which channels each holds, up to which event it has acknowledged
+//! them, and which of its connections is open. What was published meanwhile is in `log.rs`.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use smallvec::SmallVec;
+
+use super::log::{Logs, Missed};
+use crate::hub::inbox::Place;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::socket_id::SocketId;
+
+/// Channels that all clients without a connection may hold together. Beyond it those that went first are
+/// forgotten, so that connections that come and go with ever new tokens take a bounded share of memory.
+const MAX_WAITING_CHANNELS: usize = 500_000;
+
+/// What a client without channels counts for.
+const CLIENT_COST: usize = 4;
+
+/// The clients of one app.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    by_token: HashMap<ResumeToken, Client>,
+    /// Who waits, in the order in which they went. Entries of those that came back are passed over.
+    waiting: VecDeque<(ResumeToken, SocketId)>,
+    waiting_channels: usize,
+    waiting_clients: usize,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    channels: HashMap<ChannelName, Held>,
+    current: Option<OpenConnection>,
+    /// The second in which the last connection ended, while there is none.
+    ended: u32,
+    /// Connections that it has had, and the second in which each ended: events that were not for them are
+    /// not for it.
+    sockets: SmallVec<[(SocketId, u32); 1]>,
+    /// Whom its last connection was signed in or present as.
+    users: SmallVec<[UserId; 1]>,
+    /// It has answered a ping.
+    answers: bool,
+}
+
+/// A channel that a client holds.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// The number of the last event that it has acknowledged.
+    acked: u64,
+    /// The connection that was subscribed last.
+    socket: SocketId,
+}
+
+/// A client's connection.
+#[derive(Debug, Clone)]
+pub struct OpenConnection {
+    pub place: Place,
+    /// Of its client, for whom limits count it.
+    pub address: IpAddr,
+    /// Whether what limits count for it was given back. Whoever sets it gives it back.
+    pub released: Arc<AtomicBool>,
+}
+
+impl OpenConnection {
+    /// Whether it is for the caller to give back what limits count for the connection.
+    pub fn take_release(&self) -> bool {
+        // Relaxed: nothing else is read on the strength of it.
+        !self.released.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// How a client comes.
+#[derive(Debug)]
+pub struct Arrived {
+    /// The connection that this one takes the place of.
+    pub previous: Option<OpenConnection>,
+    /// It was here before and has not been forgotten.
+    pub known: bool,
+}
+
+/// What a subscription of a client finds.
+#[derive(Debug)]
+pub enum Found {
+    /// The client did not hold the channel.
+    New,
+    /// It did, and this is what it has not acknowledged.
+    Held(Missed),
+    /// This connection was told already.
+    Told,
+}
+
+/// How clients went.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Forgotten {
+    /// Their time was over.
+    pub expired: u64,
+    /// There were too many.
+    pub crowded: u64,
+}
+
+impl Clients {
+    /// The connection that the client has open.
+    pub(super) fn open(&self, token: &ResumeToken) -> Option<OpenConnection> {
+        self.by_token.get(token)?.current.clone()
+    }
+
+    /// Takes a new connection of the client.
+    pub(super) fn connect(&mut self, token: &ResumeToken, connection: OpenConnection) -> Arrived {
+        let known = self.by_token.contains_key(token);
+        let client = self.by_token.entry(token.clone()).or_default();
+        let previous = client.current.replace(connection);
+        if known && previous.is_none() {
+            self.waiting_channels -= client.channels.len() + CLIENT_COST;
+            self.waiting_clients -= 1;
+        }
+        if let Some(previous) = &previous {
+            // It has ended as far as the client goes; its task has yet to find out.
+            client.sockets.push((previous.place.socket, u32::MAX));
+        }
+        Arrived { previous, known }
+    }
+
+    /// Notes that the client's connection is subscribed to a channel.
+    pub(super) fn subscribe(
+        &mut self,
+        token: &ResumeToken,
+        socket: SocketId,
+        channel: &ChannelName,
+        logs: &mut Logs,
+    ) -> Found {
+        let Some(client) = self.current(token, socket) else { return Found::Told };
+        if let Some(held) = client.channels.get_mut(channel) {
+            if held.socket == socket {
+                return Found::Told;
+            }
+            held.socket = socket;
+            let earlier = client.sockets.iter().map(|one| one.0);
+            let sockets: SmallVec<[SocketId; 4]> = earlier.chain([socket]).collect();
+            return Found::Held(logs.since(channel, held.acked, &sockets));
+        }
+        let acked = logs.hold(channel);
+        client.channels.insert(channel.clone(), Held { acked, socket });
+        Found::New
+    }
+
+    /// Notes that the client has everything of a channel up to event `acked`.
+    pub(super) fn acknowledge(
+        &mut self,
+        token: &ResumeToken,
+        socket: SocketId,
+        acknowledged: impl Iterator<Item = (ChannelName, u64)>,
+    ) {
+        let Some(client) = self.current(token, socket) else { return };
+        client.answers = true;
+        for (channel, acked) in acknowledged {
+            if let Some(held) = client.channels.get_mut(&channel) {
+                held.acked = held.acked.max(acked);
+            }
+        }
+    }
+
+    /// Notes that the client does not want, or may not have, the channel any longer.
+    pub(super) fn give_up(
+        &mut self,
+        token: &ResumeToken,
+        socket: SocketId,
+        channel: &ChannelName,
+        logs: &mut Logs,
+    ) {
+        let client = self.current(token, socket);
+        if client.is_some_and(|client| client.channels.remove(channel).is_some()) {
+            logs.release(channel);
+        }
+    }
+
+    /// Notes that a connection of the client has ended in second `now`, whoever it was, and keeps what the
+    /// client holds, unless its pings went unanswered and it `never_answers`.
+    pub(super) fn end(
+        &mut self,
+        token: &ResumeToken,
+        (socket, now): (SocketId, u32),
+        users: SmallVec<[UserId; 1]>,
+        unanswered: bool,
+        logs: &mut Logs,
+    ) {
+        let Some(client) = self.by_token.get_mut(token) else { return };
+        if let Some(earlier) = client.sockets.iter_mut().find(|(earlier, _)| *earlier == socket) {
+            earlier.1 = now;
+        }
+        if client.current.as_ref().is_none_or(|current| current.place.socket != socket) {
+            return;
+        }
+        client.current = None;
+        client.ended = now;
+        client.users = users;
+        client.sockets.push((socket, now));
+        let forget = unanswered && !client.answers;
+        self.waiting_channels += client.channels.len() + CLIENT_COST;
+        self.waiting_clients += 1;
+        if forget {
+            self.forget(token, logs);
+        } else {
+            self.waiting.push_back((token.clone(), socket));
+        }
+    }
+
+    /// Takes channels from the clients that wait and whose last connection was the user's.
+    pub(super) fn withdraw(&mut self, user: &UserId, channels: &[ChannelName], logs: &mut Logs) {
+        let waiting = self.by_token.values_mut().filter(|client| client.current.is_none());
+        for client in waiting.filter(|client| client.users.contains(user)) {
+            for channel in channels {
+                if client.channels.remove(channel).is_some() {
+                    self.waiting_channels -= 1;
+                    logs.release(channel);
+                }
+            }
+        }
+    }
+
+    /// Forgets, at second `now`, those that went more than `window` seconds ago, and the first of those that
+    /// are too many.
+    pub(super) fn expire(&mut self, now: u32, window: u32, logs: &mut Logs) -> Forgotten {
+        let mut forgotten = Forgotten::default();
+        while let Some((token, socket)) = self.waiting.front() {
+            let client = self.by_token.get(token);
+            // Or it has come back since, and waits again further back if it went again.
+            let waits = client.filter(|client| {
+                client.current.is_none()
+                    && client.sockets.last().is_some_and(|one| one.0 == *socket)
+            });
+            let is_over = waits.map(|client| now.saturating_sub(client.ended) > window);
+            let is_crowded = self.waiting_channels > MAX_WAITING_CHANNELS;
+            if is_over == Some(false) && !is_crowded {
+                break;
+            }
+            let token = token.clone();
+            self.waiting.pop_front();
+            match is_over {
+                Some(true) => forgotten.expired += 1,
+                Some(false) => forgotten.crowded += 1,
+                None => continue,
+            }
+            self.forget(&token, logs);
+        }
+        for client in self.by_token.values_mut().filter(|client| !client.sockets.is_empty()) {
+            client.sockets.retain(|(_, ended)| now.saturating_sub(*ended) <= window);
+        }
+        forgotten
+    }
+
+    fn forget(&mut self, token: &ResumeToken, logs: &mut Logs) {
+        if let Some(client) = self.by_token.remove(token) {
+            self.waiting_channels -= client.channels.len() + CLIENT_COST;
+            self.waiting_clients -= 1;
+            client.channels.keys().for_each(|channel| logs.release(channel));
+        }
+        if self.by_token.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// The client, if `socket` is its connection still.
+    fn current(&mut self, token: &ResumeToken, socket: SocketId) -> Option<&mut Client> {
+        let client = self.by_token.get_mut(token)?;
+        client.current.as_ref().is_some_and(|one| one.place.socket == socket).then_some(client)
+    }
+
+    /// Clients that have no connection now.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting_clients
+    }
+}

@@ -1,0 +1,90 @@
+//! How far one worker has delivered the numbered events of its channels, and which of its connections are to
+//! be pinged so that their clients acknowledge them. Only channels that resumable clients hold have numbers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use crate::hub::connection::Connection;
+use crate::hub::inbox::LocalChannel;
+
+/// Never leaves its thread.
+#[derive(Debug, Default)]
+pub(in crate::hub) struct Deliveries {
+    channels: RefCell<HashMap<LocalChannel, Delivered>>,
+    /// Whether there are any, known without a look at them.
+    any: Cell<bool>,
+    due: RefCell<Vec<Rc<Connection>>>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Delivered {
+    /// The number of the last event that its subscribers here were given.
+    last: u64,
+    /// The highest number that one of them was told when it came back.
+    told: u64,
+}
+
+impl Deliveries {
+    /// Notes that the channel's events up to `last` are delivered; the number up to which some subscriber
+    /// may have been told already.
+    pub(in crate::hub) fn deliver(&self, channel: LocalChannel, last: u64) -> u64 {
+        self.any.set(true);
+        let mut channels = self.channels.borrow_mut();
+        let delivered = channels.entry(channel).or_default();
+        delivered.last = last;
+        delivered.told
+    }
+
+    /// Notes that a subscriber was told the channel's events up to `number`.
+    pub(in crate::hub) fn note_told(&self, channel: LocalChannel, number: u64) {
+        self.any.set(true);
+        let mut channels = self.channels.borrow_mut();
+        let delivered = channels.entry(channel).or_default();
+        delivered.told = delivered.told.max(number);
+    }
+
+    /// The number of the last event of the channel that its subscribers here were given.
+    pub(in crate::hub) fn last(&self, channel: LocalChannel) -> u64 {
+        self.channels.borrow().get(&channel).map_or(0, |delivered| delivered.last)
+    }
+
+    /// Forgets a channel that has no subscribers here any more.
+    pub(in crate::hub) fn forget(&self, channel: LocalChannel) {
+        if self.any.get() {
+            let mut channels = self.channels.borrow_mut();
+            channels.remove(&channel);
+            if channels.is_empty() {
+                *channels = HashMap::new();
+                self.any.set(false);
+            }
+        }
+    }
+
+    /// Puts a connection among those that are to be pinged.
+    pub(in crate::hub) fn add_due(&self, connection: Rc<Connection>) {
+        let mut due = self.due.borrow_mut();
+        due.push(connection);
+        if due.len() == 1 {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Puts those back that cannot be pinged yet, without waking anybody.
+    pub(in crate::hub) fn put_back(&self, due: Vec<Rc<Connection>>) {
+        self.due.borrow_mut().extend(due);
+    }
+
+    /// Takes all of them, to be pinged or put back.
+    pub(in crate::hub) fn take_due(&self) -> Vec<Rc<Connection>> {
+        self.due.take()
+    }
+
+    /// Waits until there may be some.
+    pub(in crate::hub) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}

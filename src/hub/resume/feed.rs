@@ -1,0 +1,63 @@
+//! How a connection is given what its client has missed: as its socket takes it, so that the cap of its outbox
+//! counts none of it, and before any newer event. And whose it is, when it goes.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::hub::connection::Connection;
+use crate::protocol::member::UserId;
+
+/// Bytes of what a client has missed that wait in the outbox at a time, about.
+const FED_BYTES: usize = 64 << 10;
+
+impl Connection {
+    /// Whom it is signed in or present as.
+    pub fn users(&self) -> SmallVec<[UserId; 1]> {
+        let signed_in = self.user(|user| user.map(|user| user.id.clone()));
+        let subscriptions = self.subscriptions.borrow();
+        let mut all: SmallVec<[UserId; 1]> = signed_in.into_iter().collect();
+        for user in subscriptions.iter().filter_map(|one| one.user.as_ref()) {
+            if !all.contains(user) {
+                all.push(user.clone());
+            }
+        }
+        all
+    }
+
+    /// Queues an event that is in a log: behind what the client has missed and not been given yet.
+    pub(in crate::hub) fn push_logged(&self, frame: Bytes) {
+        let max = self.app().limits.outbox_bytes;
+        match self.resumption().and_then(|resumption| resumption.queue_behind(&frame, max)) {
+            None => self.push(frame),
+            Some(true) => {}
+            Some(false) => self.close_slow(),
+        }
+    }
+
+    /// Queues what its client has missed. It is fed as the socket takes it, and the cap does not count it.
+    pub fn push_missed(&self, frames: Vec<Bytes>) {
+        if let Some(resumption) = self.resumption() {
+            resumption.queue_missed(frames);
+            // What is in the outbox already goes first.
+            self.flush();
+        }
+    }
+
+    /// Puts some of what its client has missed into the empty outbox, if any waits.
+    pub(in crate::hub) fn feed(&self) -> bool {
+        let Some(resumption) = self.resumption() else { return false };
+        if self.is_closing() {
+            resumption.clear_queued();
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        if !outbox.is_empty() {
+            return false;
+        }
+        while outbox.len() < FED_BYTES
+            && let Some(frame) = resumption.take_queued()
+        {
+            outbox.push(frame);
+        }
+        !outbox.is_empty()
+    }
+}

@@ -1,0 +1,289 @@
+//! What was published lately, channel by channel, for clients that may come back. A channel has a log for as
+//! long as a client holds it. All logs of an app share a bound in bytes; the oldest event goes first,
+//! whichever channel it is of. Who the clients are is in `clients.rs`.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::socket_id::SocketId;
+
+/// Bytes that are counted for an event beside its frame.
+pub const EVENT_BYTES: usize = 64;
+
+/// The logs of one app.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    channels: HashMap<ChannelName, ChannelLog>,
+    /// Which channel each kept event is of, oldest first. A log that was given up leaves its entries behind;
+    /// they lead nowhere and are passed over.
+    order: VecDeque<Kept>,
+    /// Tells a channel's log from an earlier one.
+    generations: u64,
+    /// The highest number of a log that was given up. A later log begins with it: what connections know of the
+    /// earlier one must not be taken for what they know of that.
+    highest: u64,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    channel: ChannelName,
+    generation: u64,
+    seconds: u32,
+}
+
+#[derive(Debug)]
+struct ChannelLog {
+    generation: u64,
+    /// Clients that hold the channel.
+    holders: u32,
+    /// The number of the last event.
+    last: u64,
+    events: VecDeque<LoggedEvent>,
+}
+
+#[derive(Debug)]
+struct LoggedEvent {
+    frame: Bytes,
+    /// The connection that it was not for.
+    except: Option<SocketId>,
+}
+
+/// What a client has missed on a channel.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// In the order in which they were published.
+    pub frames: Vec<Bytes>,
+    /// Some are not in the log any more.
+    pub gap: bool,
+    /// The number of the last event that it knows after these.
+    pub last: u64,
+}
+
+/// Limits of an app's logs.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of all events together.
+    pub bytes: usize,
+    /// Seconds after which an event is of no use to anybody.
+    pub seconds: u32,
+}
+
+impl ChannelLog {
+    /// The number of the event before the first that is kept.
+    fn before_first(&self) -> u64 {
+        self.last - self.events.len() as u64
+    }
+}
+
+impl Logs {
+    /// Counts one more client that holds the channel; the number of its last event.
+    pub(super) fn hold(&mut self, channel: &ChannelName) -> u64 {
+        if let Some(log) = self.channels.get_mut(channel) {
+            log.holders += 1;
+            return log.last;
+        }
+        self.generations += 1;
+        let log = ChannelLog {
+            generation: self.generations,
+            holders: 1,
+            last: self.highest,
+            events: VecDeque::new(),
+        };
+        self.channels.insert(channel.clone(), log);
+        self.highest
+    }
+
+    /// Counts one less. The last takes the log with it.
+    pub(super) fn release(&mut self, channel: &ChannelName) {
+        let Some(log) = self.channels.get_mut(channel) else { return };
+        log.holders = log.holders.saturating_sub(1);
+        if log.holders > 0 {
+            return;
+        }
+        if let Some(log) = self.channels.remove(channel) {
+            self.bytes -= log.events.iter().map(LoggedEvent::bytes).sum::<usize>();
+            self.highest = self.highest.max(log.last);
+        }
+        if self.channels.is_empty() {
+            let (generations, highest) = (self.generations, self.highest);
+            *self = Self { generations, highest, ..Self::default() };
+        }
+    }
+
+    /// Keeps an event if anybody holds the channel, and numbers it; 0 if not. The count of events that had to
+    /// go for it is added to `lost`.
+    pub(super) fn append(
+        &mut self,
+        channel: &ChannelName,
+        frame: &Bytes,
+        except: Option<SocketId>,
+        seconds: u32,
+        (bounds, lost): (Bounds, &mut u64),
+    ) -> u64 {
+        let Some(log) = self.channels.get_mut(channel) else { return 0 };
+        log.last += 1;
+        let (number, generation) = (log.last, log.generation);
+        let event = LoggedEvent { frame: frame.clone(), except };
+        self.bytes += event.bytes();
+        log.events.push_back(event);
+        self.order.push_back(Kept { channel: channel.clone(), generation, seconds });
+        while self.bytes > bounds.bytes && self.drop_oldest() {
+            *lost += 1;
+        }
+        number
+    }
+
+    /// Drops the events that are too old to be of use at second `now`.
+    pub(super) fn expire(&mut self, now: u32, bounds: Bounds) {
+        while self
+            .order
+            .front()
+            .is_some_and(|kept| now.saturating_sub(kept.seconds) > bounds.seconds)
+        {
+            self.drop_oldest();
+        }
+        if self.order.capacity() > 1024 && self.order.len() < self.order.capacity() / 4 {
+            self.order.shrink_to_fit();
+        }
+    }
+
+    /// Whether an event was dropped, rather than there being none.
+    fn drop_oldest(&mut self) -> bool {
+        while let Some(kept) = self.order.pop_front() {
+            let log = self.channels.get_mut(&kept.channel);
+            let Some(log) = log.filter(|log| log.generation == kept.generation) else { continue };
+            if let Some(event) = log.events.pop_front() {
+                self.bytes -= event.bytes();
+                if log.events.capacity() > 64 && log.events.len() < log.events.capacity() / 4 {
+                    log.events.shrink_to_fit();
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What came after event `acked`, but for events that were not for one of `sockets`.
+    pub(super) fn since(&self, channel: &ChannelName, acked: u64, sockets: &[SocketId]) -> Missed {
+        let Some(log) = self.channels.get(channel) else { return Missed::default() };
+        let before = log.before_first();
+        let skipped = usize::try_from(acked.saturating_sub(before)).unwrap_or(usize::MAX);
+        let is_for = |event: &&LoggedEvent| !event.except.is_some_and(|id| sockets.contains(&id));
+        let frames = log.events.iter().skip(skipped).filter(is_for);
+        Missed {
+            frames: frames.map(|event| event.frame.clone()).collect(),
+            gap: acked < before,
+            last: log.last,
+        }
+    }
+
+    /// Bytes that are counted.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether anybody holds the channel.
+    pub(super) fn is_held(&self, channel: &ChannelName) -> bool {
+        self.channels.contains_key(channel)
+    }
+}
+
+impl LoggedEvent {
+    fn bytes(&self) -> usize {
+        self.frame.len() + EVENT_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDE: Bounds = Bounds { bytes: usize::MAX, seconds: 100 };
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::parse(name, 200).unwrap()
+    }
+
+    fn append(logs: &mut Logs, name: &str, text: &'static str, bounds: Bounds) -> (u64, u64) {
+        let mut lost = 0;
+        let frame = Bytes::from_static(text.as_bytes());
+        let number = logs.append(&channel(name), &frame, None, 7, (bounds, &mut lost));
+        (number, lost)
+    }
+
+    #[test]
+    fn a_channel_that_nobody_holds_is_not_logged() {
+        let mut logs = Logs::default();
+        assert_eq!(append(&mut logs, "a", "x", WIDE), (0, 0));
+        assert_eq!(logs.hold(&channel("a")), 0);
+        assert_eq!(append(&mut logs, "a", "x", WIDE), (1, 0));
+        assert_eq!(logs.hold(&channel("a")), 1);
+        logs.release(&channel("a"));
+        assert_eq!(append(&mut logs, "a", "y", WIDE), (2, 0));
+        assert_eq!(logs.bytes(), 2 * (1 + EVENT_BYTES));
+        logs.release(&channel("a"));
+        assert_eq!((logs.bytes(), logs.channels.is_empty(), logs.order.len()), (0, true, 0));
+    }
+
+    #[test]
+    fn what_was_missed_comes_in_order_and_without_what_was_excluded() {
+        let mut logs = Logs::default();
+        let (a, own) = (channel("a"), SocketId { node: 1, number: 2 });
+        logs.hold(&a);
+        for (text, except) in [("1", None), ("2", Some(own)), ("3", None)] {
+            let frame = Bytes::from_static(text.as_bytes());
+            logs.append(&a, &frame, except, 7, (WIDE, &mut 0));
+        }
+        let frames = |all: &[&'static str]| {
+            all.iter().map(|one| Bytes::from_static(one.as_bytes())).collect()
+        };
+        let missed = |frames, gap| Missed { frames, gap, last: 3 };
+        assert_eq!(logs.since(&a, 0, &[]), missed(frames(&["1", "2", "3"]), false));
+        assert_eq!(logs.since(&a, 1, &[own]), missed(frames(&["3"]), false));
+        assert_eq!(logs.since(&a, 3, &[]), missed(frames(&[]), false));
+    }
+
+    #[test]
+    fn the_oldest_event_of_all_channels_goes_first_and_leaves_a_gap() {
+        let bounds = Bounds { bytes: 2 * (1 + EVENT_BYTES), seconds: 100 };
+        let mut logs = Logs::default();
+        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold(&channel(name)), 0));
+        assert_eq!(append(&mut logs, "a", "1", bounds), (1, 0));
+        assert_eq!(append(&mut logs, "b", "2", bounds), (1, 0));
+        assert_eq!(append(&mut logs, "b", "3", bounds), (2, 1));
+        assert!(logs.since(&channel("a"), 0, &[]).gap);
+        assert!(!logs.since(&channel("a"), 1, &[]).gap, "it had that one");
+        assert!(!logs.since(&channel("b"), 0, &[]).gap);
+        assert_eq!(append(&mut logs, "a", "4", bounds), (2, 1));
+        assert!(logs.since(&channel("b"), 0, &[]).gap);
+        assert_eq!(logs.since(&channel("b"), 1, &[]).frames.len(), 1);
+    }
+
+    #[test]
+    fn a_log_that_was_given_up_leaves_nothing_to_a_later_one() {
+        let mut logs = Logs::default();
+        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold(&channel(name)), 0));
+        append(&mut logs, "a", "1", WIDE);
+        logs.release(&channel("a"));
+        assert_eq!(logs.hold(&channel("a")), 1, "numbers are never used again");
+        assert_eq!(append(&mut logs, "a", "2", WIDE), (2, 0));
+        let bounds = Bounds { bytes: 0, seconds: 100 };
+        assert_eq!(append(&mut logs, "b", "3", bounds), (1, 2), "one of a, and itself");
+        assert_eq!(logs.bytes(), 0);
+    }
+
+    #[test]
+    fn events_are_dropped_once_they_are_of_no_use() {
+        let mut logs = Logs::default();
+        logs.hold(&channel("a"));
+        append(&mut logs, "a", "1", WIDE);
+        logs.expire(107, WIDE);
+        assert_eq!(logs.since(&channel("a"), 0, &[]).frames.len(), 1);
+        logs.expire(108, WIDE);
+        assert!(logs.since(&channel("a"), 0, &[]).gap);
+        assert_eq!(logs.bytes(), 0);
+    }
+}

@@ -1,0 +1,170 @@
+//! Clients that come back and are told what they have missed: what one app knows of them. One lock covers the
+//! clients and the logs of their channels, so that an event is either in what a client is told when it comes
+//! back or is delivered to it afterwards, and never both. What a connection itself knows is in
+//! `resumption.rs`.
+
+mod acknowledge;
+mod clients;
+pub(in crate::hub) mod deliveries;
+mod feed;
+mod log;
+pub mod resumption;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::socket_id::SocketId;
+
+pub use clients::{Arrived, Found, OpenConnection};
+pub use log::{Bounds, EVENT_BYTES, Missed};
+
+/// The resumable clients of one app, and the logs of what they hold.
+#[derive(Debug, Default)]
+pub struct Resume {
+    state: Mutex<State>,
+    pub figures: ResumeFigures,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    clients: clients::Clients,
+    logs: log::Logs,
+}
+
+/// Counts of what became of clients and events; each only grows.
+#[derive(Debug, Default)]
+pub struct ResumeFigures {
+    /// Connections that went on where another had ended.
+    pub resumed: AtomicU64,
+    /// Clients that did not come back in time.
+    pub expired: AtomicU64,
+    /// Clients that were forgotten before, as too many waited.
+    pub crowded: AtomicU64,
+    /// Events told to those that came back.
+    pub replayed: AtomicU64,
+    /// Channels whose log did not reach back.
+    pub gaps: AtomicU64,
+    /// Events that `resume_bytes` pushed out of the logs.
+    pub dropped: AtomicU64,
+}
+
+impl ResumeFigures {
+    /// Adds to one of them. Relaxed: they are read for display alone.
+    pub fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+impl Resume {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that the client has open.
+    pub fn current(&self, token: &ResumeToken) -> Option<OpenConnection> {
+        self.lock().clients.open(token)
+    }
+
+    /// Takes a new connection of the client.
+    pub fn connect(&self, token: &ResumeToken, connection: OpenConnection) -> Arrived {
+        let arrived = self.lock().clients.connect(token, connection);
+        ResumeFigures::add(&self.figures.resumed, u64::from(arrived.known));
+        arrived
+    }
+
+    /// Notes that the client's connection is subscribed to a channel, and finds what it missed there.
+    pub fn subscribe(&self, token: &ResumeToken, socket: SocketId, name: &ChannelName) -> Found {
+        let mut state = self.lock();
+        let State { clients, logs } = &mut *state;
+        let found = clients.subscribe(token, socket, name, logs);
+        if let Found::Held(missed) = &found {
+            ResumeFigures::add(&self.figures.replayed, missed.frames.len() as u64);
+        }
+        found
+    }
+
+    /// Whether an event of the channel is worth keeping.
+    pub fn is_held(&self, name: &ChannelName) -> bool {
+        self.lock().logs.is_held(name)
+    }
+
+    /// Keeps an event, and publishes it by its number before any other event of the app is numbered: the
+    /// order of a channel's log is that in which its subscribers get it.
+    pub fn publish(
+        &self,
+        (name, frame, except): (&ChannelName, &Bytes, Option<SocketId>),
+        now: u32,
+        bounds: Bounds,
+        publish: impl FnOnce(u64),
+    ) {
+        let mut dropped = 0;
+        let mut state = self.lock();
+        let number = state.logs.append(name, frame, except, now, (bounds, &mut dropped));
+        publish(number);
+        drop(state);
+        ResumeFigures::add(&self.figures.dropped, dropped);
+    }
+
+    /// Notes what the client's connection has for certain.
+    pub fn acknowledge(
+        &self,
+        token: &ResumeToken,
+        socket: SocketId,
+        acknowledged: impl Iterator<Item = (ChannelName, u64)>,
+    ) {
+        self.lock().clients.acknowledge(token, socket, acknowledged);
+    }
+
+    /// Notes that the client does not want, or may not have, the channel any longer.
+    pub fn give_up(&self, token: &ResumeToken, socket: SocketId, name: &ChannelName) {
+        let mut state = self.lock();
+        let State { clients, logs } = &mut *state;
+        clients.give_up(token, socket, name, logs);
+    }
+
+    /// Notes that a connection of the client ended in second `now`, which was `users`'. Without an answer to
+    /// its pings, a client that never gave one is not expected back.
+    pub fn end(
+        &self,
+        token: &ResumeToken,
+        (socket, now): (SocketId, u32),
+        users: SmallVec<[UserId; 1]>,
+        unanswered: bool,
+    ) {
+        let mut state = self.lock();
+        let State { clients, logs } = &mut *state;
+        clients.end(token, (socket, now), users, unanswered, logs);
+    }
+
+    /// Takes channels from the clients that wait and were the user's.
+    pub fn withdraw(&self, user: &UserId, channels: &[ChannelName]) {
+        let mut state = self.lock();
+        let State { clients, logs } = &mut *state;
+        clients.withdraw(user, channels, logs);
+    }
+
+    /// Forgets what is over at second `now`.
+    pub fn expire(&self, now: u32, window: Duration, bounds: Bounds) {
+        let window = u32::try_from(window.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        let mut state = self.lock();
+        let State { clients, logs } = &mut *state;
+        let forgotten = clients.expire(now, window, logs);
+        logs.expire(now, bounds);
+        drop(state);
+        ResumeFigures::add(&self.figures.expired, forgotten.expired);
+        ResumeFigures::add(&self.figures.crowded, forgotten.crowded);
+    }
+
+    /// Clients that may come back, and the bytes of all logs.
+    pub fn occupancy(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.clients.waiting(), state.logs.bytes())
+    }
+}

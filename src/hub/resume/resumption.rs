@@ -1,0 +1,242 @@
+//! What one connection of a resumable client knows: what it was told when it came back, and what a ping that
+//! its client has yet to answer stands for. The client as a whole is in `clients.rs`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::OpenConnection;
+use crate::hub::inbox::LocalChannel;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::resume_token::ResumeToken;
+
+/// The shortest time between two pings for the sake of an acknowledgement.
+pub const MIN_PING_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The number of the last event of a channel that is meant.
+type UpTo = (LocalChannel, u64);
+
+/// A connection's part in its client. Lives on the connection's worker.
+#[derive(Debug)]
+pub struct Resumption {
+    pub token: ResumeToken,
+    pub connection: OpenConnection,
+    /// Its client was here before, and nobody knows any longer what it had: each channel has a gap.
+    pub is_forgotten: bool,
+    /// Channels whose gap it was told.
+    gaps: RefCell<SmallVec<[ChannelName; 1]>>,
+    /// What the client holds is kept for its next connection.
+    has_ended: Cell<bool>,
+    /// Channels of which it was told what it had missed, up to which event: those are not delivered again.
+    told: RefCell<SmallVec<[UpTo; 1]>>,
+    /// What had been sent before the ping that is unanswered.
+    asked: RefCell<Option<Box<[UpTo]>>>,
+    /// When that was sent, or the one before it was.
+    pinged: Cell<Option<Instant>>,
+    /// It is among those that are to be pinged.
+    is_due: Cell<bool>,
+    /// What it has missed and its socket has not taken yet, and events that came meanwhile.
+    backlog: RefCell<Backlog>,
+}
+
+/// Frames that wait outside of the outbox, so that its cap does not count what was missed.
+#[derive(Debug, Default)]
+struct Backlog {
+    frames: VecDeque<Bytes>,
+    /// How many of the last frames came meanwhile, and their bytes.
+    later: usize,
+    later_bytes: usize,
+}
+
+impl Resumption {
+    pub fn new(token: ResumeToken, connection: OpenConnection, is_forgotten: bool) -> Self {
+        Self {
+            token,
+            connection,
+            is_forgotten,
+            gaps: RefCell::default(),
+            has_ended: Cell::default(),
+            told: RefCell::default(),
+            asked: RefCell::default(),
+            pinged: Cell::default(),
+            is_due: Cell::default(),
+            backlog: RefCell::default(),
+        }
+    }
+
+    /// Notes that it is told of a channel's gap; whether for the first time.
+    pub fn note_gap(&self, name: &ChannelName) -> bool {
+        let mut gaps = self.gaps.borrow_mut();
+        let is_first = !gaps.contains(name);
+        if is_first {
+            gaps.push(name.clone());
+        }
+        is_first
+    }
+
+    /// Whether its end is to be noted, once.
+    pub fn take_end(&self) -> bool {
+        !self.has_ended.replace(true)
+    }
+
+    /// Notes that it was told what it had missed of a channel.
+    pub fn set_told(&self, channel: LocalChannel, number: u64) {
+        self.told.borrow_mut().retain(|(other, _)| *other != channel);
+        self.told.borrow_mut().push((channel, number));
+    }
+
+    /// The number of the last event of the channel that it was told when it came back.
+    pub fn told(&self, channel: LocalChannel) -> u64 {
+        self.told
+            .borrow()
+            .iter()
+            .find(|(other, _)| *other == channel)
+            .map_or(0, |(_, number)| *number)
+    }
+
+    /// Notes that it has been given an event; whether it was not among those to be pinged yet.
+    pub fn mark_due(&self) -> bool {
+        !self.is_due.replace(true)
+    }
+
+    /// Whether it is to be pinged at `now`: one ping at a time, and none soon after another.
+    pub fn may_ping(&self, now: Instant) -> bool {
+        let is_soon = |last| now.saturating_duration_since(last) < MIN_PING_INTERVAL;
+        // A ping would pass what waits, and its answer acknowledge what was not sent.
+        !self.has_backlog()
+            && self.asked.borrow().is_none()
+            && !self.pinged.get().is_some_and(is_soon)
+    }
+
+    /// Notes that a ping goes out at `now`, behind what is listed. One that goes out while another is
+    /// unanswered stands for nothing, as the first answer is the first ping's.
+    pub fn ping(&self, now: Instant, sent: Box<[UpTo]>) {
+        let mut asked = self.asked.borrow_mut();
+        if asked.is_none() {
+            *asked = Some(sent);
+            self.pinged.set(Some(now));
+            self.is_due.set(false);
+        }
+    }
+
+    /// Queues what was missed.
+    pub fn queue_missed(&self, frames: Vec<Bytes>) {
+        let mut backlog = self.backlog.borrow_mut();
+        backlog.later = 0;
+        backlog.later_bytes = 0;
+        backlog.frames.extend(frames);
+    }
+
+    /// Queues an event behind what was missed, if that waits; `None` if not, else whether what came meanwhile
+    /// has `max` bytes at most.
+    pub fn queue_behind(&self, frame: &Bytes, max: usize) -> Option<bool> {
+        let mut backlog = self.backlog.borrow_mut();
+        if backlog.frames.is_empty() {
+            return None;
+        }
+        backlog.later += 1;
+        backlog.later_bytes += frame.len();
+        backlog.frames.push_back(frame.clone());
+        Some(backlog.later_bytes <= max)
+    }
+
+    /// Takes the next frame that waits.
+    pub fn take_queued(&self) -> Option<Bytes> {
+        let mut backlog = self.backlog.borrow_mut();
+        let frame = backlog.frames.pop_front()?;
+        if backlog.frames.len() < backlog.later {
+            backlog.later -= 1;
+            backlog.later_bytes = backlog.later_bytes.saturating_sub(frame.len());
+        }
+        if backlog.frames.is_empty() {
+            *backlog = Backlog::default();
+        }
+        Some(frame)
+    }
+
+    /// Whether something waits.
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.borrow().frames.is_empty()
+    }
+
+    /// Drops what waits: the connection ends.
+    pub fn clear_queued(&self) {
+        *self.backlog.borrow_mut() = Backlog::default();
+    }
+
+    /// What the answer to a ping acknowledges; nothing if nobody asked.
+    pub fn take_answered(&self) -> Option<Box<[UpTo]>> {
+        self.asked.borrow_mut().take()
+    }
+
+    /// Whether a ping is unanswered that went out `patience` or longer before `now`.
+    pub fn is_unanswered(&self, now: Instant, patience: Duration) -> bool {
+        let is_old = |at| now.saturating_duration_since(at) >= patience;
+        self.asked.borrow().is_some() && self.pinged.get().is_some_and(is_old)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hub::inbox::Place;
+    use crate::protocol::socket_id::SocketId;
+
+    fn resumption() -> Resumption {
+        let token = ResumeToken::parse("0123456789abcdef").unwrap();
+        let place = Place { worker: 0, slot: 0, socket: SocketId { node: 1, number: 1 } };
+        let connection = OpenConnection {
+            place,
+            address: std::net::IpAddr::from([127, 0, 0, 1]),
+            released: Arc::default(),
+        };
+        Resumption::new(token, connection, false)
+    }
+
+    #[test]
+    fn pings_go_out_one_at_a_time_and_not_too_often() {
+        let (one, start) = (resumption(), Instant::now());
+        let channel = LocalChannel { slot: 1, generation: 1 };
+        assert!(one.mark_due() && !one.mark_due() && one.may_ping(start));
+        one.ping(start, Box::new([(channel, 3)]));
+        assert!(one.mark_due(), "what comes now is not covered");
+        let later = start + MIN_PING_INTERVAL;
+        assert!(!one.may_ping(later), "it has not answered");
+        one.ping(later, Box::new([(channel, 5)]));
+        assert_eq!(one.take_answered().as_deref(), Some(&[(channel, 3)][..]));
+        assert_eq!(one.take_answered(), None, "nobody asked");
+        assert!(!one.may_ping(later - Duration::from_millis(1)) && one.may_ping(later));
+    }
+
+    #[test]
+    fn what_was_missed_is_not_counted_and_what_comes_meanwhile_is() {
+        let one = resumption();
+        let frame = Bytes::from_static(b"12345");
+        assert_eq!(one.queue_behind(&frame, 10), None, "nothing waits");
+        one.queue_missed(vec![frame.clone(); 100]);
+        assert!(!one.may_ping(Instant::now()));
+        assert_eq!(
+            [10, 10, 10].map(|max| one.queue_behind(&frame, max)),
+            [Some(true), Some(true), Some(false)]
+        );
+        let taken = std::iter::from_fn(|| one.take_queued()).take(101).count();
+        assert_eq!((taken, one.queue_behind(&frame, 15)), (101, Some(true)));
+        while one.take_queued().is_some() {}
+        assert!(one.may_ping(Instant::now()));
+    }
+
+    #[test]
+    fn who_leaves_a_ping_unanswered_is_told_from_who_had_no_time() {
+        let (one, start) = (resumption(), Instant::now());
+        let patience = Duration::from_secs(30);
+        assert!(!one.is_unanswered(start + patience, patience), "nobody asked");
+        one.ping(start, Box::new([]));
+        assert!(!one.is_unanswered(start, patience));
+        assert!(one.is_unanswered(start + patience, patience));
+    }
+}

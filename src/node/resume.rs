@@ -1,0 +1,188 @@
+//! The verbs of clients that come back: a new connection goes on where the last one ended. What was published
+//! meanwhile, and up to where it is acknowledged, the hub knows; what becomes of it in frames is said here.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::{Node, Publication};
+use crate::app::App;
+use crate::hub::connection::Connection;
+use crate::hub::directory::Directory;
+use crate::hub::inbox::History;
+use crate::hub::resume::resumption::Resumption;
+use crate::hub::resume::{Bounds, Found, OpenConnection, ResumeFigures};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::error::close;
+use crate::protocol::event::Message;
+use crate::protocol::resume_token::ResumeToken;
+
+/// Seconds beyond `activity_timeout` in which a connection that is cut off is found out, rounded up.
+const LIVENESS_SECONDS: u32 = 60;
+
+/// How much older than this server a token may seem before it is taken for one of its predecessor: clocks
+/// differ, and a page may be loaded while the server starts.
+const START_SLACK: Duration = Duration::from_secs(5);
+
+/// What is told to a client that subscribes, in the place of a cached event.
+#[derive(Debug)]
+pub(super) enum Caught {
+    /// Nothing was missed.
+    Up,
+    /// Nobody knows what was missed.
+    Gap,
+    /// What was missed is known, or all of it that is left.
+    Missed(Vec<bytes::Bytes>, bool),
+}
+
+/// What the logs of an app may keep.
+fn bounds(app: &App) -> Bounds {
+    let window = app.features.resume.as_secs().saturating_add(1);
+    let window = u32::try_from(window).unwrap_or(u32::MAX);
+    let found_out = app.activity_timeout.saturating_add(LIVENESS_SECONDS);
+    Bounds { bytes: app.limits.resume_bytes, seconds: window.saturating_add(found_out) }
+}
+
+impl Node {
+    /// Ends the connection that the client has open, before limits count the new one.
+    pub fn take_over(&self, directory: &Directory, token: &ResumeToken) {
+        if let Some(previous) = directory.resume.current(token) {
+            self.end_previous(directory, &previous);
+        }
+    }
+
+    fn end_previous(&self, directory: &Directory, previous: &OpenConnection) {
+        if previous.take_release() {
+            self.shared.release(previous.address);
+            directory.release();
+        }
+        self.hub().close_one(previous.place, close::TAKEN_OVER);
+    }
+
+    /// Makes a new connection the client's.
+    pub fn go_on(&self, connection: &Connection, token: &ResumeToken) {
+        let (directory, app) = (&connection.directory, connection.app());
+        let open = OpenConnection {
+            place: connection.place(),
+            address: connection.address,
+            released: Arc::new(AtomicBool::new(false)),
+        };
+        let arrived = directory.resume.connect(token, open.clone());
+        if let Some(previous) = &arrived.previous {
+            self.end_previous(directory, previous);
+        }
+        let is_forgotten = !arrived.known && self.may_have_missed(token, app.features.resume);
+        connection.set_resumption(Resumption::new(token.clone(), open, is_forgotten));
+    }
+
+    /// Whether a client that nobody knows may have been here before: by its token's time it is older than
+    /// what is remembered, or than this server.
+    fn may_have_missed(&self, token: &ResumeToken, window: Duration) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let Some(made) = token.made_at().map(Duration::from_secs) else { return false };
+        let age = now.saturating_sub(made);
+        age > window || age > self.hub().age().saturating_add(START_SLACK)
+    }
+
+    /// What a client that has just been subscribed to a channel has missed there.
+    pub(super) fn catch_up(&self, connection: &Rc<Connection>, name: &ChannelName) -> Caught {
+        let Some(resumption) = connection.resumption() else { return Caught::Up };
+        let resume = &connection.directory.resume;
+        match resume.subscribe(&resumption.token, connection.id, name) {
+            Found::Held(missed) => {
+                self.worker.note_told(connection, name, missed.last);
+                if !missed.frames.is_empty() {
+                    self.worker.expect_acknowledgement(connection);
+                }
+                if missed.gap {
+                    ResumeFigures::add(&resume.figures.gaps, 1);
+                }
+                Caught::Missed(missed.frames, missed.gap)
+            }
+            Found::New if resumption.is_forgotten && resumption.note_gap(name) => {
+                ResumeFigures::add(&resume.figures.gaps, 1);
+                Caught::Gap
+            }
+            Found::New | Found::Told => Caught::Up,
+        }
+    }
+
+    /// Tells what was missed, right behind what answers the subscription; whether that is in the place of a
+    /// cached event.
+    pub(super) fn tell_missed(
+        &self,
+        connection: &Connection,
+        name: &ChannelName,
+        caught: Caught,
+    ) -> bool {
+        match caught {
+            Caught::Up => false,
+            Caught::Gap => {
+                connection.tell(Message::gap(name));
+                false
+            }
+            Caught::Missed(frames, gap) => {
+                if gap {
+                    connection.tell(Message::gap(name));
+                }
+                connection.push_missed(frames);
+                true
+            }
+        }
+    }
+
+    /// Publishes an event that clients which come back are to hear too.
+    pub(super) fn publish_logged(
+        &self,
+        app: &App,
+        directory: &Directory,
+        (publication, message): (Publication<'_>, &Message),
+        history: History,
+    ) {
+        let Publication { channel, except, .. } = publication;
+        let event = (channel, message.bytes(), except);
+        directory.resume.publish(event, self.hub().seconds(), bounds(app), |number| {
+            // Asked only now: who has subscribed since has looked into the log after this, or will.
+            let seats = directory.seats(channel.as_str());
+            self.hub().publish_numbered(&seats, message.bytes(), (except, history), number);
+        });
+    }
+
+    /// Notes what the client has for certain, now that it has answered a ping.
+    pub fn acknowledge(&self, connection: &Connection) {
+        let Some(acknowledged) = self.worker.take_acknowledged(connection) else { return };
+        if let Some(resumption) = connection.resumption() {
+            let resume = &connection.directory.resume;
+            resume.acknowledge(&resumption.token, connection.id, acknowledged.into_iter());
+        }
+    }
+
+    /// Notes that the client gave a channel up, or had to.
+    pub(super) fn give_up(&self, connection: &Connection, name: &ChannelName) {
+        if let Some(resumption) = connection.resumption() {
+            connection.directory.resume.give_up(&resumption.token, connection.id, name);
+        }
+    }
+
+    /// Keeps what the client holds for its next connection, once; whether limits still count this one.
+    pub(super) fn suspend(&self, connection: &Connection) {
+        let Some(resumption) = connection.resumption().filter(|one| one.take_end()) else { return };
+        let patience = Duration::from_secs(connection.app().activity_timeout.into());
+        let unanswered = resumption.is_unanswered(Instant::now(), patience);
+        let end = (connection.id, self.hub().seconds());
+        let (token, resume) = (&resumption.token, &connection.directory.resume);
+        resume.end(token, end, connection.users(), unanswered);
+    }
+
+    /// Forgets the clients that did not come back in time, and the events that are of no use.
+    pub fn expire_clients(&self) {
+        let (apps, now) = (self.shared.apps.load(), self.hub().seconds());
+        for (id, directory) in self.hub().directories() {
+            let app = apps.by_id(id.as_str());
+            let window = app.map_or(Duration::ZERO, |app| app.features.resume);
+            let bounds = app.map_or(Bounds { bytes: 0, seconds: 0 }, |app| bounds(app));
+            directory.resume.expire(now, window, bounds);
+        }
+    }
+}
