@@ -180,16 +180,6 @@ impl Connection {
         }
     }
 
-    /// Its part in a client that may come back, if it has one.
-    pub fn resumption(&self) -> Option<&Resumption> {
-        self.resumption.get().map(|resumption| &**resumption)
-    }
-
-    /// Makes it a connection of such a client, once.
-    pub fn set_resumption(&self, resumption: Resumption) {
-        let _ = self.resumption.set(Box::new(resumption));
-    }
-
     fn has_room(&self, bytes: usize) -> bool {
         self.outbox.borrow().has_room(bytes, self.app().limits.outbox_bytes)
     }

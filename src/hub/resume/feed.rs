@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::resumption::Resumption;
 use crate::hub::connection::Connection;
 use crate::protocol::member::UserId;
 
@@ -11,6 +12,16 @@ use crate::protocol::member::UserId;
 const FED_BYTES: usize = 64 << 10;
 
 impl Connection {
+    /// Its part in a client that may come back, if it has one.
+    pub fn resumption(&self) -> Option<&Resumption> {
+        self.resumption.get().map(|resumption| &**resumption)
+    }
+
+    /// Makes it a connection of such a client, once.
+    pub fn set_resumption(&self, resumption: Resumption) {
+        let _ = self.resumption.set(Box::new(resumption));
+    }
+
     /// Whom it is signed in or present as.
     pub fn users(&self) -> SmallVec<[UserId; 1]> {
         let signed_in = self.user(|user| user.map(|user| user.id.clone()));
