@@ -361,7 +361,8 @@ fn the_link_is_measured() {
     reaches("deliveries_total", 6.0);
     assert_eq!(figure("deliveries_total"), 6.0);
     assert_eq!((figure("received_total"), figure("lag_seconds_count")), (3.0, 3.0));
-    assert!(figure("lag_seconds_sum") > 0.0);
+    // Redis's clock is known to half a round trip, so on one machine it may be no time at all.
+    assert!((0.0..3.0).contains(&figure("lag_seconds_sum")));
     publish(&one, "pub", 3..5);
     reaches("published_total", 2.0);
     reaches("renewals_total", 3.0);
