@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::protocol::auth::Signer;
+use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::origin::{self, Pattern};
 
 /// The public name of an app in HTTP paths: `/apps/{id}/…`.
@@ -85,6 +86,8 @@ pub struct Features {
     pub cache_ttl: Duration,
     /// How long a client may be away and still be told what it missed; zero: off.
     pub resume: Duration,
+    /// Accept permessage-deflate.
+    pub compression: bool,
 }
 
 /// Every bound of an app. A zero in a field whose comment says so means no limit.
@@ -131,6 +134,8 @@ pub struct Limits {
     pub resume_bytes: usize,
     /// Bytes queued for one connection before it is closed as too slow.
     pub outbox_bytes: usize,
+    /// Bytes of the smallest event that is compressed.
+    pub compression_min: usize,
     /// How far a request's timestamp may be off, either way; zero: unchecked.
     pub timestamp_tolerance: Duration,
 }
@@ -192,6 +197,14 @@ impl App {
         }
     }
 
+    /// How many bytes an event's text on this channel needs to be sent compressed to those that take it; none:
+    /// it never is. What only the ends of a channel may read gains nothing, and should tell nothing by its
+    /// length.
+    pub fn compression_min(&self, channel: &ChannelName) -> Option<usize> {
+        let may = self.features.compression && channel.kind().access != Access::Encrypted;
+        may.then_some(self.limits.compression_min)
+    }
+
     /// Whether a socket whose `Origin` header is `origin` may connect.
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
         origin::allowed(&self.allowed_origins, origin)
@@ -206,6 +219,7 @@ impl Default for Features {
             authorization_timeout: Duration::ZERO,
             cache_ttl: Duration::from_secs(30 * 60),
             resume: Duration::ZERO,
+            compression: false,
         }
     }
 }
@@ -233,6 +247,7 @@ impl Default for Limits {
             cache_bytes: 64 << 20,
             resume_bytes: 64 << 20,
             outbox_bytes: 1 << 20,
+            compression_min: 512,
             timestamp_tolerance: Duration::from_secs(600),
         }
     }

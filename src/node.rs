@@ -29,6 +29,7 @@ use crate::hub::budget::Work;
 use crate::hub::cache::Cached;
 use crate::hub::capacity::Capacity;
 use crate::hub::connection::Connection;
+use crate::hub::deflated::Compression;
 use crate::hub::directory::{Directory, Joined, Occupancy};
 use crate::hub::inbox::History;
 use crate::hub::stream::Stream;
@@ -42,7 +43,6 @@ use crate::protocol::command::Subscribe;
 use crate::protocol::error::{Error, SubscriptionError, close};
 use crate::protocol::event::Message;
 use crate::protocol::member::Member;
-use crate::protocol::socket_id::SocketId;
 use crate::webhook::{Fact, Webhooks};
 
 pub use clustered::{Clustered, Pending};
@@ -204,6 +204,9 @@ impl Node {
             self.shared.release(connection.address);
         }
         connection.traffic().disconnected.add(1);
+        if connection.life.compression.get() != Compression::Off {
+            connection.traffic().compressed.sub(1);
+        }
         let (app, socket) = (&connection.app().id, connection.id);
         debug!(%app, %socket, reason = connection.ending().word(), "disconnected");
         self.counts().connections.sub(1);
@@ -377,19 +380,6 @@ impl Node {
         self.report(app, ended.change.vacated.then_some(()), |()| Fact::Vacated(name.clone()));
         let told = self.tell_count(directory, name, ended.change.count, app);
         told + left.map_or(0, |_| ended.change.count)
-    }
-
-    /// Tells subscribers of a change in who they are.
-    fn notify(
-        &self,
-        directory: &Directory,
-        name: &ChannelName,
-        message: &Message,
-        history: History,
-        except: Option<SocketId>,
-    ) {
-        let seats = directory.seats(name.as_str());
-        self.hub().publish(&seats, message.bytes(), except, history);
     }
 
     /// Tells subscribers how many they are, where they are told; how many were.

@@ -20,6 +20,7 @@
 //! `P:lease:{N}:LEASE`, of what a lease may have something: `c` and a channel, `a` or `w` and an app. One server has
 //! all slots, but those of a Redis Cluster have some each; what is in braces decides. `P:tags`: the numbers in use.
 
+use crate::protocol::hex;
 use std::sync::LazyLock;
 
 use sha1::{Digest as _, Sha1};

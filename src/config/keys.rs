@@ -189,6 +189,8 @@ pub const APP: &[Key<App>] = &[
     }),
     key("cache_bytes", r#""64MiB""#, |a, v| put(&mut a.limits.cache_bytes, size(v))),
     key("outbox_bytes", r#""1MiB""#, |a, v| put(&mut a.limits.outbox_bytes, size(v))),
+    key("compression", "false", |a, v| put(&mut a.features.compression, boolean(v))),
+    key("compression_min", r#""512B""#, |a, v| put(&mut a.limits.compression_min, size(v))),
     key("timestamp_tolerance", r#""600s""#, |a, v| {
         put(&mut a.limits.timestamp_tolerance, duration(v, Duration::ZERO..=YEAR))
     }),

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use super::error::Error;
 use super::{Door, Handoff, LookupAway, Opened, answer};
 use crate::app::Apps;
+use crate::hub::deflated::Compression;
 use crate::lookup::{Name, Verdict};
 use crate::metrics::{Notice, Reason};
 use crate::node::Shared;
@@ -28,6 +29,8 @@ pub struct Upgrade {
     pub address: IpAddr,
     /// The 101 for the client.
     pub answer: Vec<u8>,
+    /// What that says of compression.
+    pub compression: Compression,
     /// How long the greeting waits after that.
     pub pause: Option<Duration>,
     /// What it asked with, where it is not let in.
@@ -90,7 +93,7 @@ impl Door {
     ) -> Result<Opened, Error> {
         let (headers, trusted) = (&parts.headers, &self.http.trusted_proxies);
         let is_trusted = trusted.iter().any(|network| network.contains(self.peer));
-        let answer = upgrade::shake_hands(headers, is_trusted).map_err(refusal)?;
+        let mut answer = upgrade::shake_hands(headers, is_trusted).map_err(refusal)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = self.http.node.shared.apps.load();
         let tls = self.tls || answer::came_by_tls(trusted, self.peer, headers);
@@ -116,12 +119,16 @@ impl Door {
         if !self.http.node.shared.addresses.handshakes.admit(address, Instant::now()) {
             admission = Err(close::OVER_CAPACITY);
         }
+        let compression = admission
+            .as_ref()
+            .map_or(Compression::Off, |app| upgrade::accept_compression(app, headers, &mut answer));
         let asked = admission.is_err().then(|| Box::new(Asked::new(key, headers, &apps)));
         let upgrade = Upgrade {
             admission,
             asked,
             resumes,
             address,
+            compression,
             answer,
             pause: upgrade::greeting_pause(headers),
             answers_pings: query.get("client") == Some("js"),

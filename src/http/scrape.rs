@@ -55,8 +55,9 @@ impl AppFigures {
 type Figure = fn(&AppFigures) -> f64;
 
 /// Gauges of each app.
-const GAUGES: [(&str, &str, Figure); 7] = [
+const GAUGES: [(&str, &str, Figure); 8] = [
     ("connections", "Connections open now.", |app| app.directory.connections() as f64),
+    ("compressed_connections", "Those with compression.", |app| app.sum(|t| &t.compressed)),
     ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
     ("channels", "Channels with subscribers.", |app| app.totals.channels as f64),
     ("presence_members", "Members of all presence channels.", |app| app.totals.members as f64),
@@ -72,7 +73,7 @@ const GAUGES: [(&str, &str, Figure); 7] = [
 ];
 
 /// Counters of each app.
-const COUNTERS: [(&str, &str, Figure); 17] = [
+const COUNTERS: [(&str, &str, Figure); 19] = [
     ("connects_total", "Sockets that were let in.", |app| app.sum(|t| &t.connected)),
     ("disconnects_total", "Sockets that were let in and are gone.", |app| {
         app.sum(|t| &t.disconnected)
@@ -84,6 +85,12 @@ const COUNTERS: [(&str, &str, Figure); 17] = [
     }),
     ("answers_total", "Frames given to one connection alone.", |app| app.sum(|t| &t.answers)),
     ("sent_bytes_total", "Bytes that clients' sockets took.", |app| app.sum(|t| &t.sent_bytes)),
+    ("compressed_plain_bytes_total", "What was sent compressed, in bytes before.", |app| {
+        app.sum(|t| &t.plain_bytes)
+    }),
+    ("compressed_bytes_total", "What was sent compressed, in bytes after.", |app| {
+        app.sum(|t| &t.deflated_bytes)
+    }),
     ("published_total", "Events published, one for each channel.", |app| app.sum(|t| &t.published)),
     ("request_bytes_total", "Bytes of bodies sent to the API.", |app| app.sum(|t| &t.call_bytes)),
     ("response_bytes_total", "Bytes of bodies that the API answered.", |app| {

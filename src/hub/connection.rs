@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::budget::{Budget, Work};
+use super::deflated::Compression;
 use super::directory::Directory;
 use super::http_stream::{Arrival, HttpStream};
 use super::inbox::Place;
@@ -90,6 +91,8 @@ pub struct Life {
     pub online: Cell<bool>,
     /// Whether the clock has seen it closing.
     pub ends: Cell<bool>,
+    /// What was agreed on in the handshake.
+    pub compression: Cell<Compression>,
     /// What presence channels it left a moment ago.
     pub rejoins: Rejoins,
 }
@@ -402,6 +405,12 @@ impl Connection {
     /// Why it ended.
     pub fn ending(&self) -> Reason {
         self.ending.get().unwrap_or(Reason::Lost)
+    }
+
+    /// Notes what its handshake said of compression.
+    pub fn agree_on(&self, compression: Compression) {
+        self.life.compression.set(compression);
+        self.traffic().compressed.add(u64::from(compression != Compression::Off));
     }
 
     /// Bytes that wait to be written.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
+use super::deflated::Deflated;
 use super::directory::Directory;
 use super::http_stream::Arrival;
 use super::withdrawal::Withdrawal;
@@ -85,6 +86,8 @@ pub struct Place {
 pub struct Deliver {
     pub channel: LocalChannel,
     pub frame: Bytes,
+    /// Its other form, where it may be compressed.
+    pub deflated: Option<Arc<Deflated>>,
     /// Whoever sent it does not get it back.
     pub except: Option<SocketId>,
     pub history: History,

@@ -9,6 +9,7 @@ pub mod capacity;
 mod channels;
 pub mod connection;
 pub mod counting;
+pub mod deflated;
 pub mod directory;
 mod flush;
 pub mod handshakes;
@@ -44,6 +45,7 @@ use crate::app::AppId;
 use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
+use deflated::Deflated;
 use directory::{Directory, Seats};
 use http_sessions::HttpSessions;
 use http_stream::Arrival;
@@ -149,23 +151,28 @@ impl Hub {
         except: Option<SocketId>,
         history: History,
     ) {
-        self.publish_numbered(seats, frame, (except, history), 0);
+        self.publish_event(seats, frame, (except, history), None, 0);
     }
 
-    /// The same with its number in the channel's log, 0 if it is in none.
-    pub fn publish_numbered(
+    /// The same for an event: those that take it are sent it compressed if its text has `compression_min` bytes,
+    /// and it may have a number in the channel's log, 0 if it is in none.
+    pub fn publish_event(
         &self,
         seats: &Seats,
         frame: &Bytes,
         (except, history): (Option<SocketId>, History),
+        compression_min: Option<usize>,
         number: u64,
     ) {
         if shown::is_wanted() {
             shown::published(frame);
         }
+        let deflated = compression_min.and_then(|min| Deflated::for_frame(frame, min));
         for (index, seat) in seats.iter().enumerate() {
             let frame = if index == 0 { frame.clone() } else { Bytes::copy_from_slice(frame) };
-            let deliver = Deliver { channel: seat.channel, frame, except, history, number };
+            let deflated = deflated.clone();
+            let deliver =
+                Deliver { channel: seat.channel, frame, deflated, except, history, number };
             self.inbox(seat.worker).put(Order::Deliver(deliver));
         }
     }

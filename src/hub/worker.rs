@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use tokio::task::yield_now;
 use super::Hub;
 use super::channels::Channels;
 use super::connection::Connection;
+use super::deflated::Second;
 use super::directory::{Directory, Full, Room, Seats, Subscribed, Unsubscribed};
 use super::flush::Flusher;
 use super::inbox::{Deliver, History, Inbox, LocalChannel, Order, Place};
@@ -404,18 +406,19 @@ impl Worker {
             self.deliver_anew(channel, run, touched);
             return run.clear();
         }
-        let mut deliveries = 0;
+        let (mut deliveries, mut second) = (0, Second::default());
         let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {
             if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
                 if history != History::None && !is_news(connection, first.channel, history) {
                     continue;
                 }
-                self.give(connection, all.clone(), number);
+                self.give(connection, second.pick(connection, run, &all, true), number);
                 deliveries += run.len();
             } else {
                 for one in run.iter().filter(|one| one.except != Some(connection.id)) {
-                    self.give(connection, one.frame.clone(), number);
+                    let alone = second.pick(connection, slice::from_ref(one), &one.frame, false);
+                    self.give(connection, alone, number);
                     deliveries += 1;
                 }
             }
@@ -423,7 +426,9 @@ impl Worker {
                 touched.push(connection.clone());
             }
         }
-        channel.directory.traffic(self.index).deliveries.add(deliveries as u64);
+        let traffic = channel.directory.traffic(self.index);
+        traffic.deliveries.add(deliveries as u64);
+        second.count(traffic);
         run.clear();
     }
 

@@ -77,6 +77,11 @@ pub struct Traffic {
     pub answers: Counter,
     /// Bytes that the sockets took.
     pub sent_bytes: Counter,
+    /// Of what was given compressed, the bytes that it would have had plain, and those that it has.
+    pub plain_bytes: Counter,
+    pub deflated_bytes: Counter,
+    /// Sockets now that agreed on compression.
+    pub compressed: Counter,
     /// Events published, by API or by clients; to each channel one.
     pub published: Counter,
     /// Requests to the API whose signature held, and the bytes of their bodies and of the answers'.

@@ -43,7 +43,7 @@ impl Node {
             if kind.cache {
                 cluster.publish_cached(app, publication, message.into_bytes());
             } else {
-                self.notify(directory, channel, &message, History::None, except);
+                self.publish_unlogged(app, directory, (publication, &message), History::None);
                 cluster.publish(&app.id, channel, except, message.into_bytes(), true);
             }
             return;
@@ -54,7 +54,7 @@ impl Node {
             directory.cache.store(channel, (&message, data), keep, |version| {
                 let history = History::Cache(version);
                 if app.features.resume.is_zero() {
-                    self.notify(directory, channel, &message, history, except);
+                    self.publish_unlogged(app, directory, (publication, &message), history);
                 } else {
                     self.publish_logged(app, directory, (publication, &message), history);
                 }
@@ -68,8 +68,22 @@ impl Node {
         let seats = directory.seats(channel.as_str());
         if !seats.is_empty() {
             let message = Message::event(channel, event, data);
-            self.hub().publish(&seats, message.bytes(), except, History::None);
+            let (place, min) = ((except, History::None), app.compression_min(channel));
+            self.hub().publish_event(&seats, message.bytes(), place, min, 0);
         }
+    }
+
+    /// Publishes an event that nobody is told later.
+    fn publish_unlogged(
+        &self,
+        app: &App,
+        directory: &Directory,
+        (publication, message): (Publication<'_>, &Message),
+        history: History,
+    ) {
+        let Publication { channel, except, .. } = publication;
+        let (seats, min) = (directory.seats(channel.as_str()), app.compression_min(channel));
+        self.hub().publish_event(&seats, message.bytes(), (except, history), min, 0);
     }
 
     /// Passes a client event on to the other subscribers. It is never cached and never echoed.
@@ -121,7 +135,8 @@ impl Node {
         let seats = connection.directory.seats(name.as_str());
         let subscribers: usize = seats.iter().map(|seat| seat.subscribers as usize).sum();
         connection.budget.spend(Work::Bytes(subscribers * message.bytes().len()));
-        self.hub().publish(&seats, message.bytes(), Some(connection.id), History::None);
+        let place = (Some(connection.id), History::None);
+        self.hub().publish_event(&seats, message.bytes(), place, app.compression_min(&name), 0);
         if let Some(cluster) = &self.shared.cluster {
             cluster.publish(&app.id, &name, Some(connection.id), message.into_bytes(), false);
         }

@@ -130,7 +130,7 @@ impl Shared {
             let is_news = !kept.told || entry.cache_version() == 0;
             entry.keep(kept.into());
             if is_news {
-                self.deliver(topic, &frame, None, History::Cache(version));
+                self.deliver_event(topic, &frame, (None, History::Cache(version)));
             }
         }
         self.resume(entry.ready());
@@ -157,7 +157,7 @@ impl Shared {
                     let app = apps.by_id(topic.app.as_str());
                     let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
                     let version = entry.keep_alone(frame.clone(), data, Instant::now() + ttl);
-                    self.deliver(&topic, &frame, except, History::Cache(version));
+                    self.deliver_event(&topic, &frame, (except, History::Cache(version)));
                     entry.came_back();
                     self.resume(entry.ready());
                 });
@@ -201,7 +201,7 @@ impl Shared {
                 // Else all who are subscribed now were when it was sent.
                 let history =
                     if late && version > 0 { History::Cache(version) } else { History::None };
-                self.deliver(topic, &frame, except, history);
+                self.deliver_event(topic, &frame, (except, history));
                 topics.read(topic, |entry| count_deliveries(cluster, entry));
             }
             Body::Cached { version, except, frame, data } => {
@@ -214,7 +214,7 @@ impl Shared {
                     entry.keep(Cached { version, frame: frame.clone(), data, expires });
                     let told = own && envelope.told;
                     if news && !told {
-                        self.deliver(topic, &frame, except, History::Cache(version));
+                        self.deliver_event(topic, &frame, (except, History::Cache(version)));
                         if !own {
                             count_deliveries(cluster, entry);
                         }
@@ -306,6 +306,14 @@ impl Shared {
             let history = History::Presence(entry.roster.version());
             self.deliver(topic, message.bytes(), None, history);
         }
+    }
+
+    fn deliver_event(&self, topic: &Topic, frame: &Bytes, place: (Option<SocketId>, History)) {
+        let apps = self.apps.load();
+        let app = apps.by_id(topic.app.as_str());
+        let min = app.and_then(|app| app.compression_min(&topic.channel));
+        let seats = self.hub.directory(&topic.app).seats(topic.channel.as_str());
+        self.hub.publish_event(&seats, frame, place, min, 0);
     }
 
     fn deliver(&self, topic: &Topic, frame: &Bytes, except: Option<SocketId>, history: History) {

@@ -145,7 +145,8 @@ impl Node {
         directory.resume.publish(event, self.hub().seconds(), bounds(app), |number| {
             // Asked only now: who has subscribed since has looked into the log after this, or will.
             let seats = directory.seats(channel.as_str());
-            self.hub().publish_numbered(&seats, message.bytes(), (except, history), number);
+            let (place, min) = ((except, history), app.compression_min(channel));
+            self.hub().publish_event(&seats, message.bytes(), place, min, number);
         });
     }
 

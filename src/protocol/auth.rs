@@ -2,6 +2,7 @@
 //! HMAC-SHA256 in hex with the app's secret and is compared in constant time. What a request's
 //! parameters mean, and whether its time is right, is decided by whoever calls.
 
+use super::hex;
 use std::borrow::Cow;
 use std::fmt;
 

@@ -15,9 +15,9 @@ use super::socket_id::SocketId;
 pub struct Message(Bytes);
 
 /// Bytes of the longest header of an unmasked frame.
-const MAX_HEADER: usize = 10;
+pub(super) const MAX_HEADER: usize = 10;
 
-const TEXT: u8 = 0x81;
+pub(super) const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
@@ -299,22 +299,28 @@ fn text_frame(len: usize, write: impl FnOnce(&mut Vec<u8>)) -> Message {
     out.extend_from_slice(&[0; MAX_HEADER]);
     write(&mut out);
     let len = out.len() - MAX_HEADER;
-    let mut header = [0; MAX_HEADER];
-    let used = match (u8::try_from(len), u16::try_from(len)) {
-        (Ok(len @ ..=125), _) => put(&mut header, &[TEXT, len]),
-        (_, Ok(len)) => {
-            let [a, b] = len.to_be_bytes();
-            put(&mut header, &[TEXT, 126, a, b])
-        }
-        _ => {
-            let [a, b, c, d, e, f, g, h] = (len as u64).to_be_bytes();
-            put(&mut header, &[TEXT, 127, a, b, c, d, e, f, g, h])
-        }
-    };
+    let (header, used) = frame_header(TEXT, len);
     for (to, from) in out.iter_mut().skip(MAX_HEADER - used).zip(header).take(used) {
         *to = from;
     }
     Message(Bytes::from(out).slice(MAX_HEADER - used..))
+}
+
+/// The header of an unmasked frame with `len` bytes of payload (RFC 6455, section 5.2), and how much of it counts.
+pub(super) fn frame_header(first: u8, len: usize) -> ([u8; MAX_HEADER], usize) {
+    let mut header = [0; MAX_HEADER];
+    let used = match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(len @ ..=125), _) => put(&mut header, &[first, len]),
+        (_, Ok(len)) => {
+            let [a, b] = len.to_be_bytes();
+            put(&mut header, &[first, 126, a, b])
+        }
+        _ => {
+            let [a, b, c, d, e, f, g, h] = (len as u64).to_be_bytes();
+            put(&mut header, &[first, 127, a, b, c, d, e, f, g, h])
+        }
+    };
+    (header, used)
 }
 
 fn put(header: &mut [u8; MAX_HEADER], bytes: &[u8]) -> usize {

@@ -4,9 +4,12 @@
 pub mod auth;
 pub mod channel;
 pub mod command;
+pub mod deflate;
 pub mod error;
 pub mod event;
+pub mod extension;
 pub mod fallback;
+pub mod hex;
 pub mod json;
 pub mod member;
 pub mod origin;

@@ -1,6 +1,7 @@
 //! The parameters of a request's query, and what of it is signed. SDKs write and sort them in several ways,
 //! and the signature is of one of them; which one holds is found out in `auth`.
 
+use super::hex;
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2_iter};

@@ -267,6 +267,7 @@ fn begin_socket(
             if let Some(token) = &upgrade.resumes {
                 http.node.go_on(&connection, token);
             }
+            connection.agree_on(upgrade.compression);
             let socket =
                 Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
             spawn_local(async move {

@@ -3,7 +3,16 @@
 //! and keeps 8 KiB a connection; its opcodes, masks and close codes are used. Bytes come in as they were
 //! read; while no frame is in pieces, nothing is kept.
 
+use std::cell::Cell;
+
 use fastwebsockets::{CloseCode, Frame, OpCode, Payload};
+
+use crate::protocol::deflate::{COMPRESSED, Inflater, Uninflatable};
+
+thread_local! {
+    /// All connections of a thread share one, made when the first compressed message comes.
+    static INFLATER: Cell<Option<Box<Inflater>>> = const { Cell::new(None) };
+}
 
 /// Puts frames together. Empty, it owns no memory.
 #[derive(Debug, Default)]
@@ -17,6 +26,25 @@ struct Pieces {
     rest: Vec<u8>,
     /// The fragments so far of a message that is not whole yet.
     message: Option<Vec<u8>>,
+    /// They are compressed.
+    deflated: bool,
+}
+
+/// What a client may send.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Bytes of a message.
+    pub max: usize,
+    /// Messages may come compressed (RFC 7692).
+    pub inflates: bool,
+}
+
+impl Terms {
+    /// Bytes that a message of `max` may have while it is compressed: what cannot be made smaller is stored in
+    /// blocks with a header each (RFC 1951, section 3.2.4).
+    fn max_deflated(self) -> usize {
+        self.max.saturating_add(self.max / 8).saturating_add(64)
+    }
 }
 
 /// What a frame, or several fragments, came to.
@@ -37,6 +65,8 @@ pub enum Breach {
     Protocol(&'static str),
     /// Section 8.1.
     Utf8,
+    /// RFC 7692, section 7.2.2: a compressed message that cannot be inflated.
+    Deflate,
     TooLarge,
 }
 
@@ -44,7 +74,7 @@ impl Breach {
     pub fn code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
-            Self::Utf8 => 1007,
+            Self::Utf8 | Self::Deflate => 1007,
             Self::TooLarge => 1009,
         }
     }
@@ -53,6 +83,7 @@ impl Breach {
         match self {
             Self::Protocol(rule) => rule,
             Self::Utf8 => "Text must be UTF-8",
+            Self::Deflate => "The compressed message is corrupt",
             Self::TooLarge => super::TOO_LARGE,
         }
     }
@@ -62,6 +93,8 @@ impl Breach {
 #[derive(Debug)]
 struct Header {
     fin: bool,
+    /// The message that begins here is compressed.
+    deflated: bool,
     opcode: OpCode,
     mask: [u8; 4],
     /// Bytes of the header, and of the payload behind it.
@@ -70,15 +103,25 @@ struct Header {
 }
 
 /// Reads a header; `None` if there are not enough bytes yet. `room` is how many bytes of payload a data
-/// frame may have, so that what is too large is refused before it is taken in.
-fn header(bytes: &[u8], room: usize) -> Result<Option<Header>, Breach> {
+/// frame may have, given whether a message begins with it that is compressed, so that what is too large is
+/// refused before it is taken in.
+fn header(
+    bytes: &[u8],
+    inflates: bool,
+    room: impl Fn(bool) -> usize,
+) -> Result<Option<Header>, Breach> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    if first & 0b0111_0000 != 0 {
+    let deflated = first & COMPRESSED != 0;
+    if first & 0b0011_0000 != 0 || (deflated && !inflates) {
         return Err(Breach::Protocol("Reserved bits must be zero"));
     }
     let fin = first & 0b1000_0000 != 0;
     let opcode = OpCode::try_from(first & 0b1111)
         .map_err(|_| Breach::Protocol("The opcode is not known"))?;
+    // RFC 7692, section 6.1: the first frame of a message says it for all.
+    if deflated && !matches!(opcode, OpCode::Text | OpCode::Binary) {
+        return Err(Breach::Protocol("Only the first frame of a message may say it is compressed"));
+    }
     if second & 0b1000_0000 == 0 {
         return Err(Breach::Protocol("Frames of a client must be masked"));
     }
@@ -99,16 +142,17 @@ fn header(bytes: &[u8], room: usize) -> Result<Option<Header>, Breach> {
         return Err(Breach::Protocol("A control frame must be whole and at most 125 bytes"));
     }
     let payload = usize::try_from(payload).unwrap_or(usize::MAX);
-    if !control && payload > room {
+    if !control && payload > room(deflated) {
         return Err(Breach::TooLarge);
     }
     let Some(&[a, b, c, d]) = rest.get(extended..extended + 4) else { return Ok(None) };
-    Ok(Some(Header { fin, opcode, mask: [a, b, c, d], header: 2 + extended + 4, payload }))
+    let header = 2 + extended + 4;
+    Ok(Some(Header { fin, deflated, opcode, mask: [a, b, c, d], header, payload }))
 }
 
 /// Whether `bytes` are a close frame and nothing else.
 pub fn is_close(bytes: &[u8]) -> bool {
-    header(bytes, 0).is_ok_and(|head| {
+    header(bytes, false, |_| 0).is_ok_and(|head| {
         head.is_some_and(|head| {
             head.opcode == OpCode::Close && head.header + head.payload == bytes.len()
         })
@@ -117,22 +161,22 @@ pub fn is_close(bytes: &[u8]) -> bool {
 
 impl Frames {
     /// Takes bytes as they were read, unmasks them where they lie, and tells `hear` of each message that is
-    /// whole; `hear` answers whether to go on. A message may have at most `max` bytes.
+    /// whole; `hear` answers whether to go on.
     pub fn feed(
         &mut self,
         bytes: &mut [u8],
-        max: usize,
+        terms: Terms,
         mut hear: impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<(), Breach> {
         let mut rest = self.pieces.as_mut().map_or_else(Vec::new, |p| std::mem::take(&mut p.rest));
         if rest.is_empty() {
-            let used = self.take(bytes, max, &mut hear)?;
+            let used = self.take(bytes, terms, &mut hear)?;
             if let Some(left @ [_, ..]) = bytes.get(used..) {
                 self.pieces.get_or_insert_default().rest = left.to_vec();
             }
         } else {
             rest.extend_from_slice(bytes);
-            let used = self.take(&mut rest, max, &mut hear)?;
+            let used = self.take(&mut rest, terms, &mut hear)?;
             rest.drain(..used);
             if !rest.is_empty() {
                 self.pieces.get_or_insert_default().rest = rest;
@@ -148,14 +192,19 @@ impl Frames {
     fn take(
         &mut self,
         bytes: &mut [u8],
-        max: usize,
+        terms: Terms,
         hear: &mut impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<usize, Breach> {
         let mut used = 0;
         loop {
             let begun = self.message().map_or(0, |message| message.len());
+            let goes_on = self.pieces.as_ref().is_some_and(|pieces| pieces.deflated);
+            let room = |begins: bool| {
+                let max = if begins || goes_on { terms.max_deflated() } else { terms.max };
+                max.saturating_sub(begun)
+            };
             let rest = bytes.get_mut(used..).unwrap_or_default();
-            let Some(head) = header(rest, max.saturating_sub(begun))? else { return Ok(used) };
+            let Some(head) = header(rest, terms.inflates, room)? else { return Ok(used) };
             let Some(payload) = rest.get_mut(head.header..head.header + head.payload) else {
                 return Ok(used);
             };
@@ -163,7 +212,7 @@ impl Frames {
             let mask = Some(head.mask);
             let mut frame = Frame::new(head.fin, head.opcode, mask, Payload::BorrowedMut(payload));
             frame.unmask();
-            if !self.one(&frame, hear)? {
+            if !self.one(&frame, (head.deflated, terms.max), hear)? {
                 return Ok(bytes.len());
             }
         }
@@ -173,6 +222,7 @@ impl Frames {
     fn one(
         &mut self,
         frame: &Frame<'_>,
+        (deflated, max): (bool, usize),
         hear: &mut impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<bool, Breach> {
         let payload = &*frame.payload;
@@ -186,12 +236,11 @@ impl Frames {
             OpCode::Text | OpCode::Binary if self.message().is_some() => {
                 Err(Breach::Protocol("A new message must not begin inside another"))
             }
-            OpCode::Text | OpCode::Binary if frame.fin => {
-                let text = std::str::from_utf8(payload).map_err(|_| Breach::Utf8)?;
-                Ok(hear(Incoming::Text(text)))
-            }
+            OpCode::Text | OpCode::Binary if frame.fin => whole(payload, (deflated, max), hear),
             OpCode::Text | OpCode::Binary => {
-                self.pieces.get_or_insert_default().message = Some(payload.to_vec());
+                let pieces = self.pieces.get_or_insert_default();
+                pieces.message = Some(payload.to_vec());
+                pieces.deflated = deflated;
                 Ok(true)
             }
             OpCode::Continuation => {
@@ -202,10 +251,10 @@ impl Frames {
                 if !frame.fin {
                     return Ok(true);
                 }
-                let whole = self.pieces.as_mut().and_then(|pieces| pieces.message.take());
-                let whole = whole.unwrap_or_default();
-                let text = std::str::from_utf8(&whole).map_err(|_| Breach::Utf8)?;
-                Ok(hear(Incoming::Text(text)))
+                let Some(pieces) = self.pieces.as_mut() else { return Ok(true) };
+                let deflated = std::mem::take(&mut pieces.deflated);
+                let message = pieces.message.take().unwrap_or_default();
+                whole(&message, (deflated, max), hear)
             }
         }
     }
@@ -221,13 +270,37 @@ impl Frames {
     /// Bytes that the frame at hand still lacks, as far as its header says.
     pub fn missing(&self) -> usize {
         let Some(pieces) = &self.pieces else { return 0 };
-        let head = header(&pieces.rest, usize::MAX).ok().flatten();
+        let head = header(&pieces.rest, true, |_| usize::MAX).ok().flatten();
         head.map_or(0, |head| (head.header + head.payload).saturating_sub(pieces.rest.len()))
     }
 
     fn message(&mut self) -> Option<&mut Vec<u8>> {
         self.pieces.as_mut()?.message.as_mut()
     }
+}
+
+/// Handles a whole message; whether to go on.
+fn whole(
+    message: &[u8],
+    (deflated, max): (bool, usize),
+    hear: &mut impl FnMut(Incoming<'_>) -> bool,
+) -> Result<bool, Breach> {
+    let mut hear = |bytes| {
+        let text = std::str::from_utf8(bytes).map_err(|_| Breach::Utf8)?;
+        Ok(hear(Incoming::Text(text)))
+    };
+    if !deflated {
+        return hear(message);
+    }
+    // Taken while it is used, so that nothing that hears a message could find it in use.
+    let mut inflater = INFLATER.take().unwrap_or_default();
+    let heard = match inflater.inflate(message, max) {
+        Ok(bytes) => hear(bytes),
+        Err(Uninflatable::Corrupt) => Err(Breach::Deflate),
+        Err(Uninflatable::TooLarge) => Err(Breach::TooLarge),
+    };
+    INFLATER.set(Some(inflater));
+    heard
 }
 
 /// The code of a close frame, whose payload is empty, or a code and a reason (section 5.5.1).
@@ -280,9 +353,13 @@ mod tests {
 
     /// What is heard of `bytes` when they come `step` at a time.
     fn heard(bytes: &[u8], step: usize) -> Result<Vec<String>, Breach> {
+        heard_by(Terms { max: 70_000, inflates: false }, bytes, step)
+    }
+
+    fn heard_by(terms: Terms, bytes: &[u8], step: usize) -> Result<Vec<String>, Breach> {
         let (mut frames, mut all) = (Frames::default(), Vec::new());
         for chunk in bytes.chunks(step) {
-            frames.feed(&mut chunk.to_vec(), 70_000, |incoming| {
+            frames.feed(&mut chunk.to_vec(), terms, |incoming| {
                 all.push(format!("{incoming:?}"));
                 true
             })?;
@@ -338,5 +415,70 @@ mod tests {
             assert_eq!(breach.err(), Some(code), "{:?}", &bytes[..2]);
         }
         assert!(heard(&masked(0x81, &[b'x'; 70_000]), 4096).is_ok());
+    }
+
+    /// RFC 7692, sections 7.2.3.1 and 7.2.3.2: "Hello".
+    const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+
+    #[test]
+    fn compressed_messages_are_the_same_however_they_are_cut() {
+        let mut bytes = masked(0xc1, &HELLO);
+        bytes.extend(masked(0x41, &HELLO[..3]));
+        bytes.extend(masked(0x89, b"ping"));
+        bytes.extend(masked(0x00, b""));
+        bytes.extend(masked(0x80, &HELLO[3..]));
+        bytes.extend(masked(0x81, b"plain"));
+        bytes.extend(masked(0x01, b"al"));
+        bytes.extend(masked(0x80, b"so"));
+        bytes.extend(masked(0xc2, &HELLO));
+        bytes.extend(masked(0x41, b""));
+        bytes.extend(masked(0x80, &HELLO));
+        bytes.extend(masked(0xc1, &[0]));
+        let expected = [
+            "Text(\"Hello\")",
+            "Ping([112, 105, 110, 103])",
+            "Text(\"Hello\")",
+            "Text(\"plain\")",
+            "Text(\"also\")",
+            "Text(\"Hello\")",
+            "Text(\"Hello\")",
+            "Text(\"\")",
+        ];
+        for step in [1, 2, 7, bytes.len()] {
+            let heard = heard_by(Terms { max: 5, inflates: true }, &bytes, step).unwrap();
+            assert_eq!(heard, expected, "{step} at a time");
+        }
+    }
+
+    #[test]
+    fn breaches_of_compression_are_told_apart() {
+        let terms = Terms { max: 5, inflates: true };
+        for (bytes, code) in [
+            (masked(0xc9, b""), 1002),
+            (masked(0xc8, b""), 1002),
+            (masked(0xca, b""), 1002),
+            (masked(0xe1, &HELLO), 1002),
+            (masked(0xd1, &HELLO), 1002),
+            (masked(0xa1, b"x"), 1002),
+            (masked(0xc0, &HELLO), 1002),
+            ([masked(0x41, &HELLO[..3]), masked(0xc0, &HELLO[3..])].concat(), 1002),
+            ([masked(0x01, b"x"), masked(0xc0, &HELLO)].concat(), 1002),
+            ([masked(0x41, &HELLO[..3]), masked(0xc1, &HELLO)].concat(), 1002),
+            (masked(0xc1, b""), 1007),
+            ([masked(0x41, b""), masked(0x80, b"")].concat(), 1007),
+            (masked(0xc1, &HELLO[..5]), 1007),
+            (masked(0xc1, b"\xff\xff\xff"), 1007),
+            // Stored, a byte that is no text.
+            (masked(0xc1, &[0, 1, 0, 0xfe, 0xff, 0xff, 0]), 1007),
+            (masked(0xc1, &[0, 6, 0, 0xf9, 0xff, b'H', b'e', b'l', b'l', b'o', b'!', 0]), 1009),
+            (masked(0xc1, &[0; 70]), 1009),
+            ([masked(0x41, &[0; 60]), masked(0x00, &[0; 60])].concat(), 1009),
+            (masked(0x81, b"123456"), 1009),
+        ] {
+            let breach = heard_by(terms, &bytes, 4096).map_err(Breach::code);
+            assert_eq!(breach.err(), Some(code), "{bytes:x?}");
+        }
+        let off = Terms { inflates: false, ..terms };
+        assert_eq!(heard_by(off, &masked(0xc1, &HELLO), 4096).map_err(Breach::code), Err(1002));
     }
 }

@@ -17,12 +17,13 @@ use tracing::{debug, error};
 
 use crate::hub::budget::Work;
 use crate::hub::connection::Connection;
+use crate::hub::deflated::Compression;
 use crate::hub::stream::Stream;
 use crate::metrics::Reason;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::session::Session;
-use frames::{Breach, Frames, Incoming};
+use frames::{Breach, Frames, Incoming, Terms};
 
 /// How long a client may go on after we have closed, before its stream is dropped; seconds.
 const LINGER: u32 = 5;
@@ -123,10 +124,13 @@ impl Socket {
         if !life.wants_data() {
             life.renew(now);
         }
-        let max = connection.app().limits.max_message_size;
+        let terms = Terms {
+            max: connection.app().limits.max_message_size,
+            inflates: life.compression.get() != Compression::Off,
+        };
         let (mut closed, mut frames) = (false, 0);
         let (read, spent) = (bytes.len(), connection.budget.spent());
-        let fed = self.frames.feed(bytes, max, |incoming| {
+        let fed = self.frames.feed(bytes, terms, |incoming| {
             frames += 1;
             match incoming {
                 Incoming::Close(code) => {
@@ -138,6 +142,10 @@ impl Socket {
                 // After a close frame of ours nothing counts but the client's.
                 _ if connection.is_closing() => {}
                 Incoming::Text(text) => {
+                    if terms.inflates {
+                        // Few bytes may have come to many.
+                        connection.budget.spend(Work::Bytes(text.len()));
+                    }
                     life.renew(now);
                     session.hear(text);
                 }
@@ -361,6 +369,8 @@ pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Opti
 /// Reads until the client has closed too, or ended its half, or says what cannot be read.
 async fn closed(stream: &mut Stream) -> std::io::Result<()> {
     let (mut frames, mut is_closed) = (Frames::default(), false);
+    // Whatever it was answered, only its close frame counts.
+    let terms = Terms { max: MOST_REFUSED, inflates: true };
     let mut scratch = [0; 512];
     while !is_closed {
         let read = stream.read(&mut scratch).await?;
@@ -369,7 +379,7 @@ async fn closed(stream: &mut Stream) -> std::io::Result<()> {
             is_closed |= matches!(incoming, Incoming::Close(_));
             true
         };
-        if frames.feed(bytes, MOST_REFUSED, heard).is_err() {
+        if frames.feed(bytes, terms, heard).is_err() {
             std::future::pending::<()>().await;
         }
     }

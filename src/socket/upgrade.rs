@@ -8,14 +8,16 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, ORIGIN, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, ORIGIN, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use sha1::{Digest, Sha1};
 
 use crate::app::{App, Apps};
+use crate::hub::deflated::Compression;
 use crate::metrics::Reason;
 use crate::protocol::error::{Error, close};
+use crate::protocol::extension::Accepted;
 use crate::protocol::query::Query;
 
 /// Who gets in, decided while the request is at hand and carried out once the stream is.
@@ -64,6 +66,19 @@ pub fn shake_hands(request: &HeaderMap, is_trusted: bool) -> Result<Vec<u8>, NoH
     }
     answer.extend_from_slice(b"\r\n\r\n");
     Ok(answer)
+}
+
+/// Accepts an offer of compression for a socket that the app lets in, and adds that to the `answer`.
+pub fn accept_compression(app: &App, request: &HeaderMap, answer: &mut Vec<u8>) -> Compression {
+    if !app.features.compression {
+        return Compression::Off;
+    }
+    let offers = request.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(|line| line.as_bytes());
+    let Some(accepted) = Accepted::first(offers) else { return Compression::Off };
+    // In front of the empty line that ends the answer.
+    answer.truncate(answer.len().saturating_sub(2));
+    answer.extend_from_slice(format!("Sec-WebSocket-Extensions: {accepted}\r\n\r\n").as_bytes());
+    if accepted.takes_compressed() { Compression::Both } else { Compression::Incoming }
 }
 
 /// What proves that `key` was read (RFC 6455, section 4.2.2).

@@ -4,6 +4,7 @@
 //! while it runs, for a process that hands over ends later than the next one begins. At worst an event is sent
 //! twice. A line that is not whole, because the machine stopped in it, is left out.
 
+use crate::protocol::hex;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};

@@ -7,7 +7,7 @@ use fanfare::protocol::command::Command;
 use fanfare::protocol::event::{MemberText, Message};
 use fanfare::protocol::member::{Member, User, UserId};
 use fanfare::protocol::query::Query;
-use fanfare::socket::frames::{Breach, Frames, Incoming};
+use fanfare::socket::frames::{Breach, Frames, Incoming, Terms};
 use serde_json::{Value, json};
 
 /// Largest WebSocket message that [`frames`] lets through, and largest info of a member.
@@ -156,14 +156,15 @@ pub fn frames(bytes: &[u8]) {
 fn heard(bytes: &[u8], step: usize) -> (Vec<String>, Option<Breach>) {
     let (mut frames, mut all, mut closed) = (Frames::default(), Vec::new(), false);
     for chunk in bytes.chunks(step) {
-        let fed = frames.feed(&mut chunk.to_vec(), MAX, |incoming| {
-            if let Incoming::Text(text) = incoming {
-                assert!(text.len() <= MAX, "a message over the limit");
-            }
-            closed |= matches!(incoming, Incoming::Close(_));
-            all.push(format!("{incoming:?}"));
-            true
-        });
+        let fed =
+            frames.feed(&mut chunk.to_vec(), Terms { max: MAX, inflates: true }, |incoming| {
+                if let Incoming::Text(text) = incoming {
+                    assert!(text.len() <= MAX, "a message over the limit");
+                }
+                closed |= matches!(incoming, Incoming::Close(_));
+                all.push(format!("{incoming:?}"));
+                true
+            });
         if let Err(breach) = fed {
             return (all, Some(breach));
         }

@@ -15,6 +15,7 @@
 mod capacity;
 mod cli;
 mod cluster;
+mod compression;
 mod config;
 mod dashboard;
 mod dialogue;

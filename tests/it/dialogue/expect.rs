@@ -231,6 +231,7 @@ impl<'de> Deserialize<'de> for Keys {
 /// What was heard in the words that would have expected it.
 pub fn render(heard: &Heard) -> String {
     match heard {
+        Heard::Deflated(bytes) => format!("a compressed text of {} bytes", bytes.len()),
         Heard::Text(text) => render_text(text).unwrap_or_else(|| text.clone()),
         Heard::Close(Some((code, reason))) => format!("close {code} {reason}").trim().to_owned(),
         Heard::Close(None) => "close".to_owned(),

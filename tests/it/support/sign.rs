@@ -1,5 +1,6 @@
 //! The signatures of the protocol, written a second time from its description, and what they need.
 
+use fanfare::protocol::hex;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use sha2::Sha256;

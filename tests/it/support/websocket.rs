@@ -19,6 +19,8 @@ pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
 /// The bit of the first byte that says: the message ends with this frame.
 pub const FIN: u8 = 0x80;
+/// The bit that says: the message is compressed.
+pub const RSV1: u8 = 0x40;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
@@ -36,6 +38,8 @@ pub struct Client {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     Text(String),
+    /// A compressed text, as it came (RSV1).
+    Deflated(Vec<u8>),
     Binary(Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
@@ -66,6 +70,10 @@ impl Client {
         if response.status != 101 {
             return Err(response);
         }
+        let extensions = "sec-websocket-extensions";
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(extensions)) {
+            assert_eq!(response.header(extensions), None, "nothing was offered");
+        }
         Ok(Self::opened(http, response))
     }
 
@@ -77,7 +85,6 @@ impl Client {
         let accept =
             STANDARD.encode(Sha1::digest(format!("{KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")));
         assert_eq!(response.header("sec-websocket-accept"), Some(accept.as_str()));
-        assert_eq!(response.header("sec-websocket-extensions"), None, "nothing was offered");
         let (stream, ahead) = http.into_parts();
         Self { stream, ahead, waiting: VecDeque::new(), response }
     }
@@ -157,10 +164,11 @@ impl Client {
 }
 
 /// Takes one frame off what was read. A server masks nothing, fragments nothing here and sets no
-/// reserved bit.
+/// reserved bit but that of a compressed text.
 pub fn take_frame(bytes: &mut Vec<u8>) -> Option<Heard> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert_eq!(first & 0xf0, FIN, "first byte {first:#x}");
+    let deflated = first == FIN | RSV1 | TEXT;
+    assert!(first & 0xf0 == FIN || deflated, "first byte {first:#x}");
     assert_eq!(second & 0x80, 0, "the server masked a frame");
     let (head, length) = match second {
         126 => (4, u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()) as usize),
@@ -175,6 +183,7 @@ pub fn take_frame(bytes: &mut Vec<u8>) -> Option<Heard> {
     let payload = bytes[head..head + length].to_vec();
     bytes.drain(..head + length);
     Some(match first & 0xf {
+        TEXT if deflated => Heard::Deflated(payload),
         TEXT => Heard::Text(String::from_utf8(payload).expect("a text that is not UTF-8")),
         BINARY => Heard::Binary(payload),
         PING => Heard::Ping(payload),

@@ -1,0 +1,45 @@
+//! Bytes as hexadecimal digits and back, for digests and signatures.
+
+/// What is not the digits of as many bytes as were asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotHex;
+
+/// The bytes in lower-case digits.
+pub fn encode(bytes: impl AsRef<[u8]>) -> String {
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+    bytes.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// Fills `bytes` from exactly their digits, in capitals or not.
+pub fn decode_to_slice(digits: impl AsRef<[u8]>, bytes: &mut [u8]) -> Result<(), NotHex> {
+    let digits = digits.as_ref();
+    if digits.len() != 2 * bytes.len() {
+        return Err(NotHex);
+    }
+    let value = |digit: u8| char::from(digit).to_digit(16).ok_or(NotHex);
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        let [high, low] = *pair else { return Err(NotHex) };
+        *byte = (value(high)? << 4 | value(low)?) as u8;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_comes_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        let digits = encode(&all);
+        assert!(digits.starts_with("000102") && digits.ends_with("fdfeff"));
+        for digits in [digits.clone(), digits.to_uppercase()] {
+            let mut back = [0; 256];
+            assert_eq!(decode_to_slice(&digits, &mut back), Ok(()));
+            assert_eq!(back[..], all);
+        }
+        for wrong in ["", "0", "000", "0g", "+1", "é"] {
+            assert_eq!(decode_to_slice(wrong, &mut [0]), Err(NotHex), "{wrong}");
+        }
+    }
+}
