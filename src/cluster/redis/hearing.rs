@@ -16,6 +16,9 @@ const SENDERS: usize = 256;
 /// Serials of one sender that are remembered for one topic.
 const SERIALS: usize = 128;
 
+/// Nodes whose envelopes came in that are remembered.
+const NODES: usize = 1024;
+
 /// Topics on which envelopes without seals were refused that are remembered.
 const REFUSED: usize = 10_000;
 
@@ -28,6 +31,9 @@ pub(super) struct Hearing {
     topics: HashMap<String, Heard>,
     /// This node's number.
     node: u64,
+    /// Other nodes that were heard, and whether one was for the first time since leases were looked at.
+    others: HashSet<u64>,
+    has_newcomer: bool,
     /// When the node heard its own word last, and since when it may have missed something.
     word: Instant,
     deaf: Option<Instant>,
@@ -128,9 +134,10 @@ impl Heard {
 
 impl Hearing {
     pub(super) fn new(node: u64) -> Self {
-        let (topics, refused) = Default::default();
-        let word = Instant::now();
-        Self { topics, node, word, deaf: None, unsealed: false, refused, looked: None }
+        let (topics, refused, others) = Default::default();
+        let (word, deaf, looked) = (Instant::now(), None, None);
+        let (has_newcomer, unsealed) = (false, false);
+        Self { topics, node, others, has_newcomer, word, deaf, unsealed, refused, looked }
     }
 
     /// Whether envelopes without seals are believed, since there are nodes that know none.
@@ -156,6 +163,23 @@ impl Hearing {
     pub(super) fn take_refused(&mut self) -> HashSet<String> {
         let refused = std::mem::take(&mut self.refused);
         if self.unsealed { refused } else { HashSet::new() }
+    }
+
+    /// An envelope came from a node.
+    pub(super) fn hear_node(&mut self, node: u64) {
+        if node == self.node || self.others.contains(&node) {
+            return;
+        }
+        if self.others.len() == NODES {
+            self.others.clear();
+        }
+        self.others.insert(node);
+        self.has_newcomer = true;
+    }
+
+    /// Whether one did for the first time, which is said once.
+    pub(super) fn take_newcomer(&mut self) -> bool {
+        std::mem::take(&mut self.has_newcomer)
     }
 
     /// The node has heard its own word.
@@ -335,6 +359,19 @@ mod tests {
         for _ in 0..2 {
             assert!(matches!(hear(&mut hearing, event(2, 0, 0)), Verdict::New(_)));
         }
+    }
+
+    #[test]
+    fn a_node_is_new_once() {
+        let mut hearing = Hearing::new(1);
+        hearing.hear_node(1);
+        assert!(!hearing.take_newcomer(), "it is this one");
+        hearing.hear_node(2);
+        assert!(hearing.take_newcomer() && !hearing.take_newcomer());
+        hearing.hear_node(2);
+        assert!(!hearing.take_newcomer());
+        (0..10_000).for_each(|node| hearing.hear_node(node));
+        assert!(hearing.others.len() <= NODES);
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub(super) const PART: u32 = 6;
 /// How long nodes may take to come back once Redis does.
 const COME_BACK: Duration = LONGEST_PAUSE.saturating_add(PATIENCE);
 
+/// How soon a node that finds Redis empty has tried its link and registered, after the first that did.
+const RETURN: Duration = LONGEST_PAUSE.saturating_add(RESTORED_EVERY);
+
 /// Topics that are taken part in again in one round trip; each may have missed as much as its log holds.
 pub(super) const REOPENED: usize = 256;
 
@@ -138,10 +141,25 @@ impl Writer<'_> {
             // As long as a node that is silent is taken for alive.
             let patience = self.settings.lease * 4 / PART;
             let until = Instant::now() + patience.saturating_sub(since);
-            self.kept.peers.lose(tag, self.kept.node, until);
+            // A node that registered after the last look was never seen here.
+            let strangers = Instant::now() + RETURN.saturating_sub(since);
+            self.kept.peers.lose(tag, self.kept.node, strangers, until);
             self.status.restoring.store(true, Ordering::Relaxed);
         }
-        self.kept.peers.note_whole(tag, &fence.whole);
+        self.kept.peers.note_back(tag, self.kept.node, fence);
+    }
+
+    /// A node was heard for the first time: notes its leases now. Servers that lose their data before this node's next
+    /// renewal would leave nothing that tells of them.
+    pub(super) async fn look_at_newcomers(&mut self) -> Result<(), Lost> {
+        if !self.hearing.borrow_mut().take_newcomer() {
+            return Ok(());
+        }
+        let tags = self.servers.leases().map(|lease| lease.tag).collect();
+        for (tag, fence) in self.look_at(tags).await? {
+            self.kept.peers.note_new(tag, fence.held);
+        }
+        Ok(())
     }
 
     /// Looks whether other nodes have said again what Redis had lost, and then reads all rosters again.
@@ -153,7 +171,7 @@ impl Writer<'_> {
             self.link.looked.note();
             let tags = self.servers.leases().map(|lease| lease.tag).collect();
             for (tag, fence) in self.look_at(tags).await? {
-                self.kept.peers.note_whole(tag, &fence.whole);
+                self.kept.peers.note_back(tag, self.kept.node, &fence);
             }
         }
         if self.kept.peers.is_missing() && !self.kept.peers.is_restored() {

@@ -74,9 +74,12 @@ impl Fence {
 pub(super) struct Peers {
     /// How it was last, and how many looks ago that was new.
     seen: HashMap<Lease, (String, u8)>,
-    /// Servers that have lost their data, each with the nodes that had leases there and have not said again all they
-    /// hold; and when those that are silent still are taken for gone.
+    /// Servers that have lost their data, each with the nodes that had or have leases there and have not said again
+    /// all they hold.
     missing: HashMap<u16, HashSet<String>>,
+    /// Until when a node may come back that was not seen before; and when those that are silent still are taken
+    /// for gone.
+    strangers: Option<Instant>,
     until: Option<Instant>,
 }
 
@@ -86,20 +89,32 @@ impl Peers {
         self.seen.values_mut().for_each(|(_, looks)| *looks = 0);
     }
 
+    /// Notes leases that were not seen yet. It is no look: those that were count theirs in renewals alone.
+    pub(super) fn note_new(&mut self, tag: u16, held: Vec<(String, String)>) {
+        for (id, value) in held {
+            self.seen.entry(Lease { tag, id }).or_insert((value, 0));
+        }
+    }
+
     /// A server has lost its data: what was held there is missing until each node that had a lease on it has said all
-    /// it holds, or until a time.
-    pub(super) fn lose(&mut self, tag: u16, own: u64, until: Instant) {
+    /// it holds, or until a time. One that registered after the last look was not seen, and may come back until
+    /// `strangers`.
+    pub(super) fn lose(&mut self, tag: u16, own: u64, strangers: Instant, until: Instant) {
         let own = node_of(own);
         let there = self.seen.keys().filter(|lease| lease.tag == tag || lease.tag == UNFENCED);
         let nodes = there.filter_map(|lease| lease.id.get(..8)).filter(|node| *node != own);
         self.missing.entry(tag).or_default().extend(nodes.map(str::to_owned));
+        self.strangers = self.strangers.max(Some(strangers));
         self.until = self.until.max(Some(until));
     }
 
-    /// These nodes have said all they hold on a server.
-    pub(super) fn note_whole(&mut self, tag: u16, nodes: &HashSet<String>) {
+    /// Who is back on a server that has lost its data: some have said all they hold, others are about to.
+    pub(super) fn note_back(&mut self, tag: u16, own: u64, fence: &Fence) {
+        let own = node_of(own);
         if let Some(missing) = self.missing.get_mut(&tag) {
-            missing.retain(|node| !nodes.contains(node));
+            let back = fence.held.iter().filter_map(|(lease, _)| lease.get(..8));
+            missing.extend(back.filter(|node| *node != own).map(str::to_owned));
+            missing.retain(|node| !fence.whole.contains(node));
         }
     }
 
@@ -110,12 +125,12 @@ impl Peers {
 
     /// Whether nothing is any more, which is said once.
     pub(super) fn is_restored(&mut self) -> bool {
-        let is_over = self.until.is_some_and(|until| until <= Instant::now());
-        let restored =
-            self.is_missing() && (is_over || self.missing.values().all(HashSet::is_empty));
+        let is_past = |time: Option<Instant>| time.is_some_and(|time| time <= Instant::now());
+        let are_all_back = is_past(self.strangers) && self.missing.values().all(HashSet::is_empty);
+        let restored = self.is_missing() && (is_past(self.until) || are_all_back);
         if restored {
             self.missing.clear();
-            self.until = None;
+            (self.strangers, self.until) = (None, None);
         }
         restored
     }
@@ -176,6 +191,10 @@ mod tests {
             assert!(peers.look(7, shown(&[("a", "1")])).is_empty());
         }
         assert!(peers.look(7, shown(&[("a", "2")])).is_empty(), "it has come back");
+        for _ in 0..9 {
+            peers.note_new(7, shown(&[("a", "2"), ("b", "1")]));
+        }
+        assert!(peers.look(7, shown(&[("a", "2"), ("b", "1")])).is_empty(), "no time has passed");
     }
 
     #[test]
@@ -185,15 +204,39 @@ mod tests {
         let (first, second) = (format!("{one}0000000a"), format!("{two}0000000b"));
         peers.look(7, shown(&[(&first, "1"), (&second, "1"), ("000000ff00000001", "1")]));
         assert!(!peers.is_restored() && !peers.is_missing());
-        peers.lose(7, 255, Instant::now() + std::time::Duration::from_secs(60));
+        let now = Instant::now();
+        let later = now + std::time::Duration::from_secs(60);
+        let whole = |nodes: &[&String]| Fence {
+            whole: nodes.iter().map(|node| (*node).clone()).collect(),
+            ..Fence::default()
+        };
+        peers.lose(7, 255, now, later);
         assert!(peers.is_missing() && !peers.is_restored());
-        peers.note_whole(7, &HashSet::from([one]));
-        peers.note_whole(8, &HashSet::from([two.clone()]));
+        peers.note_back(7, 255, &whole(&[&one]));
+        peers.note_back(8, 255, &whole(&[&two]));
         assert!(!peers.is_restored());
-        peers.note_whole(7, &HashSet::from([two]));
+        peers.note_back(7, 255, &whole(&[&two]));
         assert!(peers.is_restored() && !peers.is_missing());
         // Those who do not come back are waited for no longer than that.
-        peers.lose(7, 255, Instant::now());
+        peers.lose(7, 255, now, now);
+        assert!(peers.is_restored());
+    }
+
+    #[test]
+    fn a_node_that_was_not_seen_before_is_waited_for() {
+        let mut peers = Peers::default();
+        let now = Instant::now();
+        let later = now + std::time::Duration::from_secs(60);
+        peers.lose(7, 255, later, later);
+        assert!(!peers.is_restored(), "it may come back yet");
+        let mut peers = Peers::default();
+        peers.lose(7, 255, now, later);
+        let held = |node| (Lease::new(node, 7).id, "1".to_owned());
+        let mut fence = Fence { held: vec![held(1), held(255)], ..Fence::default() };
+        peers.note_back(7, 255, &fence);
+        assert!(!peers.is_restored(), "it has not said yet what it holds");
+        fence.whole.insert(node_of(1));
+        peers.note_back(7, 255, &fence);
         assert!(peers.is_restored());
     }
 

@@ -78,6 +78,7 @@ impl Reader<'_> {
         envelope.map_version(|version| self.clock.local(version));
         if envelope.origin != self.node {
             Figures::add(&self.figures.received, 1);
+            self.hearing.borrow_mut().hear_node(envelope.origin);
             self.figures.lag.observe(self.lag(&envelope, &bytes));
         } else if matches!(envelope.body, Body::Probe) {
             self.hearing.borrow_mut().hear_word();

@@ -167,6 +167,7 @@ impl Writer<'_> {
                 _ = counts.tick() => {
                     self.count().await?;
                     self.look_for_unsealed().await?;
+                    self.look_at_newcomers().await?;
                     self.tell_news().await?;
                     self.close_idle().await?;
                     self.follow().await?;
