@@ -59,6 +59,9 @@ const GAUGES: [(&str, &str, Figure); 8] = [
     ("connections", "Connections open now.", |app| app.directory.connections() as f64),
     ("compressed_connections", "Those with compression.", |app| app.sum(|t| &t.compressed)),
     ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
+    ("held_bytes", "Bytes that are counted for subscriptions and members.", |app| {
+        app.directory.bytes() as f64
+    }),
     ("channels", "Channels with subscribers.", |app| app.totals.channels as f64),
     ("presence_members", "Members of all presence channels.", |app| app.totals.members as f64),
     ("cache_bytes", "Bytes held by the last events of cache channels.", |app| {
@@ -418,6 +421,9 @@ impl Scrape {
         let help = "From the first event that a turn of a worker takes up until all subscribers of \
                     that turn are written to.";
         page.histograms("fan_out_duration_seconds", help, [(&[][..], fan_out)]);
+        let crowded = inboxes.iter().map(|inbox| &inbox.turns.crowded).collect();
+        let help = "One turn of a worker while clients ask for more than fits into one.";
+        page.histograms("crowded_turn_duration_seconds", help, [(&[][..], crowded)]);
     }
 }
 

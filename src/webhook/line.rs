@@ -2,7 +2,7 @@
 //! growing pauses for five minutes, in bounded memory. A dead endpoint holds up its own line alone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +14,8 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use super::Event;
+use super::facts::Place;
 use super::logged::{Office, Receipt};
 use super::millis;
 use super::post::{Failure, Post};
@@ -23,6 +25,14 @@ use crate::app::{App, Webhook};
 /// Events and bytes that may wait in one line. Beyond them the newest are left out.
 const MOST: usize = 10_000;
 const MOST_BYTES: usize = 16 << 20;
+
+/// As much again for what is there and what is not: of a channel or a member one event waits at most, so that there
+/// are no more than there are channels and members, and a stranger cannot fill the line with what comes to nothing.
+const MOST_TURNS: usize = 200_000;
+const MOST_TURN_BYTES: usize = 64 << 20;
+
+/// Events that were taken back, of which so many may be in line among the others.
+const MOST_TAKEN_BACK: usize = 1024;
 
 /// Events and bytes of one request with several.
 const MOST_TOGETHER: usize = 1_000;
@@ -83,8 +93,11 @@ impl Drop for Line {
 struct Waiting {
     /// When it happened.
     at: u64,
+    /// Empty once it was taken back.
     json: String,
     held: Held,
+    /// Whose coming or going it tells of.
+    place: Option<Place>,
 }
 
 /// What keeps an event for as long as it waits.
@@ -101,6 +114,14 @@ struct State {
     /// As they are configured now.
     hook: RefCell<(Arc<App>, Webhook)>,
     queue: RefCell<VecDeque<Waiting>>,
+    /// The number of the first in line; they are numbered one after the other.
+    first: Cell<u64>,
+    /// The number of the first that no request has had. What was tried may have been heard, whatever the answer.
+    untried: Cell<u64>,
+    /// Those that tell of a coming or a going, by whose it is, with their numbers.
+    turns: RefCell<HashMap<Place, u64>>,
+    /// How many in line were taken back.
+    taken_back: Cell<usize>,
     bytes: Cell<usize>,
     figures: Arc<Figures>,
     more: Notify,
@@ -122,6 +143,10 @@ impl Line {
         let state = Rc::new(State {
             hook: RefCell::new((app, webhook)),
             queue: RefCell::default(),
+            first: Cell::new(0),
+            untried: Cell::new(0),
+            turns: RefCell::default(),
+            taken_back: Cell::new(0),
             bytes: Cell::new(0),
             figures: Arc::new(figures),
             more: Notify::new(),
@@ -145,27 +170,48 @@ impl Line {
         }
     }
 
-    /// Puts in an event that happened at `at`. One that nothing keeps yet is kept in the spool.
-    pub(super) fn put(&self, at: u64, json: String, held: Held) {
+    /// Puts in an event that happened at `at`. One that nothing keeps yet is kept in the spool. What undoes an
+    /// event that is still in line takes that out, and is not put in itself.
+    pub(super) fn put(&self, at: u64, event: &Event, held: Held) {
+        // What a cluster's log says is settled there.
+        let turn = event.turn.as_ref().filter(|_| !matches!(held, Held::Logged(_)));
+        let place = turn.map(|turn| (event.channel.clone(), turn.user.clone()));
+        if let Some(place) = &place
+            && self.state.take_back(place)
+        {
+            return self.state.let_go(held);
+        }
+        self.enter(at, event.json.clone(), held, place);
+    }
+
+    /// Puts in an event that the spool has kept under the number `spooled`.
+    pub(super) fn put_again(&self, at: u64, json: String, spooled: u64) {
+        self.enter(at, json, Held::Spooled(spooled), None);
+    }
+
+    fn enter(&self, at: u64, json: String, held: Held, place: Option<Place>) {
         let state = &self.state;
-        let mut queue = state.queue.borrow_mut();
         let bytes = state.bytes.get() + json.len();
-        if queue.len() >= MOST || bytes > MOST_BYTES {
+        let turns = usize::from(place.is_some());
+        let (most, most_bytes) = (MOST + turns * MOST_TURNS, MOST_BYTES + turns * MOST_TURN_BYTES);
+        if self.len() >= most || bytes > most_bytes {
             if state.figures.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
                 let (app, index) = (&state.figures.app, state.figures.index);
                 warn!(%app, index, "a webhook's line is full: its newest events are dropped");
             }
-            if let (Some(spool), Held::Spooled(number)) = (&state.spool, held) {
-                spool.done(vec![number]);
-            }
-            return;
+            return state.let_go(held);
         }
         state.bytes.set(bytes);
         let held = match held {
             Held::Not => state.keep(at, &json).map_or(Held::Not, Held::Spooled),
             held => held,
         };
-        queue.push_back(Waiting { at, json, held });
+        let mut queue = state.queue.borrow_mut();
+        if let Some(place) = &place {
+            let number = state.first.get() + queue.len() as u64;
+            state.turns.borrow_mut().insert(place.clone(), number);
+        }
+        queue.push_back(Waiting { at, json, held, place });
         state.tell(&queue);
         state.more.notify_one();
     }
@@ -190,7 +236,7 @@ impl Line {
 
     /// How many events are in line.
     pub(super) fn len(&self) -> usize {
-        self.state.queue.borrow().len()
+        self.state.queue.borrow().len() - self.state.taken_back.get()
     }
 }
 
@@ -211,8 +257,52 @@ impl State {
         Some(kept.n)
     }
 
+    /// Gives up what kept an event that is not to be sent.
+    fn let_go(&self, held: Held) {
+        if let (Some(spool), Held::Spooled(number)) = (&self.spool, held) {
+            spool.done(vec![number]);
+        }
+    }
+
+    /// Takes back the event of `place` that is in line and was not tried yet; whether there was one. In a line
+    /// comings and goings of one place take turns, so it is the one that is undone.
+    fn take_back(&self, place: &Place) -> bool {
+        let Some(number) = self.turns.borrow_mut().remove(place) else { return false };
+        let Some(at) = number.checked_sub(self.first.get()) else { return false };
+        let mut queue = self.queue.borrow_mut();
+        if number < self.untried.get() {
+            return false;
+        }
+        let Some(waiting) = queue.get_mut(at as usize) else { return false };
+        self.bytes.set(self.bytes.get().saturating_sub(waiting.json.len()));
+        waiting.json = String::new();
+        waiting.place = None;
+        self.let_go(std::mem::replace(&mut waiting.held, Held::Not));
+        self.taken_back.set(self.taken_back.get() + 1);
+        if self.taken_back.get() > MOST_TAKEN_BACK && self.taken_back.get() > queue.len() / 2 {
+            self.close_up(&mut queue);
+        }
+        self.tell(&queue);
+        true
+    }
+
+    /// Closes the gaps that events have left which were taken back, behind those that were tried.
+    fn close_up(&self, queue: &mut VecDeque<Waiting>) {
+        let (mut number, untried) = (self.first.get(), self.untried.get());
+        queue.retain(|waiting| {
+            number += 1;
+            number <= untried || !waiting.json.is_empty()
+        });
+        queue.shrink_to(2 * queue.len());
+        self.taken_back.set(queue.iter().filter(|one| one.json.is_empty()).count());
+        let numbered = (self.first.get()..).zip(queue.iter());
+        let turns = numbered.filter_map(|(number, one)| Some((one.place.clone()?, number)));
+        *self.turns.borrow_mut() = turns.collect();
+    }
+
     fn tell(&self, queue: &VecDeque<Waiting>) {
-        self.figures.queued.store(queue.len() as u64, Ordering::Relaxed);
+        let waiting = queue.len() - self.taken_back.get();
+        self.figures.queued.store(waiting as u64, Ordering::Relaxed);
         let oldest = queue.front().map_or(0, |waiting| waiting.at);
         self.figures.oldest.store(oldest, Ordering::Relaxed);
     }
@@ -231,27 +321,31 @@ impl State {
         }
     }
 
-    /// How many events the next request has, and its body.
-    fn next(&self) -> Option<(usize, String)> {
+    /// How many places of the line the next request takes, how many events it has, and its body.
+    fn next(&self) -> Option<(usize, usize, String)> {
         let together = !self.hook.borrow().1.batch.is_zero();
         let queue = self.queue.borrow();
         let mut body = format!("{{\"time_ms\":{},\"events\":[", millis());
-        let mut count = 0;
+        let most = if together { MOST_TOGETHER } else { 1 };
+        let (mut places, mut count) = (0, 0);
         let is_lost =
             |held: &Held| matches!(held, Held::Logged(receipt) if receipt.office() == Office::Lost);
-        let some = queue.iter().take_while(|one| !is_lost(&one.held));
-        for Waiting { json, .. } in some.take(if together { MOST_TOGETHER } else { 1 }) {
-            if count > 0 {
-                if body.len() + json.len() > MOST_BYTES_TOGETHER {
+        for Waiting { json, .. } in queue.iter().take_while(|one| !is_lost(&one.held)) {
+            if !json.is_empty() {
+                let is_full = body.len() + json.len() > MOST_BYTES_TOGETHER;
+                if count == most || (count > 0 && is_full) {
                     break;
                 }
-                body.push(',');
+                if count > 0 {
+                    body.push(',');
+                }
+                body.push_str(json);
+                count += 1;
             }
-            body.push_str(json);
-            count += 1;
+            places += 1;
         }
         body.push_str("]}");
-        (count > 0).then_some((count, body))
+        (places > 0).then_some((places, count, body))
     }
 
     /// Takes the first `count` out.
@@ -259,12 +353,23 @@ impl State {
         let mut queue = self.queue.borrow_mut();
         let count = count.min(queue.len());
         let (mut bytes, mut spooled) = (0, Vec::new());
-        for waiting in queue.drain(..count) {
+        let mut turns = self.turns.borrow_mut();
+        for (number, waiting) in (self.first.get()..).zip(queue.drain(..count)) {
             bytes += waiting.json.len();
+            if waiting.json.is_empty() {
+                self.taken_back.set(self.taken_back.get() - 1);
+            }
+            if let Some(place) = &waiting.place
+                && turns.get(place) == Some(&number)
+            {
+                turns.remove(place);
+            }
             if let Held::Spooled(number) = waiting.held {
                 spooled.push(number);
             }
         }
+        drop(turns);
+        self.first.set(self.first.get() + count as u64);
         if let Some(spool) = self.spool.as_ref().filter(|_| !spooled.is_empty()) {
             spool.done(spooled);
         }
@@ -289,7 +394,12 @@ impl State {
 
     /// One request; whether it was taken.
     async fn try_once(&self, post: &Post) -> bool {
-        let Some((count, body)) = self.next() else { return true };
+        let Some((places, count, body)) = self.next() else { return true };
+        if count == 0 {
+            self.remove(places);
+            return true;
+        }
+        self.untried.set(self.untried.get().max(self.first.get() + places as u64));
         let (app, webhook) = self.hook.borrow().clone();
         self.figures.tries.fetch_add(1, Ordering::Relaxed);
         let sent = post.send(&app, &webhook, body).await;
@@ -298,7 +408,7 @@ impl State {
         match sent {
             Ok(()) => {
                 self.figures.sent.fetch_add(count as u64, Ordering::Relaxed);
-                self.remove(count);
+                self.remove(places);
                 if failed_before {
                     warn!(app = %id, index, "a webhook's endpoint answers again");
                 }

@@ -258,7 +258,7 @@ pub(super) fn read(text: &str) -> Option<Read> {
                 "channel": channel.as_str(),
                 "subscription_count": count,
             });
-            let event = Event { kind, channel, json: json.to_string() };
+            let event = Event { kind, channel, json: json.to_string(), turn: None };
             // Nodes of before say no version.
             Some(match version.parse() {
                 Ok(version) => Read::Count(version, event),
@@ -267,7 +267,7 @@ pub(super) fn read(text: &str) -> Option<Read> {
         }
         "E" => {
             let (kind, json) = (WebhookEvent::ClientEvent, rest.to_owned());
-            Some(Read::Event(Event { kind, channel, json }))
+            Some(Read::Event(Event { kind, channel, json, turn: None }))
         }
         _ => None,
     }

@@ -2,6 +2,7 @@
 //! own decides what of it is news, and each webhook has a line that keeps the order, tries again and is
 //! nobody else's concern when its endpoint is slow or dead. Knows no hub: facts are data.
 
+mod facts;
 mod line;
 mod logged;
 mod news;
@@ -13,34 +14,32 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
-use crate::protocol::socket_id::SocketId;
+use facts::{Facts, Happened};
 use line::{Held, Line};
 use logged::{Counts, Door, Ends, Read, Receipt};
 use news::News;
 use post::Post;
 use spool::{Kept, Spool};
 
+pub use facts::{Fact, Whisper};
 pub use line::Figures;
 pub use logged::{Done, Logged, What};
 
-/// Facts that may wait to be looked at before those are left out that no later fact depends on.
-const MOST_FACTS: usize = 65_536;
-
-/// Facts that are looked at before the spool is written.
-const TURN: usize = 1024;
+/// Apps that have their turn before the spool is written.
+const TURNS: usize = 4;
 
 /// How often it is looked for what other processes have left.
 const LOOK: Duration = Duration::from_secs(1);
@@ -54,72 +53,6 @@ pub struct Options {
     pub spool: Option<PathBuf>,
 }
 
-/// Something that happened.
-#[derive(Debug)]
-pub enum Fact {
-    Occupied(ChannelName),
-    Vacated(ChannelName),
-    Joined(ChannelName, UserId),
-    Left(ChannelName, UserId),
-    CacheMiss(ChannelName),
-    Count(ChannelName, usize),
-    ClientEvent(Box<Whisper>),
-}
-
-/// A client event.
-#[derive(Debug)]
-pub struct Whisper {
-    pub channel: ChannelName,
-    pub event: String,
-    /// The token of the data's JSON string.
-    pub data: String,
-    pub socket: SocketId,
-    /// On presence channels.
-    pub user: Option<UserId>,
-}
-
-impl Fact {
-    /// A client event; `data` is the token of its JSON string.
-    pub fn client_event(
-        channel: &ChannelName,
-        event: &str,
-        data: &str,
-        socket: SocketId,
-        user: Option<UserId>,
-    ) -> Self {
-        let (channel, event, data) = (channel.clone(), event.to_owned(), data.to_owned());
-        Self::ClientEvent(Box::new(Whisper { channel, event, data, socket, user }))
-    }
-
-    /// The events it may lead to.
-    fn events(&self) -> &'static [WebhookEvent] {
-        match self {
-            // Whether one is news depends on the other.
-            Self::Occupied(_) | Self::Vacated(_) => {
-                &[WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated]
-            }
-            Self::Joined(..) | Self::Left(..) => {
-                &[WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved]
-            }
-            Self::CacheMiss(_) => &[WebhookEvent::CacheMiss],
-            Self::Count(..) => &[WebhookEvent::SubscriptionCount],
-            Self::ClientEvent(_) => &[WebhookEvent::ClientEvent],
-        }
-    }
-
-    /// Whether a webhook of the app may ask for what it leads to.
-    pub fn is_asked_for(&self, app: &App) -> bool {
-        let events = self.events();
-        let asks = |webhook: &Webhook| webhook.events.iter().any(|event| events.contains(event));
-        app.webhooks.iter().any(asks)
-    }
-
-    /// Whether later facts mean something else without it.
-    fn is_needed(&self) -> bool {
-        matches!(self, Self::Occupied(_) | Self::Vacated(_) | Self::Joined(..) | Self::Left(..))
-    }
-}
-
 /// What a webhook tells, ready to be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
@@ -127,6 +60,15 @@ pub struct Event {
     pub channel: ChannelName,
     /// One object of a request's `events`.
     pub json: String,
+    /// Whether it tells of who or what is there, or is not.
+    pub turn: Option<Turn>,
+}
+
+/// That a channel, or a member of it, is there from now on, or is not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Turn {
+    pub user: Option<UserId>,
+    pub is: bool,
 }
 
 impl Event {
@@ -142,7 +84,6 @@ impl Event {
 /// What is left at the thread's door.
 #[derive(Debug)]
 enum Left {
-    Fact(Arc<App>, Fact),
     /// Entries of a cluster's log; the app as the node knows it.
     Entries(AppId, Option<Arc<App>>, Vec<Logged>),
     /// The app's log is this node's to tell until then, and was read up to a time.
@@ -154,8 +95,8 @@ enum Left {
 /// The door to the thread that serves them. Without a thread nothing is told to anybody.
 #[derive(Debug, Default)]
 pub struct Webhooks {
-    facts: Option<mpsc::UnboundedSender<Left>>,
-    waiting: Arc<AtomicUsize>,
+    facts: Arc<Facts>,
+    logged: Option<mpsc::UnboundedSender<Left>>,
     /// Facts that were left out.
     dropped: AtomicU64,
     figures: Arc<Mutex<Vec<Arc<Figures>>>>,
@@ -166,11 +107,11 @@ impl Webhooks {
     /// Starts the thread, and goes on with what an earlier run has left for `apps`.
     /// In a cluster, `done` takes the entries of its log that are done with.
     pub fn start(options: Options, apps: &Apps, done: Option<Done>) -> io::Result<Self> {
-        let (facts, received) = mpsc::unbounded_channel();
+        let (logged, received) = mpsc::unbounded_channel();
         let (finish, finishing) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (figures, waiting) = (Arc::default(), Arc::default());
-        let seen = (Arc::clone(&figures), Arc::clone(&waiting));
+        let (figures, facts) = (Arc::default(), Arc::default());
+        let seen = (Arc::clone(&figures), Arc::clone(&facts));
         let apps = apps.clone();
         let thread = std::thread::Builder::new().name("webhooks".to_owned()).spawn(move || {
             LocalSet::new().block_on(&runtime, async {
@@ -182,7 +123,7 @@ impl Webhooks {
                     door: Door::new(done),
                     lines: HashMap::new(),
                     figures: seen.0,
-                    waiting: seen.1,
+                    facts: seen.1,
                     spool: options.spool.as_deref().and_then(opened),
                     unclaimed: Vec::new(),
                     known: apps.iter().map(|app| (app.id.clone(), app.clone())).collect(),
@@ -194,49 +135,45 @@ impl Webhooks {
         })?;
         let thread = Mutex::new(Some((finish, thread)));
         let dropped = AtomicU64::new(0);
-        Ok(Self { facts: Some(facts), waiting, dropped, figures, thread })
+        Ok(Self { facts, logged: Some(logged), dropped, figures, thread })
     }
 
     /// Leaves a fact, if a webhook of the app may ask for it. Never waits.
     pub fn tell(&self, app: &Arc<App>, fact: Fact) {
-        let Some(facts) = self.facts.as_ref().filter(|_| fact.is_asked_for(app)) else {
-            return;
-        };
-        if self.waiting.load(Ordering::Relaxed) >= MOST_FACTS && !fact.is_needed() {
-            if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-                warn!("facts come faster than webhooks are told of them: some are left out");
-            }
+        // Without a thread nobody would look at it.
+        if self.logged.is_none() || !fact.is_asked_for(app) || self.facts.put(app, fact) {
             return;
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _ = facts.send(Left::Fact(app.clone(), fact));
+        if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+            warn!(app = %app.id, "facts come faster than webhooks are told of them: some are left out");
+        }
     }
 
     /// Leaves entries of a cluster's log; the app as it is now, if the node knows it.
     pub fn read(&self, id: AppId, app: Option<Arc<App>>, entries: Vec<Logged>) {
-        if let Some(facts) = &self.facts {
-            let _ = facts.send(Left::Entries(id, app, entries));
+        if let Some(logged) = &self.logged {
+            let _ = logged.send(Left::Entries(id, app, entries));
         }
     }
 
     /// What is in the app's log is this node's to tell until then; all that was logged up to a time of Redis, in
     /// milliseconds, was read.
     pub fn hold(&self, app: AppId, until: Instant, read_up_to: u64) {
-        if let Some(facts) = &self.facts {
-            let _ = facts.send(Left::Held(app, until, read_up_to));
+        if let Some(logged) = &self.logged {
+            let _ = logged.send(Left::Held(app, until, read_up_to));
         }
     }
 
     /// Another node tells what is in the app's log.
     pub fn leave_to_others(&self, app: AppId) {
-        if let Some(facts) = &self.facts {
-            let _ = facts.send(Left::Lost(app));
+        if let Some(logged) = &self.logged {
+            let _ = logged.send(Left::Lost(app));
         }
     }
 
     /// Facts that wait to be looked at, and those that were left out.
     pub fn facts(&self) -> (usize, u64) {
-        (self.waiting.load(Ordering::Relaxed), self.dropped.load(Ordering::Relaxed))
+        (self.facts.len(), self.dropped.load(Ordering::Relaxed))
     }
 
     /// How each webhook gets on, for whoever looks at the server.
@@ -265,7 +202,7 @@ struct Desk {
     door: Rc<Door>,
     lines: HashMap<(AppId, String), Line>,
     figures: Arc<Mutex<Vec<Arc<Figures>>>>,
-    waiting: Arc<AtomicUsize>,
+    facts: Arc<Facts>,
     spool: Option<Rc<Spool>>,
     /// What other processes have left for apps that have not been heard of.
     unclaimed: Vec<Kept>,
@@ -277,34 +214,40 @@ impl Desk {
     /// Turns facts into events until the server is about to end; when it must have ended.
     async fn serve(
         &mut self,
-        mut facts: mpsc::UnboundedReceiver<Left>,
+        mut logged: mpsc::UnboundedReceiver<Left>,
         mut finishing: oneshot::Receiver<Instant>,
     ) -> Instant {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut turn = Vec::new();
+        let facts = self.facts.clone();
         let end = loop {
             let next = self.news.next();
             tokio::select! {
                 biased;
-                count = facts.recv_many(&mut turn, TURN) => {
-                    if count == 0 {
-                        // The server is gone without saying so.
-                        break Instant::now();
-                    }
-                    turn.drain(..).for_each(|left| self.take(left));
-                }
+                end = &mut finishing => break end.unwrap_or_else(|_| Instant::now()),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     self.put_due();
                 }
+                left = logged.recv() => match left {
+                    Some(left) => self.take(left),
+                    // The server is gone without saying so.
+                    None => break Instant::now(),
+                },
+                () = facts.some() => {
+                    (0..TURNS).map_while(|_| facts.take()).for_each(|share| self.look_at(share));
+                }
                 _ = looks.tick(), if self.spool.is_some() => self.take_over(),
-                end = &mut finishing => break end.unwrap_or_else(|_| Instant::now()),
             }
             // Before any of it is sent, and once for all.
             self.flush();
+            // There may be more at once, and what is in line is to be sent all the same.
+            yield_now().await;
         };
-        while let Ok(left) = facts.try_recv() {
+        while let Ok(left) = logged.try_recv() {
             self.take(left);
+        }
+        while let Some(share) = facts.take() {
+            self.look_at(share);
         }
         // Nobody can come back to this server any more.
         for (app, event) in self.news.all() {
@@ -322,12 +265,6 @@ impl Desk {
 
     fn take(&mut self, left: Left) {
         match left {
-            Left::Fact(app, fact) => {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                if let Some(event) = self.news.take(Instant::now(), &app, fact) {
-                    self.put(&app, &event, None);
-                }
-            }
             Left::Entries(id, app, entries) => {
                 app.iter().for_each(|app| self.know(app));
                 let app = self.known.get(&id).cloned();
@@ -346,6 +283,16 @@ impl Desk {
             Left::Lost(app) => {
                 self.door.lose(&app);
                 self.ends.leave(&app);
+            }
+        }
+    }
+
+    /// Tells what is news of what has happened in one app.
+    fn look_at(&mut self, (app, share): (Arc<App>, Vec<Happened>)) {
+        let now = Instant::now();
+        for happened in share {
+            if let Some(event) = self.news.take(now, &app, happened) {
+                self.put(&app, &event, None);
             }
         }
     }
@@ -381,7 +328,7 @@ impl Desk {
             if event.is_for(webhook) {
                 let held = from.map_or(Held::Not, |receipt| Held::Logged(receipt.clone()));
                 let at = from.map_or(now, |receipt| receipt.at().min(now));
-                self.line(app, index, webhook).put(at, event.json.clone(), held);
+                self.line(app, index, webhook).put(at, event, held);
             }
         }
     }
@@ -436,7 +383,7 @@ impl Desk {
             match hook {
                 Some((index, hook)) => {
                     let json = one.event.get().to_owned();
-                    self.line(app, index, hook).put(one.at, json, Held::Spooled(one.n));
+                    self.line(app, index, hook).put_again(one.at, json, one.n);
                 }
                 // Nobody asks for it any more.
                 None => self.spool.iter().for_each(|spool| spool.done(vec![one.n])),

@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Event, Fact, Whisper};
+use super::facts::Happened;
+use super::{Event, Fact, Turn, Whisper};
 use crate::app::{App, AppId, WebhookEvent};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
@@ -45,39 +46,47 @@ struct State {
 }
 
 impl News {
-    /// Takes a fact; the event, if it is to be told at once.
-    pub(super) fn take(&mut self, now: Instant, app: &Arc<App>, fact: Fact) -> Option<Event> {
-        match fact {
-            Fact::Occupied(channel) => self.comes((app.id.clone(), channel, None)),
-            Fact::Joined(channel, user) => self.comes((app.id.clone(), channel, Some(user))),
-            Fact::Vacated(channel) => {
-                self.goes(now, app, (app.id.clone(), channel, None));
+    /// Takes what has happened; the event, if it is to be told at once.
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        app: &Arc<App>,
+        happened: Happened,
+    ) -> Option<Event> {
+        match happened {
+            Happened::Change((channel, user), sum) => {
+                let key = (app.id.clone(), channel, user);
+                match sum {
+                    1.. => return self.comes(key, sum),
+                    0 => {}
+                    _ => self.goes(now, app, key, -sum),
+                }
                 None
             }
-            Fact::Left(channel, user) => {
-                self.goes(now, app, (app.id.clone(), channel, Some(user)));
-                None
-            }
-            Fact::CacheMiss(channel) => self.misses(now, app, channel),
-            Fact::Count(channel, count) => {
+            Happened::Event(Fact::CacheMiss(channel)) => self.misses(now, app, channel),
+            Happened::Event(Fact::Count(channel, count)) => {
                 let kind = WebhookEvent::SubscriptionCount;
                 let json = json!({
                     "name": "subscription_count",
                     "channel": channel.as_str(),
                     "subscription_count": count,
                 });
-                Some(Event { kind, channel, json: json.to_string() })
+                Some(Event { kind, channel, json: json.to_string(), turn: None })
             }
-            Fact::ClientEvent(whisper) => {
+            Happened::Event(Fact::ClientEvent(whisper)) => {
                 let (kind, json) = (WebhookEvent::ClientEvent, client_event(&whisper));
-                Some(Event { kind, channel: whisper.channel, json })
+                Some(Event { kind, channel: whisper.channel, json, turn: None })
             }
+            // These are changes.
+            Happened::Event(
+                Fact::Occupied(_) | Fact::Vacated(_) | Fact::Joined(..) | Fact::Left(..),
+            ) => None,
         }
     }
 
-    fn comes(&mut self, key: Key) -> Option<Event> {
+    fn comes(&mut self, key: Key, times: i64) -> Option<Event> {
         let state = self.states.entry(key.clone()).or_default();
-        state.count += 1;
+        state.count += times;
         if state.told || state.ending || state.count <= 0 {
             return None;
         }
@@ -85,9 +94,9 @@ impl News {
         Some(event(&key, true))
     }
 
-    fn goes(&mut self, now: Instant, app: &Arc<App>, key: Key) {
+    fn goes(&mut self, now: Instant, app: &Arc<App>, key: Key, times: i64) {
         let state = self.states.entry(key.clone()).or_default();
-        state.count -= 1;
+        state.count -= times;
         if state.count <= 0 && !state.ending {
             state.ending = true;
             self.ends.push_back((now + DELAY, app.clone(), key));
@@ -112,7 +121,7 @@ impl News {
         self.misses.insert(key.clone(), now + MISS);
         self.miss_order.push_back((now + MISS, key));
         let json = json!({ "name": "cache_miss", "channel": channel.as_str() }).to_string();
-        Some(Event { kind: WebhookEvent::CacheMiss, channel, json })
+        Some(Event { kind: WebhookEvent::CacheMiss, channel, json, turn: None })
     }
 
     /// When the next end is due.
@@ -147,6 +156,11 @@ impl News {
         if state.count == 0 {
             self.states.remove(&key);
         }
+        if self.ends.is_empty() {
+            // Room that a crowd has needed is not kept.
+            self.ends = VecDeque::new();
+            self.states.shrink_to_fit();
+        }
         (is != told).then(|| (app, event(&key, is)))
     }
 }
@@ -165,7 +179,8 @@ pub(super) fn event((_, channel, user): &Key, is: bool) -> Event {
             json!({ "name": name, "channel": channel.as_str(), "user_id": user.as_str() })
         }
     };
-    Event { kind, channel: channel.clone(), json: json.to_string() }
+    let turn = Some(Turn { user: user.clone(), is });
+    Event { kind, channel: channel.clone(), json: json.to_string(), turn }
 }
 
 /// What a webhook is told of a client event.
@@ -204,7 +219,14 @@ mod tests {
         }
 
         fn tell(&mut self, fact: Fact) -> &mut Self {
-            let event = self.news.take(self.now, &self.app, fact);
+            let happened = match fact {
+                Fact::Occupied(channel) => Happened::Change((channel, None), 1),
+                Fact::Vacated(channel) => Happened::Change((channel, None), -1),
+                Fact::Joined(channel, user) => Happened::Change((channel, Some(user)), 1),
+                Fact::Left(channel, user) => Happened::Change((channel, Some(user)), -1),
+                event => Happened::Event(event),
+            };
+            let event = self.news.take(self.now, &self.app, happened);
             self.heard.extend(event.map(|event| event.json));
             self
         }

@@ -2,6 +2,7 @@
 //! were refused, and nothing that was no news.
 
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanfare::app::{App, Webhook, WebhookEvent};
@@ -269,4 +270,37 @@ fn private_addresses_can_be_kept_out_of_reach() {
     });
     assert_eq!(failed, Ok(()));
     assert!(endpoint.posts.try_recv().is_err());
+}
+
+/// A stranger who opens ever new channels and leaves them takes no place in a line that is held up.
+#[test]
+fn what_cancels_out_leaves_nothing_in_line() {
+    let endpoint = Endpoint::start();
+    endpoint.usual.store(503, Ordering::SeqCst);
+    let fixture = endpoint.server();
+    let _first = fixture.subscribed("first");
+    assert_eq!(endpoint.event(), occupied("first"));
+    let (mut stranger, _) = fixture.connect();
+    for number in 0..300 {
+        subscribe(&mut stranger, &format!("new-{number}"));
+        unsubscribe(&mut stranger, &format!("new-{number}"));
+    }
+    let _last = fixture.subscribed("last");
+    let queued = || {
+        let page = fixture.api("GET", "channels", "").json();
+        let figures = fixture.running().shared().webhooks.figures();
+        let queued = figures[0].queued.load(Ordering::Relaxed);
+        if queued == 2 && page["channels"].as_object().unwrap().len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{queued} in line"))
+        }
+    };
+    eventually(queued).unwrap();
+    endpoint.usual.store(200, Ordering::SeqCst);
+    let heard = eventually(|| match endpoint.event() {
+        event if event == occupied("first") => Err(event.to_string()),
+        event => Ok(event),
+    });
+    assert_eq!(heard, Ok(occupied("last")));
 }

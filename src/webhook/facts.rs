@@ -1,0 +1,290 @@
+//! What has happened and is not looked at yet, app by app. Of many comings and goings only what they come to is kept,
+//! one change for each channel and member however often they were there: who toggles without end leaves nothing.
+//! Apps are served in turn. What of it is news is decided in `news.rs`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::app::{App, AppId, Webhook, WebhookEvent};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
+
+/// Facts of one app that may wait, comings and goings aside.
+const MAX_EVENTS: usize = 16_384;
+
+/// Facts of one app that are looked at before it is another's turn.
+const SHARE: usize = 256;
+
+/// Facts of one app up to which each coming and going is kept by itself, so that a backend hears of who was there for
+/// a moment, too. Of more only what they come to is kept.
+const CALM: usize = 1024;
+
+/// Changes that came to nothing, of which so many may wait among the others.
+const MAX_SETTLED: usize = 1024;
+
+/// A channel, or a member of one.
+pub(super) type Place = (ChannelName, Option<UserId>);
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Fact {
+    Occupied(ChannelName),
+    Vacated(ChannelName),
+    Joined(ChannelName, UserId),
+    Left(ChannelName, UserId),
+    CacheMiss(ChannelName),
+    Count(ChannelName, usize),
+    ClientEvent(Box<Whisper>),
+}
+
+/// A client event.
+#[derive(Debug)]
+pub struct Whisper {
+    pub channel: ChannelName,
+    pub event: String,
+    /// The token of the data's JSON string.
+    pub data: String,
+    pub socket: SocketId,
+    /// On presence channels.
+    pub user: Option<UserId>,
+}
+
+impl Fact {
+    /// A client event; `data` is the token of its JSON string.
+    pub fn client_event(
+        channel: &ChannelName,
+        event: &str,
+        data: &str,
+        socket: SocketId,
+        user: Option<UserId>,
+    ) -> Self {
+        let (channel, event, data) = (channel.clone(), event.to_owned(), data.to_owned());
+        Self::ClientEvent(Box::new(Whisper { channel, event, data, socket, user }))
+    }
+
+    /// The events it may lead to.
+    fn events(&self) -> &'static [WebhookEvent] {
+        match self {
+            // Whether one is news depends on the other.
+            Self::Occupied(_) | Self::Vacated(_) => {
+                &[WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated]
+            }
+            Self::Joined(..) | Self::Left(..) => {
+                &[WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved]
+            }
+            Self::CacheMiss(_) => &[WebhookEvent::CacheMiss],
+            Self::Count(..) => &[WebhookEvent::SubscriptionCount],
+            Self::ClientEvent(_) => &[WebhookEvent::ClientEvent],
+        }
+    }
+
+    /// Whether a webhook of the app may ask for what it leads to.
+    pub fn is_asked_for(&self, app: &App) -> bool {
+        let events = self.events();
+        let asks = |webhook: &Webhook| webhook.events.iter().any(|event| events.contains(event));
+        app.webhooks.iter().any(asks)
+    }
+}
+
+/// One thing to look at.
+#[derive(Debug)]
+pub(super) enum Happened {
+    /// Comings less goings.
+    Change(Place, i64),
+    Event(Fact),
+}
+
+/// All that waits.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    waiting: Mutex<Waiting>,
+    some: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    apps: HashMap<AppId, OfApp>,
+    /// Apps that have something, in the order of their turns.
+    turns: VecDeque<AppId>,
+}
+
+#[derive(Debug)]
+struct OfApp {
+    app: Arc<App>,
+    order: VecDeque<Next>,
+    changes: HashMap<Place, i64>,
+    /// Changes that have come to nothing.
+    settled: usize,
+    events: usize,
+}
+
+#[derive(Debug)]
+enum Next {
+    Single(Place, i64),
+    /// As the changes have it.
+    Change(Place),
+    Event(Fact),
+}
+
+impl OfApp {
+    fn new(app: Arc<App>) -> Self {
+        Self { app, order: VecDeque::new(), changes: HashMap::new(), settled: 0, events: 0 }
+    }
+
+    fn change(&mut self, place: Place, by: i64) {
+        if self.order.len() < CALM {
+            return self.order.push_back(Next::Single(place, by));
+        }
+        let Some(sum) = self.changes.get_mut(&place) else {
+            self.order.push_back(Next::Change(place.clone()));
+            self.changes.insert(place, by);
+            return;
+        };
+        self.settled -= usize::from(*sum == 0);
+        *sum += by;
+        self.settled += usize::from(*sum == 0);
+        if self.settled > MAX_SETTLED && self.settled > self.changes.len() / 2 {
+            self.changes.retain(|_, sum| *sum != 0);
+            self.settled = 0;
+            let changes = &self.changes;
+            self.order.retain(|next| match next {
+                Next::Change(place) => changes.contains_key(place),
+                Next::Single(..) | Next::Event(_) => true,
+            });
+            self.order.shrink_to(2 * self.order.len());
+            let room = 2 * self.changes.len();
+            self.changes.shrink_to(room);
+        }
+    }
+
+    fn next(&mut self) -> Option<Happened> {
+        Some(match self.order.pop_front()? {
+            Next::Single(place, by) => Happened::Change(place, by),
+            Next::Change(place) => {
+                let sum = self.changes.remove(&place).unwrap_or_default();
+                self.settled -= usize::from(sum == 0);
+                Happened::Change(place, sum)
+            }
+            Next::Event(fact) => {
+                self.events -= 1;
+                Happened::Event(fact)
+            }
+        })
+    }
+}
+
+impl Facts {
+    /// Leaves a fact; whether there was room for it. There always is for comings and goings, for they are no
+    /// more than there are channels and members.
+    pub(super) fn put(&self, app: &Arc<App>, fact: Fact) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Waiting { apps, turns } = &mut *waiting;
+        let of_app = apps.entry(app.id.clone()).or_insert_with(|| {
+            turns.push_back(app.id.clone());
+            OfApp::new(app.clone())
+        });
+        if !Arc::ptr_eq(&of_app.app, app) {
+            of_app.app = app.clone();
+        }
+        match fact {
+            Fact::Occupied(channel) => of_app.change((channel, None), 1),
+            Fact::Vacated(channel) => of_app.change((channel, None), -1),
+            Fact::Joined(channel, user) => of_app.change((channel, Some(user)), 1),
+            Fact::Left(channel, user) => of_app.change((channel, Some(user)), -1),
+            _ if of_app.events >= MAX_EVENTS => return false,
+            event => {
+                of_app.events += 1;
+                of_app.order.push_back(Next::Event(event));
+            }
+        }
+        drop(waiting);
+        self.some.notify_one();
+        true
+    }
+
+    /// Waits until something is there.
+    pub(super) async fn some(&self) {
+        while self.waiting.lock().unwrap_or_else(PoisonError::into_inner).turns.is_empty() {
+            self.some.notified().await;
+        }
+    }
+
+    /// The share of the app whose turn it is.
+    pub(super) fn take(&self) -> Option<(Arc<App>, Vec<Happened>)> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = waiting.turns.pop_front()?;
+        let of_app = waiting.apps.get_mut(&id)?;
+        let app = of_app.app.clone();
+        let share: Vec<Happened> = std::iter::from_fn(|| of_app.next()).take(SHARE).collect();
+        if of_app.order.is_empty() {
+            waiting.apps.remove(&id);
+        } else {
+            waiting.turns.push_back(id);
+        }
+        Some((app, share))
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.apps.values().map(|of_app| of_app.order.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(number: usize) -> ChannelName {
+        ChannelName::parse(&format!("c{number}"), 200).unwrap()
+    }
+
+    fn app(id: &str) -> Arc<App> {
+        Arc::new(App::new(id, id, "s"))
+    }
+
+    #[test]
+    fn who_toggles_without_end_leaves_one_change_at_most() {
+        let (facts, app) = (Facts::default(), app("1"));
+        for number in 0..100_000 {
+            assert!(facts.put(&app, Fact::Occupied(channel(0))));
+            assert!(facts.put(&app, Fact::Vacated(channel(0))));
+            // Ever new ones, that come to nothing.
+            assert!(facts.put(&app, Fact::Occupied(channel(number))));
+            assert!(facts.put(&app, Fact::Vacated(channel(number))));
+            assert!(facts.len() <= CALM + 2 * MAX_SETTLED, "{}", facts.len());
+        }
+        assert!(facts.put(&app, Fact::Occupied(channel(7))));
+        let mut sums = HashMap::new();
+        while let Some((_, share)) = facts.take() {
+            for happened in share {
+                let Happened::Change((name, _), by) = happened else { panic!("{happened:?}") };
+                *sums.entry(name).or_insert(0) += by;
+            }
+        }
+        let there = sums.iter().filter(|(_, sum)| **sum != 0).collect::<Vec<_>>();
+        assert_eq!(there, [(&channel(7), &1)]);
+        assert_eq!(facts.len(), 0);
+    }
+
+    #[test]
+    fn an_app_with_much_to_tell_does_not_hold_up_another() {
+        let (facts, many, few) = (Facts::default(), app("1"), app("2"));
+        for number in 0..10_000 {
+            assert!(facts.put(&many, Fact::Occupied(channel(number))));
+        }
+        assert!(facts.put(&few, Fact::Occupied(channel(0))));
+        let turns: Vec<_> = std::iter::from_fn(|| facts.take())
+            .map(|(app, share)| (app.id.clone(), share.len()))
+            .collect();
+        let place = turns.iter().position(|(id, _)| *id == few.id);
+        assert_eq!(place, Some(1), "right behind the first share");
+        assert_eq!(turns.iter().map(|(_, share)| share).sum::<usize>(), 10_001);
+        let misses = (0..2 * MAX_EVENTS).map(|_| facts.put(&many, Fact::CacheMiss(channel(0))));
+        assert_eq!(misses.filter(|taken| *taken).count(), MAX_EVENTS);
+        assert!(facts.put(&few, Fact::CacheMiss(channel(0))), "its room is its own");
+    }
+}
