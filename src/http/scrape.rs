@@ -3,6 +3,7 @@
 //! a channel, so that a scrape costs the same however many there are.
 
 mod cluster;
+mod webhooks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,6 @@ use crate::metrics::{
     Turns, Unreadable, Unready,
 };
 use crate::node::Shared;
-use crate::webhook;
 
 /// A server to be looked at.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl AppFigures {
 type Figure = fn(&AppFigures) -> f64;
 
 /// Gauges of each app.
-const GAUGES: [(&str, &str, Figure); 8] = [
+const GAUGES: [(&str, &str, Figure); 9] = [
     ("connections", "Connections open now.", |app| app.directory.connections() as f64),
     ("compressed_connections", "Those with compression.", |app| app.sum(|t| &t.compressed)),
     ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
@@ -424,42 +424,6 @@ impl Scrape {
         let crowded = inboxes.iter().map(|inbox| &inbox.turns.crowded).collect();
         let help = "One turn of a worker while clients ask for more than fits into one.";
         page.histograms("crowded_turn_duration_seconds", help, [(&[][..], crowded)]);
-    }
-}
-
-impl Scrape {
-    /// By app and the webhook's place among those of its app: its URL may hold a token.
-    fn tell_webhooks(&self, page: &mut Page) {
-        let hooks = self.shared.webhooks.figures();
-        let places: Vec<String> = hooks.iter().map(|hook| hook.index.to_string()).collect();
-        let labels: Vec<[(&str, &str); 2]> = hooks
-            .iter()
-            .zip(&places)
-            .map(|(hook, place)| [("app", hook.app.as_str()), ("webhook", place.as_str())])
-            .collect();
-        let of_all = |read: fn(&webhook::Figures) -> f64| {
-            labels.iter().zip(&hooks).map(move |(labels, hook)| (&labels[..], read(hook)))
-        };
-        let (waiting, dropped) = self.shared.webhooks.facts();
-        let help = "Facts that wait to be looked at for webhooks.";
-        page.gauges("webhook_facts", help, [(&[][..], waiting as f64)]);
-        let help = "Facts that were left out because too many waited.";
-        page.counters("webhook_facts_dropped_total", help, [(&[][..], dropped as f64)]);
-        let help = "Events that wait for a webhook's endpoint.";
-        page.gauges("webhook_queue", help, of_all(|hook| count(&hook.queued)));
-        let help = "How long the first of them has waited.";
-        page.gauges("webhook_oldest_seconds", help, of_all(webhook::Figures::age));
-        let help = "1 while a webhook's endpoint fails.";
-        let failing = |hook: &webhook::Figures| f64::from(u8::from(hook.is_failing()));
-        page.gauges("webhook_failing", help, of_all(failing));
-        let help = "Events that a webhook's endpoint took.";
-        page.counters("webhook_sent_total", help, of_all(|hook| count(&hook.sent)));
-        let help = "Events given up, too old or too many.";
-        page.counters("webhook_dropped_total", help, of_all(|hook| count(&hook.dropped)));
-        let help = "Requests to a webhook's endpoint.";
-        page.counters("webhook_tries_total", help, of_all(|hook| count(&hook.tries)));
-        let help = "Requests to a webhook's endpoint that it did not answer with a 2xx.";
-        page.counters("webhook_failures_total", help, of_all(|hook| count(&hook.failures)));
     }
 }
 

@@ -474,6 +474,7 @@ fn reason(error: &Error) -> Reason {
         error if *error == close::NO_PONG => Reason::Silent,
         error if *error == close::TOO_SLOW => Reason::Slow,
         error if *error == close::FLOODING => Reason::Flooding,
+        error if *error == close::OVER_CAPACITY => Reason::Heavy,
         _ => Reason::Draining,
     }
 }

@@ -49,6 +49,8 @@ labels! {
         Silent = "silent",
         /// It sent nonsense without end.
         Flooding = "flooding",
+        /// It held much while memory was used up.
+        Heavy = "heavy",
         /// Its app is no more, or is disabled, since the settings were read again.
         AppRemoved = "app_removed",
         AppDisabled = "app_disabled",
@@ -100,6 +102,7 @@ impl Reason {
             Self::Version => "4007",
             Self::Terminated | Self::Unauthorized | Self::Origin | Self::ResumeToken => "4009",
             Self::Slow
+            | Self::Heavy
             | Self::Capacity
             | Self::Stopping
             | Self::Address

@@ -10,7 +10,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
 use super::serve::{Terms, serve};
@@ -34,6 +34,9 @@ const FEW: usize = 2000;
 
 /// Connections that are taken through a change of the apps before others get a turn.
 const SOME: usize = 256;
+
+/// Bytes held by a connection that is closed where memory is used up: many times what most have.
+const MUCH: usize = 64 << 10;
 
 /// For how many seconds the longest turn is remembered at least.
 const PEAKS: u32 = 15;
@@ -208,6 +211,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         for session in node.worker.http_sessions() {
             http_session::look_after(&session, now);
         }
+        make_room(node);
         let turns = &node.worker.inbox().turns;
         if place == 0 {
             turns.waiting.set(waiting as u64);
@@ -230,6 +234,28 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
                 directory.cache.sweep();
                 directory.shrink();
             }
+        }
+    }
+}
+
+/// Closes those of the worker's connections that hold most, while memory is used up.
+fn make_room(node: &Node) {
+    let workers = node.hub().workers() as u64;
+    let mut excess = node.shared.capacity.excess().div_ceil(workers) as usize;
+    if excess == 0 {
+        return;
+    }
+    let held = |one: &Rc<Connection>| one.subscription_bytes() + one.queued();
+    let mut all = node.worker.some_connections(0, node.worker.places()).0;
+    all.retain(|one| !one.is_closing() && held(one) >= MUCH);
+    all.sort_by_cached_key(|one| std::cmp::Reverse(held(one)));
+    for connection in all {
+        let (app, socket, held) = (&connection.app().id.clone(), connection.id, held(&connection));
+        warn!(%app, %socket, address = %connection.address, held, "closed, for memory is used up");
+        connection.close(&close::OVER_CAPACITY);
+        excess = excess.saturating_sub(held);
+        if excess == 0 {
+            break;
         }
     }
 }
