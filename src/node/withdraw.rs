@@ -22,7 +22,7 @@ use crate::protocol::member::UserId;
 /// How long a backend waits for a withdrawal at most.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// A withdrawal under way. Ready once every connection concerned has left, or [`MAX_WAIT`] has passed.
+/// A withdrawal under way. Ready once every connection concerned has left, or a second has passed.
 #[derive(Debug)]
 pub struct Withdrawing {
     completed: oneshot::Receiver<()>,
