@@ -224,14 +224,16 @@ describe('presence channels', () => {
     const tab = await subscribed(second, 'presence-tabs');
     assert.equal(tab.members.count, 2);
     first.disconnect();
+    // A client that polls and goes between two polls is missed after the activity timeout of 30 s.
+    const gone = 45_000;
     await until('one connection is left of two', async () => {
       const info = { info: 'subscription_count' };
       const answer = await on.backend.get({ path: '/channels/presence-tabs', params: info });
       return (await answer.json()).subscription_count === 2;
-    });
+    }, gone);
     await fence(watcher);
     assert.deepEqual(notices, ['pusher:member_added 1']);
-    const removed = next(watcher, 'pusher:member_removed');
+    const removed = next(watcher, 'pusher:member_removed', gone);
     second.disconnect();
     await removed;
     assert.deepEqual(notices, ['pusher:member_added 1', 'pusher:member_removed 1']);
