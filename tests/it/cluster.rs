@@ -309,6 +309,11 @@ fn cached_events_take_as_many_bytes_as_they_may(cluster: &Cluster) {
     assert_eq!(all.map(cached), [json!("1"), Value::Null, json!("1"), Value::Null]);
     // What another node has put in the place of one is not taken out with it.
     two.publish("cache-a", "e", "2");
+    let is_there = || match cached("a") {
+        Value::String(data) if data == "2" => Ok(()),
+        other => Err(format!("cache-a has {other}")),
+    };
+    assert_eq!(eventually(is_there), Ok(()));
     one.publish("cache-d", "e", "1");
     one.publish("cache-b", "e", "1");
     assert_eq!(all.map(cached), [json!("2"), json!("1"), Value::Null, json!("1")]);
