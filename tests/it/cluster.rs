@@ -240,6 +240,10 @@ fn n04_users_are_reached_and_thrown_out_on_every_node(cluster: &Cluster) {
     one.publish("#server-to-user-a", "e", "1");
     assert_eq!(a.hear_text(), event("#server-to-user-a", "1"));
     let (mut b, _) = joined(&two, "presence-x", "a");
+    // What the other node would not hear of is not answered as if it were done.
+    let channels = r#"{"channels":["presence-x"]}"#;
+    assert_eq!(one.api("POST", "users/a/unsubscribe", channels).status, 501);
+    assert_eq!(one.api("POST", "users/a/reconnect", "{}").status, 501);
     assert_eq!(one.api("POST", "users/a/terminate_connections", "").status, 200);
     for client in [&mut a, &mut b] {
         assert!(client.hear_text().contains(r#""code":4009"#));
