@@ -43,7 +43,8 @@ impl Node {
             if kind.cache {
                 cluster.publish_cached(app, publication, message.into_bytes());
             } else {
-                self.publish_unlogged(app, directory, (publication, &message), History::None);
+                let event = (publication, &message);
+                self.publish_to_seats(app, directory, event, History::None, 0);
                 cluster.publish(&app.id, channel, except, message.into_bytes(), true);
             }
             return;
@@ -54,7 +55,7 @@ impl Node {
             directory.cache.store(channel, (&message, data), keep, |version| {
                 let history = History::Cache(version);
                 if app.features.resume.is_zero() {
-                    self.publish_unlogged(app, directory, (publication, &message), history);
+                    self.publish_to_seats(app, directory, (publication, &message), history, 0);
                 } else {
                     self.publish_logged(app, directory, (publication, &message), history);
                 }
@@ -73,17 +74,19 @@ impl Node {
         }
     }
 
-    /// Publishes an event that nobody is told later.
-    fn publish_unlogged(
+    /// Gives an event to those who are subscribed now; `number` is its place in the channel's log, 0 if it is
+    /// in none.
+    pub(super) fn publish_to_seats(
         &self,
         app: &App,
         directory: &Directory,
         (publication, message): (Publication<'_>, &Message),
         history: History,
+        number: u64,
     ) {
         let Publication { channel, except, .. } = publication;
         let (seats, min) = (directory.seats(channel.as_str()), app.compression_min(channel));
-        self.hub().publish_event(&seats, message.bytes(), (except, history), min, 0);
+        self.hub().publish_event(&seats, message.bytes(), (except, history), min, number);
     }
 
     /// Passes a client event on to the other subscribers. It is never cached and never echoed.

@@ -144,9 +144,7 @@ impl Node {
         let event = (channel, message.bytes(), except);
         directory.resume.publish(event, self.hub().seconds(), bounds(app), |number| {
             // Asked only now: who has subscribed since has looked into the log after this, or will.
-            let seats = directory.seats(channel.as_str());
-            let (place, min) = ((except, history), app.compression_min(channel));
-            self.hub().publish_event(&seats, message.bytes(), place, min, number);
+            self.publish_to_seats(app, directory, (publication, message), history, number);
         });
     }
 
