@@ -3,9 +3,9 @@
 //! is what the model has, within [`round::LIMIT`].
 //!
 //! `cargo test` judges one quiet round, and that the judge notices what is wrong. `tests/run judge` sets
-//! `FANFARE_JUDGE_SECONDS`, for as long as which faults are dealt from a shuffled deck, over each kind of Redis.
-//! `FANFARE_JUDGE_FAULTS` names some of them, separated by semicolons; `FANFARE_SEED` repeats a deck and what
-//! happens in its rounds; `FANFARE_JUDGE_LOGS` keeps the nodes' logs.
+//! `JUDGE_SECONDS`, for as long as which faults are dealt from a shuffled deck, over each kind of Redis.
+//! `JUDGE_FAULTS` names some of them, separated by semicolons; `TEST_SEED` repeats a deck and what
+//! happens in its rounds; `JUDGE_LOGS` keeps the nodes' logs.
 
 mod backend;
 mod cluster_faults;
@@ -63,12 +63,12 @@ const CLOCK_BACK: &str = "Redis's clock put back 60 s";
 
 /// How long a run is to be; none where nobody asked for one.
 fn budget() -> Option<Duration> {
-    let seconds = std::env::var("FANFARE_JUDGE_SECONDS").ok()?;
-    Some(Duration::from_secs(seconds.parse().expect("FANFARE_JUDGE_SECONDS is a number")))
+    let seconds = std::env::var("JUDGE_SECONDS").ok()?;
+    Some(Duration::from_secs(seconds.parse().expect("JUDGE_SECONDS is a number")))
 }
 
 fn lease() -> Duration {
-    let seconds = std::env::var("FANFARE_JUDGE_LEASE").ok();
+    let seconds = std::env::var("JUDGE_LEASE").ok();
     seconds.map_or(LEASE, |seconds| Duration::from_secs(seconds.parse().unwrap()))
 }
 
@@ -81,7 +81,7 @@ fn begin(kind: Kinds, chance: &mut Chance) -> Option<World> {
 
 /// The faults that can happen to `world`, in an order left to chance.
 fn deck(world: &World, chance: &mut Chance) -> Vec<&'static Fault> {
-    let wanted = std::env::var("FANFARE_JUDGE_FAULTS").unwrap_or_default();
+    let wanted = std::env::var("JUDGE_FAULTS").unwrap_or_default();
     let is_wanted = |fault: &Fault| {
         wanted.is_empty() || wanted.split(';').any(|name| name.trim() == fault.name)
     };
@@ -96,7 +96,7 @@ fn deck(world: &World, chance: &mut Chance) -> Vec<&'static Fault> {
 /// Plays rounds for as long as is asked for.
 fn judge(kind: Kinds) {
     let Some(budget) = budget() else {
-        println!("no storm: FANFARE_JUDGE_SECONDS is not set, as `tests/run judge` does");
+        println!("no storm: JUDGE_SECONDS is not set, as `tests/run judge` does");
         return;
     };
     let end = Instant::now() + budget;

@@ -33,7 +33,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// With these settings, named as in variables but for the beginning. `FANFARE_JUDGE_BINARY` names another
+    /// With these settings, named as in variables but for the beginning. `JUDGE_BINARY` names another
     /// program to judge.
     pub fn start(
         key: u64,
@@ -43,7 +43,7 @@ impl Node {
         folder: &Path,
     ) -> Self {
         let built = env!("CARGO_BIN_EXE_fanfare").into();
-        let program = std::env::var_os("FANFARE_JUDGE_BINARY").unwrap_or(built);
+        let program = std::env::var_os("JUDGE_BINARY").unwrap_or(built);
         let log = folder.join(format!("node-{key}.log"));
         let mut child = Command::new(program)
             .env_clear()

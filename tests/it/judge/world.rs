@@ -297,7 +297,7 @@ impl Drop for World {
         self.tabs.iter().for_each(|tab| tab.end());
         // Those that sleep cannot be waited for otherwise.
         self.nodes.get_mut().unwrap().clear();
-        if std::env::var_os("FANFARE_JUDGE_LOGS").is_none() {
+        if std::env::var_os("JUDGE_LOGS").is_none() {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }

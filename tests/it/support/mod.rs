@@ -43,12 +43,12 @@ pub fn eventually<T>(mut fact: impl FnMut() -> Result<T, String>) -> Result<T, S
 pub struct Chance(u64);
 
 impl Chance {
-    /// Seeded by the clock, or by `FANFARE_SEED` to repeat a run. The seed is printed.
+    /// Seeded by the clock, or by `TEST_SEED` to repeat a run. The seed is printed.
     pub fn new(what: &str) -> Self {
-        let given = std::env::var("FANFARE_SEED").ok().and_then(|seed| seed.parse().ok());
+        let given = std::env::var("TEST_SEED").ok().and_then(|seed| seed.parse().ok());
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = given.unwrap_or(now.as_nanos() as u64) | 1;
-        println!("{what}: FANFARE_SEED={seed}");
+        println!("{what}: TEST_SEED={seed}");
         Self(seed)
     }
 

@@ -233,9 +233,9 @@ impl Drop for Redis {
     }
 }
 
-/// What is started: redis-server, or what `FANFARE_TEST_REDIS_SERVER` names, such as a valkey-server.
+/// What is started: redis-server, or what `TEST_REDIS_SERVER` names, such as a valkey-server.
 fn program() -> OsString {
-    std::env::var_os("FANFARE_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+    std::env::var_os("TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
 /// Whether there is a redis-server; a failure with `CI=true` where there is none.
@@ -270,12 +270,12 @@ pub fn signal(id: u32, name: &str) {
     assert!(sent.unwrap().success());
 }
 
-/// The settings of a node of its own; with `FANFARE_TEST_REDIS` set to a URL, those of the only node of a
+/// The settings of a node of its own; with `TEST_REDIS` set to a URL, those of the only node of a
 /// cluster, so that everything that a single node does can be tried on a clustered one.
 pub fn alone() -> Cluster {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let redis = std::env::var("FANFARE_TEST_REDIS").into_iter().collect();
+    let redis = std::env::var("TEST_REDIS").into_iter().collect();
     Cluster {
         redis,
         prefix: format!("test-{}-{number}", std::process::id()),
