@@ -11,9 +11,10 @@ use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket,
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::header::{
-    CONNECTION, DATE, HOST, HeaderName, LOCATION, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
+    CONNECTION, DATE, HOST, HeaderName, LOCATION, ORIGIN, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
+use hyper::http::request::Builder;
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -51,6 +52,8 @@ pub(super) struct Target {
     pub signer: Signer,
     /// The `Origin` of sockets, for an app that lets only some in.
     pub origin: Option<String>,
+    /// Whether the app's settings here have compression on.
+    pub compresses: bool,
 }
 
 /// An answer to a request.
@@ -153,13 +156,19 @@ impl Target {
             key: app.key.to_string(),
             signer: app.signer.clone(),
             origin: None,
+            compresses: app.features.compression,
         })
     }
 
     /// The same app at another address.
     pub(super) fn elsewhere(&self, url: &str) -> Result<Self, Failure> {
         let place = Self::at(url, &App::new(&self.id, &self.key, ""))?;
-        Ok(Self { signer: self.signer.clone(), origin: self.origin.clone(), ..place })
+        Ok(Self {
+            signer: self.signer.clone(),
+            origin: self.origin.clone(),
+            compresses: self.compresses,
+            ..place
+        })
     }
 
     /// The port that the server's metrics have of their own.
@@ -175,6 +184,7 @@ impl Target {
             key: self.key.clone(),
             signer: self.signer.clone(),
             origin: None,
+            compresses: false,
         }
     }
 
@@ -262,6 +272,39 @@ impl Target {
         self.in_time(exchange).await
     }
 
+    /// A request of a page, to where sockets are; its answer may go on for as long as it likes.
+    pub(super) async fn begin_post(
+        &self,
+        target: &str,
+        body: &str,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut request = Request::builder()
+            .method("POST")
+            .uri(target)
+            .header("content-type", "application/json");
+        if let Some(origin) = &self.origin {
+            request = request.header(ORIGIN, origin);
+        }
+        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+        self.in_time(async { self.exchange(request.map_err(io::Error::other)?).await }).await
+    }
+
+    /// What an answer says in all, which has an end.
+    pub(super) async fn whole(&self, response: Response<Incoming>) -> Result<Answer, Failure> {
+        self.in_time(answer(response)).await
+    }
+
+    /// Whether a socket that offers compression is taken up on it.
+    pub(super) async fn agrees_on_compression(&self) -> Result<bool, Failure> {
+        let offered = async {
+            let request = self.upgrading()?.header(SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate");
+            self.exchange(request.body(Full::default()).map_err(io::Error::other)?).await
+        };
+        let response = self.in_time(offered).await?;
+        let answer = response.headers().get(SEC_WEBSOCKET_EXTENSIONS);
+        Ok(answer.is_some_and(|agreed| agreed.as_bytes().starts_with(b"permessage-deflate")))
+    }
+
     async fn in_time<T>(&self, doing: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
         match timeout(PATIENCE, doing).await {
             Ok(Ok(done)) => Ok(done),
@@ -306,20 +349,25 @@ impl Target {
         upgraded.map_err(SocketError::NotUpgraded)
     }
 
-    async fn upgrade(&self) -> io::Result<Result<Socket, Answer>> {
+    /// The handshake of a socket.
+    fn upgrading(&self) -> io::Result<Builder> {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-        let mut request = Request::builder()
+        let request = Request::builder()
             .uri(self.socket_path())
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "websocket")
             .header(SEC_WEBSOCKET_VERSION, "13")
             .header(SEC_WEBSOCKET_KEY, STANDARD.encode(nonce));
-        if let Some(origin) = &self.origin {
-            request = request.header(ORIGIN, origin);
-        }
-        let response =
-            self.exchange(request.body(Full::default()).map_err(io::Error::other)?).await?;
+        Ok(match &self.origin {
+            Some(origin) => request.header(ORIGIN, origin),
+            None => request,
+        })
+    }
+
+    async fn upgrade(&self) -> io::Result<Result<Socket, Answer>> {
+        let request = self.upgrading()?.body(Full::default()).map_err(io::Error::other)?;
+        let response = self.exchange(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Err(answer(response).await?));
         }

@@ -10,7 +10,7 @@ use super::client::{Answer, PATIENCE, Socket, SocketError, Target};
 use super::mend::{is_page, mended, refused};
 use super::reach::{Reached, reach};
 use super::report::{Grade, Report};
-use super::{Failure, http2, listen};
+use super::{Failure, fallback, http2, listen};
 
 /// What the server says of an app that it does not have.
 const NO_APP: &str = "No matching application";
@@ -43,6 +43,7 @@ pub(super) async fn examine(report: &mut Report, target: &Target) -> bool {
         return false;
     }
     let opened = listen::begin(target).await;
+    let is_cut = matches!(opened, Err(SocketError::NotUpgraded(_)));
     let (socket, passage) = match opened {
         Ok(opened) => (Some(opened), Passage::Taken),
         Err(error) => (None, socket_passage(error, target)),
@@ -52,11 +53,18 @@ pub(super) async fn examine(report: &mut Report, target: &Target) -> bool {
     }
     let served = matches!(api, Passage::Taken);
     tell(report, target, &api, &passage);
-    let Some((socket, id)) = socket else { return served };
+    let Some((socket, id)) = socket else {
+        if served && is_cut {
+            fallback::examine(report, target).await;
+        }
+        return served;
+    };
     report.add("WebSocket", Grade::Ok, format!("connected as {id}"));
     http2::examine(report, target).await;
+    compression(report, target).await;
     if served {
         round(report, target, (socket, id)).await;
+        fallback::examine(report, target).await;
     }
     served
 }
@@ -180,6 +188,22 @@ fn socket_passage(error: SocketError, target: &Target) -> Passage {
         }
         SocketError::Unreachable(Failure(error)) => Passage::Refused(mended(&error)),
         other => Passage::Refused(Failure::from(other).0),
+    }
+}
+
+/// Whether a proxy leaves compression to client and server. Most often nobody asked for it: then nothing is said.
+async fn compression(report: &mut Report, target: &Target) {
+    const SUBJECT: &str = "compression";
+    match (target.agrees_on_compression().await, target.compresses) {
+        (Ok(true), _) => {
+            report.add(SUBJECT, Grade::Ok, "agreed on with sockets that offer it");
+        }
+        (Ok(false), true) => {
+            let text = "the app has it on, and a socket that offers it is not taken up on it: a proxy takes Sec-WebSocket-Extensions away, or the server that answers has other settings (fanfare reload?)";
+            report.add(SUBJECT, Grade::Warn, text);
+        }
+        (Ok(false), false) => {}
+        (Err(Failure(error)), _) => report.add(SUBJECT, Grade::Warn, error),
     }
 }
 

@@ -6,6 +6,7 @@ mod client;
 mod database;
 mod doctor;
 mod events;
+mod fallback;
 mod find;
 mod http2;
 mod listen;

@@ -1,0 +1,262 @@
+//! Whether clients whose WebSockets are blocked get through over HTTP, for `fanfare doctor`: a streaming session as
+//! pusher-js opens it, an event that it hears, and which of the proxies' usual faults keeps it from that. The
+//! WebSocket works where this is looked at, so nothing here is worse than a warning.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::Failure;
+use super::client::{Answer, PATIENCE, Target, percent};
+use super::report::{Grade, Report};
+
+/// After which a line that has not come is held back. pusher-js gives a streaming answer 4 s before it polls.
+const HELD_AFTER: Duration = Duration::from_secs(4);
+
+/// Where pusher-js looks if its options have no `httpPath`.
+const DEFAULT_PREFIX: &str = "/pusher";
+
+/// Requests of a session that must all come to the server that has it.
+const TRIES: usize = 4;
+
+/// How a session over HTTP comes out.
+enum Crossing {
+    /// An event came back after this.
+    Heard(Duration),
+    /// The server has no such routes.
+    NotServed,
+    /// Somebody else answers: what.
+    Elsewhere(String),
+    /// The server lets it open, and no line comes.
+    Held,
+    /// A later request found no session.
+    Astray,
+    /// What else went wrong.
+    Broken(String),
+}
+
+/// Tries it where pusher-js looks by itself, and then below the path of the address.
+pub(super) async fn examine(report: &mut Report, target: &Target) {
+    const SUBJECT: &str = "HTTP fallback";
+    let path = &target.path;
+    let mut crossing = attempt(target, DEFAULT_PREFIX).await;
+    let mut advice = String::new();
+    if let Crossing::Elsewhere(said) = &crossing {
+        let below = attempt(target, path).await;
+        if !matches!(below, Crossing::Elsewhere(_)) {
+            let option = if path.is_empty() { "/" } else { path };
+            advice = format!(
+                "; {DEFAULT_PREFIX}/app/, where clients look by themselves, is not passed on ({said}): let the proxy pass it, or set httpPath: '{option}' in Echo or pusher-js"
+            );
+            crossing = below;
+        }
+    }
+    let (grade, text) = match crossing {
+        Crossing::Heard(took) => {
+            let text = format!("a streaming client heard an event after {} ms", took.as_millis());
+            (if advice.is_empty() { Grade::Ok } else { Grade::Warn }, text)
+        }
+        Crossing::NotServed => {
+            let text = "not served (server.http_fallback = false, or another server), so clients whose WebSockets are blocked cannot connect";
+            (Grade::Ok, text.to_owned())
+        }
+        Crossing::Elsewhere(said) => {
+            let text = format!(
+                "{said}: the proxy passes on neither POST {DEFAULT_PREFIX}/app/ nor POST {path}/app/, so clients whose WebSockets are blocked cannot connect"
+            );
+            (Grade::Warn, text)
+        }
+        Crossing::Held => (Grade::Warn, held(target).await),
+        Crossing::Astray => {
+            let text = "requests of one session come to different nodes: let the proxy hash the session in the path (docs/deploying.md, \"Where WebSockets are blocked\")";
+            (Grade::Warn, text.to_owned())
+        }
+        Crossing::Broken(error) => (Grade::Warn, error),
+    };
+    report.add(SUBJECT, grade, text + &advice);
+}
+
+/// What is left to clients if a proxy keeps streaming answers.
+async fn held(target: &Target) -> String {
+    let polls = match timeout(HELD_AFTER, SessionAddress::new(target, DEFAULT_PREFIX).poll()).await
+    {
+        Ok(Ok(answer)) => answer.status == 200 && answer.body.starts_with(b"o"),
+        _ => false,
+    };
+    let left = if polls { "clients poll instead" } else { "and polling does not work either" };
+    format!(
+        "a proxy buffers streaming answers, {left}: let it pass them on as they come (nginx: proxy_buffering off, or leave X-Accel-Buffering to it; gateways and scanners: no inspection of /pusher/ and /app/)"
+    )
+}
+
+async fn attempt(target: &Target, prefix: &str) -> Crossing {
+    match timeout(PATIENCE, cross(target, prefix)).await {
+        Ok(Ok(crossing)) => crossing,
+        Ok(Err(Failure(error))) => Crossing::Broken(error),
+        Err(_) => Crossing::Broken("no event came over HTTP in ten seconds".to_owned()),
+    }
+}
+
+async fn cross(target: &Target, prefix: &str) -> Result<Crossing, Failure> {
+    let session = SessionAddress::new(target, prefix);
+    let Ok(opened) = timeout(HELD_AFTER, session.stream()).await else { return Ok(Crossing::Held) };
+    let mut lines = match opened? {
+        Ok(lines) => lines,
+        Err(answer) => return Ok(refused(&answer)),
+    };
+    let Ok(greeting) = timeout(HELD_AFTER, lines.greeting()).await else {
+        return Ok(Crossing::Held);
+    };
+    let Some(socket) = greeting? else {
+        let text = "the session is refused".to_owned();
+        return Ok(Crossing::Broken(text));
+    };
+    for _ in 0..TRIES {
+        if session.say(&[]).await? == 404 {
+            return Ok(Crossing::Astray);
+        }
+    }
+    let channel = format!("fanfare-doctor-{}", socket.replace('.', "-"));
+    let joining = json!({ "event": "pusher:subscribe", "data": { "channel": channel } });
+    match session.say(&[joining.to_string()]).await? {
+        404 => return Ok(Crossing::Astray),
+        200..300 => {}
+        status => {
+            let text = format!("what a client says over HTTP is answered with {status}");
+            return Ok(Crossing::Broken(text));
+        }
+    }
+    lines.until("pusher_internal:subscription_succeeded").await?;
+    let begun = Instant::now();
+    let body = json!({ "name": "doctor", "channels": [channel], "data": "{}" });
+    target.ask("POST", "events", &[], &body.to_string()).await?;
+    Ok(match timeout(HELD_AFTER, lines.until("doctor")).await {
+        Ok(heard) => heard.map(|()| Crossing::Heard(begun.elapsed()))?,
+        Err(_) => Crossing::Held,
+    })
+}
+
+/// What it means that a session did not open.
+fn refused(answer: &Answer) -> Crossing {
+    let is_json = answer.json().is_ok_and(|json| json.is_object());
+    match answer.status {
+        404 if is_json => Crossing::NotServed,
+        status => Crossing::Elsewhere(format!("answered with {status}")),
+    }
+}
+
+/// An address as pusher-js makes one.
+struct SessionAddress<'a> {
+    target: &'a Target,
+    path: String,
+}
+
+impl<'a> SessionAddress<'a> {
+    fn new(target: &'a Target, prefix: &str) -> Self {
+        let mut seed = [0; 8];
+        // Without chance it is a name all the same; only two at once would be in each other's way.
+        let _ = getrandom::fill(&mut seed);
+        let seed = u64::from_le_bytes(seed);
+        let digit = |place: u32| {
+            let five = (seed >> (5 * place)) as u32 % 32;
+            char::from_digit(five, 32).unwrap_or('0')
+        };
+        let name: String = (0..8).map(digit).collect();
+        let path = format!("{prefix}/app/{}/{}/{name}", percent(&target.key), (seed >> 40) % 1000);
+        Self { target, path }
+    }
+
+    fn address(&self, what: &str) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        format!("{}/{what}?protocol=7&client=fanfare&version={version}", self.path)
+    }
+
+    /// Opens the session by a streaming request; its lines, or what else was answered.
+    async fn stream(&self) -> Result<Result<AnswerLines, Answer>, Failure> {
+        let response = self.target.begin_post(&self.address("xhr_streaming"), "").await?;
+        if response.status() != 200 {
+            return Ok(Err(self.target.whole(response).await?));
+        }
+        Ok(Ok(AnswerLines { body: response.into_body(), rest: Vec::new() }))
+    }
+
+    async fn poll(&self) -> Result<Answer, Failure> {
+        let response = self.target.begin_post(&self.address("xhr"), "").await?;
+        self.target.whole(response).await
+    }
+
+    /// Says these frames; the status of the answer.
+    async fn say(&self, frames: &[String]) -> Result<u16, Failure> {
+        let body = json!(frames).to_string();
+        let response = self.target.begin_post(&self.address("xhr_send"), &body).await?;
+        Ok(response.status().as_u16())
+    }
+}
+
+/// The lines of a streaming answer, as they come.
+struct AnswerLines {
+    body: Incoming,
+    rest: Vec<u8>,
+}
+
+impl AnswerLines {
+    async fn next(&mut self) -> Result<String, Failure> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
+            }
+            let Some(frame) = self.body.frame().await else {
+                return Err(Failure("the streaming answer ended too early".to_owned()));
+            };
+            let frame = frame
+                .map_err(io::Error::other)
+                .map_err(|error| Failure(format!("the streaming answer broke off: {error}")))?;
+            self.rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        }
+    }
+
+    /// The frames of the next line that has any; none at the session's end.
+    async fn frames(&mut self) -> Result<Option<Vec<Value>>, Failure> {
+        loop {
+            let line = self.next().await?;
+            match line.split_at_checked(1) {
+                Some(("a", frames)) => {
+                    let texts: Vec<String> = serde_json::from_str(frames).unwrap_or_default();
+                    let parsed = texts.iter().map(|text| serde_json::from_str(text));
+                    return Ok(Some(parsed.filter_map(Result::ok).collect()));
+                }
+                Some(("c", _)) => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+
+    /// The socket id that the session is greeted with; none if it is refused.
+    async fn greeting(&mut self) -> Result<Option<String>, Failure> {
+        while let Some(frames) = self.frames().await? {
+            for frame in frames {
+                let data = frame.get("data").and_then(Value::as_str).unwrap_or_default();
+                let data: Value = serde_json::from_str(data).unwrap_or_default();
+                if let Some(id) = data.get("socket_id").and_then(Value::as_str) {
+                    return Ok(Some(id.to_owned()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn until(&mut self, event: &str) -> Result<(), Failure> {
+        while let Some(frames) = self.frames().await? {
+            let is_it = |frame: &Value| frame.get("event").and_then(Value::as_str) == Some(event);
+            if frames.iter().any(is_it) {
+                return Ok(());
+            }
+        }
+        Err(Failure("the server ended the session over HTTP".to_owned()))
+    }
+}
