@@ -2,52 +2,18 @@
 // another origin, as on anyone's web site.
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { createServer } from 'node:http';
 import { after, before, describe, test } from 'node:test';
 
-import { chromium } from 'playwright-core';
-
 import { Application } from './application.mjs';
+import { browse, packaged, Site } from './chromium.mjs';
 import { address, backend } from './clients.mjs';
 import { Server } from './server.mjs';
 import { stage } from './stage.mjs';
 import { until } from './waiting.mjs';
 
 const on = stage();
-let browser;
-
-before(async () => {
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    // As browsers are: pages that are left are kept with their sockets.
-    ignoreDefaultArgs: ['--disable-back-forward-cache'],
-    args: [
-      // Chromium has no sandbox for root; all it opens here are pages of this machine.
-      ...(process.getuid() === 0 ? ['--no-sandbox'] : []),
-      '--disable-gpu',
-      '--disable-quic',
-      '--no-first-run',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-    ],
-  });
-});
-after(() => browser?.close());
-
-/** A fresh page whose complaints (console errors, exceptions) are collected. */
-async function open(url) {
-  const context = await browser.newContext();
-  const page = await context.newPage();
-  page.complaints = [];
-  page.on('pageerror', (error) => page.complaints.push(String(error)));
-  page.on('console', (message) => {
-    if (message.type() === 'error') page.complaints.push(message.text());
-  });
-  await page.goto(url);
-  return page;
-}
+const browser = browse();
+const { open } = browser;
 
 const shows = (page, pattern) =>
   until(`the page shows ${pattern}`, async () => pattern.test(await page.innerText('body')));
@@ -70,8 +36,36 @@ describe('the try-out page', () => {
     await page.context().close();
   });
 
+  for (const transport of ['xhr_streaming', 'xhr_polling']) {
+    test(`goes on over ${transport}`, async () => {
+      const page = await open(`${on.server.origin}/`);
+      await shows(page, /\bconnected\b/i);
+      const socket = await page.innerText('#log');
+      await page.getByLabel('Transport').selectOption(transport);
+      await until('the page has subscribed anew', async () => (await page.innerText('#channels')) === 'my-channel');
+      assert.notEqual(await page.innerText('#log'), socket);
+      await page.getByLabel('Channel').fill(`over-${transport}`);
+      await page.getByRole('button', { name: 'Join' }).click();
+      await shows(page, new RegExp(`Joined: my-channel, over-${transport}`));
+      // More than one streaming answer has room for.
+      for (let n = 0; n < 40; n += 1) {
+        await on.backend.trigger(`over-${transport}`, 'e', { n, padding: 'ü'.repeat(9000) });
+      }
+      await shows(page, /"n":39/);
+      const heard = [...(await page.innerText('#log')).matchAll(/"n":(\d+)/g)].map(([, n]) => Number(n));
+      assert.deepEqual(heard, [...Array(40).keys()].reverse());
+      await page.getByLabel('Transport').selectOption('ws');
+      await until('the session is gone', async () => {
+        const answer = await on.backend.get({ path: '/connections' });
+        return (await answer.json()).connections === 1;
+      });
+      assert.deepEqual(page.complaints, []);
+      await page.context().close();
+    });
+  }
+
   test('loads nothing from anywhere else', async () => {
-    const context = await browser.newContext();
+    const context = await browser.context();
     const page = await context.newPage();
     const hosts = new Set();
     page.on('request', (request) => hosts.add(new URL(request.url()).host));
@@ -87,20 +81,13 @@ describe("pusher-js's web builds", () => {
   let origin;
 
   before(async () => {
-    const files = {
-      '/': '<!doctype html><meta charset="utf-8"><title>A site</title><link rel="icon" href="data:,">',
+    site = await Site.start({
       '/pusher.js': web('pusher.js'),
       '/pusher-with-encryption.js': web('pusher-with-encryption.js'),
-    };
-    site = createServer(({ url }, response) => {
-      const type = url === '/' ? 'text/html' : 'text/javascript';
-      response.writeHead(files[url] ? 200 : 404, { 'Content-Type': type });
-      response.end(files[url]);
     });
-    await new Promise((listening) => site.listen(0, 'localhost', listening));
-    origin = `http://localhost:${site.address().port}`;
+    origin = site.origin;
   });
-  after(() => site?.close());
+  after(() => site?.stop());
 
   for (const build of ['pusher.js', 'pusher-with-encryption.js']) {
     const names = [`web-${build}`, `private-web-${build}`, `presence-web-${build}`];
@@ -205,7 +192,7 @@ describe('a bare WebSocket', () => {
 });
 
 function web(build) {
-  return readFileSync(new URL(import.meta.resolve(`pusher-js/dist/web/${build}`)), 'utf8');
+  return packaged(`pusher-js/dist/web/${build}`);
 }
 
 describe('a page that is left by a link', () => {
@@ -213,23 +200,17 @@ describe('a page that is left by a link', () => {
     // A second, and what the server waits beyond that: 25 s until it asks, 30 s for the answer.
     const server = await Server.start({ app: 'activity_timeout = 1' });
     const application = await Application.start(server);
-    const files = {
+    const site = await Site.start({
       '/': '<!doctype html><title>A site</title><link rel="icon" href="data:,"><a href="/other">Go</a>',
       '/other': '<!doctype html><title>Elsewhere</title><link rel="icon" href="data:,">',
       '/pusher.js': web('pusher.js'),
-    };
-    const site = createServer(({ url }, response) => {
-      const type = url.endsWith('.js') ? 'text/javascript' : 'text/html';
-      response.writeHead(files[url] ? 200 : 404, { 'Content-Type': type });
-      response.end(files[url]);
     });
-    await new Promise((listening) => site.listen(0, 'localhost', listening));
     const users = async () => {
       const answer = await backend(server).get({ path: '/channels/presence-left/users' });
       return (await answer.json()).users.map(({ id }) => id);
     };
     try {
-      const page = await open(`http://localhost:${site.address().port}`);
+      const page = await open(site.origin);
       await page.addScriptTag({ url: '/pusher.js' });
       await page.evaluate(
         ({ key, options, endpoint, token }) => {
@@ -260,7 +241,7 @@ describe('a page that is left by a link', () => {
       await until('it hears', async () => (await page.evaluate(() => window.events)).length === 1);
       await page.context().close();
     } finally {
-      site.close();
+      site.stop();
       await application.stop();
       await server.stop();
     }
