@@ -1,5 +1,6 @@
 //! One subscriber: connects, upgrades, subscribes to what it is told, and from then on hands over the text
-//! of every message. All of it by events, so that any number of them can be on their way at once.
+//! of every message. All of it by events, so that any number of them can be on their way at once. Without WebSockets
+//! the bytes are those of `streaming.rs`, and all else is the same.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +10,9 @@ use mio::{Registry, Token};
 use serde_json::Value;
 
 use crate::frames::{self, Header};
-use crate::target::Target;
+use crate::inflate::Inflate;
+use crate::streaming::{HttpSession, Line};
+use crate::target::{Target, Transport};
 use crate::wire::Wire;
 
 /// A WebSocket connection of a Pusher client.
@@ -22,7 +25,12 @@ pub(crate) struct Client {
     /// The number of whom it is in presence channels.
     user: usize,
     socket_id: String,
+    /// If it has no WebSocket.
+    session: Option<HttpSession>,
 }
+
+/// What a client was told, and the bytes that it took on the wire.
+pub(crate) type Told<'a> = (&'a [u8], usize);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -42,15 +50,24 @@ impl Client {
         (user, channels): (usize, Vec<String>),
     ) -> io::Result<Self> {
         let mut wire = Wire::connect(address, registry, token)?;
+        if target.transport == Transport::Streaming {
+            let mut session = HttpSession::new(target, address, token.0);
+            wire.send(session.receive().as_bytes())?;
+            let (state, socket_id) = (State::Upgraded, String::new());
+            return Ok(Self { wire, state, channels, user, socket_id, session: Some(session) });
+        }
+        let offer =
+            if target.compress { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
         // The nonce is the RFC's own example.
         let request = format!(
             "GET /app/{}?protocol=7&client=fanfare-load&version=1.0&flash=false HTTP/1.1\r\n\
              Host: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n",
             target.key,
         );
         wire.send(request.as_bytes())?;
-        Ok(Self { wire, state: State::Upgrading, channels, user, socket_id: String::new() })
+        let (state, socket_id) = (State::Upgrading, String::new());
+        Ok(Self { wire, state, channels, user, socket_id, session: None })
     }
 
     /// Whether everything it subscribes to has been confirmed.
@@ -75,11 +92,14 @@ impl Client {
     /// Reads what there is: what belongs to the setting up is dealt with here, the rest is for `hear`.
     pub(crate) fn read(
         &mut self,
-        target: &Target,
-        scratch: &mut Vec<u8>,
-        mut hear: impl FnMut(&[u8]),
+        (target, place): (&Target, (&Registry, Token)),
+        (scratch, inflate): (&mut Vec<u8>, &mut Inflate),
+        mut hear: impl FnMut(Told<'_>),
     ) -> io::Result<()> {
-        let Self { wire, state, channels, user, socket_id } = self;
+        if self.session.is_some() {
+            return self.read_lines((target, place), scratch, hear);
+        }
+        let Self { wire, state, channels, user, socket_id, .. } = self;
         wire.read(scratch, |wire, bytes| {
             let mut taken = 0;
             if *state == State::Upgrading {
@@ -94,11 +114,12 @@ impl Client {
                 let end = taken + header.total();
                 let Some(payload) = bytes.get(taken + header.len..end) else { break };
                 taken = end;
+                let payload = if header.deflated { inflate.text(payload)? } else { payload };
                 match header.opcode {
-                    frames::TEXT if *state == State::Ready => hear(payload),
+                    frames::TEXT if *state == State::Ready => hear((payload, header.total())),
                     frames::TEXT => {
-                        let step = Step { wire, target, channels, user: *user, socket_id };
-                        *state = step.take(*state, payload)?;
+                        let step = Step { target, channels, user: *user, socket_id };
+                        *state = step.take(*state, payload, |text| say(wire, text))?;
                     }
                     frames::PING => {
                         let mut pong = Vec::new();
@@ -112,11 +133,50 @@ impl Client {
             Ok(taken)
         })
     }
+
+    /// The same without a WebSocket. Where an answer is at its end, asks for the next one.
+    fn read_lines(
+        &mut self,
+        (target, (registry, token)): (&Target, (&Registry, Token)),
+        scratch: &mut Vec<u8>,
+        mut hear: impl FnMut(Told<'_>),
+    ) -> io::Result<()> {
+        let Self { wire, state, channels, user, socket_id, session } = self;
+        let Some(session) = session else { return Ok(()) };
+        let mut is_ended = false;
+        let read = wire.read(scratch, |_, bytes| {
+            let mut taken = 0;
+            while let Some((line, used)) = session.next(&bytes[taken..])? {
+                taken += used;
+                match line {
+                    Line::Message(text) if *state == State::Ready => hear((text, used)),
+                    Line::Message(text) => {
+                        let texts: Vec<String> = serde_json::from_slice(text)?;
+                        for text in texts {
+                            let step = Step { target, channels, user: *user, socket_id };
+                            *state =
+                                step.take(*state, text.as_bytes(), |text| session.say(&[text]))?;
+                        }
+                    }
+                    Line::Heartbeat => session.say(&[])?,
+                    Line::Closed(line) => return Err(refused("closed", line)),
+                    Line::End => is_ended = true,
+                    Line::Other => {}
+                }
+            }
+            Ok(taken)
+        });
+        // The connection may end right behind the answer.
+        if !is_ended || !session.is_full() {
+            return read;
+        }
+        *wire = Wire::connect(session.address(), registry, token)?;
+        wire.send(session.receive().as_bytes())
+    }
 }
 
 /// One message of the setting up.
 struct Step<'a> {
-    wire: &'a mut Wire,
     target: &'a Target,
     channels: &'a [String],
     user: usize,
@@ -124,14 +184,19 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    fn take(self, state: State, text: &[u8]) -> io::Result<State> {
+    fn take(
+        self,
+        state: State,
+        text: &[u8],
+        mut say: impl FnMut(&str) -> io::Result<()>,
+    ) -> io::Result<State> {
         let has = |word: &str| memmem::find(text, word.as_bytes()).is_some();
         match state {
             State::Upgraded if has("pusher:connection_established") => {
                 *self.socket_id = socket_id(text).ok_or_else(|| refused("no socket id", text))?;
                 for channel in self.channels {
                     let request = self.target.subscribe(self.socket_id, channel, self.user);
-                    say(self.wire, &request)?;
+                    say(&request)?;
                 }
                 Ok(match self.channels.len() {
                     0 => State::Ready,

@@ -5,10 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Registry, Token};
 use slab::Slab;
 
 use crate::client::Client;
+use crate::inflate::Inflate;
 use crate::meter::Clock;
 use crate::publisher::Publisher;
 use crate::target::Target;
@@ -25,8 +26,8 @@ const PATIENCE: u64 = 20;
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Heard<'a> {
-    /// A client was told something at that time.
-    Text { client: usize, text: &'a [u8], at: u64 },
+    /// A client was told something at that time, in so many bytes of the wire.
+    Text { client: usize, text: &'a [u8], at: u64, bytes: usize },
     /// All of a client's subscriptions are confirmed.
     Ready { client: usize },
     /// A client's connection ended, and the client has been forgotten.
@@ -43,6 +44,7 @@ pub(crate) struct Crowd {
     poll: Poll,
     events: Events,
     scratch: Vec<u8>,
+    inflate: Inflate,
     pub clients: Slab<Client>,
     pub publishers: Vec<Publisher>,
 }
@@ -58,6 +60,7 @@ impl Crowd {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             scratch: vec![0; SCRATCH],
+            inflate: Inflate::default(),
             clients: Slab::new(),
             publishers,
         })
@@ -142,11 +145,12 @@ impl Crowd {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
         }
-        let Self { target, clock, poll, events, scratch, clients, publishers } = self;
+        let Self { target, clock, poll, events, scratch, inflate, clients, publishers } = self;
         for event in events.iter() {
             let token = event.token().0;
             if token < PUBLISHERS {
-                serve(event, (target, *clock), clients, scratch, &mut hear);
+                let place = (&*target, poll.registry());
+                serve(event, (place, *clock), clients, (scratch, inflate), &mut hear);
                 continue;
             }
             let index = token - PUBLISHERS;
@@ -165,9 +169,9 @@ impl Crowd {
 
 fn serve(
     event: &Event,
-    (target, clock): (&Target, Clock),
+    ((target, registry), clock): ((&Target, &Registry), Clock),
     clients: &mut Slab<Client>,
-    scratch: &mut Vec<u8>,
+    buffers: (&mut Vec<u8>, &mut Inflate),
     hear: &mut impl FnMut(Heard<'_>),
 ) {
     let key = event.token().0;
@@ -176,7 +180,9 @@ fn serve(
     let was_ready = client.is_ready();
     let flushed = if event.is_writable() && client.is_blocked() { client.flush() } else { Ok(()) };
     let done = flushed.and_then(|()| {
-        client.read(target, scratch, |text| hear(Heard::Text { client: key, text, at }))
+        client.read((target, (registry, event.token())), buffers, |(text, bytes)| {
+            hear(Heard::Text { client: key, text, at, bytes });
+        })
     });
     let is_ready = client.is_ready();
     if is_ready && !was_ready {

@@ -1,5 +1,5 @@
 //! As much of RFC 6455 as a meter needs: frames of a client, masked, and the headers of a server's, which
-//! are not. Fragments and extensions are left out: no Pusher-protocol server sends them.
+//! are not. Fragments are left out: no Pusher-protocol server sends them.
 
 /// A text message.
 pub(crate) const TEXT: u8 = 0x1;
@@ -14,6 +14,8 @@ pub(crate) const PONG: u8 = 0xa;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     pub opcode: u8,
+    /// By permessage-deflate (RFC 7692).
+    pub deflated: bool,
     /// Bytes of the header, a mask included.
     pub len: usize,
     pub payload: usize,
@@ -30,7 +32,7 @@ impl Header {
             127 => (10, u64::from_be_bytes(*rest.first_chunk()?) as usize),
             short => (2, usize::from(short)),
         };
-        Some(Self { opcode, len: len + mask, payload })
+        Some(Self { opcode, deflated: first & 0x40 != 0, len: len + mask, payload })
     }
 
     /// Bytes of the whole frame.

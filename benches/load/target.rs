@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use fanfare::protocol::auth::{Signer, md5};
 use serde_json::json;
 
@@ -32,6 +32,21 @@ pub(crate) struct Options {
     /// Connections that may be in the making at once
     #[arg(long, global = true, default_value_t = 32)]
     pub together: usize,
+    /// How clients connect
+    #[arg(long, global = true, value_enum, default_value = "websocket")]
+    pub transport: Transport,
+    /// Clients offer permessage-deflate
+    #[arg(long, global = true)]
+    pub compress: bool,
+}
+
+/// How clients connect.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Transport {
+    Websocket,
+    /// As pusher-js does where WebSockets are blocked
+    #[value(name = "xhr_streaming")]
+    Streaming,
 }
 
 /// The server and the app.
@@ -44,6 +59,8 @@ pub(crate) struct Target {
     pub pids: Vec<u32>,
     pub label: String,
     pub together: usize,
+    pub transport: Transport,
+    pub compress: bool,
 }
 
 impl Target {
@@ -58,6 +75,8 @@ impl Target {
             pids: options.pid,
             label: options.label,
             together: options.together.max(1),
+            transport: options.transport,
+            compress: options.compress,
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::crowd::{Crowd, Heard};
 use crate::meter::{Latency, Pace, due, payload, wait};
 use crate::report::Report;
+use crate::shapes::Shape;
 use crate::target::Target;
 
 /// Seconds without a delivery after which the rest is missing.
@@ -49,6 +50,9 @@ pub(crate) struct FanOut {
     /// Bytes of an event's data
     #[arg(long, default_value_t = 256)]
     pub size: usize,
+    /// Events as Laravel apps broadcast them, instead of that size
+    #[arg(long, value_enum)]
+    pub shape: Option<Shape>,
     /// Seconds of sending
     #[arg(long, default_value_t = 8.0)]
     pub secs: f64,
@@ -69,6 +73,8 @@ struct Tally {
     refused: u64,
     expected: u64,
     received: u64,
+    /// What came, on the wire.
+    bytes: u64,
     missing: u64,
     closed: u64,
     last: u64,
@@ -120,6 +126,7 @@ impl FanOut {
             refused: 0,
             expected: 0,
             received: 0,
+            bytes: 0,
             missing: 0,
             closed: 0,
             last: began,
@@ -168,7 +175,11 @@ impl FanOut {
         due: u64,
     ) -> io::Result<()> {
         let number = (tally.requests % self.channels as u64) as usize;
-        let body = body(&self.channel(number), &payload(due, self.size), self.batch);
+        let (name, data) = match self.shape {
+            Some(shape) => (shape.event(), shape.data(due)),
+            None => ("load", payload(due, self.size)),
+        };
+        let body = named_body(name, &self.channel(number), &data, self.batch);
         let path = if self.batch > 1 { "/batch_events" } else { "/events" };
         crowd.publish(publisher, path, &body)?;
         let events = self.batch.max(1) as u64;
@@ -180,9 +191,10 @@ impl FanOut {
 
     fn hear(&self, heard: Heard<'_>, tally: &mut Tally) {
         match heard {
-            Heard::Text { client, text, at } => {
+            Heard::Text { client, text, at, bytes } => {
                 if let Some(due) = due(text) {
                     tally.received += 1;
+                    tally.bytes += bytes as u64;
                     tally.heard[client] += 1;
                     tally.last = at;
                     tally.latency.record(at.saturating_sub(due));
@@ -209,13 +221,17 @@ impl FanOut {
         report.add("rate", self.rate);
         report.add("burst", self.burst);
         report.add("batch", self.batch);
-        report.add("size", self.size);
+        match self.shape {
+            Some(shape) => report.add("shape", format!("{shape:?}").to_lowercase()),
+            None => report.add("size", self.size),
+        }
         report.add("stuck", self.stuck);
         report.add("events", tally.sent.iter().sum::<u64>());
         report.add("refused", tally.refused);
         report.add("received", tally.received);
         report.add("missing", tally.missing + tally.expected.saturating_sub(tally.received));
         report.add("closed", tally.closed);
+        report.number("bytes_per_delivery", tally.bytes as f64 / tally.received.max(1) as f64);
         report.number("wall_s", wall);
         report.number("events_per_s", tally.sent.iter().sum::<u64>() as f64 / wall);
         report.number("deliveries_per_s", tally.received as f64 / wall);
@@ -224,12 +240,17 @@ impl FanOut {
 
 /// The body of a request: one event, or a batch of the same one.
 pub(crate) fn body(channel: &str, data: &str, batch: usize) -> String {
+    named_body("load", channel, data, batch)
+}
+
+/// The same for an event of that name.
+fn named_body(name: &str, channel: &str, data: &str, batch: usize) -> String {
     // The payload has nothing to escape but its quotes.
     let data = data.replace('"', "\\\"");
     if batch <= 1 {
-        return format!(r#"{{"name":"load","channel":"{channel}","data":"{data}"}}"#);
+        return format!(r#"{{"name":"{name}","channel":"{channel}","data":"{data}"}}"#);
     }
-    let event = format!(r#"{{"name":"load","channel":"{channel}","data":"{data}"}}"#);
+    let event = format!(r#"{{"name":"{name}","channel":"{channel}","data":"{data}"}}"#);
     let events = vec![event; batch].join(",");
     format!(r#"{{"batch":[{events}]}}"#)
 }
