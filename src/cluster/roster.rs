@@ -136,10 +136,12 @@ impl Roster {
         }
     }
 
-    /// Whether the roster has everything up to the user's joining.
+    /// Whether the roster has everything up to the user's joining, and so the user: one who left while the link was down
+    /// and is held by another node is missing until the roster is read again.
     pub fn is_ready(&self, user: &UserId) -> bool {
         let own = self.own.get(user).and_then(|own| own.joined);
-        self.loaded && own.is_some_and(|joined| joined <= self.version)
+        let is_told = own.is_some_and(|joined| joined <= self.version);
+        self.loaded && is_told && self.by_user.contains_key(user)
     }
 
     /// The users with connections here, for telling Redis again.
@@ -334,6 +336,23 @@ mod tests {
         assert!(!roster.unclaim(&a.user_id));
         assert!(roster.unclaim(&a.user_id));
         assert!(!roster.unclaim(&a.user_id));
+    }
+
+    #[test]
+    fn who_left_while_the_link_was_down_is_not_ready_before_the_roster_is_read_again() {
+        let mut roster = Roster::default();
+        let a = member("a");
+        // Another node holds the user, too.
+        roster.load(&Loaded { version: 10, members: vec![(5, a.clone())] }, true);
+        roster.claim(&a, 9);
+        roster.confirm(&a.user_id, 10);
+        roster.unclaim(&a.user_id);
+        assert!(roster.leave_alone(&a.user_id).is_some());
+        roster.claim(&a, 9);
+        roster.confirm(&a.user_id, 10);
+        assert!(!roster.is_ready(&a.user_id), "it is not on it");
+        roster.load(&Loaded { version: 12, members: vec![(5, a.clone())] }, true);
+        assert!(roster.is_ready(&a.user_id));
     }
 
     #[test]

@@ -140,12 +140,12 @@ const LOG: &str = r"
 local function place_of(entry)
   return tonumber(string.sub(entry, 29, 44)) or 0
 end
-local function is_taken(log, head)
+local function taken_at(log, head)
   local mark = string.sub(head, 5, 20)
   for _, entry in ipairs(redis.call('LRANGE', log, 0, -1)) do
-    if string.sub(entry, 5, 20) == mark then return true end
+    if string.sub(entry, 5, 20) == mark then return place_of(entry) end
   end
-  return false
+  return nil
 end
 ";
 
@@ -192,7 +192,7 @@ end
 /// The same for one event that may have been taken before, since nobody heard the answer: it is not sent
 /// if it is in the log.
 const AGAIN: &str = r"
-if is_taken(KEYS[1], ARGV[3]) then return 0 end
+if taken_at(KEYS[1], ARGV[3]) then return 0 end
 ";
 
 /// KEYS l; ARGV place most. What the log has after a place, with the place it ends at and whether it reaches
@@ -224,14 +224,18 @@ return {text(place_of(last)), reaches, missed}
 ";
 
 /// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time bytes; fenced. Logs unless `most` is 0. With a time
-/// it was taken then, by a server that may have lost it since; a later event stays the last.
+/// it was taken then, by a server that may have lost it since; a later event stays the last. Answers the version that it
+/// has, 0 if it is not taken, and how many were cut off.
 const KEEP: &str = r"
 local log, most, cut = KEYS[3], tonumber(ARGV[6]), 0
-if ARGV[7] == '1' and is_taken(log, ARGV[2]) then return 0 end
+if ARGV[7] == '1' then
+  local place = taken_at(log, ARGV[2])
+  if place then return {place, 0} end
+end
 if ARGV[8] ~= '0' then
   local last = redis.call('GET', KEYS[2])
   if last and (place_of(last) > tonumber(ARGV[8]) or string.sub(last, 5, 20) == string.sub(ARGV[2], 5, 20)) then
-    return 0
+    return {0, 0}
   end
 end
 local version = next_version(KEYS[1])
@@ -247,7 +251,7 @@ if most > 0 then
   redis.call('EXPIRE', log, LASTS)
 end
 redis.call('SPUBLISH', ARGV[1], envelope)
-return cut
+return {tonumber(version), cut}
 ";
 
 /// KEYS c; ARGV mark. Takes the cached event out if it is that one.

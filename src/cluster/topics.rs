@@ -51,6 +51,8 @@ pub struct Total {
     pub version: u64,
     /// It was this node that had them counted.
     pub counted_here: bool,
+    /// Somebody here subscribed since subscribers were told last.
+    pub untold: bool,
     wish: Wish,
 }
 
@@ -280,6 +282,7 @@ impl Topics {
         entry.pending -= 1;
         entry.subscribed += 1;
         entry.total.wish = if wants.count { Wish::Now } else { Wish::No };
+        entry.total.untold |= wants.count;
         entry.count_again(topic, &self.link, wants.count);
         let is_first = user.is_some_and(|user| entry.roster.enter(user));
         if wants.news.channels && entry.subscribed == 1 {

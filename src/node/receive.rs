@@ -241,10 +241,12 @@ impl Shared {
                     // Each is told by the node that had it counted, so that one may overtake another.
                     if version > entry.total.version {
                         entry.total.version = version;
-                        // Who came here is told in any case; nobody else what they know.
-                        if !own && entry.total.count == count {
+                        // Who came here is told in any case, also where the word of its own coming was lost with
+                        // a link; nobody else what they know.
+                        if !own && entry.total.count == count && !entry.total.untold {
                             return;
                         }
+                        entry.total.untold = false;
                         entry.total.counted_here = own;
                         self.tell_count(topic, entry, count);
                     }

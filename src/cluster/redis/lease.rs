@@ -59,6 +59,7 @@ impl Writer<'_> {
             let bytes = self.kept.say_recent_again();
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
         }
+        self.kept.recent.mend();
         self.kept.news.cut();
         // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = Batch::new();

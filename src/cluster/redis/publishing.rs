@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::cmd;
+use redis::{Value, cmd};
 use tokio::time::Instant;
 
 use super::batch::{Batch, script};
 use super::servers::Routed;
 use super::writer::{Expected, MOST, Writer};
-use super::{Held, Kept};
+use super::{Held, Kept, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
@@ -225,7 +225,7 @@ impl Writer<'_> {
         self.kept.lasting.must(&topic.app, &self.keys.channel(topic, 'l'));
         let bytes = self.kept.lasting.bytes(&topic.app);
         keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes);
-        batch.add(keep, Expected::Published);
+        batch.add(keep, Expected::Placed { serial: held.serial });
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };
             let mut forget = script(Script::Forget, &[self.keys.channel(&topic, 'c')]);
@@ -234,8 +234,12 @@ impl Writer<'_> {
         }
     }
 
-    /// The first `count` of what waited are in Redis.
-    pub(super) fn published(&mut self, count: usize, bytes: usize) {
+    /// The first `count` of what waited are in Redis; some have the versions that answers say.
+    pub(super) fn published(
+        &mut self,
+        (count, bytes): (usize, usize),
+        answers: &[(Expected, Value)],
+    ) {
         let (hearing, keys, topics) = (self.hearing.borrow(), self.keys, self.topics);
         let comes_back = |held: &Held| {
             !held.told
@@ -243,9 +247,14 @@ impl Writer<'_> {
                 && !hearing.knows_own(&held.topic(keys), held.serial)
         };
         self.kept.flying.retain(comes_back);
-        let taken = self.status.clock.said(self.status.clock.now());
+        let placed = answers.iter().filter_map(|(expected, value)| match expected {
+            Expected::Placed { serial } => Some((*serial, reply::list(value).first()?)),
+            _ => None,
+        });
+        let placed: HashMap<u64, &Value> = placed.collect();
         for held in self.kept.held.drain(..count) {
-            self.kept.recent.note(&held, taken);
+            let taken = placed.get(&held.serial).copied().and_then(reply::number);
+            self.kept.recent.note(&held, taken.unwrap_or_default());
             if comes_back(&held) {
                 self.kept.flying.push_back(held);
             }
@@ -258,6 +267,7 @@ impl Writer<'_> {
     /// wait on, but for those that did arrive.
     pub(super) async fn unanswered(&mut self) {
         self.kept.leases.append(&mut self.servers.issued);
+        self.kept.recent.cut();
         for order in std::mem::take(&mut self.link.batch) {
             if let Order::Leave { topic, user } = order {
                 let _ = self.arrivals.send(Arrival::Alone(Alone::Leave { topic, user })).await;

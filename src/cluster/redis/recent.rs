@@ -19,10 +19,22 @@ const MAX_BYTES: usize = 8 << 20;
 pub(super) struct Recent {
     publishes: VecDeque<(Instant, Held)>,
     bytes: usize,
+    /// When the link was lost, over which they were taken.
+    cut: Option<Instant>,
 }
 
 impl Recent {
-    /// A publish was taken at a time of Redis.
+    /// The link is lost: however long that lasts, what was taken last before is what may be lost.
+    pub(super) fn cut(&mut self) {
+        self.cut.get_or_insert_with(Instant::now);
+    }
+
+    /// It is made again, to the servers that it was made to before.
+    pub(super) fn mend(&mut self) {
+        self.cut = None;
+    }
+
+    /// A publish was taken; a cached one got this version.
     pub(super) fn note(&mut self, held: &Held, taken: u64) {
         let now = Instant::now();
         let taken = if held.taken > 0 { held.taken } else { taken };
@@ -41,8 +53,11 @@ impl Recent {
     /// Takes out what may have been lost now, in its order.
     pub(super) fn take(&mut self) -> Vec<Held> {
         self.bytes = 0;
+        let end = self.cut.take().unwrap_or_else(Instant::now);
         let publishes = std::mem::take(&mut self.publishes).into_iter();
-        let young = publishes.filter(|(since, _)| since.elapsed() <= LOST_WITHIN + LOST_WITHIN);
+        // It may have taken as long again to find out.
+        let young =
+            publishes.filter(|(since, _)| end.duration_since(*since) <= LOST_WITHIN + LOST_WITHIN);
         young.map(|(_, held)| held).collect()
     }
 }
@@ -76,5 +91,18 @@ mod tests {
         let again = Held { taken: 3, ..held(21, 1) };
         recent.note(&again, 9);
         assert_eq!(recent.take()[0].taken, 3, "when it was taken first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_however_long_forgets_nothing() {
+        let mut recent = Recent::default();
+        recent.note(&held(1, 1), 1);
+        tokio::time::advance(LOST_WITHIN * 3).await;
+        recent.note(&held(2, 1), 2);
+        recent.cut();
+        tokio::time::advance(LOST_WITHIN * 9).await;
+        recent.cut();
+        let again = recent.take();
+        assert_eq!(again.iter().map(|held| held.serial).collect::<Vec<_>>(), [2]);
     }
 }

@@ -111,6 +111,10 @@ pub(super) enum Expected {
     Done,
     /// How many entries of logs were cut off for their bytes.
     Published,
+    /// The version of a cached event, and the same.
+    Placed {
+        serial: u64,
+    },
     Joined {
         topic: Topic,
         user: UserId,
@@ -234,7 +238,7 @@ impl Writer<'_> {
         if !batch.is_empty() {
             let answers = batch.send(&mut self.servers, self.status).await?;
             self.link.batch.clear();
-            self.published(held, bytes);
+            self.published((held, bytes), &answers);
             self.take(answers, &mut openings).await?;
         }
         for opening in openings {
@@ -291,6 +295,11 @@ impl Writer<'_> {
                 }
                 Expected::Published => {
                     let cut = reply::number(&value).ok_or(Lost::Unexpected)?;
+                    Figures::add(&self.status.figures.cut, cut);
+                }
+                Expected::Placed { .. } => {
+                    let [_, cut] = reply::list(&value) else { return Err(Lost::Unexpected) };
+                    let cut = reply::number(cut).ok_or(Lost::Unexpected)?;
                     Figures::add(&self.status.figures.cut, cut);
                 }
                 Expected::Joined { topic, user } => {
