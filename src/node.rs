@@ -8,6 +8,7 @@ mod online;
 mod publishing;
 mod readiness;
 mod receive;
+mod requests;
 mod resume;
 mod room;
 mod users;
@@ -50,7 +51,7 @@ pub use news::done;
 pub use publishing::Publication;
 pub use receive::take_arrivals;
 use room::{no_room, room};
-pub use withdraw::Withdrawing;
+pub use withdraw::{Acknowledgement, Withdrawing};
 
 /// What all workers of one server share.
 #[derive(Debug)]

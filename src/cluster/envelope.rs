@@ -7,11 +7,16 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::app::AppId;
+use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 
-/// The version this node writes. It reads any: see the rule above.
-pub const VERSION: u8 = 1;
+/// The newest version that this node writes. It reads any: see the rule above.
+pub const VERSION: u8 = 2;
+
+/// The version of the kinds that there were at first. Nodes of then know no others, and take a newer version
+/// as the sign of one.
+const FIRST_VERSION: u8 = 1;
 
 /// Bytes of the header: version, kind, flags, the mark, and three numbers.
 const HEADER: usize = 28;
@@ -59,6 +64,20 @@ pub enum Body {
     Terminate { version: u64, waited: u64, app: AppId, user: UserId },
     /// A node listens to itself.
     Probe,
+    /// As [`Self::Terminate`], but so that clients come back at once.
+    Reconnect { version: u64, waited: u64, app: AppId, user: UserId },
+    /// Take the right to channels from every connection of a user that was made before this was asked, and answer
+    /// the sender's `request` with [`Self::Done`].
+    Withdraw {
+        version: u64,
+        waited: u64,
+        request: u64,
+        app: AppId,
+        user: UserId,
+        channels: Vec<ChannelName>,
+    },
+    /// What the receiving node asked of others as its `request`, the sender has done.
+    Done { version: u64, request: u64, app: AppId },
 }
 
 /// Why bytes are no envelope.
@@ -85,6 +104,9 @@ pub(super) const LEFT: u8 = 4;
 const COUNT: u8 = 5;
 const TERMINATE: u8 = 6;
 const PROBE: u8 = 7;
+const RECONNECT: u8 = 8;
+const WITHDRAW: u8 = 9;
+const DONE: u8 = 10;
 
 impl Envelope {
     /// The bytes.
@@ -107,9 +129,13 @@ impl Envelope {
             Body::Count { .. } => (COUNT, 0),
             Body::Terminate { .. } => (TERMINATE, 0),
             Body::Probe => (PROBE, 0),
+            Body::Reconnect { .. } => (RECONNECT, 0),
+            Body::Withdraw { .. } => (WITHDRAW, 0),
+            Body::Done { .. } => (DONE, 0),
         };
         let mut head = Vec::with_capacity(HEADER + DIGITS);
-        head.extend_from_slice(&[VERSION, kind, if self.told { TOLD } else { 0 }, MARK]);
+        let version = if kind > PROBE { VERSION } else { FIRST_VERSION };
+        head.extend_from_slice(&[version, kind, if self.told { TOLD } else { 0 }, MARK]);
         head.put_u64(self.origin);
         head.put_u64(self.serial);
         head.put_u64(self.sent);
@@ -130,10 +156,22 @@ impl Envelope {
             }
             Body::Left { user, .. } => rest.extend_from_slice(user.as_str().as_bytes()),
             Body::Count { count, .. } => rest.extend_from_slice(count.to_string().as_bytes()),
-            Body::Terminate { waited, app, user, .. } => {
+            Body::Terminate { waited, app, user, .. }
+            | Body::Reconnect { waited, app, user, .. } => {
                 rest.put_u64(*waited);
                 put_short(&mut rest, app.as_str().as_bytes());
                 rest.extend_from_slice(user.as_str().as_bytes());
+            }
+            Body::Withdraw { waited, request, app, user, channels, .. } => {
+                rest.put_u64(*waited);
+                rest.put_u64(*request);
+                put_short(&mut rest, app.as_str().as_bytes());
+                put_short(&mut rest, user.as_str().as_bytes());
+                channels.iter().for_each(|name| put_short(&mut rest, name.as_str().as_bytes()));
+            }
+            Body::Done { request, app, .. } => {
+                rest.put_u64(*request);
+                rest.extend_from_slice(app.as_str().as_bytes());
             }
             Body::Probe => {}
         }
@@ -148,7 +186,10 @@ impl Envelope {
             | Body::Joined { version, .. }
             | Body::Left { version, .. }
             | Body::Count { version, .. }
-            | Body::Terminate { version, .. } => {
+            | Body::Terminate { version, .. }
+            | Body::Reconnect { version, .. }
+            | Body::Withdraw { version, .. }
+            | Body::Done { version, .. } => {
                 // 0 is none.
                 if *version > 0 {
                     *version = map(*version);
@@ -168,7 +209,9 @@ impl Envelope {
         match &self.body {
             Body::Event { version, .. }
             | Body::Cached { version, .. }
-            | Body::Terminate { version, .. } => Some(*version).filter(|place| *place > 0),
+            | Body::Terminate { version, .. }
+            | Body::Reconnect { version, .. }
+            | Body::Withdraw { version, .. } => Some(*version).filter(|place| *place > 0),
             _ => None,
         }
     }
@@ -180,7 +223,10 @@ impl Envelope {
             | Body::Joined { version, .. }
             | Body::Left { version, .. }
             | Body::Count { version, .. }
-            | Body::Terminate { version, .. } => Some(*version),
+            | Body::Terminate { version, .. }
+            | Body::Reconnect { version, .. }
+            | Body::Withdraw { version, .. }
+            | Body::Done { version, .. } => Some(*version),
             Body::Probe => None,
         }
     }
@@ -192,7 +238,7 @@ impl Envelope {
         if version == 0 || mark != MARK {
             return Err(Undecodable::Garbage);
         }
-        if !(EVENT..=PROBE).contains(&kind) {
+        if !(EVENT..=DONE).contains(&kind) {
             let newer = version > VERSION;
             return Err(if newer { Undecodable::Newer(kind) } else { Undecodable::Garbage });
         }
@@ -245,6 +291,15 @@ impl Reader {
         std::mem::take(&mut self.0)
     }
 
+    /// All the names that are left.
+    fn channels(&mut self) -> Option<Vec<ChannelName>> {
+        let mut names = Vec::new();
+        while !self.0.is_empty() {
+            names.push(ChannelName::of_node(text(&self.short()?)?).ok()?);
+        }
+        Some(names)
+    }
+
     fn envelope(&mut self, kind: u8, told: bool) -> Option<Envelope> {
         let (origin, serial, sent) = (self.number()?, self.number()?, self.number()?);
         let body = match kind {
@@ -273,6 +328,25 @@ impl Reader {
                 waited: self.number()?,
                 app: AppId::new(text(&self.short()?)?),
                 user: UserId::parse(text(&self.rest())?)?,
+            },
+            RECONNECT => Body::Reconnect {
+                version: self.version()?,
+                waited: self.number()?,
+                app: AppId::new(text(&self.short()?)?),
+                user: UserId::parse(text(&self.rest())?)?,
+            },
+            WITHDRAW => Body::Withdraw {
+                version: self.version()?,
+                waited: self.number()?,
+                request: self.number()?,
+                app: AppId::new(text(&self.short()?)?),
+                user: UserId::parse(text(&self.short()?)?)?,
+                channels: self.channels()?,
+            },
+            DONE => Body::Done {
+                version: self.version()?,
+                request: self.number()?,
+                app: AppId::new(text(&self.rest())?),
             },
             _ => Body::Probe,
         };
@@ -310,8 +384,18 @@ mod tests {
             Body::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
             Body::Left { version, user: user.clone() },
             Body::Count { version, count: 12 },
-            Body::Terminate { version, waited: 6, app: AppId::new("a"), user },
+            Body::Terminate { version, waited: 6, app: AppId::new("a"), user: user.clone() },
             Body::Probe,
+            Body::Reconnect { version, waited: 6, app: AppId::new("a"), user: user.clone() },
+            Body::Withdraw {
+                version,
+                waited: 6,
+                request: 8,
+                app: AppId::new("a"),
+                user,
+                channels: ["private-a", "b"].map(|n| ChannelName::parse(n, 200).unwrap()).into(),
+            },
+            Body::Done { version: 0, request: 8, app: AppId::new("a") },
         ];
         let envelope = |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, body };
         bodies.into_iter().map(envelope).collect()
@@ -357,8 +441,16 @@ mod tests {
             let mut bytes = envelope.encode();
             bytes[0] = VERSION + 1;
             assert_eq!(Envelope::decode(&bytes.clone().into()), Ok(envelope));
-            bytes[1] = PROBE + 1;
-            assert_eq!(Envelope::decode(&bytes.into()), Err(Undecodable::Newer(PROBE + 1)));
+            bytes[1] = DONE + 1;
+            assert_eq!(Envelope::decode(&bytes.into()), Err(Undecodable::Newer(DONE + 1)));
+        }
+    }
+
+    #[test]
+    fn kinds_that_first_nodes_do_not_know_say_so() {
+        for envelope in all() {
+            let bytes = envelope.encode();
+            assert_eq!(bytes[0] > FIRST_VERSION, bytes[1] > PROBE, "{envelope:?}");
         }
     }
 }

@@ -15,6 +15,7 @@ pub(super) enum Named<'a> {
     Topic { app: &'a str, channel: &'a str },
     All,
     Probe,
+    Node,
 }
 
 impl Keys {
@@ -94,7 +95,12 @@ impl Keys {
         format!("{}:probe:{lease}", self.prefix)
     }
 
-    /// Reads what [`Self::topic`], [`Self::all`] or [`Self::probe`] wrote.
+    /// What is for one node alone.
+    pub(super) fn node(&self, node: u64) -> String {
+        format!("{}:node:{node:016x}", self.prefix)
+    }
+
+    /// Reads what [`Self::topic`], [`Self::all`], [`Self::probe`] or [`Self::node`] wrote.
     pub(super) fn named<'a>(&self, name: &'a str) -> Option<Named<'a>> {
         let rest = name.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
         if let Some(topic) = rest.strip_prefix("on:{") {
@@ -104,6 +110,9 @@ impl Keys {
         }
         if rest == "{all}" {
             return Some(Named::All);
+        }
+        if rest.starts_with("node:") {
+            return Some(Named::Node);
         }
         rest.starts_with("probe:").then_some(Named::Probe)
     }
@@ -124,6 +133,7 @@ mod tests {
         assert_eq!(keys.named(&name), Some(named));
         assert_eq!(keys.named(&keys.all()), Some(Named::All));
         assert_eq!(keys.named(&keys.probe("7")), Some(Named::Probe));
+        assert_eq!(keys.named(&keys.node(7)), Some(Named::Node));
         for foreign in
             ["", "a:b", "a:bon:{x/y}", "other:on:{x/y}", "a:b:on:{x}", "a:b:on:x/y", "reverb"]
         {

@@ -2,6 +2,7 @@
 //! of them, and what other nodes say, comes out as arrivals. Publishes are bounded in bytes: what does not
 //! fit is dropped for the other nodes, and counted.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -93,6 +94,28 @@ pub enum Publish {
         user: UserId,
         asked: Instant,
     },
+    Reconnect {
+        app: AppId,
+        user: UserId,
+        asked: Instant,
+    },
+    Withdraw(Withdraw),
+    /// To one node: what it asked for is done.
+    Done {
+        app: AppId,
+        node: u64,
+        request: u64,
+    },
+}
+
+/// A right that is taken back on all nodes. Those that have done it answer the request of the node that asked.
+#[derive(Clone, Debug)]
+pub struct Withdraw {
+    pub app: AppId,
+    pub user: UserId,
+    pub channels: Arc<[ChannelName]>,
+    pub asked: Instant,
+    pub request: u64,
 }
 
 impl Publish {
@@ -100,7 +123,8 @@ impl Publish {
         let own = match self {
             Self::Event { frame, .. } => frame.len(),
             Self::Cached { frame, data, .. } => frame.len() + data.len(),
-            Self::Terminate { .. } => 0,
+            Self::Withdraw(one) => one.channels.iter().map(|name| name.as_str().len()).sum(),
+            Self::Terminate { .. } | Self::Reconnect { .. } | Self::Done { .. } => 0,
         };
         own + BESIDE
     }
@@ -109,13 +133,16 @@ impl Publish {
     pub(super) fn app(&self) -> &AppId {
         match self {
             Self::Event { topic, .. } | Self::Cached { topic, .. } => &topic.app,
-            Self::Terminate { app, .. } => app,
+            Self::Withdraw(one) => &one.app,
+            Self::Terminate { app, .. } | Self::Reconnect { app, .. } | Self::Done { app, .. } => {
+                app
+            }
         }
     }
 
     /// Whether it is let in where there is no room: it is small and rare, and must not be forgotten.
-    fn is_urgent(&self) -> bool {
-        matches!(self, Self::Terminate { .. })
+    pub(super) fn is_urgent(&self) -> bool {
+        !matches!(self, Self::Event { .. } | Self::Cached { .. })
     }
 }
 
@@ -137,6 +164,14 @@ pub enum Arrival {
     /// Another node was asked, at a time, to close every connection of a user. Those that were made since have no
     /// part in it.
     Terminate { app: AppId, user: UserId, asked: Instant },
+    /// The same, so that their clients come back.
+    Reconnect { app: AppId, user: UserId, asked: Instant },
+    /// The node of that number was asked to take a right back.
+    Withdraw { node: u64, order: Withdraw },
+    /// These are the other nodes that live and are to answer a request, by the names that [`Self::Done`] has.
+    Living { request: u64, nodes: HashSet<String> },
+    /// A node has done what this one requested.
+    Done { request: u64, node: String },
     /// So many connections of an app are on all nodes.
     Connections { app: AppId, total: usize },
     /// What webhooks are to be told.
@@ -228,6 +263,8 @@ pub struct Figures {
     pub cut: AtomicU64,
     /// Topics whose log did not reach back to what was heard last, so that events may have been missed.
     pub gaps: AtomicU64,
+    /// Nodes that did not say in time that they have taken a right back.
+    pub unconfirmed: AtomicU64,
     /// Times that the link was made.
     pub connects: AtomicU64,
     /// Leases renewed.

@@ -35,8 +35,6 @@ pub(super) enum Error {
     TooManyRequests(u32),
     /// So much waits for the other nodes that they would miss it.
     Crowded,
-    /// Only a server of its own can do it for the whole of its users so far.
-    AloneOnly,
     /// Whether there is the app cannot be found out just now.
     LookupAway,
     /// A WebSocket version other than 13.
@@ -56,7 +54,6 @@ impl Error {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Crowded | Self::LookupAway => StatusCode::SERVICE_UNAVAILABLE,
-            Self::AloneOnly => StatusCode::NOT_IMPLEMENTED,
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         }
     }
@@ -80,7 +77,7 @@ impl Error {
         let is_told = match self {
             Self::Unauthorized(..) | Self::AppDisabled | Self::NoSuchApp(_) => true,
             Self::TooLarge { .. } | Self::TooManyRequests(_) => true,
-            Self::Crowded | Self::LookupAway | Self::AloneOnly => true,
+            Self::Crowded | Self::LookupAway => true,
             Self::BadRequest(_) | Self::NotFound | Self::MethodNotAllowed(_) => false,
             Self::SocketIo | Self::NotAnUpgrade => false,
             Self::UpgradeRequired | Self::Interrupted => false,
@@ -137,7 +134,6 @@ impl fmt::Display for Error {
             Self::Crowded => {
                 f.write_str("Too many events wait for the other nodes: try again later.")
             }
-            Self::AloneOnly => f.write_str("Not with several nodes yet: the others would not hear of it."),
             Self::LookupAway => f.write_str("The application cannot be looked up just now."),
             Self::UpgradeRequired => f.write_str("The WebSocket version must be 13."),
             Self::Interrupted => f.write_str("The request body ended early."),

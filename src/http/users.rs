@@ -28,23 +28,16 @@ pub(super) fn terminate(call: &Call<'_>, user: &str) -> Result<Value, Error> {
 
 /// Closes them so that their clients come back at once, with new signatures.
 pub(super) fn reconnect(call: &Call<'_>, user: &str) -> Result<Value, Error> {
-    check_alone(call)?;
     call.node.reconnect(&call.app.id, &call.directory, &parse_user(user)?);
     Ok(json!({}))
 }
 
 /// Makes every connection of the user leave the channels of the body, for as long as it lives.
 pub(super) fn unsubscribe(call: &Call<'_>, user: &str, body: &str) -> Result<Value, Error> {
-    check_alone(call)?;
     let (user, channels) = (parse_user(user)?, parse_channels(call, body)?);
-    let withdrawing = call.node.withdraw(&call.directory, &user, channels);
+    let withdrawing = call.node.withdraw((&call.app.id, &call.directory), &user, channels);
     call.withdrawing.replace(Some(withdrawing));
     Ok(json!({}))
-}
-
-/// Other nodes are not told of these yet, and a right that is taken back on one of them alone is not.
-fn check_alone(call: &Call<'_>) -> Result<(), Error> {
-    if call.node.shared.cluster.is_some() { Err(Error::AloneOnly) } else { Ok(()) }
 }
 
 /// All the names, or none of them.

@@ -11,6 +11,7 @@ use dashmap::DashMap;
 
 use super::news::wants;
 use super::online::Unknown;
+use super::requests::Requests;
 use super::{Node, Publication};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Publish};
@@ -37,6 +38,8 @@ pub struct Clustered {
     pub(super) elsewhere: DashMap<AppId, usize>,
     /// Connections that are to be told of whom they watch.
     pub(super) unknown: DashMap<SocketId, Unknown>,
+    /// What all other nodes have been asked to do.
+    pub(super) requests: Requests,
 }
 
 /// A subscription that waits for other nodes.
@@ -54,7 +57,8 @@ impl Pending {
 
 impl Clustered {
     pub fn new(topics: Arc<Topics>) -> Self {
-        Self { topics, elsewhere: DashMap::new(), unknown: DashMap::new() }
+        let (elsewhere, unknown, requests) = Default::default();
+        Self { topics, elsewhere, unknown, requests }
     }
 
     pub fn link(&self) -> &Link {

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::clustered::Clustered;
 use super::news::Announced;
-use super::{Shared, tells_count};
+use super::{Acknowledgement, Shared, tells_count};
 use crate::app::AppId;
 use crate::cluster::envelope::{Body, Envelope};
 use crate::cluster::link::{Alone, Arrival, Figures, Kept, Order};
@@ -37,12 +39,21 @@ pub async fn take_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arr
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut told, mut tick) = (HashMap::new(), 0_u32);
     let mut announced = Announced::default();
+    let mut asked = FuturesUnordered::new();
     loop {
         tokio::select! {
             arrival = arrivals.recv() => match arrival {
-                Some(arrival) => shared.receive(cluster, arrival),
+                Some(arrival) => {
+                    let acknowledgement = shared.receive(cluster, arrival);
+                    asked.extend(acknowledgement.map(Acknowledgement::done));
+                }
                 None => return,
             },
+            Some(done) = asked.next() => {
+                if let Some(done) = done {
+                    cluster.link().publish(done, false);
+                }
+            }
             _ = ticks.tick() => {
                 tick = tick.wrapping_add(1);
                 announced.look(&shared.apps.load_full(), cluster.link());
@@ -71,8 +82,8 @@ impl Shared {
         }
     }
 
-    /// Does what one arrival says.
-    pub fn receive(&self, cluster: &Clustered, arrival: Arrival) {
+    /// Does what one arrival says. What is returned is to be waited for, and the node that asked for it told.
+    pub fn receive(&self, cluster: &Clustered, arrival: Arrival) -> Option<Acknowledgement> {
         let topics = &cluster.topics;
         match arrival {
             Arrival::Opened { topic, loaded, cached, settled } => {
@@ -94,6 +105,13 @@ impl Shared {
                 let directory = self.hub.directory(&app);
                 self.hub.close_user(&directory, &user, asked, &close::TERMINATED);
             }
+            Arrival::Reconnect { app, user, asked } => {
+                let directory = self.hub.directory(&app);
+                self.hub.close_user(&directory, &user, asked, &close::RECONNECT);
+            }
+            Arrival::Withdraw { node, order } => return Some(self.withdraw_for(node, &order)),
+            Arrival::Living { request, nodes } => cluster.requests.expect(request, nodes),
+            Arrival::Done { request, node } => cluster.requests.answer(request, node),
             Arrival::Connections { app, total } => {
                 let here = self.hub.directory(&app).connections();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
@@ -107,6 +125,7 @@ impl Shared {
                 cluster.elsewhere.clear();
             }
         }
+        None
     }
 
     fn open(
@@ -252,7 +271,11 @@ impl Shared {
                     }
                 });
             }
-            Body::Terminate { .. } | Body::Probe => {}
+            Body::Terminate { .. }
+            | Body::Reconnect { .. }
+            | Body::Withdraw { .. }
+            | Body::Done { .. }
+            | Body::Probe => {}
         }
     }
 

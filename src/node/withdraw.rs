@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
+use tracing::warn;
 
-use super::Node;
+use super::{Node, Shared};
 use crate::app::AppId;
+use crate::cluster::link::{Figures, Publish, Withdraw};
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::withdrawal::Withdrawal;
@@ -22,42 +24,113 @@ use crate::protocol::member::UserId;
 /// How long a backend waits for a withdrawal at most.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// A withdrawal under way. Ready once every connection concerned has left, or a second has passed.
+/// A withdrawal under way. Ready once every connection concerned has left, on all nodes, or a second has passed.
 #[derive(Debug)]
 pub struct Withdrawing {
-    completed: oneshot::Receiver<()>,
+    here: Option<oneshot::Receiver<()>>,
+    elsewhere: Option<Elsewhere>,
     deadline: Pin<Box<Sleep>>,
+}
+
+/// What the other nodes are asked to do.
+#[derive(Debug)]
+struct Elsewhere {
+    shared: Arc<Shared>,
+    app: AppId,
+    request: u64,
+    answered: oneshot::Receiver<()>,
 }
 
 impl Future for Withdrawing {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if Pin::new(&mut self.completed).poll(cx).is_ready() {
+        if self.here.as_mut().is_some_and(|here| Pin::new(here).poll(cx).is_ready()) {
+            self.here = None;
+        }
+        let elsewhere = self.elsewhere.as_mut();
+        if elsewhere.is_some_and(|one| Pin::new(&mut one.answered).poll(cx).is_ready()) {
+            self.elsewhere = None;
+        }
+        if self.here.is_none() && self.elsewhere.is_none() {
             return Poll::Ready(());
         }
-        self.deadline.as_mut().poll(cx)
+        if self.deadline.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.tell_of_silence();
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Elsewhere {
+    /// Says in the log that not all nodes have done it.
+    fn tell_of_silence(&self) {
+        let Self { shared, app, request, .. } = self;
+        let Some(cluster) = &shared.cluster else { return };
+        let missing = cluster.requests.give_up(*request);
+        Figures::add(&cluster.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
+        match missing {
+            Some(nodes) => warn!(%app, nodes, "nodes have not said that they took a right back"),
+            None => warn!(%app, "Redis is away: other nodes take a right back once it is there"),
+        }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.requests.give_up(self.request);
+        }
+    }
+}
+
+/// What another node has asked for, and is told once it is done.
+#[derive(Debug)]
+pub struct Acknowledgement {
+    completed: oneshot::Receiver<()>,
+    done: Publish,
+}
+
+impl Acknowledgement {
+    /// What the other node is told; nothing if it is not done in the time that it waits.
+    pub async fn done(self) -> Option<Publish> {
+        // Resolves to an error: nothing is sent on it.
+        timeout(MAX_WAIT, self.completed).await.ok().map(|_| self.done)
     }
 }
 
 impl Node {
-    /// Takes the right to `channels` from every connection that is signed in as the user, or present as it.
+    /// Takes the right to `channels` from every connection that is signed in as the user, or present as it, on
+    /// all nodes.
     pub fn withdraw(
         &self,
-        directory: &Arc<Directory>,
+        (app, directory): (&AppId, &Arc<Directory>),
         user: &UserId,
         channels: Arc<[ChannelName]>,
     ) -> Withdrawing {
-        directory.resume.withdraw(user, &channels);
-        let (withdrawal, completed) = Withdrawal::new(channels);
-        self.hub().withdraw(directory, user, Instant::now(), &withdrawal);
-        Withdrawing { completed, deadline: Box::pin(sleep(MAX_WAIT)) }
+        let (app, user, asked) = (app.clone(), user.clone(), Instant::now());
+        let mut order = Withdraw { app: app.clone(), user, channels, asked, request: 0 };
+        let here = self.shared.withdraw_here(directory, &order);
+        let elsewhere = self.shared.cluster.as_ref().map(|cluster| {
+            let (request, answered) = cluster.requests.open();
+            order.request = request;
+            cluster.link().publish(Publish::Withdraw(order), true);
+            Elsewhere { shared: self.shared.clone(), app, request, answered }
+        });
+        Withdrawing { here: Some(here), elsewhere, deadline: Box::pin(sleep(MAX_WAIT)) }
     }
 
     /// Closes every connection that is signed in as the user, or present as it, so that it comes back.
     pub fn reconnect(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
-        let _ = app;
-        self.hub().close_user(directory, user, Instant::now(), &close::RECONNECT);
+        let asked = Instant::now();
+        self.hub().close_user(directory, user, asked, &close::RECONNECT);
+        if let Some(cluster) = &self.shared.cluster {
+            let (app, user) = (app.clone(), user.clone());
+            cluster.link().publish(Publish::Reconnect { app, user, asked }, true);
+        }
     }
 
     /// Ends a subscription that the client did not ask to end; whether there was one.
@@ -66,5 +139,22 @@ impl Node {
         self.give_up(connection, name);
         self.tell_of_end(&connection.directory, &ended, &connection.app());
         true
+    }
+}
+
+impl Shared {
+    /// Takes a right back from the connections of this node; what resolves once all concerned have left.
+    fn withdraw_here(&self, directory: &Arc<Directory>, order: &Withdraw) -> oneshot::Receiver<()> {
+        directory.resume.withdraw(&order.user, &order.channels);
+        let (withdrawal, completed) = Withdrawal::new(order.channels.clone());
+        self.hub.withdraw(directory, &order.user, order.asked, &withdrawal);
+        completed
+    }
+
+    /// The same, as the node of that number was asked to.
+    pub(super) fn withdraw_for(&self, node: u64, order: &Withdraw) -> Acknowledgement {
+        let completed = self.withdraw_here(&self.hub.directory(&order.app), order);
+        let (app, request) = (order.app.clone(), order.request);
+        Acknowledgement { completed, done: Publish::Done { app, node, request } }
     }
 }

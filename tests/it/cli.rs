@@ -22,16 +22,16 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 /// The same, asked of the app of a fixture at `url`.
-fn ask(url: &str, arguments: &[&str]) -> Output {
+pub fn ask(url: &str, arguments: &[&str]) -> Output {
     let at = ["--url", url, "--app-id", ID, "--key", KEY, "--secret", SECRET];
     command(&[arguments, &at].concat()).output().unwrap()
 }
 
-fn url(fixture: &Fixture) -> String {
+pub fn url(fixture: &Fixture) -> String {
     format!("http://{}", fixture.addr)
 }
 
-fn text(output: &Output) -> &str {
+pub fn text(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).unwrap()
 }
 

@@ -64,3 +64,4 @@ mod unix;
 mod upgrade;
 mod version;
 mod webhook;
+mod withdrawal;

@@ -39,7 +39,7 @@ fn what_is_no_envelope_is_skipped() {
     }
     // A kind that only a newer version knows.
     let newer = format!(
-        "return redis.call('SPUBLISH', '{topic}', '\\2\\127\\0\\250' .. string.rep('x', 40))"
+        "return redis.call('SPUBLISH', '{topic}', '\\3\\127\\0\\250' .. string.rep('x', 40))"
     );
     assert_eq!(redis.ask(&["EVAL", &newer, "0"]), "1");
     two.publish("pub", "e", "1");

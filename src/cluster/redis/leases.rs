@@ -30,7 +30,7 @@ impl Lease {
 }
 
 /// What stands for a node in front of its leases.
-fn node_of(node: u64) -> String {
+pub(super) fn node_of(node: u64) -> String {
     format!("{:08x}", (node ^ (node >> 32)) as u32)
 }
 
@@ -116,6 +116,14 @@ impl Peers {
             missing.extend(back.filter(|node| *node != own).map(str::to_owned));
             missing.retain(|node| !fence.whole.contains(node));
         }
+    }
+
+    /// The nodes that have these leases, and those that know no fences, but for the node that asks.
+    pub(super) fn living(&self, own: u64, leases: impl Iterator<Item = String>) -> HashSet<String> {
+        let old = self.seen.keys().filter(|lease| lease.tag == UNFENCED).map(|lease| &lease.id);
+        let nodes = leases.filter_map(|lease| lease.get(..8).map(str::to_owned));
+        let own = node_of(own);
+        nodes.chain(old.cloned()).filter(|node| *node != own).collect()
     }
 
     /// Whether anything is missing that was held.

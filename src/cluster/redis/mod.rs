@@ -61,6 +61,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long what must not be forgotten waits for Redis.
+const URGENT_AGE: Duration = Duration::from_secs(3600);
+
 /// How the link is set.
 #[derive(Clone)]
 pub struct Settings {
@@ -170,6 +173,8 @@ struct Kept {
     stopping: bool,
     serial: u64,
     held: VecDeque<Held>,
+    /// What waits longer than events may, and is said before them.
+    urgent: Vec<Held>,
     /// What Redis took within the last seconds, and the runs of its servers that did.
     recent: Recent,
     runs: Vec<String>,
@@ -220,6 +225,7 @@ impl Redis {
             stopping: false,
             serial: 0,
             held: VecDeque::new(),
+            urgent: Vec::new(),
             recent: Recent::default(),
             runs: Vec::new(),
             flying: VecDeque::new(),
@@ -300,7 +306,7 @@ impl Redis {
                         frame: frame.clone(),
                         data: data.clone(),
                     }),
-                    Publish::Event { .. } | Publish::Terminate { .. } => None,
+                    _ => None,
                 };
                 self.kept.hold(publish, true);
                 self.drop_old();
@@ -324,15 +330,23 @@ impl Redis {
             if held.since.elapsed() <= self.settings.max_age {
                 break;
             }
+            let Some(held) = self.kept.held.pop_front() else { break };
+            // A right that was taken back stays so, however late others hear of it.
+            if held.publish.is_urgent() && held.since.elapsed() <= URGENT_AGE {
+                self.kept.urgent.push(held);
+                continue;
+            }
             self.far.status.queued.fetch_sub(held.publish.bytes(), Ordering::Relaxed);
             Figures::add(&self.far.status.figures.dropped, 1);
-            self.kept.held.pop_front();
         }
     }
 
     /// Makes the link and keeps it as long as it lasts.
     async fn serve(&mut self) -> Lost {
         self.drop_old();
+        // In the order of their serials: they are the oldest.
+        let urgent = std::mem::take(&mut self.kept.urgent);
+        urgent.into_iter().rev().for_each(|held| self.kept.held.push_front(held));
         let connected = tokio::select! {
             connected = self.connect() => connected,
             // Orders wait meanwhile, but not for a Redis that does not answer at all.
@@ -389,7 +403,8 @@ impl Redis {
         let (keys, node) = (self.keys.clone(), self.kept.node);
         let (mut servers, heard) = Servers::connect(&mut self.address, keys, node).await?;
         let probe = self.keys.probe(&format!("{:016x}", random()));
-        servers.subscribe(&[self.keys.all(), probe.clone()]).await?;
+        let own = self.keys.node(node);
+        servers.subscribe(&[self.keys.all(), probe.clone(), own]).await?;
         info!(redis = %self.address, "the link to Redis is made");
         Figures::add(&self.far.status.figures.connects, 1);
         Ok((servers, heard, probe))

@@ -128,7 +128,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
-        let own = [self.keys.all(), self.probe.clone()];
+        let own = [self.keys.all(), self.probe.clone(), self.keys.node(self.kept.node)];
         let own: Vec<String> = own.into_iter().filter(|name| has_moved(name)).collect();
         own.iter().for_each(|name| self.hearing.borrow_mut().cut_one(name));
         self.servers.subscribe(&own).await?;

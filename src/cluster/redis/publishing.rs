@@ -16,7 +16,7 @@ use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::Body;
 use crate::cluster::keys::Keys;
-use crate::cluster::link::{Alone, Arrival, Figures, Order, Publish};
+use crate::cluster::link::{Alone, Arrival, Figures, Order, Publish, Withdraw};
 use crate::cluster::scripts::{self, Script};
 use crate::cluster::seal::Parts;
 use crate::cluster::topics::Entry;
@@ -112,7 +112,10 @@ impl Held {
     pub(super) fn topic(&self, keys: &Keys) -> String {
         match &self.publish {
             Publish::Event { topic, .. } | Publish::Cached { topic, .. } => keys.topic(topic),
-            Publish::Terminate { .. } => keys.all(),
+            Publish::Terminate { .. } | Publish::Reconnect { .. } | Publish::Withdraw(_) => {
+                keys.all()
+            }
+            Publish::Done { node, .. } => keys.node(*node),
         }
     }
 
@@ -128,6 +131,31 @@ impl Held {
 fn add_event(publish: &mut Routed, topic: &str, parts: &Parts, (lasts, bytes): Lasts) {
     let Parts { head, mac, rest } = parts;
     publish.arg(topic).arg(head).arg(mac).arg(rest).arg(u8::from(lasts)).arg(bytes);
+}
+
+/// What all nodes are told of it.
+fn order_to_all(publish: &Publish) -> Body {
+    let (version, waited) = (0, |asked: &std::time::Instant| asked.elapsed().as_micros() as u64);
+    match publish {
+        Publish::Reconnect { app, user, asked } => {
+            let (app, user) = (app.clone(), user.clone());
+            Body::Reconnect { version, waited: waited(asked), app, user }
+        }
+        Publish::Terminate { app, user, asked } => {
+            let (app, user) = (app.clone(), user.clone());
+            Body::Terminate { version, waited: waited(asked), app, user }
+        }
+        Publish::Withdraw(one) => Body::Withdraw {
+            version,
+            waited: waited(&one.asked),
+            request: one.request,
+            app: one.app.clone(),
+            user: one.user.clone(),
+            channels: one.channels.to_vec(),
+        },
+        // These are for others.
+        Publish::Event { .. } | Publish::Cached { .. } | Publish::Done { .. } => Body::Probe,
+    }
 }
 
 impl Writer<'_> {
@@ -157,11 +185,15 @@ impl Writer<'_> {
                 let body = Body::Event { version: 0, except: *except, frame: frame.clone() };
                 (self.keys.topic(topic), self.keys.channel(topic, 'l'), body)
             }
-            Publish::Terminate { app, user, asked } => {
-                let (app, user) = (app.clone(), user.clone());
-                let waited = asked.elapsed().as_micros() as u64;
-                let body = Body::Terminate { version: 0, waited, app, user };
-                (self.keys.all(), self.keys.log_of_all(), body)
+            Publish::Terminate { .. } | Publish::Reconnect { .. } | Publish::Withdraw(_) => {
+                if let Publish::Withdraw(Withdraw { request, .. }) = &held.publish {
+                    self.ask_who_lives(batch, *request);
+                }
+                (self.keys.all(), self.keys.log_of_all(), order_to_all(&held.publish))
+            }
+            Publish::Done { app, request, .. } => {
+                let body = Body::Done { version: 0, request: *request, app: app.clone() };
+                return self.send_unlogged(batch, held, body);
             }
             Publish::Cached { .. } => {
                 self.send_together(batch, together);
@@ -171,9 +203,7 @@ impl Writer<'_> {
         let envelope = self.envelope(held.serial, held.told, body);
         let app = held.publish.app();
         if most == 0 {
-            let mut publish = cmd("SPUBLISH");
-            publish.arg(&topic).arg(self.seals.encode(app, &topic, &envelope));
-            return batch.add(publish, Expected::Done);
+            return self.send_unlogged(batch, held, envelope.body);
         }
         let parts = self.seals.parts(app, &topic, &envelope);
         let lasts = (self.kept.lasting.must(app, &log), self.kept.lasting.bytes(app));
@@ -192,6 +222,23 @@ impl Writer<'_> {
         together.bytes += parts.rest.len();
         together.logs.push(log);
         together.words.push((topic, parts, lasts));
+    }
+
+    fn send_unlogged(&self, batch: &mut Batch<Expected>, held: &Held, body: Body) {
+        let (topic, envelope) =
+            (held.topic(self.keys), self.envelope(held.serial, held.told, body));
+        let mut publish = cmd("SPUBLISH");
+        publish.arg(&topic).arg(self.seals.encode(held.publish.app(), &topic, &envelope));
+        batch.add(publish, Expected::Done);
+    }
+
+    /// Asks which nodes have a lease, as every living one has on each server.
+    fn ask_who_lives(&self, batch: &mut Batch<Expected>, request: u64) {
+        if let Some(lease) = self.servers.leases().next() {
+            let mut living = cmd("HGETALL");
+            living.arg(self.keys.fence(lease.tag));
+            batch.add(living, Expected::Living { request });
+        }
     }
 
     fn send_together(&self, batch: &mut Batch<Expected>, together: &mut Together) {

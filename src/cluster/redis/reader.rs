@@ -10,13 +10,14 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::hearing::{Hearing, Mark, Verdict};
+use super::leases::node_of;
 use super::servers::Heard;
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::clock::{Clock, now_us};
 use crate::cluster::envelope::{Body, Envelope, Undecodable};
 use crate::cluster::keys::{Keys, Named};
-use crate::cluster::link::{Arrival, Figures};
+use crate::cluster::link::{Arrival, Figures, Withdraw};
 use crate::cluster::seal::{self, Seals};
 use crate::protocol::channel::ChannelName;
 
@@ -109,7 +110,13 @@ impl Trust<'_> {
     pub(super) fn believes(&self, name: &str, envelope: &Envelope, bytes: &[u8]) -> bool {
         let believed = match (self.keys.named(name), &envelope.body) {
             (Some(Named::Topic { app, .. }), _) => self.holds(&AppId::new(app), name, bytes),
-            (Some(Named::All), Body::Terminate { app, .. }) => self.holds(app, name, bytes),
+            (
+                Some(Named::All),
+                Body::Terminate { app, .. }
+                | Body::Reconnect { app, .. }
+                | Body::Withdraw { app, .. },
+            )
+            | (Some(Named::Node), Body::Done { app, .. }) => self.holds(app, name, bytes),
             (Some(Named::Probe), Body::Probe) => true,
             _ => false,
         };
@@ -140,6 +147,12 @@ pub(super) fn arrival(
     let own = envelope.origin == node;
     match keys.named(name)? {
         Named::Probe => None,
+        Named::Node => match envelope.body {
+            Body::Done { request, .. } => {
+                Some(Arrival::Done { request, node: node_of(envelope.origin) })
+            }
+            _ => None,
+        },
         Named::All => (!own).then(|| order(envelope, late)).flatten(),
         Named::Topic { app, channel } => {
             // Its own subscribers were given it when it was sent.
@@ -158,11 +171,24 @@ pub(super) fn arrival(
 
 /// What all nodes are to do.
 fn order(envelope: Envelope, late: Option<&Clock>) -> Option<Arrival> {
-    let place = envelope.place();
-    let Body::Terminate { waited, app, user, .. } = envelope.body else { return None };
-    let on_its_way = late.zip(place).map(|(clock, place)| clock.since(place));
-    let ago = Duration::from_micros(waited).saturating_add(on_its_way.unwrap_or_default());
-    // Where that is before this machine was started, nobody was connected.
-    let asked = Instant::now().checked_sub(ago)?;
-    Some(Arrival::Terminate { app, user, asked })
+    let (node, place) = (envelope.origin, envelope.place());
+    let on_its_way = late.zip(place).map(|(clock, place)| clock.since(place)).unwrap_or_default();
+    let asked = |waited: u64| {
+        // Where that is before this machine was started, nobody was connected.
+        Instant::now().checked_sub(Duration::from_micros(waited).saturating_add(on_its_way))
+    };
+    Some(match envelope.body {
+        Body::Terminate { waited, app, user, .. } => {
+            Arrival::Terminate { app, user, asked: asked(waited)? }
+        }
+        Body::Reconnect { waited, app, user, .. } => {
+            Arrival::Reconnect { app, user, asked: asked(waited)? }
+        }
+        Body::Withdraw { waited, request, app, user, channels, .. } => {
+            let (asked, channels) = (asked(waited)?, channels.into());
+            let order = Withdraw { app, user, channels, asked, request };
+            Arrival::Withdraw { node, order }
+        }
+        _ => return None,
+    })
 }

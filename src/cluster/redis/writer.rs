@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::batch::{Batch, script};
 use super::hearing::Hearing;
 use super::lease::held_topic;
+use super::leases::Fence;
 use super::opening::Opening;
 use super::reader::Trust;
 use super::reply;
@@ -127,6 +128,10 @@ pub(super) enum Expected {
     },
     Missed {
         opening: usize,
+    },
+    /// The leases that there are, for whoever waits for all nodes to answer a request.
+    Living {
+        request: u64,
     },
     /// Each channel's sum.
     Counted {
@@ -334,6 +339,12 @@ impl Writer<'_> {
                         let missed = reply::missed(&value).ok_or(Lost::Unexpected)?;
                         opening.missed = Some(missed);
                     }
+                }
+                Expected::Living { request } => {
+                    let fence = Fence::read(&Value::Array(vec![Value::Int(0), value]));
+                    let leases = fence.ok_or(Lost::Unexpected)?.held.into_iter();
+                    let nodes = self.kept.peers.living(self.kept.node, leases.map(|(id, _)| id));
+                    self.arrive(Arrival::Living { request, nodes }).await?;
                 }
                 Expected::Counted { app, channels } => {
                     let totals = channels.into_iter().zip(reply::list(&value).chunks(2));

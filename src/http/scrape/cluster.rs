@@ -9,7 +9,7 @@ use crate::metrics::Page;
 type Figure = fn(&Figures) -> &AtomicU64;
 
 /// What is counted.
-const COUNTERS: [(&str, &str, Figure); 19] = [
+const COUNTERS: [(&str, &str, Figure); 20] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
     ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
     ("slowed_total", "Requests that waited because Redis takes events too slowly.", |f| &f.slowed),
@@ -28,6 +28,11 @@ const COUNTERS: [(&str, &str, Figure); 19] = [
         &f.unsealed
     }),
     ("newer_total", "Messages of a kind that only newer versions know.", |f| &f.newer),
+    (
+        "unconfirmed_total",
+        "Nodes that did not say in a second that they had taken a right back.",
+        |f| &f.unconfirmed,
+    ),
     ("connects_total", "Times that the link to Redis was made.", |f| &f.connects),
     ("renewals_total", "Times that the lease of this node was renewed.", |f| &f.renewals),
     ("reaped_total", "Other nodes whose lease lapsed and that were cleared away.", |f| &f.reaped),

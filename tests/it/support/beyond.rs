@@ -1,6 +1,8 @@
 //! One of several nodes without Redis: what is on its way to and from it, and how it hears what comes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fanfare::app::App;
@@ -29,6 +31,10 @@ pub struct Beyond {
     /// What came in on topics that have been subscribed to and not handed out.
     pub(super) opening: BTreeMap<Topic, Vec<Sent>>,
     pub(super) arrivals: VecDeque<Arrival>,
+    /// What all nodes were told while its link was cut.
+    pub(super) orders: Vec<Arrival>,
+    /// What others have asked of it, until it is done.
+    pub(super) asked: Vec<Pin<Box<dyn Future<Output = Option<Publish>>>>>,
     /// How much of each topic's log was handed on.
     pub(super) heard: BTreeMap<Topic, usize>,
     /// What it has to say again since its link is made anew, before anything else.
@@ -58,7 +64,7 @@ impl Beyond {
         far.go_up();
         let (subscribed, opening, heard, told) = Default::default();
         let (unread, published, answers, arrivals) = Default::default();
-        let (old, again, held, flying) = Default::default();
+        let (old, again, held, flying, orders, asked) = Default::default();
         Self {
             memory,
             number,
@@ -72,6 +78,8 @@ impl Beyond {
             answers,
             opening,
             arrivals,
+            orders,
+            asked,
             heard,
             again,
             serial: 0,
@@ -79,6 +87,27 @@ impl Beyond {
             flying,
             told,
         }
+    }
+
+    /// Takes what one arrival says, in a runtime's context.
+    pub(super) fn take(&mut self, arrival: Arrival) {
+        let shared = &self.memory.shared;
+        let asked = shared.receive(shared.cluster.as_ref().unwrap(), arrival);
+        if let Some(asked) = asked {
+            self.asked.push(Box::pin(asked.done()));
+        }
+    }
+
+    /// Answers what it was asked to do and has done; whether there was any.
+    pub(super) fn acknowledge(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let before = self.asked.len();
+        let link = self.memory.shared.cluster.as_ref().unwrap().link();
+        self.asked.retain_mut(|asked| match asked.as_mut().poll(&mut cx) {
+            Poll::Ready(done) => !link.publish(done.expect("it was done in time"), true),
+            Poll::Pending => true,
+        });
+        self.asked.len() < before
     }
 
     pub(super) fn answer(&mut self, arrival: Arrival) {

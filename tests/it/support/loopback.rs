@@ -140,8 +140,8 @@ impl Loopback {
         let from = chance.below(self.nodes.len());
         for offset in 0..self.nodes.len() {
             let at = (from + offset) % self.nodes.len();
-            let kind = chance.below(5);
-            if (0..5).any(|offset| self.step_of(at, (kind + offset) % 5)) {
+            let kind = chance.below(6);
+            if (0..6).any(|offset| self.step_of(at, (kind + offset) % 6)) {
                 return true;
             }
         }
@@ -178,11 +178,9 @@ impl Loopback {
                 Some(answer) => node.hand_on(answer),
                 None => return false,
             },
+            4 => return node.acknowledge(),
             _ => match node.arrivals.pop_front() {
-                Some(arrival) => {
-                    let shared = &node.memory.shared;
-                    shared.receive(shared.cluster.as_ref().unwrap(), arrival);
-                }
+                Some(arrival) => node.take(arrival),
                 None => return false,
             },
         }
@@ -228,6 +226,7 @@ impl Loopback {
     fn has_said_again(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         node.far.go_up();
+        node.arrivals.extend(std::mem::take(&mut node.orders));
         let number = node.number;
         for (serial, publish) in std::mem::take(&mut node.held) {
             self.publish(number, serial, publish);
@@ -348,7 +347,30 @@ impl Loopback {
                 let topic = topic.clone();
                 self.channel(&topic).cached = Some((version, place, publish));
             }
-            Publish::Terminate { .. } => {}
+            Publish::Terminate { .. } | Publish::Reconnect { .. } => {}
+            Publish::Withdraw(order) => {
+                for other in self.nodes.iter_mut().filter(|other| other.number != origin) {
+                    let arrival = Arrival::Withdraw { node: origin, order: order.clone() };
+                    let is_cut = other.is_cut;
+                    if is_cut {
+                        other.orders.push(arrival);
+                    } else {
+                        other.arrivals.push_back(arrival);
+                    }
+                }
+                let others = self.nodes.iter().map(|node| node.number).filter(|n| *n != origin);
+                let (request, nodes) = (order.request, others.map(|n| n.to_string()).collect());
+                self.arrive(origin, Arrival::Living { request, nodes });
+            }
+            Publish::Done { node, request, .. } => {
+                self.arrive(node, Arrival::Done { request, node: origin.to_string() });
+            }
+        }
+    }
+
+    fn arrive(&mut self, number: u64, arrival: Arrival) {
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.number == number) {
+            node.arrivals.push_back(arrival);
         }
     }
 

@@ -20,8 +20,9 @@ use fanfare::hub::inbox::Place;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::{Metrics, Transport};
-use fanfare::node::{Clustered, Node, Publication, Shared};
+use fanfare::node::{Clustered, Node, Publication, Shared, Withdrawing};
 use fanfare::protocol::channel::ChannelName;
+use fanfare::protocol::member::UserId;
 use fanfare::protocol::resume_token::ResumeToken;
 use fanfare::protocol::socket_id::SocketId;
 use fanfare::session::Session;
@@ -130,6 +131,14 @@ impl Memory {
         let directory = self.shared.hub.directory(&self.app.id);
         let publication = Publication { channel: &name, event, data: &data, except };
         self.nodes[worker].publish(&self.app, &directory, publication);
+    }
+
+    /// As a backend does with `POST users/USER/unsubscribe`; what its answer waits for, in a runtime's context.
+    pub fn withdraw(&self, worker: usize, user: &str, channels: &[&str]) -> Withdrawing {
+        let names = channels.iter().map(|name| ChannelName::parse(name, 200).unwrap()).collect();
+        let directory = self.shared.hub.directory(&self.app.id);
+        let user = UserId::parse(user).unwrap();
+        self.nodes[worker].withdraw((&self.app.id, &directory), &user, names)
     }
 
     /// The count of subscriptions, and the users in the channel.

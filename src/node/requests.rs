@@ -1,0 +1,103 @@
+//! What this node has asked all others to do, and who has not said yet that it is done. Whoever asked waits for
+//! the last answer; which nodes there are, the link knows.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use tokio::sync::oneshot;
+
+/// Requests to all nodes that are not answered.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    last: AtomicU64,
+    open: DashMap<u64, Unanswered>,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    /// The nodes that have not answered, once it is known which there are.
+    missing: Option<HashSet<String>>,
+    /// Those that answered before that.
+    early: HashSet<String>,
+    /// Never sent on: dropping it is the message.
+    _answered: oneshot::Sender<()>,
+}
+
+impl Requests {
+    /// A new request's number, and what resolves, to an error, once all have answered.
+    pub(super) fn open(&self) -> (u64, oneshot::Receiver<()>) {
+        let request = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let (answered, receiver) = oneshot::channel();
+        let early = HashSet::new();
+        self.open.insert(request, Unanswered { missing: None, early, _answered: answered });
+        (request, receiver)
+    }
+
+    /// These are the nodes that it waits for. Said again, only those that were named each time are: others have
+    /// come since and were told nothing that they had to do.
+    pub(super) fn expect(&self, request: u64, mut nodes: HashSet<String>) {
+        if let Some(mut one) = self.open.get_mut(&request) {
+            nodes.retain(|node| !one.early.contains(node));
+            match &mut one.missing {
+                Some(missing) => missing.retain(|node| nodes.contains(node)),
+                None => one.missing = Some(nodes),
+            }
+        }
+        self.end_if_answered(request);
+    }
+
+    /// A node has answered.
+    pub(super) fn answer(&self, request: u64, node: String) {
+        if let Some(mut one) = self.open.get_mut(&request) {
+            if let Some(missing) = &mut one.missing {
+                missing.remove(&node);
+            }
+            one.early.insert(node);
+        }
+        self.end_if_answered(request);
+    }
+
+    fn end_if_answered(&self, request: u64) {
+        let is_answered = |one: &Unanswered| one.missing.as_ref().is_some_and(HashSet::is_empty);
+        self.open.remove_if(&request, |_, one| is_answered(one));
+    }
+
+    /// Nobody waits any longer; how many have not answered, `None` where it is not known who there is.
+    pub(super) fn give_up(&self, request: u64) -> Option<usize> {
+        let (_, one) = self.open.remove(&request)?;
+        one.missing.map(|missing| missing.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(all: &[&str]) -> HashSet<String> {
+        all.iter().map(|&node| node.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_request_is_answered_once_all_have_whatever_came_first() {
+        let requests = Requests::default();
+        let (one, mut first) = requests.open();
+        let (two, mut second) = requests.open();
+        requests.answer(one, "a".to_owned());
+        requests.expect(one, nodes(&["a", "b"]));
+        requests.answer(two, "b".to_owned());
+        assert_eq!(first.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        requests.answer(one, "b".to_owned());
+        assert_eq!(first.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(second.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        assert_eq!(requests.give_up(two), None, "nobody knows who there is");
+        let (three, mut third) = requests.open();
+        requests.expect(three, nodes(&[]));
+        assert_eq!(third.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        let (four, _fourth) = requests.open();
+        requests.expect(four, nodes(&["a", "b"]));
+        requests.expect(four, nodes(&["b", "c"]));
+        assert_eq!(requests.give_up(four), Some(1));
+        assert!(requests.open.is_empty());
+    }
+}
