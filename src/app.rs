@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::protocol::auth::Signer;
 use crate::protocol::channel::{Access, ChannelName};
-use crate::protocol::origin::{self, Pattern};
+use crate::protocol::origin::{self, OriginPattern};
 
 /// The public name of an app in HTTP paths: `/apps/{id}/…`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -52,12 +52,12 @@ pub struct App {
     /// Sockets of a plain connection are refused with 4000.
     pub require_tls: bool,
     /// The pages that may connect.
-    pub allowed_origins: Vec<Pattern>,
+    pub allowed_origins: Vec<OriginPattern>,
     /// Silence after which a client should ping, announced in `connection_established`; seconds.
     pub activity_timeout: u32,
     pub client_events: ClientEvents,
     pub features: Features,
-    pub limits: Limits,
+    pub limits: AppLimits,
     pub webhooks: Vec<Webhook>,
 }
 
@@ -92,7 +92,7 @@ pub struct Features {
 
 /// Every bound of an app. A zero in a field whose comment says so means no limit.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct AppLimits {
     /// Sockets at a time; 0: no limit.
     pub max_connections: usize,
     /// Client events that a connection may send at once, which come back evenly over `client_events_seconds`;
@@ -192,7 +192,7 @@ impl App {
             activity_timeout: 30,
             client_events: ClientEvents::default(),
             features: Features::default(),
-            limits: Limits::default(),
+            limits: AppLimits::default(),
             webhooks: Vec::new(),
         }
     }
@@ -224,7 +224,7 @@ impl Default for Features {
     }
 }
 
-impl Default for Limits {
+impl Default for AppLimits {
     fn default() -> Self {
         Self {
             max_connections: 0,

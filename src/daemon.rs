@@ -6,15 +6,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use fanfare::config::{self, Config, Loaded};
+use fanfare::config::{self, Config, LoadedSettings};
 use fanfare::server::reload::{self, Reloader};
-use fanfare::server::{self, Address, Running};
+use fanfare::server::{self, ListenAddress, ServerHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval, interval_at, sleep};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
-use crate::successor::{self, Successor};
+use crate::handover::{self, Successor};
 use crate::systemd::{self, Systemd};
 
 /// The exit code for a failure of the machine, `EX_OSERR` of sysexits.h.
@@ -25,9 +25,9 @@ const TERMINATED: i32 = 128 + 15;
 const INTERRUPTED: i32 = 128 + 2;
 
 /// Why the process ends with an error: one line, and its exit code.
-pub(crate) struct Failed(pub(crate) String, pub(crate) u8);
+pub(crate) struct ExitError(pub(crate) String, pub(crate) u8);
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for ExitError {
     fn from(error: io::Error) -> Self {
         Self(error.to_string(), OS_ERROR)
     }
@@ -65,20 +65,20 @@ impl Signals {
 }
 
 /// A listener that was there before this process, and stays when it ends.
-pub(crate) struct Inherited {
+pub(crate) struct InheritedListener {
     listener: Option<OwnedFd>,
     /// Systemd keeps it, and the file that it may have.
     by_systemd: bool,
 }
 
-impl Inherited {
+impl InheritedListener {
     /// Whether somebody has the listener when this process has ended.
     fn is_kept(&self) -> bool {
-        self.by_systemd || self.listener.is_some() && !successor::is_alone()
+        self.by_systemd || self.listener.is_some() && !handover::is_alone()
     }
 }
 
-impl Inherited {
+impl InheritedListener {
     /// From systemd (`LISTEN_FDS`), or as the standard input. To be called once, for it
     /// owns what it finds.
     pub(crate) fn find() -> io::Result<Self> {
@@ -89,7 +89,7 @@ impl Inherited {
         }
         match given.pop() {
             Some(listener) => Ok(Self { listener: Some(listener), by_systemd: true }),
-            None => Ok(Self { listener: successor::inherited()?, by_systemd: false }),
+            None => Ok(Self { listener: handover::inherited()?, by_systemd: false }),
         }
     }
 }
@@ -97,10 +97,10 @@ impl Inherited {
 /// Serves until it is told to stop, then drains. A second signal to stop ends the process at once.
 pub(crate) fn run(
     config: Config,
-    (load, set_level): (impl Fn() -> Result<Loaded, config::Error>, impl Fn(LevelFilter)),
-    inherited: Inherited,
-    listening: impl FnOnce(&Address),
-) -> Result<(), Failed> {
+    (load, set_level): (impl Fn() -> Result<LoadedSettings, config::Error>, impl Fn(LevelFilter)),
+    inherited: InheritedListener,
+    listening: impl FnOnce(&ListenAddress),
+) -> Result<(), ExitError> {
     let systemd = Systemd::new(|name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -108,11 +108,11 @@ pub(crate) fn run(
         let mut signals = Signals::new()?;
         let (is_inherited, is_kept) = (inherited.listener.is_some(), inherited.is_kept());
         let mut running = server::start_on(config.clone(), inherited.listener)
-            .map_err(|error| Failed(error.to_string(), error.exit_code()))?;
+            .map_err(|error| ExitError(error.to_string(), error.exit_code()))?;
         listening(running.address());
         systemd.ready();
         if is_inherited && !inherited.by_systemd {
-            successor::tell_predecessor();
+            handover::tell_predecessor();
         }
         let mut reloader = Reloader::new(&running, &config, load).with_level(set_level);
         let looks = (&systemd, is_kept);
@@ -159,7 +159,7 @@ pub(crate) fn run(
 /// Serves until a signal ends it, or `over` does. SIGINT is somebody at a terminal, whom no load balancer
 /// keeps waiting.
 async fn serve(
-    running: &Running,
+    running: &ServerHandle,
     signals: &mut Signals,
     (systemd, is_kept): (&Systemd, bool),
     reloader: &mut Reloader<'_>,
@@ -202,14 +202,14 @@ async fn serve(
     }
 }
 
-async fn serves(next: &mut Option<Successor>) -> Result<(), successor::Failure> {
+async fn serves(next: &mut Option<Successor>) -> Result<(), handover::HandoverError> {
     match next {
         Some(successor) => successor.serves().await,
         None => pending().await,
     }
 }
 
-fn begin_succession(running: &Running, next: Option<Successor>, alone: bool) -> Option<Successor> {
+fn begin_succession(running: &ServerHandle, next: Option<Successor>, alone: bool) -> Option<Successor> {
     if next.is_some() {
         warn!("a successor is being started already");
         return next;

@@ -2,9 +2,9 @@
 //! to start is one line and an exit code.
 
 mod daemon;
-mod greeting;
-mod journal;
-mod successor;
+mod banner;
+mod journald;
+mod handover;
 mod systemd;
 
 use std::io::{self, IsTerminal, Write};
@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
 use fanfare::cli::running::RunningApp;
-use fanfare::config::{self, Command, Config, ConfigCommand, Flags, Loaded};
-use fanfare::server::Unusable;
+use fanfare::config::{self, CliCommand, Config, ConfigCommand, Flags, LoadedSettings};
+use fanfare::server::UnusableSetting;
 use fanfare::{cli, server};
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, warn};
@@ -23,8 +23,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
 
-use daemon::{Failed, Inherited};
-use journal::Numbered;
+use daemon::{ExitError, InheritedListener};
+use journald::PriorityFormat;
 
 /// The exit code for what was passed to the program and is of no use, `EX_OSERR` of sysexits.h.
 const OS_ERROR: u8 = 71;
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let folder = std::env::current_dir().unwrap_or_default();
-    if let Some(Command::Tool(tool)) = &flags.command {
+    if let Some(CliCommand::Tool(tool)) = &flags.command {
         return match cli::run(tool, &flags, std::env::vars_os(), &folder) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => fail(&failure, 1),
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
     if let Some(command) = &flags.command {
         let answer = match command {
-            Command::Config(ConfigCommand::Check) => {
+            CliCommand::Config(ConfigCommand::Check) => {
                 load_checked(&flags, &folder, server::examine).map(|loaded| Some(loaded.summary()))
             }
             _ => config::answer(command, &flags, std::env::vars_os(), &folder),
@@ -61,12 +61,12 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, error.exit_code()),
         };
     }
-    let Loaded { config, warnings, passed_over, .. } =
+    let LoadedSettings { config, warnings, passed_over, .. } =
         match load_checked(&flags, &folder, server::check) {
             Ok(loaded) => loaded,
             Err(error) => return fail(&error, error.exit_code()),
         };
-    let inherited = match Inherited::find() {
+    let inherited = match InheritedListener::find() {
         Ok(inherited) => inherited,
         Err(error) => return fail(&error, OS_ERROR),
     };
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
     let load = || config::load(&flags, std::env::vars_os(), &folder);
     match daemon::run(config, (load, set_level), inherited, |address| {
         let Some(made) = made else { return };
-        let greeting = greeting::text(&made, address.tcp(), &own.path, own.try_out);
+        let greeting = banner::text(&made, address.tcp(), &own.path, own.try_out);
         let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
         let _ = io::stdout().write_all(text.as_bytes());
         let Some(addr) = address.tcp() else { return };
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         }
     }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failed(error, code)) => fail(&error, code),
+        Err(ExitError(error, code)) => fail(&error, code),
     }
 }
 
@@ -102,10 +102,10 @@ fn main() -> ExitCode {
 fn load_checked(
     flags: &Flags,
     folder: &Path,
-    look: fn(&Config) -> Result<(), Unusable>,
-) -> Result<Loaded, config::Error> {
+    look: fn(&Config) -> Result<(), UnusableSetting>,
+) -> Result<LoadedSettings, config::Error> {
     let loaded = config::load(flags, std::env::vars_os(), folder)?;
-    look(&loaded.config).map_err(|Unusable { setting, problem, exit_code }| {
+    look(&loaded.config).map_err(|UnusableSetting { setting, problem, exit_code }| {
         loaded.wrong(setting, &problem).with_code(exit_code)
     })?;
     Ok(loaded)
@@ -124,20 +124,20 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    let grave = if journal::is_listening() { journal::ERROR } else { "" };
+    let grave = if journald::is_listening() { journald::ERROR } else { "" };
     let _ = writeln!(io::stderr(), "{grave}fanfare: {error}");
     ExitCode::from(code)
 }
 
 /// Starts the log on standard error, so that what the program prints for people stays apart from it. What it
 /// gives back changes the level.
-fn start_log(log: &config::Log) -> impl Fn(LevelFilter) + use<> {
+fn start_log(log: &config::LogConfig) -> impl Fn(LevelFilter) + use<> {
     let (level, handle) = reload::Layer::new(log.level);
     let format = fmt::layer().with_target(false).with_writer(io::stderr);
-    let format = match (log.json, journal::is_listening()) {
-        (true, true) => format.json().flatten_event(true).map_event_format(Numbered).boxed(),
+    let format = match (log.json, journald::is_listening()) {
+        (true, true) => format.json().flatten_event(true).map_event_format(PriorityFormat).boxed(),
         (true, false) => format.json().flatten_event(true).boxed(),
-        (false, true) => format.with_ansi(false).without_time().map_event_format(Numbered).boxed(),
+        (false, true) => format.with_ansi(false).without_time().map_event_format(PriorityFormat).boxed(),
         (false, false) => format.with_ansi(io::stderr().is_terminal()).boxed(),
     };
     tracing_subscriber::registry().with(level).with(format).init();

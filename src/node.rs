@@ -3,9 +3,9 @@
 //! frames, and tells whoever is concerned.
 
 mod clustered;
-mod news;
-mod online;
-mod publishing;
+mod webhooks;
+mod watchlist;
+mod publish;
 mod readiness;
 mod receive;
 mod requests;
@@ -25,19 +25,19 @@ use tracing::debug;
 
 use crate::app::{App, AppId, Apps};
 use crate::hub::Hub;
-use crate::hub::addresses::Addresses;
-use crate::hub::budget::Work;
-use crate::hub::cache::Cached;
+use crate::hub::addresses::ConnectionsPerAddress;
+use crate::hub::budget::WorkKind;
+use crate::hub::cache::CachedEvent;
 use crate::hub::capacity::Capacity;
 use crate::hub::connection::Connection;
 use crate::hub::deflated::Compression;
 use crate::hub::directory::{Directory, Joined, Occupancy};
-use crate::hub::inbox::History;
+use crate::hub::inbox::Sequence;
 use crate::hub::stream::Stream;
-use crate::hub::subscriptions::Told;
-use crate::hub::worker::{Ended, Worker};
+use crate::hub::subscriptions::SeenVersions;
+use crate::hub::worker::{EndedSubscription, Worker};
 use crate::lookup::Lookup;
-use crate::metrics::{Counts, Doubt, Metrics, Reason, Signed};
+use crate::metrics::{WorkerCounts, Doubt, Metrics, Reason, Signed};
 use crate::protocol::auth::{self, AuthError};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::command::Subscribe;
@@ -46,16 +46,16 @@ use crate::protocol::event::Message;
 use crate::protocol::member::Member;
 use crate::webhook::{Fact, Webhooks};
 
-pub use clustered::{Clustered, Pending};
-pub use news::done;
-pub use publishing::Publication;
+pub use clustered::{Clustered, PendingSubscription};
+pub use webhooks::done;
+pub use publish::Publication;
 pub use receive::take_arrivals;
 use room::{no_room, room};
-pub use withdraw::{Acknowledgement, Withdrawing};
+pub use withdraw::{Acknowledgement, PendingWithdrawal};
 
 /// What all workers of one server share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct ServerState {
     /// Replaced as a whole on reload.
     pub apps: Arc<ArcSwap<Apps>>,
     pub hub: Arc<Hub>,
@@ -65,7 +65,7 @@ pub struct Shared {
     /// New sockets should go elsewhere, for it will soon drain. They are served until then.
     pub retiring: AtomicBool,
     pub capacity: Capacity,
-    pub addresses: Addresses,
+    pub addresses: ConnectionsPerAddress,
     pub webhooks: Webhooks,
     /// The other nodes, if there may be any.
     pub cluster: Option<Clustered>,
@@ -73,7 +73,7 @@ pub struct Shared {
     pub lookup: Option<Lookup>,
 }
 
-impl Shared {
+impl ServerState {
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -106,16 +106,16 @@ impl Shared {
 /// One worker's door to everything.
 #[derive(Debug)]
 pub struct Node {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<ServerState>,
     pub worker: Rc<Worker>,
 }
 
 impl Node {
-    pub fn new(shared: Arc<Shared>, worker: Rc<Worker>) -> Rc<Self> {
+    pub fn new(shared: Arc<ServerState>, worker: Rc<Worker>) -> Rc<Self> {
         Rc::new(Self { shared, worker })
     }
 
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &WorkerCounts {
         self.shared.metrics.of(self.worker.index())
     }
 
@@ -221,7 +221,7 @@ impl Node {
         &self,
         connection: &Rc<Connection>,
         request: &Subscribe,
-    ) -> Result<Option<Pending>, SubscriptionError> {
+    ) -> Result<Option<PendingSubscription>, SubscriptionError> {
         let app = connection.app();
         let name = ChannelName::parse(&request.channel, app.limits.max_channel_name)
             .map_err(SubscriptionError::Name)?;
@@ -260,9 +260,9 @@ impl Node {
             .subscribe(connection, &name, present, |facts| {
                 // Only now, so that an event is either kept already or finds this subscriber.
                 cached = kind.cache.then(|| connection.directory.cache.last(&name)).flatten();
-                Told {
+                SeenVersions {
                     presence: facts.joined.as_ref().map_or(0, |joined| joined.version),
-                    cache: cached.as_ref().map_or(0, |cached: &Cached| cached.version.get()),
+                    cache: cached.as_ref().map_or(0, |cached: &CachedEvent| cached.version.get()),
                 }
             })
             .map_err(|full| no_room(&app, full))?;
@@ -270,9 +270,9 @@ impl Node {
         self.report(&app, subscribed.occupied.then_some(()), |()| Fact::Occupied(name.clone()));
         let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
         if subscribed.occupied {
-            connection.budget.spend(Work::NewChannel);
+            connection.budget.spend(WorkKind::NewChannel);
         }
-        connection.budget.spend(Work::Notices(if is_new { subscribed.count } else { 0 }));
+        connection.budget.spend(WorkKind::Notices(if is_new { subscribed.count } else { 0 }));
         self.report(&app, member.filter(|_| is_new), |new| Fact::Joined(name.clone(), new.user_id));
         match subscribed.joined {
             Some(Joined { roster, .. }) => connection.tell(roster),
@@ -285,7 +285,7 @@ impl Node {
                 .tell(cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message));
         }
         let told = self.tell_count(&connection.directory, &name, subscribed.count, &app);
-        connection.budget.spend(Work::Notices(told));
+        connection.budget.spend(WorkKind::Notices(told));
         Ok(None)
     }
 
@@ -365,12 +365,12 @@ impl Node {
             }
             self.give_up(connection, &ended.channel);
             let told = self.tell_of_end(&connection.directory, &ended, &connection.app());
-            connection.budget.spend(Work::Notices(told));
+            connection.budget.spend(WorkKind::Notices(told));
         }
     }
 
     /// Tells of a subscription that ended; to how many subscribers here.
-    fn tell_of_end(&self, directory: &Arc<Directory>, ended: &Ended, app: &Arc<App>) -> usize {
+    fn tell_of_end(&self, directory: &Arc<Directory>, ended: &EndedSubscription, app: &Arc<App>) -> usize {
         if let Some(cluster) = &self.shared.cluster {
             cluster.leave(app, ended);
             return 0;
@@ -403,7 +403,7 @@ impl Node {
         directory.count(name.as_str(), |seats, count| {
             self.report(app, Some(count), |count| Fact::Count(name.clone(), count));
             let message = Message::subscription_count(name, count);
-            self.hub().publish(seats, message.bytes(), None, History::None);
+            self.hub().publish(seats, message.bytes(), None, Sequence::None);
         });
     }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use crate::hub::budget::Work;
+use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::shown;
 use crate::hub::withdrawal::Withdrawal;
-use crate::metrics::{Limited, Notice};
-use crate::node::{Node, Pending};
-use crate::protocol::command::{ClientEvent, Command, Malformed, Subscribe};
+use crate::metrics::{Limited, LogNotice};
+use crate::node::{Node, PendingSubscription};
+use crate::protocol::command::{ClientEvent, ClientCommand, MalformedCommand, Subscribe};
 use crate::protocol::error::{self, Error, SubscriptionError, close};
 use crate::protocol::event::Message;
 
@@ -27,21 +27,21 @@ pub struct Session {
     left: bool,
     /// A subscription that other nodes must be asked about. What is said meanwhile waits behind it, for a
     /// connection's frames are handled in their order.
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<HeldCommands>>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    subscription: HeldUp,
+struct HeldCommands {
+    subscription: HeldSubscription,
     texts: Vec<Box<str>>,
     bytes: usize,
 }
 
 /// A subscription that must wait, and for what.
 #[derive(Debug)]
-enum HeldUp {
+enum HeldSubscription {
     /// For other nodes, and to which channel it is.
-    Nodes(Pending, Box<str>),
+    Nodes(PendingSubscription, Box<str>),
     /// For the next second: the connection has left that channel and joined it again too often in this one.
     Clock(Subscribe),
 }
@@ -76,37 +76,37 @@ impl Session {
             return;
         }
         self.connection.traffic().received.add(1);
-        let command = Command::parse(text);
+        let command = ClientCommand::parse(text);
         if let (true, Ok(command)) = (shown::is_wanted(), &command) {
             self.show(command);
         }
         match command {
-            Ok(Command::Ping) => {
-                self.connection.budget.spend(Work::Ping);
+            Ok(ClientCommand::Ping) => {
+                self.connection.budget.spend(WorkKind::Ping);
                 self.connection.tell(Message::pong());
             }
-            Ok(Command::Pong) => self.node.acknowledge(&self.connection),
-            Ok(Command::Subscribe(request)) => self.subscribe(request),
-            Ok(Command::Unsubscribe(channel)) => self.node.unsubscribe(&self.connection, &channel),
-            Ok(Command::SignIn(request)) => {
-                self.connection.budget.spend(Work::SignIn);
+            Ok(ClientCommand::Pong) => self.node.acknowledge(&self.connection),
+            Ok(ClientCommand::Subscribe(request)) => self.subscribe(request),
+            Ok(ClientCommand::Unsubscribe(channel)) => self.node.unsubscribe(&self.connection, &channel),
+            Ok(ClientCommand::SignIn(request)) => {
+                self.connection.budget.spend(WorkKind::SignIn);
                 if let Err(error) = self.node.sign_in(&self.connection, &request) {
                     self.refuse(&error, None);
                 }
             }
-            Ok(Command::ClientEvent(event)) => self.whisper(&event),
-            Err(Malformed::Subscribe { channel, field }) => {
+            Ok(ClientCommand::ClientEvent(event)) => self.whisper(&event),
+            Err(MalformedCommand::Subscribe { channel, field }) => {
                 // Told by the channel too, for the callbacks of Echo listen to nothing else.
                 self.refuse_subscription(&channel, &SubscriptionError::Mistyped(field));
                 self.connection.tell(Message::error(&error::INVALID_MESSAGE, None));
             }
-            Err(Malformed::Message) => self.refuse(&error::INVALID_MESSAGE, None),
-            Err(Malformed::ClientEvent) => self.refuse(&error::INVALID_CLIENT_EVENT, None),
+            Err(MalformedCommand::Message) => self.refuse(&error::INVALID_MESSAGE, None),
+            Err(MalformedCommand::ClientEvent) => self.refuse(&error::INVALID_CLIENT_EVENT, None),
         }
     }
 
     #[cold]
-    fn show(&self, command: &Command<'_>) {
+    fn show(&self, command: &ClientCommand<'_>) {
         let (event, channel) = command.words();
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         debug!(%app, %socket, ?event, ?channel, "received");
@@ -140,7 +140,7 @@ impl Session {
         node.counts().limited.count(Limited::Pace as usize);
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         let address = self.connection.address;
-        match node.shared.metrics.notices.due(Notice::HeldUp) {
+        match node.shared.metrics.notices.due(LogNotice::HeldUp) {
             Some(others) => {
                 warn!(%app, %socket, %address, others, "held up: it asks for more than its share");
             }
@@ -155,14 +155,14 @@ impl Session {
         while let Some(admitted) = self.connection.take_resumed() {
             let Some(waiting) = self.waiting.take() else { break };
             resumed = true;
-            let Waiting { subscription, texts, .. } = *waiting;
+            let HeldCommands { subscription, texts, .. } = *waiting;
             match subscription {
-                HeldUp::Nodes(pending, channel) => {
+                HeldSubscription::Nodes(pending, channel) => {
                     if let Err(error) = self.node.resume(&self.connection, pending, admitted) {
                         self.refuse_subscription(&channel, &error);
                     }
                 }
-                HeldUp::Clock(request) => self.subscribe(request),
+                HeldSubscription::Clock(request) => self.subscribe(request),
             }
             for text in texts {
                 if self.connection.is_closing() {
@@ -187,18 +187,18 @@ impl Session {
 
     fn subscribe(&mut self, request: Subscribe) {
         if self.node.holds_up(&self.connection, &request.channel) {
-            return self.wait_for(HeldUp::Clock(request));
+            return self.wait_for(HeldSubscription::Clock(request));
         }
-        self.connection.budget.spend(Work::Subscribe);
+        self.connection.budget.spend(WorkKind::Subscribe);
         match self.node.subscribe(&self.connection, &request) {
             Ok(None) => {}
-            Ok(Some(pending)) => self.wait_for(HeldUp::Nodes(pending, request.channel.into())),
+            Ok(Some(pending)) => self.wait_for(HeldSubscription::Nodes(pending, request.channel.into())),
             Err(error) => self.refuse_subscription(&request.channel, &error),
         }
     }
 
-    fn wait_for(&mut self, subscription: HeldUp) {
-        self.waiting = Some(Box::new(Waiting { subscription, texts: Vec::new(), bytes: 0 }));
+    fn wait_for(&mut self, subscription: HeldSubscription) {
+        self.waiting = Some(Box::new(HeldCommands { subscription, texts: Vec::new(), bytes: 0 }));
     }
 
     fn refuse_subscription(&self, channel: &str, error: &SubscriptionError) {
@@ -237,11 +237,11 @@ impl Session {
     fn count_refusal(&self, code: u16, text: &str) {
         self.node.counts().refused_messages.add(1);
         let is_over_rate = code == error::RATE_LIMIT.code && text == error::RATE_LIMIT.message;
-        self.connection.budget.spend(if is_over_rate { Work::OverRate } else { Work::Refused });
+        self.connection.budget.spend(if is_over_rate { WorkKind::OverRate } else { WorkKind::Refused });
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         // Of all that clients get wrong, what backends sign for them is what can be mended here.
         let others = (code == SIGNATURE)
-            .then(|| self.node.shared.metrics.notices.due(Notice::Signature))
+            .then(|| self.node.shared.metrics.notices.due(LogNotice::Signature))
             .flatten();
         match others {
             Some(others) => warn!(%app, %socket, code, others, why = ?text, "refused"),
@@ -259,7 +259,7 @@ impl Session {
         if self.left {
             return;
         }
-        if let Some(HeldUp::Nodes(pending, _)) = self.waiting.take().map(|one| one.subscription) {
+        if let Some(HeldSubscription::Nodes(pending, _)) = self.waiting.take().map(|one| one.subscription) {
             self.node.abandon(&pending);
         }
         self.left = self.node.leave(&self.connection, most);

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::frames::{self, Header};
 use crate::inflate::Inflate;
-use crate::streaming::{HttpSession, Line};
+use crate::streaming::{HttpSession, WebhookQueue};
 use crate::target::{Target, Transport};
 use crate::wire::Wire;
 
@@ -149,8 +149,8 @@ impl Client {
             while let Some((line, used)) = session.next(&bytes[taken..])? {
                 taken += used;
                 match line {
-                    Line::Message(text) if *state == State::Ready => hear((text, used)),
-                    Line::Message(text) => {
+                    WebhookQueue::Message(text) if *state == State::Ready => hear((text, used)),
+                    WebhookQueue::Message(text) => {
                         let texts: Vec<String> = serde_json::from_slice(text)?;
                         for text in texts {
                             let step = Step { target, channels, user: *user, socket_id };
@@ -158,10 +158,10 @@ impl Client {
                                 step.take(*state, text.as_bytes(), |text| session.say(&[text]))?;
                         }
                     }
-                    Line::Heartbeat => session.say(&[])?,
-                    Line::Closed(line) => return Err(refused("closed", line)),
-                    Line::End => is_ended = true,
-                    Line::Other => {}
+                    WebhookQueue::Heartbeat => session.say(&[])?,
+                    WebhookQueue::Closed(line) => return Err(refused("closed", line)),
+                    WebhookQueue::End => is_ended = true,
+                    WebhookQueue::Other => {}
                 }
             }
             Ok(taken)

@@ -24,7 +24,7 @@ pub(crate) struct HttpSession {
 }
 
 /// What a piece of an answer is.
-pub(crate) enum Line<'a> {
+pub(crate) enum WebhookQueue<'a> {
     /// A message, in an array of one.
     Message(&'a [u8]),
     /// A sign of life, to be answered by one.
@@ -76,7 +76,7 @@ impl HttpSession {
     }
 
     /// The next line in `bytes`, and how many of them it takes; none if it is not whole.
-    pub(crate) fn next<'a>(&mut self, bytes: &'a [u8]) -> io::Result<Option<(Line<'a>, usize)>> {
+    pub(crate) fn next<'a>(&mut self, bytes: &'a [u8]) -> io::Result<Option<(WebhookQueue<'a>, usize)>> {
         let mut taken = 0;
         if !self.has_head {
             let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };
@@ -98,18 +98,18 @@ impl HttpSession {
         };
         self.units += size;
         let line = match line {
-            [b'a', rest @ .., b'\n', b'\r', b'\n'] => Line::Message(rest),
-            [b'h', ..] => Line::Heartbeat,
-            [b'c', ..] => Line::Closed(line),
-            _ if size == 0 => Line::End,
-            _ => Line::Other,
+            [b'a', rest @ .., b'\n', b'\r', b'\n'] => WebhookQueue::Message(rest),
+            [b'h', ..] => WebhookQueue::Heartbeat,
+            [b'c', ..] => WebhookQueue::Closed(line),
+            _ if size == 0 => WebhookQueue::End,
+            _ => WebhookQueue::Other,
         };
         Ok(Some((line, begin + size + 2)))
     }
 
     /// The head of an answer whose first line is not there yet.
-    fn head_alone<'a>(&self, taken: usize) -> Option<(Line<'a>, usize)> {
-        (taken > 0).then_some((Line::Other, taken))
+    fn head_alone<'a>(&self, taken: usize) -> Option<(WebhookQueue<'a>, usize)> {
+        (taken > 0).then_some((WebhookQueue::Other, taken))
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

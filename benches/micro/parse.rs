@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::Criterion;
 use fanfare::protocol::channel::ChannelName;
-use fanfare::protocol::command::Command;
+use fanfare::protocol::command::ClientCommand;
 use fanfare::protocol::query::Query;
 
 const COMMANDS: [(&str, &str); 4] = [
@@ -29,9 +29,9 @@ const QUERY: &str = "auth_key=key&auth_timestamp=1700000000&auth_version=1.0&bod
 pub(crate) fn parse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");
     for (what, text) in COMMANDS {
-        assert!(Command::parse(text).is_ok(), "{what}");
+        assert!(ClientCommand::parse(text).is_ok(), "{what}");
         group.bench_function(what, |bencher| {
-            bencher.iter(|| Command::parse(black_box(text)).is_ok());
+            bencher.iter(|| ClientCommand::parse(black_box(text)).is_ok());
         });
     }
     group.bench_function("channel_name", |bencher| {

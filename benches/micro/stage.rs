@@ -10,14 +10,14 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fanfare::app::{App, Apps};
 use fanfare::hub::Hub;
-use fanfare::hub::addresses::Addresses;
+use fanfare::hub::addresses::ConnectionsPerAddress;
 use fanfare::hub::capacity::Capacity;
 use fanfare::hub::connection::Connection;
 use fanfare::hub::directory::Directory;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::Metrics;
-use fanfare::node::{Node, Publication, Shared};
+use fanfare::node::{Node, Publication, ServerState};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::command::Subscribe;
 use fanfare::webhook::Webhooks;
@@ -35,14 +35,14 @@ impl Stage {
     pub(crate) fn new(connections: usize, channels: &[&str]) -> Self {
         let app = App::new("id", "key", "secret");
         let Ok(apps) = Apps::new([app.clone()]) else { unreachable!("one app is no duplicate") };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerState {
             apps: Arc::new(ArcSwap::from_pointee(apps)),
             hub: Hub::new(1, 1),
             metrics: Metrics::new(1),
             draining: AtomicBool::new(false),
             retiring: AtomicBool::new(false),
             capacity: Capacity::new(0, 0),
-            addresses: Addresses::new(0, 0),
+            addresses: ConnectionsPerAddress::new(0, 0),
             webhooks: Webhooks::default(),
             cluster: None,
             lookup: None,

@@ -23,10 +23,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::find::reachable;
-use super::mend::is_page;
-use super::{Failure, harmless, trust};
+use super::hints::is_page;
+use super::{CommandError, harmless, root_certs};
 use crate::app::App;
-use crate::config::Metrics;
+use crate::config::MetricsConfig;
 use crate::hub::stream::Stream;
 use crate::protocol::auth::{Signer, md5};
 
@@ -37,7 +37,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const MOST: usize = 300;
 
 /// A server and an app on it.
-pub(super) struct Target {
+pub(super) struct ApiTarget {
     pub tls: bool,
     pub host: String,
     pub port: u16,
@@ -58,7 +58,7 @@ pub(super) struct Target {
 
 /// An answer to a request.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     pub status: u16,
     pub body: Bytes,
     /// The server's clock, as it says it.
@@ -67,9 +67,9 @@ pub(super) struct Answer {
     pub location: Option<String>,
 }
 
-impl Answer {
+impl ApiResponse {
     /// The same if it is no refusal.
-    pub(super) fn accepted(self) -> Result<Self, Failure> {
+    pub(super) fn accepted(self) -> Result<Self, CommandError> {
         if self.status == 200 {
             return Ok(self);
         }
@@ -83,18 +83,18 @@ impl Answer {
             Some(error) => error.to_owned(),
         };
         let said = harmless(&said);
-        Err(Failure(format!("the server refused with {}: {said}", self.status)))
+        Err(CommandError(format!("the server refused with {}: {said}", self.status)))
     }
 
-    pub(super) fn json(&self) -> Result<Value, Failure> {
+    pub(super) fn json(&self) -> Result<Value, CommandError> {
         serde_json::from_slice(&self.body).map_err(|_| {
-            Failure("the server's answer is not JSON; is it the right one?".to_owned())
+            CommandError("the server's answer is not JSON; is it the right one?".to_owned())
         })
     }
 }
 
 /// A WebSocket that messages are read from and written to.
-pub(super) type Socket = FragmentCollector<Box<dyn Duplex>>;
+pub(super) type ClientSocket = FragmentCollector<Box<dyn Duplex>>;
 
 /// Both halves of a stream.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -105,9 +105,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 #[derive(Debug)]
 pub(super) enum SocketError {
     /// There is no way there, or nobody who speaks HTTP.
-    Unreachable(Failure),
+    Unreachable(CommandError),
     /// The handshake was answered like any request.
-    NotUpgraded(Answer),
+    NotUpgraded(ApiResponse),
     /// Refused or closed, with the code and what was said.
     Closed(u16, String),
     /// What came is no protocol of Pusher's, or no WebSocket.
@@ -116,7 +116,7 @@ pub(super) enum SocketError {
     Silent,
 }
 
-impl From<SocketError> for Failure {
+impl From<SocketError> for CommandError {
     fn from(error: SocketError) -> Self {
         match error {
             SocketError::Unreachable(failure) => failure,
@@ -133,10 +133,10 @@ impl From<SocketError> for Failure {
     }
 }
 
-impl Target {
-    pub(super) fn at(url: &str, app: &App) -> Result<Self, Failure> {
+impl ApiTarget {
+    pub(super) fn at(url: &str, app: &App) -> Result<Self, CommandError> {
         let wrong =
-            || Failure(format!("--url: expected http://HOST or https://HOST, found {url:?}"));
+            || CommandError(format!("--url: expected http://HOST or https://HOST, found {url:?}"));
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let tls = match uri.scheme_str() {
             Some("https" | "wss") => true,
@@ -161,7 +161,7 @@ impl Target {
     }
 
     /// The same app at another address.
-    pub(super) fn elsewhere(&self, url: &str) -> Result<Self, Failure> {
+    pub(super) fn elsewhere(&self, url: &str) -> Result<Self, CommandError> {
         let place = Self::at(url, &App::new(&self.id, &self.key, ""))?;
         Ok(Self {
             signer: self.signer.clone(),
@@ -172,7 +172,7 @@ impl Target {
     }
 
     /// The port that the server's metrics have of their own.
-    pub(super) fn of_its_metrics(&self, metrics: &Metrics) -> Self {
+    pub(super) fn of_its_metrics(&self, metrics: &MetricsConfig) -> Self {
         Self {
             tls: false,
             host: reachable(&metrics.host).trim_matches(['[', ']']).to_owned(),
@@ -205,14 +205,14 @@ impl Target {
             return Ok((Stream::Tcp(self.connect_tcp().await?), false));
         }
         let name = self.name.as_deref().unwrap_or(&self.host);
-        let secured = trust::secure(self.connect_tcp().await?, name, trust::HTTP1).await?;
+        let secured = root_certs::secure(self.connect_tcp().await?, name, root_certs::HTTP1).await?;
         Ok((secured.stream, secured.ends_soon))
     }
 
     /// A connection over TLS that speaks HTTP/2; none where the other side does not.
     pub(super) async fn connect_http2(&self) -> io::Result<Option<Stream>> {
         let name = self.name.as_deref().unwrap_or(&self.host);
-        let secured = trust::secure(self.connect_tcp().await?, name, trust::HTTP2).await?;
+        let secured = root_certs::secure(self.connect_tcp().await?, name, root_certs::HTTP2).await?;
         Ok(secured.is_http2.then_some(secured.stream))
     }
 
@@ -229,7 +229,7 @@ impl Target {
         path: &str,
         query: &[(&str, &str)],
         body: &str,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ApiResponse, CommandError> {
         self.send(method, path, query, body).await?.accepted()
     }
 
@@ -240,14 +240,14 @@ impl Target {
         path: &str,
         query: &[(&str, &str)],
         body: &str,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ApiResponse, CommandError> {
         let path = format!("{}/apps/{}/{path}", self.path, percent(&self.id));
         let target = format!("{path}?{}", self.sign(method, &path, query, body));
         self.request(method, &target, body).await
     }
 
     /// A request for the app's channels, signed as if the path had no prefix.
-    pub(super) async fn send_signed_without_prefix(&self) -> Result<Answer, Failure> {
+    pub(super) async fn send_signed_without_prefix(&self) -> Result<ApiResponse, CommandError> {
         let path = format!("/apps/{}/channels", percent(&self.id));
         let target = format!("{}{path}?{}", self.path, self.sign("GET", &path, &[], ""));
         self.request("GET", &target, "").await
@@ -259,7 +259,7 @@ impl Target {
         method: &str,
         target: &str,
         body: &str,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ApiResponse, CommandError> {
         let request = Request::builder()
             .method(method)
             .uri(target)
@@ -277,7 +277,7 @@ impl Target {
         &self,
         target: &str,
         body: &str,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Incoming>, CommandError> {
         let mut request = Request::builder()
             .method("POST")
             .uri(target)
@@ -290,12 +290,12 @@ impl Target {
     }
 
     /// What an answer says in all, which has an end.
-    pub(super) async fn whole(&self, response: Response<Incoming>) -> Result<Answer, Failure> {
+    pub(super) async fn whole(&self, response: Response<Incoming>) -> Result<ApiResponse, CommandError> {
         self.in_time(answer(response)).await
     }
 
     /// Whether a socket that offers compression is taken up on it.
-    pub(super) async fn agrees_on_compression(&self) -> Result<bool, Failure> {
+    pub(super) async fn agrees_on_compression(&self) -> Result<bool, CommandError> {
         let offered = async {
             let request = self.upgrading()?.header(SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate");
             self.exchange(request.body(Full::default()).map_err(io::Error::other)?).await
@@ -305,11 +305,11 @@ impl Target {
         Ok(answer.is_some_and(|agreed| agreed.as_bytes().starts_with(b"permessage-deflate")))
     }
 
-    async fn in_time<T>(&self, doing: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    async fn in_time<T>(&self, doing: impl Future<Output = io::Result<T>>) -> Result<T, CommandError> {
         match timeout(PATIENCE, doing).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(Failure(format!("{}: {}", self.url(), reason(&error)))),
-            Err(_) => Err(Failure(format!("{}: no answer in ten seconds", self.url()))),
+            Ok(Err(error)) => Err(CommandError(format!("{}: {}", self.url(), reason(&error)))),
+            Err(_) => Err(CommandError(format!("{}: no answer in ten seconds", self.url()))),
         }
     }
 
@@ -344,7 +344,7 @@ impl Target {
     }
 
     /// A WebSocket of the app, before anything was said on it.
-    pub(super) async fn open(&self) -> Result<Socket, SocketError> {
+    pub(super) async fn open(&self) -> Result<ClientSocket, SocketError> {
         let upgraded = self.in_time(self.upgrade()).await.map_err(SocketError::Unreachable)?;
         upgraded.map_err(SocketError::NotUpgraded)
     }
@@ -365,7 +365,7 @@ impl Target {
         })
     }
 
-    async fn upgrade(&self) -> io::Result<Result<Socket, Answer>> {
+    async fn upgrade(&self) -> io::Result<Result<ClientSocket, ApiResponse>> {
         let request = self.upgrading()?.body(Full::default()).map_err(io::Error::other)?;
         let response = self.exchange(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -389,7 +389,7 @@ impl Target {
 }
 
 /// A whole answer.
-async fn answer(response: Response<Incoming>) -> io::Result<Answer> {
+async fn answer(response: Response<Incoming>) -> io::Result<ApiResponse> {
     let status = response.status().as_u16();
     let header = |name: HeaderName| {
         let value = response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -397,11 +397,11 @@ async fn answer(response: Response<Incoming>) -> io::Result<Answer> {
     };
     let (date, location) = (header(DATE), header(LOCATION));
     let body = response.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-    Ok(Answer { status, body, date, location })
+    Ok(ApiResponse { status, body, date, location })
 }
 
 /// The next message. Not to be dropped halfway, for the reader loses its place.
-pub(super) async fn hear(socket: &mut Socket) -> Result<String, SocketError> {
+pub(super) async fn hear(socket: &mut ClientSocket) -> Result<String, SocketError> {
     loop {
         let frame = socket.read_frame().await.map_err(garbled)?;
         match frame.opcode {
@@ -419,7 +419,7 @@ pub(super) async fn hear(socket: &mut Socket) -> Result<String, SocketError> {
     }
 }
 
-pub(super) async fn tell(socket: &mut Socket, frame: &Value) -> Result<(), SocketError> {
+pub(super) async fn tell(socket: &mut ClientSocket, frame: &Value) -> Result<(), SocketError> {
     let payload = Payload::Owned(frame.to_string().into_bytes());
     socket.write_frame(Frame::text(payload)).await.map_err(garbled)
 }

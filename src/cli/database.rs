@@ -1,36 +1,36 @@
 //! An app that only a database has, for a command that is about it.
 
-use super::Failure;
+use super::CommandError;
 use crate::app::App;
-use crate::config::Sql;
+use crate::config::SqlConfig;
 
 /// The app of this id, or else one that is enabled if there is one.
 ///
 /// # Errors
 /// What is wrong and how to mend it, in a sentence without the URL.
 #[cfg(feature = "sql")]
-pub(super) async fn app(sql: &Sql, id: Option<&str>) -> Result<App, Failure> {
+pub(super) async fn app(sql: &SqlConfig, id: Option<&str>) -> Result<App, CommandError> {
     use crate::lookup::sql::Database;
 
-    let wrong = |problem: String| Failure(format!("sql.url: {}", mended(&problem)));
+    let wrong = |problem: String| CommandError(format!("sql.url: {}", mended(&problem)));
     let mut database = Database::new(&sql.url, &sql.table).map_err(wrong)?;
     let Some(id) = id else {
         let rows = database.first_rows().await.map_err(wrong)?;
         let apps = rows.iter().map(|row| sql.rows.app(row));
         let app = apps.min_by_key(|app| app.as_ref().map_or(2, |(app, _)| u8::from(!app.enabled)));
-        let none = || Failure(format!("there is no app in the table {}: insert one", sql.table));
+        let none = || CommandError(format!("there is no app in the table {}: insert one", sql.table));
         return Ok(app.ok_or_else(none)??.0);
     };
     let row = database.row(id).await.map_err(wrong)?;
     let none =
-        || Failure(format!("there is no app {id} in the table {}: is the id right?", sql.table));
+        || CommandError(format!("there is no app {id} in the table {}: is the id right?", sql.table));
     Ok(sql.rows.app(&row.ok_or_else(none)?)?.0)
 }
 
 /// The settings refuse what this build cannot do.
 #[cfg(not(feature = "sql"))]
-pub(super) async fn app(_sql: &Sql, _id: Option<&str>) -> Result<App, Failure> {
-    Err(Failure("this program was built without sql".to_owned()))
+pub(super) async fn app(_sql: &SqlConfig, _id: Option<&str>) -> Result<App, CommandError> {
+    Err(CommandError("this program was built without sql".to_owned()))
 }
 
 /// The error of a database with what to do about it.

@@ -3,11 +3,11 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use super::client::Target;
-use super::mend::files;
+use super::client::ApiTarget;
+use super::hints::files;
 use super::report::{Grade, Report};
-use super::{Failure, events, redis, webhooks};
-use crate::config::{self, At, Loaded, Public};
+use super::{CommandError, events, redis, webhooks};
+use crate::config::{self, TargetArgs, LoadedSettings, PublicAddress};
 use crate::server;
 
 /// Open files below which a server cannot carry a crowd.
@@ -18,12 +18,12 @@ pub(super) const FEW: &str = "may be open, and each connection is one: raise Lim
 
 /// Looks at everything in the order in which one thing rests on the other, as far as that goes.
 pub(super) async fn examine(
-    at: &At,
-    load: impl FnOnce() -> Result<Loaded, config::Error>,
-) -> Result<(), Failure> {
+    at: &TargetArgs,
+    load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
+) -> Result<(), CommandError> {
     let mut report = Report::new(at.json);
     let mut ours = None;
-    let target = Target::find_one(at, true, || {
+    let target = ApiTarget::find_one(at, true, || {
         let loaded = load()?;
         for warning in &loaded.warnings {
             report.add("settings", Grade::Warn, warning);
@@ -37,7 +37,7 @@ pub(super) async fn examine(
             report.add("settings", Grade::Fail, files(&line));
         }
         open_files(&mut report, loaded.config.server.max_connections);
-        let Loaded { config, public, .. } = &loaded;
+        let LoadedSettings { config, public, .. } = &loaded;
         ours = Some((config.metrics.clone(), config.cluster.clone(), public.clone()));
         Ok(loaded)
     });
@@ -67,9 +67,9 @@ pub(super) async fn examine(
 }
 
 /// Looks at the address that the app gives to its clients and its backend, unless that is this one.
-async fn from_outside(report: &mut Report, target: &Target, public: &Public) {
+async fn from_outside(report: &mut Report, target: &ApiTarget, public: &PublicAddress) {
     const SUBJECT: &str = "public address";
-    let Public { url, said_by } = public;
+    let PublicAddress { url, said_by } = public;
     let public = match target.elsewhere(url) {
         Ok(public) => public,
         Err(error) => return report.add(SUBJECT, Grade::Fail, error.0),

@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::client::{Answer, PATIENCE, Socket, SocketError, Target};
-use super::mend::{is_page, mended, refused};
-use super::reach::{Reached, reach};
+use super::client::{ApiResponse, PATIENCE, ClientSocket, SocketError, ApiTarget};
+use super::hints::{is_page, mended, refused};
+use super::reach::{ReachResult, reach};
 use super::report::{Grade, Report};
-use super::{Failure, fallback, http2, listen};
+use super::{CommandError, fallback, http2, listen};
 
 /// What the server says of an app that it does not have.
 const NO_APP: &str = "No matching application";
 
 /// How far a request gets.
-enum Passage {
+enum AccessResult {
     /// To the server, which takes it.
     Taken,
     /// To the server, which refuses it: why, and what to do.
@@ -32,26 +32,26 @@ enum Passage {
 }
 
 /// Looks at an address; whether requests of the app are taken there.
-pub(super) async fn examine(report: &mut Report, target: &Target) -> bool {
+pub(super) async fn examine(report: &mut Report, target: &ApiTarget) -> bool {
     let reached = reach(report, target).await;
-    if reached == Reached::Nothing {
+    if reached == ReachResult::Nothing {
         return false;
     }
     let api = api(target).await;
-    if let Passage::Nowhere(error) = api {
+    if let AccessResult::Nowhere(error) = api {
         report.add("API", Grade::Fail, error);
         return false;
     }
     let opened = listen::begin(target).await;
     let is_cut = matches!(opened, Err(SocketError::NotUpgraded(_)));
     let (socket, passage) = match opened {
-        Ok(opened) => (Some(opened), Passage::Taken),
+        Ok(opened) => (Some(opened), AccessResult::Taken),
         Err(error) => (None, socket_passage(error, target)),
     };
-    if reached == Reached::Page && !tell_of_page(report, &api, &passage) {
+    if reached == ReachResult::Page && !tell_of_page(report, &api, &passage) {
         return false;
     }
-    let served = matches!(api, Passage::Taken);
+    let served = matches!(api, AccessResult::Taken);
     tell(report, target, &api, &passage);
     let Some((socket, id)) = socket else {
         if served && is_cut {
@@ -70,8 +70,8 @@ pub(super) async fn examine(report: &mut Report, target: &Target) -> bool {
 }
 
 /// Says what a web page in the place of the server means, by what else gets through; false if nothing does.
-fn tell_of_page(report: &mut Report, api: &Passage, socket: &Passage) -> bool {
-    if let (Passage::Elsewhere(_), Passage::Elsewhere(_)) = (api, socket) {
+fn tell_of_page(report: &mut Report, api: &AccessResult, socket: &AccessResult) -> bool {
+    if let (AccessResult::Elsewhere(_), AccessResult::Elsewhere(_)) = (api, socket) {
         let text = "a web page is there in its place: the address or port is another program's, or the proxy does not pass these paths on";
         report.add("server", Grade::Fail, text);
         return false;
@@ -82,8 +82,8 @@ fn tell_of_page(report: &mut Report, api: &Passage, socket: &Passage) -> bool {
 }
 
 /// Says how far a request and a socket get, a fault that both share only once.
-fn tell(report: &mut Report, target: &Target, api: &Passage, socket: &Passage) {
-    use Passage::{Elsewhere, NoSuchPath, Refused, Stripped, Taken};
+fn tell(report: &mut Report, target: &ApiTarget, api: &AccessResult, socket: &AccessResult) {
+    use AccessResult::{Elsewhere, NoSuchPath, Refused, Stripped, Taken};
 
     let path = &target.path;
     let of_api = match (api, socket) {
@@ -103,7 +103,7 @@ fn tell(report: &mut Report, target: &Target, api: &Passage, socket: &Passage) {
         (NoSuchPath(status), _) => Err(format!(
             "refused with {status}: the server has {path}/app/, where sockets are, and not {path}/apps/: does a proxy change the path?"
         )),
-        (Refused(text) | Passage::Nowhere(text), _) => Err(text.clone()),
+        (Refused(text) | AccessResult::Nowhere(text), _) => Err(text.clone()),
     };
     let passes = of_api.is_ok();
     match of_api {
@@ -124,75 +124,75 @@ fn tell(report: &mut Report, target: &Target, api: &Passage, socket: &Passage) {
             "{said}: the proxy passes {path}/apps/ on, where backends trigger events, and not {path}/app/, where sockets are: let it pass both"
         ),
         (Elsewhere(said), _) => format!("{said}: the proxy does not pass {path}/app/ on"),
-        (Refused(text) | Passage::Nowhere(text), _) => text.clone(),
+        (Refused(text) | AccessResult::Nowhere(text), _) => text.clone(),
         (Stripped, _) => return,
     };
     report.add("WebSocket", Grade::Fail, text);
 }
 
 /// How far a signed request gets.
-async fn api(target: &Target) -> Passage {
+async fn api(target: &ApiTarget) -> AccessResult {
     let answer = match target.send("GET", "channels", &[], "").await {
         Ok(answer) => answer,
-        Err(error) => return Passage::Nowhere(mended(&error.0)),
+        Err(error) => return AccessResult::Nowhere(mended(&error.0)),
     };
     let passage = passage(answer);
     // A signature is over the path as it was written.
-    if let (Passage::Refused(_), false) = (&passage, target.path.is_empty())
-        && let Ok(Answer { status: 200, .. }) = target.send_signed_without_prefix().await
+    if let (AccessResult::Refused(_), false) = (&passage, target.path.is_empty())
+        && let Ok(ApiResponse { status: 200, .. }) = target.send_signed_without_prefix().await
     {
-        return Passage::Stripped;
+        return AccessResult::Stripped;
     }
     passage
 }
 
-fn passage(answer: Answer) -> Passage {
-    let Answer { status, .. } = answer;
+fn passage(answer: ApiResponse) -> AccessResult {
+    let ApiResponse { status, .. } = answer;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let is_json = answer.json().is_ok_and(|json| json.is_object());
-    let Err(Failure(said)) = answer.accepted() else {
+    let Err(CommandError(said)) = answer.accepted() else {
         return if is_page(&text) {
-            Passage::Elsewhere("a web page is there in its place".to_owned())
+            AccessResult::Elsewhere("a web page is there in its place".to_owned())
         } else {
-            Passage::Taken
+            AccessResult::Taken
         };
     };
     let advice = match status {
         404 if text.contains(NO_APP) => ": the server does not have this app: is the id right?",
-        404 if is_json && text.contains("Not found.") => return Passage::NoSuchPath(status),
+        404 if is_json && text.contains("Not found.") => return AccessResult::NoSuchPath(status),
         404 if is_json => ": the server does not have this app: is the id right?",
-        _ if !is_json && status != 401 && status != 403 => return Passage::Elsewhere(said),
+        _ if !is_json && status != 401 && status != 403 => return AccessResult::Elsewhere(said),
         401 => ": are key and secret those of this app on that server?",
         403 => ": the app is disabled, or a firewall stands in front",
         _ => "",
     };
-    Passage::Refused(format!("{said}{advice}"))
+    AccessResult::Refused(format!("{said}{advice}"))
 }
 
 /// How far a socket got that did not open.
-fn socket_passage(error: SocketError, target: &Target) -> Passage {
+fn socket_passage(error: SocketError, target: &ApiTarget) -> AccessResult {
     match error {
         SocketError::NotUpgraded(answer) => {
             let text = String::from_utf8_lossy(&answer.body);
             let status = answer.status;
             let json = answer.json().is_ok_and(|json| json.is_object());
             match status {
-                404 if json => Passage::NoSuchPath(status),
-                404 | 405 => Passage::Elsewhere(format!("answered with {status}")),
-                200 if is_page(&text) => Passage::Elsewhere("answered with a web page".to_owned()),
-                _ => Passage::Refused(Failure::from(SocketError::NotUpgraded(answer)).0),
+                404 if json => AccessResult::NoSuchPath(status),
+                404 | 405 => AccessResult::Elsewhere(format!("answered with {status}")),
+                200 if is_page(&text) => AccessResult::Elsewhere("answered with a web page".to_owned()),
+                _ => AccessResult::Refused(CommandError::from(SocketError::NotUpgraded(answer)).0),
             }
         }
         SocketError::Closed(code, reason) => {
-            Passage::Refused(refused(code, &reason, target.origin.as_deref()))
+            AccessResult::Refused(refused(code, &reason, target.origin.as_deref()))
         }
-        SocketError::Unreachable(Failure(error)) => Passage::Refused(mended(&error)),
-        other => Passage::Refused(Failure::from(other).0),
+        SocketError::Unreachable(CommandError(error)) => AccessResult::Refused(mended(&error)),
+        other => AccessResult::Refused(CommandError::from(other).0),
     }
 }
 
 /// Whether a proxy leaves compression to client and server. Most often nobody asked for it: then nothing is said.
-async fn compression(report: &mut Report, target: &Target) {
+async fn compression(report: &mut Report, target: &ApiTarget) {
     const SUBJECT: &str = "compression";
     match (target.agrees_on_compression().await, target.compresses) {
         (Ok(true), _) => {
@@ -203,12 +203,12 @@ async fn compression(report: &mut Report, target: &Target) {
             report.add(SUBJECT, Grade::Warn, text);
         }
         (Ok(false), false) => {}
-        (Err(Failure(error)), _) => report.add(SUBJECT, Grade::Warn, error),
+        (Err(CommandError(error)), _) => report.add(SUBJECT, Grade::Warn, error),
     }
 }
 
 /// A trigger that a socket hears.
-async fn round(report: &mut Report, target: &Target, (mut socket, id): (Socket, String)) {
+async fn round(report: &mut Report, target: &ApiTarget, (mut socket, id): (ClientSocket, String)) {
     let channel = format!("fanfare-doctor-{}", id.replace('.', "-"));
     let made = async {
         listen::join(&mut socket, target, &channel, (&id, None)).await?;
@@ -231,7 +231,7 @@ async fn round(report: &mut Report, target: &Target, (mut socket, id): (Socket, 
             let text = format!("a triggered event came back after {} ms", took.as_millis());
             report.add("event", Grade::Ok, text);
         }
-        Ok(Err(Failure(error))) => report.add("event", Grade::Fail, error),
+        Ok(Err(CommandError(error))) => report.add("event", Grade::Fail, error),
         Err(_) => {
             let text = "a triggered event did not reach the socket in ten seconds: do both reach the same server, or servers that share a Redis?";
             report.add("event", Grade::Fail, text);

@@ -10,8 +10,8 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::Failure;
-use super::client::{Answer, PATIENCE, Target, percent};
+use super::CommandError;
+use super::client::{ApiResponse, PATIENCE, ApiTarget, percent};
 use super::report::{Grade, Report};
 
 /// After which a line that has not come is held back. pusher-js gives a streaming answer 4 s before it polls.
@@ -40,7 +40,7 @@ enum Crossing {
 }
 
 /// Tries it where pusher-js looks by itself, and then below the path of the address.
-pub(super) async fn examine(report: &mut Report, target: &Target) {
+pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
     const SUBJECT: &str = "HTTP fallback";
     let path = &target.path;
     let mut crossing = attempt(target, DEFAULT_PREFIX).await;
@@ -81,7 +81,7 @@ pub(super) async fn examine(report: &mut Report, target: &Target) {
 }
 
 /// What is left to clients if a proxy keeps streaming answers.
-async fn held(target: &Target) -> String {
+async fn held(target: &ApiTarget) -> String {
     let polls = match timeout(HELD_AFTER, SessionAddress::new(target, DEFAULT_PREFIX).poll()).await
     {
         Ok(Ok(answer)) => answer.status == 200 && answer.body.starts_with(b"o"),
@@ -93,15 +93,15 @@ async fn held(target: &Target) -> String {
     )
 }
 
-async fn attempt(target: &Target, prefix: &str) -> Crossing {
+async fn attempt(target: &ApiTarget, prefix: &str) -> Crossing {
     match timeout(PATIENCE, cross(target, prefix)).await {
         Ok(Ok(crossing)) => crossing,
-        Ok(Err(Failure(error))) => Crossing::Broken(error),
+        Ok(Err(CommandError(error))) => Crossing::Broken(error),
         Err(_) => Crossing::Broken("no event came over HTTP in ten seconds".to_owned()),
     }
 }
 
-async fn cross(target: &Target, prefix: &str) -> Result<Crossing, Failure> {
+async fn cross(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandError> {
     let session = SessionAddress::new(target, prefix);
     let Ok(opened) = timeout(HELD_AFTER, session.stream()).await else { return Ok(Crossing::Held) };
     let mut lines = match opened? {
@@ -141,7 +141,7 @@ async fn cross(target: &Target, prefix: &str) -> Result<Crossing, Failure> {
 }
 
 /// What it means that a session did not open.
-fn refused(answer: &Answer) -> Crossing {
+fn refused(answer: &ApiResponse) -> Crossing {
     let is_json = answer.json().is_ok_and(|json| json.is_object());
     match answer.status {
         404 if is_json => Crossing::NotServed,
@@ -151,12 +151,12 @@ fn refused(answer: &Answer) -> Crossing {
 
 /// An address as pusher-js makes one.
 struct SessionAddress<'a> {
-    target: &'a Target,
+    target: &'a ApiTarget,
     path: String,
 }
 
 impl<'a> SessionAddress<'a> {
-    fn new(target: &'a Target, prefix: &str) -> Self {
+    fn new(target: &'a ApiTarget, prefix: &str) -> Self {
         let mut seed = [0; 8];
         // Without chance it is a name all the same; only two at once would be in each other's way.
         let _ = getrandom::fill(&mut seed);
@@ -176,7 +176,7 @@ impl<'a> SessionAddress<'a> {
     }
 
     /// Opens the session by a streaming request; its lines, or what else was answered.
-    async fn stream(&self) -> Result<Result<AnswerLines, Answer>, Failure> {
+    async fn stream(&self) -> Result<Result<AnswerLines, ApiResponse>, CommandError> {
         let response = self.target.begin_post(&self.address("xhr_streaming"), "").await?;
         if response.status() != 200 {
             return Ok(Err(self.target.whole(response).await?));
@@ -184,13 +184,13 @@ impl<'a> SessionAddress<'a> {
         Ok(Ok(AnswerLines { body: response.into_body(), rest: Vec::new() }))
     }
 
-    async fn poll(&self) -> Result<Answer, Failure> {
+    async fn poll(&self) -> Result<ApiResponse, CommandError> {
         let response = self.target.begin_post(&self.address("xhr"), "").await?;
         self.target.whole(response).await
     }
 
     /// Says these frames; the status of the answer.
-    async fn say(&self, frames: &[String]) -> Result<u16, Failure> {
+    async fn say(&self, frames: &[String]) -> Result<u16, CommandError> {
         let body = json!(frames).to_string();
         let response = self.target.begin_post(&self.address("xhr_send"), &body).await?;
         Ok(response.status().as_u16())
@@ -204,24 +204,24 @@ struct AnswerLines {
 }
 
 impl AnswerLines {
-    async fn next(&mut self) -> Result<String, Failure> {
+    async fn next(&mut self) -> Result<String, CommandError> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
             }
             let Some(frame) = self.body.frame().await else {
-                return Err(Failure("the streaming answer ended too early".to_owned()));
+                return Err(CommandError("the streaming answer ended too early".to_owned()));
             };
             let frame = frame
                 .map_err(io::Error::other)
-                .map_err(|error| Failure(format!("the streaming answer broke off: {error}")))?;
+                .map_err(|error| CommandError(format!("the streaming answer broke off: {error}")))?;
             self.rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         }
     }
 
     /// The frames of the next line that has any; none at the session's end.
-    async fn frames(&mut self) -> Result<Option<Vec<Value>>, Failure> {
+    async fn frames(&mut self) -> Result<Option<Vec<Value>>, CommandError> {
         loop {
             let line = self.next().await?;
             match line.split_at_checked(1) {
@@ -237,7 +237,7 @@ impl AnswerLines {
     }
 
     /// The socket id that the session is greeted with; none if it is refused.
-    async fn greeting(&mut self) -> Result<Option<String>, Failure> {
+    async fn greeting(&mut self) -> Result<Option<String>, CommandError> {
         while let Some(frames) = self.frames().await? {
             for frame in frames {
                 let data = frame.get("data").and_then(Value::as_str).unwrap_or_default();
@@ -250,13 +250,13 @@ impl AnswerLines {
         Ok(None)
     }
 
-    async fn until(&mut self, event: &str) -> Result<(), Failure> {
+    async fn until(&mut self, event: &str) -> Result<(), CommandError> {
         while let Some(frames) = self.frames().await? {
             let is_it = |frame: &Value| frame.get("event").and_then(Value::as_str) == Some(event);
             if frames.iter().any(is_it) {
                 return Ok(());
             }
         }
-        Err(Failure("the server ended the session over HTTP".to_owned()))
+        Err(CommandError("the server ended the session over HTTP".to_owned()))
     }
 }

@@ -3,40 +3,40 @@
 
 use std::sync::Arc;
 
-use super::client::Target;
+use super::client::ApiTarget;
 use super::running::RunningApp;
-use super::{Failure, database, trust};
+use super::{CommandError, database, root_certs};
 use crate::app::App;
-use crate::config::{self, At, Config, Loaded, Server};
-use crate::protocol::origin::{self, Pattern};
+use crate::config::{self, TargetArgs, Config, LoadedSettings, ServerConfig};
+use crate::protocol::origin::{self, OriginPattern};
 
 /// What to do about a machine without settings and without a server.
 const NOTHING: &str = "no app is configured here and no server without settings runs: give --config, or --url with --app-id, --key and --secret";
 
-impl Target {
+impl ApiTarget {
     /// The server that `at` names, or the one that the settings are for.
     pub(super) async fn find(
-        at: &At,
-        load: impl FnOnce() -> Result<Loaded, config::Error>,
-    ) -> Result<Self, Failure> {
+        at: &TargetArgs,
+        load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
+    ) -> Result<Self, CommandError> {
         Self::find_one(at, false, load).await
     }
 
     /// The same; of several apps `any` will do.
     pub(super) async fn find_one(
-        at: &At,
+        at: &TargetArgs,
         any: bool,
-        load: impl FnOnce() -> Result<Loaded, config::Error>,
-    ) -> Result<Self, Failure> {
+        load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
+    ) -> Result<Self, CommandError> {
         let given = (&at.app_id, &at.key, &at.secret);
         let mut target = if let ((Some(id), Some(key), Some(secret)), Some(url)) = (given, &at.url)
         {
             Self::at(url, &App::new(id, key, secret))?
         } else if at.key.is_some() || at.secret.is_some() {
             let missing = "--key and --secret need --url and --app-id beside them";
-            return Err(Failure(missing.to_owned()));
+            return Err(CommandError(missing.to_owned()));
         } else {
-            let Loaded { config, .. } = load()?;
+            let LoadedSettings { config, .. } = load()?;
             Self::of_settings(at, any, &config).await?
         };
         if at.origin.is_some() {
@@ -45,12 +45,12 @@ impl Target {
         Ok(target)
     }
 
-    async fn of_settings(at: &At, any: bool, config: &Config) -> Result<Self, Failure> {
+    async fn of_settings(at: &TargetArgs, any: bool, config: &Config) -> Result<Self, CommandError> {
         if config.made_app.is_some() {
             let of_config = config.server.port;
             let running = RunningApp::choose(RunningApp::all(), at.url.as_deref(), of_config)?;
             let RunningApp { url, id, key, secret, .. } =
-                running.ok_or_else(|| Failure(NOTHING.to_owned()))?;
+                running.ok_or_else(|| CommandError(NOTHING.to_owned()))?;
             return Self::at(at.url.as_ref().unwrap_or(&url), &App::new(&id, &key, &secret));
         }
         let configured = match &at.app_id {
@@ -68,24 +68,24 @@ impl Target {
             }
             (None, None, Some(_)) if config.apps.is_empty() => {
                 let none = "the apps are in a database: say which with --app-id";
-                return Err(Failure(none.to_owned()));
+                return Err(CommandError(none.to_owned()));
             }
             (None, ..) => {
                 let mut ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
                 ids.sort_unstable();
-                return Err(Failure(format!("say which app with --app-id: {}", ids.join(", "))));
+                return Err(CommandError(format!("say which app with --app-id: {}", ids.join(", "))));
             }
         };
         Self::of_server(&config.server, at.url.as_deref(), &app)
     }
 
     /// The server that is set so, for what needs no app.
-    pub(super) fn of_own(server: &Server) -> Result<Self, Failure> {
+    pub(super) fn of_own(server: &ServerConfig) -> Result<Self, CommandError> {
         Self::of_server(server, None, &App::new("", "", ""))
     }
 
     /// The server that is set so, or the one at `url` in its place.
-    fn of_server(server: &Server, url: Option<&str>, app: &App) -> Result<Self, Failure> {
+    fn of_server(server: &ServerConfig, url: Option<&str>, app: &App) -> Result<Self, CommandError> {
         let own = || {
             let scheme = if server.tls.is_some() { "https" } else { "http" };
             let host = reachable(&server.host);
@@ -95,7 +95,7 @@ impl Target {
         if url.is_none() {
             target.unix_socket = server.unix_socket.as_ref().map(|socket| socket.path.clone());
             // Reached by its address, it is there for another name.
-            target.name = server.tls.as_ref().and_then(|tls| trust::name_in(&tls.cert));
+            target.name = server.tls.as_ref().and_then(|tls| root_certs::name_in(&tls.cert));
         }
         target.origin = origin_among(&app.allowed_origins);
         Ok(target)
@@ -112,7 +112,7 @@ pub(super) fn reachable(host: &str) -> &str {
 }
 
 /// An `Origin` that an app with these patterns lets in; none where it lets everybody in.
-fn origin_among(patterns: &[Pattern]) -> Option<String> {
+fn origin_among(patterns: &[OriginPattern]) -> Option<String> {
     // Where nobody has to name an origin, none is named.
     if origin::allowed(patterns, None) {
         return None;
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn an_origin_is_chosen_that_the_app_lets_in() {
         let among = |patterns: &[&str]| {
-            let patterns: Vec<Pattern> =
+            let patterns: Vec<OriginPattern> =
                 patterns.iter().map(|pattern| pattern.parse().unwrap()).collect();
             let origin = origin_among(&patterns);
             assert!(origin::allowed(&patterns, origin.as_deref()), "{origin:?}");

@@ -7,7 +7,7 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::client::{PATIENCE, Target};
+use super::client::{PATIENCE, ApiTarget};
 use super::report::{Grade, Report};
 use crate::hub::stream::Stream;
 
@@ -37,7 +37,7 @@ const STREAM: u32 = 1;
 const MAX_FRAME: usize = 16 << 10;
 
 /// How a WebSocket over HTTP/2 came out.
-enum Outcome {
+enum Http2Outcome {
     /// The proxy speaks HTTP/1.1 alone.
     NotSpoken,
     /// The proxy speaks it and does not offer WebSockets on it.
@@ -53,43 +53,43 @@ enum Outcome {
 const WITHOUT: &str = "switch that off there, and browsers take HTTP/1.1 for sockets (Envoy: leave allow_connect out; Apache: H2WebSockets off; HAProxy: option h2-workaround-bogus-websocket-clients)";
 
 /// Looks at it where TLS offers HTTP/2.
-pub(super) async fn examine(report: &mut Report, target: &Target) {
+pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
     if !target.tls {
         return;
     }
     let mut has_opened = false;
     let outcome = match timeout(PATIENCE, attempt(target, &mut has_opened)).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => Outcome::Ended(error.to_string()),
-        Err(_) if has_opened => Outcome::Held,
-        Err(_) => Outcome::Ended("no answer in ten seconds".to_owned()),
+        Ok(Err(error)) => Http2Outcome::Ended(error.to_string()),
+        Err(_) if has_opened => Http2Outcome::Held,
+        Err(_) => Http2Outcome::Ended("no answer in ten seconds".to_owned()),
     };
     let (grade, text) = match outcome {
-        Outcome::NotSpoken => return,
-        Outcome::NotOffered => (Grade::Ok, "spoken; WebSockets take HTTP/1.1 beside it".to_owned()),
-        Outcome::Greeted => (Grade::Ok, "WebSockets open over it".to_owned()),
-        Outcome::Answered(status) => (
+        Http2Outcome::NotSpoken => return,
+        Http2Outcome::NotOffered => (Grade::Ok, "spoken; WebSockets take HTTP/1.1 beside it".to_owned()),
+        Http2Outcome::Greeted => (Grade::Ok, "WebSockets open over it".to_owned()),
+        Http2Outcome::Answered(status) => (
             Grade::Fail,
             format!(
                 "WebSockets are offered over it and answered with {status}, so browsers do not connect: {WITHOUT}"
             ),
         ),
-        Outcome::Held => (
+        Http2Outcome::Held => (
             Grade::Fail,
             format!(
                 "WebSockets open over it and the greeting is held back, so browsers do not connect: {WITHOUT}"
             ),
         ),
-        Outcome::Ended(error) => {
+        Http2Outcome::Ended(error) => {
             (Grade::Fail, format!("WebSockets are offered over it and end ({error}): {WITHOUT}"))
         }
     };
     report.add("HTTP/2", grade, text);
 }
 
-async fn attempt(target: &Target, has_opened: &mut bool) -> io::Result<Outcome> {
-    let Some(stream) = target.connect_http2().await? else { return Ok(Outcome::NotSpoken) };
-    let mut connection = Connection { stream };
+async fn attempt(target: &ApiTarget, has_opened: &mut bool) -> io::Result<Http2Outcome> {
+    let Some(stream) = target.connect_http2().await? else { return Ok(Http2Outcome::NotSpoken) };
+    let mut connection = Http2Connection { stream };
     connection.stream.write_all(PREFACE).await?;
     connection.write(SETTINGS, 0, 0, &[]).await?;
     let mut heard = Vec::new();
@@ -102,7 +102,7 @@ async fn attempt(target: &Target, has_opened: &mut bool) -> io::Result<Outcome> 
                     continue;
                 }
                 if !offers_sockets(&frame.payload) {
-                    return Ok(Outcome::NotOffered);
+                    return Ok(Http2Outcome::NotOffered);
                 }
                 let request = request(target);
                 connection.write(HEADERS, END_HEADERS, STREAM, &request).await?;
@@ -112,24 +112,24 @@ async fn attempt(target: &Target, has_opened: &mut bool) -> io::Result<Outcome> 
             }
             (HEADERS, STREAM) => match status(frame.content()) {
                 Some(200) => *has_opened = true,
-                Some(status) => return Ok(Outcome::Answered(status)),
+                Some(status) => return Ok(Http2Outcome::Answered(status)),
                 None => return Err(io::Error::other("its answer cannot be read")),
             },
             (DATA, STREAM) => {
                 heard.extend_from_slice(frame.content());
                 let greeting: &[u8] = b"pusher:connection_established";
                 if heard.windows(greeting.len()).any(|part| part == greeting) {
-                    return Ok(Outcome::Greeted);
+                    return Ok(Http2Outcome::Greeted);
                 }
             }
-            (RST_STREAM, STREAM) => return Ok(Outcome::Ended("the stream was reset".to_owned())),
-            (GOAWAY, _) => return Ok(Outcome::Ended("the connection was closed".to_owned())),
+            (RST_STREAM, STREAM) => return Ok(Http2Outcome::Ended("the stream was reset".to_owned())),
+            (GOAWAY, _) => return Ok(Http2Outcome::Ended("the connection was closed".to_owned())),
             _ => {}
         }
     }
 }
 
-struct Connection {
+struct Http2Connection {
     stream: Stream,
 }
 
@@ -140,7 +140,7 @@ struct Http2Frame {
     payload: Vec<u8>,
 }
 
-impl Connection {
+impl Http2Connection {
     async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
         let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
         let mut frame = length.to_be_bytes().get(1..).unwrap_or_default().to_vec();
@@ -190,7 +190,7 @@ fn offers_sockets(settings: &[u8]) -> bool {
 }
 
 /// The header block of an extended CONNECT: nothing in it is remembered, so that no table is needed.
-fn request(target: &Target) -> Vec<u8> {
+fn request(target: &ApiTarget) -> Vec<u8> {
     /// What `:scheme: https` is in the static table of RFC 7541.
     const SCHEME_HTTPS: u8 = 0x80 | 7;
     let mut block = Vec::new();

@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 
 use tokio::time::timeout;
 
-use super::client::{PATIENCE, Socket, SocketError, Target, hear, tell};
-use super::{Failure, coloured, harmless};
+use super::client::{PATIENCE, ClientSocket, SocketError, ApiTarget, hear, tell};
+use super::{CommandError, coloured, harmless};
 
 /// Listens until it is interrupted. That the server ends the connection, or lets it hear none of the channels,
 /// is a failure.
 pub(super) async fn listen(
-    target: &Target,
+    target: &ApiTarget,
     channels: &[String],
     user: Option<&str>,
     as_json: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (mut socket, id) = begin(target).await?;
     for channel in channels {
         join(&mut socket, target, channel, (&id, user)).await?;
@@ -35,11 +35,11 @@ pub(super) async fn listen(
             heard.retain(|channel| word("channel") != Some(channel));
         }
     }
-    Err(Failure("the server refused every channel".to_owned()))
+    Err(CommandError("the server refused every channel".to_owned()))
 }
 
 /// A WebSocket that is established, and its id.
-pub(super) async fn begin(target: &Target) -> Result<(Socket, String), SocketError> {
+pub(super) async fn begin(target: &ApiTarget) -> Result<(ClientSocket, String), SocketError> {
     let mut socket = target.open().await?;
     let greeted = timeout(PATIENCE, greeting(&mut socket)).await;
     let id = greeted.unwrap_or(Err(SocketError::Silent))?;
@@ -47,7 +47,7 @@ pub(super) async fn begin(target: &Target) -> Result<(Socket, String), SocketErr
 }
 
 /// The id that the server greets with.
-async fn greeting(socket: &mut Socket) -> Result<String, SocketError> {
+async fn greeting(socket: &mut ClientSocket) -> Result<String, SocketError> {
     loop {
         let Some(frame) = next(socket).await? else { continue };
         let data = frame.get("data");
@@ -72,8 +72,8 @@ async fn greeting(socket: &mut Socket) -> Result<String, SocketError> {
 
 /// Asks to be subscribed; the answer is an event like others.
 pub(super) async fn join(
-    socket: &mut Socket,
-    target: &Target,
+    socket: &mut ClientSocket,
+    target: &ApiTarget,
     channel: &str,
     (id, user): (&str, Option<&str>),
 ) -> Result<(), SocketError> {
@@ -96,7 +96,7 @@ pub(super) async fn join(
 }
 
 /// The next frame that is for people; asked for a sign of life, gives one.
-pub(super) async fn next(socket: &mut Socket) -> Result<Option<Value>, SocketError> {
+pub(super) async fn next(socket: &mut ClientSocket) -> Result<Option<Value>, SocketError> {
     let text = hear(socket).await?;
     let frame: Value = serde_json::from_str(&text).map_err(|_| {
         SocketError::Garbled(format!("the server sends what is not JSON: {}", harmless(&text)))

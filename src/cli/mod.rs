@@ -10,12 +10,12 @@ mod fallback;
 mod find;
 mod http2;
 mod listen;
-mod mend;
+mod hints;
 mod reach;
 mod redis;
 mod report;
 pub mod running;
-mod trust;
+mod root_certs;
 mod webhooks;
 
 use std::ffi::OsString;
@@ -27,25 +27,25 @@ use clap::CommandFactory;
 use serde_json::{Value, json};
 
 use crate::config::{self, Flags, Tool};
-use client::{Answer, Target};
+use client::{ApiResponse, ApiTarget};
 
 /// Why a command did not do what it was asked, in one line.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct CommandError(String);
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         Self(error.to_string())
     }
 }
 
-impl From<config::Error> for Failure {
+impl From<config::Error> for CommandError {
     fn from(error: config::Error) -> Self {
         Self(error.to_string())
     }
@@ -57,45 +57,45 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
     flags: &Flags,
     env: impl IntoIterator<Item = (N, V)>,
     folder: &Path,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let load = || config::load(flags, env, folder);
     runtime.block_on(async {
         match tool {
             Tool::Trigger { channel, event, data, at } => {
                 let body = json!({ "name": event, "channels": [channel], "data": data });
-                let target = Target::find(at, load).await?;
+                let target = ApiTarget::find(at, load).await?;
                 let answer = target.ask("POST", "events", &[], &body.to_string()).await?;
                 say(at.json, &answer.json()?, || format!("{event} was triggered on {channel}.\n"))
             }
             Tool::Listen { channels, user, at } => {
-                let target = Target::find(at, load).await?;
+                let target = ApiTarget::find(at, load).await?;
                 listen::listen(&target, channels, user.as_deref(), at.json).await
             }
             Tool::Channels { prefix, at } => {
-                let list = channels(&Target::find(at, load).await?, prefix.as_deref()).await?;
+                let list = channels(&ApiTarget::find(at, load).await?, prefix.as_deref()).await?;
                 say(at.json, &list, || table(&list))
             }
             Tool::Terminate { user, at } => {
-                let target = Target::find(at, load).await?;
+                let target = ApiTarget::find(at, load).await?;
                 let answer = ask_of_user(&target, user, "terminate_connections", "{}").await?;
                 say(at.json, &answer, || format!("Connections of {user} are closed.\n"))
             }
             Tool::Revoke { user, channels, at } => {
-                let target = Target::find(at, load).await?;
+                let target = ApiTarget::find(at, load).await?;
                 let body = json!({ "channels": channels }).to_string();
                 let answer = ask_of_user(&target, user, "unsubscribe", &body).await?;
                 let channels = channels.join(", ");
                 say(at.json, &answer, || format!("{user} has left {channels}.\n"))
             }
             Tool::Reconnect { user, at } => {
-                let target = Target::find(at, load).await?;
+                let target = ApiTarget::find(at, load).await?;
                 let answer = ask_of_user(&target, user, "reconnect", "{}").await?;
                 say(at.json, &answer, || format!("Clients of {user} are told to come back.\n"))
             }
             Tool::Doctor { at } => doctor::examine(at, load).await,
             Tool::Healthcheck => {
-                let target = Target::of_own(&load()?.config.server)?;
+                let target = ApiTarget::of_own(&load()?.config.server)?;
                 let up = format!("{}/up", target.path);
                 target.request("GET", &up, "").await?.accepted().map(drop)
             }
@@ -115,21 +115,21 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
 
 /// Posts what is to be done with a user's connections.
 async fn ask_of_user(
-    target: &Target,
+    target: &ApiTarget,
     user: &str,
     verb: &str,
     body: &str,
-) -> Result<Value, Failure> {
+) -> Result<Value, CommandError> {
     let path = format!("users/{}/{verb}", client::percent(user));
     target.ask("POST", &path, &[], body).await?.json()
 }
 
 /// The channels and their counts; without counts from a server that does not give them.
-async fn channels(target: &Target, prefix: Option<&str>) -> Result<Value, Failure> {
+async fn channels(target: &ApiTarget, prefix: Option<&str>) -> Result<Value, CommandError> {
     let prefix = prefix.map(|prefix| ("filter_by_prefix", prefix));
     let counted: Vec<_> = prefix.into_iter().chain([("info", "subscription_count")]).collect();
     match target.send("GET", "channels", &counted, "").await? {
-        Answer { status: 400, .. } => {
+        ApiResponse { status: 400, .. } => {
             let plain: Vec<_> = prefix.into_iter().collect();
             target.ask("GET", "channels", &plain, "").await?.json()
         }
@@ -151,7 +151,7 @@ fn table(list: &Value) -> String {
 }
 
 /// Says `value` to a program, or the text to a person.
-fn say(as_json: bool, value: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+fn say(as_json: bool, value: &Value, text: impl FnOnce() -> String) -> Result<(), CommandError> {
     let text = if as_json { format!("{value}\n") } else { text() };
     // Whoever closes the pipe has read enough.
     let _ = io::stdout().write_all(text.as_bytes());

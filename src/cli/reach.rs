@@ -6,13 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::client::{Answer, PATIENCE, Target};
-use super::mend::{is_page, mended, not_the_server};
+use super::client::{ApiResponse, PATIENCE, ApiTarget};
+use super::hints::{is_page, mended, not_the_server};
 use super::report::{Grade, Report};
 
 /// What was found at an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(super) enum ReachResult {
     /// Nothing that events could go through; the report says why.
     Nothing,
     /// A server of the protocol, as far as can be told.
@@ -22,20 +22,20 @@ pub(super) enum Reached {
 }
 
 /// The port, TLS, and the clock, by a request that needs no signature.
-pub(super) async fn reach(report: &mut Report, target: &Target) -> Reached {
+pub(super) async fn reach(report: &mut Report, target: &ApiTarget) -> ReachResult {
     if target.tls && !certificate(report, target).await {
-        return Reached::Nothing;
+        return ReachResult::Nothing;
     }
     let answer = match target.request("GET", &format!("{}/up", target.path), "").await {
         Ok(answer) => answer,
         Err(error) => {
             report.add("server", Grade::Fail, mended(&error.0));
-            return Reached::Nothing;
+            return ReachResult::Nothing;
         }
     };
     if let Some(sentence) = not_the_server(&answer, target.tls) {
         report.add("server", Grade::Fail, sentence);
-        return Reached::Nothing;
+        return ReachResult::Nothing;
     }
     let is_page = is_page(&String::from_utf8_lossy(&answer.body));
     match answer.status {
@@ -49,11 +49,11 @@ pub(super) async fn reach(report: &mut Report, target: &Target) -> Reached {
         ready(report, target).await;
     }
     clock(report, &answer);
-    if is_page { Reached::Page } else { Reached::Server }
+    if is_page { ReachResult::Page } else { ReachResult::Server }
 }
 
 /// Whether TLS can be spoken there, as far as that is not said better by a request.
-async fn certificate(report: &mut Report, target: &Target) -> bool {
+async fn certificate(report: &mut Report, target: &ApiTarget) -> bool {
     match timeout(PATIENCE, target.connect()).await {
         Ok(Ok((_, true))) => {
             let text = "the certificate ends within two weeks: renew it";
@@ -74,7 +74,7 @@ async fn certificate(report: &mut Report, target: &Target) -> bool {
     true
 }
 
-fn clock(report: &mut Report, answer: &Answer) {
+fn clock(report: &mut Report, answer: &ApiResponse) {
     let Some(apart) = answer.date.as_deref().and_then(seconds_apart) else { return };
     if apart <= 60 {
         return report.add("clock", Grade::Ok, "it agrees with the server's");
@@ -86,7 +86,7 @@ fn clock(report: &mut Report, answer: &Answer) {
 }
 
 /// Whether it wants new sockets; servers that have no such path are not asked.
-async fn ready(report: &mut Report, target: &Target) {
+async fn ready(report: &mut Report, target: &ApiTarget) {
     let Ok(answer) = target.request("GET", &format!("{}/ready", target.path), "").await else {
         return;
     };

@@ -1,13 +1,13 @@
 //! Whether the Redis that joins the nodes of a cluster is as they need it, for `fanfare doctor`.
 
 use super::report::{Grade, Report};
-use crate::cluster::redis::probe::{Found, probe};
-use crate::config::Cluster;
+use crate::cluster::redis::diagnose::{RedisFinding, probe};
+use crate::config::ClusterConfig;
 
 const SUBJECT: &str = "Redis";
 
 /// Looks at it if there is to be one, and at each of the nodes of a cluster that the settings name.
-pub(super) async fn examine(report: &mut Report, cluster: &Cluster) {
+pub(super) async fn examine(report: &mut Report, cluster: &ClusterConfig) {
     let mut urls = cluster.redis.clone();
     for _ in 0..urls.len() {
         // What is looked at is the first; that there are others says that it must be a cluster's.
@@ -32,8 +32,8 @@ fn place(url: &str) -> String {
 /// Percent of its memory from which on a Redis is worth a look.
 const NEARLY_FULL: u64 = 90;
 
-fn tell(report: &mut Report, place: &str, found: Found) {
-    let Found { version, is_recent, is_replica, evicts, memory, refuses, round_trip } = found;
+fn tell(report: &mut Report, place: &str, found: RedisFinding) {
+    let RedisFinding { version, is_recent, is_replica, evicts, memory, refuses, round_trip } = found;
     let mut ill = Vec::new();
     if !is_recent {
         ill.push(format!("{version} is too old: nodes need Redis 7 or later, or a Valkey"));

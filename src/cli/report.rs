@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{Failure, coloured, harmless};
+use super::{CommandError, coloured, harmless};
 
 /// How well what was looked at does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Report {
     }
 
     /// Fails if anything does.
-    pub(super) fn end(self) -> Result<(), Failure> {
+    pub(super) fn end(self) -> Result<(), CommandError> {
         let failed = self.findings.iter().filter(|finding| finding.grade == Grade::Fail).count();
         if self.as_json {
             let all: Vec<Value> = self.findings.iter().map(Finding::json).collect();
@@ -55,8 +55,8 @@ impl Report {
         }
         match failed {
             0 => Ok(()),
-            1 => Err(Failure("one thing is wrong".to_owned())),
-            count => Err(Failure(format!("{count} things are wrong"))),
+            1 => Err(CommandError("one thing is wrong".to_owned())),
+            count => Err(CommandError(format!("{count} things are wrong"))),
         }
     }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::Failure;
-use crate::config::{MadeApp, Server};
+use super::CommandError;
+use crate::config::{GeneratedApp, ServerConfig};
 
 /// What the files end with.
 const SUFFIX: &str = ".json";
@@ -35,8 +35,8 @@ pub struct RunningAppFile {
 
 impl RunningApp {
     /// The app of a server that listens at `addr`, below `path`.
-    pub fn new(made: &MadeApp, mut addr: SocketAddr, server: &Server) -> Self {
-        let MadeApp { id, key, secret } = made.clone();
+    pub fn new(made: &GeneratedApp, mut addr: SocketAddr, server: &ServerConfig) -> Self {
+        let GeneratedApp { id, key, secret } = made.clone();
         match addr.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -115,7 +115,7 @@ impl RunningApp {
         all: Vec<Self>,
         url: Option<&str>,
         port: u16,
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<Self>, CommandError> {
         let wanted = match url {
             Some(url) => url.parse::<hyper::Uri>().ok().and_then(|url| url.port_u16()),
             None => Some(port),
@@ -130,7 +130,7 @@ impl RunningApp {
         let found = all.into_iter().find(|running| Some(running.port) == wanted);
         let several =
             || format!("several servers run here: say which with --url: {}", urls.join(", "));
-        found.map(Some).ok_or_else(|| Failure(several()))
+        found.map(Some).ok_or_else(|| CommandError(several()))
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
     use crate::config::Settings;
 
     fn running(port: u16) -> RunningApp {
-        let made = MadeApp { id: "1".into(), key: "k".into(), secret: "s".into() };
+        let made = GeneratedApp { id: "1".into(), key: "k".into(), secret: "s".into() };
         let mut server = Settings::default().resolve().unwrap().server;
         server.path = "/ws".to_owned();
         RunningApp::new(&made, ([0, 0, 0, 0], port).into(), &server)

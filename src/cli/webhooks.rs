@@ -3,20 +3,20 @@
 
 use std::collections::BTreeMap;
 
-use super::client::Target;
+use super::client::ApiTarget;
 use super::doctor::{FEW, FILES};
 use super::harmless;
 use super::report::{Grade, Report};
-use crate::config::Metrics;
+use crate::config::MetricsConfig;
 
 const SUBJECT: &str = "webhooks";
 
 /// One webhook: an app's id, and the webhook's place among those of its app.
-type Hook = (String, String);
+type WebhookRef = (String, String);
 
 /// What is told of one.
 #[derive(Default, PartialEq, Debug)]
-struct State {
+struct WebhookHealth {
     failing: bool,
     queue: f64,
     oldest: f64,
@@ -25,8 +25,8 @@ struct State {
 
 /// What is told of all.
 #[derive(Default, PartialEq, Debug)]
-struct States {
-    hooks: BTreeMap<Hook, State>,
+struct WebhookHealths {
+    hooks: BTreeMap<WebhookRef, WebhookHealth>,
     facts_dropped: f64,
     /// Files that the server may have open; 0 if it is not told.
     max_files: f64,
@@ -34,7 +34,7 @@ struct States {
 
 /// Looks at them if they can be seen. `metrics` are those of the settings, if the server is that of the
 /// settings.
-pub(super) async fn examine(report: &mut Report, target: &Target, metrics: Option<&Metrics>) {
+pub(super) async fn examine(report: &mut Report, target: &ApiTarget, metrics: Option<&MetricsConfig>) {
     let answer = match metrics {
         Some(metrics) if !metrics.enabled => return,
         Some(metrics) if metrics.port != 0 => {
@@ -52,7 +52,7 @@ pub(super) async fn examine(report: &mut Report, target: &Target, metrics: Optio
     tell(report, &read(&String::from_utf8_lossy(&answer.body)));
 }
 
-fn tell(report: &mut Report, states: &States) {
+fn tell(report: &mut Report, states: &WebhookHealths) {
     let files = states.max_files;
     if files > 0.0 && files < FILES as f64 {
         report.add("open files", Grade::Warn, format!("at most {files} of the server's {FEW}"));
@@ -62,7 +62,7 @@ fn tell(report: &mut Report, states: &States) {
         let which = format!("webhook {} of app {}", harmless(place), harmless(app));
         waiting += state.queue;
         if state.failing {
-            let State { queue, oldest, .. } = state;
+            let WebhookHealth { queue, oldest, .. } = state;
             let text = format!(
                 "the endpoint of {which} fails, {queue} events wait and the first for {oldest:.0} s: the log says what it answers, and after 300 s they are given up"
             );
@@ -88,8 +88,8 @@ fn tell(report: &mut Report, states: &States) {
 }
 
 /// Reads a page of metrics; what their names begin with is a setting.
-fn read(page: &str) -> States {
-    let mut states = States::default();
+fn read(page: &str) -> WebhookHealths {
+    let mut states = WebhookHealths::default();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
         let value: f64 = value.parse().unwrap_or_default();
@@ -142,7 +142,7 @@ mod tests {
             f_connections{app=\"1\"} 9\n";
         let states = read(page);
         let hook = |place: &str| ("1".to_owned(), place.to_owned());
-        let failing = State { failing: true, queue: 7.0, oldest: 12.5, dropped: 0.0 };
+        let failing = WebhookHealth { failing: true, queue: 7.0, oldest: 12.5, dropped: 0.0 };
         assert_eq!(states.hooks.get(&hook("0")), Some(&failing));
         assert_eq!(states.hooks.get(&hook("1")).map(|state| state.dropped), Some(3.0));
         assert_eq!((states.hooks.len(), states.facts_dropped), (2, 2.0));

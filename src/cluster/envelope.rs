@@ -42,12 +42,12 @@ pub struct Envelope {
     pub sent: u64,
     /// The sender's own subscribers have it already.
     pub told: bool,
-    pub body: Body,
+    pub body: EnvelopeBody,
 }
 
 /// What it says.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Body {
+pub enum EnvelopeBody {
     /// For the subscribers of the topic it came on. The version is its place in the channel's log; 0: it is
     /// in none.
     Event { version: u64, except: Option<SocketId>, frame: Bytes },
@@ -82,13 +82,13 @@ pub enum Body {
 
 /// Why bytes are no envelope.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Undecodable {
+pub enum EnvelopeError {
     /// Of a kind that a newer node knows.
     Newer(u8),
     Garbage,
 }
 
-impl fmt::Display for Undecodable {
+impl fmt::Display for EnvelopeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Newer(kind) => write!(f, "kind {kind} is a newer version's"),
@@ -122,16 +122,16 @@ impl Envelope {
     /// What stands before and behind the version, for the scripts that give it.
     pub fn encode_around_version(&self) -> (Vec<u8>, Vec<u8>) {
         let (kind, size) = match &self.body {
-            Body::Event { frame, .. } => (EVENT, 16 + frame.len()),
-            Body::Cached { frame, data, .. } => (CACHED, 20 + frame.len() + data.len()),
-            Body::Joined { .. } => (JOINED, 0),
-            Body::Left { .. } => (LEFT, 0),
-            Body::Count { .. } => (COUNT, 0),
-            Body::Terminate { .. } => (TERMINATE, 0),
-            Body::Probe => (PROBE, 0),
-            Body::Reconnect { .. } => (RECONNECT, 0),
-            Body::Withdraw { .. } => (WITHDRAW, 0),
-            Body::Done { .. } => (DONE, 0),
+            EnvelopeBody::Event { frame, .. } => (EVENT, 16 + frame.len()),
+            EnvelopeBody::Cached { frame, data, .. } => (CACHED, 20 + frame.len() + data.len()),
+            EnvelopeBody::Joined { .. } => (JOINED, 0),
+            EnvelopeBody::Left { .. } => (LEFT, 0),
+            EnvelopeBody::Count { .. } => (COUNT, 0),
+            EnvelopeBody::Terminate { .. } => (TERMINATE, 0),
+            EnvelopeBody::Probe => (PROBE, 0),
+            EnvelopeBody::Reconnect { .. } => (RECONNECT, 0),
+            EnvelopeBody::Withdraw { .. } => (WITHDRAW, 0),
+            EnvelopeBody::Done { .. } => (DONE, 0),
         };
         let mut head = Vec::with_capacity(HEADER + DIGITS);
         let version = if kind > PROBE { VERSION } else { FIRST_VERSION };
@@ -141,39 +141,39 @@ impl Envelope {
         head.put_u64(self.sent);
         let mut rest = Vec::with_capacity(size);
         match &self.body {
-            Body::Event { except, frame, .. } => {
+            EnvelopeBody::Event { except, frame, .. } => {
                 put_socket(&mut rest, *except);
                 rest.extend_from_slice(frame);
             }
-            Body::Cached { except, frame, data, .. } => {
+            EnvelopeBody::Cached { except, frame, data, .. } => {
                 put_socket(&mut rest, *except);
                 put_short(&mut rest, frame);
                 rest.extend_from_slice(data);
             }
-            Body::Joined { user, info, .. } => {
+            EnvelopeBody::Joined { user, info, .. } => {
                 put_short(&mut rest, user.as_str().as_bytes());
                 rest.extend_from_slice(info.as_bytes());
             }
-            Body::Left { user, .. } => rest.extend_from_slice(user.as_str().as_bytes()),
-            Body::Count { count, .. } => rest.extend_from_slice(count.to_string().as_bytes()),
-            Body::Terminate { waited, app, user, .. }
-            | Body::Reconnect { waited, app, user, .. } => {
+            EnvelopeBody::Left { user, .. } => rest.extend_from_slice(user.as_str().as_bytes()),
+            EnvelopeBody::Count { count, .. } => rest.extend_from_slice(count.to_string().as_bytes()),
+            EnvelopeBody::Terminate { waited, app, user, .. }
+            | EnvelopeBody::Reconnect { waited, app, user, .. } => {
                 rest.put_u64(*waited);
                 put_short(&mut rest, app.as_str().as_bytes());
                 rest.extend_from_slice(user.as_str().as_bytes());
             }
-            Body::Withdraw { waited, request, app, user, channels, .. } => {
+            EnvelopeBody::Withdraw { waited, request, app, user, channels, .. } => {
                 rest.put_u64(*waited);
                 rest.put_u64(*request);
                 put_short(&mut rest, app.as_str().as_bytes());
                 put_short(&mut rest, user.as_str().as_bytes());
                 channels.iter().for_each(|name| put_short(&mut rest, name.as_str().as_bytes()));
             }
-            Body::Done { request, app, .. } => {
+            EnvelopeBody::Done { request, app, .. } => {
                 rest.put_u64(*request);
                 rest.extend_from_slice(app.as_str().as_bytes());
             }
-            Body::Probe => {}
+            EnvelopeBody::Probe => {}
         }
         (head, rest)
     }
@@ -181,21 +181,21 @@ impl Envelope {
     /// Its version, or its place, becomes another.
     pub(super) fn map_version(&mut self, map: impl FnOnce(u64) -> u64) {
         match &mut self.body {
-            Body::Event { version, .. }
-            | Body::Cached { version, .. }
-            | Body::Joined { version, .. }
-            | Body::Left { version, .. }
-            | Body::Count { version, .. }
-            | Body::Terminate { version, .. }
-            | Body::Reconnect { version, .. }
-            | Body::Withdraw { version, .. }
-            | Body::Done { version, .. } => {
+            EnvelopeBody::Event { version, .. }
+            | EnvelopeBody::Cached { version, .. }
+            | EnvelopeBody::Joined { version, .. }
+            | EnvelopeBody::Left { version, .. }
+            | EnvelopeBody::Count { version, .. }
+            | EnvelopeBody::Terminate { version, .. }
+            | EnvelopeBody::Reconnect { version, .. }
+            | EnvelopeBody::Withdraw { version, .. }
+            | EnvelopeBody::Done { version, .. } => {
                 // 0 is none.
                 if *version > 0 {
                     *version = map(*version);
                 }
             }
-            Body::Probe => {}
+            EnvelopeBody::Probe => {}
         }
     }
 
@@ -207,42 +207,42 @@ impl Envelope {
     /// Its place in the log of its channel, or in that of all nodes; `None` for what is in no log.
     pub fn place(&self) -> Option<u64> {
         match &self.body {
-            Body::Event { version, .. }
-            | Body::Cached { version, .. }
-            | Body::Terminate { version, .. }
-            | Body::Reconnect { version, .. }
-            | Body::Withdraw { version, .. } => Some(*version).filter(|place| *place > 0),
+            EnvelopeBody::Event { version, .. }
+            | EnvelopeBody::Cached { version, .. }
+            | EnvelopeBody::Terminate { version, .. }
+            | EnvelopeBody::Reconnect { version, .. }
+            | EnvelopeBody::Withdraw { version, .. } => Some(*version).filter(|place| *place > 0),
             _ => None,
         }
     }
 
     pub(super) fn version(&self) -> Option<u64> {
         match &self.body {
-            Body::Event { version, .. }
-            | Body::Cached { version, .. }
-            | Body::Joined { version, .. }
-            | Body::Left { version, .. }
-            | Body::Count { version, .. }
-            | Body::Terminate { version, .. }
-            | Body::Reconnect { version, .. }
-            | Body::Withdraw { version, .. }
-            | Body::Done { version, .. } => Some(*version),
-            Body::Probe => None,
+            EnvelopeBody::Event { version, .. }
+            | EnvelopeBody::Cached { version, .. }
+            | EnvelopeBody::Joined { version, .. }
+            | EnvelopeBody::Left { version, .. }
+            | EnvelopeBody::Count { version, .. }
+            | EnvelopeBody::Terminate { version, .. }
+            | EnvelopeBody::Reconnect { version, .. }
+            | EnvelopeBody::Withdraw { version, .. }
+            | EnvelopeBody::Done { version, .. } => Some(*version),
+            EnvelopeBody::Probe => None,
         }
     }
 
     /// Reads what [`Self::encode`] wrote. The frame is a part of `bytes`, not a copy.
-    pub fn decode(bytes: &Bytes) -> Result<Self, Undecodable> {
-        let mut reader = Reader(bytes.clone());
-        let [version, kind, flags, mark] = reader.array().ok_or(Undecodable::Garbage)?;
+    pub fn decode(bytes: &Bytes) -> Result<Self, EnvelopeError> {
+        let mut reader = EnvelopeReader(bytes.clone());
+        let [version, kind, flags, mark] = reader.array().ok_or(EnvelopeError::Garbage)?;
         if version == 0 || mark != MARK {
-            return Err(Undecodable::Garbage);
+            return Err(EnvelopeError::Garbage);
         }
         if !(EVENT..=DONE).contains(&kind) {
             let newer = version > VERSION;
-            return Err(if newer { Undecodable::Newer(kind) } else { Undecodable::Garbage });
+            return Err(if newer { EnvelopeError::Newer(kind) } else { EnvelopeError::Garbage });
         }
-        reader.envelope(kind, flags & TOLD != 0).ok_or(Undecodable::Garbage)
+        reader.envelope(kind, flags & TOLD != 0).ok_or(EnvelopeError::Garbage)
     }
 }
 
@@ -258,9 +258,9 @@ fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-struct Reader(Bytes);
+struct EnvelopeReader(Bytes);
 
-impl Reader {
+impl EnvelopeReader {
     fn take(&mut self, count: usize) -> Option<Bytes> {
         (count <= self.0.len()).then(|| self.0.split_to(count))
     }
@@ -304,38 +304,38 @@ impl Reader {
         let (origin, serial, sent) = (self.number()?, self.number()?, self.number()?);
         let body = match kind {
             EVENT => {
-                Body::Event { version: self.version()?, except: self.socket()?, frame: self.rest() }
+                EnvelopeBody::Event { version: self.version()?, except: self.socket()?, frame: self.rest() }
             }
-            CACHED => Body::Cached {
+            CACHED => EnvelopeBody::Cached {
                 version: self.version()?,
                 except: self.socket()?,
                 frame: self.short()?,
                 data: self.rest(),
             },
-            JOINED => Body::Joined {
+            JOINED => EnvelopeBody::Joined {
                 version: self.version()?,
                 user: UserId::parse(text(&self.short()?)?)?,
                 info: text(&self.rest())?.into(),
             },
             LEFT => {
-                Body::Left { version: self.version()?, user: UserId::parse(text(&self.rest())?)? }
+                EnvelopeBody::Left { version: self.version()?, user: UserId::parse(text(&self.rest())?)? }
             }
             COUNT => {
-                Body::Count { version: self.version()?, count: text(&self.rest())?.parse().ok()? }
+                EnvelopeBody::Count { version: self.version()?, count: text(&self.rest())?.parse().ok()? }
             }
-            TERMINATE => Body::Terminate {
+            TERMINATE => EnvelopeBody::Terminate {
                 version: self.version()?,
                 waited: self.number()?,
                 app: AppId::new(text(&self.short()?)?),
                 user: UserId::parse(text(&self.rest())?)?,
             },
-            RECONNECT => Body::Reconnect {
+            RECONNECT => EnvelopeBody::Reconnect {
                 version: self.version()?,
                 waited: self.number()?,
                 app: AppId::new(text(&self.short()?)?),
                 user: UserId::parse(text(&self.rest())?)?,
             },
-            WITHDRAW => Body::Withdraw {
+            WITHDRAW => EnvelopeBody::Withdraw {
                 version: self.version()?,
                 waited: self.number()?,
                 request: self.number()?,
@@ -343,12 +343,12 @@ impl Reader {
                 user: UserId::parse(text(&self.short()?)?)?,
                 channels: self.channels()?,
             },
-            DONE => Body::Done {
+            DONE => EnvelopeBody::Done {
                 version: self.version()?,
                 request: self.number()?,
                 app: AppId::new(text(&self.rest())?),
             },
-            _ => Body::Probe,
+            _ => EnvelopeBody::Probe,
         };
         Some(Envelope { origin, serial, sent, told, body })
     }
@@ -378,16 +378,16 @@ mod tests {
         let data = Bytes::from_static(b"\"x\"");
         let version = 1_700_000_000_000_001;
         let bodies = [
-            Body::Event { version, except: socket, frame: frame.clone() },
-            Body::Event { version: 0, except: None, frame: Bytes::new() },
-            Body::Cached { version, except: None, frame, data },
-            Body::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
-            Body::Left { version, user: user.clone() },
-            Body::Count { version, count: 12 },
-            Body::Terminate { version, waited: 6, app: AppId::new("a"), user: user.clone() },
-            Body::Probe,
-            Body::Reconnect { version, waited: 6, app: AppId::new("a"), user: user.clone() },
-            Body::Withdraw {
+            EnvelopeBody::Event { version, except: socket, frame: frame.clone() },
+            EnvelopeBody::Event { version: 0, except: None, frame: Bytes::new() },
+            EnvelopeBody::Cached { version, except: None, frame, data },
+            EnvelopeBody::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
+            EnvelopeBody::Left { version, user: user.clone() },
+            EnvelopeBody::Count { version, count: 12 },
+            EnvelopeBody::Terminate { version, waited: 6, app: AppId::new("a"), user: user.clone() },
+            EnvelopeBody::Probe,
+            EnvelopeBody::Reconnect { version, waited: 6, app: AppId::new("a"), user: user.clone() },
+            EnvelopeBody::Withdraw {
                 version,
                 waited: 6,
                 request: 8,
@@ -395,7 +395,7 @@ mod tests {
                 user,
                 channels: ["private-a", "b"].map(|n| ChannelName::parse(n, 200).unwrap()).into(),
             },
-            Body::Done { version: 0, request: 8, app: AppId::new("a") },
+            EnvelopeBody::Done { version: 0, request: 8, app: AppId::new("a") },
         ];
         let envelope = |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, body };
         bodies.into_iter().map(envelope).collect()
@@ -431,7 +431,7 @@ mod tests {
         }
         for garbage in ["", "\0", "hello", "{\"uuid\":\"x\",\"appId\":1}"] {
             let decoded = Envelope::decode(&Bytes::from_static(garbage.as_bytes()));
-            assert_eq!(decoded, Err(Undecodable::Garbage), "{garbage:?}");
+            assert_eq!(decoded, Err(EnvelopeError::Garbage), "{garbage:?}");
         }
     }
 
@@ -442,7 +442,7 @@ mod tests {
             bytes[0] = VERSION + 1;
             assert_eq!(Envelope::decode(&bytes.clone().into()), Ok(envelope));
             bytes[1] = DONE + 1;
-            assert_eq!(Envelope::decode(&bytes.into()), Err(Undecodable::Newer(DONE + 1)));
+            assert_eq!(Envelope::decode(&bytes.into()), Err(EnvelopeError::Newer(DONE + 1)));
         }
     }
 

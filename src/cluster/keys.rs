@@ -5,20 +5,20 @@ use crate::app::AppId;
 
 /// The names of all keys and topics.
 #[derive(Clone, Debug)]
-pub(super) struct Keys {
+pub(super) struct RedisKeys {
     prefix: String,
 }
 
 /// What a topic's name in Redis stands for.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Named<'a> {
+pub(super) enum TopicName<'a> {
     Topic { app: &'a str, channel: &'a str },
     All,
     Probe,
     Node,
 }
 
-impl Keys {
+impl RedisKeys {
     pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
@@ -101,20 +101,20 @@ impl Keys {
     }
 
     /// Reads what [`Self::topic`], [`Self::all`], [`Self::probe`] or [`Self::node`] wrote.
-    pub(super) fn named<'a>(&self, name: &'a str) -> Option<Named<'a>> {
+    pub(super) fn named<'a>(&self, name: &'a str) -> Option<TopicName<'a>> {
         let rest = name.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
         if let Some(topic) = rest.strip_prefix("on:{") {
             // An app's id has neither `/` nor `:`, so that the first `/` ends it.
             let (app, channel) = topic.strip_suffix('}')?.split_once('/')?;
-            return Some(Named::Topic { app, channel });
+            return Some(TopicName::Topic { app, channel });
         }
         if rest == "{all}" {
-            return Some(Named::All);
+            return Some(TopicName::All);
         }
         if rest.starts_with("node:") {
-            return Some(Named::Node);
+            return Some(TopicName::Node);
         }
-        rest.starts_with("probe:").then_some(Named::Probe)
+        rest.starts_with("probe:").then_some(TopicName::Probe)
     }
 }
 
@@ -125,15 +125,15 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_were_written() {
-        let keys = Keys::new("a:b");
+        let keys = RedisKeys::new("a:b");
         let channel = ChannelName::parse("#server-to-user-x/y:{z}", 200).unwrap();
         let topic = Topic { app: AppId::new("app"), channel };
         let name = keys.topic(&topic);
-        let named = Named::Topic { app: "app", channel: "#server-to-user-x/y:{z}" };
+        let named = TopicName::Topic { app: "app", channel: "#server-to-user-x/y:{z}" };
         assert_eq!(keys.named(&name), Some(named));
-        assert_eq!(keys.named(&keys.all()), Some(Named::All));
-        assert_eq!(keys.named(&keys.probe("7")), Some(Named::Probe));
-        assert_eq!(keys.named(&keys.node(7)), Some(Named::Node));
+        assert_eq!(keys.named(&keys.all()), Some(TopicName::All));
+        assert_eq!(keys.named(&keys.probe("7")), Some(TopicName::Probe));
+        assert_eq!(keys.named(&keys.node(7)), Some(TopicName::Node));
         for foreign in
             ["", "a:b", "a:bon:{x/y}", "other:on:{x/y}", "a:b:on:{x}", "a:b:on:x/y", "reverb"]
         {

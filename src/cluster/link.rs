@@ -11,10 +11,10 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Topic;
-use super::clock::Clock;
+use super::redis_clock::RedisClock;
 use super::envelope::Envelope;
-use super::news::{News, Told};
-use super::roster::Loaded;
+use super::webhook_log::{LogRequest, LogBatch};
+use super::roster::LoadedRoster;
 use crate::app::AppId;
 use crate::metrics::Histogram;
 use crate::protocol::channel::ChannelName;
@@ -33,7 +33,7 @@ const BESIDE: usize = 200;
 
 /// What a node asks of the link.
 #[derive(Debug)]
-pub enum Order {
+pub enum LinkRequest {
     /// Take part in a topic: the first connection here wants it.
     Open(Topic),
     /// A user's first connection here has joined a presence channel of at most `max` users.
@@ -59,19 +59,19 @@ pub enum Order {
         app: AppId,
         count: usize,
     },
-    Publish(Publish),
+    Publish(OutgoingEvent),
     /// Let go of this once everything before is sent, or Redis is away.
     Room(oneshot::Sender<()>),
     /// Something that webhooks are told of.
-    News(News),
-    Ask(Question, oneshot::Sender<Answer>),
+    News(LogRequest),
+    Ask(LinkQuery, oneshot::Sender<LinkReply>),
     /// End, once everything before is done.
     Stop,
 }
 
 /// Something for other nodes.
 #[derive(Clone, Debug)]
-pub enum Publish {
+pub enum OutgoingEvent {
     /// For the subscribers of a topic.
     Event {
         topic: Topic,
@@ -118,7 +118,7 @@ pub struct Withdraw {
     pub request: u64,
 }
 
-impl Publish {
+impl OutgoingEvent {
     pub(super) fn bytes(&self) -> usize {
         let own = match self {
             Self::Event { frame, .. } => frame.len(),
@@ -148,15 +148,15 @@ impl Publish {
 
 /// What comes out of the link.
 #[derive(Debug)]
-pub enum Arrival {
+pub enum LinkEvent {
     /// The topic is subscribed to, and this is what Redis has of it. Comes again after a lost link.
-    Opened { topic: Topic, loaded: Option<Loaded>, cached: Option<Kept>, settled: bool },
+    Opened { topic: Topic, loaded: Option<LoadedRoster>, cached: Option<RetainedEvent>, settled: bool },
     /// Redis has the user in the channel, from this version on.
     Joined { topic: Topic, user: UserId, version: u64 },
     /// The channel is full.
     Full { topic: Topic, user: UserId },
     /// Redis is away: the order is to be carried out with what is known here.
-    Alone(Alone),
+    Alone(OfflineFallback),
     /// An envelope that came on a topic.
     Topic(Topic, Envelope),
     /// One that may have been sent while this node did not hear the topic. Who subscribed since has no part in it.
@@ -175,14 +175,14 @@ pub enum Arrival {
     /// So many connections of an app are on all nodes.
     Connections { app: AppId, total: usize },
     /// What webhooks are to be told.
-    News(Told),
+    News(LogBatch),
     /// Redis is away from now on.
     Down,
 }
 
 /// What goes on without Redis.
 #[derive(Debug)]
-pub enum Alone {
+pub enum OfflineFallback {
     Open(Topic),
     Join { topic: Topic, user: UserId },
     Leave { topic: Topic, user: UserId },
@@ -191,7 +191,7 @@ pub enum Alone {
 
 /// A cache channel's last event, and how long it is kept on.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Kept {
+pub struct RetainedEvent {
     pub version: u64,
     pub frame: Bytes,
     pub data: Bytes,
@@ -202,7 +202,7 @@ pub struct Kept {
 
 /// What a query asks Redis.
 #[derive(Debug)]
-pub enum Question {
+pub enum LinkQuery {
     /// The occupied channels whose names begin so, with their users where wanted.
     Channels {
         app: AppId,
@@ -219,24 +219,24 @@ pub enum Question {
 
 /// What it answers.
 #[derive(Debug, PartialEq)]
-pub enum Answer {
-    Channels(Vec<(ChannelName, Counted)>),
-    Counts(Vec<Counted>),
-    Channel(Counted, Option<Kept>),
+pub enum LinkReply {
+    Channels(Vec<(ChannelName, ClusterOccupancy)>),
+    Counts(Vec<ClusterOccupancy>),
+    Channel(ClusterOccupancy, Option<RetainedEvent>),
     Users(Vec<UserId>),
     Connections(usize),
 }
 
 /// How occupied a channel is over all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Counted {
+pub struct ClusterOccupancy {
     pub subscriptions: usize,
     pub users: usize,
 }
 
 /// What is counted of the link. Written by the link's thread, but for `dropped` and `slowed`.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct LinkMetrics {
     /// Envelopes sent.
     pub published: AtomicU64,
     /// Publishes that did not fit the queue, or waited too long.
@@ -284,7 +284,7 @@ pub struct Figures {
     pub round_trip: Histogram,
 }
 
-impl Figures {
+impl LinkMetrics {
     pub(crate) fn add(count: &AtomicU64, n: u64) {
         count.fetch_add(n, Ordering::Relaxed);
     }
@@ -292,43 +292,43 @@ impl Figures {
 
 /// What both ends know.
 #[derive(Debug, Default)]
-pub(super) struct Status {
+pub(super) struct LinkStatus {
     pub(super) up: AtomicBool,
     /// Redis has lost its data, and other nodes have not yet said again what they hold.
     pub(super) restoring: AtomicBool,
     /// The node is about to stop.
     lingers: AtomicBool,
     pub(super) queued: AtomicUsize,
-    pub(super) clock: Clock,
-    pub(super) figures: Figures,
+    pub(super) clock: RedisClock,
+    pub(super) figures: LinkMetrics,
 }
 
 /// The node's end, for all workers.
 #[derive(Clone, Debug)]
 pub struct Link {
-    orders: mpsc::UnboundedSender<Order>,
-    status: Arc<Status>,
+    orders: mpsc::UnboundedSender<LinkRequest>,
+    status: Arc<LinkStatus>,
     max_queued: usize,
 }
 
 /// The far end, which whoever carries out orders has.
 #[derive(Debug)]
-pub struct FarEnd {
-    pub orders: mpsc::UnboundedReceiver<Order>,
-    pub(super) arrivals: mpsc::Sender<Arrival>,
-    pub(super) status: Arc<Status>,
+pub struct LinkDriver {
+    pub orders: mpsc::UnboundedReceiver<LinkRequest>,
+    pub(super) arrivals: mpsc::Sender<LinkEvent>,
+    pub(super) status: Arc<LinkStatus>,
 }
 
 /// A link whose queue of publishes holds `max_queued` bytes.
-pub fn link(max_queued: usize) -> (Link, FarEnd, mpsc::Receiver<Arrival>) {
+pub fn link(max_queued: usize) -> (Link, LinkDriver, mpsc::Receiver<LinkEvent>) {
     let (sender, orders) = mpsc::unbounded_channel();
     let (arrivals, arriving) = mpsc::channel(ARRIVALS);
-    let status = Arc::new(Status::default());
+    let status = Arc::new(LinkStatus::default());
     let link = Link { orders: sender, status: status.clone(), max_queued };
-    (link, FarEnd { orders, arrivals, status }, arriving)
+    (link, LinkDriver { orders, arrivals, status }, arriving)
 }
 
-impl FarEnd {
+impl LinkDriver {
     /// From now on queries are put to this end.
     pub fn go_up(&self) {
         self.status.up.store(true, Ordering::Relaxed);
@@ -351,7 +351,7 @@ impl Link {
         self.status.restoring.load(Ordering::Relaxed)
     }
 
-    pub fn figures(&self) -> &Figures {
+    pub fn figures(&self) -> &LinkMetrics {
         &self.status.figures
     }
 
@@ -366,7 +366,7 @@ impl Link {
     }
 
     /// The time of Redis.
-    pub fn clock(&self) -> &Clock {
+    pub fn clock(&self) -> &RedisClock {
         &self.status.clock
     }
 
@@ -381,23 +381,23 @@ impl Link {
     }
 
     /// Puts an order in; whether it was taken. Orders of one sender are carried out in its order.
-    pub fn order(&self, order: Order) -> bool {
+    pub fn order(&self, order: LinkRequest) -> bool {
         // Its far end is gone only when the server stops.
         self.orders.send(order).is_ok()
     }
 
     /// Puts a publish in, if there is room; whether there was. One that is `promised`, since [`Self::takes`] was
     /// asked before, finds room unless Redis is away: what others promised meanwhile is not much.
-    pub fn publish(&self, publish: Publish, promised: bool) -> bool {
+    pub fn publish(&self, publish: OutgoingEvent, promised: bool) -> bool {
         let bytes = publish.bytes();
         let before = self.status.queued.fetch_add(bytes, Ordering::Relaxed);
         let fits = before + bytes <= self.max_queued || (promised && self.is_up());
         if !fits && !publish.is_urgent() {
             self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
-            Figures::add(&self.figures().dropped, 1);
+            LinkMetrics::add(&self.figures().dropped, 1);
             return false;
         }
-        self.order(Order::Publish(publish))
+        self.order(LinkRequest::Publish(publish))
     }
 
     /// What a publish that is to be answered waits for first, if so much waits already.
@@ -405,9 +405,9 @@ impl Link {
         if !self.is_up() || self.queued() <= SLOW_DOWN.min(self.max_queued / 2) {
             return None;
         }
-        Figures::add(&self.figures().slowed, 1);
+        LinkMetrics::add(&self.figures().slowed, 1);
         let (sender, room) = oneshot::channel();
-        self.order(Order::Room(sender));
+        self.order(LinkRequest::Room(sender));
         Some(room)
     }
 
@@ -419,12 +419,12 @@ impl Link {
     }
 
     /// Asks Redis; `None` while it is away.
-    pub fn ask(&self, question: Question) -> Option<oneshot::Receiver<Answer>> {
+    pub fn ask(&self, question: LinkQuery) -> Option<oneshot::Receiver<LinkReply>> {
         if !self.is_up() {
             return None;
         }
         let (sender, answer) = oneshot::channel();
-        self.order(Order::Ask(question, sender));
+        self.order(LinkRequest::Ask(question, sender));
         Some(answer)
     }
 }
@@ -439,15 +439,15 @@ mod tests {
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.publish(Publish::Event { topic, except: None, frame }, false)
+            link.publish(OutgoingEvent::Event { topic, except: None, frame }, false)
         };
         far.go_up();
         assert!(publish(300) && link.room().is_none() && link.takes(1, 300));
         assert!(!link.takes(1, 301));
         assert!(publish(1));
         let mut room = link.room().expect("501 bytes and what is beside them");
-        assert!(matches!(far.orders.try_recv(), Ok(Order::Publish(_))));
-        assert!(matches!(far.orders.try_recv(), Ok(Order::Publish(_))));
+        assert!(matches!(far.orders.try_recv(), Ok(LinkRequest::Publish(_))));
+        assert!(matches!(far.orders.try_recv(), Ok(LinkRequest::Publish(_))));
         assert_eq!(room.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         drop(far.orders.try_recv());
         assert_eq!(room.try_recv(), Err(oneshot::error::TryRecvError::Closed));
@@ -463,18 +463,18 @@ mod tests {
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.publish(Publish::Event { topic, except: None, frame }, false)
+            link.publish(OutgoingEvent::Event { topic, except: None, frame }, false)
         };
         assert!(publish(60) && !publish(41) && publish(40) && !publish(0));
         assert_eq!(link.queued(), MAX);
         assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 2);
         // Who is to be thrown out is thrown out.
         let user = UserId::parse("u").unwrap();
-        let terminate = Publish::Terminate { app: topic.app.clone(), user, asked: Instant::now() };
+        let terminate = OutgoingEvent::Terminate { app: topic.app.clone(), user, asked: Instant::now() };
         assert!(link.publish(terminate, false));
-        link.order(Order::Stop);
+        link.order(LinkRequest::Stop);
         let mut came = Vec::new();
-        while let Ok(Order::Publish(publish)) = far.orders.try_recv() {
+        while let Ok(LinkRequest::Publish(publish)) = far.orders.try_recv() {
             came.push(publish.bytes() - BESIDE);
         }
         assert_eq!(came, [60, 40, 0]);

@@ -2,12 +2,12 @@
 //! in, arrivals come out, and a table of topics says what this node takes part in. What an arrival means to
 //! clients is decided above; nothing here knows a socket, a worker or the hub.
 
-pub mod clock;
+pub mod redis_clock;
 pub mod envelope;
 mod fencing;
 mod keys;
 pub mod link;
-pub mod news;
+pub mod webhook_log;
 pub mod redis;
 pub mod roster;
 mod scripts;
@@ -27,7 +27,7 @@ pub struct Topic {
 
 /// A connection that waits for its subscription, so that the answer finds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ticket {
+pub struct SubscribeTicket {
     pub worker: u16,
     /// Its place in the worker's list.
     pub slot: u32,
@@ -36,7 +36,7 @@ pub struct Ticket {
 
 /// What a connection that waited is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub enum SubscribeOutcome {
     /// It may subscribe now.
     Ready,
     /// The presence channel has as many members as it may.

@@ -18,12 +18,12 @@ pub struct Roster {
     /// What Redis has was read once.
     loaded: bool,
     /// The users with connections of this node.
-    own: HashMap<UserId, Own>,
+    own: HashMap<UserId, LocalUser>,
 }
 
 /// A user with connections here.
 #[derive(Debug)]
-struct Own {
+struct LocalUser {
     member: Member,
     max: usize,
     connections: usize,
@@ -37,7 +37,7 @@ struct Own {
 
 /// What Redis has of a channel.
 #[derive(Clone, Default, Debug)]
-pub struct Loaded {
+pub struct LoadedRoster {
     pub version: u64,
     /// With the versions that they came with.
     pub members: Vec<(u64, Member)>,
@@ -45,14 +45,14 @@ pub struct Loaded {
 
 /// One difference to what clients were told.
 #[derive(Debug)]
-pub enum Change {
+pub enum RosterChange {
     Added(MemberText),
     Removed(MemberText),
 }
 
 /// What a connection more leads to.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Claimed {
+pub enum JoinClaim {
     /// The user is the node's already.
     Known,
     /// The user's first here: Redis must be asked.
@@ -79,13 +79,13 @@ impl Roster {
     }
 
     /// Counts one more connection of the user here.
-    pub fn claim(&mut self, member: &Member, max: usize) -> Claimed {
+    pub fn claim(&mut self, member: &Member, max: usize) -> JoinClaim {
         if let Some(own) = self.own.get_mut(&member.user_id) {
             own.connections += 1;
             let refused = std::mem::take(&mut own.refused);
-            return if refused { Claimed::First } else { Claimed::Known };
+            return if refused { JoinClaim::First } else { JoinClaim::Known };
         }
-        let own = Own {
+        let own = LocalUser {
             member: member.clone(),
             max,
             connections: 1,
@@ -94,7 +94,7 @@ impl Roster {
             refused: false,
         };
         self.own.insert(member.user_id.clone(), own);
-        Claimed::First
+        JoinClaim::First
     }
 
     /// Counts one connection less; whether it was the user's last here.
@@ -155,7 +155,7 @@ impl Roster {
     }
 
     /// A user came, at `version`; its text if that is news.
-    pub fn join(&mut self, version: u64, member: &Member) -> Option<Change> {
+    pub fn join(&mut self, version: u64, member: &Member) -> Option<RosterChange> {
         if version <= self.version {
             return None;
         }
@@ -165,7 +165,7 @@ impl Roster {
         self.insert(place, member)
     }
 
-    fn insert(&mut self, place: u64, member: &Member) -> Option<Change> {
+    fn insert(&mut self, place: u64, member: &Member) -> Option<RosterChange> {
         let user = &member.user_id;
         let text = MemberText::new(member);
         let before = self.by_user.insert(user.clone(), place);
@@ -173,12 +173,12 @@ impl Roster {
             self.members.remove(&(before, user.clone()));
         }
         self.members.insert((place, user.clone()), text.clone());
-        before.is_none().then_some(Change::Added(text))
+        before.is_none().then_some(RosterChange::Added(text))
     }
 
     /// A user left, at `version`; its text if that is news. Whom this node holds has not left: it is there again already,
     /// or is about to be.
-    pub fn leave(&mut self, version: u64, user: &UserId) -> Option<Change> {
+    pub fn leave(&mut self, version: u64, user: &UserId) -> Option<RosterChange> {
         if version <= self.version {
             return None;
         }
@@ -194,9 +194,9 @@ impl Roster {
         own.joined.is_some_and(|joined| joined < version).then_some(&own.member)
     }
 
-    fn remove(&mut self, user: &UserId) -> Option<Change> {
+    fn remove(&mut self, user: &UserId) -> Option<RosterChange> {
         let place = self.by_user.remove(user)?;
-        self.members.remove(&(place, user.clone())).map(Change::Removed)
+        self.members.remove(&(place, user.clone())).map(RosterChange::Removed)
     }
 
     /// Whether there is no room for a user who is to join without Redis.
@@ -206,7 +206,7 @@ impl Roster {
     }
 
     /// Joins without Redis, one version on; what changed.
-    pub fn join_alone(&mut self, user: &UserId) -> Option<Change> {
+    pub fn join_alone(&mut self, user: &UserId) -> Option<RosterChange> {
         self.loaded = true;
         let own = self.own.get_mut(user)?;
         if self.by_user.contains_key(user) {
@@ -220,7 +220,7 @@ impl Roster {
     }
 
     /// Leaves without Redis.
-    pub fn leave_alone(&mut self, user: &UserId) -> Option<Change> {
+    pub fn leave_alone(&mut self, user: &UserId) -> Option<RosterChange> {
         if self.own.contains_key(user) {
             return None;
         }
@@ -231,7 +231,7 @@ impl Roster {
 
     /// Takes over what Redis has; what differs from what was known. Those it lacks stay for now if other
     /// nodes have not had the time to say whom they hold (`settled`).
-    pub fn load(&mut self, loaded: &Loaded, settled: bool) -> Vec<Change> {
+    pub fn load(&mut self, loaded: &LoadedRoster, settled: bool) -> Vec<RosterChange> {
         self.loaded = true;
         if loaded.version < self.version {
             return Vec::new();
@@ -281,14 +281,14 @@ mod tests {
     fn late_and_doubled_news_changes_nothing() {
         let mut roster = Roster::default();
         roster
-            .load(&Loaded { version: 10, members: vec![(3, member("b")), (2, member("a"))] }, true);
+            .load(&LoadedRoster { version: 10, members: vec![(3, member("b")), (2, member("a"))] }, true);
         assert_eq!(users(&roster), "ab");
         assert!(roster.join(10, &member("c")).is_none());
         assert!(roster.leave(9, &UserId::parse("a").unwrap()).is_none());
-        assert!(matches!(roster.join(11, &member("c")), Some(Change::Added(_))));
+        assert!(matches!(roster.join(11, &member("c")), Some(RosterChange::Added(_))));
         assert!(roster.join(12, &member("a")).is_none(), "it has never left");
         assert_eq!(users(&roster), "abc");
-        assert!(matches!(roster.leave(13, &member("b").user_id), Some(Change::Removed(_))));
+        assert!(matches!(roster.leave(13, &member("b").user_id), Some(RosterChange::Removed(_))));
         assert!(roster.leave(14, &member("b").user_id).is_none());
     }
 
@@ -296,13 +296,13 @@ mod tests {
     fn only_true_differences_are_told_after_a_reload() {
         let mut roster = Roster::default();
         roster
-            .load(&Loaded { version: 10, members: vec![(1, member("a")), (2, member("b"))] }, true);
-        let emptied = Loaded { version: 20, members: vec![(20, member("c"))] };
+            .load(&LoadedRoster { version: 10, members: vec![(1, member("a")), (2, member("b"))] }, true);
+        let emptied = LoadedRoster { version: 20, members: vec![(20, member("c"))] };
         assert_eq!(roster.load(&emptied, false).len(), 1, "c came, and a and b may yet");
         assert_eq!(users(&roster), "abc");
-        let restored = Loaded { version: 30, members: vec![(25, member("a")), (20, member("c"))] };
+        let restored = LoadedRoster { version: 30, members: vec![(25, member("a")), (20, member("c"))] };
         let changes = roster.load(&restored, true);
-        assert!(matches!(changes.as_slice(), [Change::Removed(text)] if &*text.id == r#"\"b\""#));
+        assert!(matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"b\""#));
         assert_eq!(users(&roster), "ca");
         assert!(roster.load(&emptied, true).is_empty(), "older than what is known");
     }
@@ -311,13 +311,13 @@ mod tests {
     fn who_waits_to_come_in_is_not_held() {
         let mut roster = Roster::default();
         let (a, b) = (member("a"), member("b"));
-        roster.load(&Loaded { version: 10, members: vec![(1, a.clone()), (2, b.clone())] }, true);
+        roster.load(&LoadedRoster { version: 10, members: vec![(1, a.clone()), (2, b.clone())] }, true);
         roster.claim(&a, 9);
         roster.claim(&b, 9);
         roster.confirm(&b.user_id, 10);
         // Another node held a, and has let go of it meanwhile.
-        let changes = roster.load(&Loaded { version: 20, members: Vec::new() }, true);
-        assert!(matches!(changes.as_slice(), [Change::Removed(text)] if &*text.id == r#"\"a\""#));
+        let changes = roster.load(&LoadedRoster { version: 20, members: Vec::new() }, true);
+        assert!(matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"a\""#));
         assert_eq!(users(&roster), "b");
     }
 
@@ -325,11 +325,11 @@ mod tests {
     fn a_user_is_ready_once_the_roster_has_it() {
         let mut roster = Roster::default();
         let a = member("a");
-        assert_eq!(roster.claim(&a, 9), Claimed::First);
-        assert_eq!(roster.claim(&a, 9), Claimed::Known);
+        assert_eq!(roster.claim(&a, 9), JoinClaim::First);
+        assert_eq!(roster.claim(&a, 9), JoinClaim::Known);
         roster.confirm(&a.user_id, 12);
         assert!(!roster.is_ready(&a.user_id));
-        roster.load(&Loaded { version: 11, members: vec![(5, member("b"))] }, true);
+        roster.load(&LoadedRoster { version: 11, members: vec![(5, member("b"))] }, true);
         assert!(!roster.is_ready(&a.user_id), "its own joining is still on its way");
         assert!(roster.join(12, &a).is_some());
         assert!(roster.is_ready(&a.user_id));
@@ -343,7 +343,7 @@ mod tests {
         let mut roster = Roster::default();
         let a = member("a");
         // Another node holds the user, too.
-        roster.load(&Loaded { version: 10, members: vec![(5, a.clone())] }, true);
+        roster.load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
         roster.claim(&a, 9);
         roster.confirm(&a.user_id, 10);
         roster.unclaim(&a.user_id);
@@ -351,7 +351,7 @@ mod tests {
         roster.claim(&a, 9);
         roster.confirm(&a.user_id, 10);
         assert!(!roster.is_ready(&a.user_id), "it is not on it");
-        roster.load(&Loaded { version: 12, members: vec![(5, a.clone())] }, true);
+        roster.load(&LoadedRoster { version: 12, members: vec![(5, a.clone())] }, true);
         assert!(roster.is_ready(&a.user_id));
     }
 
@@ -359,7 +359,7 @@ mod tests {
     fn nobody_hears_of_its_own_leaving() {
         let mut roster = Roster::default();
         let a = member("a");
-        roster.load(&Loaded { version: 10, members: vec![(5, a.clone())] }, true);
+        roster.load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
         roster.claim(&a, 9);
         // It was cleared away with the node's last lease, and is there again under the next.
         roster.confirm(&a.user_id, 20);

@@ -25,7 +25,7 @@ use std::sync::LazyLock;
 
 use sha1::{Digest as _, Sha1};
 
-use super::news::{READ, SAY};
+use super::webhook_log::{READ, SAY};
 use super::{fencing, seal};
 
 /// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one

@@ -35,7 +35,7 @@ end
 
 /// The secrets by which envelopes are sealed and believed.
 #[derive(Debug)]
-pub(super) struct Seals {
+pub(super) struct EnvelopeSeals {
     apps: Arc<ArcSwap<Apps>>,
     /// Those of apps that were there; what is left of them still has to be said.
     known: RefCell<HashMap<AppId, Signer>>,
@@ -45,13 +45,13 @@ pub(super) struct Seals {
 
 /// An envelope as a script is given it: what stands before and behind the version, and the MAC.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct EnvelopeParts {
     pub(super) head: Vec<u8>,
     pub(super) mac: Vec<u8>,
     pub(super) rest: Vec<u8>,
 }
 
-impl Seals {
+impl EnvelopeSeals {
     pub(super) fn new(apps: Arc<ArcSwap<Apps>>) -> Self {
         Self { apps, known: RefCell::default(), database: 0 }
     }
@@ -62,13 +62,13 @@ impl Seals {
     }
 
     /// An envelope of an app for a topic, as a script is given it.
-    pub(super) fn parts(&self, app: &AppId, topic: &str, envelope: &Envelope) -> Parts {
+    pub(super) fn parts(&self, app: &AppId, topic: &str, envelope: &Envelope) -> EnvelopeParts {
         let (head, rest) = envelope.encode_around_version();
         self.seal(app, topic, head, rest)
     }
 
     /// The same of a user's end with the header of `envelope`, for the script that finds out who leaves.
-    pub(super) fn parts_of_left(&self, app: &AppId, topic: &str, envelope: &Envelope) -> Parts {
+    pub(super) fn parts_of_left(&self, app: &AppId, topic: &str, envelope: &Envelope) -> EnvelopeParts {
         let (mut head, _) = envelope.encode_around_version();
         if let Some(kind) = head.get_mut(1) {
             *kind = LEFT;
@@ -76,7 +76,7 @@ impl Seals {
         self.seal(app, topic, head, Vec::new())
     }
 
-    fn seal(&self, app: &AppId, topic: &str, mut head: Vec<u8>, rest: Vec<u8>) -> Parts {
+    fn seal(&self, app: &AppId, topic: &str, mut head: Vec<u8>, rest: Vec<u8>) -> EnvelopeParts {
         let database = self.database.to_be_bytes();
         let mac = self.with_signer(app, |signer| {
             if let Some(flags) = head.get_mut(2) {
@@ -85,12 +85,12 @@ impl Seals {
             let mac = signer.mac(&covered(topic, &database, &head, &rest));
             mac.get(..MAC).unwrap_or_default().to_vec()
         });
-        Parts { head, mac: mac.unwrap_or_default(), rest }
+        EnvelopeParts { head, mac: mac.unwrap_or_default(), rest }
     }
 
     /// An envelope that no script gives a version to.
     pub(super) fn encode(&self, app: &AppId, topic: &str, envelope: &Envelope) -> Vec<u8> {
-        let Parts { head, mac, .. } = self.parts(app, topic, envelope);
+        let EnvelopeParts { head, mac, .. } = self.parts(app, topic, envelope);
         let mut bytes = envelope.encode();
         if !mac.is_empty()
             && let Some((front, behind)) = bytes.split_at_mut_checked(SEAL.end)
@@ -168,20 +168,20 @@ mod tests {
 
     use super::*;
     use crate::app::App;
-    use crate::cluster::envelope::Body;
+    use crate::cluster::envelope::EnvelopeBody;
     use crate::protocol::member::UserId;
 
-    fn seals(secret: &str) -> Seals {
+    fn seals(secret: &str) -> EnvelopeSeals {
         let apps = Apps::new(vec![App::new("a", "k", secret)]).unwrap();
-        Seals::new(Arc::new(ArcSwap::from_pointee(apps)))
+        EnvelopeSeals::new(Arc::new(ArcSwap::from_pointee(apps)))
     }
 
-    fn envelope(body: Body) -> Envelope {
+    fn envelope(body: EnvelopeBody) -> Envelope {
         Envelope { origin: 7, serial: 9, sent: 5, told: true, body }
     }
 
     /// As the script does it.
-    fn scripted(parts: &Parts, version: u64, tail: &str) -> Vec<u8> {
+    fn scripted(parts: &EnvelopeParts, version: u64, tail: &str) -> Vec<u8> {
         let version = format!("{version:0DIGITS$}");
         let seal = seal_of(&parts.mac, version.as_bytes(), tail.as_bytes());
         let head = [&parts.head[..SEAL.start], &seal, version.as_bytes()].concat();
@@ -192,10 +192,10 @@ mod tests {
     fn only_what_was_sent_is_believed() {
         let (seals, app) = (seals("s"), AppId::new("a"));
         let event =
-            Body::Event { version: 0, except: None, frame: Bytes::from_static(b"\x81\x01x") };
-        let left = Body::Left { version: 0, user: UserId::parse("u").unwrap() };
-        let probe = envelope(Body::Probe);
-        let count = Body::Count { version: 12, count: 3 };
+            EnvelopeBody::Event { version: 0, except: None, frame: Bytes::from_static(b"\x81\x01x") };
+        let left = EnvelopeBody::Left { version: 0, user: UserId::parse("u").unwrap() };
+        let probe = envelope(EnvelopeBody::Probe);
+        let count = EnvelopeBody::Count { version: 12, count: 3 };
         let sent = [
             scripted(&seals.parts(&app, "t", &envelope(event.clone())), 12, ""),
             scripted(&seals.parts(&app, "t", &envelope(left)), 12, "u"),
@@ -226,8 +226,8 @@ mod tests {
         let mut changed = App::new("a", "k", "new");
         changed.signer = changed.signer.clone().with_previous(["old"]);
         let apps = Apps::new(vec![changed]).unwrap();
-        let new = Seals::new(Arc::new(ArcSwap::from_pointee(apps)));
-        let count = envelope(Body::Count { version: 12, count: 3 });
+        let new = EnvelopeSeals::new(Arc::new(ArcSwap::from_pointee(apps)));
+        let count = envelope(EnvelopeBody::Count { version: 12, count: 3 });
         assert!(new.holds(&app, "t", &old.encode(&app, "t", &count)));
         // Nodes that have not been told of the new one yet believe it too.
         assert!(old.holds(&app, "t", &new.encode(&app, "t", &count)));
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn an_app_that_has_gone_can_say_its_last() {
         let (seals, app) = (seals("s"), AppId::new("a"));
-        let count = envelope(Body::Count { version: 12, count: 0 });
+        let count = envelope(EnvelopeBody::Count { version: 12, count: 0 });
         seals.encode(&app, "t", &count);
         seals.apps.store(Arc::new(Apps::new(Vec::new()).unwrap()));
         let bytes = seals.encode(&app, "t", &count);

@@ -8,23 +8,23 @@ use dashmap::mapref::entry::Entry as Place;
 use dashmap::mapref::one::RefMut;
 use tokio::time::Instant;
 
-use super::link::{Kept, Link, Order, Publish};
-use super::news::{Asked, News};
-use super::roster::{Claimed, Roster};
-use super::{Outcome, Ticket, Topic};
+use super::link::{RetainedEvent, Link, LinkRequest, OutgoingEvent};
+use super::webhook_log::{WebhookInterest, LogRequest};
+use super::roster::{JoinClaim, Roster};
+use super::{SubscribeOutcome, SubscribeTicket, Topic};
 use crate::app::AppId;
 use crate::protocol::member::{Member, UserId};
 
 /// All topics of a node.
 #[derive(Debug)]
 pub struct Topics {
-    entries: DashMap<Topic, Entry>,
+    entries: DashMap<Topic, TopicEntry>,
     link: Link,
 }
 
 /// One topic.
 #[derive(Debug, Default)]
-pub struct Entry {
+pub struct TopicEntry {
     /// Connections here that are subscribed, and those on their way.
     subscribed: usize,
     pending: usize,
@@ -32,20 +32,20 @@ pub struct Entry {
     live: bool,
     /// When it was made, by the time of Redis.
     since: u64,
-    waiting: Vec<(Ticket, Option<UserId>)>,
+    waiting: Vec<(SubscribeTicket, Option<UserId>)>,
     pub roster: Roster,
-    cached: Option<Cached>,
+    cached: Option<TopicCache>,
     /// Events that this node has published to a cache channel and that have not come back yet.
     in_flight: usize,
     /// Subscribers on all nodes, as was last heard.
-    pub total: Total,
+    pub total: TopicTotal,
     /// The link knows that it is to count again.
     changed: bool,
 }
 
 /// How many subscribe on all nodes.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Total {
+pub struct TopicTotal {
     pub count: usize,
     /// The version of that.
     pub version: u64,
@@ -53,12 +53,12 @@ pub struct Total {
     pub counted_here: bool,
     /// Somebody here subscribed since subscribers were told last.
     pub untold: bool,
-    wish: Wish,
+    wish: CountInterest,
 }
 
 /// Who wants to know how many subscribe to a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Wish {
+pub enum CountInterest {
     #[default]
     No,
     /// Its subscribers do, if that has changed.
@@ -69,7 +69,7 @@ pub enum Wish {
     Here,
 }
 
-impl Wish {
+impl CountInterest {
     /// With what is known from elsewhere: subscribers are told.
     pub fn or(self, tell: bool) -> Self {
         if self == Self::No && tell { Self::Changed } else { self }
@@ -78,30 +78,30 @@ impl Wish {
 
 /// Who wants to know of a change in who is subscribed.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Wants {
+pub struct TopicInterest {
     /// Subscribers are told how many they are.
     pub count: bool,
     /// What webhooks are told.
-    pub news: Asked,
+    pub news: WebhookInterest,
 }
 
 /// The last event of a cache channel.
 #[derive(Clone, Debug)]
-pub struct Cached {
+pub struct TopicCache {
     pub version: u64,
     pub frame: Bytes,
     pub data: Bytes,
     pub expires: Instant,
 }
 
-impl From<Kept> for Cached {
-    fn from(kept: Kept) -> Self {
-        let Kept { version, frame, data, ttl, .. } = kept;
+impl From<RetainedEvent> for TopicCache {
+    fn from(kept: RetainedEvent) -> Self {
+        let RetainedEvent { version, frame, data, ttl, .. } = kept;
         Self { version, frame, data, expires: Instant::now() + ttl }
     }
 }
 
-impl Entry {
+impl TopicEntry {
     fn is_idle(&self) -> bool {
         self.subscribed == 0 && self.pending == 0
     }
@@ -147,7 +147,7 @@ impl Entry {
     }
 
     /// Keeps an event as the last, if it is; the version that its channel is at.
-    pub fn keep(&mut self, cached: Cached) {
+    pub fn keep(&mut self, cached: TopicCache) {
         if self.cached.as_ref().is_none_or(|kept| kept.version < cached.version) {
             self.cached = Some(cached);
         }
@@ -156,12 +156,12 @@ impl Entry {
     /// Keeps an event that Redis has not seen, one version on, which is returned.
     pub fn keep_alone(&mut self, frame: Bytes, data: Bytes, expires: Instant) -> u64 {
         let version = self.cached.as_ref().map_or(0, |kept| kept.version) + 1;
-        self.cached = Some(Cached { version, frame, data, expires });
+        self.cached = Some(TopicCache { version, frame, data, expires });
         version
     }
 
     /// The last event, if it has not expired.
-    pub fn cached(&self) -> Option<&Cached> {
+    pub fn cached(&self) -> Option<&TopicCache> {
         self.cached.as_ref().filter(|cached| cached.expires > Instant::now())
     }
 
@@ -172,19 +172,19 @@ impl Entry {
 
     /// There is no room for the user; those who waited as that user, and who give up their hold when
     /// they hear of it.
-    pub fn refuse(&mut self, user: &UserId) -> Vec<(Ticket, Outcome)> {
+    pub fn refuse(&mut self, user: &UserId) -> Vec<(SubscribeTicket, SubscribeOutcome)> {
         self.roster.refuse(user);
         let refused = self.waiting.extract_if(.., |(_, other)| other.as_ref() == Some(user));
-        refused.map(|(ticket, _)| (ticket, Outcome::Full)).collect()
+        refused.map(|(ticket, _)| (ticket, SubscribeOutcome::Full)).collect()
     }
 
     /// Those who waited and need not any longer.
-    pub fn ready(&mut self) -> Vec<(Ticket, Outcome)> {
+    pub fn ready(&mut self) -> Vec<(SubscribeTicket, SubscribeOutcome)> {
         let (live, roster) = (self.live && self.in_flight == 0, &self.roster);
         let is_ready =
             |user: &Option<UserId>| live && user.as_ref().is_none_or(|user| roster.is_ready(user));
         let ready = self.waiting.extract_if(.., |(_, user)| is_ready(user));
-        ready.map(|(ticket, _)| (ticket, Outcome::Ready)).collect()
+        ready.map(|(ticket, _)| (ticket, SubscribeOutcome::Ready)).collect()
     }
 
     /// Those who wait, as whom.
@@ -194,7 +194,7 @@ impl Entry {
 
     fn count_again(&mut self, topic: &Topic, link: &Link, tell: bool) {
         if !std::mem::replace(&mut self.changed, true) {
-            link.order(Order::Changed { topic: topic.clone(), tell });
+            link.order(LinkRequest::Changed { topic: topic.clone(), tell });
         }
     }
 }
@@ -210,7 +210,7 @@ impl Topics {
 
     /// Holds the topic for one more connection, on a presence channel as `member`, of whom there may be
     /// `max`. Whether it may subscribe at once; if not, its ticket is among those that get ready later.
-    pub fn hold(&self, topic: &Topic, ticket: Ticket, member: Option<(&Member, usize)>) -> bool {
+    pub fn hold(&self, topic: &Topic, ticket: SubscribeTicket, member: Option<(&Member, usize)>) -> bool {
         let mut entry = self.take_part(topic, member);
         let entry = entry.value_mut();
         entry.pending += 1;
@@ -228,7 +228,7 @@ impl Topics {
         &self,
         topic: &Topic,
         member: Option<&Member>,
-        read: impl FnOnce(&Entry) -> T,
+        read: impl FnOnce(&TopicEntry) -> T,
     ) -> T {
         let mut entry = self.take_part(topic, member.map(|member| (member, usize::MAX)));
         entry.subscribed += 1;
@@ -240,26 +240,26 @@ impl Topics {
         &self,
         topic: &Topic,
         member: Option<(&Member, usize)>,
-    ) -> RefMut<'_, Topic, Entry> {
+    ) -> RefMut<'_, Topic, TopicEntry> {
         let mut entry = match self.entries.entry(topic.clone()) {
             Place::Occupied(entry) => entry.into_ref(),
             Place::Vacant(entry) => {
-                self.link.order(Order::Open(topic.clone()));
+                self.link.order(LinkRequest::Open(topic.clone()));
                 let since = self.link.clock().now();
-                entry.insert(Entry { since, ..Entry::default() })
+                entry.insert(TopicEntry { since, ..TopicEntry::default() })
             }
         };
         if let Some((member, max)) = member
-            && entry.roster.claim(member, max) == Claimed::First
+            && entry.roster.claim(member, max) == JoinClaim::First
         {
             let (topic, member) = (topic.clone(), member.clone());
-            self.link.order(Order::Join { topic, member, max, place: 0 });
+            self.link.order(LinkRequest::Join { topic, member, max, place: 0 });
         }
         entry
     }
 
     /// Gives a cached event of a backend to the link.
-    pub fn publish_cached(&self, topic: &Topic, publish: Publish) {
+    pub fn publish_cached(&self, topic: &Topic, publish: OutgoingEvent) {
         match self.entries.get_mut(topic) {
             Some(mut entry) => {
                 entry.in_flight += usize::from(self.link.publish(publish, true));
@@ -275,13 +275,13 @@ impl Topics {
     pub fn enter<T>(
         &self,
         topic: &Topic,
-        (user, wants): (Option<&UserId>, Wants),
-        subscribe: impl FnOnce(&Entry) -> T,
+        (user, wants): (Option<&UserId>, TopicInterest),
+        subscribe: impl FnOnce(&TopicEntry) -> T,
     ) -> Option<T> {
         let mut entry = self.entries.get_mut(topic)?;
         entry.pending -= 1;
         entry.subscribed += 1;
-        entry.total.wish = if wants.count { Wish::Now } else { Wish::No };
+        entry.total.wish = if wants.count { CountInterest::Now } else { CountInterest::No };
         entry.total.untold |= wants.count;
         entry.count_again(topic, &self.link, wants.count);
         let is_first = user.is_some_and(|user| entry.roster.enter(user));
@@ -305,7 +305,7 @@ impl Topics {
     }
 
     /// One subscribed connection less.
-    pub fn leave(&self, topic: &Topic, user: Option<&UserId>, wants: Wants) {
+    pub fn leave(&self, topic: &Topic, user: Option<&UserId>, wants: TopicInterest) {
         if let Some(mut entry) = self.entries.get_mut(topic) {
             entry.subscribed -= 1;
             entry.count_again(topic, &self.link, wants.count);
@@ -327,25 +327,25 @@ impl Topics {
     /// Under the entry's lock, as all that is said of it.
     fn hold_news(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
         let Topic { app, channel } = topic.clone();
-        self.link.order(Order::News(News::Held { app, channel, user: user.cloned(), is }));
+        self.link.order(LinkRequest::News(LogRequest::Held { app, channel, user: user.cloned(), is }));
     }
 
-    fn unclaim(&self, topic: &Topic, entry: &mut Entry, user: Option<&UserId>) {
+    fn unclaim(&self, topic: &Topic, entry: &mut TopicEntry, user: Option<&UserId>) {
         if let Some(user) = user
             && entry.roster.unclaim(user)
             && !self.link.lingers()
         {
-            self.link.order(Order::Leave { topic: topic.clone(), user: user.clone() });
+            self.link.order(LinkRequest::Leave { topic: topic.clone(), user: user.clone() });
         }
     }
 
     /// Reads a topic that this node takes part in.
-    pub fn read<T>(&self, topic: &Topic, read: impl FnOnce(&Entry) -> T) -> Option<T> {
+    pub fn read<T>(&self, topic: &Topic, read: impl FnOnce(&TopicEntry) -> T) -> Option<T> {
         self.entries.get(topic).map(|entry| read(&entry))
     }
 
     /// Changes it.
-    pub fn change<T>(&self, topic: &Topic, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    pub fn change<T>(&self, topic: &Topic, change: impl FnOnce(&mut TopicEntry) -> T) -> Option<T> {
         self.entries.get_mut(topic).map(|mut entry| change(&mut entry))
     }
 
@@ -357,18 +357,18 @@ impl Topics {
     /// Subscribers here may have missed how many they are.
     pub fn count_anew(&self, topic: &Topic) {
         if let Some(mut entry) = self.entries.get_mut(topic)
-            && entry.total.wish == Wish::Changed
+            && entry.total.wish == CountInterest::Changed
         {
-            entry.total.wish = Wish::Here;
+            entry.total.wish = CountInterest::Here;
         }
     }
 
     /// The subscribers here, and whether they are told how many there are. The next change is told to the link again.
-    pub fn count(&self, topic: &Topic) -> (usize, Wish) {
-        self.entries.get_mut(topic).map_or((0, Wish::No), |mut entry| {
+    pub fn count(&self, topic: &Topic) -> (usize, CountInterest) {
+        self.entries.get_mut(topic).map_or((0, CountInterest::No), |mut entry| {
             entry.changed = false;
             let wish = entry.total.wish;
-            entry.total.wish = Wish::No.or(wish != Wish::No);
+            entry.total.wish = CountInterest::No.or(wish != CountInterest::No);
             (entry.subscribed, wish)
         })
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::error::{Error, Origin};
+use super::error::{Error, SettingOrigin};
 use super::file;
 use super::settings::{AppSettings, Setting};
 use super::value::Value;
@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path, name: &str) -> Result<Vec<AppSettings>, Error> {
 
 fn json(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
     let path: Arc<str> = name.into();
-    let origin = |key: &str| Origin::Json { path: path.clone(), key: key.to_owned() };
+    let origin = |key: &str| SettingOrigin::Json { path: path.clone(), key: key.to_owned() };
     let json: Json = serde_json::from_str(text).map_err(|error| {
         // Not the error's own text, which may quote a secret.
         Error::of(format!("{name}:{}", error.line()), "this is not JSON")
@@ -65,7 +65,7 @@ fn json(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
 fn objects<'j>(
     json: &'j Json,
     key: &str,
-    origin: &dyn Fn(&str) -> Origin,
+    origin: &dyn Fn(&str) -> SettingOrigin,
 ) -> Result<Vec<&'j serde_json::Map<String, Json>>, Error> {
     let wrong = || Error::at(&origin(key), key, "expected a list of objects");
     let items = json.as_array().ok_or_else(wrong)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// What a file says of one variable.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(super) struct DotenvEntry {
     /// Where it is written, counted from 1.
     pub(super) line: usize,
     /// None where the name stands alone, which takes the variable back.
@@ -14,7 +14,7 @@ pub(super) struct Entry {
 
 /// Why a file is refused as a whole. The values around stay out of it, since they may be secret.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Malformed {
+pub(super) struct DotenvError {
     pub(super) line: usize,
     pub(super) problem: &'static str,
 }
@@ -24,20 +24,20 @@ pub(super) struct Malformed {
 pub(super) fn parse(
     text: &str,
     outside: impl Fn(&str) -> Option<String>,
-) -> Result<BTreeMap<String, Entry>, Malformed> {
+) -> Result<BTreeMap<String, DotenvEntry>, DotenvError> {
     let parsed: Result<Vec<_>, _> = entries(text)
         .into_iter()
         .map(|(line, entry)| match parse_entry(&entry) {
             Ok((name, value)) => Ok((line, name, value)),
-            Err(problem) => Err(Malformed { line, problem }),
+            Err(problem) => Err(DotenvError { line, problem }),
         })
         .collect();
-    let mut all: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut all: BTreeMap<String, DotenvEntry> = BTreeMap::new();
     for (line, name, value) in parsed? {
         let value = value.map(|value| {
             value.resolve(|name| outside(name).or_else(|| all.get(name)?.value.clone()))
         });
-        all.insert(name, Entry { line, value });
+        all.insert(name, DotenvEntry { line, value });
     }
     Ok(all)
 }
@@ -93,9 +93,9 @@ fn closes(line: &str, quotes: usize) -> bool {
     line == "\"" || ends.count() >= quotes
 }
 
-type Parsed = (String, Option<Template>);
+type ParsedValue = (String, Option<ValueTemplate>);
 
-fn parse_entry(entry: &str) -> Result<Parsed, &'static str> {
+fn parse_entry(entry: &str) -> Result<ParsedValue, &'static str> {
     let Some((name, value)) = entry.split_once('=') else {
         return Ok((parse_name(entry)?, None));
     };
@@ -103,7 +103,7 @@ fn parse_entry(entry: &str) -> Result<Parsed, &'static str> {
     if name.is_empty() {
         return Err("a name is missing in front of the =");
     }
-    Ok((parse_name(name)?, Some(Template::parse(value.trim_matches(BLANKS))?)))
+    Ok((parse_name(name)?, Some(ValueTemplate::parse(value.trim_matches(BLANKS))?)))
 }
 
 fn parse_name(name: &str) -> Result<String, &'static str> {
@@ -130,14 +130,14 @@ fn is_space(character: char) -> bool {
 }
 
 /// A value whose variables are yet to be put in.
-struct Template {
+struct ValueTemplate {
     text: String,
     /// Where in `text` the `$` stand that may begin a variable.
     variables: Vec<usize>,
 }
 
 #[derive(Clone, Copy)]
-enum State {
+enum ParserState {
     Begin,
     Unquoted,
     Single,
@@ -148,47 +148,47 @@ enum State {
     Comment,
 }
 
-impl Template {
+impl ValueTemplate {
     fn parse(value: &str) -> Result<Self, &'static str> {
         let mut template = Self { text: String::new(), variables: Vec::new() };
-        let mut state = State::Begin;
+        let mut state = ParserState::Begin;
         for character in value.chars() {
             state = template.step(state, character)?;
         }
         match state {
-            State::Single | State::Double | State::Escape => Err("a closing quote is missing"),
+            ParserState::Single | ParserState::Double | ParserState::Escape => Err("a closing quote is missing"),
             _ => Ok(template),
         }
     }
 
-    fn step(&mut self, state: State, character: char) -> Result<State, &'static str> {
+    fn step(&mut self, state: ParserState, character: char) -> Result<ParserState, &'static str> {
         Ok(match (state, character) {
-            (State::Begin, '\'') => State::Single,
-            (State::Begin, '"') => State::Double,
-            (State::Begin | State::Unquoted | State::After, '#') => State::Comment,
-            (State::Unquoted, space) if is_space(space) => State::After,
-            (State::Begin | State::Unquoted, _) => self.take(character, State::Unquoted),
-            (State::Single, '\'') | (State::Double, '"') => State::After,
-            (State::Single, _) => {
+            (ParserState::Begin, '\'') => ParserState::Single,
+            (ParserState::Begin, '"') => ParserState::Double,
+            (ParserState::Begin | ParserState::Unquoted | ParserState::After, '#') => ParserState::Comment,
+            (ParserState::Unquoted, space) if is_space(space) => ParserState::After,
+            (ParserState::Begin | ParserState::Unquoted, _) => self.take(character, ParserState::Unquoted),
+            (ParserState::Single, '\'') | (ParserState::Double, '"') => ParserState::After,
+            (ParserState::Single, _) => {
                 self.text.push(character);
-                State::Single
+                ParserState::Single
             }
-            (State::Double, '\\') => State::Escape,
-            (State::Double, _) => self.take(character, State::Double),
-            (State::Escape, _) => {
+            (ParserState::Double, '\\') => ParserState::Escape,
+            (ParserState::Double, _) => self.take(character, ParserState::Double),
+            (ParserState::Escape, _) => {
                 self.text.push(
                     escaped(character)
                         .ok_or("after a \\ in double quotes only \" \\ $ f n r t v may follow")?,
                 );
-                State::Double
+                ParserState::Double
             }
-            (State::After, space) if is_space(space) => State::After,
-            (State::After, _) => return Err("a value with blanks or quotes in it must be quoted"),
-            (State::Comment, _) => State::Comment,
+            (ParserState::After, space) if is_space(space) => ParserState::After,
+            (ParserState::After, _) => return Err("a value with blanks or quotes in it must be quoted"),
+            (ParserState::Comment, _) => ParserState::Comment,
         })
     }
 
-    fn take(&mut self, character: char, state: State) -> State {
+    fn take(&mut self, character: char, state: ParserState) -> ParserState {
         if character == '$' {
             self.variables.push(self.text.len());
         }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     fn problem(text: &str) -> (usize, &'static str) {
-        let Malformed { line, problem } = parse(text, |_| None).unwrap_err();
+        let DotenvError { line, problem } = parse(text, |_| None).unwrap_err();
         (line, problem)
     }
 

@@ -1,17 +1,17 @@
 //! Settings from variables named `FANFARE_` and the key in capitals, two underscores between levels:
 //! `FANFARE_SERVER__PORT`, `FANFARE_APPS__0__SECRET`. A variable that names no key stops the start.
 
-use super::error::{Error, Origin, suggestion};
-use super::keys::{APP, Key, SERVER, WEBHOOK};
+use super::error::{Error, SettingOrigin, suggestion};
+use super::keys::{APP, SettingKey, SERVER, WEBHOOK};
 use super::settings::{Setting, Settings};
 use super::value::Value;
-use super::variables::Variables;
+use super::environment::Variables;
 
 const PREFIX: &str = "FANFARE_";
 
 /// What a variable sets. Ordered so that apps and webhooks come up by their numbers.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
+enum SettingTarget {
     Server(&'static str),
     App(usize, &'static str),
     Webhook(usize, usize, &'static str),
@@ -21,7 +21,7 @@ enum Target {
 pub(super) fn apply(settings: &mut Settings, variables: &Variables) -> Result<(), Error> {
     let mut targets = Vec::new();
     for (name, value) in variables.with_prefix(PREFIX) {
-        let origin = Origin::Variable(name.to_owned());
+        let origin = SettingOrigin::Variable(name.to_owned());
         let target = target(name).ok_or_else(|| {
             let near = suggestion(name, names(name).iter().map(String::as_str));
             Error::at(&origin, name, format!("unknown setting{near}"))
@@ -41,11 +41,11 @@ pub(super) fn apply(settings: &mut Settings, variables: &Variables) -> Result<()
     for (target, setting) in targets {
         let origin = setting.origin.clone();
         match target {
-            Target::Server(name) => settings.set(name, setting)?,
-            Target::App(app, name) => {
+            SettingTarget::Server(name) => settings.set(name, setting)?,
+            SettingTarget::App(app, name) => {
                 settings.app(app, &origin)?.set(&format!("apps[{app}]"), name, setting)?;
             }
-            Target::Webhook(app, webhook, name) => {
+            SettingTarget::Webhook(app, webhook, name) => {
                 let place = format!("apps[{app}].webhooks[{webhook}]");
                 let app = settings.app(app, &origin)?;
                 app.webhook(webhook, &origin)?.set(&place, name, setting)?;
@@ -55,15 +55,15 @@ pub(super) fn apply(settings: &mut Settings, variables: &Variables) -> Result<()
     Ok(())
 }
 
-fn target(variable: &str) -> Option<Target> {
+fn target(variable: &str) -> Option<SettingTarget> {
     let path = variable.strip_prefix(PREFIX)?;
     let parts: Vec<&str> = path.split("__").collect();
     match *parts.as_slice() {
         ["APPS", app, "WEBHOOKS", webhook, name] => {
-            Some(Target::Webhook(number(app)?, number(webhook)?, named(WEBHOOK, name)?))
+            Some(SettingTarget::Webhook(number(app)?, number(webhook)?, named(WEBHOOK, name)?))
         }
-        ["APPS", app, name] => Some(Target::App(number(app)?, named(APP, name)?)),
-        _ => named(SERVER, path).map(Target::Server),
+        ["APPS", app, name] => Some(SettingTarget::App(number(app)?, named(APP, name)?)),
+        _ => named(SERVER, path).map(SettingTarget::Server),
     }
 }
 
@@ -72,7 +72,7 @@ fn number(text: &str) -> Option<usize> {
     text.parse().ok().filter(|number: &usize| number.to_string() == text)
 }
 
-fn named<T>(keys: &'static [Key<T>], path: &str) -> Option<&'static str> {
+fn named<T>(keys: &'static [SettingKey<T>], path: &str) -> Option<&'static str> {
     keys.iter().map(|key| key.name).find(|name| capitals(name) == path)
 }
 

@@ -6,21 +6,21 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::dotenv;
-use super::error::{Error, Origin};
+use super::error::{Error, SettingOrigin};
 use super::laravel;
 use super::soketi;
-use super::variables::Variables;
+use super::environment::Variables;
 
 /// Values by name, with where each is written.
-pub(super) type Found = BTreeMap<String, (String, Origin)>;
+pub(super) type FoundVariables = BTreeMap<String, (String, SettingOrigin)>;
 
 /// What an environment file says.
 #[derive(Default)]
 pub(super) struct EnvFile {
     /// As Laravel's `env()` answers them: those that are null are left out.
-    pub(super) laravel: Found,
+    pub(super) laravel: FoundVariables,
     /// Those of Soketi, as they are written.
-    pub(super) soketi: Found,
+    pub(super) soketi: FoundVariables,
 }
 
 impl EnvFile {
@@ -74,7 +74,7 @@ pub(super) fn parse(text: &str, name: &str, variables: &Variables) -> Result<Env
         .map_err(|wrong| Error::of(format!("{name}:{}", wrong.line), wrong.problem))?;
     let mut file = EnvFile::default();
     for (variable, entry) in entries {
-        let origin = Origin::DotEnv { path: name.into(), line: entry.line, name: variable.clone() };
+        let origin = SettingOrigin::DotEnv { path: name.into(), line: entry.line, name: variable.clone() };
         let Some(value) = entry.value else { continue };
         if variable.starts_with(soketi::PREFIX) {
             file.soketi.insert(variable, (value, origin));

@@ -11,7 +11,7 @@ const NO_PERMISSION: u8 = 77;
 
 /// Where a setting was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Origin {
+pub(super) enum SettingOrigin {
     /// Nowhere: it is Fanfare's default.
     Default,
     /// Nowhere: it follows from the setting that is named.
@@ -32,7 +32,7 @@ pub(super) enum Origin {
     Flag(&'static str),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -58,10 +58,10 @@ pub struct Error {
 
 impl Error {
     /// `key` is the dotted name of the setting; it is said where the origin does not say it already.
-    pub(super) fn at(origin: &Origin, key: &str, problem: impl fmt::Display) -> Self {
+    pub(super) fn at(origin: &SettingOrigin, key: &str, problem: impl fmt::Display) -> Self {
         let line = match origin {
-            Origin::File { .. } => format!("{origin}: {key}: {problem}"),
-            Origin::Default | Origin::Implied(_) | Origin::Made => format!("{key}: {problem}"),
+            SettingOrigin::File { .. } => format!("{origin}: {key}: {problem}"),
+            SettingOrigin::Default | SettingOrigin::Implied(_) | SettingOrigin::Made => format!("{key}: {problem}"),
             _ => format!("{origin}: {problem}"),
         };
         Self { line: one_line(&line), code: CONFIG }

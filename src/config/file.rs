@@ -7,7 +7,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeInteger, DeString, DeTable, DeValue};
 
-use super::error::{Error, Origin, suggestion};
+use super::error::{Error, SettingOrigin, suggestion};
 use super::keys::SERVER;
 use super::settings::{AppSettings, Setting, Settings, below};
 use super::value::Value;
@@ -25,7 +25,7 @@ pub(super) fn apply(settings: &mut Settings, path: &Path, name: &str) -> Result<
 
 /// The same of a text.
 pub(super) fn apply_text(settings: &mut Settings, name: &str, text: &str) -> Result<(), Error> {
-    let source = Source { name: name.into(), text };
+    let source = TomlSource { name: name.into(), text };
     for (key, value) in source.parse()?.get_ref() {
         match key.get_ref().as_ref() {
             "apps" => {
@@ -44,7 +44,7 @@ pub(super) fn apply_text(settings: &mut Settings, name: &str, text: &str) -> Res
 
 /// The apps of a text that holds nothing else.
 pub(super) fn apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
-    let source = Source { name: name.into(), text };
+    let source = TomlSource { name: name.into(), text };
     let mut apps = Vec::new();
     for (key, value) in source.parse()?.get_ref() {
         match key.get_ref().as_ref() {
@@ -67,14 +67,14 @@ pub(super) fn value(text: &str) -> Option<Value> {
     DeValue::parse(text).ok().map(|value| convert(value.get_ref()))
 }
 
-struct Source<'a> {
+struct TomlSource<'a> {
     name: Arc<str>,
     text: &'a str,
 }
 
-type Name<'a> = Spanned<DeString<'a>>;
+type TomlKey<'a> = Spanned<DeString<'a>>;
 
-impl<'a> Source<'a> {
+impl<'a> TomlSource<'a> {
     fn parse(&self) -> Result<Spanned<DeTable<'a>>, Error> {
         DeTable::parse(self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
@@ -84,13 +84,13 @@ impl<'a> Source<'a> {
         })
     }
 
-    fn origin(&self, at: usize) -> Origin {
+    fn origin(&self, at: usize) -> SettingOrigin {
         let before = self.text.as_bytes().iter().take(at);
         let line = before.filter(|byte| **byte == b'\n').count() + 1;
-        Origin::File { path: self.name.clone(), line }
+        SettingOrigin::File { path: self.name.clone(), line }
     }
 
-    fn setting(&self, key: &Name<'_>, value: &Spanned<DeValue<'_>>) -> Setting {
+    fn setting(&self, key: &TomlKey<'_>, value: &Spanned<DeValue<'_>>) -> Setting {
         Setting { value: convert(value.get_ref()), origin: self.origin(key.span().start) }
     }
 
@@ -99,7 +99,7 @@ impl<'a> Source<'a> {
         &self,
         settings: &mut Settings,
         place: &str,
-        key: &Name<'_>,
+        key: &TomlKey<'_>,
         value: &Spanned<DeValue<'_>>,
     ) -> Result<(), Error> {
         let name = below(place, key.get_ref());
@@ -159,7 +159,7 @@ impl<'a> Source<'a> {
         &self,
         name: &str,
         value: &'t Spanned<DeValue<'d>>,
-    ) -> Result<Vec<(Origin, &'t DeTable<'d>)>, Error> {
+    ) -> Result<Vec<(SettingOrigin, &'t DeTable<'d>)>, Error> {
         let wrong = |at: usize, found: &DeValue<'_>| {
             let table = name.split('[').next().unwrap_or(name);
             let section = if table == name { name.to_owned() } else { "apps.webhooks".to_owned() };

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::error::{Error, Origin};
+use super::error::{Error, SettingOrigin};
 use super::settings::{Setting, Settings};
 use super::value::Value;
 use super::version::VERSION;
@@ -58,12 +58,12 @@ pub struct Flags {
     #[arg(long, conflicts_with = "log_level", global = true, help_heading = SETTINGS)]
     pub debug: bool,
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<CliCommand>,
 }
 
 /// What to do instead of serving.
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
-pub enum Command {
+pub enum CliCommand {
     /// Look at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -85,7 +85,7 @@ pub enum Tool {
         /// As the clients are to get it, most often JSON.
         data: String,
         #[command(flatten)]
-        at: At,
+        at: TargetArgs,
     },
     /// Print the events of channels as they come.
     Listen {
@@ -96,7 +96,7 @@ pub enum Tool {
         #[arg(long, value_name = "ID")]
         user: Option<String>,
         #[command(flatten)]
-        at: At,
+        at: TargetArgs,
     },
     /// List the occupied channels.
     Channels {
@@ -104,14 +104,14 @@ pub enum Tool {
         #[arg(long)]
         prefix: Option<String>,
         #[command(flatten)]
-        at: At,
+        at: TargetArgs,
     },
     /// Close all connections of a user.
     Terminate {
         /// The id that the user is signed in with, or present on a channel.
         user: String,
         #[command(flatten)]
-        at: At,
+        at: TargetArgs,
     },
     /// Take the right to channels back from a user, whose connections stay.
     Revoke {
@@ -121,19 +121,19 @@ pub enum Tool {
         #[arg(required = true)]
         channels: Vec<String>,
         #[command(flatten)]
-        at: At,
+        at: TargetArgs,
     },
     /// Close all connections of a user so that its clients come back at once, with new signatures.
     Reconnect {
         /// The id that the user is signed in with, or present on a channel.
         user: String,
         #[command(flatten)]
-        at: At,
+        at: TargetArgs,
     },
     /// Find out what is wrong with a server, from its settings to an event that makes the round.
     Doctor {
         #[command(flatten)]
-        at: At,
+        at: TargetArgs,
     },
     /// Say by the exit code whether the server of the settings answers, for containers' health checks.
     Healthcheck,
@@ -146,7 +146,7 @@ pub enum Tool {
 
 /// Which server, and which app: those of the settings unless said.
 #[derive(clap::Args, Clone, PartialEq, Eq, Default)]
-pub struct At {
+pub struct TargetArgs {
     /// Where the server is, as clients reach it; with http or https in front [default: as the settings say].
     #[arg(long, help_heading = SERVER)]
     pub url: Option<String>,
@@ -175,7 +175,7 @@ pub enum ConfigCommand {
     Show,
 }
 
-impl fmt::Debug for At {
+impl fmt::Debug for TargetArgs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { url, app_id, json, .. } = self;
         write!(f, "At {{ url: {url:?}, app_id: {app_id:?}, json: {json}, .. }}")
@@ -212,7 +212,7 @@ impl Flags {
         ] {
             if let Some(value) = value {
                 let value = Value::Raw(value.clone());
-                settings.set(key, Setting { value, origin: Origin::Flag(flag) })?;
+                settings.set(key, Setting { value, origin: SettingOrigin::Flag(flag) })?;
             }
         }
         Ok(())

@@ -8,43 +8,43 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::value::{
-    Value, Wanted, boolean, choice, count, duration, host, memory, networks, number, pairs, path,
+    Value, WantedForm, boolean, choice, count, duration, host, memory, networks, number, pairs, path,
     size, text, texts,
 };
 use super::{Config, TryOut};
 use crate::app::{App, AppId, ClientEvents, Webhook, WebhookEvent};
 use crate::protocol::auth::Signer;
-use crate::protocol::origin::Pattern;
+use crate::protocol::origin::OriginPattern;
 
 /// One setting, read into its place in a `T`.
-pub struct Key<T> {
+pub struct SettingKey<T> {
     /// Dotted, without its array: `server.port`, and `id` for an app's.
     pub name: &'static str,
     /// As TOML; none where the setting must be given.
     pub default: Option<&'static str>,
     /// A secret is neither shown nor repeated in an error.
     pub secret: bool,
-    pub(super) read: fn(&mut T, &Value) -> Result<(), Wanted>,
+    pub(super) read: fn(&mut T, &Value) -> Result<(), WantedForm>,
 }
 
 const fn key<T>(
     name: &'static str,
     default: &'static str,
-    read: fn(&mut T, &Value) -> Result<(), Wanted>,
-) -> Key<T> {
-    Key { name, default: Some(default), secret: false, read }
+    read: fn(&mut T, &Value) -> Result<(), WantedForm>,
+) -> SettingKey<T> {
+    SettingKey { name, default: Some(default), secret: false, read }
 }
 
 /// A setting that must be given.
-const fn required<T>(key: Key<T>) -> Key<T> {
-    Key { default: None, ..key }
+const fn required<T>(key: SettingKey<T>) -> SettingKey<T> {
+    SettingKey { default: None, ..key }
 }
 
-const fn hidden<T>(key: Key<T>) -> Key<T> {
-    Key { secret: true, ..key }
+const fn hidden<T>(key: SettingKey<T>) -> SettingKey<T> {
+    SettingKey { secret: true, ..key }
 }
 
-fn put<T>(place: &mut T, read: Result<T, Wanted>) -> Result<(), Wanted> {
+fn put<T>(place: &mut T, read: Result<T, WantedForm>) -> Result<(), WantedForm> {
     *place = read?;
     Ok(())
 }
@@ -55,7 +55,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The settings of the server as a whole.
-pub const SERVER: &[Key<Config>] = &[
+pub const SERVER: &[SettingKey<Config>] = &[
     key("server.host", r#""127.0.0.1""#, |c, v| put(&mut c.server.host, host(v))),
     key("server.port", "8080", |c, v| put(&mut c.server.port, number(v, 0..=65_535))),
     key("server.path", r#""""#, |c, v| put(&mut c.server.path, path(v))),
@@ -131,7 +131,7 @@ pub const SERVER: &[Key<Config>] = &[
 ];
 
 /// The settings of one of `[[apps]]`.
-pub const APP: &[Key<App>] = &[
+pub const APP: &[SettingKey<App>] = &[
     required(key("id", "", |a, v| put(&mut a.id, name(v).map(|id| AppId::new(&id))))),
     required(key("key", "", |a, v| put(&mut a.key, name(v).map(Into::into)))),
     hidden(required(key("secret", "", |a, v| put(&mut a.signer, secret(v))))),
@@ -198,7 +198,7 @@ pub const APP: &[Key<App>] = &[
 ];
 
 /// The settings of one of `[[apps.webhooks]]`.
-pub const WEBHOOK: &[Key<Webhook>] = &[
+pub const WEBHOOK: &[SettingKey<Webhook>] = &[
     required(key("url", "", |w, v| put(&mut w.url, webhook_url(v)))),
     key(
         "events",
@@ -217,7 +217,7 @@ fn file_path(text: String) -> Option<PathBuf> {
 }
 
 /// An app's id or key: both stand in URLs, and the key in front of the colon of a signature.
-fn name(value: &Value) -> Result<String, Wanted> {
+fn name(value: &Value) -> Result<String, WantedForm> {
     text(value)
         .ok()
         .filter(|name| !name.is_empty())
@@ -225,7 +225,7 @@ fn name(value: &Value) -> Result<String, Wanted> {
         .ok_or_else(|| "text of letters, digits and marks but / ? # % : and quotes".to_owned())
 }
 
-fn secret(value: &Value) -> Result<Signer, Wanted> {
+fn secret(value: &Value) -> Result<Signer, WantedForm> {
     match text(value) {
         Ok(secret) if !secret.is_empty() => Ok(Signer::new(&secret)),
         _ => Err("text in quotes, not empty".to_owned()),
@@ -233,7 +233,7 @@ fn secret(value: &Value) -> Result<Signer, Wanted> {
 }
 
 /// Secrets that are on their way out.
-fn secrets(value: &Value) -> Result<Vec<String>, Wanted> {
+fn secrets(value: &Value) -> Result<Vec<String>, WantedForm> {
     texts(value)
         .ok()
         .filter(|secrets| secrets.iter().all(|secret| !secret.is_empty()))
@@ -241,7 +241,7 @@ fn secrets(value: &Value) -> Result<Vec<String>, Wanted> {
 }
 
 /// So many a second, or so many at once that come back over so many seconds.
-fn client_rate(value: &Value) -> Result<(u32, u32), Wanted> {
+fn client_rate(value: &Value) -> Result<(u32, u32), WantedForm> {
     if let Ok(rate) = count(value, 0) {
         return Ok((rate, 1));
     }
@@ -259,7 +259,7 @@ fn client_rate(value: &Value) -> Result<(u32, u32), Wanted> {
         })
 }
 
-fn patterns(value: &Value) -> Result<Vec<Pattern>, Wanted> {
+fn patterns(value: &Value) -> Result<Vec<OriginPattern>, WantedForm> {
     let wanted = "a list of \"*\", hosts such as \"*.example.test\", or origins such as \"https://app.example.test\"";
     let written = texts(value).ok().filter(|all| !all.is_empty()).ok_or(wanted)?;
     let parse = |text: &String| {
@@ -268,7 +268,7 @@ fn patterns(value: &Value) -> Result<Vec<Pattern>, Wanted> {
     written.iter().map(parse).collect()
 }
 
-fn client_events(value: &Value) -> Result<ClientEvents, Wanted> {
+fn client_events(value: &Value) -> Result<ClientEvents, WantedForm> {
     choice(
         value,
         &[
@@ -290,7 +290,7 @@ pub(super) const WEBHOOK_EVENTS: [(&str, WebhookEvent); 7] = [
     ("subscription_count", WebhookEvent::SubscriptionCount),
 ];
 
-fn webhook_events(value: &Value) -> Result<Vec<WebhookEvent>, Wanted> {
+fn webhook_events(value: &Value) -> Result<Vec<WebhookEvent>, WantedForm> {
     let names = WEBHOOK_EVENTS.map(|(name, _)| name).join(", ");
     let wanted = || format!("a list of one or more of {names}");
     let written = texts(value).map_err(|_| wanted())?;
@@ -303,7 +303,7 @@ fn webhook_events(value: &Value) -> Result<Vec<WebhookEvent>, Wanted> {
         .collect()
 }
 
-fn webhook_url(value: &Value) -> Result<String, Wanted> {
+fn webhook_url(value: &Value) -> Result<String, WantedForm> {
     text(value)
         .ok()
         .filter(|url| {
@@ -315,7 +315,7 @@ fn webhook_url(value: &Value) -> Result<String, Wanted> {
 }
 
 /// Origins that are compared with the `Origin` header as a whole.
-fn origins(value: &Value) -> Result<Vec<String>, Wanted> {
+fn origins(value: &Value) -> Result<Vec<String>, WantedForm> {
     texts(value)
         .ok()
         .filter(|origins| {
@@ -328,7 +328,7 @@ fn origins(value: &Value) -> Result<Vec<String>, Wanted> {
 }
 
 /// The URL of a database that may hold apps, or nothing.
-fn database(value: &Value) -> Result<String, Wanted> {
+fn database(value: &Value) -> Result<String, WantedForm> {
     let schemes = ["mysql://", "mariadb://", "postgres://", "postgresql://"];
     text(value)
         .ok()
@@ -337,7 +337,7 @@ fn database(value: &Value) -> Result<String, Wanted> {
 }
 
 /// A name that needs no escaping, with its schema if need be.
-fn table(value: &Value) -> Result<String, Wanted> {
+fn table(value: &Value) -> Result<String, WantedForm> {
     let is_plain = |part: &str| {
         !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
     };
@@ -350,7 +350,7 @@ fn table(value: &Value) -> Result<String, Wanted> {
 }
 
 /// The rights of a file, as `chmod` takes them in digits.
-fn mode(value: &Value) -> Result<u32, Wanted> {
+fn mode(value: &Value) -> Result<u32, WantedForm> {
     text(value)
         .ok()
         .and_then(|digits| u32::from_str_radix(&digits, 8).ok())
@@ -358,7 +358,7 @@ fn mode(value: &Value) -> Result<u32, Wanted> {
         .ok_or_else(|| "the rights of a file in digits and quotes, such as \"0660\"".to_owned())
 }
 
-fn metric_prefix(value: &Value) -> Result<String, Wanted> {
+fn metric_prefix(value: &Value) -> Result<String, WantedForm> {
     text(value)
         .ok()
         .filter(|prefix| !prefix.starts_with(|c: char| c.is_ascii_digit()))
@@ -366,7 +366,7 @@ fn metric_prefix(value: &Value) -> Result<String, Wanted> {
         .ok_or_else(|| "the start of a metric's name: letters, digits, _ and :".to_owned())
 }
 
-fn level(value: &Value) -> Result<LevelFilter, Wanted> {
+fn level(value: &Value) -> Result<LevelFilter, WantedForm> {
     choice(
         value,
         &[
@@ -384,7 +384,7 @@ fn level(value: &Value) -> Result<LevelFilter, Wanted> {
 const SENTINELS: [&str; 2] = ["redis+sentinel://", "rediss+sentinel://"];
 
 /// One address or, for Redis Cluster, its nodes; empty for a server on its own.
-fn redis(value: &Value) -> Result<Vec<String>, Wanted> {
+fn redis(value: &Value) -> Result<Vec<String>, WantedForm> {
     let sentinels = |url: &str| SENTINELS.iter().any(|scheme| url.trim().starts_with(scheme));
     let nodes = match value {
         Value::Text(url) | Value::Raw(url) if url.trim().is_empty() => return Ok(Vec::new()),

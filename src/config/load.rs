@@ -6,19 +6,19 @@ use std::path::Path;
 
 use super::env_file::EnvFile;
 use super::error::Error;
-use super::laravel::{Laravel, LaravelDoubt, Public};
+use super::laravel::{Laravel, LaravelDoubt, PublicAddress};
 use super::settings::Settings;
 use super::soketi::Soketi;
-use super::variables::Variables;
-use super::{Command, Config, ConfigCommand, Flags, MadeApp, apps_file, env, file};
+use super::environment::Variables;
+use super::{CliCommand, Config, ConfigCommand, Flags, GeneratedApp, apps_file, env, file};
 
 /// What a server was set to.
-pub struct Loaded {
+pub struct LoadedSettings {
     pub config: Config,
     /// What was written, and where; secrets included, so it is not to be logged.
     pub settings: Settings,
     /// Where a Laravel app sends its backend and its clients, if its settings say so.
-    pub public: Vec<Public>,
+    pub public: Vec<PublicAddress>,
     /// What the operator should know of a Laravel app and its pages, if asked.
     pub doubts: Vec<LaravelDoubt>,
     /// What the operator should know although it stops nothing; a line each.
@@ -27,7 +27,7 @@ pub struct Loaded {
     pub passed_over: Vec<String>,
 }
 
-impl Loaded {
+impl LoadedSettings {
     /// The error of a setting that turned out to be of no use, with where it was written.
     pub fn wrong(&self, name: &str, problem: &str) -> Error {
         self.settings.wrong(name, problem)
@@ -40,7 +40,7 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     flags: &Flags,
     env: impl IntoIterator<Item = (N, V)>,
     folder: &Path,
-) -> Result<Loaded, Error> {
+) -> Result<LoadedSettings, Error> {
     let variables = Variables::new(env);
     let mut settings = Settings::default();
     let mut warnings = Vec::new();
@@ -73,21 +73,21 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     let beside = given.and_then(Path::parent).map_or_else(|| folder.into(), |of| folder.join(of));
     let (public, doubts) = (laravel.public(), laravel.doubts(&beside, &variables));
     let passed_over = variables.passed_over().to_vec();
-    Ok(Loaded { config, settings, public, doubts, warnings, passed_over })
+    Ok(LoadedSettings { config, settings, public, doubts, warnings, passed_over })
 }
 
 /// What a command about the settings prints; none of another command.
 pub fn answer<N: Into<OsString>, V: Into<OsString>>(
-    command: &Command,
+    command: &CliCommand,
     flags: &Flags,
     env: impl IntoIterator<Item = (N, V)>,
     folder: &Path,
 ) -> Result<Option<String>, Error> {
     Ok(Some(match command {
-        Command::Keys => MadeApp::random()?.lines(),
-        Command::Config(ConfigCommand::Check) => load(flags, env, folder)?.summary(),
-        Command::Config(ConfigCommand::Show) => load(flags, env, folder)?.settings.show(),
-        Command::Tool(_) => return Ok(None),
+        CliCommand::Keys => GeneratedApp::random()?.lines(),
+        CliCommand::Config(ConfigCommand::Check) => load(flags, env, folder)?.summary(),
+        CliCommand::Config(ConfigCommand::Show) => load(flags, env, folder)?.settings.show(),
+        CliCommand::Tool(_) => return Ok(None),
     }))
 }
 

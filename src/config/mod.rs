@@ -11,14 +11,14 @@ mod flags;
 mod keys;
 mod laravel;
 mod load;
-mod made;
+mod credentials;
 mod redis_url;
 mod resolve;
 mod settings;
 mod show;
 mod soketi;
 mod value;
-mod variables;
+mod environment;
 mod version;
 
 use std::fmt;
@@ -29,36 +29,36 @@ use std::time::Duration;
 use crate::app::Apps;
 
 pub use error::Error;
-pub use flags::{At, Command, ConfigCommand, Flags, Tool, right_word};
-pub use keys::{APP, Key, SERVER, WEBHOOK};
-pub use laravel::{LaravelDoubt, Public};
-pub use load::{Loaded, answer, load};
+pub use flags::{TargetArgs, CliCommand, ConfigCommand, Flags, Tool, right_word};
+pub use keys::{APP, SettingKey, SERVER, WEBHOOK};
+pub use laravel::{LaravelDoubt, PublicAddress};
+pub use load::{LoadedSettings, answer, load};
 pub use settings::Settings;
-pub use soketi::Rows;
+pub use soketi::RowReader;
 pub use version::{FEATURES, REVISION, VERSION};
 
 /// Everything a server needs to start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub server: Server,
-    pub limits: Limits,
-    pub metrics: Metrics,
-    pub cluster: Cluster,
-    pub log: Log,
-    pub webhooks: Webhooks,
+    pub server: ServerConfig,
+    pub limits: LimitsConfig,
+    pub metrics: MetricsConfig,
+    pub cluster: ClusterConfig,
+    pub log: LogConfig,
+    pub webhooks: WebhooksConfig,
     /// A file of more apps, which are among `apps`.
     pub apps_file: Option<PathBuf>,
     /// The table of still more apps, which are looked up when somebody asks for them.
-    pub sql: Option<Sql>,
+    pub sql: Option<SqlConfig>,
     pub apps: Apps,
     /// The one app of a server that was given none.
-    pub made_app: Option<MadeApp>,
+    pub made_app: Option<GeneratedApp>,
 }
 
 /// Where and how the server listens.
 #[derive(Clone, PartialEq, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
-pub struct Server {
+pub struct ServerConfig {
     pub host: String,
     /// 0: any free port.
     pub port: u16,
@@ -88,7 +88,7 @@ pub struct Server {
     pub http_fallback: bool,
     /// Origins that browsers may read the API's answers from; `*` is any.
     pub cors_origins: Vec<String>,
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsFiles>,
     /// Where to listen in the place of host and port.
     pub unix_socket: Option<UnixSocket>,
     /// Whether `/` shows browsers the page to try the server on.
@@ -106,7 +106,7 @@ enum TryOut {
 
 /// What the server may take of the machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Limits {
+pub struct LimitsConfig {
     /// What the process may hold before new sockets are refused.
     pub memory: MemoryLimit,
 }
@@ -121,7 +121,7 @@ pub enum MemoryLimit {
 
 /// A certificate chain and its key, in PEM files.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Tls {
+pub struct TlsFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
 }
@@ -157,7 +157,7 @@ impl Network {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Metrics {
+pub struct MetricsConfig {
     pub enabled: bool,
     pub host: String,
     /// 0: served by the main listener under `/metrics`.
@@ -171,7 +171,7 @@ pub struct Metrics {
 
 /// What all webhooks share; each is its app's.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Webhooks {
+pub struct WebhooksConfig {
     /// Whether they may be posted to addresses that are not public.
     pub allow_private: bool,
     /// The folder in which what could not be sent is kept over a restart.
@@ -179,14 +179,14 @@ pub struct Webhooks {
 }
 
 #[derive(Clone, Debug)]
-pub struct Log {
+pub struct LogConfig {
     pub level: tracing::level_filters::LevelFilter,
     pub json: bool,
 }
 
 /// The other nodes that this one works with.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Cluster {
+pub struct ClusterConfig {
     /// The URL of a Redis server or Sentinel, or those of the nodes of a Redis Cluster; empty: this
     /// server works alone.
     pub redis: Vec<String>,
@@ -203,7 +203,7 @@ pub struct Cluster {
 }
 
 /// A Redis URL may hold a password, so only how many there are is shown.
-impl fmt::Debug for Cluster {
+impl fmt::Debug for ClusterConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster")
             .field("redis", &format_args!("{} URLs", self.redis.len()))
@@ -214,17 +214,17 @@ impl fmt::Debug for Cluster {
 
 /// A table of apps in a database.
 #[derive(Clone, Default)]
-pub struct Sql {
+pub struct SqlConfig {
     /// Of MySQL, MariaDB or PostgreSQL.
     pub url: String,
     pub table: String,
     /// How long what was found is taken for true.
     pub ttl: Duration,
-    pub rows: Rows,
+    pub rows: RowReader,
 }
 
 /// The URL may hold a password.
-impl fmt::Debug for Sql {
+impl fmt::Debug for SqlConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sql").field("table", &self.table).finish_non_exhaustive()
     }
@@ -232,13 +232,13 @@ impl fmt::Debug for Sql {
 
 /// Credentials made at random.
 #[derive(Clone)]
-pub struct MadeApp {
+pub struct GeneratedApp {
     pub id: String,
     pub key: String,
     pub secret: String,
 }
 
-impl fmt::Debug for MadeApp {
+impl fmt::Debug for GeneratedApp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MadeApp")
             .field("id", &self.id)

@@ -1,7 +1,7 @@
 //! The URL of one Redis server, put together from the single settings that other servers have for it. Each is
 //! looked at here, so that an error can name the one that is wrong.
 
-use super::value::{Value, Wanted, host, number};
+use super::value::{Value, WantedForm, host, number};
 
 /// Who connects where, and whether with TLS.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -47,19 +47,19 @@ impl RedisUrl {
 }
 
 /// A host as it stands in a URL.
-pub(super) fn url_host(text: &str) -> Result<String, Wanted> {
+pub(super) fn url_host(text: &str) -> Result<String, WantedForm> {
     let host = host(&Value::Text(text.to_owned()))
         .map_err(|_| "a host's name or address alone, without port or scheme".to_owned())?;
     Ok(if host.contains(':') { format!("[{host}]") } else { host })
 }
 
-pub(super) fn url_port(text: &str) -> Result<String, Wanted> {
+pub(super) fn url_port(text: &str) -> Result<String, WantedForm> {
     let port: u16 = number(&Value::Raw(text.to_owned()), 1..=65_535)?;
     Ok(port.to_string())
 }
 
 /// The number of a database in Redis.
-pub(super) fn url_database(text: &str) -> Result<String, Wanted> {
+pub(super) fn url_database(text: &str) -> Result<String, WantedForm> {
     let wanted = "the number of a database, such as 0";
     text.parse::<u32>().map(|number| number.to_string()).map_err(|_| wanted.to_owned())
 }

@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use super::error::{Error, Origin};
+use super::error::{Error, SettingOrigin};
 use super::keys::{APP, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill};
 use super::value::Value;
 use super::{
-    Cluster, Config, Limits, Log, MadeApp, MemoryLimit, Metrics, Server, Tls, TryOut, UnixSocket,
-    Webhooks,
+    ClusterConfig, Config, LimitsConfig, LogConfig, GeneratedApp, MemoryLimit, MetricsConfig, ServerConfig, TlsFiles, TryOut, UnixSocket,
+    WebhooksConfig,
 };
 use crate::app::{App, Apps, Duplicate};
 
 impl Settings {
     /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
     /// the address that a server listens on whose settings were taken over.
-    pub(super) fn complete(&mut self) -> Result<Option<MadeApp>, Error> {
+    pub(super) fn complete(&mut self) -> Result<Option<GeneratedApp>, Error> {
         let none = self.apps.is_empty() && self.apps_file().is_none() && !self.has_table();
         let made = if none { Some(self.make_app()?) } else { None };
         let drop_in = self.apps.iter().find_map(|app| app.drop_in).or(self.drop_in);
@@ -30,7 +30,7 @@ impl Settings {
             let port = drop_in.port.map(Value::Integer);
             for (name, value) in [("server.host", Some(host)), ("server.port", port)] {
                 if let (Some(value), false) = (value, self.server.contains_key(name)) {
-                    let origin = Origin::Implied(drop_in.name);
+                    let origin = SettingOrigin::Implied(drop_in.name);
                     self.set(name, Setting { value, origin })?;
                 }
             }
@@ -39,18 +39,18 @@ impl Settings {
         // Whoever may write to the table is not always who may look around in this network.
         let private = "webhooks.allow_private";
         if self.has_table() && !self.server.contains_key(private) {
-            let origin = Origin::Implied("sql.url");
+            let origin = SettingOrigin::Implied("sql.url");
             self.set(private, Setting { value: Value::Bool(false), origin })?;
         }
         Ok(made)
     }
 
-    fn make_app(&mut self) -> Result<MadeApp, Error> {
-        let made = MadeApp::random()?;
-        let mut app = AppSettings::new(Origin::Made);
+    fn make_app(&mut self) -> Result<GeneratedApp, Error> {
+        let made = GeneratedApp::random()?;
+        let mut app = AppSettings::new(SettingOrigin::Made);
         for (name, value) in [("id", &made.id), ("key", &made.key), ("secret", &made.secret)] {
             let value = Value::Text(value.clone());
-            app.set("apps[0]", name, Setting { value, origin: Origin::Made })?;
+            app.set("apps[0]", name, Setting { value, origin: SettingOrigin::Made })?;
         }
         self.apps.push(app);
         Ok(made)
@@ -59,7 +59,7 @@ impl Settings {
     /// What the settings mean. Fails on the first that is missing or contradicts another.
     pub fn resolve(&self) -> Result<Config, Error> {
         let mut config = Config::blank();
-        fill(&mut config, SERVER, &self.server, ("", &Origin::Default))?;
+        fill(&mut config, SERVER, &self.server, ("", &SettingOrigin::Default))?;
         config.server.tls = self.tls(&config)?;
         let named = |socket: &UnixSocket| !socket.path.as_os_str().is_empty();
         config.server.unix_socket = config.server.unix_socket.filter(named);
@@ -99,7 +99,7 @@ impl Settings {
     }
 
     /// A certificate needs its key, and a key its certificate.
-    fn tls(&self, config: &Config) -> Result<Option<Tls>, Error> {
+    fn tls(&self, config: &Config) -> Result<Option<TlsFiles>, Error> {
         let Some(tls) = config.server.tls.clone() else { return Ok(None) };
         let empty = |path: &PathBuf| path.as_os_str().is_empty();
         match (empty(&tls.cert), empty(&tls.key)) {
@@ -115,7 +115,7 @@ impl Settings {
     }
 
     pub(super) fn wrong(&self, name: &str, problem: &str) -> Error {
-        let origin = self.server.get(name).map_or(Origin::Default, |s| s.origin.clone());
+        let origin = self.server.get(name).map_or(SettingOrigin::Default, |s| s.origin.clone());
         Error::at(&origin, name, problem)
     }
 
@@ -140,7 +140,7 @@ impl Settings {
         let first = twins.next().map_or(0, |(index, _)| index);
         let second = twins.next().map_or(first, |(index, _)| index);
         let origin = self.apps.get(second).and_then(|app| app.values.get(name));
-        let origin = origin.map_or(Origin::Default, |setting| setting.origin.clone());
+        let origin = origin.map_or(SettingOrigin::Default, |setting| setting.origin.clone());
         let problem = format!("{value:?} is apps[{first}].{name} already");
         Error::at(&origin, &format!("apps[{second}].{name}"), problem)
     }
@@ -158,7 +158,7 @@ impl AppSettings {
         };
         let all = self.values.get("max_event_data").map(|setting| setting.value.clone());
         let value = all.unwrap_or_else(|| Value::Text("100KiB".to_owned()));
-        self.set("apps", name, Setting { value, origin: Origin::Implied(drop_in.name) })
+        self.set("apps", name, Setting { value, origin: SettingOrigin::Implied(drop_in.name) })
     }
 
     pub(super) fn resolve(&self, place: &str) -> Result<App, Error> {
@@ -178,7 +178,7 @@ impl Config {
     /// A configuration before its keys are read.
     pub(super) fn blank() -> Self {
         Self {
-            server: Server {
+            server: ServerConfig {
                 host: String::new(),
                 port: 0,
                 path: String::new(),
@@ -198,8 +198,8 @@ impl Config {
                 try_out: false,
                 io_uring: true,
             },
-            limits: Limits { memory: MemoryLimit::Bytes(0) },
-            metrics: Metrics {
+            limits: LimitsConfig { memory: MemoryLimit::Bytes(0) },
+            metrics: MetricsConfig {
                 enabled: false,
                 host: String::new(),
                 port: 0,
@@ -207,7 +207,7 @@ impl Config {
                 probes: false,
                 local: false,
             },
-            cluster: Cluster {
+            cluster: ClusterConfig {
                 redis: Vec::new(),
                 prefix: String::new(),
                 lease: Duration::ZERO,
@@ -215,8 +215,8 @@ impl Config {
                 queue_age: Duration::ZERO,
                 replay: 0,
             },
-            webhooks: Webhooks { allow_private: true, spool: None },
-            log: Log { level: LevelFilter::OFF, json: false },
+            webhooks: WebhooksConfig { allow_private: true, spool: None },
+            log: LogConfig { level: LevelFilter::OFF, json: false },
             apps_file: None,
             sql: None,
             apps: Apps::default(),

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{Error, Origin, suggestion};
-use super::keys::{APP, Key, SERVER, WEBHOOK};
-use super::soketi::Rows;
+use super::error::{Error, SettingOrigin, suggestion};
+use super::keys::{APP, SettingKey, SERVER, WEBHOOK};
+use super::soketi::RowReader;
 use super::value::Value;
 use super::{Config, file};
 use crate::app::{App, Webhook};
@@ -15,23 +15,23 @@ use crate::app::{App, Webhook};
 #[derive(Clone)]
 pub(super) struct Setting {
     pub(super) value: Value,
-    pub(super) origin: Origin,
+    pub(super) origin: SettingOrigin,
 }
 
 /// The written values of one table, by the names of its keys.
-pub(super) type Group = BTreeMap<&'static str, Setting>;
+pub(super) type SettingGroup = BTreeMap<&'static str, Setting>;
 
 /// Everything that was written. Not `Debug`: it holds secrets.
 #[derive(Clone, Default)]
 pub struct Settings {
-    pub(super) server: Group,
+    pub(super) server: SettingGroup,
     pub(super) apps: Vec<AppSettings>,
     /// The server whose settings were taken over, if its apps are elsewhere.
-    pub(super) drop_in: Option<&'static DropIn>,
+    pub(super) drop_in: Option<&'static DropInFor>,
     /// Whether anything of Soketi's was given.
     pub(super) soketi: bool,
     /// How the rows of a table of apps are read.
-    pub(super) rows: Rows,
+    pub(super) rows: RowReader,
     /// What the operator should know although it stops nothing.
     pub(super) warnings: Vec<String>,
 }
@@ -40,15 +40,15 @@ pub struct Settings {
 #[derive(Clone)]
 pub(super) struct AppSettings {
     /// Where the app as a whole begins; named when a key is missing.
-    pub(super) origin: Origin,
+    pub(super) origin: SettingOrigin,
     /// The server whose settings it was taken from, if they are another's.
-    pub(super) drop_in: Option<&'static DropIn>,
-    pub(super) values: Group,
+    pub(super) drop_in: Option<&'static DropInFor>,
+    pub(super) values: SettingGroup,
     pub(super) webhooks: Vec<WebhookSettings>,
 }
 
 /// A server whose settings are taken over. It listens everywhere unless told otherwise.
-pub(super) struct DropIn {
+pub(super) struct DropInFor {
     /// What is said of a default that comes of it.
     pub(super) name: &'static str,
     /// Its own default port, where it is not Fanfare's.
@@ -58,8 +58,8 @@ pub(super) struct DropIn {
 /// One of `[[apps.webhooks]]` as written.
 #[derive(Clone)]
 pub(super) struct WebhookSettings {
-    pub(super) origin: Origin,
-    pub(super) values: Group,
+    pub(super) origin: SettingOrigin,
+    pub(super) values: SettingGroup,
 }
 
 impl Settings {
@@ -85,7 +85,7 @@ impl Settings {
     }
 
     /// The app at `index`, begun at `origin` if it is the next one.
-    pub(super) fn app(&mut self, index: usize, origin: &Origin) -> Result<&mut AppSettings, Error> {
+    pub(super) fn app(&mut self, index: usize, origin: &SettingOrigin) -> Result<&mut AppSettings, Error> {
         if index == self.apps.len() {
             self.apps.push(AppSettings::new(origin.clone()));
         }
@@ -95,8 +95,8 @@ impl Settings {
 }
 
 impl AppSettings {
-    pub(super) fn new(origin: Origin) -> Self {
-        Self { origin, drop_in: None, values: Group::new(), webhooks: Vec::new() }
+    pub(super) fn new(origin: SettingOrigin) -> Self {
+        Self { origin, drop_in: None, values: SettingGroup::new(), webhooks: Vec::new() }
     }
 
     /// Writes a key of this app, which messages call `place`: `apps[0]`.
@@ -108,10 +108,10 @@ impl AppSettings {
     pub(super) fn webhook(
         &mut self,
         index: usize,
-        origin: &Origin,
+        origin: &SettingOrigin,
     ) -> Result<&mut WebhookSettings, Error> {
         if index == self.webhooks.len() {
-            self.webhooks.push(WebhookSettings { origin: origin.clone(), values: Group::new() });
+            self.webhooks.push(WebhookSettings { origin: origin.clone(), values: SettingGroup::new() });
         }
         let count = self.webhooks.len();
         self.webhooks.get_mut(index).ok_or_else(|| gap(origin, "webhooks", index, count))
@@ -125,7 +125,7 @@ impl WebhookSettings {
     }
 }
 
-fn gap(origin: &Origin, what: &str, index: usize, count: usize) -> Error {
+fn gap(origin: &SettingOrigin, what: &str, index: usize, count: usize) -> Error {
     Error::at(origin, what, format!("there is no {what}[{count}] before {what}[{index}]"))
 }
 
@@ -147,8 +147,8 @@ pub(super) fn below(place: &str, name: &str) -> String {
 }
 
 fn write<T>(
-    group: &mut Group,
-    keys: &'static [Key<T>],
+    group: &mut SettingGroup,
+    keys: &'static [SettingKey<T>],
     scratch: &mut T,
     (place, name): (&str, &str),
     setting: Setting,
@@ -162,12 +162,12 @@ fn write<T>(
 }
 
 /// The error of a name that is no key, with the nearest that is one.
-pub(super) fn unknown<T>(keys: &[Key<T>], place: &str, name: &str, origin: &Origin) -> Error {
+pub(super) fn unknown<T>(keys: &[SettingKey<T>], place: &str, name: &str, origin: &SettingOrigin) -> Error {
     let near = suggestion(name, keys.iter().map(|key| key.name));
     Error::at(origin, &below(place, name), format!("unknown key{near}"))
 }
 
-fn read<T>(key: &Key<T>, target: &mut T, place: &str, setting: &Setting) -> Result<(), Error> {
+fn read<T>(key: &SettingKey<T>, target: &mut T, place: &str, setting: &Setting) -> Result<(), Error> {
     (key.read)(target, &setting.value).map_err(|wanted| {
         let problem = if key.secret {
             format!("expected {wanted}")
@@ -181,9 +181,9 @@ fn read<T>(key: &Key<T>, target: &mut T, place: &str, setting: &Setting) -> Resu
 /// Reads every key of a table into `target`: what was written, else the default.
 pub(super) fn fill<T>(
     target: &mut T,
-    keys: &[Key<T>],
-    group: &Group,
-    (place, begin): (&str, &Origin),
+    keys: &[SettingKey<T>],
+    group: &SettingGroup,
+    (place, begin): (&str, &SettingOrigin),
 ) -> Result<(), Error> {
     for key in keys {
         match effective(key, group) {
@@ -198,9 +198,9 @@ pub(super) fn fill<T>(
 }
 
 /// What holds for a key: what was written, else its default, if it has one.
-pub(super) fn effective<T>(key: &Key<T>, group: &Group) -> Option<Setting> {
+pub(super) fn effective<T>(key: &SettingKey<T>, group: &SettingGroup) -> Option<Setting> {
     group.get(key.name).cloned().or_else(|| {
         let value = file::value(key.default?)?;
-        Some(Setting { value, origin: Origin::Default })
+        Some(Setting { value, origin: SettingOrigin::Default })
     })
 }

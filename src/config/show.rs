@@ -3,16 +3,16 @@
 
 use std::fmt::Write;
 
-use super::error::Origin;
-use super::keys::{APP, Key, SERVER, WEBHOOK};
-use super::settings::{Group, Setting, Settings, blank_webhook, effective};
+use super::error::SettingOrigin;
+use super::keys::{APP, SettingKey, SERVER, WEBHOOK};
+use super::settings::{SettingGroup, Setting, Settings, blank_webhook, effective};
 use super::value::{Value, texts};
-use super::{Config, Loaded, MadeApp, file};
+use super::{Config, LoadedSettings, GeneratedApp, file};
 use crate::app::App;
 
 const MASK: &str = "********";
 
-impl Loaded {
+impl LoadedSettings {
     /// One line that says what would be served, after those of the warnings.
     pub fn summary(&self) -> String {
         let Config { server, apps, .. } = &self.config;
@@ -69,18 +69,18 @@ impl Settings {
     }
 }
 
-fn table<T>(text: &mut String, keys: &[Key<T>], group: &Group, scratch: &mut T) {
+fn table<T>(text: &mut String, keys: &[SettingKey<T>], group: &SettingGroup, scratch: &mut T) {
     for key in keys {
         line(text, key, key.name, group, scratch);
     }
 }
 
-fn line<T>(text: &mut String, key: &Key<T>, name: &str, group: &Group, scratch: &mut T) {
+fn line<T>(text: &mut String, key: &SettingKey<T>, name: &str, group: &SettingGroup, scratch: &mut T) {
     let Some(Setting { value, origin }) = effective(key, group) else { return };
     let value = typed(key, value, scratch);
     let empty = matches!(&value, Value::Text(text) if text.is_empty());
     let shown = match value {
-        value if key.secret && origin != Origin::Default && !empty => match key.name {
+        value if key.secret && origin != SettingOrigin::Default && !empty => match key.name {
             "cluster.redis" | "sql.url" => addresses(&value).to_string(),
             _ => format!("{MASK:?}"),
         },
@@ -113,12 +113,12 @@ fn address(url: &str) -> String {
     }
 }
 
-fn annotate(text: &mut String, line: &str, origin: &Origin) {
+fn annotate(text: &mut String, line: &str, origin: &SettingOrigin) {
     _ = writeln!(text, "{line:<40} # {origin}");
 }
 
 /// A text without a type as the value that the key takes it for.
-fn typed<T>(key: &Key<T>, value: Value, scratch: &mut T) -> Value {
+fn typed<T>(key: &SettingKey<T>, value: Value, scratch: &mut T) -> Value {
     let Value::Raw(raw) = &value else { return value };
     let list = texts(&value).ok().map(|items| items.into_iter().map(Value::Text).collect());
     let candidates = [Some(Value::Text(raw.clone())), file::value(raw), list.map(Value::List)];
@@ -126,7 +126,7 @@ fn typed<T>(key: &Key<T>, value: Value, scratch: &mut T) -> Value {
     candidates.into_iter().flatten().find(fits).unwrap_or(value)
 }
 
-impl MadeApp {
+impl GeneratedApp {
     /// The credentials for a file of Fanfare's and for a Laravel app's environment.
     pub fn lines(&self) -> String {
         let Self { id, key, secret } = self;
@@ -185,7 +185,7 @@ mod tests {
             ("cluster.prefix", "1", "prefix = \"1\" "),
         ] {
             let value = Value::Raw(written.to_owned());
-            let origin = Origin::Variable("V".to_owned());
+            let origin = SettingOrigin::Variable("V".to_owned());
             settings.set(name, Setting { value, origin }).unwrap();
             assert!(settings.show().contains(shown), "{}", settings.show());
         }

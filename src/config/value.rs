@@ -23,7 +23,7 @@ pub(super) enum Value {
 }
 
 /// What a key wanted, in words that follow "expected".
-pub(super) type Wanted = String;
+pub(super) type WantedForm = String;
 
 impl Value {
     /// The value as it may be shown: URLs in it without what gives access.
@@ -91,7 +91,7 @@ fn without_credentials(text: &str) -> String {
     format!("{scheme}://{host}{path}{query}")
 }
 
-pub(super) fn boolean(value: &Value) -> Result<bool, Wanted> {
+pub(super) fn boolean(value: &Value) -> Result<bool, WantedForm> {
     match value {
         Value::Bool(value) => Ok(*value),
         Value::Raw(text) if text == "true" => Ok(true),
@@ -100,7 +100,7 @@ pub(super) fn boolean(value: &Value) -> Result<bool, Wanted> {
     }
 }
 
-pub(super) fn text(value: &Value) -> Result<String, Wanted> {
+pub(super) fn text(value: &Value) -> Result<String, WantedForm> {
     match value {
         Value::Text(text) | Value::Raw(text) => Ok(text.clone()),
         _ => Err("text in quotes".to_owned()),
@@ -110,7 +110,7 @@ pub(super) fn text(value: &Value) -> Result<String, Wanted> {
 pub(super) fn number<T: TryFrom<i64>>(
     value: &Value,
     range: RangeInclusive<i64>,
-) -> Result<T, Wanted> {
+) -> Result<T, WantedForm> {
     let number = match value {
         Value::Integer(number) => Some(*number),
         Value::Raw(text) => text.parse().ok(),
@@ -123,12 +123,12 @@ pub(super) fn number<T: TryFrom<i64>>(
 }
 
 /// A count that may be large.
-pub(super) fn count<T: TryFrom<i64>>(value: &Value, least: i64) -> Result<T, Wanted> {
+pub(super) fn count<T: TryFrom<i64>>(value: &Value, least: i64) -> Result<T, WantedForm> {
     number(value, least..=i64::from(u32::MAX))
 }
 
 /// A time such as `10s`, `500ms`, `30m`, `1h`.
-pub(super) fn duration(value: &Value, range: RangeInclusive<Duration>) -> Result<Duration, Wanted> {
+pub(super) fn duration(value: &Value, range: RangeInclusive<Duration>) -> Result<Duration, WantedForm> {
     let read = match value {
         Value::Text(text) | Value::Raw(text) => parse_duration(text),
         _ => None,
@@ -162,7 +162,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// Bytes, as a whole number or as `100KiB`, `1MiB`.
-pub(super) fn size(value: &Value) -> Result<usize, Wanted> {
+pub(super) fn size(value: &Value) -> Result<usize, WantedForm> {
     let read = match value {
         Value::Integer(number) => u64::try_from(*number).ok(),
         Value::Raw(text) => text.parse().ok().or_else(|| parse_size(text)),
@@ -175,7 +175,7 @@ pub(super) fn size(value: &Value) -> Result<usize, Wanted> {
 }
 
 /// Memory: a share of it such as `90%`, a size, or 0.
-pub(super) fn memory(value: &Value) -> Result<MemoryLimit, Wanted> {
+pub(super) fn memory(value: &Value) -> Result<MemoryLimit, WantedForm> {
     let read = match value {
         Value::Integer(0) => Some(MemoryLimit::Bytes(0)),
         Value::Raw(text) | Value::Text(text) => match text.strip_suffix('%') {
@@ -207,7 +207,7 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// A list of texts; from a source without types `a,b` or as TOML writes it.
-pub(super) fn texts(value: &Value) -> Result<Vec<String>, Wanted> {
+pub(super) fn texts(value: &Value) -> Result<Vec<String>, WantedForm> {
     let wanted = || "a list of texts such as [\"a\", \"b\"]".to_owned();
     match value {
         Value::List(items) => items.iter().map(|item| text(item).map_err(|_| wanted())).collect(),
@@ -224,7 +224,7 @@ pub(super) fn texts(value: &Value) -> Result<Vec<String>, Wanted> {
 }
 
 /// A table of texts; from a source without types as TOML writes it.
-pub(super) fn pairs(value: &Value) -> Result<Vec<(String, String)>, Wanted> {
+pub(super) fn pairs(value: &Value) -> Result<Vec<(String, String)>, WantedForm> {
     let wanted = || "a table of texts such as { Name = \"value\" }".to_owned();
     match value {
         Value::Table(entries) => entries
@@ -240,7 +240,7 @@ pub(super) fn pairs(value: &Value) -> Result<Vec<(String, String)>, Wanted> {
 }
 
 /// One of a few words.
-pub(super) fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Wanted> {
+pub(super) fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, WantedForm> {
     let written = text(value).ok();
     let found = choices.iter().find(|(name, _)| written.as_deref() == Some(*name));
     found.map(|(_, choice)| *choice).ok_or_else(|| {
@@ -250,7 +250,7 @@ pub(super) fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T,
 }
 
 /// An address or a host's name to listen on, an IPv6 address without its brackets.
-pub(super) fn host(value: &Value) -> Result<String, Wanted> {
+pub(super) fn host(value: &Value) -> Result<String, WantedForm> {
     let written = text(value).unwrap_or_default();
     let bare = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let host = bare.unwrap_or(&written);
@@ -264,7 +264,7 @@ pub(super) fn host(value: &Value) -> Result<String, Wanted> {
 }
 
 /// A prefix of routes, with a slash in front and none at the end, or empty.
-pub(super) fn path(value: &Value) -> Result<String, Wanted> {
+pub(super) fn path(value: &Value) -> Result<String, WantedForm> {
     let written = text(value).ok();
     let trimmed = written.as_deref().map(|path| path.trim_matches('/'));
     match trimmed {
@@ -280,7 +280,7 @@ fn is_segment(segment: &str) -> bool {
 }
 
 /// Networks as `10.0.0.0/8`; a bare address is a network of its own.
-pub(super) fn networks(value: &Value) -> Result<Vec<Network>, Wanted> {
+pub(super) fn networks(value: &Value) -> Result<Vec<Network>, WantedForm> {
     let wanted = || "a list of networks such as [\"10.0.0.0/8\", \"::1\"]".to_owned();
     let parse = |text: &String| text.parse().map_err(|()| wanted());
     texts(value).map_err(|_| wanted())?.iter().map(parse).collect()

@@ -10,15 +10,15 @@ use serde_json::Value;
 use tracing::debug;
 
 use super::error::Error;
-use super::known::Known;
+use super::query::QueryResult;
 use super::{channels, events, users};
 use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
-use crate::lookup::Name;
+use crate::lookup::AppName;
 use crate::metrics::{self, Doubt};
-use crate::node::{Node, Withdrawing};
+use crate::node::{Node, PendingWithdrawal};
 use crate::protocol::auth::{self, BodyMd5};
-use crate::protocol::query::{Plus, Query};
+use crate::protocol::query::{PlusMeaning, Query};
 
 /// What is asked, by path and method.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,26 +38,26 @@ pub(super) enum Route {
 
 /// A request whose signature holds, once its body is there.
 #[derive(Debug)]
-pub(super) struct Call<'a> {
+pub(super) struct SignedCall<'a> {
     pub node: &'a Node,
     pub app: &'a App,
     pub directory: Arc<Directory>,
     /// Empty where all parameters in it are of the signature.
     pub raw_query: &'a str,
-    pub plus: Plus,
+    pub plus: PlusMeaning,
     pub query: OnceCell<Query<'a>>,
     /// Seconds since 1970.
     pub now: u32,
     /// The limit that applied and what is left of it, for the answer's headers.
     pub rate: Cell<Option<(u32, u32)>>,
-    pub known: Known,
+    pub known: QueryResult,
     /// What the answer waits for, once there is one.
-    pub withdrawing: RefCell<Option<Withdrawing>>,
+    pub withdrawing: RefCell<Option<PendingWithdrawal>>,
 }
 
 /// What a request is known by before its body.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Head<'a> {
+pub(super) struct RequestHead<'a> {
     pub method: &'a Method,
     /// As it was sent.
     pub path: &'a str,
@@ -85,11 +85,11 @@ pub(super) fn app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>
 }
 
 /// The app that was asked for and is not known, if that is what is wrong.
-pub(super) fn unknown(error: &Error, by_key: bool, query: &str) -> Option<Name> {
+pub(super) fn unknown(error: &Error, by_key: bool, query: &str) -> Option<AppName> {
     match error {
-        Error::NoSuchApp(id) => Some(Name::Id(id.clone())),
+        Error::NoSuchApp(id) => Some(AppName::Id(id.clone())),
         Error::Unauthorized(Doubt::Key, _) if by_key => {
-            Query::parse(query).get("auth_key").map(|key| Name::Key(key.to_owned()))
+            Query::parse(query).get("auth_key").map(|key| AppName::Key(key.to_owned()))
         }
         _ => None,
     }
@@ -101,11 +101,11 @@ fn unauthorized(doubt: Doubt, why: &str) -> Error {
 
 /// Checks all that the query says of the request: key, version, time and signature, in the order that
 /// hosted Pusher has them. A `+` in it is read as that, and if that is not what was signed, as a blank.
-pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result<Claims, Error> {
-    let first = authenticate_as(app, head, now, Plus::Plus);
+pub(super) fn authenticate(app: &App, head: RequestHead<'_>, now: SystemTime) -> Result<SignedQuery, Error> {
+    let first = authenticate_as(app, head, now, PlusMeaning::Plus);
     match first {
         Err(Error::Unauthorized(..)) if head.query.contains('+') => {
-            authenticate_as(app, head, now, Plus::Blank).or(first)
+            authenticate_as(app, head, now, PlusMeaning::Blank).or(first)
         }
         _ => first,
     }
@@ -113,10 +113,10 @@ pub(super) fn authenticate(app: &App, head: Head<'_>, now: SystemTime) -> Result
 
 fn authenticate_as(
     app: &App,
-    head: Head<'_>,
+    head: RequestHead<'_>,
     now: SystemTime,
-    plus: Plus,
-) -> Result<Claims, Error> {
+    plus: PlusMeaning,
+) -> Result<SignedQuery, Error> {
     let query = Query::parse_with(head.query, plus);
     let key =
         query.get("auth_key").ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_key."))?;
@@ -132,16 +132,16 @@ fn authenticate_as(
     if query.get("auth_signature").is_none() {
         return Err(unauthorized(Doubt::Missing, "Missing auth_signature."));
     }
-    let Head { method, path, prefix, .. } = head;
+    let RequestHead { method, path, prefix, .. } = head;
     auth::verify_request(&app.signer, method.as_str(), path, prefix, &query).map_err(|signed| {
         debug!(app = %app.id, ?signed, "refused: the signature is not of this string");
         Error::Unauthorized(Doubt::Signature, "Authentication signature invalid.".to_owned())
     })?;
     let body = match query.get("body_md5") {
-        None => Claim::None,
-        Some(hex) => BodyMd5::parse(hex).map_or(Claim::Nonsense, Claim::Md5),
+        None => BodyClaim::None,
+        Some(hex) => BodyMd5::parse(hex).map_or(BodyClaim::Nonsense, BodyClaim::Md5),
     };
-    Ok(Claims { body, asks: query.asks(), plus })
+    Ok(SignedQuery { body, asks: query.asks(), plus })
 }
 
 fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(), Error> {
@@ -166,17 +166,17 @@ fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(),
 
 /// What a signed query says of its request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Claims {
-    pub body: Claim,
+pub(super) struct SignedQuery {
+    pub body: BodyClaim,
     /// There are parameters in it beside those of the signature.
     pub asks: bool,
     /// What a `+` in it stands for.
-    pub plus: Plus,
+    pub plus: PlusMeaning,
 }
 
 /// What the query claims of the body, by the MD5 that was signed with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Claim {
+pub(super) enum BodyClaim {
     /// Nothing, which is right for an empty body alone.
     None,
     Md5(BodyMd5),
@@ -184,7 +184,7 @@ pub(super) enum Claim {
     Nonsense,
 }
 
-impl Claim {
+impl BodyClaim {
     /// Whether the body is the one that was signed.
     pub(super) fn check(self, body: &[u8]) -> Result<(), Error> {
         match self {
@@ -198,7 +198,7 @@ impl Claim {
     }
 }
 
-impl<'a> Call<'a> {
+impl<'a> SignedCall<'a> {
     /// The parameters in the query.
     pub(super) fn query(&self) -> &Query<'a> {
         self.query.get_or_init(|| Query::parse_with(self.raw_query, self.plus))
@@ -248,7 +248,7 @@ impl Route {
     }
 
     /// Answers.
-    pub(super) fn answer(&self, call: &Call<'_>, body: &[u8]) -> Result<Value, Error> {
+    pub(super) fn answer(&self, call: &SignedCall<'_>, body: &[u8]) -> Result<Value, Error> {
         let text = || {
             std::str::from_utf8(body)
                 .map_err(|_| Error::BadRequest("The body must be UTF-8.".to_owned()))

@@ -11,13 +11,13 @@ use super::error::Error;
 
 /// The body so far; most come in one piece, which is not copied.
 #[derive(Debug)]
-pub(super) enum Received {
+pub(super) enum ReceivedBody {
     Nothing,
     One(Bytes),
     Many(BytesMut),
 }
 
-impl Received {
+impl ReceivedBody {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Nothing => &[],

@@ -3,17 +3,17 @@
 
 use serde_json::{Map, Value, json};
 
-use super::api::Call;
+use super::api::SignedCall;
 use super::error::Error;
-use super::events::Info;
-use crate::hub::rate::Taken;
+use super::events::RequestedInfo;
+use crate::hub::rate_limit::RateTaken;
 use crate::protocol::channel::ChannelName;
 
 /// All occupied channels, or those whose name begins with `filter_by_prefix`.
-pub(super) fn channels(call: &Call<'_>) -> Result<Value, Error> {
+pub(super) fn channels(call: &SignedCall<'_>) -> Result<Value, Error> {
     take(call)?;
     let prefix = call.parameter("filter_by_prefix").unwrap_or_default();
-    let info = Info::new(call.parameter("info").unwrap_or_default());
+    let info = RequestedInfo::new(call.parameter("info").unwrap_or_default());
     if info.has("user_count") && !prefix.starts_with("presence-") {
         return Err(Error::BadRequest(
             "user_count may only be requested for presence channels - please supply \
@@ -36,10 +36,10 @@ pub(super) fn channels(call: &Call<'_>) -> Result<Value, Error> {
 }
 
 /// One channel, occupied or not.
-pub(super) fn channel(call: &Call<'_>, name: &str) -> Result<Value, Error> {
+pub(super) fn channel(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
     take(call)?;
     let name = parse(call, name)?;
-    let info = Info::new(call.parameter("info").unwrap_or_default());
+    let info = RequestedInfo::new(call.parameter("info").unwrap_or_default());
     if info.has("user_count") && !name.kind().is_presence() {
         return Err(Error::BadRequest(
             "Cannot retrieve the user count unless the channel is a presence channel".to_owned(),
@@ -61,7 +61,7 @@ pub(super) fn channel(call: &Call<'_>, name: &str) -> Result<Value, Error> {
 }
 
 /// The last event of a cache channel, with the seconds it is kept on; `null` where there is none.
-fn cache(call: &Call<'_>, name: &ChannelName) -> Value {
+fn cache(call: &SignedCall<'_>, name: &ChannelName) -> Value {
     call.cached(name).map_or(Value::Null, |(data, ttl)| {
         let data: Value = serde_json::from_str(&data).unwrap_or_default();
         json!({ "data": data, "ttl": ttl })
@@ -69,7 +69,7 @@ fn cache(call: &Call<'_>, name: &ChannelName) -> Value {
 }
 
 /// The users of a presence channel, each once.
-pub(super) fn users(call: &Call<'_>, name: &str) -> Result<Value, Error> {
+pub(super) fn users(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
     take(call)?;
     let name = parse(call, name)?;
     if !name.kind().is_presence() {
@@ -86,26 +86,26 @@ pub(super) fn users(call: &Call<'_>, name: &str) -> Result<Value, Error> {
 }
 
 /// How many sockets the app has; Laravel Pulse asks this.
-pub(super) fn connections(call: &Call<'_>) -> Result<Value, Error> {
+pub(super) fn connections(call: &SignedCall<'_>) -> Result<Value, Error> {
     take(call)?;
     Ok(json!({ "connections": call.connections() }))
 }
 
-fn parse(call: &Call<'_>, name: &str) -> Result<ChannelName, Error> {
+fn parse(call: &SignedCall<'_>, name: &str) -> Result<ChannelName, Error> {
     ChannelName::parse(name, call.app.limits.max_channel_name)
         .map_err(|error| Error::BadRequest(format!("Invalid channel name: {error}.")))
 }
 
-fn take(call: &Call<'_>) -> Result<(), Error> {
+fn take(call: &SignedCall<'_>) -> Result<(), Error> {
     let limit = call.app.limits.reads_per_second;
     if limit == 0 {
         return Ok(());
     }
     match call.directory.reads.take(call.now, 1, limit) {
-        Taken::Left(left) => {
+        RateTaken::Left(left) => {
             call.rate.set(Some((limit, left)));
             Ok(())
         }
-        Taken::TooMany => Err(Error::TooManyRequests(limit)),
+        RateTaken::TooMany => Err(Error::TooManyRequests(limit)),
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use hyper::{StatusCode, Uri};
 use tracing::{debug, info, warn};
 
-use crate::metrics::{Doubt, Notice, Notices, Status};
+use crate::metrics::{Doubt, LogNotice, LogThrottle, Status};
 use crate::protocol::query::Query;
 use crate::protocol::resume_token;
 
@@ -60,14 +60,14 @@ impl Error {
 
     /// The line of a request to `path` that was refused: for the operator where a setting, a secret or a
     /// limit may be why, and in any case for whoever debugs.
-    pub(super) fn tell(&self, notices: &Notices, uri: &Uri) {
+    pub(super) fn tell(&self, notices: &LogThrottle, uri: &Uri) {
         let (status, path) = (self.status(), resume_token::mask(uri.path()));
         let path = path.as_ref();
         // A set-up that is wrong somewhere else: nothing that this server would warn of.
         let elsewhere = match self {
-            Self::NotFound => Some(Notice::NoRoute),
-            Self::SocketIo => Some(Notice::SocketIo),
-            Self::NotAnUpgrade => Some(Notice::NoUpgrade),
+            Self::NotFound => Some(LogNotice::NoRoute),
+            Self::SocketIo => Some(LogNotice::SocketIo),
+            Self::NotAnUpgrade => Some(LogNotice::NoUpgrade),
             _ => None,
         };
         if let Some(others) = elsewhere.and_then(|notice| notices.due(notice)) {
@@ -82,7 +82,7 @@ impl Error {
             Self::SocketIo | Self::NotAnUpgrade => false,
             Self::UpgradeRequired | Self::Interrupted => false,
         };
-        let notice = Notice::Request(Status::of(status.as_u16()));
+        let notice = LogNotice::Request(Status::of(status.as_u16()));
         // Quoted, for it may hold what was decoded from the path: nobody else writes lines of the log.
         match is_told.then(|| notices.due(notice)).flatten() {
             Some(others) => {

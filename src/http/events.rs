@@ -6,13 +6,13 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
-use super::api::{Call, Route};
+use super::api::{SignedCall, Route};
 use super::error::Error;
 use crate::app::App;
-use crate::hub::rate::Taken;
+use crate::hub::rate_limit::RateTaken;
 use crate::node::Publication;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::json::{self, Batch, List, NotAString, Object};
+use crate::protocol::json::{self, BatchBody, JsonList, NotAString, JsonObject};
 use crate::protocol::socket_id::SocketId;
 
 /// One event to publish.
@@ -24,15 +24,15 @@ struct Trigger<'a> {
     /// Each once, in the order they came.
     channels: SmallVec<[ChannelName; 1]>,
     except: Option<SocketId>,
-    info: Info<'a>,
+    info: RequestedInfo<'a>,
 }
 
 /// Which facts the answer is to have, as they were asked for: `user_count,subscription_count`. What is not
 /// known is left out.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Info<'a>(Cow<'a, str>);
+pub(super) struct RequestedInfo<'a>(Cow<'a, str>);
 
-impl<'a> Info<'a> {
+impl<'a> RequestedInfo<'a> {
     pub(super) fn new(text: impl Into<Cow<'a, str>>) -> Self {
         Self(text.into())
     }
@@ -49,9 +49,9 @@ impl<'a> Info<'a> {
 /// Where a trigger's parameters come from: the body, and, since the API lets them stand there too, the
 /// query (case T11).
 struct Parameters<'a, 'c, 'q> {
-    body: Object<'a>,
+    body: JsonObject<'a>,
     /// `None` for a batch, whose events share the query, so that none of their parameters can stand there.
-    call: Option<&'c Call<'q>>,
+    call: Option<&'c SignedCall<'q>>,
 }
 
 impl<'a> Parameters<'a, '_, '_> {
@@ -86,7 +86,7 @@ impl<'a> Parameters<'a, '_, '_> {
             Ok::<(), Error>(())
         };
         if let Some(list) = self.body.get("channels") {
-            let list = List::parse(list)
+            let list = JsonList::parse(list)
                 .ok_or_else(|| Error::mistyped("channels", "an array of strings"))?;
             too_many(list.len(), app)?;
             for name in list {
@@ -146,12 +146,12 @@ fn trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger
                 .ok_or_else(|| Error::mistyped("socket_id", "two numbers with a dot between"))?,
         ),
     };
-    let info = parameters.string("info")?.map_or_else(Info::default, Info::new);
+    let info = parameters.string("info")?.map_or_else(RequestedInfo::default, RequestedInfo::new);
     Ok(Trigger { name, data, channels, except, info })
 }
 
 /// The channels whose counts the answer is to have.
-pub(super) fn asked(call: &Call<'_>, route: &Route, body: &str) -> Vec<ChannelName> {
+pub(super) fn asked(call: &SignedCall<'_>, route: &Route, body: &str) -> Vec<ChannelName> {
     if *route == Route::Events {
         // Most ask nothing, and need not be read twice.
         if !body.contains("\"info\"") && call.query().get("info").is_none() {
@@ -164,9 +164,9 @@ pub(super) fn asked(call: &Call<'_>, route: &Route, body: &str) -> Vec<ChannelNa
     }
     let mut names: Vec<ChannelName> = Vec::new();
     let batch = object(body).ok().and_then(|body| body.get("batch"));
-    let batch = batch.and_then(List::parse);
+    let batch = batch.and_then(JsonList::parse);
     for item in batch.iter().flatten().take(call.app.limits.max_batch) {
-        let Some(body) = Object::parse(item.get()) else { continue };
+        let Some(body) = JsonObject::parse(item.get()) else { continue };
         let trigger = trigger(&Parameters { body, call: None }, call.app).ok();
         let asking = trigger.filter(|trigger| trigger.info.is_asked());
         names.extend(asking.and_then(|trigger| trigger.channels.first().cloned()));
@@ -175,7 +175,7 @@ pub(super) fn asked(call: &Call<'_>, route: &Route, body: &str) -> Vec<ChannelNa
 }
 
 /// One event, to one channel or several. The answer is `{}`, or the counts that were asked for.
-pub(super) fn events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
+pub(super) fn events(call: &SignedCall<'_>, body: &str) -> Result<Value, Error> {
     let body = object(body)?;
     let trigger = trigger(&Parameters { body, call: Some(call) }, call.app)?;
     fit(call, std::slice::from_ref(&trigger))?;
@@ -193,10 +193,10 @@ pub(super) fn events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
 }
 
 /// Several events, each to one channel.
-pub(super) fn batch_events(call: &Call<'_>, body: &str) -> Result<Value, Error> {
+pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<Value, Error> {
     let wrong = || Error::mistyped("batch", "an array of events");
     // What is wrong is looked for only once it is known that something is.
-    let Some(Batch(batch)) = Batch::parse(body) else {
+    let Some(BatchBody(batch)) = BatchBody::parse(body) else {
         return Err(object(body).map_or_else(|error| error, |_| wrong()));
     };
     let batch = batch.ok_or_else(|| Error::missing("batch"))?;
@@ -226,15 +226,15 @@ pub(super) fn batch_events(call: &Call<'_>, body: &str) -> Result<Value, Error> 
     Ok(json!({ "batch": infos }))
 }
 
-fn object(body: &str) -> Result<Object<'_>, Error> {
+fn object(body: &str) -> Result<JsonObject<'_>, Error> {
     // An empty body is one whose parameters all stand in the query.
     let body = if body.is_empty() { "{}" } else { body };
-    Object::parse(body).ok_or_else(|| Error::BadRequest("The body must be a JSON object.".into()))
+    JsonObject::parse(body).ok_or_else(|| Error::BadRequest("The body must be a JSON object.".into()))
 }
 
 /// Whether the other nodes can be told, if there are any. Better that nobody hears of it and the backend knows, than
 /// that some do not.
-fn fit(call: &Call<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
+fn fit(call: &SignedCall<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
     let Some(cluster) = &call.node.shared.cluster else { return Ok(()) };
     let publishes = triggers.iter().map(|trigger| trigger.channels.len()).sum();
     let bytes = |trigger: &Trigger<'_>| trigger.channels.len() * trigger.data.len();
@@ -242,7 +242,7 @@ fn fit(call: &Call<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(Error::Crowded) }
 }
 
-fn publish(call: &Call<'_>, trigger: &Trigger<'_>) {
+fn publish(call: &SignedCall<'_>, trigger: &Trigger<'_>) {
     for channel in &trigger.channels {
         let publication = Publication {
             channel,
@@ -255,7 +255,7 @@ fn publish(call: &Call<'_>, trigger: &Trigger<'_>) {
 }
 
 /// What the channel has just now; the count of users only where there are any to count.
-fn counts(call: &Call<'_>, name: &ChannelName, info: &Info<'_>) -> Value {
+fn counts(call: &SignedCall<'_>, name: &ChannelName, info: &RequestedInfo<'_>) -> Value {
     let occupancy = call.occupancy(name);
     let mut counts = Map::new();
     if info.has("user_count") && name.kind().is_presence() {
@@ -267,16 +267,16 @@ fn counts(call: &Call<'_>, name: &ChannelName, info: &Info<'_>) -> Value {
     Value::Object(counts)
 }
 
-fn take(call: &Call<'_>, n: u32) -> Result<(), Error> {
+fn take(call: &SignedCall<'_>, n: u32) -> Result<(), Error> {
     let limit = call.app.limits.events_per_second;
     if limit == 0 {
         return Ok(());
     }
     match call.directory.events.take(call.now, n, limit) {
-        Taken::Left(left) => {
+        RateTaken::Left(left) => {
             call.rate.set(Some((limit, left)));
             Ok(())
         }
-        Taken::TooMany => Err(Error::TooManyRequests(limit)),
+        RateTaken::TooMany => Err(Error::TooManyRequests(limit)),
     }
 }

@@ -15,77 +15,77 @@ use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Uri};
 
-use super::answer;
-use super::api::{Call, Claims, Route};
-use super::body::Received;
+use super::response;
+use super::api::{SignedCall, SignedQuery, Route};
+use super::body::ReceivedBody;
 use super::error::Error;
-use super::fallback::{Address, Waiting};
-use super::known::{self, Asking, Known};
-use super::pace::Step;
-use super::unread::Unread;
-use super::{Door, Opened, Refused};
+use super::fallback::{SessionAddress, AwaitingAnswer};
+use super::query::{self, QueryState, QueryResult};
+use super::timeouts::RequestPhase;
+use super::unread::UnreadBody;
+use super::{HttpService, RoutedRequest, RefusedRequest};
 use crate::app::App;
 use crate::hub::directory::Directory;
-use crate::lookup::{Pending, Verdict};
+use crate::lookup::{PendingLookup, LookupResult};
 use crate::metrics::{self, Status};
-use crate::node::{Node, Withdrawing};
+use crate::node::{Node, PendingWithdrawal};
 
-impl Service<Request<Incoming>> for Door {
+impl Service<Request<Incoming>> for HttpService {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Exchange;
+    type Future = RequestFuture;
 
-    fn call(&self, request: Request<Incoming>) -> Exchange {
+    fn call(&self, request: Request<Incoming>) -> RequestFuture {
         let (parts, body) = request.into_parts();
         let stage = self.begin(parts, body, None, Instant::now());
-        Exchange { door: self.clone(), stage }
+        RequestFuture { door: self.clone(), stage }
     }
 }
 
-impl Door {
+impl HttpService {
     /// How a request goes on once its head is there; `verdict` is what came of asking for its app, if that
     /// was needed.
     fn begin(
         &self,
         parts: Parts,
         body: Incoming,
-        verdict: Option<Verdict>,
+        verdict: Option<LookupResult>,
         begun: Instant,
-    ) -> Stage {
+    ) -> RequestStage {
         if self.http.fallback
-            && let Some(address) = Address::parse(parts.uri.path(), &self.http.prefix)
+            && let Some(address) = SessionAddress::parse(parts.uri.path(), &self.http.prefix)
         {
             return self.fall_back(&address, parts, body, verdict);
         }
         let stage = match self.open(&parts, &body, verdict) {
-            Ok(Opened::Unknown(pending)) => {
-                Stage::Unknown(Box::new(Unknown { parts, body, pending, begun }))
+            Ok(RoutedRequest::Unknown(pending)) => {
+                RequestStage::Unknown(Box::new(AwaitingApp { parts, body, pending, begun }))
             }
-            Ok(Opened::Answered(mut answer)) => {
-                answer::allow_origin(&self.http, &parts.headers, &mut answer);
-                Stage::answered(answer, &parts, body)
+            Ok(RoutedRequest::Answered(mut answer)) => {
+                response::allow_origin(&self.http, &parts.headers, &mut answer);
+                RequestStage::answered(answer, &parts, body)
             }
-            Ok(Opened::Call { app, route, claims }) => {
+            Ok(RoutedRequest::Call { app, route, claims }) => {
                 let directory = self.http.node.hub().directory(&app.id);
-                Stage::Reading(Box::new(Reading {
+                RequestStage::Reading(Box::new(AwaitingBody {
                     parts,
                     body,
                     app,
                     route,
                     claims,
-                    received: Received::Nothing,
-                    asking: Asking::default(),
+                    received: ReceivedBody::Nothing,
+                    asking: QueryState::default(),
                     directory,
                     begun,
                 }))
             }
-            Err(Refused { call, error }) => {
+            Err(RefusedRequest { call, error }) => {
                 let answer = self.refuse(&parts, call, &error, None);
                 self.count(call, &answer, begun);
-                Stage::answered(answer, &parts, body)
+                RequestStage::answered(answer, &parts, body)
             }
         };
-        let step = if matches!(stage, Stage::Answered(_)) { Step::Idle } else { Step::Body };
+        let step = if matches!(stage, RequestStage::Answered(_)) { RequestPhase::Idle } else { RequestPhase::Body };
         self.pace.enter(step, self.now());
         stage
     }
@@ -93,15 +93,15 @@ impl Door {
     /// The answer to a request that was read, counted.
     fn conclude(
         &self,
-        reading: &Reading,
+        reading: &AwaitingBody,
         answered: Result<serde_json::Value, Error>,
         rate: Option<(u32, u32)>,
     ) -> Response<Full<Bytes>> {
-        self.pace.enter(Step::Idle, self.now());
+        self.pace.enter(RequestPhase::Idle, self.now());
         let answer = match answered {
             Ok(value) => {
-                let mut answer = answer::json(&value, rate);
-                answer::allow_origin(&self.http, &reading.parts.headers, &mut answer);
+                let mut answer = response::json(&value, rate);
+                response::allow_origin(&self.http, &reading.parts.headers, &mut answer);
                 answer
             }
             Err(error) => self.refuse(&reading.parts, reading.route.word(), &error, rate),
@@ -122,29 +122,29 @@ impl Door {
 
 /// One request on its way to its answer.
 #[derive(Debug)]
-pub struct Exchange {
-    door: Door,
-    stage: Stage,
+pub struct RequestFuture {
+    door: HttpService,
+    stage: RequestStage,
 }
 
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum RequestStage {
     Answered(Option<Response<Full<Bytes>>>),
-    Reading(Box<Reading>),
-    Unknown(Box<Unknown>),
+    Reading(Box<AwaitingBody>),
+    Unknown(Box<AwaitingApp>),
     /// Answered once enough of its body was dropped.
-    Unread(Response<Full<Bytes>>, Box<Unread>),
+    Unread(Response<Full<Bytes>>, Box<UnreadBody>),
     /// Done here, and under way at the connections that it concerns.
-    Withdrawing(Box<Reading>, Withdrawing),
+    Withdrawing(Box<AwaitingBody>, PendingWithdrawal),
     /// Of a client without WebSockets.
-    Fallback(Uri, Waiting),
+    Fallback(Uri, AwaitingAnswer),
 }
 
-impl Stage {
+impl RequestStage {
     fn answered(answer: Response<Full<Bytes>>, parts: &Parts, body: Incoming) -> Self {
         // What comes after a handshake is no body.
         let unread = (answer.status() != StatusCode::SWITCHING_PROTOCOLS)
-            .then(|| Unread::of(parts, body))
+            .then(|| UnreadBody::of(parts, body))
             .flatten();
         match unread {
             Some(unread) => Self::Unread(answer, unread),
@@ -155,79 +155,79 @@ impl Stage {
 
 /// A request whose app is asked for.
 #[derive(Debug)]
-pub(super) struct Unknown {
+pub(super) struct AwaitingApp {
     pub parts: Parts,
     pub body: Incoming,
-    pub pending: Pending,
+    pub pending: PendingLookup,
     pub begun: Instant,
 }
 
 /// A request that may be answered once its body is there.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct AwaitingBody {
     parts: Parts,
     body: Incoming,
     app: Arc<App>,
     route: Route,
-    claims: Claims,
-    received: Received,
-    asking: Asking,
+    claims: SignedQuery,
+    received: ReceivedBody,
+    asking: QueryState,
     directory: Arc<Directory>,
     begun: Instant,
 }
 
 /// What came of a request, and what its answer waits for.
-struct Outcome {
+struct RequestOutcome {
     answered: Result<serde_json::Value, Error>,
     /// The limit that applied and what is left of it.
     rate: Option<(u32, u32)>,
-    withdrawing: Option<Withdrawing>,
+    withdrawing: Option<PendingWithdrawal>,
 }
 
-impl Outcome {
+impl RequestOutcome {
     fn refused(error: Error) -> Self {
         Self { answered: Err(error), rate: None, withdrawing: None }
     }
 }
 
-impl Reading {
+impl AwaitingBody {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.received.poll_all(&mut self.body, self.route.max_body(&self.app), cx)
     }
 
     /// Waits for what the answer needs to know of other nodes, if there are any.
-    fn poll_known(&mut self, node: &Node, cx: &mut Context<'_>) -> Poll<Known> {
+    fn poll_known(&mut self, node: &Node, cx: &mut Context<'_>) -> Poll<QueryResult> {
         if node.shared.cluster.is_none() {
-            return Poll::Ready(Known::default());
+            return Poll::Ready(QueryResult::default());
         }
-        ready!(self.asking.poll_room(cx, || known::room(node, &self.route)));
+        ready!(self.asking.poll_room(cx, || query::room(node, &self.route)));
         let mut asking = std::mem::take(&mut self.asking);
         let polled = asking.poll(cx, || {
             let body = self.received.bytes();
             self.claims.body.check(body).ok()?;
-            known::ask(&self.call(node, Known::default()), &self.route, body)
+            query::ask(&self.call(node, QueryResult::default()), &self.route, body)
         });
         self.asking = asking;
         polled
     }
 
-    fn answer(&self, node: &Node, known: Known) -> Outcome {
+    fn answer(&self, node: &Node, known: QueryResult) -> RequestOutcome {
         let body = self.received.bytes();
         let traffic = self.directory.traffic(node.worker.index());
         traffic.calls.add(1);
         traffic.call_bytes.add(body.len() as u64);
         if let Err(error) = self.claims.body.check(body) {
-            return Outcome::refused(error);
+            return RequestOutcome::refused(error);
         }
         let call = self.call(node, known);
         let answered = self.route.answer(&call, body);
-        Outcome { answered, rate: call.rate.get(), withdrawing: call.withdrawing.take() }
+        RequestOutcome { answered, rate: call.rate.get(), withdrawing: call.withdrawing.take() }
     }
 
-    fn call<'a>(&'a self, node: &'a Node, known: Known) -> Call<'a> {
+    fn call<'a>(&'a self, node: &'a Node, known: QueryResult) -> SignedCall<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let query = self.parts.uri.query();
-        Call {
+        SignedCall {
             node,
             app: &self.app,
             directory: self.directory.clone(),
@@ -242,53 +242,53 @@ impl Reading {
     }
 }
 
-impl Future for Exchange {
+impl Future for RequestFuture {
     type Output = Result<Response<Full<Bytes>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { door, stage } = &mut *self;
-        if let Stage::Unknown(unknown) = stage {
+        if let RequestStage::Unknown(unknown) = stage {
             let verdict = ready!(Pin::new(&mut unknown.pending).poll(cx));
-            if let Stage::Unknown(unknown) = std::mem::replace(stage, Stage::Answered(None)) {
-                let Unknown { parts, body, begun, .. } = *unknown;
+            if let RequestStage::Unknown(unknown) = std::mem::replace(stage, RequestStage::Answered(None)) {
+                let AwaitingApp { parts, body, begun, .. } = *unknown;
                 *stage = door.begin(parts, body, Some(verdict), begun);
             }
         }
         let reading = match stage {
-            Stage::Reading(reading) => reading,
-            Stage::Answered(answer) => {
-                let answer = answer.take().unwrap_or_else(answer::health);
+            RequestStage::Reading(reading) => reading,
+            RequestStage::Answered(answer) => {
+                let answer = answer.take().unwrap_or_else(response::health);
                 return Poll::Ready(Ok(answer));
             }
-            Stage::Unread(answer, unread) => {
+            RequestStage::Unread(answer, unread) => {
                 ready!(unread.poll(cx));
-                door.pace.enter(Step::Idle, door.now());
+                door.pace.enter(RequestPhase::Idle, door.now());
                 return Poll::Ready(Ok(std::mem::take(answer)));
             }
-            Stage::Withdrawing(_, withdrawing) => {
+            RequestStage::Withdrawing(_, withdrawing) => {
                 ready!(Pin::new(withdrawing).poll(cx));
-                let done = std::mem::replace(stage, Stage::Answered(None));
-                let Stage::Withdrawing(reading, _) = done else { return Poll::Pending };
+                let done = std::mem::replace(stage, RequestStage::Answered(None));
+                let RequestStage::Withdrawing(reading, _) = done else { return Poll::Pending };
                 return Poll::Ready(Ok(door.conclude(&reading, Ok(serde_json::json!({})), None)));
             }
-            Stage::Fallback(uri, waiting) => {
+            RequestStage::Fallback(uri, waiting) => {
                 return door.poll_fallback(uri, waiting, cx).map(Ok);
             }
             // Nobody is asked twice.
-            Stage::Unknown(_) => return Poll::Pending,
+            RequestStage::Unknown(_) => return Poll::Pending,
         };
         let received = ready!(reading.poll_body(cx));
         let known = match received {
             Ok(()) => ready!(reading.poll_known(&door.http.node, cx)),
-            Err(_) => Known::default(),
+            Err(_) => QueryResult::default(),
         };
-        let Outcome { answered, rate, withdrawing } = match received {
+        let RequestOutcome { answered, rate, withdrawing } = match received {
             Ok(()) => reading.answer(&door.http.node, known),
-            Err(error) => Outcome::refused(error),
+            Err(error) => RequestOutcome::refused(error),
         };
         if let Some(withdrawing) = withdrawing {
-            if let Stage::Reading(reading) = std::mem::replace(stage, Stage::Answered(None)) {
-                *stage = Stage::Withdrawing(reading, withdrawing);
+            if let RequestStage::Reading(reading) = std::mem::replace(stage, RequestStage::Answered(None)) {
+                *stage = RequestStage::Withdrawing(reading, withdrawing);
             }
             return self.poll(cx);
         }
@@ -296,8 +296,8 @@ impl Future for Exchange {
         if reading.body.is_end_stream() {
             return Poll::Ready(Ok(answer));
         }
-        if let Stage::Reading(reading) = std::mem::replace(stage, Stage::Answered(None)) {
-            *stage = Stage::Unread(answer, Unread::rest(reading.body));
+        if let RequestStage::Reading(reading) = std::mem::replace(stage, RequestStage::Answered(None)) {
+            *stage = RequestStage::Unread(answer, UnreadBody::rest(reading.body));
         }
         self.poll(cx)
     }

@@ -17,18 +17,18 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Uri, Version};
 use tokio::sync::oneshot;
 
-use super::body::Received;
+use super::body::ReceivedBody;
 use super::error::Error;
-use super::exchange::{Stage, Unknown};
-use super::pace::Step;
-use super::{Asked, Door, Handoff, LookupAway, answer, tell_of_refusal};
+use super::exchange::{RequestStage, AwaitingApp};
+use super::timeouts::RequestPhase;
+use super::{HandshakeDetails, HttpService, Handoff, LookupUnavailable, response, tell_of_refusal};
 use crate::hub::http_sessions::HttpSession;
-use crate::hub::http_stream::Arrival;
-use crate::hub::inbox::Place;
-use crate::lookup::{Name, Pending, Verdict};
+use crate::hub::http_stream::SessionRequest;
+use crate::hub::inbox::ConnectionRef;
+use crate::lookup::{AppName, PendingLookup, LookupResult};
 use crate::metrics::{Reason, Transport};
 use crate::protocol::error::{self, close};
-use crate::protocol::fallback::{self, Framing, HEADERS, OPEN};
+use crate::protocol::fallback::{self, AnswerFraming, HEADERS, OPEN};
 use crate::protocol::query::{Query, percent_decode};
 use crate::socket::{http_session, upgrade};
 
@@ -42,28 +42,28 @@ const BODY_SPARE: usize = 1 << 10;
 
 /// What a request of a session's address is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Purpose {
+enum SessionPurpose {
     Receive(Transport),
     Send,
 }
 
 /// The address of a session.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) struct Address {
+pub(super) struct SessionAddress {
     key: String,
     /// Key, number and name; none if no client would name its session so.
     session: Option<String>,
-    purpose: Purpose,
+    purpose: SessionPurpose,
 }
 
-impl Address {
+impl SessionAddress {
     /// The address that `path` is, below the configured prefix, the client's own or none.
     pub(super) fn parse(path: &str, prefix: &str) -> Option<Self> {
         let last = path.trim_end_matches('/').rsplit('/').next()?;
         let purpose = match last {
-            "xhr_streaming" => Purpose::Receive(Transport::XhrStreaming),
-            "xhr" => Purpose::Receive(Transport::XhrPolling),
-            "xhr_send" => Purpose::Send,
+            "xhr_streaming" => SessionPurpose::Receive(Transport::XhrStreaming),
+            "xhr" => SessionPurpose::Receive(Transport::XhrPolling),
+            "xhr_send" => SessionPurpose::Send,
             _ => return None,
         };
         [prefix, DEFAULT_PREFIX, ""].into_iter().find_map(|prefix| {
@@ -87,76 +87,76 @@ impl Address {
 #[derive(Debug)]
 pub struct LineStream {
     /// The session, or why there is none.
-    pub session: Result<Place, error::Error>,
-    pub framing: Framing,
+    pub session: Result<ConnectionRef, error::Error>,
+    pub framing: AnswerFraming,
     /// What of earlier answers the client has not taken yet.
     pub before: Vec<u8>,
 }
 
 /// What a request's head leads to.
-enum Begun {
+enum SessionStart {
     Answered(Response<Full<Bytes>>),
-    Unknown(Pending),
+    Unknown(PendingLookup),
     Polling(oneshot::Receiver<Bytes>),
-    Sending(HttpSession, Sizes),
+    Sending(HttpSession, MessageSizes),
 }
 
 /// How much a client may say at a time, in bytes.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
+struct MessageSizes {
     message: usize,
     body: usize,
 }
 
 /// A request whose answer is not there yet.
 #[derive(Debug)]
-pub(super) enum Waiting {
+pub(super) enum AwaitingAnswer {
     /// For something to be said.
     Polling(oneshot::Receiver<Bytes>),
     /// For its body.
-    Reading(Box<Sending>),
+    Reading(Box<ClientMessage>),
     /// For its session to have heard it; then it is refused for this, if for anything.
     Heard(oneshot::Receiver<bool>, Option<Error>),
 }
 
 /// What a client says, on its way in.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct ClientMessage {
     body: Incoming,
-    received: Received,
-    place: Place,
-    sizes: Sizes,
+    received: ReceivedBody,
+    place: ConnectionRef,
+    sizes: MessageSizes,
 }
 
-impl Door {
+impl HttpService {
     /// How a request to the address of a session goes on.
     pub(super) fn fall_back(
         &self,
-        address: &Address,
+        address: &SessionAddress,
         parts: Parts,
         body: Incoming,
-        verdict: Option<Verdict>,
-    ) -> Stage {
+        verdict: Option<LookupResult>,
+    ) -> RequestStage {
         let uri = parts.uri.clone();
         let (step, stage) = match self.begin_session(address, &parts, verdict) {
-            Ok(Begun::Answered(answer)) => (Step::Idle, Stage::Answered(Some(answer))),
-            Ok(Begun::Unknown(pending)) => {
-                let unknown = Unknown { parts, body, pending, begun: Instant::now() };
-                (Step::Held, Stage::Unknown(Box::new(unknown)))
+            Ok(SessionStart::Answered(answer)) => (RequestPhase::Idle, RequestStage::Answered(Some(answer))),
+            Ok(SessionStart::Unknown(pending)) => {
+                let unknown = AwaitingApp { parts, body, pending, begun: Instant::now() };
+                (RequestPhase::Held, RequestStage::Unknown(Box::new(unknown)))
             }
-            Ok(Begun::Polling(poll)) => (Step::Held, Stage::Fallback(uri, Waiting::Polling(poll))),
-            Ok(Begun::Sending(session, sizes)) => {
+            Ok(SessionStart::Polling(poll)) => (RequestPhase::Held, RequestStage::Fallback(uri, AwaitingAnswer::Polling(poll))),
+            Ok(SessionStart::Sending(session, sizes)) => {
                 let place = session.place;
                 let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
                 let waiting = if size > sizes.body {
                     self.refuse_large(place, Some(size), sizes.body)
                 } else {
-                    let received = Received::Nothing;
-                    Waiting::Reading(Box::new(Sending { body, received, place, sizes }))
+                    let received = ReceivedBody::Nothing;
+                    AwaitingAnswer::Reading(Box::new(ClientMessage { body, received, place, sizes }))
                 };
-                (Step::Body, Stage::Fallback(uri, waiting))
+                (RequestPhase::Body, RequestStage::Fallback(uri, waiting))
             }
-            Err(error) => (Step::Idle, Stage::Answered(Some(self.refuse_fallback(&uri, &error)))),
+            Err(error) => (RequestPhase::Idle, RequestStage::Answered(Some(self.refuse_fallback(&uri, &error)))),
         };
         self.pace.enter(step, self.now());
         stage
@@ -164,16 +164,16 @@ impl Door {
 
     fn begin_session(
         &self,
-        address: &Address,
+        address: &SessionAddress,
         parts: &Parts,
-        verdict: Option<Verdict>,
-    ) -> Result<Begun, Error> {
+        verdict: Option<LookupResult>,
+    ) -> Result<SessionStart, Error> {
         if parts.method == Method::OPTIONS {
-            let mut answer = answer::preflight(&parts.headers);
+            let mut answer = response::preflight(&parts.headers);
             let headers = answer.headers_mut();
             headers.insert(ALLOW, HeaderValue::from_static(METHODS));
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-            return Ok(Begun::Answered(for_any_page(answer)));
+            return Ok(SessionStart::Answered(for_any_page(answer)));
         }
         if parts.method != Method::POST {
             return Err(Error::MethodNotAllowed(METHODS));
@@ -181,18 +181,18 @@ impl Door {
         let name = address.session.as_deref().ok_or(Error::NotFound)?;
         let session = self.http.node.hub().http_sessions.find(name);
         match (address.purpose, session) {
-            (Purpose::Send, Some(session)) => {
+            (SessionPurpose::Send, Some(session)) => {
                 let apps = self.http.node.shared.apps.load();
                 let app = apps.by_id(session.app.as_str()).ok_or(Error::NotFound)?;
                 let message = app.limits.max_message_size;
                 let body = message.saturating_mul(2).saturating_add(BODY_SPARE);
-                Ok(Begun::Sending(session, Sizes { message, body }))
+                Ok(SessionStart::Sending(session, MessageSizes { message, body }))
             }
-            (Purpose::Send, None) => Err(Error::NotFound),
-            (Purpose::Receive(transport), Some(session)) => {
+            (SessionPurpose::Send, None) => Err(Error::NotFound),
+            (SessionPurpose::Receive(transport), Some(session)) => {
                 Ok(self.receive(parts, transport, Ok(session.place)))
             }
-            (Purpose::Receive(transport), None) => {
+            (SessionPurpose::Receive(transport), None) => {
                 self.open_session(parts, address, (name, transport), verdict)
             }
         }
@@ -203,23 +203,23 @@ impl Door {
     fn open_session(
         &self,
         parts: &Parts,
-        address: &Address,
+        address: &SessionAddress,
         (name, transport): (&str, Transport),
-        verdict: Option<Verdict>,
-    ) -> Result<Begun, Error> {
+        verdict: Option<LookupResult>,
+    ) -> Result<SessionStart, Error> {
         let http = &self.http;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = http.node.shared.apps.load();
-        let tls = self.tls || answer::came_by_tls(&http.trusted_proxies, self.peer, &parts.headers);
+        let tls = self.tls || response::came_by_tls(&http.trusted_proxies, self.peer, &parts.headers);
         let mut admission = upgrade::admit(&apps, &address.key, &query, &parts.headers, tls);
         if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
-            match self.look_up(Name::Key(address.key.clone()), verdict) {
-                Ok(Some(pending)) => return Ok(Begun::Unknown(pending)),
+            match self.look_up(AppName::Key(address.key.clone()), verdict) {
+                Ok(Some(pending)) => return Ok(SessionStart::Unknown(pending)),
                 Ok(None) => {}
-                Err(LookupAway) => admission = Err(close::LOOKUP_AWAY),
+                Err(LookupUnavailable) => admission = Err(close::LOOKUP_AWAY),
             }
         }
-        let client = answer::client_address(&http.trusted_proxies, self.peer, &parts.headers);
+        let client = response::client_address(&http.trusted_proxies, self.peer, &parts.headers);
         // Sessions that are refused for another reason count as well.
         if !http.node.shared.addresses.handshakes.admit(client, Instant::now()) {
             admission = Err(close::OVER_CAPACITY);
@@ -233,7 +233,7 @@ impl Door {
             }
         };
         if let Err(error) = &opened {
-            let asked = Asked::new(&address.key, &parts.headers, &apps);
+            let asked = HandshakeDetails::new(&address.key, &parts.headers, &apps);
             let reason = Some(Reason::Capacity).filter(|_| was_admitted);
             tell_of_refusal(&http.node.shared, client, (error, reason), &asked);
         }
@@ -245,59 +245,59 @@ impl Door {
         &self,
         parts: &Parts,
         transport: Transport,
-        session: Result<Place, error::Error>,
-    ) -> Begun {
+        session: Result<ConnectionRef, error::Error>,
+    ) -> SessionStart {
         if transport == Transport::XhrStreaming {
             let is_old = parts.version == Version::HTTP_10;
-            let framing = if is_old { Framing::Plain } else { Framing::Chunked };
+            let framing = if is_old { AnswerFraming::Plain } else { AnswerFraming::Chunked };
             let lines = LineStream { session, framing, before: Vec::new() };
             *self.handoff.borrow_mut() = Some(Handoff::Lines(lines));
             // The client is never sent this: it only makes hyper let go of the stream.
-            return Begun::Answered(answer::switching());
+            return SessionStart::Answered(response::switching());
         }
         match session {
             Ok(place) => {
                 let (answer, poll) = oneshot::channel();
-                self.http.node.hub().arrive(place, Arrival::Polling(answer));
-                Begun::Polling(poll)
+                self.http.node.hub().arrive(place, SessionRequest::Polling(answer));
+                SessionStart::Polling(poll)
             }
             Err(error) => {
-                let lines = http_session::refusal(&error, Framing::Plain);
-                Begun::Answered(lines_answer([OPEN, &lines].concat().into()))
+                let lines = http_session::refusal(&error, AnswerFraming::Plain);
+                SessionStart::Answered(lines_answer([OPEN, &lines].concat().into()))
             }
         }
     }
 
     /// Ends a session whose client says more than it may.
-    fn refuse_large(&self, place: Place, size: Option<usize>, max: usize) -> Waiting {
+    fn refuse_large(&self, place: ConnectionRef, size: Option<usize>, max: usize) -> AwaitingAnswer {
         let (heard, answer) = oneshot::channel();
-        self.http.node.hub().arrive(place, Arrival::TooLarge { heard });
-        Waiting::Heard(answer, Some(Error::TooLarge { what: "message", size, max }))
+        self.http.node.hub().arrive(place, SessionRequest::TooLarge { heard });
+        AwaitingAnswer::Heard(answer, Some(Error::TooLarge { what: "message", size, max }))
     }
 
     /// Counts, logs and answers a refusal.
     fn refuse_fallback(&self, uri: &Uri, error: &Error) -> Response<Full<Bytes>> {
         self.http.node.counts().refused_messages.add(1);
         error.tell(&self.http.node.shared.metrics.notices, uri);
-        for_any_page(answer::refusal(error, None))
+        for_any_page(response::refusal(error, None))
     }
 
     /// Takes a waiting request as far as it goes.
     pub(super) fn poll_fallback(
         &self,
         uri: &Uri,
-        waiting: &mut Waiting,
+        waiting: &mut AwaitingAnswer,
         cx: &mut Context<'_>,
     ) -> Poll<Response<Full<Bytes>>> {
-        if let Waiting::Reading(reading) = waiting {
+        if let AwaitingAnswer::Reading(reading) = waiting {
             let read = ready!(reading.poll_body(cx));
-            self.pace.enter(Step::Held, self.now());
+            self.pace.enter(RequestPhase::Held, self.now());
             match read.and_then(|()| reading.texts()) {
                 Ok((texts, bytes)) => {
                     let (heard, answer) = oneshot::channel();
-                    let said = Arrival::Texts { texts, bytes, heard };
+                    let said = SessionRequest::Texts { texts, bytes, heard };
                     self.http.node.hub().arrive(reading.place, said);
-                    *waiting = Waiting::Heard(answer, None);
+                    *waiting = AwaitingAnswer::Heard(answer, None);
                 }
                 Err(Error::TooLarge { size, max, .. }) => {
                     *waiting = self.refuse_large(reading.place, size, max);
@@ -306,23 +306,23 @@ impl Door {
             }
         }
         let answered = match waiting {
-            Waiting::Polling(poll) => match ready!(Pin::new(poll).poll(cx)) {
+            AwaitingAnswer::Polling(poll) => match ready!(Pin::new(poll).poll(cx)) {
                 Ok(said) => Ok(lines_answer(said)),
                 // It ended before the request came to it.
                 Err(_) => Err(Error::NotFound),
             },
-            Waiting::Heard(heard, refusal) => match ready!(Pin::new(heard).poll(cx)) {
+            AwaitingAnswer::Heard(heard, refusal) => match ready!(Pin::new(heard).poll(cx)) {
                 Ok(true) => refusal.take().map_or_else(|| Ok(taken()), Err),
                 Ok(false) | Err(_) => Err(Error::NotFound),
             },
-            Waiting::Reading(_) => return Poll::Pending,
+            AwaitingAnswer::Reading(_) => return Poll::Pending,
         };
-        self.pace.enter(Step::Idle, self.now());
+        self.pace.enter(RequestPhase::Idle, self.now());
         Poll::Ready(answered.unwrap_or_else(|error| self.refuse_fallback(uri, &error)))
     }
 }
 
-impl Sending {
+impl ClientMessage {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.received.poll_all(&mut self.body, self.sizes.body, cx)
     }
@@ -371,20 +371,20 @@ mod tests {
 
     #[test]
     fn addresses_are_known_below_three_prefixes() {
-        let address = |purpose| Address {
+        let address = |purpose| SessionAddress {
             key: "k y".to_owned(),
             session: Some("k y/7/0123abcv".to_owned()),
             purpose,
         };
         let (streaming, polling) = (Transport::XhrStreaming, Transport::XhrPolling);
         for (path, prefix, purpose) in [
-            ("/app/k%20y/7/0123abcv/xhr_streaming", "", Purpose::Receive(streaming)),
-            ("/app/k%20y/7/0123abcv/xhr_streaming", "/ws", Purpose::Receive(streaming)),
-            ("/ws/app/k%20y/7/0123abcv/xhr", "/ws", Purpose::Receive(polling)),
-            ("/pusher/app/k%20y/7/0123abcv/xhr_send", "/ws", Purpose::Send),
-            ("/pusher//app/k%20y/7/0123abcv/xhr_send/", "", Purpose::Send),
+            ("/app/k%20y/7/0123abcv/xhr_streaming", "", SessionPurpose::Receive(streaming)),
+            ("/app/k%20y/7/0123abcv/xhr_streaming", "/ws", SessionPurpose::Receive(streaming)),
+            ("/ws/app/k%20y/7/0123abcv/xhr", "/ws", SessionPurpose::Receive(polling)),
+            ("/pusher/app/k%20y/7/0123abcv/xhr_send", "/ws", SessionPurpose::Send),
+            ("/pusher//app/k%20y/7/0123abcv/xhr_send/", "", SessionPurpose::Send),
         ] {
-            assert_eq!(Address::parse(path, prefix), Some(address(purpose)), "{path}");
+            assert_eq!(SessionAddress::parse(path, prefix), Some(address(purpose)), "{path}");
         }
         for path in [
             "/ws2/app/k/7/0123abcv/xhr",
@@ -396,9 +396,9 @@ mod tests {
             "/apps/k/7/0123abcv/xhr",
             "xhr",
         ] {
-            assert_eq!(Address::parse(path, "/ws"), None, "{path}");
+            assert_eq!(SessionAddress::parse(path, "/ws"), None, "{path}");
         }
-        let odd = Address::parse("/app/k/1000/0123abcv/xhr", "").unwrap();
+        let odd = SessionAddress::parse("/app/k/1000/0123abcv/xhr", "").unwrap();
         assert_eq!(odd.session, None, "no client names its session so");
     }
 }

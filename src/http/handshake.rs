@@ -8,12 +8,12 @@ use hyper::http::request::Parts;
 use tracing::{debug, info, warn};
 
 use super::error::Error;
-use super::{Door, Handoff, LookupAway, Opened, answer};
+use super::{HttpService, Handoff, LookupUnavailable, RoutedRequest, response};
 use crate::app::Apps;
 use crate::hub::deflated::Compression;
-use crate::lookup::{Name, Verdict};
-use crate::metrics::{Notice, Reason};
-use crate::node::Shared;
+use crate::lookup::{AppName, LookupResult};
+use crate::metrics::{LogNotice, Reason};
+use crate::node::ServerState;
 use crate::protocol::error::{Error as Refusal, close};
 use crate::protocol::query::Query;
 use crate::protocol::resume_token::ResumeToken;
@@ -34,21 +34,21 @@ pub struct Upgrade {
     /// How long the greeting waits after that.
     pub pause: Option<Duration>,
     /// What it asked with, where it is not let in.
-    pub asked: Option<Box<Asked>>,
+    pub asked: Option<Box<HandshakeDetails>>,
     /// The client answers `pusher:ping`, as every pusher-js does.
     pub answers_pings: bool,
 }
 
 /// What a socket that is refused has asked with, for the log.
 #[derive(Debug)]
-pub struct Asked {
+pub struct HandshakeDetails {
     pub key: String,
     pub origin: String,
     /// The id of the app that the key is of, if it is of one.
     pub app: String,
 }
 
-impl Asked {
+impl HandshakeDetails {
     pub(super) fn new(key: &str, headers: &HeaderMap, apps: &Apps) -> Self {
         let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes()).unwrap_or_default();
         Self {
@@ -61,17 +61,17 @@ impl Asked {
 
 /// The line of a socket that was not let in. What the client chose is quoted: nobody else writes lines of the log.
 pub fn tell_of_refusal(
-    shared: &Shared,
+    shared: &ServerState,
     address: IpAddr,
     (error, reason): (&Refusal, Option<Reason>),
-    asked: &Asked,
+    asked: &HandshakeDetails,
 ) {
     let (code, text) = (error.code, &error.message);
-    let Asked { app, key, origin } = asked;
+    let HandshakeDetails { app, key, origin } = asked;
     // One code has several.
     let reason =
         reason.filter(|_| *error == close::OVER_CAPACITY).unwrap_or_else(|| upgrade::reason(error));
-    match shared.metrics.notices.due(Notice::Refusal(reason)) {
+    match shared.metrics.notices.due(LogNotice::Refusal(reason)) {
         // So it is meant to be.
         Some(others) if reason == Reason::Stopping => {
             info!(%address, code, %app, others, "a socket was refused: {text}");
@@ -83,26 +83,26 @@ pub fn tell_of_refusal(
     }
 }
 
-impl Door {
+impl HttpService {
     pub(super) fn upgrade(
         &self,
         parts: &Parts,
         key: &str,
         token: Option<&str>,
-        verdict: Option<Verdict>,
-    ) -> Result<Opened, Error> {
+        verdict: Option<LookupResult>,
+    ) -> Result<RoutedRequest, Error> {
         let (headers, trusted) = (&parts.headers, &self.http.trusted_proxies);
         let is_trusted = trusted.iter().any(|network| network.contains(self.peer));
         let mut answer = upgrade::shake_hands(headers, is_trusted).map_err(refusal)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = self.http.node.shared.apps.load();
-        let tls = self.tls || answer::came_by_tls(trusted, self.peer, headers);
+        let tls = self.tls || response::came_by_tls(trusted, self.peer, headers);
         let mut admission = upgrade::admit(&apps, key, &query, headers, tls);
         if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
-            match self.look_up(Name::Key(key.to_owned()), verdict) {
-                Ok(Some(pending)) => return Ok(Opened::Unknown(pending)),
+            match self.look_up(AppName::Key(key.to_owned()), verdict) {
+                Ok(Some(pending)) => return Ok(RoutedRequest::Unknown(pending)),
                 Ok(None) => {}
-                Err(LookupAway) => admission = Err(close::LOOKUP_AWAY),
+                Err(LookupUnavailable) => admission = Err(close::LOOKUP_AWAY),
             }
         }
         let mut resumes = None;
@@ -114,7 +114,7 @@ impl Door {
                 admission = Err(close::RESUME_TOKEN);
             }
         }
-        let address = answer::client_address(trusted, self.peer, headers);
+        let address = response::client_address(trusted, self.peer, headers);
         // Sockets that are refused for another reason count as well.
         if !self.http.node.shared.addresses.handshakes.admit(address, Instant::now()) {
             admission = Err(close::OVER_CAPACITY);
@@ -122,7 +122,7 @@ impl Door {
         let compression = admission
             .as_ref()
             .map_or(Compression::Off, |app| upgrade::accept_compression(app, headers, &mut answer));
-        let asked = admission.is_err().then(|| Box::new(Asked::new(key, headers, &apps)));
+        let asked = admission.is_err().then(|| Box::new(HandshakeDetails::new(key, headers, &apps)));
         let upgrade = Upgrade {
             admission,
             asked,
@@ -134,7 +134,7 @@ impl Door {
             answers_pings: query.get("client") == Some("js"),
         };
         *self.handoff.borrow_mut() = Some(Handoff::Socket(upgrade));
-        Ok(Opened::Answered(answer::switching()))
+        Ok(RoutedRequest::Answered(response::switching()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Everything that is asked by HTTP: all routes in one match, what a request must satisfy before its body is
 //! read, and how answers look. A socket begins here as a request too, and leaves as an `Admission`.
 
-mod answer;
+mod response;
 mod api;
 mod body;
 mod channels;
@@ -10,8 +10,8 @@ mod events;
 mod exchange;
 pub mod fallback;
 mod handshake;
-mod known;
-pub mod pace;
+mod query;
+pub mod timeouts;
 pub mod scrape;
 mod unread;
 mod users;
@@ -30,18 +30,18 @@ use hyper::{Method, Response};
 
 use crate::app::App;
 use crate::config::Network;
-use crate::lookup::{Name, Pending, Verdict};
+use crate::lookup::{AppName, PendingLookup, LookupResult};
 use crate::metrics::{self, Limited, Signed};
 use crate::node::Node;
 use crate::protocol::query::percent_decode;
-use api::{Claims, Head, Route};
+use api::{SignedQuery, RequestHead, Route};
 use error::Error;
 use fallback::LineStream;
-use pace::{Pace, Paces};
+use timeouts::{RequestTimer, RequestTimers};
 use scrape::Scrape;
 
-pub use exchange::Exchange;
-pub use handshake::{Asked, Upgrade, tell_of_refusal};
+pub use exchange::RequestFuture;
+pub use handshake::{HandshakeDetails, Upgrade, tell_of_refusal};
 
 /// What all requests on one worker share.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub struct Http {
     pub fallback: bool,
     pub cors_origins: Vec<String>,
     pub trusted_proxies: Vec<Network>,
-    pub paces: Rc<Paces>,
+    pub paces: Rc<RequestTimers>,
     /// What is told under `/metrics`, if that is here.
     pub scrape: Option<Arc<Scrape>>,
     /// The page to try the server on, if it is to be shown.
@@ -62,11 +62,11 @@ pub struct Http {
 
 /// A connection on which requests come, for as long as they are no socket.
 #[derive(Debug, Clone)]
-pub struct Door {
+pub struct HttpService {
     pub http: Rc<Http>,
     pub peer: IpAddr,
     pub tls: bool,
-    pub pace: Rc<Pace>,
+    pub pace: Rc<RequestTimer>,
     /// Left here by a request that was answered 101.
     pub handoff: Rc<RefCell<Option<Handoff>>>,
 }
@@ -78,59 +78,59 @@ pub enum Handoff {
     Lines(LineStream),
 }
 
-impl Door {
+impl HttpService {
     fn now(&self) -> u32 {
         self.http.node.worker.now()
     }
 }
 
-impl Door {
+impl HttpService {
     /// Asks for an app that is not known, if there is anybody to ask; afterwards says whether that was of
     /// use.
-    fn look_up(&self, name: Name, verdict: Option<Verdict>) -> Result<Option<Pending>, LookupAway> {
+    fn look_up(&self, name: AppName, verdict: Option<LookupResult>) -> Result<Option<PendingLookup>, LookupUnavailable> {
         match (&self.http.node.shared.lookup, verdict) {
             (Some(lookup), None) => Ok(Some(lookup.ask(name))),
-            (Some(_), Some(Verdict::Away)) => Err(LookupAway),
+            (Some(_), Some(LookupResult::Away)) => Err(LookupUnavailable),
             _ => Ok(None),
         }
     }
 }
 
 /// Whether there is an app could not be found out.
-struct LookupAway;
+struct LookupUnavailable;
 
 /// What a request's head leads to.
-enum Opened {
+enum RoutedRequest {
     Answered(Response<Full<Bytes>>),
     Call {
         app: Arc<App>,
         route: Route,
-        claims: Claims,
+        claims: SignedQuery,
     },
     /// Its app is asked for.
-    Unknown(Pending),
+    Unknown(PendingLookup),
 }
 
 /// A request that leads nowhere.
-struct Refused {
+struct RefusedRequest {
     call: metrics::Call,
     error: Error,
 }
 
-impl From<Error> for Refused {
+impl From<Error> for RefusedRequest {
     fn from(error: Error) -> Self {
         Self { call: metrics::Call::Unknown, error }
     }
 }
 
-impl Door {
+impl HttpService {
     /// All routes.
     fn open(
         &self,
         parts: &Parts,
         body: &Incoming,
-        verdict: Option<Verdict>,
-    ) -> Result<Opened, Refused> {
+        verdict: Option<LookupResult>,
+    ) -> Result<RoutedRequest, RefusedRequest> {
         let path = parts.uri.path();
         let all: Vec<&str> = segments(path).collect();
         let own = segments(&self.http.prefix).count();
@@ -139,17 +139,17 @@ impl Door {
         let inner = all.get(if prefixed { own } else { 0 }..).unwrap_or_default();
         let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
         if method == Method::OPTIONS {
-            return Ok(Opened::Answered(answer::preflight(&parts.headers)));
+            return Ok(RoutedRequest::Answered(response::preflight(&parts.headers)));
         }
         let (id, route, allowed) = match inner {
-            [] if method == Method::GET => return Ok(Opened::Answered(self.front(parts))),
-            ["up"] if method == Method::GET => return Ok(Opened::Answered(answer::health())),
+            [] if method == Method::GET => return Ok(RoutedRequest::Answered(self.front(parts))),
+            ["up"] if method == Method::GET => return Ok(RoutedRequest::Answered(response::health())),
             // The second is Soketi's name, which probes of its installations ask.
             ["ready" | "accept-traffic"] if method == Method::GET => {
-                return Ok(Opened::Answered(answer::ready(&self.http.node.shared)));
+                return Ok(RoutedRequest::Answered(response::ready(&self.http.node.shared)));
             }
             ["metrics"] if method == Method::GET && self.http.scrape.is_some() => {
-                return Ok(Opened::Answered(answer::metrics(self.http.scrape.as_deref())));
+                return Ok(RoutedRequest::Answered(response::metrics(self.http.scrape.as_deref())));
             }
             [] | ["up" | "ready" | "accept-traffic"] => {
                 return Err(Error::MethodNotAllowed("GET, HEAD, OPTIONS").into());
@@ -177,14 +177,14 @@ impl Door {
             return Err(Error::MethodNotAllowed(allowed).into());
         }
         match self.admit(parts, body, id.as_deref(), &route) {
-            Ok((app, claims)) => Ok(Opened::Call { app, route, claims }),
+            Ok((app, claims)) => Ok(RoutedRequest::Call { app, route, claims }),
             Err(error) => {
-                let refused = |error| Refused { call: route.word(), error };
+                let refused = |error| RefusedRequest { call: route.word(), error };
                 let name =
                     api::unknown(&error, id.is_none(), parts.uri.query().unwrap_or_default());
                 let asked = name.map(|name| self.look_up(name, verdict)).transpose();
-                match asked.map_err(|LookupAway| refused(Error::LookupAway))?.flatten() {
-                    Some(pending) => Ok(Opened::Unknown(pending)),
+                match asked.map_err(|LookupUnavailable| refused(Error::LookupAway))?.flatten() {
+                    Some(pending) => Ok(RoutedRequest::Unknown(pending)),
                     None => Err(refused(error)),
                 }
             }
@@ -198,10 +198,10 @@ impl Door {
         body: &Incoming,
         id: Option<&str>,
         route: &Route,
-    ) -> Result<(Arc<App>, Claims), Error> {
+    ) -> Result<(Arc<App>, SignedQuery), Error> {
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
         let app = api::app(&self.http.node.shared.apps.load(), id, query)?;
-        let head = Head { method: &parts.method, path, prefix: &self.http.prefix, query };
+        let head = RequestHead { method: &parts.method, path, prefix: &self.http.prefix, query };
         let claims = api::authenticate(&app, head, SystemTime::now())?;
         let max = route.max_body(&app);
         let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
@@ -216,8 +216,8 @@ impl Door {
         let accept = parts.headers.get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok());
         let browser = accept.is_some_and(|accept| accept.contains("text/html"));
         match &self.http.try_out {
-            Some(page) if browser => answer::page(page),
-            _ => answer::health(),
+            Some(page) if browser => response::page(page),
+            _ => response::health(),
         }
     }
 
@@ -240,8 +240,8 @@ impl Door {
             _ => {}
         }
         error.tell(&self.http.node.shared.metrics.notices, &parts.uri);
-        let mut answer = answer::refusal(error, rate);
-        answer::allow_origin(&self.http, &parts.headers, &mut answer);
+        let mut answer = response::refusal(error, rate);
+        response::allow_origin(&self.http, &parts.headers, &mut answer);
         answer
     }
 }

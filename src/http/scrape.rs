@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config;
-use crate::hub::directory::{Directory, Totals};
+use crate::hub::directory::{Directory, AppTotals};
 use crate::hub::resume::ResumeFigures;
 use crate::metrics::{
-    Call, Counter, Doubt, Limited, Page, Process, Reason, Signed, Status, Traffic, Transport,
-    Turns, Unreadable, Unready,
+    Call, Counter, Doubt, Limited, MetricsPage, ProcessStats, Reason, Signed, Status, AppTraffic, Transport,
+    TurnTimes, Unreadable, Unready,
 };
-use crate::node::Shared;
+use crate::node::ServerState;
 
 /// A server to be looked at.
 #[derive(Debug)]
 pub struct Scrape {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<ServerState>,
     /// What the names of all metrics begin with.
     pub prefix: String,
     /// Where the server listens; Soketi's metrics name it.
@@ -37,11 +37,11 @@ const SOKETI: &str = "soketi_";
 struct AppFigures {
     id: String,
     directory: Arc<Directory>,
-    totals: Totals,
+    totals: AppTotals,
 }
 
 impl AppFigures {
-    fn sum(&self, read: impl Fn(&Traffic) -> &Counter) -> f64 {
+    fn sum(&self, read: impl Fn(&AppTraffic) -> &Counter) -> f64 {
         let all = self.directory.all_traffic().iter();
         all.map(|traffic| read(traffic).value()).fold(0, u64::wrapping_add) as f64
     }
@@ -52,10 +52,10 @@ impl AppFigures {
     }
 }
 
-type Figure = fn(&AppFigures) -> f64;
+type AppMetric = fn(&AppFigures) -> f64;
 
 /// Gauges of each app.
-const GAUGES: [(&str, &str, Figure); 9] = [
+const GAUGES: [(&str, &str, AppMetric); 9] = [
     ("connections", "Connections open now.", |app| app.directory.connections() as f64),
     ("compressed_connections", "Those with compression.", |app| app.sum(|t| &t.compressed)),
     ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
@@ -76,7 +76,7 @@ const GAUGES: [(&str, &str, Figure); 9] = [
 ];
 
 /// Counters of each app.
-const COUNTERS: [(&str, &str, Figure); 19] = [
+const COUNTERS: [(&str, &str, AppMetric); 19] = [
     ("connects_total", "Sockets that were let in.", |app| app.sum(|t| &t.connected)),
     ("disconnects_total", "Sockets that were let in and are gone.", |app| {
         app.sum(|t| &t.disconnected)
@@ -122,10 +122,10 @@ const COUNTERS: [(&str, &str, Figure); 19] = [
     }),
 ];
 
-type OfTurns = fn(&Turns) -> &Counter;
+type TurnMetric = fn(&TurnTimes) -> &Counter;
 
 /// Writes that workers made together.
-const RING: [(&str, &str, OfTurns); 2] = [
+const RING: [(&str, &str, TurnMetric); 2] = [
     ("io_uring_submissions_total", "System calls that wrote to many sockets.", |turns| {
         &turns.submissions
     }),
@@ -136,7 +136,7 @@ const RING: [(&str, &str, OfTurns); 2] = [
 
 /// What Soketi's driver for Prometheus tells of each app, by its names and with its helps, which end in a
 /// full stop there too.
-const SOKETI_COUNTERS: [(&str, &str, Figure); 14] = [
+const SOKETI_COUNTERS: [(&str, &str, AppMetric); 14] = [
     ("new_connections_total", "Total amount of soketi connection requests.", |app| {
         app.sum(|t| &t.connected)
     }),
@@ -199,7 +199,7 @@ const SOKETI_COUNTERS: [(&str, &str, Figure); 14] = [
 impl Scrape {
     /// The page, as it is now.
     pub fn text(&self) -> String {
-        let mut page = Page::new(&self.prefix);
+        let mut page = MetricsPage::new(&self.prefix);
         let build = [
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", config::REVISION),
@@ -244,11 +244,11 @@ impl Scrape {
         apps
     }
 
-    fn tell_as_soketi(&self, page: &mut Page, apps: &[AppFigures]) {
+    fn tell_as_soketi(&self, page: &mut MetricsPage, apps: &[AppFigures]) {
         let port = self.port.to_string();
         let labels: Vec<[(&str, &str); 2]> =
             apps.iter().map(|app| [("app_id", app.id.as_str()), ("port", &port)]).collect();
-        let of_all = |read: Figure| {
+        let of_all = |read: AppMetric| {
             labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)))
         };
         let connected = of_all(|app| app.directory.connections() as f64);
@@ -263,7 +263,7 @@ impl Scrape {
         );
     }
 
-    fn tell_certificate(&self, page: &mut Page) {
+    fn tell_certificate(&self, page: &mut MetricsPage) {
         let Some(end) = &self.certificate else { return };
         let end = count(end);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -272,7 +272,7 @@ impl Scrape {
         page.gauges("certificate_days_left", help, days);
     }
 
-    fn tell_reload(&self, page: &mut Page) {
+    fn tell_reload(&self, page: &mut MetricsPage) {
         let failed = self.shared.metrics.reload_failed.load(Ordering::Relaxed);
         let help = "0 if the settings could not be used when they were last read again.";
         let value = f64::from(u8::from(!failed));
@@ -280,7 +280,7 @@ impl Scrape {
     }
 
     /// How connections' bytes travel: all that are not over HTTP are sockets.
-    fn tell_transports(&self, page: &mut Page) {
+    fn tell_transports(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.workers();
         let of = |transport: Transport| {
             let counts = workers.iter().map(|counts| counts.over_http.value(transport as usize));
@@ -303,7 +303,7 @@ impl Scrape {
         );
     }
 
-    fn tell_sockets(&self, page: &mut Page) {
+    fn tell_sockets(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.workers();
         let count = |reason: Reason| self.shared.metrics.ended(reason) as f64;
         let labels = |reason: &Reason| [("code", reason.code()), ("reason", reason.word())];
@@ -317,7 +317,7 @@ impl Scrape {
         let refusals = told(Reason::refusals());
         let refusals = refusals.iter().map(|(labels, value)| (&labels[..], *value));
         page.counters("refused_connections_total", "Sockets that were not let in.", refusals);
-        let all = |read: fn(&crate::metrics::Counts) -> &Counter| {
+        let all = |read: fn(&crate::metrics::WorkerCounts) -> &Counter| {
             [(&[][..], self.shared.metrics.sum(read) as f64)]
         };
         let help = "Messages from clients that were refused.";
@@ -359,7 +359,7 @@ impl Scrape {
         page.gauges("memory_limit_bytes", help, memory);
     }
 
-    fn tell_api(&self, page: &mut Page) {
+    fn tell_api(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.workers();
         let (mut counts, mut seconds) = (Vec::new(), Vec::new());
         for (place, call) in Call::ALL.iter().enumerate() {
@@ -393,7 +393,7 @@ impl Scrape {
         page.counters("refused_signatures_total", "Signatures that did not hold.", doubts);
     }
 
-    fn tell_workers(&self, page: &mut Page) {
+    fn tell_workers(&self, page: &mut MetricsPage) {
         let inboxes = self.shared.hub.inboxes();
         let names: Vec<String> = (0..inboxes.len()).map(|index| index.to_string()).collect();
         let labels: Vec<[(&str, &str); 1]> =
@@ -431,11 +431,11 @@ fn count(number: &AtomicU64) -> f64 {
     number.load(Ordering::Relaxed) as f64
 }
 
-fn tell_apps(page: &mut Page, apps: &[AppFigures]) {
+fn tell_apps(page: &mut MetricsPage, apps: &[AppFigures]) {
     let labels: Vec<[(&str, &str); 1]> =
         apps.iter().map(|app| [("app", app.id.as_str())]).collect();
     let of_all =
-        |read: Figure| labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)));
+        |read: AppMetric| labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)));
     for (name, help, read) in GAUGES {
         page.gauges(name, help, of_all(read));
     }
@@ -445,8 +445,8 @@ fn tell_apps(page: &mut Page, apps: &[AppFigures]) {
 }
 
 /// The process, by the names that every exporter has for it; Soketi puts its prefix before them.
-fn tell_process(page: &mut Page) {
-    let Some(process) = Process::look() else { return };
+fn tell_process(page: &mut MetricsPage) {
+    let Some(process) = ProcessStats::look() else { return };
     let one = |value: f64| [(&[][..], value)];
     let soketi = page.prefix() == SOKETI;
     page.set_prefix(if soketi { "soketi_process_" } else { "process_" });

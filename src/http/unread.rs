@@ -16,13 +16,13 @@ const MAX_TIME: Duration = Duration::from_secs(1);
 
 /// A body on its way to nowhere.
 #[derive(Debug)]
-pub(super) struct Unread {
+pub(super) struct UnreadBody {
     body: Incoming,
     bytes: usize,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Unread {
+impl UnreadBody {
     /// Of a body that is not at its end; not where the client waits to be asked for it.
     pub(super) fn of(parts: &Parts, body: Incoming) -> Option<Box<Self>> {
         let expects = parts.headers.contains_key(EXPECT);

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::api::Call;
+use super::api::SignedCall;
 use super::error::Error;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::json::{self, List, Object};
+use crate::protocol::json::{self, JsonList, JsonObject};
 use crate::protocol::member::UserId;
 
 /// Channels that one request may take from a user.
@@ -21,19 +21,19 @@ fn parse_user(text: &str) -> Result<UserId, Error> {
 }
 
 /// Closes every connection of the user. That there is none is no error (case U16).
-pub(super) fn terminate(call: &Call<'_>, user: &str) -> Result<Value, Error> {
+pub(super) fn terminate(call: &SignedCall<'_>, user: &str) -> Result<Value, Error> {
     call.node.terminate(&call.app.id, &call.directory, &parse_user(user)?);
     Ok(json!({}))
 }
 
 /// Closes them so that their clients come back at once, with new signatures.
-pub(super) fn reconnect(call: &Call<'_>, user: &str) -> Result<Value, Error> {
+pub(super) fn reconnect(call: &SignedCall<'_>, user: &str) -> Result<Value, Error> {
     call.node.reconnect(&call.app.id, &call.directory, &parse_user(user)?);
     Ok(json!({}))
 }
 
 /// Makes every connection of the user leave the channels of the body, for as long as it lives.
-pub(super) fn unsubscribe(call: &Call<'_>, user: &str, body: &str) -> Result<Value, Error> {
+pub(super) fn unsubscribe(call: &SignedCall<'_>, user: &str, body: &str) -> Result<Value, Error> {
     let (user, channels) = (parse_user(user)?, parse_channels(call, body)?);
     let withdrawing = call.node.withdraw((&call.app.id, &call.directory), &user, channels);
     call.withdrawing.replace(Some(withdrawing));
@@ -41,14 +41,14 @@ pub(super) fn unsubscribe(call: &Call<'_>, user: &str, body: &str) -> Result<Val
 }
 
 /// All the names, or none of them.
-fn parse_channels(call: &Call<'_>, body: &str) -> Result<Arc<[ChannelName]>, Error> {
+fn parse_channels(call: &SignedCall<'_>, body: &str) -> Result<Arc<[ChannelName]>, Error> {
     let no_list = || Error::mistyped("channels", &format!("an array of 1 to {MAX_CHANNELS} names"));
     let body = if body.is_empty() { "{}" } else { body };
-    let body = Object::parse(body)
+    let body = JsonObject::parse(body)
         .ok_or_else(|| Error::BadRequest("The body must be a JSON object with channels.".into()))?;
     let names: Vec<String> = match body.get("channels") {
         Some(list) => {
-            let list = List::parse(list).ok_or_else(no_list)?;
+            let list = JsonList::parse(list).ok_or_else(no_list)?;
             let name = |one| json::string(one).map(String::from).ok_or_else(no_list);
             list.into_iter().map(name).collect::<Result<_, _>>()?
         }

@@ -10,14 +10,14 @@ use super::handshakes::HandshakeLimit;
 
 /// Connections by address.
 #[derive(Debug)]
-pub struct Addresses {
+pub struct ConnectionsPerAddress {
     /// 0: no limit.
     max: usize,
     open: DashMap<IpAddr, usize>,
     pub handshakes: HandshakeLimit,
 }
 
-impl Addresses {
+impl ConnectionsPerAddress {
     /// A limit of `max` connections at a time and of `handshakes` new ones a second; 0: no limit.
     pub fn new(max: usize, handshakes: u32) -> Self {
         Self { max, open: DashMap::new(), handshakes: HandshakeLimit::new(handshakes) }
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn an_address_has_as_many_as_it_may() {
-        let addresses = Addresses::new(2, 0);
+        let addresses = ConnectionsPerAddress::new(2, 0);
         let (one, other): (IpAddr, IpAddr) =
             ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         assert!(addresses.admit(one) && addresses.admit("::ffff:10.0.0.1".parse().unwrap()));
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_host_with_many_addresses_has_no_more_than_others() {
-        let addresses = Addresses::new(1, 0);
+        let addresses = ConnectionsPerAddress::new(1, 0);
         let admit = |address: &str| addresses.admit(address.parse().unwrap());
         assert!(admit("2001:db8:1:2::1") && !admit("2001:db8:1:2:ffff::2"));
         assert!(admit("2001:db8:1:3::1"), "another network");

@@ -17,7 +17,7 @@ const BYTES_A_UNIT: usize = (32 << 20) / A_SECOND as usize;
 
 /// What costs units. How many a second there may be of each, if there is nothing else, is `A_SECOND` by its units.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Work {
+pub enum WorkKind {
     /// A subscription: 500 a second.
     Subscribe,
     /// That it is the first to its channel: 100 a second.
@@ -36,7 +36,7 @@ pub enum Work {
     Bytes(usize),
 }
 
-impl Work {
+impl WorkKind {
     fn units(self) -> u32 {
         match self {
             Self::Subscribe => A_SECOND / 500,
@@ -60,7 +60,7 @@ impl Work {
 
 /// One connection's. Every connection has one, so it is packed.
 #[derive(Debug, Default)]
-pub struct Budget {
+pub struct WorkBudget {
     /// Units spent that have not come back, as of `at`, in the lower bits; in those above how much the connection
     /// has been refused for, or has pinged, while it was held up.
     packed: Cell<u32>,
@@ -74,9 +74,9 @@ const SPENT_BITS: u32 = 20;
 const MOST_SPENT: u32 = (1 << SPENT_BITS) - 1;
 const MOST_REFUSED: u32 = u32::MAX >> SPENT_BITS;
 
-impl Budget {
+impl WorkBudget {
     /// Pays for `work`.
-    pub fn spend(&self, work: Work) {
+    pub fn spend(&self, work: WorkKind) {
         let units = work.units();
         if units == 0 {
             return;
@@ -120,29 +120,29 @@ mod tests {
 
     #[test]
     fn a_page_that_joins_everything_at_once_is_not_held_up() {
-        let budget = Budget::default();
+        let budget = WorkBudget::default();
         for _ in 0..1000 {
-            budget.spend(Work::Subscribe);
-            budget.spend(Work::NewChannel);
+            budget.spend(WorkKind::Subscribe);
+            budget.spend(WorkKind::NewChannel);
         }
         for _ in 0..120 {
-            budget.spend(Work::Subscribe);
-            budget.spend(Work::Notices(2000));
-            budget.spend(Work::Bytes(400 << 10));
+            budget.spend(WorkKind::Subscribe);
+            budget.spend(WorkKind::Notices(2000));
+            budget.spend(WorkKind::Bytes(400 << 10));
         }
         assert_eq!(budget.wait(0), 0);
-        (0..20).for_each(|_| budget.spend(Work::SignIn));
+        (0..20).for_each(|_| budget.spend(WorkKind::SignIn));
         assert_eq!(budget.wait(100), 0);
     }
 
     #[test]
     fn who_has_spent_too_much_waits_and_goes_on_at_the_rate() {
-        let budget = Budget::default();
+        let budget = WorkBudget::default();
         let (mut done, mut now) = (0, 0);
         while now < 6_000 {
             match budget.wait(now) {
                 0 => {
-                    budget.spend(Work::NewChannel);
+                    budget.spend(WorkKind::NewChannel);
                     done += 1;
                 }
                 wait => now += wait,
@@ -157,19 +157,19 @@ mod tests {
 
     #[test]
     fn nonsense_without_end_is_hopeless_after_a_while() {
-        let budget = Budget::default();
+        let budget = WorkBudget::default();
         let mut now = 0;
         while !budget.is_hopeless() && now < 60_000 {
             match budget.wait(now) {
-                0 => budget.spend(Work::Refused),
+                0 => budget.spend(WorkKind::Refused),
                 wait => now += wait,
             }
         }
         assert!((1_900..2_100).contains(&now), "{now}");
         assert!(budget.wait(now + 2_000) == 0 && !budget.is_hopeless(), "it has calmed down");
-        let whisperer = Budget::default();
+        let whisperer = WorkBudget::default();
         for now in 0..60_000 {
-            whisperer.spend(Work::OverRate);
+            whisperer.spend(WorkKind::OverRate);
             assert!(whisperer.wait(now) < 100 && !whisperer.is_hopeless());
         }
     }

@@ -16,11 +16,11 @@ const OVERHEAD: usize = 200;
 
 /// One app's cached events.
 #[derive(Debug)]
-pub struct Cache(Mutex<Kept>);
+pub struct EventCache(Mutex<CacheEntries>);
 
 #[derive(Debug)]
-struct Kept {
-    events: LruCache<ChannelName, Cached>,
+struct CacheEntries {
+    events: LruCache<ChannelName, CachedEvent>,
     bytes: usize,
     version: u64,
     evicted: u64,
@@ -28,14 +28,14 @@ struct Kept {
 
 /// How long an event is kept, and how many bytes all of the app's may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Keep {
+pub struct CacheTerms {
     pub ttl: Duration,
     pub max_bytes: usize,
 }
 
 /// An event as it was sent, and its data for whoever asks through the API.
 #[derive(Clone, Debug)]
-pub struct Cached {
+pub struct CachedEvent {
     pub message: Message,
     /// The token of the data's JSON string.
     pub data: Box<str>,
@@ -44,32 +44,32 @@ pub struct Cached {
     pub version: NonZeroU64,
 }
 
-impl Default for Cache {
+impl Default for EventCache {
     fn default() -> Self {
-        Self(Mutex::new(Kept { events: LruCache::unbounded(), bytes: 0, version: 0, evicted: 0 }))
+        Self(Mutex::new(CacheEntries { events: LruCache::unbounded(), bytes: 0, version: 0, evicted: 0 }))
     }
 }
 
-impl Cached {
+impl CachedEvent {
     fn cost(&self) -> usize {
         self.message.bytes().len() + self.data.len() + OVERHEAD
     }
 }
 
-impl Cache {
+impl EventCache {
     /// Keeps `message` as the channel's last and has it delivered under its version, before another can take
     /// its place: so the event that is kept is the one that subscribers got last.
     pub fn store(
         &self,
         name: &ChannelName,
         (message, data): (&Message, &str),
-        keep: Keep,
+        keep: CacheTerms,
         deliver: impl FnOnce(u64),
     ) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.version += 1;
         let version = NonZeroU64::new(kept.version).unwrap_or(NonZeroU64::MIN);
-        let cached = Cached {
+        let cached = CachedEvent {
             message: message.clone(),
             data: data.into(),
             expires: Instant::now() + keep.ttl,
@@ -88,12 +88,12 @@ impl Cache {
     }
 
     /// The channel's last event, if it has not expired.
-    pub fn last(&self, name: &ChannelName) -> Option<Cached> {
+    pub fn last(&self, name: &ChannelName) -> Option<CachedEvent> {
         self.last_after(name, || ())
     }
 
     /// As [`Self::last`], but `first` is done before, while no other event can be delivered.
-    pub fn last_after(&self, name: &ChannelName, first: impl FnOnce()) -> Option<Cached> {
+    pub fn last_after(&self, name: &ChannelName, first: impl FnOnce()) -> Option<CachedEvent> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first();
         let cached = kept.events.get(name)?;
@@ -126,12 +126,12 @@ impl Cache {
 mod tests {
     use super::*;
 
-    const KEEP: Keep = Keep { ttl: Duration::from_secs(60), max_bytes: 8 << 20 };
-    const GONE: Keep = Keep { ttl: Duration::ZERO, ..KEEP };
+    const KEEP: CacheTerms = CacheTerms { ttl: Duration::from_secs(60), max_bytes: 8 << 20 };
+    const GONE: CacheTerms = CacheTerms { ttl: Duration::ZERO, ..KEEP };
 
     #[test]
     fn what_was_used_longest_ago_makes_room() {
-        let cache = Cache::default();
+        let cache = EventCache::default();
         let name = |n: usize| ChannelName::parse(&format!("cache-{n}"), 200).unwrap();
         let data = format!("\"{}\"", "x".repeat(1 << 20));
         for n in 0..40 {
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_has_expired_is_gone() {
-        let cache = Cache::default();
+        let cache = EventCache::default();
         let name = ChannelName::parse("cache-a", 200).unwrap();
         let message = Message::event(&name, "e", "\"\"");
         cache.store(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 1));

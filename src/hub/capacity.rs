@@ -19,12 +19,12 @@ pub struct Capacity {
     max_memory: u64,
     crowded: AtomicBool,
     heavy: AtomicBool,
-    memory: Memory,
+    memory: MemoryUse,
 }
 
 /// What was last seen of the process's memory.
 #[derive(Debug, Default)]
-struct Memory {
+struct MemoryUse {
     /// Bytes that it held, and those of them that are in use.
     held: AtomicU64,
     used: AtomicU64,
@@ -36,7 +36,7 @@ struct Memory {
 impl Capacity {
     pub fn new(max_connections: u64, max_memory: u64) -> Self {
         let (crowded, heavy) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (open, memory) = (AtomicU64::new(0), Memory::default());
+        let (open, memory) = (AtomicU64::new(0), MemoryUse::default());
         Self { max_connections, open, max_memory, crowded, heavy, memory }
     }
 

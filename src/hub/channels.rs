@@ -11,14 +11,14 @@ use smallvec::SmallVec;
 
 use super::connection::Connection;
 use super::directory::Directory;
-use super::inbox::LocalChannel;
+use super::inbox::ChannelHandle;
 use super::subscriptions::Subscriptions;
 use crate::protocol::channel::ChannelName;
 
 /// All of one worker's channels.
 #[derive(Debug, Default)]
-pub(super) struct Channels {
-    places: Slab<Place>,
+pub(super) struct WorkerChannels {
+    places: Slab<ChannelSlot>,
     /// How many channels were ever opened; numbers them.
     opened: u32,
     /// How many were closed since memory was last given back.
@@ -29,30 +29,30 @@ pub(super) struct Channels {
 }
 
 #[derive(Debug)]
-struct Place {
+struct ChannelSlot {
     /// Which channel it is of all that were opened.
     generation: u32,
     /// How many of the channel's subscribers are subscribed to another channel too.
     shared: u32,
-    channel: Channel,
+    channel: WorkerChannel,
 }
 
 /// Places below which no memory is given back.
 const KEPT_PLACES: usize = 1024;
 
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(super) struct WorkerChannel {
     pub directory: Arc<Directory>,
     pub name: ChannelName,
     pub subscribers: SmallVec<[Rc<Connection>; 2]>,
 }
 
-impl Channels {
+impl WorkerChannels {
     fn hash(hasher: &DefaultHashBuilder, directory: &Arc<Directory>, name: &str) -> u64 {
         hasher.hash_one((Arc::as_ptr(directory) as usize, name))
     }
 
-    pub(super) fn find(&self, directory: &Arc<Directory>, name: &str) -> Option<LocalChannel> {
+    pub(super) fn find(&self, directory: &Arc<Directory>, name: &str) -> Option<ChannelHandle> {
         let hash = Self::hash(&self.hasher, directory, name);
         let slot = *self.index.find(hash, |&slot| {
             self.at(slot).is_some_and(|channel| {
@@ -60,19 +60,19 @@ impl Channels {
             })
         })?;
         let generation = self.places.get(slot as usize)?.generation;
-        Some(LocalChannel { slot, generation })
+        Some(ChannelHandle { slot, generation })
     }
 
-    pub(super) fn at(&self, slot: u32) -> Option<&Channel> {
+    pub(super) fn at(&self, slot: u32) -> Option<&WorkerChannel> {
         Some(&self.places.get(slot as usize)?.channel)
     }
 
-    pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Channel> {
+    pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut WorkerChannel> {
         Some(&mut self.places.get_mut(slot as usize)?.channel)
     }
 
     /// The channel an order was meant for, if it is still there.
-    pub(super) fn get(&self, local: LocalChannel) -> Option<&Channel> {
+    pub(super) fn get(&self, local: ChannelHandle) -> Option<&WorkerChannel> {
         let place = self.places.get(local.slot as usize)?;
         (place.generation == local.generation).then_some(&place.channel)
     }
@@ -81,24 +81,24 @@ impl Channels {
         &mut self,
         directory: &Arc<Directory>,
         name: &ChannelName,
-    ) -> LocalChannel {
+    ) -> ChannelHandle {
         if let Some(local) = self.find(directory, name.as_str()) {
             return local;
         }
-        let channel = Channel {
+        let channel = WorkerChannel {
             directory: directory.clone(),
             name: name.clone(),
             subscribers: SmallVec::new(),
         };
         self.opened = self.opened.wrapping_add(1);
         let generation = self.opened;
-        let slot = self.places.insert(Place { generation, shared: 0, channel }) as u32;
+        let slot = self.places.insert(ChannelSlot { generation, shared: 0, channel }) as u32;
         let hash = Self::hash(&self.hasher, directory, name.as_str());
         let (places, hasher) = (&self.places, &self.hasher);
         self.index.insert_unique(hash, slot, |&slot| {
             places.get(slot as usize).map_or(0, |place| place.hash(hasher))
         });
-        LocalChannel { slot, generation }
+        ChannelHandle { slot, generation }
     }
 
     /// Notes that a connection, subscribed to `others` already, is subscribed to the channel at `slot` too.
@@ -122,7 +122,7 @@ impl Channels {
     }
 
     /// Whether none of the channel's subscribers is subscribed to another one.
-    pub(super) fn is_alone(&self, local: LocalChannel) -> bool {
+    pub(super) fn is_alone(&self, local: ChannelHandle) -> bool {
         self.places.get(local.slot as usize).is_some_and(|place| place.shared == 0)
     }
 
@@ -156,13 +156,13 @@ impl Channels {
     }
 }
 
-impl Place {
+impl ChannelSlot {
     fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
-        Channels::hash(hasher, &self.channel.directory, self.channel.name.as_str())
+        WorkerChannels::hash(hasher, &self.channel.directory, self.channel.name.as_str())
     }
 }
 
-impl Channel {
+impl WorkerChannel {
     /// Takes out the subscriber at `position`; the one that has moved there.
     pub(super) fn remove(&mut self, position: usize) -> Option<&Rc<Connection>> {
         if position < self.subscribers.len() {

@@ -13,11 +13,11 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::budget::{Budget, Work};
+use super::budget::{WorkBudget, WorkKind};
 use super::deflated::Compression;
 use super::directory::Directory;
-use super::http_stream::{Arrival, HttpStream};
-use super::inbox::Place;
+use super::http_stream::{SessionRequest, HttpStream};
+use super::inbox::ConnectionRef;
 use super::outbox::Outbox;
 use super::rejoins::Rejoins;
 use super::resume::resumption::Resumption;
@@ -26,7 +26,7 @@ use super::stream::Stream;
 use super::subscriptions::{Subscription, Subscriptions};
 use super::withdrawal::Restrictions;
 use crate::app::App;
-use crate::metrics::{Reason, Traffic};
+use crate::metrics::{Reason, AppTraffic};
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::protocol::member::{User, UserId};
@@ -45,7 +45,7 @@ pub struct Connection {
     pub(super) slot: Cell<u32>,
     pub(super) stream: RefCell<Stream>,
     pub(super) outbox: RefCell<Outbox>,
-    phase: Cell<Phase>,
+    phase: Cell<ConnectionPhase>,
     /// The socket would not take more; the task waits until it does.
     pub(super) blocked: Cell<bool>,
     /// Among those to be flushed at the end of the worker's turn.
@@ -60,9 +60,9 @@ pub struct Connection {
     pub(super) resumption: OnceCell<Box<Resumption>>,
     /// Whether the subscription that it waited for may be, until its task has seen that.
     resumed: Cell<Option<bool>>,
-    pub life: Life,
+    pub life: Liveness,
     /// What it may have done for it.
-    pub budget: Budget,
+    pub budget: WorkBudget,
 }
 
 impl fmt::Debug for Connection {
@@ -73,7 +73,7 @@ impl fmt::Debug for Connection {
 
 /// What the coarse clock needs to know; seconds of the worker's clock.
 #[derive(Debug, Default)]
-pub struct Life {
+pub struct Liveness {
     /// When the connection was made, or, once it is closing, when that began.
     pub since: Cell<u32>,
     /// When the connection was made, by [`Hub::hundredths`](super::Hub::hundredths).
@@ -97,7 +97,7 @@ pub struct Life {
     pub rejoins: Rejoins,
 }
 
-impl Life {
+impl Liveness {
     /// Notes a sign of life at second `now`.
     pub fn renew(&self, now: u32) {
         self.heard.set(now);
@@ -111,7 +111,7 @@ impl Life {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Phase {
+enum ConnectionPhase {
     Open,
     /// A close frame is queued or sent: nothing more is said or heard.
     Closing,
@@ -127,7 +127,7 @@ impl Connection {
         stream: Stream,
         (address, worker, now): (IpAddr, u16, u32),
     ) -> Self {
-        let life = Life::default();
+        let life = Liveness::default();
         life.since.set(now);
         life.heard.set(now);
         Self {
@@ -139,7 +139,7 @@ impl Connection {
             slot: Cell::new(0),
             stream: RefCell::new(stream),
             outbox: RefCell::default(),
-            phase: Cell::new(Phase::Open),
+            phase: Cell::new(ConnectionPhase::Open),
             blocked: Cell::new(false),
             touched: Cell::new(false),
             waker: Cell::default(),
@@ -150,7 +150,7 @@ impl Connection {
             resumption: OnceCell::new(),
             resumed: Cell::default(),
             life,
-            budget: Budget::default(),
+            budget: WorkBudget::default(),
         }
     }
 
@@ -188,14 +188,14 @@ impl Connection {
     }
 
     /// What its worker carries for its app.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &AppTraffic {
         self.directory.traffic(self.worker)
     }
 
     /// Queues an answer.
     pub fn tell(&self, message: Message) {
         self.traffic().answers.add(1);
-        self.budget.spend(Work::Bytes(message.bytes().len()));
+        self.budget.spend(WorkKind::Bytes(message.bytes().len()));
         if shown::is_wanted() {
             shown::told(self, message.bytes());
         }
@@ -256,7 +256,7 @@ impl Connection {
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     outbox.clear();
-                    self.phase.set(Phase::Over);
+                    self.phase.set(ConnectionPhase::Over);
                 }
                 false
             }
@@ -305,7 +305,7 @@ impl Connection {
     }
 
     /// A request of its client has come.
-    pub(super) fn arrive(&self, arrival: Arrival) {
+    pub(super) fn arrive(&self, arrival: SessionRequest) {
         self.over_http(|stream| stream.arrive(arrival));
         self.wake();
     }
@@ -322,8 +322,8 @@ impl Connection {
     }
 
     /// Where others find it.
-    pub fn place(&self) -> Place {
-        Place { worker: self.worker, slot: self.slot.get(), socket: self.id }
+    pub fn place(&self) -> ConnectionRef {
+        ConnectionRef { worker: self.worker, slot: self.slot.get(), socket: self.id }
     }
 
     /// Lets it go on with the subscription that it waited for, or refuses that.
@@ -358,7 +358,7 @@ impl Connection {
         }
         self.ending.set(Some(reason));
         self.push(close.into_bytes());
-        self.phase.set(self.phase.get().max(Phase::Closing));
+        self.phase.set(self.phase.get().max(ConnectionPhase::Closing));
         self.flush();
         self.wake();
     }
@@ -373,23 +373,23 @@ impl Connection {
         outbox.push(Message::close(error.code, &error.message).into_bytes());
         drop(outbox);
         self.ending.set(Some(Reason::Slow));
-        self.phase.set(self.phase.get().max(Phase::Closing));
+        self.phase.set(self.phase.get().max(ConnectionPhase::Closing));
         self.wake();
     }
 
     /// Ends the connection without a word.
     pub fn abort(&self) {
-        self.phase.set(Phase::Over);
+        self.phase.set(ConnectionPhase::Over);
         self.outbox.borrow_mut().clear();
         self.wake();
     }
 
     pub fn is_closing(&self) -> bool {
-        self.phase.get() >= Phase::Closing
+        self.phase.get() >= ConnectionPhase::Closing
     }
 
     pub fn is_over(&self) -> bool {
-        self.phase.get() == Phase::Over
+        self.phase.get() == ConnectionPhase::Over
     }
 
     /// Channels it is subscribed to.

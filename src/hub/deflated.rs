@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 
 use super::connection::Connection;
-use super::inbox::Deliver;
-use crate::metrics::Traffic;
+use super::inbox::Delivery;
+use crate::metrics::AppTraffic;
 use crate::protocol::deflate::{self, Deflater};
 
 thread_local! {
@@ -28,9 +28,9 @@ pub enum Compression {
 
 /// An event's compressed form, which its workers share; none where that is no smaller.
 #[derive(Debug, Default)]
-pub struct Deflated(OnceLock<Option<Bytes>>);
+pub struct DeflatedEvent(OnceLock<Option<Bytes>>);
 
-impl Deflated {
+impl DeflatedEvent {
     /// For a frame that may be compressed: one whose text has `min` bytes.
     pub(super) fn for_frame(frame: &[u8], min: usize) -> Option<Arc<Self>> {
         (deflate::payload(frame)?.len() >= min).then(Arc::default)
@@ -51,33 +51,33 @@ impl Deflated {
 
 /// What a connection that takes compressed events is given of these, which follow each other. It is a copy of
 /// the worker's own, so that workers do not count references on one shared cache line.
-pub(super) fn join_deflated(run: &[Deliver]) -> Bytes {
+pub(super) fn join_deflated(run: &[Delivery]) -> Bytes {
     let forms = run.iter().map(smallest);
     let mut all = BytesMut::with_capacity(forms.clone().map(<[u8]>::len).sum());
     forms.for_each(|form| all.extend_from_slice(form));
     all.freeze()
 }
 
-fn smallest(one: &Deliver) -> &[u8] {
+fn smallest(one: &Delivery) -> &[u8] {
     one.deflated.as_ref().and_then(|deflated| deflated.of(&one.frame)).unwrap_or(&one.frame)
 }
 
 /// Frames that follow each other, for those of a channel's subscribers that take them compressed.
 #[derive(Debug, Default)]
-pub(super) struct Second {
+pub(super) struct CompressedRun {
     /// Of all of them together.
     all: Option<Bytes>,
     plain_bytes: usize,
     deflated_bytes: usize,
 }
 
-impl Second {
+impl CompressedRun {
     /// What `connection` is given instead of `plain`, which is `run` in one piece; `all`: of everything that is
     /// delivered now.
     pub(super) fn pick(
         &mut self,
         connection: &Connection,
-        run: &[Deliver],
+        run: &[Delivery],
         plain: &Bytes,
         all: bool,
     ) -> Bytes {
@@ -98,7 +98,7 @@ impl Second {
         form
     }
 
-    pub(super) fn count(&self, traffic: &Traffic) {
+    pub(super) fn count(&self, traffic: &AppTraffic) {
         if self.plain_bytes > 0 {
             traffic.plain_bytes.add(self.plain_bytes as u64);
             traffic.deflated_bytes.add(self.deflated_bytes as u64);

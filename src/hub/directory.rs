@@ -10,14 +10,14 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use smallvec::SmallVec;
 
-use super::cache::Cache;
-use super::counting::Counting;
-use super::inbox::LocalChannel;
+use super::cache::EventCache;
+use super::count_throttle::CountThrottle;
+use super::inbox::ChannelHandle;
 use super::presence::Presence;
-use super::rate::Rate;
-use super::resume::Resume;
-use super::users::Users;
-use crate::metrics::Traffic;
+use super::rate_limit::RateLimit;
+use super::resume::ResumeRegistry;
+use super::users::AppUsers;
+use crate::metrics::AppTraffic;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
@@ -42,35 +42,35 @@ pub struct Directory {
     /// The most subscriptions since memory was last given back.
     peak: AtomicUsize,
     /// One for each worker.
-    traffic: Box<[Traffic]>,
-    pub users: Users,
-    pub cache: Cache,
-    pub counting: Counting,
+    traffic: Box<[AppTraffic]>,
+    pub users: AppUsers,
+    pub cache: EventCache,
+    pub counting: CountThrottle,
     /// Clients that may come back.
-    pub resume: Resume,
+    pub resume: ResumeRegistry,
     /// Events published through the API.
-    pub events: Rate,
+    pub events: RateLimit,
     /// Queries answered by it.
-    pub reads: Rate,
+    pub reads: RateLimit,
 }
 
 /// An occupied channel. One without subscribers is not in the directory.
 #[derive(Debug, Default)]
 struct Channel {
-    seats: Seats,
+    seats: WorkerTargets,
     presence: Option<Box<Presence>>,
     /// Counts the changes of presence, so that nobody hears of one that its roster has already.
     version: u64,
 }
 
 /// The workers that have subscribers of a channel.
-pub type Seats = SmallVec<[Seat; 1]>;
+pub type WorkerTargets = SmallVec<[WorkerTarget; 1]>;
 
 /// One worker's part of a channel.
 #[derive(Clone, Copy, Debug)]
-pub struct Seat {
+pub struct WorkerTarget {
     pub worker: u16,
-    pub channel: LocalChannel,
+    pub channel: ChannelHandle,
     pub subscribers: u32,
 }
 
@@ -115,7 +115,7 @@ pub struct Occupancy {
 
 /// How much an app has of what its channels have.
 #[derive(Clone, Copy, Debug)]
-pub struct Totals {
+pub struct AppTotals {
     pub channels: usize,
     pub subscriptions: usize,
     /// Distinct users of each presence channel.
@@ -124,7 +124,7 @@ pub struct Totals {
 
 /// A presence channel has no room for a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub enum ChannelFull {
     /// It has as many as it may.
     Members,
     /// What they say of themselves is as long as it may be.
@@ -133,7 +133,7 @@ pub enum Full {
 
 /// What one presence channel may have.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct PresenceBounds {
     pub members: usize,
     /// Bytes of what a joiner is told of all of them.
     pub bytes: usize,
@@ -144,15 +144,15 @@ impl Channel {
         self.seats.iter().map(|seat| seat.subscribers as usize).sum()
     }
 
-    fn take_seat(&mut self, worker: u16, channel: LocalChannel) {
+    fn take_seat(&mut self, worker: u16, channel: ChannelHandle) {
         match self.seats.iter_mut().find(|seat| seat.worker == worker) {
             Some(seat) => seat.subscribers += 1,
-            None => self.seats.push(Seat { worker, channel, subscribers: 1 }),
+            None => self.seats.push(WorkerTarget { worker, channel, subscribers: 1 }),
         }
     }
 
     /// One more connection of a member, if it is of one; its text, if that is news.
-    fn join(&mut self, member: Option<(&Member, Room)>) -> Result<Option<MemberText>, Full> {
+    fn join(&mut self, member: Option<(&Member, PresenceBounds)>) -> Result<Option<MemberText>, ChannelFull> {
         let Some((member, room)) = member else { return Ok(None) };
         let text = self.presence.get_or_insert_default().join(member, room)?;
         self.version += u64::from(text.is_some());
@@ -184,36 +184,36 @@ impl Directory {
     pub fn new(workers: usize, counted: Arc<AtomicU64>) -> Self {
         Self {
             channels: DashMap::new(),
-            users: Users::default(),
+            users: AppUsers::default(),
             connections: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             counted,
             peak: AtomicUsize::new(0),
-            resume: Resume::default(),
-            traffic: (0..workers.max(1)).map(|_| Traffic::default()).collect(),
-            cache: Cache::default(),
-            counting: Counting::default(),
-            events: Rate::default(),
-            reads: Rate::default(),
+            resume: ResumeRegistry::default(),
+            traffic: (0..workers.max(1)).map(|_| AppTraffic::default()).collect(),
+            cache: EventCache::default(),
+            counting: CountThrottle::default(),
+            events: RateLimit::default(),
+            reads: RateLimit::default(),
         }
     }
 
     /// What one worker carried for the app.
-    pub fn traffic(&self, worker: u16) -> &Traffic {
+    pub fn traffic(&self, worker: u16) -> &AppTraffic {
         #[expect(clippy::indexing_slicing, reason = "there is always a worker")]
         self.traffic.get(usize::from(worker)).unwrap_or(&self.traffic[0])
     }
 
     /// What all workers carried for the app.
-    pub fn all_traffic(&self) -> &[Traffic] {
+    pub fn all_traffic(&self) -> &[AppTraffic] {
         &self.traffic
     }
 
     /// All channels and their subscriptions and members together.
-    pub fn totals(&self) -> Totals {
-        Totals {
+    pub fn totals(&self) -> AppTotals {
+        AppTotals {
             channels: self.channels.len(),
             subscriptions: self.subscriptions.load(Ordering::Relaxed),
             members: self.members.load(Ordering::Relaxed),
@@ -273,10 +273,10 @@ impl Directory {
     pub fn subscribe(
         &self,
         name: &ChannelName,
-        seat: (u16, LocalChannel),
-        member: Option<(&Member, Room)>,
-        tell: impl FnOnce(&Seats, &MemberText, u64),
-    ) -> Result<Subscribed, Full> {
+        seat: (u16, ChannelHandle),
+        member: Option<(&Member, PresenceBounds)>,
+        tell: impl FnOnce(&WorkerTargets, &MemberText, u64),
+    ) -> Result<Subscribed, ChannelFull> {
         let (mut entry, text) = match self.channels.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 let text = entry.get_mut().join(member)?;
@@ -314,7 +314,7 @@ impl Directory {
         name: &ChannelName,
         worker: u16,
         user: Option<&UserId>,
-        tell: impl FnOnce(&Seats, &MemberText, u64),
+        tell: impl FnOnce(&WorkerTargets, &MemberText, u64),
     ) -> Option<Unsubscribed> {
         let Entry::Occupied(mut entry) = self.channels.entry(name.clone()) else { return None };
         let channel = entry.get_mut();
@@ -337,12 +337,12 @@ impl Directory {
     }
 
     /// The workers that have subscribers of `name`.
-    pub fn seats(&self, name: &str) -> Seats {
+    pub fn seats(&self, name: &str) -> WorkerTargets {
         self.channels.get(name).map(|channel| channel.seats.clone()).unwrap_or_default()
     }
 
     /// Lets `tell` announce the count of subscriptions as it is now, so that no older one can follow it.
-    pub fn count(&self, name: &str, tell: impl FnOnce(&Seats, usize)) {
+    pub fn count(&self, name: &str, tell: impl FnOnce(&WorkerTargets, usize)) {
         if let Some(channel) = self.channels.get(name) {
             tell(&channel.seats, channel.count());
         }
@@ -367,8 +367,8 @@ impl Directory {
         name: &str,
         member: &Member,
         leaving: &UserId,
-        room: Room,
-    ) -> Result<(), Full> {
+        room: PresenceBounds,
+    ) -> Result<(), ChannelFull> {
         let channel = self.channels.get(name);
         let presence = channel.as_ref().and_then(|channel| channel.presence.as_ref());
         presence.map_or(Ok(()), |presence| presence.check_room(member, leaving, room))

@@ -9,9 +9,9 @@ use tracing::warn;
 
 use super::connection::Connection;
 use super::outbox::Outbox;
-use super::ring::{MAX_SENDS, Outgoing, Payload, Ring};
+use super::ring::{MAX_SENDS, RingWrite, RingPayload, Ring};
 use super::stream::Stream;
-use crate::metrics::Turns;
+use crate::metrics::TurnTimes;
 
 /// Sockets below which a call for each costs less than the ring's, even where calls are cheap.
 const MIN_SENDS: usize = 8;
@@ -28,7 +28,7 @@ impl Flusher {
     }
 
     /// Writes what is queued, as far as the sockets take it. What is left waits for the connections' tasks.
-    pub(super) fn flush(&mut self, touched: &mut Vec<Rc<Connection>>, turns: &Turns) {
+    pub(super) fn flush(&mut self, touched: &mut Vec<Rc<Connection>>, turns: &TurnTimes) {
         for some in touched.chunks(MAX_SENDS) {
             match &mut self.ring {
                 Some(ring) if some.len() >= MIN_SENDS => {
@@ -52,16 +52,16 @@ fn flush_alone(connection: &Connection) {
 
 /// Writes to all of them by the ring. What a socket did not take, and all of it if the ring fails, goes the
 /// way of one call a socket, so that both ways end alike.
-fn flush_together(ring: &mut Ring, some: &[Rc<Connection>], turns: &Turns) -> io::Result<()> {
+fn flush_together(ring: &mut Ring, some: &[Rc<Connection>], turns: &TurnTimes) -> io::Result<()> {
     let mut lent = Vec::with_capacity(some.len());
     for connection in some {
         connection.untouch();
-        match Lent::of(connection) {
+        match LentOutbox::of(connection) {
             Some(one) => lent.push(one),
             None => connection.flush(),
         }
     }
-    let sends: Vec<Outgoing<'_>> = lent.iter().filter_map(Lent::outgoing).collect();
+    let sends: Vec<RingWrite<'_>> = lent.iter().filter_map(LentOutbox::outgoing).collect();
     turns.submissions.add(1);
     turns.submitted_writes.add(sends.len() as u64);
     let sent = ring.send_all(&sends);
@@ -73,13 +73,13 @@ fn flush_together(ring: &mut Ring, some: &[Rc<Connection>], turns: &Turns) -> io
 }
 
 /// A connection's outbox and stream, for a write that is made together with others.
-struct Lent<'a> {
+struct LentOutbox<'a> {
     connection: &'a Connection,
     outbox: RefMut<'a, Outbox>,
     stream: RefMut<'a, Stream>,
 }
 
-impl<'a> Lent<'a> {
+impl<'a> LentOutbox<'a> {
     /// What the connection has to write: where it speaks TLS, once that has made records of it. None if there
     /// is nothing, or [`Connection::flush`] has to see to it.
     fn of(connection: &'a Connection) -> Option<Self> {
@@ -99,9 +99,9 @@ impl<'a> Lent<'a> {
     }
 
     /// Never none: what has no socket is not lent.
-    fn outgoing(&self) -> Option<Outgoing<'_>> {
-        let bytes = self.stream.encrypted().map_or(Payload::Queued(&self.outbox), Payload::One);
-        Some(Outgoing { socket: self.stream.socket()?, bytes })
+    fn outgoing(&self) -> Option<RingWrite<'_>> {
+        let bytes = self.stream.encrypted().map_or(RingPayload::Queued(&self.outbox), RingPayload::One);
+        Some(RingWrite { socket: self.stream.socket()?, bytes })
     }
 
     /// Notes what became of the write. Whatever is left is tried once more, by which the runtime learns that

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use super::inbox::Place;
+use super::inbox::ConnectionRef;
 use crate::app::AppId;
 
 /// The sessions of one node by what their addresses have of them: key, number and name.
@@ -17,7 +17,7 @@ pub struct HttpSessions(DashMap<Box<str>, HttpSession>);
 #[derive(Clone, Debug)]
 pub struct HttpSession {
     pub app: AppId,
-    pub place: Place,
+    pub place: ConnectionRef,
 }
 
 impl HttpSessions {
@@ -35,12 +35,12 @@ impl HttpSessions {
         self: &Arc<Self>,
         name: &str,
         session: HttpSession,
-    ) -> Result<Listing, HttpSession> {
+    ) -> Result<SessionListing, HttpSession> {
         match self.0.entry(name.into()) {
             Entry::Occupied(there) => Err(there.get().clone()),
             Entry::Vacant(free) => {
                 free.insert(session);
-                Ok(Listing { sessions: self.clone(), name: name.into() })
+                Ok(SessionListing { sessions: self.clone(), name: name.into() })
             }
         }
     }
@@ -48,12 +48,12 @@ impl HttpSessions {
 
 /// A session can be found for as long as this is kept.
 #[derive(Debug)]
-pub struct Listing {
+pub struct SessionListing {
     sessions: Arc<HttpSessions>,
     name: Box<str>,
 }
 
-impl Drop for Listing {
+impl Drop for SessionListing {
     fn drop(&mut self) {
         self.sessions.0.remove(&self.name);
     }

@@ -14,13 +14,13 @@ use smallvec::SmallVec;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::http_sessions::Listing;
+use super::http_sessions::SessionListing;
 use super::line_cache::lines_of;
-use super::loads::Alive;
+use super::loads::LoadGuard;
 use super::outbox::Outbox;
 use super::stream::{Stream, StreamInTransit};
 use crate::metrics::Transport;
-use crate::protocol::fallback::{Framing, HEADERS, Lines, MAX_ANSWER_UNITS, OPEN};
+use crate::protocol::fallback::{AnswerFraming, HEADERS, FallbackLines, MAX_ANSWER_UNITS, OPEN};
 
 /// Pieces of the outbox that one call writes, leaving room for what stands before and behind them.
 const MAX_PIECES: usize = 60;
@@ -28,22 +28,22 @@ const MAX_PIECES: usize = 60;
 /// A session's stream.
 #[derive(Debug)]
 pub struct HttpStream {
-    receiver: Receiver,
+    receiver: SessionReceiver,
     /// Of the request that received last.
     transport: Transport,
     /// Until the last line of all is about to be said: who asks after that finds another session.
-    listing: Option<Listing>,
+    listing: Option<SessionListing>,
     /// The first line of all was said.
     is_open: bool,
     /// The last line of all was said.
     is_said: bool,
     /// How far the piece at the outbox's front is said.
-    front: Option<Front>,
+    front: Option<PartialPiece>,
     /// Streams whose answers are at their end.
-    finished: Vec<(Stream, Alive)>,
+    finished: Vec<(Stream, LoadGuard)>,
     /// Of the session's task.
     waker: Option<Waker>,
-    arrivals: VecDeque<Arrival>,
+    arrivals: VecDeque<SessionRequest>,
     /// A line was said, or a request has come, since the clock last looked.
     has_spoken: bool,
     /// When that was; seconds of the worker's clock.
@@ -54,18 +54,18 @@ pub struct HttpStream {
 
 /// Who hears what is said.
 #[derive(Debug)]
-enum Receiver {
+enum SessionReceiver {
     Nobody,
-    Streaming(Box<Streaming>),
+    Streaming(Box<StreamingAnswer>),
     Polling(oneshot::Sender<Bytes>),
 }
 
 /// A streaming answer.
 #[derive(Debug)]
-struct Streaming {
+struct StreamingAnswer {
     stream: Stream,
-    alive: Alive,
-    framing: Framing,
+    alive: LoadGuard,
+    framing: AnswerFraming,
     /// Written before any line: the head, or what is left of the end.
     held: Bytes,
     is_ending: bool,
@@ -75,8 +75,8 @@ struct Streaming {
 
 /// A piece of the outbox that is said in part.
 #[derive(Debug)]
-struct Front {
-    lines: Arc<Lines>,
+struct PartialPiece {
+    lines: Arc<FallbackLines>,
     /// Lines that are written as a whole.
     done: usize,
     /// Bytes of the next one that are.
@@ -84,8 +84,8 @@ struct Front {
 }
 
 /// Some lines of a piece that a call is to write.
-struct Part {
-    lines: Arc<Lines>,
+struct LineRange {
+    lines: Arc<FallbackLines>,
     /// Bytes of the piece in the outbox.
     piece: usize,
     first: usize,
@@ -95,14 +95,14 @@ struct Part {
 
 /// A request of the session's client.
 #[derive(Debug)]
-pub enum Arrival {
+pub enum SessionRequest {
     /// Receives: the stream that it came by is the session's.
     Streaming {
         stream: StreamInTransit,
-        framing: Framing,
+        framing: AnswerFraming,
         /// What of earlier answers the client has not taken yet.
         before: Vec<u8>,
-        alive: Alive,
+        alive: LoadGuard,
     },
     /// Receives: answered as soon as there is something to say.
     Polling(oneshot::Sender<Bytes>),
@@ -114,7 +114,7 @@ pub enum Arrival {
 
 /// What the clock finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lull {
+pub enum SessionIdle {
     None,
     /// Nothing was said for so many seconds.
     Quiet(u32),
@@ -125,7 +125,7 @@ pub enum Lull {
 impl HttpStream {
     pub fn new(transport: Transport) -> Self {
         Self {
-            receiver: Receiver::Nobody,
+            receiver: SessionReceiver::Nobody,
             transport,
             listing: None,
             is_open: false,
@@ -141,7 +141,7 @@ impl HttpStream {
     }
 
     /// Lets it be found for as long as it is not at its end.
-    pub fn list(&mut self, listing: Listing) {
+    pub fn list(&mut self, listing: SessionListing) {
         self.listing = Some(listing);
     }
 
@@ -154,17 +154,17 @@ impl HttpStream {
     }
 
     /// Takes in what a request says until the session's task sees it.
-    pub(super) fn arrive(&mut self, arrival: Arrival) {
+    pub(super) fn arrive(&mut self, arrival: SessionRequest) {
         self.arrivals.push_back(arrival);
     }
 
     /// What came next; of texts only if they can be heard now.
-    pub fn next_arrival(&mut self, hears: bool) -> Option<Arrival> {
+    pub fn next_arrival(&mut self, hears: bool) -> Option<SessionRequest> {
         if hears {
             return self.arrivals.pop_front();
         }
         let receives =
-            |one: &Arrival| matches!(one, Arrival::Streaming { .. } | Arrival::Polling(_));
+            |one: &SessionRequest| matches!(one, SessionRequest::Streaming { .. } | SessionRequest::Polling(_));
         let at = self.arrivals.iter().position(receives)?;
         self.arrivals.remove(at)
     }
@@ -173,8 +173,8 @@ impl HttpStream {
     pub fn stream_to(
         &mut self,
         stream: StreamInTransit,
-        (framing, before): (Framing, Vec<u8>),
-        alive: Alive,
+        (framing, before): (AnswerFraming, Vec<u8>),
+        alive: LoadGuard,
     ) -> io::Result<()> {
         self.receive(Transport::XhrStreaming);
         let stream = stream.settle()?;
@@ -186,15 +186,15 @@ impl HttpStream {
             units = OPEN.len();
         }
         let held = held.into();
-        let streaming = Streaming { stream, alive, framing, held, is_ending: false, units };
-        self.receiver = Receiver::Streaming(Box::new(streaming));
+        let streaming = StreamingAnswer { stream, alive, framing, held, is_ending: false, units };
+        self.receiver = SessionReceiver::Streaming(Box::new(streaming));
         Ok(())
     }
 
     /// Says what there is next in the answer to a poll.
     pub fn answer_to(&mut self, poll: oneshot::Sender<Bytes>) {
         self.receive(Transport::XhrPolling);
-        self.receiver = Receiver::Polling(poll);
+        self.receiver = SessionReceiver::Polling(poll);
     }
 
     /// A request receives in the place of the one before, whose answer ends. A line of which that one was
@@ -204,11 +204,11 @@ impl HttpStream {
         self.has_spoken = true;
         self.idle_since = 0;
         let sent = self.front.as_mut().map_or(0, |front| std::mem::take(&mut front.sent));
-        match std::mem::replace(&mut self.receiver, Receiver::Nobody) {
-            Receiver::Nobody => {}
+        match std::mem::replace(&mut self.receiver, SessionReceiver::Nobody) {
+            SessionReceiver::Nobody => {}
             // Whether its client is still there is its own affair.
-            Receiver::Polling(before) => drop(before.send(Bytes::new())),
-            Receiver::Streaming(mut before) => {
+            SessionReceiver::Polling(before) => drop(before.send(Bytes::new())),
+            SessionReceiver::Streaming(mut before) => {
                 if sent == 0 && before.held.is_empty() {
                     let mut end = Outbox::default();
                     end.push(Bytes::from_static(before.framing.end()));
@@ -227,28 +227,28 @@ impl HttpStream {
 
     /// Whether a request receives.
     pub fn has_receiver(&self) -> bool {
-        !matches!(self.receiver, Receiver::Nobody)
+        !matches!(self.receiver, SessionReceiver::Nobody)
     }
 
     /// The streams whose answers are at their end, to be closed when their clients are done.
-    pub fn take_finished(&mut self) -> Vec<(Stream, Alive)> {
+    pub fn take_finished(&mut self) -> Vec<(Stream, LoadGuard)> {
         std::mem::take(&mut self.finished)
     }
 
     /// Looks at the clock, once a second.
-    pub fn lull(&mut self, now: u32) -> Lull {
+    pub fn lull(&mut self, now: u32) -> SessionIdle {
         if std::mem::take(&mut self.has_spoken) {
             self.spoken_at = now;
         }
         if self.has_receiver() {
             self.idle_since = 0;
-            return Lull::Quiet(now.saturating_sub(self.spoken_at));
+            return SessionIdle::Quiet(now.saturating_sub(self.spoken_at));
         }
         if self.idle_since == 0 {
             self.idle_since = now;
-            return Lull::None;
+            return SessionIdle::None;
         }
-        Lull::Idle(now.saturating_sub(self.idle_since))
+        SessionIdle::Idle(now.saturating_sub(self.idle_since))
     }
 
     /// Ready when the client has cut the request that receives. What else it says there is thrown away.
@@ -257,9 +257,9 @@ impl HttpStream {
             self.waker = Some(cx.waker().clone());
         }
         match &mut self.receiver {
-            Receiver::Nobody => Poll::Pending,
-            Receiver::Polling(poll) => poll.poll_closed(cx),
-            Receiver::Streaming(streaming) => {
+            SessionReceiver::Nobody => Poll::Pending,
+            SessionReceiver::Polling(poll) => poll.poll_closed(cx),
+            SessionReceiver::Streaming(streaming) => {
                 let mut scratch = [0; 1024];
                 loop {
                     let mut buffer = ReadBuf::new(&mut scratch);
@@ -274,20 +274,20 @@ impl HttpStream {
 
     pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.receiver {
-            Receiver::Nobody => Poll::Pending,
-            Receiver::Polling(_) => Poll::Ready(Ok(())),
-            Receiver::Streaming(streaming) => streaming.stream.poll_writable(cx),
+            SessionReceiver::Nobody => Poll::Pending,
+            SessionReceiver::Polling(_) => Poll::Ready(Ok(())),
+            SessionReceiver::Streaming(streaming) => streaming.stream.poll_writable(cx),
         }
     }
 
     /// Whether there is something to write beside what is queued.
     pub(super) fn is_holding(&self) -> bool {
-        let holds = |one: &Streaming| !one.held.is_empty() || one.stream.is_holding();
-        matches!(&self.receiver, Receiver::Streaming(one) if holds(one))
+        let holds = |one: &StreamingAnswer| !one.held.is_empty() || one.stream.is_holding();
+        matches!(&self.receiver, SessionReceiver::Streaming(one) if holds(one))
     }
 
     /// Leaves a stream whose answer is at its end to the session's task.
-    fn finish(&mut self, stream: Stream, alive: Alive) {
+    fn finish(&mut self, stream: Stream, alive: LoadGuard) {
         self.finished.push((stream, alive));
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
@@ -297,10 +297,10 @@ impl HttpStream {
     /// Says as much of `outbox` as one system call takes; the bytes of it that were said as whole pieces.
     pub(super) fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
         match &mut self.receiver {
-            Receiver::Nobody => Err(io::ErrorKind::WouldBlock.into()),
-            Receiver::Polling(_) if outbox.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
-            Receiver::Polling(_) => self.answer_poll(outbox),
-            Receiver::Streaming(_) => self.write_lines(outbox),
+            SessionReceiver::Nobody => Err(io::ErrorKind::WouldBlock.into()),
+            SessionReceiver::Polling(_) if outbox.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            SessionReceiver::Polling(_) => self.answer_poll(outbox),
+            SessionReceiver::Streaming(_) => self.write_lines(outbox),
         }
     }
 
@@ -314,13 +314,13 @@ impl HttpStream {
         if let Some(front) = self.front.take()
             && let Some(piece) = pieces.next()
         {
-            let lines = lines_of(piece, Framing::Plain);
+            let lines = lines_of(piece, AnswerFraming::Plain);
             body.extend_from_slice(lines.bytes.get(lines.start(front.done)..).unwrap_or_default());
             self.is_said |= lines.is_last;
         }
         let mut only = None;
         for piece in pieces {
-            let lines = lines_of(piece, Framing::Plain);
+            let lines = lines_of(piece, AnswerFraming::Plain);
             self.is_said |= lines.is_last;
             if outbox.single().is_some() && body.is_empty() {
                 only = Some(lines.bytes.clone());
@@ -333,8 +333,8 @@ impl HttpStream {
         if self.is_said {
             self.listing = None;
         }
-        let receiver = std::mem::replace(&mut self.receiver, Receiver::Nobody);
-        if let Receiver::Polling(poll) = receiver {
+        let receiver = std::mem::replace(&mut self.receiver, SessionReceiver::Nobody);
+        if let SessionReceiver::Polling(poll) = receiver {
             let body = only.unwrap_or_else(|| body.freeze());
             poll.send(body).map_err(|_| io::ErrorKind::BrokenPipe)?;
         }
@@ -343,9 +343,9 @@ impl HttpStream {
 
     /// Writes lines to the streaming answer, until it is as long as pusher-js lets it become.
     fn write_lines(&mut self, outbox: &Outbox) -> io::Result<usize> {
-        let Receiver::Streaming(streaming) = &mut self.receiver else { return Ok(0) };
+        let SessionReceiver::Streaming(streaming) = &mut self.receiver else { return Ok(0) };
         let (batch, parts, stops) = streaming.batch(self.front.as_ref(), outbox);
-        if parts.last().is_some_and(Part::is_last) {
+        if parts.last().is_some_and(LineRange::is_last) {
             self.listing = None;
         }
         let mut left = streaming.stream.try_write(&batch)?;
@@ -378,8 +378,8 @@ impl HttpStream {
                 streaming.is_ending = true;
             }
             if streaming.held.is_empty()
-                && let Receiver::Streaming(streaming) =
-                    std::mem::replace(&mut self.receiver, Receiver::Nobody)
+                && let SessionReceiver::Streaming(streaming) =
+                    std::mem::replace(&mut self.receiver, SessionReceiver::Nobody)
             {
                 self.finish(streaming.stream, streaming.alive);
             }
@@ -388,13 +388,13 @@ impl HttpStream {
     }
 }
 
-impl Streaming {
+impl StreamingAnswer {
     /// What one call is to write, and whether the answer is then at its end.
     fn batch(
         &self,
-        mut front: Option<&Front>,
+        mut front: Option<&PartialPiece>,
         outbox: &Outbox,
-    ) -> (Outbox, SmallVec<[Part; 2]>, bool) {
+    ) -> (Outbox, SmallVec<[LineRange; 2]>, bool) {
         let (mut batch, mut parts) = (Outbox::default(), SmallVec::new());
         if !self.held.is_empty() {
             batch.push(self.held.clone());
@@ -424,7 +424,7 @@ impl Streaming {
             if !range.is_empty() {
                 batch.push(lines.bytes.slice(range));
             }
-            let part = Part { lines, piece: piece.len(), first, sent, end };
+            let part = LineRange { lines, piece: piece.len(), first, sent, end };
             let is_last = part.is_last();
             parts.push(part);
             if units > MAX_ANSWER_UNITS || is_last {
@@ -438,7 +438,7 @@ impl Streaming {
     }
 }
 
-impl Part {
+impl LineRange {
     /// Whether the last line of all is in it.
     fn is_last(&self) -> bool {
         self.lines.is_last && self.end == self.lines.ends.len()
@@ -446,7 +446,7 @@ impl Part {
 
     /// Takes what was written of it off `left`: how far its piece is said now, none if as a whole, and the
     /// length of the lines that were finished.
-    fn advance(&self, left: &mut usize) -> (Option<Front>, usize) {
+    fn advance(&self, left: &mut usize) -> (Option<PartialPiece>, usize) {
         let (mut done, mut sent, mut units) = (self.first, self.sent, 0);
         for line in self.lines.ends.iter().take(self.end).skip(self.first) {
             let rest = line.at - self.lines.start(done) - sent;
@@ -461,16 +461,16 @@ impl Part {
             sent = 0;
         }
         let is_whole = done == self.lines.ends.len();
-        let front = Front { lines: self.lines.clone(), done, sent };
+        let front = PartialPiece { lines: self.lines.clone(), done, sent };
         ((!is_whole).then_some(front), units)
     }
 }
 
 /// The head of a streaming answer. It is the connection's last.
-pub fn head(framing: Framing) -> Vec<u8> {
+pub fn head(framing: AnswerFraming) -> Vec<u8> {
     let (version, framed) = match framing {
-        Framing::Chunked => ("1.1", "transfer-encoding: chunked\r\n"),
-        Framing::Plain => ("1.0", ""),
+        AnswerFraming::Chunked => ("1.1", "transfer-encoding: chunked\r\n"),
+        AnswerFraming::Plain => ("1.0", ""),
     };
     let mut head = format!("HTTP/{version} 200 OK\r\n{framed}connection: close\r\n");
     for (name, value) in HEADERS {

@@ -7,11 +7,11 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
-use super::deflated::Deflated;
+use super::deflated::DeflatedEvent;
 use super::directory::Directory;
-use super::http_stream::Arrival;
+use super::http_stream::SessionRequest;
 use super::withdrawal::Withdrawal;
-use crate::metrics::Turns;
+use crate::metrics::TurnTimes;
 use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
@@ -19,22 +19,22 @@ use crate::protocol::socket_id::SocketId;
 /// One worker's orders.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    orders: Mutex<Waiting>,
+    orders: Mutex<QueuedTasks>,
     wake: Notify,
-    pub turns: Turns,
+    pub turns: TurnTimes,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    orders: Vec<Order>,
+struct QueuedTasks {
+    orders: Vec<WorkerTask>,
     /// When the first of them came.
     since: Option<Instant>,
 }
 
 /// One thing to do.
 #[derive(Debug)]
-pub enum Order {
-    Deliver(Deliver),
+pub enum WorkerTask {
+    Deliver(Delivery),
     /// Close every connection of the user, signed in or present, that was made before it was asked, by
     /// `Hub::hundredths`.
     CloseUser {
@@ -52,29 +52,29 @@ pub enum Order {
     },
     /// A connection that waited for its subscription may go on, or is refused.
     Resume {
-        place: Place,
+        place: ConnectionRef,
         admitted: bool,
     },
     /// Close one connection, and say why.
     CloseOne {
-        place: Place,
+        place: ConnectionRef,
         why: Error,
     },
     /// Give one connection a frame.
     Tell {
-        place: Place,
+        place: ConnectionRef,
         frame: Bytes,
     },
     /// A request has come for the HTTP session there.
     Arrive {
-        place: Place,
-        arrival: Box<Arrival>,
+        place: ConnectionRef,
+        arrival: Box<SessionRequest>,
     },
 }
 
 /// Where a connection is carried: found without a search, and gone if another has its slot now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct ConnectionRef {
     pub worker: u16,
     /// In the worker's list.
     pub slot: u32,
@@ -83,19 +83,19 @@ pub struct Place {
 
 /// A frame for the worker's subscribers of one channel.
 #[derive(Debug)]
-pub struct Deliver {
-    pub channel: LocalChannel,
+pub struct Delivery {
+    pub channel: ChannelHandle,
     pub frame: Bytes,
     /// Its other form, where it may be compressed.
-    pub deflated: Option<Arc<Deflated>>,
+    pub deflated: Option<Arc<DeflatedEvent>>,
     /// Whoever sent it does not get it back.
     pub except: Option<SocketId>,
-    pub history: History,
+    pub history: Sequence,
     /// Its place in the channel's log for clients that come back; 0: it is in none.
     pub number: u64,
 }
 
-impl Deliver {
+impl Delivery {
     /// Their frames in one piece.
     pub(super) fn join(run: &[Self]) -> Bytes {
         let mut all = BytesMut::with_capacity(run.iter().map(|one| one.frame.len()).sum());
@@ -109,7 +109,7 @@ impl Deliver {
 /// Where in a channel's history a frame belongs. Who subscribed after that was told with its subscription,
 /// and must not hear it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum History {
+pub enum Sequence {
     /// Nowhere: it is for all.
     None,
     /// Members that come and go, by the channel's version.
@@ -122,13 +122,13 @@ pub enum History {
 /// A worker's own handle of a channel. The generation tells an order that was late from one that is meant
 /// for the channel that has the place now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct LocalChannel {
+pub struct ChannelHandle {
     pub slot: u32,
     pub generation: u32,
 }
 
 impl Inbox {
-    pub fn put(&self, order: Order) {
+    pub fn put(&self, order: WorkerTask) {
         let mut waiting = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.orders.push(order);
         let first = waiting.orders.len() == 1;
@@ -147,7 +147,7 @@ impl Inbox {
     }
 
     /// Swaps what has come for `empty`; when the first of it came.
-    pub fn take(&self, empty: &mut Vec<Order>) -> Option<Instant> {
+    pub fn take(&self, empty: &mut Vec<WorkerTask>) -> Option<Instant> {
         let mut waiting = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut waiting.orders, empty);
         waiting.since.take()

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::protocol::fallback::{Framing, Lines};
+use crate::protocol::fallback::{AnswerFraming, FallbackLines};
 
 /// A piece, and its lines.
-type SharedLines = (Bytes, Arc<Lines>);
+type SharedLines = (Bytes, Arc<FallbackLines>);
 
 thread_local! {
     /// Lines of the pieces that several sessions are told, by the piece's place in memory; each is kept with
@@ -21,7 +21,7 @@ thread_local! {
 const SHARED_PLACES: usize = 64;
 
 /// Makes the lines of a piece, once for all sessions that are told it in one turn.
-pub(super) fn lines_of(piece: &Bytes, framing: Framing) -> Arc<Lines> {
+pub(super) fn lines_of(piece: &Bytes, framing: AnswerFraming) -> Arc<FallbackLines> {
     let address = piece.as_ptr() as usize;
     let place = (address >> 4 ^ address >> 10) % SHARED_PLACES;
     SHARED.with_borrow_mut(|shared| {
@@ -33,7 +33,7 @@ pub(super) fn lines_of(piece: &Bytes, framing: Framing) -> Arc<Lines> {
         {
             return lines.clone();
         }
-        let lines = Arc::new(Lines::of_frames(piece, framing));
+        let lines = Arc::new(FallbackLines::of_frames(piece, framing));
         // What only this session is told is not asked for again.
         if !piece.is_unique()
             && let Some(kept) = kept

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Connections by worker.
 #[derive(Debug)]
-pub struct Loads {
+pub struct WorkerLoads {
     of: Vec<AtomicUsize>,
     /// No more will come, for another process accepts them.
     complete: AtomicBool,
 }
 
-impl Loads {
+impl WorkerLoads {
     pub fn new(workers: usize) -> Self {
         let of = (0..workers).map(|_| AtomicUsize::new(0)).collect();
         Self { of, complete: AtomicBool::new(false) }
@@ -53,14 +53,14 @@ impl Loads {
 
 /// Counts a connection among its worker's for as long as it lives.
 #[derive(Debug)]
-pub struct Alive {
-    loads: Arc<Loads>,
+pub struct LoadGuard {
+    loads: Arc<WorkerLoads>,
     worker: usize,
 }
 
-impl Alive {
+impl LoadGuard {
     /// The acceptor has counted it already.
-    pub fn new(loads: Arc<Loads>, worker: usize) -> Self {
+    pub fn new(loads: Arc<WorkerLoads>, worker: usize) -> Self {
         Self { loads, worker }
     }
 
@@ -72,7 +72,7 @@ impl Alive {
     }
 }
 
-impl Drop for Alive {
+impl Drop for LoadGuard {
     fn drop(&mut self) {
         self.loads.remove(self.worker);
     }

@@ -8,7 +8,7 @@ pub mod cache;
 pub mod capacity;
 mod channels;
 pub mod connection;
-pub mod counting;
+pub mod count_throttle;
 pub mod deflated;
 pub mod directory;
 mod flush;
@@ -16,12 +16,12 @@ pub mod handshakes;
 pub mod http_sessions;
 pub mod http_stream;
 pub mod inbox;
-pub mod leaving;
+pub mod leave_throttle;
 pub mod line_cache;
 pub mod loads;
 pub mod outbox;
 pub mod presence;
-pub mod rate;
+pub mod rate_limit;
 pub mod rejoins;
 pub mod resume;
 pub mod ring;
@@ -45,11 +45,11 @@ use crate::app::AppId;
 use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
-use deflated::Deflated;
-use directory::{Directory, Seats};
+use deflated::DeflatedEvent;
+use directory::{Directory, WorkerTargets};
 use http_sessions::HttpSessions;
-use http_stream::Arrival;
-use inbox::{Deliver, History, Inbox, Order, Place};
+use http_stream::SessionRequest;
+use inbox::{Delivery, Sequence, Inbox, WorkerTask, ConnectionRef};
 use withdrawal::Withdrawal;
 
 /// What the workers of one node share.
@@ -146,10 +146,10 @@ impl Hub {
     /// first gets a copy of its own, so that they do not count references on one shared cache line.
     pub fn publish(
         &self,
-        seats: &Seats,
+        seats: &WorkerTargets,
         frame: &Bytes,
         except: Option<SocketId>,
-        history: History,
+        history: Sequence,
     ) {
         self.publish_event(seats, frame, (except, history), None, 0);
     }
@@ -158,22 +158,22 @@ impl Hub {
     /// and it may have a number in the channel's log, 0 if it is in none.
     pub fn publish_event(
         &self,
-        seats: &Seats,
+        seats: &WorkerTargets,
         frame: &Bytes,
-        (except, history): (Option<SocketId>, History),
+        (except, history): (Option<SocketId>, Sequence),
         compression_min: Option<usize>,
         number: u64,
     ) {
         if shown::is_wanted() {
             shown::published(frame);
         }
-        let deflated = compression_min.and_then(|min| Deflated::for_frame(frame, min));
+        let deflated = compression_min.and_then(|min| DeflatedEvent::for_frame(frame, min));
         for (index, seat) in seats.iter().enumerate() {
             let frame = if index == 0 { frame.clone() } else { Bytes::copy_from_slice(frame) };
             let deflated = deflated.clone();
             let deliver =
-                Deliver { channel: seat.channel, frame, deflated, except, history, number };
-            self.inbox(seat.worker).put(Order::Deliver(deliver));
+                Delivery { channel: seat.channel, frame, deflated, except, history, number };
+            self.inbox(seat.worker).put(WorkerTask::Deliver(deliver));
         }
     }
 
@@ -190,7 +190,7 @@ impl Hub {
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
             let why = why.clone();
-            inbox.put(Order::CloseUser { directory, user, asked, why });
+            inbox.put(WorkerTask::CloseUser { directory, user, asked, why });
         }
     }
 
@@ -207,26 +207,26 @@ impl Hub {
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
             let withdrawal = withdrawal.clone();
-            inbox.put(Order::Withdraw { directory, user, asked, withdrawal });
+            inbox.put(WorkerTask::Withdraw { directory, user, asked, withdrawal });
         }
     }
 
     /// Lets a connection go on that waited for its subscription, or refuses it.
-    pub fn resume(&self, place: Place, admitted: bool) {
-        self.inbox(place.worker).put(Order::Resume { place, admitted });
+    pub fn resume(&self, place: ConnectionRef, admitted: bool) {
+        self.inbox(place.worker).put(WorkerTask::Resume { place, admitted });
     }
 
     /// Closes one connection.
-    pub fn close_one(&self, place: Place, why: Error) {
-        self.inbox(place.worker).put(Order::CloseOne { place, why });
+    pub fn close_one(&self, place: ConnectionRef, why: Error) {
+        self.inbox(place.worker).put(WorkerTask::CloseOne { place, why });
     }
 
     /// Gives one connection a frame.
-    pub fn tell(&self, place: Place, frame: Bytes) {
-        self.inbox(place.worker).put(Order::Tell { place, frame });
+    pub fn tell(&self, place: ConnectionRef, frame: Bytes) {
+        self.inbox(place.worker).put(WorkerTask::Tell { place, frame });
     }
     /// Brings a request to the HTTP session that it is for. Where that has ended, it is dropped.
-    pub fn arrive(&self, place: Place, arrival: Arrival) {
-        self.inbox(place.worker).put(Order::Arrive { place, arrival: Box::new(arrival) });
+    pub fn arrive(&self, place: ConnectionRef, arrival: SessionRequest) {
+        self.inbox(place.worker).put(WorkerTask::Arrive { place, arrival: Box::new(arrival) });
     }
 }

@@ -10,13 +10,13 @@ use bytes::{Buf, Bytes};
 /// A queue of frames. The front one may be written in part already.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    queue: Queue,
+    queue: OutboxQueue,
     bytes: usize,
 }
 
 /// Most often an outbox holds nothing, or one thing for as long as a turn lasts.
 #[derive(Debug, Default)]
-enum Queue {
+enum OutboxQueue {
     #[default]
     Empty,
     One(Bytes),
@@ -34,7 +34,7 @@ impl Outbox {
     pub(super) const SLICES: usize = 64;
 
     pub fn is_empty(&self) -> bool {
-        matches!(self.queue, Queue::Empty)
+        matches!(self.queue, OutboxQueue::Empty)
     }
 
     /// Bytes that wait.
@@ -48,9 +48,9 @@ impl Outbox {
     /// reads no answer to its pings cannot have many times the bytes kept for it.
     pub fn has_room(&self, bytes: usize, max: usize) -> bool {
         let frames = match &self.queue {
-            Queue::Empty => return bytes <= max.saturating_mul(ALONE),
-            Queue::One(_) => 0,
-            Queue::Many(all) => all.len() - 1,
+            OutboxQueue::Empty => return bytes <= max.saturating_mul(ALONE),
+            OutboxQueue::One(_) => 0,
+            OutboxQueue::Many(all) => all.len() - 1,
         };
         let front = self.front().map_or(0, Bytes::len);
         (self.bytes - front).max(frames * LEAST) + bytes <= max
@@ -59,24 +59,24 @@ impl Outbox {
     pub fn push(&mut self, frame: Bytes) {
         self.bytes += frame.len();
         match std::mem::take(&mut self.queue) {
-            Queue::Empty => self.queue = Queue::One(frame),
-            Queue::One(first) => {
+            OutboxQueue::Empty => self.queue = OutboxQueue::One(frame),
+            OutboxQueue::One(first) => {
                 // Room for a few more, so that most turns ask for memory once.
                 let mut all = VecDeque::with_capacity(4);
                 all.extend([first, frame]);
-                self.queue = Queue::Many(all);
+                self.queue = OutboxQueue::Many(all);
             }
-            Queue::Many(mut all) => {
+            OutboxQueue::Many(mut all) => {
                 all.push_back(frame);
-                self.queue = Queue::Many(all);
+                self.queue = OutboxQueue::Many(all);
             }
         }
     }
 
     /// Drops all but the frame at the front, which the socket may have had a part of.
     pub fn keep_front(&mut self) {
-        if let Queue::Many(all) = &mut self.queue {
-            self.queue = all.pop_front().map_or(Queue::Empty, Queue::One);
+        if let OutboxQueue::Many(all) = &mut self.queue {
+            self.queue = all.pop_front().map_or(OutboxQueue::Empty, OutboxQueue::One);
         }
         self.bytes = self.front().map_or(0, Bytes::len);
     }
@@ -89,7 +89,7 @@ impl Outbox {
     /// What to write next, when it is one piece.
     pub fn single(&self) -> Option<&[u8]> {
         match &self.queue {
-            Queue::One(frame) => Some(frame),
+            OutboxQueue::One(frame) => Some(frame),
             _ => None,
         }
     }
@@ -113,13 +113,13 @@ impl Outbox {
     pub fn advance(&mut self, mut written: usize) {
         self.bytes = self.bytes.saturating_sub(written);
         if self.bytes == 0 {
-            self.queue = Queue::Empty;
+            self.queue = OutboxQueue::Empty;
             return;
         }
         match &mut self.queue {
-            Queue::Empty => {}
-            Queue::One(frame) => frame.advance(written.min(frame.len())),
-            Queue::Many(all) => {
+            OutboxQueue::Empty => {}
+            OutboxQueue::One(frame) => frame.advance(written.min(frame.len())),
+            OutboxQueue::Many(all) => {
                 while let Some(front) = all.front_mut() {
                     if written < front.len() {
                         front.advance(written);
@@ -139,9 +139,9 @@ impl Outbox {
     /// The frames, front first.
     pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
         let (one, many) = match &self.queue {
-            Queue::Empty => (None, None),
-            Queue::One(frame) => (Some(frame), None),
-            Queue::Many(all) => (None, Some(all)),
+            OutboxQueue::Empty => (None, None),
+            OutboxQueue::One(frame) => (Some(frame), None),
+            OutboxQueue::Many(all) => (None, Some(all)),
         };
         one.into_iter().chain(many.into_iter().flatten())
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::directory::{Full, Room};
+use super::directory::{ChannelFull, PresenceBounds};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
@@ -12,7 +12,7 @@ use crate::protocol::member::{Member, UserId};
 #[derive(Debug, Default)]
 pub struct Presence {
     /// By the number they joined under, which keeps the order stable.
-    members: BTreeMap<u64, Present>,
+    members: BTreeMap<u64, PresentUser>,
     by_user: HashMap<UserId, u64>,
     next: u64,
     /// Of all that a joiner is told of the members.
@@ -20,7 +20,7 @@ pub struct Presence {
 }
 
 #[derive(Debug)]
-struct Present {
+struct PresentUser {
     text: MemberText,
     connections: usize,
 }
@@ -31,7 +31,7 @@ impl Presence {
     }
 
     /// Whether `member` may come in, once one connection of `leaving` has gone.
-    pub fn check_room(&self, member: &Member, leaving: &UserId, room: Room) -> Result<(), Full> {
+    pub fn check_room(&self, member: &Member, leaving: &UserId, room: PresenceBounds) -> Result<(), ChannelFull> {
         if self.by_user.contains_key(&member.user_id) {
             return Ok(());
         }
@@ -39,15 +39,15 @@ impl Presence {
         let present = number.and_then(|number| self.members.get(number));
         let gone = present.filter(|present| present.connections == 1);
         if self.count() - usize::from(gone.is_some()) >= room.members {
-            return Err(Full::Members);
+            return Err(ChannelFull::Members);
         }
         let bytes = self.bytes - gone.map_or(0, |gone| gone.text.roster_bytes());
         let fits = bytes + MemberText::new(member).roster_bytes() <= room.bytes;
-        if fits { Ok(()) } else { Err(Full::Bytes) }
+        if fits { Ok(()) } else { Err(ChannelFull::Bytes) }
     }
 
     /// Counts one more connection of the user, if there is room; the member's text if it is its first.
-    pub fn join(&mut self, member: &Member, room: Room) -> Result<Option<MemberText>, Full> {
+    pub fn join(&mut self, member: &Member, room: PresenceBounds) -> Result<Option<MemberText>, ChannelFull> {
         if let Some(present) =
             self.by_user.get(&member.user_id).and_then(|number| self.members.get_mut(number))
         {
@@ -55,15 +55,15 @@ impl Presence {
             return Ok(None);
         }
         if self.count() >= room.members {
-            return Err(Full::Members);
+            return Err(ChannelFull::Members);
         }
         let text = MemberText::new(member);
         if self.bytes + text.roster_bytes() > room.bytes {
-            return Err(Full::Bytes);
+            return Err(ChannelFull::Bytes);
         }
         self.bytes += text.roster_bytes();
         self.by_user.insert(member.user_id.clone(), self.next);
-        self.members.insert(self.next, Present { text: text.clone(), connections: 1 });
+        self.members.insert(self.next, PresentUser { text: text.clone(), connections: 1 });
         self.next += 1;
         Ok(Some(text))
     }

@@ -42,14 +42,14 @@ const MAX_FAILURES: u32 = 16;
 /// What one socket is to be sent. No socket may stand twice in one call: if it refused the first, it might
 /// take the second.
 #[derive(Debug)]
-pub struct Outgoing<'a> {
+pub struct RingWrite<'a> {
     pub socket: BorrowedFd<'a>,
-    pub bytes: Payload<'a>,
+    pub bytes: RingPayload<'a>,
 }
 
 /// The bytes, in one piece or in as many as are queued.
 #[derive(Clone, Copy, Debug)]
-pub enum Payload<'a> {
+pub enum RingPayload<'a> {
     One(&'a [u8]),
     Queued(&'a Outbox),
 }
@@ -96,7 +96,7 @@ impl Ring {
     fn try_out(&mut self) -> io::Result<()> {
         let (near, mut far) = UnixStream::pair()?;
         far.set_nonblocking(true)?;
-        self.send_all(&[Outgoing { socket: near.as_fd(), bytes: Payload::One(b"?") }])?;
+        self.send_all(&[RingWrite { socket: near.as_fd(), bytes: RingPayload::One(b"?") }])?;
         self.answers().next().unwrap_or_else(|| Err(ErrorKind::Other.into()))?;
         far.read_exact(&mut [0])
     }
@@ -105,7 +105,7 @@ impl Ring {
     ///
     /// # Errors
     /// The ring can no longer be used. What was not sent is answered [`ErrorKind::WouldBlock`].
-    pub fn send_all(&mut self, sends: &[Outgoing<'_>]) -> io::Result<()> {
+    pub fn send_all(&mut self, sends: &[RingWrite<'_>]) -> io::Result<()> {
         self.answers.clear();
         self.answers.resize(sends.len(), -libc::EAGAIN);
         let mut done = Ok(());
@@ -130,15 +130,15 @@ impl Ring {
     }
 
     /// Makes requests of `sends`; nothing is queued yet. Their places are counted from `first`.
-    fn prepare(&mut self, sends: &[Outgoing<'_>], first: usize) {
+    fn prepare(&mut self, sends: &[RingWrite<'_>], first: usize) {
         self.slices.clear();
         self.headers.clear();
         self.requests.clear();
         // All pieces first: no list may grow once somebody has its address.
         for send in sends {
             match send.bytes {
-                Payload::One(bytes) => self.slices.push(slice(bytes)),
-                Payload::Queued(outbox) => {
+                RingPayload::One(bytes) => self.slices.push(slice(bytes)),
+                RingPayload::Queued(outbox) => {
                     self.slices.extend(outbox.iter().take(Outbox::SLICES).map(|one| slice(one)));
                 }
             }
@@ -147,8 +147,8 @@ impl Ring {
         let mut rest = self.slices.as_mut_slice();
         for (place, send) in (first..).zip(sends) {
             let count = match send.bytes {
-                Payload::One(_) => 1,
-                Payload::Queued(outbox) => outbox.iter().take(Outbox::SLICES).count(),
+                RingPayload::One(_) => 1,
+                RingPayload::Queued(outbox) => outbox.iter().take(Outbox::SLICES).count(),
             };
             let (own, others) = rest.split_at_mut(count);
             rest = others;
@@ -255,12 +255,12 @@ mod tests {
         (near, listener.accept().unwrap().0)
     }
 
-    fn one<'a>(socket: &'a impl AsFd, bytes: &'a [u8]) -> Outgoing<'a> {
-        Outgoing { socket: socket.as_fd(), bytes: Payload::One(bytes) }
+    fn one<'a>(socket: &'a impl AsFd, bytes: &'a [u8]) -> RingWrite<'a> {
+        RingWrite { socket: socket.as_fd(), bytes: RingPayload::One(bytes) }
     }
 
     /// What each send came to: bytes that were taken, or the kind of error.
-    fn send(ring: &mut Ring, sends: &[Outgoing<'_>]) -> Vec<Result<usize, ErrorKind>> {
+    fn send(ring: &mut Ring, sends: &[RingWrite<'_>]) -> Vec<Result<usize, ErrorKind>> {
         ring.send_all(sends).unwrap();
         ring.answers().map(|answer| answer.map_err(|error| error.kind())).collect()
     }
@@ -303,9 +303,9 @@ mod tests {
         let sends: Vec<_> = outboxes
             .iter()
             .zip(&sockets)
-            .map(|(outbox, (near, _))| Outgoing {
+            .map(|(outbox, (near, _))| RingWrite {
                 socket: near.as_fd(),
-                bytes: Payload::Queued(outbox),
+                bytes: RingPayload::Queued(outbox),
             })
             .collect();
         let taken = [5, 10, 5 * Outbox::SLICES, 5 * Outbox::SLICES];

@@ -4,7 +4,7 @@
 use tracing::{Level, debug, enabled};
 
 use super::connection::Connection;
-use crate::protocol::json::Object;
+use crate::protocol::json::JsonObject;
 
 /// Whether anybody wants to see frames.
 pub fn is_wanted() -> bool {
@@ -36,7 +36,7 @@ fn words(frame: &[u8]) -> Option<(String, String)> {
         _ => 2,
     };
     let text = frame.get(header..).filter(|_| *first == 0x81)?;
-    let frame = Object::parse(std::str::from_utf8(text).ok()?)?;
+    let frame = JsonObject::parse(std::str::from_utf8(text).ok()?)?;
     let word = |name| frame.string(name).ok().flatten().unwrap_or_default().into_owned();
     Some((word("event"), word("channel")))
 }

@@ -11,13 +11,13 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::http_stream::HttpStream;
 use super::outbox::Outbox;
-use super::tls::{Session, Tls};
+use super::tls::{Session, TlsStream};
 
 /// Where a connection's bytes come from and go to.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
-    Tls(Box<Tls>),
+    Tls(Box<TlsStream>),
     /// From a proxy on the same machine.
     Unix(UnixStream),
     /// Of a client whose WebSockets are blocked.
@@ -40,7 +40,7 @@ impl StreamInTransit {
         Ok(match self {
             Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
             Self::Tls(stream, session) => {
-                Stream::Tls(Box::new(Tls::new(TcpStream::from_std(stream)?, *session)))
+                Stream::Tls(Box::new(TlsStream::new(TcpStream::from_std(stream)?, *session)))
             }
             Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
         })

@@ -4,7 +4,7 @@
 
 use hashbrown::HashTable;
 
-use super::inbox::LocalChannel;
+use super::inbox::ChannelHandle;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
@@ -23,7 +23,7 @@ pub fn counted_bytes(name: &ChannelName) -> usize {
 
 /// The versions of a channel's two histories that a subscriber knows.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Told {
+pub struct SeenVersions {
     /// Of who is present.
     pub presence: u64,
     /// Of the cached event; on other channels, the time that Redis had.
@@ -33,32 +33,32 @@ pub struct Told {
 /// One channel that a connection is subscribed to.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    pub channel: LocalChannel,
+    pub channel: ChannelHandle,
     /// Its place in the channel's list.
     pub position: u32,
     /// Bytes that are counted for it.
     pub bytes: u32,
     /// How much of the channel's history it was told when it subscribed.
-    pub told: Told,
+    pub told: SeenVersions,
     /// Whom it is present as.
     pub user: Option<UserId>,
 }
 
 /// All of a connection's subscriptions.
 #[derive(Debug, Default)]
-pub(super) struct Subscriptions(List);
+pub(super) struct Subscriptions(SubscriptionList);
 
 #[derive(Debug, Default)]
-enum List {
+enum SubscriptionList {
     #[default]
     Empty,
     One(Subscription),
-    Many(Box<Many>),
+    Many(Box<SubscriptionTable>),
 }
 
 /// Two or more.
 #[derive(Debug, Default)]
-struct Many {
+struct SubscriptionTable {
     all: Vec<Subscription>,
     bytes: usize,
     /// Indices into `all` by the channel's slot; empty while `all` is searched.
@@ -70,7 +70,7 @@ fn hash(slot: u32) -> u64 {
     u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-impl Many {
+impl SubscriptionTable {
     fn at(&self, slot: u32) -> Option<usize> {
         if self.index.is_empty() {
             return self.all.iter().position(|one| one.channel.slot == slot);
@@ -132,9 +132,9 @@ impl Many {
 impl Subscriptions {
     pub(super) fn len(&self) -> usize {
         match &self.0 {
-            List::Empty => 0,
-            List::One(_) => 1,
-            List::Many(many) => many.all.len(),
+            SubscriptionList::Empty => 0,
+            SubscriptionList::One(_) => 1,
+            SubscriptionList::Many(many) => many.all.len(),
         }
     }
 
@@ -145,25 +145,25 @@ impl Subscriptions {
     /// Bytes that are counted for all of them.
     pub(super) fn bytes(&self) -> usize {
         match &self.0 {
-            List::Empty => 0,
-            List::One(one) => one.bytes as usize,
-            List::Many(many) => many.bytes,
+            SubscriptionList::Empty => 0,
+            SubscriptionList::One(one) => one.bytes as usize,
+            SubscriptionList::Many(many) => many.bytes,
         }
     }
 
     /// The slot of the channel, if it is the only one.
     pub(super) fn only(&self) -> Option<u32> {
         match &self.0 {
-            List::One(one) => Some(one.channel.slot),
-            List::Empty | List::Many(_) => None,
+            SubscriptionList::One(one) => Some(one.channel.slot),
+            SubscriptionList::Empty | SubscriptionList::Many(_) => None,
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {
         let (one, many) = match &self.0 {
-            List::Empty => (None, [].as_slice()),
-            List::One(one) => (Some(one), [].as_slice()),
-            List::Many(many) => (None, many.all.as_slice()),
+            SubscriptionList::Empty => (None, [].as_slice()),
+            SubscriptionList::One(one) => (Some(one), [].as_slice()),
+            SubscriptionList::Many(many) => (None, many.all.as_slice()),
         };
         one.into_iter().chain(many)
     }
@@ -171,17 +171,17 @@ impl Subscriptions {
     /// The subscription to the channel in that slot.
     pub(super) fn find(&self, slot: u32) -> Option<&Subscription> {
         match &self.0 {
-            List::One(one) if one.channel.slot == slot => Some(one),
-            List::Empty | List::One(_) => None,
-            List::Many(many) => many.all.get(many.at(slot)?),
+            SubscriptionList::One(one) if one.channel.slot == slot => Some(one),
+            SubscriptionList::Empty | SubscriptionList::One(_) => None,
+            SubscriptionList::Many(many) => many.all.get(many.at(slot)?),
         }
     }
 
     pub(super) fn find_mut(&mut self, slot: u32) -> Option<&mut Subscription> {
         match &mut self.0 {
-            List::One(one) if one.channel.slot == slot => Some(one),
-            List::Empty | List::One(_) => None,
-            List::Many(many) => {
+            SubscriptionList::One(one) if one.channel.slot == slot => Some(one),
+            SubscriptionList::Empty | SubscriptionList::One(_) => None,
+            SubscriptionList::Many(many) => {
                 let at = many.at(slot)?;
                 many.all.get_mut(at)
             }
@@ -191,16 +191,16 @@ impl Subscriptions {
     /// Adds one to a channel that there is none to yet.
     pub(super) fn push(&mut self, subscription: Subscription) {
         match std::mem::take(&mut self.0) {
-            List::Empty => self.0 = List::One(subscription),
-            List::One(first) => {
-                let mut many = Box::new(Many::default());
+            SubscriptionList::Empty => self.0 = SubscriptionList::One(subscription),
+            SubscriptionList::One(first) => {
+                let mut many = Box::new(SubscriptionTable::default());
                 many.push(first);
                 many.push(subscription);
-                self.0 = List::Many(many);
+                self.0 = SubscriptionList::Many(many);
             }
-            List::Many(mut many) => {
+            SubscriptionList::Many(mut many) => {
                 many.push(subscription);
-                self.0 = List::Many(many);
+                self.0 = SubscriptionList::Many(many);
             }
         }
     }
@@ -208,9 +208,9 @@ impl Subscriptions {
     /// Takes the subscription to the channel in that slot out.
     pub(super) fn take(&mut self, slot: u32) -> Option<Subscription> {
         match &mut self.0 {
-            List::One(one) if one.channel.slot != slot => None,
-            List::Empty | List::One(_) => self.pop(),
-            List::Many(many) => {
+            SubscriptionList::One(one) if one.channel.slot != slot => None,
+            SubscriptionList::Empty | SubscriptionList::One(_) => self.pop(),
+            SubscriptionList::Many(many) => {
                 let at = many.at(slot)?;
                 let taken = many.remove(at);
                 self.settle();
@@ -221,14 +221,14 @@ impl Subscriptions {
 
     /// Takes the last one out.
     pub(super) fn pop(&mut self) -> Option<Subscription> {
-        if let List::Many(many) = &mut self.0 {
+        if let SubscriptionList::Many(many) = &mut self.0 {
             let last = many.all.len() - 1;
             let taken = many.remove(last);
             self.settle();
             return Some(taken);
         }
         match std::mem::take(&mut self.0) {
-            List::One(one) => Some(one),
+            SubscriptionList::One(one) => Some(one),
             _ => None,
         }
     }
@@ -236,19 +236,19 @@ impl Subscriptions {
     /// The one that was added last.
     pub(super) fn last_mut(&mut self) -> Option<&mut Subscription> {
         match &mut self.0 {
-            List::Empty => None,
-            List::One(one) => Some(one),
-            List::Many(many) => many.all.last_mut(),
+            SubscriptionList::Empty => None,
+            SubscriptionList::One(one) => Some(one),
+            SubscriptionList::Many(many) => many.all.last_mut(),
         }
     }
 
     /// A list of one is none.
     fn settle(&mut self) {
-        if let List::Many(many) = &mut self.0
+        if let SubscriptionList::Many(many) = &mut self.0
             && many.all.len() == 1
             && let Some(one) = many.all.pop()
         {
-            self.0 = List::One(one);
+            self.0 = SubscriptionList::One(one);
         }
     }
 }
@@ -258,8 +258,8 @@ mod tests {
     use super::*;
 
     fn subscription(slot: u32) -> Subscription {
-        let channel = LocalChannel { slot, generation: 0 };
-        Subscription { channel, position: 0, bytes: slot, told: Told::default(), user: None }
+        let channel = ChannelHandle { slot, generation: 0 };
+        Subscription { channel, position: 0, bytes: slot, told: SeenVersions::default(), user: None }
     }
 
     #[test]
@@ -297,7 +297,7 @@ mod tests {
         while all.len() > 20 {
             all.pop();
         }
-        let List::Many(many) = &all.0 else { panic!("twenty are many") };
+        let SubscriptionList::Many(many) = &all.0 else { panic!("twenty are many") };
         assert!(many.all.capacity() < 200 && many.index.capacity() < 200);
         assert!(size_of::<Subscriptions>() <= 56, "an idle connection has one");
     }

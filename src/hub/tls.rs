@@ -21,7 +21,7 @@ const RUN: usize = 64 << 10;
 
 /// A TCP stream and the TLS session on it.
 #[derive(Debug)]
-pub struct Tls {
+pub struct TlsStream {
     tcp: TcpStream,
     session: Session,
     /// Records that were taken out of the session for a write that is made elsewhere. They go before all that
@@ -30,15 +30,15 @@ pub struct Tls {
 }
 
 /// The socket as TLS sees it: takes and gives what it can at once.
-struct AtOnce<'a>(&'a TcpStream);
+struct NonBlockingTcp<'a>(&'a TcpStream);
 
-impl Read for AtOnce<'_> {
+impl Read for NonBlockingTcp<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.try_read(buffer)
     }
 }
 
-impl Write for AtOnce<'_> {
+impl Write for NonBlockingTcp<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }
@@ -52,7 +52,7 @@ impl Write for AtOnce<'_> {
     }
 }
 
-impl Tls {
+impl TlsStream {
     /// A session that has not begun; its handshake is [`Self::poll_handshake`]'s.
     pub fn new(tcp: TcpStream, session: Session) -> Self {
         Self { tcp, session, records: Vec::new() }
@@ -101,7 +101,7 @@ impl Tls {
     fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.tcp.poll_read_ready(cx))?;
-            let read = match self.session.read_tls(&mut AtOnce(&self.tcp)) {
+            let read = match self.session.read_tls(&mut NonBlockingTcp(&self.tcp)) {
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                 Err(error) => return Poll::Ready(Err(error)),
@@ -228,7 +228,7 @@ impl Tls {
             self.forget_encrypted(written);
         }
         while self.session.wants_write() {
-            if self.session.write_tls(&mut AtOnce(&self.tcp))? == 0 {
+            if self.session.write_tls(&mut NonBlockingTcp(&self.tcp))? == 0 {
                 return Err(ErrorKind::WriteZero.into());
             }
         }

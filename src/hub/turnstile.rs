@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tokio::task::yield_now;
 
-use crate::metrics::Turns;
+use crate::metrics::TurnTimes;
 
 /// Pieces of work a turn: a frame is one, and so is each KiB that was read.
 const SHARE: usize = 256;
@@ -46,7 +46,7 @@ impl Turnstile {
 
     /// Begins one turn after the other for as long as somebody waits, for ever. Each is told to `turns`, with
     /// all that others did in it.
-    pub async fn keep(&self, turns: &Turns) {
+    pub async fn keep(&self, turns: &TurnTimes) {
         loop {
             poll_fn(|cx| {
                 if !self.waiting.borrow().is_empty() {
@@ -80,7 +80,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_little_to_say_is_heard_between_floods() {
-        let (turnstile, turns) = (Rc::new(Turnstile::default()), Rc::new(Turns::default()));
+        let (turnstile, turns) = (Rc::new(Turnstile::default()), Rc::new(TurnTimes::default()));
         let (keeper, seen) = (turnstile.clone(), turns.clone());
         let all = LocalSet::new();
         all.spawn_local(async move { keeper.keep(&seen).await });

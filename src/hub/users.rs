@@ -8,21 +8,21 @@ use std::sync::{Mutex, PoisonError};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use super::inbox::Place;
+use super::inbox::ConnectionRef;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 
 /// One app's users.
 #[derive(Debug, Default)]
-pub struct Users {
-    all: DashMap<UserId, Online>,
+pub struct AppUsers {
+    all: DashMap<UserId, OnlineUser>,
     /// Users whose watchers are to be told in a later second.
     due: Mutex<Vec<UserId>>,
 }
 
 /// A user with signed-in connections, or with connections that watch it.
 #[derive(Debug, Default)]
-struct Online {
+struct OnlineUser {
     connections: usize,
     watchers: HashMap<SocketId, Watcher>,
     /// Whether it is online, as watchers are to be told.
@@ -38,12 +38,12 @@ const FEW_WATCHERS: usize = 100;
 
 #[derive(Clone, Copy, Debug)]
 struct Watcher {
-    place: Place,
+    place: ConnectionRef,
     /// Whether it was told last that the user is online.
     told: Option<bool>,
 }
 
-impl Users {
+impl AppUsers {
     /// Gives memory back that is not used.
     pub fn shrink(&self) {
         self.all.shrink_to_fit();
@@ -51,7 +51,7 @@ impl Users {
 
     /// Counts one more signed-in connection, in second `now`. If it is the user's first, each watcher is given to
     /// `tell`, while the user is locked: no change overtakes another.
-    pub fn sign_in(&self, user: &UserId, now: u32, tell: impl FnMut(Place)) {
+    pub fn sign_in(&self, user: &UserId, now: u32, tell: impl FnMut(ConnectionRef)) {
         let mut online = self.all.entry(user.clone()).or_default();
         online.connections += 1;
         let becomes_due = online.turn(true, now, tell);
@@ -60,7 +60,7 @@ impl Users {
     }
 
     /// Counts one signed-in connection less. If it was the user's last, each watcher is given to `tell`.
-    pub fn sign_out(&self, user: &UserId, now: u32, tell: impl FnMut(Place)) {
+    pub fn sign_out(&self, user: &UserId, now: u32, tell: impl FnMut(ConnectionRef)) {
         let Entry::Occupied(mut entry) = self.all.entry(user.clone()) else { return };
         let online = entry.get_mut();
         online.connections = online.connections.saturating_sub(1);
@@ -78,7 +78,7 @@ impl Users {
 
     /// A user whose connections are counted over all nodes is online or is not. Each watcher to whom that is
     /// news is given to `tell`.
-    pub fn turn(&self, user: &str, online: bool, now: u32, tell: impl FnMut(Place)) {
+    pub fn turn(&self, user: &str, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) {
         let Some(mut entry) = self.all.get_mut(user) else { return };
         let becomes_due = entry.turn(online, now, tell);
         let user = entry.key().clone();
@@ -93,7 +93,7 @@ impl Users {
     }
 
     /// Tells those watchers who were not told in an earlier second, of a user and whether it is online now.
-    pub fn tell_due(&self, now: u32, mut tell: impl FnMut(&UserId, bool, Place)) {
+    pub fn tell_due(&self, now: u32, mut tell: impl FnMut(&UserId, bool, ConnectionRef)) {
         let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
         for user in due {
             if let Some(mut online) = self.all.get_mut(&user) {
@@ -105,7 +105,7 @@ impl Users {
     }
 
     /// Lets the connection `watcher` hear of `user`; whether the user is online now.
-    pub fn watch(&self, user: &UserId, watcher: Place) -> bool {
+    pub fn watch(&self, user: &UserId, watcher: ConnectionRef) -> bool {
         let mut online = self.all.entry(user.clone()).or_default();
         let is_online = online.connections > 0;
         let told = Some(is_online);
@@ -114,7 +114,7 @@ impl Users {
     }
 
     /// The same for a user whose connections are counted over all nodes, of whom the watcher is `told`.
-    pub fn watch_told(&self, user: &UserId, watcher: Place, told: Option<bool>) {
+    pub fn watch_told(&self, user: &UserId, watcher: ConnectionRef, told: Option<bool>) {
         let mut online = self.all.entry(user.clone()).or_default();
         online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
     }
@@ -130,10 +130,10 @@ impl Users {
     }
 }
 
-impl Online {
+impl OnlineUser {
     /// Notes whether it is online, and tells the watchers, if they are few or were told nothing in second `now`;
     /// whether they are to be told in a later one and nobody knows that yet.
-    fn turn(&mut self, online: bool, now: u32, tell: impl FnMut(Place)) -> bool {
+    fn turn(&mut self, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) -> bool {
         self.is = online;
         let many = self.watchers.len() > FEW_WATCHERS;
         if many && self.told_at == now {
@@ -146,7 +146,7 @@ impl Online {
         false
     }
 
-    fn tell(&mut self, mut tell: impl FnMut(Place)) {
+    fn tell(&mut self, mut tell: impl FnMut(ConnectionRef)) {
         let online = self.is;
         for watcher in self.watchers.values_mut() {
             if watcher.told.replace(online) != Some(online) {
@@ -162,11 +162,11 @@ mod tests {
 
     #[test]
     fn many_watchers_hear_once_a_second_what_it_has_come_to() {
-        let users = Users::default();
+        let users = AppUsers::default();
         let user = UserId::parse("7").unwrap();
         for number in 0..200 {
             let socket = SocketId { node: 1, number };
-            let _ = users.watch(&user, Place { worker: 0, slot: 0, socket });
+            let _ = users.watch(&user, ConnectionRef { worker: 0, slot: 0, socket });
         }
         let mut told = 0;
         for _ in 0..1000 {

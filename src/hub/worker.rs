@@ -15,17 +15,17 @@ use smallvec::SmallVec;
 use tokio::task::yield_now;
 
 use super::Hub;
-use super::channels::Channels;
+use super::channels::WorkerChannels;
 use super::connection::Connection;
-use super::deflated::Second;
-use super::directory::{Directory, Full, Room, Seats, Subscribed, Unsubscribed};
+use super::deflated::CompressedRun;
+use super::directory::{Directory, ChannelFull, PresenceBounds, WorkerTargets, Subscribed, Unsubscribed};
 use super::flush::Flusher;
-use super::inbox::{Deliver, History, Inbox, LocalChannel, Order, Place};
-use super::leaving::Leaving;
+use super::inbox::{Delivery, Sequence, Inbox, ChannelHandle, WorkerTask, ConnectionRef};
+use super::leave_throttle::LeaveThrottle;
 use super::resume::deliveries::Deliveries;
 use super::ring::Ring;
 use super::stream::Stream;
-use super::subscriptions::{Subscription, Told, counted_bytes};
+use super::subscriptions::{Subscription, SeenVersions, counted_bytes};
 use super::turnstile::Turnstile;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
@@ -46,14 +46,14 @@ pub struct Worker {
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Those of them that are HTTP sessions, by place.
     http_sessions: RefCell<BTreeSet<u32>>,
-    pub(super) channels: RefCell<Channels>,
+    pub(super) channels: RefCell<WorkerChannels>,
     /// What a turn needs, kept from one to the next for its room.
-    spare: RefCell<Turn>,
+    spare: RefCell<WorkerTurn>,
     flusher: RefCell<Flusher>,
     /// Who may leave now.
-    pub leaving: Leaving,
+    pub leaving: LeaveThrottle,
     /// Those that go on with the next second.
-    held_up: RefCell<Vec<Place>>,
+    held_up: RefCell<Vec<ConnectionRef>>,
     /// Who may be read from now.
     pub turnstile: Turnstile,
     /// How far events of resumable clients are delivered.
@@ -64,17 +64,17 @@ pub struct Worker {
 
 /// What has gathered, and whom it concerns.
 #[derive(Debug, Default)]
-struct Turn {
+struct WorkerTurn {
     /// When the first of the orders came.
     since: Option<Instant>,
-    orders: Vec<Order>,
-    frames: Vec<Deliver>,
+    orders: Vec<WorkerTask>,
+    frames: Vec<Delivery>,
     touched: Vec<Rc<Connection>>,
 }
 
 /// A subscription that ended: its channel, what that changed, and whom it was present as.
 #[derive(Debug)]
-pub struct Ended {
+pub struct EndedSubscription {
     pub channel: ChannelName,
     pub change: Unsubscribed,
     pub user: Option<UserId>,
@@ -90,7 +90,7 @@ impl Worker {
             channels: RefCell::default(),
             spare: RefCell::default(),
             flusher: RefCell::default(),
-            leaving: Leaving::default(),
+            leaving: LeaveThrottle::default(),
             held_up: RefCell::default(),
             turnstile: Turnstile::default(),
             deliveries: Deliveries::default(),
@@ -198,9 +198,9 @@ impl Worker {
         &self,
         connection: &Rc<Connection>,
         name: &ChannelName,
-        member: Option<(&Member, Room)>,
-        told: impl FnOnce(&Subscribed) -> Told,
-    ) -> Result<Subscribed, Full> {
+        member: Option<(&Member, PresenceBounds)>,
+        told: impl FnOnce(&Subscribed) -> SeenVersions,
+    ) -> Result<Subscribed, ChannelFull> {
         let directory = &connection.directory;
         let mut channels = self.channels.borrow_mut();
         let local = channels.find_or_open(directory, name);
@@ -208,9 +208,9 @@ impl Worker {
             channel.subscribers.push(connection.clone());
             channel.subscribers.len() - 1
         });
-        let tell = |seats: &Seats, member: &MemberText, version| {
+        let tell = |seats: &WorkerTargets, member: &MemberText, version| {
             let (message, history) =
-                (Message::member_added(name, member), History::Presence(version));
+                (Message::member_added(name, member), Sequence::Presence(version));
             self.hub.publish(seats, message.bytes(), Some(connection.id), history);
         };
         let subscribed = match directory.subscribe(name, (self.index, local), member, tell) {
@@ -238,7 +238,7 @@ impl Worker {
     }
 
     /// Notes what a subscriber has been told anew.
-    pub fn retell(&self, connection: &Connection, name: &str, told: impl FnOnce(&mut Told)) {
+    pub fn retell(&self, connection: &Connection, name: &str, told: impl FnOnce(&mut SeenVersions)) {
         let Some(local) = self.channels.borrow().find(&connection.directory, name) else { return };
         let mut subscriptions = connection.subscriptions.borrow_mut();
         if let Some(subscription) = subscriptions.find_mut(local.slot) {
@@ -247,19 +247,19 @@ impl Worker {
     }
 
     /// Ends a subscription; `None` if there is none.
-    pub fn unsubscribe(&self, connection: &Connection, name: &str) -> Option<Ended> {
+    pub fn unsubscribe(&self, connection: &Connection, name: &str) -> Option<EndedSubscription> {
         let slot = self.channels.borrow().find(&connection.directory, name)?.slot;
         let subscription = connection.subscriptions.borrow_mut().take(slot)?;
         self.end(connection, subscription)
     }
 
     /// Ends all subscriptions, one a call; `None` once there are none.
-    pub fn unsubscribe_next(&self, connection: &Connection) -> Option<Ended> {
+    pub fn unsubscribe_next(&self, connection: &Connection) -> Option<EndedSubscription> {
         let subscription = connection.subscriptions.borrow_mut().pop()?;
         self.end(connection, subscription)
     }
 
-    fn end(&self, connection: &Connection, subscription: Subscription) -> Option<Ended> {
+    fn end(&self, connection: &Connection, subscription: Subscription) -> Option<EndedSubscription> {
         let mut channels = self.channels.borrow_mut();
         let Subscription { channel: local, position, user, bytes, .. } = subscription;
         let slot = local.slot;
@@ -277,12 +277,12 @@ impl Worker {
             self.deliveries.forget(local);
         }
         drop(channels);
-        let tell = |seats: &Seats, member: &MemberText, version| {
+        let tell = |seats: &WorkerTargets, member: &MemberText, version| {
             let message = Message::member_removed(&name, member);
-            self.hub.publish(seats, message.bytes(), None, History::Presence(version));
+            self.hub.publish(seats, message.bytes(), None, Sequence::Presence(version));
         };
         let change = connection.directory.unsubscribe(&name, self.index, user.as_ref(), tell)?;
-        Some(Ended { channel: name, change, user })
+        Some(EndedSubscription { channel: name, change, user })
     }
 
     /// Makes the connection its user's, or nobody's; who it was.
@@ -340,13 +340,13 @@ impl Worker {
     }
 
     /// Takes all orders and carries them out; the connections that are to be flushed.
-    fn carry_out(&self) -> Turn {
+    fn carry_out(&self) -> WorkerTurn {
         let mut turn = self.spare.take();
         turn.since = self.inbox().take(&mut turn.orders);
-        let Turn { orders, frames, touched, .. } = &mut turn;
+        let WorkerTurn { orders, frames, touched, .. } = &mut turn;
         for order in orders.drain(..) {
             match order {
-                Order::Deliver(frame) => frames.push(frame),
+                WorkerTask::Deliver(frame) => frames.push(frame),
                 other => {
                     self.deliver_all(frames, touched);
                     self.carry_out_one(other, touched);
@@ -359,23 +359,23 @@ impl Worker {
 
     /// Delivers frames so that each subscriber gets its own in the order they came. Channels whose
     /// subscribers have no other come one after the other, for frames of one channel can be joined.
-    fn deliver_all(&self, frames: &mut Vec<Deliver>, touched: &mut Vec<Rc<Connection>>) {
+    fn deliver_all(&self, frames: &mut Vec<Delivery>, touched: &mut Vec<Rc<Connection>>) {
         if frames.len() > 1 {
             let channels = self.channels.borrow();
-            let place = |frame: &Deliver| {
+            let place = |frame: &Delivery| {
                 if channels.is_alone(frame.channel) { frame.channel.slot } else { u32::MAX }
             };
             if !frames.is_sorted_by_key(place) {
                 frames.sort_by_key(place);
             }
         }
-        let mut run: SmallVec<[Deliver; 8]> = SmallVec::new();
+        let mut run: SmallVec<[Delivery; 8]> = SmallVec::new();
         let mut run_bytes = 0;
         for next in frames.drain(..) {
             let joins = run.last().is_some_and(|last| {
                 last.channel == next.channel
-                    && last.history == History::None
-                    && next.history == History::None
+                    && last.history == Sequence::None
+                    && next.history == Sequence::None
             });
             if !joins || run_bytes + next.frame.len() > JOINED {
                 self.deliver_run(&mut run, touched);
@@ -389,7 +389,7 @@ impl Worker {
 
     /// Delivers frames that follow each other on one channel, joined into one piece for all those who get
     /// all of them.
-    fn deliver_run(&self, run: &mut SmallVec<[Deliver; 8]>, touched: &mut Vec<Rc<Connection>>) {
+    fn deliver_run(&self, run: &mut SmallVec<[Delivery; 8]>, touched: &mut Vec<Rc<Connection>>) {
         let Some(first) = run.first() else { return };
         let channels = self.channels.borrow();
         let Some(channel) = channels.get(first.channel) else {
@@ -398,7 +398,7 @@ impl Worker {
         };
         let all = match run.as_slice() {
             [only] => only.frame.clone(),
-            several => Deliver::join(several),
+            several => Delivery::join(several),
         };
         let number = run.last().map_or(0, |last| last.number);
         if number > 0 && self.deliveries.deliver(first.channel, number) >= first.number {
@@ -406,11 +406,11 @@ impl Worker {
             self.deliver_anew(channel, run, touched);
             return run.clear();
         }
-        let (mut deliveries, mut second) = (0, Second::default());
+        let (mut deliveries, mut second) = (0, CompressedRun::default());
         let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {
             if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
-                if history != History::None && !is_news(connection, first.channel, history) {
+                if history != Sequence::None && !is_news(connection, first.channel, history) {
                     continue;
                 }
                 self.give(connection, second.pick(connection, run, &all, true), number);
@@ -432,29 +432,29 @@ impl Worker {
         run.clear();
     }
 
-    fn carry_out_one(&self, order: Order, touched: &mut Vec<Rc<Connection>>) {
+    fn carry_out_one(&self, order: WorkerTask, touched: &mut Vec<Rc<Connection>>) {
         match order {
-            Order::Deliver(_) => {}
-            Order::CloseUser { directory, user, asked, why } => {
+            WorkerTask::Deliver(_) => {}
+            WorkerTask::CloseUser { directory, user, asked, why } => {
                 self.each_of_user(&directory, &user, asked, |connection| connection.close(&why));
             }
-            Order::Withdraw { directory, user, asked, withdrawal } => {
+            WorkerTask::Withdraw { directory, user, asked, withdrawal } => {
                 self.each_of_user(&directory, &user, asked, |connection| {
                     connection.withdraw(withdrawal.clone());
                 });
             }
-            Order::Arrive { place, arrival } => {
+            WorkerTask::Arrive { place, arrival } => {
                 if let Some(connection) = self.at(place) {
                     connection.arrive(*arrival);
                 }
             }
-            Order::Resume { place, admitted } => {
+            WorkerTask::Resume { place, admitted } => {
                 self.at(place).into_iter().for_each(|one| one.resume(admitted));
             }
-            Order::CloseOne { place, why } => {
+            WorkerTask::CloseOne { place, why } => {
                 self.at(place).into_iter().for_each(|one| one.close(&why));
             }
-            Order::Tell { place, frame } => {
+            WorkerTask::Tell { place, frame } => {
                 let Some(connection) = self.at(place) else { return };
                 connection.push(frame);
                 if connection.touch() {
@@ -481,7 +481,7 @@ impl Worker {
     }
 
     /// The connection in that place, unless it has gone.
-    fn at(&self, place: Place) -> Option<Rc<Connection>> {
+    fn at(&self, place: ConnectionRef) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         connections.get(place.slot as usize).filter(|one| one.id == place.socket).cloned()
     }
@@ -489,11 +489,11 @@ impl Worker {
 
 /// Whether what happened there in the channel's history is after what the subscriber was told when it
 /// subscribed.
-pub(super) fn is_news(connection: &Connection, channel: LocalChannel, history: History) -> bool {
+pub(super) fn is_news(connection: &Connection, channel: ChannelHandle, history: Sequence) -> bool {
     let subscriptions = connection.subscriptions.borrow();
     subscriptions.find(channel.slot).is_some_and(|Subscription { told, .. }| match history {
-        History::None => true,
-        History::Presence(version) => told.presence < version,
-        History::Cache(version) => told.cache < version,
+        Sequence::None => true,
+        Sequence::Presence(version) => told.presence < version,
+        Sequence::Cache(version) => told.cache < version,
     })
 }

@@ -2,7 +2,7 @@
 //! been asked. Which apps are known is `keeper`'s, how databases are asked `sql`'s. A known app never comes
 //! this way.
 
-pub mod keeper;
+pub mod known_apps;
 #[cfg(feature = "sql")]
 pub mod sql;
 
@@ -20,14 +20,14 @@ const LONGEST: usize = 255;
 
 /// What an app is asked for by.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Name {
+pub enum AppName {
     Id(String),
     Key(String),
 }
 
 /// What came of a question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum LookupResult {
     /// The table has answered: if there is such an app it is among the known ones now.
     Answered,
     /// Nobody can tell just now.
@@ -36,45 +36,45 @@ pub enum Verdict {
 
 /// Somebody waits for an app.
 #[derive(Debug)]
-pub struct Question {
-    pub name: Name,
-    pub answer: oneshot::Sender<Verdict>,
+pub struct LookupRequest {
+    pub name: AppName,
+    pub answer: oneshot::Sender<LookupResult>,
 }
 
 /// The door to whoever asks the table.
 #[derive(Clone, Debug)]
-pub struct Lookup(mpsc::Sender<Question>);
+pub struct Lookup(mpsc::Sender<LookupRequest>);
 
 impl Lookup {
     /// The door, and what comes in by it.
-    pub fn new() -> (Self, mpsc::Receiver<Question>) {
+    pub fn new() -> (Self, mpsc::Receiver<LookupRequest>) {
         let (questions, asked) = mpsc::channel(MOST);
         (Self(questions), asked)
     }
 
-    pub fn ask(&self, name: Name) -> Pending {
-        let (Name::Id(text) | Name::Key(text)) = &name;
+    pub fn ask(&self, name: AppName) -> PendingLookup {
+        let (AppName::Id(text) | AppName::Key(text)) = &name;
         if text.is_empty() || text.len() > LONGEST {
-            return Pending(Err(Verdict::Answered));
+            return PendingLookup(Err(LookupResult::Answered));
         }
         let (answer, pending) = oneshot::channel();
-        match self.0.try_send(Question { name, answer }) {
-            Ok(()) => Pending(Ok(pending)),
-            Err(_) => Pending(Err(Verdict::Away)),
+        match self.0.try_send(LookupRequest { name, answer }) {
+            Ok(()) => PendingLookup(Ok(pending)),
+            Err(_) => PendingLookup(Err(LookupResult::Away)),
         }
     }
 }
 
 /// A question on its way to its verdict.
 #[derive(Debug)]
-pub struct Pending(Result<oneshot::Receiver<Verdict>, Verdict>);
+pub struct PendingLookup(Result<oneshot::Receiver<LookupResult>, LookupResult>);
 
-impl Future for Pending {
-    type Output = Verdict;
+impl Future for PendingLookup {
+    type Output = LookupResult;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Verdict> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LookupResult> {
         match &mut self.0 {
-            Ok(pending) => Pin::new(pending).poll(cx).map(|told| told.unwrap_or(Verdict::Away)),
+            Ok(pending) => Pin::new(pending).poll(cx).map(|told| told.unwrap_or(LookupResult::Away)),
             Err(verdict) => Poll::Ready(*verdict),
         }
     }

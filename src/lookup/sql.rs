@@ -34,7 +34,7 @@ const SOME: usize = 20;
 /// A database's table of apps.
 #[derive(Debug)]
 pub struct Database {
-    server: Server,
+    server: SqlServer,
     /// The name as it stands in a query.
     table: String,
 }
@@ -42,7 +42,7 @@ pub struct Database {
 /// How to connect, and the connection if there is one. While it is in use it is not here, so that one on
 /// which an answer is still to come is never used again.
 #[derive(Debug)]
-enum Server {
+enum SqlServer {
     MySql(MySqlConnectOptions, Option<MySqlConnection>),
     Postgres(PgConnectOptions, Option<PgConnection>),
 }
@@ -63,11 +63,11 @@ impl Database {
         let wrong = |_: sqlx::Error| "the URL cannot be read".to_owned();
         if url.starts_with("postgres") {
             let options = PgConnectOptions::from_str(url).map_err(wrong)?;
-            let server = Server::Postgres(options.disable_statement_logging(), None);
+            let server = SqlServer::Postgres(options.disable_statement_logging(), None);
             Ok(Self { server, table: quoted("\"") })
         } else {
             let options = MySqlConnectOptions::from_str(url).map_err(wrong)?;
-            let server = Server::MySql(options.disable_statement_logging(), None);
+            let server = SqlServer::MySql(options.disable_statement_logging(), None);
             Ok(Self { server, table: quoted("`") })
         }
     }
@@ -97,7 +97,7 @@ impl Database {
         let asked = async {
             let table = &self.table;
             match &self.server {
-                Server::Postgres(options, _) => {
+                SqlServer::Postgres(options, _) => {
                     let text = format!(
                         "SELECT row_to_json(t)::text FROM {table} t ORDER BY t.\"id\" LIMIT {SOME}"
                     );
@@ -105,7 +105,7 @@ impl Database {
                     let rows = query.fetch_all(&mut options.connect().await?).await?;
                     Ok(rows.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
                 }
-                Server::MySql(options, _) => {
+                SqlServer::MySql(options, _) => {
                     let text = format!("SELECT * FROM {table} ORDER BY `id` LIMIT {SOME}");
                     let query = sqlx::query(AssertSqlSafe(text)).persistent(false);
                     let rows = query.fetch_all(&mut options.connect().await?).await?;
@@ -123,8 +123,8 @@ impl Database {
     /// used is made again.
     async fn rows(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<Row>, sqlx::Error> {
         let was_connected = match &self.server {
-            Server::MySql(_, connection) => connection.is_some(),
-            Server::Postgres(_, connection) => connection.is_some(),
+            SqlServer::MySql(_, connection) => connection.is_some(),
+            SqlServer::Postgres(_, connection) => connection.is_some(),
         };
         match self.ask(ids, keys).await {
             Err(_) if was_connected => self.ask(ids, keys).await,
@@ -135,7 +135,7 @@ impl Database {
     async fn ask(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<Row>, sqlx::Error> {
         let table = &self.table;
         match &mut self.server {
-            Server::Postgres(options, kept) => {
+            SqlServer::Postgres(options, kept) => {
                 let mut connection = match kept.take() {
                     Some(connection) => connection,
                     None => options.connect().await?,
@@ -152,7 +152,7 @@ impl Database {
                 };
                 Ok(rows.iter().filter_map(row).collect())
             }
-            Server::MySql(options, kept) => {
+            SqlServer::MySql(options, kept) => {
                 let mut connection = match kept.take() {
                     Some(connection) => connection,
                     None => options.connect().await?,
@@ -213,7 +213,7 @@ pub async fn run(
     mut questions: mpsc::Receiver<Question>,
     ttl: Duration,
 ) {
-    let mut asker = Asker { database, keeper, away_until: None };
+    let mut asker = SqlAsker { database, keeper, away_until: None };
     let mut looks = interval_at(Instant::now() + ttl, ttl);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -231,14 +231,14 @@ pub async fn run(
     }
 }
 
-struct Asker {
+struct SqlAsker {
     database: Database,
     keeper: Arc<Keeper>,
     /// Set while the database is away.
     away_until: Option<Instant>,
 }
 
-impl Asker {
+impl SqlAsker {
     async fn answer(&mut self, asked: Vec<Question>) {
         let names: Vec<Name> = asked.iter().map(|question| question.name.clone()).collect();
         let open: Vec<Name> =

@@ -29,15 +29,15 @@ impl Counter {
 
 /// Counts of things told apart by one of `N` labels.
 #[derive(Debug)]
-pub struct Tally<const N: usize>([Counter; N]);
+pub struct CounterArray<const N: usize>([Counter; N]);
 
-impl<const N: usize> Default for Tally<N> {
+impl<const N: usize> Default for CounterArray<N> {
     fn default() -> Self {
         Self(std::array::from_fn(|_| Counter::default()))
     }
 }
 
-impl<const N: usize> Tally<N> {
+impl<const N: usize> CounterArray<N> {
     /// Counts one more at a label's place.
     pub fn count(&self, label: usize) {
         if let Some(counter) = self.0.get(label) {
@@ -59,12 +59,12 @@ impl<const N: usize> Tally<N> {
 
 /// The highest of the values that were noted in the current stretch of time and the one before.
 #[derive(Debug, Default)]
-pub struct Peak {
+pub struct RecentPeak {
     current: Counter,
     before: Counter,
 }
 
-impl Peak {
+impl RecentPeak {
     pub fn note(&self, value: u64) {
         if value > self.current.value() {
             self.current.set(value);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_peak_is_remembered_for_a_while() {
-        let peak = Peak::default();
+        let peak = RecentPeak::default();
         peak.note(7);
         peak.note(3);
         assert_eq!(peak.value(), 7);

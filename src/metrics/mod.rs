@@ -14,37 +14,37 @@ use std::time::Instant;
 
 use tokio::runtime::RuntimeMetrics;
 
-pub use counter::{Counter, Histogram, Peak, Tally};
+pub use counter::{Counter, Histogram, RecentPeak, CounterArray};
 pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Transport, Unreadable, Unready};
-pub use notices::{Notice, Notices};
-pub use page::{Labels, Page};
-pub use process::Process;
+pub use notices::{LogNotice, LogThrottle};
+pub use page::{SampleLabels, MetricsPage};
+pub use process::ProcessStats;
 
 /// One worker's counts, on cache lines of their own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct Counts {
+pub struct WorkerCounts {
     /// Connections open now.
     pub connections: Counter,
     /// Those of them that receive by HTTP requests, by transport.
-    pub over_http: Tally<{ Transport::ALL.len() }>,
+    pub over_http: CounterArray<{ Transport::ALL.len() }>,
     /// Tasks that panicked; each cost one connection.
     pub panics: Counter,
     /// Frames from clients that were refused in any way.
     pub refused_messages: Counter,
     /// Sockets that ended, or were not let in.
-    pub ends: Tally<{ Reason::ALL.len() }>,
+    pub ends: CounterArray<{ Reason::ALL.len() }>,
     /// Signatures that did not hold, by what was signed and what was wrong.
-    pub doubts: [Tally<{ Doubt::ALL.len() }>; Signed::ALL.len()],
+    pub doubts: [CounterArray<{ Doubt::ALL.len() }>; Signed::ALL.len()],
     /// Refused because a second's share was used up.
-    pub limited: Tally<{ Limited::ALL.len() }>,
+    pub limited: CounterArray<{ Limited::ALL.len() }>,
     /// What came and could not be read as a request.
-    pub unreadable: Tally<{ Unreadable::ALL.len() }>,
+    pub unreadable: CounterArray<{ Unreadable::ALL.len() }>,
     /// Requests to the API, by what was asked and how it was answered.
-    pub calls: [Calls; Call::ALL.len()],
+    pub calls: [RequestCounts; Call::ALL.len()],
 }
 
-impl Counts {
+impl WorkerCounts {
     /// Counts a signature that does not hold.
     pub fn doubt(&self, signed: Signed, doubt: Doubt) {
         if let Some(doubts) = self.doubts.get(signed as usize) {
@@ -55,8 +55,8 @@ impl Counts {
 
 /// Requests of one kind.
 #[derive(Debug, Default)]
-pub struct Calls {
-    pub by_status: Tally<{ Status::ALL.len() }>,
+pub struct RequestCounts {
+    pub by_status: CounterArray<{ Status::ALL.len() }>,
     /// From the request's head to its answer.
     pub seconds: Histogram,
 }
@@ -64,7 +64,7 @@ pub struct Calls {
 /// What one worker carried for one app, on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct Traffic {
+pub struct AppTraffic {
     /// Sockets that were let in, and those of them that are gone.
     pub connected: Counter,
     pub disconnected: Counter,
@@ -93,13 +93,13 @@ pub struct Traffic {
 /// How a worker gets on with its work.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct Turns {
+pub struct TurnTimes {
     /// From the oldest order to the last flush, until nothing waits to be flushed.
     pub fan_out: Histogram,
     /// One turn of everybody on the worker, while more is asked than fits into one.
     pub crowded: Histogram,
     /// The longest turn of the last while, in nanoseconds.
-    pub longest: Peak,
+    pub longest: RecentPeak,
     /// Bytes that wait in outboxes, as last added up.
     pub waiting: Counter,
     /// 1 where writes for many sockets go out together, by io_uring.
@@ -109,7 +109,7 @@ pub struct Turns {
     pub submitted_writes: Counter,
 }
 
-impl Turns {
+impl TurnTimes {
     /// A turn is over that began at `begun`. If nothing waits to be flushed any more, `oldest` is when the
     /// first of what was flushed came.
     pub fn end(&self, oldest: Option<Instant>, begun: Instant) {
@@ -124,10 +124,10 @@ impl Turns {
 /// All workers' counts.
 #[derive(Debug)]
 pub struct Metrics {
-    workers: Vec<Counts>,
+    workers: Vec<WorkerCounts>,
     runtimes: Vec<OnceLock<RuntimeMetrics>>,
     /// What the log may say of what others do wrong.
-    pub notices: Notices,
+    pub notices: LogThrottle,
     /// The last time that the settings were read again they were of no use.
     pub reload_failed: AtomicBool,
 }
@@ -136,26 +136,26 @@ impl Metrics {
     pub fn new(workers: usize) -> Self {
         let workers = workers.max(1);
         Self {
-            workers: (0..workers).map(|_| Counts::default()).collect(),
+            workers: (0..workers).map(|_| WorkerCounts::default()).collect(),
             runtimes: (0..workers).map(|_| OnceLock::new()).collect(),
-            notices: Notices::default(),
+            notices: LogThrottle::default(),
             reload_failed: AtomicBool::new(false),
         }
     }
 
     /// The counts of one worker.
-    pub fn of(&self, worker: u16) -> &Counts {
+    pub fn of(&self, worker: u16) -> &WorkerCounts {
         #[expect(clippy::indexing_slicing, reason = "there is always a worker")]
         self.workers.get(usize::from(worker)).unwrap_or(&self.workers[0])
     }
 
     /// All workers' counts, in their order.
-    pub fn workers(&self) -> &[Counts] {
+    pub fn workers(&self) -> &[WorkerCounts] {
         &self.workers
     }
 
     /// One count over all workers.
-    pub fn sum(&self, read: impl Fn(&Counts) -> &Counter) -> u64 {
+    pub fn sum(&self, read: impl Fn(&WorkerCounts) -> &Counter) -> u64 {
         self.workers.iter().map(|counts| read(counts).value()).fold(0, u64::wrapping_add)
     }
 

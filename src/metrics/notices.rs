@@ -12,7 +12,7 @@ const PAUSE: u64 = 60;
 
 /// What a line is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Notice {
+pub enum LogNotice {
     /// A socket that was not let in.
     Refusal(Reason),
     /// A request to the API that was refused.
@@ -35,9 +35,9 @@ pub enum Notice {
     HeldUp,
 }
 
-const KINDS: usize = Reason::ALL.len() + Status::ALL.len() + Notice::OTHERS.len();
+const KINDS: usize = Reason::ALL.len() + Status::ALL.len() + LogNotice::OTHERS.len();
 
-impl Notice {
+impl LogNotice {
     /// Those that are one kind each, and how many of them are called.
     const OTHERS: [(Self, &'static str); 8] = [
         (Self::Signature, "subscriptions and sign-ins with a wrong signature"),
@@ -75,27 +75,27 @@ impl Notice {
 
 /// When each kind last had a line.
 #[derive(Debug)]
-pub struct Notices {
+pub struct LogThrottle {
     begun: OnceLock<Instant>,
-    kinds: [Kind; KINDS],
+    kinds: [NoticeKind; KINDS],
 }
 
 #[derive(Debug, Default)]
-struct Kind {
+struct NoticeKind {
     /// Second from which on there may be another line.
     next: AtomicU64,
     left_out: AtomicU64,
 }
 
-impl Default for Notices {
+impl Default for LogThrottle {
     fn default() -> Self {
-        Self { begun: OnceLock::new(), kinds: std::array::from_fn(|_| Kind::default()) }
+        Self { begun: OnceLock::new(), kinds: std::array::from_fn(|_| NoticeKind::default()) }
     }
 }
 
-impl Notices {
+impl LogThrottle {
     /// Whether there is to be a line now, and how many of its kind had none since the last.
-    pub fn due(&self, notice: Notice) -> Option<u64> {
+    pub fn due(&self, notice: LogNotice) -> Option<u64> {
         let begun = self.begun.get_or_init(Instant::now);
         self.due_at(notice, begun.elapsed().as_secs())
     }
@@ -111,13 +111,13 @@ impl Notices {
             // Relaxed: at worst one that comes in this very moment is told of a minute later.
             if now >= kind.next.load(Ordering::Relaxed) && kind.left_out.load(Ordering::Relaxed) > 0
             {
-                overdue.push((kind.left_out.swap(0, Ordering::Relaxed), Notice::words(place)));
+                overdue.push((kind.left_out.swap(0, Ordering::Relaxed), LogNotice::words(place)));
             }
         }
         overdue
     }
 
-    fn due_at(&self, notice: Notice, now: u64) -> Option<u64> {
+    fn due_at(&self, notice: LogNotice, now: u64) -> Option<u64> {
         let kind = self.kinds.get(notice.place())?;
         let next = kind.next.load(Ordering::Relaxed);
         let is_mine = now >= next
@@ -139,22 +139,22 @@ mod tests {
 
     #[test]
     fn each_kind_has_a_line_a_minute() {
-        let notices = Notices::default();
+        let notices = LogThrottle::default();
         let due = |notice, now| notices.due_at(notice, now);
         let (unknown, quota) =
-            (Notice::Refusal(Reason::UnknownApp), Notice::Refusal(Reason::Quota));
+            (LogNotice::Refusal(Reason::UnknownApp), LogNotice::Refusal(Reason::Quota));
         assert_eq!((due(unknown, 0), due(unknown, 0), due(unknown, 59)), (Some(0), None, None));
         assert_eq!(due(quota, 59), Some(0));
         assert_eq!((due(unknown, 60), due(unknown, 61)), (Some(2), None));
         assert_eq!(notices.overdue_at(119), []);
         assert_eq!(notices.overdue_at(120), [(1, "sockets refused: unknown_app".to_owned())]);
         assert_eq!((notices.overdue_at(120), due(unknown, 500)), (vec![], Some(0)));
-        let places = [Notice::Request(Status::Ok), Notice::Request(Status::Other)];
-        let others = Notice::OTHERS.map(|(notice, _)| notice);
+        let places = [LogNotice::Request(Status::Ok), LogNotice::Request(Status::Other)];
+        let others = LogNotice::OTHERS.map(|(notice, _)| notice);
         for notice in places.into_iter().chain(others) {
             assert_eq!(due(notice, 0), Some(0), "{notice:?}");
-            assert!(!Notice::words(notice.place()).is_empty(), "{notice:?}");
+            assert!(!LogNotice::words(notice.place()).is_empty(), "{notice:?}");
         }
-        assert_eq!(Notice::OTHERS.last().map(|(last, _)| last.place()), Some(KINDS - 1));
+        assert_eq!(LogNotice::OTHERS.last().map(|(last, _)| last.place()), Some(KINDS - 1));
     }
 }

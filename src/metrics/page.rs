@@ -9,16 +9,16 @@ use prometheus::{TEXT_FORMAT, TextEncoder};
 use super::Histogram;
 
 /// Labels of one sample, in the order they are shown.
-pub type Labels<'a> = &'a [(&'a str, &'a str)];
+pub type SampleLabels<'a> = &'a [(&'a str, &'a str)];
 
 /// Families, added one after the other.
 #[derive(Debug)]
-pub struct Page {
+pub struct MetricsPage {
     prefix: String,
     families: Vec<MetricFamily>,
 }
 
-impl Page {
+impl MetricsPage {
     pub const CONTENT_TYPE: &'static str = TEXT_FORMAT;
 
     /// A page on which all names begin with `prefix`.
@@ -57,7 +57,7 @@ impl Page {
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
+        samples: impl IntoIterator<Item = (SampleLabels<'a>, f64)>,
     ) {
         let counter = |(labels, value)| {
             let mut counter = Counter::default();
@@ -75,7 +75,7 @@ impl Page {
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
+        samples: impl IntoIterator<Item = (SampleLabels<'a>, f64)>,
     ) {
         let gauge = |(labels, value)| {
             let mut gauge = Gauge::default();
@@ -93,7 +93,7 @@ impl Page {
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (Labels<'a>, Vec<&'a Histogram>)>,
+        samples: impl IntoIterator<Item = (SampleLabels<'a>, Vec<&'a Histogram>)>,
     ) {
         let histogram = |(labels, all)| {
             let (counts, sum) = Histogram::read::<'a>(all);
@@ -124,7 +124,7 @@ impl Page {
     }
 }
 
-fn pairs(labels: Labels<'_>) -> Vec<LabelPair> {
+fn pairs(labels: SampleLabels<'_>) -> Vec<LabelPair> {
     let pair = |(name, value): &(&str, &str)| {
         let mut pair = LabelPair::default();
         pair.set_name((*name).to_owned());
@@ -140,10 +140,10 @@ mod tests {
 
     #[test]
     fn a_page_reads_as_the_format_has_it() {
-        let mut page = Page::new("x_");
-        let labels: Labels<'_> = &[("app", "a\"b\\c\nd")];
+        let mut page = MetricsPage::new("x_");
+        let labels: SampleLabels<'_> = &[("app", "a\"b\\c\nd")];
         page.counters("things_total", "Things.", [(labels, 3.0)]);
-        page.gauges("none", "Nothing.", Vec::<(Labels<'_>, f64)>::new());
+        page.gauges("none", "Nothing.", Vec::<(SampleLabels<'_>, f64)>::new());
         let histogram = Histogram::default();
         histogram.observe(std::time::Duration::from_micros(60));
         page.histograms("took_seconds", "How long.", [(&[][..], vec![&histogram])]);

@@ -5,7 +5,7 @@ use std::fs;
 
 /// A look at the process.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Process {
+pub struct ProcessStats {
     pub resident_bytes: f64,
     pub virtual_bytes: f64,
     pub user_seconds: f64,
@@ -20,7 +20,7 @@ pub struct Process {
 /// Ticks a second in `/proc`, on every Linux whatever its own clock.
 const TICKS: f64 = 100.0;
 
-impl Process {
+impl ProcessStats {
     /// Bytes of memory that the process holds now; cheaper than a look at everything.
     pub fn memory() -> Option<u64> {
         let pages = fs::read_to_string("/proc/self/statm").ok()?;
@@ -73,12 +73,12 @@ mod tests {
 
     #[test]
     fn this_process_is_seen() {
-        let Some(process) = Process::look() else { return };
+        let Some(process) = ProcessStats::look() else { return };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         assert!(process.resident_bytes > 1e5 && process.virtual_bytes > process.resident_bytes);
         assert!(process.open_files >= 3.0 && process.max_files >= process.open_files);
         assert!(process.threads >= 1.0);
-        assert!(Process::memory().is_some_and(|bytes| bytes > 100_000));
+        assert!(ProcessStats::memory().is_some_and(|bytes| bytes > 100_000));
         let age = now - process.start_seconds;
         assert!((-2.0..86_400.0).contains(&age), "{age} s old");
     }

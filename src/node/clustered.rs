@@ -9,20 +9,20 @@ use std::time::Instant;
 use bytes::Bytes;
 use dashmap::DashMap;
 
-use super::news::wants;
-use super::online::Unknown;
+use super::webhooks::wants;
+use super::watchlist::PendingWatchlist;
 use super::requests::Requests;
 use super::{Node, Publication};
 use crate::app::{App, AppId};
-use crate::cluster::link::{Link, Publish};
-use crate::cluster::topics::{Entry, Topics};
-use crate::cluster::{Ticket, Topic};
-use crate::hub::budget::Work;
+use crate::cluster::link::{Link, OutgoingEvent};
+use crate::cluster::topics::{TopicEntry, Topics};
+use crate::cluster::{SubscribeTicket, Topic};
+use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
-use crate::hub::inbox::{History, Place};
-use crate::hub::subscriptions::Told;
-use crate::hub::worker::Ended;
+use crate::hub::inbox::{Sequence, ConnectionRef};
+use crate::hub::subscriptions::SeenVersions;
+use crate::hub::worker::EndedSubscription;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::SubscriptionError;
 use crate::protocol::event::Message;
@@ -37,19 +37,19 @@ pub struct Clustered {
     /// Connections that each app has on other nodes, as was last heard.
     pub(super) elsewhere: DashMap<AppId, usize>,
     /// Connections that are to be told of whom they watch.
-    pub(super) unknown: DashMap<SocketId, Unknown>,
+    pub(super) unknown: DashMap<SocketId, PendingWatchlist>,
     /// What all other nodes have been asked to do.
     pub(super) requests: Requests,
 }
 
 /// A subscription that waits for other nodes.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingSubscription {
     topic: Topic,
     member: Option<Member>,
 }
 
-impl Pending {
+impl PendingSubscription {
     fn user(&self) -> Option<&UserId> {
         self.member.as_ref().map(|member| &member.user_id)
     }
@@ -77,7 +77,7 @@ impl Clustered {
         self.topics.read(&topic, |entry| entry.roster.count()).unwrap_or_default()
     }
 
-    pub(super) fn leave(&self, app: &App, ended: &Ended) {
+    pub(super) fn leave(&self, app: &App, ended: &EndedSubscription) {
         let topic = Topic { app: app.id.clone(), channel: ended.channel.clone() };
         self.topics.leave(&topic, ended.user.as_ref(), wants(app, &ended.channel));
     }
@@ -92,7 +92,7 @@ impl Clustered {
         promised: bool,
     ) {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
-        self.link().publish(Publish::Event { topic, except, frame }, promised);
+        self.link().publish(OutgoingEvent::Event { topic, except, frame }, promised);
     }
 
     pub(super) fn publish_cached(&self, app: &App, publication: Publication<'_>, frame: Bytes) {
@@ -100,18 +100,18 @@ impl Clustered {
         let topic = Topic { app: app.id.clone(), channel: channel.clone() };
         let (data, ttl) = (Bytes::copy_from_slice(data.as_bytes()), app.features.cache_ttl);
         let max = app.limits.cache_bytes;
-        let publish = Publish::Cached { topic: topic.clone(), except, frame, data, ttl, max };
+        let publish = OutgoingEvent::Cached { topic: topic.clone(), except, frame, data, ttl, max };
         self.topics.publish_cached(&topic, publish);
     }
 
     pub(super) fn terminate(&self, app: &AppId, user: &UserId, asked: Instant) {
         let (app, user) = (app.clone(), user.clone());
-        self.link().publish(Publish::Terminate { app, user, asked }, true);
+        self.link().publish(OutgoingEvent::Terminate { app, user, asked }, true);
     }
 }
 
 /// What a subscriber is told: its subscription, and on a cache channel the last event.
-fn answers(name: &ChannelName, entry: &Entry) -> (Message, Option<Bytes>) {
+fn answers(name: &ChannelName, entry: &TopicEntry) -> (Message, Option<Bytes>) {
     let kind = name.kind();
     let subscribed =
         if kind.is_presence() { entry.roster.message(name) } else { Message::subscribed(name) };
@@ -143,17 +143,17 @@ impl Node {
         connection: &Rc<Connection>,
         channel: ChannelName,
         member: Option<Member>,
-    ) -> Option<Pending> {
+    ) -> Option<PendingSubscription> {
         let topic = Topic { app: connection.app().id.clone(), channel };
-        let Place { worker, slot, socket } = connection.place();
-        let ticket = Ticket { worker, slot, socket };
+        let ConnectionRef { worker, slot, socket } = connection.place();
+        let ticket = SubscribeTicket { worker, slot, socket };
         let max = connection.app().limits.max_presence_members;
         let claim = member.as_ref().map(|member| (member, max));
         let ready = cluster.topics.hold(&topic, ticket, claim);
-        let pending = Pending { topic, member };
+        let pending = PendingSubscription { topic, member };
         if !ready {
             // Redis is asked, which costs more than what is known here.
-            connection.budget.spend(Work::NewChannel);
+            connection.budget.spend(WorkKind::NewChannel);
             connection.set_joining(pending.user().cloned());
             return Some(pending);
         }
@@ -165,7 +165,7 @@ impl Node {
     pub fn resume(
         &self,
         connection: &Rc<Connection>,
-        pending: Pending,
+        pending: PendingSubscription,
         admitted: bool,
     ) -> Result<(), SubscriptionError> {
         let Some(cluster) = &self.shared.cluster else { return Ok(()) };
@@ -188,7 +188,7 @@ impl Node {
     }
 
     /// Gives up a subscription that waited.
-    pub fn abandon(&self, pending: &Pending) {
+    pub fn abandon(&self, pending: &PendingSubscription) {
         if let Some(cluster) = &self.shared.cluster {
             cluster.topics.abandon(&pending.topic, pending.user());
         }
@@ -207,10 +207,10 @@ impl Node {
         self.shared.report_count(&topic, total);
         let message = Message::subscription_count(name, total.count);
         let seats = directory.seats(name.as_str());
-        self.hub().publish(&seats, message.bytes(), None, History::None);
+        self.hub().publish(&seats, message.bytes(), None, Sequence::None);
     }
 
-    fn enter(&self, cluster: &Clustered, connection: &Rc<Connection>, pending: &Pending) {
+    fn enter(&self, cluster: &Clustered, connection: &Rc<Connection>, pending: &PendingSubscription) {
         let name = &pending.topic.channel;
         let app = connection.app();
         let mut misses = false;
@@ -222,7 +222,7 @@ impl Node {
             } else {
                 cluster.link().clock().now()
             };
-            let told = Told { presence: entry.roster.version(), cache };
+            let told = SeenVersions { presence: entry.roster.version(), cache };
             // Nobody is too many here: Redis has found room for the member.
             let subscribed = self.worker.subscribe(connection, name, None, |_| told);
             if let (Ok(_), Some(user)) = (subscribed, pending.user()) {

@@ -3,10 +3,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Shared;
+use super::ServerState;
 use crate::metrics::Unready;
 
-impl Shared {
+impl ServerState {
     /// Whether it stops, or soon will.
     pub fn is_retiring(&self) -> bool {
         // Advice for load balancers: nothing else depends on when it is seen.

@@ -12,15 +12,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::clustered::Clustered;
-use super::news::Announced;
-use super::{Acknowledgement, Shared, tells_count};
+use super::webhooks::WebhookAppsNotifier;
+use super::{Acknowledgement, ServerState, tells_count};
 use crate::app::AppId;
-use crate::cluster::envelope::{Body, Envelope};
-use crate::cluster::link::{Alone, Arrival, Figures, Kept, Order};
-use crate::cluster::roster::{Change, Loaded};
-use crate::cluster::topics::{Cached, Entry};
-use crate::cluster::{Outcome, Ticket, Topic};
-use crate::hub::inbox::{History, Place};
+use crate::cluster::envelope::{EnvelopeBody, Envelope};
+use crate::cluster::link::{OfflineFallback, LinkEvent, LinkMetrics, RetainedEvent, LinkRequest};
+use crate::cluster::roster::{RosterChange, LoadedRoster};
+use crate::cluster::topics::{TopicCache, TopicEntry};
+use crate::cluster::{SubscribeOutcome, SubscribeTicket, Topic};
+use crate::hub::inbox::{Sequence, ConnectionRef};
 use crate::protocol::error::close;
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, UserId};
@@ -33,12 +33,12 @@ const CONNECTIONS_EVERY: Duration = Duration::from_millis(200);
 const SUMS_EVERY: u32 = 5;
 
 /// Takes arrivals until the link ends.
-pub async fn take_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arrival>) {
+pub async fn take_arrivals(shared: Arc<ServerState>, mut arrivals: mpsc::Receiver<LinkEvent>) {
     let Some(cluster) = &shared.cluster else { return };
     let mut ticks = interval(CONNECTIONS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut told, mut tick) = (HashMap::new(), 0_u32);
-    let mut announced = Announced::default();
+    let mut announced = WebhookAppsNotifier::default();
     let mut asked = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -64,11 +64,11 @@ pub async fn take_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arr
 }
 
 /// Counts those to whom an event of another node goes, one that it may except among them.
-fn count_deliveries(cluster: &Clustered, entry: &Entry) {
-    Figures::add(&cluster.link().figures().deliveries, entry.subscribed() as u64);
+fn count_deliveries(cluster: &Clustered, entry: &TopicEntry) {
+    LinkMetrics::add(&cluster.link().figures().deliveries, entry.subscribed() as u64);
 }
 
-impl Shared {
+impl ServerState {
     fn tell_connections(&self, cluster: &Clustered, told: &mut HashMap<AppId, usize>, sums: bool) {
         for (app, directory) in self.hub.directories() {
             let count = directory.connections();
@@ -77,47 +77,47 @@ impl Shared {
                 apps.by_id(app.as_str()).is_some_and(|app| app.limits.max_connections > 0)
             };
             if told.insert(app.clone(), count) != Some(count) || (sums && limited()) {
-                cluster.link().order(Order::Connections { app, count });
+                cluster.link().order(LinkRequest::Connections { app, count });
             }
         }
     }
 
     /// Does what one arrival says. What is returned is to be waited for, and the node that asked for it told.
-    pub fn receive(&self, cluster: &Clustered, arrival: Arrival) -> Option<Acknowledgement> {
+    pub fn receive(&self, cluster: &Clustered, arrival: LinkEvent) -> Option<Acknowledgement> {
         let topics = &cluster.topics;
         match arrival {
-            Arrival::Opened { topic, loaded, cached, settled } => {
+            LinkEvent::Opened { topic, loaded, cached, settled } => {
                 topics.change(&topic, |entry| self.open(&topic, entry, loaded, cached, settled));
             }
-            Arrival::Joined { topic, user, version } => {
+            LinkEvent::Joined { topic, user, version } => {
                 topics.change(&topic, |entry| {
                     entry.roster.confirm(&user, version);
                     self.resume(entry.ready());
                 });
             }
-            Arrival::Full { topic, user } => {
+            LinkEvent::Full { topic, user } => {
                 topics.change(&topic, |entry| self.resume(entry.refuse(&user)));
             }
-            Arrival::Alone(alone) => self.alone(cluster, alone),
-            Arrival::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope, false),
-            Arrival::Late(topic, envelope) => self.receive_on(cluster, &topic, envelope, true),
-            Arrival::Terminate { app, user, asked } => {
+            LinkEvent::Alone(alone) => self.alone(cluster, alone),
+            LinkEvent::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope, false),
+            LinkEvent::Late(topic, envelope) => self.receive_on(cluster, &topic, envelope, true),
+            LinkEvent::Terminate { app, user, asked } => {
                 let directory = self.hub.directory(&app);
                 self.hub.close_user(&directory, &user, asked, &close::TERMINATED);
             }
-            Arrival::Reconnect { app, user, asked } => {
+            LinkEvent::Reconnect { app, user, asked } => {
                 let directory = self.hub.directory(&app);
                 self.hub.close_user(&directory, &user, asked, &close::RECONNECT);
             }
-            Arrival::Withdraw { node, order } => return Some(self.withdraw_for(node, &order)),
-            Arrival::Living { request, nodes } => cluster.requests.expect(request, nodes),
-            Arrival::Done { request, node } => cluster.requests.answer(request, node),
-            Arrival::Connections { app, total } => {
+            LinkEvent::Withdraw { node, order } => return Some(self.withdraw_for(node, &order)),
+            LinkEvent::Living { request, nodes } => cluster.requests.expect(request, nodes),
+            LinkEvent::Done { request, node } => cluster.requests.answer(request, node),
+            LinkEvent::Connections { app, total } => {
                 let here = self.hub.directory(&app).connections();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
             }
-            Arrival::News(told) => self.take_news(told),
-            Arrival::Down => {
+            LinkEvent::News(told) => self.take_news(told),
+            LinkEvent::Down => {
                 for topic in topics.all() {
                     topics.change(&topic, |entry| self.admit_waiting(&topic, entry));
                 }
@@ -131,9 +131,9 @@ impl Shared {
     fn open(
         &self,
         topic: &Topic,
-        entry: &mut Entry,
-        loaded: Option<Loaded>,
-        cached: Option<Kept>,
+        entry: &mut TopicEntry,
+        loaded: Option<LoadedRoster>,
+        cached: Option<RetainedEvent>,
         settled: bool,
     ) {
         entry.go_live();
@@ -149,34 +149,34 @@ impl Shared {
             let is_news = !kept.told || entry.cache_version() == 0;
             entry.keep(kept.into());
             if is_news {
-                self.deliver_event(topic, &frame, (None, History::Cache(version)));
+                self.deliver_event(topic, &frame, (None, Sequence::Cache(version)));
             }
         }
         self.resume(entry.ready());
     }
 
-    fn alone(&self, cluster: &Clustered, alone: Alone) {
+    fn alone(&self, cluster: &Clustered, alone: OfflineFallback) {
         let topics = &cluster.topics;
         match alone {
-            Alone::Open(topic) => {
+            OfflineFallback::Open(topic) => {
                 topics.change(&topic, |entry| self.admit_waiting(&topic, entry));
             }
-            Alone::Join { topic, user } => {
+            OfflineFallback::Join { topic, user } => {
                 topics.change(&topic, |entry| self.join_alone(&topic, entry, &user));
             }
-            Alone::Leave { topic, user } => {
+            OfflineFallback::Leave { topic, user } => {
                 topics.change(&topic, |entry| {
                     let changes = entry.roster.leave_alone(&user);
                     self.tell_changes(&topic, entry, changes);
                 });
             }
-            Alone::Publish { topic, except, frame, data } => {
+            OfflineFallback::Publish { topic, except, frame, data } => {
                 topics.change(&topic, |entry| {
                     let apps = self.apps.load();
                     let app = apps.by_id(topic.app.as_str());
                     let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
                     let version = entry.keep_alone(frame.clone(), data, Instant::now() + ttl);
-                    self.deliver_event(&topic, &frame, (except, History::Cache(version)));
+                    self.deliver_event(&topic, &frame, (except, Sequence::Cache(version)));
                     entry.came_back();
                     self.resume(entry.ready());
                 });
@@ -185,7 +185,7 @@ impl Shared {
     }
 
     /// Lets everybody in who waits for a Redis that is away.
-    fn admit_waiting(&self, topic: &Topic, entry: &mut Entry) {
+    fn admit_waiting(&self, topic: &Topic, entry: &mut TopicEntry) {
         entry.go_live();
         entry.lost_link();
         if topic.channel.online_user().is_some() {
@@ -202,7 +202,7 @@ impl Shared {
         self.resume(entry.ready());
     }
 
-    fn join_alone(&self, topic: &Topic, entry: &mut Entry, user: &UserId) {
+    fn join_alone(&self, topic: &Topic, entry: &mut TopicEntry, user: &UserId) {
         entry.go_live();
         if entry.roster.is_full_for(user) {
             return self.resume(entry.refuse(user));
@@ -216,24 +216,24 @@ impl Shared {
         let topics = &cluster.topics;
         let own = envelope.origin == self.hub.node();
         match envelope.body {
-            Body::Event { version, except, frame } => {
+            EnvelopeBody::Event { version, except, frame } => {
                 // Else all who are subscribed now were when it was sent.
                 let history =
-                    if late && version > 0 { History::Cache(version) } else { History::None };
+                    if late && version > 0 { Sequence::Cache(version) } else { Sequence::None };
                 self.deliver_event(topic, &frame, (except, history));
                 topics.read(topic, |entry| count_deliveries(cluster, entry));
             }
-            Body::Cached { version, except, frame, data } => {
+            EnvelopeBody::Cached { version, except, frame, data } => {
                 let apps = self.apps.load();
                 let app = apps.by_id(topic.app.as_str());
                 let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
                 topics.change(topic, |entry| {
                     let expires = Instant::now() + ttl;
                     let news = version > entry.cache_version();
-                    entry.keep(Cached { version, frame: frame.clone(), data, expires });
+                    entry.keep(TopicCache { version, frame: frame.clone(), data, expires });
                     let told = own && envelope.told;
                     if news && !told {
-                        self.deliver_event(topic, &frame, (except, History::Cache(version)));
+                        self.deliver_event(topic, &frame, (except, Sequence::Cache(version)));
                         if !own {
                             count_deliveries(cluster, entry);
                         }
@@ -244,7 +244,7 @@ impl Shared {
                     }
                 });
             }
-            Body::Joined { version, user, info } => {
+            EnvelopeBody::Joined { version, user, info } => {
                 topics.change(topic, |entry| {
                     let member = Member { user_id: user, user_info: info };
                     let changes = entry.roster.join(version, &member);
@@ -252,10 +252,10 @@ impl Shared {
                     self.resume(entry.ready());
                 });
             }
-            Body::Left { version, user } => {
+            EnvelopeBody::Left { version, user } => {
                 topics.change(topic, |entry| self.left(cluster, topic, entry, version, &user));
             }
-            Body::Count { version, count } => {
+            EnvelopeBody::Count { version, count } => {
                 topics.change(topic, |entry| {
                     // Each is told by the node that had it counted, so that one may overtake another.
                     if version > entry.total.version {
@@ -271,11 +271,11 @@ impl Shared {
                     }
                 });
             }
-            Body::Terminate { .. }
-            | Body::Reconnect { .. }
-            | Body::Withdraw { .. }
-            | Body::Done { .. }
-            | Body::Probe => {}
+            EnvelopeBody::Terminate { .. }
+            | EnvelopeBody::Reconnect { .. }
+            | EnvelopeBody::Withdraw { .. }
+            | EnvelopeBody::Done { .. }
+            | EnvelopeBody::Probe => {}
         }
     }
 
@@ -283,21 +283,21 @@ impl Shared {
         &self,
         cluster: &Clustered,
         topic: &Topic,
-        entry: &mut Entry,
+        entry: &mut TopicEntry,
         version: u64,
         user: &UserId,
     ) {
         if let Some(member) = entry.roster.must_join_again(version, user) {
             let (topic, member, max) = (topic.clone(), member.clone(), usize::MAX);
             let place = entry.roster.place(user);
-            cluster.link().order(Order::Join { topic, member, max, place });
+            cluster.link().order(LinkRequest::Join { topic, member, max, place });
         }
         let changes = entry.roster.leave(version, user);
         self.tell_changes(topic, entry, changes);
         self.resume(entry.ready());
     }
 
-    fn tell_count(&self, topic: &Topic, entry: &mut Entry, count: usize) {
+    fn tell_count(&self, topic: &Topic, entry: &mut TopicEntry, count: usize) {
         entry.total.count = count;
         let apps = self.apps.load();
         let wanted =
@@ -306,7 +306,7 @@ impl Shared {
         if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
             self.report_count(topic, entry.total);
             let message = Message::subscription_count(&topic.channel, count);
-            self.deliver(topic, message.bytes(), None, History::None);
+            self.deliver(topic, message.bytes(), None, Sequence::None);
         }
     }
 
@@ -314,8 +314,8 @@ impl Shared {
     fn tell_changes(
         &self,
         topic: &Topic,
-        entry: &Entry,
-        changes: impl IntoIterator<Item = Change>,
+        entry: &TopicEntry,
+        changes: impl IntoIterator<Item = RosterChange>,
     ) {
         if topic.channel.online_user().is_some() {
             if changes.into_iter().next().is_some() {
@@ -325,15 +325,15 @@ impl Shared {
         }
         for change in changes {
             let message = match &change {
-                Change::Added(member) => Message::member_added(&topic.channel, member),
-                Change::Removed(member) => Message::member_removed(&topic.channel, member),
+                RosterChange::Added(member) => Message::member_added(&topic.channel, member),
+                RosterChange::Removed(member) => Message::member_removed(&topic.channel, member),
             };
-            let history = History::Presence(entry.roster.version());
+            let history = Sequence::Presence(entry.roster.version());
             self.deliver(topic, message.bytes(), None, history);
         }
     }
 
-    fn deliver_event(&self, topic: &Topic, frame: &Bytes, place: (Option<SocketId>, History)) {
+    fn deliver_event(&self, topic: &Topic, frame: &Bytes, place: (Option<SocketId>, Sequence)) {
         let apps = self.apps.load();
         let app = apps.by_id(topic.app.as_str());
         let min = app.and_then(|app| app.compression_min(&topic.channel));
@@ -341,15 +341,15 @@ impl Shared {
         self.hub.publish_event(&seats, frame, place, min, 0);
     }
 
-    fn deliver(&self, topic: &Topic, frame: &Bytes, except: Option<SocketId>, history: History) {
+    fn deliver(&self, topic: &Topic, frame: &Bytes, except: Option<SocketId>, history: Sequence) {
         let seats = self.hub.directory(&topic.app).seats(topic.channel.as_str());
         self.hub.publish(&seats, frame, except, history);
     }
 
-    fn resume(&self, tickets: Vec<(Ticket, Outcome)>) {
-        for (Ticket { worker, slot, socket }, outcome) in tickets {
-            let place = Place { worker, slot, socket };
-            self.hub.resume(place, outcome == Outcome::Ready);
+    fn resume(&self, tickets: Vec<(SubscribeTicket, SubscribeOutcome)>) {
+        for (SubscribeTicket { worker, slot, socket }, outcome) in tickets {
+            let place = ConnectionRef { worker, slot, socket };
+            self.hub.resume(place, outcome == SubscribeOutcome::Ready);
         }
     }
 }

@@ -10,9 +10,9 @@ use super::{Node, Publication};
 use crate::app::App;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
-use crate::hub::inbox::History;
+use crate::hub::inbox::Sequence;
 use crate::hub::resume::resumption::Resumption;
-use crate::hub::resume::{Bounds, Found, OpenConnection, ResumeFigures};
+use crate::hub::resume::{LogBounds, SubscriptionState, OpenConnection, ResumeFigures};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::close;
 use crate::protocol::event::Message;
@@ -27,7 +27,7 @@ const START_SLACK: Duration = Duration::from_secs(5);
 
 /// What is told to a client that subscribes, in the place of a cached event.
 #[derive(Debug)]
-pub(super) enum Caught {
+pub(super) enum CatchUp {
     /// Nothing was missed.
     Up,
     /// Nobody knows what was missed.
@@ -37,11 +37,11 @@ pub(super) enum Caught {
 }
 
 /// What the logs of an app may keep.
-fn bounds(app: &App) -> Bounds {
+fn bounds(app: &App) -> LogBounds {
     let window = app.features.resume.as_secs().saturating_add(1);
     let window = u32::try_from(window).unwrap_or(u32::MAX);
     let found_out = app.activity_timeout.saturating_add(LIVENESS_SECONDS);
-    Bounds { bytes: app.limits.resume_bytes, seconds: window.saturating_add(found_out) }
+    LogBounds { bytes: app.limits.resume_bytes, seconds: window.saturating_add(found_out) }
 }
 
 impl Node {
@@ -86,11 +86,11 @@ impl Node {
     }
 
     /// What a client that has just been subscribed to a channel has missed there.
-    pub(super) fn catch_up(&self, connection: &Rc<Connection>, name: &ChannelName) -> Caught {
-        let Some(resumption) = connection.resumption() else { return Caught::Up };
+    pub(super) fn catch_up(&self, connection: &Rc<Connection>, name: &ChannelName) -> CatchUp {
+        let Some(resumption) = connection.resumption() else { return CatchUp::Up };
         let resume = &connection.directory.resume;
         match resume.subscribe(&resumption.token, connection.id, name) {
-            Found::Held(missed) => {
+            SubscriptionState::Held(missed) => {
                 self.worker.note_told(connection, name, missed.last);
                 if !missed.frames.is_empty() {
                     self.worker.expect_acknowledgement(connection);
@@ -98,13 +98,13 @@ impl Node {
                 if missed.gap {
                     ResumeFigures::add(&resume.figures.gaps, 1);
                 }
-                Caught::Missed(missed.frames, missed.gap)
+                CatchUp::Missed(missed.frames, missed.gap)
             }
-            Found::New if resumption.is_forgotten && resumption.note_gap(name) => {
+            SubscriptionState::New if resumption.is_forgotten && resumption.note_gap(name) => {
                 ResumeFigures::add(&resume.figures.gaps, 1);
-                Caught::Gap
+                CatchUp::Gap
             }
-            Found::New | Found::Told => Caught::Up,
+            SubscriptionState::New | SubscriptionState::Told => CatchUp::Up,
         }
     }
 
@@ -114,15 +114,15 @@ impl Node {
         &self,
         connection: &Connection,
         name: &ChannelName,
-        caught: Caught,
+        caught: CatchUp,
     ) -> bool {
         match caught {
-            Caught::Up => false,
-            Caught::Gap => {
+            CatchUp::Up => false,
+            CatchUp::Gap => {
                 connection.tell(Message::gap(name));
                 false
             }
-            Caught::Missed(frames, gap) => {
+            CatchUp::Missed(frames, gap) => {
                 if gap {
                     connection.tell(Message::gap(name));
                 }
@@ -138,7 +138,7 @@ impl Node {
         app: &App,
         directory: &Directory,
         (publication, message): (Publication<'_>, &Message),
-        history: History,
+        history: Sequence,
     ) {
         let Publication { channel, except, .. } = publication;
         let event = (channel, message.bytes(), except);
@@ -180,7 +180,7 @@ impl Node {
         for (id, directory) in self.hub().directories() {
             let app = apps.by_id(id.as_str());
             let window = app.map_or(Duration::ZERO, |app| app.features.resume);
-            let bounds = app.map_or(Bounds { bytes: 0, seconds: 0 }, |app| bounds(app));
+            let bounds = app.map_or(LogBounds { bytes: 0, seconds: 0 }, |app| bounds(app));
             directory.resume.expire(now, window, bounds);
         }
     }

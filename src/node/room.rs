@@ -4,7 +4,7 @@
 use super::Node;
 use crate::app::App;
 use crate::hub::connection::Connection;
-use crate::hub::directory::{Full, Room};
+use crate::hub::directory::{ChannelFull, PresenceBounds};
 use crate::hub::subscriptions::counted_bytes;
 use crate::metrics::Limited;
 use crate::protocol::channel::ChannelName;
@@ -46,14 +46,14 @@ impl Node {
 }
 
 /// What one presence channel of the app may have.
-pub(super) fn room(app: &App) -> Room {
-    Room { members: app.limits.max_presence_members, bytes: app.limits.presence_bytes }
+pub(super) fn room(app: &App) -> PresenceBounds {
+    PresenceBounds { members: app.limits.max_presence_members, bytes: app.limits.presence_bytes }
 }
 
 /// Why a member is not let in.
-pub(super) fn no_room(app: &App, full: Full) -> SubscriptionError {
+pub(super) fn no_room(app: &App, full: ChannelFull) -> SubscriptionError {
     match full {
-        Full::Members => SubscriptionError::TooManyMembers { max: app.limits.max_presence_members },
-        Full::Bytes => SubscriptionError::RosterTooLarge { max: app.limits.presence_bytes },
+        ChannelFull::Members => SubscriptionError::TooManyMembers { max: app.limits.max_presence_members },
+        ChannelFull::Bytes => SubscriptionError::RosterTooLarge { max: app.limits.presence_bytes },
     }
 }

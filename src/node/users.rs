@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Node;
 use crate::app::AppId;
-use crate::hub::budget::Work;
+use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::metrics::Signed;
@@ -48,7 +48,7 @@ impl Node {
                 told += 1;
                 self.hub().tell(place, online.bytes().clone());
             });
-            connection.budget.spend(Work::Notices(told));
+            connection.budget.spend(WorkKind::Notices(told));
         }
         if app.features.watchlist {
             self.watch(connection, &user);

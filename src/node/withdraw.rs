@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::warn;
 
-use super::{Node, Shared};
+use super::{Node, ServerState};
 use crate::app::AppId;
-use crate::cluster::link::{Figures, Publish, Withdraw};
+use crate::cluster::link::{LinkMetrics, OutgoingEvent, Withdraw};
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::withdrawal::Withdrawal;
@@ -26,7 +26,7 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// A withdrawal under way. Ready once every connection concerned has left, on all nodes, or a second has passed.
 #[derive(Debug)]
-pub struct Withdrawing {
+pub struct PendingWithdrawal {
     here: Option<oneshot::Receiver<()>>,
     elsewhere: Option<Elsewhere>,
     deadline: Pin<Box<Sleep>>,
@@ -35,13 +35,13 @@ pub struct Withdrawing {
 /// What the other nodes are asked to do.
 #[derive(Debug)]
 struct Elsewhere {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     app: AppId,
     request: u64,
     answered: oneshot::Receiver<()>,
 }
 
-impl Future for Withdrawing {
+impl Future for PendingWithdrawal {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -71,7 +71,7 @@ impl Elsewhere {
         let Self { shared, app, request, .. } = self;
         let Some(cluster) = &shared.cluster else { return };
         let missing = cluster.requests.give_up(*request);
-        Figures::add(&cluster.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
+        LinkMetrics::add(&cluster.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
         match missing {
             Some(nodes) => warn!(%app, nodes, "nodes have not said that they took a right back"),
             None => warn!(%app, "Redis is away: other nodes take a right back once it is there"),
@@ -91,12 +91,12 @@ impl Drop for Elsewhere {
 #[derive(Debug)]
 pub struct Acknowledgement {
     completed: oneshot::Receiver<()>,
-    done: Publish,
+    done: OutgoingEvent,
 }
 
 impl Acknowledgement {
     /// What the other node is told; nothing if it is not done in the time that it waits.
-    pub async fn done(self) -> Option<Publish> {
+    pub async fn done(self) -> Option<OutgoingEvent> {
         // Resolves to an error: nothing is sent on it.
         timeout(MAX_WAIT, self.completed).await.ok().map(|_| self.done)
     }
@@ -110,17 +110,17 @@ impl Node {
         (app, directory): (&AppId, &Arc<Directory>),
         user: &UserId,
         channels: Arc<[ChannelName]>,
-    ) -> Withdrawing {
+    ) -> PendingWithdrawal {
         let (app, user, asked) = (app.clone(), user.clone(), Instant::now());
         let mut order = Withdraw { app: app.clone(), user, channels, asked, request: 0 };
         let here = self.shared.withdraw_here(directory, &order);
         let elsewhere = self.shared.cluster.as_ref().map(|cluster| {
             let (request, answered) = cluster.requests.open();
             order.request = request;
-            cluster.link().publish(Publish::Withdraw(order), true);
+            cluster.link().publish(OutgoingEvent::Withdraw(order), true);
             Elsewhere { shared: self.shared.clone(), app, request, answered }
         });
-        Withdrawing { here: Some(here), elsewhere, deadline: Box::pin(sleep(MAX_WAIT)) }
+        PendingWithdrawal { here: Some(here), elsewhere, deadline: Box::pin(sleep(MAX_WAIT)) }
     }
 
     /// Closes every connection that is signed in as the user, or present as it, so that it comes back.
@@ -129,7 +129,7 @@ impl Node {
         self.hub().close_user(directory, user, asked, &close::RECONNECT);
         if let Some(cluster) = &self.shared.cluster {
             let (app, user) = (app.clone(), user.clone());
-            cluster.link().publish(Publish::Reconnect { app, user, asked }, true);
+            cluster.link().publish(OutgoingEvent::Reconnect { app, user, asked }, true);
         }
     }
 
@@ -142,7 +142,7 @@ impl Node {
     }
 }
 
-impl Shared {
+impl ServerState {
     /// Takes a right back from the connections of this node; what resolves once all concerned have left.
     fn withdraw_here(&self, directory: &Arc<Directory>, order: &Withdraw) -> oneshot::Receiver<()> {
         directory.resume.withdraw(&order.user, &order.channels);
@@ -155,6 +155,6 @@ impl Shared {
     pub(super) fn withdraw_for(&self, node: u64, order: &Withdraw) -> Acknowledgement {
         let completed = self.withdraw_here(&self.hub.directory(&order.app), order);
         let (app, request) = (order.app.clone(), order.request);
-        Acknowledgement { completed, done: Publish::Done { app, node, request } }
+        Acknowledgement { completed, done: OutgoingEvent::Done { app, node, request } }
     }
 }

@@ -16,7 +16,7 @@ pub struct ChannelName(Arc<str>);
 
 /// What a channel's name makes of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Kind {
+pub struct ChannelKind {
     pub access: Access,
     /// Whether the channel keeps its last event for whoever subscribes next.
     pub cache: bool,
@@ -86,8 +86,8 @@ impl ChannelName {
         &self.0
     }
 
-    pub fn kind(&self) -> Kind {
-        Kind::of(&self.0)
+    pub fn kind(&self) -> ChannelKind {
+        ChannelKind::of(&self.0)
     }
 
     /// The user whose own channel this is.
@@ -113,7 +113,7 @@ fn check(text: &str, max: usize) -> Result<(), NameError> {
     bad.map_or(Ok(()), |c| Err(NameError::Character(c)))
 }
 
-impl Kind {
+impl ChannelKind {
     /// By anchored prefix, the longest first (case S12): `cache-private-x` is a public cache channel.
     pub fn of(name: &str) -> Self {
         let kind = |access, cache| Self { access, cache };
@@ -181,7 +181,7 @@ mod tests {
             ("privateroom", Access::Public, false),
             ("#server-to-user-7", Access::ServerToUser, false),
         ] {
-            assert_eq!(Kind::of(name), Kind { access, cache }, "{name}");
+            assert_eq!(ChannelKind::of(name), ChannelKind { access, cache }, "{name}");
         }
     }
 

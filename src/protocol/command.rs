@@ -5,11 +5,11 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::json::{self, NotAString, Object};
+use super::json::{self, NotAString, JsonObject};
 
 /// One frame's meaning. Text is borrowed from the frame where it can be.
 #[derive(Debug)]
-pub enum Command<'a> {
+pub enum ClientCommand<'a> {
     Ping,
     Pong,
     Subscribe(Subscribe),
@@ -47,7 +47,7 @@ pub struct ClientEvent<'a> {
 
 /// Why a frame means nothing.
 #[derive(Debug, PartialEq, Eq, Clone)]
-pub enum Malformed {
+pub enum MalformedCommand {
     /// Not JSON, no event, a wrong type, or an event that clients do not send.
     Message,
     /// A client event without a channel (case C11).
@@ -56,13 +56,13 @@ pub enum Malformed {
     Subscribe { channel: String, field: &'static str },
 }
 
-impl From<NotAString> for Malformed {
+impl From<NotAString> for MalformedCommand {
     fn from(_: NotAString) -> Self {
         Self::Message
     }
 }
 
-impl<'a> Command<'a> {
+impl<'a> ClientCommand<'a> {
     /// Its event, and its channel if it is about one.
     pub fn words(&self) -> (&str, &str) {
         match self {
@@ -75,9 +75,9 @@ impl<'a> Command<'a> {
         }
     }
 
-    pub fn parse(text: &'a str) -> Result<Self, Malformed> {
-        let frame = Object::parse(text).ok_or(Malformed::Message)?;
-        let event = frame.string("event")?.ok_or(Malformed::Message)?;
+    pub fn parse(text: &'a str) -> Result<Self, MalformedCommand> {
+        let frame = JsonObject::parse(text).ok_or(MalformedCommand::Message)?;
+        let event = frame.string("event")?.ok_or(MalformedCommand::Message)?;
         match &*event {
             "pusher:ping" => Ok(Self::Ping),
             "pusher:pong" => Ok(Self::Pong),
@@ -85,42 +85,42 @@ impl<'a> Command<'a> {
             "pusher:unsubscribe" => with_data(&frame, unsubscribe).map(Self::Unsubscribe),
             "pusher:signin" => with_data(&frame, sign_in).map(Self::SignIn),
             _ if event.starts_with("client-") => {
-                let channel = frame.string("channel")?.ok_or(Malformed::ClientEvent)?;
+                let channel = frame.string("channel")?.ok_or(MalformedCommand::ClientEvent)?;
                 Ok(Self::ClientEvent(ClientEvent { event, channel, data: frame.get("data") }))
             }
-            _ => Err(Malformed::Message),
+            _ => Err(MalformedCommand::Message),
         }
     }
 }
 
 /// Reads `data`, which is an object or a string that holds one.
 fn with_data<T>(
-    frame: &Object<'_>,
-    read: impl FnOnce(&Object<'_>) -> Result<T, Malformed>,
-) -> Result<T, Malformed> {
-    let data = frame.get("data").ok_or(Malformed::Message)?;
+    frame: &JsonObject<'_>,
+    read: impl FnOnce(&JsonObject<'_>) -> Result<T, MalformedCommand>,
+) -> Result<T, MalformedCommand> {
+    let data = frame.get("data").ok_or(MalformedCommand::Message)?;
     let text = json::string(data).unwrap_or_else(|| Cow::Borrowed(data.get()));
-    read(&Object::parse(&text).ok_or(Malformed::Message)?)
+    read(&JsonObject::parse(&text).ok_or(MalformedCommand::Message)?)
 }
 
-fn subscribe(data: &Object<'_>) -> Result<Subscribe, Malformed> {
+fn subscribe(data: &JsonObject<'_>) -> Result<Subscribe, MalformedCommand> {
     let given = |text: Cow<'_, str>| (!text.is_empty()).then(|| text.into_owned());
-    let channel = data.string("channel")?.ok_or(Malformed::Message)?;
+    let channel = data.string("channel")?.ok_or(MalformedCommand::Message)?;
     let field = |field| match data.string(field) {
         Ok(text) => Ok(text.and_then(given)),
         Err(NotAString(field)) => {
-            Err(Malformed::Subscribe { channel: channel.clone().into_owned(), field })
+            Err(MalformedCommand::Subscribe { channel: channel.clone().into_owned(), field })
         }
     };
     let (auth, channel_data) = (field("auth")?, field("channel_data")?);
     Ok(Subscribe { channel: channel.into_owned(), auth, channel_data })
 }
 
-fn unsubscribe(data: &Object<'_>) -> Result<String, Malformed> {
-    Ok(data.string("channel")?.ok_or(Malformed::Message)?.into_owned())
+fn unsubscribe(data: &JsonObject<'_>) -> Result<String, MalformedCommand> {
+    Ok(data.string("channel")?.ok_or(MalformedCommand::Message)?.into_owned())
 }
 
-fn sign_in(data: &Object<'_>) -> Result<SignIn, Malformed> {
+fn sign_in(data: &JsonObject<'_>) -> Result<SignIn, MalformedCommand> {
     Ok(SignIn {
         auth: data.string("auth")?.map(Cow::into_owned),
         user_data: data.string("user_data")?.unwrap_or_default().into_owned(),
@@ -132,8 +132,8 @@ mod tests {
     use super::*;
 
     fn subscribed(text: &str) -> Option<(String, Option<String>, Option<String>)> {
-        match Command::parse(text) {
-            Ok(Command::Subscribe(s)) => Some((s.channel, s.auth, s.channel_data)),
+        match ClientCommand::parse(text) {
+            Ok(ClientCommand::Subscribe(s)) => Some((s.channel, s.auth, s.channel_data)),
             _ => None,
         }
     }
@@ -184,11 +184,11 @@ mod tests {
             r#"{"event":"pusher:subscribe","data":{"channel":1}}"#,
             r#"{"event":"client-x","channel":1,"data":{}}"#,
         ] {
-            assert_eq!(Command::parse(text).err(), Some(Malformed::Message), "{text}");
+            assert_eq!(ClientCommand::parse(text).err(), Some(MalformedCommand::Message), "{text}");
         }
         for text in [r#"{"event":"client-x","data":{}}"#, r#"{"event":"client-x","channel":null}"#]
         {
-            assert_eq!(Command::parse(text).err(), Some(Malformed::ClientEvent), "{text}");
+            assert_eq!(ClientCommand::parse(text).err(), Some(MalformedCommand::ClientEvent), "{text}");
         }
     }
 
@@ -200,8 +200,8 @@ mod tests {
                 let as_text = serde_json::Value::from(data.as_str()).to_string();
                 for data in [data, as_text] {
                     let text = format!(r#"{{"event":"pusher:subscribe","data":{data}}}"#);
-                    let named = Malformed::Subscribe { channel: "c".to_owned(), field };
-                    assert_eq!(Command::parse(&text).err(), Some(named), "{text}");
+                    let named = MalformedCommand::Subscribe { channel: "c".to_owned(), field };
+                    assert_eq!(ClientCommand::parse(&text).err(), Some(named), "{text}");
                 }
             }
         }
@@ -213,7 +213,7 @@ mod tests {
             r#"{"event":"client-x","channel":"c"}"#,
             r#"{"event":"client-x","channel":"c","data":null}"#,
         ] {
-            let Ok(Command::ClientEvent(event)) = Command::parse(text) else { panic!("{text}") };
+            let Ok(ClientCommand::ClientEvent(event)) = ClientCommand::parse(text) else { panic!("{text}") };
             assert!(event.data.is_none(), "{text}");
         }
     }
@@ -226,7 +226,7 @@ mod tests {
             r#"{"event":"pusher:ping","data":""}"#,
             r#"{"event":"pusher:ping","data":null}"#,
         ] {
-            assert!(matches!(Command::parse(text), Ok(Command::Ping)), "{text}");
+            assert!(matches!(ClientCommand::parse(text), Ok(ClientCommand::Ping)), "{text}");
         }
     }
 }

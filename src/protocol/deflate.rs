@@ -85,7 +85,7 @@ pub fn payload(frame: &[u8]) -> Option<&[u8]> {
 
 /// Why a message cannot be inflated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Uninflatable {
+pub enum InflateError {
     /// It is no stream of DEFLATE (RFC 1951), or ends before that does.
     Corrupt,
     /// More comes out than a message may have.
@@ -115,7 +115,7 @@ impl Default for Inflater {
 
 /// Where a stream stands once its input is used up.
 #[derive(PartialEq, Eq)]
-enum Stand {
+enum InflateStatus {
     Open,
     /// Behind a block that said it was the last.
     Ended,
@@ -123,7 +123,7 @@ enum Stand {
 
 impl Inflater {
     /// What the message says, at most `max` bytes of it; never more than one byte beyond is made.
-    pub fn inflate(&mut self, message: &[u8], max: usize) -> Result<&[u8], Uninflatable> {
+    pub fn inflate(&mut self, message: &[u8], max: usize) -> Result<&[u8], InflateError> {
         if self.out.len() > MAX_KEPT {
             self.out = Vec::new();
         }
@@ -131,21 +131,21 @@ impl Inflater {
         self.stream.reset(false);
         // The empty message has bytes, too (section 7.2.3.6).
         if message.is_empty() {
-            return Err(Uninflatable::Corrupt);
+            return Err(InflateError::Corrupt);
         }
-        if self.feed(message, max)? == Stand::Open {
+        if self.feed(message, max)? == InflateStatus::Open {
             // Bytes that come of the tail belong to a block whose own were not all sent.
             let used = self.used;
-            if self.feed(&TAIL_AND_END, max)? != Stand::Ended || self.used != used {
-                return Err(Uninflatable::Corrupt);
+            if self.feed(&TAIL_AND_END, max)? != InflateStatus::Ended || self.used != used {
+                return Err(InflateError::Corrupt);
             }
         }
-        self.out.get(..self.used).ok_or(Uninflatable::Corrupt)
+        self.out.get(..self.used).ok_or(InflateError::Corrupt)
     }
 
     /// Goes on with `input`. A block may say it is the last with others behind it (section 7.2.3.4): these
     /// begin anew.
-    fn feed(&mut self, mut input: &[u8], max: usize) -> Result<Stand, Uninflatable> {
+    fn feed(&mut self, mut input: &[u8], max: usize) -> Result<InflateStatus, InflateError> {
         loop {
             if self.used == self.out.len() {
                 let room = (2 * self.used).clamp(4096, max.saturating_add(4096));
@@ -156,19 +156,19 @@ impl Inflater {
             let place = place.get_mut(..room).unwrap_or_default();
             let (taken, made) = (self.stream.total_in(), self.stream.total_out());
             let status = self.stream.decompress(input, place, InflateFlush::NoFlush);
-            let status = status.map_err(|_| Uninflatable::Corrupt)?;
+            let status = status.map_err(|_| InflateError::Corrupt)?;
             let taken = (self.stream.total_in() - taken) as usize;
             let made = (self.stream.total_out() - made) as usize;
             input = input.get(taken..).unwrap_or_default();
             self.used += made;
             if self.used > max {
-                return Err(Uninflatable::TooLarge);
+                return Err(InflateError::TooLarge);
             }
             match status {
-                Status::StreamEnd if input.is_empty() => return Ok(Stand::Ended),
+                Status::StreamEnd if input.is_empty() => return Ok(InflateStatus::Ended),
                 Status::StreamEnd => self.stream.reset(false),
-                _ if input.is_empty() && made < room => return Ok(Stand::Open),
-                _ if taken == 0 && made == 0 => return Err(Uninflatable::Corrupt),
+                _ if input.is_empty() && made < room => return Ok(InflateStatus::Open),
+                _ if taken == 0 && made == 0 => return Err(InflateError::Corrupt),
                 _ => {}
             }
         }
@@ -179,7 +179,7 @@ impl Inflater {
 mod tests {
     use super::*;
 
-    fn inflated(message: &[u8]) -> Result<Vec<u8>, Uninflatable> {
+    fn inflated(message: &[u8]) -> Result<Vec<u8>, InflateError> {
         Inflater::default().inflate(message, 70_000).map(<[u8]>::to_vec)
     }
 
@@ -216,11 +216,11 @@ mod tests {
             assert!(inflated(whole).is_ok(), "{whole:x?}");
             // A lone zero is the empty message.
             for cut in (0..whole.len()).map(|end| &whole[..end]).filter(|cut| *cut != [0]) {
-                assert_eq!(inflated(cut), Err(Uninflatable::Corrupt), "{cut:x?}");
+                assert_eq!(inflated(cut), Err(InflateError::Corrupt), "{cut:x?}");
             }
         }
         for corrupt in [&[0xff; 8][..], &[0x07], &[0x00, 0x05, 0x00, 0xfb, 0xff, 0x48]] {
-            assert_eq!(inflated(corrupt), Err(Uninflatable::Corrupt), "{corrupt:x?}");
+            assert_eq!(inflated(corrupt), Err(InflateError::Corrupt), "{corrupt:x?}");
         }
     }
 
@@ -230,7 +230,7 @@ mod tests {
         let message = payload(&zeros).unwrap();
         assert!(message.len() < 600 << 10, "{}", message.len());
         let mut inflater = Inflater::default();
-        assert_eq!(inflater.inflate(message, 70_000), Err(Uninflatable::TooLarge));
+        assert_eq!(inflater.inflate(message, 70_000), Err(InflateError::TooLarge));
         assert!(inflater.out.len() <= 70_000 + 4096, "{}", inflater.out.len());
         for (len, fits) in [(70_000, true), (70_001, false)] {
             let message = Deflater::default().deflate(&frame(&vec![b'0'; len])).unwrap();
@@ -239,7 +239,7 @@ mod tests {
         // One that was refused leaves nothing for the next.
         let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
         assert_eq!(inflater.inflate(&hello, 5).unwrap(), b"Hello");
-        assert_eq!(inflater.inflate(&hello, 4), Err(Uninflatable::TooLarge));
+        assert_eq!(inflater.inflate(&hello, 4), Err(InflateError::TooLarge));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// The offer that was accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Accepted {
+pub struct AcceptedExtension {
     /// The largest window that the client has for us, if it names one.
     server_max_window_bits: Option<u8>,
 }
@@ -13,7 +13,7 @@ pub struct Accepted {
 /// The window that our messages are compressed with.
 const WINDOW_BITS: u8 = 15;
 
-impl Accepted {
+impl AcceptedExtension {
     /// The first good offer in the values of `Sec-WebSocket-Extensions`, whose several lines are one list
     /// (RFC 6455, section 9.1).
     pub fn first<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
@@ -61,7 +61,7 @@ impl Accepted {
 }
 
 /// As it stands in the answer to the handshake. Neither side remembers a message for the next.
-impl fmt::Display for Accepted {
+impl fmt::Display for AcceptedExtension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("permessage-deflate; server_no_context_takeover; client_no_context_takeover")?;
         self.server_max_window_bits
@@ -106,7 +106,7 @@ mod tests {
     const BOTH: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
     fn accepted(lines: &[&str]) -> Option<String> {
-        Accepted::first(lines.iter().map(|line| line.as_bytes())).map(|one| one.to_string())
+        AcceptedExtension::first(lines.iter().map(|line| line.as_bytes())).map(|one| one.to_string())
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
                 9,
             ),
         ] {
-            let one = Accepted::first([offer.as_bytes()]).unwrap();
+            let one = AcceptedExtension::first([offer.as_bytes()]).unwrap();
             assert_eq!(
                 one.to_string(),
                 format!("{BOTH}; server_max_window_bits={bits}"),
@@ -152,7 +152,7 @@ mod tests {
             );
             assert_eq!(one.takes_compressed(), bits == 15, "{offer}");
         }
-        assert!(Accepted::first([&b"permessage-deflate"[..]]).unwrap().takes_compressed());
+        assert!(AcceptedExtension::first([&b"permessage-deflate"[..]]).unwrap().takes_compressed());
     }
 
     #[test]
@@ -197,6 +197,6 @@ mod tests {
         {
             assert_eq!(accepted(&[other]), None, "{other}");
         }
-        assert_eq!(Accepted::first([&b"permessage-deflate; \xff"[..]]), None);
+        assert_eq!(AcceptedExtension::first([&b"permessage-deflate; \xff"[..]]), None);
     }
 }

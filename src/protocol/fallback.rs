@@ -26,14 +26,14 @@ pub const HEADERS: [(&str, &str); 5] = [
 
 /// How an answer is delimited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Framing {
+pub enum AnswerFraming {
     /// RFC 9112 section 7.1, one line a chunk.
     Chunked,
     /// By its length, or by the end of the connection (HTTP/1.0).
     Plain,
 }
 
-impl Framing {
+impl AnswerFraming {
     /// What ends an answer.
     pub fn end(self) -> &'static [u8] {
         match self {
@@ -57,10 +57,10 @@ impl Framing {
 
 /// The lines that say what some frames say.
 #[derive(PartialEq, Eq, Debug)]
-pub struct Lines {
+pub struct FallbackLines {
     /// All of them as they are sent.
     pub bytes: Bytes,
-    pub framing: Framing,
+    pub framing: AnswerFraming,
     pub ends: SmallVec<[LineEnd; 1]>,
     /// The last of them is `c[…]`: nothing may follow.
     pub is_last: bool,
@@ -74,10 +74,10 @@ pub struct LineEnd {
     pub units: usize,
 }
 
-impl Lines {
+impl FallbackLines {
     /// The lines for whole, unmasked frames. A text is a message, a close frame the end; a ping is `h`, which
     /// pusher-js answers with `[]`, and a pong is the answer to that, which it does not answer.
-    pub fn of_frames(mut frames: &[u8], framing: Framing) -> Self {
+    pub fn of_frames(mut frames: &[u8], framing: AnswerFraming) -> Self {
         let mut bytes = Vec::with_capacity(frames.len() + frames.len() / 4 + 32);
         let mut line = Vec::new();
         let mut ends = SmallVec::new();
@@ -171,9 +171,9 @@ mod tests {
     use crate::protocol::channel::ChannelName;
     use crate::protocol::event::Message;
 
-    fn text_of(messages: &[Message], framing: Framing) -> (String, Lines) {
+    fn text_of(messages: &[Message], framing: AnswerFraming) -> (String, FallbackLines) {
         let frames: Vec<u8> = messages.iter().flat_map(|one| one.bytes().to_vec()).collect();
-        let lines = Lines::of_frames(&frames, framing);
+        let lines = FallbackLines::of_frames(&frames, framing);
         (String::from_utf8(lines.bytes.to_vec()).unwrap(), lines)
     }
 
@@ -186,7 +186,7 @@ mod tests {
             Message::ws_pong(b"x"),
             Message::close(4009, "Terminated \"now\""),
         ];
-        let (text, lines) = text_of(&all, Framing::Plain);
+        let (text, lines) = text_of(&all, AnswerFraming::Plain);
         assert_eq!(
             text,
             "a[\"{\\\"event\\\":\\\"e\\\",\\\"channel\\\":\\\"pub\\\",\\\"data\\\":\\\"a\\\\\\\"b\\\\n\\\"}\"]\n\
@@ -197,7 +197,7 @@ mod tests {
             serde_json::from_str(text.lines().next().unwrap().get(1..).unwrap())
                 .expect("an array of frames");
         assert_eq!(line, [r#"{"event":"e","channel":"pub","data":"a\"b\n"}"#]);
-        let (chunked, lines) = text_of(&all[1..3], Framing::Chunked);
+        let (chunked, lines) = text_of(&all[1..3], AnswerFraming::Chunked);
         assert_eq!(chunked, "2\r\nh\n\r\n4\r\na[]\n\r\n");
         assert_eq!((lines.start(0), lines.start(1), lines.start(2)), (0, 7, 16));
         assert!(!lines.is_last);
@@ -210,7 +210,7 @@ mod tests {
             let data = format!("\"{text}\"");
             let events =
                 [Message::event(&channel, "e", &data), Message::event(&channel, "f", "\"\"")];
-            let (all, lines) = text_of(&events, Framing::Plain);
+            let (all, lines) = text_of(&events, AnswerFraming::Plain);
             let units: Vec<usize> =
                 all.split_inclusive('\n').map(|line| line.encode_utf16().count()).collect();
             let counted: Vec<usize> = lines.ends.iter().map(|end| end.units).collect();

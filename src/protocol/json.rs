@@ -14,9 +14,9 @@ use smallvec::SmallVec;
 
 /// An object's members, undecoded, in the order they came.
 #[derive(Debug)]
-pub struct Object<'a>(SmallVec<[(Cow<'a, str>, &'a RawValue); 8]>);
+pub struct JsonObject<'a>(SmallVec<[(Cow<'a, str>, &'a RawValue); 8]>);
 
-impl<'a> Object<'a> {
+impl<'a> JsonObject<'a> {
     pub fn parse(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
@@ -40,11 +40,11 @@ impl<'a> Object<'a> {
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub struct NotAString(pub &'static str);
 
-impl<'de> Deserialize<'de> for Object<'de> {
+impl<'de> Deserialize<'de> for JsonObject<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
-            type Value = Object<'de>;
+            type Value = JsonObject<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -52,10 +52,10 @@ impl<'de> Deserialize<'de> for Object<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = SmallVec::new();
-                while let Some((Name(name), value)) = map.next_entry()? {
+                while let Some((JsonKey(name), value)) = map.next_entry()? {
                     members.push((name, value));
                 }
-                Ok(Object(members))
+                Ok(JsonObject(members))
             }
         }
         deserializer.deserialize_map(Members)
@@ -63,24 +63,24 @@ impl<'de> Deserialize<'de> for Object<'de> {
 }
 
 /// A key, borrowed where it holds no escapes.
-struct Name<'a>(Cow<'a, str>);
+struct JsonKey<'a>(Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Name<'de> {
+impl<'de> Deserialize<'de> for JsonKey<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;
         impl<'de> Visitor<'de> for Text {
-            type Value = Name<'de>;
+            type Value = JsonKey<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
 
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Borrowed(text)))
+                Ok(JsonKey(Cow::Borrowed(text)))
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Owned(text.to_owned())))
+                Ok(JsonKey(Cow::Owned(text.to_owned())))
             }
         }
         deserializer.deserialize_str(Text)
@@ -137,19 +137,19 @@ pub fn longer_than(token: &str, max: usize) -> Option<usize> {
 /// A list, undecoded: an array, or an object whose keys are numbers, which PHP makes of an array from which something
 /// was taken out. Its values count, in the order they came.
 #[derive(Debug)]
-pub struct List<T>(pub Vec<T>);
+pub struct JsonList<T>(pub Vec<T>);
 
-impl<'a> List<&'a RawValue> {
+impl<'a> JsonList<&'a RawValue> {
     pub fn parse(value: &'a RawValue) -> Option<Vec<&'a RawValue>> {
         serde_json::from_str::<Self>(value.get()).ok().map(|list| list.0)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonList<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Items<T>(PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
-            type Value = List<T>;
+            type Value = JsonList<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array, or an object with numbers for keys")
@@ -160,12 +160,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
                 while let Some(item) = seq.next_element()? {
                     items.push(item);
                 }
-                Ok(List(items))
+                Ok(JsonList(items))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut items: Vec<(Cow<'de, str>, T)> = Vec::new();
-                while let Some((Name(key), item)) = map.next_entry()? {
+                while let Some((JsonKey(key), item)) = map.next_entry()? {
                     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_digit()) {
                         return Err(A::Error::custom("a key that is no number"));
                     }
@@ -183,7 +183,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
                     }
                 }
                 kept.reverse();
-                Ok(List(kept))
+                Ok(JsonList(kept))
             }
         }
         deserializer.deserialize_any(Items(PhantomData))
@@ -192,19 +192,19 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 
 /// The body of a batch: of its members only `batch` counts, and that is read where it stands.
 #[derive(Debug)]
-pub struct Batch<'a>(pub Option<Vec<Object<'a>>>);
+pub struct BatchBody<'a>(pub Option<Vec<JsonObject<'a>>>);
 
-impl<'a> Batch<'a> {
+impl<'a> BatchBody<'a> {
     pub fn parse(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 }
 
-impl<'de> Deserialize<'de> for Batch<'de> {
+impl<'de> Deserialize<'de> for BatchBody<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
-            type Value = Batch<'de>;
+            type Value = BatchBody<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -212,14 +212,14 @@ impl<'de> Deserialize<'de> for Batch<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut batch = None;
-                while let Some(Name(name)) = map.next_key()? {
+                while let Some(JsonKey(name)) = map.next_key()? {
                     if name == "batch" {
-                        batch = map.next_value::<Option<List<Object<'de>>>>()?.map(|list| list.0);
+                        batch = map.next_value::<Option<JsonList<JsonObject<'de>>>>()?.map(|list| list.0);
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(Batch(batch))
+                Ok(BatchBody(batch))
             }
         }
         deserializer.deserialize_map(Members)
@@ -279,13 +279,13 @@ mod tests {
 
     #[test]
     fn the_last_of_two_equal_keys_counts() {
-        let object = Object::parse(r#"{"a":1,"b":"x","\u0061":2,"c":null}"#).unwrap();
+        let object = JsonObject::parse(r#"{"a":1,"b":"x","\u0061":2,"c":null}"#).unwrap();
         assert_eq!(object.get("a").unwrap().get(), "2");
         assert_eq!(object.string("b"), Ok(Some("x".into())));
         assert_eq!(object.string("a"), Err(NotAString("a")));
         assert!(object.get("c").is_none());
-        assert!(Object::parse("[1]").is_none());
-        assert!(Object::parse(r#"{"a":1}x"#).is_none());
+        assert!(JsonObject::parse("[1]").is_none());
+        assert!(JsonObject::parse(r#"{"a":1}x"#).is_none());
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn phps_arrays_with_gaps_are_lists() {
         let list = |text| {
-            let items = List::parse(raw(text))?;
+            let items = JsonList::parse(raw(text))?;
             Some(items.into_iter().map(RawValue::get).collect::<Vec<_>>().join(" "))
         };
         for (text, items) in [
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_read_where_it_stands() {
-        let batch = |text| Batch::parse(text).map(|batch| batch.0.map(|events| events.len()));
+        let batch = |text| BatchBody::parse(text).map(|batch| batch.0.map(|events| events.len()));
         assert_eq!(batch(r#"{"a":[1],"batch":[{"name":1},{}]}"#), Some(Some(2)));
         assert_eq!(batch(r#"{"batch":[{}],"batch":[]}"#), Some(Some(0)));
         assert_eq!(batch(r#"{"batch":null}"#), Some(None));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::json::{self, Object};
+use super::json::{self, JsonObject};
 
 /// A user's id: any text but the empty one. A number in `channel_data` becomes its own digits, so that
 /// `1` and `"1"` are one user and `"01"` is another.
@@ -82,14 +82,14 @@ impl fmt::Display for MemberError {
 impl Member {
     /// Out of `channel_data`: `{"user_id": string or number, "user_info": any, optional}`.
     pub fn parse(channel_data: &str, max_info: usize) -> Result<Self, MemberError> {
-        let data = Object::parse(channel_data).ok_or(MemberError::NotAnObject)?;
+        let data = JsonObject::parse(channel_data).ok_or(MemberError::NotAnObject)?;
         let id = data.get("user_id").ok_or(MemberError::UserId)?;
         Self::new(user_id(id)?, data.get("user_info"), max_info)
     }
 
     /// Out of the `user_data` of a sign-in, for presence channels joined without `channel_data`.
     pub fn of_user(user: &User, max_info: usize) -> Result<Self, MemberError> {
-        let data = Object::parse(&user.data).ok_or(MemberError::NotAnObject)?;
+        let data = JsonObject::parse(&user.data).ok_or(MemberError::NotAnObject)?;
         Self::new(user.id.clone(), data.get("user_info"), max_info)
     }
 
@@ -149,7 +149,7 @@ impl Watchlist {
     /// Each user once. Backends whose ids are numbers list numbers; what cannot be anybody's id is nobody's
     /// coming and going, and no reason to refuse the sign-in.
     fn parse(list: &RawValue) -> Self {
-        let all = json::List::parse(list).unwrap_or_default();
+        let all = json::JsonList::parse(list).unwrap_or_default();
         let mut watchlist = Self::default();
         for id in all.into_iter().filter_map(|id| user_id(id).ok()) {
             if watchlist.ids.contains(&id) {
@@ -168,7 +168,7 @@ impl Watchlist {
 impl User {
     /// Out of `user_data`: the id must be a string (case U03).
     pub fn parse(user_data: &str) -> Option<Self> {
-        let data = Object::parse(user_data)?;
+        let data = JsonObject::parse(user_data)?;
         let id = UserId::parse(&json::string(data.get("id")?)?)?;
         if data.get("user_info").is_some_and(|info| !json::is_unicode(info)) {
             return None;

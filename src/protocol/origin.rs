@@ -7,14 +7,14 @@ use std::str::FromStr;
 
 /// One of an app's allowed origins; `*` in it stands for any characters.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pattern {
+pub struct OriginPattern {
     /// In small letters.
     text: Box<str>,
-    form: Form,
+    form: PatternForm,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Form {
+enum PatternForm {
     /// `*`.
     Any,
     /// `null`: pages without an origin, such as files and sandboxed frames.
@@ -28,13 +28,13 @@ enum Form {
     Host,
 }
 
-impl fmt::Debug for Pattern {
+impl fmt::Debug for OriginPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.text, f)
     }
 }
 
-impl fmt::Display for Pattern {
+impl fmt::Display for OriginPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
@@ -76,25 +76,25 @@ fn host_and_port(place: &str) -> (&str, Option<&str>) {
     }
 }
 
-impl Pattern {
+impl OriginPattern {
     /// Whether a page of `origin`, the header in small letters, may connect.
     fn allows(&self, origin: &str) -> bool {
         let text = &*self.text;
-        if matches!(self.form, Form::Any) {
+        if matches!(self.form, PatternForm::Any) {
             return true;
         }
-        if matches!(self.form, Form::Null) {
+        if matches!(self.form, PatternForm::Null) {
             return origin == text;
         }
         let Some(written) = Origin::parse(origin) else { return false };
         match self.form {
-            Form::Any | Form::Null => false,
-            Form::Scheme => origin.starts_with(text),
-            Form::Host => !written.host.is_empty() && matches_pattern(text, written.host),
-            Form::HostAndPort => written
+            PatternForm::Any | PatternForm::Null => false,
+            PatternForm::Scheme => origin.starts_with(text),
+            PatternForm::Host => !written.host.is_empty() && matches_pattern(text, written.host),
+            PatternForm::HostAndPort => written
                 .own_port()
                 .is_some_and(|port| matches_pattern(text, &format!("{}:{port}", written.host))),
-            Form::Whole => {
+            PatternForm::Whole => {
                 let Origin { scheme, host, port } = written;
                 let bare = format!("{scheme}://{host}");
                 let is_own = port.is_none() || port == default_port(scheme);
@@ -109,13 +109,13 @@ impl Pattern {
     pub fn example(&self) -> String {
         let text = self.text.replace('*', "example");
         match self.form {
-            Form::Any => "https://example.com".to_owned(),
-            Form::Null => text,
-            Form::Whole => text.replace(":example", ":8080"),
-            Form::Scheme if text == "file://" => text,
-            Form::Scheme => format!("{text}localhost"),
-            Form::Host => format!("https://{text}"),
-            Form::HostAndPort => format!("http://{}", text.replace(":example", ":8080")),
+            PatternForm::Any => "https://example.com".to_owned(),
+            PatternForm::Null => text,
+            PatternForm::Whole => text.replace(":example", ":8080"),
+            PatternForm::Scheme if text == "file://" => text,
+            PatternForm::Scheme => format!("{text}localhost"),
+            PatternForm::Host => format!("https://{text}"),
+            PatternForm::HostAndPort => format!("http://{}", text.replace(":example", ":8080")),
         }
     }
 }
@@ -125,8 +125,8 @@ fn written_port(bare: &str, port: Option<&str>) -> Option<String> {
 }
 
 /// Whether one of `patterns` allows a page whose `Origin` header is this.
-pub fn allowed(patterns: &[Pattern], origin: Option<&str>) -> bool {
-    if patterns.iter().any(|pattern| pattern.form == Form::Any) {
+pub fn allowed(patterns: &[OriginPattern], origin: Option<&str>) -> bool {
+    if patterns.iter().any(|pattern| pattern.form == PatternForm::Any) {
         return true;
     }
     let Some(origin) = origin.map(str::to_ascii_lowercase) else { return false };
@@ -143,15 +143,15 @@ impl fmt::Display for NeverMatches {
     }
 }
 
-impl FromStr for Pattern {
+impl FromStr for OriginPattern {
     type Err = NeverMatches;
 
     fn from_str(written: &str) -> Result<Self, NeverMatches> {
         let text = written.to_ascii_lowercase();
         let new = |text: &str, form| Ok(Self { text: text.into(), form });
         match text.as_str() {
-            "*" => return new("*", Form::Any),
-            "null" => return new("null", Form::Null),
+            "*" => return new("*", PatternForm::Any),
+            "null" => return new("null", PatternForm::Null),
             _ => {}
         }
         if !text.is_ascii() {
@@ -159,13 +159,13 @@ impl FromStr for Pattern {
         }
         let Some((scheme, place)) = text.split_once("://") else {
             if text.parse::<Ipv6Addr>().is_ok() {
-                return new(&format!("[{text}]"), Form::Host);
+                return new(&format!("[{text}]"), PatternForm::Host);
             }
             let (host, port) = host_and_port(&text);
             check_host(host)?;
-            let Some(port) = port else { return new(&text, Form::Host) };
+            let Some(port) = port else { return new(&text, PatternForm::Host) };
             check_port(port)?;
-            return new(&text, Form::HostAndPort);
+            return new(&text, PatternForm::HostAndPort);
         };
         let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.*".contains(c);
         if scheme.is_empty() || !scheme.chars().all(is_scheme) {
@@ -177,14 +177,14 @@ impl FromStr for Pattern {
             if default_port(scheme).is_some() {
                 return Err(NeverMatches("a host is missing behind the scheme; * is any"));
             }
-            return new(&format!("{scheme}://"), Form::Scheme);
+            return new(&format!("{scheme}://"), PatternForm::Scheme);
         }
         let (host, port) = host_and_port(place);
         check_host(host)?;
         port.map_or(Ok(()), check_port)?;
         let port = port.filter(|port| Some(*port) != default_port(scheme));
         let bare = format!("{scheme}://{host}");
-        new(&written_port(&bare, port).unwrap_or(bare), Form::Whole)
+        new(&written_port(&bare, port).unwrap_or(bare), PatternForm::Whole)
     }
 }
 
@@ -225,7 +225,7 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn pattern(written: &str) -> Pattern {
+    fn pattern(written: &str) -> OriginPattern {
         written.parse().unwrap_or_else(|error| panic!("{written}: {error}"))
     }
 
@@ -309,7 +309,7 @@ mod tests {
             "https://app.test?x",
             "a.test,b.test",
         ] {
-            assert!(written.parse::<Pattern>().is_err(), "{written}");
+            assert!(written.parse::<OriginPattern>().is_err(), "{written}");
         }
     }
 

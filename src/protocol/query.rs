@@ -16,12 +16,12 @@ pub struct Query<'a> {
     signature: Option<usize>,
     /// There is a `%` in it, or a `+` that is a blank.
     is_encoded: bool,
-    plus: Plus,
+    plus: PlusMeaning,
 }
 
 /// What a `+` stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Plus {
+pub enum PlusMeaning {
     /// Itself, as RFC 3986 has it.
     #[default]
     Plus,
@@ -37,13 +37,13 @@ impl<'a> Query<'a> {
     /// Splits at `&` and the first `=`; `+` stays a plus. What does not decode to UTF-8 is kept with
     /// replacement characters, so that its signature cannot match.
     pub fn parse(query: &'a str) -> Self {
-        Self::parse_with(query, Plus::Plus)
+        Self::parse_with(query, PlusMeaning::Plus)
     }
 
     /// The same with that meaning of a `+`.
-    pub fn parse_with(query: &'a str, plus: Plus) -> Self {
+    pub fn parse_with(query: &'a str, plus: PlusMeaning) -> Self {
         let bytes = query.as_bytes();
-        let has_blank = plus == Plus::Blank && memchr(b'+', bytes).is_some();
+        let has_blank = plus == PlusMeaning::Blank && memchr(b'+', bytes).is_some();
         let is_encoded = has_blank || memchr(b'%', bytes).is_some();
         let mut parsed = Self { raw: query, is_encoded, plus, ..Self::default() };
         let (mut start, mut equals) = (0, None);
@@ -67,7 +67,7 @@ impl<'a> Query<'a> {
         let text = |from, to| {
             let raw = self.raw.get(from..to).unwrap_or_default();
             match self.plus {
-                Plus::Blank if raw.contains('+') => {
+                PlusMeaning::Blank if raw.contains('+') => {
                     Cow::Owned(percent_decode(&raw.replace('+', " ")).into_owned())
                 }
                 _ if self.is_encoded => percent_decode(raw),

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
-use super::Phase;
-use super::listener::{Bare, Incoming, Listener};
-use crate::hub::loads::Loads;
+use super::ServerPhase;
+use super::listener::{UnregisteredStream, IncomingStream, Listener};
+use crate::hub::loads::WorkerLoads;
 use crate::hub::stream::Stream;
 
 /// How long to wait when no more files can be opened: some are sure to be closed soon.
@@ -22,25 +22,25 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// A new connection, on its way to its worker.
 #[derive(Debug)]
-pub(super) struct Accepted {
-    stream: Handed,
+pub(super) struct AcceptedConnection {
+    stream: StreamRegistration,
     pub peer: SocketAddr,
 }
 
 /// A stream is woken by the runtime that it is registered with, so it must change its registration when
 /// it changes threads.
 #[derive(Debug)]
-enum Handed {
-    Registered(Incoming),
-    Bare(Bare),
+enum StreamRegistration {
+    Registered(IncomingStream),
+    Bare(UnregisteredStream),
 }
 
-impl Accepted {
+impl AcceptedConnection {
     /// The stream, registered with the thread that calls this.
     pub(super) fn into_stream(self) -> io::Result<Stream> {
         match self.stream {
-            Handed::Registered(stream) => Ok(stream.into()),
-            Handed::Bare(stream) => Ok(stream.register()?.into()),
+            StreamRegistration::Registered(stream) => Ok(stream.into()),
+            StreamRegistration::Bare(stream) => Ok(stream.register()?.into()),
         }
     }
 }
@@ -50,9 +50,9 @@ impl Accepted {
 pub(super) struct Acceptor {
     pub listener: Listener,
     /// One for each worker.
-    pub doors: Vec<mpsc::UnboundedSender<Accepted>>,
-    pub loads: Arc<Loads>,
-    pub phase: watch::Receiver<Phase>,
+    pub doors: Vec<mpsc::UnboundedSender<AcceptedConnection>>,
+    pub loads: Arc<WorkerLoads>,
+    pub phase: watch::Receiver<ServerPhase>,
 }
 
 impl Acceptor {
@@ -71,7 +71,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = self.phase.wait_for(|phase| *phase == Phase::HandingOver) => return Ok(()),
+                _ = self.phase.wait_for(|phase| *phase == ServerPhase::HandingOver) => return Ok(()),
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -98,19 +98,19 @@ impl Acceptor {
 }
 
 fn hand_over(
-    doors: &[mpsc::UnboundedSender<Accepted>],
-    loads: &Loads,
-    stream: Incoming,
+    doors: &[mpsc::UnboundedSender<AcceptedConnection>],
+    loads: &WorkerLoads,
+    stream: IncomingStream,
     peer: SocketAddr,
 ) -> io::Result<()> {
     stream.set_nodelay()?;
     let worker = loads.lightest();
     let stream = match worker {
-        0 => Handed::Registered(stream),
-        _ => Handed::Bare(stream.into_bare()?),
+        0 => StreamRegistration::Registered(stream),
+        _ => StreamRegistration::Bare(stream.into_bare()?),
     };
     loads.add(worker);
-    let handed = doors.get(worker).map(|door| door.send(Accepted { stream, peer }));
+    let handed = doors.get(worker).map(|door| door.send(AcceptedConnection { stream, peer }));
     if !matches!(handed, Some(Ok(()))) {
         loads.remove(worker);
     }

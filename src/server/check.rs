@@ -18,13 +18,13 @@ const UNAVAILABLE: u8 = 69;
 
 /// A setting that turned out to be of no use.
 #[derive(Debug)]
-pub struct Unusable {
+pub struct UnusableSetting {
     pub setting: &'static str,
     pub problem: String,
     pub exit_code: u8,
 }
 
-impl Unusable {
+impl UnusableSetting {
     pub(super) fn new(setting: &'static str, problem: impl fmt::Display) -> Self {
         Self { setting, problem: problem.to_string(), exit_code: CONFIG }
     }
@@ -41,13 +41,13 @@ impl Unusable {
 
 /// Why a server did not start, as one line.
 #[derive(Debug)]
-pub enum NotStarted {
-    Setting(Unusable),
+pub enum StartError {
+    Setting(UnusableSetting),
     /// The address cannot be listened on, or the machine gave out.
     Listen(io::Error),
 }
 
-impl NotStarted {
+impl StartError {
     /// What the process exits with, by sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -57,7 +57,7 @@ impl NotStarted {
     }
 }
 
-impl fmt::Display for NotStarted {
+impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Setting(wrong) => write!(f, "{}: {}", wrong.setting, wrong.problem),
@@ -66,14 +66,14 @@ impl fmt::Display for NotStarted {
     }
 }
 
-impl From<io::Error> for NotStarted {
+impl From<io::Error> for StartError {
     fn from(error: io::Error) -> Self {
         Self::Listen(error)
     }
 }
 
-impl From<Unusable> for NotStarted {
-    fn from(wrong: Unusable) -> Self {
+impl From<UnusableSetting> for StartError {
+    fn from(wrong: UnusableSetting) -> Self {
         Self::Setting(wrong)
     }
 }
@@ -82,7 +82,7 @@ impl From<Unusable> for NotStarted {
 ///
 /// # Errors
 /// The setting, and what is wrong with it.
-pub fn check(config: &Config) -> Result<(), Unusable> {
+pub fn check(config: &Config) -> Result<(), UnusableSetting> {
     certificates(&config.server)?;
     cluster::prepare(&config.cluster, 1, &Arc::default())?;
     lookup::check(config.sql.as_ref())
@@ -92,38 +92,38 @@ pub fn check(config: &Config) -> Result<(), Unusable> {
 ///
 /// # Errors
 /// The setting, and what is wrong with it.
-pub fn examine(config: &Config) -> Result<(), Unusable> {
+pub fn examine(config: &Config) -> Result<(), UnusableSetting> {
     check(config)?;
     if let Some(certificates) = certificates(&config.server)? {
         certificates
             .doubt()
-            .map_or(Ok(()), |doubt| Err(Unusable::new("server.tls.cert", doubt)))?;
+            .map_or(Ok(()), |doubt| Err(UnusableSetting::new("server.tls.cert", doubt)))?;
     }
     if let Some(spool) = &config.webhooks.spool {
-        spool_is_usable(spool).map_err(|error| Unusable::path("webhooks.spool", spool, &error))?;
+        spool_is_usable(spool).map_err(|error| UnusableSetting::path("webhooks.spool", spool, &error))?;
     }
     match &config.server.unix_socket {
         Some(socket) => {
             let folder = socket.path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let listed = folder.map_or(Ok(()), |folder| fs::metadata(folder).map(drop));
             listed.map_err(|error| {
-                Unusable::path("server.unix_socket.path", folder.unwrap_or(&socket.path), &error)
+                UnusableSetting::path("server.unix_socket.path", folder.unwrap_or(&socket.path), &error)
             })?;
         }
         None => host_is_here("server.host", &config.server.host)?,
     }
-    let config::Metrics { enabled, host, port, .. } = &config.metrics;
+    let config::MetricsConfig { enabled, host, port, .. } = &config.metrics;
     if *enabled && *port > 0 { host_is_here("metrics.host", host) } else { Ok(()) }
 }
 
 /// Whether there is such an address on this machine. Its port may be taken by the server that runs.
-fn host_is_here(setting: &'static str, host: &str) -> Result<(), Unusable> {
+fn host_is_here(setting: &'static str, host: &str) -> Result<(), UnusableSetting> {
     let bound = resolve(host, 0).and_then(TcpListener::bind);
     bound.map(drop).map_err(|error| match error.kind() {
         io::ErrorKind::AddrNotAvailable => {
-            Unusable::new(setting, format_args!("{host}: this machine has no such address"))
+            UnusableSetting::new(setting, format_args!("{host}: this machine has no such address"))
         }
-        _ => Unusable::new(setting, format_args!("{host}: {error}")),
+        _ => UnusableSetting::new(setting, format_args!("{host}: {error}")),
     })
 }
 

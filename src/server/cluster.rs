@@ -11,49 +11,49 @@ use tokio::runtime;
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
-use super::Unusable;
+use super::UnusableSetting;
 use crate::app::Apps;
-use crate::cluster::link::{self, Arrival};
-use crate::cluster::redis::{Redis, Settings};
+use crate::cluster::link::{self, LinkEvent};
+use crate::cluster::redis::{RedisDriver, LinkSettings};
 use crate::cluster::topics::Topics;
 use crate::config;
-use crate::node::{Clustered, Shared, take_arrivals};
+use crate::node::{Clustered, ServerState, take_arrivals};
 
 const URL: &str = "the URL cannot be read: expected redis://USER:PASSWORD@HOST:PORT/DATABASE or redis+sentinel://HOST,HOST/MASTER, with %XX for marks in a password";
 
 /// A link that is to be started once there is a node to take what comes out of it.
 #[derive(Debug)]
-pub(super) struct Linked {
-    redis: Redis,
-    arrivals: mpsc::Receiver<Arrival>,
+pub(super) struct UnstartedLink {
+    redis: RedisDriver,
+    arrivals: mpsc::Receiver<LinkEvent>,
 }
 
 /// The link to other nodes, if the settings want one.
 pub(super) fn prepare(
-    config: &config::Cluster,
+    config: &config::ClusterConfig,
     node: u64,
     apps: &Arc<ArcSwap<Apps>>,
-) -> Result<Option<(Clustered, Linked)>, Unusable> {
+) -> Result<Option<(Clustered, UnstartedLink)>, UnusableSetting> {
     if config.redis.is_empty() {
         return Ok(None);
     }
     let (link, far, arrivals) = link::link(config.queue_bytes);
     let topics = Arc::new(Topics::new(link));
-    let settings = Settings {
+    let settings = LinkSettings {
         urls: config.redis.clone(),
         prefix: config.prefix.clone(),
         lease: config.lease,
         max_age: config.queue_age,
         replay: config.replay,
     };
-    let redis = Redis::new(settings, node, topics.clone(), apps.clone(), far);
+    let redis = RedisDriver::new(settings, node, topics.clone(), apps.clone(), far);
     // The error may repeat the URL with its password.
-    let redis = redis.map_err(|_| Unusable::new("cluster.redis", URL))?;
-    Ok(Some((Clustered::new(topics), Linked { redis, arrivals })))
+    let redis = redis.map_err(|_| UnusableSetting::new("cluster.redis", URL))?;
+    Ok(Some((Clustered::new(topics), UnstartedLink { redis, arrivals })))
 }
 
-impl Linked {
-    pub(super) fn start(self, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+impl UnstartedLink {
+    pub(super) fn start(self, shared: Arc<ServerState>) -> io::Result<JoinHandle<()>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("cluster".to_owned()).spawn(move || {
             let taking = take_arrivals(shared, self.arrivals);

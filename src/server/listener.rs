@@ -32,13 +32,13 @@ pub(super) enum Listener {
 
 /// Where it listens.
 #[derive(Clone, Debug)]
-pub enum Address {
+pub enum ListenAddress {
     Tcp(SocketAddr),
     /// None of a socket without a file.
     Unix(Option<PathBuf>),
 }
 
-impl Address {
+impl ListenAddress {
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(addr) => Some(*addr),
@@ -47,7 +47,7 @@ impl Address {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(addr) => addr.fmt(f),
@@ -60,21 +60,21 @@ impl fmt::Display for Address {
 
 /// A connection that was accepted, registered with the runtime that accepted it.
 #[derive(Debug)]
-pub(super) enum Incoming {
+pub(super) enum IncomingStream {
     Tcp(net::TcpStream),
     Unix(net::UnixStream),
 }
 
 /// The same without a runtime, on its way to another one.
 #[derive(Debug)]
-pub(super) enum Bare {
+pub(super) enum UnregisteredStream {
     Tcp(std::net::TcpStream),
     Unix(UnixStream),
 }
 
 /// A listener that the runtime looks after.
 #[derive(Debug)]
-pub(super) enum Registered {
+pub(super) enum RegisteredListener {
     Tcp(net::TcpListener),
     Unix(net::UnixListener),
 }
@@ -137,11 +137,11 @@ impl Listener {
         Ok(if is_unix { Self::Unix(socket.into()) } else { Self::Tcp(socket.into()) })
     }
 
-    pub(super) fn address(&self) -> io::Result<Address> {
+    pub(super) fn address(&self) -> io::Result<ListenAddress> {
         Ok(match self {
-            Self::Tcp(listener) => Address::Tcp(listener.local_addr()?),
+            Self::Tcp(listener) => ListenAddress::Tcp(listener.local_addr()?),
             Self::Unix(listener) => {
-                Address::Unix(listener.local_addr()?.as_pathname().map(Path::to_owned))
+                ListenAddress::Unix(listener.local_addr()?.as_pathname().map(Path::to_owned))
             }
         })
     }
@@ -153,30 +153,30 @@ impl Listener {
         }
     }
 
-    pub(super) fn register(self) -> io::Result<Registered> {
+    pub(super) fn register(self) -> io::Result<RegisteredListener> {
         Ok(match self {
-            Self::Tcp(listener) => Registered::Tcp(net::TcpListener::from_std(listener)?),
-            Self::Unix(listener) => Registered::Unix(net::UnixListener::from_std(listener)?),
+            Self::Tcp(listener) => RegisteredListener::Tcp(net::TcpListener::from_std(listener)?),
+            Self::Unix(listener) => RegisteredListener::Unix(net::UnixListener::from_std(listener)?),
         })
     }
 }
 
-impl Registered {
-    pub(super) async fn accept(&self) -> io::Result<(Incoming, SocketAddr)> {
+impl RegisteredListener {
+    pub(super) async fn accept(&self) -> io::Result<(IncomingStream, SocketAddr)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Incoming::Tcp(stream), peer))
+                Ok((IncomingStream::Tcp(stream), peer))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Incoming::Unix(stream), LOCAL))
+                Ok((IncomingStream::Unix(stream), LOCAL))
             }
         }
     }
 }
 
-impl Incoming {
+impl IncomingStream {
     /// Frames are small and must not wait for each other's acknowledgement.
     pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {
@@ -185,29 +185,29 @@ impl Incoming {
         }
     }
 
-    pub(super) fn into_bare(self) -> io::Result<Bare> {
+    pub(super) fn into_bare(self) -> io::Result<UnregisteredStream> {
         Ok(match self {
-            Self::Tcp(stream) => Bare::Tcp(stream.into_std()?),
-            Self::Unix(stream) => Bare::Unix(stream.into_std()?),
+            Self::Tcp(stream) => UnregisteredStream::Tcp(stream.into_std()?),
+            Self::Unix(stream) => UnregisteredStream::Unix(stream.into_std()?),
         })
     }
 }
 
-impl From<Incoming> for Stream {
-    fn from(incoming: Incoming) -> Self {
+impl From<IncomingStream> for Stream {
+    fn from(incoming: IncomingStream) -> Self {
         match incoming {
-            Incoming::Tcp(stream) => Self::Tcp(stream),
-            Incoming::Unix(stream) => Self::Unix(stream),
+            IncomingStream::Tcp(stream) => Self::Tcp(stream),
+            IncomingStream::Unix(stream) => Self::Unix(stream),
         }
     }
 }
 
-impl Bare {
+impl UnregisteredStream {
     /// Registers it with the runtime of the thread that calls this.
-    pub(super) fn register(self) -> io::Result<Incoming> {
+    pub(super) fn register(self) -> io::Result<IncomingStream> {
         Ok(match self {
-            Self::Tcp(stream) => Incoming::Tcp(net::TcpStream::from_std(stream)?),
-            Self::Unix(stream) => Incoming::Unix(net::UnixStream::from_std(stream)?),
+            Self::Tcp(stream) => IncomingStream::Tcp(net::TcpStream::from_std(stream)?),
+            Self::Unix(stream) => IncomingStream::Unix(net::UnixStream::from_std(stream)?),
         })
     }
 }
@@ -222,8 +222,8 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     /// That of a listener at `address`, if it is the one that the settings ask for.
-    pub(super) fn of(address: &Address, config: Option<&config::UnixSocket>) -> Option<Self> {
-        let Address::Unix(Some(path)) = address else { return None };
+    pub(super) fn of(address: &ListenAddress, config: Option<&config::UnixSocket>) -> Option<Self> {
+        let ListenAddress::Unix(Some(path)) = address else { return None };
         if config.is_none_or(|config| config.path != *path) {
             return None;
         }

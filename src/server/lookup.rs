@@ -6,26 +6,26 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
-use super::{NotStarted, Unusable};
+use super::{StartError, UnusableSetting};
 use crate::config;
-use crate::lookup::keeper::Keeper;
-use crate::lookup::{Lookup, Question};
-use crate::node::Shared;
+use crate::lookup::known_apps::AppRegistry;
+use crate::lookup::{Lookup, LookupRequest};
+use crate::node::ServerState;
 
 /// Questions that nobody answers yet.
-pub(super) type Asked = mpsc::Receiver<Question>;
+pub(super) type LookupQueue = mpsc::Receiver<LookupRequest>;
 
 /// The door, if the settings name a table.
-pub(super) fn prepare(config: Option<&config::Sql>) -> Option<(Lookup, Asked)> {
+pub(super) fn prepare(config: Option<&config::SqlConfig>) -> Option<(Lookup, LookupQueue)> {
     config.map(|_| Lookup::new())
 }
 
 /// Looks after the apps of `shared`, and tells `renewed` when connections are to be taken through a change.
 pub(super) fn keeper(
-    config: &config::Sql,
-    shared: &Arc<Shared>,
+    config: &config::SqlConfig,
+    shared: &Arc<ServerState>,
     renewed: &watch::Sender<u64>,
-) -> Keeper {
+) -> AppRegistry {
     let rows = config.rows.clone();
     // The shared part has the door to this; a strong hold would keep both for ever.
     let (shared, renewed, configured) =
@@ -38,16 +38,16 @@ pub(super) fn keeper(
             renewed.send_modify(|times| *times += 1);
         }
     };
-    Keeper::new(configured, Box::new(read), Box::new(publish))
+    AppRegistry::new(configured, Box::new(read), Box::new(publish))
 }
 
 #[cfg(feature = "sql")]
-fn wrong(problem: String) -> Unusable {
-    Unusable::new("sql.url", problem)
+fn wrong(problem: String) -> UnusableSetting {
+    UnusableSetting::new("sql.url", problem)
 }
 
 /// Whether the URL of the database can be read.
-pub(super) fn check(config: Option<&config::Sql>) -> Result<(), Unusable> {
+pub(super) fn check(config: Option<&config::SqlConfig>) -> Result<(), UnusableSetting> {
     #[cfg(feature = "sql")]
     if let Some(config) = config {
         crate::lookup::sql::Database::new(&config.url, &config.table).map_err(wrong)?;
@@ -60,10 +60,10 @@ pub(super) fn check(config: Option<&config::Sql>) -> Result<(), Unusable> {
 /// Starts answering. The thread ends with the last door.
 #[cfg(feature = "sql")]
 pub(super) fn start(
-    config: &config::Sql,
-    keeper: Arc<Keeper>,
-    asked: Asked,
-) -> Result<(), NotStarted> {
+    config: &config::SqlConfig,
+    keeper: Arc<AppRegistry>,
+    asked: LookupQueue,
+) -> Result<(), StartError> {
     use crate::lookup::sql::{self, Database};
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -78,9 +78,9 @@ pub(super) fn start(
 /// The settings refuse what this build cannot do.
 #[cfg(not(feature = "sql"))]
 pub(super) fn start(
-    _config: &config::Sql,
-    _keeper: Arc<Keeper>,
-    _asked: Asked,
-) -> Result<(), NotStarted> {
+    _config: &config::SqlConfig,
+    _keeper: Arc<AppRegistry>,
+    _asked: LookupQueue,
+) -> Result<(), StartError> {
     Err(std::io::Error::other("this program was built without sql").into())
 }

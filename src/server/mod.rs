@@ -6,12 +6,12 @@ mod check;
 mod cluster;
 mod listener;
 mod lookup;
-mod memory;
+mod process_limits;
 mod proxy;
 pub mod reload;
-mod scrape;
-mod serve;
-mod thread;
+mod metrics;
+mod connection;
+mod worker;
 mod tls;
 mod unreadable;
 
@@ -30,20 +30,20 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::app::Apps;
-use crate::cluster::link::Order;
+use crate::cluster::link::LinkRequest;
 use crate::config::{self, Config};
 use crate::http::scrape::Scrape;
 use crate::hub::Hub;
-use crate::hub::addresses::Addresses;
+use crate::hub::addresses::ConnectionsPerAddress;
 use crate::hub::capacity::Capacity;
-use crate::hub::loads::Loads;
-use crate::lookup::keeper::Keeper;
+use crate::hub::loads::WorkerLoads;
+use crate::lookup::known_apps::AppRegistry;
 use crate::metrics::Metrics;
-use crate::node::{self, Clustered, Shared};
+use crate::node::{self, Clustered, ServerState};
 use crate::webhook::{self, Webhooks};
-use accept::Accepted;
-pub use check::{NotStarted, Unusable, check, examine};
-pub use listener::Address;
+use accept::AcceptedConnection;
+pub use check::{StartError, UnusableSetting, check, examine};
+pub use listener::ListenAddress;
 use listener::{Listener, SocketFile};
 use tls::Certificates;
 
@@ -55,19 +55,19 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A server that runs.
 #[derive(Debug)]
-pub struct Running {
-    address: Address,
+pub struct ServerHandle {
+    address: ListenAddress,
     listener: OwnedFd,
     /// Removed at the end.
     socket_file: Option<SocketFile>,
-    shared: Arc<Shared>,
-    config: Arc<config::Server>,
+    shared: Arc<ServerState>,
+    config: Arc<config::ServerConfig>,
     certificates: Option<Arc<Certificates>>,
     /// Knows the apps of a table beside those of the settings.
-    keeper: Option<Arc<Keeper>>,
+    keeper: Option<Arc<AppRegistry>>,
     /// Counts how often the apps were replaced.
     apps: watch::Sender<u64>,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<ServerPhase>,
     /// Counts each worker's turns of the clock.
     beats: Arc<[AtomicU64]>,
     threads: Vec<JoinHandle<()>>,
@@ -79,7 +79,7 @@ pub struct Running {
 
 /// What the threads are to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
+enum ServerPhase {
     Serving,
     /// New sockets are refused, established ones closed one after the other, requests answered.
     Draining,
@@ -90,28 +90,28 @@ enum Phase {
 
 /// What each thread begins with.
 #[derive(Debug)]
-struct Beginning {
+struct WorkerContext {
     index: u16,
-    shared: Arc<Shared>,
-    config: Arc<config::Server>,
+    shared: Arc<ServerState>,
+    config: Arc<config::ServerConfig>,
     page: Option<Bytes>,
     certificates: Option<Arc<Certificates>>,
     /// For `/metrics`, if that is served with everything else.
     scrape: Option<Arc<Scrape>>,
-    accepted: mpsc::UnboundedReceiver<Accepted>,
+    accepted: mpsc::UnboundedReceiver<AcceptedConnection>,
     apps: watch::Receiver<u64>,
-    phase: watch::Receiver<Phase>,
-    loads: Arc<Loads>,
+    phase: watch::Receiver<ServerPhase>,
+    loads: Arc<WorkerLoads>,
     beats: Arc<[AtomicU64]>,
 }
 
 /// Binds and starts. The addresses are ready to be connected to when this returns.
-pub fn start(config: Config) -> Result<Running, NotStarted> {
+pub fn start(config: Config) -> Result<ServerHandle, StartError> {
     start_on(config, None)
 }
 
 /// The same on a listener that is there already.
-pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, NotStarted> {
+pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<ServerHandle, StartError> {
     let certificates = certificates(&config.server)?;
     let listener = listen(&config.server, listener)?;
     let kept = listener.duplicate()?;
@@ -122,23 +122,23 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
     let apps = Arc::new(ArcSwap::from_pointee(config.apps.clone()));
     let (cluster, linked) = cluster::prepare(&config.cluster, node, &apps)?.unzip();
     let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ServerState {
         apps,
         hub: Hub::new(node, workers),
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         retiring: AtomicBool::new(false),
         capacity: capacity(&config),
-        addresses: Addresses::new(by_address.0, by_address.1),
+        addresses: ConnectionsPerAddress::new(by_address.0, by_address.1),
         webhooks: webhooks_of(&config, cluster.as_ref())?,
         cluster,
         lookup: door,
     });
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
     let (page, server) = (page(&config), Arc::new(config.server));
-    let loads = Arc::new(Loads::new(workers));
+    let loads = Arc::new(WorkerLoads::new(workers));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::default()).collect();
-    let (phase, apps) = (watch::Sender::new(Phase::Serving), watch::Sender::new(0));
+    let (phase, apps) = (watch::Sender::new(ServerPhase::Serving), watch::Sender::new(0));
     let keeper = look_up(config.sql.as_ref(), asked, &shared, &apps)?;
     let scrape = metrics_of(&config.metrics, &shared, (&address, certificates.as_deref()), &phase);
     let (doors, accepted): (Vec<_>, Vec<_>) =
@@ -147,7 +147,7 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         Some(accept::Acceptor { listener, doors, loads: loads.clone(), phase: phase.subscribe() });
     let mut threads = Vec::with_capacity(workers);
     for (index, accepted) in accepted.into_iter().enumerate() {
-        let beginning = Beginning {
+        let beginning = WorkerContext {
             index: index as u16,
             shared: shared.clone(),
             config: server.clone(),
@@ -163,11 +163,11 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
         let acceptor = acceptor.take();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || thread::run(beginning, acceptor))?;
+            .spawn(move || worker::run(beginning, acceptor))?;
         threads.push(thread);
     }
     announce(&address, (workers, &shared), certificates.as_deref());
-    Ok(Running {
+    Ok(ServerHandle {
         address,
         listener: kept,
         socket_file,
@@ -187,8 +187,8 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<Running, No
 /// The line that the server listens, with how many sockets and apps there is room for, and one if its
 /// certificate is of no use to clients.
 fn announce(
-    address: &Address,
-    (workers, shared): (usize, &Shared),
+    address: &ListenAddress,
+    (workers, shared): (usize, &ServerState),
     certificates: Option<&Certificates>,
 ) {
     let (apps, room) = (shared.apps.load().len(), shared.capacity.max_connections());
@@ -201,11 +201,11 @@ fn announce(
 
 /// Starts looking up apps, if the settings name a table of them.
 fn look_up(
-    config: Option<&config::Sql>,
-    asked: Option<lookup::Asked>,
-    shared: &Arc<Shared>,
+    config: Option<&config::SqlConfig>,
+    asked: Option<lookup::LookupQueue>,
+    shared: &Arc<ServerState>,
     renewed: &watch::Sender<u64>,
-) -> Result<Option<Arc<Keeper>>, NotStarted> {
+) -> Result<Option<Arc<AppRegistry>>, StartError> {
     let (Some(config), Some(asked)) = (config, asked) else { return Ok(None) };
     let keeper = Arc::new(lookup::keeper(config, shared, renewed));
     lookup::start(config, keeper.clone(), asked)?;
@@ -220,12 +220,12 @@ fn node_number() -> io::Result<u64> {
     Ok(u64::from(u32::from_le_bytes(bytes)).max(1))
 }
 
-fn certificates(config: &config::Server) -> Result<Option<Arc<Certificates>>, Unusable> {
+fn certificates(config: &config::ServerConfig) -> Result<Option<Arc<Certificates>>, UnusableSetting> {
     let read = config.tls.as_ref().map(Certificates::read).transpose();
     read.map(|read| read.map(Arc::new))
 }
 
-fn listen(config: &config::Server, listener: Option<OwnedFd>) -> io::Result<Listener> {
+fn listen(config: &config::ServerConfig, listener: Option<OwnedFd>) -> io::Result<Listener> {
     if let Some(listener) = listener {
         let listener = Listener::adopt(listener)?;
         if config.tls.is_some() && matches!(listener, Listener::Unix(_)) {
@@ -238,7 +238,7 @@ fn listen(config: &config::Server, listener: Option<OwnedFd>) -> io::Result<List
         let path = unix.path.display();
         return bound.map_err(|error| io::Error::other(format!("{path}: {error}")));
     }
-    let config::Server { host, port, .. } = config;
+    let config::ServerConfig { host, port, .. } = config;
     let bound = resolve(host, *port).and_then(listener::bind).map(Listener::Tcp);
     bound.map_err(|error| {
         let advice = match error.kind() {
@@ -253,18 +253,18 @@ fn listen(config: &config::Server, listener: Option<OwnedFd>) -> io::Result<List
 }
 
 fn webhooks_of(config: &Config, cluster: Option<&Clustered>) -> io::Result<Webhooks> {
-    let config::Webhooks { allow_private, spool } = config.webhooks.clone();
-    let done = cluster.map(|cluster| Box::new(node::done(cluster.link().clone())) as webhook::Done);
-    Webhooks::start(webhook::Options { allow_private, spool }, &config.apps, done)
+    let config::WebhooksConfig { allow_private, spool } = config.webhooks.clone();
+    let done = cluster.map(|cluster| Box::new(node::done(cluster.link().clone())) as webhook::EntryAcknowledger);
+    Webhooks::start(webhook::WebhookOptions { allow_private, spool }, &config.apps, done)
 }
 
 /// Serves metrics on a listener of their own, or gives back what the workers are to serve. That metrics
 /// cannot be had is no reason not to serve clients.
 fn metrics_of(
-    metrics: &config::Metrics,
-    shared: &Arc<Shared>,
-    (address, certificates): (&Address, Option<&Certificates>),
-    phase: &watch::Sender<Phase>,
+    metrics: &config::MetricsConfig,
+    shared: &Arc<ServerState>,
+    (address, certificates): (&ListenAddress, Option<&Certificates>),
+    phase: &watch::Sender<ServerPhase>,
 ) -> Option<Arc<Scrape>> {
     let port = address.tcp().map_or(0, |addr| addr.port());
     let (shared, prefix) = (shared.clone(), metrics.prefix.clone());
@@ -274,9 +274,9 @@ fn metrics_of(
     if metrics.port == 0 || !(metrics.enabled || metrics.probes) {
         return metrics.enabled.then_some(scrape);
     }
-    let scrape = scrape::Port { scrape, enabled: metrics.enabled, local: metrics.local };
+    let scrape = metrics::MetricsListener { scrape, enabled: metrics.enabled, local: metrics.local };
     let addr = resolve(&metrics.host, metrics.port);
-    let started = addr.and_then(|addr| scrape::start(addr, scrape, phase.subscribe()));
+    let started = addr.and_then(|addr| metrics::start(addr, scrape, phase.subscribe()));
     if let Err(error) = started {
         warn!(%error, host = %metrics.host, port = metrics.port, "metrics are not served");
     }
@@ -291,7 +291,7 @@ fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
 
 fn capacity(config: &Config) -> Capacity {
     let connections = max_connections(config.server.max_connections);
-    Capacity::new(connections as u64, memory::limit(config.limits.memory))
+    Capacity::new(connections as u64, process_limits::limit(config.limits.memory))
 }
 
 /// Sockets that may be open at a time: what was configured, or what the open-file limit bears once it is
@@ -329,13 +329,13 @@ fn page(config: &Config) -> Option<Bytes> {
     config.server.try_out.then(|| page.into())
 }
 
-impl Running {
+impl ServerHandle {
     /// Where it listens, with the port that was found if any was to do.
-    pub fn address(&self) -> &Address {
+    pub fn address(&self) -> &ListenAddress {
         &self.address
     }
 
-    pub fn shared(&self) -> &Arc<Shared> {
+    pub fn shared(&self) -> &Arc<ServerState> {
         &self.shared
     }
 
@@ -367,14 +367,14 @@ impl Running {
         self.drained.get_or_init(Instant::now);
         self.shared.draining.store(true, Ordering::Relaxed);
         self.linger();
-        self.phase.send_replace(Phase::Draining);
+        self.phase.send_replace(ServerPhase::Draining);
     }
 
     /// Begins to stop while another process accepts on the same listener: no connection is refused, the
     /// established ones are closed one after the other.
     pub fn hand_over(&self) {
         self.linger();
-        self.phase.send_replace(Phase::HandingOver);
+        self.phase.send_replace(ServerPhase::HandingOver);
     }
 
     fn linger(&self) {
@@ -417,7 +417,7 @@ impl Running {
         if let (Some(cluster), Some(link)) = (&self.shared.cluster, self.link) {
             // What is not sent by then is another node's to send.
             self.shared.webhooks.finish(Instant::now() + FAREWELL);
-            cluster.link().order(Order::Stop);
+            cluster.link().order(LinkRequest::Stop);
             ends.push(cluster::join_in_time(link, FAREWELL * 5));
         }
         // What the last ones to leave were news of has the rest of the grace, and a moment at least.

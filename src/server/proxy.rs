@@ -20,7 +20,7 @@ const MOST: usize = 16 + 216 + 1024;
 
 /// A header that was read.
 #[derive(PartialEq, Eq, Debug)]
-struct Header {
+struct ProxyHeader {
     /// Its bytes.
     length: usize,
     /// Who connected to the proxy; none if it is the proxy itself, or has no address.
@@ -28,7 +28,7 @@ struct Header {
 }
 
 #[derive(PartialEq, Eq, Debug)]
-enum Wrong {
+enum ProxyHeaderError {
     /// It may become right with more bytes.
     Unfinished,
     Malformed,
@@ -46,7 +46,7 @@ pub(super) async fn read(stream: &mut Stream) -> io::Result<Option<IpAddr>> {
         bytes.truncate(before + read);
         match parse(&bytes) {
             Ok(header) => return Ok(header.client),
-            Err(Wrong::Unfinished) if read > 0 => {}
+            Err(ProxyHeaderError::Unfinished) if read > 0 => {}
             Err(_) => return Err(io::Error::other("no header of the PROXY protocol")),
         }
     }
@@ -65,60 +65,60 @@ fn wanted(bytes: &[u8]) -> usize {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Header, Wrong> {
+fn parse(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     if begins(SIGNATURE) {
         version_2(bytes)
     } else if begins(b"PROXY ") {
         version_1(bytes)
     } else {
-        Err(Wrong::Malformed)
+        Err(ProxyHeaderError::Malformed)
     }
 }
 
-fn version_1(bytes: &[u8]) -> Result<Header, Wrong> {
+fn version_1(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else {
-        return Err(if bytes.len() < LINE { Wrong::Unfinished } else { Wrong::Malformed });
+        return Err(if bytes.len() < LINE { ProxyHeaderError::Unfinished } else { ProxyHeaderError::Malformed });
     };
     let line = bytes.get(..end).and_then(|line| std::str::from_utf8(line).ok());
-    let words: Vec<&str> = line.ok_or(Wrong::Malformed)?.split(' ').collect();
+    let words: Vec<&str> = line.ok_or(ProxyHeaderError::Malformed)?.split(' ').collect();
     let client = match words.as_slice() {
         [_, "UNKNOWN", ..] => None,
         [_, "TCP4", client, _, _, _] => {
-            Some(client.parse::<Ipv4Addr>().map_err(|_| Wrong::Malformed)?.into())
+            Some(client.parse::<Ipv4Addr>().map_err(|_| ProxyHeaderError::Malformed)?.into())
         }
         [_, "TCP6", client, _, _, _] => {
-            Some(client.parse::<Ipv6Addr>().map_err(|_| Wrong::Malformed)?.into())
+            Some(client.parse::<Ipv6Addr>().map_err(|_| ProxyHeaderError::Malformed)?.into())
         }
-        _ => return Err(Wrong::Malformed),
+        _ => return Err(ProxyHeaderError::Malformed),
     };
-    Ok(Header { length: end + 2, client })
+    Ok(ProxyHeader { length: end + 2, client })
 }
 
-fn version_2(bytes: &[u8]) -> Result<Header, Wrong> {
+fn version_2(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     let (Some(&command), Some(&family), Some(&[high, low])) =
         (bytes.get(12), bytes.get(13), bytes.get(14..16))
     else {
-        return Err(Wrong::Unfinished);
+        return Err(ProxyHeaderError::Unfinished);
     };
     let length = 16 + usize::from(u16::from_be_bytes([high, low]));
     if length > MOST || !matches!(command, 0x20 | 0x21) {
-        return Err(Wrong::Malformed);
+        return Err(ProxyHeaderError::Malformed);
     }
-    let addresses = bytes.get(16..length).ok_or(Wrong::Unfinished)?;
+    let addresses = bytes.get(16..length).ok_or(ProxyHeaderError::Unfinished)?;
     // The source stands first. A command of 0 is the proxy itself, looking whether we are there.
     let client = match (command, family >> 4) {
         (0x21, 1) => {
             let octets = addresses.first_chunk::<4>().filter(|_| addresses.len() >= 12);
-            Some(IpAddr::from(*octets.ok_or(Wrong::Malformed)?))
+            Some(IpAddr::from(*octets.ok_or(ProxyHeaderError::Malformed)?))
         }
         (0x21, 2) => {
             let octets = addresses.first_chunk::<16>().filter(|_| addresses.len() >= 36);
-            Some(IpAddr::from(*octets.ok_or(Wrong::Malformed)?))
+            Some(IpAddr::from(*octets.ok_or(ProxyHeaderError::Malformed)?))
         }
         _ => None,
     };
-    Ok(Header { length, client })
+    Ok(ProxyHeader { length, client })
 }
 
 #[cfg(test)]
@@ -147,9 +147,9 @@ mod tests {
             (v2(0x21, 0x31, &[0; 216]), None),
         ] {
             let client = client.map(|client| client.parse().unwrap());
-            let header = Header { length: bytes.len(), client };
+            let header = ProxyHeader { length: bytes.len(), client };
             for end in 1..bytes.len() {
-                assert_eq!(parse(&bytes[..end]), Err(Wrong::Unfinished), "{end} of {bytes:?}");
+                assert_eq!(parse(&bytes[..end]), Err(ProxyHeaderError::Unfinished), "{end} of {bytes:?}");
                 assert!(wanted(&bytes[..end]) <= bytes.len(), "{end} of {bytes:?}");
             }
             assert_eq!(parse(&[&bytes[..], b"GET /"].concat()), Ok(header), "{bytes:?}");
@@ -167,7 +167,7 @@ mod tests {
             v2(0x21, 0x11, &[0; 11]),
             v2(0x21, 0x11, &[0; 2000]),
         ] {
-            assert_eq!(parse(&bytes), Err(Wrong::Malformed), "{bytes:?}");
+            assert_eq!(parse(&bytes), Err(ProxyHeaderError::Malformed), "{bytes:?}");
         }
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
-use super::Running;
+use super::ServerHandle;
 use crate::app::Apps;
-use crate::config::{Config, Error, Loaded};
+use crate::config::{Config, Error, LoadedSettings};
 
 /// How often the watched files are looked at.
 pub const LOOK: Duration = Duration::from_secs(1);
@@ -20,19 +20,19 @@ pub const LOOK: Duration = Duration::from_secs(1);
 /// Files, and what they were like. A change counts once the files have stayed the same from one look to
 /// the next, so that one that is still being written is not read half.
 #[derive(Debug)]
-struct Watched {
+struct WatchedFiles {
     files: Vec<PathBuf>,
     /// When they were read.
-    read: Vec<Stamp>,
+    read: Vec<FileStamp>,
     /// At the last look.
-    last: Vec<Stamp>,
+    last: Vec<FileStamp>,
 }
 
 /// Length and time of change, and the file itself by its device and inode, for another may have been put
 /// in its place that has both; none of a file that is not there.
-type Stamp = Option<(u64, SystemTime, (u64, u64))>;
+type FileStamp = Option<(u64, SystemTime, (u64, u64))>;
 
-impl Watched {
+impl WatchedFiles {
     fn new(files: Vec<PathBuf>) -> Self {
         let mut watched = Self { files, read: Vec::new(), last: Vec::new() };
         watched.note();
@@ -57,7 +57,7 @@ impl Watched {
         changed
     }
 
-    fn stamps(&self) -> Vec<Stamp> {
+    fn stamps(&self) -> Vec<FileStamp> {
         let stamp = |path: &PathBuf| {
             let data = std::fs::metadata(path).ok()?;
             Some((data.len(), data.modified().ok()?, (data.dev(), data.ino())))
@@ -68,18 +68,18 @@ impl Watched {
 
 /// Changes a running server.
 pub struct Reloader<'a> {
-    running: &'a Running,
-    load: Box<dyn Fn() -> Result<Loaded, Error> + 'a>,
+    running: &'a ServerHandle,
+    load: Box<dyn Fn() -> Result<LoadedSettings, Error> + 'a>,
     /// Makes the log as talkative as the settings want it.
     set_level: Box<dyn Fn(LevelFilter) + 'a>,
     /// What the server was started with.
     begun: Config,
     /// The apps were made for the run, so no settings speak of them.
     made: bool,
-    certificate: Watched,
+    certificate: WatchedFiles,
     /// The file of more apps, and how it was.
     watched: Option<PathBuf>,
-    apps: Watched,
+    apps: WatchedFiles,
 }
 
 impl fmt::Debug for Reloader<'_> {
@@ -91,9 +91,9 @@ impl fmt::Debug for Reloader<'_> {
 impl<'a> Reloader<'a> {
     /// For a server that was started with `config`; `load` reads the settings again.
     pub fn new(
-        running: &'a Running,
+        running: &'a ServerHandle,
         config: &Config,
-        load: impl Fn() -> Result<Loaded, Error> + 'a,
+        load: impl Fn() -> Result<LoadedSettings, Error> + 'a,
     ) -> Self {
         let tls = config.server.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
         Self {
@@ -102,9 +102,9 @@ impl<'a> Reloader<'a> {
             set_level: Box::new(|_| {}),
             begun: config.clone(),
             made: config.made_app.is_some(),
-            certificate: Watched::new(tls.collect()),
+            certificate: WatchedFiles::new(tls.collect()),
             watched: config.apps_file.clone(),
-            apps: Watched::new(config.apps_file.iter().cloned().collect()),
+            apps: WatchedFiles::new(config.apps_file.iter().cloned().collect()),
         }
     }
 
@@ -143,7 +143,7 @@ impl<'a> Reloader<'a> {
     }
 
     fn reload_settings(&mut self) {
-        let Loaded { config, warnings, .. } = match (self.load)() {
+        let LoadedSettings { config, warnings, .. } = match (self.load)() {
             Ok(loaded) => loaded,
             Err(error) => {
                 error!("the settings stay as they were: {error}");
@@ -161,7 +161,7 @@ impl<'a> Reloader<'a> {
         }
         if config.apps_file != self.watched {
             self.watched.clone_from(&config.apps_file);
-            self.apps = Watched::new(config.apps_file.iter().cloned().collect());
+            self.apps = WatchedFiles::new(config.apps_file.iter().cloned().collect());
         }
         match (self.made, config.made_app.is_some()) {
             // Those made now are not those that clients know.
@@ -219,7 +219,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("fanfare-watched-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("watched");
-        let mut watched = Watched::new(vec![file.clone()]);
+        let mut watched = WatchedFiles::new(vec![file.clone()]);
         assert!(!watched.have_changed());
         std::fs::write(&file, "a").unwrap();
         assert!(!watched.have_changed(), "it may still be written to");

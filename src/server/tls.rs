@@ -18,10 +18,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use webpki::EndEntityCert;
 
-use super::Unusable;
+use super::UnusableSetting;
 use crate::config;
 use crate::hub::stream::Stream;
-use crate::hub::tls::Tls;
+use crate::hub::tls::TlsStream;
 
 /// The answer to whoever speaks plain HTTP here.
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
@@ -34,7 +34,7 @@ const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 /// The certificate in use, and where the next one comes from.
 #[derive(Debug)]
 pub(super) struct Certificates {
-    files: config::Tls,
+    files: config::TlsFiles,
     current: ArcSwap<ServerConfig>,
     /// Encrypts sessions that clients may resume, also after the certificate has changed.
     tickets: Arc<dyn ProducesTickets>,
@@ -46,9 +46,9 @@ pub(super) struct Certificates {
 
 impl Certificates {
     /// The error says which setting, and which file, it is about.
-    pub(super) fn read(files: &config::Tls) -> Result<Self, Unusable> {
+    pub(super) fn read(files: &config::TlsFiles) -> Result<Self, UnusableSetting> {
         let tickets =
-            ring::Ticketer::new().map_err(|error| Unusable::new("server.tls.cert", error))?;
+            ring::Ticketer::new().map_err(|error| UnusableSetting::new("server.tls.cert", error))?;
         let (current, times) = load(files, &tickets)?;
         let current = ArcSwap::from_pointee(current);
         let (begin, end) = (AtomicU64::new(times.0), Arc::new(AtomicU64::new(times.1)));
@@ -56,7 +56,7 @@ impl Certificates {
     }
 
     /// Reads the files again. What cannot be used changes nothing.
-    pub(super) fn reload(&self) -> Result<(), Unusable> {
+    pub(super) fn reload(&self) -> Result<(), UnusableSetting> {
         let (current, (begin, end)) = load(&self.files, &self.tickets)?;
         self.current.store(Arc::new(current));
         // Each is looked at by itself.
@@ -98,7 +98,7 @@ impl Certificates {
             return Err(io::Error::other("plain HTTP on the TLS port"));
         }
         let session = ServerConnection::new(self.current.load_full()).map_err(io::Error::other)?;
-        let mut tls = Box::new(Tls::new(tcp, session.into()));
+        let mut tls = Box::new(TlsStream::new(tcp, session.into()));
         std::future::poll_fn(|cx| tls.poll_handshake(cx)).await?;
         Ok(Stream::Tls(tls))
     }
@@ -106,11 +106,11 @@ impl Certificates {
 
 /// What the files make, and from when to when all of the chain's certificates are valid, in seconds since 1970.
 fn load(
-    files: &config::Tls,
+    files: &config::TlsFiles,
     tickets: &Arc<dyn ProducesTickets>,
-) -> Result<(ServerConfig, (u64, u64)), Unusable> {
-    let config::Tls { cert, key } = files;
-    let text = std::fs::read(cert).map_err(|error| Unusable::path(CERT, cert, &error))?;
+) -> Result<(ServerConfig, (u64, u64)), UnusableSetting> {
+    let config::TlsFiles { cert, key } = files;
+    let text = std::fs::read(cert).map_err(|error| UnusableSetting::path(CERT, cert, &error))?;
     let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| unusable(CERT, cert, error))?;
     if chain.is_empty() {
@@ -146,8 +146,8 @@ fn load(
     Ok((config, times.unwrap_or_default()))
 }
 
-fn read_key(key: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
-    let text = std::fs::read(key).map_err(|error| Unusable::path(KEY, key, &error))?;
+fn read_key(key: &Path) -> Result<PrivateKeyDer<'static>, UnusableSetting> {
+    let text = std::fs::read(key).map_err(|error| UnusableSetting::path(KEY, key, &error))?;
     let is_encrypted = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"]
         .iter()
         .any(|words| memchr::memmem::find(&text, words.as_bytes()).is_some());
@@ -180,8 +180,8 @@ const KEY: &str = "server.tls.key";
 
 const DAY: u64 = 24 * 3600;
 
-fn unusable(setting: &'static str, file: &Path, problem: impl fmt::Display) -> Unusable {
-    Unusable::new(setting, format_args!("{}: {problem}", file.display()))
+fn unusable(setting: &'static str, file: &Path, problem: impl fmt::Display) -> UnusableSetting {
+    UnusableSetting::new(setting, format_args!("{}: {problem}", file.display()))
 }
 
 #[cfg(test)]

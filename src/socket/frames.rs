@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use fastwebsockets::{CloseCode, Frame, OpCode, Payload};
 
-use crate::protocol::deflate::{COMPRESSED, Inflater, Uninflatable};
+use crate::protocol::deflate::{COMPRESSED, Inflater, InflateError};
 
 thread_local! {
     /// All connections of a thread share one, made when the first compressed message comes.
@@ -16,12 +16,12 @@ thread_local! {
 
 /// Puts frames together. Empty, it owns no memory.
 #[derive(Debug, Default)]
-pub struct Frames {
-    pieces: Option<Box<Pieces>>,
+pub struct FrameAssembler {
+    pieces: Option<Box<FragmentBuffer>>,
 }
 
 #[derive(Debug, Default)]
-struct Pieces {
+struct FragmentBuffer {
     /// Bytes of a frame that is not whole yet.
     rest: Vec<u8>,
     /// The fragments so far of a message that is not whole yet.
@@ -32,14 +32,14 @@ struct Pieces {
 
 /// What a client may send.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms {
+pub struct FrameLimits {
     /// Bytes of a message.
     pub max: usize,
     /// Messages may come compressed (RFC 7692).
     pub inflates: bool,
 }
 
-impl Terms {
+impl FrameLimits {
     /// Bytes that a message of `max` may have while it is compressed: what cannot be made smaller is stored in
     /// blocks with a header each (RFC 1951, section 3.2.4).
     fn max_deflated(self) -> usize {
@@ -49,7 +49,7 @@ impl Terms {
 
 /// What a frame, or several fragments, came to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Incoming<'a> {
+pub enum IncomingMessage<'a> {
     /// A text message, or a binary one that holds text.
     Text(&'a str),
     Ping(&'a [u8]),
@@ -60,7 +60,7 @@ pub enum Incoming<'a> {
 
 /// What the other side must not do; the connection ends with the code.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub enum Breach {
+pub enum ProtocolBreach {
     /// Section 5: an unmasked frame, reserved bits, an unknown opcode, a fragment out of place, …
     Protocol(&'static str),
     /// Section 8.1.
@@ -70,7 +70,7 @@ pub enum Breach {
     TooLarge,
 }
 
-impl Breach {
+impl ProtocolBreach {
     pub fn code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
@@ -91,7 +91,7 @@ impl Breach {
 
 /// One frame's header.
 #[derive(Debug)]
-struct Header {
+struct FrameHeader {
     fin: bool,
     /// The message that begins here is compressed.
     deflated: bool,
@@ -109,21 +109,21 @@ fn header(
     bytes: &[u8],
     inflates: bool,
     room: impl Fn(bool) -> usize,
-) -> Result<Option<Header>, Breach> {
+) -> Result<Option<FrameHeader>, ProtocolBreach> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     let deflated = first & COMPRESSED != 0;
     if first & 0b0011_0000 != 0 || (deflated && !inflates) {
-        return Err(Breach::Protocol("Reserved bits must be zero"));
+        return Err(ProtocolBreach::Protocol("Reserved bits must be zero"));
     }
     let fin = first & 0b1000_0000 != 0;
     let opcode = OpCode::try_from(first & 0b1111)
-        .map_err(|_| Breach::Protocol("The opcode is not known"))?;
+        .map_err(|_| ProtocolBreach::Protocol("The opcode is not known"))?;
     // RFC 7692, section 6.1: the first frame of a message says it for all.
     if deflated && !matches!(opcode, OpCode::Text | OpCode::Binary) {
-        return Err(Breach::Protocol("Only the first frame of a message may say it is compressed"));
+        return Err(ProtocolBreach::Protocol("Only the first frame of a message may say it is compressed"));
     }
     if second & 0b1000_0000 == 0 {
-        return Err(Breach::Protocol("Frames of a client must be masked"));
+        return Err(ProtocolBreach::Protocol("Frames of a client must be masked"));
     }
     let short = second & 0b0111_1111;
     let (payload, extended) = match (short, rest) {
@@ -135,19 +135,19 @@ fn header(
         (short, _) => (u64::from(short), 0),
     };
     if (extended == 2 && payload < 126) || (extended == 8 && payload < 65_536) {
-        return Err(Breach::Protocol("A length must take the fewest bytes"));
+        return Err(ProtocolBreach::Protocol("A length must take the fewest bytes"));
     }
     let control = matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong);
     if control && (payload > 125 || !fin) {
-        return Err(Breach::Protocol("A control frame must be whole and at most 125 bytes"));
+        return Err(ProtocolBreach::Protocol("A control frame must be whole and at most 125 bytes"));
     }
     let payload = usize::try_from(payload).unwrap_or(usize::MAX);
     if !control && payload > room(deflated) {
-        return Err(Breach::TooLarge);
+        return Err(ProtocolBreach::TooLarge);
     }
     let Some(&[a, b, c, d]) = rest.get(extended..extended + 4) else { return Ok(None) };
     let header = 2 + extended + 4;
-    Ok(Some(Header { fin, deflated, opcode, mask: [a, b, c, d], header, payload }))
+    Ok(Some(FrameHeader { fin, deflated, opcode, mask: [a, b, c, d], header, payload }))
 }
 
 /// Whether `bytes` are a close frame and nothing else.
@@ -159,15 +159,15 @@ pub fn is_close(bytes: &[u8]) -> bool {
     })
 }
 
-impl Frames {
+impl FrameAssembler {
     /// Takes bytes as they were read, unmasks them where they lie, and tells `hear` of each message that is
     /// whole; `hear` answers whether to go on.
     pub fn feed(
         &mut self,
         bytes: &mut [u8],
-        terms: Terms,
-        mut hear: impl FnMut(Incoming<'_>) -> bool,
-    ) -> Result<(), Breach> {
+        terms: FrameLimits,
+        mut hear: impl FnMut(IncomingMessage<'_>) -> bool,
+    ) -> Result<(), ProtocolBreach> {
         let mut rest = self.pieces.as_mut().map_or_else(Vec::new, |p| std::mem::take(&mut p.rest));
         if rest.is_empty() {
             let used = self.take(bytes, terms, &mut hear)?;
@@ -192,9 +192,9 @@ impl Frames {
     fn take(
         &mut self,
         bytes: &mut [u8],
-        terms: Terms,
-        hear: &mut impl FnMut(Incoming<'_>) -> bool,
-    ) -> Result<usize, Breach> {
+        terms: FrameLimits,
+        hear: &mut impl FnMut(IncomingMessage<'_>) -> bool,
+    ) -> Result<usize, ProtocolBreach> {
         let mut used = 0;
         loop {
             let begun = self.message().map_or(0, |message| message.len());
@@ -223,18 +223,18 @@ impl Frames {
         &mut self,
         frame: &Frame<'_>,
         (deflated, max): (bool, usize),
-        hear: &mut impl FnMut(Incoming<'_>) -> bool,
-    ) -> Result<bool, Breach> {
+        hear: &mut impl FnMut(IncomingMessage<'_>) -> bool,
+    ) -> Result<bool, ProtocolBreach> {
         let payload = &*frame.payload;
         match frame.opcode {
-            OpCode::Ping => Ok(hear(Incoming::Ping(payload))),
-            OpCode::Pong => Ok(hear(Incoming::Pong)),
+            OpCode::Ping => Ok(hear(IncomingMessage::Ping(payload))),
+            OpCode::Pong => Ok(hear(IncomingMessage::Pong)),
             OpCode::Close => {
-                hear(Incoming::Close(close_code(payload)?));
+                hear(IncomingMessage::Close(close_code(payload)?));
                 Ok(false)
             }
             OpCode::Text | OpCode::Binary if self.message().is_some() => {
-                Err(Breach::Protocol("A new message must not begin inside another"))
+                Err(ProtocolBreach::Protocol("A new message must not begin inside another"))
             }
             OpCode::Text | OpCode::Binary if frame.fin => whole(payload, (deflated, max), hear),
             OpCode::Text | OpCode::Binary => {
@@ -245,7 +245,7 @@ impl Frames {
             }
             OpCode::Continuation => {
                 let Some(message) = self.message() else {
-                    return Err(Breach::Protocol("There is no message to continue"));
+                    return Err(ProtocolBreach::Protocol("There is no message to continue"));
                 };
                 message.extend_from_slice(payload);
                 if !frame.fin {
@@ -283,11 +283,11 @@ impl Frames {
 fn whole(
     message: &[u8],
     (deflated, max): (bool, usize),
-    hear: &mut impl FnMut(Incoming<'_>) -> bool,
-) -> Result<bool, Breach> {
+    hear: &mut impl FnMut(IncomingMessage<'_>) -> bool,
+) -> Result<bool, ProtocolBreach> {
     let mut hear = |bytes| {
-        let text = std::str::from_utf8(bytes).map_err(|_| Breach::Utf8)?;
-        Ok(hear(Incoming::Text(text)))
+        let text = std::str::from_utf8(bytes).map_err(|_| ProtocolBreach::Utf8)?;
+        Ok(hear(IncomingMessage::Text(text)))
     };
     if !deflated {
         return hear(message);
@@ -296,25 +296,25 @@ fn whole(
     let mut inflater = INFLATER.take().unwrap_or_default();
     let heard = match inflater.inflate(message, max) {
         Ok(bytes) => hear(bytes),
-        Err(Uninflatable::Corrupt) => Err(Breach::Deflate),
-        Err(Uninflatable::TooLarge) => Err(Breach::TooLarge),
+        Err(InflateError::Corrupt) => Err(ProtocolBreach::Deflate),
+        Err(InflateError::TooLarge) => Err(ProtocolBreach::TooLarge),
     };
     INFLATER.set(Some(inflater));
     heard
 }
 
 /// The code of a close frame, whose payload is empty, or a code and a reason (section 5.5.1).
-fn close_code(payload: &[u8]) -> Result<Option<u16>, Breach> {
+fn close_code(payload: &[u8]) -> Result<Option<u16>, ProtocolBreach> {
     let (code, reason) = match payload {
         [] => return Ok(None),
         [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),
-        [_] => return Err(Breach::Protocol("A close frame holds no code or two bytes of it")),
+        [_] => return Err(ProtocolBreach::Protocol("A close frame holds no code or two bytes of it")),
     };
     if !CloseCode::from(code).is_allowed() || code >= 5000 {
-        return Err(Breach::Protocol("The close code is not one to be sent"));
+        return Err(ProtocolBreach::Protocol("The close code is not one to be sent"));
     }
     if std::str::from_utf8(reason).is_err() {
-        return Err(Breach::Utf8);
+        return Err(ProtocolBreach::Utf8);
     }
     Ok(Some(code))
 }
@@ -352,12 +352,12 @@ mod tests {
     }
 
     /// What is heard of `bytes` when they come `step` at a time.
-    fn heard(bytes: &[u8], step: usize) -> Result<Vec<String>, Breach> {
-        heard_by(Terms { max: 70_000, inflates: false }, bytes, step)
+    fn heard(bytes: &[u8], step: usize) -> Result<Vec<String>, ProtocolBreach> {
+        heard_by(FrameLimits { max: 70_000, inflates: false }, bytes, step)
     }
 
-    fn heard_by(terms: Terms, bytes: &[u8], step: usize) -> Result<Vec<String>, Breach> {
-        let (mut frames, mut all) = (Frames::default(), Vec::new());
+    fn heard_by(terms: FrameLimits, bytes: &[u8], step: usize) -> Result<Vec<String>, ProtocolBreach> {
+        let (mut frames, mut all) = (FrameAssembler::default(), Vec::new());
         for chunk in bytes.chunks(step) {
             frames.feed(&mut chunk.to_vec(), terms, |incoming| {
                 all.push(format!("{incoming:?}"));
@@ -411,7 +411,7 @@ mod tests {
             (&[masked(0x01, b"a"), masked(0x81, b"b")].concat(), 1002),
             (&[masked(0x01, b"a"), masked(0x80, &[b'x'; 70_000])].concat(), 1009),
         ] {
-            let breach = heard(bytes, 4096).map_err(Breach::code);
+            let breach = heard(bytes, 4096).map_err(ProtocolBreach::code);
             assert_eq!(breach.err(), Some(code), "{:?}", &bytes[..2]);
         }
         assert!(heard(&masked(0x81, &[b'x'; 70_000]), 4096).is_ok());
@@ -445,14 +445,14 @@ mod tests {
             "Text(\"\")",
         ];
         for step in [1, 2, 7, bytes.len()] {
-            let heard = heard_by(Terms { max: 5, inflates: true }, &bytes, step).unwrap();
+            let heard = heard_by(FrameLimits { max: 5, inflates: true }, &bytes, step).unwrap();
             assert_eq!(heard, expected, "{step} at a time");
         }
     }
 
     #[test]
     fn breaches_of_compression_are_told_apart() {
-        let terms = Terms { max: 5, inflates: true };
+        let terms = FrameLimits { max: 5, inflates: true };
         for (bytes, code) in [
             (masked(0xc9, b""), 1002),
             (masked(0xc8, b""), 1002),
@@ -475,10 +475,10 @@ mod tests {
             ([masked(0x41, &[0; 60]), masked(0x00, &[0; 60])].concat(), 1009),
             (masked(0x81, b"123456"), 1009),
         ] {
-            let breach = heard_by(terms, &bytes, 4096).map_err(Breach::code);
+            let breach = heard_by(terms, &bytes, 4096).map_err(ProtocolBreach::code);
             assert_eq!(breach.err(), Some(code), "{bytes:x?}");
         }
-        let off = Terms { inflates: false, ..terms };
-        assert_eq!(heard_by(off, &masked(0xc1, &HELLO), 4096).map_err(Breach::code), Err(1002));
+        let off = FrameLimits { inflates: false, ..terms };
+        assert_eq!(heard_by(off, &masked(0xc1, &HELLO), 4096).map_err(ProtocolBreach::code), Err(1002));
     }
 }

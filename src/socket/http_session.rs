@@ -18,13 +18,13 @@ use super::{LINGER, linger, watch};
 use crate::app::App;
 use crate::hub::connection::Connection;
 use crate::hub::http_sessions::HttpSession;
-use crate::hub::http_stream::{Arrival, HttpStream, Lull, head};
+use crate::hub::http_stream::{SessionRequest, HttpStream, SessionIdle, head};
 use crate::hub::stream::Stream;
 use crate::metrics::{Reason, Transport};
 use crate::node::Node;
 use crate::protocol::error::Error;
 use crate::protocol::event::Message;
-use crate::protocol::fallback::{Framing, Lines, OPEN};
+use crate::protocol::fallback::{AnswerFraming, FallbackLines, OPEN};
 use crate::session::Session;
 
 /// How long nothing is said before a line says so; seconds.
@@ -83,12 +83,12 @@ impl HttpSocket {
         }
     }
 
-    fn take(&mut self, connection: &Connection, arrival: Arrival) {
+    fn take(&mut self, connection: &Connection, arrival: SessionRequest) {
         let life = &connection.life;
         life.heard.set(self.session.node().worker.now());
         life.asked.set(0);
         match arrival {
-            Arrival::Streaming { stream, framing, before, mut alive } => {
+            SessionRequest::Streaming { stream, framing, before, mut alive } => {
                 alive.move_to(self.session.node().worker.index().into());
                 self.recount(Transport::XhrStreaming);
                 let begun =
@@ -97,11 +97,11 @@ impl HttpSocket {
                     debug!(socket = %connection.id, %error, "a streaming request was lost");
                 }
             }
-            Arrival::Polling(poll) => {
+            SessionRequest::Polling(poll) => {
                 self.recount(Transport::XhrPolling);
                 connection.over_http(|stream| stream.answer_to(poll));
             }
-            Arrival::Texts { texts, bytes, heard } => {
+            SessionRequest::Texts { texts, bytes, heard } => {
                 let is_open = !connection.is_closing();
                 if is_open {
                     connection.traffic().received_bytes.add(bytes as u64);
@@ -110,7 +110,7 @@ impl HttpSocket {
                 // Whether the client waits for the answer is its own affair.
                 let _ = heard.send(is_open);
             }
-            Arrival::TooLarge { heard } => {
+            SessionRequest::TooLarge { heard } => {
                 let is_open = !connection.is_closing();
                 connection.end(Message::close(1009, super::TOO_LARGE), Reason::TooLarge);
                 let _ = heard.send(is_open);
@@ -186,7 +186,7 @@ impl Drop for HttpSocket {
 }
 
 /// Tells a streaming request that opened no session why, and ends it.
-pub async fn refuse(mut stream: Stream, framing: Framing, before: Vec<u8>, error: Error) {
+pub async fn refuse(mut stream: Stream, framing: AnswerFraming, before: Vec<u8>, error: Error) {
     let mut answer = before;
     answer.extend_from_slice(&head(framing));
     framing.push_line(&mut answer, OPEN);
@@ -198,10 +198,10 @@ pub async fn refuse(mut stream: Stream, framing: Framing, before: Vec<u8>, error
 }
 
 /// The lines that tell why there is no session.
-pub fn refusal(error: &Error, framing: Framing) -> Bytes {
+pub fn refusal(error: &Error, framing: AnswerFraming) -> Bytes {
     let mut frames = Message::error(error, None).bytes().to_vec();
     frames.extend_from_slice(Message::close(error.code, &error.message).bytes());
-    Lines::of_frames(&frames, framing).bytes
+    FallbackLines::of_frames(&frames, framing).bytes
 }
 
 /// Looks after one session, at second `now` of its worker's clock: says something where nothing was said for
@@ -214,8 +214,8 @@ pub fn look_after(connection: &Connection, now: u32) {
         _ => STREAMING_PATIENCE,
     };
     match lull {
-        Lull::Idle(seconds) if seconds >= patience => return connection.abort(),
-        Lull::Quiet(seconds) if seconds >= HEARTBEAT_AFTER && !connection.is_closing() => {
+        SessionIdle::Idle(seconds) if seconds >= patience => return connection.abort(),
+        SessionIdle::Quiet(seconds) if seconds >= HEARTBEAT_AFTER && !connection.is_closing() => {
             connection.tell(Message::ws_ping());
             connection.flush();
         }
@@ -223,7 +223,7 @@ pub fn look_after(connection: &Connection, now: u32) {
     }
     if !connection.is_closing() {
         watch(connection, now);
-    } else if matches!(lull, Lull::Quiet(_)) {
+    } else if matches!(lull, SessionIdle::Quiet(_)) {
         // A client that receives has as long for the last lines as others have to end their sockets.
         let life = &connection.life;
         if !life.ends.replace(true) {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::{debug, error};
 
-use crate::hub::budget::Work;
+use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::deflated::Compression;
 use crate::hub::stream::Stream;
@@ -23,7 +23,7 @@ use crate::metrics::Reason;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::session::Session;
-use frames::{Breach, Frames, Incoming, Terms};
+use frames::{ProtocolBreach, FrameAssembler, IncomingMessage, FrameLimits};
 
 /// How long a client may go on after we have closed, before its stream is dropped; seconds.
 const LINGER: u32 = 5;
@@ -76,10 +76,10 @@ thread_local! {
 #[derive(Debug)]
 pub struct Socket {
     session: Session,
-    frames: Frames,
+    frames: FrameAssembler,
     /// Until the greeting goes out, where it waits; once we have closed, for the client's answer to that.
     timer: Option<Pin<Box<Sleep>>>,
-    input: Input,
+    input: ClientInput,
     /// Our half of the stream is ended; what still comes is thrown away.
     shut: bool,
     /// The client's half is, or the stream is broken.
@@ -90,7 +90,7 @@ pub struct Socket {
 
 /// What the client's half of the conversation has come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Input {
+enum ClientInput {
     Open,
     /// It can no longer be read, but for a close frame that comes by itself.
     Garbled,
@@ -102,8 +102,8 @@ impl Socket {
     /// Carries a conversation from the greeting on, which goes out after `pause`, or once the client speaks. `early`
     /// are bytes that came with the handshake.
     pub fn new(session: Session, early: &[u8], pause: Option<Duration>) -> Self {
-        let frames = Frames::default();
-        let (input, (shut, gone, drained)) = (Input::Open, Default::default());
+        let frames = FrameAssembler::default();
+        let (input, (shut, gone, drained)) = (ClientInput::Open, Default::default());
         let mut socket = Self { session, frames, timer: None, input, shut, gone, drained };
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
@@ -124,7 +124,7 @@ impl Socket {
         if !life.wants_data() {
             life.renew(now);
         }
-        let terms = Terms {
+        let terms = FrameLimits {
             max: connection.app().limits.max_message_size,
             inflates: life.compression.get() != Compression::Off,
         };
@@ -133,7 +133,7 @@ impl Socket {
         let fed = self.frames.feed(bytes, terms, |incoming| {
             frames += 1;
             match incoming {
-                Incoming::Close(code) => {
+                IncomingMessage::Close(code) => {
                     let answer = |code| Message::close(code, "");
                     let close = code.map_or_else(Message::close_bare, answer);
                     connection.end(close, Reason::Client);
@@ -141,19 +141,19 @@ impl Socket {
                 }
                 // After a close frame of ours nothing counts but the client's.
                 _ if connection.is_closing() => {}
-                Incoming::Text(text) => {
+                IncomingMessage::Text(text) => {
                     if terms.inflates {
                         // Few bytes may have come to many.
-                        connection.budget.spend(Work::Bytes(text.len()));
+                        connection.budget.spend(WorkKind::Bytes(text.len()));
                     }
                     life.renew(now);
                     session.hear(text);
                 }
-                Incoming::Ping(payload) => {
-                    connection.budget.spend(Work::Ping);
+                IncomingMessage::Ping(payload) => {
+                    connection.budget.spend(WorkKind::Ping);
                     connection.tell(Message::ws_pong(payload));
                 }
-                Incoming::Pong => {}
+                IncomingMessage::Pong => {}
             }
             true
         });
@@ -164,15 +164,15 @@ impl Socket {
         session.node().worker.turnstile.count(frames + read / 1024 + units as usize);
         if let Err(breach) = fed {
             self.breach(&connection, breach);
-            self.input = Input::Garbled;
+            self.input = ClientInput::Garbled;
         }
         if closed {
-            self.input = Input::Closed;
+            self.input = ClientInput::Closed;
         }
         connection.flush();
     }
 
-    fn breach(&self, connection: &Connection, breach: Breach) {
+    fn breach(&self, connection: &Connection, breach: ProtocolBreach) {
         let (code, reason) = (breach.code(), breach.reason());
         debug!(app = %connection.app().id, socket = %connection.id, code, "breach: {reason}");
         let why = match code {
@@ -210,14 +210,14 @@ impl Socket {
                         return Poll::Ready(());
                     }
                 }
-                if self.input == Input::Garbled && !self.shut {
+                if self.input == ClientInput::Garbled && !self.shut {
                     if frames::is_close(buffer.filled()) {
-                        self.input = Input::Closed;
+                        self.input = ClientInput::Closed;
                         return Poll::Pending;
                     }
                 } else if !self.shut {
                     self.take(buffer.filled_mut());
-                    if self.input == Input::Closed
+                    if self.input == ClientInput::Closed
                         || (!was_closing && self.session.connection().is_closing())
                     {
                         return Poll::Pending;
@@ -256,13 +256,13 @@ impl Socket {
     /// Reads on until the client has answered our close frame, or has had its time to; ready with whether its
     /// half of the stream has ended.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.input == Input::Closed {
+        if self.input == ClientInput::Closed {
             return Poll::Ready(false);
         }
         if self.poll_take(cx).is_ready() {
             return Poll::Ready(true);
         }
-        if self.input == Input::Closed {
+        if self.input == ClientInput::Closed {
             return Poll::Ready(false);
         }
         let answering = self.timer.get_or_insert_with(|| Box::pin(sleep(ANSWER)));
@@ -368,15 +368,15 @@ pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Opti
 
 /// Reads until the client has closed too, or ended its half, or says what cannot be read.
 async fn closed(stream: &mut Stream) -> std::io::Result<()> {
-    let (mut frames, mut is_closed) = (Frames::default(), false);
+    let (mut frames, mut is_closed) = (FrameAssembler::default(), false);
     // Whatever it was answered, only its close frame counts.
-    let terms = Terms { max: MOST_REFUSED, inflates: true };
+    let terms = FrameLimits { max: MOST_REFUSED, inflates: true };
     let mut scratch = [0; 512];
     while !is_closed {
         let read = stream.read(&mut scratch).await?;
         let Some(bytes @ [_, ..]) = scratch.get_mut(..read) else { break };
-        let heard = |incoming: Incoming<'_>| {
-            is_closed |= matches!(incoming, Incoming::Close(_));
+        let heard = |incoming: IncomingMessage<'_>| {
+            is_closed |= matches!(incoming, IncomingMessage::Close(_));
             true
         };
         if frames.feed(bytes, terms, heard).is_err() {

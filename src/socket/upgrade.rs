@@ -17,7 +17,7 @@ use crate::app::{App, Apps};
 use crate::hub::deflated::Compression;
 use crate::metrics::Reason;
 use crate::protocol::error::{Error, close};
-use crate::protocol::extension::Accepted;
+use crate::protocol::extension::AcceptedExtension;
 use crate::protocol::query::Query;
 
 /// Who gets in, decided while the request is at hand and carried out once the stream is.
@@ -74,7 +74,7 @@ pub fn accept_compression(app: &App, request: &HeaderMap, answer: &mut Vec<u8>) 
         return Compression::Off;
     }
     let offers = request.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(|line| line.as_bytes());
-    let Some(accepted) = Accepted::first(offers) else { return Compression::Off };
+    let Some(accepted) = AcceptedExtension::first(offers) else { return Compression::Off };
     // In front of the empty line that ends the answer.
     answer.truncate(answer.len().saturating_sub(2));
     answer.extend_from_slice(format!("Sec-WebSocket-Extensions: {accepted}\r\n\r\n").as_bytes());

@@ -26,7 +26,7 @@ const CALM: usize = 1024;
 const MAX_SETTLED: usize = 1024;
 
 /// A channel, or a member of one.
-pub(super) type Place = (ChannelName, Option<UserId>);
+pub(super) type FactSubject = (ChannelName, Option<UserId>);
 
 /// Something that happened.
 #[derive(Debug)]
@@ -91,55 +91,55 @@ impl Fact {
 
 /// One thing to look at.
 #[derive(Debug)]
-pub(super) enum Happened {
+pub(super) enum Happening {
     /// Comings less goings.
-    Change(Place, i64),
+    Change(FactSubject, i64),
     Event(Fact),
 }
 
 /// All that waits.
 #[derive(Debug, Default)]
-pub(super) struct Facts {
-    waiting: Mutex<Waiting>,
+pub(super) struct FactQueue {
+    waiting: Mutex<PendingFacts>,
     some: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    apps: HashMap<AppId, OfApp>,
+struct PendingFacts {
+    apps: HashMap<AppId, AppFacts>,
     /// Apps that have something, in the order of their turns.
     turns: VecDeque<AppId>,
 }
 
 #[derive(Debug)]
-struct OfApp {
+struct AppFacts {
     app: Arc<App>,
-    order: VecDeque<Next>,
-    changes: HashMap<Place, i64>,
+    order: VecDeque<NextFact>,
+    changes: HashMap<FactSubject, i64>,
     /// Changes that have come to nothing.
     settled: usize,
     events: usize,
 }
 
 #[derive(Debug)]
-enum Next {
-    Single(Place, i64),
+enum NextFact {
+    Single(FactSubject, i64),
     /// As the changes have it.
-    Change(Place),
+    Change(FactSubject),
     Event(Fact),
 }
 
-impl OfApp {
+impl AppFacts {
     fn new(app: Arc<App>) -> Self {
         Self { app, order: VecDeque::new(), changes: HashMap::new(), settled: 0, events: 0 }
     }
 
-    fn change(&mut self, place: Place, by: i64) {
+    fn change(&mut self, place: FactSubject, by: i64) {
         if self.order.len() < CALM {
-            return self.order.push_back(Next::Single(place, by));
+            return self.order.push_back(NextFact::Single(place, by));
         }
         let Some(sum) = self.changes.get_mut(&place) else {
-            self.order.push_back(Next::Change(place.clone()));
+            self.order.push_back(NextFact::Change(place.clone()));
             self.changes.insert(place, by);
             return;
         };
@@ -151,8 +151,8 @@ impl OfApp {
             self.settled = 0;
             let changes = &self.changes;
             self.order.retain(|next| match next {
-                Next::Change(place) => changes.contains_key(place),
-                Next::Single(..) | Next::Event(_) => true,
+                NextFact::Change(place) => changes.contains_key(place),
+                NextFact::Single(..) | NextFact::Event(_) => true,
             });
             self.order.shrink_to(2 * self.order.len());
             let room = 2 * self.changes.len();
@@ -160,31 +160,31 @@ impl OfApp {
         }
     }
 
-    fn next(&mut self) -> Option<Happened> {
+    fn next(&mut self) -> Option<Happening> {
         Some(match self.order.pop_front()? {
-            Next::Single(place, by) => Happened::Change(place, by),
-            Next::Change(place) => {
+            NextFact::Single(place, by) => Happening::Change(place, by),
+            NextFact::Change(place) => {
                 let sum = self.changes.remove(&place).unwrap_or_default();
                 self.settled -= usize::from(sum == 0);
-                Happened::Change(place, sum)
+                Happening::Change(place, sum)
             }
-            Next::Event(fact) => {
+            NextFact::Event(fact) => {
                 self.events -= 1;
-                Happened::Event(fact)
+                Happening::Event(fact)
             }
         })
     }
 }
 
-impl Facts {
+impl FactQueue {
     /// Leaves a fact; whether there was room for it. There always is for comings and goings, for they are no
     /// more than there are channels and members.
     pub(super) fn put(&self, app: &Arc<App>, fact: Fact) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Waiting { apps, turns } = &mut *waiting;
+        let PendingFacts { apps, turns } = &mut *waiting;
         let of_app = apps.entry(app.id.clone()).or_insert_with(|| {
             turns.push_back(app.id.clone());
-            OfApp::new(app.clone())
+            AppFacts::new(app.clone())
         });
         if !Arc::ptr_eq(&of_app.app, app) {
             of_app.app = app.clone();
@@ -197,7 +197,7 @@ impl Facts {
             _ if of_app.events >= MAX_EVENTS => return false,
             event => {
                 of_app.events += 1;
-                of_app.order.push_back(Next::Event(event));
+                of_app.order.push_back(NextFact::Event(event));
             }
         }
         drop(waiting);
@@ -213,12 +213,12 @@ impl Facts {
     }
 
     /// The share of the app whose turn it is.
-    pub(super) fn take(&self) -> Option<(Arc<App>, Vec<Happened>)> {
+    pub(super) fn take(&self) -> Option<(Arc<App>, Vec<Happening>)> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let id = waiting.turns.pop_front()?;
         let of_app = waiting.apps.get_mut(&id)?;
         let app = of_app.app.clone();
-        let share: Vec<Happened> = std::iter::from_fn(|| of_app.next()).take(SHARE).collect();
+        let share: Vec<Happening> = std::iter::from_fn(|| of_app.next()).take(SHARE).collect();
         if of_app.order.is_empty() {
             waiting.apps.remove(&id);
         } else {
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn who_toggles_without_end_leaves_one_change_at_most() {
-        let (facts, app) = (Facts::default(), app("1"));
+        let (facts, app) = (FactQueue::default(), app("1"));
         for number in 0..100_000 {
             assert!(facts.put(&app, Fact::Occupied(channel(0))));
             assert!(facts.put(&app, Fact::Vacated(channel(0))));
@@ -261,7 +261,7 @@ mod tests {
         let mut sums = HashMap::new();
         while let Some((_, share)) = facts.take() {
             for happened in share {
-                let Happened::Change((name, _), by) = happened else { panic!("{happened:?}") };
+                let Happening::Change((name, _), by) = happened else { panic!("{happened:?}") };
                 *sums.entry(name).or_insert(0) += by;
             }
         }
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_app_with_much_to_tell_does_not_hold_up_another() {
-        let (facts, many, few) = (Facts::default(), app("1"), app("2"));
+        let (facts, many, few) = (FactQueue::default(), app("1"), app("2"));
         for number in 0..10_000 {
             assert!(facts.put(&many, Fact::Occupied(channel(number))));
         }

@@ -3,10 +3,10 @@
 //! nobody else's concern when its endpoint is slow or dead. Knows no hub: facts are data.
 
 mod facts;
-mod line;
-mod logged;
-mod news;
-mod post;
+mod queue;
+mod cluster_log;
+mod debounce;
+mod delivery;
 mod spool;
 
 use std::collections::HashMap;
@@ -27,16 +27,16 @@ use tracing::{info, warn};
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
-use facts::{Facts, Happened};
-use line::{Held, Line};
-use logged::{Counts, Door, Ends, Read, Receipt};
-use news::News;
-use post::Post;
-use spool::{Kept, Spool};
+use facts::{FactQueue, Happening};
+use queue::{Persistence, WebhookQueue};
+use cluster_log::{LatestCounts, AckSink, HeldEnds, ParsedEntry, LogAck};
+use debounce::Debouncer;
+use delivery::WebhookClient;
+use spool::{SpooledEvent, Spool};
 
 pub use facts::{Fact, Whisper};
-pub use line::Figures;
-pub use logged::{Done, Logged, What};
+pub use queue::QueueMetrics;
+pub use cluster_log::{EntryAcknowledger, LoggedEntry, EntryContent};
 
 /// Apps that have their turn before the spool is written.
 const TURNS: usize = 4;
@@ -46,7 +46,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How the webhooks of all apps are served.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct WebhookOptions {
     /// Whether endpoints may have addresses that are not public.
     pub allow_private: bool,
     /// Where what waits is kept, in case the process ends before it is sent; none: it is lost.
@@ -55,23 +55,23 @@ pub struct Options {
 
 /// What a webhook tells, ready to be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Event {
+pub struct WebhookMessage {
     pub kind: WebhookEvent,
     pub channel: ChannelName,
     /// One object of a request's `events`.
     pub json: String,
     /// Whether it tells of who or what is there, or is not.
-    pub turn: Option<Turn>,
+    pub turn: Option<OccupancyChange>,
 }
 
 /// That a channel, or a member of it, is there from now on, or is not.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Turn {
+pub struct OccupancyChange {
     pub user: Option<UserId>,
     pub is: bool,
 }
 
-impl Event {
+impl WebhookMessage {
     /// Whether the webhook asks for it.
     fn is_for(&self, webhook: &Webhook) -> bool {
         let channel = self.channel.as_str();
@@ -83,9 +83,9 @@ impl Event {
 
 /// What is left at the thread's door.
 #[derive(Debug)]
-enum Left {
+enum DispatcherMessage {
     /// Entries of a cluster's log; the app as the node knows it.
-    Entries(AppId, Option<Arc<App>>, Vec<Logged>),
+    Entries(AppId, Option<Arc<App>>, Vec<LoggedEntry>),
     /// The app's log is this node's to tell until then, and was read up to a time.
     Held(AppId, Instant, u64),
     /// Another node tells what the app's log has.
@@ -95,18 +95,18 @@ enum Left {
 /// The door to the thread that serves them. Without a thread nothing is told to anybody.
 #[derive(Debug, Default)]
 pub struct Webhooks {
-    facts: Arc<Facts>,
-    logged: Option<mpsc::UnboundedSender<Left>>,
+    facts: Arc<FactQueue>,
+    logged: Option<mpsc::UnboundedSender<DispatcherMessage>>,
     /// Facts that were left out.
     dropped: AtomicU64,
-    figures: Arc<Mutex<Vec<Arc<Figures>>>>,
+    figures: Arc<Mutex<Vec<Arc<QueueMetrics>>>>,
     thread: Mutex<Option<(oneshot::Sender<Instant>, JoinHandle<()>)>>,
 }
 
 impl Webhooks {
     /// Starts the thread, and goes on with what an earlier run has left for `apps`.
     /// In a cluster, `done` takes the entries of its log that are done with.
-    pub fn start(options: Options, apps: &Apps, done: Option<Done>) -> io::Result<Self> {
+    pub fn start(options: WebhookOptions, apps: &Apps, done: Option<EntryAcknowledger>) -> io::Result<Self> {
         let (logged, received) = mpsc::unbounded_channel();
         let (finish, finishing) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -115,12 +115,12 @@ impl Webhooks {
         let apps = apps.clone();
         let thread = std::thread::Builder::new().name("webhooks".to_owned()).spawn(move || {
             LocalSet::new().block_on(&runtime, async {
-                let mut desk = Desk {
-                    post: Post::new(options.allow_private),
-                    news: News::default(),
-                    ends: Ends::default(),
-                    counts: Counts::default(),
-                    door: Door::new(done),
+                let mut desk = Dispatcher {
+                    post: WebhookClient::new(options.allow_private),
+                    news: Debouncer::default(),
+                    ends: HeldEnds::default(),
+                    counts: LatestCounts::default(),
+                    door: AckSink::new(done),
                     lines: HashMap::new(),
                     figures: seen.0,
                     facts: seen.1,
@@ -150,9 +150,9 @@ impl Webhooks {
     }
 
     /// Leaves entries of a cluster's log; the app as it is now, if the node knows it.
-    pub fn read(&self, id: AppId, app: Option<Arc<App>>, entries: Vec<Logged>) {
+    pub fn read(&self, id: AppId, app: Option<Arc<App>>, entries: Vec<LoggedEntry>) {
         if let Some(logged) = &self.logged {
-            let _ = logged.send(Left::Entries(id, app, entries));
+            let _ = logged.send(DispatcherMessage::Entries(id, app, entries));
         }
     }
 
@@ -160,14 +160,14 @@ impl Webhooks {
     /// milliseconds, was read.
     pub fn hold(&self, app: AppId, until: Instant, read_up_to: u64) {
         if let Some(logged) = &self.logged {
-            let _ = logged.send(Left::Held(app, until, read_up_to));
+            let _ = logged.send(DispatcherMessage::Held(app, until, read_up_to));
         }
     }
 
     /// Another node tells what is in the app's log.
     pub fn leave_to_others(&self, app: AppId) {
         if let Some(logged) = &self.logged {
-            let _ = logged.send(Left::Lost(app));
+            let _ = logged.send(DispatcherMessage::Lost(app));
         }
     }
 
@@ -177,7 +177,7 @@ impl Webhooks {
     }
 
     /// How each webhook gets on, for whoever looks at the server.
-    pub fn figures(&self) -> Vec<Arc<Figures>> {
+    pub fn figures(&self) -> Vec<Arc<QueueMetrics>> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -193,28 +193,28 @@ impl Webhooks {
 }
 
 /// The thread's own.
-struct Desk {
-    post: Post,
-    news: News,
+struct Dispatcher {
+    post: WebhookClient,
+    news: Debouncer,
     /// Those of a cluster's log.
-    ends: Ends,
-    counts: Counts,
-    door: Rc<Door>,
-    lines: HashMap<(AppId, String), Line>,
-    figures: Arc<Mutex<Vec<Arc<Figures>>>>,
-    facts: Arc<Facts>,
+    ends: HeldEnds,
+    counts: LatestCounts,
+    door: Rc<AckSink>,
+    lines: HashMap<(AppId, String), WebhookQueue>,
+    figures: Arc<Mutex<Vec<Arc<QueueMetrics>>>>,
+    facts: Arc<FactQueue>,
     spool: Option<Rc<Spool>>,
     /// What other processes have left for apps that have not been heard of.
-    unclaimed: Vec<Kept>,
+    unclaimed: Vec<SpooledEvent>,
     /// Apps as they were last heard of.
     known: HashMap<AppId, Arc<App>>,
 }
 
-impl Desk {
+impl Dispatcher {
     /// Turns facts into events until the server is about to end; when it must have ended.
     async fn serve(
         &mut self,
-        mut logged: mpsc::UnboundedReceiver<Left>,
+        mut logged: mpsc::UnboundedReceiver<DispatcherMessage>,
         mut finishing: oneshot::Receiver<Instant>,
     ) -> Instant {
         let mut looks = interval(LOOK);
@@ -263,24 +263,24 @@ impl Desk {
         }
     }
 
-    fn take(&mut self, left: Left) {
+    fn take(&mut self, left: DispatcherMessage) {
         match left {
-            Left::Entries(id, app, entries) => {
+            DispatcherMessage::Entries(id, app, entries) => {
                 app.iter().for_each(|app| self.know(app));
                 let app = self.known.get(&id).cloned();
-                for Logged { id: place, what } in entries {
-                    let receipt = Receipt::new(&self.door, &id, &place);
+                for LoggedEntry { id: place, what } in entries {
+                    let receipt = LogAck::new(&self.door, &id, &place);
                     app.iter().for_each(|app| self.take_logged(app, &what, &receipt));
                 }
             }
-            Left::Held(app, until, read_up_to) => {
+            DispatcherMessage::Held(app, until, read_up_to) => {
                 self.door.hold(&app, until);
                 for (app, event, receipt) in self.ends.due(&app, read_up_to) {
                     self.put(&app, &event, Some(&receipt));
                 }
-                self.lines.values().for_each(Line::go_on);
+                self.lines.values().for_each(WebhookQueue::go_on);
             }
-            Left::Lost(app) => {
+            DispatcherMessage::Lost(app) => {
                 self.door.lose(&app);
                 self.ends.leave(&app);
             }
@@ -288,7 +288,7 @@ impl Desk {
     }
 
     /// Tells what is news of what has happened in one app.
-    fn look_at(&mut self, (app, share): (Arc<App>, Vec<Happened>)) {
+    fn look_at(&mut self, (app, share): (Arc<App>, Vec<Happening>)) {
         let now = Instant::now();
         for happened in share {
             if let Some(event) = self.news.take(now, &app, happened) {
@@ -297,17 +297,17 @@ impl Desk {
         }
     }
 
-    fn take_logged(&mut self, app: &Arc<App>, what: &What, receipt: &Rc<Receipt>) {
+    fn take_logged(&mut self, app: &Arc<App>, what: &EntryContent, receipt: &Rc<LogAck>) {
         let event = match what {
-            What::Turned(is, channel, user) => {
+            EntryContent::Turned(is, channel, user) => {
                 let what = (*is, channel.clone(), user.clone());
                 let told = self.ends.turn(app, what, receipt.clone());
                 return told.iter().for_each(|(app, event, from)| self.put(app, event, Some(from)));
             }
-            What::Text(text) => match logged::read(text) {
-                Some(Read::Miss(channel)) => self.news.misses(Instant::now(), app, channel),
-                Some(Read::Count(at, event)) => self.counts.take(&app.id, at, event),
-                Some(Read::Event(event)) => Some(event),
+            EntryContent::Text(text) => match cluster_log::read(text) {
+                Some(ParsedEntry::Miss(channel)) => self.news.misses(Instant::now(), app, channel),
+                Some(ParsedEntry::Count(at, event)) => self.counts.take(&app.id, at, event),
+                Some(ParsedEntry::Event(event)) => Some(event),
                 None => None,
             },
         };
@@ -321,12 +321,12 @@ impl Desk {
     }
 
     /// Puts an event into the line of each webhook that asks for it.
-    fn put(&mut self, app: &Arc<App>, event: &Event, from: Option<&Rc<Receipt>>) {
+    fn put(&mut self, app: &Arc<App>, event: &WebhookMessage, from: Option<&Rc<LogAck>>) {
         let now = millis();
         self.know(app);
         for (index, webhook) in app.webhooks.iter().enumerate() {
             if event.is_for(webhook) {
-                let held = from.map_or(Held::Not, |receipt| Held::Logged(receipt.clone()));
+                let held = from.map_or(Persistence::Not, |receipt| Persistence::Logged(receipt.clone()));
                 let at = from.map_or(now, |receipt| receipt.at().min(now));
                 self.line(app, index, webhook).put(at, event, held);
             }
@@ -334,12 +334,12 @@ impl Desk {
     }
 
     /// The line of an app's webhook: its own, though another has the same URL.
-    fn line(&mut self, app: &Arc<App>, index: usize, webhook: &Webhook) -> &Line {
+    fn line(&mut self, app: &Arc<App>, index: usize, webhook: &Webhook) -> &WebhookQueue {
         let (post, figures, spool) = (&self.post, &self.figures, &self.spool);
         let key = (app.id.clone(), format!("{index} {}", webhook.url));
         let line = self.lines.entry(key).or_insert_with(|| {
             let (post, spool) = (post.clone(), spool.clone());
-            let line = Line::begin(app.clone(), index, webhook.clone(), post, spool);
+            let line = WebhookQueue::begin(app.clone(), index, webhook.clone(), post, spool);
             let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
             // One whose URL has changed sends what it has, but is not told of beside its heir.
             figures.retain(|old| old.index != index || old.app != app.id.as_str());
@@ -369,14 +369,14 @@ impl Desk {
             known.iter().for_each(|app| self.claim(app));
         }
         // Whatever is left is of apps that may be looked up, until it is too old.
-        let before = millis().saturating_sub(line::WHILE);
+        let before = millis().saturating_sub(queue::WHILE);
         self.forget(|one| one.at <= before);
     }
 
     /// Puts in line what was left for the app.
     fn claim(&mut self, app: &Arc<App>) {
         let of_it = self.unclaimed.extract_if(.., |one| one.app == app.id.as_str());
-        let of_it: Vec<Kept> = of_it.collect();
+        let of_it: Vec<SpooledEvent> = of_it.collect();
         for one in of_it {
             let mut hooks = app.webhooks.iter().enumerate();
             let hook = hooks.find(|(index, hook)| *index == one.index && hook.url == one.url);
@@ -391,7 +391,7 @@ impl Desk {
         }
     }
 
-    fn forget(&mut self, is_forgotten: impl Fn(&Kept) -> bool) {
+    fn forget(&mut self, is_forgotten: impl Fn(&SpooledEvent) -> bool) {
         let lost: Vec<u64> =
             self.unclaimed.extract_if(.., |one| is_forgotten(one)).map(|one| one.n).collect();
         if let Some(spool) = self.spool.as_ref().filter(|_| !lost.is_empty()) {
@@ -412,7 +412,7 @@ impl Desk {
         let _ = tokio::time::timeout_at(end, all).await;
         // A cluster's log has what is left for the next node.
         self.door.close();
-        let left: usize = self.lines.values().map(Line::len).sum();
+        let left: usize = self.lines.values().map(WebhookQueue::len).sum();
         match &self.spool {
             Some(spool) => {
                 spool.end();

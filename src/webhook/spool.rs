@@ -22,7 +22,7 @@ const MOST_DONE: u64 = 4 << 20;
 
 /// One event that waits for one webhook.
 #[derive(Serialize, Deserialize, Clone, Debug)]
-pub(super) struct Kept {
+pub(super) struct SpooledEvent {
     /// Its number in the file.
     #[serde(default)]
     pub n: u64,
@@ -37,7 +37,7 @@ pub(super) struct Kept {
 
 /// That the events of these numbers need not be sent any more.
 #[derive(Serialize, Deserialize, Debug)]
-struct Done {
+struct SpooledDone {
     done: Vec<u64>,
 }
 
@@ -46,11 +46,11 @@ struct Done {
 pub(super) struct Spool {
     folder: PathBuf,
     path: PathBuf,
-    journal: RefCell<Journal>,
+    journal: RefCell<SpoolFile>,
 }
 
 #[derive(Debug)]
-struct Journal {
+struct SpoolFile {
     file: File,
     length: u64,
     /// What is not in the file yet.
@@ -74,7 +74,7 @@ impl Spool {
         let file = locked(&path, OpenOptions::new().read(true).append(true).create_new(true))?
             .ok_or_else(|| io::Error::other("somebody else has locked a new file"))?;
         File::open(folder)?.sync_all()?;
-        let journal = Journal {
+        let journal = SpoolFile {
             file,
             length: 0,
             pending: Vec::new(),
@@ -87,7 +87,7 @@ impl Spool {
     }
 
     /// What processes that have ended left, which is this one's from now on.
-    pub(super) fn take_over(&self) -> Vec<Kept> {
+    pub(super) fn take_over(&self) -> Vec<SpooledEvent> {
         let mut taken = Vec::new();
         let files = match fs::read_dir(&self.folder) {
             Ok(files) => files,
@@ -107,7 +107,7 @@ impl Spool {
         taken
     }
 
-    fn take_file(&self, path: &Path) -> io::Result<Vec<Kept>> {
+    fn take_file(&self, path: &Path) -> io::Result<Vec<SpooledEvent>> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_new = name.ends_with(".new");
         if !name.starts_with("webhooks") || !(is_new || name.ends_with(".jsonl")) {
@@ -136,7 +136,7 @@ impl Spool {
     }
 
     /// Adds an event; it is in the file after the next [`Self::flush`].
-    pub(super) fn keep(&self, one: &mut Kept) {
+    pub(super) fn keep(&self, one: &mut SpooledEvent) {
         let journal = &mut *self.journal.borrow_mut();
         if journal.is_overfull() {
             return;
@@ -168,7 +168,7 @@ impl Spool {
             if journal.is_overfull() && !journal.open.is_empty() {
                 return;
             }
-            match serde_json::to_writer(&mut journal.pending, &Done { done: numbers }) {
+            match serde_json::to_writer(&mut journal.pending, &SpooledDone { done: numbers }) {
                 Ok(()) => journal.pending.push(b'\n'),
                 Err(error) => warn!(%error, "the webhook spool cannot be written to"),
             }
@@ -209,7 +209,7 @@ impl Spool {
     }
 }
 
-impl Journal {
+impl SpoolFile {
     /// The disk takes nothing, and enough waits for it.
     fn is_overfull(&self) -> bool {
         self.failing && self.pending.len() as u64 > MOST_DONE
@@ -298,13 +298,13 @@ fn locked(path: &Path, options: &OpenOptions) -> io::Result<Option<File>> {
 }
 
 /// The events that are not done.
-fn read(text: &[u8]) -> Vec<Kept> {
+fn read(text: &[u8]) -> Vec<SpooledEvent> {
     let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let (mut kept, mut done) = (Vec::new(), HashSet::new());
     for line in lines {
-        match serde_json::from_slice::<Done>(line) {
+        match serde_json::from_slice::<SpooledDone>(line) {
             Ok(more) => done.extend(more.done),
-            Err(_) => kept.extend(serde_json::from_slice::<Kept>(line).ok()),
+            Err(_) => kept.extend(serde_json::from_slice::<SpooledEvent>(line).ok()),
         }
     }
     kept.retain(|one| !done.contains(&one.n));
@@ -344,7 +344,7 @@ mod tests {
 
     fn add(spool: &Spool, at: u64) -> u64 {
         let event = r#"{"name":"cache_miss","channel":"c"}"#;
-        let mut one = Kept {
+        let mut one = SpooledEvent {
             n: 0,
             app: "1".to_owned(),
             index: 0,
@@ -418,7 +418,7 @@ mod tests {
         for at in 2..60_000 {
             let event =
                 r#"{"name":"cache_miss","channel":"ccccccccccccccccccccccccccccccccccccc"}"#;
-            let mut one = Kept {
+            let mut one = SpooledEvent {
                 n: 0,
                 app: "1".to_owned(),
                 index: 0,

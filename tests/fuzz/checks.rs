@@ -3,11 +3,11 @@
 //! is broken panics.
 
 use fanfare::protocol::auth::{Signer, verify_request};
-use fanfare::protocol::command::Command;
+use fanfare::protocol::command::ClientCommand;
 use fanfare::protocol::event::{MemberText, Message};
 use fanfare::protocol::member::{Member, User, UserId};
 use fanfare::protocol::query::Query;
-use fanfare::socket::frames::{Breach, Frames, Incoming, Terms};
+use fanfare::socket::frames::{ProtocolBreach, FrameAssembler, IncomingMessage, FrameLimits};
 use serde_json::{Value, json};
 
 /// Largest WebSocket message that [`frames`] lets through, and largest info of a member.
@@ -17,26 +17,26 @@ const MAX: usize = 100;
 /// with `data` as an object or as a string that holds one.
 pub fn command(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let Ok(command) = Command::parse(text) else { return };
+    let Ok(command) = ClientCommand::parse(text) else { return };
     let meaning = meaning(&command);
     for again in written(&command) {
-        let parsed = Command::parse(&again).expect("what was written can be read");
+        let parsed = ClientCommand::parse(&again).expect("what was written can be read");
         assert_eq!(self::meaning(&parsed), meaning, "{text} written as {again}");
     }
 }
 
 /// All that a command says.
-fn meaning(command: &Command<'_>) -> (&'static str, [Option<String>; 3]) {
+fn meaning(command: &ClientCommand<'_>) -> (&'static str, [Option<String>; 3]) {
     let some = |text: &str| Some(text.to_owned());
     match command {
-        Command::Ping => ("ping", [None, None, None]),
-        Command::Pong => ("pong", [None, None, None]),
-        Command::Subscribe(one) => {
+        ClientCommand::Ping => ("ping", [None, None, None]),
+        ClientCommand::Pong => ("pong", [None, None, None]),
+        ClientCommand::Subscribe(one) => {
             ("subscribe", [some(&one.channel), one.auth.clone(), one.channel_data.clone()])
         }
-        Command::Unsubscribe(channel) => ("unsubscribe", [some(channel), None, None]),
-        Command::SignIn(one) => ("signin", [some(&one.user_data), one.auth.clone(), None]),
-        Command::ClientEvent(one) => (
+        ClientCommand::Unsubscribe(channel) => ("unsubscribe", [some(channel), None, None]),
+        ClientCommand::SignIn(one) => ("signin", [some(&one.user_data), one.auth.clone(), None]),
+        ClientCommand::ClientEvent(one) => (
             "client event",
             [some(&one.event), some(&one.channel), one.data.map(|data| data.get().to_owned())],
         ),
@@ -44,21 +44,21 @@ fn meaning(command: &Command<'_>) -> (&'static str, [Option<String>; 3]) {
 }
 
 /// The texts that clients would say it with.
-fn written(command: &Command<'_>) -> Vec<String> {
+fn written(command: &ClientCommand<'_>) -> Vec<String> {
     let (event, data) = match command {
-        Command::Ping => return vec![json!({ "event": "pusher:ping", "data": {} }).to_string()],
-        Command::Pong => return vec![json!({ "event": "pusher:pong" }).to_string()],
-        Command::ClientEvent(one) => {
+        ClientCommand::Ping => return vec![json!({ "event": "pusher:ping", "data": {} }).to_string()],
+        ClientCommand::Pong => return vec![json!({ "event": "pusher:pong" }).to_string()],
+        ClientCommand::ClientEvent(one) => {
             let (event, channel) = (json!(one.event), json!(one.channel));
             let data = one.data.map_or("null", |data| data.get());
             return vec![format!(r#"{{"data":{data},"channel":{channel},"event":{event}}}"#)];
         }
-        Command::Subscribe(one) => (
+        ClientCommand::Subscribe(one) => (
             "pusher:subscribe",
             json!({ "channel": one.channel, "auth": one.auth, "channel_data": one.channel_data }),
         ),
-        Command::Unsubscribe(channel) => ("pusher:unsubscribe", json!({ "channel": channel })),
-        Command::SignIn(one) => {
+        ClientCommand::Unsubscribe(channel) => ("pusher:unsubscribe", json!({ "channel": channel })),
+        ClientCommand::SignIn(one) => {
             ("pusher:signin", json!({ "auth": one.auth, "user_data": one.user_data }))
         }
     };
@@ -153,15 +153,15 @@ pub fn frames(bytes: &[u8]) {
 }
 
 /// What is heard of `bytes` when they come `step` at a time, and the breach that ended it.
-fn heard(bytes: &[u8], step: usize) -> (Vec<String>, Option<Breach>) {
-    let (mut frames, mut all, mut closed) = (Frames::default(), Vec::new(), false);
+fn heard(bytes: &[u8], step: usize) -> (Vec<String>, Option<ProtocolBreach>) {
+    let (mut frames, mut all, mut closed) = (FrameAssembler::default(), Vec::new(), false);
     for chunk in bytes.chunks(step) {
         let fed =
-            frames.feed(&mut chunk.to_vec(), Terms { max: MAX, inflates: true }, |incoming| {
-                if let Incoming::Text(text) = incoming {
+            frames.feed(&mut chunk.to_vec(), FrameLimits { max: MAX, inflates: true }, |incoming| {
+                if let IncomingMessage::Text(text) = incoming {
                     assert!(text.len() <= MAX, "a message over the limit");
                 }
-                closed |= matches!(incoming, Incoming::Close(_));
+                closed |= matches!(incoming, IncomingMessage::Close(_));
                 all.push(format!("{incoming:?}"));
                 true
             });

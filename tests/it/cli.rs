@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use fanfare::app::App;
-use fanfare::config::Tls;
+use fanfare::config::TlsFiles;
 use serde_json::{Value, json};
 
 use crate::support::eventually;
@@ -151,7 +151,7 @@ fn a_server_that_is_well_is_found_well() {
 #[test]
 fn a_server_with_tls_is_found_well() {
     let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
-        server.tls = Some(Tls { cert: file("one", "crt"), key: file("one", "key") });
+        server.tls = Some(TlsFiles { cert: file("one", "crt"), key: file("one", "key") });
     });
     let port = fixture.addr.port();
     let output = ask(&format!("https://localhost:{port}"), &["doctor"]);

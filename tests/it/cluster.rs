@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use fanfare::app::App;
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::{Value, json};
 
 use crate::support::eventually;
@@ -55,7 +55,7 @@ over_every_redis! {
 }
 
 /// A node of the cluster.
-pub fn node(cluster: &Cluster, change: impl FnOnce(&mut App)) -> Fixture {
+pub fn node(cluster: &ClusterConfig, change: impl FnOnce(&mut App)) -> Fixture {
     let mut app = App::new(ID, KEY, SECRET);
     change(&mut app);
     let mut config = config(vec![app]);
@@ -63,7 +63,7 @@ pub fn node(cluster: &Cluster, change: impl FnOnce(&mut App)) -> Fixture {
     Fixture::of(config)
 }
 
-pub fn nodes<const N: usize>(cluster: &Cluster) -> [Fixture; N] {
+pub fn nodes<const N: usize>(cluster: &ClusterConfig) -> [Fixture; N] {
     std::array::from_fn(|_| node(cluster, |_| {}))
 }
 
@@ -133,7 +133,7 @@ pub fn eventually_answers(node: &Fixture, path: &str, expected: &Value) {
     .unwrap();
 }
 
-fn n01_an_event_reaches_every_node_once_and_in_order(cluster: &Cluster) {
+fn n01_an_event_reaches_every_node_once_and_in_order(cluster: &ClusterConfig) {
     let nodes: [Fixture; 3] = nodes(cluster);
     let mut clients: Vec<Client> = nodes.iter().map(|node| node.subscribed("pub")).collect();
     let mut other = nodes[1].subscribed("other");
@@ -149,7 +149,7 @@ fn n01_an_event_reaches_every_node_once_and_in_order(cluster: &Cluster) {
     hears_nothing(&mut other);
 }
 
-fn n02_a_presence_channel_is_one_over_all_nodes(cluster: &Cluster) {
+fn n02_a_presence_channel_is_one_over_all_nodes(cluster: &ClusterConfig) {
     let nodes: [Fixture; 3] = nodes(cluster);
     let (mut a, ids) = joined(&nodes[0], "presence-x", "a");
     assert_eq!(ids, json!(["a"]));
@@ -207,7 +207,7 @@ fn n02_a_presence_channel_is_one_over_all_nodes(cluster: &Cluster) {
     eventually_answers(&nodes[2], "connections", &json!({ "connections": 0 }));
 }
 
-fn n03_exclusion_and_whispers_cross_nodes(cluster: &Cluster) {
+fn n03_exclusion_and_whispers_cross_nodes(cluster: &ClusterConfig) {
     let (one, two) =
         (node(cluster, |_| {}), node(cluster, |app| app.client_events = Default::default()));
     let (mut a, id_a) = one.connect();
@@ -232,7 +232,7 @@ fn n03_exclusion_and_whispers_cross_nodes(cluster: &Cluster) {
     hears_nothing(&mut b);
 }
 
-fn n04_users_are_reached_and_thrown_out_on_every_node(cluster: &Cluster) {
+fn n04_users_are_reached_and_thrown_out_on_every_node(cluster: &ClusterConfig) {
     let [one, two]: [Fixture; 2] = nodes(cluster);
     let (mut a, id) = two.connect();
     sign_in(&mut a, &id, &json!({ "id": "a" }));
@@ -248,7 +248,7 @@ fn n04_users_are_reached_and_thrown_out_on_every_node(cluster: &Cluster) {
     two.is_well();
 }
 
-fn n05_the_rate_of_client_events_is_each_connections_own(cluster: &Cluster) {
+fn n05_the_rate_of_client_events_is_each_connections_own(cluster: &ClusterConfig) {
     let [one, two] = [0; 2].map(|_| node(cluster, |app| app.limits.client_events_per_second = 3));
     let (mut a, _) = joined(&one, "presence-w", "a");
     let (mut b, _) = joined(&two, "presence-w", "b");
@@ -274,7 +274,7 @@ fn n05_the_rate_of_client_events_is_each_connections_own(cluster: &Cluster) {
     assert_eq!(a.hear_text(), said.replace(r#""a"}"#, r#""b"}"#), "b has said nothing yet");
 }
 
-fn n06_the_last_event_of_a_cache_channel_is_shared(cluster: &Cluster) {
+fn n06_the_last_event_of_a_cache_channel_is_shared(cluster: &ClusterConfig) {
     let [one, two]: [Fixture; 2] = nodes(cluster);
     let miss = r#"{"event":"pusher:cache_miss","channel":"cache-x","data":"{}"}"#;
     let mut a = one.subscribed("cache-x");
@@ -296,7 +296,7 @@ fn n06_the_last_event_of_a_cache_channel_is_shared(cluster: &Cluster) {
     assert_eq!(one.subscribed("cache-x").hear_text(), event("cache-x", "2"));
 }
 
-fn cached_events_take_as_many_bytes_as_they_may(cluster: &Cluster) {
+fn cached_events_take_as_many_bytes_as_they_may(cluster: &ClusterConfig) {
     let [one, two] = [0; 2].map(|_| node(cluster, |app| app.limits.cache_bytes = 600));
     let cached = |channel: &str| {
         query(&one, &format!("channels/cache-{channel}?info=cache"))["cache"]["data"].clone()
@@ -328,12 +328,12 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn start(cluster: &Cluster) -> Self {
+    pub fn start(cluster: &ClusterConfig) -> Self {
         Self::start_with(cluster, &[])
     }
 
     /// With more variables.
-    pub fn start_with(cluster: &Cluster, variables: &[(&str, &Path)]) -> Self {
+    pub fn start_with(cluster: &ClusterConfig, variables: &[(&str, &Path)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
             .env_clear()
             .env("FANFARE_SERVER__PORT", "0")
@@ -399,8 +399,8 @@ impl Drop for Process {
     }
 }
 
-fn n07_the_members_of_a_dead_node_leave_once(cluster: &Cluster) {
-    let cluster = Cluster { lease: Duration::from_secs(3), ..cluster.clone() };
+fn n07_the_members_of_a_dead_node_leave_once(cluster: &ClusterConfig) {
+    let cluster = ClusterConfig { lease: Duration::from_secs(3), ..cluster.clone() };
     let [one, two]: [Fixture; 2] = nodes(&cluster);
     let mut doomed = Process::start(&cluster);
     let (mut a, _) = joined(&one, "presence-x", "a");
@@ -424,7 +424,7 @@ fn n07_the_members_of_a_dead_node_leave_once(cluster: &Cluster) {
     hears_nothing(&mut b);
 }
 
-fn a_channel_is_full_over_all_nodes(cluster: &Cluster) {
+fn a_channel_is_full_over_all_nodes(cluster: &ClusterConfig) {
     let [one, two] = [0; 2].map(|_| node(cluster, |app| app.limits.max_presence_members = 2));
     let (a, _) = joined(&one, "presence-x", "a");
     let (mut b, _) = joined(&two, "presence-x", "b");
@@ -443,7 +443,7 @@ fn a_channel_is_full_over_all_nodes(cluster: &Cluster) {
     assert_eq!(join(&mut c, &id, "presence-x", "c"), json!(["b", "c"]));
 }
 
-fn an_app_has_its_connections_over_all_nodes(cluster: &Cluster) {
+fn an_app_has_its_connections_over_all_nodes(cluster: &ClusterConfig) {
     let [one, two] = [0; 2].map(|_| node(cluster, |app| app.limits.max_connections = 2));
     let _held = [one.connect(), one.connect()];
     eventually(|| {
@@ -454,7 +454,7 @@ fn an_app_has_its_connections_over_all_nodes(cluster: &Cluster) {
     .unwrap();
 }
 
-fn subscribers_are_told_how_many_they_are_on_all_nodes(cluster: &Cluster) {
+fn subscribers_are_told_how_many_they_are_on_all_nodes(cluster: &ClusterConfig) {
     let [one, two] = [0; 2].map(|_| node(cluster, |app| app.features.subscription_count = true));
     let count = |n: usize| {
         format!(

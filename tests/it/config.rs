@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use fanfare::config::{self, APP, Config, Error, Flags, Key, Loaded, SERVER, WEBHOOK};
+use fanfare::config::{self, APP, Config, Error, Flags, SettingKey, LoadedSettings, SERVER, WEBHOOK};
 
 /// A folder of a test's own, gone when the test is.
 struct Folder(PathBuf);
@@ -26,7 +26,7 @@ impl Folder {
     }
 
     /// What the server would run with, started here with these arguments and variables.
-    fn load(&self, arguments: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Error> {
+    fn load(&self, arguments: &[&str], env: &[(&str, &str)]) -> Result<LoadedSettings, Error> {
         config::load(&flags(arguments), env.iter().copied(), &self.0)
     }
 
@@ -96,7 +96,7 @@ fn leaves(table: &toml::Table) -> Vec<(String, toml::Value)> {
 }
 
 /// That a table has each of the keys at its default, and nothing else.
-fn has_all<T>(keys: &[Key<T>], table: &toml::Table) {
+fn has_all<T>(keys: &[SettingKey<T>], table: &toml::Table) {
     let mut written = leaves(table);
     for key in keys {
         let at = written.iter().position(|(name, _)| name == key.name);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use fanfare::app::App;
-use fanfare::config::{MemoryLimit, Tls};
+use fanfare::config::{MemoryLimit, TlsFiles};
 use serde_json::Value;
 
 use crate::metrics::{scrape, with_port};
@@ -158,7 +158,7 @@ fn dashboard_and_alerts_speak_of_metrics_that_exist() {
     let (_secure, secure) = with_port(|config| {
         config.metrics.enabled = true;
         let file = |end| PathBuf::from(format!("tests/it/certificates/one.{end}"));
-        config.server.tls = Some(Tls { cert: file("crt"), key: file("key") });
+        config.server.tls = Some(TlsFiles { cert: file("crt"), key: file("key") });
     });
     let all_there = eventually(|| {
         let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fanfare::app::App;
-use fanfare::config::Tls;
+use fanfare::config::TlsFiles;
 use rustls::version::TLS13;
 
 use crate::metrics::scrape;
@@ -236,7 +236,7 @@ fn a_drain_tells_clients_over_http_too() {
 #[test]
 fn sessions_are_carried_over_tls() {
     let fixture = Fixture::with_config(one(), |config| {
-        config.server.tls = Some(Tls { cert: file("one", "crt"), key: file("one", "key") });
+        config.server.tls = Some(TlsFiles { cert: file("one", "crt"), key: file("one", "key") });
     });
     let config = client(&TLS13, &[]);
     let connect = || tls(fixture.addr, config.clone()).unwrap();

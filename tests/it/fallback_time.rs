@@ -6,11 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanfare::hub::http_stream::Arrival;
-use fanfare::hub::inbox::Place;
-use fanfare::hub::loads::{Alive, Loads};
+use fanfare::hub::http_stream::SessionRequest;
+use fanfare::hub::inbox::ConnectionRef;
+use fanfare::hub::loads::{LoadGuard, WorkerLoads};
 use fanfare::hub::stream::StreamInTransit;
-use fanfare::protocol::fallback::Framing;
+use fanfare::protocol::fallback::AnswerFraming;
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
 
@@ -42,15 +42,15 @@ async fn seconds(memory: &mut Memory, seconds: u32) {
 }
 
 /// Begins a poll.
-async fn poll(memory: &Memory, place: Place) -> oneshot::Receiver<Bytes> {
+async fn poll(memory: &Memory, place: ConnectionRef) -> oneshot::Receiver<Bytes> {
     let (answer, poll) = oneshot::channel();
-    memory.shared.hub.arrive(place, Arrival::Polling(answer));
+    memory.shared.hub.arrive(place, SessionRequest::Polling(answer));
     settle(memory).await;
     poll
 }
 
 /// Opens a session, and takes its greeting.
-async fn opened(memory: &Memory) -> Place {
+async fn opened(memory: &Memory) -> ConnectionRef {
     let place = memory.open_session("k/1/00000000");
     let mut first = poll(memory, place).await;
     assert!(first.try_recv().unwrap().starts_with(b"o\na["));
@@ -90,13 +90,13 @@ fn a_session_waits_as_long_between_polls_as_was_announced() {
 }
 
 /// Begins a streaming request; the client's end of its stream.
-async fn stream(memory: &Memory, place: Place) -> UnixStream {
+async fn stream(memory: &Memory, place: ConnectionRef) -> UnixStream {
     let (client, server) = UnixStream::pair().unwrap();
     server.set_nonblocking(true).unwrap();
     client.set_nonblocking(true).unwrap();
-    let alive = Alive::new(Arc::new(Loads::new(1)), 0);
+    let alive = LoadGuard::new(Arc::new(WorkerLoads::new(1)), 0);
     let stream = StreamInTransit::Unix(server);
-    let arrival = Arrival::Streaming { stream, framing: Framing::Plain, before: Vec::new(), alive };
+    let arrival = SessionRequest::Streaming { stream, framing: AnswerFraming::Plain, before: Vec::new(), alive };
     memory.shared.hub.arrive(place, arrival);
     settle(memory).await;
     client
@@ -141,7 +141,7 @@ fn a_session_waits_ten_seconds_for_the_next_streaming_request() {
         let channel = "x".repeat(200);
         let frame = format!(r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}"}}}}"#);
         let texts = vec![frame; 1000];
-        memory.shared.hub.arrive(place, Arrival::Texts { texts, bytes: 0, heard });
+        memory.shared.hub.arrive(place, SessionRequest::Texts { texts, bytes: 0, heard });
         settle(memory).await;
         assert!(answer.await.unwrap());
         let mut all = String::new();

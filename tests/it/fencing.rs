@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::{Value, json};
 
 use crate::cluster::{
@@ -15,8 +15,8 @@ use crate::support::eventually;
 use crate::support::fixture::Fixture;
 use crate::support::redis::Redis;
 
-fn lease(cluster: Cluster, millis: u64) -> Cluster {
-    Cluster { lease: Duration::from_millis(millis), ..cluster }
+fn lease(cluster: ClusterConfig, millis: u64) -> ClusterConfig {
+    ClusterConfig { lease: Duration::from_millis(millis), ..cluster }
 }
 
 fn counted(users: usize, subscriptions: usize) -> Value {
@@ -254,12 +254,12 @@ fn is_told(client: &mut crate::support::websocket::Client, count: usize) {
 fn counts_are_told_right_after_a_link_was_away_longer_than_its_lease() {
     let Some(redis) = Redis::start() else { return };
     let cluster = lease(redis.cluster(), 900);
-    let counting = |cluster: &Cluster| {
+    let counting = |cluster: &ClusterConfig| {
         crate::cluster::node(cluster, |app| app.features.subscription_count = true)
     };
     let way = crate::support::cut::Way::to(redis.port(), |_| 0);
     let url = format!("redis://127.0.0.1:{}", way.port());
-    let one = counting(&Cluster { redis: vec![url], ..cluster.clone() });
+    let one = counting(&ClusterConfig { redis: vec![url], ..cluster.clone() });
     let two = counting(&cluster);
     let mut here = [one.subscribed("pub"), one.subscribed("pub")];
     let mut there = [two.subscribed("pub"), two.subscribed("pub")];

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use fanfare::app::App;
-use fanfare::config::Tls;
+use fanfare::config::TlsFiles;
 use fanfare::hub::ring::Ring;
 use fanfare::metrics::Reason;
 use rustls::version::TLS13;
@@ -29,7 +29,7 @@ fn start(io_uring: bool, tls: bool) -> Fixture {
     Fixture::with_config(vec![app], |config| {
         config.server.workers = 1;
         config.server.io_uring = io_uring;
-        config.server.tls = tls.then(|| Tls { cert: file("one", "crt"), key: file("one", "key") });
+        config.server.tls = tls.then(|| TlsFiles { cert: file("one", "crt"), key: file("one", "key") });
         config.metrics.enabled = true;
     })
 }

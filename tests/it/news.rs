@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanfare::app::{App, Apps};
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::{Value, json};
 
 use crate::cluster::{join, joined, node};
@@ -53,11 +53,11 @@ fn member(name: &str, channel: &str, user: &str) -> Value {
     json!({ "name": name, "channel": channel, "user_id": user })
 }
 
-fn nodes<const N: usize>(cluster: &Cluster, endpoint: &Endpoint) -> [Fixture; N] {
+fn nodes<const N: usize>(cluster: &ClusterConfig, endpoint: &Endpoint) -> [Fixture; N] {
     counting(cluster, endpoint, false)
 }
 
-fn counting<const N: usize>(cluster: &Cluster, endpoint: &Endpoint, counts: bool) -> [Fixture; N] {
+fn counting<const N: usize>(cluster: &ClusterConfig, endpoint: &Endpoint, counts: bool) -> [Fixture; N] {
     let webhook = endpoint.webhook();
     std::array::from_fn(|_| {
         node(cluster, |app| {
@@ -103,7 +103,7 @@ fn enter(node: &Fixture, channel: &str) -> Client {
     client
 }
 
-fn what_happens_over_all_nodes_is_told_once(cluster: &Cluster) {
+fn what_happens_over_all_nodes_is_told_once(cluster: &ClusterConfig) {
     let endpoint = Endpoint::start();
     let [one, two, three]: [Fixture; 3] = nodes(cluster, &endpoint);
     let first = enter(&one, "c");
@@ -131,7 +131,7 @@ fn what_happens_over_all_nodes_is_told_once(cluster: &Cluster) {
     assert_eq!(next(&endpoint), told("channel_vacated", "presence-x"));
 }
 
-fn whispers_misses_and_counts_are_told_once(cluster: &Cluster) {
+fn whispers_misses_and_counts_are_told_once(cluster: &ClusterConfig) {
     let endpoint = Endpoint::start();
     let nodes: [Fixture; 2] = counting(cluster, &endpoint, true);
     let (mut client, id) = nodes[1].connect();
@@ -158,7 +158,7 @@ fn whispers_misses_and_counts_are_told_once(cluster: &Cluster) {
     assert_eq!(counted, Ok(()));
 }
 
-fn a_node_that_stops_leaves_its_office_to_another(cluster: &Cluster) {
+fn a_node_that_stops_leaves_its_office_to_another(cluster: &ClusterConfig) {
     let endpoint = Endpoint::start();
     let [one]: [Fixture; 1] = nodes(cluster, &endpoint);
     let mut client = enter(&one, "a");
@@ -181,8 +181,8 @@ fn a_node_that_stops_leaves_its_office_to_another(cluster: &Cluster) {
     assert_eq!(next(&endpoint), told("channel_occupied", "c"));
 }
 
-fn a_node_that_dies_is_followed_by_another(cluster: &Cluster) {
-    let cluster = Cluster { lease: Duration::from_secs(3), ..cluster.clone() };
+fn a_node_that_dies_is_followed_by_another(cluster: &ClusterConfig) {
+    let cluster = ClusterConfig { lease: Duration::from_secs(3), ..cluster.clone() };
     let endpoint = Endpoint::start();
     let url = format!("http://{}/", endpoint.addr);
     let redis = cluster.redis.join(",");
@@ -225,7 +225,7 @@ fn a_node_that_dies_is_followed_by_another(cluster: &Cluster) {
 #[test]
 fn a_redis_that_comes_back_empty_is_no_news() {
     let Some(mut redis) = Redis::start() else { return };
-    let cluster = Cluster { lease: Duration::from_secs(3), ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(3), ..redis.cluster() };
     let endpoint = Endpoint::start();
     let [one, two]: [Fixture; 2] = nodes(&cluster, &endpoint);
     let (a, _) = joined(&one, "presence-x", "a");

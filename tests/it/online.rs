@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fanfare::app::App;
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::{Value, json};
 
 use crate::cluster::{Process, hears_nothing, node, query, sign_in};
@@ -21,7 +21,7 @@ fn with_watchlists(app: &mut App) {
     app.features.watchlist = true;
 }
 
-fn nodes<const N: usize>(cluster: &Cluster) -> [Fixture; N] {
+fn nodes<const N: usize>(cluster: &ClusterConfig) -> [Fixture; N] {
     std::array::from_fn(|_| node(cluster, with_watchlists))
 }
 
@@ -76,7 +76,7 @@ fn n04_watchers_hear_of_users_over_a_redis_cluster() {
     watch_each_other(&shards.cluster());
 }
 
-fn watch_each_other(cluster: &Cluster) {
+fn watch_each_other(cluster: &ClusterConfig) {
     let [one, two, three]: [Fixture; 3] = nodes(cluster);
     let mut b = signed_in(&two, "b", &[]);
     let mut a = signed_in(&one, "a", &["b", "c", "\u{1}"]);
@@ -112,7 +112,7 @@ fn watch_each_other(cluster: &Cluster) {
 #[test]
 fn the_users_of_a_dead_node_go_offline() {
     let Some(redis) = Redis::start() else { return };
-    let cluster = Cluster { lease: Duration::from_secs(2), ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(2), ..redis.cluster() };
     let [one]: [Fixture; 1] = nodes(&cluster);
     let watchlist = [("FANFARE_APPS__0__WATCHLIST", Path::new("true"))];
     let mut doomed = Process::start_with(&cluster, &watchlist);
@@ -132,7 +132,7 @@ fn the_users_of_a_dead_node_go_offline() {
 #[test]
 fn watchers_hear_of_true_changes_when_redis_comes_back() {
     let Some(mut redis) = Redis::start() else { return };
-    let cluster = Cluster { lease: Duration::from_secs(2), ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(2), ..redis.cluster() };
     let [one, two]: [Fixture; 2] = nodes(&cluster);
     let b = signed_in(&two, "b", &[]);
     let _c = signed_in(&two, "c", &[]);

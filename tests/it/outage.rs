@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::{Value, json};
 
 use crate::cluster::{
@@ -53,7 +53,7 @@ fn what_is_no_envelope_is_skipped() {
 #[test]
 fn what_a_backend_was_told_is_taken_reaches_all_and_what_is_refused_nobody() {
     let Some(redis) = Redis::start() else { return };
-    let cluster = Cluster { queue_bytes: 24 << 10, ..redis.cluster() };
+    let cluster = ClusterConfig { queue_bytes: 24 << 10, ..redis.cluster() };
     let [one, two]: [Fixture; 2] = nodes(&cluster);
     let mut clients = [one.subscribed("pub"), two.subscribed("pub")];
     let long = "x".repeat(1000);
@@ -105,7 +105,7 @@ fn what_a_backend_was_told_is_taken_reaches_all_and_what_is_refused_nobody() {
 #[test]
 fn a_node_without_redis_serves_its_own_and_catches_up() {
     let Some(mut redis) = Redis::start() else { return };
-    let cluster = Cluster { lease: Duration::from_secs(3), ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(3), ..redis.cluster() };
     let [one, two]: [Fixture; 2] = nodes(&cluster);
     let (mut a, _) = joined(&one, "presence-x", "a");
     let (b, _) = joined(&two, "presence-x", "b");
@@ -216,7 +216,7 @@ fn a_redis_that_hangs_is_one_that_is_away() {
 #[test]
 fn nobody_is_taken_for_dead_who_lost_the_same_redis() {
     let Some(redis) = Redis::start() else { return };
-    let cluster = Cluster { lease: Duration::from_secs(3), ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(3), ..redis.cluster() };
     let nodes: [Fixture; 3] = nodes(&cluster);
     let mut clients: Vec<Client> = Vec::new();
     for (node, user) in nodes.iter().zip(["a", "b", "c"]) {

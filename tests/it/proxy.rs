@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare::app::App;
-use fanfare::config::{Network, Tls};
+use fanfare::config::{Network, TlsFiles};
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
 use rustls::{ClientConnection, StreamOwned};
@@ -16,7 +16,7 @@ use crate::support::websocket::Client;
 use crate::support::wire::{self, Wire, client, file};
 
 /// A server behind proxies on `trusted`, with one connection for each client's address.
-fn behind(trusted: &str, tls: Option<Tls>) -> Fixture {
+fn behind(trusted: &str, tls: Option<TlsFiles>) -> Fixture {
     Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
         server.proxy_protocol = true;
         server.trusted_proxies = vec![Network { address: trusted.parse().unwrap(), prefix: 32 }];
@@ -57,7 +57,7 @@ fn the_client_is_who_the_proxy_says() {
 
 #[test]
 fn tls_begins_after_the_header() {
-    let tls = Tls { cert: file("one", "crt"), key: file("one", "key") };
+    let tls = TlsFiles { cert: file("one", "crt"), key: file("one", "key") };
     let fixture = behind("127.0.0.1", Some(tls));
     let name = ServerName::try_from("localhost").unwrap();
     let session = ClientConnection::new(Arc::clone(&client(&TLS13, &[])), name).unwrap();

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::json;
 
 use crate::cluster::{
@@ -29,9 +29,9 @@ const USER: [&str; 9] =
     ["--user", "fan", "on", ">p@:/", "~kinds:*", "&kinds:*", "+@all", "-@dangerous", "+info"];
 
 /// A cluster that logs in as a user that may touch nothing but its own keys.
-fn logged_in(scheme: &str, port: u16, database: u8) -> Cluster {
+fn logged_in(scheme: &str, port: u16, database: u8) -> ClusterConfig {
     let url = format!("{scheme}://fan:p%40%3A%2F@localhost:{port}/{database}");
-    Cluster { redis: vec![url], prefix: "kinds".to_owned(), ..crate::support::redis::alone() }
+    ClusterConfig { redis: vec![url], prefix: "kinds".to_owned(), ..crate::support::redis::alone() }
 }
 
 #[test]

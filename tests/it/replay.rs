@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fanfare::app::App;
 use fanfare::cluster::link::Link;
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::json;
 
 use crate::cluster::{added, event, hears_nothing, joined, nodes, notice, query, sign_in};
@@ -20,16 +20,16 @@ use crate::support::redis::Redis;
 use crate::support::websocket::Client;
 
 /// A node whose way to Redis can be cut.
-fn cuttable(cluster: &Cluster) -> (Fixture, Way) {
+fn cuttable(cluster: &ClusterConfig) -> (Fixture, Way) {
     by_way(cluster, |_| 0)
 }
 
 /// The same where what it says is changed on the way.
-pub fn by_way(cluster: &Cluster, edit: Edit) -> (Fixture, Way) {
+pub fn by_way(cluster: &ClusterConfig, edit: Edit) -> (Fixture, Way) {
     let (_, port) = cluster.redis[0].rsplit_once(':').unwrap();
     let way = Way::to(port.parse().unwrap(), edit);
     let url = format!("redis://127.0.0.1:{}", way.port());
-    let [node] = nodes(&Cluster { redis: vec![url], ..cluster.clone() });
+    let [node] = nodes(&ClusterConfig { redis: vec![url], ..cluster.clone() });
     (node, way)
 }
 
@@ -312,7 +312,7 @@ fn who_subscribed_after_an_event_was_sent_does_not_hear_it() {
 #[test]
 fn a_log_that_does_not_reach_back_is_counted() {
     let Some(redis) = Redis::start() else { return };
-    let cluster = Cluster { replay: 8, ..redis.cluster() };
+    let cluster = ClusterConfig { replay: 8, ..redis.cluster() };
     let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
     let mut a = one.subscribed("pub");
     let mut b = one.subscribed("other");
@@ -341,7 +341,7 @@ fn a_log_that_does_not_reach_back_is_counted() {
 fn the_link_is_measured() {
     let Some(mut redis) = Redis::start() else { return };
     let queue_bytes = 4096;
-    let cluster = Cluster { lease: Duration::from_secs(1), queue_bytes, ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(1), queue_bytes, ..redis.cluster() };
     let mut settings = config(vec![App::new(ID, KEY, SECRET)]);
     settings.cluster = cluster.clone();
     settings.metrics.enabled = true;
@@ -398,7 +398,7 @@ fn the_link_is_measured() {
 #[test]
 fn without_replay_redis_keeps_no_events() {
     let Some(redis) = Redis::start() else { return };
-    let cluster = Cluster { replay: 0, ..redis.cluster() };
+    let cluster = ClusterConfig { replay: 0, ..redis.cluster() };
     let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
     let mut a = one.subscribed("pub");
     cut(&one, &way);

@@ -196,7 +196,7 @@ fn half_a_request_is_no_request() {
 
 #[test]
 fn a_client_that_never_finishes_is_let_go() {
-    let config = |server: &mut fanfare::config::Server| {
+    let config = |server: &mut fanfare::config::ServerConfig| {
         server.handshake_timeout = std::time::Duration::from_millis(200);
     };
     let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], config);
@@ -248,7 +248,7 @@ fn browsers_may_ask_before_they_ask() {
 
 #[test]
 fn origins_of_browsers_are_a_setting() {
-    let change = |server: &mut fanfare::config::Server| {
+    let change = |server: &mut fanfare::config::ServerConfig| {
         server.cors_origins = vec!["https://example.org".to_owned()];
     };
     let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], change);

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::json;
 
 use crate::cluster::{added, event, hears_nothing, joined, nodes, notice, removed};
@@ -134,7 +134,7 @@ fn a_forged_place_makes_nobody_miss_anything() {
 fn one_prefix_on_two_databases_is_two_clusters() {
     let Some(redis) = Redis::start() else { return };
     let cluster = redis.cluster();
-    let other = Cluster { redis: vec![format!("{}/5", cluster.redis[0])], ..cluster.clone() };
+    let other = ClusterConfig { redis: vec![format!("{}/5", cluster.redis[0])], ..cluster.clone() };
     let ([one], [two]) = (nodes::<1>(&cluster), nodes::<1>(&other));
     let (mut a, _) = joined(&one, "presence-x", "a");
     let (mut b, ids) = joined(&two, "presence-x", "b");

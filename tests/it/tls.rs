@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare::app::App;
-use fanfare::config::Tls;
+use fanfare::config::TlsFiles;
 use fanfare::metrics::Reason;
 use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
@@ -21,8 +21,8 @@ use crate::support::websocket::{Client, Heard};
 use crate::support::wire::{self, client, file};
 use crate::support::{DEADLINE, eventually};
 
-fn tls() -> Tls {
-    Tls { cert: file("one", "crt"), key: file("one", "key") }
+fn tls() -> TlsFiles {
+    TlsFiles { cert: file("one", "crt"), key: file("one", "key") }
 }
 
 fn start(change: impl FnOnce(&mut App)) -> Fixture {
@@ -315,7 +315,7 @@ fn a_certificate_that_cannot_be_used_changes_nothing() {
 fn a_server_does_not_start_with_a_certificate_it_cannot_use() {
     let mut config = crate::support::fixture::config(vec![App::new(ID, KEY, SECRET)]);
     // The files are each in the place of the other.
-    config.server.tls = Some(Tls { cert: file("one", "key"), key: file("one", "crt") });
+    config.server.tls = Some(TlsFiles { cert: file("one", "key"), key: file("one", "crt") });
     let error = fanfare::server::start(config).unwrap_err();
     assert_eq!(error.exit_code(), 78);
     let text = error.to_string();

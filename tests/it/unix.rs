@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use fanfare::app::App;
-use fanfare::config::{Network, Server, UnixSocket};
+use fanfare::config::{Network, ServerConfig, UnixSocket};
 use fanfare::server;
 
 use crate::support::eventually;
@@ -59,7 +59,7 @@ impl Place {
     }
 
     /// A server here.
-    fn serve(&self, change: impl FnOnce(&mut Server)) -> Fixture {
+    fn serve(&self, change: impl FnOnce(&mut ServerConfig)) -> Fixture {
         Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
             server.unix_socket = Some(UnixSocket { path: self.socket(), mode: 0o660 });
             change(server);

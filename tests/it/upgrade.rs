@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use fanfare::cluster::envelope::VERSION;
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::json;
 
 use crate::cluster::{
@@ -86,7 +86,7 @@ fn two_versions_work_side_by_side() {
 
 /// Members whom a node that stops has closed, and who come back, neither leave nor are there twice; the
 /// others leave once, when it has stopped.
-fn members_stay(cluster: &Cluster, stop: fn(&Fixture)) {
+fn members_stay(cluster: &ClusterConfig, stop: fn(&Fixture)) {
     let [one, two]: [Fixture; 2] = nodes(cluster);
     let (mut a, _) = joined(&two, "presence-x", "a");
     let (mut b, _) = joined(&one, "presence-x", "b");

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 use serde_json::json;
 
 use crate::cli;
@@ -63,7 +63,7 @@ fn take_back(node: &Fixture, channels: &[&str]) {
     assert_eq!((answer.status, answer.text()), (200, "{}"));
 }
 
-fn rights_are_taken_back_on_every_node_before_the_answer(cluster: &Cluster) {
+fn rights_are_taken_back_on_every_node_before_the_answer(cluster: &ClusterConfig) {
     let [one, two, three]: [Fixture; 3] = nodes(cluster);
     let (mut watcher, _) = joined(&three, "presence-x", "w");
     let (mut a, id) = signed_in(&one, "a", &["private-a", "private-b"]);
@@ -95,7 +95,7 @@ fn rights_are_taken_back_on_every_node_before_the_answer(cluster: &Cluster) {
     assert_eq!([&one, &two, &three].map(unconfirmed), [0; 3]);
 }
 
-fn a_user_comes_back_on_every_node_with_new_signatures(cluster: &Cluster) {
+fn a_user_comes_back_on_every_node_with_new_signatures(cluster: &ClusterConfig) {
     let [one, two]: [Fixture; 2] = nodes(cluster);
     let (mut a, _) = signed_in(&two, "a", &["private-a"]);
     let (mut b, _) = joined(&one, "presence-x", "a");
@@ -143,7 +143,7 @@ fn a_node_that_does_not_answer_is_counted_and_does_it_when_it_wakes() {
 fn what_is_taken_back_while_redis_is_away_is_taken_back_elsewhere_once_it_is_there() {
     let Some(redis) = Redis::start() else { return };
     // It waits longer than an event may.
-    let cluster = Cluster { queue_age: Duration::from_millis(1), ..redis.cluster() };
+    let cluster = ClusterConfig { queue_age: Duration::from_millis(1), ..redis.cluster() };
     let (one, way) = by_way(&cluster, |_| 0);
     let [two]: [Fixture; 1] = nodes(&cluster);
     let (mut a, id) = signed_in(&two, "a", &["private-a"]);

@@ -13,8 +13,8 @@ use redis::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::slots::At;
-use super::{Lost, reply};
+use super::slots::HostPort;
+use super::{LinkError, reply};
 
 /// How long a Sentinel may take to answer before another is asked.
 const SENTINEL_PATIENCE: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ const SENTINEL_PORT: u16 = 26_379;
 
 /// Where Redis is.
 #[derive(Debug)]
-pub(super) enum Address {
+pub(super) enum RedisAddress {
     Servers(Seeds),
     Sentinels(Sentinels),
 }
@@ -49,7 +49,7 @@ pub(super) struct Sentinels {
     head: String,
     tail: String,
     /// Host and port of the master that was named last.
-    master: Option<At>,
+    master: Option<HostPort>,
 }
 
 /// The URLs may hold passwords.
@@ -60,7 +60,7 @@ impl fmt::Debug for Sentinels {
 }
 
 /// Host and port of a server.
-pub(super) fn at(client: &Client) -> At {
+pub(super) fn at(client: &Client) -> HostPort {
     match client.get_connection_info().addr() {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
             (host.clone(), *port)
@@ -80,7 +80,7 @@ fn invalid(problem: &'static str) -> RedisError {
 }
 
 /// Hosts and ports, without what else the URLs hold.
-impl fmt::Display for Address {
+impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut places = |clients: &mut dyn Iterator<Item = &Client>| {
             for (number, (host, port)) in clients.map(at).enumerate() {
@@ -99,7 +99,7 @@ impl fmt::Display for Address {
     }
 }
 
-impl Address {
+impl RedisAddress {
     /// Reads the URL of a server or of Sentinels, or those of a Redis Cluster's servers. Fails on one that is
     /// none.
     pub(super) fn parse(urls: &[String]) -> Result<Self, RedisError> {
@@ -117,9 +117,9 @@ impl Address {
     }
 
     /// The server to speak to now.
-    pub(super) async fn server(&mut self) -> Result<Client, Lost> {
+    pub(super) async fn server(&mut self) -> Result<Client, LinkError> {
         match self {
-            Self::Servers(servers) => servers.seeds.front().cloned().ok_or(Lost::NoMaster),
+            Self::Servers(servers) => servers.seeds.front().cloned().ok_or(LinkError::NoMaster),
             Self::Sentinels(sentinels) => sentinels.server().await,
         }
     }
@@ -129,7 +129,7 @@ impl Address {
     pub(super) async fn is_cluster(
         &self,
         commands: &mut MultiplexedConnection,
-    ) -> Result<bool, Lost> {
+    ) -> Result<bool, LinkError> {
         match self {
             Self::Servers(servers) => {
                 let several = servers.given.len() > 1;
@@ -137,7 +137,7 @@ impl Address {
                     cmd("INFO").arg("cluster").query_async(commands).await;
                 match info {
                     Ok(info) if info.contains("cluster_enabled:1") => Ok(true),
-                    Ok(_) if several => Err(Lost::NoCluster),
+                    Ok(_) if several => Err(LinkError::NoCluster),
                     Err(error) if error.is_unrecoverable_error() => Err(error.into()),
                     // It may not be asked.
                     Ok(_) | Err(_) => Ok(several),
@@ -147,7 +147,7 @@ impl Address {
                 let role: Result<Vec<Value>, _> = cmd("ROLE").query_async(commands).await;
                 match role {
                     Ok(role) if role.first().and_then(reply::text) == Some("master") => Ok(false),
-                    Ok(_) => Err(Lost::Replica),
+                    Ok(_) => Err(LinkError::Replica),
                     Err(error) if error.is_unrecoverable_error() => Err(error.into()),
                     // It may not be asked, and takes no writes if it is a replica.
                     Err(_) => Ok(false),
@@ -233,7 +233,7 @@ impl Sentinels {
         Client::open(format!("{}{host}:{port}{}", self.head, self.tail))
     }
 
-    async fn server(&mut self) -> Result<Client, Lost> {
+    async fn server(&mut self) -> Result<Client, LinkError> {
         for _ in 0..self.sentinels.len() {
             if let Some((host, port)) = self.ask(&mut None).await {
                 let client = self.client(&host, port)?;
@@ -242,11 +242,11 @@ impl Sentinels {
             }
             to_the_end(&mut self.sentinels);
         }
-        Err(Lost::NoMaster)
+        Err(LinkError::NoMaster)
     }
 
     /// Asks the first Sentinel who the master is, over a connection that is kept.
-    async fn ask(&self, kept: &mut Option<MultiplexedConnection>) -> Option<At> {
+    async fn ask(&self, kept: &mut Option<MultiplexedConnection>) -> Option<HostPort> {
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => {
@@ -260,7 +260,7 @@ impl Sentinels {
         };
         let mut question = cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        let master: Option<At> = question.query_async(&mut connection).await.ok()?;
+        let master: Option<HostPort> = question.query_async(&mut connection).await.ok()?;
         *kept = Some(connection);
         master
     }
@@ -286,8 +286,8 @@ mod tests {
     use super::*;
 
     fn sentinels(url: &str) -> Option<Sentinels> {
-        match Address::parse(&[url.to_owned()]) {
-            Ok(Address::Sentinels(sentinels)) => Some(sentinels),
+        match RedisAddress::parse(&[url.to_owned()]) {
+            Ok(RedisAddress::Sentinels(sentinels)) => Some(sentinels),
             _ => None,
         }
     }
@@ -310,7 +310,7 @@ mod tests {
         let settings = server.get_connection_info().redis_settings().clone();
         assert_eq!((settings.username(), settings.password()), (Some("u"), Some("p@")));
         assert_eq!(settings.db(), 3);
-        let secret = format!("{:?}", Address::Sentinels(of));
+        let secret = format!("{:?}", RedisAddress::Sentinels(of));
         assert!(!secret.contains("p%40") && !secret.contains("p@"), "{secret}");
         let tls = sentinels("rediss+sentinel://a/m").unwrap();
         assert_eq!(tls.head, "rediss://");

@@ -3,19 +3,19 @@
 use redis::Value;
 use tokio::time::{Instant, timeout};
 
-use super::servers::{Routed, Servers};
-use super::{Lost, PATIENCE};
-use crate::cluster::link::{Figures, Status};
+use super::connections::{LeasedCommand, RedisConnections};
+use super::{LinkError, PATIENCE};
+use crate::cluster::link::{LinkMetrics, LinkStatus};
 use crate::cluster::scripts::Script;
 
 /// Commands, each with what its answer is for.
 #[derive(Debug)]
-pub(super) struct Batch<E> {
-    commands: Vec<Routed>,
+pub(super) struct CommandBatch<E> {
+    commands: Vec<LeasedCommand>,
     expected: Vec<E>,
 }
 
-impl<E> Batch<E> {
+impl<E> CommandBatch<E> {
     pub(super) fn new() -> Self {
         Self { commands: Vec::new(), expected: Vec::new() }
     }
@@ -28,7 +28,7 @@ impl<E> Batch<E> {
         self.expected.len()
     }
 
-    pub(super) fn add(&mut self, command: impl Into<Routed>, expected: E) {
+    pub(super) fn add(&mut self, command: impl Into<LeasedCommand>, expected: E) {
         self.commands.push(command.into());
         self.expected.push(expected);
     }
@@ -37,15 +37,15 @@ impl<E> Batch<E> {
     /// Redis cannot be worked with, and nothing counts as done.
     pub(super) async fn send(
         self,
-        servers: &mut Servers,
-        status: &Status,
-    ) -> Result<Vec<(E, Value)>, Lost> {
+        servers: &mut RedisConnections,
+        status: &LinkStatus,
+    ) -> Result<Vec<(E, Value)>, LinkError> {
         let count = self.expected.len();
         if count == 0 {
             return Ok(Vec::new());
         }
-        Figures::add(&status.figures.commands, count as u64);
-        Figures::add(&status.figures.round_trips, 1);
+        LinkMetrics::add(&status.figures.commands, count as u64);
+        LinkMetrics::add(&status.figures.round_trips, 1);
         let begun = Instant::now();
         let answers = timeout(PATIENCE, servers.send(self.commands)).await??;
         status.figures.round_trip.observe(begun.elapsed());
@@ -54,18 +54,18 @@ impl<E> Batch<E> {
             _ => None,
         });
         if let Some(error) = error {
-            return Err(Lost::of(error));
+            return Err(LinkError::of(error));
         }
         if answers.len() != count {
-            return Err(Lost::Unexpected);
+            return Err(LinkError::Unexpected);
         }
         Ok(self.expected.into_iter().zip(answers).collect())
     }
 }
 
 /// A script to be run, by the name that Redis knows it by.
-pub(super) fn script(script: Script, keys: &[String]) -> Routed {
+pub(super) fn script(script: Script, keys: &[String]) -> LeasedCommand {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.name()).arg(keys.len()).arg(keys);
-    Routed { command, fenced: script.is_fenced() }
+    LeasedCommand { command, fenced: script.is_fenced() }
 }

@@ -5,36 +5,36 @@ use std::collections::{BTreeSet, HashSet};
 
 use redis::{Value, cmd};
 
-use super::batch::{Batch, script};
+use super::batch::{CommandBatch, script};
 use super::lease::held_topic;
 use super::leases::{Lease, UNFENCED};
-use super::writer::{Expected, MOST, Writer};
-use super::{Lost, reply, slots};
+use super::session::{ExpectedReply, MOST, LinkWriter};
+use super::{LinkError, reply, slots};
 use crate::app::AppId;
 use crate::cluster::Topic;
-use crate::cluster::envelope::Body;
+use crate::cluster::envelope::EnvelopeBody;
 use crate::cluster::scripts::Script;
-use crate::cluster::seal::Parts;
-use crate::cluster::topics::Wish;
+use crate::cluster::seal::EnvelopeParts;
+use crate::cluster::topics::CountInterest;
 use crate::protocol::channel::ChannelName;
 
-impl Writer<'_> {
+impl LinkWriter<'_> {
     /// Fences a lease, clears away what it held, and forgets it. Done twice, or by two nodes at once, it changes
     /// nothing more.
-    pub(super) async fn clear(&mut self, lease: &Lease) -> Result<(), Lost> {
-        let mut batch = Batch::new();
+    pub(super) async fn clear(&mut self, lease: &Lease) -> Result<(), LinkError> {
+        let mut batch = CommandBatch::new();
         let list = if lease.tag == UNFENCED {
             let mut lapse = cmd("ZREM");
             lapse.arg(self.keys.leases_of_old()).arg(&lease.id);
-            batch.add(lapse, Expected::Done);
+            batch.add(lapse, ExpectedReply::Done);
             self.keys.lease_of_old(&lease.id)
         } else {
-            batch.add(self.fence(lease), Expected::Done);
+            batch.add(self.fence(lease), ExpectedReply::Done);
             self.keys.lease(lease.tag, &lease.id)
         };
         let answers = batch.send(&mut self.servers, self.status).await?;
         self.take(answers, &mut []).await?;
-        let mut batch = Batch::new();
+        let mut batch = CommandBatch::new();
         let mut held = cmd("SMEMBERS");
         held.arg(&list);
         batch.add(held, ());
@@ -49,23 +49,23 @@ impl Writer<'_> {
             held.extend(self.kept.news.apps.keys().map(|app| format!("w{app}")));
         }
         self.clear_all(held, &lease.id).await?;
-        let mut batch = Batch::new();
+        let mut batch = CommandBatch::new();
         if lease.tag == UNFENCED {
             let mut forget = cmd("DEL");
             forget.arg(&list);
-            batch.add(forget, Expected::Done);
+            batch.add(forget, ExpectedReply::Done);
         } else {
             let keys = [self.keys.fence(lease.tag), list];
             let mut forget = script(Script::ForgetLease, &keys);
             forget.arg(&lease.id);
-            batch.add(forget, Expected::Done);
+            batch.add(forget, ExpectedReply::Done);
         }
         let answers = batch.send(&mut self.servers, self.status).await?;
         self.take(answers, &mut []).await
     }
 
-    async fn clear_all(&mut self, held: BTreeSet<String>, lease: &str) -> Result<(), Lost> {
-        let mut batch = Batch::new();
+    async fn clear_all(&mut self, held: BTreeSet<String>, lease: &str) -> Result<(), LinkError> {
+        let mut batch = CommandBatch::new();
         for entry in &held {
             if let Some((app, channel)) = entry.strip_prefix('c').and_then(|c| c.split_once('/')) {
                 let Ok(channel) = ChannelName::of_node(channel) else { continue };
@@ -77,7 +77,7 @@ impl Writer<'_> {
                 self.clear_news(&AppId::new(app), lease).await?;
             }
             if batch.len() >= MOST {
-                let full = std::mem::replace(&mut batch, Batch::new());
+                let full = std::mem::replace(&mut batch, CommandBatch::new());
                 let answers = full.send(&mut self.servers, self.status).await?;
                 self.take(answers, &mut []).await?;
                 self.renew_if_due().await?;
@@ -87,17 +87,17 @@ impl Writer<'_> {
         self.take(answers, &mut []).await
     }
 
-    fn clear_members(&self, batch: &mut Batch<Expected>, topic: &Topic, lease: &str) {
+    fn clear_members(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, lease: &str) {
         let mut clear = script(Script::Clear, &self.parts(topic, "vmrk"));
         // The script adds version and user.
-        let (name, envelope) = (self.keys.topic(topic), self.envelope(0, false, Body::Probe));
-        let Parts { head, mac, .. } = self.seals.parts_of_left(&topic.app, &name, &envelope);
+        let (name, envelope) = (self.keys.topic(topic), self.envelope(0, false, EnvelopeBody::Probe));
+        let EnvelopeParts { head, mac, .. } = self.seals.parts_of_left(&topic.app, &name, &envelope);
         clear.arg(lease).arg(name).arg(head).arg(mac);
-        batch.add(clear, Expected::Done);
+        batch.add(clear, ExpectedReply::Done);
     }
 
-    async fn clear_counts(&mut self, app: &AppId, lease: &str) -> Result<(), Lost> {
-        let mut batch = Batch::new();
+    async fn clear_counts(&mut self, app: &AppId, lease: &str) -> Result<(), LinkError> {
+        let mut batch = CommandBatch::new();
         let mut all = cmd("HKEYS");
         all.arg(self.keys.counts(app, lease));
         batch.add(all, ());
@@ -106,15 +106,15 @@ impl Writer<'_> {
         let none = |name: &Value| {
             let name = reply::text(name)?;
             if name.is_empty() {
-                return Some((None, 0, Wish::No));
+                return Some((None, 0, CountInterest::No));
             }
             let channel = ChannelName::parse(name, usize::MAX).ok()?;
             // Whether the app wants it is known where it is heard.
             let tell = !channel.kind().is_presence();
-            Some((Some(channel), 0, Wish::No.or(tell)))
+            Some((Some(channel), 0, CountInterest::No.or(tell)))
         };
         let counts: Vec<_> = channels.iter().filter_map(none).collect();
-        let mut batch = Batch::new();
+        let mut batch = CommandBatch::new();
         self.add_counts(&mut batch, app, Some(lease), counts);
         self.tell_counts(batch).await
     }
@@ -137,7 +137,7 @@ impl Writer<'_> {
         &mut self,
         moved: &BTreeSet<u16>,
         topics: &[Topic],
-    ) -> Result<(), Lost> {
+    ) -> Result<(), LinkError> {
         self.kept.leases.append(&mut self.servers.issued);
         let all = self.kept.leases.clone();
         let is_of = |app: &AppId| moved.contains(&slots::of_name(app.as_str().as_bytes()));
@@ -159,7 +159,7 @@ impl Writer<'_> {
                 self.kept.leases.retain(|other| *other != lease);
                 continue;
             }
-            let mut batch = Batch::new();
+            let mut batch = CommandBatch::new();
             for topic in topics.iter().filter(|topic| topic.channel.kind().is_presence()) {
                 if self.lease_beside(&self.keys.channel(topic, 'r')) != Some(&lease) {
                     self.clear_members(&mut batch, topic, &lease.id);

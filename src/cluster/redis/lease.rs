@@ -9,16 +9,16 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::batch::{Batch, script};
-use super::leases::{Fence, Lease, UNFENCED};
-use super::servers::Routed;
-use super::writer::{MOST, Writer};
-use super::{LONGEST_PAUSE, Lost, PATIENCE, reply};
+use super::batch::{CommandBatch, script};
+use super::leases::{FenceReply, Lease, UNFENCED};
+use super::connections::LeasedCommand;
+use super::session::{MOST, LinkWriter};
+use super::{LONGEST_PAUSE, LinkError, PATIENCE, reply};
 use crate::cluster::Topic;
-use crate::cluster::envelope::Body;
-use crate::cluster::link::{Figures, Order};
+use crate::cluster::envelope::EnvelopeBody;
+use crate::cluster::link::{LinkMetrics, LinkRequest};
 use crate::cluster::scripts::Script;
-use crate::cluster::topics::Entry;
+use crate::cluster::topics::TopicEntry;
 use crate::protocol::member::Member;
 
 /// The part of a lease after which it is renewed. A lease lapses after four of them, so that with one more
@@ -45,9 +45,9 @@ pub(super) fn held_topic(topic: &Topic) -> String {
     format!("c{}/{}", topic.app, topic.channel)
 }
 
-impl Writer<'_> {
+impl LinkWriter<'_> {
     /// Takes leases, says what this node holds, and clears away what it held under the last ones.
-    pub(super) async fn begin(&mut self) -> Result<(), Lost> {
+    pub(super) async fn begin(&mut self) -> Result<(), LinkError> {
         let old = self.kept.leases.clone();
         if !old.is_empty() {
             self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
@@ -62,7 +62,7 @@ impl Writer<'_> {
         self.kept.recent.mend();
         self.kept.news.cut();
         // What is on its way under the old leases must not arrive behind what is said again.
-        let mut batch = Batch::new();
+        let mut batch = CommandBatch::new();
         old.iter().for_each(|lease| batch.add(self.fence(lease), ()));
         batch.add(self.look_for_old(), ());
         let answers = batch.send(&mut self.servers, self.status).await?;
@@ -81,7 +81,7 @@ impl Writer<'_> {
         for some in topics.chunks(REOPENED) {
             for topic in some {
                 // Somebody was let in before it was known that the link is down.
-                if let Some(since) = self.topics.read(topic, Entry::hears_since).flatten() {
+                if let Some(since) = self.topics.read(topic, TopicEntry::hears_since).flatten() {
                     let (name, mut hearing) = (self.keys.topic(topic), self.hearing.borrow_mut());
                     hearing.begin_at(&name, since);
                     hearing.cut_one(&name);
@@ -117,7 +117,7 @@ impl Writer<'_> {
 
     /// Gives the orders that say again what this node holds of a topic.
     pub(super) fn say_topic_again(&mut self, topic: &Topic) {
-        self.link.batch.push(Order::Open(topic.clone()));
+        self.link.batch.push(LinkRequest::Open(topic.clone()));
         let own = self.topics.read(topic, |entry| {
             let roster = &entry.roster;
             let own = roster.own().map(|member| (member.clone(), roster.place(&member.user_id)));
@@ -126,15 +126,15 @@ impl Writer<'_> {
         for (member, place) in own.unwrap_or_default() {
             // Who is there stays, even if they are more than may come in.
             let (topic, max) = (topic.clone(), usize::MAX);
-            self.link.batch.push(Order::Join { topic, member, max, place });
+            self.link.batch.push(LinkRequest::Join { topic, member, max, place });
         }
         self.topics.count_anew(topic);
-        self.link.batch.push(Order::Changed { topic: topic.clone(), tell: false });
+        self.link.batch.push(LinkRequest::Changed { topic: topic.clone(), tell: false });
     }
 
     /// A Redis that has lost its data since it was last seen has lost what others hold too; they are about
     /// to say it again.
-    fn note_epoch(&mut self, tag: u16, fence: &Fence, known: bool) {
+    fn note_epoch(&mut self, tag: u16, fence: &FenceReply, known: bool) {
         let before = self.kept.epochs.insert(tag, fence.epoch);
         if known && before != Some(fence.epoch) {
             let since = Duration::from_micros(fence.now.saturating_sub(fence.epoch));
@@ -152,7 +152,7 @@ impl Writer<'_> {
 
     /// A node was heard for the first time: notes its leases now. Servers that lose their data before this node's next
     /// renewal would leave nothing that tells of them.
-    pub(super) async fn look_at_newcomers(&mut self) -> Result<(), Lost> {
+    pub(super) async fn look_at_newcomers(&mut self) -> Result<(), LinkError> {
         if !self.hearing.borrow_mut().take_newcomer() {
             return Ok(());
         }
@@ -164,7 +164,7 @@ impl Writer<'_> {
     }
 
     /// Looks whether other nodes have said again what Redis had lost, and then reads all rosters again.
-    pub(super) async fn look_whether_restored(&mut self) -> Result<(), Lost> {
+    pub(super) async fn look_whether_restored(&mut self) -> Result<(), LinkError> {
         if !self.status.restoring.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -185,7 +185,7 @@ impl Writer<'_> {
     }
 
     /// Gives the leases up, so that nobody has to wait for them to lapse.
-    pub(super) async fn end(&mut self) -> Result<(), Lost> {
+    pub(super) async fn end(&mut self) -> Result<(), LinkError> {
         self.count().await?;
         self.give_up_news().await?;
         let leases: Vec<Lease> = self.servers.leases().cloned().collect();
@@ -196,7 +196,7 @@ impl Writer<'_> {
     }
 
     /// Notes which tags have leases, where there are several servers, so that whoever sees others finds them.
-    async fn note_tags(&mut self) -> Result<(), Lost> {
+    async fn note_tags(&mut self) -> Result<(), LinkError> {
         if !self.servers.is_cluster() {
             return Ok(());
         }
@@ -205,13 +205,13 @@ impl Writer<'_> {
         self.servers.leases().for_each(|lease| {
             tags.arg(lease.tag);
         });
-        let mut batch = Batch::new();
+        let mut batch = CommandBatch::new();
         batch.add(tags, ());
         batch.send(&mut self.servers, self.status).await?;
         Ok(())
     }
 
-    pub(super) fn fence(&self, lease: &Lease) -> Routed {
+    pub(super) fn fence(&self, lease: &Lease) -> LeasedCommand {
         let mut fence = script(Script::Fence, &[self.keys.fence(lease.tag)]);
         fence.arg(&lease.id);
         fence
@@ -219,14 +219,14 @@ impl Writer<'_> {
 
     /// Renews the leases where it is time to, clears lapsed ones away, and sends a word to itself: a connection can
     /// be half dead, and only what comes in shows that it is not.
-    pub(super) async fn renew_if_due(&mut self) -> Result<(), Lost> {
+    pub(super) async fn renew_if_due(&mut self) -> Result<(), LinkError> {
         let now = Instant::now();
         if self.link.beat.is_none_or(|beat| now < beat) {
             return Ok(());
         }
         let part = self.settings.lease / PART;
         if self.hearing.borrow().silence() > part * 3 + PATIENCE {
-            return Err(Lost::Deaf);
+            return Err(LinkError::Deaf);
         }
         self.link.beat = Some(now + part);
         self.kept.leases.append(&mut self.servers.issued);
@@ -234,7 +234,7 @@ impl Writer<'_> {
             self.servers.listen_well().await?;
         }
         let shown = self.renew().await?;
-        Figures::add(&self.status.figures.renewals, 1);
+        LinkMetrics::add(&self.status.figures.renewals, 1);
         if now < self.kept.reaps || self.link.reaping {
             return Ok(());
         }
@@ -248,7 +248,7 @@ impl Writer<'_> {
                 lease.id = fenced.to_owned();
             }
             info!("a node's lease has lapsed; clearing away what it held");
-            Figures::add(&self.status.figures.reaped, 1);
+            LinkMetrics::add(&self.status.figures.reaped, 1);
             Box::pin(self.clear(&lease)).await?;
         }
         self.link.reaping = false;
@@ -256,39 +256,39 @@ impl Writer<'_> {
     }
 
     /// Renews the leases; all that there are on each server, as [`super::leases::Peers`] looks at them.
-    async fn renew(&mut self) -> Result<Vec<(u16, Vec<(String, String)>)>, Lost> {
-        let mut batch = Batch::new();
+    async fn renew(&mut self) -> Result<Vec<(u16, Vec<(String, String)>)>, LinkError> {
+        let mut batch = CommandBatch::new();
         let leases: Vec<Lease> = self.servers.leases().cloned().collect();
         for lease in &leases {
             let mut renew = script(Script::Renew, &[self.keys.fence(lease.tag)]);
             renew.arg(&lease.id).arg(u8::from(self.link.whole));
-            batch.add(renew, Look::Own(lease.tag));
+            batch.add(renew, RenewalResult::Own(lease.tag));
         }
         let mut word = cmd("SPUBLISH");
-        word.arg(&self.probe).arg(self.envelope(0, true, Body::Probe).encode());
-        batch.add(word, Look::Word);
+        word.arg(&self.probe).arg(self.envelope(0, true, EnvelopeBody::Probe).encode());
+        batch.add(word, RenewalResult::Word);
         if self.link.beats.is_multiple_of(OLD_EVERY) {
-            batch.add(self.look_for_old(), Look::Old);
+            batch.add(self.look_for_old(), RenewalResult::Old);
             if self.servers.is_cluster() {
                 let mut tags = cmd("SMEMBERS");
                 tags.arg(self.keys.tags());
-                batch.add(tags, Look::Tags);
+                batch.add(tags, RenewalResult::Tags);
             }
         }
         self.link.beats = self.link.beats.wrapping_add(1);
         let (mut shown, mut clocks, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for (look, value) in batch.send(&mut self.servers, self.status).await? {
             match look {
-                Look::Own(tag) => {
-                    let fence = Fence::read(&value).ok_or(Lost::Unexpected)?;
+                RenewalResult::Own(tag) => {
+                    let fence = FenceReply::read(&value).ok_or(LinkError::Unexpected)?;
                     clocks.push(fence.now);
                     shown.push((tag, leases_of(fence)));
                 }
-                Look::Word => {
-                    reply::number(&value).ok_or(Lost::Unexpected)?;
+                RenewalResult::Word => {
+                    reply::number(&value).ok_or(LinkError::Unexpected)?;
                 }
-                Look::Old => shown.push((UNFENCED, self.note_old(&value))),
-                Look::Tags => {
+                RenewalResult::Old => shown.push((UNFENCED, self.note_old(&value))),
+                RenewalResult::Tags => {
                     let tags = reply::list(&value).iter().filter_map(reply::number);
                     let tags = tags.filter_map(|tag| u16::try_from(tag).ok());
                     others.extend(tags.filter(|tag| leases.iter().all(|own| own.tag != *tag)));
@@ -311,11 +311,11 @@ impl Writer<'_> {
 
     /// Envelopes without seals have been refused: looks whether there are nodes that know none, and has what they
     /// said read again.
-    pub(super) async fn look_for_unsealed(&mut self) -> Result<(), Lost> {
+    pub(super) async fn look_for_unsealed(&mut self) -> Result<(), LinkError> {
         if !self.hearing.borrow_mut().is_to_look_for_unsealed() {
             return Ok(());
         }
-        let mut batch = Batch::new();
+        let mut batch = CommandBatch::new();
         batch.add(self.look_for_old(), ());
         let answers = batch.send(&mut self.servers, self.status).await?;
         answers.first().into_iter().for_each(|(_, value)| drop(self.note_old(value)));
@@ -326,7 +326,7 @@ impl Writer<'_> {
         for some in topics.chunks(REOPENED) {
             for topic in some {
                 self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
-                self.link.batch.push(Order::Open(topic.clone()));
+                self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
             self.carry_out().await?;
         }
@@ -343,13 +343,13 @@ impl Writer<'_> {
     async fn look_elsewhere(
         &mut self,
         tags: Vec<u16>,
-    ) -> Result<Vec<(u16, Vec<(String, String)>)>, Lost> {
+    ) -> Result<Vec<(u16, Vec<(String, String)>)>, LinkError> {
         let fences = self.look_at(tags).await?.into_iter();
         Ok(fences.map(|(tag, fence)| (tag, leases_of(fence))).collect())
     }
 
-    async fn look_at(&mut self, tags: Vec<u16>) -> Result<Vec<(u16, Fence)>, Lost> {
-        let mut batch = Batch::new();
+    async fn look_at(&mut self, tags: Vec<u16>) -> Result<Vec<(u16, FenceReply)>, LinkError> {
+        let mut batch = CommandBatch::new();
         for tag in tags {
             let mut all = cmd("HGETALL");
             all.arg(self.keys.fence(tag));
@@ -357,14 +357,14 @@ impl Writer<'_> {
         }
         let answers = batch.send(&mut self.servers, self.status).await?;
         let fences = answers.into_iter().map(|(tag, fields)| {
-            let fence = Fence::read(&Value::Array(vec![Value::Int(0), fields]));
+            let fence = FenceReply::read(&Value::Array(vec![Value::Int(0), fields]));
             (tag, fence.unwrap_or_default())
         });
         Ok(fences.collect())
     }
 
     /// Reads all rosters again, now that what they lack is gone for good.
-    pub(super) async fn settle(&mut self) -> Result<(), Lost> {
+    pub(super) async fn settle(&mut self) -> Result<(), LinkError> {
         let topics = self.topics.all();
         let presence: Vec<Topic> =
             topics.into_iter().filter(|topic| topic.channel.kind().is_presence()).collect();
@@ -372,7 +372,7 @@ impl Writer<'_> {
             for topic in some {
                 // What comes meanwhile is a change to what is read, and must not be heard before it.
                 self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
-                self.link.batch.push(Order::Open(topic.clone()));
+                self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
             self.carry_out().await?;
             self.renew_if_due().await?;
@@ -382,7 +382,7 @@ impl Writer<'_> {
 }
 
 /// What an answer to a renewal shows.
-enum Look {
+enum RenewalResult {
     Own(u16),
     Word,
     Old,
@@ -390,7 +390,7 @@ enum Look {
 }
 
 /// All leases that hold, and with an `x` those that are being cleared.
-fn leases_of(fence: Fence) -> Vec<(String, String)> {
+fn leases_of(fence: FenceReply) -> Vec<(String, String)> {
     let fenced = fence.fenced.into_iter().map(|lease| (format!("x{lease}"), String::new()));
     fence.held.into_iter().chain(fenced).collect()
 }

@@ -36,7 +36,7 @@ pub(super) fn node_of(node: u64) -> String {
 
 /// What a server says of all leases on it, when one is registered or renewed.
 #[derive(Default, PartialEq, Eq, Debug)]
-pub(super) struct Fence {
+pub(super) struct FenceReply {
     /// The time of the server, in microseconds since 1970.
     pub(super) now: u64,
     /// Since when it has its data.
@@ -49,7 +49,7 @@ pub(super) struct Fence {
     pub(super) whole: HashSet<String>,
 }
 
-impl Fence {
+impl FenceReply {
     /// Reads what `REGISTER` and `RENEW` answer.
     pub(super) fn read(value: &Value) -> Option<Self> {
         let [now, fields] = reply::list(value) else { return None };
@@ -109,7 +109,7 @@ impl Peers {
     }
 
     /// Who is back on a server that has lost its data: some have said all they hold, others are about to.
-    pub(super) fn note_back(&mut self, tag: u16, own: u64, fence: &Fence) {
+    pub(super) fn note_back(&mut self, tag: u16, own: u64, fence: &FenceReply) {
         let own = node_of(own);
         if let Some(missing) = self.missing.get_mut(&tag) {
             let back = fence.held.iter().filter_map(|(lease, _)| lease.get(..8));
@@ -214,9 +214,9 @@ mod tests {
         assert!(!peers.is_restored() && !peers.is_missing());
         let now = Instant::now();
         let later = now + std::time::Duration::from_secs(60);
-        let whole = |nodes: &[&String]| Fence {
+        let whole = |nodes: &[&String]| FenceReply {
             whole: nodes.iter().map(|node| (*node).clone()).collect(),
-            ..Fence::default()
+            ..FenceReply::default()
         };
         peers.lose(7, 255, now, later);
         assert!(peers.is_missing() && !peers.is_restored());
@@ -240,7 +240,7 @@ mod tests {
         let mut peers = Peers::default();
         peers.lose(7, 255, now, later);
         let held = |node| (Lease::new(node, 7).id, "1".to_owned());
-        let mut fence = Fence { held: vec![held(1), held(255)], ..Fence::default() };
+        let mut fence = FenceReply { held: vec![held(1), held(255)], ..FenceReply::default() };
         peers.note_back(7, 255, &fence);
         assert!(!peers.is_restored(), "it has not said yet what it holds");
         fence.whole.insert(node_of(1));
@@ -253,12 +253,12 @@ mod tests {
         let word = |word: &str| Value::BulkString(word.into());
         let fields = ["", "5", "0000000a00000001", "3", "+0000000a00000001", "", "x1", ""];
         let fields = Value::Array(fields.map(word).into());
-        let fence = Fence::read(&Value::Array(vec![word("12"), fields])).unwrap();
+        let fence = FenceReply::read(&Value::Array(vec![word("12"), fields])).unwrap();
         assert_eq!((fence.now, fence.epoch), (12, 5));
         assert_eq!(fence.held, shown(&[("0000000a00000001", "3")]));
         assert_eq!(fence.fenced, ["1"]);
         assert!(fence.whole.contains("0000000a"));
-        assert_eq!(Fence::read(&Value::Nil), None);
+        assert_eq!(FenceReply::read(&Value::Nil), None);
         assert_eq!(Lease::new(10, 3).id.get(..8), Some("0000000a"));
         assert_eq!(Lease::new(10 << 32, 3).id.len(), 16);
     }

@@ -4,25 +4,25 @@
 //! link, an empty Redis and a node that was taken for dead all heal in the same way.
 
 mod address;
-mod ask;
+mod query;
 mod batch;
 mod clearing;
-mod hearing;
-mod keeping;
+mod dedup;
+mod cache_budget;
 mod lease;
 mod leases;
-mod news;
-mod opening;
+mod webhook_log;
+mod subscribe;
 mod outages;
-pub mod probe;
-mod publishing;
+pub mod diagnose;
+mod publish;
 mod reader;
 mod recent;
 mod registration;
 mod reply;
-mod servers;
+mod connections;
 mod slots;
-mod writer;
+mod session;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -35,23 +35,23 @@ use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::clock::now_us;
-use super::keys::Keys;
-use super::link::{Alone, Arrival, FarEnd, Figures, Order, Publish};
-use super::news::Board;
-use super::seal::Seals;
+use super::redis_clock::now_us;
+use super::keys::RedisKeys;
+use super::link::{OfflineFallback, LinkEvent, LinkDriver, LinkMetrics, LinkRequest, OutgoingEvent};
+use super::webhook_log::WebhookLog;
+use super::seal::EnvelopeSeals;
 use super::topics::Topics;
 use crate::app::{AppId, Apps};
-use address::Address;
-use hearing::Hearing;
-use keeping::Keeping;
+use address::RedisAddress;
+use dedup::Deduplicator;
+use cache_budget::CacheBudget;
 use leases::{Lease, Peers};
-use outages::Outages;
-use publishing::Lasting;
-use reader::{Reader, Trust};
-use recent::Recent;
-use servers::{Heard, Servers};
-use writer::Writer;
+use outages::OutageLog;
+use publish::LogExpiry;
+use reader::{LinkReader, EnvelopeTrust};
+use recent::RecentPublishes;
+use connections::{PushStream, RedisConnections};
+use session::LinkWriter;
 
 /// How long Redis may take to answer before it is taken for away.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -66,7 +66,7 @@ const URGENT_AGE: Duration = Duration::from_secs(3600);
 
 /// How the link is set.
 #[derive(Clone)]
-pub struct Settings {
+pub struct LinkSettings {
     /// The URL of a server or of Sentinels, or those of some of a Redis Cluster's servers.
     pub urls: Vec<String>,
     /// What the names of all keys and topics begin with.
@@ -80,7 +80,7 @@ pub struct Settings {
 }
 
 /// The URL may hold a password.
-impl fmt::Debug for Settings {
+impl fmt::Debug for LinkSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings").field("prefix", &self.prefix).finish_non_exhaustive()
     }
@@ -88,7 +88,7 @@ impl fmt::Debug for Settings {
 
 /// Why the link was lost.
 #[derive(Debug)]
-enum Lost {
+enum LinkError {
     Redis(redis::RedisError),
     /// It did not answer in time.
     Silent,
@@ -112,23 +112,23 @@ enum Lost {
     Stopped,
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Redis(_) | Self::Unexpected | Self::Silent | Self::Deaf => {
-                f.write_str(&probe::sentence(self, false))
+                f.write_str(&diagnose::sentence(self, false))
             }
             Self::Lapsed => f.write_str("the lease had lapsed"),
             Self::Replaced => f.write_str("another server is the master now"),
             Self::NoMaster | Self::Replica | Self::NoCluster | Self::Uncovered => {
-                f.write_str(&probe::sentence(self, false))
+                f.write_str(&diagnose::sentence(self, false))
             }
             Self::Stopped => f.write_str("the server stops"),
         }
     }
 }
 
-impl Lost {
+impl LinkError {
     /// What an error says that a command was answered with.
     fn of(error: &redis::ServerError) -> Self {
         match error.code() {
@@ -138,13 +138,13 @@ impl Lost {
     }
 }
 
-impl From<redis::RedisError> for Lost {
+impl From<redis::RedisError> for LinkError {
     fn from(error: redis::RedisError) -> Self {
         Self::Redis(error)
     }
 }
 
-impl From<tokio::time::error::Elapsed> for Lost {
+impl From<tokio::time::error::Elapsed> for LinkError {
     fn from(_: tokio::time::error::Elapsed) -> Self {
         Self::Silent
     }
@@ -152,7 +152,7 @@ impl From<tokio::time::error::Elapsed> for Lost {
 
 /// A publish that waits to be sent.
 #[derive(Clone, Debug)]
-struct Held {
+struct PendingPublish {
     since: Instant,
     serial: u64,
     /// Subscribers here have it already.
@@ -161,27 +161,27 @@ struct Held {
     sent: bool,
     /// When a server took it that may have lost it since, by the time of Redis; 0: none did.
     taken: u64,
-    publish: Publish,
+    publish: OutgoingEvent,
 }
 
 /// What outlives a lost link.
 #[derive(Debug)]
-struct Kept {
+struct LinkState {
     /// This node's number in envelopes.
     node: u64,
     /// The node was told to stop, which outlives the link that it was told over.
     stopping: bool,
     serial: u64,
-    held: VecDeque<Held>,
+    held: VecDeque<PendingPublish>,
     /// What waits longer than events may, and is said before them.
-    urgent: Vec<Held>,
+    urgent: Vec<PendingPublish>,
     /// What Redis took within the last seconds, and the runs of its servers that did.
-    recent: Recent,
+    recent: RecentPublishes,
     runs: Vec<String>,
     /// Cached events that Redis has taken and that have not come back yet.
-    flying: VecDeque<Held>,
-    lasting: Lasting,
-    keeping: Keeping,
+    flying: VecDeque<PendingPublish>,
+    lasting: LogExpiry,
+    keeping: CacheBudget,
     /// Connections by app.
     connections: HashMap<AppId, usize>,
     /// The leases under which something may be held still, the present ones last.
@@ -190,7 +190,7 @@ struct Kept {
     /// Since when each server had its data, as was last seen; to know if it has lost it.
     epochs: HashMap<u16, u64>,
     /// What there is to say for webhooks.
-    news: Board,
+    news: WebhookLog,
     /// When other nodes will have had the time to come back from what took this node's link, and those that are
     /// silent still are dead.
     reaps: Instant,
@@ -198,61 +198,61 @@ struct Kept {
 
 /// The far end of a link, over Redis.
 #[derive(Debug)]
-pub struct Redis {
-    settings: Settings,
-    address: Address,
-    keys: Keys,
+pub struct RedisDriver {
+    settings: LinkSettings,
+    address: RedisAddress,
+    keys: RedisKeys,
     topics: Arc<Topics>,
-    seals: Seals,
-    far: FarEnd,
-    kept: Kept,
-    hearing: RefCell<Hearing>,
+    seals: EnvelopeSeals,
+    far: LinkDriver,
+    kept: LinkState,
+    hearing: RefCell<Deduplicator>,
 }
 
-impl Redis {
+impl RedisDriver {
     /// The far end for a node of that number. Fails on a URL that is none.
     pub fn new(
-        settings: Settings,
+        settings: LinkSettings,
         node: u64,
         topics: Arc<Topics>,
         apps: Arc<ArcSwap<Apps>>,
-        far: FarEnd,
+        far: LinkDriver,
     ) -> Result<Self, redis::RedisError> {
-        let address = Address::parse(&settings.urls)?;
-        let keys = Keys::new(&settings.prefix);
-        let kept = Kept {
+        let address = RedisAddress::parse(&settings.urls)?;
+        let keys = RedisKeys::new(&settings.prefix);
+        let kept = LinkState {
             node,
             stopping: false,
             serial: 0,
             held: VecDeque::new(),
             urgent: Vec::new(),
-            recent: Recent::default(),
+            recent: RecentPublishes::default(),
             runs: Vec::new(),
             flying: VecDeque::new(),
-            lasting: Lasting::default(),
-            keeping: Keeping::default(),
+            lasting: LogExpiry::default(),
+            keeping: CacheBudget::default(),
             connections: HashMap::new(),
             leases: Vec::new(),
             peers: Peers::default(),
             epochs: HashMap::new(),
-            news: Board::default(),
+            news: WebhookLog::default(),
             reaps: Instant::now(),
         };
-        let mut hearing = Hearing::new(node);
+        let mut hearing = Deduplicator::new(node);
         hearing.begin(&keys.all(), far.status.clock.now());
         let hearing = RefCell::new(hearing);
-        let seals = Seals::new(apps);
+        let seals = EnvelopeSeals::new(apps);
         Ok(Self { settings, address, keys, topics, seals, far, kept, hearing })
     }
 
     /// Keeps the link up until it is told to stop.
     pub async fn run(mut self) {
-        let (mut pause, mut outages) = (SHORTEST_PAUSE, Outages::default());
+        let (mut pause, mut outages) = (SHORTEST_PAUSE, OutageLog::default());
         loop {
             let begun = Instant::now();
             let lost = self.serve().await;
             let was_up = self.far.status.up.swap(false, Ordering::Relaxed);
-            if matches!(lost, Lost::Stopped) || self.kept.stopping {
+            if matches!(lost, LinkError::Stopped) || self.kept.stopping {
                 return;
             }
             if begun.elapsed() > LONGEST_PAUSE {
@@ -265,7 +265,7 @@ impl Redis {
             }
             if was_up {
                 // What is asked from now on is answered from what is known here.
-                let _ = self.far.arrivals.send(Arrival::Down).await;
+                let _ = self.far.arrivals.send(LinkEvent::Down).await;
             }
             pause = if begun.elapsed() > LONGEST_PAUSE { SHORTEST_PAUSE } else { pause * 2 };
             pause = pause.min(LONGEST_PAUSE);
@@ -276,11 +276,11 @@ impl Redis {
     }
 
     /// Carries out orders without Redis until `end`.
-    async fn go_on_alone(&mut self, end: Instant) -> Result<(), Lost> {
+    async fn go_on_alone(&mut self, end: Instant) -> Result<(), LinkError> {
         loop {
             tokio::select! {
                 order = self.far.orders.recv() => match order {
-                    None | Some(Order::Stop) => return Err(Lost::Stopped),
+                    None | Some(LinkRequest::Stop) => return Err(LinkError::Stopped),
                     Some(order) => self.alone(order).await,
                 },
                 () = sleep_until(end) => return Ok(()),
@@ -288,19 +288,19 @@ impl Redis {
         }
     }
 
-    async fn alone(&mut self, order: Order) {
+    async fn alone(&mut self, order: LinkRequest) {
         let alone = match order {
-            Order::Open(topic) => {
+            LinkRequest::Open(topic) => {
                 let since = self.topics.read(&topic, |entry| entry.since());
                 let since = since.unwrap_or_else(|| self.far.status.clock.now());
                 self.hearing.get_mut().begin_at(&self.keys.topic(&topic), since);
-                Alone::Open(topic)
+                OfflineFallback::Open(topic)
             }
-            Order::Join { topic, member, .. } => Alone::Join { topic, user: member.user_id },
-            Order::Leave { topic, user } => Alone::Leave { topic, user },
-            Order::Publish(publish) => {
+            LinkRequest::Join { topic, member, .. } => OfflineFallback::Join { topic, user: member.user_id },
+            LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
+            LinkRequest::Publish(publish) => {
                 let local = match &publish {
-                    Publish::Cached { topic, except, frame, data, .. } => Some(Alone::Publish {
+                    OutgoingEvent::Cached { topic, except, frame, data, .. } => Some(OfflineFallback::Publish {
                         topic: topic.clone(),
                         except: *except,
                         frame: frame.clone(),
@@ -313,15 +313,15 @@ impl Redis {
                 let Some(local) = local else { return };
                 local
             }
-            Order::Connections { app, count } => {
+            LinkRequest::Connections { app, count } => {
                 self.kept.connections.insert(app, count);
                 return;
             }
-            Order::News(news) => return self.kept.take_news(news, &self.far.status.figures),
+            LinkRequest::News(news) => return self.kept.take_news(news, &self.far.status.figures),
             // Everything is counted again once Redis is back; who asks gets no answer and knows why.
-            Order::Changed { .. } | Order::Room(_) | Order::Ask(..) | Order::Stop => return,
+            LinkRequest::Changed { .. } | LinkRequest::Room(_) | LinkRequest::Ask(..) | LinkRequest::Stop => return,
         };
-        let _ = self.far.arrivals.send(Arrival::Alone(alone)).await;
+        let _ = self.far.arrivals.send(LinkEvent::Alone(alone)).await;
     }
 
     /// Drops publishes that have waited too long.
@@ -337,12 +337,12 @@ impl Redis {
                 continue;
             }
             self.far.status.queued.fetch_sub(held.publish.bytes(), Ordering::Relaxed);
-            Figures::add(&self.far.status.figures.dropped, 1);
+            LinkMetrics::add(&self.far.status.figures.dropped, 1);
         }
     }
 
     /// Makes the link and keeps it as long as it lasts.
-    async fn serve(&mut self) -> Lost {
+    async fn serve(&mut self) -> LinkError {
         self.drop_old();
         // In the order of their serials: they are the oldest.
         let urgent = std::mem::take(&mut self.kept.urgent);
@@ -350,7 +350,7 @@ impl Redis {
         let connected = tokio::select! {
             connected = self.connect() => connected,
             // Orders wait meanwhile, but not for a Redis that does not answer at all.
-            () = tokio::time::sleep(PATIENCE) => Err(Lost::Silent),
+            () = tokio::time::sleep(PATIENCE) => Err(LinkError::Silent),
         };
         let (servers, stream, probe) = match connected {
             Ok(connected) => connected,
@@ -364,8 +364,8 @@ impl Redis {
         self.hearing.get_mut().cut();
         let figures = &self.far.status.figures;
         let (seals, keys, hearing) = (&self.seals, &self.keys, &self.hearing);
-        let trust = Trust { seals, keys, hearing, figures };
-        let mut reader = Reader {
+        let trust = EnvelopeTrust { seals, keys, hearing, figures };
+        let mut reader = LinkReader {
             stream,
             keys,
             trust,
@@ -375,7 +375,7 @@ impl Redis {
             clock: &self.far.status.clock,
             hearing: &self.hearing,
         };
-        let mut writer = Writer {
+        let mut writer = LinkWriter {
             servers,
             probe,
             settings: &self.settings,
@@ -387,26 +387,26 @@ impl Redis {
             arrivals: &self.far.arrivals,
             status: &self.far.status,
             kept: &mut self.kept,
-            link: writer::Memory::default(),
+            link: session::WriterState::default(),
             hearing: &self.hearing,
         };
         let lost = tokio::select! {
             lost = writer.run() => lost,
-            () = reader.run() => Lost::Deaf,
-            () = self.address.replaced() => Lost::Replaced,
+            () = reader.run() => LinkError::Deaf,
+            () = self.address.replaced() => LinkError::Replaced,
         };
         writer.unanswered().await;
         lost
     }
 
-    async fn connect(&mut self) -> Result<(Servers, Heard, String), Lost> {
+    async fn connect(&mut self) -> Result<(RedisConnections, PushStream, String), LinkError> {
         let (keys, node) = (self.keys.clone(), self.kept.node);
-        let (mut servers, heard) = Servers::connect(&mut self.address, keys, node).await?;
+        let (mut servers, heard) = RedisConnections::connect(&mut self.address, keys, node).await?;
         let probe = self.keys.probe(&format!("{:016x}", random()));
         let own = self.keys.node(node);
         servers.subscribe(&[self.keys.all(), probe.clone(), own]).await?;
         info!(redis = %self.address, "the link to Redis is made");
-        Figures::add(&self.far.status.figures.connects, 1);
+        LinkMetrics::add(&self.far.status.figures.connects, 1);
         Ok((servers, heard, probe))
     }
 }

@@ -7,12 +7,12 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// What of one outage was told.
 #[derive(Debug, Default)]
-pub(super) struct Outages {
+pub(super) struct OutageLog {
     last_told: Option<Instant>,
     untold: u64,
 }
 
-impl Outages {
+impl OutageLog {
     /// Whether there is to be a line now, and how many tries had none since the last.
     pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
         if self.last_told.is_some_and(|told| now.duration_since(told) < PAUSE) {
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn an_outage_has_a_line_a_minute() {
-        let (mut outages, begun) = (Outages::default(), Instant::now());
+        let (mut outages, begun) = (OutageLog::default(), Instant::now());
         let mut due = |seconds| outages.due(begun + Duration::from_secs(seconds));
         assert_eq!(
             (due(0), due(1), due(59), due(60), due(61)),

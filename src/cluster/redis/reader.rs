@@ -9,37 +9,37 @@ use redis::Msg;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::hearing::{Hearing, Mark, Verdict};
+use super::dedup::{Deduplicator, MessageId, EnvelopeVerdict};
 use super::leases::node_of;
-use super::servers::Heard;
+use super::connections::PushStream;
 use crate::app::AppId;
 use crate::cluster::Topic;
-use crate::cluster::clock::{Clock, now_us};
-use crate::cluster::envelope::{Body, Envelope, Undecodable};
-use crate::cluster::keys::{Keys, Named};
-use crate::cluster::link::{Arrival, Figures, Withdraw};
-use crate::cluster::seal::{self, Seals};
+use crate::cluster::redis_clock::{RedisClock, now_us};
+use crate::cluster::envelope::{EnvelopeBody, Envelope, EnvelopeError};
+use crate::cluster::keys::{RedisKeys, TopicName};
+use crate::cluster::link::{LinkEvent, LinkMetrics, Withdraw};
+use crate::cluster::seal::{self, EnvelopeSeals};
 use crate::protocol::channel::ChannelName;
 
 /// The listening half.
-pub(super) struct Reader<'a> {
-    pub(super) stream: Heard,
-    pub(super) keys: &'a Keys,
-    pub(super) trust: Trust<'a>,
+pub(super) struct LinkReader<'a> {
+    pub(super) stream: PushStream,
+    pub(super) keys: &'a RedisKeys,
+    pub(super) trust: EnvelopeTrust<'a>,
     pub(super) node: u64,
-    pub(super) far: &'a mpsc::Sender<Arrival>,
-    pub(super) figures: &'a Figures,
-    pub(super) clock: &'a Clock,
-    pub(super) hearing: &'a RefCell<Hearing>,
+    pub(super) far: &'a mpsc::Sender<LinkEvent>,
+    pub(super) figures: &'a LinkMetrics,
+    pub(super) clock: &'a RedisClock,
+    pub(super) hearing: &'a RefCell<Deduplicator>,
 }
 
-impl Reader<'_> {
+impl LinkReader<'_> {
     /// Reads until the connection ends.
     pub(super) async fn run(&mut self) {
         while let Some(message) = self.stream.next().await {
             let name = message.get_channel_name();
             let Some(envelope) = self.envelope(&message) else { continue };
-            let mark = Mark::from(&envelope);
+            let mark = MessageId::from(&envelope);
             if let Some(arrival) = arrival(self.keys, self.node, name, envelope, None)
                 && self.far.send(arrival).await.is_err()
             {
@@ -65,10 +65,10 @@ impl Reader<'_> {
             Ok(envelope) => envelope,
             Err(error) => {
                 let count = match error {
-                    Undecodable::Newer(_) => &self.figures.newer,
-                    Undecodable::Garbage => &self.figures.undecodable,
+                    EnvelopeError::Newer(_) => &self.figures.newer,
+                    EnvelopeError::Garbage => &self.figures.undecodable,
                 };
-                Figures::add(count, 1);
+                LinkMetrics::add(count, 1);
                 debug!(topic = name, "skipped: {error}");
                 return None;
             }
@@ -78,17 +78,17 @@ impl Reader<'_> {
         }
         envelope.map_version(|version| self.clock.local(version));
         if envelope.origin != self.node {
-            Figures::add(&self.figures.received, 1);
+            LinkMetrics::add(&self.figures.received, 1);
             self.hearing.borrow_mut().hear_node(envelope.origin);
             self.figures.lag.observe(self.lag(&envelope, &bytes));
-        } else if matches!(envelope.body, Body::Probe) {
+        } else if matches!(envelope.body, EnvelopeBody::Probe) {
             self.hearing.borrow_mut().hear_word();
         }
         match self.hearing.borrow_mut().hear(name, envelope) {
-            Verdict::New(envelope) => Some(envelope),
-            Verdict::Waits => None,
-            Verdict::Doubled => {
-                Figures::add(&self.figures.doubled, 1);
+            EnvelopeVerdict::New(envelope) => Some(envelope),
+            EnvelopeVerdict::Waits => None,
+            EnvelopeVerdict::Doubled => {
+                LinkMetrics::add(&self.figures.doubled, 1);
                 None
             }
         }
@@ -97,31 +97,31 @@ impl Reader<'_> {
 
 /// What it takes to believe an envelope.
 #[derive(Clone, Copy)]
-pub(super) struct Trust<'a> {
-    pub(super) seals: &'a Seals,
-    pub(super) keys: &'a Keys,
-    pub(super) hearing: &'a RefCell<Hearing>,
-    pub(super) figures: &'a Figures,
+pub(super) struct EnvelopeTrust<'a> {
+    pub(super) seals: &'a EnvelopeSeals,
+    pub(super) keys: &'a RedisKeys,
+    pub(super) hearing: &'a RefCell<Deduplicator>,
+    pub(super) figures: &'a LinkMetrics,
 }
 
-impl Trust<'_> {
+impl EnvelopeTrust<'_> {
     /// Whether an envelope that came on a topic, or was read for it, is a node's of this cluster, which is counted if
     /// it is not. One without a seal is that of a node which knows none, if there is one.
     pub(super) fn believes(&self, name: &str, envelope: &Envelope, bytes: &[u8]) -> bool {
         let believed = match (self.keys.named(name), &envelope.body) {
-            (Some(Named::Topic { app, .. }), _) => self.holds(&AppId::new(app), name, bytes),
+            (Some(TopicName::Topic { app, .. }), _) => self.holds(&AppId::new(app), name, bytes),
             (
-                Some(Named::All),
-                Body::Terminate { app, .. }
-                | Body::Reconnect { app, .. }
-                | Body::Withdraw { app, .. },
+                Some(TopicName::All),
+                EnvelopeBody::Terminate { app, .. }
+                | EnvelopeBody::Reconnect { app, .. }
+                | EnvelopeBody::Withdraw { app, .. },
             )
-            | (Some(Named::Node), Body::Done { app, .. }) => self.holds(app, name, bytes),
-            (Some(Named::Probe), Body::Probe) => true,
+            | (Some(TopicName::Node), EnvelopeBody::Done { app, .. }) => self.holds(app, name, bytes),
+            (Some(TopicName::Probe), EnvelopeBody::Probe) => true,
             _ => false,
         };
         if !believed {
-            Figures::add(&self.figures.unsealed, 1);
+            LinkMetrics::add(&self.figures.unsealed, 1);
             debug!(topic = name, "skipped: its seal does not hold");
         }
         believed
@@ -138,39 +138,39 @@ impl Trust<'_> {
 /// What an envelope is to a node: nothing, if it knows it already. `late` is the time of Redis where it may have
 /// been sent while the node did not hear it.
 pub(super) fn arrival(
-    keys: &Keys,
+    keys: &RedisKeys,
     node: u64,
     name: &str,
     envelope: Envelope,
-    late: Option<&Clock>,
-) -> Option<Arrival> {
+    late: Option<&RedisClock>,
+) -> Option<LinkEvent> {
     let own = envelope.origin == node;
     match keys.named(name)? {
-        Named::Probe => None,
-        Named::Node => match envelope.body {
-            Body::Done { request, .. } => {
-                Some(Arrival::Done { request, node: node_of(envelope.origin) })
+        TopicName::Probe => None,
+        TopicName::Node => match envelope.body {
+            EnvelopeBody::Done { request, .. } => {
+                Some(LinkEvent::Done { request, node: node_of(envelope.origin) })
             }
             _ => None,
         },
-        Named::All => (!own).then(|| order(envelope, late)).flatten(),
-        Named::Topic { app, channel } => {
+        TopicName::All => (!own).then(|| order(envelope, late)).flatten(),
+        TopicName::Topic { app, channel } => {
             // Its own subscribers were given it when it was sent.
-            if own && matches!(envelope.body, Body::Event { .. }) {
+            if own && matches!(envelope.body, EnvelopeBody::Event { .. }) {
                 return None;
             }
             let channel = ChannelName::of_node(channel).ok()?;
             let topic = Topic { app: AppId::new(app), channel };
             Some(match late {
-                Some(_) => Arrival::Late(topic, envelope),
-                None => Arrival::Topic(topic, envelope),
+                Some(_) => LinkEvent::Late(topic, envelope),
+                None => LinkEvent::Topic(topic, envelope),
             })
         }
     }
 }
 
 /// What all nodes are to do.
-fn order(envelope: Envelope, late: Option<&Clock>) -> Option<Arrival> {
+fn order(envelope: Envelope, late: Option<&RedisClock>) -> Option<LinkEvent> {
     let (node, place) = (envelope.origin, envelope.place());
     let on_its_way = late.zip(place).map(|(clock, place)| clock.since(place)).unwrap_or_default();
     let asked = |waited: u64| {
@@ -178,16 +178,16 @@ fn order(envelope: Envelope, late: Option<&Clock>) -> Option<Arrival> {
         Instant::now().checked_sub(Duration::from_micros(waited).saturating_add(on_its_way))
     };
     Some(match envelope.body {
-        Body::Terminate { waited, app, user, .. } => {
-            Arrival::Terminate { app, user, asked: asked(waited)? }
+        EnvelopeBody::Terminate { waited, app, user, .. } => {
+            LinkEvent::Terminate { app, user, asked: asked(waited)? }
         }
-        Body::Reconnect { waited, app, user, .. } => {
-            Arrival::Reconnect { app, user, asked: asked(waited)? }
+        EnvelopeBody::Reconnect { waited, app, user, .. } => {
+            LinkEvent::Reconnect { app, user, asked: asked(waited)? }
         }
-        Body::Withdraw { waited, request, app, user, channels, .. } => {
+        EnvelopeBody::Withdraw { waited, request, app, user, channels, .. } => {
             let (asked, channels) = (asked(waited)?, channels.into());
             let order = Withdraw { app, user, channels, asked, request };
-            Arrival::Withdraw { node, order }
+            LinkEvent::Withdraw { node, order }
         }
         _ => return None,
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Held;
+use super::PendingPublish;
 
 /// For how long what was taken may be lost.
 const LOST_WITHIN: Duration = Duration::from_secs(5);
@@ -16,14 +16,14 @@ const MAX_BYTES: usize = 8 << 20;
 
 /// The last publishes that Redis has answered.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
-    publishes: VecDeque<(Instant, Held)>,
+pub(super) struct RecentPublishes {
+    publishes: VecDeque<(Instant, PendingPublish)>,
     bytes: usize,
     /// When the link was lost, over which they were taken.
     cut: Option<Instant>,
 }
 
-impl Recent {
+impl RecentPublishes {
     /// The link is lost: however long that lasts, what was taken last before is what may be lost.
     pub(super) fn cut(&mut self) {
         self.cut.get_or_insert_with(Instant::now);
@@ -35,11 +35,11 @@ impl Recent {
     }
 
     /// A publish was taken; a cached one got this version.
-    pub(super) fn note(&mut self, held: &Held, taken: u64) {
+    pub(super) fn note(&mut self, held: &PendingPublish, taken: u64) {
         let now = Instant::now();
         let taken = if held.taken > 0 { held.taken } else { taken };
         self.bytes += held.publish.bytes();
-        let held = Held { sent: true, told: true, taken, ..held.clone() };
+        let held = PendingPublish { sent: true, told: true, taken, ..held.clone() };
         self.publishes.push_back((now, held));
         while let Some((since, oldest)) = self.publishes.front() {
             if now - *since <= LOST_WITHIN && self.bytes <= MAX_BYTES {
@@ -51,7 +51,7 @@ impl Recent {
     }
 
     /// Takes out what may have been lost now, in its order.
-    pub(super) fn take(&mut self) -> Vec<Held> {
+    pub(super) fn take(&mut self) -> Vec<PendingPublish> {
         self.bytes = 0;
         let end = self.cut.take().unwrap_or_else(Instant::now);
         let publishes = std::mem::take(&mut self.publishes).into_iter();
@@ -69,33 +69,33 @@ mod tests {
     use super::*;
     use crate::app::AppId;
     use crate::cluster::Topic;
-    use crate::cluster::link::Publish;
+    use crate::cluster::link::OutgoingEvent;
     use crate::protocol::channel::ChannelName;
 
-    fn held(serial: u64, bytes: usize) -> Held {
+    fn held(serial: u64, bytes: usize) -> PendingPublish {
         let channel = ChannelName::parse("c", 200).unwrap();
         let topic = Topic { app: AppId::new("a"), channel };
-        let publish = Publish::Event { topic, except: None, frame: Bytes::from(vec![0; bytes]) };
-        Held { since: Instant::now(), serial, told: false, sent: false, taken: 0, publish }
+        let publish = OutgoingEvent::Event { topic, except: None, frame: Bytes::from(vec![0; bytes]) };
+        PendingPublish { since: Instant::now(), serial, told: false, sent: false, taken: 0, publish }
     }
 
     #[test]
     fn what_was_taken_last_is_remembered_in_its_order() {
-        let mut recent = Recent::default();
+        let mut recent = RecentPublishes::default();
         for serial in 1..=20 {
             recent.note(&held(serial, 1 << 20), serial);
         }
         let again: Vec<_> = recent.take().iter().map(|held| (held.serial, held.taken)).collect();
         assert_eq!(again, (14..=20).map(|serial| (serial, serial)).collect::<Vec<_>>());
         assert!(recent.take().is_empty());
-        let again = Held { taken: 3, ..held(21, 1) };
+        let again = PendingPublish { taken: 3, ..held(21, 1) };
         recent.note(&again, 9);
         assert_eq!(recent.take()[0].taken, 3, "when it was taken first");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_however_long_forgets_nothing() {
-        let mut recent = Recent::default();
+        let mut recent = RecentPublishes::default();
         recent.note(&held(1, 1), 1);
         tokio::time::advance(LOST_WITHIN * 3).await;
         recent.note(&held(2, 1), 2);

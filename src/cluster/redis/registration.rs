@@ -3,20 +3,20 @@
 
 use redis::Value;
 
-use super::leases::{Fence, Lease};
-use super::servers::{Servers, slots_of};
+use super::leases::{FenceReply, Lease};
+use super::connections::{RedisConnections, slots_of};
 use super::slots::{self, SLOTS};
-use super::{Lost, PATIENCE};
+use super::{LinkError, PATIENCE};
 use crate::cluster::scripts::Script;
 
-impl Servers {
+impl RedisConnections {
     /// The leases under which this node writes now.
     pub(super) fn leases(&self) -> impl Iterator<Item = &Lease> {
         self.servers.iter().filter_map(|server| server.lease.as_ref())
     }
 
     /// Registers a lease with each server that has slots and where this node has none; what those servers say.
-    pub(super) async fn register_leases(&mut self) -> Result<Vec<(u16, Fence)>, Lost> {
+    pub(super) async fn register_leases(&mut self) -> Result<Vec<(u16, FenceReply)>, LinkError> {
         let mut fences = Vec::new();
         for place in 0..self.servers.len() as u16 {
             let has_lease = self.server(place).is_some_and(|server| server.lease.is_some());
@@ -29,7 +29,7 @@ impl Servers {
     }
 
     /// What tells each server's run from all others, before and after it began anew; in no order.
-    pub(super) async fn runs(&self) -> Result<Vec<String>, Lost> {
+    pub(super) async fn runs(&self) -> Result<Vec<String>, LinkError> {
         let mut runs = Vec::new();
         for server in &self.servers {
             let (mut info, mut commands) = (redis::cmd("INFO"), server.commands.clone());
@@ -41,11 +41,11 @@ impl Servers {
         Ok(runs)
     }
 
-    async fn register_lease(&mut self, place: u16, tag: u16) -> Result<Fence, Lost> {
+    async fn register_lease(&mut self, place: u16, tag: u16) -> Result<FenceReply, LinkError> {
         let lease = Lease::new(self.node, tag);
         let key = self.keys.fence(tag);
         let Some(server) = self.servers.get_mut(usize::from(place)) else {
-            return Err(Lost::Uncovered);
+            return Err(LinkError::Uncovered);
         };
         // Noted first: it may be registered although nobody hears the answer.
         self.issued.push(lease.clone());
@@ -54,13 +54,13 @@ impl Servers {
         let asked = register.command.query_async(&mut server.commands);
         let answer: Value = tokio::time::timeout(PATIENCE, asked).await??;
         server.lease = Some(lease);
-        Fence::read(&answer).ok_or(Lost::Unexpected)
+        FenceReply::read(&answer).ok_or(LinkError::Unexpected)
     }
 
     /// The key of a server's lease is not there any more: looks who has which slots, and takes another lease.
     /// What was held under the old one is said again with the slots that have moved.
-    pub(super) async fn move_lease(&mut self, place: u16) -> Result<(), Lost> {
-        let Some(server) = self.server(place) else { return Err(Lost::Uncovered) };
+    pub(super) async fn move_lease(&mut self, place: u16) -> Result<(), LinkError> {
+        let Some(server) = self.server(place) else { return Err(LinkError::Uncovered) };
         let ranges = slots::ranges(&slots_of(&mut server.commands.clone()).await?, server.host());
         self.assign_all(ranges).await;
         self.renew_moved_leases().await?;
@@ -76,7 +76,7 @@ impl Servers {
     }
 
     /// Gives up leases whose keys other servers keep now, and takes those that are missing.
-    pub(super) async fn renew_moved_leases(&mut self) -> Result<(), Lost> {
+    pub(super) async fn renew_moved_leases(&mut self) -> Result<(), LinkError> {
         for place in 0..self.servers.len() as u16 {
             let lease = self.server(place).and_then(|server| server.lease.as_ref());
             if lease.is_some_and(|lease| slots::owner_of_tag(&self.slots, lease.tag) != place) {
@@ -95,7 +95,7 @@ impl Servers {
         self.moves.borrow_mut().moved.extend(slots.map(|(slot, _)| slot));
     }
 
-    fn server(&self, place: u16) -> Option<&super::servers::Server> {
+    fn server(&self, place: u16) -> Option<&super::connections::RedisServer> {
         self.servers.get(usize::from(place))
     }
 }

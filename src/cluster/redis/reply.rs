@@ -5,13 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::Value;
 
-use super::hearing::Mark;
-use super::opening::{Missed, Reaches};
-use super::reader::Trust;
-use crate::cluster::clock::Clock;
-use crate::cluster::envelope::{Body, DIGITS, Envelope};
-use crate::cluster::link::Kept;
-use crate::cluster::roster::Loaded;
+use super::dedup::MessageId;
+use super::subscribe::{MissedEntries, LogCoverage};
+use super::reader::EnvelopeTrust;
+use crate::cluster::redis_clock::RedisClock;
+use crate::cluster::envelope::{EnvelopeBody, DIGITS, Envelope};
+use crate::cluster::link::RetainedEvent;
+use crate::cluster::roster::LoadedRoster;
 use crate::protocol::member::{Member, UserId};
 
 pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
@@ -67,9 +67,9 @@ pub(super) fn members(value: &Value) -> Vec<(u64, Member)> {
 }
 
 /// What `LOAD` answers.
-pub(super) fn loaded(value: &Value) -> Option<Loaded> {
+pub(super) fn loaded(value: &Value) -> Option<LoadedRoster> {
     match list(value) {
-        [version, all] => Some(Loaded { version: number(version)?, members: members(all) }),
+        [version, all] => Some(LoadedRoster { version: number(version)?, members: members(all) }),
         _ => None,
     }
 }
@@ -78,9 +78,9 @@ pub(super) fn loaded(value: &Value) -> Option<Loaded> {
 pub(super) fn kept(
     value: &Value,
     name: &str,
-    trust: Trust<'_>,
-    clock: &Clock,
-) -> Option<(Kept, Mark)> {
+    trust: EnvelopeTrust<'_>,
+    clock: &RedisClock,
+) -> Option<(RetainedEvent, MessageId)> {
     let [envelope, ttl] = list(value) else { return None };
     let bytes = Bytes::copy_from_slice(bytes(envelope)?);
     let mut envelope = Envelope::decode(&bytes).ok()?;
@@ -88,24 +88,24 @@ pub(super) fn kept(
         return None;
     }
     envelope.map_version(|version| clock.local(version));
-    let mark = Mark::from(&envelope);
+    let mark = MessageId::from(&envelope);
     match envelope.body {
-        Body::Cached { version, frame, data, .. } => {
+        EnvelopeBody::Cached { version, frame, data, .. } => {
             let ttl = Duration::from_millis(number(ttl)?);
-            Some((Kept { version, frame, data, ttl, told: false }, mark))
+            Some((RetainedEvent { version, frame, data, ttl, told: false }, mark))
         }
         _ => None,
     }
 }
 
 /// What `MISSED` answers.
-pub(super) fn missed(value: &Value) -> Option<Missed> {
+pub(super) fn missed(value: &Value) -> Option<MissedEntries> {
     let [_, reaches, entries] = list(value) else { return None };
     let reaches = match number(reaches)? {
-        2 => Reaches::Back,
-        1 => Reaches::Begin,
-        _ => Reaches::Short,
+        2 => LogCoverage::Back,
+        1 => LogCoverage::Begin,
+        _ => LogCoverage::Short,
     };
     let entries = list(entries).iter().filter_map(bytes).map(Bytes::copy_from_slice).collect();
-    Some(Missed { reaches, entries })
+    Some(MissedEntries { reaches, entries })
 }

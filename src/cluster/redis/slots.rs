@@ -12,7 +12,7 @@ pub(super) const SLOTS: u16 = 16_384;
 const NOT_LOCAL: &str = "attempted to access a non local key";
 
 /// Host and port of a server.
-pub(super) type At = (String, u16);
+pub(super) type HostPort = (String, u16);
 
 /// The slot of a key or topic: of what stands in its first pair of braces, if anything does.
 pub(super) fn of_name(name: &[u8]) -> u16 {
@@ -58,7 +58,7 @@ pub(super) fn owner_of_tag(slots: &[u16], tag: u16) -> u16 {
 
 /// Who has which slots: first and last with the master's address, by `CLUSTER SLOTS`. An address without a
 /// host is at the one that was asked.
-pub(super) fn ranges(value: &Value, asked: &str) -> Vec<(u16, u16, At)> {
+pub(super) fn ranges(value: &Value, asked: &str) -> Vec<(u16, u16, HostPort)> {
     let range = |range: &Value| {
         let [first, last, master, ..] = reply::list(range) else { return None };
         let [host, port, ..] = reply::list(master) else { return None };
@@ -74,9 +74,9 @@ pub(super) fn ranges(value: &Value, asked: &str) -> Vec<(u16, u16, At)> {
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Redirect {
     /// The slot is another server's from now on.
-    Moved(u16, At),
+    Moved(u16, HostPort),
     /// This one command is another server's, while a slot moves.
-    Ask(At),
+    Ask(HostPort),
     /// Its keys are partly here and partly there.
     Later,
     /// The key of the lease that it writes for is kept by another server.

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::super::error::Origin;
-use super::super::variables::Variables;
-use super::{Laravel, Names, PUSHER, REVERB};
+use super::super::error::SettingOrigin;
+use super::super::environment::Variables;
+use super::{Laravel, AppVariables, PUSHER, REVERB};
 
 /// The variables that choose a Laravel app's broadcaster, from Laravel 11 on and before.
 const CONNECTION: &str = "BROADCAST_CONNECTION";
@@ -33,9 +33,9 @@ pub struct LaravelDoubt {
 }
 
 /// The files beside a `.env`, and the process's own variables, which go before it.
-struct Surroundings<'a> {
+struct LaravelFiles<'a> {
     laravel: &'a Laravel,
-    names: &'a Names,
+    names: &'a AppVariables,
     /// The broadcaster that speaks to this server, as Laravel calls it.
     wanted: &'static str,
     folder: &'a Path,
@@ -55,9 +55,9 @@ impl Laravel {
         else {
             return Vec::new();
         };
-        let surroundings = Surroundings { laravel: self, names, wanted, folder, variables };
+        let surroundings = LaravelFiles { laravel: self, names, wanted, folder, variables };
         let mut doubts = Vec::new();
-        let is_from_file = matches!(self.origin(names.id), Origin::DotEnv { .. });
+        let is_from_file = matches!(self.origin(names.id), SettingOrigin::DotEnv { .. });
         if is_from_file {
             doubts.extend(surroundings.broadcaster());
             doubts.extend(surroundings.cached());
@@ -72,7 +72,7 @@ fn doubt(subject: &'static str, breaks: bool, text: impl Into<String>) -> Option
     Some(LaravelDoubt { subject, breaks, text: text.into() })
 }
 
-impl Surroundings<'_> {
+impl LaravelFiles<'_> {
     fn text(&self, name: &str) -> Option<&str> {
         let outside = self.variables.value(name).filter(|text| !text.is_empty());
         outside.or_else(|| self.laravel.text(name))
@@ -86,7 +86,7 @@ impl Surroundings<'_> {
     fn is_app(&self) -> bool {
         // Variables that are null are not among those found.
         let written = match self.laravel.origin(self.names.id) {
-            Origin::DotEnv { path, .. } => Path::new(&*path)
+            SettingOrigin::DotEnv { path, .. } => Path::new(&*path)
                 .file_name()
                 .and_then(|name| std::fs::read_to_string(self.folder.join(name)).ok()),
             _ => None,

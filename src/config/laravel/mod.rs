@@ -6,16 +6,16 @@ mod doubts;
 mod redis;
 
 use super::dotenv;
-use super::env_file::Found;
-use super::error::{Error, Origin};
-use super::settings::{AppSettings, DropIn, Setting, Settings};
+use super::env_file::FoundVariables;
+use super::error::{Error, SettingOrigin};
+use super::settings::{AppSettings, DropInFor, Setting, Settings};
 use super::value::Value;
-use super::variables::Variables;
+use super::environment::Variables;
 pub use doubts::LaravelDoubt;
 
 /// Variables by name, as Laravel's `env()` answers them: those that are null are left out.
 pub(super) struct Laravel {
-    found: Found,
+    found: FoundVariables,
 }
 
 /// What the names begin with that are read from the environment of the process.
@@ -23,39 +23,39 @@ const PREFIXES: [&str; 6] =
     ["REVERB_", "PUSHER_", "REDIS_", "VITE_REVERB_", "VITE_PUSHER_", "MIX_PUSHER_"];
 
 /// The three that make an app, for Reverb and for Pusher.
-const REVERB: Names = Names {
+const REVERB: AppVariables = AppVariables {
     id: "REVERB_APP_ID",
     key: "REVERB_APP_KEY",
     secret: "REVERB_APP_SECRET",
     addresses: &["REVERB_", "VITE_REVERB_"],
-    drop_in: &DropIn { name: "REVERB_APP_ID", port: None },
+    drop_in: &DropInFor { name: "REVERB_APP_ID", port: None },
 };
-const PUSHER: Names = Names {
+const PUSHER: AppVariables = AppVariables {
     id: "PUSHER_APP_ID",
     key: "PUSHER_APP_KEY",
     secret: "PUSHER_APP_SECRET",
     addresses: &["PUSHER_", "VITE_PUSHER_", "MIX_PUSHER_"],
-    drop_in: &DropIn { name: "PUSHER_APP_ID", port: None },
+    drop_in: &DropInFor { name: "PUSHER_APP_ID", port: None },
 };
 
 /// An address of the server as an app's settings have it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Public {
+pub struct PublicAddress {
     pub url: String,
     /// What the variables begin with that have it.
     pub said_by: &'static str,
 }
 
-struct Names {
+struct AppVariables {
     id: &'static str,
     key: &'static str,
     secret: &'static str,
     /// What the variables begin with that have the server's address, for its backend and its pages.
     addresses: &'static [&'static str],
-    drop_in: &'static DropIn,
+    drop_in: &'static DropInFor,
 }
 
-impl Names {
+impl AppVariables {
     fn each(&self) -> [&'static str; 3] {
         [self.id, self.key, self.secret]
     }
@@ -66,10 +66,10 @@ const DEFAULT_EVENT_DATA: u64 = 100 << 10;
 
 impl Laravel {
     /// The variables of the file, and over them those of the process.
-    pub(super) fn read(mut found: Found, variables: &Variables) -> Result<Self, Error> {
+    pub(super) fn read(mut found: FoundVariables, variables: &Variables) -> Result<Self, Error> {
         for prefix in PREFIXES {
             for (name, value) in variables.with_prefix(prefix) {
-                let origin = Origin::Variable(name.to_owned());
+                let origin = SettingOrigin::Variable(name.to_owned());
                 match dotenv::cast(value?) {
                     Some(value) => found.insert(name.to_owned(), (value.to_owned(), origin)),
                     None => found.remove(name),
@@ -108,13 +108,13 @@ impl Laravel {
     }
 
     /// The three variables of the app that is served.
-    fn names(&self) -> Option<Names> {
+    fn names(&self) -> Option<AppVariables> {
         [REVERB, PUSHER].into_iter().find(|names| self.has(names))
     }
 
     /// The addresses that the app's own settings have for the server, with Laravel's defaults: its backend's,
     /// and what its pages are built with. An app of Pusher's without a host is for Pusher's own servers.
-    pub(super) fn public(&self) -> Vec<Public> {
+    pub(super) fn public(&self) -> Vec<PublicAddress> {
         let Some(names) = self.names() else { return Vec::new() };
         let path = self.text("REVERB_SERVER_PATH").unwrap_or_default().trim_matches('/');
         let at = |said_by: &&'static str| {
@@ -123,9 +123,9 @@ impl Laravel {
             let scheme = text("SCHEME").unwrap_or("https");
             let port = text("PORT").unwrap_or("443");
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-            Some(Public { url: format!("{scheme}://{host}:{port}/{path}"), said_by })
+            Some(PublicAddress { url: format!("{scheme}://{host}:{port}/{path}"), said_by })
         };
-        let mut found: Vec<Public> = names.addresses.iter().filter_map(at).collect();
+        let mut found: Vec<PublicAddress> = names.addresses.iter().filter_map(at).collect();
         found.dedup_by(|page, backend| page.url == backend.url);
         found
     }
@@ -188,7 +188,7 @@ impl Laravel {
     ) -> Result<(), Error> {
         let variable = "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM";
         let (value, origin) = match self.setting(variable) {
-            None => ("members", Origin::Implied(REVERB.id)),
+            None => ("members", SettingOrigin::Implied(REVERB.id)),
             Some(Setting { value: Value::Raw(text), origin }) => match text.as_str() {
                 "members" => ("members", origin),
                 "none" => ("none", origin),
@@ -219,7 +219,7 @@ impl Laravel {
             if self.text(variable).is_some_and(|text| !matches!(text, "false" | "0")) {
                 warnings.push(format!("{variable}: only true switches the limit on"));
             }
-            let setting = Setting { value: Value::Integer(0), origin: Origin::Implied(REVERB.id) };
+            let setting = Setting { value: Value::Integer(0), origin: SettingOrigin::Implied(REVERB.id) };
             return app.set("apps[0]", "client_events_per_second", setting);
         }
         let of = |variable| match self.setting(variable) {
@@ -244,7 +244,7 @@ impl Laravel {
         app.set("apps[0]", "client_events_per_second", setting)
     }
 
-    fn has(&self, names: &Names) -> bool {
+    fn has(&self, names: &AppVariables) -> bool {
         names.each().into_iter().all(|name| self.text(name).is_some())
     }
 
@@ -254,8 +254,8 @@ impl Laravel {
         Some(text.as_str()).filter(|text| !text.is_empty())
     }
 
-    fn origin(&self, variable: &str) -> Origin {
-        self.found.get(variable).map_or(Origin::Default, |(_, origin)| origin.clone())
+    fn origin(&self, variable: &str) -> SettingOrigin {
+        self.found.get(variable).map_or(SettingOrigin::Default, |(_, origin)| origin.clone())
     }
 
     fn setting(&self, variable: &str) -> Option<Setting> {
@@ -292,7 +292,7 @@ pub(super) fn mentions_app(text: &str) -> bool {
 }
 
 /// Something if there is no app among these variables, with what is wrong with the one that is there in part.
-pub(super) fn no_app(found: &Found) -> Option<Option<Error>> {
+pub(super) fn no_app(found: &FoundVariables) -> Option<Option<Error>> {
     let laravel = Laravel { found: found.clone() };
     let has_app = [REVERB, PUSHER].iter().any(|names| laravel.has(names));
     (!has_app).then(|| laravel.incomplete())

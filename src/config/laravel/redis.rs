@@ -2,25 +2,25 @@
 //! `ConfigurationUrlParser` does it and Reverb after it.
 
 use super::Laravel;
-use crate::config::error::{Error, Origin};
+use crate::config::error::{Error, SettingOrigin};
 use crate::config::redis_url::{RedisUrl, url_database, url_host, url_port};
 use crate::config::settings::Setting;
 use crate::config::settings::Settings;
-use crate::config::value::{Value, Wanted};
+use crate::config::value::{Value, WantedForm};
 use crate::protocol::query::percent_decode;
 
 const URL: &str = "REDIS_URL";
 
 /// One part of the address and how it is checked.
-struct Part {
+struct AddressPart {
     /// In Laravel's configuration, and so in the query of a URL.
     name: &'static str,
     variable: &'static str,
-    put: fn(&mut RedisUrl, &str) -> Result<(), Wanted>,
+    put: fn(&mut RedisUrl, &str) -> Result<(), WantedForm>,
 }
 
-const PARTS: [Part; 6] = [
-    Part {
+const PARTS: [AddressPart; 6] = [
+    AddressPart {
         name: "scheme",
         variable: "REDIS_SCHEME",
         put: |url, text| {
@@ -29,13 +29,13 @@ const PARTS: [Part; 6] = [
         },
     },
     // After the scheme, which may stand in front of it.
-    Part { name: "host", variable: "REDIS_HOST", put: put_host },
-    Part {
+    AddressPart { name: "host", variable: "REDIS_HOST", put: put_host },
+    AddressPart {
         name: "port",
         variable: "REDIS_PORT",
         put: |url, text| url_port(text).map(|port| url.port = port),
     },
-    Part {
+    AddressPart {
         name: "username",
         variable: "REDIS_USERNAME",
         put: |url, text| {
@@ -43,7 +43,7 @@ const PARTS: [Part; 6] = [
             Ok(())
         },
     },
-    Part {
+    AddressPart {
         name: "password",
         variable: "REDIS_PASSWORD",
         put: |url, text| {
@@ -51,14 +51,14 @@ const PARTS: [Part; 6] = [
             Ok(())
         },
     },
-    Part {
+    AddressPart {
         name: "database",
         variable: "REDIS_DB",
         put: |url, text| url_database(text).map(|database| url.database = database),
     },
 ];
 
-fn put_host(url: &mut RedisUrl, text: &str) -> Result<(), Wanted> {
+fn put_host(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     let host = match text.split_once("://") {
         Some((scheme @ ("tls" | "rediss" | "tcp" | "redis"), host)) => {
             url.tls = matches!(scheme, "tls" | "rediss");
@@ -114,7 +114,7 @@ impl Laravel {
     /// The error of a variable, without its value, in which a password may stand.
     fn expected(&self, variable: &str, wanted: &str) -> Error {
         let origin = match self.origin(variable) {
-            Origin::Default => Origin::Variable(variable.to_owned()),
+            SettingOrigin::Default => SettingOrigin::Variable(variable.to_owned()),
             origin => origin,
         };
         Error::at(&origin, variable, format!("expected {wanted}"))
@@ -122,7 +122,7 @@ impl Laravel {
 }
 
 /// Writes what the URL says over what the variables said.
-fn overlay(url: &mut RedisUrl, text: &str) -> Result<(), Wanted> {
+fn overlay(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     let wanted = || "a redis:// or rediss:// URL, or HOST:PORT".to_owned();
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),

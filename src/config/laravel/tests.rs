@@ -150,7 +150,7 @@ fn scaling_goes_over_the_apps_redis() {
 /// The URL of Redis that these variables make, or the error.
 fn redis(pairs: &[(&str, &str)]) -> Result<String, String> {
     let found = pairs.iter().map(|(name, value)| {
-        (name.to_string(), (value.to_string(), Origin::Variable(name.to_string())))
+        (name.to_string(), (value.to_string(), SettingOrigin::Variable(name.to_string())))
     });
     let laravel = Laravel { found: found.collect() };
     laravel.redis(&mut Vec::new()).map_err(|error| error.to_string())

@@ -2,54 +2,54 @@
 
 use serde_json::Value as Json;
 
-use super::{Form, Given, Soketi, boolean, text};
-use crate::config::error::{Error, Origin};
-use crate::config::settings::{AppSettings, DropIn, Setting, WebhookSettings, below};
+use super::{ValueForm, GivenValue, Soketi, boolean, text};
+use crate::config::error::{Error, SettingOrigin};
+use crate::config::settings::{AppSettings, DropInFor, Setting, WebhookSettings, below};
 use crate::config::value::Value;
 
 /// The key of the list of apps.
 pub(super) const APPS: &str = "appManager.array.apps";
 
-pub(super) const SOKETI: &DropIn = &DropIn { name: "Soketi's settings", port: Some(6001) };
+pub(super) const SOKETI: &DropInFor = &DropInFor { name: "Soketi's settings", port: Some(6001) };
 
 /// A field of an app: the spellings, of which the last that is given counts, the server's key with its
 /// default, Fanfare's key, and how it is read.
-struct Field {
+struct AppField {
     names: [&'static str; 3],
     general: Option<&'static str>,
     key: &'static str,
-    form: Form,
+    form: ValueForm,
 }
 
-const fn field(names: [&'static str; 3], key: &'static str, form: Form) -> Field {
-    Field { names, general: None, key, form }
+const fn field(names: [&'static str; 3], key: &'static str, form: ValueForm) -> AppField {
+    AppField { names, general: None, key, form }
 }
 
 const fn limit(
     names: [&'static str; 3],
     general: &'static str,
     key: &'static str,
-    form: Form,
-) -> Field {
-    Field { names, general: Some(general), key, form }
+    form: ValueForm,
+) -> AppField {
+    AppField { names, general: Some(general), key, form }
 }
 
 #[rustfmt::skip]
-const FIELDS: [Field; 14] = [
-    field(["id", "AppId", "id"], "id", Form::Text),
-    field(["key", "AppKey", "key"], "key", Form::Text),
-    field(["secret", "AppSecret", "secret"], "secret", Form::Text),
-    field(["enabled", "Enabled", "enabled"], "enabled", Form::Boolean),
-    field(["maxConnections", "MaxConnections", "max_connections"], "max_connections", Form::LimitOrNone),
-    field(["maxBackendEventsPerSecond", "MaxBackendEventsPerSecond", "max_backend_events_per_sec"], "events_per_second", Form::Limit),
-    field(["maxReadRequestsPerSecond", "MaxReadRequestsPerSecond", "max_read_req_per_sec"], "reads_per_second", Form::Limit),
-    limit(["maxPresenceMembersPerChannel", "MaxPresenceMembersPerChannel", "max_presence_members_per_channel"], "presence.maxMembersPerChannel", "max_presence_members", Form::Number),
-    limit(["maxPresenceMemberSizeInKb", "MaxPresenceMemberSizeInKb", "max_presence_member_size_in_kb"], "presence.maxMemberSizeInKb", "max_member_size", Form::Kilobytes),
-    limit(["maxChannelNameLength", "MaxChannelNameLength", "max_channel_name_length"], "channelLimits.maxNameLength", "max_channel_name", Form::Number),
-    limit(["maxEventChannelsAtOnce", "MaxEventChannelsAtOnce", "max_event_channels_at_once"], "eventLimits.maxChannelsAtOnce", "max_channels_per_event", Form::Number),
-    limit(["maxEventNameLength", "MaxEventNameLength", "max_event_name_length"], "eventLimits.maxNameLength", "max_event_name", Form::Number),
-    limit(["maxEventPayloadInKb", "MaxEventPayloadInKb", "max_event_payload_in_kb"], "eventLimits.maxPayloadInKb", "max_event_data", Form::Kilobytes),
-    limit(["maxEventBatchSize", "MaxEventBatchSize", "max_event_batch_size"], "eventLimits.maxBatchSize", "max_batch", Form::Number),
+const FIELDS: [AppField; 14] = [
+    field(["id", "AppId", "id"], "id", ValueForm::Text),
+    field(["key", "AppKey", "key"], "key", ValueForm::Text),
+    field(["secret", "AppSecret", "secret"], "secret", ValueForm::Text),
+    field(["enabled", "Enabled", "enabled"], "enabled", ValueForm::Boolean),
+    field(["maxConnections", "MaxConnections", "max_connections"], "max_connections", ValueForm::LimitOrNone),
+    field(["maxBackendEventsPerSecond", "MaxBackendEventsPerSecond", "max_backend_events_per_sec"], "events_per_second", ValueForm::Limit),
+    field(["maxReadRequestsPerSecond", "MaxReadRequestsPerSecond", "max_read_req_per_sec"], "reads_per_second", ValueForm::Limit),
+    limit(["maxPresenceMembersPerChannel", "MaxPresenceMembersPerChannel", "max_presence_members_per_channel"], "presence.maxMembersPerChannel", "max_presence_members", ValueForm::Number),
+    limit(["maxPresenceMemberSizeInKb", "MaxPresenceMemberSizeInKb", "max_presence_member_size_in_kb"], "presence.maxMemberSizeInKb", "max_member_size", ValueForm::Kilobytes),
+    limit(["maxChannelNameLength", "MaxChannelNameLength", "max_channel_name_length"], "channelLimits.maxNameLength", "max_channel_name", ValueForm::Number),
+    limit(["maxEventChannelsAtOnce", "MaxEventChannelsAtOnce", "max_event_channels_at_once"], "eventLimits.maxChannelsAtOnce", "max_channels_per_event", ValueForm::Number),
+    limit(["maxEventNameLength", "MaxEventNameLength", "max_event_name_length"], "eventLimits.maxNameLength", "max_event_name", ValueForm::Number),
+    limit(["maxEventPayloadInKb", "MaxEventPayloadInKb", "max_event_payload_in_kb"], "eventLimits.maxPayloadInKb", "max_event_data", ValueForm::Kilobytes),
+    limit(["maxEventBatchSize", "MaxEventBatchSize", "max_event_batch_size"], "eventLimits.maxBatchSize", "max_batch", ValueForm::Number),
 ];
 
 /// What an app cannot be without.
@@ -64,11 +64,11 @@ const USERS: [&str; 3] =
 const WEBHOOKS: [&str; 3] = ["webhooks", "Webhooks", "webhooks"];
 
 /// What the server's settings say for every app.
-pub(super) struct General {
-    limits: Vec<(&'static str, Given)>,
-    cache_ttl: Option<Given>,
-    users_timeout: Option<Given>,
-    batch: Option<Given>,
+pub(super) struct ServerWide {
+    limits: Vec<(&'static str, GivenValue)>,
+    cache_ttl: Option<GivenValue>,
+    users_timeout: Option<GivenValue>,
+    batch: Option<GivenValue>,
 }
 
 impl Soketi {
@@ -120,7 +120,7 @@ impl Soketi {
         }
     }
 
-    pub(super) fn general(&mut self) -> Result<General, Error> {
+    pub(super) fn general(&mut self) -> Result<ServerWide, Error> {
         let limits = FIELDS.iter().filter_map(|field| {
             let given = self.take(field.general?)?;
             Some((field.key, given))
@@ -130,11 +130,11 @@ impl Soketi {
         let batch = self.take("webhooks.batching.duration");
         let batch = match batching {
             Some(given) if boolean(&given.value) == Some(true) => {
-                Some(batch.unwrap_or_else(|| Given { value: Json::from(50), origin: given.origin }))
+                Some(batch.unwrap_or_else(|| GivenValue { value: Json::from(50), origin: given.origin }))
             }
             _ => None,
         };
-        Ok(General {
+        Ok(ServerWide {
             limits,
             cache_ttl: self.take("channelLimits.cacheTtl"),
             users_timeout: self.take("userAuthenticationTimeout"),
@@ -146,8 +146,8 @@ impl Soketi {
         &mut self,
         place: &str,
         name: &str,
-        origin: Origin,
-        general: &General,
+        origin: SettingOrigin,
+        general: &ServerWide,
     ) -> Result<AppSettings, Error> {
         let mut app = AppSettings::new(origin);
         app.drop_in = Some(SOKETI);
@@ -161,20 +161,20 @@ impl Soketi {
         }
         let rate = self.spelled(place, CLIENT_RATE);
         let key = "client_events_per_second";
-        let rate = or_else(rate, key, Form::Limit, Value::Integer(0));
+        let rate = or_else(rate, key, ValueForm::Limit, Value::Integer(0));
         let read = rate.and_then(|rate| app.set(name, key, rate));
         if read.is_err() && self.passed_over.is_some() {
             // Soketi's, which is none.
-            app.set(name, key, or_else(None, key, Form::Limit, Value::Integer(0))?)?;
+            app.set(name, key, or_else(None, key, ValueForm::Limit, Value::Integer(0))?)?;
         }
         self.settle(read)?;
         let ttl = general.cache_ttl.clone();
         let hour = Value::Text("3600s".to_owned());
-        app.set(name, "cache_ttl", or_else(ttl, "cache_ttl", Form::Seconds, hour)?)?;
+        app.set(name, "cache_ttl", or_else(ttl, "cache_ttl", ValueForm::Seconds, hour)?)?;
         let read = self.client_events(&mut app, place, name);
         if read.is_err() && self.passed_over.is_some() {
             let value = Value::Text("none".to_owned());
-            let setting = Setting { value, origin: Origin::Implied(SOKETI.name) };
+            let setting = Setting { value, origin: SettingOrigin::Implied(SOKETI.name) };
             app.set(name, "client_events", setting)?;
         }
         self.settle(read)?;
@@ -193,9 +193,9 @@ impl Soketi {
     fn field(
         &mut self,
         app: &mut AppSettings,
-        field: &Field,
+        field: &AppField,
         (place, name): (&str, &str),
-        general: &General,
+        general: &ServerWide,
     ) -> Result<(), Error> {
         let of_all = general.limits.iter().find(|(key, _)| *key == field.key);
         let given = self.spelled(place, field.names);
@@ -216,7 +216,7 @@ impl Soketi {
     }
 
     /// The last given of a field's spellings.
-    fn spelled(&mut self, place: &str, names: [&str; 3]) -> Option<Given> {
+    fn spelled(&mut self, place: &str, names: [&str; 3]) -> Option<GivenValue> {
         let mut given = None;
         for name in names {
             given = self.take(&format!("{place}.{name}")).or(given);
@@ -231,7 +231,7 @@ impl Soketi {
         name: &str,
     ) -> Result<(), Error> {
         let given = self.spelled(place, CLIENT_EVENTS);
-        let setting = or_else(given, CLIENT_EVENTS[0], Form::Boolean, Value::Bool(false))?;
+        let setting = or_else(given, CLIENT_EVENTS[0], ValueForm::Boolean, Value::Bool(false))?;
         let from = if setting.value == Value::Bool(true) { "members" } else { "none" };
         app.set(name, "client_events", Setting { value: Value::Text(from.to_owned()), ..setting })
     }
@@ -242,15 +242,15 @@ impl Soketi {
         app: &mut AppSettings,
         place: &str,
         name: &str,
-        general: &General,
+        general: &ServerWide,
     ) -> Result<(), Error> {
         let Some(given) = self.spelled(place, USERS) else { return Ok(()) };
-        let setting = given.setting(USERS[0], Form::Boolean)?;
+        let setting = given.setting(USERS[0], ValueForm::Boolean)?;
         if setting.value != Value::Bool(true) {
             return Ok(());
         }
         let timeout = match general.users_timeout.clone() {
-            Some(timeout) => timeout.setting("userAuthenticationTimeout", Form::Milliseconds)?,
+            Some(timeout) => timeout.setting("userAuthenticationTimeout", ValueForm::Milliseconds)?,
             None => Setting { value: Value::Text("30s".to_owned()), ..setting },
         };
         app.set(name, "authorization_timeout", timeout)
@@ -261,7 +261,7 @@ impl Soketi {
         app: &mut AppSettings,
         place: &str,
         name: &str,
-        general: &General,
+        general: &ServerWide,
     ) -> Result<(), Error> {
         let Some(given) = self.spelled(place, WEBHOOKS) else { return Ok(()) };
         let wanted = || Error::at(&given.origin, WEBHOOKS[0], "expected a list of webhooks");
@@ -278,7 +278,7 @@ impl Soketi {
             let webhook = app.webhook(index, &given.origin)?;
             read_webhook(webhook, &place, written, &given.origin)?;
             if let Some(batch) = general.batch.clone() {
-                webhook.set(&place, "batch", batch.setting("batch", Form::Milliseconds)?)?;
+                webhook.set(&place, "batch", batch.setting("batch", ValueForm::Milliseconds)?)?;
             }
         }
         Ok(())
@@ -290,7 +290,7 @@ fn read_webhook(
     webhook: &mut WebhookSettings,
     place: &str,
     written: &Json,
-    origin: &Origin,
+    origin: &SettingOrigin,
 ) -> Result<(), Error> {
     let wrong = |problem: &str| Err(Error::at(origin, WEBHOOKS[0], problem));
     let Some(entries) = written.as_object() else { return wrong("expected a list of objects") };
@@ -312,15 +312,15 @@ fn read_webhook(
         Some(_) => return wrong("filter: expected an object"),
     }
     for (pointer, key, form) in [
-        ("/url", "url", Form::Text),
-        ("/event_types", "events", Form::Texts),
-        ("/filter/channel_name_starts_with", "channel_prefix", Form::Text),
-        ("/filter/channel_name_ends_with", "channel_suffix", Form::Text),
+        ("/url", "url", ValueForm::Text),
+        ("/event_types", "events", ValueForm::Texts),
+        ("/filter/channel_name_starts_with", "channel_prefix", ValueForm::Text),
+        ("/filter/channel_name_ends_with", "channel_suffix", ValueForm::Text),
     ] {
         let Some(value) = written.pointer(pointer).filter(|value| !value.is_null()) else {
             continue;
         };
-        let given = Given { value: value.clone(), origin: origin.clone() };
+        let given = GivenValue { value: value.clone(), origin: origin.clone() };
         webhook.set(place, key, given.setting(&below(place, key), form)?)?;
     }
     let headers = match entries.get("headers") {
@@ -337,9 +337,9 @@ fn read_webhook(
 }
 
 /// What was given, or what Soketi has instead.
-fn or_else(given: Option<Given>, key: &str, form: Form, value: Value) -> Result<Setting, Error> {
+fn or_else(given: Option<GivenValue>, key: &str, form: ValueForm, value: Value) -> Result<Setting, Error> {
     match given {
         Some(given) => given.setting(key, form),
-        None => Ok(Setting { value, origin: Origin::Implied(SOKETI.name) }),
+        None => Ok(Setting { value, origin: SettingOrigin::Implied(SOKETI.name) }),
     }
 }

@@ -1,15 +1,15 @@
 //! The grammar of the environment files that Soketi reads: that of npm's `dotenv` 16, which takes more than
 //! phpdotenv does, puts no variables in, and refuses nothing.
 
-use crate::config::env_file::Found;
-use crate::config::error::Origin;
+use crate::config::env_file::FoundVariables;
+use crate::config::error::SettingOrigin;
 
 use super::names::PREFIX;
 
 /// The variables of Soketi in a file that messages call `name`; the last of a name counts.
-pub(in crate::config) fn parse(text: &str, name: &str) -> Found {
+pub(in crate::config) fn parse(text: &str, name: &str) -> FoundVariables {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let mut found = Found::new();
+    let mut found = FoundVariables::new();
     let (mut rest, mut line) = (text.as_str(), 1);
     while !rest.is_empty() {
         let first = rest.lines().next().unwrap_or_default();
@@ -20,7 +20,7 @@ pub(in crate::config) fn parse(text: &str, name: &str) -> Found {
             taken = rest.get(..at + length).unwrap_or(first);
             if variable.starts_with(PREFIX) {
                 let path = name.into();
-                let origin = Origin::DotEnv { path, line, name: variable.to_owned() };
+                let origin = SettingOrigin::DotEnv { path, line, name: variable.to_owned() };
                 found.insert(variable.to_owned(), (value, origin));
             }
         }

@@ -17,32 +17,32 @@ use serde_json::Value as Json;
 
 pub(super) use self::names::PREFIX;
 use self::names::{DOCUMENTED, NAMES};
-pub use self::rows::Rows;
-use super::env_file::Found;
-use super::error::{Error, Origin, one_line, suggestion};
+pub use self::rows::RowReader;
+use super::env_file::FoundVariables;
+use super::error::{Error, SettingOrigin, one_line, suggestion};
 use super::settings::{Setting, Settings};
 use super::value::Value;
-use super::variables::Variables;
+use super::environment::Variables;
 
 /// What was given, by the dotted keys of Soketi's JSON file. A key is taken out when it is read; what
 /// is left in the end has no meaning here.
 #[derive(Default)]
 pub(super) struct Soketi {
-    given: BTreeMap<String, Given>,
+    given: BTreeMap<String, GivenValue>,
     warnings: Vec<String>,
     /// What was passed over in a row of a table, whose app goes on without it; nowhere else is anything.
     passed_over: Option<Vec<String>>,
 }
 
 #[derive(Clone)]
-struct Given {
+struct GivenValue {
     value: Json,
-    origin: Origin,
+    origin: SettingOrigin,
 }
 
 /// How a value of Soketi's is turned into one of Fanfare's.
 #[derive(Clone, Copy)]
-enum Form {
+enum ValueForm {
     Text,
     Number,
     Boolean,
@@ -59,19 +59,19 @@ enum Form {
 }
 
 /// The keys of the server that have the same meaning in both.
-const SERVER: [(&str, &str, Form); 12] = [
-    ("host", "server.host", Form::Text),
-    ("port", "server.port", Form::Number),
-    ("pathPrefix", "server.path", Form::Text),
-    ("shutdownGracePeriod", "server.shutdown_grace", Form::Milliseconds),
-    ("ssl.certPath", "server.tls.cert", Form::Text),
-    ("ssl.keyPath", "server.tls.key", Form::Text),
-    ("cors.origin", "server.cors_origins", Form::Texts),
-    ("metrics.enabled", "metrics.enabled", Form::Boolean),
-    ("metrics.host", "metrics.host", Form::Text),
-    ("metrics.port", "metrics.port", Form::Number),
-    ("metrics.prometheus.prefix", "metrics.prefix", Form::Text),
-    ("adapter.redis.prefix", "cluster.prefix", Form::Text),
+const SERVER: [(&str, &str, ValueForm); 12] = [
+    ("host", "server.host", ValueForm::Text),
+    ("port", "server.port", ValueForm::Number),
+    ("pathPrefix", "server.path", ValueForm::Text),
+    ("shutdownGracePeriod", "server.shutdown_grace", ValueForm::Milliseconds),
+    ("ssl.certPath", "server.tls.cert", ValueForm::Text),
+    ("ssl.keyPath", "server.tls.key", ValueForm::Text),
+    ("cors.origin", "server.cors_origins", ValueForm::Texts),
+    ("metrics.enabled", "metrics.enabled", ValueForm::Boolean),
+    ("metrics.host", "metrics.host", ValueForm::Text),
+    ("metrics.port", "metrics.port", ValueForm::Number),
+    ("metrics.prometheus.prefix", "metrics.prefix", ValueForm::Text),
+    ("adapter.redis.prefix", "cluster.prefix", ValueForm::Text),
 ];
 
 /// Choices of which Fanfare has one alone, or does without: any other would change what the server
@@ -86,9 +86,9 @@ const DRIVERS: [(&str, &[&str]); 4] = [
 /// What was chosen beside the usual, and where.
 #[derive(Default)]
 struct Drivers {
-    redis: Option<Origin>,
+    redis: Option<SettingOrigin>,
     /// The database that has the apps.
-    table: Option<(&'static str, Origin)>,
+    table: Option<(&'static str, SettingOrigin)>,
 }
 
 impl Soketi {
@@ -97,7 +97,7 @@ impl Soketi {
     pub(super) fn read(
         file: Option<&Path>,
         folder: &Path,
-        found: Found,
+        found: FoundVariables,
         variables: &Variables,
     ) -> Result<Self, Error> {
         let mut soketi = Self::default();
@@ -127,18 +127,18 @@ impl Soketi {
             return Err(Error::of(name, "expected an object"));
         }
         let path: Arc<str> = name.into();
-        self.insert("", json, &|key| Origin::Json { path: path.clone(), key: key.to_owned() });
+        self.insert("", json, &|key| SettingOrigin::Json { path: path.clone(), key: key.to_owned() });
         Ok(())
     }
 
     fn read_variables(&mut self, variables: &Variables) -> Result<(), Error> {
         for (name, value) in variables.with_prefix(PREFIX) {
-            self.read_variable(name, value?, &Origin::Variable(name.to_owned()));
+            self.read_variable(name, value?, &SettingOrigin::Variable(name.to_owned()));
         }
         Ok(())
     }
 
-    fn read_variable(&mut self, name: &str, value: &str, origin: &Origin) {
+    fn read_variable(&mut self, name: &str, value: &str, origin: &SettingOrigin) {
         let short = name.strip_prefix(PREFIX).unwrap_or(name);
         let known = NAMES.iter().chain(&DOCUMENTED).find(|(name, _)| *name == short);
         let Some((_, key)) = known else {
@@ -166,7 +166,7 @@ impl Soketi {
 
     /// Puts a value in its place, an object key by key, so that what was given before for other keys
     /// stays.
-    fn insert(&mut self, key: &str, value: Json, origin: &dyn Fn(&str) -> Origin) {
+    fn insert(&mut self, key: &str, value: Json, origin: &dyn Fn(&str) -> SettingOrigin) {
         let below =
             |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
         match value {
@@ -183,13 +183,13 @@ impl Soketi {
                 }
             }
             value => {
-                self.given.insert(key.to_owned(), Given { value, origin: origin(key) });
+                self.given.insert(key.to_owned(), GivenValue { value, origin: origin(key) });
             }
         }
     }
 
     /// Takes a key out, unless it was not given or says nothing. An object that was given is one again.
-    fn take(&mut self, key: &str) -> Option<Given> {
+    fn take(&mut self, key: &str) -> Option<GivenValue> {
         let own = self.given.remove(key).filter(|given| match &given.value {
             Json::Null => false,
             Json::String(text) => !text.is_empty(),
@@ -208,18 +208,18 @@ impl Soketi {
             origin.get_or_insert(given.origin);
         }
         match origin {
-            Some(Origin::Json { path, .. }) => {
-                let origin = Origin::Json { path, key: key.to_owned() };
-                Some(Given { value: Json::Object(entries), origin })
+            Some(SettingOrigin::Json { path, .. }) => {
+                let origin = SettingOrigin::Json { path, key: key.to_owned() };
+                Some(GivenValue { value: Json::Object(entries), origin })
             }
-            Some(origin) => Some(Given { value: Json::Object(entries), origin }),
+            Some(origin) => Some(GivenValue { value: Json::Object(entries), origin }),
             None => own,
         }
     }
 
     /// What was given below a key, whose own value would have to be an object.
-    fn take_below(&mut self, key: &str, wanted: &str) -> Result<Vec<(String, Given)>, Error> {
-        let Some(Given { value, origin }) = self.take(key) else { return Ok(Vec::new()) };
+    fn take_below(&mut self, key: &str, wanted: &str) -> Result<Vec<(String, GivenValue)>, Error> {
+        let Some(GivenValue { value, origin }) = self.take(key) else { return Ok(Vec::new()) };
         let Json::Object(entries) = value else {
             return Err(Error::at(&origin, key, format!("expected {wanted}")));
         };
@@ -237,13 +237,13 @@ impl Soketi {
                 _ => _ = below.insert(name, value),
             }
         }
-        let given = |(name, value)| (name, Given { value, origin: origin.clone() });
+        let given = |(name, value)| (name, GivenValue { value, origin: origin.clone() });
         Ok(below.into_iter().map(given).collect())
     }
 
     /// Whether a truth was given and is true.
     fn flag(&mut self, key: &str) -> Result<bool, Error> {
-        let setting = self.setting(key, Form::Boolean)?;
+        let setting = self.setting(key, ValueForm::Boolean)?;
         Ok(setting.is_some_and(|setting| setting.value == Value::Bool(true)))
     }
 
@@ -287,7 +287,7 @@ impl Soketi {
     }
 
     /// The value of a key as a setting.
-    fn setting(&mut self, key: &str, form: Form) -> Result<Option<Setting>, Error> {
+    fn setting(&mut self, key: &str, form: ValueForm) -> Result<Option<Setting>, Error> {
         self.take(key).map(|given| given.setting(key, form)).transpose()
     }
 
@@ -296,7 +296,7 @@ impl Soketi {
         self.refuse_shapes()?;
         settings.soketi = !self.given.is_empty();
         let Drivers { redis, table } = self.drivers()?;
-        settings.rows = Rows::new(&self);
+        settings.rows = RowReader::new(&self);
         for (key, name, form) in SERVER {
             if let Some(setting) = self.setting(key, form)? {
                 settings.set(name, setting)?;
@@ -306,10 +306,10 @@ impl Soketi {
         let enabled = settings.server.get("metrics.enabled").map(|setting| &setting.value);
         if enabled == Some(&Value::Bool(true)) && !settings.server.contains_key("metrics.host") {
             let value = Value::Text("0.0.0.0".to_owned());
-            let origin = Origin::Implied("SOKETI_METRICS_ENABLED");
+            let origin = SettingOrigin::Implied("SOKETI_METRICS_ENABLED");
             settings.set("metrics.host", Setting { value, origin })?;
         }
-        if let Some(debug) = self.setting("debug", Form::Boolean)?
+        if let Some(debug) = self.setting("debug", ValueForm::Boolean)?
             && debug.value == Value::Bool(true)
         {
             let value = Value::Text("debug".to_owned());
@@ -364,7 +364,7 @@ impl Soketi {
             .given
             .values()
             .map(|given| match &given.origin {
-                Origin::Json { key, .. } => key.clone(),
+                SettingOrigin::Json { key, .. } => key.clone(),
                 origin => origin.to_string(),
             })
             .collect();
@@ -376,8 +376,8 @@ impl Soketi {
     }
 }
 
-impl Given {
-    fn setting(self, key: &str, form: Form) -> Result<Setting, Error> {
+impl GivenValue {
+    fn setting(self, key: &str, form: ValueForm) -> Result<Setting, Error> {
         match convert(&self.value, form) {
             Ok(value) => Ok(Setting { value, origin: self.origin }),
             // The value is left out: it may be a secret in the wrong place.
@@ -391,34 +391,34 @@ impl Given {
     }
 }
 
-fn convert(value: &Json, form: Form) -> Result<Value, &'static str> {
+fn convert(value: &Json, form: ValueForm) -> Result<Value, &'static str> {
     let time = |unit: &str, wanted| match whole(value) {
         Some(number) if number >= 0 => Ok(Value::Text(format!("{number}{unit}"))),
         _ => Err(wanted),
     };
     match form {
-        Form::Text => text(value).map(Value::Text).ok_or("a text"),
-        Form::Number => whole(value).map(Value::Integer).ok_or("a whole number"),
-        Form::Boolean => boolean(value).map(Value::Bool).ok_or("true or false"),
-        Form::Texts => match value {
+        ValueForm::Text => text(value).map(Value::Text).ok_or("a text"),
+        ValueForm::Number => whole(value).map(Value::Integer).ok_or("a whole number"),
+        ValueForm::Boolean => boolean(value).map(Value::Bool).ok_or("true or false"),
+        ValueForm::Texts => match value {
             Json::Array(items) => items.iter().map(text).collect::<Option<Vec<_>>>(),
             value => text(value).map(|text| vec![text]),
         }
         .map(|items| Value::List(items.into_iter().map(Value::Text).collect()))
         .ok_or("a list of texts"),
-        Form::Kilobytes => float(value)
+        ValueForm::Kilobytes => float(value)
             .map(|kilobytes| (kilobytes * 1024.0).round())
             .filter(|bytes| (1.0..=f64::from(1 << 30)).contains(bytes))
             .map(|bytes| Value::Raw(bytes.to_string()))
             .ok_or("a number of kilobytes, more than 0"),
-        Form::Seconds => time("s", "a whole number of seconds"),
-        Form::Milliseconds => time("ms", "a whole number of milliseconds"),
-        Form::Limit => match whole(value) {
+        ValueForm::Seconds => time("s", "a whole number of seconds"),
+        ValueForm::Milliseconds => time("ms", "a whole number of milliseconds"),
+        ValueForm::Limit => match whole(value) {
             Some(..=-1) => Ok(Value::Integer(0)),
             Some(number @ 1..) => Ok(Value::Integer(number)),
             _ => Err("-1, which is no limit, or a whole number from 1"),
         },
-        Form::LimitOrNone => match whole(value) {
+        ValueForm::LimitOrNone => match whole(value) {
             Some(number) => Ok(Value::Integer(number.max(0))),
             None => Err("a whole number, of which -1 and 0 are no limit"),
         },

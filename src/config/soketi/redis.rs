@@ -4,11 +4,11 @@
 
 use serde_json::Value as Json;
 
-use super::{Given, Soketi, boolean, text, whole};
-use crate::config::error::{Error, Origin};
+use super::{GivenValue, Soketi, boolean, text, whole};
+use crate::config::error::{Error, SettingOrigin};
 use crate::config::redis_url::{RedisUrl, percent_encode, url_database, url_host, url_port};
 use crate::config::settings::Setting;
-use crate::config::value::{Value, Wanted};
+use crate::config::value::{Value, WantedForm};
 
 /// What the keys of the server begin with.
 pub(super) const SERVER: &str = "database.redis";
@@ -54,7 +54,7 @@ const PARTS: [&str; 9] = [
 impl Soketi {
     /// The URL of the server or of the Sentinels, or those of a cluster's nodes; `by` is where Redis was
     /// asked for.
-    pub(super) fn redis(&mut self, by: Origin) -> Result<Setting, Error> {
+    pub(super) fn redis(&mut self, by: SettingOrigin) -> Result<Setting, Error> {
         self.move_options()?;
         let mut origin = by;
         let mut url = RedisUrl { tls: self.tls()?, ..RedisUrl::local() };
@@ -111,7 +111,7 @@ impl Soketi {
     /// Brings the options of the connections to the server's keys, over which they go. Both connections of
     /// Soketi are one here.
     fn move_options(&mut self) -> Result<(), Error> {
-        let mut moved: Vec<(String, Given)> = Vec::new();
+        let mut moved: Vec<(String, GivenValue)> = Vec::new();
         for connection in CONNECTIONS {
             for (name, given) in self.take_below(connection, "an object in JSON")? {
                 // Those of a cluster stand one level deeper.
@@ -204,9 +204,9 @@ fn key(name: &str) -> String {
 }
 
 fn checked(
-    given: &Given,
+    given: &GivenValue,
     name: &str,
-    check: fn(&str) -> Result<String, Wanted>,
+    check: fn(&str) -> Result<String, WantedForm>,
 ) -> Result<String, Error> {
     let text = text(&given.value).ok_or_else(|| given.wrong(&key(name), "a text"))?;
     check(&text).map_err(|wanted| given.wrong(&key(name), &wanted))

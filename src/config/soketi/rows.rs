@@ -2,18 +2,18 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::{Given, Soketi, app};
+use super::{GivenValue, Soketi, app};
 use crate::app::App;
-use crate::config::error::{Error, Origin};
+use crate::config::error::{Error, SettingOrigin};
 
 /// How rows are read. Holds no secret.
 #[derive(Clone, Default)]
-pub struct Rows {
+pub struct RowReader {
     /// What the settings have for all apps, as it was given.
-    general: Vec<(String, Given)>,
+    general: Vec<(String, GivenValue)>,
 }
 
-impl Rows {
+impl RowReader {
     pub(super) fn new(soketi: &Soketi) -> Self {
         let is_general =
             |key: &String| !["appManager.", "database."].iter().any(|s| key.starts_with(s));
@@ -27,10 +27,10 @@ impl Rows {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, passed_over: Some(Vec::new()), ..Soketi::default() };
         let id = row.get("id").and_then(super::text).unwrap_or_default();
-        let origin = |column: &str| Origin::Row { id: id.clone(), column: column.to_owned() };
+        let origin = |column: &str| SettingOrigin::Row { id: id.clone(), column: column.to_owned() };
         for (name, value) in row {
             // An empty list or object says nothing, and neither does an empty text.
-            let given = Given { value: value.clone(), origin: origin(name) };
+            let given = GivenValue { value: value.clone(), origin: origin(name) };
             soketi.given.insert(format!("{}.0.{name}", app::APPS), given);
         }
         let mut apps = soketi.apps()?;
@@ -43,9 +43,9 @@ impl Rows {
     pub(super) fn check(&self) -> Result<(), Error> {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, ..Soketi::default() };
-        let origin = Origin::Row { id: String::new(), column: String::new() };
+        let origin = SettingOrigin::Row { id: String::new(), column: String::new() };
         for name in ["id", "key", "secret", "enable_user_authentication"] {
-            let given = Given { value: Json::from("1"), origin: origin.clone() };
+            let given = GivenValue { value: Json::from("1"), origin: origin.clone() };
             soketi.given.insert(format!("{}.0.{name}", app::APPS), given);
         }
         soketi.apps().map(drop)

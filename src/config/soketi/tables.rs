@@ -3,18 +3,18 @@
 
 use serde_json::Value as Json;
 
-use super::{Form, Soketi, app, boolean};
-use crate::config::error::{Error, Origin};
+use super::{ValueForm, Soketi, app, boolean};
+use crate::config::error::{Error, SettingOrigin};
 use crate::config::redis_url::{percent_encode, url_host, url_port};
 use crate::config::settings::{Setting, Settings};
-use crate::config::value::{self, Value, Wanted};
+use crate::config::value::{self, Value, WantedForm};
 
 impl Soketi {
     /// Writes the settings of the database that was chosen at `origin`: `mysql` or `postgres`.
     pub(super) fn tables(
         &mut self,
         driver: &str,
-        origin: &Origin,
+        origin: &SettingOrigin,
         settings: &mut Settings,
     ) -> Result<(), Error> {
         let (port, user) = if driver == "mysql" { ("3306", "root") } else { ("5432", "postgres") };
@@ -26,12 +26,12 @@ impl Soketi {
         let tls = self.database_tls(driver)?;
         let url = format!("{driver}://{user}:{password}@{host}:{port}/{database}{tls}");
         settings.set("sql.url", Setting { value: Value::Text(url), origin: origin.clone() })?;
-        let table = self.setting(&format!("appManager.{driver}.table"), Form::Text)?;
+        let table = self.setting(&format!("appManager.{driver}.table"), ValueForm::Text)?;
         if let Some(table) = table {
             settings.set("sql.table", table)?;
         }
         let is_cached = self.take("appManager.cache.enabled");
-        let ttl = self.setting("appManager.cache.ttl", Form::Seconds)?;
+        let ttl = self.setting("appManager.cache.ttl", ValueForm::Seconds)?;
         if let Some(ttl) = ttl
             && is_cached.is_some_and(|given| boolean(&given.value) == Some(true))
         {
@@ -63,17 +63,17 @@ impl Soketi {
         driver: &str,
         name: &str,
         or: &str,
-        check: fn(&str) -> Result<String, Wanted>,
+        check: fn(&str) -> Result<String, WantedForm>,
     ) -> Result<String, Error> {
         let key = format!("database.{driver}.{name}");
-        let Some(setting) = self.setting(&key, Form::Text)? else { return Ok(or.to_owned()) };
+        let Some(setting) = self.setting(&key, ValueForm::Text)? else { return Ok(or.to_owned()) };
         let text = value::text(&setting.value).unwrap_or_default();
         check(&text)
             .map_err(|wanted| Error::at(&setting.origin, &key, format!("expected {wanted}")))
     }
 
     fn of_database(&mut self, driver: &str, name: &str, or: &str) -> Result<String, Error> {
-        let setting = self.setting(&format!("database.{driver}.{name}"), Form::Text)?;
+        let setting = self.setting(&format!("database.{driver}.{name}"), ValueForm::Text)?;
         Ok(match setting.map(|setting| setting.value) {
             Some(Value::Text(text)) => text,
             _ => or.to_owned(),

@@ -298,7 +298,7 @@ fn webhook(written: &str, env: &Env<'_>) -> Result<crate::app::Webhook, String> 
     let apps = soketi.apps().map_err(with)?;
     let hook = &apps[0].webhooks[0];
     let mut webhook = crate::config::settings::blank_webhook();
-    let place = ("apps[0].webhooks[0]", &Origin::Default);
+    let place = ("apps[0].webhooks[0]", &SettingOrigin::Default);
     crate::config::settings::fill(&mut webhook, crate::config::WEBHOOK, &hook.values, place)
         .map_err(with)?;
     Ok(webhook)
@@ -331,7 +331,7 @@ fn redis_is_where_soketi_has_it() {
     let url = |env: &Env<'_>| {
         let mut soketi = Soketi::default();
         soketi.read_variables(&Variables::new(env.iter().copied())).unwrap();
-        soketi.redis(Origin::Default).unwrap().value.to_string()
+        soketi.redis(SettingOrigin::Default).unwrap().value.to_string()
     };
     assert_eq!(url(&[]), "\"redis://127.0.0.1:6379/0\"");
     assert_eq!(
@@ -395,7 +395,7 @@ fn the_document_judges_every_variable_as_it_is() {
             (format!("{PREFIX}{name}"), "1"),
         ];
         let mut settings = Settings::default();
-        let applied = Soketi::read(None, Path::new("/"), Found::new(), &Variables::new(variables))
+        let applied = Soketi::read(None, Path::new("/"), FoundVariables::new(), &Variables::new(variables))
             .and_then(|soketi| soketi.apply(&mut settings));
         // An error shows that it is read as well.
         let ignored = settings.warnings.iter().any(|warning| warning.contains("no effect"));

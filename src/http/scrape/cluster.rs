@@ -3,13 +3,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cluster::link::{Figures, Link};
-use crate::metrics::Page;
+use crate::cluster::link::{LinkMetrics, Link};
+use crate::metrics::MetricsPage;
 
-type Figure = fn(&Figures) -> &AtomicU64;
+type LinkMetric = fn(&LinkMetrics) -> &AtomicU64;
 
 /// What is counted.
-const COUNTERS: [(&str, &str, Figure); 20] = [
+const COUNTERS: [(&str, &str, LinkMetric); 20] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
     ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
     ("slowed_total", "Requests that waited because Redis takes events too slowly.", |f| &f.slowed),
@@ -45,7 +45,7 @@ const COUNTERS: [(&str, &str, Figure); 20] = [
 ];
 
 /// Adds everything there is to tell.
-pub(super) fn tell(page: &mut Page, link: &Link) {
+pub(super) fn tell(page: &mut MetricsPage, link: &Link) {
     let figures = link.figures();
     for (name, help, read) in COUNTERS {
         let value = read(figures).load(Ordering::Relaxed) as f64;

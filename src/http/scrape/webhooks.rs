@@ -1,12 +1,12 @@
 //! What Prometheus is told of webhooks: how each one's line gets on, and what waits to be looked at.
 
 use super::{Scrape, count};
-use crate::metrics::Page;
+use crate::metrics::MetricsPage;
 use crate::webhook;
 
 impl Scrape {
     /// By app and the webhook's place among those of its app: its URL may hold a token.
-    pub(super) fn tell_webhooks(&self, page: &mut Page) {
+    pub(super) fn tell_webhooks(&self, page: &mut MetricsPage) {
         let hooks = self.shared.webhooks.figures();
         let places: Vec<String> = hooks.iter().map(|hook| hook.index.to_string()).collect();
         let labels: Vec<[(&str, &str); 2]> = hooks
@@ -14,7 +14,7 @@ impl Scrape {
             .zip(&places)
             .map(|(hook, place)| [("app", hook.app.as_str()), ("webhook", place.as_str())])
             .collect();
-        let of_all = |read: fn(&webhook::Figures) -> f64| {
+        let of_all = |read: fn(&webhook::QueueMetrics) -> f64| {
             labels.iter().zip(&hooks).map(move |(labels, hook)| (&labels[..], read(hook)))
         };
         let (waiting, dropped) = self.shared.webhooks.facts();
@@ -25,9 +25,9 @@ impl Scrape {
         let help = "Events that wait for a webhook's endpoint.";
         page.gauges("webhook_queue", help, of_all(|hook| count(&hook.queued)));
         let help = "How long the first of them has waited.";
-        page.gauges("webhook_oldest_seconds", help, of_all(webhook::Figures::age));
+        page.gauges("webhook_oldest_seconds", help, of_all(webhook::QueueMetrics::age));
         let help = "1 while a webhook's endpoint fails.";
-        let failing = |hook: &webhook::Figures| f64::from(u8::from(hook.is_failing()));
+        let failing = |hook: &webhook::QueueMetrics| f64::from(u8::from(hook.is_failing()));
         page.gauges("webhook_failing", help, of_all(failing));
         let help = "Events that a webhook's endpoint took.";
         page.counters("webhook_sent_total", help, of_all(|hook| count(&hook.sent)));

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::resumption::Resumption;
-use crate::hub::channels::Channel;
+use crate::hub::channels::WorkerChannel;
 use crate::hub::connection::Connection;
-use crate::hub::inbox::{Deliver, History, LocalChannel};
+use crate::hub::inbox::{Delivery, Sequence, ChannelHandle};
 use crate::hub::worker::{Worker, is_news};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
@@ -32,17 +32,17 @@ impl Worker {
     /// Delivers frame by frame, to each subscriber those that it was not told when it came back.
     pub(in crate::hub) fn deliver_anew(
         &self,
-        channel: &Channel,
-        run: &[Deliver],
+        channel: &WorkerChannel,
+        run: &[Delivery],
         touched: &mut Vec<Rc<Connection>>,
     ) {
         let mut deliveries = 0;
         for connection in &channel.subscribers {
-            let told = |one: &Deliver| connection.resumption().map_or(0, |it| it.told(one.channel));
+            let told = |one: &Delivery| connection.resumption().map_or(0, |it| it.told(one.channel));
             for one in run.iter().filter(|one| one.except != Some(connection.id)) {
                 let is_known = one.number > 0 && one.number <= told(one);
                 let is_old =
-                    one.history != History::None && !is_news(connection, one.channel, one.history);
+                    one.history != Sequence::None && !is_news(connection, one.channel, one.history);
                 if !is_known && !is_old {
                     self.give(connection, one.frame.clone(), one.number);
                     deliveries += 1;
@@ -72,7 +72,7 @@ impl Worker {
     }
 
     /// What a connection of a resumable client has been sent of its channels.
-    fn sent_events(&self, connection: &Connection) -> Box<[(LocalChannel, u64)]> {
+    fn sent_events(&self, connection: &Connection) -> Box<[(ChannelHandle, u64)]> {
         let Some(resumption) = connection.resumption() else { return Box::default() };
         let subscriptions = connection.subscriptions.borrow();
         let sent = subscriptions.iter().map(|one| {
@@ -98,7 +98,7 @@ impl Worker {
     pub fn take_acknowledged(&self, connection: &Connection) -> Option<Vec<(ChannelName, u64)>> {
         let answered = connection.resumption()?.take_answered()?;
         let channels = self.channels.borrow();
-        let name = |(local, number): &(LocalChannel, u64)| {
+        let name = |(local, number): &(ChannelHandle, u64)| {
             channels.get(*local).map(|channel| (channel.name.clone(), *number))
         };
         Some(answered.iter().filter_map(name).collect())

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
-use super::log::{Logs, Missed};
-use crate::hub::inbox::Place;
+use super::log::{ChannelLogs, MissedEvents};
+use crate::hub::inbox::ConnectionRef;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
@@ -24,8 +24,8 @@ const CLIENT_COST: usize = 4;
 
 /// The clients of one app.
 #[derive(Debug, Default)]
-pub(super) struct Clients {
-    by_token: HashMap<ResumeToken, Client>,
+pub(super) struct ResumableClients {
+    by_token: HashMap<ResumeToken, ResumableClient>,
     /// Who waits, in the order in which they went. Entries of those that came back are passed over.
     waiting: VecDeque<(ResumeToken, SocketId)>,
     waiting_channels: usize,
@@ -33,8 +33,8 @@ pub(super) struct Clients {
 }
 
 #[derive(Debug, Default)]
-struct Client {
-    channels: HashMap<ChannelName, Held>,
+struct ResumableClient {
+    channels: HashMap<ChannelName, HeldChannel>,
     current: Option<OpenConnection>,
     /// The second in which the last connection ended, while there is none.
     ended: u32,
@@ -49,7 +49,7 @@ struct Client {
 
 /// A channel that a client holds.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct HeldChannel {
     /// The number of the last event that it has acknowledged.
     acked: u64,
     /// The connection that was subscribed last.
@@ -59,7 +59,7 @@ struct Held {
 /// A client's connection.
 #[derive(Debug, Clone)]
 pub struct OpenConnection {
-    pub place: Place,
+    pub place: ConnectionRef,
     /// Of its client, for whom limits count it.
     pub address: IpAddr,
     /// Whether what limits count for it was given back. Whoever sets it gives it back.
@@ -76,7 +76,7 @@ impl OpenConnection {
 
 /// How a client comes.
 #[derive(Debug)]
-pub struct Arrived {
+pub struct ClientArrival {
     /// The connection that this one takes the place of.
     pub previous: Option<OpenConnection>,
     /// It was here before and has not been forgotten.
@@ -85,32 +85,32 @@ pub struct Arrived {
 
 /// What a subscription of a client finds.
 #[derive(Debug)]
-pub enum Found {
+pub enum SubscriptionState {
     /// The client did not hold the channel.
     New,
     /// It did, and this is what it has not acknowledged.
-    Held(Missed),
+    Held(MissedEvents),
     /// This connection was told already.
     Told,
 }
 
 /// How clients went.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Forgotten {
+pub(super) struct ForgottenClients {
     /// Their time was over.
     pub expired: u64,
     /// There were too many.
     pub crowded: u64,
 }
 
-impl Clients {
+impl ResumableClients {
     /// The connection that the client has open.
     pub(super) fn open(&self, token: &ResumeToken) -> Option<OpenConnection> {
         self.by_token.get(token)?.current.clone()
     }
 
     /// Takes a new connection of the client.
-    pub(super) fn connect(&mut self, token: &ResumeToken, connection: OpenConnection) -> Arrived {
+    pub(super) fn connect(&mut self, token: &ResumeToken, connection: OpenConnection) -> ClientArrival {
         let known = self.by_token.contains_key(token);
         let client = self.by_token.entry(token.clone()).or_default();
         let previous = client.current.replace(connection);
@@ -122,7 +122,7 @@ impl Clients {
             // It has ended as far as the client goes; its task has yet to find out.
             client.sockets.push((previous.place.socket, u32::MAX));
         }
-        Arrived { previous, known }
+        ClientArrival { previous, known }
     }
 
     /// Notes that the client's connection is subscribed to a channel.
@@ -131,21 +131,21 @@ impl Clients {
         token: &ResumeToken,
         socket: SocketId,
         channel: &ChannelName,
-        logs: &mut Logs,
-    ) -> Found {
-        let Some(client) = self.current(token, socket) else { return Found::Told };
+        logs: &mut ChannelLogs,
+    ) -> SubscriptionState {
+        let Some(client) = self.current(token, socket) else { return SubscriptionState::Told };
         if let Some(held) = client.channels.get_mut(channel) {
             if held.socket == socket {
-                return Found::Told;
+                return SubscriptionState::Told;
             }
             held.socket = socket;
             let earlier = client.sockets.iter().map(|one| one.0);
             let sockets: SmallVec<[SocketId; 4]> = earlier.chain([socket]).collect();
-            return Found::Held(logs.since(channel, held.acked, &sockets));
+            return SubscriptionState::Held(logs.since(channel, held.acked, &sockets));
         }
         let acked = logs.hold(channel);
-        client.channels.insert(channel.clone(), Held { acked, socket });
-        Found::New
+        client.channels.insert(channel.clone(), HeldChannel { acked, socket });
+        SubscriptionState::New
     }
 
     /// Notes that the client has everything of a channel up to event `acked`.
@@ -170,7 +170,7 @@ impl Clients {
         token: &ResumeToken,
         socket: SocketId,
         channel: &ChannelName,
-        logs: &mut Logs,
+        logs: &mut ChannelLogs,
     ) {
         let client = self.current(token, socket);
         if client.is_some_and(|client| client.channels.remove(channel).is_some()) {
@@ -186,7 +186,7 @@ impl Clients {
         (socket, now): (SocketId, u32),
         users: SmallVec<[UserId; 1]>,
         unanswered: bool,
-        logs: &mut Logs,
+        logs: &mut ChannelLogs,
     ) {
         let Some(client) = self.by_token.get_mut(token) else { return };
         if let Some(earlier) = client.sockets.iter_mut().find(|(earlier, _)| *earlier == socket) {
@@ -210,7 +210,7 @@ impl Clients {
     }
 
     /// Takes channels from the clients that wait and whose last connection was the user's.
-    pub(super) fn withdraw(&mut self, user: &UserId, channels: &[ChannelName], logs: &mut Logs) {
+    pub(super) fn withdraw(&mut self, user: &UserId, channels: &[ChannelName], logs: &mut ChannelLogs) {
         let waiting = self.by_token.values_mut().filter(|client| client.current.is_none());
         for client in waiting.filter(|client| client.users.contains(user)) {
             for channel in channels {
@@ -224,8 +224,8 @@ impl Clients {
 
     /// Forgets, at second `now`, those that went more than `window` seconds ago, and the first of those that
     /// are too many.
-    pub(super) fn expire(&mut self, now: u32, window: u32, logs: &mut Logs) -> Forgotten {
-        let mut forgotten = Forgotten::default();
+    pub(super) fn expire(&mut self, now: u32, window: u32, logs: &mut ChannelLogs) -> ForgottenClients {
+        let mut forgotten = ForgottenClients::default();
         while let Some((token, socket)) = self.waiting.front() {
             let client = self.by_token.get(token);
             // Or it has come back since, and waits again further back if it went again.
@@ -253,7 +253,7 @@ impl Clients {
         forgotten
     }
 
-    fn forget(&mut self, token: &ResumeToken, logs: &mut Logs) {
+    fn forget(&mut self, token: &ResumeToken, logs: &mut ChannelLogs) {
         if let Some(client) = self.by_token.remove(token) {
             self.waiting_channels -= client.channels.len() + CLIENT_COST;
             self.waiting_clients -= 1;
@@ -265,7 +265,7 @@ impl Clients {
     }
 
     /// The client, if `socket` is its connection still.
-    fn current(&mut self, token: &ResumeToken, socket: SocketId) -> Option<&mut Client> {
+    fn current(&mut self, token: &ResumeToken, socket: SocketId) -> Option<&mut ResumableClient> {
         let client = self.by_token.get_mut(token)?;
         client.current.as_ref().is_some_and(|one| one.place.socket == socket).then_some(client)
     }

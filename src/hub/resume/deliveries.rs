@@ -8,12 +8,12 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 use crate::hub::connection::Connection;
-use crate::hub::inbox::LocalChannel;
+use crate::hub::inbox::ChannelHandle;
 
 /// Never leaves its thread.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Deliveries {
-    channels: RefCell<HashMap<LocalChannel, Delivered>>,
+    channels: RefCell<HashMap<ChannelHandle, DeliveredNumbers>>,
     /// Whether there are any, known without a look at them.
     any: Cell<bool>,
     due: RefCell<Vec<Rc<Connection>>>,
@@ -21,7 +21,7 @@ pub(in crate::hub) struct Deliveries {
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Delivered {
+struct DeliveredNumbers {
     /// The number of the last event that its subscribers here were given.
     last: u64,
     /// The highest number that one of them was told when it came back.
@@ -31,7 +31,7 @@ struct Delivered {
 impl Deliveries {
     /// Notes that the channel's events up to `last` are delivered; the number up to which some subscriber
     /// may have been told already.
-    pub(in crate::hub) fn deliver(&self, channel: LocalChannel, last: u64) -> u64 {
+    pub(in crate::hub) fn deliver(&self, channel: ChannelHandle, last: u64) -> u64 {
         self.any.set(true);
         let mut channels = self.channels.borrow_mut();
         let delivered = channels.entry(channel).or_default();
@@ -40,7 +40,7 @@ impl Deliveries {
     }
 
     /// Notes that a subscriber was told the channel's events up to `number`.
-    pub(in crate::hub) fn note_told(&self, channel: LocalChannel, number: u64) {
+    pub(in crate::hub) fn note_told(&self, channel: ChannelHandle, number: u64) {
         self.any.set(true);
         let mut channels = self.channels.borrow_mut();
         let delivered = channels.entry(channel).or_default();
@@ -48,12 +48,12 @@ impl Deliveries {
     }
 
     /// The number of the last event of the channel that its subscribers here were given.
-    pub(in crate::hub) fn last(&self, channel: LocalChannel) -> u64 {
+    pub(in crate::hub) fn last(&self, channel: ChannelHandle) -> u64 {
         self.channels.borrow().get(&channel).map_or(0, |delivered| delivered.last)
     }
 
     /// Forgets a channel that has no subscribers here any more.
-    pub(in crate::hub) fn forget(&self, channel: LocalChannel) {
+    pub(in crate::hub) fn forget(&self, channel: ChannelHandle) {
         if self.any.get() {
             let mut channels = self.channels.borrow_mut();
             channels.remove(&channel);

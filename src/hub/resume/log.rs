@@ -14,11 +14,11 @@ pub const EVENT_BYTES: usize = 64;
 
 /// The logs of one app.
 #[derive(Debug, Default)]
-pub(super) struct Logs {
+pub(super) struct ChannelLogs {
     channels: HashMap<ChannelName, ChannelLog>,
     /// Which channel each kept event is of, oldest first. A log that was given up leaves its entries behind;
     /// they lead nowhere and are passed over.
-    order: VecDeque<Kept>,
+    order: VecDeque<LogExpiryEntry>,
     /// Tells a channel's log from an earlier one.
     generations: u64,
     /// The highest number of a log that was given up. A later log begins with it: what connections know of the
@@ -28,7 +28,7 @@ pub(super) struct Logs {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct LogExpiryEntry {
     channel: ChannelName,
     generation: u64,
     seconds: u32,
@@ -53,7 +53,7 @@ struct LoggedEvent {
 
 /// What a client has missed on a channel.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Missed {
+pub struct MissedEvents {
     /// In the order in which they were published.
     pub frames: Vec<Bytes>,
     /// Some are not in the log any more.
@@ -64,7 +64,7 @@ pub struct Missed {
 
 /// Limits of an app's logs.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct LogBounds {
     /// Bytes of all events together.
     pub bytes: usize,
     /// Seconds after which an event is of no use to anybody.
@@ -78,7 +78,7 @@ impl ChannelLog {
     }
 }
 
-impl Logs {
+impl ChannelLogs {
     /// Counts one more client that holds the channel; the number of its last event.
     pub(super) fn hold(&mut self, channel: &ChannelName) -> u64 {
         if let Some(log) = self.channels.get_mut(channel) {
@@ -121,7 +121,7 @@ impl Logs {
         frame: &Bytes,
         except: Option<SocketId>,
         seconds: u32,
-        (bounds, lost): (Bounds, &mut u64),
+        (bounds, lost): (LogBounds, &mut u64),
     ) -> u64 {
         let Some(log) = self.channels.get_mut(channel) else { return 0 };
         log.last += 1;
@@ -129,7 +129,7 @@ impl Logs {
         let event = LoggedEvent { frame: frame.clone(), except };
         self.bytes += event.bytes();
         log.events.push_back(event);
-        self.order.push_back(Kept { channel: channel.clone(), generation, seconds });
+        self.order.push_back(LogExpiryEntry { channel: channel.clone(), generation, seconds });
         while self.bytes > bounds.bytes && self.drop_oldest() {
             *lost += 1;
         }
@@ -137,7 +137,7 @@ impl Logs {
     }
 
     /// Drops the events that are too old to be of use at second `now`.
-    pub(super) fn expire(&mut self, now: u32, bounds: Bounds) {
+    pub(super) fn expire(&mut self, now: u32, bounds: LogBounds) {
         while self
             .order
             .front()
@@ -167,13 +167,13 @@ impl Logs {
     }
 
     /// What came after event `acked`, but for events that were not for one of `sockets`.
-    pub(super) fn since(&self, channel: &ChannelName, acked: u64, sockets: &[SocketId]) -> Missed {
-        let Some(log) = self.channels.get(channel) else { return Missed::default() };
+    pub(super) fn since(&self, channel: &ChannelName, acked: u64, sockets: &[SocketId]) -> MissedEvents {
+        let Some(log) = self.channels.get(channel) else { return MissedEvents::default() };
         let before = log.before_first();
         let skipped = usize::try_from(acked.saturating_sub(before)).unwrap_or(usize::MAX);
         let is_for = |event: &&LoggedEvent| !event.except.is_some_and(|id| sockets.contains(&id));
         let frames = log.events.iter().skip(skipped).filter(is_for);
-        Missed {
+        MissedEvents {
             frames: frames.map(|event| event.frame.clone()).collect(),
             gap: acked < before,
             last: log.last,
@@ -201,13 +201,13 @@ impl LoggedEvent {
 mod tests {
     use super::*;
 
-    const WIDE: Bounds = Bounds { bytes: usize::MAX, seconds: 100 };
+    const WIDE: LogBounds = LogBounds { bytes: usize::MAX, seconds: 100 };
 
     fn channel(name: &str) -> ChannelName {
         ChannelName::parse(name, 200).unwrap()
     }
 
-    fn append(logs: &mut Logs, name: &str, text: &'static str, bounds: Bounds) -> (u64, u64) {
+    fn append(logs: &mut ChannelLogs, name: &str, text: &'static str, bounds: LogBounds) -> (u64, u64) {
         let mut lost = 0;
         let frame = Bytes::from_static(text.as_bytes());
         let number = logs.append(&channel(name), &frame, None, 7, (bounds, &mut lost));
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_channel_that_nobody_holds_is_not_logged() {
-        let mut logs = Logs::default();
+        let mut logs = ChannelLogs::default();
         assert_eq!(append(&mut logs, "a", "x", WIDE), (0, 0));
         assert_eq!(logs.hold(&channel("a")), 0);
         assert_eq!(append(&mut logs, "a", "x", WIDE), (1, 0));
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_was_missed_comes_in_order_and_without_what_was_excluded() {
-        let mut logs = Logs::default();
+        let mut logs = ChannelLogs::default();
         let (a, own) = (channel("a"), SocketId { node: 1, number: 2 });
         logs.hold(&a);
         for (text, except) in [("1", None), ("2", Some(own)), ("3", None)] {
@@ -240,7 +240,7 @@ mod tests {
         let frames = |all: &[&'static str]| {
             all.iter().map(|one| Bytes::from_static(one.as_bytes())).collect()
         };
-        let missed = |frames, gap| Missed { frames, gap, last: 3 };
+        let missed = |frames, gap| MissedEvents { frames, gap, last: 3 };
         assert_eq!(logs.since(&a, 0, &[]), missed(frames(&["1", "2", "3"]), false));
         assert_eq!(logs.since(&a, 1, &[own]), missed(frames(&["3"]), false));
         assert_eq!(logs.since(&a, 3, &[]), missed(frames(&[]), false));
@@ -248,8 +248,8 @@ mod tests {
 
     #[test]
     fn the_oldest_event_of_all_channels_goes_first_and_leaves_a_gap() {
-        let bounds = Bounds { bytes: 2 * (1 + EVENT_BYTES), seconds: 100 };
-        let mut logs = Logs::default();
+        let bounds = LogBounds { bytes: 2 * (1 + EVENT_BYTES), seconds: 100 };
+        let mut logs = ChannelLogs::default();
         ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold(&channel(name)), 0));
         assert_eq!(append(&mut logs, "a", "1", bounds), (1, 0));
         assert_eq!(append(&mut logs, "b", "2", bounds), (1, 0));
@@ -264,20 +264,20 @@ mod tests {
 
     #[test]
     fn a_log_that_was_given_up_leaves_nothing_to_a_later_one() {
-        let mut logs = Logs::default();
+        let mut logs = ChannelLogs::default();
         ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold(&channel(name)), 0));
         append(&mut logs, "a", "1", WIDE);
         logs.release(&channel("a"));
         assert_eq!(logs.hold(&channel("a")), 1, "numbers are never used again");
         assert_eq!(append(&mut logs, "a", "2", WIDE), (2, 0));
-        let bounds = Bounds { bytes: 0, seconds: 100 };
+        let bounds = LogBounds { bytes: 0, seconds: 100 };
         assert_eq!(append(&mut logs, "b", "3", bounds), (1, 2), "one of a, and itself");
         assert_eq!(logs.bytes(), 0);
     }
 
     #[test]
     fn events_are_dropped_once_they_are_of_no_use() {
-        let mut logs = Logs::default();
+        let mut logs = ChannelLogs::default();
         logs.hold(&channel("a"));
         append(&mut logs, "a", "1", WIDE);
         logs.expire(107, WIDE);

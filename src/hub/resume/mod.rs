@@ -22,20 +22,20 @@ use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
-pub use clients::{Arrived, Found, OpenConnection};
-pub use log::{Bounds, EVENT_BYTES, Missed};
+pub use clients::{ClientArrival, SubscriptionState, OpenConnection};
+pub use log::{LogBounds, EVENT_BYTES, MissedEvents};
 
 /// The resumable clients of one app, and the logs of what they hold.
 #[derive(Debug, Default)]
-pub struct Resume {
-    state: Mutex<State>,
+pub struct ResumeRegistry {
+    state: Mutex<ResumeState>,
     pub figures: ResumeFigures,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    clients: clients::Clients,
-    logs: log::Logs,
+struct ResumeState {
+    clients: clients::ResumableClients,
+    logs: log::ChannelLogs,
 }
 
 /// Counts of what became of clients and events; each only grows.
@@ -62,8 +62,8 @@ impl ResumeFigures {
     }
 }
 
-impl Resume {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl ResumeRegistry {
+    fn lock(&self) -> MutexGuard<'_, ResumeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,18 +73,18 @@ impl Resume {
     }
 
     /// Takes a new connection of the client.
-    pub fn connect(&self, token: &ResumeToken, connection: OpenConnection) -> Arrived {
+    pub fn connect(&self, token: &ResumeToken, connection: OpenConnection) -> ClientArrival {
         let arrived = self.lock().clients.connect(token, connection);
         ResumeFigures::add(&self.figures.resumed, u64::from(arrived.known));
         arrived
     }
 
     /// Notes that the client's connection is subscribed to a channel, and finds what it missed there.
-    pub fn subscribe(&self, token: &ResumeToken, socket: SocketId, name: &ChannelName) -> Found {
+    pub fn subscribe(&self, token: &ResumeToken, socket: SocketId, name: &ChannelName) -> SubscriptionState {
         let mut state = self.lock();
-        let State { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut *state;
         let found = clients.subscribe(token, socket, name, logs);
-        if let Found::Held(missed) = &found {
+        if let SubscriptionState::Held(missed) = &found {
             ResumeFigures::add(&self.figures.replayed, missed.frames.len() as u64);
         }
         found
@@ -101,7 +101,7 @@ impl Resume {
         &self,
         (name, frame, except): (&ChannelName, &Bytes, Option<SocketId>),
         now: u32,
-        bounds: Bounds,
+        bounds: LogBounds,
         publish: impl FnOnce(u64),
     ) {
         let mut dropped = 0;
@@ -125,7 +125,7 @@ impl Resume {
     /// Notes that the client does not want, or may not have, the channel any longer.
     pub fn give_up(&self, token: &ResumeToken, socket: SocketId, name: &ChannelName) {
         let mut state = self.lock();
-        let State { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut *state;
         clients.give_up(token, socket, name, logs);
     }
 
@@ -139,22 +139,22 @@ impl Resume {
         unanswered: bool,
     ) {
         let mut state = self.lock();
-        let State { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut *state;
         clients.end(token, (socket, now), users, unanswered, logs);
     }
 
     /// Takes channels from the clients that wait and were the user's.
     pub fn withdraw(&self, user: &UserId, channels: &[ChannelName]) {
         let mut state = self.lock();
-        let State { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut *state;
         clients.withdraw(user, channels, logs);
     }
 
     /// Forgets what is over at second `now`.
-    pub fn expire(&self, now: u32, window: Duration, bounds: Bounds) {
+    pub fn expire(&self, now: u32, window: Duration, bounds: LogBounds) {
         let window = u32::try_from(window.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
         let mut state = self.lock();
-        let State { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut *state;
         let forgotten = clients.expire(now, window, logs);
         logs.expire(now, bounds);
         drop(state);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::OpenConnection;
-use crate::hub::inbox::LocalChannel;
+use crate::hub::inbox::ChannelHandle;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume_token::ResumeToken;
 
@@ -17,7 +17,7 @@ use crate::protocol::resume_token::ResumeToken;
 pub const MIN_PING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The number of the last event of a channel that is meant.
-type UpTo = (LocalChannel, u64);
+type UpTo = (ChannelHandle, u64);
 
 /// A connection's part in its client. Lives on the connection's worker.
 #[derive(Debug)]
@@ -83,13 +83,13 @@ impl Resumption {
     }
 
     /// Notes that it was told what it had missed of a channel.
-    pub fn set_told(&self, channel: LocalChannel, number: u64) {
+    pub fn set_told(&self, channel: ChannelHandle, number: u64) {
         self.told.borrow_mut().retain(|(other, _)| *other != channel);
         self.told.borrow_mut().push((channel, number));
     }
 
     /// The number of the last event of the channel that it was told when it came back.
-    pub fn told(&self, channel: LocalChannel) -> u64 {
+    pub fn told(&self, channel: ChannelHandle) -> u64 {
         self.told
             .borrow()
             .iter()
@@ -184,12 +184,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hub::inbox::Place;
+    use crate::hub::inbox::ConnectionRef;
     use crate::protocol::socket_id::SocketId;
 
     fn resumption() -> Resumption {
         let token = ResumeToken::parse("0123456789abcdef").unwrap();
-        let place = Place { worker: 0, slot: 0, socket: SocketId { node: 1, number: 1 } };
+        let place = ConnectionRef { worker: 0, slot: 0, socket: SocketId { node: 1, number: 1 } };
         let connection = OpenConnection {
             place,
             address: std::net::IpAddr::from([127, 0, 0, 1]),
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn pings_go_out_one_at_a_time_and_not_too_often() {
         let (one, start) = (resumption(), Instant::now());
-        let channel = LocalChannel { slot: 1, generation: 1 };
+        let channel = ChannelHandle { slot: 1, generation: 1 };
         assert!(one.mark_due() && !one.mark_due() && one.may_ping(start));
         one.ping(start, Box::new([(channel, 3)]));
         assert!(one.mark_due(), "what comes now is not covered");

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use fanfare::app::{App, ClientEvents};
-use fanfare::config::{Network, Server};
+use fanfare::config::{Network, ServerConfig};
 
 /// Sets one setting of an app; `id`, `key` and `secret` are set when the app is made.
 pub fn set_app(app: &mut App, name: &str, value: &str) {
@@ -55,7 +55,7 @@ pub fn set_app(app: &mut App, name: &str, value: &str) {
     }
 }
 
-pub fn set_server(server: &mut Server, name: &str, value: &str) {
+pub fn set_server(server: &mut ServerConfig, name: &str, value: &str) {
     match name {
         "path" => value.clone_into(&mut server.path),
         "max_connections" => server.max_connections = parse(value),

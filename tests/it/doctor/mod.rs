@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fanfare::app::App;
-use fanfare::config::Tls;
+use fanfare::config::TlsFiles;
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET};
 use crate::support::wire::file;
@@ -111,7 +111,7 @@ fn proxies_and_certificates_that_are_not_right_are_named() {
     let plain = Fixture::start();
     let with_tls = |name: &str| {
         Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
-            server.tls = Some(Tls { cert: file(name, "crt"), key: file(name, "key") });
+            server.tls = Some(TlsFiles { cert: file(name, "crt"), key: file(name, "key") });
         })
     };
     let (one, old, other) = (with_tls("one"), with_tls("old"), with_tls("other"));
@@ -316,7 +316,7 @@ fn a_server_with_tls_is_found_by_its_settings() {
     let apps = ["2", "1"].map(|id| App::new(id, id, SECRET)).to_vec();
     let (cert, key) = (file("other", "crt"), file("other", "key"));
     let fixture = Fixture::with_apps(apps, |server| {
-        server.tls = Some(Tls { cert: cert.clone(), key: key.clone() });
+        server.tls = Some(TlsFiles { cert: cert.clone(), key: key.clone() });
     });
     let port = fixture.addr.port().to_string();
     let (cert, key) = (cert.display().to_string(), key.display().to_string());

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use fanfare::app::App;
 use fanfare::cluster::Topic;
-use fanfare::cluster::envelope::{Body, Envelope};
-use fanfare::cluster::link::{Alone, Arrival, FarEnd, Order, Publish};
+use fanfare::cluster::envelope::{EnvelopeBody, Envelope};
+use fanfare::cluster::link::{OfflineFallback, LinkEvent, LinkDriver, LinkRequest, OutgoingEvent};
 
 use super::memory::Memory;
 
@@ -16,7 +16,7 @@ use super::memory::Memory;
 pub struct Beyond {
     pub memory: Memory,
     pub number: u64,
-    pub(super) far: FarEnd,
+    pub(super) far: LinkDriver,
     /// What it holds members by; each link has one of its own.
     pub(super) lease: u64,
     /// Those that it had before.
@@ -30,20 +30,20 @@ pub struct Beyond {
     pub(super) answers: VecDeque<Answer>,
     /// What came in on topics that have been subscribed to and not handed out.
     pub(super) opening: BTreeMap<Topic, Vec<Sent>>,
-    pub(super) arrivals: VecDeque<Arrival>,
+    pub(super) arrivals: VecDeque<LinkEvent>,
     /// What all nodes were told while its link was cut.
-    pub(super) orders: Vec<Arrival>,
+    pub(super) orders: Vec<LinkEvent>,
     /// What others have asked of it, until it is done.
-    pub(super) asked: Vec<Pin<Box<dyn Future<Output = Option<Publish>>>>>,
+    pub(super) asked: Vec<Pin<Box<dyn Future<Output = Option<OutgoingEvent>>>>>,
     /// How much of each topic's log was handed on.
     pub(super) heard: BTreeMap<Topic, usize>,
     /// What it has to say again since its link is made anew, before anything else.
-    pub(super) again: VecDeque<Order>,
+    pub(super) again: VecDeque<LinkRequest>,
     pub(super) serial: u64,
     /// What it published while its link was cut.
-    pub(super) held: VecDeque<(u64, Publish)>,
+    pub(super) held: VecDeque<(u64, OutgoingEvent)>,
     /// Its cached events that have not come back, and those that its subscribers have without that.
-    pub(super) flying: Vec<(u64, Publish)>,
+    pub(super) flying: Vec<(u64, OutgoingEvent)>,
     pub(super) told: BTreeSet<u64>,
 }
 
@@ -53,7 +53,7 @@ pub(super) type Sent = (Option<usize>, Envelope);
 /// What comes of an order, behind what was missed on the topic before.
 pub(super) struct Answer {
     pub(super) missed: Vec<Sent>,
-    pub(super) arrival: Arrival,
+    pub(super) arrival: LinkEvent,
     /// Up to which serial it has what the node has published there, where the topic is new.
     pub(super) has_own: Option<u64>,
 }
@@ -90,7 +90,7 @@ impl Beyond {
     }
 
     /// Takes what one arrival says, in a runtime's context.
-    pub(super) fn take(&mut self, arrival: Arrival) {
+    pub(super) fn take(&mut self, arrival: LinkEvent) {
         let shared = &self.memory.shared;
         let asked = shared.receive(shared.cluster.as_ref().unwrap(), arrival);
         if let Some(asked) = asked {
@@ -110,13 +110,13 @@ impl Beyond {
         self.asked.len() < before
     }
 
-    pub(super) fn answer(&mut self, arrival: Arrival) {
+    pub(super) fn answer(&mut self, arrival: LinkEvent) {
         self.answers.push_back(Answer { missed: Vec::new(), arrival, has_own: None });
     }
 
     pub(super) fn hand_on(&mut self, Answer { missed, arrival, has_own }: Answer) {
         let opened = match &arrival {
-            Arrival::Opened { topic, .. } => Some(topic.clone()),
+            LinkEvent::Opened { topic, .. } => Some(topic.clone()),
             _ => None,
         };
         for sent in missed {
@@ -124,7 +124,7 @@ impl Beyond {
         }
         self.arrivals.push_back(arrival);
         if let (Some(last), Some(opened)) = (has_own, &opened) {
-            let is_on = |publish: &Publish| matches!(publish, Publish::Cached { topic, .. } if topic == opened);
+            let is_on = |publish: &OutgoingEvent| matches!(publish, OutgoingEvent::Cached { topic, .. } if topic == opened);
             self.flying.retain(|(serial, publish)| *serial > last || !is_on(publish));
         }
         if let Some(topic) = opened {
@@ -144,7 +144,7 @@ impl Beyond {
         }
         if envelope.origin == self.number {
             // Its own subscribers were given it when it was sent.
-            if matches!(envelope.body, Body::Event { .. }) {
+            if matches!(envelope.body, EnvelopeBody::Event { .. }) {
                 return;
             }
             envelope.told = self.told.contains(&envelope.serial);
@@ -152,18 +152,18 @@ impl Beyond {
         }
         let topic = topic.clone();
         self.arrivals.push_back(match late {
-            true => Arrival::Late(topic, envelope),
-            false => Arrival::Topic(topic, envelope),
+            true => LinkEvent::Late(topic, envelope),
+            false => LinkEvent::Topic(topic, envelope),
         });
     }
 
     /// Its own subscribers are given a cached event that will not come back.
-    pub(super) fn publish_alone(&mut self, publish: &Publish) {
-        if let Publish::Cached { topic, except, frame, data, .. } = publish {
+    pub(super) fn publish_alone(&mut self, publish: &OutgoingEvent) {
+        if let OutgoingEvent::Cached { topic, except, frame, data, .. } = publish {
             let (topic, except) = (topic.clone(), *except);
             let (frame, data) = (frame.clone(), data.clone());
-            let alone = Alone::Publish { topic, except, frame, data };
-            self.arrivals.push_back(Arrival::Alone(alone));
+            let alone = OfflineFallback::Publish { topic, except, frame, data };
+            self.arrivals.push_back(LinkEvent::Alone(alone));
         }
     }
 }

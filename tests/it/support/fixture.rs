@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare::app::{App, Apps, Webhook, WebhookEvent};
-use fanfare::config::{self, Config, Limits, Log, MemoryLimit, Metrics, Server};
-use fanfare::server::{self, Running};
+use fanfare::config::{self, Config, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig, ServerConfig};
+use fanfare::server::{self, ServerHandle};
 
 use super::http::{Http, Response};
 use super::sign::Request;
@@ -19,7 +19,7 @@ pub const SECRET: &str = "7ad3773142a6692b25b8";
 
 /// A running server; it begins to stop when the fixture is dropped.
 pub struct Fixture {
-    running: Option<Running>,
+    running: Option<ServerHandle>,
     pub addr: SocketAddr,
 }
 
@@ -35,7 +35,7 @@ impl Fixture {
         Self::with_apps(vec![app], |_| {})
     }
 
-    pub fn with_apps(apps: Vec<App>, change: impl FnOnce(&mut Server)) -> Self {
+    pub fn with_apps(apps: Vec<App>, change: impl FnOnce(&mut ServerConfig)) -> Self {
         Self::with_config(apps, |config| change(&mut config.server))
     }
 
@@ -101,7 +101,7 @@ impl Fixture {
         .unwrap();
     }
 
-    pub fn running(&self) -> &Running {
+    pub fn running(&self) -> &ServerHandle {
         self.running.as_ref().expect("not yet stopped")
     }
 
@@ -127,7 +127,7 @@ impl Drop for Fixture {
 /// The settings of a server with `apps`, as far from real time and the real network as they go.
 pub fn config(apps: Vec<App>) -> Config {
     Config {
-        server: Server {
+        server: ServerConfig {
             host: "127.0.0.1".to_owned(),
             port: 0,
             path: String::new(),
@@ -147,8 +147,8 @@ pub fn config(apps: Vec<App>) -> Config {
             unix_socket: None,
             try_out: false,
         },
-        limits: Limits { memory: MemoryLimit::Bytes(0) },
-        metrics: Metrics {
+        limits: LimitsConfig { memory: MemoryLimit::Bytes(0) },
+        metrics: MetricsConfig {
             enabled: false,
             host: "127.0.0.1".to_owned(),
             port: 0,
@@ -157,8 +157,8 @@ pub fn config(apps: Vec<App>) -> Config {
             local: false,
         },
         cluster: redis::alone(),
-        webhooks: config::Webhooks { allow_private: true, spool: None },
-        log: Log { level: tracing::level_filters::LevelFilter::OFF, json: false },
+        webhooks: config::WebhooksConfig { allow_private: true, spool: None },
+        log: LogConfig { level: tracing::level_filters::LevelFilter::OFF, json: false },
         apps_file: None,
         sql: None,
         apps: Apps::new(apps).expect("ids and keys given once"),

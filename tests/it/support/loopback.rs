@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fanfare::app::App;
 use fanfare::cluster::Topic;
-use fanfare::cluster::envelope::{Body, Envelope};
-use fanfare::cluster::link::{Alone, Arrival, Kept, Order, Publish};
-use fanfare::cluster::roster::Loaded;
-use fanfare::cluster::topics::Entry;
+use fanfare::cluster::envelope::{EnvelopeBody, Envelope};
+use fanfare::cluster::link::{OfflineFallback, LinkEvent, RetainedEvent, LinkRequest, OutgoingEvent};
+use fanfare::cluster::roster::LoadedRoster;
+use fanfare::cluster::topics::TopicEntry;
 use fanfare::protocol::member::{Member, UserId};
 
 use super::Chance;
@@ -35,7 +35,7 @@ struct Channel {
     /// By lease.
     refs: BTreeSet<(u64, UserId)>,
     /// Its version, its place in the log, and what was published.
-    cached: Option<(u64, usize, Publish)>,
+    cached: Option<(u64, usize, OutgoingEvent)>,
     /// With the times.
     log: Vec<(u64, Envelope)>,
 }
@@ -104,7 +104,7 @@ impl Loopback {
             node.told.insert(serial);
             node.publish_alone(&publish);
         }
-        node.arrivals.push_back(Arrival::Down);
+        node.arrivals.push_back(LinkEvent::Down);
     }
 
     /// The link is made again: the node says anew what it holds, then what it could not say, and has what it
@@ -117,11 +117,11 @@ impl Loopback {
         let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
         // In the same order with the same seed.
         for topic in topics.all().into_iter().collect::<BTreeSet<_>>() {
-            node.again.push_back(Order::Open(topic.clone()));
+            node.again.push_back(LinkRequest::Open(topic.clone()));
             let joins = topics.read(&topic, |entry| {
                 let own = entry.roster.own().map(|member| (member.user_id.clone(), member.clone()));
                 let own: BTreeMap<UserId, Member> = own.collect();
-                let joins = own.into_iter().map(|(user, member)| Order::Join {
+                let joins = own.into_iter().map(|(user, member)| LinkRequest::Join {
                     topic: topic.clone(),
                     member,
                     max: usize::MAX,
@@ -130,9 +130,9 @@ impl Loopback {
                 joins.collect::<Vec<_>>()
             });
             node.again.extend(joins.into_iter().flatten());
-            node.again.push_back(Order::Changed { topic, tell: false });
+            node.again.push_back(LinkRequest::Changed { topic, tell: false });
         }
-        node.again.push_back(Order::Stop);
+        node.again.push_back(LinkRequest::Stop);
     }
 
     /// Something happens that may happen next; whether anything could.
@@ -156,7 +156,7 @@ impl Loopback {
                 Err(_) => return false,
             },
             0 => match node.again.pop_front() {
-                Some(Order::Stop) => self.has_said_again(at),
+                Some(LinkRequest::Stop) => self.has_said_again(at),
                 Some(order) => self.carry_out(at, order),
                 None => match node.far.orders.try_recv() {
                     Ok(order) => self.carry_out(at, order),
@@ -188,16 +188,16 @@ impl Loopback {
     }
 
     /// Carries an order out while the link is cut.
-    fn alone(&mut self, at: usize, order: Order) {
-        if let Order::Open(topic) = &order {
-            self.hears_since(at, topic, Entry::since);
+    fn alone(&mut self, at: usize, order: LinkRequest) {
+        if let LinkRequest::Open(topic) = &order {
+            self.hears_since(at, topic, TopicEntry::since);
         }
         let node = &mut self.nodes[at];
         let alone = match order {
-            Order::Open(topic) => Alone::Open(topic),
-            Order::Join { topic, member, .. } => Alone::Join { topic, user: member.user_id },
-            Order::Leave { topic, user } => Alone::Leave { topic, user },
-            Order::Publish(publish) => {
+            LinkRequest::Open(topic) => OfflineFallback::Open(topic),
+            LinkRequest::Join { topic, member, .. } => OfflineFallback::Join { topic, user: member.user_id },
+            LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
+            LinkRequest::Publish(publish) => {
                 node.serial += 1;
                 node.told.insert(node.serial);
                 node.publish_alone(&publish);
@@ -206,7 +206,7 @@ impl Loopback {
             }
             _ => return,
         };
-        node.arrivals.push_back(Arrival::Alone(alone));
+        node.arrivals.push_back(LinkEvent::Alone(alone));
     }
 
     /// The node is to hear of the topic what was said since a time, if it does not hear of it yet.
@@ -214,7 +214,7 @@ impl Loopback {
         &mut self,
         at: usize,
         topic: &Topic,
-        since: fn(&Entry) -> T,
+        since: fn(&TopicEntry) -> T,
     ) {
         let topics = &self.nodes[at].memory.shared.cluster.as_ref().unwrap().topics;
         let Some(since) = topics.read(topic, |entry| since(entry).into()).flatten() else { return };
@@ -236,12 +236,12 @@ impl Loopback {
         }
     }
 
-    fn carry_out(&mut self, at: usize, order: Order) {
+    fn carry_out(&mut self, at: usize, order: LinkRequest) {
         let (number, lease) = (self.nodes[at].number, self.nodes[at].lease);
         match order {
-            Order::Open(topic) => {
+            LinkRequest::Open(topic) => {
                 // Somebody was let in before it was known that the link is down.
-                self.hears_since(at, &topic, Entry::hears_since);
+                self.hears_since(at, &topic, TopicEntry::hears_since);
                 let heard = self.channel(&topic).log.len();
                 let node = &mut self.nodes[at];
                 let again = node.heard.contains_key(&topic);
@@ -250,9 +250,9 @@ impl Loopback {
                 node.opening.insert(topic.clone(), Vec::new());
                 node.unread.push_back((topic, again));
             }
-            Order::Join { topic, member, max, place } => self.join(at, topic, member, (max, place)),
-            Order::Leave { topic, user } => self.leave(number, lease, topic, user),
-            Order::Changed { topic, .. } => {
+            LinkRequest::Join { topic, member, max, place } => self.join(at, topic, member, (max, place)),
+            LinkRequest::Leave { topic, user } => self.leave(number, lease, topic, user),
+            LinkRequest::Changed { topic, .. } => {
                 let node = &mut self.nodes[at];
                 let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
                 topics.count(&topic);
@@ -260,21 +260,21 @@ impl Loopback {
                     node.subscribed.remove(&topic);
                     node.opening.remove(&topic);
                     node.heard.remove(&topic);
-                    let is_on = |publish: &Publish| matches!(publish, Publish::Cached { topic: other, .. } if *other == topic);
+                    let is_on = |publish: &OutgoingEvent| matches!(publish, OutgoingEvent::Cached { topic: other, .. } if *other == topic);
                     node.flying.retain(|(_, publish)| !is_on(publish));
                 }
             }
-            Order::Publish(publish) => {
+            LinkRequest::Publish(publish) => {
                 let node = &mut self.nodes[at];
                 node.serial += 1;
                 let serial = node.serial;
                 self.publish(number, serial, publish);
             }
-            Order::Connections { .. }
-            | Order::Room(_)
-            | Order::News(_)
-            | Order::Ask(..)
-            | Order::Stop => {}
+            LinkRequest::Connections { .. }
+            | LinkRequest::Room(_)
+            | LinkRequest::News(_)
+            | LinkRequest::Ask(..)
+            | LinkRequest::Stop => {}
         }
     }
 
@@ -282,8 +282,8 @@ impl Loopback {
         self.channels.entry(topic.clone()).or_default()
     }
 
-    fn send(&mut self, origin: u64, serial: u64, topic: &Topic, body: Body) {
-        let is_logged = matches!(body, Body::Event { .. } | Body::Cached { .. });
+    fn send(&mut self, origin: u64, serial: u64, topic: &Topic, body: EnvelopeBody) {
+        let is_logged = matches!(body, EnvelopeBody::Event { .. } | EnvelopeBody::Cached { .. });
         let envelope = Envelope { origin, serial, sent: 0, told: false, body };
         let log = &mut self.channel(topic).log;
         let place = is_logged.then_some(log.len());
@@ -299,7 +299,7 @@ impl Loopback {
         let channel = self.channel(&topic);
         let known = channel.members.contains_key(&user);
         if !known && channel.members.len() >= max {
-            self.nodes[at].answer(Arrival::Full { topic, user });
+            self.nodes[at].answer(LinkEvent::Full { topic, user });
             return;
         }
         channel.refs.insert((lease, user.clone()));
@@ -308,11 +308,11 @@ impl Loopback {
             let place = if place == 0 { version } else { place };
             channel.members.insert(user.clone(), (place, member.clone()));
             let info = member.user_info;
-            let body = Body::Joined { version, user: user.clone(), info };
+            let body = EnvelopeBody::Joined { version, user: user.clone(), info };
             self.send(origin, 0, &topic, body);
         }
         let version = self.channel(&topic).changed;
-        self.nodes[at].answer(Arrival::Joined { topic, user, version });
+        self.nodes[at].answer(LinkEvent::Joined { topic, user, version });
     }
 
     fn leave(&mut self, origin: u64, lease: u64, topic: Topic, user: UserId) {
@@ -321,22 +321,22 @@ impl Loopback {
         if held && channel.refs.iter().all(|(_, other)| *other != user) {
             channel.members.remove(&user);
             let version = channel.change();
-            self.send(origin, 0, &topic, Body::Left { version, user });
+            self.send(origin, 0, &topic, EnvelopeBody::Left { version, user });
         }
     }
 
-    fn publish(&mut self, origin: u64, serial: u64, publish: Publish) {
+    fn publish(&mut self, origin: u64, serial: u64, publish: OutgoingEvent) {
         match publish {
-            Publish::Event { topic, except, frame } => {
+            OutgoingEvent::Event { topic, except, frame } => {
                 let version = now();
-                self.send(origin, serial, &topic, Body::Event { version, except, frame });
+                self.send(origin, serial, &topic, EnvelopeBody::Event { version, except, frame });
             }
-            Publish::Cached { ref topic, except, ref frame, ref data, .. } => {
+            OutgoingEvent::Cached { ref topic, except, ref frame, ref data, .. } => {
                 let channel = self.channel(topic);
                 channel.version += STEP;
                 let (version, place) = (channel.version, channel.log.len());
                 let (frame, data) = (frame.clone(), data.clone());
-                self.send(origin, serial, topic, Body::Cached { version, except, frame, data });
+                self.send(origin, serial, topic, EnvelopeBody::Cached { version, except, frame, data });
                 for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
                     let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
                     let is_heard_here = topics.read(topic, |_| ()).is_some();
@@ -347,10 +347,10 @@ impl Loopback {
                 let topic = topic.clone();
                 self.channel(&topic).cached = Some((version, place, publish));
             }
-            Publish::Terminate { .. } | Publish::Reconnect { .. } => {}
-            Publish::Withdraw(order) => {
+            OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } => {}
+            OutgoingEvent::Withdraw(order) => {
                 for other in self.nodes.iter_mut().filter(|other| other.number != origin) {
-                    let arrival = Arrival::Withdraw { node: origin, order: order.clone() };
+                    let arrival = LinkEvent::Withdraw { node: origin, order: order.clone() };
                     let is_cut = other.is_cut;
                     if is_cut {
                         other.orders.push(arrival);
@@ -360,15 +360,15 @@ impl Loopback {
                 }
                 let others = self.nodes.iter().map(|node| node.number).filter(|n| *n != origin);
                 let (request, nodes) = (order.request, others.map(|n| n.to_string()).collect());
-                self.arrive(origin, Arrival::Living { request, nodes });
+                self.arrive(origin, LinkEvent::Living { request, nodes });
             }
-            Publish::Done { node, request, .. } => {
-                self.arrive(node, Arrival::Done { request, node: origin.to_string() });
+            OutgoingEvent::Done { node, request, .. } => {
+                self.arrive(node, LinkEvent::Done { request, node: origin.to_string() });
             }
         }
     }
 
-    fn arrive(&mut self, number: u64, arrival: Arrival) {
+    fn arrive(&mut self, number: u64, arrival: LinkEvent) {
         if let Some(node) = self.nodes.iter_mut().find(|node| node.number == number) {
             node.arrivals.push_back(arrival);
         }
@@ -381,14 +381,14 @@ impl Loopback {
         let version = channel.version;
         let members: Vec<(u64, Member)> = channel.members.values().cloned().collect();
         let presence = topic.channel.kind().is_presence();
-        let loaded = presence.then_some(Loaded { version, members });
+        let loaded = presence.then_some(LoadedRoster { version, members });
         let log = channel.log.iter().cloned().enumerate().skip(heard);
         let missed =
             log.filter(|_| again).map(|(at, (_, envelope))| (Some(at), envelope)).collect();
         // What was missed is in the log; who began to hear while the link was cut has not missed what was before.
         let cached = channel.cached.as_ref().filter(|(_, place, _)| !again || *place < heard);
         let cached = cached.and_then(|(version, _, publish)| match publish {
-            Publish::Cached { frame, data, ttl, .. } => Some(Kept {
+            OutgoingEvent::Cached { frame, data, ttl, .. } => Some(RetainedEvent {
                 version: *version,
                 frame: frame.clone(),
                 data: data.clone(),
@@ -397,7 +397,7 @@ impl Loopback {
             }),
             _ => None,
         });
-        let arrival = Arrival::Opened { topic, loaded, cached, settled: true };
+        let arrival = LinkEvent::Opened { topic, loaded, cached, settled: true };
         let node = &mut self.nodes[at];
         let has_own = (!again).then_some(node.serial);
         node.answers.push_back(Answer { missed, arrival, has_own });

@@ -10,17 +10,17 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fanfare::app::{App, Apps};
-use fanfare::cluster::link::{self, FarEnd};
+use fanfare::cluster::link::{self, LinkDriver};
 use fanfare::cluster::topics::Topics;
 use fanfare::hub::Hub;
-use fanfare::hub::addresses::Addresses;
+use fanfare::hub::addresses::ConnectionsPerAddress;
 use fanfare::hub::capacity::Capacity;
 use fanfare::hub::connection::Connection;
-use fanfare::hub::inbox::Place;
+use fanfare::hub::inbox::ConnectionRef;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::{Metrics, Transport};
-use fanfare::node::{Clustered, Node, Publication, Shared, Withdrawing};
+use fanfare::node::{Clustered, Node, Publication, ServerState, Withdrawing};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::member::UserId;
 use fanfare::protocol::resume_token::ResumeToken;
@@ -35,7 +35,7 @@ use super::websocket::{Heard, take_frame};
 
 /// Several workers, all on the test's own thread.
 pub struct Memory {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<ServerState>,
     nodes: Vec<Rc<Node>>,
     app: Arc<App>,
     now: u32,
@@ -55,7 +55,7 @@ impl Memory {
     }
 
     /// One of several nodes, with one worker; its number, and what is beyond its link.
-    pub fn of_several(number: u64, change: impl FnOnce(&mut App)) -> (Self, FarEnd) {
+    pub fn of_several(number: u64, change: impl FnOnce(&mut App)) -> (Self, LinkDriver) {
         let (link, far, _) = link::link(usize::MAX);
         let cluster = Clustered::new(Arc::new(Topics::new(link)));
         let shared = shared_by(Hub::new(number, 1), 1, change, Some(cluster));
@@ -63,11 +63,11 @@ impl Memory {
     }
 
     /// One worker of several that have threads of their own.
-    pub fn part(shared: Arc<Shared>, worker: u16) -> Self {
+    pub fn part(shared: Arc<ServerState>, worker: u16) -> Self {
         Self::with_workers(shared, worker..worker + 1)
     }
 
-    fn with_workers(shared: Arc<Shared>, workers: std::ops::Range<u16>) -> Self {
+    fn with_workers(shared: Arc<ServerState>, workers: std::ops::Range<u16>) -> Self {
         let node = |index| Node::new(shared.clone(), Worker::new(shared.hub.clone(), index));
         let nodes = workers.map(node).collect();
         let app = shared.apps.load().by_id(ID).unwrap().clone();
@@ -172,7 +172,7 @@ impl Memory {
     }
 
     /// Opens a session of a client over HTTP on the first worker; to be called within a `LocalSet`.
-    pub fn open_session(&self, name: &str) -> Place {
+    pub fn open_session(&self, name: &str) -> ConnectionRef {
         let (node, address) = (&self.nodes[0], IpAddr::V4(Ipv4Addr::LOCALHOST));
         http_session::open(node, &self.app, name, Transport::XhrPolling, address).unwrap().place
     }
@@ -187,7 +187,7 @@ impl Memory {
 }
 
 /// What all workers share, with one app.
-pub fn shared(workers: usize, change: impl FnOnce(&mut App)) -> Arc<Shared> {
+pub fn shared(workers: usize, change: impl FnOnce(&mut App)) -> Arc<ServerState> {
     shared_by(Hub::new(1, workers), workers, change, None)
 }
 
@@ -196,17 +196,17 @@ fn shared_by(
     workers: usize,
     change: impl FnOnce(&mut App),
     cluster: Option<Clustered>,
-) -> Arc<Shared> {
+) -> Arc<ServerState> {
     let mut app = App::new(ID, KEY, SECRET);
     change(&mut app);
-    Arc::new(Shared {
+    Arc::new(ServerState {
         apps: Arc::new(ArcSwap::from_pointee(Apps::new([app]).unwrap())),
         hub,
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         retiring: AtomicBool::new(false),
         capacity: Capacity::new(0, 0),
-        addresses: Addresses::new(0, 0),
+        addresses: ConnectionsPerAddress::new(0, 0),
         webhooks: Webhooks::default(),
         cluster,
         lookup: None,

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 
 use super::clock::Clock;
 use super::{DEADLINE, eventually, wire};
@@ -219,8 +219,8 @@ impl Redis {
     }
 
     /// The settings of a node that uses it.
-    pub fn cluster(&self) -> Cluster {
-        Cluster { redis: vec![format!("redis://127.0.0.1:{}", self.port)], ..alone() }
+    pub fn cluster(&self) -> ClusterConfig {
+        ClusterConfig { redis: vec![format!("redis://127.0.0.1:{}", self.port)], ..alone() }
     }
 }
 
@@ -272,11 +272,11 @@ pub fn signal(id: u32, name: &str) {
 
 /// The settings of a node of its own; with `TEST_REDIS` set to a URL, those of the only node of a
 /// cluster, so that everything that a single node does can be tried on a clustered one.
-pub fn alone() -> Cluster {
+pub fn alone() -> ClusterConfig {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let redis = std::env::var("TEST_REDIS").into_iter().collect();
-    Cluster {
+    ClusterConfig {
         redis,
         prefix: format!("test-{}-{number}", std::process::id()),
         lease: Duration::from_secs(15),

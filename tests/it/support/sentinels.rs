@@ -1,6 +1,6 @@
 //! A Redis server with a replica that Sentinels watch over, on free ports of the loopback.
 
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 
 use super::eventually;
 use super::redis::{Redis, alone};
@@ -34,9 +34,9 @@ impl Watched {
     }
 
     /// The settings of nodes that ask the Sentinels, after one that is not there.
-    pub fn cluster(&self) -> Cluster {
+    pub fn cluster(&self) -> ClusterConfig {
         let hosts = self.sentinels.iter().map(|s| format!(",127.0.0.1:{}", s.port()));
         let url = format!("redis+sentinel://127.0.0.1:1{}/main", hosts.collect::<String>());
-        Cluster { redis: vec![url], ..alone() }
+        ClusterConfig { redis: vec![url], ..alone() }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use fanfare::config::Cluster;
+use fanfare::config::ClusterConfig;
 
 use super::eventually;
 use super::redis::{Redis, alone};
@@ -73,9 +73,9 @@ impl Shards {
     }
 
     /// The settings of a node that uses them, which knows the first two.
-    pub fn cluster(&self) -> Cluster {
+    pub fn cluster(&self) -> ClusterConfig {
         let urls = self.masters.iter().take(2).map(|redis| redis.cluster().redis[0].clone());
-        Cluster { redis: urls.collect(), ..alone() }
+        ClusterConfig { redis: urls.collect(), ..alone() }
     }
 
     /// The other nodes of the Redis Cluster take this slot for one of `to` from now on, with all that it has.

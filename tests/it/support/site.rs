@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use fanfare::config::{self, Config, Flags, Loaded};
+use fanfare::config::{self, Config, Flags, LoadedSettings};
 use fanfare::server::reload::Reloader;
 
 use super::fixture::Fixture;
@@ -56,7 +56,7 @@ fn write(folder: &Path, file: &str, text: &str) {
     fs::write(folder.join(file), text).unwrap();
 }
 
-fn load(folder: &Path) -> Result<Loaded, config::Error> {
+fn load(folder: &Path) -> Result<LoadedSettings, config::Error> {
     let flags = Flags::parse_from(["fanfare", "--config", "fanfare.toml"]);
     config::load(&flags, std::iter::empty::<(&str, &str)>(), folder)
 }

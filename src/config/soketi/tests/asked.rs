@@ -184,7 +184,7 @@ fn a_column_that_cannot_be_read_costs_that_feature_and_not_the_app() {
     let env = [("SOKETI_EVENT_MAX_BATCH_SIZE", "7")];
     let mut soketi = Soketi::default();
     soketi.read_variables(&Variables::new(env)).unwrap();
-    let rows = Rows::new(&soketi);
+    let rows = RowReader::new(&soketi);
     let (app, passed_over) = rows
         .app(&row(r#"{"id": 12, "key": "k", "secret": "s", "max_connections": 0, "enabled": 0,
                 "max_event_batch_size": {"unreadable": "x"}, "max_client_events_per_sec": "many",
@@ -225,7 +225,7 @@ fn tls_to_the_database_is_never_dropped() {
         soketi.read_file(text, "s.json").unwrap();
         let mut settings = Settings::default();
         let driver = if text.contains("mysql") { "mysql" } else { "postgres" };
-        soketi.tables(driver, &Origin::Default, &mut settings).unwrap();
+        soketi.tables(driver, &SettingOrigin::Default, &mut settings).unwrap();
         settings.server["sql.url"].value.to_string()
     };
     let mysql = url(r#"{"database.mysql.ssl": {"ca": "x"}, "database.mysql.host": "::1"}"#);

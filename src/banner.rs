@@ -1,0 +1,106 @@
+//! What a server that was given no app says when it starts: the credentials it made, the lines for a
+//! Laravel app's `.env`, and a request that triggers an event, ready to be pasted.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fanfare::config::GeneratedApp;
+use fanfare::protocol::auth::{Signer, md5};
+
+/// Title and lines of each part.
+pub(crate) struct Greeting(Vec<(&'static str, Vec<String>)>);
+
+/// Says how to reach the app that was made for this run, at `addr` and below `path`; on a Unix socket only
+/// a proxy can know that, so only the credentials are said.
+pub(crate) fn text(
+    made: &GeneratedApp,
+    addr: Option<SocketAddr>,
+    path: &str,
+    try_out: bool,
+) -> Greeting {
+    let GeneratedApp { id, key, secret } = made;
+    let credentials = (
+        "An app for this run",
+        vec![format!("id={id}"), format!("key={key}"), format!("secret={secret}")],
+    );
+    let Some(addr) = addr else { return Greeting(vec![credentials]) };
+    let (host, port) = (addr.ip(), addr.port());
+    let mut env = vec![
+        "BROADCAST_CONNECTION=reverb".to_owned(),
+        format!("REVERB_APP_ID={id}"),
+        format!("REVERB_APP_KEY={key}"),
+        format!("REVERB_APP_SECRET={secret}"),
+        format!("REVERB_HOST={host}"),
+        format!("REVERB_PORT={port}"),
+        "REVERB_SCHEME=http".to_owned(),
+    ];
+    if !path.is_empty() {
+        env.push(format!("REVERB_SERVER_PATH={path}"));
+    }
+    let built = ["APP_KEY", "HOST", "PORT", "SCHEME"];
+    env.extend(built.map(|name| format!("VITE_REVERB_{name}=\"${{REVERB_{name}}}\"")));
+    let mut parts = Vec::new();
+    if try_out {
+        parts.push((
+            "Open this page: it has joined my-channel",
+            vec![format!("http://{addr}{path}/")],
+        ));
+    }
+    parts.push((
+        "Trigger an event (the signature holds for ten minutes)",
+        vec![curl(made, addr, path)],
+    ));
+    parts.push(credentials);
+    parts.push(("For the .env of a Laravel app", env));
+    let mut echo = format!(
+        "new Echo({{ broadcaster: \"reverb\", key: \"{key}\", wsHost: \"{host}\", wsPort: {port}, forceTLS: false, enabledTransports: [\"ws\", \"wss\"]"
+    );
+    if !path.is_empty() {
+        let _ = write!(echo, ", wsPath: \"{path}\"");
+    }
+    parts.push(("For Laravel Echo on a page", vec![echo + " })"]));
+    Greeting(parts)
+}
+
+/// A signed request that triggers an event on `my-channel`.
+fn curl(made: &GeneratedApp, addr: SocketAddr, path: &str) -> String {
+    let body = r#"{"name":"greeting","channels":["my-channel"],"data":"{\"text\":\"Hello\"}"}"#;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let route = format!("/apps/{}/events", made.id);
+    let query = format!(
+        "auth_key={}&auth_timestamp={now}&auth_version=1.0&body_md5={}",
+        made.key,
+        md5(body.as_bytes())
+    );
+    let signature = Signer::new(&made.secret).sign(&["POST\n", path, &route, "\n", &query]);
+    format!(
+        "curl -sS -H 'Content-Type: application/json' -d '{body}' \
+         'http://{addr}{path}{route}?{query}&auth_signature={signature}'"
+    )
+}
+
+impl Greeting {
+    /// For a terminal: parts with a bold title.
+    pub(crate) fn pretty(&self) -> String {
+        self.0.iter().fold("\n".to_owned(), |mut out, (title, lines)| {
+            let _ = write!(out, "  \u{1b}[1m{title}\u{1b}[0m\n\n");
+            for line in lines {
+                let _ = writeln!(out, "    {line}");
+            }
+            out.push('\n');
+            out
+        })
+    }
+
+    /// For anything else: the lines alone, each title a comment.
+    pub(crate) fn plain(&self) -> String {
+        self.0.iter().fold(String::new(), |mut out, (title, lines)| {
+            let _ = writeln!(out, "# {title}");
+            for line in lines {
+                let _ = writeln!(out, "{line}");
+            }
+            out
+        })
+    }
+}

@@ -1,0 +1,493 @@
+//! The connections of a link: to each server one that gives commands and one that listens. One server has
+//! everything; of a Redis Cluster each has its slots, and a command goes to the server that has the slot of its
+//! first key. When a slot goes to another server, what is asked of it follows at once, and the topics in it are
+//! named to be subscribed to anew.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, Msg, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, ToRedisArgs, Value, cmd,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::address::{self, RedisAddress};
+use super::leases::Lease;
+use super::slots::{self, HostPort, Redirect, SLOTS};
+use super::{LinkError, PATIENCE, reply};
+use crate::cluster::keys::RedisKeys;
+use crate::cluster::scripts::Script;
+
+/// How long to wait before what is on its way between two servers is asked for again.
+const LATER: Duration = Duration::from_millis(10);
+
+/// Rounds after which servers that point at each other are given time: asked, pointed on, and asked there.
+const USUAL: usize = 2;
+
+/// All connections of a link.
+pub(super) struct RedisConnections {
+    /// How any of them is logged in to.
+    login: Client,
+    pub(super) servers: Vec<RedisServer>,
+    /// The place in `servers` of each slot's; empty where one server has everything.
+    pub(super) slots: Vec<u16>,
+    pushes: mpsc::UnboundedSender<PushInfo>,
+    pub(super) moves: Rc<RefCell<SlotMoves>>,
+    pub(super) keys: RedisKeys,
+    /// This node's number.
+    pub(super) node: u64,
+    /// Every lease that was registered over this link, or may have been.
+    pub(super) issued: Vec<Lease>,
+}
+
+/// One server.
+pub(super) struct RedisServer {
+    at: HostPort,
+    pub(super) commands: MultiplexedConnection,
+    listening: MultiplexedConnection,
+    /// Under which this node writes there.
+    pub(super) lease: Option<Lease>,
+}
+
+/// A command on its way; one that writes for a lease gets that of the server it goes to.
+#[derive(Debug)]
+pub(super) struct LeasedCommand {
+    pub(super) command: Cmd,
+    pub(super) fenced: bool,
+}
+
+impl From<Cmd> for LeasedCommand {
+    fn from(command: Cmd) -> Self {
+        Self { command, fenced: false }
+    }
+}
+
+impl LeasedCommand {
+    pub(super) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(arg);
+        self
+    }
+}
+
+/// What is known of subscriptions that end.
+#[derive(Default)]
+pub(super) struct SlotMoves {
+    /// Those that this node is ending, and how many times.
+    ending: HashMap<String, usize>,
+    /// Slots whose topics are to be subscribed to anew, and of which all is to be said again.
+    pub(super) moved: BTreeSet<u16>,
+}
+
+/// Everything that comes in on the connections that listen.
+pub(super) struct PushStream {
+    pushes: mpsc::UnboundedReceiver<PushInfo>,
+    moves: Rc<RefCell<SlotMoves>>,
+}
+
+/// A command that is to be sent: its place among all, and the server to ask for it although the slot is not
+/// its yet.
+struct RoutedCommand {
+    index: usize,
+    asking: Option<u16>,
+}
+
+/// Which of a server's two connections.
+#[derive(Clone, Copy)]
+enum ConnectionRole {
+    Commands,
+    Listening,
+}
+
+impl PushStream {
+    /// The next message; `None` once a connection has ended.
+    pub(super) async fn next(&mut self) -> Option<Msg> {
+        loop {
+            let push = self.pushes.recv().await?;
+            match push.kind {
+                PushKind::Disconnection => return None,
+                PushKind::SUnsubscribe => {
+                    let name = push.data.first().and_then(reply::text).unwrap_or_default();
+                    self.moves.borrow_mut().ended(name);
+                }
+                _ => {
+                    if let Some(message) = Msg::from_push_info(push) {
+                        return Some(message);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl SlotMoves {
+    /// A subscription has ended: if not by this node, because its slot is another server's.
+    fn ended(&mut self, name: &str) {
+        match self.ending.get_mut(name) {
+            Some(1) => {
+                self.ending.remove(name);
+            }
+            Some(times) => *times -= 1,
+            None => {
+                self.moved.insert(slots::of_name(name.as_bytes()));
+            }
+        }
+    }
+}
+
+impl RedisServer {
+    /// Connects to the server at an address, as `login` is logged in to.
+    async fn connect(
+        login: &Client,
+        at: HostPort,
+        pushes: mpsc::UnboundedSender<PushInfo>,
+    ) -> Result<Self, LinkError> {
+        let info = at_address(login, &at);
+        let mut commands = Client::open(info.clone())?
+            .get_multiplexed_async_connection_with_config(&patient())
+            .await?;
+        let mut scripts = redis::pipe();
+        for script in Script::ALL {
+            scripts.cmd("SCRIPT").arg("LOAD").arg(script.text()).ignore();
+        }
+        scripts.exec_async(&mut commands).await?;
+        // What a server says of itself comes in on the newer protocol alone.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let listening = Client::open(info.set_redis_settings(settings))?
+            .get_multiplexed_async_connection_with_config(&patient().set_push_sender(pushes))
+            .await?;
+        Ok(Self { at, commands, listening, lease: None })
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.at.0
+    }
+
+    /// The command as it is sent there.
+    fn command(&self, keys: &RedisKeys, LeasedCommand { mut command, fenced }: LeasedCommand) -> Cmd {
+        if fenced && let Some(Lease { tag, id }) = &self.lease {
+            command.arg(id).arg(keys.fence(*tag)).arg(keys.lease(*tag, id));
+        }
+        command
+    }
+
+    fn connection(&self, which: ConnectionRole) -> MultiplexedConnection {
+        match which {
+            ConnectionRole::Commands => self.commands.clone(),
+            ConnectionRole::Listening => self.listening.clone(),
+        }
+    }
+}
+
+fn patient() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE))
+}
+
+fn at_address(login: &Client, (host, port): &HostPort) -> ConnectionInfo {
+    let info = login.get_connection_info().clone();
+    let addr = match info.addr() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
+            host: host.clone(),
+            port: *port,
+            insecure: *insecure,
+            tls_params: tls_params.clone(),
+        },
+        _ => ConnectionAddr::Tcp(host.clone(), *port),
+    };
+    info.set_addr(addr)
+}
+
+impl RedisConnections {
+    /// Connects to the server that has everything, or to all that have slots.
+    pub(super) async fn connect(
+        address: &mut RedisAddress,
+        keys: RedisKeys,
+        node: u64,
+    ) -> Result<(Self, PushStream), LinkError> {
+        let login = address.server().await?;
+        let (pushes, incoming) = mpsc::unbounded_channel();
+        let moves = Rc::new(RefCell::new(SlotMoves::default()));
+        let heard = PushStream { pushes: incoming, moves: moves.clone() };
+        let at = address::at(&login);
+        let first = RedisServer::connect(&login, at, pushes.clone()).await?;
+        let (servers, slots, issued) = Default::default();
+        let mut all = Self { login, servers, slots, pushes, moves, keys, node, issued };
+        if address.is_cluster(&mut first.connection(ConnectionRole::Commands)).await? {
+            all.connect_to_all(first).await?;
+            address.learn(all.servers.iter().map(|server| at_address(&all.login, &server.at)))?;
+        } else {
+            all.servers.push(first);
+        }
+        Ok((all, heard))
+    }
+
+    /// Connects to all that have slots, by what one of them says.
+    async fn connect_to_all(&mut self, first: RedisServer) -> Result<(), LinkError> {
+        let mut commands = first.connection(ConnectionRole::Commands);
+        let ranges = slots::ranges(&slots_of(&mut commands).await?, &first.at.0);
+        let others: BTreeSet<&HostPort> = ranges.iter().map(|(_, _, at)| at).collect();
+        let connecting = others
+            .into_iter()
+            .filter(|at| **at != first.at)
+            .map(|at| RedisServer::connect(&self.login, at.clone(), self.pushes.clone()));
+        let connected = join_all(connecting).await;
+        // It stays although it may have no slot, since its end would be taken for that of the link.
+        self.servers.push(first);
+        for server in connected {
+            self.servers.push(server?);
+        }
+        self.slots = vec![u16::MAX; usize::from(SLOTS)];
+        self.assign_all(ranges).await;
+        self.moves.borrow_mut().moved.clear();
+        if self.slots.contains(&u16::MAX) { Err(LinkError::Uncovered) } else { Ok(()) }
+    }
+
+    /// Notes who has which slots now. Servers that cannot be connected to are left out; whoever asks for
+    /// what they have is told so.
+    pub(super) async fn assign_all(&mut self, ranges: Vec<(u16, u16, HostPort)>) {
+        for (first, last, at) in ranges {
+            if let Ok(server) = self.place_of(at).await {
+                (first..=last).for_each(|slot| self.assign(slot, server));
+            }
+        }
+    }
+
+    fn assign(&mut self, slot: u16, server: u16) {
+        if let Some(place) = self.slots.get_mut(usize::from(slot))
+            && *place != server
+        {
+            *place = server;
+            self.moves.borrow_mut().moved.insert(slot);
+        }
+    }
+
+    /// The place of the server at an address, which is connected to if it is new.
+    async fn place_of(&mut self, at: HostPort) -> Result<u16, LinkError> {
+        let known = self.servers.iter().position(|server| server.at == at);
+        let place = match known {
+            Some(place) => place,
+            None => {
+                let connecting = RedisServer::connect(&self.login, at, self.pushes.clone());
+                self.servers.push(timeout(PATIENCE, connecting).await??);
+                self.servers.len() - 1
+            }
+        };
+        u16::try_from(place).map_err(|_| LinkError::Uncovered)
+    }
+
+    /// The number of the database that they are logged in to.
+    pub(super) fn database(&self) -> i64 {
+        self.login.get_connection_info().redis_settings().db()
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// The slots whose topics are to be subscribed to anew.
+    pub(super) fn take_moved(&self) -> BTreeSet<u16> {
+        std::mem::take(&mut self.moves.borrow_mut().moved)
+    }
+
+    /// Sends commands; the answers in their order.
+    pub(super) async fn send(&mut self, commands: Vec<LeasedCommand>) -> Result<Vec<Value>, LinkError> {
+        self.round(ConnectionRole::Commands, commands).await
+    }
+
+    /// Subscribes to topics.
+    pub(super) async fn subscribe(&mut self, names: &[String]) -> Result<(), LinkError> {
+        for _ in 0..3 {
+            let commands = names.iter().map(|name| of_topic("SSUBSCRIBE", name).into()).collect();
+            let answers = self.round(ConnectionRole::Listening, commands).await?;
+            if let Some(Value::ServerError(error)) =
+                answers.iter().find(|answer| matches!(answer, Value::ServerError(_)))
+            {
+                return Err(LinkError::Redis(error.clone().into()));
+            }
+            let is_of = |(answer, name): (&Value, &String)| match answer {
+                Value::Push { kind: PushKind::SSubscribe, data } => {
+                    data.first().and_then(reply::text) == Some(name)
+                }
+                _ => false,
+            };
+            if answers.iter().zip(names).all(is_of) {
+                return Ok(());
+            }
+            // The end of a subscription whose slot has moved was taken for an answer.
+            self.listen_well().await?;
+        }
+        Err(LinkError::Deaf)
+    }
+
+    /// Ends subscriptions.
+    pub(super) async fn unsubscribe(&mut self, names: &[String]) -> Result<(), LinkError> {
+        for name in names {
+            *self.moves.borrow_mut().ending.entry(name.clone()).or_default() += 1;
+        }
+        let commands = names.iter().map(|name| of_topic("SUNSUBSCRIBE", name).into()).collect();
+        self.round(ConnectionRole::Listening, commands).await.map(|_| ())
+    }
+
+    /// Asks all connections that listen whether they do, until the answers are those to the questions.
+    pub(super) async fn listen_well(&self) -> Result<(), LinkError> {
+        let questions = self.servers.iter().map(|server| {
+            let mut connection = server.connection(ConnectionRole::Listening);
+            async move {
+                for number in 0..10_u8 {
+                    let word = format!("fanfare-{number}");
+                    let mut ping = cmd("PING");
+                    let answer: Value = ping.arg(&word).query_async(&mut connection).await?;
+                    if reply::text(&answer) == Some(&word) {
+                        return Ok(());
+                    }
+                    sleep(LATER).await;
+                }
+                Err(LinkError::Deaf)
+            }
+        });
+        join_all(questions).await.into_iter().collect()
+    }
+
+    /// Sends commands, each to the server it belongs to, and again where an answer points elsewhere.
+    async fn round(&mut self, which: ConnectionRole, commands: Vec<LeasedCommand>) -> Result<Vec<Value>, LinkError> {
+        if !self.is_cluster() {
+            let Some(server) = self.servers.first() else { return Err(LinkError::Uncovered) };
+            let (mut connection, count) = (server.connection(which), commands.len());
+            let mut pipeline = redis::pipe();
+            commands.into_iter().for_each(|routed| {
+                pipeline.add_command(server.command(&self.keys, routed));
+            });
+            return Ok(connection.req_packed_commands(&pipeline, 0, count).await?);
+        }
+        let end = Instant::now() + PATIENCE;
+        let mut answers = vec![Value::Nil; commands.len()];
+        let mut left: Vec<RoutedCommand> =
+            (0..commands.len()).map(|index| RoutedCommand { index, asking: None }).collect();
+        let mut rounds = 0;
+        while !left.is_empty() {
+            if Instant::now() > end {
+                return Err(LinkError::Silent);
+            }
+            rounds += 1;
+            if rounds > USUAL {
+                sleep(LATER).await;
+            }
+            if rounds > 1 && self.leases().next().is_some() {
+                self.renew_moved_leases().await?;
+            }
+            let replies = self.send_each(which, &commands, &left).await?;
+            left = self.sort(replies, &mut answers).await?;
+        }
+        Ok(answers)
+    }
+
+    /// Puts answers in their places. What is left is to be sent again.
+    async fn sort(
+        &mut self,
+        replies: Vec<(usize, u16, Value)>,
+        answers: &mut [Value],
+    ) -> Result<Vec<RoutedCommand>, LinkError> {
+        let (mut left, mut moved) = (Vec::new(), None);
+        for (index, server, value) in replies {
+            let asked = self.servers.get(usize::from(server)).map_or("", |server| &server.at.0);
+            let redirect = match &value {
+                Value::ServerError(error) => Redirect::of(error, asked),
+                _ => None,
+            };
+            let mut asking = None;
+            match redirect {
+                None => {
+                    if let Some(answer) = answers.get_mut(index) {
+                        *answer = value;
+                    }
+                    continue;
+                }
+                Some(Redirect::Moved(slot, at)) => {
+                    let server = self.place_of(at).await?;
+                    self.assign(slot, server);
+                    moved = Some(server);
+                }
+                Some(Redirect::Ask(at)) => asking = Some(self.place_of(at).await?),
+                Some(Redirect::Later) => {}
+                Some(Redirect::Lease) => self.move_lease(server).await?,
+            }
+            left.push(RoutedCommand { index, asking });
+        }
+        if let Some(server) = moved.and_then(|server| self.servers.get(usize::from(server))) {
+            // Where one slot has moved, others have.
+            let asked = server.at.0.clone();
+            let slots = slots_of(&mut server.connection(ConnectionRole::Commands)).await?;
+            self.assign_all(slots::ranges(&slots, &asked)).await;
+        }
+        left.sort_unstable_by_key(|errand| errand.index);
+        Ok(left)
+    }
+
+    /// Sends commands to all servers at once; each answer with the command's place and the server's.
+    async fn send_each(
+        &self,
+        which: ConnectionRole,
+        commands: &[LeasedCommand],
+        errands: &[RoutedCommand],
+    ) -> Result<Vec<(usize, u16, Value)>, LinkError> {
+        let mut parts: BTreeMap<u16, (Pipeline, Vec<Option<usize>>)> = BTreeMap::new();
+        for RoutedCommand { index, asking } in errands {
+            let Some(LeasedCommand { command, fenced }) = commands.get(*index) else { continue };
+            let slot = slots::of_command(command).unwrap_or_default();
+            let of_slot = self.slots.get(usize::from(slot)).copied();
+            // One that has no slots yet has no lease; it is waited for.
+            let has_lease = |place: &u16| {
+                self.servers.get(usize::from(*place)).is_some_and(|server| server.lease.is_some())
+            };
+            let asking = asking.filter(|place| !fenced || has_lease(place));
+            let place = asking.or(of_slot).unwrap_or(u16::MAX);
+            let Some(server) = self.servers.get(usize::from(place)) else {
+                return Err(LinkError::Uncovered);
+            };
+            let (pipeline, places) = parts.entry(place).or_default();
+            if asking.is_some() {
+                pipeline.add_command(cmd("ASKING"));
+                places.push(None);
+            }
+            let routed = LeasedCommand { command: command.clone(), fenced: *fenced };
+            pipeline.add_command(server.command(&self.keys, routed));
+            places.push(Some(*index));
+        }
+        let mut sending = Vec::new();
+        for (place, (pipeline, places)) in parts {
+            let Some(server) = self.servers.get(usize::from(place)) else {
+                return Err(LinkError::Uncovered);
+            };
+            let mut connection = server.connection(which);
+            sending.push(async move {
+                let count = places.len();
+                let answers = connection.req_packed_commands(&pipeline, 0, count).await?;
+                let answers = places.into_iter().zip(answers);
+                let answers = answers.filter_map(|(index, value)| Some((index?, place, value)));
+                Ok::<_, LinkError>(answers.collect::<Vec<_>>())
+            });
+        }
+        let mut replies = Vec::with_capacity(errands.len());
+        for answers in join_all(sending).await {
+            replies.extend(answers?);
+        }
+        Ok(replies)
+    }
+}
+
+pub(super) async fn slots_of(commands: &mut MultiplexedConnection) -> Result<Value, LinkError> {
+    Ok(cmd("CLUSTER").arg("SLOTS").query_async(commands).await?)
+}
+
+fn of_topic(name: &str, topic: &str) -> Cmd {
+    let mut command = cmd(name);
+    command.arg(topic);
+    command
+}

@@ -1,0 +1,445 @@
+//! What was heard on each topic: up to which place of its log, and the last of each sender, so that what
+//! comes twice is heard once. It outlives the link. While a topic catches up from its log, what comes in
+//! meanwhile waits behind what was missed. What is heard is noted once it is handed on, so that what a lost
+//! link keeps from being handed on is read again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cluster::envelope::{EnvelopeBody, Envelope};
+
+/// Senders that are remembered for one topic; a node that starts again is a new one.
+const SENDERS: usize = 256;
+
+/// Serials of one sender that are remembered for one topic.
+const SERIALS: usize = 128;
+
+/// Nodes whose envelopes came in that are remembered.
+const NODES: usize = 1024;
+
+/// Topics on which envelopes without seals were refused that are remembered.
+const REFUSED: usize = 10_000;
+
+/// How often, at most, nodes are looked for whose envelopes have no seals.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What was heard on all topics, by their names in Redis.
+#[derive(Debug)]
+pub(super) struct Deduplicator {
+    topics: HashMap<String, TopicSenders>,
+    /// This node's number.
+    node: u64,
+    /// Other nodes that were heard, and whether one was for the first time since leases were looked at.
+    others: HashSet<u64>,
+    has_newcomer: bool,
+    /// When the node heard its own word last, and since when it may have missed something.
+    word: Instant,
+    deaf: Option<Instant>,
+    /// There are nodes whose envelopes have no seals.
+    unsealed: bool,
+    /// Topics on which some were refused, and when such nodes were looked for last.
+    refused: HashSet<String>,
+    looked: Option<Instant>,
+}
+
+/// What was heard on one topic.
+#[derive(Debug, Default)]
+struct TopicSenders {
+    /// The place of the last event; `None` before the topic was first subscribed to.
+    place: Option<u64>,
+    /// When it was about to be, by the clock of Redis, which gives the places.
+    since: u64,
+    /// The last serial of this node's own that came back to it.
+    own: u64,
+    /// Each sender with its last serials.
+    senders: Vec<(u64, RecentSerials)>,
+    /// What came since the topic was last subscribed to, until it has caught up.
+    waiting: Option<VecDeque<Envelope>>,
+}
+
+/// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and what it sends
+/// again after a lost link is the last that it sent: so what is older than all of many has been heard.
+#[derive(Debug, Default)]
+struct RecentSerials(VecDeque<u64>);
+
+impl RecentSerials {
+    fn knows(&self, serial: u64) -> bool {
+        let is_older = self.0.len() == SERIALS && self.0.front().is_some_and(|old| serial < *old);
+        is_older || self.0.binary_search(&serial).is_ok()
+    }
+
+    fn note(&mut self, serial: u64) {
+        if self.knows(serial) {
+            return;
+        }
+        if self.0.len() == SERIALS {
+            self.0.pop_front();
+        }
+        let place = self.0.partition_point(|other| *other < serial);
+        self.0.insert(place, serial);
+    }
+}
+
+/// What tells one envelope from all others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct MessageId {
+    pub(super) origin: u64,
+    pub(super) serial: u64,
+    place: Option<u64>,
+}
+
+impl From<&Envelope> for MessageId {
+    fn from(envelope: &Envelope) -> Self {
+        Self { origin: envelope.origin, serial: envelope.serial, place: envelope.place() }
+    }
+}
+
+/// What is to be done with an envelope that came in.
+#[derive(PartialEq, Debug)]
+pub(super) enum EnvelopeVerdict {
+    New(Envelope),
+    /// It was heard before.
+    Doubled,
+    /// It comes out of [`Hearing::waiting`].
+    Waits,
+}
+
+impl TopicSenders {
+    fn knows(&self, origin: u64, serial: u64) -> bool {
+        let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
+        serial != 0 && of_it.any(|(_, recent)| recent.knows(serial))
+    }
+
+    fn note(&mut self, mark: MessageId) {
+        // Where the clock of Redis was set back, places begin again.
+        self.place = mark.place.or(self.place);
+        if mark.serial == 0 {
+            return;
+        }
+        let known = self.senders.iter().position(|(sender, _)| *sender == mark.origin);
+        if known.is_none() {
+            if self.senders.len() == SENDERS {
+                self.senders.remove(0);
+            }
+            self.senders.push((mark.origin, RecentSerials::default()));
+        }
+        let place = known.unwrap_or(self.senders.len() - 1);
+        if let Some((_, recent)) = self.senders.get_mut(place) {
+            recent.note(mark.serial);
+        }
+    }
+}
+
+impl Deduplicator {
+    pub(super) fn new(node: u64) -> Self {
+        let (topics, refused, others) = Default::default();
+        let (word, deaf, looked) = (Instant::now(), None, None);
+        let (has_newcomer, unsealed) = (false, false);
+        Self { topics, node, others, has_newcomer, word, deaf, unsealed, refused, looked }
+    }
+
+    /// Whether envelopes without seals are believed, since there are nodes that know none.
+    pub(super) fn take_unsealed(&mut self, whether: bool) {
+        self.unsealed = whether;
+        self.looked = Some(Instant::now());
+    }
+
+    /// Whether one that came on a topic is.
+    pub(super) fn takes_unsealed(&mut self, name: &str) -> bool {
+        if !self.unsealed && self.refused.len() < REFUSED {
+            self.refused.insert(name.to_owned());
+        }
+        self.unsealed
+    }
+
+    /// Whether some were refused, and such nodes have not been looked for of late.
+    pub(super) fn is_to_look_for_unsealed(&self) -> bool {
+        !self.refused.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() > LOOK_EVERY)
+    }
+
+    /// The topics on which some were refused, if they are believed now.
+    pub(super) fn take_refused(&mut self) -> HashSet<String> {
+        let refused = std::mem::take(&mut self.refused);
+        if self.unsealed { refused } else { HashSet::new() }
+    }
+
+    /// An envelope came from a node.
+    pub(super) fn hear_node(&mut self, node: u64) {
+        if node == self.node || self.others.contains(&node) {
+            return;
+        }
+        if self.others.len() == NODES {
+            self.others.clear();
+        }
+        self.others.insert(node);
+        self.has_newcomer = true;
+    }
+
+    /// Whether one did for the first time, which is said once.
+    pub(super) fn take_newcomer(&mut self) -> bool {
+        std::mem::take(&mut self.has_newcomer)
+    }
+
+    /// The node has heard its own word.
+    pub(super) fn hear_word(&mut self) {
+        self.word = Instant::now();
+    }
+
+    /// How long ago that was, or the link was made.
+    pub(super) fn silence(&self) -> Duration {
+        self.word.elapsed()
+    }
+
+    /// How long what is caught up with now may reach back.
+    pub(super) fn away(&self) -> Duration {
+        self.deaf.map_or(Duration::ZERO, |deaf| deaf.elapsed())
+    }
+
+    /// All topics have caught up.
+    pub(super) fn is_whole(&mut self) {
+        self.deaf = None;
+    }
+
+    /// Whether an event of this node's own has come back to it. Of other topics nothing follows from that:
+    /// they may be kept by another server.
+    pub(super) fn knows_own(&self, name: &str, serial: u64) -> bool {
+        self.topics.get(name).is_some_and(|heard| heard.own >= serial)
+    }
+
+    /// The topic is subscribed to anew, and has to catch up.
+    pub(super) fn cut_one(&mut self, name: &str) {
+        if let Some(heard) = self.topics.get_mut(name) {
+            heard.waiting.get_or_insert_default();
+        }
+    }
+
+    /// The link is made anew: all topics have to catch up.
+    pub(super) fn cut(&mut self) {
+        self.deaf.get_or_insert(self.word);
+        self.word = Instant::now();
+        for heard in self.topics.values_mut() {
+            heard.waiting = Some(VecDeque::new());
+        }
+    }
+
+    /// The topic is about to be subscribed to. Where it is new, everything from then on is to be heard; it is
+    /// `since` now.
+    pub(super) fn begin(&mut self, name: &str, since: u64) {
+        if !self.topics.contains_key(name) {
+            let heard = TopicSenders { since, waiting: Some(VecDeque::new()), ..TopicSenders::default() };
+            self.topics.insert(name.to_owned(), heard);
+        }
+    }
+
+    /// The same for a topic that is taken part in while the link is down: everything after `place`.
+    pub(super) fn begin_at(&mut self, name: &str, place: u64) {
+        self.topics.entry(name.to_owned()).or_default().place.get_or_insert(place);
+    }
+
+    pub(super) fn end(&mut self, name: &str) {
+        self.topics.remove(name);
+    }
+
+    /// The place after which a topic has to read its log, 0 for a new one; `None` if it has caught up.
+    pub(super) fn misses_after(&self, name: &str) -> Option<u64> {
+        let heard = self.topics.get(name).filter(|heard| heard.waiting.is_some())?;
+        Some(heard.place.unwrap_or_default())
+    }
+
+    /// What came in on a topic. One that is not taken part in any more has nobody to hear it twice.
+    pub(super) fn hear(&mut self, name: &str, envelope: Envelope) -> EnvelopeVerdict {
+        let Some(heard) = self.topics.get_mut(name) else { return EnvelopeVerdict::New(envelope) };
+        if let Some(waiting) = &mut heard.waiting {
+            waiting.push_back(envelope);
+            return EnvelopeVerdict::Waits;
+        }
+        self.sift(name, envelope).map_or(EnvelopeVerdict::Doubled, EnvelopeVerdict::New)
+    }
+
+    /// Drops an envelope that was heard. Of this node's own cached events the place is news nevertheless.
+    pub(super) fn sift(&self, name: &str, mut envelope: Envelope) -> Option<Envelope> {
+        if !self.knows(name, MessageId::from(&envelope)) {
+            return Some(envelope);
+        }
+        envelope.told = true;
+        let own = envelope.origin == self.node;
+        (own && matches!(envelope.body, EnvelopeBody::Cached { .. })).then_some(envelope)
+    }
+
+    /// Whether an event was heard, for one that is found elsewhere too.
+    pub(super) fn knows(&self, name: &str, mark: MessageId) -> bool {
+        self.topics.get(name).is_some_and(|heard| heard.knows(mark.origin, mark.serial))
+    }
+
+    /// It was handed on.
+    pub(super) fn note(&mut self, name: &str, mark: MessageId) {
+        let own = mark.origin == self.node;
+        if let Some(heard) = self.topics.get_mut(name) {
+            heard.note(mark);
+            heard.own = heard.own.max(if own { mark.serial } else { 0 });
+        }
+    }
+
+    /// An event of this node's own was given to its subscribers without Redis.
+    pub(super) fn note_told(&mut self, name: &str, serial: u64) {
+        let mark = MessageId { origin: self.node, serial, place: None };
+        if let Some(heard) = self.topics.get_mut(name) {
+            heard.note(mark);
+        }
+    }
+
+    /// The log was read, and ends at `place`.
+    pub(super) fn reach(&mut self, name: &str, place: u64) {
+        if let Some(heard) = self.topics.get_mut(name) {
+            heard.place = Some(place.max(heard.place.unwrap_or_default()));
+        }
+    }
+
+    /// What came in while the log was read, one after the other; with the last the topic has caught up.
+    pub(super) fn waiting(&mut self, name: &str) -> Option<Envelope> {
+        let heard = self.topics.get_mut(name)?;
+        let next = heard.waiting.as_mut().and_then(VecDeque::pop_front);
+        if next.is_none() {
+            heard.waiting = None;
+            heard.place.get_or_insert(heard.since);
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn event(origin: u64, serial: u64, version: u64) -> Envelope {
+        let body = EnvelopeBody::Event { version, except: None, frame: Bytes::new() };
+        Envelope { origin, serial, sent: 0, told: true, body }
+    }
+
+    fn hear(hearing: &mut Deduplicator, envelope: Envelope) -> EnvelopeVerdict {
+        let mark = MessageId::from(&envelope);
+        let verdict = hearing.hear("t", envelope);
+        if matches!(verdict, EnvelopeVerdict::New(_)) {
+            hearing.note("t", mark);
+        }
+        verdict
+    }
+
+    fn caught_up(hearing: &mut Deduplicator) -> Vec<u64> {
+        let mut serials = Vec::new();
+        while let Some(envelope) = hearing.waiting("t") {
+            let mark = MessageId::from(&envelope);
+            if !hearing.knows("t", mark) {
+                hearing.note("t", mark);
+                serials.push(envelope.serial);
+            }
+        }
+        serials
+    }
+
+    #[test]
+    fn what_is_sent_again_is_heard_once() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.begin("t", 1);
+        assert_eq!(caught_up(&mut hearing), [0; 0]);
+        for serial in [5, 6] {
+            assert!(matches!(hear(&mut hearing, event(2, serial, 100 + serial)), EnvelopeVerdict::New(_)));
+        }
+        for serial in [5, 6] {
+            assert_eq!(hear(&mut hearing, event(2, serial, 200 + serial)), EnvelopeVerdict::Doubled);
+        }
+        // Of another sender, and on another topic, they are others.
+        assert!(matches!(hear(&mut hearing, event(3, 5, 300)), EnvelopeVerdict::New(_)));
+        assert!(matches!(hearing.hear("u", event(2, 5, 300)), EnvelopeVerdict::New(_)));
+        // Without a serial nothing is known.
+        for _ in 0..2 {
+            assert!(matches!(hear(&mut hearing, event(2, 0, 0)), EnvelopeVerdict::New(_)));
+        }
+    }
+
+    #[test]
+    fn a_node_is_new_once() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.hear_node(1);
+        assert!(!hearing.take_newcomer(), "it is this one");
+        hearing.hear_node(2);
+        assert!(hearing.take_newcomer() && !hearing.take_newcomer());
+        hearing.hear_node(2);
+        assert!(!hearing.take_newcomer());
+        (0..10_000).for_each(|node| hearing.hear_node(node));
+        assert!(hearing.others.len() <= NODES);
+    }
+
+    #[test]
+    fn one_serial_out_of_line_hides_no_other() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.begin("t", 1);
+        caught_up(&mut hearing);
+        assert!(matches!(hear(&mut hearing, event(2, u64::MAX, 1)), EnvelopeVerdict::New(_)));
+        for serial in 1..=SERIALS as u64 {
+            assert!(matches!(hear(&mut hearing, event(2, serial, 1)), EnvelopeVerdict::New(_)), "{serial}");
+        }
+        // What is older than all that are remembered was heard too.
+        assert_eq!(hear(&mut hearing, event(2, 1, 1)), EnvelopeVerdict::Doubled);
+        assert_eq!(hear(&mut hearing, event(2, 2, 1)), EnvelopeVerdict::Doubled);
+    }
+
+    #[test]
+    fn what_was_missed_comes_before_what_comes_in() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.begin("t", 1);
+        assert_eq!(hearing.misses_after("t"), Some(0), "a new topic has missed nothing");
+        hearing.reach("t", 50);
+        assert_eq!(caught_up(&mut hearing), [0; 0]);
+        assert_eq!(hearing.misses_after("t"), None);
+        hear(&mut hearing, event(2, 1, 101));
+        hearing.cut();
+        assert_eq!(hearing.misses_after("t"), Some(101));
+        // The fourth came in before the log was read, the fifth after.
+        assert_eq!(hearing.hear("t", event(2, 4, 104)), EnvelopeVerdict::Waits);
+        for serial in 2..=4 {
+            let mark = MessageId::from(&event(2, serial, 100 + serial));
+            assert!(!hearing.knows("t", mark));
+            hearing.note("t", mark);
+        }
+        hearing.reach("t", 104);
+        assert_eq!(hearing.hear("t", event(2, 5, 105)), EnvelopeVerdict::Waits);
+        assert_eq!(caught_up(&mut hearing), [5]);
+        assert_eq!(hear(&mut hearing, event(2, 4, 104)), EnvelopeVerdict::Doubled);
+        hearing.cut();
+        assert_eq!(hearing.misses_after("t"), Some(105));
+    }
+
+    #[test]
+    fn places_that_begin_again_hide_nothing() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.begin_at("t", 1000);
+        hearing.cut();
+        assert_eq!(hearing.misses_after("t"), Some(1000));
+        assert_eq!(caught_up(&mut hearing), [0; 0]);
+        assert!(matches!(hear(&mut hearing, event(2, 7, 10)), EnvelopeVerdict::New(_)));
+        hearing.cut();
+        assert_eq!(hearing.misses_after("t"), Some(10));
+    }
+
+    #[test]
+    fn it_knows_its_own_and_forgets_old_senders() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.begin("t", 1);
+        caught_up(&mut hearing);
+        hear(&mut hearing, event(1, 9, 0));
+        assert!(hearing.knows_own("t", 9) && !hearing.knows_own("t", 10));
+        assert!(!hearing.knows_own("u", 1), "another topic may be another server's");
+        hearing.note_told("t", 12);
+        assert!(!hearing.knows_own("t", 12), "it has not come back");
+        assert_eq!(hear(&mut hearing, event(1, 12, 0)), EnvelopeVerdict::Doubled);
+        for sender in 0..1000 {
+            hear(&mut hearing, event(sender, 1, 0));
+        }
+        assert_eq!(hearing.topics["t"].senders.len(), SENDERS);
+    }
+}

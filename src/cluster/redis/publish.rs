@@ -1,0 +1,356 @@
+//! What this node says to the others: it waits while Redis is away, is sent in order, and is sent again where
+//! nobody knows whether it was taken.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tokio::time::Instant;
+
+use super::batch::{CommandBatch, script};
+use super::connections::LeasedCommand;
+use super::session::{ExpectedReply, MOST, LinkWriter};
+use super::{PendingPublish, LinkState, reply};
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::envelope::EnvelopeBody;
+use crate::cluster::keys::RedisKeys;
+use crate::cluster::link::{OfflineFallback, LinkEvent, LinkMetrics, LinkRequest, OutgoingEvent, Withdraw};
+use crate::cluster::scripts::{self, Script};
+use crate::cluster::seal::EnvelopeParts;
+use crate::cluster::topics::TopicEntry;
+
+/// Bytes of publishes in one round trip.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Events that one script publishes, so that others of Redis's clients need not wait for long.
+const TOGETHER: usize = 64;
+
+/// Bytes of them after which no more are added.
+const TOGETHER_BYTES: usize = 128 << 10;
+
+/// How long a log lasts longer than it must.
+const LONGER: Duration = Duration::from_secs(scripts::LONGER);
+
+/// How long it lasts at least.
+const LOGGED: Duration = Duration::from_secs(scripts::LOGGED);
+
+/// Whether a log is to last on, and the bytes that it may have.
+type LogTerms = (bool, usize);
+
+/// Events that one script publishes.
+#[derive(Default)]
+struct PublishBatch {
+    logs: Vec<String>,
+    /// What the script is to be told of each.
+    words: Vec<(String, EnvelopeParts, LogTerms)>,
+    bytes: usize,
+}
+
+/// Bytes of the logs of one app that this node publishes to, and of one of them.
+const APP_LOG_BYTES: usize = 64 << 20;
+const LOG_BYTES: usize = 4 << 20;
+
+/// Until when logs are known to last on, by app.
+#[derive(Debug, Default)]
+pub(super) struct LogExpiry {
+    until: HashMap<AppId, HashMap<String, Instant>>,
+    /// When those that are past were looked for last.
+    swept: Option<Instant>,
+}
+
+impl LogExpiry {
+    /// Whether a log must be made to last on, with an entry that is added to it now.
+    fn must(&mut self, app: &AppId, log: &str) -> bool {
+        let now = Instant::now();
+        if self.swept.is_none_or(|swept| now - swept > LONGER) {
+            // As long as it may be there.
+            self.until.values_mut().for_each(|logs| logs.retain(|_, until| *until + LOGGED > now));
+            self.until.retain(|_, logs| !logs.is_empty());
+            self.swept = Some(now);
+        }
+        let logs = self.until.entry(app.clone()).or_default();
+        if logs.get(log).is_some_and(|until| *until > now) {
+            return false;
+        }
+        logs.insert(log.to_owned(), now + LONGER);
+        true
+    }
+
+    /// The bytes that each log of an app may have: a share of what all may that were published to of late.
+    fn bytes(&self, app: &AppId) -> usize {
+        let logs = self.until.get(app).map_or(1, |logs| logs.len().max(1));
+        (APP_LOG_BYTES / logs).min(LOG_BYTES)
+    }
+}
+
+impl LinkState {
+    pub(super) fn hold(&mut self, publish: OutgoingEvent, told: bool) {
+        self.serial += 1;
+        // Cached events go back to their sender too, unless it has told its subscribers.
+        let told = told || !matches!(publish, OutgoingEvent::Cached { .. });
+        let (since, serial) = (Instant::now(), self.serial);
+        self.held.push_back(PendingPublish { since, serial, told, sent: false, taken: 0, publish });
+    }
+
+    /// What Redis took within the last seconds is to be said again, before anything else: another server has taken
+    /// over, or it has begun anew. It is known by its serials where it was heard, and by the log where it was not
+    /// lost. How many bytes.
+    pub(super) fn say_recent_again(&mut self) -> usize {
+        let mut bytes = 0;
+        for held in self.recent.take().into_iter().rev() {
+            bytes += held.publish.bytes();
+            self.held.push_front(held);
+        }
+        bytes
+    }
+}
+
+impl PendingPublish {
+    /// The name of the topic that it goes to.
+    pub(super) fn topic(&self, keys: &RedisKeys) -> String {
+        match &self.publish {
+            OutgoingEvent::Event { topic, .. } | OutgoingEvent::Cached { topic, .. } => keys.topic(topic),
+            OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } | OutgoingEvent::Withdraw(_) => {
+                keys.all()
+            }
+            OutgoingEvent::Done { node, .. } => keys.node(*node),
+        }
+    }
+
+    /// What subscribers here are to be told now that it will not come back.
+    fn alone(&self) -> Option<(&Topic, OfflineFallback)> {
+        let OutgoingEvent::Cached { topic, except, frame, data, .. } = &self.publish else { return None };
+        let (except, frame, data) = (*except, frame.clone(), data.clone());
+        Some((topic, OfflineFallback::Publish { topic: topic.clone(), except, frame, data }))
+    }
+}
+
+/// Adds what `PUBLISH` is to be told of an event.
+fn add_event(publish: &mut LeasedCommand, topic: &str, parts: &EnvelopeParts, (lasts, bytes): LogTerms) {
+    let EnvelopeParts { head, mac, rest } = parts;
+    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(u8::from(lasts)).arg(bytes);
+}
+
+/// What all nodes are told of it.
+fn order_to_all(publish: &OutgoingEvent) -> EnvelopeBody {
+    let (version, waited) = (0, |asked: &std::time::Instant| asked.elapsed().as_micros() as u64);
+    match publish {
+        OutgoingEvent::Reconnect { app, user, asked } => {
+            let (app, user) = (app.clone(), user.clone());
+            EnvelopeBody::Reconnect { version, waited: waited(asked), app, user }
+        }
+        OutgoingEvent::Terminate { app, user, asked } => {
+            let (app, user) = (app.clone(), user.clone());
+            EnvelopeBody::Terminate { version, waited: waited(asked), app, user }
+        }
+        OutgoingEvent::Withdraw(one) => EnvelopeBody::Withdraw {
+            version,
+            waited: waited(&one.asked),
+            request: one.request,
+            app: one.app.clone(),
+            user: one.user.clone(),
+            channels: one.channels.to_vec(),
+        },
+        // These are for others.
+        OutgoingEvent::Event { .. } | OutgoingEvent::Cached { .. } | OutgoingEvent::Done { .. } => EnvelopeBody::Probe,
+    }
+}
+
+impl LinkWriter<'_> {
+    /// Adds publishes that wait; how many, and their bytes.
+    pub(super) fn publish(&mut self, batch: &mut CommandBatch<ExpectedReply>) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        let mut all = std::mem::take(&mut self.kept.held);
+        let mut together = PublishBatch::default();
+        for held in &mut all {
+            if bytes > MOST_BYTES || count == MOST {
+                break;
+            }
+            count += 1;
+            bytes += held.publish.bytes();
+            self.add(batch, &mut together, held);
+            held.sent = true;
+        }
+        self.send_together(batch, &mut together);
+        self.kept.held = all;
+        (count, bytes)
+    }
+
+    fn add(&mut self, batch: &mut CommandBatch<ExpectedReply>, together: &mut PublishBatch, held: &PendingPublish) {
+        let most = self.settings.replay;
+        let (topic, log, body) = match &held.publish {
+            OutgoingEvent::Event { topic, except, frame } => {
+                let body = EnvelopeBody::Event { version: 0, except: *except, frame: frame.clone() };
+                (self.keys.topic(topic), self.keys.channel(topic, 'l'), body)
+            }
+            OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } | OutgoingEvent::Withdraw(_) => {
+                if let OutgoingEvent::Withdraw(Withdraw { request, .. }) = &held.publish {
+                    self.ask_who_lives(batch, *request);
+                }
+                (self.keys.all(), self.keys.log_of_all(), order_to_all(&held.publish))
+            }
+            OutgoingEvent::Done { app, request, .. } => {
+                let body = EnvelopeBody::Done { version: 0, request: *request, app: app.clone() };
+                return self.send_unlogged(batch, held, body);
+            }
+            OutgoingEvent::Cached { .. } => {
+                self.send_together(batch, together);
+                return self.keep(batch, held);
+            }
+        };
+        let envelope = self.envelope(held.serial, held.told, body);
+        let app = held.publish.app();
+        if most == 0 {
+            return self.send_unlogged(batch, held, envelope.body);
+        }
+        let parts = self.seals.parts(app, &topic, &envelope);
+        let lasts = (self.kept.lasting.must(app, &log), self.kept.lasting.bytes(app));
+        if held.sent {
+            self.send_together(batch, together);
+            let mut again = script(Script::PublishAgain, &[log]);
+            again.arg(most);
+            add_event(&mut again, &topic, &parts, lasts);
+            return batch.add(again, ExpectedReply::Published);
+        }
+        // Of a Redis Cluster no two channels need be on one server.
+        let apart = self.servers.is_cluster() && together.logs.last().is_some_and(|l| *l != log);
+        if apart || together.logs.len() == TOGETHER || together.bytes > TOGETHER_BYTES {
+            self.send_together(batch, together);
+        }
+        together.bytes += parts.rest.len();
+        together.logs.push(log);
+        together.words.push((topic, parts, lasts));
+    }
+
+    fn send_unlogged(&self, batch: &mut CommandBatch<ExpectedReply>, held: &PendingPublish, body: EnvelopeBody) {
+        let (topic, envelope) =
+            (held.topic(self.keys), self.envelope(held.serial, held.told, body));
+        let mut publish = cmd("SPUBLISH");
+        publish.arg(&topic).arg(self.seals.encode(held.publish.app(), &topic, &envelope));
+        batch.add(publish, ExpectedReply::Done);
+    }
+
+    /// Asks which nodes have a lease, as every living one has on each server.
+    fn ask_who_lives(&self, batch: &mut CommandBatch<ExpectedReply>, request: u64) {
+        if let Some(lease) = self.servers.leases().next() {
+            let mut living = cmd("HGETALL");
+            living.arg(self.keys.fence(lease.tag));
+            batch.add(living, ExpectedReply::Living { request });
+        }
+    }
+
+    fn send_together(&self, batch: &mut CommandBatch<ExpectedReply>, together: &mut PublishBatch) {
+        let PublishBatch { logs, words, .. } = std::mem::take(together);
+        if logs.is_empty() {
+            return;
+        }
+        let mut publish = script(Script::Publish, &logs);
+        publish.arg(self.settings.replay);
+        for (topic, parts, lasts) in words {
+            add_event(&mut publish, &topic, &parts, lasts);
+        }
+        batch.add(publish, ExpectedReply::Published);
+    }
+
+    fn keep(&mut self, batch: &mut CommandBatch<ExpectedReply>, held: &PendingPublish) {
+        let OutgoingEvent::Cached { topic, except, frame, data, ttl, max } = &held.publish else {
+            return;
+        };
+        let bytes = (frame.len() + data.len(), *max);
+        let out = self.kept.keeping.keep(topic, bytes, held.serial, Instant::now() + *ttl);
+        let (frame, data) = (frame.clone(), data.clone());
+        let body = EnvelopeBody::Cached { version: 0, except: *except, frame, data };
+        let (name, envelope) =
+            (self.keys.topic(topic), self.envelope(held.serial, held.told, body));
+        let EnvelopeParts { head, mac, rest } = self.seals.parts(&topic.app, &name, &envelope);
+        let mut keep = script(Script::Keep, &self.parts(topic, "vcl"));
+        keep.arg(name).arg(head).arg(mac).arg(rest);
+        keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
+        // It lasts on with each event, but counts among the app's.
+        self.kept.lasting.must(&topic.app, &self.keys.channel(topic, 'l'));
+        let bytes = self.kept.lasting.bytes(&topic.app);
+        keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes);
+        batch.add(keep, ExpectedReply::Placed { serial: held.serial });
+        for (channel, serial) in out {
+            let topic = Topic { app: topic.app.clone(), channel };
+            let mut forget = script(Script::Forget, &[self.keys.channel(&topic, 'c')]);
+            forget.arg(self.envelope(serial, false, EnvelopeBody::Probe).mark().as_slice());
+            batch.add(forget, ExpectedReply::Done);
+        }
+    }
+
+    /// The first `count` of what waited are in Redis; some have the versions that answers say.
+    pub(super) fn published(
+        &mut self,
+        (count, bytes): (usize, usize),
+        answers: &[(ExpectedReply, Value)],
+    ) {
+        let (hearing, keys, topics) = (self.hearing.borrow(), self.keys, self.topics);
+        let comes_back = |held: &PendingPublish| {
+            !held.told
+                && held.alone().is_some_and(|(topic, _)| topics.read(topic, |_| ()).is_some())
+                && !hearing.knows_own(&held.topic(keys), held.serial)
+        };
+        self.kept.flying.retain(comes_back);
+        let placed = answers.iter().filter_map(|(expected, value)| match expected {
+            ExpectedReply::Placed { serial } => Some((*serial, reply::list(value).first()?)),
+            _ => None,
+        });
+        let placed: HashMap<u64, &Value> = placed.collect();
+        for held in self.kept.held.drain(..count) {
+            let taken = placed.get(&held.serial).copied().and_then(reply::number);
+            self.kept.recent.note(&held, taken.unwrap_or_default());
+            if comes_back(&held) {
+                self.kept.flying.push_back(held);
+            }
+        }
+        self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
+        LinkMetrics::add(&self.status.figures.published, count as u64);
+    }
+
+    /// Hands out what was not done when the link was lost, to be done with what is known here. Publishes
+    /// wait on, but for those that did arrive.
+    pub(super) async fn unanswered(&mut self) {
+        self.kept.leases.append(&mut self.servers.issued);
+        self.kept.recent.cut();
+        for order in std::mem::take(&mut self.link.batch) {
+            if let LinkRequest::Leave { topic, user } = order {
+                let _ = self.arrivals.send(LinkEvent::Alone(OfflineFallback::Leave { topic, user })).await;
+            }
+        }
+        let (keys, queued) = (self.keys, &self.status.queued);
+        let came = |held: &PendingPublish| self.hearing.borrow().knows_own(&held.topic(keys), held.serial);
+        self.kept.held.retain(|held| {
+            let waits = !came(held);
+            if !waits {
+                queued.fetch_sub(held.publish.bytes(), Ordering::Relaxed);
+            }
+            waits
+        });
+        // Nor is it known which logs were told to last on.
+        self.kept.lasting = LogExpiry::default();
+        // Those that Redis took will not come back either, and are not sent again.
+        let flying = std::mem::take(&mut self.kept.flying);
+        let flying = flying.iter().filter(|held| !came(held));
+        let held = self.kept.held.iter().filter(|held| !held.told);
+        for held in flying.chain(held) {
+            if let Some((topic, alone)) = held.alone() {
+                self.note_told(topic, held.serial);
+                let _ = self.arrivals.send(LinkEvent::Alone(alone)).await;
+            }
+        }
+        self.kept.held.iter_mut().for_each(|held| held.told = true);
+    }
+
+    /// Subscribers here have an event that will not come back.
+    fn note_told(&self, topic: &Topic, serial: u64) {
+        let (name, mut hearing) = (self.keys.topic(topic), self.hearing.borrow_mut());
+        if let Some(since) = self.topics.read(topic, TopicEntry::since) {
+            // It may not have been subscribed to yet.
+            hearing.begin_at(&name, since);
+        }
+        hearing.note_told(&name, serial);
+    }
+}

@@ -1,0 +1,127 @@
+//! Queries: what Redis has of all nodes, in one round trip or two, however many nodes there are.
+
+use redis::{Value, cmd};
+
+use super::batch::{CommandBatch, script};
+use super::reader::EnvelopeTrust;
+use super::connections::RedisConnections;
+use super::{LinkError, reply};
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::keys::RedisKeys;
+use crate::cluster::link::{LinkReply, ClusterOccupancy, LinkQuery, LinkStatus};
+use crate::cluster::scripts::Script;
+use crate::protocol::channel::ChannelName;
+
+/// Answers one question; nothing if Redis answers with what it should not.
+pub(super) async fn ask(
+    servers: &mut RedisConnections,
+    trust: EnvelopeTrust<'_>,
+    status: &LinkStatus,
+    question: LinkQuery,
+) -> Result<Option<LinkReply>, LinkError> {
+    let keys = trust.keys;
+    let mut batch = CommandBatch::new();
+    match &question {
+        LinkQuery::Channels { app, .. } => {
+            let mut all = cmd("HGETALL");
+            all.arg(keys.app(app, 't'));
+            batch.add(all, ());
+        }
+        LinkQuery::Counts(topics) => topics.iter().for_each(|topic| count(&mut batch, keys, topic)),
+        LinkQuery::Channel(topic) => {
+            count(&mut batch, keys, topic);
+            batch.add(script(Script::Kept, &[keys.channel(topic, 'c')]), ());
+        }
+        LinkQuery::Users(topic) => {
+            let mut all = cmd("HGETALL");
+            all.arg(keys.channel(topic, 'm'));
+            batch.add(all, ());
+        }
+        LinkQuery::Connections(app) => {
+            let mut one = cmd("HGET");
+            one.arg(keys.app(app, 't')).arg("");
+            batch.add(one, ());
+        }
+    }
+    let answers = batch.send(servers, status).await?;
+    let answers: Vec<Value> = answers.into_iter().map(|(_, value)| value).collect();
+    let Some(first) = answers.first() else { return Ok(None) };
+    Ok(Some(match question {
+        LinkQuery::Channels { app, prefix, users } => {
+            let mut channels = channels(first, &prefix);
+            if users {
+                count_users(servers, keys, status, &app, &mut channels).await?;
+            }
+            LinkReply::Channels(channels)
+        }
+        LinkQuery::Counts(_) => LinkReply::Counts(counted(&answers)),
+        LinkQuery::Channel(topic) => {
+            let counted = counted(&answers).first().copied().unwrap_or_default();
+            let name = keys.topic(&topic);
+            let kept =
+                answers.get(2).and_then(|value| reply::kept(value, &name, trust, &status.clock));
+            LinkReply::Channel(counted, kept.map(|(kept, _)| kept))
+        }
+        LinkQuery::Users(_) => {
+            let members = reply::members(first);
+            LinkReply::Users(members.into_iter().map(|(_, member)| member.user_id).collect())
+        }
+        LinkQuery::Connections(_) => {
+            LinkReply::Connections(reply::number(first).unwrap_or_default() as usize)
+        }
+    }))
+}
+
+fn count(batch: &mut CommandBatch<()>, keys: &RedisKeys, topic: &Topic) {
+    let mut subscriptions = cmd("HGET");
+    subscriptions.arg(keys.app(&topic.app, 't')).arg(topic.channel.as_str());
+    batch.add(subscriptions, ());
+    let mut users = cmd("HLEN");
+    users.arg(keys.channel(topic, 'm'));
+    batch.add(users, ());
+}
+
+fn counted(answers: &[Value]) -> Vec<ClusterOccupancy> {
+    let number = |value: &Value| reply::number(value).unwrap_or_default() as usize;
+    let one = |pair: &[Value]| match pair {
+        [subscriptions, users] => {
+            ClusterOccupancy { subscriptions: number(subscriptions), users: number(users) }
+        }
+        _ => ClusterOccupancy::default(),
+    };
+    answers.chunks_exact(2).map(one).collect()
+}
+
+fn channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupancy)> {
+    let one = |(name, count): (&Value, &Value)| {
+        // The empty name is the app's connections.
+        let name = reply::text(name)?;
+        let subscriptions = reply::number(count)? as usize;
+        let wanted = !name.is_empty() && name.starts_with(prefix) && subscriptions > 0;
+        let name = wanted.then(|| ChannelName::parse(name, usize::MAX).ok())??;
+        Some((name, ClusterOccupancy { subscriptions, users: 0 }))
+    };
+    reply::pairs(all).into_iter().filter_map(one).collect()
+}
+
+async fn count_users(
+    servers: &mut RedisConnections,
+    keys: &RedisKeys,
+    status: &LinkStatus,
+    app: &AppId,
+    channels: &mut [(ChannelName, ClusterOccupancy)],
+) -> Result<(), LinkError> {
+    let mut batch = CommandBatch::new();
+    for (channel, _) in channels.iter() {
+        let topic = Topic { app: app.clone(), channel: channel.clone() };
+        let mut users = cmd("HLEN");
+        users.arg(keys.channel(&topic, 'm'));
+        batch.add(users, ());
+    }
+    let answers = batch.send(servers, status).await?;
+    for ((_, counted), (_, users)) in channels.iter_mut().zip(answers) {
+        counted.users = reply::number(&users).unwrap_or_default() as usize;
+    }
+    Ok(())
+}

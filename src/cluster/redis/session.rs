@@ -1,0 +1,499 @@
+//! What goes to Redis: orders, gathered for one round trip at a time, and the counts that have changed.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use super::batch::{CommandBatch, script};
+use super::dedup::Deduplicator;
+use super::lease::held_topic;
+use super::leases::FenceReply;
+use super::subscribe::TopicOpening;
+use super::reader::EnvelopeTrust;
+use super::reply;
+use super::connections::RedisConnections;
+use super::{LinkState, LinkError, PATIENCE, LinkSettings};
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::redis_clock::now_us;
+use crate::cluster::envelope::{EnvelopeBody, DIGITS, Envelope};
+use crate::cluster::keys::RedisKeys;
+use crate::cluster::link::{LinkReply, LinkEvent, LinkMetrics, LinkRequest, LinkQuery, LinkStatus};
+use crate::cluster::scripts::Script;
+use crate::cluster::seal::{EnvelopeParts, EnvelopeSeals};
+use crate::cluster::topics::{Topics, CountInterest};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::{Member, UserId};
+
+/// Orders that are carried out in one round trip.
+pub(super) const MOST: usize = 1024;
+
+/// Channels whose counts one script takes.
+const COUNTED: usize = 500;
+
+/// Scripts that take counts in one round trip.
+const COUNTS_AT_ONCE: usize = 16;
+
+/// How often changed counts are told, at most; the first of a while at once.
+const COUNT_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a topic that nobody holds is kept, since whoever left often comes back.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A channel, or an app's connections, with how many there are here and who wants to know of all.
+pub(super) type CountUpdate = (Option<ChannelName>, usize, CountInterest);
+
+/// The half that gives commands.
+pub(super) struct LinkWriter<'a> {
+    pub(super) servers: RedisConnections,
+    /// The topic of this node's words to itself.
+    pub(super) probe: String,
+    pub(super) settings: &'a LinkSettings,
+    pub(super) keys: &'a RedisKeys,
+    pub(super) topics: &'a Topics,
+    pub(super) seals: &'a EnvelopeSeals,
+    pub(super) trust: EnvelopeTrust<'a>,
+    pub(super) orders: &'a mut mpsc::UnboundedReceiver<LinkRequest>,
+    pub(super) arrivals: &'a mpsc::Sender<LinkEvent>,
+    pub(super) status: &'a LinkStatus,
+    pub(super) kept: &'a mut LinkState,
+    pub(super) link: WriterState,
+    pub(super) hearing: &'a RefCell<Deduplicator>,
+}
+
+/// What lasts as long as the link.
+#[derive(Debug, Default)]
+pub(super) struct WriterState {
+    /// Orders that are being carried out.
+    pub(super) batch: Vec<LinkRequest>,
+    /// Topics to be counted, and whether subscribers want to know; and when some were last.
+    pub(super) changed: HashMap<Topic, bool>,
+    pub(super) counted: LastRun,
+    /// Apps whose connections are to be counted.
+    pub(super) connections: HashSet<AppId>,
+    /// When the leases are to be renewed.
+    pub(super) beat: Option<Instant>,
+    /// How often they were.
+    pub(super) beats: u32,
+    /// All that this node holds has been said.
+    pub(super) whole: bool,
+    /// When it was looked last whether what others held is there again.
+    pub(super) looked: LastRun,
+    /// Lapsed leases are being cleared.
+    pub(super) reaping: bool,
+    /// Topics that nobody holds, since when.
+    pub(super) idle: HashMap<Topic, Instant>,
+    /// Topics that may have missed something for good.
+    pub(super) gaps: usize,
+}
+
+/// When something was done last.
+#[derive(Debug, Default)]
+pub(super) struct LastRun(Option<Instant>);
+
+impl LastRun {
+    pub(super) fn note(&mut self) {
+        self.0 = Some(Instant::now());
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.0.map_or(Duration::MAX, |last| last.elapsed())
+    }
+}
+
+/// What an answer is for.
+pub(super) enum ExpectedReply {
+    /// A number, whichever.
+    Done,
+    /// How many entries of logs were cut off for their bytes.
+    Published,
+    /// The version of a cached event, and the same.
+    Placed {
+        serial: u64,
+    },
+    Joined {
+        topic: Topic,
+        user: UserId,
+    },
+    Loaded {
+        opening: usize,
+    },
+    Kept {
+        opening: usize,
+    },
+    Missed {
+        opening: usize,
+    },
+    /// The leases that there are, for whoever waits for all nodes to answer a request.
+    Living {
+        request: u64,
+    },
+    /// Each channel's sum.
+    Counted {
+        app: AppId,
+        channels: Vec<Option<ChannelName>>,
+    },
+}
+
+impl LinkWriter<'_> {
+    /// Carries out orders until the link is lost.
+    pub(super) async fn run(&mut self) -> LinkError {
+        match self.work().await {
+            Ok(()) => LinkError::Stopped,
+            Err(lost) => lost,
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), LinkError> {
+        self.begin().await?;
+        let mut counts = interval(COUNT_EVERY);
+        counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Before any order: a node that slept may have to learn first that its leases have lapsed.
+            self.renew_if_due().await?;
+            let beat = self.link.beat;
+            let mut batch = std::mem::take(&mut self.link.batch);
+            tokio::select! {
+                count = self.orders.recv_many(&mut batch, MOST) => {
+                    self.link.batch = batch;
+                    if count == 0 {
+                        return self.end().await;
+                    }
+                    self.carry_out().await?;
+                    if self.kept.stopping {
+                        return self.end().await;
+                    }
+                    if !self.link.changed.is_empty() && self.link.counted.elapsed() >= COUNT_EVERY {
+                        // What was only asked for once in a while is told at once.
+                        self.count().await?;
+                    }
+                }
+                _ = counts.tick() => {
+                    self.count().await?;
+                    self.look_for_unsealed().await?;
+                    self.look_at_newcomers().await?;
+                    self.tell_news().await?;
+                    self.close_idle().await?;
+                    self.follow().await?;
+                    self.look_whether_restored().await?;
+                }
+                () = sleep_until(beat.unwrap_or_else(Instant::now)) => {}
+            }
+        }
+    }
+
+    pub(super) fn envelope(&self, serial: u64, told: bool, body: EnvelopeBody) -> Envelope {
+        Envelope { origin: self.kept.node, serial, sent: now_us(), told, body }
+    }
+
+    /// What a script is given of an envelope for a topic, which has no serial since its version says it all.
+    pub(super) fn sealed(&self, topic: &Topic, body: EnvelopeBody) -> EnvelopeParts {
+        let envelope = self.envelope(0, false, body);
+        self.seals.parts(&topic.app, &self.keys.topic(topic), &envelope)
+    }
+
+    pub(super) fn parts(&self, topic: &Topic, parts: &str) -> Vec<String> {
+        parts.chars().map(|part| self.keys.channel(topic, part)).collect()
+    }
+
+    /// Carries out what is in the batch, and sends publishes that wait.
+    pub(super) async fn carry_out(&mut self) -> Result<(), LinkError> {
+        let opened = self.subscribe().await?;
+        let mut batch = CommandBatch::new();
+        let mut questions = Vec::new();
+        let orders = std::mem::take(&mut self.link.batch);
+        let mut unsure = Vec::new();
+        // Dropped with the rest, when all is done or lost.
+        let mut rooms = Vec::new();
+        for order in orders {
+            match order {
+                LinkRequest::Open(_) => {}
+                LinkRequest::Join { topic, member, max, place } => {
+                    self.join(&mut batch, topic, &member, (max, place));
+                }
+                LinkRequest::Leave { topic, user } => {
+                    self.leave(&mut batch, &topic, &user);
+                    unsure.push(LinkRequest::Leave { topic, user });
+                }
+                LinkRequest::Changed { topic, tell } => {
+                    *self.link.changed.entry(topic).or_default() |= tell;
+                }
+                LinkRequest::Connections { app, count } => {
+                    self.kept.connections.insert(app.clone(), count);
+                    self.link.connections.insert(app);
+                }
+                LinkRequest::Publish(publish) => self.kept.hold(publish, false),
+                LinkRequest::Room(sender) => rooms.push(sender),
+                LinkRequest::News(news) => self.kept.take_news(news, &self.status.figures),
+                LinkRequest::Ask(question, asker) => questions.push((question, asker)),
+                LinkRequest::Stop => self.kept.stopping = true,
+            }
+        }
+        // Until Redis has answered, they are not done.
+        self.link.batch = unsure;
+        // What was published before a topic was opened is there when it is read.
+        let up = self.status.up.load(Ordering::Relaxed);
+        let (held, bytes) = if up { self.publish(&mut batch) } else { (0, 0) };
+        let mut openings = self.load(&mut batch, opened);
+        if !batch.is_empty() {
+            let answers = batch.send(&mut self.servers, self.status).await?;
+            self.link.batch.clear();
+            self.published((held, bytes), &answers);
+            self.take(answers, &mut openings).await?;
+        }
+        for opening in openings {
+            self.open(opening).await?;
+        }
+        self.answer(questions).await?;
+        if up && !self.kept.held.is_empty() {
+            return Box::pin(self.carry_out()).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn arrive(&self, arrival: LinkEvent) -> Result<(), LinkError> {
+        self.arrivals.send(arrival).await.map_err(|_| LinkError::Stopped)
+    }
+
+    fn join(
+        &self,
+        batch: &mut CommandBatch<ExpectedReply>,
+        topic: Topic,
+        member: &Member,
+        (max, place): (usize, u64),
+    ) {
+        let user = member.user_id.clone();
+        let body = EnvelopeBody::Joined { version: 0, user: user.clone(), info: member.user_info.clone() };
+        let EnvelopeParts { head, mac, rest } = self.sealed(&topic, body);
+        let mut join = script(Script::Join, &self.parts(&topic, "vmrk"));
+        join.arg(user.as_str()).arg(&*member.user_info).arg(max);
+        join.arg(self.keys.topic(&topic)).arg(head).arg(mac).arg(rest);
+        let place = self.status.clock.said(place);
+        join.arg(if place == 0 { String::new() } else { format!("{place:0DIGITS$}") });
+        join.arg(held_topic(&topic));
+        batch.add(join, ExpectedReply::Joined { topic, user });
+    }
+
+    fn leave(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, user: &UserId) {
+        let left = EnvelopeBody::Left { version: 0, user: user.clone() };
+        let EnvelopeParts { head, mac, .. } = self.sealed(topic, left);
+        let mut leave = script(Script::Leave, &self.parts(topic, "vmrk"));
+        leave.arg(user.as_str()).arg(self.keys.topic(topic)).arg(head).arg(mac);
+        batch.add(leave, ExpectedReply::Done);
+    }
+
+    /// Does what answers say.
+    pub(super) async fn take(
+        &self,
+        answers: Vec<(ExpectedReply, Value)>,
+        openings: &mut [TopicOpening],
+    ) -> Result<(), LinkError> {
+        for (expected, value) in answers {
+            match expected {
+                ExpectedReply::Done => {
+                    reply::number(&value).ok_or(LinkError::Unexpected)?;
+                }
+                ExpectedReply::Published => {
+                    let cut = reply::number(&value).ok_or(LinkError::Unexpected)?;
+                    LinkMetrics::add(&self.status.figures.cut, cut);
+                }
+                ExpectedReply::Placed { .. } => {
+                    let [_, cut] = reply::list(&value) else { return Err(LinkError::Unexpected) };
+                    let cut = reply::number(cut).ok_or(LinkError::Unexpected)?;
+                    LinkMetrics::add(&self.status.figures.cut, cut);
+                }
+                ExpectedReply::Joined { topic, user } => {
+                    let arrival = match (&value, reply::number(&value)) {
+                        (_, Some(version)) => {
+                            let version = self.status.clock.local(version);
+                            LinkEvent::Joined { topic, user, version }
+                        }
+                        (Value::Nil, None) => LinkEvent::Full { topic, user },
+                        _ => return Err(LinkError::Unexpected),
+                    };
+                    self.arrive(arrival).await?;
+                }
+                ExpectedReply::Loaded { opening } => {
+                    if let Some(opening) = openings.get_mut(opening) {
+                        let mut loaded = reply::loaded(&value).ok_or(LinkError::Unexpected)?;
+                        loaded.version = self.status.clock.local(loaded.version);
+                        for (place, _) in &mut loaded.members {
+                            *place = self.status.clock.local(*place);
+                        }
+                        opening.loaded = Some(loaded);
+                    }
+                }
+                ExpectedReply::Kept { opening } => {
+                    if let Some(opening) = openings.get_mut(opening) {
+                        let name = self.keys.topic(&opening.topic);
+                        opening.cached = reply::kept(&value, &name, self.trust, &self.status.clock);
+                    }
+                }
+                ExpectedReply::Missed { opening } => {
+                    if let Some(opening) = openings.get_mut(opening) {
+                        let missed = reply::missed(&value).ok_or(LinkError::Unexpected)?;
+                        opening.missed = Some(missed);
+                    }
+                }
+                ExpectedReply::Living { request } => {
+                    let fence = FenceReply::read(&Value::Array(vec![Value::Int(0), value]));
+                    let leases = fence.ok_or(LinkError::Unexpected)?.held.into_iter();
+                    let nodes = self.kept.peers.living(self.kept.node, leases.map(|(id, _)| id));
+                    self.arrive(LinkEvent::Living { request, nodes }).await?;
+                }
+                ExpectedReply::Counted { app, channels } => {
+                    let totals = channels.into_iter().zip(reply::list(&value).chunks(2));
+                    for (channel, total) in totals {
+                        let total = total.first().and_then(reply::number).unwrap_or_default();
+                        let total = total as usize;
+                        if channel.is_none() {
+                            let app = app.clone();
+                            self.arrive(LinkEvent::Connections { app, total }).await?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells Redis the counts that have changed.
+    pub(super) async fn count(&mut self) -> Result<(), LinkError> {
+        let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
+        self.link.counted.note();
+        for (topic, tell) in std::mem::take(&mut self.link.changed) {
+            let (count, wish) = self.topics.count(&topic);
+            if self.topics.is_idle(&topic) {
+                self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
+            }
+            if topic.channel.online_user().is_some() {
+                continue;
+            }
+            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, wish.or(tell)));
+        }
+        for app in std::mem::take(&mut self.link.connections) {
+            let count = self.kept.connections.get(&app).copied().unwrap_or_default();
+            by_app.entry(app).or_default().push((None, count, CountInterest::No));
+        }
+        let mut batch = CommandBatch::new();
+        for (app, mut counts) in by_app {
+            while !counts.is_empty() {
+                let some = counts.drain(..counts.len().min(COUNTED)).collect();
+                self.add_counts(&mut batch, &app, None, some);
+                if batch.len() == COUNTS_AT_ONCE {
+                    let full = std::mem::replace(&mut batch, CommandBatch::new());
+                    self.tell_counts(full).await?;
+                    Box::pin(self.renew_if_due()).await?;
+                }
+            }
+        }
+        self.tell_counts(batch).await
+    }
+
+    /// Sends counts, then tells subscribers on all nodes those that they want to know.
+    pub(super) async fn tell_counts(&mut self, batch: CommandBatch<ExpectedReply>) -> Result<(), LinkError> {
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        let mut told = CommandBatch::new();
+        for (expected, value) in &answers {
+            let ExpectedReply::Counted { app, channels } = expected else { continue };
+            for (channel, total) in channels.iter().zip(reply::list(value).chunks(2)) {
+                let (Some(channel), [count, version]) = (channel, total) else { continue };
+                let topic = Topic { app: app.clone(), channel: channel.clone() };
+                let count = reply::number(count).unwrap_or_default() as usize;
+                let text = reply::text(version).unwrap_or_default();
+                if let Some(version) = text.strip_prefix('-').and_then(|text| text.parse().ok()) {
+                    // What nobody's count was, so that nobody is told of it but those here.
+                    let version = self.status.clock.local(version);
+                    let body = EnvelopeBody::Count { version, count };
+                    let envelope = Envelope { origin: 0, ..self.envelope(0, false, body) };
+                    self.arrive(LinkEvent::Topic(topic, envelope)).await?;
+                    continue;
+                }
+                let Ok(version) = text.parse() else { continue };
+                let envelope = self.envelope(0, false, EnvelopeBody::Count { version, count });
+                let (name, mut publish) = (self.keys.topic(&topic), cmd("SPUBLISH"));
+                publish.arg(&name).arg(self.seals.encode(&topic.app, &name, &envelope));
+                told.add(publish, ExpectedReply::Done);
+            }
+        }
+        self.take(answers, &mut []).await?;
+        let answers = told.send(&mut self.servers, self.status).await?;
+        self.take(answers, &mut []).await
+    }
+
+    /// Adds what is to be told of an app's counts: under the lease that holds, to which goes over what the node's
+    /// others had; or under `cleared`, which holds no more.
+    pub(super) fn add_counts(
+        &self,
+        batch: &mut CommandBatch<ExpectedReply>,
+        app: &AppId,
+        cleared: Option<&str>,
+        mut counts: Vec<CountUpdate>,
+    ) {
+        let keys =
+            [self.keys.app(app, 't'), self.keys.counts_of_leases(app), self.keys.app(app, 'v')];
+        let old: Vec<&str> = match cleared {
+            None => self.old_leases_beside(&keys[0]).collect(),
+            Some(_) => Vec::new(),
+        };
+        while !counts.is_empty() {
+            let some: Vec<_> = counts.drain(..counts.len().min(COUNTED)).collect();
+            let which = cleared.map_or(Script::Count, |_| Script::Uncount);
+            let mut count = script(which, &keys);
+            count.arg(format!("a{app}")).arg(old.len()).arg(&old);
+            for (channel, number, tell) in &some {
+                let channel = channel.as_ref().map_or("", |channel| channel.as_str());
+                count.arg(channel).arg(*number).arg(*tell as u8);
+            }
+            cleared.into_iter().for_each(|lease| {
+                count.arg(lease).arg("").arg("");
+            });
+            let channels = some.into_iter().map(|(channel, ..)| channel).collect();
+            batch.add(count, ExpectedReply::Counted { app: app.clone(), channels });
+        }
+    }
+
+    /// Ends the part in topics that nobody has held for a while: not more at once than leave time for orders and for
+    /// renewing leases.
+    async fn close_idle(&mut self) -> Result<(), LinkError> {
+        let old = |since: &Instant| since.elapsed() >= LINGER;
+        let idle = self.link.idle.extract_if(|_, since| old(since)).take(MOST);
+        let idle: Vec<Topic> = idle.map(|(topic, _)| topic).collect();
+        let closed = idle.into_iter().filter(|topic| self.topics.close_if_idle(topic));
+        let names: Vec<String> = closed.map(|topic| self.keys.topic(&topic)).collect();
+        if !names.is_empty() {
+            LinkMetrics::add(&self.status.figures.commands, names.len() as u64);
+            timeout(PATIENCE, self.servers.unsubscribe(&names)).await??;
+            let mut hearing = self.hearing.borrow_mut();
+            names.iter().for_each(|name| hearing.end(name));
+        }
+        Ok(())
+    }
+
+    async fn answer(
+        &mut self,
+        questions: Vec<(LinkQuery, tokio::sync::oneshot::Sender<LinkReply>)>,
+    ) -> Result<(), LinkError> {
+        if questions.is_empty() {
+            return Ok(());
+        }
+        // Whoever asks sees what it was told before.
+        self.count().await?;
+        for (question, asker) in questions {
+            if let LinkQuery::Channel(topic) = &question {
+                self.kept.keeping.touch(topic);
+            }
+            let answer = super::query::ask(&mut self.servers, self.trust, self.status, question);
+            if let Some(answer) = answer.await? {
+                // It may have gone meanwhile.
+                let _ = asker.send(answer);
+            }
+        }
+        Ok(())
+    }
+}

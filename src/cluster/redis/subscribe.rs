@@ -1,0 +1,232 @@
+//! Taking part in topics: they are subscribed to, what Redis has of them is read, and one that was subscribed
+//! to before catches up from its log with what it missed, in order and before what comes in.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+use tracing::info;
+
+use super::batch::{CommandBatch, script};
+use super::dedup::MessageId;
+use super::lease::REOPENED;
+use super::reader::arrival;
+use super::session::{ExpectedReply, LinkWriter};
+use super::{LinkError, PATIENCE, reply, slots};
+use crate::cluster::Topic;
+use crate::cluster::envelope::Envelope;
+use crate::cluster::link::{LinkEvent, LinkMetrics, RetainedEvent, LinkRequest};
+use crate::cluster::roster::LoadedRoster;
+use crate::cluster::scripts::{LOGGED, Script};
+
+/// A topic that is being taken part in, and what Redis has of it.
+pub(super) struct TopicOpening {
+    pub(super) topic: Topic,
+    pub(super) loaded: Option<LoadedRoster>,
+    pub(super) cached: Option<(RetainedEvent, MessageId)>,
+    /// The place after which it has missed events, unless it has caught up.
+    after: Option<u64>,
+    pub(super) missed: Option<MissedEntries>,
+}
+
+/// What a log has after a place.
+#[derive(Debug)]
+pub(super) struct MissedEntries {
+    pub(super) reaches: LogCoverage,
+    pub(super) entries: Vec<Bytes>,
+}
+
+/// Whether a log has everything after a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LogCoverage {
+    Back,
+    /// Unless it has expired since.
+    Begin,
+    Short,
+}
+
+impl LinkWriter<'_> {
+    /// Subscribes to the topics that are to be opened.
+    pub(super) async fn subscribe(&mut self) -> Result<Vec<Topic>, LinkError> {
+        let opens = self.link.batch.iter().filter_map(|order| match order {
+            LinkRequest::Open(topic) => Some(topic.clone()),
+            _ => None,
+        });
+        let topics: Vec<Topic> = opens.collect();
+        if !topics.is_empty() {
+            let names: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
+            let now = self.status.clock.now();
+            names.iter().for_each(|name| self.hearing.borrow_mut().begin(name, now));
+            LinkMetrics::add(&self.status.figures.commands, names.len() as u64);
+            LinkMetrics::add(&self.status.figures.round_trips, 1);
+            timeout(PATIENCE, self.servers.subscribe(&names)).await??;
+            for topic in &topics {
+                self.link.idle.remove(topic);
+            }
+        }
+        Ok(topics)
+    }
+
+    /// Reads what Redis has of topics, behind the joins of the same batch.
+    pub(super) fn load(&mut self, batch: &mut CommandBatch<ExpectedReply>, topics: Vec<Topic>) -> Vec<TopicOpening> {
+        let mut openings = Vec::with_capacity(topics.len());
+        for topic in topics {
+            let (kind, opening) = (topic.channel.kind(), openings.len());
+            if kind.is_presence() {
+                let load = script(Script::Load, &self.parts(&topic, "vm"));
+                batch.add(load, ExpectedReply::Loaded { opening });
+            }
+            let name = self.keys.topic(&topic);
+            let after = self.hearing.borrow().misses_after(&name);
+            if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
+                self.ask_log(batch, self.keys.channel(&topic, 'l'), after, opening);
+            }
+            if kind.cache {
+                self.kept.keeping.touch(&topic);
+                let kept = script(Script::Kept, &self.parts(&topic, "c"));
+                batch.add(kept, ExpectedReply::Kept { opening });
+            }
+            openings.push(TopicOpening { topic, loaded: None, cached: None, after, missed: None });
+        }
+        openings
+    }
+
+    /// Asks a topic's log for what was missed after a place.
+    pub(super) fn ask_log(
+        &self,
+        batch: &mut CommandBatch<ExpectedReply>,
+        log: String,
+        after: u64,
+        opening: usize,
+    ) {
+        let mut missed = script(Script::Missed, &[log]);
+        missed.arg(self.status.clock.said(after)).arg(self.settings.replay);
+        batch.add(missed, ExpectedReply::Missed { opening });
+    }
+
+    /// Reads what was said to all nodes while this one did not hear it.
+    pub(super) async fn catch_up_with_all(&mut self) -> Result<(), LinkError> {
+        let (name, mut batch) = (self.keys.all(), CommandBatch::new());
+        let after = self.hearing.borrow().misses_after(&name);
+        if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
+            self.ask_log(&mut batch, self.keys.log_of_all(), after, 0);
+        }
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        let missed = match answers.first() {
+            Some((_, value)) => Some(reply::missed(value).ok_or(LinkError::Unexpected)?),
+            None => None,
+        };
+        self.catch_up(&name, after, missed).await?;
+        self.let_in(&name).await
+    }
+
+    /// Subscribes anew to topics whose slots have become another server's, and catches up with what was said
+    /// on them in between.
+    pub(super) async fn follow(&mut self) -> Result<(), LinkError> {
+        let moved = self.servers.take_moved();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
+        let own = [self.keys.all(), self.probe.clone(), self.keys.node(self.kept.node)];
+        let own: Vec<String> = own.into_iter().filter(|name| has_moved(name)).collect();
+        own.iter().for_each(|name| self.hearing.borrow_mut().cut_one(name));
+        self.servers.subscribe(&own).await?;
+        self.catch_up_with_all().await?;
+        let topics = self.topics.all().into_iter();
+        let topics: Vec<Topic> =
+            topics.filter(|topic| has_moved(&self.keys.topic(topic))).collect();
+        info!(slots = moved.len(), topics = topics.len(), "slots have moved");
+        for some in topics.chunks(REOPENED) {
+            for topic in some {
+                self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
+                self.say_topic_again(topic);
+            }
+            self.carry_out().await?;
+            self.renew_if_due().await?;
+        }
+        self.move_holds(&moved, &topics).await
+    }
+
+    /// Hands out what Redis has of a topic, behind what it missed.
+    pub(super) async fn open(&mut self, opening: TopicOpening) -> Result<(), LinkError> {
+        let TopicOpening { topic, loaded, cached, after, missed } = opening;
+        let name = self.keys.topic(&topic);
+        let whole = self.catch_up(&name, after, missed).await?;
+        // What was heard one after the other was heard up to the last, or its rest is on its way. Where that began
+        // while the link was down, what was the last before is not known here.
+        let is_before = |kept: &RetainedEvent| after.is_some_and(|after| kept.version <= after);
+        let cached = cached.filter(|(kept, _)| !whole || is_before(kept)).map(|(kept, mark)| {
+            let told = whole || self.hearing.borrow().knows(&name, mark);
+            RetainedEvent { told, ..kept }
+        });
+        if after == Some(0) {
+            // What this node had published there is in what was read, and need not come back.
+            self.kept.flying.retain(|held| held.topic(self.keys) != name);
+        }
+        let settled = !self.kept.peers.is_missing();
+        self.arrive(LinkEvent::Opened { topic, loaded, cached, settled }).await?;
+        // Only now: on a roster that has not been read yet a later change would hide all before it.
+        self.let_in(&name).await
+    }
+
+    /// Hands out what a topic has missed after a place. Whether the log was there to read, and reached back.
+    pub(super) async fn catch_up(
+        &mut self,
+        name: &str,
+        after: Option<u64>,
+        missed: Option<MissedEntries>,
+    ) -> Result<bool, LinkError> {
+        let Some(after) = after else { return Ok(false) };
+        let mut whole = false;
+        if let Some(MissedEntries { reaches, entries }) = missed {
+            let mut reached = None;
+            whole = match reaches {
+                LogCoverage::Back => true,
+                LogCoverage::Begin => self.hearing.borrow().away() < Duration::from_secs(LOGGED),
+                LogCoverage::Short => false,
+            };
+            for entry in entries {
+                let Ok(mut envelope) = Envelope::decode(&entry) else { continue };
+                if self.trust.believes(name, &envelope, &entry) {
+                    envelope.map_version(|version| self.status.clock.local(version));
+                    reached = envelope.place().or(reached);
+                    self.hand_on(name, envelope, true).await?;
+                }
+            }
+            // Of what is not believed the place is not either.
+            self.hearing.borrow_mut().reach(name, reached.unwrap_or(after));
+        }
+        if !whole && after > 0 && self.settings.replay > 0 {
+            LinkMetrics::add(&self.status.figures.gaps, 1);
+            self.link.gaps += 1;
+        }
+        Ok(whole)
+    }
+
+    /// Hands out what came in on a topic meanwhile, with which it has caught up.
+    async fn let_in(&self, name: &str) -> Result<(), LinkError> {
+        loop {
+            let next = self.hearing.borrow_mut().waiting(name);
+            let Some(envelope) = next else { return Ok(()) };
+            self.hand_on(name, envelope, false).await?;
+        }
+    }
+
+    async fn hand_on(&self, name: &str, envelope: Envelope, replayed: bool) -> Result<(), LinkError> {
+        let sifted = self.hearing.borrow().sift(name, envelope);
+        let Some(envelope) = sifted else {
+            // From a log it is nothing to wonder at.
+            LinkMetrics::add(&self.status.figures.doubled, u64::from(!replayed));
+            return Ok(());
+        };
+        let mark = MessageId::from(&envelope);
+        let clock = Some(&self.status.clock);
+        if let Some(arrival) = arrival(self.keys, self.kept.node, name, envelope, clock) {
+            self.arrive(arrival).await?;
+            LinkMetrics::add(&self.status.figures.replayed, u64::from(replayed));
+        }
+        self.hearing.borrow_mut().note(name, mark);
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! The logs that webhooks are told from: what this node has to say goes in, and one node of all, which has the office
+//! for a lease and renews it as it reads, takes out what is in. An entry stays until it is done with, so that
+//! who has the office next goes on where the last one ended.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tokio::time::Instant;
+
+use super::batch::{CommandBatch, script};
+use super::lease::PART;
+use super::connections::LeasedCommand;
+use super::session::LinkWriter;
+use super::{LinkState, LinkError, reply};
+use crate::app::AppId;
+use crate::cluster::link::{LinkEvent, LinkMetrics};
+use crate::cluster::webhook_log::{LogEntry, MOST_LOGGED, LogRequest, AppLog, LogBatch};
+use crate::cluster::scripts::Script;
+
+/// What one script is told of, or reads.
+const AT_ONCE: usize = 1000;
+
+/// How often the log is looked at by who has the office, when nothing has been in it for a while.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// For how long after there was something to do it is looked at as often as counts are told.
+const BUSY: Duration = Duration::from_secs(10);
+
+impl LinkState {
+    /// Takes what there is to say.
+    pub(super) fn take_news(&mut self, news: LogRequest, figures: &LinkMetrics) {
+        if !self.news.take(news) {
+            LinkMetrics::add(&figures.news_dropped, 1);
+        }
+    }
+}
+
+impl LinkWriter<'_> {
+    /// Says what is to be said, and looks into the logs where it is time to.
+    pub(super) async fn tell_news(&mut self) -> Result<(), LinkError> {
+        self.say().await?;
+        let now = Instant::now();
+        let part = self.settings.lease / PART;
+        let due = |of: &AppLog| {
+            let busy = !of.done.is_empty() || of.busy.is_some_and(|at| now - at < BUSY);
+            let pause = match (of.owned, busy) {
+                (true, true) => Duration::ZERO,
+                (true, false) => IDLE.min(part),
+                // What is done with by who had the office is taken out by them.
+                (false, _) => part,
+            };
+            of.looked.is_none_or(|at| now - at >= pause)
+        };
+        let apps = self.kept.news.apps.iter().filter(|(_, of)| due(of));
+        let apps: Vec<AppId> = apps.map(|(app, _)| app.clone()).collect();
+        self.look(apps, self.settings.lease * 4 / PART).await?;
+        let figures = &self.status.figures;
+        let owned = || self.kept.news.apps.values().filter(|of| of.owned);
+        figures.news_apps.store(owned().count() as u64, Ordering::Relaxed);
+        let backlog = owned().map(|of| of.backlog).sum();
+        figures.news_backlog.store(backlog, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Says all that is held, under a new lease.
+    pub(super) async fn say_again(&mut self) -> Result<(), LinkError> {
+        self.kept.news.say_again();
+        self.say().await
+    }
+
+    /// Gives up the offices that this node has, so that nobody has to wait for them to lapse.
+    pub(super) async fn give_up_news(&mut self) -> Result<(), LinkError> {
+        self.say().await?;
+        let apps = self.kept.news.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
+        let apps = apps.map(|(app, _)| app.clone()).collect();
+        self.look(apps, Duration::ZERO).await
+    }
+
+    async fn say(&mut self) -> Result<(), LinkError> {
+        loop {
+            let mut batch = CommandBatch::new();
+            for (app, of) in self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty()) {
+                let count = of.queue.len().min(AT_ONCE);
+                let said = of.queue.iter().take(count).map(|(sign, text)| (*sign, text.as_str()));
+                batch.add(self.saying(app, (None, &of.marker), said), (app.clone(), count));
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for ((app, count), value) in batch.send(&mut self.servers, self.status).await? {
+                self.note_said(&app, count, &value)?;
+            }
+        }
+    }
+
+    fn saying<'a>(
+        &self,
+        app: &AppId,
+        (cleared, marker): (Option<&str>, &str),
+        said: impl Iterator<Item = (char, &'a str)>,
+    ) -> LeasedCommand {
+        let keys = [
+            self.keys.app(app, 'o'),
+            self.keys.held_of_leases(app),
+            self.keys.app(app, 'w'),
+            self.keys.app(app, 'e'),
+        ];
+        let mut say = script(cleared.map_or(Script::Say, |_| Script::Unsay), &keys);
+        // Whichever is there first is the log's marker.
+        let new = self.servers.leases().next().map_or("", |lease| &lease.id);
+        say.arg(marker).arg(new).arg(MOST_LOGGED).arg(format!("w{app}"));
+        for (sign, text) in said {
+            say.arg(sign.to_string()).arg(text);
+        }
+        cleared.into_iter().for_each(|lease| {
+            say.arg(lease).arg("").arg("");
+        });
+        say
+    }
+
+    fn note_said(&mut self, app: &AppId, count: usize, value: &Value) -> Result<(), LinkError> {
+        let [marker, dropped] = reply::list(value) else { return Err(LinkError::Unexpected) };
+        let Some(of) = self.kept.news.apps.get_mut(app) else { return Ok(()) };
+        of.said(count);
+        of.busy = Some(Instant::now());
+        LinkMetrics::add(&self.status.figures.news_said, count as u64);
+        let dropped = reply::number(dropped).unwrap_or_default();
+        LinkMetrics::add(&self.status.figures.news_dropped, dropped);
+        if let Some(marker) = reply::text(marker).filter(|marker| *marker != of.marker) {
+            // The log is a new one too.
+            of.read = None;
+            of.marker = marker.to_owned();
+        }
+        Ok(())
+    }
+
+    /// Looks into the logs of some apps, as who has the office for the time it lasts, or gives it up.
+    async fn look(&mut self, apps: Vec<AppId>, lasts: Duration) -> Result<(), LinkError> {
+        let mut batch = CommandBatch::new();
+        let node = format!("{:x}", self.kept.node);
+        for app in apps {
+            let keys = [self.keys.app(&app, 'b'), self.keys.app(&app, 'w')];
+            let Some(of) = self.kept.news.apps.get(&app) else { continue };
+            let lasts = if of.is_over() { Duration::ZERO } else { lasts };
+            let from = of.read.as_ref().map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+            let done = of.done.len().min(AT_ONCE);
+            let mut read = script(Script::Read, &keys);
+            read.arg(&node).arg(lasts.as_millis() as u64).arg(from).arg(AT_ONCE);
+            of.done.iter().take(done).for_each(|id| {
+                read.arg(&**id);
+            });
+            batch.add(read, (app, done));
+        }
+        // Half of the time is left for what is being posted when it has passed.
+        let until = Instant::now() + lasts / 2;
+        for ((app, done), value) in batch.send(&mut self.servers, self.status).await? {
+            self.note_read(app, (done, until), &value).await?;
+        }
+        Ok(())
+    }
+
+    async fn note_read(
+        &mut self,
+        app: AppId,
+        (done, until): (usize, Instant),
+        value: &Value,
+    ) -> Result<(), LinkError> {
+        let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
+        let now = Instant::now();
+        of.looked = Some(now);
+        let [owned, backlog, entries, time] = reply::list(value) else {
+            return Err(LinkError::Unexpected);
+        };
+        of.done.drain(..done);
+        of.backlog = reply::number(backlog).unwrap_or_default();
+        let owned = reply::number(owned);
+        let had = std::mem::replace(&mut of.owned, owned != Some(0));
+        if had && owned != Some(2) {
+            // Another had it, or may have: what was read is read again by who has it now.
+            of.read = None;
+            of.looked = None;
+            return self.arrive(LinkEvent::News(LogBatch::Lost(app))).await;
+        }
+        if !of.owned {
+            self.kept.news.forget_if_done(&app);
+            return Ok(());
+        }
+        let entries: Vec<LogEntry> = reply::list(entries).iter().filter_map(entry).collect();
+        let mut read_up_to = reply::number(time).unwrap_or_default();
+        if let Some(last) = entries.last() {
+            of.read = Some(last.id.clone());
+            of.busy = Some(now);
+            if entries.len() == AT_ONCE {
+                let at = last.id.split('-').next().and_then(|at| at.parse().ok());
+                read_up_to = at.unwrap_or_default();
+            }
+            let app = app.clone();
+            self.arrive(LinkEvent::News(LogBatch::Entries { app, entries })).await?;
+        } else {
+            self.kept.news.forget_if_done(&app);
+        }
+        self.arrive(LinkEvent::News(LogBatch::Held { app, until, read_up_to })).await
+    }
+
+    /// Ends what a lease held.
+    pub(super) async fn clear_news(&mut self, app: &AppId, lease: &str) -> Result<(), LinkError> {
+        let mut batch = CommandBatch::new();
+        let mut all = cmd("SMEMBERS");
+        all.arg(self.keys.held(app, lease));
+        batch.add(all, ());
+        let answers = batch.send(&mut self.servers, self.status).await?;
+        let all = answers.first().map(|(_, value)| reply::list(value)).unwrap_or_default();
+        let mut names: Vec<&str> = all.iter().filter_map(reply::text).collect();
+        // Members leave before their channel is empty.
+        names.sort_unstable_by(|one, other| other.cmp(one));
+        let mut batch = CommandBatch::new();
+        for some in names.chunks(AT_ONCE) {
+            let said = some.iter().map(|name| ('-', *name));
+            batch.add(self.saying(app, (Some(lease), ""), said), ());
+        }
+        batch.send(&mut self.servers, self.status).await?;
+        Ok(())
+    }
+}
+
+/// An entry of a log: its place, and the one field that it has.
+fn entry(value: &Value) -> Option<LogEntry> {
+    let [id, fields] = reply::list(value) else { return None };
+    let [_, text] = reply::list(fields) else { return None };
+    Some(LogEntry { id: reply::text(id)?.into(), text: reply::text(text)?.to_owned() })
+}

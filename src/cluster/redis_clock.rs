@@ -1,0 +1,117 @@
+//! The time of Redis as this node knows it, so that what was said while a link was down can be told to be before or
+//! after something that happened here. Never ahead of Redis's own, so that in doubt something was said later.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// By how much, at most, this machine's clock is faster than that of Redis: one in so many.
+const FASTER: u64 = 1000;
+
+/// Microseconds since 1970 by this machine's own clock.
+pub(super) fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A clock that is set by what Redis says, and that setting this machine's own does not change.
+#[derive(Debug)]
+pub struct RedisClock {
+    began: Instant,
+    /// What time it was then, microseconds since 1970; before Redis was heard, by this machine's own clock.
+    then: AtomicU64,
+    /// How much is added to all times and versions of Redis, so that they go on where those of a Redis ended that
+    /// has lost its data, though the next one's clock may be behind.
+    shift: AtomicU64,
+    /// The latest version that was heard, so shifted.
+    latest: AtomicU64,
+}
+
+impl Default for RedisClock {
+    fn default() -> Self {
+        let (shift, latest) = Default::default();
+        Self { began: Instant::now(), then: AtomicU64::new(now_us()), shift, latest }
+    }
+}
+
+impl RedisClock {
+    /// Redis has said what time it was a moment ago; each server, where there are several. The one furthest
+    /// behind counts.
+    pub(super) fn set(&self, said: impl IntoIterator<Item = u64>) {
+        if let Some(now) = said.into_iter().min() {
+            let now = now.saturating_add(self.shift());
+            self.then.store(now.saturating_sub(self.passed()), Ordering::Relaxed);
+        }
+    }
+
+    /// The time of Redis, or a little before; microseconds since 1970.
+    pub fn now(&self) -> u64 {
+        self.then.load(Ordering::Relaxed).saturating_add(self.passed())
+    }
+
+    /// Redis has lost its data, and says that it is `now`: what it says from now on is after all it has said before.
+    pub(super) fn begin_epoch(&self, now: u64) {
+        let before = self.now().max(self.latest.load(Ordering::Relaxed));
+        let missing = (before + 1).saturating_sub(now);
+        self.shift.fetch_max(missing, Ordering::Relaxed);
+    }
+
+    /// A time or version as this node has it, by what Redis says.
+    pub(super) fn local(&self, said: u64) -> u64 {
+        let local = said.saturating_add(self.shift());
+        self.latest.fetch_max(local, Ordering::Relaxed);
+        local
+    }
+
+    /// The same the other way round.
+    pub(super) fn said(&self, local: u64) -> u64 {
+        local.saturating_sub(self.shift())
+    }
+
+    /// Written and read by the link's thread, which has one value after the other.
+    fn shift(&self) -> u64 {
+        self.shift.load(Ordering::Relaxed)
+    }
+
+    /// How long ago Redis said that it was `then`.
+    pub(super) fn since(&self, then: u64) -> Duration {
+        Duration::from_micros(self.now().saturating_sub(then))
+    }
+
+    fn passed(&self) -> u64 {
+        let passed = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        passed - passed / FASTER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redis_that_begins_anew_goes_on_where_the_last_one_ended() {
+        let clock = RedisClock::default();
+        clock.set([5_000_000]);
+        let last = clock.local(9_000_000);
+        clock.begin_epoch(2_000_000);
+        clock.set([2_000_000]);
+        assert!(clock.local(2_000_000) > last && clock.now() > last - 1000);
+        assert_eq!(clock.said(clock.local(2_500_000)), 2_500_000);
+        // One whose clock is right changes nothing.
+        let before = clock.local(3_000_000);
+        clock.begin_epoch(90_000_000);
+        assert_eq!(clock.local(3_000_000), before);
+    }
+
+    #[test]
+    fn it_goes_by_the_server_that_is_furthest_behind() {
+        let clock = RedisClock::default();
+        assert!(clock.now().abs_diff(now_us()) < 60_000_000);
+        clock.set([5_000_000_000, 4_000_000_000]);
+        assert!((4_000_000_000..4_900_000_000).contains(&clock.now()));
+        assert_eq!(clock.since(u64::MAX), Duration::ZERO);
+        clock.set([]);
+        assert!(clock.since(3_000_000_000) >= Duration::from_secs(1000));
+        clock.set([6_000_000_000]);
+        assert!(clock.now() >= 6_000_000_000, "only the last that was said counts");
+    }
+}

@@ -1,0 +1,96 @@
+//! Handing over: a process of the same program, maybe of a newer version, that goes on with this one's
+//! listener. The listener is its standard input, and a line on its standard output says that it serves;
+//! until then this process goes on as if nothing had happened.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+use rustix::net::sockopt;
+use tokio::sync::oneshot;
+
+/// What a successor says once it serves.
+const SERVING: &str = "serving";
+
+/// The variable by which a successor knows that nobody but it has the listener.
+const ALONE: &str = "LISTENER_IS_YOURS";
+
+/// Whether the listener that was inherited is this process's alone: the one before it has gone, and had
+/// made it itself.
+pub(crate) fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
+/// The listener of the process before, where there was one: any listening socket that is the standard
+/// input, as inetd and systemd pass one, too.
+pub(crate) fn inherited() -> io::Result<Option<OwnedFd>> {
+    let stdin = io::stdin();
+    if !sockopt::socket_acceptconn(&stdin).unwrap_or(false) {
+        return Ok(None);
+    }
+    stdin.as_fd().try_clone_to_owned().map(Some)
+}
+
+/// Says that this process serves, to the one before.
+pub(crate) fn tell_predecessor() {
+    // Who hears it is none of our business.
+    let _ = writeln!(io::stdout(), "{SERVING}");
+}
+
+/// A process that has been started to go on.
+pub(crate) struct Successor {
+    pub(crate) pid: u32,
+    serves: oneshot::Receiver<Result<(), HandoverError>>,
+}
+
+/// Why it does not.
+#[derive(Debug)]
+pub(crate) struct HandoverError(String);
+
+impl fmt::Display for HandoverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Successor {
+    /// Starts the program again, as it was started, with `listener`, which nobody else has if it is `alone`.
+    pub(crate) fn start(listener: OwnedFd, alone: bool) -> io::Result<Self> {
+        let mut arguments = std::env::args_os();
+        // By the name it was called by, not by what runs now: that file may have been replaced.
+        let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env_remove(ALONE)
+            .envs(alone.then_some((ALONE, "yes")))
+            .env_remove("WATCHDOG_PID")
+            .stdin(Stdio::from(listener))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pid = child.id();
+        let (tell, serves) = oneshot::channel();
+        std::thread::Builder::new().name("successor".to_owned()).spawn(move || {
+            let _ = tell.send(hear(&mut child));
+        })?;
+        Ok(Self { pid, serves })
+    }
+
+    /// Ready once it serves, or has ended instead.
+    pub(crate) async fn serves(&mut self) -> Result<(), HandoverError> {
+        let heard = (&mut self.serves).await;
+        heard.unwrap_or_else(|_| Err(HandoverError("nothing was heard of it".to_owned())))
+    }
+}
+
+fn hear(child: &mut Child) -> Result<(), HandoverError> {
+    let lines = child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines);
+    if lines.map_while(Result::ok).any(|line| line == SERVING) {
+        return Ok(());
+    }
+    // It has closed its output without a word, so it has ended or is about to.
+    match child.wait() {
+        Ok(status) => Err(HandoverError(format!("it ended with {status}"))),
+        Err(error) => Err(HandoverError(error.to_string())),
+    }
+}

@@ -1,0 +1,204 @@
+//! What queries see. A node of its own sees its directory; one of several asks Redis before it answers, in
+//! one question for the whole request, and sees what it knows itself while Redis is away.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::api::{SignedCall, Route};
+use super::events::{self, RequestedInfo};
+use crate::cluster::Topic;
+use crate::cluster::link::{LinkReply, ClusterOccupancy, LinkRequest, LinkQuery};
+use crate::hub::directory::Occupancy;
+use crate::node::Node;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+use crate::protocol::query::Query;
+
+/// What was found out about all nodes before the answer.
+#[derive(Debug, Default)]
+pub(super) struct QueryResult {
+    /// Whom [`Question::Counts`] asked about, in its order.
+    names: Vec<ChannelName>,
+    answer: Option<LinkReply>,
+}
+
+/// How far that is.
+#[derive(Debug, Default)]
+pub(super) enum QueryState {
+    #[default]
+    New,
+    /// What is to be published would have to wait for long, and so it waits here.
+    Waiting(oneshot::Receiver<()>),
+    Unasked,
+    Asked(Vec<ChannelName>, oneshot::Receiver<LinkReply>),
+    Done,
+}
+
+impl QueryState {
+    /// Waits until a publish need not wait for many others, if the request is one.
+    pub(super) fn poll_room(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: impl FnOnce() -> Option<oneshot::Receiver<()>>,
+    ) -> Poll<()> {
+        if matches!(self, Self::New) {
+            *self = room().map_or(Self::Unasked, Self::Waiting);
+        }
+        if let Self::Waiting(room) = self {
+            // It is let go of, whatever became of the others.
+            let _ = ready!(Pin::new(room).poll(cx));
+            *self = Self::Unasked;
+        }
+        Poll::Ready(())
+    }
+
+    /// Asks if there is something to ask, and waits for the answer; nothing if Redis went away meanwhile.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        ask: impl FnOnce() -> Option<(Vec<ChannelName>, oneshot::Receiver<LinkReply>)>,
+    ) -> Poll<QueryResult> {
+        if matches!(self, Self::Unasked) {
+            *self = match ask() {
+                Some((names, answer)) => Self::Asked(names, answer),
+                None => Self::Done,
+            };
+        }
+        let Self::Asked(names, answer) = self else { return Poll::Ready(QueryResult::default()) };
+        let answer = ready!(Pin::new(answer).poll(cx)).ok();
+        let names = std::mem::take(names);
+        *self = Self::Done;
+        Poll::Ready(QueryResult { names, answer })
+    }
+}
+
+/// What a request that publishes waits for.
+pub(super) fn room(node: &Node, route: &Route) -> Option<oneshot::Receiver<()>> {
+    let publishes = matches!(route, Route::Events | Route::BatchEvents);
+    node.shared.cluster.as_ref().filter(|_| publishes)?.link().room()
+}
+
+/// Asks what a request needs to know of all nodes.
+pub(super) fn ask(
+    call: &SignedCall<'_>,
+    route: &Route,
+    body: &[u8],
+) -> Option<(Vec<ChannelName>, oneshot::Receiver<LinkReply>)> {
+    let cluster = call.node.shared.cluster.as_ref()?;
+    let app = call.app.id.clone();
+    let topic = |name: &str| {
+        let channel = ChannelName::parse(name, call.app.limits.max_channel_name).ok()?;
+        Some(Topic { app: app.clone(), channel })
+    };
+    let info = |query: &Query<'_>, fact| {
+        RequestedInfo::new(query.get("info").unwrap_or_default().to_owned()).has(fact)
+    };
+    let mut names = Vec::new();
+    let question = match route {
+        Route::Channels => {
+            let query = call.query();
+            let prefix = query.get("filter_by_prefix").unwrap_or_default().to_owned();
+            let users = info(query, "user_count");
+            LinkQuery::Channels { app, prefix, users }
+        }
+        Route::Channel(name) => LinkQuery::Channel(topic(name)?),
+        Route::Users(name) => LinkQuery::Users(topic(name)?),
+        Route::Connections => {
+            // Those here are known to the moment.
+            let count = call.directory.connections();
+            cluster.link().order(LinkRequest::Connections { app: app.clone(), count });
+            LinkQuery::Connections(app)
+        }
+        Route::Events | Route::BatchEvents => {
+            names = events::asked(call, route, std::str::from_utf8(body).ok()?);
+            if names.is_empty() {
+                return None;
+            }
+            let topic =
+                |channel: &ChannelName| Topic { app: app.clone(), channel: channel.clone() };
+            LinkQuery::Counts(names.iter().map(topic).collect())
+        }
+        Route::Terminate(_) | Route::Unsubscribe(_) | Route::Reconnect(_) => return None,
+    };
+    Some((names, cluster.link().ask(question)?))
+}
+
+fn occupancy(counted: ClusterOccupancy) -> Occupancy {
+    Occupancy { subscriptions: counted.subscriptions, users: counted.users }
+}
+
+impl SignedCall<'_> {
+    /// Every occupied channel whose name begins with `prefix`.
+    pub(super) fn occupied(&self, prefix: &str) -> Vec<(ChannelName, Occupancy)> {
+        match &self.known.answer {
+            Some(LinkReply::Channels(all)) => {
+                all.iter().map(|(name, counted)| (name.clone(), occupancy(*counted))).collect()
+            }
+            _ => {
+                let mut all = self.directory.channels(prefix);
+                for (name, occupancy) in &mut all {
+                    *occupancy = self.node.inspect(&self.app.id, &self.directory, name.as_str());
+                }
+                all
+            }
+        }
+    }
+
+    /// How occupied a channel is.
+    pub(super) fn occupancy(&self, name: &ChannelName) -> Occupancy {
+        let here = || self.node.inspect(&self.app.id, &self.directory, name.as_str());
+        match &self.known.answer {
+            Some(LinkReply::Channel(counted, _)) => occupancy(*counted),
+            Some(LinkReply::Counts(all)) => {
+                let at = self.known.names.iter().position(|other| other == name);
+                at.and_then(|at| all.get(at)).map_or_else(here, |counted| occupancy(*counted))
+            }
+            _ => here(),
+        }
+    }
+
+    /// The token of the last event's data on a cache channel, and the seconds it is kept on.
+    pub(super) fn cached(&self, name: &ChannelName) -> Option<(String, u64)> {
+        if !name.kind().cache {
+            return None;
+        }
+        if let Some(LinkReply::Channel(_, kept)) = &self.known.answer {
+            let kept = kept.as_ref()?;
+            return Some((String::from_utf8_lossy(&kept.data).into_owned(), kept.ttl.as_secs()));
+        }
+        let left = |expires: Instant| expires.saturating_duration_since(Instant::now()).as_secs();
+        if let Some(cluster) = &self.node.shared.cluster {
+            let topic = Topic { app: self.app.id.clone(), channel: name.clone() };
+            return cluster.topics.read(&topic, |entry| {
+                let cached = entry.cached()?;
+                let data = String::from_utf8_lossy(&cached.data).into_owned();
+                Some((data, left(cached.expires)))
+            })?;
+        }
+        let cached = self.directory.cache.last(name)?;
+        Some((cached.data.to_string(), left(cached.expires)))
+    }
+
+    /// The users present in a channel, in the order they came.
+    pub(super) fn present(&self, name: &ChannelName) -> Vec<UserId> {
+        match (&self.known.answer, &self.node.shared.cluster) {
+            (Some(LinkReply::Users(users)), _) => users.clone(),
+            (_, Some(cluster)) => {
+                let topic = Topic { app: self.app.id.clone(), channel: name.clone() };
+                cluster.topics.read(&topic, |entry| entry.roster.users()).unwrap_or_default()
+            }
+            (_, None) => self.directory.present(name.as_str()),
+        }
+    }
+
+    /// How many sockets the app has.
+    pub(super) fn connections(&self) -> usize {
+        match &self.known.answer {
+            Some(LinkReply::Connections(count)) => *count,
+            _ => self.directory.connections(),
+        }
+    }
+}

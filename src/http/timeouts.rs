@@ -1,0 +1,167 @@
+//! How clients get on with their requests, and the end of those who do not: kept for all connections of a
+//! worker together, so that none of them needs a timer of its own.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use slab::Slab;
+
+/// How long a backend may leave its connection unused; seconds.
+const IDLE: u32 = 120;
+
+/// How long a connection that has just come has for its first request while the server stops; seconds.
+const FIRST: u32 = 3;
+
+/// The connections of one worker that requests come on.
+#[derive(Debug, Default)]
+pub struct RequestTimers(RefCell<Slab<Rc<RequestTimer>>>);
+
+/// One connection's pace.
+#[derive(Debug, Default)]
+pub struct RequestTimer {
+    /// Second of the worker's clock at which the present step began.
+    since: Cell<u32>,
+    step: Cell<RequestPhase>,
+    end: Cell<Option<TimeoutReason>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What a client is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RequestPhase {
+    /// Connected, and has not sent a whole request yet.
+    #[default]
+    New,
+    /// Its request is answered; another may follow.
+    Idle,
+    /// Part of another request has come.
+    Head,
+    /// The body is on its way.
+    Body,
+    /// Whether and when it is answered is for its session to say.
+    Held,
+}
+
+/// Why a connection is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimeoutReason {
+    /// It takes too long with a request, or has none.
+    Late,
+    /// The server stops: after the request at hand.
+    Draining,
+}
+
+impl RequestTimers {
+    /// A new connection, at second `now`.
+    pub fn begin(self: &Rc<Self>, now: u32) -> TimerGuard {
+        let pace = Rc::new(RequestTimer::default());
+        pace.enter(RequestPhase::New, now);
+        let place = self.0.borrow_mut().insert(pace.clone());
+        TimerGuard { paces: self.clone(), place, pace }
+    }
+
+    /// Ends those that have been at one step for too long: `timeout` seconds where a request is due.
+    pub fn look_after(&self, now: u32, timeout: u32) {
+        for (_, pace) in self.0.borrow().iter() {
+            let limit = match pace.step.get() {
+                RequestPhase::Idle => IDLE,
+                RequestPhase::Held => continue,
+                RequestPhase::New | RequestPhase::Head | RequestPhase::Body => timeout,
+            };
+            if now.saturating_sub(pace.since.get()) > limit {
+                pace.end(TimeoutReason::Late);
+            }
+        }
+    }
+
+    /// Ends all once their requests are answered. Those that came a moment ago still get to their first: they
+    /// were accepted, and nobody has told them anything yet.
+    pub fn drain(&self, now: u32) {
+        for (_, pace) in self.0.borrow().iter() {
+            let age = now.saturating_sub(pace.since.get());
+            if pace.step.get() != RequestPhase::New || age >= FIRST {
+                pace.end(TimeoutReason::Draining);
+            }
+        }
+    }
+}
+
+impl RequestTimer {
+    pub fn enter(&self, step: RequestPhase, now: u32) {
+        self.step.set(step);
+        self.since.set(now);
+    }
+
+    /// Bytes have come, perhaps the first of a request.
+    pub fn heard(&self, now: u32) {
+        if self.step.get() == RequestPhase::Idle {
+            self.enter(RequestPhase::Head, now);
+        }
+    }
+
+    pub fn step(&self) -> RequestPhase {
+        self.step.get()
+    }
+
+    fn end(&self, end: TimeoutReason) {
+        self.end.set(Some(end));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether the connection is to end, told once; its task is woken when it is.
+    pub fn poll_end(&self, cx: &Context<'_>) -> Option<TimeoutReason> {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.end.take()
+    }
+}
+
+/// A pace among its worker's for as long as its connection lives.
+#[derive(Debug)]
+pub struct TimerGuard {
+    paces: Rc<RequestTimers>,
+    place: usize,
+    pub pace: Rc<RequestTimer>,
+}
+
+impl Drop for TimerGuard {
+    fn drop(&mut self) {
+        self.paces.0.borrow_mut().remove(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_has_its_time() {
+        let paces = Rc::new(RequestTimers::default());
+        let kept = paces.begin(1);
+        let cx = Context::from_waker(Waker::noop());
+        let ends = |now: u32| {
+            paces.look_after(now, 10);
+            kept.pace.poll_end(&cx)
+        };
+        assert_eq!((ends(11), ends(12)), (None, Some(TimeoutReason::Late)));
+        kept.pace.enter(RequestPhase::Idle, 20);
+        assert_eq!((ends(140), ends(141)), (None, Some(TimeoutReason::Late)));
+        kept.pace.heard(141);
+        kept.pace.heard(150);
+        assert_eq!((ends(151), ends(152)), (None, Some(TimeoutReason::Late)));
+        paces.drain(152);
+        assert_eq!(kept.pace.poll_end(&cx), Some(TimeoutReason::Draining));
+        let new = paces.begin(152);
+        paces.drain(154);
+        assert_eq!(new.pace.poll_end(&cx), None);
+        paces.drain(155);
+        assert_eq!(new.pace.poll_end(&cx), Some(TimeoutReason::Draining));
+        drop((kept, new));
+        assert!(paces.0.borrow().is_empty());
+    }
+}

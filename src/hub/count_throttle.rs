@@ -1,0 +1,93 @@
+//! When to tell subscribers how many they are: at each change while they are few, and at most every five
+//! seconds while they are many, so that a crowd coming in is not told of each other one by one.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::protocol::channel::ChannelName;
+
+/// Subscribers up to which every change is told (Pusher's page on subscription counting).
+const FEW: usize = 100;
+
+/// The least time between two counts of a crowd.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// The crowded channels of one app that were told their count lately.
+#[derive(Debug, Default)]
+pub struct CountThrottle(Mutex<HashMap<ChannelName, LastNotice>>);
+
+#[derive(Debug)]
+struct LastNotice {
+    at: Instant,
+    /// The count has changed since.
+    stale: bool,
+}
+
+impl CountThrottle {
+    /// Whether a channel that has changed to `count` subscribers is told so now. If not, it is among those
+    /// that are [`Self::due`] later.
+    pub fn is_told_now(&self, name: &ChannelName, count: usize) -> bool {
+        if count <= FEW {
+            return true;
+        }
+        let now = Instant::now();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(told) = told.get_mut(name)
+            && now - told.at < PAUSE
+        {
+            told.stale = true;
+            return false;
+        }
+        told.insert(name.clone(), LastNotice { at: now, stale: false });
+        true
+    }
+
+    /// The channels whose pause is over and whose count has changed in it.
+    pub fn due(&self) -> Vec<ChannelName> {
+        let now = Instant::now();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        told.retain(|name, told| {
+            if now - told.at < PAUSE {
+                return true;
+            }
+            if told.stale {
+                due.push(name.clone());
+                *told = LastNotice { at: now, stale: false };
+                return true;
+            }
+            false
+        });
+        if told.len() < told.capacity() / 4 {
+            let room = 2 * told.len();
+            told.shrink_to(room);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_is_told_every_five_seconds() {
+        let counting = CountThrottle::default();
+        let name = ChannelName::parse("a", 200).unwrap();
+        assert!(counting.is_told_now(&name, 100) && counting.is_told_now(&name, 100));
+        assert!(counting.is_told_now(&name, 101));
+        assert!(!counting.is_told_now(&name, 102));
+        assert!(counting.due().is_empty());
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(counting.due(), std::slice::from_ref(&name));
+        assert!(!counting.is_told_now(&name, 103), "told by being due");
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(counting.due().len(), 1);
+        tokio::time::advance(PAUSE).await;
+        assert!(counting.due().is_empty());
+        assert!(counting.is_told_now(&name, 104));
+    }
+}

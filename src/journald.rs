@@ -1,0 +1,55 @@
+//! The log as journald wants it, where standard error leads there (systemd.exec(5), `JOURNAL_STREAM`): a
+//! number in front of each line for how grave it is (sd-daemon(3)), so that `journalctl -p warning` finds
+//! what it should, and no time, for journald has its own.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// What an error is that no log was there for.
+pub(crate) const ERROR: &str = "<3>";
+
+/// Whether standard error is what `JOURNAL_STREAM` names by its device and inode; it may have been
+/// redirected since.
+pub(crate) fn is_listening() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    !named.is_empty() && own_stream().is_ok_and(|own| own == named)
+}
+
+fn own_stream() -> io::Result<String> {
+    let data = File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata()?;
+    Ok(format!("{}:{}", data.dev(), data.ino()))
+}
+
+/// A format with the number in front.
+pub(crate) struct PriorityFormat<F>(pub(crate) F);
+
+impl<S, N, F> FormatEvent<S, N> for PriorityFormat<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let number = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{number}>")?;
+        self.0.format_event(context, writer, event)
+    }
+}

@@ -1,0 +1,148 @@
+//! The verbs of what is said on a channel: an event of the API to all its subscribers, a client event to all
+//! but its sender.
+
+use std::borrow::Cow;
+
+use tracing::debug;
+
+use super::Node;
+use crate::app::{App, ClientEvents};
+use crate::hub::budget::WorkKind;
+use crate::hub::cache::CacheTerms;
+use crate::hub::connection::Connection;
+use crate::hub::directory::Directory;
+use crate::hub::inbox::Sequence;
+use crate::protocol::channel::{Access, ChannelName};
+use crate::protocol::command::ClientEvent;
+use crate::protocol::error::{self, Error};
+use crate::protocol::event::Message;
+use crate::protocol::json;
+use crate::protocol::socket_id::SocketId;
+use crate::webhook::Fact;
+
+/// One event on its way to one channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    pub channel: &'a ChannelName,
+    pub event: &'a str,
+    /// The token of the data's JSON string.
+    pub data: &'a str,
+    /// The connection that is not to get it.
+    pub except: Option<SocketId>,
+}
+
+impl Node {
+    /// Publishes an event of the API to one channel.
+    pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
+        let Publication { channel, event, data, except } = publication;
+        debug!(app = %app.id, ?event, channel = ?channel.as_str(), "published");
+        directory.traffic(self.worker.index()).published.add(1);
+        let kind = channel.kind();
+        if let Some(cluster) = &self.shared.cluster {
+            let message = Message::event(channel, event, data);
+            if kind.cache {
+                cluster.publish_cached(app, publication, message.into_bytes());
+            } else {
+                let event = (publication, &message);
+                self.publish_to_seats(app, directory, event, Sequence::None, 0);
+                cluster.publish(&app.id, channel, except, message.into_bytes(), true);
+            }
+            return;
+        }
+        if kind.cache {
+            let message = Message::event(channel, event, data);
+            let keep = CacheTerms { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
+            directory.cache.store(channel, (&message, data), keep, |version| {
+                let history = Sequence::Cache(version);
+                if app.features.resume.is_zero() {
+                    self.publish_to_seats(app, directory, (publication, &message), history, 0);
+                } else {
+                    self.publish_logged(app, directory, (publication, &message), history);
+                }
+            });
+            return;
+        }
+        if !app.features.resume.is_zero() && directory.resume.is_held(channel) {
+            let message = Message::event(channel, event, data);
+            return self.publish_logged(app, directory, (publication, &message), Sequence::None);
+        }
+        let seats = directory.seats(channel.as_str());
+        if !seats.is_empty() {
+            let message = Message::event(channel, event, data);
+            let (place, min) = ((except, Sequence::None), app.compression_min(channel));
+            self.hub().publish_event(&seats, message.bytes(), place, min, 0);
+        }
+    }
+
+    /// Gives an event to those who are subscribed now; `number` is its place in the channel's log, 0 if it is
+    /// in none.
+    pub(super) fn publish_to_seats(
+        &self,
+        app: &App,
+        directory: &Directory,
+        (publication, message): (Publication<'_>, &Message),
+        history: Sequence,
+        number: u64,
+    ) {
+        let Publication { channel, except, .. } = publication;
+        let (seats, min) = (directory.seats(channel.as_str()), app.compression_min(channel));
+        self.hub().publish_event(&seats, message.bytes(), (except, history), min, number);
+    }
+
+    /// Passes a client event on to the other subscribers. It is never cached and never echoed.
+    pub fn whisper(
+        &self,
+        connection: &Connection,
+        client_event: &ClientEvent<'_>,
+    ) -> Result<(), Error> {
+        let app = connection.app();
+        let ClientEvent { event, channel, data } = client_event;
+        let data = match (app.client_events, data) {
+            (ClientEvents::None, _) => return Err(error::CLIENT_EVENTS_OFF),
+            (_, Some(data)) => json::token(data).ok_or(error::INVALID_MESSAGE)?,
+            // `whisper("typing")` has none, which Reverb and Soketi take and Pusher does not.
+            (ClientEvents::Members, None) => Cow::Borrowed(r#""null""#),
+            (ClientEvents::Private, None) => return Err(error::INVALID_CLIENT_EVENT),
+        };
+        let Ok(name) = ChannelName::parse(channel, app.limits.max_channel_name) else {
+            return Err(error::NOT_A_MEMBER);
+        };
+        let access = name.kind().access;
+        if access == Access::ServerToUser {
+            return Err(error::NOT_TO_USERS);
+        }
+        let Some(user) = self.worker.subscribed_as(connection, name.as_str()) else {
+            return Err(error::NOT_A_MEMBER);
+        };
+        if access == Access::Public && app.client_events == ClientEvents::Private {
+            return Err(error::NOT_PRIVATE);
+        }
+        if event.chars().count() > app.limits.max_event_name {
+            let message = format!(
+                "The event name exceeds the allowed maximum ({} characters)",
+                app.limits.max_event_name
+            );
+            return Err(Error { code: 4301, message: message.into() });
+        }
+        let max = app.limits.max_client_event_data.min(app.limits.max_event_data);
+        if json::longer_than(&data, max).is_some() {
+            let message =
+                format!("The data of the event exceeds the allowed maximum ({max} bytes)");
+            return Err(Error { code: 4301, message: message.into() });
+        }
+        let message = Message::client_event(&name, event, &data, user.as_ref());
+        connection.traffic().published.add(1);
+        self.report(&app, Some(user), |user| {
+            Fact::client_event(&name, event, &data, connection.id, user)
+        });
+        let seats = connection.directory.seats(name.as_str());
+        let subscribers: usize = seats.iter().map(|seat| seat.subscribers as usize).sum();
+        connection.budget.spend(WorkKind::Bytes(subscribers * message.bytes().len()));
+        let place = (Some(connection.id), Sequence::None);
+        self.hub().publish_event(&seats, message.bytes(), place, app.compression_min(&name), 0);
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.publish(&app.id, &name, Some(connection.id), message.into_bytes(), false);
+        }
+        Ok(())
+    }
+}

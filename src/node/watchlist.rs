@@ -1,0 +1,130 @@
+//! Who is online, over all nodes. A user with a signed-in connection is present on a topic of its own, to
+//! which nodes subscribe where that user or somebody who watches it is connected. So what makes members
+//! leave with a node that dies, or come back with a Redis that does, holds of users too.
+
+use std::time::Instant;
+
+use super::clustered::Clustered;
+use super::{Node, ServerState};
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::topics::{TopicEntry, TopicInterest};
+use crate::hub::connection::Connection;
+use crate::hub::inbox::ConnectionRef;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::error;
+use crate::protocol::event::Message;
+use crate::protocol::member::{Member, User, UserId};
+use crate::protocol::socket_id::SocketId;
+
+/// Whom a connection watches of whom it is not known yet whether they are online; it is told of all at once.
+#[derive(Debug)]
+pub(super) struct PendingWatchlist {
+    users: Vec<(UserId, Option<bool>)>,
+    /// It would watch more than it may, which it is told after that.
+    cut: bool,
+}
+
+impl PendingWatchlist {
+    fn learn(&mut self, user: &UserId, is_online: Option<bool>) {
+        let its = self.users.iter_mut().filter(|(other, _)| other == user);
+        its.for_each(|(_, known)| *known = is_online.or(*known));
+    }
+
+    fn messages(&self) -> Vec<Message> {
+        let (mut online, mut offline) = (Vec::new(), Vec::new());
+        for (user, is_online) in &self.users {
+            if *is_online == Some(true) { &mut online } else { &mut offline }.push(user.clone());
+        }
+        let list = (!self.users.is_empty()).then(|| Message::watchlist(&online, &offline));
+        let cut = self.cut.then(|| Message::error(&error::WATCHLIST_CUT, None));
+        list.into_iter().chain(cut).collect()
+    }
+}
+
+fn topic_of(app: &AppId, user: &UserId) -> Topic {
+    Topic { app: app.clone(), channel: ChannelName::online(user.as_str()) }
+}
+
+impl Node {
+    /// One more connection of a user, whom other nodes are told of, and who watches others. The connection is
+    /// told of those once it is known of all of them whether they are online.
+    pub(super) fn go_online(&self, cluster: &Clustered, connection: &Connection, user: &User) {
+        let app = &connection.app().id;
+        connection.life.online.set(true);
+        let member = Member { user_id: user.id.clone(), user_info: "{}".into() };
+        cluster.topics.watch(&topic_of(app, &user.id), Some(&member), |_| ());
+        let watched = &user.watchlist.ids;
+        let users = watched.iter().map(|user| (user.clone(), None)).collect();
+        let unknown = PendingWatchlist { users, cut: user.watchlist.cut };
+        cluster.unknown.insert(connection.id, unknown);
+        for watched in watched {
+            cluster.topics.watch(&topic_of(app, watched), None, |entry| {
+                let known = entry.is_anybody_there();
+                connection.directory.users.watch_told(watched, connection.place(), known);
+                if let Some(mut unknown) = cluster.unknown.get_mut(&connection.id) {
+                    unknown.learn(watched, known);
+                }
+            });
+        }
+        cluster.all_known(connection.id).into_iter().for_each(|message| connection.tell(message));
+    }
+
+    /// Ends what [`Self::go_online`] began, if it did.
+    pub(super) fn go_offline(&self, cluster: &Clustered, connection: &Connection, user: &User) {
+        if !connection.life.online.replace(false) {
+            return;
+        }
+        let app = &connection.app().id;
+        for watched in &user.watchlist.ids {
+            connection.directory.users.unwatch(watched, connection.id);
+            cluster.topics.leave(&topic_of(app, watched), None, TopicInterest::default());
+        }
+        cluster.unknown.remove(&connection.id);
+        cluster.topics.leave(&topic_of(app, &user.id), Some(&user.id), TopicInterest::default());
+    }
+}
+
+impl Clustered {
+    /// What a connection is told once all it watches are known; only once.
+    fn all_known(&self, socket: SocketId) -> Vec<Message> {
+        let is_whole = |unknown: &PendingWatchlist| unknown.users.iter().all(|(_, online)| online.is_some());
+        let unknown = self.unknown.remove_if(&socket, |_, unknown| is_whole(unknown));
+        unknown.map(|(_, unknown)| unknown.messages()).unwrap_or_default()
+    }
+}
+
+impl ServerState {
+    /// Tells watchers here whether a user is online, if the topic is a user's and that is news.
+    pub(super) fn tell_watchers(&self, topic: &Topic, entry: &TopicEntry) {
+        let user = topic.channel.online_user().and_then(UserId::parse);
+        let (Some(user), Some(cluster)) = (user, &self.cluster) else { return };
+        let Some(is_online) = entry.is_anybody_there() else { return };
+        let users = std::slice::from_ref(&user);
+        let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
+        let message = Message::watchlist(online, offline);
+        let now = self.hub.hundredths(Instant::now()) / 100;
+        self.hub.directory(&topic.app).users.turn(user.as_str(), is_online, now, |place| {
+            self.tell_watcher(cluster, (&user, is_online), &message, place);
+        });
+    }
+
+    /// Tells one watcher, or notes it for the list that it is still to be told.
+    pub(super) fn tell_watcher(
+        &self,
+        cluster: &Clustered,
+        (user, is_online): (&UserId, bool),
+        message: &Message,
+        place: ConnectionRef,
+    ) {
+        let messages = match cluster.unknown.get_mut(&place.socket) {
+            Some(mut unknown) => {
+                unknown.learn(user, Some(is_online));
+                drop(unknown);
+                cluster.all_known(place.socket)
+            }
+            None => vec![message.clone()],
+        };
+        messages.into_iter().for_each(|message| self.hub.tell(place, message.into_bytes()));
+    }
+}

@@ -1,0 +1,101 @@
+//! What webhooks are told of. A server of its own leaves its facts at the webhooks' door; a node of several says them
+//! to the link, and the one that reads an app's log leaves what it says there. Topics behind watchlists are nobody's
+//! news.
+
+use std::sync::Arc;
+
+use super::{Node, ServerState, tells_count};
+use crate::app::{App, AppId, Apps, WebhookEvent};
+use crate::cluster::Topic;
+use crate::cluster::link::{Link, LinkRequest};
+use crate::cluster::webhook_log::{WebhookInterest, LogEntry, LogRequest, LogBatch, held};
+use crate::cluster::topics::{TopicTotal, TopicInterest};
+use crate::protocol::channel::ChannelName;
+use crate::webhook::{Fact, LoggedEntry, EntryContent};
+
+/// Who wants to know of a change in who is subscribed.
+pub(super) fn wants(app: &App, channel: &ChannelName) -> TopicInterest {
+    let asks = |events: [WebhookEvent; 2]| {
+        app.webhooks.iter().any(|webhook| events.iter().any(|one| webhook.events.contains(one)))
+    };
+    TopicInterest {
+        count: tells_count(app, channel),
+        news: WebhookInterest {
+            channels: asks([WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated]),
+            members: asks([WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved]),
+        },
+    }
+}
+
+/// Says which apps have webhooks, whenever the apps have changed since they were last looked at.
+#[derive(Default)]
+pub(super) struct WebhookAppsNotifier(Option<Arc<Apps>>);
+
+impl WebhookAppsNotifier {
+    pub(super) fn look(&mut self, apps: &Arc<Apps>, link: &Link) {
+        if self.0.as_ref().is_some_and(|before| Arc::ptr_eq(before, apps)) {
+            return;
+        }
+        let with = apps.iter().filter(|app| !app.webhooks.is_empty());
+        link.order(LinkRequest::News(LogRequest::Apps(with.map(|app| app.id.clone()).collect())));
+        self.0 = Some(apps.clone());
+    }
+}
+
+impl Node {
+    /// Leaves a fact for the app's webhooks.
+    pub(super) fn report<T>(&self, app: &Arc<App>, what: Option<T>, fact: impl FnOnce(T) -> Fact) {
+        if let Some(what) = what.filter(|_| !app.webhooks.is_empty()) {
+            self.shared.report(app, fact(what));
+        }
+    }
+}
+
+impl ServerState {
+    pub(super) fn report(&self, app: &Arc<App>, fact: Fact) {
+        let Some(cluster) = &self.cluster else { return self.webhooks.tell(app, fact) };
+        if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
+            let app = app.id.clone();
+            cluster.link().order(LinkRequest::News(LogRequest::Happened { app, text }));
+        }
+    }
+
+    /// Tells webhooks how many are subscribed to a channel, if it was this node that had them counted.
+    pub(super) fn report_count(&self, topic: &Topic, total: TopicTotal) {
+        let (apps, Some(cluster)) = (self.apps.load(), &self.cluster) else { return };
+        let Some(app) = apps.by_id(topic.app.as_str()).filter(|_| total.counted_here) else {
+            return;
+        };
+        if Fact::Count(topic.channel.clone(), total.count).is_asked_for(app) {
+            // Another node's count may stand before it in the log and be of later: the version tells.
+            let (channel, TopicTotal { count, version, .. }) = (&topic.channel, total);
+            let text = format!("N{channel}\n{count}\n{version}");
+            let app = app.id.clone();
+            cluster.link().order(LinkRequest::News(LogRequest::Happened { app, text }));
+        }
+    }
+
+    /// Leaves what an app's log says at the webhooks' door.
+    pub(super) fn take_news(&self, told: LogBatch) {
+        match told {
+            LogBatch::Entries { app, entries } => {
+                let known = self.apps.load().by_id(app.as_str()).cloned();
+                let entries = entries.into_iter().map(|LogEntry { id, text }| {
+                    let turned = held(&text);
+                    let what = turned.map(|(is, channel, user)| EntryContent::Turned(is, channel, user));
+                    LoggedEntry { id, what: what.unwrap_or(EntryContent::Text(text)) }
+                });
+                self.webhooks.read(app, known, entries.collect());
+            }
+            LogBatch::Held { app, until, read_up_to } => self.webhooks.hold(app, until, read_up_to),
+            LogBatch::Lost(app) => self.webhooks.leave_to_others(app),
+        }
+    }
+}
+
+/// Takes entries of logs that are done with back to the link.
+pub fn done(link: Link) -> impl Fn(&AppId, &str) + Send {
+    move |app, id| {
+        link.order(LinkRequest::News(LogRequest::Done { app: app.clone(), id: id.into() }));
+    }
+}

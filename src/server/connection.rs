@@ -1,0 +1,381 @@
+//! One connection from the first byte on: requests for as long as they come, then, if one of them asked for
+//! it, a socket. Ends clients that neither finish a request nor begin one.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use tracing::{debug, error, info, warn};
+
+use super::accept::AcceptedConnection;
+use super::proxy;
+use super::tls::Certificates;
+use super::unreadable::{self, MAX_HEAD};
+use crate::http::fallback::LineStream;
+use crate::http::timeouts::{TimeoutReason, RequestTimer};
+use crate::http::{HandshakeDetails, HttpService, Handoff, Http, Upgrade, tell_of_refusal};
+use crate::hub::http_stream::SessionRequest;
+use crate::hub::loads::LoadGuard;
+use crate::hub::stream::Stream;
+use crate::metrics::{LogNotice, Reason, Unreadable};
+use crate::session::Session;
+use crate::socket::{self, Socket, http_session, upgrade};
+
+/// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
+/// which is to have no header but ours, and hyper's empty refusals, for which there are words.
+struct HttpIo {
+    stream: TokioIo<Stream>,
+    http: Rc<Http>,
+    pace: Rc<RequestTimer>,
+    /// Something once a request has been answered 101.
+    handoff: Rc<RefCell<Option<Handoff>>>,
+    /// hyper's own 101, behind what of earlier answers the client has not taken yet.
+    held: Vec<u8>,
+}
+
+impl Read for HttpIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if polled.is_ready() {
+            self.pace.heard(self.http.node.worker.now());
+        }
+        polled
+    }
+}
+
+impl Write for HttpIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.handoff.borrow().is_some() {
+            self.held.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        if unreadable::is_empty_refusal(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.handoff.borrow().is_some() {
+            slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        if let [only] = slices
+            && unreadable::is_empty_refusal(only)
+        {
+            return Poll::Ready(Ok(only.len()));
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// How a worker serves what it is handed.
+#[derive(Debug)]
+pub(super) struct ConnectionSettings {
+    pub http: Rc<Http>,
+    /// None where connections are plain.
+    pub certificates: Option<Arc<Certificates>>,
+    /// Every connection begins with a header of the PROXY protocol.
+    pub proxied: bool,
+    /// How long that header, and the handshake of TLS, may take.
+    pub timeout: Duration,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(terms: Rc<ConnectionSettings>, accepted: AcceptedConnection, alive: LoadGuard) {
+    let mut peer = accepted.peer;
+    let Ok(mut stream) = accepted.into_stream() else { return };
+    if terms.proxied && !announced(&terms, &mut stream, &mut peer).await {
+        return;
+    }
+    let Some(stream) = secure(&terms, stream, peer).await else { return };
+    let http = terms.http.clone();
+    let panic = PanicGuard(http.clone());
+    let served = requests(&http, stream, peer.ip()).await;
+    drop(panic);
+    if let Some(shaken) = served {
+        begin(&http, shaken, alive);
+    }
+}
+
+/// Whether a trusted proxy says whose connection it is, and so whom to take for the peer.
+async fn announced(terms: &ConnectionSettings, stream: &mut Stream, peer: &mut SocketAddr) -> bool {
+    let trusted = &terms.http.trusted_proxies;
+    if !trusted.iter().any(|network| network.contains(peer.ip())) {
+        tell_of_proxy(terms, *peer, "not one of the trusted proxies");
+        return false;
+    }
+    // On the heap, so that connections without it have no room for it.
+    match Box::pin(timeout(terms.timeout, proxy::read(stream))).await {
+        Ok(Ok(client)) => {
+            client.into_iter().for_each(|client| peer.set_ip(client));
+            true
+        }
+        Ok(Err(error)) => {
+            tell_of_proxy(terms, *peer, &error.to_string());
+            false
+        }
+        Err(_) => {
+            debug!(%peer, "too slow with the header of the PROXY protocol");
+            false
+        }
+    }
+}
+
+/// The line of a connection that is not what proxies make of one.
+fn tell_of_proxy(terms: &ConnectionSettings, peer: SocketAddr, problem: &str) {
+    match terms.http.node.shared.metrics.notices.due(LogNotice::Proxy) {
+        Some(others) => warn!(%peer, others, "server.proxy_protocol: {problem}"),
+        None => debug!(%peer, "server.proxy_protocol: {problem}"),
+    }
+}
+
+/// The stream as it is, or with TLS on it where that is spoken.
+async fn secure(terms: &ConnectionSettings, stream: Stream, peer: SocketAddr) -> Option<Stream> {
+    let Some(certificates) = &terms.certificates else { return Some(stream) };
+    let Stream::Tcp(stream) = stream else { return Some(stream) };
+    // On the heap, so that plain connections have no room for it.
+    let shaking = Box::pin(timeout(terms.timeout, certificates.shake_hands(stream)));
+    match shaking.await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            // Who goes without a word is nobody's concern.
+            let is_told = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other);
+            let notices = &terms.http.node.shared.metrics.notices;
+            match is_told.then(|| notices.due(LogNotice::Tls)).flatten() {
+                Some(others) => warn!(%peer, others, "no TLS: {error}"),
+                None => debug!(%peer, "no TLS: {error}"),
+            }
+            None
+        }
+        Err(_) => {
+            debug!(%peer, "too slow with the TLS handshake");
+            None
+        }
+    }
+}
+
+/// Counts a panic that unwinds through the requests of a connection; the runtime contains it.
+struct PanicGuard(Rc<Http>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.node.counts().panics.add(1);
+            error!("a request's task panicked");
+        }
+    }
+}
+
+/// A stream that its last request left to something else.
+struct HandedStream {
+    stream: Stream,
+    handoff: Handoff,
+    /// What the client sent after its request.
+    early: Bytes,
+}
+
+/// Begins what the connection has become.
+fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
+    let HandedStream { stream, handoff, early } = handed;
+    match handoff {
+        Handoff::Socket(upgrade) => begin_socket(http, stream, upgrade, (&early, alive)),
+        Handoff::Lines(LineStream { session: Ok(place), framing, before }) => {
+            match stream.leave() {
+                Ok(stream) => {
+                    let arrival = SessionRequest::Streaming { stream, framing, before, alive };
+                    http.node.hub().arrive(place, arrival);
+                }
+                Err(error) => debug!(%error, "a streaming request was lost"),
+            }
+        }
+        Handoff::Lines(LineStream { session: Err(error), framing, before }) => {
+            spawn_local(async move {
+                http_session::refuse(stream, framing, before, error).await;
+                drop(alive);
+            });
+        }
+    }
+}
+
+/// Begins the socket's life, in a task of its own, so that what requests needed is not kept as long.
+fn begin_socket(
+    http: &Rc<Http>,
+    stream: Stream,
+    upgrade: Upgrade,
+    (early, alive): (&Bytes, LoadGuard),
+) {
+    let answer = Bytes::from(upgrade.answer);
+    let (mut asked, mut reason) = (upgrade.asked, None);
+    let admitted = match upgrade.admission {
+        Ok(app) => {
+            if let Some(token) = &upgrade.resumes {
+                http.node.take_over(&http.node.hub().directory(&app.id), token);
+            }
+            let admitted = http.node.connect(&app, stream, upgrade.address, answer.clone());
+            if admitted.is_err() {
+                let (key, app, origin) = (app.key.to_string(), app.id.to_string(), String::new());
+                asked = Some(Box::new(HandshakeDetails { key, origin, app }));
+                reason = Some(Reason::Capacity);
+            }
+            admitted
+        }
+        Err(error) => {
+            http.node.counts().ends.count(upgrade::reason(&error) as usize);
+            Err((error, stream))
+        }
+    };
+    match admitted {
+        Ok(connection) => {
+            connection.life.answers_pings.set(upgrade.answers_pings);
+            if let Some(token) = &upgrade.resumes {
+                http.node.go_on(&connection, token);
+            }
+            connection.agree_on(upgrade.compression);
+            let socket =
+                Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
+            spawn_local(async move {
+                socket.await;
+                drop(alive);
+            });
+        }
+        Err((error, stream)) => {
+            if let Some(asked) = asked {
+                let shared = &http.node.shared;
+                tell_of_refusal(shared, upgrade.address, (&error, reason), &asked);
+            }
+            spawn_local(async move {
+                socket::refuse(stream, answer, error, upgrade.pause).await;
+                drop(alive);
+            });
+        }
+    }
+}
+
+/// Counts what is no request, and the line of it.
+fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
+    http.node.counts().unreadable.count(kind as usize);
+    let (kind_word, (.., text)) = (kind.word(), unreadable::words(kind));
+    let notices = &http.node.shared.metrics.notices;
+    match (kind == Unreadable::Tls).then(|| notices.due(LogNotice::PlainPort)).flatten() {
+        Some(others) => info!(%peer, others, "TLS came to a port without it: {text}"),
+        None => debug!(%peer, kind = kind_word, "no request that can be read: {text}"),
+    }
+}
+
+/// Answers requests until the client is done, too slow, or wants a socket.
+async fn requests(http: &Rc<Http>, stream: Stream, peer: IpAddr) -> Option<HandedStream> {
+    let kept = http.paces.begin(http.node.worker.now());
+    let pace = &kept.pace;
+    let handoff = Rc::new(RefCell::new(None));
+    let door = HttpService {
+        http: http.clone(),
+        peer,
+        tls: stream.is_tls(),
+        pace: pace.clone(),
+        handoff: handoff.clone(),
+    };
+    let io = HttpIo {
+        stream: TokioIo::new(stream),
+        http: http.clone(),
+        pace: pace.clone(),
+        handoff: handoff.clone(),
+        held: Vec::new(),
+    };
+    let mut connection = http1::Builder::new()
+        .keep_alive(!http.node.shared.is_draining())
+        .max_header_size(MAX_HEAD)
+        .serve_connection(io, door);
+    let served = poll_fn(|cx| {
+        match pace.poll_end(cx) {
+            Some(TimeoutReason::Late) => {
+                debug!(%peer, step = ?pace.step(), "too slow with a request");
+                return Poll::Ready(None);
+            }
+            Some(TimeoutReason::Draining) => Pin::new(&mut connection).graceful_shutdown(),
+            None => {}
+        }
+        connection.poll_without_shutdown(cx).map(Some)
+    })
+    .await?;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.stream.into_inner();
+    if let Err(error) = served {
+        let kind = unreadable::classify(&error, &parts.read_buf)?;
+        tell_of_unreadable(http, peer, kind);
+        unreadable::answer(&mut stream, kind).await;
+        socket::linger(&mut stream).await;
+        return None;
+    }
+    match handoff.take() {
+        Some(mut handoff) => {
+            let mut before = parts.io.held;
+            before.truncate(head_of_101(&before));
+            match &mut handoff {
+                Handoff::Socket(upgrade) => drop(upgrade.answer.splice(..0, before)),
+                Handoff::Lines(lines) => lines.before = before,
+            }
+            Some(HandedStream { stream, handoff, early: parts.read_buf })
+        }
+        None => {
+            socket::linger(&mut stream).await;
+            None
+        }
+    }
+}
+
+/// Where hyper's 101 begins, which is the last thing that it wrote.
+fn head_of_101(held: &[u8]) -> usize {
+    const VERSION: usize = b"HTTP/1.1".len();
+    memchr::memmem::rfind(held, b" 101 Switching Protocols\r\n")
+        .map_or(0, |status| status.saturating_sub(VERSION))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_still_waits_is_kept_before_the_101() {
+        let before = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let own = b"HTTP/1.1 101 Switching Protocols\r\nconnection: close\r\n\r\n";
+        assert_eq!(head_of_101(&[&before[..], own].concat()), before.len());
+        assert_eq!(head_of_101(own), 0);
+    }
+}

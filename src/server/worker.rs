@@ -1,0 +1,307 @@
+//! One worker's thread: its runtime, the tasks that every worker has, and how they end. What they look
+//! after lives elsewhere.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::{self, Handle};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{error, info, warn};
+
+use super::accept::Acceptor;
+use super::connection::{ConnectionSettings, serve};
+use super::{WorkerContext, ServerPhase};
+use crate::http::Http;
+use crate::hub::connection::Connection;
+use crate::hub::line_cache::forget_shared_lines;
+use crate::hub::loads::{LoadGuard, WorkerLoads};
+use crate::hub::ring::Ring;
+use crate::hub::worker::Worker;
+use crate::metrics::ProcessStats;
+use crate::node::{Node, ServerState};
+use crate::protocol::error::close;
+use crate::socket::{self, http_session};
+
+/// How often connections are closed while draining.
+const STEP: Duration = Duration::from_millis(25);
+
+/// Up to how many connections are all looked after each second; of more, a half.
+const FEW: usize = 2000;
+
+/// Connections that are taken through a change of the apps before others get a turn.
+const SOME: usize = 256;
+
+/// Bytes held by a connection that is closed where memory is used up: many times what most have.
+const MUCH: usize = 64 << 10;
+
+/// For how many seconds the longest turn is remembered at least.
+const PEAKS: u32 = 15;
+
+/// Runs a worker to its end.
+pub(super) fn run(beginning: WorkerContext, acceptor: Option<Acceptor>) {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "a worker cannot start");
+            return;
+        }
+    };
+    let local = LocalSet::new();
+    runtime.block_on(local.run_until(work(beginning, acceptor)));
+}
+
+async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
+    let WorkerContext {
+        index,
+        shared,
+        config,
+        page,
+        scrape,
+        certificates,
+        mut accepted,
+        apps,
+        mut phase,
+        loads,
+        beats,
+    } = beginning;
+    shared.metrics.watch(index, Handle::current().metrics());
+    let worker = new_worker(&shared, index, config.io_uring);
+    let node = Node::new(shared, worker.clone());
+    let http = Rc::new(Http {
+        node: node.clone(),
+        prefix: config.path.clone(),
+        fallback: config.http_fallback,
+        cors_origins: config.cors_origins.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        paces: Rc::default(),
+        scrape,
+        try_out: page,
+    });
+    share_out(&worker);
+    spawn_local(keep_apps(node.clone(), apps));
+    spawn_local(keep_time(http.clone(), config.handshake_timeout, beats));
+    if let Some(acceptor) = acceptor {
+        spawn_local(async move {
+            if let Err(error) = acceptor.run().await {
+                error!(%error, "no more connections are accepted");
+            }
+        });
+    }
+    let terms = Rc::new(ConnectionSettings {
+        http: http.clone(),
+        certificates,
+        proxied: config.proxy_protocol,
+        timeout: config.handshake_timeout,
+    });
+    let taking_in = async {
+        while let Some(new) = accepted.recv().await {
+            let alive = LoadGuard::new(loads.clone(), usize::from(index));
+            spawn_local(serve(terms.clone(), new, alive));
+        }
+    };
+    let ending = async {
+        let changed = phase.wait_for(|phase| *phase != ServerPhase::Serving).await.map(|phase| *phase);
+        if let Ok(phase) = changed {
+            end(&http, &loads, phase, config.shutdown_grace).await;
+        }
+    };
+    tokio::pin!(taking_in, ending);
+    let mut open = true;
+    std::future::poll_fn(|cx| {
+        // The acceptor may be gone before this worker has ended.
+        open = open && taking_in.as_mut().poll(cx).is_pending();
+        ending.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// A worker, with a ring if that is wanted and can be had. The first one tells for all.
+fn new_worker(shared: &ServerState, index: u16, io_uring: bool) -> Rc<Worker> {
+    let worker = Worker::new(shared.hub.clone(), index);
+    if !io_uring {
+        return worker;
+    }
+    match Ring::new() {
+        Ok(ring) => {
+            worker.use_ring(ring);
+            if index == 0 {
+                info!("io_uring: many sockets are written to in one system call");
+            }
+        }
+        Err(error) if index == 0 => {
+            info!(%error, "no io_uring: each socket is written to by itself");
+        }
+        Err(_) => {}
+    }
+    worker
+}
+
+/// Begins what gives everybody on the worker a turn.
+fn share_out(worker: &Rc<Worker>) {
+    spawn_local(deliver(worker.clone()));
+    let (leaving, reading) = (worker.clone(), worker.clone());
+    spawn_local(async move { tokio::join!(leaving.leaving.keep(), leaving.keep_acknowledged()) });
+    spawn_local(async move { reading.turnstile.keep(&reading.inbox().turns).await });
+}
+
+/// Delivers for ever. A panic there would silence the whole worker, so it is begun again.
+async fn deliver(worker: Rc<Worker>) {
+    loop {
+        let worker = worker.clone();
+        match spawn_local(async move { worker.deliver().await }).await {
+            Ok(()) => return,
+            Err(error) if error.is_panic() => error!("delivering panicked; it goes on"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Whenever the apps were replaced, takes all connections through that, some at a time.
+async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
+    while replaced.changed().await.is_ok() {
+        let apps = node.shared.apps.load_full();
+        let mut place = 0;
+        loop {
+            let (some, next) = node.worker.some_connections(place, SOME);
+            for connection in some {
+                node.renew(&connection, &apps);
+            }
+            if next == 0 {
+                break;
+            }
+            place = next;
+            yield_now().await;
+        }
+    }
+}
+
+/// Moves the worker's clock once a second, and looks after some of its connections each time, so that all
+/// of them are seen within two seconds however many there are: who is silent is asked within a minute.
+async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
+    let node = &http.node;
+    let timeout = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+    let begun = Instant::now();
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut place = 0;
+    let mut waiting = 0;
+    loop {
+        ticks.tick().await;
+        let now = begun.elapsed().as_secs() as u32 + 1;
+        node.worker.tick(now);
+        if let Some(beat) = beats.get(usize::from(node.worker.index())) {
+            beat.fetch_add(1, Ordering::Relaxed);
+        }
+        http.paces.look_after(now, timeout);
+        let places = node.worker.places();
+        let most = if places <= FEW { places } else { places / 2 + 1 };
+        let (some, next) = node.worker.some_connections(place, most);
+        place = next;
+        for connection in some {
+            waiting += connection.queued();
+            if connection.over_http(|_| ()).is_none() && socket::look_after(&connection, now) {
+                node.worker.note_ping(&connection, std::time::Instant::now());
+            }
+        }
+        forget_shared_lines();
+        for session in node.worker.http_sessions() {
+            http_session::look_after(&session, now);
+        }
+        make_room(node);
+        let turns = &node.worker.inbox().turns;
+        if place == 0 {
+            turns.waiting.set(waiting as u64);
+            waiting = 0;
+        }
+        if now.is_multiple_of(PEAKS) {
+            turns.longest.turn();
+        }
+        if node.worker.index() == 0 {
+            if let Some(bytes) = ProcessStats::memory() {
+                node.shared.capacity.note_memory(bytes, node.hub().counted_bytes());
+            }
+            node.tell_due_counts();
+            node.tell_due_watchers();
+            for (others, what) in node.shared.metrics.notices.overdue() {
+                info!(others, "in the last minute, beside what was told: {what}");
+            }
+            node.expire_clients();
+            for (_, directory) in node.hub().directories() {
+                directory.cache.sweep();
+                directory.shrink();
+            }
+        }
+    }
+}
+
+/// Closes those of the worker's connections that hold most, while memory is used up.
+fn make_room(node: &Node) {
+    let workers = node.hub().workers() as u64;
+    let mut excess = node.shared.capacity.excess().div_ceil(workers) as usize;
+    if excess == 0 {
+        return;
+    }
+    let held = |one: &Rc<Connection>| one.subscription_bytes() + one.queued();
+    let mut all = node.worker.some_connections(0, node.worker.places()).0;
+    all.retain(|one| !one.is_closing() && held(one) >= MUCH);
+    all.sort_by_cached_key(|one| std::cmp::Reverse(held(one)));
+    for connection in all {
+        let (app, socket, held) = (&connection.app().id.clone(), connection.id, held(&connection));
+        warn!(%app, %socket, address = %connection.address, held, "closed, for memory is used up");
+        connection.close(&close::OVER_CAPACITY);
+        excess = excess.saturating_sub(held);
+        if excess == 0 {
+            break;
+        }
+    }
+}
+
+/// Closes all connections, one after the other over three quarters of the grace, so that their clients do
+/// not come back as one herd and the last ones still have time to leave.
+async fn close_all(node: Rc<Node>, grace: Duration) {
+    let begun = Instant::now();
+    let (all, _) = node.worker.some_connections(0, node.worker.places());
+    let steps = (grace * 3 / 4).as_millis() / STEP.as_millis();
+    let each = all.len().div_ceil(usize::try_from(steps).unwrap_or(1).max(1)).max(1);
+    for (step, some) in all.chunks(each).enumerate() {
+        sleep_until(begun + STEP * step as u32).await;
+        close(some);
+    }
+    // Those that were let in meanwhile, while another process takes over.
+    loop {
+        sleep(STEP).await;
+        close(&node.worker.some_connections(0, node.worker.places()).0);
+    }
+}
+
+/// Ends what the worker carries, and waits until nothing is left or the grace is over.
+async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Duration) {
+    let node = &http.node;
+    let end = Instant::now() + grace;
+    if phase == ServerPhase::HandingOver {
+        // Their clients' next requests come to the other process, which does not know them.
+        close(&node.worker.http_sessions());
+    }
+    let closing = spawn_local(close_all(node.clone(), grace));
+    let is_busy = || is_busy(loads, phase) || !node.hub().http_sessions.is_empty();
+    while is_busy() && Instant::now() < end {
+        // Each time, for some may have been on their way.
+        http.paces.drain(node.worker.now());
+        sleep(STEP).await;
+    }
+    closing.abort();
+}
+
+fn close(connections: &[Rc<Connection>]) {
+    connections.iter().for_each(|connection| connection.close(&close::DRAINING));
+}
+
+/// Whether there are connections, or one may still be on its way from the acceptor.
+fn is_busy(loads: &WorkerLoads, phase: ServerPhase) -> bool {
+    let is_complete = phase == ServerPhase::Draining || loads.is_complete();
+    !is_complete || loads.any()
+}

@@ -1,0 +1,397 @@
+//! What a cluster's log says, for the one node that tells backends of it. The log has the comings and goings
+//! over all nodes in their order, so that nothing need be counted: an end is held back, and what follows it soon takes it
+//! back. An entry stays in the log until all that it led to is done with; whoever reads the log next begins with what is
+//! left, and may tell a backend twice.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::debounce::{self, DELAY, SubjectKey};
+use super::{WebhookMessage, Fact};
+use crate::app::{App, AppId, WebhookEvent};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+
+/// Who comes back within so many milliseconds was never away.
+const SOON: u64 = DELAY.as_millis() as u64;
+
+/// Channels whose last counts are remembered.
+const COUNTS: usize = 100_000;
+
+/// Takes entries, by app and place, that are done with.
+pub type EntryAcknowledger = Box<dyn Fn(&AppId, &str) + Send>;
+
+/// An entry of a cluster's log.
+#[derive(Debug)]
+pub struct LoggedEntry {
+    pub id: Box<str>,
+    pub what: EntryContent,
+}
+
+/// What it says.
+#[derive(Debug)]
+pub enum EntryContent {
+    /// A channel, or a user in it, is there from now on, or is not.
+    Turned(bool, ChannelName, Option<UserId>),
+    /// As [`Fact::text`] wrote it.
+    Text(String),
+}
+
+/// Where entries go that are done with, until the node leaves them to others.
+pub(super) struct AckSink {
+    done: Option<EntryAcknowledger>,
+    open: Cell<bool>,
+    /// The apps whose logs are this node's to tell, until when that is sure, and which time that is.
+    held: RefCell<HashMap<AppId, (Instant, u64)>>,
+    times: Cell<u64>,
+}
+
+impl AckSink {
+    pub(super) fn new(done: Option<EntryAcknowledger>) -> Rc<Self> {
+        Rc::new(Self { done, open: Cell::new(true), held: RefCell::default(), times: Cell::new(0) })
+    }
+
+    /// An app's log is this node's to tell until then.
+    pub(super) fn hold(&self, app: &AppId, until: Instant) {
+        self.begin(app).0 = until;
+    }
+
+    /// It is another's.
+    pub(super) fn lose(&self, app: &AppId) {
+        self.held.borrow_mut().remove(app);
+    }
+
+    fn begin(&self, app: &AppId) -> RefMut<'_, (Instant, u64)> {
+        RefMut::map(self.held.borrow_mut(), |held| {
+            held.entry(app.clone()).or_insert_with(|| {
+                self.times.set(self.times.get() + 1);
+                (Instant::now(), self.times.get())
+            })
+        })
+    }
+
+    pub(super) fn is_to_a_log(&self) -> bool {
+        self.done.is_some()
+    }
+
+    /// What is not done yet stays in the log.
+    pub(super) fn close(&self) {
+        self.open.set(false);
+    }
+}
+
+/// An entry of the log. With the last that was to be done for it, it is done with.
+pub(super) struct LogAck {
+    door: Rc<AckSink>,
+    app: AppId,
+    id: Box<str>,
+    /// The time that the log was this node's to tell when the entry was read.
+    time: u64,
+}
+
+/// Whether what an entry says may be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OfficeHold {
+    Sure,
+    /// Redis has to be asked first.
+    Unsure,
+    /// Another node tells it.
+    Lost,
+}
+
+impl LogAck {
+    pub(super) fn new(door: &Rc<AckSink>, app: &AppId, id: &str) -> Rc<Self> {
+        let time = door.begin(app).1;
+        Rc::new(Self { door: door.clone(), app: app.clone(), id: id.into(), time })
+    }
+
+    pub(super) fn office(&self) -> OfficeHold {
+        match self.door.held.borrow().get(&self.app) {
+            Some((until, time)) if *time == self.time => {
+                if Instant::now() < *until {
+                    OfficeHold::Sure
+                } else {
+                    OfficeHold::Unsure
+                }
+            }
+            _ => OfficeHold::Lost,
+        }
+    }
+
+    /// When the entry was written, in milliseconds since 1970, by the clock of Redis.
+    pub(super) fn at(&self) -> u64 {
+        self.id.split('-').next().and_then(|at| at.parse().ok()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for LogAck {
+    fn drop(&mut self) {
+        let is_told = self.door.open.get() && self.office() != OfficeHold::Lost;
+        if let Some(done) = self.door.done.as_ref().filter(|_| is_told) {
+            done(&self.app, &self.id);
+        }
+    }
+}
+
+/// An event, and the entry that it is from.
+pub(super) type DueEvent = (Arc<App>, WebhookMessage, Rc<LogAck>);
+
+/// Ends that are held back, until it is known that nothing in the log takes them back.
+#[derive(Default)]
+pub(super) struct HeldEnds {
+    due: HashMap<AppId, VecDeque<(SubjectKey, u64)>>,
+    held: HashMap<SubjectKey, (u64, Arc<App>, Rc<LogAck>)>,
+    number: u64,
+}
+
+impl HeldEnds {
+    /// A channel or member is there from now on, or is not; what is to be told of it at once, in order. How soon who comes
+    /// back does so, the entries say.
+    pub(super) fn turn(
+        &mut self,
+        app: &Arc<App>,
+        (is, channel, user): (bool, ChannelName, Option<UserId>),
+        receipt: Rc<LogAck>,
+    ) -> Vec<DueEvent> {
+        let key = (app.id.clone(), channel, user);
+        if !is {
+            self.number += 1;
+            self.due.entry(app.id.clone()).or_default().push_back((key.clone(), self.number));
+            self.held.insert(key, (self.number, app.clone(), receipt));
+            return Vec::new();
+        }
+        let came = (app.clone(), debounce::event(&key, true), receipt);
+        match self.held.remove(&key) {
+            None => vec![came],
+            // Who comes back soon was never away.
+            Some((.., end)) if came.2.at().saturating_sub(end.at()) < SOON => Vec::new(),
+            Some((_, app, end)) => vec![(app, debounce::event(&key, false), end), came],
+        }
+    }
+
+    /// The ends of an app that nobody has come back from, where its log was read up to a time.
+    pub(super) fn due(&mut self, app: &AppId, read_up_to: u64) -> Vec<DueEvent> {
+        let mut told = Vec::new();
+        let Some(due) = self.due.get_mut(app) else { return told };
+        while let Some((key, number)) = due.front() {
+            match self.held.get(key).filter(|(held, ..)| held == number) {
+                Some((.., end)) if end.at().saturating_add(SOON) > read_up_to => break,
+                Some(_) => {
+                    if let Some((_, app, receipt)) = self.held.remove(key) {
+                        told.push((app, debounce::event(key, false), receipt));
+                    }
+                }
+                None => {}
+            }
+            due.pop_front();
+        }
+        if due.is_empty() {
+            self.due.remove(app);
+        }
+        told
+    }
+
+    /// Another node reads the app's log from now on; what is held back is for it to tell.
+    pub(super) fn leave(&mut self, app: &AppId) {
+        self.due.remove(app);
+        self.held.retain(|(other, ..), _| other != app);
+    }
+}
+
+/// Which counts are news: one may stand in the log behind another that is of later.
+#[derive(Default)]
+pub(super) struct LatestCounts(HashMap<(AppId, ChannelName), u64>);
+
+impl LatestCounts {
+    /// The count of a version, if it is news.
+    pub(super) fn take(&mut self, app: &AppId, version: u64, event: WebhookMessage) -> Option<WebhookMessage> {
+        let channel = (app.clone(), event.channel.clone());
+        if self.0.len() >= COUNTS && !self.0.contains_key(&channel) {
+            self.0.clear();
+        }
+        let last = self.0.entry(channel).or_default();
+        let is_news = version > *last;
+        *last = version.max(*last);
+        is_news.then_some(event)
+    }
+}
+
+impl Fact {
+    /// As the log has it; `None` for what nodes hold, of which the log has more to say.
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Occupied(_) | Self::Vacated(_) | Self::Joined(..) | Self::Left(..) => None,
+            Self::CacheMiss(channel) => Some(format!("X{channel}")),
+            Self::Count(channel, count) => Some(format!("N{channel}\n{count}")),
+            Self::ClientEvent(whisper) => {
+                Some(format!("E{}\n{}", whisper.channel, debounce::client_event(whisper)))
+            }
+        }
+    }
+}
+
+/// Reads what [`Fact::text`] wrote. A cache miss is none yet, for it may be one of many.
+pub(super) enum ParsedEntry {
+    Miss(ChannelName),
+    /// With its version.
+    Count(u64, WebhookMessage),
+    Event(WebhookMessage),
+}
+
+pub(super) fn read(text: &str) -> Option<ParsedEntry> {
+    let (kind, rest) = text.split_at_checked(1)?;
+    let (name, rest) = rest.split_once('\n').unwrap_or((rest, ""));
+    let channel = ChannelName::parse(name, usize::MAX).ok()?;
+    match kind {
+        "X" => Some(ParsedEntry::Miss(channel)),
+        "N" => {
+            let (count, version) = rest.split_once('\n').unwrap_or((rest, ""));
+            let count: usize = count.parse().ok()?;
+            let kind = WebhookEvent::SubscriptionCount;
+            let json = json!({
+                "name": "subscription_count",
+                "channel": channel.as_str(),
+                "subscription_count": count,
+            });
+            let event = WebhookMessage { kind, channel, json: json.to_string(), turn: None };
+            // Nodes of before say no version.
+            Some(match version.parse() {
+                Ok(version) => ParsedEntry::Count(version, event),
+                Err(_) => ParsedEntry::Event(event),
+            })
+        }
+        "E" => {
+            let (kind, json) = (WebhookEvent::ClientEvent, rest.to_owned());
+            Some(ParsedEntry::Event(WebhookMessage { kind, channel, json, turn: None }))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    struct Stage {
+        door: Rc<AckSink>,
+        done: Arc<Mutex<Vec<String>>>,
+        ends: HeldEnds,
+        app: Arc<App>,
+        /// In milliseconds, by the clock of Redis.
+        now: u64,
+        next: u64,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let done = Arc::new(Mutex::new(Vec::new()));
+            let noted = done.clone();
+            let door: EntryAcknowledger = Box::new(move |_, id| noted.lock().unwrap().push(id.to_owned()));
+            let (door, app) = (AckSink::new(Some(door)), Arc::new(App::new("1", "k", "s")));
+            Self { door, done, ends: HeldEnds::default(), app, now: 1000, next: 0 }
+        }
+
+        /// An entry of now; what is told of it.
+        fn turn(&mut self, is: bool) -> String {
+            self.next += 1;
+            let id = format!("{}-{}", self.now, self.next);
+            let receipt = LogAck::new(&self.door, &self.app.id, &id);
+            let what = (is, ChannelName::parse("a", 200).unwrap(), None);
+            let told = self.ends.turn(&self.app, what, receipt);
+            let words = told.iter().map(|(_, event, _)| match event.kind {
+                WebhookEvent::ChannelOccupied => "+",
+                _ => "-",
+            });
+            words.collect()
+        }
+
+        /// The log is read so much later; how many ends are due.
+        fn wait(&mut self, millis: u64) -> usize {
+            self.now += millis;
+            self.ends.due(&self.app.id, self.now).len()
+        }
+
+        fn done(&self) -> String {
+            self.done.lock().unwrap().join(" ")
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_taken_back_is_done_with_its_taking_back() {
+        let mut stage = Stage::new();
+        assert_eq!(stage.turn(true), "+");
+        assert_eq!(stage.done(), "1000-1");
+        assert_eq!(stage.turn(false), "");
+        assert_eq!((stage.wait(2_900), stage.done().as_str()), (0, "1000-1"));
+        assert_eq!(stage.turn(true), "");
+        assert_eq!((stage.wait(5_000), stage.done().as_str()), (0, "1000-1 1000-2 3900-3"));
+        stage.turn(false);
+        stage.turn(true);
+        stage.turn(false);
+        assert_eq!((stage.wait(2_900), stage.wait(200)), (0, 1), "the last one alone is due");
+        assert!(stage.ends.due.is_empty() && stage.ends.held.is_empty());
+    }
+
+    #[test]
+    fn how_soon_somebody_came_back_does_not_depend_on_when_that_is_read() {
+        let mut stage = Stage::new();
+        stage.turn(false);
+        // Both entries are read at once, after a time without Redis.
+        stage.now += 3_000;
+        assert_eq!(stage.turn(true), "-+", "the end was news, and so is the return");
+        stage.turn(false);
+        stage.now += 2_999;
+        assert_eq!(stage.turn(true), "");
+        assert_eq!(stage.wait(10_000), 0);
+    }
+
+    #[test]
+    fn what_is_left_to_another_node_stays_in_the_log() {
+        let mut stage = Stage::new();
+        stage.turn(false);
+        stage.door.lose(&AppId::new("1"));
+        stage.ends.leave(&AppId::new("1"));
+        assert_eq!((stage.wait(4_000), stage.done().as_str()), (0, ""));
+        stage.turn(false);
+        stage.door.close();
+        stage.ends = HeldEnds::default();
+        assert_eq!(stage.done(), "");
+    }
+
+    #[test]
+    fn what_was_read_is_told_while_the_office_is_sure() {
+        let stage = Stage::new();
+        let receipt = LogAck::new(&stage.door, &stage.app.id, "1-0");
+        assert_eq!(receipt.office(), OfficeHold::Unsure);
+        stage.door.hold(&stage.app.id, Instant::now() + DELAY);
+        assert_eq!(receipt.office(), OfficeHold::Sure);
+        stage.door.lose(&stage.app.id);
+        stage.door.hold(&stage.app.id, Instant::now() + DELAY);
+        assert_eq!(receipt.office(), OfficeHold::Lost, "it is read again");
+        drop(receipt);
+        assert_eq!(stage.done(), "");
+    }
+
+    #[test]
+    fn a_count_of_before_is_no_news() {
+        let mut counts = LatestCounts::default();
+        let mut is_news = |channel: &str, version| {
+            let Some(ParsedEntry::Event(event)) = read(&format!("N{channel}\n7")) else { return false };
+            counts.take(&AppId::new("1"), version, event).is_some()
+        };
+        assert!(is_news("a", 5) && is_news("b", 4) && !is_news("a", 4) && is_news("a", 6));
+        let read = |text: &str| match read(text) {
+            Some(ParsedEntry::Count(version, event)) => (version, event.json.contains(":7")),
+            _ => (0, false),
+        };
+        assert_eq!(read("Nc\n7\n12"), (12, true));
+        assert_eq!(read("Nc\n7"), (0, false));
+    }
+}

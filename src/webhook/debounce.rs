@@ -1,0 +1,308 @@
+//! What of the facts is news to a backend. A channel that is empty for a moment was not vacated, a member
+//! that reloads its page did not leave, and a crowd that finds nothing cached is told of once. Facts of one
+//! channel may come in another order than they happened, for workers do not wait for each other: so
+//! comings and goings are counted, and only where the count stands decides.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::facts::Happening;
+use super::{WebhookMessage, Fact, OccupancyChange, Whisper};
+use crate::app::{App, AppId, WebhookEvent};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+
+/// How long an end is held back: as long as Pusher does at most.
+pub(super) const DELAY: Duration = Duration::from_secs(3);
+
+/// For how long one cache miss of a channel stands for all.
+const MISS: Duration = Duration::from_secs(3);
+
+/// A channel, or a member of one.
+pub(super) type SubjectKey = (AppId, ChannelName, Option<UserId>);
+
+/// All that is not told yet, and what must be known to tell it right.
+#[derive(Debug, Default)]
+pub(super) struct Debouncer {
+    states: HashMap<SubjectKey, DebounceState>,
+    /// Ends that are held back, in the order they are due.
+    ends: VecDeque<(Instant, Arc<App>, SubjectKey)>,
+    misses: HashMap<(AppId, ChannelName), Instant>,
+    miss_order: VecDeque<(Instant, (AppId, ChannelName))>,
+}
+
+#[derive(Debug, Default)]
+struct DebounceState {
+    /// Comings less goings.
+    count: i64,
+    /// The backend knows of it.
+    told: bool,
+    /// It is among the ends.
+    ending: bool,
+}
+
+impl Debouncer {
+    /// Takes what has happened; the event, if it is to be told at once.
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        app: &Arc<App>,
+        happened: Happening,
+    ) -> Option<WebhookMessage> {
+        match happened {
+            Happening::Change((channel, user), sum) => {
+                let key = (app.id.clone(), channel, user);
+                match sum {
+                    1.. => return self.comes(key, sum),
+                    0 => {}
+                    _ => self.goes(now, app, key, -sum),
+                }
+                None
+            }
+            Happening::Event(Fact::CacheMiss(channel)) => self.misses(now, app, channel),
+            Happening::Event(Fact::Count(channel, count)) => {
+                let kind = WebhookEvent::SubscriptionCount;
+                let json = json!({
+                    "name": "subscription_count",
+                    "channel": channel.as_str(),
+                    "subscription_count": count,
+                });
+                Some(WebhookMessage { kind, channel, json: json.to_string(), turn: None })
+            }
+            Happening::Event(Fact::ClientEvent(whisper)) => {
+                let (kind, json) = (WebhookEvent::ClientEvent, client_event(&whisper));
+                Some(WebhookMessage { kind, channel: whisper.channel, json, turn: None })
+            }
+            // These are changes.
+            Happening::Event(
+                Fact::Occupied(_) | Fact::Vacated(_) | Fact::Joined(..) | Fact::Left(..),
+            ) => None,
+        }
+    }
+
+    fn comes(&mut self, key: SubjectKey, times: i64) -> Option<WebhookMessage> {
+        let state = self.states.entry(key.clone()).or_default();
+        state.count += times;
+        if state.told || state.ending || state.count <= 0 {
+            return None;
+        }
+        state.told = true;
+        Some(event(&key, true))
+    }
+
+    fn goes(&mut self, now: Instant, app: &Arc<App>, key: SubjectKey, times: i64) {
+        let state = self.states.entry(key.clone()).or_default();
+        state.count -= times;
+        if state.count <= 0 && !state.ending {
+            state.ending = true;
+            self.ends.push_back((now + DELAY, app.clone(), key));
+        }
+    }
+
+    pub(super) fn misses(
+        &mut self,
+        now: Instant,
+        app: &App,
+        channel: ChannelName,
+    ) -> Option<WebhookMessage> {
+        while self.miss_order.front().is_some_and(|(until, _)| *until <= now) {
+            if let Some((_, key)) = self.miss_order.pop_front() {
+                self.misses.remove(&key);
+            }
+        }
+        let key = (app.id.clone(), channel.clone());
+        if self.misses.contains_key(&key) {
+            return None;
+        }
+        self.misses.insert(key.clone(), now + MISS);
+        self.miss_order.push_back((now + MISS, key));
+        let json = json!({ "name": "cache_miss", "channel": channel.as_str() }).to_string();
+        Some(WebhookMessage { kind: WebhookEvent::CacheMiss, channel, json, turn: None })
+    }
+
+    /// When the next end is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.ends.front().map(|(due, ..)| *due)
+    }
+
+    /// The ends that nobody has come back from by `now`, and what was held back by one that was none.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(Arc<App>, WebhookMessage)> {
+        let mut events = Vec::new();
+        while self.ends.front().is_some_and(|(due, ..)| *due <= now) {
+            events.extend(self.end());
+        }
+        events
+    }
+
+    /// All ends, due or not.
+    pub(super) fn all(&mut self) -> Vec<(Arc<App>, WebhookMessage)> {
+        let mut events = Vec::new();
+        while !self.ends.is_empty() {
+            events.extend(self.end());
+        }
+        events
+    }
+
+    fn end(&mut self) -> Option<(Arc<App>, WebhookMessage)> {
+        let (_, app, key) = self.ends.pop_front()?;
+        let state = self.states.get_mut(&key)?;
+        state.ending = false;
+        let (is, told) = (state.count > 0, state.told);
+        state.told = is;
+        if state.count == 0 {
+            self.states.remove(&key);
+        }
+        if self.ends.is_empty() {
+            // Room that a crowd has needed is not kept.
+            self.ends = VecDeque::new();
+            self.states.shrink_to_fit();
+        }
+        (is != told).then(|| (app, event(&key, is)))
+    }
+}
+
+/// That a channel or a member is there, or is not any more.
+pub(super) fn event((_, channel, user): &SubjectKey, is: bool) -> WebhookMessage {
+    let (kind, name) = match (user, is) {
+        (None, true) => (WebhookEvent::ChannelOccupied, "channel_occupied"),
+        (None, false) => (WebhookEvent::ChannelVacated, "channel_vacated"),
+        (Some(_), true) => (WebhookEvent::MemberAdded, "member_added"),
+        (Some(_), false) => (WebhookEvent::MemberRemoved, "member_removed"),
+    };
+    let json = match user {
+        None => json!({ "name": name, "channel": channel.as_str() }),
+        Some(user) => {
+            json!({ "name": name, "channel": channel.as_str(), "user_id": user.as_str() })
+        }
+    };
+    let turn = Some(OccupancyChange { user: user.clone(), is });
+    WebhookMessage { kind, channel: channel.clone(), json: json.to_string(), turn }
+}
+
+/// What a webhook is told of a client event.
+pub(super) fn client_event(whisper: &Whisper) -> String {
+    let Whisper { channel, event, data, socket, user } = whisper;
+    let quoted = |text: &str| json!(text).to_string();
+    // The data is a JSON string already, byte for byte as subscribers get it.
+    let mut json = format!(
+        r#"{{"name":"client_event","channel":{},"event":{},"data":{data},"socket_id":"{socket}""#,
+        quoted(channel.as_str()),
+        quoted(event),
+    );
+    if let Some(user) = user {
+        json.push_str(",\"user_id\":");
+        json.push_str(&quoted(user.as_str()));
+    }
+    json.push('}');
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Stage {
+        news: Debouncer,
+        app: Arc<App>,
+        now: Instant,
+        heard: Vec<String>,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let app = Arc::new(App::new("1", "k", "s"));
+            Self { news: Debouncer::default(), app, now: Instant::now(), heard: Vec::new() }
+        }
+
+        fn tell(&mut self, fact: Fact) -> &mut Self {
+            let happened = match fact {
+                Fact::Occupied(channel) => Happening::Change((channel, None), 1),
+                Fact::Vacated(channel) => Happening::Change((channel, None), -1),
+                Fact::Joined(channel, user) => Happening::Change((channel, Some(user)), 1),
+                Fact::Left(channel, user) => Happening::Change((channel, Some(user)), -1),
+                event => Happening::Event(event),
+            };
+            let event = self.news.take(self.now, &self.app, happened);
+            self.heard.extend(event.map(|event| event.json));
+            self
+        }
+
+        fn wait(&mut self, millis: u64) -> &mut Self {
+            self.now += Duration::from_millis(millis);
+            let due = self.news.due(self.now);
+            self.heard.extend(due.into_iter().map(|(_, event)| event.json));
+            self
+        }
+
+        fn names(&self) -> Vec<String> {
+            let name = |json: &String| {
+                let json: serde_json::Value = serde_json::from_str(json).unwrap();
+                json["name"].as_str().unwrap().to_owned()
+            };
+            self.heard.iter().map(name).collect()
+        }
+    }
+
+    fn channel() -> ChannelName {
+        ChannelName::parse("presence-a", 200).unwrap()
+    }
+
+    #[test]
+    fn whoever_comes_back_soon_was_never_away() {
+        let mut stage = Stage::new();
+        let user = UserId::parse("1").unwrap();
+        stage.tell(Fact::Occupied(channel())).tell(Fact::Joined(channel(), user.clone()));
+        assert_eq!(stage.names(), ["channel_occupied", "member_added"]);
+        stage.tell(Fact::Left(channel(), user.clone())).tell(Fact::Vacated(channel()));
+        stage.wait(2_900).tell(Fact::Occupied(channel()));
+        stage.tell(Fact::Joined(channel(), user.clone())).wait(5_000);
+        assert_eq!(stage.heard.len(), 2, "{:?}", stage.heard);
+        stage.tell(Fact::Left(channel(), user)).tell(Fact::Vacated(channel())).wait(2_900);
+        assert_eq!(stage.heard.len(), 2);
+        stage.wait(200);
+        assert_eq!(
+            stage.heard[2..],
+            [
+                r#"{"channel":"presence-a","name":"member_removed","user_id":"1"}"#,
+                r#"{"channel":"presence-a","name":"channel_vacated"}"#
+            ]
+        );
+        assert!(stage.news.states.is_empty() && stage.news.next().is_none());
+    }
+
+    #[test]
+    fn facts_that_overtake_each_other_come_to_the_same() {
+        let mut stage = Stage::new();
+        stage.tell(Fact::Occupied(channel()));
+        // The end of the first stay comes after the begin of the second.
+        stage.tell(Fact::Occupied(channel())).tell(Fact::Vacated(channel())).wait(10_000);
+        assert_eq!(stage.names(), ["channel_occupied"]);
+        stage.tell(Fact::Vacated(channel())).wait(10_000);
+        assert_eq!(stage.names(), ["channel_occupied", "channel_vacated"]);
+        // The end comes before the begin.
+        stage.tell(Fact::Vacated(channel())).tell(Fact::Occupied(channel())).wait(10_000);
+        assert_eq!(stage.heard.len(), 2);
+        stage.tell(Fact::Vacated(channel())).tell(Fact::Occupied(channel()));
+        stage.tell(Fact::Occupied(channel())).wait(10_000);
+        assert_eq!(stage.names()[2..], ["channel_occupied"]);
+        stage.tell(Fact::Vacated(channel()));
+        assert_eq!(stage.news.all().len(), 1);
+        assert!(stage.news.states.is_empty());
+    }
+
+    #[test]
+    fn w06_a_crowd_that_misses_is_told_of_once() {
+        let mut stage = Stage::new();
+        for _ in 0..50 {
+            stage.tell(Fact::CacheMiss(channel()));
+        }
+        assert_eq!(stage.names(), ["cache_miss"]);
+        stage.wait(3_000).tell(Fact::CacheMiss(channel()));
+        assert_eq!(stage.heard.len(), 2);
+        assert_eq!(stage.news.misses.len(), 1);
+    }
+}

@@ -1,0 +1,468 @@
+//! One webhook's events on their way: in the order they happened, one request at a time, tried again with
+//! growing pauses for five minutes, in bounded memory. A dead endpoint holds up its own line alone.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::WebhookMessage;
+use super::facts::FactSubject;
+use super::cluster_log::{OfficeHold, LogAck};
+use super::millis;
+use super::delivery::{DeliveryFailure, WebhookClient};
+use super::spool::{SpooledEvent, Spool};
+use crate::app::{App, Webhook};
+
+/// Events and bytes that may wait in one line. Beyond them the newest are left out.
+const MOST: usize = 10_000;
+const MOST_BYTES: usize = 16 << 20;
+
+/// As much again for what is there and what is not: of a channel or a member one event waits at most, so that there
+/// are no more than there are channels and members, and a stranger cannot fill the line with what comes to nothing.
+const MOST_TURNS: usize = 200_000;
+const MOST_TURN_BYTES: usize = 64 << 20;
+
+/// Events that were taken back, of which so many may be in line among the others.
+const MOST_TAKEN_BACK: usize = 1024;
+
+/// Events and bytes of one request with several.
+const MOST_TOGETHER: usize = 1_000;
+const MOST_BYTES_TOGETHER: usize = 256 << 10;
+
+/// For how long after it happened an event is tried again; milliseconds.
+pub(super) const WHILE: u64 = 300_000;
+
+/// The pause after the first try that failed; it doubles with each up to the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How a line gets on, readable from every thread.
+#[derive(Debug, Default)]
+pub struct QueueMetrics {
+    pub app: String,
+    /// The webhook's place among those of its app.
+    pub index: usize,
+    pub queued: AtomicU64,
+    /// When the first in line happened, in milliseconds since 1970; 0: nothing waits.
+    pub oldest: AtomicU64,
+    pub sent: AtomicU64,
+    /// Events given up: too old, or too many.
+    pub dropped: AtomicU64,
+    pub tries: AtomicU64,
+    pub failures: AtomicU64,
+    failing: AtomicBool,
+}
+
+impl QueueMetrics {
+    /// Seconds that the first in line has waited.
+    pub fn age(&self) -> f64 {
+        match self.oldest.load(Ordering::Relaxed) {
+            0 => 0.0,
+            at => millis().saturating_sub(at) as f64 / 1e3,
+        }
+    }
+
+    /// Whether the last try failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+}
+
+/// A line, as the desk holds it. Dropped, it ends.
+pub(super) struct WebhookQueue {
+    state: Rc<QueueState>,
+    task: AbortHandle,
+}
+
+impl Drop for WebhookQueue {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An event in line.
+struct QueuedEvent {
+    /// When it happened.
+    at: u64,
+    /// Empty once it was taken back.
+    json: String,
+    held: Persistence,
+    /// Whose coming or going it tells of.
+    place: Option<FactSubject>,
+}
+
+/// What keeps an event for as long as it waits.
+pub(super) enum Persistence {
+    /// Nothing but the line.
+    Not,
+    /// The spool, under that number.
+    Spooled(u64),
+    /// A cluster's log.
+    Logged(Rc<LogAck>),
+}
+
+struct QueueState {
+    /// As they are configured now.
+    hook: RefCell<(Arc<App>, Webhook)>,
+    queue: RefCell<VecDeque<QueuedEvent>>,
+    /// The number of the first in line; they are numbered one after the other.
+    first: Cell<u64>,
+    /// The number of the first that no request has had. What was tried may have been heard, whatever the answer.
+    untried: Cell<u64>,
+    /// Those that tell of a coming or a going, by whose it is, with their numbers.
+    turns: RefCell<HashMap<FactSubject, u64>>,
+    /// How many in line were taken back.
+    taken_back: Cell<usize>,
+    bytes: Cell<usize>,
+    figures: Arc<QueueMetrics>,
+    more: Notify,
+    emptied: Notify,
+    spool: Option<Rc<Spool>>,
+    /// The server ends: no more pauses to gather events.
+    hurry: Cell<bool>,
+}
+
+impl WebhookQueue {
+    pub(super) fn begin(
+        app: Arc<App>,
+        index: usize,
+        webhook: Webhook,
+        post: WebhookClient,
+        spool: Option<Rc<Spool>>,
+    ) -> Self {
+        let figures = QueueMetrics { app: app.id.to_string(), index, ..QueueMetrics::default() };
+        let state = Rc::new(QueueState {
+            hook: RefCell::new((app, webhook)),
+            queue: RefCell::default(),
+            first: Cell::new(0),
+            untried: Cell::new(0),
+            turns: RefCell::default(),
+            taken_back: Cell::new(0),
+            bytes: Cell::new(0),
+            figures: Arc::new(figures),
+            more: Notify::new(),
+            emptied: Notify::new(),
+            spool,
+            hurry: Cell::new(false),
+        });
+        let task = spawn_local(run(state.clone(), post)).abort_handle();
+        Self { state, task }
+    }
+
+    pub(super) fn figures(&self) -> Arc<QueueMetrics> {
+        self.state.figures.clone()
+    }
+
+    /// Goes on with the webhook as it is configured now.
+    pub(super) fn renew(&self, app: &Arc<App>, webhook: &Webhook) {
+        let mut hook = self.state.hook.borrow_mut();
+        if !Arc::ptr_eq(&hook.0, app) {
+            *hook = (app.clone(), webhook.clone());
+        }
+    }
+
+    /// Puts in an event that happened at `at`. One that nothing keeps yet is kept in the spool. What undoes an
+    /// event that is still in line takes that out, and is not put in itself.
+    pub(super) fn put(&self, at: u64, event: &WebhookMessage, held: Persistence) {
+        // What a cluster's log says is settled there.
+        let turn = event.turn.as_ref().filter(|_| !matches!(held, Persistence::Logged(_)));
+        let place = turn.map(|turn| (event.channel.clone(), turn.user.clone()));
+        if let Some(place) = &place
+            && self.state.take_back(place)
+        {
+            return self.state.let_go(held);
+        }
+        self.enter(at, event.json.clone(), held, place);
+    }
+
+    /// Puts in an event that the spool has kept under the number `spooled`.
+    pub(super) fn put_again(&self, at: u64, json: String, spooled: u64) {
+        self.enter(at, json, Persistence::Spooled(spooled), None);
+    }
+
+    fn enter(&self, at: u64, json: String, held: Persistence, place: Option<FactSubject>) {
+        let state = &self.state;
+        let bytes = state.bytes.get() + json.len();
+        let turns = usize::from(place.is_some());
+        let (most, most_bytes) = (MOST + turns * MOST_TURNS, MOST_BYTES + turns * MOST_TURN_BYTES);
+        if self.len() >= most || bytes > most_bytes {
+            if state.figures.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+                let (app, index) = (&state.figures.app, state.figures.index);
+                warn!(%app, index, "a webhook's line is full: its newest events are dropped");
+            }
+            return state.let_go(held);
+        }
+        state.bytes.set(bytes);
+        let held = match held {
+            Persistence::Not => state.keep(at, &json).map_or(Persistence::Not, Persistence::Spooled),
+            held => held,
+        };
+        let mut queue = state.queue.borrow_mut();
+        if let Some(place) = &place {
+            let number = state.first.get() + queue.len() as u64;
+            state.turns.borrow_mut().insert(place.clone(), number);
+        }
+        queue.push_back(QueuedEvent { at, json, held, place });
+        state.tell(&queue);
+        state.more.notify_one();
+    }
+
+    /// What waited for an office to be sure may go on.
+    pub(super) fn go_on(&self) {
+        self.state.more.notify_one();
+    }
+
+    /// Sends without gathering from now on.
+    pub(super) fn hurry(&self) {
+        self.state.hurry.set(true);
+        self.state.more.notify_one();
+    }
+
+    /// Waits until nothing is in line.
+    pub(super) async fn emptied(&self) {
+        while !self.state.queue.borrow().is_empty() {
+            self.state.emptied.notified().await;
+        }
+    }
+
+    /// How many events are in line.
+    pub(super) fn len(&self) -> usize {
+        self.state.queue.borrow().len() - self.state.taken_back.get()
+    }
+}
+
+impl QueueState {
+    /// Puts an event into the spool, if there is one; its number there.
+    fn keep(&self, at: u64, json: &str) -> Option<u64> {
+        let spool = self.spool.as_ref()?;
+        let hook = self.hook.borrow();
+        let mut kept = SpooledEvent {
+            n: 0,
+            app: self.figures.app.clone(),
+            index: self.figures.index,
+            url: hook.1.url.clone(),
+            at,
+            event: RawValue::from_string(json.to_owned()).ok()?,
+        };
+        spool.keep(&mut kept);
+        Some(kept.n)
+    }
+
+    /// Gives up what kept an event that is not to be sent.
+    fn let_go(&self, held: Persistence) {
+        if let (Some(spool), Persistence::Spooled(number)) = (&self.spool, held) {
+            spool.done(vec![number]);
+        }
+    }
+
+    /// Takes back the event of `place` that is in line and was not tried yet; whether there was one. In a line
+    /// comings and goings of one place take turns, so it is the one that is undone.
+    fn take_back(&self, place: &FactSubject) -> bool {
+        let Some(number) = self.turns.borrow_mut().remove(place) else { return false };
+        let Some(at) = number.checked_sub(self.first.get()) else { return false };
+        let mut queue = self.queue.borrow_mut();
+        if number < self.untried.get() {
+            return false;
+        }
+        let Some(waiting) = queue.get_mut(at as usize) else { return false };
+        self.bytes.set(self.bytes.get().saturating_sub(waiting.json.len()));
+        waiting.json = String::new();
+        waiting.place = None;
+        self.let_go(std::mem::replace(&mut waiting.held, Persistence::Not));
+        self.taken_back.set(self.taken_back.get() + 1);
+        if self.taken_back.get() > MOST_TAKEN_BACK && self.taken_back.get() > queue.len() / 2 {
+            self.close_up(&mut queue);
+        }
+        self.tell(&queue);
+        true
+    }
+
+    /// Closes the gaps that events have left which were taken back, behind those that were tried.
+    fn close_up(&self, queue: &mut VecDeque<QueuedEvent>) {
+        let (mut number, untried) = (self.first.get(), self.untried.get());
+        queue.retain(|waiting| {
+            number += 1;
+            number <= untried || !waiting.json.is_empty()
+        });
+        queue.shrink_to(2 * queue.len());
+        self.taken_back.set(queue.iter().filter(|one| one.json.is_empty()).count());
+        let numbered = (self.first.get()..).zip(queue.iter());
+        let turns = numbered.filter_map(|(number, one)| Some((one.place.clone()?, number)));
+        *self.turns.borrow_mut() = turns.collect();
+    }
+
+    fn tell(&self, queue: &VecDeque<QueuedEvent>) {
+        let waiting = queue.len() - self.taken_back.get();
+        self.figures.queued.store(waiting as u64, Ordering::Relaxed);
+        let oldest = queue.front().map_or(0, |waiting| waiting.at);
+        self.figures.oldest.store(oldest, Ordering::Relaxed);
+    }
+
+    /// Takes out what another node tells. Whether the first in line may be sent now.
+    fn may_send(&self) -> bool {
+        let lost = |waiting: &QueuedEvent| match &waiting.held {
+            Persistence::Logged(receipt) => receipt.office() == OfficeHold::Lost,
+            Persistence::Not | Persistence::Spooled(_) => false,
+        };
+        let lost_in_front = self.queue.borrow().iter().take_while(|one| lost(one)).count();
+        self.remove(lost_in_front);
+        match self.queue.borrow().front().map(|one| &one.held) {
+            Some(Persistence::Logged(receipt)) => receipt.office() == OfficeHold::Sure,
+            _ => true,
+        }
+    }
+
+    /// How many places of the line the next request takes, how many events it has, and its body.
+    fn next(&self) -> Option<(usize, usize, String)> {
+        let together = !self.hook.borrow().1.batch.is_zero();
+        let queue = self.queue.borrow();
+        let mut body = format!("{{\"time_ms\":{},\"events\":[", millis());
+        let most = if together { MOST_TOGETHER } else { 1 };
+        let (mut places, mut count) = (0, 0);
+        let is_lost =
+            |held: &Persistence| matches!(held, Persistence::Logged(receipt) if receipt.office() == OfficeHold::Lost);
+        for QueuedEvent { json, .. } in queue.iter().take_while(|one| !is_lost(&one.held)) {
+            if !json.is_empty() {
+                let is_full = body.len() + json.len() > MOST_BYTES_TOGETHER;
+                if count == most || (count > 0 && is_full) {
+                    break;
+                }
+                if count > 0 {
+                    body.push(',');
+                }
+                body.push_str(json);
+                count += 1;
+            }
+            places += 1;
+        }
+        body.push_str("]}");
+        (places > 0).then_some((places, count, body))
+    }
+
+    /// Takes the first `count` out.
+    fn remove(&self, count: usize) {
+        let mut queue = self.queue.borrow_mut();
+        let count = count.min(queue.len());
+        let (mut bytes, mut spooled) = (0, Vec::new());
+        let mut turns = self.turns.borrow_mut();
+        for (number, waiting) in (self.first.get()..).zip(queue.drain(..count)) {
+            bytes += waiting.json.len();
+            if waiting.json.is_empty() {
+                self.taken_back.set(self.taken_back.get() - 1);
+            }
+            if let Some(place) = &waiting.place
+                && turns.get(place) == Some(&number)
+            {
+                turns.remove(place);
+            }
+            if let Persistence::Spooled(number) = waiting.held {
+                spooled.push(number);
+            }
+        }
+        drop(turns);
+        self.first.set(self.first.get() + count as u64);
+        if let Some(spool) = self.spool.as_ref().filter(|_| !spooled.is_empty()) {
+            spool.done(spooled);
+        }
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+        self.tell(&queue);
+        if queue.is_empty() {
+            self.emptied.notify_one();
+        }
+    }
+
+    /// Gives up those in front that are too old to be tried again.
+    fn give_up(&self) {
+        let before = millis().saturating_sub(WHILE);
+        let old = self.queue.borrow().iter().take_while(|one| one.at <= before).count();
+        if old > 0 {
+            self.figures.dropped.fetch_add(old as u64, Ordering::Relaxed);
+            self.remove(old);
+            let (app, index) = (&self.figures.app, self.figures.index);
+            warn!(%app, index, dropped = old, "webhook events were tried for five minutes");
+        }
+    }
+
+    /// One request; whether it was taken.
+    async fn try_once(&self, post: &WebhookClient) -> bool {
+        let Some((places, count, body)) = self.next() else { return true };
+        if count == 0 {
+            self.remove(places);
+            return true;
+        }
+        self.untried.set(self.untried.get().max(self.first.get() + places as u64));
+        let (app, webhook) = self.hook.borrow().clone();
+        self.figures.tries.fetch_add(1, Ordering::Relaxed);
+        let sent = post.send(&app, &webhook, body).await;
+        let (id, index) = (&self.figures.app, self.figures.index);
+        let failed_before = self.figures.failing.swap(sent.is_err(), Ordering::Relaxed);
+        match sent {
+            Ok(()) => {
+                self.figures.sent.fetch_add(count as u64, Ordering::Relaxed);
+                self.remove(places);
+                if failed_before {
+                    warn!(app = %id, index, "a webhook's endpoint answers again");
+                }
+                true
+            }
+            Err(failure) => {
+                self.figures.failures.fetch_add(1, Ordering::Relaxed);
+                // Neither the URL, in which a token may stand, nor what was sent is logged.
+                let problem = match &failure {
+                    DeliveryFailure::Status(status) => format!("it answered {status}"),
+                    DeliveryFailure::Time => "it did not answer in time".to_owned(),
+                    DeliveryFailure::Connection(problem) => problem.clone(),
+                };
+                if failed_before {
+                    debug!(app = %id, index, "a webhook's endpoint fails: {problem}");
+                } else {
+                    warn!(app = %id, index, "a webhook's endpoint fails: {problem}");
+                }
+                false
+            }
+        }
+    }
+}
+
+/// Sends what is in line for as long as the line is.
+async fn run(state: Rc<QueueState>, post: WebhookClient) {
+    let mut pause = PAUSE;
+    loop {
+        if state.queue.borrow().is_empty() {
+            state.more.notified().await;
+            let batch = state.hook.borrow().1.batch;
+            if !batch.is_zero() && !state.hurry.get() {
+                sleep(batch).await;
+            }
+            continue;
+        }
+        if !state.may_send() {
+            state.more.notified().await;
+            continue;
+        }
+        if state.try_once(&post).await {
+            pause = PAUSE;
+            continue;
+        }
+        state.give_up();
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Between half and all of `pause`, so that lines that failed together do not try together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without chance it is the whole pause.
+    let _ = getrandom::fill(&mut byte);
+    pause - pause / 2 * u32::from(byte[0]) / 255
+}
