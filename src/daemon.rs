@@ -209,7 +209,11 @@ async fn serves(next: &mut Option<Successor>) -> Result<(), handover::HandoverEr
     }
 }
 
-fn begin_succession(running: &ServerHandle, next: Option<Successor>, alone: bool) -> Option<Successor> {
+fn begin_succession(
+    running: &ServerHandle,
+    next: Option<Successor>,
+    alone: bool,
+) -> Option<Successor> {
     if next.is_some() {
         warn!("a successor is being started already");
         return next;

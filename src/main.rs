@@ -1,10 +1,10 @@
 //! The program: reads its settings, starts the log and the server, and says what it serves. Every failure
 //! to start is one line and an exit code.
 
-mod daemon;
 mod banner;
-mod journald;
+mod daemon;
 mod handover;
+mod journald;
 mod systemd;
 
 use std::io::{self, IsTerminal, Write};
@@ -137,7 +137,9 @@ fn start_log(log: &config::LogConfig) -> impl Fn(LevelFilter) + use<> {
     let format = match (log.json, journald::is_listening()) {
         (true, true) => format.json().flatten_event(true).map_event_format(PriorityFormat).boxed(),
         (true, false) => format.json().flatten_event(true).boxed(),
-        (false, true) => format.with_ansi(false).without_time().map_event_format(PriorityFormat).boxed(),
+        (false, true) => {
+            format.with_ansi(false).without_time().map_event_format(PriorityFormat).boxed()
+        }
         (false, false) => format.with_ansi(io::stderr().is_terminal()).boxed(),
     };
     tracing_subscriber::registry().with(level).with(format).init();

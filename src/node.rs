@@ -3,8 +3,6 @@
 //! frames, and tells whoever is concerned.
 
 mod clustered;
-mod webhooks;
-mod watchlist;
 mod publish;
 mod readiness;
 mod receive;
@@ -12,6 +10,8 @@ mod requests;
 mod resume;
 mod room;
 mod users;
+mod watchlist;
+mod webhooks;
 mod withdraw;
 
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ use crate::hub::stream::Stream;
 use crate::hub::subscriptions::SeenVersions;
 use crate::hub::worker::{EndedSubscription, Worker};
 use crate::lookup::Lookup;
-use crate::metrics::{WorkerCounts, Doubt, Metrics, Reason, Signed};
+use crate::metrics::{Doubt, Metrics, Reason, Signed, WorkerCounts};
 use crate::protocol::auth::{self, AuthError};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::command::Subscribe;
@@ -47,10 +47,10 @@ use crate::protocol::member::Member;
 use crate::webhook::{Fact, Webhooks};
 
 pub use clustered::{Clustered, PendingSubscription};
-pub use webhooks::done;
 pub use publish::Publication;
 pub use receive::take_arrivals;
 use room::{no_room, room};
+pub use webhooks::done;
 pub use withdraw::{Acknowledgement, PendingWithdrawal};
 
 /// What all workers of one server share.
@@ -370,7 +370,12 @@ impl Node {
     }
 
     /// Tells of a subscription that ended; to how many subscribers here.
-    fn tell_of_end(&self, directory: &Arc<Directory>, ended: &EndedSubscription, app: &Arc<App>) -> usize {
+    fn tell_of_end(
+        &self,
+        directory: &Arc<Directory>,
+        ended: &EndedSubscription,
+        app: &Arc<App>,
+    ) -> usize {
         if let Some(cluster) = &self.shared.cluster {
             cluster.leave(app, ended);
             return 0;

@@ -12,7 +12,7 @@ use crate::hub::shown;
 use crate::hub::withdrawal::Withdrawal;
 use crate::metrics::{Limited, LogNotice};
 use crate::node::{Node, PendingSubscription};
-use crate::protocol::command::{ClientEvent, ClientCommand, MalformedCommand, Subscribe};
+use crate::protocol::command::{ClientCommand, ClientEvent, MalformedCommand, Subscribe};
 use crate::protocol::error::{self, Error, SubscriptionError, close};
 use crate::protocol::event::Message;
 
@@ -87,7 +87,9 @@ impl Session {
             }
             Ok(ClientCommand::Pong) => self.node.acknowledge(&self.connection),
             Ok(ClientCommand::Subscribe(request)) => self.subscribe(request),
-            Ok(ClientCommand::Unsubscribe(channel)) => self.node.unsubscribe(&self.connection, &channel),
+            Ok(ClientCommand::Unsubscribe(channel)) => {
+                self.node.unsubscribe(&self.connection, &channel);
+            }
             Ok(ClientCommand::SignIn(request)) => {
                 self.connection.budget.spend(WorkKind::SignIn);
                 if let Err(error) = self.node.sign_in(&self.connection, &request) {
@@ -192,7 +194,9 @@ impl Session {
         self.connection.budget.spend(WorkKind::Subscribe);
         match self.node.subscribe(&self.connection, &request) {
             Ok(None) => {}
-            Ok(Some(pending)) => self.wait_for(HeldSubscription::Nodes(pending, request.channel.into())),
+            Ok(Some(pending)) => {
+                self.wait_for(HeldSubscription::Nodes(pending, request.channel.into()));
+            }
             Err(error) => self.refuse_subscription(&request.channel, &error),
         }
     }
@@ -237,7 +241,11 @@ impl Session {
     fn count_refusal(&self, code: u16, text: &str) {
         self.node.counts().refused_messages.add(1);
         let is_over_rate = code == error::RATE_LIMIT.code && text == error::RATE_LIMIT.message;
-        self.connection.budget.spend(if is_over_rate { WorkKind::OverRate } else { WorkKind::Refused });
+        self.connection.budget.spend(if is_over_rate {
+            WorkKind::OverRate
+        } else {
+            WorkKind::Refused
+        });
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         // Of all that clients get wrong, what backends sign for them is what can be mended here.
         let others = (code == SIGNATURE)
@@ -259,7 +267,9 @@ impl Session {
         if self.left {
             return;
         }
-        if let Some(HeldSubscription::Nodes(pending, _)) = self.waiting.take().map(|one| one.subscription) {
+        if let Some(HeldSubscription::Nodes(pending, _)) =
+            self.waiting.take().map(|one| one.subscription)
+        {
             self.node.abandon(&pending);
         }
         self.left = self.node.leave(&self.connection, most);

@@ -76,7 +76,10 @@ impl HttpSession {
     }
 
     /// The next line in `bytes`, and how many of them it takes; none if it is not whole.
-    pub(crate) fn next<'a>(&mut self, bytes: &'a [u8]) -> io::Result<Option<(WebhookQueue<'a>, usize)>> {
+    pub(crate) fn next<'a>(
+        &mut self,
+        bytes: &'a [u8],
+    ) -> io::Result<Option<(WebhookQueue<'a>, usize)>> {
         let mut taken = 0;
         if !self.has_head {
             let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };

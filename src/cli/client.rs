@@ -205,14 +205,16 @@ impl ApiTarget {
             return Ok((Stream::Tcp(self.connect_tcp().await?), false));
         }
         let name = self.name.as_deref().unwrap_or(&self.host);
-        let secured = root_certs::secure(self.connect_tcp().await?, name, root_certs::HTTP1).await?;
+        let secured =
+            root_certs::secure(self.connect_tcp().await?, name, root_certs::HTTP1).await?;
         Ok((secured.stream, secured.ends_soon))
     }
 
     /// A connection over TLS that speaks HTTP/2; none where the other side does not.
     pub(super) async fn connect_http2(&self) -> io::Result<Option<Stream>> {
         let name = self.name.as_deref().unwrap_or(&self.host);
-        let secured = root_certs::secure(self.connect_tcp().await?, name, root_certs::HTTP2).await?;
+        let secured =
+            root_certs::secure(self.connect_tcp().await?, name, root_certs::HTTP2).await?;
         Ok(secured.is_http2.then_some(secured.stream))
     }
 
@@ -290,7 +292,10 @@ impl ApiTarget {
     }
 
     /// What an answer says in all, which has an end.
-    pub(super) async fn whole(&self, response: Response<Incoming>) -> Result<ApiResponse, CommandError> {
+    pub(super) async fn whole(
+        &self,
+        response: Response<Incoming>,
+    ) -> Result<ApiResponse, CommandError> {
         self.in_time(answer(response)).await
     }
 
@@ -305,7 +310,10 @@ impl ApiTarget {
         Ok(answer.is_some_and(|agreed| agreed.as_bytes().starts_with(b"permessage-deflate")))
     }
 
-    async fn in_time<T>(&self, doing: impl Future<Output = io::Result<T>>) -> Result<T, CommandError> {
+    async fn in_time<T>(
+        &self,
+        doing: impl Future<Output = io::Result<T>>,
+    ) -> Result<T, CommandError> {
         match timeout(PATIENCE, doing).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(CommandError(format!("{}: {}", self.url(), reason(&error)))),

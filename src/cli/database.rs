@@ -18,12 +18,14 @@ pub(super) async fn app(sql: &SqlConfig, id: Option<&str>) -> Result<App, Comman
         let rows = database.first_rows().await.map_err(wrong)?;
         let apps = rows.iter().map(|row| sql.rows.app(row));
         let app = apps.min_by_key(|app| app.as_ref().map_or(2, |(app, _)| u8::from(!app.enabled)));
-        let none = || CommandError(format!("there is no app in the table {}: insert one", sql.table));
+        let none =
+            || CommandError(format!("there is no app in the table {}: insert one", sql.table));
         return Ok(app.ok_or_else(none)??.0);
     };
     let row = database.row(id).await.map_err(wrong)?;
-    let none =
-        || CommandError(format!("there is no app {id} in the table {}: is the id right?", sql.table));
+    let none = || {
+        CommandError(format!("there is no app {id} in the table {}: is the id right?", sql.table))
+    };
     Ok(sql.rows.app(&row.ok_or_else(none)?)?.0)
 }
 

@@ -7,7 +7,7 @@ use super::client::ApiTarget;
 use super::hints::files;
 use super::report::{Grade, Report};
 use super::{CommandError, events, redis, webhooks};
-use crate::config::{self, TargetArgs, LoadedSettings, PublicAddress};
+use crate::config::{self, LoadedSettings, PublicAddress, TargetArgs};
 use crate::server;
 
 /// Open files below which a server cannot carry a crowd.

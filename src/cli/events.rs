@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::client::{ApiResponse, PATIENCE, ClientSocket, SocketError, ApiTarget};
+use super::client::{ApiResponse, ApiTarget, ClientSocket, PATIENCE, SocketError};
 use super::hints::{is_page, mended, refused};
 use super::reach::{ReachResult, reach};
 use super::report::{Grade, Report};
@@ -179,7 +179,9 @@ fn socket_passage(error: SocketError, target: &ApiTarget) -> AccessResult {
             match status {
                 404 if json => AccessResult::NoSuchPath(status),
                 404 | 405 => AccessResult::Elsewhere(format!("answered with {status}")),
-                200 if is_page(&text) => AccessResult::Elsewhere("answered with a web page".to_owned()),
+                200 if is_page(&text) => {
+                    AccessResult::Elsewhere("answered with a web page".to_owned())
+                }
                 _ => AccessResult::Refused(CommandError::from(SocketError::NotUpgraded(answer)).0),
             }
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::CommandError;
-use super::client::{ApiResponse, PATIENCE, ApiTarget, percent};
+use super::client::{ApiResponse, ApiTarget, PATIENCE, percent};
 use super::report::{Grade, Report};
 
 /// After which a line that has not come is held back. pusher-js gives a streaming answer 4 s before it polls.
@@ -82,8 +82,7 @@ pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
 
 /// What is left to clients if a proxy keeps streaming answers.
 async fn held(target: &ApiTarget) -> String {
-    let polls = match timeout(HELD_AFTER, SessionAddress::new(target, DEFAULT_PREFIX).poll()).await
-    {
+    let polls = match timeout(HELD_AFTER, TriedSession::new(target, DEFAULT_PREFIX).poll()).await {
         Ok(Ok(answer)) => answer.status == 200 && answer.body.starts_with(b"o"),
         _ => false,
     };
@@ -102,7 +101,7 @@ async fn attempt(target: &ApiTarget, prefix: &str) -> Crossing {
 }
 
 async fn cross(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandError> {
-    let session = SessionAddress::new(target, prefix);
+    let session = TriedSession::new(target, prefix);
     let Ok(opened) = timeout(HELD_AFTER, session.stream()).await else { return Ok(Crossing::Held) };
     let mut lines = match opened? {
         Ok(lines) => lines,
@@ -150,12 +149,12 @@ fn refused(answer: &ApiResponse) -> Crossing {
 }
 
 /// An address as pusher-js makes one.
-struct SessionAddress<'a> {
+struct TriedSession<'a> {
     target: &'a ApiTarget,
     path: String,
 }
 
-impl<'a> SessionAddress<'a> {
+impl<'a> TriedSession<'a> {
     fn new(target: &'a ApiTarget, prefix: &str) -> Self {
         let mut seed = [0; 8];
         // Without chance it is a name all the same; only two at once would be in each other's way.
@@ -213,9 +212,9 @@ impl AnswerLines {
             let Some(frame) = self.body.frame().await else {
                 return Err(CommandError("the streaming answer ended too early".to_owned()));
             };
-            let frame = frame
-                .map_err(io::Error::other)
-                .map_err(|error| CommandError(format!("the streaming answer broke off: {error}")))?;
+            let frame = frame.map_err(io::Error::other).map_err(|error| {
+                CommandError(format!("the streaming answer broke off: {error}"))
+            })?;
             self.rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         }
     }

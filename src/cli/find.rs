@@ -7,7 +7,7 @@ use super::client::ApiTarget;
 use super::running::RunningApp;
 use super::{CommandError, database, root_certs};
 use crate::app::App;
-use crate::config::{self, TargetArgs, Config, LoadedSettings, ServerConfig};
+use crate::config::{self, Config, LoadedSettings, ServerConfig, TargetArgs};
 use crate::protocol::origin::{self, OriginPattern};
 
 /// What to do about a machine without settings and without a server.
@@ -45,7 +45,11 @@ impl ApiTarget {
         Ok(target)
     }
 
-    async fn of_settings(at: &TargetArgs, any: bool, config: &Config) -> Result<Self, CommandError> {
+    async fn of_settings(
+        at: &TargetArgs,
+        any: bool,
+        config: &Config,
+    ) -> Result<Self, CommandError> {
         if config.made_app.is_some() {
             let of_config = config.server.port;
             let running = RunningApp::choose(RunningApp::all(), at.url.as_deref(), of_config)?;
@@ -73,7 +77,10 @@ impl ApiTarget {
             (None, ..) => {
                 let mut ids: Vec<_> = config.apps.iter().map(|app| app.id.as_str()).collect();
                 ids.sort_unstable();
-                return Err(CommandError(format!("say which app with --app-id: {}", ids.join(", "))));
+                return Err(CommandError(format!(
+                    "say which app with --app-id: {}",
+                    ids.join(", ")
+                )));
             }
         };
         Self::of_server(&config.server, at.url.as_deref(), &app)
@@ -85,7 +92,11 @@ impl ApiTarget {
     }
 
     /// The server that is set so, or the one at `url` in its place.
-    fn of_server(server: &ServerConfig, url: Option<&str>, app: &App) -> Result<Self, CommandError> {
+    fn of_server(
+        server: &ServerConfig,
+        url: Option<&str>,
+        app: &App,
+    ) -> Result<Self, CommandError> {
         let own = || {
             let scheme = if server.tls.is_some() { "https" } else { "http" };
             let host = reachable(&server.host);

@@ -7,7 +7,7 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::client::{PATIENCE, ApiTarget};
+use super::client::{ApiTarget, PATIENCE};
 use super::report::{Grade, Report};
 use crate::hub::stream::Stream;
 
@@ -66,7 +66,9 @@ pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
     };
     let (grade, text) = match outcome {
         Http2Outcome::NotSpoken => return,
-        Http2Outcome::NotOffered => (Grade::Ok, "spoken; WebSockets take HTTP/1.1 beside it".to_owned()),
+        Http2Outcome::NotOffered => {
+            (Grade::Ok, "spoken; WebSockets take HTTP/1.1 beside it".to_owned())
+        }
         Http2Outcome::Greeted => (Grade::Ok, "WebSockets open over it".to_owned()),
         Http2Outcome::Answered(status) => (
             Grade::Fail,
@@ -122,7 +124,9 @@ async fn attempt(target: &ApiTarget, has_opened: &mut bool) -> io::Result<Http2O
                     return Ok(Http2Outcome::Greeted);
                 }
             }
-            (RST_STREAM, STREAM) => return Ok(Http2Outcome::Ended("the stream was reset".to_owned())),
+            (RST_STREAM, STREAM) => {
+                return Ok(Http2Outcome::Ended("the stream was reset".to_owned()));
+            }
             (GOAWAY, _) => return Ok(Http2Outcome::Ended("the connection was closed".to_owned())),
             _ => {}
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use tokio::time::timeout;
 
-use super::client::{PATIENCE, ClientSocket, SocketError, ApiTarget, hear, tell};
+use super::client::{ApiTarget, ClientSocket, PATIENCE, SocketError, hear, tell};
 use super::{CommandError, coloured, harmless};
 
 /// Listens until it is interrupted. That the server ends the connection, or lets it hear none of the channels,

@@ -8,14 +8,14 @@ mod doctor;
 mod events;
 mod fallback;
 mod find;
+mod hints;
 mod http2;
 mod listen;
-mod hints;
 mod reach;
 mod redis;
 mod report;
-pub mod running;
 mod root_certs;
+pub mod running;
 mod webhooks;
 
 use std::ffi::OsString;

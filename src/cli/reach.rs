@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::client::{ApiResponse, PATIENCE, ApiTarget};
+use super::client::{ApiResponse, ApiTarget, PATIENCE};
 use super::hints::{is_page, mended, not_the_server};
 use super::report::{Grade, Report};
 

@@ -33,7 +33,8 @@ fn place(url: &str) -> String {
 const NEARLY_FULL: u64 = 90;
 
 fn tell(report: &mut Report, place: &str, found: RedisFinding) {
-    let RedisFinding { version, is_recent, is_replica, evicts, memory, refuses, round_trip } = found;
+    let RedisFinding { version, is_recent, is_replica, evicts, memory, refuses, round_trip } =
+        found;
     let mut ill = Vec::new();
     if !is_recent {
         ill.push(format!("{version} is too old: nodes need Redis 7 or later, or a Valkey"));

@@ -41,7 +41,11 @@ pub(super) struct TlsAttempt {
 }
 
 /// TLS to `host` with an offer of these protocols.
-pub(super) async fn secure(tcp: TcpStream, host: &str, protocols: &[&[u8]]) -> io::Result<TlsAttempt> {
+pub(super) async fn secure(
+    tcp: TcpStream,
+    host: &str,
+    protocols: &[&[u8]],
+) -> io::Result<TlsAttempt> {
     let roots = Arc::new(roots()?);
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())

@@ -34,7 +34,11 @@ struct WebhookHealths {
 
 /// Looks at them if they can be seen. `metrics` are those of the settings, if the server is that of the
 /// settings.
-pub(super) async fn examine(report: &mut Report, target: &ApiTarget, metrics: Option<&MetricsConfig>) {
+pub(super) async fn examine(
+    report: &mut Report,
+    target: &ApiTarget,
+    metrics: Option<&MetricsConfig>,
+) {
     let answer = match metrics {
         Some(metrics) if !metrics.enabled => return,
         Some(metrics) if metrics.port != 0 => {

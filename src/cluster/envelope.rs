@@ -155,7 +155,9 @@ impl Envelope {
                 rest.extend_from_slice(info.as_bytes());
             }
             EnvelopeBody::Left { user, .. } => rest.extend_from_slice(user.as_str().as_bytes()),
-            EnvelopeBody::Count { count, .. } => rest.extend_from_slice(count.to_string().as_bytes()),
+            EnvelopeBody::Count { count, .. } => {
+                rest.extend_from_slice(count.to_string().as_bytes());
+            }
             EnvelopeBody::Terminate { waited, app, user, .. }
             | EnvelopeBody::Reconnect { waited, app, user, .. } => {
                 rest.put_u64(*waited);
@@ -303,9 +305,11 @@ impl EnvelopeReader {
     fn envelope(&mut self, kind: u8, told: bool) -> Option<Envelope> {
         let (origin, serial, sent) = (self.number()?, self.number()?, self.number()?);
         let body = match kind {
-            EVENT => {
-                EnvelopeBody::Event { version: self.version()?, except: self.socket()?, frame: self.rest() }
-            }
+            EVENT => EnvelopeBody::Event {
+                version: self.version()?,
+                except: self.socket()?,
+                frame: self.rest(),
+            },
             CACHED => EnvelopeBody::Cached {
                 version: self.version()?,
                 except: self.socket()?,
@@ -317,12 +321,14 @@ impl EnvelopeReader {
                 user: UserId::parse(text(&self.short()?)?)?,
                 info: text(&self.rest())?.into(),
             },
-            LEFT => {
-                EnvelopeBody::Left { version: self.version()?, user: UserId::parse(text(&self.rest())?)? }
-            }
-            COUNT => {
-                EnvelopeBody::Count { version: self.version()?, count: text(&self.rest())?.parse().ok()? }
-            }
+            LEFT => EnvelopeBody::Left {
+                version: self.version()?,
+                user: UserId::parse(text(&self.rest())?)?,
+            },
+            COUNT => EnvelopeBody::Count {
+                version: self.version()?,
+                count: text(&self.rest())?.parse().ok()?,
+            },
             TERMINATE => EnvelopeBody::Terminate {
                 version: self.version()?,
                 waited: self.number()?,
@@ -384,9 +390,19 @@ mod tests {
             EnvelopeBody::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
             EnvelopeBody::Left { version, user: user.clone() },
             EnvelopeBody::Count { version, count: 12 },
-            EnvelopeBody::Terminate { version, waited: 6, app: AppId::new("a"), user: user.clone() },
+            EnvelopeBody::Terminate {
+                version,
+                waited: 6,
+                app: AppId::new("a"),
+                user: user.clone(),
+            },
             EnvelopeBody::Probe,
-            EnvelopeBody::Reconnect { version, waited: 6, app: AppId::new("a"), user: user.clone() },
+            EnvelopeBody::Reconnect {
+                version,
+                waited: 6,
+                app: AppId::new("a"),
+                user: user.clone(),
+            },
             EnvelopeBody::Withdraw {
                 version,
                 waited: 6,

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Topic;
-use super::redis_clock::RedisClock;
 use super::envelope::Envelope;
-use super::webhook_log::{LogRequest, LogBatch};
+use super::redis_clock::RedisClock;
 use super::roster::LoadedRoster;
+use super::webhook_log::{LogBatch, LogRequest};
 use crate::app::AppId;
 use crate::metrics::Histogram;
 use crate::protocol::channel::ChannelName;
@@ -150,7 +150,12 @@ impl OutgoingEvent {
 #[derive(Debug)]
 pub enum LinkEvent {
     /// The topic is subscribed to, and this is what Redis has of it. Comes again after a lost link.
-    Opened { topic: Topic, loaded: Option<LoadedRoster>, cached: Option<RetainedEvent>, settled: bool },
+    Opened {
+        topic: Topic,
+        loaded: Option<LoadedRoster>,
+        cached: Option<RetainedEvent>,
+        settled: bool,
+    },
     /// Redis has the user in the channel, from this version on.
     Joined { topic: Topic, user: UserId, version: u64 },
     /// The channel is full.
@@ -470,7 +475,8 @@ mod tests {
         assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 2);
         // Who is to be thrown out is thrown out.
         let user = UserId::parse("u").unwrap();
-        let terminate = OutgoingEvent::Terminate { app: topic.app.clone(), user, asked: Instant::now() };
+        let terminate =
+            OutgoingEvent::Terminate { app: topic.app.clone(), user, asked: Instant::now() };
         assert!(link.publish(terminate, false));
         link.order(LinkRequest::Stop);
         let mut came = Vec::new();

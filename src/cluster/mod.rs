@@ -2,17 +2,17 @@
 //! in, arrivals come out, and a table of topics says what this node takes part in. What an arrival means to
 //! clients is decided above; nothing here knows a socket, a worker or the hub.
 
-pub mod redis_clock;
 pub mod envelope;
 mod fencing;
 mod keys;
 pub mod link;
-pub mod webhook_log;
 pub mod redis;
+pub mod redis_clock;
 pub mod roster;
 mod scripts;
 mod seal;
 pub mod topics;
+pub mod webhook_log;
 
 use crate::app::AppId;
 use crate::protocol::channel::ChannelName;

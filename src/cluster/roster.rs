@@ -280,8 +280,10 @@ mod tests {
     #[test]
     fn late_and_doubled_news_changes_nothing() {
         let mut roster = Roster::default();
-        roster
-            .load(&LoadedRoster { version: 10, members: vec![(3, member("b")), (2, member("a"))] }, true);
+        roster.load(
+            &LoadedRoster { version: 10, members: vec![(3, member("b")), (2, member("a"))] },
+            true,
+        );
         assert_eq!(users(&roster), "ab");
         assert!(roster.join(10, &member("c")).is_none());
         assert!(roster.leave(9, &UserId::parse("a").unwrap()).is_none());
@@ -295,14 +297,19 @@ mod tests {
     #[test]
     fn only_true_differences_are_told_after_a_reload() {
         let mut roster = Roster::default();
-        roster
-            .load(&LoadedRoster { version: 10, members: vec![(1, member("a")), (2, member("b"))] }, true);
+        roster.load(
+            &LoadedRoster { version: 10, members: vec![(1, member("a")), (2, member("b"))] },
+            true,
+        );
         let emptied = LoadedRoster { version: 20, members: vec![(20, member("c"))] };
         assert_eq!(roster.load(&emptied, false).len(), 1, "c came, and a and b may yet");
         assert_eq!(users(&roster), "abc");
-        let restored = LoadedRoster { version: 30, members: vec![(25, member("a")), (20, member("c"))] };
+        let restored =
+            LoadedRoster { version: 30, members: vec![(25, member("a")), (20, member("c"))] };
         let changes = roster.load(&restored, true);
-        assert!(matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"b\""#));
+        assert!(
+            matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"b\""#)
+        );
         assert_eq!(users(&roster), "ca");
         assert!(roster.load(&emptied, true).is_empty(), "older than what is known");
     }
@@ -311,13 +318,18 @@ mod tests {
     fn who_waits_to_come_in_is_not_held() {
         let mut roster = Roster::default();
         let (a, b) = (member("a"), member("b"));
-        roster.load(&LoadedRoster { version: 10, members: vec![(1, a.clone()), (2, b.clone())] }, true);
+        roster.load(
+            &LoadedRoster { version: 10, members: vec![(1, a.clone()), (2, b.clone())] },
+            true,
+        );
         roster.claim(&a, 9);
         roster.claim(&b, 9);
         roster.confirm(&b.user_id, 10);
         // Another node held a, and has let go of it meanwhile.
         let changes = roster.load(&LoadedRoster { version: 20, members: Vec::new() }, true);
-        assert!(matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"a\""#));
+        assert!(
+            matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"a\""#)
+        );
         assert_eq!(users(&roster), "b");
     }
 

@@ -68,7 +68,12 @@ impl EnvelopeSeals {
     }
 
     /// The same of a user's end with the header of `envelope`, for the script that finds out who leaves.
-    pub(super) fn parts_of_left(&self, app: &AppId, topic: &str, envelope: &Envelope) -> EnvelopeParts {
+    pub(super) fn parts_of_left(
+        &self,
+        app: &AppId,
+        topic: &str,
+        envelope: &Envelope,
+    ) -> EnvelopeParts {
         let (mut head, _) = envelope.encode_around_version();
         if let Some(kind) = head.get_mut(1) {
             *kind = LEFT;
@@ -191,8 +196,11 @@ mod tests {
     #[test]
     fn only_what_was_sent_is_believed() {
         let (seals, app) = (seals("s"), AppId::new("a"));
-        let event =
-            EnvelopeBody::Event { version: 0, except: None, frame: Bytes::from_static(b"\x81\x01x") };
+        let event = EnvelopeBody::Event {
+            version: 0,
+            except: None,
+            frame: Bytes::from_static(b"\x81\x01x"),
+        };
         let left = EnvelopeBody::Left { version: 0, user: UserId::parse("u").unwrap() };
         let probe = envelope(EnvelopeBody::Probe);
         let count = EnvelopeBody::Count { version: 12, count: 3 };

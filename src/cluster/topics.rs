@@ -8,9 +8,9 @@ use dashmap::mapref::entry::Entry as Place;
 use dashmap::mapref::one::RefMut;
 use tokio::time::Instant;
 
-use super::link::{RetainedEvent, Link, LinkRequest, OutgoingEvent};
-use super::webhook_log::{WebhookInterest, LogRequest};
+use super::link::{Link, LinkRequest, OutgoingEvent, RetainedEvent};
 use super::roster::{JoinClaim, Roster};
+use super::webhook_log::{LogRequest, WebhookInterest};
 use super::{SubscribeOutcome, SubscribeTicket, Topic};
 use crate::app::AppId;
 use crate::protocol::member::{Member, UserId};
@@ -210,7 +210,12 @@ impl Topics {
 
     /// Holds the topic for one more connection, on a presence channel as `member`, of whom there may be
     /// `max`. Whether it may subscribe at once; if not, its ticket is among those that get ready later.
-    pub fn hold(&self, topic: &Topic, ticket: SubscribeTicket, member: Option<(&Member, usize)>) -> bool {
+    pub fn hold(
+        &self,
+        topic: &Topic,
+        ticket: SubscribeTicket,
+        member: Option<(&Member, usize)>,
+    ) -> bool {
         let mut entry = self.take_part(topic, member);
         let entry = entry.value_mut();
         entry.pending += 1;
@@ -327,7 +332,12 @@ impl Topics {
     /// Under the entry's lock, as all that is said of it.
     fn hold_news(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
         let Topic { app, channel } = topic.clone();
-        self.link.order(LinkRequest::News(LogRequest::Held { app, channel, user: user.cloned(), is }));
+        self.link.order(LinkRequest::News(LogRequest::Held {
+            app,
+            channel,
+            user: user.cloned(),
+            is,
+        }));
     }
 
     fn unclaim(&self, topic: &Topic, entry: &mut TopicEntry, user: Option<&UserId>) {

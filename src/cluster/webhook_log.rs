@@ -193,7 +193,9 @@ impl WebhookLog {
                 let up = self.up;
                 self.apps.entry(app).or_default().hold(name_of(&channel, user.as_ref()), is, up);
             }
-            LogRequest::Happened { app, text } => return self.apps.entry(app).or_default().happen(text),
+            LogRequest::Happened { app, text } => {
+                return self.apps.entry(app).or_default().happen(text);
+            }
             LogRequest::Done { app, id } => {
                 if let Some(of) = self.apps.get_mut(&app) {
                     of.done.push(id);
@@ -277,7 +279,12 @@ mod tests {
 
     fn hold(board: &mut WebhookLog, user: &str, is: bool) {
         let channel = ChannelName::parse("presence-a", 200).unwrap();
-        board.take(LogRequest::Held { app: AppId::new("1"), channel, user: UserId::parse(user), is });
+        board.take(LogRequest::Held {
+            app: AppId::new("1"),
+            channel,
+            user: UserId::parse(user),
+            is,
+        });
     }
 
     fn queued(board: &WebhookLog) -> String {

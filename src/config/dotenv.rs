@@ -156,7 +156,9 @@ impl ValueTemplate {
             state = template.step(state, character)?;
         }
         match state {
-            ParserState::Single | ParserState::Double | ParserState::Escape => Err("a closing quote is missing"),
+            ParserState::Single | ParserState::Double | ParserState::Escape => {
+                Err("a closing quote is missing")
+            }
             _ => Ok(template),
         }
     }
@@ -165,9 +167,13 @@ impl ValueTemplate {
         Ok(match (state, character) {
             (ParserState::Begin, '\'') => ParserState::Single,
             (ParserState::Begin, '"') => ParserState::Double,
-            (ParserState::Begin | ParserState::Unquoted | ParserState::After, '#') => ParserState::Comment,
+            (ParserState::Begin | ParserState::Unquoted | ParserState::After, '#') => {
+                ParserState::Comment
+            }
             (ParserState::Unquoted, space) if is_space(space) => ParserState::After,
-            (ParserState::Begin | ParserState::Unquoted, _) => self.take(character, ParserState::Unquoted),
+            (ParserState::Begin | ParserState::Unquoted, _) => {
+                self.take(character, ParserState::Unquoted)
+            }
             (ParserState::Single, '\'') | (ParserState::Double, '"') => ParserState::After,
             (ParserState::Single, _) => {
                 self.text.push(character);
@@ -183,7 +189,9 @@ impl ValueTemplate {
                 ParserState::Double
             }
             (ParserState::After, space) if is_space(space) => ParserState::After,
-            (ParserState::After, _) => return Err("a value with blanks or quotes in it must be quoted"),
+            (ParserState::After, _) => {
+                return Err("a value with blanks or quotes in it must be quoted");
+            }
             (ParserState::Comment, _) => ParserState::Comment,
         })
     }

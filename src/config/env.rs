@@ -1,11 +1,11 @@
 //! Settings from variables named `FANFARE_` and the key in capitals, two underscores between levels:
 //! `FANFARE_SERVER__PORT`, `FANFARE_APPS__0__SECRET`. A variable that names no key stops the start.
 
+use super::environment::Variables;
 use super::error::{Error, SettingOrigin, suggestion};
-use super::keys::{APP, SettingKey, SERVER, WEBHOOK};
+use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
 use super::settings::{Setting, Settings};
 use super::value::Value;
-use super::environment::Variables;
 
 const PREFIX: &str = "FANFARE_";
 

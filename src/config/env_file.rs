@@ -6,10 +6,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::dotenv;
+use super::environment::Variables;
 use super::error::{Error, SettingOrigin};
 use super::laravel;
 use super::soketi;
-use super::environment::Variables;
 
 /// Values by name, with where each is written.
 pub(super) type FoundVariables = BTreeMap<String, (String, SettingOrigin)>;
@@ -74,7 +74,8 @@ pub(super) fn parse(text: &str, name: &str, variables: &Variables) -> Result<Env
         .map_err(|wrong| Error::of(format!("{name}:{}", wrong.line), wrong.problem))?;
     let mut file = EnvFile::default();
     for (variable, entry) in entries {
-        let origin = SettingOrigin::DotEnv { path: name.into(), line: entry.line, name: variable.clone() };
+        let origin =
+            SettingOrigin::DotEnv { path: name.into(), line: entry.line, name: variable.clone() };
         let Some(value) = entry.value else { continue };
         if variable.starts_with(soketi::PREFIX) {
             file.soketi.insert(variable, (value, origin));

@@ -61,7 +61,9 @@ impl Error {
     pub(super) fn at(origin: &SettingOrigin, key: &str, problem: impl fmt::Display) -> Self {
         let line = match origin {
             SettingOrigin::File { .. } => format!("{origin}: {key}: {problem}"),
-            SettingOrigin::Default | SettingOrigin::Implied(_) | SettingOrigin::Made => format!("{key}: {problem}"),
+            SettingOrigin::Default | SettingOrigin::Implied(_) | SettingOrigin::Made => {
+                format!("{key}: {problem}")
+            }
             _ => format!("{origin}: {problem}"),
         };
         Self { line: one_line(&line), code: CONFIG }

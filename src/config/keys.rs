@@ -8,8 +8,8 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::value::{
-    Value, WantedForm, boolean, choice, count, duration, host, memory, networks, number, pairs, path,
-    size, text, texts,
+    Value, WantedForm, boolean, choice, count, duration, host, memory, networks, number, pairs,
+    path, size, text, texts,
 };
 use super::{Config, TryOut};
 use crate::app::{App, AppId, ClientEvents, Webhook, WebhookEvent};

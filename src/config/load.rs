@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::env_file::EnvFile;
+use super::environment::Variables;
 use super::error::Error;
 use super::laravel::{Laravel, LaravelDoubt, PublicAddress};
 use super::settings::Settings;
 use super::soketi::Soketi;
-use super::environment::Variables;
 use super::{CliCommand, Config, ConfigCommand, Flags, GeneratedApp, apps_file, env, file};
 
 /// What a server was set to.

@@ -2,23 +2,23 @@
 //! means, complete and valid: nothing further down ever asks for a default.
 
 mod apps_file;
+mod credentials;
 mod dotenv;
 mod env;
 mod env_file;
+mod environment;
 mod error;
 mod file;
 mod flags;
 mod keys;
 mod laravel;
 mod load;
-mod credentials;
 mod redis_url;
 mod resolve;
 mod settings;
 mod show;
 mod soketi;
 mod value;
-mod environment;
 mod version;
 
 use std::fmt;
@@ -29,8 +29,8 @@ use std::time::Duration;
 use crate::app::Apps;
 
 pub use error::Error;
-pub use flags::{TargetArgs, CliCommand, ConfigCommand, Flags, Tool, right_word};
-pub use keys::{APP, SettingKey, SERVER, WEBHOOK};
+pub use flags::{CliCommand, ConfigCommand, Flags, TargetArgs, Tool, right_word};
+pub use keys::{APP, SERVER, SettingKey, WEBHOOK};
 pub use laravel::{LaravelDoubt, PublicAddress};
 pub use load::{LoadedSettings, answer, load};
 pub use settings::Settings;

@@ -13,8 +13,8 @@ use super::keys::{APP, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill};
 use super::value::Value;
 use super::{
-    ClusterConfig, Config, LimitsConfig, LogConfig, GeneratedApp, MemoryLimit, MetricsConfig, ServerConfig, TlsFiles, TryOut, UnixSocket,
-    WebhooksConfig,
+    ClusterConfig, Config, GeneratedApp, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig,
+    ServerConfig, TlsFiles, TryOut, UnixSocket, WebhooksConfig,
 };
 use crate::app::{App, Apps, Duplicate};
 

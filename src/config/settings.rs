@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::error::{Error, SettingOrigin, suggestion};
-use super::keys::{APP, SettingKey, SERVER, WEBHOOK};
+use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
 use super::soketi::RowReader;
 use super::value::Value;
 use super::{Config, file};
@@ -85,7 +85,11 @@ impl Settings {
     }
 
     /// The app at `index`, begun at `origin` if it is the next one.
-    pub(super) fn app(&mut self, index: usize, origin: &SettingOrigin) -> Result<&mut AppSettings, Error> {
+    pub(super) fn app(
+        &mut self,
+        index: usize,
+        origin: &SettingOrigin,
+    ) -> Result<&mut AppSettings, Error> {
         if index == self.apps.len() {
             self.apps.push(AppSettings::new(origin.clone()));
         }
@@ -111,7 +115,8 @@ impl AppSettings {
         origin: &SettingOrigin,
     ) -> Result<&mut WebhookSettings, Error> {
         if index == self.webhooks.len() {
-            self.webhooks.push(WebhookSettings { origin: origin.clone(), values: SettingGroup::new() });
+            self.webhooks
+                .push(WebhookSettings { origin: origin.clone(), values: SettingGroup::new() });
         }
         let count = self.webhooks.len();
         self.webhooks.get_mut(index).ok_or_else(|| gap(origin, "webhooks", index, count))
@@ -162,12 +167,22 @@ fn write<T>(
 }
 
 /// The error of a name that is no key, with the nearest that is one.
-pub(super) fn unknown<T>(keys: &[SettingKey<T>], place: &str, name: &str, origin: &SettingOrigin) -> Error {
+pub(super) fn unknown<T>(
+    keys: &[SettingKey<T>],
+    place: &str,
+    name: &str,
+    origin: &SettingOrigin,
+) -> Error {
     let near = suggestion(name, keys.iter().map(|key| key.name));
     Error::at(origin, &below(place, name), format!("unknown key{near}"))
 }
 
-fn read<T>(key: &SettingKey<T>, target: &mut T, place: &str, setting: &Setting) -> Result<(), Error> {
+fn read<T>(
+    key: &SettingKey<T>,
+    target: &mut T,
+    place: &str,
+    setting: &Setting,
+) -> Result<(), Error> {
     (key.read)(target, &setting.value).map_err(|wanted| {
         let problem = if key.secret {
             format!("expected {wanted}")

@@ -4,10 +4,10 @@
 use std::fmt::Write;
 
 use super::error::SettingOrigin;
-use super::keys::{APP, SettingKey, SERVER, WEBHOOK};
-use super::settings::{SettingGroup, Setting, Settings, blank_webhook, effective};
+use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
+use super::settings::{Setting, SettingGroup, Settings, blank_webhook, effective};
 use super::value::{Value, texts};
-use super::{Config, LoadedSettings, GeneratedApp, file};
+use super::{Config, GeneratedApp, LoadedSettings, file};
 use crate::app::App;
 
 const MASK: &str = "********";
@@ -75,7 +75,13 @@ fn table<T>(text: &mut String, keys: &[SettingKey<T>], group: &SettingGroup, scr
     }
 }
 
-fn line<T>(text: &mut String, key: &SettingKey<T>, name: &str, group: &SettingGroup, scratch: &mut T) {
+fn line<T>(
+    text: &mut String,
+    key: &SettingKey<T>,
+    name: &str,
+    group: &SettingGroup,
+    scratch: &mut T,
+) {
     let Some(Setting { value, origin }) = effective(key, group) else { return };
     let value = typed(key, value, scratch);
     let empty = matches!(&value, Value::Text(text) if text.is_empty());

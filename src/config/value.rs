@@ -128,7 +128,10 @@ pub(super) fn count<T: TryFrom<i64>>(value: &Value, least: i64) -> Result<T, Wan
 }
 
 /// A time such as `10s`, `500ms`, `30m`, `1h`.
-pub(super) fn duration(value: &Value, range: RangeInclusive<Duration>) -> Result<Duration, WantedForm> {
+pub(super) fn duration(
+    value: &Value,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration, WantedForm> {
     let read = match value {
         Value::Text(text) | Value::Raw(text) => parse_duration(text),
         _ => None,

@@ -101,7 +101,11 @@ fn unauthorized(doubt: Doubt, why: &str) -> Error {
 
 /// Checks all that the query says of the request: key, version, time and signature, in the order that
 /// hosted Pusher has them. A `+` in it is read as that, and if that is not what was signed, as a blank.
-pub(super) fn authenticate(app: &App, head: RequestHead<'_>, now: SystemTime) -> Result<SignedQuery, Error> {
+pub(super) fn authenticate(
+    app: &App,
+    head: RequestHead<'_>,
+    now: SystemTime,
+) -> Result<SignedQuery, Error> {
     let first = authenticate_as(app, head, now, PlusMeaning::Plus);
     match first {
         Err(Error::Unauthorized(..)) if head.query.contains('+') => {

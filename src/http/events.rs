@@ -6,13 +6,13 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
-use super::api::{SignedCall, Route};
+use super::api::{Route, SignedCall};
 use super::error::Error;
 use crate::app::App;
 use crate::hub::rate_limit::RateTaken;
 use crate::node::Publication;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::json::{self, BatchBody, JsonList, NotAString, JsonObject};
+use crate::protocol::json::{self, BatchBody, JsonList, JsonObject, NotAString};
 use crate::protocol::socket_id::SocketId;
 
 /// One event to publish.
@@ -229,7 +229,8 @@ pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<Value, E
 fn object(body: &str) -> Result<JsonObject<'_>, Error> {
     // An empty body is one whose parameters all stand in the query.
     let body = if body.is_empty() { "{}" } else { body };
-    JsonObject::parse(body).ok_or_else(|| Error::BadRequest("The body must be a JSON object.".into()))
+    JsonObject::parse(body)
+        .ok_or_else(|| Error::BadRequest("The body must be a JSON object.".into()))
 }
 
 /// Whether the other nodes can be told, if there are any. Better that nobody hears of it and the backend knows, than

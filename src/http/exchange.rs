@@ -15,18 +15,18 @@ use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Uri};
 
-use super::response;
-use super::api::{SignedCall, SignedQuery, Route};
+use super::api::{Route, SignedCall, SignedQuery};
 use super::body::ReceivedBody;
 use super::error::Error;
-use super::fallback::{SessionAddress, AwaitingAnswer};
-use super::query::{self, QueryState, QueryResult};
+use super::fallback::{AwaitingAnswer, SessionAddress};
+use super::query::{self, QueryResult, QueryState};
+use super::response;
 use super::timeouts::RequestPhase;
 use super::unread::UnreadBody;
-use super::{HttpService, RoutedRequest, RefusedRequest};
+use super::{HttpService, RefusedRequest, RoutedRequest};
 use crate::app::App;
 use crate::hub::directory::Directory;
-use crate::lookup::{PendingLookup, LookupResult};
+use crate::lookup::{LookupResult, PendingLookup};
 use crate::metrics::{self, Status};
 use crate::node::{Node, PendingWithdrawal};
 
@@ -85,7 +85,11 @@ impl HttpService {
                 RequestStage::answered(answer, &parts, body)
             }
         };
-        let step = if matches!(stage, RequestStage::Answered(_)) { RequestPhase::Idle } else { RequestPhase::Body };
+        let step = if matches!(stage, RequestStage::Answered(_)) {
+            RequestPhase::Idle
+        } else {
+            RequestPhase::Body
+        };
         self.pace.enter(step, self.now());
         stage
     }
@@ -249,7 +253,9 @@ impl Future for RequestFuture {
         let Self { door, stage } = &mut *self;
         if let RequestStage::Unknown(unknown) = stage {
             let verdict = ready!(Pin::new(&mut unknown.pending).poll(cx));
-            if let RequestStage::Unknown(unknown) = std::mem::replace(stage, RequestStage::Answered(None)) {
+            if let RequestStage::Unknown(unknown) =
+                std::mem::replace(stage, RequestStage::Answered(None))
+            {
                 let AwaitingApp { parts, body, begun, .. } = *unknown;
                 *stage = door.begin(parts, body, Some(verdict), begun);
             }
@@ -287,7 +293,9 @@ impl Future for RequestFuture {
             Err(error) => RequestOutcome::refused(error),
         };
         if let Some(withdrawing) = withdrawing {
-            if let RequestStage::Reading(reading) = std::mem::replace(stage, RequestStage::Answered(None)) {
+            if let RequestStage::Reading(reading) =
+                std::mem::replace(stage, RequestStage::Answered(None))
+            {
                 *stage = RequestStage::Withdrawing(reading, withdrawing);
             }
             return self.poll(cx);
@@ -296,7 +304,9 @@ impl Future for RequestFuture {
         if reading.body.is_end_stream() {
             return Poll::Ready(Ok(answer));
         }
-        if let RequestStage::Reading(reading) = std::mem::replace(stage, RequestStage::Answered(None)) {
+        if let RequestStage::Reading(reading) =
+            std::mem::replace(stage, RequestStage::Answered(None))
+        {
             *stage = RequestStage::Unread(answer, UnreadBody::rest(reading.body));
         }
         self.poll(cx)

@@ -19,13 +19,13 @@ use tokio::sync::oneshot;
 
 use super::body::ReceivedBody;
 use super::error::Error;
-use super::exchange::{RequestStage, AwaitingApp};
+use super::exchange::{AwaitingApp, RequestStage};
 use super::timeouts::RequestPhase;
-use super::{HandshakeDetails, HttpService, Handoff, LookupUnavailable, response, tell_of_refusal};
+use super::{Handoff, HandshakeDetails, HttpService, LookupUnavailable, response, tell_of_refusal};
 use crate::hub::http_sessions::HttpSession;
 use crate::hub::http_stream::SessionRequest;
 use crate::hub::inbox::ConnectionRef;
-use crate::lookup::{AppName, PendingLookup, LookupResult};
+use crate::lookup::{AppName, LookupResult, PendingLookup};
 use crate::metrics::{Reason, Transport};
 use crate::protocol::error::{self, close};
 use crate::protocol::fallback::{self, AnswerFraming, HEADERS, OPEN};
@@ -139,12 +139,16 @@ impl HttpService {
     ) -> RequestStage {
         let uri = parts.uri.clone();
         let (step, stage) = match self.begin_session(address, &parts, verdict) {
-            Ok(SessionStart::Answered(answer)) => (RequestPhase::Idle, RequestStage::Answered(Some(answer))),
+            Ok(SessionStart::Answered(answer)) => {
+                (RequestPhase::Idle, RequestStage::Answered(Some(answer)))
+            }
             Ok(SessionStart::Unknown(pending)) => {
                 let unknown = AwaitingApp { parts, body, pending, begun: Instant::now() };
                 (RequestPhase::Held, RequestStage::Unknown(Box::new(unknown)))
             }
-            Ok(SessionStart::Polling(poll)) => (RequestPhase::Held, RequestStage::Fallback(uri, AwaitingAnswer::Polling(poll))),
+            Ok(SessionStart::Polling(poll)) => {
+                (RequestPhase::Held, RequestStage::Fallback(uri, AwaitingAnswer::Polling(poll)))
+            }
             Ok(SessionStart::Sending(session, sizes)) => {
                 let place = session.place;
                 let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
@@ -152,11 +156,19 @@ impl HttpService {
                     self.refuse_large(place, Some(size), sizes.body)
                 } else {
                     let received = ReceivedBody::Nothing;
-                    AwaitingAnswer::Reading(Box::new(ClientMessage { body, received, place, sizes }))
+                    AwaitingAnswer::Reading(Box::new(ClientMessage {
+                        body,
+                        received,
+                        place,
+                        sizes,
+                    }))
                 };
                 (RequestPhase::Body, RequestStage::Fallback(uri, waiting))
             }
-            Err(error) => (RequestPhase::Idle, RequestStage::Answered(Some(self.refuse_fallback(&uri, &error)))),
+            Err(error) => (
+                RequestPhase::Idle,
+                RequestStage::Answered(Some(self.refuse_fallback(&uri, &error))),
+            ),
         };
         self.pace.enter(step, self.now());
         stage
@@ -210,7 +222,8 @@ impl HttpService {
         let http = &self.http;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = http.node.shared.apps.load();
-        let tls = self.tls || response::came_by_tls(&http.trusted_proxies, self.peer, &parts.headers);
+        let tls =
+            self.tls || response::came_by_tls(&http.trusted_proxies, self.peer, &parts.headers);
         let mut admission = upgrade::admit(&apps, &address.key, &query, &parts.headers, tls);
         if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
             match self.look_up(AppName::Key(address.key.clone()), verdict) {
@@ -269,7 +282,12 @@ impl HttpService {
     }
 
     /// Ends a session whose client says more than it may.
-    fn refuse_large(&self, place: ConnectionRef, size: Option<usize>, max: usize) -> AwaitingAnswer {
+    fn refuse_large(
+        &self,
+        place: ConnectionRef,
+        size: Option<usize>,
+        max: usize,
+    ) -> AwaitingAnswer {
         let (heard, answer) = oneshot::channel();
         self.http.node.hub().arrive(place, SessionRequest::TooLarge { heard });
         AwaitingAnswer::Heard(answer, Some(Error::TooLarge { what: "message", size, max }))

@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use tracing::{debug, info, warn};
 
 use super::error::Error;
-use super::{HttpService, Handoff, LookupUnavailable, RoutedRequest, response};
+use super::{Handoff, HttpService, LookupUnavailable, RoutedRequest, response};
 use crate::app::Apps;
 use crate::hub::deflated::Compression;
 use crate::lookup::{AppName, LookupResult};
@@ -122,7 +122,8 @@ impl HttpService {
         let compression = admission
             .as_ref()
             .map_or(Compression::Off, |app| upgrade::accept_compression(app, headers, &mut answer));
-        let asked = admission.is_err().then(|| Box::new(HandshakeDetails::new(key, headers, &apps)));
+        let asked =
+            admission.is_err().then(|| Box::new(HandshakeDetails::new(key, headers, &apps)));
         let upgrade = Upgrade {
             admission,
             asked,

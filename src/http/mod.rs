@@ -1,7 +1,6 @@
 //! Everything that is asked by HTTP: all routes in one match, what a request must satisfy before its body is
 //! read, and how answers look. A socket begins here as a request too, and leaves as an `Admission`.
 
-mod response;
 mod api;
 mod body;
 mod channels;
@@ -11,8 +10,9 @@ mod exchange;
 pub mod fallback;
 mod handshake;
 mod query;
-pub mod timeouts;
+mod response;
 pub mod scrape;
+pub mod timeouts;
 mod unread;
 mod users;
 
@@ -30,15 +30,15 @@ use hyper::{Method, Response};
 
 use crate::app::App;
 use crate::config::Network;
-use crate::lookup::{AppName, PendingLookup, LookupResult};
+use crate::lookup::{AppName, LookupResult, PendingLookup};
 use crate::metrics::{self, Limited, Signed};
 use crate::node::Node;
 use crate::protocol::query::percent_decode;
-use api::{SignedQuery, RequestHead, Route};
+use api::{RequestHead, Route, SignedQuery};
 use error::Error;
 use fallback::LineStream;
-use timeouts::{RequestTimer, RequestTimers};
 use scrape::Scrape;
+use timeouts::{RequestTimer, RequestTimers};
 
 pub use exchange::RequestFuture;
 pub use handshake::{HandshakeDetails, Upgrade, tell_of_refusal};
@@ -87,7 +87,11 @@ impl HttpService {
 impl HttpService {
     /// Asks for an app that is not known, if there is anybody to ask; afterwards says whether that was of
     /// use.
-    fn look_up(&self, name: AppName, verdict: Option<LookupResult>) -> Result<Option<PendingLookup>, LookupUnavailable> {
+    fn look_up(
+        &self,
+        name: AppName,
+        verdict: Option<LookupResult>,
+    ) -> Result<Option<PendingLookup>, LookupUnavailable> {
         match (&self.http.node.shared.lookup, verdict) {
             (Some(lookup), None) => Ok(Some(lookup.ask(name))),
             (Some(_), Some(LookupResult::Away)) => Err(LookupUnavailable),
@@ -143,7 +147,9 @@ impl HttpService {
         }
         let (id, route, allowed) = match inner {
             [] if method == Method::GET => return Ok(RoutedRequest::Answered(self.front(parts))),
-            ["up"] if method == Method::GET => return Ok(RoutedRequest::Answered(response::health())),
+            ["up"] if method == Method::GET => {
+                return Ok(RoutedRequest::Answered(response::health()));
+            }
             // The second is Soketi's name, which probes of its installations ask.
             ["ready" | "accept-traffic"] if method == Method::GET => {
                 return Ok(RoutedRequest::Answered(response::ready(&self.http.node.shared)));

@@ -7,10 +7,10 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::api::{SignedCall, Route};
+use super::api::{Route, SignedCall};
 use super::events::{self, RequestedInfo};
 use crate::cluster::Topic;
-use crate::cluster::link::{LinkReply, ClusterOccupancy, LinkRequest, LinkQuery};
+use crate::cluster::link::{ClusterOccupancy, LinkQuery, LinkReply, LinkRequest};
 use crate::hub::directory::Occupancy;
 use crate::node::Node;
 use crate::protocol::channel::ChannelName;

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config;
-use crate::hub::directory::{Directory, AppTotals};
+use crate::hub::directory::{AppTotals, Directory};
 use crate::hub::resume::ResumeFigures;
 use crate::metrics::{
-    Call, Counter, Doubt, Limited, MetricsPage, ProcessStats, Reason, Signed, Status, AppTraffic, Transport,
-    TurnTimes, Unreadable, Unready,
+    AppTraffic, Call, Counter, Doubt, Limited, MetricsPage, ProcessStats, Reason, Signed, Status,
+    Transport, TurnTimes, Unreadable, Unready,
 };
 use crate::node::ServerState;
 
@@ -434,8 +434,9 @@ fn count(number: &AtomicU64) -> f64 {
 fn tell_apps(page: &mut MetricsPage, apps: &[AppFigures]) {
     let labels: Vec<[(&str, &str); 1]> =
         apps.iter().map(|app| [("app", app.id.as_str())]).collect();
-    let of_all =
-        |read: AppMetric| labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)));
+    let of_all = |read: AppMetric| {
+        labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)))
+    };
     for (name, help, read) in GAUGES {
         page.gauges(name, help, of_all(read));
     }

@@ -46,7 +46,12 @@ pub struct CachedEvent {
 
 impl Default for EventCache {
     fn default() -> Self {
-        Self(Mutex::new(CacheEntries { events: LruCache::unbounded(), bytes: 0, version: 0, evicted: 0 }))
+        Self(Mutex::new(CacheEntries {
+            events: LruCache::unbounded(),
+            bytes: 0,
+            version: 0,
+            evicted: 0,
+        }))
     }
 }
 

@@ -152,7 +152,10 @@ impl Channel {
     }
 
     /// One more connection of a member, if it is of one; its text, if that is news.
-    fn join(&mut self, member: Option<(&Member, PresenceBounds)>) -> Result<Option<MemberText>, ChannelFull> {
+    fn join(
+        &mut self,
+        member: Option<(&Member, PresenceBounds)>,
+    ) -> Result<Option<MemberText>, ChannelFull> {
         let Some((member, room)) = member else { return Ok(None) };
         let text = self.presence.get_or_insert_default().join(member, room)?;
         self.version += u64::from(text.is_some());

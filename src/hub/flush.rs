@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::connection::Connection;
 use super::outbox::Outbox;
-use super::ring::{MAX_SENDS, RingWrite, RingPayload, Ring};
+use super::ring::{MAX_SENDS, Ring, RingPayload, RingWrite};
 use super::stream::Stream;
 use crate::metrics::TurnTimes;
 
@@ -100,7 +100,8 @@ impl<'a> LentOutbox<'a> {
 
     /// Never none: what has no socket is not lent.
     fn outgoing(&self) -> Option<RingWrite<'_>> {
-        let bytes = self.stream.encrypted().map_or(RingPayload::Queued(&self.outbox), RingPayload::One);
+        let bytes =
+            self.stream.encrypted().map_or(RingPayload::Queued(&self.outbox), RingPayload::One);
         Some(RingWrite { socket: self.stream.socket()?, bytes })
     }
 

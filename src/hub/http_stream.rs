@@ -20,7 +20,7 @@ use super::loads::LoadGuard;
 use super::outbox::Outbox;
 use super::stream::{Stream, StreamInTransit};
 use crate::metrics::Transport;
-use crate::protocol::fallback::{AnswerFraming, HEADERS, FallbackLines, MAX_ANSWER_UNITS, OPEN};
+use crate::protocol::fallback::{AnswerFraming, FallbackLines, HEADERS, MAX_ANSWER_UNITS, OPEN};
 
 /// Pieces of the outbox that one call writes, leaving room for what stands before and behind them.
 const MAX_PIECES: usize = 60;
@@ -163,8 +163,9 @@ impl HttpStream {
         if hears {
             return self.arrivals.pop_front();
         }
-        let receives =
-            |one: &SessionRequest| matches!(one, SessionRequest::Streaming { .. } | SessionRequest::Polling(_));
+        let receives = |one: &SessionRequest| {
+            matches!(one, SessionRequest::Streaming { .. } | SessionRequest::Polling(_))
+        };
         let at = self.arrivals.iter().position(receives)?;
         self.arrivals.remove(at)
     }
@@ -298,7 +299,9 @@ impl HttpStream {
     pub(super) fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
         match &mut self.receiver {
             SessionReceiver::Nobody => Err(io::ErrorKind::WouldBlock.into()),
-            SessionReceiver::Polling(_) if outbox.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            SessionReceiver::Polling(_) if outbox.is_empty() => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
             SessionReceiver::Polling(_) => self.answer_poll(outbox),
             SessionReceiver::Streaming(_) => self.write_lines(outbox),
         }

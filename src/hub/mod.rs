@@ -11,6 +11,7 @@ pub mod connection;
 pub mod count_throttle;
 pub mod deflated;
 pub mod directory;
+mod fanout;
 mod flush;
 pub mod handshakes;
 pub mod http_sessions;
@@ -49,7 +50,7 @@ use deflated::DeflatedEvent;
 use directory::{Directory, WorkerTargets};
 use http_sessions::HttpSessions;
 use http_stream::SessionRequest;
-use inbox::{Delivery, Sequence, Inbox, WorkerTask, ConnectionRef};
+use inbox::{ConnectionRef, Delivery, Inbox, Sequence, WorkerTask};
 use withdrawal::Withdrawal;
 
 /// What the workers of one node share.

@@ -31,7 +31,12 @@ impl Presence {
     }
 
     /// Whether `member` may come in, once one connection of `leaving` has gone.
-    pub fn check_room(&self, member: &Member, leaving: &UserId, room: PresenceBounds) -> Result<(), ChannelFull> {
+    pub fn check_room(
+        &self,
+        member: &Member,
+        leaving: &UserId,
+        room: PresenceBounds,
+    ) -> Result<(), ChannelFull> {
         if self.by_user.contains_key(&member.user_id) {
             return Ok(());
         }
@@ -47,7 +52,11 @@ impl Presence {
     }
 
     /// Counts one more connection of the user, if there is room; the member's text if it is its first.
-    pub fn join(&mut self, member: &Member, room: PresenceBounds) -> Result<Option<MemberText>, ChannelFull> {
+    pub fn join(
+        &mut self,
+        member: &Member,
+        room: PresenceBounds,
+    ) -> Result<Option<MemberText>, ChannelFull> {
         if let Some(present) =
             self.by_user.get(&member.user_id).and_then(|number| self.members.get_mut(number))
         {

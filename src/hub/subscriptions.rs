@@ -259,7 +259,13 @@ mod tests {
 
     fn subscription(slot: u32) -> Subscription {
         let channel = ChannelHandle { slot, generation: 0 };
-        Subscription { channel, position: 0, bytes: slot, told: SeenVersions::default(), user: None }
+        Subscription {
+            channel,
+            position: 0,
+            bytes: slot,
+            told: SeenVersions::default(),
+            user: None,
+        }
     }
 
     #[test]

@@ -6,26 +6,25 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::slice;
 use std::sync::Arc;
 use std::time::Instant;
 
 use slab::Slab;
-use smallvec::SmallVec;
 use tokio::task::yield_now;
 
 use super::Hub;
 use super::channels::WorkerChannels;
 use super::connection::Connection;
-use super::deflated::CompressedRun;
-use super::directory::{Directory, ChannelFull, PresenceBounds, WorkerTargets, Subscribed, Unsubscribed};
+use super::directory::{
+    ChannelFull, Directory, PresenceBounds, Subscribed, Unsubscribed, WorkerTargets,
+};
 use super::flush::Flusher;
-use super::inbox::{Delivery, Sequence, Inbox, ChannelHandle, WorkerTask, ConnectionRef};
+use super::inbox::{ConnectionRef, Delivery, Inbox, Sequence, WorkerTask};
 use super::leave_throttle::LeaveThrottle;
 use super::resume::deliveries::Deliveries;
 use super::ring::Ring;
 use super::stream::Stream;
-use super::subscriptions::{Subscription, SeenVersions, counted_bytes};
+use super::subscriptions::{SeenVersions, Subscription, counted_bytes};
 use super::turnstile::Turnstile;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
@@ -34,9 +33,6 @@ use crate::protocol::member::{Member, User, UserId};
 
 /// Sockets that are flushed before others on the worker get a turn.
 const FLUSHES: usize = 256;
-
-/// Bytes of frames that are joined into one piece for all subscribers of a channel.
-const JOINED: usize = 64 << 10;
 
 /// A thread's part of the hub. Never leaves its thread.
 #[derive(Debug)]
@@ -238,7 +234,12 @@ impl Worker {
     }
 
     /// Notes what a subscriber has been told anew.
-    pub fn retell(&self, connection: &Connection, name: &str, told: impl FnOnce(&mut SeenVersions)) {
+    pub fn retell(
+        &self,
+        connection: &Connection,
+        name: &str,
+        told: impl FnOnce(&mut SeenVersions),
+    ) {
         let Some(local) = self.channels.borrow().find(&connection.directory, name) else { return };
         let mut subscriptions = connection.subscriptions.borrow_mut();
         if let Some(subscription) = subscriptions.find_mut(local.slot) {
@@ -259,7 +260,11 @@ impl Worker {
         self.end(connection, subscription)
     }
 
-    fn end(&self, connection: &Connection, subscription: Subscription) -> Option<EndedSubscription> {
+    fn end(
+        &self,
+        connection: &Connection,
+        subscription: Subscription,
+    ) -> Option<EndedSubscription> {
         let mut channels = self.channels.borrow_mut();
         let Subscription { channel: local, position, user, bytes, .. } = subscription;
         let slot = local.slot;
@@ -357,81 +362,6 @@ impl Worker {
         turn
     }
 
-    /// Delivers frames so that each subscriber gets its own in the order they came. Channels whose
-    /// subscribers have no other come one after the other, for frames of one channel can be joined.
-    fn deliver_all(&self, frames: &mut Vec<Delivery>, touched: &mut Vec<Rc<Connection>>) {
-        if frames.len() > 1 {
-            let channels = self.channels.borrow();
-            let place = |frame: &Delivery| {
-                if channels.is_alone(frame.channel) { frame.channel.slot } else { u32::MAX }
-            };
-            if !frames.is_sorted_by_key(place) {
-                frames.sort_by_key(place);
-            }
-        }
-        let mut run: SmallVec<[Delivery; 8]> = SmallVec::new();
-        let mut run_bytes = 0;
-        for next in frames.drain(..) {
-            let joins = run.last().is_some_and(|last| {
-                last.channel == next.channel
-                    && last.history == Sequence::None
-                    && next.history == Sequence::None
-            });
-            if !joins || run_bytes + next.frame.len() > JOINED {
-                self.deliver_run(&mut run, touched);
-                run_bytes = 0;
-            }
-            run_bytes += next.frame.len();
-            run.push(next);
-        }
-        self.deliver_run(&mut run, touched);
-    }
-
-    /// Delivers frames that follow each other on one channel, joined into one piece for all those who get
-    /// all of them.
-    fn deliver_run(&self, run: &mut SmallVec<[Delivery; 8]>, touched: &mut Vec<Rc<Connection>>) {
-        let Some(first) = run.first() else { return };
-        let channels = self.channels.borrow();
-        let Some(channel) = channels.get(first.channel) else {
-            run.clear();
-            return;
-        };
-        let all = match run.as_slice() {
-            [only] => only.frame.clone(),
-            several => Delivery::join(several),
-        };
-        let number = run.last().map_or(0, |last| last.number);
-        if number > 0 && self.deliveries.deliver(first.channel, number) >= first.number {
-            // Somebody who came back was told some of these already.
-            self.deliver_anew(channel, run, touched);
-            return run.clear();
-        }
-        let (mut deliveries, mut second) = (0, CompressedRun::default());
-        let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
-        for connection in &channel.subscribers {
-            if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
-                if history != Sequence::None && !is_news(connection, first.channel, history) {
-                    continue;
-                }
-                self.give(connection, second.pick(connection, run, &all, true), number);
-                deliveries += run.len();
-            } else {
-                for one in run.iter().filter(|one| one.except != Some(connection.id)) {
-                    let alone = second.pick(connection, slice::from_ref(one), &one.frame, false);
-                    self.give(connection, alone, number);
-                    deliveries += 1;
-                }
-            }
-            if connection.touch() {
-                touched.push(connection.clone());
-            }
-        }
-        let traffic = channel.directory.traffic(self.index);
-        traffic.deliveries.add(deliveries as u64);
-        second.count(traffic);
-        run.clear();
-    }
-
     fn carry_out_one(&self, order: WorkerTask, touched: &mut Vec<Rc<Connection>>) {
         match order {
             WorkerTask::Deliver(_) => {}
@@ -485,15 +415,4 @@ impl Worker {
         let connections = self.connections.borrow();
         connections.get(place.slot as usize).filter(|one| one.id == place.socket).cloned()
     }
-}
-
-/// Whether what happened there in the channel's history is after what the subscriber was told when it
-/// subscribed.
-pub(super) fn is_news(connection: &Connection, channel: ChannelHandle, history: Sequence) -> bool {
-    let subscriptions = connection.subscriptions.borrow();
-    subscriptions.find(channel.slot).is_some_and(|Subscription { told, .. }| match history {
-        Sequence::None => true,
-        Sequence::Presence(version) => told.presence < version,
-        Sequence::Cache(version) => told.cache < version,
-    })
 }

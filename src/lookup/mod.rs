@@ -74,7 +74,9 @@ impl Future for PendingLookup {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LookupResult> {
         match &mut self.0 {
-            Ok(pending) => Pin::new(pending).poll(cx).map(|told| told.unwrap_or(LookupResult::Away)),
+            Ok(pending) => {
+                Pin::new(pending).poll(cx).map(|told| told.unwrap_or(LookupResult::Away))
+            }
             Err(verdict) => Poll::Ready(*verdict),
         }
     }

@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use tokio::runtime::RuntimeMetrics;
 
-pub use counter::{Counter, Histogram, RecentPeak, CounterArray};
+pub use counter::{Counter, CounterArray, Histogram, RecentPeak};
 pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Transport, Unreadable, Unready};
 pub use notices::{LogNotice, LogThrottle};
-pub use page::{SampleLabels, MetricsPage};
+pub use page::{MetricsPage, SampleLabels};
 pub use process::ProcessStats;
 
 /// One worker's counts, on cache lines of their own.

@@ -9,9 +9,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use dashmap::DashMap;
 
-use super::webhooks::wants;
-use super::watchlist::PendingWatchlist;
 use super::requests::Requests;
+use super::watchlist::PendingWatchlist;
+use super::webhooks::wants;
 use super::{Node, Publication};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, OutgoingEvent};
@@ -20,7 +20,7 @@ use crate::cluster::{SubscribeTicket, Topic};
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
-use crate::hub::inbox::{Sequence, ConnectionRef};
+use crate::hub::inbox::{ConnectionRef, Sequence};
 use crate::hub::subscriptions::SeenVersions;
 use crate::hub::worker::EndedSubscription;
 use crate::protocol::channel::ChannelName;
@@ -210,7 +210,12 @@ impl Node {
         self.hub().publish(&seats, message.bytes(), None, Sequence::None);
     }
 
-    fn enter(&self, cluster: &Clustered, connection: &Rc<Connection>, pending: &PendingSubscription) {
+    fn enter(
+        &self,
+        cluster: &Clustered,
+        connection: &Rc<Connection>,
+        pending: &PendingSubscription,
+    ) {
         let name = &pending.topic.channel;
         let app = connection.app();
         let mut misses = false;

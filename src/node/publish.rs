@@ -51,7 +51,8 @@ impl Node {
         }
         if kind.cache {
             let message = Message::event(channel, event, data);
-            let keep = CacheTerms { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
+            let keep =
+                CacheTerms { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
             directory.cache.store(channel, (&message, data), keep, |version| {
                 let history = Sequence::Cache(version);
                 if app.features.resume.is_zero() {

@@ -12,7 +12,7 @@ use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::inbox::Sequence;
 use crate::hub::resume::resumption::Resumption;
-use crate::hub::resume::{LogBounds, SubscriptionState, OpenConnection, ResumeFigures};
+use crate::hub::resume::{LogBounds, OpenConnection, ResumeFigures, SubscriptionState};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::close;
 use crate::protocol::event::Message;

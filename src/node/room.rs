@@ -53,7 +53,9 @@ pub(super) fn room(app: &App) -> PresenceBounds {
 /// Why a member is not let in.
 pub(super) fn no_room(app: &App, full: ChannelFull) -> SubscriptionError {
     match full {
-        ChannelFull::Members => SubscriptionError::TooManyMembers { max: app.limits.max_presence_members },
+        ChannelFull::Members => {
+            SubscriptionError::TooManyMembers { max: app.limits.max_presence_members }
+        }
         ChannelFull::Bytes => SubscriptionError::RosterTooLarge { max: app.limits.presence_bytes },
     }
 }

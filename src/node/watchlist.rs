@@ -88,7 +88,8 @@ impl Node {
 impl Clustered {
     /// What a connection is told once all it watches are known; only once.
     fn all_known(&self, socket: SocketId) -> Vec<Message> {
-        let is_whole = |unknown: &PendingWatchlist| unknown.users.iter().all(|(_, online)| online.is_some());
+        let is_whole =
+            |unknown: &PendingWatchlist| unknown.users.iter().all(|(_, online)| online.is_some());
         let unknown = self.unknown.remove_if(&socket, |_, unknown| is_whole(unknown));
         unknown.map(|(_, unknown)| unknown.messages()).unwrap_or_default()
     }

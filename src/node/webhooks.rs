@@ -8,10 +8,10 @@ use super::{Node, ServerState, tells_count};
 use crate::app::{App, AppId, Apps, WebhookEvent};
 use crate::cluster::Topic;
 use crate::cluster::link::{Link, LinkRequest};
-use crate::cluster::webhook_log::{WebhookInterest, LogEntry, LogRequest, LogBatch, held};
-use crate::cluster::topics::{TopicTotal, TopicInterest};
+use crate::cluster::topics::{TopicInterest, TopicTotal};
+use crate::cluster::webhook_log::{LogBatch, LogEntry, LogRequest, WebhookInterest, held};
 use crate::protocol::channel::ChannelName;
-use crate::webhook::{Fact, LoggedEntry, EntryContent};
+use crate::webhook::{EntryContent, Fact, LoggedEntry};
 
 /// Who wants to know of a change in who is subscribed.
 pub(super) fn wants(app: &App, channel: &ChannelName) -> TopicInterest {
@@ -82,7 +82,8 @@ impl ServerState {
                 let known = self.apps.load().by_id(app.as_str()).cloned();
                 let entries = entries.into_iter().map(|LogEntry { id, text }| {
                     let turned = held(&text);
-                    let what = turned.map(|(is, channel, user)| EntryContent::Turned(is, channel, user));
+                    let what =
+                        turned.map(|(is, channel, user)| EntryContent::Turned(is, channel, user));
                     LoggedEntry { id, what: what.unwrap_or(EntryContent::Text(text)) }
                 });
                 self.webhooks.read(app, known, entries.collect());

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::json::{self, NotAString, JsonObject};
+use super::json::{self, JsonObject, NotAString};
 
 /// One frame's meaning. Text is borrowed from the frame where it can be.
 #[derive(Debug)]
@@ -188,7 +188,11 @@ mod tests {
         }
         for text in [r#"{"event":"client-x","data":{}}"#, r#"{"event":"client-x","channel":null}"#]
         {
-            assert_eq!(ClientCommand::parse(text).err(), Some(MalformedCommand::ClientEvent), "{text}");
+            assert_eq!(
+                ClientCommand::parse(text).err(),
+                Some(MalformedCommand::ClientEvent),
+                "{text}"
+            );
         }
     }
 
@@ -213,7 +217,9 @@ mod tests {
             r#"{"event":"client-x","channel":"c"}"#,
             r#"{"event":"client-x","channel":"c","data":null}"#,
         ] {
-            let Ok(ClientCommand::ClientEvent(event)) = ClientCommand::parse(text) else { panic!("{text}") };
+            let Ok(ClientCommand::ClientEvent(event)) = ClientCommand::parse(text) else {
+                panic!("{text}")
+            };
             assert!(event.data.is_none(), "{text}");
         }
     }

@@ -106,7 +106,8 @@ mod tests {
     const BOTH: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
     fn accepted(lines: &[&str]) -> Option<String> {
-        AcceptedExtension::first(lines.iter().map(|line| line.as_bytes())).map(|one| one.to_string())
+        AcceptedExtension::first(lines.iter().map(|line| line.as_bytes()))
+            .map(|one| one.to_string())
     }
 
     #[test]

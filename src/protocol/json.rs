@@ -214,7 +214,9 @@ impl<'de> Deserialize<'de> for BatchBody<'de> {
                 let mut batch = None;
                 while let Some(JsonKey(name)) = map.next_key()? {
                     if name == "batch" {
-                        batch = map.next_value::<Option<JsonList<JsonObject<'de>>>>()?.map(|list| list.0);
+                        batch = map
+                            .next_value::<Option<JsonList<JsonObject<'de>>>>()?
+                            .map(|list| list.0);
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }

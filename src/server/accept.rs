@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 use super::ServerPhase;
-use super::listener::{UnregisteredStream, IncomingStream, Listener};
+use super::listener::{IncomingStream, Listener, UnregisteredStream};
 use crate::hub::loads::WorkerLoads;
 use crate::hub::stream::Stream;
 

@@ -100,14 +100,19 @@ pub fn examine(config: &Config) -> Result<(), UnusableSetting> {
             .map_or(Ok(()), |doubt| Err(UnusableSetting::new("server.tls.cert", doubt)))?;
     }
     if let Some(spool) = &config.webhooks.spool {
-        spool_is_usable(spool).map_err(|error| UnusableSetting::path("webhooks.spool", spool, &error))?;
+        spool_is_usable(spool)
+            .map_err(|error| UnusableSetting::path("webhooks.spool", spool, &error))?;
     }
     match &config.server.unix_socket {
         Some(socket) => {
             let folder = socket.path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let listed = folder.map_or(Ok(()), |folder| fs::metadata(folder).map(drop));
             listed.map_err(|error| {
-                UnusableSetting::path("server.unix_socket.path", folder.unwrap_or(&socket.path), &error)
+                UnusableSetting::path(
+                    "server.unix_socket.path",
+                    folder.unwrap_or(&socket.path),
+                    &error,
+                )
             })?;
         }
         None => host_is_here("server.host", &config.server.host)?,

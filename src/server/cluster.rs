@@ -14,7 +14,7 @@ use tracing::{error, warn};
 use super::UnusableSetting;
 use crate::app::Apps;
 use crate::cluster::link::{self, LinkEvent};
-use crate::cluster::redis::{RedisDriver, LinkSettings};
+use crate::cluster::redis::{LinkSettings, RedisDriver};
 use crate::cluster::topics::Topics;
 use crate::config;
 use crate::node::{Clustered, ServerState, take_arrivals};

@@ -24,8 +24,8 @@ use super::proxy;
 use super::tls::Certificates;
 use super::unreadable::{self, MAX_HEAD};
 use crate::http::fallback::LineStream;
-use crate::http::timeouts::{TimeoutReason, RequestTimer};
-use crate::http::{HandshakeDetails, HttpService, Handoff, Http, Upgrade, tell_of_refusal};
+use crate::http::timeouts::{RequestTimer, TimeoutReason};
+use crate::http::{Handoff, HandshakeDetails, Http, HttpService, Upgrade, tell_of_refusal};
 use crate::hub::http_stream::SessionRequest;
 use crate::hub::loads::LoadGuard;
 use crate::hub::stream::Stream;
@@ -118,7 +118,11 @@ pub(super) struct ConnectionSettings {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(terms: Rc<ConnectionSettings>, accepted: AcceptedConnection, alive: LoadGuard) {
+pub(super) async fn serve(
+    terms: Rc<ConnectionSettings>,
+    accepted: AcceptedConnection,
+    alive: LoadGuard,
+) {
     let mut peer = accepted.peer;
     let Ok(mut stream) = accepted.into_stream() else { return };
     if terms.proxied && !announced(&terms, &mut stream, &mut peer).await {

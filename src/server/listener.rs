@@ -156,7 +156,9 @@ impl Listener {
     pub(super) fn register(self) -> io::Result<RegisteredListener> {
         Ok(match self {
             Self::Tcp(listener) => RegisteredListener::Tcp(net::TcpListener::from_std(listener)?),
-            Self::Unix(listener) => RegisteredListener::Unix(net::UnixListener::from_std(listener)?),
+            Self::Unix(listener) => {
+                RegisteredListener::Unix(net::UnixListener::from_std(listener)?)
+            }
         })
     }
 }

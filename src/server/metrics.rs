@@ -84,14 +84,22 @@ pub(super) fn start(
 
 fn tell(addr: SocketAddr, port: &MetricsListener) {
     match port {
-        MetricsListener { enabled: false, .. } => info!(%addr, "health checks at /, /ready and /usage"),
-        MetricsListener { local: true, .. } => info!(%addr, "metrics at /metrics, for this machine alone"),
+        MetricsListener { enabled: false, .. } => {
+            info!(%addr, "health checks at /, /ready and /usage");
+        }
+        MetricsListener { local: true, .. } => {
+            info!(%addr, "metrics at /metrics, for this machine alone");
+        }
         MetricsListener { .. } => info!(%addr, "metrics at /metrics"),
     }
 }
 
 /// The listener, once its address can be had.
-async fn free(listener: Option<TcpListener>, addr: SocketAddr, port: &MetricsListener) -> TcpListener {
+async fn free(
+    listener: Option<TcpListener>,
+    addr: SocketAddr,
+    port: &MetricsListener,
+) -> TcpListener {
     if let Some(listener) = listener {
         return listener;
     }
@@ -128,7 +136,11 @@ async fn serve(listener: TcpListener, port: MetricsListener) -> io::Result<()> {
     }
 }
 
-fn answer(request: &Request<Incoming>, peer: SocketAddr, port: &MetricsListener) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    peer: SocketAddr,
+    port: &MetricsListener,
+) -> Response<Full<Bytes>> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let is_told = port.enabled && (!port.local || peer.ip().to_canonical().is_loopback());
     let (status, kind, text) = match request.uri().path() {

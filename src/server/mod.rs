@@ -4,16 +4,16 @@
 mod accept;
 mod check;
 mod cluster;
+mod connection;
 mod listener;
 mod lookup;
+mod metrics;
 mod process_limits;
 mod proxy;
 pub mod reload;
-mod metrics;
-mod connection;
-mod worker;
 mod tls;
 mod unreadable;
+mod worker;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -220,7 +220,9 @@ fn node_number() -> io::Result<u64> {
     Ok(u64::from(u32::from_le_bytes(bytes)).max(1))
 }
 
-fn certificates(config: &config::ServerConfig) -> Result<Option<Arc<Certificates>>, UnusableSetting> {
+fn certificates(
+    config: &config::ServerConfig,
+) -> Result<Option<Arc<Certificates>>, UnusableSetting> {
     let read = config.tls.as_ref().map(Certificates::read).transpose();
     read.map(|read| read.map(Arc::new))
 }
@@ -254,7 +256,8 @@ fn listen(config: &config::ServerConfig, listener: Option<OwnedFd>) -> io::Resul
 
 fn webhooks_of(config: &Config, cluster: Option<&Clustered>) -> io::Result<Webhooks> {
     let config::WebhooksConfig { allow_private, spool } = config.webhooks.clone();
-    let done = cluster.map(|cluster| Box::new(node::done(cluster.link().clone())) as webhook::EntryAcknowledger);
+    let done = cluster
+        .map(|cluster| Box::new(node::done(cluster.link().clone())) as webhook::EntryAcknowledger);
     Webhooks::start(webhook::WebhookOptions { allow_private, spool }, &config.apps, done)
 }
 
@@ -274,7 +277,8 @@ fn metrics_of(
     if metrics.port == 0 || !(metrics.enabled || metrics.probes) {
         return metrics.enabled.then_some(scrape);
     }
-    let scrape = metrics::MetricsListener { scrape, enabled: metrics.enabled, local: metrics.local };
+    let scrape =
+        metrics::MetricsListener { scrape, enabled: metrics.enabled, local: metrics.local };
     let addr = resolve(&metrics.host, metrics.port);
     let started = addr.and_then(|addr| metrics::start(addr, scrape, phase.subscribe()));
     if let Err(error) = started {

@@ -78,7 +78,11 @@ fn parse(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
 
 fn version_1(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else {
-        return Err(if bytes.len() < LINE { ProxyHeaderError::Unfinished } else { ProxyHeaderError::Malformed });
+        return Err(if bytes.len() < LINE {
+            ProxyHeaderError::Unfinished
+        } else {
+            ProxyHeaderError::Malformed
+        });
     };
     let line = bytes.get(..end).and_then(|line| std::str::from_utf8(line).ok());
     let words: Vec<&str> = line.ok_or(ProxyHeaderError::Malformed)?.split(' ').collect();
@@ -149,7 +153,11 @@ mod tests {
             let client = client.map(|client| client.parse().unwrap());
             let header = ProxyHeader { length: bytes.len(), client };
             for end in 1..bytes.len() {
-                assert_eq!(parse(&bytes[..end]), Err(ProxyHeaderError::Unfinished), "{end} of {bytes:?}");
+                assert_eq!(
+                    parse(&bytes[..end]),
+                    Err(ProxyHeaderError::Unfinished),
+                    "{end} of {bytes:?}"
+                );
                 assert!(wanted(&bytes[..end]) <= bytes.len(), "{end} of {bytes:?}");
             }
             assert_eq!(parse(&[&bytes[..], b"GET /"].concat()), Ok(header), "{bytes:?}");

@@ -47,8 +47,8 @@ pub(super) struct Certificates {
 impl Certificates {
     /// The error says which setting, and which file, it is about.
     pub(super) fn read(files: &config::TlsFiles) -> Result<Self, UnusableSetting> {
-        let tickets =
-            ring::Ticketer::new().map_err(|error| UnusableSetting::new("server.tls.cert", error))?;
+        let tickets = ring::Ticketer::new()
+            .map_err(|error| UnusableSetting::new("server.tls.cert", error))?;
         let (current, times) = load(files, &tickets)?;
         let current = ArcSwap::from_pointee(current);
         let (begin, end) = (AtomicU64::new(times.0), Arc::new(AtomicU64::new(times.1)));

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
 use super::connection::{ConnectionSettings, serve};
-use super::{WorkerContext, ServerPhase};
+use super::{ServerPhase, WorkerContext};
 use crate::http::Http;
 use crate::hub::connection::Connection;
 use crate::hub::line_cache::forget_shared_lines;
@@ -104,7 +104,8 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         }
     };
     let ending = async {
-        let changed = phase.wait_for(|phase| *phase != ServerPhase::Serving).await.map(|phase| *phase);
+        let changed =
+            phase.wait_for(|phase| *phase != ServerPhase::Serving).await.map(|phase| *phase);
         if let Ok(phase) = changed {
             end(&http, &loads, phase, config.shutdown_grace).await;
         }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use fastwebsockets::{CloseCode, Frame, OpCode, Payload};
 
-use crate::protocol::deflate::{COMPRESSED, Inflater, InflateError};
+use crate::protocol::deflate::{COMPRESSED, InflateError, Inflater};
 
 thread_local! {
     /// All connections of a thread share one, made when the first compressed message comes.
@@ -120,7 +120,9 @@ fn header(
         .map_err(|_| ProtocolBreach::Protocol("The opcode is not known"))?;
     // RFC 7692, section 6.1: the first frame of a message says it for all.
     if deflated && !matches!(opcode, OpCode::Text | OpCode::Binary) {
-        return Err(ProtocolBreach::Protocol("Only the first frame of a message may say it is compressed"));
+        return Err(ProtocolBreach::Protocol(
+            "Only the first frame of a message may say it is compressed",
+        ));
     }
     if second & 0b1000_0000 == 0 {
         return Err(ProtocolBreach::Protocol("Frames of a client must be masked"));
@@ -139,7 +141,9 @@ fn header(
     }
     let control = matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong);
     if control && (payload > 125 || !fin) {
-        return Err(ProtocolBreach::Protocol("A control frame must be whole and at most 125 bytes"));
+        return Err(ProtocolBreach::Protocol(
+            "A control frame must be whole and at most 125 bytes",
+        ));
     }
     let payload = usize::try_from(payload).unwrap_or(usize::MAX);
     if !control && payload > room(deflated) {
@@ -308,7 +312,9 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, ProtocolBreach> {
     let (code, reason) = match payload {
         [] => return Ok(None),
         [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),
-        [_] => return Err(ProtocolBreach::Protocol("A close frame holds no code or two bytes of it")),
+        [_] => {
+            return Err(ProtocolBreach::Protocol("A close frame holds no code or two bytes of it"));
+        }
     };
     if !CloseCode::from(code).is_allowed() || code >= 5000 {
         return Err(ProtocolBreach::Protocol("The close code is not one to be sent"));
@@ -356,7 +362,11 @@ mod tests {
         heard_by(FrameLimits { max: 70_000, inflates: false }, bytes, step)
     }
 
-    fn heard_by(terms: FrameLimits, bytes: &[u8], step: usize) -> Result<Vec<String>, ProtocolBreach> {
+    fn heard_by(
+        terms: FrameLimits,
+        bytes: &[u8],
+        step: usize,
+    ) -> Result<Vec<String>, ProtocolBreach> {
         let (mut frames, mut all) = (FrameAssembler::default(), Vec::new());
         for chunk in bytes.chunks(step) {
             frames.feed(&mut chunk.to_vec(), terms, |incoming| {
@@ -479,6 +489,9 @@ mod tests {
             assert_eq!(breach.err(), Some(code), "{bytes:x?}");
         }
         let off = FrameLimits { inflates: false, ..terms };
-        assert_eq!(heard_by(off, &masked(0xc1, &HELLO), 4096).map_err(ProtocolBreach::code), Err(1002));
+        assert_eq!(
+            heard_by(off, &masked(0xc1, &HELLO), 4096).map_err(ProtocolBreach::code),
+            Err(1002)
+        );
     }
 }

@@ -18,7 +18,7 @@ use super::{LINGER, linger, watch};
 use crate::app::App;
 use crate::hub::connection::Connection;
 use crate::hub::http_sessions::HttpSession;
-use crate::hub::http_stream::{SessionRequest, HttpStream, SessionIdle, head};
+use crate::hub::http_stream::{HttpStream, SessionIdle, SessionRequest, head};
 use crate::hub::stream::Stream;
 use crate::metrics::{Reason, Transport};
 use crate::node::Node;

@@ -23,7 +23,7 @@ use crate::metrics::Reason;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::session::Session;
-use frames::{ProtocolBreach, FrameAssembler, IncomingMessage, FrameLimits};
+use frames::{FrameAssembler, FrameLimits, IncomingMessage, ProtocolBreach};
 
 /// How long a client may go on after we have closed, before its stream is dropped; seconds.
 const LINGER: u32 = 5;

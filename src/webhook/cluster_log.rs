@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::debounce::{self, DELAY, SubjectKey};
-use super::{WebhookMessage, Fact};
+use super::{Fact, WebhookMessage};
 use crate::app::{App, AppId, WebhookEvent};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
@@ -209,7 +209,12 @@ pub(super) struct LatestCounts(HashMap<(AppId, ChannelName), u64>);
 
 impl LatestCounts {
     /// The count of a version, if it is news.
-    pub(super) fn take(&mut self, app: &AppId, version: u64, event: WebhookMessage) -> Option<WebhookMessage> {
+    pub(super) fn take(
+        &mut self,
+        app: &AppId,
+        version: u64,
+        event: WebhookMessage,
+    ) -> Option<WebhookMessage> {
         let channel = (app.clone(), event.channel.clone());
         if self.0.len() >= COUNTS && !self.0.contains_key(&channel) {
             self.0.clear();
@@ -293,7 +298,8 @@ mod tests {
         fn new() -> Self {
             let done = Arc::new(Mutex::new(Vec::new()));
             let noted = done.clone();
-            let door: EntryAcknowledger = Box::new(move |_, id| noted.lock().unwrap().push(id.to_owned()));
+            let door: EntryAcknowledger =
+                Box::new(move |_, id| noted.lock().unwrap().push(id.to_owned()));
             let (door, app) = (AckSink::new(Some(door)), Arc::new(App::new("1", "k", "s")));
             Self { door, done, ends: HeldEnds::default(), app, now: 1000, next: 0 }
         }
@@ -383,7 +389,9 @@ mod tests {
     fn a_count_of_before_is_no_news() {
         let mut counts = LatestCounts::default();
         let mut is_news = |channel: &str, version| {
-            let Some(ParsedEntry::Event(event)) = read(&format!("N{channel}\n7")) else { return false };
+            let Some(ParsedEntry::Event(event)) = read(&format!("N{channel}\n7")) else {
+                return false;
+            };
             counts.take(&AppId::new("1"), version, event).is_some()
         };
         assert!(is_news("a", 5) && is_news("b", 4) && !is_news("a", 4) && is_news("a", 6));

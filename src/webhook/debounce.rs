@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::facts::Happening;
-use super::{WebhookMessage, Fact, OccupancyChange, Whisper};
+use super::{Fact, OccupancyChange, WebhookMessage, Whisper};
 use crate::app::{App, AppId, WebhookEvent};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;

@@ -2,11 +2,11 @@
 //! own decides what of it is news, and each webhook has a line that keeps the order, tries again and is
 //! nobody else's concern when its endpoint is slow or dead. Knows no hub: facts are data.
 
-mod facts;
-mod queue;
 mod cluster_log;
 mod debounce;
 mod delivery;
+mod facts;
+mod queue;
 mod spool;
 
 use std::collections::HashMap;
@@ -27,16 +27,16 @@ use tracing::{info, warn};
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
-use facts::{FactQueue, Happening};
-use queue::{Persistence, WebhookQueue};
-use cluster_log::{LatestCounts, AckSink, HeldEnds, ParsedEntry, LogAck};
+use cluster_log::{AckSink, HeldEnds, LatestCounts, LogAck, ParsedEntry};
 use debounce::Debouncer;
 use delivery::WebhookClient;
-use spool::{SpooledEvent, Spool};
+use facts::{FactQueue, Happening};
+use queue::{Persistence, WebhookQueue};
+use spool::{Spool, SpooledEvent};
 
+pub use cluster_log::{EntryAcknowledger, EntryContent, LoggedEntry};
 pub use facts::{Fact, Whisper};
 pub use queue::QueueMetrics;
-pub use cluster_log::{EntryAcknowledger, LoggedEntry, EntryContent};
 
 /// Apps that have their turn before the spool is written.
 const TURNS: usize = 4;
@@ -106,7 +106,11 @@ pub struct Webhooks {
 impl Webhooks {
     /// Starts the thread, and goes on with what an earlier run has left for `apps`.
     /// In a cluster, `done` takes the entries of its log that are done with.
-    pub fn start(options: WebhookOptions, apps: &Apps, done: Option<EntryAcknowledger>) -> io::Result<Self> {
+    pub fn start(
+        options: WebhookOptions,
+        apps: &Apps,
+        done: Option<EntryAcknowledger>,
+    ) -> io::Result<Self> {
         let (logged, received) = mpsc::unbounded_channel();
         let (finish, finishing) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -326,7 +330,8 @@ impl Dispatcher {
         self.know(app);
         for (index, webhook) in app.webhooks.iter().enumerate() {
             if event.is_for(webhook) {
-                let held = from.map_or(Persistence::Not, |receipt| Persistence::Logged(receipt.clone()));
+                let held =
+                    from.map_or(Persistence::Not, |receipt| Persistence::Logged(receipt.clone()));
                 let at = from.map_or(now, |receipt| receipt.at().min(now));
                 self.line(app, index, webhook).put(at, event, held);
             }

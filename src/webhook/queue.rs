@@ -15,11 +15,11 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::WebhookMessage;
-use super::facts::FactSubject;
-use super::cluster_log::{OfficeHold, LogAck};
-use super::millis;
+use super::cluster_log::{LogAck, OfficeHold};
 use super::delivery::{DeliveryFailure, WebhookClient};
-use super::spool::{SpooledEvent, Spool};
+use super::facts::FactSubject;
+use super::millis;
+use super::spool::{Spool, SpooledEvent};
 use crate::app::{App, Webhook};
 
 /// Events and bytes that may wait in one line. Beyond them the newest are left out.
@@ -203,7 +203,9 @@ impl WebhookQueue {
         }
         state.bytes.set(bytes);
         let held = match held {
-            Persistence::Not => state.keep(at, &json).map_or(Persistence::Not, Persistence::Spooled),
+            Persistence::Not => {
+                state.keep(at, &json).map_or(Persistence::Not, Persistence::Spooled)
+            }
             held => held,
         };
         let mut queue = state.queue.borrow_mut();
@@ -328,8 +330,7 @@ impl QueueState {
         let mut body = format!("{{\"time_ms\":{},\"events\":[", millis());
         let most = if together { MOST_TOGETHER } else { 1 };
         let (mut places, mut count) = (0, 0);
-        let is_lost =
-            |held: &Persistence| matches!(held, Persistence::Logged(receipt) if receipt.office() == OfficeHold::Lost);
+        let is_lost = |held: &Persistence| matches!(held, Persistence::Logged(receipt) if receipt.office() == OfficeHold::Lost);
         for QueuedEvent { json, .. } in queue.iter().take_while(|one| !is_lost(&one.held)) {
             if !json.is_empty() {
                 let is_full = body.len() + json.len() > MOST_BYTES_TOGETHER;

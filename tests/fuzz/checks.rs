@@ -7,7 +7,7 @@ use fanfare::protocol::command::ClientCommand;
 use fanfare::protocol::event::{MemberText, Message};
 use fanfare::protocol::member::{Member, User, UserId};
 use fanfare::protocol::query::Query;
-use fanfare::socket::frames::{ProtocolBreach, FrameAssembler, IncomingMessage, FrameLimits};
+use fanfare::socket::frames::{FrameAssembler, FrameLimits, IncomingMessage, ProtocolBreach};
 use serde_json::{Value, json};
 
 /// Largest WebSocket message that [`frames`] lets through, and largest info of a member.
@@ -46,7 +46,9 @@ fn meaning(command: &ClientCommand<'_>) -> (&'static str, [Option<String>; 3]) {
 /// The texts that clients would say it with.
 fn written(command: &ClientCommand<'_>) -> Vec<String> {
     let (event, data) = match command {
-        ClientCommand::Ping => return vec![json!({ "event": "pusher:ping", "data": {} }).to_string()],
+        ClientCommand::Ping => {
+            return vec![json!({ "event": "pusher:ping", "data": {} }).to_string()];
+        }
         ClientCommand::Pong => return vec![json!({ "event": "pusher:pong" }).to_string()],
         ClientCommand::ClientEvent(one) => {
             let (event, channel) = (json!(one.event), json!(one.channel));
@@ -57,7 +59,9 @@ fn written(command: &ClientCommand<'_>) -> Vec<String> {
             "pusher:subscribe",
             json!({ "channel": one.channel, "auth": one.auth, "channel_data": one.channel_data }),
         ),
-        ClientCommand::Unsubscribe(channel) => ("pusher:unsubscribe", json!({ "channel": channel })),
+        ClientCommand::Unsubscribe(channel) => {
+            ("pusher:unsubscribe", json!({ "channel": channel }))
+        }
         ClientCommand::SignIn(one) => {
             ("pusher:signin", json!({ "auth": one.auth, "user_data": one.user_data }))
         }
@@ -156,15 +160,18 @@ pub fn frames(bytes: &[u8]) {
 fn heard(bytes: &[u8], step: usize) -> (Vec<String>, Option<ProtocolBreach>) {
     let (mut frames, mut all, mut closed) = (FrameAssembler::default(), Vec::new(), false);
     for chunk in bytes.chunks(step) {
-        let fed =
-            frames.feed(&mut chunk.to_vec(), FrameLimits { max: MAX, inflates: true }, |incoming| {
+        let fed = frames.feed(
+            &mut chunk.to_vec(),
+            FrameLimits { max: MAX, inflates: true },
+            |incoming| {
                 if let IncomingMessage::Text(text) = incoming {
                     assert!(text.len() <= MAX, "a message over the limit");
                 }
                 closed |= matches!(incoming, IncomingMessage::Close(_));
                 all.push(format!("{incoming:?}"));
                 true
-            });
+            },
+        );
         if let Err(breach) = fed {
             return (all, Some(breach));
         }

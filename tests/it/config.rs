@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use fanfare::config::{self, APP, Config, Error, Flags, SettingKey, LoadedSettings, SERVER, WEBHOOK};
+use fanfare::config::{
+    self, APP, Config, Error, Flags, LoadedSettings, SERVER, SettingKey, WEBHOOK,
+};
 
 /// A folder of a test's own, gone when the test is.
 struct Folder(PathBuf);

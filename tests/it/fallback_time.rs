@@ -96,7 +96,12 @@ async fn stream(memory: &Memory, place: ConnectionRef) -> UnixStream {
     client.set_nonblocking(true).unwrap();
     let alive = LoadGuard::new(Arc::new(WorkerLoads::new(1)), 0);
     let stream = StreamInTransit::Unix(server);
-    let arrival = SessionRequest::Streaming { stream, framing: AnswerFraming::Plain, before: Vec::new(), alive };
+    let arrival = SessionRequest::Streaming {
+        stream,
+        framing: AnswerFraming::Plain,
+        before: Vec::new(),
+        alive,
+    };
     memory.shared.hub.arrive(place, arrival);
     settle(memory).await;
     client

@@ -29,7 +29,8 @@ fn start(io_uring: bool, tls: bool) -> Fixture {
     Fixture::with_config(vec![app], |config| {
         config.server.workers = 1;
         config.server.io_uring = io_uring;
-        config.server.tls = tls.then(|| TlsFiles { cert: file("one", "crt"), key: file("one", "key") });
+        config.server.tls =
+            tls.then(|| TlsFiles { cert: file("one", "crt"), key: file("one", "key") });
         config.metrics.enabled = true;
     })
 }

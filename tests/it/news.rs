@@ -57,7 +57,11 @@ fn nodes<const N: usize>(cluster: &ClusterConfig, endpoint: &Endpoint) -> [Fixtu
     counting(cluster, endpoint, false)
 }
 
-fn counting<const N: usize>(cluster: &ClusterConfig, endpoint: &Endpoint, counts: bool) -> [Fixture; N] {
+fn counting<const N: usize>(
+    cluster: &ClusterConfig,
+    endpoint: &Endpoint,
+    counts: bool,
+) -> [Fixture; N] {
     let webhook = endpoint.webhook();
     std::array::from_fn(|_| {
         node(cluster, |app| {

@@ -54,7 +54,9 @@ fn rooms_are_entered_one_way() {
                 }
             }
             for named in named_after(code, "super::") {
-                let inside = Path::new("src").join(&own).join(format!("{named}.rs")).exists();
+                let sibling = format!("{named}.rs");
+                let inside = file.with_file_name(&sibling).exists()
+                    || Path::new("src").join(&own).join(&sibling).exists();
                 if floor(named).is_some() && !inside && named != own {
                     wrong.push(format!("{place}: name {named:?} as `crate::{named}`"));
                 }
@@ -134,6 +136,49 @@ fn names_say_something() {
             assert!(!EMPTY_NAMES.contains(&name), "{}: find {name:?} an owner", file.display());
         }
     }
+}
+
+/// A reader who meets a type's name knows which type it is. `Error` is the one word that every room has.
+#[test]
+fn a_type_name_occurs_once() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in walk("src", "rs") {
+        if file.ends_with("tests.rs") || file.iter().any(|part| part == "tests") {
+            continue;
+        }
+        for (number, line) in lines(&file) {
+            // Unindented: what a test or a function has for itself is its own business.
+            if let Some(name) = declared_type(&line) {
+                places.entry(name).or_default().push(format!("{}:{number}", file.display()));
+            }
+        }
+    }
+    assert!(places.len() > 100, "found {} types, so little was checked", places.len());
+    let shared: Vec<_> =
+        places.iter().filter(|(name, places)| *name != "Error" && places.len() > 1).collect();
+    assert!(shared.is_empty(), "{shared:#?}");
+}
+
+/// The type that a line at the outer level of a file declares.
+fn declared_type(line: &str) -> Option<String> {
+    let mut words = line.split(|c: char| !(c.is_alphanumeric() || "_()".contains(c)));
+    let mut word = words.next()?;
+    if word.starts_with("pub") {
+        word = words.find(|word| !word.ends_with(')'))?;
+    }
+    let is_kind = ["struct", "enum", "trait", "type", "union"].contains(&word);
+    let name = words.next()?;
+    let name = name.split('(').next()?;
+    (is_kind && !name.is_empty()).then(|| name.to_owned())
+}
+
+#[test]
+fn declarations_of_types_are_seen() {
+    for line in ["struct Hub {", "pub enum Hub {", "pub(super) struct Hub(u8);", "type Hub = u8;"] {
+        assert_eq!(declared_type(line).as_deref(), Some("Hub"), "{line}");
+    }
+    assert_eq!(declared_type("    struct Inner;"), None);
+    assert_eq!(declared_type("pub fn struct_of() {"), None);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use redis::Value;
 use tokio::time::{Instant, timeout};
 
-use super::connections::{LeasedCommand, RedisConnections};
+use super::connections::RedisConnections;
+use super::server::LeasedCommand;
 use super::{LinkError, PATIENCE};
 use crate::cluster::link::{LinkMetrics, LinkStatus};
 use crate::cluster::scripts::Script;

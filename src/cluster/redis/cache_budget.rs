@@ -46,7 +46,8 @@ impl CacheBudget {
         let app = self.apps.entry(topic.app.clone()).or_insert_with(new);
         let bytes = bytes + OVERHEAD;
         app.bytes += bytes;
-        let before = app.events.put(topic.channel.clone(), BudgetedEvent { bytes, serial, expires });
+        let before =
+            app.events.put(topic.channel.clone(), BudgetedEvent { bytes, serial, expires });
         app.bytes -= before.map_or(0, |before| before.bytes);
         let mut out = Vec::new();
         let now = Instant::now();

@@ -8,7 +8,7 @@ use redis::{Value, cmd};
 use super::batch::{CommandBatch, script};
 use super::lease::held_topic;
 use super::leases::{Lease, UNFENCED};
-use super::session::{ExpectedReply, MOST, LinkWriter};
+use super::session::{ExpectedReply, LinkWriter, MOST};
 use super::{LinkError, reply, slots};
 use crate::app::AppId;
 use crate::cluster::Topic;
@@ -90,8 +90,10 @@ impl LinkWriter<'_> {
     fn clear_members(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, lease: &str) {
         let mut clear = script(Script::Clear, &self.parts(topic, "vmrk"));
         // The script adds version and user.
-        let (name, envelope) = (self.keys.topic(topic), self.envelope(0, false, EnvelopeBody::Probe));
-        let EnvelopeParts { head, mac, .. } = self.seals.parts_of_left(&topic.app, &name, &envelope);
+        let (name, envelope) =
+            (self.keys.topic(topic), self.envelope(0, false, EnvelopeBody::Probe));
+        let EnvelopeParts { head, mac, .. } =
+            self.seals.parts_of_left(&topic.app, &name, &envelope);
         clear.arg(lease).arg(name).arg(head).arg(mac);
         batch.add(clear, ExpectedReply::Done);
     }

@@ -10,19 +10,16 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, Msg, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, ToRedisArgs, Value, cmd,
-};
+use redis::{Client, Cmd, Msg, Pipeline, PushInfo, PushKind, Value, cmd};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::address::{self, RedisAddress};
 use super::leases::Lease;
+use super::server::{ConnectionRole, LeasedCommand, RedisServer, at_address};
 use super::slots::{self, HostPort, Redirect, SLOTS};
 use super::{LinkError, PATIENCE, reply};
 use crate::cluster::keys::RedisKeys;
-use crate::cluster::scripts::Script;
 
 /// How long to wait before what is on its way between two servers is asked for again.
 const LATER: Duration = Duration::from_millis(10);
@@ -46,35 +43,6 @@ pub(super) struct RedisConnections {
     pub(super) issued: Vec<Lease>,
 }
 
-/// One server.
-pub(super) struct RedisServer {
-    at: HostPort,
-    pub(super) commands: MultiplexedConnection,
-    listening: MultiplexedConnection,
-    /// Under which this node writes there.
-    pub(super) lease: Option<Lease>,
-}
-
-/// A command on its way; one that writes for a lease gets that of the server it goes to.
-#[derive(Debug)]
-pub(super) struct LeasedCommand {
-    pub(super) command: Cmd,
-    pub(super) fenced: bool,
-}
-
-impl From<Cmd> for LeasedCommand {
-    fn from(command: Cmd) -> Self {
-        Self { command, fenced: false }
-    }
-}
-
-impl LeasedCommand {
-    pub(super) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
-        self.command.arg(arg);
-        self
-    }
-}
-
 /// What is known of subscriptions that end.
 #[derive(Default)]
 pub(super) struct SlotMoves {
@@ -95,13 +63,6 @@ pub(super) struct PushStream {
 struct RoutedCommand {
     index: usize,
     asking: Option<u16>,
-}
-
-/// Which of a server's two connections.
-#[derive(Clone, Copy)]
-enum ConnectionRole {
-    Commands,
-    Listening,
 }
 
 impl PushStream {
@@ -138,70 +99,6 @@ impl SlotMoves {
             }
         }
     }
-}
-
-impl RedisServer {
-    /// Connects to the server at an address, as `login` is logged in to.
-    async fn connect(
-        login: &Client,
-        at: HostPort,
-        pushes: mpsc::UnboundedSender<PushInfo>,
-    ) -> Result<Self, LinkError> {
-        let info = at_address(login, &at);
-        let mut commands = Client::open(info.clone())?
-            .get_multiplexed_async_connection_with_config(&patient())
-            .await?;
-        let mut scripts = redis::pipe();
-        for script in Script::ALL {
-            scripts.cmd("SCRIPT").arg("LOAD").arg(script.text()).ignore();
-        }
-        scripts.exec_async(&mut commands).await?;
-        // What a server says of itself comes in on the newer protocol alone.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let listening = Client::open(info.set_redis_settings(settings))?
-            .get_multiplexed_async_connection_with_config(&patient().set_push_sender(pushes))
-            .await?;
-        Ok(Self { at, commands, listening, lease: None })
-    }
-
-    pub(super) fn host(&self) -> &str {
-        &self.at.0
-    }
-
-    /// The command as it is sent there.
-    fn command(&self, keys: &RedisKeys, LeasedCommand { mut command, fenced }: LeasedCommand) -> Cmd {
-        if fenced && let Some(Lease { tag, id }) = &self.lease {
-            command.arg(id).arg(keys.fence(*tag)).arg(keys.lease(*tag, id));
-        }
-        command
-    }
-
-    fn connection(&self, which: ConnectionRole) -> MultiplexedConnection {
-        match which {
-            ConnectionRole::Commands => self.commands.clone(),
-            ConnectionRole::Listening => self.listening.clone(),
-        }
-    }
-}
-
-fn patient() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(PATIENCE))
-        .set_response_timeout(Some(PATIENCE))
-}
-
-fn at_address(login: &Client, (host, port): &HostPort) -> ConnectionInfo {
-    let info = login.get_connection_info().clone();
-    let addr = match info.addr() {
-        ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
-            host: host.clone(),
-            port: *port,
-            insecure: *insecure,
-            tls_params: tls_params.clone(),
-        },
-        _ => ConnectionAddr::Tcp(host.clone(), *port),
-    };
-    info.set_addr(addr)
 }
 
 impl RedisConnections {
@@ -297,7 +194,10 @@ impl RedisConnections {
     }
 
     /// Sends commands; the answers in their order.
-    pub(super) async fn send(&mut self, commands: Vec<LeasedCommand>) -> Result<Vec<Value>, LinkError> {
+    pub(super) async fn send(
+        &mut self,
+        commands: Vec<LeasedCommand>,
+    ) -> Result<Vec<Value>, LinkError> {
         self.round(ConnectionRole::Commands, commands).await
     }
 
@@ -356,7 +256,11 @@ impl RedisConnections {
     }
 
     /// Sends commands, each to the server it belongs to, and again where an answer points elsewhere.
-    async fn round(&mut self, which: ConnectionRole, commands: Vec<LeasedCommand>) -> Result<Vec<Value>, LinkError> {
+    async fn round(
+        &mut self,
+        which: ConnectionRole,
+        commands: Vec<LeasedCommand>,
+    ) -> Result<Vec<Value>, LinkError> {
         if !self.is_cluster() {
             let Some(server) = self.servers.first() else { return Err(LinkError::Uncovered) };
             let (mut connection, count) = (server.connection(which), commands.len());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::envelope::{EnvelopeBody, Envelope};
+use crate::cluster::envelope::{Envelope, EnvelopeBody};
 
 /// Senders that are remembered for one topic; a node that starts again is a new one.
 const SENDERS: usize = 256;
@@ -228,7 +228,8 @@ impl Deduplicator {
     /// `since` now.
     pub(super) fn begin(&mut self, name: &str, since: u64) {
         if !self.topics.contains_key(name) {
-            let heard = TopicSenders { since, waiting: Some(VecDeque::new()), ..TopicSenders::default() };
+            let heard =
+                TopicSenders { since, waiting: Some(VecDeque::new()), ..TopicSenders::default() };
             self.topics.insert(name.to_owned(), heard);
         }
     }
@@ -347,10 +348,16 @@ mod tests {
         hearing.begin("t", 1);
         assert_eq!(caught_up(&mut hearing), [0; 0]);
         for serial in [5, 6] {
-            assert!(matches!(hear(&mut hearing, event(2, serial, 100 + serial)), EnvelopeVerdict::New(_)));
+            assert!(matches!(
+                hear(&mut hearing, event(2, serial, 100 + serial)),
+                EnvelopeVerdict::New(_)
+            ));
         }
         for serial in [5, 6] {
-            assert_eq!(hear(&mut hearing, event(2, serial, 200 + serial)), EnvelopeVerdict::Doubled);
+            assert_eq!(
+                hear(&mut hearing, event(2, serial, 200 + serial)),
+                EnvelopeVerdict::Doubled
+            );
         }
         // Of another sender, and on another topic, they are others.
         assert!(matches!(hear(&mut hearing, event(3, 5, 300)), EnvelopeVerdict::New(_)));
@@ -381,7 +388,10 @@ mod tests {
         caught_up(&mut hearing);
         assert!(matches!(hear(&mut hearing, event(2, u64::MAX, 1)), EnvelopeVerdict::New(_)));
         for serial in 1..=SERIALS as u64 {
-            assert!(matches!(hear(&mut hearing, event(2, serial, 1)), EnvelopeVerdict::New(_)), "{serial}");
+            assert!(
+                matches!(hear(&mut hearing, event(2, serial, 1)), EnvelopeVerdict::New(_)),
+                "{serial}"
+            );
         }
         // What is older than all that are remembered was heard too.
         assert_eq!(hear(&mut hearing, event(2, 1, 1)), EnvelopeVerdict::Doubled);

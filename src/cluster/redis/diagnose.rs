@@ -75,9 +75,16 @@ async fn look(urls: &[String], prefix: &str) -> Result<RedisFinding, LinkError> 
 }
 
 /// Does what a node does: loads the scripts, listens to a topic, and runs every command of the scripts.
-async fn work(address: &mut RedisAddress, prefix: &str, found: &mut RedisFinding) -> Result<(), LinkError> {
-    let (mut servers, mut heard) =
-        timeout(PATIENCE, RedisConnections::connect(address, RedisKeys::new(prefix), super::random())).await??;
+async fn work(
+    address: &mut RedisAddress,
+    prefix: &str,
+    found: &mut RedisFinding,
+) -> Result<(), LinkError> {
+    let (mut servers, mut heard) = timeout(
+        PATIENCE,
+        RedisConnections::connect(address, RedisKeys::new(prefix), super::random()),
+    )
+    .await??;
     let tag = tag(servers.is_cluster());
     let topic = format!("{prefix}:on:{tag}");
     timeout(PATIENCE, servers.subscribe(std::slice::from_ref(&topic))).await??;

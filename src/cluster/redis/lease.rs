@@ -11,8 +11,8 @@ use tracing::{info, warn};
 
 use super::batch::{CommandBatch, script};
 use super::leases::{FenceReply, Lease, UNFENCED};
-use super::connections::LeasedCommand;
-use super::session::{MOST, LinkWriter};
+use super::server::LeasedCommand;
+use super::session::{LinkWriter, MOST};
 use super::{LONGEST_PAUSE, LinkError, PATIENCE, reply};
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;

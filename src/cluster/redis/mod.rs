@@ -4,25 +4,27 @@
 //! link, an empty Redis and a node that was taken for dead all heal in the same way.
 
 mod address;
-mod query;
 mod batch;
-mod clearing;
-mod dedup;
 mod cache_budget;
+mod clearing;
+mod connections;
+mod counts;
+mod dedup;
+pub mod diagnose;
 mod lease;
 mod leases;
-mod webhook_log;
-mod subscribe;
 mod outages;
-pub mod diagnose;
 mod publish;
+mod query;
 mod reader;
 mod recent;
 mod registration;
 mod reply;
-mod connections;
-mod slots;
+mod server;
 mod session;
+mod slots;
+mod subscribe;
+mod webhook_log;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -35,22 +37,24 @@ use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::redis_clock::now_us;
 use super::keys::RedisKeys;
-use super::link::{OfflineFallback, LinkEvent, LinkDriver, LinkMetrics, LinkRequest, OutgoingEvent};
-use super::webhook_log::WebhookLog;
+use super::link::{
+    LinkDriver, LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, OutgoingEvent,
+};
+use super::redis_clock::now_us;
 use super::seal::EnvelopeSeals;
 use super::topics::Topics;
+use super::webhook_log::WebhookLog;
 use crate::app::{AppId, Apps};
 use address::RedisAddress;
-use dedup::Deduplicator;
 use cache_budget::CacheBudget;
+use connections::{PushStream, RedisConnections};
+use dedup::Deduplicator;
 use leases::{Lease, Peers};
 use outages::OutageLog;
 use publish::LogExpiry;
-use reader::{LinkReader, EnvelopeTrust};
+use reader::{EnvelopeTrust, LinkReader};
 use recent::RecentPublishes;
-use connections::{PushStream, RedisConnections};
 use session::LinkWriter;
 
 /// How long Redis may take to answer before it is taken for away.
@@ -296,16 +300,20 @@ impl RedisDriver {
                 self.hearing.get_mut().begin_at(&self.keys.topic(&topic), since);
                 OfflineFallback::Open(topic)
             }
-            LinkRequest::Join { topic, member, .. } => OfflineFallback::Join { topic, user: member.user_id },
+            LinkRequest::Join { topic, member, .. } => {
+                OfflineFallback::Join { topic, user: member.user_id }
+            }
             LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
             LinkRequest::Publish(publish) => {
                 let local = match &publish {
-                    OutgoingEvent::Cached { topic, except, frame, data, .. } => Some(OfflineFallback::Publish {
-                        topic: topic.clone(),
-                        except: *except,
-                        frame: frame.clone(),
-                        data: data.clone(),
-                    }),
+                    OutgoingEvent::Cached { topic, except, frame, data, .. } => {
+                        Some(OfflineFallback::Publish {
+                            topic: topic.clone(),
+                            except: *except,
+                            frame: frame.clone(),
+                            data: data.clone(),
+                        })
+                    }
                     _ => None,
                 };
                 self.kept.hold(publish, true);
@@ -319,7 +327,10 @@ impl RedisDriver {
             }
             LinkRequest::News(news) => return self.kept.take_news(news, &self.far.status.figures),
             // Everything is counted again once Redis is back; who asks gets no answer and knows why.
-            LinkRequest::Changed { .. } | LinkRequest::Room(_) | LinkRequest::Ask(..) | LinkRequest::Stop => return,
+            LinkRequest::Changed { .. }
+            | LinkRequest::Room(_)
+            | LinkRequest::Ask(..)
+            | LinkRequest::Stop => return,
         };
         let _ = self.far.arrivals.send(LinkEvent::Alone(alone)).await;
     }

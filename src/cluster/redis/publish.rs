@@ -9,14 +9,16 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 
 use super::batch::{CommandBatch, script};
-use super::connections::LeasedCommand;
-use super::session::{ExpectedReply, MOST, LinkWriter};
-use super::{PendingPublish, LinkState, reply};
+use super::server::LeasedCommand;
+use super::session::{ExpectedReply, LinkWriter, MOST};
+use super::{LinkState, PendingPublish, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;
 use crate::cluster::keys::RedisKeys;
-use crate::cluster::link::{OfflineFallback, LinkEvent, LinkMetrics, LinkRequest, OutgoingEvent, Withdraw};
+use crate::cluster::link::{
+    LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, OutgoingEvent, Withdraw,
+};
 use crate::cluster::scripts::{self, Script};
 use crate::cluster::seal::EnvelopeParts;
 use crate::cluster::topics::TopicEntry;
@@ -111,24 +113,33 @@ impl PendingPublish {
     /// The name of the topic that it goes to.
     pub(super) fn topic(&self, keys: &RedisKeys) -> String {
         match &self.publish {
-            OutgoingEvent::Event { topic, .. } | OutgoingEvent::Cached { topic, .. } => keys.topic(topic),
-            OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } | OutgoingEvent::Withdraw(_) => {
-                keys.all()
+            OutgoingEvent::Event { topic, .. } | OutgoingEvent::Cached { topic, .. } => {
+                keys.topic(topic)
             }
+            OutgoingEvent::Terminate { .. }
+            | OutgoingEvent::Reconnect { .. }
+            | OutgoingEvent::Withdraw(_) => keys.all(),
             OutgoingEvent::Done { node, .. } => keys.node(*node),
         }
     }
 
     /// What subscribers here are to be told now that it will not come back.
     fn alone(&self) -> Option<(&Topic, OfflineFallback)> {
-        let OutgoingEvent::Cached { topic, except, frame, data, .. } = &self.publish else { return None };
+        let OutgoingEvent::Cached { topic, except, frame, data, .. } = &self.publish else {
+            return None;
+        };
         let (except, frame, data) = (*except, frame.clone(), data.clone());
         Some((topic, OfflineFallback::Publish { topic: topic.clone(), except, frame, data }))
     }
 }
 
 /// Adds what `PUBLISH` is to be told of an event.
-fn add_event(publish: &mut LeasedCommand, topic: &str, parts: &EnvelopeParts, (lasts, bytes): LogTerms) {
+fn add_event(
+    publish: &mut LeasedCommand,
+    topic: &str,
+    parts: &EnvelopeParts,
+    (lasts, bytes): LogTerms,
+) {
     let EnvelopeParts { head, mac, rest } = parts;
     publish.arg(topic).arg(head).arg(mac).arg(rest).arg(u8::from(lasts)).arg(bytes);
 }
@@ -154,7 +165,9 @@ fn order_to_all(publish: &OutgoingEvent) -> EnvelopeBody {
             channels: one.channels.to_vec(),
         },
         // These are for others.
-        OutgoingEvent::Event { .. } | OutgoingEvent::Cached { .. } | OutgoingEvent::Done { .. } => EnvelopeBody::Probe,
+        OutgoingEvent::Event { .. } | OutgoingEvent::Cached { .. } | OutgoingEvent::Done { .. } => {
+            EnvelopeBody::Probe
+        }
     }
 }
 
@@ -178,14 +191,22 @@ impl LinkWriter<'_> {
         (count, bytes)
     }
 
-    fn add(&mut self, batch: &mut CommandBatch<ExpectedReply>, together: &mut PublishBatch, held: &PendingPublish) {
+    fn add(
+        &mut self,
+        batch: &mut CommandBatch<ExpectedReply>,
+        together: &mut PublishBatch,
+        held: &PendingPublish,
+    ) {
         let most = self.settings.replay;
         let (topic, log, body) = match &held.publish {
             OutgoingEvent::Event { topic, except, frame } => {
-                let body = EnvelopeBody::Event { version: 0, except: *except, frame: frame.clone() };
+                let body =
+                    EnvelopeBody::Event { version: 0, except: *except, frame: frame.clone() };
                 (self.keys.topic(topic), self.keys.channel(topic, 'l'), body)
             }
-            OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } | OutgoingEvent::Withdraw(_) => {
+            OutgoingEvent::Terminate { .. }
+            | OutgoingEvent::Reconnect { .. }
+            | OutgoingEvent::Withdraw(_) => {
                 if let OutgoingEvent::Withdraw(Withdraw { request, .. }) = &held.publish {
                     self.ask_who_lives(batch, *request);
                 }
@@ -224,7 +245,12 @@ impl LinkWriter<'_> {
         together.words.push((topic, parts, lasts));
     }
 
-    fn send_unlogged(&self, batch: &mut CommandBatch<ExpectedReply>, held: &PendingPublish, body: EnvelopeBody) {
+    fn send_unlogged(
+        &self,
+        batch: &mut CommandBatch<ExpectedReply>,
+        held: &PendingPublish,
+        body: EnvelopeBody,
+    ) {
         let (topic, envelope) =
             (held.topic(self.keys), self.envelope(held.serial, held.told, body));
         let mut publish = cmd("SPUBLISH");
@@ -317,11 +343,15 @@ impl LinkWriter<'_> {
         self.kept.recent.cut();
         for order in std::mem::take(&mut self.link.batch) {
             if let LinkRequest::Leave { topic, user } = order {
-                let _ = self.arrivals.send(LinkEvent::Alone(OfflineFallback::Leave { topic, user })).await;
+                let _ = self
+                    .arrivals
+                    .send(LinkEvent::Alone(OfflineFallback::Leave { topic, user }))
+                    .await;
             }
         }
         let (keys, queued) = (self.keys, &self.status.queued);
-        let came = |held: &PendingPublish| self.hearing.borrow().knows_own(&held.topic(keys), held.serial);
+        let came =
+            |held: &PendingPublish| self.hearing.borrow().knows_own(&held.topic(keys), held.serial);
         self.kept.held.retain(|held| {
             let waits = !came(held);
             if !waits {

@@ -3,13 +3,13 @@
 use redis::{Value, cmd};
 
 use super::batch::{CommandBatch, script};
-use super::reader::EnvelopeTrust;
 use super::connections::RedisConnections;
+use super::reader::EnvelopeTrust;
 use super::{LinkError, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::keys::RedisKeys;
-use crate::cluster::link::{LinkReply, ClusterOccupancy, LinkQuery, LinkStatus};
+use crate::cluster::link::{ClusterOccupancy, LinkQuery, LinkReply, LinkStatus};
 use crate::cluster::scripts::Script;
 use crate::protocol::channel::ChannelName;
 

@@ -9,15 +9,15 @@ use redis::Msg;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::dedup::{Deduplicator, MessageId, EnvelopeVerdict};
-use super::leases::node_of;
 use super::connections::PushStream;
+use super::dedup::{Deduplicator, EnvelopeVerdict, MessageId};
+use super::leases::node_of;
 use crate::app::AppId;
 use crate::cluster::Topic;
-use crate::cluster::redis_clock::{RedisClock, now_us};
-use crate::cluster::envelope::{EnvelopeBody, Envelope, EnvelopeError};
+use crate::cluster::envelope::{Envelope, EnvelopeBody, EnvelopeError};
 use crate::cluster::keys::{RedisKeys, TopicName};
 use crate::cluster::link::{LinkEvent, LinkMetrics, Withdraw};
+use crate::cluster::redis_clock::{RedisClock, now_us};
 use crate::cluster::seal::{self, EnvelopeSeals};
 use crate::protocol::channel::ChannelName;
 
@@ -116,7 +116,9 @@ impl EnvelopeTrust<'_> {
                 | EnvelopeBody::Reconnect { app, .. }
                 | EnvelopeBody::Withdraw { app, .. },
             )
-            | (Some(TopicName::Node), EnvelopeBody::Done { app, .. }) => self.holds(app, name, bytes),
+            | (Some(TopicName::Node), EnvelopeBody::Done { app, .. }) => {
+                self.holds(app, name, bytes)
+            }
             (Some(TopicName::Probe), EnvelopeBody::Probe) => true,
             _ => false,
         };

@@ -75,8 +75,16 @@ mod tests {
     fn held(serial: u64, bytes: usize) -> PendingPublish {
         let channel = ChannelName::parse("c", 200).unwrap();
         let topic = Topic { app: AppId::new("a"), channel };
-        let publish = OutgoingEvent::Event { topic, except: None, frame: Bytes::from(vec![0; bytes]) };
-        PendingPublish { since: Instant::now(), serial, told: false, sent: false, taken: 0, publish }
+        let publish =
+            OutgoingEvent::Event { topic, except: None, frame: Bytes::from(vec![0; bytes]) };
+        PendingPublish {
+            since: Instant::now(),
+            serial,
+            told: false,
+            sent: false,
+            taken: 0,
+            publish,
+        }
     }
 
     #[test]

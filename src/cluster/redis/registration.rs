@@ -3,8 +3,8 @@
 
 use redis::Value;
 
-use super::leases::{FenceReply, Lease};
 use super::connections::{RedisConnections, slots_of};
+use super::leases::{FenceReply, Lease};
 use super::slots::{self, SLOTS};
 use super::{LinkError, PATIENCE};
 use crate::cluster::scripts::Script;
@@ -95,7 +95,7 @@ impl RedisConnections {
         self.moves.borrow_mut().moved.extend(slots.map(|(slot, _)| slot));
     }
 
-    fn server(&self, place: u16) -> Option<&super::connections::RedisServer> {
+    fn server(&self, place: u16) -> Option<&super::server::RedisServer> {
         self.servers.get(usize::from(place))
     }
 }

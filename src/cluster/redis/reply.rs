@@ -6,11 +6,11 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::dedup::MessageId;
-use super::subscribe::{MissedEntries, LogCoverage};
 use super::reader::EnvelopeTrust;
-use crate::cluster::redis_clock::RedisClock;
-use crate::cluster::envelope::{EnvelopeBody, DIGITS, Envelope};
+use super::subscribe::{LogCoverage, MissedEntries};
+use crate::cluster::envelope::{DIGITS, Envelope, EnvelopeBody};
 use crate::cluster::link::RetainedEvent;
+use crate::cluster::redis_clock::RedisClock;
 use crate::cluster::roster::LoadedRoster;
 use crate::protocol::member::{Member, UserId};
 

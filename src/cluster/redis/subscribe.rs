@@ -15,7 +15,7 @@ use super::session::{ExpectedReply, LinkWriter};
 use super::{LinkError, PATIENCE, reply, slots};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Envelope;
-use crate::cluster::link::{LinkEvent, LinkMetrics, RetainedEvent, LinkRequest};
+use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest, RetainedEvent};
 use crate::cluster::roster::LoadedRoster;
 use crate::cluster::scripts::{LOGGED, Script};
 
@@ -68,7 +68,11 @@ impl LinkWriter<'_> {
     }
 
     /// Reads what Redis has of topics, behind the joins of the same batch.
-    pub(super) fn load(&mut self, batch: &mut CommandBatch<ExpectedReply>, topics: Vec<Topic>) -> Vec<TopicOpening> {
+    pub(super) fn load(
+        &mut self,
+        batch: &mut CommandBatch<ExpectedReply>,
+        topics: Vec<Topic>,
+    ) -> Vec<TopicOpening> {
         let mut openings = Vec::with_capacity(topics.len());
         for topic in topics {
             let (kind, opening) = (topic.channel.kind(), openings.len());
@@ -213,7 +217,12 @@ impl LinkWriter<'_> {
         }
     }
 
-    async fn hand_on(&self, name: &str, envelope: Envelope, replayed: bool) -> Result<(), LinkError> {
+    async fn hand_on(
+        &self,
+        name: &str,
+        envelope: Envelope,
+        replayed: bool,
+    ) -> Result<(), LinkError> {
         let sifted = self.hearing.borrow().sift(name, envelope);
         let Some(envelope) = sifted else {
             // From a log it is nothing to wonder at.

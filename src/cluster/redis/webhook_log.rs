@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use super::batch::{CommandBatch, script};
 use super::lease::PART;
-use super::connections::LeasedCommand;
+use super::server::LeasedCommand;
 use super::session::LinkWriter;
-use super::{LinkState, LinkError, reply};
+use super::{LinkError, LinkState, reply};
 use crate::app::AppId;
 use crate::cluster::link::{LinkEvent, LinkMetrics};
-use crate::cluster::webhook_log::{LogEntry, MOST_LOGGED, LogRequest, AppLog, LogBatch};
 use crate::cluster::scripts::Script;
+use crate::cluster::webhook_log::{AppLog, LogBatch, LogEntry, LogRequest, MOST_LOGGED};
 
 /// What one script is told of, or reads.
 const AT_ONCE: usize = 1000;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::super::error::SettingOrigin;
 use super::super::environment::Variables;
-use super::{Laravel, AppVariables, PUSHER, REVERB};
+use super::super::error::SettingOrigin;
+use super::{AppVariables, Laravel, PUSHER, REVERB};
 
 /// The variables that choose a Laravel app's broadcaster, from Laravel 11 on and before.
 const CONNECTION: &str = "BROADCAST_CONNECTION";

@@ -7,10 +7,10 @@ mod redis;
 
 use super::dotenv;
 use super::env_file::FoundVariables;
+use super::environment::Variables;
 use super::error::{Error, SettingOrigin};
 use super::settings::{AppSettings, DropInFor, Setting, Settings};
 use super::value::Value;
-use super::environment::Variables;
 pub use doubts::LaravelDoubt;
 
 /// Variables by name, as Laravel's `env()` answers them: those that are null are left out.
@@ -219,7 +219,8 @@ impl Laravel {
             if self.text(variable).is_some_and(|text| !matches!(text, "false" | "0")) {
                 warnings.push(format!("{variable}: only true switches the limit on"));
             }
-            let setting = Setting { value: Value::Integer(0), origin: SettingOrigin::Implied(REVERB.id) };
+            let setting =
+                Setting { value: Value::Integer(0), origin: SettingOrigin::Implied(REVERB.id) };
             return app.set("apps[0]", "client_events_per_second", setting);
         }
         let of = |variable| match self.setting(variable) {

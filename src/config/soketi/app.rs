@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::{ValueForm, GivenValue, Soketi, boolean, text};
+use super::{GivenValue, Soketi, ValueForm, boolean, text};
 use crate::config::error::{Error, SettingOrigin};
 use crate::config::settings::{AppSettings, DropInFor, Setting, WebhookSettings, below};
 use crate::config::value::Value;
@@ -129,9 +129,9 @@ impl Soketi {
         let batching = self.take("webhooks.batching.enabled");
         let batch = self.take("webhooks.batching.duration");
         let batch = match batching {
-            Some(given) if boolean(&given.value) == Some(true) => {
-                Some(batch.unwrap_or_else(|| GivenValue { value: Json::from(50), origin: given.origin }))
-            }
+            Some(given) if boolean(&given.value) == Some(true) => Some(
+                batch.unwrap_or_else(|| GivenValue { value: Json::from(50), origin: given.origin }),
+            ),
             _ => None,
         };
         Ok(ServerWide {
@@ -250,7 +250,9 @@ impl Soketi {
             return Ok(());
         }
         let timeout = match general.users_timeout.clone() {
-            Some(timeout) => timeout.setting("userAuthenticationTimeout", ValueForm::Milliseconds)?,
+            Some(timeout) => {
+                timeout.setting("userAuthenticationTimeout", ValueForm::Milliseconds)?
+            }
             None => Setting { value: Value::Text("30s".to_owned()), ..setting },
         };
         app.set(name, "authorization_timeout", timeout)
@@ -337,7 +339,12 @@ fn read_webhook(
 }
 
 /// What was given, or what Soketi has instead.
-fn or_else(given: Option<GivenValue>, key: &str, form: ValueForm, value: Value) -> Result<Setting, Error> {
+fn or_else(
+    given: Option<GivenValue>,
+    key: &str,
+    form: ValueForm,
+    value: Value,
+) -> Result<Setting, Error> {
     match given {
         Some(given) => given.setting(key, form),
         None => Ok(Setting { value, origin: SettingOrigin::Implied(SOKETI.name) }),

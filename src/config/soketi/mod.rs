@@ -19,10 +19,10 @@ pub(super) use self::names::PREFIX;
 use self::names::{DOCUMENTED, NAMES};
 pub use self::rows::RowReader;
 use super::env_file::FoundVariables;
+use super::environment::Variables;
 use super::error::{Error, SettingOrigin, one_line, suggestion};
 use super::settings::{Setting, Settings};
 use super::value::Value;
-use super::environment::Variables;
 
 /// What was given, by the dotted keys of Soketi's JSON file. A key is taken out when it is read; what
 /// is left in the end has no meaning here.
@@ -127,7 +127,10 @@ impl Soketi {
             return Err(Error::of(name, "expected an object"));
         }
         let path: Arc<str> = name.into();
-        self.insert("", json, &|key| SettingOrigin::Json { path: path.clone(), key: key.to_owned() });
+        self.insert("", json, &|key| SettingOrigin::Json {
+            path: path.clone(),
+            key: key.to_owned(),
+        });
         Ok(())
     }
 

@@ -27,7 +27,8 @@ impl RowReader {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, passed_over: Some(Vec::new()), ..Soketi::default() };
         let id = row.get("id").and_then(super::text).unwrap_or_default();
-        let origin = |column: &str| SettingOrigin::Row { id: id.clone(), column: column.to_owned() };
+        let origin =
+            |column: &str| SettingOrigin::Row { id: id.clone(), column: column.to_owned() };
         for (name, value) in row {
             // An empty list or object says nothing, and neither does an empty text.
             let given = GivenValue { value: value.clone(), origin: origin(name) };

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use super::{ValueForm, Soketi, app, boolean};
+use super::{Soketi, ValueForm, app, boolean};
 use crate::config::error::{Error, SettingOrigin};
 use crate::config::redis_url::{percent_encode, url_host, url_port};
 use crate::config::settings::{Setting, Settings};

@@ -395,8 +395,9 @@ fn the_document_judges_every_variable_as_it_is() {
             (format!("{PREFIX}{name}"), "1"),
         ];
         let mut settings = Settings::default();
-        let applied = Soketi::read(None, Path::new("/"), FoundVariables::new(), &Variables::new(variables))
-            .and_then(|soketi| soketi.apply(&mut settings));
+        let applied =
+            Soketi::read(None, Path::new("/"), FoundVariables::new(), &Variables::new(variables))
+                .and_then(|soketi| soketi.apply(&mut settings));
         // An error shows that it is read as well.
         let ignored = settings.warnings.iter().any(|warning| warning.contains("no effect"));
         assert_eq!(ignored && applied.is_ok(), without.contains(&quoted), "{quoted}");

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cluster::link::{LinkMetrics, Link};
+use crate::cluster::link::{Link, LinkMetrics};
 use crate::metrics::MetricsPage;
 
 type LinkMetric = fn(&LinkMetrics) -> &AtomicU64;

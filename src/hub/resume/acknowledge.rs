@@ -11,8 +11,9 @@ use tokio::time::sleep;
 use super::resumption::Resumption;
 use crate::hub::channels::WorkerChannel;
 use crate::hub::connection::Connection;
-use crate::hub::inbox::{Delivery, Sequence, ChannelHandle};
-use crate::hub::worker::{Worker, is_news};
+use crate::hub::fanout::is_news;
+use crate::hub::inbox::{ChannelHandle, Delivery, Sequence};
+use crate::hub::worker::Worker;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
 
@@ -38,7 +39,8 @@ impl Worker {
     ) {
         let mut deliveries = 0;
         for connection in &channel.subscribers {
-            let told = |one: &Delivery| connection.resumption().map_or(0, |it| it.told(one.channel));
+            let told =
+                |one: &Delivery| connection.resumption().map_or(0, |it| it.told(one.channel));
             for one in run.iter().filter(|one| one.except != Some(connection.id)) {
                 let is_known = one.number > 0 && one.number <= told(one);
                 let is_old =

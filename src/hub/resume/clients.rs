@@ -110,7 +110,11 @@ impl ResumableClients {
     }
 
     /// Takes a new connection of the client.
-    pub(super) fn connect(&mut self, token: &ResumeToken, connection: OpenConnection) -> ClientArrival {
+    pub(super) fn connect(
+        &mut self,
+        token: &ResumeToken,
+        connection: OpenConnection,
+    ) -> ClientArrival {
         let known = self.by_token.contains_key(token);
         let client = self.by_token.entry(token.clone()).or_default();
         let previous = client.current.replace(connection);
@@ -210,7 +214,12 @@ impl ResumableClients {
     }
 
     /// Takes channels from the clients that wait and whose last connection was the user's.
-    pub(super) fn withdraw(&mut self, user: &UserId, channels: &[ChannelName], logs: &mut ChannelLogs) {
+    pub(super) fn withdraw(
+        &mut self,
+        user: &UserId,
+        channels: &[ChannelName],
+        logs: &mut ChannelLogs,
+    ) {
         let waiting = self.by_token.values_mut().filter(|client| client.current.is_none());
         for client in waiting.filter(|client| client.users.contains(user)) {
             for channel in channels {
@@ -224,7 +233,12 @@ impl ResumableClients {
 
     /// Forgets, at second `now`, those that went more than `window` seconds ago, and the first of those that
     /// are too many.
-    pub(super) fn expire(&mut self, now: u32, window: u32, logs: &mut ChannelLogs) -> ForgottenClients {
+    pub(super) fn expire(
+        &mut self,
+        now: u32,
+        window: u32,
+        logs: &mut ChannelLogs,
+    ) -> ForgottenClients {
         let mut forgotten = ForgottenClients::default();
         while let Some((token, socket)) = self.waiting.front() {
             let client = self.by_token.get(token);

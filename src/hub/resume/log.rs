@@ -167,7 +167,12 @@ impl ChannelLogs {
     }
 
     /// What came after event `acked`, but for events that were not for one of `sockets`.
-    pub(super) fn since(&self, channel: &ChannelName, acked: u64, sockets: &[SocketId]) -> MissedEvents {
+    pub(super) fn since(
+        &self,
+        channel: &ChannelName,
+        acked: u64,
+        sockets: &[SocketId],
+    ) -> MissedEvents {
         let Some(log) = self.channels.get(channel) else { return MissedEvents::default() };
         let before = log.before_first();
         let skipped = usize::try_from(acked.saturating_sub(before)).unwrap_or(usize::MAX);
@@ -207,7 +212,12 @@ mod tests {
         ChannelName::parse(name, 200).unwrap()
     }
 
-    fn append(logs: &mut ChannelLogs, name: &str, text: &'static str, bounds: LogBounds) -> (u64, u64) {
+    fn append(
+        logs: &mut ChannelLogs,
+        name: &str,
+        text: &'static str,
+        bounds: LogBounds,
+    ) -> (u64, u64) {
         let mut lost = 0;
         let frame = Bytes::from_static(text.as_bytes());
         let number = logs.append(&channel(name), &frame, None, 7, (bounds, &mut lost));

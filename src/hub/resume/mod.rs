@@ -22,8 +22,8 @@ use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
-pub use clients::{ClientArrival, SubscriptionState, OpenConnection};
-pub use log::{LogBounds, EVENT_BYTES, MissedEvents};
+pub use clients::{ClientArrival, OpenConnection, SubscriptionState};
+pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
 
 /// The resumable clients of one app, and the logs of what they hold.
 #[derive(Debug, Default)]
@@ -80,7 +80,12 @@ impl ResumeRegistry {
     }
 
     /// Notes that the client's connection is subscribed to a channel, and finds what it missed there.
-    pub fn subscribe(&self, token: &ResumeToken, socket: SocketId, name: &ChannelName) -> SubscriptionState {
+    pub fn subscribe(
+        &self,
+        token: &ResumeToken,
+        socket: SocketId,
+        name: &ChannelName,
+    ) -> SubscriptionState {
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut *state;
         let found = clients.subscribe(token, socket, name, logs);

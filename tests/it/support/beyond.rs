@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use fanfare::app::App;
 use fanfare::cluster::Topic;
-use fanfare::cluster::envelope::{EnvelopeBody, Envelope};
-use fanfare::cluster::link::{OfflineFallback, LinkEvent, LinkDriver, LinkRequest, OutgoingEvent};
+use fanfare::cluster::envelope::{Envelope, EnvelopeBody};
+use fanfare::cluster::link::{LinkDriver, LinkEvent, LinkRequest, OfflineFallback, OutgoingEvent};
 
 use super::memory::Memory;
 

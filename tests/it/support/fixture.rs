@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare::app::{App, Apps, Webhook, WebhookEvent};
-use fanfare::config::{self, Config, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig, ServerConfig};
+use fanfare::config::{
+    self, Config, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig, ServerConfig,
+};
 use fanfare::server::{self, ServerHandle};
 
 use super::http::{Http, Response};

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fanfare::app::App;
 use fanfare::cluster::Topic;
-use fanfare::cluster::envelope::{EnvelopeBody, Envelope};
-use fanfare::cluster::link::{OfflineFallback, LinkEvent, RetainedEvent, LinkRequest, OutgoingEvent};
+use fanfare::cluster::envelope::{Envelope, EnvelopeBody};
+use fanfare::cluster::link::{
+    LinkEvent, LinkRequest, OfflineFallback, OutgoingEvent, RetainedEvent,
+};
 use fanfare::cluster::roster::LoadedRoster;
 use fanfare::cluster::topics::TopicEntry;
 use fanfare::protocol::member::{Member, UserId};
@@ -195,7 +197,9 @@ impl Loopback {
         let node = &mut self.nodes[at];
         let alone = match order {
             LinkRequest::Open(topic) => OfflineFallback::Open(topic),
-            LinkRequest::Join { topic, member, .. } => OfflineFallback::Join { topic, user: member.user_id },
+            LinkRequest::Join { topic, member, .. } => {
+                OfflineFallback::Join { topic, user: member.user_id }
+            }
             LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
             LinkRequest::Publish(publish) => {
                 node.serial += 1;
@@ -250,7 +254,9 @@ impl Loopback {
                 node.opening.insert(topic.clone(), Vec::new());
                 node.unread.push_back((topic, again));
             }
-            LinkRequest::Join { topic, member, max, place } => self.join(at, topic, member, (max, place)),
+            LinkRequest::Join { topic, member, max, place } => {
+                self.join(at, topic, member, (max, place));
+            }
             LinkRequest::Leave { topic, user } => self.leave(number, lease, topic, user),
             LinkRequest::Changed { topic, .. } => {
                 let node = &mut self.nodes[at];
@@ -336,7 +342,12 @@ impl Loopback {
                 channel.version += STEP;
                 let (version, place) = (channel.version, channel.log.len());
                 let (frame, data) = (frame.clone(), data.clone());
-                self.send(origin, serial, topic, EnvelopeBody::Cached { version, except, frame, data });
+                self.send(
+                    origin,
+                    serial,
+                    topic,
+                    EnvelopeBody::Cached { version, except, frame, data },
+                );
                 for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
                     let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
                     let is_heard_here = topics.read(topic, |_| ()).is_some();

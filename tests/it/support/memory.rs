@@ -20,7 +20,7 @@ use fanfare::hub::inbox::ConnectionRef;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::{Metrics, Transport};
-use fanfare::node::{Clustered, Node, Publication, ServerState, Withdrawing};
+use fanfare::node::{Clustered, Node, PendingWithdrawal, Publication, ServerState};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::member::UserId;
 use fanfare::protocol::resume_token::ResumeToken;
@@ -134,7 +134,7 @@ impl Memory {
     }
 
     /// As a backend does with `POST users/USER/unsubscribe`; what its answer waits for, in a runtime's context.
-    pub fn withdraw(&self, worker: usize, user: &str, channels: &[&str]) -> Withdrawing {
+    pub fn withdraw(&self, worker: usize, user: &str, channels: &[&str]) -> PendingWithdrawal {
         let names = channels.iter().map(|name| ChannelName::parse(name, 200).unwrap()).collect();
         let directory = self.shared.hub.directory(&self.app.id);
         let user = UserId::parse(user).unwrap();

@@ -1,0 +1,119 @@
+//! One Redis server of a link: its two connections, one for commands and one that listens, and the lease
+//! under which this node writes there. Which server has which slot is `connections`'s business.
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushInfo,
+    ToRedisArgs,
+};
+use tokio::sync::mpsc;
+
+use super::leases::Lease;
+use super::slots::HostPort;
+use super::{LinkError, PATIENCE};
+use crate::cluster::keys::RedisKeys;
+use crate::cluster::scripts::Script;
+
+/// One server.
+pub(super) struct RedisServer {
+    pub(super) at: HostPort,
+    pub(super) commands: MultiplexedConnection,
+    pub(super) listening: MultiplexedConnection,
+    /// Under which this node writes there.
+    pub(super) lease: Option<Lease>,
+}
+
+/// A command on its way; one that writes for a lease gets that of the server it goes to.
+#[derive(Debug)]
+pub(super) struct LeasedCommand {
+    pub(super) command: Cmd,
+    pub(super) fenced: bool,
+}
+
+impl From<Cmd> for LeasedCommand {
+    fn from(command: Cmd) -> Self {
+        Self { command, fenced: false }
+    }
+}
+
+impl LeasedCommand {
+    pub(super) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(arg);
+        self
+    }
+}
+
+/// Which of a server's two connections.
+#[derive(Clone, Copy)]
+pub(super) enum ConnectionRole {
+    Commands,
+    Listening,
+}
+
+impl RedisServer {
+    /// Connects to the server at an address, as `login` is logged in to.
+    pub(super) async fn connect(
+        login: &Client,
+        at: HostPort,
+        pushes: mpsc::UnboundedSender<PushInfo>,
+    ) -> Result<Self, LinkError> {
+        let info = at_address(login, &at);
+        let mut commands = Client::open(info.clone())?
+            .get_multiplexed_async_connection_with_config(&patient())
+            .await?;
+        let mut scripts = redis::pipe();
+        for script in Script::ALL {
+            scripts.cmd("SCRIPT").arg("LOAD").arg(script.text()).ignore();
+        }
+        scripts.exec_async(&mut commands).await?;
+        // What a server says of itself comes in on the newer protocol alone.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let listening = Client::open(info.set_redis_settings(settings))?
+            .get_multiplexed_async_connection_with_config(&patient().set_push_sender(pushes))
+            .await?;
+        Ok(Self { at, commands, listening, lease: None })
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.at.0
+    }
+
+    /// The command as it is sent there.
+    pub(super) fn command(
+        &self,
+        keys: &RedisKeys,
+        LeasedCommand { mut command, fenced }: LeasedCommand,
+    ) -> Cmd {
+        if fenced && let Some(Lease { tag, id }) = &self.lease {
+            command.arg(id).arg(keys.fence(*tag)).arg(keys.lease(*tag, id));
+        }
+        command
+    }
+
+    pub(super) fn connection(&self, which: ConnectionRole) -> MultiplexedConnection {
+        match which {
+            ConnectionRole::Commands => self.commands.clone(),
+            ConnectionRole::Listening => self.listening.clone(),
+        }
+    }
+}
+
+fn patient() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE))
+}
+
+pub(super) fn at_address(login: &Client, (host, port): &HostPort) -> ConnectionInfo {
+    let info = login.get_connection_info().clone();
+    let addr = match info.addr() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
+            host: host.clone(),
+            port: *port,
+            insecure: *insecure,
+            tls_params: tls_params.clone(),
+        },
+        _ => ConnectionAddr::Tcp(host.clone(), *port),
+    };
+    info.set_addr(addr)
+}

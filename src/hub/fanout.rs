@@ -1,0 +1,108 @@
+//! Fan-out: the frames of one turn into the outboxes of their channels' subscribers. Frames that follow each
+//! other on a channel are joined into one piece that all its subscribers share. Flushing is the worker's.
+
+use std::rc::Rc;
+use std::slice;
+
+use smallvec::SmallVec;
+
+use super::connection::Connection;
+use super::deflated::CompressedRun;
+use super::inbox::{ChannelHandle, Delivery, Sequence};
+use super::subscriptions::Subscription;
+use super::worker::Worker;
+
+/// Bytes of frames that are joined into one piece for all subscribers of a channel.
+const JOINED: usize = 64 << 10;
+
+impl Worker {
+    /// Delivers frames so that each subscriber gets its own in the order they came. Channels whose
+    /// subscribers have no other come one after the other, for frames of one channel can be joined.
+    pub(super) fn deliver_all(
+        &self,
+        frames: &mut Vec<Delivery>,
+        touched: &mut Vec<Rc<Connection>>,
+    ) {
+        if frames.len() > 1 {
+            let channels = self.channels.borrow();
+            let place = |frame: &Delivery| {
+                if channels.is_alone(frame.channel) { frame.channel.slot } else { u32::MAX }
+            };
+            if !frames.is_sorted_by_key(place) {
+                frames.sort_by_key(place);
+            }
+        }
+        let mut run: SmallVec<[Delivery; 8]> = SmallVec::new();
+        let mut run_bytes = 0;
+        for next in frames.drain(..) {
+            let joins = run.last().is_some_and(|last| {
+                last.channel == next.channel
+                    && last.history == Sequence::None
+                    && next.history == Sequence::None
+            });
+            if !joins || run_bytes + next.frame.len() > JOINED {
+                self.deliver_run(&mut run, touched);
+                run_bytes = 0;
+            }
+            run_bytes += next.frame.len();
+            run.push(next);
+        }
+        self.deliver_run(&mut run, touched);
+    }
+
+    /// Delivers frames that follow each other on one channel, joined into one piece for all those who get
+    /// all of them.
+    fn deliver_run(&self, run: &mut SmallVec<[Delivery; 8]>, touched: &mut Vec<Rc<Connection>>) {
+        let Some(first) = run.first() else { return };
+        let channels = self.channels.borrow();
+        let Some(channel) = channels.get(first.channel) else {
+            run.clear();
+            return;
+        };
+        let all = match run.as_slice() {
+            [only] => only.frame.clone(),
+            several => Delivery::join(several),
+        };
+        let number = run.last().map_or(0, |last| last.number);
+        if number > 0 && self.deliveries.deliver(first.channel, number) >= first.number {
+            // Somebody who came back was told some of these already.
+            self.deliver_anew(channel, run, touched);
+            return run.clear();
+        }
+        let (mut deliveries, mut second) = (0, CompressedRun::default());
+        let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
+        for connection in &channel.subscribers {
+            if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
+                if history != Sequence::None && !is_news(connection, first.channel, history) {
+                    continue;
+                }
+                self.give(connection, second.pick(connection, run, &all, true), number);
+                deliveries += run.len();
+            } else {
+                for one in run.iter().filter(|one| one.except != Some(connection.id)) {
+                    let alone = second.pick(connection, slice::from_ref(one), &one.frame, false);
+                    self.give(connection, alone, number);
+                    deliveries += 1;
+                }
+            }
+            if connection.touch() {
+                touched.push(connection.clone());
+            }
+        }
+        let traffic = channel.directory.traffic(self.index());
+        traffic.deliveries.add(deliveries as u64);
+        second.count(traffic);
+        run.clear();
+    }
+}
+
+/// Whether what happened there in the channel's history is after what the subscriber was told when it
+/// subscribed.
+pub(super) fn is_news(connection: &Connection, channel: ChannelHandle, history: Sequence) -> bool {
+    let subscriptions = connection.subscriptions.borrow();
+    subscriptions.find(channel.slot).is_some_and(|Subscription { told, .. }| match history {
+        Sequence::None => true,
+        Sequence::Presence(version) => told.presence < version,
+        Sequence::Cache(version) => told.cache < version,
+    })
+}
