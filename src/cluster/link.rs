@@ -239,7 +239,7 @@ pub struct ClusterOccupancy {
     pub users: usize,
 }
 
-/// What is counted of the link. Written by the link's thread, but for `dropped` and `slowed`.
+/// What is counted of the link. Written by the link's thread, but for `dropped` and `throttled`.
 #[derive(Debug, Default)]
 pub struct LinkMetrics {
     /// Envelopes sent.
@@ -247,7 +247,7 @@ pub struct LinkMetrics {
     /// Publishes that did not fit the queue, or waited too long.
     pub dropped: AtomicU64,
     /// Requests that waited until others were sent.
-    pub slowed: AtomicU64,
+    pub throttled: AtomicU64,
     /// Envelopes of other nodes.
     pub received: AtomicU64,
     /// From their sending to their coming, by the clocks of both nodes.
@@ -255,13 +255,13 @@ pub struct LinkMetrics {
     /// Subscribers here that events of other nodes went to.
     pub deliveries: AtomicU64,
     /// Bytes that were no envelope.
-    pub undecodable: AtomicU64,
+    pub invalid: AtomicU64,
     /// Envelopes that are of no node with the app's secret, or were changed on their way.
     pub unsealed: AtomicU64,
     /// Envelopes of kinds that only newer nodes know.
-    pub newer: AtomicU64,
+    pub unknown_kind: AtomicU64,
     /// Envelopes that came a second time.
-    pub doubled: AtomicU64,
+    pub duplicates: AtomicU64,
     /// Events of other nodes that were read from a log.
     pub replayed: AtomicU64,
     /// Events that were cut off logs for their bytes.
@@ -275,7 +275,7 @@ pub struct LinkMetrics {
     /// Leases renewed.
     pub renewals: AtomicU64,
     /// Nodes whose lease had lapsed and that this node cleared away.
-    pub reaped: AtomicU64,
+    pub nodes_expired: AtomicU64,
     /// What was said for webhooks, and what there was no room for.
     pub news_said: AtomicU64,
     pub news_dropped: AtomicU64,
@@ -410,7 +410,7 @@ impl Link {
         if !self.is_up() || self.queued() <= SLOW_DOWN.min(self.max_queued / 2) {
             return None;
         }
-        LinkMetrics::add(&self.figures().slowed, 1);
+        LinkMetrics::add(&self.figures().throttled, 1);
         let (sender, room) = oneshot::channel();
         self.order(LinkRequest::Room(sender));
         Some(room)

@@ -54,7 +54,7 @@ pub struct Flags {
     /// Log as text or json.
     #[arg(long, value_name = "FORMAT", global = true, help_heading = SETTINGS)]
     pub log_format: Option<String>,
-    /// The same as --log-level debug.
+    /// Minimum log level: debug, with each frame's event and channel.
     #[arg(long, conflicts_with = "log_level", global = true, help_heading = SETTINGS)]
     pub debug: bool,
     #[command(subcommand)]

@@ -86,7 +86,9 @@ const COUNTERS: [(&str, &str, AppMetric); 19] = [
     ("deliveries_total", "Events given to subscribers, one for each.", |app| {
         app.sum(|t| &t.deliveries)
     }),
-    ("answers_total", "Frames given to one connection alone.", |app| app.sum(|t| &t.answers)),
+    ("direct_messages_total", "Frames given to one connection alone.", |app| {
+        app.sum(|t| &t.answers)
+    }),
     ("sent_bytes_total", "Bytes that clients' sockets took.", |app| app.sum(|t| &t.sent_bytes)),
     ("compressed_plain_bytes_total", "What was sent compressed, in bytes before.", |app| {
         app.sum(|t| &t.plain_bytes)

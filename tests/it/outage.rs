@@ -47,7 +47,7 @@ fn what_is_no_envelope_is_skipped() {
     let link = one.running().shared().cluster.as_ref().unwrap().link().clone();
     let figures = link.figures();
     let counted = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    assert_eq!((counted(&figures.undecodable), counted(&figures.newer)), (4, 1));
+    assert_eq!((counted(&figures.invalid), counted(&figures.unknown_kind)), (4, 1));
 }
 
 #[test]

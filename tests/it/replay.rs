@@ -371,7 +371,7 @@ fn the_link_is_measured() {
     assert!(figure("round_trip_seconds_sum") > 0.0);
     let topic = format!("{}:on:{{{ID}/pub}}", cluster.prefix);
     redis.ask(&["SPUBLISH", &topic, "nonsense"]);
-    reaches("undecodable_total", 1.0);
+    reaches("invalid_total", 1.0);
     // What is more than the queue holds is refused, and heard by nobody.
     let much = "x".repeat(queue_bytes);
     let refused = one.api("POST", "events", &trigger("pub", "e", &much));

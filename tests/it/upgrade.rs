@@ -80,8 +80,8 @@ fn two_versions_work_side_by_side() {
     assert!(way.edits() > 10, "{} envelopes were of another version", way.edits());
     let link = old.running().shared().cluster.as_ref().unwrap().link().clone();
     let figures = link.figures();
-    assert_eq!(figures.undecodable.load(Ordering::Relaxed), 0);
-    assert_eq!(figures.newer.load(Ordering::Relaxed), 1);
+    assert_eq!(figures.invalid.load(Ordering::Relaxed), 0);
+    assert_eq!(figures.unknown_kind.load(Ordering::Relaxed), 1);
 }
 
 /// Members whom a node that stops has closed, and who come back, neither leave nor are there twice; the

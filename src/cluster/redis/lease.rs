@@ -110,7 +110,7 @@ impl LinkWriter<'_> {
             self.kept.leases.retain(|other| *other != lease);
         }
         if !topics.is_empty() {
-            info!(topics = topics.len(), "said again what this node holds");
+            info!(topics = topics.len(), "state re-registered in Redis");
         }
         Ok(())
     }
@@ -248,7 +248,7 @@ impl LinkWriter<'_> {
                 lease.id = fenced.to_owned();
             }
             info!("a node's lease has lapsed; clearing away what it held");
-            LinkMetrics::add(&self.status.figures.reaped, 1);
+            LinkMetrics::add(&self.status.figures.nodes_expired, 1);
             Box::pin(self.clear(&lease)).await?;
         }
         self.link.reaping = false;

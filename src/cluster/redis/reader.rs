@@ -65,8 +65,8 @@ impl LinkReader<'_> {
             Ok(envelope) => envelope,
             Err(error) => {
                 let count = match error {
-                    EnvelopeError::Newer(_) => &self.figures.newer,
-                    EnvelopeError::Garbage => &self.figures.undecodable,
+                    EnvelopeError::Newer(_) => &self.figures.unknown_kind,
+                    EnvelopeError::Garbage => &self.figures.invalid,
                 };
                 LinkMetrics::add(count, 1);
                 debug!(topic = name, "skipped: {error}");
@@ -88,7 +88,7 @@ impl LinkReader<'_> {
             EnvelopeVerdict::New(envelope) => Some(envelope),
             EnvelopeVerdict::Waits => None,
             EnvelopeVerdict::Doubled => {
-                LinkMetrics::add(&self.figures.doubled, 1);
+                LinkMetrics::add(&self.figures.duplicates, 1);
                 None
             }
         }

@@ -226,7 +226,7 @@ impl LinkWriter<'_> {
         let sifted = self.hearing.borrow().sift(name, envelope);
         let Some(envelope) = sifted else {
             // From a log it is nothing to wonder at.
-            LinkMetrics::add(&self.status.figures.doubled, u64::from(!replayed));
+            LinkMetrics::add(&self.status.figures.duplicates, u64::from(!replayed));
             return Ok(());
         };
         let mark = MessageId::from(&envelope);

@@ -12,7 +12,9 @@ type LinkMetric = fn(&LinkMetrics) -> &AtomicU64;
 const COUNTERS: [(&str, &str, LinkMetric); 20] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
     ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
-    ("slowed_total", "Requests that waited because Redis takes events too slowly.", |f| &f.slowed),
+    ("throttled_total", "Requests that waited because Redis takes events too slowly.", |f| {
+        &f.throttled
+    }),
     ("received_total", "Messages of other nodes, presence and counts among them.", |f| &f.received),
     ("deliveries_total", "Events given to subscribers here that came to another node.", |f| {
         &f.deliveries
@@ -21,13 +23,15 @@ const COUNTERS: [(&str, &str, LinkMetric); 20] = [
     ("missed_total", "Channels whose log did not reach back, so that events may be lost.", |f| {
         &f.gaps
     }),
-    ("doubled_total", "Events that came a second time and were dropped.", |f| &f.doubled),
-    ("undecodable_total", "Messages that no node of this kind sent.", |f| &f.undecodable),
+    ("duplicates_total", "Events that came a second time and were dropped.", |f| &f.duplicates),
+    ("invalid_total", "Messages that no node of this kind sent.", |f| &f.invalid),
     ("log_cut_total", "Events that logs for lost links had to forget for their bytes.", |f| &f.cut),
     ("unsealed_total", "Messages of nobody with the app's secret, or changed on their way.", |f| {
         &f.unsealed
     }),
-    ("newer_total", "Messages of a kind that only newer versions know.", |f| &f.newer),
+    ("unknown_kind_total", "Messages of a kind that only newer versions know.", |f| {
+        &f.unknown_kind
+    }),
     (
         "unconfirmed_total",
         "Nodes that did not say in a second that they had taken a right back.",
@@ -35,7 +39,9 @@ const COUNTERS: [(&str, &str, LinkMetric); 20] = [
     ),
     ("connects_total", "Times that the link to Redis was made.", |f| &f.connects),
     ("renewals_total", "Times that the lease of this node was renewed.", |f| &f.renewals),
-    ("reaped_total", "Other nodes whose lease lapsed and that were cleared away.", |f| &f.reaped),
+    ("nodes_expired_total", "Other nodes whose lease lapsed and that were cleared away.", |f| {
+        &f.nodes_expired
+    }),
     ("webhook_facts_total", "What this node said for webhooks.", |f| &f.news_said),
     ("webhook_facts_dropped_total", "What it left out because too much waited.", |f| {
         &f.news_dropped
