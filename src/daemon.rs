@@ -3,12 +3,11 @@
 
 use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use fanfare::config::{self, Config, LoadedSettings};
 use fanfare::server::reload::{self, Reloader};
-use fanfare::server::{self, ListenAddress, ServerHandle};
+use fanfare::server::{self, ListenAddress, PassedListeners, ServerHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval, interval_at, sleep};
 use tracing::level_filters::LevelFilter;
@@ -32,6 +31,10 @@ impl From<io::Error> for ExitError {
         Self(error.to_string(), OS_ERROR)
     }
 }
+
+/// What systemd calls the socket that is for the HTTP API: by `FileDescriptorName=`, or by its unit.
+const API: &str = "api";
+const API_UNIT: &str = "fanfare-api.socket";
 
 /// How often the log says how many connections are left while they leave.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -64,33 +67,42 @@ impl Signals {
     }
 }
 
-/// A listener that was there before this process, and stays when it ends.
+/// Listeners that were there before this process, and stay when it ends.
 pub(crate) struct InheritedListener {
-    listener: Option<OwnedFd>,
-    /// Systemd keeps it, and the file that it may have.
+    passed: PassedListeners,
+    /// Systemd keeps them, and the files that they may have.
     by_systemd: bool,
 }
 
 impl InheritedListener {
     /// Whether somebody has the listener when this process has ended.
     fn is_kept(&self) -> bool {
-        self.by_systemd || self.listener.is_some() && !handover::is_alone()
+        self.passed.sockets.is_some() && (self.by_systemd || !handover::is_alone())
     }
-}
 
-impl InheritedListener {
-    /// From systemd (`LISTEN_FDS`), or as the standard input. To be called once, for it
-    /// owns what it finds.
+    /// From systemd (`LISTEN_FDS`), or from the process before. To be called once, for it owns what it finds.
     pub(crate) fn find() -> io::Result<Self> {
-        let mut given = systemd::sockets()?;
-        if given.len() > 1 {
-            let problem = format!("{} sockets were passed, and one can be served", given.len());
-            return Err(io::Error::other(problem));
+        let given = systemd::sockets()?;
+        if given.is_empty() {
+            let (sockets, api) = (handover::inherited()?, handover::inherited_api()?);
+            let passed = PassedListeners { sockets, api, leave_files: false };
+            return Ok(Self { passed, by_systemd: false });
         }
-        match given.pop() {
-            Some(listener) => Ok(Self { listener: Some(listener), by_systemd: true }),
-            None => Ok(Self { listener: handover::inherited()?, by_systemd: false }),
+        let count = given.len();
+        let mut passed = PassedListeners { leave_files: true, ..PassedListeners::default() };
+        for (name, socket) in given {
+            let place = match name.as_deref() {
+                Some(API | API_UNIT) => &mut passed.api,
+                _ => &mut passed.sockets,
+            };
+            if place.replace(socket).is_some() {
+                let problem = format!(
+                    "{count} sockets were passed, and served are one and one of the name {API:?}"
+                );
+                return Err(io::Error::other(problem));
+            }
         }
+        Ok(Self { passed, by_systemd: true })
     }
 }
 
@@ -99,17 +111,17 @@ pub(crate) fn run(
     config: Config,
     (load, set_level): (impl Fn() -> Result<LoadedSettings, config::Error>, impl Fn(LevelFilter)),
     inherited: InheritedListener,
-    listening: impl FnOnce(&ListenAddress),
+    listening: impl FnOnce(&ListenAddress, Option<&ListenAddress>),
 ) -> Result<(), ExitError> {
     let systemd = Systemd::new(|name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anybody can see that the server is up and tell it to stop.
         let mut signals = Signals::new()?;
-        let (is_inherited, is_kept) = (inherited.listener.is_some(), inherited.is_kept());
-        let mut running = server::start_on(config.clone(), inherited.listener)
+        let (is_inherited, is_kept) = (inherited.passed.sockets.is_some(), inherited.is_kept());
+        let mut running = server::start_on(config.clone(), inherited.passed)
             .map_err(|error| ExitError(error.to_string(), error.exit_code()))?;
-        listening(running.address());
+        listening(running.address(), running.api_address());
         systemd.ready();
         if is_inherited && !inherited.by_systemd {
             handover::tell_predecessor();
@@ -131,8 +143,8 @@ pub(crate) fn run(
             };
         }
         drop(reloader);
-        if inherited.by_systemd || matches!(stop, Stop::HandOver) {
-            running.leave_socket();
+        if matches!(stop, Stop::HandOver) {
+            running.leave_sockets();
         }
         let stop = if is_kept { Stop::HandOver } else { stop };
         info!(connections = running.shared().connections(), "stopping");
@@ -218,6 +230,6 @@ fn begin_succession(
         warn!("a successor is being started already");
         return next;
     }
-    let started = running.listener().and_then(|listener| Successor::start(listener, alone));
+    let started = running.listeners().and_then(|listeners| Successor::start(listeners, alone));
     started.inspect_err(|error| error!(%error, "no successor can be started")).ok()
 }

@@ -1,17 +1,27 @@
 //! Handing over: a process of the same program, maybe of a newer version, that goes on with this one's
-//! listener. The listener is its standard input, and a line on its standard output says that it serves;
-//! until then this process goes on as if nothing had happened.
+//! listeners. That of sockets is its standard input, and a line on its standard output says that it serves;
+//! until then this process goes on as if nothing had happened. Where the API has a listener of its own, the
+//! standard output is a Unix socket, in which that listener waits for it.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use rustix::net::sockopt;
+use fanfare::server::PassedListeners;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
+};
 use tokio::sync::oneshot;
 
 /// What a successor says once it serves.
 const SERVING: &str = "serving";
+
+/// The variable by which a successor knows that the API's listener waits for it.
+const API_WAITS: &str = "API_LISTENER_WAITS";
 
 /// The variable by which a successor knows that nobody but it has the listener.
 const ALONE: &str = "LISTENER_IS_YOURS";
@@ -30,6 +40,39 @@ pub(crate) fn inherited() -> io::Result<Option<OwnedFd>> {
         return Ok(None);
     }
     stdin.as_fd().try_clone_to_owned().map(Some)
+}
+
+/// The API's listener of the process before, where that had one.
+pub(crate) fn inherited_api() -> io::Result<Option<OwnedFd>> {
+    if std::env::var_os(API_WAITS).is_none() {
+        return Ok(None);
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(
+        io::stdout(),
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let passed = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut listeners) => listeners.next(),
+        _ => None,
+    });
+    passed.map(Some).ok_or_else(|| io::Error::other("the API's listener was not passed on"))
+}
+
+/// Puts the API's listener where a successor finds it.
+fn pass_on(api: &OwnedFd, line: &UnixStream) -> io::Result<()> {
+    let listeners = [api.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&listeners)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    sendmsg(line, &[IoSlice::new(&[0])], &mut control, SendFlags::empty())?;
+    Ok(())
 }
 
 /// Says that this process serves, to the one before.
@@ -55,23 +98,29 @@ impl fmt::Display for HandoverError {
 }
 
 impl Successor {
-    /// Starts the program again, as it was started, with `listener`, which nobody else has if it is `alone`.
-    pub(crate) fn start(listener: OwnedFd, alone: bool) -> io::Result<Self> {
+    /// Starts the program again, as it was started, with `passed`, which nobody else has if it is `alone`.
+    pub(crate) fn start(passed: PassedListeners, alone: bool) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         // By the name it was called by, not by what runs now: that file may have been replaced.
         let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        if let Some(api) = &passed.api {
+            pass_on(api, &ours)?;
+        }
         let mut child = Command::new(program)
             .args(arguments)
             .env_remove(ALONE)
             .envs(alone.then_some((ALONE, "yes")))
+            .env_remove(API_WAITS)
+            .envs(passed.api.is_some().then_some((API_WAITS, "yes")))
             .env_remove("WATCHDOG_PID")
-            .stdin(Stdio::from(listener))
-            .stdout(Stdio::piped())
+            .stdin(passed.sockets.map_or_else(Stdio::null, Stdio::from))
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
             .spawn()?;
         let pid = child.id();
         let (tell, serves) = oneshot::channel();
         std::thread::Builder::new().name("successor".to_owned()).spawn(move || {
-            let _ = tell.send(hear(&mut child));
+            let _ = tell.send(hear(&mut child, ours));
         })?;
         Ok(Self { pid, serves })
     }
@@ -83,9 +132,8 @@ impl Successor {
     }
 }
 
-fn hear(child: &mut Child) -> Result<(), HandoverError> {
-    let lines = child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines);
-    if lines.map_while(Result::ok).any(|line| line == SERVING) {
+fn hear(child: &mut Child, line: UnixStream) -> Result<(), HandoverError> {
+    if BufReader::new(line).lines().map_while(Result::ok).any(|line| line == SERVING) {
         return Ok(());
     }
     // It has closed its output without a word, so it has ended or is about to.

@@ -82,13 +82,13 @@ fn main() -> ExitCode {
     let mut _running = None;
     // A certificate that is being replaced is no reason to leave the apps as they were.
     let load = || config::load(&flags, std::env::vars_os(), &folder);
-    match daemon::run(config, (load, set_level), inherited, |address| {
+    match daemon::run(config, (load, set_level), inherited, |address, api| {
         let Some(made) = made else { return };
         let greeting = banner::text(&made, address.tcp(), &own.path, own.try_out);
         let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
         let _ = io::stdout().write_all(text.as_bytes());
         let Some(addr) = address.tcp() else { return };
-        match RunningApp::new(&made, addr, &own).publish() {
+        match RunningApp::new(&made, addr, api, &own).publish() {
             Ok(file) => _running = Some(file),
             Err(error) => debug!(%error, "other commands will not find this server by themselves"),
         }

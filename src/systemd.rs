@@ -71,14 +71,14 @@ impl Systemd {
     }
 }
 
-/// The listening sockets that systemd opened for this process (`sd_listen_fds(3)`), none if it did not. To
+/// The listening sockets that systemd opened for this process (`sd_listen_fds(3)`) and their names, none if it did not. To
 /// be called once, for it owns what it finds; a process started from here does not inherit them.
 ///
 /// # Errors
 /// A variable that is not a number, and a file that is no such socket.
-pub(crate) fn sockets() -> io::Result<Vec<OwnedFd>> {
+pub(crate) fn sockets() -> io::Result<Vec<(Option<String>, OwnedFd)>> {
     let given = sd_listen_fds::get().map_err(io::Error::other)?;
-    given.into_iter().map(|(_, given)| listener(given.into_std())).collect()
+    given.into_iter().map(|(name, given)| Ok((name, listener(given.into_std())?))).collect()
 }
 
 fn listener(given: OwnedFd) -> io::Result<OwnedFd> {

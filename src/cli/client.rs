@@ -37,6 +37,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const MOST: usize = 300;
 
 /// A server and an app on it.
+#[derive(Clone)]
 pub(super) struct ApiTarget {
     pub tls: bool,
     pub host: String,
@@ -54,6 +55,8 @@ pub(super) struct ApiTarget {
     pub origin: Option<String>,
     /// Whether the app's settings here have compression on.
     pub compresses: bool,
+    /// The same server at the address of its HTTP API, if that is another.
+    pub api: Option<Box<Self>>,
 }
 
 /// An answer to a request.
@@ -134,9 +137,16 @@ impl From<SocketError> for CommandError {
 }
 
 impl ApiTarget {
+    /// The server at an `http` or `https` URL, or at `unix:` and a path.
     pub(super) fn at(url: &str, app: &App) -> Result<Self, CommandError> {
-        let wrong =
-            || CommandError(format!("--url: expected http://HOST or https://HOST, found {url:?}"));
+        let wrong = || {
+            let forms = "http://HOST, https://HOST or unix:/PATH";
+            CommandError(format!("--url: expected {forms}, found {url:?}"))
+        };
+        if let Some(path) = url.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            let place = Self::at("http://localhost", app)?;
+            return Ok(Self { unix_socket: Some(path.into()), ..place });
+        }
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let tls = match uri.scheme_str() {
             Some("https" | "wss") => true,
@@ -157,7 +167,24 @@ impl ApiTarget {
             signer: app.signer.clone(),
             origin: None,
             compresses: app.features.compression,
+            api: None,
         })
+    }
+
+    /// With an address of its API's own, below the same prefix unless it has one.
+    pub(super) fn with_api(mut self, url: &str) -> Result<Self, CommandError> {
+        let app = App::new(&self.id, &self.key, "");
+        let place = Self::at(url, &app)
+            .map_err(|error| CommandError(error.0.replacen("--url", "--api-url", 1)))?;
+        let path = if place.path.is_empty() { self.path.clone() } else { place.path.clone() };
+        let signer = self.signer.clone();
+        self.api = Some(Box::new(Self { path, signer, ..place }));
+        Ok(self)
+    }
+
+    /// Where the HTTP API is asked.
+    pub(super) fn of_api(&self) -> &Self {
+        self.api.as_deref().unwrap_or(self)
     }
 
     /// The same app at another address.
@@ -185,6 +212,7 @@ impl ApiTarget {
             signer: self.signer.clone(),
             origin: None,
             compresses: false,
+            api: None,
         }
     }
 
@@ -243,16 +271,18 @@ impl ApiTarget {
         query: &[(&str, &str)],
         body: &str,
     ) -> Result<ApiResponse, CommandError> {
-        let path = format!("{}/apps/{}/{path}", self.path, percent(&self.id));
+        let api = self.of_api();
+        let path = format!("{}/apps/{}/{path}", api.path, percent(&self.id));
         let target = format!("{path}?{}", self.sign(method, &path, query, body));
-        self.request(method, &target, body).await
+        api.request(method, &target, body).await
     }
 
     /// A request for the app's channels, signed as if the path had no prefix.
     pub(super) async fn send_signed_without_prefix(&self) -> Result<ApiResponse, CommandError> {
         let path = format!("/apps/{}/channels", percent(&self.id));
-        let target = format!("{}{path}?{}", self.path, self.sign("GET", &path, &[], ""));
-        self.request("GET", &target, "").await
+        let api = self.of_api();
+        let target = format!("{}{path}?{}", api.path, self.sign("GET", &path, &[], ""));
+        api.request("GET", &target, "").await
     }
 
     /// A request as it is.

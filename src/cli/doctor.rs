@@ -60,21 +60,36 @@ pub(super) async fn examine(
     if events::examine(&mut report, &target).await {
         webhooks::examine(&mut report, &target, metrics.as_ref()).await;
     }
+    let apart = target.api.is_some() && public.len() > 1;
     for public in &public {
-        from_outside(&mut report, &target, public).await;
+        from_outside(&mut report, (&target, apart), public).await;
     }
     report.end()
 }
 
-/// Looks at the address that the app gives to its clients and its backend, unless that is this one.
-async fn from_outside(report: &mut Report, target: &ApiTarget, public: &PublicAddress) {
+/// Looks at the address that the app gives to its clients and its backend, unless that is this one. Where the
+/// API is `apart` each of the two has its own.
+async fn from_outside(
+    report: &mut Report,
+    (target, apart): (&ApiTarget, bool),
+    public: &PublicAddress,
+) {
     const SUBJECT: &str = "public address";
     let PublicAddress { url, said_by } = public;
-    let public = match target.elsewhere(url) {
+    let is_backends = !said_by.starts_with("VITE_") && !said_by.starts_with("MIX_");
+    let public = match (apart, is_backends) {
+        (true, true) => target.clone().with_api(url),
+        (true, false) => {
+            target.elsewhere(url).map(|place| ApiTarget { api: target.api.clone(), ..place })
+        }
+        (false, _) => target.elsewhere(url),
+    };
+    let public = match public {
         Ok(public) => public,
         Err(error) => return report.add(SUBJECT, Grade::Fail, error.0),
     };
-    if public.url() == target.url() {
+    let place = |target: &ApiTarget| (target.url(), target.of_api().url());
+    if place(&public) == place(target) {
         return;
     }
     if matches!(public.host.as_str(), "0.0.0.0" | "::") {

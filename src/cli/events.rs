@@ -15,6 +15,9 @@ use super::{CommandError, fallback, http2, listen};
 /// What the server says of an app that it does not have.
 const NO_APP: &str = "No matching application";
 
+/// What the server says where its API is at another address.
+const ELSEWHERE: &str = "(server.api)";
+
 /// How far a request gets.
 enum AccessResult {
     /// To the server, which takes it.
@@ -87,7 +90,10 @@ fn tell(report: &mut Report, target: &ApiTarget, api: &AccessResult, socket: &Ac
 
     let path = &target.path;
     let of_api = match (api, socket) {
-        (Taken, _) => Ok("a signed request is taken".to_owned()),
+        (Taken, _) => Ok(match &target.api {
+            None => "a signed request is taken".to_owned(),
+            Some(api) => format!("a signed request is taken at {}, its own address", api.url()),
+        }),
         (Stripped, _) => Err(format!(
             "a proxy takes {path} away before the server sees it, so that signatures do not fit: leave the path as it is (nginx: proxy_pass without a slash at its end) and set server.path = \"{path}\""
         )),
@@ -138,7 +144,7 @@ async fn api(target: &ApiTarget) -> AccessResult {
     };
     let passage = passage(answer);
     // A signature is over the path as it was written.
-    if let (AccessResult::Refused(_), false) = (&passage, target.path.is_empty())
+    if let (AccessResult::Refused(_), false) = (&passage, target.of_api().path.is_empty())
         && let Ok(ApiResponse { status: 200, .. }) = target.send_signed_without_prefix().await
     {
         return AccessResult::Stripped;
@@ -158,6 +164,7 @@ fn passage(answer: ApiResponse) -> AccessResult {
         };
     };
     let advice = match status {
+        404 if text.contains(ELSEWHERE) => ": say where with --api-url",
         404 if text.contains(NO_APP) => ": the server does not have this app: is the id right?",
         404 if is_json && text.contains("Not found.") => return AccessResult::NoSuchPath(status),
         404 if is_json => ": the server does not have this app: is the id right?",

@@ -8,7 +8,7 @@ use super::running::RunningApp;
 use super::{CommandError, database, root_certs};
 use crate::app::App;
 use crate::config::{self, Config, LoadedSettings, ServerConfig, TargetArgs};
-use crate::protocol::origin::{self, OriginPattern};
+use crate::protocol::origin::{self as origins, OriginPattern};
 
 /// What to do about a machine without settings and without a server.
 const NOTHING: &str = "no app is configured here and no server without settings runs: give --config, or --url with --app-id, --key and --secret";
@@ -42,7 +42,10 @@ impl ApiTarget {
         if at.origin.is_some() {
             target.origin.clone_from(&at.origin);
         }
-        Ok(target)
+        match &at.api_url {
+            Some(url) => target.with_api(url),
+            None => Ok(target),
+        }
     }
 
     async fn of_settings(
@@ -53,9 +56,14 @@ impl ApiTarget {
         if config.made_app.is_some() {
             let of_config = config.server.port;
             let running = RunningApp::choose(RunningApp::all(), at.url.as_deref(), of_config)?;
-            let RunningApp { url, id, key, secret, .. } =
+            let RunningApp { url, api, id, key, secret, .. } =
                 running.ok_or_else(|| CommandError(NOTHING.to_owned()))?;
-            return Self::at(at.url.as_ref().unwrap_or(&url), &App::new(&id, &key, &secret));
+            let app = App::new(&id, &key, &secret);
+            return match (&at.url, api) {
+                (Some(url), _) => Self::at(url, &app),
+                (None, Some(api)) => Self::at(&url, &app)?.with_api(&api),
+                (None, None) => Self::at(&url, &app),
+            };
         }
         let configured = match &at.app_id {
             Some(id) => config.apps.by_id(id),
@@ -97,20 +105,35 @@ impl ApiTarget {
         url: Option<&str>,
         app: &App,
     ) -> Result<Self, CommandError> {
-        let own = || {
-            let scheme = if server.tls.is_some() { "https" } else { "http" };
-            let host = reachable(&server.host);
-            format!("{scheme}://{host}:{}{}", server.port, server.path)
-        };
+        let own = || format!("{}{}", origin(server, &server.host, server.port), server.path);
         let mut target = Self::at(&url.map_or_else(own, str::to_owned), app)?;
         if url.is_none() {
             target.unix_socket = server.unix_socket.as_ref().map(|socket| socket.path.clone());
             // Reached by its address, it is there for another name.
             target.name = server.tls.as_ref().and_then(|tls| root_certs::name_in(&tls.cert));
+            if let Some(api) = &server.api {
+                target = target.with_api(&match &api.unix_socket {
+                    Some(socket) => format!("unix:{}", socket.path.display()),
+                    None => origin(server, &api.host, api.port),
+                })?;
+                let name = target.name.clone();
+                if let Some(api) = &mut target.api {
+                    api.name = name;
+                }
+            }
         }
         target.origin = origin_among(&app.allowed_origins);
         Ok(target)
     }
+}
+
+/// What stands before the paths of a server that listens at `host` and `port`.
+fn origin(server: &ServerConfig, host: &str, port: u16) -> String {
+    let scheme = if server.tls.is_some() { "https" } else { "http" };
+    let host = reachable(host);
+    let is_bare = host.contains(':') && !host.starts_with('[');
+    let host = if is_bare { format!("[{host}]") } else { host.to_owned() };
+    format!("{scheme}://{host}:{port}")
 }
 
 /// Where a server that listens at `host` can be reached: one that listens everywhere listens here.
@@ -125,7 +148,7 @@ pub(super) fn reachable(host: &str) -> &str {
 /// An `Origin` that an app with these patterns lets in; none where it lets everybody in.
 fn origin_among(patterns: &[OriginPattern]) -> Option<String> {
     // Where nobody has to name an origin, none is named.
-    if origin::allowed(patterns, None) {
+    if origins::allowed(patterns, None) {
         return None;
     }
     // One that is a whole name is more certain than one with something in the place of an asterisk.
@@ -143,7 +166,7 @@ mod tests {
             let patterns: Vec<OriginPattern> =
                 patterns.iter().map(|pattern| pattern.parse().unwrap()).collect();
             let origin = origin_among(&patterns);
-            assert!(origin::allowed(&patterns, origin.as_deref()), "{origin:?}");
+            assert!(origins::allowed(&patterns, origin.as_deref()), "{origin:?}");
             origin
         };
         assert_eq!(among(&["*"]), None);

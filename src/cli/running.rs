@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::CommandError;
 use crate::config::{GeneratedApp, ServerConfig};
+use crate::server::ListenAddress;
 
 /// What the files end with.
 const SUFFIX: &str = ".json";
@@ -21,6 +22,9 @@ const SUFFIX: &str = ".json";
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningApp {
     pub url: String,
+    /// Where the HTTP API is, if that is another address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
     pub port: u16,
     pub id: String,
     pub key: String,
@@ -34,17 +38,21 @@ pub struct RunningAppFile {
 }
 
 impl RunningApp {
-    /// The app of a server that listens at `addr`, below `path`.
-    pub fn new(made: &GeneratedApp, mut addr: SocketAddr, server: &ServerConfig) -> Self {
+    /// The app of a server that listens at `addr`, and maybe at another address for its API.
+    pub fn new(
+        made: &GeneratedApp,
+        addr: SocketAddr,
+        api: Option<&ListenAddress>,
+        server: &ServerConfig,
+    ) -> Self {
         let GeneratedApp { id, key, secret } = made.clone();
-        match addr.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
         let scheme = if server.tls.is_some() { "https" } else { "http" };
-        let url = format!("{scheme}://{addr}{}", server.path);
-        Self { url, port: addr.port(), id, key, secret }
+        let url = |addr| format!("{scheme}://{}{}", reachable(addr), server.path);
+        let api = api.map(|api| match api.tcp() {
+            Some(addr) => url(addr),
+            None => absolute(api).to_string(),
+        });
+        Self { url: url(addr), api, port: addr.port(), id, key, secret }
     }
 
     /// Writes the file, in place of that of a server which had the port before.
@@ -134,6 +142,26 @@ impl RunningApp {
     }
 }
 
+/// Where a server can be reached that listens at `addr`: one that listens everywhere listens here.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    addr
+}
+
+/// The same address for a process in another folder.
+fn absolute(address: &ListenAddress) -> ListenAddress {
+    match address {
+        ListenAddress::Unix(Some(path)) => {
+            ListenAddress::Unix(Some(std::path::absolute(path).unwrap_or_else(|_| path.clone())))
+        }
+        other => other.clone(),
+    }
+}
+
 impl Drop for RunningAppFile {
     fn drop(&mut self) {
         remove(&self.path, &self.file);
@@ -180,7 +208,7 @@ mod tests {
         let made = GeneratedApp { id: "1".into(), key: "k".into(), secret: "s".into() };
         let mut server = Settings::default().resolve().unwrap().server;
         server.path = "/ws".to_owned();
-        RunningApp::new(&made, ([0, 0, 0, 0], port).into(), &server)
+        RunningApp::new(&made, ([0, 0, 0, 0], port).into(), None, &server)
     }
 
     fn folder(name: &str) -> PathBuf {

@@ -49,7 +49,7 @@ pub(super) async fn examine(
             }
             answer
         }
-        _ => target.request("GET", "/metrics", "").await,
+        _ => target.of_api().request("GET", "/metrics", "").await,
     };
     // Another server may have no metrics, and a proxy need not pass them on.
     let Some(answer) = answer.ok().filter(|answer| answer.status == 200) else { return };

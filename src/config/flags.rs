@@ -62,6 +62,7 @@ pub struct Flags {
 }
 
 /// What to do instead of serving.
+#[expect(clippy::large_enum_variant, reason = "there is one, read once")]
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum CliCommand {
     /// Look at the settings.
@@ -150,6 +151,9 @@ pub struct TargetArgs {
     /// Where the server is, as clients reach it; with http or https in front [default: as the settings say].
     #[arg(long, help_heading = SERVER)]
     pub url: Option<String>,
+    /// Where its HTTP API is, if that is another address; `unix:` and a path for a Unix socket [default: with --url, the same].
+    #[arg(long, value_name = "URL", help_heading = SERVER)]
+    pub api_url: Option<String>,
     /// The app, where the settings have several.
     #[arg(long, value_name = "ID", help_heading = SERVER)]
     pub app_id: Option<String>,

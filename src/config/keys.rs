@@ -11,7 +11,7 @@ use super::value::{
     Value, WantedForm, boolean, choice, count, duration, host, memory, networks, number, pairs,
     path, size, text, texts,
 };
-use super::{Config, TryOut};
+use super::{ApiAddress, Config, TryOut, UnixSocket};
 use crate::app::{App, AppId, ClientEvents, Webhook, WebhookEvent};
 use crate::protocol::auth::Signer;
 use crate::protocol::origin::OriginPattern;
@@ -95,6 +95,12 @@ pub const SERVER: &[SettingKey<Config>] = &[
     key("server.unix_socket.mode", r#""0660""#, |c, v| {
         put(&mut c.server.unix_socket.get_or_insert_default().mode, mode(v))
     }),
+    key("server.api.host", r#""""#, |c, v| put(&mut api(c).host, host_or_none(v))),
+    key("server.api.port", "0", |c, v| put(&mut api(c).port, number(v, 0..=65_535))),
+    key("server.api.unix_socket.path", r#""""#, |c, v| {
+        put(&mut api_socket(c).path, text(v).map(PathBuf::from))
+    }),
+    key("server.api.unix_socket.mode", r#""0660""#, |c, v| put(&mut api_socket(c).mode, mode(v))),
     // After the host, which it looks at.
     key("server.try_out", r#""loopback""#, |c, v| {
         let words = [("loopback", TryOut::Loopback), ("on", TryOut::On), ("off", TryOut::Off)];
@@ -211,6 +217,22 @@ pub const WEBHOOK: &[SettingKey<Webhook>] = &[
     hidden(key("headers", "{}", |w, v| put(&mut w.headers, pairs(v)))),
     key("batch", r#""0ms""#, |w, v| put(&mut w.batch, duration(v, Duration::ZERO..=HOUR))),
 ];
+
+fn api(config: &mut Config) -> &mut ApiAddress {
+    config.server.api.get_or_insert_default()
+}
+
+fn api_socket(config: &mut Config) -> &mut UnixSocket {
+    api(config).unix_socket.get_or_insert_default()
+}
+
+/// A host, or nothing where there is to be none.
+fn host_or_none(value: &Value) -> Result<String, WantedForm> {
+    match text(value) {
+        Ok(text) if text.is_empty() => Ok(text),
+        _ => host(value),
+    }
+}
 
 fn file_path(text: String) -> Option<PathBuf> {
     if text.is_empty() { None } else { Some(text.into()) }

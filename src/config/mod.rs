@@ -91,6 +91,8 @@ pub struct ServerConfig {
     pub tls: Option<TlsFiles>,
     /// Where to listen in the place of host and port.
     pub unix_socket: Option<UnixSocket>,
+    /// Where the HTTP API is, if not with the sockets.
+    pub api: Option<ApiAddress>,
     /// Whether `/` shows browsers the page to try the server on.
     pub try_out: bool,
 }
@@ -132,6 +134,17 @@ pub struct UnixSocket {
     pub path: PathBuf,
     /// The rights of its file: who may write to it may connect.
     pub mode: u32,
+}
+
+/// An address that the HTTP API has of its own.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ApiAddress {
+    /// Empty where there is a Unix socket.
+    pub host: String,
+    /// 0: any free port.
+    pub port: u16,
+    /// In the place of host and port.
+    pub unix_socket: Option<UnixSocket>,
 }
 
 /// A network in CIDR form.

@@ -13,8 +13,8 @@ use super::keys::{APP, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill};
 use super::value::Value;
 use super::{
-    ClusterConfig, Config, GeneratedApp, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig,
-    ServerConfig, TlsFiles, TryOut, UnixSocket, WebhooksConfig,
+    ApiAddress, ClusterConfig, Config, GeneratedApp, LimitsConfig, LogConfig, MemoryLimit,
+    MetricsConfig, ServerConfig, TlsFiles, TryOut, UnixSocket, WebhooksConfig,
 };
 use crate::app::{App, Apps, Duplicate};
 
@@ -67,6 +67,7 @@ impl Settings {
             let problem = "TLS is for the proxy to speak, not for a Unix socket";
             return Err(self.wrong("server.unix_socket.path", problem));
         }
+        config.server.api = self.api(&config.server)?;
         if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
             return Err(self.needs("server.proxy_protocol", "server.trusted_proxies"));
         }
@@ -110,6 +111,35 @@ impl Settings {
         }
     }
 
+    /// Where the API is, if that is another place than the sockets'.
+    fn api(&self, server: &ServerConfig) -> Result<Option<ApiAddress>, Error> {
+        let Some(mut api) = server.api.clone() else { return Ok(None) };
+        api.unix_socket = api.unix_socket.filter(|socket| !socket.path.as_os_str().is_empty());
+        if let Some(socket) = &api.unix_socket {
+            let name = "server.api.unix_socket.path";
+            if !api.host.is_empty() || api.port != 0 {
+                let problem = "stands in the place of server.api.host and server.api.port: give one of the two";
+                return Err(self.wrong(name, problem));
+            }
+            if server.unix_socket.as_ref().is_some_and(|sockets| sockets.path == socket.path) {
+                return Err(self.wrong(name, TAKEN));
+            }
+            return Ok(Some(api));
+        }
+        if api.host.is_empty() {
+            return if api.port == 0 {
+                Ok(None)
+            } else {
+                Err(self.needs("server.api.port", "server.api.host"))
+            };
+        }
+        let same = (&api.host, api.port) == (&server.host, server.port) && api.port != 0;
+        if same && server.unix_socket.is_none() {
+            return Err(self.wrong("server.api.port", TAKEN));
+        }
+        Ok(Some(api))
+    }
+
     fn needs(&self, name: &str, other: &str) -> Error {
         self.wrong(name, &format!("needs {other} beside it"))
     }
@@ -145,6 +175,8 @@ impl Settings {
         Error::at(&origin, &format!("apps[{second}].{name}"), problem)
     }
 }
+
+const TAKEN: &str = "is where the sockets are: the HTTP API is there too if server.api is left out";
 
 const WITHOUT_SQL: &str = "this program was built without databases: build it with --features sql, or install the Debian package";
 
@@ -195,6 +227,7 @@ impl Config {
                 cors_origins: Vec::new(),
                 tls: None,
                 unix_socket: None,
+                api: None,
                 try_out: false,
                 io_uring: true,
             },

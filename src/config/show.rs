@@ -7,7 +7,7 @@ use super::error::SettingOrigin;
 use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
 use super::settings::{Setting, SettingGroup, Settings, blank_webhook, effective};
 use super::value::{Value, texts};
-use super::{Config, GeneratedApp, LoadedSettings, file};
+use super::{ApiAddress, Config, GeneratedApp, LoadedSettings, file};
 use crate::app::App;
 
 const MASK: &str = "********";
@@ -20,25 +20,31 @@ impl LoadedSettings {
         for warning in &self.warnings {
             _ = writeln!(text, "warning: {warning}");
         }
-        let host = if server.host.contains(':') {
-            format!("[{}]", server.host)
-        } else {
-            server.host.clone()
-        };
         let count = match apps.len() {
             1 if self.config.made_app.is_some() => "one app made for the run".to_owned(),
             0 if self.config.sql.is_some() => "the apps of a database".to_owned(),
             1 => "one app".to_owned(),
             count => format!("{count} apps"),
         };
-        let (port, path) = (server.port, &server.path);
+        let path = &server.path;
         let place = match &server.unix_socket {
             Some(socket) => format!("{}, below {path}/", socket.path.display()),
-            None => format!("{host}:{port}{path}"),
+            None => format!("{}{path}", address_of(&server.host, server.port)),
         };
-        _ = writeln!(text, "The settings are right: {count}, on {place}");
+        let api = match &server.api {
+            Some(ApiAddress { unix_socket: Some(socket), .. }) => {
+                format!(", the API on {}", socket.path.display())
+            }
+            Some(api) => format!(", the API on {}", address_of(&api.host, api.port)),
+            None => String::new(),
+        };
+        _ = writeln!(text, "The settings are right: {count}, on {place}{api}");
         text
     }
+}
+
+fn address_of(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl Settings {

@@ -6,6 +6,7 @@ use std::fmt;
 use hyper::{StatusCode, Uri};
 use tracing::{debug, info, warn};
 
+use super::AddressRole;
 use crate::metrics::{Doubt, LogNotice, LogThrottle, Status};
 use crate::protocol::query::Query;
 use crate::protocol::resume_token;
@@ -20,6 +21,8 @@ pub(super) enum Error {
     AppDisabled,
     NoSuchApp(String),
     NotFound,
+    /// What is at the server's other address alone, and which this one is.
+    OtherSide(AddressRole),
     /// A path of Socket.IO.
     SocketIo,
     /// A path of sockets, asked for without an upgrade.
@@ -49,7 +52,9 @@ impl Error {
             Self::BadRequest(_) | Self::NotAnUpgrade | Self::Interrupted => StatusCode::BAD_REQUEST,
             Self::Unauthorized(..) => StatusCode::UNAUTHORIZED,
             Self::AppDisabled => StatusCode::FORBIDDEN,
-            Self::NoSuchApp(_) | Self::NotFound | Self::SocketIo => StatusCode::NOT_FOUND,
+            Self::NoSuchApp(_) | Self::NotFound | Self::OtherSide(_) | Self::SocketIo => {
+                StatusCode::NOT_FOUND
+            }
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -65,7 +70,7 @@ impl Error {
         let path = path.as_ref();
         // A set-up that is wrong somewhere else: nothing that this server would warn of.
         let elsewhere = match self {
-            Self::NotFound => Some(LogNotice::NoRoute),
+            Self::NotFound | Self::OtherSide(_) => Some(LogNotice::NoRoute),
             Self::SocketIo => Some(LogNotice::SocketIo),
             Self::NotAnUpgrade => Some(LogNotice::NoUpgrade),
             _ => None,
@@ -79,7 +84,7 @@ impl Error {
             Self::TooLarge { .. } | Self::TooManyRequests(_) => true,
             Self::Crowded | Self::LookupAway => true,
             Self::BadRequest(_) | Self::NotFound | Self::MethodNotAllowed(_) => false,
-            Self::SocketIo | Self::NotAnUpgrade => false,
+            Self::OtherSide(_) | Self::SocketIo | Self::NotAnUpgrade => false,
             Self::UpgradeRequired | Self::Interrupted => false,
         };
         let notice = LogNotice::Request(Status::of(status.as_u16()));
@@ -113,6 +118,12 @@ impl fmt::Display for Error {
             Self::AppDisabled => f.write_str("The application is disabled."),
             Self::NoSuchApp(id) => write!(f, "No matching application for ID [{id}]."),
             Self::NotFound => f.write_str("Not found."),
+            Self::OtherSide(AddressRole::Api) => {
+                f.write_str("Not found: this address is the HTTP API's, sockets are at another.")
+            }
+            Self::OtherSide(_) => {
+                f.write_str("Not found: the HTTP API is at an address of its own (server.api).")
+            }
             Self::SocketIo => f.write_str(
                 "Not found: this is a server of the Pusher protocol, and clients of Socket.IO are \
                  spoken to by none. Laravel Echo's broadcaster is \"pusher\" or \"reverb\" here.",

@@ -23,7 +23,7 @@ use super::query::{self, QueryResult, QueryState};
 use super::response;
 use super::timeouts::RequestPhase;
 use super::unread::UnreadBody;
-use super::{HttpService, RefusedRequest, RoutedRequest};
+use super::{AddressRole, HttpService, RefusedRequest, RoutedRequest};
 use crate::app::App;
 use crate::hub::directory::Directory;
 use crate::lookup::{LookupResult, PendingLookup};
@@ -53,6 +53,7 @@ impl HttpService {
         begun: Instant,
     ) -> RequestStage {
         if self.http.fallback
+            && self.role != AddressRole::Api
             && let Some(address) = SessionAddress::parse(parts.uri.path(), &self.http.prefix)
         {
             return self.fall_back(&address, parts, body, verdict);

@@ -60,11 +60,34 @@ pub struct Http {
     pub try_out: Option<Bytes>,
 }
 
+/// What is served at the address where a connection came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AddressRole {
+    /// Everything: there is one address.
+    Both,
+    /// Sockets and their fallbacks, where the API has an address of its own.
+    Sockets,
+    /// The API and what operators ask.
+    Api,
+}
+
+impl AddressRole {
+    /// Whether a path is served at the other address alone.
+    fn refuses(self, segments: &[&str]) -> bool {
+        matches!(
+            (self, segments),
+            (Self::Sockets, ["apps" | "users" | "metrics", ..])
+                | (Self::Api, ["app" | "resume", ..])
+        )
+    }
+}
+
 /// A connection on which requests come, for as long as they are no socket.
 #[derive(Debug, Clone)]
 pub struct HttpService {
     pub http: Rc<Http>,
     pub peer: IpAddr,
+    pub role: AddressRole,
     pub tls: bool,
     pub pace: Rc<RequestTimer>,
     /// Left here by a request that was answered 101.
@@ -145,6 +168,9 @@ impl HttpService {
         if method == Method::OPTIONS {
             return Ok(RoutedRequest::Answered(response::preflight(&parts.headers)));
         }
+        if self.role.refuses(inner) {
+            return Err(Error::OtherSide(self.role).into());
+        }
         let (id, route, allowed) = match inner {
             [] if method == Method::GET => return Ok(RoutedRequest::Answered(self.front(parts))),
             ["up"] if method == Method::GET => {
@@ -222,7 +248,7 @@ impl HttpService {
         let accept = parts.headers.get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok());
         let browser = accept.is_some_and(|accept| accept.contains("text/html"));
         match &self.http.try_out {
-            Some(page) if browser => response::page(page),
+            Some(page) if browser && self.role != AddressRole::Api => response::page(page),
             _ => response::health(),
         }
     }

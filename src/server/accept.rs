@@ -1,4 +1,4 @@
-//! Taking in connections: one acceptor for all workers, which hands each new socket to the worker that
+//! Taking in connections: one acceptor for all listeners and workers, which hands each new socket to the worker that
 //! carries the fewest. What happens on a socket is none of its business.
 
 use std::io::{self, ErrorKind};
@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 use super::ServerPhase;
 use super::listener::{IncomingStream, Listener, UnregisteredStream};
+use crate::http::AddressRole;
 use crate::hub::loads::WorkerLoads;
 use crate::hub::stream::Stream;
 
@@ -25,6 +27,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub(super) struct AcceptedConnection {
     stream: StreamRegistration,
     pub peer: SocketAddr,
+    /// What is served where it came in.
+    pub role: AddressRole,
 }
 
 /// A stream is woken by the runtime that it is registered with, so it must change its registration when
@@ -48,34 +52,36 @@ impl AcceptedConnection {
 /// Listens for all workers, on the thread of the first.
 #[derive(Debug)]
 pub(super) struct Acceptor {
-    pub listener: Listener,
+    /// The listeners, and what is served on each.
+    pub open: Vec<(Listener, AddressRole)>,
     /// One for each worker.
-    pub doors: Vec<mpsc::UnboundedSender<AcceptedConnection>>,
+    pub inboxes: Vec<mpsc::UnboundedSender<AcceptedConnection>>,
     pub loads: Arc<WorkerLoads>,
     pub phase: watch::Receiver<ServerPhase>,
 }
 
 impl Acceptor {
-    /// Accepts until another process does.
-    pub(super) async fn run(self) -> io::Result<()> {
-        let loads = self.loads.clone();
-        let ended = self.accept().await;
+    /// Accepts on all listeners until another process does.
+    pub(super) async fn run(mut self) -> io::Result<()> {
+        let open = std::mem::take(&mut self.open);
+        let accepting = open.into_iter().map(|(listener, role)| self.accept(listener, role));
+        let ended = join_all(accepting).await;
         // After the last one was counted.
-        loads.complete();
-        ended
+        self.loads.complete();
+        ended.into_iter().collect()
     }
 
-    async fn accept(mut self) -> io::Result<()> {
-        let listener = self.listener.register()?;
-        let mut told = None;
+    async fn accept(&self, listener: Listener, role: AddressRole) -> io::Result<()> {
+        let listener = listener.register()?;
+        let (mut told, mut phase) = (None, self.phase.clone());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = self.phase.wait_for(|phase| *phase == ServerPhase::HandingOver) => return Ok(()),
+                _ = phase.wait_for(|phase| *phase == ServerPhase::HandingOver) => return Ok(()),
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    if let Err(error) = hand_over(&self.doors, &self.loads, stream, peer) {
+                    if let Err(error) = self.hand_over(stream, peer, role) {
                         debug!(%error, "a connection was gone before it began");
                     }
                 }
@@ -95,24 +101,25 @@ impl Acceptor {
             }
         }
     }
-}
 
-fn hand_over(
-    doors: &[mpsc::UnboundedSender<AcceptedConnection>],
-    loads: &WorkerLoads,
-    stream: IncomingStream,
-    peer: SocketAddr,
-) -> io::Result<()> {
-    stream.set_nodelay()?;
-    let worker = loads.lightest();
-    let stream = match worker {
-        0 => StreamRegistration::Registered(stream),
-        _ => StreamRegistration::Bare(stream.into_bare()?),
-    };
-    loads.add(worker);
-    let handed = doors.get(worker).map(|door| door.send(AcceptedConnection { stream, peer }));
-    if !matches!(handed, Some(Ok(()))) {
-        loads.remove(worker);
+    fn hand_over(
+        &self,
+        stream: IncomingStream,
+        peer: SocketAddr,
+        role: AddressRole,
+    ) -> io::Result<()> {
+        stream.set_nodelay()?;
+        let worker = self.loads.lightest();
+        let stream = match worker {
+            0 => StreamRegistration::Registered(stream),
+            _ => StreamRegistration::Bare(stream.into_bare()?),
+        };
+        self.loads.add(worker);
+        let accepted = AcceptedConnection { stream, peer, role };
+        let handed = self.inboxes.get(worker).map(|inbox| inbox.send(accepted));
+        if !matches!(handed, Some(Ok(()))) {
+            self.loads.remove(worker);
+        }
+        Ok(())
     }
-    Ok(())
 }

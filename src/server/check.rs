@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{certificates, cluster, lookup, resolve};
-use crate::config::{self, Config};
+use crate::config::{self, Config, UnixSocket};
 
 /// `EX_CONFIG`, `EX_NOPERM` and `EX_UNAVAILABLE` of sysexits.h.
 const CONFIG: u8 = 78;
@@ -104,21 +104,24 @@ pub fn examine(config: &Config) -> Result<(), UnusableSetting> {
             .map_err(|error| UnusableSetting::path("webhooks.spool", spool, &error))?;
     }
     match &config.server.unix_socket {
-        Some(socket) => {
-            let folder = socket.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let listed = folder.map_or(Ok(()), |folder| fs::metadata(folder).map(drop));
-            listed.map_err(|error| {
-                UnusableSetting::path(
-                    "server.unix_socket.path",
-                    folder.unwrap_or(&socket.path),
-                    &error,
-                )
-            })?;
-        }
+        Some(socket) => has_folder("server.unix_socket.path", socket)?,
         None => host_is_here("server.host", &config.server.host)?,
+    }
+    if let Some(api) = &config.server.api {
+        match &api.unix_socket {
+            Some(socket) => has_folder("server.api.unix_socket.path", socket)?,
+            None => host_is_here("server.api.host", &api.host)?,
+        }
     }
     let config::MetricsConfig { enabled, host, port, .. } = &config.metrics;
     if *enabled && *port > 0 { host_is_here("metrics.host", host) } else { Ok(()) }
+}
+
+/// Whether there is the folder that a socket's file is to be in.
+fn has_folder(setting: &'static str, socket: &UnixSocket) -> Result<(), UnusableSetting> {
+    let folder = socket.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let listed = folder.map_or(Ok(()), |folder| fs::metadata(folder).map(drop));
+    listed.map_err(|error| UnusableSetting::path(setting, folder.unwrap_or(&socket.path), &error))
 }
 
 /// Whether there is such an address on this machine. Its port may be taken by the server that runs.

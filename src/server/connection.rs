@@ -25,7 +25,9 @@ use super::tls::Certificates;
 use super::unreadable::{self, MAX_HEAD};
 use crate::http::fallback::LineStream;
 use crate::http::timeouts::{RequestTimer, TimeoutReason};
-use crate::http::{Handoff, HandshakeDetails, Http, HttpService, Upgrade, tell_of_refusal};
+use crate::http::{
+    AddressRole, Handoff, HandshakeDetails, Http, HttpService, Upgrade, tell_of_refusal,
+};
 use crate::hub::http_stream::SessionRequest;
 use crate::hub::loads::LoadGuard;
 use crate::hub::stream::Stream;
@@ -111,7 +113,7 @@ pub(super) struct ConnectionSettings {
     pub http: Rc<Http>,
     /// None where connections are plain.
     pub certificates: Option<Arc<Certificates>>,
-    /// Every connection begins with a header of the PROXY protocol.
+    /// Every connection for sockets begins with a header of the PROXY protocol.
     pub proxied: bool,
     /// How long that header, and the handshake of TLS, may take.
     pub timeout: Duration,
@@ -123,15 +125,17 @@ pub(super) async fn serve(
     accepted: AcceptedConnection,
     alive: LoadGuard,
 ) {
-    let mut peer = accepted.peer;
+    let AcceptedConnection { mut peer, role, .. } = accepted;
     let Ok(mut stream) = accepted.into_stream() else { return };
-    if terms.proxied && !announced(&terms, &mut stream, &mut peer).await {
+    // The proxy stands before the sockets.
+    if terms.proxied && role != AddressRole::Api && !announced(&terms, &mut stream, &mut peer).await
+    {
         return;
     }
     let Some(stream) = secure(&terms, stream, peer).await else { return };
     let http = terms.http.clone();
     let panic = PanicGuard(http.clone());
-    let served = requests(&http, stream, peer.ip()).await;
+    let served = requests(&http, stream, (peer.ip(), role)).await;
     drop(panic);
     if let Some(shaken) = served {
         begin(&http, shaken, alive);
@@ -304,13 +308,18 @@ fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
 }
 
 /// Answers requests until the client is done, too slow, or wants a socket.
-async fn requests(http: &Rc<Http>, stream: Stream, peer: IpAddr) -> Option<HandedStream> {
+async fn requests(
+    http: &Rc<Http>,
+    stream: Stream,
+    (peer, role): (IpAddr, AddressRole),
+) -> Option<HandedStream> {
     let kept = http.paces.begin(http.node.worker.now());
     let pace = &kept.pace;
     let handoff = Rc::new(RefCell::new(None));
     let door = HttpService {
         http: http.clone(),
         peer,
+        role,
         tls: stream.is_tls(),
         pace: pace.clone(),
         handoff: handoff.clone(),

@@ -1,4 +1,4 @@
-//! Starting and stopping: binds the listener, starts a thread a worker, and brings all of them to an end in
+//! Starting and stopping: opens the listeners, starts a thread a worker, and brings all of them to an end in
 //! order. What a thread does with its sockets is in `thread.rs`, how they get there in `accept.rs`.
 
 mod accept;
@@ -6,6 +6,7 @@ mod check;
 mod cluster;
 mod connection;
 mod listener;
+mod listeners;
 mod lookup;
 mod metrics;
 mod process_limits;
@@ -17,7 +18,6 @@ mod worker;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -44,7 +44,8 @@ use crate::webhook::{self, Webhooks};
 use accept::AcceptedConnection;
 pub use check::{StartError, UnusableSetting, check, examine};
 pub use listener::ListenAddress;
-use listener::{Listener, SocketFile};
+use listeners::ListenerSet;
+pub use listeners::PassedListeners;
 use tls::Certificates;
 
 /// File descriptors that are not sockets of clients: listeners, logs, and some room.
@@ -56,10 +57,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A server that runs.
 #[derive(Debug)]
 pub struct ServerHandle {
-    address: ListenAddress,
-    listener: OwnedFd,
-    /// Removed at the end.
-    socket_file: Option<SocketFile>,
+    listeners: ListenerSet,
     shared: Arc<ServerState>,
     config: Arc<config::ServerConfig>,
     certificates: Option<Arc<Certificates>>,
@@ -107,16 +105,13 @@ struct WorkerContext {
 
 /// Binds and starts. The addresses are ready to be connected to when this returns.
 pub fn start(config: Config) -> Result<ServerHandle, StartError> {
-    start_on(config, None)
+    start_on(config, PassedListeners::default())
 }
 
-/// The same on a listener that is there already.
-pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<ServerHandle, StartError> {
+/// The same on listeners that are there already.
+pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle, StartError> {
     let certificates = certificates(&config.server)?;
-    let listener = listen(&config.server, listener)?;
-    let kept = listener.duplicate()?;
-    let address = listener.address()?;
-    let socket_file = SocketFile::of(&address, config.server.unix_socket.as_ref());
+    let (listeners, open) = ListenerSet::open(&config.server, passed)?;
     let (workers, node) = (config.server.workers.max(1), node_number()?);
     let by_address = (config.server.connections_per_ip, config.server.handshakes_per_ip);
     let apps = Arc::new(ArcSwap::from_pointee(config.apps.clone()));
@@ -140,11 +135,12 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<ServerHandl
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::default()).collect();
     let (phase, apps) = (watch::Sender::new(ServerPhase::Serving), watch::Sender::new(0));
     let keeper = look_up(config.sql.as_ref(), asked, &shared, &apps)?;
-    let scrape = metrics_of(&config.metrics, &shared, (&address, certificates.as_deref()), &phase);
-    let (doors, accepted): (Vec<_>, Vec<_>) =
+    let scrape =
+        metrics_of(&config.metrics, &shared, (&listeners, certificates.as_deref()), &phase);
+    let (inboxes, accepted): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let mut acceptor =
-        Some(accept::Acceptor { listener, doors, loads: loads.clone(), phase: phase.subscribe() });
+        Some(accept::Acceptor { open, inboxes, loads: loads.clone(), phase: phase.subscribe() });
     let mut threads = Vec::with_capacity(workers);
     for (index, accepted) in accepted.into_iter().enumerate() {
         let beginning = WorkerContext {
@@ -166,11 +162,9 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<ServerHandl
             .spawn(move || worker::run(beginning, acceptor))?;
         threads.push(thread);
     }
-    announce(&address, (workers, &shared), certificates.as_deref());
+    announce(&listeners, (workers, &shared), certificates.as_deref());
     Ok(ServerHandle {
-        address,
-        listener: kept,
-        socket_file,
+        listeners,
         shared,
         config: server,
         certificates,
@@ -187,13 +181,16 @@ pub fn start_on(config: Config, listener: Option<OwnedFd>) -> Result<ServerHandl
 /// The line that the server listens, with how many sockets and apps there is room for, and one if its
 /// certificate is of no use to clients.
 fn announce(
-    address: &ListenAddress,
+    listeners: &ListenerSet,
     (workers, shared): (usize, &ServerState),
     certificates: Option<&Certificates>,
 ) {
     let (apps, room) = (shared.apps.load().len(), shared.capacity.max_connections());
     let memory = shared.capacity.max_memory();
-    info!(addr = %address, workers, version = config::VERSION, apps, room, memory, "listening");
+    let (address, api) =
+        (&listeners.sockets.address, listeners.api.as_ref().map(|api| &api.address));
+    let api = api.map(tracing::field::display);
+    info!(addr = %address, api, workers, version = config::VERSION, apps, room, memory, "listening");
     if let Some(doubt) = certificates.and_then(Certificates::doubt) {
         warn!("server.tls.cert: {doubt}");
     }
@@ -227,33 +224,6 @@ fn certificates(
     read.map(|read| read.map(Arc::new))
 }
 
-fn listen(config: &config::ServerConfig, listener: Option<OwnedFd>) -> io::Result<Listener> {
-    if let Some(listener) = listener {
-        let listener = Listener::adopt(listener)?;
-        if config.tls.is_some() && matches!(listener, Listener::Unix(_)) {
-            return Err(io::Error::other("no TLS is spoken on the Unix socket that was passed"));
-        }
-        return Ok(listener);
-    }
-    if let Some(unix) = &config.unix_socket {
-        let bound = listener::bind_unix(unix).map(Listener::Unix);
-        let path = unix.path.display();
-        return bound.map_err(|error| io::Error::other(format!("{path}: {error}")));
-    }
-    let config::ServerConfig { host, port, .. } = config;
-    let bound = resolve(host, *port).and_then(listener::bind).map(Listener::Tcp);
-    bound.map_err(|error| {
-        let advice = match error.kind() {
-            io::ErrorKind::PermissionDenied if *port < 1024 => {
-                "; ports below 1024 need CAP_NET_BIND_SERVICE"
-            }
-            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-            _ => "",
-        };
-        io::Error::other(format!("{host}:{port}: {error}{advice}"))
-    })
-}
-
 fn webhooks_of(config: &Config, cluster: Option<&Clustered>) -> io::Result<Webhooks> {
     let config::WebhooksConfig { allow_private, spool } = config.webhooks.clone();
     let done = cluster
@@ -266,10 +236,10 @@ fn webhooks_of(config: &Config, cluster: Option<&Clustered>) -> io::Result<Webho
 fn metrics_of(
     metrics: &config::MetricsConfig,
     shared: &Arc<ServerState>,
-    (address, certificates): (&ListenAddress, Option<&Certificates>),
+    (listeners, certificates): (&ListenerSet, Option<&Certificates>),
     phase: &watch::Sender<ServerPhase>,
 ) -> Option<Arc<Scrape>> {
-    let port = address.tcp().map_or(0, |addr| addr.port());
+    let port = listeners.sockets.address.tcp().map_or(0, |addr| addr.port());
     let (shared, prefix) = (shared.clone(), metrics.prefix.clone());
     let certificate = certificates.map(|certificates| certificates.end().clone());
     let scrape = Scrape { shared, prefix, port, certificate };
@@ -336,7 +306,12 @@ fn page(config: &Config) -> Option<Bytes> {
 impl ServerHandle {
     /// Where it listens, with the port that was found if any was to do.
     pub fn address(&self) -> &ListenAddress {
-        &self.address
+        &self.listeners.sockets.address
+    }
+
+    /// Where the HTTP API is, if not with the sockets.
+    pub fn api_address(&self) -> Option<&ListenAddress> {
+        self.listeners.api.as_ref().map(|api| &api.address)
     }
 
     pub fn shared(&self) -> &Arc<ServerState> {
@@ -387,14 +362,14 @@ impl ServerHandle {
         }
     }
 
-    /// The listener, for another process.
-    pub fn listener(&self) -> io::Result<OwnedFd> {
-        self.listener.try_clone()
+    /// The listeners, for another process.
+    pub fn listeners(&self) -> io::Result<PassedListeners> {
+        self.listeners.duplicate()
     }
 
-    /// Leaves the file of a Unix socket where it is: another process listens on the socket.
-    pub fn leave_socket(&mut self) {
-        self.socket_file = None;
+    /// Leaves the files of Unix sockets where they are: another process listens on the sockets.
+    pub fn leave_sockets(&mut self) {
+        self.listeners.leave_files();
     }
 
     /// Whether every worker has gone on since `before` was noted, which is brought up to date.
@@ -428,9 +403,7 @@ impl ServerHandle {
         let drained = self.drained.get().copied().unwrap_or_else(Instant::now);
         let end = drained + self.config.shutdown_grace;
         self.shared.webhooks.finish(end.max(Instant::now() + FAREWELL));
-        if let Some(file) = &self.socket_file {
-            file.remove();
-        }
+        self.listeners.remove_files();
         if ends.contains(&false) {
             return Err(io::Error::other("a worker ended in a panic"));
         }

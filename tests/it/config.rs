@@ -227,6 +227,18 @@ fn what_contradicts_is_refused_with_its_place() {
                 .to_owned(),
             "f.toml:2: server.unix_socket.path: TLS is for the proxy to speak, not for a Unix socket",
         ),
+        (
+            "[server]\napi = { port = 9000 }".to_owned(),
+            "f.toml:2: server.api.port: needs server.api.host beside it",
+        ),
+        (
+            "[server]\nport = 9\napi = { host = \"127.0.0.1\", port = 9 }".to_owned(),
+            "f.toml:3: server.api.port: is where the sockets are: the HTTP API is there too if server.api is left out",
+        ),
+        (
+            "[server]\napi = { host = \"::1\", unix_socket = { path = \"s\" } }".to_owned(),
+            "f.toml:2: server.api.unix_socket.path: stands in the place of server.api.host and server.api.port: give one of the two",
+        ),
         #[cfg(not(feature = "sql"))]
         (
             "[sql]\nurl = \"mysql://u:s3cr3t@a/b\"".to_owned(),

@@ -12,6 +12,7 @@
     reason = "what the tests share is public to them, and nobody else sees it"
 )]
 
+mod api_address;
 mod capacity;
 mod cli;
 mod cluster;
@@ -20,6 +21,7 @@ mod config;
 mod dashboard;
 mod dialogue;
 mod doctor;
+
 mod endings;
 mod environment;
 mod fallback;

@@ -147,6 +147,7 @@ pub fn config(apps: Vec<App>) -> Config {
             cors_origins: vec!["*".to_owned()],
             tls: None,
             unix_socket: None,
+            api: None,
             try_out: false,
         },
         limits: LimitsConfig { memory: MemoryLimit::Bytes(0) },
