@@ -11,8 +11,8 @@ use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket,
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::header::{
-    CONNECTION, DATE, HOST, HeaderName, LOCATION, ORIGIN, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, HeaderName, LOCATION, ORIGIN,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::http::request::Builder;
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
@@ -310,10 +310,12 @@ impl ApiTarget {
         target: &str,
         body: &str,
     ) -> Result<Response<Incoming>, CommandError> {
+        // Browsers say the length of nothing, too, and some proxies insist on it.
         let mut request = Request::builder()
             .method("POST")
             .uri(target)
-            .header("content-type", "application/json");
+            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_LENGTH, body.len());
         if let Some(origin) = &self.origin {
             request = request.header(ORIGIN, origin);
         }

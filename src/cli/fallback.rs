@@ -39,21 +39,32 @@ enum Crossing {
     Broken(String),
 }
 
-/// Tries it where pusher-js looks by itself, and then below the path of the address.
+/// Tries it below the path of the address, which clients are told as they are told that of sockets; where there is
+/// none, as they look by themselves.
 pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
     const SUBJECT: &str = "HTTP fallback";
     let path = &target.path;
-    let mut crossing = attempt(target, DEFAULT_PREFIX).await;
+    let (first, second) = match path.as_str() {
+        "" => (DEFAULT_PREFIX, ""),
+        path => (path, DEFAULT_PREFIX),
+    };
+    let mut crossing = attempt(target, first).await;
     let mut advice = String::new();
     if let Crossing::Elsewhere(said) = &crossing {
-        let below = attempt(target, path).await;
-        if !matches!(below, Crossing::Elsewhere(_)) {
-            let option = if path.is_empty() { "/" } else { path };
-            advice = format!(
-                "; {DEFAULT_PREFIX}/app/, where clients look by themselves, is not passed on ({said}): let the proxy pass it, or set httpPath: '{option}' in Echo or pusher-js"
-            );
-            crossing = below;
+        let other = attempt(target, second).await;
+        if !matches!(other, Crossing::Elsewhere(_)) {
+            advice = format!("; {first}/app/ is not passed on ({said}): let the proxy pass it");
+            if path.is_empty() {
+                advice.push_str(", or set httpPath: '/' in Echo or pusher-js");
+            }
+            crossing = other;
         }
+    } else if !path.is_empty() && matches!(crossing, Crossing::Heard(_)) {
+        report.add(
+            SUBJECT,
+            Grade::Ok,
+            format!("reached by httpPath: '{path}' in Echo and pusher-js"),
+        );
     }
     let (grade, text) = match crossing {
         Crossing::Heard(took) => {
@@ -82,13 +93,14 @@ pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
 
 /// What is left to clients if a proxy keeps streaming answers.
 async fn held(target: &ApiTarget) -> String {
-    let polls = match timeout(HELD_AFTER, TriedSession::new(target, DEFAULT_PREFIX).poll()).await {
+    let polls = match timeout(HELD_AFTER, SessionAddress::new(target, DEFAULT_PREFIX).poll()).await
+    {
         Ok(Ok(answer)) => answer.status == 200 && answer.body.starts_with(b"o"),
         _ => false,
     };
     let left = if polls { "clients poll instead" } else { "and polling does not work either" };
     format!(
-        "a proxy buffers streaming answers, {left}: let it pass them on as they come (nginx: proxy_buffering off, or leave X-Accel-Buffering to it; gateways and scanners: no inspection of /pusher/ and /app/)"
+        "a proxy buffers streaming answers, {left}: let it pass them on as they come (nginx: proxy_buffering off, or no proxy_ignore_headers X-Accel-Buffering; lighttpd: server.stream-response-body = 1; gateways that scan: leave these paths out)"
     )
 }
 
@@ -101,7 +113,7 @@ async fn attempt(target: &ApiTarget, prefix: &str) -> Crossing {
 }
 
 async fn cross(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandError> {
-    let session = TriedSession::new(target, prefix);
+    let session = SessionAddress::new(target, prefix);
     let Ok(opened) = timeout(HELD_AFTER, session.stream()).await else { return Ok(Crossing::Held) };
     let mut lines = match opened? {
         Ok(lines) => lines,
@@ -149,12 +161,12 @@ fn refused(answer: &ApiResponse) -> Crossing {
 }
 
 /// An address as pusher-js makes one.
-struct TriedSession<'a> {
+struct SessionAddress<'a> {
     target: &'a ApiTarget,
     path: String,
 }
 
-impl<'a> TriedSession<'a> {
+impl<'a> SessionAddress<'a> {
     fn new(target: &'a ApiTarget, prefix: &str) -> Self {
         let mut seed = [0; 8];
         // Without chance it is a name all the same; only two at once would be in each other's way.

@@ -3,50 +3,16 @@
 
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { connect, createServer } from 'node:net';
 import { after, before, test } from 'node:test';
 
 import { Application } from './application.mjs';
 import { backend, Clients, connected, subscribed } from './clients.mjs';
+import { Link } from './link.mjs';
 import { Server } from './server.mjs';
 import { next, until } from './waiting.mjs';
 
 const CUTS = 6;
 const EVENTS = 400;
-
-/** A relay to `port` whose connections can all be reset, and which can refuse new ones for a while. */
-class Link {
-  static async open(port) {
-    const link = new Link();
-    link.sockets = new Set();
-    link.isUp = true;
-    link.server = createServer((near) => {
-      if (!link.isUp) return near.resetAndDestroy();
-      const far = connect(port, '127.0.0.1');
-      for (const [one, other] of [[near, far], [far, near]]) {
-        link.sockets.add(one);
-        one.on('data', (bytes) => other.write(bytes));
-        one.on('error', () => other.destroy());
-        one.on('close', () => {
-          link.sockets.delete(one);
-          other.destroy();
-        });
-      }
-    });
-    await new Promise((listening) => link.server.listen(0, '127.0.0.1', listening));
-    link.port = link.server.address().port;
-    return link;
-  }
-
-  cut() {
-    for (const socket of this.sockets) socket.resetAndDestroy();
-  }
-
-  close() {
-    this.cut();
-    this.server.close();
-  }
-}
 
 let server, application, clients, link;
 before(async () => {
