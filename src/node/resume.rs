@@ -21,9 +21,10 @@ use crate::protocol::resume_token::ResumeToken;
 /// Seconds beyond `activity_timeout` in which a connection that is cut off is found out, rounded up.
 const LIVENESS_SECONDS: u32 = 60;
 
-/// How much older than this server a token may seem before it is taken for one of its predecessor: clocks
-/// differ, and a page may be loaded while the server starts.
-const START_SLACK: Duration = Duration::from_secs(5);
+/// How much older than this server a token may seem before it is taken for one of its predecessor: a token's time has
+/// no parts of a second. No more than that, for a page that is told of a gap it does not have fetches once more than it
+/// must, and one that is not told of the gap it has shows what is not so.
+const START_SLACK: Duration = Duration::from_secs(1);
 
 /// What is told to a client that subscribes, in the place of a cached event.
 #[derive(Debug)]

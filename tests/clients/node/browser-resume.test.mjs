@@ -164,7 +164,8 @@ test(`${CUTS} cuts and a reload lose nothing`, async () => {
   const one = await opened();
   const publisher = new Publisher();
   for (let cut = 0; cut < CUTS; cut += 1) {
-    await pause(0.3 + Math.random());
+    // Long enough now and then for the server to ask twice what has come.
+    await pause(0.3 + 4 * Math.random());
     const seconds = SHORTEST * (LONGEST / SHORTEST) ** Math.random();
     const how = ['reset', 'frozen', 'gone'][cut % 3];
     if (how === 'gone') {
@@ -199,7 +200,8 @@ for (const how of ['a stop and a start', 'a hand-over']) {
   test(`${how} loses nothing without a word`, async () => {
     const one = await opened();
     const publisher = new Publisher();
-    await pause(1);
+    // A token says its time in whole seconds: for that long it cannot be told which of two servers it is older than.
+    await pause(2.5);
     const { port } = server;
     if (how === 'a hand-over') {
       server.child.kill('SIGUSR2');
