@@ -8,6 +8,7 @@ use std::rc::Rc;
 use tracing::warn;
 
 use super::connection::Connection;
+use super::line_batch::LineBatch;
 use super::outbox::Outbox;
 use super::ring::{MAX_SENDS, Ring, RingPayload, RingWrite};
 use super::stream::Stream;
@@ -77,6 +78,8 @@ struct LentOutbox<'a> {
     connection: &'a Connection,
     outbox: RefMut<'a, Outbox>,
     stream: RefMut<'a, Stream>,
+    /// Where it has no WebSocket, what is queued as lines.
+    lines: Option<LineBatch>,
 }
 
 impl<'a> LentOutbox<'a> {
@@ -95,22 +98,30 @@ impl<'a> LentOutbox<'a> {
             let taken = stream.encrypt(&outbox).ok()?;
             connection.note_write(&mut outbox, Ok(taken));
         }
-        Some(Self { connection, outbox, stream })
+        let lines = match &mut *stream {
+            Stream::Http(stream) => stream.begin_lines(&outbox),
+            _ => None,
+        };
+        Some(Self { connection, outbox, stream, lines })
     }
 
     /// Never none: what has no socket is not lent.
     fn outgoing(&self) -> Option<RingWrite<'_>> {
-        let bytes =
-            self.stream.encrypted().map_or(RingPayload::Queued(&self.outbox), RingPayload::One);
+        let queued = self.lines.as_ref().map_or(&*self.outbox, |lines| &lines.bytes);
+        let bytes = self.stream.encrypted().map_or(RingPayload::Queued(queued), RingPayload::One);
         Some(RingWrite { socket: self.stream.socket()?, bytes })
     }
 
     /// Notes what became of the write. Whatever is left is tried once more, by which the runtime learns that
     /// the socket is full.
     fn settle(mut self, answer: io::Result<usize>) {
-        match answer {
-            Ok(written) if self.stream.is_tls() => self.stream.forget_encrypted(written),
-            answer => {
+        match (answer, &mut *self.stream, &self.lines) {
+            (Ok(written), Stream::Tls(_), _) => self.stream.forget_encrypted(written),
+            (Ok(written), Stream::Http(stream), Some(lines)) => {
+                let said = stream.note_lines(lines, written);
+                self.connection.note_write(&mut self.outbox, Ok(said));
+            }
+            (answer, ..) => {
                 self.connection.note_write(&mut self.outbox, answer);
             }
         }

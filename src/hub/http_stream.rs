@@ -5,22 +5,22 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use smallvec::SmallVec;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::http_sessions::SessionListing;
+use super::line_batch::{LineBatch, LineRange, PartialPiece};
 use super::line_cache::lines_of;
 use super::loads::LoadGuard;
 use super::outbox::Outbox;
 use super::stream::{Stream, StreamInTransit};
 use crate::metrics::Transport;
-use crate::protocol::fallback::{AnswerFraming, FallbackLines, HEADERS, MAX_ANSWER_UNITS, OPEN};
+use crate::protocol::fallback::{AnswerFraming, HEADERS, MAX_ANSWER_UNITS, OPEN};
 
 /// Pieces of the outbox that one call writes, leaving room for what stands before and behind them.
 const MAX_PIECES: usize = 60;
@@ -71,26 +71,6 @@ struct StreamingAnswer {
     is_ending: bool,
     /// UTF-16 code units so far.
     units: usize,
-}
-
-/// A piece of the outbox that is said in part.
-#[derive(Debug)]
-struct PartialPiece {
-    lines: Arc<FallbackLines>,
-    /// Lines that are written as a whole.
-    done: usize,
-    /// Bytes of the next one that are.
-    sent: usize,
-}
-
-/// Some lines of a piece that a call is to write.
-struct LineRange {
-    lines: Arc<FallbackLines>,
-    /// Bytes of the piece in the outbox.
-    piece: usize,
-    first: usize,
-    sent: usize,
-    end: usize,
 }
 
 /// A request of the session's client.
@@ -346,22 +326,47 @@ impl HttpStream {
 
     /// Writes lines to the streaming answer, until it is as long as pusher-js lets it become.
     fn write_lines(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        let Some(batch) = self.begin_lines(outbox) else { return Ok(0) };
         let SessionReceiver::Streaming(streaming) = &mut self.receiver else { return Ok(0) };
-        let (batch, parts, stops) = streaming.batch(self.front.as_ref(), outbox);
-        if parts.last().is_some_and(LineRange::is_last) {
+        let written = streaming.stream.try_write(&batch.bytes)?;
+        Ok(self.note_lines(&batch, written))
+    }
+
+    /// What of `outbox` one call is to write to the streaming answer; none if nobody receives by one.
+    pub(super) fn begin_lines(&mut self, outbox: &Outbox) -> Option<LineBatch> {
+        let SessionReceiver::Streaming(streaming) = &mut self.receiver else { return None };
+        let batch = streaming.batch(self.front.as_ref(), outbox);
+        if batch.parts.last().is_some_and(LineRange::is_last) {
             self.listing = None;
         }
-        let mut left = streaming.stream.try_write(&batch)?;
+        Some(batch)
+    }
+
+    /// The socket that lines are written to as they are.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.receiver {
+            SessionReceiver::Streaming(streaming) if !streaming.stream.is_tls() => {
+                streaming.stream.socket()
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes that so many bytes of the batch were written; the bytes of the outbox that were said as whole
+    /// pieces.
+    pub(super) fn note_lines(&mut self, batch: &LineBatch, written: usize) -> usize {
+        let SessionReceiver::Streaming(streaming) = &mut self.receiver else { return 0 };
+        let mut left = written;
         let held = left.min(streaming.held.len());
         streaming.held.advance(held);
         left -= held;
         if !streaming.held.is_empty() {
-            return Ok(0);
+            return 0;
         }
         self.is_open = true;
         let mut done = 0;
         let mut is_whole = true;
-        for part in parts {
+        for part in &batch.parts {
             let (front, units) = part.advance(&mut left);
             streaming.units += units;
             self.has_spoken |= units > 0;
@@ -374,7 +379,7 @@ impl HttpStream {
             is_whole = front.done == part.end;
             self.front = Some(front);
         }
-        if streaming.is_ending || (stops && is_whole) {
+        if streaming.is_ending || (batch.stops && is_whole) {
             if !streaming.is_ending {
                 let end = streaming.framing.end();
                 streaming.held = Bytes::from_static(end.get(left..).unwrap_or_default());
@@ -387,23 +392,20 @@ impl HttpStream {
                 self.finish(streaming.stream, streaming.alive);
             }
         }
-        Ok(done)
+        done
     }
 }
 
 impl StreamingAnswer {
-    /// What one call is to write, and whether the answer is then at its end.
-    fn batch(
-        &self,
-        mut front: Option<&PartialPiece>,
-        outbox: &Outbox,
-    ) -> (Outbox, SmallVec<[LineRange; 2]>, bool) {
-        let (mut batch, mut parts) = (Outbox::default(), SmallVec::new());
+    /// What one call is to write.
+    fn batch(&self, mut front: Option<&PartialPiece>, outbox: &Outbox) -> LineBatch {
+        let mut batch = LineBatch::default();
+        let LineBatch { bytes, parts, stops } = &mut batch;
         if !self.held.is_empty() {
-            batch.push(self.held.clone());
+            bytes.push(self.held.clone());
         }
         if self.is_ending {
-            return (batch, parts, false);
+            return batch;
         }
         let mut units = self.units;
         for piece in outbox.iter().take(MAX_PIECES) {
@@ -416,56 +418,35 @@ impl StreamingAnswer {
                 None => (lines_of(piece, self.framing), 0, 0),
             };
             let mut end = first;
-            for line in lines.ends.iter().skip(first) {
-                end += 1;
-                units += line.units;
-                if units > MAX_ANSWER_UNITS {
-                    break;
+            if first == 0 && units + lines.units <= MAX_ANSWER_UNITS {
+                units += lines.units;
+                end = lines.ends.len();
+            } else {
+                for line in lines.ends.iter().skip(first) {
+                    end += 1;
+                    units += line.units;
+                    if units > MAX_ANSWER_UNITS {
+                        break;
+                    }
                 }
             }
             let range = lines.start(first) + sent..lines.start(end);
-            if !range.is_empty() {
-                batch.push(lines.bytes.slice(range));
+            if range.len() == lines.bytes.len() {
+                bytes.push(lines.bytes.clone());
+            } else if !range.is_empty() {
+                bytes.push(lines.bytes.slice(range));
             }
             let part = LineRange { lines, piece: piece.len(), first, sent, end };
-            let is_last = part.is_last();
+            *stops = units > MAX_ANSWER_UNITS || part.is_last();
             parts.push(part);
-            if units > MAX_ANSWER_UNITS || is_last {
+            if *stops {
                 if !self.framing.end().is_empty() {
-                    batch.push(Bytes::from_static(self.framing.end()));
+                    bytes.push(Bytes::from_static(self.framing.end()));
                 }
-                return (batch, parts, true);
-            }
-        }
-        (batch, parts, false)
-    }
-}
-
-impl LineRange {
-    /// Whether the last line of all is in it.
-    fn is_last(&self) -> bool {
-        self.lines.is_last && self.end == self.lines.ends.len()
-    }
-
-    /// Takes what was written of it off `left`: how far its piece is said now, none if as a whole, and the
-    /// length of the lines that were finished.
-    fn advance(&self, left: &mut usize) -> (Option<PartialPiece>, usize) {
-        let (mut done, mut sent, mut units) = (self.first, self.sent, 0);
-        for line in self.lines.ends.iter().take(self.end).skip(self.first) {
-            let rest = line.at - self.lines.start(done) - sent;
-            if *left < rest {
-                sent += *left;
-                *left = 0;
                 break;
             }
-            *left -= rest;
-            units += line.units;
-            done += 1;
-            sent = 0;
         }
-        let is_whole = done == self.lines.ends.len();
-        let front = PartialPiece { lines: self.lines.clone(), done, sent };
-        ((!is_whole).then_some(front), units)
+        batch
     }
 }
 

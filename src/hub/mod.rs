@@ -18,6 +18,7 @@ pub mod http_sessions;
 pub mod http_stream;
 pub mod inbox;
 pub mod leave_throttle;
+mod line_batch;
 pub mod line_cache;
 pub mod loads;
 pub mod outbox;

@@ -115,7 +115,8 @@ impl Stream {
             Self::Tcp(stream) => Some(stream.as_fd()),
             Self::Tls(stream) => Some(stream.socket()),
             Self::Unix(stream) => Some(stream.as_fd()),
-            Self::Http(_) | Self::Detached => None,
+            Self::Http(stream) => stream.socket(),
+            Self::Detached => None,
         }
     }
 

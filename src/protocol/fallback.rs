@@ -62,6 +62,8 @@ pub struct FallbackLines {
     pub bytes: Bytes,
     pub framing: AnswerFraming,
     pub ends: SmallVec<[LineEnd; 1]>,
+    /// UTF-16 code units of all of them.
+    pub units: usize,
     /// The last of them is `c[…]`: nothing may follow.
     pub is_last: bool,
 }
@@ -81,7 +83,7 @@ impl FallbackLines {
         let mut bytes = Vec::with_capacity(frames.len() + frames.len() / 4 + 32);
         let mut line = Vec::new();
         let mut ends = SmallVec::new();
-        let mut is_last = false;
+        let (mut is_last, mut units) = (false, 0);
         while let Some((opcode, payload, rest)) = split_frame(frames) {
             frames = rest;
             line.clear();
@@ -101,9 +103,11 @@ impl FallbackLines {
             }
             line.push(b'\n');
             framing.push_line(&mut bytes, &line);
-            ends.push(LineEnd { at: bytes.len(), units: utf16_units(&line) });
+            let end = LineEnd { at: bytes.len(), units: utf16_units(&line) };
+            units += end.units;
+            ends.push(end);
         }
-        Self { bytes: bytes.into(), framing, ends, is_last }
+        Self { bytes: bytes.into(), framing, ends, units, is_last }
     }
 
     /// Where line `index` begins.
@@ -215,6 +219,7 @@ mod tests {
                 all.split_inclusive('\n').map(|line| line.encode_utf16().count()).collect();
             let counted: Vec<usize> = lines.ends.iter().map(|end| end.units).collect();
             assert_eq!(counted, units);
+            assert_eq!(lines.units, units.iter().sum::<usize>());
             assert!(all.contains(&text));
         }
     }

@@ -16,6 +16,7 @@ use crate::metrics::scrape;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, subscribe, target, trigger};
 use crate::support::http::Http;
+use crate::support::lines::{Session, Streaming};
 use crate::support::sign::Request;
 use crate::support::websocket::{Client, frame, handshake};
 use crate::support::wire::{self, file};
@@ -73,6 +74,35 @@ fn a_crowd_gets_the_same_with_a_ring_and_without() {
         let writes = samples["fanfare_io_uring_writes_total"];
         assert_eq!(writes > 0.0, is_used, "{writes} writes");
         assert!(samples["fanfare_io_uring_submissions_total"] <= writes / 8.0);
+    }
+}
+
+#[test]
+fn a_crowd_over_http_gets_the_same_with_a_ring_and_without() {
+    const EVENTS: usize = 40;
+    for io_uring in [true, false] {
+        let fixture = start(io_uring, false);
+        let sessions: Vec<Session> = (0..CROWD).map(|_| Session::new(fixture.addr)).collect();
+        let mut streams: Vec<Streaming> =
+            sessions.iter().map(|one| one.stream().greeted()).collect();
+        for (session, stream) in sessions.iter().zip(&mut streams) {
+            session.subscribe("a");
+            assert!(stream.frame().contains("subscription_succeeded"));
+        }
+        // More than one answer may hold, so that some end in the middle of a turn.
+        for number in 0..EVENTS {
+            fixture.publish("a", "e", &data(number, 9000));
+            for (session, stream) in sessions.iter().zip(&mut streams) {
+                let line = stream.next().unwrap_or_else(|| {
+                    *stream = session.stream();
+                    stream.line()
+                });
+                assert!(line.contains(&format!("{number:04}x")), "{number}: {line:.80}");
+            }
+        }
+        let samples = scrape(fixture.addr);
+        let is_used = samples[r#"fanfare_worker_io_uring{worker="0"}"#] > 0.0;
+        assert_eq!(samples["fanfare_io_uring_writes_total"] > 0.0, is_used);
     }
 }
 

@@ -1,0 +1,71 @@
+//! What one system call writes to a streaming answer: lines of the pieces that wait in a session's outbox, and how far
+//! these have been said afterwards. When an answer is at its end is settled in `http_stream.rs`.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::outbox::Outbox;
+use crate::protocol::fallback::FallbackLines;
+
+/// A piece of the outbox that is said in part.
+#[derive(Debug)]
+pub(super) struct PartialPiece {
+    pub lines: Arc<FallbackLines>,
+    /// Lines that are written as a whole.
+    pub done: usize,
+    /// Bytes of the next one that are.
+    pub sent: usize,
+}
+
+/// What one call is to write to a streaming answer.
+#[derive(Default)]
+pub(super) struct LineBatch {
+    pub bytes: Outbox,
+    pub parts: SmallVec<[LineRange; 2]>,
+    /// The answer is at its end then.
+    pub stops: bool,
+}
+
+/// Some lines of a piece that a call is to write.
+pub(super) struct LineRange {
+    pub lines: Arc<FallbackLines>,
+    /// Bytes of the piece in the outbox.
+    pub piece: usize,
+    pub first: usize,
+    pub sent: usize,
+    pub end: usize,
+}
+
+impl LineRange {
+    /// Whether the last line of all is in it.
+    pub(super) fn is_last(&self) -> bool {
+        self.lines.is_last && self.end == self.lines.ends.len()
+    }
+
+    /// Takes what was written of it off `left`: how far its piece is said now, none if as a whole, and the
+    /// length of the lines that were finished.
+    pub(super) fn advance(&self, left: &mut usize) -> (Option<PartialPiece>, usize) {
+        let all = self.lines.bytes.len();
+        if self.first == 0 && self.sent == 0 && self.end == self.lines.ends.len() && *left >= all {
+            *left -= all;
+            return (None, self.lines.units);
+        }
+        let (mut done, mut sent, mut units) = (self.first, self.sent, 0);
+        for line in self.lines.ends.iter().take(self.end).skip(self.first) {
+            let rest = line.at - self.lines.start(done) - sent;
+            if *left < rest {
+                sent += *left;
+                *left = 0;
+                break;
+            }
+            *left -= rest;
+            units += line.units;
+            done += 1;
+            sent = 0;
+        }
+        let is_whole = done == self.lines.ends.len();
+        let front = PartialPiece { lines: self.lines.clone(), done, sent };
+        ((!is_whole).then_some(front), units)
+    }
+}
