@@ -93,8 +93,7 @@ pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
 
 /// What is left to clients if a proxy keeps streaming answers.
 async fn held(target: &ApiTarget) -> String {
-    let polls = match timeout(HELD_AFTER, SessionAddress::new(target, DEFAULT_PREFIX).poll()).await
-    {
+    let polls = match timeout(HELD_AFTER, TrialSession::new(target, DEFAULT_PREFIX).poll()).await {
         Ok(Ok(answer)) => answer.status == 200 && answer.body.starts_with(b"o"),
         _ => false,
     };
@@ -113,7 +112,7 @@ async fn attempt(target: &ApiTarget, prefix: &str) -> Crossing {
 }
 
 async fn cross(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandError> {
-    let session = SessionAddress::new(target, prefix);
+    let session = TrialSession::new(target, prefix);
     let Ok(opened) = timeout(HELD_AFTER, session.stream()).await else { return Ok(Crossing::Held) };
     let mut lines = match opened? {
         Ok(lines) => lines,
@@ -161,12 +160,12 @@ fn refused(answer: &ApiResponse) -> Crossing {
 }
 
 /// An address as pusher-js makes one.
-struct SessionAddress<'a> {
+struct TrialSession<'a> {
     target: &'a ApiTarget,
     path: String,
 }
 
-impl<'a> SessionAddress<'a> {
+impl<'a> TrialSession<'a> {
     fn new(target: &'a ApiTarget, prefix: &str) -> Self {
         let mut seed = [0; 8];
         // Without chance it is a name all the same; only two at once would be in each other's way.
