@@ -10,6 +10,7 @@ mod requests;
 mod resume;
 mod room;
 mod users;
+pub mod watched;
 mod watchlist;
 mod webhooks;
 mod withdraw;
@@ -211,6 +212,7 @@ impl Node {
         let (app, socket) = (&connection.app().id, connection.id);
         debug!(%app, %socket, reason = connection.ending().word(), "disconnected");
         self.counts().connections.sub(1);
+        self.tell_of_leaving(connection);
         true
     }
 

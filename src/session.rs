@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
+use crate::console::{ConsoleFact, Kind};
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::shown;
@@ -89,6 +90,7 @@ impl Session {
             Ok(ClientCommand::Subscribe(request)) => self.subscribe(request),
             Ok(ClientCommand::Unsubscribe(channel)) => {
                 self.node.unsubscribe(&self.connection, &channel);
+                self.tell_console(Kind::Unsubscribed, |fact| fact.channel(&*channel));
             }
             Ok(ClientCommand::SignIn(request)) => {
                 self.connection.budget.spend(WorkKind::SignIn);
@@ -99,7 +101,7 @@ impl Session {
             Ok(ClientCommand::ClientEvent(event)) => self.whisper(&event),
             Err(MalformedCommand::Subscribe { channel, field }) => {
                 // Told by the channel too, for the callbacks of Echo listen to nothing else.
-                self.refuse_subscription(&channel, &SubscriptionError::Mistyped(field));
+                self.refuse_subscription(&channel, &SubscriptionError::Mistyped(field), None);
                 self.connection.tell(Message::error(&error::INVALID_MESSAGE, None));
             }
             Err(MalformedCommand::Message) => self.refuse(&error::INVALID_MESSAGE, None),
@@ -142,6 +144,9 @@ impl Session {
         node.counts().limited.count(Limited::Pace as usize);
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         let address = self.connection.address;
+        self.tell_console(Kind::HeldUp, |fact| {
+            fact.address(address).why("it asks for more than its share, and is read later")
+        });
         match node.shared.metrics.notices.due(LogNotice::HeldUp) {
             Some(others) => {
                 warn!(%app, %socket, %address, others, "held up: it asks for more than its share");
@@ -160,8 +165,9 @@ impl Session {
             let HeldCommands { subscription, texts, .. } = *waiting;
             match subscription {
                 HeldSubscription::Nodes(pending, channel) => {
-                    if let Err(error) = self.node.resume(&self.connection, pending, admitted) {
-                        self.refuse_subscription(&channel, &error);
+                    match self.node.resume(&self.connection, pending, admitted) {
+                        Ok(()) => self.tell_of_subscription(&channel),
+                        Err(error) => self.refuse_subscription(&channel, &error, None),
                     }
                 }
                 HeldSubscription::Clock(request) => self.subscribe(request),
@@ -181,7 +187,8 @@ impl Session {
         let withdrawals = self.connection.take_withdrawals();
         for name in withdrawals.iter().flat_map(Withdrawal::channels) {
             if self.node.leave_channel(&self.connection, name) {
-                self.refuse_subscription(name.as_str(), &SubscriptionError::Withdrawn);
+                self.refuse_subscription(name.as_str(), &SubscriptionError::Withdrawn, None);
+                self.tell_console(Kind::Withdrawn, |fact| fact.channel(name.as_str()));
             }
         }
         !withdrawals.is_empty()
@@ -193,11 +200,14 @@ impl Session {
         }
         self.connection.budget.spend(WorkKind::Subscribe);
         match self.node.subscribe(&self.connection, &request) {
-            Ok(None) => {}
+            Ok(None) => self.tell_of_subscription(&request.channel),
             Ok(Some(pending)) => {
                 self.wait_for(HeldSubscription::Nodes(pending, request.channel.into()));
             }
-            Err(error) => self.refuse_subscription(&request.channel, &error),
+            Err(error) => {
+                let data = request.channel_data.as_deref();
+                self.refuse_subscription(&request.channel, &error, data);
+            }
         }
     }
 
@@ -205,8 +215,36 @@ impl Session {
         self.waiting = Some(Box::new(HeldCommands { subscription, texts: Vec::new(), bytes: 0 }));
     }
 
-    fn refuse_subscription(&self, channel: &str, error: &SubscriptionError) {
-        self.count_refusal(error.code().unwrap_or_else(|| error.status()), &error.text(channel));
+    fn tell_console<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
+        self.node.tell_console(kind, &self.connection, make);
+    }
+
+    fn tell_of_subscription(&self, channel: &str) {
+        self.tell_console(Kind::Subscribed, |fact| {
+            let present_as = self.node.worker.subscribed_as(&self.connection, channel).flatten();
+            let fact = fact.channel(channel.to_owned());
+            match present_as {
+                Some(user) => fact.user(user.as_str().to_owned()),
+                None => fact,
+            }
+        });
+    }
+
+    fn refuse_subscription(&self, channel: &str, error: &SubscriptionError, data: Option<&str>) {
+        let (code, text) = (error.code().unwrap_or_else(|| error.status()), error.text(channel));
+        self.count_refusal(code, &text);
+        self.tell_console(Kind::Refused, |fact| {
+            // What was to be signed, and not with what.
+            let signed = match (error, data) {
+                (SubscriptionError::Auth(_), None) => format!("{}:{channel}", self.connection.id),
+                (SubscriptionError::Auth(_), Some(data)) => {
+                    format!("{}:{channel}:{data}", self.connection.id)
+                }
+                _ => String::new(),
+            };
+            let fact = fact.event("pusher:subscribe").channel(channel.to_owned()).code(code);
+            fact.why(text).more("signed", signed)
+        });
         for message in Message::subscription_error(channel, error) {
             self.connection.tell(message);
         }
@@ -235,6 +273,10 @@ impl Session {
 
     fn refuse(&self, error: &Error, channel: Option<&str>) {
         self.count_refusal(error.code, &error.message);
+        self.tell_console(Kind::Refused, |fact| {
+            let channel = channel.unwrap_or_default().to_owned();
+            fact.channel(channel).code(error.code).why(error.message.to_string())
+        });
         self.connection.tell(Message::error(error, channel));
     }
 

@@ -11,7 +11,7 @@ use super::value::{
     Value, WantedForm, boolean, choice, count, duration, host, memory, networks, number, pairs,
     path, size, text, texts,
 };
-use super::{ApiAddress, Config, TryOut, UnixSocket};
+use super::{ApiAddress, Config, ConsoleAccess, MIN_CONSOLE_TOKEN, TryOut, UnixSocket};
 use crate::app::{App, AppId, ClientEvents, Webhook, WebhookEvent};
 use crate::protocol::auth::Signer;
 use crate::protocol::origin::OriginPattern;
@@ -106,6 +106,18 @@ pub const SERVER: &[SettingKey<Config>] = &[
         let words = [("loopback", TryOut::Loopback), ("on", TryOut::On), ("off", TryOut::Off)];
         c.server.try_out = choice(v, &words)?.applies_to(&c.server.host);
         Ok(())
+    }),
+    key("console.access", r#""loopback""#, |c, v| {
+        let words = [
+            ("loopback", ConsoleAccess::Loopback),
+            ("on", ConsoleAccess::On),
+            ("off", ConsoleAccess::Off),
+        ];
+        put(&mut c.console.access, choice(v, &words))
+    }),
+    hidden(key("console.token", r#""""#, |c, v| put(&mut c.console.token, console_token(v)))),
+    key("console.allow_plain_http", "false", |c, v| {
+        put(&mut c.console.allow_plain_http, boolean(v))
     }),
     key("limits.memory", r#""90%""#, |c, v| put(&mut c.limits.memory, memory(v))),
     key("metrics.enabled", "true", |c, v| put(&mut c.metrics.enabled, boolean(v))),
@@ -252,6 +264,14 @@ fn secret(value: &Value) -> Result<Signer, WantedForm> {
         Ok(secret) if !secret.is_empty() => Ok(Signer::new(&secret)),
         _ => Err("text in quotes, not empty".to_owned()),
     }
+}
+
+/// None, or one that nobody guesses.
+fn console_token(value: &Value) -> Result<String, WantedForm> {
+    text(value)
+        .ok()
+        .filter(|token| token.is_empty() || token.chars().count() >= MIN_CONSOLE_TOKEN)
+        .ok_or_else(|| format!("text in quotes of {MIN_CONSOLE_TOKEN} characters or more"))
 }
 
 /// Secrets that are on their way out.

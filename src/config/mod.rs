@@ -41,6 +41,7 @@ pub use version::{FEATURES, REVISION, VERSION};
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: ServerConfig,
+    pub console: ConsoleConfig,
     pub limits: LimitsConfig,
     pub metrics: MetricsConfig,
     pub cluster: ClusterConfig,
@@ -102,6 +103,36 @@ pub struct ServerConfig {
 enum TryOut {
     /// Everyone, if the server listens on a loopback address and so to this machine alone.
     Loopback,
+    On,
+    Off,
+}
+
+/// Characters of a token for the debug console at least.
+pub const MIN_CONSOLE_TOKEN: usize = 16;
+
+/// Who may open the debug console, and how.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ConsoleConfig {
+    pub access: ConsoleAccess,
+    /// Empty, or of [`MIN_CONSOLE_TOKEN`] characters or more.
+    pub token: String,
+    /// Whether the token may come over plain HTTP from another machine.
+    pub allow_plain_http: bool,
+}
+
+/// The token is a secret.
+impl fmt::Debug for ConsoleConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsoleConfig").field("access", &self.access).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum ConsoleAccess {
+    /// Whoever comes from this machine to a loopback address, and not through a proxy.
+    #[default]
+    Loopback,
+    /// Whoever knows the token.
     On,
     Off,
 }

@@ -13,8 +13,9 @@ use super::keys::{APP, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill};
 use super::value::Value;
 use super::{
-    ApiAddress, ClusterConfig, Config, GeneratedApp, LimitsConfig, LogConfig, MemoryLimit,
-    MetricsConfig, ServerConfig, TlsFiles, TryOut, UnixSocket, WebhooksConfig,
+    ApiAddress, ClusterConfig, Config, ConsoleAccess, ConsoleConfig, GeneratedApp, LimitsConfig,
+    LogConfig, MemoryLimit, MetricsConfig, ServerConfig, TlsFiles, TryOut, UnixSocket,
+    WebhooksConfig,
 };
 use crate::app::{App, Apps, Duplicate};
 
@@ -70,6 +71,9 @@ impl Settings {
         config.server.api = self.api(&config.server)?;
         if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
             return Err(self.needs("server.proxy_protocol", "server.trusted_proxies"));
+        }
+        if config.console.access == ConsoleAccess::On && config.console.token.is_empty() {
+            return Err(self.needs("console.access", "console.token"));
         }
         if config.server.workers == 0 {
             config.server.workers = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -231,6 +235,7 @@ impl Config {
                 try_out: false,
                 io_uring: true,
             },
+            console: ConsoleConfig::default(),
             limits: LimitsConfig { memory: MemoryLimit::Bytes(0) },
             metrics: MetricsConfig {
                 enabled: false,

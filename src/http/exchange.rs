@@ -17,6 +17,7 @@ use hyper::{Request, Response, StatusCode, Uri};
 
 use super::api::{Route, SignedCall, SignedQuery};
 use super::body::ReceivedBody;
+use super::console::{self, ConsoleReply};
 use super::error::Error;
 use super::fallback::{AwaitingAnswer, SessionAddress};
 use super::query::{self, QueryResult, QueryState};
@@ -52,6 +53,9 @@ impl HttpService {
         verdict: Option<LookupResult>,
         begun: Instant,
     ) -> RequestStage {
+        if console::is_below(&parts, &self.http.prefix) {
+            return self.open_console(parts, body);
+        }
         if self.http.fallback
             && self.role != AddressRole::Api
             && let Some(address) = SessionAddress::parse(parts.uri.path(), &self.http.prefix)
@@ -63,22 +67,11 @@ impl HttpService {
                 RequestStage::Unknown(Box::new(AwaitingApp { parts, body, pending, begun }))
             }
             Ok(RoutedRequest::Answered(mut answer)) => {
-                response::allow_origin(&self.http, &parts.headers, &mut answer);
+                self.allow_origin(&parts, &mut answer);
                 RequestStage::answered(answer, &parts, body)
             }
             Ok(RoutedRequest::Call { app, route, claims }) => {
-                let directory = self.http.node.hub().directory(&app.id);
-                RequestStage::Reading(Box::new(AwaitingBody {
-                    parts,
-                    body,
-                    app,
-                    route,
-                    claims,
-                    received: ReceivedBody::Nothing,
-                    asking: QueryState::default(),
-                    directory,
-                    begun,
-                }))
+                self.read_call((parts, body), (app, route, claims), begun)
             }
             Err(RefusedRequest { call, error }) => {
                 let answer = self.refuse(&parts, call, &error, None);
@@ -95,6 +88,20 @@ impl HttpService {
         stage
     }
 
+    /// A call of the API that may be answered once its body is there.
+    pub(super) fn read_call(
+        &self,
+        (parts, body): (Parts, Incoming),
+        (app, route, claims): (Arc<App>, Route, SignedQuery),
+        begun: Instant,
+    ) -> RequestStage {
+        let directory = self.http.node.hub().directory(&app.id);
+        let (received, asking) = (ReceivedBody::Nothing, QueryState::default());
+        let reading =
+            AwaitingBody { parts, body, app, route, claims, received, asking, directory, begun };
+        RequestStage::Reading(Box::new(reading))
+    }
+
     /// The answer to a request that was read, counted.
     fn conclude(
         &self,
@@ -106,7 +113,7 @@ impl HttpService {
         let answer = match answered {
             Ok(value) => {
                 let mut answer = response::json(&value, rate);
-                response::allow_origin(&self.http, &reading.parts.headers, &mut answer);
+                self.allow_origin(&reading.parts, &mut answer);
                 answer
             }
             Err(error) => self.refuse(&reading.parts, reading.route.word(), &error, rate),
@@ -143,10 +150,12 @@ pub(super) enum RequestStage {
     Withdrawing(Box<AwaitingBody>, PendingWithdrawal),
     /// Of a client without WebSockets.
     Fallback(Uri, AwaitingAnswer),
+    /// Of the debug console.
+    Console(ConsoleReply),
 }
 
 impl RequestStage {
-    fn answered(answer: Response<Full<Bytes>>, parts: &Parts, body: Incoming) -> Self {
+    pub(super) fn answered(answer: Response<Full<Bytes>>, parts: &Parts, body: Incoming) -> Self {
         // What comes after a handshake is no body.
         let unread = (answer.status() != StatusCode::SWITCHING_PROTOCOLS)
             .then(|| UnreadBody::of(parts, body))
@@ -278,6 +287,7 @@ impl Future for RequestFuture {
                 let RequestStage::Withdrawing(reading, _) = done else { return Poll::Pending };
                 return Poll::Ready(Ok(door.conclude(&reading, Ok(serde_json::json!({})), None)));
             }
+            RequestStage::Console(reply) => return reply.poll(cx).map(Ok),
             RequestStage::Fallback(uri, waiting) => {
                 return door.poll_fallback(uri, waiting, cx).map(Ok);
             }

@@ -13,7 +13,7 @@ use crate::app::Apps;
 use crate::hub::deflated::Compression;
 use crate::lookup::{AppName, LookupResult};
 use crate::metrics::{LogNotice, Reason};
-use crate::node::ServerState;
+use crate::node::{ServerState, watched};
 use crate::protocol::error::{Error as Refusal, close};
 use crate::protocol::query::Query;
 use crate::protocol::resume_token::ResumeToken;
@@ -68,6 +68,10 @@ pub fn tell_of_refusal(
 ) {
     let (code, text) = (error.code, &error.message);
     let HandshakeDetails { app, key, origin } = asked;
+    watched::tell_of_refusal(&shared.hub.console, address, |fact| {
+        let fact = fact.app(app.as_str()).code(code).why(&**text).event("connect");
+        fact.more("key", key.as_str()).more("origin", origin.as_str())
+    });
     // One code has several.
     let reason =
         reason.filter(|_| *error == close::OVER_CAPACITY).unwrap_or_else(|| upgrade::reason(error));

@@ -4,6 +4,7 @@
 mod api;
 mod body;
 mod channels;
+pub mod console;
 mod error;
 mod events;
 mod exchange;
@@ -31,10 +32,12 @@ use hyper::{Method, Response};
 use crate::app::App;
 use crate::config::Network;
 use crate::lookup::{AppName, LookupResult, PendingLookup};
-use crate::metrics::{self, Limited, Signed};
-use crate::node::Node;
+use crate::metrics::{self, Doubt, Limited, Signed};
+use crate::node::{Node, watched};
 use crate::protocol::query::percent_decode;
+use crate::protocol::resume_token;
 use api::{RequestHead, Route, SignedQuery};
+use console::{ConsoleGate, FeedStream};
 use error::Error;
 use fallback::LineStream;
 use scrape::Scrape;
@@ -58,6 +61,8 @@ pub struct Http {
     pub scrape: Option<Arc<Scrape>>,
     /// The page to try the server on, if it is to be shown.
     pub try_out: Option<Bytes>,
+    /// Who may open the debug console.
+    pub console: Arc<ConsoleGate>,
 }
 
 /// What is served at the address where a connection came in.
@@ -76,7 +81,7 @@ impl AddressRole {
     fn refuses(self, segments: &[&str]) -> bool {
         matches!(
             (self, segments),
-            (Self::Sockets, ["apps" | "users" | "metrics", ..])
+            (Self::Sockets, ["apps" | "users" | "metrics" | "console", ..])
                 | (Self::Api, ["app" | "resume", ..])
         )
     }
@@ -89,6 +94,8 @@ pub struct HttpService {
     pub peer: IpAddr,
     pub role: AddressRole,
     pub tls: bool,
+    /// Over a Unix socket.
+    pub unix: bool,
     pub pace: Rc<RequestTimer>,
     /// Left here by a request that was answered 101.
     pub handoff: Rc<RefCell<Option<Handoff>>>,
@@ -99,6 +106,7 @@ pub struct HttpService {
 pub enum Handoff {
     Socket(Upgrade),
     Lines(LineStream),
+    Feed(Box<FeedStream>),
 }
 
 impl HttpService {
@@ -272,9 +280,37 @@ impl HttpService {
             _ => {}
         }
         error.tell(&self.http.node.shared.metrics.notices, &parts.uri);
+        self.tell_of_refusal(parts, error);
         let mut answer = response::refusal(error, rate);
-        response::allow_origin(&self.http, &parts.headers, &mut answer);
+        self.allow_origin(parts, &mut answer);
         answer
+    }
+
+    /// Lets the page's origin read the answer, if it may; what is the console's is read by no other.
+    fn allow_origin(&self, parts: &Parts, response: &mut Response<Full<Bytes>>) {
+        if console::is_below(parts, &self.http.prefix) {
+            return console::keep_private(response);
+        }
+        response::allow_origin(&self.http, &parts.headers, response);
+    }
+}
+
+impl HttpService {
+    /// What the console is told of a request that was refused.
+    fn tell_of_refusal(&self, parts: &Parts, error: &Error) {
+        let trusted = &self.http.trusted_proxies;
+        let address = response::client_address(trusted, self.peer, &parts.headers);
+        watched::tell_of_refusal(self.http.node.console(), address, |fact| {
+            let signed = match error {
+                Error::Unauthorized(Doubt::Signature, _) => {
+                    api::string_to_sign(&parts.method, &parts.uri)
+                }
+                _ => String::new(),
+            };
+            let path = resume_token::mask(parts.uri.path()).into_owned();
+            let fact = fact.code(error.status().as_u16()).why(error.to_string()).more("path", path);
+            fact.more("method", parts.method.as_str()).more("signed", signed)
+        });
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use super::deflated::DeflatedEvent;
+use super::described::Describe;
 use super::directory::Directory;
 use super::http_stream::SessionRequest;
 use super::withdrawal::Withdrawal;
@@ -65,6 +66,8 @@ pub enum WorkerTask {
         place: ConnectionRef,
         frame: Bytes,
     },
+    /// Say which sockets there are.
+    Describe(Box<Describe>),
     /// A request has come for the HTTP session there.
     Arrive {
         place: ConnectionRef,

@@ -10,6 +10,7 @@ mod channels;
 pub mod connection;
 pub mod count_throttle;
 pub mod deflated;
+pub mod described;
 pub mod directory;
 mod fanout;
 mod flush;
@@ -42,12 +43,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use tokio::sync::oneshot;
 
 use crate::app::AppId;
+use crate::console::Console;
 use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use deflated::DeflatedEvent;
+use described::{Describe, SocketQuery, SocketView};
 use directory::{Directory, WorkerTargets};
 use http_sessions::HttpSessions;
 use http_stream::SessionRequest;
@@ -66,6 +70,8 @@ pub struct Hub {
     counted: Arc<AtomicU64>,
     inboxes: Box<[Inbox]>,
     pub http_sessions: Arc<HttpSessions>,
+    /// Who looks at what happens.
+    pub console: Arc<Console>,
 }
 
 impl Hub {
@@ -79,6 +85,7 @@ impl Hub {
             counted: Arc::default(),
             inboxes: (0..workers.max(1)).map(|_| Inbox::default()).collect(),
             http_sessions: Arc::default(),
+            console: Arc::default(),
         })
     }
 
@@ -227,6 +234,18 @@ impl Hub {
     pub fn tell(&self, place: ConnectionRef, frame: Bytes) {
         self.inbox(place.worker).put(WorkerTask::Tell { place, frame });
     }
+
+    /// Asks all workers for the sockets that `query` is about; each answers for its own.
+    pub fn describe(&self, query: &SocketQuery) -> Vec<oneshot::Receiver<Vec<SocketView>>> {
+        let ask = |inbox: &Inbox| {
+            let (answer, answered) = oneshot::channel();
+            let asked = Describe { query: query.clone(), answer };
+            inbox.put(WorkerTask::Describe(Box::new(asked)));
+            answered
+        };
+        self.inboxes.iter().map(ask).collect()
+    }
+
     /// Brings a request to the HTTP session that it is for. Where that has ended, it is dropped.
     pub fn arrive(&self, place: ConnectionRef, arrival: SessionRequest) {
         self.inbox(place.worker).put(WorkerTask::Arrive { place, arrival: Box::new(arrival) });

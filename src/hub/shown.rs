@@ -27,7 +27,20 @@ pub(super) fn published(frame: &[u8]) {
 }
 
 /// The event and the channel of a text frame as the server writes them; the channel is empty where it has none.
-fn words(frame: &[u8]) -> Option<(String, String)> {
+pub fn words(frame: &[u8]) -> Option<(String, String)> {
+    let frame = JsonObject::parse(text(frame)?)?;
+    let word = |name| frame.string(name).ok().flatten().unwrap_or_default().into_owned();
+    Some((word("event"), word("channel")))
+}
+
+/// Its data.
+pub fn data(frame: &[u8]) -> Option<String> {
+    let frame = JsonObject::parse(text(frame)?)?;
+    frame.string("data").ok().flatten().map(String::from)
+}
+
+/// The text of a whole text frame.
+fn text(frame: &[u8]) -> Option<&str> {
     let (first, length) = (frame.first()?, frame.get(1)?);
     // RFC 6455 section 5.2: a whole text, and how long its length is.
     let header = match length {
@@ -35,10 +48,7 @@ fn words(frame: &[u8]) -> Option<(String, String)> {
         127 => 10,
         _ => 2,
     };
-    let text = frame.get(header..).filter(|_| *first == 0x81)?;
-    let frame = JsonObject::parse(std::str::from_utf8(text).ok()?)?;
-    let word = |name| frame.string(name).ok().flatten().unwrap_or_default().into_owned();
-    Some((word("event"), word("channel")))
+    std::str::from_utf8(frame.get(header..).filter(|_| *first == 0x81)?).ok()
 }
 
 #[cfg(test)]

@@ -365,6 +365,7 @@ impl Worker {
     fn carry_out_one(&self, order: WorkerTask, touched: &mut Vec<Rc<Connection>>) {
         match order {
             WorkerTask::Deliver(_) => {}
+            WorkerTask::Describe(asked) => asked.answer(self),
             WorkerTask::CloseUser { directory, user, asked, why } => {
                 self.each_of_user(&directory, &user, asked, |connection| connection.close(&why));
             }

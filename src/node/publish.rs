@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::Node;
 use crate::app::{App, ClientEvents};
+use crate::console::Kind;
 use crate::hub::budget::WorkKind;
 use crate::hub::cache::CacheTerms;
 use crate::hub::connection::Connection;
@@ -37,6 +38,7 @@ impl Node {
         let Publication { channel, event, data, except } = publication;
         debug!(app = %app.id, ?event, channel = ?channel.as_str(), "published");
         directory.traffic(self.worker.index()).published.add(1);
+        self.tell_of_event(Kind::Published, (&app.id, directory), publication);
         let kind = channel.kind();
         if let Some(cluster) = &self.shared.cluster {
             let message = Message::event(channel, event, data);
@@ -133,6 +135,11 @@ impl Node {
         }
         let message = Message::client_event(&name, event, &data, user.as_ref());
         connection.traffic().published.add(1);
+        self.tell_console(Kind::Whispered, connection, |fact| {
+            let here = connection.directory.occupancy(name.as_str()).unwrap_or_default();
+            let fact = fact.channel(name.as_str()).event(&**event).data_token(&data);
+            fact.count(here.subscriptions.saturating_sub(1))
+        });
         self.report(&app, Some(user), |user| {
             Fact::client_event(&name, event, &data, connection.id, user)
         });

@@ -221,6 +221,7 @@ impl ServerState {
                 let history =
                     if late && version > 0 { Sequence::Cache(version) } else { Sequence::None };
                 self.deliver_event(topic, &frame, (except, history));
+                self.tell_of_arrival(topic, &frame);
                 topics.read(topic, |entry| count_deliveries(cluster, entry));
             }
             EnvelopeBody::Cached { version, except, frame, data } => {
@@ -235,6 +236,7 @@ impl ServerState {
                     if news && !told {
                         self.deliver_event(topic, &frame, (except, Sequence::Cache(version)));
                         if !own {
+                            self.tell_of_arrival(topic, &frame);
                             count_deliveries(cluster, entry);
                         }
                     }

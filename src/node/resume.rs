@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Node, Publication};
 use crate::app::App;
+use crate::console::Kind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::inbox::Sequence;
@@ -99,6 +100,10 @@ impl Node {
                 if missed.gap {
                     ResumeFigures::add(&resume.figures.gaps, 1);
                 }
+                self.tell_console(Kind::Resumed, connection, |fact| {
+                    let gap = if missed.gap { "older ones are gone" } else { "" };
+                    fact.channel(name.as_str()).count(missed.frames.len()).why(gap)
+                });
                 CatchUp::Missed(missed.frames, missed.gap)
             }
             SubscriptionState::New if resumption.is_forgotten && resumption.note_gap(name) => {

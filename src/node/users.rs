@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::Node;
 use crate::app::AppId;
+use crate::console::Kind;
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
@@ -54,6 +55,7 @@ impl Node {
             self.watch(connection, &user);
         }
         self.worker.identify(connection, Some(user));
+        self.tell_console(Kind::SignedIn, connection, |fact| fact);
         Ok(())
     }
 
@@ -109,6 +111,9 @@ impl Node {
     /// Closes every connection that is signed in as the user, or present as it in a channel.
     pub fn terminate(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
         let now = Instant::now();
+        self.console().tell(Kind::Terminated, |fact| {
+            fact.app(app.as_str().to_owned()).user(user.as_str().to_owned())
+        });
         self.hub().close_user(directory, user, now, &close::TERMINATED);
         if let Some(cluster) = &self.shared.cluster {
             cluster.terminate(app, user, now);

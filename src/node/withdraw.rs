@@ -14,6 +14,7 @@ use tracing::warn;
 use super::{Node, ServerState};
 use crate::app::AppId;
 use crate::cluster::link::{LinkMetrics, OutgoingEvent, Withdraw};
+use crate::console::Kind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::withdrawal::Withdrawal;
@@ -125,6 +126,10 @@ impl Node {
 
     /// Closes every connection that is signed in as the user, or present as it, so that it comes back.
     pub fn reconnect(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
+        self.console().tell(Kind::Terminated, |fact| {
+            let why = "its clients are to come back with new signatures";
+            fact.app(app.as_str().to_owned()).user(user.as_str().to_owned()).why(why)
+        });
         let asked = Instant::now();
         self.hub().close_user(directory, user, asked, &close::RECONNECT);
         if let Some(cluster) = &self.shared.cluster {

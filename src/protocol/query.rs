@@ -134,6 +134,11 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// What a request to `path` is signed over, as most SDKs do it.
+    pub fn string_to_sign(&self, method: &str, path: &str) -> String {
+        self.strings_to_sign(method, path).0
+    }
+
     /// What a request to `path` is signed over, in two readings: arrays as `k[]=v` each, or, where there
     /// are any, as `k=v,v`.
     pub(super) fn strings_to_sign(&self, method: &str, path: &str) -> (String, Option<String>) {

@@ -84,7 +84,7 @@ impl From<UnusableSetting> for StartError {
 /// The setting, and what is wrong with it.
 pub fn check(config: &Config) -> Result<(), UnusableSetting> {
     certificates(&config.server)?;
-    cluster::prepare(&config.cluster, 1, &Arc::default())?;
+    cluster::prepare(&config.cluster, 1, &Arc::default(), &Arc::default())?;
     lookup::check(config.sql.as_ref())
 }
 

@@ -17,6 +17,7 @@ use crate::cluster::link::{self, LinkEvent};
 use crate::cluster::redis::{LinkSettings, RedisDriver};
 use crate::cluster::topics::Topics;
 use crate::config;
+use crate::console::Console;
 use crate::node::{Clustered, ServerState, take_arrivals};
 
 const URL: &str = "the URL cannot be read: expected redis://USER:PASSWORD@HOST:PORT/DATABASE or redis+sentinel://HOST,HOST/MASTER, with %XX for marks in a password";
@@ -33,6 +34,7 @@ pub(super) fn prepare(
     config: &config::ClusterConfig,
     node: u64,
     apps: &Arc<ArcSwap<Apps>>,
+    console: &Arc<Console>,
 ) -> Result<Option<(Clustered, UnstartedLink)>, UnusableSetting> {
     if config.redis.is_empty() {
         return Ok(None);
@@ -45,6 +47,7 @@ pub(super) fn prepare(
         lease: config.lease,
         max_age: config.queue_age,
         replay: config.replay,
+        console: console.clone(),
     };
     let redis = RedisDriver::new(settings, node, topics.clone(), apps.clone(), far);
     // The error may repeat the URL with its password.

@@ -26,12 +26,12 @@ use super::unreadable::{self, MAX_HEAD};
 use crate::http::fallback::LineStream;
 use crate::http::timeouts::{RequestTimer, TimeoutReason};
 use crate::http::{
-    AddressRole, Handoff, HandshakeDetails, Http, HttpService, Upgrade, tell_of_refusal,
+    AddressRole, Handoff, HandshakeDetails, Http, HttpService, Upgrade, console, tell_of_refusal,
 };
 use crate::hub::http_stream::SessionRequest;
 use crate::hub::loads::LoadGuard;
 use crate::hub::stream::Stream;
-use crate::metrics::{LogNotice, Reason, Unreadable};
+use crate::metrics::{LogNotice, Reason, Transport, Unreadable};
 use crate::session::Session;
 use crate::socket::{self, Socket, http_session, upgrade};
 
@@ -233,6 +233,11 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
                 Err(error) => debug!(%error, "a streaming request was lost"),
             }
         }
+        Handoff::Feed(feed) => {
+            // Not among those that the drain waits for: it shows how far that is.
+            drop(alive);
+            spawn_local(console::serve(http.clone(), stream, *feed));
+        }
         Handoff::Lines(LineStream { session: Err(error), framing, before }) => {
             spawn_local(async move {
                 http_session::refuse(stream, framing, before, error).await;
@@ -276,6 +281,7 @@ fn begin_socket(
                 http.node.go_on(&connection, token);
             }
             connection.agree_on(upgrade.compression);
+            http.node.tell_of_connection(&connection, Transport::WebSocket.word());
             let socket =
                 Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
             spawn_local(async move {
@@ -321,6 +327,7 @@ async fn requests(
         peer,
         role,
         tls: stream.is_tls(),
+        unix: matches!(stream, Stream::Unix(_)),
         pace: pace.clone(),
         handoff: handoff.clone(),
     };
@@ -363,6 +370,7 @@ async fn requests(
             match &mut handoff {
                 Handoff::Socket(upgrade) => drop(upgrade.answer.splice(..0, before)),
                 Handoff::Lines(lines) => lines.before = before,
+                Handoff::Feed(feed) => feed.before = before,
             }
             Some(HandedStream { stream, handoff, early: parts.read_buf })
         }

@@ -31,7 +31,9 @@ use tracing::{info, warn};
 
 use crate::app::Apps;
 use crate::cluster::link::LinkRequest;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConsoleAccess};
+use crate::console::{Console, Kind};
+use crate::http::console::ConsoleGate;
 use crate::http::scrape::Scrape;
 use crate::hub::Hub;
 use crate::hub::addresses::ConnectionsPerAddress;
@@ -93,6 +95,7 @@ struct WorkerContext {
     shared: Arc<ServerState>,
     config: Arc<config::ServerConfig>,
     page: Option<Bytes>,
+    console: Arc<ConsoleGate>,
     certificates: Option<Arc<Certificates>>,
     /// For `/metrics`, if that is served with everything else.
     scrape: Option<Arc<Scrape>>,
@@ -113,24 +116,24 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     let certificates = certificates(&config.server)?;
     let (listeners, open) = ListenerSet::open(&config.server, passed)?;
     let (workers, node) = (config.server.workers.max(1), node_number()?);
-    let by_address = (config.server.connections_per_ip, config.server.handshakes_per_ip);
     let apps = Arc::new(ArcSwap::from_pointee(config.apps.clone()));
-    let (cluster, linked) = cluster::prepare(&config.cluster, node, &apps)?.unzip();
+    let hub = Hub::new(node, workers);
+    let (cluster, linked) = cluster::prepare(&config.cluster, node, &apps, &hub.console)?.unzip();
     let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
     let shared = Arc::new(ServerState {
         apps,
-        hub: Hub::new(node, workers),
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         retiring: AtomicBool::new(false),
         capacity: capacity(&config),
-        addresses: ConnectionsPerAddress::new(by_address.0, by_address.1),
-        webhooks: webhooks_of(&config, cluster.as_ref())?,
+        addresses: addresses(&config.server),
+        webhooks: webhooks_of(&config, cluster.as_ref(), hub.console.clone())?,
+        hub,
         cluster,
         lookup: door,
     });
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
-    let (page, server) = (page(&config), Arc::new(config.server));
+    let (page, gate, server) = (page(&config), gate(&config, &listeners), Arc::new(config.server));
     let loads = Arc::new(WorkerLoads::new(workers));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::default()).collect();
     let (phase, apps) = (watch::Sender::new(ServerPhase::Serving), watch::Sender::new(0));
@@ -148,6 +151,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
             shared: shared.clone(),
             config: server.clone(),
             page: page.clone(),
+            console: gate.clone(),
             certificates: certificates.clone(),
             scrape: scrape.clone(),
             accepted,
@@ -224,11 +228,15 @@ fn certificates(
     read.map(|read| read.map(Arc::new))
 }
 
-fn webhooks_of(config: &Config, cluster: Option<&Clustered>) -> io::Result<Webhooks> {
+fn webhooks_of(
+    config: &Config,
+    cluster: Option<&Clustered>,
+    console: Arc<Console>,
+) -> io::Result<Webhooks> {
     let config::WebhooksConfig { allow_private, spool } = config.webhooks.clone();
     let done = cluster
         .map(|cluster| Box::new(node::done(cluster.link().clone())) as webhook::EntryAcknowledger);
-    Webhooks::start(webhook::WebhookOptions { allow_private, spool }, &config.apps, done)
+    Webhooks::start(webhook::WebhookOptions { allow_private, spool, console }, &config.apps, done)
 }
 
 /// Serves metrics on a listener of their own, or gives back what the workers are to serve. That metrics
@@ -263,6 +271,10 @@ fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
     addresses.next().ok_or_else(|| io::Error::other(format!("{host} has no address")))
 }
 
+fn addresses(config: &config::ServerConfig) -> ConnectionsPerAddress {
+    ConnectionsPerAddress::new(config.connections_per_ip, config.handshakes_per_ip)
+}
+
 fn capacity(config: &Config) -> Capacity {
     let connections = max_connections(config.server.max_connections);
     Capacity::new(connections as u64, process_limits::limit(config.limits.memory))
@@ -290,13 +302,23 @@ fn max_connections(configured: usize) -> usize {
     configured.min(bears)
 }
 
+/// Who may open the debug console.
+fn gate(config: &Config, listeners: &ListenerSet) -> Arc<ConsoleGate> {
+    let made_app = config.made_app.as_ref().map(|made| made.id.clone());
+    let sockets = listeners.api.is_some().then(|| listeners.sockets.address.tcp()).flatten();
+    let sockets_port = sockets.map(|address| address.port());
+    Arc::new(ConsoleGate::new(&config.console, made_app, sockets_port))
+}
+
 /// The page to try the server on, for the first of the apps.
 fn page(config: &Config) -> Option<Bytes> {
     let key = match &config.made_app {
         Some(made) => made.key.clone(),
         None => config.apps.iter().min_by(|a, b| a.id.cmp(&b.id))?.key.to_string(),
     };
-    let settings = json!({ "key": key, "path": config.server.path }).to_string();
+    let console = config.console.access != ConsoleAccess::Off && config.server.api.is_none();
+    let settings = json!({ "key": key, "path": config.server.path, "console": console });
+    let settings = settings.to_string();
     // Inside a script element only `<` could end what is meant as data.
     let settings = settings.replace('<', "\\u003c");
     let page = include_str!("../http/tryout.html").replace("{{settings}}", &settings);
@@ -328,6 +350,8 @@ impl ServerHandle {
 
     /// Serves `apps` from now on. Connections go on with their app as it is now, or end with it.
     pub fn replace_apps(&self, apps: Apps) {
+        let why = format!("its settings were read again: {} apps", apps.len());
+        self.shared.hub.console.tell(Kind::Server, |fact| fact.why(why));
         if let Some(keeper) = &self.keeper {
             return keeper.configure(apps);
         }
@@ -344,6 +368,7 @@ impl ServerHandle {
     /// answered.
     pub fn drain(&self) {
         self.drained.get_or_init(Instant::now);
+        self.shared.hub.console.tell(Kind::Server, |fact| fact.why("it drains: no new sockets"));
         self.shared.draining.store(true, Ordering::Relaxed);
         self.linger();
         self.phase.send_replace(ServerPhase::Draining);

@@ -60,6 +60,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         shared,
         config,
         page,
+        console,
         scrape,
         certificates,
         mut accepted,
@@ -80,6 +81,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         paces: Rc::default(),
         scrape,
         try_out: page,
+        console,
     });
     share_out(&worker);
     spawn_local(keep_apps(node.clone(), apps));

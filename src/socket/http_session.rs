@@ -65,6 +65,7 @@ pub fn open(
         Err(other) => return Ok(other),
     };
     node.counts().over_http.count(transport as usize);
+    node.tell_of_connection(conversation.connection(), transport.word());
     debug!(app = %app.id, socket = %session.place.socket, transport = transport.word(), "over HTTP");
     spawn_local(HttpSocket { session: conversation, transport, gone: false });
     Ok(session)

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_service::Service;
 
 use crate::app::{App, Webhook};
+use crate::console::Console;
 
 /// How long an endpoint may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,10 +45,11 @@ pub(super) enum DeliveryFailure {
 pub(super) struct WebhookClient {
     client: Client<HttpsConnector<HttpConnector<PublicResolver>>, Full<Bytes>>,
     allow_private: bool,
+    pub(super) console: Arc<Console>,
 }
 
 impl WebhookClient {
-    pub(super) fn new(allow_private: bool) -> Self {
+    pub(super) fn new(allow_private: bool, console: Arc<Console>) -> Self {
         let mut http = HttpConnector::new_with_resolver(PublicResolver { allow_private });
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -69,7 +72,7 @@ impl WebhookClient {
             // them apart.
             .http1_title_case_headers(true)
             .build(connector);
-        Self { client, allow_private }
+        Self { client, allow_private, console }
     }
 
     /// Sends `body`; anything but a 2xx is a failure.
@@ -130,7 +133,7 @@ impl WebhookClient {
 }
 
 fn trusting_nobody() -> rustls::ClientConfig {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider);
     match builder.with_safe_default_protocol_versions() {
         Ok(builder) => {

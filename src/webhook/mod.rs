@@ -25,6 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
+use crate::console::Console;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use cluster_log::{AckSink, HeldEnds, LatestCounts, LogAck, ParsedEntry};
@@ -51,6 +52,8 @@ pub struct WebhookOptions {
     pub allow_private: bool,
     /// Where what waits is kept, in case the process ends before it is sent; none: it is lost.
     pub spool: Option<PathBuf>,
+    /// Who looks at what becomes of them.
+    pub console: Arc<Console>,
 }
 
 /// What a webhook tells, ready to be sent.
@@ -120,7 +123,7 @@ impl Webhooks {
         let thread = std::thread::Builder::new().name("webhooks".to_owned()).spawn(move || {
             LocalSet::new().block_on(&runtime, async {
                 let mut desk = Dispatcher {
-                    post: WebhookClient::new(options.allow_private),
+                    post: WebhookClient::new(options.allow_private, options.console),
                     news: Debouncer::default(),
                     ends: HeldEnds::default(),
                     counts: LatestCounts::default(),

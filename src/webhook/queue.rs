@@ -21,6 +21,7 @@ use super::facts::FactSubject;
 use super::millis;
 use super::spool::{Spool, SpooledEvent};
 use crate::app::{App, Webhook};
+use crate::console::Kind;
 
 /// Events and bytes that may wait in one line. Beyond them the newest are left out.
 const MOST: usize = 10_000;
@@ -410,6 +411,9 @@ impl QueueState {
             Ok(()) => {
                 self.figures.sent.fetch_add(count as u64, Ordering::Relaxed);
                 self.remove(places);
+                post.console.tell(Kind::WebhookSent, |fact| {
+                    fact.app(id.as_str()).count(count).more("webhook", index.to_string())
+                });
                 if failed_before {
                     warn!(app = %id, index, "a webhook's endpoint answers again");
                 }
@@ -423,6 +427,10 @@ impl QueueState {
                     DeliveryFailure::Time => "it did not answer in time".to_owned(),
                     DeliveryFailure::Connection(problem) => problem.clone(),
                 };
+                post.console.tell(Kind::WebhookFailed, |fact| {
+                    let fact = fact.app(id.as_str()).count(count).why(problem.as_str());
+                    fact.more("webhook", index.to_string())
+                });
                 if failed_before {
                     debug!(app = %id, index, "a webhook's endpoint fails: {problem}");
                 } else {

@@ -18,6 +18,7 @@ mod cli;
 mod cluster;
 mod compression;
 mod config;
+mod console;
 mod dashboard;
 mod dialogue;
 mod doctor;

@@ -12,7 +12,7 @@ use crate::dialogue;
 const ROOMS: &[&[&str]] = &[
     &["protocol"],
     &["app"],
-    &["config", "metrics"],
+    &["config", "metrics", "console"],
     &["hub", "cluster", "webhook", "lookup"],
     &["node"],
     &["session"],

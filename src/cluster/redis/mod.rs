@@ -46,6 +46,7 @@ use super::seal::EnvelopeSeals;
 use super::topics::Topics;
 use super::webhook_log::WebhookLog;
 use crate::app::{AppId, Apps};
+use crate::console::{Console, Kind};
 use address::RedisAddress;
 use cache_budget::CacheBudget;
 use connections::{PushStream, RedisConnections};
@@ -81,6 +82,8 @@ pub struct LinkSettings {
     pub max_age: Duration,
     /// Events of each channel that Redis keeps for nodes whose link dropped; 0: none.
     pub replay: usize,
+    /// Who looks at whether it is up.
+    pub console: Arc<Console>,
 }
 
 /// The URL may hold a password.
@@ -268,6 +271,8 @@ impl RedisDriver {
                 None => debug!(%redis, "the link to Redis is down: {lost}"),
             }
             if was_up {
+                let why = format!("the link to Redis is down: {lost}");
+                self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
                 // What is asked from now on is answered from what is known here.
                 let _ = self.far.arrivals.send(LinkEvent::Down).await;
             }
@@ -417,6 +422,8 @@ impl RedisDriver {
         let own = self.keys.node(node);
         servers.subscribe(&[self.keys.all(), probe.clone(), own]).await?;
         info!(redis = %self.address, "the link to Redis is made");
+        let why = format!("the link to Redis is made ({})", self.address);
+        self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
         LinkMetrics::add(&self.far.status.figures.connects, 1);
         Ok((servers, heard, probe))
     }

@@ -19,7 +19,7 @@ function draw() {
   const app = state.apps.find(({ id }) => id === at('connect-app').value) ?? state.apps[0];
   at('connect-address').textContent = `${location.protocol}//${location.host}${root}`;
   at('connect-key').textContent = app?.key ?? 'no app';
-  at('snippets').replaceChildren(...(app ? connections(app, root) : []).map(([title, hint, lines]) => {
+  at('snippets').replaceChildren(...(app ? connections(app, root, state) : []).map(([title, hint, lines]) => {
     const code = el('pre', { tabindex: '0', 'aria-label': title }, lines);
     return el('section', { class: 'card' },
       el('header', {}, el('h3', {}, title), copyButton(() => lines, 'Copy')),

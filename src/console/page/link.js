@@ -6,10 +6,11 @@ const ASKED = 'protocol=7&client=console&version=1.0.0';
 
 export class Link {
   /** `take(link, text)` gets each message, `ended(link, code, reason)` the end, once. */
-  constructor({ key, transport, take, ended }) {
+  constructor({ key, host, transport, take, ended }) {
     this.take = take;
     this.ended = ended;
     this.isOver = false;
+    this.host = host;
     const path = `${root}/app/${encodeURIComponent(key)}`;
     if (transport === 'http') this.openHttp(path);
     else this.openSocket(path);
@@ -23,7 +24,7 @@ export class Link {
 
   openSocket(path) {
     const scheme = location.protocol === 'https:' ? 'wss:' : 'ws:';
-    this.socket = new WebSocket(`${scheme}//${location.host}${path}?${ASKED}`);
+    this.socket = new WebSocket(`${scheme}//${this.host}${path}?${ASKED}`);
     this.socket.onopen = () => { this.extensions = this.socket.extensions; };
     this.socket.onmessage = ({ data }) => { if (!this.isOver) this.take(this, data); };
     this.socket.onclose = ({ code, reason }) => this.end(code, reason);

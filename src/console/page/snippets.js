@@ -9,6 +9,11 @@ export function address(root) {
   return { host: location.hostname, port, isTls, scheme: isTls ? 'https' : 'http', path: root };
 }
 
+/** Host and port of the sockets, which have an address of their own where the API has. */
+export function socketsHost(state) {
+  return state.sockets_port ? `${location.hostname}:${state.sockets_port}` : location.host;
+}
+
 const quoted = (text) => JSON.stringify(text);
 const php = (text) => `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`;
 
@@ -41,8 +46,9 @@ client.trigger(${quoted(channel)}, ${quoted(name)}, ${quoted(data)})`,
 }
 
 /** How clients and apps are connected: title, hint and lines of each. */
-export function connections(app, root) {
-  const { host, port, isTls, scheme, path } = address(root);
+export function connections(app, root, state) {
+  const { host, port: own, isTls, scheme, path } = address(root);
+  const port = state.sockets_port ?? own;
   const ws = isTls ? 'wss' : 'ws';
   const shown = host.includes(':') ? `[${host}]` : host;
   return [
@@ -52,11 +58,11 @@ REVERB_APP_ID=${app.id}
 REVERB_APP_KEY=${app.key}
 REVERB_APP_SECRET=${SECRET}
 REVERB_HOST=${host}
-REVERB_PORT=${port}
+REVERB_PORT=${own}
 REVERB_SCHEME=${scheme}${path ? `\nREVERB_SERVER_PATH=${path}` : ''}
 VITE_REVERB_APP_KEY="\${REVERB_APP_KEY}"
 VITE_REVERB_HOST="\${REVERB_HOST}"
-VITE_REVERB_PORT="\${REVERB_PORT}"
+VITE_REVERB_PORT="${port === own ? '\${REVERB_PORT}' : port}"
 VITE_REVERB_SCHEME="\${REVERB_SCHEME}"`],
     ['Laravel Echo', 'npm install laravel-echo pusher-js',
       `import Echo from 'laravel-echo';

@@ -3,7 +3,7 @@
 
 import { ask, at, clock, copyButton, el, number, pretty, root, say, segment } from './dom.js';
 import { Link } from './link.js';
-import { snippets } from './snippets.js';
+import { snippets, socketsHost } from './snippets.js';
 
 const MAX_ROWS = 200;
 
@@ -65,7 +65,7 @@ function fillApps() {
   const chosen = at('try-app').value;
   at('try-app').replaceChildren(...state.apps.map((one) => (
     el('option', { value: one.id, selected: one.id === chosen }, one.name ? `${one.name} (${one.id})` : one.id))));
-  at('try-transport').querySelector('[value=http]').disabled = !state.fallback;
+  at('try-transport').querySelector('[value=http]').disabled = !state.fallback || Boolean(state.sockets_port);
 }
 
 function connect() {
@@ -77,7 +77,9 @@ function connect() {
   note('Connecting …', 'connecting');
   at('try-note').textContent = one.admits_this_origin ? ''
     : `The app’s allowed_origins do not have ${location.origin}: it will refuse this page.`;
-  link = new Link({ key: one.key, transport: at('try-transport').value, take, ended });
+  link = new Link({
+    key: one.key, host: socketsHost(state), transport: at('try-transport').value, take, ended,
+  });
 }
 
 function note(text, name) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fanfare::app::{App, Apps, Webhook, WebhookEvent};
 use fanfare::config::{
-    self, Config, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig, ServerConfig,
+    self, Config, ConsoleConfig, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig, ServerConfig,
 };
 use fanfare::server::{self, ServerHandle};
 
@@ -58,6 +58,12 @@ impl Fixture {
             node.is_ready();
         }
         node
+    }
+
+    /// Whether anybody looks at the debug console.
+    pub fn is_watched(&self) -> bool {
+        let running = self.running.as_ref().expect("it runs");
+        running.shared().hub.console.is_watched()
     }
 
     /// A connection that has read its `connection_established`, and its socket id.
@@ -150,6 +156,7 @@ pub fn config(apps: Vec<App>) -> Config {
             api: None,
             try_out: false,
         },
+        console: ConsoleConfig::default(),
         limits: LimitsConfig { memory: MemoryLimit::Bytes(0) },
         metrics: MetricsConfig {
             enabled: false,

@@ -1,0 +1,216 @@
+//! What the debug console is told: who came and went, what was published, what was refused and why. Facts go
+//! to whoever looks at this moment, through bounded queues that nobody waits for; with nobody looking a fact costs
+//! one load. How a browser or a terminal gets to it is the business of `http/console`.
+
+mod fact;
+mod feed;
+mod filter;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+pub use fact::{ConsoleFact, Kind};
+pub use feed::{Batch, Feed};
+pub use filter::Filter;
+
+use fact::Encoded;
+
+/// Feeds at a time.
+const MAX_FEEDS: usize = 16;
+
+/// Facts that are remembered for whoever looks later, and how many of one second.
+const MAX_REMEMBERED: usize = 200;
+const MAX_REMEMBERED_PER_SECOND: u64 = 20;
+
+/// Where facts are told.
+#[derive(Debug, Default)]
+pub struct Console {
+    watched: AtomicBool,
+    feeds: ArcSwap<Vec<Arc<Feed>>>,
+    /// Numbers the facts, so that a gap can be seen.
+    last: AtomicU64,
+    /// What went wrong lately, told or not: a person looks after something has failed.
+    remembered: Mutex<Remembered>,
+}
+
+#[derive(Debug, Default)]
+struct Remembered {
+    lines: VecDeque<Bytes>,
+    second: u64,
+    in_second: u64,
+}
+
+impl Console {
+    /// Tells a fact. It is made only if somebody looks, or if it is of a kind that is remembered.
+    pub fn tell<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
+        if self.is_watched() || kind.is_remembered() {
+            self.tell_feeds(kind, make);
+        }
+    }
+
+    /// Whether anybody looks.
+    pub fn is_watched(&self) -> bool {
+        // Relaxed: a feed that begins at this moment may miss what happens at this moment.
+        self.watched.load(Ordering::Relaxed)
+    }
+
+    #[cold]
+    fn tell_feeds<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
+        let feeds = self.feeds.load();
+        let remembers = kind.is_remembered();
+        // Most of a flood is only counted, and need not be made for that.
+        // All of them are asked, for each counts what it is not shown.
+        if !remembers && feeds.iter().filter(|feed| feed.wants_any(kind)).count() == 0 {
+            return;
+        }
+        let fact = make(ConsoleFact::new(kind));
+        let mut encoded = Encoded::new(&fact, self.last.fetch_add(1, Ordering::Relaxed));
+        feeds.iter().for_each(|feed| feed.offer(&fact, &mut encoded));
+        if remembers {
+            self.remember(&mut encoded);
+        }
+    }
+
+    /// Keeps it for feeds to come, unless there are too many, or another thread is at it.
+    fn remember(&self, encoded: &mut Encoded<'_, '_>) {
+        let Ok(mut remembered) = self.remembered.try_lock() else { return };
+        let second = unix_millis() / 1000;
+        if remembered.second != second {
+            remembered.second = second;
+            remembered.in_second = 0;
+        }
+        remembered.in_second += 1;
+        if remembered.in_second > MAX_REMEMBERED_PER_SECOND {
+            return;
+        }
+        if remembered.lines.len() == MAX_REMEMBERED {
+            remembered.lines.pop_front();
+        }
+        remembered.lines.push_back(encoded.remembered_line());
+    }
+
+    /// What went wrong lately, oldest first: lines of JSON with `"past":true`.
+    pub fn remembered(&self) -> Vec<Bytes> {
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.lines.iter().cloned().collect()
+    }
+
+    /// A new feed, unless there are too many. It ends when it is dropped.
+    pub fn watch(self: &Arc<Self>, feed: Feed) -> Option<Watching> {
+        let feed = Arc::new(feed);
+        let mut is_full = false;
+        self.feeds.rcu(|feeds| {
+            is_full = feeds.len() >= MAX_FEEDS;
+            let more = (!is_full).then(|| feed.clone());
+            feeds.iter().cloned().chain(more).collect::<Vec<_>>()
+        });
+        if is_full {
+            return None;
+        }
+        self.watched.store(true, Ordering::Relaxed);
+        Some(Watching { console: self.clone(), feed })
+    }
+
+    fn forget(&self, feed: &Arc<Feed>) {
+        let others = |feeds: &Arc<Vec<Arc<Feed>>>| {
+            feeds.iter().filter(|one| !Arc::ptr_eq(one, feed)).cloned().collect::<Vec<_>>()
+        };
+        self.feeds.rcu(others);
+        // Another may have come between: it is asked again after the store.
+        self.watched.store(false, Ordering::SeqCst);
+        if !self.feeds.load().is_empty() {
+            self.watched.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A feed among the console's for as long as somebody looks.
+#[derive(Debug)]
+pub struct Watching {
+    console: Arc<Console>,
+    feed: Arc<Feed>,
+}
+
+impl Watching {
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.console.forget(&self.feed);
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(watching: &Watching) -> Vec<serde_json::Value> {
+        let Batch { lines, .. } = watching.feed().take();
+        lines.iter().map(|line| serde_json::from_slice(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn nothing_is_made_while_nobody_looks() {
+        let console = Arc::new(Console::default());
+        console.tell(Kind::Published, |_| panic!("nobody looks"));
+        let watching = console.watch(Feed::new(Filter::default(), false, 10)).unwrap();
+        console.tell(Kind::Published, |fact| fact.app("a").channel("c").event("e"));
+        let told = lines(&watching);
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0]["kind"], "published");
+        assert_eq!(told[0]["channel"], "c");
+        drop(watching);
+        console.tell(Kind::Published, |_| panic!("nobody looks any more"));
+    }
+
+    #[test]
+    fn what_went_wrong_is_remembered_without_a_feed() {
+        let console = Arc::new(Console::default());
+        for number in 0..100 {
+            console.tell(Kind::Refused, |fact| fact.app("a").why(format!("reason {number}")));
+        }
+        let all = console.remembered();
+        assert!(!all.is_empty() && all.len() <= 2 * MAX_REMEMBERED_PER_SECOND as usize);
+        let first: serde_json::Value = serde_json::from_slice(&all[0]).unwrap();
+        assert_eq!((&first["past"], &first["why"]), (&true.into(), &"reason 0".into()));
+    }
+
+    #[test]
+    fn payloads_go_to_those_who_asked() {
+        let console = Arc::new(Console::default());
+        let with = console.watch(Feed::new(Filter::default(), true, 10)).unwrap();
+        let without = console.watch(Feed::new(Filter::default(), false, 10)).unwrap();
+        console.tell(Kind::Published, |fact| fact.data("secret of the shop"));
+        assert_eq!(lines(&with)[0]["data"], "secret of the shop");
+        let line = &lines(&without)[0];
+        assert!(line.get("data").is_none(), "{line}");
+        assert_eq!(line["bytes"], 18);
+    }
+
+    #[test]
+    fn there_is_an_end_to_feeds() {
+        let console = Arc::new(Console::default());
+        let feed = || Feed::new(Filter::default(), false, 10);
+        let mut all: Vec<_> = (0..MAX_FEEDS).map(|_| console.watch(feed()).unwrap()).collect();
+        assert!(console.watch(feed()).is_none());
+        all.pop();
+        assert!(console.watch(feed()).is_some());
+        assert!(console.is_watched());
+        drop(all);
+        assert!(!console.is_watched());
+    }
+}

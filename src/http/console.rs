@@ -1,0 +1,335 @@
+//! The debug console's door: who may come in, the page, what it asks, and the feed. It watches and tries; what it asks
+//! of an app it asks by the routes of the API, with the server in the place of a signature. Secrets stay here.
+
+mod access;
+mod figures;
+mod pages;
+mod questions;
+mod stream;
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, HeaderValue, SET_COOKIE};
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::api::{BodyClaim, SignedQuery};
+use super::body::ReceivedBody;
+use super::error::Error;
+use super::exchange::RequestStage;
+use super::response::HttpResponse;
+use super::timeouts::RequestPhase;
+use super::{Handoff, HttpService, api, api_route, response};
+use crate::console::{Feed, Filter};
+use crate::protocol::query::{PlusMeaning, Query, percent_decode};
+use access::{COOKIE_NAME, Entrance, Login, SESSION_SECONDS, Way};
+
+pub use access::ConsoleGate;
+pub use stream::{FeedStream, serve};
+
+/// Bytes of the body of a question.
+const MAX_BODY: usize = 64 << 10;
+
+/// Frequent facts that a feed shows in a second, unless it asks for fewer or more.
+const USUAL_RATE: u32 = 200;
+const MAX_RATE: u32 = 2_000;
+
+/// An answer that is not there yet.
+pub(super) struct ConsoleReply(Pin<Box<dyn Future<Output = HttpResponse>>>);
+
+impl fmt::Debug for ConsoleReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConsoleReply")
+    }
+}
+
+impl ConsoleReply {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<HttpResponse> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+/// What of a path stands below the console's, if it is one of the console's.
+pub(super) fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    [prefix, ""].into_iter().find_map(|prefix| {
+        let rest = path.strip_prefix(prefix)?.strip_prefix("/console")?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    })
+}
+
+impl HttpService {
+    fn way(&self, parts: &Parts) -> Way {
+        let trusted = &self.http.trusted_proxies;
+        Way {
+            peer: self.peer,
+            client: response::client_address(trusted, self.peer, &parts.headers),
+            tls: self.tls || response::came_by_tls(trusted, self.peer, &parts.headers),
+            unix: self.unix,
+        }
+    }
+
+    /// How a request below the console's path goes on.
+    pub(super) fn open_console(&self, parts: Parts, body: Incoming) -> RequestStage {
+        let path = parts.uri.path().to_owned();
+        let rest = below(&path, &self.http.prefix).unwrap_or_default();
+        let way = self.way(&parts);
+        let entrance = if self.role.refuses(&["console"]) {
+            Entrance::Off
+        } else {
+            self.http.console.admit(&parts, way)
+        };
+        let is_page = matches!(rest, "" | "/");
+        let answer = match entrance {
+            Entrance::Off => refusal(StatusCode::NOT_FOUND, "Not found."),
+            Entrance::Closed(why) => refusal(StatusCode::FORBIDDEN, why),
+            _ if !is_page && access::is_from_elsewhere(&parts.headers) => {
+                let why = "The console answers no page of another origin.";
+                refusal(StatusCode::FORBIDDEN, why)
+            }
+            entrance => {
+                let open = entrance == Entrance::Open;
+                match (parts.method.as_str(), rest) {
+                    ("GET" | "HEAD", "") => pages::page(open),
+                    ("GET" | "HEAD", "/") => pages::to_page(),
+                    ("GET" | "HEAD", file) if pages::asset(file).is_some() => {
+                        pages::asset(file).unwrap_or_else(pages::to_page)
+                    }
+                    ("POST", "/login") => return self.reply(parts, body, way, Question::LogIn),
+                    ("POST", "/logout") => return self.reply(parts, body, way, Question::LogOut),
+                    _ if !open => refusal(StatusCode::UNAUTHORIZED, "The console wants its token."),
+                    ("GET", "/feed") => self.begin_feed(&parts),
+                    ("GET", "/state") => self.state(&parts, way),
+                    ("GET", asked) if asked == "/sockets" || asked.starts_with("/sockets/") => {
+                        return self.reply(parts, body, way, Question::Sockets);
+                    }
+                    ("POST", "/authorize") => {
+                        return self.reply(parts, body, way, Question::Authorize);
+                    }
+                    ("POST", "/sign") => return self.reply(parts, body, way, Question::Sign),
+                    (_, called) if called.starts_with("/apps/") => {
+                        return self.call_api(called, parts, body);
+                    }
+                    ("GET" | "HEAD", _) => refusal(StatusCode::NOT_FOUND, "Not found."),
+                    _ => {
+                        let mut answer =
+                            refusal(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.");
+                        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
+                        answer
+                    }
+                }
+            }
+        };
+        self.pace.enter(RequestPhase::Idle, self.now());
+        RequestStage::answered(answer, &parts, body)
+    }
+
+    /// A question whose answer needs the body, or others.
+    fn reply(&self, parts: Parts, body: Incoming, way: Way, question: Question) -> RequestStage {
+        self.pace.enter(RequestPhase::Body, self.now());
+        let door = self.clone();
+        RequestStage::Console(ConsoleReply(Box::pin(async move {
+            let answered = door.answer_question(&parts, body, way, question).await;
+            door.pace.enter(RequestPhase::Idle, door.now());
+            answered.unwrap_or_else(|error| refusal(error.status(), &error.to_string()))
+        })))
+    }
+
+    async fn answer_question(
+        &self,
+        parts: &Parts,
+        body: Incoming,
+        way: Way,
+        question: Question,
+    ) -> Result<HttpResponse, Error> {
+        if question == Question::Sockets {
+            return self.sockets(parts).await;
+        }
+        // What a form of another page can send is never JSON.
+        let kind = parts.headers.get(hyper::header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("application/json") {
+            return Err(Error::BadRequest("Content-Type must be application/json.".to_owned()));
+        }
+        let body = read(body).await?;
+        let body: Value = serde_json::from_slice(&body)
+            .map_err(|_| Error::BadRequest("The body must be JSON.".to_owned()))?;
+        match question {
+            Question::LogIn => Ok(self.log_in(&body, way)),
+            Question::LogOut => Ok(with_cookie(ok(), way, "", 0, &self.cookie_path(parts))),
+            Question::Authorize => self.authorize(&body).map(|value| private(&value)),
+            Question::Sign => self.sign(&body).map(|value| private(&value)),
+            Question::Sockets => self.sockets(parts).await,
+        }
+        .map(|answer| match question {
+            Question::LogIn if answer.status() == StatusCode::OK => {
+                let session = self.http.console.session();
+                with_cookie(answer, way, &session, SESSION_SECONDS, &self.cookie_path(parts))
+            }
+            _ => answer,
+        })
+    }
+
+    fn log_in(&self, body: &Value, way: Way) -> HttpResponse {
+        if !self.http.console.is_by_token() {
+            return ok();
+        }
+        let token = body.get("token").and_then(Value::as_str).unwrap_or_default();
+        match self.http.console.log_in(token, way.client) {
+            Login::Right => ok(),
+            Login::ProxyHeaderError => refusal(StatusCode::UNAUTHORIZED, "That is not the token."),
+            Login::TooMany => {
+                let why = "Too many wrong tokens came from there: try again in a minute.";
+                refusal(StatusCode::TOO_MANY_REQUESTS, why)
+            }
+        }
+    }
+
+    /// The path that the cookie is for: the console's as the browser sees it from here.
+    fn cookie_path(&self, parts: &Parts) -> String {
+        let path = parts.uri.path();
+        let rest = below(path, &self.http.prefix).unwrap_or_default();
+        path.strip_suffix(rest).unwrap_or(path).to_owned()
+    }
+
+    /// Begins a feed on the connection that asks for it.
+    fn begin_feed(&self, parts: &Parts) -> HttpResponse {
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let filter = match Filter::parse(|name| query.get(name)) {
+            Ok(filter) => filter,
+            Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
+        };
+        let rate = query.get("rate").and_then(|rate| rate.parse().ok()).unwrap_or(USUAL_RATE);
+        let payloads = query.get("payloads").is_some_and(|wanted| wanted != "0");
+        let feed = Feed::new(filter, payloads, rate.clamp(1, MAX_RATE));
+        let Some(watching) = self.http.node.hub().console.watch(feed) else {
+            let why = "As many consoles look as may at a time.";
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, why);
+        };
+        let feed = FeedStream { watching, before: Vec::new() };
+        *self.handoff.borrow_mut() = Some(Handoff::Feed(Box::new(feed)));
+        // The client is never sent this: it only makes hyper let go of the stream.
+        response::switching()
+    }
+
+    /// A call of the API, with the console in the place of a signature.
+    fn call_api(&self, called: &str, parts: Parts, body: Incoming) -> RequestStage {
+        let segments: Vec<&str> = called.split('/').filter(|one| !one.is_empty()).collect();
+        let opened = match segments.as_slice() {
+            ["apps", id, rest @ ..] => api_route(rest).ok_or(Error::NotFound).and_then(|found| {
+                let (route, allowed) = found;
+                if allowed.split(',').next() != Some(parts.method.as_str()) {
+                    return Err(Error::MethodNotAllowed(allowed));
+                }
+                let apps = self.http.node.shared.apps.load();
+                Ok((api::app(&apps, Some(&percent_decode(id)), "")?, route))
+            }),
+            _ => Err(Error::NotFound),
+        };
+        let is_json = parts.headers.get(hyper::header::CONTENT_TYPE);
+        let is_json = is_json.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let opened = match opened {
+            Ok(_) if parts.method == Method::POST && !is_json => {
+                Err(Error::BadRequest("Content-Type must be application/json.".to_owned()))
+            }
+            opened => opened,
+        };
+        match opened {
+            Ok((app, route)) => {
+                self.pace.enter(RequestPhase::Body, self.now());
+                let claims =
+                    SignedQuery { body: BodyClaim::Any, asks: true, plus: PlusMeaning::Plus };
+                self.read_call((parts, body), (app, route, claims), Instant::now())
+            }
+            Err(error) => {
+                self.pace.enter(RequestPhase::Idle, self.now());
+                RequestStage::answered(refusal(error.status(), &error.to_string()), &parts, body)
+            }
+        }
+    }
+}
+
+/// What is asked by a request that is answered later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Question {
+    LogIn,
+    LogOut,
+    Authorize,
+    Sign,
+    Sockets,
+}
+
+async fn read(mut body: Incoming) -> Result<Bytes, Error> {
+    let mut received = ReceivedBody::Nothing;
+    std::future::poll_fn(|cx| received.poll_all(&mut body, MAX_BODY, cx)).await?;
+    Ok(Bytes::copy_from_slice(received.bytes()))
+}
+
+/// An answer that is nobody else's, and that nothing on the way may keep.
+fn private(value: &Value) -> HttpResponse {
+    let mut answer = response::json(value, None);
+    keep_private(&mut answer);
+    answer
+}
+
+fn ok() -> HttpResponse {
+    private(&json!({}))
+}
+
+fn refusal(status: StatusCode, why: &str) -> HttpResponse {
+    let mut answer = private(&json!({ "error": why, "code": status.as_u16() }));
+    *answer.status_mut() = status;
+    answer
+}
+
+fn with_cookie(
+    mut answer: HttpResponse,
+    way: Way,
+    value: &str,
+    seconds: u64,
+    path: &str,
+) -> HttpResponse {
+    let secure = if way.tls { "; Secure" } else { "" };
+    let cookie = format!(
+        "{COOKIE_NAME}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+    );
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        answer.headers_mut().insert(SET_COOKIE, cookie);
+    }
+    answer
+}
+
+/// What the API has answered, on its way to nobody but the console's page.
+pub(super) fn keep_private(answer: &mut HttpResponse) {
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    pages::harden(answer);
+}
+
+/// Whether a request is for something of the console's.
+pub(super) fn is_below(parts: &Parts, prefix: &str) -> bool {
+    below(parts.uri.path(), prefix).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_paths_are_known_with_and_without_the_prefix() {
+        for (path, prefix, rest) in [
+            ("/console", "", Some("")),
+            ("/console/feed", "", Some("/feed")),
+            ("/ws/console/feed", "/ws", Some("/feed")),
+            ("/console/feed", "/ws", Some("/feed")),
+            ("/consoles", "", None),
+            ("/apps/1/console", "", None),
+        ] {
+            assert_eq!(below(path, prefix), rest, "{path}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The console's page and what belongs to it. All of it is in the program; its policy lets it load nothing from
+//! anywhere else, and run nothing that is written into it.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use hyper::{Response, StatusCode};
+
+use crate::http::response::HttpResponse;
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+     connect-src 'self' ws: wss:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// What is served below the console's path: the name, the kind, and the text.
+const ASSETS: [(&str, &str, &str); 11] = [
+    ("/console.css", CSS, include_str!("../../console/page/console.css")),
+    ("/login.js", JS, include_str!("../../console/page/login.js")),
+    ("/main.js", JS, include_str!("../../console/page/main.js")),
+    ("/dom.js", JS, include_str!("../../console/page/dom.js")),
+    ("/live.js", JS, include_str!("../../console/page/live.js")),
+    ("/detail.js", JS, include_str!("../../console/page/detail.js")),
+    ("/chart.js", JS, include_str!("../../console/page/chart.js")),
+    ("/try.js", JS, include_str!("../../console/page/try.js")),
+    ("/link.js", JS, include_str!("../../console/page/link.js")),
+    ("/snippets.js", JS, include_str!("../../console/page/snippets.js")),
+    ("/connect.js", JS, include_str!("../../console/page/connect.js")),
+];
+
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// The page, or the one that asks for the token.
+pub(super) fn page(is_open: bool) -> HttpResponse {
+    let text = if is_open {
+        include_str!("../../console/page/console.html")
+    } else {
+        include_str!("../../console/page/login.html")
+    };
+    let mut answer = file(HTML, text);
+    if !is_open {
+        *answer.status_mut() = StatusCode::UNAUTHORIZED;
+    }
+    answer
+}
+
+/// Where the page is without a slash behind it, against which its own addresses are read.
+pub(super) fn to_page() -> HttpResponse {
+    let mut answer = file(HTML, "");
+    *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    answer.headers_mut().insert(LOCATION, HeaderValue::from_static("../console"));
+    answer
+}
+
+/// What belongs to it.
+pub(super) fn asset(name: &str) -> Option<HttpResponse> {
+    ASSETS.iter().find(|(own, ..)| *own == name).map(|(_, kind, text)| file(kind, text))
+}
+
+fn file(kind: &'static str, text: &'static str) -> HttpResponse {
+    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    harden(&mut answer);
+    answer
+}
+
+/// What a browser must not do with it.
+pub(super) fn harden(answer: &mut HttpResponse) {
+    let headers = answer.headers_mut();
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}

@@ -1,0 +1,122 @@
+//! The feed on its way to whoever looks: an answer of HTTP without an end, a line of JSON for each fact and one with
+//! figures each second. A reader that does not keep up is let go; nobody waits for it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::debug;
+
+use super::figures;
+use crate::config;
+use crate::console::{Batch, Watching, unix_millis};
+use crate::http::Http;
+use crate::hub::stream::Stream;
+
+/// How long a reader may take for what is written to it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often there are figures.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Facts that are gathered into one write.
+const GATHER: Duration = Duration::from_millis(40);
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncache-control: no-store\r\n\
+     x-accel-buffering: no\r\nx-content-type-options: nosniff\r\nconnection: close\r\ntransfer-encoding: chunked\r\n";
+
+/// A connection that the feed goes out on from now on.
+#[derive(Debug)]
+pub struct FeedStream {
+    pub(super) watching: Watching,
+    /// What of earlier answers the client has not taken yet.
+    pub before: Vec<u8>,
+}
+
+/// Writes until the reader goes, is too slow, or the server ends.
+pub async fn serve(http: Rc<Http>, mut stream: Stream, feed: FeedStream) {
+    let FeedStream { watching, before } = feed;
+    let mut first = before;
+    first.extend_from_slice(HEAD.as_bytes());
+    let date = httpdate::HttpDate::from(std::time::SystemTime::now());
+    first.extend_from_slice(format!("date: {date}\r\n\r\n").as_bytes());
+    let shared = &http.node.shared;
+    let mut lines = vec![line(&hello(&http))];
+    lines.extend(shared.hub.console.remembered());
+    let (figures, mut sample) = figures::tell(shared, None, 0);
+    lines.push(line(&figures));
+    push_chunk(&mut first, &lines);
+    if !write(&mut stream, &first).await {
+        return;
+    }
+    let mut seconds = interval(SECOND);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    seconds.tick().await;
+    let mut scratch = [0; 256];
+    loop {
+        let is_second = tokio::select! {
+            read = stream.read(&mut scratch) => match read {
+                Ok(0) | Err(_) => return,
+                // A reader has nothing to say.
+                Ok(_) => continue,
+            },
+            _ = seconds.tick() => true,
+            () = watching.feed().woken() => false,
+        };
+        if !is_second {
+            tokio::time::sleep(GATHER).await;
+        }
+        let Batch { lines, is_cut } = watching.feed().take();
+        let mut lines = Vec::from(lines);
+        if is_second {
+            let (figures, next) =
+                figures::tell(shared, Some(sample), watching.feed().begin_second());
+            lines.push(line(&figures));
+            sample = next;
+        }
+        let mut chunk = Vec::new();
+        push_chunk(&mut chunk, &lines);
+        if is_cut || !write(&mut stream, &chunk).await {
+            debug!("a console was too slow, and is let go");
+            return;
+        }
+    }
+}
+
+/// What a reader is told first.
+fn hello(http: &Http) -> Value {
+    json!({
+        "kind": "hello",
+        "at": unix_millis(),
+        "version": config::VERSION,
+        "node": http.node.hub().node(),
+        "uptime": http.node.hub().age().as_secs(),
+        "workers": http.node.hub().workers(),
+        "cluster": http.node.shared.cluster.is_some(),
+    })
+}
+
+fn line(value: &Value) -> Bytes {
+    format!("{value}\n").into()
+}
+
+/// Puts the lines into one chunk; no lines make none, for an empty one is the end.
+fn push_chunk(to: &mut Vec<u8>, lines: &[Bytes]) {
+    let size: usize = lines.iter().map(Bytes::len).sum();
+    if size > 0 {
+        to.extend_from_slice(format!("{size:x}\r\n").as_bytes());
+        lines.iter().for_each(|line| to.extend_from_slice(line));
+        to.extend_from_slice(b"\r\n");
+    }
+}
+
+async fn write(stream: &mut Stream, bytes: &[u8]) -> bool {
+    let writing = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    matches!(timeout(PATIENCE, writing).await, Ok(Ok(())))
+}

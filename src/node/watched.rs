@@ -1,0 +1,122 @@
+//! What the debug console is told of connections and events, and the words for it. Nothing here changes anything.
+
+use std::net::IpAddr;
+
+use super::{Node, Publication, ServerState};
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::console::{Console, ConsoleFact, Kind};
+use crate::hub::connection::Connection;
+use crate::hub::deflated::Compression;
+use crate::hub::directory::Directory;
+use crate::hub::shown;
+use crate::metrics::Reason;
+
+impl Node {
+    pub fn console(&self) -> &Console {
+        &self.shared.hub.console
+    }
+
+    /// A fact of one connection.
+    pub fn tell_console<'a>(
+        &self,
+        kind: Kind,
+        connection: &Connection,
+        make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>,
+    ) {
+        self.console().tell(kind, |fact| {
+            let user = connection.user(|user| user.map(|user| user.id.as_str().to_owned()));
+            let app = connection.app().id.as_str().to_owned();
+            make(fact.app(app).socket(connection.id).user(user.unwrap_or_default()))
+        });
+    }
+
+    /// A connection was let in, once it is known what was agreed on.
+    pub fn tell_of_connection(&self, connection: &Connection, transport: &'static str) {
+        self.tell_console(Kind::Connected, connection, |fact| {
+            let compression = match connection.life.compression.get() {
+                Compression::Off => "",
+                Compression::Incoming => "from the client",
+                Compression::Both => "both ways",
+            };
+            let resumes = if connection.resumption().is_some() { "yes" } else { "" };
+            fact.address(connection.address)
+                .more("transport", transport)
+                .more("compression", compression)
+                .more("resumable", resumes)
+        });
+    }
+
+    pub(super) fn tell_of_leaving(&self, connection: &Connection) {
+        let reason = connection.ending();
+        let (is_wrong, words) = ending_in_words(reason);
+        let kind = if is_wrong { Kind::Closed } else { Kind::Disconnected };
+        self.tell_console(kind, connection, |fact| {
+            fact.address(connection.address)
+                .code(reason.code().parse().unwrap_or_default())
+                .more("reason", reason.word())
+                .why(words)
+        });
+    }
+
+    pub(super) fn tell_of_event(
+        &self,
+        kind: Kind,
+        (app, directory): (&AppId, &Directory),
+        publication: Publication<'_>,
+    ) {
+        let Publication { channel, event, data, except } = publication;
+        self.console().tell(kind, |fact| {
+            let here = directory.occupancy(channel.as_str()).unwrap_or_default().subscriptions;
+            let fact = fact.app(app.as_str().to_owned()).channel(channel.as_str().to_owned());
+            let except = except.map_or_else(String::new, |socket| socket.to_string());
+            let fact = fact.event(event.to_owned()).count(here).more("except", except);
+            fact.data_token(data)
+        });
+    }
+}
+
+impl ServerState {
+    /// An event that another node has sent, for subscribers here.
+    pub(super) fn tell_of_arrival(&self, topic: &Topic, frame: &[u8]) {
+        self.hub.console.tell(Kind::Published, |fact| {
+            let (event, channel) = shown::words(frame).unwrap_or_default();
+            let here = self.hub.directory(&topic.app).occupancy(&channel).unwrap_or_default();
+            let fact = fact.app(topic.app.as_str().to_owned()).channel(channel).event(event);
+            let fact = fact.count(here.subscriptions).more("from", "another node");
+            fact.data(shown::data(frame).unwrap_or_default())
+        });
+    }
+}
+
+/// A request or a socket that was not let in.
+pub fn tell_of_refusal<'a>(
+    console: &Console,
+    address: IpAddr,
+    make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>,
+) {
+    console.tell(Kind::Refused, |fact| make(fact.address(address)));
+}
+
+/// Whether something was wrong with a connection that has ended so, and what, for a person.
+fn ending_in_words(reason: Reason) -> (bool, &'static str) {
+    match reason {
+        Reason::Client => (false, "its client closed it"),
+        Reason::Lost => (false, "its client went without a word"),
+        Reason::Terminated => (false, "a backend closed the user's connections"),
+        Reason::Reconnect => (false, "a backend asked the user's clients to come back"),
+        Reason::TakenOver => (false, "a newer connection of its client has come"),
+        Reason::Draining => (false, "the server stops or hands over"),
+        Reason::Protocol => (true, "it broke the WebSocket protocol"),
+        Reason::Encoding => (true, "it sent text that is not UTF-8"),
+        Reason::TooLarge => (true, "it sent a message over max_message_size"),
+        Reason::Unauthorized => (true, "it had not signed in within authorization_timeout"),
+        Reason::Slow => (true, "too slow: more waited for it than outbox_bytes"),
+        Reason::Silent => (true, "it gave no sign of life"),
+        Reason::Flooding => (true, "it sent nonsense without end"),
+        Reason::Heavy => (true, "it held much while memory was used up"),
+        Reason::AppRemoved => (true, "its app is gone from the settings"),
+        Reason::AppDisabled => (true, "its app was disabled"),
+        _ => (true, "it was refused"),
+    }
+}
