@@ -2,18 +2,27 @@
 
 use super::report::{Grade, Report};
 use crate::cluster::redis::diagnose::{RedisFinding, probe};
+use crate::cluster::redis::tls::UnusableTlsFile;
 use crate::config::ClusterConfig;
+use crate::server::redis_tls;
 
 const SUBJECT: &str = "Redis";
 
 /// Looks at it if there is to be one, and at each of the nodes of a cluster that the settings name.
 pub(super) async fn examine(report: &mut Report, cluster: &ClusterConfig) {
     let mut urls = cluster.redis.clone();
+    let tls = match redis_tls(&cluster.tls) {
+        Ok(tls) => tls,
+        Err(UnusableTlsFile { setting, file, error }) => {
+            let text = format!("{setting}: {}: {error}", file.display());
+            return report.add(SUBJECT, Grade::Fail, text);
+        }
+    };
     for _ in 0..urls.len() {
         // What is looked at is the first; that there are others says that it must be a cluster's.
         let place =
             urls.first().filter(|_| urls.len() > 1).map(|url| place(url)).unwrap_or_default();
-        match probe(&urls, &cluster.prefix).await {
+        match probe(&urls, &tls, &cluster.prefix).await {
             Ok(found) => tell(report, &place, found),
             Err(sentence) => report.add(SUBJECT, Grade::Fail, format!("{place}{sentence}")),
         }

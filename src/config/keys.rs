@@ -125,6 +125,10 @@ pub const SERVER: &[SettingKey<Config>] = &[
     key("metrics.port", "9601", |c, v| put(&mut c.metrics.port, number(v, 0..=65_535))),
     key("metrics.prefix", r#""fanfare_""#, |c, v| put(&mut c.metrics.prefix, metric_prefix(v))),
     hidden(key("cluster.redis", r#""""#, |c, v| put(&mut c.cluster.redis, redis(v)))),
+    key("cluster.tls.ca", r#""""#, |c, v| put(&mut c.cluster.tls.ca, text(v))),
+    key("cluster.tls.cert", r#""""#, |c, v| put(&mut c.cluster.tls.cert, text(v))),
+    // Most often a file, but it may be the key itself.
+    hidden(key("cluster.tls.key", r#""""#, |c, v| put(&mut c.cluster.tls.key, text(v)))),
     key("cluster.prefix", r#""fanfare""#, |c, v| put(&mut c.cluster.prefix, text(v))),
     key("cluster.lease", r#""15s""#, |c, v| put(&mut c.cluster.lease, duration(v, SECOND..=HOUR))),
     key("cluster.queue_bytes", r#""64MiB""#, |c, v| put(&mut c.cluster.queue_bytes, size(v))),

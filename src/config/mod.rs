@@ -234,6 +234,8 @@ pub struct ClusterConfig {
     /// The URL of a Redis server or Sentinel, or those of the nodes of a Redis Cluster; empty: this
     /// server works alone.
     pub redis: Vec<String>,
+    /// What TLS to it goes by, beside what the system trusts.
+    pub tls: RedisTlsConfig,
     /// What the names of all keys and topics in Redis begin with.
     pub prefix: String,
     /// How long a node may be silent before the others clear away what it held.
@@ -244,6 +246,16 @@ pub struct ClusterConfig {
     pub queue_age: Duration,
     /// Events of each channel that Redis keeps for nodes whose link dropped; 0: none.
     pub replay: usize,
+}
+
+/// Certificates for TLS to Redis: each a file in PEM form, or such a text itself; empty: none.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct RedisTlsConfig {
+    /// Whoever issues Redis's certificates, in the place of those that the system trusts.
+    pub ca: String,
+    /// The client certificate, with those between it and its issuer.
+    pub cert: String,
+    pub key: String,
 }
 
 /// A Redis URL may hold a password, so only how many there are is shown.

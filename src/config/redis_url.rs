@@ -13,6 +13,10 @@ pub(super) struct RedisUrl {
     pub(super) host: String,
     pub(super) port: String,
     pub(super) database: String,
+    /// Who issued its certificate, a client certificate and its key: files, or texts in PEM form.
+    pub(super) ca: String,
+    pub(super) cert: String,
+    pub(super) key: String,
 }
 
 impl RedisUrl {
@@ -37,6 +41,18 @@ impl RedisUrl {
             return String::new();
         }
         format!("{}:{}@", percent_encode(user), percent_encode(password))
+    }
+
+    /// The settings of its certificates that are given, by their names.
+    pub(super) fn certificates(&self) -> impl Iterator<Item = (&'static str, String)> {
+        [
+            ("cluster.tls.ca", &self.ca),
+            ("cluster.tls.cert", &self.cert),
+            ("cluster.tls.key", &self.key),
+        ]
+        .map(|(name, value)| (name, value.clone()))
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
     }
 
     pub(super) fn text(&self) -> String {

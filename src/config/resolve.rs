@@ -14,8 +14,8 @@ use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill};
 use super::value::Value;
 use super::{
     ApiAddress, ClusterConfig, Config, ConsoleAccess, ConsoleConfig, GeneratedApp, LimitsConfig,
-    LogConfig, MemoryLimit, MetricsConfig, ServerConfig, TlsFiles, TryOut, UnixSocket,
-    WebhooksConfig,
+    LogConfig, MemoryLimit, MetricsConfig, RedisTlsConfig, ServerConfig, TlsFiles, TryOut,
+    UnixSocket, WebhooksConfig,
 };
 use crate::app::{App, Apps, Duplicate};
 
@@ -86,6 +86,7 @@ impl Settings {
                 config.metrics.local = true;
             }
         }
+        self.redis_tls(&config.cluster)?;
         config.sql = config.sql.filter(|sql| !sql.url.is_empty());
         if let Some(sql) = &mut config.sql {
             if !cfg!(feature = "sql") {
@@ -113,6 +114,24 @@ impl Settings {
             (true, false) => Err(self.needs("server.tls.key", "server.tls.cert")),
             (false, true) => Err(self.needs("server.tls.cert", "server.tls.key")),
         }
+    }
+
+    /// Protection that was asked for is not dropped without a word.
+    fn redis_tls(&self, cluster: &ClusterConfig) -> Result<(), Error> {
+        let RedisTlsConfig { ca, cert, key } = &cluster.tls;
+        match (cert.is_empty(), key.is_empty()) {
+            (false, true) => return Err(self.needs("cluster.tls.cert", "cluster.tls.key")),
+            (true, false) => return Err(self.needs("cluster.tls.key", "cluster.tls.cert")),
+            _ => {}
+        }
+        let plain = cluster.redis.iter().any(|url| !url.trim().starts_with("rediss"));
+        let name = if ca.is_empty() { "cluster.tls.cert" } else { "cluster.tls.ca" };
+        if plain && !(ca.is_empty() && cert.is_empty()) {
+            let problem =
+                "is for TLS, and cluster.redis asks for none: rediss:// or rediss+sentinel:// does";
+            return Err(self.wrong(name, problem));
+        }
+        Ok(())
     }
 
     /// Where the API is, if that is another place than the sockets'.
@@ -247,6 +266,7 @@ impl Config {
             },
             cluster: ClusterConfig {
                 redis: Vec::new(),
+                tls: RedisTlsConfig::default(),
                 prefix: String::new(),
                 lease: Duration::ZERO,
                 queue_bytes: 0,

@@ -94,11 +94,17 @@ fn line<T>(
     let shown = match value {
         value if key.secret && origin != SettingOrigin::Default && !empty => match key.name {
             "cluster.redis" | "sql.url" => addresses(&value).to_string(),
+            "cluster.tls.key" if !is_pem(&value) => value.to_string(),
             _ => format!("{MASK:?}"),
         },
         value => value.without_credentials().to_string(),
     };
     annotate(text, &format!("{name} = {shown}"), &origin);
+}
+
+/// Whether a value is a key itself, and not the path of one.
+fn is_pem(value: &Value) -> bool {
+    matches!(value, Value::Text(text) | Value::Raw(text) if text.contains("-----BEGIN"))
 }
 
 /// URLs without what may be a secret in them: all before the host, and the parameters.

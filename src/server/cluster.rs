@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use super::UnusableSetting;
 use crate::app::Apps;
 use crate::cluster::link::{self, LinkEvent};
+use crate::cluster::redis::tls::{RedisTls, TlsSources, UnusableTlsFile};
 use crate::cluster::redis::{LinkSettings, RedisDriver};
 use crate::cluster::topics::Topics;
 use crate::config;
@@ -41,8 +42,11 @@ pub(super) fn prepare(
     }
     let (link, far, arrivals) = link::link(config.queue_bytes);
     let topics = Arc::new(Topics::new(link));
+    let tls = redis_tls(&config.tls)
+        .map_err(|wrong| UnusableSetting::path(wrong.setting, &wrong.file, &wrong.error))?;
     let settings = LinkSettings {
         urls: config.redis.clone(),
+        tls,
         prefix: config.prefix.clone(),
         lease: config.lease,
         max_age: config.queue_age,
@@ -53,6 +57,12 @@ pub(super) fn prepare(
     // The error may repeat the URL with its password.
     let redis = redis.map_err(|_| UnusableSetting::new("cluster.redis", URL))?;
     Ok(Some((Clustered::new(topics), UnstartedLink { redis, arrivals })))
+}
+
+/// How TLS is spoken to Redis.
+pub(crate) fn redis_tls(config: &config::RedisTlsConfig) -> Result<Arc<RedisTls>, UnusableTlsFile> {
+    let config::RedisTlsConfig { ca, cert, key } = config.clone();
+    RedisTls::new(TlsSources { ca, cert, key })
 }
 
 impl UnstartedLink {

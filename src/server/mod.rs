@@ -45,6 +45,7 @@ use crate::node::{self, Clustered, ServerState};
 use crate::webhook::{self, Webhooks};
 use accept::AcceptedConnection;
 pub use check::{StartError, UnusableSetting, check, examine};
+pub(crate) use cluster::redis_tls;
 pub use listener::ListenAddress;
 use listeners::ListenerSet;
 pub use listeners::PassedListeners;

@@ -47,6 +47,7 @@ mod properties;
 mod proxy;
 mod races;
 mod redis;
+mod redis_tls;
 mod refusals;
 mod reload;
 mod replay;

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -14,6 +15,7 @@ use redis::{
 use tokio::time::{sleep, timeout};
 
 use super::slots::HostPort;
+use super::tls::RedisTls;
 use super::{LinkError, reply};
 
 /// How long a Sentinel may take to answer before another is asked.
@@ -38,6 +40,7 @@ pub(super) struct Seeds {
     given: Vec<Client>,
     /// These and those that were learned, the one to be asked next in front.
     seeds: VecDeque<Client>,
+    tls: Arc<RedisTls>,
 }
 
 /// Sentinels, and the name of what they watch over.
@@ -48,6 +51,7 @@ pub(super) struct Sentinels {
     /// What stands in front of a server's host in its URL, and behind its port.
     head: String,
     tail: String,
+    tls: Arc<RedisTls>,
     /// Host and port of the master that was named last.
     master: Option<HostPort>,
 }
@@ -102,18 +106,27 @@ impl fmt::Display for RedisAddress {
 impl RedisAddress {
     /// Reads the URL of a server or of Sentinels, or those of a Redis Cluster's servers. Fails on one that is
     /// none.
-    pub(super) fn parse(urls: &[String]) -> Result<Self, RedisError> {
+    pub(super) fn parse(urls: &[String], tls: &Arc<RedisTls>) -> Result<Self, RedisError> {
         let sentinels = ["redis+sentinel://", "rediss+sentinel://"];
         if let [url] = urls
             && let Some(rest) = sentinels.into_iter().find_map(|scheme| url.strip_prefix(scheme))
         {
             let scheme = url.split('+').next().unwrap_or_default();
-            return Sentinels::parse(scheme, rest).map(Self::Sentinels);
+            return Sentinels::parse(scheme, rest, tls).map(Self::Sentinels);
         }
         let given: Result<Vec<Client>, _> =
             urls.iter().map(|url| Client::open(url.as_str())).collect();
         let given = given?;
-        Ok(Self::Servers(Seeds { seeds: given.iter().cloned().collect(), given }))
+        let seeds = given.iter().cloned().collect();
+        Ok(Self::Servers(Seeds { seeds, given, tls: tls.clone() }))
+    }
+
+    /// How all its servers are spoken to over TLS.
+    pub(super) fn tls(&self) -> &Arc<RedisTls> {
+        match self {
+            Self::Servers(servers) => &servers.tls,
+            Self::Sentinels(sentinels) => &sentinels.tls,
+        }
     }
 
     /// The server to speak to now.
@@ -190,7 +203,7 @@ impl RedisAddress {
 impl Sentinels {
     /// Reads what follows the scheme: `[user:password@]host[:port],…/name[/database]`, with the Sentinels'
     /// own `?sentinel_username=…&sentinel_password=…`.
-    fn parse(scheme: &str, rest: &str) -> Result<Self, RedisError> {
+    fn parse(scheme: &str, rest: &str, tls: &Arc<RedisTls>) -> Result<Self, RedisError> {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (name, database) = path.split_once('/').unwrap_or((path, ""));
@@ -221,6 +234,7 @@ impl Sentinels {
             name: name.to_owned(),
             head: format!("{scheme}://{login}"),
             tail: format!("/{database}"),
+            tls: tls.clone(),
             master: None,
         };
         // So that it is known now whether a server's URL is one.
@@ -254,6 +268,7 @@ impl Sentinels {
                     .set_connection_timeout(Some(SENTINEL_PATIENCE))
                     .set_response_timeout(Some(SENTINEL_PATIENCE));
                 let sentinel = self.sentinels.front()?;
+                let sentinel = self.tls.client(sentinel.get_connection_info().clone()).ok()?;
                 let made = sentinel.get_multiplexed_async_connection_with_config(&config);
                 timeout(SENTINEL_PATIENCE, made).await.ok()?.ok()?
             }
@@ -284,9 +299,11 @@ impl Sentinels {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::redis::tls::TlsSources;
 
     fn sentinels(url: &str) -> Option<Sentinels> {
-        match RedisAddress::parse(&[url.to_owned()]) {
+        match RedisAddress::parse(&[url.to_owned()], &RedisTls::new(TlsSources::default()).unwrap())
+        {
             Ok(RedisAddress::Sentinels(sentinels)) => Some(sentinels),
             _ => None,
         }

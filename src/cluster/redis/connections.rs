@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,6 +19,7 @@ use super::address::{self, RedisAddress};
 use super::leases::Lease;
 use super::server::{ConnectionRole, LeasedCommand, RedisServer, at_address};
 use super::slots::{self, HostPort, Redirect, SLOTS};
+use super::tls::RedisTls;
 use super::{LinkError, PATIENCE, reply};
 use crate::cluster::keys::RedisKeys;
 
@@ -31,6 +33,7 @@ const USUAL: usize = 2;
 pub(super) struct RedisConnections {
     /// How any of them is logged in to.
     login: Client,
+    tls: Arc<RedisTls>,
     pub(super) servers: Vec<RedisServer>,
     /// The place in `servers` of each slot's; empty where one server has everything.
     pub(super) slots: Vec<u16>,
@@ -113,9 +116,10 @@ impl RedisConnections {
         let moves = Rc::new(RefCell::new(SlotMoves::default()));
         let heard = PushStream { pushes: incoming, moves: moves.clone() };
         let at = address::at(&login);
-        let first = RedisServer::connect(&login, at, pushes.clone()).await?;
+        let first = RedisServer::connect((&login, address.tls()), at, pushes.clone()).await?;
         let (servers, slots, issued) = Default::default();
-        let mut all = Self { login, servers, slots, pushes, moves, keys, node, issued };
+        let tls = address.tls().clone();
+        let mut all = Self { login, tls, servers, slots, pushes, moves, keys, node, issued };
         if address.is_cluster(&mut first.connection(ConnectionRole::Commands)).await? {
             all.connect_to_all(first).await?;
             address.learn(all.servers.iter().map(|server| at_address(&all.login, &server.at)))?;
@@ -130,10 +134,8 @@ impl RedisConnections {
         let mut commands = first.connection(ConnectionRole::Commands);
         let ranges = slots::ranges(&slots_of(&mut commands).await?, &first.at.0);
         let others: BTreeSet<&HostPort> = ranges.iter().map(|(_, _, at)| at).collect();
-        let connecting = others
-            .into_iter()
-            .filter(|at| **at != first.at)
-            .map(|at| RedisServer::connect(&self.login, at.clone(), self.pushes.clone()));
+        let connecting =
+            others.into_iter().filter(|at| **at != first.at).map(|at| self.connect_to(at.clone()));
         let connected = join_all(connecting).await;
         // It stays although it may have no slot, since its end would be taken for that of the link.
         self.servers.push(first);
@@ -144,6 +146,10 @@ impl RedisConnections {
         self.assign_all(ranges).await;
         self.moves.borrow_mut().moved.clear();
         if self.slots.contains(&u16::MAX) { Err(LinkError::Uncovered) } else { Ok(()) }
+    }
+
+    async fn connect_to(&self, at: HostPort) -> Result<RedisServer, LinkError> {
+        RedisServer::connect((&self.login, &self.tls), at, self.pushes.clone()).await
     }
 
     /// Notes who has which slots now. Servers that cannot be connected to are left out; whoever asks for
@@ -171,8 +177,8 @@ impl RedisConnections {
         let place = match known {
             Some(place) => place,
             None => {
-                let connecting = RedisServer::connect(&self.login, at, self.pushes.clone());
-                self.servers.push(timeout(PATIENCE, connecting).await??);
+                let server = timeout(PATIENCE, self.connect_to(at)).await??;
+                self.servers.push(server);
                 self.servers.len() - 1
             }
         };

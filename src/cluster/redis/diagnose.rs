@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
@@ -11,6 +12,7 @@ use tokio::time::timeout;
 
 use super::address::RedisAddress;
 use super::connections::RedisConnections;
+use super::tls::RedisTls;
 use super::{LinkError, PATIENCE, reply, slots};
 use crate::cluster::keys::RedisKeys;
 use crate::cluster::scripts::Script;
@@ -38,19 +40,27 @@ pub struct RedisFinding {
 ///
 /// # Errors
 /// What is wrong and how to mend it, in a sentence without the URL, for that may hold a password.
-pub async fn probe(urls: &[String], prefix: &str) -> Result<RedisFinding, String> {
-    match look(urls, prefix).await {
+pub async fn probe(
+    urls: &[String],
+    tls: &Arc<RedisTls>,
+    prefix: &str,
+) -> Result<RedisFinding, String> {
+    match look(urls, tls, prefix).await {
         Ok(found) => Ok(found),
         Err(lost) => Err(sentence(&lost, urls.iter().any(|url| url.starts_with("rediss")))),
     }
 }
 
-async fn look(urls: &[String], prefix: &str) -> Result<RedisFinding, LinkError> {
-    let mut address = RedisAddress::parse(urls)?;
+async fn look(
+    urls: &[String],
+    tls: &Arc<RedisTls>,
+    prefix: &str,
+) -> Result<RedisFinding, LinkError> {
+    let mut address = RedisAddress::parse(urls, tls)?;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE));
-    let server = address.server().await?;
+    let server = tls.client(address.server().await?.get_connection_info().clone())?;
     let made = server.get_multiplexed_async_connection_with_config(&config);
     let mut commands = timeout(PATIENCE, made).await??;
     let is_cluster = address.is_cluster(&mut commands).await?;
@@ -362,10 +372,19 @@ fn refused(error: &RedisError) -> String {
             "its name is not known here: correct cluster.redis, or the DNS"
         }
         ErrorKind::Io if detail.contains("UnknownIssuer") => {
-            "the issuer of its certificate is not trusted here: name a file with it in SSL_CERT_FILE"
+            "the issuer of its certificate is not trusted here: name a file with it in cluster.tls.ca (or SSL_CERT_FILE)"
         }
         ErrorKind::Io if detail.contains("not valid for name") => {
             "its certificate is for another name: use that name in cluster.redis"
+        }
+        // What TLS 1.3 and OpenSSL say to whoever shows none.
+        ErrorKind::Io
+            if ["CertificateRequired", "HandshakeFailure"].iter().any(|w| detail.contains(w)) =>
+        {
+            "it wants a client certificate: name one and its key in cluster.tls.cert and cluster.tls.key"
+        }
+        ErrorKind::Io if ["UnknownCA", "DecryptError"].iter().any(|w| detail.contains(w)) => {
+            "it does not take the client certificate of cluster.tls.cert: is its issuer known there?"
         }
         ErrorKind::Io if detail.contains("certificate") => {
             "its certificate cannot be accepted: has it expired?"

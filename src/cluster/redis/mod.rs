@@ -24,6 +24,7 @@ mod server;
 mod session;
 mod slots;
 mod subscribe;
+pub mod tls;
 mod webhook_log;
 
 use std::cell::RefCell;
@@ -57,6 +58,7 @@ use publish::LogExpiry;
 use reader::{EnvelopeTrust, LinkReader};
 use recent::RecentPublishes;
 use session::LinkWriter;
+use tls::RedisTls;
 
 /// How long Redis may take to answer before it is taken for away.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -74,6 +76,8 @@ const URGENT_AGE: Duration = Duration::from_secs(3600);
 pub struct LinkSettings {
     /// The URL of a server or of Sentinels, or those of some of a Redis Cluster's servers.
     pub urls: Vec<String>,
+    /// How TLS is spoken to those of them that want it.
+    pub tls: Arc<RedisTls>,
     /// What the names of all keys and topics begin with.
     pub prefix: String,
     /// How long a node may be silent before others clear away what it held.
@@ -225,7 +229,7 @@ impl RedisDriver {
         apps: Arc<ArcSwap<Apps>>,
         far: LinkDriver,
     ) -> Result<Self, redis::RedisError> {
-        let address = RedisAddress::parse(&settings.urls)?;
+        let address = RedisAddress::parse(&settings.urls, &settings.tls)?;
         let keys = RedisKeys::new(&settings.prefix);
         let kept = LinkState {
             node,

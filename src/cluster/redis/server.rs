@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::leases::Lease;
 use super::slots::HostPort;
+use super::tls::RedisTls;
 use super::{LinkError, PATIENCE};
 use crate::cluster::keys::RedisKeys;
 use crate::cluster::scripts::Script;
@@ -53,12 +54,13 @@ pub(super) enum ConnectionRole {
 impl RedisServer {
     /// Connects to the server at an address, as `login` is logged in to.
     pub(super) async fn connect(
-        login: &Client,
+        (login, tls): (&Client, &RedisTls),
         at: HostPort,
         pushes: mpsc::UnboundedSender<PushInfo>,
     ) -> Result<Self, LinkError> {
         let info = at_address(login, &at);
-        let mut commands = Client::open(info.clone())?
+        let mut commands = tls
+            .client(info.clone())?
             .get_multiplexed_async_connection_with_config(&patient())
             .await?;
         let mut scripts = redis::pipe();
@@ -68,7 +70,8 @@ impl RedisServer {
         scripts.exec_async(&mut commands).await?;
         // What a server says of itself comes in on the newer protocol alone.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let listening = Client::open(info.set_redis_settings(settings))?
+        let listening = tls
+            .client(info.set_redis_settings(settings))?
             .get_multiplexed_async_connection_with_config(&patient().set_push_sender(pushes))
             .await?;
         Ok(Self { at, commands, listening, lease: None })

@@ -79,7 +79,16 @@ impl Laravel {
         }
         let by = [URL, "REDIS_HOST"].into_iter().find(|name| self.text(name).is_some());
         let origin = self.origin(by.unwrap_or(variable));
-        let value = Value::Text(self.redis(&mut settings.warnings)?);
+        let url = self.redis(&mut settings.warnings)?;
+        for (name, value) in url.certificates() {
+            let setting = Setting { value: Value::Text(value), origin: origin.clone() };
+            settings.set(name, setting)?;
+        }
+        let value = Value::Text(match self.text(URL).filter(|text| is_sentinels(text)) {
+            // Fanfare's own way to write several; Laravel has none.
+            Some(text) => text.to_owned(),
+            None => url.text(),
+        });
         settings.set("cluster.redis", Setting { value, origin })?;
         match self.setting("REVERB_SCALING_CHANNEL") {
             Some(channel) => settings.set("cluster.prefix", channel),
@@ -87,8 +96,8 @@ impl Laravel {
         }
     }
 
-    /// The URL of Laravel's Redis server.
-    pub(super) fn redis(&self, warnings: &mut Vec<String>) -> Result<String, Error> {
+    /// Laravel's Redis server, where it is a single one.
+    pub(super) fn redis(&self, warnings: &mut Vec<String>) -> Result<RedisUrl, Error> {
         let mut url = RedisUrl::local();
         for part in &PARTS {
             if let Some(text) = self.text(part.variable) {
@@ -96,11 +105,7 @@ impl Laravel {
                     .map_err(|wanted| self.expected(part.variable, &wanted))?;
             }
         }
-        let Some(text) = self.text(URL) else { return Ok(url.text()) };
-        // Fanfare's own way to write several; Laravel has none.
-        if ["redis+sentinel://", "rediss+sentinel://"].iter().any(|s| text.starts_with(s)) {
-            return Ok(text.to_owned());
-        }
+        let Some(text) = self.text(URL).filter(|text| !is_sentinels(text)) else { return Ok(url) };
         let asked = url.tls;
         overlay(&mut url, text).map_err(|wanted| self.expected(URL, &wanted))?;
         if asked && !url.tls {
@@ -108,7 +113,7 @@ impl Laravel {
                 "Redis is spoken to without TLS, as {URL} has it: rediss:// there asks for it"
             ));
         }
-        Ok(url.text())
+        Ok(url)
     }
 
     /// The error of a variable, without its value, in which a password may stand.
@@ -118,6 +123,22 @@ impl Laravel {
             origin => origin,
         };
         Error::at(&origin, variable, format!("expected {wanted}"))
+    }
+}
+
+fn is_sentinels(url: &str) -> bool {
+    ["redis+sentinel://", "rediss+sentinel://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+/// The place of a TLS option as PHP's stream contexts call it, alone or in brackets: `ssl[cafile]` (Predis).
+fn certificate<'a>(url: &'a mut RedisUrl, name: &str) -> Option<&'a mut String> {
+    let name = percent_decode(name);
+    let last = name.trim_end_matches(']').rsplit('[').next().unwrap_or_default();
+    match last {
+        "cafile" => Some(&mut url.ca),
+        "local_cert" => Some(&mut url.cert),
+        "local_pk" => Some(&mut url.key),
+        _ => None,
     }
 }
 
@@ -172,7 +193,13 @@ fn overlay(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
             None if matches!(name, "tls" | "ssl") => {
                 url.tls |= !matches!(value.as_str(), "false" | "0" | "no" | "off");
             }
-            None => {}
+            None => {
+                if let Some(place) = certificate(url, name) {
+                    *place = value;
+                    // Whoever names certificates means TLS.
+                    url.tls = true;
+                }
+            }
         }
     }
     Ok(())

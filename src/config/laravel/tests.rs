@@ -153,7 +153,7 @@ fn redis(pairs: &[(&str, &str)]) -> Result<String, String> {
         (name.to_string(), (value.to_string(), SettingOrigin::Variable(name.to_string())))
     });
     let laravel = Laravel { found: found.collect() };
-    laravel.redis(&mut Vec::new()).map_err(|error| error.to_string())
+    laravel.redis(&mut Vec::new()).map(|url| url.text()).map_err(|error| error.to_string())
 }
 
 fn redis_url(pairs: &[(&str, &str)]) -> String {
@@ -181,6 +181,18 @@ fn redis_is_where_laravel_has_it() {
     }
     assert_eq!(url(&[("REDIS_HOST", "::1")]), "redis://[::1]:6379/0");
     assert_eq!(url(&[("REDIS_HOST", "[::1]")]), "redis://[::1]:6379/0");
+}
+
+#[test]
+fn certificates_for_redis_are_named_as_predis_has_them() {
+    let env = "REVERB_SCALING_ENABLED=true\nREDIS_URL=\"tls://r?ssl[cafile]=/ca.pem&ssl%5Blocal_cert%5D=c&local_pk=k\"";
+    let cluster = config(env).cluster;
+    assert_eq!(cluster.redis, ["rediss://r:6379/0"]);
+    let tls = cluster.tls;
+    assert_eq!([&*tls.ca, &tls.cert, &tls.key], ["/ca.pem", "c", "k"]);
+    // Whoever names an issuer wants TLS, whatever the scheme.
+    let env = "REVERB_SCALING_ENABLED=true\nREDIS_URL=\"redis://r?cafile=/ca.pem\"";
+    assert_eq!(config(env).cluster.redis, ["rediss://r:6379/0"]);
 }
 
 /// Each as Laravel's `ConfigurationUrlParser` merges it, where that connects at all.

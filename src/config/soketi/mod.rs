@@ -319,8 +319,9 @@ impl Soketi {
             settings.set("log.level", Setting { value, ..debug })?;
         }
         if let Some(origin) = redis {
-            let redis = self.redis(origin)?;
-            settings.set("cluster.redis", redis)?;
+            for (name, setting) in self.redis(origin)? {
+                settings.set(name, setting)?;
+            }
         }
         if let Some((driver, origin)) = table {
             self.tables(driver, &origin, settings)?;

@@ -54,10 +54,14 @@ const PARTS: [&str; 9] = [
 impl Soketi {
     /// The URL of the server or of the Sentinels, or those of a cluster's nodes; `by` is where Redis was
     /// asked for.
-    pub(super) fn redis(&mut self, by: SettingOrigin) -> Result<Setting, Error> {
+    pub(super) fn redis(
+        &mut self,
+        by: SettingOrigin,
+    ) -> Result<Vec<(&'static str, Setting)>, Error> {
         self.move_options()?;
         let mut origin = by;
-        let mut url = RedisUrl { tls: self.tls()?, ..RedisUrl::local() };
+        let mut url = RedisUrl::local();
+        self.tls(&mut url)?;
         url.user = self.text_of("username")?.unwrap_or_default();
         url.password = self.text_of("password")?.unwrap_or_default();
         if let Some(host) = self.take(&key("host")) {
@@ -72,7 +76,9 @@ impl Soketi {
         }
         let value = self.servers(&url)?;
         self.refuse_unknown(SERVER, &HARMLESS)?;
-        Ok(Setting { value, origin })
+        let certificates = url.certificates().map(|(name, text)| (name, Value::Text(text)));
+        let all = std::iter::once(("cluster.redis", value)).chain(certificates);
+        Ok(all.map(|(name, value)| (name, Setting { value, origin: origin.clone() })).collect())
     }
 
     fn servers(&mut self, url: &RedisUrl) -> Result<Value, Error> {
@@ -132,11 +138,27 @@ impl Soketi {
         Ok(())
     }
 
-    /// Whether anything asks for TLS.
-    fn tls(&mut self) -> Result<bool, Error> {
+    /// Whether anything asks for TLS, and by which certificates.
+    fn tls(&mut self, url: &mut RedisUrl) -> Result<(), Error> {
         let mut asked = Vec::new();
-        for name in ["tls", "sentinelTLS", "enableTLSForSentinelMode"] {
-            asked.extend(self.take(&key(name)));
+        for name in ["sentinelTLS", "tls", "enableTLSForSentinelMode"] {
+            let Some(mut given) = self.take(&key(name)) else { continue };
+            if let Json::Object(options) = &mut given.value {
+                for (name, place) in
+                    [("ca", &mut url.ca), ("cert", &mut url.cert), ("key", &mut url.key)]
+                {
+                    match options.get(name).map(pem) {
+                        Some(Some(text)) => *place = text,
+                        Some(None) => {
+                            let wanted = "a text in PEM form, or a list of such";
+                            return Err(given.wrong(&key(&format!("tls.{name}")), wanted));
+                        }
+                        None => continue,
+                    }
+                    options.remove(name);
+                }
+            }
+            asked.push(given);
         }
         for options in OTHERS {
             let inside = format!("{options}.");
@@ -153,19 +175,18 @@ impl Soketi {
                 asked.push(given);
             }
         }
-        let mut is_asked = false;
         for given in asked {
             let options = match &given.value {
                 Json::Object(options) => options,
                 value => match boolean(value) {
                     Some(truth) => {
-                        is_asked |= truth;
+                        url.tls |= truth;
                         continue;
                     }
                     None => return Err(given.wrong(&key("tls"), "an object, or true or false")),
                 },
             };
-            is_asked = true;
+            url.tls = true;
             if !options.is_empty() {
                 let names: Vec<_> = options.keys().map(String::as_str).collect();
                 self.warnings.push(format!(
@@ -175,7 +196,7 @@ impl Soketi {
                 ));
             }
         }
-        Ok(is_asked)
+        Ok(())
     }
 
     /// A list of `{"host", "port"}`, as `host:port`; none if it was not given.
@@ -196,6 +217,17 @@ impl Soketi {
             Some(format!("{}:{port}", url_host(&text(node.get("host")?)?).ok()?))
         };
         list.iter().map(node).collect::<Option<Vec<_>>>().map(Some).ok_or_else(wrong)
+    }
+}
+
+/// Node's certificates: a text, or a list of texts.
+fn pem(value: &Json) -> Option<String> {
+    match value {
+        Json::Array(list) => {
+            let texts: Option<Vec<_>> = list.iter().map(Json::as_str).collect();
+            texts.map(|texts| texts.join("\n"))
+        }
+        value => value.as_str().map(str::to_owned),
     }
 }
 

@@ -327,11 +327,33 @@ fn webhooks_are_read() {
 }
 
 #[test]
+fn certificates_for_redis_are_texts_as_ioredis_has_them() {
+    let mut soketi = Soketi::default();
+    let options = r#"{"tls":{"ca":["-----BEGIN A","-----BEGIN B"],"cert":"-----BEGIN C","key":"-----BEGIN K","servername":"r"}}"#;
+    let env = [("SOKETI_ADAPTER_REDIS_SUB_OPTIONS", options)];
+    soketi.read_variables(&Variables::new(env.iter().copied())).unwrap();
+    let settings = soketi.redis(SettingOrigin::Default).unwrap();
+    let text = |name: &str| {
+        let found = settings.iter().find(|(key, _)| *key == name);
+        found.map(|(_, setting)| setting.value.to_string()).unwrap_or_default()
+    };
+    assert_eq!(text("cluster.redis"), "\"rediss://127.0.0.1:6379/0\"");
+    assert!(
+        text("cluster.tls.ca").contains("BEGIN A\\n-----BEGIN B"),
+        "{}",
+        text("cluster.tls.ca")
+    );
+    assert_eq!(text("cluster.tls.cert"), "\"-----BEGIN C\"");
+    assert_eq!(text("cluster.tls.key"), "\"-----BEGIN K\"");
+    assert!(soketi.warnings.concat().ends_with("without effect are servername"));
+}
+
+#[test]
 fn redis_is_where_soketi_has_it() {
     let url = |env: &Env<'_>| {
         let mut soketi = Soketi::default();
         soketi.read_variables(&Variables::new(env.iter().copied())).unwrap();
-        soketi.redis(SettingOrigin::Default).unwrap().value.to_string()
+        soketi.redis(SettingOrigin::Default).unwrap()[0].1.value.to_string()
     };
     assert_eq!(url(&[]), "\"redis://127.0.0.1:6379/0\"");
     assert_eq!(

@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fanfare::config::ClusterConfig;
+use fanfare::config::{ClusterConfig, RedisTlsConfig};
 
 use super::clock::Clock;
 use super::{DEADLINE, eventually, wire};
@@ -138,6 +138,24 @@ impl Redis {
             std::fs::write(&file, settings).unwrap();
             let arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
             Self { server: None, port, tls: None, arguments, bus: None, folder, clock: None }
+        })
+    }
+
+    /// The same over TLS alone, to it and by it, for a master that wants certificates of these issuers.
+    pub fn sentinel_over_tls(&self, issuers: &Path) -> Self {
+        Self::begun(|port, folder| {
+            let (tls, file) = (free_port(), folder.join("sentinel.conf"));
+            let (master, issuers) = (self.tls_port(), issuers.display());
+            let [cert, key] =
+                ["crt", "key"].map(|end| wire::file("one", end).display().to_string());
+            let settings = format!(
+                "port {port}\nbind 127.0.0.1\ntls-port {tls}\ntls-replication yes\n\
+                 tls-cert-file {cert}\ntls-key-file {key}\ntls-ca-cert-file {issuers}\n\
+                 tls-auth-clients yes\nsentinel monitor main 127.0.0.1 {master} 1\n"
+            );
+            std::fs::write(&file, settings).unwrap();
+            let arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
+            Self { server: None, port, tls: Some(tls), arguments, bus: None, folder, clock: None }
         })
     }
 
@@ -278,6 +296,7 @@ pub fn alone() -> ClusterConfig {
     let redis = std::env::var("TEST_REDIS").into_iter().collect();
     ClusterConfig {
         redis,
+        tls: RedisTlsConfig::default(),
         prefix: format!("test-{}-{number}", std::process::id()),
         lease: Duration::from_secs(15),
         queue_bytes: 1 << 20,
