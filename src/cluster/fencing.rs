@@ -5,20 +5,55 @@
 //!
 //! `P:fence:{N}` has on each server: lease → how often it was renewed; `+` and a lease → the node has said all it
 //! holds; `x` and a lease → it is fenced, and being cleared; the empty field: since when the server has its data.
+//! `+^` is the time of the last renewal, and `+~` what is added to the server's time so that it never goes back,
+//! though its clock is set back or a server takes over whose clock is behind; both in microseconds.
 
-/// In front of scripts that write for a lease: the last three arguments are the lease, the key of the fence, and that
-/// of what the lease holds.
-pub(super) const FENCED: &str = r"
-local lease, fence, held = ARGV[#ARGV - 2], ARGV[#ARGV - 1], ARGV[#ARGV]
-if redis.call('HEXISTS', fence, lease) == 0 then
-  return redis.error_reply('FENCED the lease does not hold')
+/// The time of the server in microseconds, which does not go back behind the last renewal.
+const CLOCK: &str = r"
+local function now_us()
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2] + skew
+  if now < floor then
+    skew, now = skew + floor - now, floor
+    redis.call('HSET', fence, '+~', string.format('%.0f', skew))
+  end
+  return now
 end
 ";
 
+/// In front of scripts that write for a lease: the last three arguments are the lease, the key of the fence, and that
+/// of what the lease holds.
+pub(super) fn fenced() -> String {
+    r"
+local lease, fence, held = ARGV[#ARGV - 2], ARGV[#ARGV - 1], ARGV[#ARGV]
+local state = redis.call('HMGET', fence, lease, '+~', '+^')
+if not state[1] then return redis.error_reply('FENCED the lease does not hold') end
+local skew, floor = tonumber(state[2] or '0'), tonumber(state[3] or '0')
+"
+    .to_owned()
+        + CLOCK
+}
+
 /// In front of the same scripts where they clear a lease away, which does not hold any more.
 pub(super) const CLEARING: &str = r"
-local lease, held = ARGV[#ARGV - 2], nil
+local lease, held, now_us = ARGV[#ARGV - 2], nil, nil
 ";
+
+/// In front of others that give versions, which go on from the channel's last.
+pub(super) const UNFENCED: &str = r"
+local now_us = nil
+";
+
+/// In front of those that keep leases.
+pub(super) fn keeping() -> String {
+    r"
+local fence = KEYS[1]
+local state = redis.call('HMGET', fence, '+~', '+^')
+local skew, floor = tonumber(state[1] or '0'), tonumber(state[2] or '0')
+"
+    .to_owned()
+        + CLOCK
+}
 
 /// KEYS fence; ARGV lease. The lease does not hold from now on, and is to be cleared by somebody.
 pub(super) const FENCE: &str = r"
@@ -36,21 +71,30 @@ return 1
 
 /// KEYS fence; ARGV lease. Answers as [`RENEW`] does.
 pub(super) const REGISTER: &str = r"
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000000 + time[2])
+local now = string.format('%.0f', now_us())
 redis.call('HSETNX', KEYS[1], '', now)
 redis.call('HSET', KEYS[1], ARGV[1], 1)
 return {now, redis.call('HGETALL', KEYS[1])}
 ";
 
-/// KEYS fence; ARGV lease, `1` if the node has said all it holds. Answers the time in microseconds, and the fence.
-pub(super) const RENEW: &str = r"
-if redis.call('HINCRBY', KEYS[1], ARGV[1], 1) == 1 then
-  redis.call('HDEL', KEYS[1], ARGV[1])
-  return redis.error_reply('FENCED the lease does not hold')
+/// KEYS fence; ARGV lease, `1` if the node has said all it holds. Answers the time in microseconds, and the fence as it
+/// was before.
+const RENEW: &str = r"
+local fence, lease, all = KEYS[1], ARGV[1], redis.call('HGETALL', KEYS[1])
+local known = {}
+for i = 1, #all, 2 do known[all[i]] = all[i + 1] end
+if not known[lease] then return redis.error_reply('FENCED the lease does not hold') end
+local skew, floor = tonumber(known['+~'] or '0'), tonumber(known['+^'] or '0')
+CLOCK
+local now = string.format('%.0f', now_us())
+local change = {lease, known[lease] + 1, '+^', now}
+if ARGV[2] == '1' and not known['+' .. lease] then
+  change[5], change[6] = '+' .. lease, ''
 end
-if ARGV[2] == '1' then redis.call('HSET', KEYS[1], '+' .. ARGV[1], '') end
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000000 + time[2])
-return {now, redis.call('HGETALL', KEYS[1])}
+redis.call('HSET', fence, unpack(change))
+return {now, all}
 ";
+
+pub(super) fn renew() -> String {
+    RENEW.replace("CLOCK", CLOCK)
+}

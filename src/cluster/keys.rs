@@ -14,6 +14,7 @@ pub(super) struct RedisKeys {
 pub(super) enum TopicName<'a> {
     Topic { app: &'a str, channel: &'a str },
     All,
+    News { app: &'a str },
     Probe,
     Node,
 }
@@ -77,6 +78,16 @@ impl RedisKeys {
         format!("{}:lease:{lease}", self.prefix)
     }
 
+    /// Wakes the node that tells an app's webhooks; kept where the app's keys are.
+    pub(super) fn news(&self, app: &AppId) -> String {
+        format!("{}:news:{{{app}}}", self.prefix)
+    }
+
+    /// What every node's key begins with for what it said last has happened.
+    pub(super) fn said(&self, app: &AppId) -> String {
+        format!("{}:{{{app}}}:s:", self.prefix)
+    }
+
     /// It is kept where the channel's keys are.
     pub(super) fn topic(&self, topic: &Topic) -> String {
         format!("{}:on:{{{}/{}}}", self.prefix, topic.app, topic.channel)
@@ -114,6 +125,9 @@ impl RedisKeys {
         if rest.starts_with("node:") {
             return Some(TopicName::Node);
         }
+        if let Some(app) = rest.strip_prefix("news:{") {
+            return Some(TopicName::News { app: app.strip_suffix('}')? });
+        }
         rest.starts_with("probe:").then_some(TopicName::Probe)
     }
 }
@@ -134,6 +148,8 @@ mod tests {
         assert_eq!(keys.named(&keys.all()), Some(TopicName::All));
         assert_eq!(keys.named(&keys.probe("7")), Some(TopicName::Probe));
         assert_eq!(keys.named(&keys.node(7)), Some(TopicName::Node));
+        let app = AppId::new("app");
+        assert_eq!(keys.named(&keys.news(&app)), Some(TopicName::News { app: "app" }));
         for foreign in
             ["", "a:b", "a:bon:{x/y}", "other:on:{x/y}", "a:b:on:{x}", "a:b:on:x/y", "reverb"]
         {

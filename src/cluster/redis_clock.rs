@@ -7,6 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// By how much, at most, this machine's clock is faster than that of Redis: one in so many.
 const FASTER: u64 = 1000;
 
+/// By how much Redis's clock is ahead of what it should say if it has been put forward; microseconds.
+const STEP: u64 = 2_000_000;
+
 /// Microseconds since 1970 by this machine's own clock.
 pub(super) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -35,12 +38,12 @@ impl Default for RedisClock {
 
 impl RedisClock {
     /// Redis has said what time it was a moment ago; each server, where there are several. The one furthest
-    /// behind counts.
-    pub(super) fn set(&self, said: impl IntoIterator<Item = u64>) {
-        if let Some(now) = said.into_iter().min() {
-            let now = now.saturating_add(self.shift());
-            self.then.store(now.saturating_sub(self.passed()), Ordering::Relaxed);
-        }
+    /// behind counts. Whether it has been put forward.
+    pub(super) fn set(&self, said: impl IntoIterator<Item = u64>) -> bool {
+        let Some(now) = said.into_iter().min() else { return false };
+        let (now, before) = (now.saturating_add(self.shift()), self.now());
+        self.then.store(now.saturating_sub(self.passed()), Ordering::Relaxed);
+        now > before.saturating_add(STEP)
     }
 
     /// The time of Redis, or a little before; microseconds since 1970.
@@ -109,9 +112,10 @@ mod tests {
         clock.set([5_000_000_000, 4_000_000_000]);
         assert!((4_000_000_000..4_900_000_000).contains(&clock.now()));
         assert_eq!(clock.since(u64::MAX), Duration::ZERO);
-        clock.set([]);
+        assert!(!clock.set([]));
         assert!(clock.since(3_000_000_000) >= Duration::from_secs(1000));
-        clock.set([6_000_000_000]);
+        assert!(clock.set([6_000_000_000]), "it was put forward");
         assert!(clock.now() >= 6_000_000_000, "only the last that was said counts");
+        assert!(!clock.set([6_000_000_000]) && !clock.set([5_000_000_000]));
     }
 }

@@ -14,7 +14,8 @@
 //! channel name stands for the app's connections.
 //!
 //! For webhooks, of an app that has some: `o`: how many leases hold a channel or a member; `h:LEASE`: which one does;
-//! `w`: the log of what is to be told; `b`: the node that tells it; `e`: since when Redis has had these.
+//! `w`: the log of what is to be told; `b`: the node that tells it, under which lease, and ` z` if it is to be woken;
+//! `e`: since when Redis has had these; `s:NODE`: the last that a node said has happened.
 //!
 //! Of each server, with a number whose slot is its own: `P:fence:{N}`, which leases hold (`fencing.rs`), and
 //! `P:lease:{N}:LEASE`, of what a lease may have something: `c` and a channel, `a` or `w` and an app. One server has
@@ -25,7 +26,7 @@ use std::sync::LazyLock;
 
 use sha1::{Digest as _, Sha1};
 
-use super::webhook_log::{READ, SAY};
+use super::webhook_log::{LOGGING, OFFICE, READ, SAID_KEPT, SAY};
 use super::{fencing, seal};
 
 /// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one
@@ -41,8 +42,12 @@ pub(super) const LONGER: u64 = 10;
 /// The next version of a channel. Lua's numbers hold 53 bits, which microseconds need in the year 2255.
 const NEXT: &str = r"
 local function next_version(key)
-  local time = redis.call('TIME')
-  local now = time[1] * 1000000 + time[2]
+  local now
+  if now_us then now = now_us()
+  else
+    local time = redis.call('TIME')
+    now = time[1] * 1000000 + time[2]
+  end
   local last = tonumber(redis.call('GET', key) or '0')
   if now <= last then now = last + 1 end
   local text = string.format('%016.0f', now)
@@ -150,14 +155,14 @@ end
 ";
 
 /// KEYS l of each event; ARGV most, then for each event topic head mac rest, `1` if the log is to last on, and the bytes that it may have; fenced. Logs
-/// events at the time of day in microseconds and sends them, in order; those that follow each other on one
+/// events at the time in microseconds and sends them, in order; those that follow each other on one
 /// channel are logged at once. A microsecond is less than an event takes, so that no two have the same place. A log
 /// is cut when it is a quarter longer than it need be, and lasts on for all events of a while, so that most events
 /// cost neither. Of bytes it may have as many entries as there is room for of the largest. Answers how many were cut off
 /// for that.
 const PUBLISH: &str = r"
-local most, time = tonumber(ARGV[1]), redis.call('TIME')
-local place, at, first, cut = time[1] * 1000000 + time[2], 2, 1, 0
+local most = tonumber(ARGV[1])
+local place, at, first, cut = now_us(), 2, 1, 0
 while KEYS[first] do
   local log, entries, lasts, largest = KEYS[first], {}, false, 0
   local topic = ARGV[at]
@@ -209,11 +214,15 @@ repeat
   first = #entries
   while first > 0 and place_of(entries[first]) > after do first = first - 1 end
 until first > 0 or #entries < size
--- Where the clock was set back, the place itself stands further in front.
+-- Where the clock was set back until a lease was renewed, the place itself, or what is later, stands further in front.
 if first > 0 and place_of(entries[first]) ~= after then
   local all = redis.call('LRANGE', log, 0, -1)
+  first = first + #all - #entries
+  entries = all
   for i = #all, 1, -1 do
-    if place_of(all[i]) == after then entries, first = all, i break end
+    local place = place_of(all[i])
+    if place == after then first = i break end
+    if place > after then first = math.min(first, i - 1) end
   end
 end
 local missed = {}
@@ -267,23 +276,37 @@ if not envelope then return false end
 return {envelope, redis.call('PTTL', KEYS[1])}
 ";
 
-/// KEYS t n v, where `n` lacks the lease; ARGV name, how many leases of the node's own, those leases, then for each
-/// channel its name, the subscriptions on this lease, and `1` if subscribers want to know of a change, `2` in any case, `3` those here in any case; fenced. What the node's other
-/// leases had of a channel goes over to this one. Answers each sum, with its version where they want it, a `-` in front
-/// where only those here do. Whoever asked tells them, for the channels may be kept by other servers.
+/// KEYS t n v w b, where `n` lacks the lease; ARGV name, how long the webhooks' log may be, 0 if they do not ask for
+/// counts, their topic, how many leases of the node's own, those leases, then for each channel its name, the
+/// subscriptions on this lease, and `1` if subscribers want to know of a change, `2` in any case, `3` those here in
+/// any case; fenced. What the node's other leases had of a channel goes over to this one. What subscribers everywhere
+/// are told is logged for webhooks in the same step. Answers each sum, with its version where they want it, a `-` in
+/// front where only those here do. Whoever asked tells them, for the channels may be kept by other servers.
 const COUNT: &str = r"
 local t, n, v = KEYS[1], KEYS[2], KEYS[3]
 if held ~= nil then redis.call('SADD', held, ARGV[1]) end
-local first, totals = 3 + ARGV[2], {}
+local most, logged = tonumber(ARGV[2]), false
+local first, totals = 5 + ARGV[4], {}
 for i = first, #ARGV - 3, 3 do
   local channel, count = ARGV[i], tonumber(ARGV[i + 1])
   local before, total = tonumber(redis.call('HGET', n .. lease, channel) or '0'), nil
-  for other = 3, first - 1 do
+  for other = 5, first - 1 do
     before = before + (tonumber(redis.call('HGET', n .. ARGV[other], channel) or '0'))
   end
   if count == before then total = tonumber(redis.call('HGET', t, channel) or '0')
   else total = redis.call('HINCRBY', t, channel, count - before) end
+  local wish, version = ARGV[i + 2], ''
+  if wish == '2' or (wish ~= '0' and count ~= before) then version = next_version(v)
+  elseif wish == '3' then version = '-' .. next_version(v) end
   local noted
+  if most > 0 and total > 0 and version ~= '' and wish ~= '3' then
+    noted = log(KEYS[4], most, 'N' .. channel .. '\n' .. string.format('%.0f', total) .. '\n' .. version)
+    if noted.err then
+      redis.call('HINCRBY', t, channel, before - count)
+      return noted
+    end
+    logged = true
+  end
   if count == 0 then noted = redis.pcall('HDEL', n .. lease, channel)
   else noted = redis.pcall('HSET', n .. lease, channel, count) end
   if type(noted) == 'table' then
@@ -292,13 +315,11 @@ for i = first, #ARGV - 3, 3 do
     return noted
   end
   if total <= 0 then redis.call('HDEL', t, channel) end
-  for other = 3, first - 1 do redis.call('HDEL', n .. ARGV[other], channel) end
+  for other = 5, first - 1 do redis.call('HDEL', n .. ARGV[other], channel) end
   totals[#totals + 1] = total
-  local wish, version = ARGV[i + 2], ''
-  if wish == '2' or (wish ~= '0' and count ~= before) then version = next_version(v)
-  elseif wish == '3' then version = '-' .. next_version(v) end
   totals[#totals + 1] = version
 end
+if logged then wake(KEYS[5], ARGV[3]) end
 return totals
 ";
 
@@ -362,6 +383,7 @@ impl Script {
                 | Self::Keep
                 | Self::Count
                 | Self::Say
+                | Self::Read
         )
     }
 
@@ -377,27 +399,32 @@ impl Script {
         let (needs, own): (&[&str], &str) = match self {
             Self::Join => (&[NEXT, seal::SCRIPT], JOIN),
             Self::Leave => (&[NEXT, seal::SCRIPT, DROP], LEAVE),
-            Self::Clear => (&[NEXT, seal::SCRIPT], CLEAR),
-            Self::Load => (&[NEXT], LOAD),
+            Self::Clear => (&[fencing::UNFENCED, NEXT, seal::SCRIPT], CLEAR),
+            Self::Load => (&[fencing::UNFENCED, NEXT], LOAD),
             Self::Publish => (&[seal::SCRIPT, TRIM], PUBLISH),
             Self::PublishAgain => (&[seal::SCRIPT, LOG, TRIM, AGAIN], PUBLISH),
             Self::Missed => (&[LOG], MISSED),
             Self::Keep => (&[NEXT, seal::SCRIPT, LOG, TRIM], KEEP),
             Self::Kept => (&[], KEPT),
             Self::Forget => (&[], FORGET),
-            Self::Count => (&[NEXT], COUNT),
-            Self::Uncount => (&[fencing::CLEARING, NEXT], COUNT),
-            Self::Say => (&[], SAY),
-            Self::Unsay => (&[fencing::CLEARING], SAY),
-            Self::Read => (&[], READ),
+            Self::Count => (&[NEXT, LOGGING], COUNT),
+            Self::Uncount => (&[fencing::CLEARING, NEXT, LOGGING], COUNT),
+            Self::Say => (&[LOGGING, OFFICE], SAY),
+            Self::Unsay => (&[fencing::CLEARING, LOGGING, OFFICE], SAY),
+            Self::Read => (&[OFFICE], READ),
             Self::Register => (&[], fencing::REGISTER),
-            Self::Renew => (&[], fencing::RENEW),
+            Self::Renew => (&[], &fencing::renew()),
             Self::Fence => (&[], fencing::FENCE),
             Self::ForgetLease => (&[], fencing::FORGET_LEASE),
         };
-        let fence = if self.is_fenced() { fencing::FENCED } else { "" };
-        let text = fence.to_owned() + &needs.concat() + own;
+        let fence = match self {
+            Self::Register => fencing::keeping(),
+            _ if self.is_fenced() => fencing::fenced(),
+            _ => String::new(),
+        };
+        let text = fence + &needs.concat() + own;
         text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
+            .replace("SAID_KEPT", &SAID_KEPT.to_string())
             .replace("LASTS", &(LOGGED + LONGER).to_string())
     }
 }

@@ -49,8 +49,6 @@ pub struct TopicTotal {
     pub count: usize,
     /// The version of that.
     pub version: u64,
-    /// It was this node that had them counted.
-    pub counted_here: bool,
     /// Somebody here subscribed since subscribers were told last.
     pub untold: bool,
     wish: CountInterest,

@@ -204,7 +204,6 @@ impl Node {
     ) {
         let topic = Topic { app: app.clone(), channel: name.clone() };
         let total = cluster.topics.read(&topic, |entry| entry.total).unwrap_or_default();
-        self.shared.report_count(&topic, total);
         let message = Message::subscription_count(name, total.count);
         let seats = directory.seats(name.as_str());
         self.hub().publish(&seats, message.bytes(), None, Sequence::None);

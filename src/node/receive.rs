@@ -268,7 +268,6 @@ impl ServerState {
                             return;
                         }
                         entry.total.untold = false;
-                        entry.total.counted_here = own;
                         self.tell_count(topic, entry, count);
                     }
                 });
@@ -306,7 +305,6 @@ impl ServerState {
             apps.by_id(topic.app.as_str()).is_some_and(|app| tells_count(app, &topic.channel));
         let directory = self.hub.directory(&topic.app);
         if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
-            self.report_count(topic, entry.total);
             let message = Message::subscription_count(&topic.channel, count);
             self.deliver(topic, message.bytes(), None, Sequence::None);
         }

@@ -5,10 +5,9 @@
 use std::sync::Arc;
 
 use super::{Node, ServerState, tells_count};
-use crate::app::{App, AppId, Apps, WebhookEvent};
-use crate::cluster::Topic;
+use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::cluster::link::{Link, LinkRequest};
-use crate::cluster::topics::{TopicInterest, TopicTotal};
+use crate::cluster::topics::TopicInterest;
 use crate::cluster::webhook_log::{LogBatch, LogEntry, LogRequest, WebhookInterest, held};
 use crate::protocol::channel::ChannelName;
 use crate::webhook::{EntryContent, Fact, LoggedEntry};
@@ -37,7 +36,13 @@ impl WebhookAppsNotifier {
             return;
         }
         let with = apps.iter().filter(|app| !app.webhooks.is_empty());
-        link.order(LinkRequest::News(LogRequest::Apps(with.map(|app| app.id.clone()).collect())));
+        let counts = |app: &App| {
+            let asks =
+                |webhook: &Webhook| webhook.events.contains(&WebhookEvent::SubscriptionCount);
+            app.features.subscription_count && app.webhooks.iter().any(asks)
+        };
+        let with = with.map(|app| (app.id.clone(), counts(app)));
+        link.order(LinkRequest::LogRequest(LogRequest::Apps(with.collect())));
         self.0 = Some(apps.clone());
     }
 }
@@ -55,21 +60,6 @@ impl ServerState {
     pub(super) fn report(&self, app: &Arc<App>, fact: Fact) {
         let Some(cluster) = &self.cluster else { return self.webhooks.tell(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
-            let app = app.id.clone();
-            cluster.link().order(LinkRequest::News(LogRequest::Happened { app, text }));
-        }
-    }
-
-    /// Tells webhooks how many are subscribed to a channel, if it was this node that had them counted.
-    pub(super) fn report_count(&self, topic: &Topic, total: TopicTotal) {
-        let (apps, Some(cluster)) = (self.apps.load(), &self.cluster) else { return };
-        let Some(app) = apps.by_id(topic.app.as_str()).filter(|_| total.counted_here) else {
-            return;
-        };
-        if Fact::Count(topic.channel.clone(), total.count).is_asked_for(app) {
-            // Another node's count may stand before it in the log and be of later: the version tells.
-            let (channel, TopicTotal { count, version, .. }) = (&topic.channel, total);
-            let text = format!("N{channel}\n{count}\n{version}");
             let app = app.id.clone();
             cluster.link().order(LinkRequest::News(LogRequest::Happened { app, text }));
         }

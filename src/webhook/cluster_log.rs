@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -22,6 +23,10 @@ const SOON: u64 = DELAY.as_millis() as u64;
 
 /// Channels whose last counts are remembered.
 const COUNTS: usize = 100_000;
+
+/// Subscribers up to which each count is told, and the least time between two of a crowd, as clients are told them.
+const FEW: usize = 100;
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Takes entries, by app and place, that are done with.
 pub type EntryAcknowledger = Box<dyn Fn(&AppId, &str) + Send>;
@@ -203,26 +208,76 @@ impl HeldEnds {
     }
 }
 
-/// Which counts are news: one may stand in the log behind another that is of later.
+/// Which counts are news: one may stand in the log behind another that is of later, and those of a crowd come seldom.
 #[derive(Default)]
-pub(super) struct LatestCounts(HashMap<(AppId, ChannelName), u64>);
+pub(super) struct LatestCounts {
+    last: HashMap<(AppId, ChannelName), LastCount>,
+    /// Crowds whose count has changed since they were told, and when they are told again.
+    due: VecDeque<(Instant, (AppId, ChannelName))>,
+}
+
+#[derive(Default)]
+struct LastCount {
+    version: u64,
+    /// When a crowd was told.
+    told: Option<Instant>,
+    waiting: Option<DueEvent>,
+}
 
 impl LatestCounts {
-    /// The count of a version, if it is news.
+    /// Takes a count of a version; it, if it is to be told at once.
     pub(super) fn take(
         &mut self,
-        app: &AppId,
-        version: u64,
-        event: WebhookMessage,
-    ) -> Option<WebhookMessage> {
-        let channel = (app.clone(), event.channel.clone());
-        if self.0.len() >= COUNTS && !self.0.contains_key(&channel) {
-            self.0.clear();
+        now: Instant,
+        (version, count): (u64, usize),
+        told: DueEvent,
+    ) -> Option<DueEvent> {
+        let channel = (told.0.id.clone(), told.1.channel.clone());
+        if self.last.len() >= COUNTS && !self.last.contains_key(&channel) {
+            self.last.retain(|_, last| last.waiting.is_some());
         }
-        let last = self.0.entry(channel).or_default();
-        let is_news = version > *last;
-        *last = version.max(*last);
-        is_news.then_some(event)
+        let last = self.last.entry(channel.clone()).or_default();
+        if version <= last.version {
+            return None;
+        }
+        last.version = version;
+        match last.told.filter(|at| count > FEW && now - *at < PAUSE) {
+            Some(at) => {
+                if last.waiting.replace(told).is_none() {
+                    self.due.push_back((at + PAUSE, channel));
+                }
+                None
+            }
+            None => {
+                last.waiting = None;
+                last.told = (count > FEW).then_some(now);
+                Some(told)
+            }
+        }
+    }
+
+    /// When the next crowd is told.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due.front().map(|(due, _)| *due)
+    }
+
+    /// The crowds that are told now.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<DueEvent> {
+        let mut told = Vec::new();
+        while self.due.front().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, channel)) = self.due.pop_front() else { break };
+            let Some(last) = self.last.get_mut(&channel) else { continue };
+            if let Some(waiting) = last.waiting.take() {
+                last.told = Some(now);
+                told.push(waiting);
+            }
+        }
+        told
+    }
+
+    /// Another node reads the app's log from now on, and what waits with it.
+    pub(super) fn leave(&mut self, app: &AppId) {
+        self.last.retain(|(other, _), _| other != app);
     }
 }
 
@@ -244,7 +299,7 @@ impl Fact {
 pub(super) enum ParsedEntry {
     Miss(ChannelName),
     /// With its version.
-    Count(u64, WebhookMessage),
+    Count((u64, usize), WebhookMessage),
     Event(WebhookMessage),
 }
 
@@ -266,7 +321,7 @@ pub(super) fn read(text: &str) -> Option<ParsedEntry> {
             let event = WebhookMessage { kind, channel, json: json.to_string(), turn: None };
             // Nodes of before say no version.
             Some(match version.parse() {
-                Ok(version) => ParsedEntry::Count(version, event),
+                Ok(version) => ParsedEntry::Count((version, count), event),
                 Err(_) => ParsedEntry::Event(event),
             })
         }
@@ -385,18 +440,45 @@ mod tests {
         assert_eq!(stage.done(), "");
     }
 
+    fn count(stage: &Stage, text: &str) -> ((u64, usize), DueEvent) {
+        let Some(ParsedEntry::Count(count, event)) = read(text) else { panic!("{text}") };
+        let id = format!("{}-0", count.0);
+        (count, (stage.app.clone(), event, LogAck::new(&stage.door, &stage.app.id, &id)))
+    }
+
     #[test]
     fn a_count_of_before_is_no_news() {
-        let mut counts = LatestCounts::default();
+        let (mut counts, stage, now) = (LatestCounts::default(), Stage::new(), Instant::now());
         let mut is_news = |channel: &str, version| {
-            let Some(ParsedEntry::Event(event)) = read(&format!("N{channel}\n7")) else {
-                return false;
-            };
-            counts.take(&AppId::new("1"), version, event).is_some()
+            let (count, told) = count(&stage, &format!("N{channel}\n7\n{version}"));
+            counts.take(now, count, told).is_some()
         };
         assert!(is_news("a", 5) && is_news("b", 4) && !is_news("a", 4) && is_news("a", 6));
+    }
+
+    #[test]
+    fn a_crowd_is_told_its_last_count_after_a_pause() {
+        let (mut counts, stage, now) = (LatestCounts::default(), Stage::new(), Instant::now());
+        let take = |counts: &mut LatestCounts, after, people, version| {
+            let (count, told) = count(&stage, &format!("Na\n{people}\n{version}"));
+            counts.take(now + after, count, told).is_some()
+        };
+        let second = Duration::from_secs(1);
+        assert!(take(&mut counts, second, 101, 1));
+        assert!(!take(&mut counts, second * 2, 102, 2) && !take(&mut counts, second * 3, 103, 3));
+        assert_eq!(stage.done(), "1-0 2-0", "the last one stands for the one before");
+        assert_eq!(counts.next(), Some(now + second * 6));
+        assert!(counts.due(now + second * 5).is_empty());
+        let told = counts.due(now + second * 6);
+        assert!(matches!(told.as_slice(), [(_, event, _)] if event.json.contains(":103")));
+        assert!(take(&mut counts, second * 7, 100, 4), "a crowd no longer");
+        assert!(counts.next().is_none());
+    }
+
+    #[test]
+    fn counts_are_read_as_they_were_written() {
         let read = |text: &str| match read(text) {
-            Some(ParsedEntry::Count(version, event)) => (version, event.json.contains(":7")),
+            Some(ParsedEntry::Count((version, 7), event)) => (version, event.json.contains(":7")),
             _ => (0, false),
         };
         assert_eq!(read("Nc\n7\n12"), (12, true));

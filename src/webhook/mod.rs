@@ -228,7 +228,7 @@ impl Dispatcher {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let facts = self.facts.clone();
         let end = loop {
-            let next = self.news.next();
+            let next = [self.news.next(), self.counts.next()].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 end = &mut finishing => break end.unwrap_or_else(|_| Instant::now()),
@@ -290,6 +290,7 @@ impl Dispatcher {
             DispatcherMessage::Lost(app) => {
                 self.door.lose(&app);
                 self.ends.leave(&app);
+                self.counts.leave(&app);
             }
         }
     }
@@ -313,7 +314,13 @@ impl Dispatcher {
             }
             EntryContent::Text(text) => match cluster_log::read(text) {
                 Some(ParsedEntry::Miss(channel)) => self.news.misses(Instant::now(), app, channel),
-                Some(ParsedEntry::Count(at, event)) => self.counts.take(&app.id, at, event),
+                Some(ParsedEntry::Count(count, event)) => {
+                    let told = (app.clone(), event, receipt.clone());
+                    let told = self.counts.take(Instant::now(), count, told);
+                    return told
+                        .iter()
+                        .for_each(|(app, event, from)| self.put(app, event, Some(from)));
+                }
                 Some(ParsedEntry::Event(event)) => Some(event),
                 None => None,
             },
@@ -322,6 +329,9 @@ impl Dispatcher {
     }
 
     fn put_due(&mut self) {
+        for (app, event, receipt) in self.counts.due(Instant::now()) {
+            self.put(&app, &event, Some(&receipt));
+        }
         for (app, event) in self.news.due(Instant::now()) {
             self.put(&app, &event, None);
         }

@@ -48,7 +48,7 @@ impl LinkWriter<'_> {
             held.extend(self.kept.connections.keys().map(|app| format!("a{app}")));
             held.extend(self.kept.news.apps.keys().map(|app| format!("w{app}")));
         }
-        self.clear_all(held, &lease.id).await?;
+        self.clear_all(&held, &lease.id).await?;
         let mut batch = CommandBatch::new();
         if lease.tag == UNFENCED {
             let mut forget = cmd("DEL");
@@ -61,12 +61,15 @@ impl LinkWriter<'_> {
             batch.add(forget, ExpectedReply::Done);
         }
         let answers = batch.send(&mut self.servers, self.status).await?;
-        self.take(answers, &mut []).await
+        self.take(answers, &mut []).await?;
+        // With the lease the offices went that were had under it.
+        self.look_at_news(held.iter().filter_map(|entry| entry.strip_prefix('w')));
+        Ok(())
     }
 
-    async fn clear_all(&mut self, held: BTreeSet<String>, lease: &str) -> Result<(), LinkError> {
+    async fn clear_all(&mut self, held: &BTreeSet<String>, lease: &str) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
-        for entry in &held {
+        for entry in held {
             if let Some((app, channel)) = entry.strip_prefix('c').and_then(|c| c.split_once('/')) {
                 let Ok(channel) = ChannelName::of_node(channel) else { continue };
                 let topic = Topic { app: AppId::new(app), channel };

@@ -42,6 +42,8 @@ pub(super) struct Deduplicator {
     /// Topics on which some were refused, and when such nodes were looked for last.
     refused: HashSet<String>,
     looked: Option<Instant>,
+    /// Apps whose webhooks' log has something new, and whether nobody tells it.
+    news: Vec<(Box<str>, bool)>,
 }
 
 /// What was heard on one topic.
@@ -134,10 +136,23 @@ impl TopicSenders {
 
 impl Deduplicator {
     pub(super) fn new(node: u64) -> Self {
-        let (topics, refused, others) = Default::default();
+        let (topics, refused, others, news) = Default::default();
         let (word, deaf, looked) = (Instant::now(), None, None);
         let (has_newcomer, unsealed) = (false, false);
-        Self { topics, node, others, has_newcomer, word, deaf, unsealed, refused, looked }
+        Self { topics, node, others, has_newcomer, word, deaf, unsealed, refused, looked, news }
+    }
+
+    /// The log of an app's webhooks has something new, or with `anew` nobody who tells it.
+    pub(super) fn hear_news(&mut self, app: &str, anew: bool) {
+        // Whoever can publish under the prefix can say so, too.
+        if self.news.len() < NODES && !self.news.iter().any(|(one, a)| **one == *app && *a == anew)
+        {
+            self.news.push((app.into(), anew));
+        }
+    }
+
+    pub(super) fn take_news(&mut self) -> Vec<(Box<str>, bool)> {
+        std::mem::take(&mut self.news)
     }
 
     /// Whether envelopes without seals are believed, since there are nodes that know none.

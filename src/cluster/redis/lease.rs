@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::batch::{CommandBatch, script};
+use super::connections::LeasedCommand;
 use super::leases::{FenceReply, Lease, UNFENCED};
-use super::server::LeasedCommand;
+use super::publishing::LogExpiry;
 use super::session::{LinkWriter, MOST};
 use super::{LONGEST_PAUSE, LinkError, PATIENCE, reply};
 use crate::cluster::Topic;
@@ -56,6 +57,7 @@ impl LinkWriter<'_> {
         let runs = self.servers.runs().await?;
         let before = std::mem::replace(&mut self.kept.runs, runs);
         if !before.is_empty() && before != self.kept.runs {
+            self.kept.news.say_recent_again();
             let bytes = self.kept.say_recent_again();
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -102,6 +104,8 @@ impl LinkWriter<'_> {
         self.carry_out().await?;
         // Before what the old leases hold comes to an end.
         self.say_again().await?;
+        // Offices go over to the new leases before the old ones are forgotten.
+        self.tell_news().await?;
         self.link.whole = true;
         // At once, since somebody may wait for it.
         self.link.beat = Some(Instant::now());
@@ -295,7 +299,10 @@ impl LinkWriter<'_> {
                 }
             }
         }
-        self.status.clock.set(clocks);
+        if self.status.clock.set(clocks) {
+            // What lasts until a time lasts for less than was thought.
+            self.kept.lasting = LogExpiry::default();
+        }
         if self.servers.is_cluster() && self.link.beats % OLD_EVERY == 1 {
             self.note_tags().await?;
             shown.extend(self.look_elsewhere(others).await?);

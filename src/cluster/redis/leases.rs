@@ -59,6 +59,7 @@ impl FenceReply {
             match field.split_at_checked(1) {
                 None => fence.epoch = value.parse().ok()?,
                 Some(("x", lease)) => fence.fenced.push(lease.to_owned()),
+                // Of no lease are `+^` and `+~`, which are shorter.
                 Some(("+", lease)) => {
                     fence.whole.extend(lease.get(..8).map(str::to_owned));
                 }

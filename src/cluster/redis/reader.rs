@@ -38,6 +38,13 @@ impl LinkReader<'_> {
     pub(super) async fn run(&mut self) {
         while let Some(message) = self.stream.next().await {
             let name = message.get_channel_name();
+            // It is no envelope.
+            if let [word] = message.get_payload_bytes()
+                && let Some(TopicName::News { app }) = self.keys.named(name)
+            {
+                self.hearing.borrow_mut().hear_news(app, *word == b'g');
+                continue;
+            }
             let Some(envelope) = self.envelope(&message) else { continue };
             let mark = MessageId::from(&envelope);
             if let Some(arrival) = arrival(self.keys, self.node, name, envelope, None)
@@ -148,7 +155,7 @@ pub(super) fn arrival(
 ) -> Option<LinkEvent> {
     let own = envelope.origin == node;
     match keys.named(name)? {
-        TopicName::Probe => None,
+        TopicName::Probe | TopicName::News { .. } => None,
         TopicName::Node => match envelope.body {
             EnvelopeBody::Done { request, .. } => {
                 Some(LinkEvent::Done { request, node: node_of(envelope.origin) })

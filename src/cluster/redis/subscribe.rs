@@ -132,6 +132,7 @@ impl LinkWriter<'_> {
             return Ok(());
         }
         let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
+        self.follow_news(has_moved);
         let own = [self.keys.all(), self.probe.clone(), self.keys.node(self.kept.node)];
         let own: Vec<String> = own.into_iter().filter(|name| has_moved(name)).collect();
         own.iter().for_each(|name| self.hearing.borrow_mut().cut_one(name));

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Value, cmd};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::batch::{CommandBatch, script};
+use super::connections::LeasedCommand;
 use super::lease::PART;
-use super::server::LeasedCommand;
 use super::session::LinkWriter;
-use super::{LinkError, LinkState, reply};
+use super::{LinkError, LinkState, PATIENCE, reply};
 use crate::app::AppId;
 use crate::cluster::link::{LinkEvent, LinkMetrics};
 use crate::cluster::scripts::Script;
@@ -39,22 +39,25 @@ impl LinkState {
 impl LinkWriter<'_> {
     /// Says what is to be said, and looks into the logs where it is time to.
     pub(super) async fn tell_news(&mut self) -> Result<(), LinkError> {
+        self.listen_for_news().await?;
         self.say().await?;
-        let now = Instant::now();
-        let part = self.settings.lease / PART;
+        for (app, anew) in self.hearing.borrow_mut().take_news() {
+            self.kept.news.wake(&app, anew);
+        }
+        let (now, lease) = (Instant::now(), self.settings.lease);
         let due = |of: &AppLog| {
-            let busy = !of.done.is_empty() || of.busy.is_some_and(|at| now - at < BUSY);
-            let pause = match (of.owned, busy) {
-                (true, true) => Duration::ZERO,
-                (true, false) => IDLE.min(part),
-                // What is done with by who had the office is taken out by them.
-                (false, _) => part,
+            let busy = of.busy.is_some_and(|at| now - at < BUSY);
+            let pause = match (of.owned, of.asleep) {
+                (true, false) if busy => Duration::ZERO,
+                (true, false) => IDLE.min(lease / PART),
+                // Something wakes it, but for what may be lost.
+                _ => lease,
             };
-            of.looked.is_none_or(|at| now - at >= pause)
+            of.woken || !of.done.is_empty() || of.looked.is_none_or(|at| now - at >= pause)
         };
         let apps = self.kept.news.apps.iter().filter(|(_, of)| due(of));
         let apps: Vec<AppId> = apps.map(|(app, _)| app.clone()).collect();
-        self.look(apps, self.settings.lease * 4 / PART).await?;
+        self.look(apps, false).await?;
         let figures = &self.status.figures;
         let owned = || self.kept.news.apps.values().filter(|of| of.owned);
         figures.news_apps.store(owned().count() as u64, Ordering::Relaxed);
@@ -74,7 +77,49 @@ impl LinkWriter<'_> {
         self.say().await?;
         let apps = self.kept.news.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
         let apps = apps.map(|(app, _)| app.clone()).collect();
-        self.look(apps, Duration::ZERO).await
+        self.look(apps, true).await
+    }
+
+    /// Subscribes to what wakes whoever tells an app's webhooks, for all apps that have some.
+    async fn listen_for_news(&mut self) -> Result<(), LinkError> {
+        let new = self.kept.news.apps.iter().filter(|(_, of)| of.known && !of.listening);
+        let new: Vec<AppId> = new.map(|(app, _)| app.clone()).collect();
+        let gone = std::mem::take(&mut self.kept.news.forgotten);
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let name = |app: &AppId| self.keys.news(app);
+        let (names, gone) = (new.iter().map(name), gone.iter().map(name));
+        let (names, gone): (Vec<String>, Vec<String>) = (names.collect(), gone.collect());
+        if !gone.is_empty() {
+            timeout(PATIENCE, self.servers.unsubscribe(&gone)).await??;
+        }
+        if !names.is_empty() {
+            timeout(PATIENCE, self.servers.subscribe(&names)).await??;
+        }
+        for app in new {
+            if let Some(of) = self.kept.news.apps.get_mut(&app) {
+                // It may have been woken before.
+                (of.listening, of.looked) = (true, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// The topics of some slots have to be subscribed to anew.
+    pub(super) fn follow_news(&mut self, has_moved: impl Fn(&str) -> bool) {
+        for (app, of) in &mut self.kept.news.apps {
+            of.listening &= !has_moved(&self.keys.news(app));
+        }
+    }
+
+    /// Whoever told the webhooks of these apps may have gone.
+    pub(super) fn look_at_news<'a>(&mut self, apps: impl Iterator<Item = &'a str>) {
+        for app in apps {
+            if let Some(of) = self.kept.news.apps.get_mut(&AppId::new(app)) {
+                of.looked = None;
+            }
+        }
     }
 
     async fn say(&mut self) -> Result<(), LinkError> {
@@ -82,7 +127,8 @@ impl LinkWriter<'_> {
             let mut batch = CommandBatch::new();
             for (app, of) in self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty()) {
                 let count = of.queue.len().min(AT_ONCE);
-                let said = of.queue.iter().take(count).map(|(sign, text)| (*sign, text.as_str()));
+                let said = of.queue.iter().take(count);
+                let said = said.map(|word| (word.signed(), word.text.as_str()));
                 batch.add(self.saying(app, (None, &of.marker), said), (app.clone(), count));
             }
             if batch.is_empty() {
@@ -98,20 +144,23 @@ impl LinkWriter<'_> {
         &self,
         app: &AppId,
         (cleared, marker): (Option<&str>, &str),
-        said: impl Iterator<Item = (char, &'a str)>,
+        said: impl Iterator<Item = (String, &'a str)>,
     ) -> LeasedCommand {
         let keys = [
             self.keys.app(app, 'o'),
             self.keys.held_of_leases(app),
             self.keys.app(app, 'w'),
             self.keys.app(app, 'e'),
+            self.keys.app(app, 'b'),
+            self.keys.said(app),
         ];
         let mut say = script(cleared.map_or(Script::Say, |_| Script::Unsay), &keys);
         // Whichever is there first is the log's marker.
         let new = self.servers.leases().next().map_or("", |lease| &lease.id);
         say.arg(marker).arg(new).arg(MOST_LOGGED).arg(format!("w{app}"));
+        say.arg(self.keys.news(app)).arg(format!("{:x}", self.kept.node));
         for (sign, text) in said {
-            say.arg(sign.to_string()).arg(text);
+            say.arg(sign).arg(text);
         }
         cleared.into_iter().for_each(|lease| {
             say.arg(lease).arg("").arg("");
@@ -120,10 +169,14 @@ impl LinkWriter<'_> {
     }
 
     fn note_said(&mut self, app: &AppId, count: usize, value: &Value) -> Result<(), LinkError> {
-        let [marker, dropped] = reply::list(value) else { return Err(LinkError::Unexpected) };
+        let [marker, dropped, told] = reply::list(value) else { return Err(LinkError::Unexpected) };
         let Some(of) = self.kept.news.apps.get_mut(app) else { return Ok(()) };
         of.said(count);
-        of.busy = Some(Instant::now());
+        // This node's own word need not wake it.
+        of.woken |= of.owned;
+        if reply::number(told) == Some(0) {
+            of.looked = None;
+        }
         LinkMetrics::add(&self.status.figures.news_said, count as u64);
         let dropped = reply::number(dropped).unwrap_or_default();
         LinkMetrics::add(&self.status.figures.news_dropped, dropped);
@@ -135,27 +188,35 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    /// Looks into the logs of some apps, as who has the office for the time it lasts, or gives it up.
-    async fn look(&mut self, apps: Vec<AppId>, lasts: Duration) -> Result<(), LinkError> {
+    /// Looks into the logs of some apps, as who has the office as long as the lease lasts, or gives it up.
+    pub(super) async fn look(&mut self, apps: Vec<AppId>, gives_up: bool) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         let node = format!("{:x}", self.kept.node);
         for app in apps {
             let keys = [self.keys.app(&app, 'b'), self.keys.app(&app, 'w')];
             let Some(of) = self.kept.news.apps.get(&app) else { continue };
-            let lasts = if of.is_over() { Duration::ZERO } else { lasts };
+            let busy = of.busy.is_some_and(|at| at.elapsed() < BUSY);
+            let sleeps = of.owned && of.listening && !busy;
+            let wish = match (gives_up || of.is_over(), sleeps) {
+                (true, _) => "0",
+                (false, true) => "z",
+                (false, false) => "1",
+            };
             let from = of.read.as_ref().map_or_else(|| "-".to_owned(), |id| format!("({id}"));
             let done = of.done.len().min(AT_ONCE);
             let mut read = script(Script::Read, &keys);
-            read.arg(&node).arg(lasts.as_millis() as u64).arg(from).arg(AT_ONCE);
+            read.arg(&node).arg(wish).arg(self.keys.news(&app)).arg(format!("w{app}"));
+            read.arg(from).arg(AT_ONCE);
             of.done.iter().take(done).for_each(|id| {
                 read.arg(&**id);
             });
-            batch.add(read, (app, done));
+            batch.add(read, (app, done, sleeps));
         }
-        // Half of the time is left for what is being posted when it has passed.
-        let until = Instant::now() + lasts / 2;
-        for ((app, done), value) in batch.send(&mut self.servers, self.status).await? {
-            self.note_read(app, (done, until), &value).await?;
+        // The lease was renewed a sixth of it ago at most, and lapses after four. The rest of the time is left for what
+        // is being posted when it has passed.
+        let until = Instant::now() + self.settings.lease * 2 / PART;
+        for ((app, done, sleeps), value) in batch.send(&mut self.servers, self.status).await? {
+            self.note_read(app, (done, sleeps, until), &value).await?;
         }
         Ok(())
     }
@@ -163,12 +224,12 @@ impl LinkWriter<'_> {
     async fn note_read(
         &mut self,
         app: AppId,
-        (done, until): (usize, Instant),
+        (done, sleeps, until): (usize, bool, Instant),
         value: &Value,
     ) -> Result<(), LinkError> {
         let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
         let now = Instant::now();
-        of.looked = Some(now);
+        (of.looked, of.woken) = (Some(now), false);
         let [owned, backlog, entries, time] = reply::list(value) else {
             return Err(LinkError::Unexpected);
         };
@@ -176,6 +237,7 @@ impl LinkWriter<'_> {
         of.backlog = reply::number(backlog).unwrap_or_default();
         let owned = reply::number(owned);
         let had = std::mem::replace(&mut of.owned, owned != Some(0));
+        of.asleep = sleeps && owned == Some(2) && of.backlog == 0;
         if had && owned != Some(2) {
             // Another had it, or may have: what was read is read again by who has it now.
             of.read = None;
@@ -216,7 +278,7 @@ impl LinkWriter<'_> {
         names.sort_unstable_by(|one, other| other.cmp(one));
         let mut batch = CommandBatch::new();
         for some in names.chunks(AT_ONCE) {
-            let said = some.iter().map(|name| ('-', *name));
+            let said = some.iter().map(|name| ("-".to_owned(), *name));
             batch.add(self.saying(app, (Some(lease), ""), said), ());
         }
         batch.send(&mut self.servers, self.status).await?;

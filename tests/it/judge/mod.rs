@@ -42,24 +42,7 @@ const LEASE: Duration = Duration::from_secs(4);
 const ENOUGH: usize = 30;
 
 /// What is known to be wrong still, after which fault (or after any), and why. It is judged, told of, and no failure.
-const KNOWN: &[(&str, &[Kind], &str)] = &[
-    ("any", &[Kind::WebhookCount], "the last count is told to clients and not to webhooks"),
-    (
-        "any",
-        &[Kind::Webhook],
-        "an end that was posted is taken back by a return that came long after",
-    ),
-    ("any", &[Kind::Uncounted], "who comes while a link drops may be told no count"),
-    ("node asleep", &[Kind::Notice, Kind::Roster], "who joins may be missing from the own roster"),
-    (CLOCK_FORWARD, &[Kind::Lost], "what is said while a link is cut is not caught up with"),
-    (CLOCK_BACK, &[Kind::Lost, Kind::Notice, Kind::Roster], "places and versions go back with it"),
-    ("master lost with its data", &[Kind::Termination], "what was asked meanwhile goes with it"),
-    ("command links killed", &[Kind::Cache], "Sentinels fail over; see below"),
-    ("master killed, Sentinel", &[Kind::Cache, Kind::Lost], "a replica without it takes over"),
-    ("master asleep, Sentinel", &[Kind::Cache], "what the replica lacks is not said again"),
-];
-const CLOCK_FORWARD: &str = "Redis's clock put forward 60 s";
-const CLOCK_BACK: &str = "Redis's clock put back 60 s";
+const KNOWN: &[(&str, &[Kind], &str)] = &[];
 
 /// How long a run is to be; none where nobody asked for one.
 fn budget() -> Option<Duration> {
