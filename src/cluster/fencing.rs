@@ -39,7 +39,7 @@ pub(super) const CLEARING: &str = r"
 local lease, held, now_us = ARGV[#ARGV - 2], nil, nil
 ";
 
-/// In front of others that give versions, which go on from the channel's last.
+/// In front of what gives versions without a lease, which go on from the channel's last.
 pub(super) const UNFENCED: &str = r"
 local now_us = nil
 ";

@@ -13,6 +13,7 @@ mod scripts;
 mod seal;
 pub mod topics;
 pub mod webhook_log;
+mod webhook_scripts;
 
 use crate::app::AppId;
 use crate::protocol::channel::ChannelName;

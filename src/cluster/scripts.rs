@@ -26,7 +26,7 @@ use std::sync::LazyLock;
 
 use sha1::{Digest as _, Sha1};
 
-use super::webhook_log::{LOGGING, OFFICE, READ, SAID_KEPT, SAY};
+use super::webhook_scripts::{LOGGING, OFFICE, READ, SAID_KEPT, SAY};
 use super::{fencing, seal};
 
 /// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one
@@ -134,7 +134,7 @@ end
 return 1
 ";
 
-/// KEYS v m; a version of its own, which is after all changes so far, and the members.
+/// KEYS v m; fenced. A version of its own, which is after all changes so far, and the members.
 const LOAD: &str = r"
 return {next_version(KEYS[1]), redis.call('HGETALL', KEYS[2])}
 ";
@@ -269,11 +269,12 @@ if redis.call('GETRANGE', KEYS[1], 4, 19) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 ";
 
-/// KEYS c; the cached event and how long it is kept on.
+/// KEYS c v; the cached event, how long it is kept on, and the version of the last that was sent: one that is said again
+/// keeps the version that it had before.
 const KEPT: &str = r"
 local envelope = redis.call('GET', KEYS[1])
 if not envelope then return false end
-return {envelope, redis.call('PTTL', KEYS[1])}
+return {envelope, redis.call('PTTL', KEYS[1]), redis.call('GET', KEYS[2]) or '0'}
 ";
 
 /// KEYS t n v w b, where `n` lacks the lease; ARGV name, how long the webhooks' log may be, 0 if they do not ask for
@@ -295,11 +296,11 @@ for i = first, #ARGV - 3, 3 do
   end
   if count == before then total = tonumber(redis.call('HGET', t, channel) or '0')
   else total = redis.call('HINCRBY', t, channel, count - before) end
-  local wish, version = ARGV[i + 2], ''
-  if wish == '2' or (wish ~= '0' and count ~= before) then version = next_version(v)
+  local wish, version, tells = ARGV[i + 2], '', false
+  if wish == '2' or (wish ~= '0' and count ~= before) then version, tells = next_version(v), true
   elseif wish == '3' then version = '-' .. next_version(v) end
   local noted
-  if most > 0 and total > 0 and version ~= '' and wish ~= '3' then
+  if most > 0 and total > 0 and tells then
     noted = log(KEYS[4], most, 'N' .. channel .. '\n' .. string.format('%.0f', total) .. '\n' .. version)
     if noted.err then
       redis.call('HINCRBY', t, channel, before - count)
@@ -372,12 +373,14 @@ impl Script {
         Self::ForgetLease,
     ];
 
-    /// Whether it writes for the lease of the node that runs it, and so only while that holds.
+    /// Whether it writes for the lease of the node that runs it, and so only while that holds; or goes by the time of the
+    /// server that leases are kept by.
     pub(super) fn is_fenced(self) -> bool {
         matches!(
             self,
             Self::Join
                 | Self::Leave
+                | Self::Load
                 | Self::Publish
                 | Self::PublishAgain
                 | Self::Keep
@@ -400,7 +403,7 @@ impl Script {
             Self::Join => (&[NEXT, seal::SCRIPT], JOIN),
             Self::Leave => (&[NEXT, seal::SCRIPT, DROP], LEAVE),
             Self::Clear => (&[fencing::UNFENCED, NEXT, seal::SCRIPT], CLEAR),
-            Self::Load => (&[fencing::UNFENCED, NEXT], LOAD),
+            Self::Load => (&[NEXT], LOAD),
             Self::Publish => (&[seal::SCRIPT, TRIM], PUBLISH),
             Self::PublishAgain => (&[seal::SCRIPT, LOG, TRIM, AGAIN], PUBLISH),
             Self::Missed => (&[LOG], MISSED),

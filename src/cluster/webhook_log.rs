@@ -23,131 +23,6 @@ const MOST_WAITING: usize = 10_000;
 const RECENT: Duration = Duration::from_secs(10);
 const MOST_RECENT: usize = 1000;
 
-/// For how long it is known after the last what a node said has happened; seconds.
-pub(super) const SAID_KEPT: u64 = 600;
-
-/// Adding to the log; it answers with an error if it may not. And waking the node that tells what is in it, which has
-/// the office as long as its lease holds, or is being cleared.
-pub(super) const LOGGING: &str = r"
-local function log(w, most, text)
-  local id = '*'
-  if now_us then id = string.format('%.0f-*', math.floor(now_us() / 1000)) end
-  local answer = redis.pcall('XADD', w, 'MAXLEN', '~', most * 2, id, 'f', text)
-  if type(answer) == 'table' and answer.err and string.find(answer.err, 'smaller', 1, true) then
-    answer = redis.pcall('XADD', w, 'MAXLEN', '~', most * 2, '*', 'f', text)
-  end
-  if type(answer) == 'table' then return answer end
-  return {}
-end
-local function wake(b, topic)
-  local owner = redis.call('GET', b)
-  if owner and string.sub(owner, -2) == ' z' then
-    redis.call('SET', b, string.sub(owner, 1, -3))
-    redis.call('SPUBLISH', topic, 'w')
-  end
-  return owner
-end
-";
-
-/// KEYS o h w e b s, where `h` lacks the lease and `s` the node; ARGV marker new most name topic node, then of each a sign and a text;
-/// fenced. `+` is held from now on, `=` was held before and is said again, `-` is held no longer, `!` with a number
-/// happened, and is taken once. Where Redis has lost what it had, which the marker shows, what is said again is no
-/// news. Answers the marker, how many did not fit, and whether some node tells what is in the log.
-pub(super) const SAY: &str = r"
-local o, h, w, most = KEYS[1], KEYS[2] .. lease, KEYS[3], tonumber(ARGV[3])
-local before, said, logged = KEYS[6] .. ARGV[6], nil, false
-if held ~= nil then redis.call('SADD', held, ARGV[4]) end
-redis.call('SET', KEYS[4], ARGV[2], 'NX')
-local marker = redis.call('GET', KEYS[4])
-local lost = ARGV[1] ~= '' and ARGV[1] ~= marker
-local dropped = 0
-local function refused(answer) return type(answer) == 'table' and answer.err end
-for i = 7, #ARGV - 3, 2 do
-  local sign, text = string.sub(ARGV[i], 1, 1), ARGV[i + 1]
-  if sign == '+' or sign == '=' then
-    if redis.call('SISMEMBER', h, text) == 0 then
-      -- What is refused for a right that is missing must not stand half done.
-      local held_by = redis.call('HINCRBY', o, text, 1)
-      local answer = redis.pcall('SADD', h, text)
-      if not refused(answer) and held_by == 1 and not (lost and sign == '=') then
-        answer = log(w, most, '+' .. text)
-        logged = true
-        if refused(answer) then redis.call('SREM', h, text) end
-      end
-      if refused(answer) then redis.call('HINCRBY', o, text, -1) return answer end
-    end
-  elseif sign == '-' then
-    if redis.call('SISMEMBER', h, text) == 1 then
-      local held_by = redis.call('HINCRBY', o, text, -1)
-      local answer = redis.pcall('SREM', h, text)
-      if not refused(answer) and held_by <= 0 then
-        answer = log(w, most, '-' .. text)
-        logged = true
-        if refused(answer) then redis.call('SADD', h, text)
-        else redis.call('HDEL', o, text) end
-      end
-      if refused(answer) then redis.call('HINCRBY', o, text, 1) return answer end
-    end
-  else
-    local number = tonumber(string.sub(ARGV[i], 2))
-    if said == nil then said = tonumber(redis.call('GET', before) or '0') end
-    if number > said then
-      said = number
-      if redis.call('XLEN', w) < most then
-        local answer = log(w, most, text)
-        if refused(answer) then return answer end
-        logged = true
-      else dropped = dropped + 1 end
-      redis.call('SET', before, number, 'EX', SAID_KEPT)
-    end
-  end
-end
-local owner, told = nil, 1
-if logged then owner = wake(KEYS[5], ARGV[5]) else owner = redis.call('GET', KEYS[5]) end
-if held ~= nil and not is_held(owner) then told = 0 end
-return {marker, dropped, told}
-";
-
-/// Whether the node that has the office, if any, lives; for fenced scripts. One without a lease is of a version before,
-/// whose office ends by itself.
-pub(super) const OFFICE: &str = r"
-local function is_held(owner)
-  if not owner then return false end
-  local of = string.match(owner, '^%x+ (%x+)')
-  if not of then return true end
-  if fence == nil then return true end
-  local state = redis.call('HMGET', fence, of, 'x' .. of)
-  return (state[1] or state[2]) and true or false
-end
-";
-
-/// KEYS b w; ARGV node wish topic name from most, then entries that are done with; fenced. Takes or keeps the office of
-/// telling what is in the log; with the wish `z` it is to be woken if there is nothing, with `0` it gives the office
-/// up and wakes all. Answers 2 if this node had it all along, 1 if it has it anew, else 0; how long the log is; the
-/// entries from a place on; and the time in milliseconds.
-pub(super) const READ: &str = r"
-local b, w, me, wish = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-for i = 7, #ARGV - 3 do redis.call('XDEL', w, ARGV[i]) end
-local owner = redis.call('GET', b)
-local mine = owner and string.match(owner, '^%x+') == me
-local length = redis.call('XLEN', w)
-if wish == '0' then
-  if mine then
-    redis.call('DEL', b)
-    redis.call('SPUBLISH', ARGV[3], 'g')
-  end
-  return {0, length, {}, '0'}
-end
-if not mine and is_held(owner) then return {0, length, {}, '0'} end
-local now = string.format('%.0f', math.floor(now_us() / 1000))
-local next, entries = me .. ' ' .. lease, {}
-if length > 0 then entries = redis.call('XRANGE', w, ARGV[5], '+', 'COUNT', ARGV[6])
-elseif wish == 'z' then next = next .. ' z' end
-if next ~= owner then redis.call('SET', b, next) end
-if not mine then redis.call('SADD', held, ARGV[4]) end
-return {mine and 2 or 1, length, entries, now}
-";
-
 /// Which comings and goings an app's webhooks ask for.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct WebhookInterest {
@@ -226,12 +101,20 @@ pub(super) struct WebhookLog {
     up: bool,
 }
 
+/// Whether an app has webhooks, and whether they ask for counts.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum AppHooks {
+    #[default]
+    None,
+    Some,
+    Counting,
+}
+
 /// Of one app.
 #[derive(Debug, Default)]
 pub(super) struct AppLog {
-    /// The node knows of webhooks of the app, and they ask for counts.
-    pub(super) known: bool,
-    pub(super) counts: bool,
+    /// What the node knows of webhooks of the app.
+    pub(super) hooks: AppHooks,
     /// Shows whether Redis has what was said to it.
     pub(super) marker: String,
     /// What is held here, and whether Redis was told so.
@@ -246,10 +129,9 @@ pub(super) struct AppLog {
     pub(super) done: Vec<Box<str>>,
     /// This node tells what is in the log.
     pub(super) owned: bool,
-    /// It is subscribed to what wakes it; it is to be woken, and is.
+    /// It is subscribed to what wakes it, and is to be woken.
     pub(super) listening: bool,
     pub(super) asleep: bool,
-    pub(super) woken: bool,
     /// The last entry that was read.
     pub(super) read: Option<Box<str>>,
     /// When the log was looked at last, and when there was something to do.
@@ -286,10 +168,10 @@ impl WebhookLog {
     pub(super) fn take(&mut self, news: LogRequest) -> bool {
         match news {
             LogRequest::Apps(apps) => {
-                self.apps.values_mut().for_each(|of| (of.known, of.counts) = (false, false));
+                self.apps.values_mut().for_each(|of| of.hooks = AppHooks::None);
                 for (app, counts) in apps {
-                    let of = self.apps.entry(app).or_default();
-                    (of.known, of.counts) = (true, counts);
+                    let hooks = if counts { AppHooks::Counting } else { AppHooks::Some };
+                    self.apps.entry(app).or_default().hooks = hooks;
                 }
             }
             LogRequest::Held { app, channel, user, is } => {
@@ -329,8 +211,10 @@ impl WebhookLog {
 
     /// The topic of an app says that there is something to tell, or with `anew` that nobody tells it.
     pub(super) fn wake(&mut self, app: &str, anew: bool) {
-        if let Some(of) = self.apps.get_mut(&AppId::new(app)) {
-            of.woken |= of.owned || anew;
+        if let Some(of) = self.apps.get_mut(&AppId::new(app))
+            && (of.owned || anew)
+        {
+            of.looked = None;
         }
     }
 
@@ -405,7 +289,7 @@ impl AppLog {
     /// Nothing is left to be said or told, and nobody here has webhooks for it.
     pub(super) fn is_over(&self) -> bool {
         let idle = self.held.is_empty() && self.queue.is_empty() && self.done.is_empty();
-        !self.known && idle && (!self.owned || self.backlog == 0)
+        self.hooks == AppHooks::None && idle && (!self.owned || self.backlog == 0)
     }
 }
 

@@ -42,7 +42,7 @@ impl WebhookAppsNotifier {
             app.features.subscription_count && app.webhooks.iter().any(asks)
         };
         let with = with.map(|app| (app.id.clone(), counts(app)));
-        link.order(LinkRequest::LogRequest(LogRequest::Apps(with.collect())));
+        link.order(LinkRequest::News(LogRequest::Apps(with.collect())));
         self.0 = Some(apps.clone());
     }
 }

@@ -12,6 +12,7 @@
     reason = "what the tests share is public to them, and nobody else sees it"
 )]
 
+mod acl;
 mod api_address;
 mod capacity;
 mod cli;

@@ -238,7 +238,12 @@ impl RedisConnections {
             *self.moves.borrow_mut().ending.entry(name.clone()).or_default() += 1;
         }
         let commands = names.iter().map(|name| of_topic("SUNSUBSCRIBE", name).into()).collect();
-        self.round(ConnectionRole::Listening, commands).await.map(|_| ())
+        let answers = self.round(ConnectionRole::Listening, commands).await?;
+        let refused = answers.into_iter().find_map(|answer| match answer {
+            Value::ServerError(error) => Some(LinkError::Redis(error.into())),
+            _ => None,
+        });
+        refused.map_or(Ok(()), Err)
     }
 
     /// Asks all connections that listen whether they do, until the answers are those to the questions.

@@ -16,6 +16,7 @@ use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::link::LinkEvent;
 use crate::cluster::scripts::Script;
 use crate::cluster::topics::CountInterest;
+use crate::cluster::webhook_log::{AppHooks, MOST_LOGGED};
 
 /// Channels whose counts one script takes.
 const COUNTED: usize = 500;
@@ -26,6 +27,10 @@ const COUNTS_AT_ONCE: usize = 16;
 impl LinkWriter<'_> {
     /// Tells Redis the counts that have changed.
     pub(super) async fn count(&mut self) -> Result<(), LinkError> {
+        if self.link.whole {
+            // A channel is occupied before webhooks hear by how many.
+            self.say().await?;
+        }
         let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
         self.link.counted.note();
         for (topic, tell) in std::mem::take(&mut self.link.changed) {
@@ -100,8 +105,9 @@ impl LinkWriter<'_> {
         cleared: Option<&str>,
         mut counts: Vec<CountUpdate>,
     ) {
-        let keys =
-            [self.keys.app(app, 't'), self.keys.counts_of_leases(app), self.keys.app(app, 'v')];
+        let part = |part| self.keys.app(app, part);
+        let keys = [part('t'), self.keys.counts_of_leases(app), part('v'), part('w'), part('b')];
+        let asks = self.kept.news.apps.get(app).is_some_and(|of| of.hooks == AppHooks::Counting);
         let old: Vec<&str> = match cleared {
             None => self.old_leases_beside(&keys[0]).collect(),
             Some(_) => Vec::new(),
@@ -110,7 +116,8 @@ impl LinkWriter<'_> {
             let some: Vec<_> = counts.drain(..counts.len().min(COUNTED)).collect();
             let which = cleared.map_or(Script::Count, |_| Script::Uncount);
             let mut count = script(which, &keys);
-            count.arg(format!("a{app}")).arg(old.len()).arg(&old);
+            count.arg(format!("a{app}")).arg(if asks { MOST_LOGGED } else { 0 });
+            count.arg(self.keys.news(app)).arg(old.len()).arg(&old);
             for (channel, number, tell) in &some {
                 let channel = channel.as_ref().map_or("", |channel| channel.as_str());
                 count.arg(channel).arg(*number).arg(*tell as u8);

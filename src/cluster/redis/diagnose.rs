@@ -114,7 +114,7 @@ async fn work(
         timeout(PATIENCE, heard.next()).await?.ok_or(LinkError::Deaf)?;
         found.round_trip = Some(begun.elapsed());
     }
-    Ok(())
+    timeout(PATIENCE, servers.unsubscribe(&[topic])).await?
 }
 
 /// What the topic and the keys have in braces, as a channel's have: one slot for all of them, and on a Redis Cluster
@@ -141,7 +141,7 @@ fn one(answers: Vec<Value>) -> Result<Value, LinkError> {
 const KEYS: [&str; 6] = ["hash", "list", "set", "stream", "text", "zset"];
 
 /// How each command that scripts call is tried, on keys by their kinds.
-const TRIED: [(&str, &str); 42] = [
+const TRIED: [(&str, &str); 43] = [
     ("TIME", ""),
     ("SET", "text, '1', 'PX', '10000'"),
     ("SETEX", "text, '10', '1'"),
@@ -182,13 +182,18 @@ const TRIED: [(&str, &str); 42] = [
     ("ZADD", "zset, '1', '1'"),
     ("ZSCORE", "zset, '1'"),
     ("ZRANGEBYSCORE", "zset, '-inf', '1'"),
+    ("ZRANGE", "zset, '0', '-1'"),
     ("ZREM", "zset, '1'"),
     ("DEL", "hash, list, set, stream, text, zset"),
 ];
 
-/// The commands that the scripts call.
+/// The commands on keys that nodes call without a script.
+const DIRECT: [&str; 9] =
+    ["DEL", "HGET", "HGETALL", "HKEYS", "HLEN", "SADD", "SMEMBERS", "ZRANGE", "ZREM"];
+
+/// The commands on keys and topics that nodes and their scripts call.
 fn called() -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
+    let mut names: BTreeSet<String> = DIRECT.map(str::to_owned).into();
     for script in Script::ALL {
         let text = script.text();
         let calls = text.split("call('").skip(1).filter_map(|rest| rest.split('\'').next());
@@ -233,7 +238,7 @@ fn refusals(answer: &Value) -> Vec<String> {
     let mut sentences = Vec::new();
     if let Some(names) = named(is_of_rights) {
         sentences.push(format!(
-            "its user may not do {names} inside a script (NOPERM), as nodes do: give it these commands, the keys and the channels that begin with cluster.prefix (ACL SETUSER)"
+            "its user may not do {names} inside a script (NOPERM), as nodes do: give it these commands, the keys and the channels that begin with cluster.prefix (ACL SETUSER; docs/cluster.md lists the least)"
         ));
     }
     let other = refused.iter().find(|(_, words)| !is_of_rights(words));
@@ -449,5 +454,43 @@ mod tests {
         let missing: Vec<_> =
             called.difference(&tried).filter(|name| *name != "SPUBLISH").collect();
         assert!(missing.is_empty(), "doctor does not try {missing:?}: put them into TRIED");
+    }
+
+    /// What nodes call themselves stands in the sources of this folder.
+    #[test]
+    fn every_command_of_nodes_is_tried() {
+        // Of connections, of servers, and those that run scripts.
+        const OTHERS: [&str; 9] = [
+            "ASKING", "CLUSTER", "EVALSHA", "INFO", "PING", "ROLE", "SCRIPT", "SENTINEL",
+            "SPUBLISH",
+        ];
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cluster/redis");
+        let mut names = BTreeSet::new();
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let calls = text.split("cmd(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            names.extend(calls.filter(|name| !name.contains('\\')).map(str::to_owned));
+        }
+        names.retain(|name| !OTHERS.contains(&name.as_str()));
+        assert_eq!(names, DIRECT.map(str::to_owned).into());
+    }
+
+    /// docs/cluster.md lists the least that a user of the nodes' own must be given.
+    #[test]
+    fn the_least_rights_are_those_that_nodes_use() {
+        let doc = include_str!("../../../docs/cluster.md");
+        let rule = doc.lines().find(|line| line.contains("-@all ")).unwrap();
+        let listed = rule.split([' ', '`']).filter_map(|word| word.strip_prefix('+'));
+        let listed: BTreeSet<&str> = listed.collect();
+        let called: BTreeSet<String> =
+            called().iter().map(|name| name.to_ascii_lowercase()).collect();
+        let missing: Vec<_> =
+            called.iter().filter(|name| !listed.contains(name.as_str())).collect();
+        assert!(missing.is_empty(), "docs/cluster.md lacks {missing:?}");
+        let others = ["evalsha", "script|load", "ssubscribe", "sunsubscribe", "ping", "hello"];
+        let others = others.iter().chain(&["auth", "select", "info"]);
+        let known: BTreeSet<&str> =
+            called.iter().map(String::as_str).chain(others.copied()).collect();
+        assert_eq!(listed, known, "a right that nodes do not need");
     }
 }

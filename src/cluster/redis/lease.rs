@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::batch::{CommandBatch, script};
-use super::connections::LeasedCommand;
 use super::leases::{FenceReply, Lease, UNFENCED};
-use super::publishing::LogExpiry;
+use super::publish::LogExpiry;
+use super::server::LeasedCommand;
 use super::session::{LinkWriter, MOST};
 use super::{LONGEST_PAUSE, LinkError, PATIENCE, reply};
 use crate::cluster::Topic;

@@ -31,7 +31,7 @@ pub(super) async fn ask(
         LinkQuery::Counts(topics) => topics.iter().for_each(|topic| count(&mut batch, keys, topic)),
         LinkQuery::Channel(topic) => {
             count(&mut batch, keys, topic);
-            batch.add(script(Script::Kept, &[keys.channel(topic, 'c')]), ());
+            batch.add(script(Script::Kept, &['c', 'v'].map(|part| keys.channel(topic, part))), ());
         }
         LinkQuery::Users(topic) => {
             let mut all = cmd("HGETALL");
@@ -61,7 +61,7 @@ pub(super) async fn ask(
             let name = keys.topic(&topic);
             let kept =
                 answers.get(2).and_then(|value| reply::kept(value, &name, trust, &status.clock));
-            LinkReply::Channel(counted, kept.map(|(kept, _)| kept))
+            LinkReply::Channel(counted, kept.map(|(kept, ..)| kept))
         }
         LinkQuery::Users(_) => {
             let members = reply::members(first);

@@ -74,14 +74,15 @@ pub(super) fn loaded(value: &Value) -> Option<LoadedRoster> {
     }
 }
 
-/// What `KEPT` answers for a topic, and which event it is; nothing if it is not believed.
+/// What `KEPT` answers for a topic, which event it is, and the version of the last that was sent; nothing if it is not
+/// believed.
 pub(super) fn kept(
     value: &Value,
     name: &str,
     trust: EnvelopeTrust<'_>,
     clock: &RedisClock,
-) -> Option<(RetainedEvent, MessageId)> {
-    let [envelope, ttl] = list(value) else { return None };
+) -> Option<(RetainedEvent, MessageId, u64)> {
+    let [envelope, ttl, last] = list(value) else { return None };
     let bytes = Bytes::copy_from_slice(bytes(envelope)?);
     let mut envelope = Envelope::decode(&bytes).ok()?;
     if !trust.believes(name, &envelope, &bytes) {
@@ -92,7 +93,8 @@ pub(super) fn kept(
     match envelope.body {
         EnvelopeBody::Cached { version, frame, data, .. } => {
             let ttl = Duration::from_millis(number(ttl)?);
-            Some((RetainedEvent { version, frame, data, ttl, told: false }, mark))
+            let last = clock.local(number(last)?);
+            Some((RetainedEvent { version, frame, data, ttl, told: false }, mark, last))
         }
         _ => None,
     }

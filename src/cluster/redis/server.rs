@@ -1,10 +1,10 @@
 //! One Redis server of a link: its two connections, one for commands and one that listens, and the lease
 //! under which this node writes there. Which server has which slot is `connections`'s business.
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushInfo,
-    ToRedisArgs,
+    ToRedisArgs, Value,
 };
 use tokio::sync::mpsc;
 
@@ -65,9 +65,15 @@ impl RedisServer {
             .await?;
         let mut scripts = redis::pipe();
         for script in Script::ALL {
-            scripts.cmd("SCRIPT").arg("LOAD").arg(script.text()).ignore();
+            scripts.cmd("SCRIPT").arg("LOAD").arg(script.text());
         }
-        scripts.exec_async(&mut commands).await?;
+        let loaded = commands.req_packed_commands(&scripts, 0, Script::ALL.len()).await?;
+        for answer in loaded {
+            // With its own words, which those of the whole pipeline would not be.
+            if let Value::ServerError(error) = answer {
+                return Err(LinkError::Redis(error.into()));
+            }
+        }
         // What a server says of itself comes in on the newer protocol alone.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let listening = tls

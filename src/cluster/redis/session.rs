@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::{Value, cmd};
+use redis::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -23,7 +23,6 @@ use crate::cluster::Topic;
 use crate::cluster::envelope::{DIGITS, Envelope, EnvelopeBody};
 use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkQuery, LinkReply, LinkRequest, LinkStatus};
-use crate::cluster::news::MOST_LOGGED;
 use crate::cluster::redis_clock::now_us;
 use crate::cluster::scripts::Script;
 use crate::cluster::seal::{EnvelopeParts, EnvelopeSeals};
@@ -33,12 +32,6 @@ use crate::protocol::member::{Member, UserId};
 
 /// Orders that are carried out in one round trip.
 pub(super) const MOST: usize = 1024;
-
-/// Channels whose counts one script takes.
-const COUNTED: usize = 500;
-
-/// Scripts that take counts in one round trip.
-const COUNTS_AT_ONCE: usize = 16;
 
 /// How often changed counts are told, at most; the first of a while at once.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
@@ -362,107 +355,6 @@ impl LinkWriter<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Tells Redis the counts that have changed.
-    pub(super) async fn count(&mut self) -> Result<(), LinkError> {
-        let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
-        self.link.counted.note();
-        for (topic, tell) in std::mem::take(&mut self.link.changed) {
-            let (count, wish) = self.topics.count(&topic);
-            if self.topics.is_idle(&topic) {
-                self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
-            }
-            if topic.channel.online_user().is_some() {
-                continue;
-            }
-            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, wish.or(tell)));
-        }
-        for app in std::mem::take(&mut self.link.connections) {
-            let count = self.kept.connections.get(&app).copied().unwrap_or_default();
-            by_app.entry(app).or_default().push((None, count, CountInterest::No));
-        }
-        let mut batch = CommandBatch::new();
-        for (app, mut counts) in by_app {
-            while !counts.is_empty() {
-                let some = counts.drain(..counts.len().min(COUNTED)).collect();
-                self.add_counts(&mut batch, &app, None, some);
-                if batch.len() == COUNTS_AT_ONCE {
-                    let full = std::mem::replace(&mut batch, CommandBatch::new());
-                    self.tell_counts(full).await?;
-                    Box::pin(self.renew_if_due()).await?;
-                }
-            }
-        }
-        self.tell_counts(batch).await
-    }
-
-    /// Sends counts, then tells subscribers on all nodes those that they want to know.
-    pub(super) async fn tell_counts(
-        &mut self,
-        batch: CommandBatch<ExpectedReply>,
-    ) -> Result<(), LinkError> {
-        let answers = batch.send(&mut self.servers, self.status).await?;
-        let mut told = CommandBatch::new();
-        for (expected, value) in &answers {
-            let ExpectedReply::Counted { app, channels } = expected else { continue };
-            for (channel, total) in channels.iter().zip(reply::list(value).chunks(2)) {
-                let (Some(channel), [count, version]) = (channel, total) else { continue };
-                let topic = Topic { app: app.clone(), channel: channel.clone() };
-                let count = reply::number(count).unwrap_or_default() as usize;
-                let text = reply::text(version).unwrap_or_default();
-                if let Some(version) = text.strip_prefix('-').and_then(|text| text.parse().ok()) {
-                    // What nobody's count was, so that nobody is told of it but those here.
-                    let version = self.status.clock.local(version);
-                    let body = EnvelopeBody::Count { version, count };
-                    let envelope = Envelope { origin: 0, ..self.envelope(0, false, body) };
-                    self.arrive(LinkEvent::Topic(topic, envelope)).await?;
-                    continue;
-                }
-                let Ok(version) = text.parse() else { continue };
-                let envelope = self.envelope(0, false, EnvelopeBody::Count { version, count });
-                let (name, mut publish) = (self.keys.topic(&topic), cmd("SPUBLISH"));
-                publish.arg(&name).arg(self.seals.encode(&topic.app, &name, &envelope));
-                told.add(publish, ExpectedReply::Done);
-            }
-        }
-        self.take(answers, &mut []).await?;
-        let answers = told.send(&mut self.servers, self.status).await?;
-        self.take(answers, &mut []).await
-    }
-
-    /// Adds what is to be told of an app's counts: under the lease that holds, to which goes over what the node's
-    /// others had; or under `cleared`, which holds no more.
-    pub(super) fn add_counts(
-        &self,
-        batch: &mut CommandBatch<ExpectedReply>,
-        app: &AppId,
-        cleared: Option<&str>,
-        mut counts: Vec<CountUpdate>,
-    ) {
-        let part = |part| self.keys.app(app, part);
-        let keys = [part('t'), self.keys.counts_of_leases(app), part('v'), part('w'), part('b')];
-        let asks = self.kept.news.apps.get(app).is_some_and(|of| of.counts);
-        let old: Vec<&str> = match cleared {
-            None => self.old_leases_beside(&keys[0]).collect(),
-            Some(_) => Vec::new(),
-        };
-        while !counts.is_empty() {
-            let some: Vec<_> = counts.drain(..counts.len().min(COUNTED)).collect();
-            let which = cleared.map_or(Script::Count, |_| Script::Uncount);
-            let mut count = script(which, &keys);
-            count.arg(format!("a{app}")).arg(if asks { MOST_LOGGED } else { 0 });
-            count.arg(self.keys.news(app)).arg(old.len()).arg(&old);
-            for (channel, number, tell) in &some {
-                let channel = channel.as_ref().map_or("", |channel| channel.as_str());
-                count.arg(channel).arg(*number).arg(*tell as u8);
-            }
-            cleared.into_iter().for_each(|lease| {
-                count.arg(lease).arg("").arg("");
-            });
-            let channels = some.into_iter().map(|(channel, ..)| channel).collect();
-            batch.add(count, ExpectedReply::Counted { app: app.clone(), channels });
-        }
     }
 
     /// Ends the part in topics that nobody has held for a while: not more at once than leave time for orders and for

@@ -23,7 +23,8 @@ use crate::cluster::scripts::{LOGGED, Script};
 pub(super) struct TopicOpening {
     pub(super) topic: Topic,
     pub(super) loaded: Option<LoadedRoster>,
-    pub(super) cached: Option<(RetainedEvent, MessageId)>,
+    /// With which event it is, and the version of the last that was sent.
+    pub(super) cached: Option<(RetainedEvent, MessageId, u64)>,
     /// The place after which it has missed events, unless it has caught up.
     after: Option<u64>,
     pub(super) missed: Option<MissedEntries>,
@@ -87,7 +88,7 @@ impl LinkWriter<'_> {
             }
             if kind.cache {
                 self.kept.keeping.touch(&topic);
-                let kept = script(Script::Kept, &self.parts(&topic, "c"));
+                let kept = script(Script::Kept, &self.parts(&topic, "cv"));
                 batch.add(kept, ExpectedReply::Kept { opening });
             }
             openings.push(TopicOpening { topic, loaded: None, cached: None, after, missed: None });
@@ -161,9 +162,12 @@ impl LinkWriter<'_> {
         // What was heard one after the other was heard up to the last, or its rest is on its way. Where that began
         // while the link was down, what was the last before is not known here.
         let is_before = |kept: &RetainedEvent| after.is_some_and(|after| kept.version <= after);
-        let cached = cached.filter(|(kept, _)| !whole || is_before(kept)).map(|(kept, mark)| {
+        let cached = cached.filter(|(kept, ..)| !whole || is_before(kept));
+        let cached = cached.map(|(kept, mark, last)| {
             let told = whole || self.hearing.borrow().knows(&name, mark);
-            RetainedEvent { told, ..kept }
+            // Of what was sent before it was read, the rest comes behind the last.
+            let version = kept.version.max(if after == Some(0) { last } else { 0 });
+            RetainedEvent { version, told, ..kept }
         });
         if after == Some(0) {
             // What this node had published there is in what was read, and need not come back.

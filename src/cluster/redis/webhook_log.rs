@@ -9,14 +9,14 @@ use redis::{Value, cmd};
 use tokio::time::{Instant, timeout};
 
 use super::batch::{CommandBatch, script};
-use super::connections::LeasedCommand;
 use super::lease::PART;
+use super::server::LeasedCommand;
 use super::session::LinkWriter;
 use super::{LinkError, LinkState, PATIENCE, reply};
 use crate::app::AppId;
 use crate::cluster::link::{LinkEvent, LinkMetrics};
 use crate::cluster::scripts::Script;
-use crate::cluster::webhook_log::{AppLog, LogBatch, LogEntry, LogRequest, MOST_LOGGED};
+use crate::cluster::webhook_log::{AppHooks, AppLog, LogBatch, LogEntry, LogRequest, MOST_LOGGED};
 
 /// What one script is told of, or reads.
 const AT_ONCE: usize = 1000;
@@ -53,7 +53,7 @@ impl LinkWriter<'_> {
                 // Something wakes it, but for what may be lost.
                 _ => lease,
             };
-            of.woken || !of.done.is_empty() || of.looked.is_none_or(|at| now - at >= pause)
+            !of.done.is_empty() || of.looked.is_none_or(|at| now - at >= pause)
         };
         let apps = self.kept.news.apps.iter().filter(|(_, of)| due(of));
         let apps: Vec<AppId> = apps.map(|(app, _)| app.clone()).collect();
@@ -82,7 +82,12 @@ impl LinkWriter<'_> {
 
     /// Subscribes to what wakes whoever tells an app's webhooks, for all apps that have some.
     async fn listen_for_news(&mut self) -> Result<(), LinkError> {
-        let new = self.kept.news.apps.iter().filter(|(_, of)| of.known && !of.listening);
+        let new = self
+            .kept
+            .news
+            .apps
+            .iter()
+            .filter(|(_, of)| of.hooks != AppHooks::None && !of.listening);
         let new: Vec<AppId> = new.map(|(app, _)| app.clone()).collect();
         let gone = std::mem::take(&mut self.kept.news.forgotten);
         if new.is_empty() && gone.is_empty() {
@@ -122,7 +127,7 @@ impl LinkWriter<'_> {
         }
     }
 
-    async fn say(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn say(&mut self) -> Result<(), LinkError> {
         loop {
             let mut batch = CommandBatch::new();
             for (app, of) in self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty()) {
@@ -173,8 +178,7 @@ impl LinkWriter<'_> {
         let Some(of) = self.kept.news.apps.get_mut(app) else { return Ok(()) };
         of.said(count);
         // This node's own word need not wake it.
-        of.woken |= of.owned;
-        if reply::number(told) == Some(0) {
+        if of.owned || reply::number(told) == Some(0) {
             of.looked = None;
         }
         LinkMetrics::add(&self.status.figures.news_said, count as u64);
@@ -229,7 +233,7 @@ impl LinkWriter<'_> {
     ) -> Result<(), LinkError> {
         let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
         let now = Instant::now();
-        (of.looked, of.woken) = (Some(now), false);
+        of.looked = Some(now);
         let [owned, backlog, entries, time] = reply::list(value) else {
             return Err(LinkError::Unexpected);
         };
