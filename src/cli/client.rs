@@ -324,11 +324,8 @@ impl ApiTarget {
     }
 
     /// What an answer says in all, which has an end.
-    pub(super) async fn whole(
-        &self,
-        response: Response<Incoming>,
-    ) -> Result<ApiResponse, CommandError> {
-        self.in_time(answer(response)).await
+    pub(super) async fn whole(&self, got: Response<Incoming>) -> Result<ApiResponse, CommandError> {
+        self.in_time(answer(got)).await
     }
 
     /// Whether a socket that offers compression is taken up on it.
@@ -342,7 +339,7 @@ impl ApiTarget {
         Ok(answer.is_some_and(|agreed| agreed.as_bytes().starts_with(b"permessage-deflate")))
     }
 
-    async fn in_time<T>(
+    pub(super) async fn in_time<T>(
         &self,
         doing: impl Future<Output = io::Result<T>>,
     ) -> Result<T, CommandError> {
@@ -353,7 +350,10 @@ impl ApiTarget {
         }
     }
 
-    async fn exchange(&self, mut request: Request<Full<Bytes>>) -> io::Result<Response<Incoming>> {
+    pub(super) async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> io::Result<Response<Incoming>> {
         let (stream, _) = self.connect().await?;
         let host = format!("{}:{}", self.host, self.port).parse().map_err(io::Error::other)?;
         request.headers_mut().insert(HOST, host);

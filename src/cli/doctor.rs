@@ -1,12 +1,14 @@
 //! `fanfare doctor`: what is wrong with a server as its clients and backends see it, from the settings to
 //! an event that makes the whole round, and how to mend it, in one sentence each.
 
+use std::net::IpAddr;
+
 use rustix::process::{Resource, getrlimit};
 
 use super::client::ApiTarget;
 use super::hints::files;
 use super::report::{Grade, Report};
-use super::{CommandError, events, redis, webhooks};
+use super::{CommandError, console, events, redis, webhooks};
 use crate::config::{self, LoadedSettings, PublicAddress, TargetArgs};
 use crate::server;
 
@@ -38,6 +40,9 @@ pub(super) async fn examine(
         }
         open_files(&mut report, loaded.config.server.max_connections);
         let LoadedSettings { config, public, .. } = &loaded;
+        if at.url.is_none() {
+            console::tell_settings(&mut report, config);
+        }
         ours = Some((config.metrics.clone(), config.cluster.clone(), public.clone()));
         Ok(loaded)
     });
@@ -59,6 +64,9 @@ pub(super) async fn examine(
     }
     if events::examine(&mut report, &target).await {
         webhooks::examine(&mut report, &target, metrics.as_ref()).await;
+    }
+    if at.url.is_some() && !is_here(&target.of_api().host) {
+        console::examine_public(&mut report, &target).await;
     }
     let apart = target.api.is_some() && public.len() > 1;
     for public in &public {
@@ -103,7 +111,15 @@ async fn from_outside(
         Grade::Ok,
         format!("{url}, as {said_by}HOST, {said_by}PORT and {said_by}SCHEME have it; there:"),
     );
-    events::examine(report, &public).await;
+    if events::examine(report, &public).await {
+        console::examine_public(report, &public).await;
+    }
+}
+
+/// Whether an address is this machine's own, from where the console may be open.
+fn is_here(host: &str) -> bool {
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    is_loopback || host.eq_ignore_ascii_case("localhost")
 }
 
 fn open_files(report: &mut Report, wanted: usize) {

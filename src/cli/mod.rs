@@ -3,10 +3,12 @@
 //! the one that the settings here are for.
 
 mod client;
+mod console;
 mod database;
 mod doctor;
 mod events;
 mod fallback;
+mod feed;
 mod find;
 mod hints;
 mod http2;
@@ -16,6 +18,8 @@ mod redis;
 mod report;
 mod root_certs;
 pub mod running;
+mod top;
+mod watch;
 mod webhooks;
 
 use std::ffi::OsString;
@@ -28,6 +32,7 @@ use serde_json::{Value, json};
 
 use crate::config::{self, Flags, Tool};
 use client::{ApiResponse, ApiTarget};
+use feed::ConsoleTarget;
 
 /// Why a command did not do what it was asked, in one line.
 #[derive(Debug)]
@@ -68,7 +73,21 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
                 let answer = target.ask("POST", "events", &[], &body.to_string()).await?;
                 say(at.json, &answer.json()?, || format!("{event} was triggered on {channel}.\n"))
             }
-            Tool::Listen { channels, user, at } => {
+            Tool::Listen { all: true, at, .. } => {
+                let console = ConsoleTarget::find(at.url.as_deref(), None, load)?;
+                let line = if at.json { watch::as_event_json } else { watch::as_event };
+                watch::watch(&console, &watch::query_of_all(), line).await
+            }
+            Tool::Watch { args, at } => {
+                let console = ConsoleTarget::find(at.url.as_deref(), at.token.as_deref(), load)?;
+                let line = if args.json { watch::as_json } else { watch::as_text };
+                watch::watch(&console, &watch::query(args), line).await
+            }
+            Tool::Top { at } => {
+                let console = ConsoleTarget::find(at.url.as_deref(), at.token.as_deref(), load)?;
+                top::top(&console).await
+            }
+            Tool::Listen { channels, user, at, .. } => {
                 let target = ApiTarget::find(at, load).await?;
                 listen::listen(&target, channels, user.as_deref(), at.json).await
             }

@@ -91,8 +91,11 @@ pub enum Tool {
     /// Print the events of channels as they come.
     Listen {
         /// Their names; private and presence channels are joined with the app's secret.
-        #[arg(required = true)]
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
         channels: Vec<String>,
+        /// Every event of every app, by the debug console's feed.
+        #[arg(long)]
+        all: bool,
         /// Whom to be in presence channels.
         #[arg(long, value_name = "ID")]
         user: Option<String>,
@@ -131,6 +134,18 @@ pub enum Tool {
         #[command(flatten)]
         at: TargetArgs,
     },
+    /// Print what happens on a server as it happens, by the debug console's feed.
+    Watch {
+        #[command(flatten)]
+        args: WatchArgs,
+        #[command(flatten)]
+        at: ConsoleArgs,
+    },
+    /// Show what a server does, once a second, by the debug console's feed; q quits.
+    Top {
+        #[command(flatten)]
+        at: ConsoleArgs,
+    },
     /// Find out what is wrong with a server, from its settings to an event that makes the round.
     Doctor {
         #[command(flatten)]
@@ -167,6 +182,52 @@ pub struct TargetArgs {
     #[arg(long, help_heading = SERVER)]
     pub origin: Option<String>,
     /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which debug console: that of the server of the settings unless said.
+#[derive(clap::Args, Clone, PartialEq, Eq, Default)]
+pub struct ConsoleArgs {
+    /// Where the server is; with http or https in front [default: as the settings say].
+    #[arg(long, help_heading = SERVER)]
+    pub url: Option<String>,
+    /// The console's token. Others on this machine can see it: the setting or its variable is better.
+    #[arg(long, help_heading = SERVER)]
+    pub token: Option<String>,
+}
+
+impl fmt::Debug for ConsoleArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConsoleArgs {{ url: {:?}, .. }}", self.url)
+    }
+}
+
+/// What is shown of it; in each text `*` stands for any characters.
+#[derive(clap::Args, Clone, PartialEq, Eq, Default, Debug)]
+pub struct WatchArgs {
+    /// Only of this app, by its id.
+    #[arg(long, value_name = "ID")]
+    pub app: Option<String>,
+    /// Only of channels of this name, such as "private-*".
+    #[arg(long, value_name = "NAME")]
+    pub channel: Option<String>,
+    /// Only events of this name.
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// Only of this socket, by its id.
+    #[arg(long, value_name = "ID")]
+    pub socket: Option<String>,
+    /// Only of this user.
+    #[arg(long, value_name = "ID")]
+    pub user: Option<String>,
+    /// Only of these kinds, such as refused,closed; any other word has them listed.
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub kind: Vec<String>,
+    /// Show what events carry, too.
+    #[arg(long)]
+    pub payloads: bool,
+    /// Print lines of JSON, those with figures included.
     #[arg(long)]
     pub json: bool,
 }

@@ -29,7 +29,9 @@ use std::time::Duration;
 use crate::app::Apps;
 
 pub use error::Error;
-pub use flags::{CliCommand, ConfigCommand, Flags, TargetArgs, Tool, right_word};
+pub use flags::{
+    CliCommand, ConfigCommand, ConsoleArgs, Flags, TargetArgs, Tool, WatchArgs, right_word,
+};
 pub use keys::{APP, SERVER, SettingKey, WEBHOOK};
 pub use laravel::{LaravelDoubt, PublicAddress};
 pub use load::{LoadedSettings, answer, load};

@@ -2,6 +2,7 @@
 //! browser is in `tests/clients/node/console.test.mjs`.
 
 mod access;
+mod commands;
 mod facts;
 
 use std::collections::VecDeque;

@@ -1,0 +1,43 @@
+//! Who can open a server's debug console: by its settings, and as it is found from where `doctor` stands.
+
+use super::client::ApiTarget;
+use super::report::{Grade, Report};
+use crate::config::{Config, ConsoleAccess};
+
+const SUBJECT: &str = "console";
+
+/// What the settings say.
+pub(super) fn tell_settings(report: &mut Report, config: &Config) {
+    let console = &config.console;
+    let (grade, text) = match console.access {
+        ConsoleAccess::Loopback => (
+            Grade::Ok,
+            "open to whoever comes from this machine to a loopback address, and not through a proxy",
+        ),
+        ConsoleAccess::On if console.allow_plain_http => (
+            Grade::Warn,
+            "open to whoever knows its token, which is taken over plain HTTP too: others on the way can read it",
+        ),
+        ConsoleAccess::On => (Grade::Ok, "open to whoever knows its token, over HTTPS"),
+        ConsoleAccess::Off => (Grade::Ok, "switched off"),
+    };
+    report.add(SUBJECT, grade, text);
+}
+
+/// Whether it is open without a token at an address that others can go to.
+pub(super) async fn examine_public(report: &mut Report, target: &ApiTarget) {
+    let api = target.of_api();
+    let path = format!("{}/console/state", api.path);
+    // That nothing answers there was said already.
+    let Ok(answer) = api.request("GET", &path, "").await else { return };
+    let is_console =
+        answer.status == 200 && answer.json().is_ok_and(|state| state.get("is_by_token").is_some());
+    if is_console {
+        let text = format!(
+            "anybody who can reach {} can open it: the proxy there hides that it is one. Let it send X-Forwarded-For, or \
+             set console.access to \"off\", or to \"on\" with a token",
+            api.url()
+        );
+        report.add(SUBJECT, Grade::Fail, text);
+    }
+}

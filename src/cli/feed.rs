@@ -1,0 +1,141 @@
+//! The feed of a server's debug console, for commands: where it is, how it is opened, and its lines one by one.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
+use serde_json::Value;
+
+use super::client::{ApiTarget, percent};
+use super::running::RunningApp;
+use super::{CommandError, harmless};
+use crate::app::App;
+use crate::config::{self, LoadedSettings};
+
+/// What a feed is asked for: name and value of each parameter.
+pub(super) type FeedQuery = Vec<(&'static str, String)>;
+
+/// How long a command waits before it opens a feed again that has ended.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Where a console is, and what opens it.
+pub(super) struct ConsoleTarget {
+    target: ApiTarget,
+    token: String,
+}
+
+/// An open feed.
+pub(super) struct FeedLines {
+    body: Incoming,
+    bytes: Vec<u8>,
+    lines: VecDeque<Value>,
+}
+
+impl ConsoleTarget {
+    /// The console at `url`, or that of the server that the settings are for, or that runs without settings here.
+    pub(super) fn find(
+        url: Option<&str>,
+        token: Option<&str>,
+        load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
+    ) -> Result<Self, CommandError> {
+        let nobody = App::new("", "", "");
+        let loaded = load();
+        let configured = loaded.as_ref().map_or("", |loaded| &loaded.config.console.token);
+        let token = token.unwrap_or(configured).to_owned();
+        if let Some(url) = url {
+            return Ok(Self { target: ApiTarget::at(url, &nobody)?, token });
+        }
+        let config = loaded?.config;
+        let running = config.made_app.is_some().then(RunningApp::all).unwrap_or_default();
+        let running = RunningApp::choose(running, None, config.server.port)?;
+        let target = match running {
+            Some(running) => ApiTarget::at(running.api.as_ref().unwrap_or(&running.url), &nobody)?,
+            None => ApiTarget::of_own(&config.server)?,
+        };
+        Ok(Self { target, token })
+    }
+
+    pub(super) fn url(&self) -> String {
+        self.target.of_api().url()
+    }
+
+    /// Opens the feed.
+    pub(super) async fn open(&self, query: &FeedQuery) -> Result<FeedLines, CommandError> {
+        let target = self.target.of_api();
+        let pairs: Vec<_> =
+            query.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+        let path = format!("{}/console/feed?{}", target.path, pairs.join("&"));
+        let mut request = Request::get(path);
+        if !self.token.is_empty() {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));
+        }
+        let request = request.body(Full::<Bytes>::default()).map_err(std::io::Error::other);
+        let response = target.in_time(async { target.exchange(request?).await }).await?;
+        match response.status().as_u16() {
+            200 => {
+                let (bytes, lines) = (Vec::new(), VecDeque::new());
+                Ok(FeedLines { body: response.into_body(), bytes, lines })
+            }
+            401 => Err(CommandError(
+                "the console wants its token: FANFARE_CONSOLE__TOKEN, console.token in the settings, or --token"
+                    .to_owned(),
+            )),
+            404 => Err(CommandError(format!(
+                "there is no console at {}: console.access is \"off\", or it is another server",
+                target.url()
+            ))),
+            _ => {
+                target.whole(response).await?.accepted()?;
+                Err(CommandError("the server answers with something else than a feed".to_owned()))
+            }
+        }
+    }
+}
+
+impl FeedLines {
+    /// The next line; none once the server has ended the feed.
+    pub(super) async fn next(&mut self) -> Result<Option<Value>, CommandError> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Ok(Some(line));
+            }
+            // However it ends, there is nothing more to hear.
+            let Some(Ok(frame)) = self.body.frame().await else { return Ok(None) };
+            let Ok(data) = frame.into_data() else { continue };
+            self.bytes.extend_from_slice(&data);
+            while let Some(end) = memchr::memchr(b'\n', &self.bytes) {
+                let line: Vec<u8> = self.bytes.drain(..=end).collect();
+                let line = serde_json::from_slice(&line)
+                    .map_err(|_| CommandError("the feed has a line that is not JSON".to_owned()))?;
+                self.lines.push_back(line);
+            }
+        }
+    }
+}
+
+/// The text of a line's field, harmless to a terminal; empty where there is none.
+pub(super) fn field(line: &Value, name: &str) -> String {
+    match line.get(name) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => harmless(text),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// A count of a line; 0 where there is none.
+pub(super) fn count(line: &Value, name: &str) -> u64 {
+    line.get(name).and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// When a line was told, in UTC as the log has it: `13:05:59.123`.
+pub(super) fn time_of(line: &Value) -> String {
+    let millis = line.get("at").and_then(Value::as_u64).unwrap_or_default();
+    let since = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+    let seconds = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}.{:03}", seconds % 60, millis % 1000)
+}
