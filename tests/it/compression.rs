@@ -1,10 +1,17 @@
 //! permessage-deflate as a client sees it: what is agreed on, who gets which form of what, and what becomes of
 //! streams that are no good. The offers and the streams one by one are tested where they are read.
 
-use fanfare::app::ClientEvents;
-use fanfare::protocol::deflate::Inflater;
+use std::time::Duration;
 
-use crate::support::fixture::{Fixture, KEY, SECRET, established, subscribe, target};
+use fanfare::app::{App, Apps, ClientEvents};
+use fanfare::protocol::deflate::Inflater;
+use zlib_rs::{Deflate, DeflateFlush};
+
+use crate::cluster::node;
+use crate::metrics::scrape;
+use crate::support::eventually;
+use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, subscribe, target};
+use crate::support::redis::Redis;
 use crate::support::sign::hmac_hex;
 use crate::support::websocket::{CLOSE, Client, FIN, Heard, PING, RSV1, TEXT};
 
@@ -161,4 +168,160 @@ fn bad_streams_are_closed() {
     let (mut client, _) = server.connect();
     client.send_frame(FIN | RSV1 | TEXT, &HELLO);
     client.hear_close(1002, "");
+}
+
+#[test]
+fn bombs_are_closed_and_hold_nobody_up() {
+    const BOMBS: usize = 20;
+    const SIZE: usize = 100 << 20;
+    // 100 MB of zeros, as small as they become.
+    let zeros = vec![b'0'; SIZE];
+    let mut bomb = vec![0; 200 << 10];
+    let mut deflate = Deflate::new(9, false, 15);
+    deflate.compress(&zeros, &mut bomb, DeflateFlush::SyncFlush).unwrap();
+    assert_eq!(deflate.total_in() as usize, SIZE);
+    bomb.truncate(deflate.total_out() as usize - 4);
+    assert!(bomb.len() < 103_000, "{} bytes", bomb.len());
+
+    let server = Fixture::with(|app| {
+        app.features.compression = true;
+        app.limits.max_message_size = 100_000;
+    });
+    let mut other = subscribed(&server, "my-channel");
+    let mut bombers: Vec<Client> =
+        (0..BOMBS).map(|_| open(&server, "permessage-deflate").0).collect();
+    bombers.iter_mut().for_each(|client| client.send_frame(FIN | RSV1 | TEXT, &bomb));
+    server.publish("my-channel", "e", "meanwhile");
+    assert!(other.hear_text().contains("meanwhile"));
+    bombers.iter_mut().for_each(|client| client.hear_close(1009, ""));
+    server.is_well();
+}
+
+/// What RFC 7692 leaves to whoever compresses: blocks of every kind, in fragments cut anywhere, and several last
+/// blocks in one message. The families are those of Autobahn's cases 12 and 13.
+#[test]
+fn whatever_a_client_compresses_is_read() {
+    let server = server();
+    let (mut client, _) = offering(&server, "permessage-deflate; client_max_window_bits");
+    for size in [0, 1, 16, 64, 125, 126, 256, 1024, 4096, 32_768, 60_000] {
+        let padding: String = (0..size).map(|at| char::from(b'a' + ((7 * at + at / 13) % 23) as u8)).collect();
+        let ping = format!(r#"{{"event":"pusher:ping","data":{{"p":"{padding}"}}}}"#);
+        for (level, window) in [(0, 15), (1, 15), (6, 9), (9, 15)] {
+            let mut deflate = Deflate::new(level, false, window);
+            let mut out = vec![0; 2 * ping.len() + 64];
+            deflate.compress(ping.as_bytes(), &mut out, DeflateFlush::SyncFlush).unwrap();
+            out.truncate(deflate.total_out() as usize - 4);
+            let pieces = [1, 7, 256, out.len()].map(|piece| piece.max(out.len() / 50));
+            for piece in pieces {
+                let mut parts = out.chunks(piece).peekable();
+                let mut first = RSV1 | TEXT;
+                while let Some(part) = parts.next() {
+                    let fin = if parts.peek().is_none() { FIN } else { 0 };
+                    client.send_frame(fin | first, part);
+                    first = 0;
+                }
+                assert!(
+                    client.hear_text().contains("pusher:pong"),
+                    "{size} {level} {window} {piece}"
+                );
+            }
+        }
+        // The same without compression, in between.
+        client.send_text(&ping);
+        assert!(client.hear_text().contains("pusher:pong"));
+    }
+}
+
+#[test]
+fn what_is_told_again_is_plain_and_what_follows_is_not() {
+    let server = Fixture::with(|app| {
+        app.features.compression = true;
+        app.features.resume = Duration::from_secs(60);
+    });
+    let target = format!("/resume/0123456789abcdef{}", target(KEY));
+    let offer = [(EXTENSIONS.to_owned(), "permessage-deflate".to_owned())];
+    let come = || {
+        let mut client = Client::open(server.addr, &target, &offer).ok().unwrap();
+        established(&client.hear_text()).unwrap();
+        subscribe(&mut client, "my-channel");
+        client
+    };
+    let first = come();
+    drop(first);
+    let data = "abc ".repeat(300);
+    server.publish("my-channel", "e", &data);
+    let mut again = come();
+    let told = again.hear_text();
+    assert!(told.contains(&data), "what was missed is for it alone");
+    server.publish("my-channel", "e", &data);
+    // It is asked what it has, in between.
+    let next =
+        std::iter::repeat_with(|| again.hear()).find(|heard| matches!(heard, Heard::Deflated(_)));
+    assert_eq!(inflated(&next.unwrap()), told);
+}
+
+#[test]
+fn an_event_of_another_node_is_compressed_here() {
+    let Some(redis) = Redis::start() else { return };
+    let compresses = |app: &mut App| app.features.compression = true;
+    let cluster = redis.cluster();
+    let here = node(&cluster, compresses);
+    let there = node(&cluster, |_| {});
+    let mut takes = subscribed(&here, "my-channel");
+    let mut plain = there.subscribed("my-channel");
+    let data = "abc ".repeat(300);
+    there.publish("my-channel", "e", &data);
+    let text = plain.hear_text();
+    assert!(text.contains(&data));
+    assert_eq!(inflated(&takes.hear()), text);
+}
+
+#[test]
+fn a_reload_switches_it_for_events_at_once_and_for_sockets_as_they_come() {
+    let server = server();
+    let mut app = App::new(ID, KEY, SECRET);
+    let mut reload = |compression: bool| {
+        app.features.compression = compression;
+        server.running().replace_apps(Apps::new(vec![app.clone()]).unwrap());
+    };
+    let data = "abc ".repeat(300);
+    let mut early = subscribed(&server, "my-channel");
+    server.publish("my-channel", "e", &data);
+    inflated(&early.hear());
+    reload(false);
+    server.publish("my-channel", "e", &data);
+    assert!(early.hear_text().contains(&data), "events are plain");
+    assert_eq!(offering(&server, "permessage-deflate").1, None);
+    // What was agreed on holds as long as the socket: such a client may go on compressing.
+    early.send_frame(FIN | RSV1 | TEXT, &HELLO);
+    assert!(early.hear_text().contains("4200"));
+    reload(true);
+    server.publish("my-channel", "e", &data);
+    inflated(&early.hear());
+}
+
+#[test]
+fn what_it_saves_is_counted() {
+    let mut app = App::new(ID, KEY, SECRET);
+    app.features.compression = true;
+    let server = Fixture::with_config(vec![app], |config| config.metrics.enabled = true);
+    let value = |name: &str| scrape(server.addr)[&format!("fanfare_{name}{{app=\"{ID}\"}}")];
+    let mut plain = server.subscribed("my-channel");
+    let mut takes: Vec<Client> = (0..3).map(|_| subscribed(&server, "my-channel")).collect();
+    assert_eq!(value("compressed_connections"), 3.0);
+    assert_eq!(value("compressed_bytes_total"), 0.0);
+    server.publish("my-channel", "e", &"abc ".repeat(300));
+    let frame = |payload: usize| (payload + if payload > 125 { 4 } else { 2 }) as f64;
+    let before = frame(plain.hear_text().len());
+    let heard: Vec<Heard> = takes.iter_mut().map(Client::hear).collect();
+    let Heard::Deflated(bytes) = &heard[0] else { panic!("{heard:?}") };
+    let after = frame(bytes.len());
+    assert_eq!(value("compressed_plain_bytes_total"), 3.0 * before);
+    assert_eq!(value("compressed_bytes_total"), 3.0 * after);
+    drop(takes);
+    let gone = eventually(|| match value("compressed_connections") {
+        0.0 => Ok(()),
+        left => Err(left.to_string()),
+    });
+    assert_eq!(gone, Ok(()));
 }
