@@ -122,7 +122,6 @@ fn order(some: &mut Numbers, mark: &str) -> String {
             price * count % 100,
         )
     };
-    let lines: Vec<String> = (0..4).map(|_| line(some)).collect();
     let address = |some: &mut Numbers| {
         format!(
             "{{\"name\":\"{}\",\"street\":\"{} Market Street\",\"city\":\"Springfield\",\"postcode\":\"{:05}\",\"country\":\"US\"}}",
@@ -131,14 +130,17 @@ fn order(some: &mut Numbers, mark: &str) -> String {
             some.below(99_999),
         )
     };
+    let lines: Vec<String> = (0..5).map(|_| line(some)).collect();
+    // Most orders go to where they are paid, and have just been placed.
+    let (home, at) = (address(some), some.time());
     format!(
         "{{{mark},\"order\":{{\"id\":{},\"uuid\":\"{}\",\"status\":\"shipped\",\"currency\":\"USD\",\"created_at\":\"{}\",\"updated_at\":\"{}\",\"billing_address\":{},\"shipping_address\":{},\"items\":[{}],\"customer\":{{\"id\":{},\"email\":\"customer{}@example.test\"}}}}}}",
         some.below(9_000_000),
         some.uuid(),
-        some.time(),
-        some.time(),
-        address(some),
-        address(some),
+        at,
+        at,
+        home,
+        home,
         lines.join(","),
         some.below(90_000),
         some.below(90_000),

@@ -204,7 +204,8 @@ fn whatever_a_client_compresses_is_read() {
     let server = server();
     let (mut client, _) = offering(&server, "permessage-deflate; client_max_window_bits");
     for size in [0, 1, 16, 64, 125, 126, 256, 1024, 4096, 32_768, 60_000] {
-        let padding: String = (0..size).map(|at| char::from(b'a' + ((7 * at + at / 13) % 23) as u8)).collect();
+        let padding: String =
+            (0..size).map(|at| char::from(b'a' + ((7 * at + at / 13) % 23) as u8)).collect();
         let ping = format!(r#"{{"event":"pusher:ping","data":{{"p":"{padding}"}}}}"#);
         for (level, window) in [(0, 15), (1, 15), (6, 9), (9, 15)] {
             let mut deflate = Deflate::new(level, false, window);

@@ -28,11 +28,12 @@ const (
 	deadline = 15 * time.Second
 )
 
-// startServer returns the host and port of a server that ends with the test.
-func startServer(t *testing.T) string {
+// startServer returns the host and port of a server that ends with the test; `app` are further lines of the app's
+// settings.
+func startServer(t *testing.T, app ...string) string {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
-		address, taken := tryServer(t)
+		address, taken := tryServer(t, strings.Join(app, "\n"))
 		if !taken {
 			return address
 		}
@@ -43,7 +44,7 @@ func startServer(t *testing.T) string {
 	}
 }
 
-func tryServer(t *testing.T) (address string, taken bool) {
+func tryServer(t *testing.T, app string) (address string, taken bool) {
 	t.Helper()
 	probe, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -56,7 +57,7 @@ func tryServer(t *testing.T) (address string, taken bool) {
 	folder := t.TempDir()
 	settings := filepath.Join(folder, "fanfare.toml")
 	text := fmt.Sprintf("[server]\nhost = \"127.0.0.1\"\nport = %d\nshutdown_grace = \"1s\"\n\n"+
-		"[metrics]\nport = 0\n\n[[apps]]\nid = %q\nkey = %q\nsecret = %q\n", port, appID, appKey, secret)
+		"[metrics]\nport = 0\n\n[[apps]]\nid = %q\nkey = %q\nsecret = %q\n%s\n", port, appID, appKey, secret, app)
 	if err := os.WriteFile(settings, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

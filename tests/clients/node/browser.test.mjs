@@ -191,6 +191,49 @@ describe('a bare WebSocket', () => {
   });
 });
 
+describe('compression', () => {
+  test('pusher.js hears what was compressed once for everybody', async () => {
+    const server = await Server.start({ app: 'compression = true\nclient_events = "members"' });
+    const site = await Site.start({ '/pusher.js': web('pusher.js') });
+    try {
+      const pages = [await open(site.origin), await open(site.origin)];
+      const options = { key: server.key, options: address(server), socket: `ws://${server.host}:${server.port}/app/${server.key}` };
+      for (const page of pages) {
+        await page.addScriptTag({ url: '/pusher.js' });
+        await page.evaluate(({ key, options, socket }) => {
+          window.events = [];
+          const channel = new window.Pusher(key, options).subscribe('shapes');
+          channel.bind('e', (data) => window.events.push(data));
+          channel.bind('pusher:subscription_succeeded', () => (window.subscribed = true));
+          const bare = new WebSocket(socket);
+          bare.onopen = () => (window.extensions = bare.extensions);
+        }, options);
+        await until('subscribed', () => page.evaluate(() => window.subscribed && window.extensions !== undefined));
+        assert.match(await page.evaluate(() => window.extensions), /^permessage-deflate/);
+      }
+      const texts = [100, 600, 1500, 13_000, 66_000].map((size) => '{"id":1,"name":"Grüße 🚀"},'.repeat(size / 25));
+      for (const text of texts) await backend(server).trigger('shapes', 'e', { text });
+      for (const page of pages) {
+        const heard = await until('all have come', async () => {
+          const events = await page.evaluate(() => window.events);
+          return events.length === texts.length && events;
+        });
+        assert.deepEqual(heard.map(({ text }) => text), texts);
+        assert.deepEqual(page.complaints, []);
+        await page.context().close();
+      }
+      const metrics = await (await fetch(`${server.origin}/metrics`)).text();
+      const [plain, sent] = ['plain_bytes', 'bytes'].map((name) =>
+        Number(metrics.match(new RegExp(`^fanfare_compressed_${name}_total\\{.*\\} (\\S+)$`, 'm'))[1]),
+      );
+      assert.ok(sent > 0 && sent < plain / 10, `${sent} bytes instead of ${plain}`);
+    } finally {
+      site.stop();
+      await server.stop();
+    }
+  });
+});
+
 function web(build) {
   return packaged(`pusher-js/dist/web/${build}`);
 }

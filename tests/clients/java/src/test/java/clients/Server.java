@@ -26,7 +26,7 @@ final class Server implements AutoCloseable {
     private final Path log;
     private final Process process;
 
-    private Server() throws Exception {
+    private Server(String app) throws Exception {
         try (var probe = new ServerSocket(0, 1, InetAddress.getByName(HOST))) {
             port = probe.getLocalPort();
         }
@@ -44,7 +44,8 @@ final class Server implements AutoCloseable {
             id = "%s"
             key = "%s"
             secret = "%s"
-            """.formatted(HOST, port, ID, KEY, SECRET));
+            %s
+            """.formatted(HOST, port, ID, KEY, SECRET, app));
         log = folder.resolve("log");
         for (var file : new Path[] {folder, settings, log}) file.toFile().deleteOnExit();
         var named = System.getenv("LANES_BINARY");
@@ -58,8 +59,13 @@ final class Server implements AutoCloseable {
 
     /** A running server; a port that was taken in the meantime is given up for another one. */
     static Server start() throws Exception {
+        return start("");
+    }
+
+    /** The same; `app` are further lines of the app's settings. */
+    static Server start(String app) throws Exception {
         for (int attempt = 1; ; attempt++) {
-            var server = new Server();
+            var server = new Server(app);
             until("/up answers", () -> !server.process.isAlive() || server.up());
             if (server.process.isAlive()) return server;
             var said = Files.readString(server.log);
