@@ -102,6 +102,15 @@ impl ServerState {
     pub fn connections(&self) -> u64 {
         self.metrics.sum(|counts| &counts.connections)
     }
+
+    /// How occupied a channel is, as far as this node knows; nobody there is all zeros.
+    pub fn inspect(&self, app: &AppId, directory: &Directory, name: &str) -> Occupancy {
+        let mut occupancy = directory.occupancy(name).unwrap_or_default();
+        if let Some(cluster) = &self.cluster {
+            occupancy.users = cluster.users(app, name);
+        }
+        occupancy
+    }
 }
 
 /// One worker's door to everything.
@@ -436,15 +445,6 @@ impl Node {
             AuthError::Signature => Doubt::Signature,
         };
         self.counts().doubt(signed, doubt);
-    }
-
-    /// How occupied a channel is, as far as this node knows; nobody there is all zeros.
-    pub fn inspect(&self, app: &AppId, directory: &Directory, name: &str) -> Occupancy {
-        let mut occupancy = directory.occupancy(name).unwrap_or_default();
-        if let Some(cluster) = &self.shared.cluster {
-            occupancy.users = cluster.users(app, name);
-        }
-        occupancy
     }
 }
 

@@ -9,14 +9,17 @@ use hyper::{Method, Uri};
 use serde_json::Value;
 use tracing::debug;
 
+use super::channel_list::ChannelLists;
+use super::deferred::DeferredAnswer;
 use super::error::Error;
 use super::query::QueryResult;
+use super::response::AnswerBody;
 use super::{channels, events, users};
 use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
 use crate::lookup::AppName;
 use crate::metrics::{self, Doubt};
-use crate::node::{Node, PendingWithdrawal};
+use crate::node::Node;
 use crate::protocol::auth::{self, BodyMd5};
 use crate::protocol::query::{PlusMeaning, Query};
 
@@ -51,8 +54,9 @@ pub(super) struct SignedCall<'a> {
     /// The limit that applied and what is left of it, for the answer's headers.
     pub rate: Cell<Option<(u32, u32)>>,
     pub known: QueryResult,
-    /// What the answer waits for, once there is one.
-    pub withdrawing: RefCell<Option<PendingWithdrawal>>,
+    pub lists: &'a ChannelLists,
+    /// What the answer waits for, if it has to.
+    pub later: RefCell<Option<DeferredAnswer>>,
 }
 
 /// What a request is known by before its body.
@@ -226,6 +230,12 @@ impl<'a> SignedCall<'a> {
     pub(super) fn parameters(&self, name: &str) -> Vec<&str> {
         self.query().list(name)
     }
+
+    /// Leaves the answer to what comes of `later`; a placeholder of it for now.
+    pub(super) fn answer_later(&self, later: DeferredAnswer) -> AnswerBody {
+        self.later.replace(Some(later));
+        AnswerBody::Json(Value::Null)
+    }
 }
 
 impl Route {
@@ -261,7 +271,7 @@ impl Route {
     }
 
     /// Answers.
-    pub(super) fn answer(&self, call: &SignedCall<'_>, body: &[u8]) -> Result<Value, Error> {
+    pub(super) fn answer(&self, call: &SignedCall<'_>, body: &[u8]) -> Result<AnswerBody, Error> {
         let text = || {
             std::str::from_utf8(body)
                 .map_err(|_| Error::BadRequest("The body must be UTF-8.".to_owned()))
@@ -270,12 +280,12 @@ impl Route {
             Self::Events => events::events(call, text()?),
             Self::BatchEvents => events::batch_events(call, text()?),
             Self::Channels => channels::channels(call),
-            Self::Channel(name) => channels::channel(call, name),
+            Self::Channel(name) => channels::channel(call, name).map(AnswerBody::Json),
             Self::Users(name) => channels::users(call, name),
-            Self::Connections => channels::connections(call),
-            Self::Terminate(user) => users::terminate(call, user),
+            Self::Connections => channels::connections(call).map(AnswerBody::Json),
+            Self::Terminate(user) => users::terminate(call, user).map(AnswerBody::Json),
             Self::Unsubscribe(user) => users::unsubscribe(call, user, text()?),
-            Self::Reconnect(user) => users::reconnect(call, user),
+            Self::Reconnect(user) => users::reconnect(call, user).map(AnswerBody::Json),
         }
     }
 }

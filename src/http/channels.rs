@@ -4,13 +4,16 @@
 use serde_json::{Map, Value, json};
 
 use super::api::SignedCall;
+use super::channel_list::{ChannelList, ListFields, ListQuery};
+use super::deferred::DeferredAnswer;
 use super::error::Error;
 use super::events::RequestedInfo;
+use super::response::AnswerBody;
 use crate::hub::rate_limit::RateTaken;
 use crate::protocol::channel::ChannelName;
 
 /// All occupied channels, or those whose name begins with `filter_by_prefix`.
-pub(super) fn channels(call: &SignedCall<'_>) -> Result<Value, Error> {
+pub(super) fn channels(call: &SignedCall<'_>) -> Result<AnswerBody, Error> {
     take(call)?;
     let prefix = call.parameter("filter_by_prefix").unwrap_or_default();
     let info = RequestedInfo::new(call.parameter("info").unwrap_or_default());
@@ -21,18 +24,13 @@ pub(super) fn channels(call: &SignedCall<'_>) -> Result<Value, Error> {
                 .to_owned(),
         ));
     }
-    let mut channels = Map::new();
-    for (name, occupancy) in call.occupied(prefix) {
-        let mut counts = Map::new();
-        if info.has("user_count") {
-            counts.insert("user_count".into(), occupancy.users.into());
-        }
-        if info.has("subscription_count") {
-            counts.insert("subscription_count".into(), occupancy.subscriptions.into());
-        }
-        channels.insert(name.to_string(), Value::Object(counts));
-    }
-    Ok(json!({ "channels": channels }))
+    let (users, subscriptions) = (info.has("user_count"), info.has("subscription_count"));
+    let shown = ListFields { users, subscriptions };
+    let wanted = ListQuery { app: call.app.id.clone(), prefix: prefix.to_owned(), shown };
+    Ok(match call.occupied(wanted) {
+        ChannelList::Made(list) => AnswerBody::Text(list),
+        ChannelList::Awaited(list) => call.answer_later(DeferredAnswer::Listing(list)),
+    })
 }
 
 /// One channel, occupied or not.
@@ -69,7 +67,7 @@ fn cache(call: &SignedCall<'_>, name: &ChannelName) -> Value {
 }
 
 /// The users of a presence channel, each once.
-pub(super) fn users(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
+pub(super) fn users(call: &SignedCall<'_>, name: &str) -> Result<AnswerBody, Error> {
     take(call)?;
     let name = parse(call, name)?;
     if !name.kind().is_presence() {
@@ -80,9 +78,15 @@ pub(super) fn users(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
         let text = format!("The following query string parameters are extraneous: {extra}");
         return Err(Error::BadRequest(text));
     }
-    let users = call.present(&name);
-    let users: Vec<Value> = users.iter().map(|user| json!({ "id": user.as_str() })).collect();
-    Ok(json!({ "users": users }))
+    // Written as they come: there may be ten thousand.
+    let mut text = String::from("{\"users\":[");
+    for (at, user) in call.present(&name).iter().enumerate() {
+        text.push_str(if at == 0 { "{\"id\":" } else { ",{\"id\":" });
+        text.push_str(&Value::from(user.as_str()).to_string());
+        text.push('}');
+    }
+    text.push_str("]}");
+    Ok(AnswerBody::Text(text.into()))
 }
 
 /// How many sockets the app has; Laravel Pulse asks this.

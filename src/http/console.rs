@@ -23,7 +23,7 @@ use super::api::{BodyClaim, SignedQuery};
 use super::body::ReceivedBody;
 use super::error::Error;
 use super::exchange::RequestStage;
-use super::response::HttpResponse;
+use super::response::{AnswerBody, HttpResponse};
 use super::timeouts::RequestPhase;
 use super::{Handoff, HttpService, api, api_route, response};
 use crate::console::{Feed, Filter};
@@ -272,7 +272,7 @@ async fn read(mut body: Incoming) -> Result<Bytes, Error> {
 
 /// An answer that is nobody else's, and that nothing on the way may keep.
 fn private(value: &Value) -> HttpResponse {
-    let mut answer = response::json(value, None);
+    let mut answer = response::json(AnswerBody::Text(value.to_string().into()), None);
     keep_private(&mut answer);
     answer
 }

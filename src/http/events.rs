@@ -1,5 +1,5 @@
 //! `POST /apps/{id}/events` and `/batch_events`: a backend triggers. Everything is read and checked before
-//! anything is published, so that a batch happens as a whole or not at all.
+//! anything is published, so that a batch happens as a whole or not at all. What is very much is published in parts.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
 use super::api::{Route, SignedCall};
+use super::deferred::{DeferredAnswer, OwnedTrigger, PART, PacedPublish};
 use super::error::Error;
+use super::response::AnswerBody;
 use crate::app::App;
 use crate::hub::rate_limit::RateTaken;
 use crate::node::Publication;
@@ -25,6 +27,17 @@ struct Trigger<'a> {
     channels: SmallVec<[ChannelName; 1]>,
     except: Option<SocketId>,
     info: RequestedInfo<'a>,
+}
+
+impl Trigger<'_> {
+    fn to_owned_one(&self) -> OwnedTrigger {
+        OwnedTrigger {
+            name: self.name.as_ref().to_owned(),
+            data: self.data.as_ref().to_owned(),
+            channels: self.channels.to_vec(),
+            except: self.except,
+        }
+    }
 }
 
 /// Which facts the answer is to have, as they were asked for: `user_count,subscription_count`. What is not
@@ -175,25 +188,23 @@ pub(super) fn asked(call: &SignedCall<'_>, route: &Route, body: &str) -> Vec<Cha
 }
 
 /// One event, to one channel or several. The answer is `{}`, or the counts that were asked for.
-pub(super) fn events(call: &SignedCall<'_>, body: &str) -> Result<Value, Error> {
+pub(super) fn events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
     let body = object(body)?;
     let trigger = trigger(&Parameters { body, call: Some(call) }, call.app)?;
     fit(call, std::slice::from_ref(&trigger))?;
     take(call, 1)?;
-    publish(call, &trigger);
-    if !trigger.info.is_asked() {
-        return Ok(json!({}));
-    }
-    let channels: Map<String, Value> = trigger
-        .channels
-        .iter()
-        .map(|name| (name.to_string(), counts(call, name, &trigger.info)))
-        .collect();
-    Ok(json!({ "channels": channels }))
+    Ok(publish(call, std::slice::from_ref(&trigger), || {
+        if !trigger.info.is_asked() {
+            return json!({});
+        }
+        let counts = |name: &ChannelName| (name.to_string(), counts(call, name, &trigger.info));
+        let channels: Map<String, Value> = trigger.channels.iter().map(counts).collect();
+        json!({ "channels": channels })
+    }))
 }
 
 /// Several events, each to one channel.
-pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<Value, Error> {
+pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
     let wrong = || Error::mistyped("batch", "an array of events");
     // What is wrong is looked for only once it is known that something is.
     let Some(BatchBody(batch)) = BatchBody::parse(body) else {
@@ -211,19 +222,18 @@ pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<Value, E
     }
     fit(call, &triggers)?;
     take(call, triggers.len() as u32)?;
-    triggers.iter().for_each(|trigger| publish(call, trigger));
-    if !triggers.iter().any(|trigger| trigger.info.is_asked()) {
-        // As Pusher answers: Go's SDK takes `batch` for a list or nothing.
-        return Ok(json!({}));
-    }
-    let infos: Vec<Value> = triggers
-        .iter()
-        .map(|trigger| match trigger.channels.first() {
+    Ok(publish(call, &triggers, || {
+        if !triggers.iter().any(|trigger| trigger.info.is_asked()) {
+            // As Pusher answers: Go's SDK takes `batch` for a list or nothing.
+            return json!({});
+        }
+        let info = |trigger: &Trigger<'_>| match trigger.channels.first() {
             Some(name) if trigger.info.is_asked() => counts(call, name, &trigger.info),
             _ => json!({}),
-        })
-        .collect();
-    Ok(json!({ "batch": infos }))
+        };
+        let infos: Vec<Value> = triggers.iter().map(info).collect();
+        json!({ "batch": infos })
+    }))
 }
 
 fn object(body: &str) -> Result<JsonObject<'_>, Error> {
@@ -238,21 +248,36 @@ fn object(body: &str) -> Result<JsonObject<'_>, Error> {
 fn fit(call: &SignedCall<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
     let Some(cluster) = &call.node.shared.cluster else { return Ok(()) };
     let publishes = triggers.iter().map(|trigger| trigger.channels.len()).sum();
-    let bytes = |trigger: &Trigger<'_>| trigger.channels.len() * trigger.data.len();
-    let fits = cluster.link().takes(publishes, triggers.iter().map(bytes).sum());
+    let fits = cluster.link().takes(publishes, bytes(triggers));
     if fits { Ok(()) } else { Err(Error::Crowded) }
 }
 
-fn publish(call: &SignedCall<'_>, trigger: &Trigger<'_>) {
-    for channel in &trigger.channels {
-        let publication = Publication {
-            channel,
-            event: &trigger.name,
-            data: &trigger.data,
-            except: trigger.except,
-        };
-        call.node.publish(call.app, &call.directory, publication);
+/// Bytes of data that all channels together get.
+fn bytes(triggers: &[Trigger<'_>]) -> usize {
+    triggers.iter().map(|trigger| trigger.channels.len() * trigger.data.len()).sum()
+}
+
+/// Publishes all of them, and says what is answered then.
+fn publish(
+    call: &SignedCall<'_>,
+    triggers: &[Trigger<'_>],
+    answer: impl FnOnce() -> Value,
+) -> AnswerBody {
+    if bytes(triggers) > 2 * PART {
+        let events = triggers.iter().map(Trigger::to_owned_one).collect();
+        return call.answer_later(DeferredAnswer::Publishing(Box::new(PacedPublish::new(
+            events,
+            answer(),
+        ))));
     }
+    for trigger in triggers {
+        let Trigger { name: event, data, except, .. } = trigger;
+        for channel in &trigger.channels {
+            let publication = Publication { channel, event, data, except: *except };
+            call.node.publish(call.app, &call.directory, publication);
+        }
+    }
+    AnswerBody::Json(answer())
 }
 
 /// What the channel has just now; the count of users only where there are any to count.

@@ -18,18 +18,18 @@ use hyper::{Request, Response, StatusCode, Uri};
 use super::api::{Route, SignedCall, SignedQuery};
 use super::body::ReceivedBody;
 use super::console::{self, ConsoleReply};
+use super::deferred::DeferredAnswer;
 use super::error::Error;
 use super::fallback::{AwaitingAnswer, SessionAddress};
 use super::query::{self, QueryResult, QueryState};
-use super::response;
+use super::response::{self, AnswerBody};
 use super::timeouts::RequestPhase;
 use super::unread::UnreadBody;
-use super::{AddressRole, HttpService, RefusedRequest, RoutedRequest};
+use super::{AddressRole, Http, HttpService, RefusedRequest, RoutedRequest};
 use crate::app::App;
 use crate::hub::directory::Directory;
 use crate::lookup::{LookupResult, PendingLookup};
 use crate::metrics::{self, Status};
-use crate::node::{Node, PendingWithdrawal};
 
 impl Service<Request<Incoming>> for HttpService {
     type Response = Response<Full<Bytes>>;
@@ -106,13 +106,13 @@ impl HttpService {
     fn conclude(
         &self,
         reading: &AwaitingBody,
-        answered: Result<serde_json::Value, Error>,
+        answered: Result<AnswerBody, Error>,
         rate: Option<(u32, u32)>,
     ) -> Response<Full<Bytes>> {
         self.pace.enter(RequestPhase::Idle, self.now());
         let answer = match answered {
-            Ok(value) => {
-                let mut answer = response::json(&value, rate);
+            Ok(said) => {
+                let mut answer = response::json(said, rate);
                 self.allow_origin(&reading.parts, &mut answer);
                 answer
             }
@@ -146,8 +146,8 @@ pub(super) enum RequestStage {
     Unknown(Box<AwaitingApp>),
     /// Answered once enough of its body was dropped.
     Unread(Response<Full<Bytes>>, Box<UnreadBody>),
-    /// Done here, and under way at the connections that it concerns.
-    Withdrawing(Box<AwaitingBody>, PendingWithdrawal),
+    /// Answered once something is done; with the limit that applied and what is left of it.
+    Deferred(Box<AwaitingBody>, DeferredAnswer, Option<(u32, u32)>),
     /// Of a client without WebSockets.
     Fallback(Uri, AwaitingAnswer),
     /// Of the debug console.
@@ -192,15 +192,15 @@ pub(super) struct AwaitingBody {
 
 /// What came of a request, and what its answer waits for.
 struct RequestOutcome {
-    answered: Result<serde_json::Value, Error>,
+    answered: Result<AnswerBody, Error>,
     /// The limit that applied and what is left of it.
     rate: Option<(u32, u32)>,
-    withdrawing: Option<PendingWithdrawal>,
+    later: Option<DeferredAnswer>,
 }
 
 impl RequestOutcome {
     fn refused(error: Error) -> Self {
-        Self { answered: Err(error), rate: None, withdrawing: None }
+        Self { answered: Err(error), rate: None, later: None }
     }
 }
 
@@ -210,39 +210,39 @@ impl AwaitingBody {
     }
 
     /// Waits for what the answer needs to know of other nodes, if there are any.
-    fn poll_known(&mut self, node: &Node, cx: &mut Context<'_>) -> Poll<QueryResult> {
-        if node.shared.cluster.is_none() {
+    fn poll_known(&mut self, http: &Http, cx: &mut Context<'_>) -> Poll<QueryResult> {
+        if http.node.shared.cluster.is_none() {
             return Poll::Ready(QueryResult::default());
         }
-        ready!(self.asking.poll_room(cx, || query::room(node, &self.route)));
+        ready!(self.asking.poll_room(cx, || query::room(&http.node, &self.route)));
         let mut asking = std::mem::take(&mut self.asking);
         let polled = asking.poll(cx, || {
             let body = self.received.bytes();
             self.claims.body.check(body).ok()?;
-            query::ask(&self.call(node, QueryResult::default()), &self.route, body)
+            query::ask(&self.call(http, QueryResult::default()), &self.route, body)
         });
         self.asking = asking;
         polled
     }
 
-    fn answer(&self, node: &Node, known: QueryResult) -> RequestOutcome {
+    fn answer(&self, http: &Http, known: QueryResult) -> RequestOutcome {
         let body = self.received.bytes();
-        let traffic = self.directory.traffic(node.worker.index());
+        let traffic = self.directory.traffic(http.node.worker.index());
         traffic.calls.add(1);
         traffic.call_bytes.add(body.len() as u64);
         if let Err(error) = self.claims.body.check(body) {
             return RequestOutcome::refused(error);
         }
-        let call = self.call(node, known);
+        let call = self.call(http, known);
         let answered = self.route.answer(&call, body);
-        RequestOutcome { answered, rate: call.rate.get(), withdrawing: call.withdrawing.take() }
+        RequestOutcome { answered, rate: call.rate.get(), later: call.later.take() }
     }
 
-    fn call<'a>(&'a self, node: &'a Node, known: QueryResult) -> SignedCall<'a> {
+    fn call<'a>(&'a self, http: &'a Http, known: QueryResult) -> SignedCall<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let query = self.parts.uri.query();
         SignedCall {
-            node,
+            node: &http.node,
             app: &self.app,
             directory: self.directory.clone(),
             raw_query: query.filter(|_| self.claims.asks).unwrap_or_default(),
@@ -251,7 +251,8 @@ impl AwaitingBody {
             now: now.as_secs() as u32,
             rate: Cell::new(None),
             known,
-            withdrawing: RefCell::default(),
+            lists: &http.lists,
+            later: RefCell::default(),
         }
     }
 }
@@ -281,11 +282,10 @@ impl Future for RequestFuture {
                 door.pace.enter(RequestPhase::Idle, door.now());
                 return Poll::Ready(Ok(std::mem::take(answer)));
             }
-            RequestStage::Withdrawing(_, withdrawing) => {
-                ready!(Pin::new(withdrawing).poll(cx));
-                let done = std::mem::replace(stage, RequestStage::Answered(None));
-                let RequestStage::Withdrawing(reading, _) = done else { return Poll::Pending };
-                return Poll::Ready(Ok(door.conclude(&reading, Ok(serde_json::json!({})), None)));
+            RequestStage::Deferred(reading, later, rate) => {
+                let (app, directory) = (&reading.app, &reading.directory);
+                let answered = ready!(later.poll(&door.http.node, (app, directory), cx));
+                return Poll::Ready(Ok(door.conclude(reading, answered, *rate)));
             }
             RequestStage::Console(reply) => return reply.poll(cx).map(Ok),
             RequestStage::Fallback(uri, waiting) => {
@@ -296,18 +296,18 @@ impl Future for RequestFuture {
         };
         let received = ready!(reading.poll_body(cx));
         let known = match received {
-            Ok(()) => ready!(reading.poll_known(&door.http.node, cx)),
+            Ok(()) => ready!(reading.poll_known(&door.http, cx)),
             Err(_) => QueryResult::default(),
         };
-        let RequestOutcome { answered, rate, withdrawing } = match received {
-            Ok(()) => reading.answer(&door.http.node, known),
+        let RequestOutcome { answered, rate, later } = match received {
+            Ok(()) => reading.answer(&door.http, known),
             Err(error) => RequestOutcome::refused(error),
         };
-        if let Some(withdrawing) = withdrawing {
+        if let Some(later) = later {
             if let RequestStage::Reading(reading) =
                 std::mem::replace(stage, RequestStage::Answered(None))
             {
-                *stage = RequestStage::Withdrawing(reading, withdrawing);
+                *stage = RequestStage::Deferred(reading, later, rate);
             }
             return self.poll(cx);
         }

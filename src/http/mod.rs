@@ -3,10 +3,13 @@
 
 mod api;
 mod body;
+pub mod channel_list;
 mod channels;
 pub mod console;
+mod deferred;
 mod error;
 mod events;
+mod eviction;
 mod exchange;
 pub mod fallback;
 mod handshake;
@@ -37,6 +40,7 @@ use crate::node::{Node, watched};
 use crate::protocol::query::percent_decode;
 use crate::protocol::resume_token;
 use api::{RequestHead, Route, SignedQuery};
+use channel_list::ChannelLists;
 use console::{ConsoleGate, FeedStream};
 use error::Error;
 use fallback::LineStream;
@@ -57,6 +61,7 @@ pub struct Http {
     pub cors_origins: Vec<String>,
     pub trusted_proxies: Vec<Network>,
     pub paces: Rc<RequestTimers>,
+    pub lists: ChannelLists,
     /// What is told under `/metrics`, if that is here.
     pub scrape: Option<Arc<Scrape>>,
     /// The page to try the server on, if it is to be shown.
@@ -243,6 +248,7 @@ impl HttpService {
         let app = api::app(&self.http.node.shared.apps.load(), id, query)?;
         let head = RequestHead { method: &parts.method, path, prefix: &self.http.prefix, query };
         let claims = api::authenticate(&app, head, SystemTime::now())?;
+        self.http.paces.know(&self.pace);
         let max = route.max_body(&app);
         let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if size > max {

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::api::{Route, SignedCall};
+use super::channel_list::{ChannelList, ListQuery};
 use super::events::{self, RequestedInfo};
 use crate::cluster::Topic;
 use crate::cluster::link::{ClusterOccupancy, LinkQuery, LinkReply, LinkRequest};
@@ -131,25 +132,20 @@ fn occupancy(counted: ClusterOccupancy) -> Occupancy {
 }
 
 impl SignedCall<'_> {
-    /// Every occupied channel whose name begins with `prefix`.
-    pub(super) fn occupied(&self, prefix: &str) -> Vec<(ChannelName, Occupancy)> {
+    /// The list of every occupied channel that is wanted.
+    pub(super) fn occupied(&self, wanted: ListQuery) -> ChannelList {
         match &self.known.answer {
             Some(LinkReply::Channels(all)) => {
-                all.iter().map(|(name, counted)| (name.clone(), occupancy(*counted))).collect()
+                let all = all.iter().map(|(name, counted)| (name.clone(), occupancy(*counted)));
+                self.lists.of(wanted, all.collect())
             }
-            _ => {
-                let mut all = self.directory.channels(prefix);
-                for (name, occupancy) in &mut all {
-                    *occupancy = self.node.inspect(&self.app.id, &self.directory, name.as_str());
-                }
-                all
-            }
+            _ => self.lists.of_here(&self.node.shared, wanted, &self.directory),
         }
     }
 
     /// How occupied a channel is.
     pub(super) fn occupancy(&self, name: &ChannelName) -> Occupancy {
-        let here = || self.node.inspect(&self.app.id, &self.directory, name.as_str());
+        let here = || self.node.shared.inspect(&self.app.id, &self.directory, name.as_str());
         match &self.known.answer {
             Some(LinkReply::Channel(counted, _)) => occupancy(*counted),
             Some(LinkReply::Counts(all)) => {

@@ -33,9 +33,20 @@ fn object(status: StatusCode, body: Bytes) -> HttpResponse {
     answer
 }
 
+/// What is answered to a request that is right: JSON, or its text already.
+#[derive(Debug)]
+pub(super) enum AnswerBody {
+    Json(Value),
+    Text(Bytes),
+}
+
 /// 200, which PHP's SDK insists on, with the limit that applied and what is left of it.
-pub(super) fn json(value: &Value, rate: Option<(u32, u32)>) -> HttpResponse {
-    let mut answer = object(StatusCode::OK, value.to_string().into());
+pub(super) fn json(said: AnswerBody, rate: Option<(u32, u32)>) -> HttpResponse {
+    let body = match said {
+        AnswerBody::Json(value) => value.to_string().into(),
+        AnswerBody::Text(text) => text,
+    };
+    let mut answer = object(StatusCode::OK, body);
     limits(&mut answer, rate);
     answer
 }

@@ -2,10 +2,15 @@
 //! worker together, so that none of them needs a timer of its own.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
+
+use super::eviction::AddressVisit;
 
 /// How long a backend may leave its connection unused; seconds.
 const IDLE: u32 = 120;
@@ -15,13 +20,27 @@ const FIRST: u32 = 3;
 
 /// The connections of one worker that requests come on.
 #[derive(Debug, Default)]
-pub struct RequestTimers(RefCell<Slab<Rc<RequestTimer>>>);
+pub struct RequestTimers {
+    pub(super) all: RefCell<Slab<Rc<RequestTimer>>>,
+    /// Where those of each address are that are counted as visits.
+    pub(super) visits: RefCell<HashMap<IpAddr, Vec<usize>>>,
+    /// Counts the steps of all.
+    steps: Rc<Cell<u64>>,
+}
 
 /// One connection's pace.
 #[derive(Debug, Default)]
 pub struct RequestTimer {
+    pub(super) place: Cell<usize>,
     /// Second of the worker's clock at which the present step began.
     since: Cell<u32>,
+    /// How many steps others had begun before it.
+    turn: Cell<u64>,
+    steps: Rc<Cell<u64>>,
+    /// Counted among its address's until something signed has come.
+    pub(super) visit: RefCell<Option<AddressVisit>>,
+    /// What has come on it was signed by a backend.
+    is_known: Cell<bool>,
     step: Cell<RequestPhase>,
     end: Cell<Option<TimeoutReason>>,
     waker: RefCell<Option<Waker>>,
@@ -50,20 +69,23 @@ pub enum TimeoutReason {
     Late,
     /// The server stops: after the request at hand.
     Draining,
+    /// Others need its place.
+    Crowded,
 }
 
 impl RequestTimers {
     /// A new connection, at second `now`.
     pub fn begin(self: &Rc<Self>, now: u32) -> TimerGuard {
-        let pace = Rc::new(RequestTimer::default());
+        let pace = Rc::new(RequestTimer { steps: self.steps.clone(), ..RequestTimer::default() });
         pace.enter(RequestPhase::New, now);
-        let place = self.0.borrow_mut().insert(pace.clone());
-        TimerGuard { paces: self.clone(), place, pace }
+        let place = self.all.borrow_mut().insert(pace.clone());
+        pace.place.set(place);
+        TimerGuard { paces: self.clone(), pace }
     }
 
     /// Ends those that have been at one step for too long: `timeout` seconds where a request is due.
     pub fn look_after(&self, now: u32, timeout: u32) {
-        for (_, pace) in self.0.borrow().iter() {
+        for (_, pace) in self.all.borrow().iter() {
             let limit = match pace.step.get() {
                 RequestPhase::Idle => IDLE,
                 RequestPhase::Held => continue,
@@ -78,7 +100,7 @@ impl RequestTimers {
     /// Ends all once their requests are answered. Those that came a moment ago still get to their first: they
     /// were accepted, and nobody has told them anything yet.
     pub fn drain(&self, now: u32) {
-        for (_, pace) in self.0.borrow().iter() {
+        for (_, pace) in self.all.borrow().iter() {
             let age = now.saturating_sub(pace.since.get());
             if pace.step.get() != RequestPhase::New || age >= FIRST {
                 pace.end(TimeoutReason::Draining);
@@ -91,6 +113,7 @@ impl RequestTimer {
     pub fn enter(&self, step: RequestPhase, now: u32) {
         self.step.set(step);
         self.since.set(now);
+        self.turn.set(self.steps.replace(self.steps.get() + 1));
     }
 
     /// Bytes have come, perhaps the first of a request.
@@ -104,7 +127,30 @@ impl RequestTimer {
         self.step.get()
     }
 
-    fn end(&self, end: TimeoutReason) {
+    /// Which of several began its step first.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.get()
+    }
+
+    /// Seconds that its step has lasted.
+    pub(super) fn seconds(&self, now: u32) -> u32 {
+        now.saturating_sub(self.since.get())
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known.get()
+    }
+
+    pub(super) fn make_known(&self) {
+        self.is_known.set(true);
+    }
+
+    /// Whether it was told to end and has not yet.
+    pub(super) fn is_ending(&self) -> bool {
+        self.end.get().is_some()
+    }
+
+    pub(super) fn end(&self, end: TimeoutReason) {
         self.end.set(Some(end));
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -119,19 +165,29 @@ impl RequestTimer {
         }
         self.end.take()
     }
+
+    /// What comes of `work`, unless the connection is to end before it is done.
+    pub async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| match self.poll_end(cx) {
+            Some(_) => Poll::Ready(None),
+            None => work.as_mut().poll(cx).map(Some),
+        })
+        .await
+    }
 }
 
 /// A pace among its worker's for as long as its connection lives.
 #[derive(Debug)]
 pub struct TimerGuard {
-    paces: Rc<RequestTimers>,
-    place: usize,
+    pub(super) paces: Rc<RequestTimers>,
     pub pace: Rc<RequestTimer>,
 }
 
 impl Drop for TimerGuard {
     fn drop(&mut self) {
-        self.paces.0.borrow_mut().remove(self.place);
+        self.paces.forget_visit(&self.pace);
+        self.paces.all.borrow_mut().remove(self.pace.place.get());
     }
 }
 
@@ -162,6 +218,6 @@ mod tests {
         paces.drain(155);
         assert_eq!(new.pace.poll_end(&cx), Some(TimeoutReason::Draining));
         drop((kept, new));
-        assert!(paces.0.borrow().is_empty());
+        assert!(paces.all.borrow().is_empty());
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::api::SignedCall;
+use super::deferred::DeferredAnswer;
 use super::error::Error;
+use super::response::AnswerBody;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::json::{self, JsonList, JsonObject};
 use crate::protocol::member::UserId;
@@ -33,11 +35,14 @@ pub(super) fn reconnect(call: &SignedCall<'_>, user: &str) -> Result<Value, Erro
 }
 
 /// Makes every connection of the user leave the channels of the body, for as long as it lives.
-pub(super) fn unsubscribe(call: &SignedCall<'_>, user: &str, body: &str) -> Result<Value, Error> {
+pub(super) fn unsubscribe(
+    call: &SignedCall<'_>,
+    user: &str,
+    body: &str,
+) -> Result<AnswerBody, Error> {
     let (user, channels) = (parse_user(user)?, parse_channels(call, body)?);
     let withdrawing = call.node.withdraw((&call.app.id, &call.directory), &user, channels);
-    call.withdrawing.replace(Some(withdrawing));
-    Ok(json!({}))
+    Ok(call.answer_later(DeferredAnswer::Withdrawing(withdrawing)))
 }
 
 /// All the names, or none of them.

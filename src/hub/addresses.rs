@@ -1,5 +1,5 @@
-//! How many connections each client address has, for the limits on them. Counted only where there are any;
-//! whose address it is behind a proxy is settled above.
+//! How many connections each client address has, for the limits on them: sockets, and connections that have
+//! asked for none yet. Counted only where there are limits; whose address it is behind a proxy is settled above.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,8 +13,16 @@ use super::handshakes::HandshakeLimit;
 pub struct ConnectionsPerAddress {
     /// 0: no limit.
     max: usize,
-    open: DashMap<IpAddr, usize>,
+    open: DashMap<IpAddr, AddressCounts>,
     pub handshakes: HandshakeLimit,
+}
+
+/// What one address has open.
+#[derive(Debug, Default, Clone, Copy)]
+struct AddressCounts {
+    sockets: usize,
+    /// Connections that are no sockets, from which nothing signed has come.
+    visits: usize,
 }
 
 impl ConnectionsPerAddress {
@@ -23,27 +31,55 @@ impl ConnectionsPerAddress {
         Self { max, open: DashMap::new(), handshakes: HandshakeLimit::new(handshakes) }
     }
 
-    /// Counts one more connection of `address`; whether there may be one more.
+    /// Counts one more socket of `address`; whether there may be one more. Visits do not take its place: they make
+    /// way.
     pub fn admit(&self, address: IpAddr) -> bool {
         if self.max == 0 {
             return true;
         }
-        let mut open = self.open.entry(counted(address)).or_insert(0);
-        if *open >= self.max {
+        let mut open = self.open.entry(counted(address)).or_default();
+        if open.sockets >= self.max {
             return false;
         }
-        *open += 1;
+        open.sockets += 1;
         true
     }
 
     /// Counts one less.
     pub fn release(&self, address: IpAddr) {
-        if self.max == 0 {
+        self.close(address, |open| open.sockets -= 1);
+    }
+
+    /// Whether there is a limit, so that visits are counted.
+    pub fn is_limited(&self) -> bool {
+        self.max > 0
+    }
+
+    /// Counts one more visit of `address`. There is always room: [`Self::excess`] says how much is too much.
+    pub fn visit(&self, address: IpAddr) {
+        if self.is_limited() {
+            self.open.entry(counted(address)).or_default().visits += 1;
+        }
+    }
+
+    /// Counts one less.
+    pub fn depart(&self, address: IpAddr) {
+        self.close(address, |open| open.visits -= 1);
+    }
+
+    /// How many visits of `address` are more than it may have connections.
+    pub fn excess(&self, address: IpAddr) -> usize {
+        let open = self.open.get(&counted(address)).map(|open| *open).unwrap_or_default();
+        (open.sockets + open.visits).saturating_sub(self.max).min(open.visits)
+    }
+
+    fn close(&self, address: IpAddr, close: impl FnOnce(&mut AddressCounts)) {
+        if !self.is_limited() {
             return;
         }
         if let Entry::Occupied(mut entry) = self.open.entry(counted(address)) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
+            close(entry.get_mut());
+            if entry.get().sockets == 0 && entry.get().visits == 0 {
                 entry.remove();
             }
         }
@@ -52,7 +88,7 @@ impl ConnectionsPerAddress {
 
 /// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give
 /// itself (RFC 4291 section 2.5.1).
-pub(super) fn counted(address: IpAddr) -> IpAddr {
+pub fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -89,5 +125,20 @@ mod tests {
         assert!(admit("2001:db8:1:3::1"), "another network");
         addresses.release("2001:db8:1:2:ffff::2".parse().unwrap());
         assert!(admit("2001:db8:1:2::3"));
+    }
+
+    #[test]
+    fn sockets_leave_less_room_for_visits_and_take_it() {
+        let (addresses, address) = (ConnectionsPerAddress::new(3, 0), "10.0.0.1".parse().unwrap());
+        (0..5).for_each(|_| addresses.visit(address));
+        assert_eq!(addresses.excess(address), 2);
+        assert!((0..3).all(|_| addresses.admit(address)) && !addresses.admit(address));
+        assert_eq!(addresses.excess(address), 5);
+        (0..4).for_each(|_| addresses.depart(address));
+        assert_eq!(addresses.excess(address), 1);
+        (0..3).for_each(|_| addresses.release(address));
+        assert_eq!(addresses.excess(address), 0);
+        addresses.depart(address);
+        assert!(addresses.open.is_empty());
     }
 }

@@ -25,6 +25,9 @@ use crate::protocol::fallback::{AnswerFraming, HEADERS, MAX_ANSWER_UNITS, OPEN};
 /// Pieces of the outbox that one call writes, leaving room for what stands before and behind them.
 const MAX_PIECES: usize = 60;
 
+/// Bytes that are counted for a request beside what it says.
+const REQUEST: usize = 4 << 10;
+
 /// A session's stream.
 #[derive(Debug)]
 pub struct HttpStream {
@@ -136,6 +139,15 @@ impl HttpStream {
     /// Takes in what a request says until the session's task sees it.
     pub(super) fn arrive(&mut self, arrival: SessionRequest) {
         self.arrivals.push_back(arrival);
+    }
+
+    /// Bytes of texts that wait to be heard, each request counted as some at least.
+    pub fn waiting_bytes(&self) -> usize {
+        let bytes = |one: &SessionRequest| match one {
+            SessionRequest::Texts { bytes, .. } => bytes + REQUEST,
+            _ => REQUEST,
+        };
+        self.arrivals.iter().map(bytes).sum()
     }
 
     /// What came next; of texts only if they can be heard now.

@@ -1,5 +1,5 @@
 //! How many connections of any kind each worker carries: the acceptor hands new ones to the worker with the
-//! fewest, and a server that stops waits until there are none.
+//! fewest, some make way where there are as many as may be, and a server that stops waits until there are none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,14 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[derive(Debug)]
 pub struct WorkerLoads {
     of: Vec<AtomicUsize>,
+    /// Connections of any kind that may be open at a time.
+    most: usize,
     /// No more will come, for another process accepts them.
     complete: AtomicBool,
 }
 
 impl WorkerLoads {
-    pub fn new(workers: usize) -> Self {
+    /// For `workers` workers, which carry `most` connections together.
+    pub fn new(workers: usize, most: usize) -> Self {
         let of = (0..workers).map(|_| AtomicUsize::new(0)).collect();
-        Self { of, complete: AtomicBool::new(false) }
+        Self { of, most, complete: AtomicBool::new(false) }
     }
 
     pub fn add(&self, worker: usize) {
@@ -43,6 +46,12 @@ impl WorkerLoads {
 
     pub fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
+    }
+
+    /// How many more there are than may be.
+    pub fn excess(&self) -> usize {
+        let all: usize = self.of.iter().map(|load| load.load(Ordering::Relaxed)).sum();
+        all.saturating_sub(self.most)
     }
 
     /// Whether there are connections.

@@ -40,8 +40,13 @@ impl<const N: usize> Default for CounterArray<N> {
 impl<const N: usize> CounterArray<N> {
     /// Counts one more at a label's place.
     pub fn count(&self, label: usize) {
+        self.count_all(label, 1);
+    }
+
+    /// Counts `several` at once.
+    pub fn count_all(&self, label: usize, several: u64) {
         if let Some(counter) = self.0.get(label) {
-            counter.add(1);
+            counter.add(several);
         }
     }
 

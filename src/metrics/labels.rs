@@ -166,6 +166,8 @@ labels! {
         Memory = "memory",
         /// A connection is held up, for it asks for more than its share.
         Pace = "pace",
+        /// A connection that has asked for no socket makes way for others.
+        Connections = "connections",
     }
 }
 

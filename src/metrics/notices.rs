@@ -33,13 +33,15 @@ pub enum LogNotice {
     SocketIo,
     /// A connection that asks for more than its share.
     HeldUp,
+    /// A connection that made way, for there were too many.
+    Crowd,
 }
 
 const KINDS: usize = Reason::ALL.len() + Status::ALL.len() + LogNotice::OTHERS.len();
 
 impl LogNotice {
     /// Those that are one kind each, and how many of them are called.
-    const OTHERS: [(Self, &'static str); 8] = [
+    const OTHERS: [(Self, &'static str); 9] = [
         (Self::Signature, "subscriptions and sign-ins with a wrong signature"),
         (Self::Tls, "connections that did not come to speak TLS"),
         (Self::Proxy, "connections without a good header of the PROXY protocol"),
@@ -48,6 +50,7 @@ impl LogNotice {
         (Self::NoRoute, "requests to paths that no route has"),
         (Self::SocketIo, "requests of Socket.IO"),
         (Self::HeldUp, "connections held up for asking for more than their share"),
+        (Self::Crowd, "HTTP connections closed for others"),
     ];
 
     fn place(self) -> usize {

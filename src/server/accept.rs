@@ -19,6 +19,13 @@ use crate::hub::stream::Stream;
 /// How long to wait when no more files can be opened: some are sure to be closed soon.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections beyond those that may be open, at which workers first close some before more are accepted: they are
+/// of the files that stay free.
+const FAR_TOO_MANY: usize = 32;
+
+/// How long they have for that.
+const MOMENT: Duration = Duration::from_millis(5);
+
 /// How long there is no other line about that.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -75,6 +82,9 @@ impl Acceptor {
         let listener = listener.register()?;
         let (mut told, mut phase) = (None, self.phase.clone());
         loop {
+            if self.loads.excess() >= FAR_TOO_MANY {
+                tokio::time::sleep(MOMENT).await;
+            }
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = phase.wait_for(|phase| *phase == ServerPhase::HandingOver) => return Ok(()),

@@ -24,16 +24,19 @@ use super::proxy;
 use super::tls::Certificates;
 use super::unreadable::{self, MAX_HEAD};
 use crate::http::fallback::LineStream;
-use crate::http::timeouts::{RequestTimer, TimeoutReason};
+use crate::http::timeouts::{RequestPhase, RequestTimer, TimeoutReason, TimerGuard};
 use crate::http::{
     AddressRole, Handoff, HandshakeDetails, Http, HttpService, Upgrade, console, tell_of_refusal,
 };
 use crate::hub::http_stream::SessionRequest;
-use crate::hub::loads::LoadGuard;
+use crate::hub::loads::{LoadGuard, WorkerLoads};
 use crate::hub::stream::Stream;
-use crate::metrics::{LogNotice, Reason, Transport, Unreadable};
+use crate::metrics::{Limited, LogNotice, Reason, Transport, Unreadable};
 use crate::session::Session;
 use crate::socket::{self, Socket, http_session, upgrade};
+
+/// Why connections of an address are closed.
+pub(super) const MORE_THAN_MAY_BE: &str = "this address has more than server.connections_per_ip";
 
 /// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
 /// which is to have no header but ours, and hyper's empty refusals, for which there are words.
@@ -111,6 +114,7 @@ impl Write for HttpIo {
 #[derive(Debug)]
 pub(super) struct ConnectionSettings {
     pub http: Rc<Http>,
+    pub loads: Arc<WorkerLoads>,
     /// None where connections are plain.
     pub certificates: Option<Arc<Certificates>>,
     /// Every connection for sockets begins with a header of the PROXY protocol.
@@ -125,20 +129,60 @@ pub(super) async fn serve(
     accepted: AcceptedConnection,
     alive: LoadGuard,
 ) {
-    let AcceptedConnection { mut peer, role, .. } = accepted;
-    let Ok(mut stream) = accepted.into_stream() else { return };
-    // The proxy stands before the sockets.
-    if terms.proxied && role != AddressRole::Api && !announced(&terms, &mut stream, &mut peer).await
-    {
-        return;
-    }
-    let Some(stream) = secure(&terms, stream, peer).await else { return };
     let http = terms.http.clone();
+    let kept = http.paces.begin(http.node.worker.now());
+    let AcceptedConnection { peer, role, .. } = accepted;
+    if terms.loads.excess() > 0 {
+        let ended = http.paces.evict(&kept);
+        log_eviction(&http, peer.ip(), ended.max(1), "as many connections are open as may be");
+        if ended == 0 {
+            return;
+        }
+    }
+    let welcome = kept.pace.unless_ended(welcome(&terms, accepted, &kept)).await;
+    drop(terms);
+    let Some((stream, peer)) = welcome.flatten() else { return };
     let panic = PanicGuard(http.clone());
-    let served = requests(&http, stream, (peer.ip(), role)).await;
+    let served = requests(&http, stream, (peer.ip(), role), kept).await;
     drop(panic);
     if let Some(shaken) = served {
         begin(&http, shaken, alive);
+    }
+}
+
+/// The stream of requests, and whose it is, once both are known.
+async fn welcome(
+    terms: &ConnectionSettings,
+    accepted: AcceptedConnection,
+    kept: &TimerGuard,
+) -> Option<(Stream, SocketAddr)> {
+    let AcceptedConnection { mut peer, role, .. } = accepted;
+    let http = &terms.http;
+    let mut stream = accepted.into_stream().ok()?;
+    // The proxy stands before the sockets.
+    if terms.proxied && role != AddressRole::Api && !announced(terms, &mut stream, &mut peer).await
+    {
+        return None;
+    }
+    // What comes by a trusted proxy, and by a Unix socket, is many clients'; where no sockets are, are no strangers.
+    let is_many = matches!(stream, Stream::Unix(_))
+        || role == AddressRole::Api
+        || http.trusted_proxies.iter().any(|network| network.contains(peer.ip()));
+    if !is_many && !kept.visit(&http.node.shared, peer.ip()) {
+        log_eviction(http, peer.ip(), 1, MORE_THAN_MAY_BE);
+        return None;
+    }
+    let stream = secure(terms, stream, peer).await?;
+    kept.pace.enter(RequestPhase::New, http.node.worker.now());
+    Some((stream, peer))
+}
+
+/// Counts connections that made way, and the line of them.
+pub(super) fn log_eviction(http: &Http, address: IpAddr, ended: usize, why: &str) {
+    http.node.counts().limited.count_all(Limited::Connections as usize, ended as u64);
+    match http.node.shared.metrics.notices.due(LogNotice::Crowd) {
+        Some(others) => warn!(%address, others, "HTTP connections are closed: {why}"),
+        None => debug!(%address, "HTTP connections are closed: {why}"),
     }
 }
 
@@ -318,8 +362,8 @@ async fn requests(
     http: &Rc<Http>,
     stream: Stream,
     (peer, role): (IpAddr, AddressRole),
+    kept: TimerGuard,
 ) -> Option<HandedStream> {
-    let kept = http.paces.begin(http.node.worker.now());
     let pace = &kept.pace;
     let handoff = Rc::new(RefCell::new(None));
     let door = HttpService {
@@ -348,6 +392,7 @@ async fn requests(
                 debug!(%peer, step = ?pace.step(), "too slow with a request");
                 return Poll::Ready(None);
             }
+            Some(TimeoutReason::Crowded) => return Poll::Ready(None),
             Some(TimeoutReason::Draining) => Pin::new(&mut connection).graceful_shutdown(),
             None => {}
         }

@@ -5,6 +5,7 @@ mod accept;
 mod check;
 mod cluster;
 mod connection;
+mod files;
 mod listener;
 mod listeners;
 mod lookup;
@@ -33,6 +34,7 @@ use crate::app::Apps;
 use crate::cluster::link::LinkRequest;
 use crate::config::{self, Config, ConsoleAccess};
 use crate::console::{Console, Kind};
+use crate::http::channel_list::ChannelLists;
 use crate::http::console::ConsoleGate;
 use crate::http::scrape::Scrape;
 use crate::hub::Hub;
@@ -50,9 +52,6 @@ pub use listener::ListenAddress;
 use listeners::ListenerSet;
 pub use listeners::PassedListeners;
 use tls::Certificates;
-
-/// File descriptors that are not sockets of clients: listeners, logs, and some room.
-const SPARE_FILES: u64 = 64;
 
 /// How long webhooks have at least once all connections are gone.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -97,6 +96,7 @@ struct WorkerContext {
     config: Arc<config::ServerConfig>,
     page: Option<Bytes>,
     console: Arc<ConsoleGate>,
+    lists: ChannelLists,
     certificates: Option<Arc<Certificates>>,
     /// For `/metrics`, if that is served with everything else.
     scrape: Option<Arc<Scrape>>,
@@ -117,6 +117,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     let certificates = certificates(&config.server)?;
     let (listeners, open) = ListenerSet::open(&config.server, passed)?;
     let (workers, node) = (config.server.workers.max(1), node_number()?);
+    let files = files::share_out(workers, config.server.max_connections);
     let apps = Arc::new(ArcSwap::from_pointee(config.apps.clone()));
     let hub = Hub::new(node, workers);
     let (cluster, linked) = cluster::prepare(&config.cluster, node, &apps, &hub.console)?.unzip();
@@ -126,7 +127,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         metrics: Metrics::new(workers),
         draining: AtomicBool::new(false),
         retiring: AtomicBool::new(false),
-        capacity: capacity(&config),
+        capacity: Capacity::new(files.sockets, process_limits::limit(config.limits.memory)),
         addresses: addresses(&config.server),
         webhooks: webhooks_of(&config, cluster.as_ref(), hub.console.clone())?,
         hub,
@@ -135,7 +136,8 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     });
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
     let (page, gate, server) = (page(&config), gate(&config, &listeners), Arc::new(config.server));
-    let loads = Arc::new(WorkerLoads::new(workers));
+    let lists = ChannelLists::start(shared.clone())?;
+    let loads = Arc::new(WorkerLoads::new(workers, files.connections));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::default()).collect();
     let (phase, apps) = (watch::Sender::new(ServerPhase::Serving), watch::Sender::new(0));
     let keeper = look_up(config.sql.as_ref(), asked, &shared, &apps)?;
@@ -153,6 +155,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
             config: server.clone(),
             page: page.clone(),
             console: gate.clone(),
+            lists: lists.clone(),
             certificates: certificates.clone(),
             scrape: scrape.clone(),
             accepted,
@@ -161,11 +164,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
             loads: loads.clone(),
             beats: beats.clone(),
         };
-        let acceptor = acceptor.take();
-        let thread = std::thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || worker::run(beginning, acceptor))?;
-        threads.push(thread);
+        threads.push(start_worker(beginning, acceptor.take())?);
     }
     announce(&listeners, (workers, &shared), certificates.as_deref());
     Ok(ServerHandle {
@@ -181,6 +180,14 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         link,
         drained: OnceLock::new(),
     })
+}
+
+fn start_worker(
+    context: WorkerContext,
+    acceptor: Option<accept::Acceptor>,
+) -> io::Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(format!("worker-{}", context.index));
+    thread.spawn(move || worker::run(context, acceptor))
 }
 
 /// The line that the server listens, with how many sockets and apps there is room for, and one if its
@@ -274,33 +281,6 @@ fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
 
 fn addresses(config: &config::ServerConfig) -> ConnectionsPerAddress {
     ConnectionsPerAddress::new(config.connections_per_ip, config.handshakes_per_ip)
-}
-
-fn capacity(config: &Config) -> Capacity {
-    let connections = max_connections(config.server.max_connections);
-    Capacity::new(connections as u64, process_limits::limit(config.limits.memory))
-}
-
-/// Sockets that may be open at a time: what was configured, or what the open-file limit bears once it is
-/// raised as far as it goes.
-fn max_connections(configured: usize) -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if limit.current < limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, raised)
-    {
-        warn!(%error, "the open-file limit stays as it is");
-    }
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let bears = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
-    if configured == 0 {
-        return bears;
-    }
-    if configured > bears {
-        warn!(configured, bears, "the open-file limit bears fewer connections than configured");
-    }
-    configured.min(bears)
 }
 
 /// Who may open the debug console.

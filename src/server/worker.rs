@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
-use super::connection::{ConnectionSettings, serve};
+use super::connection::{ConnectionSettings, MORE_THAN_MAY_BE, log_eviction, serve};
 use super::{ServerPhase, WorkerContext};
 use crate::http::Http;
 use crate::hub::connection::Connection;
@@ -61,6 +61,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         config,
         page,
         console,
+        lists,
         scrape,
         certificates,
         mut accepted,
@@ -79,6 +80,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         cors_origins: config.cors_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         paces: Rc::default(),
+        lists,
         scrape,
         try_out: page,
         console,
@@ -95,6 +97,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     }
     let terms = Rc::new(ConnectionSettings {
         http: http.clone(),
+        loads: loads.clone(),
         certificates,
         proxied: config.proxy_protocol,
         timeout: config.handshake_timeout,
@@ -200,6 +203,9 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             beat.fetch_add(1, Ordering::Relaxed);
         }
         http.paces.look_after(now, timeout);
+        for (address, ended) in http.paces.keep_to_limits(&node.shared.addresses, now) {
+            log_eviction(&http, address, ended, MORE_THAN_MAY_BE);
+        }
         let places = node.worker.places();
         let most = if places <= FEW { places } else { places / 2 + 1 };
         let (some, next) = node.worker.some_connections(place, most);

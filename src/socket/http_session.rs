@@ -8,21 +8,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use std::vec;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
+use tokio::time::Sleep;
 use tracing::{debug, error};
 
-use super::{LINGER, linger, watch};
+use super::{LINGER, count_work, linger, poll_budget, watch};
 use crate::app::App;
+use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::http_sessions::HttpSession;
 use crate::hub::http_stream::{HttpStream, SessionIdle, SessionRequest, head};
 use crate::hub::stream::Stream;
 use crate::metrics::{Reason, Transport};
 use crate::node::Node;
-use crate::protocol::error::Error;
+use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::protocol::fallback::{AnswerFraming, FallbackLines, OPEN};
 use crate::session::Session;
@@ -36,13 +40,31 @@ const STREAMING_PATIENCE: u32 = 10;
 /// How long a client may take to be told that there is no session.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Bytes of requests that a session's client may send ahead of what is heard of it, before it is closed.
+const MOST_WAITING: usize = 1 << 20;
+
+/// Texts of one request that are heard before others get a turn.
+const HEARD_AT_ONCE: usize = 256;
+
 /// One session's life as a task.
 #[derive(Debug)]
 struct HttpSocket {
     session: Session,
     /// What its metrics say.
     transport: Transport,
+    /// Runs while it is held up.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// What of a request is not heard yet.
+    rest: Option<UnheardTexts>,
     gone: bool,
+}
+
+/// What one request says.
+#[derive(Debug)]
+struct UnheardTexts {
+    texts: vec::IntoIter<String>,
+    /// Is told whether it was heard.
+    heard: oneshot::Sender<bool>,
 }
 
 /// Opens the session `name` for a client that is let in, on this worker, and greets it; says where it is.
@@ -67,21 +89,45 @@ pub fn open(
     node.counts().over_http.count(transport as usize);
     node.tell_of_connection(conversation.connection(), transport.word());
     debug!(app = %app.id, socket = %session.place.socket, transport = transport.word(), "over HTTP");
-    spawn_local(HttpSocket { session: conversation, transport, gone: false });
+    spawn_local(HttpSocket {
+        session: conversation,
+        transport,
+        timer: None,
+        rest: None,
+        gone: false,
+    });
     Ok(session)
 }
 
 impl HttpSocket {
-    /// Takes in what requests have brought. Texts wait behind a subscription that other nodes are asked about.
-    fn take_arrivals(&mut self) {
+    /// Takes in what requests have brought. Texts wait behind a subscription that other nodes are asked about, and
+    /// while the connection is held up, as a WebSocket's do.
+    fn take_arrivals(&mut self, cx: &mut Context<'_>) {
         let connection = self.session.connection().clone();
+        let mut hears = true;
         loop {
-            let hears = !self.session.is_ahead();
+            hears = hears && self.hears(cx);
+            if hears && let Some(rest) = self.rest.take() {
+                self.take_texts(&connection, rest);
+                connection.flush();
+                continue;
+            }
             let next = connection.over_http(|stream| stream.next_arrival(hears)).flatten();
-            let Some(arrival) = next else { return };
+            let Some(arrival) = next else { break };
             self.take(&connection, arrival);
             connection.flush();
         }
+        if connection.over_http(|stream| stream.waiting_bytes()) > Some(MOST_WAITING) {
+            connection.close(&close::FLOODING);
+        }
+    }
+
+    /// Whether texts may be heard now; if not, the task is woken when that may be so.
+    fn hears(&mut self, cx: &mut Context<'_>) -> bool {
+        self.session.connection().is_closing()
+            || !self.session.is_ahead()
+                && self.session.node().worker.turnstile.poll(cx).is_ready()
+                && poll_budget(&self.session, &mut self.timer, cx).is_ready()
     }
 
     fn take(&mut self, connection: &Connection, arrival: SessionRequest) {
@@ -103,13 +149,14 @@ impl HttpSocket {
                 connection.over_http(|stream| stream.answer_to(poll));
             }
             SessionRequest::Texts { texts, bytes, heard } => {
-                let is_open = !connection.is_closing();
-                if is_open {
-                    connection.traffic().received_bytes.add(bytes as u64);
-                    self.hear(connection, &texts);
+                connection.traffic().received_bytes.add(bytes as u64);
+                self.session.node().worker.turnstile.count(bytes / 1024);
+                if texts.is_empty() {
+                    // A heartbeat is answered with a line that asks for no answer.
+                    connection.budget.spend(WorkKind::Ping);
+                    connection.tell(Message::ws_pong(&[]));
                 }
-                // Whether the client waits for the answer is its own affair.
-                let _ = heard.send(is_open);
+                self.take_texts(connection, UnheardTexts { texts: texts.into_iter(), heard });
             }
             SessionRequest::TooLarge { heard } => {
                 let is_open = !connection.is_closing();
@@ -119,17 +166,21 @@ impl HttpSocket {
         }
     }
 
-    fn hear(&mut self, connection: &Connection, texts: &[String]) {
-        if texts.is_empty() {
-            // A heartbeat is answered with a line that asks for no answer.
-            connection.tell(Message::ws_pong(&[]));
+    /// Hears some of what a request says, and the rest in a later turn.
+    fn take_texts(&mut self, connection: &Connection, mut said: UnheardTexts) {
+        let (spent, before) = (connection.budget.spent(), said.texts.len());
+        let is_open = !connection.is_closing();
+        while before - said.texts.len() < HEARD_AT_ONCE && !connection.is_closing() {
+            let Some(text) = said.texts.next() else { break };
+            self.session.hear(&text);
         }
-        for text in texts {
-            if connection.is_closing() {
-                break;
-            }
-            self.session.hear(text);
+        count_work(&self.session, (before - said.texts.len(), 0), spent);
+        if said.texts.len() > 0 && !connection.is_closing() {
+            self.rest = Some(said);
+            return;
         }
+        // Whether the client waits for the answer is its own affair.
+        let _ = said.heard.send(is_open);
     }
 
     fn recount(&mut self, transport: Transport) {
@@ -146,10 +197,10 @@ impl Future for HttpSocket {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = self.session.connection().clone();
         connection.listen(cx);
-        self.take_arrivals();
+        self.take_arrivals(cx);
         while !connection.is_closing() && self.session.resume() {
             connection.flush();
-            self.take_arrivals();
+            self.take_arrivals(cx);
         }
         let _ = connection.poll_flush(cx);
         let finished = connection.over_http(HttpStream::take_finished).unwrap_or_default();

@@ -160,8 +160,7 @@ impl Socket {
         if self.frames.is_inside_message() {
             life.renew(now);
         }
-        let units = connection.budget.spent().saturating_sub(spent) / UNITS_A_FRAME;
-        session.node().worker.turnstile.count(frames + read / 1024 + units as usize);
+        count_work(session, (frames, read), spent);
         if let Err(breach) = fed {
             self.breach(&connection, breach);
             self.input = ClientInput::Garbled;
@@ -193,7 +192,7 @@ impl Socket {
                     return Poll::Pending;
                 }
                 ready!(self.session.node().worker.turnstile.poll(cx));
-                if !was_closing && self.poll_budget(cx).is_pending() {
+                if !was_closing && poll_budget(&self.session, &mut self.timer, cx).is_pending() {
                     return Poll::Pending;
                 }
                 let most = self.frames.missing().clamp(FEW_BYTES, SCRATCH);
@@ -230,23 +229,6 @@ impl Socket {
                 }
             }
         })
-    }
-
-    /// Ready when the connection has had no more done for it than its share; else woken when that is so.
-    fn poll_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(wait) = self.session.hold_up() {
-            if self.session.connection().is_closing() {
-                return Poll::Pending;
-            }
-            let session = &self.session;
-            let timer = self.timer.get_or_insert_with(|| {
-                session.tell_of_hold_up(wait);
-                Box::pin(sleep(wait.min(LONGEST_WAIT)))
-            });
-            ready!(timer.as_mut().poll(cx));
-            self.timer = None;
-        }
-        Poll::Ready(())
     }
 
     fn poll_leave(&mut self, cx: &Context<'_>) -> Poll<()> {
@@ -332,6 +314,32 @@ impl Drop for Socket {
         connection.abort();
         self.session.leave(usize::MAX);
     }
+}
+
+/// Ready when the connection has had no more done for it than its share; else woken when that is so.
+fn poll_budget(
+    session: &Session,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    while let Some(wait) = session.hold_up() {
+        if session.connection().is_closing() {
+            return Poll::Pending;
+        }
+        let running = timer.get_or_insert_with(|| {
+            session.tell_of_hold_up(wait);
+            Box::pin(sleep(wait.min(LONGEST_WAIT)))
+        });
+        ready!(running.as_mut().poll(cx));
+        *timer = None;
+    }
+    Poll::Ready(())
+}
+
+/// Counts what so many frames and bytes of a connection have led to, which had `spent` so much before.
+fn count_work(session: &Session, (frames, bytes): (usize, usize), spent: u32) {
+    let units = session.connection().budget.spent().saturating_sub(spent) / UNITS_A_FRAME;
+    session.node().worker.turnstile.count(frames + bytes / 1024 + units as usize);
 }
 
 /// Leaves, a part whenever it is this session's turn.

@@ -10,7 +10,7 @@ use rustls::version::TLS13;
 use crate::metrics::scrape;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET};
-use crate::support::http::Http;
+use crate::support::http::{Http, request};
 use crate::support::lines::{Session, frames, frames_of, lines_of};
 use crate::support::wire::{client, file, tls};
 
@@ -307,4 +307,28 @@ fn an_app_that_is_gone_ends_its_sessions() {
     .unwrap();
     let last = polling.poll();
     assert!(frames(&last[..1])[0].contains("4001") && last[1].starts_with("c[4001"), "{last:?}");
+}
+
+#[test]
+fn who_talks_nonsense_over_http_is_held_up_as_over_a_websocket() {
+    let fixture = Fixture::with_config(one(), |config| config.metrics.enabled = true);
+    let session = Session::new(fixture.addr);
+    let mut stream = session.stream().greeted();
+    session.subscribe("room");
+    assert!(stream.frame().contains("subscription_succeeded"));
+    let nonsense = serde_json::to_string(&["x"; 900][..]).unwrap();
+    let mut sending = Http::connect(fixture.addr);
+    sending.send(request("POST", &session.target("xhr_send"), "", nonsense.as_bytes()));
+    eventually(|| match scrape(fixture.addr)[r#"fanfare_rate_limited_total{what="pace"}"#] {
+        1.0 => Ok(()),
+        times => Err(format!("held up {times} times")),
+    })
+    .unwrap();
+    // Of 900 in one request no more was heard than there was a share for, and the client hears on.
+    fixture.publish("room", "e", "1");
+    let lines = std::iter::repeat_with(|| stream.line());
+    let before =
+        lines.flat_map(|line| frames_of(&line)).take_while(|frame| !frame.contains("room"));
+    let refused = before.filter(|frame| frame.contains("Invalid message format")).count();
+    assert!((512..900).contains(&refused), "{refused}");
 }

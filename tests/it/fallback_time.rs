@@ -31,7 +31,10 @@ async fn settle(memory: &Memory) {
 fn over_http(story: impl AsyncFnOnce(&mut Memory)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let mut memory = Memory::new(1, |app| app.activity_timeout = TIMEOUT);
-    runtime.block_on(LocalSet::new().run_until(story(&mut memory)));
+    let worker = memory.nodes[0].worker.clone();
+    let all = LocalSet::new();
+    all.spawn_local(async move { worker.turnstile.keep(&worker.inbox().turns).await });
+    runtime.block_on(all.run_until(story(&mut memory)));
 }
 
 async fn seconds(memory: &mut Memory, seconds: u32) {
@@ -94,7 +97,7 @@ async fn stream(memory: &Memory, place: ConnectionRef) -> UnixStream {
     let (client, server) = UnixStream::pair().unwrap();
     server.set_nonblocking(true).unwrap();
     client.set_nonblocking(true).unwrap();
-    let alive = LoadGuard::new(Arc::new(WorkerLoads::new(1)), 0);
+    let alive = LoadGuard::new(Arc::new(WorkerLoads::new(1, 100)), 0);
     let stream = StreamInTransit::Unix(server);
     let arrival = SessionRequest::Streaming {
         stream,

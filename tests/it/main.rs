@@ -20,7 +20,9 @@ mod cluster;
 mod compression;
 mod config;
 mod console;
+mod crowds;
 mod dashboard;
+mod descriptors;
 mod dialogue;
 mod doctor;
 

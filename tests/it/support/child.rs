@@ -19,8 +19,19 @@ pub struct Child {
 impl Child {
     /// With these settings, named as in variables but for the beginning: `CLUSTER__LEASE`.
     pub fn start(settings: &[(&str, &str)]) -> Self {
+        Self::run(&mut Command::new(env!("CARGO_BIN_EXE_fanfare")), settings)
+    }
+
+    /// The same with so many open files at most.
+    pub fn with_files(files: u32, settings: &[(&str, &str)]) -> Self {
+        let limit = format!("ulimit -n {files}; exec \"$0\"");
+        let mut shell = Command::new("/bin/sh");
+        Self::run(shell.args(["-c", &limit, env!("CARGO_BIN_EXE_fanfare")]), settings)
+    }
+
+    fn run(command: &mut Command, settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(name, value)| (format!("FANFARE_{name}"), value));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        let mut child = command
             .env_clear()
             .env("FANFARE_SERVER__PORT", "0")
             .env("FANFARE_METRICS__PORT", "0")

@@ -36,7 +36,7 @@ use super::websocket::{Heard, take_frame};
 /// Several workers, all on the test's own thread.
 pub struct Memory {
     pub shared: Arc<ServerState>,
-    nodes: Vec<Rc<Node>>,
+    pub nodes: Vec<Rc<Node>>,
     app: Arc<App>,
     now: u32,
 }
@@ -144,7 +144,7 @@ impl Memory {
     /// The count of subscriptions, and the users in the channel.
     pub fn inspect(&self, channel: &str) -> (usize, usize) {
         let directory = self.shared.hub.directory(&self.app.id);
-        let occupancy = self.nodes[0].inspect(&self.app.id, &directory, channel);
+        let occupancy = self.nodes[0].shared.inspect(&self.app.id, &directory, channel);
         (occupancy.subscriptions, occupancy.users)
     }
 

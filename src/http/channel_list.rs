@@ -1,0 +1,213 @@
+//! Lists of an app's channels as JSON, written directly from what is kept. Those of many channels are made on a
+//! thread of their own, so that workers do not stand still for them: those that are asked for meanwhile alike are
+//! made once, and each app in its turn.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use bytes::Bytes;
+use rustix::process::setpriority_process;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use crate::app::AppId;
+use crate::hub::directory::{Directory, Occupancy};
+use crate::node::ServerState;
+use crate::protocol::channel::ChannelName;
+
+/// Channels up to which a list is made where it is asked for, in less than a millisecond.
+const FEW: usize = 1000;
+
+/// How much less than a worker's the thread's work matters.
+const NICENESS: i32 = 10;
+
+/// What a list tells of each channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ListFields {
+    pub users: bool,
+    pub subscriptions: bool,
+}
+
+/// Which list.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ListQuery {
+    pub app: AppId,
+    /// What the channels' names begin with.
+    pub prefix: String,
+    pub shown: ListFields,
+}
+
+/// The door to the thread.
+#[derive(Debug, Clone)]
+pub struct ChannelLists(Sender<ListRequest>);
+
+/// One list to be made.
+#[derive(Debug)]
+struct ListRequest {
+    wanted: ListQuery,
+    source: ListSource,
+    answer: oneshot::Sender<Bytes>,
+}
+
+/// Where its channels are found.
+#[derive(Debug)]
+enum ListSource {
+    Here(Arc<Directory>),
+    /// These are those of all nodes.
+    Known(Vec<(ChannelName, Occupancy)>),
+}
+
+/// A list, or when it will be there.
+pub(super) enum ChannelList {
+    Made(Bytes),
+    Awaited(oneshot::Receiver<Bytes>),
+}
+
+impl ChannelLists {
+    /// Starts the thread. It ends with the last door to it.
+    pub fn start(shared: Arc<ServerState>) -> io::Result<Self> {
+        let (door, orders) = channel();
+        std::thread::Builder::new().name("lists".to_owned()).spawn(move || {
+            // Of this thread alone, as Linux has it.
+            if let Err(error) = setpriority_process(None, NICENESS) {
+                debug!(%error, "lists matter as much as workers");
+            }
+            make_all(&orders, &shared);
+        })?;
+        Ok(Self(door))
+    }
+
+    /// The list of the channels here; at once where they are few.
+    pub(super) fn of_here(
+        &self,
+        shared: &ServerState,
+        wanted: ListQuery,
+        directory: &Arc<Directory>,
+    ) -> ChannelList {
+        if directory.totals().channels <= FEW {
+            return ChannelList::Made(write(
+                &channels_of(shared, &wanted, directory),
+                wanted.shown,
+            ));
+        }
+        self.order(wanted, ListSource::Here(directory.clone()))
+    }
+
+    /// The list of channels that are known.
+    pub(super) fn of(
+        &self,
+        wanted: ListQuery,
+        channels: Vec<(ChannelName, Occupancy)>,
+    ) -> ChannelList {
+        if channels.len() <= FEW {
+            return ChannelList::Made(write(&channels, wanted.shown));
+        }
+        self.order(wanted, ListSource::Known(channels))
+    }
+
+    fn order(&self, wanted: ListQuery, source: ListSource) -> ChannelList {
+        let (answer, awaited) = oneshot::channel();
+        // Whoever awaits it hears of a thread that is gone.
+        let _ = self.0.send(ListRequest { wanted, source, answer });
+        ChannelList::Awaited(awaited)
+    }
+}
+
+/// Makes lists until nobody can ask for any more.
+fn make_all(orders: &Receiver<ListRequest>, shared: &ServerState) {
+    let mut apps: VecDeque<VecDeque<ListRequest>> = VecDeque::new();
+    loop {
+        if apps.is_empty() {
+            let Ok(first) = orders.recv() else { return };
+            queue(&mut apps, first);
+        }
+        orders.try_iter().for_each(|order| queue(&mut apps, order));
+        let Some(mut app) = apps.pop_front() else { continue };
+        if let Some(order) = app.pop_front() {
+            make(order, &mut app, shared);
+        }
+        if !app.is_empty() {
+            apps.push_back(app);
+        }
+    }
+}
+
+/// Puts an order to those of its app.
+fn queue(apps: &mut VecDeque<VecDeque<ListRequest>>, order: ListRequest) {
+    let is_same = |app: &VecDeque<ListRequest>| {
+        app.front().is_some_and(|other| other.wanted.app == order.wanted.app)
+    };
+    match apps.iter().position(is_same).and_then(|at| apps.get_mut(at)) {
+        Some(app) => app.push_back(order),
+        None => apps.push_back(VecDeque::from([order])),
+    }
+}
+
+/// Makes one list for all who want the same.
+fn make(order: ListRequest, others: &mut VecDeque<ListRequest>, shared: &ServerState) {
+    let ListRequest { wanted, source, answer } = order;
+    let channels = match source {
+        ListSource::Known(channels) => {
+            // Whoever asked has gone where this fails.
+            let _ = answer.send(write(&channels, wanted.shown));
+            return;
+        }
+        ListSource::Here(directory) => channels_of(shared, &wanted, &directory),
+    };
+    let list = write(&channels, wanted.shown);
+    let _ = answer.send(list.clone());
+    let all = std::mem::take(others);
+    for other in all {
+        if matches!(other.source, ListSource::Here(_)) && other.wanted == wanted {
+            let _ = other.answer.send(list.clone());
+        } else {
+            others.push_back(other);
+        }
+    }
+}
+
+fn channels_of(
+    shared: &ServerState,
+    wanted: &ListQuery,
+    directory: &Directory,
+) -> Vec<(ChannelName, Occupancy)> {
+    let mut channels = directory.channels(&wanted.prefix);
+    if shared.cluster.is_some() && wanted.shown.users {
+        for (name, occupancy) in &mut channels {
+            *occupancy = shared.inspect(&wanted.app, directory, name.as_str());
+        }
+    }
+    channels
+}
+
+/// `{"channels":{name:{…}}}`.
+fn write(channels: &[(ChannelName, Occupancy)], shown: ListFields) -> Bytes {
+    let names: usize = channels.iter().map(|(name, _)| name.as_str().len() + 8).sum();
+    let counts = usize::from(shown.users) * 18 + usize::from(shown.subscriptions) * 26;
+    let mut text = String::with_capacity(16 + names + channels.len() * counts);
+    text.push_str("{\"channels\":{");
+    for (at, (name, occupancy)) in channels.iter().enumerate() {
+        text.push_str(if at == 0 { "" } else { "," });
+        // Only those of users, whose ids are anything, may need to be escaped.
+        match name.user() {
+            None => text.extend(["\"", name.as_str(), "\""]),
+            Some(_) => text.push_str(&Value::from(name.as_str()).to_string()),
+        }
+        text.push_str(":{");
+        // To a string nothing fails to be written.
+        if shown.subscriptions {
+            let _ = write!(text, "\"subscription_count\":{}", occupancy.subscriptions);
+        }
+        if shown.users {
+            let comma = if shown.subscriptions { "," } else { "" };
+            let _ = write!(text, "{comma}\"user_count\":{}", occupancy.users);
+        }
+        text.push('}');
+    }
+    text.push_str("}}");
+    text.into()
+}

@@ -1,0 +1,114 @@
+//! What the answer to a request waits for once everything has been checked: connections that have to leave, a list
+//! that is made elsewhere, and events that are so much together that they are published in parts.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep};
+
+use super::error::Error;
+use super::response::AnswerBody;
+use crate::app::App;
+use crate::hub::directory::Directory;
+use crate::node::{Node, PendingWithdrawal, Publication};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::socket_id::SocketId;
+
+/// Bytes that are published before others get a turn.
+pub(super) const PART: usize = 256 << 10;
+
+/// How long others have then, and those who hear the events to take them: as much as 128 MB a second.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What is waited for.
+#[derive(Debug)]
+pub(super) enum DeferredAnswer {
+    Withdrawing(PendingWithdrawal),
+    Listing(oneshot::Receiver<Bytes>),
+    Publishing(Box<PacedPublish>),
+}
+
+/// Events on their way, and what is answered once they are.
+#[derive(Debug)]
+pub(super) struct PacedPublish {
+    pub events: Vec<OwnedTrigger>,
+    pub answer: Value,
+    /// The event and the channel of it that comes next.
+    next: (usize, usize),
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// One event and where it goes.
+#[derive(Debug)]
+pub(super) struct OwnedTrigger {
+    pub name: String,
+    /// The token of the data's JSON string.
+    pub data: String,
+    pub channels: Vec<ChannelName>,
+    pub except: Option<SocketId>,
+}
+
+impl DeferredAnswer {
+    /// The answer, once there is one.
+    pub(super) fn poll(
+        &mut self,
+        node: &Node,
+        (app, directory): (&App, &Directory),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<AnswerBody, Error>> {
+        Poll::Ready(match self {
+            Self::Withdrawing(withdrawing) => {
+                ready!(Pin::new(withdrawing).poll(cx));
+                Ok(AnswerBody::Json(json!({})))
+            }
+            Self::Listing(list) => match ready!(Pin::new(list).poll(cx)) {
+                Ok(list) => Ok(AnswerBody::Text(list)),
+                // Its thread is gone, which it is only after a panic.
+                Err(_) => Err(Error::Crowded),
+            },
+            Self::Publishing(publishing) => {
+                ready!(publishing.poll(node, (app, directory), cx));
+                Ok(AnswerBody::Json(std::mem::take(&mut publishing.answer)))
+            }
+        })
+    }
+}
+
+impl PacedPublish {
+    pub(super) fn new(events: Vec<OwnedTrigger>, answer: Value) -> Self {
+        Self { events, answer, next: (0, 0), pause: None }
+    }
+
+    fn poll(
+        &mut self,
+        node: &Node,
+        (app, directory): (&App, &Directory),
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            let mut bytes = 0;
+            while bytes < PART {
+                let (at, channel) = self.next;
+                let Some(event) = self.events.get(at) else { return Poll::Ready(()) };
+                let Some(channel) = event.channels.get(channel) else {
+                    self.next = (at + 1, 0);
+                    continue;
+                };
+                let OwnedTrigger { name, data, except, .. } = event;
+                let publication = Publication { channel, event: name, data, except: *except };
+                node.publish(app, directory, publication);
+                bytes += data.len();
+                self.next.1 += 1;
+            }
+            self.pause = Some(Box::pin(sleep(PAUSE)));
+        }
+    }
+}

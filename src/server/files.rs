@@ -1,0 +1,71 @@
+//! How the files that the process may open are shared out: to sockets, to connections that ask for none, and to
+//! what the server needs for itself, so that neither of the first two keeps it from Redis or from accepting.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::warn;
+
+/// Files that are no connections of clients: listeners, logs, Redis, webhooks, and some that stay free.
+const OWN: u64 = 64;
+
+/// Those of each worker.
+const WORKER: u64 = 4;
+
+/// What there is for clients.
+#[derive(Debug)]
+pub(super) struct FileShares {
+    /// Sockets that may be open at a time.
+    pub sockets: u64,
+    /// Connections of any kind that may be.
+    pub connections: usize,
+}
+
+/// Shares them out, once the limit is raised as far as it goes; `max_connections` is what was configured, 0: as
+/// many as the limit bears.
+pub(super) fn share_out(workers: usize, max_connections: usize) -> FileShares {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current < limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        warn!(%error, "the open-file limit stays as it is");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let (configured, shared) = (max_connections as u64, shares(files, workers));
+    if configured == 0 {
+        return shared;
+    }
+    let bears = shared.sockets;
+    if configured > bears {
+        warn!(configured, bears, "the open-file limit bears fewer connections than configured");
+    }
+    FileShares { sockets: configured.min(bears), ..shared }
+}
+
+fn shares(files: u64, workers: usize) -> FileShares {
+    let connections = files.saturating_sub(OWN + WORKER * workers as u64);
+    // Backends, probes, and clients on their way to be told that there is no room: they are there for a moment.
+    let requests = (files / 32).clamp(16, 1024);
+    FileShares {
+        sockets: connections.saturating_sub(requests).max(1),
+        connections: usize::try_from(connections).unwrap_or(usize::MAX).max(16),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn something_is_left_for_everybody() {
+        for (files, sockets, connections) in [
+            (1024, 920, 952),
+            (65_536, 64_440, 65_464),
+            (1 << 20, 1_047_480, 1_048_504),
+            (512, 424, 440),
+            (64, 1, 16),
+        ] {
+            let shared = shares(files, 2);
+            assert_eq!((shared.sockets, shared.connections), (sockets, connections), "{files}");
+        }
+    }
+}
