@@ -137,6 +137,39 @@ fn without_the_setting_there_is_nothing() {
 }
 
 #[test]
+fn a_flood_of_openings_is_bounded_as_handshakes_are() {
+    let fixture = Fixture::with_apps(one(), |server| server.handshakes_per_ip = 1);
+    let (mut opened, mut refused) = (Vec::new(), 0);
+    for number in 0..20 {
+        let session = Session::new(fixture.addr);
+        if number % 2 == 0 {
+            match session.poll() {
+                lines if lines.len() == 2 => opened.push(session),
+                lines => {
+                    assert_eq!(lines[2], r#"c[4100,"Server is over capacity"]"#);
+                    refused += 1;
+                }
+            }
+        } else {
+            let mut stream = session.stream();
+            assert_eq!(stream.line(), "o");
+            if stream.frame().contains("4100") {
+                assert!(stream.line().starts_with("c[4100"));
+                assert_eq!(stream.next(), None);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "all 20 were let in");
+    // Those that are open are none of it.
+    let session = &opened[0];
+    for _ in 0..5 {
+        assert_eq!(session.say(&[r#"{"event":"pusher:ping"}"#]), 204);
+        assert_eq!(session.poll().len(), 1);
+    }
+}
+
+#[test]
 fn sessions_count_as_connections_of_their_address() {
     let fixture = Fixture::with_apps(one(), |server| server.connections_per_ip = 2);
     let sessions: Vec<Session> = (0..3).map(|_| Session::new(fixture.addr)).collect();
