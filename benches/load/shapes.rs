@@ -29,7 +29,7 @@ impl Numbers {
 
     fn uuid(&mut self) -> String {
         let mut hex = |digits: usize| {
-            let number = self.below(1 << 31) << 20 | self.below(1 << 20);
+            let number = self.below(1 << 28) << 20 | self.below(1 << 20);
             format!("{number:012x}")[12 - digits..].to_owned()
         };
         format!("{}-{}-4{}-a{}-{}", hex(8), hex(4), hex(3), hex(3), hex(12))
