@@ -233,28 +233,33 @@ return {text(place_of(last)), reaches, missed}
 ";
 
 /// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time bytes; fenced. Logs unless `most` is 0. With a time
-/// it was taken then, by a server that may have lost it since; a later event stays the last. Answers the version that it
-/// has, 0 if it is not taken, and how many were cut off.
+/// it was taken then, by a server that may have lost it since; a later event stays the last, and it is sent as the plain event that head mac
+/// rest say in the end. Answers the version that it has, 0 if it is not taken, and how many were cut off.
 const KEEP: &str = r"
-local log, most, cut = KEYS[3], tonumber(ARGV[6]), 0
+local log, most, cut, is_last = KEYS[3], tonumber(ARGV[6]), 0, true
 if ARGV[7] == '1' then
   local place = taken_at(log, ARGV[2])
   if place then return {place, 0} end
 end
 if ARGV[8] ~= '0' then
   local last = redis.call('GET', KEYS[2])
-  if last and (place_of(last) > tonumber(ARGV[8]) or string.sub(last, 5, 20) == string.sub(ARGV[2], 5, 20)) then
-    return {0, 0}
-  end
+  if last and string.sub(last, 5, 20) == string.sub(ARGV[2], 5, 20) then return {0, 0} end
+  is_last = not last or place_of(last) <= tonumber(ARGV[8])
 end
 local version = next_version(KEYS[1])
-local envelope = sealed(ARGV[2], ARGV[3], version, '') .. ARGV[4]
-local kept = envelope
-if ARGV[8] ~= '0' then
-  -- As it was then, so that it is told from what others have published since.
-  kept = sealed(ARGV[2], ARGV[3], string.format('%016.0f', tonumber(ARGV[8])), '') .. ARGV[4]
+local envelope
+if is_last then
+  envelope = sealed(ARGV[2], ARGV[3], version, '') .. ARGV[4]
+  local kept = envelope
+  if ARGV[8] ~= '0' then
+    -- As it was then, so that it is told from what others have published since.
+    kept = sealed(ARGV[2], ARGV[3], string.format('%016.0f', tonumber(ARGV[8])), '') .. ARGV[4]
+  end
+  redis.call('SET', KEYS[2], kept, 'PX', ARGV[5])
+else
+  -- Whoever missed it hears it, and keeps what is later.
+  envelope = sealed(ARGV[10], ARGV[11], version, '') .. ARGV[12]
 end
-redis.call('SET', KEYS[2], kept, 'PX', ARGV[5])
 if most > 0 then
   cut = trim(log, redis.call('RPUSH', log, envelope), most, #envelope, tonumber(ARGV[9]))
   redis.call('EXPIRE', log, LASTS)

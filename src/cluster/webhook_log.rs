@@ -123,6 +123,8 @@ pub(super) struct AppLog {
     pub(super) queue: VecDeque<Word>,
     /// The number of the last that happened.
     number: u64,
+    /// What is not in the log any more, since when.
+    recent_done: VecDeque<(Instant, Box<str>)>,
     /// What happened and is in Redis, since when.
     recent: VecDeque<(Instant, Word)>,
     /// Entries that are done with.
@@ -201,6 +203,8 @@ impl WebhookLog {
     /// What happened within the last seconds before the link was lost may be lost; what is not is known by its number.
     pub(super) fn say_recent_again(&mut self) {
         for of in self.apps.values_mut() {
+            // What was taken out of the log may be in it again, without what came after it.
+            of.done.extend(of.recent_done.drain(..).map(|(_, id)| id));
             let recent = std::mem::take(&mut of.recent);
             let Some((last, _)) = recent.back() else { continue };
             let last = *last;
@@ -286,6 +290,17 @@ impl AppLog {
         }
     }
 
+    /// The first `count` of what is done with are not in the log any more.
+    pub(super) fn taken_out(&mut self, count: usize) {
+        let now = Instant::now();
+        self.recent_done.extend(self.done.drain(..count).map(|id| (now, id)));
+        while self.recent_done.len() > MOST_RECENT
+            || self.recent_done.front().is_some_and(|(at, _)| now - *at >= RECENT)
+        {
+            self.recent_done.pop_front();
+        }
+    }
+
     /// Nothing is left to be said or told, and nobody here has webhooks for it.
     pub(super) fn is_over(&self) -> bool {
         let idle = self.held.is_empty() && self.queue.is_empty() && self.done.is_empty();
@@ -361,7 +376,10 @@ mod tests {
         board.say_recent_again();
         assert_eq!(queued(&board), "!1x !2y !3z ");
         board.apps.get_mut(&app).unwrap().said(3);
+        board.take(LogRequest::Done { app: app.clone(), id: "1-0".into() });
+        board.apps.get_mut(&app).unwrap().taken_out(1);
         board.say_recent_again();
+        assert_eq!(board.apps[&app].done, [Box::from("1-0")]);
         board.say_recent_again();
         assert_eq!(queued(&board), "!1x !2y !3z ");
     }

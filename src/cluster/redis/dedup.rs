@@ -306,6 +306,14 @@ impl Deduplicator {
         }
     }
 
+    /// An event was given to subscribers as the kept one. It may be said again, after a failover, at a place of its own.
+    pub(super) fn note_kept(&mut self, name: &str, mark: MessageId) {
+        // This node's own come back for other reasons, too.
+        if let Some(heard) = self.topics.get_mut(name).filter(|_| mark.origin != self.node) {
+            heard.note(MessageId { place: None, ..mark });
+        }
+    }
+
     /// The log was read, and ends at `place`.
     pub(super) fn reach(&mut self, name: &str, place: u64) {
         if let Some(heard) = self.topics.get_mut(name) {
@@ -381,6 +389,17 @@ mod tests {
         for _ in 0..2 {
             assert!(matches!(hear(&mut hearing, event(2, 0, 0)), EnvelopeVerdict::New(_)));
         }
+    }
+
+    #[test]
+    fn a_kept_event_that_is_said_again_is_heard_once() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.begin("t", 1);
+        hearing.note_kept("t", MessageId::from(&event(2, 5, 100)));
+        assert_eq!(hearing.misses_after("t"), Some(0), "nothing was heard on the topic yet");
+        assert_eq!(caught_up(&mut hearing), [0; 0]);
+        assert_eq!(hear(&mut hearing, event(2, 5, 200)), EnvelopeVerdict::Doubled);
+        assert!(matches!(hear(&mut hearing, event(2, 6, 201)), EnvelopeVerdict::New(_)));
     }
 
     #[test]

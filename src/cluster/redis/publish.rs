@@ -286,7 +286,7 @@ impl LinkWriter<'_> {
         };
         let bytes = (frame.len() + data.len(), *max);
         let out = self.kept.keeping.keep(topic, bytes, held.serial, Instant::now() + *ttl);
-        let (frame, data) = (frame.clone(), data.clone());
+        let (plain, frame, data) = (frame.clone(), frame.clone(), data.clone());
         let body = EnvelopeBody::Cached { version: 0, except: *except, frame, data };
         let (name, envelope) =
             (self.keys.topic(topic), self.envelope(held.serial, held.told, body));
@@ -298,6 +298,14 @@ impl LinkWriter<'_> {
         self.kept.lasting.must(&topic.app, &self.keys.channel(topic, 'l'));
         let bytes = self.kept.lasting.bytes(&topic.app);
         keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes);
+        if held.taken > 0 {
+            // Another may be the last by now.
+            let body = EnvelopeBody::Event { version: 0, except: *except, frame: plain };
+            let envelope = self.envelope(held.serial, held.told, body);
+            let EnvelopeParts { head, mac, rest } =
+                self.seals.parts(&topic.app, &self.keys.topic(topic), &envelope);
+            keep.arg(head).arg(mac).arg(rest);
+        }
         batch.add(keep, ExpectedReply::Placed { serial: held.serial });
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };

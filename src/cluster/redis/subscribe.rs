@@ -167,6 +167,7 @@ impl LinkWriter<'_> {
             let told = whole || self.hearing.borrow().knows(&name, mark);
             // Of what was sent before it was read, the rest comes behind the last.
             let version = kept.version.max(if after == Some(0) { last } else { 0 });
+            self.hearing.borrow_mut().note_kept(&name, mark);
             RetainedEvent { version, told, ..kept }
         });
         if after == Some(0) {

@@ -237,7 +237,7 @@ impl LinkWriter<'_> {
         let [owned, backlog, entries, time] = reply::list(value) else {
             return Err(LinkError::Unexpected);
         };
-        of.done.drain(..done);
+        of.taken_out(done);
         of.backlog = reply::number(backlog).unwrap_or_default();
         let owned = reply::number(owned);
         let had = std::mem::replace(&mut of.owned, owned != Some(0));
