@@ -100,6 +100,13 @@ pub struct AppLimits {
     pub client_events_per_second: u32,
     /// At least 1.
     pub client_events_seconds: u32,
+    /// Messages of any kind that a connection may send at once, which come back evenly over
+    /// `messages_seconds`; 0: no limit.
+    pub messages_per_second: u32,
+    /// At least 1.
+    pub messages_seconds: u32,
+    /// Whether who sends more is closed, not refused.
+    pub messages_close: bool,
     /// Events a second through the API; 0: no limit.
     pub events_per_second: u32,
     /// Queries a second through the API; 0: no limit.
@@ -230,6 +237,9 @@ impl Default for AppLimits {
             max_connections: 0,
             client_events_per_second: 10,
             client_events_seconds: 1,
+            messages_per_second: 0,
+            messages_seconds: 1,
+            messages_close: false,
             events_per_second: 0,
             reads_per_second: 0,
             max_message_size: 100 << 10,

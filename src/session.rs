@@ -11,7 +11,7 @@ use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::shown;
 use crate::hub::withdrawal::Withdrawal;
-use crate::metrics::{Limited, LogNotice};
+use crate::metrics::{Limited, LogNotice, Reason};
 use crate::node::{Node, PendingSubscription};
 use crate::protocol::command::{ClientCommand, ClientEvent, MalformedCommand, Subscribe};
 use crate::protocol::error::{self, Error, SubscriptionError, close};
@@ -22,9 +22,8 @@ use crate::protocol::event::Message;
 pub struct Session {
     node: Rc<Node>,
     connection: Rc<Connection>,
-    /// When client events were counted last, and how much of the bucket they have taken.
-    second: u32,
-    spent: u64,
+    whispers: MessageBucket,
+    messages: MessageBucket,
     left: bool,
     /// A subscription that other nodes must be asked about. What is said meanwhile waits behind it, for a
     /// connection's frames are handled in their order.
@@ -50,15 +49,45 @@ enum HeldSubscription {
 /// The code of what is not signed as it should be.
 const SIGNATURE: u16 = 4009;
 
+/// The close code of a breach of policy (RFC 6455 section 7.4.1). Clients come back after it as after a lost
+/// connection, pusher-js a second later; 4301, the code of the refusal, would keep it away for good.
+const POLICY: u16 = 1008;
+
 /// Bytes that a client may send ahead of a subscription that waits before no more is read from it.
 const AHEAD: usize = 64 << 10;
 
 /// Bytes that a text takes beside its own, about: even an empty one is kept.
 const PLACE: usize = 16;
 
+/// A bucket of messages, from which each takes one and which fills again evenly.
+#[derive(Debug, Default)]
+struct MessageBucket {
+    /// When it was looked at last.
+    second: u32,
+    /// What is missing in it: for each message as many parts as the seconds in which all come back.
+    spent: u64,
+}
+
+impl MessageBucket {
+    /// Takes one of `messages` that come back within `seconds`, if there is one; always where there are 0.
+    fn take(&mut self, now: u32, (messages, seconds): (u32, u32)) -> bool {
+        if messages == 0 {
+            return true;
+        }
+        let (messages, parts) = (u64::from(messages), u64::from(seconds));
+        let passed = u64::from(now.saturating_sub(self.second));
+        self.second = now;
+        self.spent = self.spent.saturating_sub(passed * messages);
+        let is_left = self.spent + parts <= messages * parts;
+        self.spent += parts * u64::from(is_left);
+        is_left
+    }
+}
+
 impl Session {
     pub fn new(node: Rc<Node>, connection: Rc<Connection>) -> Self {
-        Self { node, connection, second: 0, spent: 0, left: false, waiting: None }
+        let (whispers, messages) = Default::default();
+        Self { node, connection, whispers, messages, left: false, waiting: None }
     }
 
     pub fn connection(&self) -> &Rc<Connection> {
@@ -77,6 +106,9 @@ impl Session {
             return;
         }
         self.connection.traffic().received.add(1);
+        if self.is_over_rate() {
+            return;
+        }
         let command = ClientCommand::parse(text);
         if let (true, Ok(command)) = (shown::is_wanted(), &command) {
             self.show(command);
@@ -107,6 +139,23 @@ impl Session {
             Err(MalformedCommand::Message) => self.refuse(&error::INVALID_MESSAGE, None),
             Err(MalformedCommand::ClientEvent) => self.refuse(&error::INVALID_CLIENT_EVENT, None),
         }
+    }
+
+    /// Whether a message is one too many, which is refused or ends the connection.
+    fn is_over_rate(&mut self) -> bool {
+        let limits = &self.connection.app().limits;
+        let (rate, close) =
+            ((limits.messages_per_second, limits.messages_seconds), limits.messages_close);
+        if self.messages.take(self.node.worker.now(), rate) {
+            return false;
+        }
+        self.node.counts().limited.count(Limited::Messages as usize);
+        self.refuse(&error::RATE_LIMIT, None);
+        if close {
+            let reason = Message::close(POLICY, &error::RATE_LIMIT.message);
+            self.connection.end(reason, Reason::OverRate);
+        }
+        true
     }
 
     #[cold]
@@ -252,19 +301,12 @@ impl Session {
 
     fn whisper(&mut self, event: &ClientEvent<'_>) {
         let limits = &self.connection.app().limits;
-        // A bucket of so many events, each as many parts as the seconds in which all of them come back.
-        let (allowed, parts) =
-            (u64::from(limits.client_events_per_second), u64::from(limits.client_events_seconds));
-        let now = self.node.worker.now();
-        let passed = u64::from(now.saturating_sub(self.second));
-        self.second = now;
-        self.spent = self.spent.saturating_sub(passed * allowed);
-        let told = if allowed > 0 && self.spent + parts > allowed * parts {
+        let rate = (limits.client_events_per_second, limits.client_events_seconds);
+        let told = if self.whispers.take(self.node.worker.now(), rate) {
+            self.node.whisper(&self.connection, event)
+        } else {
             self.node.counts().limited.count(Limited::ClientEvents as usize);
             Err(error::RATE_LIMIT)
-        } else {
-            self.spent += parts * u64::from(allowed > 0);
-            self.node.whisper(&self.connection, event)
         };
         if let Err(error) = told {
             self.refuse(&error, Some(&event.channel));

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::client::ApiTarget;
 use super::hints::files;
-use super::report::{Grade, Report};
+use super::report::{Grade, Report, ReportForm};
 use super::{CommandError, console, events, redis, webhooks};
 use crate::config::{self, LoadedSettings, PublicAddress, TargetArgs};
 use crate::server;
@@ -23,7 +23,17 @@ pub(super) async fn examine(
     at: &TargetArgs,
     load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
 ) -> Result<(), CommandError> {
-    let mut report = Report::new(at.json);
+    let form = if at.json { ReportForm::Json } else { ReportForm::Lines };
+    look(at, form, load).await.end()
+}
+
+/// One look at everything.
+pub(super) async fn look(
+    at: &TargetArgs,
+    form: ReportForm,
+    load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
+) -> Report {
+    let mut report = Report::new(form);
     let mut ours = None;
     let target = ApiTarget::find_one(at, true, || {
         let loaded = load()?;
@@ -50,7 +60,7 @@ pub(super) async fn examine(
         Ok(target) => target,
         Err(error) => {
             report.add("settings", Grade::Fail, error.0);
-            return report.end();
+            return report;
         }
     };
     report.add("settings", Grade::Ok, format!("app {} on {}", target.id, target.url()));
@@ -72,7 +82,7 @@ pub(super) async fn examine(
     for public in &public {
         from_outside(&mut report, (&target, apart), public).await;
     }
-    report.end()
+    report
 }
 
 /// Looks at the address that the app gives to its clients and its backend, unless that is this one. Where the

@@ -6,6 +6,7 @@ mod client;
 mod console;
 mod database;
 mod doctor;
+mod doctor_watch;
 mod events;
 mod fallback;
 mod feed;
@@ -64,7 +65,9 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
     folder: &Path,
 ) -> Result<(), CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let load = || config::load(flags, env, folder);
+    let env: Vec<(OsString, OsString)> =
+        env.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let load = || config::load(flags, env.iter().cloned(), folder);
     runtime.block_on(async {
         match tool {
             Tool::Trigger { channel, event, data, at } => {
@@ -112,7 +115,8 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
                 let answer = ask_of_user(&target, user, "reconnect", "{}").await?;
                 say(at.json, &answer, || format!("Clients of {user} are told to come back.\n"))
             }
-            Tool::Doctor { at } => doctor::examine(at, load).await,
+            Tool::Doctor { watch: false, at } => doctor::examine(at, load).await,
+            Tool::Doctor { watch: true, at } => doctor_watch::watch(at, load).await,
             Tool::Healthcheck => {
                 let target = ApiTarget::of_own(&load()?.config.server)?;
                 let up = format!("{}/up", target.path);
@@ -126,6 +130,7 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
             }
             Tool::Man { folder } => {
                 std::fs::create_dir_all(folder)?;
+                std::fs::write(folder.join("fanfare.toml.5"), config::manual())?;
                 Ok(clap_mangen::generate_to(Flags::command(), folder)?)
             }
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{CommandError, coloured, harmless};
 
 /// How well what was looked at does.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Grade {
     Ok,
     /// Works, but is worth a look.
@@ -24,24 +24,29 @@ struct Finding {
 
 pub(super) struct Report {
     findings: Vec<Finding>,
-    as_json: bool,
+    form: ReportForm,
+}
+
+/// How a report is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReportForm {
+    /// A line each, at once.
+    Lines,
+    /// A list at the end.
+    Json,
+    /// By whoever made it.
+    Silent,
 }
 
 impl Report {
-    pub(super) fn new(as_json: bool) -> Self {
-        Self { findings: Vec::new(), as_json }
+    pub(super) fn new(form: ReportForm) -> Self {
+        Self { findings: Vec::new(), form }
     }
 
     pub(super) fn add(&mut self, subject: &'static str, grade: Grade, text: impl Into<String>) {
         let finding = Finding { subject, grade, text: text.into() };
-        if !self.as_json {
-            let mark = match finding.grade {
-                // As wide as the others.
-                Grade::Ok => coloured(32, "ok  "),
-                Grade::Warn => coloured(33, "warn"),
-                Grade::Fail => coloured(31, "FAIL"),
-            };
-            let _ = writeln!(io::stdout(), "{mark}  {subject}: {}", harmless(&finding.text));
+        if self.form == ReportForm::Lines {
+            let _ = writeln!(io::stdout(), "{}", finding.line());
         }
         self.findings.push(finding);
     }
@@ -49,9 +54,8 @@ impl Report {
     /// Fails if anything does.
     pub(super) fn end(self) -> Result<(), CommandError> {
         let failed = self.findings.iter().filter(|finding| finding.grade == Grade::Fail).count();
-        if self.as_json {
-            let all: Vec<Value> = self.findings.iter().map(Finding::json).collect();
-            let _ = writeln!(io::stdout(), "{}", Value::Array(all));
+        if self.form == ReportForm::Json {
+            let _ = writeln!(io::stdout(), "{}", self.json());
         }
         match failed {
             0 => Ok(()),
@@ -61,7 +65,37 @@ impl Report {
     }
 }
 
+impl Report {
+    pub(super) fn json(&self) -> Value {
+        self.findings.iter().map(Finding::json).collect()
+    }
+
+    /// Its lines.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.findings.iter().map(Finding::line).collect()
+    }
+
+    /// What must be the same for nothing to have changed: how well each does, and what is said of what does not.
+    pub(super) fn state(&self) -> Vec<(&'static str, Grade, String)> {
+        let said = |finding: &Finding| match finding.grade {
+            Grade::Ok => String::new(),
+            Grade::Warn | Grade::Fail => finding.text.clone(),
+        };
+        self.findings.iter().map(|one| (one.subject, one.grade, said(one))).collect()
+    }
+}
+
 impl Finding {
+    fn line(&self) -> String {
+        let mark = match self.grade {
+            // As wide as the others.
+            Grade::Ok => coloured(32, "ok  "),
+            Grade::Warn => coloured(33, "warn"),
+            Grade::Fail => coloured(31, "FAIL"),
+        };
+        format!("{mark}  {}: {}", self.subject, harmless(&self.text))
+    }
+
     fn json(&self) -> Value {
         let grade = match self.grade {
             Grade::Ok => "ok",

@@ -148,6 +148,9 @@ pub enum Tool {
     },
     /// Find out what is wrong with a server, from its settings to an event that makes the round.
     Doctor {
+        /// Look again and again, until interrupted, and say what changes.
+        #[arg(long)]
+        watch: bool,
         #[command(flatten)]
         at: TargetArgs,
     },
@@ -237,7 +240,11 @@ pub enum ConfigCommand {
     /// Say whether the settings are right.
     Check,
     /// Print every setting and where it comes from, without secrets.
-    Show,
+    Show {
+        /// Print JSON: the settings by their names, and under "sources" where each comes from.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 impl fmt::Debug for TargetArgs {

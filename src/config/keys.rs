@@ -175,6 +175,15 @@ pub const APP: &[SettingKey<App>] = &[
         a.limits.client_events_seconds = seconds;
         Ok(())
     }),
+    key("messages_per_second", "0", |a, v| {
+        let (messages, seconds) = client_rate(v)?;
+        a.limits.messages_per_second = messages;
+        a.limits.messages_seconds = seconds;
+        Ok(())
+    }),
+    key("messages_over_limit", r#""refuse""#, |a, v| {
+        put(&mut a.limits.messages_close, choice(v, &[("refuse", false), ("close", true)]))
+    }),
     key("events_per_second", "0", |a, v| put(&mut a.limits.events_per_second, count(v, 0))),
     key("reads_per_second", "0", |a, v| put(&mut a.limits.reads_per_second, count(v, 0))),
     key("max_message_size", r#""100KiB""#, |a, v| put(&mut a.limits.max_message_size, size(v))),

@@ -86,7 +86,12 @@ pub fn answer<N: Into<OsString>, V: Into<OsString>>(
     Ok(Some(match command {
         CliCommand::Keys => GeneratedApp::random()?.lines(),
         CliCommand::Config(ConfigCommand::Check) => load(flags, env, folder)?.summary(),
-        CliCommand::Config(ConfigCommand::Show) => load(flags, env, folder)?.settings.show(),
+        CliCommand::Config(ConfigCommand::Show { json: false }) => {
+            load(flags, env, folder)?.settings.show()
+        }
+        CliCommand::Config(ConfigCommand::Show { json: true }) => {
+            format!("{:#}\n", load(flags, env, folder)?.settings.show_json())
+        }
         CliCommand::Tool(_) => return Ok(None),
     }))
 }

@@ -13,6 +13,7 @@ mod flags;
 mod keys;
 mod laravel;
 mod load;
+mod manual;
 mod redis_url;
 mod resolve;
 mod settings;
@@ -35,6 +36,7 @@ pub use flags::{
 pub use keys::{APP, SERVER, SettingKey, WEBHOOK};
 pub use laravel::{LaravelDoubt, PublicAddress};
 pub use load::{LoadedSettings, answer, load};
+pub use manual::manual;
 pub use settings::Settings;
 pub use soketi::RowReader;
 pub use version::{FEATURES, REVISION, VERSION};

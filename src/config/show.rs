@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use serde_json::{Map, Value as Json};
+
 use super::error::SettingOrigin;
 use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
 use super::settings::{Setting, SettingGroup, Settings, blank_webhook, effective};
@@ -75,6 +77,65 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The same for programs: an object as the file's tables are, with `sources` beside them, which has where
+    /// each comes from by its whole name.
+    pub fn show_json(&self) -> Json {
+        let (mut all, mut sources) = (Map::new(), Map::new());
+        for key in SERVER {
+            let shown = shown(key, &self.server, &mut Config::blank());
+            let Some((value, origin)) = shown else { continue };
+            insert(&mut all, key.name, value.json());
+            sources.insert(key.name.to_owned(), origin.to_string().into());
+        }
+        let mut apps = Vec::new();
+        for (index, app) in self.apps.iter().enumerate() {
+            let place = format!("apps[{index}]");
+            let blank = &mut App::new("", "", "");
+            let mut shown = group_json(APP, &app.values, blank, (&place, &mut sources));
+            let mut webhooks = Vec::new();
+            for (index, webhook) in app.webhooks.iter().enumerate() {
+                let place = format!("{place}.webhooks[{index}]");
+                let blank = &mut blank_webhook();
+                webhooks.push(group_json(WEBHOOK, &webhook.values, blank, (&place, &mut sources)));
+            }
+            insert(&mut shown, "webhooks", webhooks.into_iter().map(Json::Object).collect());
+            apps.push(Json::Object(shown));
+        }
+        all.insert("apps".to_owned(), Json::Array(apps));
+        all.insert("sources".to_owned(), Json::Object(sources));
+        Json::Object(all)
+    }
+}
+
+fn group_json<T>(
+    keys: &[SettingKey<T>],
+    group: &SettingGroup,
+    scratch: &mut T,
+    (place, sources): (&str, &mut Map<String, Json>),
+) -> Map<String, Json> {
+    let mut all = Map::new();
+    for key in keys {
+        let Some((value, origin)) = shown(key, group, scratch) else { continue };
+        insert(&mut all, key.name, value.json());
+        sources.insert(format!("{place}.{}", key.name), origin.to_string().into());
+    }
+    all
+}
+
+/// Puts a value where its dotted name says.
+fn insert(all: &mut Map<String, Json>, name: &str, value: Json) {
+    match name.split_once('.') {
+        None => drop(all.insert(name.to_owned(), value)),
+        Some((table, rest)) => {
+            let table = all.entry(table).or_insert_with(|| Json::Object(Map::new()));
+            if let Some(table) = table.as_object_mut() {
+                insert(table, rest, value);
+            }
+        }
+    }
+}
+
 fn table<T>(text: &mut String, keys: &[SettingKey<T>], group: &SettingGroup, scratch: &mut T) {
     for key in keys {
         line(text, key, key.name, group, scratch);
@@ -88,18 +149,28 @@ fn line<T>(
     group: &SettingGroup,
     scratch: &mut T,
 ) {
-    let Some(Setting { value, origin }) = effective(key, group) else { return };
+    let Some((value, origin)) = shown(key, group, scratch) else { return };
+    annotate(text, &format!("{name} = {value}"), &origin);
+}
+
+/// What is shown of a setting, and where it comes from.
+fn shown<T>(
+    key: &SettingKey<T>,
+    group: &SettingGroup,
+    scratch: &mut T,
+) -> Option<(Value, SettingOrigin)> {
+    let Setting { value, origin } = effective(key, group)?;
     let value = typed(key, value, scratch);
     let empty = matches!(&value, Value::Text(text) if text.is_empty());
-    let shown = match value {
+    let value = match value {
         value if key.secret && origin != SettingOrigin::Default && !empty => match key.name {
-            "cluster.redis" | "sql.url" => addresses(&value).to_string(),
-            "cluster.tls.key" if !is_pem(&value) => value.to_string(),
-            _ => format!("{MASK:?}"),
+            "cluster.redis" | "sql.url" => addresses(&value),
+            "cluster.tls.key" if !is_pem(&value) => value,
+            _ => Value::Text(MASK.to_owned()),
         },
-        value => value.without_credentials().to_string(),
+        value => value.without_credentials(),
     };
-    annotate(text, &format!("{name} = {shown}"), &origin);
+    Some((value, origin))
 }
 
 /// Whether a value is a key itself, and not the path of one.

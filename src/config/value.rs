@@ -36,6 +36,23 @@ impl Value {
     }
 }
 
+impl Value {
+    /// The same in JSON.
+    pub(super) fn json(&self) -> serde_json::Value {
+        match self {
+            Self::Bool(value) => (*value).into(),
+            Self::Integer(value) => (*value).into(),
+            Self::Text(text) | Self::Raw(text) => text.as_str().into(),
+            Self::Other(name) => (*name).into(),
+            Self::List(items) => items.iter().map(Self::json).collect(),
+            Self::Table(entries) => {
+                let entries = entries.iter().map(|(name, value)| (name.clone(), value.json()));
+                serde_json::Value::Object(entries.collect())
+            }
+        }
+    }
+}
+
 /// As TOML, on one line.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

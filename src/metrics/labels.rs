@@ -49,6 +49,8 @@ labels! {
         Silent = "silent",
         /// It sent nonsense without end.
         Flooding = "flooding",
+        /// It said more than `messages_per_second`.
+        OverRate = "over_rate",
         /// It held much while memory was used up.
         Heavy = "heavy",
         /// Its app is no more, or is disabled, since the settings were read again.
@@ -94,6 +96,7 @@ impl Reason {
             Self::Client | Self::Lost => "none",
             Self::Protocol => "1002",
             Self::Encoding => "1007",
+            Self::OverRate => "1008",
             Self::TooLarge => "1009",
             Self::TlsOnly => "4000",
             Self::UnknownApp | Self::AppRemoved => "4001",
@@ -159,6 +162,8 @@ labels! {
     /// What there may be so many of in a second, or so much of at all.
     Limited {
         ClientEvents = "client_events",
+        /// Everything that a client says.
+        Messages = "messages",
         Presence = "presence",
         Events = "events",
         Reads = "reads",

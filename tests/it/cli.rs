@@ -143,7 +143,8 @@ fn a_server_that_is_well_is_found_well() {
     let output = ask(&url(&fixture), &["doctor", "--json"]);
     let found: Value = serde_json::from_str(text(&output)).unwrap();
     let subjects: Vec<_> = found.as_array().unwrap().iter().map(|one| &one["subject"]).collect();
-    assert_eq!(subjects, ["settings", "server", "clock", "API", "WebSocket", "event"]);
+    let all = ["settings", "server", "clock", "API", "WebSocket", "event", "HTTP fallback"];
+    assert_eq!(subjects, all);
     assert!(found.as_array().unwrap().iter().all(|one| one["grade"] == "ok"), "{found}");
     assert!(output.status.success());
 }
@@ -314,4 +315,51 @@ fn a_user_is_made_to_come_back() {
     assert_eq!(text(&output), "Clients of ann are told to come back.\n");
     let line = listening.line();
     assert!(line.contains("Reconnect requested by the application"), "{line}");
+}
+
+#[test]
+fn the_settings_are_shown_to_programs_too() {
+    let output = command(&["config", "show", "--json"])
+        .envs([("FANFARE_SERVER__PORT", "9000"), ("FANFARE_APPS__0__ID", ID)])
+        .envs([("FANFARE_APPS__0__KEY", KEY), ("FANFARE_APPS__0__SECRET", SECRET)])
+        .env("FANFARE_APPS__0__WEBHOOKS__0__URL", "https://hooks.example.test")
+        .env("FANFARE_CLUSTER__REDIS", "redis://:s3cr3t@10.0.0.7")
+        .output()
+        .unwrap();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["server"]["port"], 9000);
+    assert_eq!(shown["server"]["tls"], json!({ "cert": "", "key": "" }));
+    assert_eq!(shown["sources"]["server.port"], "FANFARE_SERVER__PORT");
+    assert_eq!(shown["sources"]["server.host"], "default");
+    let app = &shown["apps"][0];
+    assert_eq!((&app["id"], &app["max_batch"]), (&json!(ID), &json!(10)));
+    assert_eq!(app["webhooks"][0]["url"], "https://hooks.example.test");
+    assert_eq!(shown["sources"]["apps[0].webhooks[0].batch"], "default");
+    assert_eq!(shown["cluster"]["redis"], "redis://********@10.0.0.7");
+    let text = text(&output);
+    assert!(!text.contains(SECRET) && !text.contains("s3cr3t"), "{text}");
+}
+
+#[test]
+fn doctor_says_what_changes_while_it_watches() {
+    let fixture = Fixture::start();
+    let at = ["--app-id", ID, "--key", KEY, "--secret", SECRET, "--url", &url(&fixture)];
+    let mut child = command(&[&["doctor", "--watch"], &at[..]].concat())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("a triggered event came back")));
+    // Nothing is said while nothing changes; then all of it again.
+    fixture.stop();
+    let mut said = Vec::new();
+    for line in lines.by_ref().skip_while(|line| !line.contains(" GMT")) {
+        said.push(line);
+        if said.last().is_some_and(|line| line.contains("FAIL  server: ")) {
+            break;
+        }
+    }
+    assert!(said.iter().any(|line| line.contains("nothing listens there")), "{said:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

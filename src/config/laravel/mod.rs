@@ -211,17 +211,17 @@ impl Laravel {
         app.set("apps[0]", "client_events", Setting { value, origin })
     }
 
-    /// Reverb counts every message of a connection over a window of seconds, if told to at all; Fanfare
-    /// counts client events, in a bucket of that many that is full again after these seconds.
+    /// Reverb counts every message of a connection over a window of seconds, if told to at all; here they come
+    /// out of a bucket of that many, which is full again after these seconds. Whispers have no other limit there.
     fn rate(&self, app: &mut AppSettings, warnings: &mut Vec<String>) -> Result<(), Error> {
         let variable = "REVERB_APP_RATE_LIMITING_ENABLED";
+        let none = Setting { value: Value::Integer(0), origin: SettingOrigin::Implied(REVERB.id) };
+        app.set("apps[0]", "client_events_per_second", none)?;
         if self.text(variable) != Some("true") {
             if self.text(variable).is_some_and(|text| !matches!(text, "false" | "0")) {
                 warnings.push(format!("{variable}: only true switches the limit on"));
             }
-            let setting =
-                Setting { value: Value::Integer(0), origin: SettingOrigin::Implied(REVERB.id) };
-            return app.set("apps[0]", "client_events_per_second", setting);
+            return Ok(());
         }
         let of = |variable| match self.setting(variable) {
             Some(setting) => number(&setting, variable),
@@ -229,20 +229,16 @@ impl Laravel {
         };
         let attempts = of("REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS")?.max(1);
         let seconds = of("REVERB_APP_RATE_LIMIT_DECAY_SECONDS")?.max(1);
-        warnings.push(format!(
-            "{attempts} messages in {seconds} seconds are taken as so many client events at once, \
-             which come back over that time"
-        ));
-        if self.text("REVERB_APP_RATE_LIMIT_TERMINATE") == Some("true") {
-            warnings.push(
-                "REVERB_APP_RATE_LIMIT_TERMINATE has no effect: what is over the limit is \
-                 refused and the connection stays"
-                    .to_owned(),
-            );
+        let terminate = "REVERB_APP_RATE_LIMIT_TERMINATE";
+        // PHP takes for true whatever is not empty and not 0.
+        if self.text(terminate).is_some_and(|text| !matches!(text, "false" | "0")) {
+            let value = Value::Text("close".to_owned());
+            let setting = Setting { value, origin: self.origin(terminate) };
+            app.set("apps[0]", "messages_over_limit", setting)?;
         }
         let value = Value::Text(format!("{attempts}/{seconds}s"));
         let setting = Setting { value, origin: self.origin(variable) };
-        app.set("apps[0]", "client_events_per_second", setting)
+        app.set("apps[0]", "messages_per_second", setting)
     }
 
     fn has(&self, names: &AppVariables) -> bool {

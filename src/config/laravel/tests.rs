@@ -111,17 +111,19 @@ fn a_rate_is_taken_over_only_where_reverb_would_keep_it() {
         let (config, warnings) = read(&(CREDENTIALS.to_owned() + lines), &[]).unwrap();
         let app = config.apps.by_id("1").unwrap().clone();
         let limits = &app.limits;
-        (limits.client_events_per_second, limits.client_events_seconds, warnings.len())
+        assert_eq!(limits.client_events_per_second, 0);
+        let rate = (limits.messages_per_second, limits.messages_seconds);
+        (rate.0, rate.1, limits.messages_close, warnings.len())
     };
-    assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=false"), (0, 1, 0));
-    assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=1"), (0, 1, 1));
-    assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=true"), (60, 60, 1));
+    assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=false"), (0, 1, false, 0));
+    assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=1"), (0, 1, false, 1));
+    assert_eq!(rate("REVERB_APP_RATE_LIMITING_ENABLED=true"), (60, 60, false, 0));
     assert_eq!(
         rate(
             "REVERB_APP_RATE_LIMITING_ENABLED=true\nREVERB_APP_RATE_LIMIT_MAX_ATTEMPTS=100\n\
              REVERB_APP_RATE_LIMIT_DECAY_SECONDS=3\nREVERB_APP_RATE_LIMIT_TERMINATE=true"
         ),
-        (100, 3, 2)
+        (100, 3, true, 0)
     );
 }
 

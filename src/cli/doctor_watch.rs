@@ -1,0 +1,43 @@
+//! `fanfare doctor --watch`: everything is looked at again and again, and what changed is said with its time. Ends
+//! with an interrupt, as whoever watches a terminal does it.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::CommandError;
+use super::doctor::look;
+use super::report::ReportForm;
+use crate::config::{self, LoadedSettings, TargetArgs};
+
+/// How long nothing is looked at between two looks. Each of them opens a socket and triggers an event.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Looks for ever: tells the whole of the first look, and of each later one that found something else. With
+/// `--json` every look is a line.
+pub(super) async fn watch(
+    at: &TargetArgs,
+    load: impl Fn() -> Result<LoadedSettings, config::Error>,
+) -> Result<(), CommandError> {
+    let mut before = None;
+    loop {
+        let report = look(at, ReportForm::Silent, &load).await;
+        let time = httpdate::fmt_http_date(SystemTime::now());
+        let state = report.state();
+        let told = if at.json {
+            writeln!(io::stdout(), "{}", json!({ "time": time, "findings": report.json() }))
+        } else if before.as_ref() == Some(&state) {
+            Ok(())
+        } else {
+            writeln!(io::stdout(), "{time}\n{}\n", report.lines().join("\n"))
+        };
+        // Nobody listens any more.
+        if told.and_then(|()| io::stdout().flush()).is_err() {
+            return Ok(());
+        }
+        before = Some(state);
+        sleep(PAUSE).await;
+    }
+}
