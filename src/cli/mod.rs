@@ -123,18 +123,25 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
                 target.request("GET", &up, "").await?.accepted().map(drop)
             }
             Tool::Completions { shell } => {
-                let mut text = Vec::new();
-                clap_complete::generate(*shell, &mut Flags::command(), "fanfare", &mut text);
-                let _ = io::stdout().write_all(&text);
+                complete(*shell);
                 Ok(())
             }
-            Tool::Man { folder } => {
-                std::fs::create_dir_all(folder)?;
-                std::fs::write(folder.join("fanfare.toml.5"), config::manual())?;
-                Ok(clap_mangen::generate_to(Flags::command(), folder)?)
-            }
+            Tool::Man { folder } => write_manuals(folder),
         }
     })
+}
+
+fn complete(shell: clap_complete::Shell) {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Flags::command(), "fanfare", &mut text);
+    let _ = io::stdout().write_all(&text);
+}
+
+/// The pages of the commands, and that of the settings.
+fn write_manuals(folder: &Path) -> Result<(), CommandError> {
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("fanfare.toml.5"), config::manual())?;
+    Ok(clap_mangen::generate_to(Flags::command(), folder)?)
 }
 
 /// Posts what is to be done with a user's connections.
