@@ -2,6 +2,7 @@
 //! happens to a channel happens here, once. A verb asks the hub, turns the facts it answers with into
 //! frames, and tells whoever is concerned.
 
+mod client_record;
 mod clustered;
 mod publish;
 mod readiness;
@@ -9,6 +10,7 @@ mod receive;
 mod requests;
 mod resume;
 mod room;
+mod travelling;
 mod users;
 pub mod watched;
 mod watchlist;
@@ -51,6 +53,7 @@ pub use clustered::{Clustered, PendingSubscription};
 pub use publish::Publication;
 pub use receive::take_arrivals;
 use room::{no_room, room};
+pub use travelling::ClientClaim;
 pub use webhooks::done;
 pub use withdraw::{Acknowledgement, PendingWithdrawal};
 
@@ -142,6 +145,18 @@ impl Node {
         address: IpAddr,
         answer: Bytes,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
+        self.connect_client(app, stream, address, answer, None)
+    }
+
+    /// The same for a client that may have come from another node.
+    pub fn connect_client(
+        &self,
+        app: &Arc<App>,
+        stream: Stream,
+        address: IpAddr,
+        answer: Bytes,
+        claim: Option<&ClientClaim>,
+    ) -> Result<Rc<Connection>, (Error, Stream)> {
         let shared = &self.shared;
         // As it is now: it may have changed since the request was read.
         let apps = shared.apps.load();
@@ -160,6 +175,8 @@ impl Node {
         let directory = self.hub().directory(&app.id);
         let max = app.limits.max_connections;
         let elsewhere = shared.cluster.as_ref().map_or(0, |cluster| cluster.elsewhere(&app.id));
+        // What others have is known a second late; one that takes the place of another is none more.
+        let elsewhere = if claim.is_some_and(ClientClaim::replaces) { 0 } else { elsewhere };
         if (max > 0 && elsewhere >= max) || !directory.admit(max.saturating_sub(elsewhere)) {
             shared.release(address);
             return Err((self.refused(Reason::Quota, close::OVER_QUOTA), stream));

@@ -6,6 +6,7 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::wire_reader::{EnvelopeReader, put_short, put_socket, text};
 use crate::app::AppId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
@@ -30,6 +31,9 @@ pub const DIGITS: usize = 16;
 /// The flag of what the sender's own subscribers have been given already.
 const TOLD: u8 = 1;
 
+/// The flag of what a client said, and who comes back is not told. The one between is the seal's.
+const WHISPER: u8 = 4;
+
 /// One message between nodes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Envelope {
@@ -42,6 +46,8 @@ pub struct Envelope {
     pub sent: u64,
     /// The sender's own subscribers have it already.
     pub told: bool,
+    /// Who comes back later is not told of it.
+    pub whisper: bool,
     pub body: EnvelopeBody,
 }
 
@@ -78,6 +84,10 @@ pub enum EnvelopeBody {
     },
     /// What the receiving node asked of others as its `request`, the sender has done.
     Done { version: u64, request: u64, app: AppId },
+    /// A client has come to the sender: end its connection, and answer what it holds.
+    TakeOver { version: u64, request: u64, app: AppId, key: Box<str> },
+    /// The answer to that.
+    HandedOver { version: u64, request: u64, app: AppId, record: Bytes },
 }
 
 /// Why bytes are no envelope.
@@ -107,6 +117,8 @@ const PROBE: u8 = 7;
 const RECONNECT: u8 = 8;
 const WITHDRAW: u8 = 9;
 const DONE: u8 = 10;
+const TAKE_OVER: u8 = 11;
+const HANDED_OVER: u8 = 12;
 
 impl Envelope {
     /// The bytes.
@@ -132,10 +144,13 @@ impl Envelope {
             EnvelopeBody::Reconnect { .. } => (RECONNECT, 0),
             EnvelopeBody::Withdraw { .. } => (WITHDRAW, 0),
             EnvelopeBody::Done { .. } => (DONE, 0),
+            EnvelopeBody::TakeOver { .. } => (TAKE_OVER, 0),
+            EnvelopeBody::HandedOver { .. } => (HANDED_OVER, 0),
         };
         let mut head = Vec::with_capacity(HEADER + DIGITS);
         let version = if kind > PROBE { VERSION } else { FIRST_VERSION };
-        head.extend_from_slice(&[version, kind, if self.told { TOLD } else { 0 }, MARK]);
+        let flags = u8::from(self.told) * TOLD + u8::from(self.whisper) * WHISPER;
+        head.extend_from_slice(&[version, kind, flags, MARK]);
         head.put_u64(self.origin);
         head.put_u64(self.serial);
         head.put_u64(self.sent);
@@ -175,6 +190,16 @@ impl Envelope {
                 rest.put_u64(*request);
                 rest.extend_from_slice(app.as_str().as_bytes());
             }
+            EnvelopeBody::TakeOver { request, app, key, .. } => {
+                rest.put_u64(*request);
+                put_short(&mut rest, app.as_str().as_bytes());
+                rest.extend_from_slice(key.as_bytes());
+            }
+            EnvelopeBody::HandedOver { request, app, record, .. } => {
+                rest.put_u64(*request);
+                put_short(&mut rest, app.as_str().as_bytes());
+                rest.extend_from_slice(record);
+            }
             EnvelopeBody::Probe => {}
         }
         (head, rest)
@@ -191,7 +216,9 @@ impl Envelope {
             | EnvelopeBody::Terminate { version, .. }
             | EnvelopeBody::Reconnect { version, .. }
             | EnvelopeBody::Withdraw { version, .. }
-            | EnvelopeBody::Done { version, .. } => {
+            | EnvelopeBody::Done { version, .. }
+            | EnvelopeBody::TakeOver { version, .. }
+            | EnvelopeBody::HandedOver { version, .. } => {
                 // 0 is none.
                 if *version > 0 {
                     *version = map(*version);
@@ -228,7 +255,9 @@ impl Envelope {
             | EnvelopeBody::Terminate { version, .. }
             | EnvelopeBody::Reconnect { version, .. }
             | EnvelopeBody::Withdraw { version, .. }
-            | EnvelopeBody::Done { version, .. } => Some(*version),
+            | EnvelopeBody::Done { version, .. }
+            | EnvelopeBody::TakeOver { version, .. }
+            | EnvelopeBody::HandedOver { version, .. } => Some(*version),
             EnvelopeBody::Probe => None,
         }
     }
@@ -240,46 +269,15 @@ impl Envelope {
         if version == 0 || mark != MARK {
             return Err(EnvelopeError::Garbage);
         }
-        if !(EVENT..=DONE).contains(&kind) {
+        if !(EVENT..=HANDED_OVER).contains(&kind) {
             let newer = version > VERSION;
             return Err(if newer { EnvelopeError::Newer(kind) } else { EnvelopeError::Garbage });
         }
-        reader.envelope(kind, flags & TOLD != 0).ok_or(EnvelopeError::Garbage)
+        reader.envelope(kind, flags).ok_or(EnvelopeError::Garbage)
     }
 }
-
-fn put_socket(out: &mut Vec<u8>, socket: Option<SocketId>) {
-    // No node has the number 0, so that it can stand for none.
-    let socket = socket.unwrap_or(SocketId { node: 0, number: 0 });
-    out.put_u64(socket.node);
-    out.put_u64(socket.number);
-}
-
-fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.put_u32(bytes.len() as u32);
-    out.extend_from_slice(bytes);
-}
-
-struct EnvelopeReader(Bytes);
 
 impl EnvelopeReader {
-    fn take(&mut self, count: usize) -> Option<Bytes> {
-        (count <= self.0.len()).then(|| self.0.split_to(count))
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.as_ref().try_into().ok()
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn short(&mut self) -> Option<Bytes> {
-        let count = u32::from_be_bytes(self.array()?);
-        self.take(count as usize)
-    }
-
     fn socket(&mut self) -> Option<Option<SocketId>> {
         let socket = SocketId { node: self.number()?, number: self.number()? };
         Some((socket.node != 0).then_some(socket))
@@ -287,10 +285,6 @@ impl EnvelopeReader {
 
     fn version(&mut self) -> Option<u64> {
         text(&self.take(DIGITS)?)?.parse().ok()
-    }
-
-    fn rest(&mut self) -> Bytes {
-        std::mem::take(&mut self.0)
     }
 
     /// All the names that are left.
@@ -302,7 +296,7 @@ impl EnvelopeReader {
         Some(names)
     }
 
-    fn envelope(&mut self, kind: u8, told: bool) -> Option<Envelope> {
+    fn envelope(&mut self, kind: u8, flags: u8) -> Option<Envelope> {
         let (origin, serial, sent) = (self.number()?, self.number()?, self.number()?);
         let body = match kind {
             EVENT => EnvelopeBody::Event {
@@ -354,14 +348,23 @@ impl EnvelopeReader {
                 request: self.number()?,
                 app: AppId::new(text(&self.rest())?),
             },
+            TAKE_OVER => EnvelopeBody::TakeOver {
+                version: self.version()?,
+                request: self.number()?,
+                app: AppId::new(text(&self.short()?)?),
+                key: text(&self.rest())?.into(),
+            },
+            HANDED_OVER => EnvelopeBody::HandedOver {
+                version: self.version()?,
+                request: self.number()?,
+                app: AppId::new(text(&self.short()?)?),
+                record: self.rest(),
+            },
             _ => EnvelopeBody::Probe,
         };
-        Some(Envelope { origin, serial, sent, told, body })
+        let (told, whisper) = (flags & TOLD != 0, flags & WHISPER != 0);
+        Some(Envelope { origin, serial, sent, told, whisper, body })
     }
-}
-
-fn text(bytes: &Bytes) -> Option<&str> {
-    std::str::from_utf8(bytes).ok()
 }
 
 /// The bytes in one piece, as a script joins them.
@@ -412,8 +415,21 @@ mod tests {
                 channels: ["private-a", "b"].map(|n| ChannelName::parse(n, 200).unwrap()).into(),
             },
             EnvelopeBody::Done { version: 0, request: 8, app: AppId::new("a") },
+            EnvelopeBody::TakeOver {
+                version: 0,
+                request: 8,
+                app: AppId::new("a"),
+                key: "k".into(),
+            },
+            EnvelopeBody::HandedOver {
+                version,
+                request: 8,
+                app: AppId::new("a"),
+                record: "r".into(),
+            },
         ];
-        let envelope = |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, body };
+        let envelope =
+            |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, whisper: true, body };
         bodies.into_iter().map(envelope).collect()
     }
 
@@ -457,8 +473,8 @@ mod tests {
             let mut bytes = envelope.encode();
             bytes[0] = VERSION + 1;
             assert_eq!(Envelope::decode(&bytes.clone().into()), Ok(envelope));
-            bytes[1] = DONE + 1;
-            assert_eq!(Envelope::decode(&bytes.into()), Err(EnvelopeError::Newer(DONE + 1)));
+            bytes[1] = HANDED_OVER + 1;
+            assert_eq!(Envelope::decode(&bytes.into()), Err(EnvelopeError::Newer(HANDED_OVER + 1)));
         }
     }
 

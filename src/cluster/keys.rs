@@ -29,7 +29,7 @@ impl RedisKeys {
         format!("{}:{{{}/{}}}:{part}", self.prefix, topic.app, topic.channel)
     }
 
-    /// `t`, `v`, `o`, `w`, `b` or `e` of an app.
+    /// `t`, `v`, `o`, `w`, `b`, `e`, `s`, `q`, `z` or `x` of an app.
     pub(super) fn app(&self, app: &AppId, part: char) -> String {
         format!("{}:{{{app}}}:{part}", self.prefix)
     }

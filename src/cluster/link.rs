@@ -4,19 +4,21 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Topic;
+use super::clients::{Missed, Parked, Replay};
 use super::envelope::Envelope;
+pub use super::figures::LinkMetrics;
+pub use super::question::{ClusterOccupancy, LinkQuery, LinkReply};
 use super::redis_clock::RedisClock;
 use super::roster::LoadedRoster;
 use super::webhook_log::{LogBatch, LogRequest};
 use crate::app::AppId;
-use crate::metrics::Histogram;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
@@ -65,6 +67,12 @@ pub enum LinkRequest {
     /// Something that webhooks are told of.
     News(LogRequest),
     Ask(LinkQuery, oneshot::Sender<LinkReply>),
+    /// Keep, or forget, what a client that may come back holds.
+    Park(Parked),
+    /// Read what such a client has missed of a topic.
+    Replay(Replay),
+    /// Forget the clients of an app that did not come back in time.
+    Sweep(AppId),
     /// End, once everything before is done.
     Stop,
 }
@@ -77,6 +85,7 @@ pub enum OutgoingEvent {
         topic: Topic,
         except: Option<SocketId>,
         frame: Bytes,
+        manner: Manner,
     },
     /// The same on a cache channel, where Redis keeps it for `ttl`, and `max` bytes of what the node publishes to the
     /// app's cache channels. The sender's own subscribers get it when it comes back, so that all nodes agree
@@ -88,6 +97,8 @@ pub enum OutgoingEvent {
         data: Bytes,
         ttl: Duration,
         max: usize,
+        /// Seconds that the log lasts on, if longer than it does anyway.
+        lasts: u32,
     },
     Terminate {
         app: AppId,
@@ -100,12 +111,31 @@ pub enum OutgoingEvent {
         asked: Instant,
     },
     Withdraw(Withdraw),
+    /// To one node: what the client held whose connection that node has taken over, nothing if it has none here.
+    HandedOver {
+        app: AppId,
+        node: u64,
+        request: u64,
+        record: Bytes,
+    },
     /// To one node: what it asked for is done.
     Done {
         app: AppId,
         node: u64,
         request: u64,
     },
+}
+
+/// What becomes of an event here and for clients that come back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// Subscribers here have it at once.
+    NonBlockingTcp,
+    /// The same, and who comes back is not told of it.
+    Whisper,
+    /// Subscribers here get it when it comes back, as it has its place in the log then; for so many seconds it must
+    /// be there.
+    Resumable { lasts: u32 },
 }
 
 /// A right that is taken back on all nodes. Those that have done it answer the request of the node that asked.
@@ -116,6 +146,8 @@ pub struct Withdraw {
     pub channels: Arc<[ChannelName]>,
     pub asked: Instant,
     pub request: u64,
+    /// Seconds in which a client may come back that held the channels; 0: none may.
+    pub window: u32,
 }
 
 impl OutgoingEvent {
@@ -124,6 +156,7 @@ impl OutgoingEvent {
             Self::Event { frame, .. } => frame.len(),
             Self::Cached { frame, data, .. } => frame.len() + data.len(),
             Self::Withdraw(one) => one.channels.iter().map(|name| name.as_str().len()).sum(),
+            Self::HandedOver { record, .. } => record.len(),
             Self::Terminate { .. } | Self::Reconnect { .. } | Self::Done { .. } => 0,
         };
         own + BESIDE
@@ -134,10 +167,33 @@ impl OutgoingEvent {
         match self {
             Self::Event { topic, .. } | Self::Cached { topic, .. } => &topic.app,
             Self::Withdraw(one) => &one.app,
-            Self::Terminate { app, .. } | Self::Reconnect { app, .. } | Self::Done { app, .. } => {
-                app
-            }
+            Self::Terminate { app, .. }
+            | Self::Reconnect { app, .. }
+            | Self::HandedOver { app, .. }
+            | Self::Done { app, .. } => app,
         }
+    }
+
+    /// Whether subscribers here get it only when it comes back.
+    pub(super) fn returns(&self) -> bool {
+        match self {
+            Self::Cached { .. } => true,
+            Self::Event { manner, .. } => matches!(manner, Manner::Resumable { .. }),
+            _ => false,
+        }
+    }
+
+    /// What subscribers here are given of it if it does not.
+    pub(super) fn alone(&self) -> Option<(&Topic, OfflineFallback)> {
+        let (topic, except, frame, data) = match self {
+            Self::Cached { topic, except, frame, data, .. } => (topic, except, frame, Some(data)),
+            Self::Event { topic, except, frame, .. } if self.returns() => {
+                (topic, except, frame, None)
+            }
+            _ => return None,
+        };
+        let (except, frame, data) = (*except, frame.clone(), data.cloned());
+        Some((topic, OfflineFallback::Publish { topic: topic.clone(), except, frame, data }))
     }
 
     /// Whether it is let in where there is no room: it is small and rare, and must not be forgotten.
@@ -177,6 +233,14 @@ pub enum LinkEvent {
     Living { request: u64, nodes: HashSet<String> },
     /// A node has done what this one requested.
     Done { request: u64, node: String },
+    /// A node was asked for what a client holds whose connection is there no longer, and answers.
+    HandedOver { request: u64, record: Bytes },
+    /// A client has come to the node of that number, which asks for what it holds by a request.
+    TakeOver { app: AppId, key: String, node: u64, request: u64 },
+    /// What a client has missed that came back to a connection here.
+    Missed(Missed),
+    /// So many clients of an app did not come back in time, or were too many; so many may still come.
+    Swept { app: AppId, expired: u64, crowded: u64, waiting: Option<u64> },
     /// So many connections of an app are on all nodes.
     Connections { app: AppId, total: usize },
     /// What webhooks are to be told.
@@ -189,9 +253,21 @@ pub enum LinkEvent {
 #[derive(Debug)]
 pub enum OfflineFallback {
     Open(Topic),
-    Join { topic: Topic, user: UserId },
-    Leave { topic: Topic, user: UserId },
-    Publish { topic: Topic, except: Option<SocketId>, frame: Bytes, data: Bytes },
+    Join {
+        topic: Topic,
+        user: UserId,
+    },
+    Leave {
+        topic: Topic,
+        user: UserId,
+    },
+    /// With data on a cache channel.
+    Publish {
+        topic: Topic,
+        except: Option<SocketId>,
+        frame: Bytes,
+        data: Option<Bytes>,
+    },
 }
 
 /// A cache channel's last event, and how long it is kept on.
@@ -203,96 +279,6 @@ pub struct RetainedEvent {
     pub ttl: Duration,
     /// Subscribers here have it already.
     pub told: bool,
-}
-
-/// What a query asks Redis.
-#[derive(Debug)]
-pub enum LinkQuery {
-    /// The occupied channels whose names begin so, with their users where wanted.
-    Channels {
-        app: AppId,
-        prefix: String,
-        users: bool,
-    },
-    /// How occupied some channels are.
-    Counts(Vec<Topic>),
-    /// One channel, with its cached event.
-    Channel(Topic),
-    Users(Topic),
-    Connections(AppId),
-}
-
-/// What it answers.
-#[derive(Debug, PartialEq)]
-pub enum LinkReply {
-    Channels(Vec<(ChannelName, ClusterOccupancy)>),
-    Counts(Vec<ClusterOccupancy>),
-    Channel(ClusterOccupancy, Option<RetainedEvent>),
-    Users(Vec<UserId>),
-    Connections(usize),
-}
-
-/// How occupied a channel is over all nodes.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct ClusterOccupancy {
-    pub subscriptions: usize,
-    pub users: usize,
-}
-
-/// What is counted of the link. Written by the link's thread, but for `dropped` and `throttled`.
-#[derive(Debug, Default)]
-pub struct LinkMetrics {
-    /// Envelopes sent.
-    pub published: AtomicU64,
-    /// Publishes that did not fit the queue, or waited too long.
-    pub dropped: AtomicU64,
-    /// Requests that waited until others were sent.
-    pub throttled: AtomicU64,
-    /// Envelopes of other nodes.
-    pub received: AtomicU64,
-    /// From their sending to their coming, by the clocks of both nodes.
-    pub lag: Histogram,
-    /// Subscribers here that events of other nodes went to.
-    pub deliveries: AtomicU64,
-    /// Bytes that were no envelope.
-    pub invalid: AtomicU64,
-    /// Envelopes that are of no node with the app's secret, or were changed on their way.
-    pub unsealed: AtomicU64,
-    /// Envelopes of kinds that only newer nodes know.
-    pub unknown_kind: AtomicU64,
-    /// Envelopes that came a second time.
-    pub duplicates: AtomicU64,
-    /// Events of other nodes that were read from a log.
-    pub replayed: AtomicU64,
-    /// Events that were cut off logs for their bytes.
-    pub cut: AtomicU64,
-    /// Topics whose log did not reach back to what was heard last, so that events may have been missed.
-    pub gaps: AtomicU64,
-    /// Nodes that did not say in time that they have taken a right back.
-    pub unconfirmed: AtomicU64,
-    /// Times that the link was made.
-    pub connects: AtomicU64,
-    /// Leases renewed.
-    pub renewals: AtomicU64,
-    /// Nodes whose lease had lapsed and that this node cleared away.
-    pub nodes_expired: AtomicU64,
-    /// What was said for webhooks, and what there was no room for.
-    pub news_said: AtomicU64,
-    pub news_dropped: AtomicU64,
-    /// Apps whose webhooks this node tells, and what waits in their logs.
-    pub news_apps: AtomicU64,
-    pub news_backlog: AtomicU64,
-    /// Commands sent to Redis.
-    pub commands: AtomicU64,
-    /// Round trips they took, and how long each; the time that scripts run is most of it.
-    pub round_trips: AtomicU64,
-    pub round_trip: Histogram,
-}
-
-impl LinkMetrics {
-    pub(crate) fn add(count: &AtomicU64, n: u64) {
-        count.fetch_add(n, Ordering::Relaxed);
-    }
 }
 
 /// What both ends know.
@@ -444,7 +430,10 @@ mod tests {
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.publish(OutgoingEvent::Event { topic, except: None, frame }, false)
+            link.publish(
+                OutgoingEvent::Event { topic, except: None, frame, manner: Manner::NonBlockingTcp },
+                false,
+            )
         };
         far.go_up();
         assert!(publish(300) && link.room().is_none() && link.takes(1, 300));
@@ -468,7 +457,10 @@ mod tests {
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.publish(OutgoingEvent::Event { topic, except: None, frame }, false)
+            link.publish(
+                OutgoingEvent::Event { topic, except: None, frame, manner: Manner::NonBlockingTcp },
+                false,
+            )
         };
         assert!(publish(60) && !publish(41) && publish(40) && !publish(0));
         assert_eq!(link.queued(), MAX);

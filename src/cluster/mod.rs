@@ -2,10 +2,13 @@
 //! in, arrivals come out, and a table of topics says what this node takes part in. What an arrival means to
 //! clients is decided above; nothing here knows a socket, a worker or the hub.
 
+pub mod clients;
 pub mod envelope;
 mod fencing;
+mod figures;
 mod keys;
 pub mod link;
+mod question;
 pub mod redis;
 pub mod redis_clock;
 pub mod roster;
@@ -14,6 +17,7 @@ mod seal;
 pub mod topics;
 pub mod webhook_log;
 mod webhook_scripts;
+mod wire_reader;
 
 use crate::app::AppId;
 use crate::protocol::channel::ChannelName;

@@ -59,14 +59,14 @@ impl RedisClock {
     }
 
     /// A time or version as this node has it, by what Redis says.
-    pub(super) fn local(&self, said: u64) -> u64 {
+    pub fn local(&self, said: u64) -> u64 {
         let local = said.saturating_add(self.shift());
         self.latest.fetch_max(local, Ordering::Relaxed);
         local
     }
 
     /// The same the other way round.
-    pub(super) fn said(&self, local: u64) -> u64 {
+    pub fn said(&self, local: u64) -> u64 {
         local.saturating_sub(self.shift())
     }
 

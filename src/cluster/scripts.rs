@@ -13,6 +13,8 @@
 //! Of an app, `P:{app}:` and `t`: channel → subscriptions on all nodes; `n:LEASE`: on one node. The empty
 //! channel name stands for the app's connections.
 //!
+//! Of an app whose clients may come back to any node, `s`, `q`, `z` and `x`: see `clients.rs`.
+//!
 //! For webhooks, of an app that has some: `o`: how many leases hold a channel or a member; `h:LEASE`: which one does;
 //! `w`: the log of what is to be told; `b`: the node that tells it, under which lease, and ` z` if it is to be woken;
 //! `e`: since when Redis has had these; `s:NODE`: the last that a node said has happened.
@@ -27,7 +29,7 @@ use std::sync::LazyLock;
 use sha1::{Digest as _, Sha1};
 
 use super::webhook_scripts::{LOGGING, OFFICE, READ, SAID_KEPT, SAY};
-use super::{fencing, seal};
+use super::{clients, fencing, seal};
 
 /// How long a version outlives its channel's last change; seconds. It may be forgotten, since the next one
 /// begins at the time of day.
@@ -154,7 +156,8 @@ local function taken_at(log, head)
 end
 ";
 
-/// KEYS l of each event; ARGV most, then for each event topic head mac rest, `1` if the log is to last on, and the bytes that it may have; fenced. Logs
+/// KEYS l of each event; ARGV most, then for each event topic head mac rest, the seconds that the log is to last on
+/// (negative where it lasts so long already unless it is new), and the bytes that it may have; fenced. Logs
 /// events at the time in microseconds and sends them, in order; those that follow each other on one
 /// channel are logged at once. A microsecond is less than an event takes, so that no two have the same place. A log
 /// is cut when it is a quarter longer than it need be, and lasts on for all events of a while, so that most events
@@ -164,18 +167,19 @@ const PUBLISH: &str = r"
 local most = tonumber(ARGV[1])
 local place, at, first, cut = now_us(), 2, 1, 0
 while KEYS[first] do
-  local log, entries, lasts, largest = KEYS[first], {}, false, 0
-  local topic = ARGV[at]
+  local log, entries, lasts, largest = KEYS[first], {}, 0, 0
+  local topic, seconds = ARGV[at], 0
   repeat
     local text = string.format('%016.0f', place)
     entries[#entries + 1] = sealed(ARGV[at + 1], ARGV[at + 2], text, '') .. ARGV[at + 3]
     largest = math.max(largest, #entries[#entries])
-    lasts = lasts or ARGV[at + 4] == '1'
+    local wish = tonumber(ARGV[at + 4])
+    lasts, seconds = math.max(lasts, wish), math.max(seconds, math.abs(wish))
     place, at, first = place + 1, at + 6, first + 1
   until KEYS[first] ~= log
   local length = redis.call('RPUSH', log, unpack(entries))
-  cut = cut + trim(log, length, most, largest, tonumber(ARGV[at - 1]))
-  if lasts or length == #entries then redis.call('EXPIRE', log, LASTS) end
+  cut = cut + trim(log, length, most, largest, tonumber(ARGV[at - 1]), seconds)
+  if lasts > 0 or length == #entries then redis.call('EXPIRE', log, seconds) end
   for i = 1, #entries do redis.call('SPUBLISH', topic, entries[i]) end
 end
 return cut
@@ -184,12 +188,12 @@ return cut
 /// Cutting a log off at its beginning, by the number of its entries and by their bytes. That it was cut for its bytes is
 /// noted beside it, for then fewer entries than it may have do not mean that none is missing.
 const TRIM: &str = r"
-local function trim(log, length, most, largest, bytes)
+local function trim(log, length, most, largest, bytes, seconds)
   local keep = math.min(most, math.max(1, math.floor(bytes / math.max(1, largest))))
   if length * 4 <= keep * 5 then return 0 end
   redis.call('LTRIM', log, -keep, -1)
   if keep == most then return 0 end
-  redis.call('SET', log .. 't', '', 'EX', LASTS)
+  redis.call('SET', log .. 't', '', 'EX', seconds)
   return length - keep
 end
 ";
@@ -232,7 +236,7 @@ local reaches = first > 0 and 2 or (is_whole and 1 or 0)
 return {text(place_of(last)), reaches, missed}
 ";
 
-/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time bytes; fenced. Logs unless `most` is 0. With a time
+/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time bytes lasts; fenced. Logs unless `most` is 0. With a time
 /// it was taken then, by a server that may have lost it since; a later event stays the last, and it is sent as the plain event that head mac
 /// rest say in the end. Answers the version that it has, 0 if it is not taken, and how many were cut off.
 const KEEP: &str = r"
@@ -258,11 +262,11 @@ if is_last then
   redis.call('SET', KEYS[2], kept, 'PX', ARGV[5])
 else
   -- Whoever missed it hears it, and keeps what is later.
-  envelope = sealed(ARGV[10], ARGV[11], version, '') .. ARGV[12]
+  envelope = sealed(ARGV[11], ARGV[12], version, '') .. ARGV[13]
 end
 if most > 0 then
-  cut = trim(log, redis.call('RPUSH', log, envelope), most, #envelope, tonumber(ARGV[9]))
-  redis.call('EXPIRE', log, LASTS)
+  cut = trim(log, redis.call('RPUSH', log, envelope), most, #envelope, tonumber(ARGV[9]), ARGV[10])
+  redis.call('EXPIRE', log, ARGV[10])
 end
 redis.call('SPUBLISH', ARGV[1], envelope)
 return {tonumber(version), cut}
@@ -353,10 +357,14 @@ pub(super) enum Script {
     Renew,
     Fence,
     ForgetLease,
+    Claim,
+    Park,
+    Sweep,
+    Revoke,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Join,
         Self::Leave,
         Self::Clear,
@@ -376,6 +384,10 @@ impl Script {
         Self::Renew,
         Self::Fence,
         Self::ForgetLease,
+        Self::Claim,
+        Self::Park,
+        Self::Sweep,
+        Self::Revoke,
     ];
 
     /// Whether it writes for the lease of the node that runs it, and so only while that holds; or goes by the time of the
@@ -392,6 +404,10 @@ impl Script {
                 | Self::Count
                 | Self::Say
                 | Self::Read
+                | Self::Claim
+                | Self::Park
+                | Self::Sweep
+                | Self::Revoke
         )
     }
 
@@ -424,6 +440,10 @@ impl Script {
             Self::Renew => (&[], &fencing::renew()),
             Self::Fence => (&[], fencing::FENCE),
             Self::ForgetLease => (&[], fencing::FORGET_LEASE),
+            Self::Claim => (&[clients::FIRST], clients::CLAIM),
+            Self::Park => (&[clients::FIRST], clients::PARK),
+            Self::Sweep => (&[clients::FIRST], clients::SWEEP),
+            Self::Revoke => (&[], clients::REVOKE),
         };
         let fence = match self {
             Self::Register => fencing::keeping(),
@@ -433,6 +453,5 @@ impl Script {
         let text = fence + &needs.concat() + own;
         text.replace("VERSION_KEPT", &VERSION_KEPT.to_string())
             .replace("SAID_KEPT", &SAID_KEPT.to_string())
-            .replace("LASTS", &(LOGGED + LONGER).to_string())
     }
 }

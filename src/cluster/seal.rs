@@ -126,6 +126,31 @@ impl EnvelopeSeals {
         self.with_signer(app, holds).unwrap_or_default()
     }
 
+    /// A client's record as Redis keeps it, in front of which stands what proves that a node made it.
+    pub(super) fn seal_record(&self, app: &AppId, key: &str, record: &[u8]) -> Vec<u8> {
+        let covered = self.covered_record(key, record);
+        let mac = self.with_signer(app, |signer| signer.mac(&covered)).unwrap_or_default();
+        [mac.get(..MAC).unwrap_or_default(), record].concat()
+    }
+
+    /// The record, if a node made it of that client.
+    pub(super) fn open_record<'a>(
+        &self,
+        app: &AppId,
+        key: &str,
+        bytes: &'a [u8],
+    ) -> Option<&'a [u8]> {
+        let (seal, record) = bytes.split_at_checked(MAC)?;
+        let covered = self.covered_record(key, record);
+        let holds = |signer: &Signer| signer.macs(&covered).any(|mac| mac.get(..MAC) == Some(seal));
+        self.with_signer(app, holds)?.then_some(record)
+    }
+
+    fn covered_record(&self, key: &str, record: &[u8]) -> [Vec<u8>; 3] {
+        let database = self.database.to_be_bytes();
+        [[b"client".as_slice(), &database].concat(), [key.as_bytes(), &[0]].concat(), record.into()]
+    }
+
     fn with_signer<T>(&self, app: &AppId, with: impl FnOnce(&Signer) -> T) -> Option<T> {
         let apps = self.apps.load();
         let mut known = self.known.borrow_mut();
@@ -182,7 +207,7 @@ mod tests {
     }
 
     fn envelope(body: EnvelopeBody) -> Envelope {
-        Envelope { origin: 7, serial: 9, sent: 5, told: true, body }
+        Envelope { origin: 7, serial: 9, sent: 5, told: true, whisper: false, body }
     }
 
     /// As the script does it.

@@ -41,6 +41,8 @@ pub struct TopicEntry {
     pub total: TopicTotal,
     /// The link knows that it is to count again.
     changed: bool,
+    /// The place of the last event that came in, where clients that come back are to know it.
+    reached: u64,
 }
 
 /// How many subscribe on all nodes.
@@ -131,6 +133,16 @@ impl TopicEntry {
     /// When it was made.
     pub fn since(&self) -> u64 {
         self.since
+    }
+
+    /// Notes the place of an event that has come in.
+    pub fn reach(&mut self, place: u64) {
+        self.reached = self.reached.max(place);
+    }
+
+    /// The place of the last event that did.
+    pub fn reached(&self) -> u64 {
+        self.reached
     }
 
     /// An event that this node has published to a cache channel has come back. Who subscribes after an event

@@ -96,10 +96,10 @@ impl Settings {
         }
         config.apps = self.resolve_apps()?;
         let resumes = config.apps.iter().any(|app| !app.features.resume.is_zero());
-        if resumes && !config.cluster.redis.is_empty() {
+        if resumes && !config.cluster.redis.is_empty() && config.cluster.replay == 0 {
             let problem =
-                "does not go with an app's resume, which works on a server of its own so far";
-            return Err(self.wrong("cluster.redis", problem));
+                "must not be 0 with an app's resume, whose missed events are read from there";
+            return Err(self.wrong("cluster.replay", problem));
         }
         Ok(config)
     }

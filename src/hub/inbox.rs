@@ -11,6 +11,7 @@ use super::deflated::DeflatedEvent;
 use super::described::Describe;
 use super::directory::Directory;
 use super::http_stream::SessionRequest;
+use super::resume::Replayed;
 use super::withdrawal::Withdrawal;
 use crate::metrics::TurnTimes;
 use crate::protocol::error::Error;
@@ -55,6 +56,11 @@ pub enum WorkerTask {
     Resume {
         place: ConnectionRef,
         admitted: bool,
+    },
+    /// What the client of a connection has missed of a channel.
+    Replay {
+        place: ConnectionRef,
+        replayed: Box<Replayed>,
     },
     /// Close one connection, and say why.
     CloseOne {

@@ -56,6 +56,7 @@ use directory::{Directory, WorkerTargets};
 use http_sessions::HttpSessions;
 use http_stream::SessionRequest;
 use inbox::{ConnectionRef, Delivery, Inbox, Sequence, WorkerTask};
+use resume::Replayed;
 use withdrawal::Withdrawal;
 
 /// What the workers of one node share.
@@ -223,6 +224,11 @@ impl Hub {
     /// Lets a connection go on that waited for its subscription, or refuses it.
     pub fn resume(&self, place: ConnectionRef, admitted: bool) {
         self.inbox(place.worker).put(WorkerTask::Resume { place, admitted });
+    }
+
+    /// Tells a connection what its client has missed.
+    pub fn replay(&self, place: ConnectionRef, replayed: Replayed) {
+        self.inbox(place.worker).put(WorkerTask::Replay { place, replayed: Box::new(replayed) });
     }
 
     /// Closes one connection.

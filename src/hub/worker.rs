@@ -265,8 +265,9 @@ impl Worker {
         connection: &Connection,
         subscription: Subscription,
     ) -> Option<EndedSubscription> {
-        let mut channels = self.channels.borrow_mut();
         let Subscription { channel: local, position, user, bytes, .. } = subscription;
+        self.let_go(connection, local);
+        let mut channels = self.channels.borrow_mut();
         let slot = local.slot;
         connection.directory.sub_bytes(bytes as usize);
         let channel = channels.at_mut(slot)?;
@@ -381,6 +382,11 @@ impl Worker {
             }
             WorkerTask::Resume { place, admitted } => {
                 self.at(place).into_iter().for_each(|one| one.resume(admitted));
+            }
+            WorkerTask::Replay { place, replayed } => {
+                if let Some(connection) = self.at(place) {
+                    self.replay(&connection, *replayed);
+                }
             }
             WorkerTask::CloseOne { place, why } => {
                 self.at(place).into_iter().for_each(|one| one.close(&why));

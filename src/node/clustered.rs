@@ -10,11 +10,13 @@ use bytes::Bytes;
 use dashmap::DashMap;
 
 use super::requests::Requests;
+use super::resume::{CatchUp, log_seconds};
+use super::travelling::Travellers;
 use super::watchlist::PendingWatchlist;
 use super::webhooks::wants;
 use super::{Node, Publication};
 use crate::app::{App, AppId};
-use crate::cluster::link::{Link, OutgoingEvent};
+use crate::cluster::link::{Link, Manner, OutgoingEvent};
 use crate::cluster::topics::{TopicEntry, Topics};
 use crate::cluster::{SubscribeTicket, Topic};
 use crate::hub::budget::WorkKind;
@@ -40,6 +42,8 @@ pub struct Clustered {
     pub(super) unknown: DashMap<SocketId, PendingWatchlist>,
     /// What all other nodes have been asked to do.
     pub(super) requests: Requests,
+    /// Clients here that may come back to other nodes.
+    pub(super) travellers: Travellers,
 }
 
 /// A subscription that waits for other nodes.
@@ -57,8 +61,8 @@ impl PendingSubscription {
 
 impl Clustered {
     pub fn new(topics: Arc<Topics>) -> Self {
-        let (elsewhere, unknown, requests) = Default::default();
-        Self { topics, elsewhere, unknown, requests }
+        let (elsewhere, unknown, requests, travellers) = Default::default();
+        Self { topics, elsewhere, unknown, requests, travellers }
     }
 
     pub fn link(&self) -> &Link {
@@ -82,25 +86,27 @@ impl Clustered {
         self.topics.leave(&topic, ended.user.as_ref(), wants(app, &ended.channel));
     }
 
-    /// Tells the others; `promised` if a backend was told that they are.
+    /// Tells the others what a backend has published, or a client has said; whether that found room.
     pub(super) fn publish(
         &self,
-        app: &AppId,
-        channel: &ChannelName,
+        (app, channel): (&AppId, &ChannelName),
         except: Option<SocketId>,
         frame: Bytes,
-        promised: bool,
-    ) {
+        manner: Manner,
+    ) -> bool {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
-        self.link().publish(OutgoingEvent::Event { topic, except, frame }, promised);
+        // A backend was told that it is taken.
+        let promised = manner != Manner::Whisper;
+        self.link().publish(OutgoingEvent::Event { topic, except, frame, manner }, promised)
     }
 
     pub(super) fn publish_cached(&self, app: &App, publication: Publication<'_>, frame: Bytes) {
         let Publication { channel, data, except, .. } = publication;
         let topic = Topic { app: app.id.clone(), channel: channel.clone() };
         let (data, ttl) = (Bytes::copy_from_slice(data.as_bytes()), app.features.cache_ttl);
-        let max = app.limits.cache_bytes;
-        let publish = OutgoingEvent::Cached { topic: topic.clone(), except, frame, data, ttl, max };
+        let (max, lasts) = (app.limits.cache_bytes, log_seconds(app));
+        let publish =
+            OutgoingEvent::Cached { topic: topic.clone(), except, frame, data, ttl, max, lasts };
         self.topics.publish_cached(&topic, publish);
     }
 
@@ -217,10 +223,9 @@ impl Node {
     ) {
         let name = &pending.topic.channel;
         let app = connection.app();
-        let mut misses = false;
+        let (mut misses, mut caught) = (false, CatchUp::Up);
         let who = (pending.user(), wants(&app, name));
         let entered = cluster.topics.enter(&pending.topic, who, |entry| {
-            misses = name.kind().cache && entry.cached().is_none();
             let cache = if name.kind().cache {
                 entry.cache_version()
             } else {
@@ -232,11 +237,24 @@ impl Node {
             if let (Ok(_), Some(user)) = (subscribed, pending.user()) {
                 connection.make_present(user.clone());
             }
-            answers(name, entry)
+            let (answer, mut cached) = answers(name, entry);
+            caught = self.take_up(cluster, connection, (&pending.topic, entry));
+            if matches!(caught, CatchUp::Missed(..)) {
+                // What was missed is in its place.
+                cached = None;
+            } else {
+                misses = name.kind().cache && entry.cached().is_none();
+            }
+            (answer, cached)
         });
         self.report(&app, misses.then_some(()), |()| Fact::CacheMiss(name.clone()));
-        if let Some(answers) = entered {
-            tell(connection, answers);
+        if let Some((subscribed, cached)) = entered {
+            connection.tell(subscribed);
+            if matches!(caught, CatchUp::Gap) {
+                connection.tell(Message::gap(name));
+            }
+            cached.into_iter().for_each(|frame| connection.push(frame));
         }
+        self.note_users(connection);
     }
 }

@@ -6,7 +6,9 @@ use std::borrow::Cow;
 use tracing::debug;
 
 use super::Node;
+use super::resume::log_seconds;
 use crate::app::{App, ClientEvents};
+use crate::cluster::link::Manner;
 use crate::console::Kind;
 use crate::hub::budget::WorkKind;
 use crate::hub::cache::CacheTerms;
@@ -45,9 +47,15 @@ impl Node {
             if kind.cache {
                 cluster.publish_cached(app, publication, message.into_bytes());
             } else {
-                let event = (publication, &message);
-                self.publish_to_seats(app, directory, event, Sequence::None, 0);
-                cluster.publish(&app.id, channel, except, message.into_bytes(), true);
+                let lasts = log_seconds(app);
+                let manner =
+                    if lasts > 0 { Manner::Resumable { lasts } } else { Manner::NonBlockingTcp };
+                let (event, frame) = ((publication, &message), message.bytes().clone());
+                let is_taken = cluster.publish((&app.id, channel), except, frame, manner);
+                // Where clients may come back, subscribers here get it in the order of the log.
+                if lasts == 0 || !is_taken {
+                    self.publish_to_seats(app, directory, event, Sequence::None, 0);
+                }
             }
             return;
         }
@@ -149,7 +157,8 @@ impl Node {
         let place = (Some(connection.id), Sequence::None);
         self.hub().publish_event(&seats, message.bytes(), place, app.compression_min(&name), 0);
         if let Some(cluster) = &self.shared.cluster {
-            cluster.publish(&app.id, &name, Some(connection.id), message.into_bytes(), false);
+            let (to, except) = ((&app.id, &name), Some(connection.id));
+            cluster.publish(to, except, message.into_bytes(), Manner::Whisper);
         }
         Ok(())
     }

@@ -56,6 +56,7 @@ pub async fn take_arrivals(shared: Arc<ServerState>, mut arrivals: mpsc::Receive
             }
             _ = ticks.tick() => {
                 tick = tick.wrapping_add(1);
+                shared.look_after_travellers(cluster, tick);
                 announced.look(&shared.apps.load_full(), cluster.link());
                 shared.tell_connections(cluster, &mut told, tick.is_multiple_of(SUMS_EVERY));
             }
@@ -80,6 +81,29 @@ impl ServerState {
                 cluster.link().order(LinkRequest::Connections { app, count });
             }
         }
+    }
+
+    /// Does what one arrival says that is about rights, or clients that come back.
+    fn receive_for_client(
+        &self,
+        cluster: &Clustered,
+        arrival: LinkEvent,
+    ) -> Option<Acknowledgement> {
+        match arrival {
+            LinkEvent::Withdraw { node, order } => return Some(self.withdraw_for(node, &order)),
+            LinkEvent::Living { request, nodes } => cluster.requests.expect(request, nodes),
+            LinkEvent::Done { request, node } => cluster.requests.answer(request, node),
+            LinkEvent::TakeOver { app, key, node, request } => {
+                self.hand_over(cluster, (app, key), node, request);
+            }
+            LinkEvent::HandedOver { request, record } => cluster.travellers.come(request, record),
+            LinkEvent::Missed(missed) => self.replay(missed),
+            LinkEvent::Swept { app, expired, crowded, waiting } => {
+                self.note_swept(&app, (expired, crowded), waiting);
+            }
+            _ => {}
+        }
+        None
     }
 
     /// Does what one arrival says. What is returned is to be waited for, and the node that asked for it told.
@@ -109,9 +133,6 @@ impl ServerState {
                 let directory = self.hub.directory(&app);
                 self.hub.close_user(&directory, &user, asked, &close::RECONNECT);
             }
-            LinkEvent::Withdraw { node, order } => return Some(self.withdraw_for(node, &order)),
-            LinkEvent::Living { request, nodes } => cluster.requests.expect(request, nodes),
-            LinkEvent::Done { request, node } => cluster.requests.answer(request, node),
             LinkEvent::Connections { app, total } => {
                 let here = self.hub.directory(&app).connections();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
@@ -124,6 +145,7 @@ impl ServerState {
                 // What others have is not known any longer; better too many than none.
                 cluster.elsewhere.clear();
             }
+            other => return self.receive_for_client(cluster, other),
         }
         None
     }
@@ -149,7 +171,7 @@ impl ServerState {
             let is_news = !kept.told || entry.cache_version() == 0;
             entry.keep(kept.into());
             if is_news {
-                self.deliver_event(topic, &frame, (None, Sequence::Cache(version)));
+                self.deliver_event(topic, &frame, (None, Sequence::Cache(version)), version);
             }
         }
         self.resume(entry.ready());
@@ -170,13 +192,16 @@ impl ServerState {
                     self.tell_changes(&topic, entry, changes);
                 });
             }
-            OfflineFallback::Publish { topic, except, frame, data } => {
+            OfflineFallback::Publish { topic, except, frame, data: None } => {
+                self.deliver_event(&topic, &frame, (except, Sequence::None), 0);
+            }
+            OfflineFallback::Publish { topic, except, frame, data: Some(data) } => {
                 topics.change(&topic, |entry| {
                     let apps = self.apps.load();
                     let app = apps.by_id(topic.app.as_str());
                     let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
                     let version = entry.keep_alone(frame.clone(), data, Instant::now() + ttl);
-                    self.deliver_event(&topic, &frame, (except, Sequence::Cache(version)));
+                    self.deliver_event(&topic, &frame, (except, Sequence::Cache(version)), 0);
                     entry.came_back();
                     self.resume(entry.ready());
                 });
@@ -214,27 +239,33 @@ impl ServerState {
 
     fn receive_on(&self, cluster: &Clustered, topic: &Topic, envelope: Envelope, late: bool) {
         let topics = &cluster.topics;
-        let own = envelope.origin == self.hub.node();
+        let (own, whisper) = (envelope.origin == self.hub.node(), envelope.whisper);
         match envelope.body {
             EnvelopeBody::Event { version, except, frame } => {
                 // Else all who are subscribed now were when it was sent.
                 let history =
                     if late && version > 0 { Sequence::Cache(version) } else { Sequence::None };
-                self.deliver_event(topic, &frame, (except, history));
-                self.tell_of_arrival(topic, &frame);
-                topics.read(topic, |entry| count_deliveries(cluster, entry));
+                let number = version * u64::from(!whisper);
+                if self.deliver_event(topic, &frame, (except, history), number) {
+                    topics.change(topic, |entry| entry.reach(number));
+                }
+                if !own {
+                    self.tell_of_arrival(topic, &frame);
+                    topics.read(topic, |entry| count_deliveries(cluster, entry));
+                }
             }
             EnvelopeBody::Cached { version, except, frame, data } => {
                 let apps = self.apps.load();
                 let app = apps.by_id(topic.app.as_str());
                 let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
                 topics.change(topic, |entry| {
-                    let expires = Instant::now() + ttl;
-                    let news = version > entry.cache_version();
+                    let (expires, news) = (Instant::now() + ttl, version > entry.cache_version());
+                    entry.reach(version);
                     entry.keep(TopicCache { version, frame: frame.clone(), data, expires });
                     let told = own && envelope.told;
                     if news && !told {
-                        self.deliver_event(topic, &frame, (except, Sequence::Cache(version)));
+                        let place = (except, Sequence::Cache(version));
+                        self.deliver_event(topic, &frame, place, version);
                         if !own {
                             self.tell_of_arrival(topic, &frame);
                             count_deliveries(cluster, entry);
@@ -276,6 +307,8 @@ impl ServerState {
             | EnvelopeBody::Reconnect { .. }
             | EnvelopeBody::Withdraw { .. }
             | EnvelopeBody::Done { .. }
+            | EnvelopeBody::TakeOver { .. }
+            | EnvelopeBody::HandedOver { .. }
             | EnvelopeBody::Probe => {}
         }
     }
@@ -333,12 +366,22 @@ impl ServerState {
         }
     }
 
-    fn deliver_event(&self, topic: &Topic, frame: &Bytes, place: (Option<SocketId>, Sequence)) {
+    /// Gives subscribers here an event; `number` is its place in the log, which counts where clients may come back:
+    /// whether it does.
+    fn deliver_event(
+        &self,
+        topic: &Topic,
+        frame: &Bytes,
+        place: (Option<SocketId>, Sequence),
+        number: u64,
+    ) -> bool {
         let apps = self.apps.load();
         let app = apps.by_id(topic.app.as_str());
         let min = app.and_then(|app| app.compression_min(&topic.channel));
         let seats = self.hub.directory(&topic.app).seats(topic.channel.as_str());
-        self.hub.publish_event(&seats, frame, place, min, 0);
+        let counts = number > 0 && app.is_some_and(|app| !app.features.resume.is_zero());
+        self.hub.publish_event(&seats, frame, place, min, if counts { number } else { 0 });
+        counts
     }
 
     fn deliver(&self, topic: &Topic, frame: &Bytes, except: Option<SocketId>, history: Sequence) {

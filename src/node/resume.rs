@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Node, Publication};
+use super::travelling::ClientClaim;
+use super::{Node, Publication, ServerState};
 use crate::app::App;
 use crate::console::Kind;
 use crate::hub::connection::Connection;
@@ -25,7 +26,7 @@ const LIVENESS_SECONDS: u32 = 60;
 /// How much older than this server a token may seem before it is taken for one of its predecessor: a token's time has
 /// no parts of a second. No more than that, for a page that is told of a gap it does not have fetches once more than it
 /// must, and one that is not told of the gap it has shows what is not so.
-const START_SLACK: Duration = Duration::from_secs(1);
+pub(super) const START_SLACK: Duration = Duration::from_secs(1);
 
 /// What is told to a client that subscribes, in the place of a cached event.
 #[derive(Debug)]
@@ -46,36 +47,55 @@ fn bounds(app: &App) -> LogBounds {
     LogBounds { bytes: app.limits.resume_bytes, seconds: window.saturating_add(found_out) }
 }
 
+/// Seconds that an event must be kept for clients that come back; 0 where none may.
+pub(super) fn log_seconds(app: &App) -> u32 {
+    if app.features.resume.is_zero() { 0 } else { bounds(app).seconds }
+}
+
+impl ServerState {
+    /// Ends a connection whose client has a newer one, which gives back what limits count for it.
+    pub(super) fn end_previous(&self, directory: &Directory, previous: &OpenConnection) {
+        if previous.take_release() {
+            self.release(previous.address);
+            directory.release();
+        }
+        self.hub.close_one(previous.place, close::TAKEN_OVER);
+    }
+}
+
 impl Node {
     /// Ends the connection that the client has open, before limits count the new one.
     pub fn take_over(&self, directory: &Directory, token: &ResumeToken) {
         if let Some(previous) = directory.resume.current(token) {
-            self.end_previous(directory, &previous);
+            self.shared.end_previous(directory, &previous);
         }
     }
 
-    fn end_previous(&self, directory: &Directory, previous: &OpenConnection) {
-        if previous.take_release() {
-            self.shared.release(previous.address);
-            directory.release();
-        }
-        self.hub().close_one(previous.place, close::TAKEN_OVER);
-    }
-
-    /// Makes a new connection the client's.
-    pub fn go_on(&self, connection: &Connection, token: &ResumeToken) {
+    /// Makes a new connection the client's; with several nodes, by what was found out of it.
+    pub fn go_on(&self, connection: &Connection, token: &ResumeToken, claim: Option<ClientClaim>) {
         let (directory, app) = (&connection.directory, connection.app());
         let open = OpenConnection {
             place: connection.place(),
             address: connection.address,
             released: Arc::new(AtomicBool::new(false)),
         };
-        let arrived = directory.resume.connect(token, open.clone());
+        let (arrived, is_forgotten, alive) = match (&self.shared.cluster, claim) {
+            (Some(cluster), Some(claim)) => {
+                self.settle_claim(cluster, connection, &open, (token, claim))
+            }
+            _ => {
+                let arrived = directory.resume.connect(token, open.clone());
+                let is_forgotten =
+                    !arrived.known && self.may_have_missed(token, app.features.resume);
+                (arrived, is_forgotten, 0)
+            }
+        };
         if let Some(previous) = &arrived.previous {
-            self.end_previous(directory, previous);
+            self.shared.end_previous(directory, previous);
         }
-        let is_forgotten = !arrived.known && self.may_have_missed(token, app.features.resume);
-        connection.set_resumption(Resumption::new(token.clone(), open, is_forgotten));
+        let resumption = Resumption::new(token.clone(), open, is_forgotten);
+        resumption.alive.set(alive);
+        connection.set_resumption(resumption);
     }
 
     /// Whether a client that nobody knows may have been here before: by its token's time it is older than
@@ -177,6 +197,10 @@ impl Node {
         let unanswered = resumption.is_unanswered(Instant::now(), patience);
         let end = (connection.id, self.hub().seconds());
         let (token, resume) = (&resumption.token, &connection.directory.resume);
+        if let Some(cluster) = &self.shared.cluster {
+            let state = resume.depart(token, end, connection.users(), unanswered);
+            return self.shared.park(cluster, &connection.app(), token, state);
+        }
         resume.end(token, end, connection.users(), unanswered);
     }
 

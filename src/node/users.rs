@@ -56,6 +56,7 @@ impl Node {
         }
         self.worker.identify(connection, Some(user));
         self.tell_console(Kind::SignedIn, connection, |fact| fact);
+        self.note_users(connection);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::warn;
 
+use super::resume::log_seconds;
 use super::{Node, ServerState};
 use crate::app::AppId;
 use crate::cluster::link::{LinkMetrics, OutgoingEvent, Withdraw};
@@ -113,7 +114,9 @@ impl Node {
         channels: Arc<[ChannelName]>,
     ) -> PendingWithdrawal {
         let (app, user, asked) = (app.clone(), user.clone(), Instant::now());
-        let mut order = Withdraw { app: app.clone(), user, channels, asked, request: 0 };
+        let apps = self.shared.apps.load();
+        let window = apps.by_id(app.as_str()).map_or(0, |app| log_seconds(app));
+        let mut order = Withdraw { app: app.clone(), user, channels, asked, request: 0, window };
         let here = self.shared.withdraw_here(directory, &order);
         let elsewhere = self.shared.cluster.as_ref().map(|cluster| {
             let (request, answered) = cluster.requests.open();

@@ -5,6 +5,10 @@ use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
+use super::hex;
+
 /// Digits of the time that a token may begin with: seconds since 1970, until the year 2286.
 const TIME_DIGITS: usize = 10;
 
@@ -20,6 +24,12 @@ impl ResumeToken {
         let is_legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
         let fits = (Self::MIN..=Self::MAX).contains(&text.len());
         (fits && text.bytes().all(is_legal)).then(|| Self(text.into()))
+    }
+
+    /// What stands for it where others may look: in Redis, and in what nodes say to each other.
+    pub fn key(&self) -> String {
+        let sum = Sha256::digest(self.0.as_bytes());
+        hex::encode(sum.get(..16).unwrap_or_default())
     }
 
     /// When its page says that it was made, in seconds since 1970: exactly ten digits and a dash in front are
@@ -76,6 +86,13 @@ mod tests {
         assert_eq!(made_at("17644608000-123456789abcdef"), None);
         assert_eq!(made_at("1764460800_0123456789abcdef"), None);
         assert_eq!(made_at("17644608o0-0123456789abcdef"), None);
+    }
+
+    #[test]
+    fn its_key_tells_nothing_of_it() {
+        let token = ResumeToken::parse("1764460800-0123456789abcdef").unwrap();
+        assert_eq!((token.key(), token.key().len()), (token.key(), 32));
+        assert!(!token.key().contains("1764460800"));
     }
 
     #[test]

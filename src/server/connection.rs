@@ -32,6 +32,7 @@ use crate::hub::http_stream::SessionRequest;
 use crate::hub::loads::{LoadGuard, WorkerLoads};
 use crate::hub::stream::Stream;
 use crate::metrics::{Limited, LogNotice, Reason, Transport, Unreadable};
+use crate::node::ClientClaim;
 use crate::session::Session;
 use crate::socket::{self, Socket, http_session, upgrade};
 
@@ -267,7 +268,20 @@ struct HandedStream {
 fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
     let HandedStream { stream, handoff, early } = handed;
     match handoff {
-        Handoff::Socket(upgrade) => begin_socket(http, stream, upgrade, (&early, alive)),
+        Handoff::Socket(upgrade) => {
+            let comes_back = upgrade.admission.as_ref().ok().cloned().zip(upgrade.resumes.clone());
+            match comes_back.filter(|_| http.node.shared.cluster.is_some()) {
+                Some((app, token)) => {
+                    let http = http.clone();
+                    spawn_local(async move {
+                        // Its last connection may be another node's.
+                        let claim = http.node.claim(&app, &token).await;
+                        begin_socket(&http, stream, upgrade, (&early, alive, claim));
+                    });
+                }
+                None => begin_socket(http, stream, upgrade, (&early, alive, None)),
+            }
+        }
         Handoff::Lines(LineStream { session: Ok(place), framing, before }) => {
             match stream.leave() {
                 Ok(stream) => {
@@ -296,7 +310,7 @@ fn begin_socket(
     http: &Rc<Http>,
     stream: Stream,
     upgrade: Upgrade,
-    (early, alive): (&Bytes, LoadGuard),
+    (early, alive, claim): (&Bytes, LoadGuard, Option<ClientClaim>),
 ) {
     let answer = Bytes::from(upgrade.answer);
     let (mut asked, mut reason) = (upgrade.asked, None);
@@ -305,7 +319,9 @@ fn begin_socket(
             if let Some(token) = &upgrade.resumes {
                 http.node.take_over(&http.node.hub().directory(&app.id), token);
             }
-            let admitted = http.node.connect(&app, stream, upgrade.address, answer.clone());
+            let (node, address) = (&http.node, upgrade.address);
+            let admitted =
+                node.connect_client(&app, stream, address, answer.clone(), claim.as_ref());
             if admitted.is_err() {
                 let (key, app, origin) = (app.key.to_string(), app.id.to_string(), String::new());
                 asked = Some(Box::new(HandshakeDetails { key, origin, app }));
@@ -322,7 +338,7 @@ fn begin_socket(
         Ok(connection) => {
             connection.life.answers_pings.set(upgrade.answers_pings);
             if let Some(token) = &upgrade.resumes {
-                http.node.go_on(&connection, token);
+                http.node.go_on(&connection, token, claim);
             }
             connection.agree_on(upgrade.compression);
             http.node.tell_of_connection(&connection, Transport::WebSocket.word());

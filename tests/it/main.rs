@@ -67,6 +67,8 @@ mod sql;
 mod support;
 mod tidy;
 mod tls;
+mod travelling;
+mod travelling_faults;
 mod unix;
 mod upgrade;
 mod version;

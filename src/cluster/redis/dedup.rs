@@ -341,7 +341,7 @@ mod tests {
 
     fn event(origin: u64, serial: u64, version: u64) -> Envelope {
         let body = EnvelopeBody::Event { version, except: None, frame: Bytes::new() };
-        Envelope { origin, serial, sent: 0, told: true, body }
+        Envelope { origin, serial, sent: 0, told: true, whisper: false, body }
     }
 
     fn hear(hearing: &mut Deduplicator, envelope: Envelope) -> EnvelopeVerdict {

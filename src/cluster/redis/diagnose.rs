@@ -141,7 +141,7 @@ fn one(answers: Vec<Value>) -> Result<Value, LinkError> {
 const KEYS: [&str; 6] = ["hash", "list", "set", "stream", "text", "zset"];
 
 /// How each command that scripts call is tried, on keys by their kinds.
-const TRIED: [(&str, &str); 43] = [
+const TRIED: [(&str, &str); 47] = [
     ("TIME", ""),
     ("SET", "text, '1', 'PX', '10000'"),
     ("SETEX", "text, '10', '1'"),
@@ -161,6 +161,7 @@ const TRIED: [(&str, &str); 43] = [
     ("HMGET", "hash, 'f'"),
     ("HEXISTS", "hash, 'f'"),
     ("HLEN", "hash"),
+    ("HSTRLEN", "hash, 'f'"),
     ("HINCRBY", "hash, 'f', '1'"),
     ("HGETALL", "hash"),
     ("HKEYS", "hash"),
@@ -182,14 +183,17 @@ const TRIED: [(&str, &str); 43] = [
     ("ZADD", "zset, '1', '1'"),
     ("ZSCORE", "zset, '1'"),
     ("ZRANGEBYSCORE", "zset, '-inf', '1'"),
+    ("ZCARD", "zset"),
+    ("ZMSCORE", "zset, '1'"),
     ("ZRANGE", "zset, '0', '-1'"),
+    ("ZREMRANGEBYSCORE", "zset, '-inf', '0'"),
     ("ZREM", "zset, '1'"),
     ("DEL", "hash, list, set, stream, text, zset"),
 ];
 
 /// The commands on keys that nodes call without a script.
-const DIRECT: [&str; 9] =
-    ["DEL", "HGET", "HGETALL", "HKEYS", "HLEN", "SADD", "SMEMBERS", "ZRANGE", "ZREM"];
+const DIRECT: [&str; 10] =
+    ["DEL", "HGET", "HGETALL", "HKEYS", "HLEN", "SADD", "SMEMBERS", "ZMSCORE", "ZRANGE", "ZREM"];
 
 /// The commands on keys and topics that nodes and their scripts call.
 fn called() -> BTreeSet<String> {

@@ -7,6 +7,7 @@ mod address;
 mod batch;
 mod cache_budget;
 mod clearing;
+mod clients;
 mod connections;
 mod counts;
 mod dedup;
@@ -38,6 +39,7 @@ use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::clients::Parked;
 use super::keys::RedisKeys;
 use super::link::{
     LinkDriver, LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, OutgoingEvent,
@@ -186,6 +188,8 @@ struct LinkState {
     held: VecDeque<PendingPublish>,
     /// What waits longer than events may, and is said before them.
     urgent: Vec<PendingPublish>,
+    /// What clients hold that may come back, until Redis has it.
+    parked: VecDeque<Parked>,
     /// What Redis took within the last seconds, and the runs of its servers that did.
     recent: RecentPublishes,
     runs: Vec<String>,
@@ -237,6 +241,7 @@ impl RedisDriver {
             serial: 0,
             held: VecDeque::new(),
             urgent: Vec::new(),
+            parked: VecDeque::new(),
             recent: RecentPublishes::default(),
             runs: Vec::new(),
             flying: VecDeque::new(),
@@ -314,17 +319,7 @@ impl RedisDriver {
             }
             LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
             LinkRequest::Publish(publish) => {
-                let local = match &publish {
-                    OutgoingEvent::Cached { topic, except, frame, data, .. } => {
-                        Some(OfflineFallback::Publish {
-                            topic: topic.clone(),
-                            except: *except,
-                            frame: frame.clone(),
-                            data: data.clone(),
-                        })
-                    }
-                    _ => None,
-                };
+                let local = publish.alone().map(|(_, alone)| alone);
                 self.kept.hold(publish, true);
                 self.drop_old();
                 let Some(local) = local else { return };
@@ -335,10 +330,16 @@ impl RedisDriver {
                 return;
             }
             LinkRequest::News(news) => return self.kept.take_news(news, &self.far.status.figures),
+            LinkRequest::Park(parked) => return self.kept.park(parked),
+            LinkRequest::Replay(replay) => {
+                let _ = self.far.arrivals.send(clients::unknown(replay)).await;
+                return;
+            }
             // Everything is counted again once Redis is back; who asks gets no answer and knows why.
             LinkRequest::Changed { .. }
             | LinkRequest::Room(_)
             | LinkRequest::Ask(..)
+            | LinkRequest::Sweep(_)
             | LinkRequest::Stop => return,
         };
         let _ = self.far.arrivals.send(LinkEvent::Alone(alone)).await;

@@ -9,15 +9,17 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 
 use super::batch::{CommandBatch, script};
+use super::clients;
 use super::server::LeasedCommand;
 use super::session::{ExpectedReply, LinkWriter, MOST};
 use super::{LinkState, PendingPublish, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
-use crate::cluster::envelope::EnvelopeBody;
+use crate::cluster::clients::withdrawn_member;
+use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::{
-    LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, OutgoingEvent, Withdraw,
+    LinkEvent, LinkMetrics, LinkRequest, Manner, OfflineFallback, OutgoingEvent, Withdraw,
 };
 use crate::cluster::scripts::{self, Script};
 use crate::cluster::seal::EnvelopeParts;
@@ -35,11 +37,12 @@ const TOGETHER_BYTES: usize = 128 << 10;
 /// How long a log lasts longer than it must.
 const LONGER: Duration = Duration::from_secs(scripts::LONGER);
 
-/// How long it lasts at least.
-const LOGGED: Duration = Duration::from_secs(scripts::LOGGED);
+/// Seconds that it lasts at least.
+const LOGGED: u32 = scripts::LOGGED as u32;
 
-/// Whether a log is to last on, and the bytes that it may have.
-type LogTerms = (bool, usize);
+/// How many seconds a log is to last, negative where it lasts as long already unless it is new; and the bytes that
+/// it may have.
+type LogTerms = (i64, usize);
 
 /// Events that one script publishes.
 #[derive(Default)]
@@ -54,30 +57,39 @@ struct PublishBatch {
 const APP_LOG_BYTES: usize = 64 << 20;
 const LOG_BYTES: usize = 4 << 20;
 
-/// Until when logs are known to last on, by app.
+/// Until when logs are known to last on, by app, and for how many seconds they may be there after that.
 #[derive(Debug, Default)]
 pub(super) struct LogExpiry {
-    until: HashMap<AppId, HashMap<String, Instant>>,
+    until: HashMap<AppId, HashMap<String, (Instant, u32)>>,
     /// When those that are past were looked for last.
     swept: Option<Instant>,
 }
 
 impl LogExpiry {
-    /// Whether a log must be made to last on, with an entry that is added to it now.
-    fn must(&mut self, app: &AppId, log: &str) -> bool {
+    /// How long a log must last on with an entry that is added to it now and is to be there for so many seconds.
+    fn must(&mut self, app: &AppId, log: &str, seconds: u32) -> i64 {
+        let seconds = seconds.max(LOGGED);
+        let lasts = i64::from(seconds) + scripts::LONGER as i64;
+        if self.knows(app, log, seconds) { -lasts } else { lasts }
+    }
+
+    fn knows(&mut self, app: &AppId, log: &str, seconds: u32) -> bool {
         let now = Instant::now();
         if self.swept.is_none_or(|swept| now - swept > LONGER) {
             // As long as it may be there.
-            self.until.values_mut().for_each(|logs| logs.retain(|_, until| *until + LOGGED > now));
+            let is_there = |(until, seconds): &(Instant, u32)| {
+                *until + Duration::from_secs((*seconds).into()) > now
+            };
+            self.until.values_mut().for_each(|logs| logs.retain(|_, lasts| is_there(lasts)));
             self.until.retain(|_, logs| !logs.is_empty());
             self.swept = Some(now);
         }
         let logs = self.until.entry(app.clone()).or_default();
-        if logs.get(log).is_some_and(|until| *until > now) {
-            return false;
+        if logs.get(log).is_some_and(|(until, known)| *until > now && *known >= seconds) {
+            return true;
         }
-        logs.insert(log.to_owned(), now + LONGER);
-        true
+        logs.insert(log.to_owned(), (now + LONGER, seconds));
+        false
     }
 
     /// The bytes that each log of an app may have: a share of what all may that were published to of late.
@@ -90,8 +102,8 @@ impl LogExpiry {
 impl LinkState {
     pub(super) fn hold(&mut self, publish: OutgoingEvent, told: bool) {
         self.serial += 1;
-        // Cached events go back to their sender too, unless it has told its subscribers.
-        let told = told || !matches!(publish, OutgoingEvent::Cached { .. });
+        // Some events go back to their sender too, unless it has told its subscribers.
+        let told = told || !publish.returns();
         let (since, serial) = (Instant::now(), self.serial);
         self.held.push_back(PendingPublish { since, serial, told, sent: false, taken: 0, publish });
     }
@@ -119,17 +131,24 @@ impl PendingPublish {
             OutgoingEvent::Terminate { .. }
             | OutgoingEvent::Reconnect { .. }
             | OutgoingEvent::Withdraw(_) => keys.all(),
-            OutgoingEvent::Done { node, .. } => keys.node(*node),
+            OutgoingEvent::Done { node, .. } | OutgoingEvent::HandedOver { node, .. } => {
+                keys.node(*node)
+            }
         }
     }
 
     /// What subscribers here are to be told now that it will not come back.
     fn alone(&self) -> Option<(&Topic, OfflineFallback)> {
-        let OutgoingEvent::Cached { topic, except, frame, data, .. } = &self.publish else {
-            return None;
-        };
-        let (except, frame, data) = (*except, frame.clone(), data.clone());
-        Some((topic, OfflineFallback::Publish { topic: topic.clone(), except, frame, data }))
+        self.publish.alone()
+    }
+
+    /// For how long its channel's log must have it.
+    fn lasts(&self) -> u32 {
+        match &self.publish {
+            OutgoingEvent::Event { manner: Manner::Resumable { lasts }, .. }
+            | OutgoingEvent::Cached { lasts, .. } => *lasts,
+            _ => 0,
+        }
     }
 }
 
@@ -141,7 +160,7 @@ fn add_event(
     (lasts, bytes): LogTerms,
 ) {
     let EnvelopeParts { head, mac, rest } = parts;
-    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(u8::from(lasts)).arg(bytes);
+    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(lasts).arg(bytes);
 }
 
 /// What all nodes are told of it.
@@ -165,9 +184,7 @@ fn order_to_all(publish: &OutgoingEvent) -> EnvelopeBody {
             channels: one.channels.to_vec(),
         },
         // These are for others.
-        OutgoingEvent::Event { .. } | OutgoingEvent::Cached { .. } | OutgoingEvent::Done { .. } => {
-            EnvelopeBody::Probe
-        }
+        _ => EnvelopeBody::Probe,
     }
 }
 
@@ -199,7 +216,7 @@ impl LinkWriter<'_> {
     ) {
         let most = self.settings.replay;
         let (topic, log, body) = match &held.publish {
-            OutgoingEvent::Event { topic, except, frame } => {
+            OutgoingEvent::Event { topic, except, frame, .. } => {
                 let body =
                     EnvelopeBody::Event { version: 0, except: *except, frame: frame.clone() };
                 (self.keys.topic(topic), self.keys.channel(topic, 'l'), body)
@@ -207,8 +224,9 @@ impl LinkWriter<'_> {
             OutgoingEvent::Terminate { .. }
             | OutgoingEvent::Reconnect { .. }
             | OutgoingEvent::Withdraw(_) => {
-                if let OutgoingEvent::Withdraw(Withdraw { request, .. }) = &held.publish {
-                    self.ask_who_lives(batch, *request);
+                if let OutgoingEvent::Withdraw(order) = &held.publish {
+                    self.note_withdrawal(batch, order);
+                    self.ask_who_lives(batch, order.request);
                 }
                 (self.keys.all(), self.keys.log_of_all(), order_to_all(&held.publish))
             }
@@ -216,18 +234,24 @@ impl LinkWriter<'_> {
                 let body = EnvelopeBody::Done { version: 0, request: *request, app: app.clone() };
                 return self.send_unlogged(batch, held, body);
             }
+            OutgoingEvent::HandedOver { app, request, record, .. } => {
+                let (app, record) = (app.clone(), record.clone());
+                let body = EnvelopeBody::HandedOver { version: 0, request: *request, app, record };
+                return self.send_unlogged(batch, held, body);
+            }
             OutgoingEvent::Cached { .. } => {
                 self.send_together(batch, together);
                 return self.keep(batch, held);
             }
         };
-        let envelope = self.envelope(held.serial, held.told, body);
+        let envelope = self.envelope_of(held, body);
         let app = held.publish.app();
         if most == 0 {
             return self.send_unlogged(batch, held, envelope.body);
         }
         let parts = self.seals.parts(app, &topic, &envelope);
-        let lasts = (self.kept.lasting.must(app, &log), self.kept.lasting.bytes(app));
+        let lasts = self.kept.lasting.must(app, &log, held.lasts());
+        let lasts = (lasts, self.kept.lasting.bytes(app));
         if held.sent {
             self.send_together(batch, together);
             let mut again = script(Script::PublishAgain, &[log]);
@@ -251,11 +275,31 @@ impl LinkWriter<'_> {
         held: &PendingPublish,
         body: EnvelopeBody,
     ) {
-        let (topic, envelope) =
-            (held.topic(self.keys), self.envelope(held.serial, held.told, body));
+        let (topic, envelope) = (held.topic(self.keys), self.envelope_of(held, body));
         let mut publish = cmd("SPUBLISH");
         publish.arg(&topic).arg(self.seals.encode(held.publish.app(), &topic, &envelope));
         batch.add(publish, ExpectedReply::Done);
+    }
+
+    fn envelope_of(&self, held: &PendingPublish, body: EnvelopeBody) -> Envelope {
+        let manner = match &held.publish {
+            OutgoingEvent::Event { manner, .. } => *manner,
+            _ => Manner::NonBlockingTcp,
+        };
+        let whisper = manner == Manner::Whisper;
+        Envelope { whisper, ..self.envelope(held.serial, held.told, body) }
+    }
+
+    /// Notes a withdrawal for clients that come back only after it.
+    fn note_withdrawal(&self, batch: &mut CommandBatch<ExpectedReply>, order: &Withdraw) {
+        if order.window > 0 {
+            let mut revoke = script(Script::Revoke, &[self.keys.app(&order.app, 'x')]);
+            revoke.arg(order.window);
+            for channel in &*order.channels {
+                revoke.arg(withdrawn_member(&order.user, channel));
+            }
+            batch.add(revoke, ExpectedReply::Done);
+        }
     }
 
     /// Asks which nodes have a lease, as every living one has on each server.
@@ -281,7 +325,8 @@ impl LinkWriter<'_> {
     }
 
     fn keep(&mut self, batch: &mut CommandBatch<ExpectedReply>, held: &PendingPublish) {
-        let OutgoingEvent::Cached { topic, except, frame, data, ttl, max } = &held.publish else {
+        let OutgoingEvent::Cached { topic, except, frame, data, ttl, max, .. } = &held.publish
+        else {
             return;
         };
         let bytes = (frame.len() + data.len(), *max);
@@ -295,9 +340,10 @@ impl LinkWriter<'_> {
         keep.arg(name).arg(head).arg(mac).arg(rest);
         keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
         // It lasts on with each event, but counts among the app's.
-        self.kept.lasting.must(&topic.app, &self.keys.channel(topic, 'l'));
+        let log = self.keys.channel(topic, 'l');
+        let lasts = self.kept.lasting.must(&topic.app, &log, held.lasts()).abs();
         let bytes = self.kept.lasting.bytes(&topic.app);
-        keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes);
+        keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes).arg(lasts);
         if held.taken > 0 {
             // Another may be the last by now.
             let body = EnvelopeBody::Event { version: 0, except: *except, frame: plain };
@@ -356,6 +402,9 @@ impl LinkWriter<'_> {
                     .send(LinkEvent::Alone(OfflineFallback::Leave { topic, user }))
                     .await;
             }
+        }
+        for replay in std::mem::take(&mut self.link.replays) {
+            let _ = self.arrivals.send(clients::unknown(replay)).await;
         }
         let (keys, queued) = (self.keys, &self.status.queued);
         let came =

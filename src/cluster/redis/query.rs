@@ -5,22 +5,29 @@ use redis::{Value, cmd};
 use super::batch::{CommandBatch, script};
 use super::connections::RedisConnections;
 use super::reader::EnvelopeTrust;
-use super::{LinkError, reply};
+use super::{LinkError, clients, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
+use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::{ClusterOccupancy, LinkQuery, LinkReply, LinkStatus};
+use crate::cluster::redis_clock::now_us;
 use crate::cluster::scripts::Script;
 use crate::protocol::channel::ChannelName;
 
 /// Answers one question; nothing if Redis answers with what it should not.
 pub(super) async fn ask(
     servers: &mut RedisConnections,
-    trust: EnvelopeTrust<'_>,
     status: &LinkStatus,
-    question: LinkQuery,
+    (trust, node, question): (EnvelopeTrust<'_>, u64, LinkQuery),
 ) -> Result<Option<LinkReply>, LinkError> {
     let keys = trust.keys;
+    let question = match question {
+        LinkQuery::Claim { .. } | LinkQuery::Withdrawn { .. } | LinkQuery::TakeOver { .. } => {
+            return ask_of_client(servers, status, (trust, node, question)).await;
+        }
+        question => question,
+    };
     let mut batch = CommandBatch::new();
     match &question {
         LinkQuery::Channels { app, .. } => {
@@ -43,6 +50,7 @@ pub(super) async fn ask(
             one.arg(keys.app(app, 't')).arg("");
             batch.add(one, ());
         }
+        _ => {}
     }
     let answers = batch.send(servers, status).await?;
     let answers: Vec<Value> = answers.into_iter().map(|(_, value)| value).collect();
@@ -70,7 +78,35 @@ pub(super) async fn ask(
         LinkQuery::Connections(_) => {
             LinkReply::Connections(reply::number(first).unwrap_or_default() as usize)
         }
+        _ => return Ok(None),
     }))
+}
+
+/// The same of one that is about a client that may come back.
+async fn ask_of_client(
+    servers: &mut RedisConnections,
+    status: &LinkStatus,
+    (trust, own, question): (EnvelopeTrust<'_>, u64, LinkQuery),
+) -> Result<Option<LinkReply>, LinkError> {
+    Ok(match question {
+        LinkQuery::Claim { app, key, window } => {
+            let of = (own, &app, key.as_str(), window);
+            clients::claim(servers, trust, status, of).await?.map(LinkReply::Claimed)
+        }
+        LinkQuery::Withdrawn { app, members } => {
+            let times = clients::withdrawn(servers, trust.keys, status, (&app, &members)).await?;
+            Some(LinkReply::Withdrawn(times))
+        }
+        LinkQuery::TakeOver { app, key, node, request } => {
+            let body =
+                EnvelopeBody::TakeOver { version: 0, request, app: app.clone(), key: key.into() };
+            let (serial, sent, told, whisper) = (0, now_us(), false, false);
+            let envelope = Envelope { origin: own, serial, sent, told, whisper, body };
+            let told = clients::take_over(servers, trust, status, (envelope, &app, node)).await?;
+            Some(LinkReply::Told(told))
+        }
+        _ => None,
+    })
 }
 
 fn count(batch: &mut CommandBatch<()>, keys: &RedisKeys, topic: &Topic) {

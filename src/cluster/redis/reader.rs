@@ -123,9 +123,12 @@ impl EnvelopeTrust<'_> {
                 | EnvelopeBody::Reconnect { app, .. }
                 | EnvelopeBody::Withdraw { app, .. },
             )
-            | (Some(TopicName::Node), EnvelopeBody::Done { app, .. }) => {
-                self.holds(app, name, bytes)
-            }
+            | (
+                Some(TopicName::Node),
+                EnvelopeBody::Done { app, .. }
+                | EnvelopeBody::TakeOver { app, .. }
+                | EnvelopeBody::HandedOver { app, .. },
+            ) => self.holds(app, name, bytes),
             (Some(TopicName::Probe), EnvelopeBody::Probe) => true,
             _ => false,
         };
@@ -160,12 +163,19 @@ pub(super) fn arrival(
             EnvelopeBody::Done { request, .. } => {
                 Some(LinkEvent::Done { request, node: node_of(envelope.origin) })
             }
+            EnvelopeBody::TakeOver { request, app, key, .. } => {
+                let (node, key) = (envelope.origin, key.into());
+                Some(LinkEvent::TakeOver { app, key, node, request })
+            }
+            EnvelopeBody::HandedOver { request, record, .. } => {
+                Some(LinkEvent::HandedOver { request, record })
+            }
             _ => None,
         },
         TopicName::All => (!own).then(|| order(envelope, late)).flatten(),
         TopicName::Topic { app, channel } => {
-            // Its own subscribers were given it when it was sent.
-            if own && matches!(envelope.body, EnvelopeBody::Event { .. }) {
+            // Its own subscribers were given it when it was sent, unless clients that come back are to have it.
+            if own && envelope.told && matches!(envelope.body, EnvelopeBody::Event { .. }) {
                 return None;
             }
             let channel = ChannelName::of_node(channel).ok()?;
@@ -195,7 +205,7 @@ fn order(envelope: Envelope, late: Option<&RedisClock>) -> Option<LinkEvent> {
         }
         EnvelopeBody::Withdraw { waited, request, app, user, channels, .. } => {
             let (asked, channels) = (asked(waited)?, channels.into());
-            let order = Withdraw { app, user, channels, asked, request };
+            let order = Withdraw { app, user, channels, asked, request, window: 0 };
             LinkEvent::Withdraw { node, order }
         }
         _ => return None,

@@ -69,14 +69,14 @@ mod tests {
     use super::*;
     use crate::app::AppId;
     use crate::cluster::Topic;
-    use crate::cluster::link::OutgoingEvent;
+    use crate::cluster::link::{Manner, OutgoingEvent};
     use crate::protocol::channel::ChannelName;
 
     fn held(serial: u64, bytes: usize) -> PendingPublish {
         let channel = ChannelName::parse("c", 200).unwrap();
         let topic = Topic { app: AppId::new("a"), channel };
-        let publish =
-            OutgoingEvent::Event { topic, except: None, frame: Bytes::from(vec![0; bytes]) };
+        let (frame, manner) = (Bytes::from(vec![0; bytes]), Manner::NonBlockingTcp);
+        let publish = OutgoingEvent::Event { topic, except: None, frame, manner };
         PendingPublish {
             since: Instant::now(),
             serial,

@@ -1,7 +1,7 @@
 //! What goes to Redis: orders, gathered for one round trip at a time, and the counts that have changed.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::subscribe::TopicOpening;
 use super::{LinkError, LinkSettings, LinkState, PATIENCE};
 use crate::app::AppId;
 use crate::cluster::Topic;
+use crate::cluster::clients::Replay;
 use crate::cluster::envelope::{DIGITS, Envelope, EnvelopeBody};
 use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkQuery, LinkReply, LinkRequest, LinkStatus};
@@ -84,6 +85,8 @@ pub(super) struct WriterState {
     pub(super) idle: HashMap<Topic, Instant>,
     /// Topics that may have missed something for good.
     pub(super) gaps: usize,
+    /// Clients that came back and wait for what they have missed, in the order in which that is asked.
+    pub(super) replays: VecDeque<Replay>,
 }
 
 /// When something was done last.
@@ -126,6 +129,16 @@ pub(super) enum ExpectedReply {
     /// The leases that there are, for whoever waits for all nodes to answer a request.
     Living {
         request: u64,
+    },
+    /// How many clients had to go for one that is kept.
+    Parked {
+        app: AppId,
+    },
+    /// What the first of the clients that wait for their answer has missed.
+    Replayed,
+    /// How many clients were forgotten, and how many are left.
+    Swept {
+        app: AppId,
     },
     /// Each channel's sum.
     Counted {
@@ -182,7 +195,7 @@ impl LinkWriter<'_> {
     }
 
     pub(super) fn envelope(&self, serial: u64, told: bool, body: EnvelopeBody) -> Envelope {
-        Envelope { origin: self.kept.node, serial, sent: now_us(), told, body }
+        Envelope { origin: self.kept.node, serial, sent: now_us(), told, whisper: false, body }
     }
 
     /// What a script is given of an envelope for a topic, which has no serial since its version says it all.
@@ -225,6 +238,9 @@ impl LinkWriter<'_> {
                 LinkRequest::Room(sender) => rooms.push(sender),
                 LinkRequest::News(news) => self.kept.take_news(news, &self.status.figures),
                 LinkRequest::Ask(question, asker) => questions.push((question, asker)),
+                LinkRequest::Park(parked) => self.kept.park(parked),
+                LinkRequest::Replay(replay) => self.link.replays.push_back(replay),
+                LinkRequest::Sweep(app) => self.sweep(&mut batch, app),
                 LinkRequest::Stop => self.kept.stopping = true,
             }
         }
@@ -234,17 +250,21 @@ impl LinkWriter<'_> {
         let up = self.status.up.load(Ordering::Relaxed);
         let (held, bytes) = if up { self.publish(&mut batch) } else { (0, 0) };
         let mut openings = self.load(&mut batch, opened);
+        self.ask_for_missed(&mut batch);
+        let parked = self.park(&mut batch);
         if !batch.is_empty() {
             let answers = batch.send(&mut self.servers, self.status).await?;
             self.link.batch.clear();
             self.published((held, bytes), &answers);
+            self.kept.parked.drain(..parked);
             self.take(answers, &mut openings).await?;
         }
         for opening in openings {
             self.open(opening).await?;
         }
         self.answer(questions).await?;
-        if up && !self.kept.held.is_empty() {
+        let waits = !self.link.replays.is_empty() || !self.kept.parked.is_empty();
+        if up && (waits || !self.kept.held.is_empty()) {
             return Box::pin(self.carry_out()).await;
         }
         Ok(())
@@ -282,9 +302,16 @@ impl LinkWriter<'_> {
         batch.add(leave, ExpectedReply::Done);
     }
 
+    async fn take_living(&self, request: u64, value: Value) -> Result<(), LinkError> {
+        let fence = FenceReply::read(&Value::Array(vec![Value::Int(0), value]));
+        let leases = fence.ok_or(LinkError::Unexpected)?.held.into_iter();
+        let nodes = self.kept.peers.living(self.kept.node, leases.map(|(id, _)| id));
+        self.arrive(LinkEvent::Living { request, nodes }).await
+    }
+
     /// Does what answers say.
     pub(super) async fn take(
-        &self,
+        &mut self,
         answers: Vec<(ExpectedReply, Value)>,
         openings: &mut [TopicOpening],
     ) -> Result<(), LinkError> {
@@ -335,11 +362,10 @@ impl LinkWriter<'_> {
                         opening.missed = Some(missed);
                     }
                 }
-                ExpectedReply::Living { request } => {
-                    let fence = FenceReply::read(&Value::Array(vec![Value::Int(0), value]));
-                    let leases = fence.ok_or(LinkError::Unexpected)?.held.into_iter();
-                    let nodes = self.kept.peers.living(self.kept.node, leases.map(|(id, _)| id));
-                    self.arrive(LinkEvent::Living { request, nodes }).await?;
+                ExpectedReply::Living { request } => self.take_living(request, value).await?,
+                ExpectedReply::Replayed => self.take_missed(&value).await?,
+                ExpectedReply::Parked { app } | ExpectedReply::Swept { app } => {
+                    self.take_forgotten(app, &value).await?;
                 }
                 ExpectedReply::Counted { app, channels } => {
                     let totals = channels.into_iter().zip(reply::list(&value).chunks(2));
@@ -387,8 +413,8 @@ impl LinkWriter<'_> {
             if let LinkQuery::Channel(topic) = &question {
                 self.kept.keeping.touch(topic);
             }
-            let answer = super::query::ask(&mut self.servers, self.trust, self.status, question);
-            if let Some(answer) = answer.await? {
+            let asked = (self.trust, self.kept.node, question);
+            if let Some(answer) = super::query::ask(&mut self.servers, self.status, asked).await? {
                 // It may have gone meanwhile.
                 let _ = asker.send(answer);
             }

@@ -3,6 +3,7 @@
 //! by itself for a page that never sees the messages.
 
 use std::rc::Rc;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tokio::time::sleep;
 use super::resumption::Resumption;
 use crate::hub::channels::WorkerChannel;
 use crate::hub::connection::Connection;
+use crate::hub::deflated::CompressedRun;
 use crate::hub::fanout::is_news;
 use crate::hub::inbox::{ChannelHandle, Delivery, Sequence};
 use crate::hub::worker::Worker;
@@ -37,7 +39,7 @@ impl Worker {
         run: &[Delivery],
         touched: &mut Vec<Rc<Connection>>,
     ) {
-        let mut deliveries = 0;
+        let (mut deliveries, mut second) = (0, CompressedRun::default());
         for connection in &channel.subscribers {
             let told =
                 |one: &Delivery| connection.resumption().map_or(0, |it| it.told(one.channel));
@@ -46,7 +48,8 @@ impl Worker {
                 let is_old =
                     one.history != Sequence::None && !is_news(connection, one.channel, one.history);
                 if !is_known && !is_old {
-                    self.give(connection, one.frame.clone(), one.number);
+                    let alone = second.pick(connection, slice::from_ref(one), &one.frame, false);
+                    self.give_or_hold_back(connection, one, alone);
                     deliveries += 1;
                 }
             }
@@ -54,7 +57,22 @@ impl Worker {
                 touched.push(connection.clone());
             }
         }
-        channel.directory.traffic(self.index()).deliveries.add(deliveries);
+        let traffic = channel.directory.traffic(self.index());
+        traffic.deliveries.add(deliveries);
+        second.count(traffic);
+    }
+
+    /// Gives a connection an event, unless such wait until it is known what its client has missed.
+    fn give_or_hold_back(&self, connection: &Rc<Connection>, one: &Delivery, frame: Bytes) {
+        let max = connection.app().limits.outbox_bytes;
+        let held = connection.resumption().and_then(|resumption| {
+            resumption.queue_held_back(one.channel, one.number, &frame, max)
+        });
+        match held {
+            None => self.give(connection, frame, one.number),
+            Some(true) => {}
+            Some(false) => connection.close_slow(),
+        }
     }
 
     /// Notes that a subscriber of the channel was told its events up to `number` when it came back.

@@ -25,35 +25,41 @@ const CLIENT_COST: usize = 4;
 /// The clients of one app.
 #[derive(Debug, Default)]
 pub(super) struct ResumableClients {
-    by_token: HashMap<ResumeToken, ResumableClient>,
+    pub(super) by_token: HashMap<ResumeToken, ResumableClient>,
     /// Who waits, in the order in which they went. Entries of those that came back are passed over.
     waiting: VecDeque<(ResumeToken, SocketId)>,
     waiting_channels: usize,
     waiting_clients: usize,
+    /// Those whose state has changed, where other nodes are to know of it.
+    pub(super) changed: Vec<ResumeToken>,
 }
 
 #[derive(Debug, Default)]
-struct ResumableClient {
-    channels: HashMap<ChannelName, HeldChannel>,
-    current: Option<OpenConnection>,
+pub(super) struct ResumableClient {
+    pub(super) channels: HashMap<ChannelName, HeldChannel>,
+    pub(super) current: Option<OpenConnection>,
     /// The second in which the last connection ended, while there is none.
     ended: u32,
     /// Connections that it has had, and the second in which each ended: events that were not for them are
     /// not for it.
-    sockets: SmallVec<[(SocketId, u32); 1]>,
+    pub(super) sockets: SmallVec<[(SocketId, u32); 1]>,
     /// Whom its last connection was signed in or present as.
-    users: SmallVec<[UserId; 1]>,
+    pub(super) users: SmallVec<[UserId; 1]>,
     /// It has answered a ping.
-    answers: bool,
+    pub(super) answers: bool,
+    /// It is among those that have changed.
+    pub(super) is_changed: bool,
+    /// The second in which other nodes were told of it last.
+    pub(super) told: u32,
 }
 
 /// A channel that a client holds.
 #[derive(Debug, Clone, Copy)]
-struct HeldChannel {
+pub(super) struct HeldChannel {
     /// The number of the last event that it has acknowledged.
-    acked: u64,
+    pub(super) acked: u64,
     /// The connection that was subscribed last.
-    socket: SocketId,
+    pub(super) socket: SocketId,
 }
 
 /// A client's connection.
@@ -161,10 +167,15 @@ impl ResumableClients {
     ) {
         let Some(client) = self.current(token, socket) else { return };
         client.answers = true;
+        let mut has_more = false;
         for (channel, acked) in acknowledged {
             if let Some(held) = client.channels.get_mut(&channel) {
+                has_more |= acked > held.acked;
                 held.acked = held.acked.max(acked);
             }
+        }
+        if has_more {
+            self.note_change(token);
         }
     }
 
@@ -179,6 +190,7 @@ impl ResumableClients {
         let client = self.current(token, socket);
         if client.is_some_and(|client| client.channels.remove(channel).is_some()) {
             logs.release(channel);
+            self.note_change(token);
         }
     }
 
@@ -213,20 +225,23 @@ impl ResumableClients {
         }
     }
 
-    /// Takes channels from the clients that wait and whose last connection was the user's.
+    /// Takes channels from the clients whose last connection was the user's, as far as no newer one has subscribed
+    /// to them since.
     pub(super) fn withdraw(
         &mut self,
         user: &UserId,
         channels: &[ChannelName],
         logs: &mut ChannelLogs,
     ) {
-        let waiting = self.by_token.values_mut().filter(|client| client.current.is_none());
-        for client in waiting.filter(|client| client.users.contains(user)) {
+        for client in self.by_token.values_mut().filter(|client| client.users.contains(user)) {
+            let current = client.current.as_ref().map(|current| current.place.socket);
             for channel in channels {
-                if client.channels.remove(channel).is_some() {
-                    self.waiting_channels -= 1;
-                    logs.release(channel);
+                if client.channels.get(channel).is_none_or(|held| Some(held.socket) == current) {
+                    continue;
                 }
+                client.channels.remove(channel);
+                self.waiting_channels -= usize::from(current.is_none());
+                logs.release(channel);
             }
         }
     }
@@ -279,7 +294,11 @@ impl ResumableClients {
     }
 
     /// The client, if `socket` is its connection still.
-    fn current(&mut self, token: &ResumeToken, socket: SocketId) -> Option<&mut ResumableClient> {
+    pub(super) fn current(
+        &mut self,
+        token: &ResumeToken,
+        socket: SocketId,
+    ) -> Option<&mut ResumableClient> {
         let client = self.by_token.get_mut(token)?;
         client.current.as_ref().is_some_and(|one| one.place.socket == socket).then_some(client)
     }

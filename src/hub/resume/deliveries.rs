@@ -26,6 +26,8 @@ struct DeliveredNumbers {
     last: u64,
     /// The highest number that one of them was told when it came back.
     told: u64,
+    /// Those for whom what comes in waits.
+    held_back: u32,
 }
 
 impl Deliveries {
@@ -36,7 +38,20 @@ impl Deliveries {
         let mut channels = self.channels.borrow_mut();
         let delivered = channels.entry(channel).or_default();
         delivered.last = last;
-        delivered.told
+        if delivered.held_back > 0 { u64::MAX } else { delivered.told }
+    }
+
+    /// Notes that what comes in waits for one subscriber more.
+    pub(in crate::hub) fn hold_back(&self, channel: ChannelHandle) {
+        self.any.set(true);
+        self.channels.borrow_mut().entry(channel).or_default().held_back += 1;
+    }
+
+    /// Notes that it does no longer.
+    pub(in crate::hub) fn let_go(&self, channel: ChannelHandle) {
+        if let Some(delivered) = self.channels.borrow_mut().get_mut(&channel) {
+            delivered.held_back = delivered.held_back.saturating_sub(1);
+        }
     }
 
     /// Notes that a subscriber was told the channel's events up to `number`.

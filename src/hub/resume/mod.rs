@@ -8,7 +8,9 @@ mod clients;
 pub(in crate::hub) mod deliveries;
 mod feed;
 mod log;
+mod replay;
 pub mod resumption;
+mod travelling;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,6 +26,8 @@ use crate::protocol::socket_id::SocketId;
 
 pub use clients::{ClientArrival, OpenConnection, SubscriptionState};
 pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
+pub use replay::{Replayed, ReplayedEvent};
+pub use travelling::{ClientState, TakenUp};
 
 /// The resumable clients of one app, and the logs of what they hold.
 #[derive(Debug, Default)]
@@ -53,6 +57,8 @@ pub struct ResumeFigures {
     pub gaps: AtomicU64,
     /// Events that `resume_bytes` pushed out of the logs.
     pub dropped: AtomicU64,
+    /// Clients that may come back to any node, as was last heard.
+    pub waiting: AtomicU64,
 }
 
 impl ResumeFigures {
@@ -169,7 +175,8 @@ impl ResumeRegistry {
 
     /// Clients that may come back, and the bytes of all logs.
     pub fn occupancy(&self) -> (usize, usize) {
+        let elsewhere = self.figures.waiting.load(Ordering::Relaxed);
         let state = self.lock();
-        (state.clients.waiting(), state.logs.bytes())
+        (state.clients.waiting() + elsewhere as usize, state.logs.bytes())
     }
 }

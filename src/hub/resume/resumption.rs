@@ -9,6 +9,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::OpenConnection;
+use super::replay::HeldBack;
 use crate::hub::inbox::ChannelHandle;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume_token::ResumeToken;
@@ -40,6 +41,10 @@ pub struct Resumption {
     is_due: Cell<bool>,
     /// What it has missed and its socket has not taken yet, and events that came meanwhile.
     backlog: RefCell<Backlog>,
+    /// Channels of which is being read what it has missed, each with what has come in since.
+    held_back: RefCell<SmallVec<[HeldBack; 1]>>,
+    /// When it was known last that nothing was lost of what its client holds, by the time of Redis.
+    pub alive: Cell<u64>,
 }
 
 /// Frames that wait outside of the outbox, so that its cap does not count what was missed.
@@ -64,7 +69,37 @@ impl Resumption {
             pinged: Cell::default(),
             is_due: Cell::default(),
             backlog: RefCell::default(),
+            held_back: RefCell::default(),
+            alive: Cell::default(),
         }
+    }
+
+    /// What comes in on a channel waits from now on.
+    pub(super) fn hold_back(&self, channel: ChannelHandle) {
+        self.held_back.borrow_mut().push(HeldBack { channel, frames: Vec::new(), bytes: 0 });
+    }
+
+    /// Keeps a frame that came in on a channel where such wait; `None` if they do not, else whether those that wait
+    /// have `max` bytes at most.
+    pub(super) fn queue_held_back(
+        &self,
+        channel: ChannelHandle,
+        number: u64,
+        frame: &Bytes,
+        max: usize,
+    ) -> Option<bool> {
+        let mut all = self.held_back.borrow_mut();
+        let held = all.iter_mut().find(|held| held.channel == channel)?;
+        held.bytes += frame.len();
+        held.frames.push((number, frame.clone()));
+        Some(held.bytes <= max)
+    }
+
+    /// What came in on a channel waits no longer; what has, if any could.
+    pub(super) fn let_go(&self, channel: ChannelHandle) -> Option<Vec<(u64, Bytes)>> {
+        let mut all = self.held_back.borrow_mut();
+        let place = all.iter().position(|held| held.channel == channel)?;
+        Some(all.remove(place).frames)
     }
 
     /// Notes that it is told of a channel's gap; whether for the first time.
@@ -159,12 +194,13 @@ impl Resumption {
 
     /// Whether something waits.
     pub fn has_backlog(&self) -> bool {
-        !self.backlog.borrow().frames.is_empty()
+        !self.backlog.borrow().frames.is_empty() || !self.held_back.borrow().is_empty()
     }
 
     /// Drops what waits: the connection ends.
     pub fn clear_queued(&self) {
         *self.backlog.borrow_mut() = Backlog::default();
+        self.held_back.borrow_mut().iter_mut().for_each(|held| held.frames.clear());
     }
 
     /// What the answer to a ping acknowledges; nothing if nobody asked.

@@ -162,7 +162,7 @@ impl Beyond {
         if let OutgoingEvent::Cached { topic, except, frame, data, .. } = publish {
             let (topic, except) = (topic.clone(), *except);
             let (frame, data) = (frame.clone(), data.clone());
-            let alone = OfflineFallback::Publish { topic, except, frame, data };
+            let alone = OfflineFallback::Publish { topic, except, frame, data: Some(data) };
             self.arrivals.push_back(LinkEvent::Alone(alone));
         }
     }

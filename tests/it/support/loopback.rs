@@ -10,7 +10,7 @@ use fanfare::app::App;
 use fanfare::cluster::Topic;
 use fanfare::cluster::envelope::{Envelope, EnvelopeBody};
 use fanfare::cluster::link::{
-    LinkEvent, LinkRequest, OfflineFallback, OutgoingEvent, RetainedEvent,
+    LinkEvent, LinkRequest, Manner, OfflineFallback, OutgoingEvent, RetainedEvent,
 };
 use fanfare::cluster::roster::LoadedRoster;
 use fanfare::cluster::topics::TopicEntry;
@@ -280,6 +280,9 @@ impl Loopback {
             | LinkRequest::Room(_)
             | LinkRequest::News(_)
             | LinkRequest::Ask(..)
+            | LinkRequest::Park(_)
+            | LinkRequest::Replay(_)
+            | LinkRequest::Sweep(_)
             | LinkRequest::Stop => {}
         }
     }
@@ -289,8 +292,18 @@ impl Loopback {
     }
 
     fn send(&mut self, origin: u64, serial: u64, topic: &Topic, body: EnvelopeBody) {
+        self.send_as(origin, serial, topic, (body, false, false));
+    }
+
+    fn send_as(
+        &mut self,
+        origin: u64,
+        serial: u64,
+        topic: &Topic,
+        (body, told, whisper): (EnvelopeBody, bool, bool),
+    ) {
         let is_logged = matches!(body, EnvelopeBody::Event { .. } | EnvelopeBody::Cached { .. });
-        let envelope = Envelope { origin, serial, sent: 0, told: false, body };
+        let envelope = Envelope { origin, serial, sent: 0, told, whisper, body };
         let log = &mut self.channel(topic).log;
         let place = is_logged.then_some(log.len());
         log.extend(place.map(|_| (now(), envelope.clone())));
@@ -333,9 +346,10 @@ impl Loopback {
 
     fn publish(&mut self, origin: u64, serial: u64, publish: OutgoingEvent) {
         match publish {
-            OutgoingEvent::Event { topic, except, frame } => {
-                let version = now();
-                self.send(origin, serial, &topic, EnvelopeBody::Event { version, except, frame });
+            OutgoingEvent::Event { topic, except, frame, manner } => {
+                let body = EnvelopeBody::Event { version: now(), except, frame };
+                let told = !matches!(manner, Manner::Resumable { .. });
+                self.send_as(origin, serial, &topic, (body, told, manner == Manner::Whisper));
             }
             OutgoingEvent::Cached { ref topic, except, ref frame, ref data, .. } => {
                 let channel = self.channel(topic);
@@ -358,7 +372,9 @@ impl Loopback {
                 let topic = topic.clone();
                 self.channel(&topic).cached = Some((version, place, publish));
             }
-            OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } => {}
+            OutgoingEvent::Terminate { .. }
+            | OutgoingEvent::Reconnect { .. }
+            | OutgoingEvent::HandedOver { .. } => {}
             OutgoingEvent::Withdraw(order) => {
                 for other in self.nodes.iter_mut().filter(|other| other.number != origin) {
                     let arrival = LinkEvent::Withdraw { node: origin, order: order.clone() };

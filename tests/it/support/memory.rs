@@ -97,7 +97,7 @@ impl Memory {
         let token = ResumeToken::parse(token).unwrap();
         self.nodes[worker].take_over(&self.shared.hub.directory(&self.app.id), &token);
         let talk = self.connect(worker);
-        self.nodes[worker].go_on(&talk.connection, &token);
+        self.nodes[worker].go_on(&talk.connection, &token, None);
         talk
     }
 

@@ -1,0 +1,49 @@
+//! Numbers, texts and parts taken off bytes one after the other, which share them, and put behind each other. What
+//! they mean is in `envelope.rs`.
+
+use bytes::{BufMut as _, Bytes};
+
+use crate::protocol::socket_id::SocketId;
+
+/// What is left to be read.
+pub(super) struct EnvelopeReader(pub(super) Bytes);
+
+impl EnvelopeReader {
+    pub(super) fn take(&mut self, count: usize) -> Option<Bytes> {
+        (count <= self.0.len()).then(|| self.0.split_to(count))
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.as_ref().try_into().ok()
+    }
+
+    pub(super) fn number(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// A part that says in front how long it is.
+    pub(super) fn short(&mut self) -> Option<Bytes> {
+        let count = u32::from_be_bytes(self.array()?);
+        self.take(count as usize)
+    }
+
+    pub(super) fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.0)
+    }
+}
+
+pub(super) fn text(bytes: &Bytes) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+pub(super) fn put_socket(out: &mut Vec<u8>, socket: Option<SocketId>) {
+    // No node has the number 0, so that it can stand for none.
+    let socket = socket.unwrap_or(SocketId { node: 0, number: 0 });
+    out.put_u64(socket.node);
+    out.put_u64(socket.number);
+}
+
+pub(super) fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32(bytes.len() as u32);
+    out.extend_from_slice(bytes);
+}

@@ -1,0 +1,93 @@
+//! What a client has missed that was read elsewhere: its connection is subscribed first, and what comes in meanwhile
+//! waits until that is known. So nothing is missed in between, and nothing is told twice.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::ResumeFigures;
+use crate::hub::connection::Connection;
+use crate::hub::inbox::ChannelHandle;
+use crate::hub::worker::Worker;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event::Message;
+use crate::protocol::socket_id::SocketId;
+
+/// What a client has missed of a channel, in order.
+#[derive(Debug)]
+pub struct Replayed {
+    pub channel: ChannelName,
+    pub events: Vec<ReplayedEvent>,
+    /// Some are not known any longer.
+    pub gap: bool,
+    /// The number of the last event that there was.
+    pub last: u64,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct ReplayedEvent {
+    pub number: u64,
+    /// The connection that it was not for.
+    pub except: Option<SocketId>,
+    pub frame: Bytes,
+}
+
+/// What came in on a channel while it is not known what was missed there.
+#[derive(Debug)]
+pub(super) struct HeldBack {
+    pub(super) channel: ChannelHandle,
+    pub(super) frames: Vec<(u64, Bytes)>,
+    pub(super) bytes: usize,
+}
+
+impl Worker {
+    /// What comes in on the channel waits from now on, for the connection, until [`Self::replay`].
+    pub fn hold_back(&self, connection: &Rc<Connection>, name: &ChannelName) {
+        let local = self.channels.borrow().find(&connection.directory, name.as_str());
+        if let (Some(local), Some(resumption)) = (local, connection.resumption()) {
+            resumption.hold_back(local);
+            self.deliveries.hold_back(local);
+        }
+    }
+
+    /// What comes in on the channel waits no longer; what has.
+    pub(in crate::hub) fn let_go(
+        &self,
+        connection: &Connection,
+        local: ChannelHandle,
+    ) -> Option<Vec<(u64, Bytes)>> {
+        let held = connection.resumption()?.let_go(local)?;
+        self.deliveries.let_go(local);
+        Some(held)
+    }
+
+    /// Tells a connection what its client has missed, and then what has come in since.
+    pub(in crate::hub) fn replay(&self, connection: &Rc<Connection>, replayed: Replayed) {
+        let Replayed { channel, events, gap, last } = replayed;
+        let local = self.channels.borrow().find(&connection.directory, channel.as_str());
+        let (Some(local), Some(resumption)) = (local, connection.resumption()) else { return };
+        let Some(held) = self.let_go(connection, local) else { return };
+        let (token, resume) = (&resumption.token, &connection.directory.resume);
+        let sockets = resume.sockets(token, connection.id);
+        let is_for = |event: &ReplayedEvent| !event.except.is_some_and(|id| sockets.contains(&id));
+        let missed = events.into_iter().filter(is_for).map(|event| event.frame);
+        let missed: Vec<Bytes> = missed.collect();
+        if gap {
+            ResumeFigures::add(&resume.figures.gaps, 1);
+            connection.tell(Message::gap(&channel));
+        }
+        ResumeFigures::add(&resume.figures.replayed, missed.len() as u64);
+        let newer: Vec<(u64, Bytes)> =
+            held.into_iter().filter(|(number, _)| *number > last).collect();
+        let told = newer.last().map_or(last, |(number, _)| (*number).max(last));
+        resumption.set_told(local, told);
+        self.deliveries.note_told(local, told);
+        if !missed.is_empty() || !newer.is_empty() {
+            connection.push_missed(missed);
+            newer.into_iter().for_each(|(_, frame)| connection.push_logged(frame));
+            self.expect_acknowledgement(connection);
+        }
+        connection.flush();
+    }
+}

@@ -1,0 +1,220 @@
+//! Clients that may come back to another node: what one holds is taken out of this node for that, and put in where
+//! the client comes. Their channels have no logs here; numbers are places in those that all nodes share.
+
+use smallvec::SmallVec;
+
+use super::clients::{
+    ClientArrival, HeldChannel, OpenConnection, ResumableClient, ResumableClients,
+};
+use super::{ResumeFigures, ResumeRegistry};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::socket_id::SocketId;
+
+/// No connection has this.
+const NO_SOCKET: SocketId = SocketId { node: 0, number: 0 };
+
+/// What a client holds, for whichever node it comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientState {
+    /// Each with the number of the last event that it has acknowledged.
+    pub channels: Vec<(ChannelName, u64)>,
+    /// Connections that it has had, and the second of this node's clock in which each ended; `u32::MAX`: not yet.
+    pub sockets: SmallVec<[(SocketId, u32); 1]>,
+    /// Whom its last connection was signed in or present as.
+    pub users: SmallVec<[UserId; 1]>,
+    /// It has answered a ping.
+    pub answers: bool,
+}
+
+/// What a subscription of such a client finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakenUp {
+    /// The client did not hold the channel.
+    New,
+    /// It did, and had acknowledged it up to there.
+    Held(u64),
+    /// This connection was told already.
+    Told,
+}
+
+impl ResumableClient {
+    fn state(&self) -> ClientState {
+        let channels = self.channels.iter().map(|(name, held)| (name.clone(), held.acked));
+        let mut sockets = self.sockets.clone();
+        sockets.extend(self.current.as_ref().map(|open| (open.place.socket, u32::MAX)));
+        let (users, answers) = (self.users.clone(), self.answers);
+        ClientState { channels: channels.collect(), sockets, users, answers }
+    }
+}
+
+impl ResumableClients {
+    /// Notes that other nodes are to be told of the client anew.
+    pub(super) fn note_change(&mut self, token: &ResumeToken) {
+        if let Some(client) = self.by_token.get_mut(token)
+            && client.told > 0
+            && !client.is_changed
+        {
+            client.is_changed = true;
+            self.changed.push(token.clone());
+        }
+    }
+
+    fn take_up(
+        &mut self,
+        token: &ResumeToken,
+        socket: SocketId,
+        channel: &ChannelName,
+        end: u64,
+    ) -> TakenUp {
+        let Some(client) = self.current(token, socket) else { return TakenUp::Told };
+        if let Some(held) = client.channels.get_mut(channel) {
+            if held.socket == socket {
+                return TakenUp::Told;
+            }
+            held.socket = socket;
+            return TakenUp::Held(held.acked);
+        }
+        client.channels.insert(channel.clone(), HeldChannel { acked: end, socket });
+        self.note_change(token);
+        TakenUp::New
+    }
+
+    /// Takes the client out whose connection this was; what it holds, if it is to be kept.
+    fn depart(
+        &mut self,
+        token: &ResumeToken,
+        (socket, now): (SocketId, u32),
+        users: SmallVec<[UserId; 1]>,
+        unanswered: bool,
+    ) -> Option<ClientState> {
+        let client = self.by_token.get_mut(token)?;
+        if let Some(earlier) = client.sockets.iter_mut().find(|(earlier, _)| *earlier == socket) {
+            earlier.1 = now;
+        }
+        if client.current.as_ref().is_none_or(|current| current.place.socket != socket) {
+            return None;
+        }
+        let mut client = self.by_token.remove(token)?;
+        client.users = users;
+        let mut state = client.state();
+        for (_, ended) in state.sockets.iter_mut().filter(|(one, _)| *one == socket) {
+            *ended = now;
+        }
+        if unanswered && !client.answers {
+            state.channels.clear();
+        }
+        Some(state)
+    }
+}
+
+impl ResumeRegistry {
+    /// Takes a new connection of a client that other nodes may have had, which held `state` there.
+    pub fn arrive(
+        &self,
+        token: &ResumeToken,
+        connection: OpenConnection,
+        state: Option<ClientState>,
+        now: u32,
+    ) -> ClientArrival {
+        let mut guard = self.lock();
+        let clients = &mut guard.clients;
+        let mut arrived = clients.connect(token, connection);
+        if let Some(client) = clients.by_token.get_mut(token) {
+            if let Some(state) = state.filter(|_| !arrived.known) {
+                let held = |(name, acked)| (name, HeldChannel { acked, socket: NO_SOCKET });
+                client.channels = state.channels.into_iter().map(held).collect();
+                client.sockets = state.sockets;
+                client.users = state.users;
+                client.answers = state.answers;
+                arrived.known = true;
+            }
+            client.told = now.max(1);
+        }
+        clients.note_change(token);
+        drop(guard);
+        ResumeFigures::add(&self.figures.resumed, u64::from(arrived.known));
+        arrived
+    }
+
+    /// Notes that the client's connection is subscribed to a channel whose last event is `end`.
+    pub fn take_up(
+        &self,
+        token: &ResumeToken,
+        socket: SocketId,
+        name: &ChannelName,
+        end: u64,
+    ) -> TakenUp {
+        self.lock().clients.take_up(token, socket, name, end)
+    }
+
+    /// Takes out the client whose connection ended in second `now`; nothing if it has another. Without channels
+    /// there is nothing to keep.
+    pub fn depart(
+        &self,
+        token: &ResumeToken,
+        end: (SocketId, u32),
+        users: SmallVec<[UserId; 1]>,
+        unanswered: bool,
+    ) -> Option<ClientState> {
+        self.lock().clients.depart(token, end, users, unanswered)
+    }
+
+    /// Takes out the client for another node that it has come to, with the connection that it has here.
+    pub fn hand_over(
+        &self,
+        token: &ResumeToken,
+        now: u32,
+    ) -> Option<(OpenConnection, ClientState)> {
+        let mut guard = self.lock();
+        let open = guard.clients.open(token)?;
+        let users = guard.clients.by_token.get(token)?.users.clone();
+        let state = guard.clients.depart(token, (open.place.socket, now), users, false)?;
+        Some((open, state))
+    }
+
+    /// Whom the client's connection is signed in or present as.
+    pub fn note_users(&self, token: &ResumeToken, socket: SocketId, users: SmallVec<[UserId; 1]>) {
+        let mut guard = self.lock();
+        if let Some(client) = guard.clients.current(token, socket)
+            && client.users != users
+        {
+            client.users = users;
+            guard.clients.note_change(token);
+        }
+    }
+
+    /// What has changed of which clients since this was last asked, and those of whom other nodes were told `every`
+    /// seconds ago or longer.
+    pub fn take_changed(&self, now: u32, every: u32) -> Vec<(ResumeToken, ClientState)> {
+        let mut guard = self.lock();
+        let clients = &mut guard.clients;
+        let mut changed = std::mem::take(&mut clients.changed);
+        let is_due = |client: &ResumableClient| {
+            client.told > 0 && !client.is_changed && now.saturating_sub(client.told) >= every
+        };
+        let due = clients.by_token.iter().filter(|(_, client)| is_due(client));
+        changed.extend(due.map(|(token, _)| token.clone()));
+        let mut states = Vec::with_capacity(changed.len());
+        for token in changed {
+            if let Some(client) = clients.by_token.get_mut(&token) {
+                client.is_changed = false;
+                client.told = now.max(1);
+                let state = client.state();
+                states.push((token, state));
+            }
+        }
+        states
+    }
+
+    /// Connections that the client has had, other than `socket`, and that one.
+    pub(super) fn sockets(&self, token: &ResumeToken, socket: SocketId) -> SmallVec<[SocketId; 4]> {
+        let mut guard = self.lock();
+        let client = guard.clients.current(token, socket);
+        let earlier = client.map(|client| client.sockets.iter().map(|one| one.0).collect());
+        let mut sockets: SmallVec<[SocketId; 4]> = earlier.unwrap_or_default();
+        sockets.push(socket);
+        sockets
+    }
+}

@@ -1,0 +1,125 @@
+//! What a client holds, as nodes leave it to each other in Redis: JSON, for it is small, rare, and read by versions that
+//! may know more of it. Times and places are those of Redis.
+
+use serde_json::{Value, json};
+
+use crate::cluster::redis_clock::RedisClock;
+use crate::hub::resume::ClientState;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
+
+/// A record that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ClientRecord {
+    pub(super) state: ClientState,
+    /// When it was written, by this node's clock of Redis.
+    pub(super) at: u64,
+    /// Its connection had ended.
+    pub(super) ended: bool,
+}
+
+/// Seconds of this node's clock, which says `seconds`, and the time of Redis.
+#[derive(Clone, Copy)]
+pub(super) struct Times<'a> {
+    pub(super) clock: &'a RedisClock,
+    pub(super) seconds: u32,
+}
+
+const SECOND: u64 = 1_000_000;
+
+impl Times<'_> {
+    /// How a second of this node is written.
+    fn said(self, second: u32) -> u64 {
+        let ago = u64::from(self.seconds.saturating_sub(second)) * SECOND;
+        self.clock.said(self.clock.now().saturating_sub(ago))
+    }
+
+    /// The second of this node in which it was then.
+    fn second(self, said: u64) -> u32 {
+        let ago = self.clock.now().saturating_sub(self.clock.local(said)) / SECOND;
+        self.seconds.saturating_sub(u32::try_from(ago).unwrap_or(u32::MAX))
+    }
+}
+
+/// Writes what a client holds.
+pub(super) fn write(state: &ClientState, ended: bool, times: Times<'_>) -> Vec<u8> {
+    let Times { clock, seconds } = times;
+    let sockets = state.sockets.iter().map(|(socket, second)| {
+        let at = (*second != u32::MAX).then(|| times.said(*second));
+        json!([socket.node, socket.number, at])
+    });
+    let channels =
+        state.channels.iter().map(|(name, acked)| json!([name.as_str(), clock.said(*acked)]));
+    let users = state.users.iter().map(UserId::as_str);
+    json!({
+        "at": times.said(seconds),
+        "ended": ended,
+        "answers": state.answers,
+        "sockets": sockets.collect::<Vec<_>>(),
+        "users": users.collect::<Vec<_>>(),
+        "channels": channels.collect::<Vec<_>>(),
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// Reads it.
+pub(super) fn read(bytes: &[u8], times: Times<'_>) -> Option<ClientRecord> {
+    let record: Value = serde_json::from_slice(bytes).ok()?;
+    let list = |name: &str| record.get(name)?.as_array();
+    let socket = |one: &Value| {
+        let (node, number) = (one.get(0)?.as_u64()?, one.get(1)?.as_u64()?);
+        let ended = one.get(2)?.as_u64().map_or(u32::MAX, |said| times.second(said));
+        Some((SocketId { node, number }, ended))
+    };
+    let channel = |one: &Value| {
+        let name = ChannelName::parse(one.get(0)?.as_str()?, usize::MAX).ok()?;
+        Some((name, times.clock.local(one.get(1)?.as_u64()?)))
+    };
+    let state = ClientState {
+        channels: list("channels")?.iter().map(channel).collect::<Option<_>>()?,
+        sockets: list("sockets")?.iter().map(socket).collect::<Option<_>>()?,
+        users: list("users")?
+            .iter()
+            .map(|user| UserId::parse(user.as_str()?))
+            .collect::<Option<_>>()?,
+        answers: record.get("answers")?.as_bool()?,
+    };
+    let at = times.clock.local(record.get("at")?.as_u64()?);
+    Some(ClientRecord { state, at, ended: record.get("ended")?.as_bool()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_node_reads_what_one_has_written() {
+        let clock = RedisClock::default();
+        let here = Times { clock: &clock, seconds: 1000 };
+        let name = |name| ChannelName::parse(name, 200).unwrap();
+        let acked = clock.now();
+        let state = ClientState {
+            channels: vec![(name("private-a"), acked), (name("#server-to-user-ü"), 7)],
+            sockets: [
+                (SocketId { node: 1, number: 2 }, 990),
+                (SocketId { node: 1, number: 3 }, u32::MAX),
+            ]
+            .into_iter()
+            .collect(),
+            users: UserId::parse("ü").into_iter().collect(),
+            answers: true,
+        };
+        let bytes = write(&state, true, here);
+        let there = Times { clock: &clock, seconds: 50 };
+        let read_there = read(&bytes, there).unwrap();
+        assert!(read_there.ended && read_there.at >= acked);
+        let sockets = read_there.state.sockets.clone();
+        assert!((39..=41).contains(&sockets[0].1) && sockets[1].1 == u32::MAX, "{sockets:?}");
+        assert_eq!(ClientState { sockets: state.sockets.clone(), ..read_there.state }, state);
+        for end in 0..bytes.len() {
+            assert_eq!(read(&bytes[..end], there), None);
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The verbs of clients that come back to any node: who comes is claimed, a connection elsewhere is ended and asked for
+//! what its client holds, and what clients here hold is kept in Redis, at once where they end and every so often
+//! before, so that a node that is killed takes little with it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::client_record::{self, ClientRecord, Times};
+use super::clustered::Clustered;
+use super::resume::{CatchUp, START_SLACK};
+use super::{Node, ServerState};
+use crate::app::{App, AppId};
+use crate::cluster::clients::{ClaimedClient, Missed, Parked, Replay, withdrawn_member};
+use crate::cluster::link::{LinkQuery, LinkReply, LinkRequest, OutgoingEvent};
+use crate::cluster::topics::TopicEntry;
+use crate::cluster::{SubscribeTicket, Topic};
+use crate::hub::connection::Connection;
+use crate::hub::inbox::ConnectionRef;
+use crate::hub::resume::{
+    ClientArrival, ClientState, OpenConnection, Replayed, ReplayedEvent, ResumeFigures, TakenUp,
+};
+use crate::protocol::resume_token::ResumeToken;
+
+/// How long a handshake waits for Redis, and for another node that has the client's connection.
+const PATIENCE: Duration = Duration::from_secs(2);
+const HANDING_OVER: Duration = Duration::from_secs(1);
+
+/// For how long what a client held that has gone is kept for a node that asks: Redis may have been told too late.
+const PARTING: Duration = Duration::from_secs(5);
+
+/// Ticks of the link between two looks at what has changed, and between two at whose time is over; the second a
+/// multiple of the first.
+const KEEP_EVERY: u32 = 2;
+const SWEEP_EVERY: u32 = 26;
+
+/// How old a token is that may have been elsewhere while Redis cannot be asked.
+const YOUNG: Duration = Duration::from_secs(5);
+
+/// By how much a withdrawal may have come to a node later than it was noted in Redis; microseconds.
+const LATE: u64 = 1_000_000;
+
+/// A client's name: its app, and the key of its token.
+type Name = (AppId, String);
+
+/// Clients of this node that other nodes may ask for.
+#[derive(Debug, Default)]
+pub(super) struct Travellers {
+    here: DashMap<Name, Traveller>,
+    /// What those held that have gone, and when they went.
+    parting: DashMap<Name, (Instant, Bytes)>,
+    /// Nodes that were asked to hand a client over.
+    asked: DashMap<u64, oneshot::Sender<Bytes>>,
+    requests: AtomicU64,
+    was_down: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Traveller {
+    token: ResumeToken,
+    /// It came while Redis was away, and has not been claimed.
+    unclaimed: bool,
+}
+
+impl Travellers {
+    /// What another node was asked for has come.
+    pub(super) fn come(&self, request: u64, record: Bytes) {
+        if let Some((_, asker)) = self.asked.remove(&request) {
+            // Nobody may wait for it any longer.
+            let _ = asker.send(record);
+        }
+    }
+}
+
+/// What is known of a client that comes to this node.
+#[derive(Debug, Default)]
+pub struct ClientClaim {
+    state: Option<ClientState>,
+    /// When that was certain.
+    alive: u64,
+    /// It may hold channels that nobody knows of.
+    is_unsure: bool,
+    unclaimed: bool,
+    /// Its connection on another node has ended for this one, so that limits over all nodes count none more.
+    replaces: bool,
+}
+
+impl ClientClaim {
+    pub(super) fn replaces(&self) -> bool {
+        self.replaces
+    }
+}
+
+fn age(token: &ResumeToken) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    token.made_at().map(|made| now.saturating_sub(Duration::from_secs(made)))
+}
+
+impl Node {
+    /// Makes the client this node's, before its connection is let in; `None` on a server of its own.
+    pub async fn claim(&self, app: &App, token: &ResumeToken) -> Option<ClientClaim> {
+        let cluster = self.shared.cluster.as_ref()?;
+        let name = (app.id.clone(), token.key());
+        let alive = cluster.link().clock().now();
+        if self.hub().directory(&app.id).resume.current(token).is_some() {
+            return Some(ClientClaim { alive, ..ClientClaim::default() });
+        }
+        let window = app.features.resume;
+        let question = LinkQuery::Claim { app: name.0.clone(), key: name.1.clone(), window };
+        let Some(LinkReply::Claimed(claimed)) = cluster.ask_of_client(question).await else {
+            let is_unsure = age(token).is_some_and(|age| age > YOUNG);
+            return Some(ClientClaim { is_unsure, unclaimed: true, ..ClientClaim::default() });
+        };
+        let (since, had) = (claimed.since, claimed.owner.is_some());
+        let (record, has_ended) = self.find_record(cluster, &name, claimed).await;
+        let Some(ClientRecord { mut state, at, .. }) = record else {
+            let is_before = |age: Duration| {
+                let known = Duration::from_micros(alive.saturating_sub(since));
+                age > window || age > known.saturating_add(START_SLACK)
+            };
+            let is_unsure = age(token).is_some_and(is_before) || !has_ended;
+            return Some(ClientClaim { alive, is_unsure, ..ClientClaim::default() });
+        };
+        // Those that it came to hold since would not be in it.
+        let (replaces, is_unsure) = (had && has_ended, !has_ended);
+        let state = Some(std::mem::take(&mut state));
+        Some(ClientClaim { state, alive: at, is_unsure, unclaimed: false, replaces })
+    }
+
+    /// The latest record of the client; and whether it is the last of a connection that has ended, rather than of
+    /// one that a dead node had.
+    async fn find_record(
+        &self,
+        cluster: &Clustered,
+        name: &Name,
+        claimed: ClaimedClient,
+    ) -> (Option<ClientRecord>, bool) {
+        let times = self.shared.times(cluster);
+        let kept = claimed.record.and_then(|(_, bytes)| client_record::read(&bytes, times));
+        let (mut record, mut has_ended) = (kept, true);
+        if let Some(owner) = claimed.owner.filter(|owner| *owner != self.hub().node()) {
+            let handed = cluster.have_handed_over(name, owner).await;
+            let handed = handed.and_then(|bytes| client_record::read(&bytes, times));
+            has_ended = handed.is_some();
+            record = handed.or(record);
+        }
+        if let Some(record) = record.as_mut().filter(|_| claimed.withdrawals) {
+            cluster.leave_withdrawn(&name.0, record).await;
+        }
+        (record, has_ended)
+    }
+
+    /// Puts in what was found out of a client; how it came, whether it may have missed what nobody knows of, and
+    /// since when nothing was lost.
+    pub(super) fn settle_claim(
+        &self,
+        cluster: &Clustered,
+        connection: &Connection,
+        open: &OpenConnection,
+        (token, claim): (&ResumeToken, ClientClaim),
+    ) -> (ClientArrival, bool, u64) {
+        let ClientClaim { state, alive, is_unsure, unclaimed, .. } = claim;
+        let name = (connection.app().id.clone(), token.key());
+        let traveller = Traveller { token: token.clone(), unclaimed };
+        let resume = &connection.directory.resume;
+        let now = self.hub().seconds();
+        let arrived = resume.arrive(token, open.clone(), state, now);
+        cluster.travellers.parting.remove(&name);
+        cluster.travellers.here.insert(name, traveller);
+        (arrived, is_unsure, alive)
+    }
+
+    /// What a client that was just subscribed has missed is asked for, if it held the channel.
+    pub(super) fn take_up(
+        &self,
+        cluster: &Clustered,
+        connection: &Rc<Connection>,
+        (topic, entry): (&Topic, &TopicEntry),
+    ) -> CatchUp {
+        let Some(resumption) = connection.resumption() else { return CatchUp::Up };
+        let (resume, name) = (&connection.directory.resume, &topic.channel);
+        let end = entry.reached().max(cluster.link().clock().now().saturating_sub(1));
+        match resume.take_up(&resumption.token, connection.id, name, end) {
+            TakenUp::Held(after) => {
+                self.worker.hold_back(connection, name);
+                let ConnectionRef { worker, slot, socket } = connection.place();
+                let (topic, ticket) = (topic.clone(), SubscribeTicket { worker, slot, socket });
+                let alive = resumption.alive.get();
+                cluster.link().order(LinkRequest::Replay(Replay { topic, ticket, after, alive }));
+                CatchUp::Missed(Vec::new(), false)
+            }
+            TakenUp::New if resumption.is_forgotten && resumption.note_gap(name) => {
+                ResumeFigures::add(&resume.figures.gaps, 1);
+                CatchUp::Gap
+            }
+            TakenUp::New | TakenUp::Told => CatchUp::Up,
+        }
+    }
+
+    /// Notes whose the connection is, for what is taken back from them after it.
+    pub(super) fn note_users(&self, connection: &Connection) {
+        if let (Some(resumption), Some(_)) = (connection.resumption(), &self.shared.cluster) {
+            let resume = &connection.directory.resume;
+            resume.note_users(&resumption.token, connection.id, connection.users());
+        }
+    }
+}
+
+impl Clustered {
+    async fn ask_of_client(&self, question: LinkQuery) -> Option<LinkReply> {
+        timeout(PATIENCE, self.link().ask(question)?).await.ok()?.ok()
+    }
+
+    /// Has the node of that number end the client's connection; what it held there. Nothing where that node is dead.
+    async fn have_handed_over(&self, (app, key): &Name, node: u64) -> Option<Bytes> {
+        let request = self.travellers.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let (sender, record) = oneshot::channel();
+        self.travellers.asked.insert(request, sender);
+        let question = LinkQuery::TakeOver { app: app.clone(), key: key.clone(), node, request };
+        let told = self.ask_of_client(question).await;
+        let record = match told {
+            Some(LinkReply::Told(1..)) => {
+                timeout(HANDING_OVER, record).await.ok().and_then(Result::ok)
+            }
+            _ => None,
+        };
+        self.travellers.asked.remove(&request);
+        record.filter(|record| !record.is_empty())
+    }
+
+    /// Takes out of a record what was taken back from its users since.
+    async fn leave_withdrawn(&self, app: &AppId, record: &mut ClientRecord) {
+        let ClientRecord { state, at, .. } = record;
+        let of_users = |name| state.users.iter().map(move |user| withdrawn_member(user, name));
+        let members: Vec<String> =
+            state.channels.iter().flat_map(|(name, _)| of_users(name)).collect();
+        if members.is_empty() {
+            return;
+        }
+        let question = LinkQuery::Withdrawn { app: app.clone(), members };
+        let Some(LinkReply::Withdrawn(times)) = self.ask_of_client(question).await else {
+            return state.channels.clear();
+        };
+        let mut times = times.chunks(state.users.len());
+        state.channels.retain(|_| {
+            let times = times.next().unwrap_or_default();
+            times.iter().all(|time| time.saturating_add(LATE) < *at)
+        });
+    }
+}
+
+impl ServerState {
+    fn times<'a>(&self, cluster: &'a Clustered) -> Times<'a> {
+        Times { clock: cluster.link().clock(), seconds: self.hub.seconds() }
+    }
+
+    /// Keeps what a client holds whose connection here has ended.
+    pub(super) fn park(
+        &self,
+        cluster: &Clustered,
+        app: &App,
+        token: &ResumeToken,
+        state: Option<ClientState>,
+    ) {
+        let Some(state) = state else { return };
+        let name = (app.id.clone(), token.key());
+        let traveller = cluster.travellers.here.remove(&name).map(|(_, traveller)| traveller);
+        let record = Bytes::from(client_record::write(&state, true, self.times(cluster)));
+        cluster.travellers.parting.insert(name.clone(), (Instant::now(), record.clone()));
+        let record = if state.channels.is_empty() { Bytes::new() } else { record };
+        let unclaimed = traveller.is_some_and(|traveller| traveller.unclaimed);
+        let (app, key, window) = (name.0, name.1, app.features.resume);
+        let parked = Parked { app, key, record, window, ended: true, unclaimed };
+        cluster.link().order(LinkRequest::Park(parked));
+    }
+
+    /// Ends the connection of a client that has come to another node, and tells that what the client holds.
+    pub(super) fn hand_over(&self, cluster: &Clustered, name: Name, node: u64, request: u64) {
+        let (directory, travellers) = (self.hub.directory(&name.0), &cluster.travellers);
+        let token = travellers.here.get(&name).map(|traveller| traveller.token.clone());
+        let held = token.and_then(|token| directory.resume.hand_over(&token, self.hub.seconds()));
+        let record = match held {
+            Some((open, state)) => {
+                travellers.here.remove(&name);
+                self.end_previous(&directory, &open);
+                client_record::write(&state, true, self.times(cluster)).into()
+            }
+            None => {
+                travellers.parting.get(&name).map(|parting| parting.1.clone()).unwrap_or_default()
+            }
+        };
+        cluster
+            .link()
+            .publish(OutgoingEvent::HandedOver { app: name.0, node, request, record }, true);
+    }
+
+    /// Tells a connection what its client has missed.
+    pub(super) fn replay(&self, missed: Missed) {
+        let Missed { topic, ticket: SubscribeTicket { worker, slot, socket }, events, gap, last } =
+            missed;
+        let event = |one: crate::cluster::clients::MissedEvent| ReplayedEvent {
+            number: one.place,
+            except: one.except,
+            frame: one.frame,
+        };
+        let events = events.into_iter().map(event).collect();
+        let replayed = Replayed { channel: topic.channel, events, gap, last };
+        self.hub.replay(ConnectionRef { worker, slot, socket }, replayed);
+    }
+
+    pub(super) fn note_swept(
+        &self,
+        app: &AppId,
+        (expired, crowded): (u64, u64),
+        waiting: Option<u64>,
+    ) {
+        let figures = &self.hub.directory(app).resume.figures;
+        ResumeFigures::add(&figures.expired, expired);
+        ResumeFigures::add(&figures.crowded, crowded);
+        if let Some(waiting) = waiting {
+            figures.waiting.store(waiting, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps in Redis what has changed of clients here, and has those forgotten whose time is over.
+    pub(super) fn look_after_travellers(&self, cluster: &Clustered, tick: u32) {
+        let (travellers, is_up) = (&cluster.travellers, cluster.link().is_up());
+        // A Redis that was away may have lost all of them.
+        let is_back = is_up && travellers.was_down.swap(!is_up, Ordering::Relaxed);
+        if !is_up {
+            travellers.was_down.store(true, Ordering::Relaxed);
+            return;
+        }
+        if !is_back && !tick.is_multiple_of(KEEP_EVERY) {
+            return;
+        }
+        travellers.parting.retain(|_, (since, _)| since.elapsed() < PARTING);
+        for (id, directory) in self.hub.directories() {
+            let apps = self.apps.load();
+            let Some(app) = apps.by_id(id.as_str()) else { continue };
+            if app.features.resume.is_zero() {
+                continue;
+            }
+            self.keep_changed(cluster, app, &directory.resume, is_back);
+            if tick.is_multiple_of(SWEEP_EVERY) {
+                cluster.link().order(LinkRequest::Sweep(id));
+            }
+        }
+    }
+
+    fn keep_changed(
+        &self,
+        cluster: &Clustered,
+        app: &Arc<App>,
+        resume: &crate::hub::resume::ResumeRegistry,
+        all: bool,
+    ) {
+        let window = app.features.resume;
+        let every = u32::try_from(window.as_secs() / 3).unwrap_or(u32::MAX).max(1);
+        let changed = resume.take_changed(self.hub.seconds(), if all { 0 } else { every });
+        for (token, state) in changed {
+            let name = (app.id.clone(), token.key());
+            // Its owner may be another by now, whom only the first word of this node displaces.
+            let here = cluster.travellers.here.get_mut(&name);
+            let Some(unclaimed) = here.map(|mut one| std::mem::take(&mut one.unclaimed)) else {
+                continue;
+            };
+            let record = client_record::write(&state, false, self.times(cluster)).into();
+            let (app, key) = name;
+            let window = window.saturating_add(window / 3);
+            let parked = Parked { app, key, record, window, ended: false, unclaimed };
+            cluster.link().order(LinkRequest::Park(parked));
+        }
+    }
+}
