@@ -31,8 +31,8 @@ export class Link {
   }
 
   openHttp(path) {
-    const letters = Array.from({ length: 8 }, () => 'abcdefghijklmnopqrstuvwxyz012345'[Math.floor(Math.random() * 32)]);
-    this.session = `${path}/${String(Math.floor(Math.random() * 1000)).padStart(3, '0')}/${letters.join('')}`;
+    const letters = Array.from({ length: 8 }, () => '0123456789abcdefghijklmnopqrstuv'[Math.floor(Math.random() * 32)]);
+    this.session = `${path}/${Math.floor(Math.random() * 1000)}/${letters.join('')}`;
     this.sending = Promise.resolve();
     this.abort = new AbortController();
     this.receive();

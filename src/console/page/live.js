@@ -51,6 +51,8 @@ export function begin(state) {
   at('filter-app').append(...apps(state));
   at('filter-app').hidden = state.apps.length < 2;
   at('filters').addEventListener('change', restart);
+  // Of the form, but not inside it.
+  at('payloads').addEventListener('change', restart);
   at('filters').addEventListener('submit', (event) => {
     event.preventDefault();
     restart();

@@ -36,10 +36,10 @@ export class Server {
    * `settings` are further lines of the `[server]` table, `app` further lines of the app's. The
    * metrics have no port of their own, so that servers can run side by side.
    */
-  static async start({ port, settings = '', app = '' } = {}) {
+  static async start({ port, settings = '', app = '', key = 'tests-key' } = {}) {
     // Another process may take the free port before the server does: then try the next one.
     for (let attempt = 1; ; attempt += 1) {
-      const server = new Server(port ?? (await freePort()), settings, app);
+      const server = new Server(port ?? (await freePort()), settings, app, key);
       if (await server.ready()) return server;
       const taken = /in use/i.test(server.log);
       if (!taken || port || attempt === 3) {
@@ -48,12 +48,12 @@ export class Server {
     }
   }
 
-  constructor(port, settings, app) {
+  constructor(port, settings, app, key) {
     this.host = HOST;
     this.port = port;
     this.origin = `http://${HOST}:${port}`;
     this.id = '3101';
-    this.key = 'tests-key';
+    this.key = key;
     this.secret = 'tests-secret';
     this.log = '';
     this.folder = mkdtempSync(join(tmpdir(), 'fanfare-node-'));
