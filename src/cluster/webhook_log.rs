@@ -201,8 +201,15 @@ impl WebhookLog {
     }
 
     /// What happened within the last seconds before the link was lost may be lost; what is not is known by its number.
-    pub(super) fn say_recent_again(&mut self) {
-        for of in self.apps.values_mut() {
+    /// The apps whose logs this node tells: they are read from the beginning, since another server's entries may stand
+    /// before the last that was read.
+    pub(super) fn say_recent_again(&mut self) -> Vec<AppId> {
+        let mut owned = Vec::new();
+        for (app, of) in &mut self.apps {
+            of.read = None;
+            if of.owned {
+                owned.push(app.clone());
+            }
             // What was taken out of the log may be in it again, without what came after it.
             of.done.extend(of.recent_done.drain(..).map(|(_, id)| id));
             let recent = std::mem::take(&mut of.recent);
@@ -211,6 +218,7 @@ impl WebhookLog {
             let young = recent.into_iter().filter(|(at, _)| last - *at < RECENT);
             young.rev().for_each(|(_, word)| of.queue.push_front(word));
         }
+        owned
     }
 
     /// The topic of an app says that there is something to tell, or with `anew` that nobody tells it.
@@ -373,14 +381,14 @@ mod tests {
         }
         board.apps.get_mut(&app).unwrap().said(2);
         assert_eq!(queued(&board), "!3z ");
-        board.say_recent_again();
+        drop(board.say_recent_again());
         assert_eq!(queued(&board), "!1x !2y !3z ");
         board.apps.get_mut(&app).unwrap().said(3);
         board.take(LogRequest::Done { app: app.clone(), id: "1-0".into() });
         board.apps.get_mut(&app).unwrap().taken_out(1);
-        board.say_recent_again();
+        drop(board.say_recent_again());
         assert_eq!(board.apps[&app].done, [Box::from("1-0")]);
-        board.say_recent_again();
+        drop(board.say_recent_again());
         assert_eq!(queued(&board), "!1x !2y !3z ");
     }
 

@@ -17,9 +17,10 @@ use super::session::{LinkWriter, MOST};
 use super::{LONGEST_PAUSE, LinkError, PATIENCE, reply};
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;
-use crate::cluster::link::{LinkMetrics, LinkRequest};
+use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest};
 use crate::cluster::scripts::Script;
 use crate::cluster::topics::TopicEntry;
+use crate::cluster::webhook_log::LogBatch;
 use crate::protocol::member::Member;
 
 /// The part of a lease after which it is renewed. A lease lapses after four of them, so that with one more
@@ -57,7 +58,9 @@ impl LinkWriter<'_> {
         let runs = self.servers.runs().await?;
         let before = std::mem::replace(&mut self.kept.runs, runs);
         if !before.is_empty() && before != self.kept.runs {
-            self.kept.news.say_recent_again();
+            for app in self.kept.news.say_recent_again() {
+                self.arrive(LinkEvent::News(LogBatch::Lost(app))).await?;
+            }
             let bytes = self.kept.say_recent_again();
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
         }
