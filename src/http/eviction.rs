@@ -49,11 +49,11 @@ fn reluctance(pace: &RequestTimer) -> Option<(bool, bool)> {
 }
 
 impl TimerGuard {
-    /// Counts the connection for `address`, and lets another of its own make way where those are far too many;
-    /// whether there was one to.
+    /// Counts the connection for `address`, and lets another of its own make way where those are far too many; whether
+    /// one did. Where all the others are on other workers, it stays, and makes way for the next one here.
     pub fn visit(&self, shared: &Arc<ServerState>, address: IpAddr) -> bool {
         if !shared.addresses.is_limited() {
-            return true;
+            return false;
         }
         let address = counted(address);
         shared.addresses.visit(address);
@@ -62,7 +62,7 @@ impl TimerGuard {
         let (paces, place) = (&self.paces, self.pace.place.get());
         paces.visits.borrow_mut().entry(address).or_default().push(place);
         if shared.addresses.excess(address) <= MOMENT {
-            return true;
+            return false;
         }
         let longest = paces.longest(address, Some(place), |_| true);
         longest.iter().for_each(|longest| paces.crowd_out(longest));

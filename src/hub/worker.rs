@@ -34,6 +34,9 @@ use crate::protocol::member::{Member, User, UserId};
 /// Sockets that are flushed before others on the worker get a turn.
 const FLUSHES: usize = 256;
 
+/// Bytes that are written to them at most, but for the last of them.
+const FLUSHED_BYTES: usize = 4 << 20;
+
 /// A thread's part of the hub. Never leaves its thread.
 #[derive(Debug)]
 pub struct Worker {
@@ -319,7 +322,14 @@ impl Worker {
                 waiting.extend(turn.touched.drain(..));
             }
             self.spare.replace(turn);
-            part.extend(waiting.drain(..waiting.len().min(FLUSHES)));
+            let mut bytes = 0;
+            while part.len() < FLUSHES
+                && bytes < FLUSHED_BYTES
+                && let Some(next) = waiting.pop_front()
+            {
+                bytes += next.queued();
+                part.push(next);
+            }
             self.flush(&mut part);
             let done = if waiting.is_empty() { oldest.take() } else { None };
             self.inbox().turns.end(done, begun);

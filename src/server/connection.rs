@@ -36,6 +36,9 @@ use crate::node::ClientClaim;
 use crate::session::Session;
 use crate::socket::{self, Socket, http_session, upgrade};
 
+/// Connections beyond those that may be open, at which a new one is closed where none can make way for it.
+const SOME_TOO_MANY: usize = 16;
+
 /// Why connections of an address are closed.
 pub(super) const MORE_THAN_MAY_BE: &str = "this address has more than server.connections_per_ip";
 
@@ -136,7 +139,8 @@ pub(super) async fn serve(
     if terms.loads.excess() > 0 {
         let ended = http.paces.evict(&kept);
         log_eviction(&http, peer.ip(), ended.max(1), "as many connections are open as may be");
-        if ended == 0 {
+        // Those that could make way may all be on other workers: then this one does, for the next one here.
+        if ended == 0 && terms.loads.excess() > SOME_TOO_MANY {
             return;
         }
     }
@@ -169,9 +173,8 @@ async fn welcome(
     let is_many = matches!(stream, Stream::Unix(_))
         || role == AddressRole::Api
         || http.trusted_proxies.iter().any(|network| network.contains(peer.ip()));
-    if !is_many && !kept.visit(&http.node.shared, peer.ip()) {
+    if !is_many && kept.visit(&http.node.shared, peer.ip()) {
         log_eviction(http, peer.ip(), 1, MORE_THAN_MAY_BE);
-        return None;
     }
     let stream = secure(terms, stream, peer).await?;
     kept.pace.enter(RequestPhase::New, http.node.worker.now());
