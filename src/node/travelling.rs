@@ -21,6 +21,7 @@ use crate::cluster::clients::{ClaimedClient, Missed, Parked, Replay, withdrawn_m
 use crate::cluster::link::{LinkQuery, LinkReply, LinkRequest, OutgoingEvent};
 use crate::cluster::topics::TopicEntry;
 use crate::cluster::{SubscribeTicket, Topic};
+use crate::console::Kind;
 use crate::hub::connection::Connection;
 use crate::hub::inbox::ConnectionRef;
 use crate::hub::resume::{
@@ -309,6 +310,12 @@ impl ServerState {
             except: one.except,
             frame: one.frame,
         };
+        self.hub.console.tell(Kind::Resumed, |fact| {
+            let gap = if gap { "older ones are gone" } else { "" };
+            let fact =
+                fact.app(topic.app.as_str().to_owned()).channel(topic.channel.as_str().to_owned());
+            fact.socket(socket).count(events.len()).why(gap)
+        });
         let events = events.into_iter().map(event).collect();
         let replayed = Replayed { channel: topic.channel, events, gap, last };
         self.hub.replay(ConnectionRef { worker, slot, socket }, replayed);
