@@ -25,6 +25,8 @@ const CHANNELS = ['resumed', 'private-resumed', 'presence-resumed'];
 
 const browser = browse();
 let server, application, link, site;
+/** Of the process that took over, if one did. */
+let successor;
 before(async () => {
   server = await Server.start({ app: 'resume = "5m"' });
   application = await Application.start(server);
@@ -38,6 +40,9 @@ after(async () => {
   link?.close();
   site?.stop();
   await application?.stop();
+  if (successor) process.kill(successor, 'SIGTERM');
+  else server?.child.kill('SIGTERM');
+  await server?.ended;
 });
 
 /** What runs in the page, as docs/resume.md has it. */
@@ -209,10 +214,7 @@ for (const how of ['a stop and a start', 'a hand-over']) {
         // eslint-disable-next-line no-control-regex
         server.log.replace(/\x1b\[[0-9;]*m/g, '').match(/another process goes on.*pid=(\d+)/),
       );
-      after(async () => {
-        process.kill(Number(pid), 'SIGTERM');
-        await server.ended;
-      });
+      successor = Number(pid);
     } else {
       await server.stop();
       server = await Server.start({ port, app: 'resume = "5m"' });
