@@ -13,6 +13,9 @@ use crate::cluster::envelope::{Envelope, EnvelopeBody};
 /// Senders that are remembered for one topic; a node that starts again is a new one.
 const SENDERS: usize = 256;
 
+/// How far before the last place that was heard a log is read where another server has taken over; microseconds.
+const OVERLAP: u64 = 10_000_000;
+
 /// Serials of one sender that are remembered for one topic.
 const SERIALS: usize = 128;
 
@@ -239,6 +242,14 @@ impl Deduplicator {
         }
     }
 
+    /// Another server has taken over: what was said again there may stand before what was heard last of the one before,
+    /// which others left earlier. What was heard is known again.
+    pub(super) fn step_back(&mut self) {
+        for heard in self.topics.values_mut() {
+            heard.place = heard.place.map(|place| place.saturating_sub(OVERLAP));
+        }
+    }
+
     /// The topic is about to be subscribed to. Where it is new, everything from then on is to be heard; it is
     /// `since` now.
     pub(super) fn begin(&mut self, name: &str, since: u64) {
@@ -377,10 +388,8 @@ mod tests {
             ));
         }
         for serial in [5, 6] {
-            assert_eq!(
-                hear(&mut hearing, event(2, serial, 200 + serial)),
-                EnvelopeVerdict::Doubled
-            );
+            let verdict = hear(&mut hearing, event(2, serial, 200 + serial));
+            assert_eq!(verdict, EnvelopeVerdict::Doubled);
         }
         // Of another sender, and on another topic, they are others.
         assert!(matches!(hear(&mut hearing, event(3, 5, 300)), EnvelopeVerdict::New(_)));
@@ -392,14 +401,17 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_event_that_is_said_again_is_heard_once() {
+    fn what_a_failover_brings_again_is_heard_once() {
         let mut hearing = Deduplicator::new(1);
         hearing.begin("t", 1);
         hearing.note_kept("t", MessageId::from(&event(2, 5, 100)));
         assert_eq!(hearing.misses_after("t"), Some(0), "nothing was heard on the topic yet");
         assert_eq!(caught_up(&mut hearing), [0; 0]);
-        assert_eq!(hear(&mut hearing, event(2, 5, 200)), EnvelopeVerdict::Doubled);
-        assert!(matches!(hear(&mut hearing, event(2, 6, 201)), EnvelopeVerdict::New(_)));
+        assert_eq!(hear(&mut hearing, event(2, 5, 3 * OVERLAP)), EnvelopeVerdict::Doubled);
+        hear(&mut hearing, event(2, 6, 3 * OVERLAP));
+        hearing.cut();
+        hearing.step_back();
+        assert_eq!(hearing.misses_after("t"), Some(2 * OVERLAP));
     }
 
     #[test]
@@ -422,10 +434,8 @@ mod tests {
         caught_up(&mut hearing);
         assert!(matches!(hear(&mut hearing, event(2, u64::MAX, 1)), EnvelopeVerdict::New(_)));
         for serial in 1..=SERIALS as u64 {
-            assert!(
-                matches!(hear(&mut hearing, event(2, serial, 1)), EnvelopeVerdict::New(_)),
-                "{serial}"
-            );
+            let verdict = hear(&mut hearing, event(2, serial, 1));
+            assert!(matches!(verdict, EnvelopeVerdict::New(_)), "{serial}");
         }
         // What is older than all that are remembered was heard too.
         assert_eq!(hear(&mut hearing, event(2, 1, 1)), EnvelopeVerdict::Doubled);

@@ -58,6 +58,7 @@ impl LinkWriter<'_> {
         let runs = self.servers.runs().await?;
         let before = std::mem::replace(&mut self.kept.runs, runs);
         if !before.is_empty() && before != self.kept.runs {
+            self.hearing.borrow_mut().step_back();
             for app in self.kept.news.say_recent_again() {
                 self.arrive(LinkEvent::News(LogBatch::Lost(app))).await?;
             }
