@@ -34,9 +34,6 @@ use crate::protocol::member::{Member, User, UserId};
 /// Sockets that are flushed before others on the worker get a turn.
 const FLUSHES: usize = 256;
 
-/// Bytes that are written to them at most, but for the last of them.
-const FLUSHED_BYTES: usize = 4 << 20;
-
 /// A thread's part of the hub. Never leaves its thread.
 #[derive(Debug)]
 pub struct Worker {
@@ -322,14 +319,7 @@ impl Worker {
                 waiting.extend(turn.touched.drain(..));
             }
             self.spare.replace(turn);
-            let mut bytes = 0;
-            while part.len() < FLUSHES
-                && bytes < FLUSHED_BYTES
-                && let Some(next) = waiting.pop_front()
-            {
-                bytes += next.queued();
-                part.push(next);
-            }
+            part.extend(waiting.drain(..waiting.len().min(FLUSHES)));
             self.flush(&mut part);
             let done = if waiting.is_empty() { oldest.take() } else { None };
             self.inbox().turns.end(done, begun);
