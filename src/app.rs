@@ -294,7 +294,7 @@ impl Apps {
     }
 
     /// These, and of `others` those whose id and key are free.
-    pub fn with<'a>(&self, others: impl IntoIterator<Item = &'a Arc<App>>) -> Self {
+    pub fn with_others<'a>(&self, others: impl IntoIterator<Item = &'a Arc<App>>) -> Self {
         let mut all = self.clone();
         for app in others {
             if !all.by_id.contains_key(&app.id) && !all.by_key.contains_key(&app.key) {

@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fanfare::config::GeneratedApp;
-use fanfare::protocol::auth::{Signer, md5};
+use fanfare::protocol::auth::{Signer, md5_hex};
 
 /// Title and lines of each part.
 pub(crate) struct Greeting(Vec<(&'static str, Vec<String>)>);
 
 /// Says how to reach the app that was made for this run, at `addr` and below `path`; on a Unix socket only
 /// a proxy can know that, so only the credentials are said.
-pub(crate) fn text(
+pub(crate) fn banner_text(
     made: &GeneratedApp,
     addr: Option<SocketAddr>,
     path: &str,
@@ -49,7 +49,7 @@ pub(crate) fn text(
     }
     parts.push((
         "Trigger an event (the signature holds for ten minutes)",
-        vec![curl(made, addr, path)],
+        vec![curl_command(made, addr, path)],
     ));
     parts.push(credentials);
     parts.push(("For the .env of a Laravel app", env));
@@ -64,14 +64,14 @@ pub(crate) fn text(
 }
 
 /// A signed request that triggers an event on `my-channel`.
-fn curl(made: &GeneratedApp, addr: SocketAddr, path: &str) -> String {
+fn curl_command(made: &GeneratedApp, addr: SocketAddr, path: &str) -> String {
     let body = r#"{"name":"greeting","channels":["my-channel"],"data":"{\"text\":\"Hello\"}"}"#;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let route = format!("/apps/{}/events", made.id);
     let query = format!(
         "auth_key={}&auth_timestamp={now}&auth_version=1.0&body_md5={}",
         made.key,
-        md5(body.as_bytes())
+        md5_hex(body.as_bytes())
     );
     let signature = Signer::new(&made.secret).sign(&["POST\n", path, &route, "\n", &query]);
     format!(
@@ -82,7 +82,7 @@ fn curl(made: &GeneratedApp, addr: SocketAddr, path: &str) -> String {
 
 impl Greeting {
     /// For a terminal: parts with a bold title.
-    pub(crate) fn pretty(&self) -> String {
+    pub(crate) fn for_terminal(&self) -> String {
         self.0.iter().fold("\n".to_owned(), |mut out, (title, lines)| {
             let _ = write!(out, "  \u{1b}[1m{title}\u{1b}[0m\n\n");
             for line in lines {
@@ -94,7 +94,7 @@ impl Greeting {
     }
 
     /// For anything else: the lines alone, each title a comment.
-    pub(crate) fn plain(&self) -> String {
+    pub(crate) fn as_comments(&self) -> String {
         self.0.iter().fold(String::new(), |mut out, (title, lines)| {
             let _ = writeln!(out, "# {title}");
             for line in lines {

@@ -81,7 +81,7 @@ impl InheritedListener {
     }
 
     /// From systemd (`LISTEN_FDS`), or from the process before. To be called once, for it owns what it finds.
-    pub(crate) fn find() -> io::Result<Self> {
+    pub(crate) fn find_inherited() -> io::Result<Self> {
         let given = systemd::sockets()?;
         if given.is_empty() {
             let (sockets, api) = (handover::inherited()?, handover::inherited_api()?);
@@ -107,7 +107,7 @@ impl InheritedListener {
 }
 
 /// Serves until it is told to stop, then drains. A second signal to stop ends the process at once.
-pub(crate) fn run(
+pub(crate) fn run_server(
     config: Config,
     (load, set_level): (impl Fn() -> Result<LoadedSettings, config::Error>, impl Fn(LevelFilter)),
     inherited: InheritedListener,
@@ -128,7 +128,8 @@ pub(crate) fn run(
         }
         let mut reloader = Reloader::new(&running, &config, load).with_level(set_level);
         let looks = (&systemd, is_kept);
-        let mut stop = serve(&running, &mut signals, looks, &mut reloader, pending()).await;
+        let mut stop =
+            serve_until_end(&running, &mut signals, looks, &mut reloader, pending()).await;
         if !matches!(stop, Stop::HandOver) {
             systemd.stopping(running.longest_end());
         }
@@ -137,7 +138,7 @@ pub(crate) fn run(
             running.retire();
             info!(?delay, "stopping soon: all is served until then, and /ready says 503");
             let over = sleep(delay);
-            stop = match serve(&running, &mut signals, looks, &mut reloader, over).await {
+            stop = match serve_until_end(&running, &mut signals, looks, &mut reloader, over).await {
                 Stop::Retire => std::process::exit(TERMINATED),
                 stop => stop,
             };
@@ -147,7 +148,7 @@ pub(crate) fn run(
             running.leave_sockets();
         }
         let stop = if is_kept { Stop::HandOver } else { stop };
-        info!(connections = running.shared().connections(), "stopping");
+        info!(connections = running.shared().connection_count(), "stopping");
         match stop {
             Stop::Retire | Stop::Drain => running.drain(),
             Stop::HandOver => running.hand_over(),
@@ -158,7 +159,7 @@ pub(crate) fn run(
         loop {
             tokio::select! {
                 ended = &mut ended => break ended.unwrap_or_else(|error| Err(error.into()))?,
-                _ = progress.tick() => info!(connections = shared.connections(), "draining"),
+                _ = progress.tick() => info!(connections = shared.connection_count(), "draining"),
                 _ = signals.terminate.recv() => std::process::exit(TERMINATED),
                 _ = signals.interrupt.recv() => std::process::exit(INTERRUPTED),
             }
@@ -170,7 +171,7 @@ pub(crate) fn run(
 
 /// Serves until a signal ends it, or `over` does. SIGINT is somebody at a terminal, whom no load balancer
 /// keeps waiting.
-async fn serve(
+async fn serve_until_end(
     running: &ServerHandle,
     signals: &mut Signals,
     (systemd, is_kept): (&Systemd, bool),
@@ -201,7 +202,7 @@ async fn serve(
                 }
             }
             _ = signals.successor.recv() => next = begin_succession(running, next, !is_kept),
-            served = serves(&mut next) => match (served, next.take()) {
+            served = successor_serves(&mut next) => match (served, next.take()) {
                 (Ok(()), Some(successor)) => {
                     info!(pid = successor.pid, "another process goes on");
                     systemd.succeeded_by(successor.pid);
@@ -214,9 +215,9 @@ async fn serve(
     }
 }
 
-async fn serves(next: &mut Option<Successor>) -> Result<(), handover::HandoverError> {
+async fn successor_serves(next: &mut Option<Successor>) -> Result<(), handover::HandoverError> {
     match next {
-        Some(successor) => successor.serves().await,
+        Some(successor) => successor.wait_serving().await,
         None => pending().await,
     }
 }
@@ -230,6 +231,7 @@ fn begin_succession(
         warn!("a successor is being started already");
         return next;
     }
-    let started = running.listeners().and_then(|listeners| Successor::start(listeners, alone));
+    let started =
+        running.listeners().and_then(|listeners| Successor::start_successor(listeners, alone));
     started.inspect_err(|error| error!(%error, "no successor can be started")).ok()
 }

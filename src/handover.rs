@@ -99,7 +99,7 @@ impl fmt::Display for HandoverError {
 
 impl Successor {
     /// Starts the program again, as it was started, with `passed`, which nobody else has if it is `alone`.
-    pub(crate) fn start(passed: PassedListeners, alone: bool) -> io::Result<Self> {
+    pub(crate) fn start_successor(passed: PassedListeners, alone: bool) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         // By the name it was called by, not by what runs now: that file may have been replaced.
         let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
@@ -120,19 +120,19 @@ impl Successor {
         let pid = child.id();
         let (tell, serves) = oneshot::channel();
         std::thread::Builder::new().name("successor".to_owned()).spawn(move || {
-            let _ = tell.send(hear(&mut child, ours));
+            let _ = tell.send(hear_ready(&mut child, ours));
         })?;
         Ok(Self { pid, serves })
     }
 
     /// Ready once it serves, or has ended instead.
-    pub(crate) async fn serves(&mut self) -> Result<(), HandoverError> {
+    pub(crate) async fn wait_serving(&mut self) -> Result<(), HandoverError> {
         let heard = (&mut self.serves).await;
         heard.unwrap_or_else(|_| Err(HandoverError("nothing was heard of it".to_owned())))
     }
 }
 
-fn hear(child: &mut Child, line: UnixStream) -> Result<(), HandoverError> {
+fn hear_ready(child: &mut Child, line: UnixStream) -> Result<(), HandoverError> {
     if BufReader::new(line).lines().map_while(Result::ok).any(|line| line == SERVING) {
         return Ok(());
     }

@@ -35,21 +35,22 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     let flags = match Flags::try_parse() {
         Ok(flags) => flags,
-        Err(error) => return usage(&error),
+        Err(error) => return usage_error(&error),
     };
     let folder = std::env::current_dir().unwrap_or_default();
     if let Some(CliCommand::Tool(tool)) = &flags.command {
-        return match cli::run(tool, &flags, std::env::vars_os(), &folder) {
+        return match cli::run_tool(tool, &flags, std::env::vars_os(), &folder) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => fail(&failure, 1),
+            Err(failure) => fail_with(&failure, 1),
         };
     }
     if let Some(command) = &flags.command {
         let answer = match command {
             CliCommand::Config(ConfigCommand::Check) => {
-                load_checked(&flags, &folder, server::examine).map(|loaded| Some(loaded.summary()))
+                load_checked(&flags, &folder, server::examine)
+                    .map(|loaded| Some(loaded.summary_line()))
             }
-            _ => config::answer(command, &flags, std::env::vars_os(), &folder),
+            _ => config::answer_command(command, &flags, std::env::vars_os(), &folder),
         };
         return match answer {
             Ok(text) => {
@@ -58,17 +59,17 @@ fn main() -> ExitCode {
                 let _ = write!(io::stdout(), "{text}");
                 ExitCode::SUCCESS
             }
-            Err(error) => fail(&error, error.exit_code()),
+            Err(error) => fail_with(&error, error.exit_code()),
         };
     }
     let LoadedSettings { config, warnings, passed_over, .. } =
         match load_checked(&flags, &folder, server::check) {
             Ok(loaded) => loaded,
-            Err(error) => return fail(&error, error.exit_code()),
+            Err(error) => return fail_with(&error, error.exit_code()),
         };
-    let inherited = match InheritedListener::find() {
+    let inherited = match InheritedListener::find_inherited() {
         Ok(inherited) => inherited,
-        Err(error) => return fail(&error, OS_ERROR),
+        Err(error) => return fail_with(&error, OS_ERROR),
     };
     let set_level = start_log(&config.log);
     for warning in warnings {
@@ -81,20 +82,24 @@ fn main() -> ExitCode {
     // For the commands in the next terminal, until this process ends.
     let mut _running = None;
     // A certificate that is being replaced is no reason to leave the apps as they were.
-    let load = || config::load(&flags, std::env::vars_os(), &folder);
-    match daemon::run(config, (load, set_level), inherited, |address, api| {
+    let load = || config::load_settings(&flags, std::env::vars_os(), &folder);
+    match daemon::run_server(config, (load, set_level), inherited, |address, api| {
         let Some(made) = made else { return };
-        let greeting = banner::text(&made, address.tcp(), &own.path, own.try_out);
-        let text = if io::stdout().is_terminal() { greeting.pretty() } else { greeting.plain() };
+        let greeting = banner::banner_text(&made, address.tcp(), &own.path, own.try_out);
+        let text = if io::stdout().is_terminal() {
+            greeting.for_terminal()
+        } else {
+            greeting.as_comments()
+        };
         let _ = io::stdout().write_all(text.as_bytes());
         let Some(addr) = address.tcp() else { return };
-        match RunningApp::new(&made, addr, api, &own).publish() {
+        match RunningApp::new(&made, addr, api, &own).write_file() {
             Ok(file) => _running = Some(file),
             Err(error) => debug!(%error, "other commands will not find this server by themselves"),
         }
     }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(ExitError(error, code)) => fail(&error, code),
+        Err(ExitError(error, code)) => fail_with(&error, code),
     }
 }
 
@@ -104,26 +109,26 @@ fn load_checked(
     folder: &Path,
     look: fn(&Config) -> Result<(), UnusableSetting>,
 ) -> Result<LoadedSettings, config::Error> {
-    let loaded = config::load(flags, std::env::vars_os(), folder)?;
+    let loaded = config::load_settings(flags, std::env::vars_os(), folder)?;
     look(&loaded.config).map_err(|UnusableSetting { setting, problem, exit_code }| {
-        loaded.wrong(setting, &problem).with_code(exit_code)
+        loaded.setting_error(setting, &problem).with_code(exit_code)
     })?;
     Ok(loaded)
 }
 
 /// Ends with what clap has to say, or with the right word for a command that is another server's.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage_error(error: &clap::Error) -> ExitCode {
     let word = match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(command)) => config::right_word(command),
         _ => None,
     };
     match word {
-        Some(sentence) => fail(&sentence, USAGE),
+        Some(sentence) => fail_with(&sentence, USAGE),
         None => error.exit(),
     }
 }
 
-fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+fn fail_with(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     let grave = if journald::is_listening() { journald::ERROR } else { "" };
     let _ = writeln!(io::stderr(), "{grave}fanfare: {error}");
     ExitCode::from(code)

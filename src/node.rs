@@ -52,9 +52,9 @@ use crate::webhook::{Fact, Webhooks};
 pub use clustered::{Clustered, PendingSubscription};
 pub use publish::Publication;
 pub use receive::take_arrivals;
-use room::{no_room, room};
+use room::{no_room, presence_bounds};
 pub use travelling::ClientClaim;
-pub use webhooks::done;
+pub use webhooks::acknowledger;
 pub use withdraw::{Acknowledgement, PendingWithdrawal};
 
 /// What all workers of one server share.
@@ -83,34 +83,34 @@ impl ServerState {
     }
 
     /// Takes a place for one more socket of `address`, or says why there is none.
-    fn admit(&self, address: IpAddr) -> Result<(), Reason> {
+    fn admit_socket(&self, address: IpAddr) -> Result<(), Reason> {
         if self.is_draining() {
             return Err(Reason::Stopping);
         }
-        self.capacity.admit()?;
+        self.capacity.take_place()?;
         if self.addresses.admit(address) {
             return Ok(());
         }
-        self.capacity.release();
+        self.capacity.free_place();
         Err(Reason::Address)
     }
 
     /// Gives it back.
-    fn release(&self, address: IpAddr) {
-        self.capacity.release();
+    fn release_socket(&self, address: IpAddr) {
+        self.capacity.free_place();
         self.addresses.release(address);
     }
 
     /// Connections open now.
-    pub fn connections(&self) -> u64 {
-        self.metrics.sum(|counts| &counts.connections)
+    pub fn connection_count(&self) -> u64 {
+        self.metrics.sum_counter(|counts| &counts.connections)
     }
 
     /// How occupied a channel is, as far as this node knows; nobody there is all zeros.
-    pub fn inspect(&self, app: &AppId, directory: &Directory, name: &str) -> Occupancy {
+    pub fn inspect_channel(&self, app: &AppId, directory: &Directory, name: &str) -> Occupancy {
         let mut occupancy = directory.occupancy(name).unwrap_or_default();
         if let Some(cluster) = &self.cluster {
-            occupancy.users = cluster.users(app, name);
+            occupancy.users = cluster.user_count(app, name);
         }
         occupancy
     }
@@ -129,7 +129,7 @@ impl Node {
     }
 
     pub fn counts(&self) -> &WorkerCounts {
-        self.shared.metrics.of(self.worker.index())
+        self.shared.metrics.of_worker(self.worker.index())
     }
 
     pub fn hub(&self) -> &Arc<Hub> {
@@ -138,7 +138,7 @@ impl Node {
 
     /// Lets a connection in and greets it, or says why not. The greeting comes after `answer`, what the
     /// client's handshake is to be answered with.
-    pub fn connect(
+    pub fn connect_new(
         &self,
         app: &Arc<App>,
         stream: Stream,
@@ -161,82 +161,87 @@ impl Node {
         // As it is now: it may have changed since the request was read.
         let apps = shared.apps.load();
         let app = match apps.by_id(app.id.as_str()) {
-            None => return Err((self.refused(Reason::UnknownApp, close::UNKNOWN_APP), stream)),
+            None => {
+                return Err((self.count_refusal(Reason::UnknownApp, close::UNKNOWN_APP), stream));
+            }
             Some(app) if !app.enabled => {
-                return Err((self.refused(Reason::Disabled, close::DISABLED), stream));
+                return Err((self.count_refusal(Reason::Disabled, close::DISABLED), stream));
             }
             Some(app) => app,
         };
-        if let Err(reason) = shared.admit(address) {
+        if let Err(reason) = shared.admit_socket(address) {
             let error =
                 if reason == Reason::Stopping { close::STOPPING } else { close::OVER_CAPACITY };
-            return Err((self.refused(reason, error), stream));
+            return Err((self.count_refusal(reason, error), stream));
         }
         let directory = self.hub().directory(&app.id);
         let max = app.limits.max_connections;
-        let elsewhere = shared.cluster.as_ref().map_or(0, |cluster| cluster.elsewhere(&app.id));
+        let elsewhere =
+            shared.cluster.as_ref().map_or(0, |cluster| cluster.connections_elsewhere(&app.id));
         // What others have is known a second late; one that takes the place of another is none more.
         let elsewhere = if claim.is_some_and(ClientClaim::replaces) { 0 } else { elsewhere };
-        if (max > 0 && elsewhere >= max) || !directory.admit(max.saturating_sub(elsewhere)) {
-            shared.release(address);
-            return Err((self.refused(Reason::Quota, close::OVER_QUOTA), stream));
+        if (max > 0 && elsewhere >= max)
+            || !directory.admit_connection(max.saturating_sub(elsewhere))
+        {
+            shared.release_socket(address);
+            return Err((self.count_refusal(Reason::Quota, close::OVER_QUOTA), stream));
         }
-        let connection = self.worker.connect(app.clone(), directory, stream, address);
+        let connection = self.worker.add_connection(app.clone(), directory, stream, address);
         connection.traffic().connected.add(1);
         self.counts().connections.add(1);
         connection.traffic().answers.add(1);
         // Two writes: Apache holds back what comes with the 101 where WebSockets are carried by HTTP/2, until
         // the client says something, which pusher-js does not before it is greeted.
         if !answer.is_empty() {
-            connection.push(answer);
+            connection.enqueue(answer);
             connection.flush();
         }
-        connection.push(Message::established(connection.id, app.activity_timeout).into_bytes());
+        connection.enqueue(Message::established(connection.id, app.activity_timeout).into_bytes());
         debug!(app = %app.id, socket = %connection.id, %address, "connected");
         Ok(connection)
     }
 
     /// Counts a socket that is not let in.
-    fn refused(&self, reason: Reason, error: Error) -> Error {
+    fn count_refusal(&self, reason: Reason, error: Error) -> Error {
         self.counts().ends.count(reason as usize);
         error
     }
 
     /// Goes on with the connection's app as `apps` have it now, or ends the connection with the app.
-    pub fn renew(&self, connection: &Connection, apps: &Apps) {
+    pub fn renew_app(&self, connection: &Connection, apps: &Apps) {
         let id = connection.app().id.clone();
         match apps.by_id(id.as_str()) {
-            None => connection.close(&close::UNKNOWN_APP),
-            Some(app) if !app.enabled => connection.close(&close::DISABLED),
+            None => connection.close_with(&close::UNKNOWN_APP),
+            Some(app) if !app.enabled => connection.close_with(&close::DISABLED),
             Some(app) => connection.set_app(app),
         }
     }
 
     /// Ends what a connection had part in, `most` of its subscriptions; whether that was all. What it was
     /// subscribed to, others see it leave.
-    pub fn leave(&self, connection: &Connection, most: usize) -> bool {
-        self.suspend(connection);
+    pub fn leave_some(&self, connection: &Connection, most: usize) -> bool {
+        self.suspend_client(connection);
         for _ in 0..most {
             let Some(ended) = self.worker.unsubscribe_next(connection) else { break };
             self.tell_of_end(&connection.directory, &ended, &connection.app());
         }
-        if connection.channels() > 0 {
+        if connection.channel_count() > 0 {
             return false;
         }
-        if let Some(user) = self.worker.identify(connection, None) {
+        if let Some(user) = self.worker.set_user(connection, None) {
             self.sign_out(connection, &user);
         }
         // Unless that was done when a newer connection of its client took over.
         if connection.resumption().is_none_or(|one| one.connection.take_release()) {
-            connection.directory.release();
-            self.shared.release(connection.address);
+            connection.directory.release_connection();
+            self.shared.release_socket(connection.address);
         }
         connection.traffic().disconnected.add(1);
         if connection.life.compression.get() != Compression::Off {
             connection.traffic().compressed.sub(1);
         }
         let (app, socket) = (&connection.app().id, connection.id);
-        debug!(%app, %socket, reason = connection.ending().word(), "disconnected");
+        debug!(%app, %socket, reason = connection.end_reason().word(), "disconnected");
         self.counts().connections.sub(1);
         self.tell_of_leaving(connection);
         true
@@ -244,7 +249,7 @@ impl Node {
 
     /// Subscribes, and tells the connection so before anything that the channel brings. Subscribing again
     /// succeeds again and changes nothing. What is returned waits for other nodes, and the connection's later
-    /// frames with it, until [`Self::resume`] or [`Self::abandon`].
+    /// frames with it, until [`Self::resume_pending`] or [`Self::cancel_pending`].
     pub fn subscribe(
         &self,
         connection: &Rc<Connection>,
@@ -257,7 +262,7 @@ impl Node {
             return Err(SubscriptionError::Withdrawn);
         }
         let kind = name.kind();
-        let member = self.authorize(connection, &name, request)?;
+        let member = self.authorize_subscription(connection, &name, request)?;
         if kind.access != Access::Public {
             connection.life.authorized.set(true);
         }
@@ -270,8 +275,8 @@ impl Node {
             if let Some((member, leaving)) = member.as_ref().zip(present_as.as_ref())
                 && self.shared.cluster.is_none()
             {
-                let room =
-                    connection.directory.check_room(name.as_str(), member, leaving, room(&app));
+                let (name, bounds) = (name.as_str(), presence_bounds(&app));
+                let room = connection.directory.check_room(name, member, leaving, bounds);
                 room.map_err(|full| no_room(&app, full))?;
             }
             self.unsubscribe(connection, name.as_str());
@@ -279,15 +284,15 @@ impl Node {
             self.check_budget(connection, &name)?;
         }
         if let Some(cluster) = &self.shared.cluster {
-            return Ok(self.hold(cluster, connection, name, member));
+            return Ok(self.reserve_subscription(cluster, connection, name, member));
         }
         let mut cached = None;
-        let present = member.as_ref().map(|member| (member, room(&app)));
+        let present = member.as_ref().map(|member| (member, presence_bounds(&app)));
         let subscribed = self
             .worker
-            .subscribe(connection, &name, present, |facts| {
+            .subscribe_connection(connection, &name, present, |facts| {
                 // Only now, so that an event is either kept already or finds this subscriber.
-                cached = kind.cache.then(|| connection.directory.cache.last(&name)).flatten();
+                cached = kind.cache.then(|| connection.directory.cache.last_event(&name)).flatten();
                 SeenVersions {
                     presence: facts.joined.as_ref().map_or(0, |joined| joined.version),
                     cache: cached.as_ref().map_or(0, |cached: &CachedEvent| cached.version.get()),
@@ -295,22 +300,27 @@ impl Node {
             })
             .map_err(|full| no_room(&app, full))?;
         let caught = self.catch_up(connection, &name);
-        self.report(&app, subscribed.occupied.then_some(()), |()| Fact::Occupied(name.clone()));
+        self.report_fact(&app, subscribed.occupied.then_some(()), |()| {
+            Fact::Occupied(name.clone())
+        });
         let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
         if subscribed.occupied {
             connection.budget.spend(WorkKind::NewChannel);
         }
         connection.budget.spend(WorkKind::Notices(if is_new { subscribed.count } else { 0 }));
-        self.report(&app, member.filter(|_| is_new), |new| Fact::Joined(name.clone(), new.user_id));
+        self.report_fact(&app, member.filter(|_| is_new), |new| {
+            Fact::Joined(name.clone(), new.user_id)
+        });
         match subscribed.joined {
-            Some(Joined { roster, .. }) => connection.tell(roster),
-            None => connection.tell(Message::subscribed(&name)),
+            Some(Joined { roster, .. }) => connection.enqueue_message(roster),
+            None => connection.enqueue_message(Message::subscription_succeeded(&name)),
         }
         if !self.tell_missed(connection, &name, caught) && kind.cache {
             let misses = cached.is_none().then_some(());
-            self.report(&app, misses, |()| Fact::CacheMiss(name.clone()));
-            connection
-                .tell(cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message));
+            self.report_fact(&app, misses, |()| Fact::CacheMiss(name.clone()));
+            connection.enqueue_message(
+                cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message),
+            );
         }
         let told = self.tell_count(&connection.directory, &name, subscribed.count, &app);
         connection.budget.spend(WorkKind::Notices(told));
@@ -318,7 +328,7 @@ impl Node {
     }
 
     /// Whether the connection may subscribe, and as whom on a presence channel.
-    fn authorize(
+    fn authorize_subscription(
         &self,
         connection: &Connection,
         name: &ChannelName,
@@ -328,8 +338,9 @@ impl Node {
         match name.kind().access {
             Access::Public => return Ok(None),
             Access::ServerToUser => {
-                let own = connection
-                    .user(|user| user.is_some_and(|user| name.user() == Some(user.id.as_str())));
+                let own = connection.with_user(|user| {
+                    user.is_some_and(|user| name.own_user() == Some(user.id.as_str()))
+                });
                 return if own { Ok(None) } else { Err(SubscriptionError::NotThatUser) };
             }
             Access::Private | Access::Encrypted | Access::Presence => {}
@@ -343,7 +354,7 @@ impl Node {
             request.channel_data.as_deref(),
         )
         .map_err(|error| {
-            self.doubt(Signed::Subscription, error);
+            self.count_doubt(Signed::Subscription, error);
             SubscriptionError::Auth(error)
         })?;
         if !name.kind().is_presence() {
@@ -353,7 +364,7 @@ impl Node {
         // Data that was sent wins over the signed-in user (case P25).
         let member = match &request.channel_data {
             Some(data) => Member::parse(data, max),
-            None => connection.user(|user| {
+            None => connection.with_user(|user| {
                 let user = user.ok_or(SubscriptionError::NoMember)?;
                 Ok(Member::of_user(user, max))
             })?,
@@ -368,10 +379,10 @@ impl Node {
         }
         match connection.directory.roster(name) {
             Some((roster, version)) => {
-                connection.tell(roster);
-                self.worker.retell(connection, name.as_str(), |told| told.presence = version);
+                connection.enqueue_message(roster);
+                self.worker.update_seen(connection, name.as_str(), |told| told.presence = version);
             }
-            None => connection.tell(Message::subscribed(name)),
+            None => connection.enqueue_message(Message::subscription_succeeded(name)),
         }
         if !name.kind().cache {
             return;
@@ -380,16 +391,18 @@ impl Node {
         let cached = connection.directory.cache.last_after(name, || self.worker.deliver_now());
         if let Some(cached) = &cached {
             let version = cached.version.get();
-            self.worker.retell(connection, name.as_str(), |told| told.cache = version);
+            self.worker.update_seen(connection, name.as_str(), |told| told.cache = version);
         }
-        connection.tell(cached.map_or_else(|| Message::cache_miss(name), |cached| cached.message));
+        connection.enqueue_message(
+            cached.map_or_else(|| Message::cache_miss(name), |cached| cached.message),
+        );
     }
 
     /// Ends a subscription, if there is one. There is no answer.
     pub fn unsubscribe(&self, connection: &Connection, name: &str) {
-        if let Some(ended) = self.worker.unsubscribe(connection, name) {
+        if let Some(ended) = self.worker.unsubscribe_connection(connection, name) {
             if ended.user.is_some() {
-                connection.life.rejoins.note_leave(&ended.channel, self.worker.now());
+                connection.life.rejoins.note_leave(&ended.channel, self.worker.now_seconds());
             }
             self.give_up(connection, &ended.channel);
             let told = self.tell_of_end(&connection.directory, &ended, &connection.app());
@@ -405,13 +418,13 @@ impl Node {
         app: &Arc<App>,
     ) -> usize {
         if let Some(cluster) = &self.shared.cluster {
-            cluster.leave(app, ended);
+            cluster.leave_topic(app, ended);
             return 0;
         }
         let name = &ended.channel;
         let left = ended.user.as_ref().filter(|_| ended.change.left);
-        self.report(app, left, |user| Fact::Left(name.clone(), user.clone()));
-        self.report(app, ended.change.vacated.then_some(()), |()| Fact::Vacated(name.clone()));
+        self.report_fact(app, left, |user| Fact::Left(name.clone(), user.clone()));
+        self.report_fact(app, ended.change.vacated.then_some(()), |()| Fact::Vacated(name.clone()));
         let told = self.tell_count(directory, name, ended.change.count, app);
         told + left.map_or(0, |_| ended.change.count)
     }
@@ -433,10 +446,10 @@ impl Node {
     }
 
     fn tell_count_now(&self, directory: &Directory, name: &ChannelName, app: &Arc<App>) {
-        directory.count(name.as_str(), |seats, count| {
-            self.report(app, Some(count), |count| Fact::Count(name.clone(), count));
+        directory.announce_count(name.as_str(), |seats, count| {
+            self.report_fact(app, Some(count), |count| Fact::Count(name.clone(), count));
             let message = Message::subscription_count(name, count);
-            self.hub().publish(seats, message.bytes(), None, Sequence::None);
+            self.hub().publish_frame(seats, message.bytes(), None, Sequence::None);
         });
     }
 
@@ -445,7 +458,7 @@ impl Node {
         let apps = self.shared.apps.load();
         for (id, directory) in self.hub().directories() {
             let Some(app) = apps.by_id(id.as_str()) else { continue };
-            for name in directory.counting.due() {
+            for name in directory.counting.take_due() {
                 match &self.shared.cluster {
                     Some(cluster) => self.tell_total(cluster, &id, &directory, &name),
                     None => self.tell_count_now(&directory, &name, app),
@@ -455,13 +468,13 @@ impl Node {
     }
 
     /// Counts a signature that does not hold.
-    fn doubt(&self, signed: Signed, error: AuthError) {
+    fn count_doubt(&self, signed: Signed, error: AuthError) {
         let doubt = match error {
             AuthError::Missing => Doubt::Missing,
             AuthError::Key => Doubt::Key,
             AuthError::Signature => Doubt::Signature,
         };
-        self.counts().doubt(signed, doubt);
+        self.counts().count_doubt(signed, doubt);
     }
 }
 

@@ -116,9 +116,9 @@ impl Session {
         match command {
             Ok(ClientCommand::Ping) => {
                 self.connection.budget.spend(WorkKind::Ping);
-                self.connection.tell(Message::pong());
+                self.connection.enqueue_message(Message::pong());
             }
-            Ok(ClientCommand::Pong) => self.node.acknowledge(&self.connection),
+            Ok(ClientCommand::Pong) => self.node.note_acknowledged(&self.connection),
             Ok(ClientCommand::Subscribe(request)) => self.subscribe(request),
             Ok(ClientCommand::Unsubscribe(channel)) => {
                 self.node.unsubscribe(&self.connection, &channel);
@@ -134,7 +134,7 @@ impl Session {
             Err(MalformedCommand::Subscribe { channel, field }) => {
                 // Told by the channel too, for the callbacks of Echo listen to nothing else.
                 self.refuse_subscription(&channel, &SubscriptionError::Mistyped(field), None);
-                self.connection.tell(Message::error(&error::INVALID_MESSAGE, None));
+                self.connection.enqueue_message(Message::error(&error::INVALID_MESSAGE, None));
             }
             Err(MalformedCommand::Message) => self.refuse(&error::INVALID_MESSAGE, None),
             Err(MalformedCommand::ClientEvent) => self.refuse(&error::INVALID_CLIENT_EVENT, None),
@@ -146,21 +146,21 @@ impl Session {
         let limits = &self.connection.app().limits;
         let (rate, close) =
             ((limits.messages_per_second, limits.messages_seconds), limits.messages_close);
-        if self.messages.take(self.node.worker.now(), rate) {
+        if self.messages.take(self.node.worker.now_seconds(), rate) {
             return false;
         }
         self.node.counts().limited.count(Limited::Messages as usize);
         self.refuse(&error::RATE_LIMIT, None);
         if close {
             let reason = Message::close(POLICY, &error::RATE_LIMIT.message);
-            self.connection.end(reason, Reason::OverRate);
+            self.connection.end_with(reason, Reason::OverRate);
         }
         true
     }
 
     #[cold]
     fn show(&self, command: &ClientCommand<'_>) {
-        let (event, channel) = command.words();
+        let (event, channel) = command.event_and_channel();
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         debug!(%app, %socket, ?event, ?channel, "received");
     }
@@ -177,12 +177,12 @@ impl Session {
         if budget.spent() == 0 {
             return None;
         }
-        let wait = budget.wait(node.hub().hundredths(Instant::now()));
+        let wait = budget.wait(node.hub().centis_since_start(Instant::now()));
         if wait == 0 {
             return None;
         }
         if budget.is_hopeless() {
-            self.connection.close(&close::FLOODING);
+            self.connection.close_with(&close::FLOODING);
         }
         Some(Duration::from_millis(10) * wait)
     }
@@ -196,7 +196,7 @@ impl Session {
         self.tell_console(Kind::HeldUp, |fact| {
             fact.address(address).why("it asks for more than its share, and is read later")
         });
-        match node.shared.metrics.notices.due(LogNotice::HeldUp) {
+        match node.shared.metrics.notices.take_due(LogNotice::HeldUp) {
             Some(others) => {
                 warn!(%app, %socket, %address, others, "held up: it asks for more than its share");
             }
@@ -214,7 +214,7 @@ impl Session {
             let HeldCommands { subscription, texts, .. } = *waiting;
             match subscription {
                 HeldSubscription::Nodes(pending, channel) => {
-                    match self.node.resume(&self.connection, pending, admitted) {
+                    match self.node.resume_pending(&self.connection, pending, admitted) {
                         Ok(()) => self.tell_of_subscription(&channel),
                         Err(error) => self.refuse_subscription(&channel, &error, None),
                     }
@@ -280,7 +280,8 @@ impl Session {
     }
 
     fn refuse_subscription(&self, channel: &str, error: &SubscriptionError, data: Option<&str>) {
-        let (code, text) = (error.code().unwrap_or_else(|| error.status()), error.text(channel));
+        let (code, text) =
+            (error.error_code().unwrap_or_else(|| error.status()), error.error_text(channel));
         self.count_refusal(code, &text);
         self.tell_console(Kind::Refused, |fact| {
             // What was to be signed, and not with what.
@@ -295,14 +296,14 @@ impl Session {
             fact.why(text).more("signed", signed)
         });
         for message in Message::subscription_error(channel, error) {
-            self.connection.tell(message);
+            self.connection.enqueue_message(message);
         }
     }
 
     fn whisper(&mut self, event: &ClientEvent<'_>) {
         let limits = &self.connection.app().limits;
         let rate = (limits.client_events_per_second, limits.client_events_seconds);
-        let told = if self.whispers.take(self.node.worker.now(), rate) {
+        let told = if self.whispers.take(self.node.worker.now_seconds(), rate) {
             self.node.whisper(&self.connection, event)
         } else {
             self.node.counts().limited.count(Limited::ClientEvents as usize);
@@ -319,7 +320,7 @@ impl Session {
             let channel = channel.unwrap_or_default().to_owned();
             fact.channel(channel).code(error.code).why(error.message.to_string())
         });
-        self.connection.tell(Message::error(error, channel));
+        self.connection.enqueue_message(Message::error(error, channel));
     }
 
     fn count_refusal(&self, code: u16, text: &str) {
@@ -333,7 +334,7 @@ impl Session {
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         // Of all that clients get wrong, what backends sign for them is what can be mended here.
         let others = (code == SIGNATURE)
-            .then(|| self.node.shared.metrics.notices.due(LogNotice::Signature))
+            .then(|| self.node.shared.metrics.notices.take_due(LogNotice::Signature))
             .flatten();
         match others {
             Some(others) => warn!(%app, %socket, code, others, why = ?text, "refused"),
@@ -354,9 +355,9 @@ impl Session {
         if let Some(HeldSubscription::Nodes(pending, _)) =
             self.waiting.take().map(|one| one.subscription)
         {
-            self.node.abandon(&pending);
+            self.node.cancel_pending(&pending);
         }
-        self.left = self.node.leave(&self.connection, most);
+        self.left = self.node.leave_some(&self.connection, most);
     }
 }
 
@@ -364,6 +365,6 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.leave(usize::MAX);
         // Not when it left: a stream that lingers is looked after to its end.
-        self.node.worker.disconnect(&self.connection);
+        self.node.worker.remove_connection(&self.connection);
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
-use fanfare::protocol::auth::{Signer, md5};
+use fanfare::protocol::auth::{Signer, md5_hex};
 use serde_json::json;
 
 /// The options that all scenarios share.
@@ -115,7 +115,7 @@ impl Target {
         let query = format!(
             "auth_key={}&auth_timestamp={now}&auth_version=1.0&body_md5={}",
             self.key,
-            md5(body.as_bytes())
+            md5_hex(body.as_bytes())
         );
         let signature = self.signer.sign(&["POST\n", &path, "\n", &query]);
         format!(

@@ -12,7 +12,7 @@ pub(crate) fn encode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encode");
     let channel = name("private-orders.4711");
     group.bench_function("subscribed", |bencher| {
-        bencher.iter(|| Message::subscribed(black_box(&channel)));
+        bencher.iter(|| Message::subscription_succeeded(black_box(&channel)));
     });
     for size in [64, 256, 2_048, 65_536] {
         let data = data(size);

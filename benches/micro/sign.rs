@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use fanfare::protocol::auth::{Signer, md5, verify_request, verify_subscription};
+use fanfare::protocol::auth::{Signer, md5_hex, verify_request, verify_subscription};
 use fanfare::protocol::query::Query;
 
 pub(crate) fn sign(criterion: &mut Criterion) {
@@ -19,7 +19,7 @@ pub(crate) fn sign(criterion: &mut Criterion) {
     assert_eq!(subscription(), Ok(()));
     group.bench_function("subscription", |bencher| bencher.iter(subscription));
 
-    let digest = md5(b"{}");
+    let digest = md5_hex(b"{}");
     let plain =
         format!("auth_key=key&auth_timestamp=1700000000&auth_version=1.0&body_md5={digest}");
     let signature = signer.sign(&["POST\n/apps/id/events\n", &plain]);
@@ -35,7 +35,7 @@ pub(crate) fn sign(criterion: &mut Criterion) {
         let body = vec![b'x'; size];
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(format!("body_md5/{size}"), |bencher| {
-            bencher.iter(|| md5(black_box(&body)));
+            bencher.iter(|| md5_hex(black_box(&body)));
         });
     }
     group.finish();

@@ -67,7 +67,7 @@ impl Stage {
     /// The same, over a stream that takes what it is told.
     pub(crate) fn connect_over(&self, stream: Stream) -> Rc<Connection> {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        match self.node.connect(&self.app, stream, address, Bytes::new()) {
+        match self.node.connect_new(&self.app, stream, address, Bytes::new()) {
             Ok(connection) => connection,
             Err((error, _)) => panic!("no room: {error:?}"),
         }

@@ -22,13 +22,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::find::reachable;
+use super::find::reachable_host;
 use super::hints::is_page;
-use super::{CommandError, harmless, root_certs};
+use super::{CommandError, root_certs, without_controls};
 use crate::app::App;
 use crate::config::MetricsConfig;
 use crate::hub::stream::Stream;
-use crate::protocol::auth::{Signer, md5};
+use crate::protocol::auth::{Signer, md5_hex};
+use crate::protocol::query::percent_encode;
 
 /// How long anything may take that is not waiting for events.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -72,7 +73,7 @@ pub(super) struct ApiResponse {
 
 impl ApiResponse {
     /// The same if it is no refusal.
-    pub(super) fn accepted(self) -> Result<Self, CommandError> {
+    pub(super) fn require_success(self) -> Result<Self, CommandError> {
         if self.status == 200 {
             return Ok(self);
         }
@@ -85,7 +86,7 @@ impl ApiResponse {
             None => text.trim().chars().take(MOST).collect(),
             Some(error) => error.to_owned(),
         };
-        let said = harmless(&said);
+        let said = without_controls(&said);
         Err(CommandError(format!("the server refused with {}: {said}", self.status)))
     }
 
@@ -127,9 +128,10 @@ impl From<SocketError> for CommandError {
                 "the WebSocket was answered with {}: a proxy in between does not pass the upgrade on, or the path is another",
                 answer.status
             )),
-            SocketError::Closed(code, reason) => {
-                Self(format!("the server closed the connection: {code} {}", harmless(&reason)))
-            }
+            SocketError::Closed(code, reason) => Self(format!(
+                "the server closed the connection: {code} {}",
+                without_controls(&reason)
+            )),
             SocketError::Garbled(text) => Self(text),
             SocketError::Silent => Self("no greeting came in ten seconds".to_owned()),
         }
@@ -138,13 +140,13 @@ impl From<SocketError> for CommandError {
 
 impl ApiTarget {
     /// The server at an `http` or `https` URL, or at `unix:` and a path.
-    pub(super) fn at(url: &str, app: &App) -> Result<Self, CommandError> {
+    pub(super) fn from_url(url: &str, app: &App) -> Result<Self, CommandError> {
         let wrong = || {
             let forms = "http://HOST, https://HOST or unix:/PATH";
             CommandError(format!("--url: expected {forms}, found {url:?}"))
         };
         if let Some(path) = url.strip_prefix("unix:").filter(|path| !path.is_empty()) {
-            let place = Self::at("http://localhost", app)?;
+            let place = Self::from_url("http://localhost", app)?;
             return Ok(Self { unix_socket: Some(path.into()), ..place });
         }
         let uri: Uri = url.parse().map_err(|_| wrong())?;
@@ -174,7 +176,7 @@ impl ApiTarget {
     /// With an address of its API's own, below the same prefix unless it has one.
     pub(super) fn with_api(mut self, url: &str) -> Result<Self, CommandError> {
         let app = App::new(&self.id, &self.key, "");
-        let place = Self::at(url, &app)
+        let place = Self::from_url(url, &app)
             .map_err(|error| CommandError(error.0.replacen("--url", "--api-url", 1)))?;
         let path = if place.path.is_empty() { self.path.clone() } else { place.path.clone() };
         let signer = self.signer.clone();
@@ -188,8 +190,8 @@ impl ApiTarget {
     }
 
     /// The same app at another address.
-    pub(super) fn elsewhere(&self, url: &str) -> Result<Self, CommandError> {
-        let place = Self::at(url, &App::new(&self.id, &self.key, ""))?;
+    pub(super) fn at_url(&self, url: &str) -> Result<Self, CommandError> {
+        let place = Self::from_url(url, &App::new(&self.id, &self.key, ""))?;
         Ok(Self {
             signer: self.signer.clone(),
             origin: self.origin.clone(),
@@ -202,7 +204,7 @@ impl ApiTarget {
     pub(super) fn of_its_metrics(&self, metrics: &MetricsConfig) -> Self {
         Self {
             tls: false,
-            host: reachable(&metrics.host).trim_matches(['[', ']']).to_owned(),
+            host: reachable_host(&metrics.host).trim_matches(['[', ']']).to_owned(),
             port: metrics.port,
             name: None,
             unix_socket: None,
@@ -234,7 +236,7 @@ impl ApiTarget {
         }
         let name = self.name.as_deref().unwrap_or(&self.host);
         let secured =
-            root_certs::secure(self.connect_tcp().await?, name, root_certs::HTTP1).await?;
+            root_certs::connect_tls(self.connect_tcp().await?, name, root_certs::HTTP1).await?;
         Ok((secured.stream, secured.ends_soon))
     }
 
@@ -242,7 +244,7 @@ impl ApiTarget {
     pub(super) async fn connect_http2(&self) -> io::Result<Option<Stream>> {
         let name = self.name.as_deref().unwrap_or(&self.host);
         let secured =
-            root_certs::secure(self.connect_tcp().await?, name, root_certs::HTTP2).await?;
+            root_certs::connect_tls(self.connect_tcp().await?, name, root_certs::HTTP2).await?;
         Ok(secured.is_http2.then_some(secured.stream))
     }
 
@@ -253,18 +255,18 @@ impl ApiTarget {
     }
 
     /// A signed request below the app's path; its answer unless it is a refusal.
-    pub(super) async fn ask(
+    pub(super) async fn call_api(
         &self,
         method: &str,
         path: &str,
         query: &[(&str, &str)],
         body: &str,
     ) -> Result<ApiResponse, CommandError> {
-        self.send(method, path, query, body).await?.accepted()
+        self.send_signed(method, path, query, body).await?.require_success()
     }
 
     /// The same, refusals included.
-    pub(super) async fn send(
+    pub(super) async fn send_signed(
         &self,
         method: &str,
         path: &str,
@@ -272,21 +274,21 @@ impl ApiTarget {
         body: &str,
     ) -> Result<ApiResponse, CommandError> {
         let api = self.of_api();
-        let path = format!("{}/apps/{}/{path}", api.path, percent(&self.id));
-        let target = format!("{path}?{}", self.sign(method, &path, query, body));
-        api.request(method, &target, body).await
+        let path = format!("{}/apps/{}/{path}", api.path, percent_encode(&self.id));
+        let target = format!("{path}?{}", self.signed_query(method, &path, query, body));
+        api.send_plain(method, &target, body).await
     }
 
     /// A request for the app's channels, signed as if the path had no prefix.
     pub(super) async fn send_signed_without_prefix(&self) -> Result<ApiResponse, CommandError> {
-        let path = format!("/apps/{}/channels", percent(&self.id));
+        let path = format!("/apps/{}/channels", percent_encode(&self.id));
         let api = self.of_api();
-        let target = format!("{}{path}?{}", api.path, self.sign("GET", &path, &[], ""));
-        api.request("GET", &target, "").await
+        let target = format!("{}{path}?{}", api.path, self.signed_query("GET", &path, &[], ""));
+        api.send_plain("GET", &target, "").await
     }
 
     /// A request as it is.
-    pub(super) async fn request(
+    pub(super) async fn send_plain(
         &self,
         method: &str,
         target: &str,
@@ -299,7 +301,7 @@ impl ApiTarget {
             .body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
         let exchange = async {
             let response = self.exchange(request.map_err(io::Error::other)?).await?;
-            answer(response).await
+            read_answer(response).await
         };
         self.in_time(exchange).await
     }
@@ -324,14 +326,18 @@ impl ApiTarget {
     }
 
     /// What an answer says in all, which has an end.
-    pub(super) async fn whole(&self, got: Response<Incoming>) -> Result<ApiResponse, CommandError> {
-        self.in_time(answer(got)).await
+    pub(super) async fn read_response(
+        &self,
+        got: Response<Incoming>,
+    ) -> Result<ApiResponse, CommandError> {
+        self.in_time(read_answer(got)).await
     }
 
     /// Whether a socket that offers compression is taken up on it.
     pub(super) async fn agrees_on_compression(&self) -> Result<bool, CommandError> {
         let offered = async {
-            let request = self.upgrading()?.header(SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate");
+            let request =
+                self.handshake_request()?.header(SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate");
             self.exchange(request.body(Full::default()).map_err(io::Error::other)?).await
         };
         let response = self.in_time(offered).await?;
@@ -345,7 +351,9 @@ impl ApiTarget {
     ) -> Result<T, CommandError> {
         match timeout(PATIENCE, doing).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(CommandError(format!("{}: {}", self.url(), reason(&error)))),
+            Ok(Err(error)) => {
+                Err(CommandError(format!("{}: {}", self.url(), innermost_error(&error))))
+            }
             Err(_) => Err(CommandError(format!("{}: no answer in ten seconds", self.url()))),
         }
     }
@@ -367,9 +375,9 @@ impl ApiTarget {
     }
 
     /// The query of a request, with its signature.
-    fn sign(&self, method: &str, path: &str, query: &[(&str, &str)], body: &str) -> String {
+    fn signed_query(&self, method: &str, path: &str, query: &[(&str, &str)], body: &str) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (now, hash) = (now.to_string(), md5(body.as_bytes()));
+        let (now, hash) = (now.to_string(), md5_hex(body.as_bytes()));
         let mut pairs = query.to_vec();
         pairs.extend([("auth_key", &*self.key), ("auth_timestamp", &now), ("auth_version", "1.0")]);
         if !body.is_empty() {
@@ -379,18 +387,18 @@ impl ApiTarget {
         let plain: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let signature = self.signer.sign(&[method, "\n", path, "\n", &plain.join("&")]);
         let sent: Vec<_> =
-            pairs.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+            pairs.iter().map(|(name, value)| format!("{name}={}", percent_encode(value))).collect();
         format!("{}&auth_signature={signature}", sent.join("&"))
     }
 
     /// A WebSocket of the app, before anything was said on it.
-    pub(super) async fn open(&self) -> Result<ClientSocket, SocketError> {
-        let upgraded = self.in_time(self.upgrade()).await.map_err(SocketError::Unreachable)?;
+    pub(super) async fn open_socket(&self) -> Result<ClientSocket, SocketError> {
+        let upgraded = self.in_time(self.try_upgrade()).await.map_err(SocketError::Unreachable)?;
         upgraded.map_err(SocketError::NotUpgraded)
     }
 
     /// The handshake of a socket.
-    fn upgrading(&self) -> io::Result<Builder> {
+    fn handshake_request(&self) -> io::Result<Builder> {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         let request = Request::builder()
@@ -405,11 +413,11 @@ impl ApiTarget {
         })
     }
 
-    async fn upgrade(&self) -> io::Result<Result<ClientSocket, ApiResponse>> {
-        let request = self.upgrading()?.body(Full::default()).map_err(io::Error::other)?;
+    async fn try_upgrade(&self) -> io::Result<Result<ClientSocket, ApiResponse>> {
+        let request = self.handshake_request()?.body(Full::default()).map_err(io::Error::other)?;
         let response = self.exchange(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Err(answer(response).await?));
+            return Ok(Err(read_answer(response).await?));
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(io::Error::other)?;
         let parts = upgraded
@@ -429,7 +437,7 @@ impl ApiTarget {
 }
 
 /// A whole answer.
-async fn answer(response: Response<Incoming>) -> io::Result<ApiResponse> {
+async fn read_answer(response: Response<Incoming>) -> io::Result<ApiResponse> {
     let status = response.status().as_u16();
     let header = |name: HeaderName| {
         let value = response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -441,9 +449,9 @@ async fn answer(response: Response<Incoming>) -> io::Result<ApiResponse> {
 }
 
 /// The next message. Not to be dropped halfway, for the reader loses its place.
-pub(super) async fn hear(socket: &mut ClientSocket) -> Result<String, SocketError> {
+pub(super) async fn next_message(socket: &mut ClientSocket) -> Result<String, SocketError> {
     loop {
-        let frame = socket.read_frame().await.map_err(garbled)?;
+        let frame = socket.read_frame().await.map_err(socket_error)?;
         match frame.opcode {
             OpCode::Text | OpCode::Binary => {
                 return Ok(String::from_utf8_lossy(&frame.payload).into_owned());
@@ -459,17 +467,20 @@ pub(super) async fn hear(socket: &mut ClientSocket) -> Result<String, SocketErro
     }
 }
 
-pub(super) async fn tell(socket: &mut ClientSocket, frame: &Value) -> Result<(), SocketError> {
+pub(super) async fn send_frame(
+    socket: &mut ClientSocket,
+    frame: &Value,
+) -> Result<(), SocketError> {
     let payload = Payload::Owned(frame.to_string().into_bytes());
-    socket.write_frame(Frame::text(payload)).await.map_err(garbled)
+    socket.write_frame(Frame::text(payload)).await.map_err(socket_error)
 }
 
-fn garbled(error: WebSocketError) -> SocketError {
+fn socket_error(error: WebSocketError) -> SocketError {
     SocketError::Garbled(error.to_string())
 }
 
 /// The innermost error, which says what happened; those around it say only where.
-fn reason(error: &io::Error) -> String {
+fn innermost_error(error: &io::Error) -> String {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
@@ -482,17 +493,4 @@ fn reason(error: &io::Error) -> String {
         }
         _ => text,
     }
-}
-
-/// `text` as one segment of a path or one value of a query.
-pub(super) fn percent(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut coded, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                coded.push(char::from(byte));
-            }
-            _ => coded.push_str(&format!("%{byte:02X}")),
-        }
-        coded
-    })
 }

@@ -29,7 +29,7 @@ pub(super) async fn examine_public(report: &mut Report, target: &ApiTarget) {
     let api = target.of_api();
     let path = format!("{}/console/state", api.path);
     // That nothing answers there was said already.
-    let Ok(answer) = api.request("GET", &path, "").await else { return };
+    let Ok(answer) = api.send_plain("GET", &path, "").await else { return };
     let is_console =
         answer.status == 200 && answer.json().is_ok_and(|state| state.get("is_by_token").is_some());
     if is_console {

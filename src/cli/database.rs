@@ -12,11 +12,11 @@ use crate::config::SqlConfig;
 pub(super) async fn app(sql: &SqlConfig, id: Option<&str>) -> Result<App, CommandError> {
     use crate::lookup::sql::Database;
 
-    let wrong = |problem: String| CommandError(format!("sql.url: {}", mended(&problem)));
+    let wrong = |problem: String| CommandError(format!("sql.url: {}", with_hint(&problem)));
     let mut database = Database::new(&sql.url, &sql.table).map_err(wrong)?;
     let Some(id) = id else {
         let rows = database.first_rows().await.map_err(wrong)?;
-        let apps = rows.iter().map(|row| sql.rows.app(row));
+        let apps = rows.iter().map(|row| sql.rows.read_app(row));
         let app = apps.min_by_key(|app| app.as_ref().map_or(2, |(app, _)| u8::from(!app.enabled)));
         let none =
             || CommandError(format!("there is no app in the table {}: insert one", sql.table));
@@ -26,7 +26,7 @@ pub(super) async fn app(sql: &SqlConfig, id: Option<&str>) -> Result<App, Comman
     let none = || {
         CommandError(format!("there is no app {id} in the table {}: is the id right?", sql.table))
     };
-    Ok(sql.rows.app(&row.ok_or_else(none)?)?.0)
+    Ok(sql.rows.read_app(&row.ok_or_else(none)?)?.0)
 }
 
 /// The settings refuse what this build cannot do.
@@ -37,7 +37,7 @@ pub(super) async fn app(_sql: &SqlConfig, _id: Option<&str>) -> Result<App, Comm
 
 /// The error of a database with what to do about it.
 #[cfg(feature = "sql")]
-fn mended(problem: &str) -> String {
+fn with_hint(problem: &str) -> String {
     let any = |words: &[&str]| words.iter().any(|word| problem.contains(word));
     let advice = if any(&["refused"]) {
         "start the database, or correct the address"

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rustix::process::{Resource, getrlimit};
 
 use super::client::ApiTarget;
-use super::hints::files;
+use super::hints::explain_start_error;
 use super::report::{Grade, Report, ReportForm};
 use super::{CommandError, console, events, redis, webhooks};
 use crate::config::{self, LoadedSettings, PublicAddress, TargetArgs};
@@ -19,12 +19,12 @@ pub(super) const FILES: u64 = 4096;
 pub(super) const FEW: &str = "may be open, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n";
 
 /// Looks at everything in the order in which one thing rests on the other, as far as that goes.
-pub(super) async fn examine(
+pub(super) async fn examine_all(
     at: &TargetArgs,
     load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
 ) -> Result<(), CommandError> {
     let form = if at.json { ReportForm::Json } else { ReportForm::Lines };
-    look(at, form, load).await.end()
+    look(at, form, load).await.finish_report()
 }
 
 /// One look at everything.
@@ -45,8 +45,8 @@ pub(super) async fn look(
             report.add(doubt.subject, grade, &doubt.text);
         }
         if let (Err(wrong), None) = (server::check(&loaded.config), &at.url) {
-            let line = loaded.wrong(wrong.setting, &wrong.problem).to_string();
-            report.add("settings", Grade::Fail, files(&line));
+            let line = loaded.setting_error(wrong.setting, &wrong.problem).to_string();
+            report.add("settings", Grade::Fail, explain_start_error(&line));
         }
         open_files(&mut report, loaded.config.server.max_connections);
         let LoadedSettings { config, public, .. } = &loaded;
@@ -70,10 +70,10 @@ pub(super) async fn look(
             (Some(metrics), Some(cluster), public)
         });
     if let Some(cluster) = cluster {
-        redis::examine(&mut report, &cluster).await;
+        redis::examine_redis(&mut report, &cluster).await;
     }
-    if events::examine(&mut report, &target).await {
-        webhooks::examine(&mut report, &target, metrics.as_ref()).await;
+    if events::examine_address(&mut report, &target).await {
+        webhooks::examine_webhooks(&mut report, &target, metrics.as_ref()).await;
     }
     if at.url.is_some() && !is_here(&target.of_api().host) {
         console::examine_public(&mut report, &target).await;
@@ -98,9 +98,9 @@ async fn from_outside(
     let public = match (apart, is_backends) {
         (true, true) => target.clone().with_api(url),
         (true, false) => {
-            target.elsewhere(url).map(|place| ApiTarget { api: target.api.clone(), ..place })
+            target.at_url(url).map(|place| ApiTarget { api: target.api.clone(), ..place })
         }
-        (false, _) => target.elsewhere(url),
+        (false, _) => target.at_url(url),
     };
     let public = match public {
         Ok(public) => public,
@@ -121,7 +121,7 @@ async fn from_outside(
         Grade::Ok,
         format!("{url}, as {said_by}HOST, {said_by}PORT and {said_by}SCHEME have it; there:"),
     );
-    if events::examine(report, &public).await {
+    if events::examine_address(report, &public).await {
         console::examine_public(report, &public).await;
     }
 }

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::client::{ApiResponse, ApiTarget, ClientSocket, PATIENCE, SocketError};
-use super::hints::{is_page, mended, refused};
-use super::reach::{ReachResult, reach};
+use super::hints::{explain_refusal, is_page, with_hint};
+use super::reach::{ReachResult, examine_reach};
 use super::report::{Grade, Report};
 use super::{CommandError, fallback, http2, listen};
 
@@ -35,17 +35,17 @@ enum AccessResult {
 }
 
 /// Looks at an address; whether requests of the app are taken there.
-pub(super) async fn examine(report: &mut Report, target: &ApiTarget) -> bool {
-    let reached = reach(report, target).await;
+pub(super) async fn examine_address(report: &mut Report, target: &ApiTarget) -> bool {
+    let reached = examine_reach(report, target).await;
     if reached == ReachResult::Nothing {
         return false;
     }
-    let api = api(target).await;
+    let api = try_api(target).await;
     if let AccessResult::Nowhere(error) = api {
         report.add("API", Grade::Fail, error);
         return false;
     }
-    let opened = listen::begin(target).await;
+    let opened = listen::open_established(target).await;
     let is_cut = matches!(opened, Err(SocketError::NotUpgraded(_)));
     let (socket, passage) = match opened {
         Ok(opened) => (Some(opened), AccessResult::Taken),
@@ -55,19 +55,19 @@ pub(super) async fn examine(report: &mut Report, target: &ApiTarget) -> bool {
         return false;
     }
     let served = matches!(api, AccessResult::Taken);
-    tell(report, target, &api, &passage);
+    report_access(report, target, &api, &passage);
     let Some((socket, id)) = socket else {
         if served && is_cut {
-            fallback::examine(report, target).await;
+            fallback::examine_fallback(report, target).await;
         }
         return served;
     };
     report.add("WebSocket", Grade::Ok, format!("connected as {id}"));
-    http2::examine(report, target).await;
-    compression(report, target).await;
+    http2::examine_http2(report, target).await;
+    examine_compression(report, target).await;
     if served {
-        round(report, target, (socket, id)).await;
-        fallback::examine(report, target).await;
+        examine_round_trip(report, target, (socket, id)).await;
+        fallback::examine_fallback(report, target).await;
     }
     served
 }
@@ -85,7 +85,12 @@ fn tell_of_page(report: &mut Report, api: &AccessResult, socket: &AccessResult) 
 }
 
 /// Says how far a request and a socket get, a fault that both share only once.
-fn tell(report: &mut Report, target: &ApiTarget, api: &AccessResult, socket: &AccessResult) {
+fn report_access(
+    report: &mut Report,
+    target: &ApiTarget,
+    api: &AccessResult,
+    socket: &AccessResult,
+) {
     use AccessResult::{Elsewhere, NoSuchPath, Refused, Stripped, Taken};
 
     let path = &target.path;
@@ -137,12 +142,12 @@ fn tell(report: &mut Report, target: &ApiTarget, api: &AccessResult, socket: &Ac
 }
 
 /// How far a signed request gets.
-async fn api(target: &ApiTarget) -> AccessResult {
-    let answer = match target.send("GET", "channels", &[], "").await {
+async fn try_api(target: &ApiTarget) -> AccessResult {
+    let answer = match target.send_signed("GET", "channels", &[], "").await {
         Ok(answer) => answer,
-        Err(error) => return AccessResult::Nowhere(mended(&error.0)),
+        Err(error) => return AccessResult::Nowhere(with_hint(&error.0)),
     };
-    let passage = passage(answer);
+    let passage = access_of(answer);
     // A signature is over the path as it was written.
     if let (AccessResult::Refused(_), false) = (&passage, target.of_api().path.is_empty())
         && let Ok(ApiResponse { status: 200, .. }) = target.send_signed_without_prefix().await
@@ -152,11 +157,11 @@ async fn api(target: &ApiTarget) -> AccessResult {
     passage
 }
 
-fn passage(answer: ApiResponse) -> AccessResult {
+fn access_of(answer: ApiResponse) -> AccessResult {
     let ApiResponse { status, .. } = answer;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let is_json = answer.json().is_ok_and(|json| json.is_object());
-    let Err(CommandError(said)) = answer.accepted() else {
+    let Err(CommandError(said)) = answer.require_success() else {
         return if is_page(&text) {
             AccessResult::Elsewhere("a web page is there in its place".to_owned())
         } else {
@@ -193,15 +198,15 @@ fn socket_passage(error: SocketError, target: &ApiTarget) -> AccessResult {
             }
         }
         SocketError::Closed(code, reason) => {
-            AccessResult::Refused(refused(code, &reason, target.origin.as_deref()))
+            AccessResult::Refused(explain_refusal(code, &reason, target.origin.as_deref()))
         }
-        SocketError::Unreachable(CommandError(error)) => AccessResult::Refused(mended(&error)),
+        SocketError::Unreachable(CommandError(error)) => AccessResult::Refused(with_hint(&error)),
         other => AccessResult::Refused(CommandError::from(other).0),
     }
 }
 
 /// Whether a proxy leaves compression to client and server. Most often nobody asked for it: then nothing is said.
-async fn compression(report: &mut Report, target: &ApiTarget) {
+async fn examine_compression(report: &mut Report, target: &ApiTarget) {
     const SUBJECT: &str = "compression";
     match (target.agrees_on_compression().await, target.compresses) {
         (Ok(true), _) => {
@@ -217,18 +222,22 @@ async fn compression(report: &mut Report, target: &ApiTarget) {
 }
 
 /// A trigger that a socket hears.
-async fn round(report: &mut Report, target: &ApiTarget, (mut socket, id): (ClientSocket, String)) {
+async fn examine_round_trip(
+    report: &mut Report,
+    target: &ApiTarget,
+    (mut socket, id): (ClientSocket, String),
+) {
     let channel = format!("fanfare-doctor-{}", id.replace('.', "-"));
     let made = async {
-        listen::join(&mut socket, target, &channel, (&id, None)).await?;
+        listen::request_subscription(&mut socket, target, &channel, (&id, None)).await?;
         let mut begun = None;
         loop {
-            let Some(frame) = listen::next(&mut socket).await? else { continue };
+            let Some(frame) = listen::next_event(&mut socket).await? else { continue };
             match frame.get("event").and_then(Value::as_str) {
                 Some("pusher_internal:subscription_succeeded") => {
                     begun = Some(Instant::now());
                     let body = json!({ "name": "doctor", "channels": [channel], "data": "{}" });
-                    target.ask("POST", "events", &[], &body.to_string()).await?;
+                    target.call_api("POST", "events", &[], &body.to_string()).await?;
                 }
                 Some("doctor") => return Ok(begun.map_or(Duration::ZERO, |begun| begun.elapsed())),
                 _ => {}

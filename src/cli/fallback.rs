@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::CommandError;
-use super::client::{ApiResponse, ApiTarget, PATIENCE, percent};
+use super::client::{ApiResponse, ApiTarget, PATIENCE};
 use super::report::{Grade, Report};
+use crate::protocol::query::percent_encode;
 
 /// After which a line that has not come is held back. pusher-js gives a streaming answer 4 s before it polls.
 const HELD_AFTER: Duration = Duration::from_secs(4);
@@ -41,17 +42,17 @@ enum Crossing {
 
 /// Tries it below the path of the address, which clients are told as they are told that of sockets; where there is
 /// none, as they look by themselves.
-pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
+pub(super) async fn examine_fallback(report: &mut Report, target: &ApiTarget) {
     const SUBJECT: &str = "HTTP fallback";
     let path = &target.path;
     let (first, second) = match path.as_str() {
         "" => (DEFAULT_PREFIX, ""),
         path => (path, DEFAULT_PREFIX),
     };
-    let mut crossing = attempt(target, first).await;
+    let mut crossing = try_prefix(target, first).await;
     let mut advice = String::new();
     if let Crossing::Elsewhere(said) = &crossing {
-        let other = attempt(target, second).await;
+        let other = try_prefix(target, second).await;
         if !matches!(other, Crossing::Elsewhere(_)) {
             advice = format!("; {first}/app/ is not passed on ({said}): let the proxy pass it");
             if path.is_empty() {
@@ -81,7 +82,7 @@ pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
             );
             (Grade::Warn, text)
         }
-        Crossing::Held => (Grade::Warn, held(target).await),
+        Crossing::Held => (Grade::Warn, explain_buffering(target).await),
         Crossing::Astray => {
             let text = "requests of one session come to different nodes: let the proxy hash the session in the path (docs/deploying.md, \"Where WebSockets are blocked\")";
             (Grade::Warn, text.to_owned())
@@ -92,33 +93,36 @@ pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
 }
 
 /// What is left to clients if a proxy keeps streaming answers.
-async fn held(target: &ApiTarget) -> String {
-    let polls = match timeout(HELD_AFTER, TrialSession::new(target, DEFAULT_PREFIX).poll()).await {
-        Ok(Ok(answer)) => answer.status == 200 && answer.body.starts_with(b"o"),
-        _ => false,
-    };
+async fn explain_buffering(target: &ApiTarget) -> String {
+    let polls =
+        match timeout(HELD_AFTER, TrialSession::new(target, DEFAULT_PREFIX).poll_once()).await {
+            Ok(Ok(answer)) => answer.status == 200 && answer.body.starts_with(b"o"),
+            _ => false,
+        };
     let left = if polls { "clients poll instead" } else { "and polling does not work either" };
     format!(
         "a proxy buffers streaming answers, {left}: let it pass them on as they come (nginx: proxy_buffering off, or no proxy_ignore_headers X-Accel-Buffering; lighttpd: server.stream-response-body = 1; gateways that scan: leave these paths out)"
     )
 }
 
-async fn attempt(target: &ApiTarget, prefix: &str) -> Crossing {
-    match timeout(PATIENCE, cross(target, prefix)).await {
+async fn try_prefix(target: &ApiTarget, prefix: &str) -> Crossing {
+    match timeout(PATIENCE, open_and_poll(target, prefix)).await {
         Ok(Ok(crossing)) => crossing,
         Ok(Err(CommandError(error))) => Crossing::Broken(error),
         Err(_) => Crossing::Broken("no event came over HTTP in ten seconds".to_owned()),
     }
 }
 
-async fn cross(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandError> {
+async fn open_and_poll(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandError> {
     let session = TrialSession::new(target, prefix);
-    let Ok(opened) = timeout(HELD_AFTER, session.stream()).await else { return Ok(Crossing::Held) };
+    let Ok(opened) = timeout(HELD_AFTER, session.open_stream()).await else {
+        return Ok(Crossing::Held);
+    };
     let mut lines = match opened? {
         Ok(lines) => lines,
-        Err(answer) => return Ok(refused(&answer)),
+        Err(answer) => return Ok(refused_opening(&answer)),
     };
-    let Ok(greeting) = timeout(HELD_AFTER, lines.greeting()).await else {
+    let Ok(greeting) = timeout(HELD_AFTER, lines.read_greeting()).await else {
         return Ok(Crossing::Held);
     };
     let Some(socket) = greeting? else {
@@ -126,13 +130,13 @@ async fn cross(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandErro
         return Ok(Crossing::Broken(text));
     };
     for _ in 0..TRIES {
-        if session.say(&[]).await? == 404 {
+        if session.send_frames(&[]).await? == 404 {
             return Ok(Crossing::Astray);
         }
     }
     let channel = format!("fanfare-doctor-{}", socket.replace('.', "-"));
     let joining = json!({ "event": "pusher:subscribe", "data": { "channel": channel } });
-    match session.say(&[joining.to_string()]).await? {
+    match session.send_frames(&[joining.to_string()]).await? {
         404 => return Ok(Crossing::Astray),
         200..300 => {}
         status => {
@@ -140,18 +144,18 @@ async fn cross(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandErro
             return Ok(Crossing::Broken(text));
         }
     }
-    lines.until("pusher_internal:subscription_succeeded").await?;
+    lines.skip_until("pusher_internal:subscription_succeeded").await?;
     let begun = Instant::now();
     let body = json!({ "name": "doctor", "channels": [channel], "data": "{}" });
-    target.ask("POST", "events", &[], &body.to_string()).await?;
-    Ok(match timeout(HELD_AFTER, lines.until("doctor")).await {
+    target.call_api("POST", "events", &[], &body.to_string()).await?;
+    Ok(match timeout(HELD_AFTER, lines.skip_until("doctor")).await {
         Ok(heard) => heard.map(|()| Crossing::Heard(begun.elapsed()))?,
         Err(_) => Crossing::Held,
     })
 }
 
 /// What it means that a session did not open.
-fn refused(answer: &ApiResponse) -> Crossing {
+fn refused_opening(answer: &ApiResponse) -> Crossing {
     let is_json = answer.json().is_ok_and(|json| json.is_object());
     match answer.status {
         404 if is_json => Crossing::NotServed,
@@ -176,33 +180,34 @@ impl<'a> TrialSession<'a> {
             char::from_digit(five, 32).unwrap_or('0')
         };
         let name: String = (0..8).map(digit).collect();
-        let path = format!("{prefix}/app/{}/{}/{name}", percent(&target.key), (seed >> 40) % 1000);
+        let path =
+            format!("{prefix}/app/{}/{}/{name}", percent_encode(&target.key), (seed >> 40) % 1000);
         Self { target, path }
     }
 
-    fn address(&self, what: &str) -> String {
+    fn session_url(&self, what: &str) -> String {
         let version = env!("CARGO_PKG_VERSION");
         format!("{}/{what}?protocol=7&client=fanfare&version={version}", self.path)
     }
 
     /// Opens the session by a streaming request; its lines, or what else was answered.
-    async fn stream(&self) -> Result<Result<AnswerLines, ApiResponse>, CommandError> {
-        let response = self.target.begin_post(&self.address("xhr_streaming"), "").await?;
+    async fn open_stream(&self) -> Result<Result<AnswerLines, ApiResponse>, CommandError> {
+        let response = self.target.begin_post(&self.session_url("xhr_streaming"), "").await?;
         if response.status() != 200 {
-            return Ok(Err(self.target.whole(response).await?));
+            return Ok(Err(self.target.read_response(response).await?));
         }
         Ok(Ok(AnswerLines { body: response.into_body(), rest: Vec::new() }))
     }
 
-    async fn poll(&self) -> Result<ApiResponse, CommandError> {
-        let response = self.target.begin_post(&self.address("xhr"), "").await?;
-        self.target.whole(response).await
+    async fn poll_once(&self) -> Result<ApiResponse, CommandError> {
+        let response = self.target.begin_post(&self.session_url("xhr"), "").await?;
+        self.target.read_response(response).await
     }
 
     /// Says these frames; the status of the answer.
-    async fn say(&self, frames: &[String]) -> Result<u16, CommandError> {
+    async fn send_frames(&self, frames: &[String]) -> Result<u16, CommandError> {
         let body = json!(frames).to_string();
-        let response = self.target.begin_post(&self.address("xhr_send"), &body).await?;
+        let response = self.target.begin_post(&self.session_url("xhr_send"), &body).await?;
         Ok(response.status().as_u16())
     }
 }
@@ -214,7 +219,7 @@ struct AnswerLines {
 }
 
 impl AnswerLines {
-    async fn next(&mut self) -> Result<String, CommandError> {
+    async fn next_line(&mut self) -> Result<String, CommandError> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
@@ -231,9 +236,9 @@ impl AnswerLines {
     }
 
     /// The frames of the next line that has any; none at the session's end.
-    async fn frames(&mut self) -> Result<Option<Vec<Value>>, CommandError> {
+    async fn next_frames(&mut self) -> Result<Option<Vec<Value>>, CommandError> {
         loop {
-            let line = self.next().await?;
+            let line = self.next_line().await?;
             match line.split_at_checked(1) {
                 Some(("a", frames)) => {
                     let texts: Vec<String> = serde_json::from_str(frames).unwrap_or_default();
@@ -247,8 +252,8 @@ impl AnswerLines {
     }
 
     /// The socket id that the session is greeted with; none if it is refused.
-    async fn greeting(&mut self) -> Result<Option<String>, CommandError> {
-        while let Some(frames) = self.frames().await? {
+    async fn read_greeting(&mut self) -> Result<Option<String>, CommandError> {
+        while let Some(frames) = self.next_frames().await? {
             for frame in frames {
                 let data = frame.get("data").and_then(Value::as_str).unwrap_or_default();
                 let data: Value = serde_json::from_str(data).unwrap_or_default();
@@ -260,8 +265,8 @@ impl AnswerLines {
         Ok(None)
     }
 
-    async fn until(&mut self, event: &str) -> Result<(), CommandError> {
-        while let Some(frames) = self.frames().await? {
+    async fn skip_until(&mut self, event: &str) -> Result<(), CommandError> {
+        while let Some(frames) = self.next_frames().await? {
             let is_it = |frame: &Value| frame.get("event").and_then(Value::as_str) == Some(event);
             if frames.iter().any(is_it) {
                 return Ok(());

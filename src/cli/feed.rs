@@ -10,11 +10,12 @@ use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
 use serde_json::Value;
 
-use super::client::{ApiTarget, percent};
+use super::client::ApiTarget;
 use super::running::RunningApp;
-use super::{CommandError, harmless};
+use super::{CommandError, without_controls};
 use crate::app::App;
 use crate::config::{self, LoadedSettings};
+use crate::protocol::query::percent_encode;
 
 /// What a feed is asked for: name and value of each parameter.
 pub(super) type FeedQuery = Vec<(&'static str, String)>;
@@ -47,13 +48,15 @@ impl ConsoleTarget {
         let configured = loaded.as_ref().map_or("", |loaded| &loaded.config.console.token);
         let token = token.unwrap_or(configured).to_owned();
         if let Some(url) = url {
-            return Ok(Self { target: ApiTarget::at(url, &nobody)?, token });
+            return Ok(Self { target: ApiTarget::from_url(url, &nobody)?, token });
         }
         let config = loaded?.config;
-        let running = config.made_app.is_some().then(RunningApp::all).unwrap_or_default();
+        let running = config.made_app.is_some().then(RunningApp::list_running).unwrap_or_default();
         let running = RunningApp::choose(running, None, config.server.port)?;
         let target = match running {
-            Some(running) => ApiTarget::at(running.api.as_ref().unwrap_or(&running.url), &nobody)?,
+            Some(running) => {
+                ApiTarget::from_url(running.api.as_ref().unwrap_or(&running.url), &nobody)?
+            }
             None => ApiTarget::of_own(&config.server)?,
         };
         Ok(Self { target, token })
@@ -67,7 +70,7 @@ impl ConsoleTarget {
     pub(super) async fn open(&self, query: &FeedQuery) -> Result<FeedLines, CommandError> {
         let target = self.target.of_api();
         let pairs: Vec<_> =
-            query.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+            query.iter().map(|(name, value)| format!("{name}={}", percent_encode(value))).collect();
         let path = format!("{}/console/feed?{}", target.path, pairs.join("&"));
         let mut request = Request::get(path);
         if !self.token.is_empty() {
@@ -89,7 +92,7 @@ impl ConsoleTarget {
                 target.url()
             ))),
             _ => {
-                target.whole(response).await?.accepted()?;
+                target.read_response(response).await?.require_success()?;
                 Err(CommandError("the server answers with something else than a feed".to_owned()))
             }
         }
@@ -121,7 +124,7 @@ impl FeedLines {
 pub(super) fn field(line: &Value, name: &str) -> String {
     match line.get(name) {
         None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => harmless(text),
+        Some(Value::String(text)) => without_controls(text),
         Some(other) => other.to_string(),
     }
 }

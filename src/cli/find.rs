@@ -15,7 +15,7 @@ const NOTHING: &str = "no app is configured here and no server without settings 
 
 impl ApiTarget {
     /// The server that `at` names, or the one that the settings are for.
-    pub(super) async fn find(
+    pub(super) async fn find_server(
         at: &TargetArgs,
         load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
     ) -> Result<Self, CommandError> {
@@ -31,7 +31,7 @@ impl ApiTarget {
         let given = (&at.app_id, &at.key, &at.secret);
         let mut target = if let ((Some(id), Some(key), Some(secret)), Some(url)) = (given, &at.url)
         {
-            Self::at(url, &App::new(id, key, secret))?
+            Self::from_url(url, &App::new(id, key, secret))?
         } else if at.key.is_some() || at.secret.is_some() {
             let missing = "--key and --secret need --url and --app-id beside them";
             return Err(CommandError(missing.to_owned()));
@@ -55,14 +55,15 @@ impl ApiTarget {
     ) -> Result<Self, CommandError> {
         if config.made_app.is_some() {
             let of_config = config.server.port;
-            let running = RunningApp::choose(RunningApp::all(), at.url.as_deref(), of_config)?;
+            let running =
+                RunningApp::choose(RunningApp::list_running(), at.url.as_deref(), of_config)?;
             let RunningApp { url, api, id, key, secret, .. } =
                 running.ok_or_else(|| CommandError(NOTHING.to_owned()))?;
             let app = App::new(&id, &key, &secret);
             return match (&at.url, api) {
-                (Some(url), _) => Self::at(url, &app),
-                (None, Some(api)) => Self::at(&url, &app)?.with_api(&api),
-                (None, None) => Self::at(&url, &app),
+                (Some(url), _) => Self::from_url(url, &app),
+                (None, Some(api)) => Self::from_url(&url, &app)?.with_api(&api),
+                (None, None) => Self::from_url(&url, &app),
             };
         }
         let configured = match &at.app_id {
@@ -106,7 +107,7 @@ impl ApiTarget {
         app: &App,
     ) -> Result<Self, CommandError> {
         let own = || format!("{}{}", origin(server, &server.host, server.port), server.path);
-        let mut target = Self::at(&url.map_or_else(own, str::to_owned), app)?;
+        let mut target = Self::from_url(&url.map_or_else(own, str::to_owned), app)?;
         if url.is_none() {
             target.unix_socket = server.unix_socket.as_ref().map(|socket| socket.path.clone());
             // Reached by its address, it is there for another name.
@@ -130,14 +131,14 @@ impl ApiTarget {
 /// What stands before the paths of a server that listens at `host` and `port`.
 fn origin(server: &ServerConfig, host: &str, port: u16) -> String {
     let scheme = if server.tls.is_some() { "https" } else { "http" };
-    let host = reachable(host);
+    let host = reachable_host(host);
     let is_bare = host.contains(':') && !host.starts_with('[');
     let host = if is_bare { format!("[{host}]") } else { host.to_owned() };
     format!("{scheme}://{host}:{port}")
 }
 
 /// Where a server that listens at `host` can be reached: one that listens everywhere listens here.
-pub(super) fn reachable(host: &str) -> &str {
+pub(super) fn reachable_host(host: &str) -> &str {
     match host {
         "0.0.0.0" => "127.0.0.1",
         "::" | "[::]" => "[::1]",

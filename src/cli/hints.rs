@@ -4,7 +4,7 @@
 use super::client::ApiResponse;
 
 /// The error of a connection or a request, with what to do about it.
-pub(super) fn mended(error: &str) -> String {
+pub(super) fn with_hint(error: &str) -> String {
     let advice = if error.contains("nothing listens") {
         ": start it, or look at server.host and server.port, or give its address with --url"
     } else if error.contains("lookup address") {
@@ -34,7 +34,7 @@ pub(super) fn mended(error: &str) -> String {
 }
 
 /// Why a server refused a socket that was opened with this `Origin`, with what to do about it.
-pub(super) fn refused(code: u16, reason: &str, origin: Option<&str>) -> String {
+pub(super) fn explain_refusal(code: u16, reason: &str, origin: Option<&str>) -> String {
     let advice = match (code, origin) {
         (4001, _) => "the server has no app with this key".to_owned(),
         (4003, _) => "the app is disabled: set enabled = true for it".to_owned(),
@@ -53,7 +53,7 @@ pub(super) fn refused(code: u16, reason: &str, origin: Option<&str>) -> String {
 }
 
 /// Why a server would not start, with what to do about it.
-pub(super) fn files(problem: &str) -> String {
+pub(super) fn explain_start_error(problem: &str) -> String {
     let advice = if problem.contains("ermission denied") {
         ": let the server's user read it (chgrp fanfare, chmod 640), and whoever runs this"
     } else if problem.contains("o such file") || problem.contains("(os error 2)") {

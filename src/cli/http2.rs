@@ -53,12 +53,12 @@ enum Http2Outcome {
 const WITHOUT: &str = "switch that off there, and browsers take HTTP/1.1 for sockets (Envoy: leave allow_connect out; Apache: H2WebSockets off; HAProxy: option h2-workaround-bogus-websocket-clients)";
 
 /// Looks at it where TLS offers HTTP/2.
-pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
+pub(super) async fn examine_http2(report: &mut Report, target: &ApiTarget) {
     if !target.tls {
         return;
     }
     let mut has_opened = false;
-    let outcome = match timeout(PATIENCE, attempt(target, &mut has_opened)).await {
+    let outcome = match timeout(PATIENCE, try_websocket(target, &mut has_opened)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => Http2Outcome::Ended(error.to_string()),
         Err(_) if has_opened => Http2Outcome::Held,
@@ -89,30 +89,30 @@ pub(super) async fn examine(report: &mut Report, target: &ApiTarget) {
     report.add("HTTP/2", grade, text);
 }
 
-async fn attempt(target: &ApiTarget, has_opened: &mut bool) -> io::Result<Http2Outcome> {
+async fn try_websocket(target: &ApiTarget, has_opened: &mut bool) -> io::Result<Http2Outcome> {
     let Some(stream) = target.connect_http2().await? else { return Ok(Http2Outcome::NotSpoken) };
     let mut connection = Http2Connection { stream };
     connection.stream.write_all(PREFACE).await?;
-    connection.write(SETTINGS, 0, 0, &[]).await?;
+    connection.write_frame(SETTINGS, 0, 0, &[]).await?;
     let mut heard = Vec::new();
     loop {
-        let frame = connection.read().await?;
+        let frame = connection.read_frame().await?;
         match (frame.kind, frame.stream) {
             (SETTINGS, _) if frame.flags & ACK == 0 => {
-                connection.write(SETTINGS, ACK, 0, &[]).await?;
+                connection.write_frame(SETTINGS, ACK, 0, &[]).await?;
                 if *has_opened {
                     continue;
                 }
                 if !offers_sockets(&frame.payload) {
                     return Ok(Http2Outcome::NotOffered);
                 }
-                let request = request(target);
-                connection.write(HEADERS, END_HEADERS, STREAM, &request).await?;
+                let request = connect_headers(target);
+                connection.write_frame(HEADERS, END_HEADERS, STREAM, &request).await?;
             }
             (PING, _) if frame.flags & ACK == 0 => {
-                connection.write(PING, ACK, 0, &frame.payload).await?;
+                connection.write_frame(PING, ACK, 0, &frame.payload).await?;
             }
-            (HEADERS, STREAM) => match status(frame.content()) {
+            (HEADERS, STREAM) => match header_status(frame.content()) {
                 Some(200) => *has_opened = true,
                 Some(status) => return Ok(Http2Outcome::Answered(status)),
                 None => return Err(io::Error::other("its answer cannot be read")),
@@ -145,7 +145,13 @@ struct Http2Frame {
 }
 
 impl Http2Connection {
-    async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
+    async fn write_frame(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+    ) -> io::Result<()> {
         let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
         let mut frame = length.to_be_bytes().get(1..).unwrap_or_default().to_vec();
         frame.extend([kind, flags]);
@@ -155,7 +161,7 @@ impl Http2Connection {
         self.stream.flush().await
     }
 
-    async fn read(&mut self) -> io::Result<Http2Frame> {
+    async fn read_frame(&mut self) -> io::Result<Http2Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head).await?;
         let [a, b, c, kind, flags, stream @ ..] = head;
@@ -194,32 +200,32 @@ fn offers_sockets(settings: &[u8]) -> bool {
 }
 
 /// The header block of an extended CONNECT: nothing in it is remembered, so that no table is needed.
-fn request(target: &ApiTarget) -> Vec<u8> {
+fn connect_headers(target: &ApiTarget) -> Vec<u8> {
     /// What `:scheme: https` is in the static table of RFC 7541.
     const SCHEME_HTTPS: u8 = 0x80 | 7;
     let mut block = Vec::new();
     // By the static table's numbers for their names.
     block.push(2);
-    put(&mut block, "CONNECT");
+    put_string(&mut block, "CONNECT");
     block.push(0);
-    put(&mut block, ":protocol");
-    put(&mut block, "websocket");
+    put_string(&mut block, ":protocol");
+    put_string(&mut block, "websocket");
     block.push(SCHEME_HTTPS);
     block.push(4);
-    put(&mut block, &target.socket_path());
+    put_string(&mut block, &target.socket_path());
     block.push(1);
-    put(&mut block, &format!("{}:{}", target.host, target.port));
+    put_string(&mut block, &format!("{}:{}", target.host, target.port));
     let origin = target.origin.as_deref().map(|origin| ("origin", origin));
     for (name, value) in [("sec-websocket-version", "13")].into_iter().chain(origin) {
         block.push(0);
-        put(&mut block, name);
-        put(&mut block, value);
+        put_string(&mut block, name);
+        put_string(&mut block, value);
     }
     block
 }
 
 /// Writes a string as it is, with its length in front: RFC 7541 section 5.
-fn put(block: &mut Vec<u8>, text: &str) {
+fn put_string(block: &mut Vec<u8>, text: &str) {
     const PREFIX: usize = 0x7f;
     let mut length = text.len();
     if length < PREFIX {
@@ -237,7 +243,7 @@ fn put(block: &mut Vec<u8>, text: &str) {
 }
 
 /// The status of a header block, in which it stands first.
-fn status(mut block: &[u8]) -> Option<u16> {
+fn header_status(mut block: &[u8]) -> Option<u16> {
     /// Those of the static table, from its eighth place on.
     const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
     loop {
@@ -257,7 +263,7 @@ fn status(mut block: &[u8]) -> Option<u16> {
                 return if length & 0x80 == 0 {
                     std::str::from_utf8(text).ok()?.parse().ok()
                 } else {
-                    digits(text)
+                    huffman_digits(text)
                 };
             }
             _ => return None,
@@ -266,7 +272,7 @@ fn status(mut block: &[u8]) -> Option<u16> {
 }
 
 /// Three digits in Huffman's code of RFC 7541: `0` to `2` have five bits, the others six.
-fn digits(text: &[u8]) -> Option<u16> {
+fn huffman_digits(text: &[u8]) -> Option<u16> {
     let mut bits = text.iter().flat_map(|byte| (0..8).rev().map(move |bit| (byte >> bit) & 1));
     let mut number = 0;
     for _ in 0..3 {
@@ -303,18 +309,18 @@ mod tests {
             (&[0x48, 0x83], None),
             (&[], None),
         ] {
-            assert_eq!(status(block), expected, "{block:x?}");
+            assert_eq!(header_status(block), expected, "{block:x?}");
         }
     }
 
     #[test]
     fn long_strings_have_longer_lengths() {
         let mut block = Vec::new();
-        put(&mut block, &"x".repeat(126));
+        put_string(&mut block, &"x".repeat(126));
         assert_eq!(block.first(), Some(&126));
         block.clear();
         // RFC 7541 C.1.2: 1337 above a prefix of five bits is 154 10; above seven bits, 186 9.
-        put(&mut block, &"x".repeat(1337));
+        put_string(&mut block, &"x".repeat(1337));
         assert_eq!(block.get(..3), Some(&[127, 186, 9][..]));
     }
 

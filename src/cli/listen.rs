@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use tokio::time::timeout;
 
-use super::client::{ApiTarget, ClientSocket, PATIENCE, SocketError, hear, tell};
-use super::{CommandError, coloured, harmless};
+use super::client::{ApiTarget, ClientSocket, PATIENCE, SocketError, next_message, send_frame};
+use super::{CommandError, coloured, without_controls};
 
 /// Listens until it is interrupted. That the server ends the connection, or lets it hear none of the channels,
 /// is a failure.
@@ -18,14 +18,14 @@ pub(super) async fn listen(
     user: Option<&str>,
     as_json: bool,
 ) -> Result<(), CommandError> {
-    let (mut socket, id) = begin(target).await?;
+    let (mut socket, id) = open_established(target).await?;
     for channel in channels {
-        join(&mut socket, target, channel, (&id, user)).await?;
+        request_subscription(&mut socket, target, channel, (&id, user)).await?;
     }
     let mut heard: Vec<&str> = channels.iter().map(String::as_str).collect();
     while !heard.is_empty() {
-        let Some(frame) = next(&mut socket).await? else { continue };
-        let text = if as_json { format!("{frame}\n") } else { line(&frame) };
+        let Some(frame) = next_event(&mut socket).await? else { continue };
+        let text = if as_json { format!("{frame}\n") } else { event_line(&frame) };
         if io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()).is_err() {
             // Whoever closes the pipe has read enough.
             return Ok(());
@@ -39,17 +39,19 @@ pub(super) async fn listen(
 }
 
 /// A WebSocket that is established, and its id.
-pub(super) async fn begin(target: &ApiTarget) -> Result<(ClientSocket, String), SocketError> {
-    let mut socket = target.open().await?;
-    let greeted = timeout(PATIENCE, greeting(&mut socket)).await;
+pub(super) async fn open_established(
+    target: &ApiTarget,
+) -> Result<(ClientSocket, String), SocketError> {
+    let mut socket = target.open_socket().await?;
+    let greeted = timeout(PATIENCE, read_greeting(&mut socket)).await;
     let id = greeted.unwrap_or(Err(SocketError::Silent))?;
     Ok((socket, id))
 }
 
 /// The id that the server greets with.
-async fn greeting(socket: &mut ClientSocket) -> Result<String, SocketError> {
+async fn read_greeting(socket: &mut ClientSocket) -> Result<String, SocketError> {
     loop {
-        let Some(frame) = next(socket).await? else { continue };
+        let Some(frame) = next_event(socket).await? else { continue };
         let data = frame.get("data");
         if frame.get("event").and_then(Value::as_str) == Some("pusher:error") {
             let said = |name| data.and_then(|data| data.get(name));
@@ -62,7 +64,7 @@ async fn greeting(socket: &mut ClientSocket) -> Result<String, SocketError> {
         let data = data.and_then(Value::as_str).unwrap_or_default();
         let data: Value = serde_json::from_str(data).unwrap_or_default();
         let Some(id) = data.get("socket_id").and_then(Value::as_str) else {
-            let text = harmless(&frame.to_string());
+            let text = without_controls(&frame.to_string());
             let text = format!("the server greets with something else: {text}");
             return Err(SocketError::Garbled(text));
         };
@@ -71,7 +73,7 @@ async fn greeting(socket: &mut ClientSocket) -> Result<String, SocketError> {
 }
 
 /// Asks to be subscribed; the answer is an event like others.
-pub(super) async fn join(
+pub(super) async fn request_subscription(
     socket: &mut ClientSocket,
     target: &ApiTarget,
     channel: &str,
@@ -92,27 +94,30 @@ pub(super) async fn join(
     if let (Some(signature), Some(data)) = (signature, data.as_object_mut()) {
         data.insert("auth".to_owned(), format!("{}:{signature}", target.key).into());
     }
-    tell(socket, &json!({ "event": "pusher:subscribe", "data": data })).await
+    send_frame(socket, &json!({ "event": "pusher:subscribe", "data": data })).await
 }
 
 /// The next frame that is for people; asked for a sign of life, gives one.
-pub(super) async fn next(socket: &mut ClientSocket) -> Result<Option<Value>, SocketError> {
-    let text = hear(socket).await?;
+pub(super) async fn next_event(socket: &mut ClientSocket) -> Result<Option<Value>, SocketError> {
+    let text = next_message(socket).await?;
     let frame: Value = serde_json::from_str(&text).map_err(|_| {
-        SocketError::Garbled(format!("the server sends what is not JSON: {}", harmless(&text)))
+        SocketError::Garbled(format!(
+            "the server sends what is not JSON: {}",
+            without_controls(&text)
+        ))
     })?;
     if frame.get("event").and_then(Value::as_str) == Some("pusher:ping") {
-        tell(socket, &json!({ "event": "pusher:pong", "data": {} })).await?;
+        send_frame(socket, &json!({ "event": "pusher:pong", "data": {} })).await?;
         return Ok(None);
     }
     Ok(Some(frame))
 }
 
-fn line(frame: &Value) -> String {
+fn event_line(frame: &Value) -> String {
     let text = |name: &str| {
         frame.get(name).map(|value| match value {
-            Value::String(text) => harmless(text),
-            other => harmless(&other.to_string()),
+            Value::String(text) => without_controls(text),
+            other => without_controls(&other.to_string()),
         })
     };
     let channel = text("channel").unwrap_or_else(|| "-".to_owned());

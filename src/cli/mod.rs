@@ -32,6 +32,7 @@ use clap::CommandFactory;
 use serde_json::{Value, json};
 
 use crate::config::{self, Flags, Tool};
+use crate::protocol::query::percent_encode;
 use client::{ApiResponse, ApiTarget};
 use feed::ConsoleTarget;
 
@@ -58,7 +59,7 @@ impl From<config::Error> for CommandError {
 }
 
 /// Does what `tool` asks and writes what comes of it to the standard output.
-pub fn run<N: Into<OsString>, V: Into<OsString>>(
+pub fn run_tool<N: Into<OsString>, V: Into<OsString>>(
     tool: &Tool,
     flags: &Flags,
     env: impl IntoIterator<Item = (N, V)>,
@@ -67,14 +68,16 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let env: Vec<(OsString, OsString)> =
         env.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    let load = || config::load(flags, env.iter().cloned(), folder);
+    let load = || config::load_settings(flags, env.iter().cloned(), folder);
     runtime.block_on(async {
         match tool {
             Tool::Trigger { channel, event, data, at } => {
                 let body = json!({ "name": event, "channels": [channel], "data": data });
-                let target = ApiTarget::find(at, load).await?;
-                let answer = target.ask("POST", "events", &[], &body.to_string()).await?;
-                say(at.json, &answer.json()?, || format!("{event} was triggered on {channel}.\n"))
+                let target = ApiTarget::find_server(at, load).await?;
+                let answer = target.call_api("POST", "events", &[], &body.to_string()).await?;
+                print_result(at.json, &answer.json()?, || {
+                    format!("{event} was triggered on {channel}.\n")
+                })
             }
             Tool::Listen { all: true, at, .. } => {
                 let console = ConsoleTarget::find(at.url.as_deref(), None, load)?;
@@ -91,36 +94,39 @@ pub fn run<N: Into<OsString>, V: Into<OsString>>(
                 top::top(&console).await
             }
             Tool::Listen { channels, user, at, .. } => {
-                let target = ApiTarget::find(at, load).await?;
+                let target = ApiTarget::find_server(at, load).await?;
                 listen::listen(&target, channels, user.as_deref(), at.json).await
             }
             Tool::Channels { prefix, at } => {
-                let list = channels(&ApiTarget::find(at, load).await?, prefix.as_deref()).await?;
-                say(at.json, &list, || table(&list))
+                let target = ApiTarget::find_server(at, load).await?;
+                let list = fetch_channels(&target, prefix.as_deref()).await?;
+                print_result(at.json, &list, || channel_table(&list))
             }
             Tool::Terminate { user, at } => {
-                let target = ApiTarget::find(at, load).await?;
+                let target = ApiTarget::find_server(at, load).await?;
                 let answer = ask_of_user(&target, user, "terminate_connections", "{}").await?;
-                say(at.json, &answer, || format!("Connections of {user} are closed.\n"))
+                print_result(at.json, &answer, || format!("Connections of {user} are closed.\n"))
             }
             Tool::Revoke { user, channels, at } => {
-                let target = ApiTarget::find(at, load).await?;
+                let target = ApiTarget::find_server(at, load).await?;
                 let body = json!({ "channels": channels }).to_string();
                 let answer = ask_of_user(&target, user, "unsubscribe", &body).await?;
                 let channels = channels.join(", ");
-                say(at.json, &answer, || format!("{user} has left {channels}.\n"))
+                print_result(at.json, &answer, || format!("{user} has left {channels}.\n"))
             }
             Tool::Reconnect { user, at } => {
-                let target = ApiTarget::find(at, load).await?;
+                let target = ApiTarget::find_server(at, load).await?;
                 let answer = ask_of_user(&target, user, "reconnect", "{}").await?;
-                say(at.json, &answer, || format!("Clients of {user} are told to come back.\n"))
+                print_result(at.json, &answer, || {
+                    format!("Clients of {user} are told to come back.\n")
+                })
             }
-            Tool::Doctor { watch: false, at } => doctor::examine(at, load).await,
+            Tool::Doctor { watch: false, at } => doctor::examine_all(at, load).await,
             Tool::Doctor { watch: true, at } => doctor_watch::watch(at, load).await,
             Tool::Healthcheck => {
                 let target = ApiTarget::of_own(&load()?.config.server)?;
                 let up = format!("{}/up", target.path);
-                target.request("GET", &up, "").await?.accepted().map(drop)
+                target.send_plain("GET", &up, "").await?.require_success().map(drop)
             }
             Tool::Completions { shell } => {
                 complete(*shell);
@@ -151,24 +157,24 @@ async fn ask_of_user(
     verb: &str,
     body: &str,
 ) -> Result<Value, CommandError> {
-    let path = format!("users/{}/{verb}", client::percent(user));
-    target.ask("POST", &path, &[], body).await?.json()
+    let path = format!("users/{}/{verb}", percent_encode(user));
+    target.call_api("POST", &path, &[], body).await?.json()
 }
 
 /// The channels and their counts; without counts from a server that does not give them.
-async fn channels(target: &ApiTarget, prefix: Option<&str>) -> Result<Value, CommandError> {
+async fn fetch_channels(target: &ApiTarget, prefix: Option<&str>) -> Result<Value, CommandError> {
     let prefix = prefix.map(|prefix| ("filter_by_prefix", prefix));
     let counted: Vec<_> = prefix.into_iter().chain([("info", "subscription_count")]).collect();
-    match target.send("GET", "channels", &counted, "").await? {
+    match target.send_signed("GET", "channels", &counted, "").await? {
         ApiResponse { status: 400, .. } => {
             let plain: Vec<_> = prefix.into_iter().collect();
-            target.ask("GET", "channels", &plain, "").await?.json()
+            target.call_api("GET", "channels", &plain, "").await?.json()
         }
-        answer => answer.accepted()?.json(),
+        answer => answer.require_success()?.json(),
     }
 }
 
-fn table(list: &Value) -> String {
+fn channel_table(list: &Value) -> String {
     let none = serde_json::Map::new();
     let channels = list.get("channels").and_then(Value::as_object).unwrap_or(&none);
     if channels.is_empty() {
@@ -182,7 +188,11 @@ fn table(list: &Value) -> String {
 }
 
 /// Says `value` to a program, or the text to a person.
-fn say(as_json: bool, value: &Value, text: impl FnOnce() -> String) -> Result<(), CommandError> {
+fn print_result(
+    as_json: bool,
+    value: &Value,
+    text: impl FnOnce() -> String,
+) -> Result<(), CommandError> {
     let text = if as_json { format!("{value}\n") } else { text() };
     // Whoever closes the pipe has read enough.
     let _ = io::stdout().write_all(text.as_bytes());
@@ -199,7 +209,7 @@ fn coloured(colour: u8, text: &str) -> String {
 }
 
 /// A text from elsewhere on one line, without what a terminal would obey.
-fn harmless(text: &str) -> String {
+fn without_controls(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut safe, character| {
         if character.is_control() {
             safe.extend(character.escape_default());
@@ -217,12 +227,12 @@ mod tests {
     #[test]
     fn channels_are_a_table() {
         let list = json!({ "channels": { "a": { "subscription_count": 12 }, "presence-b": {} } });
-        assert_eq!(table(&list), "a                 12\npresence-b\n");
-        assert_eq!(table(&json!({ "channels": {} })), "No channel is occupied.\n");
+        assert_eq!(channel_table(&list), "a                 12\npresence-b\n");
+        assert_eq!(channel_table(&json!({ "channels": {} })), "No channel is occupied.\n");
     }
 
     #[test]
     fn a_terminal_is_told_nothing_to_obey() {
-        assert_eq!(harmless("a\u{1b}[2J\nb é"), "a\\u{1b}[2J\\nb é");
+        assert_eq!(without_controls("a\u{1b}[2J\nb é"), "a\\u{1b}[2J\\nb é");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::client::{ApiResponse, ApiTarget, PATIENCE};
-use super::hints::{is_page, mended, not_the_server};
+use super::hints::{is_page, not_the_server, with_hint};
 use super::report::{Grade, Report};
 
 /// What was found at an address.
@@ -22,14 +22,14 @@ pub(super) enum ReachResult {
 }
 
 /// The port, TLS, and the clock, by a request that needs no signature.
-pub(super) async fn reach(report: &mut Report, target: &ApiTarget) -> ReachResult {
-    if target.tls && !certificate(report, target).await {
+pub(super) async fn examine_reach(report: &mut Report, target: &ApiTarget) -> ReachResult {
+    if target.tls && !examine_certificate(report, target).await {
         return ReachResult::Nothing;
     }
-    let answer = match target.request("GET", &format!("{}/up", target.path), "").await {
+    let answer = match target.send_plain("GET", &format!("{}/up", target.path), "").await {
         Ok(answer) => answer,
         Err(error) => {
-            report.add("server", Grade::Fail, mended(&error.0));
+            report.add("server", Grade::Fail, with_hint(&error.0));
             return ReachResult::Nothing;
         }
     };
@@ -46,14 +46,14 @@ pub(super) async fn reach(report: &mut Report, target: &ApiTarget) -> ReachResul
         status => report.add("server", Grade::Warn, format!("it answers {status} to GET /up")),
     }
     if !is_page {
-        ready(report, target).await;
+        examine_readiness(report, target).await;
     }
-    clock(report, &answer);
+    compare_clocks(report, &answer);
     if is_page { ReachResult::Page } else { ReachResult::Server }
 }
 
 /// Whether TLS can be spoken there, as far as that is not said better by a request.
-async fn certificate(report: &mut Report, target: &ApiTarget) -> bool {
+async fn examine_certificate(report: &mut Report, target: &ApiTarget) -> bool {
     match timeout(PATIENCE, target.connect()).await {
         Ok(Ok((_, true))) => {
             let text = "the certificate ends within two weeks: renew it";
@@ -74,7 +74,7 @@ async fn certificate(report: &mut Report, target: &ApiTarget) -> bool {
     true
 }
 
-fn clock(report: &mut Report, answer: &ApiResponse) {
+fn compare_clocks(report: &mut Report, answer: &ApiResponse) {
     let Some(apart) = answer.date.as_deref().and_then(seconds_apart) else { return };
     if apart <= 60 {
         return report.add("clock", Grade::Ok, "it agrees with the server's");
@@ -86,8 +86,8 @@ fn clock(report: &mut Report, answer: &ApiResponse) {
 }
 
 /// Whether it wants new sockets; servers that have no such path are not asked.
-async fn ready(report: &mut Report, target: &ApiTarget) {
-    let Ok(answer) = target.request("GET", &format!("{}/ready", target.path), "").await else {
+async fn examine_readiness(report: &mut Report, target: &ApiTarget) {
+    let Ok(answer) = target.send_plain("GET", &format!("{}/ready", target.path), "").await else {
         return;
     };
     if answer.status != 503 {

@@ -1,7 +1,7 @@
 //! Whether the Redis that joins the nodes of a cluster is as they need it, for `fanfare doctor`.
 
 use super::report::{Grade, Report};
-use crate::cluster::redis::diagnose::{RedisFinding, probe};
+use crate::cluster::redis::diagnose::{RedisFinding, probe_servers};
 use crate::cluster::redis::tls::UnusableTlsFile;
 use crate::config::ClusterConfig;
 use crate::server::redis_tls;
@@ -9,7 +9,7 @@ use crate::server::redis_tls;
 const SUBJECT: &str = "Redis";
 
 /// Looks at it if there is to be one, and at each of the nodes of a cluster that the settings name.
-pub(super) async fn examine(report: &mut Report, cluster: &ClusterConfig) {
+pub(super) async fn examine_redis(report: &mut Report, cluster: &ClusterConfig) {
     let mut urls = cluster.redis.clone();
     let tls = match redis_tls(&cluster.tls) {
         Ok(tls) => tls,
@@ -20,10 +20,13 @@ pub(super) async fn examine(report: &mut Report, cluster: &ClusterConfig) {
     };
     for _ in 0..urls.len() {
         // What is looked at is the first; that there are others says that it must be a cluster's.
-        let place =
-            urls.first().filter(|_| urls.len() > 1).map(|url| place(url)).unwrap_or_default();
-        match probe(&urls, &tls, &cluster.prefix).await {
-            Ok(found) => tell(report, &place, found),
+        let place = urls
+            .first()
+            .filter(|_| urls.len() > 1)
+            .map(|url| server_label(url))
+            .unwrap_or_default();
+        match probe_servers(&urls, &tls, &cluster.prefix).await {
+            Ok(found) => report_finding(report, &place, found),
             Err(sentence) => report.add(SUBJECT, Grade::Fail, format!("{place}{sentence}")),
         }
         urls.rotate_left(1);
@@ -31,7 +34,7 @@ pub(super) async fn examine(report: &mut Report, cluster: &ClusterConfig) {
 }
 
 /// Host and port of a URL, in front of what is said of it.
-fn place(url: &str) -> String {
+fn server_label(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     // A password may hold anything but what ends the whole.
     let rest = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
@@ -41,7 +44,7 @@ fn place(url: &str) -> String {
 /// Percent of its memory from which on a Redis is worth a look.
 const NEARLY_FULL: u64 = 90;
 
-fn tell(report: &mut Report, place: &str, found: RedisFinding) {
+fn report_finding(report: &mut Report, place: &str, found: RedisFinding) {
     let RedisFinding { version, is_recent, is_replica, evicts, memory, refuses, round_trip } =
         found;
     let mut ill = Vec::new();

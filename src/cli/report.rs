@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{CommandError, coloured, harmless};
+use super::{CommandError, coloured, without_controls};
 
 /// How well what was looked at does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +52,7 @@ impl Report {
     }
 
     /// Fails if anything does.
-    pub(super) fn end(self) -> Result<(), CommandError> {
+    pub(super) fn finish_report(self) -> Result<(), CommandError> {
         let failed = self.findings.iter().filter(|finding| finding.grade == Grade::Fail).count();
         if self.form == ReportForm::Json {
             let _ = writeln!(io::stdout(), "{}", self.json());
@@ -67,7 +67,7 @@ impl Report {
 
 impl Report {
     pub(super) fn json(&self) -> Value {
-        self.findings.iter().map(Finding::json).collect()
+        self.findings.iter().map(Finding::to_json).collect()
     }
 
     /// Its lines.
@@ -93,10 +93,10 @@ impl Finding {
             Grade::Warn => coloured(33, "warn"),
             Grade::Fail => coloured(31, "FAIL"),
         };
-        format!("{mark}  {}: {}", self.subject, harmless(&self.text))
+        format!("{mark}  {}: {}", self.subject, without_controls(&self.text))
     }
 
-    fn json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let grade = match self.grade {
             Grade::Ok => "ok",
             Grade::Warn => "warn",

@@ -41,12 +41,12 @@ pub(super) struct TlsAttempt {
 }
 
 /// TLS to `host` with an offer of these protocols.
-pub(super) async fn secure(
+pub(super) async fn connect_tls(
     tcp: TcpStream,
     host: &str,
     protocols: &[&[u8]],
 ) -> io::Result<TlsAttempt> {
-    let roots = Arc::new(roots()?);
+    let roots = Arc::new(load_roots()?);
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -81,7 +81,7 @@ pub(super) fn name_in(file: &Path) -> Option<String> {
 }
 
 /// Those of `SSL_CERT_FILE`, or else the system's.
-fn roots() -> io::Result<RootCertStore> {
+fn load_roots() -> io::Result<RootCertStore> {
     let given = std::env::var("SSL_CERT_FILE").ok();
     let file = given
         .as_deref()

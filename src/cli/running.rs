@@ -59,8 +59,8 @@ impl RunningApp {
     ///
     /// # Errors
     /// Those of the file system, and a directory that others can write to.
-    pub fn publish(&self) -> io::Result<RunningAppFile> {
-        self.publish_in(&directory().ok_or(io::ErrorKind::NotFound)?)
+    pub fn write_file(&self) -> io::Result<RunningAppFile> {
+        self.publish_in(&user_directory().ok_or(io::ErrorKind::NotFound)?)
     }
 
     fn publish_in(&self, directory: &Path) -> io::Result<RunningAppFile> {
@@ -88,8 +88,8 @@ impl RunningApp {
     }
 
     /// Those that run now, by port.
-    pub(super) fn all() -> Vec<Self> {
-        directory().map(|directory| Self::all_in(&directory)).unwrap_or_default()
+    pub(super) fn list_running() -> Vec<Self> {
+        user_directory().map(|directory| Self::all_in(&directory)).unwrap_or_default()
     }
 
     fn all_in(directory: &Path) -> Vec<Self> {
@@ -98,19 +98,19 @@ impl RunningApp {
             return Vec::new();
         }
         let paths = fs::read_dir(directory).into_iter().flatten().flatten();
-        let mut all: Vec<Self> = paths.filter_map(|entry| Self::read(&entry.path())).collect();
+        let mut all: Vec<Self> = paths.filter_map(|entry| Self::read_file(&entry.path())).collect();
         all.sort_by_key(|running| running.port);
         all
     }
 
     /// The file's app if its server lives. What a killed one left is removed.
-    fn read(path: &Path) -> Option<Self> {
+    fn read_file(path: &Path) -> Option<Self> {
         if !path.to_str()?.ends_with(SUFFIX) {
             return None;
         }
         let mut file = File::open(path).ok()?;
         if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-            remove(path, &file);
+            remove_if_same(path, &file);
             return None;
         }
         let mut text = String::new();
@@ -164,12 +164,12 @@ fn absolute(address: &ListenAddress) -> ListenAddress {
 
 impl Drop for RunningAppFile {
     fn drop(&mut self) {
-        remove(&self.path, &self.file);
+        remove_if_same(&self.path, &self.file);
     }
 }
 
 /// Removes a file if it is still `file` that is there: a process that took the port over has put its own there.
-fn remove(path: &Path, file: &File) {
+fn remove_if_same(path: &Path, file: &File) {
     let is_same = match (fs::metadata(path), file.metadata()) {
         (Ok(there), Ok(own)) => (there.dev(), there.ino()) == (own.dev(), own.ino()),
         _ => false,
@@ -180,7 +180,7 @@ fn remove(path: &Path, file: &File) {
 }
 
 /// The folder of this user's running servers.
-fn directory() -> Option<PathBuf> {
+fn user_directory() -> Option<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
     let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     // Where nobody has logged in, as under su, in containers and in cron.
@@ -206,7 +206,7 @@ mod tests {
 
     fn running(port: u16) -> RunningApp {
         let made = GeneratedApp { id: "1".into(), key: "k".into(), secret: "s".into() };
-        let mut server = Settings::default().resolve().unwrap().server;
+        let mut server = Settings::default().resolve_config().unwrap().server;
         server.path = "/ws".to_owned();
         RunningApp::new(&made, ([0, 0, 0, 0], port).into(), None, &server)
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::client::ApiTarget;
 use super::doctor::{FEW, FILES};
-use super::harmless;
 use super::report::{Grade, Report};
+use super::without_controls;
 use crate::config::MetricsConfig;
 
 const SUBJECT: &str = "webhooks";
@@ -34,7 +34,7 @@ struct WebhookHealths {
 
 /// Looks at them if they can be seen. `metrics` are those of the settings, if the server is that of the
 /// settings.
-pub(super) async fn examine(
+pub(super) async fn examine_webhooks(
     report: &mut Report,
     target: &ApiTarget,
     metrics: Option<&MetricsConfig>,
@@ -42,28 +42,28 @@ pub(super) async fn examine(
     let answer = match metrics {
         Some(metrics) if !metrics.enabled => return,
         Some(metrics) if metrics.port != 0 => {
-            let answer = target.of_its_metrics(metrics).request("GET", "/metrics", "").await;
+            let answer = target.of_its_metrics(metrics).send_plain("GET", "/metrics", "").await;
             if let Err(error) = &answer {
                 let text = format!("the metrics, which tell of them, cannot be read: {}", error.0);
                 report.add(SUBJECT, Grade::Warn, text);
             }
             answer
         }
-        _ => target.of_api().request("GET", "/metrics", "").await,
+        _ => target.of_api().send_plain("GET", "/metrics", "").await,
     };
     // Another server may have no metrics, and a proxy need not pass them on.
     let Some(answer) = answer.ok().filter(|answer| answer.status == 200) else { return };
-    tell(report, &read(&String::from_utf8_lossy(&answer.body)));
+    report_health(report, &parse_metrics(&String::from_utf8_lossy(&answer.body)));
 }
 
-fn tell(report: &mut Report, states: &WebhookHealths) {
+fn report_health(report: &mut Report, states: &WebhookHealths) {
     let files = states.max_files;
     if files > 0.0 && files < FILES as f64 {
         report.add("open files", Grade::Warn, format!("at most {files} of the server's {FEW}"));
     }
     let (mut waiting, mut well) = (0.0, true);
     for ((app, place), state) in &states.hooks {
-        let which = format!("webhook {} of app {}", harmless(place), harmless(app));
+        let which = format!("webhook {} of app {}", without_controls(place), without_controls(app));
         waiting += state.queue;
         if state.failing {
             let WebhookHealth { queue, oldest, .. } = state;
@@ -92,7 +92,7 @@ fn tell(report: &mut Report, states: &WebhookHealths) {
 }
 
 /// Reads a page of metrics; what their names begin with is a setting.
-fn read(page: &str) -> WebhookHealths {
+fn parse_metrics(page: &str) -> WebhookHealths {
     let mut states = WebhookHealths::default();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
@@ -106,7 +106,8 @@ fn read(page: &str) -> WebhookHealths {
             states.max_files = value;
             continue;
         }
-        let (Some(app), Some(place)) = (label(labels, "app"), label(labels, "webhook")) else {
+        let (Some(app), Some(place)) = (label_value(labels, "app"), label_value(labels, "webhook"))
+        else {
             continue;
         };
         let state = states.hooks.entry((app, place)).or_default();
@@ -124,7 +125,7 @@ fn read(page: &str) -> WebhookHealths {
 }
 
 /// The value of a label; one with a quote in it only up to there.
-fn label(labels: &str, name: &str) -> Option<String> {
+fn label_value(labels: &str, name: &str) -> Option<String> {
     let value = labels.split(&format!("{name}=\"")).nth(1)?;
     Some(value.split('"').next()?.to_owned())
 }
@@ -144,7 +145,7 @@ mod tests {
             f_webhook_facts_dropped_total 2\n\
             f_process_max_fds 1024\n\
             f_connections{app=\"1\"} 9\n";
-        let states = read(page);
+        let states = parse_metrics(page);
         let hook = |place: &str| ("1".to_owned(), place.to_owned());
         let failing = WebhookHealth { failing: true, queue: 7.0, oldest: 12.5, dropped: 0.0 };
         assert_eq!(states.hooks.get(&hook("0")), Some(&failing));

@@ -229,12 +229,12 @@ impl Envelope {
     }
 
     /// What tells it from all others in the bytes of it: sender and serial, in bytes 5 to 20.
-    pub fn mark(&self) -> [u8; 16] {
+    pub fn id_bytes(&self) -> [u8; 16] {
         (u128::from(self.origin) << 64 | u128::from(self.serial)).to_be_bytes()
     }
 
     /// Its place in the log of its channel, or in that of all nodes; `None` for what is in no log.
-    pub fn place(&self) -> Option<u64> {
+    pub fn log_place(&self) -> Option<u64> {
         match &self.body {
             EnvelopeBody::Event { version, .. }
             | EnvelopeBody::Cached { version, .. }
@@ -265,7 +265,7 @@ impl Envelope {
     /// Reads what [`Self::encode`] wrote. The frame is a part of `bytes`, not a copy.
     pub fn decode(bytes: &Bytes) -> Result<Self, EnvelopeError> {
         let mut reader = EnvelopeReader(bytes.clone());
-        let [version, kind, flags, mark] = reader.array().ok_or(EnvelopeError::Garbage)?;
+        let [version, kind, flags, mark] = reader.take_array().ok_or(EnvelopeError::Garbage)?;
         if version == 0 || mark != MARK {
             return Err(EnvelopeError::Garbage);
         }
@@ -273,92 +273,93 @@ impl Envelope {
             let newer = version > VERSION;
             return Err(if newer { EnvelopeError::Newer(kind) } else { EnvelopeError::Garbage });
         }
-        reader.envelope(kind, flags).ok_or(EnvelopeError::Garbage)
+        reader.read_envelope(kind, flags).ok_or(EnvelopeError::Garbage)
     }
 }
 
 impl EnvelopeReader {
-    fn socket(&mut self) -> Option<Option<SocketId>> {
-        let socket = SocketId { node: self.number()?, number: self.number()? };
+    fn take_socket(&mut self) -> Option<Option<SocketId>> {
+        let socket = SocketId { node: self.take_number()?, number: self.take_number()? };
         Some((socket.node != 0).then_some(socket))
     }
 
-    fn version(&mut self) -> Option<u64> {
-        text(&self.take(DIGITS)?)?.parse().ok()
+    fn take_version(&mut self) -> Option<u64> {
+        text(&self.take_bytes(DIGITS)?)?.parse().ok()
     }
 
     /// All the names that are left.
-    fn channels(&mut self) -> Option<Vec<ChannelName>> {
+    fn take_channels(&mut self) -> Option<Vec<ChannelName>> {
         let mut names = Vec::new();
         while !self.0.is_empty() {
-            names.push(ChannelName::of_node(text(&self.short()?)?).ok()?);
+            names.push(ChannelName::of_node(text(&self.take_short_text()?)?).ok()?);
         }
         Some(names)
     }
 
-    fn envelope(&mut self, kind: u8, flags: u8) -> Option<Envelope> {
-        let (origin, serial, sent) = (self.number()?, self.number()?, self.number()?);
+    fn read_envelope(&mut self, kind: u8, flags: u8) -> Option<Envelope> {
+        let (origin, serial, sent) =
+            (self.take_number()?, self.take_number()?, self.take_number()?);
         let body = match kind {
             EVENT => EnvelopeBody::Event {
-                version: self.version()?,
-                except: self.socket()?,
-                frame: self.rest(),
+                version: self.take_version()?,
+                except: self.take_socket()?,
+                frame: self.take_rest(),
             },
             CACHED => EnvelopeBody::Cached {
-                version: self.version()?,
-                except: self.socket()?,
-                frame: self.short()?,
-                data: self.rest(),
+                version: self.take_version()?,
+                except: self.take_socket()?,
+                frame: self.take_short_text()?,
+                data: self.take_rest(),
             },
             JOINED => EnvelopeBody::Joined {
-                version: self.version()?,
-                user: UserId::parse(text(&self.short()?)?)?,
-                info: text(&self.rest())?.into(),
+                version: self.take_version()?,
+                user: UserId::parse(text(&self.take_short_text()?)?)?,
+                info: text(&self.take_rest())?.into(),
             },
             LEFT => EnvelopeBody::Left {
-                version: self.version()?,
-                user: UserId::parse(text(&self.rest())?)?,
+                version: self.take_version()?,
+                user: UserId::parse(text(&self.take_rest())?)?,
             },
             COUNT => EnvelopeBody::Count {
-                version: self.version()?,
-                count: text(&self.rest())?.parse().ok()?,
+                version: self.take_version()?,
+                count: text(&self.take_rest())?.parse().ok()?,
             },
             TERMINATE => EnvelopeBody::Terminate {
-                version: self.version()?,
-                waited: self.number()?,
-                app: AppId::new(text(&self.short()?)?),
-                user: UserId::parse(text(&self.rest())?)?,
+                version: self.take_version()?,
+                waited: self.take_number()?,
+                app: AppId::new(text(&self.take_short_text()?)?),
+                user: UserId::parse(text(&self.take_rest())?)?,
             },
             RECONNECT => EnvelopeBody::Reconnect {
-                version: self.version()?,
-                waited: self.number()?,
-                app: AppId::new(text(&self.short()?)?),
-                user: UserId::parse(text(&self.rest())?)?,
+                version: self.take_version()?,
+                waited: self.take_number()?,
+                app: AppId::new(text(&self.take_short_text()?)?),
+                user: UserId::parse(text(&self.take_rest())?)?,
             },
             WITHDRAW => EnvelopeBody::Withdraw {
-                version: self.version()?,
-                waited: self.number()?,
-                request: self.number()?,
-                app: AppId::new(text(&self.short()?)?),
-                user: UserId::parse(text(&self.short()?)?)?,
-                channels: self.channels()?,
+                version: self.take_version()?,
+                waited: self.take_number()?,
+                request: self.take_number()?,
+                app: AppId::new(text(&self.take_short_text()?)?),
+                user: UserId::parse(text(&self.take_short_text()?)?)?,
+                channels: self.take_channels()?,
             },
             DONE => EnvelopeBody::Done {
-                version: self.version()?,
-                request: self.number()?,
-                app: AppId::new(text(&self.rest())?),
+                version: self.take_version()?,
+                request: self.take_number()?,
+                app: AppId::new(text(&self.take_rest())?),
             },
             TAKE_OVER => EnvelopeBody::TakeOver {
-                version: self.version()?,
-                request: self.number()?,
-                app: AppId::new(text(&self.short()?)?),
-                key: text(&self.rest())?.into(),
+                version: self.take_version()?,
+                request: self.take_number()?,
+                app: AppId::new(text(&self.take_short_text()?)?),
+                key: text(&self.take_rest())?.into(),
             },
             HANDED_OVER => EnvelopeBody::HandedOver {
-                version: self.version()?,
-                request: self.number()?,
-                app: AppId::new(text(&self.short()?)?),
-                record: self.rest(),
+                version: self.take_version()?,
+                request: self.take_number()?,
+                app: AppId::new(text(&self.take_short_text()?)?),
+                record: self.take_rest(),
             },
             _ => EnvelopeBody::Probe,
         };
@@ -368,7 +369,7 @@ impl EnvelopeReader {
 }
 
 /// The bytes in one piece, as a script joins them.
-pub fn joined(head: &[u8], version: u64, rest: &[u8]) -> Bytes {
+pub fn join_parts(head: &[u8], version: u64, rest: &[u8]) -> Bytes {
     let mut all = BytesMut::with_capacity(head.len() + DIGITS + rest.len());
     all.extend_from_slice(head);
     all.extend_from_slice(format!("{version:0DIGITS$}").as_bytes());
@@ -438,10 +439,10 @@ mod tests {
         for envelope in all() {
             let bytes = Bytes::from(envelope.encode());
             assert_eq!(Envelope::decode(&bytes), Ok(envelope.clone()));
-            assert_eq!(bytes[4..20], envelope.mark());
+            assert_eq!(bytes[4..20], envelope.id_bytes());
             if let Some(version) = envelope.version() {
                 let (head, rest) = envelope.encode_around_version();
-                assert_eq!(joined(&head, version, &rest), bytes);
+                assert_eq!(join_parts(&head, version, &rest), bytes);
             }
         }
     }

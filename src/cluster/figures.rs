@@ -55,7 +55,7 @@ pub struct LinkMetrics {
 }
 
 impl LinkMetrics {
-    pub(crate) fn add(count: &AtomicU64, n: u64) {
+    pub(crate) fn add_count(count: &AtomicU64, n: u64) {
         count.fetch_add(n, Ordering::Relaxed);
     }
 }

@@ -25,47 +25,47 @@ impl RedisKeys {
     }
 
     /// `v`, `m`, `r`, `k`, `c` or `l` of a channel.
-    pub(super) fn channel(&self, topic: &Topic, part: char) -> String {
+    pub(super) fn channel_key(&self, topic: &Topic, part: char) -> String {
         format!("{}:{{{}/{}}}:{part}", self.prefix, topic.app, topic.channel)
     }
 
     /// `t`, `v`, `o`, `w`, `b`, `e`, `s`, `q`, `z` or `x` of an app.
-    pub(super) fn app(&self, app: &AppId, part: char) -> String {
+    pub(super) fn app_key(&self, app: &AppId, part: char) -> String {
         format!("{}:{{{app}}}:{part}", self.prefix)
     }
 
     /// What a lease has of an app.
-    pub(super) fn counts(&self, app: &AppId, lease: &str) -> String {
+    pub(super) fn lease_counts(&self, app: &AppId, lease: &str) -> String {
         format!("{}:{{{app}}}:n:{lease}", self.prefix)
     }
 
     /// What a lease holds of an app for webhooks.
-    pub(super) fn held(&self, app: &AppId, lease: &str) -> String {
+    pub(super) fn lease_held(&self, app: &AppId, lease: &str) -> String {
         format!("{}:{{{app}}}:h:{lease}", self.prefix)
     }
 
-    /// What every lease's key of [`Self::counts`] begins with.
+    /// What every lease's key of [`Self::lease_counts`] begins with.
     pub(super) fn counts_of_leases(&self, app: &AppId) -> String {
-        self.counts(app, "")
+        self.lease_counts(app, "")
     }
 
-    /// What every lease's key of [`Self::held`] begins with.
+    /// What every lease's key of [`Self::lease_held`] begins with.
     pub(super) fn held_of_leases(&self, app: &AppId) -> String {
-        self.held(app, "")
+        self.lease_held(app, "")
     }
 
     /// The leases that hold on the server which has the tag's slot.
-    pub(super) fn fence(&self, tag: u16) -> String {
+    pub(super) fn fence_key(&self, tag: u16) -> String {
         format!("{}:fence:{{{tag}}}", self.prefix)
     }
 
     /// What a lease holds on that server.
-    pub(super) fn lease(&self, tag: u16, lease: &str) -> String {
+    pub(super) fn lease_key(&self, tag: u16, lease: &str) -> String {
         format!("{}:lease:{{{tag}}}:{lease}", self.prefix)
     }
 
     /// The tags of all servers of a Redis Cluster that some node has a lease on.
-    pub(super) fn tags(&self) -> String {
+    pub(super) fn tags_key(&self) -> String {
         format!("{}:tags", self.prefix)
     }
 
@@ -89,11 +89,11 @@ impl RedisKeys {
     }
 
     /// It is kept where the channel's keys are.
-    pub(super) fn topic(&self, topic: &Topic) -> String {
+    pub(super) fn topic_name(&self, topic: &Topic) -> String {
         format!("{}:on:{{{}/{}}}", self.prefix, topic.app, topic.channel)
     }
 
-    pub(super) fn all(&self) -> String {
+    pub(super) fn all_nodes_topic(&self) -> String {
         format!("{}:{{all}}", self.prefix)
     }
 
@@ -102,17 +102,17 @@ impl RedisKeys {
         format!("{}:{{all}}:l", self.prefix)
     }
 
-    pub(super) fn probe(&self, lease: &str) -> String {
+    pub(super) fn probe_topic(&self, lease: &str) -> String {
         format!("{}:probe:{lease}", self.prefix)
     }
 
     /// What is for one node alone.
-    pub(super) fn node(&self, node: u64) -> String {
+    pub(super) fn node_topic(&self, node: u64) -> String {
         format!("{}:node:{node:016x}", self.prefix)
     }
 
-    /// Reads what [`Self::topic`], [`Self::all`], [`Self::probe`] or [`Self::node`] wrote.
-    pub(super) fn named<'a>(&self, name: &'a str) -> Option<TopicName<'a>> {
+    /// Reads what [`Self::topic_name`], [`Self::all_nodes_topic`], [`Self::probe_topic`] or [`Self::node_topic`] wrote.
+    pub(super) fn parse_topic<'a>(&self, name: &'a str) -> Option<TopicName<'a>> {
         let rest = name.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
         if let Some(topic) = rest.strip_prefix("on:{") {
             // An app's id has neither `/` nor `:`, so that the first `/` ends it.
@@ -142,18 +142,18 @@ mod tests {
         let keys = RedisKeys::new("a:b");
         let channel = ChannelName::parse("#server-to-user-x/y:{z}", 200).unwrap();
         let topic = Topic { app: AppId::new("app"), channel };
-        let name = keys.topic(&topic);
+        let name = keys.topic_name(&topic);
         let named = TopicName::Topic { app: "app", channel: "#server-to-user-x/y:{z}" };
-        assert_eq!(keys.named(&name), Some(named));
-        assert_eq!(keys.named(&keys.all()), Some(TopicName::All));
-        assert_eq!(keys.named(&keys.probe("7")), Some(TopicName::Probe));
-        assert_eq!(keys.named(&keys.node(7)), Some(TopicName::Node));
+        assert_eq!(keys.parse_topic(&name), Some(named));
+        assert_eq!(keys.parse_topic(&keys.all_nodes_topic()), Some(TopicName::All));
+        assert_eq!(keys.parse_topic(&keys.probe_topic("7")), Some(TopicName::Probe));
+        assert_eq!(keys.parse_topic(&keys.node_topic(7)), Some(TopicName::Node));
         let app = AppId::new("app");
-        assert_eq!(keys.named(&keys.news(&app)), Some(TopicName::News { app: "app" }));
+        assert_eq!(keys.parse_topic(&keys.news(&app)), Some(TopicName::News { app: "app" }));
         for foreign in
             ["", "a:b", "a:bon:{x/y}", "other:on:{x/y}", "a:b:on:{x}", "a:b:on:x/y", "reverb"]
         {
-            assert_eq!(keys.named(foreign), None, "{foreign}");
+            assert_eq!(keys.parse_topic(foreign), None, "{foreign}");
         }
     }
 }

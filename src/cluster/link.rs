@@ -151,7 +151,7 @@ pub struct Withdraw {
 }
 
 impl OutgoingEvent {
-    pub(super) fn bytes(&self) -> usize {
+    pub(super) fn queued_bytes(&self) -> usize {
         let own = match self {
             Self::Event { frame, .. } => frame.len(),
             Self::Cached { frame, data, .. } => frame.len() + data.len(),
@@ -163,7 +163,7 @@ impl OutgoingEvent {
     }
 
     /// The app whose event it is.
-    pub(super) fn app(&self) -> &AppId {
+    pub(super) fn app_id(&self) -> &AppId {
         match self {
             Self::Event { topic, .. } | Self::Cached { topic, .. } => &topic.app,
             Self::Withdraw(one) => &one.app,
@@ -184,7 +184,7 @@ impl OutgoingEvent {
     }
 
     /// What subscribers here are given of it if it does not.
-    pub(super) fn alone(&self) -> Option<(&Topic, OfflineFallback)> {
+    pub(super) fn offline_fallback(&self) -> Option<(&Topic, OfflineFallback)> {
         let (topic, except, frame, data) = match self {
             Self::Cached { topic, except, frame, data, .. } => (topic, except, frame, Some(data)),
             Self::Event { topic, except, frame, .. } if self.returns() => {
@@ -311,7 +311,7 @@ pub struct LinkDriver {
 }
 
 /// A link whose queue of publishes holds `max_queued` bytes.
-pub fn link(max_queued: usize) -> (Link, LinkDriver, mpsc::Receiver<LinkEvent>) {
+pub fn new_link(max_queued: usize) -> (Link, LinkDriver, mpsc::Receiver<LinkEvent>) {
     let (sender, orders) = mpsc::unbounded_channel();
     let (arrivals, arriving) = mpsc::channel(ARRIVALS);
     let status = Arc::new(LinkStatus::default());
@@ -348,11 +348,11 @@ impl Link {
 
     /// From now on nobody leaves until the node stops: who is closed now comes back at once, here or on another
     /// node, and the others need not hear of it.
-    pub fn linger(&self) {
+    pub fn keep_everybody(&self) {
         self.status.lingers.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn lingers(&self) -> bool {
+    pub(super) fn keeps_everybody(&self) -> bool {
         self.status.lingers.load(Ordering::Relaxed)
     }
 
@@ -362,7 +362,7 @@ impl Link {
     }
 
     /// Bytes of publishes that wait.
-    pub fn queued(&self) -> usize {
+    pub fn queued_bytes(&self) -> usize {
         self.status.queued.load(Ordering::Relaxed)
     }
 
@@ -372,50 +372,50 @@ impl Link {
     }
 
     /// Puts an order in; whether it was taken. Orders of one sender are carried out in its order.
-    pub fn order(&self, order: LinkRequest) -> bool {
+    pub fn send_request(&self, order: LinkRequest) -> bool {
         // Its far end is gone only when the server stops.
         self.orders.send(order).is_ok()
     }
 
-    /// Puts a publish in, if there is room; whether there was. One that is `promised`, since [`Self::takes`] was
+    /// Puts a publish in, if there is room; whether there was. One that is `promised`, since [`Self::has_room_for`] was
     /// asked before, finds room unless Redis is away: what others promised meanwhile is not much.
-    pub fn publish(&self, publish: OutgoingEvent, promised: bool) -> bool {
-        let bytes = publish.bytes();
+    pub fn queue_publish(&self, publish: OutgoingEvent, promised: bool) -> bool {
+        let bytes = publish.queued_bytes();
         let before = self.status.queued.fetch_add(bytes, Ordering::Relaxed);
         let fits = before + bytes <= self.max_queued || (promised && self.is_up());
         if !fits && !publish.is_urgent() {
             self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
-            LinkMetrics::add(&self.figures().dropped, 1);
+            LinkMetrics::add_count(&self.figures().dropped, 1);
             return false;
         }
-        self.order(LinkRequest::Publish(publish))
+        self.send_request(LinkRequest::Publish(publish))
     }
 
     /// What a publish that is to be answered waits for first, if so much waits already.
-    pub fn room(&self) -> Option<oneshot::Receiver<()>> {
-        if !self.is_up() || self.queued() <= SLOW_DOWN.min(self.max_queued / 2) {
+    pub fn wait_for_room(&self) -> Option<oneshot::Receiver<()>> {
+        if !self.is_up() || self.queued_bytes() <= SLOW_DOWN.min(self.max_queued / 2) {
             return None;
         }
-        LinkMetrics::add(&self.figures().throttled, 1);
+        LinkMetrics::add_count(&self.figures().throttled, 1);
         let (sender, room) = oneshot::channel();
-        self.order(LinkRequest::Room(sender));
+        self.send_request(LinkRequest::Room(sender));
         Some(room)
     }
 
     /// Whether publishes of so many bytes would fit, or need not because Redis is away: then the subscribers here
     /// are told, and what others miss is counted.
-    pub fn takes(&self, publishes: usize, bytes: usize) -> bool {
+    pub fn has_room_for(&self, publishes: usize, bytes: usize) -> bool {
         let all = bytes.saturating_add(publishes.saturating_mul(BESIDE));
-        !self.is_up() || self.queued().saturating_add(all) <= self.max_queued
+        !self.is_up() || self.queued_bytes().saturating_add(all) <= self.max_queued
     }
 
     /// Asks Redis; `None` while it is away.
-    pub fn ask(&self, question: LinkQuery) -> Option<oneshot::Receiver<LinkReply>> {
+    pub fn send_query(&self, question: LinkQuery) -> Option<oneshot::Receiver<LinkReply>> {
         if !self.is_up() {
             return None;
         }
         let (sender, answer) = oneshot::channel();
-        self.order(LinkRequest::Ask(question, sender));
+        self.send_request(LinkRequest::Ask(question, sender));
         Some(answer)
     }
 }
@@ -426,20 +426,20 @@ mod tests {
 
     #[test]
     fn backends_wait_once_half_the_queue_is_full() {
-        let (link, mut far, _arriving) = link(1000);
+        let (link, mut far, _arriving) = new_link(1000);
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.publish(
+            link.queue_publish(
                 OutgoingEvent::Event { topic, except: None, frame, manner: Manner::NonBlockingTcp },
                 false,
             )
         };
         far.go_up();
-        assert!(publish(300) && link.room().is_none() && link.takes(1, 300));
-        assert!(!link.takes(1, 301));
+        assert!(publish(300) && link.wait_for_room().is_none() && link.has_room_for(1, 300));
+        assert!(!link.has_room_for(1, 301));
         assert!(publish(1));
-        let mut room = link.room().expect("501 bytes and what is beside them");
+        let mut room = link.wait_for_room().expect("501 bytes and what is beside them");
         assert!(matches!(far.orders.try_recv(), Ok(LinkRequest::Publish(_))));
         assert!(matches!(far.orders.try_recv(), Ok(LinkRequest::Publish(_))));
         assert_eq!(room.try_recv(), Err(oneshot::error::TryRecvError::Empty));
@@ -447,33 +447,33 @@ mod tests {
         assert_eq!(room.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         // Nobody waits for a Redis that is away.
         far.status.up.store(false, Ordering::Relaxed);
-        assert!(link.room().is_none() && link.takes(1, 10_000));
+        assert!(link.wait_for_room().is_none() && link.has_room_for(1, 10_000));
     }
 
     #[test]
     fn publishes_are_bounded_in_bytes() {
         const MAX: usize = 100 + 2 * BESIDE;
-        let (link, mut far, _arriving) = link(MAX);
+        let (link, mut far, _arriving) = new_link(MAX);
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.publish(
+            link.queue_publish(
                 OutgoingEvent::Event { topic, except: None, frame, manner: Manner::NonBlockingTcp },
                 false,
             )
         };
         assert!(publish(60) && !publish(41) && publish(40) && !publish(0));
-        assert_eq!(link.queued(), MAX);
+        assert_eq!(link.queued_bytes(), MAX);
         assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 2);
         // Who is to be thrown out is thrown out.
         let user = UserId::parse("u").unwrap();
         let terminate =
             OutgoingEvent::Terminate { app: topic.app.clone(), user, asked: Instant::now() };
-        assert!(link.publish(terminate, false));
-        link.order(LinkRequest::Stop);
+        assert!(link.queue_publish(terminate, false));
+        link.send_request(LinkRequest::Stop);
         let mut came = Vec::new();
         while let Ok(LinkRequest::Publish(publish)) = far.orders.try_recv() {
-            came.push(publish.bytes() - BESIDE);
+            came.push(publish.queued_bytes() - BESIDE);
         }
         assert_eq!(came, [60, 40, 0]);
     }

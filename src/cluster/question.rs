@@ -30,7 +30,7 @@ pub enum LinkQuery {
         key: String,
         window: Duration,
     },
-    /// When each of these was withdrawn last, by [`withdrawn_member`].
+    /// When each of these was withdrawn last, by `withdrawn_member`.
     Withdrawn {
         app: AppId,
         members: Vec<String>,

@@ -39,16 +39,16 @@ impl Default for RedisClock {
 impl RedisClock {
     /// Redis has said what time it was a moment ago; each server, where there are several. The one furthest
     /// behind counts. Whether it has been put forward.
-    pub(super) fn set(&self, said: impl IntoIterator<Item = u64>) -> bool {
+    pub(super) fn set_from(&self, said: impl IntoIterator<Item = u64>) -> bool {
         let Some(now) = said.into_iter().min() else { return false };
-        let (now, before) = (now.saturating_add(self.shift()), self.now());
-        self.then.store(now.saturating_sub(self.passed()), Ordering::Relaxed);
+        let (now, before) = (now.saturating_add(self.clock_shift()), self.now());
+        self.then.store(now.saturating_sub(self.elapsed_us()), Ordering::Relaxed);
         now > before.saturating_add(STEP)
     }
 
     /// The time of Redis, or a little before; microseconds since 1970.
     pub fn now(&self) -> u64 {
-        self.then.load(Ordering::Relaxed).saturating_add(self.passed())
+        self.then.load(Ordering::Relaxed).saturating_add(self.elapsed_us())
     }
 
     /// Redis has lost its data, and says that it is `now`: what it says from now on is after all it has said before.
@@ -59,28 +59,28 @@ impl RedisClock {
     }
 
     /// A time or version as this node has it, by what Redis says.
-    pub fn local(&self, said: u64) -> u64 {
-        let local = said.saturating_add(self.shift());
+    pub fn to_local(&self, said: u64) -> u64 {
+        let local = said.saturating_add(self.clock_shift());
         self.latest.fetch_max(local, Ordering::Relaxed);
         local
     }
 
     /// The same the other way round.
-    pub fn said(&self, local: u64) -> u64 {
-        local.saturating_sub(self.shift())
+    pub fn to_redis(&self, local: u64) -> u64 {
+        local.saturating_sub(self.clock_shift())
     }
 
     /// Written and read by the link's thread, which has one value after the other.
-    fn shift(&self) -> u64 {
+    fn clock_shift(&self) -> u64 {
         self.shift.load(Ordering::Relaxed)
     }
 
     /// How long ago Redis said that it was `then`.
-    pub(super) fn since(&self, then: u64) -> Duration {
+    pub(super) fn elapsed_since(&self, then: u64) -> Duration {
         Duration::from_micros(self.now().saturating_sub(then))
     }
 
-    fn passed(&self) -> u64 {
+    fn elapsed_us(&self) -> u64 {
         let passed = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         passed - passed / FASTER
     }
@@ -93,29 +93,29 @@ mod tests {
     #[test]
     fn a_redis_that_begins_anew_goes_on_where_the_last_one_ended() {
         let clock = RedisClock::default();
-        clock.set([5_000_000]);
-        let last = clock.local(9_000_000);
+        clock.set_from([5_000_000]);
+        let last = clock.to_local(9_000_000);
         clock.begin_epoch(2_000_000);
-        clock.set([2_000_000]);
-        assert!(clock.local(2_000_000) > last && clock.now() > last - 1000);
-        assert_eq!(clock.said(clock.local(2_500_000)), 2_500_000);
+        clock.set_from([2_000_000]);
+        assert!(clock.to_local(2_000_000) > last && clock.now() > last - 1000);
+        assert_eq!(clock.to_redis(clock.to_local(2_500_000)), 2_500_000);
         // One whose clock is right changes nothing.
-        let before = clock.local(3_000_000);
+        let before = clock.to_local(3_000_000);
         clock.begin_epoch(90_000_000);
-        assert_eq!(clock.local(3_000_000), before);
+        assert_eq!(clock.to_local(3_000_000), before);
     }
 
     #[test]
     fn it_goes_by_the_server_that_is_furthest_behind() {
         let clock = RedisClock::default();
         assert!(clock.now().abs_diff(now_us()) < 60_000_000);
-        clock.set([5_000_000_000, 4_000_000_000]);
+        clock.set_from([5_000_000_000, 4_000_000_000]);
         assert!((4_000_000_000..4_900_000_000).contains(&clock.now()));
-        assert_eq!(clock.since(u64::MAX), Duration::ZERO);
-        assert!(!clock.set([]));
-        assert!(clock.since(3_000_000_000) >= Duration::from_secs(1000));
-        assert!(clock.set([6_000_000_000]), "it was put forward");
+        assert_eq!(clock.elapsed_since(u64::MAX), Duration::ZERO);
+        assert!(!clock.set_from([]));
+        assert!(clock.elapsed_since(3_000_000_000) >= Duration::from_secs(1000));
+        assert!(clock.set_from([6_000_000_000]), "it was put forward");
         assert!(clock.now() >= 6_000_000_000, "only the last that was said counts");
-        assert!(!clock.set([6_000_000_000]) && !clock.set([5_000_000_000]));
+        assert!(!clock.set_from([6_000_000_000]) && !clock.set_from([5_000_000_000]));
     }
 }

@@ -79,7 +79,7 @@ impl Roster {
     }
 
     /// Counts one more connection of the user here.
-    pub fn claim(&mut self, member: &Member, max: usize) -> JoinClaim {
+    pub fn claim_member(&mut self, member: &Member, max: usize) -> JoinClaim {
         if let Some(own) = self.own.get_mut(&member.user_id) {
             own.connections += 1;
             let refused = std::mem::take(&mut own.refused);
@@ -98,7 +98,7 @@ impl Roster {
     }
 
     /// Counts one connection less; whether it was the user's last here.
-    pub fn unclaim(&mut self, user: &UserId) -> bool {
+    pub fn release_claim(&mut self, user: &UserId) -> bool {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.connections -= 1;
         if own.connections > 0 {
@@ -109,28 +109,28 @@ impl Roster {
     }
 
     /// One of the user's connections is subscribed; whether it is the first.
-    pub fn enter(&mut self, user: &UserId) -> bool {
+    pub fn note_subscribed(&mut self, user: &UserId) -> bool {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.entered += 1;
         own.entered == 1
     }
 
     /// One that was subscribed is not any more; whether it was the last.
-    pub fn exit(&mut self, user: &UserId) -> bool {
+    pub fn note_unsubscribed(&mut self, user: &UserId) -> bool {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.entered = own.entered.saturating_sub(1);
         own.entered == 0
     }
 
     /// There is no room for the user; who claims it next asks again.
-    pub fn refuse(&mut self, user: &UserId) {
+    pub fn refuse_user(&mut self, user: &UserId) {
         if let Some(own) = self.own.get_mut(user) {
             own.refused = true;
         }
     }
 
     /// Redis has the user, from `version` on.
-    pub fn confirm(&mut self, user: &UserId, version: u64) {
+    pub fn confirm_user(&mut self, user: &UserId, version: u64) {
         if let Some(own) = self.own.get_mut(user) {
             own.joined = Some(version);
         }
@@ -145,27 +145,27 @@ impl Roster {
     }
 
     /// The users with connections here, for telling Redis again.
-    pub fn own(&self) -> impl Iterator<Item = &Member> {
+    pub fn local_members(&self) -> impl Iterator<Item = &Member> {
         self.own.values().map(|own| &own.member)
     }
 
     /// The version that a user came with; 0 if it has not.
-    pub fn place(&self, user: &UserId) -> u64 {
+    pub fn join_version(&self, user: &UserId) -> u64 {
         self.by_user.get(user).copied().unwrap_or_default()
     }
 
     /// A user came, at `version`; its text if that is news.
-    pub fn join(&mut self, version: u64, member: &Member) -> Option<RosterChange> {
+    pub fn apply_join(&mut self, version: u64, member: &Member) -> Option<RosterChange> {
         if version <= self.version {
             return None;
         }
         self.version = version;
         // Who is said to have come again has never left, and keeps its place.
         let place = self.by_user.get(&member.user_id).copied().unwrap_or(version);
-        self.insert(place, member)
+        self.insert_member(place, member)
     }
 
-    fn insert(&mut self, place: u64, member: &Member) -> Option<RosterChange> {
+    fn insert_member(&mut self, place: u64, member: &Member) -> Option<RosterChange> {
         let user = &member.user_id;
         let text = MemberText::new(member);
         let before = self.by_user.insert(user.clone(), place);
@@ -178,13 +178,13 @@ impl Roster {
 
     /// A user left, at `version`; its text if that is news. Whom this node holds has not left: it is there again already,
     /// or is about to be.
-    pub fn leave(&mut self, version: u64, user: &UserId) -> Option<RosterChange> {
+    pub fn apply_leave(&mut self, version: u64, user: &UserId) -> Option<RosterChange> {
         if version <= self.version {
             return None;
         }
         self.version = version;
         let is_held = self.own.get(user).is_some_and(|own| own.joined.is_some());
-        if is_held { None } else { self.remove(user) }
+        if is_held { None } else { self.remove_user(user) }
     }
 
     /// Whether Redis has dropped a user at `version` whom it had confirmed to this node before, as happens
@@ -194,7 +194,7 @@ impl Roster {
         own.joined.is_some_and(|joined| joined < version).then_some(&own.member)
     }
 
-    fn remove(&mut self, user: &UserId) -> Option<RosterChange> {
+    fn remove_user(&mut self, user: &UserId) -> Option<RosterChange> {
         let place = self.by_user.remove(user)?;
         self.members.remove(&(place, user.clone())).map(RosterChange::Removed)
     }
@@ -216,7 +216,7 @@ impl Roster {
         self.version += 1;
         own.joined = Some(self.version);
         let member = own.member.clone();
-        self.insert(self.version, &member)
+        self.insert_member(self.version, &member)
     }
 
     /// Leaves without Redis.
@@ -224,14 +224,14 @@ impl Roster {
         if self.own.contains_key(user) {
             return None;
         }
-        let change = self.remove(user);
+        let change = self.remove_user(user);
         self.version += u64::from(change.is_some());
         change
     }
 
     /// Takes over what Redis has; what differs from what was known. Those it lacks stay for now if other
     /// nodes have not had the time to say whom they hold (`settled`).
-    pub fn load(&mut self, loaded: &LoadedRoster, settled: bool) -> Vec<RosterChange> {
+    pub fn apply_load(&mut self, loaded: &LoadedRoster, settled: bool) -> Vec<RosterChange> {
         self.loaded = true;
         if loaded.version < self.version {
             return Vec::new();
@@ -247,15 +247,15 @@ impl Roster {
         // Whom this node holds itself is on the way back, whatever was read; not who only waits to come in.
         let is_held = |user: &UserId| self.own.get(user).is_some_and(|own| own.joined.is_some());
         gone.retain(|user| !is_held(user));
-        changes.extend(gone.iter().filter_map(|user| self.remove(user)));
+        changes.extend(gone.iter().filter_map(|user| self.remove_user(user)));
         for (place, member) in &loaded.members {
-            changes.extend(self.insert(*place, member));
+            changes.extend(self.insert_member(*place, member));
         }
         changes
     }
 
     /// What someone who just joined is told.
-    pub fn message(&self, channel: &ChannelName) -> Message {
+    pub fn subscribed_message(&self, channel: &ChannelName) -> Message {
         Message::subscribed_presence(channel, self.members.len(), self.members.values())
     }
 
@@ -280,53 +280,56 @@ mod tests {
     #[test]
     fn late_and_doubled_news_changes_nothing() {
         let mut roster = Roster::default();
-        roster.load(
+        roster.apply_load(
             &LoadedRoster { version: 10, members: vec![(3, member("b")), (2, member("a"))] },
             true,
         );
         assert_eq!(users(&roster), "ab");
-        assert!(roster.join(10, &member("c")).is_none());
-        assert!(roster.leave(9, &UserId::parse("a").unwrap()).is_none());
-        assert!(matches!(roster.join(11, &member("c")), Some(RosterChange::Added(_))));
-        assert!(roster.join(12, &member("a")).is_none(), "it has never left");
+        assert!(roster.apply_join(10, &member("c")).is_none());
+        assert!(roster.apply_leave(9, &UserId::parse("a").unwrap()).is_none());
+        assert!(matches!(roster.apply_join(11, &member("c")), Some(RosterChange::Added(_))));
+        assert!(roster.apply_join(12, &member("a")).is_none(), "it has never left");
         assert_eq!(users(&roster), "abc");
-        assert!(matches!(roster.leave(13, &member("b").user_id), Some(RosterChange::Removed(_))));
-        assert!(roster.leave(14, &member("b").user_id).is_none());
+        assert!(matches!(
+            roster.apply_leave(13, &member("b").user_id),
+            Some(RosterChange::Removed(_))
+        ));
+        assert!(roster.apply_leave(14, &member("b").user_id).is_none());
     }
 
     #[test]
     fn only_true_differences_are_told_after_a_reload() {
         let mut roster = Roster::default();
-        roster.load(
+        roster.apply_load(
             &LoadedRoster { version: 10, members: vec![(1, member("a")), (2, member("b"))] },
             true,
         );
         let emptied = LoadedRoster { version: 20, members: vec![(20, member("c"))] };
-        assert_eq!(roster.load(&emptied, false).len(), 1, "c came, and a and b may yet");
+        assert_eq!(roster.apply_load(&emptied, false).len(), 1, "c came, and a and b may yet");
         assert_eq!(users(&roster), "abc");
         let restored =
             LoadedRoster { version: 30, members: vec![(25, member("a")), (20, member("c"))] };
-        let changes = roster.load(&restored, true);
+        let changes = roster.apply_load(&restored, true);
         assert!(
             matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"b\""#)
         );
         assert_eq!(users(&roster), "ca");
-        assert!(roster.load(&emptied, true).is_empty(), "older than what is known");
+        assert!(roster.apply_load(&emptied, true).is_empty(), "older than what is known");
     }
 
     #[test]
     fn who_waits_to_come_in_is_not_held() {
         let mut roster = Roster::default();
         let (a, b) = (member("a"), member("b"));
-        roster.load(
+        roster.apply_load(
             &LoadedRoster { version: 10, members: vec![(1, a.clone()), (2, b.clone())] },
             true,
         );
-        roster.claim(&a, 9);
-        roster.claim(&b, 9);
-        roster.confirm(&b.user_id, 10);
+        roster.claim_member(&a, 9);
+        roster.claim_member(&b, 9);
+        roster.confirm_user(&b.user_id, 10);
         // Another node held a, and has let go of it meanwhile.
-        let changes = roster.load(&LoadedRoster { version: 20, members: Vec::new() }, true);
+        let changes = roster.apply_load(&LoadedRoster { version: 20, members: Vec::new() }, true);
         assert!(
             matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"a\""#)
         );
@@ -337,17 +340,17 @@ mod tests {
     fn a_user_is_ready_once_the_roster_has_it() {
         let mut roster = Roster::default();
         let a = member("a");
-        assert_eq!(roster.claim(&a, 9), JoinClaim::First);
-        assert_eq!(roster.claim(&a, 9), JoinClaim::Known);
-        roster.confirm(&a.user_id, 12);
+        assert_eq!(roster.claim_member(&a, 9), JoinClaim::First);
+        assert_eq!(roster.claim_member(&a, 9), JoinClaim::Known);
+        roster.confirm_user(&a.user_id, 12);
         assert!(!roster.is_ready(&a.user_id));
-        roster.load(&LoadedRoster { version: 11, members: vec![(5, member("b"))] }, true);
+        roster.apply_load(&LoadedRoster { version: 11, members: vec![(5, member("b"))] }, true);
         assert!(!roster.is_ready(&a.user_id), "its own joining is still on its way");
-        assert!(roster.join(12, &a).is_some());
+        assert!(roster.apply_join(12, &a).is_some());
         assert!(roster.is_ready(&a.user_id));
-        assert!(!roster.unclaim(&a.user_id));
-        assert!(roster.unclaim(&a.user_id));
-        assert!(!roster.unclaim(&a.user_id));
+        assert!(!roster.release_claim(&a.user_id));
+        assert!(roster.release_claim(&a.user_id));
+        assert!(!roster.release_claim(&a.user_id));
     }
 
     #[test]
@@ -355,15 +358,15 @@ mod tests {
         let mut roster = Roster::default();
         let a = member("a");
         // Another node holds the user, too.
-        roster.load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
-        roster.claim(&a, 9);
-        roster.confirm(&a.user_id, 10);
-        roster.unclaim(&a.user_id);
+        roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
+        roster.claim_member(&a, 9);
+        roster.confirm_user(&a.user_id, 10);
+        roster.release_claim(&a.user_id);
         assert!(roster.leave_alone(&a.user_id).is_some());
-        roster.claim(&a, 9);
-        roster.confirm(&a.user_id, 10);
+        roster.claim_member(&a, 9);
+        roster.confirm_user(&a.user_id, 10);
         assert!(!roster.is_ready(&a.user_id), "it is not on it");
-        roster.load(&LoadedRoster { version: 12, members: vec![(5, a.clone())] }, true);
+        roster.apply_load(&LoadedRoster { version: 12, members: vec![(5, a.clone())] }, true);
         assert!(roster.is_ready(&a.user_id));
     }
 
@@ -371,12 +374,12 @@ mod tests {
     fn nobody_hears_of_its_own_leaving() {
         let mut roster = Roster::default();
         let a = member("a");
-        roster.load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
-        roster.claim(&a, 9);
+        roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
+        roster.claim_member(&a, 9);
         // It was cleared away with the node's last lease, and is there again under the next.
-        roster.confirm(&a.user_id, 20);
-        assert!(roster.leave(15, &a.user_id).is_none());
-        assert!(roster.join(20, &a).is_none());
+        roster.confirm_user(&a.user_id, 20);
+        assert!(roster.apply_leave(15, &a.user_id).is_none());
+        assert!(roster.apply_join(20, &a).is_none());
         assert_eq!(users(&roster), "a");
     }
 
@@ -384,11 +387,11 @@ mod tests {
     fn a_node_alone_goes_on() {
         let mut roster = Roster::default();
         let a = member("a");
-        roster.claim(&a, 9);
+        roster.claim_member(&a, 9);
         assert!(roster.join_alone(&a.user_id).is_some());
         assert!(roster.is_ready(&a.user_id));
         assert!(roster.leave_alone(&a.user_id).is_none(), "still claimed");
-        roster.unclaim(&a.user_id);
+        roster.release_claim(&a.user_id);
         assert!(roster.leave_alone(&a.user_id).is_some());
         assert_eq!((roster.count(), roster.version()), (0, 2));
     }

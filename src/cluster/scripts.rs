@@ -412,9 +412,10 @@ impl Script {
     }
 
     /// What Redis calls it: the SHA-1 of its text, in hexadecimal.
-    pub(super) fn name(self) -> &'static str {
-        static NAMES: LazyLock<[String; Script::ALL.len()]> =
-            LazyLock::new(|| Script::ALL.map(|script| hex::encode(Sha1::digest(script.text()))));
+    pub(super) fn sha1_name(self) -> &'static str {
+        static NAMES: LazyLock<[String; Script::ALL.len()]> = LazyLock::new(|| {
+            Script::ALL.map(|script| hex::encode_hex(Sha1::digest(script.text())))
+        });
         NAMES.get(self as usize).map_or("", String::as_str)
     }
 

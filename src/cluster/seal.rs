@@ -62,9 +62,14 @@ impl EnvelopeSeals {
     }
 
     /// An envelope of an app for a topic, as a script is given it.
-    pub(super) fn parts(&self, app: &AppId, topic: &str, envelope: &Envelope) -> EnvelopeParts {
+    pub(super) fn sealed_parts(
+        &self,
+        app: &AppId,
+        topic: &str,
+        envelope: &Envelope,
+    ) -> EnvelopeParts {
         let (head, rest) = envelope.encode_around_version();
-        self.seal(app, topic, head, rest)
+        self.seal_parts(app, topic, head, rest)
     }
 
     /// The same of a user's end with the header of `envelope`, for the script that finds out who leaves.
@@ -78,24 +83,30 @@ impl EnvelopeSeals {
         if let Some(kind) = head.get_mut(1) {
             *kind = LEFT;
         }
-        self.seal(app, topic, head, Vec::new())
+        self.seal_parts(app, topic, head, Vec::new())
     }
 
-    fn seal(&self, app: &AppId, topic: &str, mut head: Vec<u8>, rest: Vec<u8>) -> EnvelopeParts {
+    fn seal_parts(
+        &self,
+        app: &AppId,
+        topic: &str,
+        mut head: Vec<u8>,
+        rest: Vec<u8>,
+    ) -> EnvelopeParts {
         let database = self.database.to_be_bytes();
         let mac = self.with_signer(app, |signer| {
             if let Some(flags) = head.get_mut(2) {
                 *flags |= SEALED;
             }
-            let mac = signer.mac(&covered(topic, &database, &head, &rest));
+            let mac = signer.mac(&sealed_bytes(topic, &database, &head, &rest));
             mac.get(..MAC).unwrap_or_default().to_vec()
         });
         EnvelopeParts { head, mac: mac.unwrap_or_default(), rest }
     }
 
     /// An envelope that no script gives a version to.
-    pub(super) fn encode(&self, app: &AppId, topic: &str, envelope: &Envelope) -> Vec<u8> {
-        let EnvelopeParts { head, mac, .. } = self.parts(app, topic, envelope);
+    pub(super) fn encode_sealed(&self, app: &AppId, topic: &str, envelope: &Envelope) -> Vec<u8> {
+        let EnvelopeParts { head, mac, .. } = self.sealed_parts(app, topic, envelope);
         let mut bytes = envelope.encode();
         if !mac.is_empty()
             && let Some((front, behind)) = bytes.split_at_mut_checked(SEAL.end)
@@ -111,12 +122,12 @@ impl EnvelopeSeals {
     }
 
     /// Whether an envelope that came on a topic is of a node with the app's secret, and as that sent it.
-    pub(super) fn holds(&self, app: &AppId, topic: &str, bytes: &[u8]) -> bool {
+    pub(super) fn is_valid(&self, app: &AppId, topic: &str, bytes: &[u8]) -> bool {
         let Some((head, behind)) = bytes.split_at_checked(SEAL.end) else { return false };
         let (version, rest) = behind.split_at_checked(DIGITS).unwrap_or((behind, &[]));
         let tail = if head.get(1) == Some(&LEFT) { rest } else { &[] };
         let database = self.database.to_be_bytes();
-        let covered = covered(topic, &database, head, rest);
+        let covered = sealed_bytes(topic, &database, head, rest);
         let holds = |signer: &Signer| {
             signer.macs(&covered).any(|mac| {
                 let mac = mac.get(..MAC).unwrap_or_default();
@@ -167,7 +178,7 @@ impl EnvelopeSeals {
 }
 
 /// What the MAC of an envelope is over.
-fn covered<'a>(
+fn sealed_bytes<'a>(
     topic: &'a str,
     database: &'a [u8],
     head: &'a [u8],
@@ -230,26 +241,26 @@ mod tests {
         let probe = envelope(EnvelopeBody::Probe);
         let count = EnvelopeBody::Count { version: 12, count: 3 };
         let sent = [
-            scripted(&seals.parts(&app, "t", &envelope(event.clone())), 12, ""),
-            scripted(&seals.parts(&app, "t", &envelope(left)), 12, "u"),
+            scripted(&seals.sealed_parts(&app, "t", &envelope(event.clone())), 12, ""),
+            scripted(&seals.sealed_parts(&app, "t", &envelope(left)), 12, "u"),
             scripted(&seals.parts_of_left(&app, "t", &probe), 12, "v"),
-            seals.encode(&app, "t", &envelope(count)),
-            seals.encode(&app, "t", &envelope(event)),
+            seals.encode_sealed(&app, "t", &envelope(count)),
+            seals.encode_sealed(&app, "t", &envelope(event)),
         ];
         for bytes in sent {
-            assert!(is_sealed(&bytes) && seals.holds(&app, "t", &bytes));
-            assert!(!seals.holds(&app, "u", &bytes), "on another topic");
-            assert!(!seals.holds(&AppId::new("b"), "t", &bytes), "an app that is not known");
-            assert!(!self::seals("other").holds(&app, "t", &bytes), "with another secret");
+            assert!(is_sealed(&bytes) && seals.is_valid(&app, "t", &bytes));
+            assert!(!seals.is_valid(&app, "u", &bytes), "on another topic");
+            assert!(!seals.is_valid(&AppId::new("b"), "t", &bytes), "an app that is not known");
+            assert!(!self::seals("other").is_valid(&app, "t", &bytes), "with another secret");
             let mut other = self::seals("s");
             other.set_database(1);
-            assert!(!other.holds(&app, "t", &bytes), "in another database");
+            assert!(!other.is_valid(&app, "t", &bytes), "in another database");
             for at in 1..bytes.len() {
                 let mut bytes = bytes.clone();
                 bytes[at] ^= 1 << (at % 8);
-                assert!(!seals.holds(&app, "t", &bytes), "byte {at}");
+                assert!(!seals.is_valid(&app, "t", &bytes), "byte {at}");
             }
-            assert!(!seals.holds(&app, "t", &bytes[..20]));
+            assert!(!seals.is_valid(&app, "t", &bytes[..20]));
         }
     }
 
@@ -261,18 +272,18 @@ mod tests {
         let apps = Apps::new(vec![changed]).unwrap();
         let new = EnvelopeSeals::new(Arc::new(ArcSwap::from_pointee(apps)));
         let count = envelope(EnvelopeBody::Count { version: 12, count: 3 });
-        assert!(new.holds(&app, "t", &old.encode(&app, "t", &count)));
+        assert!(new.is_valid(&app, "t", &old.encode_sealed(&app, "t", &count)));
         // Nodes that have not been told of the new one yet believe it too.
-        assert!(old.holds(&app, "t", &new.encode(&app, "t", &count)));
+        assert!(old.is_valid(&app, "t", &new.encode_sealed(&app, "t", &count)));
     }
 
     #[test]
     fn an_app_that_has_gone_can_say_its_last() {
         let (seals, app) = (seals("s"), AppId::new("a"));
         let count = envelope(EnvelopeBody::Count { version: 12, count: 0 });
-        seals.encode(&app, "t", &count);
+        seals.encode_sealed(&app, "t", &count);
         seals.apps.store(Arc::new(Apps::new(Vec::new()).unwrap()));
-        let bytes = seals.encode(&app, "t", &count);
-        assert!(is_sealed(&bytes) && seals.holds(&app, "t", &bytes));
+        let bytes = seals.encode_sealed(&app, "t", &count);
+        assert!(is_sealed(&bytes) && seals.is_valid(&app, "t", &bytes));
     }
 }

@@ -71,7 +71,7 @@ pub enum CountInterest {
 
 impl CountInterest {
     /// With what is known from elsewhere: subscribers are told.
-    pub fn or(self, tell: bool) -> Self {
+    pub fn or_clients(self, tell: bool) -> Self {
         if self == Self::No && tell { Self::Changed } else { self }
     }
 }
@@ -111,7 +111,7 @@ impl TopicEntry {
     }
 
     /// Connections here that are subscribed.
-    pub fn subscribed(&self) -> usize {
+    pub fn subscribed_here(&self) -> usize {
         self.subscribed
     }
 
@@ -131,7 +131,7 @@ impl TopicEntry {
     }
 
     /// When it was made.
-    pub fn since(&self) -> u64 {
+    pub fn made_at(&self) -> u64 {
         self.since
     }
 
@@ -157,7 +157,7 @@ impl TopicEntry {
     }
 
     /// Keeps an event as the last, if it is; the version that its channel is at.
-    pub fn keep(&mut self, cached: TopicCache) {
+    pub fn keep_cached(&mut self, cached: TopicCache) {
         if self.cached.as_ref().is_none_or(|kept| kept.version < cached.version) {
             self.cached = Some(cached);
         }
@@ -182,14 +182,14 @@ impl TopicEntry {
 
     /// There is no room for the user; those who waited as that user, and who give up their hold when
     /// they hear of it.
-    pub fn refuse(&mut self, user: &UserId) -> Vec<(SubscribeTicket, SubscribeOutcome)> {
-        self.roster.refuse(user);
+    pub fn refuse_user(&mut self, user: &UserId) -> Vec<(SubscribeTicket, SubscribeOutcome)> {
+        self.roster.refuse_user(user);
         let refused = self.waiting.extract_if(.., |(_, other)| other.as_ref() == Some(user));
         refused.map(|(ticket, _)| (ticket, SubscribeOutcome::Full)).collect()
     }
 
     /// Those who waited and need not any longer.
-    pub fn ready(&mut self) -> Vec<(SubscribeTicket, SubscribeOutcome)> {
+    pub fn take_ready(&mut self) -> Vec<(SubscribeTicket, SubscribeOutcome)> {
         let (live, roster) = (self.live && self.in_flight == 0, &self.roster);
         let is_ready =
             |user: &Option<UserId>| live && user.as_ref().is_none_or(|user| roster.is_ready(user));
@@ -198,13 +198,13 @@ impl TopicEntry {
     }
 
     /// Those who wait, as whom.
-    pub fn waiting(&self) -> Vec<Option<UserId>> {
+    pub fn waiting_users(&self) -> Vec<Option<UserId>> {
         self.waiting.iter().map(|(_, user)| user.clone()).collect()
     }
 
     fn count_again(&mut self, topic: &Topic, link: &Link, tell: bool) {
         if !std::mem::replace(&mut self.changed, true) {
-            link.order(LinkRequest::Changed { topic: topic.clone(), tell });
+            link.send_request(LinkRequest::Changed { topic: topic.clone(), tell });
         }
     }
 }
@@ -220,7 +220,7 @@ impl Topics {
 
     /// Holds the topic for one more connection, on a presence channel as `member`, of whom there may be
     /// `max`. Whether it may subscribe at once; if not, its ticket is among those that get ready later.
-    pub fn hold(
+    pub fn reserve_topic(
         &self,
         topic: &Topic,
         ticket: SubscribeTicket,
@@ -238,8 +238,8 @@ impl Topics {
     }
 
     /// Holds the topic for one who need not wait, as `member` or to read it, together with what `read` does.
-    /// [`Self::leave`] ends it.
-    pub fn watch<T>(
+    /// [`Self::leave_topic`] ends it.
+    pub fn watch_topic<T>(
         &self,
         topic: &Topic,
         member: Option<&Member>,
@@ -259,16 +259,16 @@ impl Topics {
         let mut entry = match self.entries.entry(topic.clone()) {
             Place::Occupied(entry) => entry.into_ref(),
             Place::Vacant(entry) => {
-                self.link.order(LinkRequest::Open(topic.clone()));
+                self.link.send_request(LinkRequest::Open(topic.clone()));
                 let since = self.link.clock().now();
                 entry.insert(TopicEntry { since, ..TopicEntry::default() })
             }
         };
         if let Some((member, max)) = member
-            && entry.roster.claim(member, max) == JoinClaim::First
+            && entry.roster.claim_member(member, max) == JoinClaim::First
         {
             let (topic, member) = (topic.clone(), member.clone());
-            self.link.order(LinkRequest::Join { topic, member, max, place: 0 });
+            self.link.send_request(LinkRequest::Join { topic, member, max, place: 0 });
         }
         entry
     }
@@ -277,17 +277,17 @@ impl Topics {
     pub fn publish_cached(&self, topic: &Topic, publish: OutgoingEvent) {
         match self.entries.get_mut(topic) {
             Some(mut entry) => {
-                entry.in_flight += usize::from(self.link.publish(publish, true));
+                entry.in_flight += usize::from(self.link.queue_publish(publish, true));
             }
             None => {
-                self.link.publish(publish, true);
+                self.link.queue_publish(publish, true);
             }
         }
     }
 
     /// Makes a held topic a subscribed one, together with what `subscribe` does, in one step that no change
     /// of the topic comes between.
-    pub fn enter<T>(
+    pub fn commit_subscription<T>(
         &self,
         topic: &Topic,
         (user, wants): (Option<&UserId>, TopicInterest),
@@ -299,7 +299,7 @@ impl Topics {
         entry.total.wish = if wants.count { CountInterest::Now } else { CountInterest::No };
         entry.total.untold |= wants.count;
         entry.count_again(topic, &self.link, wants.count);
-        let is_first = user.is_some_and(|user| entry.roster.enter(user));
+        let is_first = user.is_some_and(|user| entry.roster.note_subscribed(user));
         if wants.news.channels && entry.subscribed == 1 {
             self.hold_news(topic, None, true);
         }
@@ -310,24 +310,24 @@ impl Topics {
     }
 
     /// Gives up a held topic that was never subscribed to.
-    pub fn abandon(&self, topic: &Topic, user: Option<&UserId>) {
+    pub fn cancel_reservation(&self, topic: &Topic, user: Option<&UserId>) {
         if let Some(mut entry) = self.entries.get_mut(topic) {
             entry.pending -= 1;
             // It is closed when it is next counted.
             entry.count_again(topic, &self.link, false);
-            self.unclaim(topic, &mut entry, user);
+            self.release_claim(topic, &mut entry, user);
         }
     }
 
     /// One subscribed connection less.
-    pub fn leave(&self, topic: &Topic, user: Option<&UserId>, wants: TopicInterest) {
+    pub fn leave_topic(&self, topic: &Topic, user: Option<&UserId>, wants: TopicInterest) {
         if let Some(mut entry) = self.entries.get_mut(topic) {
             entry.subscribed -= 1;
             entry.count_again(topic, &self.link, wants.count);
-            let is_last = user.is_some_and(|user| entry.roster.exit(user));
-            self.unclaim(topic, &mut entry, user);
+            let is_last = user.is_some_and(|user| entry.roster.note_unsubscribed(user));
+            self.release_claim(topic, &mut entry, user);
             // A node that stops ends all it holds at once, when others hold it.
-            if self.link.lingers() {
+            if self.link.keeps_everybody() {
                 return;
             }
             if wants.news.members && is_last {
@@ -342,7 +342,7 @@ impl Topics {
     /// Under the entry's lock, as all that is said of it.
     fn hold_news(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
         let Topic { app, channel } = topic.clone();
-        self.link.order(LinkRequest::News(LogRequest::Held {
+        self.link.send_request(LinkRequest::News(LogRequest::Held {
             app,
             channel,
             user: user.cloned(),
@@ -350,27 +350,31 @@ impl Topics {
         }));
     }
 
-    fn unclaim(&self, topic: &Topic, entry: &mut TopicEntry, user: Option<&UserId>) {
+    fn release_claim(&self, topic: &Topic, entry: &mut TopicEntry, user: Option<&UserId>) {
         if let Some(user) = user
-            && entry.roster.unclaim(user)
-            && !self.link.lingers()
+            && entry.roster.release_claim(user)
+            && !self.link.keeps_everybody()
         {
-            self.link.order(LinkRequest::Leave { topic: topic.clone(), user: user.clone() });
+            self.link.send_request(LinkRequest::Leave { topic: topic.clone(), user: user.clone() });
         }
     }
 
     /// Reads a topic that this node takes part in.
-    pub fn read<T>(&self, topic: &Topic, read: impl FnOnce(&TopicEntry) -> T) -> Option<T> {
+    pub fn read_topic<T>(&self, topic: &Topic, read: impl FnOnce(&TopicEntry) -> T) -> Option<T> {
         self.entries.get(topic).map(|entry| read(&entry))
     }
 
     /// Changes it.
-    pub fn change<T>(&self, topic: &Topic, change: impl FnOnce(&mut TopicEntry) -> T) -> Option<T> {
+    pub fn change_topic<T>(
+        &self,
+        topic: &Topic,
+        change: impl FnOnce(&mut TopicEntry) -> T,
+    ) -> Option<T> {
         self.entries.get_mut(topic).map(|mut entry| change(&mut entry))
     }
 
     /// The topics there are, for taking part in them anew.
-    pub fn all(&self) -> Vec<Topic> {
+    pub fn all_topics(&self) -> Vec<Topic> {
         self.entries.iter().map(|entry| entry.key().clone()).collect()
     }
 
@@ -384,11 +388,11 @@ impl Topics {
     }
 
     /// The subscribers here, and whether they are told how many there are. The next change is told to the link again.
-    pub fn count(&self, topic: &Topic) -> (usize, CountInterest) {
+    pub fn count_here(&self, topic: &Topic) -> (usize, CountInterest) {
         self.entries.get_mut(topic).map_or((0, CountInterest::No), |mut entry| {
             entry.changed = false;
             let wish = entry.total.wish;
-            entry.total.wish = CountInterest::No.or(wish != CountInterest::No);
+            entry.total.wish = CountInterest::No.or_clients(wish != CountInterest::No);
             (entry.subscribed, wish)
         })
     }
@@ -403,7 +407,7 @@ impl Topics {
     }
 
     /// The topics of an app with their subscribers here, for queries while Redis is away.
-    pub fn of(&self, app: &AppId) -> Vec<(Topic, usize, usize)> {
+    pub fn topics_of(&self, app: &AppId) -> Vec<(Topic, usize, usize)> {
         let own = self.entries.iter().filter(|entry| {
             let Topic { app: other, channel } = entry.key();
             other == app && channel.online_user().is_none()

@@ -72,7 +72,7 @@ fn name_of(channel: &ChannelName, user: Option<&UserId>) -> String {
 }
 
 /// Reads a text of the log that says what is held or is not: whether it is, the channel, and the user.
-pub fn held(text: &str) -> Option<(bool, ChannelName, Option<UserId>)> {
+pub fn parse_held(text: &str) -> Option<(bool, ChannelName, Option<UserId>)> {
     let (sign, name) = text.split_at_checked(1)?;
     let (kind, name) = name.split_at_checked(1)?;
     let is = match sign {
@@ -167,7 +167,7 @@ impl Word {
 
 impl WebhookLog {
     /// Takes what is to be said. Whether there was room for it.
-    pub(super) fn take(&mut self, news: LogRequest) -> bool {
+    pub(super) fn take_request(&mut self, news: LogRequest) -> bool {
         match news {
             LogRequest::Apps(apps) => {
                 self.apps.values_mut().for_each(|of| of.hooks = AppHooks::None);
@@ -178,10 +178,14 @@ impl WebhookLog {
             }
             LogRequest::Held { app, channel, user, is } => {
                 let up = self.up;
-                self.apps.entry(app).or_default().hold(name_of(&channel, user.as_ref()), is, up);
+                self.apps.entry(app).or_default().note_held(
+                    name_of(&channel, user.as_ref()),
+                    is,
+                    up,
+                );
             }
             LogRequest::Happened { app, text } => {
-                return self.apps.entry(app).or_default().happen(text);
+                return self.apps.entry(app).or_default().queue_happening(text);
             }
             LogRequest::Done { app, id } => {
                 if let Some(of) = self.apps.get_mut(&app) {
@@ -193,7 +197,7 @@ impl WebhookLog {
     }
 
     /// The link is lost: what is held from now on is said with everything else.
-    pub(super) fn cut(&mut self) {
+    pub(super) fn note_link_lost(&mut self) {
         self.up = false;
         for of in self.apps.values_mut() {
             (of.listening, of.asleep) = (false, false);
@@ -256,7 +260,7 @@ impl WebhookLog {
 }
 
 impl AppLog {
-    fn hold(&mut self, name: String, is: bool, up: bool) {
+    fn note_held(&mut self, name: String, is: bool, up: bool) {
         let changed = if is {
             !self.held.contains_key(&name) && self.held.insert(name.clone(), false).is_none()
         } else {
@@ -267,7 +271,7 @@ impl AppLog {
         }
     }
 
-    fn happen(&mut self, text: String) -> bool {
+    fn queue_happening(&mut self, text: String) -> bool {
         // A crowd that misses the same says so once.
         let mut last = self.queue.iter().rev().take(64);
         if text.starts_with('X') && last.any(|word| word.text == text) {
@@ -282,7 +286,7 @@ impl AppLog {
     }
 
     /// The first `count` of the queue are in Redis.
-    pub(super) fn said(&mut self, count: usize) {
+    pub(super) fn note_written(&mut self, count: usize) {
         let now = Instant::now();
         for word in self.queue.drain(..count.min(self.queue.len())) {
             if word.sign == '!' {
@@ -322,7 +326,7 @@ mod tests {
 
     fn hold(board: &mut WebhookLog, user: &str, is: bool) {
         let channel = ChannelName::parse("presence-a", 200).unwrap();
-        board.take(LogRequest::Held {
+        board.take_request(LogRequest::Held {
             app: AppId::new("1"),
             channel,
             user: UserId::parse(user),
@@ -343,10 +347,13 @@ mod tests {
         let channel = ChannelName::parse("presence-a", 200).unwrap();
         let user = UserId::parse("7\n\"x").unwrap();
         let text = format!("-{}", name_of(&channel, Some(&user)));
-        assert_eq!(held(&text), Some((false, channel.clone(), Some(user))));
-        assert_eq!(held(&format!("+{}", name_of(&channel, None))), Some((true, channel, None)));
+        assert_eq!(parse_held(&text), Some((false, channel.clone(), Some(user))));
+        assert_eq!(
+            parse_held(&format!("+{}", name_of(&channel, None))),
+            Some((true, channel, None))
+        );
         for other in ["", "+", "+x", "+c#y", "!cx", "+mx", "Xcache-a"] {
-            assert_eq!(held(other), None, "{other}");
+            assert_eq!(parse_held(other), None, "{other}");
         }
     }
 
@@ -358,12 +365,12 @@ mod tests {
         hold(&mut board, "1", true);
         hold(&mut board, "2", true);
         assert_eq!(queued(&board), "+mpresence-a/1 +mpresence-a/2 ");
-        board.apps.get_mut(&app).unwrap().said(1);
-        board.cut();
+        board.apps.get_mut(&app).unwrap().note_written(1);
+        board.note_link_lost();
         hold(&mut board, "3", true);
         hold(&mut board, "4", true);
         hold(&mut board, "4", false);
-        board.take(LogRequest::Happened { app: app.clone(), text: "x".to_owned() });
+        board.take_request(LogRequest::Happened { app: app.clone(), text: "x".to_owned() });
         board.say_again();
         let all = "=mpresence-a/1 +mpresence-a/2 +mpresence-a/3 !1x ";
         assert_eq!(queued(&board), all);
@@ -377,14 +384,14 @@ mod tests {
     fn what_happened_last_is_said_again_with_its_number() {
         let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
         for text in ["x", "y", "z"] {
-            board.take(LogRequest::Happened { app: app.clone(), text: text.to_owned() });
+            board.take_request(LogRequest::Happened { app: app.clone(), text: text.to_owned() });
         }
-        board.apps.get_mut(&app).unwrap().said(2);
+        board.apps.get_mut(&app).unwrap().note_written(2);
         assert_eq!(queued(&board), "!3z ");
         drop(board.say_recent_again());
         assert_eq!(queued(&board), "!1x !2y !3z ");
-        board.apps.get_mut(&app).unwrap().said(3);
-        board.take(LogRequest::Done { app: app.clone(), id: "1-0".into() });
+        board.apps.get_mut(&app).unwrap().note_written(3);
+        board.take_request(LogRequest::Done { app: app.clone(), id: "1-0".into() });
         board.apps.get_mut(&app).unwrap().taken_out(1);
         drop(board.say_recent_again());
         assert_eq!(board.apps[&app].done, [Box::from("1-0")]);
@@ -396,13 +403,13 @@ mod tests {
     fn an_app_without_anything_is_forgotten() {
         let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
         board.say_again();
-        board.take(LogRequest::Apps(vec![(app.clone(), true)]));
+        board.take_request(LogRequest::Apps(vec![(app.clone(), true)]));
         hold(&mut board, "1", true);
-        board.take(LogRequest::Apps(Vec::new()));
+        board.take_request(LogRequest::Apps(Vec::new()));
         hold(&mut board, "1", false);
         board.forget_if_done(&app);
         assert_eq!(board.apps.len(), 1, "Redis is to be told");
-        board.apps.get_mut(&app).unwrap().said(2);
+        board.apps.get_mut(&app).unwrap().note_written(2);
         board.forget_if_done(&app);
         assert!(board.apps.is_empty());
     }

@@ -9,25 +9,25 @@ use crate::protocol::socket_id::SocketId;
 pub(super) struct EnvelopeReader(pub(super) Bytes);
 
 impl EnvelopeReader {
-    pub(super) fn take(&mut self, count: usize) -> Option<Bytes> {
+    pub(super) fn take_bytes(&mut self, count: usize) -> Option<Bytes> {
         (count <= self.0.len()).then(|| self.0.split_to(count))
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.as_ref().try_into().ok()
+    pub(super) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take_bytes(N)?.as_ref().try_into().ok()
     }
 
-    pub(super) fn number(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
+    pub(super) fn take_number(&mut self) -> Option<u64> {
+        self.take_array().map(u64::from_be_bytes)
     }
 
     /// A part that says in front how long it is.
-    pub(super) fn short(&mut self) -> Option<Bytes> {
-        let count = u32::from_be_bytes(self.array()?);
-        self.take(count as usize)
+    pub(super) fn take_short_text(&mut self) -> Option<Bytes> {
+        let count = u32::from_be_bytes(self.take_array()?);
+        self.take_bytes(count as usize)
     }
 
-    pub(super) fn rest(&mut self) -> Bytes {
+    pub(super) fn take_rest(&mut self) -> Bytes {
         std::mem::take(&mut self.0)
     }
 }

@@ -13,47 +13,55 @@ use super::settings::{AppSettings, Setting};
 use super::value::Value;
 
 /// The apps of the file at `path`, which messages call `name`.
-pub(super) fn read(path: &Path, name: &str) -> Result<Vec<AppSettings>, Error> {
+pub(super) fn read_apps(path: &Path, name: &str) -> Result<Vec<AppSettings>, Error> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::unreadable(name, &error))?;
     if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) {
-        json(name, &text)
+        parse_json(name, &text)
     } else {
-        file::apps(name, &text)
+        file::parse_apps(name, &text)
     }
 }
 
-fn json(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
+fn parse_json(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
     let path: Arc<str> = name.into();
     let origin = |key: &str| SettingOrigin::Json { path: path.clone(), key: key.to_owned() };
     let json: Json = serde_json::from_str(text).map_err(|error| {
         // Not the error's own text, which may quote a secret.
-        Error::of(format!("{name}:{}", error.line()), "this is not JSON")
+        Error::of_file(format!("{name}:{}", error.line()), "this is not JSON")
     })?;
     let list = match &json {
         Json::Object(entries) => {
             if let Some(other) = entries.keys().find(|key| *key != "apps") {
-                return Err(Error::at(&origin(other), other, "expected nothing but \"apps\""));
+                return Err(Error::at_setting(
+                    &origin(other),
+                    other,
+                    "expected nothing but \"apps\"",
+                ));
             }
             entries.get("apps").unwrap_or(&Json::Null)
         }
         other => other,
     };
     let mut apps = Vec::new();
-    for (index, entries) in objects(list, "apps", &origin)?.into_iter().enumerate() {
+    for (index, entries) in app_objects(list, "apps", &origin)?.into_iter().enumerate() {
         let place = format!("apps[{index}]");
         let mut app = AppSettings::new(origin(&place));
         for (key, value) in entries {
             let inside = format!("{place}.{key}");
             if key != "webhooks" {
-                app.set(&place, key, Setting { value: convert(value), origin: origin(&inside) })?;
+                app.set_key(
+                    &place,
+                    key,
+                    Setting { value: to_value(value), origin: origin(&inside) },
+                )?;
                 continue;
             }
-            for (index, entries) in objects(value, &inside, &origin)?.into_iter().enumerate() {
+            for (index, entries) in app_objects(value, &inside, &origin)?.into_iter().enumerate() {
                 let place = format!("{inside}[{index}]");
-                let webhook = app.webhook(index, &origin(&place))?;
+                let webhook = app.webhook_at(index, &origin(&place))?;
                 for (key, value) in entries {
                     let origin = origin(&format!("{place}.{key}"));
-                    webhook.set(&place, key, Setting { value: convert(value), origin })?;
+                    webhook.set_key(&place, key, Setting { value: to_value(value), origin })?;
                 }
             }
         }
@@ -62,17 +70,17 @@ fn json(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
     Ok(apps)
 }
 
-fn objects<'j>(
+fn app_objects<'j>(
     json: &'j Json,
     key: &str,
     origin: &dyn Fn(&str) -> SettingOrigin,
 ) -> Result<Vec<&'j serde_json::Map<String, Json>>, Error> {
-    let wrong = || Error::at(&origin(key), key, "expected a list of objects");
+    let wrong = || Error::at_setting(&origin(key), key, "expected a list of objects");
     let items = json.as_array().ok_or_else(wrong)?;
     items.iter().map(|item| item.as_object().ok_or_else(wrong)).collect()
 }
 
-fn convert(json: &Json) -> Value {
+fn to_value(json: &Json) -> Value {
     match json {
         Json::Null => Value::Other("null"),
         Json::Bool(value) => Value::Bool(*value),
@@ -80,9 +88,9 @@ fn convert(json: &Json) -> Value {
             number.as_i64().map_or(Value::Other("a number out of reach"), Value::Integer)
         }
         Json::String(text) => Value::Text(text.clone()),
-        Json::Array(items) => Value::List(items.iter().map(convert).collect()),
+        Json::Array(items) => Value::List(items.iter().map(to_value).collect()),
         Json::Object(entries) => Value::Table(
-            entries.iter().map(|(name, value)| (name.clone(), convert(value))).collect(),
+            entries.iter().map(|(name, value)| (name.clone(), to_value(value))).collect(),
         ),
     }
 }
@@ -92,7 +100,7 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        json("a.json", text).err().map(|error| error.to_string()).unwrap_or_default()
+        parse_json("a.json", text).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
     #[test]

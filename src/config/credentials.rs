@@ -22,7 +22,8 @@ fn random_from(alphabet: &[u8], length: usize) -> Result<String, Error> {
     let mut text = String::with_capacity(length);
     while text.len() < length {
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|error| Error::of("cannot make credentials", error))?;
+        getrandom::fill(&mut bytes)
+            .map_err(|error| Error::of_file("cannot make credentials", error))?;
         let fair = bytes.into_iter().map(usize::from).filter(|byte| *byte < fair);
         let picked = fair.filter_map(|byte| alphabet.get(byte % alphabet.len()));
         text.extend(picked.take(length - text.len()).copied().map(char::from));

@@ -21,11 +21,11 @@ pub(super) struct DotenvError {
 
 /// Reads a file; the last entry of a name counts. `outside` answers what variable `${NAME}` stands for
 /// where the real environment has it, which goes before the file.
-pub(super) fn parse(
+pub(super) fn parse_dotenv(
     text: &str,
     outside: impl Fn(&str) -> Option<String>,
 ) -> Result<BTreeMap<String, DotenvEntry>, DotenvError> {
-    let parsed: Result<Vec<_>, _> = entries(text)
+    let parsed: Result<Vec<_>, _> = split_entries(text)
         .into_iter()
         .map(|(line, entry)| match parse_entry(&entry) {
             Ok((name, value)) => Ok((line, name, value)),
@@ -35,7 +35,7 @@ pub(super) fn parse(
     let mut all: BTreeMap<String, DotenvEntry> = BTreeMap::new();
     for (line, name, value) in parsed? {
         let value = value.map(|value| {
-            value.resolve(|name| outside(name).or_else(|| all.get(name)?.value.clone()))
+            value.resolve_variables(|name| outside(name).or_else(|| all.get(name)?.value.clone()))
         });
         all.insert(name, DotenvEntry { line, value });
     }
@@ -44,7 +44,7 @@ pub(super) fn parse(
 
 /// What Laravel's `env()` makes of a value: none for null, else its text; `true` and `false` are those
 /// words, and a pair of quotes around all of it is taken off.
-pub(super) fn cast(value: &str) -> Option<&str> {
+pub(super) fn laravel_cast(value: &str) -> Option<&str> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "(true)" => return Some("true"),
         "false" | "(false)" => return Some("false"),
@@ -63,13 +63,13 @@ const BLANKS: [char; 6] = [' ', '\n', '\r', '\t', '\0', '\x0b'];
 
 /// The entries with the lines they begin on. Comments and blank lines are left out; a value in double
 /// quotes may go over several lines, and one that never ends takes the rest of the file with it.
-fn entries(text: &str) -> Vec<(usize, String)> {
+fn split_entries(text: &str) -> Vec<(usize, String)> {
     let mut entries = Vec::new();
     let mut open: Option<(usize, String)> = None;
-    for (index, line) in lines(text).into_iter().enumerate() {
+    for (index, line) in split_lines(text).into_iter().enumerate() {
         let (begin, entry, ended) = match open.take() {
-            Some((begin, before)) => (begin, before + "\n" + line, closes(line, 1)),
-            None => (index + 1, line.to_owned(), !line.contains("=\"") || closes(line, 2)),
+            Some((begin, before)) => (begin, before + "\n" + line, closes_quotes(line, 1)),
+            None => (index + 1, line.to_owned(), !line.contains("=\"") || closes_quotes(line, 2)),
         };
         if !ended {
             open = Some((begin, entry));
@@ -80,13 +80,13 @@ fn entries(text: &str) -> Vec<(usize, String)> {
     entries
 }
 
-fn lines(text: &str) -> Vec<&str> {
+fn split_lines(text: &str) -> Vec<&str> {
     text.split("\r\n").flat_map(|part| part.split(['\r', '\n'])).collect()
 }
 
 /// Whether a line has at least `quotes` double quotes that end something: not escaped, and not the first
 /// character unless it is all there is.
-fn closes(line: &str, quotes: usize) -> bool {
+fn closes_quotes(line: &str, quotes: usize) -> bool {
     let unescaped = line.replace("\\\\", "");
     let pairs = unescaped.as_bytes().windows(2);
     let ends = pairs.filter(|pair| matches!(pair, [before, b'"'] if *before != b'\\'));
@@ -153,7 +153,7 @@ impl ValueTemplate {
         let mut template = Self { text: String::new(), variables: Vec::new() };
         let mut state = ParserState::Begin;
         for character in value.chars() {
-            state = template.step(state, character)?;
+            state = template.step_state(state, character)?;
         }
         match state {
             ParserState::Single | ParserState::Double | ParserState::Escape => {
@@ -163,7 +163,11 @@ impl ValueTemplate {
         }
     }
 
-    fn step(&mut self, state: ParserState, character: char) -> Result<ParserState, &'static str> {
+    fn step_state(
+        &mut self,
+        state: ParserState,
+        character: char,
+    ) -> Result<ParserState, &'static str> {
         Ok(match (state, character) {
             (ParserState::Begin, '\'') => ParserState::Single,
             (ParserState::Begin, '"') => ParserState::Double,
@@ -172,7 +176,7 @@ impl ValueTemplate {
             }
             (ParserState::Unquoted, space) if is_space(space) => ParserState::After,
             (ParserState::Begin | ParserState::Unquoted, _) => {
-                self.take(character, ParserState::Unquoted)
+                self.take_character(character, ParserState::Unquoted)
             }
             (ParserState::Single, '\'') | (ParserState::Double, '"') => ParserState::After,
             (ParserState::Single, _) => {
@@ -180,10 +184,10 @@ impl ValueTemplate {
                 ParserState::Single
             }
             (ParserState::Double, '\\') => ParserState::Escape,
-            (ParserState::Double, _) => self.take(character, ParserState::Double),
+            (ParserState::Double, _) => self.take_character(character, ParserState::Double),
             (ParserState::Escape, _) => {
                 self.text.push(
-                    escaped(character)
+                    escape_of(character)
                         .ok_or("after a \\ in double quotes only \" \\ $ f n r t v may follow")?,
                 );
                 ParserState::Double
@@ -196,7 +200,7 @@ impl ValueTemplate {
         })
     }
 
-    fn take(&mut self, character: char, state: ParserState) -> ParserState {
+    fn take_character(&mut self, character: char, state: ParserState) -> ParserState {
         if character == '$' {
             self.variables.push(self.text.len());
         }
@@ -205,7 +209,7 @@ impl ValueTemplate {
     }
 
     /// Puts the variables in, the last first; `${NAME}` stays where there is no such variable.
-    fn resolve(self, variable: impl Fn(&str) -> Option<String>) -> String {
+    fn resolve_variables(self, variable: impl Fn(&str) -> Option<String>) -> String {
         let mut text = self.text;
         for at in self.variables.into_iter().rev() {
             let (before, after) = text.split_at(at);
@@ -223,7 +227,7 @@ impl ValueTemplate {
     }
 }
 
-fn escaped(character: char) -> Option<char> {
+fn escape_of(character: char) -> Option<char> {
     Some(match character {
         '"' | '\\' | '$' => character,
         'f' => '\x0c',
@@ -241,13 +245,13 @@ mod tests {
 
     /// What `env()` answers for `name` after reading `text` with `A=plain` in front.
     fn env(text: &str, name: &str) -> Option<String> {
-        let all = parse(&format!("A=plain\n{text}"), |_| None).unwrap();
+        let all = parse_dotenv(&format!("A=plain\n{text}"), |_| None).unwrap();
         let value = all.get(name)?.value.clone()?;
-        cast(&value).map(str::to_owned)
+        laravel_cast(&value).map(str::to_owned)
     }
 
     fn problem(text: &str) -> (usize, &'static str) {
-        let DotenvError { line, problem } = parse(text, |_| None).unwrap_err();
+        let DotenvError { line, problem } = parse_dotenv(text, |_| None).unwrap_err();
         (line, problem)
     }
 
@@ -308,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_real_environment_goes_first() {
-        let all = parse("A=file\nB=${A}", |name| (name == "A").then(|| "real".to_owned()));
+        let all = parse_dotenv("A=file\nB=${A}", |name| (name == "A").then(|| "real".to_owned()));
         assert_eq!(all.unwrap()["B"].value.as_deref(), Some("real"));
     }
 
@@ -384,7 +388,7 @@ mod tests {
 
     #[test]
     fn lines_end_in_three_ways() {
-        let all = parse("A=1\r\nB=2\rC=3\nD=4", |_| None).unwrap();
+        let all = parse_dotenv("A=1\r\nB=2\rC=3\nD=4", |_| None).unwrap();
         let lines: Vec<_> = all.values().map(|entry| entry.line).collect();
         assert_eq!(lines, [1, 2, 3, 4]);
     }
@@ -416,7 +420,7 @@ mod tests {
 
     #[test]
     fn an_unterminated_value_takes_the_rest_with_it() {
-        let all = parse("A=1\nX=\"un\nB=2\nC=3", |_| None).unwrap();
+        let all = parse_dotenv("A=1\nX=\"un\nB=2\nC=3", |_| None).unwrap();
         assert_eq!(all.keys().collect::<Vec<_>>(), ["A"]);
     }
 
@@ -424,7 +428,7 @@ mod tests {
     /// and ends nothing.
     #[test]
     fn a_line_of_backslashes_and_a_quote_ends_no_value() {
-        assert!(parse("A=\"\n\\\\\"", |_| None).unwrap().is_empty());
+        assert!(parse_dotenv("A=\"\n\\\\\"", |_| None).unwrap().is_empty());
     }
 
     #[test]

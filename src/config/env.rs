@@ -18,13 +18,13 @@ enum SettingTarget {
 }
 
 /// Writes the variables over `settings`.
-pub(super) fn apply(settings: &mut Settings, variables: &Variables) -> Result<(), Error> {
+pub(super) fn apply_env(settings: &mut Settings, variables: &Variables) -> Result<(), Error> {
     let mut targets = Vec::new();
     for (name, value) in variables.with_prefix(PREFIX) {
         let origin = SettingOrigin::Variable(name.to_owned());
-        let target = target(name).ok_or_else(|| {
-            let near = suggestion(name, names(name).iter().map(String::as_str));
-            Error::at(&origin, name, format!("unknown setting{near}"))
+        let target = setting_target(name).ok_or_else(|| {
+            let near = suggestion(name, candidate_names(name).iter().map(String::as_str));
+            Error::at_setting(&origin, name, format!("unknown setting{near}"))
         })?;
         let value = value?;
         if ['"', '\'']
@@ -33,7 +33,7 @@ pub(super) fn apply(settings: &mut Settings, variables: &Variables) -> Result<()
         {
             // Systemd and shells take quotes off; Compose's lists and `docker run --env-file` do not.
             let problem = "the quotes around the value are part of it: leave them out";
-            return Err(Error::at(&origin, name, problem));
+            return Err(Error::at_setting(&origin, name, problem));
         }
         targets.push((target, Setting { value: Value::Raw(value.to_owned()), origin }));
     }
@@ -41,54 +41,56 @@ pub(super) fn apply(settings: &mut Settings, variables: &Variables) -> Result<()
     for (target, setting) in targets {
         let origin = setting.origin.clone();
         match target {
-            SettingTarget::Server(name) => settings.set(name, setting)?,
+            SettingTarget::Server(name) => settings.set_key(name, setting)?,
             SettingTarget::App(app, name) => {
-                settings.app(app, &origin)?.set(&format!("apps[{app}]"), name, setting)?;
+                settings.app_at(app, &origin)?.set_key(&format!("apps[{app}]"), name, setting)?;
             }
             SettingTarget::Webhook(app, webhook, name) => {
                 let place = format!("apps[{app}].webhooks[{webhook}]");
-                let app = settings.app(app, &origin)?;
-                app.webhook(webhook, &origin)?.set(&place, name, setting)?;
+                let app = settings.app_at(app, &origin)?;
+                app.webhook_at(webhook, &origin)?.set_key(&place, name, setting)?;
             }
         }
     }
     Ok(())
 }
 
-fn target(variable: &str) -> Option<SettingTarget> {
+fn setting_target(variable: &str) -> Option<SettingTarget> {
     let path = variable.strip_prefix(PREFIX)?;
     let parts: Vec<&str> = path.split("__").collect();
     match *parts.as_slice() {
-        ["APPS", app, "WEBHOOKS", webhook, name] => {
-            Some(SettingTarget::Webhook(number(app)?, number(webhook)?, named(WEBHOOK, name)?))
-        }
-        ["APPS", app, name] => Some(SettingTarget::App(number(app)?, named(APP, name)?)),
-        _ => named(SERVER, path).map(SettingTarget::Server),
+        ["APPS", app, "WEBHOOKS", webhook, name] => Some(SettingTarget::Webhook(
+            plain_number(app)?,
+            plain_number(webhook)?,
+            key_named(WEBHOOK, name)?,
+        )),
+        ["APPS", app, name] => Some(SettingTarget::App(plain_number(app)?, key_named(APP, name)?)),
+        _ => key_named(SERVER, path).map(SettingTarget::Server),
     }
 }
 
 /// A number without leading zeros, so that no two variables set the same.
-fn number(text: &str) -> Option<usize> {
+fn plain_number(text: &str) -> Option<usize> {
     text.parse().ok().filter(|number: &usize| number.to_string() == text)
 }
 
-fn named<T>(keys: &'static [SettingKey<T>], path: &str) -> Option<&'static str> {
-    keys.iter().map(|key| key.name).find(|name| capitals(name) == path)
+fn key_named<T>(keys: &'static [SettingKey<T>], path: &str) -> Option<&'static str> {
+    keys.iter().map(|key| key.name).find(|name| to_capitals(name) == path)
 }
 
-fn capitals(name: &str) -> String {
+fn to_capitals(name: &str) -> String {
     name.replace('.', "__").to_uppercase()
 }
 
 /// Every variable there could be instead of `variable`, with its numbers.
-fn names(variable: &str) -> Vec<String> {
-    let mut numbers = variable.split("__").filter(|part| number(part).is_some());
+fn candidate_names(variable: &str) -> Vec<String> {
+    let mut numbers = variable.split("__").filter(|part| plain_number(part).is_some());
     let app = numbers.next().unwrap_or("0");
     let webhook = numbers.next().unwrap_or("0");
-    let server = SERVER.iter().map(|key| capitals(key.name));
-    let apps = APP.iter().map(|key| format!("APPS__{app}__{}", capitals(key.name)));
+    let server = SERVER.iter().map(|key| to_capitals(key.name));
+    let apps = APP.iter().map(|key| format!("APPS__{app}__{}", to_capitals(key.name)));
     let webhooks = WEBHOOK
         .iter()
-        .map(|key| format!("APPS__{app}__WEBHOOKS__{webhook}__{}", capitals(key.name)));
+        .map(|key| format!("APPS__{app}__WEBHOOKS__{webhook}__{}", to_capitals(key.name)));
     server.chain(apps).chain(webhooks).map(|name| PREFIX.to_owned() + &name).collect()
 }

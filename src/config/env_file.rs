@@ -39,9 +39,9 @@ impl EnvFile {
         let is_ours =
             |line: &str| ["REVERB_", "PUSHER_APP_"].iter().any(|prefix| line.contains(prefix));
         let file = if !text.lines().any(is_ours) && text.contains(soketi::PREFIX) {
-            Self { soketi: soketi::dotenv::parse(&text, &name), ..Self::default() }
+            Self { soketi: soketi::dotenv::parse_dotenv(&text, &name), ..Self::default() }
         } else {
-            parse(&text, &name, variables)?
+            parse_env_file(&text, &name, variables)?
         };
         let gives = |name: &String| name.starts_with("REVERB_") || name.starts_with("PUSHER_APP_");
         if file.soketi.is_empty() && !file.laravel.keys().any(gives) {
@@ -68,10 +68,14 @@ impl EnvFile {
     }
 }
 
-pub(super) fn parse(text: &str, name: &str, variables: &Variables) -> Result<EnvFile, Error> {
+pub(super) fn parse_env_file(
+    text: &str,
+    name: &str,
+    variables: &Variables,
+) -> Result<EnvFile, Error> {
     let outside = |name: &str| variables.value(name).map(str::to_owned);
-    let entries = dotenv::parse(text, outside)
-        .map_err(|wrong| Error::of(format!("{name}:{}", wrong.line), wrong.problem))?;
+    let entries = dotenv::parse_dotenv(text, outside)
+        .map_err(|wrong| Error::of_file(format!("{name}:{}", wrong.line), wrong.problem))?;
     let mut file = EnvFile::default();
     for (variable, entry) in entries {
         let origin =
@@ -79,7 +83,7 @@ pub(super) fn parse(text: &str, name: &str, variables: &Variables) -> Result<Env
         let Some(value) = entry.value else { continue };
         if variable.starts_with(soketi::PREFIX) {
             file.soketi.insert(variable, (value, origin));
-        } else if let Some(value) = dotenv::cast(&value) {
+        } else if let Some(value) = dotenv::laravel_cast(&value) {
             file.laravel.insert(variable, (value.to_owned(), origin));
         }
     }
@@ -87,7 +91,7 @@ pub(super) fn parse(text: &str, name: &str, variables: &Variables) -> Result<Env
 }
 
 /// The file that Laravel, or Soketi, would read in `folder`.
-fn find(folder: &Path, variables: &Variables) -> Result<Option<(PathBuf, String)>, Error> {
+fn find_env_file(folder: &Path, variables: &Variables) -> Result<Option<(PathBuf, String)>, Error> {
     // Laravel reads `.env.x` instead of `.env` where APP_ENV is x.
     let special = variables.value("APP_ENV").map(|name| format!(".env.{name}"));
     for name in special.into_iter().chain([".env".to_owned()]) {
@@ -111,7 +115,9 @@ fn found_in(
     variables: &Variables,
     warnings: &mut Vec<String>,
 ) -> Result<EnvFile, Error> {
-    let Some((path, name)) = find(folder, variables)? else { return Ok(EnvFile::default()) };
+    let Some((path, name)) = find_env_file(folder, variables)? else {
+        return Ok(EnvFile::default());
+    };
     // One that may not be read may be the app's, and an app made up in its place would be served instead.
     let bytes = std::fs::read(&path).map_err(|error| Error::unreadable(path.display(), &error))?;
     let text = String::from_utf8_lossy(&bytes);
@@ -120,11 +126,11 @@ fn found_in(
         return Ok(EnvFile::default());
     }
     if std::str::from_utf8(&bytes).is_err() {
-        return Err(Error::of(&name, "expected UTF-8"));
+        return Err(Error::of_file(&name, "expected UTF-8"));
     }
     let mut file = EnvFile::default();
     if is_app {
-        file = parse(&text, &name, variables)?;
+        file = parse_env_file(&text, &name, variables)?;
         if let Some(problem) = laravel::no_app(&file.laravel) {
             file.laravel.clear();
             if let Some(error) = problem {
@@ -133,7 +139,7 @@ fn found_in(
         }
     }
     if file.laravel.is_empty() {
-        file.soketi = soketi::dotenv::parse(&text, &name);
+        file.soketi = soketi::dotenv::parse_dotenv(&text, &name);
     }
     if file.laravel.is_empty() && file.soketi.is_empty() {
         return Ok(file);

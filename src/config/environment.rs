@@ -44,7 +44,11 @@ impl Variables {
             .take_while(move |(name, _)| name.starts_with(prefix))
             .map(|(name, value)| {
                 let value = value.to_str().ok_or_else(|| {
-                    Error::at(&SettingOrigin::Variable(name.clone()), name, "expected UTF-8")
+                    Error::at_setting(
+                        &SettingOrigin::Variable(name.clone()),
+                        name,
+                        "expected UTF-8",
+                    )
                 });
                 (name.as_str(), value)
             })
@@ -132,7 +136,8 @@ mod tests {
         let bytes = OsString::from_vec(vec![0xff]);
         let variables = Variables::new([("A_1", bytes.clone()), ("B", bytes)]);
         let found: Vec<_> = variables.with_prefix("A_").map(|(_, value)| value).collect();
-        let error = Error::at(&SettingOrigin::Variable("A_1".to_owned()), "A_1", "expected UTF-8");
+        let error =
+            Error::at_setting(&SettingOrigin::Variable("A_1".to_owned()), "A_1", "expected UTF-8");
         assert_eq!(found, [Err(error)]);
     }
 }

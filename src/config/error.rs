@@ -58,7 +58,11 @@ pub struct Error {
 
 impl Error {
     /// `key` is the dotted name of the setting; it is said where the origin does not say it already.
-    pub(super) fn at(origin: &SettingOrigin, key: &str, problem: impl fmt::Display) -> Self {
+    pub(super) fn at_setting(
+        origin: &SettingOrigin,
+        key: &str,
+        problem: impl fmt::Display,
+    ) -> Self {
         let line = match origin {
             SettingOrigin::File { .. } => format!("{origin}: {key}: {problem}"),
             SettingOrigin::Default | SettingOrigin::Implied(_) | SettingOrigin::Made => {
@@ -70,18 +74,18 @@ impl Error {
     }
 
     /// A file that cannot be used as a whole, or not from `place` on.
-    pub(super) fn of(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
+    pub(super) fn of_file(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self { line: one_line(&format!("{place}: {problem}")), code: CONFIG }
     }
 
     /// A file that cannot be read, called as `place` calls it.
     pub(super) fn unreadable(place: impl fmt::Display, error: &io::Error) -> Self {
-        let error_line = Self::of(&place, error);
+        let error_line = Self::of_file(&place, error);
         if error.kind() != io::ErrorKind::PermissionDenied {
             return error_line;
         }
         let problem = format!("{error}; let the user read it that runs this");
-        Self::of(place, problem).with_code(NO_PERMISSION)
+        Self::of_file(place, problem).with_code(NO_PERMISSION)
     }
 
     /// The same with another exit code.
@@ -122,7 +126,7 @@ pub(super) fn suggestion<'a>(
 ) -> String {
     candidates
         .into_iter()
-        .map(|candidate| (distance(written, candidate), candidate))
+        .map(|candidate| (edit_distance(written, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
         .min()
         .map(|(_, candidate)| format!("; did you mean {candidate}?"))
@@ -130,7 +134,7 @@ pub(super) fn suggestion<'a>(
 }
 
 /// How many characters must be put in, taken out or exchanged to make `b` of `a`.
-fn distance(a: &str, b: &str) -> usize {
+fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (index, from) in a.chars().enumerate() {
@@ -152,15 +156,15 @@ mod tests {
 
     #[test]
     fn distances() {
-        assert_eq!(distance("port", "port"), 0);
-        assert_eq!(distance("prot", "port"), 2);
-        assert_eq!(distance("", "port"), 4);
-        assert_eq!(distance("ports", "port"), 1);
+        assert_eq!(edit_distance("port", "port"), 0);
+        assert_eq!(edit_distance("prot", "port"), 2);
+        assert_eq!(edit_distance("", "port"), 4);
+        assert_eq!(edit_distance("ports", "port"), 1);
     }
 
     #[test]
     fn an_error_is_one_line_whatever_it_names() {
-        let error = Error::of("a\nb\u{1b}[1m.toml", "wrong\r");
+        let error = Error::of_file("a\nb\u{1b}[1m.toml", "wrong\r");
         assert_eq!(error.to_string(), "a\\nb\\u{1b}[1m.toml: wrong\\r");
     }
 

@@ -9,15 +9,15 @@ use toml::de::{DeInteger, DeString, DeTable, DeValue};
 
 use super::error::{Error, SettingOrigin, suggestion};
 use super::keys::SERVER;
-use super::settings::{AppSettings, Setting, Settings, below};
+use super::settings::{AppSettings, Setting, Settings, key_below};
 use super::value::Value;
 
 /// Reads the file at `path`, which messages call `name`, over `settings`. Its `[[apps]]`, if it has
 /// any, take the place of all apps before.
-pub(super) fn apply(settings: &mut Settings, path: &Path, name: &str) -> Result<(), Error> {
+pub(super) fn apply_file(settings: &mut Settings, path: &Path, name: &str) -> Result<(), Error> {
     if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) {
         let problem = "--config reads TOML; --soketi-config reads Soketi's JSON";
-        return Err(Error::of(name, problem));
+        return Err(Error::of_file(name, problem));
     }
     let text = std::fs::read_to_string(path).map_err(|error| Error::unreadable(name, &error))?;
     apply_text(settings, name, &text)
@@ -29,29 +29,29 @@ pub(super) fn apply_text(settings: &mut Settings, name: &str, text: &str) -> Res
     for (key, value) in source.parse()?.get_ref() {
         match key.get_ref().as_ref() {
             "apps" => {
-                settings.apps = source.apps(value)?;
+                settings.apps = source.read_apps(value)?;
                 // As if there were none, an app would be made up.
                 if settings.apps.is_empty() {
-                    let origin = source.origin(key.span().start);
-                    return Err(Error::at(&origin, "apps", "expected one app or more"));
+                    let origin = source.origin_at(key.span().start);
+                    return Err(Error::at_setting(&origin, "apps", "expected one app or more"));
                 }
             }
-            _ => source.server(settings, "", key, value)?,
+            _ => source.read_server_key(settings, "", key, value)?,
         }
     }
     Ok(())
 }
 
 /// The apps of a text that holds nothing else.
-pub(super) fn apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
+pub(super) fn parse_apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
     let source = TomlSource { name: name.into(), text };
     let mut apps = Vec::new();
     for (key, value) in source.parse()?.get_ref() {
         match key.get_ref().as_ref() {
-            "apps" => apps = source.apps(value)?,
+            "apps" => apps = source.read_apps(value)?,
             other => {
-                let origin = source.origin(key.span().start);
-                return Err(Error::at(
+                let origin = source.origin_at(key.span().start);
+                return Err(Error::at_setting(
                     &origin,
                     other,
                     "expected nothing but [[apps]] in this file",
@@ -63,8 +63,8 @@ pub(super) fn apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
 }
 
 /// A value as TOML writes it, or nothing if it is not one.
-pub(super) fn value(text: &str) -> Option<Value> {
-    DeValue::parse(text).ok().map(|value| convert(value.get_ref()))
+pub(super) fn parse_value(text: &str) -> Option<Value> {
+    DeValue::parse(text).ok().map(|value| to_value(value.get_ref()))
 }
 
 struct TomlSource<'a> {
@@ -80,56 +80,57 @@ impl<'a> TomlSource<'a> {
             let at = error.span().map_or(0, |span| span.start);
             // The message alone: the error's own text quotes the line, which may hold a secret.
             let problem = error.message().lines().collect::<Vec<_>>().join(", ");
-            Error::of(self.origin(at), problem)
+            Error::of_file(self.origin_at(at), problem)
         })
     }
 
-    fn origin(&self, at: usize) -> SettingOrigin {
+    fn origin_at(&self, at: usize) -> SettingOrigin {
         let before = self.text.as_bytes().iter().take(at);
         let line = before.filter(|byte| **byte == b'\n').count() + 1;
         SettingOrigin::File { path: self.name.clone(), line }
     }
 
-    fn setting(&self, key: &TomlKey<'_>, value: &Spanned<DeValue<'_>>) -> Setting {
-        Setting { value: convert(value.get_ref()), origin: self.origin(key.span().start) }
+    fn read_setting(&self, key: &TomlKey<'_>, value: &Spanned<DeValue<'_>>) -> Setting {
+        Setting { value: to_value(value.get_ref()), origin: self.origin_at(key.span().start) }
     }
 
     /// A key outside `[[apps]]`: one of `SERVER`, or a table on the way to some of them.
-    fn server(
+    fn read_server_key(
         &self,
         settings: &mut Settings,
         place: &str,
         key: &TomlKey<'_>,
         value: &Spanned<DeValue<'_>>,
     ) -> Result<(), Error> {
-        let name = below(place, key.get_ref());
+        let name = key_below(place, key.get_ref());
         let inside = format!("{name}.");
         if !SERVER.iter().any(|key| key.name.starts_with(&inside)) {
             if place.is_empty() {
                 let problem = format!("unknown section{}", section_near(&name));
-                return Err(Error::at(&self.origin(key.span().start), &name, problem));
+                return Err(Error::at_setting(&self.origin_at(key.span().start), &name, problem));
             }
-            return settings.set(&name, self.setting(key, value));
+            return settings.set_key(&name, self.read_setting(key, value));
         }
         let DeValue::Table(table) = value.get_ref() else {
-            let problem = format!("expected a table, found {}", convert(value.get_ref()));
-            return Err(Error::at(&self.origin(key.span().start), &name, problem));
+            let problem = format!("expected a table, found {}", to_value(value.get_ref()));
+            return Err(Error::at_setting(&self.origin_at(key.span().start), &name, problem));
         };
         for (key, value) in table {
-            self.server(settings, &name, key, value)?;
+            self.read_server_key(settings, &name, key, value)?;
         }
         Ok(())
     }
 
-    fn apps(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<AppSettings>, Error> {
+    fn read_apps(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<AppSettings>, Error> {
         let mut apps = Vec::new();
-        for (index, (origin, table)) in self.tables("apps", value)?.into_iter().enumerate() {
+        for (index, (origin, table)) in self.array_of_tables("apps", value)?.into_iter().enumerate()
+        {
             let place = format!("apps[{index}]");
             let mut app = AppSettings::new(origin);
             for (key, value) in table {
                 match key.get_ref().as_ref() {
-                    "webhooks" => self.webhooks(&mut app, &place, value)?,
-                    name => app.set(&place, name, self.setting(key, value))?,
+                    "webhooks" => self.read_webhooks(&mut app, &place, value)?,
+                    name => app.set_key(&place, name, self.read_setting(key, value))?,
                 }
             }
             apps.push(app);
@@ -137,25 +138,26 @@ impl<'a> TomlSource<'a> {
         Ok(apps)
     }
 
-    fn webhooks(
+    fn read_webhooks(
         &self,
         app: &mut AppSettings,
         place: &str,
         value: &Spanned<DeValue<'_>>,
     ) -> Result<(), Error> {
-        let name = below(place, "webhooks");
-        for (index, (origin, table)) in self.tables(&name, value)?.into_iter().enumerate() {
-            let webhook = app.webhook(index, &origin)?;
+        let name = key_below(place, "webhooks");
+        for (index, (origin, table)) in self.array_of_tables(&name, value)?.into_iter().enumerate()
+        {
+            let webhook = app.webhook_at(index, &origin)?;
             for (key, value) in table {
                 let place = format!("{name}[{index}]");
-                webhook.set(&place, key.get_ref(), self.setting(key, value))?;
+                webhook.set_key(&place, key.get_ref(), self.read_setting(key, value))?;
             }
         }
         Ok(())
     }
 
     /// The items of an array of tables, with where each begins.
-    fn tables<'t, 'd>(
+    fn array_of_tables<'t, 'd>(
         &self,
         name: &str,
         value: &'t Spanned<DeValue<'d>>,
@@ -164,7 +166,7 @@ impl<'a> TomlSource<'a> {
             let table = name.split('[').next().unwrap_or(name);
             let section = if table == name { name.to_owned() } else { "apps.webhooks".to_owned() };
             let problem = format!("expected tables, each under [[{section}]], found ");
-            Error::at(&self.origin(at), name, problem + found.type_str())
+            Error::at_setting(&self.origin_at(at), name, problem + found.type_str())
         };
         let DeValue::Array(items) = value.get_ref() else {
             return Err(wrong(value.span().start, value.get_ref()));
@@ -172,7 +174,7 @@ impl<'a> TomlSource<'a> {
         items
             .iter()
             .map(|item| match item.get_ref() {
-                DeValue::Table(table) => Ok((self.origin(item.span().start), table)),
+                DeValue::Table(table) => Ok((self.origin_at(item.span().start), table)),
                 other => Err(wrong(item.span().start, other)),
             })
             .collect()
@@ -190,26 +192,26 @@ fn section_near(name: &str) -> String {
     }
 }
 
-fn convert(value: &DeValue<'_>) -> Value {
+fn to_value(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::Boolean(value) => Value::Bool(*value),
-        DeValue::Integer(integer) => whole(integer),
+        DeValue::Integer(integer) => whole_number(integer),
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Float(_) => Value::Other("a number with a point"),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Array(items) => {
-            Value::List(items.iter().map(|item| convert(item.get_ref())).collect())
+            Value::List(items.iter().map(|item| to_value(item.get_ref())).collect())
         }
         DeValue::Table(table) => Value::Table(
             table
                 .iter()
-                .map(|(name, value)| (name.get_ref().to_string(), convert(value.get_ref())))
+                .map(|(name, value)| (name.get_ref().to_string(), to_value(value.get_ref())))
                 .collect(),
         ),
     }
 }
 
-fn whole(integer: &DeInteger<'_>) -> Value {
+fn whole_number(integer: &DeInteger<'_>) -> Value {
     i64::from_str_radix(integer.as_str(), integer.radix())
         .map_or(Value::Other("a number out of reach"), Value::Integer)
 }
@@ -280,7 +282,7 @@ mod tests {
     fn values_keep_their_types() {
         let text = "[1, 0x10, 1_000, true, 'a', 1.5, {a = 'b'}]";
         assert_eq!(
-            value(text).map(|value| value.to_string()).as_deref(),
+            parse_value(text).map(|value| value.to_string()).as_deref(),
             Some(r#"[1, 16, 1000, true, "a", a number with a point, { "a" = "b" }]"#)
         );
     }

@@ -272,7 +272,7 @@ pub fn right_word(command: &str) -> Option<String> {
 
 impl Flags {
     /// Writes the flags over `settings`.
-    pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), Error> {
+    pub(super) fn apply_flags(&self, settings: &mut Settings) -> Result<(), Error> {
         let debug = self.debug.then(|| "debug".to_owned());
         let level = if self.debug { ("--debug", &debug) } else { ("--log-level", &self.log_level) };
         for ((flag, value), key) in [
@@ -284,7 +284,7 @@ impl Flags {
         ] {
             if let Some(value) = value {
                 let value = Value::Raw(value.clone());
-                settings.set(key, Setting { value, origin: SettingOrigin::Flag(flag) })?;
+                settings.set_key(key, Setting { value, origin: SettingOrigin::Flag(flag) })?;
             }
         }
         Ok(())

@@ -44,7 +44,7 @@ const fn hidden<T>(key: SettingKey<T>) -> SettingKey<T> {
     SettingKey { secret: true, ..key }
 }
 
-fn put<T>(place: &mut T, read: Result<T, WantedForm>) -> Result<(), WantedForm> {
+fn put_read<T>(place: &mut T, read: Result<T, WantedForm>) -> Result<(), WantedForm> {
     *place = read?;
     Ok(())
 }
@@ -56,51 +56,57 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The settings of the server as a whole.
 pub const SERVER: &[SettingKey<Config>] = &[
-    key("server.host", r#""127.0.0.1""#, |c, v| put(&mut c.server.host, host(v))),
-    key("server.port", "8080", |c, v| put(&mut c.server.port, number(v, 0..=65_535))),
-    key("server.path", r#""""#, |c, v| put(&mut c.server.path, path(v))),
-    key("server.workers", "0", |c, v| put(&mut c.server.workers, number(v, 0..=1024))),
+    key("server.host", r#""127.0.0.1""#, |c, v| put_read(&mut c.server.host, host(v))),
+    key("server.port", "8080", |c, v| put_read(&mut c.server.port, number(v, 0..=65_535))),
+    key("server.path", r#""""#, |c, v| put_read(&mut c.server.path, path(v))),
+    key("server.workers", "0", |c, v| put_read(&mut c.server.workers, number(v, 0..=1024))),
     key("server.io_uring", r#""auto""#, |c, v| {
-        put(&mut c.server.io_uring, choice(v, &[("auto", true), ("off", false)]))
+        put_read(&mut c.server.io_uring, choice(v, &[("auto", true), ("off", false)]))
     }),
-    key("server.max_connections", "0", |c, v| put(&mut c.server.max_connections, count(v, 0))),
+    key("server.max_connections", "0", |c, v| put_read(&mut c.server.max_connections, count(v, 0))),
     key("server.shutdown_grace", r#""10s""#, |c, v| {
-        put(&mut c.server.shutdown_grace, duration(v, Duration::ZERO..=HOUR))
+        put_read(&mut c.server.shutdown_grace, duration(v, Duration::ZERO..=HOUR))
     }),
     key("server.shutdown_delay", r#""0s""#, |c, v| {
-        put(&mut c.server.shutdown_delay, duration(v, Duration::ZERO..=HOUR))
+        put_read(&mut c.server.shutdown_delay, duration(v, Duration::ZERO..=HOUR))
     }),
     key("server.handshake_timeout", r#""10s""#, |c, v| {
-        put(&mut c.server.handshake_timeout, duration(v, MILLISECOND..=HOUR))
+        put_read(&mut c.server.handshake_timeout, duration(v, MILLISECOND..=HOUR))
     }),
-    key("server.trusted_proxies", "[]", |c, v| put(&mut c.server.trusted_proxies, networks(v))),
-    key("server.proxy_protocol", "false", |c, v| put(&mut c.server.proxy_protocol, boolean(v))),
+    key("server.trusted_proxies", "[]", |c, v| {
+        put_read(&mut c.server.trusted_proxies, networks(v))
+    }),
+    key("server.proxy_protocol", "false", |c, v| {
+        put_read(&mut c.server.proxy_protocol, boolean(v))
+    }),
     key("server.connections_per_ip", "0", |c, v| {
-        put(&mut c.server.connections_per_ip, count(v, 0))
+        put_read(&mut c.server.connections_per_ip, count(v, 0))
     }),
     key("server.handshakes_per_ip", "0", |c, v| {
-        put(&mut c.server.handshakes_per_ip, number(v, 0..=1_000_000))
+        put_read(&mut c.server.handshakes_per_ip, number(v, 0..=1_000_000))
     }),
-    key("server.http_fallback", "true", |c, v| put(&mut c.server.http_fallback, boolean(v))),
-    key("server.cors_origins", r#"["*"]"#, |c, v| put(&mut c.server.cors_origins, origins(v))),
+    key("server.http_fallback", "true", |c, v| put_read(&mut c.server.http_fallback, boolean(v))),
+    key("server.cors_origins", r#"["*"]"#, |c, v| put_read(&mut c.server.cors_origins, origins(v))),
     key("server.tls.cert", r#""""#, |c, v| {
-        put(&mut c.server.tls.get_or_insert_default().cert, text(v).map(PathBuf::from))
+        put_read(&mut c.server.tls.get_or_insert_default().cert, text(v).map(PathBuf::from))
     }),
     key("server.tls.key", r#""""#, |c, v| {
-        put(&mut c.server.tls.get_or_insert_default().key, text(v).map(PathBuf::from))
+        put_read(&mut c.server.tls.get_or_insert_default().key, text(v).map(PathBuf::from))
     }),
     key("server.unix_socket.path", r#""""#, |c, v| {
-        put(&mut c.server.unix_socket.get_or_insert_default().path, text(v).map(PathBuf::from))
+        put_read(&mut c.server.unix_socket.get_or_insert_default().path, text(v).map(PathBuf::from))
     }),
     key("server.unix_socket.mode", r#""0660""#, |c, v| {
-        put(&mut c.server.unix_socket.get_or_insert_default().mode, mode(v))
+        put_read(&mut c.server.unix_socket.get_or_insert_default().mode, mode(v))
     }),
-    key("server.api.host", r#""""#, |c, v| put(&mut api(c).host, host_or_none(v))),
-    key("server.api.port", "0", |c, v| put(&mut api(c).port, number(v, 0..=65_535))),
+    key("server.api.host", r#""""#, |c, v| put_read(&mut api(c).host, host_or_none(v))),
+    key("server.api.port", "0", |c, v| put_read(&mut api(c).port, number(v, 0..=65_535))),
     key("server.api.unix_socket.path", r#""""#, |c, v| {
-        put(&mut api_socket(c).path, text(v).map(PathBuf::from))
+        put_read(&mut api_socket(c).path, text(v).map(PathBuf::from))
     }),
-    key("server.api.unix_socket.mode", r#""0660""#, |c, v| put(&mut api_socket(c).mode, mode(v))),
+    key("server.api.unix_socket.mode", r#""0660""#, |c, v| {
+        put_read(&mut api_socket(c).mode, mode(v))
+    }),
     // After the host, which it looks at.
     key("server.try_out", r#""loopback""#, |c, v| {
         let words = [("loopback", TryOut::Loopback), ("on", TryOut::On), ("off", TryOut::Off)];
@@ -113,62 +119,70 @@ pub const SERVER: &[SettingKey<Config>] = &[
             ("on", ConsoleAccess::On),
             ("off", ConsoleAccess::Off),
         ];
-        put(&mut c.console.access, choice(v, &words))
+        put_read(&mut c.console.access, choice(v, &words))
     }),
-    hidden(key("console.token", r#""""#, |c, v| put(&mut c.console.token, console_token(v)))),
+    hidden(key("console.token", r#""""#, |c, v| put_read(&mut c.console.token, console_token(v)))),
     key("console.allow_plain_http", "false", |c, v| {
-        put(&mut c.console.allow_plain_http, boolean(v))
+        put_read(&mut c.console.allow_plain_http, boolean(v))
     }),
-    key("limits.memory", r#""90%""#, |c, v| put(&mut c.limits.memory, memory(v))),
-    key("metrics.enabled", "true", |c, v| put(&mut c.metrics.enabled, boolean(v))),
-    key("metrics.host", r#""127.0.0.1""#, |c, v| put(&mut c.metrics.host, host(v))),
-    key("metrics.port", "9601", |c, v| put(&mut c.metrics.port, number(v, 0..=65_535))),
-    key("metrics.prefix", r#""fanfare_""#, |c, v| put(&mut c.metrics.prefix, metric_prefix(v))),
-    hidden(key("cluster.redis", r#""""#, |c, v| put(&mut c.cluster.redis, redis(v)))),
-    key("cluster.tls.ca", r#""""#, |c, v| put(&mut c.cluster.tls.ca, text(v))),
-    key("cluster.tls.cert", r#""""#, |c, v| put(&mut c.cluster.tls.cert, text(v))),
+    key("limits.memory", r#""90%""#, |c, v| put_read(&mut c.limits.memory, memory(v))),
+    key("metrics.enabled", "true", |c, v| put_read(&mut c.metrics.enabled, boolean(v))),
+    key("metrics.host", r#""127.0.0.1""#, |c, v| put_read(&mut c.metrics.host, host(v))),
+    key("metrics.port", "9601", |c, v| put_read(&mut c.metrics.port, number(v, 0..=65_535))),
+    key("metrics.prefix", r#""fanfare_""#, |c, v| {
+        put_read(&mut c.metrics.prefix, metric_prefix(v))
+    }),
+    hidden(key("cluster.redis", r#""""#, |c, v| put_read(&mut c.cluster.redis, redis(v)))),
+    key("cluster.tls.ca", r#""""#, |c, v| put_read(&mut c.cluster.tls.ca, text(v))),
+    key("cluster.tls.cert", r#""""#, |c, v| put_read(&mut c.cluster.tls.cert, text(v))),
     // Most often a file, but it may be the key itself.
-    hidden(key("cluster.tls.key", r#""""#, |c, v| put(&mut c.cluster.tls.key, text(v)))),
-    key("cluster.prefix", r#""fanfare""#, |c, v| put(&mut c.cluster.prefix, text(v))),
-    key("cluster.lease", r#""15s""#, |c, v| put(&mut c.cluster.lease, duration(v, SECOND..=HOUR))),
-    key("cluster.queue_bytes", r#""64MiB""#, |c, v| put(&mut c.cluster.queue_bytes, size(v))),
+    hidden(key("cluster.tls.key", r#""""#, |c, v| put_read(&mut c.cluster.tls.key, text(v)))),
+    key("cluster.prefix", r#""fanfare""#, |c, v| put_read(&mut c.cluster.prefix, text(v))),
+    key("cluster.lease", r#""15s""#, |c, v| {
+        put_read(&mut c.cluster.lease, duration(v, SECOND..=HOUR))
+    }),
+    key("cluster.queue_bytes", r#""64MiB""#, |c, v| put_read(&mut c.cluster.queue_bytes, size(v))),
     key("cluster.queue_age", r#""1m""#, |c, v| {
-        put(&mut c.cluster.queue_age, duration(v, Duration::ZERO..=HOUR))
+        put_read(&mut c.cluster.queue_age, duration(v, Duration::ZERO..=HOUR))
     }),
-    key("cluster.replay", "256", |c, v| put(&mut c.cluster.replay, number(v, 0..=100_000))),
-    key("log.level", r#""info""#, |c, v| put(&mut c.log.level, level(v))),
+    key("cluster.replay", "256", |c, v| put_read(&mut c.cluster.replay, number(v, 0..=100_000))),
+    key("log.level", r#""info""#, |c, v| put_read(&mut c.log.level, level(v))),
     key("log.format", r#""text""#, |c, v| {
-        put(&mut c.log.json, choice(v, &[("text", false), ("json", true)]))
+        put_read(&mut c.log.json, choice(v, &[("text", false), ("json", true)]))
     }),
-    key("webhooks.allow_private", "true", |c, v| put(&mut c.webhooks.allow_private, boolean(v))),
-    key("webhooks.spool", r#""""#, |c, v| put(&mut c.webhooks.spool, text(v).map(file_path))),
+    key("webhooks.allow_private", "true", |c, v| {
+        put_read(&mut c.webhooks.allow_private, boolean(v))
+    }),
+    key("webhooks.spool", r#""""#, |c, v| put_read(&mut c.webhooks.spool, text(v).map(file_path))),
     hidden(key("sql.url", r#""""#, |c, v| {
-        put(&mut c.sql.get_or_insert_default().url, database(v))
+        put_read(&mut c.sql.get_or_insert_default().url, database(v))
     })),
-    key("sql.table", r#""apps""#, |c, v| put(&mut c.sql.get_or_insert_default().table, table(v))),
-    key("sql.ttl", r#""60s""#, |c, v| {
-        put(&mut c.sql.get_or_insert_default().ttl, duration(v, SECOND..=YEAR))
+    key("sql.table", r#""apps""#, |c, v| {
+        put_read(&mut c.sql.get_or_insert_default().table, table(v))
     }),
-    key("apps_file.path", r#""""#, |c, v| put(&mut c.apps_file, text(v).map(file_path))),
+    key("sql.ttl", r#""60s""#, |c, v| {
+        put_read(&mut c.sql.get_or_insert_default().ttl, duration(v, SECOND..=YEAR))
+    }),
+    key("apps_file.path", r#""""#, |c, v| put_read(&mut c.apps_file, text(v).map(file_path))),
 ];
 
 /// The settings of one of `[[apps]]`.
 pub const APP: &[SettingKey<App>] = &[
-    required(key("id", "", |a, v| put(&mut a.id, name(v).map(|id| AppId::new(&id))))),
-    required(key("key", "", |a, v| put(&mut a.key, name(v).map(Into::into)))),
-    hidden(required(key("secret", "", |a, v| put(&mut a.signer, secret(v))))),
+    required(key("id", "", |a, v| put_read(&mut a.id, app_name(v).map(|id| AppId::new(&id))))),
+    required(key("key", "", |a, v| put_read(&mut a.key, app_name(v).map(Into::into)))),
+    hidden(required(key("secret", "", |a, v| put_read(&mut a.signer, secret(v))))),
     // After the secret, whose signer it completes.
     hidden(key("previous_secrets", "[]", |a, v| {
         let previous = secrets(v)?;
         a.signer = a.signer.clone().with_previous(previous.iter().map(String::as_str));
         Ok(())
     })),
-    key("name", r#""""#, |a, v| put(&mut a.name, text(v).map(Into::into))),
-    key("enabled", "true", |a, v| put(&mut a.enabled, boolean(v))),
-    key("max_connections", "0", |a, v| put(&mut a.limits.max_connections, count(v, 0))),
-    key("allowed_origins", r#"["*"]"#, |a, v| put(&mut a.allowed_origins, patterns(v))),
-    key("activity_timeout", "30", |a, v| put(&mut a.activity_timeout, number(v, 1..=86_400))),
-    key("client_events", r#""private""#, |a, v| put(&mut a.client_events, client_events(v))),
+    key("name", r#""""#, |a, v| put_read(&mut a.name, text(v).map(Into::into))),
+    key("enabled", "true", |a, v| put_read(&mut a.enabled, boolean(v))),
+    key("max_connections", "0", |a, v| put_read(&mut a.limits.max_connections, count(v, 0))),
+    key("allowed_origins", r#"["*"]"#, |a, v| put_read(&mut a.allowed_origins, patterns(v))),
+    key("activity_timeout", "30", |a, v| put_read(&mut a.activity_timeout, number(v, 1..=86_400))),
+    key("client_events", r#""private""#, |a, v| put_read(&mut a.client_events, client_events(v))),
     key("client_events_per_second", "10", |a, v| {
         let (events, seconds) = client_rate(v)?;
         a.limits.client_events_per_second = events;
@@ -182,65 +196,71 @@ pub const APP: &[SettingKey<App>] = &[
         Ok(())
     }),
     key("messages_over_limit", r#""refuse""#, |a, v| {
-        put(&mut a.limits.messages_close, choice(v, &[("refuse", false), ("close", true)]))
+        put_read(&mut a.limits.messages_close, choice(v, &[("refuse", false), ("close", true)]))
     }),
-    key("events_per_second", "0", |a, v| put(&mut a.limits.events_per_second, count(v, 0))),
-    key("reads_per_second", "0", |a, v| put(&mut a.limits.reads_per_second, count(v, 0))),
-    key("max_message_size", r#""100KiB""#, |a, v| put(&mut a.limits.max_message_size, size(v))),
-    key("max_event_data", r#""100KiB""#, |a, v| put(&mut a.limits.max_event_data, size(v))),
+    key("events_per_second", "0", |a, v| put_read(&mut a.limits.events_per_second, count(v, 0))),
+    key("reads_per_second", "0", |a, v| put_read(&mut a.limits.reads_per_second, count(v, 0))),
+    key("max_message_size", r#""100KiB""#, |a, v| {
+        put_read(&mut a.limits.max_message_size, size(v))
+    }),
+    key("max_event_data", r#""100KiB""#, |a, v| put_read(&mut a.limits.max_event_data, size(v))),
     key("max_client_event_data", r#""10KiB""#, |a, v| {
-        put(&mut a.limits.max_client_event_data, size(v))
+        put_read(&mut a.limits.max_client_event_data, size(v))
     }),
-    key("max_event_name", "200", |a, v| put(&mut a.limits.max_event_name, count(v, 1))),
-    key("max_channel_name", "200", |a, v| put(&mut a.limits.max_channel_name, count(v, 1))),
+    key("max_event_name", "200", |a, v| put_read(&mut a.limits.max_event_name, count(v, 1))),
+    key("max_channel_name", "200", |a, v| put_read(&mut a.limits.max_channel_name, count(v, 1))),
     key("max_channels_per_event", "100", |a, v| {
-        put(&mut a.limits.max_channels_per_event, count(v, 1))
+        put_read(&mut a.limits.max_channels_per_event, count(v, 1))
     }),
     key("max_channels_per_connection", "10000", |a, v| {
-        put(&mut a.limits.max_channels_per_connection, count(v, 1))
+        put_read(&mut a.limits.max_channels_per_connection, count(v, 1))
     }),
-    key("subscription_bytes", r#""512KiB""#, |a, v| put(&mut a.limits.subscription_bytes, size(v))),
-    key("max_batch", "10", |a, v| put(&mut a.limits.max_batch, count(v, 1))),
+    key("subscription_bytes", r#""512KiB""#, |a, v| {
+        put_read(&mut a.limits.subscription_bytes, size(v))
+    }),
+    key("max_batch", "10", |a, v| put_read(&mut a.limits.max_batch, count(v, 1))),
     key("max_presence_members", "10000", |a, v| {
-        put(&mut a.limits.max_presence_members, count(v, 1))
+        put_read(&mut a.limits.max_presence_members, count(v, 1))
     }),
-    key("max_member_size", r#""10KiB""#, |a, v| put(&mut a.limits.max_member_size, size(v))),
-    key("presence_bytes", r#""4MiB""#, |a, v| put(&mut a.limits.presence_bytes, size(v))),
-    key("subscription_count", "false", |a, v| put(&mut a.features.subscription_count, boolean(v))),
-    key("watchlist", "false", |a, v| put(&mut a.features.watchlist, boolean(v))),
+    key("max_member_size", r#""10KiB""#, |a, v| put_read(&mut a.limits.max_member_size, size(v))),
+    key("presence_bytes", r#""4MiB""#, |a, v| put_read(&mut a.limits.presence_bytes, size(v))),
+    key("subscription_count", "false", |a, v| {
+        put_read(&mut a.features.subscription_count, boolean(v))
+    }),
+    key("watchlist", "false", |a, v| put_read(&mut a.features.watchlist, boolean(v))),
     key("authorization_timeout", r#""0s""#, |a, v| {
-        put(&mut a.features.authorization_timeout, duration(v, Duration::ZERO..=HOUR))
+        put_read(&mut a.features.authorization_timeout, duration(v, Duration::ZERO..=HOUR))
     }),
     key("resume", r#""0s""#, |a, v| {
-        put(&mut a.features.resume, duration(v, Duration::ZERO..=HOUR))
+        put_read(&mut a.features.resume, duration(v, Duration::ZERO..=HOUR))
     }),
-    key("resume_bytes", r#""64MiB""#, |a, v| put(&mut a.limits.resume_bytes, size(v))),
+    key("resume_bytes", r#""64MiB""#, |a, v| put_read(&mut a.limits.resume_bytes, size(v))),
     key("cache_ttl", r#""30m""#, |a, v| {
-        put(&mut a.features.cache_ttl, duration(v, MILLISECOND..=YEAR))
+        put_read(&mut a.features.cache_ttl, duration(v, MILLISECOND..=YEAR))
     }),
-    key("cache_bytes", r#""64MiB""#, |a, v| put(&mut a.limits.cache_bytes, size(v))),
-    key("outbox_bytes", r#""1MiB""#, |a, v| put(&mut a.limits.outbox_bytes, size(v))),
-    key("compression", "false", |a, v| put(&mut a.features.compression, boolean(v))),
-    key("compression_min", r#""512B""#, |a, v| put(&mut a.limits.compression_min, size(v))),
+    key("cache_bytes", r#""64MiB""#, |a, v| put_read(&mut a.limits.cache_bytes, size(v))),
+    key("outbox_bytes", r#""1MiB""#, |a, v| put_read(&mut a.limits.outbox_bytes, size(v))),
+    key("compression", "false", |a, v| put_read(&mut a.features.compression, boolean(v))),
+    key("compression_min", r#""512B""#, |a, v| put_read(&mut a.limits.compression_min, size(v))),
     key("timestamp_tolerance", r#""600s""#, |a, v| {
-        put(&mut a.limits.timestamp_tolerance, duration(v, Duration::ZERO..=YEAR))
+        put_read(&mut a.limits.timestamp_tolerance, duration(v, Duration::ZERO..=YEAR))
     }),
-    key("require_tls", "false", |a, v| put(&mut a.require_tls, boolean(v))),
+    key("require_tls", "false", |a, v| put_read(&mut a.require_tls, boolean(v))),
 ];
 
 /// The settings of one of `[[apps.webhooks]]`.
 pub const WEBHOOK: &[SettingKey<Webhook>] = &[
-    required(key("url", "", |w, v| put(&mut w.url, webhook_url(v)))),
+    required(key("url", "", |w, v| put_read(&mut w.url, webhook_url(v)))),
     key(
         "events",
         r#"["channel_occupied", "channel_vacated", "member_added", "member_removed", "client_event", "cache_miss", "subscription_count"]"#,
-        |w, v| put(&mut w.events, webhook_events(v)),
+        |w, v| put_read(&mut w.events, webhook_events(v)),
     ),
-    key("channel_prefix", r#""""#, |w, v| put(&mut w.channel_prefix, text(v))),
-    key("channel_suffix", r#""""#, |w, v| put(&mut w.channel_suffix, text(v))),
+    key("channel_prefix", r#""""#, |w, v| put_read(&mut w.channel_prefix, text(v))),
+    key("channel_suffix", r#""""#, |w, v| put_read(&mut w.channel_suffix, text(v))),
     // Headers are where a receiver's token goes.
-    hidden(key("headers", "{}", |w, v| put(&mut w.headers, pairs(v)))),
-    key("batch", r#""0ms""#, |w, v| put(&mut w.batch, duration(v, Duration::ZERO..=HOUR))),
+    hidden(key("headers", "{}", |w, v| put_read(&mut w.headers, pairs(v)))),
+    key("batch", r#""0ms""#, |w, v| put_read(&mut w.batch, duration(v, Duration::ZERO..=HOUR))),
 ];
 
 fn api(config: &mut Config) -> &mut ApiAddress {
@@ -264,7 +284,7 @@ fn file_path(text: String) -> Option<PathBuf> {
 }
 
 /// An app's id or key: both stand in URLs, and the key in front of the colon of a signature.
-fn name(value: &Value) -> Result<String, WantedForm> {
+fn app_name(value: &Value) -> Result<String, WantedForm> {
     text(value)
         .ok()
         .filter(|name| !name.is_empty())

@@ -29,14 +29,14 @@ pub struct LoadedSettings {
 
 impl LoadedSettings {
     /// The error of a setting that turned out to be of no use, with where it was written.
-    pub fn wrong(&self, name: &str, problem: &str) -> Error {
-        self.settings.wrong(name, problem)
+    pub fn setting_error(&self, name: &str, problem: &str) -> Error {
+        self.settings.setting_error(name, problem)
     }
 }
 
 /// Reads all sources. `env` is the process's environment and `folder` its working directory: both are
 /// given so that nothing else is read.
-pub fn load<N: Into<OsString>, V: Into<OsString>>(
+pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
     flags: &Flags,
     env: impl IntoIterator<Item = (N, V)>,
     folder: &Path,
@@ -46,51 +46,53 @@ pub fn load<N: Into<OsString>, V: Into<OsString>>(
     let mut warnings = Vec::new();
     let given = flags.env_file.as_deref();
     let file = EnvFile::read(given, folder, &variables, &mut warnings)?;
-    let laravel = Laravel::read(file.laravel, &variables)?;
-    laravel.apply(&mut settings)?;
+    let laravel = Laravel::read_variables(file.laravel, &variables)?;
+    laravel.apply_laravel(&mut settings)?;
     let json = flags.soketi_config.as_deref();
-    Soketi::read(json, folder, file.soketi, &variables)?.apply(&mut settings)?;
+    Soketi::read_sources(json, folder, file.soketi, &variables)?.apply_soketi(&mut settings)?;
     if let Some(path) = &flags.config {
-        file::apply(&mut settings, &folder.join(path), &path.display().to_string())?;
+        file::apply_file(&mut settings, &folder.join(path), &path.display().to_string())?;
     }
-    env::apply(&mut settings, &variables)?;
-    flags.apply(&mut settings)?;
+    env::apply_env(&mut settings, &variables)?;
+    flags.apply_flags(&mut settings)?;
     if let Some(path) = settings.apps_file() {
-        settings.apps.append(&mut apps_file::read(&folder.join(&path), &path)?);
+        settings.apps.append(&mut apps_file::read_apps(&folder.join(&path), &path)?);
     }
     if settings.apps.is_empty()
         && settings.apps_file().is_none()
         && !settings.has_table()
-        && let Some(error) = laravel.incomplete()
+        && let Some(error) = laravel.incomplete_app()
     {
         return Err(error);
     }
-    let made = settings.complete()?;
-    let mut config = settings.resolve()?;
+    let made = settings.complete_apps()?;
+    let mut config = settings.resolve_config()?;
     config.made_app = made;
     config.apps_file = config.apps_file.map(|path| folder.join(path));
     warnings.append(&mut settings.warnings);
     let beside = given.and_then(Path::parent).map_or_else(|| folder.into(), |of| folder.join(of));
-    let (public, doubts) = (laravel.public(), laravel.doubts(&beside, &variables));
+    let (public, doubts) = (laravel.public_addresses(), laravel.find_doubts(&beside, &variables));
     let passed_over = variables.passed_over().to_vec();
     Ok(LoadedSettings { config, settings, public, doubts, warnings, passed_over })
 }
 
 /// What a command about the settings prints; none of another command.
-pub fn answer<N: Into<OsString>, V: Into<OsString>>(
+pub fn answer_command<N: Into<OsString>, V: Into<OsString>>(
     command: &CliCommand,
     flags: &Flags,
     env: impl IntoIterator<Item = (N, V)>,
     folder: &Path,
 ) -> Result<Option<String>, Error> {
     Ok(Some(match command {
-        CliCommand::Keys => GeneratedApp::random()?.lines(),
-        CliCommand::Config(ConfigCommand::Check) => load(flags, env, folder)?.summary(),
+        CliCommand::Keys => GeneratedApp::random()?.credential_lines(),
+        CliCommand::Config(ConfigCommand::Check) => {
+            load_settings(flags, env, folder)?.summary_line()
+        }
         CliCommand::Config(ConfigCommand::Show { json: false }) => {
-            load(flags, env, folder)?.settings.show()
+            load_settings(flags, env, folder)?.settings.show_all()
         }
         CliCommand::Config(ConfigCommand::Show { json: true }) => {
-            format!("{:#}\n", load(flags, env, folder)?.settings.show_json())
+            format!("{:#}\n", load_settings(flags, env, folder)?.settings.show_json())
         }
         CliCommand::Tool(_) => return Ok(None),
     }))
@@ -107,7 +109,7 @@ mod tests {
 
     fn loaded(env: &[(&str, &str)], flags: Flags) -> Result<Config, String> {
         let env = env.iter().copied();
-        match load(&flags, env, nowhere()) {
+        match load_settings(&flags, env, nowhere()) {
             Ok(loaded) => Ok(loaded.config),
             Err(error) => Err(error.to_string()),
         }

@@ -35,7 +35,7 @@ pub use flags::{
 };
 pub use keys::{APP, SERVER, SettingKey, WEBHOOK};
 pub use laravel::{LaravelDoubt, PublicAddress};
-pub use load::{LoadedSettings, answer, load};
+pub use load::{LoadedSettings, answer_command, load_settings};
 pub use manual::manual;
 pub use settings::Settings;
 pub use soketi::RowReader;

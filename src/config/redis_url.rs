@@ -2,6 +2,7 @@
 //! looked at here, so that an error can name the one that is wrong.
 
 use super::value::{Value, WantedForm, host, number};
+use crate::protocol::query::percent_encode;
 
 /// Who connects where, and whether with TLS.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -21,7 +22,7 @@ pub(super) struct RedisUrl {
 
 impl RedisUrl {
     /// The server that everybody takes where nobody says another.
-    pub(super) fn local() -> Self {
+    pub(super) fn local_default() -> Self {
         Self {
             host: "127.0.0.1".to_owned(),
             port: "6379".to_owned(),
@@ -78,15 +79,4 @@ pub(super) fn url_port(text: &str) -> Result<String, WantedForm> {
 pub(super) fn url_database(text: &str) -> Result<String, WantedForm> {
     let wanted = "the number of a database, such as 0";
     text.parse::<u32>().map(|number| number.to_string()).map_err(|_| wanted.to_owned())
-}
-
-pub(super) fn percent_encode(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-        encoded
-    })
 }

@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::error::{Error, SettingOrigin};
 use super::keys::{APP, SERVER, WEBHOOK};
-use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill};
+use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill_keys};
 use super::value::Value;
 use super::{
     ApiAddress, ClusterConfig, Config, ConsoleAccess, ConsoleConfig, GeneratedApp, LimitsConfig,
@@ -22,7 +22,7 @@ use crate::app::{App, Apps, Duplicate};
 impl Settings {
     /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
     /// the address that a server listens on whose settings were taken over.
-    pub(super) fn complete(&mut self) -> Result<Option<GeneratedApp>, Error> {
+    pub(super) fn complete_apps(&mut self) -> Result<Option<GeneratedApp>, Error> {
         let none = self.apps.is_empty() && self.apps_file().is_none() && !self.has_table();
         let made = if none { Some(self.make_app()?) } else { None };
         let drop_in = self.apps.iter().find_map(|app| app.drop_in).or(self.drop_in);
@@ -32,7 +32,7 @@ impl Settings {
             for (name, value) in [("server.host", Some(host)), ("server.port", port)] {
                 if let (Some(value), false) = (value, self.server.contains_key(name)) {
                     let origin = SettingOrigin::Implied(drop_in.name);
-                    self.set(name, Setting { value, origin })?;
+                    self.set_key(name, Setting { value, origin })?;
                 }
             }
         }
@@ -41,7 +41,7 @@ impl Settings {
         let private = "webhooks.allow_private";
         if self.has_table() && !self.server.contains_key(private) {
             let origin = SettingOrigin::Implied("sql.url");
-            self.set(private, Setting { value: Value::Bool(false), origin })?;
+            self.set_key(private, Setting { value: Value::Bool(false), origin })?;
         }
         Ok(made)
     }
@@ -51,29 +51,29 @@ impl Settings {
         let mut app = AppSettings::new(SettingOrigin::Made);
         for (name, value) in [("id", &made.id), ("key", &made.key), ("secret", &made.secret)] {
             let value = Value::Text(value.clone());
-            app.set("apps[0]", name, Setting { value, origin: SettingOrigin::Made })?;
+            app.set_key("apps[0]", name, Setting { value, origin: SettingOrigin::Made })?;
         }
         self.apps.push(app);
         Ok(made)
     }
 
     /// What the settings mean. Fails on the first that is missing or contradicts another.
-    pub fn resolve(&self) -> Result<Config, Error> {
+    pub fn resolve_config(&self) -> Result<Config, Error> {
         let mut config = Config::blank();
-        fill(&mut config, SERVER, &self.server, ("", &SettingOrigin::Default))?;
-        config.server.tls = self.tls(&config)?;
+        fill_keys(&mut config, SERVER, &self.server, ("", &SettingOrigin::Default))?;
+        config.server.tls = self.resolve_tls(&config)?;
         let named = |socket: &UnixSocket| !socket.path.as_os_str().is_empty();
         config.server.unix_socket = config.server.unix_socket.filter(named);
         if config.server.unix_socket.is_some() && config.server.tls.is_some() {
             let problem = "TLS is for the proxy to speak, not for a Unix socket";
-            return Err(self.wrong("server.unix_socket.path", problem));
+            return Err(self.setting_error("server.unix_socket.path", problem));
         }
         config.server.api = self.api(&config.server)?;
         if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
-            return Err(self.needs("server.proxy_protocol", "server.trusted_proxies"));
+            return Err(self.needs_error("server.proxy_protocol", "server.trusted_proxies"));
         }
         if config.console.access == ConsoleAccess::On && config.console.token.is_empty() {
-            return Err(self.needs("console.access", "console.token"));
+            return Err(self.needs_error("console.access", "console.token"));
         }
         if config.server.workers == 0 {
             config.server.workers = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -90,7 +90,7 @@ impl Settings {
         config.sql = config.sql.filter(|sql| !sql.url.is_empty());
         if let Some(sql) = &mut config.sql {
             if !cfg!(feature = "sql") {
-                return Err(self.wrong("sql.url", WITHOUT_SQL));
+                return Err(self.setting_error("sql.url", WITHOUT_SQL));
             }
             sql.rows = self.rows.clone();
         }
@@ -99,20 +99,20 @@ impl Settings {
         if resumes && !config.cluster.redis.is_empty() && config.cluster.replay == 0 {
             let problem =
                 "must not be 0 with an app's resume, whose missed events are read from there";
-            return Err(self.wrong("cluster.replay", problem));
+            return Err(self.setting_error("cluster.replay", problem));
         }
         Ok(config)
     }
 
     /// A certificate needs its key, and a key its certificate.
-    fn tls(&self, config: &Config) -> Result<Option<TlsFiles>, Error> {
+    fn resolve_tls(&self, config: &Config) -> Result<Option<TlsFiles>, Error> {
         let Some(tls) = config.server.tls.clone() else { return Ok(None) };
         let empty = |path: &PathBuf| path.as_os_str().is_empty();
         match (empty(&tls.cert), empty(&tls.key)) {
             (false, false) => Ok(Some(tls)),
             (true, true) => Ok(None),
-            (true, false) => Err(self.needs("server.tls.key", "server.tls.cert")),
-            (false, true) => Err(self.needs("server.tls.cert", "server.tls.key")),
+            (true, false) => Err(self.needs_error("server.tls.key", "server.tls.cert")),
+            (false, true) => Err(self.needs_error("server.tls.cert", "server.tls.key")),
         }
     }
 
@@ -120,8 +120,8 @@ impl Settings {
     fn redis_tls(&self, cluster: &ClusterConfig) -> Result<(), Error> {
         let RedisTlsConfig { ca, cert, key } = &cluster.tls;
         match (cert.is_empty(), key.is_empty()) {
-            (false, true) => return Err(self.needs("cluster.tls.cert", "cluster.tls.key")),
-            (true, false) => return Err(self.needs("cluster.tls.key", "cluster.tls.cert")),
+            (false, true) => return Err(self.needs_error("cluster.tls.cert", "cluster.tls.key")),
+            (true, false) => return Err(self.needs_error("cluster.tls.key", "cluster.tls.cert")),
             _ => {}
         }
         let plain = cluster.redis.iter().any(|url| !url.trim().starts_with("rediss"));
@@ -129,7 +129,7 @@ impl Settings {
         if plain && !(ca.is_empty() && cert.is_empty()) {
             let problem =
                 "is for TLS, and cluster.redis asks for none: rediss:// or rediss+sentinel:// does";
-            return Err(self.wrong(name, problem));
+            return Err(self.setting_error(name, problem));
         }
         Ok(())
     }
@@ -142,10 +142,10 @@ impl Settings {
             let name = "server.api.unix_socket.path";
             if !api.host.is_empty() || api.port != 0 {
                 let problem = "stands in the place of server.api.host and server.api.port: give one of the two";
-                return Err(self.wrong(name, problem));
+                return Err(self.setting_error(name, problem));
             }
             if server.unix_socket.as_ref().is_some_and(|sockets| sockets.path == socket.path) {
-                return Err(self.wrong(name, TAKEN));
+                return Err(self.setting_error(name, TAKEN));
             }
             return Ok(Some(api));
         }
@@ -153,38 +153,38 @@ impl Settings {
             return if api.port == 0 {
                 Ok(None)
             } else {
-                Err(self.needs("server.api.port", "server.api.host"))
+                Err(self.needs_error("server.api.port", "server.api.host"))
             };
         }
         let same = (&api.host, api.port) == (&server.host, server.port) && api.port != 0;
         if same && server.unix_socket.is_none() {
-            return Err(self.wrong("server.api.port", TAKEN));
+            return Err(self.setting_error("server.api.port", TAKEN));
         }
         Ok(Some(api))
     }
 
-    fn needs(&self, name: &str, other: &str) -> Error {
-        self.wrong(name, &format!("needs {other} beside it"))
+    fn needs_error(&self, name: &str, other: &str) -> Error {
+        self.setting_error(name, &format!("needs {other} beside it"))
     }
 
-    pub(super) fn wrong(&self, name: &str, problem: &str) -> Error {
+    pub(super) fn setting_error(&self, name: &str, problem: &str) -> Error {
         let origin = self.server.get(name).map_or(SettingOrigin::Default, |s| s.origin.clone());
-        Error::at(&origin, name, problem)
+        Error::at_setting(&origin, name, problem)
     }
 
     fn resolve_apps(&self) -> Result<Apps, Error> {
         let mut apps = Vec::new();
         for (index, written) in self.apps.iter().enumerate() {
-            apps.push(written.resolve(&format!("apps[{index}]"))?);
+            apps.push(written.resolve_app(&format!("apps[{index}]"))?);
         }
         Apps::new(apps).map_err(|duplicate| match duplicate {
-            Duplicate::Id(id) => self.duplicate("id", &id),
-            Duplicate::Key(key) => self.duplicate("key", &key),
+            Duplicate::Id(id) => self.duplicate_error("id", &id),
+            Duplicate::Key(key) => self.duplicate_error("key", &key),
         })
     }
 
     /// The error of the second app whose `name` is `value`.
-    fn duplicate(&self, name: &'static str, value: &str) -> Error {
+    fn duplicate_error(&self, name: &'static str, value: &str) -> Error {
         let same = |app: &AppSettings| match app.values.get(name).map(|setting| &setting.value) {
             Some(Value::Text(text) | Value::Raw(text)) => text == value,
             _ => false,
@@ -195,7 +195,7 @@ impl Settings {
         let origin = self.apps.get(second).and_then(|app| app.values.get(name));
         let origin = origin.map_or(SettingOrigin::Default, |setting| setting.origin.clone());
         let problem = format!("{value:?} is apps[{first}].{name} already");
-        Error::at(&origin, &format!("apps[{second}].{name}"), problem)
+        Error::at_setting(&origin, &format!("apps[{second}].{name}"), problem)
     }
 }
 
@@ -213,16 +213,16 @@ impl AppSettings {
         };
         let all = self.values.get("max_event_data").map(|setting| setting.value.clone());
         let value = all.unwrap_or_else(|| Value::Text("100KiB".to_owned()));
-        self.set("apps", name, Setting { value, origin: SettingOrigin::Implied(drop_in.name) })
+        self.set_key("apps", name, Setting { value, origin: SettingOrigin::Implied(drop_in.name) })
     }
 
-    pub(super) fn resolve(&self, place: &str) -> Result<App, Error> {
+    pub(super) fn resolve_app(&self, place: &str) -> Result<App, Error> {
         let mut app = App::new("", "", "");
-        fill(&mut app, APP, &self.values, (place, &self.origin))?;
+        fill_keys(&mut app, APP, &self.values, (place, &self.origin))?;
         for (index, written) in self.webhooks.iter().enumerate() {
             let mut webhook = blank_webhook();
             let place = format!("{place}.webhooks[{index}]");
-            fill(&mut webhook, WEBHOOK, &written.values, (&place, &written.origin))?;
+            fill_keys(&mut webhook, WEBHOOK, &written.values, (&place, &written.origin))?;
             app.webhooks.push(webhook);
         }
         Ok(app)

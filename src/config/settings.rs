@@ -64,8 +64,8 @@ pub(super) struct WebhookSettings {
 
 impl Settings {
     /// Writes a key of the server over what was written before.
-    pub(super) fn set(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
-        write(&mut self.server, SERVER, &mut Config::blank(), ("", name), setting)
+    pub(super) fn set_key(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
+        write_key(&mut self.server, SERVER, &mut Config::blank(), ("", name), setting)
     }
 
     /// Whether apps are in a database.
@@ -85,7 +85,7 @@ impl Settings {
     }
 
     /// The app at `index`, begun at `origin` if it is the next one.
-    pub(super) fn app(
+    pub(super) fn app_at(
         &mut self,
         index: usize,
         origin: &SettingOrigin,
@@ -94,7 +94,7 @@ impl Settings {
             self.apps.push(AppSettings::new(origin.clone()));
         }
         let count = self.apps.len();
-        self.apps.get_mut(index).ok_or_else(|| gap(origin, "apps", index, count))
+        self.apps.get_mut(index).ok_or_else(|| index_gap(origin, "apps", index, count))
     }
 }
 
@@ -104,12 +104,17 @@ impl AppSettings {
     }
 
     /// Writes a key of this app, which messages call `place`: `apps[0]`.
-    pub(super) fn set(&mut self, place: &str, name: &str, setting: Setting) -> Result<(), Error> {
-        write(&mut self.values, APP, &mut App::new("", "", ""), (place, name), setting)
+    pub(super) fn set_key(
+        &mut self,
+        place: &str,
+        name: &str,
+        setting: Setting,
+    ) -> Result<(), Error> {
+        write_key(&mut self.values, APP, &mut App::new("", "", ""), (place, name), setting)
     }
 
     /// The webhook at `index`, begun at `origin` if it is the next one.
-    pub(super) fn webhook(
+    pub(super) fn webhook_at(
         &mut self,
         index: usize,
         origin: &SettingOrigin,
@@ -119,19 +124,24 @@ impl AppSettings {
                 .push(WebhookSettings { origin: origin.clone(), values: SettingGroup::new() });
         }
         let count = self.webhooks.len();
-        self.webhooks.get_mut(index).ok_or_else(|| gap(origin, "webhooks", index, count))
+        self.webhooks.get_mut(index).ok_or_else(|| index_gap(origin, "webhooks", index, count))
     }
 }
 
 impl WebhookSettings {
     /// Writes a key of this webhook, which messages call `place`: `apps[0].webhooks[0]`.
-    pub(super) fn set(&mut self, place: &str, name: &str, setting: Setting) -> Result<(), Error> {
-        write(&mut self.values, WEBHOOK, &mut blank_webhook(), (place, name), setting)
+    pub(super) fn set_key(
+        &mut self,
+        place: &str,
+        name: &str,
+        setting: Setting,
+    ) -> Result<(), Error> {
+        write_key(&mut self.values, WEBHOOK, &mut blank_webhook(), (place, name), setting)
     }
 }
 
-fn gap(origin: &SettingOrigin, what: &str, index: usize, count: usize) -> Error {
-    Error::at(origin, what, format!("there is no {what}[{count}] before {what}[{index}]"))
+fn index_gap(origin: &SettingOrigin, what: &str, index: usize, count: usize) -> Error {
+    Error::at_setting(origin, what, format!("there is no {what}[{count}] before {what}[{index}]"))
 }
 
 /// A webhook before its keys are read.
@@ -147,11 +157,11 @@ pub(super) fn blank_webhook() -> Webhook {
 }
 
 /// `name` below `place`, as messages call it.
-pub(super) fn below(place: &str, name: &str) -> String {
+pub(super) fn key_below(place: &str, name: &str) -> String {
     if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") }
 }
 
-fn write<T>(
+fn write_key<T>(
     group: &mut SettingGroup,
     keys: &'static [SettingKey<T>],
     scratch: &mut T,
@@ -159,25 +169,25 @@ fn write<T>(
     setting: Setting,
 ) -> Result<(), Error> {
     let Some(key) = keys.iter().find(|key| key.name == name) else {
-        return Err(unknown(keys, place, name, &setting.origin));
+        return Err(unknown_key(keys, place, name, &setting.origin));
     };
-    read(key, scratch, place, &setting)?;
+    read_key(key, scratch, place, &setting)?;
     group.insert(key.name, setting);
     Ok(())
 }
 
 /// The error of a name that is no key, with the nearest that is one.
-pub(super) fn unknown<T>(
+pub(super) fn unknown_key<T>(
     keys: &[SettingKey<T>],
     place: &str,
     name: &str,
     origin: &SettingOrigin,
 ) -> Error {
     let near = suggestion(name, keys.iter().map(|key| key.name));
-    Error::at(origin, &below(place, name), format!("unknown key{near}"))
+    Error::at_setting(origin, &key_below(place, name), format!("unknown key{near}"))
 }
 
-fn read<T>(
+fn read_key<T>(
     key: &SettingKey<T>,
     target: &mut T,
     place: &str,
@@ -189,23 +199,24 @@ fn read<T>(
         } else {
             format!("expected {wanted}, found {}", setting.value.without_credentials())
         };
-        Error::at(&setting.origin, &below(place, key.name), problem)
+        Error::at_setting(&setting.origin, &key_below(place, key.name), problem)
     })
 }
 
 /// Reads every key of a table into `target`: what was written, else the default.
-pub(super) fn fill<T>(
+pub(super) fn fill_keys<T>(
     target: &mut T,
     keys: &[SettingKey<T>],
     group: &SettingGroup,
     (place, begin): (&str, &SettingOrigin),
 ) -> Result<(), Error> {
     for key in keys {
-        match effective(key, group) {
-            Some(setting) => read(key, target, place, &setting)?,
+        match effective_setting(key, group) {
+            Some(setting) => read_key(key, target, place, &setting)?,
             None => {
-                let problem = format!("{}: missing, and it has no default", below(place, key.name));
-                return Err(Error::of(begin, problem));
+                let problem =
+                    format!("{}: missing, and it has no default", key_below(place, key.name));
+                return Err(Error::of_file(begin, problem));
             }
         }
     }
@@ -213,9 +224,9 @@ pub(super) fn fill<T>(
 }
 
 /// What holds for a key: what was written, else its default, if it has one.
-pub(super) fn effective<T>(key: &SettingKey<T>, group: &SettingGroup) -> Option<Setting> {
+pub(super) fn effective_setting<T>(key: &SettingKey<T>, group: &SettingGroup) -> Option<Setting> {
     group.get(key.name).cloned().or_else(|| {
-        let value = file::value(key.default?)?;
+        let value = file::parse_value(key.default?)?;
         Some(Setting { value, origin: SettingOrigin::Default })
     })
 }

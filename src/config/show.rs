@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::error::SettingOrigin;
 use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
-use super::settings::{Setting, SettingGroup, Settings, blank_webhook, effective};
+use super::settings::{Setting, SettingGroup, Settings, blank_webhook, effective_setting};
 use super::value::{Value, texts};
 use super::{ApiAddress, Config, GeneratedApp, LoadedSettings, file};
 use crate::app::App;
@@ -16,7 +16,7 @@ const MASK: &str = "********";
 
 impl LoadedSettings {
     /// One line that says what would be served, after those of the warnings.
-    pub fn summary(&self) -> String {
+    pub fn summary_line(&self) -> String {
         let Config { server, apps, .. } = &self.config;
         let mut text = String::new();
         for warning in &self.warnings {
@@ -51,7 +51,7 @@ fn address_of(host: &str, port: u16) -> String {
 
 impl Settings {
     /// Every setting that is in force, as TOML, each with where it comes from.
-    pub fn show(&self) -> String {
+    pub fn show_all(&self) -> String {
         let mut text = String::new();
         let mut section = "";
         for key in SERVER {
@@ -61,16 +61,16 @@ impl Settings {
                 _ = writeln!(text, "{gap}[{table}]");
                 section = table;
             }
-            line(&mut text, key, name, &self.server, &mut Config::blank());
+            show_line(&mut text, key, name, &self.server, &mut Config::blank());
         }
         for app in &self.apps {
             text.push('\n');
-            annotate(&mut text, "[[apps]]", &app.origin);
-            table(&mut text, APP, &app.values, &mut App::new("", "", ""));
+            annotate_origin(&mut text, "[[apps]]", &app.origin);
+            show_table(&mut text, APP, &app.values, &mut App::new("", "", ""));
             for webhook in &app.webhooks {
                 text.push('\n');
-                annotate(&mut text, "[[apps.webhooks]]", &webhook.origin);
-                table(&mut text, WEBHOOK, &webhook.values, &mut blank_webhook());
+                annotate_origin(&mut text, "[[apps.webhooks]]", &webhook.origin);
+                show_table(&mut text, WEBHOOK, &webhook.values, &mut blank_webhook());
             }
         }
         text
@@ -136,13 +136,13 @@ fn insert(all: &mut Map<String, Json>, name: &str, value: Json) {
     }
 }
 
-fn table<T>(text: &mut String, keys: &[SettingKey<T>], group: &SettingGroup, scratch: &mut T) {
+fn show_table<T>(text: &mut String, keys: &[SettingKey<T>], group: &SettingGroup, scratch: &mut T) {
     for key in keys {
-        line(text, key, key.name, group, scratch);
+        show_line(text, key, key.name, group, scratch);
     }
 }
 
-fn line<T>(
+fn show_line<T>(
     text: &mut String,
     key: &SettingKey<T>,
     name: &str,
@@ -150,7 +150,7 @@ fn line<T>(
     scratch: &mut T,
 ) {
     let Some((value, origin)) = shown(key, group, scratch) else { return };
-    annotate(text, &format!("{name} = {value}"), &origin);
+    annotate_origin(text, &format!("{name} = {value}"), &origin);
 }
 
 /// What is shown of a setting, and where it comes from.
@@ -159,12 +159,12 @@ fn shown<T>(
     group: &SettingGroup,
     scratch: &mut T,
 ) -> Option<(Value, SettingOrigin)> {
-    let Setting { value, origin } = effective(key, group)?;
-    let value = typed(key, value, scratch);
+    let Setting { value, origin } = effective_setting(key, group)?;
+    let value = typed_value(key, value, scratch);
     let empty = matches!(&value, Value::Text(text) if text.is_empty());
     let value = match value {
         value if key.secret && origin != SettingOrigin::Default && !empty => match key.name {
-            "cluster.redis" | "sql.url" => addresses(&value),
+            "cluster.redis" | "sql.url" => mask_urls(&value),
             "cluster.tls.key" if !is_pem(&value) => value,
             _ => Value::Text(MASK.to_owned()),
         },
@@ -179,15 +179,15 @@ fn is_pem(value: &Value) -> bool {
 }
 
 /// URLs without what may be a secret in them: all before the host, and the parameters.
-fn addresses(value: &Value) -> Value {
+fn mask_urls(value: &Value) -> Value {
     match value {
-        Value::Text(url) | Value::Raw(url) => Value::Text(address(url)),
-        Value::List(urls) => Value::List(urls.iter().map(addresses).collect()),
+        Value::Text(url) | Value::Raw(url) => Value::Text(mask_url(url)),
+        Value::List(urls) => Value::List(urls.iter().map(mask_urls).collect()),
         _ => Value::Text(MASK.to_owned()),
     }
 }
 
-fn address(url: &str) -> String {
+fn mask_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return MASK.to_owned() };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     // Where a password was not encoded, its end may be anywhere.
@@ -202,22 +202,23 @@ fn address(url: &str) -> String {
     }
 }
 
-fn annotate(text: &mut String, line: &str, origin: &SettingOrigin) {
+fn annotate_origin(text: &mut String, line: &str, origin: &SettingOrigin) {
     _ = writeln!(text, "{line:<40} # {origin}");
 }
 
 /// A text without a type as the value that the key takes it for.
-fn typed<T>(key: &SettingKey<T>, value: Value, scratch: &mut T) -> Value {
+fn typed_value<T>(key: &SettingKey<T>, value: Value, scratch: &mut T) -> Value {
     let Value::Raw(raw) = &value else { return value };
     let list = texts(&value).ok().map(|items| items.into_iter().map(Value::Text).collect());
-    let candidates = [Some(Value::Text(raw.clone())), file::value(raw), list.map(Value::List)];
+    let candidates =
+        [Some(Value::Text(raw.clone())), file::parse_value(raw), list.map(Value::List)];
     let fits = |candidate: &Value| (key.read)(scratch, candidate).is_ok();
     candidates.into_iter().flatten().find(fits).unwrap_or(value)
 }
 
 impl GeneratedApp {
     /// The credentials for a file of Fanfare's and for a Laravel app's environment.
-    pub fn lines(&self) -> String {
+    pub fn credential_lines(&self) -> String {
         let Self { id, key, secret } = self;
         format!(
             "# For Fanfare's configuration file:\n\
@@ -252,11 +253,11 @@ mod tests {
             ("mysql://u:s3cr3t@db/main?ssl-mode=REQUIRED", "mysql://********@db/main?…"),
             ("s3cr3t", MASK),
         ] {
-            assert_eq!(address(url), shown, "{url}");
+            assert_eq!(mask_url(url), shown, "{url}");
         }
         let list =
             Value::List(["redis://a", "redis://:s3cr3t@b"].map(|u| Value::Text(u.into())).to_vec());
-        assert_eq!(addresses(&list).to_string(), r#"["redis://a", "redis://********@b"]"#);
+        assert_eq!(mask_urls(&list).to_string(), r#"["redis://a", "redis://********@b"]"#);
     }
 
     #[test]
@@ -275,8 +276,8 @@ mod tests {
         ] {
             let value = Value::Raw(written.to_owned());
             let origin = SettingOrigin::Variable("V".to_owned());
-            settings.set(name, Setting { value, origin }).unwrap();
-            assert!(settings.show().contains(shown), "{}", settings.show());
+            settings.set_key(name, Setting { value, origin }).unwrap();
+            assert!(settings.show_all().contains(shown), "{}", settings.show_all());
         }
     }
 }

@@ -231,7 +231,8 @@ pub(super) fn texts(value: &Value) -> Result<Vec<String>, WantedForm> {
     let wanted = || "a list of texts such as [\"a\", \"b\"]".to_owned();
     match value {
         Value::List(items) => items.iter().map(|item| text(item).map_err(|_| wanted())).collect(),
-        Value::Raw(raw) if raw.trim_start().starts_with('[') => match super::file::value(raw) {
+        Value::Raw(raw) if raw.trim_start().starts_with('[') => match super::file::parse_value(raw)
+        {
             Some(list @ Value::List(_)) => texts(&list),
             _ => Err(wanted()),
         },
@@ -251,7 +252,7 @@ pub(super) fn pairs(value: &Value) -> Result<Vec<(String, String)>, WantedForm> 
             .iter()
             .map(|(name, value)| Ok((name.clone(), text(value).map_err(|_| wanted())?)))
             .collect(),
-        Value::Raw(raw) => match super::file::value(raw) {
+        Value::Raw(raw) => match super::file::parse_value(raw) {
             Some(table @ Value::Table(_)) => pairs(&table),
             _ => Err(wanted()),
         },

@@ -72,7 +72,7 @@ pub(super) struct RequestHead<'a> {
 
 /// The app that a request is for: by id, or, for the one path that Python's SDK builds without it, by the key
 /// in the query (case U17).
-pub(super) fn app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>, Error> {
+pub(super) fn find_app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>, Error> {
     let app = match id {
         Some(id) => apps.by_id(id).ok_or_else(|| Error::NoSuchApp(id.to_owned()))?,
         None => {
@@ -89,7 +89,7 @@ pub(super) fn app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>
 }
 
 /// The app that was asked for and is not known, if that is what is wrong.
-pub(super) fn unknown(error: &Error, by_key: bool, query: &str) -> Option<AppName> {
+pub(super) fn unknown_app(error: &Error, by_key: bool, query: &str) -> Option<AppName> {
     match error {
         Error::NoSuchApp(id) => Some(AppName::Id(id.clone())),
         Error::Unauthorized(Doubt::Key, _) if by_key => {
@@ -105,7 +105,7 @@ fn unauthorized(doubt: Doubt, why: &str) -> Error {
 
 /// Checks all that the query says of the request: key, version, time and signature, in the order that
 /// hosted Pusher has them. A `+` in it is read as that, and if that is not what was signed, as a blank.
-pub(super) fn authenticate(
+pub(super) fn authenticate_query(
     app: &App,
     head: RequestHead<'_>,
     now: SystemTime,
@@ -202,7 +202,7 @@ pub(super) enum BodyClaim {
 
 impl BodyClaim {
     /// Whether the body is the one that was signed.
-    pub(super) fn check(self, body: &[u8]) -> Result<(), Error> {
+    pub(super) fn check_body(self, body: &[u8]) -> Result<(), Error> {
         match self {
             Self::Any => Ok(()),
             Self::None if body.is_empty() => Ok(()),
@@ -240,7 +240,7 @@ impl<'a> SignedCall<'a> {
 
 impl Route {
     /// The word for it in the metrics.
-    pub(super) fn word(&self) -> metrics::Call {
+    pub(super) fn metric_label(&self) -> metrics::Call {
         match self {
             Self::Events => metrics::Call::Events,
             Self::BatchEvents => metrics::Call::BatchEvents,
@@ -271,21 +271,25 @@ impl Route {
     }
 
     /// Answers.
-    pub(super) fn answer(&self, call: &SignedCall<'_>, body: &[u8]) -> Result<AnswerBody, Error> {
+    pub(super) fn answer_call(
+        &self,
+        call: &SignedCall<'_>,
+        body: &[u8],
+    ) -> Result<AnswerBody, Error> {
         let text = || {
             std::str::from_utf8(body)
                 .map_err(|_| Error::BadRequest("The body must be UTF-8.".to_owned()))
         };
         match self {
-            Self::Events => events::events(call, text()?),
+            Self::Events => events::publish_events(call, text()?),
             Self::BatchEvents => events::batch_events(call, text()?),
-            Self::Channels => channels::channels(call),
-            Self::Channel(name) => channels::channel(call, name).map(AnswerBody::Json),
-            Self::Users(name) => channels::users(call, name),
-            Self::Connections => channels::connections(call).map(AnswerBody::Json),
-            Self::Terminate(user) => users::terminate(call, user).map(AnswerBody::Json),
-            Self::Unsubscribe(user) => users::unsubscribe(call, user, text()?),
-            Self::Reconnect(user) => users::reconnect(call, user).map(AnswerBody::Json),
+            Self::Channels => channels::list_channels(call),
+            Self::Channel(name) => channels::show_channel(call, name).map(AnswerBody::Json),
+            Self::Users(name) => channels::list_users(call, name),
+            Self::Connections => channels::count_connections(call).map(AnswerBody::Json),
+            Self::Terminate(user) => users::terminate_user(call, user).map(AnswerBody::Json),
+            Self::Unsubscribe(user) => users::unsubscribe_user(call, user, text()?),
+            Self::Reconnect(user) => users::reconnect_user(call, user).map(AnswerBody::Json),
         }
     }
 }

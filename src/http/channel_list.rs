@@ -175,10 +175,10 @@ fn channels_of(
     wanted: &ListQuery,
     directory: &Directory,
 ) -> Vec<(ChannelName, Occupancy)> {
-    let mut channels = directory.channels(&wanted.prefix);
+    let mut channels = directory.occupied_channels(&wanted.prefix);
     if shared.cluster.is_some() && wanted.shown.users {
         for (name, occupancy) in &mut channels {
-            *occupancy = shared.inspect(&wanted.app, directory, name.as_str());
+            *occupancy = shared.inspect_channel(&wanted.app, directory, name.as_str());
         }
     }
     channels
@@ -193,7 +193,7 @@ fn write(channels: &[(ChannelName, Occupancy)], shown: ListFields) -> Bytes {
     for (at, (name, occupancy)) in channels.iter().enumerate() {
         text.push_str(if at == 0 { "" } else { "," });
         // Only those of users, whose ids are anything, may need to be escaped.
-        match name.user() {
+        match name.own_user() {
             None => text.extend(["\"", name.as_str(), "\""]),
             Some(_) => text.push_str(&Value::from(name.as_str()).to_string()),
         }

@@ -13,63 +13,63 @@ use crate::hub::rate_limit::RateTaken;
 use crate::protocol::channel::ChannelName;
 
 /// All occupied channels, or those whose name begins with `filter_by_prefix`.
-pub(super) fn channels(call: &SignedCall<'_>) -> Result<AnswerBody, Error> {
-    take(call)?;
+pub(super) fn list_channels(call: &SignedCall<'_>) -> Result<AnswerBody, Error> {
+    take_quota(call)?;
     let prefix = call.parameter("filter_by_prefix").unwrap_or_default();
     let info = RequestedInfo::new(call.parameter("info").unwrap_or_default());
-    if info.has("user_count") && !prefix.starts_with("presence-") {
+    if info.has_fact("user_count") && !prefix.starts_with("presence-") {
         return Err(Error::BadRequest(
             "user_count may only be requested for presence channels - please supply \
              filter_by_prefix beginning with presence-"
                 .to_owned(),
         ));
     }
-    let (users, subscriptions) = (info.has("user_count"), info.has("subscription_count"));
+    let (users, subscriptions) = (info.has_fact("user_count"), info.has_fact("subscription_count"));
     let shown = ListFields { users, subscriptions };
     let wanted = ListQuery { app: call.app.id.clone(), prefix: prefix.to_owned(), shown };
-    Ok(match call.occupied(wanted) {
+    Ok(match call.occupied_channels(wanted) {
         ChannelList::Made(list) => AnswerBody::Text(list),
         ChannelList::Awaited(list) => call.answer_later(DeferredAnswer::Listing(list)),
     })
 }
 
 /// One channel, occupied or not.
-pub(super) fn channel(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
-    take(call)?;
-    let name = parse(call, name)?;
+pub(super) fn show_channel(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
+    take_quota(call)?;
+    let name = parse_channel(call, name)?;
     let info = RequestedInfo::new(call.parameter("info").unwrap_or_default());
-    if info.has("user_count") && !name.kind().is_presence() {
+    if info.has_fact("user_count") && !name.kind().is_presence() {
         return Err(Error::BadRequest(
             "Cannot retrieve the user count unless the channel is a presence channel".to_owned(),
         ));
     }
-    let occupancy = call.occupancy(&name);
+    let occupancy = call.channel_occupancy(&name);
     let mut answer = Map::new();
     answer.insert("occupied".into(), (occupancy.subscriptions > 0).into());
-    if info.has("user_count") {
+    if info.has_fact("user_count") {
         answer.insert("user_count".into(), occupancy.users.into());
     }
-    if info.has("subscription_count") {
+    if info.has_fact("subscription_count") {
         answer.insert("subscription_count".into(), occupancy.subscriptions.into());
     }
-    if info.has("cache") {
-        answer.insert("cache".into(), cache(call, &name));
+    if info.has_fact("cache") {
+        answer.insert("cache".into(), cached_event(call, &name));
     }
     Ok(Value::Object(answer))
 }
 
 /// The last event of a cache channel, with the seconds it is kept on; `null` where there is none.
-fn cache(call: &SignedCall<'_>, name: &ChannelName) -> Value {
-    call.cached(name).map_or(Value::Null, |(data, ttl)| {
+fn cached_event(call: &SignedCall<'_>, name: &ChannelName) -> Value {
+    call.last_event(name).map_or(Value::Null, |(data, ttl)| {
         let data: Value = serde_json::from_str(&data).unwrap_or_default();
         json!({ "data": data, "ttl": ttl })
     })
 }
 
 /// The users of a presence channel, each once.
-pub(super) fn users(call: &SignedCall<'_>, name: &str) -> Result<AnswerBody, Error> {
-    take(call)?;
-    let name = parse(call, name)?;
+pub(super) fn list_users(call: &SignedCall<'_>, name: &str) -> Result<AnswerBody, Error> {
+    take_quota(call)?;
+    let name = parse_channel(call, name)?;
     if !name.kind().is_presence() {
         return Err(Error::BadRequest("Users can only be retrieved for presence channels".into()));
     }
@@ -80,7 +80,7 @@ pub(super) fn users(call: &SignedCall<'_>, name: &str) -> Result<AnswerBody, Err
     }
     // Written as they come: there may be ten thousand.
     let mut text = String::from("{\"users\":[");
-    for (at, user) in call.present(&name).iter().enumerate() {
+    for (at, user) in call.present_users(&name).iter().enumerate() {
         text.push_str(if at == 0 { "{\"id\":" } else { ",{\"id\":" });
         text.push_str(&Value::from(user.as_str()).to_string());
         text.push('}');
@@ -90,22 +90,22 @@ pub(super) fn users(call: &SignedCall<'_>, name: &str) -> Result<AnswerBody, Err
 }
 
 /// How many sockets the app has; Laravel Pulse asks this.
-pub(super) fn connections(call: &SignedCall<'_>) -> Result<Value, Error> {
-    take(call)?;
-    Ok(json!({ "connections": call.connections() }))
+pub(super) fn count_connections(call: &SignedCall<'_>) -> Result<Value, Error> {
+    take_quota(call)?;
+    Ok(json!({ "connections": call.connection_count() }))
 }
 
-fn parse(call: &SignedCall<'_>, name: &str) -> Result<ChannelName, Error> {
+fn parse_channel(call: &SignedCall<'_>, name: &str) -> Result<ChannelName, Error> {
     ChannelName::parse(name, call.app.limits.max_channel_name)
         .map_err(|error| Error::BadRequest(format!("Invalid channel name: {error}.")))
 }
 
-fn take(call: &SignedCall<'_>) -> Result<(), Error> {
+fn take_quota(call: &SignedCall<'_>) -> Result<(), Error> {
     let limit = call.app.limits.reads_per_second;
     if limit == 0 {
         return Ok(());
     }
-    match call.directory.reads.take(call.now, 1, limit) {
+    match call.directory.reads.take_from(call.now, 1, limit) {
         RateTaken::Left(left) => {
             call.rate.set(Some((limit, left)));
             Ok(())

@@ -125,17 +125,17 @@ impl HttpService {
                 }
             }
         };
-        self.pace.enter(RequestPhase::Idle, self.now());
+        self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
         RequestStage::answered(answer, &parts, body)
     }
 
     /// A question whose answer needs the body, or others.
     fn reply(&self, parts: Parts, body: Incoming, way: Way, question: Question) -> RequestStage {
-        self.pace.enter(RequestPhase::Body, self.now());
+        self.pace.enter_phase(RequestPhase::Body, self.now_seconds());
         let door = self.clone();
         RequestStage::Console(ConsoleReply(Box::pin(async move {
             let answered = door.answer_question(&parts, body, way, question).await;
-            door.pace.enter(RequestPhase::Idle, door.now());
+            door.pace.enter_phase(RequestPhase::Idle, door.now_seconds());
             answered.unwrap_or_else(|error| refusal(error.status(), &error.to_string()))
         })))
     }
@@ -214,7 +214,7 @@ impl HttpService {
         let feed = FeedStream { watching, before: Vec::new() };
         *self.handoff.borrow_mut() = Some(Handoff::Feed(Box::new(feed)));
         // The client is never sent this: it only makes hyper let go of the stream.
-        response::switching()
+        response::switching_response()
     }
 
     /// A call of the API, with the console in the place of a signature.
@@ -227,7 +227,7 @@ impl HttpService {
                     return Err(Error::MethodNotAllowed(allowed));
                 }
                 let apps = self.http.node.shared.apps.load();
-                Ok((api::app(&apps, Some(&percent_decode(id)), "")?, route))
+                Ok((api::find_app(&apps, Some(&percent_decode(id)), "")?, route))
             }),
             _ => Err(Error::NotFound),
         };
@@ -241,13 +241,13 @@ impl HttpService {
         };
         match opened {
             Ok((app, route)) => {
-                self.pace.enter(RequestPhase::Body, self.now());
+                self.pace.enter_phase(RequestPhase::Body, self.now_seconds());
                 let claims =
                     SignedQuery { body: BodyClaim::Any, asks: true, plus: PlusMeaning::Plus };
                 self.read_call((parts, body), (app, route, claims), Instant::now())
             }
             Err(error) => {
-                self.pace.enter(RequestPhase::Idle, self.now());
+                self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
                 RequestStage::answered(refusal(error.status(), &error.to_string()), &parts, body)
             }
         }
@@ -272,7 +272,7 @@ async fn read(mut body: Incoming) -> Result<Bytes, Error> {
 
 /// An answer that is nobody else's, and that nothing on the way may keep.
 fn private(value: &Value) -> HttpResponse {
-    let mut answer = response::json(AnswerBody::Text(value.to_string().into()), None);
+    let mut answer = response::value_response(AnswerBody::Text(value.to_string().into()), None);
     keep_private(&mut answer);
     answer
 }

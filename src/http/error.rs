@@ -65,7 +65,7 @@ impl Error {
 
     /// The line of a request to `path` that was refused: for the operator where a setting, a secret or a
     /// limit may be why, and in any case for whoever debugs.
-    pub(super) fn tell(&self, notices: &LogThrottle, uri: &Uri) {
+    pub(super) fn log_refusal(&self, notices: &LogThrottle, uri: &Uri) {
         let (status, path) = (self.status(), resume_token::mask(uri.path()));
         let path = path.as_ref();
         // A set-up that is wrong somewhere else: nothing that this server would warn of.
@@ -75,7 +75,7 @@ impl Error {
             Self::NotAnUpgrade => Some(LogNotice::NoUpgrade),
             _ => None,
         };
-        if let Some(others) = elsewhere.and_then(|notice| notices.due(notice)) {
+        if let Some(others) = elsewhere.and_then(|notice| notices.take_due(notice)) {
             info!(%status, path, others, why = ?self.to_string(), "a request was refused");
             return;
         }
@@ -87,9 +87,9 @@ impl Error {
             Self::OtherSide(_) | Self::SocketIo | Self::NotAnUpgrade => false,
             Self::UpgradeRequired | Self::Interrupted => false,
         };
-        let notice = LogNotice::Request(Status::of(status.as_u16()));
+        let notice = LogNotice::Request(Status::of_code(status.as_u16()));
         // Quoted, for it may hold what was decoded from the path: nobody else writes lines of the log.
-        match is_told.then(|| notices.due(notice)).flatten() {
+        match is_told.then(|| notices.take_due(notice)).flatten() {
             Some(others) => {
                 let query = Query::parse(uri.query().unwrap_or_default());
                 let key = query.get("auth_key").unwrap_or_default();
@@ -101,12 +101,12 @@ impl Error {
     }
 
     /// A parameter that is not there.
-    pub(super) fn missing(name: &str) -> Self {
+    pub(super) fn missing_parameter(name: &str) -> Self {
         Self::BadRequest(format!("The {name} parameter is required."))
     }
 
     /// A parameter that is something else than it should be.
-    pub(super) fn mistyped(name: &str, should: &str) -> Self {
+    pub(super) fn mistyped_parameter(name: &str, should: &str) -> Self {
         Self::BadRequest(format!("The {name} parameter must be {should}."))
     }
 }

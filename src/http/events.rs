@@ -54,7 +54,7 @@ impl<'a> RequestedInfo<'a> {
         !self.0.is_empty()
     }
 
-    pub(super) fn has(&self, fact: &str) -> bool {
+    pub(super) fn has_fact(&self, fact: &str) -> bool {
         self.0.split(',').any(|one| one.trim() == fact)
     }
 }
@@ -68,11 +68,11 @@ struct Parameters<'a, 'c, 'q> {
 }
 
 impl<'a> Parameters<'a, '_, '_> {
-    fn string(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Error> {
-        match self.body.string(name) {
+    fn string_parameter(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Error> {
+        match self.body.get_string(name) {
             Ok(Some(text)) => Ok(Some(text)),
             Ok(None) => Ok(self.in_query(name).map(|text| Cow::Owned(text.to_owned()))),
-            Err(NotAString(name)) => Err(Error::mistyped(name, "a string")),
+            Err(NotAString(name)) => Err(Error::mistyped_parameter(name, "a string")),
         }
     }
 
@@ -80,15 +80,16 @@ impl<'a> Parameters<'a, '_, '_> {
         self.call?.parameter(name)
     }
 
-    fn data(&self) -> Result<Cow<'a, str>, Error> {
-        if let Some(data) = self.body.get("data") {
-            return json::token(data).ok_or_else(|| Error::mistyped("data", "Unicode text"));
+    fn event_data(&self) -> Result<Cow<'a, str>, Error> {
+        if let Some(data) = self.body.get_value("data") {
+            return json::string_token(data)
+                .ok_or_else(|| Error::mistyped_parameter("data", "Unicode text"));
         }
-        let text = self.in_query("data").ok_or_else(|| Error::missing("data"))?;
+        let text = self.in_query("data").ok_or_else(|| Error::missing_parameter("data"))?;
         Ok(Cow::Owned(Value::from(text).to_string()))
     }
 
-    fn channels(&self, app: &App) -> Result<SmallVec<[ChannelName; 1]>, Error> {
+    fn event_channels(&self, app: &App) -> Result<SmallVec<[ChannelName; 1]>, Error> {
         let mut names = SmallVec::new();
         let mut add = |name: &str| {
             let name = ChannelName::parse(name, app.limits.max_channel_name)
@@ -98,20 +99,21 @@ impl<'a> Parameters<'a, '_, '_> {
             }
             Ok::<(), Error>(())
         };
-        if let Some(list) = self.body.get("channels") {
+        if let Some(list) = self.body.get_value("channels") {
             let list = JsonList::parse(list)
-                .ok_or_else(|| Error::mistyped("channels", "an array of strings"))?;
+                .ok_or_else(|| Error::mistyped_parameter("channels", "an array of strings"))?;
             too_many(list.len(), app)?;
             for name in list {
-                add(&json::string(name)
-                    .ok_or_else(|| Error::mistyped("channels", "an array of strings"))?)?;
+                add(&json::string_text(name).ok_or_else(|| {
+                    Error::mistyped_parameter("channels", "an array of strings")
+                })?)?;
             }
         } else if let Some(call) = self.call {
             let list = call.parameters("channels");
             too_many(list.len(), app)?;
             list.into_iter().try_for_each(&mut add)?;
         }
-        if let Some(name) = self.string("channel")? {
+        if let Some(name) = self.string_parameter("channel")? {
             add(&name)?;
         }
         if names.is_empty() {
@@ -132,11 +134,12 @@ fn too_many(channels: usize, app: &App) -> Result<(), Error> {
     Err(Error::BadRequest(format!("An event may go to {max} channels, not {channels}.")))
 }
 
-fn trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger<'a>, Error> {
-    let name = parameters.string("name")?.ok_or_else(|| Error::missing("name"))?;
+fn parse_trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger<'a>, Error> {
+    let name =
+        parameters.string_parameter("name")?.ok_or_else(|| Error::missing_parameter("name"))?;
     let max = app.limits.max_event_name;
     if name.is_empty() || name.chars().count() > max {
-        return Err(Error::mistyped("name", &format!("1 to {max} characters")));
+        return Err(Error::mistyped_parameter("name", &format!("1 to {max} characters")));
     }
     let resumes = !app.features.resume.is_zero();
     let own = ["pusher:", "pusher_internal:", "resume:"];
@@ -146,41 +149,42 @@ fn trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger
             "Event names that begin with {prefix} are the protocol's own."
         )));
     }
-    let channels = parameters.channels(app)?;
-    let data = parameters.data()?;
+    let channels = parameters.event_channels(app)?;
+    let data = parameters.event_data()?;
     let max = app.limits.max_event_data;
     if let size @ Some(_) = json::longer_than(&data, max) {
         return Err(Error::TooLarge { what: "data content of this event", size, max });
     }
-    let except = match parameters.string("socket_id")? {
+    let except = match parameters.string_parameter("socket_id")? {
         None => None,
-        Some(id) => Some(
-            SocketId::parse(&id)
-                .ok_or_else(|| Error::mistyped("socket_id", "two numbers with a dot between"))?,
-        ),
+        Some(id) => Some(SocketId::parse(&id).ok_or_else(|| {
+            Error::mistyped_parameter("socket_id", "two numbers with a dot between")
+        })?),
     };
-    let info = parameters.string("info")?.map_or_else(RequestedInfo::default, RequestedInfo::new);
+    let info = parameters
+        .string_parameter("info")?
+        .map_or_else(RequestedInfo::default, RequestedInfo::new);
     Ok(Trigger { name, data, channels, except, info })
 }
 
 /// The channels whose counts the answer is to have.
-pub(super) fn asked(call: &SignedCall<'_>, route: &Route, body: &str) -> Vec<ChannelName> {
+pub(super) fn asked_channels(call: &SignedCall<'_>, route: &Route, body: &str) -> Vec<ChannelName> {
     if *route == Route::Events {
         // Most ask nothing, and need not be read twice.
         if !body.contains("\"info\"") && call.query().get("info").is_none() {
             return Vec::new();
         }
-        let Ok(body) = object(body) else { return Vec::new() };
-        let trigger = trigger(&Parameters { body, call: Some(call) }, call.app).ok();
+        let Ok(body) = parse_object(body) else { return Vec::new() };
+        let trigger = parse_trigger(&Parameters { body, call: Some(call) }, call.app).ok();
         let asking = trigger.filter(|trigger| trigger.info.is_asked());
         return asking.map(|trigger| trigger.channels.to_vec()).unwrap_or_default();
     }
     let mut names: Vec<ChannelName> = Vec::new();
-    let batch = object(body).ok().and_then(|body| body.get("batch"));
+    let batch = parse_object(body).ok().and_then(|body| body.get_value("batch"));
     let batch = batch.and_then(JsonList::parse);
     for item in batch.iter().flatten().take(call.app.limits.max_batch) {
         let Some(body) = JsonObject::parse(item.get()) else { continue };
-        let trigger = trigger(&Parameters { body, call: None }, call.app).ok();
+        let trigger = parse_trigger(&Parameters { body, call: None }, call.app).ok();
         let asking = trigger.filter(|trigger| trigger.info.is_asked());
         names.extend(asking.and_then(|trigger| trigger.channels.first().cloned()));
     }
@@ -188,16 +192,17 @@ pub(super) fn asked(call: &SignedCall<'_>, route: &Route, body: &str) -> Vec<Cha
 }
 
 /// One event, to one channel or several. The answer is `{}`, or the counts that were asked for.
-pub(super) fn events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
-    let body = object(body)?;
-    let trigger = trigger(&Parameters { body, call: Some(call) }, call.app)?;
-    fit(call, std::slice::from_ref(&trigger))?;
-    take(call, 1)?;
-    Ok(publish(call, std::slice::from_ref(&trigger), || {
+pub(super) fn publish_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
+    let body = parse_object(body)?;
+    let trigger = parse_trigger(&Parameters { body, call: Some(call) }, call.app)?;
+    check_room(call, std::slice::from_ref(&trigger))?;
+    take_quota(call, 1)?;
+    Ok(publish_trigger(call, std::slice::from_ref(&trigger), || {
         if !trigger.info.is_asked() {
             return json!({});
         }
-        let counts = |name: &ChannelName| (name.to_string(), counts(call, name, &trigger.info));
+        let counts =
+            |name: &ChannelName| (name.to_string(), channel_counts(call, name, &trigger.info));
         let channels: Map<String, Value> = trigger.channels.iter().map(counts).collect();
         json!({ "channels": channels })
     }))
@@ -205,12 +210,12 @@ pub(super) fn events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Er
 
 /// Several events, each to one channel.
 pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
-    let wrong = || Error::mistyped("batch", "an array of events");
+    let wrong = || Error::mistyped_parameter("batch", "an array of events");
     // What is wrong is looked for only once it is known that something is.
     let Some(BatchBody(batch)) = BatchBody::parse(body) else {
-        return Err(object(body).map_or_else(|error| error, |_| wrong()));
+        return Err(parse_object(body).map_or_else(|error| error, |_| wrong()));
     };
-    let batch = batch.ok_or_else(|| Error::missing("batch"))?;
+    let batch = batch.ok_or_else(|| Error::missing_parameter("batch"))?;
     let max = call.app.limits.max_batch;
     if batch.len() > max {
         let text = format!("Batch too large ({} > {max}).", batch.len());
@@ -218,17 +223,17 @@ pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBo
     }
     let mut triggers = Vec::with_capacity(batch.len());
     for body in batch {
-        triggers.push(trigger(&Parameters { body, call: None }, call.app)?);
+        triggers.push(parse_trigger(&Parameters { body, call: None }, call.app)?);
     }
-    fit(call, &triggers)?;
-    take(call, triggers.len() as u32)?;
-    Ok(publish(call, &triggers, || {
+    check_room(call, &triggers)?;
+    take_quota(call, triggers.len() as u32)?;
+    Ok(publish_trigger(call, &triggers, || {
         if !triggers.iter().any(|trigger| trigger.info.is_asked()) {
             // As Pusher answers: Go's SDK takes `batch` for a list or nothing.
             return json!({});
         }
         let info = |trigger: &Trigger<'_>| match trigger.channels.first() {
-            Some(name) if trigger.info.is_asked() => counts(call, name, &trigger.info),
+            Some(name) if trigger.info.is_asked() => channel_counts(call, name, &trigger.info),
             _ => json!({}),
         };
         let infos: Vec<Value> = triggers.iter().map(info).collect();
@@ -236,7 +241,7 @@ pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBo
     }))
 }
 
-fn object(body: &str) -> Result<JsonObject<'_>, Error> {
+fn parse_object(body: &str) -> Result<JsonObject<'_>, Error> {
     // An empty body is one whose parameters all stand in the query.
     let body = if body.is_empty() { "{}" } else { body };
     JsonObject::parse(body)
@@ -245,10 +250,10 @@ fn object(body: &str) -> Result<JsonObject<'_>, Error> {
 
 /// Whether the other nodes can be told, if there are any. Better that nobody hears of it and the backend knows, than
 /// that some do not.
-fn fit(call: &SignedCall<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
+fn check_room(call: &SignedCall<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
     let Some(cluster) = &call.node.shared.cluster else { return Ok(()) };
     let publishes = triggers.iter().map(|trigger| trigger.channels.len()).sum();
-    let fits = cluster.link().takes(publishes, bytes(triggers));
+    let fits = cluster.link().has_room_for(publishes, bytes(triggers));
     if fits { Ok(()) } else { Err(Error::Crowded) }
 }
 
@@ -258,7 +263,7 @@ fn bytes(triggers: &[Trigger<'_>]) -> usize {
 }
 
 /// Publishes all of them, and says what is answered then.
-fn publish(
+fn publish_trigger(
     call: &SignedCall<'_>,
     triggers: &[Trigger<'_>],
     answer: impl FnOnce() -> Value,
@@ -281,24 +286,24 @@ fn publish(
 }
 
 /// What the channel has just now; the count of users only where there are any to count.
-fn counts(call: &SignedCall<'_>, name: &ChannelName, info: &RequestedInfo<'_>) -> Value {
-    let occupancy = call.occupancy(name);
+fn channel_counts(call: &SignedCall<'_>, name: &ChannelName, info: &RequestedInfo<'_>) -> Value {
+    let occupancy = call.channel_occupancy(name);
     let mut counts = Map::new();
-    if info.has("user_count") && name.kind().is_presence() {
+    if info.has_fact("user_count") && name.kind().is_presence() {
         counts.insert("user_count".into(), occupancy.users.into());
     }
-    if info.has("subscription_count") {
+    if info.has_fact("subscription_count") {
         counts.insert("subscription_count".into(), occupancy.subscriptions.into());
     }
     Value::Object(counts)
 }
 
-fn take(call: &SignedCall<'_>, n: u32) -> Result<(), Error> {
+fn take_quota(call: &SignedCall<'_>, n: u32) -> Result<(), Error> {
     let limit = call.app.limits.events_per_second;
     if limit == 0 {
         return Ok(());
     }
-    match call.directory.events.take(call.now, n, limit) {
+    match call.directory.events.take_from(call.now, n, limit) {
         RateTaken::Left(left) => {
             call.rate.set(Some((limit, left)));
             Ok(())

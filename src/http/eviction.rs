@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::timeouts::{RequestPhase, RequestTimer, RequestTimers, TimeoutReason, TimerGuard};
-use crate::hub::addresses::{ConnectionsPerAddress, counted};
+use crate::hub::addresses::{ConnectionsPerAddress, counted_address};
 use crate::node::ServerState;
 
 /// Connections that an address may have for a moment beyond `connections_per_ip`: a backend that has just come is
@@ -38,7 +38,7 @@ impl Drop for AddressVisit {
 
 /// Whether it may end without anything being lost that was under way, and rather than others: the less the rather.
 fn reluctance(pace: &RequestTimer) -> Option<(bool, bool)> {
-    let is_read = match pace.step() {
+    let is_read = match pace.current_phase() {
         RequestPhase::New | RequestPhase::Idle | RequestPhase::Head => false,
         // Of a backend, whatever it is.
         RequestPhase::Body if pace.is_known() => return None,
@@ -55,7 +55,7 @@ impl TimerGuard {
         if !shared.addresses.is_limited() {
             return false;
         }
-        let address = counted(address);
+        let address = counted_address(address);
         shared.addresses.visit(address);
         let visit = AddressVisit { shared: shared.clone(), address };
         self.pace.visit.replace(Some(visit));
@@ -160,7 +160,7 @@ impl RequestTimers {
 
     fn crowd_out(&self, pace: &RequestTimer) {
         self.forget_visit(pace);
-        pace.end(TimeoutReason::Crowded);
+        pace.end_connection(TimeoutReason::Crowded);
     }
 }
 
@@ -177,23 +177,24 @@ mod tests {
     #[test]
     fn strangers_evict_before_backends_and_the_longest_idle_before_others() {
         let paces = Rc::new(RequestTimers::default());
-        let backend = paces.begin(1);
+        let backend = paces.begin_connection(1);
         paces.know(&backend.pace);
-        backend.pace.enter(RequestPhase::Idle, 1);
-        let (polls, early, late) = (paces.begin(1), paces.begin(1), paces.begin(1));
-        polls.pace.enter(RequestPhase::Held, 1);
-        early.pace.enter(RequestPhase::Idle, 1);
-        let new = paces.begin(1);
+        backend.pace.enter_phase(RequestPhase::Idle, 1);
+        let (polls, early, late) =
+            (paces.begin_connection(1), paces.begin_connection(1), paces.begin_connection(1));
+        polls.pace.enter_phase(RequestPhase::Held, 1);
+        early.pace.enter_phase(RequestPhase::Idle, 1);
+        let new = paces.begin_connection(1);
         assert_eq!(paces.evict(&new), 1);
         assert!(ends(&late) && !ends(&early), "it has asked for something since");
-        late.pace.enter(RequestPhase::Body, 1);
+        late.pace.enter_phase(RequestPhase::Body, 1);
         assert_eq!(paces.evict(&new), 1);
         assert!(ends(&early));
-        early.pace.enter(RequestPhase::Held, 1);
+        early.pace.enter_phase(RequestPhase::Held, 1);
         assert_eq!((paces.evict(&new), ends(&late)), (1, true));
-        late.pace.enter(RequestPhase::Held, 1);
+        late.pace.enter_phase(RequestPhase::Held, 1);
         assert_eq!((paces.evict(&new), ends(&backend)), (1, true));
-        backend.pace.enter(RequestPhase::Body, 1);
+        backend.pace.enter_phase(RequestPhase::Body, 1);
         assert_eq!(paces.evict(&new), 0, "all of them are at something");
         assert!(!ends(&polls));
     }

@@ -38,7 +38,7 @@ impl Service<Request<Incoming>> for HttpService {
 
     fn call(&self, request: Request<Incoming>) -> RequestFuture {
         let (parts, body) = request.into_parts();
-        let stage = self.begin(parts, body, None, Instant::now());
+        let stage = self.begin_request(parts, body, None, Instant::now());
         RequestFuture { door: self.clone(), stage }
     }
 }
@@ -46,7 +46,7 @@ impl Service<Request<Incoming>> for HttpService {
 impl HttpService {
     /// How a request goes on once its head is there; `verdict` is what came of asking for its app, if that
     /// was needed.
-    fn begin(
+    fn begin_request(
         &self,
         parts: Parts,
         body: Incoming,
@@ -62,7 +62,7 @@ impl HttpService {
         {
             return self.fall_back(&address, parts, body, verdict);
         }
-        let stage = match self.open(&parts, &body, verdict) {
+        let stage = match self.route_request(&parts, &body, verdict) {
             Ok(RoutedRequest::Unknown(pending)) => {
                 RequestStage::Unknown(Box::new(AwaitingApp { parts, body, pending, begun }))
             }
@@ -74,8 +74,8 @@ impl HttpService {
                 self.read_call((parts, body), (app, route, claims), begun)
             }
             Err(RefusedRequest { call, error }) => {
-                let answer = self.refuse(&parts, call, &error, None);
-                self.count(call, &answer, begun);
+                let answer = self.refuse_request(&parts, call, &error, None);
+                self.count_request(call, &answer, begun);
                 RequestStage::answered(answer, &parts, body)
             }
         };
@@ -84,7 +84,7 @@ impl HttpService {
         } else {
             RequestPhase::Body
         };
-        self.pace.enter(step, self.now());
+        self.pace.enter_phase(step, self.now_seconds());
         stage
     }
 
@@ -103,30 +103,32 @@ impl HttpService {
     }
 
     /// The answer to a request that was read, counted.
-    fn conclude(
+    fn conclude_request(
         &self,
         reading: &AwaitingBody,
         answered: Result<AnswerBody, Error>,
         rate: Option<(u32, u32)>,
     ) -> Response<Full<Bytes>> {
-        self.pace.enter(RequestPhase::Idle, self.now());
+        self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
         let answer = match answered {
             Ok(said) => {
-                let mut answer = response::json(said, rate);
+                let mut answer = response::value_response(said, rate);
                 self.allow_origin(&reading.parts, &mut answer);
                 answer
             }
-            Err(error) => self.refuse(&reading.parts, reading.route.word(), &error, rate),
+            Err(error) => {
+                self.refuse_request(&reading.parts, reading.route.metric_label(), &error, rate)
+            }
         };
-        let traffic = reading.directory.traffic(self.http.node.worker.index());
+        let traffic = reading.directory.traffic_of(self.http.node.worker.index());
         traffic.answer_bytes.add(answer.body().size_hint().lower());
-        self.count(reading.route.word(), &answer, reading.begun);
+        self.count_request(reading.route.metric_label(), &answer, reading.begun);
         answer
     }
 
-    fn count(&self, call: metrics::Call, answer: &Response<Full<Bytes>>, begun: Instant) {
+    fn count_request(&self, call: metrics::Call, answer: &Response<Full<Bytes>>, begun: Instant) {
         if let Some(calls) = self.http.node.counts().calls.get(call as usize) {
-            calls.by_status.count(Status::of(answer.status().as_u16()) as usize);
+            calls.by_status.count(Status::of_code(answer.status().as_u16()) as usize);
             calls.seconds.observe(begun.elapsed());
         }
     }
@@ -158,7 +160,7 @@ impl RequestStage {
     pub(super) fn answered(answer: Response<Full<Bytes>>, parts: &Parts, body: Incoming) -> Self {
         // What comes after a handshake is no body.
         let unread = (answer.status() != StatusCode::SWITCHING_PROTOCOLS)
-            .then(|| UnreadBody::of(parts, body))
+            .then(|| UnreadBody::of_request(parts, body))
             .flatten();
         match unread {
             Some(unread) => Self::Unread(answer, unread),
@@ -214,31 +216,31 @@ impl AwaitingBody {
         if http.node.shared.cluster.is_none() {
             return Poll::Ready(QueryResult::default());
         }
-        ready!(self.asking.poll_room(cx, || query::room(&http.node, &self.route)));
+        ready!(self.asking.poll_room(cx, || query::publish_room(&http.node, &self.route)));
         let mut asking = std::mem::take(&mut self.asking);
         let polled = asking.poll(cx, || {
             let body = self.received.bytes();
-            self.claims.body.check(body).ok()?;
-            query::ask(&self.call(http, QueryResult::default()), &self.route, body)
+            self.claims.body.check_body(body).ok()?;
+            query::query_of(&self.signed_call(http, QueryResult::default()), &self.route, body)
         });
         self.asking = asking;
         polled
     }
 
-    fn answer(&self, http: &Http, known: QueryResult) -> RequestOutcome {
+    fn answer_request(&self, http: &Http, known: QueryResult) -> RequestOutcome {
         let body = self.received.bytes();
-        let traffic = self.directory.traffic(http.node.worker.index());
+        let traffic = self.directory.traffic_of(http.node.worker.index());
         traffic.calls.add(1);
         traffic.call_bytes.add(body.len() as u64);
-        if let Err(error) = self.claims.body.check(body) {
+        if let Err(error) = self.claims.body.check_body(body) {
             return RequestOutcome::refused(error);
         }
-        let call = self.call(http, known);
-        let answered = self.route.answer(&call, body);
+        let call = self.signed_call(http, known);
+        let answered = self.route.answer_call(&call, body);
         RequestOutcome { answered, rate: call.rate.get(), later: call.later.take() }
     }
 
-    fn call<'a>(&'a self, http: &'a Http, known: QueryResult) -> SignedCall<'a> {
+    fn signed_call<'a>(&'a self, http: &'a Http, known: QueryResult) -> SignedCall<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let query = self.parts.uri.query();
         SignedCall {
@@ -268,24 +270,24 @@ impl Future for RequestFuture {
                 std::mem::replace(stage, RequestStage::Answered(None))
             {
                 let AwaitingApp { parts, body, begun, .. } = *unknown;
-                *stage = door.begin(parts, body, Some(verdict), begun);
+                *stage = door.begin_request(parts, body, Some(verdict), begun);
             }
         }
         let reading = match stage {
             RequestStage::Reading(reading) => reading,
             RequestStage::Answered(answer) => {
-                let answer = answer.take().unwrap_or_else(response::health);
+                let answer = answer.take().unwrap_or_else(response::health_response);
                 return Poll::Ready(Ok(answer));
             }
             RequestStage::Unread(answer, unread) => {
-                ready!(unread.poll(cx));
-                door.pace.enter(RequestPhase::Idle, door.now());
+                ready!(unread.poll_drained(cx));
+                door.pace.enter_phase(RequestPhase::Idle, door.now_seconds());
                 return Poll::Ready(Ok(std::mem::take(answer)));
             }
             RequestStage::Deferred(reading, later, rate) => {
                 let (app, directory) = (&reading.app, &reading.directory);
                 let answered = ready!(later.poll(&door.http.node, (app, directory), cx));
-                return Poll::Ready(Ok(door.conclude(reading, answered, *rate)));
+                return Poll::Ready(Ok(door.conclude_request(reading, answered, *rate)));
             }
             RequestStage::Console(reply) => return reply.poll(cx).map(Ok),
             RequestStage::Fallback(uri, waiting) => {
@@ -300,7 +302,7 @@ impl Future for RequestFuture {
             Err(_) => QueryResult::default(),
         };
         let RequestOutcome { answered, rate, later } = match received {
-            Ok(()) => reading.answer(&door.http, known),
+            Ok(()) => reading.answer_request(&door.http, known),
             Err(error) => RequestOutcome::refused(error),
         };
         if let Some(later) = later {
@@ -311,14 +313,14 @@ impl Future for RequestFuture {
             }
             return self.poll(cx);
         }
-        let answer = door.conclude(reading, answered, rate);
+        let answer = door.conclude_request(reading, answered, rate);
         if reading.body.is_end_stream() {
             return Poll::Ready(Ok(answer));
         }
         if let RequestStage::Reading(reading) =
             std::mem::replace(stage, RequestStage::Answered(None))
         {
-            *stage = RequestStage::Unread(answer, UnreadBody::rest(reading.body));
+            *stage = RequestStage::Unread(answer, UnreadBody::of_rest(reading.body));
         }
         self.poll(cx)
     }

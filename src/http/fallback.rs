@@ -170,7 +170,7 @@ impl HttpService {
                 RequestStage::Answered(Some(self.refuse_fallback(&uri, &error))),
             ),
         };
-        self.pace.enter(step, self.now());
+        self.pace.enter_phase(step, self.now_seconds());
         stage
     }
 
@@ -181,7 +181,7 @@ impl HttpService {
         verdict: Option<LookupResult>,
     ) -> Result<SessionStart, Error> {
         if parts.method == Method::OPTIONS {
-            let mut answer = response::preflight(&parts.headers);
+            let mut answer = response::preflight_response(&parts.headers);
             let headers = answer.headers_mut();
             headers.insert(ALLOW, HeaderValue::from_static(METHODS));
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
@@ -191,7 +191,7 @@ impl HttpService {
             return Err(Error::MethodNotAllowed(METHODS));
         }
         let name = address.session.as_deref().ok_or(Error::NotFound)?;
-        let session = self.http.node.hub().http_sessions.find(name);
+        let session = self.http.node.hub().http_sessions.find_session(name);
         match (address.purpose, session) {
             (SessionPurpose::Send, Some(session)) => {
                 let apps = self.http.node.shared.apps.load();
@@ -202,7 +202,7 @@ impl HttpService {
             }
             (SessionPurpose::Send, None) => Err(Error::NotFound),
             (SessionPurpose::Receive(transport), Some(session)) => {
-                Ok(self.receive(parts, transport, Ok(session.place)))
+                Ok(self.receive_session(parts, transport, Ok(session.place)))
             }
             (SessionPurpose::Receive(transport), None) => {
                 self.open_session(parts, address, (name, transport), verdict)
@@ -250,11 +250,11 @@ impl HttpService {
             let reason = Some(Reason::Capacity).filter(|_| was_admitted);
             tell_of_refusal(&http.node.shared, client, (error, reason), &asked);
         }
-        Ok(self.receive(parts, transport, opened.map(|session| session.place)))
+        Ok(self.receive_session(parts, transport, opened.map(|session| session.place)))
     }
 
     /// Brings a receiving request to its session, or tells it why there is none.
-    fn receive(
+    fn receive_session(
         &self,
         parts: &Parts,
         transport: Transport,
@@ -266,12 +266,12 @@ impl HttpService {
             let lines = LineStream { session, framing, before: Vec::new() };
             *self.handoff.borrow_mut() = Some(Handoff::Lines(lines));
             // The client is never sent this: it only makes hyper let go of the stream.
-            return SessionStart::Answered(response::switching());
+            return SessionStart::Answered(response::switching_response());
         }
         match session {
             Ok(place) => {
                 let (answer, poll) = oneshot::channel();
-                self.http.node.hub().arrive(place, SessionRequest::Polling(answer));
+                self.http.node.hub().bring_request(place, SessionRequest::Polling(answer));
                 SessionStart::Polling(poll)
             }
             Err(error) => {
@@ -289,15 +289,15 @@ impl HttpService {
         max: usize,
     ) -> AwaitingAnswer {
         let (heard, answer) = oneshot::channel();
-        self.http.node.hub().arrive(place, SessionRequest::TooLarge { heard });
+        self.http.node.hub().bring_request(place, SessionRequest::TooLarge { heard });
         AwaitingAnswer::Heard(answer, Some(Error::TooLarge { what: "message", size, max }))
     }
 
     /// Counts, logs and answers a refusal.
     fn refuse_fallback(&self, uri: &Uri, error: &Error) -> Response<Full<Bytes>> {
         self.http.node.counts().refused_messages.add(1);
-        error.tell(&self.http.node.shared.metrics.notices, uri);
-        for_any_page(response::refusal(error, None))
+        error.log_refusal(&self.http.node.shared.metrics.notices, uri);
+        for_any_page(response::refusal_response(error, None))
     }
 
     /// Takes a waiting request as far as it goes.
@@ -309,12 +309,12 @@ impl HttpService {
     ) -> Poll<Response<Full<Bytes>>> {
         if let AwaitingAnswer::Reading(reading) = waiting {
             let read = ready!(reading.poll_body(cx));
-            self.pace.enter(RequestPhase::Held, self.now());
-            match read.and_then(|()| reading.texts()) {
+            self.pace.enter_phase(RequestPhase::Held, self.now_seconds());
+            match read.and_then(|()| reading.message_texts()) {
                 Ok((texts, bytes)) => {
                     let (heard, answer) = oneshot::channel();
                     let said = SessionRequest::Texts { texts, bytes, heard };
-                    self.http.node.hub().arrive(reading.place, said);
+                    self.http.node.hub().bring_request(reading.place, said);
                     *waiting = AwaitingAnswer::Heard(answer, None);
                 }
                 Err(Error::TooLarge { size, max, .. }) => {
@@ -330,12 +330,12 @@ impl HttpService {
                 Err(_) => Err(Error::NotFound),
             },
             AwaitingAnswer::Heard(heard, refusal) => match ready!(Pin::new(heard).poll(cx)) {
-                Ok(true) => refusal.take().map_or_else(|| Ok(taken()), Err),
+                Ok(true) => refusal.take().map_or_else(|| Ok(taken_answer()), Err),
                 Ok(false) | Err(_) => Err(Error::NotFound),
             },
             AwaitingAnswer::Reading(_) => return Poll::Pending,
         };
-        self.pace.enter(RequestPhase::Idle, self.now());
+        self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
         Poll::Ready(answered.unwrap_or_else(|error| self.refuse_fallback(uri, &error)))
     }
 }
@@ -346,7 +346,7 @@ impl ClientMessage {
     }
 
     /// The texts that were said, and the bytes that they came in.
-    fn texts(&self) -> Result<(Vec<String>, usize), Error> {
+    fn message_texts(&self) -> Result<(Vec<String>, usize), Error> {
         let body = self.received.bytes();
         let texts = fallback::parse_sent(body).ok_or_else(|| {
             Error::BadRequest("The body must be a JSON array of strings.".to_owned())
@@ -370,7 +370,7 @@ fn lines_answer(said: Bytes) -> Response<Full<Bytes>> {
 }
 
 /// The answer to `xhr_send`, at which no client looks.
-fn taken() -> Response<Full<Bytes>> {
+fn taken_answer() -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -75,7 +75,7 @@ pub fn tell_of_refusal(
     // One code has several.
     let reason =
         reason.filter(|_| *error == close::OVER_CAPACITY).unwrap_or_else(|| upgrade::reason(error));
-    match shared.metrics.notices.due(LogNotice::Refusal(reason)) {
+    match shared.metrics.notices.take_due(LogNotice::Refusal(reason)) {
         // So it is meant to be.
         Some(others) if reason == Reason::Stopping => {
             info!(%address, code, %app, others, "a socket was refused: {text}");
@@ -88,7 +88,7 @@ pub fn tell_of_refusal(
 }
 
 impl HttpService {
-    pub(super) fn upgrade(
+    pub(super) fn upgrade_socket(
         &self,
         parts: &Parts,
         key: &str,
@@ -97,7 +97,7 @@ impl HttpService {
     ) -> Result<RoutedRequest, Error> {
         let (headers, trusted) = (&parts.headers, &self.http.trusted_proxies);
         let is_trusted = trusted.iter().any(|network| network.contains(self.peer));
-        let mut answer = upgrade::shake_hands(headers, is_trusted).map_err(refusal)?;
+        let mut answer = upgrade::shake_hands(headers, is_trusted).map_err(handshake_refusal)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = self.http.node.shared.apps.load();
         let tls = self.tls || response::came_by_tls(trusted, self.peer, headers);
@@ -139,11 +139,11 @@ impl HttpService {
             answers_pings: query.get("client") == Some("js"),
         };
         *self.handoff.borrow_mut() = Some(Handoff::Socket(upgrade));
-        Ok(RoutedRequest::Answered(response::switching()))
+        Ok(RoutedRequest::Answered(response::switching_response()))
     }
 }
 
-fn refusal(why: NoHandshake) -> Error {
+fn handshake_refusal(why: NoHandshake) -> Error {
     match why {
         NoHandshake::NotAnUpgrade => Error::NotAnUpgrade,
         NoHandshake::Version => Error::UpgradeRequired,

@@ -115,8 +115,8 @@ pub enum Handoff {
 }
 
 impl HttpService {
-    fn now(&self) -> u32 {
-        self.http.node.worker.now()
+    fn now_seconds(&self) -> u32 {
+        self.http.node.worker.now_seconds()
     }
 }
 
@@ -129,7 +129,7 @@ impl HttpService {
         verdict: Option<LookupResult>,
     ) -> Result<Option<PendingLookup>, LookupUnavailable> {
         match (&self.http.node.shared.lookup, verdict) {
-            (Some(lookup), None) => Ok(Some(lookup.ask(name))),
+            (Some(lookup), None) => Ok(Some(lookup.ask_for(name))),
             (Some(_), Some(LookupResult::Away)) => Err(LookupUnavailable),
             _ => Ok(None),
         }
@@ -165,45 +165,49 @@ impl From<Error> for RefusedRequest {
 
 impl HttpService {
     /// All routes.
-    fn open(
+    fn route_request(
         &self,
         parts: &Parts,
         body: &Incoming,
         verdict: Option<LookupResult>,
     ) -> Result<RoutedRequest, RefusedRequest> {
         let path = parts.uri.path();
-        let all: Vec<&str> = segments(path).collect();
-        let own = segments(&self.http.prefix).count();
+        let all: Vec<&str> = path_segments(path).collect();
+        let own = path_segments(&self.http.prefix).count();
         let prefixed =
-            all.len() >= own && segments(&self.http.prefix).zip(&all).all(|(a, b)| a == *b);
+            all.len() >= own && path_segments(&self.http.prefix).zip(&all).all(|(a, b)| a == *b);
         let inner = all.get(if prefixed { own } else { 0 }..).unwrap_or_default();
+        let answered = |answer| Ok(RoutedRequest::Answered(answer));
         let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
         if method == Method::OPTIONS {
-            return Ok(RoutedRequest::Answered(response::preflight(&parts.headers)));
+            return answered(response::preflight_response(&parts.headers));
         }
         if self.role.refuses(inner) {
             return Err(Error::OtherSide(self.role).into());
         }
         let (id, route, allowed) = match inner {
-            [] if method == Method::GET => return Ok(RoutedRequest::Answered(self.front(parts))),
-            ["up"] if method == Method::GET => {
-                return Ok(RoutedRequest::Answered(response::health()));
-            }
+            [] if method == Method::GET => return answered(self.front_page(parts)),
+            ["up"] if method == Method::GET => return answered(response::health_response()),
             // The second is Soketi's name, which probes of its installations ask.
             ["ready" | "accept-traffic"] if method == Method::GET => {
-                return Ok(RoutedRequest::Answered(response::ready(&self.http.node.shared)));
+                return answered(response::ready_response(&self.http.node.shared));
             }
             ["metrics"] if method == Method::GET && self.http.scrape.is_some() => {
-                return Ok(RoutedRequest::Answered(response::metrics(self.http.scrape.as_deref())));
+                return answered(response::metrics_response(self.http.scrape.as_deref()));
             }
             [] | ["up" | "ready" | "accept-traffic"] => {
                 return Err(Error::MethodNotAllowed("GET, HEAD, OPTIONS").into());
             }
             ["app", key] if prefixed && method == Method::GET => {
-                return Ok(self.upgrade(parts, &percent_decode(key), None, verdict)?);
+                return Ok(self.upgrade_socket(parts, &percent_decode(key), None, verdict)?);
             }
             ["resume", token, "app", key] if prefixed && method == Method::GET => {
-                return Ok(self.upgrade(parts, &percent_decode(key), Some(token), verdict)?);
+                return Ok(self.upgrade_socket(
+                    parts,
+                    &percent_decode(key),
+                    Some(token),
+                    verdict,
+                )?);
             }
             ["app", _] | ["resume", _, "app", _] if prefixed => {
                 return Err(Error::MethodNotAllowed("GET, OPTIONS").into());
@@ -221,12 +225,12 @@ impl HttpService {
         if allowed.split(',').next() != Some(method.as_str()) {
             return Err(Error::MethodNotAllowed(allowed).into());
         }
-        match self.admit(parts, body, id.as_deref(), &route) {
+        match self.admit_api_call(parts, body, id.as_deref(), &route) {
             Ok((app, claims)) => Ok(RoutedRequest::Call { app, route, claims }),
             Err(error) => {
-                let refused = |error| RefusedRequest { call: route.word(), error };
+                let refused = |error| RefusedRequest { call: route.metric_label(), error };
                 let name =
-                    api::unknown(&error, id.is_none(), parts.uri.query().unwrap_or_default());
+                    api::unknown_app(&error, id.is_none(), parts.uri.query().unwrap_or_default());
                 let asked = name.map(|name| self.look_up(name, verdict)).transpose();
                 match asked.map_err(|LookupUnavailable| refused(Error::LookupAway))?.flatten() {
                     Some(pending) => Ok(RoutedRequest::Unknown(pending)),
@@ -237,7 +241,7 @@ impl HttpService {
     }
 
     /// What of a request to the API can be decided before its body is read.
-    fn admit(
+    fn admit_api_call(
         &self,
         parts: &Parts,
         body: &Incoming,
@@ -245,9 +249,9 @@ impl HttpService {
         route: &Route,
     ) -> Result<(Arc<App>, SignedQuery), Error> {
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
-        let app = api::app(&self.http.node.shared.apps.load(), id, query)?;
+        let app = api::find_app(&self.http.node.shared.apps.load(), id, query)?;
         let head = RequestHead { method: &parts.method, path, prefix: &self.http.prefix, query };
-        let claims = api::authenticate(&app, head, SystemTime::now())?;
+        let claims = api::authenticate_query(&app, head, SystemTime::now())?;
         self.http.paces.know(&self.pace);
         let max = route.max_body(&app);
         let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
@@ -258,17 +262,17 @@ impl HttpService {
     }
 
     /// `/`: the page to try the server on for browsers where it is on, and the health of it for the rest.
-    fn front(&self, parts: &Parts) -> Response<Full<Bytes>> {
+    fn front_page(&self, parts: &Parts) -> Response<Full<Bytes>> {
         let accept = parts.headers.get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok());
         let browser = accept.is_some_and(|accept| accept.contains("text/html"));
         match &self.http.try_out {
-            Some(page) if browser && self.role != AddressRole::Api => response::page(page),
-            _ => response::health(),
+            Some(page) if browser && self.role != AddressRole::Api => response::page_response(page),
+            _ => response::health_response(),
         }
     }
 
     /// Counts, logs and answers a refusal.
-    fn refuse(
+    fn refuse_request(
         &self,
         parts: &Parts,
         call: metrics::Call,
@@ -277,7 +281,7 @@ impl HttpService {
     ) -> Response<Full<Bytes>> {
         let counts = self.http.node.counts();
         match error {
-            Error::Unauthorized(doubt, _) => counts.doubt(Signed::Request, *doubt),
+            Error::Unauthorized(doubt, _) => counts.count_doubt(Signed::Request, *doubt),
             Error::TooManyRequests(_) => {
                 let events = matches!(call, metrics::Call::Events | metrics::Call::BatchEvents);
                 let limited = if events { Limited::Events } else { Limited::Reads };
@@ -285,9 +289,9 @@ impl HttpService {
             }
             _ => {}
         }
-        error.tell(&self.http.node.shared.metrics.notices, &parts.uri);
+        error.log_refusal(&self.http.node.shared.metrics.notices, &parts.uri);
         self.tell_of_refusal(parts, error);
-        let mut answer = response::refusal(error, rate);
+        let mut answer = response::refusal_response(error, rate);
         self.allow_origin(parts, &mut answer);
         answer
     }
@@ -321,7 +325,7 @@ impl HttpService {
 }
 
 /// What stands between slashes, however many.
-fn segments(path: &str) -> impl Iterator<Item = &str> {
+fn path_segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 

@@ -21,7 +21,7 @@ use crate::protocol::query::Query;
 /// What was found out about all nodes before the answer.
 #[derive(Debug, Default)]
 pub(super) struct QueryResult {
-    /// Whom [`Question::Counts`] asked about, in its order.
+    /// Whom [`LinkQuery::Counts`] asked about, in its order.
     names: Vec<ChannelName>,
     answer: Option<LinkReply>,
 }
@@ -77,13 +77,13 @@ impl QueryState {
 }
 
 /// What a request that publishes waits for.
-pub(super) fn room(node: &Node, route: &Route) -> Option<oneshot::Receiver<()>> {
+pub(super) fn publish_room(node: &Node, route: &Route) -> Option<oneshot::Receiver<()>> {
     let publishes = matches!(route, Route::Events | Route::BatchEvents);
-    node.shared.cluster.as_ref().filter(|_| publishes)?.link().room()
+    node.shared.cluster.as_ref().filter(|_| publishes)?.link().wait_for_room()
 }
 
 /// Asks what a request needs to know of all nodes.
-pub(super) fn ask(
+pub(super) fn query_of(
     call: &SignedCall<'_>,
     route: &Route,
     body: &[u8],
@@ -95,7 +95,7 @@ pub(super) fn ask(
         Some(Topic { app: app.clone(), channel })
     };
     let info = |query: &Query<'_>, fact| {
-        RequestedInfo::new(query.get("info").unwrap_or_default().to_owned()).has(fact)
+        RequestedInfo::new(query.get("info").unwrap_or_default().to_owned()).has_fact(fact)
     };
     let mut names = Vec::new();
     let question = match route {
@@ -109,12 +109,12 @@ pub(super) fn ask(
         Route::Users(name) => LinkQuery::Users(topic(name)?),
         Route::Connections => {
             // Those here are known to the moment.
-            let count = call.directory.connections();
-            cluster.link().order(LinkRequest::Connections { app: app.clone(), count });
+            let count = call.directory.connection_count();
+            cluster.link().send_request(LinkRequest::Connections { app: app.clone(), count });
             LinkQuery::Connections(app)
         }
         Route::Events | Route::BatchEvents => {
-            names = events::asked(call, route, std::str::from_utf8(body).ok()?);
+            names = events::asked_channels(call, route, std::str::from_utf8(body).ok()?);
             if names.is_empty() {
                 return None;
             }
@@ -124,19 +124,19 @@ pub(super) fn ask(
         }
         Route::Terminate(_) | Route::Unsubscribe(_) | Route::Reconnect(_) => return None,
     };
-    Some((names, cluster.link().ask(question)?))
+    Some((names, cluster.link().send_query(question)?))
 }
 
-fn occupancy(counted: ClusterOccupancy) -> Occupancy {
+fn to_occupancy(counted: ClusterOccupancy) -> Occupancy {
     Occupancy { subscriptions: counted.subscriptions, users: counted.users }
 }
 
 impl SignedCall<'_> {
     /// The list of every occupied channel that is wanted.
-    pub(super) fn occupied(&self, wanted: ListQuery) -> ChannelList {
+    pub(super) fn occupied_channels(&self, wanted: ListQuery) -> ChannelList {
         match &self.known.answer {
             Some(LinkReply::Channels(all)) => {
-                let all = all.iter().map(|(name, counted)| (name.clone(), occupancy(*counted)));
+                let all = all.iter().map(|(name, counted)| (name.clone(), to_occupancy(*counted)));
                 self.lists.of(wanted, all.collect())
             }
             _ => self.lists.of_here(&self.node.shared, wanted, &self.directory),
@@ -144,20 +144,21 @@ impl SignedCall<'_> {
     }
 
     /// How occupied a channel is.
-    pub(super) fn occupancy(&self, name: &ChannelName) -> Occupancy {
-        let here = || self.node.shared.inspect(&self.app.id, &self.directory, name.as_str());
+    pub(super) fn channel_occupancy(&self, name: &ChannelName) -> Occupancy {
+        let here =
+            || self.node.shared.inspect_channel(&self.app.id, &self.directory, name.as_str());
         match &self.known.answer {
-            Some(LinkReply::Channel(counted, _)) => occupancy(*counted),
+            Some(LinkReply::Channel(counted, _)) => to_occupancy(*counted),
             Some(LinkReply::Counts(all)) => {
                 let at = self.known.names.iter().position(|other| other == name);
-                at.and_then(|at| all.get(at)).map_or_else(here, |counted| occupancy(*counted))
+                at.and_then(|at| all.get(at)).map_or_else(here, |counted| to_occupancy(*counted))
             }
             _ => here(),
         }
     }
 
     /// The token of the last event's data on a cache channel, and the seconds it is kept on.
-    pub(super) fn cached(&self, name: &ChannelName) -> Option<(String, u64)> {
+    pub(super) fn last_event(&self, name: &ChannelName) -> Option<(String, u64)> {
         if !name.kind().cache {
             return None;
         }
@@ -168,33 +169,33 @@ impl SignedCall<'_> {
         let left = |expires: Instant| expires.saturating_duration_since(Instant::now()).as_secs();
         if let Some(cluster) = &self.node.shared.cluster {
             let topic = Topic { app: self.app.id.clone(), channel: name.clone() };
-            return cluster.topics.read(&topic, |entry| {
+            return cluster.topics.read_topic(&topic, |entry| {
                 let cached = entry.cached()?;
                 let data = String::from_utf8_lossy(&cached.data).into_owned();
                 Some((data, left(cached.expires)))
             })?;
         }
-        let cached = self.directory.cache.last(name)?;
+        let cached = self.directory.cache.last_event(name)?;
         Some((cached.data.to_string(), left(cached.expires)))
     }
 
     /// The users present in a channel, in the order they came.
-    pub(super) fn present(&self, name: &ChannelName) -> Vec<UserId> {
+    pub(super) fn present_users(&self, name: &ChannelName) -> Vec<UserId> {
         match (&self.known.answer, &self.node.shared.cluster) {
             (Some(LinkReply::Users(users)), _) => users.clone(),
             (_, Some(cluster)) => {
                 let topic = Topic { app: self.app.id.clone(), channel: name.clone() };
-                cluster.topics.read(&topic, |entry| entry.roster.users()).unwrap_or_default()
+                cluster.topics.read_topic(&topic, |entry| entry.roster.users()).unwrap_or_default()
             }
-            (_, None) => self.directory.present(name.as_str()),
+            (_, None) => self.directory.present_users(name.as_str()),
         }
     }
 
     /// How many sockets the app has.
-    pub(super) fn connections(&self) -> usize {
+    pub(super) fn connection_count(&self) -> usize {
         match &self.known.answer {
             Some(LinkReply::Connections(count)) => *count,
-            _ => self.directory.connections(),
+            _ => self.directory.connection_count(),
         }
     }
 }

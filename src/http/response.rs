@@ -26,7 +26,7 @@ pub(super) type HttpResponse = Response<Full<Bytes>>;
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
-fn object(status: StatusCode, body: Bytes) -> HttpResponse {
+fn json_response(status: StatusCode, body: Bytes) -> HttpResponse {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -41,50 +41,50 @@ pub(super) enum AnswerBody {
 }
 
 /// 200, which PHP's SDK insists on, with the limit that applied and what is left of it.
-pub(super) fn json(said: AnswerBody, rate: Option<(u32, u32)>) -> HttpResponse {
+pub(super) fn value_response(said: AnswerBody, rate: Option<(u32, u32)>) -> HttpResponse {
     let body = match said {
         AnswerBody::Json(value) => value.to_string().into(),
         AnswerBody::Text(text) => text,
     };
-    let mut answer = object(StatusCode::OK, body);
-    limits(&mut answer, rate);
+    let mut answer = json_response(StatusCode::OK, body);
+    add_rate_headers(&mut answer, rate);
     answer
 }
 
-fn limits(answer: &mut HttpResponse, rate: Option<(u32, u32)>) {
+fn add_rate_headers(answer: &mut HttpResponse, rate: Option<(u32, u32)>) {
     if let Some((limit, left)) = rate {
         answer.headers_mut().insert(LIMIT, limit.into());
         answer.headers_mut().insert(REMAINING, left.into());
     }
 }
 
-pub(super) fn health() -> HttpResponse {
-    object(StatusCode::OK, Bytes::from_static(b"{\"health\":\"OK\"}"))
+pub(super) fn health_response() -> HttpResponse {
+    json_response(StatusCode::OK, Bytes::from_static(b"{\"health\":\"OK\"}"))
 }
 
 /// Whether new sockets are welcome.
-pub(super) fn ready(shared: &ServerState) -> HttpResponse {
-    match shared.unready() {
-        None => object(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}")),
+pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
+    match shared.unready_reason() {
+        None => json_response(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}")),
         Some(why) => {
             let body = format!("{{\"ready\":false,\"reason\":\"{}\"}}", why.word());
-            object(StatusCode::SERVICE_UNAVAILABLE, body.into())
+            json_response(StatusCode::SERVICE_UNAVAILABLE, body.into())
         }
     }
 }
 
 /// What Prometheus is told.
-pub(super) fn metrics(scrape: Option<&Scrape>) -> HttpResponse {
-    let text = scrape.map(Scrape::text).unwrap_or_default();
-    let mut answer = object(StatusCode::OK, text.into());
+pub(super) fn metrics_response(scrape: Option<&Scrape>) -> HttpResponse {
+    let text = scrape.map(Scrape::page_text).unwrap_or_default();
+    let mut answer = json_response(StatusCode::OK, text.into());
     let kind = HeaderValue::from_static(MetricsPage::CONTENT_TYPE);
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
 }
 
 /// The page to try the server on. Its policy lets it load nothing from elsewhere.
-pub(super) fn page(html: &Bytes) -> HttpResponse {
-    let mut answer = object(StatusCode::OK, html.clone());
+pub(super) fn page_response(html: &Bytes) -> HttpResponse {
+    let mut answer = json_response(StatusCode::OK, html.clone());
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -100,18 +100,18 @@ pub(super) fn page(html: &Bytes) -> HttpResponse {
 
 /// Ends the requests of a connection. The client is sent [`Upgrade::answer`](super::Upgrade::answer) in its
 /// place.
-pub(super) fn switching() -> HttpResponse {
+pub(super) fn switching_response() -> HttpResponse {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer
 }
 
 /// `{"error": text, "code": status}`.
-pub(super) fn refusal(error: &Error, rate: Option<(u32, u32)>) -> HttpResponse {
+pub(super) fn refusal_response(error: &Error, rate: Option<(u32, u32)>) -> HttpResponse {
     let status = error.status();
     let body = json!({ "error": error.to_string(), "code": status.as_u16() });
-    let mut answer = object(status, body.to_string().into());
-    limits(&mut answer, rate);
+    let mut answer = json_response(status, body.to_string().into());
+    add_rate_headers(&mut answer, rate);
     let headers = answer.headers_mut();
     match error {
         Error::MethodNotAllowed(methods) => {
@@ -133,7 +133,7 @@ pub(super) fn refusal(error: &Error, rate: Option<(u32, u32)>) -> HttpResponse {
 }
 
 /// What a browser asks before it asks.
-pub(super) fn preflight(request: &HeaderMap) -> HttpResponse {
+pub(super) fn preflight_response(request: &HeaderMap) -> HttpResponse {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();

@@ -41,12 +41,12 @@ struct AppFigures {
 }
 
 impl AppFigures {
-    fn sum(&self, read: impl Fn(&AppTraffic) -> &Counter) -> f64 {
+    fn sum_counter(&self, read: impl Fn(&AppTraffic) -> &Counter) -> f64 {
         let all = self.directory.all_traffic().iter();
         all.map(|traffic| read(traffic).value()).fold(0, u64::wrapping_add) as f64
     }
 
-    fn resumed(&self, read: impl Fn(&ResumeFigures) -> &AtomicU64) -> f64 {
+    fn resume_count(&self, read: impl Fn(&ResumeFigures) -> &AtomicU64) -> f64 {
         // Relaxed: what is displayed need not be of one moment.
         read(&self.directory.resume.figures).load(Ordering::Relaxed) as f64
     }
@@ -56,11 +56,11 @@ type AppMetric = fn(&AppFigures) -> f64;
 
 /// Gauges of each app.
 const GAUGES: [(&str, &str, AppMetric); 9] = [
-    ("connections", "Connections open now.", |app| app.directory.connections() as f64),
-    ("compressed_connections", "Those with compression.", |app| app.sum(|t| &t.compressed)),
+    ("connections", "Connections open now.", |app| app.directory.connection_count() as f64),
+    ("compressed_connections", "Those with compression.", |app| app.sum_counter(|t| &t.compressed)),
     ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
     ("held_bytes", "Bytes that are counted for subscriptions and members.", |app| {
-        app.directory.bytes() as f64
+        app.directory.counted_bytes() as f64
     }),
     ("channels", "Channels with subscribers.", |app| app.totals.channels as f64),
     ("presence_members", "Members of all presence channels.", |app| app.totals.members as f64),
@@ -77,50 +77,58 @@ const GAUGES: [(&str, &str, AppMetric); 9] = [
 
 /// Counters of each app.
 const COUNTERS: [(&str, &str, AppMetric); 19] = [
-    ("connects_total", "Sockets that were let in.", |app| app.sum(|t| &t.connected)),
+    ("connects_total", "Sockets that were let in.", |app| app.sum_counter(|t| &t.connected)),
     ("disconnects_total", "Sockets that were let in and are gone.", |app| {
-        app.sum(|t| &t.disconnected)
+        app.sum_counter(|t| &t.disconnected)
     }),
-    ("received_messages_total", "Messages from clients.", |app| app.sum(|t| &t.received)),
-    ("received_bytes_total", "Bytes from clients' sockets.", |app| app.sum(|t| &t.received_bytes)),
+    ("received_messages_total", "Messages from clients.", |app| app.sum_counter(|t| &t.received)),
+    ("received_bytes_total", "Bytes from clients' sockets.", |app| {
+        app.sum_counter(|t| &t.received_bytes)
+    }),
     ("deliveries_total", "Events given to subscribers, one for each.", |app| {
-        app.sum(|t| &t.deliveries)
+        app.sum_counter(|t| &t.deliveries)
     }),
     ("direct_messages_total", "Frames given to one connection alone.", |app| {
-        app.sum(|t| &t.answers)
+        app.sum_counter(|t| &t.answers)
     }),
-    ("sent_bytes_total", "Bytes that clients' sockets took.", |app| app.sum(|t| &t.sent_bytes)),
+    ("sent_bytes_total", "Bytes that clients' sockets took.", |app| {
+        app.sum_counter(|t| &t.sent_bytes)
+    }),
     ("compressed_plain_bytes_total", "What was sent compressed, in bytes before.", |app| {
-        app.sum(|t| &t.plain_bytes)
+        app.sum_counter(|t| &t.plain_bytes)
     }),
     ("compressed_bytes_total", "What was sent compressed, in bytes after.", |app| {
-        app.sum(|t| &t.deflated_bytes)
+        app.sum_counter(|t| &t.deflated_bytes)
     }),
-    ("published_total", "Events published, one for each channel.", |app| app.sum(|t| &t.published)),
-    ("request_bytes_total", "Bytes of bodies sent to the API.", |app| app.sum(|t| &t.call_bytes)),
+    ("published_total", "Events published, one for each channel.", |app| {
+        app.sum_counter(|t| &t.published)
+    }),
+    ("request_bytes_total", "Bytes of bodies sent to the API.", |app| {
+        app.sum_counter(|t| &t.call_bytes)
+    }),
     ("response_bytes_total", "Bytes of bodies that the API answered.", |app| {
-        app.sum(|t| &t.answer_bytes)
+        app.sum_counter(|t| &t.answer_bytes)
     }),
     ("cache_evicted_total", "Last events dropped for want of room.", |app| {
         app.directory.cache.figures().0 as f64
     }),
     ("resume_resumed_total", "Connections that went on where another had ended.", |app| {
-        app.resumed(|figures| &figures.resumed)
+        app.resume_count(|figures| &figures.resumed)
     }),
     ("resume_expired_total", "Clients that did not come back in time.", |app| {
-        app.resumed(|figures| &figures.expired)
+        app.resume_count(|figures| &figures.expired)
     }),
     ("resume_crowded_total", "Clients forgotten before, as too many waited.", |app| {
-        app.resumed(|figures| &figures.crowded)
+        app.resume_count(|figures| &figures.crowded)
     }),
     ("resume_replayed_total", "Events told to clients that came back.", |app| {
-        app.resumed(|figures| &figures.replayed)
+        app.resume_count(|figures| &figures.replayed)
     }),
     ("resume_gaps_total", "Channels whose log did not reach back.", |app| {
-        app.resumed(|figures| &figures.gaps)
+        app.resume_count(|figures| &figures.gaps)
     }),
     ("resume_dropped_total", "Events that resume_bytes pushed out of the logs.", |app| {
-        app.resumed(|figures| &figures.dropped)
+        app.resume_count(|figures| &figures.dropped)
     }),
 ];
 
@@ -140,35 +148,35 @@ const RING: [(&str, &str, TurnMetric); 2] = [
 /// full stop there too.
 const SOKETI_COUNTERS: [(&str, &str, AppMetric); 14] = [
     ("new_connections_total", "Total amount of soketi connection requests.", |app| {
-        app.sum(|t| &t.connected)
+        app.sum_counter(|t| &t.connected)
     }),
     ("new_disconnections_total", "Total amount of soketi disconnections.", |app| {
-        app.sum(|t| &t.disconnected)
+        app.sum_counter(|t| &t.disconnected)
     }),
     ("socket_received_bytes", "Total amount of bytes that soketi received.", |app| {
-        app.sum(|t| &t.received_bytes)
+        app.sum_counter(|t| &t.received_bytes)
     }),
     ("socket_transmitted_bytes", "Total amount of bytes that soketi transmitted.", |app| {
-        app.sum(|t| &t.sent_bytes)
+        app.sum_counter(|t| &t.sent_bytes)
     }),
     (
         "ws_messages_received_total",
         "The total amount of WS messages received from connections by the server.",
-        |app| app.sum(|t| &t.received),
+        |app| app.sum_counter(|t| &t.received),
     ),
     (
         "ws_messages_sent_total",
         "The total amount of WS messages sent to the connections from the server.",
-        |app| app.sum(|t| &t.deliveries) + app.sum(|t| &t.answers),
+        |app| app.sum_counter(|t| &t.deliveries) + app.sum_counter(|t| &t.answers),
     ),
     ("http_received_bytes", "Total amount of bytes that soketi's REST API received.", |app| {
-        app.sum(|t| &t.call_bytes)
+        app.sum_counter(|t| &t.call_bytes)
     }),
     ("http_transmitted_bytes", "Total amount of bytes that soketi's REST API sent back.", |app| {
-        app.sum(|t| &t.answer_bytes)
+        app.sum_counter(|t| &t.answer_bytes)
     }),
     ("http_calls_received_total", "Total amount of received REST API calls.", |app| {
-        app.sum(|t| &t.calls)
+        app.sum_counter(|t| &t.calls)
     }),
     // What its nodes ask each other; nodes here ask nothing of each other.
     (
@@ -200,7 +208,7 @@ const SOKETI_COUNTERS: [(&str, &str, AppMetric); 14] = [
 
 impl Scrape {
     /// The page, as it is now.
-    pub fn text(&self) -> String {
+    pub fn page_text(&self) -> String {
         let mut page = MetricsPage::new(&self.prefix);
         let build = [
             ("version", env!("CARGO_PKG_VERSION")),
@@ -208,8 +216,8 @@ impl Scrape {
             ("features", config::FEATURES),
         ];
         let help = "1, with the version that runs, its commit and its features.";
-        page.gauges("build_info", help, [(&build[..], 1.0)]);
-        let apps = self.apps();
+        page.add_gauges("build_info", help, [(&build[..], 1.0)]);
+        let apps = self.app_figures();
         tell_apps(&mut page, &apps);
         if self.prefix == SOKETI {
             self.tell_as_soketi(&mut page, &apps);
@@ -222,14 +230,14 @@ impl Scrape {
         self.tell_workers(&mut page);
         self.tell_webhooks(&mut page);
         if let Some(cluster) = &self.shared.cluster {
-            cluster::tell(&mut page, cluster.link());
+            cluster::add_cluster(&mut page, cluster.link());
         }
         tell_process(&mut page);
         page.text()
     }
 
     /// Every app there is, and those that are gone but still have connections.
-    fn apps(&self) -> Vec<AppFigures> {
+    fn app_figures(&self) -> Vec<AppFigures> {
         let hub = &self.shared.hub;
         for app in self.shared.apps.load().iter() {
             hub.directory(&app.id);
@@ -253,12 +261,12 @@ impl Scrape {
         let of_all = |read: AppMetric| {
             labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)))
         };
-        let connected = of_all(|app| app.directory.connections() as f64);
-        page.gauges("connected", "The number of currently connected sockets.", connected);
+        let connected = of_all(|app| app.directory.connection_count() as f64);
+        page.add_gauges("connected", "The number of currently connected sockets.", connected);
         for (name, help, read) in SOKETI_COUNTERS {
-            page.counters(name, help, of_all(read));
+            page.add_counters(name, help, of_all(read));
         }
-        page.histograms(
+        page.add_histograms(
             "horizontal_adapter_resolve_time",
             "The average resolve time for requests to other nodes.",
             labels.iter().map(|labels| (&labels[..], Vec::new())),
@@ -271,25 +279,25 @@ impl Scrape {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let days = (end > 0.0).then_some((&[][..], (end - now) / (24.0 * 3600.0)));
         let help = "Days until the TLS certificate, or one of its chain, expires; below 0, it has.";
-        page.gauges("certificate_days_left", help, days);
+        page.add_gauges("certificate_days_left", help, days);
     }
 
     fn tell_reload(&self, page: &mut MetricsPage) {
         let failed = self.shared.metrics.reload_failed.load(Ordering::Relaxed);
         let help = "0 if the settings could not be used when they were last read again.";
         let value = f64::from(u8::from(!failed));
-        page.gauges("config_last_reload_successful", help, [(&[][..], value)]);
+        page.add_gauges("config_last_reload_successful", help, [(&[][..], value)]);
     }
 
     /// How connections' bytes travel: all that are not over HTTP are sockets.
     fn tell_transports(&self, page: &mut MetricsPage) {
-        let workers = self.shared.metrics.workers();
+        let workers = self.shared.metrics.all_workers();
         let of = |transport: Transport| {
             let counts = workers.iter().map(|counts| counts.over_http.value(transport as usize));
             counts.sum::<u64>()
         };
         let over_http = of(Transport::XhrStreaming) + of(Transport::XhrPolling);
-        let sockets = self.shared.connections().saturating_sub(over_http);
+        let sockets = self.shared.connection_count().saturating_sub(over_http);
         let transports: Vec<_> = Transport::ALL
             .iter()
             .map(|transport| {
@@ -298,7 +306,7 @@ impl Scrape {
                 ([("transport", transport.word())], value as f64)
             })
             .collect();
-        page.gauges(
+        page.add_gauges(
             "connections_by_transport",
             "Connections open now, by how their bytes travel.",
             transports.iter().map(|(labels, value)| (&labels[..], *value)),
@@ -306,32 +314,32 @@ impl Scrape {
     }
 
     fn tell_sockets(&self, page: &mut MetricsPage) {
-        let workers = self.shared.metrics.workers();
-        let count = |reason: Reason| self.shared.metrics.ended(reason) as f64;
-        let labels = |reason: &Reason| [("code", reason.code()), ("reason", reason.word())];
+        let workers = self.shared.metrics.all_workers();
+        let count = |reason: Reason| self.shared.metrics.ended_for(reason) as f64;
+        let labels = |reason: &Reason| [("code", reason.close_code()), ("reason", reason.word())];
         let told = |reasons: &[Reason]| -> Vec<_> {
             reasons.iter().map(|reason| (labels(reason), count(*reason))).collect()
         };
-        let ends = told(Reason::ends());
+        let ends = told(Reason::end_reasons());
         let ends = ends.iter().map(|(labels, value)| (&labels[..], *value));
         let help = "Sockets that ended, by the code that the server closed with and why.";
-        page.counters("closes_total", help, ends);
-        let refusals = told(Reason::refusals());
+        page.add_counters("closes_total", help, ends);
+        let refusals = told(Reason::refusal_reasons());
         let refusals = refusals.iter().map(|(labels, value)| (&labels[..], *value));
-        page.counters("refused_connections_total", "Sockets that were not let in.", refusals);
+        page.add_counters("refused_connections_total", "Sockets that were not let in.", refusals);
         let all = |read: fn(&crate::metrics::WorkerCounts) -> &Counter| {
-            [(&[][..], self.shared.metrics.sum(read) as f64)]
+            [(&[][..], self.shared.metrics.sum_counter(read) as f64)]
         };
         let help = "Messages from clients that were refused.";
-        page.counters("refused_messages_total", help, all(|counts| &counts.refused_messages));
+        page.add_counters("refused_messages_total", help, all(|counts| &counts.refused_messages));
         let help = "Tasks that panicked, each of which cost one connection.";
-        page.counters("panics_total", help, all(|counts| &counts.panics));
+        page.add_counters("panics_total", help, all(|counts| &counts.panics));
         let limited = Limited::ALL.iter().map(|limited| {
             let counts = workers.iter().map(|counts| counts.limited.value(*limited as usize));
             ([("what", limited.word())], counts.sum::<u64>() as f64)
         });
         let limited: Vec<_> = limited.collect();
-        page.counters(
+        page.add_counters(
             "rate_limited_total",
             "Refusals because a second's share was used up.",
             limited.iter().map(|(labels, value)| (&labels[..], *value)),
@@ -341,28 +349,28 @@ impl Scrape {
             ([("kind", kind.word())], counts.sum::<u64>() as f64)
         });
         let unreadable: Vec<_> = unreadable.collect();
-        page.counters(
+        page.add_counters(
             "unreadable_requests_total",
             "What came to the port and could not be read as a request.",
             unreadable.iter().map(|(labels, value)| (&labels[..], *value)),
         );
         let is = |yes: bool| f64::from(u8::from(yes));
-        let ready = is(self.shared.unready().is_none());
-        page.gauges("ready", "1 while new sockets are welcome.", [(&[][..], ready)]);
+        let ready = is(self.shared.unready_reason().is_none());
+        page.add_gauges("ready", "1 while new sockets are welcome.", [(&[][..], ready)]);
         let unready = Unready::ALL.iter();
         let unready: Vec<_> = unready
             .map(|why| ([("reason", why.word())], is(self.shared.is_unready(*why))))
             .collect();
         let unready = unready.iter().map(|(labels, value)| (&labels[..], *value));
-        page.gauges("unready", "1 for each reason why they are not.", unready);
+        page.add_gauges("unready", "1 for each reason why they are not.", unready);
         let memory = Some(self.shared.capacity.max_memory()).filter(|bytes| *bytes > 0);
         let memory = memory.map(|bytes| (&[][..], bytes as f64));
         let help = "Memory that the process may hold before new sockets are refused.";
-        page.gauges("memory_limit_bytes", help, memory);
+        page.add_gauges("memory_limit_bytes", help, memory);
     }
 
     fn tell_api(&self, page: &mut MetricsPage) {
-        let workers = self.shared.metrics.workers();
+        let workers = self.shared.metrics.all_workers();
         let (mut counts, mut seconds) = (Vec::new(), Vec::new());
         for (place, call) in Call::ALL.iter().enumerate() {
             let of_call: Vec<_> =
@@ -379,10 +387,10 @@ impl Scrape {
             seconds.push(([("route", call.word())], of_call));
         }
         let counts = counts.iter().map(|(labels, value)| (&labels[..], *value));
-        page.counters("api_requests_total", "Requests to the API.", counts);
+        page.add_counters("api_requests_total", "Requests to the API.", counts);
         let seconds = seconds.iter().map(|(labels, all)| (&labels[..], all.clone()));
         let help = "From the head of a request to the API to its answer.";
-        page.histograms("api_request_duration_seconds", help, seconds);
+        page.add_histograms("api_request_duration_seconds", help, seconds);
         let mut doubts = Vec::new();
         for (place, signed) in Signed::ALL.iter().enumerate() {
             for doubt in Doubt::ALL {
@@ -392,7 +400,7 @@ impl Scrape {
             }
         }
         let doubts = doubts.iter().map(|(labels, value)| (&labels[..], *value));
-        page.counters("refused_signatures_total", "Signatures that did not hold.", doubts);
+        page.add_counters("refused_signatures_total", "Signatures that did not hold.", doubts);
     }
 
     fn tell_workers(&self, page: &mut MetricsPage) {
@@ -401,31 +409,31 @@ impl Scrape {
         let labels: Vec<[(&str, &str); 1]> =
             names.iter().map(|name| [("worker", name.as_str())]).collect();
         let labels = || labels.iter().map(|labels| &labels[..]);
-        let busy = labels().zip(self.shared.metrics.busy());
+        let busy = labels().zip(self.shared.metrics.busy_seconds());
         let help = "Time that a worker was at work; its rate is the share of a core.";
-        page.counters("worker_busy_seconds_total", help, busy);
+        page.add_counters("worker_busy_seconds_total", help, busy);
         let depth = labels().zip(inboxes.iter().map(|inbox| inbox.depth() as f64));
-        page.gauges("worker_inbox_depth", "Orders that wait for a worker.", depth);
+        page.add_gauges("worker_inbox_depth", "Orders that wait for a worker.", depth);
         let longest = inboxes.iter().map(|inbox| inbox.turns.longest.value() as f64 / 1e9);
         let help = "The longest that a worker took to empty its inbox, of the last half minute.";
-        page.gauges("worker_longest_turn_seconds", help, labels().zip(longest));
+        page.add_gauges("worker_longest_turn_seconds", help, labels().zip(longest));
         let ring = inboxes.iter().map(|inbox| inbox.turns.ring.value() as f64);
         let help = "1 where a worker writes to many sockets in one system call.";
-        page.gauges("worker_io_uring", help, labels().zip(ring));
+        page.add_gauges("worker_io_uring", help, labels().zip(ring));
         for (name, help, read) in RING {
             let sum: u64 = inboxes.iter().map(|inbox| read(&inbox.turns).value()).sum();
-            page.counters(name, help, [(&[][..], sum as f64)]);
+            page.add_counters(name, help, [(&[][..], sum as f64)]);
         }
         let waiting: u64 = inboxes.iter().map(|inbox| inbox.turns.waiting.value()).sum();
         let help = "Bytes that wait for clients to take them; at most five seconds old.";
-        page.gauges("outbox_bytes", help, [(&[][..], waiting as f64)]);
+        page.add_gauges("outbox_bytes", help, [(&[][..], waiting as f64)]);
         let fan_out = inboxes.iter().map(|inbox| &inbox.turns.fan_out).collect();
         let help = "From the first event that a turn of a worker takes up until all subscribers of \
                     that turn are written to.";
-        page.histograms("fan_out_duration_seconds", help, [(&[][..], fan_out)]);
+        page.add_histograms("fan_out_duration_seconds", help, [(&[][..], fan_out)]);
         let crowded = inboxes.iter().map(|inbox| &inbox.turns.crowded).collect();
         let help = "One turn of a worker while clients ask for more than fits into one.";
-        page.histograms("crowded_turn_duration_seconds", help, [(&[][..], crowded)]);
+        page.add_histograms("crowded_turn_duration_seconds", help, [(&[][..], crowded)]);
     }
 }
 
@@ -440,25 +448,25 @@ fn tell_apps(page: &mut MetricsPage, apps: &[AppFigures]) {
         labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)))
     };
     for (name, help, read) in GAUGES {
-        page.gauges(name, help, of_all(read));
+        page.add_gauges(name, help, of_all(read));
     }
     for (name, help, read) in COUNTERS {
-        page.counters(name, help, of_all(read));
+        page.add_counters(name, help, of_all(read));
     }
 }
 
 /// The process, by the names that every exporter has for it; Soketi puts its prefix before them.
 fn tell_process(page: &mut MetricsPage) {
-    let Some(process) = ProcessStats::look() else { return };
+    let Some(process) = ProcessStats::read_all() else { return };
     let one = |value: f64| [(&[][..], value)];
     let soketi = page.prefix() == SOKETI;
     page.set_prefix(if soketi { "soketi_process_" } else { "process_" });
     let (user, system) = (process.user_seconds, process.system_seconds);
     let help = "Time that the process spent on a processor.";
-    page.counters("cpu_seconds_total", help, one(user + system));
+    page.add_counters("cpu_seconds_total", help, one(user + system));
     if soketi {
-        page.counters("cpu_user_seconds_total", "Of it, in the program.", one(user));
-        page.counters("cpu_system_seconds_total", "Of it, in the kernel.", one(system));
+        page.add_counters("cpu_user_seconds_total", "Of it, in the program.", one(user));
+        page.add_counters("cpu_system_seconds_total", "Of it, in the kernel.", one(system));
     }
     for (name, help, value) in [
         ("resident_memory_bytes", "Memory that the process holds.", process.resident_bytes),
@@ -468,6 +476,6 @@ fn tell_process(page: &mut MetricsPage) {
         ("max_fds", "Files that may be open.", process.max_files),
         ("threads", "Threads of the process.", process.threads),
     ] {
-        page.gauges(name, help, one(value));
+        page.add_gauges(name, help, one(value));
     }
 }

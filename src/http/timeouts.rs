@@ -75,9 +75,9 @@ pub enum TimeoutReason {
 
 impl RequestTimers {
     /// A new connection, at second `now`.
-    pub fn begin(self: &Rc<Self>, now: u32) -> TimerGuard {
+    pub fn begin_connection(self: &Rc<Self>, now: u32) -> TimerGuard {
         let pace = Rc::new(RequestTimer { steps: self.steps.clone(), ..RequestTimer::default() });
-        pace.enter(RequestPhase::New, now);
+        pace.enter_phase(RequestPhase::New, now);
         let place = self.all.borrow_mut().insert(pace.clone());
         pace.place.set(place);
         TimerGuard { paces: self.clone(), pace }
@@ -92,38 +92,38 @@ impl RequestTimers {
                 RequestPhase::New | RequestPhase::Head | RequestPhase::Body => timeout,
             };
             if now.saturating_sub(pace.since.get()) > limit {
-                pace.end(TimeoutReason::Late);
+                pace.end_connection(TimeoutReason::Late);
             }
         }
     }
 
     /// Ends all once their requests are answered. Those that came a moment ago still get to their first: they
     /// were accepted, and nobody has told them anything yet.
-    pub fn drain(&self, now: u32) {
+    pub fn end_idle(&self, now: u32) {
         for (_, pace) in self.all.borrow().iter() {
             let age = now.saturating_sub(pace.since.get());
             if pace.step.get() != RequestPhase::New || age >= FIRST {
-                pace.end(TimeoutReason::Draining);
+                pace.end_connection(TimeoutReason::Draining);
             }
         }
     }
 }
 
 impl RequestTimer {
-    pub fn enter(&self, step: RequestPhase, now: u32) {
+    pub fn enter_phase(&self, step: RequestPhase, now: u32) {
         self.step.set(step);
         self.since.set(now);
         self.turn.set(self.steps.replace(self.steps.get() + 1));
     }
 
     /// Bytes have come, perhaps the first of a request.
-    pub fn heard(&self, now: u32) {
+    pub fn note_bytes(&self, now: u32) {
         if self.step.get() == RequestPhase::Idle {
-            self.enter(RequestPhase::Head, now);
+            self.enter_phase(RequestPhase::Head, now);
         }
     }
 
-    pub fn step(&self) -> RequestPhase {
+    pub fn current_phase(&self) -> RequestPhase {
         self.step.get()
     }
 
@@ -150,7 +150,7 @@ impl RequestTimer {
         self.end.get().is_some()
     }
 
-    pub(super) fn end(&self, end: TimeoutReason) {
+    pub(super) fn end_connection(&self, end: TimeoutReason) {
         self.end.set(Some(end));
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -198,24 +198,24 @@ mod tests {
     #[test]
     fn each_step_has_its_time() {
         let paces = Rc::new(RequestTimers::default());
-        let kept = paces.begin(1);
+        let kept = paces.begin_connection(1);
         let cx = Context::from_waker(Waker::noop());
         let ends = |now: u32| {
             paces.look_after(now, 10);
             kept.pace.poll_end(&cx)
         };
         assert_eq!((ends(11), ends(12)), (None, Some(TimeoutReason::Late)));
-        kept.pace.enter(RequestPhase::Idle, 20);
+        kept.pace.enter_phase(RequestPhase::Idle, 20);
         assert_eq!((ends(140), ends(141)), (None, Some(TimeoutReason::Late)));
-        kept.pace.heard(141);
-        kept.pace.heard(150);
+        kept.pace.note_bytes(141);
+        kept.pace.note_bytes(150);
         assert_eq!((ends(151), ends(152)), (None, Some(TimeoutReason::Late)));
-        paces.drain(152);
+        paces.end_idle(152);
         assert_eq!(kept.pace.poll_end(&cx), Some(TimeoutReason::Draining));
-        let new = paces.begin(152);
-        paces.drain(154);
+        let new = paces.begin_connection(152);
+        paces.end_idle(154);
         assert_eq!(new.pace.poll_end(&cx), None);
-        paces.drain(155);
+        paces.end_idle(155);
         assert_eq!(new.pace.poll_end(&cx), Some(TimeoutReason::Draining));
         drop((kept, new));
         assert!(paces.all.borrow().is_empty());

@@ -24,18 +24,18 @@ pub(super) struct UnreadBody {
 
 impl UnreadBody {
     /// Of a body that is not at its end; not where the client waits to be asked for it.
-    pub(super) fn of(parts: &Parts, body: Incoming) -> Option<Box<Self>> {
+    pub(super) fn of_request(parts: &Parts, body: Incoming) -> Option<Box<Self>> {
         let expects = parts.headers.contains_key(EXPECT);
-        (!expects && !body.is_end_stream()).then(|| Self::rest(body))
+        (!expects && !body.is_end_stream()).then(|| Self::of_rest(body))
     }
 
     /// Of a body that was read in part.
-    pub(super) fn rest(body: Incoming) -> Box<Self> {
+    pub(super) fn of_rest(body: Incoming) -> Box<Self> {
         Box::new(Self { body, bytes: 0, timer: Box::pin(sleep(MAX_TIME)) })
     }
 
     /// Ready when it is read, or enough of it.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.bytes < MAX_BYTES {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {

@@ -19,42 +19,43 @@ const MAX_CHANNELS: usize = 100;
 
 fn parse_user(text: &str) -> Result<UserId, Error> {
     let should = || format!("1 to {} characters", UserId::MAX);
-    UserId::parse(text).ok_or_else(|| Error::mistyped("user_id", &should()))
+    UserId::parse(text).ok_or_else(|| Error::mistyped_parameter("user_id", &should()))
 }
 
 /// Closes every connection of the user. That there is none is no error (case U16).
-pub(super) fn terminate(call: &SignedCall<'_>, user: &str) -> Result<Value, Error> {
-    call.node.terminate(&call.app.id, &call.directory, &parse_user(user)?);
+pub(super) fn terminate_user(call: &SignedCall<'_>, user: &str) -> Result<Value, Error> {
+    call.node.terminate_user(&call.app.id, &call.directory, &parse_user(user)?);
     Ok(json!({}))
 }
 
 /// Closes them so that their clients come back at once, with new signatures.
-pub(super) fn reconnect(call: &SignedCall<'_>, user: &str) -> Result<Value, Error> {
-    call.node.reconnect(&call.app.id, &call.directory, &parse_user(user)?);
+pub(super) fn reconnect_user(call: &SignedCall<'_>, user: &str) -> Result<Value, Error> {
+    call.node.reconnect_user(&call.app.id, &call.directory, &parse_user(user)?);
     Ok(json!({}))
 }
 
 /// Makes every connection of the user leave the channels of the body, for as long as it lives.
-pub(super) fn unsubscribe(
+pub(super) fn unsubscribe_user(
     call: &SignedCall<'_>,
     user: &str,
     body: &str,
 ) -> Result<AnswerBody, Error> {
     let (user, channels) = (parse_user(user)?, parse_channels(call, body)?);
-    let withdrawing = call.node.withdraw((&call.app.id, &call.directory), &user, channels);
+    let withdrawing = call.node.withdraw_channels((&call.app.id, &call.directory), &user, channels);
     Ok(call.answer_later(DeferredAnswer::Withdrawing(withdrawing)))
 }
 
 /// All the names, or none of them.
 fn parse_channels(call: &SignedCall<'_>, body: &str) -> Result<Arc<[ChannelName]>, Error> {
-    let no_list = || Error::mistyped("channels", &format!("an array of 1 to {MAX_CHANNELS} names"));
+    let no_list =
+        || Error::mistyped_parameter("channels", &format!("an array of 1 to {MAX_CHANNELS} names"));
     let body = if body.is_empty() { "{}" } else { body };
     let body = JsonObject::parse(body)
         .ok_or_else(|| Error::BadRequest("The body must be a JSON object with channels.".into()))?;
-    let names: Vec<String> = match body.get("channels") {
+    let names: Vec<String> = match body.get_value("channels") {
         Some(list) => {
             let list = JsonList::parse(list).ok_or_else(no_list)?;
-            let name = |one| json::string(one).map(String::from).ok_or_else(no_list);
+            let name = |one| json::string_text(one).map(String::from).ok_or_else(no_list);
             list.into_iter().map(name).collect::<Result<_, _>>()?
         }
         None => call.parameters("channels").into_iter().map(str::to_owned).collect(),

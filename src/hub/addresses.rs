@@ -37,7 +37,7 @@ impl ConnectionsPerAddress {
         if self.max == 0 {
             return true;
         }
-        let mut open = self.open.entry(counted(address)).or_default();
+        let mut open = self.open.entry(counted_address(address)).or_default();
         if open.sockets >= self.max {
             return false;
         }
@@ -58,7 +58,7 @@ impl ConnectionsPerAddress {
     /// Counts one more visit of `address`. There is always room: [`Self::excess`] says how much is too much.
     pub fn visit(&self, address: IpAddr) {
         if self.is_limited() {
-            self.open.entry(counted(address)).or_default().visits += 1;
+            self.open.entry(counted_address(address)).or_default().visits += 1;
         }
     }
 
@@ -69,7 +69,7 @@ impl ConnectionsPerAddress {
 
     /// How many visits of `address` are more than it may have connections.
     pub fn excess(&self, address: IpAddr) -> usize {
-        let open = self.open.get(&counted(address)).map(|open| *open).unwrap_or_default();
+        let open = self.open.get(&counted_address(address)).map(|open| *open).unwrap_or_default();
         (open.sockets + open.visits).saturating_sub(self.max).min(open.visits)
     }
 
@@ -77,7 +77,7 @@ impl ConnectionsPerAddress {
         if !self.is_limited() {
             return;
         }
-        if let Entry::Occupied(mut entry) = self.open.entry(counted(address)) {
+        if let Entry::Occupied(mut entry) = self.open.entry(counted_address(address)) {
             close(entry.get_mut());
             if entry.get().sockets == 0 && entry.get().visits == 0 {
                 entry.remove();
@@ -88,7 +88,7 @@ impl ConnectionsPerAddress {
 
 /// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give
 /// itself (RFC 4291 section 2.5.1).
-pub fn counted(address: IpAddr) -> IpAddr {
+pub fn counted_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

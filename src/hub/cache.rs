@@ -64,7 +64,7 @@ impl CachedEvent {
 impl EventCache {
     /// Keeps `message` as the channel's last and has it delivered under its version, before another can take
     /// its place: so the event that is kept is the one that subscribers got last.
-    pub fn store(
+    pub fn store_event(
         &self,
         name: &ChannelName,
         (message, data): (&Message, &str),
@@ -93,11 +93,11 @@ impl EventCache {
     }
 
     /// The channel's last event, if it has not expired.
-    pub fn last(&self, name: &ChannelName) -> Option<CachedEvent> {
+    pub fn last_event(&self, name: &ChannelName) -> Option<CachedEvent> {
         self.last_after(name, || ())
     }
 
-    /// As [`Self::last`], but `first` is done before, while no other event can be delivered.
+    /// As [`Self::last_event`], but `first` is done before, while no other event can be delivered.
     pub fn last_after(&self, name: &ChannelName, first: impl FnOnce()) -> Option<CachedEvent> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first();
@@ -111,7 +111,7 @@ impl EventCache {
     }
 
     /// Drops what has expired, looking only at those used longest ago.
-    pub fn sweep(&self) {
+    pub fn drop_expired(&self) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         while kept.events.peek_lru().is_some_and(|(_, cached)| cached.expires <= now) {
@@ -141,13 +141,13 @@ mod tests {
         let data = format!("\"{}\"", "x".repeat(1 << 20));
         for n in 0..40 {
             let message = Message::event(&name(n), "e", &data);
-            cache.store(&name(n), (&message, &data), KEEP, |_| ());
-            assert!(cache.last(&name(0)).is_some(), "used all the time");
+            cache.store_event(&name(n), (&message, &data), KEEP, |_| ());
+            assert!(cache.last_event(&name(0)).is_some(), "used all the time");
         }
         let (evicted, bytes) = cache.figures();
         assert!(evicted > 0 && bytes <= KEEP.max_bytes, "{evicted} {bytes}");
-        assert!(cache.last(&name(1)).is_none());
-        assert!(cache.last(&name(39)).is_some());
+        assert!(cache.last_event(&name(1)).is_none());
+        assert!(cache.last_event(&name(39)).is_some());
     }
 
     #[test]
@@ -155,10 +155,10 @@ mod tests {
         let cache = EventCache::default();
         let name = ChannelName::parse("cache-a", 200).unwrap();
         let message = Message::event(&name, "e", "\"\"");
-        cache.store(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 1));
-        assert!(cache.last(&name).is_none());
-        cache.store(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 2));
-        cache.sweep();
+        cache.store_event(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 1));
+        assert!(cache.last_event(&name).is_none());
+        cache.store_event(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 2));
+        cache.drop_expired();
         assert_eq!(cache.figures(), (0, 0));
     }
 }

@@ -41,13 +41,13 @@ impl Capacity {
     }
 
     /// Takes a place for one more socket, or says why there is none.
-    pub fn admit(&self) -> Result<(), Reason> {
+    pub fn take_place(&self) -> Result<(), Reason> {
         if self.is_heavy() {
             return Err(Reason::Memory);
         }
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         if self.max_connections > 0 && before >= self.max_connections {
-            self.release();
+            self.free_place();
             self.crowded.store(true, Ordering::Relaxed);
             return Err(Reason::Capacity);
         }
@@ -60,7 +60,7 @@ impl Capacity {
     }
 
     /// Gives a socket's place back.
-    pub fn release(&self) {
+    pub fn free_place(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -81,7 +81,7 @@ impl Capacity {
 
     /// Whether there is memory for `bytes` more, where `counted` are counted for clients now. Between two looks
     /// at the process that is what says how much it grows; what is not counted may grow as much.
-    pub fn bears(&self, bytes: usize, counted: u64) -> bool {
+    pub fn has_memory_for(&self, bytes: usize, counted: u64) -> bool {
         if self.max_memory == 0 {
             return true;
         }
@@ -92,7 +92,7 @@ impl Capacity {
     }
 
     /// Bytes in use beyond which there is room again for new sockets; 0 while there is room.
-    pub fn excess(&self) -> u64 {
+    pub fn excess_bytes(&self) -> u64 {
         let goal = self.max_memory - (self.max_memory / 20).max(1).min(self.max_memory);
         if self.is_heavy() {
             self.memory.used.load(Ordering::Relaxed).saturating_sub(goal)
@@ -138,11 +138,11 @@ mod tests {
     #[test]
     fn a_place_that_is_left_is_not_room_yet() {
         let capacity = Capacity::new(100, 0);
-        let come = |sockets: u64| (0..sockets).all(|_| capacity.admit().is_ok());
-        let go = |sockets: u64| (0..sockets).for_each(|_| capacity.release());
+        let come = |sockets: u64| (0..sockets).all(|_| capacity.take_place().is_ok());
+        let go = |sockets: u64| (0..sockets).for_each(|_| capacity.free_place());
         assert!(come(99) && !capacity.is_crowded());
         assert!(come(1));
-        assert_eq!(capacity.admit(), Err(Reason::Capacity));
+        assert_eq!(capacity.take_place(), Err(Reason::Capacity));
         go(1);
         assert!(capacity.is_crowded() && come(1), "who comes all the same is let in");
         go(4);
@@ -151,18 +151,18 @@ mod tests {
         assert!(!capacity.is_crowded());
         assert!(come(4) && !capacity.is_crowded());
         let single = Capacity::new(1, 0);
-        assert!(single.admit().is_ok() && single.is_crowded());
-        single.release();
+        assert!(single.take_place().is_ok() && single.is_crowded());
+        single.free_place();
         assert!(!single.is_crowded());
         let endless = Capacity::new(0, 0);
-        assert!((0..1000).all(|_| endless.admit().is_ok()) && !endless.is_crowded());
+        assert!((0..1000).all(|_| endless.take_place().is_ok()) && !endless.is_crowded());
     }
 
     #[test]
     fn many_at_once_are_no_more_than_may_be() {
         let capacity = Capacity::new(1000, 0);
         let admitted = std::thread::scope(|scope| {
-            let come = || (0..1000).filter(|_| capacity.admit().is_ok()).count();
+            let come = || (0..1000).filter(|_| capacity.take_place().is_ok()).count();
             let all: Vec<_> = (0..4).map(|_| scope.spawn(come)).collect();
             all.into_iter().map(|one| one.join().unwrap()).sum::<usize>()
         });
@@ -176,7 +176,7 @@ mod tests {
         {
             capacity.note_memory(bytes, 0);
             assert_eq!(capacity.is_heavy(), heavy, "{bytes}");
-            assert_eq!(capacity.admit().is_err(), heavy, "{bytes}");
+            assert_eq!(capacity.take_place().is_err(), heavy, "{bytes}");
         }
         let endless = Capacity::new(0, 0);
         endless.note_memory(u64::MAX, 0);
@@ -187,24 +187,33 @@ mod tests {
     fn what_clients_ask_for_between_two_looks_is_counted() {
         let capacity = Capacity::new(0, 1000);
         capacity.note_memory(400, 100);
-        assert!(capacity.bears(500, 100) && !capacity.bears(600, 100));
-        assert!(capacity.bears(10, 350) && !capacity.bears(10, 400), "twice what was counted");
-        assert!(Capacity::new(0, 0).bears(usize::MAX, u64::MAX));
+        assert!(capacity.has_memory_for(500, 100) && !capacity.has_memory_for(600, 100));
+        assert!(
+            capacity.has_memory_for(10, 350) && !capacity.has_memory_for(10, 400),
+            "twice what was counted"
+        );
+        assert!(Capacity::new(0, 0).has_memory_for(usize::MAX, u64::MAX));
     }
 
     #[test]
     fn who_has_gone_does_not_keep_others_out() {
         let capacity = Capacity::new(0, 1000);
         capacity.note_memory(1000, 700);
-        assert!(capacity.is_heavy() && !capacity.bears(1, 700));
-        assert_eq!(capacity.excess(), 50);
+        assert!(capacity.is_heavy() && !capacity.has_memory_for(1, 700));
+        assert_eq!(capacity.excess_bytes(), 50);
         // All have left, and the allocator gives nothing back.
         capacity.note_memory(1000, 0);
-        assert!(!capacity.is_heavy() && capacity.bears(1, 0) && capacity.excess() == 0);
+        assert!(
+            !capacity.is_heavy() && capacity.has_memory_for(1, 0) && capacity.excess_bytes() == 0
+        );
         capacity.note_memory(1000, 700);
         assert!(capacity.is_heavy(), "they are back");
         // Some of it has gone back, so that there is less left to use again.
         capacity.note_memory(900, 500);
-        assert!(!capacity.is_heavy() && capacity.bears(100, 500) && !capacity.bears(200, 500));
+        assert!(
+            !capacity.is_heavy()
+                && capacity.has_memory_for(100, 500)
+                && !capacity.has_memory_for(200, 500)
+        );
     }
 }

@@ -102,18 +102,18 @@ impl WorkerChannels {
     }
 
     /// Notes that a connection, subscribed to `others` already, is subscribed to the channel at `slot` too.
-    pub(super) fn share(&mut self, slot: u32, others: &Subscriptions) {
+    pub(super) fn note_shared(&mut self, slot: u32, others: &Subscriptions) {
         self.each_shared(slot, others, |shared| *shared += 1);
     }
 
-    /// Ends what [`Self::share`] began.
-    pub(super) fn unshare(&mut self, slot: u32, others: &Subscriptions) {
+    /// Ends what [`Self::note_shared`] began.
+    pub(super) fn note_unshared(&mut self, slot: u32, others: &Subscriptions) {
         self.each_shared(slot, others, |shared| *shared -= 1);
     }
 
     /// A connection's second channel makes its first a shared one as well.
     fn each_shared(&mut self, slot: u32, others: &Subscriptions, change: impl Fn(&mut u32)) {
-        let first = others.only();
+        let first = others.only_slot();
         let own = (!others.is_empty()).then_some(slot);
         for slot in first.into_iter().chain(own) {
             let place = self.places.get_mut(slot as usize);

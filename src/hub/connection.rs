@@ -76,7 +76,7 @@ impl fmt::Debug for Connection {
 pub struct Liveness {
     /// When the connection was made, or, once it is closing, when that began.
     pub since: Cell<u32>,
-    /// When the connection was made, by [`Hub::hundredths`](super::Hub::hundredths).
+    /// When the connection was made, by [`Hub::centis_since_start`](super::Hub::centis_since_start).
     pub(super) made: Cell<u32>,
     /// When something was last heard.
     pub heard: Cell<u32>,
@@ -99,7 +99,7 @@ pub struct Liveness {
 
 impl Liveness {
     /// Notes a sign of life at second `now`.
-    pub fn renew(&self, now: u32) {
+    pub fn note_alive(&self, now: u32) {
         self.heard.set(now);
         self.asked.set(0);
     }
@@ -167,7 +167,7 @@ impl Connection {
     /// Queues a frame. Over the cap, the connection is closed as too slow, but not before the socket was
     /// asked to take what waits: a turn may bring more than the cap to a client that reads at once. Closing,
     /// nothing is queued.
-    pub fn push(&self, frame: Bytes) {
+    pub fn enqueue(&self, frame: Bytes) {
         if !self.has_room(frame.len()) {
             // Also where it took no more a moment ago, for its own task may not have had its turn since.
             self.write_out();
@@ -189,25 +189,25 @@ impl Connection {
 
     /// What its worker carries for its app.
     pub fn traffic(&self) -> &AppTraffic {
-        self.directory.traffic(self.worker)
+        self.directory.traffic_of(self.worker)
     }
 
     /// Queues an answer.
-    pub fn tell(&self, message: Message) {
+    pub fn enqueue_message(&self, message: Message) {
         self.traffic().answers.add(1);
         self.budget.spend(WorkKind::Bytes(message.bytes().len()));
         if shown::is_wanted() {
-            shown::told(self, message.bytes());
+            shown::show_told(self, message.bytes());
         }
-        self.push(message.into_bytes());
+        self.enqueue(message.into_bytes());
     }
 
     /// Whether it was not yet among those to be flushed; from now on it is.
-    pub(super) fn touch(&self) -> bool {
+    pub(super) fn mark_dirty(&self) -> bool {
         !self.touched.replace(true)
     }
 
-    pub(super) fn untouch(&self) {
+    pub(super) fn clear_dirty(&self) {
         self.touched.set(false);
     }
 
@@ -219,7 +219,7 @@ impl Connection {
         self.write_out();
         if !self.is_written() {
             self.blocked.set(true);
-            self.wake();
+            self.wake_task();
         }
     }
 
@@ -230,7 +230,7 @@ impl Connection {
 
     fn write_out(&self) {
         self.write_outbox();
-        while self.feed() {
+        while self.feed_backlog() {
             self.write_outbox();
         }
     }
@@ -305,9 +305,9 @@ impl Connection {
     }
 
     /// A request of its client has come.
-    pub(super) fn arrive(&self, arrival: SessionRequest) {
-        self.over_http(|stream| stream.arrive(arrival));
-        self.wake();
+    pub(super) fn take_request(&self, arrival: SessionRequest) {
+        self.over_http(|stream| stream.take_request(arrival));
+        self.wake_task();
     }
 
     /// Ends our half of the stream.
@@ -316,51 +316,51 @@ impl Connection {
     }
 
     /// Leaves the waker of the connection's own task, for those who change its state.
-    pub fn listen(&self, cx: &Context<'_>) {
+    pub fn set_waker(&self, cx: &Context<'_>) {
         let mine = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
         self.waker.set(Some(mine.unwrap_or_else(|| cx.waker().clone())));
     }
 
     /// Where others find it.
-    pub fn place(&self) -> ConnectionRef {
+    pub fn connection_ref(&self) -> ConnectionRef {
         ConnectionRef { worker: self.worker, slot: self.slot.get(), socket: self.id }
     }
 
     /// Lets it go on with the subscription that it waited for, or refuses that.
-    pub fn resume(&self, admitted: bool) {
+    pub fn resume_subscription(&self, admitted: bool) {
         self.resumed.set(Some(admitted));
-        self.wake();
+        self.wake_task();
     }
 
-    /// What [`Self::resume`] has left, once.
+    /// What [`Self::resume_subscription`] has left, once.
     pub fn take_resumed(&self) -> Option<bool> {
         self.resumed.take()
     }
 
-    pub(super) fn wake(&self) {
+    pub(super) fn wake_task(&self) {
         self.waker.set(self.waker.take().inspect(Waker::wake_by_ref));
     }
 
     /// Says why, ends the conversation with a close frame of the same code (wire rule: an error that ends
     /// the connection is always followed by one), and hears nothing more.
-    pub fn close(&self, error: &Error) {
+    pub fn close_with(&self, error: &Error) {
         if self.is_closing() {
             return;
         }
-        self.tell(Message::error(error, None));
-        self.end(Message::close(error.code, &error.message), reason(error));
+        self.enqueue_message(Message::error(error, None));
+        self.end_with(Message::close(error.code, &error.message), close_reason(error));
     }
 
     /// Ends the conversation with `close` as the last frame.
-    pub fn end(&self, close: Message, reason: Reason) {
+    pub fn end_with(&self, close: Message, reason: Reason) {
         if self.is_closing() {
             return;
         }
         self.ending.set(Some(reason));
-        self.push(close.into_bytes());
+        self.enqueue(close.into_bytes());
         self.phase.set(self.phase.get().max(ConnectionPhase::Closing));
         self.flush();
-        self.wake();
+        self.wake_task();
     }
 
     /// Frees what a slow reader has not taken. Only the frame it may be in the middle of is finished, so
@@ -374,14 +374,14 @@ impl Connection {
         drop(outbox);
         self.ending.set(Some(Reason::Slow));
         self.phase.set(self.phase.get().max(ConnectionPhase::Closing));
-        self.wake();
+        self.wake_task();
     }
 
     /// Ends the connection without a word.
     pub fn abort(&self) {
         self.phase.set(ConnectionPhase::Over);
         self.outbox.borrow_mut().clear();
-        self.wake();
+        self.wake_task();
     }
 
     pub fn is_closing(&self) -> bool {
@@ -393,17 +393,17 @@ impl Connection {
     }
 
     /// Channels it is subscribed to.
-    pub fn channels(&self) -> usize {
+    pub fn channel_count(&self) -> usize {
         self.subscriptions.borrow().len()
     }
 
     /// Bytes that are counted for them.
     pub fn subscription_bytes(&self) -> usize {
-        self.subscriptions.borrow().bytes()
+        self.subscriptions.borrow().counted_bytes()
     }
 
     /// Why it ended.
-    pub fn ending(&self) -> Reason {
+    pub fn end_reason(&self) -> Reason {
         self.ending.get().unwrap_or(Reason::Lost)
     }
 
@@ -414,7 +414,7 @@ impl Connection {
     }
 
     /// Bytes that wait to be written.
-    pub fn queued(&self) -> usize {
+    pub fn queued_bytes(&self) -> usize {
         self.outbox.borrow().len()
     }
 
@@ -424,7 +424,7 @@ impl Connection {
         let mut slices = Outbox::no_slices();
         let mut all = Vec::with_capacity(outbox.len());
         while !outbox.is_empty() {
-            let used = outbox.slices(&mut slices);
+            let used = outbox.fill_slices(&mut slices);
             let before = all.len();
             for slice in slices.iter().take(used) {
                 all.extend_from_slice(slice);
@@ -437,7 +437,7 @@ impl Connection {
     }
 
     /// The signed-in user, if any.
-    pub fn user<T>(&self, read: impl FnOnce(Option<&User>) -> T) -> T {
+    pub fn with_user<T>(&self, read: impl FnOnce(Option<&User>) -> T) -> T {
         read(self.user.borrow().as_deref())
     }
 
@@ -456,14 +456,14 @@ impl Connection {
     /// Whether it is signed in as the user, present as it anywhere, or about to be.
     pub(super) fn is_user(&self, id: &UserId) -> bool {
         let present = |subscription: &Subscription| subscription.user.as_ref() == Some(id);
-        self.user(|user| user.is_some_and(|user| user.id == *id))
+        self.with_user(|user| user.is_some_and(|user| user.id == *id))
             || self.subscriptions.borrow().iter().any(present)
-            || self.restrictions(|all| all.is_joining_as(id))
+            || self.with_restrictions(|all| all.is_joining_as(id))
     }
 }
 
 /// The word for why an established connection is closed.
-fn reason(error: &Error) -> Reason {
+fn close_reason(error: &Error) -> Reason {
     match error {
         error if *error == close::UNKNOWN_APP => Reason::AppRemoved,
         error if *error == close::DISABLED => Reason::AppDisabled,

@@ -28,7 +28,7 @@ struct LastNotice {
 
 impl CountThrottle {
     /// Whether a channel that has changed to `count` subscribers is told so now. If not, it is among those
-    /// that are [`Self::due`] later.
+    /// that are [`Self::take_due`] later.
     pub fn is_told_now(&self, name: &ChannelName, count: usize) -> bool {
         if count <= FEW {
             return true;
@@ -46,7 +46,7 @@ impl CountThrottle {
     }
 
     /// The channels whose pause is over and whose count has changed in it.
-    pub fn due(&self) -> Vec<ChannelName> {
+    pub fn take_due(&self) -> Vec<ChannelName> {
         let now = Instant::now();
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
@@ -80,14 +80,14 @@ mod tests {
         assert!(counting.is_told_now(&name, 100) && counting.is_told_now(&name, 100));
         assert!(counting.is_told_now(&name, 101));
         assert!(!counting.is_told_now(&name, 102));
-        assert!(counting.due().is_empty());
+        assert!(counting.take_due().is_empty());
         tokio::time::advance(PAUSE).await;
-        assert_eq!(counting.due(), std::slice::from_ref(&name));
+        assert_eq!(counting.take_due(), std::slice::from_ref(&name));
         assert!(!counting.is_told_now(&name, 103), "told by being due");
         tokio::time::advance(PAUSE).await;
-        assert_eq!(counting.due().len(), 1);
+        assert_eq!(counting.take_due().len(), 1);
         tokio::time::advance(PAUSE).await;
-        assert!(counting.due().is_empty());
+        assert!(counting.take_due().is_empty());
         assert!(counting.is_told_now(&name, 104));
     }
 }

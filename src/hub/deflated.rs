@@ -33,12 +33,12 @@ pub struct DeflatedEvent(OnceLock<Option<Bytes>>);
 impl DeflatedEvent {
     /// For a frame that may be compressed: one whose text has `min` bytes.
     pub(super) fn for_frame(frame: &[u8], min: usize) -> Option<Arc<Self>> {
-        (deflate::payload(frame)?.len() >= min).then(Arc::default)
+        (deflate::frame_payload(frame)?.len() >= min).then(Arc::default)
     }
 
     /// The form, made by whichever worker asks first; another that asks meanwhile waits, for it would have
     /// to do the same.
-    fn of(&self, frame: &[u8]) -> Option<&Bytes> {
+    fn deflated_form(&self, frame: &[u8]) -> Option<&Bytes> {
         let make = || {
             let mut deflater = DEFLATER.take().unwrap_or_default();
             let deflated = deflater.deflate(frame);
@@ -52,14 +52,17 @@ impl DeflatedEvent {
 /// What a connection that takes compressed events is given of these, which follow each other. It is a copy of
 /// the worker's own, so that workers do not count references on one shared cache line.
 pub(super) fn join_deflated(run: &[Delivery]) -> Bytes {
-    let forms = run.iter().map(smallest);
+    let forms = run.iter().map(smallest_form);
     let mut all = BytesMut::with_capacity(forms.clone().map(<[u8]>::len).sum());
     forms.for_each(|form| all.extend_from_slice(form));
     all.freeze()
 }
 
-fn smallest(one: &Delivery) -> &[u8] {
-    one.deflated.as_ref().and_then(|deflated| deflated.of(&one.frame)).unwrap_or(&one.frame)
+fn smallest_form(one: &Delivery) -> &[u8] {
+    one.deflated
+        .as_ref()
+        .and_then(|deflated| deflated.deflated_form(&one.frame))
+        .unwrap_or(&one.frame)
 }
 
 /// Frames that follow each other, for those of a channel's subscribers that take them compressed.
@@ -74,7 +77,7 @@ pub(super) struct CompressedRun {
 impl CompressedRun {
     /// What `connection` is given instead of `plain`, which is `run` in one piece; `all`: of everything that is
     /// delivered now.
-    pub(super) fn pick(
+    pub(super) fn pick_form(
         &mut self,
         connection: &Connection,
         run: &[Delivery],
@@ -98,7 +101,7 @@ impl CompressedRun {
         form
     }
 
-    pub(super) fn count(&self, traffic: &AppTraffic) {
+    pub(super) fn count_bytes(&self, traffic: &AppTraffic) {
         if self.plain_bytes > 0 {
             traffic.plain_bytes.add(self.plain_bytes as u64);
             traffic.deflated_bytes.add(self.deflated_bytes as u64);

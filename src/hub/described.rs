@@ -71,7 +71,7 @@ impl Describe {
 impl SocketQuery {
     fn matches(&self, worker: &Worker, one: &Connection) -> bool {
         let is_user = |id: &String| {
-            one.user(|user| user.is_some_and(|user| user.id.as_str() == id))
+            one.with_user(|user| user.is_some_and(|user| user.id.as_str() == id))
                 || one.subscriptions.borrow().iter().any(|subscription| {
                     subscription.user.as_ref().is_some_and(|user| user.as_str() == id)
                 })
@@ -92,18 +92,18 @@ fn view(worker: &Worker, one: &Connection) -> SocketView {
         let name = channels.get(*channel)?.name.to_string();
         Some((name, user.as_ref().map(|user| user.as_str().to_owned())))
     });
-    let now = worker.now();
+    let now = worker.now_seconds();
     let transport = one.over_http(|stream| stream.transport().word()).unwrap_or("websocket");
     SocketView {
         id: one.id,
         app: one.app().id.to_string(),
         address: one.address,
-        user: one.user(|user| user.map(|user| user.id.as_str().to_owned())),
+        user: one.with_user(|user| user.map(|user| user.id.as_str().to_owned())),
         age: now.saturating_sub(one.life.since.get()),
         silent: now.saturating_sub(one.life.heard.get()),
         channels: named.collect(),
         channel_count: subscriptions.len(),
-        waiting: one.queued(),
+        waiting: one.queued_bytes(),
         transport,
         is_compressed: one.life.compression.get() != Compression::Off,
         is_resumable: one.resumption().is_some(),

@@ -140,7 +140,7 @@ pub struct PresenceBounds {
 }
 
 impl Channel {
-    fn count(&self) -> usize {
+    fn subscriber_count(&self) -> usize {
         self.seats.iter().map(|seat| seat.subscribers as usize).sum()
     }
 
@@ -152,12 +152,12 @@ impl Channel {
     }
 
     /// One more connection of a member, if it is of one; its text, if that is news.
-    fn join(
+    fn join_member(
         &mut self,
         member: Option<(&Member, PresenceBounds)>,
     ) -> Result<Option<MemberText>, ChannelFull> {
         let Some((member, room)) = member else { return Ok(None) };
-        let text = self.presence.get_or_insert_default().join(member, room)?;
+        let text = self.presence.get_or_insert_default().join_user(member, room)?;
         self.version += u64::from(text.is_some());
         Ok(text)
     }
@@ -178,7 +178,7 @@ impl Channel {
 
     fn occupancy(&self) -> Occupancy {
         let users = self.presence.as_ref().map_or(0, |presence| presence.count());
-        Occupancy { subscriptions: self.count(), users }
+        Occupancy { subscriptions: self.subscriber_count(), users }
     }
 }
 
@@ -204,7 +204,7 @@ impl Directory {
     }
 
     /// What one worker carried for the app.
-    pub fn traffic(&self, worker: u16) -> &AppTraffic {
+    pub fn traffic_of(&self, worker: u16) -> &AppTraffic {
         #[expect(clippy::indexing_slicing, reason = "there is always a worker")]
         self.traffic.get(usize::from(worker)).unwrap_or(&self.traffic[0])
     }
@@ -224,7 +224,7 @@ impl Directory {
     }
 
     /// What is counted for all subscriptions and members, in bytes.
-    pub fn bytes(&self) -> usize {
+    pub fn counted_bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
@@ -253,7 +253,7 @@ impl Directory {
     }
 
     /// Takes the place of one more connection, unless `max` (0: no limit) are there already.
-    pub fn admit(&self, max: usize) -> bool {
+    pub fn admit_connection(&self, max: usize) -> bool {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         if max > 0 && before >= max {
             self.connections.fetch_sub(1, Ordering::Relaxed);
@@ -263,17 +263,17 @@ impl Directory {
     }
 
     /// Gives a connection's place back.
-    pub fn release(&self) {
+    pub fn release_connection(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub fn connections(&self) -> usize {
+    pub fn connection_count(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
     /// One more subscriber in `seat`; on a presence channel as `member`, if there is room. A member that was not
     /// there is announced to `tell`.
-    pub fn subscribe(
+    pub fn add_subscriber(
         &self,
         name: &ChannelName,
         seat: (u16, ChannelHandle),
@@ -282,12 +282,12 @@ impl Directory {
     ) -> Result<Subscribed, ChannelFull> {
         let (mut entry, text) = match self.channels.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
-                let text = entry.get_mut().join(member)?;
+                let text = entry.get_mut().join_member(member)?;
                 (entry.into_ref(), text)
             }
             Entry::Vacant(entry) => {
                 let mut channel = Channel::default();
-                let text = channel.join(member)?;
+                let text = channel.join_member(member)?;
                 (entry.insert(channel), text)
             }
         };
@@ -307,12 +307,12 @@ impl Directory {
         }
         channel.take_seat(seat.0, seat.1);
         self.subscriptions.fetch_add(1, Ordering::Relaxed);
-        Ok(Subscribed { occupied, count: channel.count(), joined })
+        Ok(Subscribed { occupied, count: channel.subscriber_count(), joined })
     }
 
     /// One subscriber less on `worker`, who was present as `user`. `None` if there was no such channel. A
     /// member that is gone is announced to `tell`.
-    pub fn unsubscribe(
+    pub fn remove_subscriber(
         &self,
         name: &ChannelName,
         worker: u16,
@@ -324,14 +324,14 @@ impl Directory {
         if channel.leave_seat(worker) {
             self.subscriptions.fetch_sub(1, Ordering::Relaxed);
         }
-        let text = user.and_then(|user| channel.presence.as_mut()?.leave(user));
+        let text = user.and_then(|user| channel.presence.as_mut()?.leave_user(user));
         channel.version += u64::from(text.is_some());
         if let Some(text) = &text {
             self.members.fetch_sub(1, Ordering::Relaxed);
             self.sub_bytes(text.roster_bytes() + MEMBER_BYTES);
             tell(&channel.seats, text, channel.version);
         }
-        let count = channel.count();
+        let count = channel.subscriber_count();
         let vacated = channel.seats.is_empty();
         if vacated {
             entry.remove();
@@ -340,14 +340,14 @@ impl Directory {
     }
 
     /// The workers that have subscribers of `name`.
-    pub fn seats(&self, name: &str) -> WorkerTargets {
+    pub fn targets_of(&self, name: &str) -> WorkerTargets {
         self.channels.get(name).map(|channel| channel.seats.clone()).unwrap_or_default()
     }
 
     /// Lets `tell` announce the count of subscriptions as it is now, so that no older one can follow it.
-    pub fn count(&self, name: &str, tell: impl FnOnce(&WorkerTargets, usize)) {
+    pub fn announce_count(&self, name: &str, tell: impl FnOnce(&WorkerTargets, usize)) {
         if let Some(channel) = self.channels.get(name) {
-            tell(&channel.seats, channel.count());
+            tell(&channel.seats, channel.subscriber_count());
         }
     }
 
@@ -378,13 +378,13 @@ impl Directory {
     }
 
     /// The users present in a channel, in the order they came.
-    pub fn present(&self, name: &str) -> Vec<UserId> {
+    pub fn present_users(&self, name: &str) -> Vec<UserId> {
         let channel = self.channels.get(name);
         channel.and_then(|channel| Some(channel.presence.as_ref()?.users())).unwrap_or_default()
     }
 
     /// Every occupied channel whose name begins with `prefix`.
-    pub fn channels(&self, prefix: &str) -> Vec<(ChannelName, Occupancy)> {
+    pub fn occupied_channels(&self, prefix: &str) -> Vec<(ChannelName, Occupancy)> {
         let matching =
             self.channels.iter().filter(|entry| entry.key().as_str().starts_with(prefix));
         matching.map(|entry| (entry.key().clone(), entry.value().occupancy())).collect()

@@ -61,10 +61,10 @@ impl Worker {
         };
         let all = match run.as_slice() {
             [only] => only.frame.clone(),
-            several => Delivery::join(several),
+            several => Delivery::join_frames(several),
         };
         let number = run.last().map_or(0, |last| last.number);
-        if number > 0 && self.deliveries.deliver(first.channel, number) >= first.number {
+        if number > 0 && self.deliveries.note_delivered(first.channel, number) >= first.number {
             // Somebody who came back was told some of these already.
             self.deliver_anew(channel, run, touched);
             return run.clear();
@@ -73,32 +73,39 @@ impl Worker {
         let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {
             if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
-                if history != Sequence::None && !is_news(connection, first.channel, history) {
+                if history != Sequence::None
+                    && !is_newer_than_seen(connection, first.channel, history)
+                {
                     continue;
                 }
-                self.give(connection, second.pick(connection, run, &all, true), number);
+                self.give_frame(connection, second.pick_form(connection, run, &all, true), number);
                 deliveries += run.len();
             } else {
                 for one in run.iter().filter(|one| one.except != Some(connection.id)) {
-                    let alone = second.pick(connection, slice::from_ref(one), &one.frame, false);
-                    self.give(connection, alone, number);
+                    let alone =
+                        second.pick_form(connection, slice::from_ref(one), &one.frame, false);
+                    self.give_frame(connection, alone, number);
                     deliveries += 1;
                 }
             }
-            if connection.touch() {
+            if connection.mark_dirty() {
                 touched.push(connection.clone());
             }
         }
-        let traffic = channel.directory.traffic(self.index());
+        let traffic = channel.directory.traffic_of(self.index());
         traffic.deliveries.add(deliveries as u64);
-        second.count(traffic);
+        second.count_bytes(traffic);
         run.clear();
     }
 }
 
 /// Whether what happened there in the channel's history is after what the subscriber was told when it
 /// subscribed.
-pub(super) fn is_news(connection: &Connection, channel: ChannelHandle, history: Sequence) -> bool {
+pub(super) fn is_newer_than_seen(
+    connection: &Connection,
+    channel: ChannelHandle,
+    history: Sequence,
+) -> bool {
     let subscriptions = connection.subscriptions.borrow();
     subscriptions.find(channel.slot).is_some_and(|Subscription { told, .. }| match history {
         Sequence::None => true,

@@ -29,7 +29,7 @@ impl Flusher {
     }
 
     /// Writes what is queued, as far as the sockets take it. What is left waits for the connections' tasks.
-    pub(super) fn flush(&mut self, touched: &mut Vec<Rc<Connection>>, turns: &TurnTimes) {
+    pub(super) fn flush_all(&mut self, touched: &mut Vec<Rc<Connection>>, turns: &TurnTimes) {
         for some in touched.chunks(MAX_SENDS) {
             match &mut self.ring {
                 Some(ring) if some.len() >= MIN_SENDS => {
@@ -47,7 +47,7 @@ impl Flusher {
 }
 
 fn flush_alone(connection: &Connection) {
-    connection.untouch();
+    connection.clear_dirty();
     connection.flush();
 }
 
@@ -56,8 +56,8 @@ fn flush_alone(connection: &Connection) {
 fn flush_together(ring: &mut Ring, some: &[Rc<Connection>], turns: &TurnTimes) -> io::Result<()> {
     let mut lent = Vec::with_capacity(some.len());
     for connection in some {
-        connection.untouch();
-        match LentOutbox::of(connection) {
+        connection.clear_dirty();
+        match LentOutbox::lend_from(connection) {
             Some(one) => lent.push(one),
             None => connection.flush(),
         }
@@ -67,8 +67,8 @@ fn flush_together(ring: &mut Ring, some: &[Rc<Connection>], turns: &TurnTimes) -
     turns.submitted_writes.add(sends.len() as u64);
     let sent = ring.send_all(&sends);
     drop(sends);
-    for (one, answer) in lent.into_iter().zip(ring.answers()) {
-        one.settle(answer);
+    for (one, answer) in lent.into_iter().zip(ring.write_results()) {
+        one.settle_write(answer);
     }
     sent
 }
@@ -85,7 +85,7 @@ struct LentOutbox<'a> {
 impl<'a> LentOutbox<'a> {
     /// What the connection has to write: where it speaks TLS, once that has made records of it. None if there
     /// is nothing, or [`Connection::flush`] has to see to it.
-    fn of(connection: &'a Connection) -> Option<Self> {
+    fn lend_from(connection: &'a Connection) -> Option<Self> {
         if connection.blocked.get() {
             return None;
         }
@@ -95,7 +95,7 @@ impl<'a> LentOutbox<'a> {
             return None;
         }
         if stream.is_tls() {
-            let taken = stream.encrypt(&outbox).ok()?;
+            let taken = stream.encrypt_outbox(&outbox).ok()?;
             connection.note_write(&mut outbox, Ok(taken));
         }
         let lines = match &mut *stream {
@@ -108,13 +108,14 @@ impl<'a> LentOutbox<'a> {
     /// Never none: what has no socket is not lent.
     fn outgoing(&self) -> Option<RingWrite<'_>> {
         let queued = self.lines.as_ref().map_or(&*self.outbox, |lines| &lines.bytes);
-        let bytes = self.stream.encrypted().map_or(RingPayload::Queued(queued), RingPayload::One);
+        let bytes =
+            self.stream.pending_records().map_or(RingPayload::Queued(queued), RingPayload::One);
         Some(RingWrite { socket: self.stream.socket()?, bytes })
     }
 
     /// Notes what became of the write. Whatever is left is tried once more, by which the runtime learns that
     /// the socket is full.
-    fn settle(mut self, answer: io::Result<usize>) {
+    fn settle_write(mut self, answer: io::Result<usize>) {
         match (answer, &mut *self.stream, &self.lines) {
             (Ok(written), Stream::Tls(_), _) => self.stream.forget_encrypted(written),
             (Ok(written), Stream::Http(stream), Some(lines)) => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 
-use super::addresses::counted;
+use super::addresses::counted_address;
 
 /// How far ahead of its rate an address may be: a burst of as many sockets as the rate gives in this time.
 const BURST: Duration = Duration::from_secs(2);
@@ -36,8 +36,8 @@ impl HandshakeLimit {
     /// Counts one more socket that `address` opens at `now`; whether it may.
     pub fn admit(&self, address: IpAddr, now: Instant) -> bool {
         let Some(interval) = self.interval else { return true };
-        self.sweep(now);
-        let mut even_at = self.even_at.entry(counted(address)).or_insert(now);
+        self.forget_quiet(now);
+        let mut even_at = self.even_at.entry(counted_address(address)).or_insert(now);
         let next = (*even_at).max(now) + interval;
         if next.saturating_duration_since(now) > BURST {
             return false;
@@ -47,7 +47,7 @@ impl HandshakeLimit {
     }
 
     /// Forgets, every [`BURST`], the addresses that have been quiet for long enough.
-    fn sweep(&self, now: Instant) {
+    fn forget_quiet(&self, now: Instant) {
         let now_ms = now.saturating_duration_since(self.began).as_millis() as u64;
         // Relaxed: a sweep too many or too late changes nothing but memory.
         let swept_ms = self.swept_ms.load(Ordering::Relaxed);

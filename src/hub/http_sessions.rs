@@ -25,13 +25,13 @@ impl HttpSessions {
         self.0.is_empty()
     }
 
-    pub fn find(&self, name: &str) -> Option<HttpSession> {
+    pub fn find_session(&self, name: &str) -> Option<HttpSession> {
         self.0.get(name).map(|found| found.value().clone())
     }
 
     /// Makes a session known until the listing is dropped; if there is one of that name, it stays and is
     /// given back.
-    pub fn claim(
+    pub fn claim_session(
         self: &Arc<Self>,
         name: &str,
         session: HttpSession,

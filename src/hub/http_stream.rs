@@ -124,11 +124,11 @@ impl HttpStream {
     }
 
     /// Lets it be found for as long as it is not at its end.
-    pub fn list(&mut self, listing: SessionListing) {
+    pub fn set_listing(&mut self, listing: SessionListing) {
         self.listing = Some(listing);
     }
 
-    pub fn unlist(&mut self) {
+    pub fn drop_listing(&mut self) {
         self.listing = None;
     }
 
@@ -137,7 +137,7 @@ impl HttpStream {
     }
 
     /// Takes in what a request says until the session's task sees it.
-    pub(super) fn arrive(&mut self, arrival: SessionRequest) {
+    pub(super) fn take_request(&mut self, arrival: SessionRequest) {
         self.arrivals.push_back(arrival);
     }
 
@@ -169,10 +169,10 @@ impl HttpStream {
         (framing, before): (AnswerFraming, Vec<u8>),
         alive: LoadGuard,
     ) -> io::Result<()> {
-        self.receive(Transport::XhrStreaming);
-        let stream = stream.settle()?;
+        self.set_receiver(Transport::XhrStreaming);
+        let stream = stream.register_here()?;
         let mut held = before;
-        held.extend_from_slice(&head(framing));
+        held.extend_from_slice(&answer_head(framing));
         let mut units = 0;
         if !self.is_open {
             framing.push_line(&mut held, OPEN);
@@ -186,13 +186,13 @@ impl HttpStream {
 
     /// Says what there is next in the answer to a poll.
     pub fn answer_to(&mut self, poll: oneshot::Sender<Bytes>) {
-        self.receive(Transport::XhrPolling);
+        self.set_receiver(Transport::XhrPolling);
         self.receiver = SessionReceiver::Polling(poll);
     }
 
     /// A request receives in the place of the one before, whose answer ends. A line of which that one was
     /// sent a part is said again as a whole, for a client ignores what has no `\n`.
-    fn receive(&mut self, transport: Transport) {
+    fn set_receiver(&mut self, transport: Transport) {
         self.transport = transport;
         self.has_spoken = true;
         self.idle_since = 0;
@@ -204,10 +204,10 @@ impl HttpStream {
             SessionReceiver::Streaming(mut before) => {
                 if sent == 0 && before.held.is_empty() {
                     let mut end = Outbox::default();
-                    end.push(Bytes::from_static(before.framing.end()));
+                    end.push(Bytes::from_static(before.framing.end_bytes()));
                     // What the socket does not take at once ends with the connection instead.
                     let _ = before.stream.try_write(&end);
-                    self.finish(before.stream, before.alive);
+                    self.finish_answer(before.stream, before.alive);
                 }
             }
         }
@@ -229,7 +229,7 @@ impl HttpStream {
     }
 
     /// Looks at the clock, once a second.
-    pub fn lull(&mut self, now: u32) -> SessionIdle {
+    pub fn idle_for(&mut self, now: u32) -> SessionIdle {
         if std::mem::take(&mut self.has_spoken) {
             self.spoken_at = now;
         }
@@ -280,7 +280,7 @@ impl HttpStream {
     }
 
     /// Leaves a stream whose answer is at its end to the session's task.
-    fn finish(&mut self, stream: Stream, alive: LoadGuard) {
+    fn finish_answer(&mut self, stream: Stream, alive: LoadGuard) {
         self.finished.push((stream, alive));
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
@@ -310,14 +310,16 @@ impl HttpStream {
             && let Some(piece) = pieces.next()
         {
             let lines = lines_of(piece, AnswerFraming::Plain);
-            body.extend_from_slice(lines.bytes.get(lines.start(front.done)..).unwrap_or_default());
+            body.extend_from_slice(
+                lines.bytes.get(lines.line_start(front.done)..).unwrap_or_default(),
+            );
             self.is_said |= lines.is_last;
         }
         let mut only = None;
         for piece in pieces {
             let lines = lines_of(piece, AnswerFraming::Plain);
             self.is_said |= lines.is_last;
-            if outbox.single().is_some() && body.is_empty() {
+            if outbox.single_piece().is_some() && body.is_empty() {
                 only = Some(lines.bytes.clone());
             } else {
                 body.extend_from_slice(&lines.bytes);
@@ -347,7 +349,7 @@ impl HttpStream {
     /// What of `outbox` one call is to write to the streaming answer; none if nobody receives by one.
     pub(super) fn begin_lines(&mut self, outbox: &Outbox) -> Option<LineBatch> {
         let SessionReceiver::Streaming(streaming) = &mut self.receiver else { return None };
-        let batch = streaming.batch(self.front.as_ref(), outbox);
+        let batch = streaming.next_batch(self.front.as_ref(), outbox);
         if batch.parts.last().is_some_and(LineRange::is_last) {
             self.listing = None;
         }
@@ -393,7 +395,7 @@ impl HttpStream {
         }
         if streaming.is_ending || (batch.stops && is_whole) {
             if !streaming.is_ending {
-                let end = streaming.framing.end();
+                let end = streaming.framing.end_bytes();
                 streaming.held = Bytes::from_static(end.get(left..).unwrap_or_default());
                 streaming.is_ending = true;
             }
@@ -401,7 +403,7 @@ impl HttpStream {
                 && let SessionReceiver::Streaming(streaming) =
                     std::mem::replace(&mut self.receiver, SessionReceiver::Nobody)
             {
-                self.finish(streaming.stream, streaming.alive);
+                self.finish_answer(streaming.stream, streaming.alive);
             }
         }
         done
@@ -410,7 +412,7 @@ impl HttpStream {
 
 impl StreamingAnswer {
     /// What one call is to write.
-    fn batch(&self, mut front: Option<&PartialPiece>, outbox: &Outbox) -> LineBatch {
+    fn next_batch(&self, mut front: Option<&PartialPiece>, outbox: &Outbox) -> LineBatch {
         let mut batch = LineBatch::default();
         let LineBatch { bytes, parts, stops } = &mut batch;
         if !self.held.is_empty() {
@@ -442,7 +444,7 @@ impl StreamingAnswer {
                     }
                 }
             }
-            let range = lines.start(first) + sent..lines.start(end);
+            let range = lines.line_start(first) + sent..lines.line_start(end);
             if range.len() == lines.bytes.len() {
                 bytes.push(lines.bytes.clone());
             } else if !range.is_empty() {
@@ -452,8 +454,8 @@ impl StreamingAnswer {
             *stops = units > MAX_ANSWER_UNITS || part.is_last();
             parts.push(part);
             if *stops {
-                if !self.framing.end().is_empty() {
-                    bytes.push(Bytes::from_static(self.framing.end()));
+                if !self.framing.end_bytes().is_empty() {
+                    bytes.push(Bytes::from_static(self.framing.end_bytes()));
                 }
                 break;
             }
@@ -463,7 +465,7 @@ impl StreamingAnswer {
 }
 
 /// The head of a streaming answer. It is the connection's last.
-pub fn head(framing: AnswerFraming) -> Vec<u8> {
+pub fn answer_head(framing: AnswerFraming) -> Vec<u8> {
     let (version, framed) = match framing {
         AnswerFraming::Chunked => ("1.1", "transfer-encoding: chunked\r\n"),
         AnswerFraming::Plain => ("1.0", ""),

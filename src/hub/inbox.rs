@@ -106,7 +106,7 @@ pub struct Delivery {
 
 impl Delivery {
     /// Their frames in one piece.
-    pub(super) fn join(run: &[Self]) -> Bytes {
+    pub(super) fn join_frames(run: &[Self]) -> Bytes {
         let mut all = BytesMut::with_capacity(run.iter().map(|one| one.frame.len()).sum());
         for one in run {
             all.extend_from_slice(&one.frame);
@@ -137,7 +137,7 @@ pub struct ChannelHandle {
 }
 
 impl Inbox {
-    pub fn put(&self, order: WorkerTask) {
+    pub fn put_task(&self, order: WorkerTask) {
         let mut waiting = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.orders.push(order);
         let first = waiting.orders.len() == 1;
@@ -151,12 +151,12 @@ impl Inbox {
     }
 
     /// Waits until there may be orders.
-    pub async fn woken(&self) {
+    pub async fn wait_woken(&self) {
         self.wake.notified().await;
     }
 
     /// Swaps what has come for `empty`; when the first of it came.
-    pub fn take(&self, empty: &mut Vec<WorkerTask>) -> Option<Instant> {
+    pub fn take_tasks(&self, empty: &mut Vec<WorkerTask>) -> Option<Instant> {
         let mut waiting = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut waiting.orders, empty);
         waiting.since.take()

@@ -24,7 +24,7 @@ pub struct LeaveThrottle {
 
 impl LeaveThrottle {
     /// Ready when the task may leave, once; until then it is woken when it should ask again.
-    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+    pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
         let left = self.left.get();
         if left >= PART {
             self.waiting.borrow_mut().push_back(cx.waker().clone());
@@ -38,7 +38,7 @@ impl LeaveThrottle {
     }
 
     /// Lets one part after the other leave, for ever.
-    pub async fn keep(&self) {
+    pub async fn run_throttle(&self) {
         loop {
             poll_fn(|cx| {
                 if self.left.get() > 0 || !self.waiting.borrow().is_empty() {
@@ -70,13 +70,13 @@ mod tests {
         let (leaving, left) = (Rc::new(LeaveThrottle::default()), Rc::new(Cell::new(0)));
         let keeper = leaving.clone();
         let all = LocalSet::new();
-        all.spawn_local(async move { keeper.keep().await });
+        all.spawn_local(async move { keeper.run_throttle().await });
         all.run_until(async {
             let several = 10 * PART;
             let leave = || {
                 let (leaving, left) = (leaving.clone(), left.clone());
                 spawn_local(async move {
-                    poll_fn(|cx| leaving.poll(cx)).await;
+                    poll_fn(|cx| leaving.poll_turn(cx)).await;
                     left.set(left.get() + 1);
                 })
             };
@@ -101,10 +101,10 @@ mod tests {
         let leaving = Rc::new(LeaveThrottle::default());
         let nobody = Context::from_waker(Waker::noop());
         for _ in 0..3 * PART {
-            let _ = leaving.poll(&nobody);
+            let _ = leaving.poll_turn(&nobody);
         }
         let (all, keeper) = (LocalSet::new(), leaving.clone());
-        all.spawn_local(async move { keeper.keep().await });
-        all.run_until(async { poll_fn(|cx| leaving.poll(cx)).await }).await;
+        all.spawn_local(async move { keeper.run_throttle().await });
+        all.run_until(async { poll_fn(|cx| leaving.poll_turn(cx)).await }).await;
     }
 }

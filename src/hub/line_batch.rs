@@ -53,7 +53,7 @@ impl LineRange {
         }
         let (mut done, mut sent, mut units) = (self.first, self.sent, 0);
         for line in self.lines.ends.iter().take(self.end).skip(self.first) {
-            let rest = line.at - self.lines.start(done) - sent;
+            let rest = line.at - self.lines.line_start(done) - sent;
             if *left < rest {
                 sent += *left;
                 *left = 0;

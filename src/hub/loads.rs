@@ -21,26 +21,26 @@ impl WorkerLoads {
         Self { of, most, complete: AtomicBool::new(false) }
     }
 
-    pub fn add(&self, worker: usize) {
+    pub fn add_connection(&self, worker: usize) {
         if let Some(load) = self.of.get(worker) {
             load.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub fn remove(&self, worker: usize) {
+    pub fn remove_connection(&self, worker: usize) {
         if let Some(load) = self.of.get(worker) {
             load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// The worker with the fewest.
-    pub fn lightest(&self) -> usize {
+    pub fn lightest_worker(&self) -> usize {
         let loads = self.of.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
         loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker)
     }
 
     /// No more will come: after the last one was counted.
-    pub fn complete(&self) {
+    pub fn note_complete(&self) {
         self.complete.store(true, Ordering::Release);
     }
 
@@ -55,7 +55,7 @@ impl WorkerLoads {
     }
 
     /// Whether there are connections.
-    pub fn any(&self) -> bool {
+    pub fn has_connections(&self) -> bool {
         self.of.iter().any(|load| load.load(Ordering::Relaxed) > 0)
     }
 }
@@ -75,14 +75,14 @@ impl LoadGuard {
 
     /// Another worker carries it from now on.
     pub fn move_to(&mut self, worker: usize) {
-        self.loads.add(worker);
-        self.loads.remove(self.worker);
+        self.loads.add_connection(worker);
+        self.loads.remove_connection(self.worker);
         self.worker = worker;
     }
 }
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        self.loads.remove(self.worker);
+        self.loads.remove_connection(self.worker);
     }
 }

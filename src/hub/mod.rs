@@ -96,7 +96,7 @@ impl Hub {
 
     /// A moment in hundredths of a second since the hub began; one before that is that. After a year they
     /// stand still, and so nobody seems to have come after anything.
-    pub fn hundredths(&self, moment: Instant) -> u32 {
+    pub fn centis_since_start(&self, moment: Instant) -> u32 {
         let passed = moment.saturating_duration_since(self.began).as_millis() / 10;
         u32::try_from(passed).unwrap_or(u32::MAX)
     }
@@ -107,16 +107,16 @@ impl Hub {
     }
 
     /// Seconds since the hub began, a clock that all workers share.
-    pub fn seconds(&self) -> u32 {
+    pub fn seconds_since_start(&self) -> u32 {
         u32::try_from(self.age().as_secs()).unwrap_or(u32::MAX)
     }
 
     /// The first part of every socket id made here.
-    pub fn node(&self) -> u64 {
+    pub fn node_number(&self) -> u64 {
         self.node
     }
 
-    pub fn workers(&self) -> usize {
+    pub fn worker_count(&self) -> usize {
         self.inboxes.len()
     }
 
@@ -136,7 +136,7 @@ impl Hub {
         if let Some(directory) = self.directories.get(app) {
             return directory.clone();
         }
-        let new = || Arc::new(Directory::new(self.workers(), self.counted.clone()));
+        let new = || Arc::new(Directory::new(self.worker_count(), self.counted.clone()));
         self.directories.entry(app.clone()).or_insert_with(new).clone()
     }
 
@@ -154,7 +154,7 @@ impl Hub {
 
     /// Sends one frame to all subscribers that `seats` lead to: one order a worker. Each worker but the
     /// first gets a copy of its own, so that they do not count references on one shared cache line.
-    pub fn publish(
+    pub fn publish_frame(
         &self,
         seats: &WorkerTargets,
         frame: &Bytes,
@@ -175,7 +175,7 @@ impl Hub {
         number: u64,
     ) {
         if shown::is_wanted() {
-            shown::published(frame);
+            shown::show_published(frame);
         }
         let deflated = compression_min.and_then(|min| DeflatedEvent::for_frame(frame, min));
         for (index, seat) in seats.iter().enumerate() {
@@ -183,7 +183,7 @@ impl Hub {
             let deflated = deflated.clone();
             let deliver =
                 Delivery { channel: seat.channel, frame, deflated, except, history, number };
-            self.inbox(seat.worker).put(WorkerTask::Deliver(deliver));
+            self.inbox(seat.worker).put_task(WorkerTask::Deliver(deliver));
         }
     }
 
@@ -196,49 +196,50 @@ impl Hub {
         asked: Instant,
         why: &Error,
     ) {
-        let asked = self.hundredths(asked);
+        let asked = self.centis_since_start(asked);
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
             let why = why.clone();
-            inbox.put(WorkerTask::CloseUser { directory, user, asked, why });
+            inbox.put_task(WorkerTask::CloseUser { directory, user, asked, why });
         }
     }
 
     /// Takes the right to some channels from every connection of the user on this node that was made before
     /// this was `asked`.
-    pub fn withdraw(
+    pub fn withdraw_channels(
         &self,
         directory: &Arc<Directory>,
         user: &UserId,
         asked: Instant,
         withdrawal: &Withdrawal,
     ) {
-        let asked = self.hundredths(asked);
+        let asked = self.centis_since_start(asked);
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
             let withdrawal = withdrawal.clone();
-            inbox.put(WorkerTask::Withdraw { directory, user, asked, withdrawal });
+            inbox.put_task(WorkerTask::Withdraw { directory, user, asked, withdrawal });
         }
     }
 
     /// Lets a connection go on that waited for its subscription, or refuses it.
-    pub fn resume(&self, place: ConnectionRef, admitted: bool) {
-        self.inbox(place.worker).put(WorkerTask::Resume { place, admitted });
+    pub fn resume_subscription(&self, place: ConnectionRef, admitted: bool) {
+        self.inbox(place.worker).put_task(WorkerTask::Resume { place, admitted });
     }
 
     /// Tells a connection what its client has missed.
     pub fn replay(&self, place: ConnectionRef, replayed: Replayed) {
-        self.inbox(place.worker).put(WorkerTask::Replay { place, replayed: Box::new(replayed) });
+        self.inbox(place.worker)
+            .put_task(WorkerTask::Replay { place, replayed: Box::new(replayed) });
     }
 
     /// Closes one connection.
     pub fn close_one(&self, place: ConnectionRef, why: Error) {
-        self.inbox(place.worker).put(WorkerTask::CloseOne { place, why });
+        self.inbox(place.worker).put_task(WorkerTask::CloseOne { place, why });
     }
 
     /// Gives one connection a frame.
-    pub fn tell(&self, place: ConnectionRef, frame: Bytes) {
-        self.inbox(place.worker).put(WorkerTask::Tell { place, frame });
+    pub fn send_to(&self, place: ConnectionRef, frame: Bytes) {
+        self.inbox(place.worker).put_task(WorkerTask::Tell { place, frame });
     }
 
     /// Asks all workers for the sockets that `query` is about; each answers for its own.
@@ -246,14 +247,14 @@ impl Hub {
         let ask = |inbox: &Inbox| {
             let (answer, answered) = oneshot::channel();
             let asked = Describe { query: query.clone(), answer };
-            inbox.put(WorkerTask::Describe(Box::new(asked)));
+            inbox.put_task(WorkerTask::Describe(Box::new(asked)));
             answered
         };
         self.inboxes.iter().map(ask).collect()
     }
 
     /// Brings a request to the HTTP session that it is for. Where that has ended, it is dropped.
-    pub fn arrive(&self, place: ConnectionRef, arrival: SessionRequest) {
-        self.inbox(place.worker).put(WorkerTask::Arrive { place, arrival: Box::new(arrival) });
+    pub fn bring_request(&self, place: ConnectionRef, arrival: SessionRequest) {
+        self.inbox(place.worker).put_task(WorkerTask::Arrive { place, arrival: Box::new(arrival) });
     }
 }

@@ -87,7 +87,7 @@ impl Outbox {
     }
 
     /// What to write next, when it is one piece.
-    pub fn single(&self) -> Option<&[u8]> {
+    pub fn single_piece(&self) -> Option<&[u8]> {
         match &self.queue {
             OutboxQueue::One(frame) => Some(frame),
             _ => None,
@@ -95,7 +95,7 @@ impl Outbox {
     }
 
     /// What to write next, as one call takes it.
-    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; Self::SLICES]) -> usize {
+    pub fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>; Self::SLICES]) -> usize {
         let mut used = 0;
         for (slot, frame) in slices.iter_mut().zip(self.iter()) {
             *slot = IoSlice::new(frame);
@@ -104,7 +104,7 @@ impl Outbox {
         used
     }
 
-    /// Room for [`Self::slices`].
+    /// Room for [`Self::fill_slices`].
     pub fn no_slices<'a>() -> [IoSlice<'a>; Self::SLICES] {
         [IoSlice::new(&[]); Self::SLICES]
     }
@@ -153,7 +153,7 @@ mod tests {
 
     fn text(outbox: &Outbox) -> String {
         let mut slices = Outbox::no_slices();
-        let used = outbox.slices(&mut slices);
+        let used = outbox.fill_slices(&mut slices);
         slices[..used].iter().map(|slice| std::str::from_utf8(slice).unwrap()).collect()
     }
 

@@ -52,7 +52,7 @@ impl Presence {
     }
 
     /// Counts one more connection of the user, if there is room; the member's text if it is its first.
-    pub fn join(
+    pub fn join_user(
         &mut self,
         member: &Member,
         room: PresenceBounds,
@@ -78,7 +78,7 @@ impl Presence {
     }
 
     /// Counts one connection less; the member's text if it was its last.
-    pub fn leave(&mut self, user: &UserId) -> Option<MemberText> {
+    pub fn leave_user(&mut self, user: &UserId) -> Option<MemberText> {
         let number = *self.by_user.get(user)?;
         let present = self.members.get_mut(&number)?;
         present.connections -= 1;

@@ -17,7 +17,7 @@ pub enum RateTaken {
 
 impl RateLimit {
     /// Takes `n` of the `limit` that second `now` has.
-    pub fn take(&self, now: u32, n: u32, limit: u32) -> RateTaken {
+    pub fn take_from(&self, now: u32, n: u32, limit: u32) -> RateTaken {
         let mut taken = RateTaken::TooMany;
         // The upper half is the second, the lower the count in it.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
@@ -41,10 +41,10 @@ mod tests {
     #[test]
     fn each_second_has_its_own_count() {
         let rate = RateLimit::default();
-        assert_eq!(rate.take(7, 2, 3), RateTaken::Left(1));
-        assert_eq!(rate.take(7, 2, 3), RateTaken::TooMany);
-        assert_eq!(rate.take(7, 1, 3), RateTaken::Left(0));
-        assert_eq!(rate.take(8, 3, 3), RateTaken::Left(0));
-        assert_eq!(rate.take(9, 4, 3), RateTaken::TooMany);
+        assert_eq!(rate.take_from(7, 2, 3), RateTaken::Left(1));
+        assert_eq!(rate.take_from(7, 2, 3), RateTaken::TooMany);
+        assert_eq!(rate.take_from(7, 1, 3), RateTaken::Left(0));
+        assert_eq!(rate.take_from(8, 3, 3), RateTaken::Left(0));
+        assert_eq!(rate.take_from(9, 4, 3), RateTaken::TooMany);
     }
 }

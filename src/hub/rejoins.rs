@@ -51,7 +51,7 @@ impl Rejoins {
     }
 
     /// Frees what past seconds have left.
-    pub fn forget(&self, now: u32) {
+    pub fn forget_past(&self, now: u32) {
         self.0.set(self.0.take().filter(|departures| departures.second >= now));
     }
 }
@@ -70,11 +70,11 @@ mod tests {
         (1..MAX_REJOINS).for_each(|_| rejoins.note_leave(&name("presence-1"), 7));
         assert!(rejoins.must_wait("presence-1", 7));
         assert!(!rejoins.must_wait("presence-2", 7) && !rejoins.must_wait("presence-1", 8));
-        rejoins.forget(7);
+        rejoins.forget_past(7);
         assert!(rejoins.must_wait("presence-1", 7));
         rejoins.note_leave(&name("presence-2"), 8);
         assert!(!rejoins.must_wait("presence-1", 8));
-        rejoins.forget(9);
+        rejoins.forget_past(9);
         assert!(rejoins.0.take().is_none(), "nothing is kept");
     }
 }

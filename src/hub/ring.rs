@@ -97,11 +97,11 @@ impl Ring {
         let (near, mut far) = UnixStream::pair()?;
         far.set_nonblocking(true)?;
         self.send_all(&[RingWrite { socket: near.as_fd(), bytes: RingPayload::One(b"?") }])?;
-        self.answers().next().unwrap_or_else(|| Err(ErrorKind::Other.into()))?;
+        self.write_results().next().unwrap_or_else(|| Err(ErrorKind::Other.into()))?;
         far.read_exact(&mut [0])
     }
 
-    /// Sends to all of them what their sockets take at once. How that went is in [`Self::answers`].
+    /// Sends to all of them what their sockets take at once. How that went is in [`Self::write_results`].
     ///
     /// # Errors
     /// The ring can no longer be used. What was not sent is answered [`ErrorKind::WouldBlock`].
@@ -111,8 +111,8 @@ impl Ring {
         let mut done = Ok(());
         for (part, some) in sends.chunks(MAX_SENDS).enumerate() {
             if !self.broken {
-                self.prepare(some, part * MAX_SENDS);
-                done = self.submit();
+                self.prepare_writes(some, part * MAX_SENDS);
+                done = self.submit_and_wait();
                 self.broken = done.is_err();
             }
         }
@@ -120,7 +120,7 @@ impl Ring {
     }
 
     /// Of each that was to be sent to, in their order: the bytes that its socket took, or why it took none.
-    pub fn answers(&self) -> impl Iterator<Item = io::Result<usize>> {
+    pub fn write_results(&self) -> impl Iterator<Item = io::Result<usize>> {
         self.answers.iter().map(|answer| match *answer {
             // What the kernel had no memory for, or dropped, may go by the plain path.
             refusal if NOT_TRIED.contains(&-refusal) => Err(ErrorKind::WouldBlock.into()),
@@ -130,16 +130,17 @@ impl Ring {
     }
 
     /// Makes requests of `sends`; nothing is queued yet. Their places are counted from `first`.
-    fn prepare(&mut self, sends: &[RingWrite<'_>], first: usize) {
+    fn prepare_writes(&mut self, sends: &[RingWrite<'_>], first: usize) {
         self.slices.clear();
         self.headers.clear();
         self.requests.clear();
         // All pieces first: no list may grow once somebody has its address.
         for send in sends {
             match send.bytes {
-                RingPayload::One(bytes) => self.slices.push(slice(bytes)),
+                RingPayload::One(bytes) => self.slices.push(io_vector(bytes)),
                 RingPayload::Queued(outbox) => {
-                    self.slices.extend(outbox.iter().take(Outbox::SLICES).map(|one| slice(one)));
+                    self.slices
+                        .extend(outbox.iter().take(Outbox::SLICES).map(|one| io_vector(one)));
                 }
             }
         }
@@ -171,7 +172,7 @@ impl Ring {
     }
 
     /// Hands the kernel what was prepared, and waits for all answers.
-    fn submit(&mut self) -> io::Result<()> {
+    fn submit_and_wait(&mut self) -> io::Result<()> {
         // SAFETY: what the requests point to is borrowed by `send_all`, or its own, until all those that the
         // kernel takes are answered, below; see the module's text. The queue has room for `MAX_SENDS`.
         if unsafe { self.ring.submission().push_multiple(&self.requests) }.is_err() {
@@ -218,7 +219,7 @@ impl fmt::Debug for Ring {
 const NOT_TRIED: [i32; 6] =
     [libc::EAGAIN, libc::EINTR, libc::ECANCELED, libc::ENOMEM, libc::ENOBUFS, libc::EINVAL];
 
-fn slice(bytes: &[u8]) -> libc::iovec {
+fn io_vector(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
@@ -262,7 +263,7 @@ mod tests {
     /// What each send came to: bytes that were taken, or the kind of error.
     fn send(ring: &mut Ring, sends: &[RingWrite<'_>]) -> Vec<Result<usize, ErrorKind>> {
         ring.send_all(sends).unwrap();
-        ring.answers().map(|answer| answer.map_err(|error| error.kind())).collect()
+        ring.write_results().map(|answer| answer.map_err(|error| error.kind())).collect()
     }
 
     fn heard(mut far: impl Read, bytes: usize) -> Vec<u8> {

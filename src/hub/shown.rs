@@ -12,31 +12,31 @@ pub fn is_wanted() -> bool {
 }
 
 /// A frame for one connection.
-pub(super) fn told(connection: &Connection, frame: &[u8]) {
-    if let Some((event, channel)) = words(frame) {
+pub(super) fn show_told(connection: &Connection, frame: &[u8]) {
+    if let Some((event, channel)) = event_and_channel(frame) {
         let (app, socket) = (&connection.app().id, connection.id);
         debug!(%app, %socket, ?event, ?channel, "sent");
     }
 }
 
 /// A frame for all that are subscribed to its channel.
-pub(super) fn published(frame: &[u8]) {
-    if let Some((event, channel)) = words(frame) {
+pub(super) fn show_published(frame: &[u8]) {
+    if let Some((event, channel)) = event_and_channel(frame) {
         debug!(?event, ?channel, "sent to subscribers");
     }
 }
 
 /// The event and the channel of a text frame as the server writes them; the channel is empty where it has none.
-pub fn words(frame: &[u8]) -> Option<(String, String)> {
+pub fn event_and_channel(frame: &[u8]) -> Option<(String, String)> {
     let frame = JsonObject::parse(text(frame)?)?;
-    let word = |name| frame.string(name).ok().flatten().unwrap_or_default().into_owned();
+    let word = |name| frame.get_string(name).ok().flatten().unwrap_or_default().into_owned();
     Some((word("event"), word("channel")))
 }
 
 /// Its data.
 pub fn data(frame: &[u8]) -> Option<String> {
     let frame = JsonObject::parse(text(frame)?)?;
-    frame.string("data").ok().flatten().map(String::from)
+    frame.get_string("data").ok().flatten().map(String::from)
 }
 
 /// The text of a whole text frame.
@@ -59,14 +59,14 @@ mod tests {
     #[test]
     fn frames_are_known_by_their_words() {
         let pong = Some(("pusher:pong".to_owned(), String::new()));
-        assert_eq!(words(Message::pong().bytes()), pong);
+        assert_eq!(event_and_channel(Message::pong().bytes()), pong);
         for (length, header) in [(100, &[0x81, 100][..]), (300, &[0x81, 126, 1, 44])] {
             let data = "x".repeat(length - 33);
             let text = format!("{{\"event\":\"e\",\"channel\":\"c\",\"d\":\"{data}\"}}");
             let frame = [header, text.as_bytes()].concat();
-            assert_eq!(words(&frame), Some(("e".to_owned(), "c".to_owned())));
+            assert_eq!(event_and_channel(&frame), Some(("e".to_owned(), "c".to_owned())));
         }
-        assert_eq!(words(Message::close(4200, "").bytes()), None);
-        assert_eq!(words(&[]), None);
+        assert_eq!(event_and_channel(Message::close(4200, "").bytes()), None);
+        assert_eq!(event_and_channel(&[]), None);
     }
 }

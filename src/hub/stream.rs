@@ -36,7 +36,7 @@ pub enum StreamInTransit {
 
 impl StreamInTransit {
     /// Registers it with the runtime of the thread that calls this.
-    pub fn settle(self) -> io::Result<Stream> {
+    pub fn register_here(self) -> io::Result<Stream> {
         Ok(match self {
             Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
             Self::Tls(stream, session) => {
@@ -49,7 +49,7 @@ impl StreamInTransit {
 
 impl Stream {
     /// Takes it off the runtime that it is registered with.
-    pub fn leave(self) -> io::Result<StreamInTransit> {
+    pub fn deregister(self) -> io::Result<StreamInTransit> {
         Ok(match self {
             Self::Tcp(stream) => StreamInTransit::Tcp(stream.into_std()?),
             Self::Tls(stream) => {
@@ -88,17 +88,17 @@ impl Stream {
 
     /// Writes as much of `outbox` as one system call takes; the bytes of it that are dealt with.
     pub fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
-        match (self, outbox.single()) {
+        match (self, outbox.single_piece()) {
             (Self::Tcp(stream), Some(frame)) => stream.try_write(frame),
             (Self::Tcp(stream), None) => {
                 let mut slices = Outbox::no_slices();
-                let used = outbox.slices(&mut slices);
+                let used = outbox.fill_slices(&mut slices);
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
             (Self::Tls(stream), _) => stream.try_write(outbox),
             (Self::Unix(stream), _) => {
                 let mut slices = Outbox::no_slices();
-                let used = outbox.slices(&mut slices);
+                let used = outbox.fill_slices(&mut slices);
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
             (Self::Http(stream), _) => stream.try_write(outbox),
@@ -121,17 +121,17 @@ impl Stream {
     }
 
     /// Lets TLS take what goes into one run of records; the bytes of `outbox` that are dealt with.
-    pub(super) fn encrypt(&mut self, outbox: &Outbox) -> io::Result<usize> {
+    pub(super) fn encrypt_outbox(&mut self, outbox: &Outbox) -> io::Result<usize> {
         match self {
-            Self::Tls(stream) => stream.encrypt(outbox),
+            Self::Tls(stream) => stream.encrypt_outbox(outbox),
             Self::Tcp(_) | Self::Unix(_) | Self::Http(_) | Self::Detached => Ok(0),
         }
     }
 
     /// Where TLS is spoken, the records that wait for the socket.
-    pub(super) fn encrypted(&self) -> Option<&[u8]> {
+    pub(super) fn pending_records(&self) -> Option<&[u8]> {
         match self {
-            Self::Tls(stream) => Some(stream.encrypted()),
+            Self::Tls(stream) => Some(stream.pending_records()),
             Self::Tcp(_) | Self::Unix(_) | Self::Http(_) | Self::Detached => None,
         }
     }

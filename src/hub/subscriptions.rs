@@ -143,7 +143,7 @@ impl Subscriptions {
     }
 
     /// Bytes that are counted for all of them.
-    pub(super) fn bytes(&self) -> usize {
+    pub(super) fn counted_bytes(&self) -> usize {
         match &self.0 {
             SubscriptionList::Empty => 0,
             SubscriptionList::One(one) => one.bytes as usize,
@@ -152,7 +152,7 @@ impl Subscriptions {
     }
 
     /// The slot of the channel, if it is the only one.
-    pub(super) fn only(&self) -> Option<u32> {
+    pub(super) fn only_slot(&self) -> Option<u32> {
         match &self.0 {
             SubscriptionList::One(one) => Some(one.channel.slot),
             SubscriptionList::Empty | SubscriptionList::Many(_) => None,
@@ -213,7 +213,7 @@ impl Subscriptions {
             SubscriptionList::Many(many) => {
                 let at = many.at(slot)?;
                 let taken = many.remove(at);
-                self.settle();
+                self.settle_single();
                 Some(taken)
             }
         }
@@ -224,7 +224,7 @@ impl Subscriptions {
         if let SubscriptionList::Many(many) = &mut self.0 {
             let last = many.all.len() - 1;
             let taken = many.remove(last);
-            self.settle();
+            self.settle_single();
             return Some(taken);
         }
         match std::mem::take(&mut self.0) {
@@ -243,7 +243,7 @@ impl Subscriptions {
     }
 
     /// A list of one is none.
-    fn settle(&mut self) {
+    fn settle_single(&mut self) {
         if let SubscriptionList::Many(many) = &mut self.0
             && many.all.len() == 1
             && let Some(one) = many.all.pop()
@@ -288,11 +288,11 @@ mod tests {
                 assert_eq!(all.take(slot).is_some(), model.remove(&slot));
             }
             assert_eq!((all.len(), all.is_empty()), (model.len(), model.is_empty()));
-            assert_eq!(all.bytes(), model.iter().map(|slot| *slot as usize).sum::<usize>());
+            assert_eq!(all.counted_bytes(), model.iter().map(|slot| *slot as usize).sum::<usize>());
             let found = (0..100).filter(|slot| all.find(*slot).is_some());
             assert!(found.eq(model.iter().copied()), "{model:?}");
             assert!((0..100).all(|slot| all.find_mut(slot).is_some() == model.contains(&slot)));
-            assert_eq!(all.only().is_some(), model.len() == 1);
+            assert_eq!(all.only_slot().is_some(), model.len() == 1);
         }
     }
 

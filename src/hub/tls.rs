@@ -150,8 +150,8 @@ impl TlsStream {
         }
     }
 
-    /// As [`Self::try_write`], but somebody else writes what [`Self::encrypted`] then has.
-    pub(super) fn encrypt(&mut self, outbox: &Outbox) -> io::Result<usize> {
+    /// As [`Self::try_write`], but somebody else writes what [`Self::pending_records`] then has.
+    pub(super) fn encrypt_outbox(&mut self, outbox: &Outbox) -> io::Result<usize> {
         let taken = self.take_run(outbox)?;
         while self.session.wants_write() {
             self.session.write_tls(&mut self.records)?;
@@ -160,7 +160,7 @@ impl TlsStream {
     }
 
     /// The records that wait to be written.
-    pub(super) fn encrypted(&self) -> &[u8] {
+    pub(super) fn pending_records(&self) -> &[u8] {
         &self.records
     }
 

@@ -30,7 +30,7 @@ pub struct Turnstile {
 
 impl Turnstile {
     /// Ready when the task may go on; until then it is woken when it should ask again.
-    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+    pub fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
         if self.done.get() < SHARE {
             return Poll::Ready(());
         }
@@ -40,13 +40,13 @@ impl Turnstile {
     }
 
     /// Counts work that was done.
-    pub fn count(&self, work: usize) {
+    pub fn count_work(&self, work: usize) {
         self.done.set(self.done.get().saturating_add(work));
     }
 
     /// Begins one turn after the other for as long as somebody waits, for ever. Each is told to `turns`, with
     /// all that others did in it.
-    pub async fn keep(&self, turns: &TurnTimes) {
+    pub async fn run_turnstile(&self, turns: &TurnTimes) {
         loop {
             poll_fn(|cx| {
                 if !self.waiting.borrow().is_empty() {
@@ -83,15 +83,15 @@ mod tests {
         let (turnstile, turns) = (Rc::new(Turnstile::default()), Rc::new(TurnTimes::default()));
         let (keeper, seen) = (turnstile.clone(), turns.clone());
         let all = LocalSet::new();
-        all.spawn_local(async move { keeper.keep(&seen).await });
+        all.spawn_local(async move { keeper.run_turnstile(&seen).await });
         all.run_until(async {
             let done = Rc::new(Cell::new(0));
             let flood = || {
                 let (turnstile, done) = (turnstile.clone(), done.clone());
                 spawn_local(async move {
                     for _ in 0..10 {
-                        poll_fn(|cx| turnstile.poll(cx)).await;
-                        turnstile.count(SHARE / 4);
+                        poll_fn(|cx| turnstile.poll_turn(cx)).await;
+                        turnstile.count_work(SHARE / 4);
                         done.set(done.get() + 1);
                         yield_now().await;
                     }

@@ -54,7 +54,7 @@ impl AppUsers {
     pub fn sign_in(&self, user: &UserId, now: u32, tell: impl FnMut(ConnectionRef)) {
         let mut online = self.all.entry(user.clone()).or_default();
         online.connections += 1;
-        let becomes_due = online.turn(true, now, tell);
+        let becomes_due = online.set_online(true, now, tell);
         drop(online);
         self.note_due(user, becomes_due);
     }
@@ -67,7 +67,7 @@ impl AppUsers {
         if online.connections > 0 {
             return;
         }
-        let becomes_due = online.turn(false, now, tell);
+        let becomes_due = online.set_online(false, now, tell);
         if online.watchers.is_empty() {
             entry.remove();
         } else {
@@ -78,9 +78,9 @@ impl AppUsers {
 
     /// A user whose connections are counted over all nodes is online or is not. Each watcher to whom that is
     /// news is given to `tell`.
-    pub fn turn(&self, user: &str, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) {
+    pub fn set_online(&self, user: &str, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) {
         let Some(mut entry) = self.all.get_mut(user) else { return };
-        let becomes_due = entry.turn(online, now, tell);
+        let becomes_due = entry.set_online(online, now, tell);
         let user = entry.key().clone();
         drop(entry);
         self.note_due(&user, becomes_due);
@@ -99,13 +99,13 @@ impl AppUsers {
             if let Some(mut online) = self.all.get_mut(&user) {
                 (online.is_due, online.told_at) = (false, now);
                 let is = online.is;
-                online.tell(|place| tell(&user, is, place));
+                online.notify_watchers(|place| tell(&user, is, place));
             }
         }
     }
 
     /// Lets the connection `watcher` hear of `user`; whether the user is online now.
-    pub fn watch(&self, user: &UserId, watcher: ConnectionRef) -> bool {
+    pub fn watch_user(&self, user: &UserId, watcher: ConnectionRef) -> bool {
         let mut online = self.all.entry(user.clone()).or_default();
         let is_online = online.connections > 0;
         let told = Some(is_online);
@@ -119,8 +119,8 @@ impl AppUsers {
         online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
     }
 
-    /// Ends what [`Self::watch`] began.
-    pub fn unwatch(&self, user: &UserId, watcher: SocketId) {
+    /// Ends what [`Self::watch_user`] began.
+    pub fn unwatch_user(&self, user: &UserId, watcher: SocketId) {
         let Entry::Occupied(mut entry) = self.all.entry(user.clone()) else { return };
         let online = entry.get_mut();
         online.watchers.remove(&watcher);
@@ -133,7 +133,7 @@ impl AppUsers {
 impl OnlineUser {
     /// Notes whether it is online, and tells the watchers, if they are few or were told nothing in second `now`;
     /// whether they are to be told in a later one and nobody knows that yet.
-    fn turn(&mut self, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) -> bool {
+    fn set_online(&mut self, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) -> bool {
         self.is = online;
         let many = self.watchers.len() > FEW_WATCHERS;
         if many && self.told_at == now {
@@ -142,11 +142,11 @@ impl OnlineUser {
         if many {
             self.told_at = now;
         }
-        self.tell(tell);
+        self.notify_watchers(tell);
         false
     }
 
-    fn tell(&mut self, mut tell: impl FnMut(ConnectionRef)) {
+    fn notify_watchers(&mut self, mut tell: impl FnMut(ConnectionRef)) {
         let online = self.is;
         for watcher in self.watchers.values_mut() {
             if watcher.told.replace(online) != Some(online) {
@@ -166,7 +166,7 @@ mod tests {
         let user = UserId::parse("7").unwrap();
         for number in 0..200 {
             let socket = SocketId { node: 1, number };
-            let _ = users.watch(&user, ConnectionRef { worker: 0, slot: 0, socket });
+            let _ = users.watch_user(&user, ConnectionRef { worker: 0, slot: 0, socket });
         }
         let mut told = 0;
         for _ in 0..1000 {

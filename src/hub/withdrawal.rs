@@ -50,7 +50,7 @@ pub(super) struct Restrictions {
 
 impl Restrictions {
     /// Closes the channels, and leaves the rest to the session; whether the connection has too many closed.
-    pub(super) fn withdraw(&mut self, withdrawal: Withdrawal) -> bool {
+    pub(super) fn close_channels(&mut self, withdrawal: Withdrawal) -> bool {
         self.closed.extend(withdrawal.channels().iter().cloned());
         self.due.push(withdrawal);
         self.closed.len() > MAX_CLOSED_CHANNELS
@@ -79,33 +79,33 @@ impl Restrictions {
 
 impl Connection {
     /// Closes channels to it for the rest of its life. Its session leaves those that it is in, and says so.
-    pub(super) fn withdraw(&self, withdrawal: Withdrawal) {
+    pub(super) fn withdraw_rights(&self, withdrawal: Withdrawal) {
         if self.is_closing() {
             return;
         }
-        if self.restrictions(|all| all.withdraw(withdrawal)) {
-            self.close(&close::RECONNECT);
+        if self.with_restrictions(|all| all.close_channels(withdrawal)) {
+            self.close_with(&close::RECONNECT);
         }
-        self.wake();
+        self.wake_task();
     }
 
     /// Withdrawals that its session is to carry out. Each is complete when it is dropped.
     pub fn take_withdrawals(&self) -> Vec<Withdrawal> {
-        self.restrictions(Restrictions::take_due)
+        self.with_restrictions(Restrictions::take_due)
     }
 
     /// Whether a backend has closed the channel to it.
     pub fn is_closed_to(&self, name: &ChannelName) -> bool {
-        self.restrictions(|all| all.is_closed(name))
+        self.with_restrictions(|all| all.is_closed(name))
     }
 
     /// Notes whom it will be present as once other nodes have confirmed it; `None` once that is decided.
     pub fn set_joining(&self, user: Option<UserId>) {
-        self.restrictions(|all| all.set_joining(user));
+        self.with_restrictions(|all| all.set_joining(user));
     }
 
     /// Reads or changes its restrictions, which take memory only while there are any.
-    pub(super) fn restrictions<T>(&self, act: impl FnOnce(&mut Restrictions) -> T) -> T {
+    pub(super) fn with_restrictions<T>(&self, act: impl FnOnce(&mut Restrictions) -> T) -> T {
         let mut kept = self.restrictions.take();
         let mut none = Restrictions::default();
         let result = act(kept.as_deref_mut().unwrap_or(&mut none));
@@ -131,7 +131,7 @@ mod tests {
     fn a_withdrawal_is_complete_once_its_last_copy_is_gone() {
         let (withdrawal, mut completed) = Withdrawal::new(names(&["private-a"]));
         let mut restrictions = Restrictions::default();
-        assert!(!restrictions.withdraw(withdrawal.clone()));
+        assert!(!restrictions.close_channels(withdrawal.clone()));
         drop(withdrawal);
         assert!(restrictions.is_closed(&names(&["private-a"])[0]));
         assert_eq!(completed.try_recv(), Err(oneshot::error::TryRecvError::Empty));
@@ -145,8 +145,8 @@ mod tests {
         let mut restrictions = Restrictions::default();
         let all: Vec<String> = (0..MAX_CLOSED_CHANNELS).map(|n| format!("private-{n}")).collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        assert!(!restrictions.withdraw(Withdrawal::new(names(&all)).0));
-        assert!(!restrictions.withdraw(Withdrawal::new(names(&["private-7"])).0));
-        assert!(restrictions.withdraw(Withdrawal::new(names(&["private-more"])).0));
+        assert!(!restrictions.close_channels(Withdrawal::new(names(&all)).0));
+        assert!(!restrictions.close_channels(Withdrawal::new(names(&["private-7"])).0));
+        assert!(restrictions.close_channels(Withdrawal::new(names(&["private-more"])).0));
     }
 }

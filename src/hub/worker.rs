@@ -54,7 +54,7 @@ pub struct Worker {
     pub turnstile: Turnstile,
     /// How far events of resumable clients are delivered.
     pub(super) deliveries: Deliveries,
-    /// Seconds since the worker began, moved by [`Worker::tick`]; begins at 1.
+    /// Seconds since the worker began, moved by [`Worker::tick_clock`]; begins at 1.
     now: Cell<u32>,
 }
 
@@ -103,21 +103,21 @@ impl Worker {
     }
 
     /// Seconds of this worker's clock.
-    pub fn now(&self) -> u32 {
+    pub fn now_seconds(&self) -> u32 {
         self.now.get()
     }
 
     /// Moves the clock, and lets those go on that waited for that.
-    pub fn tick(&self, now: u32) {
+    pub fn tick_clock(&self, now: u32) {
         self.now.set(now);
         for place in self.held_up.take() {
-            self.at(place).into_iter().for_each(|one| one.resume(true));
+            self.connection_at(place).into_iter().for_each(|one| one.resume_subscription(true));
         }
     }
 
     /// Resumes the connection with the next second.
     pub fn hold_up(&self, connection: &Connection) {
-        self.held_up.borrow_mut().push(connection.place());
+        self.held_up.borrow_mut().push(connection.connection_ref());
     }
 
     /// Writes for many sockets go out together from now on.
@@ -127,7 +127,7 @@ impl Worker {
     }
 
     /// Takes a new connection in.
-    pub fn connect(
+    pub fn add_connection(
         &self,
         app: Arc<App>,
         directory: Arc<Directory>,
@@ -136,9 +136,14 @@ impl Worker {
     ) -> Rc<Connection> {
         let id = self.hub.next_socket_id();
         let is_over_http = matches!(stream, Stream::Http(_));
-        let connection =
-            Rc::new(Connection::new(id, app, directory, stream, (address, self.index, self.now())));
-        connection.life.made.set(self.hub.hundredths(Instant::now()));
+        let connection = Rc::new(Connection::new(
+            id,
+            app,
+            directory,
+            stream,
+            (address, self.index, self.now_seconds()),
+        ));
+        connection.life.made.set(self.hub.centis_since_start(Instant::now()));
         let slot = self.connections.borrow_mut().insert(connection.clone());
         connection.slot.set(slot as u32);
         if is_over_http {
@@ -148,7 +153,7 @@ impl Worker {
     }
 
     /// Forgets a connection whose stream is gone.
-    pub fn disconnect(&self, connection: &Connection) {
+    pub fn remove_connection(&self, connection: &Connection) {
         let mut connections = self.connections.borrow_mut();
         let slot = connection.slot.get() as usize;
         if connections.get(slot).is_some_and(|other| other.id == connection.id) {
@@ -190,7 +195,7 @@ impl Worker {
     /// Subscribes a connection that is not subscribed yet: here first and in the directory second, in one
     /// step that nothing comes between, so that no frame is missed after the answer and none that arrives
     /// before it is out of order. `told` is asked once it is subscribed, for what it will be told.
-    pub fn subscribe(
+    pub fn subscribe_connection(
         &self,
         connection: &Rc<Connection>,
         name: &ChannelName,
@@ -207,9 +212,9 @@ impl Worker {
         let tell = |seats: &WorkerTargets, member: &MemberText, version| {
             let (message, history) =
                 (Message::member_added(name, member), Sequence::Presence(version));
-            self.hub.publish(seats, message.bytes(), Some(connection.id), history);
+            self.hub.publish_frame(seats, message.bytes(), Some(connection.id), history);
         };
-        let subscribed = match directory.subscribe(name, (self.index, local), member, tell) {
+        let subscribed = match directory.add_subscriber(name, (self.index, local), member, tell) {
             Ok(subscribed) => subscribed,
             Err(full) => {
                 if let Some(channel) = channels.at_mut(local.slot) {
@@ -222,7 +227,7 @@ impl Worker {
         let mut subscriptions = connection.subscriptions.borrow_mut();
         let bytes = counted_bytes(name);
         directory.add_bytes(bytes);
-        channels.share(local.slot, &subscriptions);
+        channels.note_shared(local.slot, &subscriptions);
         subscriptions.push(Subscription {
             channel: local,
             position: position as u32,
@@ -234,7 +239,7 @@ impl Worker {
     }
 
     /// Notes what a subscriber has been told anew.
-    pub fn retell(
+    pub fn update_seen(
         &self,
         connection: &Connection,
         name: &str,
@@ -248,19 +253,23 @@ impl Worker {
     }
 
     /// Ends a subscription; `None` if there is none.
-    pub fn unsubscribe(&self, connection: &Connection, name: &str) -> Option<EndedSubscription> {
+    pub fn unsubscribe_connection(
+        &self,
+        connection: &Connection,
+        name: &str,
+    ) -> Option<EndedSubscription> {
         let slot = self.channels.borrow().find(&connection.directory, name)?.slot;
         let subscription = connection.subscriptions.borrow_mut().take(slot)?;
-        self.end(connection, subscription)
+        self.end_subscription(connection, subscription)
     }
 
     /// Ends all subscriptions, one a call; `None` once there are none.
     pub fn unsubscribe_next(&self, connection: &Connection) -> Option<EndedSubscription> {
         let subscription = connection.subscriptions.borrow_mut().pop()?;
-        self.end(connection, subscription)
+        self.end_subscription(connection, subscription)
     }
 
-    fn end(
+    fn end_subscription(
         &self,
         connection: &Connection,
         subscription: Subscription,
@@ -278,33 +287,34 @@ impl Worker {
             one.position = position;
         }
         let name = channel.name.clone();
-        channels.unshare(slot, &connection.subscriptions.borrow());
+        channels.note_unshared(slot, &connection.subscriptions.borrow());
         if channels.close_if_empty(slot) {
-            self.deliveries.forget(local);
+            self.deliveries.forget_channel(local);
         }
         drop(channels);
         let tell = |seats: &WorkerTargets, member: &MemberText, version| {
             let message = Message::member_removed(&name, member);
-            self.hub.publish(seats, message.bytes(), None, Sequence::Presence(version));
+            self.hub.publish_frame(seats, message.bytes(), None, Sequence::Presence(version));
         };
-        let change = connection.directory.unsubscribe(&name, self.index, user.as_ref(), tell)?;
+        let change =
+            connection.directory.remove_subscriber(&name, self.index, user.as_ref(), tell)?;
         Some(EndedSubscription { channel: name, change, user })
     }
 
     /// Makes the connection its user's, or nobody's; who it was.
-    pub fn identify(&self, connection: &Connection, user: Option<User>) -> Option<Box<User>> {
+    pub fn set_user(&self, connection: &Connection, user: Option<User>) -> Option<Box<User>> {
         connection.set_user(user)
     }
 
     /// Carries out orders for ever. Begun again after a panic, it first flushes what that left behind.
-    pub async fn deliver(&self) {
+    pub async fn deliver_forever(&self) {
         let mut part: Vec<_> =
             self.connections.borrow().iter().map(|(_, one)| one.clone()).collect();
-        self.flush(&mut part);
+        self.flush_touched(&mut part);
         let (mut waiting, mut oldest) = (VecDeque::new(), None);
         loop {
             if waiting.is_empty() {
-                self.inbox().woken().await;
+                self.inbox().wait_woken().await;
                 // Requests that are at the door already come in first, and their frames go out in this turn.
                 yield_now().await;
             }
@@ -314,15 +324,15 @@ impl Worker {
             // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
             // there gets all that has come for it meanwhile in one piece.
             if turn.touched.len() <= FLUSHES {
-                self.flush(&mut turn.touched);
+                self.flush_touched(&mut turn.touched);
             } else {
                 waiting.extend(turn.touched.drain(..));
             }
             self.spare.replace(turn);
             part.extend(waiting.drain(..waiting.len().min(FLUSHES)));
-            self.flush(&mut part);
+            self.flush_touched(&mut part);
             let done = if waiting.is_empty() { oldest.take() } else { None };
-            self.inbox().turns.end(done, begun);
+            self.inbox().turns.end_turn(done, begun);
             if !waiting.is_empty() {
                 yield_now().await;
             }
@@ -332,13 +342,13 @@ impl Worker {
     /// Carries out what is in the inbox and flushes, without giving way to anything.
     pub fn deliver_now(&self) {
         let mut turn = self.carry_out();
-        self.flush(&mut turn.touched);
+        self.flush_touched(&mut turn.touched);
         self.spare.replace(turn);
     }
 
     /// Flushes all of them, which are no longer touched.
-    fn flush(&self, touched: &mut Vec<Rc<Connection>>) {
-        self.flusher.borrow_mut().flush(touched, &self.inbox().turns);
+    fn flush_touched(&self, touched: &mut Vec<Rc<Connection>>) {
+        self.flusher.borrow_mut().flush_all(touched, &self.inbox().turns);
     }
 
     pub fn inbox(&self) -> &Inbox {
@@ -348,7 +358,7 @@ impl Worker {
     /// Takes all orders and carries them out; the connections that are to be flushed.
     fn carry_out(&self) -> WorkerTurn {
         let mut turn = self.spare.take();
-        turn.since = self.inbox().take(&mut turn.orders);
+        turn.since = self.inbox().take_tasks(&mut turn.orders);
         let WorkerTurn { orders, frames, touched, .. } = &mut turn;
         for order in orders.drain(..) {
             match order {
@@ -368,33 +378,37 @@ impl Worker {
             WorkerTask::Deliver(_) => {}
             WorkerTask::Describe(asked) => asked.answer(self),
             WorkerTask::CloseUser { directory, user, asked, why } => {
-                self.each_of_user(&directory, &user, asked, |connection| connection.close(&why));
+                self.each_of_user(&directory, &user, asked, |connection| {
+                    connection.close_with(&why);
+                });
             }
             WorkerTask::Withdraw { directory, user, asked, withdrawal } => {
                 self.each_of_user(&directory, &user, asked, |connection| {
-                    connection.withdraw(withdrawal.clone());
+                    connection.withdraw_rights(withdrawal.clone());
                 });
             }
             WorkerTask::Arrive { place, arrival } => {
-                if let Some(connection) = self.at(place) {
-                    connection.arrive(*arrival);
+                if let Some(connection) = self.connection_at(place) {
+                    connection.take_request(*arrival);
                 }
             }
             WorkerTask::Resume { place, admitted } => {
-                self.at(place).into_iter().for_each(|one| one.resume(admitted));
+                self.connection_at(place)
+                    .into_iter()
+                    .for_each(|one| one.resume_subscription(admitted));
             }
             WorkerTask::Replay { place, replayed } => {
-                if let Some(connection) = self.at(place) {
+                if let Some(connection) = self.connection_at(place) {
                     self.replay(&connection, *replayed);
                 }
             }
             WorkerTask::CloseOne { place, why } => {
-                self.at(place).into_iter().for_each(|one| one.close(&why));
+                self.connection_at(place).into_iter().for_each(|one| one.close_with(&why));
             }
             WorkerTask::Tell { place, frame } => {
-                let Some(connection) = self.at(place) else { return };
-                connection.push(frame);
-                if connection.touch() {
+                let Some(connection) = self.connection_at(place) else { return };
+                connection.enqueue(frame);
+                if connection.mark_dirty() {
                     touched.push(connection);
                 }
             }
@@ -418,7 +432,7 @@ impl Worker {
     }
 
     /// The connection in that place, unless it has gone.
-    fn at(&self, place: ConnectionRef) -> Option<Rc<Connection>> {
+    fn connection_at(&self, place: ConnectionRef) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         connections.get(place.slot as usize).filter(|one| one.id == place.socket).cloned()
     }

@@ -63,7 +63,7 @@ impl AppRegistry {
     }
 
     /// Changes the apps of the settings, which come before those of the table.
-    pub fn configure(&self, configured: Apps) {
+    pub fn set_configured(&self, configured: Apps) {
         let mut known = self.lock();
         known.configured = configured;
         known.absent.clear();
@@ -81,11 +81,11 @@ impl AppRegistry {
     }
 
     /// Takes in what the table has of the names that it was asked for.
-    pub fn learn(&self, names: &[AppName], rows: Vec<AppRow>) {
+    pub fn learn_rows(&self, names: &[AppName], rows: Vec<AppRow>) {
         let mut known = self.lock();
         let mut has_changed = false;
         for row in rows {
-            if let Some(app) = self.app(&row, &mut known.told) {
+            if let Some(app) = self.parse_row(&row, &mut known.told) {
                 known.found.insert(app.id.clone(), FoundApp { row, app });
                 has_changed = true;
             }
@@ -109,12 +109,12 @@ impl AppRegistry {
     }
 
     /// The ids of the apps that came of the table.
-    pub fn ids(&self) -> Vec<AppId> {
+    pub fn found_ids(&self) -> Vec<AppId> {
         self.lock().found.keys().cloned().collect()
     }
 
     /// Takes in what the table has now of apps that it had before.
-    pub fn refresh(&self, ids: &[AppId], rows: Vec<AppRow>) {
+    pub fn refresh_rows(&self, ids: &[AppId], rows: Vec<AppRow>) {
         let mut known = self.lock();
         let mut gone: HashSet<&AppId> = ids.iter().collect();
         let mut has_changed = false;
@@ -130,7 +130,7 @@ impl AppRegistry {
                 continue;
             }
             // A row that cannot be used any more leaves the app as it was.
-            if let Some(app) = self.app(&row, &mut known.told) {
+            if let Some(app) = self.parse_row(&row, &mut known.told) {
                 info!(app = %app.id, "the app has changed in the database");
                 known.found.insert(app.id.clone(), FoundApp { row, app });
                 has_changed = true;
@@ -145,7 +145,7 @@ impl AppRegistry {
         }
     }
 
-    fn app(&self, row: &AppRow, told: &mut HashSet<String>) -> Option<Arc<App>> {
+    fn parse_row(&self, row: &AppRow, told: &mut HashSet<String>) -> Option<Arc<App>> {
         let read = (self.read)(row);
         let lines = match &read {
             Ok((_, passed_over)) => passed_over.clone(),
@@ -170,7 +170,7 @@ impl AppRegistry {
 
 impl KnownApps {
     fn apps(&self) -> Apps {
-        self.configured.with(self.found.values().map(|found| &found.app))
+        self.configured.with_others(self.found.values().map(|found| &found.app))
     }
 }
 
@@ -211,21 +211,21 @@ mod tests {
         let (keeper, published) = keeper();
         let last = || published.lock().unwrap().last().map(|(apps, told)| (keys(apps), *told));
         let (two, nobody) = (AppName::Key("two".to_owned()), AppName::Id("9".to_owned()));
-        keeper.learn(&[two.clone(), nobody.clone()], vec![row("2", "two", "s")]);
+        keeper.learn_rows(&[two.clone(), nobody.clone()], vec![row("2", "two", "s")]);
         assert_eq!(last(), Some((vec!["one".to_owned(), "two".to_owned()], false)));
         assert!(keeper.is_absent(&nobody) && !keeper.is_absent(&two));
-        let ids = keeper.ids();
+        let ids = keeper.found_ids();
         assert_eq!(ids, [AppId::new("2")]);
-        keeper.refresh(&ids, vec![row("2", "two", "s")]);
+        keeper.refresh_rows(&ids, vec![row("2", "two", "s")]);
         assert_eq!(published.lock().unwrap().len(), 1, "nothing has changed");
-        keeper.refresh(&ids, vec![row("2", "zwei", "s")]);
+        keeper.refresh_rows(&ids, vec![row("2", "zwei", "s")]);
         assert_eq!(last(), Some((vec!["one".to_owned(), "zwei".to_owned()], true)));
         // What cannot be read changes nothing.
-        keeper.refresh(&ids, vec![[("id".to_owned(), "2".into())].into_iter().collect()]);
+        keeper.refresh_rows(&ids, vec![[("id".to_owned(), "2".into())].into_iter().collect()]);
         assert_eq!(published.lock().unwrap().len(), 2);
-        keeper.configure(Apps::default());
+        keeper.set_configured(Apps::default());
         assert_eq!(last(), Some((vec!["zwei".to_owned()], true)));
-        keeper.refresh(&ids, Vec::new());
+        keeper.refresh_rows(&ids, Vec::new());
         assert_eq!(last(), Some((Vec::new(), true)));
     }
 
@@ -233,7 +233,7 @@ mod tests {
     fn the_settings_come_first() {
         let (keeper, published) = keeper();
         let names = [AppName::Id("1".to_owned()), AppName::Key("x".to_owned())];
-        keeper.learn(&names, vec![row("1", "x", "s"), row("3", "one", "s")]);
+        keeper.learn_rows(&names, vec![row("1", "x", "s"), row("3", "one", "s")]);
         assert_eq!(keys(&published.lock().unwrap()[0].0), ["one"]);
         assert!(keeper.is_absent(&names[1]), "another app has its id");
     }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{mpsc, oneshot};
 
 /// Questions that may wait: after a restart each tenant's clients come at once. More are answered
-/// [`Verdict::Away`].
+/// [`LookupResult::Away`].
 const MOST: usize = 16_384;
 
 /// Bytes of the longest name that a table can hold.
@@ -52,7 +52,7 @@ impl Lookup {
         (Self(questions), asked)
     }
 
-    pub fn ask(&self, name: AppName) -> PendingLookup {
+    pub fn ask_for(&self, name: AppName) -> PendingLookup {
         let (AppName::Id(text) | AppName::Key(text)) = &name;
         if text.is_empty() || text.len() > LONGEST {
             return PendingLookup(Err(LookupResult::Answered));

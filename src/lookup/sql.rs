@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{info, warn};
 
-use super::keeper::{Keeper, Row};
-use super::{Name, Question, Verdict};
+use super::known_apps::{AppRegistry, AppRow};
+use super::{AppName, LookupRequest, LookupResult};
 
 /// How long the database may take to answer before it is taken for away.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -76,12 +76,12 @@ impl Database {
     ///
     /// # Errors
     /// What the database or the way to it says.
-    pub async fn row(&mut self, id: &str) -> Result<Option<Row>, String> {
+    pub async fn row(&mut self, id: &str) -> Result<Option<AppRow>, String> {
         let rows = match timeout(PATIENCE, self.rows(&[id.to_owned()], &[])).await {
             Ok(rows) => rows.map_err(|error| error.to_string())?,
             Err(_) => return Err(SILENT.to_owned()),
         };
-        let is_it = |row: &Row| match row.get("id") {
+        let is_it = |row: &AppRow| match row.get("id") {
             Some(Value::String(own)) => own == id,
             Some(Value::Number(own)) => own.to_string() == id,
             _ => false,
@@ -93,7 +93,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database or the way to it says.
-    pub async fn first_rows(&mut self) -> Result<Vec<Row>, String> {
+    pub async fn first_rows(&mut self) -> Result<Vec<AppRow>, String> {
         let asked = async {
             let table = &self.table;
             match &self.server {
@@ -121,7 +121,7 @@ impl Database {
 
     /// The rows with one of these ids or keys. A connection that the other side has ended since it was last
     /// used is made again.
-    async fn rows(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<Row>, sqlx::Error> {
+    async fn rows(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<AppRow>, sqlx::Error> {
         let was_connected = match &self.server {
             SqlServer::MySql(_, connection) => connection.is_some(),
             SqlServer::Postgres(_, connection) => connection.is_some(),
@@ -132,7 +132,7 @@ impl Database {
         }
     }
 
-    async fn ask(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<Row>, sqlx::Error> {
+    async fn ask(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<AppRow>, sqlx::Error> {
         let table = &self.table;
         match &mut self.server {
             SqlServer::Postgres(options, kept) => {
@@ -181,9 +181,9 @@ impl Database {
 
 /// The columns that hold numbers and texts; times and the like mean nothing here. One that cannot be read is
 /// what no column may be, so that the reader of the row names it.
-fn row_of(from: &MySqlRow) -> Row {
+fn row_of(from: &MySqlRow) -> AppRow {
     let is_one = |kind: &str, of: &[&str]| of.iter().any(|one| kind.contains(one));
-    let mut row = Row::new();
+    let mut row = AppRow::new();
     for column in from.columns() {
         let kind = column.type_info().name();
         let place = column.ordinal();
@@ -209,8 +209,8 @@ fn row_of(from: &MySqlRow) -> Row {
 /// Answers questions for as long as anybody can ask one, and looks after what is known every `ttl`.
 pub async fn run(
     database: Database,
-    keeper: Arc<Keeper>,
-    mut questions: mpsc::Receiver<Question>,
+    keeper: Arc<AppRegistry>,
+    mut questions: mpsc::Receiver<LookupRequest>,
     ttl: Duration,
 ) {
     let mut asker = SqlAsker { database, keeper, away_until: None };
@@ -233,45 +233,49 @@ pub async fn run(
 
 struct SqlAsker {
     database: Database,
-    keeper: Arc<Keeper>,
+    keeper: Arc<AppRegistry>,
     /// Set while the database is away.
     away_until: Option<Instant>,
 }
 
 impl SqlAsker {
-    async fn answer(&mut self, asked: Vec<Question>) {
-        let names: Vec<Name> = asked.iter().map(|question| question.name.clone()).collect();
-        let open: Vec<Name> =
+    async fn answer(&mut self, asked: Vec<LookupRequest>) {
+        let names: Vec<AppName> = asked.iter().map(|question| question.name.clone()).collect();
+        let open: Vec<AppName> =
             names.into_iter().filter(|name| !self.keeper.is_absent(name)).collect();
         let (mut ids, mut keys) = (Vec::new(), Vec::new());
         for name in &open {
             match name {
-                Name::Id(id) => ids.push(id.clone()),
-                Name::Key(key) => keys.push(key.clone()),
+                AppName::Id(id) => ids.push(id.clone()),
+                AppName::Key(key) => keys.push(key.clone()),
             }
         }
         let rows = if open.is_empty() { Some(Vec::new()) } else { self.rows(&ids, &keys).await };
         let is_away = rows.is_none();
         if let Some(rows) = rows {
-            self.keeper.learn(&open, rows);
+            self.keeper.learn_rows(&open, rows);
         }
         for question in asked {
             let away = is_away && open.contains(&question.name);
             // Who has gone meanwhile need not know.
-            let _ = question.answer.send(if away { Verdict::Away } else { Verdict::Answered });
+            let _ = question.answer.send(if away {
+                LookupResult::Away
+            } else {
+                LookupResult::Answered
+            });
         }
     }
 
     async fn look_again(&mut self) {
-        for ids in self.keeper.ids().chunks(MOST) {
+        for ids in self.keeper.found_ids().chunks(MOST) {
             let texts: Vec<String> = ids.iter().map(ToString::to_string).collect();
             let Some(rows) = self.rows(&texts, &[]).await else { return };
-            self.keeper.refresh(ids, rows);
+            self.keeper.refresh_rows(ids, rows);
         }
     }
 
     /// Asks the database; nothing if it is away.
-    async fn rows(&mut self, ids: &[String], keys: &[String]) -> Option<Vec<Row>> {
+    async fn rows(&mut self, ids: &[String], keys: &[String]) -> Option<Vec<AppRow>> {
         if self.away_until.is_some_and(|until| Instant::now() < until) {
             return None;
         }

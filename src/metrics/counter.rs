@@ -70,14 +70,14 @@ pub struct RecentPeak {
 }
 
 impl RecentPeak {
-    pub fn note(&self, value: u64) {
+    pub fn note_value(&self, value: u64) {
         if value > self.current.value() {
             self.current.set(value);
         }
     }
 
     /// Begins a new stretch.
-    pub fn turn(&self) {
+    pub fn begin_stretch(&self) {
         self.before.set(self.current.value());
         self.current.set(0);
     }
@@ -111,7 +111,7 @@ impl Histogram {
     }
 
     /// For each bound how many were no longer, then how many there were at all; and their sum in seconds.
-    pub fn read<'a>(all: impl IntoIterator<Item = &'a Self>) -> ([u64; 15], f64) {
+    pub fn read_all<'a>(all: impl IntoIterator<Item = &'a Self>) -> ([u64; 15], f64) {
         let (mut counts, mut nanoseconds) = ([0; Self::BOUNDS.len() + 1], 0_u64);
         for one in all {
             let mut below = 0;
@@ -135,7 +135,7 @@ mod tests {
         one.observe(Duration::from_micros(50));
         one.observe(Duration::from_micros(51));
         other.observe(Duration::from_secs(3));
-        let (counts, sum) = Histogram::read([&one, &other]);
+        let (counts, sum) = Histogram::read_all([&one, &other]);
         assert_eq!((counts[0], counts[1], counts[13], counts[14]), (1, 2, 2, 3));
         assert!((sum - 3.000_101).abs() < 1e-9, "{sum}");
     }
@@ -143,13 +143,13 @@ mod tests {
     #[test]
     fn a_peak_is_remembered_for_a_while() {
         let peak = RecentPeak::default();
-        peak.note(7);
-        peak.note(3);
+        peak.note_value(7);
+        peak.note_value(3);
         assert_eq!(peak.value(), 7);
-        peak.turn();
-        peak.note(5);
+        peak.begin_stretch();
+        peak.note_value(5);
         assert_eq!(peak.value(), 7);
-        peak.turn();
+        peak.begin_stretch();
         assert_eq!(peak.value(), 5);
     }
 }

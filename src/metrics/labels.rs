@@ -81,17 +81,17 @@ impl Reason {
     const FIRST_REFUSAL: usize = Self::TlsOnly as usize;
 
     /// Why established sockets end.
-    pub fn ends() -> &'static [Self] {
+    pub fn end_reasons() -> &'static [Self] {
         Self::ALL.get(..Self::FIRST_REFUSAL).unwrap_or_default()
     }
 
     /// Why sockets are refused.
-    pub fn refusals() -> &'static [Self] {
+    pub fn refusal_reasons() -> &'static [Self] {
         Self::ALL.get(Self::FIRST_REFUSAL..).unwrap_or_default()
     }
 
     /// The code that the server closes with; `none` where the client went.
-    pub fn code(self) -> &'static str {
+    pub fn close_code(self) -> &'static str {
         match self {
             Self::Client | Self::Lost => "none",
             Self::Protocol => "1002",
@@ -225,7 +225,7 @@ labels! {
 }
 
 impl Status {
-    pub fn of(status: u16) -> Self {
+    pub fn of_code(status: u16) -> Self {
         match status {
             200 => Self::Ok,
             400 => Self::BadRequest,
@@ -250,10 +250,10 @@ mod tests {
         for (place, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, place);
         }
-        assert_eq!(Reason::ends().last(), Some(&Reason::AppDisabled));
-        assert_eq!(Reason::refusals().first(), Some(&Reason::TlsOnly));
+        assert_eq!(Reason::end_reasons().last(), Some(&Reason::AppDisabled));
+        assert_eq!(Reason::refusal_reasons().first(), Some(&Reason::TlsOnly));
         for status in Status::ALL.iter().filter(|status| **status != Status::Other) {
-            assert_eq!(Status::of(status.word().parse().unwrap()), *status);
+            assert_eq!(Status::of_code(status.word().parse().unwrap()), *status);
         }
     }
 }

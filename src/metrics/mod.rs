@@ -46,7 +46,7 @@ pub struct WorkerCounts {
 
 impl WorkerCounts {
     /// Counts a signature that does not hold.
-    pub fn doubt(&self, signed: Signed, doubt: Doubt) {
+    pub fn count_doubt(&self, signed: Signed, doubt: Doubt) {
         if let Some(doubts) = self.doubts.get(signed as usize) {
             doubts.count(doubt as usize);
         }
@@ -112,12 +112,12 @@ pub struct TurnTimes {
 impl TurnTimes {
     /// A turn is over that began at `begun`. If nothing waits to be flushed any more, `oldest` is when the
     /// first of what was flushed came.
-    pub fn end(&self, oldest: Option<Instant>, begun: Instant) {
+    pub fn end_turn(&self, oldest: Option<Instant>, begun: Instant) {
         let end = Instant::now();
         if let Some(oldest) = oldest {
             self.fan_out.observe(end - oldest);
         }
-        self.longest.note((end - begun).as_nanos() as u64);
+        self.longest.note_value((end - begun).as_nanos() as u64);
     }
 }
 
@@ -144,35 +144,35 @@ impl Metrics {
     }
 
     /// The counts of one worker.
-    pub fn of(&self, worker: u16) -> &WorkerCounts {
+    pub fn of_worker(&self, worker: u16) -> &WorkerCounts {
         #[expect(clippy::indexing_slicing, reason = "there is always a worker")]
         self.workers.get(usize::from(worker)).unwrap_or(&self.workers[0])
     }
 
     /// All workers' counts, in their order.
-    pub fn workers(&self) -> &[WorkerCounts] {
+    pub fn all_workers(&self) -> &[WorkerCounts] {
         &self.workers
     }
 
     /// One count over all workers.
-    pub fn sum(&self, read: impl Fn(&WorkerCounts) -> &Counter) -> u64 {
+    pub fn sum_counter(&self, read: impl Fn(&WorkerCounts) -> &Counter) -> u64 {
         self.workers.iter().map(|counts| read(counts).value()).fold(0, u64::wrapping_add)
     }
 
     /// Sockets that ended or were refused for one reason, over all workers.
-    pub fn ended(&self, reason: Reason) -> u64 {
+    pub fn ended_for(&self, reason: Reason) -> u64 {
         self.workers.iter().map(|counts| counts.ends.value(reason as usize)).sum()
     }
 
     /// Remembers where a worker's runtime can be seen at work.
-    pub fn watch(&self, worker: u16, runtime: RuntimeMetrics) {
+    pub fn watch_runtime(&self, worker: u16, runtime: RuntimeMetrics) {
         if let Some(place) = self.runtimes.get(usize::from(worker)) {
             let _ = place.set(runtime);
         }
     }
 
     /// Seconds that each worker has been at work, once it has begun.
-    pub fn busy(&self) -> Vec<f64> {
+    pub fn busy_seconds(&self) -> Vec<f64> {
         let runtimes = self.runtimes.iter().filter_map(OnceLock::get);
         runtimes.map(|runtime| runtime.worker_total_busy_duration(0).as_secs_f64()).collect()
     }

@@ -53,7 +53,7 @@ impl LogNotice {
         (Self::Crowd, "HTTP connections closed for others"),
     ];
 
-    fn place(self) -> usize {
+    fn slot_index(self) -> usize {
         let after = Reason::ALL.len() + Status::ALL.len();
         match self {
             Self::Refusal(reason) => reason as usize,
@@ -63,7 +63,7 @@ impl LogNotice {
     }
 
     /// What those of the kind in that place are called.
-    fn words(place: usize) -> String {
+    fn describe_slot(place: usize) -> String {
         let (reasons, statuses) = (Reason::ALL.len(), Status::ALL.len());
         if let Some(reason) = Reason::ALL.get(place) {
             format!("sockets refused: {}", reason.word())
@@ -98,13 +98,13 @@ impl Default for LogThrottle {
 
 impl LogThrottle {
     /// Whether there is to be a line now, and how many of its kind had none since the last.
-    pub fn due(&self, notice: LogNotice) -> Option<u64> {
+    pub fn take_due(&self, notice: LogNotice) -> Option<u64> {
         let begun = self.begun.get_or_init(Instant::now);
         self.due_at(notice, begun.elapsed().as_secs())
     }
 
     /// What had no line within the minute of one, where no other has come since to tell of it: how many, and what.
-    pub fn overdue(&self) -> Vec<(u64, String)> {
+    pub fn take_overdue(&self) -> Vec<(u64, String)> {
         self.begun.get().map_or_else(Vec::new, |begun| self.overdue_at(begun.elapsed().as_secs()))
     }
 
@@ -114,14 +114,17 @@ impl LogThrottle {
             // Relaxed: at worst one that comes in this very moment is told of a minute later.
             if now >= kind.next.load(Ordering::Relaxed) && kind.left_out.load(Ordering::Relaxed) > 0
             {
-                overdue.push((kind.left_out.swap(0, Ordering::Relaxed), LogNotice::words(place)));
+                overdue.push((
+                    kind.left_out.swap(0, Ordering::Relaxed),
+                    LogNotice::describe_slot(place),
+                ));
             }
         }
         overdue
     }
 
     fn due_at(&self, notice: LogNotice, now: u64) -> Option<u64> {
-        let kind = self.kinds.get(notice.place())?;
+        let kind = self.kinds.get(notice.slot_index())?;
         let next = kind.next.load(Ordering::Relaxed);
         let is_mine = now >= next
             && kind
@@ -156,8 +159,8 @@ mod tests {
         let others = LogNotice::OTHERS.map(|(notice, _)| notice);
         for notice in places.into_iter().chain(others) {
             assert_eq!(due(notice, 0), Some(0), "{notice:?}");
-            assert!(!LogNotice::words(notice.place()).is_empty(), "{notice:?}");
+            assert!(!LogNotice::describe_slot(notice.slot_index()).is_empty(), "{notice:?}");
         }
-        assert_eq!(LogNotice::OTHERS.last().map(|(last, _)| last.place()), Some(KINDS - 1));
+        assert_eq!(LogNotice::OTHERS.last().map(|(last, _)| last.slot_index()), Some(KINDS - 1));
     }
 }

@@ -35,7 +35,7 @@ impl MetricsPage {
         prefix.clone_into(&mut self.prefix);
     }
 
-    fn family(&mut self, name: String, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+    fn add_family(&mut self, name: String, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         // A family without samples is no family.
         if metrics.is_empty() {
             return;
@@ -48,12 +48,12 @@ impl MetricsPage {
         self.families.push(family);
     }
 
-    fn named(&self, name: &str) -> String {
+    fn full_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
     /// What only grows. By Prometheus' rule its name ends in `_total`.
-    pub fn counters<'a>(
+    pub fn add_counters<'a>(
         &mut self,
         name: &str,
         help: &str,
@@ -62,16 +62,16 @@ impl MetricsPage {
         let counter = |(labels, value)| {
             let mut counter = Counter::default();
             counter.set_value(value);
-            let mut metric = Metric::from_label(pairs(labels));
+            let mut metric = Metric::from_label(label_pairs(labels));
             metric.set_counter(counter);
             metric
         };
         let metrics = samples.into_iter().map(counter).collect();
-        self.family(self.named(name), help, MetricType::COUNTER, metrics);
+        self.add_family(self.full_name(name), help, MetricType::COUNTER, metrics);
     }
 
     /// What goes up and down.
-    pub fn gauges<'a>(
+    pub fn add_gauges<'a>(
         &mut self,
         name: &str,
         help: &str,
@@ -80,23 +80,23 @@ impl MetricsPage {
         let gauge = |(labels, value)| {
             let mut gauge = Gauge::default();
             gauge.set_value(value);
-            let mut metric = Metric::from_label(pairs(labels));
+            let mut metric = Metric::from_label(label_pairs(labels));
             metric.set_gauge(gauge);
             metric
         };
         let metrics = samples.into_iter().map(gauge).collect();
-        self.family(self.named(name), help, MetricType::GAUGE, metrics);
+        self.add_family(self.full_name(name), help, MetricType::GAUGE, metrics);
     }
 
     /// Durations, in seconds.
-    pub fn histograms<'a>(
+    pub fn add_histograms<'a>(
         &mut self,
         name: &str,
         help: &str,
         samples: impl IntoIterator<Item = (SampleLabels<'a>, Vec<&'a Histogram>)>,
     ) {
         let histogram = |(labels, all)| {
-            let (counts, sum) = Histogram::read::<'a>(all);
+            let (counts, sum) = Histogram::read_all::<'a>(all);
             let bound = |(count, micros): (&u64, &u64)| {
                 let mut bucket = Bucket::default();
                 bucket.set_cumulative_count(*count);
@@ -107,12 +107,12 @@ impl MetricsPage {
             buckets.set_bucket(counts.iter().zip(&Histogram::BOUNDS).map(bound).collect());
             buckets.set_sample_count(counts.last().copied().unwrap_or_default());
             buckets.set_sample_sum(sum);
-            let mut metric = Metric::from_label(pairs(labels));
+            let mut metric = Metric::from_label(label_pairs(labels));
             metric.set_histogram(buckets);
             metric
         };
         let metrics = samples.into_iter().map(histogram).collect();
-        self.family(self.named(name), help, MetricType::HISTOGRAM, metrics);
+        self.add_family(self.full_name(name), help, MetricType::HISTOGRAM, metrics);
     }
 
     /// The page as it is sent.
@@ -124,7 +124,7 @@ impl MetricsPage {
     }
 }
 
-fn pairs(labels: SampleLabels<'_>) -> Vec<LabelPair> {
+fn label_pairs(labels: SampleLabels<'_>) -> Vec<LabelPair> {
     let pair = |(name, value): &(&str, &str)| {
         let mut pair = LabelPair::default();
         pair.set_name((*name).to_owned());
@@ -142,11 +142,11 @@ mod tests {
     fn a_page_reads_as_the_format_has_it() {
         let mut page = MetricsPage::new("x_");
         let labels: SampleLabels<'_> = &[("app", "a\"b\\c\nd")];
-        page.counters("things_total", "Things.", [(labels, 3.0)]);
-        page.gauges("none", "Nothing.", Vec::<(SampleLabels<'_>, f64)>::new());
+        page.add_counters("things_total", "Things.", [(labels, 3.0)]);
+        page.add_gauges("none", "Nothing.", Vec::<(SampleLabels<'_>, f64)>::new());
         let histogram = Histogram::default();
         histogram.observe(std::time::Duration::from_micros(60));
-        page.histograms("took_seconds", "How long.", [(&[][..], vec![&histogram])]);
+        page.add_histograms("took_seconds", "How long.", [(&[][..], vec![&histogram])]);
         let text = page.text();
         let begin = "# HELP x_things_total Things.\n# TYPE x_things_total counter\n\
                      x_things_total{app=\"a\\\"b\\\\c\\nd\"} 3\n# HELP x_took_seconds";

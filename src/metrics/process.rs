@@ -22,13 +22,13 @@ const TICKS: f64 = 100.0;
 
 impl ProcessStats {
     /// Bytes of memory that the process holds now; cheaper than a look at everything.
-    pub fn memory() -> Option<u64> {
+    pub fn memory_bytes() -> Option<u64> {
         let pages = fs::read_to_string("/proc/self/statm").ok()?;
         let resident: u64 = pages.split_whitespace().nth(1)?.parse().ok()?;
         Some(resident * rustix::param::page_size() as u64)
     }
 
-    pub fn look() -> Option<Self> {
+    pub fn read_all() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
         // The name before may hold anything, a parenthesis too. Fields after it are numbered from 3.
         let (_, fields) = stat.rsplit_once(") ")?;
@@ -73,12 +73,12 @@ mod tests {
 
     #[test]
     fn this_process_is_seen() {
-        let Some(process) = ProcessStats::look() else { return };
+        let Some(process) = ProcessStats::read_all() else { return };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         assert!(process.resident_bytes > 1e5 && process.virtual_bytes > process.resident_bytes);
         assert!(process.open_files >= 3.0 && process.max_files >= process.open_files);
         assert!(process.threads >= 1.0);
-        assert!(ProcessStats::memory().is_some_and(|bytes| bytes > 100_000));
+        assert!(ProcessStats::memory_bytes().is_some_and(|bytes| bytes > 100_000));
         let age = now - process.start_seconds;
         assert!((-2.0..86_400.0).contains(&age), "{age} s old");
     }

@@ -32,12 +32,12 @@ impl Times<'_> {
     /// How a second of this node is written.
     fn said(self, second: u32) -> u64 {
         let ago = u64::from(self.seconds.saturating_sub(second)) * SECOND;
-        self.clock.said(self.clock.now().saturating_sub(ago))
+        self.clock.to_redis(self.clock.now().saturating_sub(ago))
     }
 
     /// The second of this node in which it was then.
     fn second(self, said: u64) -> u32 {
-        let ago = self.clock.now().saturating_sub(self.clock.local(said)) / SECOND;
+        let ago = self.clock.now().saturating_sub(self.clock.to_local(said)) / SECOND;
         self.seconds.saturating_sub(u32::try_from(ago).unwrap_or(u32::MAX))
     }
 }
@@ -50,7 +50,7 @@ pub(super) fn write(state: &ClientState, ended: bool, times: Times<'_>) -> Vec<u
         json!([socket.node, socket.number, at])
     });
     let channels =
-        state.channels.iter().map(|(name, acked)| json!([name.as_str(), clock.said(*acked)]));
+        state.channels.iter().map(|(name, acked)| json!([name.as_str(), clock.to_redis(*acked)]));
     let users = state.users.iter().map(UserId::as_str);
     json!({
         "at": times.said(seconds),
@@ -75,7 +75,7 @@ pub(super) fn read(bytes: &[u8], times: Times<'_>) -> Option<ClientRecord> {
     };
     let channel = |one: &Value| {
         let name = ChannelName::parse(one.get(0)?.as_str()?, usize::MAX).ok()?;
-        Some((name, times.clock.local(one.get(1)?.as_u64()?)))
+        Some((name, times.clock.to_local(one.get(1)?.as_u64()?)))
     };
     let state = ClientState {
         channels: list("channels")?.iter().map(channel).collect::<Option<_>>()?,
@@ -86,7 +86,7 @@ pub(super) fn read(bytes: &[u8], times: Times<'_>) -> Option<ClientRecord> {
             .collect::<Option<_>>()?,
         answers: record.get("answers")?.as_bool()?,
     };
-    let at = times.clock.local(record.get("at")?.as_u64()?);
+    let at = times.clock.to_local(record.get("at")?.as_u64()?);
     Some(ClientRecord { state, at, ended: record.get("ended")?.as_bool()? })
 }
 

@@ -13,7 +13,7 @@ use super::requests::Requests;
 use super::resume::{CatchUp, log_seconds};
 use super::travelling::Travellers;
 use super::watchlist::PendingWatchlist;
-use super::webhooks::wants;
+use super::webhooks::topic_interest;
 use super::{Node, Publication};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Manner, OutgoingEvent};
@@ -70,24 +70,24 @@ impl Clustered {
     }
 
     /// Connections of the app on other nodes, at most a second ago.
-    pub(super) fn elsewhere(&self, app: &AppId) -> usize {
+    pub(super) fn connections_elsewhere(&self, app: &AppId) -> usize {
         self.elsewhere.get(app).map_or(0, |count| *count)
     }
 
     /// Users present in a channel, where this node has a part in it.
-    pub(super) fn users(&self, app: &AppId, name: &str) -> usize {
+    pub(super) fn user_count(&self, app: &AppId, name: &str) -> usize {
         let Ok(channel) = ChannelName::parse(name, usize::MAX) else { return 0 };
         let topic = Topic { app: app.clone(), channel };
-        self.topics.read(&topic, |entry| entry.roster.count()).unwrap_or_default()
+        self.topics.read_topic(&topic, |entry| entry.roster.count()).unwrap_or_default()
     }
 
-    pub(super) fn leave(&self, app: &App, ended: &EndedSubscription) {
+    pub(super) fn leave_topic(&self, app: &App, ended: &EndedSubscription) {
         let topic = Topic { app: app.id.clone(), channel: ended.channel.clone() };
-        self.topics.leave(&topic, ended.user.as_ref(), wants(app, &ended.channel));
+        self.topics.leave_topic(&topic, ended.user.as_ref(), topic_interest(app, &ended.channel));
     }
 
     /// Tells the others what a backend has published, or a client has said; whether that found room.
-    pub(super) fn publish(
+    pub(super) fn publish_event(
         &self,
         (app, channel): (&AppId, &ChannelName),
         except: Option<SocketId>,
@@ -97,7 +97,7 @@ impl Clustered {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
         // A backend was told that it is taken.
         let promised = manner != Manner::Whisper;
-        self.link().publish(OutgoingEvent::Event { topic, except, frame, manner }, promised)
+        self.link().queue_publish(OutgoingEvent::Event { topic, except, frame, manner }, promised)
     }
 
     pub(super) fn publish_cached(&self, app: &App, publication: Publication<'_>, frame: Bytes) {
@@ -110,17 +110,20 @@ impl Clustered {
         self.topics.publish_cached(&topic, publish);
     }
 
-    pub(super) fn terminate(&self, app: &AppId, user: &UserId, asked: Instant) {
+    pub(super) fn terminate_user(&self, app: &AppId, user: &UserId, asked: Instant) {
         let (app, user) = (app.clone(), user.clone());
-        self.link().publish(OutgoingEvent::Terminate { app, user, asked }, true);
+        self.link().queue_publish(OutgoingEvent::Terminate { app, user, asked }, true);
     }
 }
 
 /// What a subscriber is told: its subscription, and on a cache channel the last event.
-fn answers(name: &ChannelName, entry: &TopicEntry) -> (Message, Option<Bytes>) {
+fn subscription_answers(name: &ChannelName, entry: &TopicEntry) -> (Message, Option<Bytes>) {
     let kind = name.kind();
-    let subscribed =
-        if kind.is_presence() { entry.roster.message(name) } else { Message::subscribed(name) };
+    let subscribed = if kind.is_presence() {
+        entry.roster.subscribed_message(name)
+    } else {
+        Message::subscription_succeeded(name)
+    };
     let cached = kind.cache.then(|| match entry.cached() {
         Some(cached) => cached.frame.clone(),
         None => Message::cache_miss(name).into_bytes(),
@@ -128,22 +131,24 @@ fn answers(name: &ChannelName, entry: &TopicEntry) -> (Message, Option<Bytes>) {
     (subscribed, cached)
 }
 
-fn tell(connection: &Connection, (subscribed, cached): (Message, Option<Bytes>)) {
-    connection.tell(subscribed);
-    cached.into_iter().for_each(|frame| connection.push(frame));
+fn send_answers(connection: &Connection, (subscribed, cached): (Message, Option<Bytes>)) {
+    connection.enqueue_message(subscribed);
+    cached.into_iter().for_each(|frame| connection.enqueue(frame));
 }
 
 /// Answers a second subscription to the same channel.
 pub(super) fn confirm_again(cluster: &Clustered, connection: &Connection, name: &ChannelName) {
     let topic = Topic { app: connection.app().id.clone(), channel: name.clone() };
-    if let Some(answers) = cluster.topics.read(&topic, |entry| answers(name, entry)) {
-        tell(connection, answers);
+    if let Some(answers) =
+        cluster.topics.read_topic(&topic, |entry| subscription_answers(name, entry))
+    {
+        send_answers(connection, answers);
     }
 }
 
 impl Node {
     /// Subscribes at once if this node hears of the channel already.
-    pub(super) fn hold(
+    pub(super) fn reserve_subscription(
         &self,
         cluster: &Clustered,
         connection: &Rc<Connection>,
@@ -151,11 +156,11 @@ impl Node {
         member: Option<Member>,
     ) -> Option<PendingSubscription> {
         let topic = Topic { app: connection.app().id.clone(), channel };
-        let ConnectionRef { worker, slot, socket } = connection.place();
+        let ConnectionRef { worker, slot, socket } = connection.connection_ref();
         let ticket = SubscribeTicket { worker, slot, socket };
         let max = connection.app().limits.max_presence_members;
         let claim = member.as_ref().map(|member| (member, max));
-        let ready = cluster.topics.hold(&topic, ticket, claim);
+        let ready = cluster.topics.reserve_topic(&topic, ticket, claim);
         let pending = PendingSubscription { topic, member };
         if !ready {
             // Redis is asked, which costs more than what is known here.
@@ -163,12 +168,12 @@ impl Node {
             connection.set_joining(pending.user().cloned());
             return Some(pending);
         }
-        self.enter(cluster, connection, &pending);
+        self.commit_subscription(cluster, connection, &pending);
         None
     }
 
     /// Goes on with a subscription that waited.
-    pub fn resume(
+    pub fn resume_pending(
         &self,
         connection: &Rc<Connection>,
         pending: PendingSubscription,
@@ -178,7 +183,7 @@ impl Node {
         connection.set_joining(None);
         let closed = connection.is_closed_to(&pending.topic.channel);
         if connection.is_closing() || closed || !admitted {
-            self.abandon(&pending);
+            self.cancel_pending(&pending);
         }
         if closed {
             return Err(SubscriptionError::Withdrawn);
@@ -188,15 +193,15 @@ impl Node {
             return Err(SubscriptionError::TooManyMembers { max });
         }
         if !connection.is_closing() {
-            self.enter(cluster, connection, &pending);
+            self.commit_subscription(cluster, connection, &pending);
         }
         Ok(())
     }
 
     /// Gives up a subscription that waited.
-    pub fn abandon(&self, pending: &PendingSubscription) {
+    pub fn cancel_pending(&self, pending: &PendingSubscription) {
         if let Some(cluster) = &self.shared.cluster {
-            cluster.topics.abandon(&pending.topic, pending.user());
+            cluster.topics.cancel_reservation(&pending.topic, pending.user());
         }
     }
 
@@ -209,13 +214,13 @@ impl Node {
         name: &ChannelName,
     ) {
         let topic = Topic { app: app.clone(), channel: name.clone() };
-        let total = cluster.topics.read(&topic, |entry| entry.total).unwrap_or_default();
+        let total = cluster.topics.read_topic(&topic, |entry| entry.total).unwrap_or_default();
         let message = Message::subscription_count(name, total.count);
-        let seats = directory.seats(name.as_str());
-        self.hub().publish(&seats, message.bytes(), None, Sequence::None);
+        let seats = directory.targets_of(name.as_str());
+        self.hub().publish_frame(&seats, message.bytes(), None, Sequence::None);
     }
 
-    fn enter(
+    fn commit_subscription(
         &self,
         cluster: &Clustered,
         connection: &Rc<Connection>,
@@ -224,8 +229,8 @@ impl Node {
         let name = &pending.topic.channel;
         let app = connection.app();
         let (mut misses, mut caught) = (false, CatchUp::Up);
-        let who = (pending.user(), wants(&app, name));
-        let entered = cluster.topics.enter(&pending.topic, who, |entry| {
+        let who = (pending.user(), topic_interest(&app, name));
+        let entered = cluster.topics.commit_subscription(&pending.topic, who, |entry| {
             let cache = if name.kind().cache {
                 entry.cache_version()
             } else {
@@ -233,11 +238,11 @@ impl Node {
             };
             let told = SeenVersions { presence: entry.roster.version(), cache };
             // Nobody is too many here: Redis has found room for the member.
-            let subscribed = self.worker.subscribe(connection, name, None, |_| told);
+            let subscribed = self.worker.subscribe_connection(connection, name, None, |_| told);
             if let (Ok(_), Some(user)) = (subscribed, pending.user()) {
                 connection.make_present(user.clone());
             }
-            let (answer, mut cached) = answers(name, entry);
+            let (answer, mut cached) = subscription_answers(name, entry);
             caught = self.take_up(cluster, connection, (&pending.topic, entry));
             if matches!(caught, CatchUp::Missed(..)) {
                 // What was missed is in its place.
@@ -247,13 +252,13 @@ impl Node {
             }
             (answer, cached)
         });
-        self.report(&app, misses.then_some(()), |()| Fact::CacheMiss(name.clone()));
+        self.report_fact(&app, misses.then_some(()), |()| Fact::CacheMiss(name.clone()));
         if let Some((subscribed, cached)) = entered {
-            connection.tell(subscribed);
+            connection.enqueue_message(subscribed);
             if matches!(caught, CatchUp::Gap) {
-                connection.tell(Message::gap(name));
+                connection.enqueue_message(Message::resume_gap(name));
             }
-            cached.into_iter().for_each(|frame| connection.push(frame));
+            cached.into_iter().for_each(|frame| connection.enqueue(frame));
         }
         self.note_users(connection);
     }

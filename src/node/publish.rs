@@ -39,7 +39,7 @@ impl Node {
     pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
         let Publication { channel, event, data, except } = publication;
         debug!(app = %app.id, ?event, channel = ?channel.as_str(), "published");
-        directory.traffic(self.worker.index()).published.add(1);
+        directory.traffic_of(self.worker.index()).published.add(1);
         self.tell_of_event(Kind::Published, (&app.id, directory), publication);
         let kind = channel.kind();
         if let Some(cluster) = &self.shared.cluster {
@@ -51,7 +51,7 @@ impl Node {
                 let manner =
                     if lasts > 0 { Manner::Resumable { lasts } } else { Manner::NonBlockingTcp };
                 let (event, frame) = ((publication, &message), message.bytes().clone());
-                let is_taken = cluster.publish((&app.id, channel), except, frame, manner);
+                let is_taken = cluster.publish_event((&app.id, channel), except, frame, manner);
                 // Where clients may come back, subscribers here get it in the order of the log.
                 if lasts == 0 || !is_taken {
                     self.publish_to_seats(app, directory, event, Sequence::None, 0);
@@ -63,7 +63,7 @@ impl Node {
             let message = Message::event(channel, event, data);
             let keep =
                 CacheTerms { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
-            directory.cache.store(channel, (&message, data), keep, |version| {
+            directory.cache.store_event(channel, (&message, data), keep, |version| {
                 let history = Sequence::Cache(version);
                 if app.features.resume.is_zero() {
                     self.publish_to_seats(app, directory, (publication, &message), history, 0);
@@ -77,7 +77,7 @@ impl Node {
             let message = Message::event(channel, event, data);
             return self.publish_logged(app, directory, (publication, &message), Sequence::None);
         }
-        let seats = directory.seats(channel.as_str());
+        let seats = directory.targets_of(channel.as_str());
         if !seats.is_empty() {
             let message = Message::event(channel, event, data);
             let (place, min) = ((except, Sequence::None), app.compression_min(channel));
@@ -96,7 +96,7 @@ impl Node {
         number: u64,
     ) {
         let Publication { channel, except, .. } = publication;
-        let (seats, min) = (directory.seats(channel.as_str()), app.compression_min(channel));
+        let (seats, min) = (directory.targets_of(channel.as_str()), app.compression_min(channel));
         self.hub().publish_event(&seats, message.bytes(), (except, history), min, number);
     }
 
@@ -110,7 +110,7 @@ impl Node {
         let ClientEvent { event, channel, data } = client_event;
         let data = match (app.client_events, data) {
             (ClientEvents::None, _) => return Err(error::CLIENT_EVENTS_OFF),
-            (_, Some(data)) => json::token(data).ok_or(error::INVALID_MESSAGE)?,
+            (_, Some(data)) => json::string_token(data).ok_or(error::INVALID_MESSAGE)?,
             // `whisper("typing")` has none, which Reverb and Soketi take and Pusher does not.
             (ClientEvents::Members, None) => Cow::Borrowed(r#""null""#),
             (ClientEvents::Private, None) => return Err(error::INVALID_CLIENT_EVENT),
@@ -148,17 +148,17 @@ impl Node {
             let fact = fact.channel(name.as_str()).event(&**event).data_token(&data);
             fact.count(here.subscriptions.saturating_sub(1))
         });
-        self.report(&app, Some(user), |user| {
+        self.report_fact(&app, Some(user), |user| {
             Fact::client_event(&name, event, &data, connection.id, user)
         });
-        let seats = connection.directory.seats(name.as_str());
+        let seats = connection.directory.targets_of(name.as_str());
         let subscribers: usize = seats.iter().map(|seat| seat.subscribers as usize).sum();
         connection.budget.spend(WorkKind::Bytes(subscribers * message.bytes().len()));
         let place = (Some(connection.id), Sequence::None);
         self.hub().publish_event(&seats, message.bytes(), place, app.compression_min(&name), 0);
         if let Some(cluster) = &self.shared.cluster {
             let (to, except) = ((&app.id, &name), Some(connection.id));
-            cluster.publish(to, except, message.into_bytes(), Manner::Whisper);
+            cluster.publish_event(to, except, message.into_bytes(), Manner::Whisper);
         }
         Ok(())
     }

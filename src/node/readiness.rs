@@ -14,7 +14,7 @@ impl ServerState {
     }
 
     /// The first reason why new sockets should go elsewhere.
-    pub fn unready(&self) -> Option<Unready> {
+    pub fn unready_reason(&self) -> Option<Unready> {
         Unready::ALL.iter().copied().find(|why| self.is_unready(*why))
     }
 

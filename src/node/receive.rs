@@ -44,20 +44,20 @@ pub async fn take_arrivals(shared: Arc<ServerState>, mut arrivals: mpsc::Receive
         tokio::select! {
             arrival = arrivals.recv() => match arrival {
                 Some(arrival) => {
-                    let acknowledgement = shared.receive(cluster, arrival);
+                    let acknowledgement = shared.receive_event(cluster, arrival);
                     asked.extend(acknowledgement.map(Acknowledgement::done));
                 }
                 None => return,
             },
             Some(done) = asked.next() => {
                 if let Some(done) = done {
-                    cluster.link().publish(done, false);
+                    cluster.link().queue_publish(done, false);
                 }
             }
             _ = ticks.tick() => {
                 tick = tick.wrapping_add(1);
                 shared.look_after_travellers(cluster, tick);
-                announced.look(&shared.apps.load_full(), cluster.link());
+                announced.notify_if_changed(&shared.apps.load_full(), cluster.link());
                 shared.tell_connections(cluster, &mut told, tick.is_multiple_of(SUMS_EVERY));
             }
         }
@@ -66,19 +66,19 @@ pub async fn take_arrivals(shared: Arc<ServerState>, mut arrivals: mpsc::Receive
 
 /// Counts those to whom an event of another node goes, one that it may except among them.
 fn count_deliveries(cluster: &Clustered, entry: &TopicEntry) {
-    LinkMetrics::add(&cluster.link().figures().deliveries, entry.subscribed() as u64);
+    LinkMetrics::add_count(&cluster.link().figures().deliveries, entry.subscribed_here() as u64);
 }
 
 impl ServerState {
     fn tell_connections(&self, cluster: &Clustered, told: &mut HashMap<AppId, usize>, sums: bool) {
         for (app, directory) in self.hub.directories() {
-            let count = directory.connections();
+            let count = directory.connection_count();
             let limited = || {
                 let apps = self.apps.load();
                 apps.by_id(app.as_str()).is_some_and(|app| app.limits.max_connections > 0)
             };
             if told.insert(app.clone(), count) != Some(count) || (sums && limited()) {
-                cluster.link().order(LinkRequest::Connections { app, count });
+                cluster.link().send_request(LinkRequest::Connections { app, count });
             }
         }
     }
@@ -91,8 +91,8 @@ impl ServerState {
     ) -> Option<Acknowledgement> {
         match arrival {
             LinkEvent::Withdraw { node, order } => return Some(self.withdraw_for(node, &order)),
-            LinkEvent::Living { request, nodes } => cluster.requests.expect(request, nodes),
-            LinkEvent::Done { request, node } => cluster.requests.answer(request, node),
+            LinkEvent::Living { request, nodes } => cluster.requests.expect_nodes(request, nodes),
+            LinkEvent::Done { request, node } => cluster.requests.note_answer(request, node),
             LinkEvent::TakeOver { app, key, node, request } => {
                 self.hand_over(cluster, (app, key), node, request);
             }
@@ -107,22 +107,28 @@ impl ServerState {
     }
 
     /// Does what one arrival says. What is returned is to be waited for, and the node that asked for it told.
-    pub fn receive(&self, cluster: &Clustered, arrival: LinkEvent) -> Option<Acknowledgement> {
+    pub fn receive_event(
+        &self,
+        cluster: &Clustered,
+        arrival: LinkEvent,
+    ) -> Option<Acknowledgement> {
         let topics = &cluster.topics;
         match arrival {
             LinkEvent::Opened { topic, loaded, cached, settled } => {
-                topics.change(&topic, |entry| self.open(&topic, entry, loaded, cached, settled));
+                topics.change_topic(&topic, |entry| {
+                    self.open_topic(&topic, entry, loaded, cached, settled);
+                });
             }
             LinkEvent::Joined { topic, user, version } => {
-                topics.change(&topic, |entry| {
-                    entry.roster.confirm(&user, version);
-                    self.resume(entry.ready());
+                topics.change_topic(&topic, |entry| {
+                    entry.roster.confirm_user(&user, version);
+                    self.resume_tickets(entry.take_ready());
                 });
             }
             LinkEvent::Full { topic, user } => {
-                topics.change(&topic, |entry| self.resume(entry.refuse(&user)));
+                topics.change_topic(&topic, |entry| self.resume_tickets(entry.refuse_user(&user)));
             }
-            LinkEvent::Alone(alone) => self.alone(cluster, alone),
+            LinkEvent::Alone(alone) => self.answer_offline(cluster, alone),
             LinkEvent::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope, false),
             LinkEvent::Late(topic, envelope) => self.receive_on(cluster, &topic, envelope, true),
             LinkEvent::Terminate { app, user, asked } => {
@@ -134,13 +140,13 @@ impl ServerState {
                 self.hub.close_user(&directory, &user, asked, &close::RECONNECT);
             }
             LinkEvent::Connections { app, total } => {
-                let here = self.hub.directory(&app).connections();
+                let here = self.hub.directory(&app).connection_count();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
             }
             LinkEvent::News(told) => self.take_news(told),
             LinkEvent::Down => {
-                for topic in topics.all() {
-                    topics.change(&topic, |entry| self.admit_waiting(&topic, entry));
+                for topic in topics.all_topics() {
+                    topics.change_topic(&topic, |entry| self.admit_waiting(&topic, entry));
                 }
                 // What others have is not known any longer; better too many than none.
                 cluster.elsewhere.clear();
@@ -150,7 +156,7 @@ impl ServerState {
         None
     }
 
-    fn open(
+    fn open_topic(
         &self,
         topic: &Topic,
         entry: &mut TopicEntry,
@@ -160,7 +166,7 @@ impl ServerState {
     ) {
         entry.go_live();
         if let Some(loaded) = loaded {
-            let changes = entry.roster.load(&loaded, settled);
+            let changes = entry.roster.apply_load(&loaded, settled);
             self.tell_changes(topic, entry, changes);
             self.tell_watchers(topic, entry);
         }
@@ -169,25 +175,25 @@ impl ServerState {
             let (version, frame) = (kept.version, kept.frame.clone());
             // Whoever subscribed while the link was down was told that there is none.
             let is_news = !kept.told || entry.cache_version() == 0;
-            entry.keep(kept.into());
+            entry.keep_cached(kept.into());
             if is_news {
                 self.deliver_event(topic, &frame, (None, Sequence::Cache(version)), version);
             }
         }
-        self.resume(entry.ready());
+        self.resume_tickets(entry.take_ready());
     }
 
-    fn alone(&self, cluster: &Clustered, alone: OfflineFallback) {
+    fn answer_offline(&self, cluster: &Clustered, alone: OfflineFallback) {
         let topics = &cluster.topics;
         match alone {
             OfflineFallback::Open(topic) => {
-                topics.change(&topic, |entry| self.admit_waiting(&topic, entry));
+                topics.change_topic(&topic, |entry| self.admit_waiting(&topic, entry));
             }
             OfflineFallback::Join { topic, user } => {
-                topics.change(&topic, |entry| self.join_alone(&topic, entry, &user));
+                topics.change_topic(&topic, |entry| self.join_alone(&topic, entry, &user));
             }
             OfflineFallback::Leave { topic, user } => {
-                topics.change(&topic, |entry| {
+                topics.change_topic(&topic, |entry| {
                     let changes = entry.roster.leave_alone(&user);
                     self.tell_changes(&topic, entry, changes);
                 });
@@ -196,14 +202,14 @@ impl ServerState {
                 self.deliver_event(&topic, &frame, (except, Sequence::None), 0);
             }
             OfflineFallback::Publish { topic, except, frame, data: Some(data) } => {
-                topics.change(&topic, |entry| {
+                topics.change_topic(&topic, |entry| {
                     let apps = self.apps.load();
                     let app = apps.by_id(topic.app.as_str());
                     let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
                     let version = entry.keep_alone(frame.clone(), data, Instant::now() + ttl);
                     self.deliver_event(&topic, &frame, (except, Sequence::Cache(version)), 0);
                     entry.came_back();
-                    self.resume(entry.ready());
+                    self.resume_tickets(entry.take_ready());
                 });
             }
         }
@@ -217,29 +223,60 @@ impl ServerState {
             // Here nobody waits.
             entry.roster.go_alone();
             let own: Vec<UserId> =
-                entry.roster.own().map(|member| member.user_id.clone()).collect();
+                entry.roster.local_members().map(|member| member.user_id.clone()).collect();
             own.iter().for_each(|user| drop(entry.roster.join_alone(user)));
             return self.tell_watchers(topic, entry);
         }
-        for user in entry.waiting().into_iter().flatten() {
+        for user in entry.waiting_users().into_iter().flatten() {
             self.join_alone(topic, entry, &user);
         }
-        self.resume(entry.ready());
+        self.resume_tickets(entry.take_ready());
     }
 
     fn join_alone(&self, topic: &Topic, entry: &mut TopicEntry, user: &UserId) {
         entry.go_live();
         if entry.roster.is_full_for(user) {
-            return self.resume(entry.refuse(user));
+            return self.resume_tickets(entry.refuse_user(user));
         }
         let changes = entry.roster.join_alone(user);
         self.tell_changes(topic, entry, changes);
-        self.resume(entry.ready());
+        self.resume_tickets(entry.take_ready());
+    }
+
+    /// An event of a cache channel: kept as the last, and delivered unless subscribers have it already.
+    fn receive_cached(
+        &self,
+        cluster: &Clustered,
+        topic: &Topic,
+        (version, except, frame, data): (u64, Option<SocketId>, Bytes, Bytes),
+        (own, told): (bool, bool),
+    ) {
+        let apps = self.apps.load();
+        let ttl = apps.by_id(topic.app.as_str()).map(|app| app.features.cache_ttl);
+        let expires = Instant::now() + ttl.unwrap_or_default();
+        cluster.topics.change_topic(topic, |entry| {
+            let news = version > entry.cache_version();
+            entry.reach(version);
+            entry.keep_cached(TopicCache { version, frame: frame.clone(), data, expires });
+            let told = own && told;
+            if news && !told {
+                let place = (except, Sequence::Cache(version));
+                self.deliver_event(topic, &frame, place, version);
+                if !own {
+                    self.tell_of_arrival(topic, &frame);
+                    count_deliveries(cluster, entry);
+                }
+            }
+            if own && !told {
+                entry.came_back();
+                self.resume_tickets(entry.take_ready());
+            }
+        });
     }
 
     fn receive_on(&self, cluster: &Clustered, topic: &Topic, envelope: Envelope, late: bool) {
         let topics = &cluster.topics;
-        let (own, whisper) = (envelope.origin == self.hub.node(), envelope.whisper);
+        let (own, whisper) = (envelope.origin == self.hub.node_number(), envelope.whisper);
         match envelope.body {
             EnvelopeBody::Event { version, except, frame } => {
                 // Else all who are subscribed now were when it was sent.
@@ -247,49 +284,32 @@ impl ServerState {
                     if late && version > 0 { Sequence::Cache(version) } else { Sequence::None };
                 let number = version * u64::from(!whisper);
                 if self.deliver_event(topic, &frame, (except, history), number) {
-                    topics.change(topic, |entry| entry.reach(number));
+                    topics.change_topic(topic, |entry| entry.reach(number));
                 }
                 if !own {
                     self.tell_of_arrival(topic, &frame);
-                    topics.read(topic, |entry| count_deliveries(cluster, entry));
+                    topics.read_topic(topic, |entry| count_deliveries(cluster, entry));
                 }
             }
             EnvelopeBody::Cached { version, except, frame, data } => {
-                let apps = self.apps.load();
-                let app = apps.by_id(topic.app.as_str());
-                let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
-                topics.change(topic, |entry| {
-                    let (expires, news) = (Instant::now() + ttl, version > entry.cache_version());
-                    entry.reach(version);
-                    entry.keep(TopicCache { version, frame: frame.clone(), data, expires });
-                    let told = own && envelope.told;
-                    if news && !told {
-                        let place = (except, Sequence::Cache(version));
-                        self.deliver_event(topic, &frame, place, version);
-                        if !own {
-                            self.tell_of_arrival(topic, &frame);
-                            count_deliveries(cluster, entry);
-                        }
-                    }
-                    if own && !told {
-                        entry.came_back();
-                        self.resume(entry.ready());
-                    }
-                });
+                let event = (version, except, frame, data);
+                self.receive_cached(cluster, topic, event, (own, envelope.told));
             }
             EnvelopeBody::Joined { version, user, info } => {
-                topics.change(topic, |entry| {
-                    let member = Member { user_id: user, user_info: info };
-                    let changes = entry.roster.join(version, &member);
+                let member = Member { user_id: user, user_info: info };
+                topics.change_topic(topic, |entry| {
+                    let changes = entry.roster.apply_join(version, &member);
                     self.tell_changes(topic, entry, changes);
-                    self.resume(entry.ready());
+                    self.resume_tickets(entry.take_ready());
                 });
             }
             EnvelopeBody::Left { version, user } => {
-                topics.change(topic, |entry| self.left(cluster, topic, entry, version, &user));
+                topics.change_topic(topic, |entry| {
+                    self.apply_left(cluster, topic, entry, version, &user);
+                });
             }
             EnvelopeBody::Count { version, count } => {
-                topics.change(topic, |entry| {
+                topics.change_topic(topic, |entry| {
                     // Each is told by the node that had it counted, so that one may overtake another.
                     if version > entry.total.version {
                         entry.total.version = version;
@@ -313,7 +333,7 @@ impl ServerState {
         }
     }
 
-    fn left(
+    fn apply_left(
         &self,
         cluster: &Clustered,
         topic: &Topic,
@@ -323,12 +343,12 @@ impl ServerState {
     ) {
         if let Some(member) = entry.roster.must_join_again(version, user) {
             let (topic, member, max) = (topic.clone(), member.clone(), usize::MAX);
-            let place = entry.roster.place(user);
-            cluster.link().order(LinkRequest::Join { topic, member, max, place });
+            let place = entry.roster.join_version(user);
+            cluster.link().send_request(LinkRequest::Join { topic, member, max, place });
         }
-        let changes = entry.roster.leave(version, user);
+        let changes = entry.roster.apply_leave(version, user);
         self.tell_changes(topic, entry, changes);
-        self.resume(entry.ready());
+        self.resume_tickets(entry.take_ready());
     }
 
     fn tell_count(&self, topic: &Topic, entry: &mut TopicEntry, count: usize) {
@@ -339,7 +359,7 @@ impl ServerState {
         let directory = self.hub.directory(&topic.app);
         if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
             let message = Message::subscription_count(&topic.channel, count);
-            self.deliver(topic, message.bytes(), None, Sequence::None);
+            self.deliver_frame(topic, message.bytes(), None, Sequence::None);
         }
     }
 
@@ -362,7 +382,7 @@ impl ServerState {
                 RosterChange::Removed(member) => Message::member_removed(&topic.channel, member),
             };
             let history = Sequence::Presence(entry.roster.version());
-            self.deliver(topic, message.bytes(), None, history);
+            self.deliver_frame(topic, message.bytes(), None, history);
         }
     }
 
@@ -378,21 +398,27 @@ impl ServerState {
         let apps = self.apps.load();
         let app = apps.by_id(topic.app.as_str());
         let min = app.and_then(|app| app.compression_min(&topic.channel));
-        let seats = self.hub.directory(&topic.app).seats(topic.channel.as_str());
+        let seats = self.hub.directory(&topic.app).targets_of(topic.channel.as_str());
         let counts = number > 0 && app.is_some_and(|app| !app.features.resume.is_zero());
         self.hub.publish_event(&seats, frame, place, min, if counts { number } else { 0 });
         counts
     }
 
-    fn deliver(&self, topic: &Topic, frame: &Bytes, except: Option<SocketId>, history: Sequence) {
-        let seats = self.hub.directory(&topic.app).seats(topic.channel.as_str());
-        self.hub.publish(&seats, frame, except, history);
+    fn deliver_frame(
+        &self,
+        topic: &Topic,
+        frame: &Bytes,
+        except: Option<SocketId>,
+        history: Sequence,
+    ) {
+        let seats = self.hub.directory(&topic.app).targets_of(topic.channel.as_str());
+        self.hub.publish_frame(&seats, frame, except, history);
     }
 
-    fn resume(&self, tickets: Vec<(SubscribeTicket, SubscribeOutcome)>) {
+    fn resume_tickets(&self, tickets: Vec<(SubscribeTicket, SubscribeOutcome)>) {
         for (SubscribeTicket { worker, slot, socket }, outcome) in tickets {
             let place = ConnectionRef { worker, slot, socket };
-            self.hub.resume(place, outcome == SubscribeOutcome::Ready);
+            self.hub.resume_subscription(place, outcome == SubscribeOutcome::Ready);
         }
     }
 }

@@ -26,7 +26,7 @@ struct Unanswered {
 
 impl Requests {
     /// A new request's number, and what resolves, to an error, once all have answered.
-    pub(super) fn open(&self) -> (u64, oneshot::Receiver<()>) {
+    pub(super) fn open_request(&self) -> (u64, oneshot::Receiver<()>) {
         let request = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (answered, receiver) = oneshot::channel();
         let early = HashSet::new();
@@ -36,7 +36,7 @@ impl Requests {
 
     /// These are the nodes that it waits for. Said again, only those that were named each time are: others have
     /// come since and were told nothing that they had to do.
-    pub(super) fn expect(&self, request: u64, mut nodes: HashSet<String>) {
+    pub(super) fn expect_nodes(&self, request: u64, mut nodes: HashSet<String>) {
         if let Some(mut one) = self.open.get_mut(&request) {
             nodes.retain(|node| !one.early.contains(node));
             match &mut one.missing {
@@ -48,7 +48,7 @@ impl Requests {
     }
 
     /// A node has answered.
-    pub(super) fn answer(&self, request: u64, node: String) {
+    pub(super) fn note_answer(&self, request: u64, node: String) {
         if let Some(mut one) = self.open.get_mut(&request) {
             if let Some(missing) = &mut one.missing {
                 missing.remove(&node);
@@ -81,22 +81,22 @@ mod tests {
     #[test]
     fn a_request_is_answered_once_all_have_whatever_came_first() {
         let requests = Requests::default();
-        let (one, mut first) = requests.open();
-        let (two, mut second) = requests.open();
-        requests.answer(one, "a".to_owned());
-        requests.expect(one, nodes(&["a", "b"]));
-        requests.answer(two, "b".to_owned());
+        let (one, mut first) = requests.open_request();
+        let (two, mut second) = requests.open_request();
+        requests.note_answer(one, "a".to_owned());
+        requests.expect_nodes(one, nodes(&["a", "b"]));
+        requests.note_answer(two, "b".to_owned());
         assert_eq!(first.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-        requests.answer(one, "b".to_owned());
+        requests.note_answer(one, "b".to_owned());
         assert_eq!(first.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         assert_eq!(second.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         assert_eq!(requests.give_up(two), None, "nobody knows who there is");
-        let (three, mut third) = requests.open();
-        requests.expect(three, nodes(&[]));
+        let (three, mut third) = requests.open_request();
+        requests.expect_nodes(three, nodes(&[]));
         assert_eq!(third.try_recv(), Err(oneshot::error::TryRecvError::Closed));
-        let (four, _fourth) = requests.open();
-        requests.expect(four, nodes(&["a", "b"]));
-        requests.expect(four, nodes(&["b", "c"]));
+        let (four, _fourth) = requests.open_request();
+        requests.expect_nodes(four, nodes(&["a", "b"]));
+        requests.expect_nodes(four, nodes(&["b", "c"]));
         assert_eq!(requests.give_up(four), Some(1));
         assert!(requests.open.is_empty());
     }

@@ -40,7 +40,7 @@ pub(super) enum CatchUp {
 }
 
 /// What the logs of an app may keep.
-fn bounds(app: &App) -> LogBounds {
+fn log_bounds(app: &App) -> LogBounds {
     let window = app.features.resume.as_secs().saturating_add(1);
     let window = u32::try_from(window).unwrap_or(u32::MAX);
     let found_out = app.activity_timeout.saturating_add(LIVENESS_SECONDS);
@@ -49,15 +49,15 @@ fn bounds(app: &App) -> LogBounds {
 
 /// Seconds that an event must be kept for clients that come back; 0 where none may.
 pub(super) fn log_seconds(app: &App) -> u32 {
-    if app.features.resume.is_zero() { 0 } else { bounds(app).seconds }
+    if app.features.resume.is_zero() { 0 } else { log_bounds(app).seconds }
 }
 
 impl ServerState {
     /// Ends a connection whose client has a newer one, which gives back what limits count for it.
     pub(super) fn end_previous(&self, directory: &Directory, previous: &OpenConnection) {
         if previous.take_release() {
-            self.release(previous.address);
-            directory.release();
+            self.release_socket(previous.address);
+            directory.release_connection();
         }
         self.hub.close_one(previous.place, close::TAKEN_OVER);
     }
@@ -66,7 +66,7 @@ impl ServerState {
 impl Node {
     /// Ends the connection that the client has open, before limits count the new one.
     pub fn take_over(&self, directory: &Directory, token: &ResumeToken) {
-        if let Some(previous) = directory.resume.current(token) {
+        if let Some(previous) = directory.resume.current_connection(token) {
             self.shared.end_previous(directory, &previous);
         }
     }
@@ -75,7 +75,7 @@ impl Node {
     pub fn go_on(&self, connection: &Connection, token: &ResumeToken, claim: Option<ClientClaim>) {
         let (directory, app) = (&connection.directory, connection.app());
         let open = OpenConnection {
-            place: connection.place(),
+            place: connection.connection_ref(),
             address: connection.address,
             released: Arc::new(AtomicBool::new(false)),
         };
@@ -84,7 +84,7 @@ impl Node {
                 self.settle_claim(cluster, connection, &open, (token, claim))
             }
             _ => {
-                let arrived = directory.resume.connect(token, open.clone());
+                let arrived = directory.resume.connect_client(token, open.clone());
                 let is_forgotten =
                     !arrived.known && self.may_have_missed(token, app.features.resume);
                 (arrived, is_forgotten, 0)
@@ -111,14 +111,14 @@ impl Node {
     pub(super) fn catch_up(&self, connection: &Rc<Connection>, name: &ChannelName) -> CatchUp {
         let Some(resumption) = connection.resumption() else { return CatchUp::Up };
         let resume = &connection.directory.resume;
-        match resume.subscribe(&resumption.token, connection.id, name) {
+        match resume.subscribe_client(&resumption.token, connection.id, name) {
             SubscriptionState::Held(missed) => {
                 self.worker.note_told(connection, name, missed.last);
                 if !missed.frames.is_empty() {
                     self.worker.expect_acknowledgement(connection);
                 }
                 if missed.gap {
-                    ResumeFigures::add(&resume.figures.gaps, 1);
+                    ResumeFigures::add_count(&resume.figures.gaps, 1);
                 }
                 self.tell_console(Kind::Resumed, connection, |fact| {
                     let gap = if missed.gap { "older ones are gone" } else { "" };
@@ -127,7 +127,7 @@ impl Node {
                 CatchUp::Missed(missed.frames, missed.gap)
             }
             SubscriptionState::New if resumption.is_forgotten && resumption.note_gap(name) => {
-                ResumeFigures::add(&resume.figures.gaps, 1);
+                ResumeFigures::add_count(&resume.figures.gaps, 1);
                 CatchUp::Gap
             }
             SubscriptionState::New | SubscriptionState::Told => CatchUp::Up,
@@ -145,12 +145,12 @@ impl Node {
         match caught {
             CatchUp::Up => false,
             CatchUp::Gap => {
-                connection.tell(Message::gap(name));
+                connection.enqueue_message(Message::resume_gap(name));
                 false
             }
             CatchUp::Missed(frames, gap) => {
                 if gap {
-                    connection.tell(Message::gap(name));
+                    connection.enqueue_message(Message::resume_gap(name));
                 }
                 connection.push_missed(frames);
                 true
@@ -168,18 +168,23 @@ impl Node {
     ) {
         let Publication { channel, except, .. } = publication;
         let event = (channel, message.bytes(), except);
-        directory.resume.publish(event, self.hub().seconds(), bounds(app), |number| {
-            // Asked only now: who has subscribed since has looked into the log after this, or will.
-            self.publish_to_seats(app, directory, (publication, message), history, number);
-        });
+        directory.resume.publish_numbered(
+            event,
+            self.hub().seconds_since_start(),
+            log_bounds(app),
+            |number| {
+                // Asked only now: who has subscribed since has looked into the log after this, or will.
+                self.publish_to_seats(app, directory, (publication, message), history, number);
+            },
+        );
     }
 
     /// Notes what the client has for certain, now that it has answered a ping.
-    pub fn acknowledge(&self, connection: &Connection) {
+    pub fn note_acknowledged(&self, connection: &Connection) {
         let Some(acknowledged) = self.worker.take_acknowledged(connection) else { return };
         if let Some(resumption) = connection.resumption() {
             let resume = &connection.directory.resume;
-            resume.acknowledge(&resumption.token, connection.id, acknowledged.into_iter());
+            resume.note_acknowledged(&resumption.token, connection.id, acknowledged.into_iter());
         }
     }
 
@@ -191,27 +196,27 @@ impl Node {
     }
 
     /// Keeps what the client holds for its next connection, once; whether limits still count this one.
-    pub(super) fn suspend(&self, connection: &Connection) {
+    pub(super) fn suspend_client(&self, connection: &Connection) {
         let Some(resumption) = connection.resumption().filter(|one| one.take_end()) else { return };
         let patience = Duration::from_secs(connection.app().activity_timeout.into());
         let unanswered = resumption.is_unanswered(Instant::now(), patience);
-        let end = (connection.id, self.hub().seconds());
+        let end = (connection.id, self.hub().seconds_since_start());
         let (token, resume) = (&resumption.token, &connection.directory.resume);
         if let Some(cluster) = &self.shared.cluster {
             let state = resume.depart(token, end, connection.users(), unanswered);
             return self.shared.park(cluster, &connection.app(), token, state);
         }
-        resume.end(token, end, connection.users(), unanswered);
+        resume.note_ended(token, end, connection.users(), unanswered);
     }
 
     /// Forgets the clients that did not come back in time, and the events that are of no use.
     pub fn expire_clients(&self) {
-        let (apps, now) = (self.shared.apps.load(), self.hub().seconds());
+        let (apps, now) = (self.shared.apps.load(), self.hub().seconds_since_start());
         for (id, directory) in self.hub().directories() {
             let app = apps.by_id(id.as_str());
             let window = app.map_or(Duration::ZERO, |app| app.features.resume);
-            let bounds = app.map_or(LogBounds { bytes: 0, seconds: 0 }, |app| bounds(app));
-            directory.resume.expire(now, window, bounds);
+            let bounds = app.map_or(LogBounds { bytes: 0, seconds: 0 }, |app| log_bounds(app));
+            directory.resume.expire_clients(now, window, bounds);
         }
     }
 }

@@ -19,14 +19,14 @@ impl Node {
     ) -> Result<(), SubscriptionError> {
         let app = connection.app();
         let max = app.limits.max_channels_per_connection;
-        if connection.channels() >= max {
+        if connection.channel_count() >= max {
             return Err(SubscriptionError::TooManyChannels { max });
         }
         let (bytes, max) = (counted_bytes(name), app.limits.subscription_bytes);
         if connection.subscription_bytes() + bytes > max {
             return Err(SubscriptionError::TooManyBytes { max });
         }
-        if !self.shared.capacity.bears(bytes, self.hub().counted_bytes()) {
+        if !self.shared.capacity.has_memory_for(bytes, self.hub().counted_bytes()) {
             self.counts().limited.count(Limited::Memory as usize);
             return Err(SubscriptionError::NoMemory);
         }
@@ -36,7 +36,7 @@ impl Node {
     /// Whether the connection comes to that channel and goes from it so often that it has to wait for the next
     /// second, in which it is resumed.
     pub fn holds_up(&self, connection: &Connection, name: &str) -> bool {
-        let must_wait = connection.life.rejoins.must_wait(name, self.worker.now());
+        let must_wait = connection.life.rejoins.must_wait(name, self.worker.now_seconds());
         if must_wait {
             self.counts().limited.count(Limited::Presence as usize);
             self.worker.hold_up(connection);
@@ -46,7 +46,7 @@ impl Node {
 }
 
 /// What one presence channel of the app may have.
-pub(super) fn room(app: &App) -> PresenceBounds {
+pub(super) fn presence_bounds(app: &App) -> PresenceBounds {
     PresenceBounds { members: app.limits.max_presence_members, bytes: app.limits.presence_bytes }
 }
 

@@ -109,7 +109,7 @@ impl Node {
         let cluster = self.shared.cluster.as_ref()?;
         let name = (app.id.clone(), token.key());
         let alive = cluster.link().clock().now();
-        if self.hub().directory(&app.id).resume.current(token).is_some() {
+        if self.hub().directory(&app.id).resume.current_connection(token).is_some() {
             return Some(ClientClaim { alive, ..ClientClaim::default() });
         }
         let window = app.features.resume;
@@ -145,7 +145,7 @@ impl Node {
         let times = self.shared.times(cluster);
         let kept = claimed.record.and_then(|(_, bytes)| client_record::read(&bytes, times));
         let (mut record, mut has_ended) = (kept, true);
-        if let Some(owner) = claimed.owner.filter(|owner| *owner != self.hub().node()) {
+        if let Some(owner) = claimed.owner.filter(|owner| *owner != self.hub().node_number()) {
             let handed = cluster.have_handed_over(name, owner).await;
             let handed = handed.and_then(|bytes| client_record::read(&bytes, times));
             has_ended = handed.is_some();
@@ -170,7 +170,7 @@ impl Node {
         let name = (connection.app().id.clone(), token.key());
         let traveller = Traveller { token: token.clone(), unclaimed };
         let resume = &connection.directory.resume;
-        let now = self.hub().seconds();
+        let now = self.hub().seconds_since_start();
         let arrived = resume.arrive(token, open.clone(), state, now);
         cluster.travellers.parting.remove(&name);
         cluster.travellers.here.insert(name, traveller);
@@ -190,14 +190,19 @@ impl Node {
         match resume.take_up(&resumption.token, connection.id, name, end) {
             TakenUp::Held(after) => {
                 self.worker.hold_back(connection, name);
-                let ConnectionRef { worker, slot, socket } = connection.place();
+                let ConnectionRef { worker, slot, socket } = connection.connection_ref();
                 let (topic, ticket) = (topic.clone(), SubscribeTicket { worker, slot, socket });
                 let alive = resumption.alive.get();
-                cluster.link().order(LinkRequest::Replay(Replay { topic, ticket, after, alive }));
+                cluster.link().send_request(LinkRequest::Replay(Replay {
+                    topic,
+                    ticket,
+                    after,
+                    alive,
+                }));
                 CatchUp::Missed(Vec::new(), false)
             }
             TakenUp::New if resumption.is_forgotten && resumption.note_gap(name) => {
-                ResumeFigures::add(&resume.figures.gaps, 1);
+                ResumeFigures::add_count(&resume.figures.gaps, 1);
                 CatchUp::Gap
             }
             TakenUp::New | TakenUp::Told => CatchUp::Up,
@@ -215,7 +220,7 @@ impl Node {
 
 impl Clustered {
     async fn ask_of_client(&self, question: LinkQuery) -> Option<LinkReply> {
-        timeout(PATIENCE, self.link().ask(question)?).await.ok()?.ok()
+        timeout(PATIENCE, self.link().send_query(question)?).await.ok()?.ok()
     }
 
     /// Has the node of that number end the client's connection; what it held there. Nothing where that node is dead.
@@ -258,7 +263,7 @@ impl Clustered {
 
 impl ServerState {
     fn times<'a>(&self, cluster: &'a Clustered) -> Times<'a> {
-        Times { clock: cluster.link().clock(), seconds: self.hub.seconds() }
+        Times { clock: cluster.link().clock(), seconds: self.hub.seconds_since_start() }
     }
 
     /// Keeps what a client holds whose connection here has ended.
@@ -278,14 +283,15 @@ impl ServerState {
         let unclaimed = traveller.is_some_and(|traveller| traveller.unclaimed);
         let (app, key, window) = (name.0, name.1, app.features.resume);
         let parked = Parked { app, key, record, window, ended: true, unclaimed };
-        cluster.link().order(LinkRequest::Park(parked));
+        cluster.link().send_request(LinkRequest::Park(parked));
     }
 
     /// Ends the connection of a client that has come to another node, and tells that what the client holds.
     pub(super) fn hand_over(&self, cluster: &Clustered, name: Name, node: u64, request: u64) {
         let (directory, travellers) = (self.hub.directory(&name.0), &cluster.travellers);
         let token = travellers.here.get(&name).map(|traveller| traveller.token.clone());
-        let held = token.and_then(|token| directory.resume.hand_over(&token, self.hub.seconds()));
+        let held = token
+            .and_then(|token| directory.resume.hand_over(&token, self.hub.seconds_since_start()));
         let record = match held {
             Some((open, state)) => {
                 travellers.here.remove(&name);
@@ -298,7 +304,7 @@ impl ServerState {
         };
         cluster
             .link()
-            .publish(OutgoingEvent::HandedOver { app: name.0, node, request, record }, true);
+            .queue_publish(OutgoingEvent::HandedOver { app: name.0, node, request, record }, true);
     }
 
     /// Tells a connection what its client has missed.
@@ -328,8 +334,8 @@ impl ServerState {
         waiting: Option<u64>,
     ) {
         let figures = &self.hub.directory(app).resume.figures;
-        ResumeFigures::add(&figures.expired, expired);
-        ResumeFigures::add(&figures.crowded, crowded);
+        ResumeFigures::add_count(&figures.expired, expired);
+        ResumeFigures::add_count(&figures.crowded, crowded);
         if let Some(waiting) = waiting {
             figures.waiting.store(waiting, Ordering::Relaxed);
         }
@@ -356,7 +362,7 @@ impl ServerState {
             }
             self.keep_changed(cluster, app, &directory.resume, is_back);
             if tick.is_multiple_of(SWEEP_EVERY) {
-                cluster.link().order(LinkRequest::Sweep(id));
+                cluster.link().send_request(LinkRequest::Sweep(id));
             }
         }
     }
@@ -370,7 +376,8 @@ impl ServerState {
     ) {
         let window = app.features.resume;
         let every = u32::try_from(window.as_secs() / 3).unwrap_or(u32::MAX).max(1);
-        let changed = resume.take_changed(self.hub.seconds(), if all { 0 } else { every });
+        let changed =
+            resume.take_changed(self.hub.seconds_since_start(), if all { 0 } else { every });
         for (token, state) in changed {
             let name = (app.id.clone(), token.key());
             // Its owner may be another by now, whom only the first word of this node displaces.
@@ -382,7 +389,7 @@ impl ServerState {
             let (app, key) = name;
             let window = window.saturating_add(window / 3);
             let parked = Parked { app, key, record, window, ended: false, unclaimed };
-            cluster.link().order(LinkRequest::Park(parked));
+            cluster.link().send_request(LinkRequest::Park(parked));
         }
     }
 }

@@ -29,32 +29,32 @@ impl Node {
             &request.user_data,
         )
         .map_err(|error| {
-            self.doubt(Signed::SignIn, error);
+            self.count_doubt(Signed::SignIn, error);
             error::SIGN_IN
         })?;
         let user = User::parse(&request.user_data).ok_or(error::USER_DATA)?;
-        let before = connection.user(|before| before.map(|before| before.id.clone()));
+        let before = connection.with_user(|before| before.map(|before| before.id.clone()));
         if before.as_ref().is_some_and(|before| *before != user.id) {
             return Err(error::OTHER_USER);
         }
         connection.life.authorized.set(true);
-        connection.tell(Message::signed_in(&user.data));
+        connection.enqueue_message(Message::signed_in(&user.data));
         if before.is_some() {
             return Ok(());
         }
         if self.shared.cluster.is_none() {
-            let online = Message::watchlist(std::slice::from_ref(&user.id), &[]);
-            let (mut told, now) = (0, self.worker.now());
+            let online = Message::watchlist_events(std::slice::from_ref(&user.id), &[]);
+            let (mut told, now) = (0, self.worker.now_seconds());
             connection.directory.users.sign_in(&user.id, now, |place| {
                 told += 1;
-                self.hub().tell(place, online.bytes().clone());
+                self.hub().send_to(place, online.bytes().clone());
             });
             connection.budget.spend(WorkKind::Notices(told));
         }
         if app.features.watchlist {
-            self.watch(connection, &user);
+            self.watch_users(connection, &user);
         }
-        self.worker.identify(connection, Some(user));
+        self.worker.set_user(connection, Some(user));
         self.tell_console(Kind::SignedIn, connection, |fact| fact);
         self.note_users(connection);
         Ok(())
@@ -66,58 +66,59 @@ impl Node {
         }
         // Whether or not the app has watchlists now: it may have had them then.
         for watched in &user.watchlist.ids {
-            connection.directory.users.unwatch(watched, connection.id);
+            connection.directory.users.unwatch_user(watched, connection.id);
         }
-        let offline = Message::watchlist(&[], std::slice::from_ref(&user.id));
-        connection.directory.users.sign_out(&user.id, self.worker.now(), |place| {
-            self.hub().tell(place, offline.bytes().clone());
+        let offline = Message::watchlist_events(&[], std::slice::from_ref(&user.id));
+        connection.directory.users.sign_out(&user.id, self.worker.now_seconds(), |place| {
+            self.hub().send_to(place, offline.bytes().clone());
         });
     }
 
     /// Begins to watch the users of the watchlist, and tells who of them is online.
-    fn watch(&self, connection: &Connection, user: &User) {
+    fn watch_users(&self, connection: &Connection, user: &User) {
         if let Some(cluster) = &self.shared.cluster {
             return self.go_online(cluster, connection, user);
         }
         if !user.watchlist.ids.is_empty() {
             let (mut online, mut offline) = (Vec::new(), Vec::new());
             for watched in &user.watchlist.ids {
-                let is_online = connection.directory.users.watch(watched, connection.place());
+                let is_online =
+                    connection.directory.users.watch_user(watched, connection.connection_ref());
                 if is_online { &mut online } else { &mut offline }.push(watched.clone());
             }
-            connection.tell(Message::watchlist(&online, &offline));
+            connection.enqueue_message(Message::watchlist_events(&online, &offline));
         }
         if user.watchlist.cut {
-            connection.tell(Message::error(&error::WATCHLIST_CUT, None));
+            connection.enqueue_message(Message::error(&error::WATCHLIST_CUT, None));
         }
     }
 
     /// Tells watchers of users who come and go too often for each time to be told.
     pub fn tell_due_watchers(&self) {
         for (_, directory) in self.hub().directories() {
-            directory.users.tell_due(self.worker.now(), |user, is_online, place| {
+            directory.users.tell_due(self.worker.now_seconds(), |user, is_online, place| {
                 let users = std::slice::from_ref(user);
                 let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
-                let message = Message::watchlist(online, offline);
+                let message = Message::watchlist_events(online, offline);
                 match &self.shared.cluster {
                     Some(cluster) => {
                         self.shared.tell_watcher(cluster, (user, is_online), &message, place);
                     }
-                    None => self.hub().tell(place, message.into_bytes()),
+                    None => self.hub().send_to(place, message.into_bytes()),
                 }
             });
         }
     }
 
     /// Closes every connection that is signed in as the user, or present as it in a channel.
-    pub fn terminate(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
+    pub fn terminate_user(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
         let now = Instant::now();
         self.console().tell(Kind::Terminated, |fact| {
             fact.app(app.as_str().to_owned()).user(user.as_str().to_owned())
         });
         self.hub().close_user(directory, user, now, &close::TERMINATED);
         if let Some(cluster) = &self.shared.cluster {
-            cluster.terminate(app, user, now);
+            cluster.terminate_user(app, user, now);
         }
     }
 }

@@ -25,7 +25,7 @@ impl Node {
         make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>,
     ) {
         self.console().tell(kind, |fact| {
-            let user = connection.user(|user| user.map(|user| user.id.as_str().to_owned()));
+            let user = connection.with_user(|user| user.map(|user| user.id.as_str().to_owned()));
             let app = connection.app().id.as_str().to_owned();
             make(fact.app(app).socket(connection.id).user(user.unwrap_or_default()))
         });
@@ -48,12 +48,12 @@ impl Node {
     }
 
     pub(super) fn tell_of_leaving(&self, connection: &Connection) {
-        let reason = connection.ending();
+        let reason = connection.end_reason();
         let (is_wrong, words) = ending_in_words(reason);
         let kind = if is_wrong { Kind::Closed } else { Kind::Disconnected };
         self.tell_console(kind, connection, |fact| {
             fact.address(connection.address)
-                .code(reason.code().parse().unwrap_or_default())
+                .code(reason.close_code().parse().unwrap_or_default())
                 .more("reason", reason.word())
                 .why(words)
         });
@@ -80,7 +80,7 @@ impl ServerState {
     /// An event that another node has sent, for subscribers here.
     pub(super) fn tell_of_arrival(&self, topic: &Topic, frame: &[u8]) {
         self.hub.console.tell(Kind::Published, |fact| {
-            let (event, channel) = shown::words(frame).unwrap_or_default();
+            let (event, channel) = shown::event_and_channel(frame).unwrap_or_default();
             let here = self.hub.directory(&topic.app).occupancy(&channel).unwrap_or_default();
             let fact = fact.app(topic.app.as_str().to_owned()).channel(channel).event(event);
             let fact = fact.count(here.subscriptions).more("from", "another node");

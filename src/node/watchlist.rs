@@ -26,24 +26,24 @@ pub(super) struct PendingWatchlist {
 }
 
 impl PendingWatchlist {
-    fn learn(&mut self, user: &UserId, is_online: Option<bool>) {
+    fn learn_user(&mut self, user: &UserId, is_online: Option<bool>) {
         let its = self.users.iter_mut().filter(|(other, _)| other == user);
         its.for_each(|(_, known)| *known = is_online.or(*known));
     }
 
-    fn messages(&self) -> Vec<Message> {
+    fn take_messages(&self) -> Vec<Message> {
         let (mut online, mut offline) = (Vec::new(), Vec::new());
         for (user, is_online) in &self.users {
             if *is_online == Some(true) { &mut online } else { &mut offline }.push(user.clone());
         }
-        let list = (!self.users.is_empty()).then(|| Message::watchlist(&online, &offline));
+        let list = (!self.users.is_empty()).then(|| Message::watchlist_events(&online, &offline));
         let cut = self.cut.then(|| Message::error(&error::WATCHLIST_CUT, None));
         list.into_iter().chain(cut).collect()
     }
 }
 
 fn topic_of(app: &AppId, user: &UserId) -> Topic {
-    Topic { app: app.clone(), channel: ChannelName::online(user.as_str()) }
+    Topic { app: app.clone(), channel: ChannelName::online_topic(user.as_str()) }
 }
 
 impl Node {
@@ -53,21 +53,24 @@ impl Node {
         let app = &connection.app().id;
         connection.life.online.set(true);
         let member = Member { user_id: user.id.clone(), user_info: "{}".into() };
-        cluster.topics.watch(&topic_of(app, &user.id), Some(&member), |_| ());
+        cluster.topics.watch_topic(&topic_of(app, &user.id), Some(&member), |_| ());
         let watched = &user.watchlist.ids;
         let users = watched.iter().map(|user| (user.clone(), None)).collect();
         let unknown = PendingWatchlist { users, cut: user.watchlist.cut };
         cluster.unknown.insert(connection.id, unknown);
         for watched in watched {
-            cluster.topics.watch(&topic_of(app, watched), None, |entry| {
+            cluster.topics.watch_topic(&topic_of(app, watched), None, |entry| {
                 let known = entry.is_anybody_there();
-                connection.directory.users.watch_told(watched, connection.place(), known);
+                connection.directory.users.watch_told(watched, connection.connection_ref(), known);
                 if let Some(mut unknown) = cluster.unknown.get_mut(&connection.id) {
-                    unknown.learn(watched, known);
+                    unknown.learn_user(watched, known);
                 }
             });
         }
-        cluster.all_known(connection.id).into_iter().for_each(|message| connection.tell(message));
+        cluster
+            .all_known(connection.id)
+            .into_iter()
+            .for_each(|message| connection.enqueue_message(message));
     }
 
     /// Ends what [`Self::go_online`] began, if it did.
@@ -77,11 +80,15 @@ impl Node {
         }
         let app = &connection.app().id;
         for watched in &user.watchlist.ids {
-            connection.directory.users.unwatch(watched, connection.id);
-            cluster.topics.leave(&topic_of(app, watched), None, TopicInterest::default());
+            connection.directory.users.unwatch_user(watched, connection.id);
+            cluster.topics.leave_topic(&topic_of(app, watched), None, TopicInterest::default());
         }
         cluster.unknown.remove(&connection.id);
-        cluster.topics.leave(&topic_of(app, &user.id), Some(&user.id), TopicInterest::default());
+        cluster.topics.leave_topic(
+            &topic_of(app, &user.id),
+            Some(&user.id),
+            TopicInterest::default(),
+        );
     }
 }
 
@@ -91,7 +98,7 @@ impl Clustered {
         let is_whole =
             |unknown: &PendingWatchlist| unknown.users.iter().all(|(_, online)| online.is_some());
         let unknown = self.unknown.remove_if(&socket, |_, unknown| is_whole(unknown));
-        unknown.map(|(_, unknown)| unknown.messages()).unwrap_or_default()
+        unknown.map(|(_, unknown)| unknown.take_messages()).unwrap_or_default()
     }
 }
 
@@ -103,9 +110,9 @@ impl ServerState {
         let Some(is_online) = entry.is_anybody_there() else { return };
         let users = std::slice::from_ref(&user);
         let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
-        let message = Message::watchlist(online, offline);
-        let now = self.hub.hundredths(Instant::now()) / 100;
-        self.hub.directory(&topic.app).users.turn(user.as_str(), is_online, now, |place| {
+        let message = Message::watchlist_events(online, offline);
+        let now = self.hub.centis_since_start(Instant::now()) / 100;
+        self.hub.directory(&topic.app).users.set_online(user.as_str(), is_online, now, |place| {
             self.tell_watcher(cluster, (&user, is_online), &message, place);
         });
     }
@@ -120,12 +127,12 @@ impl ServerState {
     ) {
         let messages = match cluster.unknown.get_mut(&place.socket) {
             Some(mut unknown) => {
-                unknown.learn(user, Some(is_online));
+                unknown.learn_user(user, Some(is_online));
                 drop(unknown);
                 cluster.all_known(place.socket)
             }
             None => vec![message.clone()],
         };
-        messages.into_iter().for_each(|message| self.hub.tell(place, message.into_bytes()));
+        messages.into_iter().for_each(|message| self.hub.send_to(place, message.into_bytes()));
     }
 }

@@ -8,12 +8,12 @@ use super::{Node, ServerState, tells_count};
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::cluster::link::{Link, LinkRequest};
 use crate::cluster::topics::TopicInterest;
-use crate::cluster::webhook_log::{LogBatch, LogEntry, LogRequest, WebhookInterest, held};
+use crate::cluster::webhook_log::{LogBatch, LogEntry, LogRequest, WebhookInterest, parse_held};
 use crate::protocol::channel::ChannelName;
 use crate::webhook::{EntryContent, Fact, LoggedEntry};
 
 /// Who wants to know of a change in who is subscribed.
-pub(super) fn wants(app: &App, channel: &ChannelName) -> TopicInterest {
+pub(super) fn topic_interest(app: &App, channel: &ChannelName) -> TopicInterest {
     let asks = |events: [WebhookEvent; 2]| {
         app.webhooks.iter().any(|webhook| events.iter().any(|one| webhook.events.contains(one)))
     };
@@ -31,7 +31,7 @@ pub(super) fn wants(app: &App, channel: &ChannelName) -> TopicInterest {
 pub(super) struct WebhookAppsNotifier(Option<Arc<Apps>>);
 
 impl WebhookAppsNotifier {
-    pub(super) fn look(&mut self, apps: &Arc<Apps>, link: &Link) {
+    pub(super) fn notify_if_changed(&mut self, apps: &Arc<Apps>, link: &Link) {
         if self.0.as_ref().is_some_and(|before| Arc::ptr_eq(before, apps)) {
             return;
         }
@@ -42,26 +42,31 @@ impl WebhookAppsNotifier {
             app.features.subscription_count && app.webhooks.iter().any(asks)
         };
         let with = with.map(|app| (app.id.clone(), counts(app)));
-        link.order(LinkRequest::News(LogRequest::Apps(with.collect())));
+        link.send_request(LinkRequest::News(LogRequest::Apps(with.collect())));
         self.0 = Some(apps.clone());
     }
 }
 
 impl Node {
     /// Leaves a fact for the app's webhooks.
-    pub(super) fn report<T>(&self, app: &Arc<App>, what: Option<T>, fact: impl FnOnce(T) -> Fact) {
+    pub(super) fn report_fact<T>(
+        &self,
+        app: &Arc<App>,
+        what: Option<T>,
+        fact: impl FnOnce(T) -> Fact,
+    ) {
         if let Some(what) = what.filter(|_| !app.webhooks.is_empty()) {
-            self.shared.report(app, fact(what));
+            self.shared.report_fact(app, fact(what));
         }
     }
 }
 
 impl ServerState {
-    pub(super) fn report(&self, app: &Arc<App>, fact: Fact) {
+    pub(super) fn report_fact(&self, app: &Arc<App>, fact: Fact) {
         let Some(cluster) = &self.cluster else { return self.webhooks.tell(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
             let app = app.id.clone();
-            cluster.link().order(LinkRequest::News(LogRequest::Happened { app, text }));
+            cluster.link().send_request(LinkRequest::News(LogRequest::Happened { app, text }));
         }
     }
 
@@ -71,7 +76,7 @@ impl ServerState {
             LogBatch::Entries { app, entries } => {
                 let known = self.apps.load().by_id(app.as_str()).cloned();
                 let entries = entries.into_iter().map(|LogEntry { id, text }| {
-                    let turned = held(&text);
+                    let turned = parse_held(&text);
                     let what =
                         turned.map(|(is, channel, user)| EntryContent::Turned(is, channel, user));
                     LoggedEntry { id, what: what.unwrap_or(EntryContent::Text(text)) }
@@ -85,8 +90,8 @@ impl ServerState {
 }
 
 /// Takes entries of logs that are done with back to the link.
-pub fn done(link: Link) -> impl Fn(&AppId, &str) + Send {
+pub fn acknowledger(link: Link) -> impl Fn(&AppId, &str) + Send {
     move |app, id| {
-        link.order(LinkRequest::News(LogRequest::Done { app: app.clone(), id: id.into() }));
+        link.send_request(LinkRequest::News(LogRequest::Done { app: app.clone(), id: id.into() }));
     }
 }

@@ -73,7 +73,7 @@ impl Elsewhere {
         let Self { shared, app, request, .. } = self;
         let Some(cluster) = &shared.cluster else { return };
         let missing = cluster.requests.give_up(*request);
-        LinkMetrics::add(&cluster.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
+        LinkMetrics::add_count(&cluster.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
         match missing {
             Some(nodes) => warn!(%app, nodes, "nodes have not said that they took a right back"),
             None => warn!(%app, "Redis is away: other nodes take a right back once it is there"),
@@ -107,7 +107,7 @@ impl Acknowledgement {
 impl Node {
     /// Takes the right to `channels` from every connection that is signed in as the user, or present as it, on
     /// all nodes.
-    pub fn withdraw(
+    pub fn withdraw_channels(
         &self,
         (app, directory): (&AppId, &Arc<Directory>),
         user: &UserId,
@@ -119,16 +119,16 @@ impl Node {
         let mut order = Withdraw { app: app.clone(), user, channels, asked, request: 0, window };
         let here = self.shared.withdraw_here(directory, &order);
         let elsewhere = self.shared.cluster.as_ref().map(|cluster| {
-            let (request, answered) = cluster.requests.open();
+            let (request, answered) = cluster.requests.open_request();
             order.request = request;
-            cluster.link().publish(OutgoingEvent::Withdraw(order), true);
+            cluster.link().queue_publish(OutgoingEvent::Withdraw(order), true);
             Elsewhere { shared: self.shared.clone(), app, request, answered }
         });
         PendingWithdrawal { here: Some(here), elsewhere, deadline: Box::pin(sleep(MAX_WAIT)) }
     }
 
     /// Closes every connection that is signed in as the user, or present as it, so that it comes back.
-    pub fn reconnect(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
+    pub fn reconnect_user(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
         self.console().tell(Kind::Terminated, |fact| {
             let why = "its clients are to come back with new signatures";
             fact.app(app.as_str().to_owned()).user(user.as_str().to_owned()).why(why)
@@ -137,13 +137,15 @@ impl Node {
         self.hub().close_user(directory, user, asked, &close::RECONNECT);
         if let Some(cluster) = &self.shared.cluster {
             let (app, user) = (app.clone(), user.clone());
-            cluster.link().publish(OutgoingEvent::Reconnect { app, user, asked }, true);
+            cluster.link().queue_publish(OutgoingEvent::Reconnect { app, user, asked }, true);
         }
     }
 
     /// Ends a subscription that the client did not ask to end; whether there was one.
     pub fn leave_channel(&self, connection: &Connection, name: &ChannelName) -> bool {
-        let Some(ended) = self.worker.unsubscribe(connection, name.as_str()) else { return false };
+        let Some(ended) = self.worker.unsubscribe_connection(connection, name.as_str()) else {
+            return false;
+        };
         self.give_up(connection, name);
         self.tell_of_end(&connection.directory, &ended, &connection.app());
         true
@@ -153,9 +155,9 @@ impl Node {
 impl ServerState {
     /// Takes a right back from the connections of this node; what resolves once all concerned have left.
     fn withdraw_here(&self, directory: &Arc<Directory>, order: &Withdraw) -> oneshot::Receiver<()> {
-        directory.resume.withdraw(&order.user, &order.channels);
+        directory.resume.withdraw_channels(&order.user, &order.channels);
         let (withdrawal, completed) = Withdrawal::new(order.channels.clone());
-        self.hub.withdraw(directory, &order.user, order.asked, &withdrawal);
+        self.hub.withdraw_channels(directory, &order.user, order.asked, &withdrawal);
         completed
     }
 

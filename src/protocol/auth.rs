@@ -29,25 +29,25 @@ impl fmt::Debug for Signer {
 
 impl Signer {
     pub fn new(secret: &str) -> Self {
-        Self { current: keyed(secret), previous: Box::default() }
+        Self { current: keyed_hmac(secret), previous: Box::default() }
     }
 
     /// The same, which also takes what was signed with any of `secrets`.
     #[must_use]
     pub fn with_previous<'a>(self, secrets: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { previous: secrets.into_iter().map(keyed).collect(), ..self }
+        Self { previous: secrets.into_iter().map(keyed_hmac).collect(), ..self }
     }
 
     /// The signature of `parts` as one text, in lower-case hex.
     pub fn sign(&self, parts: &[&str]) -> String {
-        hex::encode(fed(&self.current, parts).finalize().into_bytes())
+        hex::encode_hex(feed_parts(&self.current, parts).finalize().into_bytes())
     }
 
     /// The same with the oldest secret that still holds, for whoever may not know the new one yet (case W11).
     pub fn sign_with_oldest(&self, text: &str) -> String {
         let mut mac = self.previous.last().unwrap_or(&self.current).clone();
         mac.update(text.as_bytes());
-        hex::encode(mac.finalize().into_bytes())
+        hex::encode_hex(mac.finalize().into_bytes())
     }
 
     /// The MAC of bytes, with the oldest secret that still holds, for nodes that may not know the new one yet.
@@ -65,11 +65,11 @@ impl Signer {
         let mut bytes = [0; 32];
         let keys = || std::iter::once(&self.current).chain(&*self.previous);
         hex::decode_to_slice(signature, &mut bytes).is_ok()
-            && keys().any(|key| fed(key, parts).verify_slice(&bytes).is_ok())
+            && keys().any(|key| feed_parts(key, parts).verify_slice(&bytes).is_ok())
     }
 }
 
-fn keyed(secret: &str) -> Hmac<Sha256> {
+fn keyed_hmac(secret: &str) -> Hmac<Sha256> {
     match Hmac::new_from_slice(secret.as_bytes()) {
         Ok(mac) => mac,
         Err(_) => unreachable!("HMAC takes a key of any length"),
@@ -82,7 +82,7 @@ fn mac_of(key: &Hmac<Sha256>, parts: &[impl AsRef<[u8]>]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-fn fed(key: &Hmac<Sha256>, parts: &[&str]) -> Hmac<Sha256> {
+fn feed_parts(key: &Hmac<Sha256>, parts: &[&str]) -> Hmac<Sha256> {
     let mut mac = key.clone();
     for part in parts {
         mac.update(part.as_bytes());
@@ -112,8 +112,8 @@ pub fn verify_subscription(
     channel_data: Option<&str>,
 ) -> Result<(), AuthError> {
     match channel_data {
-        None => verify(signer, key, auth, &[socket_id, ":", channel]),
-        Some(data) => verify(signer, key, auth, &[socket_id, ":", channel, ":", data]),
+        None => verify_auth(signer, key, auth, &[socket_id, ":", channel]),
+        Some(data) => verify_auth(signer, key, auth, &[socket_id, ":", channel, ":", data]),
     }
 }
 
@@ -125,10 +125,10 @@ pub fn verify_sign_in(
     socket_id: &str,
     user_data: &str,
 ) -> Result<(), AuthError> {
-    verify(signer, key, auth, &[socket_id, "::user::", user_data])
+    verify_auth(signer, key, auth, &[socket_id, "::user::", user_data])
 }
 
-fn verify(
+fn verify_auth(
     signer: &Signer,
     key: &str,
     auth: Option<&str>,
@@ -143,8 +143,8 @@ fn verify(
 }
 
 /// The MD5 of `body` in hex, as `body_md5` has it.
-pub fn md5(body: &[u8]) -> String {
-    hex::encode(Md5::digest(body))
+pub fn md5_hex(body: &[u8]) -> String {
+    hex::encode_hex(Md5::digest(body))
 }
 
 /// An MD5 that a request claims its body has.
@@ -175,7 +175,7 @@ pub fn verify_request(
     query: &Query<'_>,
 ) -> Result<(), String> {
     let signature = query.get("auth_signature").unwrap_or_default();
-    let paths = readings(path, prefix);
+    let paths = path_readings(path, prefix);
     let mut first = None;
     if let Some((before, after)) = query.as_signed() {
         let signed = |path: &Cow<'_, str>| {
@@ -198,7 +198,7 @@ pub fn verify_request(
 }
 
 /// What a client may have signed that sent `path`, each once, what is most usual first.
-fn readings<'p>(path: &'p str, prefix: &str) -> SmallVec<[Cow<'p, str>; 2]> {
+fn path_readings<'p>(path: &'p str, prefix: &str) -> SmallVec<[Cow<'p, str>; 2]> {
     let mut all: SmallVec<[Cow<'p, str>; 2]> = SmallVec::new();
     let mut add = |reading: Cow<'p, str>| {
         if !all.contains(&reading) {

@@ -64,20 +64,20 @@ impl ChannelName {
     /// Accepts 1 to `max` characters of `A-Za-z0-9_-=@,.;`, which is what every SDK lets through. A `#` is
     /// legal only in `#server-to-user-…`, where a user's id follows: any text without control characters.
     pub fn parse(text: &str, max: usize) -> Result<Self, NameError> {
-        check(text, max).map(|()| Self(text.into()))
+        check_name(text, max).map(|()| Self(text.into()))
     }
 
     /// Where nodes tell each other that a user is online: it is present there, and nobody else ever is.
-    pub fn online(user: &str) -> Self {
+    pub fn online_topic(user: &str) -> Self {
         Self(format!("{ONLINE}{user}").into())
     }
 
-    /// A name that another node gave: one that [`Self::parse`] accepts at any length, or [`Self::online`].
+    /// A name that another node gave: one that [`Self::parse`] accepts at any length, or [`Self::online_topic`].
     pub fn of_node(text: &str) -> Result<Self, NameError> {
         if text.starts_with(ONLINE) { Ok(Self(text.into())) } else { Self::parse(text, usize::MAX) }
     }
 
-    /// The user of [`Self::online`].
+    /// The user of [`Self::online_topic`].
     pub fn online_user(&self) -> Option<&str> {
         self.0.strip_prefix(ONLINE)
     }
@@ -87,17 +87,17 @@ impl ChannelName {
     }
 
     pub fn kind(&self) -> ChannelKind {
-        ChannelKind::of(&self.0)
+        ChannelKind::of_name(&self.0)
     }
 
     /// The user whose own channel this is.
-    pub fn user(&self) -> Option<&str> {
+    pub fn own_user(&self) -> Option<&str> {
         self.0.strip_prefix(SERVER_TO_USER)
     }
 }
 
 /// Whether `text` is a legal name, without keeping it.
-fn check(text: &str, max: usize) -> Result<(), NameError> {
+fn check_name(text: &str, max: usize) -> Result<(), NameError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-=@,.;".contains(c);
     if text.is_empty() {
         return Err(NameError::Empty);
@@ -115,7 +115,7 @@ fn check(text: &str, max: usize) -> Result<(), NameError> {
 
 impl ChannelKind {
     /// By anchored prefix, the longest first (case S12): `cache-private-x` is a public cache channel.
-    pub fn of(name: &str) -> Self {
+    pub fn of_name(name: &str) -> Self {
         let kind = |access, cache| Self { access, cache };
         if let Some(rest) = name.strip_prefix("private-") {
             if let Some(rest) = rest.strip_prefix("encrypted-") {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn nodes_have_names_that_clients_cannot_spell() {
-        let name = ChannelName::online("7\u{1}");
+        let name = ChannelName::online_topic("7\u{1}");
         assert_eq!(name.online_user(), Some("7\u{1}"));
         assert!(name.kind().is_presence() && !name.kind().cache);
         assert_eq!(ChannelName::of_node(name.as_str()), Ok(name.clone()));
@@ -181,7 +181,7 @@ mod tests {
             ("privateroom", Access::Public, false),
             ("#server-to-user-7", Access::ServerToUser, false),
         ] {
-            assert_eq!(ChannelKind::of(name), ChannelKind { access, cache }, "{name}");
+            assert_eq!(ChannelKind::of_name(name), ChannelKind { access, cache }, "{name}");
         }
     }
 
@@ -202,7 +202,7 @@ mod tests {
         ] {
             assert_eq!(ChannelName::parse(bad, 200), Err(why), "{bad}");
         }
-        let user = ChannelName::parse("#server-to-user-7", 200).map(|n| n.user() == Some("7"));
+        let user = ChannelName::parse("#server-to-user-7", 200).map(|n| n.own_user() == Some("7"));
         assert_eq!(user, Ok(true));
     }
 }

@@ -64,7 +64,7 @@ impl From<NotAString> for MalformedCommand {
 
 impl<'a> ClientCommand<'a> {
     /// Its event, and its channel if it is about one.
-    pub fn words(&self) -> (&str, &str) {
+    pub fn event_and_channel(&self) -> (&str, &str) {
         match self {
             Self::Ping => ("pusher:ping", ""),
             Self::Pong => ("pusher:pong", ""),
@@ -77,16 +77,16 @@ impl<'a> ClientCommand<'a> {
 
     pub fn parse(text: &'a str) -> Result<Self, MalformedCommand> {
         let frame = JsonObject::parse(text).ok_or(MalformedCommand::Message)?;
-        let event = frame.string("event")?.ok_or(MalformedCommand::Message)?;
+        let event = frame.get_string("event")?.ok_or(MalformedCommand::Message)?;
         match &*event {
             "pusher:ping" => Ok(Self::Ping),
             "pusher:pong" => Ok(Self::Pong),
-            "pusher:subscribe" => with_data(&frame, subscribe).map(Self::Subscribe),
-            "pusher:unsubscribe" => with_data(&frame, unsubscribe).map(Self::Unsubscribe),
+            "pusher:subscribe" => with_data(&frame, parse_subscribe).map(Self::Subscribe),
+            "pusher:unsubscribe" => with_data(&frame, parse_unsubscribe).map(Self::Unsubscribe),
             "pusher:signin" => with_data(&frame, sign_in).map(Self::SignIn),
             _ if event.starts_with("client-") => {
-                let channel = frame.string("channel")?.ok_or(MalformedCommand::ClientEvent)?;
-                Ok(Self::ClientEvent(ClientEvent { event, channel, data: frame.get("data") }))
+                let channel = frame.get_string("channel")?.ok_or(MalformedCommand::ClientEvent)?;
+                Ok(Self::ClientEvent(ClientEvent { event, channel, data: frame.get_value("data") }))
             }
             _ => Err(MalformedCommand::Message),
         }
@@ -98,15 +98,15 @@ fn with_data<T>(
     frame: &JsonObject<'_>,
     read: impl FnOnce(&JsonObject<'_>) -> Result<T, MalformedCommand>,
 ) -> Result<T, MalformedCommand> {
-    let data = frame.get("data").ok_or(MalformedCommand::Message)?;
-    let text = json::string(data).unwrap_or_else(|| Cow::Borrowed(data.get()));
+    let data = frame.get_value("data").ok_or(MalformedCommand::Message)?;
+    let text = json::string_text(data).unwrap_or_else(|| Cow::Borrowed(data.get()));
     read(&JsonObject::parse(&text).ok_or(MalformedCommand::Message)?)
 }
 
-fn subscribe(data: &JsonObject<'_>) -> Result<Subscribe, MalformedCommand> {
+fn parse_subscribe(data: &JsonObject<'_>) -> Result<Subscribe, MalformedCommand> {
     let given = |text: Cow<'_, str>| (!text.is_empty()).then(|| text.into_owned());
-    let channel = data.string("channel")?.ok_or(MalformedCommand::Message)?;
-    let field = |field| match data.string(field) {
+    let channel = data.get_string("channel")?.ok_or(MalformedCommand::Message)?;
+    let field = |field| match data.get_string(field) {
         Ok(text) => Ok(text.and_then(given)),
         Err(NotAString(field)) => {
             Err(MalformedCommand::Subscribe { channel: channel.clone().into_owned(), field })
@@ -116,14 +116,14 @@ fn subscribe(data: &JsonObject<'_>) -> Result<Subscribe, MalformedCommand> {
     Ok(Subscribe { channel: channel.into_owned(), auth, channel_data })
 }
 
-fn unsubscribe(data: &JsonObject<'_>) -> Result<String, MalformedCommand> {
-    Ok(data.string("channel")?.ok_or(MalformedCommand::Message)?.into_owned())
+fn parse_unsubscribe(data: &JsonObject<'_>) -> Result<String, MalformedCommand> {
+    Ok(data.get_string("channel")?.ok_or(MalformedCommand::Message)?.into_owned())
 }
 
 fn sign_in(data: &JsonObject<'_>) -> Result<SignIn, MalformedCommand> {
     Ok(SignIn {
-        auth: data.string("auth")?.map(Cow::into_owned),
-        user_data: data.string("user_data")?.unwrap_or_default().into_owned(),
+        auth: data.get_string("auth")?.map(Cow::into_owned),
+        user_data: data.get_string("user_data")?.unwrap_or_default().into_owned(),
     })
 }
 

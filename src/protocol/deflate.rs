@@ -50,7 +50,7 @@ impl Default for Deflater {
 impl Deflater {
     /// The compressed form of a text frame of ours; `None` if it is no smaller.
     pub fn deflate(&mut self, frame: &[u8]) -> Option<Bytes> {
-        let payload = payload(frame)?;
+        let payload = frame_payload(frame)?;
         // Whatever does not fit here is no smaller.
         let room = MAX_HEADER + payload.len() + TAIL.len();
         if self.out.len() < room {
@@ -76,7 +76,7 @@ impl Deflater {
 }
 
 /// What a text frame of ours carries.
-pub fn payload(frame: &[u8]) -> Option<&[u8]> {
+pub fn frame_payload(frame: &[u8]) -> Option<&[u8]> {
     let header = match frame.get(1)? {
         126 => 4,
         127 => 10,
@@ -135,10 +135,10 @@ impl Inflater {
         if message.is_empty() {
             return Err(InflateError::Corrupt);
         }
-        if self.feed(message, max)? == InflateStatus::Open {
+        if self.feed_input(message, max)? == InflateStatus::Open {
             // Bytes that come of the tail belong to a block whose own were not all sent.
             let used = self.used;
-            if self.feed(&TAIL_AND_END, max)? != InflateStatus::Ended || self.used != used {
+            if self.feed_input(&TAIL_AND_END, max)? != InflateStatus::Ended || self.used != used {
                 return Err(InflateError::Corrupt);
             }
         }
@@ -147,7 +147,7 @@ impl Inflater {
 
     /// Goes on with `input`. A block may say it is the last with others behind it (section 7.2.3.4): these
     /// begin anew.
-    fn feed(&mut self, mut input: &[u8], max: usize) -> Result<InflateStatus, InflateError> {
+    fn feed_input(&mut self, mut input: &[u8], max: usize) -> Result<InflateStatus, InflateError> {
         loop {
             if self.used == self.out.len() {
                 let room = (2 * self.used).clamp(4096, max.saturating_add(4096));
@@ -214,7 +214,7 @@ mod tests {
         let stored = [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00];
         let long = b"{\"a\":[1,2,3,\"abcabcabc\"]}".repeat(40);
         let dynamic = Deflater::default().deflate(&frame(&long)).unwrap();
-        for whole in [&hello[..], &stored, payload(&dynamic).unwrap()] {
+        for whole in [&hello[..], &stored, frame_payload(&dynamic).unwrap()] {
             assert!(inflated(whole).is_ok(), "{whole:x?}");
             // A lone zero is the empty message.
             for cut in (0..whole.len()).map(|end| &whole[..end]).filter(|cut| *cut != [0]) {
@@ -229,14 +229,14 @@ mod tests {
     #[test]
     fn a_bomb_goes_off_at_the_bound() {
         let zeros = Deflater::default().deflate(&frame(&vec![b'0'; 50 << 20])).unwrap();
-        let message = payload(&zeros).unwrap();
+        let message = frame_payload(&zeros).unwrap();
         assert!(message.len() < 600 << 10, "{}", message.len());
         let mut inflater = Inflater::default();
         assert_eq!(inflater.inflate(message, 70_000), Err(InflateError::TooLarge));
         assert!(inflater.out.len() <= 70_000 + 4096, "{}", inflater.out.len());
         for (len, fits) in [(70_000, true), (70_001, false)] {
             let message = Deflater::default().deflate(&frame(&vec![b'0'; len])).unwrap();
-            assert_eq!(inflater.inflate(payload(&message).unwrap(), 70_000).is_ok(), fits);
+            assert_eq!(inflater.inflate(frame_payload(&message).unwrap(), 70_000).is_ok(), fits);
         }
         // One that was refused leaves nothing for the next.
         let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
@@ -255,7 +255,7 @@ mod tests {
             let deflated = deflater.deflate(&frame).unwrap();
             assert_eq!(deflated[0], TEXT | COMPRESSED);
             assert!(deflated.len() < frame.len() * 6 / 10, "{} of {len}", deflated.len());
-            assert_eq!(inflater.inflate(payload(&deflated).unwrap(), len).unwrap(), text);
+            assert_eq!(inflater.inflate(frame_payload(&deflated).unwrap(), len).unwrap(), text);
             assert_eq!(deflater.deflate(&frame), Some(deflated), "nothing is remembered");
         }
     }

@@ -103,7 +103,7 @@ pub enum SubscriptionError {
 
 impl SubscriptionError {
     /// The `type` in `pusher:subscription_error`.
-    pub fn kind(&self) -> &'static str {
+    pub fn error_type(&self) -> &'static str {
         match self {
             Self::Name(_) | Self::Mistyped(_) => "ValidationError",
             Self::Auth(_) | Self::NoMember | Self::NotThatUser | Self::Withdrawn => "AuthError",
@@ -134,7 +134,7 @@ impl SubscriptionError {
     }
 
     /// For people: names `channel` where the hosted service does.
-    pub fn text(&self, channel: &str) -> String {
+    pub fn error_text(&self, channel: &str) -> String {
         match self {
             Self::Name(error) => error.to_string(),
             Self::Auth(AuthError::Missing) => {
@@ -174,7 +174,7 @@ impl SubscriptionError {
 
     /// The code of the `pusher:error` that goes with it, for clients that understand only that. A withdrawal
     /// has none: Pysher leaves on those, and its connection is to stay.
-    pub fn code(&self) -> Option<u16> {
+    pub fn error_code(&self) -> Option<u16> {
         // What is malformed is told so as any other such frame is, with 4200.
         (!matches!(self, Self::Withdrawn | Self::Mistyped(_))).then_some(4009)
     }

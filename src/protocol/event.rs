@@ -77,7 +77,7 @@ impl Message {
     }
 
     /// `data` is exactly `"{}"`: Java and .NET try to decrypt anything else on encrypted channels.
-    pub fn subscribed(channel: &ChannelName) -> Self {
+    pub fn subscription_succeeded(channel: &ChannelName) -> Self {
         with_text("pusher_internal:subscription_succeeded", Some(channel), "{}")
     }
 
@@ -136,7 +136,7 @@ impl Message {
     }
 
     /// What a client that came back has missed is not known any longer, or not all of it.
-    pub fn gap(channel: &ChannelName) -> Self {
+    pub fn resume_gap(channel: &ChannelName) -> Self {
         with_text("resume:gap", Some(channel), "{}")
     }
 
@@ -158,7 +158,7 @@ impl Message {
     }
 
     /// Who of those watched is online and who is not; an empty list is left out.
-    pub fn watchlist(online: &[UserId], offline: &[UserId]) -> Self {
+    pub fn watchlist_events(online: &[UserId], offline: &[UserId]) -> Self {
         let mut data = b"{\"events\":[".to_vec();
         for (name, users) in [("online", online), ("offline", offline)] {
             if users.is_empty() {
@@ -191,8 +191,8 @@ impl Message {
         channel: &str,
         error: &SubscriptionError,
     ) -> impl Iterator<Item = Self> {
-        let text = error.text(channel);
-        let mut data = format!(r#"{{"type":"{}","error":"#, error.kind()).into_bytes();
+        let text = error.error_text(channel);
+        let mut data = format!(r#"{{"type":"{}","error":"#, error.error_type()).into_bytes();
         push_string(&mut data, &text);
         data.extend_from_slice(format!(r#","status":{}}}"#, error.status()).as_bytes());
         let data = String::from_utf8_lossy(&data);
@@ -203,7 +203,7 @@ impl Message {
             push_string(out, &data);
             out.push(b'}');
         });
-        let plain = error.code().map(|code| error_frame(code, &text, None));
+        let plain = error.error_code().map(|code| error_frame(code, &text, None));
         std::iter::once(refused).chain(plain)
     }
 
@@ -247,8 +247,8 @@ impl MemberText {
         let mut id = Vec::with_capacity(member.user_id.as_str().len() + 4);
         push_string(&mut id, member.user_id.as_str());
         Self {
-            id: json::escaped(&String::from_utf8_lossy(&id)).into(),
-            info: json::escaped(&member.user_info).into(),
+            id: json::escape_text(&String::from_utf8_lossy(&id)).into(),
+            info: json::escape_text(&member.user_info).into(),
         }
     }
 
@@ -310,20 +310,20 @@ fn text_frame(len: usize, write: impl FnOnce(&mut Vec<u8>)) -> Message {
 pub(super) fn frame_header(first: u8, len: usize) -> ([u8; MAX_HEADER], usize) {
     let mut header = [0; MAX_HEADER];
     let used = match (u8::try_from(len), u16::try_from(len)) {
-        (Ok(len @ ..=125), _) => put(&mut header, &[first, len]),
+        (Ok(len @ ..=125), _) => put_header(&mut header, &[first, len]),
         (_, Ok(len)) => {
             let [a, b] = len.to_be_bytes();
-            put(&mut header, &[first, 126, a, b])
+            put_header(&mut header, &[first, 126, a, b])
         }
         _ => {
             let [a, b, c, d, e, f, g, h] = (len as u64).to_be_bytes();
-            put(&mut header, &[first, 127, a, b, c, d, e, f, g, h])
+            put_header(&mut header, &[first, 127, a, b, c, d, e, f, g, h])
         }
     };
     (header, used)
 }
 
-fn put(header: &mut [u8; MAX_HEADER], bytes: &[u8]) -> usize {
+fn put_header(header: &mut [u8; MAX_HEADER], bytes: &[u8]) -> usize {
     for (to, from) in header.iter_mut().zip(bytes) {
         *to = *from;
     }
@@ -384,7 +384,7 @@ mod tests {
                 r#"{"event":"client-a","channel":"presence-room","data":"1","user_id":"7"}"#,
             ),
             (
-                Message::subscribed(&channel("a")),
+                Message::subscription_succeeded(&channel("a")),
                 r#"{"event":"pusher_internal:subscription_succeeded","channel":"a","data":"{}"}"#,
             ),
             (
@@ -404,7 +404,7 @@ mod tests {
                 r#"{"event":"pusher:signin_success","data":"{\"user_data\":\"{\\\"id\\\":\\\"1\\\"}\"}"}"#,
             ),
             (
-                Message::watchlist(&[UserId::parse("b").unwrap()], &[]),
+                Message::watchlist_events(&[UserId::parse("b").unwrap()], &[]),
                 r#"{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"online\",\"user_ids\":[\"b\"]}]}"}"#,
             ),
             (

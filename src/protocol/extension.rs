@@ -16,16 +16,16 @@ const WINDOW_BITS: u8 = 15;
 impl AcceptedExtension {
     /// The first good offer in the values of `Sec-WebSocket-Extensions`, whose several lines are one list
     /// (RFC 6455, section 9.1).
-    pub fn first<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
+    pub fn first_acceptable<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         lines.into_iter().find_map(|line| {
             let line = std::str::from_utf8(line).ok()?;
-            split(line, ',').find_map(Self::of)
+            split_unquoted(line, ',').find_map(Self::of_offer)
         })
     }
 
     /// What is accepted of one offer; `None` if it is for another extension or is not as the RFC has it.
-    fn of(offer: &str) -> Option<Self> {
-        let mut parts = split(offer, ';');
+    fn of_offer(offer: &str) -> Option<Self> {
+        let mut parts = split_unquoted(offer, ';');
         if parts.next()?.trim_matches(WHITESPACE) != "permessage-deflate" {
             return None;
         }
@@ -72,7 +72,7 @@ impl fmt::Display for AcceptedExtension {
 const WHITESPACE: [char; 2] = [' ', '\t'];
 
 /// The parts between `separator`s that do not stand in quotes. One whose quotes do not end is the last.
-fn split(list: &str, separator: char) -> impl Iterator<Item = &str> {
+fn split_unquoted(list: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     list.split(move |c| {
         let escapes = is_quoted && c == '\\' && !is_escaped;
@@ -106,7 +106,7 @@ mod tests {
     const BOTH: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
     fn accepted(lines: &[&str]) -> Option<String> {
-        AcceptedExtension::first(lines.iter().map(|line| line.as_bytes()))
+        AcceptedExtension::first_acceptable(lines.iter().map(|line| line.as_bytes()))
             .map(|one| one.to_string())
     }
 
@@ -145,7 +145,7 @@ mod tests {
                 9,
             ),
         ] {
-            let one = AcceptedExtension::first([offer.as_bytes()]).unwrap();
+            let one = AcceptedExtension::first_acceptable([offer.as_bytes()]).unwrap();
             assert_eq!(
                 one.to_string(),
                 format!("{BOTH}; server_max_window_bits={bits}"),
@@ -153,7 +153,11 @@ mod tests {
             );
             assert_eq!(one.takes_compressed(), bits == 15, "{offer}");
         }
-        assert!(AcceptedExtension::first([&b"permessage-deflate"[..]]).unwrap().takes_compressed());
+        assert!(
+            AcceptedExtension::first_acceptable([&b"permessage-deflate"[..]])
+                .unwrap()
+                .takes_compressed()
+        );
     }
 
     #[test]
@@ -198,6 +202,6 @@ mod tests {
         {
             assert_eq!(accepted(&[other]), None, "{other}");
         }
-        assert_eq!(AcceptedExtension::first([&b"permessage-deflate; \xff"[..]]), None);
+        assert_eq!(AcceptedExtension::first_acceptable([&b"permessage-deflate; \xff"[..]]), None);
     }
 }

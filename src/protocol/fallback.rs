@@ -35,7 +35,7 @@ pub enum AnswerFraming {
 
 impl AnswerFraming {
     /// What ends an answer.
-    pub fn end(self) -> &'static [u8] {
+    pub fn end_bytes(self) -> &'static [u8] {
         match self {
             Self::Chunked => b"0\r\n\r\n",
             Self::Plain => b"",
@@ -111,7 +111,7 @@ impl FallbackLines {
     }
 
     /// Where line `index` begins.
-    pub fn start(&self, index: usize) -> usize {
+    pub fn line_start(&self, index: usize) -> usize {
         let before = index.checked_sub(1).and_then(|before| self.ends.get(before));
         before.map_or(0, |end| end.at)
     }
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(line, [r#"{"event":"e","channel":"pub","data":"a\"b\n"}"#]);
         let (chunked, lines) = text_of(&all[1..3], AnswerFraming::Chunked);
         assert_eq!(chunked, "2\r\nh\n\r\n4\r\na[]\n\r\n");
-        assert_eq!((lines.start(0), lines.start(1), lines.start(2)), (0, 7, 16));
+        assert_eq!((lines.line_start(0), lines.line_start(1), lines.line_start(2)), (0, 7, 16));
         assert!(!lines.is_last);
     }
 

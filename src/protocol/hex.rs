@@ -5,7 +5,7 @@
 pub struct NotHex;
 
 /// The bytes in lower-case digits.
-pub fn encode(bytes: impl AsRef<[u8]>) -> String {
+pub fn encode_hex(bytes: impl AsRef<[u8]>) -> String {
     let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
     bytes.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn every_byte_comes_back() {
         let all: Vec<u8> = (0..=255).collect();
-        let digits = encode(&all);
+        let digits = encode_hex(&all);
         assert!(digits.starts_with("000102") && digits.ends_with("fdfeff"));
         for digits in [digits.clone(), digits.to_uppercase()] {
             let mut back = [0; 256];

@@ -22,16 +22,16 @@ impl<'a> JsonObject<'a> {
     }
 
     /// The value of `key`; a `null` counts as absent.
-    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
+    pub fn get_value(&self, key: &str) -> Option<&'a RawValue> {
         let (_, value) = self.0.iter().rev().find(|(name, _)| name == key)?;
         Some(*value).filter(|value| value.get() != "null")
     }
 
     /// The value of `key` where it must be a string if it is there at all.
-    pub fn string(&self, key: &'static str) -> Result<Option<Cow<'a, str>>, NotAString> {
-        match self.get(key) {
+    pub fn get_string(&self, key: &'static str) -> Result<Option<Cow<'a, str>>, NotAString> {
+        match self.get_value(key) {
             None => Ok(None),
-            Some(value) => string(value).map(Some).ok_or(NotAString(key)),
+            Some(value) => string_text(value).map(Some).ok_or(NotAString(key)),
         }
     }
 }
@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for JsonKey<'de> {
 
 /// The text of a JSON string; `None` for any other value, and for one that is not Unicode (half a
 /// surrogate pair).
-pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+pub fn string_text(value: &RawValue) -> Option<Cow<'_, str>> {
     let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') {
         return serde_json::from_str(value.get()).ok().map(Cow::Owned);
@@ -108,7 +108,7 @@ pub fn is_unicode(raw: &RawValue) -> bool {
 
 /// `value` as a JSON string's token: a string's own, byte for byte, or the value's text as a string.
 /// `None` if it is not Unicode.
-pub fn token(value: &RawValue) -> Option<Cow<'_, str>> {
+pub fn string_token(value: &RawValue) -> Option<Cow<'_, str>> {
     if !is_unicode(value) {
         return None;
     }
@@ -265,7 +265,7 @@ pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
 }
 
 /// `text` as it stands inside a JSON string.
-pub fn escaped(text: &str) -> String {
+pub fn escape_text(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 8);
     push_escaped(&mut out, text);
     String::from_utf8(out).unwrap_or_default()
@@ -282,21 +282,21 @@ mod tests {
     #[test]
     fn the_last_of_two_equal_keys_counts() {
         let object = JsonObject::parse(r#"{"a":1,"b":"x","\u0061":2,"c":null}"#).unwrap();
-        assert_eq!(object.get("a").unwrap().get(), "2");
-        assert_eq!(object.string("b"), Ok(Some("x".into())));
-        assert_eq!(object.string("a"), Err(NotAString("a")));
-        assert!(object.get("c").is_none());
+        assert_eq!(object.get_value("a").unwrap().get(), "2");
+        assert_eq!(object.get_string("b"), Ok(Some("x".into())));
+        assert_eq!(object.get_string("a"), Err(NotAString("a")));
+        assert!(object.get_value("c").is_none());
         assert!(JsonObject::parse("[1]").is_none());
         assert!(JsonObject::parse(r#"{"a":1}x"#).is_none());
     }
 
     #[test]
     fn strings_keep_their_token_and_values_become_one() {
-        assert_eq!(token(raw(r#""a\/b""#)).unwrap(), r#""a\/b""#);
-        assert_eq!(token(raw(r#"{"k": 1.50}"#)).unwrap(), r#""{\"k\": 1.50}""#);
-        assert_eq!(token(raw(r#""\ud83d\ude00""#)).unwrap(), r#""\ud83d\ude00""#);
-        assert!(token(raw(r#""\ud83d""#)).is_none());
-        assert!(token(raw(r#"{"k":"\uDE00"}"#)).is_none());
+        assert_eq!(string_token(raw(r#""a\/b""#)).unwrap(), r#""a\/b""#);
+        assert_eq!(string_token(raw(r#"{"k": 1.50}"#)).unwrap(), r#""{\"k\": 1.50}""#);
+        assert_eq!(string_token(raw(r#""\ud83d\ude00""#)).unwrap(), r#""\ud83d\ude00""#);
+        assert!(string_token(raw(r#""\ud83d""#)).is_none());
+        assert!(string_token(raw(r#"{"k":"\uDE00"}"#)).is_none());
         assert_eq!(longer_than(r#""a\u00e9\n""#, 3), Some(4));
         assert_eq!(longer_than(r#""a\u00e9\n""#, 4), None);
         assert_eq!(longer_than(r#""abc""#, 2), Some(3));

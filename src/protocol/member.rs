@@ -83,14 +83,14 @@ impl Member {
     /// Out of `channel_data`: `{"user_id": string or number, "user_info": any, optional}`.
     pub fn parse(channel_data: &str, max_info: usize) -> Result<Self, MemberError> {
         let data = JsonObject::parse(channel_data).ok_or(MemberError::NotAnObject)?;
-        let id = data.get("user_id").ok_or(MemberError::UserId)?;
-        Self::new(user_id(id)?, data.get("user_info"), max_info)
+        let id = data.get_value("user_id").ok_or(MemberError::UserId)?;
+        Self::new(user_id(id)?, data.get_value("user_info"), max_info)
     }
 
     /// Out of the `user_data` of a sign-in, for presence channels joined without `channel_data`.
     pub fn of_user(user: &User, max_info: usize) -> Result<Self, MemberError> {
         let data = JsonObject::parse(&user.data).ok_or(MemberError::NotAnObject)?;
-        Self::new(user.id.clone(), data.get("user_info"), max_info)
+        Self::new(user.id.clone(), data.get_value("user_info"), max_info)
     }
 
     fn new(
@@ -111,7 +111,7 @@ impl Member {
 
 fn user_id(value: &RawValue) -> Result<UserId, MemberError> {
     let text = match value.get().as_bytes().first() {
-        Some(b'"') => json::string(value).ok_or(MemberError::UserId)?,
+        Some(b'"') => json::string_text(value).ok_or(MemberError::UserId)?,
         Some(b'-' | b'0'..=b'9') => value.get().into(),
         _ => return Err(MemberError::UserId),
     };
@@ -169,11 +169,11 @@ impl User {
     /// Out of `user_data`: the id must be a string (case U03).
     pub fn parse(user_data: &str) -> Option<Self> {
         let data = JsonObject::parse(user_data)?;
-        let id = UserId::parse(&json::string(data.get("id")?)?)?;
-        if data.get("user_info").is_some_and(|info| !json::is_unicode(info)) {
+        let id = UserId::parse(&json::string_text(data.get_value("id")?)?)?;
+        if data.get_value("user_info").is_some_and(|info| !json::is_unicode(info)) {
             return None;
         }
-        let watchlist = data.get("watchlist").map(Watchlist::parse).unwrap_or_default();
+        let watchlist = data.get_value("watchlist").map(Watchlist::parse).unwrap_or_default();
         Some(Self { id, data: user_data.into(), watchlist })
     }
 }

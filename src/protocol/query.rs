@@ -5,6 +5,7 @@ use super::hex;
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2_iter};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use smallvec::SmallVec;
 
 /// The parameters of a request's query, percent-decoded, in the order they came.
@@ -203,6 +204,14 @@ fn join<'p>(method: &str, path: &str, pairs: impl Iterator<Item = (&'p str, &'p 
         text.push_str(value);
     }
     text
+}
+
+/// Everything but the unreserved characters of RFC 3986, section 2.3.
+const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// `text` as one segment of a path or one value of a query.
+pub fn percent_encode(text: &str) -> String {
+    utf8_percent_encode(text, CODED).to_string()
 }
 
 /// Replaces each `%XX`; what is not such a triple stays as it is.

@@ -29,7 +29,7 @@ impl ResumeToken {
     /// What stands for it where others may look: in Redis, and in what nodes say to each other.
     pub fn key(&self) -> String {
         let sum = Sha256::digest(self.0.as_bytes());
-        hex::encode(sum.get(..16).unwrap_or_default())
+        hex::encode_hex(sum.get(..16).unwrap_or_default())
     }
 
     /// When its page says that it was made, in seconds since 1970: exactly ten digits and a dash in front are

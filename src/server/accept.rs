@@ -74,7 +74,7 @@ impl Acceptor {
         let accepting = open.into_iter().map(|(listener, role)| self.accept(listener, role));
         let ended = join_all(accepting).await;
         // After the last one was counted.
-        self.loads.complete();
+        self.loads.note_complete();
         ended.into_iter().collect()
     }
 
@@ -119,16 +119,16 @@ impl Acceptor {
         role: AddressRole,
     ) -> io::Result<()> {
         stream.set_nodelay()?;
-        let worker = self.loads.lightest();
+        let worker = self.loads.lightest_worker();
         let stream = match worker {
             0 => StreamRegistration::Registered(stream),
             _ => StreamRegistration::Bare(stream.into_bare()?),
         };
-        self.loads.add(worker);
+        self.loads.add_connection(worker);
         let accepted = AcceptedConnection { stream, peer, role };
         let handed = self.inboxes.get(worker).map(|inbox| inbox.send(accepted));
         if !matches!(handed, Some(Ok(()))) {
-            self.loads.remove(worker);
+            self.loads.remove_connection(worker);
         }
         Ok(())
     }

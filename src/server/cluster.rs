@@ -40,7 +40,7 @@ pub(super) fn prepare(
     if config.redis.is_empty() {
         return Ok(None);
     }
-    let (link, far, arrivals) = link::link(config.queue_bytes);
+    let (link, far, arrivals) = link::new_link(config.queue_bytes);
     let topics = Arc::new(Topics::new(link));
     let tls = redis_tls(&config.tls)
         .map_err(|wrong| UnusableSetting::path(wrong.setting, &wrong.file, &wrong.error))?;

@@ -62,7 +62,7 @@ impl Read for HttpIo {
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if polled.is_ready() {
-            self.pace.heard(self.http.node.worker.now());
+            self.pace.note_bytes(self.http.node.worker.now_seconds());
         }
         polled
     }
@@ -134,7 +134,7 @@ pub(super) async fn serve(
     alive: LoadGuard,
 ) {
     let http = terms.http.clone();
-    let kept = http.paces.begin(http.node.worker.now());
+    let kept = http.paces.begin_connection(http.node.worker.now_seconds());
     let AcceptedConnection { peer, role, .. } = accepted;
     if terms.loads.excess() > 0 {
         let ended = http.paces.evict(&kept);
@@ -177,14 +177,14 @@ async fn welcome(
         log_eviction(http, peer.ip(), 1, MORE_THAN_MAY_BE);
     }
     let stream = secure(terms, stream, peer).await?;
-    kept.pace.enter(RequestPhase::New, http.node.worker.now());
+    kept.pace.enter_phase(RequestPhase::New, http.node.worker.now_seconds());
     Some((stream, peer))
 }
 
 /// Counts connections that made way, and the line of them.
 pub(super) fn log_eviction(http: &Http, address: IpAddr, ended: usize, why: &str) {
     http.node.counts().limited.count_all(Limited::Connections as usize, ended as u64);
-    match http.node.shared.metrics.notices.due(LogNotice::Crowd) {
+    match http.node.shared.metrics.notices.take_due(LogNotice::Crowd) {
         Some(others) => warn!(%address, others, "HTTP connections are closed: {why}"),
         None => debug!(%address, "HTTP connections are closed: {why}"),
     }
@@ -216,7 +216,7 @@ async fn announced(terms: &ConnectionSettings, stream: &mut Stream, peer: &mut S
 
 /// The line of a connection that is not what proxies make of one.
 fn tell_of_proxy(terms: &ConnectionSettings, peer: SocketAddr, problem: &str) {
-    match terms.http.node.shared.metrics.notices.due(LogNotice::Proxy) {
+    match terms.http.node.shared.metrics.notices.take_due(LogNotice::Proxy) {
         Some(others) => warn!(%peer, others, "server.proxy_protocol: {problem}"),
         None => debug!(%peer, "server.proxy_protocol: {problem}"),
     }
@@ -234,7 +234,7 @@ async fn secure(terms: &ConnectionSettings, stream: Stream, peer: SocketAddr) ->
             // Who goes without a word is nobody's concern.
             let is_told = matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other);
             let notices = &terms.http.node.shared.metrics.notices;
-            match is_told.then(|| notices.due(LogNotice::Tls)).flatten() {
+            match is_told.then(|| notices.take_due(LogNotice::Tls)).flatten() {
                 Some(others) => warn!(%peer, others, "no TLS: {error}"),
                 None => debug!(%peer, "no TLS: {error}"),
             }
@@ -286,10 +286,10 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
             }
         }
         Handoff::Lines(LineStream { session: Ok(place), framing, before }) => {
-            match stream.leave() {
+            match stream.deregister() {
                 Ok(stream) => {
                     let arrival = SessionRequest::Streaming { stream, framing, before, alive };
-                    http.node.hub().arrive(place, arrival);
+                    http.node.hub().bring_request(place, arrival);
                 }
                 Err(error) => debug!(%error, "a streaming request was lost"),
             }
@@ -370,7 +370,7 @@ fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
     http.node.counts().unreadable.count(kind as usize);
     let (kind_word, (.., text)) = (kind.word(), unreadable::words(kind));
     let notices = &http.node.shared.metrics.notices;
-    match (kind == Unreadable::Tls).then(|| notices.due(LogNotice::PlainPort)).flatten() {
+    match (kind == Unreadable::Tls).then(|| notices.take_due(LogNotice::PlainPort)).flatten() {
         Some(others) => info!(%peer, others, "TLS came to a port without it: {text}"),
         None => debug!(%peer, kind = kind_word, "no request that can be read: {text}"),
     }
@@ -408,7 +408,7 @@ async fn requests(
     let served = poll_fn(|cx| {
         match pace.poll_end(cx) {
             Some(TimeoutReason::Late) => {
-                debug!(%peer, step = ?pace.step(), "too slow with a request");
+                debug!(%peer, step = ?pace.current_phase(), "too slow with a request");
                 return Poll::Ready(None);
             }
             Some(TimeoutReason::Crowded) => return Poll::Ready(None),

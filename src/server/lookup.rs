@@ -30,7 +30,7 @@ pub(super) fn keeper(
     // The shared part has the door to this; a strong hold would keep both for ever.
     let (shared, renewed, configured) =
         (Arc::downgrade(shared), renewed.clone(), shared.apps.load().as_ref().clone());
-    let read = move |row: &_| rows.app(row).map_err(|error| error.to_string());
+    let read = move |row: &_| rows.read_app(row).map_err(|error| error.to_string());
     let publish = move |apps, concerned| {
         let Some(shared) = shared.upgrade() else { return };
         shared.apps.store(Arc::new(apps));

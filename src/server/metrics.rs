@@ -147,9 +147,11 @@ fn answer(
         "/" | "/ready" | "/usage" | "/metrics" if !is_read => {
             (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "There is GET alone.\n".to_owned())
         }
-        "/metrics" if is_told => (StatusCode::OK, MetricsPage::CONTENT_TYPE, port.scrape.text()),
+        "/metrics" if is_told => {
+            (StatusCode::OK, MetricsPage::CONTENT_TYPE, port.scrape.page_text())
+        }
         "/" => (StatusCode::OK, PLAIN, "OK".to_owned()),
-        "/ready" => match port.scrape.shared.unready() {
+        "/ready" => match port.scrape.shared.unready_reason() {
             None => (StatusCode::OK, PLAIN, "OK".to_owned()),
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, PLAIN, why.word().to_owned()),
         },
@@ -170,7 +172,7 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// What the process holds of the memory that there is for it, in Soketi's form.
 fn usage() -> String {
-    let used = ProcessStats::look().map_or(0, |process| process.resident_bytes as u64);
+    let used = ProcessStats::read_all().map_or(0, |process| process.resident_bytes as u64);
     let total = process_limits::limit(MemoryLimit::Share(100)).max(used).max(1);
     let percent = used as f64 * 100.0 / total as f64;
     let free = total - used;

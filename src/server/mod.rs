@@ -242,8 +242,9 @@ fn webhooks_of(
     console: Arc<Console>,
 ) -> io::Result<Webhooks> {
     let config::WebhooksConfig { allow_private, spool } = config.webhooks.clone();
-    let done = cluster
-        .map(|cluster| Box::new(node::done(cluster.link().clone())) as webhook::EntryAcknowledger);
+    let done = cluster.map(|cluster| {
+        Box::new(node::acknowledger(cluster.link().clone())) as webhook::EntryAcknowledger
+    });
     Webhooks::start(webhook::WebhookOptions { allow_private, spool, console }, &config.apps, done)
 }
 
@@ -334,7 +335,7 @@ impl ServerHandle {
         let why = format!("its settings were read again: {} apps", apps.len());
         self.shared.hub.console.tell(Kind::Server, |fact| fact.why(why));
         if let Some(keeper) = &self.keeper {
-            return keeper.configure(apps);
+            return keeper.set_configured(apps);
         }
         self.shared.apps.store(Arc::new(apps));
         self.apps.send_modify(|times| *times += 1);
@@ -364,7 +365,7 @@ impl ServerHandle {
 
     fn linger(&self) {
         if let Some(cluster) = &self.shared.cluster {
-            cluster.link().linger();
+            cluster.link().keep_everybody();
         }
     }
 
@@ -402,7 +403,7 @@ impl ServerHandle {
         if let (Some(cluster), Some(link)) = (&self.shared.cluster, self.link) {
             // What is not sent by then is another node's to send.
             self.shared.webhooks.finish(Instant::now() + FAREWELL);
-            cluster.link().order(LinkRequest::Stop);
+            cluster.link().send_request(LinkRequest::Stop);
             ends.push(cluster::join_in_time(link, FAREWELL * 5));
         }
         // What the last ones to leave were news of has the rest of the grace, and a moment at least.

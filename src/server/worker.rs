@@ -70,7 +70,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         loads,
         beats,
     } = beginning;
-    shared.metrics.watch(index, Handle::current().metrics());
+    shared.metrics.watch_runtime(index, Handle::current().metrics());
     let worker = new_worker(&shared, index, config.io_uring);
     let node = Node::new(shared, worker.clone());
     let http = Rc::new(Http {
@@ -150,15 +150,17 @@ fn new_worker(shared: &ServerState, index: u16, io_uring: bool) -> Rc<Worker> {
 fn share_out(worker: &Rc<Worker>) {
     spawn_local(deliver(worker.clone()));
     let (leaving, reading) = (worker.clone(), worker.clone());
-    spawn_local(async move { tokio::join!(leaving.leaving.keep(), leaving.keep_acknowledged()) });
-    spawn_local(async move { reading.turnstile.keep(&reading.inbox().turns).await });
+    spawn_local(async move {
+        tokio::join!(leaving.leaving.run_throttle(), leaving.keep_acknowledged())
+    });
+    spawn_local(async move { reading.turnstile.run_turnstile(&reading.inbox().turns).await });
 }
 
 /// Delivers for ever. A panic there would silence the whole worker, so it is begun again.
 async fn deliver(worker: Rc<Worker>) {
     loop {
         let worker = worker.clone();
-        match spawn_local(async move { worker.deliver().await }).await {
+        match spawn_local(async move { worker.deliver_forever().await }).await {
             Ok(()) => return,
             Err(error) if error.is_panic() => error!("delivering panicked; it goes on"),
             Err(_) => return,
@@ -174,7 +176,7 @@ async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
         loop {
             let (some, next) = node.worker.some_connections(place, SOME);
             for connection in some {
-                node.renew(&connection, &apps);
+                node.renew_app(&connection, &apps);
             }
             if next == 0 {
                 break;
@@ -198,7 +200,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     loop {
         ticks.tick().await;
         let now = begun.elapsed().as_secs() as u32 + 1;
-        node.worker.tick(now);
+        node.worker.tick_clock(now);
         if let Some(beat) = beats.get(usize::from(node.worker.index())) {
             beat.fetch_add(1, Ordering::Relaxed);
         }
@@ -211,7 +213,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         let (some, next) = node.worker.some_connections(place, most);
         place = next;
         for connection in some {
-            waiting += connection.queued();
+            waiting += connection.queued_bytes();
             if connection.over_http(|_| ()).is_none() && socket::look_after(&connection, now) {
                 node.worker.note_ping(&connection, std::time::Instant::now());
             }
@@ -227,20 +229,20 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             waiting = 0;
         }
         if now.is_multiple_of(PEAKS) {
-            turns.longest.turn();
+            turns.longest.begin_stretch();
         }
         if node.worker.index() == 0 {
-            if let Some(bytes) = ProcessStats::memory() {
+            if let Some(bytes) = ProcessStats::memory_bytes() {
                 node.shared.capacity.note_memory(bytes, node.hub().counted_bytes());
             }
             node.tell_due_counts();
             node.tell_due_watchers();
-            for (others, what) in node.shared.metrics.notices.overdue() {
+            for (others, what) in node.shared.metrics.notices.take_overdue() {
                 info!(others, "in the last minute, beside what was told: {what}");
             }
             node.expire_clients();
             for (_, directory) in node.hub().directories() {
-                directory.cache.sweep();
+                directory.cache.drop_expired();
                 directory.shrink();
             }
         }
@@ -249,19 +251,19 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
 
 /// Closes those of the worker's connections that hold most, while memory is used up.
 fn make_room(node: &Node) {
-    let workers = node.hub().workers() as u64;
-    let mut excess = node.shared.capacity.excess().div_ceil(workers) as usize;
+    let workers = node.hub().worker_count() as u64;
+    let mut excess = node.shared.capacity.excess_bytes().div_ceil(workers) as usize;
     if excess == 0 {
         return;
     }
-    let held = |one: &Rc<Connection>| one.subscription_bytes() + one.queued();
+    let held = |one: &Rc<Connection>| one.subscription_bytes() + one.queued_bytes();
     let mut all = node.worker.some_connections(0, node.worker.places()).0;
     all.retain(|one| !one.is_closing() && held(one) >= MUCH);
     all.sort_by_cached_key(|one| std::cmp::Reverse(held(one)));
     for connection in all {
         let (app, socket, held) = (&connection.app().id.clone(), connection.id, held(&connection));
         warn!(%app, %socket, address = %connection.address, held, "closed, for memory is used up");
-        connection.close(&close::OVER_CAPACITY);
+        connection.close_with(&close::OVER_CAPACITY);
         excess = excess.saturating_sub(held);
         if excess == 0 {
             break;
@@ -299,18 +301,18 @@ async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Durati
     let is_busy = || is_busy(loads, phase) || !node.hub().http_sessions.is_empty();
     while is_busy() && Instant::now() < end {
         // Each time, for some may have been on their way.
-        http.paces.drain(node.worker.now());
+        http.paces.end_idle(node.worker.now_seconds());
         sleep(STEP).await;
     }
     closing.abort();
 }
 
 fn close(connections: &[Rc<Connection>]) {
-    connections.iter().for_each(|connection| connection.close(&close::DRAINING));
+    connections.iter().for_each(|connection| connection.close_with(&close::DRAINING));
 }
 
 /// Whether there are connections, or one may still be on its way from the acceptor.
 fn is_busy(loads: &WorkerLoads, phase: ServerPhase) -> bool {
     let is_complete = phase == ServerPhase::Draining || loads.is_complete();
-    !is_complete || loads.any()
+    !is_complete || loads.has_connections()
 }

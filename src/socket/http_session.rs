@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::http_sessions::HttpSession;
-use crate::hub::http_stream::{HttpStream, SessionIdle, SessionRequest, head};
+use crate::hub::http_stream::{HttpStream, SessionIdle, SessionRequest, answer_head};
 use crate::hub::stream::Stream;
 use crate::metrics::{Reason, Transport};
 use crate::node::Node;
@@ -78,12 +78,12 @@ pub fn open(
 ) -> Result<HttpSession, Error> {
     let stream = Stream::Http(Box::new(HttpStream::new(transport)));
     let connection =
-        node.connect(app, stream, address, Bytes::new()).map_err(|(error, _)| error)?;
-    let session = HttpSession { app: app.id.clone(), place: connection.place() };
+        node.connect_new(app, stream, address, Bytes::new()).map_err(|(error, _)| error)?;
+    let session = HttpSession { app: app.id.clone(), place: connection.connection_ref() };
     let conversation = Session::new(node.clone(), connection);
     // Two requests may have opened it at the same moment.
-    match node.hub().http_sessions.claim(name, session.clone()) {
-        Ok(listing) => conversation.connection().over_http(|stream| stream.list(listing)),
+    match node.hub().http_sessions.claim_session(name, session.clone()) {
+        Ok(listing) => conversation.connection().over_http(|stream| stream.set_listing(listing)),
         Err(other) => return Ok(other),
     };
     node.counts().over_http.count(transport as usize);
@@ -118,7 +118,7 @@ impl HttpSocket {
             connection.flush();
         }
         if connection.over_http(|stream| stream.waiting_bytes()) > Some(MOST_WAITING) {
-            connection.close(&close::FLOODING);
+            connection.close_with(&close::FLOODING);
         }
     }
 
@@ -126,13 +126,13 @@ impl HttpSocket {
     fn hears(&mut self, cx: &mut Context<'_>) -> bool {
         self.session.connection().is_closing()
             || !self.session.is_ahead()
-                && self.session.node().worker.turnstile.poll(cx).is_ready()
+                && self.session.node().worker.turnstile.poll_turn(cx).is_ready()
                 && poll_budget(&self.session, &mut self.timer, cx).is_ready()
     }
 
     fn take(&mut self, connection: &Connection, arrival: SessionRequest) {
         let life = &connection.life;
-        life.heard.set(self.session.node().worker.now());
+        life.heard.set(self.session.node().worker.now_seconds());
         life.asked.set(0);
         match arrival {
             SessionRequest::Streaming { stream, framing, before, mut alive } => {
@@ -150,17 +150,17 @@ impl HttpSocket {
             }
             SessionRequest::Texts { texts, bytes, heard } => {
                 connection.traffic().received_bytes.add(bytes as u64);
-                self.session.node().worker.turnstile.count(bytes / 1024);
+                self.session.node().worker.turnstile.count_work(bytes / 1024);
                 if texts.is_empty() {
                     // A heartbeat is answered with a line that asks for no answer.
                     connection.budget.spend(WorkKind::Ping);
-                    connection.tell(Message::ws_pong(&[]));
+                    connection.enqueue_message(Message::ws_pong(&[]));
                 }
                 self.take_texts(connection, UnheardTexts { texts: texts.into_iter(), heard });
             }
             SessionRequest::TooLarge { heard } => {
                 let is_open = !connection.is_closing();
-                connection.end(Message::close(1009, super::TOO_LARGE), Reason::TooLarge);
+                connection.end_with(Message::close(1009, super::TOO_LARGE), Reason::TooLarge);
                 let _ = heard.send(is_open);
             }
         }
@@ -196,7 +196,7 @@ impl Future for HttpSocket {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = self.session.connection().clone();
-        connection.listen(cx);
+        connection.set_waker(cx);
         self.take_arrivals(cx);
         while !connection.is_closing() && self.session.resume() {
             connection.flush();
@@ -225,13 +225,13 @@ impl Future for HttpSocket {
 impl Drop for HttpSocket {
     fn drop(&mut self) {
         let (node, connection) = (self.session.node(), self.session.connection());
-        connection.over_http(HttpStream::unlist);
+        connection.over_http(HttpStream::drop_listing);
         node.counts().over_http.uncount(self.transport as usize);
         if std::thread::panicking() {
             node.counts().panics.add(1);
             error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
         }
-        node.counts().ends.count(connection.ending() as usize);
+        node.counts().ends.count(connection.end_reason() as usize);
         connection.abort();
         self.session.leave(usize::MAX);
     }
@@ -240,10 +240,10 @@ impl Drop for HttpSocket {
 /// Tells a streaming request that opened no session why, and ends it.
 pub async fn refuse(mut stream: Stream, framing: AnswerFraming, before: Vec<u8>, error: Error) {
     let mut answer = before;
-    answer.extend_from_slice(&head(framing));
+    answer.extend_from_slice(&answer_head(framing));
     framing.push_line(&mut answer, OPEN);
     answer.extend_from_slice(&refusal(&error, framing));
-    answer.extend_from_slice(framing.end());
+    answer.extend_from_slice(framing.end_bytes());
     // Whether the client stays to hear it is its own affair.
     let _ = tokio::time::timeout(PATIENCE, stream.write_all(&answer)).await;
     linger(&mut stream).await;
@@ -259,7 +259,7 @@ pub fn refusal(error: &Error, framing: AnswerFraming) -> Bytes {
 /// Looks after one session, at second `now` of its worker's clock: says something where nothing was said for
 /// long, ends what nobody comes back to, and asks the silent for a sign of life.
 pub fn look_after(connection: &Connection, now: u32) {
-    let lull = connection.over_http(|stream| (stream.lull(now), stream.transport()));
+    let lull = connection.over_http(|stream| (stream.idle_for(now), stream.transport()));
     let Some((lull, transport)) = lull else { return };
     let patience = match transport {
         Transport::XhrPolling => connection.app().activity_timeout,
@@ -268,7 +268,7 @@ pub fn look_after(connection: &Connection, now: u32) {
     match lull {
         SessionIdle::Idle(seconds) if seconds >= patience => return connection.abort(),
         SessionIdle::Quiet(seconds) if seconds >= HEARTBEAT_AFTER && !connection.is_closing() => {
-            connection.tell(Message::ws_ping());
+            connection.enqueue_message(Message::ws_ping());
             connection.flush();
         }
         _ => {}

@@ -120,9 +120,9 @@ impl Socket {
         let session = &mut self.session;
         let connection = session.connection().clone();
         connection.traffic().received_bytes.add(bytes.len() as u64);
-        let (life, now) = (&connection.life, session.node().worker.now());
+        let (life, now) = (&connection.life, session.node().worker.now_seconds());
         if !life.wants_data() {
-            life.renew(now);
+            life.note_alive(now);
         }
         let terms = FrameLimits {
             max: connection.app().limits.max_message_size,
@@ -136,7 +136,7 @@ impl Socket {
                 IncomingMessage::Close(code) => {
                     let answer = |code| Message::close(code, "");
                     let close = code.map_or_else(Message::close_bare, answer);
-                    connection.end(close, Reason::Client);
+                    connection.end_with(close, Reason::Client);
                     closed = true;
                 }
                 // After a close frame of ours nothing counts but the client's.
@@ -146,19 +146,19 @@ impl Socket {
                         // Few bytes may have come to many.
                         connection.budget.spend(WorkKind::Bytes(text.len()));
                     }
-                    life.renew(now);
+                    life.note_alive(now);
                     session.hear(text);
                 }
                 IncomingMessage::Ping(payload) => {
                     connection.budget.spend(WorkKind::Ping);
-                    connection.tell(Message::ws_pong(payload));
+                    connection.enqueue_message(Message::ws_pong(payload));
                 }
                 IncomingMessage::Pong => {}
             }
             true
         });
         if self.frames.is_inside_message() {
-            life.renew(now);
+            life.note_alive(now);
         }
         count_work(session, (frames, read), spent);
         if let Err(breach) = fed {
@@ -179,7 +179,7 @@ impl Socket {
             1009 => Reason::TooLarge,
             _ => Reason::Protocol,
         };
-        connection.end(Message::close(code, reason), why);
+        connection.end_with(Message::close(code, reason), why);
     }
 
     /// Reads and takes what there is; ready when the stream has ended.
@@ -191,7 +191,7 @@ impl Socket {
                     // Woken when its subscription need not wait any longer.
                     return Poll::Pending;
                 }
-                ready!(self.session.node().worker.turnstile.poll(cx));
+                ready!(self.session.node().worker.turnstile.poll_turn(cx));
                 if !was_closing && poll_budget(&self.session, &mut self.timer, cx).is_pending() {
                     return Poll::Pending;
                 }
@@ -280,7 +280,7 @@ impl Future for Socket {
             return self.poll_leave(cx);
         }
         let connection = self.session.connection().clone();
-        connection.listen(cx);
+        connection.set_waker(cx);
         if !connection.is_closing() {
             if self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
                 self.timer = None;
@@ -310,7 +310,7 @@ impl Drop for Socket {
             node.counts().panics.add(1);
             error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
         }
-        node.counts().ends.count(connection.ending() as usize);
+        node.counts().ends.count(connection.end_reason() as usize);
         connection.abort();
         self.session.leave(usize::MAX);
     }
@@ -339,13 +339,13 @@ fn poll_budget(
 /// Counts what so many frames and bytes of a connection have led to, which had `spent` so much before.
 fn count_work(session: &Session, (frames, bytes): (usize, usize), spent: u32) {
     let units = session.connection().budget.spent().saturating_sub(spent) / UNITS_A_FRAME;
-    session.node().worker.turnstile.count(frames + bytes / 1024 + units as usize);
+    session.node().worker.turnstile.count_work(frames + bytes / 1024 + units as usize);
 }
 
 /// Leaves, a part whenever it is this session's turn.
 fn poll_leave(session: &mut Session, cx: &Context<'_>) -> Poll<()> {
     while !session.has_left() {
-        ready!(session.node().worker.leaving.poll(cx));
+        ready!(session.node().worker.leaving.poll_turn(cx));
         session.leave(ENDED_AT_ONCE);
     }
     Poll::Ready(())
@@ -418,7 +418,7 @@ pub async fn linger(stream: &mut Stream) {
 /// closes those that give none, and ends those that linger. Whether it was asked now.
 pub fn look_after(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
-    life.rejoins.forget(now);
+    life.rejoins.forget_past(now);
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
     if connection.is_closing() {
         if !life.ends.replace(true) {
@@ -439,17 +439,17 @@ fn watch(connection: &Connection, now: u32) -> bool {
     // Less than a second is not none.
     let deadline = app.features.authorization_timeout.as_millis().div_ceil(1000) as u32;
     if deadline > 0 && !life.authorized.get() && passed(life.since.get(), deadline) {
-        connection.close(&close::UNAUTHORIZED);
+        connection.close_with(&close::UNAUTHORIZED);
         return false;
     }
     if life.asked.get() > 0 {
         if passed(life.asked.get(), GRACE) {
-            connection.close(&close::NO_PONG);
+            connection.close_with(&close::NO_PONG);
         }
     } else if passed(life.heard.get(), app.activity_timeout.saturating_add(PATIENCE)) {
         // A WebSocket ping for those whose library answers it, an event for those that know only events.
-        connection.tell(Message::ws_ping());
-        connection.tell(Message::ping());
+        connection.enqueue_message(Message::ws_ping());
+        connection.enqueue_message(Message::ping());
         connection.flush();
         life.asked.set(now);
         return true;

@@ -74,7 +74,9 @@ pub fn accept_compression(app: &App, request: &HeaderMap, answer: &mut Vec<u8>) 
         return Compression::Off;
     }
     let offers = request.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(|line| line.as_bytes());
-    let Some(accepted) = AcceptedExtension::first(offers) else { return Compression::Off };
+    let Some(accepted) = AcceptedExtension::first_acceptable(offers) else {
+        return Compression::Off;
+    };
     // In front of the empty line that ends the answer.
     answer.truncate(answer.len().saturating_sub(2));
     answer.extend_from_slice(format!("Sec-WebSocket-Extensions: {accepted}\r\n\r\n").as_bytes());

@@ -69,7 +69,7 @@ impl Spool {
         fs::create_dir_all(folder)?;
         let mut chance = [0; 4];
         getrandom::fill(&mut chance).map_err(io::Error::other)?;
-        let name = format!("webhooks-{}-{}.jsonl", std::process::id(), hex::encode(chance));
+        let name = format!("webhooks-{}-{}.jsonl", std::process::id(), hex::encode_hex(chance));
         let path = folder.join(name);
         let file = locked(&path, OpenOptions::new().read(true).append(true).create_new(true))?
             .ok_or_else(|| io::Error::other("somebody else has locked a new file"))?;

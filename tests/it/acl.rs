@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare::cluster::redis::diagnose::{RedisFinding, probe};
+use fanfare::cluster::redis::diagnose::{RedisFinding, probe_servers};
 use fanfare::cluster::redis::tls::{RedisTls, TlsSources};
 use fanfare::config::ClusterConfig;
 use serde_json::json;
@@ -77,7 +77,7 @@ fn the_least_rights_are_enough_for_all_that_nodes_do() {
 fn look(cluster: &ClusterConfig) -> Result<RedisFinding, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let tls = RedisTls::new(TlsSources::default()).unwrap();
-    runtime.block_on(probe(&cluster.redis, &tls, &cluster.prefix))
+    runtime.block_on(probe_servers(&cluster.redis, &tls, &cluster.prefix))
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn a_place_that_is_left_is_not_room_for_many() {
     let full = r#"{"ready":false,"reason":"connections"}"#;
     assert_eq!(ready(), full);
     let connections = |expected: u64| {
-        eventually(|| match fixture.running().shared().connections() {
+        eventually(|| match fixture.running().shared().connection_count() {
             count if count == expected => Ok(()),
             count => Err(count.to_string()),
         })

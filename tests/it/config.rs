@@ -29,7 +29,7 @@ impl Folder {
 
     /// What the server would run with, started here with these arguments and variables.
     fn load(&self, arguments: &[&str], env: &[(&str, &str)]) -> Result<LoadedSettings, Error> {
-        config::load(&flags(arguments), env.iter().copied(), &self.0)
+        config::load_settings(&flags(arguments), env.iter().copied(), &self.0)
     }
 
     fn config(&self, arguments: &[&str], env: &[(&str, &str)]) -> Config {
@@ -50,7 +50,7 @@ impl Folder {
     fn answer(&self, arguments: &[&str], env: &[(&str, &str)]) -> String {
         let flags = flags(arguments);
         let command = flags.command.clone().unwrap();
-        config::answer(&command, &flags, env.iter().copied(), &self.0).unwrap().unwrap()
+        config::answer_command(&command, &flags, env.iter().copied(), &self.0).unwrap().unwrap()
     }
 }
 

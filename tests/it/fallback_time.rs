@@ -33,7 +33,7 @@ fn over_http(story: impl AsyncFnOnce(&mut Memory)) {
     let mut memory = Memory::new(1, |app| app.activity_timeout = TIMEOUT);
     let worker = memory.nodes[0].worker.clone();
     let all = LocalSet::new();
-    all.spawn_local(async move { worker.turnstile.keep(&worker.inbox().turns).await });
+    all.spawn_local(async move { worker.turnstile.run_turnstile(&worker.inbox().turns).await });
     runtime.block_on(all.run_until(story(&mut memory)));
 }
 
@@ -47,7 +47,7 @@ async fn seconds(memory: &mut Memory, seconds: u32) {
 /// Begins a poll.
 async fn poll(memory: &Memory, place: ConnectionRef) -> oneshot::Receiver<Bytes> {
     let (answer, poll) = oneshot::channel();
-    memory.shared.hub.arrive(place, SessionRequest::Polling(answer));
+    memory.shared.hub.bring_request(place, SessionRequest::Polling(answer));
     settle(memory).await;
     poll
 }
@@ -61,7 +61,7 @@ async fn opened(memory: &Memory) -> ConnectionRef {
 }
 
 fn is_open(memory: &Memory) -> bool {
-    memory.shared.hub.http_sessions.find("k/1/00000000").is_some()
+    memory.shared.hub.http_sessions.find_session("k/1/00000000").is_some()
 }
 
 #[test]
@@ -105,7 +105,7 @@ async fn stream(memory: &Memory, place: ConnectionRef) -> UnixStream {
         before: Vec::new(),
         alive,
     };
-    memory.shared.hub.arrive(place, arrival);
+    memory.shared.hub.bring_request(place, arrival);
     settle(memory).await;
     client
 }
@@ -149,7 +149,7 @@ fn a_session_waits_ten_seconds_for_the_next_streaming_request() {
         let channel = "x".repeat(200);
         let frame = format!(r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}"}}}}"#);
         let texts = vec![frame; 1000];
-        memory.shared.hub.arrive(place, SessionRequest::Texts { texts, bytes: 0, heard });
+        memory.shared.hub.bring_request(place, SessionRequest::Texts { texts, bytes: 0, heard });
         settle(memory).await;
         assert!(answer.await.unwrap());
         let mut all = String::new();

@@ -124,7 +124,7 @@ fn who_resets_or_does_not_read_costs_the_others_of_a_turn_nothing() {
                 fixture.publish("a", "e", &data(number, 20_000));
             }
             crowd.iter_mut().for_each(|client| hear(client, number));
-            if number > 30 && shared.connections() == CROWD as u64 {
+            if number > 30 && shared.connection_count() == CROWD as u64 {
                 break;
             }
             assert!(number < 2000, "40 MB wait for a client that does not read");
@@ -137,7 +137,7 @@ fn who_resets_or_does_not_read_costs_the_others_of_a_turn_nothing() {
             assert!(event.starts_with(&data(number, 20_000)), "{number}: {event:.80}");
         }
         assert!(heard.contains(r#""code":4100"#), "it is not told why");
-        let lost = eventually(|| match shared.metrics.ended(Reason::Lost) {
+        let lost = eventually(|| match shared.metrics.ended_for(Reason::Lost) {
             10 => Ok(()),
             lost => Err(format!("{lost} lost")),
         });

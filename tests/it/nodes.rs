@@ -291,7 +291,7 @@ fn agree(
             let cluster = all.nodes[peer.node].memory.shared.cluster.as_ref().unwrap();
             let (mut roster, cached) = cluster
                 .topics
-                .read(&topic, |entry| (entry.roster.users(), entry.cache_version()))
+                .read_topic(&topic, |entry| (entry.roster.users(), entry.cache_version()))
                 .unwrap();
             roster.sort_unstable();
             assert_eq!(roster, members, "{channel}");

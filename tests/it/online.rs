@@ -147,7 +147,7 @@ fn watchers_hear_of_true_changes_when_redis_comes_back() {
     comes_to_say(&mut d, &[("b", true), ("f", false)]);
     drop(b);
     let _f = signed_in(&two, "f", &[]);
-    eventually(|| match two.running().shared().connections() {
+    eventually(|| match two.running().shared().connection_count() {
         2 => Ok(()),
         count => Err(count.to_string()),
     })

@@ -22,8 +22,8 @@ fn a_panic_costs_the_connection_it_came_from() {
     });
     assert!(catch_unwind(task).is_err());
 
-    assert_eq!(memory.shared.metrics.sum(|counts| &counts.panics), 1);
-    assert_eq!(memory.shared.connections(), 1);
+    assert_eq!(memory.shared.metrics.sum_counter(|counts| &counts.panics), 1);
+    assert_eq!(memory.shared.connection_count(), 1);
     assert_eq!(memory.inspect("presence-room"), (1, 1));
     memory.deliver_all();
     let told = witness.heard();

@@ -274,7 +274,7 @@ proptest! {
             let Some(user_id) = UserId::parse(&id) else { continue };
             let said = read(&Message::client_event(&room, &event, &token, Some(&user_id)))?;
             prop_assert_eq!(said["user_id"].as_str(), Some(&*id));
-            let watch = inside(&Message::watchlist(std::slice::from_ref(&user_id), &[]))?;
+            let watch = inside(&Message::watchlist_events(std::slice::from_ref(&user_id), &[]))?;
             prop_assert_eq!(watch, json!({ "events": [{ "name": "online", "user_ids": [id] }] }));
             let member = Member { user_id, user_info: info.to_string().into() };
             let text = MemberText::new(&member);

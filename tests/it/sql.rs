@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use fanfare::app::ClientEvents;
-use fanfare::config::{self, Config, Flags, Loaded, Sql};
+use fanfare::config::{self, Config, Flags, LoadedSettings, SqlConfig};
 
 use crate::support::database::{Database, Kind};
 use crate::support::eventually;
@@ -49,12 +49,12 @@ fn serve(database: &Database) -> Fixture {
     Fixture::with_config(Vec::new(), |config| config.sql = Some(table_of(database)))
 }
 
-fn table_of(database: &Database) -> Sql {
-    Sql {
+fn table_of(database: &Database) -> SqlConfig {
+    SqlConfig {
         url: database.url(),
         table: "apps".to_owned(),
         ttl: Duration::from_secs(1),
-        rows: config::Rows::default(),
+        rows: config::RowReader::default(),
     }
 }
 
@@ -251,8 +251,8 @@ fn apps_are_looked_up_in_postgresql() {
 
 fn loaded(env: &[(&str, &str)]) -> Result<Config, String> {
     let nowhere = std::path::Path::new("/nonexistent");
-    match config::load(&Flags::default(), env.iter().copied(), nowhere) {
-        Ok(Loaded { config, .. }) => Ok(config),
+    match config::load_settings(&Flags::default(), env.iter().copied(), nowhere) {
+        Ok(LoadedSettings { config, .. }) => Ok(config),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -280,12 +280,12 @@ fn soketis_settings_of_a_database_are_enough() {
     assert!(!config.webhooks.allow_private);
     // What holds for all apps holds for those of the table, unless a row says otherwise.
     let row = |text: &str| serde_json::from_str(text).unwrap();
-    let app = sql.rows.app(&row(r#"{"id":"1","key":"k","secret":"s","enabled":1}"#)).unwrap().0;
+    let app = sql.rows.read_app(&row(r#"{"id":"1","key":"k","secret":"s","enabled":1}"#)).unwrap().0;
     assert_eq!((app.limits.max_batch, app.client_events), (25, ClientEvents::None));
     let more = r#"{"id":"1","key":"k","secret":4711,"max_event_batch_size":5,"webhooks":"[]"}"#;
-    assert_eq!(sql.rows.app(&row(more)).unwrap().0.limits.max_batch, 5);
+    assert_eq!(sql.rows.read_app(&row(more)).unwrap().0.limits.max_batch, 5);
     let odd = r#"{"id":"1","key":"k","secret":"s","max_connections":"x"}"#;
-    let (app, passed_over) = sql.rows.app(&row(odd)).unwrap();
+    let (app, passed_over) = sql.rows.read_app(&row(odd)).unwrap();
     assert_eq!(app.limits.max_connections, 0);
     let begin = "the row of \"1\", column max_connections: expected ";
     assert!(passed_over.len() == 1 && passed_over[0].starts_with(begin), "{passed_over:?}");

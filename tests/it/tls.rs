@@ -182,7 +182,7 @@ fn whoever_never_reads_is_closed_and_delays_nobody() {
     let mut publisher = http(&fixture, &config);
     let shared = fixture.running().shared();
     let mut number = 0;
-    while shared.connections() == 2 {
+    while shared.connection_count() == 2 {
         publish(&mut publisher, "c", &format!("{number}-{}", "x".repeat(50_000)));
         assert!(quick.hear_text().contains(&format!("\"{number}-")));
         number += 1;
@@ -197,7 +197,7 @@ fn whoever_never_reads_is_closed_and_delays_nobody() {
             other => panic!("{other:?}"),
         }
     }
-    eventually(|| match shared.metrics.ended(Reason::Slow) {
+    eventually(|| match shared.metrics.ended_for(Reason::Slow) {
         1 => Ok(()),
         count => Err(format!("{count} were too slow")),
     })

@@ -64,7 +64,7 @@ impl fmt::Debug for Sentinels {
 }
 
 /// Host and port of a server.
-pub(super) fn at(client: &Client) -> HostPort {
+pub(super) fn host_port(client: &Client) -> HostPort {
     match client.get_connection_info().addr() {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
             (host.clone(), *port)
@@ -79,7 +79,7 @@ fn to_the_end(clients: &mut VecDeque<Client>) {
     clients.extend(first);
 }
 
-fn invalid(problem: &'static str) -> RedisError {
+fn invalid_url(problem: &'static str) -> RedisError {
     (ErrorKind::InvalidClientConfig, problem).into()
 }
 
@@ -87,7 +87,7 @@ fn invalid(problem: &'static str) -> RedisError {
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut places = |clients: &mut dyn Iterator<Item = &Client>| {
-            for (number, (host, port)) in clients.map(at).enumerate() {
+            for (number, (host, port)) in clients.map(host_port).enumerate() {
                 let comma = if number > 0 { "," } else { "" };
                 write!(f, "{comma}{host}:{port}")?;
             }
@@ -130,10 +130,10 @@ impl RedisAddress {
     }
 
     /// The server to speak to now.
-    pub(super) async fn server(&mut self) -> Result<Client, LinkError> {
+    pub(super) async fn pick_server(&mut self) -> Result<Client, LinkError> {
         match self {
             Self::Servers(servers) => servers.seeds.front().cloned().ok_or(LinkError::NoMaster),
-            Self::Sentinels(sentinels) => sentinels.server().await,
+            Self::Sentinels(sentinels) => sentinels.find_master().await,
         }
     }
 
@@ -159,7 +159,9 @@ impl RedisAddress {
             Self::Sentinels(_) => {
                 let role: Result<Vec<Value>, _> = cmd("ROLE").query_async(commands).await;
                 match role {
-                    Ok(role) if role.first().and_then(reply::text) == Some("master") => Ok(false),
+                    Ok(role) if role.first().and_then(reply::as_text) == Some("master") => {
+                        Ok(false)
+                    }
                     Ok(_) => Err(LinkError::Replica),
                     Err(error) if error.is_unrecoverable_error() => Err(error.into()),
                     // It may not be asked, and takes no writes if it is a replica.
@@ -170,7 +172,7 @@ impl RedisAddress {
     }
 
     /// These servers are a Redis Cluster's now, and any of them can be asked for the others.
-    pub(super) fn learn(
+    pub(super) fn learn_servers(
         &mut self,
         servers: impl Iterator<Item = ConnectionInfo>,
     ) -> Result<(), RedisError> {
@@ -183,7 +185,7 @@ impl RedisAddress {
     }
 
     /// The server that was named is not there; somebody else is asked first from now on.
-    pub(super) fn misled(&mut self) {
+    pub(super) fn try_next(&mut self) {
         match self {
             Self::Servers(servers) => to_the_end(&mut servers.seeds),
             Self::Sentinels(sentinels) => to_the_end(&mut sentinels.sentinels),
@@ -191,11 +193,11 @@ impl RedisAddress {
     }
 
     /// Waits until another server is to be spoken to.
-    pub(super) async fn replaced(&mut self) {
+    pub(super) async fn wait_replaced(&mut self) {
         match self {
             // One that is replaced says so to who asks it.
             Self::Servers(_) => std::future::pending().await,
-            Self::Sentinels(sentinels) => sentinels.replaced().await,
+            Self::Sentinels(sentinels) => sentinels.wait_replaced().await,
         }
     }
 }
@@ -208,7 +210,7 @@ impl Sentinels {
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (name, database) = path.split_once('/').unwrap_or((path, ""));
         if name.is_empty() {
-            return Err(invalid("a Sentinel URL needs the master's name as its path"));
+            return Err(invalid_url("a Sentinel URL needs the master's name as its path"));
         }
         let (login, hosts) = match authority.rsplit_once('@') {
             Some((login, hosts)) => (format!("{login}@"), hosts),
@@ -219,7 +221,7 @@ impl Sentinels {
             match pair.split_once('=') {
                 Some(("sentinel_username", value)) => user = value,
                 Some(("sentinel_password", value)) => password = value,
-                _ => return Err(invalid("a Sentinel URL has a parameter that is not known")),
+                _ => return Err(invalid_url("a Sentinel URL has a parameter that is not known")),
             }
         }
         let own = if password.is_empty() { String::new() } else { format!("{user}:{password}@") };
@@ -238,19 +240,19 @@ impl Sentinels {
             master: None,
         };
         // So that it is known now whether a server's URL is one.
-        sentinels.client("localhost", 0)?;
+        sentinels.client_for("localhost", 0)?;
         Ok(sentinels)
     }
 
-    fn client(&self, host: &str, port: u16) -> Result<Client, RedisError> {
+    fn client_for(&self, host: &str, port: u16) -> Result<Client, RedisError> {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         Client::open(format!("{}{host}:{port}{}", self.head, self.tail))
     }
 
-    async fn server(&mut self) -> Result<Client, LinkError> {
+    async fn find_master(&mut self) -> Result<Client, LinkError> {
         for _ in 0..self.sentinels.len() {
-            if let Some((host, port)) = self.ask(&mut None).await {
-                let client = self.client(&host, port)?;
+            if let Some((host, port)) = self.ask_sentinel(&mut None).await {
+                let client = self.client_for(&host, port)?;
                 self.master = Some((host, port));
                 return Ok(client);
             }
@@ -260,7 +262,7 @@ impl Sentinels {
     }
 
     /// Asks the first Sentinel who the master is, over a connection that is kept.
-    async fn ask(&self, kept: &mut Option<MultiplexedConnection>) -> Option<HostPort> {
+    async fn ask_sentinel(&self, kept: &mut Option<MultiplexedConnection>) -> Option<HostPort> {
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => {
@@ -280,11 +282,11 @@ impl Sentinels {
         master
     }
 
-    async fn replaced(&mut self) {
+    async fn wait_replaced(&mut self) {
         let mut kept = None;
         loop {
             sleep(ASKED_EVERY).await;
-            match self.ask(&mut kept).await {
+            match self.ask_sentinel(&mut kept).await {
                 Some(master) if self.master.as_ref() != Some(&master) => return,
                 Some(_) => {}
                 None => {
@@ -323,7 +325,7 @@ mod tests {
         let settings = of.sentinels[0].get_connection_info().redis_settings().clone();
         assert_eq!((settings.username(), settings.password()), (None, Some("s")));
         assert_eq!(of.name, "main");
-        let server = of.client("2001:db8::1", 6379).unwrap();
+        let server = of.client_for("2001:db8::1", 6379).unwrap();
         let settings = server.get_connection_info().redis_settings().clone();
         assert_eq!((settings.username(), settings.password()), (Some("u"), Some("p@")));
         assert_eq!(settings.db(), 3);

@@ -29,14 +29,14 @@ impl<E> CommandBatch<E> {
         self.expected.len()
     }
 
-    pub(super) fn add(&mut self, command: impl Into<LeasedCommand>, expected: E) {
+    pub(super) fn add_command(&mut self, command: impl Into<LeasedCommand>, expected: E) {
         self.commands.push(command.into());
         self.expected.push(expected);
     }
 
     /// Sends all of it; the answers in the order of the commands. Where one of them is an error, whatever it says,
     /// Redis cannot be worked with, and nothing counts as done.
-    pub(super) async fn send(
+    pub(super) async fn send_all(
         self,
         servers: &mut RedisConnections,
         status: &LinkStatus,
@@ -45,17 +45,17 @@ impl<E> CommandBatch<E> {
         if count == 0 {
             return Ok(Vec::new());
         }
-        LinkMetrics::add(&status.figures.commands, count as u64);
-        LinkMetrics::add(&status.figures.round_trips, 1);
+        LinkMetrics::add_count(&status.figures.commands, count as u64);
+        LinkMetrics::add_count(&status.figures.round_trips, 1);
         let begun = Instant::now();
-        let answers = timeout(PATIENCE, servers.send(self.commands)).await??;
+        let answers = timeout(PATIENCE, servers.send_commands(self.commands)).await??;
         status.figures.round_trip.observe(begun.elapsed());
         let error = answers.iter().find_map(|answer| match answer {
             Value::ServerError(error) => Some(error),
             _ => None,
         });
         if let Some(error) = error {
-            return Err(LinkError::of(error));
+            return Err(LinkError::of_server(error));
         }
         if answers.len() != count {
             return Err(LinkError::Unexpected);
@@ -65,8 +65,8 @@ impl<E> CommandBatch<E> {
 }
 
 /// A script to be run, by the name that Redis knows it by.
-pub(super) fn script(script: Script, keys: &[String]) -> LeasedCommand {
+pub(super) fn script_call(script: Script, keys: &[String]) -> LeasedCommand {
     let mut command = redis::cmd("EVALSHA");
-    command.arg(script.name()).arg(keys.len()).arg(keys);
+    command.arg(script.sha1_name()).arg(keys.len()).arg(keys);
     LeasedCommand { command, fenced: script.is_fenced() }
 }

@@ -35,7 +35,7 @@ struct BudgetedEvent {
 
 impl CacheBudget {
     /// An event of `serial` is kept until `expires`; which others are to be taken out, by their serials.
-    pub(super) fn keep(
+    pub(super) fn keep_event(
         &mut self,
         topic: &Topic,
         (bytes, max): (usize, usize),
@@ -90,7 +90,7 @@ mod tests {
         let later = now + Duration::from_secs(60);
         let max = 3 * (OVERHEAD + 100);
         let mut keep = |channel, bytes, serial, expires| {
-            let out = keeping.keep(&topic(channel), (bytes, max), serial, expires);
+            let out = keeping.keep_event(&topic(channel), (bytes, max), serial, expires);
             keeping.touch(&topic("one"));
             let out = out.into_iter();
             out.map(|(channel, serial)| (channel.to_string(), serial)).collect::<Vec<_>>()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{Value, cmd};
 
-use super::batch::{CommandBatch, script};
+use super::batch::{CommandBatch, script_call};
 use super::connections::RedisConnections;
 use super::reader::EnvelopeTrust;
 use super::session::{ExpectedReply, LinkWriter, MOST};
@@ -48,7 +48,7 @@ fn owner(node: u64) -> String {
 }
 
 fn keys_of(keys: &RedisKeys, app: &AppId, parts: &str) -> Vec<String> {
-    parts.chars().map(|part| keys.app(app, part)).collect()
+    parts.chars().map(|part| keys.app_key(app, part)).collect()
 }
 
 impl LinkState {
@@ -65,30 +65,30 @@ impl LinkWriter<'_> {
     pub(super) fn park(&self, batch: &mut CommandBatch<ExpectedReply>) -> usize {
         let some = self.kept.parked.iter().take(MOST);
         for Parked { app, key, record, window, ended, unclaimed } in some.clone() {
-            let mut park = script(Script::Park, &keys_of(self.keys, app, "sqz"));
+            let mut park = script_call(Script::Park, &keys_of(self.keys, app, "sqz"));
             let record = match record.is_empty() {
                 true => Vec::new(),
                 false => self.seals.seal_record(app, key, record),
             };
             park.arg(key).arg(owner(self.kept.node)).arg(record).arg(micros(*window));
             park.arg(u8::from(*ended)).arg(u8::from(*unclaimed)).arg(lasts(*window)).arg(MAX_BYTES);
-            batch.add(park, ExpectedReply::Parked { app: app.clone() });
+            batch.add_command(park, ExpectedReply::Parked { app: app.clone() });
         }
         some.len()
     }
 
     pub(super) fn sweep(&self, batch: &mut CommandBatch<ExpectedReply>, app: AppId) {
-        let mut sweep = script(Script::Sweep, &keys_of(self.keys, &app, "sqz"));
+        let mut sweep = script_call(Script::Sweep, &keys_of(self.keys, &app, "sqz"));
         sweep.arg(SWEPT);
-        batch.add(sweep, ExpectedReply::Swept { app });
+        batch.add_command(sweep, ExpectedReply::Swept { app });
     }
 
     /// Hands out how many clients were forgotten: by a number those that were too many, by two those whose time was
     /// over, and how many are left.
     pub(super) async fn take_forgotten(&self, app: AppId, value: &Value) -> Result<(), LinkError> {
-        let counts = match reply::list(value) {
-            [expired, waiting] => (reply::number(expired), Some(0), reply::number(waiting)),
-            _ => (Some(0), reply::number(value), None),
+        let counts = match reply::as_list(value) {
+            [expired, waiting] => (reply::as_number(expired), Some(0), reply::as_number(waiting)),
+            _ => (Some(0), reply::as_number(value), None),
         };
         let (Some(expired), Some(crowded), waiting) = counts else {
             return Err(LinkError::Unexpected);
@@ -96,24 +96,25 @@ impl LinkWriter<'_> {
         if expired + crowded == 0 && waiting.is_none() {
             return Ok(());
         }
-        self.arrive(LinkEvent::Swept { app, expired, crowded, waiting }).await
+        self.send_event(LinkEvent::Swept { app, expired, crowded, waiting }).await
     }
 
     /// Asks for what clients have missed, some at a time.
     pub(super) fn ask_for_missed(&self, batch: &mut CommandBatch<ExpectedReply>) {
         for replay in self.link.replays.iter().take(READ_AT_ONCE) {
-            let mut missed = script(Script::Missed, &[self.keys.channel(&replay.topic, 'l')]);
-            missed.arg(self.status.clock.said(replay.after)).arg(self.settings.replay);
-            batch.add(missed, ExpectedReply::Replayed);
+            let mut missed =
+                script_call(Script::Missed, &[self.keys.channel_key(&replay.topic, 'l')]);
+            missed.arg(self.status.clock.to_redis(replay.after)).arg(self.settings.replay);
+            batch.add_command(missed, ExpectedReply::Replayed);
         }
     }
 
     /// Hands out what the first of those that wait has missed.
     pub(super) async fn take_missed(&mut self, value: &Value) -> Result<(), LinkError> {
-        let (reaches, last, missed) = match reply::list(value) {
+        let (reaches, last, missed) = match reply::as_list(value) {
             [last, ..] => {
-                let missed = reply::missed(value).ok_or(LinkError::Unexpected)?;
-                (missed.reaches, reply::number(last).unwrap_or_default(), missed.entries)
+                let missed = reply::read_missed(value).ok_or(LinkError::Unexpected)?;
+                (missed.reaches, reply::as_number(last).unwrap_or_default(), missed.entries)
             }
             [] => return Err(LinkError::Unexpected),
         };
@@ -122,18 +123,18 @@ impl LinkWriter<'_> {
         };
         let clock = &self.status.clock;
         // What a server that has lost its data since had in its log, nobody knows.
-        let lost = self.kept.epochs.values().any(|epoch| clock.local(*epoch) > alive + SLACK);
+        let lost = self.kept.epochs.values().any(|epoch| clock.to_local(*epoch) > alive + SLACK);
         let gap = match reaches {
             LogCoverage::Back => false,
             LogCoverage::Begin => lost,
             LogCoverage::Short => true,
         };
-        let name = self.keys.topic(&topic);
+        let name = self.keys.topic_name(&topic);
         let events =
             missed.into_iter().filter_map(|entry| missed_event(self.trust, &name, clock, &entry));
         let events = events.collect();
-        let last = clock.local(last).max(after);
-        self.arrive(LinkEvent::Missed(Missed { topic, ticket, events, gap, last })).await
+        let last = clock.to_local(last).max(after);
+        self.send_event(LinkEvent::Missed(Missed { topic, ticket, events, gap, last })).await
     }
 }
 
@@ -145,13 +146,13 @@ fn missed_event(
     entry: &Bytes,
 ) -> Option<MissedEvent> {
     let envelope = Envelope::decode(entry).ok()?;
-    if envelope.whisper || !trust.believes(name, &envelope, entry) {
+    if envelope.whisper || !trust.is_believed(name, &envelope, entry) {
         return None;
     }
     match envelope.body {
         EnvelopeBody::Event { version, except, frame }
         | EnvelopeBody::Cached { version, except, frame, .. } => {
-            Some(MissedEvent { place: clock.local(version), except, frame })
+            Some(MissedEvent { place: clock.to_local(version), except, frame })
         }
         _ => None,
     }
@@ -170,21 +171,21 @@ pub(super) async fn claim(
     (node, app, key, window): (u64, &AppId, &str, Duration),
 ) -> Result<Option<ClaimedClient>, LinkError> {
     let mut batch = CommandBatch::new();
-    let mut claim = script(Script::Claim, &keys_of(trust.keys, app, "sqzx"));
+    let mut claim = script_call(Script::Claim, &keys_of(trust.keys, app, "sqzx"));
     claim.arg(key).arg(owner(node)).arg(micros(window)).arg(lasts(window));
-    batch.add(claim, ());
-    let answers = batch.send(servers, status).await?;
+    batch.add_command(claim, ());
+    let answers = batch.send_all(servers, status).await?;
     let Some((_, value)) = answers.first() else { return Ok(None) };
-    let [before, record, since, withdrawals] = reply::list(value) else { return Ok(None) };
-    let owner = reply::text(before).and_then(|text| u64::from_str_radix(text, 16).ok());
-    let record = reply::bytes(record).and_then(|bytes| {
+    let [before, record, since, withdrawals] = reply::as_list(value) else { return Ok(None) };
+    let owner = reply::as_text(before).and_then(|text| u64::from_str_radix(text, 16).ok());
+    let record = reply::as_bytes(record).and_then(|bytes| {
         let (time, sealed) = bytes.split_at_checked(DIGITS)?;
         let time = std::str::from_utf8(time).ok()?.parse().ok()?;
         let record = trust.seals.open_record(app, key, sealed)?;
-        Some((status.clock.local(time), Bytes::copy_from_slice(record)))
+        Some((status.clock.to_local(time), Bytes::copy_from_slice(record)))
     });
-    let since = status.clock.local(reply::number(since).unwrap_or_default());
-    let withdrawals = reply::number(withdrawals) == Some(1);
+    let since = status.clock.to_local(reply::as_number(since).unwrap_or_default());
+    let withdrawals = reply::as_number(withdrawals) == Some(1);
     Ok(Some(ClaimedClient { owner, record, since, withdrawals }))
 }
 
@@ -197,18 +198,18 @@ pub(super) async fn withdrawn(
 ) -> Result<Vec<u64>, LinkError> {
     let mut batch = CommandBatch::new();
     let mut scores = cmd("ZMSCORE");
-    scores.arg(keys.app(app, 'x')).arg(members);
-    batch.add(scores, ());
-    let answers = batch.send(servers, status).await?;
+    scores.arg(keys.app_key(app, 'x')).arg(members);
+    batch.add_command(scores, ());
+    let answers = batch.send_all(servers, status).await?;
     let time = |value: &Value| match value {
-        Value::Double(score) => status.clock.local(*score as u64),
-        value => reply::text(value)
+        Value::Double(score) => status.clock.to_local(*score as u64),
+        value => reply::as_text(value)
             .and_then(|text| text.parse::<f64>().ok())
-            .map_or(0, |score| status.clock.local(score as u64)),
+            .map_or(0, |score| status.clock.to_local(score as u64)),
     };
     Ok(answers
         .first()
-        .map(|(_, value)| reply::list(value).iter().map(time).collect())
+        .map(|(_, value)| reply::as_list(value).iter().map(time).collect())
         .unwrap_or_default())
 }
 
@@ -219,10 +220,10 @@ pub(super) async fn take_over(
     status: &LinkStatus,
     (envelope, app, node): (Envelope, &AppId, u64),
 ) -> Result<usize, LinkError> {
-    let (topic, mut publish) = (trust.keys.node(node), cmd("SPUBLISH"));
-    publish.arg(&topic).arg(trust.seals.encode(app, &topic, &envelope));
+    let (topic, mut publish) = (trust.keys.node_topic(node), cmd("SPUBLISH"));
+    publish.arg(&topic).arg(trust.seals.encode_sealed(app, &topic, &envelope));
     let mut batch = CommandBatch::new();
-    batch.add(publish, ());
-    let answers = batch.send(servers, status).await?;
-    Ok(answers.first().and_then(|(_, value)| reply::number(value)).unwrap_or_default() as usize)
+    batch.add_command(publish, ());
+    let answers = batch.send_all(servers, status).await?;
+    Ok(answers.first().and_then(|(_, value)| reply::as_number(value)).unwrap_or_default() as usize)
 }

@@ -70,14 +70,14 @@ struct RoutedCommand {
 
 impl PushStream {
     /// The next message; `None` once a connection has ended.
-    pub(super) async fn next(&mut self) -> Option<Msg> {
+    pub(super) async fn next_push(&mut self) -> Option<Msg> {
         loop {
             let push = self.pushes.recv().await?;
             match push.kind {
                 PushKind::Disconnection => return None,
                 PushKind::SUnsubscribe => {
-                    let name = push.data.first().and_then(reply::text).unwrap_or_default();
-                    self.moves.borrow_mut().ended(name);
+                    let name = push.data.first().and_then(reply::as_text).unwrap_or_default();
+                    self.moves.borrow_mut().note_ended(name);
                 }
                 _ => {
                     if let Some(message) = Msg::from_push_info(push) {
@@ -91,7 +91,7 @@ impl PushStream {
 
 impl SlotMoves {
     /// A subscription has ended: if not by this node, because its slot is another server's.
-    fn ended(&mut self, name: &str) {
+    fn note_ended(&mut self, name: &str) {
         match self.ending.get_mut(name) {
             Some(1) => {
                 self.ending.remove(name);
@@ -106,23 +106,25 @@ impl SlotMoves {
 
 impl RedisConnections {
     /// Connects to the server that has everything, or to all that have slots.
-    pub(super) async fn connect(
+    pub(super) async fn connect_all(
         address: &mut RedisAddress,
         keys: RedisKeys,
         node: u64,
     ) -> Result<(Self, PushStream), LinkError> {
-        let login = address.server().await?;
+        let login = address.pick_server().await?;
         let (pushes, incoming) = mpsc::unbounded_channel();
         let moves = Rc::new(RefCell::new(SlotMoves::default()));
         let heard = PushStream { pushes: incoming, moves: moves.clone() };
-        let at = address::at(&login);
+        let at = address::host_port(&login);
         let first = RedisServer::connect((&login, address.tls()), at, pushes.clone()).await?;
         let (servers, slots, issued) = Default::default();
         let tls = address.tls().clone();
         let mut all = Self { login, tls, servers, slots, pushes, moves, keys, node, issued };
-        if address.is_cluster(&mut first.connection(ConnectionRole::Commands)).await? {
+        if address.is_cluster(&mut first.connection_for(ConnectionRole::Commands)).await? {
             all.connect_to_all(first).await?;
-            address.learn(all.servers.iter().map(|server| at_address(&all.login, &server.at)))?;
+            address.learn_servers(
+                all.servers.iter().map(|server| at_address(&all.login, &server.at)),
+            )?;
         } else {
             all.servers.push(first);
         }
@@ -131,8 +133,8 @@ impl RedisConnections {
 
     /// Connects to all that have slots, by what one of them says.
     async fn connect_to_all(&mut self, first: RedisServer) -> Result<(), LinkError> {
-        let mut commands = first.connection(ConnectionRole::Commands);
-        let ranges = slots::ranges(&slots_of(&mut commands).await?, &first.at.0);
+        let mut commands = first.connection_for(ConnectionRole::Commands);
+        let ranges = slots::slot_ranges(&slots_of(&mut commands).await?, &first.at.0);
         let others: BTreeSet<&HostPort> = ranges.iter().map(|(_, _, at)| at).collect();
         let connecting =
             others.into_iter().filter(|at| **at != first.at).map(|at| self.connect_to(at.clone()));
@@ -157,12 +159,12 @@ impl RedisConnections {
     pub(super) async fn assign_all(&mut self, ranges: Vec<(u16, u16, HostPort)>) {
         for (first, last, at) in ranges {
             if let Ok(server) = self.place_of(at).await {
-                (first..=last).for_each(|slot| self.assign(slot, server));
+                (first..=last).for_each(|slot| self.assign_slot(slot, server));
             }
         }
     }
 
-    fn assign(&mut self, slot: u16, server: u16) {
+    fn assign_slot(&mut self, slot: u16, server: u16) {
         if let Some(place) = self.slots.get_mut(usize::from(slot))
             && *place != server
         {
@@ -200,18 +202,18 @@ impl RedisConnections {
     }
 
     /// Sends commands; the answers in their order.
-    pub(super) async fn send(
+    pub(super) async fn send_commands(
         &mut self,
         commands: Vec<LeasedCommand>,
     ) -> Result<Vec<Value>, LinkError> {
-        self.round(ConnectionRole::Commands, commands).await
+        self.send_round(ConnectionRole::Commands, commands).await
     }
 
     /// Subscribes to topics.
-    pub(super) async fn subscribe(&mut self, names: &[String]) -> Result<(), LinkError> {
+    pub(super) async fn subscribe_topics(&mut self, names: &[String]) -> Result<(), LinkError> {
         for _ in 0..3 {
             let commands = names.iter().map(|name| of_topic("SSUBSCRIBE", name).into()).collect();
-            let answers = self.round(ConnectionRole::Listening, commands).await?;
+            let answers = self.send_round(ConnectionRole::Listening, commands).await?;
             if let Some(Value::ServerError(error)) =
                 answers.iter().find(|answer| matches!(answer, Value::ServerError(_)))
             {
@@ -219,7 +221,7 @@ impl RedisConnections {
             }
             let is_of = |(answer, name): (&Value, &String)| match answer {
                 Value::Push { kind: PushKind::SSubscribe, data } => {
-                    data.first().and_then(reply::text) == Some(name)
+                    data.first().and_then(reply::as_text) == Some(name)
                 }
                 _ => false,
             };
@@ -233,12 +235,12 @@ impl RedisConnections {
     }
 
     /// Ends subscriptions.
-    pub(super) async fn unsubscribe(&mut self, names: &[String]) -> Result<(), LinkError> {
+    pub(super) async fn unsubscribe_topics(&mut self, names: &[String]) -> Result<(), LinkError> {
         for name in names {
             *self.moves.borrow_mut().ending.entry(name.clone()).or_default() += 1;
         }
         let commands = names.iter().map(|name| of_topic("SUNSUBSCRIBE", name).into()).collect();
-        let answers = self.round(ConnectionRole::Listening, commands).await?;
+        let answers = self.send_round(ConnectionRole::Listening, commands).await?;
         let refused = answers.into_iter().find_map(|answer| match answer {
             Value::ServerError(error) => Some(LinkError::Redis(error.into())),
             _ => None,
@@ -249,13 +251,13 @@ impl RedisConnections {
     /// Asks all connections that listen whether they do, until the answers are those to the questions.
     pub(super) async fn listen_well(&self) -> Result<(), LinkError> {
         let questions = self.servers.iter().map(|server| {
-            let mut connection = server.connection(ConnectionRole::Listening);
+            let mut connection = server.connection_for(ConnectionRole::Listening);
             async move {
                 for number in 0..10_u8 {
                     let word = format!("fanfare-{number}");
                     let mut ping = cmd("PING");
                     let answer: Value = ping.arg(&word).query_async(&mut connection).await?;
-                    if reply::text(&answer) == Some(&word) {
+                    if reply::as_text(&answer) == Some(&word) {
                         return Ok(());
                     }
                     sleep(LATER).await;
@@ -267,17 +269,17 @@ impl RedisConnections {
     }
 
     /// Sends commands, each to the server it belongs to, and again where an answer points elsewhere.
-    async fn round(
+    async fn send_round(
         &mut self,
         which: ConnectionRole,
         commands: Vec<LeasedCommand>,
     ) -> Result<Vec<Value>, LinkError> {
         if !self.is_cluster() {
             let Some(server) = self.servers.first() else { return Err(LinkError::Uncovered) };
-            let (mut connection, count) = (server.connection(which), commands.len());
+            let (mut connection, count) = (server.connection_for(which), commands.len());
             let mut pipeline = redis::pipe();
             commands.into_iter().for_each(|routed| {
-                pipeline.add_command(server.command(&self.keys, routed));
+                pipeline.add_command(server.fenced_command(&self.keys, routed));
             });
             return Ok(connection.req_packed_commands(&pipeline, 0, count).await?);
         }
@@ -294,17 +296,17 @@ impl RedisConnections {
             if rounds > USUAL {
                 sleep(LATER).await;
             }
-            if rounds > 1 && self.leases().next().is_some() {
+            if rounds > 1 && self.current_leases().next().is_some() {
                 self.renew_moved_leases().await?;
             }
             let replies = self.send_each(which, &commands, &left).await?;
-            left = self.sort(replies, &mut answers).await?;
+            left = self.sort_answers(replies, &mut answers).await?;
         }
         Ok(answers)
     }
 
     /// Puts answers in their places. What is left is to be sent again.
-    async fn sort(
+    async fn sort_answers(
         &mut self,
         replies: Vec<(usize, u16, Value)>,
         answers: &mut [Value],
@@ -313,7 +315,7 @@ impl RedisConnections {
         for (index, server, value) in replies {
             let asked = self.servers.get(usize::from(server)).map_or("", |server| &server.at.0);
             let redirect = match &value {
-                Value::ServerError(error) => Redirect::of(error, asked),
+                Value::ServerError(error) => Redirect::of_error(error, asked),
                 _ => None,
             };
             let mut asking = None;
@@ -326,7 +328,7 @@ impl RedisConnections {
                 }
                 Some(Redirect::Moved(slot, at)) => {
                     let server = self.place_of(at).await?;
-                    self.assign(slot, server);
+                    self.assign_slot(slot, server);
                     moved = Some(server);
                 }
                 Some(Redirect::Ask(at)) => asking = Some(self.place_of(at).await?),
@@ -338,8 +340,8 @@ impl RedisConnections {
         if let Some(server) = moved.and_then(|server| self.servers.get(usize::from(server))) {
             // Where one slot has moved, others have.
             let asked = server.at.0.clone();
-            let slots = slots_of(&mut server.connection(ConnectionRole::Commands)).await?;
-            self.assign_all(slots::ranges(&slots, &asked)).await;
+            let slots = slots_of(&mut server.connection_for(ConnectionRole::Commands)).await?;
+            self.assign_all(slots::slot_ranges(&slots, &asked)).await;
         }
         left.sort_unstable_by_key(|errand| errand.index);
         Ok(left)
@@ -372,7 +374,7 @@ impl RedisConnections {
                 places.push(None);
             }
             let routed = LeasedCommand { command: command.clone(), fenced: *fenced };
-            pipeline.add_command(server.command(&self.keys, routed));
+            pipeline.add_command(server.fenced_command(&self.keys, routed));
             places.push(Some(*index));
         }
         let mut sending = Vec::new();
@@ -380,7 +382,7 @@ impl RedisConnections {
             let Some(server) = self.servers.get(usize::from(place)) else {
                 return Err(LinkError::Uncovered);
             };
-            let mut connection = server.connection(which);
+            let mut connection = server.connection_for(which);
             sending.push(async move {
                 let count = places.len();
                 let answers = connection.req_packed_commands(&pipeline, 0, count).await?;

@@ -7,7 +7,7 @@ use redis::cmd;
 use tokio::time::Instant;
 
 use super::LinkError;
-use super::batch::{CommandBatch, script};
+use super::batch::{CommandBatch, script_call};
 use super::reply;
 use super::session::{CountUpdate, ExpectedReply, LinkWriter};
 use crate::app::AppId;
@@ -26,22 +26,26 @@ const COUNTS_AT_ONCE: usize = 16;
 
 impl LinkWriter<'_> {
     /// Tells Redis the counts that have changed.
-    pub(super) async fn count(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn report_counts(&mut self) -> Result<(), LinkError> {
         if self.link.whole {
             // A channel is occupied before webhooks hear by how many.
-            self.say().await?;
+            self.write_logs().await?;
         }
         let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
-        self.link.counted.note();
+        self.link.counted.note_now();
         for (topic, tell) in std::mem::take(&mut self.link.changed) {
-            let (count, wish) = self.topics.count(&topic);
+            let (count, wish) = self.topics.count_here(&topic);
             if self.topics.is_idle(&topic) {
                 self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
             }
             if topic.channel.online_user().is_some() {
                 continue;
             }
-            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, wish.or(tell)));
+            by_app.entry(topic.app).or_default().push((
+                Some(topic.channel),
+                count,
+                wish.or_clients(tell),
+            ));
         }
         for app in std::mem::take(&mut self.link.connections) {
             let count = self.kept.connections.get(&app).copied().unwrap_or_default();
@@ -67,33 +71,33 @@ impl LinkWriter<'_> {
         &mut self,
         batch: CommandBatch<ExpectedReply>,
     ) -> Result<(), LinkError> {
-        let answers = batch.send(&mut self.servers, self.status).await?;
+        let answers = batch.send_all(&mut self.servers, self.status).await?;
         let mut told = CommandBatch::new();
         for (expected, value) in &answers {
             let ExpectedReply::Counted { app, channels } = expected else { continue };
-            for (channel, total) in channels.iter().zip(reply::list(value).chunks(2)) {
+            for (channel, total) in channels.iter().zip(reply::as_list(value).chunks(2)) {
                 let (Some(channel), [count, version]) = (channel, total) else { continue };
                 let topic = Topic { app: app.clone(), channel: channel.clone() };
-                let count = reply::number(count).unwrap_or_default() as usize;
-                let text = reply::text(version).unwrap_or_default();
+                let count = reply::as_number(count).unwrap_or_default() as usize;
+                let text = reply::as_text(version).unwrap_or_default();
                 if let Some(version) = text.strip_prefix('-').and_then(|text| text.parse().ok()) {
                     // What nobody's count was, so that nobody is told of it but those here.
-                    let version = self.status.clock.local(version);
+                    let version = self.status.clock.to_local(version);
                     let body = EnvelopeBody::Count { version, count };
-                    let envelope = Envelope { origin: 0, ..self.envelope(0, false, body) };
-                    self.arrive(LinkEvent::Topic(topic, envelope)).await?;
+                    let envelope = Envelope { origin: 0, ..self.new_envelope(0, false, body) };
+                    self.send_event(LinkEvent::Topic(topic, envelope)).await?;
                     continue;
                 }
                 let Ok(version) = text.parse() else { continue };
-                let envelope = self.envelope(0, false, EnvelopeBody::Count { version, count });
-                let (name, mut publish) = (self.keys.topic(&topic), cmd("SPUBLISH"));
-                publish.arg(&name).arg(self.seals.encode(&topic.app, &name, &envelope));
-                told.add(publish, ExpectedReply::Done);
+                let envelope = self.new_envelope(0, false, EnvelopeBody::Count { version, count });
+                let (name, mut publish) = (self.keys.topic_name(&topic), cmd("SPUBLISH"));
+                publish.arg(&name).arg(self.seals.encode_sealed(&topic.app, &name, &envelope));
+                told.add_command(publish, ExpectedReply::Done);
             }
         }
-        self.take(answers, &mut []).await?;
-        let answers = told.send(&mut self.servers, self.status).await?;
-        self.take(answers, &mut []).await
+        self.take_replies(answers, &mut []).await?;
+        let answers = told.send_all(&mut self.servers, self.status).await?;
+        self.take_replies(answers, &mut []).await
     }
 
     /// Adds what is to be told of an app's counts: under the lease that holds, to which goes over what the node's
@@ -105,7 +109,7 @@ impl LinkWriter<'_> {
         cleared: Option<&str>,
         mut counts: Vec<CountUpdate>,
     ) {
-        let part = |part| self.keys.app(app, part);
+        let part = |part| self.keys.app_key(app, part);
         let keys = [part('t'), self.keys.counts_of_leases(app), part('v'), part('w'), part('b')];
         let asks = self.kept.news.apps.get(app).is_some_and(|of| of.hooks == AppHooks::Counting);
         let old: Vec<&str> = match cleared {
@@ -115,7 +119,7 @@ impl LinkWriter<'_> {
         while !counts.is_empty() {
             let some: Vec<_> = counts.drain(..counts.len().min(COUNTED)).collect();
             let which = cleared.map_or(Script::Count, |_| Script::Uncount);
-            let mut count = script(which, &keys);
+            let mut count = script_call(which, &keys);
             count.arg(format!("a{app}")).arg(if asks { MOST_LOGGED } else { 0 });
             count.arg(self.keys.news(app)).arg(old.len()).arg(&old);
             for (channel, number, tell) in &some {
@@ -126,7 +130,7 @@ impl LinkWriter<'_> {
                 count.arg(lease).arg("").arg("");
             });
             let channels = some.into_iter().map(|(channel, ..)| channel).collect();
-            batch.add(count, ExpectedReply::Counted { app: app.clone(), channels });
+            batch.add_command(count, ExpectedReply::Counted { app: app.clone(), channels });
         }
     }
 }

@@ -70,13 +70,13 @@ struct TopicSenders {
 struct RecentSerials(VecDeque<u64>);
 
 impl RecentSerials {
-    fn knows(&self, serial: u64) -> bool {
+    fn contains_serial(&self, serial: u64) -> bool {
         let is_older = self.0.len() == SERIALS && self.0.front().is_some_and(|old| serial < *old);
         is_older || self.0.binary_search(&serial).is_ok()
     }
 
-    fn note(&mut self, serial: u64) {
-        if self.knows(serial) {
+    fn note_serial(&mut self, serial: u64) {
+        if self.contains_serial(serial) {
             return;
         }
         if self.0.len() == SERIALS {
@@ -97,7 +97,7 @@ pub(super) struct MessageId {
 
 impl From<&Envelope> for MessageId {
     fn from(envelope: &Envelope) -> Self {
-        Self { origin: envelope.origin, serial: envelope.serial, place: envelope.place() }
+        Self { origin: envelope.origin, serial: envelope.serial, place: envelope.log_place() }
     }
 }
 
@@ -107,17 +107,17 @@ pub(super) enum EnvelopeVerdict {
     New(Envelope),
     /// It was heard before.
     Doubled,
-    /// It comes out of [`Hearing::waiting`].
+    /// It comes out of [`Deduplicator::next_waiting`].
     Waits,
 }
 
 impl TopicSenders {
-    fn knows(&self, origin: u64, serial: u64) -> bool {
+    fn contains_message(&self, origin: u64, serial: u64) -> bool {
         let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
-        serial != 0 && of_it.any(|(_, recent)| recent.knows(serial))
+        serial != 0 && of_it.any(|(_, recent)| recent.contains_serial(serial))
     }
 
-    fn note(&mut self, mark: MessageId) {
+    fn note_message(&mut self, mark: MessageId) {
         // Where the clock of Redis was set back, places begin again.
         self.place = mark.place.or(self.place);
         if mark.serial == 0 {
@@ -132,7 +132,7 @@ impl TopicSenders {
         }
         let place = known.unwrap_or(self.senders.len() - 1);
         if let Some((_, recent)) = self.senders.get_mut(place) {
-            recent.note(mark.serial);
+            recent.note_serial(mark.serial);
         }
     }
 }
@@ -206,12 +206,12 @@ impl Deduplicator {
     }
 
     /// How long ago that was, or the link was made.
-    pub(super) fn silence(&self) -> Duration {
+    pub(super) fn time_since_heard(&self) -> Duration {
         self.word.elapsed()
     }
 
     /// How long what is caught up with now may reach back.
-    pub(super) fn away(&self) -> Duration {
+    pub(super) fn catch_up_window(&self) -> Duration {
         self.deaf.map_or(Duration::ZERO, |deaf| deaf.elapsed())
     }
 
@@ -234,7 +234,7 @@ impl Deduplicator {
     }
 
     /// The link is made anew: all topics have to catch up.
-    pub(super) fn cut(&mut self) {
+    pub(super) fn begin_catch_up(&mut self) {
         self.deaf.get_or_insert(self.word);
         self.word = Instant::now();
         for heard in self.topics.values_mut() {
@@ -252,7 +252,7 @@ impl Deduplicator {
 
     /// The topic is about to be subscribed to. Where it is new, everything from then on is to be heard; it is
     /// `since` now.
-    pub(super) fn begin(&mut self, name: &str, since: u64) {
+    pub(super) fn open_topic(&mut self, name: &str, since: u64) {
         if !self.topics.contains_key(name) {
             let heard =
                 TopicSenders { since, waiting: Some(VecDeque::new()), ..TopicSenders::default() };
@@ -265,7 +265,7 @@ impl Deduplicator {
         self.topics.entry(name.to_owned()).or_default().place.get_or_insert(place);
     }
 
-    pub(super) fn end(&mut self, name: &str) {
+    pub(super) fn close_topic(&mut self, name: &str) {
         self.topics.remove(name);
     }
 
@@ -276,18 +276,18 @@ impl Deduplicator {
     }
 
     /// What came in on a topic. One that is not taken part in any more has nobody to hear it twice.
-    pub(super) fn hear(&mut self, name: &str, envelope: Envelope) -> EnvelopeVerdict {
+    pub(super) fn judge_envelope(&mut self, name: &str, envelope: Envelope) -> EnvelopeVerdict {
         let Some(heard) = self.topics.get_mut(name) else { return EnvelopeVerdict::New(envelope) };
         if let Some(waiting) = &mut heard.waiting {
             waiting.push_back(envelope);
             return EnvelopeVerdict::Waits;
         }
-        self.sift(name, envelope).map_or(EnvelopeVerdict::Doubled, EnvelopeVerdict::New)
+        self.filter_duplicate(name, envelope).map_or(EnvelopeVerdict::Doubled, EnvelopeVerdict::New)
     }
 
     /// Drops an envelope that was heard. Of this node's own cached events the place is news nevertheless.
-    pub(super) fn sift(&self, name: &str, mut envelope: Envelope) -> Option<Envelope> {
-        if !self.knows(name, MessageId::from(&envelope)) {
+    pub(super) fn filter_duplicate(&self, name: &str, mut envelope: Envelope) -> Option<Envelope> {
+        if !self.is_known(name, MessageId::from(&envelope)) {
             return Some(envelope);
         }
         envelope.told = true;
@@ -296,15 +296,15 @@ impl Deduplicator {
     }
 
     /// Whether an event was heard, for one that is found elsewhere too.
-    pub(super) fn knows(&self, name: &str, mark: MessageId) -> bool {
-        self.topics.get(name).is_some_and(|heard| heard.knows(mark.origin, mark.serial))
+    pub(super) fn is_known(&self, name: &str, mark: MessageId) -> bool {
+        self.topics.get(name).is_some_and(|heard| heard.contains_message(mark.origin, mark.serial))
     }
 
     /// It was handed on.
-    pub(super) fn note(&mut self, name: &str, mark: MessageId) {
+    pub(super) fn note_delivered(&mut self, name: &str, mark: MessageId) {
         let own = mark.origin == self.node;
         if let Some(heard) = self.topics.get_mut(name) {
-            heard.note(mark);
+            heard.note_message(mark);
             heard.own = heard.own.max(if own { mark.serial } else { 0 });
         }
     }
@@ -313,7 +313,7 @@ impl Deduplicator {
     pub(super) fn note_told(&mut self, name: &str, serial: u64) {
         let mark = MessageId { origin: self.node, serial, place: None };
         if let Some(heard) = self.topics.get_mut(name) {
-            heard.note(mark);
+            heard.note_message(mark);
         }
     }
 
@@ -321,19 +321,19 @@ impl Deduplicator {
     pub(super) fn note_kept(&mut self, name: &str, mark: MessageId) {
         // This node's own come back for other reasons, too.
         if let Some(heard) = self.topics.get_mut(name).filter(|_| mark.origin != self.node) {
-            heard.note(MessageId { place: None, ..mark });
+            heard.note_message(MessageId { place: None, ..mark });
         }
     }
 
     /// The log was read, and ends at `place`.
-    pub(super) fn reach(&mut self, name: &str, place: u64) {
+    pub(super) fn note_log_end(&mut self, name: &str, place: u64) {
         if let Some(heard) = self.topics.get_mut(name) {
             heard.place = Some(place.max(heard.place.unwrap_or_default()));
         }
     }
 
     /// What came in while the log was read, one after the other; with the last the topic has caught up.
-    pub(super) fn waiting(&mut self, name: &str) -> Option<Envelope> {
+    pub(super) fn next_waiting(&mut self, name: &str) -> Option<Envelope> {
         let heard = self.topics.get_mut(name)?;
         let next = heard.waiting.as_mut().and_then(VecDeque::pop_front);
         if next.is_none() {
@@ -357,19 +357,19 @@ mod tests {
 
     fn hear(hearing: &mut Deduplicator, envelope: Envelope) -> EnvelopeVerdict {
         let mark = MessageId::from(&envelope);
-        let verdict = hearing.hear("t", envelope);
+        let verdict = hearing.judge_envelope("t", envelope);
         if matches!(verdict, EnvelopeVerdict::New(_)) {
-            hearing.note("t", mark);
+            hearing.note_delivered("t", mark);
         }
         verdict
     }
 
     fn caught_up(hearing: &mut Deduplicator) -> Vec<u64> {
         let mut serials = Vec::new();
-        while let Some(envelope) = hearing.waiting("t") {
+        while let Some(envelope) = hearing.next_waiting("t") {
             let mark = MessageId::from(&envelope);
-            if !hearing.knows("t", mark) {
-                hearing.note("t", mark);
+            if !hearing.is_known("t", mark) {
+                hearing.note_delivered("t", mark);
                 serials.push(envelope.serial);
             }
         }
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn what_is_sent_again_is_heard_once() {
         let mut hearing = Deduplicator::new(1);
-        hearing.begin("t", 1);
+        hearing.open_topic("t", 1);
         assert_eq!(caught_up(&mut hearing), [0; 0]);
         for serial in [5, 6] {
             assert!(matches!(
@@ -393,7 +393,7 @@ mod tests {
         }
         // Of another sender, and on another topic, they are others.
         assert!(matches!(hear(&mut hearing, event(3, 5, 300)), EnvelopeVerdict::New(_)));
-        assert!(matches!(hearing.hear("u", event(2, 5, 300)), EnvelopeVerdict::New(_)));
+        assert!(matches!(hearing.judge_envelope("u", event(2, 5, 300)), EnvelopeVerdict::New(_)));
         // Without a serial nothing is known.
         for _ in 0..2 {
             assert!(matches!(hear(&mut hearing, event(2, 0, 0)), EnvelopeVerdict::New(_)));
@@ -403,13 +403,13 @@ mod tests {
     #[test]
     fn what_a_failover_brings_again_is_heard_once() {
         let mut hearing = Deduplicator::new(1);
-        hearing.begin("t", 1);
+        hearing.open_topic("t", 1);
         hearing.note_kept("t", MessageId::from(&event(2, 5, 100)));
         assert_eq!(hearing.misses_after("t"), Some(0), "nothing was heard on the topic yet");
         assert_eq!(caught_up(&mut hearing), [0; 0]);
         assert_eq!(hear(&mut hearing, event(2, 5, 3 * OVERLAP)), EnvelopeVerdict::Doubled);
         hear(&mut hearing, event(2, 6, 3 * OVERLAP));
-        hearing.cut();
+        hearing.begin_catch_up();
         hearing.step_back();
         assert_eq!(hearing.misses_after("t"), Some(2 * OVERLAP));
     }
@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn one_serial_out_of_line_hides_no_other() {
         let mut hearing = Deduplicator::new(1);
-        hearing.begin("t", 1);
+        hearing.open_topic("t", 1);
         caught_up(&mut hearing);
         assert!(matches!(hear(&mut hearing, event(2, u64::MAX, 1)), EnvelopeVerdict::New(_)));
         for serial in 1..=SERIALS as u64 {
@@ -445,26 +445,26 @@ mod tests {
     #[test]
     fn what_was_missed_comes_before_what_comes_in() {
         let mut hearing = Deduplicator::new(1);
-        hearing.begin("t", 1);
+        hearing.open_topic("t", 1);
         assert_eq!(hearing.misses_after("t"), Some(0), "a new topic has missed nothing");
-        hearing.reach("t", 50);
+        hearing.note_log_end("t", 50);
         assert_eq!(caught_up(&mut hearing), [0; 0]);
         assert_eq!(hearing.misses_after("t"), None);
         hear(&mut hearing, event(2, 1, 101));
-        hearing.cut();
+        hearing.begin_catch_up();
         assert_eq!(hearing.misses_after("t"), Some(101));
         // The fourth came in before the log was read, the fifth after.
-        assert_eq!(hearing.hear("t", event(2, 4, 104)), EnvelopeVerdict::Waits);
+        assert_eq!(hearing.judge_envelope("t", event(2, 4, 104)), EnvelopeVerdict::Waits);
         for serial in 2..=4 {
             let mark = MessageId::from(&event(2, serial, 100 + serial));
-            assert!(!hearing.knows("t", mark));
-            hearing.note("t", mark);
+            assert!(!hearing.is_known("t", mark));
+            hearing.note_delivered("t", mark);
         }
-        hearing.reach("t", 104);
-        assert_eq!(hearing.hear("t", event(2, 5, 105)), EnvelopeVerdict::Waits);
+        hearing.note_log_end("t", 104);
+        assert_eq!(hearing.judge_envelope("t", event(2, 5, 105)), EnvelopeVerdict::Waits);
         assert_eq!(caught_up(&mut hearing), [5]);
         assert_eq!(hear(&mut hearing, event(2, 4, 104)), EnvelopeVerdict::Doubled);
-        hearing.cut();
+        hearing.begin_catch_up();
         assert_eq!(hearing.misses_after("t"), Some(105));
     }
 
@@ -472,18 +472,18 @@ mod tests {
     fn places_that_begin_again_hide_nothing() {
         let mut hearing = Deduplicator::new(1);
         hearing.begin_at("t", 1000);
-        hearing.cut();
+        hearing.begin_catch_up();
         assert_eq!(hearing.misses_after("t"), Some(1000));
         assert_eq!(caught_up(&mut hearing), [0; 0]);
         assert!(matches!(hear(&mut hearing, event(2, 7, 10)), EnvelopeVerdict::New(_)));
-        hearing.cut();
+        hearing.begin_catch_up();
         assert_eq!(hearing.misses_after("t"), Some(10));
     }
 
     #[test]
     fn it_knows_its_own_and_forgets_old_senders() {
         let mut hearing = Deduplicator::new(1);
-        hearing.begin("t", 1);
+        hearing.open_topic("t", 1);
         caught_up(&mut hearing);
         hear(&mut hearing, event(1, 9, 0));
         assert!(hearing.knows_own("t", 9) && !hearing.knows_own("t", 10));

@@ -9,7 +9,7 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::batch::{CommandBatch, script};
+use super::batch::{CommandBatch, script_call};
 use super::leases::{FenceReply, Lease, UNFENCED};
 use super::publish::LogExpiry;
 use super::server::LeasedCommand;
@@ -49,29 +49,29 @@ pub(super) fn held_topic(topic: &Topic) -> String {
 
 impl LinkWriter<'_> {
     /// Takes leases, says what this node holds, and clears away what it held under the last ones.
-    pub(super) async fn begin(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn take_leases(&mut self) -> Result<(), LinkError> {
         let old = self.kept.leases.clone();
         if !old.is_empty() {
             self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
         }
         self.kept.peers.forget_looks();
-        let runs = self.servers.runs().await?;
+        let runs = self.servers.run_ids().await?;
         let before = std::mem::replace(&mut self.kept.runs, runs);
         if !before.is_empty() && before != self.kept.runs {
             self.hearing.borrow_mut().step_back();
             for app in self.kept.news.say_recent_again() {
-                self.arrive(LinkEvent::News(LogBatch::Lost(app))).await?;
+                self.send_event(LinkEvent::News(LogBatch::Lost(app))).await?;
             }
             let bytes = self.kept.say_recent_again();
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
         }
-        self.kept.recent.mend();
-        self.kept.news.cut();
+        self.kept.recent.note_link_made();
+        self.kept.news.note_link_lost();
         // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = CommandBatch::new();
-        old.iter().for_each(|lease| batch.add(self.fence(lease), ()));
-        batch.add(self.look_for_old(), ());
-        let answers = batch.send(&mut self.servers, self.status).await?;
+        old.iter().for_each(|lease| batch.add_command(self.fence_command(lease), ()));
+        batch.add_command(self.look_for_old(), ());
+        let answers = batch.send_all(&mut self.servers, self.status).await?;
         answers.last().into_iter().for_each(|(_, value)| drop(self.note_old(value)));
         let known = !self.kept.epochs.is_empty();
         let fences = self.servers.register_leases().await?;
@@ -79,16 +79,18 @@ impl LinkWriter<'_> {
         for (tag, fence) in &fences {
             self.note_epoch(*tag, fence, known);
         }
-        self.status.clock.set(fences.iter().map(|(_, fence)| fence.now));
+        self.status.clock.set_from(fences.iter().map(|(_, fence)| fence.now));
         self.link.beat = Some(Instant::now() + self.settings.lease / PART);
         self.note_tags().await?;
         self.catch_up_with_all().await?;
-        let topics = self.topics.all();
+        let topics = self.topics.all_topics();
         for some in topics.chunks(REOPENED) {
             for topic in some {
                 // Somebody was let in before it was known that the link is down.
-                if let Some(since) = self.topics.read(topic, TopicEntry::hears_since).flatten() {
-                    let (name, mut hearing) = (self.keys.topic(topic), self.hearing.borrow_mut());
+                let since = self.topics.read_topic(topic, TopicEntry::hears_since).flatten();
+                if let Some(since) = since {
+                    let name = self.keys.topic_name(topic);
+                    let mut hearing = self.hearing.borrow_mut();
                     hearing.begin_at(&name, since);
                     hearing.cut_one(&name);
                 }
@@ -103,7 +105,7 @@ impl LinkWriter<'_> {
             warn!(channels, "events may have been missed while the link to Redis was down");
         }
         self.link.connections.extend(self.kept.connections.keys().cloned());
-        self.count().await?;
+        self.report_counts().await?;
         self.status.up.store(true, Ordering::Relaxed);
         self.carry_out().await?;
         // Before what the old leases hold comes to an end.
@@ -114,7 +116,7 @@ impl LinkWriter<'_> {
         // At once, since somebody may wait for it.
         self.link.beat = Some(Instant::now());
         for lease in old {
-            self.clear(&lease).await?;
+            self.clear_lease(&lease).await?;
             self.kept.leases.retain(|other| *other != lease);
         }
         if !topics.is_empty() {
@@ -126,9 +128,11 @@ impl LinkWriter<'_> {
     /// Gives the orders that say again what this node holds of a topic.
     pub(super) fn say_topic_again(&mut self, topic: &Topic) {
         self.link.batch.push(LinkRequest::Open(topic.clone()));
-        let own = self.topics.read(topic, |entry| {
+        let own = self.topics.read_topic(topic, |entry| {
             let roster = &entry.roster;
-            let own = roster.own().map(|member| (member.clone(), roster.place(&member.user_id)));
+            let own = roster
+                .local_members()
+                .map(|member| (member.clone(), roster.join_version(&member.user_id)));
             own.collect::<Vec<(Member, u64)>>()
         });
         for (member, place) in own.unwrap_or_default() {
@@ -152,7 +156,7 @@ impl LinkWriter<'_> {
             let until = Instant::now() + patience.saturating_sub(since);
             // A node that registered after the last look was never seen here.
             let strangers = Instant::now() + RETURN.saturating_sub(since);
-            self.kept.peers.lose(tag, self.kept.node, strangers, until);
+            self.kept.peers.note_data_loss(tag, self.kept.node, strangers, until);
             self.status.restoring.store(true, Ordering::Relaxed);
         }
         self.kept.peers.note_back(tag, self.kept.node, fence);
@@ -164,7 +168,7 @@ impl LinkWriter<'_> {
         if !self.hearing.borrow_mut().take_newcomer() {
             return Ok(());
         }
-        let tags = self.servers.leases().map(|lease| lease.tag).collect();
+        let tags = self.servers.current_leases().map(|lease| lease.tag).collect();
         for (tag, fence) in self.look_at(tags).await? {
             self.kept.peers.note_new(tag, fence.held);
         }
@@ -177,8 +181,8 @@ impl LinkWriter<'_> {
             return Ok(());
         }
         if self.kept.peers.is_missing() && self.link.looked.elapsed() >= RESTORED_EVERY {
-            self.link.looked.note();
-            let tags = self.servers.leases().map(|lease| lease.tag).collect();
+            self.link.looked.note_now();
+            let tags = self.servers.current_leases().map(|lease| lease.tag).collect();
             for (tag, fence) in self.look_at(tags).await? {
                 self.kept.peers.note_back(tag, self.kept.node, &fence);
             }
@@ -186,19 +190,19 @@ impl LinkWriter<'_> {
         if self.kept.peers.is_missing() && !self.kept.peers.is_restored() {
             return Ok(());
         }
-        self.settle().await?;
+        self.reload_rosters().await?;
         // Only now: where the link is lost meanwhile it is done over the next.
         self.status.restoring.store(false, Ordering::Relaxed);
         Ok(())
     }
 
     /// Gives the leases up, so that nobody has to wait for them to lapse.
-    pub(super) async fn end(&mut self) -> Result<(), LinkError> {
-        self.count().await?;
+    pub(super) async fn give_up_leases(&mut self) -> Result<(), LinkError> {
+        self.report_counts().await?;
         self.give_up_news().await?;
-        let leases: Vec<Lease> = self.servers.leases().cloned().collect();
+        let leases: Vec<Lease> = self.servers.current_leases().cloned().collect();
         for lease in leases {
-            self.clear(&lease).await?;
+            self.clear_lease(&lease).await?;
         }
         Ok(())
     }
@@ -209,18 +213,18 @@ impl LinkWriter<'_> {
             return Ok(());
         }
         let mut tags = cmd("SADD");
-        tags.arg(self.keys.tags());
-        self.servers.leases().for_each(|lease| {
+        tags.arg(self.keys.tags_key());
+        self.servers.current_leases().for_each(|lease| {
             tags.arg(lease.tag);
         });
         let mut batch = CommandBatch::new();
-        batch.add(tags, ());
-        batch.send(&mut self.servers, self.status).await?;
+        batch.add_command(tags, ());
+        batch.send_all(&mut self.servers, self.status).await?;
         Ok(())
     }
 
-    pub(super) fn fence(&self, lease: &Lease) -> LeasedCommand {
-        let mut fence = script(Script::Fence, &[self.keys.fence(lease.tag)]);
+    pub(super) fn fence_command(&self, lease: &Lease) -> LeasedCommand {
+        let mut fence = script_call(Script::Fence, &[self.keys.fence_key(lease.tag)]);
         fence.arg(&lease.id);
         fence
     }
@@ -233,7 +237,7 @@ impl LinkWriter<'_> {
             return Ok(());
         }
         let part = self.settings.lease / PART;
-        if self.hearing.borrow().silence() > part * 3 + PATIENCE {
+        if self.hearing.borrow().time_since_heard() > part * 3 + PATIENCE {
             return Err(LinkError::Deaf);
         }
         self.link.beat = Some(now + part);
@@ -241,14 +245,14 @@ impl LinkWriter<'_> {
         if self.servers.is_cluster() {
             self.servers.listen_well().await?;
         }
-        let shown = self.renew().await?;
-        LinkMetrics::add(&self.status.figures.renewals, 1);
+        let shown = self.renew_leases().await?;
+        LinkMetrics::add_count(&self.status.figures.renewals, 1);
         if now < self.kept.reaps || self.link.reaping {
             return Ok(());
         }
         let mut lapsed = Vec::new();
         for (tag, leases) in shown {
-            lapsed.extend(self.kept.peers.look(tag, leases));
+            lapsed.extend(self.kept.peers.note_leases(tag, leases));
         }
         self.link.reaping = true;
         for mut lease in lapsed {
@@ -256,54 +260,54 @@ impl LinkWriter<'_> {
                 lease.id = fenced.to_owned();
             }
             info!("a node's lease has lapsed; clearing away what it held");
-            LinkMetrics::add(&self.status.figures.nodes_expired, 1);
-            Box::pin(self.clear(&lease)).await?;
+            LinkMetrics::add_count(&self.status.figures.nodes_expired, 1);
+            Box::pin(self.clear_lease(&lease)).await?;
         }
         self.link.reaping = false;
         Ok(())
     }
 
     /// Renews the leases; all that there are on each server, as [`super::leases::Peers`] looks at them.
-    async fn renew(&mut self) -> Result<Vec<(u16, Vec<(String, String)>)>, LinkError> {
+    async fn renew_leases(&mut self) -> Result<Vec<(u16, Vec<(String, String)>)>, LinkError> {
         let mut batch = CommandBatch::new();
-        let leases: Vec<Lease> = self.servers.leases().cloned().collect();
+        let leases: Vec<Lease> = self.servers.current_leases().cloned().collect();
         for lease in &leases {
-            let mut renew = script(Script::Renew, &[self.keys.fence(lease.tag)]);
+            let mut renew = script_call(Script::Renew, &[self.keys.fence_key(lease.tag)]);
             renew.arg(&lease.id).arg(u8::from(self.link.whole));
-            batch.add(renew, RenewalResult::Own(lease.tag));
+            batch.add_command(renew, RenewalResult::Own(lease.tag));
         }
         let mut word = cmd("SPUBLISH");
-        word.arg(&self.probe).arg(self.envelope(0, true, EnvelopeBody::Probe).encode());
-        batch.add(word, RenewalResult::Word);
+        word.arg(&self.probe).arg(self.new_envelope(0, true, EnvelopeBody::Probe).encode());
+        batch.add_command(word, RenewalResult::Word);
         if self.link.beats.is_multiple_of(OLD_EVERY) {
-            batch.add(self.look_for_old(), RenewalResult::Old);
+            batch.add_command(self.look_for_old(), RenewalResult::Old);
             if self.servers.is_cluster() {
                 let mut tags = cmd("SMEMBERS");
-                tags.arg(self.keys.tags());
-                batch.add(tags, RenewalResult::Tags);
+                tags.arg(self.keys.tags_key());
+                batch.add_command(tags, RenewalResult::Tags);
             }
         }
         self.link.beats = self.link.beats.wrapping_add(1);
         let (mut shown, mut clocks, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for (look, value) in batch.send(&mut self.servers, self.status).await? {
+        for (look, value) in batch.send_all(&mut self.servers, self.status).await? {
             match look {
                 RenewalResult::Own(tag) => {
-                    let fence = FenceReply::read(&value).ok_or(LinkError::Unexpected)?;
+                    let fence = FenceReply::parse_reply(&value).ok_or(LinkError::Unexpected)?;
                     clocks.push(fence.now);
                     shown.push((tag, leases_of(fence)));
                 }
                 RenewalResult::Word => {
-                    reply::number(&value).ok_or(LinkError::Unexpected)?;
+                    reply::as_number(&value).ok_or(LinkError::Unexpected)?;
                 }
                 RenewalResult::Old => shown.push((UNFENCED, self.note_old(&value))),
                 RenewalResult::Tags => {
-                    let tags = reply::list(&value).iter().filter_map(reply::number);
+                    let tags = reply::as_list(&value).iter().filter_map(reply::as_number);
                     let tags = tags.filter_map(|tag| u16::try_from(tag).ok());
                     others.extend(tags.filter(|tag| leases.iter().all(|own| own.tag != *tag)));
                 }
             }
         }
-        if self.status.clock.set(clocks) {
+        if self.status.clock.set_from(clocks) {
             // What lasts until a time lasts for less than was thought.
             self.kept.lasting = LogExpiry::default();
         }
@@ -327,16 +331,16 @@ impl LinkWriter<'_> {
             return Ok(());
         }
         let mut batch = CommandBatch::new();
-        batch.add(self.look_for_old(), ());
-        let answers = batch.send(&mut self.servers, self.status).await?;
+        batch.add_command(self.look_for_old(), ());
+        let answers = batch.send_all(&mut self.servers, self.status).await?;
         answers.first().into_iter().for_each(|(_, value)| drop(self.note_old(value)));
         let refused = self.hearing.borrow_mut().take_refused();
-        let topics = self.topics.all().into_iter();
+        let topics = self.topics.all_topics().into_iter();
         let topics: Vec<Topic> =
-            topics.filter(|topic| refused.contains(&self.keys.topic(topic))).collect();
+            topics.filter(|topic| refused.contains(&self.keys.topic_name(topic))).collect();
         for some in topics.chunks(REOPENED) {
             for topic in some {
-                self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
+                self.hearing.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
             self.carry_out().await?;
@@ -363,26 +367,26 @@ impl LinkWriter<'_> {
         let mut batch = CommandBatch::new();
         for tag in tags {
             let mut all = cmd("HGETALL");
-            all.arg(self.keys.fence(tag));
-            batch.add(all, tag);
+            all.arg(self.keys.fence_key(tag));
+            batch.add_command(all, tag);
         }
-        let answers = batch.send(&mut self.servers, self.status).await?;
+        let answers = batch.send_all(&mut self.servers, self.status).await?;
         let fences = answers.into_iter().map(|(tag, fields)| {
-            let fence = FenceReply::read(&Value::Array(vec![Value::Int(0), fields]));
+            let fence = FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), fields]));
             (tag, fence.unwrap_or_default())
         });
         Ok(fences.collect())
     }
 
     /// Reads all rosters again, now that what they lack is gone for good.
-    pub(super) async fn settle(&mut self) -> Result<(), LinkError> {
-        let topics = self.topics.all();
+    pub(super) async fn reload_rosters(&mut self) -> Result<(), LinkError> {
+        let topics = self.topics.all_topics();
         let presence: Vec<Topic> =
             topics.into_iter().filter(|topic| topic.channel.kind().is_presence()).collect();
         for some in presence.chunks(MOST) {
             for topic in some {
                 // What comes meanwhile is a change to what is read, and must not be heard before it.
-                self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
+                self.hearing.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
             self.carry_out().await?;
@@ -410,8 +414,8 @@ fn leases_of(fence: FenceReply) -> Vec<(String, String)> {
 fn old_leases(value: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| match value {
         Value::Double(score) => Some(score.to_string()),
-        value => reply::text(value).map(str::to_owned),
+        value => reply::as_text(value).map(str::to_owned),
     };
     let pair = |(lease, score): (&Value, &Value)| Some((text(lease)?, text(score)?));
-    reply::pairs(value).into_iter().filter_map(pair).collect()
+    reply::hash_pairs(value).into_iter().filter_map(pair).collect()
 }

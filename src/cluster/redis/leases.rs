@@ -25,7 +25,7 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn new(node: u64, tag: u16) -> Self {
-        Self { tag, id: format!("{}{:08x}", node_of(node), super::random() as u32) }
+        Self { tag, id: format!("{}{:08x}", node_of(node), super::random_number() as u32) }
     }
 }
 
@@ -51,11 +51,11 @@ pub(super) struct FenceReply {
 
 impl FenceReply {
     /// Reads what `REGISTER` and `RENEW` answer.
-    pub(super) fn read(value: &Value) -> Option<Self> {
-        let [now, fields] = reply::list(value) else { return None };
-        let mut fence = Self { now: reply::number(now)?, ..Self::default() };
-        for (field, value) in reply::pairs(fields) {
-            let (field, value) = (reply::text(field)?, reply::text(value)?);
+    pub(super) fn parse_reply(value: &Value) -> Option<Self> {
+        let [now, fields] = reply::as_list(value) else { return None };
+        let mut fence = Self { now: reply::as_number(now)?, ..Self::default() };
+        for (field, value) in reply::hash_pairs(fields) {
+            let (field, value) = (reply::as_text(field)?, reply::as_text(value)?);
             match field.split_at_checked(1) {
                 None => fence.epoch = value.parse().ok()?,
                 Some(("x", lease)) => fence.fenced.push(lease.to_owned()),
@@ -100,7 +100,13 @@ impl Peers {
     /// A server has lost its data: what was held there is missing until each node that had a lease on it has said all
     /// it holds, or until a time. One that registered after the last look was not seen, and may come back until
     /// `strangers`.
-    pub(super) fn lose(&mut self, tag: u16, own: u64, strangers: Instant, until: Instant) {
+    pub(super) fn note_data_loss(
+        &mut self,
+        tag: u16,
+        own: u64,
+        strangers: Instant,
+        until: Instant,
+    ) {
         let own = node_of(own);
         let there = self.seen.keys().filter(|lease| lease.tag == tag || lease.tag == UNFENCED);
         let nodes = there.filter_map(|lease| lease.id.get(..8)).filter(|node| *node != own);
@@ -120,7 +126,11 @@ impl Peers {
     }
 
     /// The nodes that have these leases, and those that know no fences, but for the node that asks.
-    pub(super) fn living(&self, own: u64, leases: impl Iterator<Item = String>) -> HashSet<String> {
+    pub(super) fn living_nodes(
+        &self,
+        own: u64,
+        leases: impl Iterator<Item = String>,
+    ) -> HashSet<String> {
         let old = self.seen.keys().filter(|lease| lease.tag == UNFENCED).map(|lease| &lease.id);
         let nodes = leases.filter_map(|lease| lease.get(..8).map(str::to_owned));
         let own = node_of(own);
@@ -145,7 +155,7 @@ impl Peers {
     }
 
     /// Takes what one look showed of the leases on one server; those that have lapsed.
-    pub(super) fn look(&mut self, tag: u16, shown: Vec<(String, String)>) -> Vec<Lease> {
+    pub(super) fn note_leases(&mut self, tag: u16, shown: Vec<(String, String)>) -> Vec<Lease> {
         let there: HashSet<&str> = shown.iter().map(|(id, _)| id.as_str()).collect();
         self.seen.retain(|lease, _| lease.tag != tag || there.contains(lease.id.as_str()));
         let mut lapsed = Vec::new();
@@ -179,31 +189,41 @@ mod tests {
         let dead = Lease { tag: 7, id: "a".to_owned() };
         for look in 0..4 {
             let alive = look.to_string();
-            assert!(peers.look(7, shown(&[("a", "1"), ("b", &alive)])).is_empty(), "{look}");
+            assert!(peers.note_leases(7, shown(&[("a", "1"), ("b", &alive)])).is_empty(), "{look}");
             // On another server it is another lease.
-            assert!(peers.look(8, shown(&[("a", &alive)])).is_empty());
+            assert!(peers.note_leases(8, shown(&[("a", &alive)])).is_empty());
         }
-        assert_eq!(peers.look(7, shown(&[("a", "1"), ("b", "9")])), std::slice::from_ref(&dead));
-        assert_eq!(peers.look(7, shown(&[("a", "1"), ("b", "8")])), [dead], "until it is cleared");
-        assert!(peers.look(7, shown(&[("b", "7")])).is_empty());
-        assert!(peers.look(7, shown(&[("a", "1")])).is_empty(), "what went and came is new");
+        assert_eq!(
+            peers.note_leases(7, shown(&[("a", "1"), ("b", "9")])),
+            std::slice::from_ref(&dead)
+        );
+        assert_eq!(
+            peers.note_leases(7, shown(&[("a", "1"), ("b", "8")])),
+            [dead],
+            "until it is cleared"
+        );
+        assert!(peers.note_leases(7, shown(&[("b", "7")])).is_empty());
+        assert!(peers.note_leases(7, shown(&[("a", "1")])).is_empty(), "what went and came is new");
     }
 
     #[test]
     fn one_who_was_away_takes_nobody_for_dead_at_once() {
         let mut peers = Peers::default();
         for _ in 0..4 {
-            peers.look(7, shown(&[("a", "1")]));
+            peers.note_leases(7, shown(&[("a", "1")]));
         }
         peers.forget_looks();
         for _ in 0..3 {
-            assert!(peers.look(7, shown(&[("a", "1")])).is_empty());
+            assert!(peers.note_leases(7, shown(&[("a", "1")])).is_empty());
         }
-        assert!(peers.look(7, shown(&[("a", "2")])).is_empty(), "it has come back");
+        assert!(peers.note_leases(7, shown(&[("a", "2")])).is_empty(), "it has come back");
         for _ in 0..9 {
             peers.note_new(7, shown(&[("a", "2"), ("b", "1")]));
         }
-        assert!(peers.look(7, shown(&[("a", "2"), ("b", "1")])).is_empty(), "no time has passed");
+        assert!(
+            peers.note_leases(7, shown(&[("a", "2"), ("b", "1")])).is_empty(),
+            "no time has passed"
+        );
     }
 
     #[test]
@@ -211,7 +231,7 @@ mod tests {
         let mut peers = Peers::default();
         let (one, two) = (node_of(1), node_of(2));
         let (first, second) = (format!("{one}0000000a"), format!("{two}0000000b"));
-        peers.look(7, shown(&[(&first, "1"), (&second, "1"), ("000000ff00000001", "1")]));
+        peers.note_leases(7, shown(&[(&first, "1"), (&second, "1"), ("000000ff00000001", "1")]));
         assert!(!peers.is_restored() && !peers.is_missing());
         let now = Instant::now();
         let later = now + std::time::Duration::from_secs(60);
@@ -219,7 +239,7 @@ mod tests {
             whole: nodes.iter().map(|node| (*node).clone()).collect(),
             ..FenceReply::default()
         };
-        peers.lose(7, 255, now, later);
+        peers.note_data_loss(7, 255, now, later);
         assert!(peers.is_missing() && !peers.is_restored());
         peers.note_back(7, 255, &whole(&[&one]));
         peers.note_back(8, 255, &whole(&[&two]));
@@ -227,7 +247,7 @@ mod tests {
         peers.note_back(7, 255, &whole(&[&two]));
         assert!(peers.is_restored() && !peers.is_missing());
         // Those who do not come back are waited for no longer than that.
-        peers.lose(7, 255, now, now);
+        peers.note_data_loss(7, 255, now, now);
         assert!(peers.is_restored());
     }
 
@@ -236,10 +256,10 @@ mod tests {
         let mut peers = Peers::default();
         let now = Instant::now();
         let later = now + std::time::Duration::from_secs(60);
-        peers.lose(7, 255, later, later);
+        peers.note_data_loss(7, 255, later, later);
         assert!(!peers.is_restored(), "it may come back yet");
         let mut peers = Peers::default();
-        peers.lose(7, 255, now, later);
+        peers.note_data_loss(7, 255, now, later);
         let held = |node| (Lease::new(node, 7).id, "1".to_owned());
         let mut fence = FenceReply { held: vec![held(1), held(255)], ..FenceReply::default() };
         peers.note_back(7, 255, &fence);
@@ -254,12 +274,12 @@ mod tests {
         let word = |word: &str| Value::BulkString(word.into());
         let fields = ["", "5", "0000000a00000001", "3", "+0000000a00000001", "", "x1", ""];
         let fields = Value::Array(fields.map(word).into());
-        let fence = FenceReply::read(&Value::Array(vec![word("12"), fields])).unwrap();
+        let fence = FenceReply::parse_reply(&Value::Array(vec![word("12"), fields])).unwrap();
         assert_eq!((fence.now, fence.epoch), (12, 5));
         assert_eq!(fence.held, shown(&[("0000000a00000001", "3")]));
         assert_eq!(fence.fenced, ["1"]);
         assert!(fence.whole.contains("0000000a"));
-        assert_eq!(FenceReply::read(&Value::Nil), None);
+        assert_eq!(FenceReply::parse_reply(&Value::Nil), None);
         assert_eq!(Lease::new(10, 3).id.get(..8), Some("0000000a"));
         assert_eq!(Lease::new(10 << 32, 3).id.len(), 16);
     }

@@ -143,7 +143,7 @@ impl fmt::Display for LinkError {
 
 impl LinkError {
     /// What an error says that a command was answered with.
-    fn of(error: &redis::ServerError) -> Self {
+    fn of_server(error: &redis::ServerError) -> Self {
         match error.code() {
             "FENCED" => Self::Lapsed,
             _ => Self::Redis(error.clone().into()),
@@ -255,7 +255,7 @@ impl RedisDriver {
             reaps: Instant::now(),
         };
         let mut hearing = Deduplicator::new(node);
-        hearing.begin(&keys.all(), far.status.clock.now());
+        hearing.open_topic(&keys.all_nodes_topic(), far.status.clock.now());
         let hearing = RefCell::new(hearing);
         let seals = EnvelopeSeals::new(apps);
         Ok(Self { settings, address, keys, topics, seals, far, kept, hearing })
@@ -266,7 +266,7 @@ impl RedisDriver {
         let (mut pause, mut outages) = (SHORTEST_PAUSE, OutageLog::default());
         loop {
             let begun = Instant::now();
-            let lost = self.serve().await;
+            let lost = self.serve_link().await;
             let was_up = self.far.status.up.swap(false, Ordering::Relaxed);
             if matches!(lost, LinkError::Stopped) || self.kept.stopping {
                 return;
@@ -275,7 +275,7 @@ impl RedisDriver {
                 outages.begin_anew();
             }
             let redis = &self.address;
-            match outages.due(Instant::now().into_std()) {
+            match outages.take_due(Instant::now().into_std()) {
                 Some(tries) => warn!(%redis, tries, "the link to Redis is down: {lost}"),
                 None => debug!(%redis, "the link to Redis is down: {lost}"),
             }
@@ -299,19 +299,19 @@ impl RedisDriver {
             tokio::select! {
                 order = self.far.orders.recv() => match order {
                     None | Some(LinkRequest::Stop) => return Err(LinkError::Stopped),
-                    Some(order) => self.alone(order).await,
+                    Some(order) => self.answer_offline(order).await,
                 },
                 () = sleep_until(end) => return Ok(()),
             }
         }
     }
 
-    async fn alone(&mut self, order: LinkRequest) {
+    async fn answer_offline(&mut self, order: LinkRequest) {
         let alone = match order {
             LinkRequest::Open(topic) => {
-                let since = self.topics.read(&topic, |entry| entry.since());
+                let since = self.topics.read_topic(&topic, |entry| entry.made_at());
                 let since = since.unwrap_or_else(|| self.far.status.clock.now());
-                self.hearing.get_mut().begin_at(&self.keys.topic(&topic), since);
+                self.hearing.get_mut().begin_at(&self.keys.topic_name(&topic), since);
                 OfflineFallback::Open(topic)
             }
             LinkRequest::Join { topic, member, .. } => {
@@ -319,8 +319,8 @@ impl RedisDriver {
             }
             LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
             LinkRequest::Publish(publish) => {
-                let local = publish.alone().map(|(_, alone)| alone);
-                self.kept.hold(publish, true);
+                let local = publish.offline_fallback().map(|(_, alone)| alone);
+                self.kept.hold_publish(publish, true);
                 self.drop_old();
                 let Some(local) = local else { return };
                 local
@@ -357,32 +357,32 @@ impl RedisDriver {
                 self.kept.urgent.push(held);
                 continue;
             }
-            self.far.status.queued.fetch_sub(held.publish.bytes(), Ordering::Relaxed);
-            LinkMetrics::add(&self.far.status.figures.dropped, 1);
+            self.far.status.queued.fetch_sub(held.publish.queued_bytes(), Ordering::Relaxed);
+            LinkMetrics::add_count(&self.far.status.figures.dropped, 1);
         }
     }
 
     /// Makes the link and keeps it as long as it lasts.
-    async fn serve(&mut self) -> LinkError {
+    async fn serve_link(&mut self) -> LinkError {
         self.drop_old();
         // In the order of their serials: they are the oldest.
         let urgent = std::mem::take(&mut self.kept.urgent);
         urgent.into_iter().rev().for_each(|held| self.kept.held.push_front(held));
         let connected = tokio::select! {
-            connected = self.connect() => connected,
+            connected = self.connect_link() => connected,
             // Orders wait meanwhile, but not for a Redis that does not answer at all.
             () = tokio::time::sleep(PATIENCE) => Err(LinkError::Silent),
         };
         let (servers, stream, probe) = match connected {
             Ok(connected) => connected,
             Err(lost) => {
-                self.address.misled();
+                self.address.try_next();
                 return lost;
             }
         };
         let node = self.kept.node;
         self.seals.set_database(servers.database());
-        self.hearing.get_mut().cut();
+        self.hearing.get_mut().begin_catch_up();
         let figures = &self.far.status.figures;
         let (seals, keys, hearing) = (&self.seals, &self.keys, &self.hearing);
         let trust = EnvelopeTrust { seals, keys, hearing, figures };
@@ -414,27 +414,28 @@ impl RedisDriver {
         let lost = tokio::select! {
             lost = writer.run() => lost,
             () = reader.run() => LinkError::Deaf,
-            () = self.address.replaced() => LinkError::Replaced,
+            () = self.address.wait_replaced() => LinkError::Replaced,
         };
-        writer.unanswered().await;
+        writer.recover_unacked().await;
         lost
     }
 
-    async fn connect(&mut self) -> Result<(RedisConnections, PushStream, String), LinkError> {
+    async fn connect_link(&mut self) -> Result<(RedisConnections, PushStream, String), LinkError> {
         let (keys, node) = (self.keys.clone(), self.kept.node);
-        let (mut servers, heard) = RedisConnections::connect(&mut self.address, keys, node).await?;
-        let probe = self.keys.probe(&format!("{:016x}", random()));
-        let own = self.keys.node(node);
-        servers.subscribe(&[self.keys.all(), probe.clone(), own]).await?;
+        let (mut servers, heard) =
+            RedisConnections::connect_all(&mut self.address, keys, node).await?;
+        let probe = self.keys.probe_topic(&format!("{:016x}", random_number()));
+        let own = self.keys.node_topic(node);
+        servers.subscribe_topics(&[self.keys.all_nodes_topic(), probe.clone(), own]).await?;
         info!(redis = %self.address, "the link to Redis is made");
         let why = format!("the link to Redis is made ({})", self.address);
         self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
-        LinkMetrics::add(&self.far.status.figures.connects, 1);
+        LinkMetrics::add_count(&self.far.status.figures.connects, 1);
         Ok((servers, heard, probe))
     }
 }
 
-fn random() -> u64 {
+fn random_number() -> u64 {
     let mut bytes = [0; 8];
     // Without chance two nodes might pause alike, and the clock makes the lease its own.
     if getrandom::fill(&mut bytes).is_err() {
@@ -445,5 +446,5 @@ fn random() -> u64 {
 
 /// Between half of `pause` and all of it, so that nodes do not come back as one herd.
 fn jittered(pause: Duration) -> Duration {
-    pause / 2 + pause / 2 * (random() % 1000) as u32 / 1000
+    pause / 2 + pause / 2 * (random_number() % 1000) as u32 / 1000
 }

@@ -14,7 +14,7 @@ pub(super) struct OutageLog {
 
 impl OutageLog {
     /// Whether there is to be a line now, and how many tries had none since the last.
-    pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<u64> {
         if self.last_told.is_some_and(|told| now.duration_since(told) < PAUSE) {
             self.untold += 1;
             return None;
@@ -36,12 +36,12 @@ mod tests {
     #[test]
     fn an_outage_has_a_line_a_minute() {
         let (mut outages, begun) = (OutageLog::default(), Instant::now());
-        let mut due = |seconds| outages.due(begun + Duration::from_secs(seconds));
+        let mut due = |seconds| outages.take_due(begun + Duration::from_secs(seconds));
         assert_eq!(
             (due(0), due(1), due(59), due(60), due(61)),
             (Some(0), None, None, Some(2), None)
         );
         outages.begin_anew();
-        assert_eq!(outages.due(begun + Duration::from_secs(62)), Some(0));
+        assert_eq!(outages.take_due(begun + Duration::from_secs(62)), Some(0));
     }
 }

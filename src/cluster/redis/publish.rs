@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{Value, cmd};
 use tokio::time::Instant;
 
-use super::batch::{CommandBatch, script};
+use super::batch::{CommandBatch, script_call};
 use super::clients;
 use super::server::LeasedCommand;
 use super::session::{ExpectedReply, LinkWriter, MOST};
@@ -67,7 +67,7 @@ pub(super) struct LogExpiry {
 
 impl LogExpiry {
     /// How long a log must last on with an entry that is added to it now and is to be there for so many seconds.
-    fn must(&mut self, app: &AppId, log: &str, seconds: u32) -> i64 {
+    fn needs_expire(&mut self, app: &AppId, log: &str, seconds: u32) -> i64 {
         let seconds = seconds.max(LOGGED);
         let lasts = i64::from(seconds) + scripts::LONGER as i64;
         if self.knows(app, log, seconds) { -lasts } else { lasts }
@@ -93,14 +93,14 @@ impl LogExpiry {
     }
 
     /// The bytes that each log of an app may have: a share of what all may that were published to of late.
-    fn bytes(&self, app: &AppId) -> usize {
+    fn log_bytes(&self, app: &AppId) -> usize {
         let logs = self.until.get(app).map_or(1, |logs| logs.len().max(1));
         (APP_LOG_BYTES / logs).min(LOG_BYTES)
     }
 }
 
 impl LinkState {
-    pub(super) fn hold(&mut self, publish: OutgoingEvent, told: bool) {
+    pub(super) fn hold_publish(&mut self, publish: OutgoingEvent, told: bool) {
         self.serial += 1;
         // Some events go back to their sender too, unless it has told its subscribers.
         let told = told || !publish.returns();
@@ -113,8 +113,8 @@ impl LinkState {
     /// lost. How many bytes.
     pub(super) fn say_recent_again(&mut self) -> usize {
         let mut bytes = 0;
-        for held in self.recent.take().into_iter().rev() {
-            bytes += held.publish.bytes();
+        for held in self.recent.take_doubtful().into_iter().rev() {
+            bytes += held.publish.queued_bytes();
             self.held.push_front(held);
         }
         bytes
@@ -123,23 +123,23 @@ impl LinkState {
 
 impl PendingPublish {
     /// The name of the topic that it goes to.
-    pub(super) fn topic(&self, keys: &RedisKeys) -> String {
+    pub(super) fn topic_name(&self, keys: &RedisKeys) -> String {
         match &self.publish {
             OutgoingEvent::Event { topic, .. } | OutgoingEvent::Cached { topic, .. } => {
-                keys.topic(topic)
+                keys.topic_name(topic)
             }
             OutgoingEvent::Terminate { .. }
             | OutgoingEvent::Reconnect { .. }
-            | OutgoingEvent::Withdraw(_) => keys.all(),
+            | OutgoingEvent::Withdraw(_) => keys.all_nodes_topic(),
             OutgoingEvent::Done { node, .. } | OutgoingEvent::HandedOver { node, .. } => {
-                keys.node(*node)
+                keys.node_topic(*node)
             }
         }
     }
 
     /// What subscribers here are to be told now that it will not come back.
-    fn alone(&self) -> Option<(&Topic, OfflineFallback)> {
-        self.publish.alone()
+    fn offline_fallback(&self) -> Option<(&Topic, OfflineFallback)> {
+        self.publish.offline_fallback()
     }
 
     /// For how long its channel's log must have it.
@@ -190,7 +190,10 @@ fn order_to_all(publish: &OutgoingEvent) -> EnvelopeBody {
 
 impl LinkWriter<'_> {
     /// Adds publishes that wait; how many, and their bytes.
-    pub(super) fn publish(&mut self, batch: &mut CommandBatch<ExpectedReply>) -> (usize, usize) {
+    pub(super) fn add_publishes(
+        &mut self,
+        batch: &mut CommandBatch<ExpectedReply>,
+    ) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
         let mut all = std::mem::take(&mut self.kept.held);
         let mut together = PublishBatch::default();
@@ -199,8 +202,8 @@ impl LinkWriter<'_> {
                 break;
             }
             count += 1;
-            bytes += held.publish.bytes();
-            self.add(batch, &mut together, held);
+            bytes += held.publish.queued_bytes();
+            self.add_batch(batch, &mut together, held);
             held.sent = true;
         }
         self.send_together(batch, &mut together);
@@ -208,7 +211,7 @@ impl LinkWriter<'_> {
         (count, bytes)
     }
 
-    fn add(
+    fn add_batch(
         &mut self,
         batch: &mut CommandBatch<ExpectedReply>,
         together: &mut PublishBatch,
@@ -219,7 +222,7 @@ impl LinkWriter<'_> {
             OutgoingEvent::Event { topic, except, frame, .. } => {
                 let body =
                     EnvelopeBody::Event { version: 0, except: *except, frame: frame.clone() };
-                (self.keys.topic(topic), self.keys.channel(topic, 'l'), body)
+                (self.keys.topic_name(topic), self.keys.channel_key(topic, 'l'), body)
             }
             OutgoingEvent::Terminate { .. }
             | OutgoingEvent::Reconnect { .. }
@@ -228,7 +231,7 @@ impl LinkWriter<'_> {
                     self.note_withdrawal(batch, order);
                     self.ask_who_lives(batch, order.request);
                 }
-                (self.keys.all(), self.keys.log_of_all(), order_to_all(&held.publish))
+                (self.keys.all_nodes_topic(), self.keys.log_of_all(), order_to_all(&held.publish))
             }
             OutgoingEvent::Done { app, request, .. } => {
                 let body = EnvelopeBody::Done { version: 0, request: *request, app: app.clone() };
@@ -241,23 +244,23 @@ impl LinkWriter<'_> {
             }
             OutgoingEvent::Cached { .. } => {
                 self.send_together(batch, together);
-                return self.keep(batch, held);
+                return self.add_kept(batch, held);
             }
         };
         let envelope = self.envelope_of(held, body);
-        let app = held.publish.app();
+        let app = held.publish.app_id();
         if most == 0 {
             return self.send_unlogged(batch, held, envelope.body);
         }
-        let parts = self.seals.parts(app, &topic, &envelope);
-        let lasts = self.kept.lasting.must(app, &log, held.lasts());
-        let lasts = (lasts, self.kept.lasting.bytes(app));
+        let parts = self.seals.sealed_parts(app, &topic, &envelope);
+        let lasts = self.kept.lasting.needs_expire(app, &log, held.lasts());
+        let lasts = (lasts, self.kept.lasting.log_bytes(app));
         if held.sent {
             self.send_together(batch, together);
-            let mut again = script(Script::PublishAgain, &[log]);
+            let mut again = script_call(Script::PublishAgain, &[log]);
             again.arg(most);
             add_event(&mut again, &topic, &parts, lasts);
-            return batch.add(again, ExpectedReply::Published);
+            return batch.add_command(again, ExpectedReply::Published);
         }
         // Of a Redis Cluster no two channels need be on one server.
         let apart = self.servers.is_cluster() && together.logs.last().is_some_and(|l| *l != log);
@@ -275,10 +278,10 @@ impl LinkWriter<'_> {
         held: &PendingPublish,
         body: EnvelopeBody,
     ) {
-        let (topic, envelope) = (held.topic(self.keys), self.envelope_of(held, body));
+        let (topic, envelope) = (held.topic_name(self.keys), self.envelope_of(held, body));
         let mut publish = cmd("SPUBLISH");
-        publish.arg(&topic).arg(self.seals.encode(held.publish.app(), &topic, &envelope));
-        batch.add(publish, ExpectedReply::Done);
+        publish.arg(&topic).arg(self.seals.encode_sealed(held.publish.app_id(), &topic, &envelope));
+        batch.add_command(publish, ExpectedReply::Done);
     }
 
     fn envelope_of(&self, held: &PendingPublish, body: EnvelopeBody) -> Envelope {
@@ -287,27 +290,27 @@ impl LinkWriter<'_> {
             _ => Manner::NonBlockingTcp,
         };
         let whisper = manner == Manner::Whisper;
-        Envelope { whisper, ..self.envelope(held.serial, held.told, body) }
+        Envelope { whisper, ..self.new_envelope(held.serial, held.told, body) }
     }
 
     /// Notes a withdrawal for clients that come back only after it.
     fn note_withdrawal(&self, batch: &mut CommandBatch<ExpectedReply>, order: &Withdraw) {
         if order.window > 0 {
-            let mut revoke = script(Script::Revoke, &[self.keys.app(&order.app, 'x')]);
+            let mut revoke = script_call(Script::Revoke, &[self.keys.app_key(&order.app, 'x')]);
             revoke.arg(order.window);
             for channel in &*order.channels {
                 revoke.arg(withdrawn_member(&order.user, channel));
             }
-            batch.add(revoke, ExpectedReply::Done);
+            batch.add_command(revoke, ExpectedReply::Done);
         }
     }
 
     /// Asks which nodes have a lease, as every living one has on each server.
     fn ask_who_lives(&self, batch: &mut CommandBatch<ExpectedReply>, request: u64) {
-        if let Some(lease) = self.servers.leases().next() {
+        if let Some(lease) = self.servers.current_leases().next() {
             let mut living = cmd("HGETALL");
-            living.arg(self.keys.fence(lease.tag));
-            batch.add(living, ExpectedReply::Living { request });
+            living.arg(self.keys.fence_key(lease.tag));
+            batch.add_command(living, ExpectedReply::Living { request });
         }
     }
 
@@ -316,53 +319,54 @@ impl LinkWriter<'_> {
         if logs.is_empty() {
             return;
         }
-        let mut publish = script(Script::Publish, &logs);
+        let mut publish = script_call(Script::Publish, &logs);
         publish.arg(self.settings.replay);
         for (topic, parts, lasts) in words {
             add_event(&mut publish, &topic, &parts, lasts);
         }
-        batch.add(publish, ExpectedReply::Published);
+        batch.add_command(publish, ExpectedReply::Published);
     }
 
-    fn keep(&mut self, batch: &mut CommandBatch<ExpectedReply>, held: &PendingPublish) {
+    fn add_kept(&mut self, batch: &mut CommandBatch<ExpectedReply>, held: &PendingPublish) {
         let OutgoingEvent::Cached { topic, except, frame, data, ttl, max, .. } = &held.publish
         else {
             return;
         };
         let bytes = (frame.len() + data.len(), *max);
-        let out = self.kept.keeping.keep(topic, bytes, held.serial, Instant::now() + *ttl);
+        let out = self.kept.keeping.keep_event(topic, bytes, held.serial, Instant::now() + *ttl);
         let (plain, frame, data) = (frame.clone(), frame.clone(), data.clone());
         let body = EnvelopeBody::Cached { version: 0, except: *except, frame, data };
         let (name, envelope) =
-            (self.keys.topic(topic), self.envelope(held.serial, held.told, body));
-        let EnvelopeParts { head, mac, rest } = self.seals.parts(&topic.app, &name, &envelope);
-        let mut keep = script(Script::Keep, &self.parts(topic, "vcl"));
+            (self.keys.topic_name(topic), self.new_envelope(held.serial, held.told, body));
+        let EnvelopeParts { head, mac, rest } =
+            self.seals.sealed_parts(&topic.app, &name, &envelope);
+        let mut keep = script_call(Script::Keep, &self.channel_keys(topic, "vcl"));
         keep.arg(name).arg(head).arg(mac).arg(rest);
         keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
         // It lasts on with each event, but counts among the app's.
-        let log = self.keys.channel(topic, 'l');
-        let lasts = self.kept.lasting.must(&topic.app, &log, held.lasts()).abs();
-        let bytes = self.kept.lasting.bytes(&topic.app);
+        let log = self.keys.channel_key(topic, 'l');
+        let lasts = self.kept.lasting.needs_expire(&topic.app, &log, held.lasts()).abs();
+        let bytes = self.kept.lasting.log_bytes(&topic.app);
         keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes).arg(lasts);
         if held.taken > 0 {
             // Another may be the last by now.
             let body = EnvelopeBody::Event { version: 0, except: *except, frame: plain };
-            let envelope = self.envelope(held.serial, held.told, body);
+            let envelope = self.new_envelope(held.serial, held.told, body);
             let EnvelopeParts { head, mac, rest } =
-                self.seals.parts(&topic.app, &self.keys.topic(topic), &envelope);
+                self.seals.sealed_parts(&topic.app, &self.keys.topic_name(topic), &envelope);
             keep.arg(head).arg(mac).arg(rest);
         }
-        batch.add(keep, ExpectedReply::Placed { serial: held.serial });
+        batch.add_command(keep, ExpectedReply::Placed { serial: held.serial });
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };
-            let mut forget = script(Script::Forget, &[self.keys.channel(&topic, 'c')]);
-            forget.arg(self.envelope(serial, false, EnvelopeBody::Probe).mark().as_slice());
-            batch.add(forget, ExpectedReply::Done);
+            let mut forget = script_call(Script::Forget, &[self.keys.channel_key(&topic, 'c')]);
+            forget.arg(self.new_envelope(serial, false, EnvelopeBody::Probe).id_bytes().as_slice());
+            batch.add_command(forget, ExpectedReply::Done);
         }
     }
 
     /// The first `count` of what waited are in Redis; some have the versions that answers say.
-    pub(super) fn published(
+    pub(super) fn note_published(
         &mut self,
         (count, bytes): (usize, usize),
         answers: &[(ExpectedReply, Value)],
@@ -370,31 +374,33 @@ impl LinkWriter<'_> {
         let (hearing, keys, topics) = (self.hearing.borrow(), self.keys, self.topics);
         let comes_back = |held: &PendingPublish| {
             !held.told
-                && held.alone().is_some_and(|(topic, _)| topics.read(topic, |_| ()).is_some())
-                && !hearing.knows_own(&held.topic(keys), held.serial)
+                && held
+                    .offline_fallback()
+                    .is_some_and(|(topic, _)| topics.read_topic(topic, |_| ()).is_some())
+                && !hearing.knows_own(&held.topic_name(keys), held.serial)
         };
         self.kept.flying.retain(comes_back);
         let placed = answers.iter().filter_map(|(expected, value)| match expected {
-            ExpectedReply::Placed { serial } => Some((*serial, reply::list(value).first()?)),
+            ExpectedReply::Placed { serial } => Some((*serial, reply::as_list(value).first()?)),
             _ => None,
         });
         let placed: HashMap<u64, &Value> = placed.collect();
         for held in self.kept.held.drain(..count) {
-            let taken = placed.get(&held.serial).copied().and_then(reply::number);
-            self.kept.recent.note(&held, taken.unwrap_or_default());
+            let taken = placed.get(&held.serial).copied().and_then(reply::as_number);
+            self.kept.recent.note_taken(&held, taken.unwrap_or_default());
             if comes_back(&held) {
                 self.kept.flying.push_back(held);
             }
         }
         self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
-        LinkMetrics::add(&self.status.figures.published, count as u64);
+        LinkMetrics::add_count(&self.status.figures.published, count as u64);
     }
 
     /// Hands out what was not done when the link was lost, to be done with what is known here. Publishes
     /// wait on, but for those that did arrive.
-    pub(super) async fn unanswered(&mut self) {
+    pub(super) async fn recover_unacked(&mut self) {
         self.kept.leases.append(&mut self.servers.issued);
-        self.kept.recent.cut();
+        self.kept.recent.note_link_lost();
         for order in std::mem::take(&mut self.link.batch) {
             if let LinkRequest::Leave { topic, user } = order {
                 let _ = self
@@ -407,12 +413,13 @@ impl LinkWriter<'_> {
             let _ = self.arrivals.send(clients::unknown(replay)).await;
         }
         let (keys, queued) = (self.keys, &self.status.queued);
-        let came =
-            |held: &PendingPublish| self.hearing.borrow().knows_own(&held.topic(keys), held.serial);
+        let came = |held: &PendingPublish| {
+            self.hearing.borrow().knows_own(&held.topic_name(keys), held.serial)
+        };
         self.kept.held.retain(|held| {
             let waits = !came(held);
             if !waits {
-                queued.fetch_sub(held.publish.bytes(), Ordering::Relaxed);
+                queued.fetch_sub(held.publish.queued_bytes(), Ordering::Relaxed);
             }
             waits
         });
@@ -423,7 +430,7 @@ impl LinkWriter<'_> {
         let flying = flying.iter().filter(|held| !came(held));
         let held = self.kept.held.iter().filter(|held| !held.told);
         for held in flying.chain(held) {
-            if let Some((topic, alone)) = held.alone() {
+            if let Some((topic, alone)) = held.offline_fallback() {
                 self.note_told(topic, held.serial);
                 let _ = self.arrivals.send(LinkEvent::Alone(alone)).await;
             }
@@ -433,8 +440,8 @@ impl LinkWriter<'_> {
 
     /// Subscribers here have an event that will not come back.
     fn note_told(&self, topic: &Topic, serial: u64) {
-        let (name, mut hearing) = (self.keys.topic(topic), self.hearing.borrow_mut());
-        if let Some(since) = self.topics.read(topic, TopicEntry::since) {
+        let (name, mut hearing) = (self.keys.topic_name(topic), self.hearing.borrow_mut());
+        if let Some(since) = self.topics.read_topic(topic, TopicEntry::made_at) {
             // It may not have been subscribed to yet.
             hearing.begin_at(&name, since);
         }

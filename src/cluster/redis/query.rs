@@ -2,7 +2,7 @@
 
 use redis::{Value, cmd};
 
-use super::batch::{CommandBatch, script};
+use super::batch::{CommandBatch, script_call};
 use super::connections::RedisConnections;
 use super::reader::EnvelopeTrust;
 use super::{LinkError, clients, reply};
@@ -16,7 +16,7 @@ use crate::cluster::scripts::Script;
 use crate::protocol::channel::ChannelName;
 
 /// Answers one question; nothing if Redis answers with what it should not.
-pub(super) async fn ask(
+pub(super) async fn answer_query(
     servers: &mut RedisConnections,
     status: &LinkStatus,
     (trust, node, question): (EnvelopeTrust<'_>, u64, LinkQuery),
@@ -32,51 +32,57 @@ pub(super) async fn ask(
     match &question {
         LinkQuery::Channels { app, .. } => {
             let mut all = cmd("HGETALL");
-            all.arg(keys.app(app, 't'));
-            batch.add(all, ());
+            all.arg(keys.app_key(app, 't'));
+            batch.add_command(all, ());
         }
-        LinkQuery::Counts(topics) => topics.iter().for_each(|topic| count(&mut batch, keys, topic)),
+        LinkQuery::Counts(topics) => {
+            topics.iter().for_each(|topic| add_occupancy(&mut batch, keys, topic));
+        }
         LinkQuery::Channel(topic) => {
-            count(&mut batch, keys, topic);
-            batch.add(script(Script::Kept, &['c', 'v'].map(|part| keys.channel(topic, part))), ());
+            add_occupancy(&mut batch, keys, topic);
+            batch.add_command(
+                script_call(Script::Kept, &['c', 'v'].map(|part| keys.channel_key(topic, part))),
+                (),
+            );
         }
         LinkQuery::Users(topic) => {
             let mut all = cmd("HGETALL");
-            all.arg(keys.channel(topic, 'm'));
-            batch.add(all, ());
+            all.arg(keys.channel_key(topic, 'm'));
+            batch.add_command(all, ());
         }
         LinkQuery::Connections(app) => {
             let mut one = cmd("HGET");
-            one.arg(keys.app(app, 't')).arg("");
-            batch.add(one, ());
+            one.arg(keys.app_key(app, 't')).arg("");
+            batch.add_command(one, ());
         }
         _ => {}
     }
-    let answers = batch.send(servers, status).await?;
+    let answers = batch.send_all(servers, status).await?;
     let answers: Vec<Value> = answers.into_iter().map(|(_, value)| value).collect();
     let Some(first) = answers.first() else { return Ok(None) };
     Ok(Some(match question {
         LinkQuery::Channels { app, prefix, users } => {
-            let mut channels = channels(first, &prefix);
+            let mut channels = read_channels(first, &prefix);
             if users {
                 count_users(servers, keys, status, &app, &mut channels).await?;
             }
             LinkReply::Channels(channels)
         }
-        LinkQuery::Counts(_) => LinkReply::Counts(counted(&answers)),
+        LinkQuery::Counts(_) => LinkReply::Counts(read_occupancy(&answers)),
         LinkQuery::Channel(topic) => {
-            let counted = counted(&answers).first().copied().unwrap_or_default();
-            let name = keys.topic(&topic);
-            let kept =
-                answers.get(2).and_then(|value| reply::kept(value, &name, trust, &status.clock));
+            let counted = read_occupancy(&answers).first().copied().unwrap_or_default();
+            let name = keys.topic_name(&topic);
+            let kept = answers
+                .get(2)
+                .and_then(|value| reply::read_kept(value, &name, trust, &status.clock));
             LinkReply::Channel(counted, kept.map(|(kept, ..)| kept))
         }
         LinkQuery::Users(_) => {
-            let members = reply::members(first);
+            let members = reply::read_members(first);
             LinkReply::Users(members.into_iter().map(|(_, member)| member.user_id).collect())
         }
         LinkQuery::Connections(_) => {
-            LinkReply::Connections(reply::number(first).unwrap_or_default() as usize)
+            LinkReply::Connections(reply::as_number(first).unwrap_or_default() as usize)
         }
         _ => return Ok(None),
     }))
@@ -109,17 +115,17 @@ async fn ask_of_client(
     })
 }
 
-fn count(batch: &mut CommandBatch<()>, keys: &RedisKeys, topic: &Topic) {
+fn add_occupancy(batch: &mut CommandBatch<()>, keys: &RedisKeys, topic: &Topic) {
     let mut subscriptions = cmd("HGET");
-    subscriptions.arg(keys.app(&topic.app, 't')).arg(topic.channel.as_str());
-    batch.add(subscriptions, ());
+    subscriptions.arg(keys.app_key(&topic.app, 't')).arg(topic.channel.as_str());
+    batch.add_command(subscriptions, ());
     let mut users = cmd("HLEN");
-    users.arg(keys.channel(topic, 'm'));
-    batch.add(users, ());
+    users.arg(keys.channel_key(topic, 'm'));
+    batch.add_command(users, ());
 }
 
-fn counted(answers: &[Value]) -> Vec<ClusterOccupancy> {
-    let number = |value: &Value| reply::number(value).unwrap_or_default() as usize;
+fn read_occupancy(answers: &[Value]) -> Vec<ClusterOccupancy> {
+    let number = |value: &Value| reply::as_number(value).unwrap_or_default() as usize;
     let one = |pair: &[Value]| match pair {
         [subscriptions, users] => {
             ClusterOccupancy { subscriptions: number(subscriptions), users: number(users) }
@@ -129,16 +135,16 @@ fn counted(answers: &[Value]) -> Vec<ClusterOccupancy> {
     answers.chunks_exact(2).map(one).collect()
 }
 
-fn channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupancy)> {
+fn read_channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupancy)> {
     let one = |(name, count): (&Value, &Value)| {
         // The empty name is the app's connections.
-        let name = reply::text(name)?;
-        let subscriptions = reply::number(count)? as usize;
+        let name = reply::as_text(name)?;
+        let subscriptions = reply::as_number(count)? as usize;
         let wanted = !name.is_empty() && name.starts_with(prefix) && subscriptions > 0;
         let name = wanted.then(|| ChannelName::parse(name, usize::MAX).ok())??;
         Some((name, ClusterOccupancy { subscriptions, users: 0 }))
     };
-    reply::pairs(all).into_iter().filter_map(one).collect()
+    reply::hash_pairs(all).into_iter().filter_map(one).collect()
 }
 
 async fn count_users(
@@ -152,12 +158,12 @@ async fn count_users(
     for (channel, _) in channels.iter() {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
         let mut users = cmd("HLEN");
-        users.arg(keys.channel(&topic, 'm'));
-        batch.add(users, ());
+        users.arg(keys.channel_key(&topic, 'm'));
+        batch.add_command(users, ());
     }
-    let answers = batch.send(servers, status).await?;
+    let answers = batch.send_all(servers, status).await?;
     for ((_, counted), (_, users)) in channels.iter_mut().zip(answers) {
-        counted.users = reply::number(&users).unwrap_or_default() as usize;
+        counted.users = reply::as_number(&users).unwrap_or_default() as usize;
     }
     Ok(())
 }

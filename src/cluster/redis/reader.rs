@@ -36,36 +36,36 @@ pub(super) struct LinkReader<'a> {
 impl LinkReader<'_> {
     /// Reads until the connection ends.
     pub(super) async fn run(&mut self) {
-        while let Some(message) = self.stream.next().await {
+        while let Some(message) = self.stream.next_push().await {
             let name = message.get_channel_name();
             // It is no envelope.
             if let [word] = message.get_payload_bytes()
-                && let Some(TopicName::News { app }) = self.keys.named(name)
+                && let Some(TopicName::News { app }) = self.keys.parse_topic(name)
             {
                 self.hearing.borrow_mut().hear_news(app, *word == b'g');
                 continue;
             }
-            let Some(envelope) = self.envelope(&message) else { continue };
+            let Some(envelope) = self.decode_message(&message) else { continue };
             let mark = MessageId::from(&envelope);
-            if let Some(arrival) = arrival(self.keys, self.node, name, envelope, None)
+            if let Some(arrival) = event_of(self.keys, self.node, name, envelope, None)
                 && self.far.send(arrival).await.is_err()
             {
                 return;
             }
-            self.hearing.borrow_mut().note(name, mark);
+            self.hearing.borrow_mut().note_delivered(name, mark);
         }
     }
 
     /// How long an envelope was on its way: since Redis gave it its version, or since it was sent.
-    fn lag(&self, envelope: &Envelope, bytes: &[u8]) -> Duration {
+    fn lag_of(&self, envelope: &Envelope, bytes: &[u8]) -> Duration {
         match envelope.version().filter(|version| *version > 0) {
-            Some(version) if seal::is_sealed(bytes) => self.clock.since(version),
+            Some(version) if seal::is_sealed(bytes) => self.clock.elapsed_since(version),
             _ => Duration::from_micros(now_us().saturating_sub(envelope.sent)),
         }
     }
 
     /// The envelope of a message, if it is news and need not wait.
-    fn envelope(&self, message: &Msg) -> Option<Envelope> {
+    fn decode_message(&self, message: &Msg) -> Option<Envelope> {
         let name = message.get_channel_name();
         let bytes = Bytes::copy_from_slice(message.get_payload_bytes());
         let mut envelope = match Envelope::decode(&bytes) {
@@ -75,27 +75,27 @@ impl LinkReader<'_> {
                     EnvelopeError::Newer(_) => &self.figures.unknown_kind,
                     EnvelopeError::Garbage => &self.figures.invalid,
                 };
-                LinkMetrics::add(count, 1);
+                LinkMetrics::add_count(count, 1);
                 debug!(topic = name, "skipped: {error}");
                 return None;
             }
         };
-        if !self.trust.believes(name, &envelope, &bytes) {
+        if !self.trust.is_believed(name, &envelope, &bytes) {
             return None;
         }
-        envelope.map_version(|version| self.clock.local(version));
+        envelope.map_version(|version| self.clock.to_local(version));
         if envelope.origin != self.node {
-            LinkMetrics::add(&self.figures.received, 1);
+            LinkMetrics::add_count(&self.figures.received, 1);
             self.hearing.borrow_mut().hear_node(envelope.origin);
-            self.figures.lag.observe(self.lag(&envelope, &bytes));
+            self.figures.lag.observe(self.lag_of(&envelope, &bytes));
         } else if matches!(envelope.body, EnvelopeBody::Probe) {
             self.hearing.borrow_mut().hear_word();
         }
-        match self.hearing.borrow_mut().hear(name, envelope) {
+        match self.hearing.borrow_mut().judge_envelope(name, envelope) {
             EnvelopeVerdict::New(envelope) => Some(envelope),
             EnvelopeVerdict::Waits => None,
             EnvelopeVerdict::Doubled => {
-                LinkMetrics::add(&self.figures.duplicates, 1);
+                LinkMetrics::add_count(&self.figures.duplicates, 1);
                 None
             }
         }
@@ -114,9 +114,11 @@ pub(super) struct EnvelopeTrust<'a> {
 impl EnvelopeTrust<'_> {
     /// Whether an envelope that came on a topic, or was read for it, is a node's of this cluster, which is counted if
     /// it is not. One without a seal is that of a node which knows none, if there is one.
-    pub(super) fn believes(&self, name: &str, envelope: &Envelope, bytes: &[u8]) -> bool {
-        let believed = match (self.keys.named(name), &envelope.body) {
-            (Some(TopicName::Topic { app, .. }), _) => self.holds(&AppId::new(app), name, bytes),
+    pub(super) fn is_believed(&self, name: &str, envelope: &Envelope, bytes: &[u8]) -> bool {
+        let believed = match (self.keys.parse_topic(name), &envelope.body) {
+            (Some(TopicName::Topic { app, .. }), _) => {
+                self.has_valid_mac(&AppId::new(app), name, bytes)
+            }
             (
                 Some(TopicName::All),
                 EnvelopeBody::Terminate { app, .. }
@@ -128,20 +130,20 @@ impl EnvelopeTrust<'_> {
                 EnvelopeBody::Done { app, .. }
                 | EnvelopeBody::TakeOver { app, .. }
                 | EnvelopeBody::HandedOver { app, .. },
-            ) => self.holds(app, name, bytes),
+            ) => self.has_valid_mac(app, name, bytes),
             (Some(TopicName::Probe), EnvelopeBody::Probe) => true,
             _ => false,
         };
         if !believed {
-            LinkMetrics::add(&self.figures.unsealed, 1);
+            LinkMetrics::add_count(&self.figures.unsealed, 1);
             debug!(topic = name, "skipped: its seal does not hold");
         }
         believed
     }
 
-    fn holds(&self, app: &AppId, name: &str, bytes: &[u8]) -> bool {
+    fn has_valid_mac(&self, app: &AppId, name: &str, bytes: &[u8]) -> bool {
         match seal::is_sealed(bytes) {
-            true => self.seals.holds(app, name, bytes),
+            true => self.seals.is_valid(app, name, bytes),
             false => self.hearing.borrow_mut().takes_unsealed(name),
         }
     }
@@ -149,7 +151,7 @@ impl EnvelopeTrust<'_> {
 
 /// What an envelope is to a node: nothing, if it knows it already. `late` is the time of Redis where it may have
 /// been sent while the node did not hear it.
-pub(super) fn arrival(
+pub(super) fn event_of(
     keys: &RedisKeys,
     node: u64,
     name: &str,
@@ -157,7 +159,7 @@ pub(super) fn arrival(
     late: Option<&RedisClock>,
 ) -> Option<LinkEvent> {
     let own = envelope.origin == node;
-    match keys.named(name)? {
+    match keys.parse_topic(name)? {
         TopicName::Probe | TopicName::News { .. } => None,
         TopicName::Node => match envelope.body {
             EnvelopeBody::Done { request, .. } => {
@@ -172,7 +174,7 @@ pub(super) fn arrival(
             }
             _ => None,
         },
-        TopicName::All => (!own).then(|| order(envelope, late)).flatten(),
+        TopicName::All => (!own).then(|| request_of(envelope, late)).flatten(),
         TopicName::Topic { app, channel } => {
             // Its own subscribers were given it when it was sent, unless clients that come back are to have it.
             if own && envelope.told && matches!(envelope.body, EnvelopeBody::Event { .. }) {
@@ -189,9 +191,10 @@ pub(super) fn arrival(
 }
 
 /// What all nodes are to do.
-fn order(envelope: Envelope, late: Option<&RedisClock>) -> Option<LinkEvent> {
-    let (node, place) = (envelope.origin, envelope.place());
-    let on_its_way = late.zip(place).map(|(clock, place)| clock.since(place)).unwrap_or_default();
+fn request_of(envelope: Envelope, late: Option<&RedisClock>) -> Option<LinkEvent> {
+    let (node, place) = (envelope.origin, envelope.log_place());
+    let on_its_way =
+        late.zip(place).map(|(clock, place)| clock.elapsed_since(place)).unwrap_or_default();
     let asked = |waited: u64| {
         // Where that is before this machine was started, nobody was connected.
         Instant::now().checked_sub(Duration::from_micros(waited).saturating_add(on_its_way))

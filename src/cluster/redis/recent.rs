@@ -25,33 +25,33 @@ pub(super) struct RecentPublishes {
 
 impl RecentPublishes {
     /// The link is lost: however long that lasts, what was taken last before is what may be lost.
-    pub(super) fn cut(&mut self) {
+    pub(super) fn note_link_lost(&mut self) {
         self.cut.get_or_insert_with(Instant::now);
     }
 
     /// It is made again, to the servers that it was made to before.
-    pub(super) fn mend(&mut self) {
+    pub(super) fn note_link_made(&mut self) {
         self.cut = None;
     }
 
     /// A publish was taken; a cached one got this version.
-    pub(super) fn note(&mut self, held: &PendingPublish, taken: u64) {
+    pub(super) fn note_taken(&mut self, held: &PendingPublish, taken: u64) {
         let now = Instant::now();
         let taken = if held.taken > 0 { held.taken } else { taken };
-        self.bytes += held.publish.bytes();
+        self.bytes += held.publish.queued_bytes();
         let held = PendingPublish { sent: true, told: true, taken, ..held.clone() };
         self.publishes.push_back((now, held));
         while let Some((since, oldest)) = self.publishes.front() {
             if now - *since <= LOST_WITHIN && self.bytes <= MAX_BYTES {
                 break;
             }
-            self.bytes -= oldest.publish.bytes();
+            self.bytes -= oldest.publish.queued_bytes();
             self.publishes.pop_front();
         }
     }
 
     /// Takes out what may have been lost now, in its order.
-    pub(super) fn take(&mut self) -> Vec<PendingPublish> {
+    pub(super) fn take_doubtful(&mut self) -> Vec<PendingPublish> {
         self.bytes = 0;
         let end = self.cut.take().unwrap_or_else(Instant::now);
         let publishes = std::mem::take(&mut self.publishes).into_iter();
@@ -91,26 +91,27 @@ mod tests {
     fn what_was_taken_last_is_remembered_in_its_order() {
         let mut recent = RecentPublishes::default();
         for serial in 1..=20 {
-            recent.note(&held(serial, 1 << 20), serial);
+            recent.note_taken(&held(serial, 1 << 20), serial);
         }
-        let again: Vec<_> = recent.take().iter().map(|held| (held.serial, held.taken)).collect();
+        let again: Vec<_> =
+            recent.take_doubtful().iter().map(|held| (held.serial, held.taken)).collect();
         assert_eq!(again, (14..=20).map(|serial| (serial, serial)).collect::<Vec<_>>());
-        assert!(recent.take().is_empty());
+        assert!(recent.take_doubtful().is_empty());
         let again = PendingPublish { taken: 3, ..held(21, 1) };
-        recent.note(&again, 9);
-        assert_eq!(recent.take()[0].taken, 3, "when it was taken first");
+        recent.note_taken(&again, 9);
+        assert_eq!(recent.take_doubtful()[0].taken, 3, "when it was taken first");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_however_long_forgets_nothing() {
         let mut recent = RecentPublishes::default();
-        recent.note(&held(1, 1), 1);
+        recent.note_taken(&held(1, 1), 1);
         tokio::time::advance(LOST_WITHIN * 3).await;
-        recent.note(&held(2, 1), 2);
-        recent.cut();
+        recent.note_taken(&held(2, 1), 2);
+        recent.note_link_lost();
         tokio::time::advance(LOST_WITHIN * 9).await;
-        recent.cut();
-        let again = recent.take();
+        recent.note_link_lost();
+        let again = recent.take_doubtful();
         assert_eq!(again.iter().map(|held| held.serial).collect::<Vec<_>>(), [2]);
     }
 }

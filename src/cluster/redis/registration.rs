@@ -11,7 +11,7 @@ use crate::cluster::scripts::Script;
 
 impl RedisConnections {
     /// The leases under which this node writes now.
-    pub(super) fn leases(&self) -> impl Iterator<Item = &Lease> {
+    pub(super) fn current_leases(&self) -> impl Iterator<Item = &Lease> {
         self.servers.iter().filter_map(|server| server.lease.as_ref())
     }
 
@@ -19,8 +19,8 @@ impl RedisConnections {
     pub(super) async fn register_leases(&mut self) -> Result<Vec<(u16, FenceReply)>, LinkError> {
         let mut fences = Vec::new();
         for place in 0..self.servers.len() as u16 {
-            let has_lease = self.server(place).is_some_and(|server| server.lease.is_some());
-            let tag = slots::tag(&self.slots, place, 0).filter(|_| !has_lease);
+            let has_lease = self.server_at(place).is_some_and(|server| server.lease.is_some());
+            let tag = slots::tag_for_slot(&self.slots, place, 0).filter(|_| !has_lease);
             if let Some(tag) = tag {
                 fences.push((tag, self.register_lease(place, tag).await?));
             }
@@ -29,7 +29,7 @@ impl RedisConnections {
     }
 
     /// What tells each server's run from all others, before and after it began anew; in no order.
-    pub(super) async fn runs(&self) -> Result<Vec<String>, LinkError> {
+    pub(super) async fn run_ids(&self) -> Result<Vec<String>, LinkError> {
         let mut runs = Vec::new();
         for server in &self.servers {
             let (mut info, mut commands) = (redis::cmd("INFO"), server.commands.clone());
@@ -43,32 +43,33 @@ impl RedisConnections {
 
     async fn register_lease(&mut self, place: u16, tag: u16) -> Result<FenceReply, LinkError> {
         let lease = Lease::new(self.node, tag);
-        let key = self.keys.fence(tag);
+        let key = self.keys.fence_key(tag);
         let Some(server) = self.servers.get_mut(usize::from(place)) else {
             return Err(LinkError::Uncovered);
         };
         // Noted first: it may be registered although nobody hears the answer.
         self.issued.push(lease.clone());
-        let mut register = super::batch::script(Script::Register, &[key]);
+        let mut register = super::batch::script_call(Script::Register, &[key]);
         register.arg(&lease.id);
         let asked = register.command.query_async(&mut server.commands);
         let answer: Value = tokio::time::timeout(PATIENCE, asked).await??;
         server.lease = Some(lease);
-        FenceReply::read(&answer).ok_or(LinkError::Unexpected)
+        FenceReply::parse_reply(&answer).ok_or(LinkError::Unexpected)
     }
 
     /// The key of a server's lease is not there any more: looks who has which slots, and takes another lease.
     /// What was held under the old one is said again with the slots that have moved.
     pub(super) async fn move_lease(&mut self, place: u16) -> Result<(), LinkError> {
-        let Some(server) = self.server(place) else { return Err(LinkError::Uncovered) };
-        let ranges = slots::ranges(&slots_of(&mut server.commands.clone()).await?, server.host());
+        let Some(server) = self.server_at(place) else { return Err(LinkError::Uncovered) };
+        let ranges =
+            slots::slot_ranges(&slots_of(&mut server.commands.clone()).await?, server.host());
         self.assign_all(ranges).await;
         self.renew_moved_leases().await?;
         // While its slot is on the move the server has it in name only.
-        let held = self.server(place).and_then(|server| server.lease.clone());
+        let held = self.server_at(place).and_then(|server| server.lease.clone());
         if let Some(Lease { tag, .. }) = held {
             self.give_up_lease(place);
-            if let Some(next) = slots::tag(&self.slots, place, tag + 1) {
+            if let Some(next) = slots::tag_for_slot(&self.slots, place, tag + 1) {
                 self.register_lease(place, next).await?;
             }
         }
@@ -78,7 +79,7 @@ impl RedisConnections {
     /// Gives up leases whose keys other servers keep now, and takes those that are missing.
     pub(super) async fn renew_moved_leases(&mut self) -> Result<(), LinkError> {
         for place in 0..self.servers.len() as u16 {
-            let lease = self.server(place).and_then(|server| server.lease.as_ref());
+            let lease = self.server_at(place).and_then(|server| server.lease.as_ref());
             if lease.is_some_and(|lease| slots::owner_of_tag(&self.slots, lease.tag) != place) {
                 self.give_up_lease(place);
             }
@@ -95,7 +96,7 @@ impl RedisConnections {
         self.moves.borrow_mut().moved.extend(slots.map(|(slot, _)| slot));
     }
 
-    fn server(&self, place: u16) -> Option<&super::server::RedisServer> {
+    fn server_at(&self, place: u16) -> Option<&super::server::RedisServer> {
         self.servers.get(usize::from(place))
     }
 }

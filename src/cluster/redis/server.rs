@@ -61,7 +61,7 @@ impl RedisServer {
         let info = at_address(login, &at);
         let mut commands = tls
             .client(info.clone())?
-            .get_multiplexed_async_connection_with_config(&patient())
+            .get_multiplexed_async_connection_with_config(&connection_config())
             .await?;
         let mut scripts = redis::pipe();
         for script in Script::ALL {
@@ -78,7 +78,9 @@ impl RedisServer {
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let listening = tls
             .client(info.set_redis_settings(settings))?
-            .get_multiplexed_async_connection_with_config(&patient().set_push_sender(pushes))
+            .get_multiplexed_async_connection_with_config(
+                &connection_config().set_push_sender(pushes),
+            )
             .await?;
         Ok(Self { at, commands, listening, lease: None })
     }
@@ -88,18 +90,18 @@ impl RedisServer {
     }
 
     /// The command as it is sent there.
-    pub(super) fn command(
+    pub(super) fn fenced_command(
         &self,
         keys: &RedisKeys,
         LeasedCommand { mut command, fenced }: LeasedCommand,
     ) -> Cmd {
         if fenced && let Some(Lease { tag, id }) = &self.lease {
-            command.arg(id).arg(keys.fence(*tag)).arg(keys.lease(*tag, id));
+            command.arg(id).arg(keys.fence_key(*tag)).arg(keys.lease_key(*tag, id));
         }
         command
     }
 
-    pub(super) fn connection(&self, which: ConnectionRole) -> MultiplexedConnection {
+    pub(super) fn connection_for(&self, which: ConnectionRole) -> MultiplexedConnection {
         match which {
             ConnectionRole::Commands => self.commands.clone(),
             ConnectionRole::Listening => self.listening.clone(),
@@ -107,7 +109,7 @@ impl RedisServer {
     }
 }
 
-fn patient() -> AsyncConnectionConfig {
+fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE))

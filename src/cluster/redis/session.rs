@@ -9,7 +9,7 @@ use redis::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::batch::{CommandBatch, script};
+use super::batch::{CommandBatch, script_call};
 use super::connections::RedisConnections;
 use super::dedup::Deduplicator;
 use super::lease::held_topic;
@@ -94,7 +94,7 @@ pub(super) struct WriterState {
 pub(super) struct LastRun(Option<Instant>);
 
 impl LastRun {
-    pub(super) fn note(&mut self) {
+    pub(super) fn note_now(&mut self) {
         self.0 = Some(Instant::now());
     }
 
@@ -150,14 +150,14 @@ pub(super) enum ExpectedReply {
 impl LinkWriter<'_> {
     /// Carries out orders until the link is lost.
     pub(super) async fn run(&mut self) -> LinkError {
-        match self.work().await {
+        match self.work_loop().await {
             Ok(()) => LinkError::Stopped,
             Err(lost) => lost,
         }
     }
 
-    async fn work(&mut self) -> Result<(), LinkError> {
-        self.begin().await?;
+    async fn work_loop(&mut self) -> Result<(), LinkError> {
+        self.take_leases().await?;
         let mut counts = interval(COUNT_EVERY);
         counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -169,24 +169,24 @@ impl LinkWriter<'_> {
                 count = self.orders.recv_many(&mut batch, MOST) => {
                     self.link.batch = batch;
                     if count == 0 {
-                        return self.end().await;
+                        return self.give_up_leases().await;
                     }
                     self.carry_out().await?;
                     if self.kept.stopping {
-                        return self.end().await;
+                        return self.give_up_leases().await;
                     }
                     if !self.link.changed.is_empty() && self.link.counted.elapsed() >= COUNT_EVERY {
                         // What was only asked for once in a while is told at once.
-                        self.count().await?;
+                        self.report_counts().await?;
                     }
                 }
                 _ = counts.tick() => {
-                    self.count().await?;
+                    self.report_counts().await?;
                     self.look_for_unsealed().await?;
                     self.look_at_newcomers().await?;
                     self.tell_news().await?;
                     self.close_idle().await?;
-                    self.follow().await?;
+                    self.resubscribe_moved_slots().await?;
                     self.look_whether_restored().await?;
                 }
                 () = sleep_until(beat.unwrap_or_else(Instant::now)) => {}
@@ -194,23 +194,23 @@ impl LinkWriter<'_> {
         }
     }
 
-    pub(super) fn envelope(&self, serial: u64, told: bool, body: EnvelopeBody) -> Envelope {
+    pub(super) fn new_envelope(&self, serial: u64, told: bool, body: EnvelopeBody) -> Envelope {
         Envelope { origin: self.kept.node, serial, sent: now_us(), told, whisper: false, body }
     }
 
     /// What a script is given of an envelope for a topic, which has no serial since its version says it all.
-    pub(super) fn sealed(&self, topic: &Topic, body: EnvelopeBody) -> EnvelopeParts {
-        let envelope = self.envelope(0, false, body);
-        self.seals.parts(&topic.app, &self.keys.topic(topic), &envelope)
+    pub(super) fn sealed_parts(&self, topic: &Topic, body: EnvelopeBody) -> EnvelopeParts {
+        let envelope = self.new_envelope(0, false, body);
+        self.seals.sealed_parts(&topic.app, &self.keys.topic_name(topic), &envelope)
     }
 
-    pub(super) fn parts(&self, topic: &Topic, parts: &str) -> Vec<String> {
-        parts.chars().map(|part| self.keys.channel(topic, part)).collect()
+    pub(super) fn channel_keys(&self, topic: &Topic, parts: &str) -> Vec<String> {
+        parts.chars().map(|part| self.keys.channel_key(topic, part)).collect()
     }
 
     /// Carries out what is in the batch, and sends publishes that wait.
     pub(super) async fn carry_out(&mut self) -> Result<(), LinkError> {
-        let opened = self.subscribe().await?;
+        let opened = self.open_topics().await?;
         let mut batch = CommandBatch::new();
         let mut questions = Vec::new();
         let orders = std::mem::take(&mut self.link.batch);
@@ -221,10 +221,10 @@ impl LinkWriter<'_> {
             match order {
                 LinkRequest::Open(_) => {}
                 LinkRequest::Join { topic, member, max, place } => {
-                    self.join(&mut batch, topic, &member, (max, place));
+                    self.add_join(&mut batch, topic, &member, (max, place));
                 }
                 LinkRequest::Leave { topic, user } => {
-                    self.leave(&mut batch, &topic, &user);
+                    self.add_leave(&mut batch, &topic, &user);
                     unsure.push(LinkRequest::Leave { topic, user });
                 }
                 LinkRequest::Changed { topic, tell } => {
@@ -234,7 +234,7 @@ impl LinkWriter<'_> {
                     self.kept.connections.insert(app.clone(), count);
                     self.link.connections.insert(app);
                 }
-                LinkRequest::Publish(publish) => self.kept.hold(publish, false),
+                LinkRequest::Publish(publish) => self.kept.hold_publish(publish, false),
                 LinkRequest::Room(sender) => rooms.push(sender),
                 LinkRequest::News(news) => self.kept.take_news(news, &self.status.figures),
                 LinkRequest::Ask(question, asker) => questions.push((question, asker)),
@@ -248,21 +248,21 @@ impl LinkWriter<'_> {
         self.link.batch = unsure;
         // What was published before a topic was opened is there when it is read.
         let up = self.status.up.load(Ordering::Relaxed);
-        let (held, bytes) = if up { self.publish(&mut batch) } else { (0, 0) };
-        let mut openings = self.load(&mut batch, opened);
+        let (held, bytes) = if up { self.add_publishes(&mut batch) } else { (0, 0) };
+        let mut openings = self.load_topics(&mut batch, opened);
         self.ask_for_missed(&mut batch);
         let parked = self.park(&mut batch);
         if !batch.is_empty() {
-            let answers = batch.send(&mut self.servers, self.status).await?;
+            let answers = batch.send_all(&mut self.servers, self.status).await?;
             self.link.batch.clear();
-            self.published((held, bytes), &answers);
+            self.note_published((held, bytes), &answers);
             self.kept.parked.drain(..parked);
-            self.take(answers, &mut openings).await?;
+            self.take_replies(answers, &mut openings).await?;
         }
         for opening in openings {
-            self.open(opening).await?;
+            self.finish_opening(opening).await?;
         }
-        self.answer(questions).await?;
+        self.send_reply(questions).await?;
         let waits = !self.link.replays.is_empty() || !self.kept.parked.is_empty();
         if up && (waits || !self.kept.held.is_empty()) {
             return Box::pin(self.carry_out()).await;
@@ -270,11 +270,11 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
-    pub(super) async fn arrive(&self, arrival: LinkEvent) -> Result<(), LinkError> {
+    pub(super) async fn send_event(&self, arrival: LinkEvent) -> Result<(), LinkError> {
         self.arrivals.send(arrival).await.map_err(|_| LinkError::Stopped)
     }
 
-    fn join(
+    fn add_join(
         &self,
         batch: &mut CommandBatch<ExpectedReply>,
         topic: Topic,
@@ -284,33 +284,33 @@ impl LinkWriter<'_> {
         let user = member.user_id.clone();
         let body =
             EnvelopeBody::Joined { version: 0, user: user.clone(), info: member.user_info.clone() };
-        let EnvelopeParts { head, mac, rest } = self.sealed(&topic, body);
-        let mut join = script(Script::Join, &self.parts(&topic, "vmrk"));
+        let EnvelopeParts { head, mac, rest } = self.sealed_parts(&topic, body);
+        let mut join = script_call(Script::Join, &self.channel_keys(&topic, "vmrk"));
         join.arg(user.as_str()).arg(&*member.user_info).arg(max);
-        join.arg(self.keys.topic(&topic)).arg(head).arg(mac).arg(rest);
-        let place = self.status.clock.said(place);
+        join.arg(self.keys.topic_name(&topic)).arg(head).arg(mac).arg(rest);
+        let place = self.status.clock.to_redis(place);
         join.arg(if place == 0 { String::new() } else { format!("{place:0DIGITS$}") });
         join.arg(held_topic(&topic));
-        batch.add(join, ExpectedReply::Joined { topic, user });
+        batch.add_command(join, ExpectedReply::Joined { topic, user });
     }
 
-    fn leave(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, user: &UserId) {
+    fn add_leave(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, user: &UserId) {
         let left = EnvelopeBody::Left { version: 0, user: user.clone() };
-        let EnvelopeParts { head, mac, .. } = self.sealed(topic, left);
-        let mut leave = script(Script::Leave, &self.parts(topic, "vmrk"));
-        leave.arg(user.as_str()).arg(self.keys.topic(topic)).arg(head).arg(mac);
-        batch.add(leave, ExpectedReply::Done);
+        let EnvelopeParts { head, mac, .. } = self.sealed_parts(topic, left);
+        let mut leave = script_call(Script::Leave, &self.channel_keys(topic, "vmrk"));
+        leave.arg(user.as_str()).arg(self.keys.topic_name(topic)).arg(head).arg(mac);
+        batch.add_command(leave, ExpectedReply::Done);
     }
 
     async fn take_living(&self, request: u64, value: Value) -> Result<(), LinkError> {
-        let fence = FenceReply::read(&Value::Array(vec![Value::Int(0), value]));
+        let fence = FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), value]));
         let leases = fence.ok_or(LinkError::Unexpected)?.held.into_iter();
-        let nodes = self.kept.peers.living(self.kept.node, leases.map(|(id, _)| id));
-        self.arrive(LinkEvent::Living { request, nodes }).await
+        let nodes = self.kept.peers.living_nodes(self.kept.node, leases.map(|(id, _)| id));
+        self.send_event(LinkEvent::Living { request, nodes }).await
     }
 
     /// Does what answers say.
-    pub(super) async fn take(
+    pub(super) async fn take_replies(
         &mut self,
         answers: Vec<(ExpectedReply, Value)>,
         openings: &mut [TopicOpening],
@@ -318,47 +318,50 @@ impl LinkWriter<'_> {
         for (expected, value) in answers {
             match expected {
                 ExpectedReply::Done => {
-                    reply::number(&value).ok_or(LinkError::Unexpected)?;
+                    reply::as_number(&value).ok_or(LinkError::Unexpected)?;
                 }
                 ExpectedReply::Published => {
-                    let cut = reply::number(&value).ok_or(LinkError::Unexpected)?;
-                    LinkMetrics::add(&self.status.figures.cut, cut);
+                    let cut = reply::as_number(&value).ok_or(LinkError::Unexpected)?;
+                    LinkMetrics::add_count(&self.status.figures.cut, cut);
                 }
                 ExpectedReply::Placed { .. } => {
-                    let [_, cut] = reply::list(&value) else { return Err(LinkError::Unexpected) };
-                    let cut = reply::number(cut).ok_or(LinkError::Unexpected)?;
-                    LinkMetrics::add(&self.status.figures.cut, cut);
+                    let [_, cut] = reply::as_list(&value) else {
+                        return Err(LinkError::Unexpected);
+                    };
+                    let cut = reply::as_number(cut).ok_or(LinkError::Unexpected)?;
+                    LinkMetrics::add_count(&self.status.figures.cut, cut);
                 }
                 ExpectedReply::Joined { topic, user } => {
-                    let arrival = match (&value, reply::number(&value)) {
+                    let arrival = match (&value, reply::as_number(&value)) {
                         (_, Some(version)) => {
-                            let version = self.status.clock.local(version);
+                            let version = self.status.clock.to_local(version);
                             LinkEvent::Joined { topic, user, version }
                         }
                         (Value::Nil, None) => LinkEvent::Full { topic, user },
                         _ => return Err(LinkError::Unexpected),
                     };
-                    self.arrive(arrival).await?;
+                    self.send_event(arrival).await?;
                 }
                 ExpectedReply::Loaded { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        let mut loaded = reply::loaded(&value).ok_or(LinkError::Unexpected)?;
-                        loaded.version = self.status.clock.local(loaded.version);
+                        let mut loaded = reply::read_roster(&value).ok_or(LinkError::Unexpected)?;
+                        loaded.version = self.status.clock.to_local(loaded.version);
                         for (place, _) in &mut loaded.members {
-                            *place = self.status.clock.local(*place);
+                            *place = self.status.clock.to_local(*place);
                         }
                         opening.loaded = Some(loaded);
                     }
                 }
                 ExpectedReply::Kept { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        let name = self.keys.topic(&opening.topic);
-                        opening.cached = reply::kept(&value, &name, self.trust, &self.status.clock);
+                        let name = self.keys.topic_name(&opening.topic);
+                        opening.cached =
+                            reply::read_kept(&value, &name, self.trust, &self.status.clock);
                     }
                 }
                 ExpectedReply::Missed { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        let missed = reply::missed(&value).ok_or(LinkError::Unexpected)?;
+                        let missed = reply::read_missed(&value).ok_or(LinkError::Unexpected)?;
                         opening.missed = Some(missed);
                     }
                 }
@@ -368,13 +371,12 @@ impl LinkWriter<'_> {
                     self.take_forgotten(app, &value).await?;
                 }
                 ExpectedReply::Counted { app, channels } => {
-                    let totals = channels.into_iter().zip(reply::list(&value).chunks(2));
+                    let totals = channels.into_iter().zip(reply::as_list(&value).chunks(2));
                     for (channel, total) in totals {
-                        let total = total.first().and_then(reply::number).unwrap_or_default();
-                        let total = total as usize;
+                        let total = total.first().and_then(reply::as_number).unwrap_or(0) as usize;
                         if channel.is_none() {
-                            let app = app.clone();
-                            self.arrive(LinkEvent::Connections { app, total }).await?;
+                            self.send_event(LinkEvent::Connections { app: app.clone(), total })
+                                .await?;
                         }
                     }
                 }
@@ -390,17 +392,17 @@ impl LinkWriter<'_> {
         let idle = self.link.idle.extract_if(|_, since| old(since)).take(MOST);
         let idle: Vec<Topic> = idle.map(|(topic, _)| topic).collect();
         let closed = idle.into_iter().filter(|topic| self.topics.close_if_idle(topic));
-        let names: Vec<String> = closed.map(|topic| self.keys.topic(&topic)).collect();
+        let names: Vec<String> = closed.map(|topic| self.keys.topic_name(&topic)).collect();
         if !names.is_empty() {
-            LinkMetrics::add(&self.status.figures.commands, names.len() as u64);
-            timeout(PATIENCE, self.servers.unsubscribe(&names)).await??;
+            LinkMetrics::add_count(&self.status.figures.commands, names.len() as u64);
+            timeout(PATIENCE, self.servers.unsubscribe_topics(&names)).await??;
             let mut hearing = self.hearing.borrow_mut();
-            names.iter().for_each(|name| hearing.end(name));
+            names.iter().for_each(|name| hearing.close_topic(name));
         }
         Ok(())
     }
 
-    async fn answer(
+    async fn send_reply(
         &mut self,
         questions: Vec<(LinkQuery, tokio::sync::oneshot::Sender<LinkReply>)>,
     ) -> Result<(), LinkError> {
@@ -408,13 +410,15 @@ impl LinkWriter<'_> {
             return Ok(());
         }
         // Whoever asks sees what it was told before.
-        self.count().await?;
+        self.report_counts().await?;
         for (question, asker) in questions {
             if let LinkQuery::Channel(topic) = &question {
                 self.kept.keeping.touch(topic);
             }
             let asked = (self.trust, self.kept.node, question);
-            if let Some(answer) = super::query::ask(&mut self.servers, self.status, asked).await? {
+            if let Some(answer) =
+                super::query::answer_query(&mut self.servers, self.status, asked).await?
+            {
                 // It may have gone meanwhile.
                 let _ = asker.send(answer);
             }

@@ -46,7 +46,7 @@ pub(super) fn of_command(command: &Cmd) -> Option<u16> {
 
 /// The first number from `from` on such that a name with it in braces is kept by a server. With no slots one server has
 /// all.
-pub(super) fn tag(slots: &[u16], server: u16, from: u16) -> Option<u16> {
+pub(super) fn tag_for_slot(slots: &[u16], server: u16, from: u16) -> Option<u16> {
     (from..SLOTS).find(|tag| owner_of_tag(slots, *tag) == server)
 }
 
@@ -58,16 +58,16 @@ pub(super) fn owner_of_tag(slots: &[u16], tag: u16) -> u16 {
 
 /// Who has which slots: first and last with the master's address, by `CLUSTER SLOTS`. An address without a
 /// host is at the one that was asked.
-pub(super) fn ranges(value: &Value, asked: &str) -> Vec<(u16, u16, HostPort)> {
+pub(super) fn slot_ranges(value: &Value, asked: &str) -> Vec<(u16, u16, HostPort)> {
     let range = |range: &Value| {
-        let [first, last, master, ..] = reply::list(range) else { return None };
-        let [host, port, ..] = reply::list(master) else { return None };
-        let host = reply::text(host).filter(|host| !host.is_empty()).unwrap_or(asked);
-        let number = |value| u16::try_from(reply::number(value)?).ok();
+        let [first, last, master, ..] = reply::as_list(range) else { return None };
+        let [host, port, ..] = reply::as_list(master) else { return None };
+        let host = reply::as_text(host).filter(|host| !host.is_empty()).unwrap_or(asked);
+        let number = |value| u16::try_from(reply::as_number(value)?).ok();
         let (first, last) = (number(first)?, number(last)?);
         Some((first, last.min(SLOTS - 1), (host.to_owned(), number(port)?)))
     };
-    reply::list(value).iter().filter_map(range).collect()
+    reply::as_list(value).iter().filter_map(range).collect()
 }
 
 /// Where an answer points to.
@@ -84,7 +84,7 @@ pub(super) enum Redirect {
 }
 
 impl Redirect {
-    pub(super) fn of(error: &ServerError, asked: &str) -> Option<Self> {
+    pub(super) fn of_error(error: &ServerError, asked: &str) -> Option<Self> {
         let at = |address: &str| {
             let (host, port) = address.rsplit_once(':')?;
             let host = if host.is_empty() { asked } else { host };
@@ -136,22 +136,22 @@ mod tests {
     fn every_server_has_a_tag_of_its_own() {
         let slots: Vec<u16> = (0..SLOTS).map(|slot| slot / 5_462).collect();
         for server in 0..3 {
-            let first = tag(&slots, server, 0).unwrap();
-            let second = tag(&slots, server, first + 1).unwrap();
+            let first = tag_for_slot(&slots, server, 0).unwrap();
+            let second = tag_for_slot(&slots, server, first + 1).unwrap();
             for tag in [first, second] {
                 let slot = of_name(format!("p:fence:{{{tag}}}").as_bytes());
                 assert_eq!(slots[usize::from(slot)], server);
                 assert_eq!(owner_of_tag(&slots, tag), server);
             }
         }
-        assert_eq!(tag(&slots, 3, 0), None);
-        assert_eq!(tag(&[], 0, 0), Some(0));
+        assert_eq!(tag_for_slot(&slots, 3, 0), None);
+        assert_eq!(tag_for_slot(&[], 0, 0), Some(0));
     }
 
     #[test]
     fn answers_that_point_elsewhere_are_read() {
         let parsed = |text: &str| match redis::parse_redis_value(text.as_bytes()) {
-            Ok(Value::ServerError(error)) => Redirect::of(&error, "here"),
+            Ok(Value::ServerError(error)) => Redirect::of_error(&error, "here"),
             other => panic!("{other:?}"),
         };
         let at = |host: &str| (host.to_owned(), 7000);

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::batch::{CommandBatch, script};
+use super::batch::{CommandBatch, script_call};
 use super::dedup::MessageId;
 use super::lease::REOPENED;
-use super::reader::arrival;
+use super::reader::event_of;
 use super::session::{ExpectedReply, LinkWriter};
 use super::{LinkError, PATIENCE, reply, slots};
 use crate::cluster::Topic;
@@ -48,19 +48,20 @@ pub(super) enum LogCoverage {
 
 impl LinkWriter<'_> {
     /// Subscribes to the topics that are to be opened.
-    pub(super) async fn subscribe(&mut self) -> Result<Vec<Topic>, LinkError> {
+    pub(super) async fn open_topics(&mut self) -> Result<Vec<Topic>, LinkError> {
         let opens = self.link.batch.iter().filter_map(|order| match order {
             LinkRequest::Open(topic) => Some(topic.clone()),
             _ => None,
         });
         let topics: Vec<Topic> = opens.collect();
         if !topics.is_empty() {
-            let names: Vec<String> = topics.iter().map(|topic| self.keys.topic(topic)).collect();
+            let names: Vec<String> =
+                topics.iter().map(|topic| self.keys.topic_name(topic)).collect();
             let now = self.status.clock.now();
-            names.iter().for_each(|name| self.hearing.borrow_mut().begin(name, now));
-            LinkMetrics::add(&self.status.figures.commands, names.len() as u64);
-            LinkMetrics::add(&self.status.figures.round_trips, 1);
-            timeout(PATIENCE, self.servers.subscribe(&names)).await??;
+            names.iter().for_each(|name| self.hearing.borrow_mut().open_topic(name, now));
+            LinkMetrics::add_count(&self.status.figures.commands, names.len() as u64);
+            LinkMetrics::add_count(&self.status.figures.round_trips, 1);
+            timeout(PATIENCE, self.servers.subscribe_topics(&names)).await??;
             for topic in &topics {
                 self.link.idle.remove(topic);
             }
@@ -69,7 +70,7 @@ impl LinkWriter<'_> {
     }
 
     /// Reads what Redis has of topics, behind the joins of the same batch.
-    pub(super) fn load(
+    pub(super) fn load_topics(
         &mut self,
         batch: &mut CommandBatch<ExpectedReply>,
         topics: Vec<Topic>,
@@ -78,18 +79,18 @@ impl LinkWriter<'_> {
         for topic in topics {
             let (kind, opening) = (topic.channel.kind(), openings.len());
             if kind.is_presence() {
-                let load = script(Script::Load, &self.parts(&topic, "vm"));
-                batch.add(load, ExpectedReply::Loaded { opening });
+                let load = script_call(Script::Load, &self.channel_keys(&topic, "vm"));
+                batch.add_command(load, ExpectedReply::Loaded { opening });
             }
-            let name = self.keys.topic(&topic);
+            let name = self.keys.topic_name(&topic);
             let after = self.hearing.borrow().misses_after(&name);
             if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
-                self.ask_log(batch, self.keys.channel(&topic, 'l'), after, opening);
+                self.ask_log(batch, self.keys.channel_key(&topic, 'l'), after, opening);
             }
             if kind.cache {
                 self.kept.keeping.touch(&topic);
-                let kept = script(Script::Kept, &self.parts(&topic, "cv"));
-                batch.add(kept, ExpectedReply::Kept { opening });
+                let kept = script_call(Script::Kept, &self.channel_keys(&topic, "cv"));
+                batch.add_command(kept, ExpectedReply::Kept { opening });
             }
             openings.push(TopicOpening { topic, loaded: None, cached: None, after, missed: None });
         }
@@ -104,21 +105,21 @@ impl LinkWriter<'_> {
         after: u64,
         opening: usize,
     ) {
-        let mut missed = script(Script::Missed, &[log]);
-        missed.arg(self.status.clock.said(after)).arg(self.settings.replay);
-        batch.add(missed, ExpectedReply::Missed { opening });
+        let mut missed = script_call(Script::Missed, &[log]);
+        missed.arg(self.status.clock.to_redis(after)).arg(self.settings.replay);
+        batch.add_command(missed, ExpectedReply::Missed { opening });
     }
 
     /// Reads what was said to all nodes while this one did not hear it.
     pub(super) async fn catch_up_with_all(&mut self) -> Result<(), LinkError> {
-        let (name, mut batch) = (self.keys.all(), CommandBatch::new());
+        let (name, mut batch) = (self.keys.all_nodes_topic(), CommandBatch::new());
         let after = self.hearing.borrow().misses_after(&name);
         if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
             self.ask_log(&mut batch, self.keys.log_of_all(), after, 0);
         }
-        let answers = batch.send(&mut self.servers, self.status).await?;
+        let answers = batch.send_all(&mut self.servers, self.status).await?;
         let missed = match answers.first() {
-            Some((_, value)) => Some(reply::missed(value).ok_or(LinkError::Unexpected)?),
+            Some((_, value)) => Some(reply::read_missed(value).ok_or(LinkError::Unexpected)?),
             None => None,
         };
         self.catch_up(&name, after, missed).await?;
@@ -127,25 +128,26 @@ impl LinkWriter<'_> {
 
     /// Subscribes anew to topics whose slots have become another server's, and catches up with what was said
     /// on them in between.
-    pub(super) async fn follow(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn resubscribe_moved_slots(&mut self) -> Result<(), LinkError> {
         let moved = self.servers.take_moved();
         if moved.is_empty() {
             return Ok(());
         }
         let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
         self.follow_news(has_moved);
-        let own = [self.keys.all(), self.probe.clone(), self.keys.node(self.kept.node)];
+        let own =
+            [self.keys.all_nodes_topic(), self.probe.clone(), self.keys.node_topic(self.kept.node)];
         let own: Vec<String> = own.into_iter().filter(|name| has_moved(name)).collect();
         own.iter().for_each(|name| self.hearing.borrow_mut().cut_one(name));
-        self.servers.subscribe(&own).await?;
+        self.servers.subscribe_topics(&own).await?;
         self.catch_up_with_all().await?;
-        let topics = self.topics.all().into_iter();
+        let topics = self.topics.all_topics().into_iter();
         let topics: Vec<Topic> =
-            topics.filter(|topic| has_moved(&self.keys.topic(topic))).collect();
+            topics.filter(|topic| has_moved(&self.keys.topic_name(topic))).collect();
         info!(slots = moved.len(), topics = topics.len(), "slots have moved");
         for some in topics.chunks(REOPENED) {
             for topic in some {
-                self.hearing.borrow_mut().cut_one(&self.keys.topic(topic));
+                self.hearing.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.say_topic_again(topic);
             }
             self.carry_out().await?;
@@ -155,16 +157,16 @@ impl LinkWriter<'_> {
     }
 
     /// Hands out what Redis has of a topic, behind what it missed.
-    pub(super) async fn open(&mut self, opening: TopicOpening) -> Result<(), LinkError> {
+    pub(super) async fn finish_opening(&mut self, opening: TopicOpening) -> Result<(), LinkError> {
         let TopicOpening { topic, loaded, cached, after, missed } = opening;
-        let name = self.keys.topic(&topic);
+        let name = self.keys.topic_name(&topic);
         let whole = self.catch_up(&name, after, missed).await?;
         // What was heard one after the other was heard up to the last, or its rest is on its way. Where that began
         // while the link was down, what was the last before is not known here.
         let is_before = |kept: &RetainedEvent| after.is_some_and(|after| kept.version <= after);
         let cached = cached.filter(|(kept, ..)| !whole || is_before(kept));
         let cached = cached.map(|(kept, mark, last)| {
-            let told = whole || self.hearing.borrow().knows(&name, mark);
+            let told = whole || self.hearing.borrow().is_known(&name, mark);
             // Of what was sent before it was read, the rest comes behind the last.
             let version = kept.version.max(if after == Some(0) { last } else { 0 });
             self.hearing.borrow_mut().note_kept(&name, mark);
@@ -172,10 +174,10 @@ impl LinkWriter<'_> {
         });
         if after == Some(0) {
             // What this node had published there is in what was read, and need not come back.
-            self.kept.flying.retain(|held| held.topic(self.keys) != name);
+            self.kept.flying.retain(|held| held.topic_name(self.keys) != name);
         }
         let settled = !self.kept.peers.is_missing();
-        self.arrive(LinkEvent::Opened { topic, loaded, cached, settled }).await?;
+        self.send_event(LinkEvent::Opened { topic, loaded, cached, settled }).await?;
         // Only now: on a roster that has not been read yet a later change would hide all before it.
         self.let_in(&name).await
     }
@@ -193,22 +195,24 @@ impl LinkWriter<'_> {
             let mut reached = None;
             whole = match reaches {
                 LogCoverage::Back => true,
-                LogCoverage::Begin => self.hearing.borrow().away() < Duration::from_secs(LOGGED),
+                LogCoverage::Begin => {
+                    self.hearing.borrow().catch_up_window() < Duration::from_secs(LOGGED)
+                }
                 LogCoverage::Short => false,
             };
             for entry in entries {
                 let Ok(mut envelope) = Envelope::decode(&entry) else { continue };
-                if self.trust.believes(name, &envelope, &entry) {
-                    envelope.map_version(|version| self.status.clock.local(version));
-                    reached = envelope.place().or(reached);
+                if self.trust.is_believed(name, &envelope, &entry) {
+                    envelope.map_version(|version| self.status.clock.to_local(version));
+                    reached = envelope.log_place().or(reached);
                     self.hand_on(name, envelope, true).await?;
                 }
             }
             // Of what is not believed the place is not either.
-            self.hearing.borrow_mut().reach(name, reached.unwrap_or(after));
+            self.hearing.borrow_mut().note_log_end(name, reached.unwrap_or(after));
         }
         if !whole && after > 0 && self.settings.replay > 0 {
-            LinkMetrics::add(&self.status.figures.gaps, 1);
+            LinkMetrics::add_count(&self.status.figures.gaps, 1);
             self.link.gaps += 1;
         }
         Ok(whole)
@@ -217,7 +221,7 @@ impl LinkWriter<'_> {
     /// Hands out what came in on a topic meanwhile, with which it has caught up.
     async fn let_in(&self, name: &str) -> Result<(), LinkError> {
         loop {
-            let next = self.hearing.borrow_mut().waiting(name);
+            let next = self.hearing.borrow_mut().next_waiting(name);
             let Some(envelope) = next else { return Ok(()) };
             self.hand_on(name, envelope, false).await?;
         }
@@ -229,19 +233,19 @@ impl LinkWriter<'_> {
         envelope: Envelope,
         replayed: bool,
     ) -> Result<(), LinkError> {
-        let sifted = self.hearing.borrow().sift(name, envelope);
+        let sifted = self.hearing.borrow().filter_duplicate(name, envelope);
         let Some(envelope) = sifted else {
             // From a log it is nothing to wonder at.
-            LinkMetrics::add(&self.status.figures.duplicates, u64::from(!replayed));
+            LinkMetrics::add_count(&self.status.figures.duplicates, u64::from(!replayed));
             return Ok(());
         };
         let mark = MessageId::from(&envelope);
         let clock = Some(&self.status.clock);
-        if let Some(arrival) = arrival(self.keys, self.kept.node, name, envelope, clock) {
-            self.arrive(arrival).await?;
-            LinkMetrics::add(&self.status.figures.replayed, u64::from(replayed));
+        if let Some(arrival) = event_of(self.keys, self.kept.node, name, envelope, clock) {
+            self.send_event(arrival).await?;
+            LinkMetrics::add_count(&self.status.figures.replayed, u64::from(replayed));
         }
-        self.hearing.borrow_mut().note(name, mark);
+        self.hearing.borrow_mut().note_delivered(name, mark);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{Value, cmd};
 use tokio::time::{Instant, timeout};
 
-use super::batch::{CommandBatch, script};
+use super::batch::{CommandBatch, script_call};
 use super::lease::PART;
 use super::server::LeasedCommand;
 use super::session::LinkWriter;
@@ -30,8 +30,8 @@ const BUSY: Duration = Duration::from_secs(10);
 impl LinkState {
     /// Takes what there is to say.
     pub(super) fn take_news(&mut self, news: LogRequest, figures: &LinkMetrics) {
-        if !self.news.take(news) {
-            LinkMetrics::add(&figures.news_dropped, 1);
+        if !self.news.take_request(news) {
+            LinkMetrics::add_count(&figures.news_dropped, 1);
         }
     }
 }
@@ -40,7 +40,7 @@ impl LinkWriter<'_> {
     /// Says what is to be said, and looks into the logs where it is time to.
     pub(super) async fn tell_news(&mut self) -> Result<(), LinkError> {
         self.listen_for_news().await?;
-        self.say().await?;
+        self.write_logs().await?;
         for (app, anew) in self.hearing.borrow_mut().take_news() {
             self.kept.news.wake(&app, anew);
         }
@@ -57,7 +57,7 @@ impl LinkWriter<'_> {
         };
         let apps = self.kept.news.apps.iter().filter(|(_, of)| due(of));
         let apps: Vec<AppId> = apps.map(|(app, _)| app.clone()).collect();
-        self.look(apps, false).await?;
+        self.read_logs(apps, false).await?;
         let figures = &self.status.figures;
         let owned = || self.kept.news.apps.values().filter(|of| of.owned);
         figures.news_apps.store(owned().count() as u64, Ordering::Relaxed);
@@ -69,15 +69,15 @@ impl LinkWriter<'_> {
     /// Says all that is held, under a new lease.
     pub(super) async fn say_again(&mut self) -> Result<(), LinkError> {
         self.kept.news.say_again();
-        self.say().await
+        self.write_logs().await
     }
 
     /// Gives up the offices that this node has, so that nobody has to wait for them to lapse.
     pub(super) async fn give_up_news(&mut self) -> Result<(), LinkError> {
-        self.say().await?;
+        self.write_logs().await?;
         let apps = self.kept.news.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
         let apps = apps.map(|(app, _)| app.clone()).collect();
-        self.look(apps, true).await
+        self.read_logs(apps, true).await
     }
 
     /// Subscribes to what wakes whoever tells an app's webhooks, for all apps that have some.
@@ -97,10 +97,10 @@ impl LinkWriter<'_> {
         let (names, gone) = (new.iter().map(name), gone.iter().map(name));
         let (names, gone): (Vec<String>, Vec<String>) = (names.collect(), gone.collect());
         if !gone.is_empty() {
-            timeout(PATIENCE, self.servers.unsubscribe(&gone)).await??;
+            timeout(PATIENCE, self.servers.unsubscribe_topics(&gone)).await??;
         }
         if !names.is_empty() {
-            timeout(PATIENCE, self.servers.subscribe(&names)).await??;
+            timeout(PATIENCE, self.servers.subscribe_topics(&names)).await??;
         }
         for app in new {
             if let Some(of) = self.kept.news.apps.get_mut(&app) {
@@ -127,41 +127,44 @@ impl LinkWriter<'_> {
         }
     }
 
-    pub(super) async fn say(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn write_logs(&mut self) -> Result<(), LinkError> {
         loop {
             let mut batch = CommandBatch::new();
             for (app, of) in self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty()) {
                 let count = of.queue.len().min(AT_ONCE);
                 let said = of.queue.iter().take(count);
                 let said = said.map(|word| (word.signed(), word.text.as_str()));
-                batch.add(self.saying(app, (None, &of.marker), said), (app.clone(), count));
+                batch.add_command(
+                    self.add_log_writes(app, (None, &of.marker), said),
+                    (app.clone(), count),
+                );
             }
             if batch.is_empty() {
                 return Ok(());
             }
-            for ((app, count), value) in batch.send(&mut self.servers, self.status).await? {
+            for ((app, count), value) in batch.send_all(&mut self.servers, self.status).await? {
                 self.note_said(&app, count, &value)?;
             }
         }
     }
 
-    fn saying<'a>(
+    fn add_log_writes<'a>(
         &self,
         app: &AppId,
         (cleared, marker): (Option<&str>, &str),
         said: impl Iterator<Item = (String, &'a str)>,
     ) -> LeasedCommand {
         let keys = [
-            self.keys.app(app, 'o'),
+            self.keys.app_key(app, 'o'),
             self.keys.held_of_leases(app),
-            self.keys.app(app, 'w'),
-            self.keys.app(app, 'e'),
-            self.keys.app(app, 'b'),
+            self.keys.app_key(app, 'w'),
+            self.keys.app_key(app, 'e'),
+            self.keys.app_key(app, 'b'),
             self.keys.said(app),
         ];
-        let mut say = script(cleared.map_or(Script::Say, |_| Script::Unsay), &keys);
+        let mut say = script_call(cleared.map_or(Script::Say, |_| Script::Unsay), &keys);
         // Whichever is there first is the log's marker.
-        let new = self.servers.leases().next().map_or("", |lease| &lease.id);
+        let new = self.servers.current_leases().next().map_or("", |lease| &lease.id);
         say.arg(marker).arg(new).arg(MOST_LOGGED).arg(format!("w{app}"));
         say.arg(self.keys.news(app)).arg(format!("{:x}", self.kept.node));
         for (sign, text) in said {
@@ -174,17 +177,19 @@ impl LinkWriter<'_> {
     }
 
     fn note_said(&mut self, app: &AppId, count: usize, value: &Value) -> Result<(), LinkError> {
-        let [marker, dropped, told] = reply::list(value) else { return Err(LinkError::Unexpected) };
+        let [marker, dropped, told] = reply::as_list(value) else {
+            return Err(LinkError::Unexpected);
+        };
         let Some(of) = self.kept.news.apps.get_mut(app) else { return Ok(()) };
-        of.said(count);
+        of.note_written(count);
         // This node's own word need not wake it.
-        if of.owned || reply::number(told) == Some(0) {
+        if of.owned || reply::as_number(told) == Some(0) {
             of.looked = None;
         }
-        LinkMetrics::add(&self.status.figures.news_said, count as u64);
-        let dropped = reply::number(dropped).unwrap_or_default();
-        LinkMetrics::add(&self.status.figures.news_dropped, dropped);
-        if let Some(marker) = reply::text(marker).filter(|marker| *marker != of.marker) {
+        LinkMetrics::add_count(&self.status.figures.news_said, count as u64);
+        let dropped = reply::as_number(dropped).unwrap_or_default();
+        LinkMetrics::add_count(&self.status.figures.news_dropped, dropped);
+        if let Some(marker) = reply::as_text(marker).filter(|marker| *marker != of.marker) {
             // The log is a new one too.
             of.read = None;
             of.marker = marker.to_owned();
@@ -193,11 +198,15 @@ impl LinkWriter<'_> {
     }
 
     /// Looks into the logs of some apps, as who has the office as long as the lease lasts, or gives it up.
-    pub(super) async fn look(&mut self, apps: Vec<AppId>, gives_up: bool) -> Result<(), LinkError> {
+    pub(super) async fn read_logs(
+        &mut self,
+        apps: Vec<AppId>,
+        gives_up: bool,
+    ) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         let node = format!("{:x}", self.kept.node);
         for app in apps {
-            let keys = [self.keys.app(&app, 'b'), self.keys.app(&app, 'w')];
+            let keys = [self.keys.app_key(&app, 'b'), self.keys.app_key(&app, 'w')];
             let Some(of) = self.kept.news.apps.get(&app) else { continue };
             let busy = of.busy.is_some_and(|at| at.elapsed() < BUSY);
             let sleeps = of.owned && of.listening && !busy;
@@ -208,18 +217,18 @@ impl LinkWriter<'_> {
             };
             let from = of.read.as_ref().map_or_else(|| "-".to_owned(), |id| format!("({id}"));
             let done = of.done.len().min(AT_ONCE);
-            let mut read = script(Script::Read, &keys);
+            let mut read = script_call(Script::Read, &keys);
             read.arg(&node).arg(wish).arg(self.keys.news(&app)).arg(format!("w{app}"));
             read.arg(from).arg(AT_ONCE);
             of.done.iter().take(done).for_each(|id| {
                 read.arg(&**id);
             });
-            batch.add(read, (app, done, sleeps));
+            batch.add_command(read, (app, done, sleeps));
         }
         // The lease was renewed a sixth of it ago at most, and lapses after four. The rest of the time is left for what
         // is being posted when it has passed.
         let until = Instant::now() + self.settings.lease * 2 / PART;
-        for ((app, done, sleeps), value) in batch.send(&mut self.servers, self.status).await? {
+        for ((app, done, sleeps), value) in batch.send_all(&mut self.servers, self.status).await? {
             self.note_read(app, (done, sleeps, until), &value).await?;
         }
         Ok(())
@@ -234,26 +243,27 @@ impl LinkWriter<'_> {
         let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
         let now = Instant::now();
         of.looked = Some(now);
-        let [owned, backlog, entries, time] = reply::list(value) else {
+        let [owned, backlog, entries, time] = reply::as_list(value) else {
             return Err(LinkError::Unexpected);
         };
         of.taken_out(done);
-        of.backlog = reply::number(backlog).unwrap_or_default();
-        let owned = reply::number(owned);
+        of.backlog = reply::as_number(backlog).unwrap_or_default();
+        let owned = reply::as_number(owned);
         let had = std::mem::replace(&mut of.owned, owned != Some(0));
         of.asleep = sleeps && owned == Some(2) && of.backlog == 0;
         if had && owned != Some(2) {
             // Another had it, or may have: what was read is read again by who has it now.
             of.read = None;
             of.looked = None;
-            return self.arrive(LinkEvent::News(LogBatch::Lost(app))).await;
+            return self.send_event(LinkEvent::News(LogBatch::Lost(app))).await;
         }
         if !of.owned {
             self.kept.news.forget_if_done(&app);
             return Ok(());
         }
-        let entries: Vec<LogEntry> = reply::list(entries).iter().filter_map(entry).collect();
-        let mut read_up_to = reply::number(time).unwrap_or_default();
+        let entries: Vec<LogEntry> =
+            reply::as_list(entries).iter().filter_map(read_entry).collect();
+        let mut read_up_to = reply::as_number(time).unwrap_or_default();
         if let Some(last) = entries.last() {
             of.read = Some(last.id.clone());
             of.busy = Some(now);
@@ -262,37 +272,37 @@ impl LinkWriter<'_> {
                 read_up_to = at.unwrap_or_default();
             }
             let app = app.clone();
-            self.arrive(LinkEvent::News(LogBatch::Entries { app, entries })).await?;
+            self.send_event(LinkEvent::News(LogBatch::Entries { app, entries })).await?;
         } else {
             self.kept.news.forget_if_done(&app);
         }
-        self.arrive(LinkEvent::News(LogBatch::Held { app, until, read_up_to })).await
+        self.send_event(LinkEvent::News(LogBatch::Held { app, until, read_up_to })).await
     }
 
     /// Ends what a lease held.
     pub(super) async fn clear_news(&mut self, app: &AppId, lease: &str) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         let mut all = cmd("SMEMBERS");
-        all.arg(self.keys.held(app, lease));
-        batch.add(all, ());
-        let answers = batch.send(&mut self.servers, self.status).await?;
-        let all = answers.first().map(|(_, value)| reply::list(value)).unwrap_or_default();
-        let mut names: Vec<&str> = all.iter().filter_map(reply::text).collect();
+        all.arg(self.keys.lease_held(app, lease));
+        batch.add_command(all, ());
+        let answers = batch.send_all(&mut self.servers, self.status).await?;
+        let all = answers.first().map(|(_, value)| reply::as_list(value)).unwrap_or_default();
+        let mut names: Vec<&str> = all.iter().filter_map(reply::as_text).collect();
         // Members leave before their channel is empty.
         names.sort_unstable_by(|one, other| other.cmp(one));
         let mut batch = CommandBatch::new();
         for some in names.chunks(AT_ONCE) {
             let said = some.iter().map(|name| ("-".to_owned(), *name));
-            batch.add(self.saying(app, (Some(lease), ""), said), ());
+            batch.add_command(self.add_log_writes(app, (Some(lease), ""), said), ());
         }
-        batch.send(&mut self.servers, self.status).await?;
+        batch.send_all(&mut self.servers, self.status).await?;
         Ok(())
     }
 }
 
 /// An entry of a log: its place, and the one field that it has.
-fn entry(value: &Value) -> Option<LogEntry> {
-    let [id, fields] = reply::list(value) else { return None };
-    let [_, text] = reply::list(fields) else { return None };
-    Some(LogEntry { id: reply::text(id)?.into(), text: reply::text(text)?.to_owned() })
+fn read_entry(value: &Value) -> Option<LogEntry> {
+    let [id, fields] = reply::as_list(value) else { return None };
+    let [_, text] = reply::as_list(fields) else { return None };
+    Some(LogEntry { id: reply::as_text(id)?.into(), text: reply::as_text(text)?.to_owned() })
 }

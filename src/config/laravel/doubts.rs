@@ -44,48 +44,52 @@ struct LaravelFiles<'a> {
 
 impl Laravel {
     /// Everything that can be seen from `folder`, where the app's `.env` is.
-    pub(in crate::config) fn doubts(
+    pub(in crate::config) fn find_doubts(
         &self,
         folder: &Path,
         variables: &Variables,
     ) -> Vec<LaravelDoubt> {
         let reverb = (&REVERB, "reverb");
         let Some((names, wanted)) =
-            [reverb, (&PUSHER, "pusher")].into_iter().find(|(names, _)| self.has(names))
+            [reverb, (&PUSHER, "pusher")].into_iter().find(|(names, _)| self.has_all(names))
         else {
             return Vec::new();
         };
         let surroundings = LaravelFiles { laravel: self, names, wanted, folder, variables };
         let mut doubts = Vec::new();
-        let is_from_file = matches!(self.origin(names.id), SettingOrigin::DotEnv { .. });
+        let is_from_file = matches!(self.variable_origin(names.id), SettingOrigin::DotEnv { .. });
         if is_from_file {
-            doubts.extend(surroundings.broadcaster());
-            doubts.extend(surroundings.cached());
-            doubts.extend(surroundings.package());
+            doubts.extend(surroundings.doubt_broadcaster());
+            doubts.extend(surroundings.doubt_cached_config());
+            doubts.extend(surroundings.doubt_package());
         }
-        doubts.extend(surroundings.pages());
+        doubts.extend(surroundings.doubt_pages());
         doubts
     }
 }
 
-fn doubt(subject: &'static str, breaks: bool, text: impl Into<String>) -> Option<LaravelDoubt> {
+fn some_doubt(
+    subject: &'static str,
+    breaks: bool,
+    text: impl Into<String>,
+) -> Option<LaravelDoubt> {
     Some(LaravelDoubt { subject, breaks, text: text.into() })
 }
 
 impl LaravelFiles<'_> {
-    fn text(&self, name: &str) -> Option<&str> {
+    fn variable_text(&self, name: &str) -> Option<&str> {
         let outside = self.variables.value(name).filter(|text| !text.is_empty());
-        outside.or_else(|| self.laravel.text(name))
+        outside.or_else(|| self.laravel.variable_text(name))
     }
 
-    fn file(&self, name: &str) -> Option<String> {
+    fn file_text(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.folder.join(name)).ok()
     }
 
     /// Whether it is a Laravel app's folder, as against a place for the server's settings.
     fn is_app(&self) -> bool {
         // Variables that are null are not among those found.
-        let written = match self.laravel.origin(self.names.id) {
+        let written = match self.laravel.variable_origin(self.names.id) {
             SettingOrigin::DotEnv { path, .. } => Path::new(&*path)
                 .file_name()
                 .and_then(|name| std::fs::read_to_string(self.folder.join(name)).ok()),
@@ -98,8 +102,8 @@ impl LaravelFiles<'_> {
     }
 
     /// The major version of the app's Laravel.
-    fn version(&self) -> Option<u32> {
-        let lock: Json = serde_json::from_str(&self.file("composer.lock")?).ok()?;
+    fn laravel_version(&self) -> Option<u32> {
+        let lock: Json = serde_json::from_str(&self.file_text("composer.lock")?).ok()?;
         let packages = lock.get("packages")?.as_array()?;
         let is_it = |package: &&Json| {
             package.get("name").and_then(Json::as_str) == Some("laravel/framework")
@@ -110,52 +114,57 @@ impl LaravelFiles<'_> {
 
     /// The variable that the app reads: as its own configuration says, which an app that was upgraded keeps, else
     /// as its Laravel does.
-    fn variable(&self) -> &'static str {
-        let config = self.file("config/broadcasting.php").unwrap_or_default();
+    fn broadcast_variable(&self) -> &'static str {
+        let config = self.file_text("config/broadcasting.php").unwrap_or_default();
         let names = [CONNECTION, DRIVER].into_iter().filter(|name| config.contains(name));
-        match (names.collect::<Vec<_>>().as_slice(), self.version()) {
+        match (names.collect::<Vec<_>>().as_slice(), self.laravel_version()) {
             ([only], _) => only,
             (_, Some(version)) if version < FIRST_WITH_CONNECTION => DRIVER,
             // Not known: whichever is written, for the other would be missed by everybody.
-            (_, None) if self.text(CONNECTION).is_none() && self.text(DRIVER).is_some() => DRIVER,
+            (_, None)
+                if self.variable_text(CONNECTION).is_none()
+                    && self.variable_text(DRIVER).is_some() =>
+            {
+                DRIVER
+            }
             _ => CONNECTION,
         }
     }
 
     /// Where the app's backend sends its events.
-    fn broadcaster(&self) -> Option<LaravelDoubt> {
+    fn doubt_broadcaster(&self) -> Option<LaravelDoubt> {
         const SUBJECT: &str = "Laravel";
         let Self { wanted, .. } = self;
-        let variable = self.variable();
+        let variable = self.broadcast_variable();
         let other = if variable == CONNECTION { DRIVER } else { CONNECTION };
-        match self.text(variable) {
-            None if self.text(other).is_some() => {
-                let version = match self.version() {
+        match self.variable_text(variable) {
+            None if self.variable_text(other).is_some() => {
+                let version = match self.laravel_version() {
                     Some(version) => format!("Laravel {version}"),
                     None => "this app".to_owned(),
                 };
                 let text = format!(
                     "{other} is not what {version} reads, so events go nowhere: write {variable}={wanted} into .env"
                 );
-                doubt(SUBJECT, true, text)
+                some_doubt(SUBJECT, true, text)
             }
             None => {
                 let text = format!(
                     "{variable} is not set, so the app's events go nowhere: write {variable}={wanted} into .env"
                 );
-                doubt(SUBJECT, self.is_app(), text)
+                some_doubt(SUBJECT, self.is_app(), text)
             }
             Some(value @ ("log" | "null")) => {
                 let text = format!(
                     "{variable} is {value}, so the app's events go nowhere: write {variable}={wanted} into .env"
                 );
-                doubt(SUBJECT, true, text)
+                some_doubt(SUBJECT, true, text)
             }
             Some(value @ ("redis" | "ably")) => {
                 let text = format!(
                     "{variable} is {value}, so the app's events do not come to this server: write {variable}={wanted} into .env"
                 );
-                doubt(SUBJECT, true, text)
+                some_doubt(SUBJECT, true, text)
             }
             Some("pusher") if self.goes_to_pusher() => {
                 let text = if *wanted == "reverb" {
@@ -165,7 +174,7 @@ impl LaravelFiles<'_> {
                 } else {
                     "PUSHER_HOST is not set, so the app's events go to Pusher's own servers: write PUSHER_HOST, PUSHER_PORT and PUSHER_SCHEME of this server into .env".to_owned()
                 };
-                doubt(SUBJECT, true, text)
+                some_doubt(SUBJECT, true, text)
             }
             Some(_) => None,
         }
@@ -174,15 +183,15 @@ impl LaravelFiles<'_> {
     /// Whether the broadcaster `pusher` is left with its default, `api-CLUSTER.pusher.com`.
     fn goes_to_pusher(&self) -> bool {
         // Apps of laravel-websockets and Soketi often have the address in this file.
-        let config = self.file("config/broadcasting.php");
+        let config = self.file_text("config/broadcasting.php");
         let is_usual = config.is_none_or(|config| config.contains("PUSHER_HOST"));
-        is_usual && self.is_app() && self.text("PUSHER_HOST").is_none()
+        is_usual && self.is_app() && self.variable_text("PUSHER_HOST").is_none()
     }
 
     /// Whether the app reads what was cached before `.env` was what it is now.
-    fn cached(&self) -> Option<LaravelDoubt> {
-        let cache = self.file("bootstrap/cache/config.php")?;
-        let key = self.text(self.names.key)?;
+    fn doubt_cached_config(&self) -> Option<LaravelDoubt> {
+        let cache = self.file_text("bootstrap/cache/config.php")?;
+        let key = self.variable_text(self.names.key)?;
         let is_stale = !cache.contains(&format!("'{key}'"));
         let broadcasting = cache.split("'broadcasting' =>").nth(1);
         let chosen = broadcasting.and_then(|part| part.split("'default' => ").nth(1));
@@ -197,12 +206,12 @@ impl LaravelFiles<'_> {
         let text = format!(
             "bootstrap/cache/config.php, which the app reads in the place of .env, {what}: run php artisan config:clear, or config:cache again"
         );
-        doubt("Laravel", true, text)
+        some_doubt("Laravel", true, text)
     }
 
     /// Whether Reverb itself is still there, and may be started in this server's place.
-    fn package(&self) -> Option<LaravelDoubt> {
-        let composer: Json = serde_json::from_str(&self.file("composer.json")?).ok()?;
+    fn doubt_package(&self) -> Option<LaravelDoubt> {
+        let composer: Json = serde_json::from_str(&self.file_text("composer.json")?).ok()?;
         let requires = |package: &str| {
             let lists = ["require", "require-dev"].into_iter();
             let mut lists = lists.filter_map(|list| composer.get(list)?.as_object());
@@ -217,11 +226,11 @@ impl LaravelFiles<'_> {
         let text = format!(
             "laravel/reverb is still installed, and `php artisan dev` of Laravel 13 starts it on the same port: {sdk}composer remove laravel/reverb"
         );
-        doubt("Laravel", false, text)
+        some_doubt("Laravel", false, text)
     }
 
     /// What pages were built with.
-    fn pages(&self) -> Vec<LaravelDoubt> {
+    fn doubt_pages(&self) -> Vec<LaravelDoubt> {
         const SUBJECT: &str = "pages";
         let own = self.names.key;
         let prefixes = if self.wanted == "reverb" {
@@ -231,31 +240,32 @@ impl LaravelFiles<'_> {
         };
         let mut doubts = Vec::new();
         for built in prefixes.iter().map(|prefix| format!("{prefix}APP_KEY")) {
-            if self.text(&built).is_some_and(|key| Some(key) != self.text(own)) {
+            if self.variable_text(&built).is_some_and(|key| Some(key) != self.variable_text(own)) {
                 let text = format!(
                     "{built} is not {own}, so pages ask for another app: write {built}=\"${{{own}}}\" into .env, and build the pages again (npm run build)"
                 );
-                doubts.extend(doubt(SUBJECT, true, text));
+                doubts.extend(some_doubt(SUBJECT, true, text));
             }
         }
         if self.wanted == "reverb" {
-            doubts.extend(self.scheme());
+            doubts.extend(self.doubt_scheme());
         }
         doubts
     }
 
-    fn scheme(&self) -> Option<LaravelDoubt> {
+    fn doubt_scheme(&self) -> Option<LaravelDoubt> {
         let text = |name: &str| {
-            let built = self.text(&format!("VITE_REVERB_{name}"));
-            built.or_else(|| self.text(&format!("REVERB_{name}")))
+            let built = self.variable_text(&format!("VITE_REVERB_{name}"));
+            built.or_else(|| self.variable_text(&format!("REVERB_{name}")))
         };
-        let is_secure = self.text("APP_URL").is_some_and(|url| url.starts_with("https://"));
+        let is_secure =
+            self.variable_text("APP_URL").is_some_and(|url| url.starts_with("https://"));
         let is_near = |host: &str| host == "localhost" || host.starts_with("127.");
         if is_secure
             && text("SCHEME") == Some("http")
             && text("HOST").is_some_and(|host| !is_near(host))
         {
-            return doubt(
+            return some_doubt(
                 "pages",
                 false,
                 "APP_URL is https://, and browsers let such pages open nothing but wss://: set \

@@ -56,7 +56,7 @@ struct AppVariables {
 }
 
 impl AppVariables {
-    fn each(&self) -> [&'static str; 3] {
+    fn all_three(&self) -> [&'static str; 3] {
         [self.id, self.key, self.secret]
     }
 }
@@ -66,11 +66,14 @@ const DEFAULT_EVENT_DATA: u64 = 100 << 10;
 
 impl Laravel {
     /// The variables of the file, and over them those of the process.
-    pub(super) fn read(mut found: FoundVariables, variables: &Variables) -> Result<Self, Error> {
+    pub(super) fn read_variables(
+        mut found: FoundVariables,
+        variables: &Variables,
+    ) -> Result<Self, Error> {
         for prefix in PREFIXES {
             for (name, value) in variables.with_prefix(prefix) {
                 let origin = SettingOrigin::Variable(name.to_owned());
-                match dotenv::cast(value?) {
+                match dotenv::laravel_cast(value?) {
                     Some(value) => found.insert(name.to_owned(), (value.to_owned(), origin)),
                     None => found.remove(name),
                 };
@@ -80,22 +83,22 @@ impl Laravel {
     }
 
     /// Writes what the variables mean over `settings`.
-    pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), Error> {
+    pub(super) fn apply_laravel(&self, settings: &mut Settings) -> Result<(), Error> {
         for (variable, key) in [
             ("REVERB_SERVER_HOST", "server.host"),
             ("REVERB_SERVER_PORT", "server.port"),
             ("REVERB_SERVER_PATH", "server.path"),
         ] {
-            if let Some(setting) = self.setting(variable) {
-                settings.set(key, setting)?;
+            if let Some(setting) = self.variable_setting(variable) {
+                settings.set_key(key, setting)?;
             }
         }
-        if let Some(names) = self.names() {
-            let mut app = AppSettings::new(self.origin(names.id));
+        if let Some(names) = self.app_variables() {
+            let mut app = AppSettings::new(self.variable_origin(names.id));
             app.drop_in = Some(names.drop_in);
             for (variable, key) in [(names.id, "id"), (names.key, "key"), (names.secret, "secret")]
             {
-                self.set(&mut app, key, variable)?;
+                self.set_from(&mut app, key, variable)?;
             }
             if names.id == REVERB.id {
                 self.reverb_app(&mut app, &mut settings.warnings)?;
@@ -104,21 +107,21 @@ impl Laravel {
             }
             settings.apps = vec![app];
         }
-        self.scaling(settings)
+        self.apply_scaling(settings)
     }
 
     /// The three variables of the app that is served.
-    fn names(&self) -> Option<AppVariables> {
-        [REVERB, PUSHER].into_iter().find(|names| self.has(names))
+    fn app_variables(&self) -> Option<AppVariables> {
+        [REVERB, PUSHER].into_iter().find(|names| self.has_all(names))
     }
 
     /// The addresses that the app's own settings have for the server, with Laravel's defaults: its backend's,
     /// and what its pages are built with. An app of Pusher's without a host is for Pusher's own servers.
-    pub(super) fn public(&self) -> Vec<PublicAddress> {
-        let Some(names) = self.names() else { return Vec::new() };
-        let path = self.text("REVERB_SERVER_PATH").unwrap_or_default().trim_matches('/');
+    pub(super) fn public_addresses(&self) -> Vec<PublicAddress> {
+        let Some(names) = self.app_variables() else { return Vec::new() };
+        let path = self.variable_text("REVERB_SERVER_PATH").unwrap_or_default().trim_matches('/');
         let at = |said_by: &&'static str| {
-            let text = |name: &str| self.text(&format!("{said_by}{name}"));
+            let text = |name: &str| self.variable_text(&format!("{said_by}{name}"));
             let host = text("HOST")?;
             let scheme = text("SCHEME").unwrap_or("https");
             let port = text("PORT").unwrap_or("443");
@@ -133,45 +136,47 @@ impl Laravel {
     /// An app of laravel-websockets or Soketi on the same machine finds its server by `PUSHER_HOST` and
     /// `PUSHER_PORT`; there is no other variable for the port to listen on. Ports 80 and 443 are a proxy's.
     fn listen_as_pusher(&self, settings: &mut Settings) -> Result<(), Error> {
-        let is_local = self.text("PUSHER_HOST").is_some_and(is_this_machine);
-        let port = self.setting("PUSHER_PORT").filter(|_| is_local);
-        match port.filter(|_| !matches!(self.text("PUSHER_PORT"), Some("80" | "443"))) {
+        let is_local = self.variable_text("PUSHER_HOST").is_some_and(is_this_machine);
+        let port = self.variable_setting("PUSHER_PORT").filter(|_| is_local);
+        match port.filter(|_| !matches!(self.variable_text("PUSHER_PORT"), Some("80" | "443"))) {
             Some(port) if !settings.server.contains_key("server.port") => {
-                settings.set("server.port", port)
+                settings.set_key("server.port", port)
             }
             _ => Ok(()),
         }
     }
 
     /// The error of an app of which only some of the three variables are there.
-    pub(super) fn incomplete(&self) -> Option<Error> {
+    pub(super) fn incomplete_app(&self) -> Option<Error> {
         [REVERB, PUSHER].into_iter().find_map(|names| {
-            let present = names.each().into_iter().find(|name| self.text(name).is_some())?;
-            let missing = names.each().into_iter().find(|name| self.text(name).is_none())?;
+            let present =
+                names.all_three().into_iter().find(|name| self.variable_text(name).is_some())?;
+            let missing =
+                names.all_three().into_iter().find(|name| self.variable_text(name).is_none())?;
             let problem = format!("{missing} is missing: an app has an id, a key and a secret");
-            Some(Error::at(&self.origin(present), present, problem))
+            Some(Error::at_setting(&self.variable_origin(present), present, problem))
         })
     }
 
     /// What Reverb lets an app do, in Fanfare's settings.
     fn reverb_app(&self, app: &mut AppSettings, warnings: &mut Vec<String>) -> Result<(), Error> {
-        self.set(app, "activity_timeout", "REVERB_APP_ACTIVITY_TIMEOUT")?;
-        self.set(app, "max_connections", "REVERB_APP_MAX_CONNECTIONS")?;
-        self.set(app, "max_message_size", "REVERB_APP_MAX_MESSAGE_SIZE")?;
+        self.set_from(app, "activity_timeout", "REVERB_APP_ACTIVITY_TIMEOUT")?;
+        self.set_from(app, "max_connections", "REVERB_APP_MAX_CONNECTIONS")?;
+        self.set_from(app, "max_message_size", "REVERB_APP_MAX_MESSAGE_SIZE")?;
         self.client_events(app, warnings)?;
-        self.rate(app, warnings)?;
+        self.set_rate_limit(app, warnings)?;
         // Reverb bounds whole requests and messages where Fanfare bounds an event's data. Whoever raised
         // those bounds sends larger events.
         for variable in ["REVERB_MAX_REQUEST_SIZE", "REVERB_APP_MAX_MESSAGE_SIZE"] {
-            let Some(setting) = self.setting(variable) else { continue };
-            let size = number(&setting, variable)?;
+            let Some(setting) = self.variable_setting(variable) else { continue };
+            let size = parse_number(&setting, variable)?;
             let before = app.values.get("max_event_data").map(|setting| &setting.value);
             let before = if let Some(Value::Integer(size)) = before { *size } else { 0 };
             if size > DEFAULT_EVENT_DATA && i64::try_from(size).is_ok_and(|size| size > before) {
-                self.set(app, "max_event_data", variable)?;
+                self.set_from(app, "max_event_data", variable)?;
             }
         }
-        if self.text("REVERB_APP_PING_INTERVAL").is_some_and(|interval| interval != "60") {
+        if self.variable_text("REVERB_APP_PING_INTERVAL").is_some_and(|interval| interval != "60") {
             warnings.push(
                 "REVERB_APP_PING_INTERVAL has no effect: a connection is pinged after its \
                  activity timeout and 30 seconds more of silence"
@@ -187,7 +192,7 @@ impl Laravel {
         warnings: &mut Vec<String>,
     ) -> Result<(), Error> {
         let variable = "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM";
-        let (value, origin) = match self.setting(variable) {
+        let (value, origin) = match self.variable_setting(variable) {
             None => ("members", SettingOrigin::Implied(REVERB.id)),
             Some(Setting { value: Value::Raw(text), origin }) => match text.as_str() {
                 "members" => ("members", origin),
@@ -202,67 +207,71 @@ impl Laravel {
                 other => {
                     let problem =
                         format!("expected \"members\", \"all\" or \"none\", found {other:?}");
-                    return Err(Error::at(&origin, variable, problem));
+                    return Err(Error::at_setting(&origin, variable, problem));
                 }
             },
-            Some(other) => return Err(Error::at(&other.origin, variable, "expected text")),
+            Some(other) => return Err(Error::at_setting(&other.origin, variable, "expected text")),
         };
         let value = Value::Text(value.to_owned());
-        app.set("apps[0]", "client_events", Setting { value, origin })
+        app.set_key("apps[0]", "client_events", Setting { value, origin })
     }
 
     /// Reverb counts every message of a connection over a window of seconds, if told to at all; here they come
     /// out of a bucket of that many, which is full again after these seconds. Whispers have no other limit there.
-    fn rate(&self, app: &mut AppSettings, warnings: &mut Vec<String>) -> Result<(), Error> {
+    fn set_rate_limit(
+        &self,
+        app: &mut AppSettings,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Error> {
         let variable = "REVERB_APP_RATE_LIMITING_ENABLED";
         let none = Setting { value: Value::Integer(0), origin: SettingOrigin::Implied(REVERB.id) };
-        app.set("apps[0]", "client_events_per_second", none)?;
-        if self.text(variable) != Some("true") {
-            if self.text(variable).is_some_and(|text| !matches!(text, "false" | "0")) {
+        app.set_key("apps[0]", "client_events_per_second", none)?;
+        if self.variable_text(variable) != Some("true") {
+            if self.variable_text(variable).is_some_and(|text| !matches!(text, "false" | "0")) {
                 warnings.push(format!("{variable}: only true switches the limit on"));
             }
             return Ok(());
         }
-        let of = |variable| match self.setting(variable) {
-            Some(setting) => number(&setting, variable),
+        let of = |variable| match self.variable_setting(variable) {
+            Some(setting) => parse_number(&setting, variable),
             None => Ok(60),
         };
         let attempts = of("REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS")?.max(1);
         let seconds = of("REVERB_APP_RATE_LIMIT_DECAY_SECONDS")?.max(1);
         let terminate = "REVERB_APP_RATE_LIMIT_TERMINATE";
         // PHP takes for true whatever is not empty and not 0.
-        if self.text(terminate).is_some_and(|text| !matches!(text, "false" | "0")) {
+        if self.variable_text(terminate).is_some_and(|text| !matches!(text, "false" | "0")) {
             let value = Value::Text("close".to_owned());
-            let setting = Setting { value, origin: self.origin(terminate) };
-            app.set("apps[0]", "messages_over_limit", setting)?;
+            let setting = Setting { value, origin: self.variable_origin(terminate) };
+            app.set_key("apps[0]", "messages_over_limit", setting)?;
         }
         let value = Value::Text(format!("{attempts}/{seconds}s"));
-        let setting = Setting { value, origin: self.origin(variable) };
-        app.set("apps[0]", "messages_per_second", setting)
+        let setting = Setting { value, origin: self.variable_origin(variable) };
+        app.set_key("apps[0]", "messages_per_second", setting)
     }
 
-    fn has(&self, names: &AppVariables) -> bool {
-        names.each().into_iter().all(|name| self.text(name).is_some())
+    fn has_all(&self, names: &AppVariables) -> bool {
+        names.all_three().into_iter().all(|name| self.variable_text(name).is_some())
     }
 
     /// A variable's text; one that is empty counts as not set.
-    fn text(&self, variable: &str) -> Option<&str> {
+    fn variable_text(&self, variable: &str) -> Option<&str> {
         let (text, _) = self.found.get(variable)?;
         Some(text.as_str()).filter(|text| !text.is_empty())
     }
 
-    fn origin(&self, variable: &str) -> SettingOrigin {
+    fn variable_origin(&self, variable: &str) -> SettingOrigin {
         self.found.get(variable).map_or(SettingOrigin::Default, |(_, origin)| origin.clone())
     }
 
-    fn setting(&self, variable: &str) -> Option<Setting> {
-        let value = Value::Raw(self.text(variable)?.to_owned());
-        Some(Setting { value, origin: self.origin(variable) })
+    fn variable_setting(&self, variable: &str) -> Option<Setting> {
+        let value = Value::Raw(self.variable_text(variable)?.to_owned());
+        Some(Setting { value, origin: self.variable_origin(variable) })
     }
 
-    fn set(&self, app: &mut AppSettings, key: &str, variable: &str) -> Result<(), Error> {
-        match self.setting(variable) {
-            Some(setting) => app.set("apps[0]", key, setting),
+    fn set_from(&self, app: &mut AppSettings, key: &str, variable: &str) -> Result<(), Error> {
+        match self.variable_setting(variable) {
+            Some(setting) => app.set_key("apps[0]", key, setting),
             None => Ok(()),
         }
     }
@@ -276,23 +285,25 @@ fn is_this_machine(host: &str) -> bool {
     }
 }
 
-fn number(setting: &Setting, variable: &str) -> Result<u64, Error> {
+fn parse_number(setting: &Setting, variable: &str) -> Result<u64, Error> {
     super::value::count(&setting.value, 0).map_err(|wanted| {
         let problem = format!("expected {wanted}, found {}", setting.value);
-        Error::at(&setting.origin, variable, problem)
+        Error::at_setting(&setting.origin, variable, problem)
     })
 }
 
 /// Whether a text may hold an app's credentials.
 pub(super) fn mentions_app(text: &str) -> bool {
-    [REVERB, PUSHER].iter().any(|names| names.each().into_iter().all(|name| text.contains(name)))
+    [REVERB, PUSHER]
+        .iter()
+        .any(|names| names.all_three().into_iter().all(|name| text.contains(name)))
 }
 
 /// Something if there is no app among these variables, with what is wrong with the one that is there in part.
 pub(super) fn no_app(found: &FoundVariables) -> Option<Option<Error>> {
     let laravel = Laravel { found: found.clone() };
-    let has_app = [REVERB, PUSHER].iter().any(|names| laravel.has(names));
-    (!has_app).then(|| laravel.incomplete())
+    let has_app = [REVERB, PUSHER].iter().any(|names| laravel.has_all(names));
+    (!has_app).then(|| laravel.incomplete_app())
 }
 
 #[cfg(test)]

@@ -72,42 +72,44 @@ fn put_host(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
 
 impl Laravel {
     /// Several Reverb servers share a Redis server; so do several of Fanfare.
-    pub(super) fn scaling(&self, settings: &mut Settings) -> Result<(), Error> {
+    pub(super) fn apply_scaling(&self, settings: &mut Settings) -> Result<(), Error> {
         let variable = "REVERB_SCALING_ENABLED";
-        if matches!(self.text(variable), None | Some("false" | "0")) {
+        if matches!(self.variable_text(variable), None | Some("false" | "0")) {
             return Ok(());
         }
-        let by = [URL, "REDIS_HOST"].into_iter().find(|name| self.text(name).is_some());
-        let origin = self.origin(by.unwrap_or(variable));
-        let url = self.redis(&mut settings.warnings)?;
+        let by = [URL, "REDIS_HOST"].into_iter().find(|name| self.variable_text(name).is_some());
+        let origin = self.variable_origin(by.unwrap_or(variable));
+        let url = self.redis_url(&mut settings.warnings)?;
         for (name, value) in url.certificates() {
-            let setting = Setting { value: Value::Text(value), origin: origin.clone() };
-            settings.set(name, setting)?;
+            let variable_setting = Setting { value: Value::Text(value), origin: origin.clone() };
+            settings.set_key(name, variable_setting)?;
         }
-        let value = Value::Text(match self.text(URL).filter(|text| is_sentinels(text)) {
+        let value = Value::Text(match self.variable_text(URL).filter(|text| is_sentinels(text)) {
             // Fanfare's own way to write several; Laravel has none.
             Some(text) => text.to_owned(),
             None => url.text(),
         });
-        settings.set("cluster.redis", Setting { value, origin })?;
-        match self.setting("REVERB_SCALING_CHANNEL") {
-            Some(channel) => settings.set("cluster.prefix", channel),
+        settings.set_key("cluster.redis", Setting { value, origin })?;
+        match self.variable_setting("REVERB_SCALING_CHANNEL") {
+            Some(channel) => settings.set_key("cluster.prefix", channel),
             None => Ok(()),
         }
     }
 
     /// Laravel's Redis server, where it is a single one.
-    pub(super) fn redis(&self, warnings: &mut Vec<String>) -> Result<RedisUrl, Error> {
-        let mut url = RedisUrl::local();
+    pub(super) fn redis_url(&self, warnings: &mut Vec<String>) -> Result<RedisUrl, Error> {
+        let mut url = RedisUrl::local_default();
         for part in &PARTS {
-            if let Some(text) = self.text(part.variable) {
+            if let Some(text) = self.variable_text(part.variable) {
                 (part.put)(&mut url, text)
-                    .map_err(|wanted| self.expected(part.variable, &wanted))?;
+                    .map_err(|wanted| self.expected_error(part.variable, &wanted))?;
             }
         }
-        let Some(text) = self.text(URL).filter(|text| !is_sentinels(text)) else { return Ok(url) };
+        let Some(text) = self.variable_text(URL).filter(|text| !is_sentinels(text)) else {
+            return Ok(url);
+        };
         let asked = url.tls;
-        overlay(&mut url, text).map_err(|wanted| self.expected(URL, &wanted))?;
+        overlay_url(&mut url, text).map_err(|wanted| self.expected_error(URL, &wanted))?;
         if asked && !url.tls {
             warnings.push(format!(
                 "Redis is spoken to without TLS, as {URL} has it: rediss:// there asks for it"
@@ -117,12 +119,12 @@ impl Laravel {
     }
 
     /// The error of a variable, without its value, in which a password may stand.
-    fn expected(&self, variable: &str, wanted: &str) -> Error {
-        let origin = match self.origin(variable) {
+    fn expected_error(&self, variable: &str, wanted: &str) -> Error {
+        let origin = match self.variable_origin(variable) {
             SettingOrigin::Default => SettingOrigin::Variable(variable.to_owned()),
             origin => origin,
         };
-        Error::at(&origin, variable, format!("expected {wanted}"))
+        Error::at_setting(&origin, variable, format!("expected {wanted}"))
     }
 }
 
@@ -143,7 +145,7 @@ fn certificate<'a>(url: &'a mut RedisUrl, name: &str) -> Option<&'a mut String> 
 }
 
 /// Writes what the URL says over what the variables said.
-fn overlay(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
+fn overlay_url(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     let wanted = || "a redis:// or rediss:// URL, or HOST:PORT".to_owned();
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),

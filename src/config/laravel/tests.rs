@@ -3,7 +3,7 @@
 use super::*;
 use crate::app::ClientEvents;
 use crate::config::Config;
-use crate::config::env_file::parse;
+use crate::config::env_file::parse_env_file;
 
 const CREDENTIALS: &str = "REVERB_APP_ID=1\nREVERB_APP_KEY=k\nREVERB_APP_SECRET=s\n";
 
@@ -11,12 +11,12 @@ const CREDENTIALS: &str = "REVERB_APP_ID=1\nREVERB_APP_KEY=k\nREVERB_APP_SECRET=
 fn read(file: &str, env: &[(&str, &str)]) -> Result<(Config, Vec<String>), String> {
     let variables = Variables::new(env.iter().copied());
     let with = |error: Error| error.to_string();
-    let file = parse(file, ".env", &variables).map_err(with)?;
-    let laravel = Laravel::read(file.laravel, &variables).map_err(with)?;
+    let file = parse_env_file(file, ".env", &variables).map_err(with)?;
+    let laravel = Laravel::read_variables(file.laravel, &variables).map_err(with)?;
     let mut settings = Settings::default();
-    laravel.apply(&mut settings).map_err(with)?;
-    settings.complete().map_err(with)?;
-    Ok((settings.resolve().map_err(with)?, settings.warnings))
+    laravel.apply_laravel(&mut settings).map_err(with)?;
+    settings.complete_apps().map_err(with)?;
+    Ok((settings.resolve_config().map_err(with)?, settings.warnings))
 }
 
 fn config(lines: &str) -> Config {
@@ -155,7 +155,7 @@ fn redis(pairs: &[(&str, &str)]) -> Result<String, String> {
         (name.to_string(), (value.to_string(), SettingOrigin::Variable(name.to_string())))
     });
     let laravel = Laravel { found: found.collect() };
-    laravel.redis(&mut Vec::new()).map(|url| url.text()).map_err(|error| error.to_string())
+    laravel.redis_url(&mut Vec::new()).map(|url| url.text()).map_err(|error| error.to_string())
 }
 
 fn redis_url(pairs: &[(&str, &str)]) -> String {
@@ -286,8 +286,8 @@ fn an_app_of_laravel_websockets_is_listened_for_where_it_calls() {
 fn addresses_of_an_app_of_pushers_are_known_as_reverbs_are() {
     let public = |lines: &str| {
         let variables = Variables::new([("PUSHER_HOST", "127.0.0.1")]);
-        let file = parse(&(PUSHER_APP.to_owned() + lines), ".env", &variables).unwrap();
-        let public = Laravel::read(file.laravel, &variables).unwrap().public();
+        let file = parse_env_file(&(PUSHER_APP.to_owned() + lines), ".env", &variables).unwrap();
+        let public = Laravel::read_variables(file.laravel, &variables).unwrap().public_addresses();
         public.into_iter().map(|one| (one.said_by, one.url)).collect::<Vec<_>>()
     };
     let page = "VITE_PUSHER_HOST=ws.example.test\nVITE_PUSHER_PORT=443\n";

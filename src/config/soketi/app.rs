@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use super::{GivenValue, Soketi, ValueForm, boolean, text};
 use crate::config::error::{Error, SettingOrigin};
-use crate::config::settings::{AppSettings, DropInFor, Setting, WebhookSettings, below};
+use crate::config::settings::{AppSettings, DropInFor, Setting, WebhookSettings, key_below};
 use crate::config::value::Value;
 
 /// The key of the list of apps.
@@ -21,11 +21,11 @@ struct AppField {
     form: ValueForm,
 }
 
-const fn field(names: [&'static str; 3], key: &'static str, form: ValueForm) -> AppField {
+const fn app_field(names: [&'static str; 3], key: &'static str, form: ValueForm) -> AppField {
     AppField { names, general: None, key, form }
 }
 
-const fn limit(
+const fn limit_field(
     names: [&'static str; 3],
     general: &'static str,
     key: &'static str,
@@ -36,20 +36,20 @@ const fn limit(
 
 #[rustfmt::skip]
 const FIELDS: [AppField; 14] = [
-    field(["id", "AppId", "id"], "id", ValueForm::Text),
-    field(["key", "AppKey", "key"], "key", ValueForm::Text),
-    field(["secret", "AppSecret", "secret"], "secret", ValueForm::Text),
-    field(["enabled", "Enabled", "enabled"], "enabled", ValueForm::Boolean),
-    field(["maxConnections", "MaxConnections", "max_connections"], "max_connections", ValueForm::LimitOrNone),
-    field(["maxBackendEventsPerSecond", "MaxBackendEventsPerSecond", "max_backend_events_per_sec"], "events_per_second", ValueForm::Limit),
-    field(["maxReadRequestsPerSecond", "MaxReadRequestsPerSecond", "max_read_req_per_sec"], "reads_per_second", ValueForm::Limit),
-    limit(["maxPresenceMembersPerChannel", "MaxPresenceMembersPerChannel", "max_presence_members_per_channel"], "presence.maxMembersPerChannel", "max_presence_members", ValueForm::Number),
-    limit(["maxPresenceMemberSizeInKb", "MaxPresenceMemberSizeInKb", "max_presence_member_size_in_kb"], "presence.maxMemberSizeInKb", "max_member_size", ValueForm::Kilobytes),
-    limit(["maxChannelNameLength", "MaxChannelNameLength", "max_channel_name_length"], "channelLimits.maxNameLength", "max_channel_name", ValueForm::Number),
-    limit(["maxEventChannelsAtOnce", "MaxEventChannelsAtOnce", "max_event_channels_at_once"], "eventLimits.maxChannelsAtOnce", "max_channels_per_event", ValueForm::Number),
-    limit(["maxEventNameLength", "MaxEventNameLength", "max_event_name_length"], "eventLimits.maxNameLength", "max_event_name", ValueForm::Number),
-    limit(["maxEventPayloadInKb", "MaxEventPayloadInKb", "max_event_payload_in_kb"], "eventLimits.maxPayloadInKb", "max_event_data", ValueForm::Kilobytes),
-    limit(["maxEventBatchSize", "MaxEventBatchSize", "max_event_batch_size"], "eventLimits.maxBatchSize", "max_batch", ValueForm::Number),
+    app_field(["id", "AppId", "id"], "id", ValueForm::Text),
+    app_field(["key", "AppKey", "key"], "key", ValueForm::Text),
+    app_field(["secret", "AppSecret", "secret"], "secret", ValueForm::Text),
+    app_field(["enabled", "Enabled", "enabled"], "enabled", ValueForm::Boolean),
+    app_field(["maxConnections", "MaxConnections", "max_connections"], "max_connections", ValueForm::LimitOrNone),
+    app_field(["maxBackendEventsPerSecond", "MaxBackendEventsPerSecond", "max_backend_events_per_sec"], "events_per_second", ValueForm::Limit),
+    app_field(["maxReadRequestsPerSecond", "MaxReadRequestsPerSecond", "max_read_req_per_sec"], "reads_per_second", ValueForm::Limit),
+    limit_field(["maxPresenceMembersPerChannel", "MaxPresenceMembersPerChannel", "max_presence_members_per_channel"], "presence.maxMembersPerChannel", "max_presence_members", ValueForm::Number),
+    limit_field(["maxPresenceMemberSizeInKb", "MaxPresenceMemberSizeInKb", "max_presence_member_size_in_kb"], "presence.maxMemberSizeInKb", "max_member_size", ValueForm::Kilobytes),
+    limit_field(["maxChannelNameLength", "MaxChannelNameLength", "max_channel_name_length"], "channelLimits.maxNameLength", "max_channel_name", ValueForm::Number),
+    limit_field(["maxEventChannelsAtOnce", "MaxEventChannelsAtOnce", "max_event_channels_at_once"], "eventLimits.maxChannelsAtOnce", "max_channels_per_event", ValueForm::Number),
+    limit_field(["maxEventNameLength", "MaxEventNameLength", "max_event_name_length"], "eventLimits.maxNameLength", "max_event_name", ValueForm::Number),
+    limit_field(["maxEventPayloadInKb", "MaxEventPayloadInKb", "max_event_payload_in_kb"], "eventLimits.maxPayloadInKb", "max_event_data", ValueForm::Kilobytes),
+    limit_field(["maxEventBatchSize", "MaxEventBatchSize", "max_event_batch_size"], "eventLimits.maxBatchSize", "max_batch", ValueForm::Number),
 ];
 
 /// What an app cannot be without.
@@ -74,8 +74,8 @@ pub(super) struct ServerWide {
 impl Soketi {
     /// The apps that were given. Soketi would make one with known credentials where there are none, or
     /// only parts of one; here such an app stops the start.
-    pub(super) fn apps(&mut self) -> Result<Vec<AppSettings>, Error> {
-        let general = self.general()?;
+    pub(super) fn take_apps(&mut self) -> Result<Vec<AppSettings>, Error> {
+        let general = self.take_server_wide()?;
         let mut apps = Vec::new();
         loop {
             let place = format!("{APPS}.{}", apps.len());
@@ -83,7 +83,7 @@ impl Soketi {
             let first = self.given.range(inside.clone()..).next();
             let Some((_, first)) = first.filter(|(key, _)| key.starts_with(&inside)) else { break };
             let origin = first.origin.clone();
-            apps.push(self.app(&place, &format!("apps[{}]", apps.len()), origin, &general)?);
+            apps.push(self.take_app(&place, &format!("apps[{}]", apps.len()), origin, &general)?);
         }
         self.refuse_lost(apps.len())?;
         Ok(apps)
@@ -94,7 +94,7 @@ impl Soketi {
         if let Some(list) = self.given.get(APPS).filter(|list| !list.value.is_null())
             && count == 0
         {
-            return Err(list.wrong(APPS, "a list of one app or more"));
+            return Err(list.wrong_value(APPS, "a list of one app or more"));
         }
         self.given.remove(APPS);
         let inside = format!("{APPS}.");
@@ -103,14 +103,14 @@ impl Soketi {
             let index: Option<usize> = rest.split('.').next().and_then(|one| one.parse().ok());
             if index.is_none_or(|index| index >= count) {
                 let problem = format!("there is no app {count} before it");
-                return Err(Error::at(&given.origin, key, problem));
+                return Err(Error::at_setting(&given.origin, key, problem));
             }
         }
         Ok(())
     }
 
     /// Lets the app of a row go on without what is wrong in one of its columns.
-    fn settle(&mut self, read: Result<(), Error>) -> Result<(), Error> {
+    fn settle_row(&mut self, read: Result<(), Error>) -> Result<(), Error> {
         match (read, &mut self.passed_over) {
             (Err(error), Some(passed_over)) => {
                 passed_over.push(error.to_string());
@@ -120,14 +120,14 @@ impl Soketi {
         }
     }
 
-    pub(super) fn general(&mut self) -> Result<ServerWide, Error> {
+    pub(super) fn take_server_wide(&mut self) -> Result<ServerWide, Error> {
         let limits = FIELDS.iter().filter_map(|field| {
-            let given = self.take(field.general?)?;
+            let given = self.take_key(field.general?)?;
             Some((field.key, given))
         });
         let limits = limits.collect();
-        let batching = self.take("webhooks.batching.enabled");
-        let batch = self.take("webhooks.batching.duration");
+        let batching = self.take_key("webhooks.batching.enabled");
+        let batch = self.take_key("webhooks.batching.duration");
         let batch = match batching {
             Some(given) if boolean(&given.value) == Some(true) => Some(
                 batch.unwrap_or_else(|| GivenValue { value: Json::from(50), origin: given.origin }),
@@ -136,13 +136,13 @@ impl Soketi {
         };
         Ok(ServerWide {
             limits,
-            cache_ttl: self.take("channelLimits.cacheTtl"),
-            users_timeout: self.take("userAuthenticationTimeout"),
+            cache_ttl: self.take_key("channelLimits.cacheTtl"),
+            users_timeout: self.take_key("userAuthenticationTimeout"),
             batch,
         })
     }
 
-    fn app(
+    fn take_app(
         &mut self,
         place: &str,
         name: &str,
@@ -152,45 +152,45 @@ impl Soketi {
         let mut app = AppSettings::new(origin);
         app.drop_in = Some(SOKETI);
         for field in &FIELDS {
-            let read = self.field(&mut app, field, (place, name), general);
+            let read = self.take_field(&mut app, field, (place, name), general);
             if IDENTITY.contains(&field.key) {
                 read?;
             } else {
-                self.settle(read)?;
+                self.settle_row(read)?;
             }
         }
-        let rate = self.spelled(place, CLIENT_RATE);
+        let rate = self.take_spelled(place, CLIENT_RATE);
         let key = "client_events_per_second";
         let rate = or_else(rate, key, ValueForm::Limit, Value::Integer(0));
-        let read = rate.and_then(|rate| app.set(name, key, rate));
+        let read = rate.and_then(|rate| app.set_key(name, key, rate));
         if read.is_err() && self.passed_over.is_some() {
             // Soketi's, which is none.
-            app.set(name, key, or_else(None, key, ValueForm::Limit, Value::Integer(0))?)?;
+            app.set_key(name, key, or_else(None, key, ValueForm::Limit, Value::Integer(0))?)?;
         }
-        self.settle(read)?;
+        self.settle_row(read)?;
         let ttl = general.cache_ttl.clone();
         let hour = Value::Text("3600s".to_owned());
-        app.set(name, "cache_ttl", or_else(ttl, "cache_ttl", ValueForm::Seconds, hour)?)?;
+        app.set_key(name, "cache_ttl", or_else(ttl, "cache_ttl", ValueForm::Seconds, hour)?)?;
         let read = self.client_events(&mut app, place, name);
         if read.is_err() && self.passed_over.is_some() {
             let value = Value::Text("none".to_owned());
             let setting = Setting { value, origin: SettingOrigin::Implied(SOKETI.name) };
-            app.set(name, "client_events", setting)?;
+            app.set_key(name, "client_events", setting)?;
         }
-        self.settle(read)?;
-        let read = self.users(&mut app, place, name, general);
-        self.settle(read)?;
-        let read = self.webhooks(&mut app, place, name, general);
+        self.settle_row(read)?;
+        let read = self.take_user_auth(&mut app, place, name, general);
+        self.settle_row(read)?;
+        let read = self.take_webhooks(&mut app, place, name, general);
         if read.is_err() && self.passed_over.is_some() {
             // One that was read in part is none.
             app.webhooks.clear();
         }
-        self.settle(read)?;
+        self.settle_row(read)?;
         app.keep_client_events()?;
         Ok(app)
     }
 
-    fn field(
+    fn take_field(
         &mut self,
         app: &mut AppSettings,
         field: &AppField,
@@ -198,17 +198,18 @@ impl Soketi {
         general: &ServerWide,
     ) -> Result<(), Error> {
         let of_all = general.limits.iter().find(|(key, _)| *key == field.key);
-        let given = self.spelled(place, field.names);
+        let given = self.take_spelled(place, field.names);
         let Some(given) = given.or_else(|| of_all.map(|(_, given)| given.clone())) else {
             return Ok(());
         };
-        let key = below(place, field.key);
-        let set = given.setting(&key, field.form).and_then(|set| app.set(name, field.key, set));
+        let key = key_below(place, field.key);
+        let set =
+            given.into_setting(&key, field.form).and_then(|set| app.set_key(name, field.key, set));
         match of_all {
             // What a column does not limit, the settings for all still do.
             Some((_, of_all)) if set.is_err() && self.passed_over.is_some() => {
-                let setting = of_all.clone().setting(&key, field.form)?;
-                app.set(name, field.key, setting)?;
+                let setting = of_all.clone().into_setting(&key, field.form)?;
+                app.set_key(name, field.key, setting)?;
                 set
             }
             _ => set,
@@ -216,10 +217,10 @@ impl Soketi {
     }
 
     /// The last given of a field's spellings.
-    fn spelled(&mut self, place: &str, names: [&str; 3]) -> Option<GivenValue> {
+    fn take_spelled(&mut self, place: &str, names: [&str; 3]) -> Option<GivenValue> {
         let mut given = None;
         for name in names {
-            given = self.take(&format!("{place}.{name}")).or(given);
+            given = self.take_key(&format!("{place}.{name}")).or(given);
         }
         given
     }
@@ -230,43 +231,48 @@ impl Soketi {
         place: &str,
         name: &str,
     ) -> Result<(), Error> {
-        let given = self.spelled(place, CLIENT_EVENTS);
+        let given = self.take_spelled(place, CLIENT_EVENTS);
         let setting = or_else(given, CLIENT_EVENTS[0], ValueForm::Boolean, Value::Bool(false))?;
         let from = if setting.value == Value::Bool(true) { "members" } else { "none" };
-        app.set(name, "client_events", Setting { value: Value::Text(from.to_owned()), ..setting })
+        app.set_key(
+            name,
+            "client_events",
+            Setting { value: Value::Text(from.to_owned()), ..setting },
+        )
     }
 
     /// An app with user authentication closes connections that do not sign in.
-    fn users(
+    fn take_user_auth(
         &mut self,
         app: &mut AppSettings,
         place: &str,
         name: &str,
         general: &ServerWide,
     ) -> Result<(), Error> {
-        let Some(given) = self.spelled(place, USERS) else { return Ok(()) };
-        let setting = given.setting(USERS[0], ValueForm::Boolean)?;
+        let Some(given) = self.take_spelled(place, USERS) else { return Ok(()) };
+        let setting = given.into_setting(USERS[0], ValueForm::Boolean)?;
         if setting.value != Value::Bool(true) {
             return Ok(());
         }
         let timeout = match general.users_timeout.clone() {
             Some(timeout) => {
-                timeout.setting("userAuthenticationTimeout", ValueForm::Milliseconds)?
+                timeout.into_setting("userAuthenticationTimeout", ValueForm::Milliseconds)?
             }
             None => Setting { value: Value::Text("30s".to_owned()), ..setting },
         };
-        app.set(name, "authorization_timeout", timeout)
+        app.set_key(name, "authorization_timeout", timeout)
     }
 
-    fn webhooks(
+    fn take_webhooks(
         &mut self,
         app: &mut AppSettings,
         place: &str,
         name: &str,
         general: &ServerWide,
     ) -> Result<(), Error> {
-        let Some(given) = self.spelled(place, WEBHOOKS) else { return Ok(()) };
-        let wanted = || Error::at(&given.origin, WEBHOOKS[0], "expected a list of webhooks");
+        let Some(given) = self.take_spelled(place, WEBHOOKS) else { return Ok(()) };
+        let wanted =
+            || Error::at_setting(&given.origin, WEBHOOKS[0], "expected a list of webhooks");
         let list = match &given.value {
             Json::String(text) => serde_json::from_str(text).map_err(|_| wanted())?,
             other => other.clone(),
@@ -274,13 +280,17 @@ impl Soketi {
         for (index, written) in list.as_array().ok_or_else(wanted)?.iter().enumerate() {
             if written.get("lambda_function").is_some_and(|function| !function.is_null()) {
                 let problem = "lambda_function is not available; expected a url";
-                return Err(Error::at(&given.origin, WEBHOOKS[0], problem));
+                return Err(Error::at_setting(&given.origin, WEBHOOKS[0], problem));
             }
             let place = format!("{name}.webhooks[{index}]");
-            let webhook = app.webhook(index, &given.origin)?;
+            let webhook = app.webhook_at(index, &given.origin)?;
             read_webhook(webhook, &place, written, &given.origin)?;
             if let Some(batch) = general.batch.clone() {
-                webhook.set(&place, "batch", batch.setting("batch", ValueForm::Milliseconds)?)?;
+                webhook.set_key(
+                    &place,
+                    "batch",
+                    batch.into_setting("batch", ValueForm::Milliseconds)?,
+                )?;
             }
         }
         Ok(())
@@ -294,7 +304,7 @@ fn read_webhook(
     written: &Json,
     origin: &SettingOrigin,
 ) -> Result<(), Error> {
-    let wrong = |problem: &str| Err(Error::at(origin, WEBHOOKS[0], problem));
+    let wrong = |problem: &str| Err(Error::at_setting(origin, WEBHOOKS[0], problem));
     let Some(entries) = written.as_object() else { return wrong("expected a list of objects") };
     // What is misspelled here is delivered where nobody waits for it, or nowhere.
     let known = ["url", "event_types", "filter", "headers", "lambda", "lambda_function"];
@@ -323,7 +333,7 @@ fn read_webhook(
             continue;
         };
         let given = GivenValue { value: value.clone(), origin: origin.clone() };
-        webhook.set(place, key, given.setting(&below(place, key), form)?)?;
+        webhook.set_key(place, key, given.into_setting(&key_below(place, key), form)?)?;
     }
     let headers = match entries.get("headers") {
         Some(Json::Object(headers)) => headers,
@@ -335,7 +345,7 @@ fn read_webhook(
         headers.iter().map(|(name, value)| Some((name.clone(), Value::Text(text(value)?))));
     let headers: Option<Vec<_>> = headers.collect();
     let value = headers.map_or(Value::Other("headers that are no texts"), Value::Table);
-    webhook.set(place, "headers", Setting { value, origin: origin.clone() })
+    webhook.set_key(place, "headers", Setting { value, origin: origin.clone() })
 }
 
 /// What was given, or what Soketi has instead.
@@ -346,7 +356,7 @@ fn or_else(
     value: Value,
 ) -> Result<Setting, Error> {
     match given {
-        Some(given) => given.setting(key, form),
+        Some(given) => given.into_setting(key, form),
         None => Ok(Setting { value, origin: SettingOrigin::Implied(SOKETI.name) }),
     }
 }

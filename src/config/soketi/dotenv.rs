@@ -7,16 +7,16 @@ use crate::config::error::SettingOrigin;
 use super::names::PREFIX;
 
 /// The variables of Soketi in a file that messages call `name`; the last of a name counts.
-pub(in crate::config) fn parse(text: &str, name: &str) -> FoundVariables {
+pub(in crate::config) fn parse_dotenv(text: &str, name: &str) -> FoundVariables {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut found = FoundVariables::new();
     let (mut rest, mut line) = (text.as_str(), 1);
     while !rest.is_empty() {
         let first = rest.lines().next().unwrap_or_default();
         let mut taken = first;
-        if let Some((variable, tail)) = head(first) {
+        if let Some((variable, tail)) = split_name(first) {
             let at = first.len() - tail.len();
-            let (value, length) = value(rest.get(at..).unwrap_or_default(), tail);
+            let (value, length) = parse_value(rest.get(at..).unwrap_or_default(), tail);
             taken = rest.get(..at + length).unwrap_or(first);
             if variable.starts_with(PREFIX) {
                 let path = name.into();
@@ -32,7 +32,7 @@ pub(in crate::config) fn parse(text: &str, name: &str) -> FoundVariables {
 }
 
 /// The name in front of a line's `=`, or of its `:` and a blank, and what follows.
-fn head(line: &str) -> Option<(&str, &str)> {
+fn split_name(line: &str) -> Option<(&str, &str)> {
     let line = line.trim_start();
     let line = match line.strip_prefix("export") {
         Some(rest) if rest.starts_with(char::is_whitespace) => rest.trim_start(),
@@ -54,11 +54,11 @@ fn head(line: &str) -> Option<(&str, &str)> {
 
 /// The value at the beginning of `text`, whose first line is `line`, and how many bytes it and all that follows
 /// it on its last line take.
-fn value(text: &str, line: &str) -> (String, usize) {
+fn parse_value(text: &str, line: &str) -> (String, usize) {
     let blanks = line.len() - line.trim_start().len();
     let quoted = text.get(blanks..).unwrap_or_default();
     if let Some(quote @ ('"' | '\'' | '`')) = quoted.chars().next()
-        && let Some(end) = closing(quoted, quote)
+        && let Some(end) = closing_quote(quoted, quote)
     {
         let after = quoted.get(end + 1..).unwrap_or_default().lines().next().unwrap_or_default();
         if matches!(after.trim_start().chars().next(), None | Some('#')) {
@@ -75,7 +75,7 @@ fn value(text: &str, line: &str) -> (String, usize) {
 }
 
 /// Where the quote is that ends a value which begins with one; one after a backslash does not.
-fn closing(text: &str, quote: char) -> Option<usize> {
+fn closing_quote(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     text.char_indices().skip(1).find_map(|(at, character)| {
         let is_end = character == quote && !escaped;
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<(String, String)> {
-        let found = parse(&format!("# comment\n\n{text}\nOTHER=1\nSOKETI_Z=last"), ".env");
+        let found = parse_dotenv(&format!("# comment\n\n{text}\nOTHER=1\nSOKETI_Z=last"), ".env");
         assert!(found.keys().all(|name| name.starts_with(PREFIX)));
         assert_eq!(found["SOKETI_Z"].0, "last");
         let (value, origin) = found.get("SOKETI_A")?;
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn lines_are_counted_over_values_of_several() {
-        let found = parse("SOKETI_B='1\n2\n3'\r\nSOKETI_A=1", "e");
+        let found = parse_dotenv("SOKETI_B='1\n2\n3'\r\nSOKETI_A=1", "e");
         assert_eq!(found["SOKETI_A"].1.to_string(), "e:4: SOKETI_A");
     }
 }

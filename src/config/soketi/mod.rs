@@ -94,7 +94,7 @@ struct Drivers {
 impl Soketi {
     /// Reads the file, if one is given, over it the variables of an environment file, and those of the
     /// process over both.
-    pub(super) fn read(
+    pub(super) fn read_sources(
         file: Option<&Path>,
         folder: &Path,
         found: FoundVariables,
@@ -121,13 +121,13 @@ impl Soketi {
             // Its own text ends with the place, which stands in front here.
             let problem = error.to_string();
             let problem = problem.split(" at line ").next().unwrap_or_default();
-            Error::of(format!("{name}:{}", error.line()), problem)
+            Error::of_file(format!("{name}:{}", error.line()), problem)
         })?;
         if !json.is_object() {
-            return Err(Error::of(name, "expected an object"));
+            return Err(Error::of_file(name, "expected an object"));
         }
         let path: Arc<str> = name.into();
-        self.insert("", json, &|key| SettingOrigin::Json {
+        self.insert_value("", json, &|key| SettingOrigin::Json {
             path: path.clone(),
             key: key.to_owned(),
         });
@@ -164,25 +164,25 @@ impl Soketi {
         // One source after the other, so that what an earlier one had below the key goes.
         let inside = format!("{key}.");
         self.given.retain(|name, _| !name.starts_with(&inside));
-        self.insert(key, value, &|_| origin.clone());
+        self.insert_value(key, value, &|_| origin.clone());
     }
 
     /// Puts a value in its place, an object key by key, so that what was given before for other keys
     /// stays.
-    fn insert(&mut self, key: &str, value: Json, origin: &dyn Fn(&str) -> SettingOrigin) {
+    fn insert_value(&mut self, key: &str, value: Json, origin: &dyn Fn(&str) -> SettingOrigin) {
         let below =
             |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
         match value {
             Json::Object(entries) if !entries.is_empty() => {
                 for (name, value) in entries {
-                    self.insert(&below(&name), value, origin);
+                    self.insert_value(&below(&name), value, origin);
                 }
             }
             Json::Array(apps) if key == app::APPS && !apps.is_empty() => {
                 let before = format!("{key}.");
                 self.given.retain(|key, _| !key.starts_with(&before));
                 for (index, app) in apps.into_iter().enumerate() {
-                    self.insert(&below(&index.to_string()), app, origin);
+                    self.insert_value(&below(&index.to_string()), app, origin);
                 }
             }
             value => {
@@ -192,7 +192,7 @@ impl Soketi {
     }
 
     /// Takes a key out, unless it was not given or says nothing. An object that was given is one again.
-    fn take(&mut self, key: &str) -> Option<GivenValue> {
+    fn take_key(&mut self, key: &str) -> Option<GivenValue> {
         let own = self.given.remove(key).filter(|given| match &given.value {
             Json::Null => false,
             Json::String(text) => !text.is_empty(),
@@ -222,9 +222,9 @@ impl Soketi {
 
     /// What was given below a key, whose own value would have to be an object.
     fn take_below(&mut self, key: &str, wanted: &str) -> Result<Vec<(String, GivenValue)>, Error> {
-        let Some(GivenValue { value, origin }) = self.take(key) else { return Ok(Vec::new()) };
+        let Some(GivenValue { value, origin }) = self.take_key(key) else { return Ok(Vec::new()) };
         let Json::Object(entries) = value else {
-            return Err(Error::at(&origin, key, format!("expected {wanted}")));
+            return Err(Error::at_setting(&origin, key, format!("expected {wanted}")));
         };
         // `tls` is one thing, however deep it goes.
         let mut below = BTreeMap::new();
@@ -245,8 +245,8 @@ impl Soketi {
     }
 
     /// Whether a truth was given and is true.
-    fn flag(&mut self, key: &str) -> Result<bool, Error> {
-        let setting = self.setting(key, ValueForm::Boolean)?;
+    fn take_flag(&mut self, key: &str) -> Result<bool, Error> {
+        let setting = self.take_setting(key, ValueForm::Boolean)?;
         Ok(setting.is_some_and(|setting| setting.value == Value::Bool(true)))
     }
 
@@ -263,7 +263,7 @@ impl Soketi {
                 let problem = format!(
                     "{key} is not known here, and it may ask for protection: leave it out, or say it in Fanfare's own settings"
                 );
-                return Err(Error::at(&given.origin, key, problem));
+                return Err(Error::at_setting(&given.origin, key, problem));
             }
         }
         Ok(())
@@ -283,26 +283,26 @@ impl Soketi {
             let is_list = key == app::APPS;
             if !says_nothing && !is_list && known().any(|known| known.starts_with(&inside)) {
                 let place = if is_app(key) { "an app, an object" } else { "an object" };
-                return Err(Error::at(&given.origin, key, format!("expected {place}")));
+                return Err(Error::at_setting(&given.origin, key, format!("expected {place}")));
             }
         }
         Ok(())
     }
 
     /// The value of a key as a setting.
-    fn setting(&mut self, key: &str, form: ValueForm) -> Result<Option<Setting>, Error> {
-        self.take(key).map(|given| given.setting(key, form)).transpose()
+    fn take_setting(&mut self, key: &str, form: ValueForm) -> Result<Option<Setting>, Error> {
+        self.take_key(key).map(|given| given.into_setting(key, form)).transpose()
     }
 
     /// Writes what was given over `settings`.
-    pub(super) fn apply(mut self, settings: &mut Settings) -> Result<(), Error> {
+    pub(super) fn apply_soketi(mut self, settings: &mut Settings) -> Result<(), Error> {
         self.refuse_shapes()?;
         settings.soketi = !self.given.is_empty();
-        let Drivers { redis, table } = self.drivers()?;
+        let Drivers { redis, table } = self.check_drivers()?;
         settings.rows = RowReader::new(&self);
         for (key, name, form) in SERVER {
-            if let Some(setting) = self.setting(key, form)? {
-                settings.set(name, setting)?;
+            if let Some(setting) = self.take_setting(key, form)? {
+                settings.set_key(name, setting)?;
             }
         }
         // Soketi's metrics, once enabled, are for everyone.
@@ -310,41 +310,41 @@ impl Soketi {
         if enabled == Some(&Value::Bool(true)) && !settings.server.contains_key("metrics.host") {
             let value = Value::Text("0.0.0.0".to_owned());
             let origin = SettingOrigin::Implied("SOKETI_METRICS_ENABLED");
-            settings.set("metrics.host", Setting { value, origin })?;
+            settings.set_key("metrics.host", Setting { value, origin })?;
         }
-        if let Some(debug) = self.setting("debug", ValueForm::Boolean)?
+        if let Some(debug) = self.take_setting("debug", ValueForm::Boolean)?
             && debug.value == Value::Bool(true)
         {
             let value = Value::Text("debug".to_owned());
-            settings.set("log.level", Setting { value, ..debug })?;
+            settings.set_key("log.level", Setting { value, ..debug })?;
         }
         if let Some(origin) = redis {
-            for (name, setting) in self.redis(origin)? {
-                settings.set(name, setting)?;
+            for (name, setting) in self.take_redis(origin)? {
+                settings.set_key(name, setting)?;
             }
         }
         if let Some((driver, origin)) = table {
-            self.tables(driver, &origin, settings)?;
-            settings.rows.check()?;
+            self.take_tables(driver, &origin, settings)?;
+            settings.rows.check_settings()?;
             // Read once the rows are.
-            self.general()?;
+            self.take_server_wide()?;
         } else {
-            let apps = self.apps()?;
+            let apps = self.take_apps()?;
             if !apps.is_empty() {
                 settings.apps = apps;
             }
         }
         self.refuse_unknown("ssl", &["passphrase", "caPath"])?;
-        self.ignored();
+        self.warn_ignored();
         settings.warnings.append(&mut self.warnings);
         Ok(())
     }
 
     /// Refuses what Fanfare does not do.
-    fn drivers(&mut self) -> Result<Drivers, Error> {
+    fn check_drivers(&mut self) -> Result<Drivers, Error> {
         let mut drivers = Drivers::default();
         for (key, choices) in DRIVERS {
-            let Some(given) = self.take(key) else { continue };
+            let Some(given) = self.take_key(key) else { continue };
             let choice = choices.iter().find(|choice| given.value == **choice);
             match choice {
                 Some(&"redis") => drivers.redis = Some(given.origin),
@@ -355,7 +355,7 @@ impl Soketi {
                 None => {
                     let choices: Vec<_> = choices.iter().map(|c| format!("{c:?}")).collect();
                     let problem = format!("not available; expected {}", choices.join(" or "));
-                    return Err(Error::at(&given.origin, key, problem));
+                    return Err(Error::at_setting(&given.origin, key, problem));
                 }
             }
         }
@@ -363,7 +363,7 @@ impl Soketi {
     }
 
     /// Names once, in one line, what was given to no effect.
-    fn ignored(&mut self) {
+    fn warn_ignored(&mut self) {
         let mut names: Vec<_> = self
             .given
             .values()
@@ -381,21 +381,21 @@ impl Soketi {
 }
 
 impl GivenValue {
-    fn setting(self, key: &str, form: ValueForm) -> Result<Setting, Error> {
-        match convert(&self.value, form) {
+    fn into_setting(self, key: &str, form: ValueForm) -> Result<Setting, Error> {
+        match convert_value(&self.value, form) {
             Ok(value) => Ok(Setting { value, origin: self.origin }),
             // The value is left out: it may be a secret in the wrong place.
-            Err(wanted) => Err(self.wrong(key, wanted)),
+            Err(wanted) => Err(self.wrong_value(key, wanted)),
         }
     }
 
     /// The error of a value that is not what was wanted.
-    fn wrong(&self, key: &str, wanted: &str) -> Error {
-        Error::at(&self.origin, key, format!("expected {wanted}"))
+    fn wrong_value(&self, key: &str, wanted: &str) -> Error {
+        Error::at_setting(&self.origin, key, format!("expected {wanted}"))
     }
 }
 
-fn convert(value: &Json, form: ValueForm) -> Result<Value, &'static str> {
+fn convert_value(value: &Json, form: ValueForm) -> Result<Value, &'static str> {
     let time = |unit: &str, wanted| match whole(value) {
         Some(number) if number >= 0 => Ok(Value::Text(format!("{number}{unit}"))),
         _ => Err(wanted),

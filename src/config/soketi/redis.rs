@@ -6,9 +6,10 @@ use serde_json::Value as Json;
 
 use super::{GivenValue, Soketi, boolean, text, whole};
 use crate::config::error::{Error, SettingOrigin};
-use crate::config::redis_url::{RedisUrl, percent_encode, url_database, url_host, url_port};
+use crate::config::redis_url::{RedisUrl, url_database, url_host, url_port};
 use crate::config::settings::Setting;
 use crate::config::value::{Value, WantedForm};
+use crate::protocol::query::percent_encode;
 
 /// What the keys of the server begin with.
 pub(super) const SERVER: &str = "database.redis";
@@ -54,41 +55,41 @@ const PARTS: [&str; 9] = [
 impl Soketi {
     /// The URL of the server or of the Sentinels, or those of a cluster's nodes; `by` is where Redis was
     /// asked for.
-    pub(super) fn redis(
+    pub(super) fn take_redis(
         &mut self,
         by: SettingOrigin,
     ) -> Result<Vec<(&'static str, Setting)>, Error> {
         self.move_options()?;
         let mut origin = by;
-        let mut url = RedisUrl::local();
-        self.tls(&mut url)?;
+        let mut url = RedisUrl::local_default();
+        self.asks_for_tls(&mut url)?;
         url.user = self.text_of("username")?.unwrap_or_default();
         url.password = self.text_of("password")?.unwrap_or_default();
-        if let Some(host) = self.take(&key("host")) {
+        if let Some(host) = self.take_key(&redis_key("host")) {
             origin = host.origin.clone();
-            url.host = checked(&host, "host", url_host)?;
+            url.host = checked_value(&host, "host", url_host)?;
         }
-        if let Some(port) = self.take(&key("port")) {
-            url.port = checked(&port, "port", url_port)?;
+        if let Some(port) = self.take_key(&redis_key("port")) {
+            url.port = checked_value(&port, "port", url_port)?;
         }
-        if let Some(database) = self.take(&key("db")) {
-            url.database = checked(&database, "db", url_database)?;
+        if let Some(database) = self.take_key(&redis_key("db")) {
+            url.database = checked_value(&database, "db", url_database)?;
         }
-        let value = self.servers(&url)?;
+        let value = self.take_servers(&url)?;
         self.refuse_unknown(SERVER, &HARMLESS)?;
         let certificates = url.certificates().map(|(name, text)| (name, Value::Text(text)));
         let all = std::iter::once(("cluster.redis", value)).chain(certificates);
         Ok(all.map(|(name, value)| (name, Setting { value, origin: origin.clone() })).collect())
     }
 
-    fn servers(&mut self, url: &RedisUrl) -> Result<Value, Error> {
+    fn take_servers(&mut self, url: &RedisUrl) -> Result<Value, Error> {
         let name = self.text_of("name")?.unwrap_or_else(|| "mymaster".to_owned());
         let own_user = self.text_of("sentinelUsername")?;
         let own_password = self.text_of("sentinelPassword")?;
-        let sentinels = self.nodes(&key("sentinels"))?;
-        let nodes = self.nodes(&key("clusterNodes"))?.unwrap_or_default();
+        let sentinels = self.take_nodes(&redis_key("sentinels"))?;
+        let nodes = self.take_nodes(&redis_key("clusterNodes"))?.unwrap_or_default();
         let (scheme, login) = (url.scheme(), url.login());
-        if self.flag("adapter.redis.clusterMode")? {
+        if self.take_flag("adapter.redis.clusterMode")? {
             // Any node knows the others.
             let seed = format!("{}:{}", url.host, url.port);
             let nodes = if nodes.is_empty() { vec![seed] } else { nodes };
@@ -107,10 +108,10 @@ impl Soketi {
     }
 
     fn text_of(&mut self, name: &str) -> Result<Option<String>, Error> {
-        let Some(given) = self.take(&key(name)) else { return Ok(None) };
+        let Some(given) = self.take_key(&redis_key(name)) else { return Ok(None) };
         match text(&given.value) {
             Some(text) => Ok(Some(text)),
-            None => Err(given.wrong(&key(name), "a text")),
+            None => Err(given.wrong_value(&redis_key(name), "a text")),
         }
     }
 
@@ -127,22 +128,26 @@ impl Soketi {
                     && PARTS.contains(&name.as_str())
                 {
                     let problem = "differs between redisSubOptions and redisPubOptions, and there is one connection here";
-                    return Err(Error::at(&given.origin, &format!("{connection}.{name}"), problem));
+                    return Err(Error::at_setting(
+                        &given.origin,
+                        &format!("{connection}.{name}"),
+                        problem,
+                    ));
                 }
                 moved.push((name, given));
             }
         }
         for (name, given) in moved {
-            self.given.insert(key(&name), given);
+            self.given.insert(redis_key(&name), given);
         }
         Ok(())
     }
 
     /// Whether anything asks for TLS, and by which certificates.
-    fn tls(&mut self, url: &mut RedisUrl) -> Result<(), Error> {
+    fn asks_for_tls(&mut self, url: &mut RedisUrl) -> Result<(), Error> {
         let mut asked = Vec::new();
         for name in ["sentinelTLS", "tls", "enableTLSForSentinelMode"] {
-            let Some(mut given) = self.take(&key(name)) else { continue };
+            let Some(mut given) = self.take_key(&redis_key(name)) else { continue };
             if let Json::Object(options) = &mut given.value {
                 for (name, place) in
                     [("ca", &mut url.ca), ("cert", &mut url.cert), ("key", &mut url.key)]
@@ -151,7 +156,9 @@ impl Soketi {
                         Some(Some(text)) => *place = text,
                         Some(None) => {
                             let wanted = "a text in PEM form, or a list of such";
-                            return Err(given.wrong(&key(&format!("tls.{name}")), wanted));
+                            return Err(
+                                given.wrong_value(&redis_key(&format!("tls.{name}")), wanted)
+                            );
                         }
                         None => continue,
                     }
@@ -183,7 +190,11 @@ impl Soketi {
                         url.tls |= truth;
                         continue;
                     }
-                    None => return Err(given.wrong(&key("tls"), "an object, or true or false")),
+                    None => {
+                        return Err(
+                            given.wrong_value(&redis_key("tls"), "an object, or true or false")
+                        );
+                    }
                 },
             };
             url.tls = true;
@@ -200,16 +211,16 @@ impl Soketi {
     }
 
     /// A list of `{"host", "port"}`, as `host:port`; none if it was not given.
-    fn nodes(&mut self, key: &str) -> Result<Option<Vec<String>>, Error> {
-        let Some(given) = self.take(key) else { return Ok(None) };
-        let wrong = || given.wrong(key, "a list such as [{\"host\": \"a\", \"port\": 6379}]");
+    fn take_nodes(&mut self, key: &str) -> Result<Option<Vec<String>>, Error> {
+        let Some(given) = self.take_key(key) else { return Ok(None) };
+        let wrong = || given.wrong_value(key, "a list such as [{\"host\": \"a\", \"port\": 6379}]");
         let list = match &given.value {
             Json::String(written) => serde_json::from_str(written).map_err(|_| wrong())?,
             other => other.clone(),
         };
         let list = list.as_array().ok_or_else(wrong)?;
         if list.is_empty() && key.ends_with("sentinels") {
-            return Err(given.wrong(key, "one Sentinel or more"));
+            return Err(given.wrong_value(key, "one Sentinel or more"));
         }
         let node = |node: &Json| {
             let port = node.get("port").map_or(Some(6379), whole)?;
@@ -231,15 +242,15 @@ fn pem(value: &Json) -> Option<String> {
     }
 }
 
-fn key(name: &str) -> String {
+fn redis_key(name: &str) -> String {
     format!("{SERVER}.{name}")
 }
 
-fn checked(
+fn checked_value(
     given: &GivenValue,
     name: &str,
     check: fn(&str) -> Result<String, WantedForm>,
 ) -> Result<String, Error> {
-    let text = text(&given.value).ok_or_else(|| given.wrong(&key(name), "a text"))?;
-    check(&text).map_err(|wanted| given.wrong(&key(name), &wanted))
+    let text = text(&given.value).ok_or_else(|| given.wrong_value(&redis_key(name), "a text"))?;
+    check(&text).map_err(|wanted| given.wrong_value(&redis_key(name), &wanted))
 }

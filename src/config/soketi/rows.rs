@@ -23,7 +23,7 @@ impl RowReader {
 
     /// The app that a row describes, and a line for each column that cannot be read, which costs the app what
     /// the column is for. What a row leaves out, or has as null, is as Soketi has it.
-    pub fn app(&self, row: &Map<String, Json>) -> Result<(App, Vec<String>), Error> {
+    pub fn read_app(&self, row: &Map<String, Json>) -> Result<(App, Vec<String>), Error> {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, passed_over: Some(Vec::new()), ..Soketi::default() };
         let id = row.get("id").and_then(super::text).unwrap_or_default();
@@ -34,14 +34,14 @@ impl RowReader {
             let given = GivenValue { value: value.clone(), origin: origin(name) };
             soketi.given.insert(format!("{}.0.{name}", app::APPS), given);
         }
-        let mut apps = soketi.apps()?;
-        let app = apps.first_mut().ok_or_else(|| Error::of(origin(""), "the row is empty"))?;
+        let mut apps = soketi.take_apps()?;
+        let app = apps.first_mut().ok_or_else(|| Error::of_file(origin(""), "the row is empty"))?;
         app.origin = origin("");
-        Ok((app.resolve("apps")?, soketi.passed_over.unwrap_or_default()))
+        Ok((app.resolve_app("apps")?, soketi.passed_over.unwrap_or_default()))
     }
 
     /// Whether the settings for all apps can be read, so that they are not refused row by row.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(super) fn check_settings(&self) -> Result<(), Error> {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, ..Soketi::default() };
         let origin = SettingOrigin::Row { id: String::new(), column: String::new() };
@@ -49,6 +49,6 @@ impl RowReader {
             let given = GivenValue { value: Json::from("1"), origin: origin.clone() };
             soketi.given.insert(format!("{}.0.{name}", app::APPS), given);
         }
-        soketi.apps().map(drop)
+        soketi.take_apps().map(drop)
     }
 }

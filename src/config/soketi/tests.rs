@@ -23,9 +23,9 @@ fn read(file: &str, env: &Env<'_>) -> Result<(Config, Vec<String>), String> {
     }
     soketi.read_variables(&Variables::new(env.iter().copied())).map_err(with)?;
     let mut settings = Settings::default();
-    soketi.apply(&mut settings).map_err(with)?;
-    settings.complete().map_err(with)?;
-    Ok((settings.resolve().map_err(with)?, settings.warnings))
+    soketi.apply_soketi(&mut settings).map_err(with)?;
+    settings.complete_apps().map_err(with)?;
+    Ok((settings.resolve_config().map_err(with)?, settings.warnings))
 }
 
 fn with(env: &Env<'_>) -> Result<(Config, Vec<String>), String> {
@@ -295,11 +295,11 @@ fn webhook(written: &str, env: &Env<'_>) -> Result<crate::app::Webhook, String> 
     let env = [&APP, env, &[("SOKETI_DEFAULT_APP_WEBHOOKS", written)]].concat();
     let with = |error: Error| error.to_string();
     soketi.read_variables(&Variables::new(env)).map_err(with)?;
-    let apps = soketi.apps().map_err(with)?;
+    let apps = soketi.take_apps().map_err(with)?;
     let hook = &apps[0].webhooks[0];
     let mut webhook = crate::config::settings::blank_webhook();
     let place = ("apps[0].webhooks[0]", &SettingOrigin::Default);
-    crate::config::settings::fill(&mut webhook, crate::config::WEBHOOK, &hook.values, place)
+    crate::config::settings::fill_keys(&mut webhook, crate::config::WEBHOOK, &hook.values, place)
         .map_err(with)?;
     Ok(webhook)
 }
@@ -332,7 +332,7 @@ fn certificates_for_redis_are_texts_as_ioredis_has_them() {
     let options = r#"{"tls":{"ca":["-----BEGIN A","-----BEGIN B"],"cert":"-----BEGIN C","key":"-----BEGIN K","servername":"r"}}"#;
     let env = [("SOKETI_ADAPTER_REDIS_SUB_OPTIONS", options)];
     soketi.read_variables(&Variables::new(env.iter().copied())).unwrap();
-    let settings = soketi.redis(SettingOrigin::Default).unwrap();
+    let settings = soketi.take_redis(SettingOrigin::Default).unwrap();
     let text = |name: &str| {
         let found = settings.iter().find(|(key, _)| *key == name);
         found.map(|(_, setting)| setting.value.to_string()).unwrap_or_default()
@@ -353,7 +353,7 @@ fn redis_is_where_soketi_has_it() {
     let url = |env: &Env<'_>| {
         let mut soketi = Soketi::default();
         soketi.read_variables(&Variables::new(env.iter().copied())).unwrap();
-        soketi.redis(SettingOrigin::Default).unwrap()[0].1.value.to_string()
+        soketi.take_redis(SettingOrigin::Default).unwrap()[0].1.value.to_string()
     };
     assert_eq!(url(&[]), "\"redis://127.0.0.1:6379/0\"");
     assert_eq!(
@@ -417,9 +417,13 @@ fn the_document_judges_every_variable_as_it_is() {
             (format!("{PREFIX}{name}"), "1"),
         ];
         let mut settings = Settings::default();
-        let applied =
-            Soketi::read(None, Path::new("/"), FoundVariables::new(), &Variables::new(variables))
-                .and_then(|soketi| soketi.apply(&mut settings));
+        let applied = Soketi::read_sources(
+            None,
+            Path::new("/"),
+            FoundVariables::new(),
+            &Variables::new(variables),
+        )
+        .and_then(|soketi| soketi.apply_soketi(&mut settings));
         // An error shows that it is read as well.
         let ignored = settings.warnings.iter().any(|warning| warning.contains("no effect"));
         assert_eq!(ignored && applied.is_ok(), without.contains(&quoted), "{quoted}");

@@ -47,13 +47,14 @@ impl Sample {
     fn take(shared: &ServerState, directories: &[(String, Arc<Directory>)]) -> Self {
         let turns = shared.hub.inboxes().iter().map(|inbox| &inbox.turns.fan_out);
         let refused_sockets: u64 =
-            Reason::refusals().iter().map(|reason| shared.metrics.ended(*reason)).sum();
+            Reason::refusal_reasons().iter().map(|reason| shared.metrics.ended_for(*reason)).sum();
         Self {
             at: Instant::now(),
             counts: RATES.map(|(_, read)| sum(directories, read)),
-            refused: refused_sockets + shared.metrics.sum(|counts| &counts.refused_messages),
-            fan_out: Histogram::read(turns).0,
-            busy: shared.metrics.busy(),
+            refused: refused_sockets
+                + shared.metrics.sum_counter(|counts| &counts.refused_messages),
+            fan_out: Histogram::read_all(turns).0,
+            busy: shared.metrics.busy_seconds(),
         }
     }
 }
@@ -71,9 +72,9 @@ pub(super) fn tell(shared: &ServerState, before: Option<Sample>, unseen: u64) ->
         "kind": "figures",
         "at": unix_millis(),
         "unseen": unseen,
-        "connections": shared.connections(),
+        "connections": shared.connection_count(),
         "draining": shared.is_draining(),
-        "memory": ProcessStats::memory(),
+        "memory": ProcessStats::memory_bytes(),
         "waiting_bytes": waiting(shared),
         "apps": apps(shared, &directories),
         "webhooks": webhooks(shared),
@@ -136,7 +137,7 @@ fn latency(now: &Sample, before: Option<&Sample>) -> Value {
 }
 
 fn workers(shared: &ServerState, now: &Sample, before: Option<&Sample>, seconds: f64) -> Value {
-    let counts = shared.metrics.workers().iter().enumerate();
+    let counts = shared.metrics.all_workers().iter().enumerate();
     let all = counts.map(|(index, counts)| {
         let busy = now.busy.get(index).copied().unwrap_or_default();
         let before = before.and_then(|before| before.busy.get(index)).copied().unwrap_or(busy);
@@ -150,7 +151,9 @@ fn workers(shared: &ServerState, now: &Sample, before: Option<&Sample>, seconds:
 fn apps(shared: &ServerState, directories: &[(String, Arc<Directory>)]) -> Value {
     let known = shared.apps.load();
     let mut all: Vec<_> = directories.iter().collect();
-    all.sort_by_key(|(id, directory)| (std::cmp::Reverse(directory.connections()), id.clone()));
+    all.sort_by_key(|(id, directory)| {
+        (std::cmp::Reverse(directory.connection_count()), id.clone())
+    });
     let apps = all.into_iter().take(MAX_APPS).map(|(id, directory)| {
         let totals = directory.totals();
         let name = known.by_id(id).map(|app| app.name.to_string());
@@ -161,7 +164,7 @@ fn apps(shared: &ServerState, directories: &[(String, Arc<Directory>)]) -> Value
         json!({
             "id": id,
             "name": name,
-            "connections": directory.connections(),
+            "connections": directory.connection_count(),
             "channels": totals.channels,
             "subscriptions": totals.subscriptions,
             "deliveries_total": total(|traffic| &traffic.deliveries),

@@ -15,7 +15,7 @@ use crate::http::HttpService;
 use crate::http::error::Error;
 use crate::http::response::HttpResponse;
 use crate::hub::described::{SocketQuery, SocketView};
-use crate::protocol::auth::md5;
+use crate::protocol::auth::md5_hex;
 use crate::protocol::query::{Query, percent_decode};
 use crate::protocol::socket_id::SocketId;
 
@@ -35,9 +35,9 @@ impl HttpService {
         let told = all.into_iter().take(MAX_APPS).map(|app| about(app, origin.as_deref()));
         private(&json!({
             "version": config::VERSION,
-            "node": http.node.hub().node(),
+            "node": http.node.hub().node_number(),
             "cluster": http.node.shared.cluster.is_some(),
-            "workers": http.node.hub().workers(),
+            "workers": http.node.hub().worker_count(),
             "prefix": http.prefix,
             "fallback": http.fallback,
             "sockets_port": http.console.sockets_port,
@@ -57,7 +57,7 @@ impl HttpService {
     pub(super) fn authorize(&self, body: &Value) -> Result<Value, Error> {
         let (app, socket) = (self.app_of(body)?, text(body, "socket_id")?);
         if SocketId::parse(socket).is_none() {
-            return Err(Error::mistyped("socket_id", "two numbers with a dot between"));
+            return Err(Error::mistyped_parameter("socket_id", "two numbers with a dot between"));
         }
         let sign = |parts: &[&str]| format!("{}:{}", app.key, app.signer.sign(parts));
         if let Some(user) = body.get("user_data").and_then(Value::as_str) {
@@ -79,7 +79,7 @@ impl HttpService {
         let (app, sent) = (self.app_of(body)?, text(body, "body")?);
         let path = format!("{}/apps/{}/events", self.http.prefix, app.id);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (key, hash) = (&app.key, md5(sent.as_bytes()));
+        let (key, hash) = (&app.key, md5_hex(sent.as_bytes()));
         let query = format!("auth_key={key}&auth_timestamp={now}&auth_version=1.0&body_md5={hash}");
         let signature = app.signer.sign(&["POST\n", &path, "\n", &query]);
         Ok(json!({ "path": path, "query": format!("{query}&auth_signature={signature}") }))
@@ -116,7 +116,7 @@ impl HttpService {
 }
 
 fn text<'v>(body: &'v Value, name: &'static str) -> Result<&'v str, Error> {
-    body.get(name).and_then(Value::as_str).ok_or_else(|| Error::missing(name))
+    body.get(name).and_then(Value::as_str).ok_or_else(|| Error::missing_parameter(name))
 }
 
 /// An app, without what is secret of it.

@@ -92,9 +92,9 @@ fn hello(http: &Http) -> Value {
         "kind": "hello",
         "at": unix_millis(),
         "version": config::VERSION,
-        "node": http.node.hub().node(),
+        "node": http.node.hub().node_number(),
         "uptime": http.node.hub().age().as_secs(),
-        "workers": http.node.hub().workers(),
+        "workers": http.node.hub().worker_count(),
         "cluster": http.node.shared.cluster.is_some(),
     })
 }

@@ -51,25 +51,25 @@ const COUNTERS: [(&str, &str, LinkMetric); 20] = [
 ];
 
 /// Adds everything there is to tell.
-pub(super) fn tell(page: &mut MetricsPage, link: &Link) {
+pub(super) fn add_cluster(page: &mut MetricsPage, link: &Link) {
     let figures = link.figures();
     for (name, help, read) in COUNTERS {
         let value = read(figures).load(Ordering::Relaxed) as f64;
-        page.counters(&format!("cluster_{name}"), help, [(&[][..], value)]);
+        page.add_counters(&format!("cluster_{name}"), help, [(&[][..], value)]);
     }
     let up = f64::from(u8::from(link.is_up()));
-    page.gauges("cluster_up", "1 while Redis answers.", [(&[][..], up)]);
+    page.add_gauges("cluster_up", "1 while Redis answers.", [(&[][..], up)]);
     for (name, help, value) in [
         ("apps", "Apps whose webhooks this node tells; of all nodes one does.", &figures.news_apps),
         ("backlog", "What waits in their logs, held back ends included.", &figures.news_backlog),
     ] {
         let value = value.load(Ordering::Relaxed) as f64;
-        page.gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);
+        page.add_gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);
     }
     let help = "Bytes of events that wait for Redis.";
-    page.gauges("cluster_queue_bytes", help, [(&[][..], link.queued() as f64)]);
+    page.add_gauges("cluster_queue_bytes", help, [(&[][..], link.queued_bytes() as f64)]);
     let help = "Bytes of events that may wait for Redis.";
-    page.gauges("cluster_queue_limit_bytes", help, [(&[][..], link.max_queued() as f64)]);
+    page.add_gauges("cluster_queue_limit_bytes", help, [(&[][..], link.max_queued() as f64)]);
     for (name, help, histogram) in [
         (
             "cluster_lag_seconds",
@@ -82,6 +82,6 @@ pub(super) fn tell(page: &mut MetricsPage, link: &Link) {
             &figures.round_trip,
         ),
     ] {
-        page.histograms(name, help, [(&[][..], vec![histogram])]);
+        page.add_histograms(name, help, [(&[][..], vec![histogram])]);
     }
 }

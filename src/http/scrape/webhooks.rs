@@ -19,23 +19,23 @@ impl Scrape {
         };
         let (waiting, dropped) = self.shared.webhooks.facts();
         let help = "Facts that wait to be looked at for webhooks.";
-        page.gauges("webhook_facts", help, [(&[][..], waiting as f64)]);
+        page.add_gauges("webhook_facts", help, [(&[][..], waiting as f64)]);
         let help = "Facts that were left out because too many waited.";
-        page.counters("webhook_facts_dropped_total", help, [(&[][..], dropped as f64)]);
+        page.add_counters("webhook_facts_dropped_total", help, [(&[][..], dropped as f64)]);
         let help = "Events that wait for a webhook's endpoint.";
-        page.gauges("webhook_queue", help, of_all(|hook| count(&hook.queued)));
+        page.add_gauges("webhook_queue", help, of_all(|hook| count(&hook.queued)));
         let help = "How long the first of them has waited.";
-        page.gauges("webhook_oldest_seconds", help, of_all(webhook::QueueMetrics::age));
+        page.add_gauges("webhook_oldest_seconds", help, of_all(webhook::QueueMetrics::age));
         let help = "1 while a webhook's endpoint fails.";
         let failing = |hook: &webhook::QueueMetrics| f64::from(u8::from(hook.is_failing()));
-        page.gauges("webhook_failing", help, of_all(failing));
+        page.add_gauges("webhook_failing", help, of_all(failing));
         let help = "Events that a webhook's endpoint took.";
-        page.counters("webhook_sent_total", help, of_all(|hook| count(&hook.sent)));
+        page.add_counters("webhook_sent_total", help, of_all(|hook| count(&hook.sent)));
         let help = "Events given up, too old or too many.";
-        page.counters("webhook_dropped_total", help, of_all(|hook| count(&hook.dropped)));
+        page.add_counters("webhook_dropped_total", help, of_all(|hook| count(&hook.dropped)));
         let help = "Requests to a webhook's endpoint.";
-        page.counters("webhook_tries_total", help, of_all(|hook| count(&hook.tries)));
+        page.add_counters("webhook_tries_total", help, of_all(|hook| count(&hook.tries)));
         let help = "Requests to a webhook's endpoint that it did not answer with a 2xx.";
-        page.counters("webhook_failures_total", help, of_all(|hook| count(&hook.failures)));
+        page.add_counters("webhook_failures_total", help, of_all(|hook| count(&hook.failures)));
     }
 }

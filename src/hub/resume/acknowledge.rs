@@ -13,7 +13,7 @@ use super::resumption::Resumption;
 use crate::hub::channels::WorkerChannel;
 use crate::hub::connection::Connection;
 use crate::hub::deflated::CompressedRun;
-use crate::hub::fanout::is_news;
+use crate::hub::fanout::is_newer_than_seen;
 use crate::hub::inbox::{ChannelHandle, Delivery, Sequence};
 use crate::hub::worker::Worker;
 use crate::protocol::channel::ChannelName;
@@ -24,9 +24,14 @@ const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(200);
 
 impl Worker {
     /// Puts frames into one subscriber's outbox. With a number, its client is to acknowledge them.
-    pub(in crate::hub) fn give(&self, connection: &Rc<Connection>, frame: Bytes, number: u64) {
+    pub(in crate::hub) fn give_frame(
+        &self,
+        connection: &Rc<Connection>,
+        frame: Bytes,
+        number: u64,
+    ) {
         if number == 0 {
-            return connection.push(frame);
+            return connection.enqueue(frame);
         }
         connection.push_logged(frame);
         self.expect_acknowledgement(connection);
@@ -42,24 +47,25 @@ impl Worker {
         let (mut deliveries, mut second) = (0, CompressedRun::default());
         for connection in &channel.subscribers {
             let told =
-                |one: &Delivery| connection.resumption().map_or(0, |it| it.told(one.channel));
+                |one: &Delivery| connection.resumption().map_or(0, |it| it.told_up_to(one.channel));
             for one in run.iter().filter(|one| one.except != Some(connection.id)) {
                 let is_known = one.number > 0 && one.number <= told(one);
-                let is_old =
-                    one.history != Sequence::None && !is_news(connection, one.channel, one.history);
+                let is_old = one.history != Sequence::None
+                    && !is_newer_than_seen(connection, one.channel, one.history);
                 if !is_known && !is_old {
-                    let alone = second.pick(connection, slice::from_ref(one), &one.frame, false);
+                    let alone =
+                        second.pick_form(connection, slice::from_ref(one), &one.frame, false);
                     self.give_or_hold_back(connection, one, alone);
                     deliveries += 1;
                 }
             }
-            if connection.touch() {
+            if connection.mark_dirty() {
                 touched.push(connection.clone());
             }
         }
-        let traffic = channel.directory.traffic(self.index());
+        let traffic = channel.directory.traffic_of(self.index());
         traffic.deliveries.add(deliveries);
-        second.count(traffic);
+        second.count_bytes(traffic);
     }
 
     /// Gives a connection an event, unless such wait until it is known what its client has missed.
@@ -69,7 +75,7 @@ impl Worker {
             resumption.queue_held_back(one.channel, one.number, &frame, max)
         });
         match held {
-            None => self.give(connection, frame, one.number),
+            None => self.give_frame(connection, frame, one.number),
             Some(true) => {}
             Some(false) => connection.close_slow(),
         }
@@ -96,7 +102,8 @@ impl Worker {
         let Some(resumption) = connection.resumption() else { return Box::default() };
         let subscriptions = connection.subscriptions.borrow();
         let sent = subscriptions.iter().map(|one| {
-            let number = self.deliveries.last(one.channel).max(resumption.told(one.channel));
+            let number =
+                self.deliveries.last_delivered(one.channel).max(resumption.told_up_to(one.channel));
             (one.channel, number)
         });
         sent.filter(|(_, number)| *number > 0).collect()
@@ -110,7 +117,7 @@ impl Worker {
             } else {
                 self.sent_events(connection)
             };
-            resumption.ping(now, sent);
+            resumption.note_ping(now, sent);
         }
     }
 
@@ -127,7 +134,7 @@ impl Worker {
     /// Pings, soon after they got events, the connections of resumable clients, for ever.
     pub async fn keep_acknowledged(&self) {
         loop {
-            self.deliveries.woken().await;
+            self.deliveries.wait_woken().await;
             loop {
                 sleep(ACKNOWLEDGE_EVERY).await;
                 if self.ping_due(Instant::now()) {
@@ -155,7 +162,7 @@ impl Worker {
         if !resumption.may_ping(now) {
             return false;
         }
-        connection.tell(Message::ping());
+        connection.enqueue_message(Message::ping());
         self.note_ping(connection, now);
         connection.flush();
         true

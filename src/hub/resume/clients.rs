@@ -111,12 +111,12 @@ pub(super) struct ForgottenClients {
 
 impl ResumableClients {
     /// The connection that the client has open.
-    pub(super) fn open(&self, token: &ResumeToken) -> Option<OpenConnection> {
+    pub(super) fn open_connection(&self, token: &ResumeToken) -> Option<OpenConnection> {
         self.by_token.get(token)?.current.clone()
     }
 
     /// Takes a new connection of the client.
-    pub(super) fn connect(
+    pub(super) fn connect_client(
         &mut self,
         token: &ResumeToken,
         connection: OpenConnection,
@@ -136,14 +136,16 @@ impl ResumableClients {
     }
 
     /// Notes that the client's connection is subscribed to a channel.
-    pub(super) fn subscribe(
+    pub(super) fn note_subscribed(
         &mut self,
         token: &ResumeToken,
         socket: SocketId,
         channel: &ChannelName,
         logs: &mut ChannelLogs,
     ) -> SubscriptionState {
-        let Some(client) = self.current(token, socket) else { return SubscriptionState::Told };
+        let Some(client) = self.current_client(token, socket) else {
+            return SubscriptionState::Told;
+        };
         if let Some(held) = client.channels.get_mut(channel) {
             if held.socket == socket {
                 return SubscriptionState::Told;
@@ -151,21 +153,21 @@ impl ResumableClients {
             held.socket = socket;
             let earlier = client.sockets.iter().map(|one| one.0);
             let sockets: SmallVec<[SocketId; 4]> = earlier.chain([socket]).collect();
-            return SubscriptionState::Held(logs.since(channel, held.acked, &sockets));
+            return SubscriptionState::Held(logs.events_since(channel, held.acked, &sockets));
         }
-        let acked = logs.hold(channel);
+        let acked = logs.hold_channel(channel);
         client.channels.insert(channel.clone(), HeldChannel { acked, socket });
         SubscriptionState::New
     }
 
     /// Notes that the client has everything of a channel up to event `acked`.
-    pub(super) fn acknowledge(
+    pub(super) fn note_acknowledged(
         &mut self,
         token: &ResumeToken,
         socket: SocketId,
         acknowledged: impl Iterator<Item = (ChannelName, u64)>,
     ) {
-        let Some(client) = self.current(token, socket) else { return };
+        let Some(client) = self.current_client(token, socket) else { return };
         client.answers = true;
         let mut has_more = false;
         for (channel, acked) in acknowledged {
@@ -187,16 +189,16 @@ impl ResumableClients {
         channel: &ChannelName,
         logs: &mut ChannelLogs,
     ) {
-        let client = self.current(token, socket);
+        let client = self.current_client(token, socket);
         if client.is_some_and(|client| client.channels.remove(channel).is_some()) {
-            logs.release(channel);
+            logs.release_channel(channel);
             self.note_change(token);
         }
     }
 
     /// Notes that a connection of the client has ended in second `now`, whoever it was, and keeps what the
     /// client holds, unless its pings went unanswered and it `never_answers`.
-    pub(super) fn end(
+    pub(super) fn note_ended(
         &mut self,
         token: &ResumeToken,
         (socket, now): (SocketId, u32),
@@ -219,7 +221,7 @@ impl ResumableClients {
         self.waiting_channels += client.channels.len() + CLIENT_COST;
         self.waiting_clients += 1;
         if forget {
-            self.forget(token, logs);
+            self.forget_client(token, logs);
         } else {
             self.waiting.push_back((token.clone(), socket));
         }
@@ -227,7 +229,7 @@ impl ResumableClients {
 
     /// Takes channels from the clients whose last connection was the user's, as far as no newer one has subscribed
     /// to them since.
-    pub(super) fn withdraw(
+    pub(super) fn withdraw_channels(
         &mut self,
         user: &UserId,
         channels: &[ChannelName],
@@ -241,14 +243,14 @@ impl ResumableClients {
                 }
                 client.channels.remove(channel);
                 self.waiting_channels -= usize::from(current.is_none());
-                logs.release(channel);
+                logs.release_channel(channel);
             }
         }
     }
 
     /// Forgets, at second `now`, those that went more than `window` seconds ago, and the first of those that
     /// are too many.
-    pub(super) fn expire(
+    pub(super) fn expire_clients(
         &mut self,
         now: u32,
         window: u32,
@@ -274,7 +276,7 @@ impl ResumableClients {
                 Some(false) => forgotten.crowded += 1,
                 None => continue,
             }
-            self.forget(&token, logs);
+            self.forget_client(&token, logs);
         }
         for client in self.by_token.values_mut().filter(|client| !client.sockets.is_empty()) {
             client.sockets.retain(|(_, ended)| now.saturating_sub(*ended) <= window);
@@ -282,11 +284,11 @@ impl ResumableClients {
         forgotten
     }
 
-    fn forget(&mut self, token: &ResumeToken, logs: &mut ChannelLogs) {
+    fn forget_client(&mut self, token: &ResumeToken, logs: &mut ChannelLogs) {
         if let Some(client) = self.by_token.remove(token) {
             self.waiting_channels -= client.channels.len() + CLIENT_COST;
             self.waiting_clients -= 1;
-            client.channels.keys().for_each(|channel| logs.release(channel));
+            client.channels.keys().for_each(|channel| logs.release_channel(channel));
         }
         if self.by_token.is_empty() {
             *self = Self::default();
@@ -294,7 +296,7 @@ impl ResumableClients {
     }
 
     /// The client, if `socket` is its connection still.
-    pub(super) fn current(
+    pub(super) fn current_client(
         &mut self,
         token: &ResumeToken,
         socket: SocketId,
@@ -304,7 +306,7 @@ impl ResumableClients {
     }
 
     /// Clients that have no connection now.
-    pub(super) fn waiting(&self) -> usize {
+    pub(super) fn waiting_count(&self) -> usize {
         self.waiting_clients
     }
 }

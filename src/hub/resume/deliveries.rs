@@ -33,7 +33,7 @@ struct DeliveredNumbers {
 impl Deliveries {
     /// Notes that the channel's events up to `last` are delivered; the number up to which some subscriber
     /// may have been told already.
-    pub(in crate::hub) fn deliver(&self, channel: ChannelHandle, last: u64) -> u64 {
+    pub(in crate::hub) fn note_delivered(&self, channel: ChannelHandle, last: u64) -> u64 {
         self.any.set(true);
         let mut channels = self.channels.borrow_mut();
         let delivered = channels.entry(channel).or_default();
@@ -63,12 +63,12 @@ impl Deliveries {
     }
 
     /// The number of the last event of the channel that its subscribers here were given.
-    pub(in crate::hub) fn last(&self, channel: ChannelHandle) -> u64 {
+    pub(in crate::hub) fn last_delivered(&self, channel: ChannelHandle) -> u64 {
         self.channels.borrow().get(&channel).map_or(0, |delivered| delivered.last)
     }
 
     /// Forgets a channel that has no subscribers here any more.
-    pub(in crate::hub) fn forget(&self, channel: ChannelHandle) {
+    pub(in crate::hub) fn forget_channel(&self, channel: ChannelHandle) {
         if self.any.get() {
             let mut channels = self.channels.borrow_mut();
             channels.remove(&channel);
@@ -99,7 +99,7 @@ impl Deliveries {
     }
 
     /// Waits until there may be some.
-    pub(in crate::hub) async fn woken(&self) {
+    pub(in crate::hub) async fn wait_woken(&self) {
         self.wake.notified().await;
     }
 }

@@ -24,7 +24,7 @@ impl Connection {
 
     /// Whom it is signed in or present as.
     pub fn users(&self) -> SmallVec<[UserId; 1]> {
-        let signed_in = self.user(|user| user.map(|user| user.id.clone()));
+        let signed_in = self.with_user(|user| user.map(|user| user.id.clone()));
         let subscriptions = self.subscriptions.borrow();
         let mut all: SmallVec<[UserId; 1]> = signed_in.into_iter().collect();
         for user in subscriptions.iter().filter_map(|one| one.user.as_ref()) {
@@ -39,7 +39,7 @@ impl Connection {
     pub(in crate::hub) fn push_logged(&self, frame: Bytes) {
         let max = self.app().limits.outbox_bytes;
         match self.resumption().and_then(|resumption| resumption.queue_behind(&frame, max)) {
-            None => self.push(frame),
+            None => self.enqueue(frame),
             Some(true) => {}
             Some(false) => self.close_slow(),
         }
@@ -55,7 +55,7 @@ impl Connection {
     }
 
     /// Puts some of what its client has missed into the empty outbox, if any waits.
-    pub(in crate::hub) fn feed(&self) -> bool {
+    pub(in crate::hub) fn feed_backlog(&self) -> bool {
         let Some(resumption) = self.resumption() else { return false };
         if self.is_closing() {
             resumption.clear_queued();

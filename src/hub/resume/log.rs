@@ -80,7 +80,7 @@ impl ChannelLog {
 
 impl ChannelLogs {
     /// Counts one more client that holds the channel; the number of its last event.
-    pub(super) fn hold(&mut self, channel: &ChannelName) -> u64 {
+    pub(super) fn hold_channel(&mut self, channel: &ChannelName) -> u64 {
         if let Some(log) = self.channels.get_mut(channel) {
             log.holders += 1;
             return log.last;
@@ -97,7 +97,7 @@ impl ChannelLogs {
     }
 
     /// Counts one less. The last takes the log with it.
-    pub(super) fn release(&mut self, channel: &ChannelName) {
+    pub(super) fn release_channel(&mut self, channel: &ChannelName) {
         let Some(log) = self.channels.get_mut(channel) else { return };
         log.holders = log.holders.saturating_sub(1);
         if log.holders > 0 {
@@ -115,7 +115,7 @@ impl ChannelLogs {
 
     /// Keeps an event if anybody holds the channel, and numbers it; 0 if not. The count of events that had to
     /// go for it is added to `lost`.
-    pub(super) fn append(
+    pub(super) fn append_event(
         &mut self,
         channel: &ChannelName,
         frame: &Bytes,
@@ -137,7 +137,7 @@ impl ChannelLogs {
     }
 
     /// Drops the events that are too old to be of use at second `now`.
-    pub(super) fn expire(&mut self, now: u32, bounds: LogBounds) {
+    pub(super) fn expire_events(&mut self, now: u32, bounds: LogBounds) {
         while self
             .order
             .front()
@@ -167,7 +167,7 @@ impl ChannelLogs {
     }
 
     /// What came after event `acked`, but for events that were not for one of `sockets`.
-    pub(super) fn since(
+    pub(super) fn events_since(
         &self,
         channel: &ChannelName,
         acked: u64,
@@ -220,7 +220,7 @@ mod tests {
     ) -> (u64, u64) {
         let mut lost = 0;
         let frame = Bytes::from_static(text.as_bytes());
-        let number = logs.append(&channel(name), &frame, None, 7, (bounds, &mut lost));
+        let number = logs.append_event(&channel(name), &frame, None, 7, (bounds, &mut lost));
         (number, lost)
     }
 
@@ -228,13 +228,13 @@ mod tests {
     fn a_channel_that_nobody_holds_is_not_logged() {
         let mut logs = ChannelLogs::default();
         assert_eq!(append(&mut logs, "a", "x", WIDE), (0, 0));
-        assert_eq!(logs.hold(&channel("a")), 0);
+        assert_eq!(logs.hold_channel(&channel("a")), 0);
         assert_eq!(append(&mut logs, "a", "x", WIDE), (1, 0));
-        assert_eq!(logs.hold(&channel("a")), 1);
-        logs.release(&channel("a"));
+        assert_eq!(logs.hold_channel(&channel("a")), 1);
+        logs.release_channel(&channel("a"));
         assert_eq!(append(&mut logs, "a", "y", WIDE), (2, 0));
         assert_eq!(logs.bytes(), 2 * (1 + EVENT_BYTES));
-        logs.release(&channel("a"));
+        logs.release_channel(&channel("a"));
         assert_eq!((logs.bytes(), logs.channels.is_empty(), logs.order.len()), (0, true, 0));
     }
 
@@ -242,43 +242,43 @@ mod tests {
     fn what_was_missed_comes_in_order_and_without_what_was_excluded() {
         let mut logs = ChannelLogs::default();
         let (a, own) = (channel("a"), SocketId { node: 1, number: 2 });
-        logs.hold(&a);
+        logs.hold_channel(&a);
         for (text, except) in [("1", None), ("2", Some(own)), ("3", None)] {
             let frame = Bytes::from_static(text.as_bytes());
-            logs.append(&a, &frame, except, 7, (WIDE, &mut 0));
+            logs.append_event(&a, &frame, except, 7, (WIDE, &mut 0));
         }
         let frames = |all: &[&'static str]| {
             all.iter().map(|one| Bytes::from_static(one.as_bytes())).collect()
         };
         let missed = |frames, gap| MissedEvents { frames, gap, last: 3 };
-        assert_eq!(logs.since(&a, 0, &[]), missed(frames(&["1", "2", "3"]), false));
-        assert_eq!(logs.since(&a, 1, &[own]), missed(frames(&["3"]), false));
-        assert_eq!(logs.since(&a, 3, &[]), missed(frames(&[]), false));
+        assert_eq!(logs.events_since(&a, 0, &[]), missed(frames(&["1", "2", "3"]), false));
+        assert_eq!(logs.events_since(&a, 1, &[own]), missed(frames(&["3"]), false));
+        assert_eq!(logs.events_since(&a, 3, &[]), missed(frames(&[]), false));
     }
 
     #[test]
     fn the_oldest_event_of_all_channels_goes_first_and_leaves_a_gap() {
         let bounds = LogBounds { bytes: 2 * (1 + EVENT_BYTES), seconds: 100 };
         let mut logs = ChannelLogs::default();
-        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold(&channel(name)), 0));
+        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold_channel(&channel(name)), 0));
         assert_eq!(append(&mut logs, "a", "1", bounds), (1, 0));
         assert_eq!(append(&mut logs, "b", "2", bounds), (1, 0));
         assert_eq!(append(&mut logs, "b", "3", bounds), (2, 1));
-        assert!(logs.since(&channel("a"), 0, &[]).gap);
-        assert!(!logs.since(&channel("a"), 1, &[]).gap, "it had that one");
-        assert!(!logs.since(&channel("b"), 0, &[]).gap);
+        assert!(logs.events_since(&channel("a"), 0, &[]).gap);
+        assert!(!logs.events_since(&channel("a"), 1, &[]).gap, "it had that one");
+        assert!(!logs.events_since(&channel("b"), 0, &[]).gap);
         assert_eq!(append(&mut logs, "a", "4", bounds), (2, 1));
-        assert!(logs.since(&channel("b"), 0, &[]).gap);
-        assert_eq!(logs.since(&channel("b"), 1, &[]).frames.len(), 1);
+        assert!(logs.events_since(&channel("b"), 0, &[]).gap);
+        assert_eq!(logs.events_since(&channel("b"), 1, &[]).frames.len(), 1);
     }
 
     #[test]
     fn a_log_that_was_given_up_leaves_nothing_to_a_later_one() {
         let mut logs = ChannelLogs::default();
-        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold(&channel(name)), 0));
+        ["a", "b"].iter().for_each(|name| assert_eq!(logs.hold_channel(&channel(name)), 0));
         append(&mut logs, "a", "1", WIDE);
-        logs.release(&channel("a"));
-        assert_eq!(logs.hold(&channel("a")), 1, "numbers are never used again");
+        logs.release_channel(&channel("a"));
+        assert_eq!(logs.hold_channel(&channel("a")), 1, "numbers are never used again");
         assert_eq!(append(&mut logs, "a", "2", WIDE), (2, 0));
         let bounds = LogBounds { bytes: 0, seconds: 100 };
         assert_eq!(append(&mut logs, "b", "3", bounds), (1, 2), "one of a, and itself");
@@ -288,12 +288,12 @@ mod tests {
     #[test]
     fn events_are_dropped_once_they_are_of_no_use() {
         let mut logs = ChannelLogs::default();
-        logs.hold(&channel("a"));
+        logs.hold_channel(&channel("a"));
         append(&mut logs, "a", "1", WIDE);
-        logs.expire(107, WIDE);
-        assert_eq!(logs.since(&channel("a"), 0, &[]).frames.len(), 1);
-        logs.expire(108, WIDE);
-        assert!(logs.since(&channel("a"), 0, &[]).gap);
+        logs.expire_events(107, WIDE);
+        assert_eq!(logs.events_since(&channel("a"), 0, &[]).frames.len(), 1);
+        logs.expire_events(108, WIDE);
+        assert!(logs.events_since(&channel("a"), 0, &[]).gap);
         assert_eq!(logs.bytes(), 0);
     }
 }

@@ -63,7 +63,7 @@ pub struct ResumeFigures {
 
 impl ResumeFigures {
     /// Adds to one of them. Relaxed: they are read for display alone.
-    pub fn add(counter: &AtomicU64, count: u64) {
+    pub fn add_count(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 }
@@ -74,19 +74,19 @@ impl ResumeRegistry {
     }
 
     /// The connection that the client has open.
-    pub fn current(&self, token: &ResumeToken) -> Option<OpenConnection> {
-        self.lock().clients.open(token)
+    pub fn current_connection(&self, token: &ResumeToken) -> Option<OpenConnection> {
+        self.lock().clients.open_connection(token)
     }
 
     /// Takes a new connection of the client.
-    pub fn connect(&self, token: &ResumeToken, connection: OpenConnection) -> ClientArrival {
-        let arrived = self.lock().clients.connect(token, connection);
-        ResumeFigures::add(&self.figures.resumed, u64::from(arrived.known));
+    pub fn connect_client(&self, token: &ResumeToken, connection: OpenConnection) -> ClientArrival {
+        let arrived = self.lock().clients.connect_client(token, connection);
+        ResumeFigures::add_count(&self.figures.resumed, u64::from(arrived.known));
         arrived
     }
 
     /// Notes that the client's connection is subscribed to a channel, and finds what it missed there.
-    pub fn subscribe(
+    pub fn subscribe_client(
         &self,
         token: &ResumeToken,
         socket: SocketId,
@@ -94,9 +94,9 @@ impl ResumeRegistry {
     ) -> SubscriptionState {
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut *state;
-        let found = clients.subscribe(token, socket, name, logs);
+        let found = clients.note_subscribed(token, socket, name, logs);
         if let SubscriptionState::Held(missed) = &found {
-            ResumeFigures::add(&self.figures.replayed, missed.frames.len() as u64);
+            ResumeFigures::add_count(&self.figures.replayed, missed.frames.len() as u64);
         }
         found
     }
@@ -108,7 +108,7 @@ impl ResumeRegistry {
 
     /// Keeps an event, and publishes it by its number before any other event of the app is numbered: the
     /// order of a channel's log is that in which its subscribers get it.
-    pub fn publish(
+    pub fn publish_numbered(
         &self,
         (name, frame, except): (&ChannelName, &Bytes, Option<SocketId>),
         now: u32,
@@ -117,20 +117,20 @@ impl ResumeRegistry {
     ) {
         let mut dropped = 0;
         let mut state = self.lock();
-        let number = state.logs.append(name, frame, except, now, (bounds, &mut dropped));
+        let number = state.logs.append_event(name, frame, except, now, (bounds, &mut dropped));
         publish(number);
         drop(state);
-        ResumeFigures::add(&self.figures.dropped, dropped);
+        ResumeFigures::add_count(&self.figures.dropped, dropped);
     }
 
     /// Notes what the client's connection has for certain.
-    pub fn acknowledge(
+    pub fn note_acknowledged(
         &self,
         token: &ResumeToken,
         socket: SocketId,
         acknowledged: impl Iterator<Item = (ChannelName, u64)>,
     ) {
-        self.lock().clients.acknowledge(token, socket, acknowledged);
+        self.lock().clients.note_acknowledged(token, socket, acknowledged);
     }
 
     /// Notes that the client does not want, or may not have, the channel any longer.
@@ -142,7 +142,7 @@ impl ResumeRegistry {
 
     /// Notes that a connection of the client ended in second `now`, which was `users`'. Without an answer to
     /// its pings, a client that never gave one is not expected back.
-    pub fn end(
+    pub fn note_ended(
         &self,
         token: &ResumeToken,
         (socket, now): (SocketId, u32),
@@ -151,32 +151,32 @@ impl ResumeRegistry {
     ) {
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut *state;
-        clients.end(token, (socket, now), users, unanswered, logs);
+        clients.note_ended(token, (socket, now), users, unanswered, logs);
     }
 
     /// Takes channels from the clients that wait and were the user's.
-    pub fn withdraw(&self, user: &UserId, channels: &[ChannelName]) {
+    pub fn withdraw_channels(&self, user: &UserId, channels: &[ChannelName]) {
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut *state;
-        clients.withdraw(user, channels, logs);
+        clients.withdraw_channels(user, channels, logs);
     }
 
     /// Forgets what is over at second `now`.
-    pub fn expire(&self, now: u32, window: Duration, bounds: LogBounds) {
+    pub fn expire_clients(&self, now: u32, window: Duration, bounds: LogBounds) {
         let window = u32::try_from(window.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut *state;
-        let forgotten = clients.expire(now, window, logs);
-        logs.expire(now, bounds);
+        let forgotten = clients.expire_clients(now, window, logs);
+        logs.expire_events(now, bounds);
         drop(state);
-        ResumeFigures::add(&self.figures.expired, forgotten.expired);
-        ResumeFigures::add(&self.figures.crowded, forgotten.crowded);
+        ResumeFigures::add_count(&self.figures.expired, forgotten.expired);
+        ResumeFigures::add_count(&self.figures.crowded, forgotten.crowded);
     }
 
     /// Clients that may come back, and the bytes of all logs.
     pub fn occupancy(&self) -> (usize, usize) {
         let elsewhere = self.figures.waiting.load(Ordering::Relaxed);
         let state = self.lock();
-        (state.clients.waiting() + elsewhere as usize, state.logs.bytes())
+        (state.clients.waiting_count() + elsewhere as usize, state.logs.bytes())
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct HeldBack {
 }
 
 impl Worker {
-    /// What comes in on the channel waits from now on, for the connection, until [`Self::replay`].
+    /// What comes in on the channel waits from now on, for the connection, until the log was read.
     pub fn hold_back(&self, connection: &Rc<Connection>, name: &ChannelName) {
         let local = self.channels.borrow().find(&connection.directory, name.as_str());
         if let (Some(local), Some(resumption)) = (local, connection.resumption()) {
@@ -74,10 +74,10 @@ impl Worker {
         let missed = events.into_iter().filter(is_for).map(|event| event.frame);
         let missed: Vec<Bytes> = missed.collect();
         if gap {
-            ResumeFigures::add(&resume.figures.gaps, 1);
-            connection.tell(Message::gap(&channel));
+            ResumeFigures::add_count(&resume.figures.gaps, 1);
+            connection.enqueue_message(Message::resume_gap(&channel));
         }
-        ResumeFigures::add(&resume.figures.replayed, missed.len() as u64);
+        ResumeFigures::add_count(&resume.figures.replayed, missed.len() as u64);
         let newer: Vec<(u64, Bytes)> =
             held.into_iter().filter(|(number, _)| *number > last).collect();
         let told = newer.last().map_or(last, |(number, _)| (*number).max(last));

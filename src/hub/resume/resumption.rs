@@ -124,7 +124,7 @@ impl Resumption {
     }
 
     /// The number of the last event of the channel that it was told when it came back.
-    pub fn told(&self, channel: ChannelHandle) -> u64 {
+    pub fn told_up_to(&self, channel: ChannelHandle) -> u64 {
         self.told
             .borrow()
             .iter()
@@ -148,7 +148,7 @@ impl Resumption {
 
     /// Notes that a ping goes out at `now`, behind what is listed. One that goes out while another is
     /// unanswered stands for nothing, as the first answer is the first ping's.
-    pub fn ping(&self, now: Instant, sent: Box<[UpTo]>) {
+    pub fn note_ping(&self, now: Instant, sent: Box<[UpTo]>) {
         let mut asked = self.asked.borrow_mut();
         if asked.is_none() {
             *asked = Some(sent);
@@ -239,11 +239,11 @@ mod tests {
         let (one, start) = (resumption(), Instant::now());
         let channel = ChannelHandle { slot: 1, generation: 1 };
         assert!(one.mark_due() && !one.mark_due() && one.may_ping(start));
-        one.ping(start, Box::new([(channel, 3)]));
+        one.note_ping(start, Box::new([(channel, 3)]));
         assert!(one.mark_due(), "what comes now is not covered");
         let later = start + MIN_PING_INTERVAL;
         assert!(!one.may_ping(later), "it has not answered");
-        one.ping(later, Box::new([(channel, 5)]));
+        one.note_ping(later, Box::new([(channel, 5)]));
         assert_eq!(one.take_answered().as_deref(), Some(&[(channel, 3)][..]));
         assert_eq!(one.take_answered(), None, "nobody asked");
         assert!(!one.may_ping(later - Duration::from_millis(1)) && one.may_ping(later));
@@ -271,7 +271,7 @@ mod tests {
         let (one, start) = (resumption(), Instant::now());
         let patience = Duration::from_secs(30);
         assert!(!one.is_unanswered(start + patience, patience), "nobody asked");
-        one.ping(start, Box::new([]));
+        one.note_ping(start, Box::new([]));
         assert!(!one.is_unanswered(start, patience));
         assert!(one.is_unanswered(start + patience, patience));
     }

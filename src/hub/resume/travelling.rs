@@ -68,7 +68,7 @@ impl ResumableClients {
         channel: &ChannelName,
         end: u64,
     ) -> TakenUp {
-        let Some(client) = self.current(token, socket) else { return TakenUp::Told };
+        let Some(client) = self.current_client(token, socket) else { return TakenUp::Told };
         if let Some(held) = client.channels.get_mut(channel) {
             if held.socket == socket {
                 return TakenUp::Told;
@@ -120,7 +120,7 @@ impl ResumeRegistry {
     ) -> ClientArrival {
         let mut guard = self.lock();
         let clients = &mut guard.clients;
-        let mut arrived = clients.connect(token, connection);
+        let mut arrived = clients.connect_client(token, connection);
         if let Some(client) = clients.by_token.get_mut(token) {
             if let Some(state) = state.filter(|_| !arrived.known) {
                 let held = |(name, acked)| (name, HeldChannel { acked, socket: NO_SOCKET });
@@ -134,7 +134,7 @@ impl ResumeRegistry {
         }
         clients.note_change(token);
         drop(guard);
-        ResumeFigures::add(&self.figures.resumed, u64::from(arrived.known));
+        ResumeFigures::add_count(&self.figures.resumed, u64::from(arrived.known));
         arrived
     }
 
@@ -168,7 +168,7 @@ impl ResumeRegistry {
         now: u32,
     ) -> Option<(OpenConnection, ClientState)> {
         let mut guard = self.lock();
-        let open = guard.clients.open(token)?;
+        let open = guard.clients.open_connection(token)?;
         let users = guard.clients.by_token.get(token)?.users.clone();
         let state = guard.clients.depart(token, (open.place.socket, now), users, false)?;
         Some((open, state))
@@ -177,7 +177,7 @@ impl ResumeRegistry {
     /// Whom the client's connection is signed in or present as.
     pub fn note_users(&self, token: &ResumeToken, socket: SocketId, users: SmallVec<[UserId; 1]>) {
         let mut guard = self.lock();
-        if let Some(client) = guard.clients.current(token, socket)
+        if let Some(client) = guard.clients.current_client(token, socket)
             && client.users != users
         {
             client.users = users;
@@ -211,7 +211,7 @@ impl ResumeRegistry {
     /// Connections that the client has had, other than `socket`, and that one.
     pub(super) fn sockets(&self, token: &ResumeToken, socket: SocketId) -> SmallVec<[SocketId; 4]> {
         let mut guard = self.lock();
-        let client = guard.clients.current(token, socket);
+        let client = guard.clients.current_client(token, socket);
         let earlier = client.map(|client| client.sockets.iter().map(|one| one.0).collect());
         let mut sockets: SmallVec<[SocketId; 4]> = earlier.unwrap_or_default();
         sockets.push(socket);

@@ -118,16 +118,19 @@ impl Loopback {
         self.next += 1;
         let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
         // In the same order with the same seed.
-        for topic in topics.all().into_iter().collect::<BTreeSet<_>>() {
+        for topic in topics.all_topics().into_iter().collect::<BTreeSet<_>>() {
             node.again.push_back(LinkRequest::Open(topic.clone()));
-            let joins = topics.read(&topic, |entry| {
-                let own = entry.roster.own().map(|member| (member.user_id.clone(), member.clone()));
+            let joins = topics.read_topic(&topic, |entry| {
+                let own = entry
+                    .roster
+                    .local_members()
+                    .map(|member| (member.user_id.clone(), member.clone()));
                 let own: BTreeMap<UserId, Member> = own.collect();
                 let joins = own.into_iter().map(|(user, member)| LinkRequest::Join {
                     topic: topic.clone(),
                     member,
                     max: usize::MAX,
-                    place: entry.roster.place(&user),
+                    place: entry.roster.join_version(&user),
                 });
                 joins.collect::<Vec<_>>()
             });
@@ -192,7 +195,7 @@ impl Loopback {
     /// Carries an order out while the link is cut.
     fn alone(&mut self, at: usize, order: LinkRequest) {
         if let LinkRequest::Open(topic) = &order {
-            self.hears_since(at, topic, TopicEntry::since);
+            self.hears_since(at, topic, TopicEntry::made_at);
         }
         let node = &mut self.nodes[at];
         let alone = match order {
@@ -221,7 +224,9 @@ impl Loopback {
         since: fn(&TopicEntry) -> T,
     ) {
         let topics = &self.nodes[at].memory.shared.cluster.as_ref().unwrap().topics;
-        let Some(since) = topics.read(topic, |entry| since(entry).into()).flatten() else { return };
+        let Some(since) = topics.read_topic(topic, |entry| since(entry).into()).flatten() else {
+            return;
+        };
         let before = self.channel(topic).log.iter().filter(|(time, _)| *time <= since).count();
         self.nodes[at].heard.entry(topic.clone()).or_insert(before);
     }
@@ -261,7 +266,7 @@ impl Loopback {
             LinkRequest::Changed { topic, .. } => {
                 let node = &mut self.nodes[at];
                 let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
-                topics.count(&topic);
+                topics.count_here(&topic);
                 if topics.close_if_idle(&topic) {
                     node.subscribed.remove(&topic);
                     node.opening.remove(&topic);
@@ -364,7 +369,7 @@ impl Loopback {
                 );
                 for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
                     let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
-                    let is_heard_here = topics.read(topic, |_| ()).is_some();
+                    let is_heard_here = topics.read_topic(topic, |_| ()).is_some();
                     if is_heard_here && !node.told.contains(&serial) {
                         node.flying.push((serial, publish.clone()));
                     }

@@ -56,7 +56,7 @@ impl Memory {
 
     /// One of several nodes, with one worker; its number, and what is beyond its link.
     pub fn of_several(number: u64, change: impl FnOnce(&mut App)) -> (Self, LinkDriver) {
-        let (link, far, _) = link::link(usize::MAX);
+        let (link, far, _) = link::new_link(usize::MAX);
         let cluster = Clustered::new(Arc::new(Topics::new(link)));
         let shared = shared_by(Hub::new(number, 1), 1, change, Some(cluster));
         (Self::with_workers(shared, 0..1), far)
@@ -78,7 +78,7 @@ impl Memory {
     pub fn connect_over(&self, worker: usize, stream: Stream) -> Talk {
         let node = &self.nodes[worker];
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let connection = node.connect(&self.app, stream, address, Bytes::new()).ok().unwrap();
+        let connection = node.connect_new(&self.app, stream, address, Bytes::new()).ok().unwrap();
         let session = Session::new(node.clone(), connection.clone());
         Talk { session, connection, bytes: Vec::new() }
     }
@@ -138,13 +138,13 @@ impl Memory {
         let names = channels.iter().map(|name| ChannelName::parse(name, 200).unwrap()).collect();
         let directory = self.shared.hub.directory(&self.app.id);
         let user = UserId::parse(user).unwrap();
-        self.nodes[worker].withdraw((&self.app.id, &directory), &user, names)
+        self.nodes[worker].withdraw_channels((&self.app.id, &directory), &user, names)
     }
 
     /// The count of subscriptions, and the users in the channel.
     pub fn inspect(&self, channel: &str) -> (usize, usize) {
         let directory = self.shared.hub.directory(&self.app.id);
-        let occupancy = self.nodes[0].shared.inspect(&self.app.id, &directory, channel);
+        let occupancy = self.nodes[0].shared.inspect_channel(&self.app.id, &directory, channel);
         (occupancy.subscriptions, occupancy.users)
     }
 
@@ -166,7 +166,7 @@ impl Memory {
     pub fn second_of(&mut self, connection: &Connection) {
         self.now += 1;
         for node in &self.nodes {
-            node.worker.tick(self.now);
+            node.worker.tick_clock(self.now);
         }
         socket::look_after(connection, self.now);
     }
@@ -181,7 +181,7 @@ impl Memory {
     pub fn second_over_http(&mut self) {
         self.now += 1;
         let worker = &self.nodes[0].worker;
-        worker.tick(self.now);
+        worker.tick_clock(self.now);
         worker.http_sessions().iter().for_each(|one| http_session::look_after(one, self.now));
     }
 }
@@ -230,7 +230,7 @@ impl Talk {
 
     /// Any frame is a sign of life: a ping's answer does no more than this.
     pub fn is_heard(&self) {
-        self.connection.life.heard.set(self.session.node().worker.now());
+        self.connection.life.heard.set(self.session.node().worker.now_seconds());
         self.connection.life.asked.set(0);
     }
 

@@ -9,12 +9,12 @@ use sha2::Sha256;
 pub fn hmac_hex(secret: &str, text: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(text.as_bytes());
-    hex::encode(mac.finalize().into_bytes())
+    hex::encode_hex(mac.finalize().into_bytes())
 }
 
 /// MD5 in lower-case hex.
 pub fn md5_hex(bytes: &[u8]) -> String {
-    hex::encode(Md5::digest(bytes))
+    hex::encode_hex(Md5::digest(bytes))
 }
 
 /// Seconds since 1970.

@@ -58,5 +58,5 @@ fn write(folder: &Path, file: &str, text: &str) {
 
 fn load(folder: &Path) -> Result<LoadedSettings, config::Error> {
     let flags = Flags::parse_from(["fanfare", "--config", "fanfare.toml"]);
-    config::load(&flags, std::iter::empty::<(&str, &str)>(), folder)
+    config::load_settings(&flags, std::iter::empty::<(&str, &str)>(), folder)
 }

@@ -186,10 +186,12 @@ fn a_column_that_cannot_be_read_costs_that_feature_and_not_the_app() {
     soketi.read_variables(&Variables::new(env)).unwrap();
     let rows = RowReader::new(&soketi);
     let (app, passed_over) = rows
-        .app(&row(r#"{"id": 12, "key": "k", "secret": "s", "max_connections": 0, "enabled": 0,
+        .read_app(&row(
+            r#"{"id": 12, "key": "k", "secret": "s", "max_connections": 0, "enabled": 0,
                 "max_event_batch_size": {"unreadable": "x"}, "max_client_events_per_sec": "many",
                 "max_presence_members_per_channel": 5, "enable_client_messages": 1,
-                "webhooks": "s3cr3t", "created_at": "2024-01-01"}"#))
+                "webhooks": "s3cr3t", "created_at": "2024-01-01"}"#,
+        ))
         .unwrap();
     assert_eq!((app.id.as_str(), app.limits.max_connections, app.enabled), ("12", 0, false));
     assert_eq!((app.limits.max_batch, app.limits.max_presence_members), (7, 5));
@@ -204,9 +206,9 @@ fn a_column_that_cannot_be_read_costs_that_feature_and_not_the_app() {
         .collect();
     assert_eq!(columns, ["max_event_batch_size", "max_client_events_per_sec", "webhooks"]);
     assert!(!format!("{passed_over:?}").contains("s3cr3t"));
-    let error = rows.app(&row(r#"{"id": "1", "key": "k"}"#)).unwrap_err().to_string();
+    let error = rows.read_app(&row(r#"{"id": "1", "key": "k"}"#)).unwrap_err().to_string();
     assert!(error.starts_with("the row of \"1\": "), "{error}");
-    let error = rows.app(&row(r#"{"id": "1", "key": "a/b", "secret": "s"}"#)).unwrap_err();
+    let error = rows.read_app(&row(r#"{"id": "1", "key": "a/b", "secret": "s"}"#)).unwrap_err();
     assert!(error.to_string().starts_with("the row of \"1\", column key: "), "{error}");
 }
 
@@ -225,7 +227,7 @@ fn tls_to_the_database_is_never_dropped() {
         soketi.read_file(text, "s.json").unwrap();
         let mut settings = Settings::default();
         let driver = if text.contains("mysql") { "mysql" } else { "postgres" };
-        soketi.tables(driver, &SettingOrigin::Default, &mut settings).unwrap();
+        soketi.take_tables(driver, &SettingOrigin::Default, &mut settings).unwrap();
         settings.server["sql.url"].value.to_string()
     };
     let mysql = url(r#"{"database.mysql.ssl": {"ca": "x"}, "database.mysql.host": "::1"}"#);
