@@ -280,7 +280,8 @@ fn soketis_settings_of_a_database_are_enough() {
     assert!(!config.webhooks.allow_private);
     // What holds for all apps holds for those of the table, unless a row says otherwise.
     let row = |text: &str| serde_json::from_str(text).unwrap();
-    let app = sql.rows.read_app(&row(r#"{"id":"1","key":"k","secret":"s","enabled":1}"#)).unwrap().0;
+    let app =
+        sql.rows.read_app(&row(r#"{"id":"1","key":"k","secret":"s","enabled":1}"#)).unwrap().0;
     assert_eq!((app.limits.max_batch, app.client_events), (25, ClientEvents::None));
     let more = r#"{"id":"1","key":"k","secret":4711,"max_event_batch_size":5,"webhooks":"[]"}"#;
     assert_eq!(sql.rows.read_app(&row(more)).unwrap().0.limits.max_batch, 5);

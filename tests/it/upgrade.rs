@@ -19,7 +19,8 @@ use crate::support::websocket::{Client, Heard};
 fn newer(bytes: &mut [u8]) -> usize {
     let mut edits = 0;
     for at in 2..bytes.len().saturating_sub(3) {
-        if bytes[at - 2..at] == *b"\r\n" && bytes[at] == VERSION && bytes[at + 3] == 0xfa {
+        let is_version = (1..=VERSION).contains(&bytes[at]);
+        if bytes[at - 2..at] == *b"\r\n" && is_version && bytes[at + 3] == 0xfa {
             bytes[at] = VERSION + 1;
             edits += 1;
         }
