@@ -172,6 +172,26 @@ fn declared_type(line: &str) -> Option<String> {
     (is_kind && !name.is_empty()).then(|| name.to_owned())
 }
 
+/// `take` and `tell` make a reader look up of what and to whom; `take_tasks` does not.
+#[test]
+fn most_functions_name_their_objects() {
+    let (mut all, mut of_one_word) = (0, 0);
+    for file in walk("src", "rs") {
+        for (_, line) in lines(&file) {
+            if let Some((_, name)) = line.trim_start().split_once("fn ")
+                && !line.contains("//")
+            {
+                all += 1;
+                let name = name.split(['(', '<']).next().unwrap();
+                of_one_word += usize::from(!name.contains('_'));
+            }
+        }
+    }
+    assert!(all > 1000, "found {all} functions, so little was checked");
+    let share = of_one_word * 100 / all;
+    assert!(share <= 40, "{share} % of the functions have a name of one word");
+}
+
 #[test]
 fn declarations_of_types_are_seen() {
     for line in ["struct Hub {", "pub enum Hub {", "pub(super) struct Hub(u8);", "type Hub = u8;"] {
