@@ -229,8 +229,7 @@ fn every_command() -> String {
 /// What the script was refused, a sentence for each reason.
 fn refusals(answer: &Value) -> Vec<String> {
     let refused = reply::as_list(answer).iter().filter_map(reply::as_text);
-    let refused: Vec<(&str, &str)> =
-        refused.filter_map(|refused| refused.split_once('\n')).collect();
+    let refused: Vec<_> = refused.filter_map(|refused| refused.split_once('\n')).collect();
     // Whatever has a reason of its own has it for all commands.
     if let Some(reason) = refused.iter().find_map(|(_, words)| refusal_state(words)) {
         return vec![reason.to_owned()];
@@ -253,9 +252,10 @@ fn refusals(answer: &Value) -> Vec<String> {
     sentences
 }
 
-/// Whether a script's error says that the user has no right to a command, a key or a channel.
+/// Whether a script's error, as Redis or Valkey words it, says that a right to a command, key or channel is missing.
 fn is_of_rights(words: &str) -> bool {
-    words.contains("NOPERM") || words.contains("The user executing the script can't")
+    let signs = ["NOPERM", "The user executing the script can't", "ACL failure in script"];
+    signs.iter().any(|sign| words.contains(sign))
 }
 
 /// What keeps Redis from taking any write, by the code of its refusal, and how to mend it.

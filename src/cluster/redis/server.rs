@@ -126,5 +126,7 @@ pub(super) fn at_address(login: &Client, (host, port): &HostPort) -> ConnectionI
         },
         _ => ConnectionAddr::Tcp(host.clone(), *port),
     };
-    info.set_addr(addr)
+    // The library would name itself by CLIENT SETINFO, which the least rights do not have.
+    let settings = info.redis_settings().clone().set_skip_set_lib_name();
+    info.set_addr(addr).set_redis_settings(settings)
 }
