@@ -82,7 +82,7 @@ impl Stage {
 
     /// Publishes an event as a backend does. It is delivered by [`Self::deliver`].
     pub(crate) fn publish(&self, channel: &ChannelName, data: &str) {
-        let publication = Publication { channel, event: "event", data, except: None };
+        let publication = Publication { channel, event: "event", data, except: None, trace: None };
         self.node.publish(&self.app, &self.directory, publication);
     }
 

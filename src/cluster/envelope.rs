@@ -4,8 +4,9 @@
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
+pub use super::wire_reader::join_parts;
 use super::wire_reader::{EnvelopeReader, put_short, put_socket, text};
 use crate::app::AppId;
 use crate::protocol::channel::ChannelName;
@@ -88,6 +89,8 @@ pub enum EnvelopeBody {
     TakeOver { version: u64, request: u64, app: AppId, key: Box<str> },
     /// The answer to that.
     HandedOver { version: u64, request: u64, app: AppId, record: Bytes },
+    /// The trace of an event that the sender publishes on the topic next, which is known by its mark.
+    Trace { version: u64, mark: u64, app: AppId, trace: Box<str> },
 }
 
 /// Why bytes are no envelope.
@@ -119,6 +122,28 @@ const WITHDRAW: u8 = 9;
 const DONE: u8 = 10;
 const TAKE_OVER: u8 = 11;
 const HANDED_OVER: u8 = 12;
+const TRACE: u8 = 13;
+
+impl EnvelopeBody {
+    /// What stands for it, and about how many bytes follow the version.
+    fn kind_and_size(&self) -> (u8, usize) {
+        match self {
+            Self::Event { frame, .. } => (EVENT, 16 + frame.len()),
+            Self::Cached { frame, data, .. } => (CACHED, 20 + frame.len() + data.len()),
+            Self::Joined { .. } => (JOINED, 0),
+            Self::Left { .. } => (LEFT, 0),
+            Self::Count { .. } => (COUNT, 0),
+            Self::Terminate { .. } => (TERMINATE, 0),
+            Self::Probe => (PROBE, 0),
+            Self::Reconnect { .. } => (RECONNECT, 0),
+            Self::Withdraw { .. } => (WITHDRAW, 0),
+            Self::Done { .. } => (DONE, 0),
+            Self::TakeOver { .. } => (TAKE_OVER, 0),
+            Self::HandedOver { .. } => (HANDED_OVER, 0),
+            Self::Trace { .. } => (TRACE, 0),
+        }
+    }
+}
 
 impl Envelope {
     /// The bytes.
@@ -133,20 +158,7 @@ impl Envelope {
 
     /// What stands before and behind the version, for the scripts that give it.
     pub fn encode_around_version(&self) -> (Vec<u8>, Vec<u8>) {
-        let (kind, size) = match &self.body {
-            EnvelopeBody::Event { frame, .. } => (EVENT, 16 + frame.len()),
-            EnvelopeBody::Cached { frame, data, .. } => (CACHED, 20 + frame.len() + data.len()),
-            EnvelopeBody::Joined { .. } => (JOINED, 0),
-            EnvelopeBody::Left { .. } => (LEFT, 0),
-            EnvelopeBody::Count { .. } => (COUNT, 0),
-            EnvelopeBody::Terminate { .. } => (TERMINATE, 0),
-            EnvelopeBody::Probe => (PROBE, 0),
-            EnvelopeBody::Reconnect { .. } => (RECONNECT, 0),
-            EnvelopeBody::Withdraw { .. } => (WITHDRAW, 0),
-            EnvelopeBody::Done { .. } => (DONE, 0),
-            EnvelopeBody::TakeOver { .. } => (TAKE_OVER, 0),
-            EnvelopeBody::HandedOver { .. } => (HANDED_OVER, 0),
-        };
+        let (kind, size) = self.body.kind_and_size();
         let mut head = Vec::with_capacity(HEADER + DIGITS);
         let version = if kind > PROBE { VERSION } else { FIRST_VERSION };
         let flags = u8::from(self.told) * TOLD + u8::from(self.whisper) * WHISPER;
@@ -190,10 +202,11 @@ impl Envelope {
                 rest.put_u64(*request);
                 rest.extend_from_slice(app.as_str().as_bytes());
             }
-            EnvelopeBody::TakeOver { request, app, key, .. } => {
-                rest.put_u64(*request);
+            EnvelopeBody::TakeOver { request: number, app, key: text, .. }
+            | EnvelopeBody::Trace { mark: number, app, trace: text, .. } => {
+                rest.put_u64(*number);
                 put_short(&mut rest, app.as_str().as_bytes());
-                rest.extend_from_slice(key.as_bytes());
+                rest.extend_from_slice(text.as_bytes());
             }
             EnvelopeBody::HandedOver { request, app, record, .. } => {
                 rest.put_u64(*request);
@@ -218,7 +231,8 @@ impl Envelope {
             | EnvelopeBody::Withdraw { version, .. }
             | EnvelopeBody::Done { version, .. }
             | EnvelopeBody::TakeOver { version, .. }
-            | EnvelopeBody::HandedOver { version, .. } => {
+            | EnvelopeBody::HandedOver { version, .. }
+            | EnvelopeBody::Trace { version, .. } => {
                 // 0 is none.
                 if *version > 0 {
                     *version = map(*version);
@@ -257,7 +271,8 @@ impl Envelope {
             | EnvelopeBody::Withdraw { version, .. }
             | EnvelopeBody::Done { version, .. }
             | EnvelopeBody::TakeOver { version, .. }
-            | EnvelopeBody::HandedOver { version, .. } => Some(*version),
+            | EnvelopeBody::HandedOver { version, .. }
+            | EnvelopeBody::Trace { version, .. } => Some(*version),
             EnvelopeBody::Probe => None,
         }
     }
@@ -269,7 +284,7 @@ impl Envelope {
         if version == 0 || mark != MARK {
             return Err(EnvelopeError::Garbage);
         }
-        if !(EVENT..=HANDED_OVER).contains(&kind) {
+        if !(EVENT..=TRACE).contains(&kind) {
             let newer = version > VERSION;
             return Err(if newer { EnvelopeError::Newer(kind) } else { EnvelopeError::Garbage });
         }
@@ -278,15 +293,6 @@ impl Envelope {
 }
 
 impl EnvelopeReader {
-    fn take_socket(&mut self) -> Option<Option<SocketId>> {
-        let socket = SocketId { node: self.take_number()?, number: self.take_number()? };
-        Some((socket.node != 0).then_some(socket))
-    }
-
-    fn take_version(&mut self) -> Option<u64> {
-        text(&self.take_bytes(DIGITS)?)?.parse().ok()
-    }
-
     /// All the names that are left.
     fn take_channels(&mut self) -> Option<Vec<ChannelName>> {
         let mut names = Vec::new();
@@ -299,7 +305,13 @@ impl EnvelopeReader {
     fn read_envelope(&mut self, kind: u8, flags: u8) -> Option<Envelope> {
         let (origin, serial, sent) =
             (self.take_number()?, self.take_number()?, self.take_number()?);
-        let body = match kind {
+        let body = self.read_body(kind)?;
+        let (told, whisper) = (flags & TOLD != 0, flags & WHISPER != 0);
+        Some(Envelope { origin, serial, sent, told, whisper, body })
+    }
+
+    fn read_body(&mut self, kind: u8) -> Option<EnvelopeBody> {
+        Some(match kind {
             EVENT => EnvelopeBody::Event {
                 version: self.take_version()?,
                 except: self.take_socket()?,
@@ -361,20 +373,15 @@ impl EnvelopeReader {
                 app: AppId::new(text(&self.take_short_text()?)?),
                 record: self.take_rest(),
             },
+            TRACE => EnvelopeBody::Trace {
+                version: self.take_version()?,
+                mark: self.take_number()?,
+                app: AppId::new(text(&self.take_short_text()?)?),
+                trace: text(&self.take_rest())?.into(),
+            },
             _ => EnvelopeBody::Probe,
-        };
-        let (told, whisper) = (flags & TOLD != 0, flags & WHISPER != 0);
-        Some(Envelope { origin, serial, sent, told, whisper, body })
+        })
     }
-}
-
-/// The bytes in one piece, as a script joins them.
-pub fn join_parts(head: &[u8], version: u64, rest: &[u8]) -> Bytes {
-    let mut all = BytesMut::with_capacity(head.len() + DIGITS + rest.len());
-    all.extend_from_slice(head);
-    all.extend_from_slice(format!("{version:0DIGITS$}").as_bytes());
-    all.extend_from_slice(rest);
-    all.freeze()
 }
 
 #[cfg(test)]
@@ -428,6 +435,7 @@ mod tests {
                 app: AppId::new("a"),
                 record: "r".into(),
             },
+            EnvelopeBody::Trace { version: 0, mark: 8, app: AppId::new("a"), trace: "t".into() },
         ];
         let envelope =
             |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, whisper: true, body };
@@ -474,8 +482,8 @@ mod tests {
             let mut bytes = envelope.encode();
             bytes[0] = VERSION + 1;
             assert_eq!(Envelope::decode(&bytes.clone().into()), Ok(envelope));
-            bytes[1] = HANDED_OVER + 1;
-            assert_eq!(Envelope::decode(&bytes.into()), Err(EnvelopeError::Newer(HANDED_OVER + 1)));
+            bytes[1] = TRACE + 1;
+            assert_eq!(Envelope::decode(&bytes.into()), Err(EnvelopeError::Newer(TRACE + 1)));
         }
     }
 

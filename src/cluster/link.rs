@@ -22,6 +22,7 @@ use crate::app::AppId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
+use crate::protocol::trace::Trace;
 
 /// Arrivals that may wait to be taken before the link stops reading.
 const ARRIVALS: usize = 1024;
@@ -100,6 +101,13 @@ pub enum OutgoingEvent {
         /// Seconds that the log lasts on, if longer than it does anyway.
         lasts: u32,
     },
+    /// The trace of the event that comes next on the topic.
+    Trace {
+        topic: Topic,
+        /// [`super::traces::mark_of`] it.
+        mark: u64,
+        trace: Trace,
+    },
     Terminate {
         app: AppId,
         user: UserId,
@@ -157,6 +165,7 @@ impl OutgoingEvent {
             Self::Cached { frame, data, .. } => frame.len() + data.len(),
             Self::Withdraw(one) => one.channels.iter().map(|name| name.as_str().len()).sum(),
             Self::HandedOver { record, .. } => record.len(),
+            Self::Trace { trace, .. } => trace.as_str().len(),
             Self::Terminate { .. } | Self::Reconnect { .. } | Self::Done { .. } => 0,
         };
         own + BESIDE
@@ -165,7 +174,9 @@ impl OutgoingEvent {
     /// The app whose event it is.
     pub(super) fn app_id(&self) -> &AppId {
         match self {
-            Self::Event { topic, .. } | Self::Cached { topic, .. } => &topic.app,
+            Self::Event { topic, .. } | Self::Cached { topic, .. } | Self::Trace { topic, .. } => {
+                &topic.app
+            }
             Self::Withdraw(one) => &one.app,
             Self::Terminate { app, .. }
             | Self::Reconnect { app, .. }
@@ -198,7 +209,7 @@ impl OutgoingEvent {
 
     /// Whether it is let in where there is no room: it is small and rare, and must not be forgotten.
     pub(super) fn is_urgent(&self) -> bool {
-        !matches!(self, Self::Event { .. } | Self::Cached { .. })
+        !matches!(self, Self::Event { .. } | Self::Cached { .. } | Self::Trace { .. })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod roster;
 mod scripts;
 mod seal;
 pub mod topics;
+pub mod traces;
 pub mod webhook_log;
 mod webhook_scripts;
 mod wire_reader;

@@ -1,8 +1,9 @@
 //! Numbers, texts and parts taken off bytes one after the other, which share them, and put behind each other. What
 //! they mean is in `envelope.rs`.
 
-use bytes::{BufMut as _, Bytes};
+use bytes::{BufMut as _, Bytes, BytesMut};
 
+use super::envelope::DIGITS;
 use crate::protocol::socket_id::SocketId;
 
 /// What is left to be read.
@@ -19,6 +20,15 @@ impl EnvelopeReader {
 
     pub(super) fn take_number(&mut self) -> Option<u64> {
         self.take_array().map(u64::from_be_bytes)
+    }
+
+    pub(super) fn take_socket(&mut self) -> Option<Option<SocketId>> {
+        let socket = SocketId { node: self.take_number()?, number: self.take_number()? };
+        Some((socket.node != 0).then_some(socket))
+    }
+
+    pub(super) fn take_version(&mut self) -> Option<u64> {
+        text(&self.take_bytes(DIGITS)?)?.parse().ok()
     }
 
     /// A part that says in front how long it is.
@@ -46,4 +56,13 @@ pub(super) fn put_socket(out: &mut Vec<u8>, socket: Option<SocketId>) {
 pub(super) fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
     out.put_u32(bytes.len() as u32);
     out.extend_from_slice(bytes);
+}
+
+/// The bytes in one piece, as a script joins them.
+pub fn join_parts(head: &[u8], version: u64, rest: &[u8]) -> Bytes {
+    let mut all = BytesMut::with_capacity(head.len() + DIGITS + rest.len());
+    all.extend_from_slice(head);
+    all.extend_from_slice(format!("{version:0DIGITS$}").as_bytes());
+    all.extend_from_slice(rest);
+    all.freeze()
 }

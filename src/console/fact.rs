@@ -30,6 +30,8 @@ pub enum Kind {
     SignedIn,
     /// An event of a backend.
     Published,
+    /// One worker has written an event that somebody follows.
+    Flushed,
     /// A client event.
     Whispered,
     /// A socket, a subscription, a message or a request was not let in.
@@ -59,6 +61,7 @@ impl Kind {
         (Self::Unsubscribed, "unsubscribed"),
         (Self::SignedIn, "signed_in"),
         (Self::Published, "published"),
+        (Self::Flushed, "flushed"),
         (Self::Whispered, "whispered"),
         (Self::Refused, "refused"),
         (Self::HeldUp, "held_up"),

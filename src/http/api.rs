@@ -22,6 +22,7 @@ use crate::metrics::{self, Doubt};
 use crate::node::Node;
 use crate::protocol::auth::{self, BodyMd5};
 use crate::protocol::query::{PlusMeaning, Query};
+use crate::protocol::trace::Trace;
 
 /// What is asked, by path and method.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +56,8 @@ pub(super) struct SignedCall<'a> {
     pub rate: Cell<Option<(u32, u32)>>,
     pub known: QueryResult,
     pub lists: &'a ChannelLists,
+    /// Under which somebody follows what is published.
+    pub trace: Option<Trace>,
     /// What the answer waits for, if it has to.
     pub later: RefCell<Option<DeferredAnswer>>,
 }

@@ -17,6 +17,7 @@ use crate::hub::directory::Directory;
 use crate::node::{Node, PendingWithdrawal, Publication};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::socket_id::SocketId;
+use crate::protocol::trace::Trace;
 
 /// Bytes that are published before others get a turn.
 pub(super) const PART: usize = 256 << 10;
@@ -37,6 +38,7 @@ pub(super) enum DeferredAnswer {
 pub(super) struct PacedPublish {
     pub events: Vec<OwnedTrigger>,
     pub answer: Value,
+    trace: Option<Trace>,
     /// The event and the channel of it that comes next.
     next: (usize, usize),
     pause: Option<Pin<Box<Sleep>>>,
@@ -79,8 +81,8 @@ impl DeferredAnswer {
 }
 
 impl PacedPublish {
-    pub(super) fn new(events: Vec<OwnedTrigger>, answer: Value) -> Self {
-        Self { events, answer, next: (0, 0), pause: None }
+    pub(super) fn new((events, trace): (Vec<OwnedTrigger>, Option<Trace>), answer: Value) -> Self {
+        Self { events, answer, trace, next: (0, 0), pause: None }
     }
 
     fn poll(
@@ -103,7 +105,8 @@ impl PacedPublish {
                     continue;
                 };
                 let OwnedTrigger { name, data, except, .. } = event;
-                let publication = Publication { channel, event: name, data, except: *except };
+                let (except, trace) = (*except, self.trace.as_ref());
+                let publication = Publication { channel, event: name, data, except, trace };
                 node.publish(app, directory, publication);
                 bytes += data.len();
                 self.next.1 += 1;

@@ -271,14 +271,15 @@ fn publish_trigger(
     if bytes(triggers) > 2 * PART {
         let events = triggers.iter().map(Trigger::to_owned_one).collect();
         return call.answer_later(DeferredAnswer::Publishing(Box::new(PacedPublish::new(
-            events,
+            (events, call.trace.clone()),
             answer(),
         ))));
     }
     for trigger in triggers {
         let Trigger { name: event, data, except, .. } = trigger;
         for channel in &trigger.channels {
-            let publication = Publication { channel, event, data, except: *except };
+            let trace = call.trace.as_ref();
+            let publication = Publication { channel, event, data, except: *except, trace };
             call.node.publish(call.app, &call.directory, publication);
         }
     }

@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Uri};
@@ -28,8 +29,10 @@ use super::unread::UnreadBody;
 use super::{AddressRole, Http, HttpService, RefusedRequest, RoutedRequest};
 use crate::app::App;
 use crate::hub::directory::Directory;
+use crate::hub::shown;
 use crate::lookup::{LookupResult, PendingLookup};
 use crate::metrics::{self, Status};
+use crate::protocol::trace::Trace;
 
 impl Service<Request<Incoming>> for HttpService {
     type Response = Response<Full<Bytes>>;
@@ -240,6 +243,16 @@ impl AwaitingBody {
         RequestOutcome { answered, rate: call.rate.get(), later: call.later.take() }
     }
 
+    /// The trace that the headers give, where somebody looks.
+    fn followed_trace(&self, http: &Http) -> Option<Trace> {
+        let publishes = matches!(self.route, Route::Events | Route::BatchEvents);
+        if !publishes || !(shown::is_wanted() || http.node.console().is_watched()) {
+            return None;
+        }
+        let header = |name| self.parts.headers.get(name).map(HeaderValue::as_bytes);
+        Trace::from_headers(header("x-request-id"), header("traceparent"))
+    }
+
     fn signed_call<'a>(&'a self, http: &'a Http, known: QueryResult) -> SignedCall<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let query = self.parts.uri.query();
@@ -254,6 +267,7 @@ impl AwaitingBody {
             rate: Cell::new(None),
             known,
             lists: &http.lists,
+            trace: self.followed_trace(http),
             later: RefCell::default(),
         }
     }

@@ -12,6 +12,7 @@ use super::described::Describe;
 use super::directory::Directory;
 use super::http_stream::SessionRequest;
 use super::resume::Replayed;
+use super::traced::TracedDelivery;
 use super::withdrawal::Withdrawal;
 use crate::metrics::TurnTimes;
 use crate::protocol::error::Error;
@@ -37,6 +38,8 @@ struct QueuedTasks {
 #[derive(Debug)]
 pub enum WorkerTask {
     Deliver(Delivery),
+    /// The same of an event that somebody follows.
+    DeliverTraced(Box<TracedDelivery>),
     /// Close every connection of the user, signed in or present, that was made before it was asked, by
     /// `Hub::hundredths`.
     CloseUser {

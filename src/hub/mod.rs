@@ -32,6 +32,7 @@ pub mod shown;
 pub mod stream;
 pub mod subscriptions;
 pub mod tls;
+pub mod traced;
 pub mod turnstile;
 pub mod users;
 pub mod withdrawal;
@@ -57,6 +58,7 @@ use http_sessions::HttpSessions;
 use http_stream::SessionRequest;
 use inbox::{ConnectionRef, Delivery, Inbox, Sequence, WorkerTask};
 use resume::Replayed;
+use traced::{EventPlace, TracedDelivery};
 use withdrawal::Withdrawal;
 
 /// What the workers of one node share.
@@ -166,14 +168,15 @@ impl Hub {
 
     /// The same for an event: those that take it are sent it compressed if its text has `compression_min` bytes,
     /// and it may have a number in the channel's log, 0 if it is in none.
-    pub fn publish_event(
+    pub fn publish_event<'a>(
         &self,
         seats: &WorkerTargets,
         frame: &Bytes,
-        (except, history): (Option<SocketId>, Sequence),
+        place: impl Into<EventPlace<'a>>,
         compression_min: Option<usize>,
         number: u64,
     ) {
+        let EventPlace { except, history, trace } = place.into();
         if shown::is_wanted() {
             shown::show_published(frame);
         }
@@ -183,7 +186,11 @@ impl Hub {
             let deflated = deflated.clone();
             let deliver =
                 Delivery { channel: seat.channel, frame, deflated, except, history, number };
-            self.inbox(seat.worker).put_task(WorkerTask::Deliver(deliver));
+            let task = match trace {
+                None => WorkerTask::Deliver(deliver),
+                Some(trace) => WorkerTask::DeliverTraced(TracedDelivery::new(deliver, trace)),
+            };
+            self.inbox(seat.worker).put_task(task);
         }
     }
 

@@ -25,6 +25,7 @@ use super::resume::deliveries::Deliveries;
 use super::ring::Ring;
 use super::stream::Stream;
 use super::subscriptions::{SeenVersions, Subscription, counted_bytes};
+use super::traced::TracedFlush;
 use super::turnstile::Turnstile;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
@@ -66,6 +67,7 @@ struct WorkerTurn {
     orders: Vec<WorkerTask>,
     frames: Vec<Delivery>,
     touched: Vec<Rc<Connection>>,
+    traced: Vec<TracedFlush>,
 }
 
 /// A subscription that ended: its channel, what that changed, and whom it was present as.
@@ -311,7 +313,7 @@ impl Worker {
         let mut part: Vec<_> =
             self.connections.borrow().iter().map(|(_, one)| one.clone()).collect();
         self.flush_touched(&mut part);
-        let (mut waiting, mut oldest) = (VecDeque::new(), None);
+        let (mut waiting, mut traced, mut oldest) = (VecDeque::new(), Vec::new(), None);
         loop {
             if waiting.is_empty() {
                 self.inbox().wait_woken().await;
@@ -328,12 +330,15 @@ impl Worker {
             } else {
                 waiting.extend(turn.touched.drain(..));
             }
+            traced.append(&mut turn.traced);
             self.spare.replace(turn);
             part.extend(waiting.drain(..waiting.len().min(FLUSHES)));
             self.flush_touched(&mut part);
             let done = if waiting.is_empty() { oldest.take() } else { None };
             self.inbox().turns.end_turn(done, begun);
-            if !waiting.is_empty() {
+            if waiting.is_empty() {
+                self.tell_flushed(&mut traced);
+            } else {
                 yield_now().await;
             }
         }
@@ -343,6 +348,7 @@ impl Worker {
     pub fn deliver_now(&self) {
         let mut turn = self.carry_out();
         self.flush_touched(&mut turn.touched);
+        self.tell_flushed(&mut turn.traced);
         self.spare.replace(turn);
     }
 
@@ -359,10 +365,14 @@ impl Worker {
     fn carry_out(&self) -> WorkerTurn {
         let mut turn = self.spare.take();
         turn.since = self.inbox().take_tasks(&mut turn.orders);
-        let WorkerTurn { orders, frames, touched, .. } = &mut turn;
+        let WorkerTurn { orders, frames, touched, traced, .. } = &mut turn;
         for order in orders.drain(..) {
             match order {
                 WorkerTask::Deliver(frame) => frames.push(frame),
+                WorkerTask::DeliverTraced(one) => {
+                    self.deliver_all(frames, touched);
+                    traced.extend(self.deliver_traced(*one, frames, touched));
+                }
                 other => {
                     self.deliver_all(frames, touched);
                     self.carry_out_one(other, touched);
@@ -375,7 +385,7 @@ impl Worker {
 
     fn carry_out_one(&self, order: WorkerTask, touched: &mut Vec<Rc<Connection>>) {
         match order {
-            WorkerTask::Deliver(_) => {}
+            WorkerTask::Deliver(_) | WorkerTask::DeliverTraced(_) => {}
             WorkerTask::Describe(asked) => asked.answer(self),
             WorkerTask::CloseUser { directory, user, asked, why } => {
                 self.each_of_user(&directory, &user, asked, |connection| {

@@ -18,6 +18,7 @@ use super::{Node, Publication};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Manner, OutgoingEvent};
 use crate::cluster::topics::{TopicEntry, Topics};
+use crate::cluster::traces::{AnnouncedTraces, mark_of};
 use crate::cluster::{SubscribeTicket, Topic};
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
@@ -30,6 +31,7 @@ use crate::protocol::error::SubscriptionError;
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
+use crate::protocol::trace::Trace;
 use crate::webhook::Fact;
 
 /// What a node knows of the others.
@@ -44,6 +46,8 @@ pub struct Clustered {
     pub(super) requests: Requests,
     /// Clients here that may come back to other nodes.
     pub(super) travellers: Travellers,
+    /// Of events that are on their way here.
+    pub(super) traces: AnnouncedTraces,
 }
 
 /// A subscription that waits for other nodes.
@@ -61,8 +65,8 @@ impl PendingSubscription {
 
 impl Clustered {
     pub fn new(topics: Arc<Topics>) -> Self {
-        let (elsewhere, unknown, requests, travellers) = Default::default();
-        Self { topics, elsewhere, unknown, requests, travellers }
+        let (elsewhere, unknown, requests, travellers, traces) = Default::default();
+        Self { topics, elsewhere, unknown, requests, travellers, traces }
     }
 
     pub fn link(&self) -> &Link {
@@ -98,6 +102,18 @@ impl Clustered {
         // A backend was told that it is taken.
         let promised = manner != Manner::Whisper;
         self.link().queue_publish(OutgoingEvent::Event { topic, except, frame, manner }, promised)
+    }
+
+    /// Tells the others, before the event, under which trace it is followed. Where there is no room they do without.
+    pub(super) fn announce_trace(
+        &self,
+        (app, channel): (&AppId, &ChannelName),
+        frame: &[u8],
+        trace: &Trace,
+    ) {
+        let topic = Topic { app: app.clone(), channel: channel.clone() };
+        let (mark, trace) = (mark_of(app, frame), trace.clone());
+        self.link().queue_publish(OutgoingEvent::Trace { topic, mark, trace }, false);
     }
 
     pub(super) fn publish_cached(&self, app: &App, publication: Publication<'_>, frame: Bytes) {

@@ -15,12 +15,14 @@ use crate::hub::cache::CacheTerms;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::inbox::Sequence;
+use crate::hub::traced::EventPlace;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::command::ClientEvent;
 use crate::protocol::error::{self, Error};
 use crate::protocol::event::Message;
 use crate::protocol::json;
 use crate::protocol::socket_id::SocketId;
+use crate::protocol::trace::Trace;
 use crate::webhook::Fact;
 
 /// One event on its way to one channel.
@@ -32,18 +34,24 @@ pub struct Publication<'a> {
     pub data: &'a str,
     /// The connection that is not to get it.
     pub except: Option<SocketId>,
+    /// Under which somebody follows it.
+    pub trace: Option<&'a Trace>,
 }
 
 impl Node {
     /// Publishes an event of the API to one channel.
     pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
-        let Publication { channel, event, data, except } = publication;
-        debug!(app = %app.id, ?event, channel = ?channel.as_str(), "published");
+        let Publication { channel, event, data, except, trace } = publication;
+        let shown = trace.map(Trace::as_str);
+        debug!(app = %app.id, ?event, channel = ?channel.as_str(), trace = shown, "published");
         directory.traffic_of(self.worker.index()).published.add(1);
         self.tell_of_event(Kind::Published, (&app.id, directory), publication);
         let kind = channel.kind();
         if let Some(cluster) = &self.shared.cluster {
             let message = Message::event(channel, event, data);
+            if let Some(trace) = trace {
+                cluster.announce_trace((&app.id, channel), message.bytes(), trace);
+            }
             if kind.cache {
                 cluster.publish_cached(app, publication, message.into_bytes());
             } else {
@@ -80,7 +88,8 @@ impl Node {
         let seats = directory.targets_of(channel.as_str());
         if !seats.is_empty() {
             let message = Message::event(channel, event, data);
-            let (place, min) = ((except, Sequence::None), app.compression_min(channel));
+            let place = EventPlace { except, history: Sequence::None, trace };
+            let min = app.compression_min(channel);
             self.hub().publish_event(&seats, message.bytes(), place, min, 0);
         }
     }
@@ -95,9 +104,10 @@ impl Node {
         history: Sequence,
         number: u64,
     ) {
-        let Publication { channel, except, .. } = publication;
+        let Publication { channel, except, trace, .. } = publication;
         let (seats, min) = (directory.targets_of(channel.as_str()), app.compression_min(channel));
-        self.hub().publish_event(&seats, message.bytes(), (except, history), min, number);
+        let place = EventPlace { except, history, trace };
+        self.hub().publish_event(&seats, message.bytes(), place, min, number);
     }
 
     /// Passes a client event on to the other subscribers. It is never cached and never echoed.

@@ -14,17 +14,19 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::clustered::Clustered;
 use super::webhooks::WebhookAppsNotifier;
 use super::{Acknowledgement, ServerState, tells_count};
-use crate::app::AppId;
+use crate::app::{App, AppId};
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, RetainedEvent};
 use crate::cluster::roster::{LoadedRoster, RosterChange};
 use crate::cluster::topics::{TopicCache, TopicEntry};
 use crate::cluster::{SubscribeOutcome, SubscribeTicket, Topic};
 use crate::hub::inbox::{ConnectionRef, Sequence};
+use crate::hub::traced::EventPlace;
 use crate::protocol::error::close;
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
+use crate::protocol::trace::Trace;
 
 /// How often other nodes are told of connections that came and went.
 const CONNECTIONS_EVERY: Duration = Duration::from_millis(200);
@@ -177,7 +179,7 @@ impl ServerState {
             let is_news = !kept.told || entry.cache_version() == 0;
             entry.keep_cached(kept.into());
             if is_news {
-                self.deliver_event(topic, &frame, (None, Sequence::Cache(version)), version);
+                self.deliver_event(topic, &frame, (None, Sequence::Cache(version)).into(), version);
             }
         }
         self.resume_tickets(entry.take_ready());
@@ -199,7 +201,7 @@ impl ServerState {
                 });
             }
             OfflineFallback::Publish { topic, except, frame, data: None } => {
-                self.deliver_event(&topic, &frame, (except, Sequence::None), 0);
+                self.deliver_event(&topic, &frame, (except, Sequence::None).into(), 0);
             }
             OfflineFallback::Publish { topic, except, frame, data: Some(data) } => {
                 topics.change_topic(&topic, |entry| {
@@ -207,7 +209,8 @@ impl ServerState {
                     let app = apps.by_id(topic.app.as_str());
                     let ttl = app.map_or(Duration::ZERO, |app| app.features.cache_ttl);
                     let version = entry.keep_alone(frame.clone(), data, Instant::now() + ttl);
-                    self.deliver_event(&topic, &frame, (except, Sequence::Cache(version)), 0);
+                    let place = (except, Sequence::Cache(version)).into();
+                    self.deliver_event(&topic, &frame, place, 0);
                     entry.came_back();
                     self.resume_tickets(entry.take_ready());
                 });
@@ -250,6 +253,7 @@ impl ServerState {
         topic: &Topic,
         (version, except, frame, data): (u64, Option<SocketId>, Bytes, Bytes),
         (own, told): (bool, bool),
+        trace: Option<Trace>,
     ) {
         let apps = self.apps.load();
         let ttl = apps.by_id(topic.app.as_str()).map(|app| app.features.cache_ttl);
@@ -260,10 +264,13 @@ impl ServerState {
             entry.keep_cached(TopicCache { version, frame: frame.clone(), data, expires });
             let told = own && told;
             if news && !told {
-                let place = (except, Sequence::Cache(version));
+                if !own {
+                    self.tell_of_arrival(topic, &frame, trace.as_ref());
+                }
+                let history = Sequence::Cache(version);
+                let place = EventPlace { except, history, trace: trace.as_ref() };
                 self.deliver_event(topic, &frame, place, version);
                 if !own {
-                    self.tell_of_arrival(topic, &frame);
                     count_deliveries(cluster, entry);
                 }
             }
@@ -283,17 +290,30 @@ impl ServerState {
                 let history =
                     if late && version > 0 { Sequence::Cache(version) } else { Sequence::None };
                 let number = version * u64::from(!whisper);
-                if self.deliver_event(topic, &frame, (except, history), number) {
+                let trace = cluster.traces.take_trace(envelope.origin, &topic.app, &frame);
+                let trace = trace.as_ref();
+                if !own {
+                    self.tell_of_arrival(topic, &frame, trace);
+                }
+                let place = EventPlace { except, history, trace };
+                if self.deliver_event(topic, &frame, place, number) {
                     topics.change_topic(topic, |entry| entry.reach(number));
                 }
                 if !own {
-                    self.tell_of_arrival(topic, &frame);
                     topics.read_topic(topic, |entry| count_deliveries(cluster, entry));
                 }
             }
             EnvelopeBody::Cached { version, except, frame, data } => {
+                let trace = cluster.traces.take_trace(envelope.origin, &topic.app, &frame);
                 let event = (version, except, frame, data);
-                self.receive_cached(cluster, topic, event, (own, envelope.told));
+                self.receive_cached(cluster, topic, event, (own, envelope.told), trace);
+            }
+            EnvelopeBody::Trace { mark, trace, .. } => {
+                // Only some of its own events come back to a node.
+                if !own || self.hears_own(topic) {
+                    let announce = |it| cluster.traces.announce(envelope.origin, mark, it);
+                    Trace::parse(&trace).into_iter().for_each(announce);
+                }
             }
             EnvelopeBody::Joined { version, user, info } => {
                 let member = Member { user_id: user, user_info: info };
@@ -331,6 +351,13 @@ impl ServerState {
             | EnvelopeBody::HandedOver { .. }
             | EnvelopeBody::Probe => {}
         }
+    }
+
+    /// Whether subscribers here get what this node publishes once it comes back.
+    fn hears_own(&self, topic: &Topic) -> bool {
+        let resumes = |app: &Arc<App>| !app.features.resume.is_zero();
+        topic.channel.kind().cache
+            || self.apps.load().by_id(topic.app.as_str()).is_some_and(resumes)
     }
 
     fn apply_left(
@@ -392,7 +419,7 @@ impl ServerState {
         &self,
         topic: &Topic,
         frame: &Bytes,
-        place: (Option<SocketId>, Sequence),
+        place: EventPlace<'_>,
         number: u64,
     ) -> bool {
         let apps = self.apps.load();

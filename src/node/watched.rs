@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use tracing::debug;
+
 use super::{Node, Publication, ServerState};
 use crate::app::AppId;
 use crate::cluster::Topic;
@@ -11,6 +13,7 @@ use crate::hub::deflated::Compression;
 use crate::hub::directory::Directory;
 use crate::hub::shown;
 use crate::metrics::Reason;
+use crate::protocol::trace::Trace;
 
 impl Node {
     pub fn console(&self) -> &Console {
@@ -65,12 +68,13 @@ impl Node {
         (app, directory): (&AppId, &Directory),
         publication: Publication<'_>,
     ) {
-        let Publication { channel, event, data, except } = publication;
+        let Publication { channel, event, data, except, trace } = publication;
         self.console().tell(kind, |fact| {
             let here = directory.occupancy(channel.as_str()).unwrap_or_default().subscriptions;
             let fact = fact.app(app.as_str().to_owned()).channel(channel.as_str().to_owned());
             let except = except.map_or_else(String::new, |socket| socket.to_string());
             let fact = fact.event(event.to_owned()).count(here).more("except", except);
+            let fact = fact.more("trace", trace.map_or("", Trace::as_str).to_owned());
             fact.data_token(data)
         });
     }
@@ -78,12 +82,17 @@ impl Node {
 
 impl ServerState {
     /// An event that another node has sent, for subscribers here.
-    pub(super) fn tell_of_arrival(&self, topic: &Topic, frame: &[u8]) {
+    pub(super) fn tell_of_arrival(&self, topic: &Topic, frame: &[u8], trace: Option<&Trace>) {
+        if let Some(trace) = trace {
+            let (app, channel) = (&topic.app, topic.channel.as_str());
+            debug!(trace = trace.as_str(), %app, ?channel, "received from another node");
+        }
         self.hub.console.tell(Kind::Published, |fact| {
             let (event, channel) = shown::event_and_channel(frame).unwrap_or_default();
             let here = self.hub.directory(&topic.app).occupancy(&channel).unwrap_or_default();
             let fact = fact.app(topic.app.as_str().to_owned()).channel(channel).event(event);
             let fact = fact.count(here.subscriptions).more("from", "another node");
+            let fact = fact.more("trace", trace.map_or("", Trace::as_str).to_owned());
             fact.data(shown::data(frame).unwrap_or_default())
         });
     }

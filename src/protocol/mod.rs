@@ -16,3 +16,4 @@ pub mod origin;
 pub mod query;
 pub mod resume_token;
 pub mod socket_id;
+pub mod trace;

@@ -67,6 +67,7 @@ mod sql;
 mod support;
 mod tidy;
 mod tls;
+mod traces;
 mod travelling;
 mod travelling_faults;
 mod unix;

@@ -125,9 +125,9 @@ impl PendingPublish {
     /// The name of the topic that it goes to.
     pub(super) fn topic_name(&self, keys: &RedisKeys) -> String {
         match &self.publish {
-            OutgoingEvent::Event { topic, .. } | OutgoingEvent::Cached { topic, .. } => {
-                keys.topic_name(topic)
-            }
+            OutgoingEvent::Event { topic, .. }
+            | OutgoingEvent::Cached { topic, .. }
+            | OutgoingEvent::Trace { topic, .. } => keys.topic_name(topic),
             OutgoingEvent::Terminate { .. }
             | OutgoingEvent::Reconnect { .. }
             | OutgoingEvent::Withdraw(_) => keys.all_nodes_topic(),
@@ -240,6 +240,11 @@ impl LinkWriter<'_> {
             OutgoingEvent::HandedOver { app, request, record, .. } => {
                 let (app, record) = (app.clone(), record.clone());
                 let body = EnvelopeBody::HandedOver { version: 0, request: *request, app, record };
+                return self.send_unlogged(batch, held, body);
+            }
+            OutgoingEvent::Trace { topic, mark, trace } => {
+                let (app, trace) = (topic.app.clone(), trace.as_str().into());
+                let body = EnvelopeBody::Trace { version: 0, mark: *mark, app, trace };
                 return self.send_unlogged(batch, held, body);
             }
             OutgoingEvent::Cached { .. } => {

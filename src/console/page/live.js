@@ -10,7 +10,7 @@ const MAX_PAUSED = 5000;
 const GROUPS = {
   all: '',
   problems: 'refused,closed,held_up,webhook_failed,redis,server',
-  events: 'published,whispered',
+  events: 'published,whispered,flushed',
   connections: 'connected,disconnected,closed,signed_in,resumed,terminated,withdrawn',
   subscriptions: 'subscribed,unsubscribed',
   webhooks: 'webhook_sent,webhook_failed',
@@ -256,6 +256,8 @@ function summary(fact) {
     case 'whispered':
       return [event, ' on ', channel, ` to ${subscribers(fact.count)} · ${bytes(fact.bytes)}`,
         fact.from ? ` · from ${fact.from}` : ''];
+    case 'flushed':
+      return [channel, ` to ${subscribers(fact.count)} · worker ${fact.worker} · `, fact.trace];
     case 'subscribed':
     case 'unsubscribed':
     case 'withdrawn':

@@ -78,6 +78,11 @@ impl Child {
         .unwrap()
     }
 
+    /// What its log has so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.log.lock().unwrap().lines().map(str::to_owned).collect()
+    }
+
     /// A connection that has read its `connection_established`, and its socket id.
     pub fn connect(&self) -> (Client, String) {
         let mut client = Client::open(self.addr, &target(KEY), &[]).unwrap();

@@ -377,6 +377,11 @@ impl Loopback {
                 let topic = topic.clone();
                 self.channel(&topic).cached = Some((version, place, publish));
             }
+            OutgoingEvent::Trace { topic, mark, trace } => {
+                let (app, trace) = (topic.app.clone(), trace.as_str().into());
+                let body = EnvelopeBody::Trace { version: 0, mark, app, trace };
+                self.send(origin, serial, &topic, body);
+            }
             OutgoingEvent::Terminate { .. }
             | OutgoingEvent::Reconnect { .. }
             | OutgoingEvent::HandedOver { .. } => {}

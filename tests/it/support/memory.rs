@@ -129,7 +129,7 @@ impl Memory {
         let name = ChannelName::parse(channel, 200).unwrap();
         let data = serde_json::Value::from(data).to_string();
         let directory = self.shared.hub.directory(&self.app.id);
-        let publication = Publication { channel: &name, event, data: &data, except };
+        let publication = Publication { channel: &name, event, data: &data, except, trace: None };
         self.nodes[worker].publish(&self.app, &directory, publication);
     }
 

@@ -1,0 +1,91 @@
+//! Events that somebody follows: each is delivered by itself, so that it can be said how many got it, and what is said
+//! of it is said once it was flushed. Of all others nothing here is asked.
+
+use std::rc::Rc;
+
+use tracing::debug;
+
+use super::connection::Connection;
+use super::inbox::{Delivery, Sequence};
+use super::worker::Worker;
+use crate::app::AppId;
+use crate::console::Kind;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::socket_id::SocketId;
+use crate::protocol::trace::Trace;
+
+/// Where an event belongs, and who follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct EventPlace<'a> {
+    /// Whoever sent it does not get it back.
+    pub except: Option<SocketId>,
+    pub history: Sequence,
+    pub trace: Option<&'a Trace>,
+}
+
+impl From<(Option<SocketId>, Sequence)> for EventPlace<'_> {
+    fn from((except, history): (Option<SocketId>, Sequence)) -> Self {
+        Self { except, history, trace: None }
+    }
+}
+
+/// The delivery of an event that somebody follows.
+#[derive(Debug)]
+pub struct TracedDelivery {
+    delivery: Delivery,
+    trace: Trace,
+}
+
+impl TracedDelivery {
+    pub(super) fn new(delivery: Delivery, trace: &Trace) -> Box<Self> {
+        Box::new(Self { delivery, trace: trace.clone() })
+    }
+}
+
+/// What is said of it once it was flushed.
+#[derive(Debug)]
+pub(super) struct TracedFlush {
+    trace: Trace,
+    app: AppId,
+    channel: ChannelName,
+    /// Subscribers that were given it.
+    subscribers: u64,
+}
+
+impl Worker {
+    /// Delivers one event by itself; `frames` is empty before and after. What is to be said of it, unless its channel has
+    /// no subscribers here any more.
+    pub(super) fn deliver_traced(
+        &self,
+        TracedDelivery { delivery, trace }: TracedDelivery,
+        frames: &mut Vec<Delivery>,
+        touched: &mut Vec<Rc<Connection>>,
+    ) -> Option<TracedFlush> {
+        let (directory, channel, app) = {
+            let channels = self.channels.borrow();
+            let channel = channels.get(delivery.channel)?;
+            let app = channel.subscribers.first()?.app().id.clone();
+            (channel.directory.clone(), channel.name.clone(), app)
+        };
+        let deliveries = &directory.traffic_of(self.index()).deliveries;
+        let before = deliveries.value();
+        frames.push(delivery);
+        self.deliver_all(frames, touched);
+        let subscribers = deliveries.value().wrapping_sub(before);
+        Some(TracedFlush { trace, app, channel, subscribers })
+    }
+
+    /// Says of each that it was flushed. A subscriber that is slow may have it in its queue still.
+    pub(super) fn tell_flushed(&self, traced: &mut Vec<TracedFlush>) {
+        for TracedFlush { trace, app, channel, subscribers } in traced.drain(..) {
+            let worker = self.index();
+            let channel = channel.as_str();
+            debug!(trace = trace.as_str(), %app, ?channel, worker, subscribers, "flushed");
+            self.hub().console.tell(Kind::Flushed, |fact| {
+                let fact = fact.app(app.as_str().to_owned()).channel(channel.to_owned());
+                let fact = fact.count(subscribers as usize).more("trace", trace.to_string());
+                fact.more("worker", worker.to_string())
+            });
+        }
+    }
+}
