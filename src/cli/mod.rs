@@ -2,6 +2,7 @@
 //! what is wrong. Works with any server of the Pusher protocol, told apart by `--url` and credentials, or
 //! the one that the settings here are for.
 
+mod capacity;
 mod client;
 mod console;
 mod database;
@@ -128,19 +129,20 @@ pub fn run_tool<N: Into<OsString>, V: Into<OsString>>(
                 let up = format!("{}/up", target.path);
                 target.send_plain("GET", &up, "").await?.require_success().map(drop)
             }
-            Tool::Completions { shell } => {
-                complete(*shell);
-                Ok(())
+            Tool::Capacity { upstreams, json } => {
+                capacity::print_bounds(&load()?.config, *upstreams, *json)
             }
+            Tool::Completions { shell } => complete(*shell),
             Tool::Man { folder } => write_manuals(folder),
         }
     })
 }
 
-fn complete(shell: clap_complete::Shell) {
+fn complete(shell: clap_complete::Shell) -> Result<(), CommandError> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Flags::command(), "fanfare", &mut text);
     let _ = io::stdout().write_all(&text);
+    Ok(())
 }
 
 /// The pages of the commands, and that of the settings.

@@ -49,6 +49,20 @@ impl fmt::Display for SettingOrigin {
     }
 }
 
+impl SettingOrigin {
+    /// The file, or what stands in the place of one, without the line.
+    pub(super) fn source(&self) -> &str {
+        match self {
+            Self::Default | Self::Implied(_) => "defaults",
+            Self::Made => "made for this run",
+            Self::File { path, .. } | Self::DotEnv { path, .. } | Self::Json { path, .. } => path,
+            Self::Variable(_) => "environment",
+            Self::Row { .. } => "database",
+            Self::Flag(_) => "command line",
+        }
+    }
+}
+
 /// A setting that cannot be used, as one line: where it is, which it is and what would be right.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Error {

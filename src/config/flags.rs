@@ -2,6 +2,7 @@
 //! the environment.
 
 use std::fmt;
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use super::error::{Error, SettingOrigin};
@@ -153,6 +154,15 @@ pub enum Tool {
         watch: bool,
         #[command(flatten)]
         at: TargetArgs,
+    },
+    /// Say how many sockets this machine carries with these settings, and what bounds them first.
+    Capacity {
+        /// Addresses of this server that a proxy connects to: each has a machine's ephemeral ports for itself.
+        #[arg(long, value_name = "COUNT", default_value = "1")]
+        upstreams: NonZero<u32>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Say by the exit code whether the server of the settings answers, for containers' health checks.
     Healthcheck,

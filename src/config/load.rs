@@ -68,6 +68,7 @@ pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
     let made = settings.complete_apps()?;
     let mut config = settings.resolve_config()?;
     config.made_app = made;
+    config.app_sources = settings.app_sources();
     config.apps_file = config.apps_file.map(|path| folder.join(path));
     warnings.append(&mut settings.warnings);
     let beside = given.and_then(Path::parent).map_or_else(|| folder.into(), |of| folder.join(of));

@@ -58,6 +58,8 @@ pub struct Config {
     pub apps: Apps,
     /// The one app of a server that was given none.
     pub made_app: Option<GeneratedApp>,
+    /// Where the apps were written, for people: files, the environment, a database.
+    pub app_sources: String,
 }
 
 /// Where and how the server listens.

@@ -279,6 +279,7 @@ impl Config {
             sql: None,
             apps: Apps::default(),
             made_app: None,
+            app_sources: String::new(),
         }
     }
 }

@@ -74,6 +74,19 @@ impl Settings {
         matches!(url, Some(Value::Text(url) | Value::Raw(url)) if !url.is_empty())
     }
 
+    /// Where the apps were written: files, the environment, a database; each source once.
+    pub(super) fn app_sources(&self) -> String {
+        let written = self.apps.iter().map(|app| app.origin.source().to_owned());
+        let table = self.has_table().then(|| "database".to_owned());
+        let mut sources: Vec<String> = Vec::new();
+        for source in written.chain(self.apps_file()).chain(table) {
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        sources.join(", ")
+    }
+
     /// The file of more apps, if one is set.
     pub(super) fn apps_file(&self) -> Option<String> {
         match &self.server.get("apps_file.path")?.value {

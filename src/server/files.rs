@@ -41,7 +41,13 @@ pub(super) fn share_out(workers: usize, max_connections: usize) -> FileShares {
     FileShares { sockets: configured.min(bears), ..shared }
 }
 
-fn shares(files: u64, workers: usize) -> FileShares {
+/// Files that may be open once the limit is raised as far as it goes; none: any number.
+pub(super) fn hard_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
+}
+
+/// Shares out so many files.
+pub(super) fn shares(files: u64, workers: usize) -> FileShares {
     let connections = files.saturating_sub(OWN + WORKER * workers as u64);
     // Backends, probes, and clients on their way to be told that there is no room: they are there for a moment.
     let requests = (files / 32).clamp(16, 1024);

@@ -2,6 +2,7 @@
 //! order. What a thread does with its sockets is in `thread.rs`, how they get there in `accept.rs`.
 
 mod accept;
+mod announcement;
 mod check;
 mod cluster;
 mod connection;
@@ -13,6 +14,7 @@ mod metrics;
 mod process_limits;
 mod proxy;
 pub mod reload;
+pub mod sizing;
 mod tls;
 mod unreadable;
 mod worker;
@@ -28,7 +30,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::app::Apps;
 use crate::cluster::link::LinkRequest;
@@ -135,6 +137,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         lookup: door,
     });
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
+    let announcement = announcement::Announcement::new(&config);
     let (page, gate, server) = (page(&config), gate(&config, &listeners), Arc::new(config.server));
     let lists = ChannelLists::start(shared.clone())?;
     let loads = Arc::new(WorkerLoads::new(workers, files.connections));
@@ -166,7 +169,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         };
         threads.push(start_worker(beginning, acceptor.take())?);
     }
-    announce(&listeners, (workers, &shared), certificates.as_deref());
+    announcement.log_start(&listeners, &shared, certificates.as_deref());
     Ok(ServerHandle {
         listeners,
         shared,
@@ -188,24 +191,6 @@ fn start_worker(
 ) -> io::Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(format!("worker-{}", context.index));
     thread.spawn(move || worker::run(context, acceptor))
-}
-
-/// The line that the server listens, with how many sockets and apps there is room for, and one if its
-/// certificate is of no use to clients.
-fn announce(
-    listeners: &ListenerSet,
-    (workers, shared): (usize, &ServerState),
-    certificates: Option<&Certificates>,
-) {
-    let (apps, room) = (shared.apps.load().len(), shared.capacity.max_connections());
-    let memory = shared.capacity.max_memory();
-    let (address, api) =
-        (&listeners.sockets.address, listeners.api.as_ref().map(|api| &api.address));
-    let api = api.map(tracing::field::display);
-    info!(addr = %address, api, workers, version = config::VERSION, apps, room, memory, "listening");
-    if let Some(doubt) = certificates.and_then(Certificates::doubt) {
-        warn!("server.tls.cert: {doubt}");
-    }
 }
 
 /// Starts looking up apps, if the settings name a table of them.

@@ -11,9 +11,14 @@ pub(super) fn limit(limit: MemoryLimit) -> u64 {
     match limit {
         MemoryLimit::Bytes(bytes) => bytes,
         MemoryLimit::Share(percent) => {
-            there_is(Path::new("/")).map_or(0, |bytes| bytes / 100 * u64::from(percent))
+            machine_memory().map_or(0, |bytes| bytes / 100 * u64::from(percent))
         }
     }
+}
+
+/// Bytes of memory that the machine, or the control group, has; none where that is not known.
+pub(super) fn machine_memory() -> Option<u64> {
+    there_is(Path::new("/"))
 }
 
 /// Bytes that the machine below `root` has for this process.

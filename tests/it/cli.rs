@@ -295,6 +295,7 @@ fn shells_and_manuals_know_every_command() {
         "revoke",
         "reconnect",
         "doctor",
+        "capacity",
         "config",
         "keys",
     ] {

@@ -60,6 +60,7 @@ mod rfc6455;
 mod sdks;
 mod seals;
 mod shards;
+mod sizing;
 mod spelling;
 mod spool;
 #[cfg(feature = "sql")]

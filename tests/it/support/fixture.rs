@@ -173,6 +173,7 @@ pub fn config(apps: Vec<App>) -> Config {
         sql: None,
         apps: Apps::new(apps).expect("ids and keys given once"),
         made_app: None,
+        app_sources: String::new(),
     }
 }
 
