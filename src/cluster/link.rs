@@ -138,7 +138,7 @@ pub enum OutgoingEvent {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Manner {
     /// Subscribers here have it at once.
-    NonBlockingTcp,
+    AtOnce,
     /// The same, and who comes back is not told of it.
     Whisper,
     /// Subscribers here get it when it comes back, as it has its place in the log then; for so many seconds it must
@@ -442,7 +442,7 @@ mod tests {
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
             link.queue_publish(
-                OutgoingEvent::Event { topic, except: None, frame, manner: Manner::NonBlockingTcp },
+                OutgoingEvent::Event { topic, except: None, frame, manner: Manner::AtOnce },
                 false,
             )
         };
@@ -469,7 +469,7 @@ mod tests {
         let publish = |bytes: usize| {
             let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
             link.queue_publish(
-                OutgoingEvent::Event { topic, except: None, frame, manner: Manner::NonBlockingTcp },
+                OutgoingEvent::Event { topic, except: None, frame, manner: Manner::AtOnce },
                 false,
             )
         };

@@ -182,7 +182,7 @@ impl HttpService {
         let token = body.get("token").and_then(Value::as_str).unwrap_or_default();
         match self.http.console.log_in(token, way.client) {
             Login::Right => ok(),
-            Login::ProxyHeaderError => refusal(StatusCode::UNAUTHORIZED, "That is not the token."),
+            Login::Wrong => refusal(StatusCode::UNAUTHORIZED, "That is not the token."),
             Login::TooMany => {
                 let why = "Too many wrong tokens came from there: try again in a minute.";
                 refusal(StatusCode::TOO_MANY_REQUESTS, why)

@@ -57,7 +57,7 @@ impl Node {
             } else {
                 let lasts = log_seconds(app);
                 let manner =
-                    if lasts > 0 { Manner::Resumable { lasts } } else { Manner::NonBlockingTcp };
+                    if lasts > 0 { Manner::Resumable { lasts } } else { Manner::AtOnce };
                 let (event, frame) = ((publication, &message), message.bytes().clone());
                 let is_taken = cluster.publish_event((&app.id, channel), except, frame, manner);
                 // Where clients may come back, subscribers here get it in the order of the log.

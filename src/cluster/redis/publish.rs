@@ -292,7 +292,7 @@ impl LinkWriter<'_> {
     fn envelope_of(&self, held: &PendingPublish, body: EnvelopeBody) -> Envelope {
         let manner = match &held.publish {
             OutgoingEvent::Event { manner, .. } => *manner,
-            _ => Manner::NonBlockingTcp,
+            _ => Manner::AtOnce,
         };
         let whisper = manner == Manner::Whisper;
         Envelope { whisper, ..self.new_envelope(held.serial, held.told, body) }

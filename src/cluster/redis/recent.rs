@@ -75,7 +75,7 @@ mod tests {
     fn held(serial: u64, bytes: usize) -> PendingPublish {
         let channel = ChannelName::parse("c", 200).unwrap();
         let topic = Topic { app: AppId::new("a"), channel };
-        let (frame, manner) = (Bytes::from(vec![0; bytes]), Manner::NonBlockingTcp);
+        let (frame, manner) = (Bytes::from(vec![0; bytes]), Manner::AtOnce);
         let publish = OutgoingEvent::Event { topic, except: None, frame, manner };
         PendingPublish {
             since: Instant::now(),

@@ -75,7 +75,7 @@ pub(super) enum Entrance {
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Login {
     Right,
-    ProxyHeaderError,
+    Wrong,
     /// Not looked at.
     TooMany,
 }
@@ -165,7 +165,7 @@ impl ConsoleGate {
             return Login::Right;
         }
         of_address.wrong += 1;
-        Login::ProxyHeaderError
+        Login::Wrong
     }
 
     /// In constant time: what is compared are MACs, and not the tokens.
@@ -344,7 +344,7 @@ mod tests {
         let gate = by_token();
         assert_eq!(gate.log_in(TOKEN, LOOPBACK), Login::Right);
         for _ in 0..MAX_TRIES {
-            assert_eq!(gate.log_in("sixteen letters?", LOOPBACK), Login::ProxyHeaderError);
+            assert_eq!(gate.log_in("sixteen letters?", LOOPBACK), Login::Wrong);
         }
         assert_eq!(gate.log_in(TOKEN, LOOPBACK), Login::TooMany);
         let other = "10.0.0.1".parse().unwrap();
@@ -352,7 +352,7 @@ mod tests {
         // A network of IPv6 is one guesser.
         for last in 0..MAX_TRIES {
             let address = format!("2001:db8::{last}").parse().unwrap();
-            assert_eq!(gate.log_in("wrong", address), Login::ProxyHeaderError);
+            assert_eq!(gate.log_in("wrong", address), Login::Wrong);
         }
         assert_eq!(gate.log_in(TOKEN, "2001:db8::ffff".parse().unwrap()), Login::TooMany);
     }
