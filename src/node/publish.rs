@@ -56,8 +56,7 @@ impl Node {
                 cluster.publish_cached(app, publication, message.into_bytes());
             } else {
                 let lasts = log_seconds(app);
-                let manner =
-                    if lasts > 0 { Manner::Resumable { lasts } } else { Manner::AtOnce };
+                let manner = if lasts > 0 { Manner::Resumable { lasts } } else { Manner::AtOnce };
                 let (event, frame) = ((publication, &message), message.bytes().clone());
                 let is_taken = cluster.publish_event((&app.id, channel), except, frame, manner);
                 // Where clients may come back, subscribers here get it in the order of the log.

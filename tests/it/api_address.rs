@@ -17,36 +17,9 @@ use serde_json::Value;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, subscribe, target, trigger};
 use crate::support::http::{Http, Response};
+use crate::support::place::Place;
 use crate::support::sign::Request;
 use crate::support::websocket::{Client, Heard};
-use crate::support::wire;
-
-/// A folder of a test's own.
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Self {
-        // Not below the target folder, whose path may be longer than a socket's may be.
-        let folder = std::env::temp_dir().join(format!("fanfare-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("api")
-    }
-
-    fn http(&self) -> Http {
-        Http::over(wire::unix(&self.socket()).unwrap())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn fixture(api: ApiAddress, change: impl FnOnce(&mut ServerConfig)) -> Fixture {
     Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
@@ -265,7 +238,7 @@ fn hears(addr: SocketAddr, publish: impl FnOnce() -> Response) {
 fn a_successor_takes_both_addresses_over() {
     let place = Place::new("api-hand-over");
     let settings = "port = 0\napi = { host = \"127.0.0.1\" }";
-    let mut process = Process::start(&place.0, settings, None);
+    let mut process = Process::start(&place.folder, settings, None);
     let (sockets, api) = (process.address("addr"), process.address("api"));
     hears(sockets, || publish(Http::connect(api), "c", "1"));
     process.hands_over();
@@ -277,8 +250,8 @@ fn a_successor_takes_both_addresses_over() {
 #[test]
 fn a_successor_removes_the_file_at_its_end() {
     let place = Place::new("api-hand-over-unix");
-    let settings = "port = 0\napi = { unix_socket = { path = \"api\" } }";
-    let mut process = Process::start(&place.0, settings, None);
+    let settings = "port = 0\napi = { unix_socket = { path = \"s\" } }";
+    let mut process = Process::start(&place.folder, settings, None);
     let sockets = process.address("addr");
     let first = process.hands_over();
     hears(sockets, || publish(place.http(), "c", "1"));
@@ -296,7 +269,7 @@ fn systemd_passes_both_by_their_names() {
     let sockets = tcp.local_addr().unwrap();
     let unix = UnixListener::bind(place.socket()).unwrap();
     // No setting speaks of it: the unit does.
-    let mut process = Process::start(&place.0, "", Some((tcp, unix)));
+    let mut process = Process::start(&place.folder, "", Some((tcp, unix)));
     hears(sockets, || publish(place.http(), "c", "1"));
     assert_eq!(publish(Http::connect(sockets), "c", "1").status, 404);
     kill(process.child.id(), "TERM");
@@ -315,10 +288,10 @@ fn commands_find_it_by_the_settings() {
     let port = free().port();
     for api in [
         format!("{{ host = \"::1\", port = {port} }}"),
-        "{ unix_socket = { path = \"api\" } }".into(),
+        "{ unix_socket = { path = \"s\" } }".into(),
     ] {
         let settings = format!("port = {}\napi = {api}", free().port());
-        let process = Process::start(&place.0, &settings, None);
+        let process = Process::start(&place.folder, &settings, None);
         let sockets = process.address("addr");
         let mut client = Client::open(sockets, &target(KEY), &[]).unwrap();
         established(&client.hear_text()).unwrap();
@@ -341,7 +314,7 @@ fn commands_find_it_by_the_settings() {
         let output = process.cli(&["doctor", "--url", &url]);
         assert!(String::from_utf8_lossy(&output.stdout).contains("--api-url"), "{output:?}");
         let api = match process.logs("listening") {
-            line if line.contains("api=unix:") => "unix:api".to_owned(),
+            line if line.contains("api=unix:") => "unix:s".to_owned(),
             _ => format!("http://[::1]:{port}"),
         };
         let output = process.cli(&["trigger", "c", "e", "3", "--url", &url, "--api-url", &api]);
@@ -357,17 +330,17 @@ fn commands_find_that_of_a_server_without_apps() {
     let binary = env!("CARGO_BIN_EXE_fanfare");
     let fanfare = |arguments: &[&str]| {
         let mut command = Command::new(binary);
-        command.args(arguments).current_dir(&place.0).stdin(Stdio::null());
-        command.env("XDG_RUNTIME_DIR", &place.0);
+        command.args(arguments).current_dir(&place.folder).stdin(Stdio::null());
+        command.env("XDG_RUNTIME_DIR", &place.folder);
         command
     };
     let server = fanfare(&["--port", "0"])
-        .envs([("FANFARE_SERVER__API__UNIX_SOCKET__PATH", "api"), ("FANFARE_METRICS__PORT", "0")])
+        .envs([("FANFARE_SERVER__API__UNIX_SOCKET__PATH", "s"), ("FANFARE_METRICS__PORT", "0")])
         .stdout(Stdio::null())
-        .stderr(Stdio::from(fs::File::create(place.0.join("log")).unwrap()))
+        .stderr(Stdio::from(fs::File::create(place.folder.join("log")).unwrap()))
         .spawn()
         .unwrap();
-    let process = Process { child: server, folder: place.0.clone(), successor: None };
+    let process = Process { child: server, folder: place.folder.clone(), successor: None };
     process.logs("listening");
     let trigger = || fanfare(&["trigger", "c", "e", "1"]).output().unwrap();
     eventually(|| {

@@ -19,30 +19,12 @@ use crate::support::fixture::{
     Fixture, ID, KEY, SECRET, config, established, subscribe, target, trigger,
 };
 use crate::support::http::Http;
+use crate::support::place::Place;
 use crate::support::sign::Request;
 use crate::support::websocket::{Client, Heard};
 use crate::support::wire;
 
-/// A folder of a test's own, and the socket in it.
-struct Place(PathBuf);
-
 impl Place {
-    fn new(name: &str) -> Self {
-        // Not below the target folder, whose path may be longer than a socket's may be.
-        let folder = std::env::temp_dir().join(format!("fanfare-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("s")
-    }
-
-    fn http(&self) -> Http {
-        Http::over(wire::unix(&self.socket()).unwrap())
-    }
-
     /// A connection that a proxy passes on for `client`, if it says for whom, and its greeting.
     fn open(&self, client: Option<&str>) -> (Client, String) {
         let forwarded = client.map(|client| ("X-Forwarded-For".to_owned(), client.to_owned()));
@@ -71,12 +53,6 @@ impl Place {
         let mut config = config(vec![App::new(ID, KEY, SECRET)]);
         config.server.unix_socket = Some(UnixSocket { path: self.socket(), mode: 0o660 });
         server::start(config).map(|_| ()).unwrap_err().to_string()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -234,7 +210,7 @@ fn kill(pid: u32, signal: &str) {
 fn a_hand_over_keeps_the_file_and_the_last_one_removes_it() {
     let place = Place::new("unix-hand-over");
     let settings = "unix_socket = { path = \"s\", mode = \"0600\" }";
-    let mut process = Process::start(&place.0, settings, None);
+    let mut process = Process::start(&place.folder, settings, None);
     let (mut client, text) = place.open(None);
     established(&text).unwrap();
     kill(process.child.id(), "USR2");
@@ -260,7 +236,7 @@ fn a_hand_over_keeps_the_file_and_the_last_one_removes_it() {
 fn systemd_keeps_its_socket() {
     let place = Place::new("unix-activated");
     let listener = UnixListener::bind(place.socket()).unwrap();
-    let process = Process::start(&place.0, "", Some(listener.try_clone().unwrap()));
+    let process = Process::start(&place.folder, "", Some(listener.try_clone().unwrap()));
     let (mut client, text) = place.open(None);
     established(&text).unwrap();
     subscribe(&mut client, "c");
@@ -271,7 +247,7 @@ fn systemd_keeps_its_socket() {
     // What comes in between waits for the next one.
     let mut waiting = place.http();
     waiting.send("GET /up HTTP/1.1\r\nHost: x\r\n\r\n");
-    let next = Process::start(&place.0, "", Some(listener));
+    let next = Process::start(&place.folder, "", Some(listener));
     assert_eq!(waiting.answer().status, 200);
     next.stop("TERM");
 }

@@ -1,11 +1,11 @@
 //! What doctor says of the HTTP fallback and of compression through proxies that get in their way.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use fanfare::app::App;
 
-use super::{ask, doctor, text};
+use super::{accept, ask, doctor, read_head, text};
 use crate::support::fixture::{Fixture, ID, KEY, SECRET};
 
 /// What a proxy does that it should not.
@@ -24,25 +24,12 @@ enum Fault {
 
 /// A proxy in front of some servers, which take turns. It ends with the tests.
 fn proxy(upstreams: Vec<SocketAddr>, fault: Fault) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for (turn, stream) in listener.incoming().flatten().enumerate() {
-            let upstream = upstreams[turn % upstreams.len()];
-            std::thread::spawn(move || forward(stream, upstream, fault));
-        }
-    });
-    url
+    let serve = move |turn, stream| forward(stream, upstreams[turn % upstreams.len()], fault);
+    format!("http://{}", accept(serve))
 }
 
 fn forward(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        client.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).map_err(io::Error::other)?;
+    let head = read_head(&mut client)?;
     if fault == Fault::KeepsPusher && head.contains(" /pusher/") {
         return client.write_all(super::page("404 Not Found", super::HTML).as_bytes());
     }

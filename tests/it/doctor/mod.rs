@@ -7,11 +7,13 @@ mod paths;
 mod redis;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use fanfare::app::App;
 use fanfare::config::TlsFiles;
@@ -58,7 +60,7 @@ fn canned(answers: &[(&'static str, String)]) -> SocketAddr {
     let addr = listener.local_addr().unwrap();
     let answers = answers.to_vec();
     // It ends with the tests, like whatever it waits for.
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { continue };
             let mut head = Vec::new();
@@ -77,6 +79,33 @@ fn canned(answers: &[(&'static str, String)]) -> SocketAddr {
     addr
 }
 
+/// Hands each connection, with its number, to `serve` on a thread of its own; the address. It ends with the tests.
+fn accept(
+    serve: impl Fn(usize, TcpStream) -> io::Result<()> + Send + Sync + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().flatten().enumerate() {
+            let serve = serve.clone();
+            thread::spawn(move || serve(number, stream));
+        }
+    });
+    addr
+}
+
+/// The head of a request, with the empty line at its end.
+fn read_head(client: &mut TcpStream) -> io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).map_err(io::Error::other)
+}
+
 fn page(status: &str, body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
@@ -91,7 +120,7 @@ fn mute(rude: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     // It ends with the tests.
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         let mut kept = Vec::new();
         for mut stream in listener.incoming().flatten() {
             if rude {

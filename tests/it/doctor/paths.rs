@@ -1,11 +1,11 @@
 //! Proxies that pass on only some of the server's paths, or change them, and apps that let in only some origins.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpStream};
 
 use fanfare::app::App;
 
-use super::{HTML, ask, doctor, page, text};
+use super::{HTML, accept, ask, doctor, page, read_head, text};
 use crate::support::fixture::{Fixture, ID, KEY, SECRET};
 
 /// What becomes of a path: what the server is asked for, or a page of somebody else's.
@@ -13,25 +13,11 @@ type Rewrite = fn(&str) -> Option<String>;
 
 /// A proxy in front of a server, which looks at the first request of each connection.
 fn proxy(upstream: SocketAddr, rewrite: Rewrite) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    // It ends with the tests.
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || forward(stream, upstream, rewrite));
-        }
-    });
-    url
+    format!("http://{}", accept(move |_, stream| forward(stream, upstream, rewrite)))
 }
 
 fn forward(mut client: TcpStream, upstream: SocketAddr, rewrite: Rewrite) -> io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        client.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).map_err(io::Error::other)?;
+    let head = read_head(&mut client)?;
     let path = head.split(' ').nth(1).unwrap_or_default();
     let Some(to) = rewrite(path) else {
         return client.write_all(page("200 OK", HTML).as_bytes());

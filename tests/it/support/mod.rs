@@ -14,6 +14,7 @@ pub mod http;
 pub mod lines;
 pub mod loopback;
 pub mod memory;
+pub mod place;
 pub mod redis;
 pub mod sentinels;
 pub mod shards;
