@@ -2,12 +2,12 @@
 // works over each HTTP transport, and without an option for it behind a proxy that cuts WebSockets.
 
 import assert from 'node:assert/strict';
-import { createServer, request } from 'node:http';
 import { after, before, describe, test } from 'node:test';
 
 import { Application } from './application.mjs';
 import { browse, packaged, Site } from './chromium.mjs';
 import { backend } from './clients.mjs';
+import { cutsWebSockets } from './cutting.mjs';
 import { Server } from './server.mjs';
 import { stage } from './stage.mjs';
 import { until } from './waiting.mjs';
@@ -240,28 +240,15 @@ for (const transport of HTTP) {
 describe('behind a proxy that cuts WebSockets', () => {
   let proxy;
   before(async () => {
-    proxy = createServer((incoming, outgoing) => {
-      const { method, url: path, headers } = incoming;
-      const { host, port } = on.server;
-      const onward = request({ host, port, method, path, headers }, (answer) => {
-        outgoing.writeHead(answer.statusCode, answer.headers);
-        answer.pipe(outgoing);
-      });
-      onward.on('error', () => outgoing.destroy());
-      outgoing.on('close', () => onward.destroy());
-      incoming.pipe(onward);
-    });
-    proxy.on('upgrade', (_, socket) => socket.destroy());
-    await new Promise((listening) => proxy.listen(0, '127.0.0.1', listening));
+    proxy = await cutsWebSockets(() => on.server);
   });
   after(() => {
-    proxy?.closeAllConnections();
     proxy?.close();
   });
 
   for (const library of Object.keys(LIBRARIES)) {
     test(`${library} falls back within ten seconds, by itself`, async () => {
-      const { port } = proxy.address();
+      const { port } = proxy;
       const one = await client(library, 'ann', { wsPort: port, wssPort: port, httpPort: port });
       await one.connected(10_000);
       assert.equal(await one.transport(), 'xhr_streaming');
