@@ -103,11 +103,7 @@ impl Settings {
         index: usize,
         origin: &SettingOrigin,
     ) -> Result<&mut AppSettings, Error> {
-        if index == self.apps.len() {
-            self.apps.push(AppSettings::new(origin.clone()));
-        }
-        let count = self.apps.len();
-        self.apps.get_mut(index).ok_or_else(|| index_gap(origin, "apps", index, count))
+        item_at(&mut self.apps, "apps", (index, origin), AppSettings::new)
     }
 }
 
@@ -132,12 +128,10 @@ impl AppSettings {
         index: usize,
         origin: &SettingOrigin,
     ) -> Result<&mut WebhookSettings, Error> {
-        if index == self.webhooks.len() {
-            self.webhooks
-                .push(WebhookSettings { origin: origin.clone(), values: SettingGroup::new() });
-        }
-        let count = self.webhooks.len();
-        self.webhooks.get_mut(index).ok_or_else(|| index_gap(origin, "webhooks", index, count))
+        item_at(&mut self.webhooks, "webhooks", (index, origin), |origin| WebhookSettings {
+            origin,
+            values: SettingGroup::new(),
+        })
     }
 }
 
@@ -153,8 +147,21 @@ impl WebhookSettings {
     }
 }
 
-fn index_gap(origin: &SettingOrigin, what: &str, index: usize, count: usize) -> Error {
-    Error::at_setting(origin, what, format!("there is no {what}[{count}] before {what}[{index}]"))
+/// The item of `what` at `index`, begun at `origin` if it is the next one.
+fn item_at<'a, T>(
+    items: &'a mut Vec<T>,
+    what: &str,
+    (index, origin): (usize, &SettingOrigin),
+    begin: impl FnOnce(SettingOrigin) -> T,
+) -> Result<&'a mut T, Error> {
+    if index == items.len() {
+        items.push(begin(origin.clone()));
+    }
+    let count = items.len();
+    items.get_mut(index).ok_or_else(|| {
+        let gap = format!("there is no {what}[{count}] before {what}[{index}]");
+        Error::at_setting(origin, what, gap)
+    })
 }
 
 /// A webhook before its keys are read.
