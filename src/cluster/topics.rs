@@ -12,7 +12,6 @@ use super::link::{Link, LinkRequest, OutgoingEvent, RetainedEvent};
 use super::roster::{JoinClaim, Roster};
 use super::webhook_log::{LogRequest, WebhookInterest};
 use super::{SubscribeOutcome, SubscribeTicket, Topic};
-use crate::app::AppId;
 use crate::protocol::member::{Member, UserId};
 
 /// All topics of a node.
@@ -404,14 +403,5 @@ impl Topics {
     /// Forgets a topic that nobody holds; whether it did.
     pub fn close_if_idle(&self, topic: &Topic) -> bool {
         self.entries.remove_if(topic, |_, entry| entry.is_idle()).is_some()
-    }
-
-    /// The topics of an app with their subscribers here, for queries while Redis is away.
-    pub fn topics_of(&self, app: &AppId) -> Vec<(Topic, usize, usize)> {
-        let own = self.entries.iter().filter(|entry| {
-            let Topic { app: other, channel } = entry.key();
-            other == app && channel.online_user().is_none()
-        });
-        own.map(|entry| (entry.key().clone(), entry.subscribed, entry.roster.count())).collect()
     }
 }

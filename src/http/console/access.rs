@@ -121,11 +121,6 @@ impl ConsoleGate {
         }
     }
 
-    /// Whether there is one at all.
-    pub fn is_off(&self) -> bool {
-        self.access == ConsoleAccess::Off
-    }
-
     pub(super) fn is_by_token(&self) -> bool {
         self.access == ConsoleAccess::On
     }
