@@ -1,11 +1,10 @@
 //! The parameters of a request's query, and what of it is signed. SDKs write and sort them in several ways,
 //! and the signature is of one of them; which one holds is found out in `auth`.
 
-use super::hex;
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2_iter};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use smallvec::SmallVec;
 
 /// The parameters of a request's query, percent-decoded, in the order they came.
@@ -216,28 +215,5 @@ pub fn percent_encode(text: &str) -> String {
 
 /// Replaces each `%XX`; what is not such a triple stays as it is.
 pub fn percent_decode(text: &str) -> Cow<'_, str> {
-    if memchr(b'%', text.as_bytes()).is_none() {
-        return Cow::Borrowed(text);
-    }
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let mut value = [0];
-        let hex = if byte == b'%' { bytes.get(at + 1..at + 3) } else { None };
-        match hex.map(|hex| hex::decode_to_slice(hex, &mut value)) {
-            Some(Ok(())) => {
-                out.extend_from_slice(&value);
-                at += 3;
-            }
-            _ => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    match String::from_utf8(out) {
-        Ok(text) => Cow::Owned(text),
-        Err(error) => Cow::Owned(String::from_utf8_lossy(error.as_bytes()).into_owned()),
-    }
+    percent_decode_str(text).decode_utf8_lossy()
 }
