@@ -1,15 +1,19 @@
 //! The verbs of the product. Socket, API and other nodes are doors to the same room: whatever
 //! happens to a channel happens here, once. A verb asks the hub, turns the facts it answers with into
-//! frames, and tells whoever is concerned.
+//! frames, and tells whoever is concerned. What a server of its own does otherwise than one of several is in
+//! `alone.rs` and `clustered.rs`; a verb here chooses between them once.
 
+mod alone;
 mod client_record;
 mod clustered;
 mod publish;
+mod query;
 mod readiness;
 mod receive;
 mod requests;
 mod resume;
 mod room;
+mod scope;
 mod travelling;
 mod users;
 pub mod watched;
@@ -26,18 +30,15 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tracing::debug;
 
-use crate::app::{App, AppId, Apps};
+use crate::app::{App, Apps};
 use crate::hub::Hub;
 use crate::hub::addresses::ConnectionsPerAddress;
 use crate::hub::budget::WorkKind;
-use crate::hub::cache::CachedEvent;
 use crate::hub::capacity::Capacity;
 use crate::hub::connection::Connection;
 use crate::hub::deflated::Compression;
-use crate::hub::directory::{Directory, Joined, Occupancy};
-use crate::hub::inbox::Sequence;
+use crate::hub::directory::Directory;
 use crate::hub::stream::Stream;
-use crate::hub::subscriptions::SeenVersions;
 use crate::hub::worker::{EndedSubscription, Worker};
 use crate::lookup::Lookup;
 use crate::metrics::{Doubt, Metrics, Reason, Signed, WorkerCounts};
@@ -47,12 +48,14 @@ use crate::protocol::command::Subscribe;
 use crate::protocol::error::{Error, SubscriptionError, close};
 use crate::protocol::event::Message;
 use crate::protocol::member::Member;
-use crate::webhook::{Fact, Webhooks};
+use crate::webhook::Webhooks;
 
 pub use clustered::{Clustered, PendingSubscription};
 pub use publish::Publication;
+pub use query::{NodeQuery, NodesReply, PendingReply};
 pub use receive::take_arrivals;
 use room::{no_room, presence_bounds};
+pub use scope::Scope;
 pub use travelling::ClientClaim;
 pub use webhooks::acknowledger;
 pub use withdraw::{Acknowledgement, PendingWithdrawal};
@@ -71,8 +74,8 @@ pub struct ServerState {
     pub capacity: Capacity,
     pub addresses: ConnectionsPerAddress,
     pub webhooks: Webhooks,
-    /// The other nodes, if there may be any.
-    pub cluster: Option<Clustered>,
+    /// Whether there may be other nodes.
+    pub scope: Scope,
     /// Who knows of apps that are not among `apps`, if anybody does.
     pub lookup: Option<Lookup>,
 }
@@ -104,15 +107,6 @@ impl ServerState {
     /// Connections open now.
     pub fn connection_count(&self) -> u64 {
         self.metrics.sum_counter(|counts| &counts.connections)
-    }
-
-    /// How occupied a channel is, as far as this node knows; nobody there is all zeros.
-    pub fn inspect_channel(&self, app: &AppId, directory: &Directory, name: &str) -> Occupancy {
-        let mut occupancy = directory.occupancy(name).unwrap_or_default();
-        if let Some(cluster) = &self.cluster {
-            occupancy.users = cluster.user_count(app, name);
-        }
-        occupancy
     }
 }
 
@@ -176,8 +170,7 @@ impl Node {
         }
         let directory = self.hub().directory(&app.id);
         let max = app.limits.max_connections;
-        let elsewhere =
-            shared.cluster.as_ref().map_or(0, |cluster| cluster.connections_elsewhere(&app.id));
+        let elsewhere = shared.scope.connections_elsewhere(&app.id);
         // What others have is known a second late; one that takes the place of another is none more.
         let elsewhere = if claim.is_some_and(ClientClaim::replaces) { 0 } else { elsewhere };
         if (max > 0 && elsewhere >= max)
@@ -272,9 +265,8 @@ impl Node {
                 self.confirm_again(connection, &name);
                 return Ok(None);
             }
-            if let Some((member, leaving)) = member.as_ref().zip(present_as.as_ref())
-                && self.shared.cluster.is_none()
-            {
+            // In a cluster nobody is in the directory's roster, and Redis finds out whether there is room.
+            if let Some((member, leaving)) = member.as_ref().zip(present_as.as_ref()) {
                 let (name, bounds) = (name.as_str(), presence_bounds(&app));
                 let room = connection.directory.check_room(name, member, leaving, bounds);
                 room.map_err(|full| no_room(&app, full))?;
@@ -283,48 +275,10 @@ impl Node {
         } else {
             self.check_budget(connection, &name)?;
         }
-        if let Some(cluster) = &self.shared.cluster {
-            return Ok(self.reserve_subscription(cluster, connection, name, member));
+        match self.shared.scope.others() {
+            Some(others) => Ok(self.reserve_subscription(others, connection, name, member)),
+            None => self.subscribe_alone(connection, &name, member).map(|()| None),
         }
-        let mut cached = None;
-        let present = member.as_ref().map(|member| (member, presence_bounds(&app)));
-        let subscribed = self
-            .worker
-            .subscribe_connection(connection, &name, present, |facts| {
-                // Only now, so that an event is either kept already or finds this subscriber.
-                cached = kind.cache.then(|| connection.directory.cache.last_event(&name)).flatten();
-                SeenVersions {
-                    presence: facts.joined.as_ref().map_or(0, |joined| joined.version),
-                    cache: cached.as_ref().map_or(0, |cached: &CachedEvent| cached.version.get()),
-                }
-            })
-            .map_err(|full| no_room(&app, full))?;
-        let caught = self.catch_up(connection, &name);
-        self.report_fact(&app, subscribed.occupied.then_some(()), |()| {
-            Fact::Occupied(name.clone())
-        });
-        let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
-        if subscribed.occupied {
-            connection.budget.spend(WorkKind::NewChannel);
-        }
-        connection.budget.spend(WorkKind::Notices(if is_new { subscribed.count } else { 0 }));
-        self.report_fact(&app, member.filter(|_| is_new), |new| {
-            Fact::Joined(name.clone(), new.user_id)
-        });
-        match subscribed.joined {
-            Some(Joined { roster, .. }) => connection.enqueue_message(roster),
-            None => connection.enqueue_message(Message::subscription_succeeded(&name)),
-        }
-        if !self.tell_missed(connection, &name, caught) && kind.cache {
-            let misses = cached.is_none().then_some(());
-            self.report_fact(&app, misses, |()| Fact::CacheMiss(name.clone()));
-            connection.enqueue_message(
-                cached.map_or_else(|| Message::cache_miss(&name), |cached| cached.message),
-            );
-        }
-        let told = self.tell_count(&connection.directory, &name, subscribed.count, &app);
-        connection.budget.spend(WorkKind::Notices(told));
-        Ok(None)
     }
 
     /// Whether the connection may subscribe, and as whom on a presence channel.
@@ -374,28 +328,10 @@ impl Node {
 
     /// Tells a subscriber again what it was told when it subscribed, as of now.
     fn confirm_again(&self, connection: &Connection, name: &ChannelName) {
-        if let Some(cluster) = &self.shared.cluster {
-            return clustered::confirm_again(cluster, connection, name);
+        match self.shared.scope.others() {
+            Some(others) => clustered::confirm_again(others, connection, name),
+            None => self.confirm_alone(connection, name),
         }
-        match connection.directory.roster(name) {
-            Some((roster, version)) => {
-                connection.enqueue_message(roster);
-                self.worker.update_seen(connection, name.as_str(), |told| told.presence = version);
-            }
-            None => connection.enqueue_message(Message::subscription_succeeded(name)),
-        }
-        if !name.kind().cache {
-            return;
-        }
-        // What is on its way comes first, so that the cached event is neither doubled nor skips any.
-        let cached = connection.directory.cache.last_after(name, || self.worker.deliver_now());
-        if let Some(cached) = &cached {
-            let version = cached.version.get();
-            self.worker.update_seen(connection, name.as_str(), |told| told.cache = version);
-        }
-        connection.enqueue_message(
-            cached.map_or_else(|| Message::cache_miss(name), |cached| cached.message),
-        );
     }
 
     /// Ends a subscription, if there is one. There is no answer.
@@ -417,40 +353,12 @@ impl Node {
         ended: &EndedSubscription,
         app: &Arc<App>,
     ) -> usize {
-        if let Some(cluster) = &self.shared.cluster {
-            cluster.leave_topic(app, ended);
-            return 0;
-        }
-        let name = &ended.channel;
-        let left = ended.user.as_ref().filter(|_| ended.change.left);
-        self.report_fact(app, left, |user| Fact::Left(name.clone(), user.clone()));
-        self.report_fact(app, ended.change.vacated.then_some(()), |()| Fact::Vacated(name.clone()));
-        let told = self.tell_count(directory, name, ended.change.count, app);
-        told + left.map_or(0, |_| ended.change.count)
-    }
-
-    /// Tells subscribers how many they are, where they are told; how many were.
-    fn tell_count(
-        &self,
-        directory: &Directory,
-        name: &ChannelName,
-        count: usize,
-        app: &Arc<App>,
-    ) -> usize {
-        let told =
-            tells_count(app, name) && count > 0 && directory.counting.is_told_now(name, count);
-        if told {
-            self.tell_count_now(directory, name, app);
-        }
-        if told { count } else { 0 }
-    }
-
-    fn tell_count_now(&self, directory: &Directory, name: &ChannelName, app: &Arc<App>) {
-        directory.announce_count(name.as_str(), |seats, count| {
-            self.report_fact(app, Some(count), |count| Fact::Count(name.clone(), count));
-            let message = Message::subscription_count(name, count);
-            self.hub().publish_frame(seats, message.bytes(), None, Sequence::None);
-        });
+        let Some(others) = self.shared.scope.others() else {
+            return self.tell_of_end_alone(directory, ended, app);
+        };
+        // Subscribers are told once Redis has it.
+        others.leave_topic(app, ended);
+        0
     }
 
     /// Tells crowded channels the count that has changed since they were told.
@@ -459,8 +367,8 @@ impl Node {
         for (id, directory) in self.hub().directories() {
             let Some(app) = apps.by_id(id.as_str()) else { continue };
             for name in directory.counting.take_due() {
-                match &self.shared.cluster {
-                    Some(cluster) => self.tell_total(cluster, &id, &directory, &name),
+                match self.shared.scope.subscriber_count(&id, &name) {
+                    Some(total) => self.tell_total(&directory, &name, total),
                     None => self.tell_count_now(&directory, &name, app),
                 }
             }

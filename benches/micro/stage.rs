@@ -17,7 +17,7 @@ use fanfare::hub::directory::Directory;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::Metrics;
-use fanfare::node::{Node, Publication, ServerState};
+use fanfare::node::{Node, Publication, Scope, ServerState};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::command::Subscribe;
 use fanfare::webhook::Webhooks;
@@ -44,7 +44,7 @@ impl Stage {
             capacity: Capacity::new(0, 0),
             addresses: ConnectionsPerAddress::new(0, 0),
             webhooks: Webhooks::default(),
-            cluster: None,
+            scope: Scope::Alone,
             lookup: None,
         });
         let node = Node::new(shared.clone(), Worker::new(shared.hub.clone(), 0));

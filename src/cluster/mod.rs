@@ -8,6 +8,7 @@ mod fencing;
 mod figures;
 mod keys;
 pub mod link;
+mod metrics_page;
 mod question;
 pub mod redis;
 pub mod redis_clock;

@@ -12,14 +12,13 @@ use tracing::debug;
 use super::channel_list::ChannelLists;
 use super::deferred::DeferredAnswer;
 use super::error::Error;
-use super::query::QueryResult;
 use super::response::AnswerBody;
 use super::{channels, events, users};
 use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
 use crate::lookup::AppName;
 use crate::metrics::{self, Doubt};
-use crate::node::Node;
+use crate::node::{Node, NodesReply};
 use crate::protocol::auth::{self, BodyMd5};
 use crate::protocol::query::{PlusMeaning, Query};
 use crate::protocol::trace::Trace;
@@ -54,7 +53,8 @@ pub(super) struct SignedCall<'a> {
     pub now: u32,
     /// The limit that applied and what is left of it, for the answer's headers.
     pub rate: Cell<Option<(u32, u32)>>,
-    pub known: QueryResult,
+    /// What other nodes know of what is asked.
+    pub known: NodesReply,
     pub lists: &'a ChannelLists,
     /// Under which somebody follows what is published.
     pub trace: Option<Trace>,

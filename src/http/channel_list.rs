@@ -175,13 +175,7 @@ fn channels_of(
     wanted: &ListQuery,
     directory: &Directory,
 ) -> Vec<(ChannelName, Occupancy)> {
-    let mut channels = directory.occupied_channels(&wanted.prefix);
-    if shared.cluster.is_some() && wanted.shown.users {
-        for (name, occupancy) in &mut channels {
-            *occupancy = shared.inspect_channel(&wanted.app, directory, name.as_str());
-        }
-    }
-    channels
+    shared.occupied_channels(&wanted.app, directory, &wanted.prefix, wanted.shown.users)
 }
 
 /// `{"channels":{name:{…}}}`.

@@ -251,9 +251,8 @@ fn parse_object(body: &str) -> Result<JsonObject<'_>, Error> {
 /// Whether the other nodes can be told, if there are any. Better that nobody hears of it and the backend knows, than
 /// that some do not.
 fn check_room(call: &SignedCall<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
-    let Some(cluster) = &call.node.shared.cluster else { return Ok(()) };
-    let publishes = triggers.iter().map(|trigger| trigger.channels.len()).sum();
-    let fits = cluster.link().has_room_for(publishes, bytes(triggers));
+    let events = triggers.iter().map(|trigger| trigger.channels.len()).sum();
+    let fits = call.node.shared.scope.has_publish_room(events, bytes(triggers));
     if fits { Ok(()) } else { Err(Error::Crowded) }
 }
 

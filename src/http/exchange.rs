@@ -22,7 +22,7 @@ use super::console::{self, ConsoleReply};
 use super::deferred::DeferredAnswer;
 use super::error::Error;
 use super::fallback::{AwaitingAnswer, SessionAddress};
-use super::query::{self, QueryResult, QueryState};
+use super::query::{self, QueryState};
 use super::response::{self, AnswerBody};
 use super::timeouts::RequestPhase;
 use super::unread::UnreadBody;
@@ -32,6 +32,7 @@ use crate::hub::directory::Directory;
 use crate::hub::shown;
 use crate::lookup::{LookupResult, PendingLookup};
 use crate::metrics::{self, Status};
+use crate::node::NodesReply;
 use crate::protocol::trace::Trace;
 
 impl Service<Request<Incoming>> for HttpService {
@@ -215,22 +216,25 @@ impl AwaitingBody {
     }
 
     /// Waits for what the answer needs to know of other nodes, if there are any.
-    fn poll_known(&mut self, http: &Http, cx: &mut Context<'_>) -> Poll<QueryResult> {
-        if http.node.shared.cluster.is_none() {
-            return Poll::Ready(QueryResult::default());
-        }
-        ready!(self.asking.poll_room(cx, || query::publish_room(&http.node, &self.route)));
+    fn poll_known(&mut self, http: &Http, cx: &mut Context<'_>) -> Poll<NodesReply> {
+        let scope = &http.node.shared.scope;
+        let Some(others) = scope.others() else { return Poll::Ready(NodesReply::default()) };
+        let publishes = matches!(self.route, Route::Events | Route::BatchEvents);
+        let room = || if publishes { scope.wait_for_publish_room() } else { None };
+        ready!(self.asking.poll_room(cx, room));
         let mut asking = std::mem::take(&mut self.asking);
-        let polled = asking.poll(cx, || {
+        let polled = asking.poll_reply(cx, || {
             let body = self.received.bytes();
             self.claims.body.check_body(body).ok()?;
-            query::query_of(&self.signed_call(http, QueryResult::default()), &self.route, body)
+            let call = self.signed_call(http, NodesReply::default());
+            let query = query::query_of(&call, &self.route, body)?;
+            http.node.send_query(others, (&self.app.id, &self.directory), query)
         });
         self.asking = asking;
         polled
     }
 
-    fn answer_request(&self, http: &Http, known: QueryResult) -> RequestOutcome {
+    fn answer_request(&self, http: &Http, known: NodesReply) -> RequestOutcome {
         let body = self.received.bytes();
         let traffic = self.directory.traffic_of(http.node.worker.index());
         traffic.calls.add(1);
@@ -253,7 +257,7 @@ impl AwaitingBody {
         Trace::from_headers(header("x-request-id"), header("traceparent"))
     }
 
-    fn signed_call<'a>(&'a self, http: &'a Http, known: QueryResult) -> SignedCall<'a> {
+    fn signed_call<'a>(&'a self, http: &'a Http, known: NodesReply) -> SignedCall<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let query = self.parts.uri.query();
         SignedCall {
@@ -313,7 +317,7 @@ impl Future for RequestFuture {
         let received = ready!(reading.poll_body(cx));
         let known = match received {
             Ok(()) => ready!(reading.poll_known(&door.http, cx)),
-            Err(_) => QueryResult::default(),
+            Err(_) => NodesReply::default(),
         };
         let RequestOutcome { answered, rate, later } = match received {
             Ok(()) => reading.answer_request(&door.http, known),

@@ -2,7 +2,6 @@
 //! the kernel know at this moment. Nothing here walks connections or channels, and there is no series for
 //! a channel, so that a scrape costs the same however many there are.
 
-mod cluster;
 mod webhooks;
 
 use std::sync::Arc;
@@ -229,9 +228,7 @@ impl Scrape {
         self.tell_api(&mut page);
         self.tell_workers(&mut page);
         self.tell_webhooks(&mut page);
-        if let Some(cluster) = &self.shared.cluster {
-            cluster::add_cluster(&mut page, cluster.link());
-        }
+        self.shared.scope.add_metrics(&mut page);
         tell_process(&mut page);
         page.text()
     }

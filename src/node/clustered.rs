@@ -4,7 +4,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -53,6 +52,7 @@ pub struct Clustered {
 /// A subscription that waits for other nodes.
 #[derive(Debug)]
 pub struct PendingSubscription {
+    others: Arc<Clustered>,
     topic: Topic,
     member: Option<Member>,
 }
@@ -125,11 +125,6 @@ impl Clustered {
             OutgoingEvent::Cached { topic: topic.clone(), except, frame, data, ttl, max, lasts };
         self.topics.publish_cached(&topic, publish);
     }
-
-    pub(super) fn terminate_user(&self, app: &AppId, user: &UserId, asked: Instant) {
-        let (app, user) = (app.clone(), user.clone());
-        self.link().queue_publish(OutgoingEvent::Terminate { app, user, asked }, true);
-    }
 }
 
 /// What a subscriber is told: its subscription, and on a cache channel the last event.
@@ -163,10 +158,36 @@ pub(super) fn confirm_again(cluster: &Clustered, connection: &Connection, name: 
 }
 
 impl Node {
+    /// Publishes an event of the API here and through the link.
+    pub(super) fn publish_clustered(
+        &self,
+        cluster: &Clustered,
+        (app, directory): (&App, &Directory),
+        publication: Publication<'_>,
+    ) {
+        let Publication { channel, event, data, except, trace } = publication;
+        let message = Message::event(channel, event, data);
+        if let Some(trace) = trace {
+            cluster.announce_trace((&app.id, channel), message.bytes(), trace);
+        }
+        if channel.kind().cache {
+            cluster.publish_cached(app, publication, message.into_bytes());
+        } else {
+            let lasts = log_seconds(app);
+            let manner = if lasts > 0 { Manner::Resumable { lasts } } else { Manner::AtOnce };
+            let (event, frame) = ((publication, &message), message.bytes().clone());
+            let is_taken = cluster.publish_event((&app.id, channel), except, frame, manner);
+            // Where clients may come back, subscribers here get it in the order of the log.
+            if lasts == 0 || !is_taken {
+                self.publish_to_seats(app, directory, event, Sequence::None, 0);
+            }
+        }
+    }
+
     /// Subscribes at once if this node hears of the channel already.
     pub(super) fn reserve_subscription(
         &self,
-        cluster: &Clustered,
+        cluster: &Arc<Clustered>,
         connection: &Rc<Connection>,
         channel: ChannelName,
         member: Option<Member>,
@@ -177,14 +198,14 @@ impl Node {
         let max = connection.app().limits.max_presence_members;
         let claim = member.as_ref().map(|member| (member, max));
         let ready = cluster.topics.reserve_topic(&topic, ticket, claim);
-        let pending = PendingSubscription { topic, member };
+        let pending = PendingSubscription { others: cluster.clone(), topic, member };
         if !ready {
             // Redis is asked, which costs more than what is known here.
             connection.budget.spend(WorkKind::NewChannel);
             connection.set_joining(pending.user().cloned());
             return Some(pending);
         }
-        self.commit_subscription(cluster, connection, &pending);
+        self.commit_subscription(connection, &pending);
         None
     }
 
@@ -195,7 +216,6 @@ impl Node {
         pending: PendingSubscription,
         admitted: bool,
     ) -> Result<(), SubscriptionError> {
-        let Some(cluster) = &self.shared.cluster else { return Ok(()) };
         connection.set_joining(None);
         let closed = connection.is_closed_to(&pending.topic.channel);
         if connection.is_closing() || closed || !admitted {
@@ -209,39 +229,25 @@ impl Node {
             return Err(SubscriptionError::TooManyMembers { max });
         }
         if !connection.is_closing() {
-            self.commit_subscription(cluster, connection, &pending);
+            self.commit_subscription(connection, &pending);
         }
         Ok(())
     }
 
     /// Gives up a subscription that waited.
     pub fn cancel_pending(&self, pending: &PendingSubscription) {
-        if let Some(cluster) = &self.shared.cluster {
-            cluster.topics.cancel_reservation(&pending.topic, pending.user());
-        }
+        pending.others.topics.cancel_reservation(&pending.topic, pending.user());
     }
 
     /// Tells a crowd how many it is on all nodes, as was last heard.
-    pub(super) fn tell_total(
-        &self,
-        cluster: &Clustered,
-        app: &AppId,
-        directory: &Directory,
-        name: &ChannelName,
-    ) {
-        let topic = Topic { app: app.clone(), channel: name.clone() };
-        let total = cluster.topics.read_topic(&topic, |entry| entry.total).unwrap_or_default();
-        let message = Message::subscription_count(name, total.count);
+    pub(super) fn tell_total(&self, directory: &Directory, name: &ChannelName, total: usize) {
+        let message = Message::subscription_count(name, total);
         let seats = directory.targets_of(name.as_str());
         self.hub().publish_frame(&seats, message.bytes(), None, Sequence::None);
     }
 
-    fn commit_subscription(
-        &self,
-        cluster: &Clustered,
-        connection: &Rc<Connection>,
-        pending: &PendingSubscription,
-    ) {
+    fn commit_subscription(&self, connection: &Rc<Connection>, pending: &PendingSubscription) {
+        let cluster = &*pending.others;
         let name = &pending.topic.channel;
         let app = connection.app();
         let (mut misses, mut caught) = (false, CatchUp::Up);
@@ -276,6 +282,6 @@ impl Node {
             }
             cached.into_iter().for_each(|frame| connection.enqueue(frame));
         }
-        self.note_users(connection);
+        self.shared.scope.note_users(connection);
     }
 }

@@ -6,12 +6,11 @@ use std::borrow::Cow;
 use tracing::debug;
 
 use super::Node;
-use super::resume::log_seconds;
 use crate::app::{App, ClientEvents};
-use crate::cluster::link::Manner;
+use crate::cluster::Topic;
+use crate::cluster::link::{Manner, OutgoingEvent};
 use crate::console::Kind;
 use crate::hub::budget::WorkKind;
-use crate::hub::cache::CacheTerms;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::inbox::Sequence;
@@ -41,55 +40,14 @@ pub struct Publication<'a> {
 impl Node {
     /// Publishes an event of the API to one channel.
     pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
-        let Publication { channel, event, data, except, trace } = publication;
+        let Publication { channel, event, trace, .. } = publication;
         let shown = trace.map(Trace::as_str);
         debug!(app = %app.id, ?event, channel = ?channel.as_str(), trace = shown, "published");
         directory.traffic_of(self.worker.index()).published.add(1);
         self.tell_of_event(Kind::Published, (&app.id, directory), publication);
-        let kind = channel.kind();
-        if let Some(cluster) = &self.shared.cluster {
-            let message = Message::event(channel, event, data);
-            if let Some(trace) = trace {
-                cluster.announce_trace((&app.id, channel), message.bytes(), trace);
-            }
-            if kind.cache {
-                cluster.publish_cached(app, publication, message.into_bytes());
-            } else {
-                let lasts = log_seconds(app);
-                let manner = if lasts > 0 { Manner::Resumable { lasts } } else { Manner::AtOnce };
-                let (event, frame) = ((publication, &message), message.bytes().clone());
-                let is_taken = cluster.publish_event((&app.id, channel), except, frame, manner);
-                // Where clients may come back, subscribers here get it in the order of the log.
-                if lasts == 0 || !is_taken {
-                    self.publish_to_seats(app, directory, event, Sequence::None, 0);
-                }
-            }
-            return;
-        }
-        if kind.cache {
-            let message = Message::event(channel, event, data);
-            let keep =
-                CacheTerms { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
-            directory.cache.store_event(channel, (&message, data), keep, |version| {
-                let history = Sequence::Cache(version);
-                if app.features.resume.is_zero() {
-                    self.publish_to_seats(app, directory, (publication, &message), history, 0);
-                } else {
-                    self.publish_logged(app, directory, (publication, &message), history);
-                }
-            });
-            return;
-        }
-        if !app.features.resume.is_zero() && directory.resume.is_held(channel) {
-            let message = Message::event(channel, event, data);
-            return self.publish_logged(app, directory, (publication, &message), Sequence::None);
-        }
-        let seats = directory.targets_of(channel.as_str());
-        if !seats.is_empty() {
-            let message = Message::event(channel, event, data);
-            let place = EventPlace { except, history: Sequence::None, trace };
-            let min = app.compression_min(channel);
-            self.hub().publish_event(&seats, message.bytes(), place, min, 0);
+        match self.shared.scope.others() {
+            Some(others) => self.publish_clustered(others, (app, directory), publication),
+            None => self.publish_alone(app, directory, publication),
         }
     }
 
@@ -165,10 +123,11 @@ impl Node {
         connection.budget.spend(WorkKind::Bytes(subscribers * message.bytes().len()));
         let place = (Some(connection.id), Sequence::None);
         self.hub().publish_event(&seats, message.bytes(), place, app.compression_min(&name), 0);
-        if let Some(cluster) = &self.shared.cluster {
-            let (to, except) = ((&app.id, &name), Some(connection.id));
-            cluster.publish_event(to, except, message.into_bytes(), Manner::Whisper);
-        }
+        self.shared.scope.tell_others(false, || {
+            let (frame, except) = (message.into_bytes(), Some(connection.id));
+            let topic = Topic { app: app.id.clone(), channel: name };
+            OutgoingEvent::Event { topic, except, frame, manner: Manner::Whisper }
+        });
         Ok(())
     }
 }

@@ -22,10 +22,8 @@ impl ServerState {
     pub fn is_unready(&self, why: Unready) -> bool {
         match why {
             Unready::Draining => self.is_retiring(),
-            Unready::Redis => self.cluster.as_ref().is_some_and(|cluster| !cluster.link().is_up()),
-            Unready::Restoring => {
-                self.cluster.as_ref().is_some_and(|cluster| cluster.link().is_restoring())
-            }
+            Unready::Redis => self.scope.is_link_up() == Some(false),
+            Unready::Restoring => self.scope.is_restoring(),
             Unready::Memory => self.capacity.is_heavy(),
             Unready::Connections => self.capacity.is_crowded(),
         }

@@ -35,8 +35,12 @@ const CONNECTIONS_EVERY: Duration = Duration::from_millis(200);
 const SUMS_EVERY: u32 = 5;
 
 /// Takes arrivals until the link ends.
-pub async fn take_arrivals(shared: Arc<ServerState>, mut arrivals: mpsc::Receiver<LinkEvent>) {
-    let Some(cluster) = &shared.cluster else { return };
+pub async fn take_arrivals(
+    shared: Arc<ServerState>,
+    others: Arc<Clustered>,
+    mut arrivals: mpsc::Receiver<LinkEvent>,
+) {
+    let cluster = &*others;
     let mut ticks = interval(CONNECTIONS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut told, mut tick) = (HashMap::new(), 0_u32);

@@ -79,11 +79,9 @@ impl Node {
             address: connection.address,
             released: Arc::new(AtomicBool::new(false)),
         };
-        let (arrived, is_forgotten, alive) = match (&self.shared.cluster, claim) {
-            (Some(cluster), Some(claim)) => {
-                self.settle_claim(cluster, connection, &open, (token, claim))
-            }
-            _ => {
+        let (arrived, is_forgotten, alive) = match claim {
+            Some(claim) => self.settle_claim(connection, &open, (token, claim)),
+            None => {
                 let arrived = directory.resume.connect_client(token, open.clone());
                 let is_forgotten =
                     !arrived.known && self.may_have_missed(token, app.features.resume);
@@ -202,9 +200,9 @@ impl Node {
         let unanswered = resumption.is_unanswered(Instant::now(), patience);
         let end = (connection.id, self.hub().seconds_since_start());
         let (token, resume) = (&resumption.token, &connection.directory.resume);
-        if let Some(cluster) = &self.shared.cluster {
+        if let Some(others) = self.shared.scope.others() {
             let state = resume.depart(token, end, connection.users(), unanswered);
-            return self.shared.park(cluster, &connection.app(), token, state);
+            return self.shared.park(others, &connection.app(), token, state);
         }
         resume.note_ended(token, end, connection.users(), unanswered);
     }

@@ -80,8 +80,10 @@ impl Travellers {
 }
 
 /// What is known of a client that comes to this node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ClientClaim {
+    /// Whom it was found out from.
+    others: Arc<Clustered>,
     state: Option<ClientState>,
     /// When that was certain.
     alive: u64,
@@ -93,6 +95,12 @@ pub struct ClientClaim {
 }
 
 impl ClientClaim {
+    /// Of a client that nobody knows, or that is here already; all is certain as of `alive`.
+    fn new(others: &Arc<Clustered>, alive: u64) -> Self {
+        let others = others.clone();
+        Self { others, state: None, alive, is_unsure: false, unclaimed: false, replaces: false }
+    }
+
     pub(super) fn replaces(&self) -> bool {
         self.replaces
     }
@@ -104,19 +112,23 @@ fn age(token: &ResumeToken) -> Option<Duration> {
 }
 
 impl Node {
-    /// Makes the client this node's, before its connection is let in; `None` on a server of its own.
-    pub async fn claim(&self, app: &App, token: &ResumeToken) -> Option<ClientClaim> {
-        let cluster = self.shared.cluster.as_ref()?;
+    /// Makes the client this node's, before its connection is let in.
+    pub async fn claim(
+        &self,
+        cluster: &Arc<Clustered>,
+        app: &App,
+        token: &ResumeToken,
+    ) -> ClientClaim {
         let name = (app.id.clone(), token.key());
         let alive = cluster.link().clock().now();
         if self.hub().directory(&app.id).resume.current_connection(token).is_some() {
-            return Some(ClientClaim { alive, ..ClientClaim::default() });
+            return ClientClaim::new(cluster, alive);
         }
         let window = app.features.resume;
         let question = LinkQuery::Claim { app: name.0.clone(), key: name.1.clone(), window };
         let Some(LinkReply::Claimed(claimed)) = cluster.ask_of_client(question).await else {
             let is_unsure = age(token).is_some_and(|age| age > YOUNG);
-            return Some(ClientClaim { is_unsure, unclaimed: true, ..ClientClaim::default() });
+            return ClientClaim { is_unsure, unclaimed: true, ..ClientClaim::new(cluster, 0) };
         };
         let (since, had) = (claimed.since, claimed.owner.is_some());
         let (record, has_ended) = self.find_record(cluster, &name, claimed).await;
@@ -126,12 +138,12 @@ impl Node {
                 age > window || age > known.saturating_add(START_SLACK)
             };
             let is_unsure = age(token).is_some_and(is_before) || !has_ended;
-            return Some(ClientClaim { alive, is_unsure, ..ClientClaim::default() });
+            return ClientClaim { is_unsure, ..ClientClaim::new(cluster, alive) };
         };
         // Those that it came to hold since would not be in it.
         let (replaces, is_unsure) = (had && has_ended, !has_ended);
         let state = Some(std::mem::take(&mut state));
-        Some(ClientClaim { state, alive: at, is_unsure, unclaimed: false, replaces })
+        ClientClaim { state, is_unsure, replaces, ..ClientClaim::new(cluster, at) }
     }
 
     /// The latest record of the client; and whether it is the last of a connection that has ended, rather than of
@@ -161,19 +173,18 @@ impl Node {
     /// since when nothing was lost.
     pub(super) fn settle_claim(
         &self,
-        cluster: &Clustered,
         connection: &Connection,
         open: &OpenConnection,
         (token, claim): (&ResumeToken, ClientClaim),
     ) -> (ClientArrival, bool, u64) {
-        let ClientClaim { state, alive, is_unsure, unclaimed, .. } = claim;
+        let ClientClaim { others, state, alive, is_unsure, unclaimed, .. } = claim;
         let name = (connection.app().id.clone(), token.key());
         let traveller = Traveller { token: token.clone(), unclaimed };
         let resume = &connection.directory.resume;
         let now = self.hub().seconds_since_start();
         let arrived = resume.arrive(token, open.clone(), state, now);
-        cluster.travellers.parting.remove(&name);
-        cluster.travellers.here.insert(name, traveller);
+        others.travellers.parting.remove(&name);
+        others.travellers.here.insert(name, traveller);
         (arrived, is_unsure, alive)
     }
 
@@ -206,14 +217,6 @@ impl Node {
                 CatchUp::Gap
             }
             TakenUp::New | TakenUp::Told => CatchUp::Up,
-        }
-    }
-
-    /// Notes whose the connection is, for what is taken back from them after it.
-    pub(super) fn note_users(&self, connection: &Connection) {
-        if let (Some(resumption), Some(_)) = (connection.resumption(), &self.shared.cluster) {
-            let resume = &connection.directory.resume;
-            resume.note_users(&resumption.token, connection.id, connection.users());
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The verbs about users: signing in, hearing of each other, being thrown out. Who is online over several
-//! nodes is in `online.rs`.
+//! nodes is in `watchlist.rs`.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Node;
 use crate::app::AppId;
+use crate::cluster::link::OutgoingEvent;
 use crate::console::Kind;
-use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::metrics::Signed;
@@ -42,54 +42,22 @@ impl Node {
         if before.is_some() {
             return Ok(());
         }
-        if self.shared.cluster.is_none() {
-            let online = Message::watchlist_events(std::slice::from_ref(&user.id), &[]);
-            let (mut told, now) = (0, self.worker.now_seconds());
-            connection.directory.users.sign_in(&user.id, now, |place| {
-                told += 1;
-                self.hub().send_to(place, online.bytes().clone());
-            });
-            connection.budget.spend(WorkKind::Notices(told));
-        }
-        if app.features.watchlist {
-            self.watch_users(connection, &user);
+        let watches = app.features.watchlist;
+        match self.shared.scope.others() {
+            Some(others) if watches => self.go_online(others, connection, &user),
+            Some(_) => {}
+            None => self.go_online_alone(connection, &user, watches),
         }
         self.worker.set_user(connection, Some(user));
         self.tell_console(Kind::SignedIn, connection, |fact| fact);
-        self.note_users(connection);
+        self.shared.scope.note_users(connection);
         Ok(())
     }
 
     pub(super) fn sign_out(&self, connection: &Connection, user: &User) {
-        if let Some(cluster) = &self.shared.cluster {
-            return self.go_offline(cluster, connection, user);
-        }
-        // Whether or not the app has watchlists now: it may have had them then.
-        for watched in &user.watchlist.ids {
-            connection.directory.users.unwatch_user(watched, connection.id);
-        }
-        let offline = Message::watchlist_events(&[], std::slice::from_ref(&user.id));
-        connection.directory.users.sign_out(&user.id, self.worker.now_seconds(), |place| {
-            self.hub().send_to(place, offline.bytes().clone());
-        });
-    }
-
-    /// Begins to watch the users of the watchlist, and tells who of them is online.
-    fn watch_users(&self, connection: &Connection, user: &User) {
-        if let Some(cluster) = &self.shared.cluster {
-            return self.go_online(cluster, connection, user);
-        }
-        if !user.watchlist.ids.is_empty() {
-            let (mut online, mut offline) = (Vec::new(), Vec::new());
-            for watched in &user.watchlist.ids {
-                let is_online =
-                    connection.directory.users.watch_user(watched, connection.connection_ref());
-                if is_online { &mut online } else { &mut offline }.push(watched.clone());
-            }
-            connection.enqueue_message(Message::watchlist_events(&online, &offline));
-        }
-        if user.watchlist.cut {
-            connection.enqueue_message(Message::error(&error::WATCHLIST_CUT, None));
+        match self.shared.scope.others() {
+            Some(others) => self.go_offline(others, connection, user),
+            None => self.go_offline_alone(connection, user),
         }
     }
 
@@ -100,12 +68,7 @@ impl Node {
                 let users = std::slice::from_ref(user);
                 let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
                 let message = Message::watchlist_events(online, offline);
-                match &self.shared.cluster {
-                    Some(cluster) => {
-                        self.shared.tell_watcher(cluster, (user, is_online), &message, place);
-                    }
-                    None => self.hub().send_to(place, message.into_bytes()),
-                }
+                self.shared.tell_watcher((user, is_online), &message, place);
             });
         }
     }
@@ -117,8 +80,9 @@ impl Node {
             fact.app(app.as_str().to_owned()).user(user.as_str().to_owned())
         });
         self.hub().close_user(directory, user, now, &close::TERMINATED);
-        if let Some(cluster) = &self.shared.cluster {
-            cluster.terminate_user(app, user, now);
-        }
+        self.shared.scope.tell_others(true, || {
+            let (app, user) = (app.clone(), user.clone());
+            OutgoingEvent::Terminate { app, user, asked: now }
+        });
     }
 }

@@ -93,6 +93,18 @@ impl Node {
 }
 
 impl Clustered {
+    /// Notes whether a user is online for a connection whose list is not known as a whole, and what it is told
+    /// if it is now; `None` for any other connection.
+    pub(super) fn learn_watched(
+        &self,
+        socket: SocketId,
+        user: &UserId,
+        is_online: bool,
+    ) -> Option<Vec<Message>> {
+        self.unknown.get_mut(&socket)?.learn_user(user, Some(is_online));
+        Some(self.all_known(socket))
+    }
+
     /// What a connection is told once all it watches are known; only once.
     fn all_known(&self, socket: SocketId) -> Vec<Message> {
         let is_whole =
@@ -106,33 +118,29 @@ impl ServerState {
     /// Tells watchers here whether a user is online, if the topic is a user's and that is news.
     pub(super) fn tell_watchers(&self, topic: &Topic, entry: &TopicEntry) {
         let user = topic.channel.online_user().and_then(UserId::parse);
-        let (Some(user), Some(cluster)) = (user, &self.cluster) else { return };
+        let Some(user) = user else { return };
         let Some(is_online) = entry.is_anybody_there() else { return };
         let users = std::slice::from_ref(&user);
         let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
         let message = Message::watchlist_events(online, offline);
         let now = self.hub.centis_since_start(Instant::now()) / 100;
         self.hub.directory(&topic.app).users.set_online(user.as_str(), is_online, now, |place| {
-            self.tell_watcher(cluster, (&user, is_online), &message, place);
+            self.tell_watcher((&user, is_online), &message, place);
         });
     }
 
     /// Tells one watcher, or notes it for the list that it is still to be told.
     pub(super) fn tell_watcher(
         &self,
-        cluster: &Clustered,
         (user, is_online): (&UserId, bool),
         message: &Message,
         place: ConnectionRef,
     ) {
-        let messages = match cluster.unknown.get_mut(&place.socket) {
-            Some(mut unknown) => {
-                unknown.learn_user(user, Some(is_online));
-                drop(unknown);
-                cluster.all_known(place.socket)
+        match self.scope.learn_watched(place.socket, user, is_online) {
+            None => self.hub.send_to(place, message.bytes().clone()),
+            Some(whole) => {
+                whole.into_iter().for_each(|one| self.hub.send_to(place, one.into_bytes()));
             }
-            None => vec![message.clone()],
-        };
-        messages.into_iter().for_each(|message| self.hub.send_to(place, message.into_bytes()));
+        }
     }
 }

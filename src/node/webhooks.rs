@@ -63,10 +63,10 @@ impl Node {
 
 impl ServerState {
     pub(super) fn report_fact(&self, app: &Arc<App>, fact: Fact) {
-        let Some(cluster) = &self.cluster else { return self.webhooks.tell(app, fact) };
+        let Some(others) = self.scope.others() else { return self.webhooks.tell(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
             let app = app.id.clone();
-            cluster.link().send_request(LinkRequest::News(LogRequest::Happened { app, text }));
+            others.link().send_request(LinkRequest::News(LogRequest::Happened { app, text }));
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tracing::warn;
 
 use super::resume::log_seconds;
-use super::{Node, ServerState};
+use super::{Clustered, Node, ServerState};
 use crate::app::AppId;
 use crate::cluster::link::{LinkMetrics, OutgoingEvent, Withdraw};
 use crate::console::Kind;
@@ -37,7 +37,7 @@ pub struct PendingWithdrawal {
 /// What the other nodes are asked to do.
 #[derive(Debug)]
 struct Elsewhere {
-    shared: Arc<ServerState>,
+    others: Arc<Clustered>,
     app: AppId,
     request: u64,
     answered: oneshot::Receiver<()>,
@@ -70,10 +70,9 @@ impl Future for PendingWithdrawal {
 impl Elsewhere {
     /// Says in the log that not all nodes have done it.
     fn tell_of_silence(&self) {
-        let Self { shared, app, request, .. } = self;
-        let Some(cluster) = &shared.cluster else { return };
-        let missing = cluster.requests.give_up(*request);
-        LinkMetrics::add_count(&cluster.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
+        let Self { others, app, request, .. } = self;
+        let missing = others.requests.give_up(*request);
+        LinkMetrics::add_count(&others.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
         match missing {
             Some(nodes) => warn!(%app, nodes, "nodes have not said that they took a right back"),
             None => warn!(%app, "Redis is away: other nodes take a right back once it is there"),
@@ -83,9 +82,7 @@ impl Elsewhere {
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        if let Some(cluster) = &self.shared.cluster {
-            cluster.requests.give_up(self.request);
-        }
+        self.others.requests.give_up(self.request);
     }
 }
 
@@ -118,12 +115,12 @@ impl Node {
         let window = apps.by_id(app.as_str()).map_or(0, |app| log_seconds(app));
         let mut order = Withdraw { app: app.clone(), user, channels, asked, request: 0, window };
         let here = self.shared.withdraw_here(directory, &order);
-        let elsewhere = self.shared.cluster.as_ref().map(|cluster| {
-            let (request, answered) = cluster.requests.open_request();
+        let asked = self.shared.scope.ask_others(|request| {
             order.request = request;
-            cluster.link().queue_publish(OutgoingEvent::Withdraw(order), true);
-            Elsewhere { shared: self.shared.clone(), app, request, answered }
+            OutgoingEvent::Withdraw(order)
         });
+        let elsewhere =
+            asked.map(|(others, request, answered)| Elsewhere { others, app, request, answered });
         PendingWithdrawal { here: Some(here), elsewhere, deadline: Box::pin(sleep(MAX_WAIT)) }
     }
 
@@ -135,10 +132,10 @@ impl Node {
         });
         let asked = Instant::now();
         self.hub().close_user(directory, user, asked, &close::RECONNECT);
-        if let Some(cluster) = &self.shared.cluster {
+        self.shared.scope.tell_others(true, || {
             let (app, user) = (app.clone(), user.clone());
-            cluster.link().queue_publish(OutgoingEvent::Reconnect { app, user, asked }, true);
-        }
+            OutgoingEvent::Reconnect { app, user, asked }
+        });
     }
 
     /// Ends a subscription that the client did not ask to end; whether there was one.

@@ -26,6 +26,7 @@ const URL: &str = "the URL cannot be read: expected redis://USER:PASSWORD@HOST:P
 /// A link that is to be started once there is a node to take what comes out of it.
 #[derive(Debug)]
 pub(super) struct UnstartedLink {
+    others: Arc<Clustered>,
     redis: RedisDriver,
     arrivals: mpsc::Receiver<LinkEvent>,
 }
@@ -36,7 +37,7 @@ pub(super) fn prepare(
     node: u64,
     apps: &Arc<ArcSwap<Apps>>,
     console: &Arc<Console>,
-) -> Result<Option<(Clustered, UnstartedLink)>, UnusableSetting> {
+) -> Result<Option<UnstartedLink>, UnusableSetting> {
     if config.redis.is_empty() {
         return Ok(None);
     }
@@ -56,7 +57,8 @@ pub(super) fn prepare(
     let redis = RedisDriver::new(settings, node, topics.clone(), apps.clone(), far);
     // The error may repeat the URL with its password.
     let redis = redis.map_err(|_| UnusableSetting::new("cluster.redis", URL))?;
-    Ok(Some((Clustered::new(topics), UnstartedLink { redis, arrivals })))
+    let others = Arc::new(Clustered::new(topics));
+    Ok(Some(UnstartedLink { others, redis, arrivals }))
 }
 
 /// How TLS is spoken to Redis.
@@ -66,10 +68,15 @@ pub(crate) fn redis_tls(config: &config::RedisTlsConfig) -> Result<Arc<RedisTls>
 }
 
 impl UnstartedLink {
+    /// What the node knows of the others.
+    pub(super) fn others(&self) -> &Arc<Clustered> {
+        &self.others
+    }
+
     pub(super) fn start(self, shared: Arc<ServerState>) -> io::Result<JoinHandle<()>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("cluster".to_owned()).spawn(move || {
-            let taking = take_arrivals(shared, self.arrivals);
+            let taking = take_arrivals(shared, self.others, self.arrivals);
             runtime.block_on(async {
                 tokio::select! {
                     () = self.redis.run() => {}

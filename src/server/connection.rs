@@ -273,13 +273,13 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
     match handoff {
         Handoff::Socket(upgrade) => {
             let comes_back = upgrade.admission.as_ref().ok().cloned().zip(upgrade.resumes.clone());
-            match comes_back.filter(|_| http.node.shared.cluster.is_some()) {
-                Some((app, token)) => {
+            match comes_back.zip(http.node.shared.scope.others().cloned()) {
+                Some(((app, token), others)) => {
                     let http = http.clone();
                     spawn_local(async move {
                         // Its last connection may be another node's.
-                        let claim = http.node.claim(&app, &token).await;
-                        begin_socket(&http, stream, upgrade, (&early, alive, claim));
+                        let claim = http.node.claim(&others, &app, &token).await;
+                        begin_socket(&http, stream, upgrade, (&early, alive, Some(claim)));
                     });
                 }
                 None => begin_socket(http, stream, upgrade, (&early, alive, None)),

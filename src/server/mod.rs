@@ -33,7 +33,6 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::app::Apps;
-use crate::cluster::link::LinkRequest;
 use crate::config::{self, Config, ConsoleAccess};
 use crate::console::{Console, Kind};
 use crate::http::channel_list::ChannelLists;
@@ -122,7 +121,8 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     let files = files::share_out(workers, config.server.max_connections);
     let apps = Arc::new(ArcSwap::from_pointee(config.apps.clone()));
     let hub = Hub::new(node, workers);
-    let (cluster, linked) = cluster::prepare(&config.cluster, node, &apps, &hub.console)?.unzip();
+    let linked = cluster::prepare(&config.cluster, node, &apps, &hub.console)?;
+    let others = linked.as_ref().map(|linked| linked.others().clone());
     let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
     let shared = Arc::new(ServerState {
         apps,
@@ -131,9 +131,9 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         retiring: AtomicBool::new(false),
         capacity: Capacity::new(files.sockets, process_limits::limit(config.limits.memory)),
         addresses: addresses(&config.server),
-        webhooks: webhooks_of(&config, cluster.as_ref(), hub.console.clone())?,
+        webhooks: webhooks_of(&config, others.as_deref(), hub.console.clone())?,
         hub,
-        cluster,
+        scope: others.into(),
         lookup: door,
     });
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
@@ -223,12 +223,12 @@ fn certificates(
 
 fn webhooks_of(
     config: &Config,
-    cluster: Option<&Clustered>,
+    others: Option<&Clustered>,
     console: Arc<Console>,
 ) -> io::Result<Webhooks> {
     let config::WebhooksConfig { allow_private, spool } = config.webhooks.clone();
-    let done = cluster.map(|cluster| {
-        Box::new(node::acknowledger(cluster.link().clone())) as webhook::EntryAcknowledger
+    let done = others.map(|others| {
+        Box::new(node::acknowledger(others.link().clone())) as webhook::EntryAcknowledger
     });
     Webhooks::start(webhook::WebhookOptions { allow_private, spool, console }, &config.apps, done)
 }
@@ -337,21 +337,15 @@ impl ServerHandle {
         self.drained.get_or_init(Instant::now);
         self.shared.hub.console.tell(Kind::Server, |fact| fact.why("it drains: no new sockets"));
         self.shared.draining.store(true, Ordering::Relaxed);
-        self.linger();
+        self.shared.scope.keep_everybody();
         self.phase.send_replace(ServerPhase::Draining);
     }
 
     /// Begins to stop while another process accepts on the same listener: no connection is refused, the
     /// established ones are closed one after the other.
     pub fn hand_over(&self) {
-        self.linger();
+        self.shared.scope.keep_everybody();
         self.phase.send_replace(ServerPhase::HandingOver);
-    }
-
-    fn linger(&self) {
-        if let Some(cluster) = &self.shared.cluster {
-            cluster.link().keep_everybody();
-        }
     }
 
     /// The listeners, for another process.
@@ -385,10 +379,10 @@ impl ServerHandle {
     /// Waits until all connections are gone, or the grace is over. Fails if a worker ended in a panic.
     pub fn wait(self) -> io::Result<()> {
         let mut ends: Vec<bool> = self.threads.into_iter().map(|one| one.join().is_ok()).collect();
-        if let (Some(cluster), Some(link)) = (&self.shared.cluster, self.link) {
+        if let Some(link) = self.link {
             // What is not sent by then is another node's to send.
             self.shared.webhooks.finish(Instant::now() + FAREWELL);
-            cluster.link().send_request(LinkRequest::Stop);
+            self.shared.scope.stop_link();
             ends.push(cluster::join_in_time(link, FAREWELL * 5));
         }
         // What the last ones to leave were news of has the rest of the grace, and a moment at least.

@@ -396,6 +396,6 @@ fn logs_of_large_events_do_not_fill_redis() {
         entries => Err(entries.to_string()),
     });
     assert!(entries.is_ok(), "{entries:?}");
-    let link = one.running().shared().cluster.as_ref().unwrap().link().clone();
+    let link = one.running().shared().scope.others().unwrap().link().clone();
     assert!(link.figures().cut.load(std::sync::atomic::Ordering::Relaxed) > 0);
 }

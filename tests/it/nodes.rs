@@ -288,7 +288,7 @@ fn agree(
                     "{channel}"
                 );
             }
-            let cluster = all.nodes[peer.node].memory.shared.cluster.as_ref().unwrap();
+            let cluster = all.nodes[peer.node].memory.shared.scope.others().unwrap();
             let (mut roster, cached) = cluster
                 .topics
                 .read_topic(&topic, |entry| (entry.roster.users(), entry.cache_version()))

@@ -44,7 +44,7 @@ fn what_is_no_envelope_is_skipped() {
     assert_eq!(redis.ask(&["EVAL", &newer, "0"]), "1");
     two.publish("pub", "e", "1");
     assert_eq!(a.hear_text(), event("pub", "1"));
-    let link = one.running().shared().cluster.as_ref().unwrap().link().clone();
+    let link = one.running().shared().scope.others().unwrap().link().clone();
     let figures = link.figures();
     let counted = |count: &AtomicU64| count.load(Ordering::Relaxed);
     assert_eq!((counted(&figures.invalid), counted(&figures.unknown_kind)), (4, 1));
@@ -98,7 +98,7 @@ fn what_a_backend_was_told_is_taken_reaches_all_and_what_is_refused_nobody() {
         expected.sort_unstable();
         assert_eq!(heard, expected);
     }
-    let link = one.running().shared().cluster.as_ref().unwrap().link().clone();
+    let link = one.running().shared().scope.others().unwrap().link().clone();
     assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 0);
 }
 

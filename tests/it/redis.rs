@@ -89,7 +89,7 @@ fn a_user_has_its_keys_in_its_database() {
 }
 
 fn links_made(node: &Fixture) -> u64 {
-    let cluster = node.running().shared().cluster.as_ref().unwrap();
+    let cluster = node.running().shared().scope.others().unwrap();
     cluster.link().figures().connects.load(std::sync::atomic::Ordering::Relaxed)
 }
 

@@ -34,7 +34,7 @@ pub fn by_way(cluster: &ClusterConfig, edit: Edit) -> (Fixture, Way) {
 }
 
 fn link(node: &Fixture) -> Link {
-    node.running().shared().cluster.as_ref().unwrap().link().clone()
+    node.running().shared().scope.others().unwrap().link().clone()
 }
 
 pub fn cut(node: &Fixture, way: &Way) {

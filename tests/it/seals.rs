@@ -13,7 +13,7 @@ use crate::support::fixture::{Fixture, ID};
 use crate::support::redis::Redis;
 
 fn unsealed(node: &Fixture) -> u64 {
-    let cluster = node.running().shared().cluster.as_ref().unwrap();
+    let cluster = node.running().shared().scope.others().unwrap();
     cluster.link().figures().unsealed.load(Ordering::Relaxed)
 }
 

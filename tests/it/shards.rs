@@ -15,7 +15,7 @@ use crate::support::websocket::Client;
 use crate::support::{Chance, eventually};
 
 fn links_made(node: &Fixture) -> u64 {
-    let cluster = node.running().shared().cluster.as_ref().unwrap();
+    let cluster = node.running().shared().scope.others().unwrap();
     cluster.link().figures().connects.load(Ordering::Relaxed)
 }
 

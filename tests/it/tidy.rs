@@ -25,6 +25,16 @@ const ROOMS: &[&[&str]] = &[
 /// Rooms that are told what they need and never look at the settings, though they stand above them.
 const NO_CONFIG: &[&str] = &["hub", "cluster", "webhook", "lookup", "node", "session"];
 
+/// Rooms that reach what stands below only through the one in the second place.
+const BEHIND_NODE: &[(&str, &str)] =
+    &[("http", "cluster"), ("socket", "cluster"), ("session", "cluster")];
+
+/// Files that may ask whether there are other nodes: those of the cluster, and the one that answers.
+const KNOWS_OTHERS: &[&str] = &["src/cluster", "src/node/scope.rs"];
+
+/// Most branches elsewhere on whether there are other nodes; each is a verb with two ways.
+const MAX_BRANCHES: usize = 10;
+
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &[
     "common", "factory", "handler", "handlers", "helper", "helpers", "manager", "managers", "misc",
@@ -78,6 +88,40 @@ fn forbidden(own: &str, named: &str) -> Option<String> {
         return Some(format!("{own} must not know {named:?}"));
     }
     None
+}
+
+/// Whatever is asked or said of other nodes goes through `Node`, so that one room knows what there is beside it.
+#[test]
+fn the_node_is_the_only_door_to_the_cluster() {
+    let mut seen = 0;
+    for file in walk("src", "rs") {
+        let own = room(&file);
+        let hidden = BEHIND_NODE.iter().filter(|(above, _)| *above == own);
+        for (_, below) in hidden {
+            seen += 1;
+            let text = fs::read_to_string(&file).unwrap();
+            let named = text.contains(&format!("crate::{below}"));
+            assert!(!named, "{} names {below:?}, which is behind `Node`", file.display());
+        }
+    }
+    assert!(seen > 20, "looked at {seen} files, so little was checked");
+}
+
+#[test]
+fn few_places_ask_whether_there_are_other_nodes() {
+    let mut places = Vec::new();
+    for file in walk("src", "rs") {
+        if KNOWS_OTHERS.iter().any(|known| file.starts_with(known)) {
+            continue;
+        }
+        for (number, line) in lines(&file) {
+            if line.contains("scope.others()") || line.contains("Scope::") {
+                places.push(format!("{}:{number}", file.display()));
+            }
+        }
+    }
+    assert!(!places.is_empty(), "found none, so nothing was checked");
+    assert!(places.len() <= MAX_BRANCHES, "{} branches: {places:#?}", places.len());
 }
 
 #[test]

@@ -220,7 +220,7 @@ fn what_redis_keeps_of_clients_tells_no_token_and_ends_by_itself() {
     assert_eq!(
         [&one, &two].map(|node| {
             let shared = node.running().shared();
-            shared.cluster.as_ref().unwrap().link().figures().connects.load(Ordering::Relaxed)
+            shared.scope.others().unwrap().link().figures().connects.load(Ordering::Relaxed)
         }),
         [1, 1]
     );

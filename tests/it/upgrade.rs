@@ -79,7 +79,7 @@ fn two_versions_work_side_by_side() {
     assert!(b.hear_text().contains(r#""code":4009"#));
     assert_eq!(notice(&mut a), removed("b"));
     assert!(way.edits() > 10, "{} envelopes were of another version", way.edits());
-    let link = old.running().shared().cluster.as_ref().unwrap().link().clone();
+    let link = old.running().shared().scope.others().unwrap().link().clone();
     let figures = link.figures();
     assert_eq!(figures.invalid.load(Ordering::Relaxed), 0);
     assert_eq!(figures.unknown_kind.load(Ordering::Relaxed), 1);

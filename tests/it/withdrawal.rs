@@ -53,7 +53,7 @@ fn withdrawn(channel: &str) -> String {
 
 fn unconfirmed(node: &Fixture) -> u64 {
     let shared = node.running().shared();
-    let figures = shared.cluster.as_ref().unwrap().link().figures();
+    let figures = shared.scope.others().unwrap().link().figures();
     figures.unconfirmed.load(Ordering::Relaxed)
 }
 

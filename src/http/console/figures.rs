@@ -104,8 +104,7 @@ pub(super) fn tell(shared: &ServerState, before: Option<Sample>, unseen: u64) ->
         object.insert("members".to_owned(), members.into());
         object.insert("latency".to_owned(), latency(&now, before.as_ref()));
         object.insert("workers".to_owned(), workers(shared, &now, before.as_ref(), seconds));
-        let redis = shared.cluster.as_ref().map(|cluster| cluster.link().is_up());
-        object.insert("redis".to_owned(), redis.into());
+        object.insert("redis".to_owned(), shared.scope.is_link_up().into());
     }
     (line, now)
 }

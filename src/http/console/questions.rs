@@ -36,7 +36,7 @@ impl HttpService {
         private(&json!({
             "version": config::VERSION,
             "node": http.node.hub().node_number(),
-            "cluster": http.node.shared.cluster.is_some(),
+            "cluster": http.node.shared.scope.is_link_up().is_some(),
             "workers": http.node.hub().worker_count(),
             "prefix": http.prefix,
             "fallback": http.fallback,

@@ -95,7 +95,7 @@ fn hello(http: &Http) -> Value {
         "node": http.node.hub().node_number(),
         "uptime": http.node.hub().age().as_secs(),
         "workers": http.node.hub().worker_count(),
-        "cluster": http.node.shared.cluster.is_some(),
+        "cluster": http.node.shared.scope.is_link_up().is_some(),
     })
 }
 

@@ -92,7 +92,7 @@ impl Beyond {
     /// Takes what one arrival says, in a runtime's context.
     pub(super) fn take(&mut self, arrival: LinkEvent) {
         let shared = &self.memory.shared;
-        let asked = shared.receive_event(shared.cluster.as_ref().unwrap(), arrival);
+        let asked = shared.receive_event(shared.scope.others().unwrap(), arrival);
         if let Some(asked) = asked {
             self.asked.push(Box::pin(asked.done()));
         }
@@ -102,7 +102,7 @@ impl Beyond {
     pub(super) fn acknowledge(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         let before = self.asked.len();
-        let link = self.memory.shared.cluster.as_ref().unwrap().link();
+        let link = self.memory.shared.scope.others().unwrap().link();
         self.asked.retain_mut(|asked| match asked.as_mut().poll(&mut cx) {
             Poll::Ready(done) => !link.queue_publish(done.expect("it was done in time"), true),
             Poll::Pending => true,

@@ -116,7 +116,7 @@ impl Loopback {
         node.is_cut = false;
         node.old.push(std::mem::replace(&mut node.lease, self.next));
         self.next += 1;
-        let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
+        let topics = &node.memory.shared.scope.others().unwrap().topics;
         // In the same order with the same seed.
         for topic in topics.all_topics().into_iter().collect::<BTreeSet<_>>() {
             node.again.push_back(LinkRequest::Open(topic.clone()));
@@ -223,7 +223,7 @@ impl Loopback {
         topic: &Topic,
         since: fn(&TopicEntry) -> T,
     ) {
-        let topics = &self.nodes[at].memory.shared.cluster.as_ref().unwrap().topics;
+        let topics = &self.nodes[at].memory.shared.scope.others().unwrap().topics;
         let Some(since) = topics.read_topic(topic, |entry| since(entry).into()).flatten() else {
             return;
         };
@@ -265,7 +265,7 @@ impl Loopback {
             LinkRequest::Leave { topic, user } => self.leave(number, lease, topic, user),
             LinkRequest::Changed { topic, .. } => {
                 let node = &mut self.nodes[at];
-                let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
+                let topics = &node.memory.shared.scope.others().unwrap().topics;
                 topics.count_here(&topic);
                 if topics.close_if_idle(&topic) {
                     node.subscribed.remove(&topic);
@@ -368,7 +368,7 @@ impl Loopback {
                     EnvelopeBody::Cached { version, except, frame, data },
                 );
                 for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
-                    let topics = &node.memory.shared.cluster.as_ref().unwrap().topics;
+                    let topics = &node.memory.shared.scope.others().unwrap().topics;
                     let is_heard_here = topics.read_topic(topic, |_| ()).is_some();
                     if is_heard_here && !node.told.contains(&serial) {
                         node.flying.push((serial, publish.clone()));

@@ -58,7 +58,7 @@ impl Memory {
     pub fn of_several(number: u64, change: impl FnOnce(&mut App)) -> (Self, LinkDriver) {
         let (link, far, _) = link::new_link(usize::MAX);
         let cluster = Clustered::new(Arc::new(Topics::new(link)));
-        let shared = shared_by(Hub::new(number, 1), 1, change, Some(cluster));
+        let shared = shared_by(Hub::new(number, 1), 1, change, Some(Arc::new(cluster)));
         (Self::with_workers(shared, 0..1), far)
     }
 
@@ -195,7 +195,7 @@ fn shared_by(
     hub: Arc<Hub>,
     workers: usize,
     change: impl FnOnce(&mut App),
-    cluster: Option<Clustered>,
+    others: Option<Arc<Clustered>>,
 ) -> Arc<ServerState> {
     let mut app = App::new(ID, KEY, SECRET);
     change(&mut app);
@@ -208,7 +208,7 @@ fn shared_by(
         capacity: Capacity::new(0, 0),
         addresses: ConnectionsPerAddress::new(0, 0),
         webhooks: Webhooks::default(),
-        cluster,
+        scope: others.into(),
         lookup: None,
     })
 }

@@ -1,9 +1,8 @@
-//! What Prometheus is told of the link to the other nodes. A server of its own has none of these families,
-//! so that a query for them finds clusters alone.
+//! What Prometheus is told of the link to the other nodes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cluster::link::{Link, LinkMetrics};
+use super::link::{Link, LinkMetrics};
 use crate::metrics::MetricsPage;
 
 type LinkMetric = fn(&LinkMetrics) -> &AtomicU64;
@@ -50,38 +49,48 @@ const COUNTERS: [(&str, &str, LinkMetric); 20] = [
     ("round_trips_total", "Round trips that they took.", |f| &f.round_trips),
 ];
 
-/// Adds everything there is to tell.
-pub(super) fn add_cluster(page: &mut MetricsPage, link: &Link) {
-    let figures = link.figures();
-    for (name, help, read) in COUNTERS {
-        let value = read(figures).load(Ordering::Relaxed) as f64;
-        page.add_counters(&format!("cluster_{name}"), help, [(&[][..], value)]);
-    }
-    let up = f64::from(u8::from(link.is_up()));
-    page.add_gauges("cluster_up", "1 while Redis answers.", [(&[][..], up)]);
-    for (name, help, value) in [
-        ("apps", "Apps whose webhooks this node tells; of all nodes one does.", &figures.news_apps),
-        ("backlog", "What waits in their logs, held back ends included.", &figures.news_backlog),
-    ] {
-        let value = value.load(Ordering::Relaxed) as f64;
-        page.add_gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);
-    }
-    let help = "Bytes of events that wait for Redis.";
-    page.add_gauges("cluster_queue_bytes", help, [(&[][..], link.queued_bytes() as f64)]);
-    let help = "Bytes of events that may wait for Redis.";
-    page.add_gauges("cluster_queue_limit_bytes", help, [(&[][..], link.max_queued() as f64)]);
-    for (name, help, histogram) in [
-        (
-            "cluster_lag_seconds",
-            "From the sending of a message by another node to its coming, by both nodes' clocks.",
-            &figures.lag,
-        ),
-        (
-            "cluster_round_trip_seconds",
-            "How long Redis took for the commands and scripts of one round trip.",
-            &figures.round_trip,
-        ),
-    ] {
-        page.add_histograms(name, help, [(&[][..], vec![histogram])]);
+impl Link {
+    /// Adds everything there is to tell.
+    pub fn add_metrics(&self, page: &mut MetricsPage) {
+        let figures = self.figures();
+        for (name, help, read) in COUNTERS {
+            let value = read(figures).load(Ordering::Relaxed) as f64;
+            page.add_counters(&format!("cluster_{name}"), help, [(&[][..], value)]);
+        }
+        let up = f64::from(u8::from(self.is_up()));
+        page.add_gauges("cluster_up", "1 while Redis answers.", [(&[][..], up)]);
+        for (name, help, value) in [
+            (
+                "apps",
+                "Apps whose webhooks this node tells; of all nodes one does.",
+                &figures.news_apps,
+            ),
+            (
+                "backlog",
+                "What waits in their logs, held back ends included.",
+                &figures.news_backlog,
+            ),
+        ] {
+            let value = value.load(Ordering::Relaxed) as f64;
+            page.add_gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);
+        }
+        let help = "Bytes of events that wait for Redis.";
+        page.add_gauges("cluster_queue_bytes", help, [(&[][..], self.queued_bytes() as f64)]);
+        let help = "Bytes of events that may wait for Redis.";
+        page.add_gauges("cluster_queue_limit_bytes", help, [(&[][..], self.max_queued() as f64)]);
+        for (name, help, histogram) in [
+            (
+                "cluster_lag_seconds",
+                "From the sending of a message by another node to its coming, by both nodes' clocks.",
+                &figures.lag,
+            ),
+            (
+                "cluster_round_trip_seconds",
+                "How long Redis took for the commands and scripts of one round trip.",
+                &figures.round_trip,
+            ),
+        ] {
+            page.add_histograms(name, help, [(&[][..], vec![histogram])]);
+        }
     }
 }

@@ -1,0 +1,171 @@
+//! Whether this node has others beside it. What differs between a server of its own and one of several is a
+//! function here, which does nothing or answers at once where there is nobody else, or a pair of verbs in
+//! `alone.rs` and `clustered.rs`, between which a verb of `Node` chooses once. Nobody else asks.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::clustered::Clustered;
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::link::{LinkRequest, OutgoingEvent};
+use crate::hub::connection::Connection;
+use crate::hub::directory::Directory;
+use crate::metrics::MetricsPage;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event::Message;
+use crate::protocol::member::UserId;
+use crate::protocol::socket_id::SocketId;
+
+/// Whether there may be other nodes. Fixed when the server starts.
+#[derive(Debug)]
+pub enum Scope {
+    Alone,
+    Clustered(Arc<Clustered>),
+}
+
+impl From<Option<Arc<Clustered>>> for Scope {
+    fn from(others: Option<Arc<Clustered>>) -> Self {
+        others.map_or(Self::Alone, Self::Clustered)
+    }
+}
+
+impl Scope {
+    /// The other nodes, if there may be any.
+    pub fn others(&self) -> Option<&Arc<Clustered>> {
+        match self {
+            Self::Alone => None,
+            Self::Clustered(others) => Some(others),
+        }
+    }
+
+    /// Connections of the app on other nodes, as of at most a second ago.
+    pub(super) fn connections_elsewhere(&self, app: &AppId) -> usize {
+        self.others().map_or(0, |others| others.connections_elsewhere(app))
+    }
+
+    /// Users present in a channel over all nodes; `None` where the directory here knows.
+    pub(super) fn user_count(&self, app: &AppId, name: &str) -> Option<usize> {
+        Some(self.others()?.user_count(app, name))
+    }
+
+    /// Subscribers of a channel on all nodes, as was last heard; `None` where the directory here knows.
+    pub(super) fn subscriber_count(&self, app: &AppId, name: &ChannelName) -> Option<usize> {
+        let topic = Topic { app: app.clone(), channel: name.clone() };
+        let total = self.others()?.topics.read_topic(&topic, |entry| entry.total.count);
+        Some(total.unwrap_or_default())
+    }
+
+    /// The users present in a channel, in the order they came, as far as this node knows.
+    pub(super) fn present_users(
+        &self,
+        app: &AppId,
+        directory: &Directory,
+        name: &ChannelName,
+    ) -> Vec<UserId> {
+        let Some(others) = self.others() else { return directory.present_users(name.as_str()) };
+        let topic = Topic { app: app.clone(), channel: name.clone() };
+        others.topics.read_topic(&topic, |entry| entry.roster.users()).unwrap_or_default()
+    }
+
+    /// The token of the last event's data on a cache channel and when it expires, as far as this node knows.
+    pub(super) fn last_event(
+        &self,
+        app: &AppId,
+        directory: &Directory,
+        name: &ChannelName,
+    ) -> Option<(String, Instant)> {
+        let Some(others) = self.others() else {
+            let cached = directory.cache.last_event(name)?;
+            return Some((cached.data.to_string(), cached.expires));
+        };
+        let topic = Topic { app: app.clone(), channel: name.clone() };
+        others.topics.read_topic(&topic, |entry| {
+            let cached = entry.cached()?;
+            Some((String::from_utf8_lossy(&cached.data).into_owned(), cached.expires))
+        })?
+    }
+
+    /// Tells all other nodes something; `promised` if somebody was told that it would be.
+    pub(super) fn tell_others(&self, promised: bool, event: impl FnOnce() -> OutgoingEvent) {
+        if let Some(others) = self.others() {
+            others.link().queue_publish(event(), promised);
+        }
+    }
+
+    /// Asks all other nodes to do something, under the number that `event` is given: with it, what resolves to an
+    /// error once all have answered.
+    pub(super) fn ask_others(
+        &self,
+        event: impl FnOnce(u64) -> OutgoingEvent,
+    ) -> Option<(Arc<Clustered>, u64, oneshot::Receiver<()>)> {
+        let others = self.others()?;
+        let (request, answered) = others.requests.open_request();
+        others.link().queue_publish(event(request), true);
+        Some((others.clone(), request, answered))
+    }
+
+    /// Notes whose the connection is, for what is taken back from its users once its client is at another node.
+    pub(super) fn note_users(&self, connection: &Connection) {
+        if let (Some(resumption), Some(_)) = (connection.resumption(), self.others()) {
+            let resume = &connection.directory.resume;
+            resume.note_users(&resumption.token, connection.id, connection.users());
+        }
+    }
+
+    /// Notes whether somebody whom that connection watches is online. What the connection is told at last if its
+    /// list was not known as a whole before; `None` if it was, and is to be told of this user alone.
+    pub(super) fn learn_watched(
+        &self,
+        socket: SocketId,
+        user: &UserId,
+        is_online: bool,
+    ) -> Option<Vec<Message>> {
+        self.others()?.learn_watched(socket, user, is_online)
+    }
+
+    /// Whether Redis answers; `None` where it is not used.
+    pub fn is_link_up(&self) -> Option<bool> {
+        self.others().map(|others| others.link().is_up())
+    }
+
+    /// Whether Redis has lost its data, and this node may lack what others held there.
+    pub(super) fn is_restoring(&self) -> bool {
+        self.others().is_some_and(|others| others.link().is_restoring())
+    }
+
+    /// Whether other nodes can be told of so many events with so many bytes of data.
+    pub fn has_publish_room(&self, events: usize, bytes: usize) -> bool {
+        self.others().is_none_or(|others| others.link().has_room_for(events, bytes))
+    }
+
+    /// What a request that publishes waits for first, because much waits for Redis already. It is let go of then.
+    pub fn wait_for_publish_room(&self) -> Option<oneshot::Receiver<()>> {
+        self.others()?.link().wait_for_room()
+    }
+
+    /// The server is about to stop: who is closed from now on comes back at once, here or elsewhere, and other
+    /// nodes are not told that it left.
+    pub fn keep_everybody(&self) {
+        if let Some(others) = self.others() {
+            others.link().keep_everybody();
+        }
+    }
+
+    /// Ends the link once it has sent what it was given before.
+    pub fn stop_link(&self) {
+        if let Some(others) = self.others() {
+            others.link().send_request(LinkRequest::Stop);
+        }
+    }
+
+    /// Adds what is counted about the link. A server of its own has none of these families, so that a query
+    /// for them finds clusters alone.
+    pub fn add_metrics(&self, page: &mut MetricsPage) {
+        if let Some(others) = self.others() {
+            others.link().add_metrics(page);
+        }
+    }
+}
