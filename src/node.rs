@@ -4,8 +4,10 @@
 //! `alone.rs` and `clustered.rs`; a verb here chooses between them once.
 
 mod alone;
+mod catch_up;
 mod client_record;
 mod clustered;
+mod pending_watchlist;
 mod publish;
 mod query;
 mod readiness;
@@ -14,6 +16,7 @@ mod requests;
 mod resume;
 mod room;
 mod scope;
+mod travellers;
 mod travelling;
 mod users;
 pub mod watched;

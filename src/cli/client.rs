@@ -22,8 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::find::reachable_host;
-use super::hints::is_page;
+use super::answers::{is_page, reachable_host};
 use super::{CommandError, root_certs, without_controls};
 use crate::app::App;
 use crate::config::MetricsConfig;

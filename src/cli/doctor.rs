@@ -6,17 +6,11 @@ use std::net::IpAddr;
 use rustix::process::{Resource, getrlimit};
 
 use super::client::ApiTarget;
-use super::hints::explain_start_error;
+use super::hints::{MIN_OPEN_FILES, MORE_OPEN_FILES, explain_start_error};
 use super::report::{Grade, Report, ReportForm};
 use super::{CommandError, console, events, redis, webhooks};
 use crate::config::{self, LoadedSettings, PublicAddress, TargetArgs};
 use crate::server;
-
-/// Open files below which a server cannot carry a crowd.
-pub(super) const FILES: u64 = 4096;
-
-/// What there is to do about fewer.
-pub(super) const FEW: &str = "may be open, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n";
 
 /// Looks at everything in the order in which one thing rests on the other, as far as that goes.
 pub(super) async fn examine_all(
@@ -134,8 +128,8 @@ fn is_here(host: &str) -> bool {
 
 fn open_files(report: &mut Report, wanted: usize) {
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    if limit < (wanted as u64).max(FILES) {
-        report.add("open files", Grade::Warn, format!("at most {limit} {FEW}"));
+    if limit < (wanted as u64).max(MIN_OPEN_FILES) {
+        report.add("open files", Grade::Warn, format!("at most {limit} {MORE_OPEN_FILES}"));
     } else {
         report.add("open files", Grade::Ok, format!("up to {limit} for what is started here"));
     }

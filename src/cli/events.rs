@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::answers::is_page;
 use super::client::{ApiResponse, ApiTarget, ClientSocket, PATIENCE, SocketError};
-use super::hints::{explain_refusal, is_page, with_hint};
+use super::hints::{explain_refusal, with_hint};
 use super::reach::{ReachResult, examine_reach};
 use super::report::{Grade, Report};
 use super::{CommandError, fallback, http2, listen};

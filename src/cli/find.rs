@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::answers::reachable_host;
 use super::client::ApiTarget;
 use super::running::RunningApp;
 use super::{CommandError, database, root_certs};
@@ -135,15 +136,6 @@ fn origin(server: &ServerConfig, host: &str, port: u16) -> String {
     let is_bare = host.contains(':') && !host.starts_with('[');
     let host = if is_bare { format!("[{host}]") } else { host.to_owned() };
     format!("{scheme}://{host}:{port}")
-}
-
-/// Where a server that listens at `host` can be reached: one that listens everywhere listens here.
-pub(super) fn reachable_host(host: &str) -> &str {
-    match host {
-        "0.0.0.0" => "127.0.0.1",
-        "::" | "[::]" => "[::1]",
-        host => host,
-    }
 }
 
 /// An `Origin` that an app with these patterns lets in; none where it lets everybody in.

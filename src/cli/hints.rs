@@ -3,6 +3,12 @@
 
 use super::client::ApiResponse;
 
+/// Open files below which a server cannot carry a crowd.
+pub(super) const MIN_OPEN_FILES: u64 = 4096;
+
+/// What there is to do about fewer.
+pub(super) const MORE_OPEN_FILES: &str = "may be open, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n";
+
 /// The error of a connection or a request, with what to do about it.
 pub(super) fn with_hint(error: &str) -> String {
     let advice = if error.contains("nothing listens") {
@@ -86,9 +92,4 @@ pub(super) fn not_the_server(answer: &ApiResponse, tls: bool) -> Option<String> 
         _ => return None,
     };
     Some(sentence)
-}
-
-/// Whether a text is HTML.
-pub(super) fn is_page(text: &str) -> bool {
-    text.trim_start().starts_with('<')
 }

@@ -2,6 +2,7 @@
 //! what is wrong. Works with any server of the Pusher protocol, told apart by `--url` and credentials, or
 //! the one that the settings here are for.
 
+mod answers;
 mod capacity;
 mod client;
 mod console;

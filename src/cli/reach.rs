@@ -6,8 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use super::answers::is_page;
 use super::client::{ApiResponse, ApiTarget, PATIENCE};
-use super::hints::{is_page, not_the_server, with_hint};
+use super::hints::{not_the_server, with_hint};
 use super::report::{Grade, Report};
 
 /// What was found at an address.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::client::ApiTarget;
-use super::doctor::{FEW, FILES};
+use super::hints::{MIN_OPEN_FILES, MORE_OPEN_FILES};
 use super::report::{Grade, Report};
 use super::without_controls;
 use crate::config::MetricsConfig;
@@ -58,8 +58,12 @@ pub(super) async fn examine_webhooks(
 
 fn report_health(report: &mut Report, states: &WebhookHealths) {
     let files = states.max_files;
-    if files > 0.0 && files < FILES as f64 {
-        report.add("open files", Grade::Warn, format!("at most {files} of the server's {FEW}"));
+    if files > 0.0 && files < MIN_OPEN_FILES as f64 {
+        report.add(
+            "open files",
+            Grade::Warn,
+            format!("at most {files} of the server's {MORE_OPEN_FILES}"),
+        );
     }
     let (mut waiting, mut well) = (0.0, true);
     for ((app, place), state) in &states.hooks {

@@ -6,6 +6,7 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes};
 
+pub use super::wire_reader::DIGITS;
 pub use super::wire_reader::join_parts;
 use super::wire_reader::{EnvelopeReader, put_short, put_socket, text};
 use crate::app::AppId;
@@ -25,9 +26,6 @@ const HEADER: usize = 28;
 
 /// Tells an envelope from text that somebody else sent to the same topic.
 const MARK: u8 = 0xfa;
-
-/// Digits of a version number in a body. Scripts write it, and Lua writes text.
-pub const DIGITS: usize = 16;
 
 /// The flag of what the sender's own subscribers have been given already.
 const TOLD: u8 = 1;

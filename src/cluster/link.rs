@@ -14,7 +14,7 @@ use super::Topic;
 use super::clients::{Missed, Parked, Replay};
 use super::envelope::Envelope;
 pub use super::figures::LinkMetrics;
-pub use super::question::{ClusterOccupancy, LinkQuery, LinkReply};
+pub use super::question::{ClusterOccupancy, LinkQuery, LinkReply, RetainedEvent};
 use super::redis_clock::RedisClock;
 use super::roster::LoadedRoster;
 use super::webhook_log::{LogBatch, LogRequest};
@@ -279,17 +279,6 @@ pub enum OfflineFallback {
         frame: Bytes,
         data: Option<Bytes>,
     },
-}
-
-/// A cache channel's last event, and how long it is kept on.
-#[derive(Clone, PartialEq, Debug)]
-pub struct RetainedEvent {
-    pub version: u64,
-    pub frame: Bytes,
-    pub data: Bytes,
-    pub ttl: Duration,
-    /// Subscribers here have it already.
-    pub told: bool,
 }
 
 /// What both ends know.

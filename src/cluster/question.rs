@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Topic;
 use super::clients::ClaimedClient;
-use super::link::RetainedEvent;
 use crate::app::AppId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
@@ -57,6 +58,17 @@ pub enum LinkReply {
     Withdrawn(Vec<u64>),
     /// How many nodes were told.
     Told(usize),
+}
+
+/// A cache channel's last event, and how long it is kept on.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RetainedEvent {
+    pub version: u64,
+    pub frame: Bytes,
+    pub data: Bytes,
+    pub ttl: Duration,
+    /// Subscribers here have it already.
+    pub told: bool,
 }
 
 /// How occupied a channel is over all nodes.

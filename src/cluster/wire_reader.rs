@@ -3,8 +3,10 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::envelope::DIGITS;
 use crate::protocol::socket_id::SocketId;
+
+/// Digits of a version number in a body. Scripts write it, and Lua writes text.
+pub const DIGITS: usize = 16;
 
 /// What is left to be read.
 pub(super) struct EnvelopeReader(pub(super) Bytes);

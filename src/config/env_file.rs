@@ -1,18 +1,14 @@
 //! The environment file of an app or of a Soketi server: which file it is, whether it is any of Fanfare's,
 //! and its variables by the grammar of whoever reads it there. What the variables mean is not here.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::dotenv;
-use super::environment::Variables;
+use super::environment::{FoundVariables, Variables};
 use super::error::{Error, SettingOrigin};
 use super::laravel;
 use super::soketi;
-
-/// Values by name, with where each is written.
-pub(super) type FoundVariables = BTreeMap<String, (String, SettingOrigin)>;
 
 /// What an environment file says.
 #[derive(Default)]

@@ -5,6 +5,9 @@ use std::ffi::OsString;
 
 use super::error::{Error, SettingOrigin};
 
+/// Values by name, with where each is written.
+pub(super) type FoundVariables = BTreeMap<String, (String, SettingOrigin)>;
+
 /// What the names of variables begin with that are read as settings.
 const OWN: [&str; 5] = ["FANFARE_", "PUSHER_", "REDIS_", "REVERB_", "SOKETI_"];
 

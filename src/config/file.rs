@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use toml::Spanned;
-use toml::de::{DeInteger, DeString, DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{Error, SettingOrigin, suggestion};
 use super::keys::SERVER;
 use super::settings::{AppSettings, Setting, Settings, key_below};
-use super::value::Value;
+use super::value::to_value;
 
 /// Reads the file at `path`, which messages call `name`, over `settings`. Its `[[apps]]`, if it has
 /// any, take the place of all apps before.
@@ -60,11 +60,6 @@ pub(super) fn parse_apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Err
         }
     }
     Ok(apps)
-}
-
-/// A value as TOML writes it, or nothing if it is not one.
-pub(super) fn parse_value(text: &str) -> Option<Value> {
-    DeValue::parse(text).ok().map(|value| to_value(value.get_ref()))
 }
 
 struct TomlSource<'a> {
@@ -192,33 +187,10 @@ fn section_near(name: &str) -> String {
     }
 }
 
-fn to_value(value: &DeValue<'_>) -> Value {
-    match value {
-        DeValue::Boolean(value) => Value::Bool(*value),
-        DeValue::Integer(integer) => whole_number(integer),
-        DeValue::String(text) => Value::Text(text.to_string()),
-        DeValue::Float(_) => Value::Other("a number with a point"),
-        DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Array(items) => {
-            Value::List(items.iter().map(|item| to_value(item.get_ref())).collect())
-        }
-        DeValue::Table(table) => Value::Table(
-            table
-                .iter()
-                .map(|(name, value)| (name.get_ref().to_string(), to_value(value.get_ref())))
-                .collect(),
-        ),
-    }
-}
-
-fn whole_number(integer: &DeInteger<'_>) -> Value {
-    i64::from_str_radix(integer.as_str(), integer.radix())
-        .map_or(Value::Other("a number out of reach"), Value::Integer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::value::parse_value;
 
     fn error(text: &str) -> String {
         apply_text(&mut Settings::default(), "f.toml", text).unwrap_err().to_string()

@@ -191,6 +191,21 @@ pub struct Network {
     pub prefix: u8,
 }
 
+impl std::str::FromStr for Network {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix.parse().map_err(|_| ())?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ())?;
+        let widest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.unwrap_or(widest);
+        if prefix > widest { Err(()) } else { Ok(Self { address, prefix }) }
+    }
+}
+
 impl Network {
     /// Whether `address` is in it; an IPv4 address written as IPv6 is the IPv4 one.
     pub fn contains(&self, address: IpAddr) -> bool {

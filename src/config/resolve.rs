@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use super::error::{Error, SettingOrigin};
 use super::keys::{APP, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill_keys};
+use super::soketi::RowReader;
 use super::value::Value;
 use super::{
     ApiAddress, ClusterConfig, Config, ConsoleAccess, ConsoleConfig, GeneratedApp, LimitsConfig,
@@ -92,7 +93,7 @@ impl Settings {
             if !cfg!(feature = "sql") {
                 return Err(self.setting_error("sql.url", WITHOUT_SQL));
             }
-            sql.rows = self.rows.clone();
+            sql.rows = RowReader::new(self.row_defaults.clone());
         }
         config.apps = self.resolve_apps()?;
         let resumes = config.apps.iter().any(|app| !app.features.resume.is_zero());

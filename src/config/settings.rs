@@ -4,17 +4,23 @@
 
 use std::collections::BTreeMap;
 
+use super::Config;
 use super::error::{Error, SettingOrigin, suggestion};
 use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
-use super::soketi::RowReader;
-use super::value::Value;
-use super::{Config, file};
+use super::value::{Value, parse_value};
 use crate::app::{App, Webhook};
 
 /// One written value.
 #[derive(Clone)]
 pub(super) struct Setting {
     pub(super) value: Value,
+    pub(super) origin: SettingOrigin,
+}
+
+/// A value of another server's settings, as that reads it.
+#[derive(Clone)]
+pub(super) struct GivenValue {
+    pub(super) value: serde_json::Value,
     pub(super) origin: SettingOrigin,
 }
 
@@ -30,8 +36,8 @@ pub struct Settings {
     pub(super) drop_in: Option<&'static DropInFor>,
     /// Whether anything of Soketi's was given.
     pub(super) soketi: bool,
-    /// How the rows of a table of apps are read.
-    pub(super) rows: RowReader,
+    /// What another server's settings have for all apps of a table, by their names there.
+    pub(super) row_defaults: Vec<(String, GivenValue)>,
     /// What the operator should know although it stops nothing.
     pub(super) warnings: Vec<String>,
 }
@@ -246,7 +252,7 @@ pub(super) fn fill_keys<T>(
 /// What holds for a key: what was written, else its default, if it has one.
 pub(super) fn effective_setting<T>(key: &SettingKey<T>, group: &SettingGroup) -> Option<Setting> {
     group.get(key.name).cloned().or_else(|| {
-        let value = file::parse_value(key.default?)?;
+        let value = parse_value(key.default?)?;
         Some(Setting { value, origin: SettingOrigin::Default })
     })
 }

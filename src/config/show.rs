@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json};
 use super::error::SettingOrigin;
 use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
 use super::settings::{Setting, SettingGroup, Settings, blank_webhook, effective_setting};
-use super::value::{Value, texts};
-use super::{ApiAddress, Config, GeneratedApp, LoadedSettings, file};
+use super::value::{Value, parse_value, texts};
+use super::{ApiAddress, Config, GeneratedApp, LoadedSettings};
 use crate::app::App;
 
 const MASK: &str = "********";
@@ -210,8 +210,7 @@ fn annotate_origin(text: &mut String, line: &str, origin: &SettingOrigin) {
 fn typed_value<T>(key: &SettingKey<T>, value: Value, scratch: &mut T) -> Value {
     let Value::Raw(raw) = &value else { return value };
     let list = texts(&value).ok().map(|items| items.into_iter().map(Value::Text).collect());
-    let candidates =
-        [Some(Value::Text(raw.clone())), file::parse_value(raw), list.map(Value::List)];
+    let candidates = [Some(Value::Text(raw.clone())), parse_value(raw), list.map(Value::List)];
     let fits = |candidate: &Value| (key.read)(scratch, candidate).is_ok();
     candidates.into_iter().flatten().find(fits).unwrap_or(value)
 }

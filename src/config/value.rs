@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use toml::de::{DeInteger, DeValue};
+
 use super::{MemoryLimit, Network};
 
 /// A value as it was written.
@@ -231,8 +233,7 @@ pub(super) fn texts(value: &Value) -> Result<Vec<String>, WantedForm> {
     let wanted = || "a list of texts such as [\"a\", \"b\"]".to_owned();
     match value {
         Value::List(items) => items.iter().map(|item| text(item).map_err(|_| wanted())).collect(),
-        Value::Raw(raw) if raw.trim_start().starts_with('[') => match super::file::parse_value(raw)
-        {
+        Value::Raw(raw) if raw.trim_start().starts_with('[') => match parse_value(raw) {
             Some(list @ Value::List(_)) => texts(&list),
             _ => Err(wanted()),
         },
@@ -252,7 +253,7 @@ pub(super) fn pairs(value: &Value) -> Result<Vec<(String, String)>, WantedForm> 
             .iter()
             .map(|(name, value)| Ok((name.clone(), text(value).map_err(|_| wanted())?)))
             .collect(),
-        Value::Raw(raw) => match super::file::parse_value(raw) {
+        Value::Raw(raw) => match parse_value(raw) {
             Some(table @ Value::Table(_)) => pairs(&table),
             _ => Err(wanted()),
         },
@@ -307,19 +308,34 @@ pub(super) fn networks(value: &Value) -> Result<Vec<Network>, WantedForm> {
     texts(value).map_err(|_| wanted())?.iter().map(parse).collect()
 }
 
-impl std::str::FromStr for Network {
-    type Err = ();
+/// A value as TOML writes it, or nothing if it is not one.
+pub(super) fn parse_value(text: &str) -> Option<Value> {
+    DeValue::parse(text).ok().map(|value| to_value(value.get_ref()))
+}
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix.parse().map_err(|_| ())?)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| ())?;
-        let widest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.unwrap_or(widest);
-        if prefix > widest { Err(()) } else { Ok(Self { address, prefix }) }
+/// A value that is read.
+pub(super) fn to_value(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::Boolean(value) => Value::Bool(*value),
+        DeValue::Integer(integer) => whole_number(integer),
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Float(_) => Value::Other("a number with a point"),
+        DeValue::Datetime(_) => Value::Other("a date"),
+        DeValue::Array(items) => {
+            Value::List(items.iter().map(|item| to_value(item.get_ref())).collect())
+        }
+        DeValue::Table(table) => Value::Table(
+            table
+                .iter()
+                .map(|(name, value)| (name.get_ref().to_string(), to_value(value.get_ref())))
+                .collect(),
+        ),
     }
+}
+
+fn whole_number(integer: &DeInteger<'_>) -> Value {
+    i64::from_str_radix(integer.as_str(), integer.radix())
+        .map_or(Value::Other("a number out of reach"), Value::Integer)
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use super::channel_list::ChannelLists;
 use super::deferred::DeferredAnswer;
 use super::error::Error;
 use super::response::AnswerBody;
-use super::{channels, events, users};
 use crate::app::{App, Apps};
 use crate::hub::directory::Directory;
 use crate::lookup::AppName;
@@ -270,29 +269,6 @@ impl Route {
             Self::Events => event,
             Self::BatchEvents => event.saturating_mul(limits.max_batch.max(1)),
             _ => 64 << 10,
-        }
-    }
-
-    /// Answers.
-    pub(super) fn answer_call(
-        &self,
-        call: &SignedCall<'_>,
-        body: &[u8],
-    ) -> Result<AnswerBody, Error> {
-        let text = || {
-            std::str::from_utf8(body)
-                .map_err(|_| Error::BadRequest("The body must be UTF-8.".to_owned()))
-        };
-        match self {
-            Self::Events => events::publish_events(call, text()?),
-            Self::BatchEvents => events::batch_events(call, text()?),
-            Self::Channels => channels::list_channels(call),
-            Self::Channel(name) => channels::show_channel(call, name).map(AnswerBody::Json),
-            Self::Users(name) => channels::list_users(call, name),
-            Self::Connections => channels::count_connections(call).map(AnswerBody::Json),
-            Self::Terminate(user) => users::terminate_user(call, user).map(AnswerBody::Json),
-            Self::Unsubscribe(user) => users::unsubscribe_user(call, user, text()?),
-            Self::Reconnect(user) => users::reconnect_user(call, user).map(AnswerBody::Json),
         }
     }
 }

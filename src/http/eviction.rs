@@ -8,8 +8,11 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::timeouts::{RequestPhase, RequestTimer, RequestTimers, TimeoutReason, TimerGuard};
-use crate::hub::addresses::{ConnectionsPerAddress, counted_address};
+use super::timeouts::{
+    AddressVisit, RequestPhase, RequestTimer, RequestTimers, TimeoutReason, TimerGuard,
+};
+use crate::hub::addresses::ConnectionsPerAddress;
+use crate::hub::handshakes::counted_address;
 use crate::node::ServerState;
 
 /// Connections that an address may have for a moment beyond `connections_per_ip`: a backend that has just come is
@@ -22,19 +25,6 @@ const A_SECOND: u32 = 2;
 /// Connections that make way together where there is no room for one more, so that they are not looked through for
 /// each.
 const AT_ONCE: usize = 64;
-
-/// A connection counted among its address's for as long as this lives.
-#[derive(Debug)]
-pub(super) struct AddressVisit {
-    shared: Arc<ServerState>,
-    address: IpAddr,
-}
-
-impl Drop for AddressVisit {
-    fn drop(&mut self) {
-        self.shared.addresses.depart(self.address);
-    }
-}
 
 /// Whether it may end without anything being lost that was under way, and rather than others: the less the rather.
 fn reluctance(pace: &RequestTimer) -> Option<(bool, bool)> {
@@ -56,9 +46,7 @@ impl TimerGuard {
             return false;
         }
         let address = counted_address(address);
-        shared.addresses.visit(address);
-        let visit = AddressVisit { shared: shared.clone(), address };
-        self.pace.visit.replace(Some(visit));
+        self.pace.visit.replace(Some(AddressVisit::new(shared, address)));
         let (paces, place) = (&self.paces, self.pace.place.get());
         paces.visits.borrow_mut().entry(address).or_default().push(place);
         if shared.addresses.excess(address) <= MOMENT {

@@ -26,7 +26,9 @@ use super::query::{self, QueryState};
 use super::response::{self, AnswerBody};
 use super::timeouts::RequestPhase;
 use super::unread::UnreadBody;
-use super::{AddressRole, Http, HttpService, RefusedRequest, RoutedRequest};
+use super::{
+    AddressRole, Http, HttpService, RefusedRequest, RoutedRequest, channels, events, users,
+};
 use crate::app::App;
 use crate::hub::directory::Directory;
 use crate::hub::shown;
@@ -243,7 +245,7 @@ impl AwaitingBody {
             return RequestOutcome::refused(error);
         }
         let call = self.signed_call(http, known);
-        let answered = self.route.answer_call(&call, body);
+        let answered = answer_call(&self.route, &call, body);
         RequestOutcome { answered, rate: call.rate.get(), later: call.later.take() }
     }
 
@@ -274,6 +276,25 @@ impl AwaitingBody {
             trace: self.followed_trace(http),
             later: RefCell::default(),
         }
+    }
+}
+
+/// Carries out what is asked.
+fn answer_call(route: &Route, call: &SignedCall<'_>, body: &[u8]) -> Result<AnswerBody, Error> {
+    let text = || {
+        std::str::from_utf8(body)
+            .map_err(|_| Error::BadRequest("The body must be UTF-8.".to_owned()))
+    };
+    match route {
+        Route::Events => events::publish_events(call, text()?),
+        Route::BatchEvents => events::batch_events(call, text()?),
+        Route::Channels => channels::list_channels(call),
+        Route::Channel(name) => channels::show_channel(call, name).map(AnswerBody::Json),
+        Route::Users(name) => channels::list_users(call, name),
+        Route::Connections => channels::count_connections(call).map(AnswerBody::Json),
+        Route::Terminate(user) => users::terminate_user(call, user).map(AnswerBody::Json),
+        Route::Unsubscribe(user) => users::unsubscribe_user(call, user, text()?),
+        Route::Reconnect(user) => users::reconnect_user(call, user).map(AnswerBody::Json),
     }
 }
 

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use super::eviction::AddressVisit;
+use crate::node::ServerState;
 
 /// How long a backend may leave its connection unused; seconds.
 const IDLE: u32 = 120;
@@ -44,6 +45,26 @@ pub struct RequestTimer {
     step: Cell<RequestPhase>,
     end: Cell<Option<TimeoutReason>>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// A connection counted among its address's for as long as this lives.
+#[derive(Debug)]
+pub(super) struct AddressVisit {
+    shared: Arc<ServerState>,
+    pub(super) address: IpAddr,
+}
+
+impl AddressVisit {
+    pub(super) fn new(shared: &Arc<ServerState>, address: IpAddr) -> Self {
+        shared.addresses.visit(address);
+        Self { shared: shared.clone(), address }
+    }
+}
+
+impl Drop for AddressVisit {
+    fn drop(&mut self) {
+        self.shared.addresses.depart(self.address);
+    }
 }
 
 /// What a client is at.

@@ -1,12 +1,12 @@
 //! How many connections each client address has, for the limits on them: sockets, and connections that have
 //! asked for none yet. Counted only where there are limits; whose address it is behind a proxy is settled above.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use super::handshakes::HandshakeLimit;
+use super::handshakes::{HandshakeLimit, counted_address};
 
 /// Connections by address.
 #[derive(Debug)]
@@ -83,18 +83,6 @@ impl ConnectionsPerAddress {
                 entry.remove();
             }
         }
-    }
-}
-
-/// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give
-/// itself (RFC 4291 section 2.5.1).
-pub fn counted_address(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address => address,
     }
 }
 

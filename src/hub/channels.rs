@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::connection::Connection;
 use super::directory::Directory;
-use super::inbox::ChannelHandle;
+use super::handles::ChannelHandle;
 use super::subscriptions::Subscriptions;
 use crate::protocol::channel::ChannelName;
 

@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::budget::{WorkBudget, WorkKind};
 use super::deflated::Compression;
 use super::directory::Directory;
+use super::handles::ConnectionRef;
 use super::http_stream::{HttpStream, SessionRequest};
-use super::inbox::ConnectionRef;
 use super::outbox::Outbox;
 use super::rejoins::Rejoins;
 use super::resume::resumption::Resumption;
@@ -197,7 +197,7 @@ impl Connection {
         self.traffic().answers.add(1);
         self.budget.spend(WorkKind::Bytes(message.bytes().len()));
         if shown::is_wanted() {
-            shown::show_told(self, message.bytes());
+            shown::show_told(&self.app().id, self.id, message.bytes());
         }
         self.enqueue(message.into_bytes());
     }

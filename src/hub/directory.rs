@@ -12,8 +12,8 @@ use smallvec::SmallVec;
 
 use super::cache::EventCache;
 use super::count_throttle::CountThrottle;
-use super::inbox::ChannelHandle;
-use super::presence::Presence;
+use super::handles::ChannelHandle;
+use super::presence::{ChannelFull, Presence, PresenceBounds};
 use super::rate_limit::RateLimit;
 use super::resume::ResumeRegistry;
 use super::users::AppUsers;
@@ -120,23 +120,6 @@ pub struct AppTotals {
     pub subscriptions: usize,
     /// Distinct users of each presence channel.
     pub members: usize,
-}
-
-/// A presence channel has no room for a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChannelFull {
-    /// It has as many as it may.
-    Members,
-    /// What they say of themselves is as long as it may be.
-    Bytes,
-}
-
-/// What one presence channel may have.
-#[derive(Clone, Copy, Debug)]
-pub struct PresenceBounds {
-    pub members: usize,
-    /// Bytes of what a joiner is told of all of them.
-    pub bytes: usize,
 }
 
 impl Channel {

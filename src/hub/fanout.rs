@@ -4,13 +4,16 @@
 use std::rc::Rc;
 use std::slice;
 
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::connection::Connection;
-use super::deflated::CompressedRun;
-use super::inbox::{ChannelHandle, Delivery, Sequence};
+use super::deflated::Compression;
+use super::handles::{ChannelHandle, Sequence};
+use super::inbox::Delivery;
 use super::subscriptions::Subscription;
 use super::worker::Worker;
+use crate::metrics::AppTraffic;
 
 /// Bytes of frames that are joined into one piece for all subscribers of a channel.
 const JOINED: usize = 64 << 10;
@@ -112,4 +115,64 @@ pub(super) fn is_newer_than_seen(
         Sequence::Presence(version) => told.presence < version,
         Sequence::Cache(version) => told.cache < version,
     })
+}
+
+/// What a connection that takes compressed events is given of these, which follow each other. It is a copy of
+/// the worker's own, so that workers do not count references on one shared cache line.
+pub(super) fn join_deflated(run: &[Delivery]) -> Bytes {
+    let forms = run.iter().map(smallest_form);
+    let mut all = BytesMut::with_capacity(forms.clone().map(<[u8]>::len).sum());
+    forms.for_each(|form| all.extend_from_slice(form));
+    all.freeze()
+}
+
+fn smallest_form(one: &Delivery) -> &[u8] {
+    one.deflated
+        .as_ref()
+        .and_then(|deflated| deflated.deflated_form(&one.frame))
+        .unwrap_or(&one.frame)
+}
+
+/// Frames that follow each other, for those of a channel's subscribers that take them compressed.
+#[derive(Debug, Default)]
+pub(super) struct CompressedRun {
+    /// Of all of them together.
+    all: Option<Bytes>,
+    plain_bytes: usize,
+    deflated_bytes: usize,
+}
+
+impl CompressedRun {
+    /// What `connection` is given instead of `plain`, which is `run` in one piece; `all`: of everything that is
+    /// delivered now.
+    pub(super) fn pick_form(
+        &mut self,
+        connection: &Connection,
+        run: &[Delivery],
+        plain: &Bytes,
+        all: bool,
+    ) -> Bytes {
+        if connection.life.compression.get() != Compression::Both
+            || run.iter().all(|one| one.deflated.is_none())
+        {
+            return plain.clone();
+        }
+        let form = match &self.all {
+            Some(form) if all => form.clone(),
+            _ => join_deflated(run),
+        };
+        if all {
+            self.all = Some(form.clone());
+        }
+        self.plain_bytes += plain.len();
+        self.deflated_bytes += form.len();
+        form
+    }
+
+    pub(super) fn count_bytes(&self, traffic: &AppTraffic) {
+        if self.plain_bytes > 0 {
+            traffic.plain_bytes.add(self.plain_bytes as u64);
+            traffic.deflated_bytes.add(self.deflated_bytes as u64);
+        }
+    }
 }

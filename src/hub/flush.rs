@@ -12,10 +12,23 @@ use super::line_batch::LineBatch;
 use super::outbox::Outbox;
 use super::ring::{MAX_SENDS, Ring, RingPayload, RingWrite};
 use super::stream::Stream;
+use crate::app::AppId;
 use crate::metrics::TurnTimes;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::trace::Trace;
 
 /// Sockets below which a call for each costs less than the ring's, even where calls are cheap.
 const MIN_SENDS: usize = 8;
+
+/// What is said, once it was flushed, of an event that somebody follows.
+#[derive(Debug)]
+pub(super) struct TracedFlush {
+    pub(super) trace: Trace,
+    pub(super) app: AppId,
+    pub(super) channel: ChannelName,
+    /// Subscribers that were given it.
+    pub(super) subscribers: u64,
+}
 
 /// Flushes connections for one worker.
 #[derive(Debug, Default)]

@@ -1,13 +1,11 @@
 //! How fast each client address may open sockets. Counted only where there is a limit; whose address it is
 //! behind a proxy is settled above, and how many sockets an address may have is in `addresses.rs`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-
-use super::addresses::counted_address;
 
 /// How far ahead of its rate an address may be: a burst of as many sockets as the rate gives in this time.
 const BURST: Duration = Duration::from_secs(2);
@@ -56,6 +54,18 @@ impl HandshakeLimit {
         }
         self.swept_ms.store(now_ms, Ordering::Relaxed);
         self.even_at.retain(|_, even_at| *even_at > now);
+    }
+}
+
+/// What counts as one address. Of IPv6 it is a network of 64 bits, any address in which a host may give
+/// itself (RFC 4291 section 2.5.1).
+pub fn counted_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
     }
 }
 

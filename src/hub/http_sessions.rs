@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use super::inbox::ConnectionRef;
+use super::handles::ConnectionRef;
 use crate::app::AppId;
 
 /// The sessions of one node by what their addresses have of them: key, number and name.

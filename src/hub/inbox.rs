@@ -8,16 +8,17 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use super::deflated::DeflatedEvent;
-use super::described::Describe;
+use super::described::DescribeTask;
 use super::directory::Directory;
+use super::handles::{ChannelHandle, ConnectionRef, Sequence};
 use super::http_stream::SessionRequest;
 use super::resume::Replayed;
-use super::traced::TracedDelivery;
 use super::withdrawal::Withdrawal;
 use crate::metrics::TurnTimes;
 use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
+use crate::protocol::trace::Trace;
 
 /// One worker's orders.
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ pub enum WorkerTask {
     /// The same of an event that somebody follows.
     DeliverTraced(Box<TracedDelivery>),
     /// Close every connection of the user, signed in or present, that was made before it was asked, by
-    /// `Hub::hundredths`.
+    /// `Hub::centis_since_start`.
     CloseUser {
         directory: Arc<Directory>,
         user: UserId,
@@ -76,21 +77,12 @@ pub enum WorkerTask {
         frame: Bytes,
     },
     /// Say which sockets there are.
-    Describe(Box<Describe>),
+    Describe(Box<DescribeTask>),
     /// A request has come for the HTTP session there.
     Arrive {
         place: ConnectionRef,
         arrival: Box<SessionRequest>,
     },
-}
-
-/// Where a connection is carried: found without a search, and gone if another has its slot now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConnectionRef {
-    pub worker: u16,
-    /// In the worker's list.
-    pub slot: u32,
-    pub socket: SocketId,
 }
 
 /// A frame for the worker's subscribers of one channel.
@@ -118,25 +110,11 @@ impl Delivery {
     }
 }
 
-/// Where in a channel's history a frame belongs. Who subscribed after that was told with its subscription,
-/// and must not hear it again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sequence {
-    /// Nowhere: it is for all.
-    None,
-    /// Members that come and go, by the channel's version.
-    Presence(u64),
-    /// The cached event, by its version. On other channels an event that other nodes may have sent before who is
-    /// subscribed now was, by the time that Redis had.
-    Cache(u64),
-}
-
-/// A worker's own handle of a channel. The generation tells an order that was late from one that is meant
-/// for the channel that has the place now.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ChannelHandle {
-    pub slot: u32,
-    pub generation: u32,
+/// The delivery of an event that somebody follows.
+#[derive(Debug)]
+pub struct TracedDelivery {
+    pub delivery: Delivery,
+    pub trace: Trace,
 }
 
 impl Inbox {

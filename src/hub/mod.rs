@@ -14,6 +14,7 @@ pub mod described;
 pub mod directory;
 mod fanout;
 mod flush;
+pub mod handles;
 pub mod handshakes;
 pub mod http_sessions;
 pub mod http_stream;
@@ -26,9 +27,11 @@ pub mod outbox;
 pub mod presence;
 pub mod rate_limit;
 pub mod rejoins;
+mod restrictions;
 pub mod resume;
 pub mod ring;
 pub mod shown;
+mod socket_views;
 pub mod stream;
 pub mod subscriptions;
 pub mod tls;
@@ -52,13 +55,14 @@ use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use deflated::DeflatedEvent;
-use described::{Describe, SocketQuery, SocketView};
+use described::{DescribeTask, SocketQuery, SocketView};
 use directory::{Directory, WorkerTargets};
+use handles::{ConnectionRef, Sequence};
 use http_sessions::HttpSessions;
 use http_stream::SessionRequest;
-use inbox::{ConnectionRef, Delivery, Inbox, Sequence, WorkerTask};
+use inbox::{Delivery, Inbox, TracedDelivery, WorkerTask};
 use resume::Replayed;
-use traced::{EventPlace, TracedDelivery};
+use traced::EventPlace;
 use withdrawal::Withdrawal;
 
 /// What the workers of one node share.
@@ -188,7 +192,10 @@ impl Hub {
                 Delivery { channel: seat.channel, frame, deflated, except, history, number };
             let task = match trace {
                 None => WorkerTask::Deliver(deliver),
-                Some(trace) => WorkerTask::DeliverTraced(TracedDelivery::new(deliver, trace)),
+                Some(trace) => WorkerTask::DeliverTraced(Box::new(TracedDelivery {
+                    delivery: deliver,
+                    trace: trace.clone(),
+                })),
             };
             self.inbox(seat.worker).put_task(task);
         }
@@ -253,7 +260,7 @@ impl Hub {
     pub fn describe(&self, query: &SocketQuery) -> Vec<oneshot::Receiver<Vec<SocketView>>> {
         let ask = |inbox: &Inbox| {
             let (answer, answered) = oneshot::channel();
-            let asked = Describe { query: query.clone(), answer };
+            let asked = DescribeTask { query: query.clone(), answer };
             inbox.put_task(WorkerTask::Describe(Box::new(asked)));
             answered
         };

@@ -3,8 +3,9 @@
 
 use tracing::{Level, debug, enabled};
 
-use super::connection::Connection;
+use crate::app::AppId;
 use crate::protocol::json::JsonObject;
+use crate::protocol::socket_id::SocketId;
 
 /// Whether anybody wants to see frames.
 pub fn is_wanted() -> bool {
@@ -12,9 +13,8 @@ pub fn is_wanted() -> bool {
 }
 
 /// A frame for one connection.
-pub(super) fn show_told(connection: &Connection, frame: &[u8]) {
+pub(super) fn show_told(app: &AppId, socket: SocketId, frame: &[u8]) {
     if let Some((event, channel)) = event_and_channel(frame) {
-        let (app, socket) = (&connection.app().id, connection.id);
         debug!(%app, %socket, ?event, ?channel, "sent");
     }
 }

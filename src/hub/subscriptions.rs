@@ -4,7 +4,7 @@
 
 use hashbrown::HashTable;
 
-use super::inbox::ChannelHandle;
+use super::handles::ChannelHandle;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use tracing::debug;
 
 use super::connection::Connection;
-use super::inbox::{Delivery, Sequence};
+use super::flush::TracedFlush;
+use super::handles::Sequence;
+use super::inbox::{Delivery, TracedDelivery};
 use super::worker::Worker;
-use crate::app::AppId;
 use crate::console::Kind;
-use crate::protocol::channel::ChannelName;
 use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 
@@ -27,29 +27,6 @@ impl From<(Option<SocketId>, Sequence)> for EventPlace<'_> {
     fn from((except, history): (Option<SocketId>, Sequence)) -> Self {
         Self { except, history, trace: None }
     }
-}
-
-/// The delivery of an event that somebody follows.
-#[derive(Debug)]
-pub struct TracedDelivery {
-    delivery: Delivery,
-    trace: Trace,
-}
-
-impl TracedDelivery {
-    pub(super) fn new(delivery: Delivery, trace: &Trace) -> Box<Self> {
-        Box::new(Self { delivery, trace: trace.clone() })
-    }
-}
-
-/// What is said of it once it was flushed.
-#[derive(Debug)]
-pub(super) struct TracedFlush {
-    trace: Trace,
-    app: AppId,
-    channel: ChannelName,
-    /// Subscribers that were given it.
-    subscribers: u64,
 }
 
 impl Worker {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use super::inbox::ConnectionRef;
+use super::handles::ConnectionRef;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 

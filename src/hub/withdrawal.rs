@@ -1,5 +1,5 @@
 //! Rights that a backend has taken back: which channels are closed to a connection for the rest of its life,
-//! and when everybody concerned has left them. Whose connections those are is the worker's to find, what
+//! and when everybody concerned has left them. What a connection makes of them is in `restrictions.rs`. Whose connections those are is the worker's to find, what
 //! their clients are told is said above.
 
 use std::collections::HashSet;
@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::connection::Connection;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::error::close;
 use crate::protocol::member::UserId;
 
 /// Channels closed to one connection beyond which it must begin anew: a limit for what a backend that
@@ -74,48 +72,6 @@ impl Restrictions {
 
     pub(super) fn is_empty(&self) -> bool {
         self.closed.is_empty() && self.due.is_empty() && self.joining.is_none()
-    }
-}
-
-impl Connection {
-    /// Closes channels to it for the rest of its life. Its session leaves those that it is in, and says so.
-    pub(super) fn withdraw_rights(&self, withdrawal: Withdrawal) {
-        if self.is_closing() {
-            return;
-        }
-        if self.with_restrictions(|all| all.close_channels(withdrawal)) {
-            self.close_with(&close::RECONNECT);
-        }
-        self.wake_task();
-    }
-
-    /// Withdrawals that its session is to carry out. Each is complete when it is dropped.
-    pub fn take_withdrawals(&self) -> Vec<Withdrawal> {
-        self.with_restrictions(Restrictions::take_due)
-    }
-
-    /// Whether a backend has closed the channel to it.
-    pub fn is_closed_to(&self, name: &ChannelName) -> bool {
-        self.with_restrictions(|all| all.is_closed(name))
-    }
-
-    /// Notes whom it will be present as once other nodes have confirmed it; `None` once that is decided.
-    pub fn set_joining(&self, user: Option<UserId>) {
-        self.with_restrictions(|all| all.set_joining(user));
-    }
-
-    /// Reads or changes its restrictions, which take memory only while there are any.
-    pub(super) fn with_restrictions<T>(&self, act: impl FnOnce(&mut Restrictions) -> T) -> T {
-        let mut kept = self.restrictions.take();
-        let mut none = Restrictions::default();
-        let result = act(kept.as_deref_mut().unwrap_or(&mut none));
-        match &kept {
-            Some(all) if all.is_empty() => kept = None,
-            None if !none.is_empty() => kept = Some(Box::new(none)),
-            _ => {}
-        }
-        self.restrictions.set(kept);
-        result
     }
 }
 

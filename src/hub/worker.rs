@@ -15,17 +15,16 @@ use tokio::task::yield_now;
 use super::Hub;
 use super::channels::WorkerChannels;
 use super::connection::Connection;
-use super::directory::{
-    ChannelFull, Directory, PresenceBounds, Subscribed, Unsubscribed, WorkerTargets,
-};
-use super::flush::Flusher;
-use super::inbox::{ConnectionRef, Delivery, Inbox, Sequence, WorkerTask};
+use super::directory::{Directory, Subscribed, Unsubscribed, WorkerTargets};
+use super::flush::{Flusher, TracedFlush};
+use super::handles::{ConnectionRef, Sequence};
+use super::inbox::{Delivery, Inbox, WorkerTask};
 use super::leave_throttle::LeaveThrottle;
+use super::presence::{ChannelFull, PresenceBounds};
 use super::resume::deliveries::Deliveries;
 use super::ring::Ring;
 use super::stream::Stream;
 use super::subscriptions::{SeenVersions, Subscription, counted_bytes};
-use super::traced::TracedFlush;
 use super::turnstile::Turnstile;
 use crate::app::App;
 use crate::protocol::channel::ChannelName;
@@ -386,7 +385,7 @@ impl Worker {
     fn carry_out_one(&self, order: WorkerTask, touched: &mut Vec<Rc<Connection>>) {
         match order {
             WorkerTask::Deliver(_) | WorkerTask::DeliverTraced(_) => {}
-            WorkerTask::Describe(asked) => asked.answer(self),
+            WorkerTask::Describe(asked) => self.describe_sockets(*asked),
             WorkerTask::CloseUser { directory, user, asked, why } => {
                 self.each_of_user(&directory, &user, asked, |connection| {
                     connection.close_with(&why);

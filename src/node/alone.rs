@@ -12,7 +12,7 @@ use crate::hub::budget::WorkKind;
 use crate::hub::cache::{CacheTerms, CachedEvent};
 use crate::hub::connection::Connection;
 use crate::hub::directory::{Directory, Joined};
-use crate::hub::inbox::Sequence;
+use crate::hub::handles::Sequence;
 use crate::hub::subscriptions::SeenVersions;
 use crate::hub::traced::EventPlace;
 use crate::hub::worker::EndedSubscription;

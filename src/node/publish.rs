@@ -13,7 +13,7 @@ use crate::console::Kind;
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
-use crate::hub::inbox::Sequence;
+use crate::hub::handles::Sequence;
 use crate::hub::traced::EventPlace;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::command::ClientEvent;

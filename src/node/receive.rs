@@ -20,7 +20,7 @@ use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest, OfflineFallback,
 use crate::cluster::roster::{LoadedRoster, RosterChange};
 use crate::cluster::topics::{TopicCache, TopicEntry};
 use crate::cluster::{SubscribeOutcome, SubscribeTicket, Topic};
-use crate::hub::inbox::{ConnectionRef, Sequence};
+use crate::hub::handles::{ConnectionRef, Sequence};
 use crate::hub::traced::EventPlace;
 use crate::protocol::error::close;
 use crate::protocol::event::Message;

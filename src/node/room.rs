@@ -4,7 +4,7 @@
 use super::Node;
 use crate::app::App;
 use crate::hub::connection::Connection;
-use crate::hub::directory::{ChannelFull, PresenceBounds};
+use crate::hub::presence::{ChannelFull, PresenceBounds};
 use crate::hub::subscriptions::counted_bytes;
 use crate::metrics::Limited;
 use crate::protocol::channel::ChannelName;

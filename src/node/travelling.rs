@@ -4,17 +4,17 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use dashmap::DashMap;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::catch_up::{CatchUp, START_SLACK};
 use super::client_record::{self, ClientRecord, Times};
 use super::clustered::Clustered;
-use super::resume::{CatchUp, START_SLACK};
+use super::travellers::{Name, Traveller};
 use super::{Node, ServerState};
 use crate::app::{App, AppId};
 use crate::cluster::clients::{ClaimedClient, Missed, Parked, Replay, withdrawn_member};
@@ -23,7 +23,7 @@ use crate::cluster::topics::TopicEntry;
 use crate::cluster::{SubscribeTicket, Topic};
 use crate::console::Kind;
 use crate::hub::connection::Connection;
-use crate::hub::inbox::ConnectionRef;
+use crate::hub::handles::ConnectionRef;
 use crate::hub::resume::{
     ClientArrival, ClientState, OpenConnection, Replayed, ReplayedEvent, ResumeFigures, TakenUp,
 };
@@ -46,38 +46,6 @@ const YOUNG: Duration = Duration::from_secs(5);
 
 /// By how much a withdrawal may have come to a node later than it was noted in Redis; microseconds.
 const LATE: u64 = 1_000_000;
-
-/// A client's name: its app, and the key of its token.
-type Name = (AppId, String);
-
-/// Clients of this node that other nodes may ask for.
-#[derive(Debug, Default)]
-pub(super) struct Travellers {
-    here: DashMap<Name, Traveller>,
-    /// What those held that have gone, and when they went.
-    parting: DashMap<Name, (Instant, Bytes)>,
-    /// Nodes that were asked to hand a client over.
-    asked: DashMap<u64, oneshot::Sender<Bytes>>,
-    requests: AtomicU64,
-    was_down: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Traveller {
-    token: ResumeToken,
-    /// It came while Redis was away, and has not been claimed.
-    unclaimed: bool,
-}
-
-impl Travellers {
-    /// What another node was asked for has come.
-    pub(super) fn come(&self, request: u64, record: Bytes) {
-        if let Some((_, asker)) = self.asked.remove(&request) {
-            // Nobody may wait for it any longer.
-            let _ = asker.send(record);
-        }
-    }
-}
 
 /// What is known of a client that comes to this node.
 #[derive(Debug)]

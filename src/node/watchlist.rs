@@ -5,42 +5,17 @@
 use std::time::Instant;
 
 use super::clustered::Clustered;
+use super::pending_watchlist::PendingWatchlist;
 use super::{Node, ServerState};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::topics::{TopicEntry, TopicInterest};
 use crate::hub::connection::Connection;
-use crate::hub::inbox::ConnectionRef;
+use crate::hub::handles::ConnectionRef;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::error;
 use crate::protocol::event::Message;
 use crate::protocol::member::{Member, User, UserId};
 use crate::protocol::socket_id::SocketId;
-
-/// Whom a connection watches of whom it is not known yet whether they are online; it is told of all at once.
-#[derive(Debug)]
-pub(super) struct PendingWatchlist {
-    users: Vec<(UserId, Option<bool>)>,
-    /// It would watch more than it may, which it is told after that.
-    cut: bool,
-}
-
-impl PendingWatchlist {
-    fn learn_user(&mut self, user: &UserId, is_online: Option<bool>) {
-        let its = self.users.iter_mut().filter(|(other, _)| other == user);
-        its.for_each(|(_, known)| *known = is_online.or(*known));
-    }
-
-    fn take_messages(&self) -> Vec<Message> {
-        let (mut online, mut offline) = (Vec::new(), Vec::new());
-        for (user, is_online) in &self.users {
-            if *is_online == Some(true) { &mut online } else { &mut offline }.push(user.clone());
-        }
-        let list = (!self.users.is_empty()).then(|| Message::watchlist_events(&online, &offline));
-        let cut = self.cut.then(|| Message::error(&error::WATCHLIST_CUT, None));
-        list.into_iter().chain(cut).collect()
-    }
-}
 
 fn topic_of(app: &AppId, user: &UserId) -> Topic {
     Topic { app: app.clone(), channel: ChannelName::online_topic(user.as_str()) }

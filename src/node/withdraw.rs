@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::warn;
 
-use super::resume::log_seconds;
+use super::catch_up::log_seconds;
 use super::{Clustered, Node, ServerState};
 use crate::app::AppId;
 use crate::cluster::link::{LinkMetrics, OutgoingEvent, Withdraw};

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fanfare::hub::handles::ConnectionRef;
 use fanfare::hub::http_stream::SessionRequest;
-use fanfare::hub::inbox::ConnectionRef;
 use fanfare::hub::loads::{LoadGuard, WorkerLoads};
 use fanfare::hub::stream::StreamInTransit;
 use fanfare::protocol::fallback::AnswerFraming;

@@ -6,7 +6,7 @@ mod doubts;
 mod redis;
 
 use super::dotenv;
-use super::env_file::FoundVariables;
+use super::environment::FoundVariables;
 use super::environment::Variables;
 use super::error::{Error, SettingOrigin};
 use super::settings::{AppSettings, DropInFor, Setting, Settings};

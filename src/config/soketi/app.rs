@@ -2,9 +2,11 @@
 
 use serde_json::Value as Json;
 
-use super::{GivenValue, Soketi, ValueForm, boolean, text};
+use super::{Soketi, ValueForm, boolean, text};
 use crate::config::error::{Error, SettingOrigin};
-use crate::config::settings::{AppSettings, DropInFor, Setting, WebhookSettings, key_below};
+use crate::config::settings::{
+    AppSettings, DropInFor, GivenValue, Setting, WebhookSettings, key_below,
+};
 use crate::config::value::Value;
 
 /// The key of the list of apps.

@@ -1,7 +1,7 @@
 //! The grammar of the environment files that Soketi reads: that of npm's `dotenv` 16, which takes more than
 //! phpdotenv does, puts no variables in, and refuses nothing.
 
-use crate::config::env_file::FoundVariables;
+use crate::config::environment::FoundVariables;
 use crate::config::error::SettingOrigin;
 
 use super::names::PREFIX;

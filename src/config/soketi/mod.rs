@@ -18,10 +18,10 @@ use serde_json::Value as Json;
 pub(super) use self::names::PREFIX;
 use self::names::{DOCUMENTED, NAMES};
 pub use self::rows::RowReader;
-use super::env_file::FoundVariables;
+use super::environment::FoundVariables;
 use super::environment::Variables;
 use super::error::{Error, SettingOrigin, one_line, suggestion};
-use super::settings::{Setting, Settings};
+use super::settings::{GivenValue, Setting, Settings};
 use super::value::Value;
 
 /// What was given, by the dotted keys of Soketi's JSON file. A key is taken out when it is read; what
@@ -32,12 +32,6 @@ pub(super) struct Soketi {
     warnings: Vec<String>,
     /// What was passed over in a row of a table, whose app goes on without it; nowhere else is anything.
     passed_over: Option<Vec<String>>,
-}
-
-#[derive(Clone)]
-struct GivenValue {
-    value: Json,
-    origin: SettingOrigin,
 }
 
 /// How a value of Soketi's is turned into one of Fanfare's.
@@ -299,7 +293,7 @@ impl Soketi {
         self.refuse_shapes()?;
         settings.soketi = !self.given.is_empty();
         let Drivers { redis, table } = self.check_drivers()?;
-        settings.rows = RowReader::new(&self);
+        let rows = RowReader::of_settings(&self);
         for (key, name, form) in SERVER {
             if let Some(setting) = self.take_setting(key, form)? {
                 settings.set_key(name, setting)?;
@@ -325,7 +319,8 @@ impl Soketi {
         }
         if let Some((driver, origin)) = table {
             self.take_tables(driver, &origin, settings)?;
-            settings.rows.check_settings()?;
+            rows.check_settings()?;
+            settings.row_defaults = rows.into_defaults();
             // Read once the rows are.
             self.take_server_wide()?;
         } else {

@@ -4,10 +4,10 @@
 
 use serde_json::Value as Json;
 
-use super::{GivenValue, Soketi, boolean, text, whole};
+use super::{Soketi, boolean, text, whole};
 use crate::config::error::{Error, SettingOrigin};
 use crate::config::redis_url::{RedisUrl, url_database, url_host, url_port};
-use crate::config::settings::Setting;
+use crate::config::settings::{GivenValue, Setting};
 use crate::config::value::{Value, WantedForm};
 use crate::protocol::query::percent_encode;
 

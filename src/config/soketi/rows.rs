@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::{GivenValue, Soketi, app};
+use super::{Soketi, app};
 use crate::app::App;
 use crate::config::error::{Error, SettingOrigin};
+use crate::config::settings::GivenValue;
 
 /// How rows are read. Holds no secret.
 #[derive(Clone, Default)]
@@ -14,7 +15,11 @@ pub struct RowReader {
 }
 
 impl RowReader {
-    pub(super) fn new(soketi: &Soketi) -> Self {
+    pub(in crate::config) fn new(general: Vec<(String, GivenValue)>) -> Self {
+        Self { general }
+    }
+
+    pub(super) fn of_settings(soketi: &Soketi) -> Self {
         let is_general =
             |key: &String| !["appManager.", "database."].iter().any(|s| key.starts_with(s));
         let general = soketi.given.iter().filter(|(key, _)| is_general(key));
@@ -38,6 +43,11 @@ impl RowReader {
         let app = apps.first_mut().ok_or_else(|| Error::of_file(origin(""), "the row is empty"))?;
         app.origin = origin("");
         Ok((app.resolve_app("apps")?, soketi.passed_over.unwrap_or_default()))
+    }
+
+    /// What the settings have for all apps.
+    pub(super) fn into_defaults(self) -> Vec<(String, GivenValue)> {
+        self.general
     }
 
     /// Whether the settings for all apps can be read, so that they are not refused row by row.

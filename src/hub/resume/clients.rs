@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use smallvec::SmallVec;
 
 use super::log::{ChannelLogs, MissedEvents};
-use crate::hub::inbox::ConnectionRef;
+use crate::hub::handles::ConnectionRef;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 use crate::hub::connection::Connection;
-use crate::hub::inbox::ChannelHandle;
+use crate::hub::handles::ChannelHandle;
 
 /// Never leaves its thread.
 #[derive(Debug, Default)]

@@ -26,7 +26,6 @@ use crate::protocol::socket_id::SocketId;
 
 pub use clients::{ClientArrival, OpenConnection, SubscriptionState};
 pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
-pub use replay::{Replayed, ReplayedEvent};
 pub use travelling::{ClientState, TakenUp};
 
 /// The resumable clients of one app, and the logs of what they hold.
@@ -59,6 +58,26 @@ pub struct ResumeFigures {
     pub dropped: AtomicU64,
     /// Clients that may come back to any node, as was last heard.
     pub waiting: AtomicU64,
+}
+
+/// What a client has missed of a channel, in order.
+#[derive(Debug)]
+pub struct Replayed {
+    pub channel: ChannelName,
+    pub events: Vec<ReplayedEvent>,
+    /// Some are not known any longer.
+    pub gap: bool,
+    /// The number of the last event that there was.
+    pub last: u64,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct ReplayedEvent {
+    pub number: u64,
+    /// The connection that it was not for.
+    pub except: Option<SocketId>,
+    pub frame: Bytes,
 }
 
 impl ResumeFigures {

@@ -5,41 +5,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::ResumeFigures;
+use super::{Replayed, ReplayedEvent, ResumeFigures};
 use crate::hub::connection::Connection;
-use crate::hub::inbox::ChannelHandle;
+use crate::hub::handles::ChannelHandle;
 use crate::hub::worker::Worker;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
-use crate::protocol::socket_id::SocketId;
-
-/// What a client has missed of a channel, in order.
-#[derive(Debug)]
-pub struct Replayed {
-    pub channel: ChannelName,
-    pub events: Vec<ReplayedEvent>,
-    /// Some are not known any longer.
-    pub gap: bool,
-    /// The number of the last event that there was.
-    pub last: u64,
-}
-
-/// One of them.
-#[derive(Debug)]
-pub struct ReplayedEvent {
-    pub number: u64,
-    /// The connection that it was not for.
-    pub except: Option<SocketId>,
-    pub frame: Bytes,
-}
-
-/// What came in on a channel while it is not known what was missed there.
-#[derive(Debug)]
-pub(super) struct HeldBack {
-    pub(super) channel: ChannelHandle,
-    pub(super) frames: Vec<(u64, Bytes)>,
-    pub(super) bytes: usize,
-}
 
 impl Worker {
     /// What comes in on the channel waits from now on, for the connection, until the log was read.

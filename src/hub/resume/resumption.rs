@@ -9,8 +9,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::OpenConnection;
-use super::replay::HeldBack;
-use crate::hub::inbox::ChannelHandle;
+use crate::hub::handles::ChannelHandle;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume_token::ResumeToken;
 
@@ -45,6 +44,14 @@ pub struct Resumption {
     held_back: RefCell<SmallVec<[HeldBack; 1]>>,
     /// When it was known last that nothing was lost of what its client holds, by the time of Redis.
     pub alive: Cell<u64>,
+}
+
+/// What came in on a channel while it is not known what was missed there.
+#[derive(Debug)]
+struct HeldBack {
+    channel: ChannelHandle,
+    frames: Vec<(u64, Bytes)>,
+    bytes: usize,
 }
 
 /// Frames that wait outside of the outbox, so that its cap does not count what was missed.
@@ -220,7 +227,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hub::inbox::ConnectionRef;
+    use crate::hub::handles::ConnectionRef;
     use crate::protocol::socket_id::SocketId;
 
     fn resumption() -> Resumption {

@@ -16,7 +16,7 @@ use fanfare::hub::Hub;
 use fanfare::hub::addresses::ConnectionsPerAddress;
 use fanfare::hub::capacity::Capacity;
 use fanfare::hub::connection::Connection;
-use fanfare::hub::inbox::ConnectionRef;
+use fanfare::hub::handles::ConnectionRef;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::{Metrics, Transport};

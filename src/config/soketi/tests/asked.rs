@@ -184,7 +184,7 @@ fn a_column_that_cannot_be_read_costs_that_feature_and_not_the_app() {
     let env = [("SOKETI_EVENT_MAX_BATCH_SIZE", "7")];
     let mut soketi = Soketi::default();
     soketi.read_variables(&Variables::new(env)).unwrap();
-    let rows = RowReader::new(&soketi);
+    let rows = RowReader::of_settings(&soketi);
     let (app, passed_over) = rows
         .read_app(&row(
             r#"{"id": 12, "key": "k", "secret": "s", "max_connections": 0, "enabled": 0,

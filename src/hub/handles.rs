@@ -1,0 +1,34 @@
+//! By what workers, the directory and other rooms name what one worker carries, and place what they send it. Nothing
+//! here refers to anything: each is a few numbers that stay valid, or are known to be stale, on any thread.
+
+use crate::protocol::socket_id::SocketId;
+
+/// Where a connection is carried: found without a search, and gone if another has its slot now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionRef {
+    pub worker: u16,
+    /// In the worker's list.
+    pub slot: u32,
+    pub socket: SocketId,
+}
+
+/// Where in a channel's history a frame belongs. Who subscribed after that was told with its subscription,
+/// and must not hear it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sequence {
+    /// Nowhere: it is for all.
+    None,
+    /// Members that come and go, by the channel's version.
+    Presence(u64),
+    /// The cached event, by its version. On other channels an event that other nodes may have sent before who is
+    /// subscribed now was, by the time that Redis had.
+    Cache(u64),
+}
+
+/// A worker's own handle of a channel. The generation tells an order that was late from one that is meant
+/// for the channel that has the place now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ChannelHandle {
+    pub slot: u32,
+    pub generation: u32,
+}

@@ -1,0 +1,49 @@
+//! What a connection may no longer do because a backend took rights back, and how its session learns of it.
+
+use super::connection::Connection;
+use super::withdrawal::{Restrictions, Withdrawal};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::error::close;
+use crate::protocol::member::UserId;
+
+impl Connection {
+    /// Closes channels to it for the rest of its life. Its session leaves those that it is in, and says so.
+    pub(super) fn withdraw_rights(&self, withdrawal: Withdrawal) {
+        if self.is_closing() {
+            return;
+        }
+        if self.with_restrictions(|all| all.close_channels(withdrawal)) {
+            self.close_with(&close::RECONNECT);
+        }
+        self.wake_task();
+    }
+
+    /// Withdrawals that its session is to carry out. Each is complete when it is dropped.
+    pub fn take_withdrawals(&self) -> Vec<Withdrawal> {
+        self.with_restrictions(Restrictions::take_due)
+    }
+
+    /// Whether a backend has closed the channel to it.
+    pub fn is_closed_to(&self, name: &ChannelName) -> bool {
+        self.with_restrictions(|all| all.is_closed(name))
+    }
+
+    /// Notes whom it will be present as once other nodes have confirmed it; `None` once that is decided.
+    pub fn set_joining(&self, user: Option<UserId>) {
+        self.with_restrictions(|all| all.set_joining(user));
+    }
+
+    /// Reads or changes its restrictions, which take memory only while there are any.
+    pub(super) fn with_restrictions<T>(&self, act: impl FnOnce(&mut Restrictions) -> T) -> T {
+        let mut kept = self.restrictions.take();
+        let mut none = Restrictions::default();
+        let result = act(kept.as_deref_mut().unwrap_or(&mut none));
+        match &kept {
+            Some(all) if all.is_empty() => kept = None,
+            None if !none.is_empty() => kept = Some(Box::new(none)),
+            _ => {}
+        }
+        self.restrictions.set(kept);
+        result
+    }
+}

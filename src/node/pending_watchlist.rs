@@ -1,0 +1,31 @@
+//! A watchlist of which not everything is known yet. A connection is told of all whom it watches at once, and so
+//! nothing is told until other nodes have said who is online.
+
+use crate::protocol::error;
+use crate::protocol::event::Message;
+use crate::protocol::member::UserId;
+
+/// Whom a connection watches of whom it is not known yet whether they are online; it is told of all at once.
+#[derive(Debug)]
+pub(super) struct PendingWatchlist {
+    pub(super) users: Vec<(UserId, Option<bool>)>,
+    /// It would watch more than it may, which it is told after that.
+    pub(super) cut: bool,
+}
+
+impl PendingWatchlist {
+    pub(super) fn learn_user(&mut self, user: &UserId, is_online: Option<bool>) {
+        let its = self.users.iter_mut().filter(|(other, _)| other == user);
+        its.for_each(|(_, known)| *known = is_online.or(*known));
+    }
+
+    pub(super) fn take_messages(&self) -> Vec<Message> {
+        let (mut online, mut offline) = (Vec::new(), Vec::new());
+        for (user, is_online) in &self.users {
+            if *is_online == Some(true) { &mut online } else { &mut offline }.push(user.clone());
+        }
+        let list = (!self.users.is_empty()).then(|| Message::watchlist_events(&online, &offline));
+        let cut = self.cut.then(|| Message::error(&error::WATCHLIST_CUT, None));
+        list.into_iter().chain(cut).collect()
+    }
+}

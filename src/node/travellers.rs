@@ -1,0 +1,44 @@
+//! The clients of this node that may come back to another one, and what other nodes were asked for. What is done with
+//! them is in `travelling.rs`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Instant;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::sync::oneshot;
+
+use crate::app::AppId;
+use crate::protocol::resume_token::ResumeToken;
+
+/// A client's name: its app, and the key of its token.
+pub(super) type Name = (AppId, String);
+
+/// Clients of this node that other nodes may ask for.
+#[derive(Debug, Default)]
+pub(super) struct Travellers {
+    pub(super) here: DashMap<Name, Traveller>,
+    /// What those held that have gone, and when they went.
+    pub(super) parting: DashMap<Name, (Instant, Bytes)>,
+    /// Nodes that were asked to hand a client over.
+    pub(super) asked: DashMap<u64, oneshot::Sender<Bytes>>,
+    pub(super) requests: AtomicU64,
+    pub(super) was_down: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(super) struct Traveller {
+    pub(super) token: ResumeToken,
+    /// It came while Redis was away, and has not been claimed.
+    pub(super) unclaimed: bool,
+}
+
+impl Travellers {
+    /// What another node was asked for has come.
+    pub(super) fn come(&self, request: u64, record: Bytes) {
+        if let Some((_, asker)) = self.asked.remove(&request) {
+            // Nobody may wait for it any longer.
+            let _ = asker.send(record);
+        }
+    }
+}
