@@ -1,6 +1,8 @@
 //! Rules about the code itself. Prefer a rule here over a remark in review. Each rule walks files, and
 //! each walk asserts that it found some: a rule that looks at nothing must not pass.
 
+mod circles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
