@@ -74,7 +74,7 @@ impl Row {
     }
 }
 
-/// The table for `docs/cluster.md`.
+/// The table of all rounds, fault by fault; `docs/cluster.md` has its sums.
 pub fn table(rows: &[Row]) -> String {
     let mut faults: Vec<&str> = Vec::new();
     for row in rows {
