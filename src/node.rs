@@ -276,10 +276,10 @@ impl Node {
             }
             self.unsubscribe(connection, name.as_str());
         } else {
-            self.check_budget(connection, &name)?;
+            self.check_budget(connection, &name, member.as_ref())?;
         }
         match self.shared.scope.others() {
-            Some(others) => Ok(self.reserve_subscription(others, connection, name, member)),
+            Some(others) => self.reserve_subscription(others, connection, name, member),
             None => self.subscribe_alone(connection, &name, member).map(|()| None),
         }
     }

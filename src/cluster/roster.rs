@@ -2,10 +2,15 @@
 //! Versions come from Redis and only grow, so that what is heard twice or late changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
+use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
+
+/// Bytes that are counted for a member beside what it says of itself.
+const MEMBER_BYTES: usize = 300;
 
 /// The members of one channel, and this node's part in them.
 #[derive(Debug, Default)]
@@ -19,12 +24,18 @@ pub struct Roster {
     loaded: bool,
     /// The users with connections of this node.
     own: HashMap<UserId, LocalUser>,
+    /// Bytes of all that a joiner is told of the members, and of what it will be told of those that this node has claimed.
+    bytes: usize,
+    claimed_bytes: usize,
+    held: Arc<HeldBytes>,
 }
 
 /// A user with connections here.
 #[derive(Debug)]
 struct LocalUser {
     member: Member,
+    /// What is counted for it as claimed: nothing once the roster has it.
+    bytes: usize,
     max: usize,
     connections: usize,
     /// Those that are subscribed.
@@ -60,6 +71,27 @@ pub enum JoinClaim {
 }
 
 impl Roster {
+    /// An empty one, whose bytes are counted in `held`.
+    pub fn new(held: Arc<HeldBytes>) -> Self {
+        let mut roster = Self::default();
+        roster.held = held;
+        roster
+    }
+
+    /// Bytes of all that a joiner is told of the members.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether `member` may come in, where a joiner may be told of `max` bytes, as far as this node knows: others may
+    /// be about to come in at other nodes.
+    pub fn has_room_for(&self, member: &Member, max: usize) -> bool {
+        let user = &member.user_id;
+        let is_there = self.own.contains_key(user) || self.by_user.contains_key(user);
+        let bytes = self.bytes + self.claimed_bytes;
+        is_there || bytes + MemberText::new(member).roster_bytes() <= max
+    }
+
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -85,8 +117,12 @@ impl Roster {
             let refused = std::mem::take(&mut own.refused);
             return if refused { JoinClaim::First } else { JoinClaim::Known };
         }
+        let is_there = self.by_user.contains_key(&member.user_id);
+        let bytes = if is_there { 0 } else { MemberText::new(member).roster_bytes() };
+        self.claimed_bytes += bytes;
         let own = LocalUser {
             member: member.clone(),
+            bytes,
             max,
             connections: 1,
             entered: 0,
@@ -104,7 +140,9 @@ impl Roster {
         if own.connections > 0 {
             return false;
         }
-        self.own.remove(user);
+        if let Some(own) = self.own.remove(user) {
+            self.claimed_bytes -= own.bytes;
+        }
         true
     }
 
@@ -126,6 +164,7 @@ impl Roster {
     pub fn refuse_user(&mut self, user: &UserId) {
         if let Some(own) = self.own.get_mut(user) {
             own.refused = true;
+            self.claimed_bytes -= std::mem::take(&mut own.bytes);
         }
     }
 
@@ -169,9 +208,11 @@ impl Roster {
         let user = &member.user_id;
         let text = MemberText::new(member);
         let before = self.by_user.insert(user.clone(), place);
-        if let Some(before) = before {
-            self.members.remove(&(before, user.clone()));
+        let replaced = before.and_then(|before| self.members.remove(&(before, user.clone())));
+        if let Some(own) = self.own.get_mut(user) {
+            self.claimed_bytes -= std::mem::take(&mut own.bytes);
         }
+        self.count_member(replaced.as_ref(), Some(&text));
         self.members.insert((place, user.clone()), text.clone());
         before.is_none().then_some(RosterChange::Added(text))
     }
@@ -196,7 +237,17 @@ impl Roster {
 
     fn remove_user(&mut self, user: &UserId) -> Option<RosterChange> {
         let place = self.by_user.remove(user)?;
-        self.members.remove(&(place, user.clone())).map(RosterChange::Removed)
+        let text = self.members.remove(&(place, user.clone()))?;
+        self.count_member(Some(&text), None);
+        Some(RosterChange::Removed(text))
+    }
+
+    /// Counts one member in the place of another.
+    fn count_member(&mut self, before: Option<&MemberText>, after: Option<&MemberText>) {
+        let bytes = |text: Option<&MemberText>| text.map_or(0, MemberText::roster_bytes);
+        let all = |text: Option<&MemberText>| text.map_or(0, |_| bytes(text) + MEMBER_BYTES);
+        self.bytes = self.bytes + bytes(after) - bytes(before);
+        self.held.replace_bytes(all(before), all(after));
     }
 
     /// Whether there is no room for a user who is to join without Redis.
@@ -262,6 +313,13 @@ impl Roster {
     /// The users, in the order they came.
     pub fn users(&self) -> Vec<UserId> {
         self.members.keys().map(|(_, user)| user.clone()).collect()
+    }
+}
+
+/// Nobody holds it any more.
+impl Drop for Roster {
+    fn drop(&mut self) {
+        self.held.sub_bytes(self.bytes + self.members.len() * MEMBER_BYTES);
     }
 }
 
@@ -394,5 +452,29 @@ mod tests {
         roster.release_claim(&a.user_id);
         assert!(roster.leave_alone(&a.user_id).is_some());
         assert_eq!((roster.count(), roster.version()), (0, 2));
+    }
+
+    #[test]
+    fn a_member_is_refused_before_redis_is_asked_where_the_roster_would_be_too_long() {
+        let held = Arc::new(HeldBytes::default());
+        let mut roster = Roster::new(held.clone());
+        let each = MemberText::new(&member("a")).roster_bytes();
+        roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, member("a"))] }, true);
+        assert_eq!(roster.held_bytes(), each);
+        assert!(roster.has_room_for(&member("b"), 2 * each));
+        roster.claim_member(&member("b"), 9);
+        assert!(!roster.has_room_for(&member("c"), 2 * each), "b is about to come in");
+        assert!(roster.has_room_for(&member("b"), 2 * each), "another connection of it");
+        roster.apply_join(11, &member("b"));
+        assert!(!roster.has_room_for(&member("c"), 2 * each), "b has come in");
+        assert!(roster.has_room_for(&member("c"), 3 * each));
+        roster.claim_member(&member("d"), 9);
+        roster.refuse_user(&UserId::parse("d").unwrap());
+        assert!(roster.has_room_for(&member("c"), 3 * each), "d was not let in");
+        assert_eq!(held.value(), (2 * (each + MEMBER_BYTES)) as u64);
+        roster.apply_leave(12, &UserId::parse("a").unwrap());
+        assert_eq!((roster.held_bytes(), held.value()), (each, (each + MEMBER_BYTES) as u64));
+        drop(roster);
+        assert_eq!(held.value(), 0);
     }
 }

@@ -2,6 +2,8 @@
 //! present there over all nodes, and its cached event. Orders to the link are given under the entry's lock,
 //! so that their order is that of the changes; one entry is locked at a time.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
@@ -12,13 +14,18 @@ use super::link::{Link, LinkRequest, OutgoingEvent, RetainedEvent};
 use super::roster::{JoinClaim, Roster};
 use super::webhook_log::{LogRequest, WebhookInterest};
 use super::{SubscribeOutcome, SubscribeTicket, Topic};
+use crate::metrics::{HeldByApp, HeldBytes};
 use crate::protocol::member::{Member, UserId};
+
+/// Bytes that are counted for the last event of a topic beside its own.
+const CACHED_BYTES: usize = 200;
 
 /// All topics of a node.
 #[derive(Debug)]
 pub struct Topics {
     entries: DashMap<Topic, TopicEntry>,
     link: Link,
+    held: Arc<HeldByApp>,
 }
 
 /// One topic.
@@ -42,7 +49,20 @@ pub struct TopicEntry {
     changed: bool,
     /// The place of the last event that came in, where clients that come back are to know it.
     reached: u64,
+    held: Arc<HeldBytes>,
 }
+
+/// A member that is to come in, and how many may be there, and bytes that a joiner may be told of.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberClaim<'a> {
+    pub member: &'a Member,
+    pub max_members: usize,
+    pub max_bytes: usize,
+}
+
+/// The roster is as long as it may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RosterFull;
 
 /// How many subscribe on all nodes.
 #[derive(Clone, Copy, Default, Debug)]
@@ -100,7 +120,28 @@ impl From<RetainedEvent> for TopicCache {
     }
 }
 
+impl TopicCache {
+    fn held_bytes(&self) -> usize {
+        self.frame.len() + self.data.len() + CACHED_BYTES
+    }
+}
+
+/// Its last event goes with it.
+impl Drop for TopicEntry {
+    fn drop(&mut self) {
+        self.held.sub_bytes(self.cached.as_ref().map_or(0, TopicCache::held_bytes));
+    }
+}
+
 impl TopicEntry {
+    fn new(since: u64, held: Arc<HeldBytes>) -> Self {
+        let mut entry = Self::default();
+        entry.since = since;
+        entry.roster = Roster::new(held.clone());
+        entry.held = held;
+        entry
+    }
+
     fn is_idle(&self) -> bool {
         self.subscribed == 0 && self.pending == 0
     }
@@ -158,15 +199,21 @@ impl TopicEntry {
     /// Keeps an event as the last, if it is; the version that its channel is at.
     pub fn keep_cached(&mut self, cached: TopicCache) {
         if self.cached.as_ref().is_none_or(|kept| kept.version < cached.version) {
-            self.cached = Some(cached);
+            self.set_cached(cached);
         }
     }
 
     /// Keeps an event that Redis has not seen, one version on, which is returned.
     pub fn keep_alone(&mut self, frame: Bytes, data: Bytes, expires: Instant) -> u64 {
         let version = self.cached.as_ref().map_or(0, |kept| kept.version) + 1;
-        self.cached = Some(TopicCache { version, frame, data, expires });
+        self.set_cached(TopicCache { version, frame, data, expires });
         version
+    }
+
+    fn set_cached(&mut self, cached: TopicCache) {
+        let before = self.cached.as_ref().map_or(0, TopicCache::held_bytes);
+        self.held.replace_bytes(before, cached.held_bytes());
+        self.cached = Some(cached);
     }
 
     /// The last event, if it has not expired.
@@ -209,31 +256,32 @@ impl TopicEntry {
 }
 
 impl Topics {
-    pub fn new(link: Link) -> Self {
-        Self { entries: DashMap::new(), link }
+    /// None yet; their bytes are counted in `held`.
+    pub fn new(link: Link, held: Arc<HeldByApp>) -> Self {
+        Self { entries: DashMap::new(), link, held }
     }
 
     pub fn link(&self) -> &Link {
         &self.link
     }
 
-    /// Holds the topic for one more connection, on a presence channel as `member`, of whom there may be
-    /// `max`. Whether it may subscribe at once; if not, its ticket is among those that get ready later.
+    /// Holds the topic for one more connection, on a presence channel as a member if there is room. Whether it may
+    /// subscribe at once; if not, its ticket is among those that get ready later.
     pub fn reserve_topic(
         &self,
         topic: &Topic,
         ticket: SubscribeTicket,
-        member: Option<(&Member, usize)>,
-    ) -> bool {
-        let mut entry = self.take_part(topic, member);
+        claim: Option<MemberClaim<'_>>,
+    ) -> Result<bool, RosterFull> {
+        let mut entry = self.take_part(topic, claim)?;
         let entry = entry.value_mut();
         entry.pending += 1;
-        let user = member.map(|(member, _)| &member.user_id);
+        let user = claim.map(|claim| &claim.member.user_id);
         if entry.is_ready(user) {
-            return true;
+            return Ok(true);
         }
         entry.waiting.push((ticket, user.cloned()));
-        false
+        Ok(false)
     }
 
     /// Holds the topic for one who need not wait, as `member` or to read it, together with what `read` does.
@@ -244,7 +292,11 @@ impl Topics {
         member: Option<&Member>,
         read: impl FnOnce(&TopicEntry) -> T,
     ) -> T {
-        let mut entry = self.take_part(topic, member.map(|member| (member, usize::MAX)));
+        let (max_members, max_bytes) = (usize::MAX, usize::MAX);
+        let claim = member.map(|member| MemberClaim { member, max_members, max_bytes });
+        // With such bounds there always is room.
+        let entry = self.take_part(topic, claim).ok();
+        let Some(mut entry) = entry else { return read(&TopicEntry::default()) };
         entry.subscribed += 1;
         read(&entry)
     }
@@ -253,23 +305,29 @@ impl Topics {
     fn take_part(
         &self,
         topic: &Topic,
-        member: Option<(&Member, usize)>,
-    ) -> RefMut<'_, Topic, TopicEntry> {
+        claim: Option<MemberClaim<'_>>,
+    ) -> Result<RefMut<'_, Topic, TopicEntry>, RosterFull> {
         let mut entry = match self.entries.entry(topic.clone()) {
             Place::Occupied(entry) => entry.into_ref(),
             Place::Vacant(entry) => {
                 self.link.send_request(LinkRequest::Open(topic.clone()));
                 let since = self.link.clock().now();
-                entry.insert(TopicEntry { since, ..TopicEntry::default() })
+                entry.insert(TopicEntry::new(since, self.held.of_app(&topic.app)))
             }
         };
-        if let Some((member, max)) = member
-            && entry.roster.claim_member(member, max) == JoinClaim::First
-        {
+        let Some(MemberClaim { member, max_members: max, max_bytes }) = claim else {
+            return Ok(entry);
+        };
+        if !entry.roster.has_room_for(member, max_bytes) {
+            // If nobody holds it, it is closed when it is next counted.
+            entry.count_again(topic, &self.link, false);
+            return Err(RosterFull);
+        }
+        if entry.roster.claim_member(member, max) == JoinClaim::First {
             let (topic, member) = (topic.clone(), member.clone());
             self.link.send_request(LinkRequest::Join { topic, member, max, place: 0 });
         }
-        entry
+        Ok(entry)
     }
 
     /// Gives a cached event of a backend to the link.

@@ -58,8 +58,8 @@ const GAUGES: [(&str, &str, AppMetric); 9] = [
     ("connections", "Connections open now.", |app| app.directory.connection_count() as f64),
     ("compressed_connections", "Those with compression.", |app| app.sum_counter(|t| &t.compressed)),
     ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
-    ("held_bytes", "Bytes that are counted for subscriptions and members.", |app| {
-        app.directory.counted_bytes() as f64
+    ("held_bytes", "Bytes that are counted for clients.", |app| {
+        app.directory.held().value() as f64
     }),
     ("channels", "Channels with subscribers.", |app| app.totals.channels as f64),
     ("presence_members", "Members of all presence channels.", |app| app.totals.members as f64),

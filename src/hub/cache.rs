@@ -2,12 +2,13 @@
 //! long as the app says, in bounded memory: what was used longest ago goes first.
 
 use std::num::NonZeroU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
 use tokio::time::Instant;
 
+use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
 
@@ -16,7 +17,10 @@ const OVERHEAD: usize = 200;
 
 /// One app's cached events.
 #[derive(Debug)]
-pub struct EventCache(Mutex<CacheEntries>);
+pub struct EventCache {
+    entries: Mutex<CacheEntries>,
+    held: Arc<HeldBytes>,
+}
 
 #[derive(Debug)]
 struct CacheEntries {
@@ -31,6 +35,8 @@ struct CacheEntries {
 pub struct CacheTerms {
     pub ttl: Duration,
     pub max_bytes: usize,
+    /// Without memory for it, it is not kept, and neither is the one before it, which is the last no longer.
+    pub has_memory: bool,
 }
 
 /// An event as it was sent, and its data for whoever asks through the API.
@@ -44,24 +50,47 @@ pub struct CachedEvent {
     pub version: NonZeroU64,
 }
 
-impl Default for EventCache {
-    fn default() -> Self {
-        Self(Mutex::new(CacheEntries {
-            events: LruCache::unbounded(),
-            bytes: 0,
-            version: 0,
-            evicted: 0,
-        }))
+impl CachedEvent {
+    fn cost(&self) -> usize {
+        counted_bytes(&self.message, &self.data)
     }
 }
 
-impl CachedEvent {
-    fn cost(&self) -> usize {
-        self.message.bytes().len() + self.data.len() + OVERHEAD
+/// Bytes that are counted for an event that is kept.
+pub fn counted_bytes(message: &Message, data: &str) -> usize {
+    message.bytes().len() + data.len() + OVERHEAD
+}
+
+impl CacheEntries {
+    fn remove(&mut self, name: &ChannelName) {
+        if let Some(old) = self.events.pop(name) {
+            self.bytes -= old.cost();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, old)) = self.events.pop_lru() {
+            self.bytes -= old.cost();
+        }
     }
 }
 
 impl EventCache {
+    /// An empty one, whose bytes are counted in `held` too.
+    pub fn new(held: Arc<HeldBytes>) -> Self {
+        let (events, bytes, version, evicted) = (LruCache::unbounded(), 0, 0, 0);
+        Self { entries: Mutex::new(CacheEntries { events, bytes, version, evicted }), held }
+    }
+
+    /// Changes the entries and counts what that came to.
+    fn change_entries<T>(&self, change: impl FnOnce(&mut CacheEntries) -> T) -> T {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = entries.bytes;
+        let changed = change(&mut entries);
+        self.held.replace_bytes(before, entries.bytes);
+        changed
+    }
+
     /// Keeps `message` as the channel's last and has it delivered under its version, before another can take
     /// its place: so the event that is kept is the one that subscribers got last.
     pub fn store_event(
@@ -71,25 +100,28 @@ impl EventCache {
         keep: CacheTerms,
         deliver: impl FnOnce(u64),
     ) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.version += 1;
-        let version = NonZeroU64::new(kept.version).unwrap_or(NonZeroU64::MIN);
-        let cached = CachedEvent {
-            message: message.clone(),
-            data: data.into(),
-            expires: Instant::now() + keep.ttl,
-            version,
-        };
-        kept.bytes += cached.cost();
-        if let Some(old) = kept.events.put(name.clone(), cached) {
-            kept.bytes -= old.cost();
-        }
-        while kept.bytes > keep.max_bytes {
-            let Some((_, old)) = kept.events.pop_lru() else { break };
-            kept.bytes -= old.cost();
-            kept.evicted += 1;
-        }
-        deliver(version.get());
+        self.change_entries(|kept| {
+            kept.version += 1;
+            let version = NonZeroU64::new(kept.version).unwrap_or(NonZeroU64::MIN);
+            kept.remove(name);
+            if keep.has_memory {
+                let cached = CachedEvent {
+                    message: message.clone(),
+                    data: data.into(),
+                    expires: Instant::now() + keep.ttl,
+                    version,
+                };
+                kept.bytes += cached.cost();
+                kept.events.put(name.clone(), cached);
+            } else {
+                kept.evicted += 1;
+            }
+            while kept.bytes > keep.max_bytes {
+                kept.drop_oldest();
+                kept.evicted += 1;
+            }
+            deliver(version.get());
+        });
     }
 
     /// The channel's last event, if it has not expired.
@@ -99,30 +131,30 @@ impl EventCache {
 
     /// As [`Self::last_event`], but `first` is done before, while no other event can be delivered.
     pub fn last_after(&self, name: &ChannelName, first: impl FnOnce()) -> Option<CachedEvent> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        first();
-        let cached = kept.events.get(name)?;
-        if cached.expires > Instant::now() {
-            return Some(cached.clone());
-        }
-        let old = kept.events.pop(name)?;
-        kept.bytes -= old.cost();
-        None
+        self.change_entries(|kept| {
+            first();
+            let cached = kept.events.get(name)?;
+            if cached.expires > Instant::now() {
+                return Some(cached.clone());
+            }
+            kept.remove(name);
+            None
+        })
     }
 
     /// Drops what has expired, looking only at those used longest ago.
     pub fn drop_expired(&self) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        while kept.events.peek_lru().is_some_and(|(_, cached)| cached.expires <= now) {
-            let Some((_, old)) = kept.events.pop_lru() else { break };
-            kept.bytes -= old.cost();
-        }
+        self.change_entries(|kept| {
+            while kept.events.peek_lru().is_some_and(|(_, cached)| cached.expires <= now) {
+                kept.drop_oldest();
+            }
+        });
     }
 
     /// Events dropped for want of room, and bytes held.
     pub fn figures(&self) -> (u64, usize) {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         (kept.evicted, kept.bytes)
     }
 }
@@ -131,12 +163,13 @@ impl EventCache {
 mod tests {
     use super::*;
 
-    const KEEP: CacheTerms = CacheTerms { ttl: Duration::from_secs(60), max_bytes: 8 << 20 };
+    const KEEP: CacheTerms =
+        CacheTerms { ttl: Duration::from_secs(60), max_bytes: 8 << 20, has_memory: true };
     const GONE: CacheTerms = CacheTerms { ttl: Duration::ZERO, ..KEEP };
 
     #[test]
     fn what_was_used_longest_ago_makes_room() {
-        let cache = EventCache::default();
+        let cache = EventCache::new(Arc::default());
         let name = |n: usize| ChannelName::parse(&format!("cache-{n}"), 200).unwrap();
         let data = format!("\"{}\"", "x".repeat(1 << 20));
         for n in 0..40 {
@@ -152,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_has_expired_is_gone() {
-        let cache = EventCache::default();
+        let cache = EventCache::new(Arc::default());
         let name = ChannelName::parse("cache-a", 200).unwrap();
         let message = Message::event(&name, "e", "\"\"");
         cache.store_event(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 1));
@@ -160,5 +193,25 @@ mod tests {
         cache.store_event(&name, (&message, "\"\""), GONE, |version| assert_eq!(version, 2));
         cache.drop_expired();
         assert_eq!(cache.figures(), (0, 0));
+    }
+
+    #[test]
+    fn without_memory_nothing_is_kept_and_nothing_outdated_either() {
+        let held = Arc::new(HeldBytes::default());
+        let cache = EventCache::new(held.clone());
+        let names = ["cache-a", "cache-b"].map(|name| ChannelName::parse(name, 200).unwrap());
+        for name in &names {
+            let message = Message::event(name, "e", "\"1\"");
+            cache.store_event(name, (&message, "\"1\""), KEEP, |_| ());
+        }
+        assert_eq!(held.value(), cache.figures().1 as u64);
+        let without = CacheTerms { has_memory: false, ..KEEP };
+        let message = Message::event(&names[0], "e", "\"2\"");
+        let mut delivered = 0;
+        cache.store_event(&names[0], (&message, "\"2\""), without, |version| delivered = version);
+        assert_eq!(delivered, 3, "subscribers get it all the same");
+        assert!(cache.last_event(&names[0]).is_none(), "the first is the last no longer");
+        assert!(cache.last_event(&names[1]).is_some());
+        assert_eq!((cache.figures().0, held.value()), (1, cache.figures().1 as u64));
     }
 }

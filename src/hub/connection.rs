@@ -2,6 +2,8 @@
 //! ends. It lives and dies on one thread, so nothing here is locked. What its client says, and what that
 //! means, is above.
 
+mod closing;
+
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::fmt;
 use std::io;
@@ -27,7 +29,6 @@ use super::subscriptions::{Subscription, Subscriptions};
 use super::withdrawal::Restrictions;
 use crate::app::App;
 use crate::metrics::{AppTraffic, Reason};
-use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
 use crate::protocol::member::{User, UserId};
 use crate::protocol::socket_id::SocketId;
@@ -58,6 +59,8 @@ pub struct Connection {
     pub(super) restrictions: Cell<Option<Box<Restrictions>>>,
     /// Its part in a client that may come back.
     pub(super) resumption: OnceCell<Box<Resumption>>,
+    /// Bytes of a message of its client that is not whole yet.
+    partial: Cell<u32>,
     /// Whether the subscription that it waited for may be, until its task has seen that.
     resumed: Cell<Option<bool>>,
     pub life: Liveness,
@@ -148,6 +151,7 @@ impl Connection {
             ending: Cell::default(),
             restrictions: Cell::default(),
             resumption: OnceCell::new(),
+            partial: Cell::new(0),
             resumed: Cell::default(),
             life,
             budget: WorkBudget::default(),
@@ -219,8 +223,14 @@ impl Connection {
         self.write_out();
         if !self.is_written() {
             self.blocked.set(true);
+            self.count_waiting();
             self.wake_task();
         }
+    }
+
+    /// Counts what the socket does not take.
+    fn count_waiting(&self) {
+        self.outbox.borrow_mut().begin_counting(self.directory.held());
     }
 
     /// Whether the socket has taken all that was queued.
@@ -274,6 +284,8 @@ impl Connection {
                     self.write_out();
                     if self.is_written() {
                         self.blocked.set(false);
+                    } else {
+                        self.count_waiting();
                     }
                 }
                 Poll::Ready(Err(_)) => self.abort(),
@@ -341,57 +353,6 @@ impl Connection {
         self.waker.set(self.waker.take().inspect(Waker::wake_by_ref));
     }
 
-    /// Says why, ends the conversation with a close frame of the same code (wire rule: an error that ends
-    /// the connection is always followed by one), and hears nothing more.
-    pub fn close_with(&self, error: &Error) {
-        if self.is_closing() {
-            return;
-        }
-        self.enqueue_message(Message::error(error, None));
-        self.end_with(Message::close(error.code, &error.message), close_reason(error));
-    }
-
-    /// Ends the conversation with `close` as the last frame.
-    pub fn end_with(&self, close: Message, reason: Reason) {
-        if self.is_closing() {
-            return;
-        }
-        self.ending.set(Some(reason));
-        self.enqueue(close.into_bytes());
-        self.phase.set(self.phase.get().max(ConnectionPhase::Closing));
-        self.flush();
-        self.wake_task();
-    }
-
-    /// Frees what a slow reader has not taken. Only the frame it may be in the middle of is finished, so
-    /// that the close frame can be read should it ever catch up.
-    pub(super) fn close_slow(&self) {
-        let mut outbox = self.outbox.borrow_mut();
-        outbox.keep_front();
-        let error = close::TOO_SLOW;
-        outbox.push(Message::error(&error, None).into_bytes());
-        outbox.push(Message::close(error.code, &error.message).into_bytes());
-        drop(outbox);
-        self.ending.set(Some(Reason::Slow));
-        self.phase.set(self.phase.get().max(ConnectionPhase::Closing));
-        self.wake_task();
-    }
-
-    /// Ends the connection without a word.
-    pub fn abort(&self) {
-        self.phase.set(ConnectionPhase::Over);
-        self.outbox.borrow_mut().clear();
-        self.wake_task();
-    }
-
-    pub fn is_closing(&self) -> bool {
-        self.phase.get() >= ConnectionPhase::Closing
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.phase.get() == ConnectionPhase::Over
-    }
-
     /// Channels it is subscribed to.
     pub fn channel_count(&self) -> usize {
         self.subscriptions.borrow().len()
@@ -402,9 +363,15 @@ impl Connection {
         self.subscriptions.borrow().counted_bytes()
     }
 
-    /// Why it ended.
-    pub fn end_reason(&self) -> Reason {
-        self.ending.get().unwrap_or(Reason::Lost)
+    /// Counts `bytes` of a message of its client that is not whole yet, where others were counted before.
+    pub fn count_partial(&self, bytes: usize) {
+        let before = self.partial.replace(bytes as u32) as usize;
+        self.directory.held().replace_bytes(before, bytes);
+    }
+
+    /// Bytes that are there for it: its subscriptions, what waits for it, and what it has begun to say.
+    pub fn held_bytes(&self) -> usize {
+        self.subscription_bytes() + self.queued_bytes() + self.partial.get() as usize
     }
 
     /// Notes what its handshake said of compression.
@@ -459,22 +426,5 @@ impl Connection {
         self.with_user(|user| user.is_some_and(|user| user.id == *id))
             || self.subscriptions.borrow().iter().any(present)
             || self.with_restrictions(|all| all.is_joining_as(id))
-    }
-}
-
-/// The word for why an established connection is closed.
-fn close_reason(error: &Error) -> Reason {
-    match error {
-        error if *error == close::UNKNOWN_APP => Reason::AppRemoved,
-        error if *error == close::DISABLED => Reason::AppDisabled,
-        error if *error == close::TERMINATED => Reason::Terminated,
-        error if *error == close::RECONNECT => Reason::Reconnect,
-        error if *error == close::TAKEN_OVER => Reason::TakenOver,
-        error if *error == close::UNAUTHORIZED => Reason::Unauthorized,
-        error if *error == close::NO_PONG => Reason::Silent,
-        error if *error == close::TOO_SLOW => Reason::Slow,
-        error if *error == close::FLOODING => Reason::Flooding,
-        error if *error == close::OVER_CAPACITY => Reason::Heavy,
-        _ => Reason::Draining,
     }
 }

@@ -4,7 +4,7 @@
 //! is told by is put into inboxes while its channel is still locked, so that no change overtakes another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -13,20 +13,17 @@ use smallvec::SmallVec;
 use super::cache::EventCache;
 use super::count_throttle::CountThrottle;
 use super::handles::ChannelHandle;
-use super::presence::{ChannelFull, Presence, PresenceBounds};
+use super::presence::{ChannelFull, Presence, PresenceBounds, member_bytes};
 use super::rate_limit::RateLimit;
 use super::resume::ResumeRegistry;
 use super::users::AppUsers;
-use crate::metrics::AppTraffic;
+use crate::metrics::{AppTraffic, HeldBytes};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
 
 /// Subscriptions below which no memory is given back.
 const KEPT_SUBSCRIPTIONS: usize = 1024;
-
-/// Bytes that are counted for a member beside what it says of itself.
-const MEMBER_BYTES: usize = 200;
 
 /// One app's channels and users.
 #[derive(Debug)]
@@ -35,10 +32,8 @@ pub struct Directory {
     connections: AtomicUsize,
     subscriptions: AtomicUsize,
     members: AtomicUsize,
-    /// What is counted for subscriptions and members, in bytes.
-    bytes: AtomicUsize,
-    /// The same of all apps together.
-    counted: Arc<AtomicU64>,
+    /// What is held for the app's clients.
+    held: Arc<HeldBytes>,
     /// The most subscriptions since memory was last given back.
     peak: AtomicUsize,
     /// One for each worker.
@@ -166,23 +161,22 @@ impl Channel {
 }
 
 impl Directory {
-    /// An empty one, for `workers` workers, whose bytes are `counted` with those of other apps.
-    pub fn new(workers: usize, counted: Arc<AtomicU64>) -> Self {
+    /// An empty one, for `workers` workers, whose bytes are counted in `held`.
+    pub fn new(workers: usize, held: Arc<HeldBytes>) -> Self {
         Self {
             channels: DashMap::new(),
             users: AppUsers::default(),
             connections: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            counted,
             peak: AtomicUsize::new(0),
-            resume: ResumeRegistry::default(),
+            resume: ResumeRegistry::new(held.clone()),
             traffic: (0..workers.max(1)).map(|_| AppTraffic::default()).collect(),
-            cache: EventCache::default(),
+            cache: EventCache::new(held.clone()),
             counting: CountThrottle::default(),
             events: RateLimit::default(),
             reads: RateLimit::default(),
+            held,
         }
     }
 
@@ -206,21 +200,9 @@ impl Directory {
         }
     }
 
-    /// What is counted for all subscriptions and members, in bytes.
-    pub fn counted_bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Counts `bytes` more.
-    pub fn add_bytes(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.counted.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Counts `bytes` less.
-    pub fn sub_bytes(&self, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.counted.fetch_sub(bytes as u64, Ordering::Relaxed);
+    /// What is held for the app's clients.
+    pub fn held(&self) -> &Arc<HeldBytes> {
+        &self.held
     }
 
     /// Gives memory back once three quarters of the subscriptions that there were are gone. Called once a
@@ -276,7 +258,7 @@ impl Directory {
         };
         if let Some(text) = &text {
             self.members.fetch_add(1, Ordering::Relaxed);
-            self.add_bytes(text.roster_bytes() + MEMBER_BYTES);
+            self.held.add_bytes(member_bytes(text));
         }
         let channel = entry.value_mut();
         let presence = channel.presence.as_ref().filter(|_| member.is_some());
@@ -311,7 +293,7 @@ impl Directory {
         channel.version += u64::from(text.is_some());
         if let Some(text) = &text {
             self.members.fetch_sub(1, Ordering::Relaxed);
-            self.sub_bytes(text.roster_bytes() + MEMBER_BYTES);
+            self.held.sub_bytes(member_bytes(text));
             tell(&channel.seats, text, channel.version);
         }
         let count = channel.subscriber_count();
@@ -345,6 +327,13 @@ impl Directory {
         let channel = self.channels.get(name.as_str())?;
         let presence = channel.presence.as_ref()?;
         Some((presence.roster(name), channel.version))
+    }
+
+    /// Bytes of what a joiner is told of who is present in a channel.
+    pub fn roster_bytes(&self, name: &str) -> usize {
+        let channel = self.channels.get(name);
+        let presence = channel.as_ref().and_then(|channel| channel.presence.as_ref());
+        presence.map_or(0, |presence| presence.roster_bytes())
     }
 
     /// Whether a connection that is present in a channel as `leaving` may be present as `member` instead.

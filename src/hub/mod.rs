@@ -38,6 +38,7 @@ pub mod tls;
 pub mod traced;
 pub mod turnstile;
 pub mod users;
+mod waiting_frames;
 pub mod withdrawal;
 pub mod worker;
 
@@ -51,6 +52,7 @@ use tokio::sync::oneshot;
 
 use crate::app::AppId;
 use crate::console::Console;
+use crate::metrics::HeldByApp;
 use crate::protocol::error::Error;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
@@ -73,8 +75,8 @@ pub struct Hub {
     next: AtomicU64,
     began: Instant,
     directories: DashMap<AppId, Arc<Directory>>,
-    /// What is counted for subscriptions and members of all apps, in bytes.
-    counted: Arc<AtomicU64>,
+    /// What is held for clients, app by app.
+    pub held: Arc<HeldByApp>,
     inboxes: Box<[Inbox]>,
     pub http_sessions: Arc<HttpSessions>,
     /// Who looks at what happens.
@@ -89,7 +91,7 @@ impl Hub {
             next: AtomicU64::new(1),
             began: Instant::now(),
             directories: DashMap::new(),
-            counted: Arc::default(),
+            held: Arc::default(),
             inboxes: (0..workers.max(1)).map(|_| Inbox::default()).collect(),
             http_sessions: Arc::default(),
             console: Arc::default(),
@@ -142,14 +144,8 @@ impl Hub {
         if let Some(directory) = self.directories.get(app) {
             return directory.clone();
         }
-        let new = || Arc::new(Directory::new(self.worker_count(), self.counted.clone()));
+        let new = || Arc::new(Directory::new(self.worker_count(), self.held.of_app(app)));
         self.directories.entry(app.clone()).or_insert_with(new).clone()
-    }
-
-    /// What is counted for subscriptions and members of all apps, in bytes.
-    pub fn counted_bytes(&self) -> u64 {
-        // A figure that others change meanwhile, whatever the ordering.
-        self.counted.load(Ordering::Relaxed)
     }
 
     /// Every app that has had a directory, for sweeping and counting.

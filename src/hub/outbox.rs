@@ -4,14 +4,20 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
+
+use super::waiting_frames;
+use crate::metrics::HeldBytes;
 
 /// A queue of frames. The front one may be written in part already.
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: OutboxQueue,
     bytes: usize,
+    /// Where its frames are counted, while the socket does not take them.
+    counted: Option<Arc<HeldBytes>>,
 }
 
 /// Most often an outbox holds nothing, or one thing for as long as a turn lasts.
@@ -58,6 +64,9 @@ impl Outbox {
 
     pub fn push(&mut self, frame: Bytes) {
         self.bytes += frame.len();
+        if let Some(held) = &self.counted {
+            waiting_frames::hold(&frame, held);
+        }
         match std::mem::take(&mut self.queue) {
             OutboxQueue::Empty => self.queue = OutboxQueue::One(frame),
             OutboxQueue::One(first) => {
@@ -73,17 +82,35 @@ impl Outbox {
         }
     }
 
+    /// Counts what waits in `held`, as long as any of it does.
+    pub(super) fn begin_counting(&mut self, held: &Arc<HeldBytes>) {
+        if self.counted.is_none() && !self.is_empty() {
+            self.iter().for_each(|frame| waiting_frames::hold(frame, held));
+            self.counted = Some(held.clone());
+        }
+    }
+
     /// Drops all but the frame at the front, which the socket may have had a part of.
     pub fn keep_front(&mut self) {
         if let OutboxQueue::Many(all) = &mut self.queue {
-            self.queue = all.pop_front().map_or(OutboxQueue::Empty, OutboxQueue::One);
+            let front = all.pop_front();
+            self.release_all();
+            self.queue = front.map_or(OutboxQueue::Empty, OutboxQueue::One);
         }
         self.bytes = self.front().map_or(0, Bytes::len);
     }
 
     /// Drops everything.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        self.release_all();
+        (self.queue, self.bytes, self.counted) = (OutboxQueue::Empty, 0, None);
+    }
+
+    /// Counts what is in the queue no longer.
+    fn release_all(&self) {
+        if let Some(held) = &self.counted {
+            self.iter().for_each(|frame| waiting_frames::release(frame, held));
+        }
     }
 
     /// What to write next, when it is one piece.
@@ -113,8 +140,7 @@ impl Outbox {
     pub fn advance(&mut self, mut written: usize) {
         self.bytes = self.bytes.saturating_sub(written);
         if self.bytes == 0 {
-            self.queue = OutboxQueue::Empty;
-            return;
+            return self.clear();
         }
         match &mut self.queue {
             OutboxQueue::Empty => {}
@@ -126,6 +152,9 @@ impl Outbox {
                         break;
                     }
                     written -= front.len();
+                    if let Some(held) = &self.counted {
+                        waiting_frames::release(front, held);
+                    }
                     all.pop_front();
                 }
             }
@@ -144,6 +173,13 @@ impl Outbox {
             OutboxQueue::Many(all) => (None, Some(all)),
         };
         one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
+/// What waits for a socket that is gone waits no longer.
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.release_all();
     }
 }
 
@@ -185,5 +221,35 @@ mod tests {
         outbox.advance(1);
         outbox.keep_front();
         assert_eq!((text(&outbox), outbox.len()), ("bcd".to_owned(), 3));
+    }
+
+    #[test]
+    fn a_frame_that_waits_for_many_sockets_is_held_once() {
+        let held = Arc::new(HeldBytes::default());
+        let event = Bytes::from(vec![b'x'; 1000]);
+        let mut crowd: Vec<Outbox> = (0..50).map(|_| Outbox::default()).collect();
+        for outbox in &mut crowd {
+            outbox.push(event.clone());
+        }
+        assert_eq!(held.value(), 0, "on its way to sockets that take it");
+        crowd.iter_mut().for_each(|outbox| outbox.begin_counting(&held));
+        assert!((1000..1200).contains(&held.value()), "{}", held.value());
+        for (at, outbox) in crowd.iter_mut().enumerate() {
+            // One that is each socket's own.
+            outbox.push(Bytes::from(vec![at as u8; 100]));
+            outbox.advance(at);
+        }
+        assert!((6000..12_000).contains(&held.value()), "{}", held.value());
+        crowd[0].keep_front();
+        crowd[1].clear();
+        for outbox in &mut crowd[2..] {
+            outbox.advance(1000);
+        }
+        let before = held.value();
+        assert!(before > 5000, "the others' own, and what the first is in the middle of");
+        crowd[0].advance(1000);
+        assert!(held.value() <= before - 1000);
+        crowd.truncate(2);
+        assert_eq!(held.value(), 0, "gone with their sockets");
     }
 }

@@ -7,6 +7,9 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
 
+/// Bytes that are counted for a member beside what it says of itself.
+const MEMBER_BYTES: usize = 200;
+
 /// The members of one channel.
 #[derive(Debug, Default)]
 pub struct Presence {
@@ -35,6 +38,11 @@ pub struct PresenceBounds {
     pub bytes: usize,
 }
 
+/// Bytes that are counted for a member.
+pub fn member_bytes(text: &MemberText) -> usize {
+    text.roster_bytes() + MEMBER_BYTES
+}
+
 #[derive(Debug)]
 struct PresentUser {
     text: MemberText,
@@ -44,6 +52,11 @@ struct PresentUser {
 impl Presence {
     pub fn count(&self) -> usize {
         self.members.len()
+    }
+
+    /// Bytes of all that a joiner is told of the members.
+    pub fn roster_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether `member` may come in, once one connection of `leaving` has gone.

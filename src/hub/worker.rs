@@ -227,7 +227,7 @@ impl Worker {
         };
         let mut subscriptions = connection.subscriptions.borrow_mut();
         let bytes = counted_bytes(name);
-        directory.add_bytes(bytes);
+        directory.held().add_bytes(bytes);
         channels.note_shared(local.slot, &subscriptions);
         subscriptions.push(Subscription {
             channel: local,
@@ -279,7 +279,7 @@ impl Worker {
         self.let_go(connection, local);
         let mut channels = self.channels.borrow_mut();
         let slot = local.slot;
-        connection.directory.sub_bytes(bytes as usize);
+        connection.directory.held().sub_bytes(bytes as usize);
         let channel = channels.at_mut(slot)?;
         // Whoever was last has moved to the free place, and must know it.
         if let Some(moved) = channel.remove(position as usize)

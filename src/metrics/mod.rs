@@ -3,6 +3,7 @@
 //! can be read off elsewhere when somebody asks (channels, queues, the process) is not counted here.
 
 mod counter;
+mod held;
 mod labels;
 mod notices;
 mod page;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use tokio::runtime::RuntimeMetrics;
 
 pub use counter::{Counter, CounterArray, Histogram, RecentPeak};
+pub use held::{HeldByApp, HeldBytes};
 pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Transport, Unreadable, Unready};
 pub use notices::{LogNotice, LogThrottle};
 pub use page::{MetricsPage, SampleLabels};

@@ -9,7 +9,7 @@ use super::room::{no_room, presence_bounds};
 use super::{Node, Publication, tells_count};
 use crate::app::App;
 use crate::hub::budget::WorkKind;
-use crate::hub::cache::{CacheTerms, CachedEvent};
+use crate::hub::cache::{self, CacheTerms, CachedEvent};
 use crate::hub::connection::Connection;
 use crate::hub::directory::{Directory, Joined};
 use crate::hub::handles::Sequence;
@@ -144,8 +144,11 @@ impl Node {
         let Publication { channel, event, data, except, trace } = publication;
         if channel.kind().cache {
             let message = Message::event(channel, event, data);
-            let keep =
-                CacheTerms { ttl: app.features.cache_ttl, max_bytes: app.limits.cache_bytes };
+            let keep = CacheTerms {
+                ttl: app.features.cache_ttl,
+                max_bytes: app.limits.cache_bytes,
+                has_memory: self.has_memory_for(cache::counted_bytes(&message, data)),
+            };
             directory.cache.store_event(channel, (&message, data), keep, |version| {
                 let history = Sequence::Cache(version);
                 if app.features.resume.is_zero() {

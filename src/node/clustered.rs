@@ -11,18 +11,20 @@ use dashmap::DashMap;
 use super::catch_up::{CatchUp, log_seconds};
 use super::pending_watchlist::PendingWatchlist;
 use super::requests::Requests;
+use super::room::presence_bounds;
 use super::travellers::Travellers;
 use super::webhooks::topic_interest;
 use super::{Node, Publication};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Manner, OutgoingEvent};
-use crate::cluster::topics::{TopicEntry, Topics};
+use crate::cluster::topics::{MemberClaim, RosterFull, TopicEntry, Topics};
 use crate::cluster::traces::{AnnouncedTraces, mark_of};
 use crate::cluster::{SubscribeTicket, Topic};
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::handles::{ConnectionRef, Sequence};
+use crate::hub::presence::PresenceBounds;
 use crate::hub::subscriptions::SeenVersions;
 use crate::hub::worker::EndedSubscription;
 use crate::protocol::channel::ChannelName;
@@ -83,6 +85,12 @@ impl Clustered {
         let Ok(channel) = ChannelName::parse(name, usize::MAX) else { return 0 };
         let topic = Topic { app: app.clone(), channel };
         self.topics.read_topic(&topic, |entry| entry.roster.count()).unwrap_or_default()
+    }
+
+    /// Bytes of what a joiner is told of who is present in a channel, where this node has a part in it.
+    pub(super) fn roster_bytes(&self, app: &AppId, channel: &ChannelName) -> usize {
+        let topic = Topic { app: app.clone(), channel: channel.clone() };
+        self.topics.read_topic(&topic, |entry| entry.roster.held_bytes()).unwrap_or_default()
     }
 
     pub(super) fn leave_topic(&self, app: &App, ended: &EndedSubscription) {
@@ -191,22 +199,29 @@ impl Node {
         connection: &Rc<Connection>,
         channel: ChannelName,
         member: Option<Member>,
-    ) -> Option<PendingSubscription> {
+    ) -> Result<Option<PendingSubscription>, SubscriptionError> {
         let topic = Topic { app: connection.app().id.clone(), channel };
         let ConnectionRef { worker, slot, socket } = connection.connection_ref();
         let ticket = SubscribeTicket { worker, slot, socket };
-        let max = connection.app().limits.max_presence_members;
-        let claim = member.as_ref().map(|member| (member, max));
-        let ready = cluster.topics.reserve_topic(&topic, ticket, claim);
+        let PresenceBounds { members, bytes } = presence_bounds(&connection.app());
+        let claim = member.as_ref().map(|member| MemberClaim {
+            member,
+            max_members: members,
+            max_bytes: bytes,
+        });
+        let ready = cluster
+            .topics
+            .reserve_topic(&topic, ticket, claim)
+            .map_err(|RosterFull| SubscriptionError::RosterTooLarge { max: bytes })?;
         let pending = PendingSubscription { others: cluster.clone(), topic, member };
         if !ready {
             // Redis is asked, which costs more than what is known here.
             connection.budget.spend(WorkKind::NewChannel);
             connection.set_joining(pending.user().cloned());
-            return Some(pending);
+            return Ok(Some(pending));
         }
         self.commit_subscription(connection, &pending);
-        None
+        Ok(None)
     }
 
     /// Goes on with a subscription that waited.

@@ -4,11 +4,13 @@
 use super::Node;
 use crate::app::App;
 use crate::hub::connection::Connection;
-use crate::hub::presence::{ChannelFull, PresenceBounds};
+use crate::hub::presence::{ChannelFull, PresenceBounds, member_bytes};
 use crate::hub::subscriptions::counted_bytes;
 use crate::metrics::Limited;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::SubscriptionError;
+use crate::protocol::event::MemberText;
+use crate::protocol::member::Member;
 
 impl Node {
     /// Whether there is room for one more channel: of what the connection may have, and in memory.
@@ -16,6 +18,7 @@ impl Node {
         &self,
         connection: &Connection,
         name: &ChannelName,
+        member: Option<&Member>,
     ) -> Result<(), SubscriptionError> {
         let app = connection.app();
         let max = app.limits.max_channels_per_connection;
@@ -26,11 +29,27 @@ impl Node {
         if connection.subscription_bytes() + bytes > max {
             return Err(SubscriptionError::TooManyBytes { max });
         }
-        if !self.shared.capacity.has_memory_for(bytes, self.hub().counted_bytes()) {
-            self.counts().limited.count(Limited::Memory as usize);
+        let roster = member.map_or(0, |member| self.joining_bytes(connection, name, member));
+        if !self.has_memory_for(bytes + roster) {
             return Err(SubscriptionError::NoMemory);
         }
         Ok(())
+    }
+
+    /// Bytes that are held for a member that joins: its own, and what it is told of all others until it has read that.
+    fn joining_bytes(&self, connection: &Connection, name: &ChannelName, member: &Member) -> usize {
+        let (app, directory) = (&connection.app().id, &connection.directory);
+        let others = self.shared.scope.roster_bytes(app, directory, name);
+        member_bytes(&MemberText::new(member)) + others
+    }
+
+    /// Whether there is memory for `bytes` more. Where there is not, somebody is refused, which is counted.
+    pub(super) fn has_memory_for(&self, bytes: usize) -> bool {
+        let has = self.shared.capacity.has_memory_for(bytes, self.hub().held.total());
+        if !has {
+            self.counts().limited.count(Limited::Memory as usize);
+        }
+        has
     }
 
     /// Whether the connection comes to that channel and goes from it so often that it has to wait for the next

@@ -58,6 +58,17 @@ impl Scope {
         Some(total.unwrap_or_default())
     }
 
+    /// Bytes of what a joiner is told of who is present in a channel, as far as this node knows.
+    pub(super) fn roster_bytes(
+        &self,
+        app: &AppId,
+        directory: &Directory,
+        name: &ChannelName,
+    ) -> usize {
+        let Some(others) = self.others() else { return directory.roster_bytes(name.as_str()) };
+        others.roster_bytes(app, name)
+    }
+
     /// The users present in a channel, in the order they came, as far as this node knows.
     pub(super) fn present_users(
         &self,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{certificates, cluster, lookup, resolve};
 use crate::config::{self, Config, UnixSocket};
+use crate::hub::Hub;
 
 /// `EX_CONFIG`, `EX_NOPERM` and `EX_UNAVAILABLE` of sysexits.h.
 const CONFIG: u8 = 78;
@@ -84,7 +85,7 @@ impl From<UnusableSetting> for StartError {
 /// The setting, and what is wrong with it.
 pub fn check(config: &Config) -> Result<(), UnusableSetting> {
     certificates(&config.server)?;
-    cluster::prepare(&config.cluster, 1, &Arc::default(), &Arc::default())?;
+    cluster::prepare(&config.cluster, 1, &Arc::default(), &Hub::new(1, 1))?;
     lookup::check(config.sql.as_ref())
 }
 

@@ -18,7 +18,7 @@ use crate::cluster::redis::tls::{RedisTls, TlsSources, UnusableTlsFile};
 use crate::cluster::redis::{LinkSettings, RedisDriver};
 use crate::cluster::topics::Topics;
 use crate::config;
-use crate::console::Console;
+use crate::hub::Hub;
 use crate::node::{Clustered, ServerState, take_arrivals};
 
 const URL: &str = "the URL cannot be read: expected redis://USER:PASSWORD@HOST:PORT/DATABASE or redis+sentinel://HOST,HOST/MASTER, with %XX for marks in a password";
@@ -36,13 +36,13 @@ pub(super) fn prepare(
     config: &config::ClusterConfig,
     node: u64,
     apps: &Arc<ArcSwap<Apps>>,
-    console: &Arc<Console>,
+    hub: &Hub,
 ) -> Result<Option<UnstartedLink>, UnusableSetting> {
     if config.redis.is_empty() {
         return Ok(None);
     }
     let (link, far, arrivals) = link::new_link(config.queue_bytes);
-    let topics = Arc::new(Topics::new(link));
+    let topics = Arc::new(Topics::new(link, hub.held.clone()));
     let tls = redis_tls(&config.tls)
         .map_err(|wrong| UnusableSetting::path(wrong.setting, &wrong.file, &wrong.error))?;
     let settings = LinkSettings {
@@ -52,7 +52,7 @@ pub(super) fn prepare(
         lease: config.lease,
         max_age: config.queue_age,
         replay: config.replay,
-        console: console.clone(),
+        console: hub.console.clone(),
     };
     let redis = RedisDriver::new(settings, node, topics.clone(), apps.clone(), far);
     // The error may repeat the URL with its password.

@@ -34,7 +34,7 @@ use tracing::warn;
 
 use crate::app::Apps;
 use crate::config::{self, Config, ConsoleAccess};
-use crate::console::{Console, Kind};
+use crate::console::Kind;
 use crate::http::channel_list::ChannelLists;
 use crate::http::console::ConsoleGate;
 use crate::http::scrape::Scrape;
@@ -121,7 +121,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     let files = files::share_out(workers, config.server.max_connections);
     let apps = Arc::new(ArcSwap::from_pointee(config.apps.clone()));
     let hub = Hub::new(node, workers);
-    let linked = cluster::prepare(&config.cluster, node, &apps, &hub.console)?;
+    let linked = cluster::prepare(&config.cluster, node, &apps, &hub)?;
     let others = linked.as_ref().map(|linked| linked.others().clone());
     let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
     let shared = Arc::new(ServerState {
@@ -131,7 +131,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         retiring: AtomicBool::new(false),
         capacity: Capacity::new(files.sockets, process_limits::limit(config.limits.memory)),
         addresses: addresses(&config.server),
-        webhooks: webhooks_of(&config, others.as_deref(), hub.console.clone())?,
+        webhooks: webhooks_of(&config, others.as_deref(), &hub)?,
         hub,
         scope: others.into(),
         lookup: door,
@@ -221,16 +221,14 @@ fn certificates(
     read.map(|read| read.map(Arc::new))
 }
 
-fn webhooks_of(
-    config: &Config,
-    others: Option<&Clustered>,
-    console: Arc<Console>,
-) -> io::Result<Webhooks> {
+fn webhooks_of(config: &Config, others: Option<&Clustered>, hub: &Hub) -> io::Result<Webhooks> {
     let config::WebhooksConfig { allow_private, spool } = config.webhooks.clone();
     let done = others.map(|others| {
         Box::new(node::acknowledger(others.link().clone())) as webhook::EntryAcknowledger
     });
-    Webhooks::start(webhook::WebhookOptions { allow_private, spool, console }, &config.apps, done)
+    let (console, held) = (hub.console.clone(), hub.held.clone());
+    let options = webhook::WebhookOptions { allow_private, spool, console, held };
+    Webhooks::start(options, &config.apps, done)
 }
 
 /// Serves metrics on a listener of their own, or gives back what the workers are to serve. That metrics

@@ -233,7 +233,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         }
         if node.worker.index() == 0 {
             if let Some(bytes) = ProcessStats::memory_bytes() {
-                node.shared.capacity.note_memory(bytes, node.hub().counted_bytes());
+                node.shared.capacity.note_memory(bytes, node.hub().held.total());
             }
             node.tell_due_counts();
             node.tell_due_watchers();
@@ -256,14 +256,14 @@ fn make_room(node: &Node) {
     if excess == 0 {
         return;
     }
-    let held = |one: &Rc<Connection>| one.subscription_bytes() + one.queued_bytes();
+    let held = |one: &Rc<Connection>| one.held_bytes();
     let mut all = node.worker.some_connections(0, node.worker.places()).0;
     all.retain(|one| !one.is_closing() && held(one) >= MUCH);
     all.sort_by_cached_key(|one| std::cmp::Reverse(held(one)));
     for connection in all {
         let (app, socket, held) = (&connection.app().id.clone(), connection.id, held(&connection));
         warn!(%app, %socket, address = %connection.address, held, "closed, for memory is used up");
-        connection.close_with(&close::OVER_CAPACITY);
+        connection.close_freeing(&close::OVER_CAPACITY);
         excess = excess.saturating_sub(held);
         if excess == 0 {
             break;

@@ -271,6 +271,12 @@ impl FrameAssembler {
         })
     }
 
+    /// Bytes of messages that are not whole yet.
+    pub fn held_bytes(&self) -> usize {
+        let Some(pieces) = &self.pieces else { return 0 };
+        pieces.rest.capacity() + pieces.message.as_ref().map_or(0, Vec::capacity)
+    }
+
     /// Bytes that the frame at hand still lacks, as far as its header says.
     pub fn missing(&self) -> usize {
         let Some(pieces) = &self.pieces else { return 0 };
@@ -488,10 +494,7 @@ mod tests {
             let breach = heard_by(terms, &bytes, 4096).map_err(ProtocolBreach::code);
             assert_eq!(breach.err(), Some(code), "{bytes:x?}");
         }
-        let off = FrameLimits { inflates: false, ..terms };
-        assert_eq!(
-            heard_by(off, &masked(0xc1, &HELLO), 4096).map_err(ProtocolBreach::code),
-            Err(1002)
-        );
+        let off = heard_by(FrameLimits { inflates: false, ..terms }, &masked(0xc1, &HELLO), 4096);
+        assert_eq!(off.map_err(ProtocolBreach::code), Err(1002));
     }
 }

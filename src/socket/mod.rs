@@ -160,6 +160,7 @@ impl Socket {
         if self.frames.is_inside_message() {
             life.note_alive(now);
         }
+        connection.count_partial(self.frames.held_bytes());
         count_work(session, (frames, read), spent);
         if let Err(breach) = fed {
             self.breach(&connection, breach);

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::facts::Happening;
+use super::facts::{Happening, subject_bytes};
 use super::{Fact, OccupancyChange, WebhookMessage, Whisper};
 use crate::app::{App, AppId, WebhookEvent};
+use crate::metrics::HeldByApp;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
@@ -33,6 +34,7 @@ pub(super) struct Debouncer {
     ends: VecDeque<(Instant, Arc<App>, SubjectKey)>,
     misses: HashMap<(AppId, ChannelName), Instant>,
     miss_order: VecDeque<(Instant, (AppId, ChannelName))>,
+    held: Arc<HeldByApp>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +48,20 @@ struct DebounceState {
 }
 
 impl Debouncer {
+    /// Knows nothing yet; its bytes are counted in `held`.
+    pub(super) fn new(held: Arc<HeldByApp>) -> Self {
+        Self { held, ..Self::default() }
+    }
+
+    /// What is known of a channel or a member, from now on if nothing was.
+    fn state_of(&mut self, key: &SubjectKey) -> &mut DebounceState {
+        self.states.entry(key.clone()).or_insert_with(|| {
+            let (app, channel, user) = key;
+            self.held.of_app(app).add_bytes(subject_bytes(channel, user.as_ref()));
+            DebounceState::default()
+        })
+    }
+
     /// Takes what has happened; the event, if it is to be told at once.
     pub(super) fn take(
         &mut self,
@@ -85,7 +101,7 @@ impl Debouncer {
     }
 
     fn comes(&mut self, key: SubjectKey, times: i64) -> Option<WebhookMessage> {
-        let state = self.states.entry(key.clone()).or_default();
+        let state = self.state_of(&key);
         state.count += times;
         if state.told || state.ending || state.count <= 0 {
             return None;
@@ -95,7 +111,7 @@ impl Debouncer {
     }
 
     fn goes(&mut self, now: Instant, app: &Arc<App>, key: SubjectKey, times: i64) {
-        let state = self.states.entry(key.clone()).or_default();
+        let state = self.state_of(&key);
         state.count -= times;
         if state.count <= 0 && !state.ending {
             state.ending = true;
@@ -111,6 +127,7 @@ impl Debouncer {
     ) -> Option<WebhookMessage> {
         while self.miss_order.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, key)) = self.miss_order.pop_front() {
+                self.held.of_app(&key.0).sub_bytes(subject_bytes(&key.1, None));
                 self.misses.remove(&key);
             }
         }
@@ -118,6 +135,7 @@ impl Debouncer {
         if self.misses.contains_key(&key) {
             return None;
         }
+        self.held.of_app(&app.id).add_bytes(subject_bytes(&channel, None));
         self.misses.insert(key.clone(), now + MISS);
         self.miss_order.push_back((now + MISS, key));
         let json = json!({ "name": "cache_miss", "channel": channel.as_str() }).to_string();
@@ -155,6 +173,7 @@ impl Debouncer {
         state.told = is;
         if state.count == 0 {
             self.states.remove(&key);
+            self.held.of_app(&key.0).sub_bytes(subject_bytes(&key.1, key.2.as_ref()));
         }
         if self.ends.is_empty() {
             // Room that a crowd has needed is not kept.
@@ -272,6 +291,7 @@ mod tests {
             ]
         );
         assert!(stage.news.states.is_empty() && stage.news.next().is_none());
+        assert_eq!(stage.news.held.total(), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::app::{App, AppId, Webhook, WebhookEvent};
+use crate::metrics::{HeldByApp, HeldBytes};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
@@ -24,6 +25,9 @@ const CALM: usize = 1024;
 
 /// Changes that came to nothing, of which so many may wait among the others.
 const MAX_SETTLED: usize = 1024;
+
+/// Bytes that are counted for a fact beside its texts: its place in the line, and in the table of changes.
+const FACT_BYTES: usize = 160;
 
 /// A channel, or a member of one.
 pub(super) type FactSubject = (ChannelName, Option<UserId>);
@@ -102,6 +106,7 @@ pub(super) enum Happening {
 pub(super) struct FactQueue {
     waiting: Mutex<PendingFacts>,
     some: Notify,
+    held: Arc<HeldByApp>,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +124,7 @@ struct AppFacts {
     /// Changes that have come to nothing.
     settled: usize,
     events: usize,
+    held: Arc<HeldBytes>,
 }
 
 #[derive(Debug)]
@@ -129,17 +135,43 @@ enum NextFact {
     Event(Fact),
 }
 
+/// Bytes that are counted for what waits to be told of a channel or a member.
+pub(super) fn subject_bytes(channel: &ChannelName, user: Option<&UserId>) -> usize {
+    FACT_BYTES + channel.as_str().len() + user.map_or(0, |user| user.as_str().len())
+}
+
+impl NextFact {
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Single((channel, user), _) | Self::Change((channel, user)) => {
+                subject_bytes(channel, user.as_ref())
+            }
+            Self::Event(Fact::ClientEvent(whisper)) => {
+                let Whisper { channel, event, data, user, .. } = &**whisper;
+                subject_bytes(channel, user.as_ref()) + event.len() + data.len()
+            }
+            Self::Event(_) => FACT_BYTES,
+        }
+    }
+}
+
 impl AppFacts {
-    fn new(app: Arc<App>) -> Self {
-        Self { app, order: VecDeque::new(), changes: HashMap::new(), settled: 0, events: 0 }
+    fn new(app: Arc<App>, held: Arc<HeldBytes>) -> Self {
+        let (order, changes) = (VecDeque::new(), HashMap::new());
+        Self { app, order, changes, settled: 0, events: 0, held }
+    }
+
+    fn push(&mut self, next: NextFact) {
+        self.held.add_bytes(next.held_bytes());
+        self.order.push_back(next);
     }
 
     fn change(&mut self, place: FactSubject, by: i64) {
         if self.order.len() < CALM {
-            return self.order.push_back(NextFact::Single(place, by));
+            return self.push(NextFact::Single(place, by));
         }
         let Some(sum) = self.changes.get_mut(&place) else {
-            self.order.push_back(NextFact::Change(place.clone()));
+            self.push(NextFact::Change(place.clone()));
             self.changes.insert(place, by);
             return;
         };
@@ -149,10 +181,14 @@ impl AppFacts {
         if self.settled > MAX_SETTLED && self.settled > self.changes.len() / 2 {
             self.changes.retain(|_, sum| *sum != 0);
             self.settled = 0;
-            let changes = &self.changes;
-            self.order.retain(|next| match next {
-                NextFact::Change(place) => changes.contains_key(place),
-                NextFact::Single(..) | NextFact::Event(_) => true,
+            let (changes, held) = (&self.changes, &self.held);
+            self.order.retain(|next| {
+                let stays = match next {
+                    NextFact::Change(place) => changes.contains_key(place),
+                    NextFact::Single(..) | NextFact::Event(_) => true,
+                };
+                held.sub_bytes(if stays { 0 } else { next.held_bytes() });
+                stays
             });
             self.order.shrink_to(2 * self.order.len());
             let room = 2 * self.changes.len();
@@ -161,7 +197,9 @@ impl AppFacts {
     }
 
     fn next(&mut self) -> Option<Happening> {
-        Some(match self.order.pop_front()? {
+        let next = self.order.pop_front()?;
+        self.held.sub_bytes(next.held_bytes());
+        Some(match next {
             NextFact::Single(place, by) => Happening::Change(place, by),
             NextFact::Change(place) => {
                 let sum = self.changes.remove(&place).unwrap_or_default();
@@ -177,6 +215,11 @@ impl AppFacts {
 }
 
 impl FactQueue {
+    /// An empty one, whose bytes are counted in `held`.
+    pub(super) fn new(held: Arc<HeldByApp>) -> Self {
+        Self { held, ..Self::default() }
+    }
+
     /// Leaves a fact; whether there was room for it. There always is for comings and goings, for they are no
     /// more than there are channels and members.
     pub(super) fn put(&self, app: &Arc<App>, fact: Fact) -> bool {
@@ -184,7 +227,7 @@ impl FactQueue {
         let PendingFacts { apps, turns } = &mut *waiting;
         let of_app = apps.entry(app.id.clone()).or_insert_with(|| {
             turns.push_back(app.id.clone());
-            AppFacts::new(app.clone())
+            AppFacts::new(app.clone(), self.held.of_app(&app.id))
         });
         if !Arc::ptr_eq(&of_app.app, app) {
             of_app.app = app.clone();
@@ -197,7 +240,7 @@ impl FactQueue {
             _ if of_app.events >= MAX_EVENTS => return false,
             event => {
                 of_app.events += 1;
-                of_app.order.push_back(NextFact::Event(event));
+                of_app.push(NextFact::Event(event));
             }
         }
         drop(waiting);
@@ -256,6 +299,7 @@ mod tests {
             assert!(facts.put(&app, Fact::Occupied(channel(number))));
             assert!(facts.put(&app, Fact::Vacated(channel(number))));
             assert!(facts.len() <= CALM + 2 * MAX_SETTLED, "{}", facts.len());
+            assert!(facts.held.total() <= (facts.len() * 200) as u64, "{}", facts.held.total());
         }
         assert!(facts.put(&app, Fact::Occupied(channel(7))));
         let mut sums = HashMap::new();
@@ -267,7 +311,7 @@ mod tests {
         }
         let there = sums.iter().filter(|(_, sum)| **sum != 0).collect::<Vec<_>>();
         assert_eq!(there, [(&channel(7), &1)]);
-        assert_eq!(facts.len(), 0);
+        assert_eq!((facts.len(), facts.held.total()), (0, 0));
     }
 
     #[test]

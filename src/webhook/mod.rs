@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::console::Console;
+use crate::metrics::HeldByApp;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use cluster_log::{AckSink, HeldEnds, LatestCounts, LogAck, ParsedEntry};
@@ -54,6 +55,8 @@ pub struct WebhookOptions {
     pub spool: Option<PathBuf>,
     /// Who looks at what becomes of them.
     pub console: Arc<Console>,
+    /// Where the bytes are counted that are held for them.
+    pub held: Arc<HeldByApp>,
 }
 
 /// What a webhook tells, ready to be sent.
@@ -117,20 +120,21 @@ impl Webhooks {
         let (logged, received) = mpsc::unbounded_channel();
         let (finish, finishing) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (figures, facts) = (Arc::default(), Arc::default());
+        let (figures, facts) = (Arc::default(), Arc::new(FactQueue::new(options.held.clone())));
         let seen = (Arc::clone(&figures), Arc::clone(&facts));
         let apps = apps.clone();
         let thread = std::thread::Builder::new().name("webhooks".to_owned()).spawn(move || {
             LocalSet::new().block_on(&runtime, async {
                 let mut desk = Dispatcher {
                     post: WebhookClient::new(options.allow_private, options.console),
-                    news: Debouncer::default(),
+                    news: Debouncer::new(options.held.clone()),
                     ends: HeldEnds::default(),
                     counts: LatestCounts::default(),
                     door: AckSink::new(done),
                     lines: HashMap::new(),
                     figures: seen.0,
                     facts: seen.1,
+                    held: options.held,
                     spool: options.spool.as_deref().and_then(opened),
                     unclaimed: Vec::new(),
                     known: apps.iter().map(|app| (app.id.clone(), app.clone())).collect(),
@@ -210,6 +214,7 @@ struct Dispatcher {
     lines: HashMap<(AppId, String), WebhookQueue>,
     figures: Arc<Mutex<Vec<Arc<QueueMetrics>>>>,
     facts: Arc<FactQueue>,
+    held: Arc<HeldByApp>,
     spool: Option<Rc<Spool>>,
     /// What other processes have left for apps that have not been heard of.
     unclaimed: Vec<SpooledEvent>,
@@ -353,10 +358,10 @@ impl Dispatcher {
 
     /// The line of an app's webhook: its own, though another has the same URL.
     fn line(&mut self, app: &Arc<App>, index: usize, webhook: &Webhook) -> &WebhookQueue {
-        let (post, figures, spool) = (&self.post, &self.figures, &self.spool);
+        let Self { post, figures, spool, held, lines, .. } = self;
         let key = (app.id.clone(), format!("{index} {}", webhook.url));
-        let line = self.lines.entry(key).or_insert_with(|| {
-            let (post, spool) = (post.clone(), spool.clone());
+        let line = lines.entry(key).or_insert_with(|| {
+            let (post, spool) = ((post.clone(), held.of_app(&app.id)), spool.clone());
             let line = WebhookQueue::begin(app.clone(), index, webhook.clone(), post, spool);
             let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
             // One whose URL has changed sends what it has, but is not told of beside its heir.

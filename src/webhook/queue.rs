@@ -22,6 +22,7 @@ use super::millis;
 use super::spool::{Spool, SpooledEvent};
 use crate::app::{App, Webhook};
 use crate::console::Kind;
+use crate::metrics::HeldBytes;
 
 /// Events and bytes that may wait in one line. Beyond them the newest are left out.
 const MOST: usize = 10_000;
@@ -34,6 +35,9 @@ const MOST_TURN_BYTES: usize = 64 << 20;
 
 /// Events that were taken back, of which so many may be in line among the others.
 const MOST_TAKEN_BACK: usize = 1024;
+
+/// Bytes that are counted for an event in line beside its text: its place there, and in the table of comings and goings.
+const PLACE_BYTES: usize = 320;
 
 /// Events and bytes of one request with several.
 const MOST_TOGETHER: usize = 1_000;
@@ -124,6 +128,9 @@ struct QueueState {
     /// How many in line were taken back.
     taken_back: Cell<usize>,
     bytes: Cell<usize>,
+    /// What of it is counted in what is held for the app.
+    counted: Cell<usize>,
+    held: Arc<HeldBytes>,
     figures: Arc<QueueMetrics>,
     more: Notify,
     emptied: Notify,
@@ -137,7 +144,7 @@ impl WebhookQueue {
         app: Arc<App>,
         index: usize,
         webhook: Webhook,
-        post: WebhookClient,
+        (post, held): (WebhookClient, Arc<HeldBytes>),
         spool: Option<Rc<Spool>>,
     ) -> Self {
         let figures = QueueMetrics { app: app.id.to_string(), index, ..QueueMetrics::default() };
@@ -149,6 +156,8 @@ impl WebhookQueue {
             turns: RefCell::default(),
             taken_back: Cell::new(0),
             bytes: Cell::new(0),
+            counted: Cell::new(0),
+            held,
             figures: Arc::new(figures),
             more: Notify::new(),
             emptied: Notify::new(),
@@ -308,6 +317,8 @@ impl QueueState {
         self.figures.queued.store(waiting as u64, Ordering::Relaxed);
         let oldest = queue.front().map_or(0, |waiting| waiting.at);
         self.figures.oldest.store(oldest, Ordering::Relaxed);
+        let bytes = self.bytes.get() + queue.len() * PLACE_BYTES;
+        self.held.replace_bytes(self.counted.replace(bytes), bytes);
     }
 
     /// Takes out what another node tells. Whether the first in line may be sent now.
@@ -439,6 +450,13 @@ impl QueueState {
                 false
             }
         }
+    }
+}
+
+/// What was in a line that ends is held no longer.
+impl Drop for QueueState {
+    fn drop(&mut self) {
+        self.held.sub_bytes(self.counted.get());
     }
 }
 

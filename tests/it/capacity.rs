@@ -32,11 +32,14 @@ fn short_of_memory_it_serves_those_who_are_there() {
     let child = Child::start(&[
         ("LIMITS__MEMORY", "36MiB"),
         ("APPS__0__MAX_EVENT_DATA", "64MiB"),
-        ("APPS__0__CACHE_BYTES", "256MiB"),
+        ("APPS__0__OUTBOX_BYTES", "64MiB"),
     ]);
     let (mut client, _) = child.connect();
     subscribe(&mut client, "room");
-    publish(&child, "cache-large", &"x".repeat(LARGE));
+    // It reads nothing of what it is told now.
+    let (mut slow, _) = child.connect();
+    subscribe(&mut slow, "large");
+    publish(&child, "large", &"x".repeat(LARGE));
     says(&child, 503, r#"{"ready":false,"reason":"memory"}"#);
     let mut refused = Client::open(child.addr, &target(KEY), &[]).unwrap();
     let error =
@@ -54,10 +57,12 @@ fn short_of_memory_it_serves_those_who_are_there() {
     ] {
         assert!(metrics.text().lines().any(|line| line == sample), "{}", metrics.text());
     }
-    // The large event makes way for the next one.
-    publish(&child, "cache-large", "small");
+    // Who holds most is closed, and what waited for it goes.
     says(&child, 200, r#"{"ready":true}"#);
     child.connect();
+    let closed = r#"fanfare_closes_total{code="4100",reason="heavy"} 1"#;
+    let metrics = Http::connect(child.addr).ask("GET", "/metrics", "", b"");
+    assert!(metrics.text().lines().any(|line| line == closed), "{}", metrics.text());
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod fallback_time;
 mod fencing;
 mod garbage;
 mod handshake;
+mod held;
 mod io_uring;
 mod judge;
 mod liveness;

@@ -3,9 +3,11 @@
 //! whichever channel it is of. Who the clients are is in `clients.rs`.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::socket_id::SocketId;
 
@@ -25,6 +27,7 @@ pub(super) struct ChannelLogs {
     /// earlier one must not be taken for what they know of that.
     highest: u64,
     bytes: usize,
+    held: Arc<HeldBytes>,
 }
 
 #[derive(Debug)]
@@ -79,6 +82,21 @@ impl ChannelLog {
 }
 
 impl ChannelLogs {
+    /// Empty ones, whose bytes are counted in `held` too.
+    pub(super) fn new(held: Arc<HeldBytes>) -> Self {
+        Self { held, ..Self::default() }
+    }
+
+    fn add_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.held.add_bytes(bytes);
+    }
+
+    fn sub_bytes(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.held.sub_bytes(bytes);
+    }
+
     /// Counts one more client that holds the channel; the number of its last event.
     pub(super) fn hold_channel(&mut self, channel: &ChannelName) -> u64 {
         if let Some(log) = self.channels.get_mut(channel) {
@@ -104,12 +122,12 @@ impl ChannelLogs {
             return;
         }
         if let Some(log) = self.channels.remove(channel) {
-            self.bytes -= log.events.iter().map(LoggedEvent::bytes).sum::<usize>();
+            self.sub_bytes(log.events.iter().map(LoggedEvent::bytes).sum());
             self.highest = self.highest.max(log.last);
         }
         if self.channels.is_empty() {
             let (generations, highest) = (self.generations, self.highest);
-            *self = Self { generations, highest, ..Self::default() };
+            *self = Self { generations, highest, ..Self::new(self.held.clone()) };
         }
     }
 
@@ -127,9 +145,10 @@ impl ChannelLogs {
         log.last += 1;
         let (number, generation) = (log.last, log.generation);
         let event = LoggedEvent { frame: frame.clone(), except };
-        self.bytes += event.bytes();
+        let bytes = event.bytes();
         log.events.push_back(event);
         self.order.push_back(LogExpiryEntry { channel: channel.clone(), generation, seconds });
+        self.add_bytes(bytes);
         while self.bytes > bounds.bytes && self.drop_oldest() {
             *lost += 1;
         }
@@ -156,10 +175,10 @@ impl ChannelLogs {
             let log = self.channels.get_mut(&kept.channel);
             let Some(log) = log.filter(|log| log.generation == kept.generation) else { continue };
             if let Some(event) = log.events.pop_front() {
-                self.bytes -= event.bytes();
                 if log.events.capacity() > 64 && log.events.len() < log.events.capacity() / 4 {
                     log.events.shrink_to_fit();
                 }
+                self.sub_bytes(event.bytes());
                 return true;
             }
         }

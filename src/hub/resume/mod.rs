@@ -13,16 +13,19 @@ pub mod resumption;
 mod travelling;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
+
+use log::ChannelLogs;
 
 pub use clients::{ClientArrival, OpenConnection, SubscriptionState};
 pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
@@ -38,7 +41,7 @@ pub struct ResumeRegistry {
 #[derive(Debug, Default)]
 struct ResumeState {
     clients: clients::ResumableClients,
-    logs: log::ChannelLogs,
+    logs: ChannelLogs,
 }
 
 /// Counts of what became of clients and events; each only grows.
@@ -88,6 +91,12 @@ impl ResumeFigures {
 }
 
 impl ResumeRegistry {
+    /// An empty one, whose bytes are counted in `held` too.
+    pub fn new(held: Arc<HeldBytes>) -> Self {
+        let state = ResumeState { logs: ChannelLogs::new(held), ..ResumeState::default() };
+        Self { state: Mutex::new(state), ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, ResumeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

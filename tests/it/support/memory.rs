@@ -44,7 +44,7 @@ pub struct Memory {
 /// One connection and its conversation.
 pub struct Talk {
     pub session: Session,
-    connection: Rc<Connection>,
+    pub connection: Rc<Connection>,
     bytes: Vec<u8>,
 }
 
@@ -54,11 +54,19 @@ impl Memory {
         Self::with_workers(shared, 0..workers as u16)
     }
 
+    /// On a machine that has `bytes` of memory for it.
+    pub fn with_memory(bytes: u64, change: impl FnOnce(&mut App)) -> Self {
+        let mut shared = shared(1, change);
+        Arc::get_mut(&mut shared).unwrap().capacity = Capacity::new(0, bytes);
+        Self::with_workers(shared, 0..1)
+    }
+
     /// One of several nodes, with one worker; its number, and what is beyond its link.
     pub fn of_several(number: u64, change: impl FnOnce(&mut App)) -> (Self, LinkDriver) {
         let (link, far, _) = link::new_link(usize::MAX);
-        let cluster = Clustered::new(Arc::new(Topics::new(link)));
-        let shared = shared_by(Hub::new(number, 1), 1, change, Some(Arc::new(cluster)));
+        let hub = Hub::new(number, 1);
+        let cluster = Clustered::new(Arc::new(Topics::new(link, hub.held.clone())));
+        let shared = shared_by(hub, 1, change, Some(Arc::new(cluster)));
         (Self::with_workers(shared, 0..1), far)
     }
 

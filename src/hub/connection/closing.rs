@@ -1,0 +1,91 @@
+//! How a connection ends from this side: what its client is told, what is freed, and the word for it in counts and
+//! logs. What it leaves behind elsewhere is its session's business.
+
+use super::{Connection, ConnectionPhase};
+use crate::metrics::Reason;
+use crate::protocol::error::{Error, close};
+use crate::protocol::event::Message;
+
+impl Connection {
+    /// Says why, ends the conversation with a close frame of the same code (wire rule: an error that ends
+    /// the connection is always followed by one), and hears nothing more.
+    pub fn close_with(&self, error: &Error) {
+        if self.is_closing() {
+            return;
+        }
+        self.enqueue_message(Message::error(error, None));
+        self.end_with(Message::close(error.code, &error.message), close_reason(error));
+    }
+
+    /// Ends the conversation with `close` as the last frame.
+    pub fn end_with(&self, close: Message, reason: Reason) {
+        if self.is_closing() {
+            return;
+        }
+        self.ending.set(Some(reason));
+        self.enqueue(close.into_bytes());
+        self.phase.set(self.phase.get().max(ConnectionPhase::Closing));
+        self.flush();
+        self.wake_task();
+    }
+
+    /// Closes one that is slow to read, for which more waits than may.
+    pub(in crate::hub) fn close_slow(&self) {
+        self.close_freeing(&close::TOO_SLOW);
+    }
+
+    /// Says why, ends the conversation, and frees what its client has not taken. Only the frame it may be in the
+    /// middle of is finished, so that the close frame can be read should it ever catch up.
+    pub fn close_freeing(&self, error: &Error) {
+        if self.is_closing() {
+            return;
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.keep_front();
+        outbox.push(Message::error(error, None).into_bytes());
+        outbox.push(Message::close(error.code, &error.message).into_bytes());
+        drop(outbox);
+        self.ending.set(Some(close_reason(error)));
+        self.phase.set(ConnectionPhase::Closing);
+        self.flush();
+        self.wake_task();
+    }
+
+    /// Ends the connection without a word.
+    pub fn abort(&self) {
+        self.count_partial(0);
+        self.phase.set(ConnectionPhase::Over);
+        self.outbox.borrow_mut().clear();
+        self.wake_task();
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.phase.get() >= ConnectionPhase::Closing
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.phase.get() == ConnectionPhase::Over
+    }
+
+    /// Why it ended.
+    pub fn end_reason(&self) -> Reason {
+        self.ending.get().unwrap_or(Reason::Lost)
+    }
+}
+
+/// The word for why an established connection is closed.
+fn close_reason(error: &Error) -> Reason {
+    match error {
+        error if *error == close::UNKNOWN_APP => Reason::AppRemoved,
+        error if *error == close::DISABLED => Reason::AppDisabled,
+        error if *error == close::TERMINATED => Reason::Terminated,
+        error if *error == close::RECONNECT => Reason::Reconnect,
+        error if *error == close::TAKEN_OVER => Reason::TakenOver,
+        error if *error == close::UNAUTHORIZED => Reason::Unauthorized,
+        error if *error == close::NO_PONG => Reason::Silent,
+        error if *error == close::TOO_SLOW => Reason::Slow,
+        error if *error == close::FLOODING => Reason::Flooding,
+        error if *error == close::OVER_CAPACITY => Reason::Heavy,
+        _ => Reason::Draining,
+    }
+}

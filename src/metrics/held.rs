@@ -1,0 +1,86 @@
+//! Bytes that are held for clients, counted when they are asked for and when they are given back. Each app's are
+//! counted, whichever part of the server holds them, and in the same step those of all apps together, which is what
+//! `limits.memory` goes by between two looks at the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+
+use crate::app::AppId;
+
+/// What is held for each app.
+#[derive(Debug, Default)]
+pub struct HeldByApp {
+    apps: DashMap<AppId, Arc<HeldBytes>>,
+    total: Arc<AtomicU64>,
+}
+
+/// What is held for one app.
+#[derive(Debug, Default)]
+pub struct HeldBytes {
+    own: AtomicU64,
+    total: Arc<AtomicU64>,
+}
+
+impl HeldByApp {
+    /// The count of one app, made when first asked for.
+    pub fn of_app(&self, app: &AppId) -> Arc<HeldBytes> {
+        if let Some(held) = self.apps.get(app) {
+            return held.clone();
+        }
+        let new = || Arc::new(HeldBytes { own: AtomicU64::new(0), total: self.total.clone() });
+        self.apps.entry(app.clone()).or_insert_with(new).clone()
+    }
+
+    /// What is held for all apps together.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+// A figure that others change meanwhile, whatever the ordering.
+impl HeldBytes {
+    /// Counts `bytes` more.
+    pub fn add_bytes(&self, bytes: usize) {
+        self.own.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.total.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts `bytes` less.
+    pub fn sub_bytes(&self, bytes: usize) {
+        self.own.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.total.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts `after` where `before` was counted.
+    pub fn replace_bytes(&self, before: usize, after: usize) {
+        match after.checked_sub(before) {
+            Some(0) => {}
+            Some(more) => self.add_bytes(more),
+            None => self.sub_bytes(before - after),
+        }
+    }
+
+    pub fn value(&self) -> u64 {
+        self.own.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_counted_for_its_app_and_for_all() {
+        let held = HeldByApp::default();
+        let [one, other] = ["1", "2"].map(|id| held.of_app(&AppId::new(id)));
+        one.add_bytes(10);
+        other.add_bytes(5);
+        one.replace_bytes(10, 7);
+        held.of_app(&AppId::new("1")).replace_bytes(7, 9);
+        assert_eq!((one.value(), other.value(), held.total()), (9, 5, 14));
+        one.sub_bytes(9);
+        assert_eq!((one.value(), held.total()), (0, 5));
+    }
+}
