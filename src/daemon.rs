@@ -3,6 +3,7 @@
 
 use std::future::pending;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use fanfare::config::{self, Config, LoadedSettings};
@@ -45,8 +46,9 @@ enum Stop {
     Retire,
     /// For good and at once.
     Drain,
-    /// Another process takes the connections that come.
-    HandOver,
+    /// Another process takes the connections that come: whoever has the listener, or the one to which the stream
+    /// leads.
+    HandOver(Option<UnixStream>),
 }
 
 struct Signals {
@@ -85,7 +87,8 @@ impl InheritedListener {
         let given = systemd::sockets()?;
         if given.is_empty() {
             let (sockets, api) = (handover::inherited()?, handover::inherited_api()?);
-            let passed = PassedListeners { sockets, api, leave_files: false };
+            let clients_follow = sockets.is_some() && handover::clients_follow();
+            let passed = PassedListeners { sockets, api, leave_files: false, clients_follow };
             return Ok(Self { passed, by_systemd: false });
         }
         let count = given.len();
@@ -119,6 +122,7 @@ pub(crate) fn run_server(
         // Before anybody can see that the server is up and tell it to stop.
         let mut signals = Signals::new()?;
         let (is_inherited, is_kept) = (inherited.passed.sockets.is_some(), inherited.is_kept());
+        let clients_follow = inherited.passed.clients_follow;
         let mut running = server::start_on(config.clone(), inherited.passed)
             .map_err(|error| ExitError(error.to_string(), error.exit_code()))?;
         listening(running.address(), running.api_address());
@@ -126,11 +130,14 @@ pub(crate) fn run_server(
         if is_inherited && !inherited.by_systemd {
             handover::tell_predecessor();
         }
+        if clients_follow {
+            running.inherit(handover::predecessor_line()?);
+        }
         let mut reloader = Reloader::new(&running, &config, load).with_level(set_level);
         let looks = (&systemd, is_kept);
         let mut stop =
             serve_until_end(&running, &mut signals, looks, &mut reloader, pending()).await;
-        if !matches!(stop, Stop::HandOver) {
+        if !matches!(stop, Stop::HandOver(_)) {
             systemd.stopping(running.longest_end());
         }
         if matches!(stop, Stop::Retire) && !running.delay().is_zero() {
@@ -144,14 +151,18 @@ pub(crate) fn run_server(
             };
         }
         drop(reloader);
-        if matches!(stop, Stop::HandOver) {
+        if matches!(stop, Stop::HandOver(_)) {
             running.leave_sockets();
         }
-        let stop = if is_kept { Stop::HandOver } else { stop };
+        let stop = match stop {
+            Stop::Retire | Stop::Drain if is_kept => Stop::HandOver(None),
+            stop => stop,
+        };
         info!(connections = running.shared().connection_count(), "stopping");
         match stop {
             Stop::Retire | Stop::Drain => running.drain(),
-            Stop::HandOver => running.hand_over(),
+            Stop::HandOver(None) => running.hand_over(),
+            Stop::HandOver(Some(line)) => running.hand_over_to(line),
         }
         let shared = running.shared().clone();
         let mut ended = tokio::task::spawn_blocking(|| running.wait());
@@ -203,19 +214,21 @@ async fn serve_until_end(
             }
             _ = signals.successor.recv() => next = begin_succession(running, next, !is_kept),
             served = successor_serves(&mut next) => match (served, next.take()) {
-                (Ok(()), Some(successor)) => {
+                (Ok(line), Some(successor)) => {
                     info!(pid = successor.pid, "another process goes on");
                     systemd.succeeded_by(successor.pid);
-                    return Stop::HandOver;
+                    return Stop::HandOver(Some(line));
                 }
                 (Err(failure), _) => error!("this process goes on, for its successor failed: {failure}"),
-                (Ok(()), None) => {}
+                (Ok(_), None) => {}
             },
         }
     }
 }
 
-async fn successor_serves(next: &mut Option<Successor>) -> Result<(), handover::HandoverError> {
+async fn successor_serves(
+    next: &mut Option<Successor>,
+) -> Result<UnixStream, handover::HandoverError> {
     match next {
         Some(successor) => successor.wait_serving().await,
         None => pending().await,

@@ -4,7 +4,7 @@
 //! standard output is a Unix socket, in which that listener waits for it.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read as _, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -25,6 +25,19 @@ const API_WAITS: &str = "API_LISTENER_WAITS";
 
 /// The variable by which a successor knows that nobody but it has the listener.
 const ALONE: &str = "LISTENER_IS_YOURS";
+
+/// The variable by which a successor knows that it is told, once it serves, which clients may come back.
+const CLIENTS_FOLLOW: &str = "CLIENTS_FOLLOW";
+
+/// Whether the process before this one says which clients may come back.
+pub(crate) fn clients_follow() -> bool {
+    std::env::var_os(CLIENTS_FOLLOW).is_some()
+}
+
+/// Where it says so, once it has heard that this one serves.
+pub(crate) fn predecessor_line() -> io::Result<UnixStream> {
+    io::stdout().as_fd().try_clone_to_owned().map(UnixStream::from)
+}
 
 /// Whether the listener that was inherited is this process's alone: the one before it has gone, and had
 /// made it itself.
@@ -84,7 +97,7 @@ pub(crate) fn tell_predecessor() {
 /// A process that has been started to go on.
 pub(crate) struct Successor {
     pub(crate) pid: u32,
-    serves: oneshot::Receiver<Result<(), HandoverError>>,
+    serves: oneshot::Receiver<Result<UnixStream, HandoverError>>,
 }
 
 /// Why it does not.
@@ -113,6 +126,7 @@ impl Successor {
             .envs(alone.then_some((ALONE, "yes")))
             .env_remove(API_WAITS)
             .envs(passed.api.is_some().then_some((API_WAITS, "yes")))
+            .env(CLIENTS_FOLLOW, "yes")
             .env_remove("WATCHDOG_PID")
             .stdin(passed.sockets.map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
@@ -125,16 +139,17 @@ impl Successor {
         Ok(Self { pid, serves })
     }
 
-    /// Ready once it serves, or has ended instead.
-    pub(crate) async fn wait_serving(&mut self) -> Result<(), HandoverError> {
+    /// Ready once it serves, with the stream to it, or has ended instead.
+    pub(crate) async fn wait_serving(&mut self) -> Result<UnixStream, HandoverError> {
         let heard = (&mut self.serves).await;
         heard.unwrap_or_else(|_| Err(HandoverError("nothing was heard of it".to_owned())))
     }
 }
 
-fn hear_ready(child: &mut Child, line: UnixStream) -> Result<(), HandoverError> {
-    if BufReader::new(line).lines().map_while(Result::ok).any(|line| line == SERVING) {
-        return Ok(());
+fn hear_ready(child: &mut Child, line: UnixStream) -> Result<UnixStream, HandoverError> {
+    let mut reader = BufReader::new(line);
+    if reader.by_ref().lines().map_while(Result::ok).any(|line| line == SERVING) {
+        return Ok(reader.into_inner());
     }
     // It has closed its output without a word, so it has ended or is about to.
     match child.wait() {

@@ -4,6 +4,7 @@
 //! `alone.rs` and `clustered.rs`; a verb here chooses between them once.
 
 mod alone;
+mod bequest;
 mod catch_up;
 mod client_record;
 mod clustered;
@@ -16,6 +17,7 @@ mod requests;
 mod resume;
 mod room;
 mod scope;
+mod succession;
 mod travellers;
 mod travelling;
 mod users;
@@ -59,6 +61,7 @@ pub use query::{NodeQuery, NodesReply, PendingReply};
 pub use receive::take_arrivals;
 use room::{no_room, presence_bounds};
 pub use scope::Scope;
+pub use succession::{LateRequest, Succession};
 pub use travelling::ClientClaim;
 pub use webhooks::acknowledger;
 pub use withdraw::{Acknowledgement, PendingWithdrawal};
@@ -81,6 +84,7 @@ pub struct ServerState {
     pub scope: Scope,
     /// Who knows of apps that are not among `apps`, if anybody does.
     pub lookup: Option<Lookup>,
+    pub succession: Succession,
 }
 
 impl ServerState {

@@ -110,6 +110,13 @@ impl Session {
             return;
         }
         let command = ClientCommand::parse(text);
+        if self.connection.is_frozen() {
+            // What else it says it says again where it comes back.
+            if let Ok(ClientCommand::Unsubscribe(channel)) = &command {
+                self.node.pass_leave_on(&self.connection, channel);
+            }
+            return;
+        }
         if let (true, Ok(command)) = (shown::is_wanted(), &command) {
             self.show(command);
         }

@@ -17,7 +17,7 @@ use fanfare::hub::directory::Directory;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::Metrics;
-use fanfare::node::{Node, Publication, Scope, ServerState};
+use fanfare::node::{Node, Publication, Scope, ServerState, Succession};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::command::Subscribe;
 use fanfare::webhook::Webhooks;
@@ -46,6 +46,7 @@ impl Stage {
             webhooks: Webhooks::default(),
             scope: Scope::Alone,
             lookup: None,
+            succession: Succession::default(),
         });
         let node = Node::new(shared.clone(), Worker::new(shared.hub.clone(), 0));
         let directory = shared.hub.directory(&app.id);

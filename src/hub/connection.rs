@@ -116,6 +116,8 @@ impl Liveness {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum ConnectionPhase {
     Open,
+    /// Its client goes on at another process: until it is closed, it is told nothing more.
+    Frozen,
     /// A close frame is queued or sent: nothing more is said or heard.
     Closing,
     /// The stream is broken or its time is up: the task ends at once.
@@ -177,7 +179,7 @@ impl Connection {
             self.write_out();
             self.flush();
         }
-        if self.is_closing() {
+        if self.phase.get() >= ConnectionPhase::Frozen {
             return;
         }
         if self.has_room(frame.len()) {

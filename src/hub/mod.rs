@@ -42,8 +42,8 @@ mod waiting_frames;
 pub mod withdrawal;
 pub mod worker;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -74,6 +74,8 @@ pub struct Hub {
     node: u64,
     next: AtomicU64,
     began: Instant,
+    /// How long the processes had been there whose clients this one goes on with.
+    before: OnceLock<Duration>,
     directories: DashMap<AppId, Arc<Directory>>,
     /// What is held for clients, app by app.
     pub held: Arc<HeldByApp>,
@@ -90,6 +92,7 @@ impl Hub {
             node,
             next: AtomicU64::new(1),
             began: Instant::now(),
+            before: OnceLock::new(),
             directories: DashMap::new(),
             held: Arc::default(),
             inboxes: (0..workers.max(1)).map(|_| Inbox::default()).collect(),
@@ -110,11 +113,22 @@ impl Hub {
     }
 
     /// How long there has been this hub.
-    pub fn age(&self) -> Duration {
+    pub fn uptime(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Seconds since the hub began, a clock that all workers share.
+    /// For how long nothing was lost of what is known of clients that come back: longer than this hub, where it goes
+    /// on with what another knew.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed() + self.before.get().copied().unwrap_or_default()
+    }
+
+    /// Goes on with what another hub has known for so long. To be called once, before anybody connects.
+    pub fn go_on_after(&self, before: Duration) {
+        let _ = self.before.set(before);
+    }
+
+    /// Seconds since there has been this hub or what it goes on with, a clock that all workers share.
     pub fn seconds_since_start(&self) -> u32 {
         u32::try_from(self.age().as_secs()).unwrap_or(u32::MAX)
     }

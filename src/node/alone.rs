@@ -141,6 +141,9 @@ impl Node {
         directory: &Directory,
         publication: Publication<'_>,
     ) {
+        if self.pass_publication_on(app, publication) {
+            return self.publish_to_others(app, directory, publication);
+        }
         let Publication { channel, event, data, except, trace } = publication;
         if channel.kind().cache {
             let message = Message::event(channel, event, data);

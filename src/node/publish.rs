@@ -67,6 +67,18 @@ impl Node {
         self.hub().publish_event(&seats, message.bytes(), place, min, number);
     }
 
+    /// Gives an event that another process has taken to those here who will not hear it there.
+    pub(super) fn publish_to_others(
+        &self,
+        app: &App,
+        directory: &Directory,
+        publication: Publication<'_>,
+    ) {
+        let Publication { channel, event, data, .. } = publication;
+        let message = Message::event(channel, event, data);
+        self.publish_to_seats(app, directory, (publication, &message), Sequence::None, 0);
+    }
+
     /// Passes a client event on to the other subscribers. It is never cached and never echoed.
     pub fn whisper(
         &self,

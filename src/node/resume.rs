@@ -42,6 +42,9 @@ impl Node {
 
     /// Makes a new connection the client's; with several nodes, by what was found out of it.
     pub fn go_on(&self, connection: &Connection, token: &ResumeToken, claim: Option<ClientClaim>) {
+        if self.shared.succession.is_leaving() {
+            return connection.close_with(&close::DRAINING);
+        }
         let (directory, app) = (&connection.directory, connection.app());
         let open = OpenConnection {
             place: connection.connection_ref(),
@@ -135,7 +138,7 @@ impl Node {
     ) {
         let Publication { channel, except, .. } = publication;
         let event = (channel, message.bytes(), except);
-        directory.resume.publish_numbered(
+        let is_kept = directory.resume.publish_numbered(
             event,
             self.hub().seconds_since_start(),
             log_bounds(app),
@@ -144,6 +147,10 @@ impl Node {
                 self.publish_to_seats(app, directory, (publication, message), history, number);
             },
         );
+        if !is_kept {
+            self.pass_publication_on(app, publication);
+            self.publish_to_others(app, directory, publication);
+        }
     }
 
     /// Notes what the client has for certain, now that it has answered a ping.

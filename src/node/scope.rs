@@ -118,6 +118,11 @@ impl Scope {
         Some((others.clone(), request, answered))
     }
 
+    /// Whether this process alone knows what clients hold that may come back.
+    pub fn keeps_clients(&self) -> bool {
+        self.others().is_none()
+    }
+
     /// Notes whose the connection is, for what is taken back from its users once its client is at another node.
     pub(super) fn note_users(&self, connection: &Connection) {
         if let (Some(resumption), Some(_)) = (connection.resumption(), self.others()) {

@@ -114,6 +114,7 @@ impl Node {
         let apps = self.shared.apps.load();
         let window = apps.by_id(app.as_str()).map_or(0, |app| log_seconds(app));
         let mut order = Withdraw { app: app.clone(), user, channels, asked, request: 0, window };
+        self.shared.pass_withdrawal_on(&app, &order.user, &order.channels);
         let here = self.shared.withdraw_here(directory, &order);
         let asked = self.shared.scope.ask_others(|request| {
             order.request = request;

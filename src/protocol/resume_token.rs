@@ -26,6 +26,11 @@ impl ResumeToken {
         (fits && text.bytes().all(is_legal)).then(|| Self(text.into()))
     }
 
+    /// All of it, for a process that goes on in this one's place.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// What stands for it where others may look: in Redis, and in what nodes say to each other.
     pub fn key(&self) -> String {
         let sum = Sha256::digest(self.0.as_bytes());

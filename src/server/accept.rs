@@ -81,13 +81,17 @@ impl Acceptor {
     async fn accept(&self, listener: Listener, role: AddressRole) -> io::Result<()> {
         let listener = listener.register()?;
         let (mut told, mut phase) = (None, self.phase.clone());
+        // Until then the kernel keeps those that come.
+        let _ = phase.wait_for(|phase| *phase != ServerPhase::Inheriting).await;
         loop {
             if self.loads.excess() >= FAR_TOO_MANY {
                 tokio::time::sleep(MOMENT).await;
             }
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                // Before one more is taken in, only to be sent away.
+                biased;
                 _ = phase.wait_for(|phase| *phase == ServerPhase::HandingOver) => return Ok(()),
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {

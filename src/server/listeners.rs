@@ -18,6 +18,8 @@ pub struct PassedListeners {
     pub api: Option<OwnedFd>,
     /// Whether the files that they may have are somebody else's to remove.
     pub leave_files: bool,
+    /// Whether the process before says what it knows before anybody is accepted.
+    pub clients_follow: bool,
 }
 
 /// What the server keeps of its listeners while others accept on them.
@@ -85,7 +87,11 @@ impl ListenerSet {
     pub(super) fn duplicate(&self) -> io::Result<PassedListeners> {
         let duplicate = |kept: &KeptListener| kept.listener.as_fd().try_clone_to_owned();
         let api = self.api.as_ref().map(duplicate).transpose()?;
-        Ok(PassedListeners { sockets: Some(duplicate(&self.sockets)?), api, leave_files: false })
+        Ok(PassedListeners {
+            sockets: Some(duplicate(&self.sockets)?),
+            api,
+            ..PassedListeners::default()
+        })
     }
 
     /// Leaves the files of Unix sockets where they are: another process listens there.

@@ -15,6 +15,7 @@ mod process_limits;
 mod proxy;
 pub mod reload;
 pub mod sizing;
+mod succession;
 mod tls;
 mod unreadable;
 mod worker;
@@ -42,9 +43,10 @@ use crate::hub::Hub;
 use crate::hub::addresses::ConnectionsPerAddress;
 use crate::hub::capacity::Capacity;
 use crate::hub::loads::WorkerLoads;
+use crate::lookup::Lookup;
 use crate::lookup::known_apps::AppRegistry;
 use crate::metrics::Metrics;
-use crate::node::{self, Clustered, ServerState};
+use crate::node::{self, Clustered, LateRequest, ServerState, Succession};
 use crate::webhook::{self, Webhooks};
 use accept::AcceptedConnection;
 pub use check::{StartError, UnusableSetting, check, examine};
@@ -76,17 +78,30 @@ pub struct ServerHandle {
     drained: OnceLock<Instant>,
     /// Ends once it has carried out what the workers left it.
     link: Option<JoinHandle<()>>,
+    late_requests: mpsc::UnboundedSender<LateRequest>,
 }
 
 /// What the threads are to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ServerPhase {
+    /// Nothing is accepted, for the process before this one has yet to say what it knows.
+    Inheriting,
     Serving,
     /// New sockets are refused, established ones closed one after the other, requests answered.
     Draining,
     /// No new connections are accepted, since another process does that; those that are there are ended
     /// like while draining.
     HandingOver,
+}
+
+impl ServerPhase {
+    fn first(passed: &PassedListeners) -> Self {
+        if passed.clients_follow { Self::Inheriting } else { Self::Serving }
+    }
+
+    fn is_ending(self) -> bool {
+        matches!(self, Self::Draining | Self::HandingOver)
+    }
 }
 
 /// What each thread begins with.
@@ -104,6 +119,8 @@ struct WorkerContext {
     accepted: mpsc::UnboundedReceiver<AcceptedConnection>,
     apps: watch::Receiver<u64>,
     phase: watch::Receiver<ServerPhase>,
+    /// What the process before this one is still asked for; the first worker's.
+    late: Option<mpsc::UnboundedReceiver<LateRequest>>,
     loads: Arc<WorkerLoads>,
     beats: Arc<[AtomicU64]>,
 }
@@ -116,6 +133,7 @@ pub fn start(config: Config) -> Result<ServerHandle, StartError> {
 /// The same on listeners that are there already.
 pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle, StartError> {
     let certificates = certificates(&config.server)?;
+    let begins = ServerPhase::first(&passed);
     let (listeners, open) = ListenerSet::open(&config.server, passed)?;
     let (workers, node) = (config.server.workers.max(1), node_number()?);
     let files = files::share_out(workers, config.server.max_connections);
@@ -124,25 +142,14 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     let linked = cluster::prepare(&config.cluster, node, &apps, &hub)?;
     let others = linked.as_ref().map(|linked| linked.others().clone());
     let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
-    let shared = Arc::new(ServerState {
-        apps,
-        metrics: Metrics::new(workers),
-        draining: AtomicBool::new(false),
-        retiring: AtomicBool::new(false),
-        capacity: Capacity::new(files.sockets, process_limits::limit(config.limits.memory)),
-        addresses: addresses(&config.server),
-        webhooks: webhooks_of(&config, others.as_deref(), &hub)?,
-        hub,
-        scope: others.into(),
-        lookup: door,
-    });
+    let shared = shared_state(&config, (apps, hub, files.sockets), (others, door))?;
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
     let announcement = announcement::Announcement::new(&config);
     let (page, gate, server) = (page(&config), gate(&config, &listeners), Arc::new(config.server));
     let lists = ChannelLists::start(shared.clone())?;
     let loads = Arc::new(WorkerLoads::new(workers, files.connections));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::default()).collect();
-    let (phase, apps) = (watch::Sender::new(ServerPhase::Serving), watch::Sender::new(0));
+    let (phase, apps) = (watch::Sender::new(begins), watch::Sender::new(0));
     let keeper = look_up(config.sql.as_ref(), asked, &shared, &apps)?;
     let scrape =
         metrics_of(&config.metrics, &shared, (&listeners, certificates.as_deref()), &phase);
@@ -150,6 +157,8 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let mut acceptor =
         Some(accept::Acceptor { open, inboxes, loads: loads.clone(), phase: phase.subscribe() });
+    let (late_requests, late) = mpsc::unbounded_channel();
+    let mut late = Some(late);
     let mut threads = Vec::with_capacity(workers);
     for (index, accepted) in accepted.into_iter().enumerate() {
         let beginning = WorkerContext {
@@ -164,6 +173,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
             accepted,
             apps: apps.subscribe(),
             phase: phase.subscribe(),
+            late: late.take(),
             loads: loads.clone(),
             beats: beats.clone(),
         };
@@ -182,7 +192,29 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         threads,
         link,
         drained: OnceLock::new(),
+        late_requests,
     })
+}
+
+/// What the workers share.
+fn shared_state(
+    config: &Config,
+    (apps, hub, sockets): (Arc<ArcSwap<Apps>>, Arc<Hub>, u64),
+    (others, lookup): (Option<Arc<Clustered>>, Option<Lookup>),
+) -> io::Result<Arc<ServerState>> {
+    Ok(Arc::new(ServerState {
+        apps,
+        metrics: Metrics::new(hub.worker_count()),
+        draining: AtomicBool::new(false),
+        retiring: AtomicBool::new(false),
+        capacity: Capacity::new(sockets, process_limits::limit(config.limits.memory)),
+        addresses: addresses(&config.server),
+        webhooks: webhooks_of(config, others.as_deref(), &hub)?,
+        hub,
+        scope: others.into(),
+        lookup,
+        succession: Succession::default(),
+    }))
 }
 
 fn start_worker(

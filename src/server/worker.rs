@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -22,7 +23,7 @@ use crate::hub::loads::{LoadGuard, WorkerLoads};
 use crate::hub::ring::Ring;
 use crate::hub::worker::Worker;
 use crate::metrics::ProcessStats;
-use crate::node::{Node, ServerState};
+use crate::node::{LateRequest, Node, ServerState};
 use crate::protocol::error::close;
 use crate::socket::{self, http_session};
 
@@ -67,6 +68,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         mut accepted,
         apps,
         mut phase,
+        late,
         loads,
         beats,
     } = beginning;
@@ -86,6 +88,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         console,
     });
     share_out(&worker);
+    spawn_local(inherit(node.clone(), late));
     spawn_local(keep_apps(node.clone(), apps));
     spawn_local(keep_time(http.clone(), config.handshake_timeout, beats));
     if let Some(acceptor) = acceptor {
@@ -109,8 +112,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         }
     };
     let ending = async {
-        let changed =
-            phase.wait_for(|phase| *phase != ServerPhase::Serving).await.map(|phase| *phase);
+        let changed = phase.wait_for(|phase| phase.is_ending()).await.map(|phase| *phase);
         if let Ok(phase) = changed {
             end(&http, &loads, phase, config.shutdown_grace).await;
         }
@@ -123,6 +125,13 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         ending.as_mut().poll(cx)
     })
     .await;
+}
+
+/// Carries out what the process before this one is asked for, on the worker that was given the requests.
+async fn inherit(node: Rc<Node>, requests: Option<UnboundedReceiver<LateRequest>>) {
+    if let Some(requests) = requests {
+        node.keep_inheriting(requests).await;
+    }
 }
 
 /// A worker, with a ring if that is wanted and can be had. The first one tells for all.
@@ -294,6 +303,7 @@ async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Durati
     let node = &http.node;
     let end = Instant::now() + grace;
     if phase == ServerPhase::HandingOver {
+        node.freeze_clients();
         // Their clients' next requests come to the other process, which does not know them.
         close(&node.worker.http_sessions());
     }

@@ -175,6 +175,16 @@ impl World {
         }
     }
 
+    /// Another process goes on, whatever is on its way; all connections end.
+    fn hand_over(&mut self) {
+        let next = self.memory.hand_over();
+        for client in &mut self.clients {
+            client.cut();
+        }
+        // What was left undone of the old one stays so.
+        self.memory = next;
+    }
+
     fn settle(&mut self) {
         self.memory.deliver_all();
         self.clients.iter_mut().for_each(Client::listen);
@@ -188,6 +198,7 @@ fn run(chance: &mut Chance) {
         let channel = CHANNELS[chance.below(CHANNELS.len())];
         let worker = chance.below(WORKERS);
         match chance.below(20) {
+            0 if chance.below(10) == 0 => world.hand_over(),
             0 => world.connect(which, worker),
             1 => world.clients[which].cut(),
             2..=5 => world.subscribe(which, channel),

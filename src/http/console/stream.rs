@@ -93,7 +93,7 @@ fn hello(http: &Http) -> Value {
         "at": unix_millis(),
         "version": config::VERSION,
         "node": http.node.hub().node_number(),
-        "uptime": http.node.hub().age().as_secs(),
+        "uptime": http.node.hub().uptime().as_secs(),
         "workers": http.node.hub().worker_count(),
         "cluster": http.node.shared.scope.is_link_up().is_some(),
     })

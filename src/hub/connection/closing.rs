@@ -13,6 +13,8 @@ impl Connection {
         if self.is_closing() {
             return;
         }
+        // Also of one that is frozen.
+        self.phase.set(ConnectionPhase::Open);
         self.enqueue_message(Message::error(error, None));
         self.end_with(Message::close(error.code, &error.message), close_reason(error));
     }
@@ -22,6 +24,7 @@ impl Connection {
         if self.is_closing() {
             return;
         }
+        self.phase.set(ConnectionPhase::Open);
         self.ending.set(Some(reason));
         self.enqueue(close.into_bytes());
         self.phase.set(self.phase.get().max(ConnectionPhase::Closing));
@@ -57,6 +60,18 @@ impl Connection {
         self.phase.set(ConnectionPhase::Over);
         self.outbox.borrow_mut().clear();
         self.wake_task();
+    }
+
+    /// Nothing is told any more but that it is closed.
+    pub fn freeze(&self) {
+        if let Some(resumption) = self.resumption() {
+            resumption.clear_queued();
+        }
+        self.phase.set(self.phase.get().max(ConnectionPhase::Frozen));
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.phase.get() == ConnectionPhase::Frozen
     }
 
     pub fn is_closing(&self) -> bool {

@@ -27,7 +27,7 @@ const CLIENT_COST: usize = 4;
 pub(super) struct ResumableClients {
     pub(super) by_token: HashMap<ResumeToken, ResumableClient>,
     /// Who waits, in the order in which they went. Entries of those that came back are passed over.
-    waiting: VecDeque<(ResumeToken, SocketId)>,
+    pub(super) waiting: VecDeque<(ResumeToken, SocketId)>,
     waiting_channels: usize,
     waiting_clients: usize,
     /// Those whose state has changed, where other nodes are to know of it.
@@ -39,7 +39,7 @@ pub(super) struct ResumableClient {
     pub(super) channels: HashMap<ChannelName, HeldChannel>,
     pub(super) current: Option<OpenConnection>,
     /// The second in which the last connection ended, while there is none.
-    ended: u32,
+    pub(super) ended: u32,
     /// Connections that it has had, and the second in which each ended: events that were not for them are
     /// not for it.
     pub(super) sockets: SmallVec<[(SocketId, u32); 1]>,
@@ -196,6 +196,22 @@ impl ResumableClients {
         }
     }
 
+    /// The same of a client that has not subscribed to the channel since its last connection ended.
+    pub(super) fn give_up_waiting(
+        &mut self,
+        token: &ResumeToken,
+        channel: &ChannelName,
+        logs: &mut ChannelLogs,
+    ) {
+        let Some(client) = self.by_token.get_mut(token) else { return };
+        let current = client.current.as_ref().map(|current| current.place.socket);
+        if client.channels.get(channel).is_some_and(|held| Some(held.socket) != current) {
+            client.channels.remove(channel);
+            self.waiting_channels -= usize::from(current.is_none());
+            logs.release_channel(channel);
+        }
+    }
+
     /// Notes that a connection of the client has ended in second `now`, whoever it was, and keeps what the
     /// client holds, unless its pings went unanswered and it `never_answers`.
     pub(super) fn note_ended(
@@ -225,6 +241,19 @@ impl ResumableClients {
         } else {
             self.waiting.push_back((token.clone(), socket));
         }
+    }
+
+    /// Adds a client whose last connection, `socket`, has ended elsewhere.
+    pub(super) fn add_waiting(
+        &mut self,
+        token: ResumeToken,
+        socket: SocketId,
+        client: ResumableClient,
+    ) {
+        self.waiting_channels += client.channels.len() + CLIENT_COST;
+        self.waiting_clients += 1;
+        self.waiting.push_back((token.clone(), socket));
+        self.by_token.insert(token, client);
     }
 
     /// Takes channels from the clients whose last connection was the user's, as far as no newer one has subscribed

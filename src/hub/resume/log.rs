@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::LeftEvent;
 use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::socket_id::SocketId;
@@ -202,6 +203,56 @@ impl ChannelLogs {
             gap: acked < before,
             last: log.last,
         }
+    }
+
+    /// Numbers of logs that begin come after this one.
+    pub(super) fn begin_after(&mut self, highest: u64) {
+        self.highest = self.highest.max(highest);
+    }
+
+    /// Begins a channel's log where that of another process ended, until somebody holds it.
+    pub(super) fn restore_channel(&mut self, channel: &ChannelName, last: u64) {
+        self.hold_channel(channel);
+        if let Some(log) = self.channels.get_mut(channel) {
+            (log.holders, log.last) = (0, last);
+        }
+    }
+
+    /// Puts an event back that is one of the last of a log which was restored, at second `now`.
+    pub(super) fn restore_event(&mut self, event: LeftEvent, now: u32) {
+        let LeftEvent { channel, age, except, frame } = event;
+        let Some(log) = self.channels.get_mut(&channel) else { return };
+        let (generation, seconds) = (log.generation, now.saturating_sub(age));
+        let event = LoggedEvent { frame, except };
+        let bytes = event.bytes();
+        log.events.push_back(event);
+        self.order.push_back(LogExpiryEntry { channel, generation, seconds });
+        self.add_bytes(bytes);
+    }
+
+    /// Gives up restored logs that nobody holds.
+    pub(super) fn drop_unheld(&mut self) {
+        let unheld = self.channels.iter().filter(|(_, log)| log.holders == 0);
+        let unheld: Vec<ChannelName> = unheld.map(|(name, _)| name.clone()).collect();
+        unheld.iter().for_each(|channel| self.release_channel(channel));
+    }
+
+    /// All of it: the highest number of a log that was given up, each channel's last number, and the events of
+    /// all channels with their ages at second `now`, oldest first.
+    pub(super) fn into_parts(mut self, now: u32) -> (u64, Vec<(ChannelName, u64)>, Vec<LeftEvent>) {
+        let last = |(name, log): (&ChannelName, &ChannelLog)| (name.clone(), log.last);
+        let channels = self.channels.iter().map(last).collect();
+        let mut events = Vec::with_capacity(self.order.len());
+        for LogExpiryEntry { channel, generation, seconds } in std::mem::take(&mut self.order) {
+            let log = self.channels.get_mut(&channel).filter(|log| log.generation == generation);
+            if let Some(LoggedEvent { frame, except }) = log.and_then(|log| log.events.pop_front())
+            {
+                let age = now.saturating_sub(seconds);
+                events.push(LeftEvent { channel, age, except, frame });
+            }
+        }
+        self.sub_bytes(self.bytes);
+        (self.highest, channels, events)
     }
 
     /// Bytes that are counted.

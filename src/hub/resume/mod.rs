@@ -6,6 +6,7 @@
 mod acknowledge;
 mod clients;
 pub(in crate::hub) mod deliveries;
+mod estate;
 mod feed;
 mod log;
 mod replay;
@@ -28,14 +29,22 @@ use crate::protocol::socket_id::SocketId;
 use log::ChannelLogs;
 
 pub use clients::{ClientArrival, OpenConnection, SubscriptionState};
+pub use estate::{LeftClient, LeftEvent, ResumeEstate};
 pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
 pub use travelling::{ClientState, TakenUp};
 
 /// The resumable clients of one app, and the logs of what they hold.
 #[derive(Debug, Default)]
 pub struct ResumeRegistry {
-    state: Mutex<ResumeState>,
+    state: Mutex<RegistryState>,
     pub figures: ResumeFigures,
+}
+
+#[derive(Debug, Default)]
+struct RegistryState {
+    content: ResumeState,
+    /// Another process goes on with it, so that nothing is kept here any more.
+    is_left: bool,
 }
 
 #[derive(Debug, Default)]
@@ -93,22 +102,23 @@ impl ResumeFigures {
 impl ResumeRegistry {
     /// An empty one, whose bytes are counted in `held` too.
     pub fn new(held: Arc<HeldBytes>) -> Self {
-        let state = ResumeState { logs: ChannelLogs::new(held), ..ResumeState::default() };
+        let content = ResumeState { logs: ChannelLogs::new(held), ..ResumeState::default() };
+        let state = RegistryState { content, is_left: false };
         Self { state: Mutex::new(state), ..Self::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, ResumeState> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection that the client has open.
     pub fn current_connection(&self, token: &ResumeToken) -> Option<OpenConnection> {
-        self.lock().clients.open_connection(token)
+        self.lock().content.clients.open_connection(token)
     }
 
     /// Takes a new connection of the client.
     pub fn connect_client(&self, token: &ResumeToken, connection: OpenConnection) -> ClientArrival {
-        let arrived = self.lock().clients.connect_client(token, connection);
+        let arrived = self.lock().content.clients.connect_client(token, connection);
         ResumeFigures::add_count(&self.figures.resumed, u64::from(arrived.known));
         arrived
     }
@@ -121,7 +131,7 @@ impl ResumeRegistry {
         name: &ChannelName,
     ) -> SubscriptionState {
         let mut state = self.lock();
-        let ResumeState { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut state.content;
         let found = clients.note_subscribed(token, socket, name, logs);
         if let SubscriptionState::Held(missed) = &found {
             ResumeFigures::add_count(&self.figures.replayed, missed.frames.len() as u64);
@@ -131,24 +141,30 @@ impl ResumeRegistry {
 
     /// Whether an event of the channel is worth keeping.
     pub fn is_held(&self, name: &ChannelName) -> bool {
-        self.lock().logs.is_held(name)
+        self.lock().content.logs.is_held(name)
     }
 
     /// Keeps an event, and publishes it by its number before any other event of the app is numbered: the
-    /// order of a channel's log is that in which its subscribers get it.
+    /// order of a channel's log is that in which its subscribers get it. Whether that was done: not where another
+    /// process goes on with the logs.
     pub fn publish_numbered(
         &self,
         (name, frame, except): (&ChannelName, &Bytes, Option<SocketId>),
         now: u32,
         bounds: LogBounds,
         publish: impl FnOnce(u64),
-    ) {
+    ) -> bool {
         let mut dropped = 0;
         let mut state = self.lock();
-        let number = state.logs.append_event(name, frame, except, now, (bounds, &mut dropped));
+        if state.is_left {
+            return false;
+        }
+        let logs = &mut state.content.logs;
+        let number = logs.append_event(name, frame, except, now, (bounds, &mut dropped));
         publish(number);
         drop(state);
         ResumeFigures::add_count(&self.figures.dropped, dropped);
+        true
     }
 
     /// Notes what the client's connection has for certain.
@@ -158,14 +174,21 @@ impl ResumeRegistry {
         socket: SocketId,
         acknowledged: impl Iterator<Item = (ChannelName, u64)>,
     ) {
-        self.lock().clients.note_acknowledged(token, socket, acknowledged);
+        self.lock().content.clients.note_acknowledged(token, socket, acknowledged);
     }
 
     /// Notes that the client does not want, or may not have, the channel any longer.
     pub fn give_up(&self, token: &ResumeToken, socket: SocketId, name: &ChannelName) {
         let mut state = self.lock();
-        let ResumeState { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut state.content;
         clients.give_up(token, socket, name, logs);
+    }
+
+    /// The same of a client whose connection was another process's, unless it has come back for the channel.
+    pub fn give_up_waiting(&self, token: &ResumeToken, name: &ChannelName) {
+        let mut state = self.lock();
+        let ResumeState { clients, logs } = &mut state.content;
+        clients.give_up_waiting(token, name, logs);
     }
 
     /// Notes that a connection of the client ended in second `now`, which was `users`'. Without an answer to
@@ -178,14 +201,14 @@ impl ResumeRegistry {
         unanswered: bool,
     ) {
         let mut state = self.lock();
-        let ResumeState { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut state.content;
         clients.note_ended(token, (socket, now), users, unanswered, logs);
     }
 
     /// Takes channels from the clients that wait and were the user's.
     pub fn withdraw_channels(&self, user: &UserId, channels: &[ChannelName]) {
         let mut state = self.lock();
-        let ResumeState { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut state.content;
         clients.withdraw_channels(user, channels, logs);
     }
 
@@ -193,7 +216,7 @@ impl ResumeRegistry {
     pub fn expire_clients(&self, now: u32, window: Duration, bounds: LogBounds) {
         let window = u32::try_from(window.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
         let mut state = self.lock();
-        let ResumeState { clients, logs } = &mut *state;
+        let ResumeState { clients, logs } = &mut state.content;
         let forgotten = clients.expire_clients(now, window, logs);
         logs.expire_events(now, bounds);
         drop(state);
@@ -205,6 +228,6 @@ impl ResumeRegistry {
     pub fn occupancy(&self) -> (usize, usize) {
         let elsewhere = self.figures.waiting.load(Ordering::Relaxed);
         let state = self.lock();
-        (state.clients.waiting_count() + elsewhere as usize, state.logs.bytes())
+        (state.content.clients.waiting_count() + elsewhere as usize, state.content.logs.bytes())
     }
 }

@@ -40,7 +40,7 @@ pub enum TakenUp {
 }
 
 impl ResumableClient {
-    fn state(&self) -> ClientState {
+    pub(super) fn state(&self) -> ClientState {
         let channels = self.channels.iter().map(|(name, held)| (name.clone(), held.acked));
         let mut sockets = self.sockets.clone();
         sockets.extend(self.current.as_ref().map(|open| (open.place.socket, u32::MAX)));
@@ -119,7 +119,7 @@ impl ResumeRegistry {
         now: u32,
     ) -> ClientArrival {
         let mut guard = self.lock();
-        let clients = &mut guard.clients;
+        let clients = &mut guard.content.clients;
         let mut arrived = clients.connect_client(token, connection);
         if let Some(client) = clients.by_token.get_mut(token) {
             if let Some(state) = state.filter(|_| !arrived.known) {
@@ -146,7 +146,7 @@ impl ResumeRegistry {
         name: &ChannelName,
         end: u64,
     ) -> TakenUp {
-        self.lock().clients.take_up(token, socket, name, end)
+        self.lock().content.clients.take_up(token, socket, name, end)
     }
 
     /// Takes out the client whose connection ended in second `now`; nothing if it has another. Without channels
@@ -158,7 +158,7 @@ impl ResumeRegistry {
         users: SmallVec<[UserId; 1]>,
         unanswered: bool,
     ) -> Option<ClientState> {
-        self.lock().clients.depart(token, end, users, unanswered)
+        self.lock().content.clients.depart(token, end, users, unanswered)
     }
 
     /// Takes out the client for another node that it has come to, with the connection that it has here.
@@ -168,20 +168,20 @@ impl ResumeRegistry {
         now: u32,
     ) -> Option<(OpenConnection, ClientState)> {
         let mut guard = self.lock();
-        let open = guard.clients.open_connection(token)?;
-        let users = guard.clients.by_token.get(token)?.users.clone();
-        let state = guard.clients.depart(token, (open.place.socket, now), users, false)?;
+        let open = guard.content.clients.open_connection(token)?;
+        let users = guard.content.clients.by_token.get(token)?.users.clone();
+        let state = guard.content.clients.depart(token, (open.place.socket, now), users, false)?;
         Some((open, state))
     }
 
     /// Whom the client's connection is signed in or present as.
     pub fn note_users(&self, token: &ResumeToken, socket: SocketId, users: SmallVec<[UserId; 1]>) {
         let mut guard = self.lock();
-        if let Some(client) = guard.clients.current_client(token, socket)
+        if let Some(client) = guard.content.clients.current_client(token, socket)
             && client.users != users
         {
             client.users = users;
-            guard.clients.note_change(token);
+            guard.content.clients.note_change(token);
         }
     }
 
@@ -189,7 +189,7 @@ impl ResumeRegistry {
     /// seconds ago or longer.
     pub fn take_changed(&self, now: u32, every: u32) -> Vec<(ResumeToken, ClientState)> {
         let mut guard = self.lock();
-        let clients = &mut guard.clients;
+        let clients = &mut guard.content.clients;
         let mut changed = std::mem::take(&mut clients.changed);
         let is_due = |client: &ResumableClient| {
             client.told > 0 && !client.is_changed && now.saturating_sub(client.told) >= every
@@ -211,7 +211,7 @@ impl ResumeRegistry {
     /// Connections that the client has had, other than `socket`, and that one.
     pub(super) fn sockets(&self, token: &ResumeToken, socket: SocketId) -> SmallVec<[SocketId; 4]> {
         let mut guard = self.lock();
-        let client = guard.clients.current_client(token, socket);
+        let client = guard.content.clients.current_client(token, socket);
         let earlier = client.map(|client| client.sockets.iter().map(|one| one.0).collect());
         let mut sockets: SmallVec<[SocketId; 4]> = earlier.unwrap_or_default();
         sockets.push(socket);

@@ -1,5 +1,6 @@
 //! The program as a process: signals, what systemd passes and is told, and the hand-over to a new one.
 
+mod clients;
 mod delay;
 
 use std::io::{BufRead, BufReader, Read};

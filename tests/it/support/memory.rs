@@ -1,7 +1,9 @@
 //! A node without sockets, threads and time: what connections say is handed to their sessions, what they
 //! are told is taken out of their outboxes, and the clock moves when the test says so.
 
+use std::io::BufReader;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,7 +22,7 @@ use fanfare::hub::handles::ConnectionRef;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::{Metrics, Transport};
-use fanfare::node::{Clustered, Node, PendingWithdrawal, Publication, ServerState};
+use fanfare::node::{Clustered, Node, PendingWithdrawal, Publication, ServerState, Succession};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::member::UserId;
 use fanfare::protocol::resume_token::ResumeToken;
@@ -107,6 +109,25 @@ impl Memory {
         let talk = self.connect(worker);
         self.nodes[worker].go_on(&talk.connection, &token, None);
         talk
+    }
+
+    /// What goes on in this one's place, with its clients that may come back, on as many workers.
+    pub fn hand_over(&self) -> Self {
+        let app = (*self.app).clone();
+        let shared = shared_by(
+            Hub::new(self.shared.hub.node_number() + 1, self.nodes.len()),
+            self.nodes.len(),
+            |new| *new = app,
+            None,
+        );
+        self.shared.succession.begin_leaving();
+        self.nodes.iter().for_each(|node| node.freeze_clients());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let before = self.shared.clone();
+        let telling = std::thread::spawn(move || before.bequeath(ours).unwrap());
+        shared.inherit(&mut BufReader::new(theirs)).unwrap();
+        telling.join().unwrap();
+        Self::with_workers(shared, 0..self.nodes.len() as u16)
     }
 
     /// Lets every worker ping those of its connections that are to acknowledge events.
@@ -218,6 +239,7 @@ fn shared_by(
         webhooks: Webhooks::default(),
         scope: others.into(),
         lookup: None,
+        succession: Succession::default(),
     })
 }
 

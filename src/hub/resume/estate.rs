@@ -1,0 +1,211 @@
+//! What a process that ends leaves to the one that goes on in its place: all that an app knows of clients that may
+//! come back, taken out here in one step and put in there. How it gets there is not the hub's business.
+
+use bytes::Bytes;
+
+use super::clients::{HeldChannel, ResumableClient, ResumableClients};
+use super::{ClientState, ResumeRegistry, ResumeState};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::resume_token::ResumeToken;
+use crate::protocol::socket_id::SocketId;
+
+/// What one app knows of its clients. Times are seconds before it was left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ResumeEstate {
+    /// The highest number of a log that was given up.
+    pub highest: u64,
+    /// Channels that have a log, each with the number of its last event.
+    pub channels: Vec<(ChannelName, u64)>,
+    /// The last events of these channels, oldest first.
+    pub events: Vec<LeftEvent>,
+    /// Those that went first come first.
+    pub clients: Vec<LeftClient>,
+}
+
+/// An event in a log.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LeftEvent {
+    pub channel: ChannelName,
+    pub age: u32,
+    /// The connection that it was not for.
+    pub except: Option<SocketId>,
+    pub frame: Bytes,
+}
+
+/// A client that may come back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LeftClient {
+    pub token: ResumeToken,
+    /// When its last connection ended.
+    pub gone: u32,
+    /// Its connections, too, with how long ago each ended.
+    pub state: ClientState,
+}
+
+impl ResumeRegistry {
+    /// Takes out all that is known at second `now`. Events are kept no more from then on, and no client comes back.
+    pub fn leave_estate(&self, now: u32) -> ResumeEstate {
+        let mut state = self.lock();
+        let ResumeState { clients, logs } = std::mem::take(&mut state.content);
+        state.is_left = true;
+        drop(state);
+        let (highest, channels, events) = logs.into_parts(now);
+        ResumeEstate { highest, channels, events, clients: clients.into_left(now) }
+    }
+
+    /// Puts in what another process has left, at second `now`. Nobody has come here yet.
+    pub fn enter_estate(&self, estate: ResumeEstate, now: u32) {
+        let mut state = self.lock();
+        let ResumeState { clients, logs } = &mut state.content;
+        logs.begin_after(estate.highest);
+        for (channel, last) in &estate.channels {
+            logs.restore_channel(channel, *last);
+        }
+        for event in estate.events {
+            logs.restore_event(event, now);
+        }
+        for LeftClient { token, gone, state } in estate.clients {
+            let Some((last, _)) = state.sockets.last().copied() else { continue };
+            for (channel, _) in &state.channels {
+                logs.hold_channel(channel);
+            }
+            clients.restore_client((token, last), state, (gone, now));
+        }
+        logs.drop_unheld();
+    }
+}
+
+impl ResumableClients {
+    /// All of them, those that went first before others.
+    fn into_left(mut self, now: u32) -> Vec<LeftClient> {
+        let mut all = Vec::with_capacity(self.by_token.len());
+        for (token, socket) in std::mem::take(&mut self.waiting) {
+            let waits = self.by_token.get(&token).is_some_and(|client| {
+                client.current.is_none() && client.sockets.last().is_some_and(|one| one.0 == socket)
+            });
+            // Or it has come back since, and is further back.
+            if waits && let Some(client) = self.by_token.remove(&token) {
+                all.push(client.into_left(token, now));
+            }
+        }
+        // Their workers have not ended them yet, and their connections are no use any more all the same.
+        all.extend(self.by_token.drain().map(|(token, client)| client.into_left(token, now)));
+        all
+    }
+
+    fn restore_client(
+        &mut self,
+        (token, last): (ResumeToken, SocketId),
+        state: ClientState,
+        (gone, now): (u32, u32),
+    ) {
+        let second = |ago: u32| now.saturating_sub(ago);
+        let sockets = state.sockets.into_iter().map(|(socket, ago)| (socket, second(ago)));
+        let mut client = ResumableClient {
+            ended: second(gone),
+            sockets: sockets.collect(),
+            users: state.users,
+            answers: state.answers,
+            ..ResumableClient::default()
+        };
+        let held = |(name, acked)| (name, HeldChannel { acked, socket: last });
+        client.channels = state.channels.into_iter().map(held).collect();
+        self.add_waiting(token, last, client);
+    }
+}
+
+impl ResumableClient {
+    fn into_left(self, token: ResumeToken, now: u32) -> LeftClient {
+        let ago = |second: u32| if second == u32::MAX { 0 } else { now.saturating_sub(second) };
+        let mut state = self.state();
+        state.sockets.iter_mut().for_each(|one| one.1 = ago(one.1));
+        let gone = if self.current.is_some() { 0 } else { ago(self.ended) };
+        LeftClient { token, gone, state }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::hub::handles::ConnectionRef;
+    use crate::hub::resume::{LogBounds, OpenConnection, SubscriptionState};
+
+    const BOUNDS: LogBounds = LogBounds { bytes: 1000, seconds: 100 };
+
+    fn name(name: &str) -> ChannelName {
+        ChannelName::parse(name, 200).unwrap()
+    }
+
+    fn token(end: &str) -> ResumeToken {
+        ResumeToken::parse(&format!("0123456789abcdef-{end}")).unwrap()
+    }
+
+    fn connect(registry: &ResumeRegistry, token: &ResumeToken, number: u64) -> SocketId {
+        let socket = SocketId { node: 1, number };
+        let place = ConnectionRef { worker: 0, slot: 0, socket };
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let open = OpenConnection { place, address, released: Arc::default() };
+        registry.connect_client(token, open);
+        socket
+    }
+
+    fn append(registry: &ResumeRegistry, text: &'static str, now: u32) -> bool {
+        let frame = Bytes::from_static(text.as_bytes());
+        registry.publish_numbered((&name("a"), &frame, None), now, BOUNDS, |_| ())
+    }
+
+    #[test]
+    fn the_next_process_knows_what_this_one_knew() {
+        let (old, new) = (ResumeRegistry::default(), ResumeRegistry::default());
+        let (first, second) = (token("1"), token("2"));
+        for (number, token) in [&first, &second].into_iter().enumerate() {
+            let socket = connect(&old, token, number as u64);
+            old.subscribe_client(token, socket, &name("a"));
+            if number == 0 {
+                old.note_ended(token, (socket, 10), [].into_iter().collect(), false);
+            }
+        }
+        ["1", "2", "3"].iter().for_each(|text| assert!(append(&old, text, 20)));
+        let open = SocketId { node: 1, number: 1 };
+        old.note_acknowledged(&second, open, [(name("a"), 2)].into_iter());
+        let estate = old.leave_estate(30);
+        assert!(!append(&old, "4", 30), "it keeps nothing any more");
+        assert_eq!(old.occupancy(), (0, 0));
+        assert_eq!(estate.clients[0].gone, 20);
+        assert_eq!((estate.clients[1].gone, &estate.clients[1].token), (0, &second));
+        new.enter_estate(estate, 31);
+        assert_eq!(new.occupancy().0, 2);
+        assert!(append(&new, "4", 31));
+        for (token, number, expected) in
+            [(&first, 7, &["1", "2", "3", "4"][..]), (&second, 8, &["3", "4"][..])]
+        {
+            let socket = connect(&new, token, number);
+            let SubscriptionState::Held(missed) = new.subscribe_client(token, socket, &name("a"))
+            else {
+                panic!("it held the channel");
+            };
+            assert_eq!(missed.frames, expected);
+            assert_eq!((missed.gap, missed.last), (false, 4));
+        }
+    }
+
+    #[test]
+    fn what_was_handed_on_ends_in_its_time() {
+        let (old, new) = (ResumeRegistry::default(), ResumeRegistry::default());
+        let token = token("1");
+        let socket = connect(&old, &token, 1);
+        old.subscribe_client(&token, socket, &name("a"));
+        append(&old, "1", 50);
+        old.note_ended(&token, (socket, 50), [].into_iter().collect(), false);
+        new.enter_estate(old.leave_estate(60), 61);
+        let window = Duration::from_secs(20);
+        new.expire_clients(71, window, BOUNDS);
+        assert_eq!(new.occupancy().0, 1);
+        new.expire_clients(72, window, BOUNDS);
+        assert_eq!(new.occupancy(), (0, 0), "its log went with it");
+    }
+}

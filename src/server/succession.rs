@@ -1,0 +1,67 @@
+//! The server as one process in a line of them: takes what the one before it knows before it accepts anybody, and
+//! tells the one after it what it knows itself. What that is, is the node's business.
+
+use std::io::BufReader;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::{ServerHandle, ServerPhase};
+use crate::node::ServerState;
+
+/// How long workers have to end what clients that come back have with them.
+const FREEZING: Duration = Duration::from_secs(1);
+
+impl ServerHandle {
+    /// Takes what the process before this one knows, as it comes over `line`, and then begins to accept. Without it,
+    /// clients that come back are told that they may have missed something.
+    pub fn inherit(&self, line: UnixStream) {
+        let (shared, phase) = (self.shared.clone(), self.phase.clone());
+        let requests = self.late_requests.clone();
+        let inheriting = move || {
+            let mut line = BufReader::new(line);
+            let inherited = shared.inherit(&mut line);
+            phase.send_if_modified(|phase| {
+                let is_waiting = *phase == ServerPhase::Inheriting;
+                if is_waiting {
+                    *phase = ServerPhase::Serving;
+                }
+                is_waiting
+            });
+            if let Err(error) = inherited {
+                warn!(%error, "what the process before this one knew of its clients is lost");
+                return;
+            }
+            if let Err(error) = ServerState::take_late_requests(&mut line, &requests) {
+                debug!(%error, "the process before this one passes nothing on any more");
+            }
+        };
+        let started = thread::Builder::new().name("predecessor".to_owned()).spawn(inheriting);
+        if let Err(error) = started {
+            warn!(%error, "what the process before this one knew of its clients is lost");
+            self.phase.send_replace(ServerPhase::Serving);
+        }
+    }
+
+    /// Begins to stop while another process accepts on the same listener, and tells that one over `line` what is known
+    /// here of clients that come back.
+    pub fn hand_over_to(&self, line: UnixStream) {
+        if self.shared.scope.keeps_clients() {
+            self.shared.succession.begin_leaving();
+        }
+        self.hand_over();
+        let (shared, workers) = (self.shared.clone(), self.threads.len());
+        let handing_over = move || {
+            shared.succession.wait_frozen(workers, FREEZING);
+            if let Err(error) = shared.bequeath(line) {
+                warn!(%error, "the next process does not take what is known of clients here");
+            }
+        };
+        let started = thread::Builder::new().name("successor".to_owned()).spawn(handing_over);
+        if let Err(error) = started {
+            warn!(%error, "the next process is not told what is known of clients here");
+        }
+    }
+}
