@@ -125,17 +125,17 @@ impl HttpService {
                 }
             }
         };
-        self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
+        self.timer.enter_phase(RequestPhase::Idle, self.now_seconds());
         RequestStage::answered(answer, &parts, body)
     }
 
     /// A question whose answer needs the body, or others.
     fn reply(&self, parts: Parts, body: Incoming, way: Way, question: Question) -> RequestStage {
-        self.pace.enter_phase(RequestPhase::Body, self.now_seconds());
+        self.timer.enter_phase(RequestPhase::Body, self.now_seconds());
         let door = self.clone();
         RequestStage::Console(ConsoleReply(Box::pin(async move {
             let answered = door.answer_question(&parts, body, way, question).await;
-            door.pace.enter_phase(RequestPhase::Idle, door.now_seconds());
+            door.timer.enter_phase(RequestPhase::Idle, door.now_seconds());
             answered.unwrap_or_else(|error| refusal(error.status(), &error.to_string()))
         })))
     }
@@ -241,13 +241,13 @@ impl HttpService {
         };
         match opened {
             Ok((app, route)) => {
-                self.pace.enter_phase(RequestPhase::Body, self.now_seconds());
+                self.timer.enter_phase(RequestPhase::Body, self.now_seconds());
                 let claims =
                     SignedQuery { body: BodyClaim::Any, asks: true, plus: PlusMeaning::Plus };
                 self.read_call((parts, body), (app, route, claims), Instant::now())
             }
             Err(error) => {
-                self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
+                self.timer.enter_phase(RequestPhase::Idle, self.now_seconds());
                 RequestStage::answered(refusal(error.status(), &error.to_string()), &parts, body)
             }
         }

@@ -27,15 +27,15 @@ const A_SECOND: u32 = 2;
 const AT_ONCE: usize = 64;
 
 /// Whether it may end without anything being lost that was under way, and rather than others: the less the rather.
-fn reluctance(pace: &RequestTimer) -> Option<(bool, bool)> {
-    let is_read = match pace.current_phase() {
+fn reluctance(timer: &RequestTimer) -> Option<(bool, bool)> {
+    let is_read = match timer.current_phase() {
         RequestPhase::New | RequestPhase::Idle | RequestPhase::Head => false,
         // Of a backend, whatever it is.
-        RequestPhase::Body if pace.is_known() => return None,
+        RequestPhase::Body if timer.is_known() => return None,
         RequestPhase::Body => true,
         RequestPhase::Held => return None,
     };
-    (!pace.is_ending()).then_some((pace.is_known(), is_read))
+    (!timer.is_ending()).then_some((timer.is_known(), is_read))
 }
 
 impl TimerGuard {
@@ -46,33 +46,33 @@ impl TimerGuard {
             return false;
         }
         let address = counted_address(address);
-        self.pace.visit.replace(Some(AddressVisit::new(shared, address)));
-        let (paces, place) = (&self.paces, self.pace.place.get());
-        paces.visits.borrow_mut().entry(address).or_default().push(place);
+        self.timer.visit.replace(Some(AddressVisit::new(shared, address)));
+        let (timers, place) = (&self.timers, self.timer.place.get());
+        timers.visits.borrow_mut().entry(address).or_default().push(place);
         if shared.addresses.excess(address) <= MOMENT {
             return false;
         }
-        let longest = paces.longest(address, Some(place), |_| true);
-        longest.iter().for_each(|longest| paces.crowd_out(longest));
+        let longest = timers.longest(address, Some(place), |_| true);
+        longest.iter().for_each(|longest| timers.crowd_out(longest));
         longest.is_some()
     }
 }
 
 impl RequestTimers {
     /// The connection belongs to a backend: what came on it was signed.
-    pub(super) fn know(&self, pace: &RequestTimer) {
-        if !pace.is_known() {
-            pace.make_known();
-            self.forget_visit(pace);
+    pub(super) fn know(&self, timer: &RequestTimer) {
+        if !timer.is_known() {
+            timer.make_known();
+            self.forget_visit(timer);
         }
     }
 
     /// Counts a connection no longer for its address.
-    pub(super) fn forget_visit(&self, pace: &RequestTimer) {
-        let Some(visit) = pace.visit.take() else { return };
+    pub(super) fn forget_visit(&self, timer: &RequestTimer) {
+        let Some(visit) = timer.visit.take() else { return };
         let mut visits = self.visits.borrow_mut();
         if let Some(places) = visits.get_mut(&visit.address) {
-            if let Some(at) = places.iter().position(|place| *place == pace.place.get()) {
+            if let Some(at) = places.iter().position(|place| *place == timer.place.get()) {
                 places.swap_remove(at);
             }
             if places.is_empty() {
@@ -91,7 +91,7 @@ impl RequestTimers {
         let mut all: Vec<_> = self.visits.borrow().keys().map(|address| (*address, 0)).collect();
         for (address, ended) in &mut all {
             while addresses.excess(*address) > 0 {
-                let longest = self.longest(*address, None, |pace| pace.seconds(now) >= A_SECOND);
+                let longest = self.longest(*address, None, |timer| timer.seconds(now) >= A_SECOND);
                 let Some(longest) = longest else { break };
                 self.crowd_out(&longest);
                 *ended += 1;
@@ -110,14 +110,14 @@ impl RequestTimers {
         let all = self.all.borrow();
         let mut ready: Vec<_> = all
             .iter()
-            .filter(|(place, _)| *place != kept.pace.place.get())
-            .filter_map(|(_, pace)| {
-                let (is_known, is_read) = reluctance(pace)?;
-                let visit = pace.visit.borrow();
+            .filter(|(place, _)| *place != kept.timer.place.get())
+            .filter_map(|(_, timer)| {
+                let (is_known, is_read) = reluctance(timer)?;
+                let visit = timer.visit.borrow();
                 let crowd = visit.as_ref().and_then(|visit| crowds.get(&visit.address));
                 // Who comes with many others goes first.
                 let crowd = Reverse(crowd.copied().unwrap_or_default());
-                Some(((is_known, is_read, crowd, pace.turn()), pace.clone()))
+                Some(((is_known, is_read, crowd, timer.turn()), timer.clone()))
             })
             .collect();
         drop(all);
@@ -126,7 +126,7 @@ impl RequestTimers {
             return 0;
         }
         ready.select_nth_unstable_by_key(part - 1, |(order, _)| *order);
-        ready.iter().take(part).for_each(|(_, pace)| self.crowd_out(pace));
+        ready.iter().take(part).for_each(|(_, timer)| self.crowd_out(timer));
         part
     }
 
@@ -140,15 +140,15 @@ impl RequestTimers {
         let (visits, all) = (self.visits.borrow(), self.all.borrow());
         let places = visits.get(&address)?.iter().filter(|place| Some(**place) != but);
         let ready = places.filter_map(|place| {
-            let pace = all.get(*place).filter(|pace| is_meant(pace))?;
-            Some(((reluctance(pace)?, pace.turn()), pace))
+            let timer = all.get(*place).filter(|timer| is_meant(timer))?;
+            Some(((reluctance(timer)?, timer.turn()), timer))
         });
-        ready.min_by_key(|(order, _)| *order).map(|(_, pace)| pace.clone())
+        ready.min_by_key(|(order, _)| *order).map(|(_, timer)| timer.clone())
     }
 
-    fn crowd_out(&self, pace: &RequestTimer) {
-        self.forget_visit(pace);
-        pace.end_connection(TimeoutReason::Crowded);
+    fn crowd_out(&self, timer: &RequestTimer) {
+        self.forget_visit(timer);
+        timer.end_connection(TimeoutReason::Crowded);
     }
 }
 
@@ -159,31 +159,31 @@ mod tests {
     use super::*;
 
     fn ends(kept: &TimerGuard) -> bool {
-        kept.pace.poll_end(&Context::from_waker(Waker::noop())) == Some(TimeoutReason::Crowded)
+        kept.timer.poll_end(&Context::from_waker(Waker::noop())) == Some(TimeoutReason::Crowded)
     }
 
     #[test]
     fn strangers_evict_before_backends_and_the_longest_idle_before_others() {
-        let paces = Rc::new(RequestTimers::default());
-        let backend = paces.begin_connection(1);
-        paces.know(&backend.pace);
-        backend.pace.enter_phase(RequestPhase::Idle, 1);
+        let timers = Rc::new(RequestTimers::default());
+        let backend = timers.begin_connection(1);
+        timers.know(&backend.timer);
+        backend.timer.enter_phase(RequestPhase::Idle, 1);
         let (polls, early, late) =
-            (paces.begin_connection(1), paces.begin_connection(1), paces.begin_connection(1));
-        polls.pace.enter_phase(RequestPhase::Held, 1);
-        early.pace.enter_phase(RequestPhase::Idle, 1);
-        let new = paces.begin_connection(1);
-        assert_eq!(paces.evict(&new), 1);
+            (timers.begin_connection(1), timers.begin_connection(1), timers.begin_connection(1));
+        polls.timer.enter_phase(RequestPhase::Held, 1);
+        early.timer.enter_phase(RequestPhase::Idle, 1);
+        let new = timers.begin_connection(1);
+        assert_eq!(timers.evict(&new), 1);
         assert!(ends(&late) && !ends(&early), "it has asked for something since");
-        late.pace.enter_phase(RequestPhase::Body, 1);
-        assert_eq!(paces.evict(&new), 1);
+        late.timer.enter_phase(RequestPhase::Body, 1);
+        assert_eq!(timers.evict(&new), 1);
         assert!(ends(&early));
-        early.pace.enter_phase(RequestPhase::Held, 1);
-        assert_eq!((paces.evict(&new), ends(&late)), (1, true));
-        late.pace.enter_phase(RequestPhase::Held, 1);
-        assert_eq!((paces.evict(&new), ends(&backend)), (1, true));
-        backend.pace.enter_phase(RequestPhase::Body, 1);
-        assert_eq!(paces.evict(&new), 0, "all of them are at something");
+        early.timer.enter_phase(RequestPhase::Held, 1);
+        assert_eq!((timers.evict(&new), ends(&late)), (1, true));
+        late.timer.enter_phase(RequestPhase::Held, 1);
+        assert_eq!((timers.evict(&new), ends(&backend)), (1, true));
+        backend.timer.enter_phase(RequestPhase::Body, 1);
+        assert_eq!(timers.evict(&new), 0, "all of them are at something");
         assert!(!ends(&polls));
     }
 }

@@ -90,7 +90,7 @@ impl HttpService {
         } else {
             RequestPhase::Body
         };
-        self.pace.enter_phase(step, self.now_seconds());
+        self.timer.enter_phase(step, self.now_seconds());
         stage
     }
 
@@ -115,7 +115,7 @@ impl HttpService {
         answered: Result<AnswerBody, Error>,
         rate: Option<(u32, u32)>,
     ) -> Response<Full<Bytes>> {
-        self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
+        self.timer.enter_phase(RequestPhase::Idle, self.now_seconds());
         let answer = match answered {
             Ok(said) => {
                 let mut answer = response::value_response(said, rate);
@@ -320,7 +320,7 @@ impl Future for RequestFuture {
             }
             RequestStage::Unread(answer, unread) => {
                 ready!(unread.poll_drained(cx));
-                door.pace.enter_phase(RequestPhase::Idle, door.now_seconds());
+                door.timer.enter_phase(RequestPhase::Idle, door.now_seconds());
                 return Poll::Ready(Ok(std::mem::take(answer)));
             }
             RequestStage::Deferred(reading, later, rate) => {

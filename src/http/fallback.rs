@@ -170,7 +170,7 @@ impl HttpService {
                 RequestStage::Answered(Some(self.refuse_fallback(&uri, &error))),
             ),
         };
-        self.pace.enter_phase(step, self.now_seconds());
+        self.timer.enter_phase(step, self.now_seconds());
         stage
     }
 
@@ -309,7 +309,7 @@ impl HttpService {
     ) -> Poll<Response<Full<Bytes>>> {
         if let AwaitingAnswer::Reading(reading) = waiting {
             let read = ready!(reading.poll_body(cx));
-            self.pace.enter_phase(RequestPhase::Held, self.now_seconds());
+            self.timer.enter_phase(RequestPhase::Held, self.now_seconds());
             match read.and_then(|()| reading.message_texts()) {
                 Ok((texts, bytes)) => {
                     let (heard, answer) = oneshot::channel();
@@ -335,7 +335,7 @@ impl HttpService {
             },
             AwaitingAnswer::Reading(_) => return Poll::Pending,
         };
-        self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
+        self.timer.enter_phase(RequestPhase::Idle, self.now_seconds());
         Poll::Ready(answered.unwrap_or_else(|error| self.refuse_fallback(uri, &error)))
     }
 }

@@ -60,7 +60,7 @@ pub struct Http {
     pub fallback: bool,
     pub cors_origins: Vec<String>,
     pub trusted_proxies: Vec<Network>,
-    pub paces: Rc<RequestTimers>,
+    pub timers: Rc<RequestTimers>,
     pub lists: ChannelLists,
     /// What is told under `/metrics`, if that is here.
     pub scrape: Option<Arc<Scrape>>,
@@ -101,7 +101,7 @@ pub struct HttpService {
     pub tls: bool,
     /// Over a Unix socket.
     pub unix: bool,
-    pub pace: Rc<RequestTimer>,
+    pub timer: Rc<RequestTimer>,
     /// Left here by a request that was answered 101.
     pub handoff: Rc<RefCell<Option<Handoff>>>,
 }
@@ -252,7 +252,7 @@ impl HttpService {
         let app = api::find_app(&self.http.node.shared.apps.load(), id, query)?;
         let head = RequestHead { method: &parts.method, path, prefix: &self.http.prefix, query };
         let claims = api::authenticate_query(&app, head, SystemTime::now())?;
-        self.http.paces.know(&self.pace);
+        self.http.timers.know(&self.timer);
         let max = route.max_body(&app);
         let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if size > max {

@@ -29,7 +29,7 @@ pub struct RequestTimers {
     steps: Rc<Cell<u64>>,
 }
 
-/// One connection's pace.
+/// One connection's timer: what its client is at, and since when.
 #[derive(Debug, Default)]
 pub struct RequestTimer {
     pub(super) place: Cell<usize>,
@@ -97,23 +97,23 @@ pub enum TimeoutReason {
 impl RequestTimers {
     /// A new connection, at second `now`.
     pub fn begin_connection(self: &Rc<Self>, now: u32) -> TimerGuard {
-        let pace = Rc::new(RequestTimer { steps: self.steps.clone(), ..RequestTimer::default() });
-        pace.enter_phase(RequestPhase::New, now);
-        let place = self.all.borrow_mut().insert(pace.clone());
-        pace.place.set(place);
-        TimerGuard { paces: self.clone(), pace }
+        let timer = Rc::new(RequestTimer { steps: self.steps.clone(), ..RequestTimer::default() });
+        timer.enter_phase(RequestPhase::New, now);
+        let place = self.all.borrow_mut().insert(timer.clone());
+        timer.place.set(place);
+        TimerGuard { timers: self.clone(), timer }
     }
 
     /// Ends those that have been at one step for too long: `timeout` seconds where a request is due.
     pub fn look_after(&self, now: u32, timeout: u32) {
-        for (_, pace) in self.all.borrow().iter() {
-            let limit = match pace.step.get() {
+        for (_, timer) in self.all.borrow().iter() {
+            let limit = match timer.step.get() {
                 RequestPhase::Idle => IDLE,
                 RequestPhase::Held => continue,
                 RequestPhase::New | RequestPhase::Head | RequestPhase::Body => timeout,
             };
-            if now.saturating_sub(pace.since.get()) > limit {
-                pace.end_connection(TimeoutReason::Late);
+            if now.saturating_sub(timer.since.get()) > limit {
+                timer.end_connection(TimeoutReason::Late);
             }
         }
     }
@@ -121,10 +121,10 @@ impl RequestTimers {
     /// Ends all once their requests are answered. Those that came a moment ago still get to their first: they
     /// were accepted, and nobody has told them anything yet.
     pub fn end_idle(&self, now: u32) {
-        for (_, pace) in self.all.borrow().iter() {
-            let age = now.saturating_sub(pace.since.get());
-            if pace.step.get() != RequestPhase::New || age >= FIRST {
-                pace.end_connection(TimeoutReason::Draining);
+        for (_, timer) in self.all.borrow().iter() {
+            let age = now.saturating_sub(timer.since.get());
+            if timer.step.get() != RequestPhase::New || age >= FIRST {
+                timer.end_connection(TimeoutReason::Draining);
             }
         }
     }
@@ -198,17 +198,17 @@ impl RequestTimer {
     }
 }
 
-/// A pace among its worker's for as long as its connection lives.
+/// Keeps a timer among its worker's for as long as its connection lives.
 #[derive(Debug)]
 pub struct TimerGuard {
-    pub(super) paces: Rc<RequestTimers>,
-    pub pace: Rc<RequestTimer>,
+    pub(super) timers: Rc<RequestTimers>,
+    pub timer: Rc<RequestTimer>,
 }
 
 impl Drop for TimerGuard {
     fn drop(&mut self) {
-        self.paces.forget_visit(&self.pace);
-        self.paces.all.borrow_mut().remove(self.pace.place.get());
+        self.timers.forget_visit(&self.timer);
+        self.timers.all.borrow_mut().remove(self.timer.place.get());
     }
 }
 
@@ -218,27 +218,27 @@ mod tests {
 
     #[test]
     fn each_step_has_its_time() {
-        let paces = Rc::new(RequestTimers::default());
-        let kept = paces.begin_connection(1);
+        let timers = Rc::new(RequestTimers::default());
+        let kept = timers.begin_connection(1);
         let cx = Context::from_waker(Waker::noop());
         let ends = |now: u32| {
-            paces.look_after(now, 10);
-            kept.pace.poll_end(&cx)
+            timers.look_after(now, 10);
+            kept.timer.poll_end(&cx)
         };
         assert_eq!((ends(11), ends(12)), (None, Some(TimeoutReason::Late)));
-        kept.pace.enter_phase(RequestPhase::Idle, 20);
+        kept.timer.enter_phase(RequestPhase::Idle, 20);
         assert_eq!((ends(140), ends(141)), (None, Some(TimeoutReason::Late)));
-        kept.pace.note_bytes(141);
-        kept.pace.note_bytes(150);
+        kept.timer.note_bytes(141);
+        kept.timer.note_bytes(150);
         assert_eq!((ends(151), ends(152)), (None, Some(TimeoutReason::Late)));
-        paces.end_idle(152);
-        assert_eq!(kept.pace.poll_end(&cx), Some(TimeoutReason::Draining));
-        let new = paces.begin_connection(152);
-        paces.end_idle(154);
-        assert_eq!(new.pace.poll_end(&cx), None);
-        paces.end_idle(155);
-        assert_eq!(new.pace.poll_end(&cx), Some(TimeoutReason::Draining));
+        timers.end_idle(152);
+        assert_eq!(kept.timer.poll_end(&cx), Some(TimeoutReason::Draining));
+        let new = timers.begin_connection(152);
+        timers.end_idle(154);
+        assert_eq!(new.timer.poll_end(&cx), None);
+        timers.end_idle(155);
+        assert_eq!(new.timer.poll_end(&cx), Some(TimeoutReason::Draining));
         drop((kept, new));
-        assert!(paces.all.borrow().is_empty());
+        assert!(timers.all.borrow().is_empty());
     }
 }

@@ -47,7 +47,7 @@ pub(super) const MORE_THAN_MAY_BE: &str = "this address has more than server.con
 struct HttpIo {
     stream: TokioIo<Stream>,
     http: Rc<Http>,
-    pace: Rc<RequestTimer>,
+    timer: Rc<RequestTimer>,
     /// Something once a request has been answered 101.
     handoff: Rc<RefCell<Option<Handoff>>>,
     /// hyper's own 101, behind what of earlier answers the client has not taken yet.
@@ -62,7 +62,7 @@ impl Read for HttpIo {
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if polled.is_ready() {
-            self.pace.note_bytes(self.http.node.worker.now_seconds());
+            self.timer.note_bytes(self.http.node.worker.now_seconds());
         }
         polled
     }
@@ -134,17 +134,17 @@ pub(super) async fn serve(
     alive: LoadGuard,
 ) {
     let http = terms.http.clone();
-    let kept = http.paces.begin_connection(http.node.worker.now_seconds());
+    let kept = http.timers.begin_connection(http.node.worker.now_seconds());
     let AcceptedConnection { peer, role, .. } = accepted;
     if terms.loads.excess() > 0 {
-        let ended = http.paces.evict(&kept);
+        let ended = http.timers.evict(&kept);
         log_eviction(&http, peer.ip(), ended.max(1), "as many connections are open as may be");
         // Those that could make way may all be on other workers: then this one does, for the next one here.
         if ended == 0 && terms.loads.excess() > SOME_TOO_MANY {
             return;
         }
     }
-    let welcome = kept.pace.unless_ended(welcome(&terms, accepted, &kept)).await;
+    let welcome = kept.timer.unless_ended(welcome(&terms, accepted, &kept)).await;
     drop(terms);
     let Some((stream, peer)) = welcome.flatten() else { return };
     let panic = PanicGuard(http.clone());
@@ -177,7 +177,7 @@ async fn welcome(
         log_eviction(http, peer.ip(), 1, MORE_THAN_MAY_BE);
     }
     let stream = secure(terms, stream, peer).await?;
-    kept.pace.enter_phase(RequestPhase::New, http.node.worker.now_seconds());
+    kept.timer.enter_phase(RequestPhase::New, http.node.worker.now_seconds());
     Some((stream, peer))
 }
 
@@ -383,7 +383,7 @@ async fn requests(
     (peer, role): (IpAddr, AddressRole),
     kept: TimerGuard,
 ) -> Option<HandedStream> {
-    let pace = &kept.pace;
+    let timer = &kept.timer;
     let handoff = Rc::new(RefCell::new(None));
     let door = HttpService {
         http: http.clone(),
@@ -391,13 +391,13 @@ async fn requests(
         role,
         tls: stream.is_tls(),
         unix: matches!(stream, Stream::Unix(_)),
-        pace: pace.clone(),
+        timer: timer.clone(),
         handoff: handoff.clone(),
     };
     let io = HttpIo {
         stream: TokioIo::new(stream),
         http: http.clone(),
-        pace: pace.clone(),
+        timer: timer.clone(),
         handoff: handoff.clone(),
         held: Vec::new(),
     };
@@ -406,9 +406,9 @@ async fn requests(
         .max_header_size(MAX_HEAD)
         .serve_connection(io, door);
     let served = poll_fn(|cx| {
-        match pace.poll_end(cx) {
+        match timer.poll_end(cx) {
             Some(TimeoutReason::Late) => {
-                debug!(%peer, step = ?pace.current_phase(), "too slow with a request");
+                debug!(%peer, step = ?timer.current_phase(), "too slow with a request");
                 return Poll::Ready(None);
             }
             Some(TimeoutReason::Crowded) => return Poll::Ready(None),

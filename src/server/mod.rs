@@ -1,5 +1,5 @@
 //! Starting and stopping: opens the listeners, starts a thread a worker, and brings all of them to an end in
-//! order. What a thread does with its sockets is in `thread.rs`, how they get there in `accept.rs`.
+//! order. What a thread does with its sockets is in `worker.rs`, how they get there in `accept.rs`.
 
 mod accept;
 mod announcement;

@@ -81,7 +81,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         fallback: config.http_fallback,
         cors_origins: config.cors_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
-        paces: Rc::default(),
+        timers: Rc::default(),
         lists,
         scrape,
         try_out: page,
@@ -213,8 +213,8 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         if let Some(beat) = beats.get(usize::from(node.worker.index())) {
             beat.fetch_add(1, Ordering::Relaxed);
         }
-        http.paces.look_after(now, timeout);
-        for (address, ended) in http.paces.keep_to_limits(&node.shared.addresses, now) {
+        http.timers.look_after(now, timeout);
+        for (address, ended) in http.timers.keep_to_limits(&node.shared.addresses, now) {
             log_eviction(&http, address, ended, MORE_THAN_MAY_BE);
         }
         let places = node.worker.places();
@@ -311,7 +311,7 @@ async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Durati
     let is_busy = || is_busy(loads, phase) || !node.hub().http_sessions.is_empty();
     while is_busy() && Instant::now() < end {
         // Each time, for some may have been on their way.
-        http.paces.end_idle(node.worker.now_seconds());
+        http.timers.end_idle(node.worker.now_seconds());
         sleep(STEP).await;
     }
     closing.abort();

@@ -1,6 +1,6 @@
 //! What has happened and is not looked at yet, app by app. Of many comings and goings only what they come to is kept,
 //! one change for each channel and member however often they were there: who toggles without end leaves nothing.
-//! Apps are served in turn. What of it is news is decided in `news.rs`.
+//! Apps are served in turn. What of it is news is decided in `debounce.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
