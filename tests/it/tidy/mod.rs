@@ -2,6 +2,7 @@
 //! each walk asserts that it found some: a rule that looks at nothing must not pass.
 
 mod circles;
+mod comments;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
