@@ -71,14 +71,19 @@ pub use withdraw::{Acknowledgement, PendingWithdrawal};
 pub struct ServerState {
     /// Replaced as a whole on reload.
     pub apps: Arc<ArcSwap<Apps>>,
+    /// Connections, channels and users on this node.
     pub hub: Arc<Hub>,
+    /// One set of counts for each worker, summed when somebody looks.
     pub metrics: Metrics,
     /// No new sockets: the server is stopping.
     pub draining: AtomicBool,
     /// New sockets should go elsewhere, for it will soon drain. They are served until then.
     pub retiring: AtomicBool,
+    /// How many sockets there may be, and how much memory.
     pub capacity: Capacity,
+    /// How many of them come from each address, and how fast.
     pub addresses: ConnectionsPerAddress,
+    /// Takes facts for backends. It never waits for one.
     pub webhooks: Webhooks,
     /// Whether there may be other nodes.
     pub scope: Scope,
@@ -88,15 +93,19 @@ pub struct ServerState {
 }
 
 impl ServerState {
+    /// Once true it stays true: a server that stops does not change its mind.
     pub fn is_draining(&self) -> bool {
+        // Relaxed: a socket that slips in is closed with all others.
         self.draining.load(Ordering::Relaxed)
     }
 
     /// Takes a place for one more socket of `address`, or says why there is none.
     fn admit_socket(&self, address: IpAddr) -> Result<(), Reason> {
+        // Asked first, so that the refusal says why: clients come back elsewhere at once.
         if self.is_draining() {
             return Err(Reason::Stopping);
         }
+        // Taken before the address is asked, and given back if that refuses.
         self.capacity.take_place()?;
         if self.addresses.admit(address) {
             return Ok(());
@@ -120,19 +129,24 @@ impl ServerState {
 /// One worker's door to everything.
 #[derive(Debug)]
 pub struct Node {
+    /// The same for every worker.
     pub shared: Arc<ServerState>,
+    /// The worker that this door is on; its connections never leave it.
     pub worker: Rc<Worker>,
 }
 
 impl Node {
+    /// Called on the worker's own thread, once.
     pub fn new(shared: Arc<ServerState>, worker: Rc<Worker>) -> Rc<Self> {
         Rc::new(Self { shared, worker })
     }
 
+    /// This worker's counts: only it writes them, so adding costs no synchronisation.
     pub fn counts(&self) -> &WorkerCounts {
         self.shared.metrics.of_worker(self.worker.index())
     }
 
+    /// What all workers of this server share about connections.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.shared.hub
     }
@@ -159,6 +173,7 @@ impl Node {
         claim: Option<&ClientClaim>,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
         let shared = &self.shared;
+        // Handshakes wait: for a slow client, for a database, or for Redis.
         // As it is now: it may have changed since the request was read.
         let apps = shared.apps.load();
         let app = match apps.by_id(app.id.as_str()) {
@@ -175,6 +190,7 @@ impl Node {
                 if reason == Reason::Stopping { close::STOPPING } else { close::OVER_CAPACITY };
             return Err((self.count_refusal(reason, error), stream));
         }
+        // The app's own quota comes last, so that it is not taken by a socket that is refused for another reason.
         let directory = self.hub().directory(&app.id);
         let max = app.limits.max_connections;
         let elsewhere = shared.scope.connections_elsewhere(&app.id);
@@ -196,6 +212,7 @@ impl Node {
             connection.enqueue(answer);
             connection.flush();
         }
+        // The first frame that a client of the protocol reads; without it nothing else is understood.
         connection.enqueue(Message::established(connection.id, app.activity_timeout).into_bytes());
         debug!(app = %app.id, socket = %connection.id, %address, "connected");
         Ok(connection)
@@ -208,6 +225,7 @@ impl Node {
     }
 
     /// Goes on with the connection's app as `apps` have it now, or ends the connection with the app.
+    /// Called for each connection once the apps were replaced, by a reload or by what a database says.
     pub fn renew_app(&self, connection: &Connection, apps: &Apps) {
         let id = connection.app().id.clone();
         match apps.by_id(id.as_str()) {
@@ -222,12 +240,14 @@ impl Node {
     pub fn leave_some(&self, connection: &Connection, most: usize) -> bool {
         self.suspend_client(connection);
         for _ in 0..most {
+            // In parts, since each end may be told to a crowd and the worker has others to serve.
             let Some(ended) = self.worker.unsubscribe_next(connection) else { break };
             self.tell_of_end(&connection.directory, &ended, &connection.app());
         }
         if connection.channel_count() > 0 {
             return false;
         }
+        // Only after the last channel, so that watchers hear of it after members have.
         if let Some(user) = self.worker.set_user(connection, None) {
             self.sign_out(connection, &user);
         }
@@ -236,6 +256,7 @@ impl Node {
             connection.directory.release_connection();
             self.shared.release_socket(connection.address);
         }
+        // Counted once all is done, so that connects less disconnects is what is open.
         connection.traffic().disconnected.add(1);
         if connection.life.compression.get() != Compression::Off {
             connection.traffic().compressed.sub(1);
@@ -250,6 +271,10 @@ impl Node {
     /// Subscribes, and tells the connection so before anything that the channel brings. Subscribing again
     /// succeeds again and changes nothing. What is returned waits for other nodes, and the connection's later
     /// frames with it, until [`Self::resume_pending`] or [`Self::cancel_pending`].
+    /// On a server of its own the answer is always ready. The order matters: name and signature first, which cost
+    /// nothing for others; then what the connection and the channel may hold; then the subscription itself.
+    /// # Errors
+    /// What the client is told with `pusher:subscription_error`; nothing has changed then.
     pub fn subscribe(
         &self,
         connection: &Rc<Connection>,
@@ -262,6 +287,8 @@ impl Node {
             return Err(SubscriptionError::Withdrawn);
         }
         let kind = name.kind();
+        // Before it is looked up whether there is a subscription: a wrong signature must not be answered as if it
+        // were right.
         let member = self.authorize_subscription(connection, &name, request)?;
         if kind.access != Access::Public {
             connection.life.authorized.set(true);
@@ -278,6 +305,7 @@ impl Node {
                 let room = connection.directory.check_room(name, member, leaving, bounds);
                 room.map_err(|full| no_room(&app, full))?;
             }
+            // Others see the first member leave and the second come.
             self.unsubscribe(connection, name.as_str());
         } else {
             self.check_budget(connection, &name, member.as_ref())?;
@@ -289,6 +317,10 @@ impl Node {
     }
 
     /// Whether the connection may subscribe, and as whom on a presence channel.
+    /// Checks the signature over socket, channel and member data. Public channels need none, and a user's own
+    /// channel is open to whoever is signed in as that user.
+    /// # Errors
+    /// Why not, as the client is told. A signature that does not hold is counted by its cause.
     fn authorize_subscription(
         &self,
         connection: &Connection,
@@ -310,6 +342,7 @@ impl Node {
             &app.signer,
             &app.key,
             request.auth.as_deref(),
+            // The socket's id is signed too, so that a signature is of no use to another connection.
             &connection.id.to_string(),
             name.as_str(),
             request.channel_data.as_deref(),
@@ -342,6 +375,7 @@ impl Node {
     }
 
     /// Ends a subscription, if there is one. There is no answer.
+    /// A client that comes and goes on a presence channel is noted: it may have to wait before it joins again.
     pub fn unsubscribe(&self, connection: &Connection, name: &str) {
         if let Some(ended) = self.worker.unsubscribe_connection(connection, name) {
             if ended.user.is_some() {
@@ -369,6 +403,7 @@ impl Node {
     }
 
     /// Tells crowded channels the count that has changed since they were told.
+    /// Called once a second by the first worker.
     pub fn tell_due_counts(&self) {
         let apps = self.shared.apps.load();
         for (id, directory) in self.hub().directories() {

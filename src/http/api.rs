@@ -23,14 +23,22 @@ use crate::protocol::query::{PlusMeaning, Query};
 use crate::protocol::trace::Trace;
 
 /// What is asked, by path and method.
+/// Names are decoded from the path; they are checked where they are used, by the app's limits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Route {
+    /// `POST /apps/{id}/events`
     Events,
+    /// `POST /apps/{id}/batch_events`
     BatchEvents,
+    /// `GET /apps/{id}/channels`
     Channels,
+    /// `GET /apps/{id}/channels/{name}`
     Channel(String),
+    /// `GET /apps/{id}/channels/{name}/users`
     Users(String),
+    /// `GET /apps/{id}/connections`
     Connections,
+    /// To close every connection of a user.
     Terminate(String),
     /// To take the right to some channels from a user.
     Unsubscribe(String),
@@ -46,7 +54,9 @@ pub(super) struct SignedCall<'a> {
     pub directory: Arc<Directory>,
     /// Empty where all parameters in it are of the signature.
     pub raw_query: &'a str,
+    /// How a `+` in the query was read when the signature held.
     pub plus: PlusMeaning,
+    /// Parsed when it is first needed; most publishes have nothing in it.
     pub query: OnceCell<Query<'a>>,
     /// Seconds since 1970.
     pub now: u32,
@@ -54,6 +64,7 @@ pub(super) struct SignedCall<'a> {
     pub rate: Cell<Option<(u32, u32)>>,
     /// What other nodes know of what is asked.
     pub known: NodesReply,
+    /// Where lists of many channels are made.
     pub lists: &'a ChannelLists,
     /// Under which somebody follows what is published.
     pub trace: Option<Trace>,
@@ -62,10 +73,12 @@ pub(super) struct SignedCall<'a> {
 }
 
 /// What a request is known by before its body.
+/// Borrowed from the request, so that nothing is copied for one that is refused.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestHead<'a> {
     pub method: &'a Method,
     /// As it was sent.
+    /// Path and prefix are both kept: SDKs sign the path with or without the server's prefix.
     pub path: &'a str,
     /// The server's own prefix.
     pub prefix: &'a str,
@@ -83,6 +96,7 @@ pub(super) fn find_app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc
                 .get("auth_key")
                 .ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_key."))?;
             apps.by_key(key)
+                // A form-encoded key: `+` may have stood for a blank.
                 .or_else(|| apps.by_key(&key.replace('+', " ")))
                 .ok_or_else(|| unauthorized(Doubt::Key, "Unknown auth_key."))?
         }
@@ -101,6 +115,7 @@ pub(super) fn unknown_app(error: &Error, by_key: bool, query: &str) -> Option<Ap
     }
 }
 
+/// All such texts begin alike, as the hosted API's do; the rest says which check failed, never what was expected.
 fn unauthorized(doubt: Doubt, why: &str) -> Error {
     Error::Unauthorized(doubt, format!("Authentication failed: {why}"))
 }
@@ -121,6 +136,7 @@ pub(super) fn authenticate_query(
     }
 }
 
+/// One reading of the query. What is cheap is checked first; the HMAC is last.
 fn authenticate_as(
     app: &App,
     head: RequestHead<'_>,
@@ -143,6 +159,7 @@ fn authenticate_as(
         return Err(unauthorized(Doubt::Missing, "Missing auth_signature."));
     }
     let RequestHead { method, path, prefix, .. } = head;
+    // The texts that were tried go to the debug log alone.
     auth::verify_request(&app.signer, method.as_str(), path, prefix, &query).map_err(|signed| {
         debug!(app = %app.id, ?signed, "refused: the signature is not of this string");
         Error::Unauthorized(Doubt::Signature, "Authentication signature invalid.".to_owned())
@@ -160,6 +177,7 @@ pub(super) fn string_to_sign(method: &Method, uri: &Uri) -> String {
     query.string_to_sign(method.as_str(), uri.path())
 }
 
+/// Seconds since 1970 within the app's `timestamp_tolerance`, in either direction; 0 turns the check off.
 fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(), Error> {
     let timestamp =
         timestamp.ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_timestamp."))?;
@@ -194,6 +212,7 @@ pub(super) struct SignedQuery {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BodyClaim {
     /// Nothing, which is right for an empty body alone.
+    /// SDKs leave `body_md5` out of requests without a body.
     None,
     Md5(BodyMd5),
     /// Something that is no MD5.
@@ -204,6 +223,7 @@ pub(super) enum BodyClaim {
 
 impl BodyClaim {
     /// Whether the body is the one that was signed.
+    /// Done once the body is there: until then the signature is only a claim about it.
     pub(super) fn check_body(self, body: &[u8]) -> Result<(), Error> {
         match self {
             Self::Any => Ok(()),
@@ -220,6 +240,7 @@ impl BodyClaim {
 impl<'a> SignedCall<'a> {
     /// The parameters in the query.
     pub(super) fn query(&self) -> &Query<'a> {
+        // The same reading of `+` as the one that the signature holds for.
         self.query.get_or_init(|| Query::parse_with(self.raw_query, self.plus))
     }
 
@@ -259,9 +280,12 @@ impl Route {
     /// Bytes of the largest body that can be right: data may be escaped sixfold, and the rest of a request
     /// is small.
     pub(super) fn max_body(&self, app: &App) -> usize {
+        // Saturating: limits are the operator's and may be `usize::MAX`.
         let limits = &app.limits;
+        // Three bytes a name: two quotes and a comma.
         let names = limits.max_channels_per_event.saturating_mul(limits.max_channel_name + 3);
         let event = (limits.max_event_data.saturating_mul(6))
+            // A character of JSON is at most `\uXXXX`, six bytes for one.
             .saturating_add(names)
             .saturating_add(limits.max_event_name.saturating_mul(6))
             .saturating_add(4 << 10);

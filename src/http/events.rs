@@ -20,16 +20,20 @@ use crate::protocol::socket_id::SocketId;
 /// One event to publish.
 #[derive(Debug)]
 struct Trigger<'a> {
+    /// Borrowed from the body unless it holds escapes.
     name: Cow<'a, str>,
     /// The token of the data's JSON string, copied from the request where it is one.
     data: Cow<'a, str>,
     /// Each once, in the order they came.
     channels: SmallVec<[ChannelName; 1]>,
+    /// The publisher's own connection, which is not to hear its event.
     except: Option<SocketId>,
+    /// What the answer is to say of each channel.
     info: RequestedInfo<'a>,
 }
 
 impl Trigger<'_> {
+    /// For what is published in parts, after the request that it was borrowed from is gone.
     fn to_owned_one(&self) -> OwnedTrigger {
         OwnedTrigger {
             name: self.name.as_ref().to_owned(),
@@ -50,6 +54,7 @@ impl<'a> RequestedInfo<'a> {
         Self(text.into())
     }
 
+    /// Most requests ask for nothing, and are answered `{}`.
     pub(super) fn is_asked(&self) -> bool {
         !self.0.is_empty()
     }
@@ -76,11 +81,14 @@ impl<'a> Parameters<'a, '_, '_> {
         }
     }
 
+    /// Nothing for events of a batch.
     fn in_query(&self, name: &str) -> Option<&str> {
         self.call?.parameter(name)
     }
 
     fn event_data(&self) -> Result<Cow<'a, str>, Error> {
+        // In the body it is a JSON string; its token goes into the frame unchanged, so that nothing is escaped
+        // twice.
         if let Some(data) = self.body.get_value("data") {
             return json::string_token(data)
                 .ok_or_else(|| Error::mistyped_parameter("data", "Unicode text"));
@@ -92,8 +100,10 @@ impl<'a> Parameters<'a, '_, '_> {
     fn event_channels(&self, app: &App) -> Result<SmallVec<[ChannelName; 1]>, Error> {
         let mut names = SmallVec::new();
         let mut add = |name: &str| {
+            // One name is the common case and needs no allocation.
             let name = ChannelName::parse(name, app.limits.max_channel_name)
                 .map_err(|error| Error::BadRequest(format!("Invalid channel name: {error}.")))?;
+            // A channel that is named twice gets the event once.
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -102,6 +112,7 @@ impl<'a> Parameters<'a, '_, '_> {
         if let Some(list) = self.body.get_value("channels") {
             let list = JsonList::parse(list)
                 .ok_or_else(|| Error::mistyped_parameter("channels", "an array of strings"))?;
+            // Before the names are read, so that a long list of bad ones costs little.
             too_many(list.len(), app)?;
             for name in list {
                 add(&json::string_text(name).ok_or_else(|| {
@@ -126,6 +137,7 @@ impl<'a> Parameters<'a, '_, '_> {
     }
 }
 
+/// 100 as hosted Pusher has it, unless the app says otherwise.
 fn too_many(channels: usize, app: &App) -> Result<(), Error> {
     let max = app.limits.max_channels_per_event;
     if channels <= max {
@@ -134,13 +146,16 @@ fn too_many(channels: usize, app: &App) -> Result<(), Error> {
     Err(Error::BadRequest(format!("An event may go to {max} channels, not {channels}.")))
 }
 
+/// In the order in which hosted Pusher refuses: name, channels, data, sender.
 fn parse_trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<Trigger<'a>, Error> {
     let name =
         parameters.string_parameter("name")?.ok_or_else(|| Error::missing_parameter("name"))?;
     let max = app.limits.max_event_name;
+    // Characters, not bytes: that is what the limit means to those who set it.
     if name.is_empty() || name.chars().count() > max {
         return Err(Error::mistyped_parameter("name", &format!("1 to {max} characters")));
     }
+    // `resume:` is only the server's own where the app's clients may come back.
     let resumes = !app.features.resume.is_zero();
     let own = ["pusher:", "pusher_internal:", "resume:"];
     let own = if resumes { &own[..] } else { &own[..2] };
@@ -168,6 +183,8 @@ fn parse_trigger<'a>(parameters: &Parameters<'a, '_, '_>, app: &App) -> Result<T
 }
 
 /// The channels whose counts the answer is to have.
+/// Read before the request is answered, since Redis is asked for all of them at once; what is wrong with a request
+/// is said later.
 pub(super) fn asked_channels(call: &SignedCall<'_>, route: &Route, body: &str) -> Vec<ChannelName> {
     if *route == Route::Events {
         // Most ask nothing, and need not be read twice.
@@ -182,6 +199,7 @@ pub(super) fn asked_channels(call: &SignedCall<'_>, route: &Route, body: &str) -
     let mut names: Vec<ChannelName> = Vec::new();
     let batch = parse_object(body).ok().and_then(|body| body.get_value("batch"));
     let batch = batch.and_then(JsonList::parse);
+    // No more than can be published; a batch that is too large is refused anyway.
     for item in batch.iter().flatten().take(call.app.limits.max_batch) {
         let Some(body) = JsonObject::parse(item.get()) else { continue };
         let trigger = parse_trigger(&Parameters { body, call: None }, call.app).ok();
@@ -195,6 +213,7 @@ pub(super) fn asked_channels(call: &SignedCall<'_>, route: &Route, body: &str) -
 pub(super) fn publish_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
     let body = parse_object(body)?;
     let trigger = parse_trigger(&Parameters { body, call: Some(call) }, call.app)?;
+    // Room and quota are checked when nothing more can be wrong, so that a refused request uses up neither.
     check_room(call, std::slice::from_ref(&trigger))?;
     take_quota(call, 1)?;
     Ok(publish_trigger(call, std::slice::from_ref(&trigger), || {
@@ -210,6 +229,7 @@ pub(super) fn publish_events(call: &SignedCall<'_>, body: &str) -> Result<Answer
 
 /// Several events, each to one channel.
 pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
+    // Two readers: a quick one for what is right, and the one that finds out what is wrong.
     let wrong = || Error::mistyped_parameter("batch", "an array of events");
     // What is wrong is looked for only once it is known that something is.
     let Some(BatchBody(batch)) = BatchBody::parse(body) else {
@@ -226,6 +246,7 @@ pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBo
         triggers.push(parse_trigger(&Parameters { body, call: None }, call.app)?);
     }
     check_room(call, &triggers)?;
+    // Each event of a batch counts.
     take_quota(call, triggers.len() as u32)?;
     Ok(publish_trigger(call, &triggers, || {
         if !triggers.iter().any(|trigger| trigger.info.is_asked()) {
@@ -267,6 +288,7 @@ fn publish_trigger(
     triggers: &[Trigger<'_>],
     answer: impl FnOnce() -> Value,
 ) -> AnswerBody {
+    // Much for many channels would hold the worker up; others get a turn between parts.
     if bytes(triggers) > 2 * PART {
         let events = triggers.iter().map(Trigger::to_owned_one).collect();
         return call.answer_later(DeferredAnswer::Publishing(Box::new(PacedPublish::new(
@@ -286,6 +308,7 @@ fn publish_trigger(
 }
 
 /// What the channel has just now; the count of users only where there are any to count.
+/// Counts are taken after the event was published, so that they include nobody who came for it.
 fn channel_counts(call: &SignedCall<'_>, name: &ChannelName, info: &RequestedInfo<'_>) -> Value {
     let occupancy = call.channel_occupancy(name);
     let mut counts = Map::new();
@@ -298,6 +321,7 @@ fn channel_counts(call: &SignedCall<'_>, name: &ChannelName, info: &RequestedInf
     Value::Object(counts)
 }
 
+/// Events of this second; `limit` 0 means no limit, and no headers.
 fn take_quota(call: &SignedCall<'_>, n: u32) -> Result<(), Error> {
     let limit = call.app.limits.events_per_second;
     if limit == 0 {

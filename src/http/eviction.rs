@@ -20,6 +20,7 @@ use crate::node::ServerState;
 const MOMENT: usize = 64;
 
 /// Seconds on the worker's clock that make a whole one.
+/// The clock moves once a second, so that one step of it may be any moment of one; two are at least a whole one.
 const A_SECOND: u32 = 2;
 
 /// Connections that make way together where there is no room for one more, so that they are not looked through for
@@ -27,6 +28,8 @@ const A_SECOND: u32 = 2;
 const AT_ONCE: usize = 64;
 
 /// Whether it may end without anything being lost that was under way, and rather than others: the less the rather.
+/// `None` where it must stay. Sorts unknown before known clients, and those that have sent nothing before those that
+/// are sending.
 fn reluctance(timer: &RequestTimer) -> Option<(bool, bool)> {
     let is_read = match timer.current_phase() {
         RequestPhase::New | RequestPhase::Idle | RequestPhase::Head => false,
@@ -42,6 +45,7 @@ impl TimerGuard {
     /// Counts the connection for `address`, and lets another of its own make way where those are far too many; whether
     /// one did. Where all the others are on other workers, it stays, and makes way for the next one here.
     pub fn visit(&self, shared: &Arc<ServerState>, address: IpAddr) -> bool {
+        // Without a limit nothing is counted, so that the common case costs nothing.
         if !shared.addresses.is_limited() {
             return false;
         }
@@ -49,6 +53,7 @@ impl TimerGuard {
         self.timer.visit.replace(Some(AddressVisit::new(shared, address)));
         let (timers, place) = (&self.timers, self.timer.place.get());
         timers.visits.borrow_mut().entry(address).or_default().push(place);
+        // Some room beyond the limit: backends are only known by their first request.
         if shared.addresses.excess(address) <= MOMENT {
             return false;
         }
@@ -60,6 +65,7 @@ impl TimerGuard {
 
 impl RequestTimers {
     /// The connection belongs to a backend: what came on it was signed.
+    /// Then it counts for no address any longer, however many its backend opens.
     pub(super) fn know(&self, timer: &RequestTimer) {
         if !timer.is_known() {
             timer.make_known();
@@ -102,9 +108,12 @@ impl RequestTimers {
     }
 
     /// Makes room for one more connection beside that at `kept`; how many ended for it.
+    /// Those of crowded addresses go first, then whoever has waited longest; at most a quarter at a time, so that
+    /// what one flood takes is not made up for by everybody else.
     pub fn evict(&self, kept: &TimerGuard) -> usize {
         let visits = self.visits.borrow();
         let crowds: HashMap<IpAddr, u32> =
+            // By powers of two: addresses with about as many connections are treated alike.
             visits.iter().map(|(address, places)| (*address, places.len().ilog2())).collect();
         drop(visits);
         let all = self.all.borrow();
@@ -125,6 +134,7 @@ impl RequestTimers {
         if part == 0 {
             return 0;
         }
+        // Only the first ones matter, and so nothing is sorted.
         ready.select_nth_unstable_by_key(part - 1, |(order, _)| *order);
         ready.iter().take(part).for_each(|(_, timer)| self.crowd_out(timer));
         part

@@ -37,6 +37,7 @@ use crate::metrics::{self, Status};
 use crate::node::NodesReply;
 use crate::protocol::trace::Trace;
 
+/// hyper's door: one request comes in, and its future is polled on the worker's own thread.
 impl Service<Request<Incoming>> for HttpService {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
@@ -44,6 +45,8 @@ impl Service<Request<Incoming>> for HttpService {
 
     fn call(&self, request: Request<Incoming>) -> RequestFuture {
         let (parts, body) = request.into_parts();
+        // The console and the fallback have routes of their own and are looked for first; both are rare, and cost a
+        // comparison of a prefix.
         let stage = self.begin_request(parts, body, None, Instant::now());
         RequestFuture { door: self.clone(), stage }
     }
@@ -85,6 +88,7 @@ impl HttpService {
                 RequestStage::answered(answer, &parts, body)
             }
         };
+        // An answer that is ready leaves the connection idle at once; anything else still reads.
         let step = if matches!(stage, RequestStage::Answered(_)) {
             RequestPhase::Idle
         } else {
@@ -97,6 +101,7 @@ impl HttpService {
     /// A call of the API that may be answered once its body is there.
     pub(super) fn read_call(
         &self,
+        // Made of tuples because a function takes six arguments at most; they belong together.
         (parts, body): (Parts, Incoming),
         (app, route, claims): (Arc<App>, Route, SignedQuery),
         begun: Instant,
@@ -126,12 +131,14 @@ impl HttpService {
                 self.refuse_request(&reading.parts, reading.route.metric_label(), &error, rate)
             }
         };
+        // Counted for the app whatever the answer is; its status is counted by route.
         let traffic = reading.directory.traffic_of(self.http.node.worker.index());
         traffic.answer_bytes.add(answer.body().size_hint().lower());
         self.count_request(reading.route.metric_label(), &answer, reading.begun);
         answer
     }
 
+    /// By route and status, and how long it took from its head on.
     fn count_request(&self, call: metrics::Call, answer: &Response<Full<Bytes>>, begun: Instant) {
         if let Some(calls) = self.http.node.counts().calls.get(call as usize) {
             calls.by_status.count(Status::of_code(answer.status().as_u16()) as usize);
@@ -141,12 +148,14 @@ impl HttpService {
 }
 
 /// One request on its way to its answer.
+/// Moves through its stages as far as it can each time that it is polled; no task or timer of its own.
 #[derive(Debug)]
 pub struct RequestFuture {
     door: HttpService,
     stage: RequestStage,
 }
 
+/// Boxed where it is large, so that a connection that idles keeps little.
 #[derive(Debug)]
 pub(super) enum RequestStage {
     Answered(Option<Response<Full<Bytes>>>),
@@ -163,6 +172,8 @@ pub(super) enum RequestStage {
 }
 
 impl RequestStage {
+    /// An answer that may have to wait until what the client still sends was read: closing on unread bytes resets
+    /// the connection, and a proxy would make a 502 of the answer.
     pub(super) fn answered(answer: Response<Full<Bytes>>, parts: &Parts, body: Incoming) -> Self {
         // What comes after a handshake is no body.
         let unread = (answer.status() != StatusCode::SWITCHING_PROTOCOLS)
@@ -185,6 +196,7 @@ pub(super) struct AwaitingApp {
 }
 
 /// A request that may be answered once its body is there.
+/// The request's own parts are kept until it is answered: the query and headers are borrowed from them.
 #[derive(Debug)]
 pub(super) struct AwaitingBody {
     parts: Parts,
@@ -224,9 +236,11 @@ impl AwaitingBody {
         let publishes = matches!(self.route, Route::Events | Route::BatchEvents);
         let room = || if publishes { scope.wait_for_publish_room() } else { None };
         ready!(self.asking.poll_room(cx, room));
+        // Taken out while it polls, because asking borrows all of `self`.
         let mut asking = std::mem::take(&mut self.asking);
         let polled = asking.poll_reply(cx, || {
             let body = self.received.bytes();
+            // A body that is not the signed one is refused later; nobody is asked for it.
             self.claims.body.check_body(body).ok()?;
             let call = self.signed_call(http, NodesReply::default());
             let query = query::query_of(&call, &self.route, body)?;
@@ -241,6 +255,7 @@ impl AwaitingBody {
         let traffic = self.directory.traffic_of(http.node.worker.index());
         traffic.calls.add(1);
         traffic.call_bytes.add(body.len() as u64);
+        // Only now, when all of the body is there.
         if let Err(error) = self.claims.body.check_body(body) {
             return RequestOutcome::refused(error);
         }
@@ -251,6 +266,7 @@ impl AwaitingBody {
 
     /// The trace that the headers give, where somebody looks.
     fn followed_trace(&self, http: &Http) -> Option<Trace> {
+        // Nobody follows anything most of the time, and then headers are not looked at.
         let publishes = matches!(self.route, Route::Events | Route::BatchEvents);
         if !publishes || !(shown::is_wanted() || http.node.console().is_watched()) {
             return None;
@@ -266,9 +282,11 @@ impl AwaitingBody {
             node: &http.node,
             app: &self.app,
             directory: self.directory.clone(),
+            /// Nothing but the signature's parameters: then there is nothing to find in it.
             raw_query: query.filter(|_| self.claims.asks).unwrap_or_default(),
             plus: self.claims.plus,
             query: OnceCell::new(),
+            /// Until 2106.
             now: now.as_secs() as u32,
             rate: Cell::new(None),
             known,
@@ -281,6 +299,7 @@ impl AwaitingBody {
 
 /// Carries out what is asked.
 fn answer_call(route: &Route, call: &SignedCall<'_>, body: &[u8]) -> Result<AnswerBody, Error> {
+    // Only the routes that read a body insist on UTF-8.
     let text = || {
         std::str::from_utf8(body)
             .map_err(|_| Error::BadRequest("The body must be UTF-8.".to_owned()))
@@ -303,6 +322,7 @@ impl Future for RequestFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { door, stage } = &mut *self;
+        // First the app: everything else needs it.
         if let RequestStage::Unknown(unknown) = stage {
             let verdict = ready!(Pin::new(&mut unknown.pending).poll(cx));
             if let RequestStage::Unknown(unknown) =
@@ -315,6 +335,7 @@ impl Future for RequestFuture {
         let reading = match stage {
             RequestStage::Reading(reading) => reading,
             RequestStage::Answered(answer) => {
+                // Polled again after it was ready, which hyper does not do; an answer all the same.
                 let answer = answer.take().unwrap_or_else(response::health_response);
                 return Poll::Ready(Ok(answer));
             }
@@ -350,9 +371,11 @@ impl Future for RequestFuture {
             {
                 *stage = RequestStage::Deferred(reading, later, rate);
             }
+            // The answer may be ready already.
             return self.poll(cx);
         }
         let answer = door.conclude_request(reading, answered, rate);
+        // All of the body was read, so that the connection can go on with the next request.
         if reading.body.is_end_stream() {
             return Poll::Ready(Ok(answer));
         }

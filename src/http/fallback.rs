@@ -183,6 +183,7 @@ impl HttpService {
         if parts.method == Method::OPTIONS {
             let mut answer = response::preflight_response(&parts.headers);
             let headers = answer.headers_mut();
+            // Pages of other origins may have to ask first.
             headers.insert(ALLOW, HeaderValue::from_static(METHODS));
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
             return Ok(SessionStart::Answered(for_any_page(answer)));
@@ -191,12 +192,14 @@ impl HttpService {
             return Err(Error::MethodNotAllowed(METHODS));
         }
         let name = address.session.as_deref().ok_or(Error::NotFound)?;
+        // A session belongs to this node: another one answers 404, and pusher-js begins a new one.
         let session = self.http.node.hub().http_sessions.find_session(name);
         match (address.purpose, session) {
             (SessionPurpose::Send, Some(session)) => {
                 let apps = self.http.node.shared.apps.load();
                 let app = apps.by_id(session.app.as_str()).ok_or(Error::NotFound)?;
                 let message = app.limits.max_message_size;
+                // Escaped in JSON a message may be twice as long.
                 let body = message.saturating_mul(2).saturating_add(BODY_SPARE);
                 Ok(SessionStart::Sending(session, MessageSizes { message, body }))
             }
@@ -261,6 +264,7 @@ impl HttpService {
         session: Result<ConnectionRef, error::Error>,
     ) -> SessionStart {
         if transport == Transport::XhrStreaming {
+            // Chunks are HTTP/1.1's; an old client is sent bytes until the connection ends.
             let is_old = parts.version == Version::HTTP_10;
             let framing = if is_old { AnswerFraming::Plain } else { AnswerFraming::Chunked };
             let lines = LineStream { session, framing, before: Vec::new() };
@@ -290,6 +294,7 @@ impl HttpService {
     ) -> AwaitingAnswer {
         let (heard, answer) = oneshot::channel();
         self.http.node.hub().bring_request(place, SessionRequest::TooLarge { heard });
+        // Answered only once the session has heard of it, so that the client's next request finds it ended.
         AwaitingAnswer::Heard(answer, Some(Error::TooLarge { what: "message", size, max }))
     }
 
@@ -308,6 +313,7 @@ impl HttpService {
         cx: &mut Context<'_>,
     ) -> Poll<Response<Full<Bytes>>> {
         if let AwaitingAnswer::Reading(reading) = waiting {
+            // Whoever is slow with a body is bounded by the timer, whoever waits for the session is not.
             let read = ready!(reading.poll_body(cx));
             self.timer.enter_phase(RequestPhase::Held, self.now_seconds());
             match read.and_then(|()| reading.message_texts()) {
@@ -352,6 +358,7 @@ impl ClientMessage {
             Error::BadRequest("The body must be a JSON array of strings.".to_owned())
         })?;
         let max = self.sizes.message;
+        // Each message for itself: the body may hold many.
         match texts.iter().map(String::len).find(|size| *size > max) {
             Some(size) => Err(Error::TooLarge { what: "message", size: Some(size), max }),
             None => Ok((texts, body.len())),
@@ -370,6 +377,7 @@ fn lines_answer(said: Bytes) -> Response<Full<Bytes>> {
 }
 
 /// The answer to `xhr_send`, at which no client looks.
+/// 204: a body would be downloaded for nothing.
 fn taken_answer() -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;

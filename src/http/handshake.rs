@@ -22,6 +22,7 @@ use crate::socket::upgrade::{self, Admission, NoHandshake};
 /// A socket to be.
 #[derive(Debug)]
 pub struct Upgrade {
+    /// The app that it is let in to, or what its first and last frame says.
     pub admission: Admission,
     /// The client that it is a connection of, if that may come back.
     pub resumes: Option<ResumeToken>,
@@ -42,6 +43,7 @@ pub struct Upgrade {
 /// What a socket that is refused has asked with, for the log.
 #[derive(Debug)]
 pub struct HandshakeDetails {
+    /// As the client sent it: it may be of no app.
     pub key: String,
     pub origin: String,
     /// The id of the app that the key is of, if it is of one.
@@ -49,6 +51,7 @@ pub struct HandshakeDetails {
 }
 
 impl HandshakeDetails {
+    /// The origin is any bytes; what is no UTF-8 is shown as such.
     pub(super) fn new(key: &str, headers: &HeaderMap, apps: &Apps) -> Self {
         let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes()).unwrap_or_default();
         Self {
@@ -75,6 +78,7 @@ pub fn tell_of_refusal(
     // One code has several.
     let reason =
         reason.filter(|_| *error == close::OVER_CAPACITY).unwrap_or_else(|| upgrade::reason(error));
+    // One line a minute for each reason; the number of others comes with the next.
     match shared.metrics.notices.take_due(LogNotice::Refusal(reason)) {
         // So it is meant to be.
         Some(others) if reason == Reason::Stopping => {
@@ -88,6 +92,8 @@ pub fn tell_of_refusal(
 }
 
 impl HttpService {
+    /// Answers any right handshake with 101, also that of a socket that will be refused: browsers show a page nothing of a failed
+    /// handshake, but do show it a close code (4001, 4009 and so on).
     pub(super) fn upgrade_socket(
         &self,
         parts: &Parts,
@@ -96,12 +102,15 @@ impl HttpService {
         verdict: Option<LookupResult>,
     ) -> Result<RoutedRequest, Error> {
         let (headers, trusted) = (&parts.headers, &self.http.trusted_proxies);
+        // Behind Envoy a handshake may lack its key, which only a trusted proxy may leave out.
         let is_trusted = trusted.iter().any(|network| network.contains(self.peer));
         let mut answer = upgrade::shake_hands(headers, is_trusted).map_err(handshake_refusal)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = self.http.node.shared.apps.load();
         let tls = self.tls || response::came_by_tls(trusted, self.peer, headers);
         let mut admission = upgrade::admit(&apps, key, &query, headers, tls);
+        // An app that only a database has may have to be asked for; the handshake waits, and begins anew with the
+        // verdict.
         if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
             match self.look_up(AppName::Key(key.to_owned()), verdict) {
                 Ok(Some(pending)) => return Ok(RoutedRequest::Unknown(pending)),
@@ -110,6 +119,7 @@ impl HttpService {
             }
         }
         let mut resumes = None;
+        // A token that means nothing is refused rather than ignored: the client would believe that it can come back.
         if let (Ok(app), Some(token)) = (&admission, token)
             && !app.features.resume.is_zero()
         {
@@ -119,6 +129,8 @@ impl HttpService {
             }
         }
         let address = response::client_address(trusted, self.peer, headers);
+        // Before the capacity is looked at, and also for refused ones: otherwise a flood of wrong keys would be
+        // free.
         // Sockets that are refused for another reason count as well.
         if !self.http.node.shared.addresses.handshakes.admit(address, Instant::now()) {
             admission = Err(close::OVER_CAPACITY);
@@ -136,6 +148,7 @@ impl HttpService {
             compression,
             answer,
             pause: upgrade::greeting_pause(headers),
+            /// pusher-js says so; other clients answer WebSocket pings alone.
             answers_pings: query.get("client") == Some("js"),
         };
         *self.handoff.borrow_mut() = Some(Handoff::Socket(upgrade));

@@ -51,6 +51,7 @@ pub use exchange::RequestFuture;
 pub use handshake::{HandshakeDetails, Upgrade, tell_of_refusal};
 
 /// What all requests on one worker share.
+/// One per worker, because a `Node` belongs to a worker; whatever is shared by all workers is behind an `Arc`.
 #[derive(Debug)]
 pub struct Http {
     pub node: Rc<Node>,
@@ -58,9 +59,13 @@ pub struct Http {
     pub prefix: String,
     /// Whether clients may come without WebSockets.
     pub fallback: bool,
+    /// Origins whose pages may read the API's answers; `*` stands for any.
     pub cors_origins: Vec<String>,
+    /// Proxies whose word is taken for a client's address and for whether it came by TLS.
     pub trusted_proxies: Vec<Network>,
+    /// When each connection of the worker began what it is at.
     pub timers: Rc<RequestTimers>,
+    /// The thread that makes lists of many channels.
     pub lists: ChannelLists,
     /// What is told under `/metrics`, if that is here.
     pub scrape: Option<Arc<Scrape>>,
@@ -96,8 +101,10 @@ impl AddressRole {
 #[derive(Debug, Clone)]
 pub struct HttpService {
     pub http: Rc<Http>,
+    /// Whoever the TCP connection is with: a proxy's address where there is one.
     pub peer: IpAddr,
     pub role: AddressRole,
+    /// Whether the stream itself is TLS; behind a proxy its headers say so.
     pub tls: bool,
     /// Over a Unix socket.
     pub unix: bool,
@@ -109,12 +116,16 @@ pub struct HttpService {
 /// What a connection becomes that no more requests come on.
 #[derive(Debug)]
 pub enum Handoff {
+    /// A WebSocket, or the refusal of one, which is also told as a frame.
     Socket(Upgrade),
+    /// The answer without an end of a client without WebSockets.
     Lines(LineStream),
+    /// The debug console's feed.
     Feed(Box<FeedStream>),
 }
 
 impl HttpService {
+    /// The worker's clock, which moves once a second: enough for timeouts, and free of system calls.
     fn now_seconds(&self) -> u32 {
         self.http.node.worker.now_seconds()
     }
@@ -129,6 +140,7 @@ impl HttpService {
         verdict: Option<LookupResult>,
     ) -> Result<Option<PendingLookup>, LookupUnavailable> {
         match (&self.http.node.shared.lookup, verdict) {
+            // First time: ask. Second time, with a verdict: it was of use, or the table could not be read.
             (Some(lookup), None) => Ok(Some(lookup.ask_for(name))),
             (Some(_), Some(LookupResult::Away)) => Err(LookupUnavailable),
             _ => Ok(None),
@@ -165,6 +177,8 @@ impl From<Error> for RefusedRequest {
 
 impl HttpService {
     /// All routes.
+    /// Finds the route by the path's segments, and decides everything that a head alone can decide.
+    /// The order is that of the cases: preflights, what is at the other address, probes, sockets, the API.
     fn route_request(
         &self,
         parts: &Parts,
@@ -173,12 +187,15 @@ impl HttpService {
     ) -> Result<RoutedRequest, RefusedRequest> {
         let path = parts.uri.path();
         let all: Vec<&str> = path_segments(path).collect();
+        // The prefix is required for sockets, whose clients are configured with it, and optional for the API: Guzzle
+        // drops a base path when a request's own path begins with a slash.
         let own = path_segments(&self.http.prefix).count();
         let prefixed =
             all.len() >= own && path_segments(&self.http.prefix).zip(&all).all(|(a, b)| a == *b);
         let inner = all.get(if prefixed { own } else { 0 }..).unwrap_or_default();
         let answered = |answer| Ok(RoutedRequest::Answered(answer));
         let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
+        // Before anything else: a browser asks this of every route, existing or not.
         if method == Method::OPTIONS {
             return answered(response::preflight_response(&parts.headers));
         }
@@ -219,14 +236,18 @@ impl HttpService {
             ["users", user, "terminate_connections"] => {
                 (None, Route::Terminate(percent_decode(user).into_owned()), "POST, OPTIONS")
             }
+            // A client of another protocol, which a developer has to be told in plain words.
             ["socket.io" | "engine.io", ..] => return Err(Error::SocketIo.into()),
             _ => return Err(Error::NotFound.into()),
         };
+        // The first method of the list is the one that does the work.
         if allowed.split(',').next() != Some(method.as_str()) {
             return Err(Error::MethodNotAllowed(allowed).into());
         }
         match self.admit_api_call(parts, body, id.as_deref(), &route) {
             Ok((app, claims)) => Ok(RoutedRequest::Call { app, route, claims }),
+            // Refused or not known yet: an app that only a database has is asked for once, and the request begins
+            // anew with the verdict.
             Err(error) => {
                 let refused = |error| RefusedRequest { call: route.metric_label(), error };
                 let name =
@@ -241,6 +262,7 @@ impl HttpService {
     }
 
     /// What of a request to the API can be decided before its body is read.
+    /// Signature first, size second: an unsigned request learns nothing of an app's limits.
     fn admit_api_call(
         &self,
         parts: &Parts,
@@ -254,6 +276,7 @@ impl HttpService {
         let claims = api::authenticate_query(&app, head, SystemTime::now())?;
         self.http.timers.know(&self.timer);
         let max = route.max_body(&app);
+        // The length that the head claims; a chunked body claims none and is bounded while it is read.
         let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if size > max {
             return Err(Error::TooLarge { what: "request body", size: Some(size), max });
@@ -280,6 +303,7 @@ impl HttpService {
         rate: Option<(u32, u32)>,
     ) -> Response<Full<Bytes>> {
         let counts = self.http.node.counts();
+        // Counted by cause, because a wrong clock and a wrong secret have different remedies.
         match error {
             Error::Unauthorized(doubt, _) => counts.count_doubt(Signed::Request, *doubt),
             Error::TooManyRequests(_) => {
@@ -307,6 +331,8 @@ impl HttpService {
 
 impl HttpService {
     /// What the console is told of a request that was refused.
+    /// For a signature that does not hold with the string that should have been signed, which is what a developer
+    /// compares.
     fn tell_of_refusal(&self, parts: &Parts, error: &Error) {
         let trusted = &self.http.trusted_proxies;
         let address = response::client_address(trusted, self.peer, &parts.headers);
@@ -317,6 +343,7 @@ impl HttpService {
                 }
                 _ => String::new(),
             };
+            // A token in a path is a client's secret.
             let path = resume_token::mask(parts.uri.path()).into_owned();
             let fact = fact.code(error.status().as_u16()).why(error.to_string()).more("path", path);
             fact.more("method", parts.method.as_str()).more("signed", signed)
@@ -325,6 +352,7 @@ impl HttpService {
 }
 
 /// What stands between slashes, however many.
+/// Double slashes and a slash at the end make no difference, as with Reverb and Soketi.
 fn path_segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }

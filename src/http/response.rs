@@ -23,9 +23,11 @@ use crate::node::ServerState;
 
 pub(super) type HttpResponse = Response<Full<Bytes>>;
 
+/// Soketi's names for them.
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
+/// The body is JSON already.
 fn json_response(status: StatusCode, body: Bytes) -> HttpResponse {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
@@ -46,6 +48,7 @@ pub(super) fn value_response(said: AnswerBody, rate: Option<(u32, u32)>) -> Http
         AnswerBody::Json(value) => value.to_string().into(),
         AnswerBody::Text(text) => text,
     };
+    // Absent where no limit applies, so that a client does not take 0 for one.
     let mut answer = json_response(StatusCode::OK, body);
     add_rate_headers(&mut answer, rate);
     answer
@@ -58,11 +61,13 @@ fn add_rate_headers(answer: &mut HttpResponse, rate: Option<(u32, u32)>) {
     }
 }
 
+/// What load balancers ask for: the process lives and its worker answers. Readiness is another question.
 pub(super) fn health_response() -> HttpResponse {
     json_response(StatusCode::OK, Bytes::from_static(b"{\"health\":\"OK\"}"))
 }
 
 /// Whether new sockets are welcome.
+/// 503 with the reason otherwise. The body is for people; probes look at the status.
 pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
     match shared.unready_reason() {
         None => json_response(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}")),
@@ -74,6 +79,7 @@ pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
 }
 
 /// What Prometheus is told.
+/// Prometheus's text format, whose content type names its version.
 pub(super) fn metrics_response(scrape: Option<&Scrape>) -> HttpResponse {
     let text = scrape.map(Scrape::page_text).unwrap_or_default();
     let mut answer = json_response(StatusCode::OK, text.into());
@@ -92,6 +98,7 @@ pub(super) fn page_response(html: &Bytes) -> HttpResponse {
         CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
             "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+             // A page that anybody can reach must not be framed, and sends nothing anywhere but to its own server.
              connect-src 'self' ws: wss:; frame-ancestors 'none'",
         ),
     );
@@ -107,6 +114,7 @@ pub(super) fn switching_response() -> HttpResponse {
 }
 
 /// `{"error": text, "code": status}`.
+/// The text is the error's `Display`; SDKs show `error`, and Laravel puts it into its exception.
 pub(super) fn refusal_response(error: &Error, rate: Option<(u32, u32)>) -> HttpResponse {
     let status = error.status();
     let body = json!({ "error": error.to_string(), "code": status.as_u16() });
@@ -140,9 +148,12 @@ pub(super) fn preflight_response(request: &HeaderMap) -> HttpResponse {
     headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
     headers
         .insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+    // Any header is allowed: a page can send nothing here that a backend could not, and is told nothing without a
+    // signature.
     let asked = request.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let asked = asked.unwrap_or_else(|| HeaderValue::from_static("Content-Type, Authorization"));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
+    // A day, which is the longest that any browser keeps it.
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     answer
 }
@@ -154,6 +165,7 @@ pub(super) fn allow_origin(http: &Http, request: &HeaderMap, answer: &mut HttpRe
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         return;
     }
+    // Caches must not give one origin's answer to another.
     headers.insert(VARY, HeaderValue::from_static("Origin"));
     let Some(origin) = request.get(ORIGIN) else { return };
     if http.cors_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {

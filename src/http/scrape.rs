@@ -33,6 +33,7 @@ pub struct Scrape {
 const SOKETI: &str = "soketi_";
 
 /// One app, as far as it is told.
+/// Read once for each scrape, so that all families of one page agree.
 struct AppFigures {
     id: String,
     directory: Arc<Directory>,
@@ -40,6 +41,7 @@ struct AppFigures {
 }
 
 impl AppFigures {
+    /// Each worker counts for itself; a sum may be late by what is being written just now.
     fn sum_counter(&self, read: impl Fn(&AppTraffic) -> &Counter) -> f64 {
         let all = self.directory.all_traffic().iter();
         all.map(|traffic| read(traffic).value()).fold(0, u64::wrapping_add) as f64
@@ -54,6 +56,7 @@ impl AppFigures {
 type AppMetric = fn(&AppFigures) -> f64;
 
 /// Gauges of each app.
+/// In the order of the page. The text is HELP, a sentence for operators.
 const GAUGES: [(&str, &str, AppMetric); 9] = [
     ("connections", "Connections open now.", |app| app.directory.connection_count() as f64),
     ("compressed_connections", "Those with compression.", |app| app.sum_counter(|t| &t.compressed)),

@@ -20,12 +20,14 @@ const IDLE: u32 = 120;
 const FIRST: u32 = 3;
 
 /// The connections of one worker that requests come on.
+/// A slab: a connection knows its own place, so that leaving costs no search.
 #[derive(Debug, Default)]
 pub struct RequestTimers {
     pub(super) all: RefCell<Slab<Rc<RequestTimer>>>,
     /// Where those of each address are that are counted as visits.
     pub(super) visits: RefCell<HashMap<IpAddr, Vec<usize>>>,
     /// Counts the steps of all.
+    /// Orders connections by when they began their step, where seconds are too coarse.
     steps: Rc<Cell<u64>>,
 }
 
@@ -39,8 +41,10 @@ pub struct RequestTimer {
     turn: Cell<u64>,
     steps: Rc<Cell<u64>>,
     /// Counted among its address's until something signed has come.
+    /// Dropping it counts the connection no longer.
     pub(super) visit: RefCell<Option<AddressVisit>>,
     /// What has come on it was signed by a backend.
+    /// Backends' connections are evicted last, and count for no address.
     is_known: Cell<bool>,
     step: Cell<RequestPhase>,
     end: Cell<Option<TimeoutReason>>,
@@ -96,6 +100,7 @@ pub enum TimeoutReason {
 
 impl RequestTimers {
     /// A new connection, at second `now`.
+    /// It counts as `New` until a whole head has come.
     pub fn begin_connection(self: &Rc<Self>, now: u32) -> TimerGuard {
         let timer = Rc::new(RequestTimer { steps: self.steps.clone(), ..RequestTimer::default() });
         timer.enter_phase(RequestPhase::New, now);
@@ -105,9 +110,11 @@ impl RequestTimers {
     }
 
     /// Ends those that have been at one step for too long: `timeout` seconds where a request is due.
+    /// Called once a second by the worker, for all at once.
     pub fn look_after(&self, now: u32, timeout: u32) {
         for (_, timer) in self.all.borrow().iter() {
             let limit = match timer.step.get() {
+                // A session over HTTP may hold its request open for as long as it likes.
                 RequestPhase::Idle => IDLE,
                 RequestPhase::Held => continue,
                 RequestPhase::New | RequestPhase::Head | RequestPhase::Body => timeout,
@@ -131,6 +138,8 @@ impl RequestTimers {
 }
 
 impl RequestTimer {
+    /// Every step restarts the clock, so that a slow request is not cut while it makes progress from one step to the
+    /// next.
     pub fn enter_phase(&self, step: RequestPhase, now: u32) {
         self.step.set(step);
         self.since.set(now);
@@ -138,6 +147,7 @@ impl RequestTimer {
     }
 
     /// Bytes have come, perhaps the first of a request.
+    /// The first byte of a further request ends its idling, and from then on the shorter time holds.
     pub fn note_bytes(&self, now: u32) {
         if self.step.get() == RequestPhase::Idle {
             self.enter_phase(RequestPhase::Head, now);
@@ -171,6 +181,7 @@ impl RequestTimer {
         self.end.get().is_some()
     }
 
+    /// Takes effect when the connection's task is polled, which it is woken for.
     pub(super) fn end_connection(&self, end: TimeoutReason) {
         self.end.set(Some(end));
         if let Some(waker) = &*self.waker.borrow() {
@@ -183,6 +194,7 @@ impl RequestTimer {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
+            // The task polls often and seldom moves: the same waker is not cloned again.
         }
         self.end.take()
     }

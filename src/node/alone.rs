@@ -24,6 +24,10 @@ use crate::webhook::Fact;
 
 impl Node {
     /// Subscribes, and tells the connection and whoever is concerned.
+    /// The order of what follows is what clients rely on: the confirmation is the first frame of the channel, the
+    /// cached event the second, and everything published later comes after both.
+    /// # Errors
+    /// The presence channel has no room; nothing has changed then.
     pub(super) fn subscribe_alone(
         &self,
         connection: &Rc<Connection>,
@@ -45,10 +49,13 @@ impl Node {
             })
             .map_err(|full| no_room(&app, full))?;
         let caught = self.catch_up(connection, name);
+        // Facts go to webhooks before anything is queued for clients; neither waits for the other.
         self.report_fact(&app, subscribed.occupied.then_some(()), |()| {
             Fact::Occupied(name.clone())
         });
+        // A user's second tab is not a second member: nobody is told.
         let is_new = subscribed.joined.as_ref().is_some_and(|joined| joined.member.is_some());
+        // What a subscription costs others is charged to the connection that asked for it.
         if subscribed.occupied {
             connection.budget.spend(WorkKind::NewChannel);
         }
@@ -67,12 +74,15 @@ impl Node {
                 cached.map_or_else(|| Message::cache_miss(name), |cached| cached.message),
             );
         }
+        // Last, so that the new subscriber counts itself.
         let told = self.tell_count(&connection.directory, name, subscribed.count, &app);
         connection.budget.spend(WorkKind::Notices(told));
         Ok(())
     }
 
     /// Tells a subscriber again what it was told when it subscribed, as of now.
+    /// The roster is read again, since members may have come and gone; frames that are still on their way and part
+    /// of it are told apart by its version.
     pub(super) fn confirm_alone(&self, connection: &Connection, name: &ChannelName) {
         match connection.directory.roster(name) {
             Some((roster, version)) => {
@@ -96,6 +106,7 @@ impl Node {
     }
 
     /// Tells of a subscription that ended; to how many subscribers.
+    /// Returns how many notices that made, which is charged to whoever left.
     pub(super) fn tell_of_end_alone(
         &self,
         directory: &Directory,
@@ -126,6 +137,8 @@ impl Node {
         if told { count } else { 0 }
     }
 
+    /// The count is read under the channel's lock together with who is told, so that two changes at once are told in
+    /// their order.
     pub(super) fn tell_count_now(&self, directory: &Directory, name: &ChannelName, app: &Arc<App>) {
         directory.announce_count(name.as_str(), |seats, count| {
             self.report_fact(app, Some(count), |count| Fact::Count(name.clone(), count));
@@ -135,6 +148,9 @@ impl Node {
     }
 
     /// Publishes an event of the API to those who are subscribed, and keeps it where the channel or the app says so.
+    /// Three ways, by what has to be remembered: a cache channel keeps the event as its last; a channel that a
+    /// client may come back to logs it; all others hand it to the workers that have subscribers, and nothing is
+    /// kept.
     pub(super) fn publish_alone(
         &self,
         app: &App,
@@ -162,11 +178,13 @@ impl Node {
             });
             return;
         }
+        // Only apps whose clients may come back take the log's lock, and only channels that such a client holds are logged.
         if !app.features.resume.is_zero() && directory.resume.is_held(channel) {
             let message = Message::event(channel, event, data);
             return self.publish_logged(app, directory, (publication, &message), Sequence::None);
         }
         let seats = directory.targets_of(channel.as_str());
+        // An event that nobody hears is not even encoded.
         if !seats.is_empty() {
             let message = Message::event(channel, event, data);
             let place = EventPlace { except, history: Sequence::None, trace };
@@ -176,6 +194,7 @@ impl Node {
     }
 
     /// Tells a user's watchers that it is online, and, if it `watches` others, which of those are.
+    /// Each of its watchers costs a frame, which is charged to the connection.
     pub(super) fn go_online_alone(&self, connection: &Connection, user: &User, watches: bool) {
         let online = Message::watchlist_events(std::slice::from_ref(&user.id), &[]);
         let (mut told, now) = (0, self.worker.now_seconds());
@@ -190,6 +209,7 @@ impl Node {
         if !user.watchlist.ids.is_empty() {
             let (mut online, mut offline) = (Vec::new(), Vec::new());
             for watched in &user.watchlist.ids {
+                // Watching and looking are one step, so that a change in between is told.
                 let is_online =
                     connection.directory.users.watch_user(watched, connection.connection_ref());
                 if is_online { &mut online } else { &mut offline }.push(watched.clone());

@@ -25,6 +25,8 @@ pub(super) enum CatchUp {
 }
 
 /// What the logs of an app may keep.
+/// An event must outlive the longest absence: the time in which a client may come back, and the time until the
+/// server notices that its connection is dead.
 pub(super) fn log_bounds(app: &App) -> LogBounds {
     let window = app.features.resume.as_secs().saturating_add(1);
     let window = u32::try_from(window).unwrap_or(u32::MAX);
@@ -33,6 +35,7 @@ pub(super) fn log_bounds(app: &App) -> LogBounds {
 }
 
 /// Seconds that an event must be kept for clients that come back; 0 where none may.
+/// Redis is told this with each event, since it does not know the app's settings.
 pub(super) fn log_seconds(app: &App) -> u32 {
     if app.features.resume.is_zero() { 0 } else { log_bounds(app).seconds }
 }

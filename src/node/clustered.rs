@@ -38,6 +38,7 @@ use crate::webhook::Fact;
 /// What a node knows of the others.
 #[derive(Debug)]
 pub struct Clustered {
+    /// What this node takes part in.
     pub topics: Arc<Topics>,
     /// Connections that each app has on other nodes, as was last heard.
     pub(super) elsewhere: DashMap<AppId, usize>,
@@ -54,23 +55,28 @@ pub struct Clustered {
 /// A subscription that waits for other nodes.
 #[derive(Debug)]
 pub struct PendingSubscription {
+    /// Whom it was reserved with, so that giving it up needs no other look.
     others: Arc<Clustered>,
+    /// The channel, which is held for this connection meanwhile.
     topic: Topic,
     member: Option<Member>,
 }
 
 impl PendingSubscription {
+    /// Whom a presence channel's roster has to have before the subscription is made.
     fn user(&self) -> Option<&UserId> {
         self.member.as_ref().map(|member| &member.user_id)
     }
 }
 
 impl Clustered {
+    /// Of a server that has just begun: nothing is known of the others yet.
     pub fn new(topics: Arc<Topics>) -> Self {
         let (elsewhere, unknown, requests, travellers, traces) = Default::default();
         Self { topics, elsewhere, unknown, requests, travellers, traces }
     }
 
+    /// The way to the others.
     pub fn link(&self) -> &Link {
         self.topics.link()
     }
@@ -124,6 +130,7 @@ impl Clustered {
         self.link().queue_publish(OutgoingEvent::Trace { topic, mark, trace }, false);
     }
 
+    /// Subscribers here get it when it comes back: only Redis can say which of two events on two nodes was the last.
     pub(super) fn publish_cached(&self, app: &App, publication: Publication<'_>, frame: Bytes) {
         let Publication { channel, data, except, .. } = publication;
         let topic = Topic { app: app.id.clone(), channel: channel.clone() };
@@ -150,6 +157,7 @@ fn subscription_answers(name: &ChannelName, entry: &TopicEntry) -> (Message, Opt
     (subscribed, cached)
 }
 
+/// In this order: clients take the cached event for one that came after they were subscribed.
 fn send_answers(connection: &Connection, (subscribed, cached): (Message, Option<Bytes>)) {
     connection.enqueue_message(subscribed);
     cached.into_iter().for_each(|frame| connection.enqueue(frame));
@@ -167,6 +175,7 @@ pub(super) fn confirm_again(cluster: &Clustered, connection: &Connection, name: 
 
 impl Node {
     /// Publishes an event of the API here and through the link.
+    /// Others are told first: whether the link has taken it decides whether subscribers here wait until it comes back.
     pub(super) fn publish_clustered(
         &self,
         cluster: &Clustered,
@@ -193,6 +202,8 @@ impl Node {
     }
 
     /// Subscribes at once if this node hears of the channel already.
+    /// A reservation keeps the topic open and, on a presence channel, claims the member, whether or not the
+    /// connection stays.
     pub(super) fn reserve_subscription(
         &self,
         cluster: &Arc<Clustered>,
@@ -225,6 +236,10 @@ impl Node {
     }
 
     /// Goes on with a subscription that waited.
+    /// `admitted` is false if the presence channel is full. The connection may have closed, or lost the right, while
+    /// it waited: then the reservation is given up.
+    /// # Errors
+    /// Why the client is not subscribed after all.
     pub fn resume_pending(
         &self,
         connection: &Rc<Connection>,
@@ -250,17 +265,21 @@ impl Node {
     }
 
     /// Gives up a subscription that waited.
+    /// For a connection that ends while it waits. Without this its member would stay in the roster.
     pub fn cancel_pending(&self, pending: &PendingSubscription) {
         pending.others.topics.cancel_reservation(&pending.topic, pending.user());
     }
 
     /// Tells a crowd how many it is on all nodes, as was last heard.
+    /// No webhook hears of it from here: the node that reads the app's log tells those.
     pub(super) fn tell_total(&self, directory: &Directory, name: &ChannelName, total: usize) {
         let message = Message::subscription_count(name, total);
         let seats = directory.targets_of(name.as_str());
         self.hub().publish_frame(&seats, message.bytes(), None, Sequence::None);
     }
 
+    /// The topic's entry is locked while the subscription is made and the answer read off it, so that what arrives
+    /// in the meantime is delivered after the answer and nothing is missed in between.
     fn commit_subscription(&self, connection: &Rc<Connection>, pending: &PendingSubscription) {
         let cluster = &*pending.others;
         let name = &pending.topic.channel;

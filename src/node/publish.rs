@@ -27,7 +27,9 @@ use crate::webhook::Fact;
 /// One event on its way to one channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Publication<'a> {
+    /// Borrowed: one event may go to a hundred channels.
     pub channel: &'a ChannelName,
+    /// Checked by whoever took it from a backend; here any text goes.
     pub event: &'a str,
     /// The token of the data's JSON string.
     pub data: &'a str,
@@ -39,6 +41,8 @@ pub struct Publication<'a> {
 
 impl Node {
     /// Publishes an event of the API to one channel.
+    /// Returns as soon as the event is queued for the workers and the link. Nothing here waits for a socket or for
+    /// Redis; the caller has asked beforehand whether there is room.
     pub fn publish(&self, app: &App, directory: &Directory, publication: Publication<'_>) {
         let Publication { channel, event, trace, .. } = publication;
         let shown = trace.map(Trace::as_str);
@@ -80,6 +84,10 @@ impl Node {
     }
 
     /// Passes a client event on to the other subscribers. It is never cached and never echoed.
+    /// Checked in the order in which Pusher refuses: whether the app allows client events, whether the sender is on
+    /// the channel, and then what it sends.
+    /// # Errors
+    /// What the sender is told; the event goes nowhere then.
     pub fn whisper(
         &self,
         connection: &Connection,
@@ -101,6 +109,7 @@ impl Node {
         if access == Access::ServerToUser {
             return Err(error::NOT_TO_USERS);
         }
+        // A subscription is the right to speak: for private channels it was signed.
         let Some(user) = self.worker.subscribed_as(connection, name.as_str()) else {
             return Err(error::NOT_A_MEMBER);
         };
@@ -132,6 +141,7 @@ impl Node {
         });
         let seats = connection.directory.targets_of(name.as_str());
         let subscribers: usize = seats.iter().map(|seat| seat.subscribers as usize).sum();
+        // One small frame to a crowd is the dearest thing that a client can ask for.
         connection.budget.spend(WorkKind::Bytes(subscribers * message.bytes().len()));
         let place = (Some(connection.id), Sequence::None);
         self.hub().publish_event(&seats, message.bytes(), place, app.compression_min(&name), 0);

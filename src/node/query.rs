@@ -20,15 +20,14 @@ use crate::protocol::member::UserId;
 #[derive(Debug)]
 pub enum NodeQuery {
     /// The occupied channels whose names begin so; how many users are in each, where wanted.
-    Channels {
-        prefix: String,
-        users: bool,
-    },
+    Channels { prefix: String, users: bool },
     /// How occupied some channels are.
     Counts(Vec<ChannelName>),
     /// One channel, with its cached event.
     Channel(ChannelName),
+    /// Who is present in one channel.
     Users(ChannelName),
+    /// How many connections the app has.
     Connections,
 }
 
@@ -52,10 +51,12 @@ impl PendingReply {
 #[derive(Debug, Default)]
 pub struct NodesReply {
     names: Vec<ChannelName>,
+    /// Nothing on a server of its own, and while Redis is away.
     answer: Option<LinkReply>,
 }
 
 impl From<ClusterOccupancy> for Occupancy {
+    /// The link has a type of its own, since it knows nothing of the hub.
     fn from(counted: ClusterOccupancy) -> Self {
         Self { subscriptions: counted.subscriptions, users: counted.users }
     }
@@ -91,6 +92,8 @@ impl NodesReply {
 
 impl Node {
     /// Asks Redis what other nodes know; `None` while it is away.
+    /// Asked once for a whole request, before it is carried out: an answer that had to be asked for channel by
+    /// channel would take as many round trips.
     pub fn send_query(
         &self,
         others: &Clustered,

@@ -14,6 +14,7 @@ impl ServerState {
     }
 
     /// The first reason why new sockets should go elsewhere.
+    /// The order is that of [`Unready::ALL`]: what an operator has to know first.
     pub fn unready_reason(&self) -> Option<Unready> {
         Unready::ALL.iter().copied().find(|why| self.is_unready(*why))
     }

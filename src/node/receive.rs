@@ -76,6 +76,8 @@ fn count_deliveries(cluster: &Clustered, entry: &TopicEntry) {
 }
 
 impl ServerState {
+    /// Only apps whose number has changed, and with `sums` all that limit their connections: the answer brings what
+    /// other nodes have of them.
     fn tell_connections(&self, cluster: &Clustered, told: &mut HashMap<AppId, usize>, sums: bool) {
         for (app, directory) in self.hub.directories() {
             let count = directory.connection_count();
@@ -162,6 +164,8 @@ impl ServerState {
         None
     }
 
+    /// Carries out [`LinkEvent::Opened`]: the roster and the cached event as Redis has them replace what is known
+    /// here, and subscribers are told the difference.
     fn open_topic(
         &self,
         topic: &Topic,
@@ -189,6 +193,7 @@ impl ServerState {
         self.resume_tickets(entry.take_ready());
     }
 
+    /// What Redis would have decided is decided here, with what is known: nobody waits for a Redis that is away.
     fn answer_offline(&self, cluster: &Clustered, alone: OfflineFallback) {
         let topics = &cluster.topics;
         match alone {
@@ -240,6 +245,7 @@ impl ServerState {
         self.resume_tickets(entry.take_ready());
     }
 
+    /// The limit holds for what this node knows; together the nodes may let in more.
     fn join_alone(&self, topic: &Topic, entry: &mut TopicEntry, user: &UserId) {
         entry.go_live();
         if entry.roster.is_full_for(user) {
@@ -285,6 +291,8 @@ impl ServerState {
         });
     }
 
+    /// `late` marks what may have been sent before somebody here subscribed: those have it already, or had no part
+    /// in it, and are told apart by its version.
     fn receive_on(&self, cluster: &Clustered, topic: &Topic, envelope: Envelope, late: bool) {
         let topics = &cluster.topics;
         let (own, whisper) = (envelope.origin == self.hub.node_number(), envelope.whisper);
@@ -364,6 +372,8 @@ impl ServerState {
             || self.apps.load().by_id(topic.app.as_str()).is_some_and(resumes)
     }
 
+    /// Whoever is said to have left and is connected here joins again: a node that was taken for dead comes back
+    /// this way.
     fn apply_left(
         &self,
         cluster: &Clustered,
@@ -382,6 +392,7 @@ impl ServerState {
         self.resume_tickets(entry.take_ready());
     }
 
+    /// Crowds are told at most every few seconds; the number is kept in any case.
     fn tell_count(&self, topic: &Topic, entry: &mut TopicEntry, count: usize) {
         entry.total.count = count;
         let apps = self.apps.load();
@@ -435,6 +446,7 @@ impl ServerState {
         counts
     }
 
+    /// For what is in no log: members, counts.
     fn deliver_frame(
         &self,
         topic: &Topic,
@@ -446,6 +458,7 @@ impl ServerState {
         self.hub.publish_frame(&seats, frame, except, history);
     }
 
+    /// Each goes into the inbox of the worker that has the connection; the connection may be gone by then.
     fn resume_tickets(&self, tickets: Vec<(SubscribeTicket, SubscribeOutcome)>) {
         for (SubscribeTicket { worker, slot, socket }, outcome) in tickets {
             let place = ConnectionRef { worker, slot, socket };

@@ -10,10 +10,14 @@ use tokio::sync::oneshot;
 /// Requests to all nodes that are not answered.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
+    /// Numbers are this node's own; others answer with them.
     last: AtomicU64,
+    /// Removed when answered or given up, so that a node that never answers leaves nothing.
     open: DashMap<u64, Unanswered>,
 }
 
+/// Answers may come before it is known who has to answer: requests travel on one topic, the list of nodes is read
+/// from Redis.
 #[derive(Debug)]
 struct Unanswered {
     /// The nodes that have not answered, once it is known which there are.
@@ -58,6 +62,7 @@ impl Requests {
         self.end_if_answered(request);
     }
 
+    /// Dropping the sender wakes whoever waits.
     fn end_if_answered(&self, request: u64) {
         let is_answered = |one: &Unanswered| one.missing.as_ref().is_some_and(HashSet::is_empty);
         self.open.remove_if(&request, |_, one| is_answered(one));

@@ -22,11 +22,14 @@ use crate::protocol::socket_id::SocketId;
 /// Whether there may be other nodes. Fixed when the server starts.
 #[derive(Debug)]
 pub enum Scope {
+    /// A server of its own: its directory knows everything, and nobody else is told.
     Alone,
+    /// One of several nodes, or one that may become one of several: a Redis is set.
     Clustered(Arc<Clustered>),
 }
 
 impl From<Option<Arc<Clustered>>> for Scope {
+    /// As the settings have it.
     fn from(others: Option<Arc<Clustered>>) -> Self {
         others.map_or(Self::Alone, Self::Clustered)
     }

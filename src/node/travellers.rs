@@ -17,17 +17,22 @@ pub(super) type Name = (AppId, String);
 /// Clients of this node that other nodes may ask for.
 #[derive(Debug, Default)]
 pub(super) struct Travellers {
+    /// Connected here, or connected here last.
     pub(super) here: DashMap<Name, Traveller>,
     /// What those held that have gone, and when they went.
     pub(super) parting: DashMap<Name, (Instant, Bytes)>,
     /// Nodes that were asked to hand a client over.
     pub(super) asked: DashMap<u64, oneshot::Sender<Bytes>>,
+    /// The number of the last such request.
     pub(super) requests: AtomicU64,
+    /// Redis was away when it was last looked at; once it is back, all clients are written again.
     pub(super) was_down: AtomicBool,
 }
 
+/// One client that is connected here.
 #[derive(Debug)]
 pub(super) struct Traveller {
+    /// By which its connection is found in the directory.
     pub(super) token: ResumeToken,
     /// It came while Redis was away, and has not been claimed.
     pub(super) unclaimed: bool,

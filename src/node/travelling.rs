@@ -31,6 +31,7 @@ use crate::protocol::resume_token::ResumeToken;
 
 /// How long a handshake waits for Redis, and for another node that has the client's connection.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A node that does not answer in that time is dead, or cut off.
 const HANDING_OVER: Duration = Duration::from_secs(1);
 
 /// For how long what a client held that has gone is kept for a node that asks: Redis may have been told too late.
@@ -39,6 +40,7 @@ const PARTING: Duration = Duration::from_secs(5);
 /// Ticks of the link between two looks at what has changed, and between two at whose time is over; the second a
 /// multiple of the first.
 const KEEP_EVERY: u32 = 2;
+/// About five seconds.
 const SWEEP_EVERY: u32 = 26;
 
 /// How old a token is that may have been elsewhere while Redis cannot be asked.
@@ -69,11 +71,13 @@ impl ClientClaim {
         Self { others, state: None, alive, is_unsure: false, unclaimed: false, replaces: false }
     }
 
+    /// Then limits over all nodes need not find room for it.
     pub(super) fn replaces(&self) -> bool {
         self.replaces
     }
 }
 
+/// `None` for a token without a time in it.
 fn age(token: &ResumeToken) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     token.made_at().map(|made| now.saturating_sub(Duration::from_secs(made)))
@@ -81,6 +85,9 @@ fn age(token: &ResumeToken) -> Option<Duration> {
 
 impl Node {
     /// Makes the client this node's, before its connection is let in.
+    /// Redis says who has the client; a node that has it is asked to end it and to hand over what it holds; what was
+    /// withdrawn from its users since is taken out. Each step has a time limit, and failing only makes the client
+    /// fetch once more.
     pub async fn claim(
         &self,
         cluster: &Arc<Clustered>,
@@ -190,6 +197,7 @@ impl Node {
 }
 
 impl Clustered {
+    /// Nothing where Redis is away or too slow: a handshake does not wait for long.
     async fn ask_of_client(&self, question: LinkQuery) -> Option<LinkReply> {
         timeout(PATIENCE, self.link().send_query(question)?).await.ok()?.ok()
     }
@@ -233,6 +241,7 @@ impl Clustered {
 }
 
 impl ServerState {
+    /// What both clocks say now, for writing ages that another node can read.
     fn times<'a>(&self, cluster: &'a Clustered) -> Times<'a> {
         Times { clock: cluster.link().clock(), seconds: self.hub.seconds_since_start() }
     }
@@ -298,6 +307,7 @@ impl ServerState {
         self.hub.replay(ConnectionRef { worker, slot, socket }, replayed);
     }
 
+    /// Redis counts for all nodes, and each node shows its part.
     pub(super) fn note_swept(
         &self,
         app: &AppId,
@@ -338,6 +348,8 @@ impl ServerState {
         }
     }
 
+    /// A record is written when something has changed, and again after a third of the time that it lasts, so that it
+    /// never lapses while the client is here.
     fn keep_changed(
         &self,
         cluster: &Clustered,

@@ -19,6 +19,9 @@ use crate::protocol::member::{User, UserId};
 
 impl Node {
     /// Makes the connection a user's, once; the same user again succeeds again (case U04).
+    /// A connection stays the user's until it ends.
+    /// # Errors
+    /// What the client is told: the signature does not hold, the data is no user, or it is another user than before.
     pub fn sign_in(&self, connection: &Connection, request: &SignIn) -> Result<(), Error> {
         let app = connection.app();
         auth::verify_sign_in(
@@ -38,6 +41,7 @@ impl Node {
             return Err(error::OTHER_USER);
         }
         connection.life.authorized.set(true);
+        // Before anything that follows from it, such as the watchlist.
         connection.enqueue_message(Message::signed_in(&user.data));
         if before.is_some() {
             return Ok(());
@@ -54,6 +58,7 @@ impl Node {
         Ok(())
     }
 
+    /// At the end of the connection.
     pub(super) fn sign_out(&self, connection: &Connection, user: &User) {
         match self.shared.scope.others() {
             Some(others) => self.go_offline(others, connection, user),
@@ -62,6 +67,7 @@ impl Node {
     }
 
     /// Tells watchers of users who come and go too often for each time to be told.
+    /// Called once a second by the first worker.
     pub fn tell_due_watchers(&self) {
         for (_, directory) in self.hub().directories() {
             directory.users.tell_due(self.worker.now_seconds(), |user, is_online, place| {

@@ -16,6 +16,7 @@ use crate::metrics::Reason;
 use crate::protocol::trace::Trace;
 
 impl Node {
+    /// Asked on every event: while nobody looks, telling it is one load of a flag.
     pub fn console(&self) -> &Console {
         &self.shared.hub.console
     }
@@ -50,6 +51,7 @@ impl Node {
         });
     }
 
+    /// With why it ended; some reasons are somebody's fault, and shown as such.
     pub(super) fn tell_of_leaving(&self, connection: &Connection) {
         let reason = connection.end_reason();
         let (is_wrong, words) = ending_in_words(reason);
@@ -62,6 +64,7 @@ impl Node {
         });
     }
 
+    /// With how many subscribers it has here, and its data.
     pub(super) fn tell_of_event(
         &self,
         kind: Kind,

@@ -17,6 +17,7 @@ use crate::protocol::event::Message;
 use crate::protocol::member::{Member, User, UserId};
 use crate::protocol::socket_id::SocketId;
 
+/// Its name begins with a mark that no client's channel can have.
 fn topic_of(app: &AppId, user: &UserId) -> Topic {
     Topic { app: app.clone(), channel: ChannelName::online_topic(user.as_str()) }
 }

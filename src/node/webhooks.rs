@@ -13,6 +13,8 @@ use crate::protocol::channel::ChannelName;
 use crate::webhook::{EntryContent, Fact, LoggedEntry};
 
 /// Who wants to know of a change in who is subscribed.
+/// Redis is told with each change, so that it need not know the app's settings; what nobody asks for costs nothing
+/// there.
 pub(super) fn topic_interest(app: &App, channel: &ChannelName) -> TopicInterest {
     let asks = |events: [WebhookEvent; 2]| {
         app.webhooks.iter().any(|webhook| events.iter().any(|one| webhook.events.contains(one)))
@@ -31,6 +33,7 @@ pub(super) fn topic_interest(app: &App, channel: &ChannelName) -> TopicInterest 
 pub(super) struct WebhookAppsNotifier(Option<Arc<Apps>>);
 
 impl WebhookAppsNotifier {
+    /// Compared by pointer: apps are replaced as a whole on reload, and looked up ones too.
     pub(super) fn notify_if_changed(&mut self, apps: &Arc<Apps>, link: &Link) {
         if self.0.as_ref().is_some_and(|before| Arc::ptr_eq(before, apps)) {
             return;
@@ -62,6 +65,8 @@ impl Node {
 }
 
 impl ServerState {
+    /// In a cluster only what has a text is said here. Comings and goings follow from what nodes hold in Redis, and
+    /// are told by the one node that reads the app's log.
     pub(super) fn report_fact(&self, app: &Arc<App>, fact: Fact) {
         let Some(others) = self.scope.others() else { return self.webhooks.tell(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
@@ -71,6 +76,7 @@ impl ServerState {
     }
 
     /// Leaves what an app's log says at the webhooks' door.
+    /// The link knows nothing of webhooks but texts; here they become what webhooks understand.
     pub(super) fn take_news(&self, told: LogBatch) {
         match told {
             LogBatch::Entries { app, entries } => {
@@ -90,6 +96,7 @@ impl ServerState {
 }
 
 /// Takes entries of logs that are done with back to the link.
+/// An entry stays in the log until every endpoint has taken, or given up, what it led to.
 pub fn acknowledger(link: Link) -> impl Fn(&AppId, &str) + Send {
     move |app, id| {
         link.send_request(LinkRequest::News(LogRequest::Done { app: app.clone(), id: id.into() }));

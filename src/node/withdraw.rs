@@ -29,14 +29,18 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 /// A withdrawal under way. Ready once every connection concerned has left, on all nodes, or a second has passed.
 #[derive(Debug)]
 pub struct PendingWithdrawal {
+    /// Resolves once the last connection here has left.
     here: Option<oneshot::Receiver<()>>,
+    /// The same for all other nodes together.
     elsewhere: Option<Elsewhere>,
+    /// The request is answered then in any case.
     deadline: Pin<Box<Sleep>>,
 }
 
 /// What the other nodes are asked to do.
 #[derive(Debug)]
 struct Elsewhere {
+    /// Whose requests it is among.
     others: Arc<Clustered>,
     app: AppId,
     request: u64,
@@ -81,6 +85,7 @@ impl Elsewhere {
 }
 
 impl Drop for Elsewhere {
+    /// A backend that hung up waits for nobody.
     fn drop(&mut self) {
         self.others.requests.give_up(self.request);
     }
@@ -90,6 +95,7 @@ impl Drop for Elsewhere {
 #[derive(Debug)]
 pub struct Acknowledgement {
     completed: oneshot::Receiver<()>,
+    /// The answer that goes to the node which asked.
     done: OutgoingEvent,
 }
 
@@ -104,6 +110,8 @@ impl Acknowledgement {
 impl Node {
     /// Takes the right to `channels` from every connection that is signed in as the user, or present as it, on
     /// all nodes.
+    /// Here it begins at once; each connection's session leaves the channels in its own turn. What waits for a
+    /// client to come back loses them too.
     pub fn withdraw_channels(
         &self,
         (app, directory): (&AppId, &Arc<Directory>),
@@ -126,6 +134,7 @@ impl Node {
     }
 
     /// Closes every connection that is signed in as the user, or present as it, so that it comes back.
+    /// They are told to come back at once (4200), and have to sign again.
     pub fn reconnect_user(&self, app: &AppId, directory: &Arc<Directory>, user: &UserId) {
         self.console().tell(Kind::Terminated, |fact| {
             let why = "its clients are to come back with new signatures";

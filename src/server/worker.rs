@@ -28,9 +28,11 @@ use crate::protocol::error::close;
 use crate::socket::{self, http_session};
 
 /// How often connections are closed while draining.
+/// Small enough that clients are spread over the grace, large enough that the clock is not the work.
 const STEP: Duration = Duration::from_millis(25);
 
 /// Up to how many connections are all looked after each second; of more, a half.
+/// The price of looking after all of them is a longer turn once a second, for which deliveries wait.
 const FEW: usize = 2000;
 
 /// Connections that are taken through a change of the apps before others get a turn.
@@ -43,6 +45,7 @@ const MUCH: usize = 64 << 10;
 const PEAKS: u32 = 15;
 
 /// Runs a worker to its end.
+/// Returns when the server has ended, or at once if there is no runtime to be had.
 pub(super) fn run(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -52,9 +55,11 @@ pub(super) fn run(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         }
     };
     let local = LocalSet::new();
+    // Everything of a worker is on this thread: `Rc` and `Cell` instead of locks.
     runtime.block_on(local.run_until(work(beginning, acceptor)));
 }
 
+/// What all workers have, and on the first one the acceptor too.
 async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     let WorkerContext {
         index,
@@ -72,6 +77,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         loads,
         beats,
     } = beginning;
+    // The runtime's own count of busy time feeds `worker_busy_seconds_total`.
     shared.metrics.watch_runtime(index, Handle::current().metrics());
     let worker = new_worker(&shared, index, config.io_uring);
     let node = Node::new(shared, worker.clone());
@@ -121,6 +127,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     let mut open = true;
     std::future::poll_fn(|cx| {
         // The acceptor may be gone before this worker has ended.
+        // Polled first: a connection that was handed over just before the end is still taken in.
         open = open && taking_in.as_mut().poll(cx).is_pending();
         ending.as_mut().poll(cx)
     })
@@ -156,6 +163,7 @@ fn new_worker(shared: &ServerState, index: u16, io_uring: bool) -> Rc<Worker> {
 }
 
 /// Begins what gives everybody on the worker a turn.
+/// Three tasks a worker, whatever the number of connections: delivering, leaving, reading in turn.
 fn share_out(worker: &Rc<Worker>) {
     spawn_local(deliver(worker.clone()));
     let (leaving, reading) = (worker.clone(), worker.clone());
@@ -171,6 +179,7 @@ async fn deliver(worker: Rc<Worker>) {
         let worker = worker.clone();
         match spawn_local(async move { worker.deliver_forever().await }).await {
             Ok(()) => return,
+            // The frames of that turn are lost, the connections are not.
             Err(error) if error.is_panic() => error!("delivering panicked; it goes on"),
             Err(_) => return,
         }
@@ -182,6 +191,7 @@ async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
     while replaced.changed().await.is_ok() {
         let apps = node.shared.apps.load_full();
         let mut place = 0;
+        // A slice at a time, since deliveries wait while connections are walked.
         loop {
             let (some, next) = node.worker.some_connections(place, SOME);
             for connection in some {
@@ -208,8 +218,10 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     let mut waiting = 0;
     loop {
         ticks.tick().await;
+        // Seconds since the worker began, from 1 on: 0 means never in the fields that hold one.
         let now = begun.elapsed().as_secs() as u32 + 1;
         node.worker.tick_clock(now);
+        // Systemd's watchdog looks at these.
         if let Some(beat) = beats.get(usize::from(node.worker.index())) {
             beat.fetch_add(1, Ordering::Relaxed);
         }
@@ -223,6 +235,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         place = next;
         for connection in some {
             waiting += connection.queued_bytes();
+            // Sessions over HTTP are looked after below, by their own rule.
             if connection.over_http(|_| ()).is_none() && socket::look_after(&connection, now) {
                 node.worker.note_ping(&connection, std::time::Instant::now());
             }
@@ -233,6 +246,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         }
         make_room(node);
         let turns = &node.worker.inbox().turns;
+        // One round over all connections is complete.
         if place == 0 {
             turns.waiting.set(waiting as u64);
             waiting = 0;
@@ -240,6 +254,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         if now.is_multiple_of(PEAKS) {
             turns.longest.begin_stretch();
         }
+        // What concerns the whole node, once.
         if node.worker.index() == 0 {
             if let Some(bytes) = ProcessStats::memory_bytes() {
                 node.shared.capacity.note_memory(bytes, node.hub().held.total());
@@ -250,6 +265,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
                 info!(others, "in the last minute, beside what was told: {what}");
             }
             node.expire_clients();
+            // Expired last events and spare memory would otherwise stay until somebody looks at them.
             for (_, directory) in node.hub().directories() {
                 directory.cache.drop_expired();
                 directory.shrink();
@@ -259,6 +275,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
 }
 
 /// Closes those of the worker's connections that hold most, while memory is used up.
+/// Each worker closes its share; which connections hold most is only known to it.
 fn make_room(node: &Node) {
     let workers = node.hub().worker_count() as u64;
     let mut excess = node.shared.capacity.excess_bytes().div_ceil(workers) as usize;
@@ -282,10 +299,12 @@ fn make_room(node: &Node) {
 
 /// Closes all connections, one after the other over three quarters of the grace, so that their clients do
 /// not come back as one herd and the last ones still have time to leave.
+/// Runs until it is aborted.
 async fn close_all(node: Rc<Node>, grace: Duration) {
     let begun = Instant::now();
     let (all, _) = node.worker.some_connections(0, node.worker.places());
     let steps = (grace * 3 / 4).as_millis() / STEP.as_millis();
+    // Rounded up, so that the last step closes the last one.
     let each = all.len().div_ceil(usize::try_from(steps).unwrap_or(1).max(1)).max(1);
     for (step, some) in all.chunks(each).enumerate() {
         sleep_until(begun + STEP * step as u32).await;
@@ -305,11 +324,13 @@ async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Durati
     if phase == ServerPhase::HandingOver {
         node.freeze_clients();
         // Their clients' next requests come to the other process, which does not know them.
+        // Over HTTP a session is found by its node; the new process answers 404, and the client begins anew.
         close(&node.worker.http_sessions());
     }
     let closing = spawn_local(close_all(node.clone(), grace));
     let is_busy = || is_busy(loads, phase) || !node.hub().http_sessions.is_empty();
     while is_busy() && Instant::now() < end {
+        // A connection between two requests is closed when its answer is sent, not in the middle of one.
         // Each time, for some may have been on their way.
         http.timers.end_idle(node.worker.now_seconds());
         sleep(STEP).await;
