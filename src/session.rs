@@ -20,10 +20,15 @@ use crate::protocol::event::Message;
 /// What a connection says, from its first word to its last. Dropped, it leaves.
 #[derive(Debug)]
 pub struct Session {
+    /// Whose verbs it calls.
     node: Rc<Node>,
+    /// Whose outbox it answers into.
     connection: Rc<Connection>,
+    /// Client events that it may send.
     whispers: MessageBucket,
+    /// Messages of any kind that it may send.
     messages: MessageBucket,
+    /// Whether others were told that it has gone.
     left: bool,
     /// A subscription that other nodes must be asked about. What is said meanwhile waits behind it, for a
     /// connection's frames are handled in their order.
@@ -32,8 +37,11 @@ pub struct Session {
 
 #[derive(Debug)]
 struct HeldCommands {
+    /// What it waits for.
     subscription: HeldSubscription,
+    /// What the client has said since, in order; handled once it may go on.
     texts: Vec<Box<str>>,
+    /// Of those, for the bound on how far ahead a client may be.
     bytes: usize,
 }
 
@@ -41,6 +49,7 @@ struct HeldCommands {
 #[derive(Debug)]
 enum HeldSubscription {
     /// For other nodes, and to which channel it is.
+    // With its budget spent, the subscription itself is not yet made, nor checked.
     Nodes(PendingSubscription, Box<str>),
     /// For the next second: the connection has left that channel and joined it again too often in this one.
     Clock(Subscribe),
@@ -68,6 +77,7 @@ struct MessageBucket {
     spent: u64,
 }
 
+/// A bucket instead of counts for each second: a burst over the turn of a second counts as one.
 impl MessageBucket {
     /// Takes one of `messages` that come back within `seconds`, if there is one; always where there are 0.
     fn take(&mut self, now: u32, (messages, seconds): (u32, u32)) -> bool {
@@ -77,6 +87,7 @@ impl MessageBucket {
         let (messages, parts) = (u64::from(messages), u64::from(seconds));
         let passed = u64::from(now.saturating_sub(self.second));
         self.second = now;
+        // Exact in whole numbers: one message is as many parts as there are seconds.
         self.spent = self.spent.saturating_sub(passed * messages);
         let is_left = self.spent + parts <= messages * parts;
         self.spent += parts * u64::from(is_left);
@@ -85,21 +96,27 @@ impl MessageBucket {
 }
 
 impl Session {
+    /// Begins with nothing said and nothing waited for.
     pub fn new(node: Rc<Node>, connection: Rc<Connection>) -> Self {
         let (whispers, messages) = Default::default();
         Self { node, connection, whispers, messages, left: false, waiting: None }
     }
 
+    /// For whoever reads and writes its stream.
     pub fn connection(&self) -> &Rc<Connection> {
         &self.connection
     }
 
+    /// The worker's door.
     pub fn node(&self) -> &Rc<Node> {
         &self.node
     }
 
     /// Does what one text frame asks. The answers are in the connection's outbox.
+    /// Called for each message in the order they came. While a subscription waits for other nodes the text is kept,
+    /// and handled behind it.
     pub fn hear(&mut self, text: &str) {
+        // What waits was counted by nobody yet: it is when it is handled.
         if let Some(waiting) = &mut self.waiting {
             waiting.bytes += text.len() + PLACE;
             waiting.texts.push(text.into());
@@ -121,10 +138,12 @@ impl Session {
             self.show(command);
         }
         match command {
+            // Answered even where the server itself pings: it is how clients find out that a connection is dead.
             Ok(ClientCommand::Ping) => {
                 self.connection.budget.spend(WorkKind::Ping);
                 self.connection.enqueue_message(Message::pong());
             }
+            // The client has what was sent before the ping.
             Ok(ClientCommand::Pong) => self.node.note_acknowledged(&self.connection),
             Ok(ClientCommand::Subscribe(request)) => self.subscribe(request),
             Ok(ClientCommand::Unsubscribe(channel)) => {
@@ -149,6 +168,7 @@ impl Session {
     }
 
     /// Whether a message is one too many, which is refused or ends the connection.
+    /// Checked before the message is parsed, so that a flood costs little.
     fn is_over_rate(&mut self) -> bool {
         let limits = &self.connection.app().limits;
         let (rate, close) =
@@ -165,6 +185,7 @@ impl Session {
         true
     }
 
+    /// Only where `--debug` is on.
     #[cold]
     fn show(&self, command: &ClientCommand<'_>) {
         let (event, channel) = command.event_and_channel();
@@ -173,12 +194,14 @@ impl Session {
     }
 
     /// Whether so much waits behind a subscription that no more is to be read.
+    /// Reading stops then, and TCP makes the client wait.
     pub fn is_ahead(&self) -> bool {
         self.waiting.as_ref().is_some_and(|waiting| waiting.bytes > AHEAD)
     }
 
     /// For how long no more is to be read, because the connection has had more done for it than its share; nothing
     /// where it may go on. One that never stops is closed.
+    /// In steps of 10 ms, the unit of the hub's clock.
     pub fn hold_up(&self) -> Option<Duration> {
         let (budget, node) = (&self.connection.budget, &self.node);
         if budget.spent() == 0 {
@@ -188,6 +211,7 @@ impl Session {
         if wait == 0 {
             return None;
         }
+        // Held up over and over, and still sending: it would never get through.
         if budget.is_hopeless() {
             self.connection.close_with(&close::FLOODING);
         }
@@ -195,6 +219,7 @@ impl Session {
     }
 
     /// Says that it is held up.
+    /// Once for each stretch, not for each message.
     pub fn tell_of_hold_up(&self, wait: Duration) {
         let node = &self.node;
         node.counts().limited.count(Limited::Pace as usize);
@@ -215,6 +240,7 @@ impl Session {
     /// connection meanwhile; whether there was anything to do.
     pub fn resume(&mut self) -> bool {
         let mut resumed = self.leave_withdrawn();
+        // Several may have been waited for, one behind the other.
         while let Some(admitted) = self.connection.take_resumed() {
             let Some(waiting) = self.waiting.take() else { break };
             resumed = true;
@@ -229,9 +255,11 @@ impl Session {
                 HeldSubscription::Clock(request) => self.subscribe(request),
             }
             for text in texts {
+                // Closed by one of them: the rest is not said any more.
                 if self.connection.is_closing() {
                     break;
                 }
+                // May wait again, and then takes the rest of the texts with it.
                 self.hear(&text);
             }
         }
@@ -239,6 +267,7 @@ impl Session {
     }
 
     /// Leaves the channels to which a backend has taken the right back, and says so of each that it was in.
+    /// The rights themselves were taken when the backend asked; here the client is told.
     fn leave_withdrawn(&self) -> bool {
         let withdrawals = self.connection.take_withdrawals();
         for name in withdrawals.iter().flat_map(Withdrawal::channels) {
@@ -251,6 +280,8 @@ impl Session {
     }
 
     fn subscribe(&mut self, request: Subscribe) {
+        // Comings and goings are told to everybody on the channel; a client that does both without end waits
+        // instead.
         if self.node.holds_up(&self.connection, &request.channel) {
             return self.wait_for(HeldSubscription::Clock(request));
         }
@@ -267,6 +298,7 @@ impl Session {
         }
     }
 
+    /// Everything said from now on waits behind it.
     fn wait_for(&mut self, subscription: HeldSubscription) {
         self.waiting = Some(Box::new(HeldCommands { subscription, texts: Vec::new(), bytes: 0 }));
     }
@@ -286,6 +318,8 @@ impl Session {
         });
     }
 
+    /// A subscription is refused by an event of the channel (`pusher:subscription_error`), with which client
+    /// libraries call back; every refusal is counted and charged.
     fn refuse_subscription(&self, channel: &str, error: &SubscriptionError, data: Option<&str>) {
         let (code, text) =
             (error.error_code().unwrap_or_else(|| error.status()), error.error_text(channel));
@@ -307,6 +341,7 @@ impl Session {
         }
     }
 
+    /// A client event that is one too many is refused by an error, without the connection's end.
     fn whisper(&mut self, event: &ClientEvent<'_>) {
         let limits = &self.connection.app().limits;
         let rate = (limits.client_events_per_second, limits.client_events_seconds);
@@ -321,6 +356,7 @@ impl Session {
         }
     }
 
+    /// `pusher:error`, with the channel where there is one.
     fn refuse(&self, error: &Error, channel: Option<&str>) {
         self.count_refusal(error.code, &error.message);
         self.tell_console(Kind::Refused, |fact| {
@@ -330,6 +366,7 @@ impl Session {
         self.connection.enqueue_message(Message::error(error, channel));
     }
 
+    /// Told apart for the budget: being over a rate is dearer than being wrong.
     fn count_refusal(&self, code: u16, text: &str) {
         self.node.counts().refused_messages.add(1);
         let is_over_rate = code == error::RATE_LIMIT.code && text == error::RATE_LIMIT.message;
@@ -355,10 +392,12 @@ impl Session {
     }
 
     /// Ends what it had part in, `most` of its subscriptions at once.
+    /// A crowd's leave is spread over turns: each channel that it was on may have many to tell.
     pub fn leave(&mut self, most: usize) {
         if self.left {
             return;
         }
+        // Nobody waits for it now, and its hold on the topic must go.
         if let Some(HeldSubscription::Nodes(pending, _)) =
             self.waiting.take().map(|one| one.subscription)
         {
@@ -369,6 +408,7 @@ impl Session {
 }
 
 impl Drop for Session {
+    /// All at once: the task is gone, and nobody would call again.
     fn drop(&mut self) {
         self.leave(usize::MAX);
         // Not when it left: a stream that lingers is looked after to its end.

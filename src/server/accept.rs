@@ -17,6 +17,7 @@ use crate::hub::loads::WorkerLoads;
 use crate::hub::stream::Stream;
 
 /// How long to wait when no more files can be opened: some are sure to be closed soon.
+/// Accepting in a loop meanwhile would only keep the worker busy.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections beyond those that may be open, at which workers first close some before more are accepted: they are
@@ -32,6 +33,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// A new connection, on its way to its worker.
 #[derive(Debug)]
 pub(super) struct AcceptedConnection {
+    /// On the first worker's own runtime it stays registered.
     stream: StreamRegistration,
     pub peer: SocketAddr,
     /// What is served where it came in.
@@ -42,7 +44,9 @@ pub(super) struct AcceptedConnection {
 /// it changes threads.
 #[derive(Debug)]
 enum StreamRegistration {
+    /// With the acceptor's runtime, which is the first worker's.
     Registered(IncomingStream),
+    /// With none yet: the worker registers it.
     Bare(UnregisteredStream),
 }
 
@@ -63,10 +67,13 @@ pub(super) struct Acceptor {
     pub open: Vec<(Listener, AddressRole)>,
     /// One for each worker.
     pub inboxes: Vec<mpsc::UnboundedSender<AcceptedConnection>>,
+    /// How many connections each worker carries.
     pub loads: Arc<WorkerLoads>,
+    /// Ends the accepting when another process takes over.
     pub phase: watch::Receiver<ServerPhase>,
 }
 
+/// Listens, counts, hands over; nothing is read here.
 impl Acceptor {
     /// Accepts on all listeners until another process does.
     pub(super) async fn run(mut self) -> io::Result<()> {
@@ -74,16 +81,20 @@ impl Acceptor {
         let accepting = open.into_iter().map(|(listener, role)| self.accept(listener, role));
         let ended = join_all(accepting).await;
         // After the last one was counted.
+        // Workers wait for this before they take an empty list of connections for the end.
         self.loads.note_complete();
         ended.into_iter().collect()
     }
 
+    /// One listener. An error that concerns one connection does not end it; running out of files makes it wait.
     async fn accept(&self, listener: Listener, role: AddressRole) -> io::Result<()> {
         let listener = listener.register()?;
         let (mut told, mut phase) = (None, self.phase.clone());
         // Until then the kernel keeps those that come.
         let _ = phase.wait_for(|phase| *phase != ServerPhase::Inheriting).await;
         loop {
+            // Over the limit the workers close idle connections first; without the wait new ones would come faster
+            // than those go.
             if self.loads.excess() >= FAR_TOO_MANY {
                 tokio::time::sleep(MOMENT).await;
             }
@@ -106,6 +117,7 @@ impl Acceptor {
                         ErrorKind::ConnectionAborted | ErrorKind::Interrupted
                     ) => {}
                 Err(error) => {
+                    // A flood of failures is one line a minute.
                     if told.is_none_or(|told: Instant| told.elapsed() > SILENCE) {
                         warn!(%error, "cannot accept connections just now");
                         told = Some(Instant::now());
@@ -116,6 +128,7 @@ impl Acceptor {
         }
     }
 
+    /// The connection is counted before it is sent, so that the next one already sees it.
     fn hand_over(
         &self,
         stream: IncomingStream,
@@ -125,6 +138,7 @@ impl Acceptor {
         stream.set_nodelay()?;
         let worker = self.loads.lightest_worker();
         let stream = match worker {
+            // Worker 0 runs on this thread.
             0 => StreamRegistration::Registered(stream),
             _ => StreamRegistration::Bare(stream.into_bare()?),
         };
@@ -132,6 +146,7 @@ impl Acceptor {
         let accepted = AcceptedConnection { stream, peer, role };
         let handed = self.inboxes.get(worker).map(|inbox| inbox.send(accepted));
         if !matches!(handed, Some(Ok(()))) {
+            // The worker has ended in a panic: the connection is dropped, and must not count for ever.
             self.loads.remove_connection(worker);
         }
         Ok(())

@@ -37,6 +37,7 @@ use crate::session::Session;
 use crate::socket::{self, Socket, http_session, upgrade};
 
 /// Connections beyond those that may be open, at which a new one is closed where none can make way for it.
+/// Some are in the middle of requests, and end by themselves.
 const SOME_TOO_MANY: usize = 16;
 
 /// Why connections of an address are closed.
@@ -45,6 +46,7 @@ pub(super) const MORE_THAN_MAY_BE: &str = "this address has more than server.con
 /// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
 /// which is to have no header but ours, and hyper's empty refusals, for which there are words.
 struct HttpIo {
+    /// Whatever hyper reads and writes goes through here, on its way to the socket or TLS.
     stream: TokioIo<Stream>,
     http: Rc<Http>,
     timer: Rc<RequestTimer>,
@@ -60,6 +62,7 @@ impl Read for HttpIo {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        // Whether anything was read is for hyper to see; that it was tried is enough for the timer.
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if polled.is_ready() {
             self.timer.note_bytes(self.http.node.worker.now_seconds());
@@ -75,9 +78,11 @@ impl Write for HttpIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.handoff.borrow().is_some() {
+            // hyper believes that it wrote its answer; what the client gets is ours.
             self.held.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
+        // hyper answers what it cannot read with an empty 400; ours has a text, and follows.
         if unreadable::is_empty_refusal(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -109,15 +114,19 @@ impl Write for HttpIo {
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
+    /// Whether a head and a body may go out in one system call.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 }
 
 /// How a worker serves what it is handed.
+/// The same for all connections of a worker, and so kept once.
 #[derive(Debug)]
 pub(super) struct ConnectionSettings {
+    /// Node, routes and timers of the worker.
     pub http: Rc<Http>,
+    /// For how many connections there are beyond what may be open.
     pub loads: Arc<WorkerLoads>,
     /// None where connections are plain.
     pub certificates: Option<Arc<Certificates>>,
@@ -128,12 +137,15 @@ pub(super) struct ConnectionSettings {
 }
 
 /// Serves one connection to its end.
+/// Three parts, each of which frees what it needed when it ends: whose connection it is, its requests, and what it
+/// becomes. Only a socket lives long, and it keeps nothing of the other two.
 pub(super) async fn serve(
     terms: Rc<ConnectionSettings>,
     accepted: AcceptedConnection,
     alive: LoadGuard,
 ) {
     let http = terms.http.clone();
+    // Among those that may be evicted from the first moment on.
     let kept = http.timers.begin_connection(http.node.worker.now_seconds());
     let AcceptedConnection { peer, role, .. } = accepted;
     if terms.loads.excess() > 0 {
@@ -144,6 +156,7 @@ pub(super) async fn serve(
             return;
         }
     }
+    // May wait for the proxy's header and for TLS, both of which a client can draw out.
     let welcome = kept.timer.unless_ended(welcome(&terms, accepted, &kept)).await;
     drop(terms);
     let Some((stream, peer)) = welcome.flatten() else { return };
@@ -156,6 +169,7 @@ pub(super) async fn serve(
 }
 
 /// The stream of requests, and whose it is, once both are known.
+/// `None` if the connection is of no use: a wrong header, no TLS, or too slow.
 async fn welcome(
     terms: &ConnectionSettings,
     accepted: AcceptedConnection,
@@ -165,6 +179,7 @@ async fn welcome(
     let http = &terms.http;
     let mut stream = accepted.into_stream().ok()?;
     // The proxy stands before the sockets.
+    // The API's own address is for backends, which come directly.
     if terms.proxied && role != AddressRole::Api && !announced(terms, &mut stream, &mut peer).await
     {
         return None;
@@ -177,6 +192,7 @@ async fn welcome(
         log_eviction(http, peer.ip(), 1, MORE_THAN_MAY_BE);
     }
     let stream = secure(terms, stream, peer).await?;
+    // Its time for a first request begins now, not with the handshake of TLS.
     kept.timer.enter_phase(RequestPhase::New, http.node.worker.now_seconds());
     Some((stream, peer))
 }
@@ -191,6 +207,8 @@ pub(super) fn log_eviction(http: &Http, address: IpAddr, ended: usize, why: &str
 }
 
 /// Whether a trusted proxy says whose connection it is, and so whom to take for the peer.
+/// Anybody may connect, but only a trusted proxy may say for whom.
+/// Otherwise a client could claim any address, and so escape its limits.
 async fn announced(terms: &ConnectionSettings, stream: &mut Stream, peer: &mut SocketAddr) -> bool {
     let trusted = &terms.http.trusted_proxies;
     if !trusted.iter().any(|network| network.contains(peer.ip())) {
@@ -225,6 +243,7 @@ fn tell_of_proxy(terms: &ConnectionSettings, peer: SocketAddr, problem: &str) {
 /// The stream as it is, or with TLS on it where that is spoken.
 async fn secure(terms: &ConnectionSettings, stream: Stream, peer: SocketAddr) -> Option<Stream> {
     let Some(certificates) = &terms.certificates else { return Some(stream) };
+    // A Unix socket's proxy has ended TLS already.
     let Stream::Tcp(stream) = stream else { return Some(stream) };
     // On the heap, so that plain connections have no room for it.
     let shaking = Box::pin(timeout(terms.timeout, certificates.shake_hands(stream)));
@@ -248,6 +267,7 @@ async fn secure(terms: &ConnectionSettings, stream: Stream, peer: SocketAddr) ->
 }
 
 /// Counts a panic that unwinds through the requests of a connection; the runtime contains it.
+/// Without it a panic would show in no metric: the runtime swallows it with the task.
 struct PanicGuard(Rc<Http>);
 
 impl Drop for PanicGuard {
@@ -261,17 +281,21 @@ impl Drop for PanicGuard {
 
 /// A stream that its last request left to something else.
 struct HandedStream {
+    /// Read and written by hyper before.
     stream: Stream,
+    /// What the last request asked for.
     handoff: Handoff,
     /// What the client sent after its request.
     early: Bytes,
 }
 
 /// Begins what the connection has become.
+/// From here on the task of the requests is over; each kind of life has a task of its own, if any.
 fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
     let HandedStream { stream, handoff, early } = handed;
     match handoff {
         Handoff::Socket(upgrade) => {
+            // Only clients that may come back have a connection elsewhere to be ended.
             let comes_back = upgrade.admission.as_ref().ok().cloned().zip(upgrade.resumes.clone());
             match comes_back.zip(http.node.shared.scope.others().cloned()) {
                 Some(((app, token), others)) => {
@@ -286,6 +310,7 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
             }
         }
         Handoff::Lines(LineStream { session: Ok(place), framing, before }) => {
+            // The session may be another worker's, and its runtime another thread's.
             match stream.deregister() {
                 Ok(stream) => {
                     let arrival = SessionRequest::Streaming { stream, framing, before, alive };
@@ -310,6 +335,8 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
 
 /// Begins the socket's life, in a task of its own, so that what requests needed is not kept as long.
 fn begin_socket(
+    /// The last moment at which it can be refused is when there is a place for it or not: everything else was
+    /// decided with its request.
     http: &Rc<Http>,
     stream: Stream,
     upgrade: Upgrade,
@@ -320,6 +347,7 @@ fn begin_socket(
     let admitted = match upgrade.admission {
         Ok(app) => {
             if let Some(token) = &upgrade.resumes {
+                // Before limits count the new connection: the old one's place is the client's.
                 http.node.take_over(&http.node.hub().directory(&app.id), token);
             }
             let (node, address) = (&http.node, upgrade.address);
@@ -333,6 +361,7 @@ fn begin_socket(
             admitted
         }
         Err(error) => {
+            // Refused with its request; counted only now that the client is told.
             http.node.counts().ends.count(upgrade::reason(&error) as usize);
             Err((error, stream))
         }
@@ -344,6 +373,7 @@ fn begin_socket(
                 http.node.go_on(&connection, token, claim);
             }
             connection.agree_on(upgrade.compression);
+            // The console is told once all is known of it: who it is, and what was agreed on.
             http.node.tell_of_connection(&connection, Transport::WebSocket.word());
             let socket =
                 Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
@@ -359,6 +389,7 @@ fn begin_socket(
             }
             spawn_local(async move {
                 socket::refuse(stream, answer, error, upgrade.pause).await;
+                // Counted as open until the client has been told.
                 drop(alive);
             });
         }
@@ -366,6 +397,8 @@ fn begin_socket(
 }
 
 /// Counts what is no request, and the line of it.
+/// A TLS client on a plain port is somebody's wrong setting, and worth a line; most of the rest is noise of the
+/// internet.
 fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
     http.node.counts().unreadable.count(kind as usize);
     let (kind_word, (.., text)) = (kind.word(), unreadable::words(kind));
@@ -378,6 +411,9 @@ fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
 
 /// Answers requests until the client is done, too slow, or wants a socket.
 async fn requests(
+    /// `None` when there is nothing more to do; else the stream, and what it is to become.
+    /// Ends on errors of the client, on timeouts and evictions, and gracefully when the server drains: then after
+    /// the answer at hand.
     http: &Rc<Http>,
     stream: Stream,
     (peer, role): (IpAddr, AddressRole),
@@ -402,6 +438,7 @@ async fn requests(
         held: Vec::new(),
     };
     let mut connection = http1::Builder::new()
+        // A server that drains answers what has come, and says that it will not take more.
         .keep_alive(!http.node.shared.is_draining())
         .max_header_size(MAX_HEAD)
         .serve_connection(io, door);
@@ -415,6 +452,7 @@ async fn requests(
             Some(TimeoutReason::Draining) => Pin::new(&mut connection).graceful_shutdown(),
             None => {}
         }
+        // Not to the end: hyper would close a stream that is to become a socket.
         connection.poll_without_shutdown(cx).map(Some)
     })
     .await?;
@@ -430,6 +468,7 @@ async fn requests(
     match handoff.take() {
         Some(mut handoff) => {
             let mut before = parts.io.held;
+            // hyper's own 101 is left out; what it wrote before that belongs to earlier answers.
             before.truncate(head_of_101(&before));
             match &mut handoff {
                 Handoff::Socket(upgrade) => drop(upgrade.answer.splice(..0, before)),
@@ -439,6 +478,8 @@ async fn requests(
             Some(HandedStream { stream, handoff, early: parts.read_buf })
         }
         None => {
+            // Otherwise the kernel resets the stream over what was not read, and the client may never see its
+            // answer.
             socket::linger(&mut stream).await;
             None
         }

@@ -21,24 +21,29 @@ use crate::hub::stream::Stream;
 const BACKLOG: i32 = 4096;
 
 /// Whose address a connection over a Unix socket has: it can only come from this machine.
+/// Loopback counts for no limit.
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A listening socket.
 #[derive(Debug)]
 pub(super) enum Listener {
+    /// With an address and a port.
     Tcp(std::net::TcpListener),
+    /// With a file, or passed by systemd without one that is known.
     Unix(UnixListener),
 }
 
 /// Where it listens.
 #[derive(Clone, Debug)]
 pub enum ListenAddress {
+    /// With the port that was found, where the settings ask for any.
     Tcp(SocketAddr),
     /// None of a socket without a file.
     Unix(Option<PathBuf>),
 }
 
 impl ListenAddress {
+    /// For what only TCP has, such as the port in a metric.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(addr) => Some(*addr),
@@ -61,7 +66,9 @@ impl fmt::Display for ListenAddress {
 /// A connection that was accepted, registered with the runtime that accepted it.
 #[derive(Debug)]
 pub(super) enum IncomingStream {
+    /// Any client's, or a proxy's.
     Tcp(net::TcpStream),
+    /// A proxy's on this machine.
     Unix(net::UnixStream),
 }
 
@@ -82,6 +89,7 @@ pub(super) enum RegisteredListener {
 /// Listens on `addr`. A port that was in use a moment ago by a server that has ended can be used again.
 pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // Without it a restart would wait for the last connections to time out (TIME_WAIT).
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
@@ -96,9 +104,11 @@ pub(super) fn bind_unix(config: &config::UnixSocket) -> io::Result<UnixListener>
     clear(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // The file begins with no more rights than these, so that nobody comes before it has its own.
+    // Permissions of an unbound socket become those of its file.
     let file = File::from(OwnedFd::from(socket));
     file.set_permissions(Permissions::from_mode(0o600))?;
     let socket = Socket::from(OwnedFd::from(file));
+    // The acceptor must never block.
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, Permissions::from_mode(*mode))?;
@@ -107,6 +117,7 @@ pub(super) fn bind_unix(config: &config::UnixSocket) -> io::Result<UnixListener>
 }
 
 /// Makes room for a socket at `path`.
+/// Removes nothing but a socket at which nobody answers: a wrong path in the settings must not cost a file.
 fn clear(path: &Path) -> io::Result<()> {
     let kind = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -126,8 +137,10 @@ fn clear(path: &Path) -> io::Result<()> {
 
 impl Listener {
     /// A listening socket of either kind.
+    /// Passed by systemd or by a process that hands over.
     pub(super) fn adopt(socket: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(socket);
+        // A socket that is merely open would accept nothing, without an error.
         if !sockopt::socket_acceptconn(&socket).unwrap_or(false) {
             return Err(io::Error::other("what was passed does not listen"));
         }
@@ -138,6 +151,7 @@ impl Listener {
     }
 
     pub(super) fn address(&self) -> io::Result<ListenAddress> {
+        // As the kernel has it: the settings may say port 0.
         Ok(match self {
             Self::Tcp(listener) => ListenAddress::Tcp(listener.local_addr()?),
             Self::Unix(listener) => {
@@ -146,6 +160,7 @@ impl Listener {
         })
     }
 
+    /// For the process that takes over. Both accept until this one stops.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
@@ -153,6 +168,7 @@ impl Listener {
         }
     }
 
+    /// Must be called on the thread whose runtime is to look after it.
     pub(super) fn register(self) -> io::Result<RegisteredListener> {
         Ok(match self {
             Self::Tcp(listener) => RegisteredListener::Tcp(net::TcpListener::from_std(listener)?),
@@ -164,6 +180,7 @@ impl Listener {
 }
 
 impl RegisteredListener {
+    /// The peer of a Unix socket is taken to be this machine.
     pub(super) async fn accept(&self) -> io::Result<(IncomingStream, SocketAddr)> {
         match self {
             Self::Tcp(listener) => {
@@ -187,6 +204,7 @@ impl IncomingStream {
         }
     }
 
+    /// Takes it off the acceptor's runtime.
     pub(super) fn into_bare(self) -> io::Result<UnregisteredStream> {
         Ok(match self {
             Self::Tcp(stream) => UnregisteredStream::Tcp(stream.into_std()?),
@@ -217,6 +235,7 @@ impl UnregisteredStream {
 /// The file of a socket that is ours to remove.
 #[derive(Debug)]
 pub(super) struct SocketFile {
+    /// Absolute, for the process may change its directory.
     path: PathBuf,
     /// Device and inode: another server may have put its own in the place.
     identity: (u64, u64),
@@ -233,6 +252,7 @@ impl SocketFile {
         Some(Self { identity: identity(&path)?, path })
     }
 
+    /// Another server's socket at the path stays.
     pub(super) fn remove(&self) {
         if identity(&self.path) == Some(self.identity) {
             // Gone by now is as good.
@@ -241,6 +261,7 @@ impl SocketFile {
     }
 }
 
+/// Device and inode, which no other file has at the same time.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))

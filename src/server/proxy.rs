@@ -10,12 +10,15 @@ use tokio::io::AsyncReadExt;
 use crate::hub::stream::Stream;
 
 /// What version 2 begins with.
+/// "Section 2.2" of the specification: bytes that no HTTP client and no TLS client begins with.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The longest line of version 1, its end included.
+/// The specification's own figure, for two IPv6 addresses written in full.
 const LINE: usize = 107;
 
 /// The longest header of version 2 that is taken: addresses and 1 KiB of extensions, which are skipped.
+/// 216 bytes are the longest addresses, those of Unix sockets; more extensions than that no proxy sends.
 const MOST: usize = 16 + 216 + 1024;
 
 /// A header that was read.
@@ -27,6 +30,7 @@ struct ProxyHeader {
     client: Option<IpAddr>,
 }
 
+/// Told apart because one calls for more bytes and the other for the end.
 #[derive(PartialEq, Eq, Debug)]
 enum ProxyHeaderError {
     /// It may become right with more bytes.
@@ -35,10 +39,12 @@ enum ProxyHeaderError {
 }
 
 /// Takes the header off a new connection; the client's address, if it says one.
+/// Reads the header and no byte more: what follows is TLS or HTTP, which somebody else reads.
 pub(super) async fn read(stream: &mut Stream) -> io::Result<Option<IpAddr>> {
     let mut bytes = Vec::new();
     loop {
         // No more than the header is taken, for what follows it is TLS or HTTP.
+        // At least one, so that each round makes progress.
         let missing = wanted(&bytes).saturating_sub(bytes.len()).max(1);
         let before = bytes.len();
         bytes.resize(before + missing, 0);
@@ -53,6 +59,7 @@ pub(super) async fn read(stream: &mut Stream) -> io::Result<Option<IpAddr>> {
 }
 
 /// How many bytes there are at least if these are the first.
+/// Small steps for version 1, whose length is only known at its end; exact ones for version 2.
 fn wanted(bytes: &[u8]) -> usize {
     match bytes {
         // The shortest line is `PROXY UNKNOWN`.
@@ -65,6 +72,7 @@ fn wanted(bytes: &[u8]) -> usize {
     }
 }
 
+/// The longer of the two signatures decides; until a difference shows, either may be meant.
 fn parse(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     if begins(SIGNATURE) {

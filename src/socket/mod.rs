@@ -26,6 +26,7 @@ use crate::session::Session;
 use frames::{FrameAssembler, FrameLimits, IncomingMessage, ProtocolBreach};
 
 /// How long a client may go on after we have closed, before its stream is dropped; seconds.
+/// RFC 6455 section 7.1.1: the server closes TCP; a client that keeps its half open holds a file.
 const LINGER: u32 = 5;
 
 /// How long a client has to answer our close frame before we end the stream. Ended at once, the stream of a
@@ -34,18 +35,22 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// What is added to the silence that `activity_timeout` announces before we ask; seconds. With the usual 30
 /// it makes less than the minute that proxies wait.
+/// The usual 30 is pusher-js's `activityTimeout` as most servers announce it.
 const PATIENCE: u32 = 25;
 
 /// How long we wait for a sign of life then; seconds.
+/// pusher-js waits as long for its own pings.
 const GRACE: u32 = 30;
 
 /// Bytes of the largest message that is read past on the way to the close frame of a client that was not let in.
 const MOST_REFUSED: usize = 16 << 10;
 
 /// Units of a connection's budget that are as much work as a frame.
+/// So that the turnstile measures frames, bytes and what they led to by one scale.
 const UNITS_A_FRAME: u32 = 20;
 
 /// Bytes that are read of a client after our close frame. One that still sends much does not wait for its answer.
+/// Enough for what was on its way.
 const MOST_DRAINED: u32 = 256 << 10;
 
 /// How long a connection is held up before it is looked at again.
@@ -55,6 +60,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const ENDED_AT_ONCE: usize = 16;
 
 /// Why a connection ends whose client sent more than it may.
+/// The words of the close frame with 1009.
 const TOO_LARGE: &str = "Maximum message size exceeded";
 
 /// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
@@ -62,6 +68,7 @@ const LEFTOVER_TIME: Duration = Duration::from_secs(2);
 const LEFTOVER_BYTES: usize = 8 << 20;
 
 /// Bytes that are read at a time at most, into a buffer that all connections of a thread share.
+/// Bytes a read, not bytes a connection: idle connections have no buffer.
 const SCRATCH: usize = 64 << 10;
 
 /// Bytes that are read at a time where a client is not in the middle of a larger frame: so many frames of the
@@ -69,16 +76,20 @@ const SCRATCH: usize = 64 << 10;
 const FEW_BYTES: usize = 4 << 10;
 
 thread_local! {
+    /// One for each worker's thread, for a read is taken in before the next one begins.
     static SCRATCH_BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
 }
 
 /// One socket's life as a task.
 #[derive(Debug)]
 pub struct Socket {
+    /// What the messages mean.
     session: Session,
+    /// What of a message has come so far.
     frames: FrameAssembler,
     /// Until the greeting goes out, where it waits; once we have closed, for the client's answer to that.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the client may still say something.
     input: ClientInput,
     /// Our half of the stream is ended; what still comes is thrown away.
     shut: bool,
@@ -91,6 +102,7 @@ pub struct Socket {
 /// What the client's half of the conversation has come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ClientInput {
+    /// It may.
     Open,
     /// It can no longer be read, but for a close frame that comes by itself.
     Garbled,
@@ -101,10 +113,12 @@ enum ClientInput {
 impl Socket {
     /// Carries a conversation from the greeting on, which goes out after `pause`, or once the client speaks. `early`
     /// are bytes that came with the handshake.
+    /// The pause is for clients that are not ready to hear the greeting with the handshake's answer.
     pub fn new(session: Session, early: &[u8], pause: Option<Duration>) -> Self {
         let frames = FrameAssembler::default();
         let (input, (shut, gone, drained)) = (ClientInput::Open, Default::default());
         let mut socket = Self { session, frames, timer: None, input, shut, gone, drained };
+        // Whoever speaks first has heard the handshake, and needs no pause.
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
         } else if let Some(pause) = pause {
@@ -116,11 +130,13 @@ impl Socket {
     }
 
     /// Takes bytes that were read, and writes what they led to.
+    /// One read: frames are assembled, each message is handled at once, and all answers leave in one write.
     fn take(&mut self, bytes: &mut [u8]) {
         let session = &mut self.session;
         let connection = session.connection().clone();
         connection.traffic().received_bytes.add(bytes.len() as u64);
         let (life, now) = (&connection.life, session.node().worker.now_seconds());
+        // A client that answers `pusher:ping` is alive only if its program says so.
         if !life.wants_data() {
             life.note_alive(now);
         }
@@ -140,12 +156,14 @@ impl Socket {
                     closed = true;
                 }
                 // After a close frame of ours nothing counts but the client's.
+                // RFC 6455 section 5.5.1: after a close frame no more data is sent or handled.
                 _ if connection.is_closing() => {}
                 IncomingMessage::Text(text) => {
                     if terms.inflates {
                         // Few bytes may have come to many.
                         connection.budget.spend(WorkKind::Bytes(text.len()));
                     }
+                    // Whatever else it was, its program has written something.
                     life.note_alive(now);
                     session.hear(text);
                 }
@@ -157,6 +175,7 @@ impl Socket {
             }
             true
         });
+        // A large message on a slow line is a sign of life although it is not complete.
         if self.frames.is_inside_message() {
             life.note_alive(now);
         }
@@ -169,9 +188,11 @@ impl Socket {
         if closed {
             self.input = ClientInput::Closed;
         }
+        // One system call for everything that the read led to.
         connection.flush();
     }
 
+    /// A close frame with the code of RFC 6455 section 7.4.1; what follows on the stream cannot be trusted.
     fn breach(&self, connection: &Connection, breach: ProtocolBreach) {
         let (code, reason) = (breach.code(), breach.reason());
         debug!(app = %connection.app().id, socket = %connection.id, code, "breach: {reason}");
@@ -184,18 +205,22 @@ impl Socket {
     }
 
     /// Reads and takes what there is; ready when the stream has ended.
+    /// Loops only until the socket has nothing more, or others must have a turn.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let was_closing = self.session.connection().is_closing();
         SCRATCH_BYTES.with_borrow_mut(|scratch| {
             loop {
+                // Nothing is read ahead of it, so that TCP makes the client wait.
                 if !was_closing && self.session.is_ahead() {
                     // Woken when its subscription need not wait any longer.
                     return Poll::Pending;
                 }
+                // Many clients that send at once get turns in order.
                 ready!(self.session.node().worker.turnstile.poll_turn(cx));
                 if !was_closing && poll_budget(&self.session, &mut self.timer, cx).is_pending() {
                     return Poll::Pending;
                 }
+                // A large message is read in few calls, small ones in small portions.
                 let most = self.frames.missing().clamp(FEW_BYTES, SCRATCH);
                 let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
                 let connection = self.session.connection();
@@ -205,12 +230,14 @@ impl Socket {
                 }
                 let full = buffer.remaining() == 0;
                 if was_closing {
+                    // It may still send what was on its way, but not without end.
                     self.drained += buffer.filled().len() as u32;
                     if self.drained > MOST_DRAINED {
                         return Poll::Ready(());
                     }
                 }
                 if self.input == ClientInput::Garbled && !self.shut {
+                    // The only frame that is understood without knowing where the last one ended.
                     if frames::is_close(buffer.filled()) {
                         self.input = ClientInput::Closed;
                         return Poll::Pending;
@@ -239,6 +266,7 @@ impl Socket {
     /// Reads on until the client has answered our close frame, or has had its time to; ready with whether its
     /// half of the stream has ended.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        // RFC 6455 section 5.5.1: both have said that they close.
         if self.input == ClientInput::Closed {
             return Poll::Ready(false);
         }
@@ -254,6 +282,8 @@ impl Socket {
 
     /// The end: others see it leave; the client gets what is queued for it, then, once it has answered that, the
     /// end of our half, and has a while to end its own.
+    /// In this order, since a browser shows its page the code only if the frame arrives before the end of the
+    /// stream.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.shut {
             ready!(self.poll_leave(cx));
@@ -276,7 +306,10 @@ impl Socket {
 impl Future for Socket {
     type Output = ();
 
+    /// Woken by the socket, by its own timers, or by the worker when its subscription may go on, it is closed, or
+    /// its outbox has room again.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Broken: nobody is told anything on it, but others are told that it left.
         if self.gone {
             return self.poll_leave(cx);
         }
@@ -290,6 +323,7 @@ impl Future for Socket {
             if self.session.resume() {
                 connection.flush();
             }
+            // An error shows when reading, too.
             // What the socket would not take is written first; reading goes on meanwhile.
             let _ = connection.poll_flush(cx);
             self.gone = self.poll_take(cx).is_ready();
@@ -305,6 +339,7 @@ impl Future for Socket {
 }
 
 impl Drop for Socket {
+    /// Also after a panic, so that no channel keeps a subscriber that is gone.
     fn drop(&mut self) {
         let (node, connection) = (self.session.node(), self.session.connection());
         if std::thread::panicking() {
@@ -318,6 +353,7 @@ impl Drop for Socket {
 }
 
 /// Ready when the connection has had no more done for it than its share; else woken when that is so.
+/// A client that asks for more than its share is not refused: it is read later.
 fn poll_budget(
     session: &Session,
     timer: &mut Option<Pin<Box<Sleep>>>,
@@ -338,6 +374,7 @@ fn poll_budget(
 }
 
 /// Counts what so many frames and bytes of a connection have led to, which had `spent` so much before.
+/// Clients are taken in turns by this.
 fn count_work(session: &Session, (frames, bytes): (usize, usize), spent: u32) {
     let units = session.connection().budget.spent().saturating_sub(spent) / UNITS_A_FRAME;
     session.node().worker.turnstile.count_work(frames + bytes / 1024 + units as usize);
@@ -353,6 +390,8 @@ fn poll_leave(session: &mut Session, cx: &Context<'_>) -> Poll<()> {
 }
 
 /// Tells a socket that was not let in why, `pause` after the `answer` to its handshake, and ends it.
+/// The handshake was answered with 101, because that is how a page can be shown the code: a browser tells it nothing
+/// of a failed handshake.
 pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Option<Duration>) {
     let mut why = Message::error(&error, None).bytes().to_vec();
     why.extend_from_slice(Message::close(error.code, &error.message).bytes());
@@ -367,6 +406,7 @@ pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Opti
         // Both ends of that wait are the same to us.
         let _ = timeout(ANSWER, closed(&mut stream)).await;
         stream.shutdown().await?;
+        // Until the client ends its half, or the time is over.
         let mut scratch = [0; 512];
         while stream.read(&mut scratch).await? > 0 {}
         Ok::<(), std::io::Error>(())
@@ -376,6 +416,7 @@ pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Opti
 }
 
 /// Reads until the client has closed too, or ended its half, or says what cannot be read.
+/// Whatever else comes is skipped.
 async fn closed(stream: &mut Stream) -> std::io::Result<()> {
     let (mut frames, mut is_closed) = (FrameAssembler::default(), false);
     // Whatever it was answered, only its close frame counts.
@@ -389,6 +430,7 @@ async fn closed(stream: &mut Stream) -> std::io::Result<()> {
             true
         };
         if frames.feed(bytes, terms, heard).is_err() {
+            // What comes then cannot be told from a close frame: the time decides.
             std::future::pending::<()>().await;
         }
     }
@@ -397,6 +439,7 @@ async fn closed(stream: &mut Stream) -> std::io::Result<()> {
 
 /// Ends our half, and takes in for a while what the client still sends: closed over unread bytes, a stream
 /// is reset, and the client would lose the answer that told it why.
+/// 2 s and 8 MiB at most: a client that sends without end is reset after all.
 pub async fn linger(stream: &mut Stream) {
     let mut left = LEFTOVER_BYTES;
     // On the heap, for few connections come to this and all would have to have room for it.
@@ -417,6 +460,7 @@ pub async fn linger(stream: &mut Stream) {
 
 /// Looks after one connection, at second `now` of its worker's clock: asks the silent for a sign of life,
 /// closes those that give none, and ends those that linger. Whether it was asked now.
+/// Called about once a second or two for each, which is as exact as liveness needs to be.
 pub fn look_after(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
     life.rejoins.forget_past(now);
@@ -433,11 +477,13 @@ pub fn look_after(connection: &Connection, now: u32) -> bool {
 }
 
 /// Asks a silent connection for a sign of life, and closes one that has given none. Whether it was asked now.
+/// A silent connection may be dead without either side's knowing: a phone that lost its network sends no end.
 fn watch(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
     let app = connection.app();
     // Less than a second is not none.
+    // A setting below a second rounds up to one.
     let deadline = app.features.authorization_timeout.as_millis().div_ceil(1000) as u32;
     if deadline > 0 && !life.authorized.get() && passed(life.since.get(), deadline) {
         connection.close_with(&close::UNAUTHORIZED);
