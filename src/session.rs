@@ -48,7 +48,6 @@ struct HeldCommands {
 /// A subscription that must wait, and for what.
 #[derive(Debug)]
 enum HeldSubscription {
-    /// For other nodes, and to which channel it is.
     // With its budget spent, the subscription itself is not yet made, nor checked.
     Nodes(PendingSubscription, Box<str>),
     /// For the next second: the connection has left that channel and joined it again too often in this one.

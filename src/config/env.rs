@@ -12,16 +12,23 @@ const PREFIX: &str = "FANFARE_";
 /// What a variable sets. Ordered so that apps and webhooks come up by their numbers.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum SettingTarget {
+    /// A key of the server.
     Server(&'static str),
+    /// A key of the app with that number.
     App(usize, &'static str),
+    /// A key of an app's webhook.
     Webhook(usize, usize, &'static str),
 }
 
 /// Writes the variables over `settings`.
+/// Apps and webhooks are sorted by their numbers first: the environment has no order.
+/// # Errors
+/// A variable with this prefix names no key, or its value cannot be read.
 pub(super) fn apply_env(settings: &mut Settings, variables: &Variables) -> Result<(), Error> {
     let mut targets = Vec::new();
     for (name, value) in variables.with_prefix(PREFIX) {
         let origin = SettingOrigin::Variable(name.to_owned());
+        // A misspelt variable must not be ignored: the server would run with a default instead.
         let target = setting_target(name).ok_or_else(|| {
             let near = suggestion(name, candidate_names(name).iter().map(String::as_str));
             Error::at_setting(&origin, name, format!("unknown setting{near}"))
@@ -55,6 +62,7 @@ pub(super) fn apply_env(settings: &mut Settings, variables: &Variables) -> Resul
     Ok(())
 }
 
+/// `None` for a name that no key has.
 fn setting_target(variable: &str) -> Option<SettingTarget> {
     let path = variable.strip_prefix(PREFIX)?;
     let parts: Vec<&str> = path.split("__").collect();
@@ -74,15 +82,18 @@ fn plain_number(text: &str) -> Option<usize> {
     text.parse().ok().filter(|number: &usize| number.to_string() == text)
 }
 
+/// Both ways are tried by making the variable's name of each key, so that there is one rule for names.
 fn key_named<T>(keys: &'static [SettingKey<T>], path: &str) -> Option<&'static str> {
     keys.iter().map(|key| key.name).find(|name| to_capitals(name) == path)
 }
 
+/// `server.port` becomes `SERVER__PORT`; one underscore stays within a name.
 fn to_capitals(name: &str) -> String {
     name.replace('.', "__").to_uppercase()
 }
 
 /// Every variable there could be instead of `variable`, with its numbers.
+/// With the numbers of `variable`, so that the suggestion can be copied as it is.
 fn candidate_names(variable: &str) -> Vec<String> {
     let mut numbers = variable.split("__").filter(|part| plain_number(part).is_some());
     let app = numbers.next().unwrap_or("0");

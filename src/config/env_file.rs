@@ -22,6 +22,8 @@ pub(super) struct EnvFile {
 impl EnvFile {
     /// Reads the file that is `given`, else the one in `folder` if an app with credentials or a Soketi
     /// server left it there. What else there is to say goes to `warnings`.
+    /// # Errors
+    /// The file cannot be read, or its grammar is wrong; both stop the start.
     pub(super) fn read(
         given: Option<&Path>,
         folder: &Path,
@@ -29,11 +31,14 @@ impl EnvFile {
         warnings: &mut Vec<String>,
     ) -> Result<Self, Error> {
         let Some(path) = given else { return found_in(folder, variables, warnings) };
+        // As it was typed, since messages are read by whoever typed it.
         let name = path.display().to_string();
         let text = std::fs::read_to_string(folder.join(path))
             .map_err(|error| Error::unreadable(&name, &error))?;
         let is_ours =
             |line: &str| ["REVERB_", "PUSHER_APP_"].iter().any(|prefix| line.contains(prefix));
+        // A file for Soketi is read by the grammar of Soketi's own reader, which differs from PHP's in quotes and
+        // escapes.
         let file = if !text.lines().any(is_ours) && text.contains(soketi::PREFIX) {
             Self { soketi: soketi::dotenv::parse_dotenv(&text, &name), ..Self::default() }
         } else {
@@ -50,6 +55,7 @@ impl EnvFile {
     }
 
     /// Fanfare's own variables are for the process's environment.
+    /// They would seem to be set, and silently are not.
     fn warn_of_own(&self, name: &str, text: &str, warnings: &mut Vec<String>) {
         let own = text.lines().map(|line| line.trim_start().trim_start_matches("export "));
         let own = own.filter(|line| line.starts_with("FANFARE_"));
@@ -64,6 +70,9 @@ impl EnvFile {
     }
 }
 
+/// Both kinds of variables out of one file, each where it belongs.
+/// # Errors
+/// The line that PHP's own reader would refuse.
 pub(super) fn parse_env_file(
     text: &str,
     name: &str,
@@ -76,6 +85,7 @@ pub(super) fn parse_env_file(
     for (variable, entry) in entries {
         let origin =
             SettingOrigin::DotEnv { path: name.into(), line: entry.line, name: variable.clone() };
+        // A name without a value sets nothing.
         let Some(value) = entry.value else { continue };
         if variable.starts_with(soketi::PREFIX) {
             file.soketi.insert(variable, (value, origin));
@@ -88,6 +98,7 @@ pub(super) fn parse_env_file(
 
 /// The file that Laravel, or Soketi, would read in `folder`.
 fn find_env_file(folder: &Path, variables: &Variables) -> Result<Option<(PathBuf, String)>, Error> {
+    // As `LoadEnvironmentVariables` of Laravel decides it.
     // Laravel reads `.env.x` instead of `.env` where APP_ENV is x.
     let special = variables.value("APP_ENV").map(|name| format!(".env.{name}"));
     for name in special.into_iter().chain([".env".to_owned()]) {
@@ -114,6 +125,7 @@ fn found_in(
     let Some((path, name)) = find_env_file(folder, variables)? else {
         return Ok(EnvFile::default());
     };
+    // Unreadable must not look like absent.
     // One that may not be read may be the app's, and an app made up in its place would be served instead.
     let bytes = std::fs::read(&path).map_err(|error| Error::unreadable(path.display(), &error))?;
     let text = String::from_utf8_lossy(&bytes);
@@ -134,6 +146,7 @@ fn found_in(
             }
         }
     }
+    // One file may serve both; what is Laravel's wins.
     if file.laravel.is_empty() {
         file.soketi = soketi::dotenv::parse_dotenv(&text, &name);
     }
@@ -143,6 +156,7 @@ fn found_in(
     file.warn_of_own(&name, &text, warnings);
     let cache = folder.join("bootstrap/cache/config.php");
     // In a folder that may not be looked into, it may be there.
+    // Rather warn once too often.
     let is_cached = cache.try_exists().unwrap_or(true);
     if !file.laravel.is_empty() && is_cached {
         warnings.push(format!(

@@ -13,6 +13,7 @@ const OWN: [&str; 5] = ["FANFARE_", "PUSHER_", "REDIS_", "REVERB_", "SOKETI_"];
 
 /// The variables of an environment, by name.
 pub(super) struct Variables {
+    /// Sorted, so that those with a prefix stand together.
     all: BTreeMap<String, OsString>,
     /// Names that look like settings and are a platform's word on its services.
     passed_over: Vec<String>,
@@ -38,6 +39,7 @@ impl Variables {
     }
 
     /// The variables whose names begin with `prefix`; a value that is not UTF-8 is an error.
+    /// Only those of the prefix have to be UTF-8: the rest of an environment is others' business.
     pub(super) fn with_prefix<'a>(
         &'a self,
         prefix: &'a str,
@@ -58,6 +60,7 @@ impl Variables {
     }
 
     /// The value of a variable, if it is set and UTF-8.
+    /// For the few that are asked for by name; what is not UTF-8 counts as not set.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.all.get(name)?.to_str()
     }
@@ -71,11 +74,13 @@ fn is_service_link(name: &str, value: Option<&str>) -> bool {
     if name.ends_with("_SERVICE_HOST") {
         return true;
     }
+    // `_SERVICE_PORT` alone, and with a named port behind it.
     if name.split("_SERVICE_PORT").skip(1).any(followed) {
         return true;
     }
     let is_address =
         |value: &str| ["tcp://", "udp://", "sctp://"].iter().any(|s| value.starts_with(s));
+    // Docker's and Kubernetes' form of the older links.
     if name.ends_with("_PORT") && value.is_some_and(is_address) {
         return true;
     }

@@ -33,6 +33,7 @@ pub(super) enum SettingOrigin {
 }
 
 impl fmt::Display for SettingOrigin {
+    /// As messages and `config show` name it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -66,7 +67,9 @@ impl SettingOrigin {
 /// A setting that cannot be used, as one line: where it is, which it is and what would be right.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Error {
+    /// Without a line's end, so that one error is one line of a log.
     line: String,
+    /// By which service managers tell a wrong setting from a crash, and do not restart for ever.
     code: u8,
 }
 
@@ -82,6 +85,7 @@ impl Error {
             SettingOrigin::Default | SettingOrigin::Implied(_) | SettingOrigin::Made => {
                 format!("{key}: {problem}")
             }
+            // A variable's name says which setting it is.
             _ => format!("{origin}: {problem}"),
         };
         Self { line: one_line(&line), code: CONFIG }
@@ -98,6 +102,7 @@ impl Error {
         if error.kind() != io::ErrorKind::PermissionDenied {
             return error_line;
         }
+        // What to do, since "permission denied" alone does not say whose.
         let problem = format!("{error}; let the user read it that runs this");
         Self::of_file(place, problem).with_code(NO_PERMISSION)
     }
@@ -141,6 +146,7 @@ pub(super) fn suggestion<'a>(
     candidates
         .into_iter()
         .map(|candidate| (edit_distance(written, candidate), candidate))
+        // Two slips, or a third of a long name; further away a suggestion would only confuse.
         .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
         .min()
         .map(|(_, candidate)| format!("; did you mean {candidate}?"))
@@ -148,6 +154,7 @@ pub(super) fn suggestion<'a>(
 }
 
 /// How many characters must be put in, taken out or exchanged to make `b` of `a`.
+/// Levenshtein's distance, one row of its table at a time.
 fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

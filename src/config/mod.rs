@@ -44,17 +44,25 @@ pub use version::{FEATURES, REVISION, VERSION};
 /// Everything a server needs to start.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where it listens, and what holds for every connection.
     pub server: ServerConfig,
+    /// Who may look at what happens, event by event.
     pub console: ConsoleConfig,
+    /// What the process may take of the machine.
     pub limits: LimitsConfig,
+    /// What is measured, and where it is served.
     pub metrics: MetricsConfig,
+    /// The Redis that nodes share, if they do.
     pub cluster: ClusterConfig,
+    /// How much is logged, and in which form.
     pub log: LogConfig,
+    /// What all webhooks share.
     pub webhooks: WebhooksConfig,
     /// A file of more apps, which are among `apps`.
     pub apps_file: Option<PathBuf>,
     /// The table of still more apps, which are looked up when somebody asks for them.
     pub sql: Option<SqlConfig>,
+    /// Those of the settings and of the file, checked and complete.
     pub apps: Apps,
     /// The one app of a server that was given none.
     pub made_app: Option<GeneratedApp>,
@@ -66,6 +74,7 @@ pub struct Config {
 #[derive(Clone, PartialEq, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct ServerConfig {
+    /// An address or a host's name; an IPv6 address without brackets.
     pub host: String,
     /// 0: any free port.
     pub port: u16,
@@ -95,6 +104,7 @@ pub struct ServerConfig {
     pub http_fallback: bool,
     /// Origins that browsers may read the API's answers from; `*` is any.
     pub cors_origins: Vec<String>,
+    /// None where the server, or a proxy in front of it, speaks plain HTTP.
     pub tls: Option<TlsFiles>,
     /// Where to listen in the place of host and port.
     pub unix_socket: Option<UnixSocket>,
@@ -109,7 +119,9 @@ pub struct ServerConfig {
 enum TryOut {
     /// Everyone, if the server listens on a loopback address and so to this machine alone.
     Loopback,
+    /// Whatever the address is.
     On,
+    /// Nobody.
     Off,
 }
 
@@ -119,6 +131,7 @@ pub const MIN_CONSOLE_TOKEN: usize = 16;
 /// Who may open the debug console, and how.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ConsoleConfig {
+    /// Loopback unless the settings say otherwise.
     pub access: ConsoleAccess,
     /// Empty, or of [`MIN_CONSOLE_TOKEN`] characters or more.
     pub token: String,
@@ -140,6 +153,7 @@ pub enum ConsoleAccess {
     Loopback,
     /// Whoever knows the token.
     On,
+    /// Nobody; its paths answer as any that do not exist.
     Off,
 }
 
@@ -161,13 +175,16 @@ pub enum MemoryLimit {
 /// A certificate chain and its key, in PEM files.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct TlsFiles {
+    /// The chain, the server's own certificate first.
     pub cert: PathBuf,
+    /// The key of that, not encrypted.
     pub key: PathBuf,
 }
 
 /// A Unix socket that a proxy on the same machine connects to.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct UnixSocket {
+    /// Made when the server starts, and removed when it ends.
     pub path: PathBuf,
     /// The rights of its file: who may write to it may connect.
     pub mode: u32,
@@ -187,11 +204,14 @@ pub struct ApiAddress {
 /// A network in CIDR form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network {
+    /// Any address in it.
     pub address: IpAddr,
+    /// Bits that all of its addresses share: 0 to 32, or to 128.
     pub prefix: u8,
 }
 
 impl std::str::FromStr for Network {
+    /// Whoever reads a list of networks says what is wrong with it.
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -200,6 +220,7 @@ impl std::str::FromStr for Network {
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| ())?;
+        // No more bits than an address of its kind has.
         let widest = if address.is_ipv4() { 32 } else { 128 };
         let prefix = prefix.unwrap_or(widest);
         if prefix > widest { Err(()) } else { Ok(Self { address, prefix }) }
@@ -216,6 +237,7 @@ impl Network {
             (IpAddr::V6(net), IpAddr::V6(own)) => (128, net.to_bits(), own.to_bits()),
             _ => return false,
         };
+        // A prefix of 0 shifts everything out, which `checked_shr` answers with `None` on both sides.
         let host = u32::from(bits - self.prefix.min(bits));
         net.checked_shr(host) == own.checked_shr(host)
     }
@@ -223,10 +245,13 @@ impl Network {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MetricsConfig {
+    /// On the main listener or on a port of their own.
     pub enabled: bool,
+    /// Where that port is, if it is not 0.
     pub host: String,
     /// 0: served by the main listener under `/metrics`.
     pub port: u16,
+    /// `fanfare_`, or what dashboards of another server ask for.
     pub prefix: String,
     /// Whether the port answers health checks even where metrics are off, as Soketi's does.
     pub probes: bool,
@@ -245,7 +270,9 @@ pub struct WebhooksConfig {
 
 #[derive(Clone, Debug)]
 pub struct LogConfig {
+    /// The least severe that is logged.
     pub level: tracing::level_filters::LevelFilter,
+    /// A JSON object for each line instead of a text.
     pub json: bool,
 }
 
@@ -276,6 +303,7 @@ pub struct RedisTlsConfig {
     pub ca: String,
     /// The client certificate, with those between it and its issuer.
     pub cert: String,
+    /// The key of it, as a file or a text.
     pub key: String,
 }
 
@@ -294,9 +322,11 @@ impl fmt::Debug for ClusterConfig {
 pub struct SqlConfig {
     /// Of MySQL, MariaDB or PostgreSQL.
     pub url: String,
+    /// Its name as the database has it, with a schema in front where there are several.
     pub table: String,
     /// How long what was found is taken for true.
     pub ttl: Duration,
+    /// How a row becomes an app.
     pub rows: RowReader,
 }
 
@@ -310,8 +340,11 @@ impl fmt::Debug for SqlConfig {
 /// Credentials made at random.
 #[derive(Clone)]
 pub struct GeneratedApp {
+    /// Digits, as Laravel's own are.
     pub id: String,
+    /// Public: clients have it in their code.
     pub key: String,
+    /// Never shown but once, when it was made.
     pub secret: String,
 }
 

@@ -13,13 +13,16 @@ use crate::app::{App, Webhook};
 /// One written value.
 #[derive(Clone)]
 pub(super) struct Setting {
+    /// Not turned into what the key wants yet, so that `config show` can print what was written.
     pub(super) value: Value,
+    /// For messages, and for `config show`.
     pub(super) origin: SettingOrigin,
 }
 
 /// A value of another server's settings, as that reads it.
 #[derive(Clone)]
 pub(super) struct GivenValue {
+    /// As JSON, since Soketi's file and the columns of its tables are.
     pub(super) value: serde_json::Value,
     pub(super) origin: SettingOrigin,
 }
@@ -30,7 +33,9 @@ pub(super) type SettingGroup = BTreeMap<&'static str, Setting>;
 /// Everything that was written. Not `Debug`: it holds secrets.
 #[derive(Clone, Default)]
 pub struct Settings {
+    /// `server.*`, `cluster.*` and all others that are not an app's.
     pub(super) server: SettingGroup,
+    /// In the order in which they were written.
     pub(super) apps: Vec<AppSettings>,
     /// The server whose settings were taken over, if its apps are elsewhere.
     pub(super) drop_in: Option<&'static DropInFor>,
@@ -49,7 +54,9 @@ pub(super) struct AppSettings {
     pub(super) origin: SettingOrigin,
     /// The server whose settings it was taken from, if they are another's.
     pub(super) drop_in: Option<&'static DropInFor>,
+    /// Its own keys.
     pub(super) values: SettingGroup,
+    /// Its `[[apps.webhooks]]`.
     pub(super) webhooks: Vec<WebhookSettings>,
 }
 
@@ -64,18 +71,24 @@ pub(super) struct DropInFor {
 /// One of `[[apps.webhooks]]` as written.
 #[derive(Clone)]
 pub(super) struct WebhookSettings {
+    /// Named when a key is missing.
     pub(super) origin: SettingOrigin,
+    /// Its keys.
     pub(super) values: SettingGroup,
 }
 
 impl Settings {
     /// Writes a key of the server over what was written before.
+    /// # Errors
+    /// The key is unknown, or the value is none that it takes; later sources do not make that good.
     pub(super) fn set_key(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
+        // Read into settings that nobody keeps, only to see whether it can be read.
         write_key(&mut self.server, SERVER, &mut Config::blank(), ("", name), setting)
     }
 
     /// Whether apps are in a database.
     pub(super) fn has_table(&self) -> bool {
+        // An empty URL takes back what an earlier source has set.
         let url = self.server.get("sql.url").map(|setting| &setting.value);
         matches!(url, Some(Value::Text(url) | Value::Raw(url)) if !url.is_empty())
     }
@@ -114,6 +127,7 @@ impl Settings {
 }
 
 impl AppSettings {
+    /// Without any key: reading it as a whole finds out which are missing.
     pub(super) fn new(origin: SettingOrigin) -> Self {
         Self { origin, drop_in: None, values: SettingGroup::new(), webhooks: Vec::new() }
     }
@@ -154,6 +168,9 @@ impl WebhookSettings {
 }
 
 /// The item of `what` at `index`, begun at `origin` if it is the next one.
+/// Variables come with numbers, and may leave one out.
+/// # Errors
+/// There is a gap before `index`.
 fn item_at<'a, T>(
     items: &'a mut Vec<T>,
     what: &str,
@@ -171,6 +188,7 @@ fn item_at<'a, T>(
 }
 
 /// A webhook before its keys are read.
+/// Only somewhere to read keys into; none of this is used.
 pub(super) fn blank_webhook() -> Webhook {
     Webhook {
         url: String::new(),
@@ -183,10 +201,12 @@ pub(super) fn blank_webhook() -> Webhook {
 }
 
 /// `name` below `place`, as messages call it.
+/// `apps[0].webhooks[1].url`, as the variables and the file have it.
 pub(super) fn key_below(place: &str, name: &str) -> String {
     if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") }
 }
 
+/// Checks a value and keeps it as it was written.
 fn write_key<T>(
     group: &mut SettingGroup,
     keys: &'static [SettingKey<T>],
@@ -219,6 +239,7 @@ fn read_key<T>(
     place: &str,
     setting: &Setting,
 ) -> Result<(), Error> {
+    // A secret is not repeated, not even when it is wrong.
     (key.read)(target, &setting.value).map_err(|wanted| {
         let problem = if key.secret {
             format!("expected {wanted}")
@@ -230,6 +251,8 @@ fn read_key<T>(
 }
 
 /// Reads every key of a table into `target`: what was written, else the default.
+/// # Errors
+/// A key without a default was not written.
 pub(super) fn fill_keys<T>(
     target: &mut T,
     keys: &[SettingKey<T>],
@@ -252,6 +275,7 @@ pub(super) fn fill_keys<T>(
 /// What holds for a key: what was written, else its default, if it has one.
 pub(super) fn effective_setting<T>(key: &SettingKey<T>, group: &SettingGroup) -> Option<Setting> {
     group.get(key.name).cloned().or_else(|| {
+        // Defaults stand in the table as TOML, so that they read as in the example file.
         let value = parse_value(key.default?)?;
         Some(Setting { value, origin: SettingOrigin::Default })
     })

@@ -13,12 +13,17 @@ use super::{MemoryLimit, Network};
 /// A value as it was written.
 #[derive(Clone, PartialEq)]
 pub(super) enum Value {
+    /// `true` or `false`.
     Bool(bool),
+    /// Signed, since TOML's are; no key takes a negative one.
     Integer(i64),
+    /// In quotes, in a source that has types.
     Text(String),
     /// Text from a source without types, such as the environment: read as whatever the key wants.
     Raw(String),
+    /// Of one type, which the key checks.
     List(Vec<Self>),
+    /// In the order in which it was written.
     Table(Vec<(String, Self)>),
     /// Something that no key wants, by the name of its type.
     Other(&'static str),
@@ -40,6 +45,7 @@ impl Value {
 
 impl Value {
     /// The same in JSON.
+    /// For `config show --json`.
     pub(super) fn json(&self) -> serde_json::Value {
         match self {
             Self::Bool(value) => (*value).into(),
@@ -83,6 +89,7 @@ impl fmt::Display for Value {
     }
 }
 
+/// A TOML string in double quotes, with what has to be escaped there.
 fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     f.write_str("\"")?;
     for character in text.chars() {
@@ -100,6 +107,7 @@ fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 /// A URL without the user, the password and the query, in which tokens are sent.
 fn without_credentials(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    // Before anything else is looked for: a token in a query may hold a slash or an `@`.
     let (rest, query) = match rest.split_once('?') {
         Some((rest, _)) => (rest, "?…"),
         None => (rest, ""),
@@ -110,6 +118,7 @@ fn without_credentials(text: &str) -> String {
     format!("{scheme}://{host}{path}{query}")
 }
 
+/// Strictly these two words; `1` and `yes` are refused rather than guessed.
 pub(super) fn boolean(value: &Value) -> Result<bool, WantedForm> {
     match value {
         Value::Bool(value) => Ok(*value),
@@ -119,6 +128,7 @@ pub(super) fn boolean(value: &Value) -> Result<bool, WantedForm> {
     }
 }
 
+/// A number or a truth value is refused in a source with types: it was probably meant as something else.
 pub(super) fn text(value: &Value) -> Result<String, WantedForm> {
     match value {
         Value::Text(text) | Value::Raw(text) => Ok(text.clone()),
@@ -126,11 +136,13 @@ pub(super) fn text(value: &Value) -> Result<String, WantedForm> {
     }
 }
 
+/// In a range that the message names, so that whoever is out of it sees what is possible.
 pub(super) fn number<T: TryFrom<i64>>(
     value: &Value,
     range: RangeInclusive<i64>,
 ) -> Result<T, WantedForm> {
     let number = match value {
+        // Also from a text, in sources without types.
         Value::Integer(number) => Some(*number),
         Value::Raw(text) => text.parse().ok(),
         _ => None,
@@ -142,11 +154,13 @@ pub(super) fn number<T: TryFrom<i64>>(
 }
 
 /// A count that may be large.
+/// Up to 4,294,967,295, since counters are 32 bits wide.
 pub(super) fn count<T: TryFrom<i64>>(value: &Value, least: i64) -> Result<T, WantedForm> {
     number(value, least..=i64::from(u32::MAX))
 }
 
 /// A time such as `10s`, `500ms`, `30m`, `1h`.
+/// A unit is required: `30` alone would leave open of what.
 pub(super) fn duration(
     value: &Value,
     range: RangeInclusive<Duration>,
@@ -164,6 +178,7 @@ pub(super) fn duration(
     })
 }
 
+/// In whole seconds where it is that.
 fn in_words(duration: Duration) -> String {
     match duration.as_millis() {
         milliseconds if milliseconds % 1000 == 0 => format!("{}s", duration.as_secs()),
@@ -171,6 +186,7 @@ fn in_words(duration: Duration) -> String {
     }
 }
 
+/// No fractions, no sums such as `1h30m`.
 fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let milliseconds = match unit {
@@ -184,6 +200,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// Bytes, as a whole number or as `100KiB`, `1MiB`.
+/// Binary units only: `KB` is read by some as 1000 and by others as 1024.
 pub(super) fn size(value: &Value) -> Result<usize, WantedForm> {
     let read = match value {
         Value::Integer(number) => u64::try_from(*number).ok(),
@@ -191,12 +208,14 @@ pub(super) fn size(value: &Value) -> Result<usize, WantedForm> {
         Value::Text(text) => parse_size(text),
         _ => None,
     };
+    // 1 GiB is beyond any message or queue that makes sense, and a slip of the unit is found.
     read.filter(|bytes| (1..=1 << 30).contains(bytes))
         .and_then(|bytes| usize::try_from(bytes).ok())
         .ok_or_else(|| "a size such as \"100KiB\" or 102400, from 1 to 1GiB".to_owned())
 }
 
 /// Memory: a share of it such as `90%`, a size, or 0.
+/// 0 is no limit at all.
 pub(super) fn memory(value: &Value) -> Result<MemoryLimit, WantedForm> {
     let read = match value {
         Value::Integer(0) => Some(MemoryLimit::Bytes(0)),
@@ -211,6 +230,7 @@ pub(super) fn memory(value: &Value) -> Result<MemoryLimit, WantedForm> {
         .ok_or_else(|| "a share such as \"90%\", a size such as \"2GiB\", or 0".to_owned())
 }
 
+/// A number without a unit is read by whoever asks, where it is one of bytes.
 fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text)?;
     let bytes: u64 = match unit {
@@ -223,6 +243,7 @@ fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(bytes)
 }
 
+/// A blank between number and unit does no harm.
 fn split_unit(text: &str) -> Option<(u64, &str)> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     Some((number.parse().ok()?, unit.trim_start()))
@@ -234,6 +255,7 @@ pub(super) fn texts(value: &Value) -> Result<Vec<String>, WantedForm> {
     match value {
         Value::List(items) => items.iter().map(|item| text(item).map_err(|_| wanted())).collect(),
         Value::Raw(raw) if raw.trim_start().starts_with('[') => match parse_value(raw) {
+            // Read as TOML once; it cannot come here again as `Raw`.
             Some(list @ Value::List(_)) => texts(&list),
             _ => Err(wanted()),
         },
@@ -262,6 +284,7 @@ pub(super) fn pairs(value: &Value) -> Result<Vec<(String, String)>, WantedForm> 
 }
 
 /// One of a few words.
+/// The message lists all of them.
 pub(super) fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, WantedForm> {
     let written = text(value).ok();
     let found = choices.iter().find(|(name, _)| written.as_deref() == Some(*name));
@@ -276,6 +299,7 @@ pub(super) fn host(value: &Value) -> Result<String, WantedForm> {
     let written = text(value).unwrap_or_default();
     let bare = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let host = bare.unwrap_or(&written);
+    // As host names are made, and with `_`, which container names have.
     let label = |label: &str| {
         !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
     };
@@ -287,6 +311,7 @@ pub(super) fn host(value: &Value) -> Result<String, WantedForm> {
 
 /// A prefix of routes, with a slash in front and none at the end, or empty.
 pub(super) fn path(value: &Value) -> Result<String, WantedForm> {
+    // `ws`, `/ws` and `/ws/` are the same.
     let written = text(value).ok();
     let trimmed = written.as_deref().map(|path| path.trim_matches('/'));
     match trimmed {
@@ -296,6 +321,7 @@ pub(super) fn path(value: &Value) -> Result<String, WantedForm> {
     }
 }
 
+/// Characters that need no escape in a path (RFC 3986 section 3.3), and none that a router would read otherwise.
 fn is_segment(segment: &str) -> bool {
     !matches!(segment, "" | "." | "..")
         && segment.chars().all(|c| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@".contains(c))
@@ -310,10 +336,12 @@ pub(super) fn networks(value: &Value) -> Result<Vec<Network>, WantedForm> {
 
 /// A value as TOML writes it, or nothing if it is not one.
 pub(super) fn parse_value(text: &str) -> Option<Value> {
+    // For defaults, and for lists in sources without types.
     DeValue::parse(text).ok().map(|value| to_value(value.get_ref()))
 }
 
 /// A value that is read.
+/// Numbers with a point and dates become something that no key takes, with a name for the message.
 pub(super) fn to_value(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::Boolean(value) => Value::Bool(*value),
@@ -333,6 +361,7 @@ pub(super) fn to_value(value: &DeValue<'_>) -> Value {
     }
 }
 
+/// TOML has hexadecimal, octal and binary ones too.
 fn whole_number(integer: &DeInteger<'_>) -> Value {
     i64::from_str_radix(integer.as_str(), integer.radix())
         .map_or(Value::Other("a number out of reach"), Value::Integer)

@@ -282,11 +282,11 @@ impl AwaitingBody {
             node: &http.node,
             app: &self.app,
             directory: self.directory.clone(),
-            /// Nothing but the signature's parameters: then there is nothing to find in it.
+            // Nothing but the signature's parameters: then there is nothing to find in it.
             raw_query: query.filter(|_| self.claims.asks).unwrap_or_default(),
             plus: self.claims.plus,
             query: OnceCell::new(),
-            /// Until 2106.
+            // Until 2106.
             now: now.as_secs() as u32,
             rate: Cell::new(None),
             known,

@@ -148,7 +148,7 @@ impl HttpService {
             compression,
             answer,
             pause: upgrade::greeting_pause(headers),
-            /// pusher-js says so; other clients answer WebSocket pings alone.
+            // pusher-js says so; other clients answer WebSocket pings alone.
             answers_pings: query.get("client") == Some("js"),
         };
         *self.handoff.borrow_mut() = Some(Handoff::Socket(upgrade));

@@ -334,9 +334,9 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
 }
 
 /// Begins the socket's life, in a task of its own, so that what requests needed is not kept as long.
+/// The last moment at which it can be refused is when there is a place for it or not: everything else was
+/// decided with its request.
 fn begin_socket(
-    /// The last moment at which it can be refused is when there is a place for it or not: everything else was
-    /// decided with its request.
     http: &Rc<Http>,
     stream: Stream,
     upgrade: Upgrade,
@@ -410,10 +410,10 @@ fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
 }
 
 /// Answers requests until the client is done, too slow, or wants a socket.
+/// `None` when there is nothing more to do; else the stream, and what it is to become.
+/// Ends on errors of the client, on timeouts and evictions, and gracefully when the server drains: then after
+/// the answer at hand.
 async fn requests(
-    /// `None` when there is nothing more to do; else the stream, and what it is to become.
-    /// Ends on errors of the client, on timeouts and evictions, and gracefully when the server drains: then after
-    /// the answer at hand.
     http: &Rc<Http>,
     stream: Stream,
     (peer, role): (IpAddr, AddressRole),
