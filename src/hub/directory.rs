@@ -28,9 +28,13 @@ const KEPT_SUBSCRIPTIONS: usize = 1024;
 /// One app's channels and users.
 #[derive(Debug)]
 pub struct Directory {
+    /// Occupied channels, in shards of which one is locked at a time.
     channels: DashMap<ChannelName, Channel>,
+    /// Of all workers; the app's limit holds for it.
     connections: AtomicUsize,
+    /// Of all channels.
     subscriptions: AtomicUsize,
+    /// Distinct users of each presence channel.
     members: AtomicUsize,
     /// What is held for the app's clients.
     held: Arc<HeldBytes>,
@@ -38,8 +42,11 @@ pub struct Directory {
     peak: AtomicUsize,
     /// One for each worker.
     traffic: Box<[AppTraffic]>,
+    /// Who is signed in, and who watches whom.
     pub users: AppUsers,
+    /// The last event of each cache channel.
     pub cache: EventCache,
+    /// When crowds were told their number.
     pub counting: CountThrottle,
     /// Clients that may come back.
     pub resume: ResumeRegistry,
@@ -52,7 +59,9 @@ pub struct Directory {
 /// An occupied channel. One without subscribers is not in the directory.
 #[derive(Debug, Default)]
 struct Channel {
+    /// Inline for one worker, which most channels have.
     seats: WorkerTargets,
+    /// Boxed: most channels have none.
     presence: Option<Box<Presence>>,
     /// Counts the changes of presence, so that nobody hears of one that its roster has already.
     version: u64,
@@ -65,7 +74,9 @@ pub type WorkerTargets = SmallVec<[WorkerTarget; 1]>;
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerTarget {
     pub worker: u16,
+    /// How the worker itself calls the channel.
     pub channel: ChannelHandle,
+    /// How many, for the counts.
     pub subscribers: u32,
 }
 
@@ -76,6 +87,7 @@ pub struct Subscribed {
     pub occupied: bool,
     /// Subscriptions of the channel, this one included.
     pub count: usize,
+    /// Only on a presence channel.
     pub joined: Option<Joined>,
 }
 
@@ -86,6 +98,7 @@ pub struct Joined {
     pub roster: Message,
     /// Its text, if it is the user's first connection there.
     pub member: Option<MemberText>,
+    /// Of the channel, with this change in it.
     pub version: u64,
 }
 
@@ -103,6 +116,7 @@ pub struct Unsubscribed {
 /// A channel as queries see it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Occupancy {
+    /// Connections, each counted once a channel.
     pub subscriptions: usize,
     /// Distinct users of a presence channel.
     pub users: usize,
@@ -122,6 +136,7 @@ impl Channel {
         self.seats.iter().map(|seat| seat.subscribers as usize).sum()
     }
 
+    /// The worker's first subscriber brings the worker in.
     fn take_seat(&mut self, worker: u16, channel: ChannelHandle) {
         match self.seats.iter_mut().find(|seat| seat.worker == worker) {
             Some(seat) => seat.subscribers += 1,
@@ -130,6 +145,7 @@ impl Channel {
     }
 
     /// One more connection of a member, if it is of one; its text, if that is news.
+    /// The channel's version moves only where members do: tabs of one user change nothing that others see.
     fn join_member(
         &mut self,
         member: Option<(&Member, PresenceBounds)>,
@@ -143,6 +159,7 @@ impl Channel {
     /// Whether there was one to leave.
     fn leave_seat(&mut self, worker: u16) -> bool {
         let Some(at) = self.seats.iter().position(|seat| seat.worker == worker) else {
+            // Order among the workers does not matter.
             return false;
         };
         if let Some(seat) = self.seats.get_mut(at) {
@@ -210,6 +227,7 @@ impl Directory {
     pub fn shrink(&self) {
         let now = self.subscriptions.load(Ordering::Relaxed);
         let peak = self.peak.fetch_max(now, Ordering::Relaxed).max(now);
+        // Small ones are left alone: giving back and taking again would cost more than it saves.
         if peak > KEPT_SUBSCRIPTIONS && now < peak / 4 {
             self.peak.store(now, Ordering::Relaxed);
             self.channels.shrink_to_fit();
@@ -219,6 +237,7 @@ impl Directory {
 
     /// Takes the place of one more connection, unless `max` (0: no limit) are there already.
     pub fn admit_connection(&self, max: usize) -> bool {
+        // Taken first and given back if that was one too many, so that no two workers take the last place.
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         if max > 0 && before >= max {
             self.connections.fetch_sub(1, Ordering::Relaxed);
@@ -238,6 +257,9 @@ impl Directory {
 
     /// One more subscriber in `seat`; on a presence channel as `member`, if there is room. A member that was not
     /// there is announced to `tell`.
+    /// Called by a worker that has the subscriber already.
+    /// # Errors
+    /// The presence channel has no room.
     pub fn add_subscriber(
         &self,
         name: &ChannelName,
@@ -267,9 +289,11 @@ impl Directory {
             Joined { roster, member: text, version: channel.version }
         });
         let occupied = channel.seats.is_empty();
+        // To those who were there before: the joiner has the roster.
         if let Some(Joined { member: Some(member), version, .. }) = &joined {
             tell(&channel.seats, member, *version);
         }
+        // Only now, so that it is not announced to itself.
         channel.take_seat(seat.0, seat.1);
         self.subscriptions.fetch_add(1, Ordering::Relaxed);
         Ok(Subscribed { occupied, count: channel.subscriber_count(), joined })
@@ -284,6 +308,8 @@ impl Directory {
         user: Option<&UserId>,
         tell: impl FnOnce(&WorkerTargets, &MemberText, u64),
     ) -> Option<Unsubscribed> {
+        // Locked to the end: somebody who subscribes meanwhile finds either the channel or none, never one that is
+        // about to go.
         let Entry::Occupied(mut entry) = self.channels.entry(name.clone()) else { return None };
         let channel = entry.get_mut();
         if channel.leave_seat(worker) {
@@ -294,6 +320,7 @@ impl Directory {
         if let Some(text) = &text {
             self.members.fetch_sub(1, Ordering::Relaxed);
             self.held.sub_bytes(member_bytes(text));
+            // Before it is looked whether anybody is left: the seats are those that remain.
             tell(&channel.seats, text, channel.version);
         }
         let count = channel.subscriber_count();
@@ -305,11 +332,15 @@ impl Directory {
     }
 
     /// The workers that have subscribers of `name`.
+    /// Copied, so that the channel is not locked while inboxes are filled. What was copied may be late by one
+    /// change, which workers settle by the channel's generation.
     pub fn targets_of(&self, name: &str) -> WorkerTargets {
         self.channels.get(name).map(|channel| channel.seats.clone()).unwrap_or_default()
     }
 
     /// Lets `tell` announce the count of subscriptions as it is now, so that no older one can follow it.
+    /// The channel stays locked meanwhile: a count is told by a frame of its own, and two of them must not change
+    /// places.
     pub fn announce_count(&self, name: &str, tell: impl FnOnce(&WorkerTargets, usize)) {
         if let Some(channel) = self.channels.get(name) {
             tell(&channel.seats, channel.subscriber_count());
@@ -356,6 +387,7 @@ impl Directory {
     }
 
     /// Every occupied channel whose name begins with `prefix`.
+    /// Walks all channels of the app, shard by shard; a channel that comes or goes meanwhile may be missing or not.
     pub fn occupied_channels(&self, prefix: &str) -> Vec<(ChannelName, Occupancy)> {
         let matching =
             self.channels.iter().filter(|entry| entry.key().as_str().starts_with(prefix));

@@ -32,19 +32,25 @@ use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, User, UserId};
 
 /// Sockets that are flushed before others on the worker get a turn.
+/// A socket costs one system call, so this bounds how long a turn stands still.
 const FLUSHES: usize = 256;
 
 /// A thread's part of the hub. Never leaves its thread.
 #[derive(Debug)]
 pub struct Worker {
+    /// Its number among the workers, by which inbox, counts and directory know it.
     index: u16,
+    /// What all workers share.
     hub: Arc<Hub>,
+    /// By slot; a slot is reused, and the socket's id tells whether it still is the one meant.
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Those of them that are HTTP sessions, by place.
     http_sessions: RefCell<BTreeSet<u32>>,
+    /// Channels with subscribers here, and who those are.
     pub(super) channels: RefCell<WorkerChannels>,
     /// What a turn needs, kept from one to the next for its room.
     spare: RefCell<WorkerTurn>,
+    /// Writes for many sockets together where the kernel can.
     flusher: RefCell<Flusher>,
     /// Who may leave now.
     pub leaving: LeaveThrottle,
@@ -63,9 +69,13 @@ pub struct Worker {
 struct WorkerTurn {
     /// When the first of the orders came.
     since: Option<Instant>,
+    /// Drained in the order in which they were put in.
     orders: Vec<WorkerTask>,
+    /// Deliveries that follow each other, until something else has to be done.
     frames: Vec<Delivery>,
+    /// Each connection once, whatever it was given.
     touched: Vec<Rc<Connection>>,
+    /// Told once they were flushed.
     traced: Vec<TracedFlush>,
 }
 
@@ -95,6 +105,7 @@ impl Worker {
         })
     }
 
+    /// For what other workers have to know as well.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
@@ -110,6 +121,7 @@ impl Worker {
 
     /// Moves the clock, and lets those go on that waited for that.
     pub fn tick_clock(&self, now: u32) {
+        // Before anybody goes on: what they do next is of the new second.
         self.now.set(now);
         for place in self.held_up.take() {
             self.connection_at(place).into_iter().for_each(|one| one.resume_subscription(true));
@@ -135,6 +147,7 @@ impl Worker {
         stream: Stream,
         address: IpAddr,
     ) -> Rc<Connection> {
+        // Made here, so that the id says nothing of what the client sent.
         let id = self.hub.next_socket_id();
         let is_over_http = matches!(stream, Stream::Http(_));
         let connection = Rc::new(Connection::new(
@@ -155,6 +168,7 @@ impl Worker {
 
     /// Forgets a connection whose stream is gone.
     pub fn remove_connection(&self, connection: &Connection) {
+        // Checked by id: the slot may be another's by now.
         let mut connections = self.connections.borrow_mut();
         let slot = connection.slot.get() as usize;
         if connections.get(slot).is_some_and(|other| other.id == connection.id) {
@@ -176,6 +190,7 @@ impl Worker {
     /// (0 once through).
     pub fn some_connections(&self, from: usize, most: usize) -> (Vec<Rc<Connection>>, usize) {
         let connections = self.connections.borrow();
+        // Over the capacity, not the length: slots in between may be free.
         let end = (from + most).min(connections.capacity());
         let some = (from..end).filter_map(|slot| connections.get(slot).cloned()).collect();
         (some, if end >= connections.capacity() { 0 } else { end })
@@ -187,6 +202,7 @@ impl Worker {
     }
 
     /// Whom a connection is present as in a channel, if anybody; `None` if it is not subscribed there.
+    /// The outer `Option` is the subscription, the inner one the member.
     pub fn subscribed_as(&self, connection: &Connection, name: &str) -> Option<Option<UserId>> {
         let local = self.channels.borrow().find(&connection.directory, name)?;
         let subscriptions = connection.subscriptions.borrow();
@@ -207,9 +223,11 @@ impl Worker {
         let mut channels = self.channels.borrow_mut();
         let local = channels.find_or_open(directory, name);
         let position = channels.at_mut(local.slot).map_or(0, |channel| {
+            // Before the directory knows of it, so that no event that it sends here misses this subscriber.
             channel.subscribers.push(connection.clone());
             channel.subscribers.len() - 1
         });
+        // Called while the channel's entry is locked, so that members are announced in the order of their versions.
         let tell = |seats: &WorkerTargets, member: &MemberText, version| {
             let (message, history) =
                 (Message::member_added(name, member), Sequence::Presence(version));
@@ -218,6 +236,7 @@ impl Worker {
         let subscribed = match directory.add_subscriber(name, (self.index, local), member, tell) {
             Ok(subscribed) => subscribed,
             Err(full) => {
+                // The last one pushed is this one: nothing has come between.
                 if let Some(channel) = channels.at_mut(local.slot) {
                     channel.subscribers.pop();
                 }
@@ -231,6 +250,7 @@ impl Worker {
         channels.note_shared(local.slot, &subscriptions);
         subscriptions.push(Subscription {
             channel: local,
+            // Asked only now, so that what the answer contains is no older than the subscription.
             position: position as u32,
             bytes: bytes as u32,
             told: told(&subscribed),
@@ -240,6 +260,7 @@ impl Worker {
     }
 
     /// Notes what a subscriber has been told anew.
+    /// After it was told everything again: older frames on their way must not be told once more.
     pub fn update_seen(
         &self,
         connection: &Connection,
@@ -270,12 +291,14 @@ impl Worker {
         self.end_subscription(connection, subscription)
     }
 
+    /// The reverse order of subscribing: nobody here is a subscriber any more when the directory says so.
     fn end_subscription(
         &self,
         connection: &Connection,
         subscription: Subscription,
     ) -> Option<EndedSubscription> {
         let Subscription { channel: local, position, user, bytes, .. } = subscription;
+        // Nothing of it waits for a log any longer.
         self.let_go(connection, local);
         let mut channels = self.channels.borrow_mut();
         let slot = local.slot;
@@ -289,6 +312,7 @@ impl Worker {
         }
         let name = channel.name.clone();
         channels.note_unshared(slot, &connection.subscriptions.borrow());
+        // A channel that opens again is another generation: what is still on its way finds nobody.
         if channels.close_if_empty(slot) {
             self.deliveries.forget_channel(local);
         }
@@ -309,16 +333,19 @@ impl Worker {
 
     /// Carries out orders for ever. Begun again after a panic, it first flushes what that left behind.
     pub async fn deliver_forever(&self) {
+        // After a panic some connections may have been given frames and not been flushed.
         let mut part: Vec<_> =
             self.connections.borrow().iter().map(|(_, one)| one.clone()).collect();
         self.flush_touched(&mut part);
         let (mut waiting, mut traced, mut oldest) = (VecDeque::new(), Vec::new(), None);
         loop {
+            // Woken once, however many tasks came.
             if waiting.is_empty() {
                 self.inbox().wait_woken().await;
                 // Requests that are at the door already come in first, and their frames go out in this turn.
                 yield_now().await;
             }
+            // Time that the turn takes is what operators see of a busy worker.
             let begun = Instant::now();
             let mut turn = self.carry_out();
             oldest = oldest.or(turn.since);
@@ -330,6 +357,7 @@ impl Worker {
                 waiting.extend(turn.touched.drain(..));
             }
             traced.append(&mut turn.traced);
+            // Vectors keep their room; a turn allocates nothing once it has been as large as the largest.
             self.spare.replace(turn);
             part.extend(waiting.drain(..waiting.len().min(FLUSHES)));
             self.flush_touched(&mut part);
@@ -344,6 +372,7 @@ impl Worker {
     }
 
     /// Carries out what is in the inbox and flushes, without giving way to anything.
+    /// For an answer that must not overtake what came before it.
     pub fn deliver_now(&self) {
         let mut turn = self.carry_out();
         self.flush_touched(&mut turn.touched);
@@ -356,23 +385,27 @@ impl Worker {
         self.flusher.borrow_mut().flush_all(touched, &self.inbox().turns);
     }
 
+    /// Others fill it.
     pub fn inbox(&self) -> &Inbox {
         self.hub.inbox(self.index)
     }
 
     /// Takes all orders and carries them out; the connections that are to be flushed.
     fn carry_out(&self) -> WorkerTurn {
+        // Taken out, because a task may deliver at once and so come here again.
         let mut turn = self.spare.take();
         turn.since = self.inbox().take_tasks(&mut turn.orders);
         let WorkerTurn { orders, frames, touched, traced, .. } = &mut turn;
         for order in orders.drain(..) {
             match order {
+                // Gathered as long as nothing but deliveries comes, so that frames of a channel can be joined.
                 WorkerTask::Deliver(frame) => frames.push(frame),
                 WorkerTask::DeliverTraced(one) => {
                     self.deliver_all(frames, touched);
                     traced.extend(self.deliver_traced(*one, frames, touched));
                 }
                 other => {
+                    // What was sent before it has to arrive before it.
                     self.deliver_all(frames, touched);
                     self.carry_out_one(other, touched);
                 }
@@ -382,6 +415,7 @@ impl Worker {
         turn
     }
 
+    /// One task that is no delivery. Those for a connection that has gone do nothing.
     fn carry_out_one(&self, order: WorkerTask, touched: &mut Vec<Rc<Connection>>) {
         match order {
             WorkerTask::Deliver(_) | WorkerTask::DeliverTraced(_) => {}
@@ -425,6 +459,8 @@ impl Worker {
     }
 
     /// The user's connections that were made before something was asked.
+    /// A walk over all connections of the worker: rare, and cheaper than an index by user. Those made after it was
+    /// asked are spared: they signed anew.
     fn each_of_user(
         &self,
         directory: &Arc<Directory>,
@@ -441,6 +477,7 @@ impl Worker {
     }
 
     /// The connection in that place, unless it has gone.
+    /// Slot and id together are a name that never means another connection.
     fn connection_at(&self, place: ConnectionRef) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         connections.get(place.slot as usize).filter(|one| one.id == place.socket).cloned()

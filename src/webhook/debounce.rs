@@ -29,10 +29,13 @@ pub(super) type SubjectKey = (AppId, ChannelName, Option<UserId>);
 /// All that is not told yet, and what must be known to tell it right.
 #[derive(Debug, Default)]
 pub(super) struct Debouncer {
+    /// Of every channel and member that is there, or was a moment ago.
     states: HashMap<SubjectKey, DebounceState>,
     /// Ends that are held back, in the order they are due.
     ends: VecDeque<(Instant, Arc<App>, SubjectKey)>,
+    /// Cache misses that were told, until when they stand for others.
     misses: HashMap<(AppId, ChannelName), Instant>,
+    /// The same in the order in which they end.
     miss_order: VecDeque<(Instant, (AppId, ChannelName))>,
     held: Arc<HeldByApp>,
 }
@@ -40,6 +43,7 @@ pub(super) struct Debouncer {
 #[derive(Debug, Default)]
 struct DebounceState {
     /// Comings less goings.
+    /// May be below zero for a moment, since facts of two workers can change places.
     count: i64,
     /// The backend knows of it.
     told: bool,
@@ -63,6 +67,7 @@ impl Debouncer {
     }
 
     /// Takes what has happened; the event, if it is to be told at once.
+    /// Changes are counted even where nobody asks for their event: the other one of the pair may be asked for.
     pub(super) fn take(
         &mut self,
         now: Instant,
@@ -74,6 +79,7 @@ impl Debouncer {
                 let key = (app.id.clone(), channel, user);
                 match sum {
                     1.. => return self.comes(key, sum),
+                    // Came and went within what was gathered.
                     0 => {}
                     _ => self.goes(now, app, key, -sum),
                 }
@@ -100,6 +106,7 @@ impl Debouncer {
         }
     }
 
+    /// Told at once, unless the backend knows of it or an end is held back: then it was never away.
     fn comes(&mut self, key: SubjectKey, times: i64) -> Option<WebhookMessage> {
         let state = self.state_of(&key);
         state.count += times;
@@ -110,6 +117,7 @@ impl Debouncer {
         Some(event(&key, true))
     }
 
+    /// Nothing is told yet; whoever comes back within [`DELAY`] undoes it.
     fn goes(&mut self, now: Instant, app: &Arc<App>, key: SubjectKey, times: i64) {
         let state = self.state_of(&key);
         state.count -= times;
@@ -119,6 +127,7 @@ impl Debouncer {
         }
     }
 
+    /// One for all who missed the same, on whatever connection.
     pub(super) fn misses(
         &mut self,
         now: Instant,
@@ -165,12 +174,14 @@ impl Debouncer {
         events
     }
 
+    /// Tells the end if nobody has come back; or a coming that the end before it had held back.
     fn end(&mut self) -> Option<(Arc<App>, WebhookMessage)> {
         let (_, app, key) = self.ends.pop_front()?;
         let state = self.states.get_mut(&key)?;
         state.ending = false;
         let (is, told) = (state.count > 0, state.told);
         state.told = is;
+        // Nothing is left to be known of it.
         if state.count == 0 {
             self.states.remove(&key);
             self.held.of_app(&key.0).sub_bytes(subject_bytes(&key.1, key.2.as_ref()));
@@ -185,6 +196,7 @@ impl Debouncer {
 }
 
 /// That a channel or a member is there, or is not any more.
+/// The seven events' names and fields are Pusher's.
 pub(super) fn event((_, channel, user): &SubjectKey, is: bool) -> WebhookMessage {
     let (kind, name) = match (user, is) {
         (None, true) => (WebhookEvent::ChannelOccupied, "channel_occupied"),
@@ -203,6 +215,7 @@ pub(super) fn event((_, channel, user): &SubjectKey, is: bool) -> WebhookMessage
 }
 
 /// What a webhook is told of a client event.
+/// Written by hand because the data must not be encoded a second time.
 pub(super) fn client_event(whisper: &Whisper) -> String {
     let Whisper { channel, event, data, socket, user } = whisper;
     let quoted = |text: &str| json!(text).to_string();

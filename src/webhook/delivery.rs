@@ -35,15 +35,21 @@ const MOST_ANSWER: usize = 64 << 10;
 /// How a try went wrong; for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum DeliveryFailure {
+    /// Anything but a 2xx; redirects too.
     Status(StatusCode),
+    /// None within [`TIMEOUT`].
     Time,
+    /// It could not be connected to, or the connection broke.
     Connection(String),
 }
 
 /// Posts for all webhooks.
 #[derive(Clone)]
 pub(super) struct WebhookClient {
+    /// Keeps connections open, a pool for all endpoints.
     client: Client<HttpsConnector<HttpConnector<PublicResolver>>, Full<Bytes>>,
+    /// Addresses that are not public are refused unless the operator allows them, for whoever configures an app may
+    /// not be whoever runs the network.
     allow_private: bool,
     pub(super) console: Arc<Console>,
 }

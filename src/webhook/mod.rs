@@ -397,6 +397,7 @@ impl Dispatcher {
     }
 
     /// Puts in line what was left for the app.
+    /// By its place and URL, so that an event does not go to another endpoint that has moved into the place.
     fn claim(&mut self, app: &Arc<App>) {
         let of_it = self.unclaimed.extract_if(.., |one| one.app == app.id.as_str());
         let of_it: Vec<SpooledEvent> = of_it.collect();
@@ -414,6 +415,7 @@ impl Dispatcher {
         }
     }
 
+    /// Counted in one line, not in one for each.
     fn forget(&mut self, is_forgotten: impl Fn(&SpooledEvent) -> bool) {
         let lost: Vec<u64> =
             self.unclaimed.extract_if(.., |one| is_forgotten(one)).map(|one| one.n).collect();
@@ -423,6 +425,7 @@ impl Dispatcher {
         }
     }
 
+    /// Each line is hurried, and waited for until `end`.
     async fn finish(&self, end: Instant) {
         for line in self.lines.values() {
             line.hurry();
@@ -434,6 +437,7 @@ impl Dispatcher {
         };
         let _ = tokio::time::timeout_at(end, all).await;
         // A cluster's log has what is left for the next node.
+        // From now on nothing that is dropped counts as done.
         self.door.close();
         let left: usize = self.lines.values().map(WebhookQueue::len).sum();
         match &self.spool {
@@ -451,6 +455,7 @@ impl Dispatcher {
     }
 }
 
+/// The server starts without it: webhooks are not worth refusing clients.
 fn opened(folder: &Path) -> Option<Rc<Spool>> {
     match Spool::open(folder) {
         Ok(spool) => Some(Rc::new(spool)),

@@ -25,6 +25,7 @@ use crate::console::Kind;
 use crate::metrics::HeldBytes;
 
 /// Events and bytes that may wait in one line. Beyond them the newest are left out.
+/// At a few hundred bytes each a few megabytes: what an endpoint can be behind without being dead.
 const MOST: usize = 10_000;
 const MOST_BYTES: usize = 16 << 20;
 
@@ -47,23 +48,30 @@ const MOST_BYTES_TOGETHER: usize = 256 << 10;
 pub(super) const WHILE: u64 = 300_000;
 
 /// The pause after the first try that failed; it doubles with each up to the longest.
+/// Half a second hides a restart; 30 s is polite to an endpoint that is down.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How a line gets on, readable from every thread.
 #[derive(Debug, Default)]
 pub struct QueueMetrics {
+    /// The id, for the metric's label.
     pub app: String,
     /// The webhook's place among those of its app.
     pub index: usize,
+    /// Those that were taken back not counted.
     pub queued: AtomicU64,
     /// When the first in line happened, in milliseconds since 1970; 0: nothing waits.
     pub oldest: AtomicU64,
+    /// Events, not requests.
     pub sent: AtomicU64,
     /// Events given up: too old, or too many.
     pub dropped: AtomicU64,
+    /// Requests, each with one event or many.
     pub tries: AtomicU64,
+    /// Those that were not answered with 2xx.
     pub failures: AtomicU64,
+    /// The last one failed.
     failing: AtomicBool,
 }
 
@@ -77,6 +85,7 @@ impl QueueMetrics {
     }
 
     /// Whether the last try failed.
+    /// Told once when it begins and once when it ends.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
@@ -84,7 +93,9 @@ impl QueueMetrics {
 
 /// A line, as the desk holds it. Dropped, it ends.
 pub(super) struct WebhookQueue {
+    /// Shared with the task that sends.
     state: Rc<QueueState>,
+    /// Ends with the line.
     task: AbortHandle,
 }
 
@@ -100,6 +111,7 @@ struct QueuedEvent {
     at: u64,
     /// Empty once it was taken back.
     json: String,
+    /// What has to be told when the event is done with.
     held: Persistence,
     /// Whose coming or going it tells of.
     place: Option<FactSubject>,
@@ -117,7 +129,9 @@ pub(super) enum Persistence {
 
 struct QueueState {
     /// As they are configured now.
+    /// Replaced on reload; a request that is under way keeps what it began with.
     hook: RefCell<(Arc<App>, Webhook)>,
+    /// Front to back in the order in which they happened.
     queue: RefCell<VecDeque<QueuedEvent>>,
     /// The number of the first in line; they are numbered one after the other.
     first: Cell<u64>,
@@ -127,12 +141,15 @@ struct QueueState {
     turns: RefCell<HashMap<FactSubject, u64>>,
     /// How many in line were taken back.
     taken_back: Cell<usize>,
+    /// Of the texts in line.
     bytes: Cell<usize>,
     /// What of it is counted in what is held for the app.
     counted: Cell<usize>,
     held: Arc<HeldBytes>,
     figures: Arc<QueueMetrics>,
+    /// Wakes the task: something came, or what held it up is over.
     more: Notify,
+    /// Wakes whoever waits for the end.
     emptied: Notify,
     spool: Option<Rc<Spool>>,
     /// The server ends: no more pauses to gather events.
@@ -140,6 +157,7 @@ struct QueueState {
 }
 
 impl WebhookQueue {
+    /// Starts the task that sends; one for each line, so that a slow endpoint delays nobody else.
     pub(super) fn begin(
         app: Arc<App>,
         index: usize,
@@ -168,6 +186,7 @@ impl WebhookQueue {
         Self { state, task }
     }
 
+    /// For the metrics, which outlive the line's present settings.
     pub(super) fn figures(&self) -> Arc<QueueMetrics> {
         self.state.figures.clone()
     }
@@ -199,12 +218,14 @@ impl WebhookQueue {
         self.enter(at, json, Persistence::Spooled(spooled), None);
     }
 
+    /// Comings and goings have a bound of their own, so that client events and counts cannot push them out.
     fn enter(&self, at: u64, json: String, held: Persistence, place: Option<FactSubject>) {
         let state = &self.state;
         let bytes = state.bytes.get() + json.len();
         let turns = usize::from(place.is_some());
         let (most, most_bytes) = (MOST + turns * MOST_TURNS, MOST_BYTES + turns * MOST_TURN_BYTES);
         if self.len() >= most || bytes > most_bytes {
+            // Told once for each line; the metric has the number.
             if state.figures.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
                 let (app, index) = (&state.figures.app, state.figures.index);
                 warn!(%app, index, "a webhook's line is full: its newest events are dropped");
@@ -214,6 +235,7 @@ impl WebhookQueue {
         state.bytes.set(bytes);
         let held = match held {
             Persistence::Not => {
+                // Only now, when it is sure to be in line.
                 state.keep(at, &json).map_or(Persistence::Not, Persistence::Spooled)
             }
             held => held,
@@ -254,6 +276,7 @@ impl WebhookQueue {
 
 impl QueueState {
     /// Puts an event into the spool, if there is one; its number there.
+    /// `None` where there is no spool.
     fn keep(&self, at: u64, json: &str) -> Option<u64> {
         let spool = self.spool.as_ref()?;
         let hook = self.hook.borrow();
@@ -282,6 +305,7 @@ impl QueueState {
         let Some(number) = self.turns.borrow_mut().remove(place) else { return false };
         let Some(at) = number.checked_sub(self.first.get()) else { return false };
         let mut queue = self.queue.borrow_mut();
+        // It may have been heard, whatever was answered: the one that undoes it has to be sent as well.
         if number < self.untried.get() {
             return false;
         }
@@ -291,6 +315,7 @@ impl QueueState {
         waiting.place = None;
         self.let_go(std::mem::replace(&mut waiting.held, Persistence::Not));
         self.taken_back.set(self.taken_back.get() + 1);
+        // Their places cost little until there are many.
         if self.taken_back.get() > MOST_TAKEN_BACK && self.taken_back.get() > queue.len() / 2 {
             self.close_up(&mut queue);
         }
@@ -299,6 +324,7 @@ impl QueueState {
     }
 
     /// Closes the gaps that events have left which were taken back, behind those that were tried.
+    /// Numbers stay right because those that were tried keep their places.
     fn close_up(&self, queue: &mut VecDeque<QueuedEvent>) {
         let (mut number, untried) = (self.first.get(), self.untried.get());
         queue.retain(|waiting| {
@@ -312,6 +338,7 @@ impl QueueState {
         *self.turns.borrow_mut() = turns.collect();
     }
 
+    /// Called whenever the line has changed.
     fn tell(&self, queue: &VecDeque<QueuedEvent>) {
         let waiting = queue.len() - self.taken_back.get();
         self.figures.queued.store(waiting as u64, Ordering::Relaxed);
@@ -322,6 +349,7 @@ impl QueueState {
     }
 
     /// Takes out what another node tells. Whether the first in line may be sent now.
+    /// Only events out of a cluster's log are in doubt.
     fn may_send(&self) -> bool {
         let lost = |waiting: &QueuedEvent| match &waiting.held {
             Persistence::Logged(receipt) => receipt.office() == OfficeHold::Lost,
@@ -336,6 +364,7 @@ impl QueueState {
     }
 
     /// How many places of the line the next request takes, how many events it has, and its body.
+    /// `None` if nothing is left.
     fn next(&self) -> Option<(usize, usize, String)> {
         let together = !self.hook.borrow().1.batch.is_zero();
         let queue = self.queue.borrow();
@@ -345,6 +374,7 @@ impl QueueState {
         let is_lost = |held: &Persistence| matches!(held, Persistence::Logged(receipt) if receipt.office() == OfficeHold::Lost);
         for QueuedEvent { json, .. } in queue.iter().take_while(|one| !is_lost(&one.held)) {
             if !json.is_empty() {
+                // One event alone may be larger.
                 let is_full = body.len() + json.len() > MOST_BYTES_TOGETHER;
                 if count == most || (count > 0 && is_full) {
                     break;
@@ -362,6 +392,7 @@ impl QueueState {
     }
 
     /// Takes the first `count` out.
+    /// They are done with: the spool and the log may forget them.
     fn remove(&self, count: usize) {
         let mut queue = self.queue.borrow_mut();
         let count = count.min(queue.len());
@@ -373,6 +404,7 @@ impl QueueState {
                 self.taken_back.set(self.taken_back.get() - 1);
             }
             if let Some(place) = &waiting.place
+                // A later event of the same place has its own entry.
                 && turns.get(place) == Some(&number)
             {
                 turns.remove(place);
@@ -394,6 +426,7 @@ impl QueueState {
     }
 
     /// Gives up those in front that are too old to be tried again.
+    /// By when they happened, not by how often they were tried.
     fn give_up(&self) {
         let before = millis().saturating_sub(WHILE);
         let old = self.queue.borrow().iter().take_while(|one| one.at <= before).count();
@@ -408,10 +441,12 @@ impl QueueState {
     /// One request; whether it was taken.
     async fn try_once(&self, post: &WebhookClient) -> bool {
         let Some((places, count, body)) = self.next() else { return true };
+        // All of them were taken back.
         if count == 0 {
             self.remove(places);
             return true;
         }
+        // Noted before it is sent.
         self.untried.set(self.untried.get().max(self.first.get() + places as u64));
         let (app, webhook) = self.hook.borrow().clone();
         self.figures.tries.fetch_add(1, Ordering::Relaxed);
@@ -461,18 +496,21 @@ impl Drop for QueueState {
 }
 
 /// Sends what is in line for as long as the line is.
+/// One request at a time keeps the order; the next begins when the last is answered.
 async fn run(state: Rc<QueueState>, post: WebhookClient) {
     let mut pause = PAUSE;
     loop {
         if state.queue.borrow().is_empty() {
             state.more.notified().await;
             let batch = state.hook.borrow().1.batch;
+            // Gathers what follows the first, for as long as the webhook's `batch` says.
             if !batch.is_zero() && !state.hurry.get() {
                 sleep(batch).await;
             }
             continue;
         }
         if !state.may_send() {
+            // Woken by `go_on` once the lease is renewed.
             state.more.notified().await;
             continue;
         }
