@@ -15,6 +15,7 @@ use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 
 /// The newest version that this node writes. It reads any: see the rule above.
+/// Raised with a new kind, never for another layout.
 pub const VERSION: u8 = 2;
 
 /// The version of the kinds that there were at first. Nodes of then know no others, and take a newer version
@@ -108,6 +109,7 @@ impl fmt::Display for EnvelopeError {
     }
 }
 
+/// Numbers of kinds are never used again.
 const EVENT: u8 = 1;
 const CACHED: u8 = 2;
 const JOINED: u8 = 3;
@@ -124,6 +126,7 @@ const TRACE: u8 = 13;
 
 impl EnvelopeBody {
     /// What stands for it, and about how many bytes follow the version.
+    /// The size is for one allocation, and may be wrong.
     fn kind_and_size(&self) -> (u8, usize) {
         match self {
             Self::Event { frame, .. } => (EVENT, 16 + frame.len()),
@@ -145,6 +148,7 @@ impl EnvelopeBody {
 
 impl Envelope {
     /// The bytes.
+    /// A version is in decimal digits, because scripts in Redis put one in.
     pub fn encode(&self) -> Vec<u8> {
         let (mut head, rest) = self.encode_around_version();
         if let Some(version) = self.version() {
@@ -155,9 +159,11 @@ impl Envelope {
     }
 
     /// What stands before and behind the version, for the scripts that give it.
+    /// Redis joins the three: it alone knows the place.
     pub fn encode_around_version(&self) -> (Vec<u8>, Vec<u8>) {
         let (kind, size) = self.body.kind_and_size();
         let mut head = Vec::with_capacity(HEADER + DIGITS);
+        // Older nodes refuse a version they do not know, and so only what they cannot read anyway has it.
         let version = if kind > PROBE { VERSION } else { FIRST_VERSION };
         let flags = u8::from(self.told) * TOLD + u8::from(self.whisper) * WHISPER;
         head.extend_from_slice(&[version, kind, flags, MARK]);
@@ -217,6 +223,7 @@ impl Envelope {
     }
 
     /// Its version, or its place, becomes another.
+    /// For versions that were given under another clock.
     pub(super) fn map_version(&mut self, map: impl FnOnce(u64) -> u64) {
         match &mut self.body {
             EnvelopeBody::Event { version, .. }
@@ -246,6 +253,7 @@ impl Envelope {
     }
 
     /// Its place in the log of its channel, or in that of all nodes; `None` for what is in no log.
+    /// Presence and counts are in no log: the latest says it all.
     pub fn log_place(&self) -> Option<u64> {
         match &self.body {
             EnvelopeBody::Event { version, .. }
@@ -257,6 +265,7 @@ impl Envelope {
         }
     }
 
+    /// `None` for what needs none.
     pub(super) fn version(&self) -> Option<u64> {
         match &self.body {
             EnvelopeBody::Event { version, .. }
@@ -276,6 +285,8 @@ impl Envelope {
     }
 
     /// Reads what [`Self::encode`] wrote. The frame is a part of `bytes`, not a copy.
+    /// # Errors
+    /// Another version's kind, which is counted, or garbage.
     pub fn decode(bytes: &Bytes) -> Result<Self, EnvelopeError> {
         let mut reader = EnvelopeReader(bytes.clone());
         let [version, kind, flags, mark] = reader.take_array().ok_or(EnvelopeError::Garbage)?;
@@ -292,6 +303,7 @@ impl Envelope {
 
 impl EnvelopeReader {
     /// All the names that are left.
+    /// As [`ChannelName::of_node`] takes them, since limits may differ between nodes.
     fn take_channels(&mut self) -> Option<Vec<ChannelName>> {
         let mut names = Vec::new();
         while !self.0.is_empty() {
@@ -383,113 +395,4 @@ impl EnvelopeReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn all() -> Vec<Envelope> {
-        let user = UserId::parse("ü\"7").unwrap();
-        let socket = Some(SocketId { node: 7, number: u64::MAX });
-        let frame = Bytes::from_static(b"\x81\x02{}");
-        let data = Bytes::from_static(b"\"x\"");
-        let version = 1_700_000_000_000_001;
-        let bodies = [
-            EnvelopeBody::Event { version, except: socket, frame: frame.clone() },
-            EnvelopeBody::Event { version: 0, except: None, frame: Bytes::new() },
-            EnvelopeBody::Cached { version, except: None, frame, data },
-            EnvelopeBody::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
-            EnvelopeBody::Left { version, user: user.clone() },
-            EnvelopeBody::Count { version, count: 12 },
-            EnvelopeBody::Terminate {
-                version,
-                waited: 6,
-                app: AppId::new("a"),
-                user: user.clone(),
-            },
-            EnvelopeBody::Probe,
-            EnvelopeBody::Reconnect {
-                version,
-                waited: 6,
-                app: AppId::new("a"),
-                user: user.clone(),
-            },
-            EnvelopeBody::Withdraw {
-                version,
-                waited: 6,
-                request: 8,
-                app: AppId::new("a"),
-                user,
-                channels: ["private-a", "b"].map(|n| ChannelName::parse(n, 200).unwrap()).into(),
-            },
-            EnvelopeBody::Done { version: 0, request: 8, app: AppId::new("a") },
-            EnvelopeBody::TakeOver {
-                version: 0,
-                request: 8,
-                app: AppId::new("a"),
-                key: "k".into(),
-            },
-            EnvelopeBody::HandedOver {
-                version,
-                request: 8,
-                app: AppId::new("a"),
-                record: "r".into(),
-            },
-            EnvelopeBody::Trace { version: 0, mark: 8, app: AppId::new("a"), trace: "t".into() },
-        ];
-        let envelope =
-            |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, whisper: true, body };
-        bodies.into_iter().map(envelope).collect()
-    }
-
-    #[test]
-    fn reads_what_it_writes() {
-        for envelope in all() {
-            let bytes = Bytes::from(envelope.encode());
-            assert_eq!(Envelope::decode(&bytes), Ok(envelope.clone()));
-            assert_eq!(bytes[4..20], envelope.id_bytes());
-            if let Some(version) = envelope.version() {
-                let (head, rest) = envelope.encode_around_version();
-                assert_eq!(join_parts(&head, version, &rest), bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_breaks_it() {
-        for envelope in all() {
-            let bytes = envelope.encode();
-            for end in 0..bytes.len() {
-                let _ = Envelope::decode(&Bytes::copy_from_slice(&bytes[..end]));
-            }
-            for at in 0..bytes.len() {
-                for bit in 0..8 {
-                    let mut bytes = bytes.clone();
-                    bytes[at] ^= 1 << bit;
-                    let _ = Envelope::decode(&bytes.into());
-                }
-            }
-        }
-        for garbage in ["", "\0", "hello", "{\"uuid\":\"x\",\"appId\":1}"] {
-            let decoded = Envelope::decode(&Bytes::from_static(garbage.as_bytes()));
-            assert_eq!(decoded, Err(EnvelopeError::Garbage), "{garbage:?}");
-        }
-    }
-
-    #[test]
-    fn newer_nodes_are_understood_or_skipped() {
-        for envelope in all() {
-            let mut bytes = envelope.encode();
-            bytes[0] = VERSION + 1;
-            assert_eq!(Envelope::decode(&bytes.clone().into()), Ok(envelope));
-            bytes[1] = TRACE + 1;
-            assert_eq!(Envelope::decode(&bytes.into()), Err(EnvelopeError::Newer(TRACE + 1)));
-        }
-    }
-
-    #[test]
-    fn kinds_that_first_nodes_do_not_know_say_so() {
-        for envelope in all() {
-            let bytes = envelope.encode();
-            assert_eq!(bytes[0] > FIRST_VERSION, bytes[1] > PROBE, "{envelope:?}");
-        }
-    }
-}
+mod tests;

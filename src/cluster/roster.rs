@@ -10,6 +10,7 @@ use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
 
 /// Bytes that are counted for a member beside what it says of itself.
+/// The two entries, and what allocating them costs.
 const MEMBER_BYTES: usize = 300;
 
 /// The members of one channel, and this node's part in them.
@@ -17,6 +18,7 @@ const MEMBER_BYTES: usize = 300;
 pub struct Roster {
     /// By the version they came with, which keeps their order stable and equal on all nodes.
     members: BTreeMap<(u64, UserId), MemberText>,
+    /// Which of them a user is.
     by_user: HashMap<UserId, u64>,
     /// Up to which change this is true.
     version: u64,
@@ -26,17 +28,22 @@ pub struct Roster {
     own: HashMap<UserId, LocalUser>,
     /// Bytes of all that a joiner is told of the members, and of what it will be told of those that this node has claimed.
     bytes: usize,
+    /// The part of that which Redis has not confirmed.
     claimed_bytes: usize,
+    /// Where that is counted for the app.
     held: Arc<HeldBytes>,
 }
 
 /// A user with connections here.
 #[derive(Debug)]
 struct LocalUser {
+    /// As it was first claimed; other connections of the user count as the same.
     member: Member,
     /// What is counted for it as claimed: nothing once the roster has it.
     bytes: usize,
+    /// The channel's bound, for joining without Redis.
     max: usize,
+    /// Subscribed or about to be.
     connections: usize,
     /// Those that are subscribed.
     entered: usize,
@@ -49,6 +56,7 @@ struct LocalUser {
 /// What Redis has of a channel.
 #[derive(Clone, Default, Debug)]
 pub struct LoadedRoster {
+    /// Up to which change this is true.
     pub version: u64,
     /// With the versions that they came with.
     pub members: Vec<(u64, Member)>,
@@ -57,7 +65,9 @@ pub struct LoadedRoster {
 /// One difference to what clients were told.
 #[derive(Debug)]
 pub enum RosterChange {
+    /// Somebody came.
     Added(MemberText),
+    /// Somebody left.
     Removed(MemberText),
 }
 
@@ -92,6 +102,7 @@ impl Roster {
         is_there || bytes + MemberText::new(member).roster_bytes() <= max
     }
 
+    /// For telling apart what a subscriber has been told.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -106,17 +117,20 @@ impl Roster {
         self.loaded = true;
     }
 
+    /// Users, not connections.
     pub fn count(&self) -> usize {
         self.members.len()
     }
 
     /// Counts one more connection of the user here.
+    /// The caller has Redis asked if it is told to.
     pub fn claim_member(&mut self, member: &Member, max: usize) -> JoinClaim {
         if let Some(own) = self.own.get_mut(&member.user_id) {
             own.connections += 1;
             let refused = std::mem::take(&mut own.refused);
             return if refused { JoinClaim::First } else { JoinClaim::Known };
         }
+        // A user whom others hold already needs no more room.
         let is_there = self.by_user.contains_key(&member.user_id);
         let bytes = if is_there { 0 } else { MemberText::new(member).roster_bytes() };
         self.claimed_bytes += bytes;
@@ -134,6 +148,7 @@ impl Roster {
     }
 
     /// Counts one connection less; whether it was the user's last here.
+    /// The caller has Redis told then.
     pub fn release_claim(&mut self, user: &UserId) -> bool {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.connections -= 1;
@@ -169,6 +184,7 @@ impl Roster {
     }
 
     /// Redis has the user, from `version` on.
+    /// It may be a version that has not been heard yet; until then nobody waits in vain.
     pub fn confirm_user(&mut self, user: &UserId, version: u64) {
         if let Some(own) = self.own.get_mut(user) {
             own.joined = Some(version);
@@ -195,6 +211,7 @@ impl Roster {
 
     /// A user came, at `version`; its text if that is news.
     pub fn apply_join(&mut self, version: u64, member: &Member) -> Option<RosterChange> {
+        // Heard before, or read since.
         if version <= self.version {
             return None;
         }
@@ -204,6 +221,7 @@ impl Roster {
         self.insert_member(place, member)
     }
 
+    /// Whether it is news depends on whether the user was there; its text is replaced in any case.
     fn insert_member(&mut self, place: u64, member: &Member) -> Option<RosterChange> {
         let user = &member.user_id;
         let text = MemberText::new(member);
@@ -251,12 +269,15 @@ impl Roster {
     }
 
     /// Whether there is no room for a user who is to join without Redis.
+    /// By what this node knows; together with others there may be more.
     pub fn is_full_for(&self, user: &UserId) -> bool {
         let max = self.own.get(user).map_or(usize::MAX, |own| own.max);
         !self.by_user.contains_key(user) && self.members.len() >= max
     }
 
     /// Joins without Redis, one version on; what changed.
+    /// # Versions
+    /// Redis will give later ones, since its versions begin at the time of day.
     pub fn join_alone(&mut self, user: &UserId) -> Option<RosterChange> {
         self.loaded = true;
         let own = self.own.get_mut(user)?;
@@ -284,12 +305,14 @@ impl Roster {
     /// nodes have not had the time to say whom they hold (`settled`).
     pub fn apply_load(&mut self, loaded: &LoadedRoster, settled: bool) -> Vec<RosterChange> {
         self.loaded = true;
+        // What was read is older than what has been heard since.
         if loaded.version < self.version {
             return Vec::new();
         }
         self.version = loaded.version;
         let mut changes = Vec::new();
         let mut gone: Vec<UserId> = Vec::new();
+        // Redis may have lost its data, and other nodes are still saying whom they hold.
         if settled {
             let here: std::collections::HashSet<&UserId> =
                 loaded.members.iter().map(|(_, member)| &member.user_id).collect();
@@ -306,6 +329,7 @@ impl Roster {
     }
 
     /// What someone who just joined is told.
+    /// Built for each joiner: it is as large as the channel.
     pub fn subscribed_message(&self, channel: &ChannelName) -> Message {
         Message::subscribed_presence(channel, self.members.len(), self.members.values())
     }
@@ -324,157 +348,4 @@ impl Drop for Roster {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(id: &str) -> Member {
-        Member { user_id: UserId::parse(id).unwrap(), user_info: "{}".into() }
-    }
-
-    fn users(roster: &Roster) -> String {
-        roster.users().iter().map(UserId::as_str).collect()
-    }
-
-    #[test]
-    fn late_and_doubled_news_changes_nothing() {
-        let mut roster = Roster::default();
-        roster.apply_load(
-            &LoadedRoster { version: 10, members: vec![(3, member("b")), (2, member("a"))] },
-            true,
-        );
-        assert_eq!(users(&roster), "ab");
-        assert!(roster.apply_join(10, &member("c")).is_none());
-        assert!(roster.apply_leave(9, &UserId::parse("a").unwrap()).is_none());
-        assert!(matches!(roster.apply_join(11, &member("c")), Some(RosterChange::Added(_))));
-        assert!(roster.apply_join(12, &member("a")).is_none(), "it has never left");
-        assert_eq!(users(&roster), "abc");
-        assert!(matches!(
-            roster.apply_leave(13, &member("b").user_id),
-            Some(RosterChange::Removed(_))
-        ));
-        assert!(roster.apply_leave(14, &member("b").user_id).is_none());
-    }
-
-    #[test]
-    fn only_true_differences_are_told_after_a_reload() {
-        let mut roster = Roster::default();
-        roster.apply_load(
-            &LoadedRoster { version: 10, members: vec![(1, member("a")), (2, member("b"))] },
-            true,
-        );
-        let emptied = LoadedRoster { version: 20, members: vec![(20, member("c"))] };
-        assert_eq!(roster.apply_load(&emptied, false).len(), 1, "c came, and a and b may yet");
-        assert_eq!(users(&roster), "abc");
-        let restored =
-            LoadedRoster { version: 30, members: vec![(25, member("a")), (20, member("c"))] };
-        let changes = roster.apply_load(&restored, true);
-        assert!(
-            matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"b\""#)
-        );
-        assert_eq!(users(&roster), "ca");
-        assert!(roster.apply_load(&emptied, true).is_empty(), "older than what is known");
-    }
-
-    #[test]
-    fn who_waits_to_come_in_is_not_held() {
-        let mut roster = Roster::default();
-        let (a, b) = (member("a"), member("b"));
-        roster.apply_load(
-            &LoadedRoster { version: 10, members: vec![(1, a.clone()), (2, b.clone())] },
-            true,
-        );
-        roster.claim_member(&a, 9);
-        roster.claim_member(&b, 9);
-        roster.confirm_user(&b.user_id, 10);
-        // Another node held a, and has let go of it meanwhile.
-        let changes = roster.apply_load(&LoadedRoster { version: 20, members: Vec::new() }, true);
-        assert!(
-            matches!(changes.as_slice(), [RosterChange::Removed(text)] if &*text.id == r#"\"a\""#)
-        );
-        assert_eq!(users(&roster), "b");
-    }
-
-    #[test]
-    fn a_user_is_ready_once_the_roster_has_it() {
-        let mut roster = Roster::default();
-        let a = member("a");
-        assert_eq!(roster.claim_member(&a, 9), JoinClaim::First);
-        assert_eq!(roster.claim_member(&a, 9), JoinClaim::Known);
-        roster.confirm_user(&a.user_id, 12);
-        assert!(!roster.is_ready(&a.user_id));
-        roster.apply_load(&LoadedRoster { version: 11, members: vec![(5, member("b"))] }, true);
-        assert!(!roster.is_ready(&a.user_id), "its own joining is still on its way");
-        assert!(roster.apply_join(12, &a).is_some());
-        assert!(roster.is_ready(&a.user_id));
-        assert!(!roster.release_claim(&a.user_id));
-        assert!(roster.release_claim(&a.user_id));
-        assert!(!roster.release_claim(&a.user_id));
-    }
-
-    #[test]
-    fn who_left_while_the_link_was_down_is_not_ready_before_the_roster_is_read_again() {
-        let mut roster = Roster::default();
-        let a = member("a");
-        // Another node holds the user, too.
-        roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
-        roster.claim_member(&a, 9);
-        roster.confirm_user(&a.user_id, 10);
-        roster.release_claim(&a.user_id);
-        assert!(roster.leave_alone(&a.user_id).is_some());
-        roster.claim_member(&a, 9);
-        roster.confirm_user(&a.user_id, 10);
-        assert!(!roster.is_ready(&a.user_id), "it is not on it");
-        roster.apply_load(&LoadedRoster { version: 12, members: vec![(5, a.clone())] }, true);
-        assert!(roster.is_ready(&a.user_id));
-    }
-
-    #[test]
-    fn nobody_hears_of_its_own_leaving() {
-        let mut roster = Roster::default();
-        let a = member("a");
-        roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
-        roster.claim_member(&a, 9);
-        // It was cleared away with the node's last lease, and is there again under the next.
-        roster.confirm_user(&a.user_id, 20);
-        assert!(roster.apply_leave(15, &a.user_id).is_none());
-        assert!(roster.apply_join(20, &a).is_none());
-        assert_eq!(users(&roster), "a");
-    }
-
-    #[test]
-    fn a_node_alone_goes_on() {
-        let mut roster = Roster::default();
-        let a = member("a");
-        roster.claim_member(&a, 9);
-        assert!(roster.join_alone(&a.user_id).is_some());
-        assert!(roster.is_ready(&a.user_id));
-        assert!(roster.leave_alone(&a.user_id).is_none(), "still claimed");
-        roster.release_claim(&a.user_id);
-        assert!(roster.leave_alone(&a.user_id).is_some());
-        assert_eq!((roster.count(), roster.version()), (0, 2));
-    }
-
-    #[test]
-    fn a_member_is_refused_before_redis_is_asked_where_the_roster_would_be_too_long() {
-        let held = Arc::new(HeldBytes::default());
-        let mut roster = Roster::new(held.clone());
-        let each = MemberText::new(&member("a")).roster_bytes();
-        roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, member("a"))] }, true);
-        assert_eq!(roster.held_bytes(), each);
-        assert!(roster.has_room_for(&member("b"), 2 * each));
-        roster.claim_member(&member("b"), 9);
-        assert!(!roster.has_room_for(&member("c"), 2 * each), "b is about to come in");
-        assert!(roster.has_room_for(&member("b"), 2 * each), "another connection of it");
-        roster.apply_join(11, &member("b"));
-        assert!(!roster.has_room_for(&member("c"), 2 * each), "b has come in");
-        assert!(roster.has_room_for(&member("c"), 3 * each));
-        roster.claim_member(&member("d"), 9);
-        roster.refuse_user(&UserId::parse("d").unwrap());
-        assert!(roster.has_room_for(&member("c"), 3 * each), "d was not let in");
-        assert_eq!(held.value(), (2 * (each + MEMBER_BYTES)) as u64);
-        roster.apply_leave(12, &UserId::parse("a").unwrap());
-        assert_eq!((roster.held_bytes(), held.value()), (each, (each + MEMBER_BYTES) as u64));
-        drop(roster);
-        assert_eq!(held.value(), 0);
-    }
-}
+mod tests;

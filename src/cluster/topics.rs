@@ -286,6 +286,7 @@ impl Topics {
 
     /// Holds the topic for one who need not wait, as `member` or to read it, together with what `read` does.
     /// [`Self::leave_topic`] ends it.
+    /// For watchlists, where nobody waits: what is not known yet is told when it is.
     pub fn watch_topic<T>(
         &self,
         topic: &Topic,
@@ -302,6 +303,8 @@ impl Topics {
     }
 
     /// The topic's entry, with the member claimed there.
+    /// The first connection that wants the topic has Redis asked for it. The order is put in under the entry's lock,
+    /// so that it comes before everything that follows from it.
     fn take_part(
         &self,
         topic: &Topic,
@@ -323,6 +326,7 @@ impl Topics {
             entry.count_again(topic, &self.link, false);
             return Err(RosterFull);
         }
+        // Others of the user here have asked before.
         if entry.roster.claim_member(member, max) == JoinClaim::First {
             let (topic, member) = (topic.clone(), member.clone());
             self.link.send_request(LinkRequest::Join { topic, member, max, place: 0 });
@@ -331,9 +335,11 @@ impl Topics {
     }
 
     /// Gives a cached event of a backend to the link.
+    /// Counted under the entry's lock: whoever subscribes meanwhile waits until it has come back.
     pub fn publish_cached(&self, topic: &Topic, publish: OutgoingEvent) {
         match self.entries.get_mut(topic) {
             Some(mut entry) => {
+                // Only if it was taken: what was not cannot come back.
                 entry.in_flight += usize::from(self.link.queue_publish(publish, true));
             }
             None => {
@@ -351,12 +357,15 @@ impl Topics {
         subscribe: impl FnOnce(&TopicEntry) -> T,
     ) -> Option<T> {
         let mut entry = self.entries.get_mut(topic)?;
+        // The reservation becomes a subscription; the sum of both never passes zero.
         entry.pending -= 1;
         entry.subscribed += 1;
+        // The new subscriber is told the number in any case.
         entry.total.wish = if wants.count { CountInterest::Now } else { CountInterest::No };
         entry.total.untold |= wants.count;
         entry.count_again(topic, &self.link, wants.count);
         let is_first = user.is_some_and(|user| entry.roster.note_subscribed(user));
+        // The first here is news for Redis only; whether it is the first anywhere is decided there.
         if wants.news.channels && entry.subscribed == 1 {
             self.hold_news(topic, None, true);
         }
@@ -367,6 +376,7 @@ impl Topics {
     }
 
     /// Gives up a held topic that was never subscribed to.
+    /// Its member leaves Redis, if no other connection here has it.
     pub fn cancel_reservation(&self, topic: &Topic, user: Option<&UserId>) {
         if let Some(mut entry) = self.entries.get_mut(topic) {
             entry.pending -= 1;
@@ -397,6 +407,7 @@ impl Topics {
     }
 
     /// Under the entry's lock, as all that is said of it.
+    /// What webhooks are told is decided in Redis from what nodes hold.
     fn hold_news(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
         let Topic { app, channel } = topic.clone();
         self.link.send_request(LinkRequest::News(LogRequest::Held {
@@ -407,6 +418,8 @@ impl Topics {
         }));
     }
 
+    /// The last connection of the user here is gone: others are told, unless the node stops and the client is about
+    /// to come back.
     fn release_claim(&self, topic: &Topic, entry: &mut TopicEntry, user: Option<&UserId>) {
         if let Some(user) = user
             && entry.roster.release_claim(user)
@@ -417,11 +430,13 @@ impl Topics {
     }
 
     /// Reads a topic that this node takes part in.
+    /// `None` if this node has no part in it. Short: the entry is locked meanwhile.
     pub fn read_topic<T>(&self, topic: &Topic, read: impl FnOnce(&TopicEntry) -> T) -> Option<T> {
         self.entries.get(topic).map(|entry| read(&entry))
     }
 
     /// Changes it.
+    /// The same with the right to change it, for what came from other nodes.
     pub fn change_topic<T>(
         &self,
         topic: &Topic,
@@ -454,11 +469,13 @@ impl Topics {
         })
     }
 
+    /// A topic that nobody holds is closed a little later, with the next count, since most come back soon.
     pub fn is_idle(&self, topic: &Topic) -> bool {
         self.entries.get(topic).is_some_and(|entry| entry.is_idle())
     }
 
     /// Forgets a topic that nobody holds; whether it did.
+    /// Asked again under the lock, since somebody may have come meanwhile.
     pub fn close_if_idle(&self, topic: &Topic) -> bool {
         self.entries.remove_if(topic, |_, entry| entry.is_idle()).is_some()
     }

@@ -17,28 +17,34 @@ use super::query::{Query, percent_decode};
 /// key's part of each hash is worked out once, and the secrets themselves are neither kept nor shown.
 #[derive(Clone)]
 pub struct Signer {
+    /// With the secret that holds; the key is hashed already.
     current: Hmac<Sha256>,
+    /// With those that held before, the newest first.
     previous: Box<[Hmac<Sha256>]>,
 }
 
 impl fmt::Debug for Signer {
+    /// A signer must not show up in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Signer(…)")
     }
 }
 
 impl Signer {
+    /// What the secret is does not matter to HMAC; an empty one signs, too.
     pub fn new(secret: &str) -> Self {
         Self { current: keyed_hmac(secret), previous: Box::default() }
     }
 
     /// The same, which also takes what was signed with any of `secrets`.
+    /// During a change of secrets both sides need not switch at once.
     #[must_use]
     pub fn with_previous<'a>(self, secrets: impl IntoIterator<Item = &'a str>) -> Self {
         Self { previous: secrets.into_iter().map(keyed_hmac).collect(), ..self }
     }
 
     /// The signature of `parts` as one text, in lower-case hex.
+    /// The parts are hashed one after the other, so that nothing is put together first.
     pub fn sign(&self, parts: &[&str]) -> String {
         hex::encode_hex(feed_parts(&self.current, parts).finalize().into_bytes())
     }
@@ -61,21 +67,26 @@ impl Signer {
     }
 
     /// Whether `signature` is the hex of the signature of `parts`, in either case.
+    /// Hex of another length is no signature, and is refused without a comparison.
     pub fn verify(&self, parts: &[&str], signature: &str) -> bool {
         let mut bytes = [0; 32];
         let keys = || std::iter::once(&self.current).chain(&*self.previous);
+        // `verify_slice` compares in constant time, so that a wrong guess tells nothing of how wrong it is.
         hex::decode_to_slice(signature, &mut bytes).is_ok()
             && keys().any(|key| feed_parts(key, parts).verify_slice(&bytes).is_ok())
     }
 }
 
+/// The two hashes of the padded key, worked out once for each app.
 fn keyed_hmac(secret: &str) -> Hmac<Sha256> {
     match Hmac::new_from_slice(secret.as_bytes()) {
         Ok(mac) => mac,
+        // The type says otherwise, for the sake of other MACs.
         Err(_) => unreachable!("HMAC takes a key of any length"),
     }
 }
 
+/// A copy of the keyed state: a few hundred bytes instead of hashing the key again.
 fn mac_of(key: &Hmac<Sha256>, parts: &[impl AsRef<[u8]>]) -> [u8; 32] {
     let mut mac = key.clone();
     parts.iter().for_each(|part| mac.update(part.as_ref()));
@@ -103,6 +114,8 @@ pub enum AuthError {
 
 /// Checks `auth` for subscribing to `channel`: `KEY:hex(hmac(socket_id:channel[:channel_data]))`, where
 /// the data counts, as the raw text it came in, whenever there was some (case P06).
+/// # Errors
+/// Which part does not hold; the client is told that it does not, the metrics tell which.
 pub fn verify_subscription(
     signer: &Signer,
     key: &str,
@@ -118,6 +131,9 @@ pub fn verify_subscription(
 }
 
 /// Checks `auth` for signing in as the user that `user_data`, in its raw text, describes.
+/// `::user::` stands where a channel would: no channel can have that name, so neither signature serves as the other.
+/// # Errors
+/// As [`verify_subscription`].
 pub fn verify_sign_in(
     signer: &Signer,
     key: &str,
@@ -134,6 +150,7 @@ fn verify_auth(
     auth: Option<&str>,
     signed: &[&str],
 ) -> Result<(), AuthError> {
+    // An empty text is how some libraries send none.
     let auth = auth.filter(|auth| !auth.is_empty()).ok_or(AuthError::Missing)?;
     let (given_key, signature) = auth.split_once(':').ok_or(AuthError::Key)?;
     if given_key != key {
@@ -167,6 +184,8 @@ impl BodyMd5 {
 /// Checks the signature of a request. SDKs do not agree on the path they sign, so each of these is
 /// tried: the path as it came, percent-decoded (case A12), both with slashes that are doubled or at the end
 /// read as one or none, and all of them without the server's own `prefix` (Guzzle drops it). The error is the string that was signed here first, for the operator's log.
+/// The parameters are sorted and lower-cased as the specification says, and where that does not match, also as
+/// SDKs really do it.
 pub fn verify_request(
     signer: &Signer,
     method: &str,
@@ -177,6 +196,7 @@ pub fn verify_request(
     let signature = query.get("auth_signature").unwrap_or_default();
     let paths = path_readings(path, prefix);
     let mut first = None;
+    // Most SDKs send the query in the order in which it was signed: then nothing need be sorted.
     if let Some((before, after)) = query.as_signed() {
         let signed = |path: &Cow<'_, str>| {
             signer.verify(&[method, "\n", path, "\n", before, after], signature)
@@ -185,6 +205,7 @@ pub fn verify_request(
             return Ok(());
         }
     }
+    // The slow way, for the few that do not.
     for path in &paths {
         let (plain, joined) = query.strings_to_sign(method, path);
         if signer.verify(&[&plain], signature)
@@ -192,12 +213,14 @@ pub fn verify_request(
         {
             return Ok(());
         }
+        // Of the path as it came, which is what a developer wants to see.
         first.get_or_insert(plain);
     }
     Err(first.unwrap_or_default())
 }
 
 /// What a client may have signed that sent `path`, each once, what is most usual first.
+/// Two at least: as it is and decoded, which are the same where nothing is encoded.
 fn path_readings<'p>(path: &'p str, prefix: &str) -> SmallVec<[Cow<'p, str>; 2]> {
     let mut all: SmallVec<[Cow<'p, str>; 2]> = SmallVec::new();
     let mut add = |reading: Cow<'p, str>| {
@@ -209,6 +232,7 @@ fn path_readings<'p>(path: &'p str, prefix: &str) -> SmallVec<[Cow<'p, str>; 2]>
     let mut bases: SmallVec<[Cow<'p, str>; 2]> = SmallVec::new();
     if [&plain, &decoded].iter().any(|path| path.contains("//") || path.ends_with('/')) {
         let singles = [single_slashes(&plain), single_slashes(&decoded)];
+        // Four more readings where slashes are unusual: with and without the last, single and as they are.
         bases.extend(singles.iter().map(|path| Cow::Owned(path.trim_end_matches('/').to_owned())));
         bases.extend(singles.map(Cow::Owned));
         bases.push(Cow::Borrowed(path.trim_end_matches('/')));

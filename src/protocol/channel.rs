@@ -5,18 +5,22 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+/// A user's own channel; the rest is the id.
 const SERVER_TO_USER: &str = "#server-to-user-";
 
 /// What follows is a user. `parse` takes no `#` there, so that no client can name it.
+/// Only nodes speak there.
 const ONLINE: &str = "presence-#online-";
 
 /// A legal channel name; cheap to clone.
+/// An `Arc`, since channels are keys in many tables and travel between threads.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ChannelName(Arc<str>);
 
 /// What a channel's name makes of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChannelKind {
+    /// Which signature it takes, if any.
     pub access: Access,
     /// Whether the channel keeps its last event for whoever subscribes next.
     pub cache: bool,
@@ -40,11 +44,15 @@ pub enum Access {
 /// Why a name is not legal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NameError {
+    /// Of no length, or `#server-to-user-` without a user.
     Empty,
+    /// In characters, as the limit is meant.
     TooLong { max: usize },
+    /// The first one that is not allowed, for the message.
     Character(char),
 }
 
+/// A sentence for whoever chose the name.
 impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,6 +71,8 @@ impl fmt::Display for NameError {
 impl ChannelName {
     /// Accepts 1 to `max` characters of `A-Za-z0-9_-=@,.;`, which is what every SDK lets through. A `#` is
     /// legal only in `#server-to-user-…`, where a user's id follows: any text without control characters.
+    /// # Errors
+    /// What is wrong with the name, in words for whoever chose it.
     pub fn parse(text: &str, max: usize) -> Result<Self, NameError> {
         check_name(text, max).map(|()| Self(text.into()))
     }
@@ -73,6 +83,7 @@ impl ChannelName {
     }
 
     /// A name that another node gave: one that [`Self::parse`] accepts at any length, or [`Self::online_topic`].
+    /// Limits of length are the sender's; its settings may be others.
     pub fn of_node(text: &str) -> Result<Self, NameError> {
         if text.starts_with(ONLINE) { Ok(Self(text.into())) } else { Self::parse(text, usize::MAX) }
     }
@@ -82,10 +93,12 @@ impl ChannelName {
         self.0.strip_prefix(ONLINE)
     }
 
+    /// For frames and tables.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    /// Read off the name each time: cheaper than a place for it in every table.
     pub fn kind(&self) -> ChannelKind {
         ChannelKind::of_name(&self.0)
     }
@@ -102,6 +115,7 @@ fn check_name(text: &str, max: usize) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
     }
+    // Bytes first: fewer bytes cannot be more characters.
     if text.len() > max && text.chars().count() > max {
         return Err(NameError::TooLong { max });
     }
@@ -115,6 +129,7 @@ fn check_name(text: &str, max: usize) -> Result<(), NameError> {
 
 impl ChannelKind {
     /// By anchored prefix, the longest first (case S12): `cache-private-x` is a public cache channel.
+    /// The order matters: `private-encrypted-cache-x` has three of them.
     pub fn of_name(name: &str) -> Self {
         let kind = |access, cache| Self { access, cache };
         if let Some(rest) = name.strip_prefix("private-") {
@@ -137,6 +152,7 @@ impl ChannelKind {
     }
 }
 
+/// So that tables can be asked with a text.
 impl Borrow<str> for ChannelName {
     fn borrow(&self) -> &str {
         &self.0

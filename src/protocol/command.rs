@@ -10,19 +10,26 @@ use super::json::{self, JsonObject, NotAString};
 /// One frame's meaning. Text is borrowed from the frame where it can be.
 #[derive(Debug)]
 pub enum ClientCommand<'a> {
+    /// `pusher:ping`, which every server answers.
     Ping,
+    /// `pusher:pong`, the answer to the server's own.
     Pong,
+    /// To a channel, with what proves the right to it.
     Subscribe(Subscribe),
     /// From the channel of that name.
     Unsubscribe(String),
+    /// As a user, once for the connection.
     SignIn(SignIn),
+    /// To the other subscribers of a channel.
     ClientEvent(ClientEvent<'a>),
 }
 
 /// `pusher:subscribe`. An `auth` of `""` is none.
 #[derive(Debug)]
 pub struct Subscribe {
+    /// As it was sent; whether it is a name is checked later.
     pub channel: String,
+    /// `KEY:SIGNATURE`.
     pub auth: Option<String>,
     /// The raw text, as it was signed.
     pub channel_data: Option<String>,
@@ -31,6 +38,7 @@ pub struct Subscribe {
 /// `pusher:signin`.
 #[derive(Debug)]
 pub struct SignIn {
+    /// `KEY:SIGNATURE`, of the socket and of `user_data`.
     pub auth: Option<String>,
     /// The raw text, as it was signed.
     pub user_data: String,
@@ -39,7 +47,9 @@ pub struct SignIn {
 /// `client-…`: what subscribers send each other.
 #[derive(Debug)]
 pub struct ClientEvent<'a> {
+    /// Begins with `client-`.
     pub event: Cow<'a, str>,
+    /// The sender must be subscribed to it.
     pub channel: Cow<'a, str>,
     /// `null` counts as none.
     pub data: Option<&'a RawValue>,
@@ -64,6 +74,7 @@ impl From<NotAString> for MalformedCommand {
 
 impl<'a> ClientCommand<'a> {
     /// Its event, and its channel if it is about one.
+    /// For the log and the console, which show no data.
     pub fn event_and_channel(&self) -> (&str, &str) {
         match self {
             Self::Ping => ("pusher:ping", ""),
@@ -75,6 +86,10 @@ impl<'a> ClientCommand<'a> {
         }
     }
 
+    /// Everything that can be known of a frame without knowing its connection. A frame is parsed once, and what is
+    /// passed on stays as it came.
+    /// # Errors
+    /// What the client is told, by what is wrong with it.
     pub fn parse(text: &'a str) -> Result<Self, MalformedCommand> {
         let frame = JsonObject::parse(text).ok_or(MalformedCommand::Message)?;
         let event = frame.get_string("event")?.ok_or(MalformedCommand::Message)?;
@@ -85,6 +100,7 @@ impl<'a> ClientCommand<'a> {
             "pusher:unsubscribe" => with_data(&frame, parse_unsubscribe).map(Self::Unsubscribe),
             "pusher:signin" => with_data(&frame, sign_in).map(Self::SignIn),
             _ if event.starts_with("client-") => {
+                // The event alone does not say where it goes.
                 let channel = frame.get_string("channel")?.ok_or(MalformedCommand::ClientEvent)?;
                 Ok(Self::ClientEvent(ClientEvent { event, channel, data: frame.get_value("data") }))
             }
@@ -94,6 +110,7 @@ impl<'a> ClientCommand<'a> {
 }
 
 /// Reads `data`, which is an object or a string that holds one.
+/// pusher-js sends objects; others encode twice.
 fn with_data<T>(
     frame: &JsonObject<'_>,
     read: impl FnOnce(&JsonObject<'_>) -> Result<T, MalformedCommand>,
@@ -104,8 +121,10 @@ fn with_data<T>(
 }
 
 fn parse_subscribe(data: &JsonObject<'_>) -> Result<Subscribe, MalformedCommand> {
+    // Some libraries send an empty text for what they do not have.
     let given = |text: Cow<'_, str>| (!text.is_empty()).then(|| text.into_owned());
     let channel = data.get_string("channel")?.ok_or(MalformedCommand::Message)?;
+    // Told apart from other malformed frames: a wrong type is answered on the channel itself.
     let field = |field| match data.get_string(field) {
         Ok(text) => Ok(text.and_then(given)),
         Err(NotAString(field)) => {
@@ -123,6 +142,7 @@ fn parse_unsubscribe(data: &JsonObject<'_>) -> Result<String, MalformedCommand> 
 fn sign_in(data: &JsonObject<'_>) -> Result<SignIn, MalformedCommand> {
     Ok(SignIn {
         auth: data.get_string("auth")?.map(Cow::into_owned),
+        // Missing is refused as a user that cannot be read.
         user_data: data.get_string("user_data")?.unwrap_or_default().into_owned(),
     })
 }

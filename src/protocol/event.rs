@@ -15,14 +15,17 @@ use super::socket_id::SocketId;
 pub struct Message(Bytes);
 
 /// Bytes of the longest header of an unmasked frame.
+/// Two bytes, and eight for a length of 64 bits.
 pub(super) const MAX_HEADER: usize = 10;
 
+/// The first byte: FIN and the opcode (section 5.2), and for what is never fragmented FIN is always set.
 pub(super) const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
 impl Message {
+    /// Shared, never copied: an event to 100,000 sockets is one allocation.
     pub fn bytes(&self) -> &Bytes {
         &self.0
     }
@@ -31,6 +34,8 @@ impl Message {
         self.0
     }
 
+    /// The first thing on every connection. `activity_timeout` is the silence, in seconds, after which the client
+    /// asks for a sign of life.
     pub fn established(id: SocketId, activity_timeout: u32) -> Self {
         let text = format!(
             r#"{{"event":"pusher:connection_established","data":"{{\"socket_id\":\"{id}\",\"activity_timeout\":{activity_timeout}}}"}}"#
@@ -49,6 +54,7 @@ impl Message {
     }
 
     /// An event that a backend triggered; `data` is the token of a JSON string and is copied as it is.
+    /// The token is what the backend sent, so that data is neither parsed nor escaped anew.
     pub fn event(channel: &ChannelName, event: &str, data: &str) -> Self {
         Self::client_event(channel, event, data, None)
     }
@@ -60,6 +66,7 @@ impl Message {
         data: &str,
         user: Option<&UserId>,
     ) -> Self {
+        // 20 for the name of the field and its quotes.
         let user_len = user.map_or(0, |user| 20 + user.as_str().len());
         let len = event.len() + channel.as_str().len() + data.len() + user_len;
         text_frame(40 + len, |out| {
@@ -82,6 +89,7 @@ impl Message {
     }
 
     /// The roster of a presence channel, the joiner included.
+    /// Written straight into the frame: a channel may have ten thousand members, and each joiner is told of all.
     pub fn subscribed_presence<'m>(
         channel: &ChannelName,
         count: usize,
@@ -98,6 +106,7 @@ impl Message {
                 }
                 out.extend_from_slice(member.id.as_bytes());
             }
+            // Ids are keys of the second part, too, in the same order.
             out.extend_from_slice(br#"],\"hash\":{"#);
             for (index, member) in members.enumerate() {
                 if index > 0 {
@@ -113,6 +122,7 @@ impl Message {
         })
     }
 
+    /// To those who were there before; the joiner has the roster.
     pub fn member_added(channel: &ChannelName, member: &MemberText) -> Self {
         text_frame(140 + channel.as_str().len() + member.id.len() + member.info.len(), |out| {
             out.extend_from_slice(b"{\"event\":\"pusher_internal:member_added\"");
@@ -125,6 +135,7 @@ impl Message {
         })
     }
 
+    /// Only the id: who left needs no introduction.
     pub fn member_removed(channel: &ChannelName, member: &MemberText) -> Self {
         text_frame(100 + channel.as_str().len() + member.id.len(), |out| {
             out.extend_from_slice(b"{\"event\":\"pusher_internal:member_removed\"");
@@ -136,14 +147,17 @@ impl Message {
     }
 
     /// What a client that came back has missed is not known any longer, or not all of it.
+    /// The client has to fetch what it shows. Sent behind the confirmation of the subscription.
     pub fn resume_gap(channel: &ChannelName) -> Self {
         with_text("resume:gap", Some(channel), "{}")
     }
 
+    /// In the place of the cached event where there is none.
     pub fn cache_miss(channel: &ChannelName) -> Self {
         with_text("pusher:cache_miss", Some(channel), "{}")
     }
 
+    /// A number alone, for clients that show it; throttled for crowds.
     pub fn subscription_count(channel: &ChannelName, count: usize) -> Self {
         let data = format!(r#"{{"subscription_count":{count}}}"#);
         with_text("pusher_internal:subscription_count", Some(channel), &data)
@@ -158,6 +172,7 @@ impl Message {
     }
 
     /// Who of those watched is online and who is not; an empty list is left out.
+    /// At most [`Watchlist::MAX`] of each.
     pub fn watchlist_events(online: &[UserId], offline: &[UserId]) -> Self {
         let mut data = b"{\"events\":[".to_vec();
         for (name, users) in [("online", online), ("offline", offline)] {
@@ -168,6 +183,8 @@ impl Message {
                 data.push(b',');
             }
             data.extend_from_slice(format!("{{\"name\":\"{name}\",\"user_ids\":[").as_bytes());
+            // A list is never longer than what may be watched; a bound all the same, since it comes from other
+            // nodes, too.
             for (index, user) in users.iter().take(Watchlist::MAX).enumerate() {
                 if index > 0 {
                     data.push(b',');
@@ -210,6 +227,7 @@ impl Message {
     /// Ends the conversation: RFC 6455 section 5.5.1. The reason is cut to what a control frame holds.
     pub fn close(code: u16, reason: &str) -> Self {
         let mut end = reason.len().min(123);
+        // Cut between characters: a reason that is not UTF-8 would break the connection (section 5.5.1).
         while !reason.is_char_boundary(end) {
             end -= 1;
         }
@@ -247,6 +265,7 @@ impl MemberText {
         let mut id = Vec::with_capacity(member.user_id.as_str().len() + 4);
         push_string(&mut id, member.user_id.as_str());
         Self {
+            /// Escaped twice, because `data` is JSON inside a JSON string.
             id: json::escape_text(&String::from_utf8_lossy(&id)).into(),
             info: json::escape_text(&member.user_info).into(),
         }
@@ -254,6 +273,7 @@ impl MemberText {
 
     /// What it takes of a roster, where the id stands twice.
     pub fn roster_bytes(&self) -> usize {
+        // Two commas and a colon.
         2 * self.id.len() + self.info.len() + 3
     }
 }
@@ -264,6 +284,7 @@ fn push_channel(out: &mut Vec<u8>, channel: &str) {
 }
 
 /// An event with a text as its `data`.
+/// Room for the escapes that `data` is likely to need; more only costs another allocation.
 fn with_text(event: &str, channel: Option<&ChannelName>, data: &str) -> Message {
     text_frame(64 + event.len() + 2 * data.len(), |out| {
         out.extend_from_slice(b"{\"event\":\"");
@@ -294,12 +315,14 @@ fn error_frame(code: u16, message: &str, channel: Option<&str>) -> Message {
 
 /// Writes the payload behind room for the longest header, then the header right in front of it, so that
 /// the frame is built in one buffer of about `len` bytes.
+/// The length is known only once all is written, and the header's size depends on it.
 fn text_frame(len: usize, write: impl FnOnce(&mut Vec<u8>)) -> Message {
     let mut out = Vec::with_capacity(MAX_HEADER + len);
     out.extend_from_slice(&[0; MAX_HEADER]);
     write(&mut out);
     let len = out.len() - MAX_HEADER;
     let (header, used) = frame_header(TEXT, len);
+    // The header ends where the payload begins.
     for (to, from) in out.iter_mut().skip(MAX_HEADER - used).zip(header).take(used) {
         *to = from;
     }
@@ -307,6 +330,7 @@ fn text_frame(len: usize, write: impl FnOnce(&mut Vec<u8>)) -> Message {
 }
 
 /// The header of an unmasked frame with `len` bytes of payload (RFC 6455, section 5.2), and how much of it counts.
+/// Lengths up to 125, up to 65,535, and beyond have headers of 2, 4 and 10 bytes.
 pub(super) fn frame_header(first: u8, len: usize) -> ([u8; MAX_HEADER], usize) {
     let mut header = [0; MAX_HEADER];
     let used = match (u8::try_from(len), u16::try_from(len)) {

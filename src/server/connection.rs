@@ -3,16 +3,15 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
@@ -20,11 +19,12 @@ use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::accept::AcceptedConnection;
+use super::http_io::HttpIo;
 use super::proxy;
 use super::tls::Certificates;
 use super::unreadable::{self, MAX_HEAD};
 use crate::http::fallback::LineStream;
-use crate::http::timeouts::{RequestPhase, RequestTimer, TimeoutReason, TimerGuard};
+use crate::http::timeouts::{RequestPhase, TimeoutReason, TimerGuard};
 use crate::http::{
     AddressRole, Handoff, HandshakeDetails, Http, HttpService, Upgrade, console, tell_of_refusal,
 };
@@ -42,83 +42,6 @@ const SOME_TOO_MANY: usize = 16;
 
 /// Why connections of an address are closed.
 pub(super) const MORE_THAN_MAY_BE: &str = "this address has more than server.connections_per_ip";
-
-/// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
-/// which is to have no header but ours, and hyper's empty refusals, for which there are words.
-struct HttpIo {
-    /// Whatever hyper reads and writes goes through here, on its way to the socket or TLS.
-    stream: TokioIo<Stream>,
-    http: Rc<Http>,
-    timer: Rc<RequestTimer>,
-    /// Something once a request has been answered 101.
-    handoff: Rc<RefCell<Option<Handoff>>>,
-    /// hyper's own 101, behind what of earlier answers the client has not taken yet.
-    held: Vec<u8>,
-}
-
-impl Read for HttpIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        // Whether anything was read is for hyper to see; that it was tried is enough for the timer.
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if polled.is_ready() {
-            self.timer.note_bytes(self.http.node.worker.now_seconds());
-        }
-        polled
-    }
-}
-
-impl Write for HttpIo {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.handoff.borrow().is_some() {
-            // hyper believes that it wrote its answer; what the client gets is ours.
-            self.held.extend_from_slice(bytes);
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        // hyper answers what it cannot read with an empty 400; ours has a text, and follows.
-        if unreadable::is_empty_refusal(bytes) {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.handoff.borrow().is_some() {
-            slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
-            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
-        }
-        if let [only] = slices
-            && unreadable::is_empty_refusal(only)
-        {
-            return Poll::Ready(Ok(only.len()));
-        }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    /// Whether a head and a body may go out in one system call.
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
 
 /// How a worker serves what it is handed.
 /// The same for all connections of a worker, and so kept once.

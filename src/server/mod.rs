@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod connection;
 mod files;
+mod http_io;
 mod listener;
 mod listeners;
 mod lookup;

@@ -7,6 +7,7 @@ mod debounce;
 mod delivery;
 mod facts;
 mod queue;
+mod queue_metrics;
 mod spool;
 
 use std::collections::HashMap;
@@ -38,7 +39,7 @@ use spool::{Spool, SpooledEvent};
 
 pub use cluster_log::{EntryAcknowledger, EntryContent, LoggedEntry};
 pub use facts::{Fact, Whisper};
-pub use queue::QueueMetrics;
+pub use queue_metrics::QueueMetrics;
 
 /// Apps that have their turn before the spool is written.
 const TURNS: usize = 4;

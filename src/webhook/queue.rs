@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -19,6 +19,7 @@ use super::cluster_log::{LogAck, OfficeHold};
 use super::delivery::{DeliveryFailure, WebhookClient};
 use super::facts::FactSubject;
 use super::millis;
+use super::queue_metrics::QueueMetrics;
 use super::spool::{Spool, SpooledEvent};
 use crate::app::{App, Webhook};
 use crate::console::Kind;
@@ -51,45 +52,6 @@ pub(super) const WHILE: u64 = 300_000;
 /// Half a second hides a restart; 30 s is polite to an endpoint that is down.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// How a line gets on, readable from every thread.
-#[derive(Debug, Default)]
-pub struct QueueMetrics {
-    /// The id, for the metric's label.
-    pub app: String,
-    /// The webhook's place among those of its app.
-    pub index: usize,
-    /// Those that were taken back not counted.
-    pub queued: AtomicU64,
-    /// When the first in line happened, in milliseconds since 1970; 0: nothing waits.
-    pub oldest: AtomicU64,
-    /// Events, not requests.
-    pub sent: AtomicU64,
-    /// Events given up: too old, or too many.
-    pub dropped: AtomicU64,
-    /// Requests, each with one event or many.
-    pub tries: AtomicU64,
-    /// Those that were not answered with 2xx.
-    pub failures: AtomicU64,
-    /// The last one failed.
-    failing: AtomicBool,
-}
-
-impl QueueMetrics {
-    /// Seconds that the first in line has waited.
-    pub fn age(&self) -> f64 {
-        match self.oldest.load(Ordering::Relaxed) {
-            0 => 0.0,
-            at => millis().saturating_sub(at) as f64 / 1e3,
-        }
-    }
-
-    /// Whether the last try failed.
-    /// Told once when it begins and once when it ends.
-    pub fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
-    }
-}
 
 /// A line, as the desk holds it. Dropped, it ends.
 pub(super) struct WebhookQueue {

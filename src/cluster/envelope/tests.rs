@@ -1,0 +1,90 @@
+//! Envelopes there and back, and bytes that are none.
+
+use super::*;
+
+fn all() -> Vec<Envelope> {
+    let user = UserId::parse("ü\"7").unwrap();
+    let socket = Some(SocketId { node: 7, number: u64::MAX });
+    let frame = Bytes::from_static(b"\x81\x02{}");
+    let data = Bytes::from_static(b"\"x\"");
+    let version = 1_700_000_000_000_001;
+    let bodies = [
+        EnvelopeBody::Event { version, except: socket, frame: frame.clone() },
+        EnvelopeBody::Event { version: 0, except: None, frame: Bytes::new() },
+        EnvelopeBody::Cached { version, except: None, frame, data },
+        EnvelopeBody::Joined { version, user: user.clone(), info: "{\"a\":1}".into() },
+        EnvelopeBody::Left { version, user: user.clone() },
+        EnvelopeBody::Count { version, count: 12 },
+        EnvelopeBody::Terminate { version, waited: 6, app: AppId::new("a"), user: user.clone() },
+        EnvelopeBody::Probe,
+        EnvelopeBody::Reconnect { version, waited: 6, app: AppId::new("a"), user: user.clone() },
+        EnvelopeBody::Withdraw {
+            version,
+            waited: 6,
+            request: 8,
+            app: AppId::new("a"),
+            user,
+            channels: ["private-a", "b"].map(|n| ChannelName::parse(n, 200).unwrap()).into(),
+        },
+        EnvelopeBody::Done { version: 0, request: 8, app: AppId::new("a") },
+        EnvelopeBody::TakeOver { version: 0, request: 8, app: AppId::new("a"), key: "k".into() },
+        EnvelopeBody::HandedOver { version, request: 8, app: AppId::new("a"), record: "r".into() },
+        EnvelopeBody::Trace { version: 0, mark: 8, app: AppId::new("a"), trace: "t".into() },
+    ];
+    let envelope =
+        |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, whisper: true, body };
+    bodies.into_iter().map(envelope).collect()
+}
+
+#[test]
+fn reads_what_it_writes() {
+    for envelope in all() {
+        let bytes = Bytes::from(envelope.encode());
+        assert_eq!(Envelope::decode(&bytes), Ok(envelope.clone()));
+        assert_eq!(bytes[4..20], envelope.id_bytes());
+        if let Some(version) = envelope.version() {
+            let (head, rest) = envelope.encode_around_version();
+            assert_eq!(join_parts(&head, version, &rest), bytes);
+        }
+    }
+}
+
+#[test]
+fn nothing_breaks_it() {
+    for envelope in all() {
+        let bytes = envelope.encode();
+        for end in 0..bytes.len() {
+            let _ = Envelope::decode(&Bytes::copy_from_slice(&bytes[..end]));
+        }
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= 1 << bit;
+                let _ = Envelope::decode(&bytes.into());
+            }
+        }
+    }
+    for garbage in ["", "\0", "hello", "{\"uuid\":\"x\",\"appId\":1}"] {
+        let decoded = Envelope::decode(&Bytes::from_static(garbage.as_bytes()));
+        assert_eq!(decoded, Err(EnvelopeError::Garbage), "{garbage:?}");
+    }
+}
+
+#[test]
+fn newer_nodes_are_understood_or_skipped() {
+    for envelope in all() {
+        let mut bytes = envelope.encode();
+        bytes[0] = VERSION + 1;
+        assert_eq!(Envelope::decode(&bytes.clone().into()), Ok(envelope));
+        bytes[1] = TRACE + 1;
+        assert_eq!(Envelope::decode(&bytes.into()), Err(EnvelopeError::Newer(TRACE + 1)));
+    }
+}
+
+#[test]
+fn kinds_that_first_nodes_do_not_know_say_so() {
+    for envelope in all() {
+        let bytes = envelope.encode();
+        assert_eq!(bytes[0] > FIRST_VERSION, bytes[1] > PROBE, "{envelope:?}");
+    }
+}

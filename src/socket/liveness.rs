@@ -1,0 +1,62 @@
+//! Whether a connection still lives: the silent are asked, those that give no sign of life are closed, and those that
+//! are told to go and do not are ended. A worker's clock calls this for some of its connections each time.
+
+use super::LINGER;
+use crate::hub::connection::Connection;
+use crate::protocol::error::close;
+use crate::protocol::event::Message;
+
+/// What is added to the silence that `activity_timeout` announces before we ask; seconds. With the usual 30
+/// it makes less than the minute that proxies wait.
+/// The usual 30 is pusher-js's `activityTimeout` as most servers announce it.
+const PATIENCE: u32 = 25;
+
+/// How long we wait for a sign of life then; seconds.
+/// pusher-js waits as long for its own pings.
+const GRACE: u32 = 30;
+
+/// Looks after one connection, at second `now` of its worker's clock: asks the silent for a sign of life,
+/// closes those that give none, and ends those that linger. Whether it was asked now.
+/// Called about once a second or two for each, which is as exact as liveness needs to be.
+pub fn look_after(connection: &Connection, now: u32) -> bool {
+    let life = &connection.life;
+    life.rejoins.forget_past(now);
+    let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
+    if connection.is_closing() {
+        if !life.ends.replace(true) {
+            life.since.set(now);
+        } else if passed(life.since.get(), LINGER) {
+            connection.abort();
+        }
+        return false;
+    }
+    watch(connection, now)
+}
+
+/// Asks a silent connection for a sign of life, and closes one that has given none. Whether it was asked now.
+/// A silent connection may be dead without either side's knowing: a phone that lost its network sends no end.
+fn watch(connection: &Connection, now: u32) -> bool {
+    let life = &connection.life;
+    let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
+    let app = connection.app();
+    // Less than a second is not none.
+    // A setting below a second rounds up to one.
+    let deadline = app.features.authorization_timeout.as_millis().div_ceil(1000) as u32;
+    if deadline > 0 && !life.authorized.get() && passed(life.since.get(), deadline) {
+        connection.close_with(&close::UNAUTHORIZED);
+        return false;
+    }
+    if life.asked.get() > 0 {
+        if passed(life.asked.get(), GRACE) {
+            connection.close_with(&close::NO_PONG);
+        }
+    } else if passed(life.heard.get(), app.activity_timeout.saturating_add(PATIENCE)) {
+        // A WebSocket ping for those whose library answers it, an event for those that know only events.
+        connection.enqueue_message(Message::ws_ping());
+        connection.enqueue_message(Message::ping());
+        connection.flush();
+        life.asked.set(now);
+        return true;
+    }
+    false
+}

@@ -1,0 +1,44 @@
+//! How the lines of webhooks get on, readable from every thread: for Prometheus, the console and `doctor`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::millis;
+
+/// How a line gets on, readable from every thread.
+#[derive(Debug, Default)]
+pub struct QueueMetrics {
+    /// The id, for the metric's label.
+    pub app: String,
+    /// The webhook's place among those of its app.
+    pub index: usize,
+    /// Those that were taken back not counted.
+    pub queued: AtomicU64,
+    /// When the first in line happened, in milliseconds since 1970; 0: nothing waits.
+    pub oldest: AtomicU64,
+    /// Events, not requests.
+    pub sent: AtomicU64,
+    /// Events given up: too old, or too many.
+    pub dropped: AtomicU64,
+    /// Requests, each with one event or many.
+    pub tries: AtomicU64,
+    /// Those that were not answered with 2xx.
+    pub failures: AtomicU64,
+    /// The last one failed.
+    pub(super) failing: AtomicBool,
+}
+
+impl QueueMetrics {
+    /// Seconds that the first in line has waited.
+    pub fn age(&self) -> f64 {
+        match self.oldest.load(Ordering::Relaxed) {
+            0 => 0.0,
+            at => millis().saturating_sub(at) as f64 / 1e3,
+        }
+    }
+
+    /// Whether the last try failed.
+    /// Told once when it begins and once when it ends.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+}
