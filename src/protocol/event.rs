@@ -265,7 +265,7 @@ impl MemberText {
         let mut id = Vec::with_capacity(member.user_id.as_str().len() + 4);
         push_string(&mut id, member.user_id.as_str());
         Self {
-            /// Escaped twice, because `data` is JSON inside a JSON string.
+            // Escaped twice, because `data` is JSON inside a JSON string.
             id: json::escape_text(&String::from_utf8_lossy(&id)).into(),
             info: json::escape_text(&member.user_info).into(),
         }

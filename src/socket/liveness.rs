@@ -35,7 +35,7 @@ pub fn look_after(connection: &Connection, now: u32) -> bool {
 
 /// Asks a silent connection for a sign of life, and closes one that has given none. Whether it was asked now.
 /// A silent connection may be dead without either side's knowing: a phone that lost its network sends no end.
-fn watch(connection: &Connection, now: u32) -> bool {
+pub(super) fn watch(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
     let app = connection.app();

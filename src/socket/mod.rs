@@ -25,6 +25,7 @@ use crate::protocol::error::Error;
 use crate::protocol::event::Message;
 use crate::session::Session;
 pub use liveness::look_after;
+use liveness::watch;
 
 use frames::{FrameAssembler, FrameLimits, IncomingMessage, ProtocolBreach};
 
