@@ -39,7 +39,7 @@ fn change_places(watched: &mut Watched) {
 }
 
 /// Waits until the one follows the other, as far as the Sentinels know, whichever they have come to name.
-fn is_whole(watched: &mut Watched) {
+pub fn is_whole(watched: &mut Watched) {
     eventually(|| {
         let named = watched.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
         if named.ends_with(&format!("\n{}", watched.replica.port())) {

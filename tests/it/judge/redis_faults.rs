@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use super::cluster_faults::is_whole;
 use super::world::{Store, World, last};
 use crate::support::Chance;
 use crate::support::redis::Redis;
 
-/// Each server of whatever kind.
+/// Each server that nodes speak to, of whatever kind. Sentinels fail over where their own links are killed, so that it is
+/// looked which is the master now.
 fn each(world: &World, act: impl Fn(&Redis)) {
-    match &*world.store() {
+    match &mut *world.store() {
         Store::Single(redis) => act(redis),
-        Store::Watched(watched) => act(&watched.master),
+        Store::Watched(watched) => {
+            is_whole(watched);
+            act(&watched.master);
+        }
         Store::Sharded(shards) => shards.masters.iter().for_each(act),
     }
 }
