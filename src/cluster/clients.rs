@@ -117,7 +117,7 @@ last(ARGV[4])
 return {before or '', record or '', redis.call('HGET', q, ''), redis.call('EXISTS', KEYS[4])}
 ";
 
-/// KEYS s q z; ARGV key owner record window ended unclaimed lasts bytes; fenced. Keeps a record, unless another node has the
+/// KEYS s q z 0; ARGV key owner record window ended unclaimed lasts bytes; fenced. Keeps a record, unless another node has the
 /// client now. Answers how many others had to go for it.
 pub(super) const PARK: &str = r"
 local key, owner, record = ARGV[1], ARGV[2], ARGV[3]
@@ -144,7 +144,7 @@ last(ARGV[7])
 return crowded
 ";
 
-/// KEYS s q z; ARGV most; fenced. Forgets those whose time is over. Answers how many, and how many may still come.
+/// KEYS s q z 0; ARGV most; fenced. Forgets those whose time is over. Answers how many, and how many may still come.
 pub(super) const SWEEP: &str = r"
 local over = redis.call('ZRANGEBYSCORE', z, '-inf', '(' .. text(now), 'LIMIT', 0, ARGV[1])
 for i = 1, #over do forget(over[i]) end

@@ -34,9 +34,17 @@ local skew, floor = tonumber(state[2] or '0'), tonumber(state[3] or '0')
         + CLOCK
 }
 
+/// In front of those that say what is held: the argument before these has the node's other leases. What it holds under
+/// one of them goes over to this one, or ends with it, in the same step, so that it is held once however often a slot
+/// has moved and back, and whatever lease it was said under.
+pub(super) const OTHERS: &str = r"
+local others = {}
+for other in string.gmatch(ARGV[#ARGV - 3], '%S+') do others[#others + 1] = other end
+";
+
 /// In front of the same scripts where they clear a lease away, which does not hold any more.
 pub(super) const CLEARING: &str = r"
-local lease, held, now_us = ARGV[#ARGV - 2], nil, nil
+local lease, held, now_us, others = ARGV[#ARGV - 2], nil, nil, {}
 ";
 
 /// In front of what gives versions without a lease, which go on from the channel's last.

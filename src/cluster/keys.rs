@@ -24,14 +24,21 @@ impl RedisKeys {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// `v`, `m`, `r`, `k`, `c` or `l` of a channel.
+    /// `v`, `m`, `r`, `k`, `c`, `l` or `0` of a channel.
     pub(super) fn channel_key(&self, topic: &Topic, part: char) -> String {
         format!("{}:{{{}/{}}}:{part}", self.prefix, topic.app, topic.channel)
     }
 
-    /// `t`, `v`, `o`, `w`, `b`, `e`, `s`, `q`, `z` or `x` of an app.
+    /// `t`, `v`, `o`, `w`, `b`, `e`, `s`, `q`, `z`, `x` or `0` of an app.
     pub(super) fn app_key(&self, app: &AppId, part: char) -> String {
         format!("{}:{{{app}}}:{part}", self.prefix)
+    }
+
+    /// The log of a channel, and that it was cut off for its bytes.
+    pub(super) fn log_keys(&self, topic: &Topic) -> [String; 2] {
+        let log = self.channel_key(topic, 'l');
+        let cut = format!("{log}t");
+        [log, cut]
     }
 
     /// What a lease has of an app.
@@ -100,6 +107,13 @@ impl RedisKeys {
     /// The log of what was said to all nodes.
     pub(super) fn log_of_all(&self) -> String {
         format!("{}:{{all}}:l", self.prefix)
+    }
+
+    /// The same, and that it was cut off for its bytes.
+    pub(super) fn log_keys_of_all(&self) -> [String; 2] {
+        let log = self.log_of_all();
+        let cut = format!("{log}t");
+        [log, cut]
     }
 
     pub(super) fn probe_topic(&self, lease: &str) -> String {

@@ -8,16 +8,20 @@
 //!   `k`: on how many nodes, user → number; the empty user stands for the version of the last change of `m`, as
 //!   against what else takes versions.
 //! - `c`: its cached event, as an envelope. `l`: the log of its last events, as envelopes, for nodes whose link
-//!   dropped; `P:{all}:l` is that of orders to all nodes.
+//!   dropped, and `lt`: it was cut off for its bytes; `P:{all}:l` is that of orders to all nodes.
 //!
 //! Of an app, `P:{app}:` and `t`: channel → subscriptions on all nodes; `n:LEASE`: on one node. The empty
 //! channel name stands for the app's connections.
 //!
 //! Of an app whose clients may come back to any node, `s`, `q`, `z` and `x`: see `clients.rs`.
 //!
+//! While a slot of a Redis Cluster is on its way to another server, a key that a script has deleted is one that it may
+//! not ask for any more, and the script ends halfway. One that deletes keys therefore names one that is never there,
+//! `0`, or only the beginning of a name: Redis refuses it as a whole until the slot has moved.
+//!
 //! For webhooks, of an app that has some: `o`: how many leases hold a channel or a member; `h:LEASE`: which one does;
-//! `w`: the log of what is to be told; `b`: the node that tells it, under which lease, and ` z` if it is to be woken;
-//! `e`: since when Redis has had these; `s:NODE`: the last that a node said has happened.
+//! `w`: the log of what is to be told; `b`: the node that tells it, under which lease with which tag, and ` z` if it is to
+//! be woken; `e`: since when Redis has had these; `s:NODE`: the last that a node said has happened.
 //!
 //! Of each server, with a number whose slot is its own: `P:fence:{N}`, which leases hold (`fencing.rs`), and
 //! `P:lease:{N}:LEASE`, of what a lease may have something: `c` and a channel, `a` or `w` and an app. One server has
@@ -58,22 +62,30 @@ local function next_version(key)
 end
 ";
 
-/// KEYS v m r k; ARGV user info max topic head mac rest place name; fenced. Answers the version from which on the user is
+/// How the node's other leases hold a user.
+const REFS: &str = r"
+local function refs(user)
+  local all = {}
+  for i = 1, #others do all[i] = others[i] .. ' ' .. user end
+  return all
+end
+";
+
+/// KEYS v m r k 0; ARGV user info max topic head mac rest place name; fenced. Answers the version from which on the user is
 /// present, or nothing if there is no room. `name` is that of the channel in the list of what the lease holds.
 const JOIN: &str = r"
 local v, m, r, k = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local user, info, max, topic, head, mac, rest, place, name = unpack(ARGV)
 local ref = lease .. ' ' .. user
 local known, holds = redis.call('HEXISTS', m, user), redis.call('HEXISTS', r, ref)
-if holds == 1 and known == 1 then
-  return redis.call('HGET', k, '') or string.format('%016.0f', 0)
-end
 if known == 0 and redis.call('HLEN', m) >= tonumber(max) then return false end
 if holds == 0 then
   redis.call('SADD', held, name)
   redis.call('HSET', r, ref, '')
-  redis.call('HINCRBY', k, user, 1)
 end
+local more = 1 - holds
+if #others > 0 then more = more - redis.call('HDEL', r, unpack(refs(user))) end
+if more ~= 0 then redis.call('HINCRBY', k, user, more) end
 if known == 1 then return redis.call('HGET', k, '') or string.format('%016.0f', 0) end
 local version = next_version(v)
 if place == '' then place = version end
@@ -83,27 +95,22 @@ redis.call('SPUBLISH', topic, sealed(head, mac, version, '') .. rest)
 return version
 ";
 
-/// One user's end on one lease.
-const DROP: &str = r"
-local function drop(v, m, r, k, lease, user, topic, head, mac)
-  if redis.call('HDEL', r, lease .. ' ' .. user) == 0 then return end
-  if redis.call('HINCRBY', k, user, -1) > 0 then return end
-  redis.call('HDEL', k, user)
-  redis.call('HDEL', m, user)
-  local version = next_version(v)
-  if redis.call('EXISTS', m) == 1 then redis.call('HSET', k, '', version)
-  else redis.call('DEL', k) end
-  redis.call('SPUBLISH', topic, sealed(head, mac, version, user) .. user)
-end
-";
-
-/// KEYS v m r k; ARGV user topic head mac; fenced.
+/// KEYS v m r k 0; ARGV user topic head mac; fenced.
 const LEAVE: &str = r"
-drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4], lease, ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+local v, m, r, k = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local user, topic, head, mac = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local ended = redis.call('HDEL', r, lease .. ' ' .. user, unpack(refs(user)))
+if ended == 0 or redis.call('HINCRBY', k, user, 0 - ended) > 0 then return 1 end
+redis.call('HDEL', k, user)
+redis.call('HDEL', m, user)
+local version = next_version(v)
+if redis.call('EXISTS', m) == 1 then redis.call('HSET', k, '', version)
+else redis.call('DEL', k) end
+redis.call('SPUBLISH', topic, sealed(head, mac, version, user) .. user)
 return 1
 ";
 
-/// KEYS v m r k; ARGV lease topic head mac. Ends everybody who is present on a lease that does not hold any more, and
+/// KEYS v m r k 0; ARGV lease topic head mac. Ends everybody who is present on a lease that does not hold any more, and
 /// counts again who holds the others: a script that was refused halfway, for a right that it lacked, has left what it
 /// had done.
 const CLEAR: &str = r"
@@ -191,10 +198,16 @@ const TRIM: &str = r"
 local function trim(log, length, most, largest, bytes, seconds)
   local keep = math.min(most, math.max(1, math.floor(bytes / math.max(1, largest))))
   if length * 4 <= keep * 5 then return 0 end
+  if keep < most then
+    local noted = redis.pcall('SET', log .. 't', '', 'EX', seconds)
+    if noted.err then
+      -- A slot on its way to another server takes no new key: it is cut when it is there.
+      if string.find(noted.err, 'non local key', 1, true) then return 0 end
+      redis.call('SET', log .. 't', '', 'EX', seconds)
+    end
+  end
   redis.call('LTRIM', log, -keep, -1)
-  if keep == most then return 0 end
-  redis.call('SET', log .. 't', '', 'EX', seconds)
-  return length - keep
+  return keep < most and length - keep or 0
 end
 ";
 
@@ -204,7 +217,7 @@ const AGAIN: &str = r"
 if taken_at(KEYS[1], ARGV[3]) then return 0 end
 ";
 
-/// KEYS l; ARGV place most. What the log has after a place, with the place it ends at and whether it reaches
+/// KEYS l lt; ARGV place most. What the log has after a place, with the place it ends at and whether it reaches
 /// back: 2 if the place itself or one before is there, 1 if nothing was ever cut off, else 0.
 const MISSED: &str = r"
 local log, after, most = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -231,7 +244,7 @@ if first > 0 and place_of(entries[first]) ~= after then
 end
 local missed = {}
 for i = first + 1, #entries do missed[#missed + 1] = entries[i] end
-local is_whole = #entries < most and redis.call('EXISTS', log .. 't') == 0
+local is_whole = #entries < most and redis.call('EXISTS', KEYS[2]) == 0
 local reaches = first > 0 and 2 or (is_whole and 1 or 0)
 return {text(place_of(last)), reaches, missed}
 ";
@@ -287,7 +300,7 @@ return {envelope, redis.call('PTTL', KEYS[1]), redis.call('GET', KEYS[2]) or '0'
 ";
 
 /// KEYS t n v w b, where `n` lacks the lease; ARGV name, how long the webhooks' log may be, 0 if they do not ask for
-/// counts, their topic, how many leases of the node's own, those leases, then for each channel its name, the
+/// counts, their topic, then for each channel its name, the
 /// subscriptions on this lease, and `1` if subscribers want to know of a change, `2` in any case, `3` those here in
 /// any case; fenced. What the node's other leases had of a channel goes over to this one. What subscribers everywhere
 /// are told is logged for webhooks in the same step. Answers each sum, with its version where they want it, a `-` in
@@ -295,13 +308,15 @@ return {envelope, redis.call('PTTL', KEYS[1]), redis.call('GET', KEYS[2]) or '0'
 const COUNT: &str = r"
 local t, n, v = KEYS[1], KEYS[2], KEYS[3]
 if held ~= nil then redis.call('SADD', held, ARGV[1]) end
-local most, logged = tonumber(ARGV[2]), false
-local first, totals = 5 + ARGV[4], {}
-for i = first, #ARGV - 3, 3 do
+local most, logged, totals, also = tonumber(ARGV[2]), false, {}, {}
+for _, other in ipairs(others) do
+  if redis.call('EXISTS', n .. other) == 1 then also[#also + 1] = n .. other end
+end
+for i = 4, #ARGV - 4, 3 do
   local channel, count = ARGV[i], tonumber(ARGV[i + 1])
   local before, total = tonumber(redis.call('HGET', n .. lease, channel) or '0'), nil
-  for other = 5, first - 1 do
-    before = before + (tonumber(redis.call('HGET', n .. ARGV[other], channel) or '0'))
+  for _, other in ipairs(also) do
+    before = before + (tonumber(redis.call('HGET', other, channel) or '0'))
   end
   if count == before then total = tonumber(redis.call('HGET', t, channel) or '0')
   else total = redis.call('HINCRBY', t, channel, count - before) end
@@ -325,7 +340,7 @@ for i = first, #ARGV - 3, 3 do
     return noted
   end
   if total <= 0 then redis.call('HDEL', t, channel) end
-  for other = 5, first - 1 do redis.call('HDEL', n .. ARGV[other], channel) end
+  for _, other in ipairs(also) do redis.call('HDEL', other, channel) end
   totals[#totals + 1] = total
   totals[#totals + 1] = version
 end
@@ -411,6 +426,11 @@ impl Script {
         )
     }
 
+    /// Whether it says what is held, of which the node's other leases may have some.
+    pub(super) fn says_holds(self) -> bool {
+        matches!(self, Self::Join | Self::Leave | Self::Count | Self::Say)
+    }
+
     /// What Redis calls it: the SHA-1 of its text, in hexadecimal.
     pub(super) fn sha1_name(self) -> &'static str {
         static NAMES: LazyLock<[String; Script::ALL.len()]> = LazyLock::new(|| {
@@ -422,8 +442,8 @@ impl Script {
     /// The script's text.
     pub(super) fn text(self) -> String {
         let (needs, own): (&[&str], &str) = match self {
-            Self::Join => (&[NEXT, seal::SCRIPT], JOIN),
-            Self::Leave => (&[NEXT, seal::SCRIPT, DROP], LEAVE),
+            Self::Join => (&[NEXT, seal::SCRIPT, REFS], JOIN),
+            Self::Leave => (&[NEXT, seal::SCRIPT, REFS], LEAVE),
             Self::Clear => (&[fencing::UNFENCED, NEXT, seal::SCRIPT], CLEAR),
             Self::Load => (&[NEXT], LOAD),
             Self::Publish => (&[seal::SCRIPT, TRIM], PUBLISH),
@@ -448,6 +468,7 @@ impl Script {
         };
         let fence = match self {
             Self::Register => fencing::keeping(),
+            _ if self.says_holds() => fencing::fenced() + fencing::OTHERS,
             _ if self.is_fenced() => fencing::fenced(),
             _ => String::new(),
         };

@@ -37,6 +37,7 @@ mod handshake;
 mod held;
 mod io_uring;
 mod judge;
+mod leases;
 mod liveness;
 mod metrics;
 mod model;

@@ -68,5 +68,5 @@ impl<E> CommandBatch<E> {
 pub(super) fn script_call(script: Script, keys: &[String]) -> LeasedCommand {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.sha1_name()).arg(keys.len()).arg(keys);
-    LeasedCommand { command, fenced: script.is_fenced() }
+    LeasedCommand { command, fenced: script.is_fenced(), holds: script.says_holds() }
 }

@@ -1,13 +1,13 @@
 //! Clearing away what was held under leases that hold no more: those of dead nodes, and this node's own of before.
 //! A lease is fenced before anything of it is cleared.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use redis::{Value, cmd};
 
 use super::batch::{CommandBatch, script_call};
 use super::lease::held_topic;
-use super::leases::{Lease, UNFENCED};
+use super::leases::{FenceReply, Lease, UNFENCED};
 use super::session::{ExpectedReply, LinkWriter, MOST};
 use super::{LinkError, reply, slots};
 use crate::app::AppId;
@@ -17,6 +17,9 @@ use crate::cluster::scripts::Script;
 use crate::cluster::seal::EnvelopeParts;
 use crate::cluster::topics::CountInterest;
 use crate::protocol::channel::ChannelName;
+
+/// Leases that are remembered although they were cleared.
+const MAX_CLEARED: usize = 256;
 
 impl LinkWriter<'_> {
     /// Fences a lease, clears away what it held, and forgets it. Done twice, or by two nodes at once, it changes
@@ -42,7 +45,7 @@ impl LinkWriter<'_> {
         let held = answers.first().map(|(_, value)| reply::as_list(value)).unwrap_or_default();
         let held = held.iter().filter_map(reply::as_text).map(str::to_owned);
         let mut held: BTreeSet<String> = held.collect();
-        if self.servers.is_cluster() && self.kept.leases.contains(lease) {
+        if self.servers.is_cluster() && self.servers.leases.contains(lease) {
             // The server that kept this list may have lost it, and others not what is in it.
             held.extend(self.topics.all_topics().iter().map(held_topic));
             held.extend(self.kept.connections.keys().map(|app| format!("a{app}")));
@@ -91,7 +94,7 @@ impl LinkWriter<'_> {
     }
 
     fn clear_members(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, lease: &str) {
-        let mut clear = script_call(Script::Clear, &self.channel_keys(topic, "vmrk"));
+        let mut clear = script_call(Script::Clear, &self.channel_keys(topic, "vmrk0"));
         // The script adds version and user.
         let (name, envelope) =
             (self.keys.topic_name(topic), self.new_envelope(0, false, EnvelopeBody::Probe));
@@ -124,27 +127,15 @@ impl LinkWriter<'_> {
         self.tell_counts(batch).await
     }
 
-    /// The ids of this node's leases of before, on the server that keeps a key.
-    pub(super) fn old_leases_beside(&self, key: &str) -> impl Iterator<Item = &str> {
-        let slots = &self.servers.slots;
-        let server = slots.get(usize::from(slots::of_name(key.as_bytes()))).copied();
-        let is_there = move |lease: &&Lease| {
-            server.is_none_or(|server| slots::owner_of_tag(slots, lease.tag) == server)
-        };
-        let now: HashSet<&Lease> = self.servers.current_leases().collect();
-        let old = self.kept.leases.iter().filter(move |lease| !now.contains(lease));
-        old.filter(is_there).map(|lease| lease.id.as_str())
-    }
-
-    /// Slots have moved, and what this node holds of `topics` in them was said again: it is cleared away under the
-    /// leases that it was held under before.
+    /// Slots have moved, and what this node holds of `topics` in them was said again, with which it has gone over to the
+    /// leases of the servers that have them now: the same with what it holds of apps. Leases that were given up before
+    /// are cleared away.
     pub(super) async fn move_holds(
         &mut self,
         moved: &BTreeSet<u16>,
         topics: &[Topic],
+        given_up: Vec<Lease>,
     ) -> Result<(), LinkError> {
-        self.kept.leases.append(&mut self.servers.issued);
-        let all = self.kept.leases.clone();
         let is_of = |app: &AppId| moved.contains(&slots::of_name(app.as_str().as_bytes()));
         let mut apps: BTreeSet<AppId> = self.kept.connections.keys().cloned().collect();
         apps.extend(self.kept.news.apps.keys().cloned());
@@ -157,36 +148,39 @@ impl LinkWriter<'_> {
             self.link.connections.extend(apps.iter().cloned());
             self.report_counts().await?;
             self.say_again().await?;
+            // Offices go over too, before others find that the old leases hold no more.
+            self.tell_news().await?;
         }
-        let now: HashSet<Lease> = self.servers.current_leases().cloned().collect();
-        for lease in all {
-            if !now.contains(&lease) {
-                self.clear_lease(&lease).await?;
-                self.kept.leases.retain(|other| *other != lease);
-                continue;
-            }
-            let mut batch = CommandBatch::new();
-            for topic in topics.iter().filter(|topic| topic.channel.kind().is_presence()) {
-                if self.lease_beside(&self.keys.channel_key(topic, 'r')) != Some(&lease) {
-                    self.clear_members(&mut batch, topic, &lease.id);
-                }
-            }
-            let answers = batch.send_all(&mut self.servers, self.status).await?;
-            self.take_replies(answers, &mut []).await?;
-            for app in &apps {
-                if self.lease_beside(&self.keys.app_key(app, 't')) != Some(&lease) {
-                    self.clear_counts(app, &lease.id).await?;
-                    self.clear_news(app, &lease.id).await?;
-                }
-            }
+        self.clear_own_leases(given_up).await
+    }
+
+    /// Clears leases of this node away that it has given up.
+    pub(super) async fn clear_own_leases(&mut self, leases: Vec<Lease>) -> Result<(), LinkError> {
+        for lease in leases {
+            self.clear_lease(&lease).await?;
+            self.servers.leases.retain(|other| *other != lease);
+            self.kept.cleared.push_back(lease);
         }
+        let many = self.kept.cleared.len().saturating_sub(MAX_CLEARED);
+        self.kept.cleared.drain(..many);
         Ok(())
     }
 
-    /// The lease under which this node writes to a key.
-    fn lease_beside(&self, key: &str) -> Option<&Lease> {
-        let slot = usize::from(slots::of_name(key.as_bytes()));
-        let server = self.servers.slots.get(slot).copied().unwrap_or_default();
-        self.servers.servers.get(usize::from(server))?.lease.as_ref()
+    /// Leases of this node that it has cleared away, and that a server knows still: it has taken over without having
+    /// heard of that, or begun anew with data of before. They are fenced, and to be cleared again.
+    pub(super) async fn fence_risen_leases(
+        &mut self,
+        fences: &[(u16, FenceReply)],
+    ) -> Result<Vec<Lease>, LinkError> {
+        let is_known = |lease: &&Lease| {
+            fences.iter().any(|(tag, fence)| *tag == lease.tag && fence.knows(&lease.id))
+        };
+        let risen: Vec<Lease> = self.kept.cleared.iter().filter(is_known).cloned().collect();
+        let mut batch = CommandBatch::new();
+        risen.iter().for_each(|lease| batch.add_command(self.fence_command(lease), ()));
+        batch.send_all(&mut self.servers, self.status).await?;
+        self.kept.cleared.retain(|lease| !risen.contains(lease));
+        self.servers.leases.extend(risen.iter().cloned());
+        Ok(risen)
     }
 }

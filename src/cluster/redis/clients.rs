@@ -65,7 +65,7 @@ impl LinkWriter<'_> {
     pub(super) fn park(&self, batch: &mut CommandBatch<ExpectedReply>) -> usize {
         let some = self.kept.parked.iter().take(MOST);
         for Parked { app, key, record, window, ended, unclaimed } in some.clone() {
-            let mut park = script_call(Script::Park, &keys_of(self.keys, app, "sqz"));
+            let mut park = script_call(Script::Park, &keys_of(self.keys, app, "sqz0"));
             let record = match record.is_empty() {
                 true => Vec::new(),
                 false => self.seals.seal_record(app, key, record),
@@ -78,7 +78,7 @@ impl LinkWriter<'_> {
     }
 
     pub(super) fn sweep(&self, batch: &mut CommandBatch<ExpectedReply>, app: AppId) {
-        let mut sweep = script_call(Script::Sweep, &keys_of(self.keys, &app, "sqz"));
+        let mut sweep = script_call(Script::Sweep, &keys_of(self.keys, &app, "sqz0"));
         sweep.arg(SWEPT);
         batch.add_command(sweep, ExpectedReply::Swept { app });
     }
@@ -102,8 +102,7 @@ impl LinkWriter<'_> {
     /// Asks for what clients have missed, some at a time.
     pub(super) fn ask_for_missed(&self, batch: &mut CommandBatch<ExpectedReply>) {
         for replay in self.link.replays.iter().take(READ_AT_ONCE) {
-            let mut missed =
-                script_call(Script::Missed, &[self.keys.channel_key(&replay.topic, 'l')]);
+            let mut missed = script_call(Script::Missed, &self.keys.log_keys(&replay.topic));
             missed.arg(self.status.clock.to_redis(replay.after)).arg(self.settings.replay);
             batch.add_command(missed, ExpectedReply::Replayed);
         }

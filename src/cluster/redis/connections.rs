@@ -42,8 +42,9 @@ pub(super) struct RedisConnections {
     pub(super) keys: RedisKeys,
     /// This node's number.
     pub(super) node: u64,
-    /// Every lease that was registered over this link, or may have been.
-    pub(super) issued: Vec<Lease>,
+    /// Every lease under which something may be held still: those of before, and those that were registered over this
+    /// link or may have been.
+    pub(super) leases: Vec<Lease>,
 }
 
 /// What is known of subscriptions that end.
@@ -117,9 +118,9 @@ impl RedisConnections {
         let heard = PushStream { pushes: incoming, moves: moves.clone() };
         let at = address::host_port(&login);
         let first = RedisServer::connect((&login, address.tls()), at, pushes.clone()).await?;
-        let (servers, slots, issued) = Default::default();
+        let (servers, slots, leases) = Default::default();
         let tls = address.tls().clone();
-        let mut all = Self { login, tls, servers, slots, pushes, moves, keys, node, issued };
+        let mut all = Self { login, tls, servers, slots, pushes, moves, keys, node, leases };
         if address.is_cluster(&mut first.connection_for(ConnectionRole::Commands)).await? {
             all.connect_to_all(first).await?;
             address.learn_servers(
@@ -279,7 +280,7 @@ impl RedisConnections {
             let (mut connection, count) = (server.connection_for(which), commands.len());
             let mut pipeline = redis::pipe();
             commands.into_iter().for_each(|routed| {
-                pipeline.add_command(server.fenced_command(&self.keys, routed));
+                pipeline.add_command(server.fenced_command(&self.keys, &self.leases, routed));
             });
             return Ok(connection.req_packed_commands(&pipeline, 0, count).await?);
         }
@@ -300,18 +301,19 @@ impl RedisConnections {
                 self.renew_moved_leases().await?;
             }
             let replies = self.send_each(which, &commands, &left).await?;
-            left = self.sort_answers(replies, &mut answers).await?;
+            left = self.sort_answers(&commands, replies, &mut answers).await?;
         }
         Ok(answers)
     }
 
-    /// Puts answers in their places. What is left is to be sent again.
+    /// Puts answers in their places. What is left is to be sent again, and behind it what was to come after it.
     async fn sort_answers(
         &mut self,
+        commands: &[LeasedCommand],
         replies: Vec<(usize, u16, Value)>,
         answers: &mut [Value],
     ) -> Result<Vec<RoutedCommand>, LinkError> {
-        let (mut left, mut moved) = (Vec::new(), None);
+        let (mut left, mut moved, mut without_lease) = (Vec::new(), None, BTreeSet::new());
         for (index, server, value) in replies {
             let asked = self.servers.get(usize::from(server)).map_or("", |server| &server.at.0);
             let redirect = match &value {
@@ -333,9 +335,16 @@ impl RedisConnections {
                 }
                 Some(Redirect::Ask(at)) => asking = Some(self.place_of(at).await?),
                 Some(Redirect::Later) => {}
-                Some(Redirect::Lease) => self.move_lease(server).await?,
+                Some(Redirect::Lease) => {
+                    if commands.get(index).is_some_and(|command| command.fenced) {
+                        without_lease.insert(server);
+                    }
+                }
             }
             left.push(RoutedCommand { index, asking });
+        }
+        for server in without_lease {
+            self.move_lease(server).await?;
         }
         if let Some(server) = moved.and_then(|server| self.servers.get(usize::from(server))) {
             // Where one slot has moved, others have.
@@ -343,6 +352,7 @@ impl RedisConnections {
             let slots = slots_of(&mut server.connection_for(ConnectionRole::Commands)).await?;
             self.assign_all(slots::slot_ranges(&slots, &asked)).await;
         }
+        add_followers(commands, &mut left);
         left.sort_unstable_by_key(|errand| errand.index);
         Ok(left)
     }
@@ -356,7 +366,8 @@ impl RedisConnections {
     ) -> Result<Vec<(usize, u16, Value)>, LinkError> {
         let mut parts: BTreeMap<u16, (Pipeline, Vec<Option<usize>>)> = BTreeMap::new();
         for RoutedCommand { index, asking } in errands {
-            let Some(LeasedCommand { command, fenced }) = commands.get(*index) else { continue };
+            let Some(routed) = commands.get(*index) else { continue };
+            let LeasedCommand { command, fenced, .. } = routed;
             let slot = slots::of_command(command).unwrap_or_default();
             let of_slot = self.slots.get(usize::from(slot)).copied();
             // One that has no slots yet has no lease; it is waited for.
@@ -373,8 +384,7 @@ impl RedisConnections {
                 pipeline.add_command(cmd("ASKING"));
                 places.push(None);
             }
-            let routed = LeasedCommand { command: command.clone(), fenced: *fenced };
-            pipeline.add_command(server.fenced_command(&self.keys, routed));
+            pipeline.add_command(server.fenced_command(&self.keys, &self.leases, routed.clone()));
             places.push(Some(*index));
         }
         let mut sending = Vec::new();
@@ -401,6 +411,30 @@ impl RedisConnections {
 
 pub(super) async fn slots_of(commands: &mut MultiplexedConnection) -> Result<Value, LinkError> {
     Ok(cmd("CLUSTER").arg("SLOTS").query_async(commands).await?)
+}
+
+/// What is held must be said in order: a command of the same slot that came behind one that is left is sent again, which
+/// changes nothing but the order.
+fn add_followers(commands: &[LeasedCommand], left: &mut Vec<RoutedCommand>) {
+    let mut first: HashMap<Option<u16>, usize> = HashMap::new();
+    for RoutedCommand { index, .. } in left.iter() {
+        let Some(LeasedCommand { command, holds: true, .. }) = commands.get(*index) else {
+            continue;
+        };
+        let first = first.entry(slots::of_command(command)).or_insert(*index);
+        *first = (*first).min(*index);
+    }
+    if first.is_empty() {
+        return;
+    }
+    let again: BTreeSet<usize> = left.iter().map(|errand| errand.index).collect();
+    for (index, LeasedCommand { command, holds, .. }) in commands.iter().enumerate() {
+        let is_behind = |first: &usize| *first < index;
+        let first = first.get(&slots::of_command(command));
+        if *holds && first.is_some_and(is_behind) && !again.contains(&index) {
+            left.push(RoutedCommand { index, asking: None });
+        }
+    }
 }
 
 fn of_topic(name: &str, topic: &str) -> Cmd {

@@ -112,22 +112,18 @@ impl LinkWriter<'_> {
         let part = |part| self.keys.app_key(app, part);
         let keys = [part('t'), self.keys.counts_of_leases(app), part('v'), part('w'), part('b')];
         let asks = self.kept.news.apps.get(app).is_some_and(|of| of.hooks == AppHooks::Counting);
-        let old: Vec<&str> = match cleared {
-            None => self.old_leases_beside(&keys[0]).collect(),
-            Some(_) => Vec::new(),
-        };
         while !counts.is_empty() {
             let some: Vec<_> = counts.drain(..counts.len().min(COUNTED)).collect();
             let which = cleared.map_or(Script::Count, |_| Script::Uncount);
             let mut count = script_call(which, &keys);
             count.arg(format!("a{app}")).arg(if asks { MOST_LOGGED } else { 0 });
-            count.arg(self.keys.news(app)).arg(old.len()).arg(&old);
+            count.arg(self.keys.news(app));
             for (channel, number, tell) in &some {
                 let channel = channel.as_ref().map_or("", |channel| channel.as_str());
                 count.arg(channel).arg(*number).arg(*tell as u8);
             }
             cleared.into_iter().for_each(|lease| {
-                count.arg(lease).arg("").arg("");
+                count.arg("").arg(lease).arg("").arg("");
             });
             let channels = some.into_iter().map(|(channel, ..)| channel).collect();
             batch.add_command(count, ExpectedReply::Counted { app: app.clone(), channels });

@@ -50,7 +50,7 @@ pub(super) fn held_topic(topic: &Topic) -> String {
 impl LinkWriter<'_> {
     /// Takes leases, says what this node holds, and clears away what it held under the last ones.
     pub(super) async fn take_leases(&mut self) -> Result<(), LinkError> {
-        let old = self.kept.leases.clone();
+        let mut old = self.servers.leases.clone();
         if !old.is_empty() {
             self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
         }
@@ -75,7 +75,7 @@ impl LinkWriter<'_> {
         answers.last().into_iter().for_each(|(_, value)| drop(self.note_old(value)));
         let known = !self.kept.epochs.is_empty();
         let fences = self.servers.register_leases().await?;
-        self.kept.leases.append(&mut self.servers.issued);
+        old.extend(self.fence_risen_leases(&fences).await?);
         for (tag, fence) in &fences {
             self.note_epoch(*tag, fence, known);
         }
@@ -115,10 +115,7 @@ impl LinkWriter<'_> {
         self.link.whole = true;
         // At once, since somebody may wait for it.
         self.link.beat = Some(Instant::now());
-        for lease in old {
-            self.clear_lease(&lease).await?;
-            self.kept.leases.retain(|other| *other != lease);
-        }
+        self.clear_own_leases(old).await?;
         if !topics.is_empty() {
             info!(topics = topics.len(), "state re-registered in Redis");
         }
@@ -208,7 +205,7 @@ impl LinkWriter<'_> {
     }
 
     /// Notes which tags have leases, where there are several servers, so that whoever sees others finds them.
-    async fn note_tags(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn note_tags(&mut self) -> Result<(), LinkError> {
         if !self.servers.is_cluster() {
             return Ok(());
         }
@@ -241,7 +238,6 @@ impl LinkWriter<'_> {
             return Err(LinkError::Deaf);
         }
         self.link.beat = Some(now + part);
-        self.kept.leases.append(&mut self.servers.issued);
         if self.servers.is_cluster() {
             self.servers.listen_well().await?;
         }
@@ -287,8 +283,15 @@ impl LinkWriter<'_> {
                 batch.add_command(tags, RenewalResult::Tags);
             }
         }
+        // With tags that were servers' before slots moved.
+        self.link.tags.retain(|tag| leases.iter().all(|own| own.tag != *tag));
+        for tag in &self.link.tags {
+            let mut all = cmd("HGETALL");
+            all.arg(self.keys.fence_key(*tag));
+            batch.add_command(all, RenewalResult::Elsewhere(*tag));
+        }
         self.link.beats = self.link.beats.wrapping_add(1);
-        let (mut shown, mut clocks, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut shown, mut clocks, mut unused) = (Vec::new(), Vec::new(), Vec::new());
         for (look, value) in batch.send_all(&mut self.servers, self.status).await? {
             match look {
                 RenewalResult::Own(tag) => {
@@ -302,8 +305,14 @@ impl LinkWriter<'_> {
                 RenewalResult::Old => shown.push((UNFENCED, self.note_old(&value))),
                 RenewalResult::Tags => {
                     let tags = reply::as_list(&value).iter().filter_map(reply::as_number);
-                    let tags = tags.filter_map(|tag| u16::try_from(tag).ok());
-                    others.extend(tags.filter(|tag| leases.iter().all(|own| own.tag != *tag)));
+                    self.link.tags = tags.filter_map(|tag| u16::try_from(tag).ok()).collect();
+                }
+                RenewalResult::Elsewhere(tag) => {
+                    let leases = leases_of(fence_of(value));
+                    if leases.is_empty() {
+                        unused.push(tag);
+                    }
+                    shown.push((tag, leases));
                 }
             }
         }
@@ -313,7 +322,7 @@ impl LinkWriter<'_> {
         }
         if self.servers.is_cluster() && self.link.beats % OLD_EVERY == 1 {
             self.note_tags().await?;
-            shown.extend(self.look_elsewhere(others).await?);
+            self.forget_tags(&unused).await?;
         }
         Ok(shown)
     }
@@ -354,16 +363,21 @@ impl LinkWriter<'_> {
         old
     }
 
-    /// Looks at leases where this node has none: with tags that were servers' before slots moved.
-    async fn look_elsewhere(
-        &mut self,
-        tags: Vec<u16>,
-    ) -> Result<Vec<(u16, Vec<(String, String)>)>, LinkError> {
-        let fences = self.look_at(tags).await?.into_iter();
-        Ok(fences.map(|(tag, fence)| (tag, leases_of(fence))).collect())
+    /// Nobody has a lease with these tags; who is about to get one notes it again.
+    async fn forget_tags(&mut self, tags: &[u16]) -> Result<(), LinkError> {
+        let mut batch = CommandBatch::new();
+        if !tags.is_empty() {
+            let mut forget = cmd("SREM");
+            forget.arg(self.keys.tags_key()).arg(tags);
+            batch.add_command(forget, ());
+        }
+        batch.send_all(&mut self.servers, self.status).await.map(drop)
     }
 
-    async fn look_at(&mut self, tags: Vec<u16>) -> Result<Vec<(u16, FenceReply)>, LinkError> {
+    pub(super) async fn look_at(
+        &mut self,
+        tags: Vec<u16>,
+    ) -> Result<Vec<(u16, FenceReply)>, LinkError> {
         let mut batch = CommandBatch::new();
         for tag in tags {
             let mut all = cmd("HGETALL");
@@ -371,11 +385,7 @@ impl LinkWriter<'_> {
             batch.add_command(all, tag);
         }
         let answers = batch.send_all(&mut self.servers, self.status).await?;
-        let fences = answers.into_iter().map(|(tag, fields)| {
-            let fence = FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), fields]));
-            (tag, fence.unwrap_or_default())
-        });
-        Ok(fences.collect())
+        Ok(answers.into_iter().map(|(tag, fields)| (tag, fence_of(fields))).collect())
     }
 
     /// Reads all rosters again, now that what they lack is gone for good.
@@ -402,6 +412,12 @@ enum RenewalResult {
     Word,
     Old,
     Tags,
+    Elsewhere(u16),
+}
+
+/// What the key of a fence has.
+fn fence_of(fields: Value) -> FenceReply {
+    FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), fields])).unwrap_or_default()
 }
 
 /// All leases that hold, and with an `x` those that are being cleared.

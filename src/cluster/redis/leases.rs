@@ -68,6 +68,11 @@ impl FenceReply {
         }
         Some(fence)
     }
+
+    /// Whether a lease holds, or is being cleared still.
+    pub(super) fn knows(&self, lease: &str) -> bool {
+        self.held.iter().any(|(id, _)| id == lease) || self.fenced.iter().any(|id| id == lease)
+    }
 }
 
 /// What was seen of the leases of all nodes.
@@ -125,16 +130,21 @@ impl Peers {
         }
     }
 
-    /// The nodes that have these leases, and those that know no fences, but for the node that asks.
+    /// The nodes that have these leases, those that were seen with others than this node's tags, and those that know no
+    /// fences, but for the node that asks.
     pub(super) fn living_nodes(
         &self,
-        own: u64,
+        own: (u64, &HashSet<u16>),
         leases: impl Iterator<Item = String>,
     ) -> HashSet<String> {
-        let old = self.seen.keys().filter(|lease| lease.tag == UNFENCED).map(|lease| &lease.id);
+        let (own, tags) = (node_of(own.0), own.1);
+        let seen = self.seen.keys().filter(|lease| !tags.contains(&lease.tag));
+        let seen = seen.filter_map(|lease| match lease.tag {
+            UNFENCED => Some(lease.id.clone()),
+            _ => lease.id.trim_start_matches('x').get(..8).map(str::to_owned),
+        });
         let nodes = leases.filter_map(|lease| lease.get(..8).map(str::to_owned));
-        let own = node_of(own);
-        nodes.chain(old.cloned()).filter(|node| *node != own).collect()
+        nodes.chain(seen).filter(|node| *node != own).collect()
     }
 
     /// Whether anything is missing that was held.

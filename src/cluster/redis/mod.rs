@@ -199,8 +199,10 @@ struct LinkState {
     keeping: CacheBudget,
     /// Connections by app.
     connections: HashMap<AppId, usize>,
-    /// The leases under which something may be held still, the present ones last.
+    /// The leases under which something may be held still, as the last link had them.
     leases: Vec<Lease>,
+    /// Those that were cleared last: a server that takes over may not have heard of it.
+    cleared: VecDeque<Lease>,
     peers: Peers,
     /// Since when each server had its data, as was last seen; to know if it has lost it.
     epochs: HashMap<u16, u64>,
@@ -249,6 +251,7 @@ impl RedisDriver {
             keeping: CacheBudget::default(),
             connections: HashMap::new(),
             leases: Vec::new(),
+            cleared: VecDeque::new(),
             peers: Peers::default(),
             epochs: HashMap::new(),
             news: WebhookLog::default(),
@@ -373,7 +376,7 @@ impl RedisDriver {
             // Orders wait meanwhile, but not for a Redis that does not answer at all.
             () = tokio::time::sleep(PATIENCE) => Err(LinkError::Silent),
         };
-        let (servers, stream, probe) = match connected {
+        let (mut servers, stream, probe) = match connected {
             Ok(connected) => connected,
             Err(lost) => {
                 self.address.try_next();
@@ -382,6 +385,7 @@ impl RedisDriver {
         };
         let node = self.kept.node;
         self.seals.set_database(servers.database());
+        servers.leases = self.kept.leases.clone();
         self.hearing.get_mut().begin_catch_up();
         let figures = &self.far.status.figures;
         let (seals, keys, hearing) = (&self.seals, &self.keys, &self.hearing);

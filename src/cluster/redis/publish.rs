@@ -404,7 +404,7 @@ impl LinkWriter<'_> {
     /// Hands out what was not done when the link was lost, to be done with what is known here. Publishes
     /// wait on, but for those that did arrive.
     pub(super) async fn recover_unacked(&mut self) {
-        self.kept.leases.append(&mut self.servers.issued);
+        self.kept.leases = std::mem::take(&mut self.servers.leases);
         self.kept.recent.note_link_lost();
         for order in std::mem::take(&mut self.link.batch) {
             if let LinkRequest::Leave { topic, user } = order {

@@ -15,6 +15,12 @@ impl RedisConnections {
         self.servers.iter().filter_map(|server| server.lease.as_ref())
     }
 
+    /// Those under which it has written and something may be held still.
+    pub(super) fn given_up_leases(&self) -> Vec<Lease> {
+        let is_current = |lease: &Lease| self.current_leases().any(|current| current == lease);
+        self.leases.iter().filter(|lease| !is_current(lease)).cloned().collect()
+    }
+
     /// Registers a lease with each server that has slots and where this node has none; what those servers say.
     pub(super) async fn register_leases(&mut self) -> Result<Vec<(u16, FenceReply)>, LinkError> {
         let mut fences = Vec::new();
@@ -48,7 +54,7 @@ impl RedisConnections {
             return Err(LinkError::Uncovered);
         };
         // Noted first: it may be registered although nobody hears the answer.
-        self.issued.push(lease.clone());
+        self.leases.push(lease.clone());
         let mut register = super::batch::script_call(Script::Register, &[key]);
         register.arg(&lease.id);
         let asked = register.command.query_async(&mut server.commands);

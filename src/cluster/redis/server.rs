@@ -24,16 +24,18 @@ pub(super) struct RedisServer {
     pub(super) lease: Option<Lease>,
 }
 
-/// A command on its way; one that writes for a lease gets that of the server it goes to.
-#[derive(Debug)]
+/// A command on its way; one that writes for a lease gets that of the server it goes to, and one that says what is held
+/// gets the node's other leases too.
+#[derive(Clone, Debug)]
 pub(super) struct LeasedCommand {
     pub(super) command: Cmd,
     pub(super) fenced: bool,
+    pub(super) holds: bool,
 }
 
 impl From<Cmd> for LeasedCommand {
     fn from(command: Cmd) -> Self {
-        Self { command, fenced: false }
+        Self { command, fenced: false, holds: false }
     }
 }
 
@@ -89,13 +91,18 @@ impl RedisServer {
         &self.at.0
     }
 
-    /// The command as it is sent there.
+    /// The command as it is sent there by a node that has these leases.
     pub(super) fn fenced_command(
         &self,
         keys: &RedisKeys,
-        LeasedCommand { mut command, fenced }: LeasedCommand,
+        own: &[Lease],
+        LeasedCommand { mut command, fenced, holds }: LeasedCommand,
     ) -> Cmd {
         if fenced && let Some(Lease { tag, id }) = &self.lease {
+            if holds {
+                let others = own.iter().map(|lease| lease.id.as_str()).filter(|other| other != id);
+                command.arg(others.collect::<Vec<_>>().join(" "));
+            }
             command.arg(id).arg(keys.fence_key(*tag)).arg(keys.lease_key(*tag, id));
         }
         command

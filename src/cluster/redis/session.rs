@@ -75,6 +75,8 @@ pub(super) struct WriterState {
     pub(super) beat: Option<Instant>,
     /// How often they were.
     pub(super) beats: u32,
+    /// Tags with which nodes have leases, or had, but this one has none.
+    pub(super) tags: Vec<u16>,
     /// All that this node holds has been said.
     pub(super) whole: bool,
     /// When it was looked last whether what others held is there again.
@@ -285,7 +287,7 @@ impl LinkWriter<'_> {
         let body =
             EnvelopeBody::Joined { version: 0, user: user.clone(), info: member.user_info.clone() };
         let EnvelopeParts { head, mac, rest } = self.sealed_parts(&topic, body);
-        let mut join = script_call(Script::Join, &self.channel_keys(&topic, "vmrk"));
+        let mut join = script_call(Script::Join, &self.channel_keys(&topic, "vmrk0"));
         join.arg(user.as_str()).arg(&*member.user_info).arg(max);
         join.arg(self.keys.topic_name(&topic)).arg(head).arg(mac).arg(rest);
         let place = self.status.clock.to_redis(place);
@@ -297,7 +299,7 @@ impl LinkWriter<'_> {
     fn add_leave(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, user: &UserId) {
         let left = EnvelopeBody::Left { version: 0, user: user.clone() };
         let EnvelopeParts { head, mac, .. } = self.sealed_parts(topic, left);
-        let mut leave = script_call(Script::Leave, &self.channel_keys(topic, "vmrk"));
+        let mut leave = script_call(Script::Leave, &self.channel_keys(topic, "vmrk0"));
         leave.arg(user.as_str()).arg(self.keys.topic_name(topic)).arg(head).arg(mac);
         batch.add_command(leave, ExpectedReply::Done);
     }
@@ -305,7 +307,9 @@ impl LinkWriter<'_> {
     async fn take_living(&self, request: u64, value: Value) -> Result<(), LinkError> {
         let fence = FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), value]));
         let leases = fence.ok_or(LinkError::Unexpected)?.held.into_iter();
-        let nodes = self.kept.peers.living_nodes(self.kept.node, leases.map(|(id, _)| id));
+        let tags = self.servers.current_leases().map(|lease| lease.tag).collect();
+        let own = (self.kept.node, &tags);
+        let nodes = self.kept.peers.living_nodes(own, leases.map(|(id, _)| id));
         self.send_event(LinkEvent::Living { request, nodes }).await
     }
 

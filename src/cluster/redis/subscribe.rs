@@ -85,7 +85,7 @@ impl LinkWriter<'_> {
             let name = self.keys.topic_name(&topic);
             let after = self.hearing.borrow().misses_after(&name);
             if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
-                self.ask_log(batch, self.keys.channel_key(&topic, 'l'), after, opening);
+                self.ask_log(batch, &self.keys.log_keys(&topic), after, opening);
             }
             if kind.cache {
                 self.kept.keeping.touch(&topic);
@@ -101,11 +101,11 @@ impl LinkWriter<'_> {
     pub(super) fn ask_log(
         &self,
         batch: &mut CommandBatch<ExpectedReply>,
-        log: String,
+        log: &[String; 2],
         after: u64,
         opening: usize,
     ) {
-        let mut missed = script_call(Script::Missed, &[log]);
+        let mut missed = script_call(Script::Missed, log);
         missed.arg(self.status.clock.to_redis(after)).arg(self.settings.replay);
         batch.add_command(missed, ExpectedReply::Missed { opening });
     }
@@ -115,7 +115,7 @@ impl LinkWriter<'_> {
         let (name, mut batch) = (self.keys.all_nodes_topic(), CommandBatch::new());
         let after = self.hearing.borrow().misses_after(&name);
         if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
-            self.ask_log(&mut batch, self.keys.log_of_all(), after, 0);
+            self.ask_log(&mut batch, &self.keys.log_keys_of_all(), after, 0);
         }
         let answers = batch.send_all(&mut self.servers, self.status).await?;
         let missed = match answers.first() {
@@ -133,6 +133,9 @@ impl LinkWriter<'_> {
         if moved.is_empty() {
             return Ok(());
         }
+        let given_up = self.servers.given_up_leases();
+        // Before much is held under new ones.
+        self.note_tags().await?;
         let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
         self.follow_news(has_moved);
         let own =
@@ -153,7 +156,7 @@ impl LinkWriter<'_> {
             self.carry_out().await?;
             self.renew_if_due().await?;
         }
-        self.move_holds(&moved, &topics).await
+        self.move_holds(&moved, &topics, given_up).await
     }
 
     /// Hands out what Redis has of a topic, behind what it missed.

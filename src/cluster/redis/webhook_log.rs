@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::batch::{CommandBatch, script_call};
 use super::lease::PART;
+use super::leases::Lease;
 use super::server::LeasedCommand;
 use super::session::LinkWriter;
 use super::{LinkError, LinkState, PATIENCE, reply};
@@ -171,7 +172,7 @@ impl LinkWriter<'_> {
             say.arg(sign).arg(text);
         }
         cleared.into_iter().for_each(|lease| {
-            say.arg(lease).arg("").arg("");
+            say.arg("").arg(lease).arg("").arg("");
         });
         say
     }
@@ -203,9 +204,31 @@ impl LinkWriter<'_> {
         apps: Vec<AppId>,
         gives_up: bool,
     ) -> Result<(), LinkError> {
+        let reads = apps.into_iter().map(|app| (app, String::new())).collect();
+        let elsewhere = self.read_logs_of(reads, gives_up).await?;
+        if elsewhere.is_empty() {
+            return Ok(());
+        }
+        let fences = self.look_at(elsewhere.iter().map(|(_, lease)| lease.tag).collect()).await?;
+        let is_held = |of: &Lease| {
+            let mut fences = fences.iter().filter(|(tag, _)| *tag == of.tag);
+            fences.any(|(_, fence)| fence.knows(&of.id))
+        };
+        let lapsed = elsewhere.into_iter().filter(|(_, lease)| !is_held(lease));
+        let lapsed = lapsed.map(|(app, lease)| (app, lease.id)).collect();
+        self.read_logs_of(lapsed, gives_up).await.map(drop)
+    }
+
+    /// The same, each with a lease that is known to hold no more. Where another node has the office under a lease that
+    /// its script cannot see, that is answered.
+    async fn read_logs_of(
+        &mut self,
+        reads: Vec<(AppId, String)>,
+        gives_up: bool,
+    ) -> Result<Vec<(AppId, Lease)>, LinkError> {
         let mut batch = CommandBatch::new();
         let node = format!("{:x}", self.kept.node);
-        for app in apps {
+        for (app, lapsed) in reads {
             let keys = [self.keys.app_key(&app, 'b'), self.keys.app_key(&app, 'w')];
             let Some(of) = self.kept.news.apps.get(&app) else { continue };
             let busy = of.busy.is_some_and(|at| at.elapsed() < BUSY);
@@ -219,7 +242,7 @@ impl LinkWriter<'_> {
             let done = of.done.len().min(AT_ONCE);
             let mut read = script_call(Script::Read, &keys);
             read.arg(&node).arg(wish).arg(self.keys.news(&app)).arg(format!("w{app}"));
-            read.arg(from).arg(AT_ONCE);
+            read.arg(from).arg(AT_ONCE).arg(lapsed);
             of.done.iter().take(done).for_each(|id| {
                 read.arg(&**id);
             });
@@ -228,10 +251,14 @@ impl LinkWriter<'_> {
         // The lease was renewed a sixth of it ago at most, and lapses after four. The rest of the time is left for what
         // is being posted when it has passed.
         let until = Instant::now() + self.settings.lease * 2 / PART;
+        let mut elsewhere = Vec::new();
         for ((app, done, sleeps), value) in batch.send_all(&mut self.servers, self.status).await? {
+            if let Some(lease) = reply::as_list(&value).get(4).and_then(read_office) {
+                elsewhere.push((app.clone(), lease));
+            }
             self.note_read(app, (done, sleeps, until), &value).await?;
         }
-        Ok(())
+        Ok(elsewhere)
     }
 
     async fn note_read(
@@ -243,7 +270,7 @@ impl LinkWriter<'_> {
         let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
         let now = Instant::now();
         of.looked = Some(now);
-        let [owned, backlog, entries, time] = reply::as_list(value) else {
+        let [owned, backlog, entries, time, _] = reply::as_list(value) else {
             return Err(LinkError::Unexpected);
         };
         of.taken_out(done);
@@ -298,6 +325,12 @@ impl LinkWriter<'_> {
         batch.send_all(&mut self.servers, self.status).await?;
         Ok(())
     }
+}
+
+/// The lease under which another node has an office, as `READ` names it.
+fn read_office(value: &Value) -> Option<Lease> {
+    let (id, tag) = reply::as_text(value)?.split_once(' ')?;
+    Some(Lease { tag: tag.parse().ok()?, id: id.to_owned() })
 }
 
 /// An entry of a log: its place, and the one field that it has.

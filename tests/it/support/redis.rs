@@ -70,6 +70,22 @@ impl Redis {
         let _ = std::fs::remove_dir_all(self.folder.join("appendonlydir"));
     }
 
+    /// Its data on disk as they are now, for [`Self::bring_data_back`].
+    pub fn keep_data(&self) {
+        let (from, to) = (self.folder.join("appendonlydir"), self.folder.join("kept"));
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+
+    /// What came after [`Self::keep_data`] is gone.
+    pub fn bring_data_back(&self) {
+        self.lose_data();
+        std::fs::rename(self.folder.join("kept"), self.folder.join("appendonlydir")).unwrap();
+    }
+
     /// A replica of `self`, which has its data.
     pub fn replica(&self) -> Self {
         let port = self.port.to_string();

@@ -78,12 +78,19 @@ impl Shards {
         ClusterConfig { redis: urls.collect(), ..alone() }
     }
 
-    /// The other nodes of the Redis Cluster take this slot for one of `to` from now on, with all that it has.
-    pub fn move_slot(&self, slot: &str, from: usize, to: usize) {
+    /// The slot is on its way, and all that it has is where it was.
+    pub fn begin_move(&self, slot: &str, from: usize, to: usize) {
         let (from, to) = (&self.masters[from], &self.masters[to]);
         let [from_id, to_id] = [from, to].map(|redis| redis.ask(&["CLUSTER", "MYID"]));
         assert_eq!(to.ask(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &from_id]), "OK");
         assert_eq!(from.ask(&["CLUSTER", "SETSLOT", slot, "MIGRATING", &to_id]), "OK");
+    }
+
+    /// The other nodes of the Redis Cluster take this slot for one of `to` from now on, with all that it has.
+    pub fn move_slot(&self, slot: &str, from: usize, to: usize) {
+        self.begin_move(slot, from, to);
+        let (from, to) = (&self.masters[from], &self.masters[to]);
+        let to_id = to.ask(&["CLUSTER", "MYID"]);
         let port = to.port().to_string();
         loop {
             let keys = from.ask(&["CLUSTER", "GETKEYSINSLOT", slot, "100"]);
