@@ -1,5 +1,7 @@
 //! Commands that go to Redis in one round trip, and what their answers are for.
 
+use std::collections::BTreeSet;
+
 use redis::Value;
 use tokio::time::{Instant, timeout};
 
@@ -68,5 +70,48 @@ impl<E> CommandBatch<E> {
 pub(super) fn script_call(script: Script, keys: &[String]) -> LeasedCommand {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.sha1_name()).arg(keys.len()).arg(keys);
-    LeasedCommand { command, fenced: script.is_fenced(), holds: script.says_holds() }
+    LeasedCommand { command, script: Some(script) }
+}
+
+/// Who comes and goes must be said in order. Of commands of which some are to be sent again, those that come behind one of
+/// them on the same slot are too, although they were answered: that changes nothing but the order.
+pub(super) fn joins_behind(commands: &[LeasedCommand], again: BTreeSet<usize>) -> Vec<usize> {
+    let (mut slots, mut behind) = (BTreeSet::new(), Vec::new());
+    if again.is_empty() {
+        return behind;
+    }
+    for (index, command) in commands.iter().enumerate() {
+        if !matches!(command.script, Some(Script::Join | Script::Leave)) {
+            continue;
+        }
+        if again.contains(&index) {
+            slots.insert(command.slot());
+        } else if slots.contains(&command.slot()) {
+            behind.push(index);
+        }
+    }
+    behind
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_back_while_a_slot_moves_comes_behind_having_left() {
+        let call = |script, key: &str| script_call(script, &[key.to_owned()]);
+        let commands = [
+            call(Script::Join, "{x}"),
+            call(Script::Leave, "{x}"),
+            call(Script::Join, "{y}"),
+            call(Script::Publish, "{x}"),
+            call(Script::Join, "{x}"),
+            call(Script::Count, "{x}"),
+            call(Script::Leave, "{x}"),
+        ];
+        assert_eq!(joins_behind(&commands, BTreeSet::from([1])), [4, 6]);
+        assert_eq!(joins_behind(&commands, BTreeSet::from([1, 4])), [6]);
+        assert!(joins_behind(&commands, BTreeSet::from([2, 3, 5])).is_empty());
+        assert!(joins_behind(&commands, BTreeSet::new()).is_empty());
+    }
 }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::address::{self, RedisAddress};
+use super::batch;
 use super::leases::Lease;
 use super::server::{ConnectionRole, LeasedCommand, RedisServer, at_address};
 use super::slots::{self, HostPort, Redirect, SLOTS};
@@ -336,7 +337,7 @@ impl RedisConnections {
                 Some(Redirect::Ask(at)) => asking = Some(self.place_of(at).await?),
                 Some(Redirect::Later) => {}
                 Some(Redirect::Lease) => {
-                    if commands.get(index).is_some_and(|command| command.fenced) {
+                    if commands.get(index).is_some_and(LeasedCommand::is_fenced) {
                         without_lease.insert(server);
                     }
                 }
@@ -352,7 +353,9 @@ impl RedisConnections {
             let slots = slots_of(&mut server.connection_for(ConnectionRole::Commands)).await?;
             self.assign_all(slots::slot_ranges(&slots, &asked)).await;
         }
-        add_followers(commands, &mut left);
+        let behind =
+            batch::joins_behind(commands, left.iter().map(|errand| errand.index).collect());
+        left.extend(behind.into_iter().map(|index| RoutedCommand { index, asking: None }));
         left.sort_unstable_by_key(|errand| errand.index);
         Ok(left)
     }
@@ -367,8 +370,7 @@ impl RedisConnections {
         let mut parts: BTreeMap<u16, (Pipeline, Vec<Option<usize>>)> = BTreeMap::new();
         for RoutedCommand { index, asking } in errands {
             let Some(routed) = commands.get(*index) else { continue };
-            let LeasedCommand { command, fenced, .. } = routed;
-            let slot = slots::of_command(command).unwrap_or_default();
+            let (slot, fenced) = (routed.slot().unwrap_or_default(), routed.is_fenced());
             let of_slot = self.slots.get(usize::from(slot)).copied();
             // One that has no slots yet has no lease; it is waited for.
             let has_lease = |place: &u16| {
@@ -411,30 +413,6 @@ impl RedisConnections {
 
 pub(super) async fn slots_of(commands: &mut MultiplexedConnection) -> Result<Value, LinkError> {
     Ok(cmd("CLUSTER").arg("SLOTS").query_async(commands).await?)
-}
-
-/// What is held must be said in order: a command of the same slot that came behind one that is left is sent again, which
-/// changes nothing but the order.
-fn add_followers(commands: &[LeasedCommand], left: &mut Vec<RoutedCommand>) {
-    let mut first: HashMap<Option<u16>, usize> = HashMap::new();
-    for RoutedCommand { index, .. } in left.iter() {
-        let Some(LeasedCommand { command, holds: true, .. }) = commands.get(*index) else {
-            continue;
-        };
-        let first = first.entry(slots::of_command(command)).or_insert(*index);
-        *first = (*first).min(*index);
-    }
-    if first.is_empty() {
-        return;
-    }
-    let again: BTreeSet<usize> = left.iter().map(|errand| errand.index).collect();
-    for (index, LeasedCommand { command, holds, .. }) in commands.iter().enumerate() {
-        let is_behind = |first: &usize| *first < index;
-        let first = first.get(&slots::of_command(command));
-        if *holds && first.is_some_and(is_behind) && !again.contains(&index) {
-            left.push(RoutedCommand { index, asking: None });
-        }
-    }
 }
 
 fn of_topic(name: &str, topic: &str) -> Cmd {

@@ -9,7 +9,7 @@ use redis::{
 use tokio::sync::mpsc;
 
 use super::leases::Lease;
-use super::slots::HostPort;
+use super::slots::{self, HostPort};
 use super::tls::RedisTls;
 use super::{LinkError, PATIENCE};
 use crate::cluster::keys::RedisKeys;
@@ -29,13 +29,13 @@ pub(super) struct RedisServer {
 #[derive(Clone, Debug)]
 pub(super) struct LeasedCommand {
     pub(super) command: Cmd,
-    pub(super) fenced: bool,
-    pub(super) holds: bool,
+    /// Which script it runs, if it does.
+    pub(super) script: Option<Script>,
 }
 
 impl From<Cmd> for LeasedCommand {
     fn from(command: Cmd) -> Self {
-        Self { command, fenced: false, holds: false }
+        Self { command, script: None }
     }
 }
 
@@ -43,6 +43,15 @@ impl LeasedCommand {
     pub(super) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
         self.command.arg(arg);
         self
+    }
+
+    pub(super) fn is_fenced(&self) -> bool {
+        self.script.is_some_and(Script::is_fenced)
+    }
+
+    /// The slot of a Redis Cluster that it is about.
+    pub(super) fn slot(&self) -> Option<u16> {
+        slots::of_command(&self.command)
     }
 }
 
@@ -96,10 +105,11 @@ impl RedisServer {
         &self,
         keys: &RedisKeys,
         own: &[Lease],
-        LeasedCommand { mut command, fenced, holds }: LeasedCommand,
+        routed: LeasedCommand,
     ) -> Cmd {
-        if fenced && let Some(Lease { tag, id }) = &self.lease {
-            if holds {
+        let (is_fenced, LeasedCommand { mut command, script }) = (routed.is_fenced(), routed);
+        if is_fenced && let Some(Lease { tag, id }) = &self.lease {
+            if script.is_some_and(Script::says_holds) {
                 let others = own.iter().map(|lease| lease.id.as_str()).filter(|other| other != id);
                 command.arg(others.collect::<Vec<_>>().join(" "));
             }
