@@ -10,43 +10,53 @@ type LinkMetric = fn(&LinkMetrics) -> &AtomicU64;
 /// What is counted.
 const COUNTERS: [(&str, &str, LinkMetric); 20] = [
     ("published_total", "Events sent to other nodes.", |f| &f.published),
-    ("dropped_total", "Events that waited for Redis too long, or were too many.", |f| &f.dropped),
+    (
+        "dropped_total",
+        "Events not sent to other nodes: they waited longer than queue_age, or queue_bytes was reached.",
+        |f| &f.dropped,
+    ),
     ("throttled_total", "Requests that waited because Redis takes events too slowly.", |f| {
         &f.throttled
     }),
-    ("received_total", "Messages of other nodes, presence and counts among them.", |f| &f.received),
-    ("deliveries_total", "Events given to subscribers here that came to another node.", |f| {
+    ("received_total", "Messages received from other nodes, including presence and counts.", |f| {
+        &f.received
+    }),
+    ("deliveries_total", "Deliveries here of events that were published on other nodes.", |f| {
         &f.deliveries
     }),
-    ("replayed_total", "Events read from a log, missed while the link was down.", |f| &f.replayed),
-    ("missed_total", "Channels whose log did not reach back, so that events may be lost.", |f| {
-        &f.gaps
-    }),
-    ("duplicates_total", "Events that came a second time and were dropped.", |f| &f.duplicates),
-    ("invalid_total", "Messages that no node of this kind sent.", |f| &f.invalid),
-    ("log_cut_total", "Events that logs for lost links had to forget for their bytes.", |f| &f.cut),
-    ("unsealed_total", "Messages of nobody with the app's secret, or changed on their way.", |f| {
-        &f.unsealed
-    }),
+    ("replayed_total", "Events read from logs after the link was down.", |f| &f.replayed),
+    (
+        "missed_total",
+        "Channels whose log did not reach back far enough: events may be lost.",
+        |f| &f.gaps,
+    ),
+    ("duplicates_total", "Events received a second time and dropped.", |f| &f.duplicates),
+    ("invalid_total", "Messages on cluster topics that are no valid envelope.", |f| &f.invalid),
+    ("log_cut_total", "Events cut from logs because an app's logs were too large.", |f| &f.cut),
+    ("unsealed_total", "Messages whose seal did not verify.", |f| &f.unsealed),
     ("unknown_kind_total", "Messages of a kind that only newer versions know.", |f| {
         &f.unknown_kind
     }),
     (
         "unconfirmed_total",
-        "Nodes that did not say in a second that they had taken a right back.",
+        "Nodes that did not confirm within a second that they revoked a right.",
         |f| &f.unconfirmed,
     ),
-    ("connects_total", "Times that the link to Redis was made.", |f| &f.connects),
-    ("renewals_total", "Times that the lease of this node was renewed.", |f| &f.renewals),
-    ("nodes_expired_total", "Other nodes whose lease lapsed and that were cleared away.", |f| {
-        &f.nodes_expired
-    }),
-    ("webhook_facts_total", "What this node said for webhooks.", |f| &f.news_said),
-    ("webhook_facts_dropped_total", "What it left out because too much waited.", |f| {
-        &f.news_dropped
-    }),
+    ("connects_total", "Times that the link to Redis was established.", |f| &f.connects),
+    ("renewals_total", "Renewals of this node's lease.", |f| &f.renewals),
+    (
+        "nodes_expired_total",
+        "Other nodes whose lease lapsed and whose state this node cleared.",
+        |f| &f.nodes_expired,
+    ),
+    ("webhook_facts_total", "Facts that this node wrote to webhook logs.", |f| &f.news_said),
+    (
+        "webhook_facts_dropped_total",
+        "Facts not written to webhook logs because too many waited.",
+        |f| &f.news_dropped,
+    ),
     ("commands_total", "Commands sent to Redis.", |f| &f.commands),
-    ("round_trips_total", "Round trips that they took.", |f| &f.round_trips),
+    ("round_trips_total", "Round trips to Redis.", |f| &f.round_trips),
 ];
 
 impl Link {
@@ -62,31 +72,27 @@ impl Link {
         for (name, help, value) in [
             (
                 "apps",
-                "Apps whose webhooks this node tells; of all nodes one does.",
+                "Apps whose webhooks this node posts; one node does for each app.",
                 &figures.news_apps,
             ),
-            (
-                "backlog",
-                "What waits in their logs, held back ends included.",
-                &figures.news_backlog,
-            ),
+            ("backlog", "Entries in the webhook logs of these apps.", &figures.news_backlog),
         ] {
             let value = value.load(Ordering::Relaxed) as f64;
             page.add_gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);
         }
-        let help = "Bytes of events that wait for Redis.";
+        let help = "Bytes of events that wait to be sent to Redis.";
         page.add_gauges("cluster_queue_bytes", help, [(&[][..], self.queued_bytes() as f64)]);
-        let help = "Bytes of events that may wait for Redis.";
+        let help = "Limit of the bytes that may wait for Redis (cluster.queue_bytes).";
         page.add_gauges("cluster_queue_limit_bytes", help, [(&[][..], self.max_queued() as f64)]);
         for (name, help, histogram) in [
             (
                 "cluster_lag_seconds",
-                "From the sending of a message by another node to its coming, by both nodes' clocks.",
+                "Time from sending on another node to arrival here, by both nodes' clocks.",
                 &figures.lag,
             ),
             (
                 "cluster_round_trip_seconds",
-                "How long Redis took for the commands and scripts of one round trip.",
+                "Time of one round trip to Redis, with all its commands and scripts.",
                 &figures.round_trip,
             ),
         ] {

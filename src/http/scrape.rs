@@ -2,6 +2,7 @@
 //! the kernel know at this moment. Nothing here walks connections or channels, and there is no series for
 //! a channel, so that a scrape costs the same however many there are.
 
+mod process;
 mod webhooks;
 
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use crate::config;
 use crate::hub::directory::{AppTotals, Directory};
 use crate::hub::resume::ResumeFigures;
 use crate::metrics::{
-    AppTraffic, Call, Counter, Doubt, Limited, MetricsPage, ProcessStats, Reason, Signed, Status,
-    Transport, TurnTimes, Unreadable, Unready,
+    AppTraffic, Call, Counter, Doubt, Limited, MetricsPage, Reason, Signed, Status, Transport,
+    TurnTimes, Unreadable, Unready,
 };
 use crate::node::ServerState;
 
@@ -59,89 +60,97 @@ type AppMetric = fn(&AppFigures) -> f64;
 /// In the order of the page. The text is HELP, a sentence for operators.
 const GAUGES: [(&str, &str, AppMetric); 9] = [
     ("connections", "Connections open now.", |app| app.directory.connection_count() as f64),
-    ("compressed_connections", "Those with compression.", |app| app.sum_counter(|t| &t.compressed)),
-    ("subscriptions", "Subscriptions of all channels.", |app| app.totals.subscriptions as f64),
-    ("held_bytes", "Bytes that are counted for clients.", |app| {
+    ("compressed_connections", "Connections open now that agreed on compression.", |app| {
+        app.sum_counter(|t| &t.compressed)
+    }),
+    ("subscriptions", "Subscriptions now, over all channels.", |app| {
+        app.totals.subscriptions as f64
+    }),
+    ("held_bytes", "Bytes held for clients, as limits.memory counts them.", |app| {
         app.directory.held().value() as f64
     }),
-    ("channels", "Channels with subscribers.", |app| app.totals.channels as f64),
-    ("presence_members", "Members of all presence channels.", |app| app.totals.members as f64),
-    ("cache_bytes", "Bytes held by the last events of cache channels.", |app| {
-        app.directory.cache.figures().1 as f64
+    ("channels", "Channels with subscribers now.", |app| app.totals.channels as f64),
+    ("presence_members", "Distinct users present now, over all presence channels.", |app| {
+        app.totals.members as f64
     }),
-    ("resume_waiting", "Clients that may come back and go on where they ended.", |app| {
+    ("cache_bytes", "Bytes of cached events.", |app| app.directory.cache.figures().1 as f64),
+    ("resume_waiting", "Disconnected clients that may still resume.", |app| {
         app.directory.resume.occupancy().0 as f64
     }),
-    ("resume_log_bytes", "Bytes held by the events that are kept for them.", |app| {
+    ("resume_log_bytes", "Bytes of events kept for clients that resume.", |app| {
         app.directory.resume.occupancy().1 as f64
     }),
 ];
 
 /// Counters of each app.
 const COUNTERS: [(&str, &str, AppMetric); 19] = [
-    ("connects_total", "Sockets that were let in.", |app| app.sum_counter(|t| &t.connected)),
-    ("disconnects_total", "Sockets that were let in and are gone.", |app| {
+    ("connects_total", "Connections accepted.", |app| app.sum_counter(|t| &t.connected)),
+    ("disconnects_total", "Accepted connections that have ended.", |app| {
         app.sum_counter(|t| &t.disconnected)
     }),
-    ("received_messages_total", "Messages from clients.", |app| app.sum_counter(|t| &t.received)),
-    ("received_bytes_total", "Bytes from clients' sockets.", |app| {
+    ("received_messages_total", "Messages received from clients.", |app| {
+        app.sum_counter(|t| &t.received)
+    }),
+    ("received_bytes_total", "Bytes received from clients.", |app| {
         app.sum_counter(|t| &t.received_bytes)
     }),
-    ("deliveries_total", "Events given to subscribers, one for each.", |app| {
+    ("deliveries_total", "Events delivered, one for each subscriber.", |app| {
         app.sum_counter(|t| &t.deliveries)
     }),
-    ("direct_messages_total", "Frames given to one connection alone.", |app| {
-        app.sum_counter(|t| &t.answers)
-    }),
-    ("sent_bytes_total", "Bytes that clients' sockets took.", |app| {
-        app.sum_counter(|t| &t.sent_bytes)
-    }),
-    ("compressed_plain_bytes_total", "What was sent compressed, in bytes before.", |app| {
+    (
+        "direct_messages_total",
+        "Frames for a single connection, such as confirmations and errors.",
+        |app| app.sum_counter(|t| &t.answers),
+    ),
+    ("sent_bytes_total", "Bytes sent to clients.", |app| app.sum_counter(|t| &t.sent_bytes)),
+    ("compressed_plain_bytes_total", "Bytes of compressed messages before compression.", |app| {
         app.sum_counter(|t| &t.plain_bytes)
     }),
-    ("compressed_bytes_total", "What was sent compressed, in bytes after.", |app| {
+    ("compressed_bytes_total", "Bytes of compressed messages after compression.", |app| {
         app.sum_counter(|t| &t.deflated_bytes)
     }),
     ("published_total", "Events published, one for each channel.", |app| {
         app.sum_counter(|t| &t.published)
     }),
-    ("request_bytes_total", "Bytes of bodies sent to the API.", |app| {
+    ("request_bytes_total", "Bytes of request bodies received by the API.", |app| {
         app.sum_counter(|t| &t.call_bytes)
     }),
-    ("response_bytes_total", "Bytes of bodies that the API answered.", |app| {
+    ("response_bytes_total", "Bytes of response bodies sent by the API.", |app| {
         app.sum_counter(|t| &t.answer_bytes)
     }),
-    ("cache_evicted_total", "Last events dropped for want of room.", |app| {
+    ("cache_evicted_total", "Cached events evicted because cache_bytes was reached.", |app| {
         app.directory.cache.figures().0 as f64
     }),
-    ("resume_resumed_total", "Connections that went on where another had ended.", |app| {
+    ("resume_resumed_total", "Connections that resumed where an earlier one had ended.", |app| {
         app.resume_count(|figures| &figures.resumed)
     }),
-    ("resume_expired_total", "Clients that did not come back in time.", |app| {
+    ("resume_expired_total", "Clients forgotten because they did not resume in time.", |app| {
         app.resume_count(|figures| &figures.expired)
     }),
-    ("resume_crowded_total", "Clients forgotten before, as too many waited.", |app| {
+    ("resume_crowded_total", "Clients forgotten early because too many waited.", |app| {
         app.resume_count(|figures| &figures.crowded)
     }),
-    ("resume_replayed_total", "Events told to clients that came back.", |app| {
+    ("resume_replayed_total", "Missed events sent to clients that resumed.", |app| {
         app.resume_count(|figures| &figures.replayed)
     }),
-    ("resume_gaps_total", "Channels whose log did not reach back.", |app| {
+    ("resume_gaps_total", "Channels whose log did not reach back far enough.", |app| {
         app.resume_count(|figures| &figures.gaps)
     }),
-    ("resume_dropped_total", "Events that resume_bytes pushed out of the logs.", |app| {
-        app.resume_count(|figures| &figures.dropped)
-    }),
+    (
+        "resume_dropped_total",
+        "Events dropped from the logs because resume_bytes was reached.",
+        |app| app.resume_count(|figures| &figures.dropped),
+    ),
 ];
 
 type TurnMetric = fn(&TurnTimes) -> &Counter;
 
 /// Writes that workers made together.
 const RING: [(&str, &str, TurnMetric); 2] = [
-    ("io_uring_submissions_total", "System calls that wrote to many sockets.", |turns| {
+    ("io_uring_submissions_total", "System calls that wrote to many sockets at once.", |turns| {
         &turns.submissions
     }),
-    ("io_uring_writes_total", "Writes to sockets that these were.", |turns| {
+    ("io_uring_writes_total", "Writes to sockets that these calls carried out.", |turns| {
         &turns.submitted_writes
     }),
 ];
@@ -232,7 +241,7 @@ impl Scrape {
         self.tell_workers(&mut page);
         self.tell_webhooks(&mut page);
         self.shared.scope.add_metrics(&mut page);
-        tell_process(&mut page);
+        process::tell_process(&mut page);
         page.text()
     }
 
@@ -308,7 +317,7 @@ impl Scrape {
             .collect();
         page.add_gauges(
             "connections_by_transport",
-            "Connections open now, by how their bytes travel.",
+            "Connections open now, by transport.",
             transports.iter().map(|(labels, value)| (&labels[..], *value)),
         );
     }
@@ -322,15 +331,19 @@ impl Scrape {
         };
         let ends = told(Reason::end_reasons());
         let ends = ends.iter().map(|(labels, value)| (&labels[..], *value));
-        let help = "Sockets that ended, by the code that the server closed with and why.";
+        let help = "Connections that ended, by close code and reason.";
         page.add_counters("closes_total", help, ends);
         let refusals = told(Reason::refusal_reasons());
         let refusals = refusals.iter().map(|(labels, value)| (&labels[..], *value));
-        page.add_counters("refused_connections_total", "Sockets that were not let in.", refusals);
+        page.add_counters(
+            "refused_connections_total",
+            "Connections refused, by close code and reason.",
+            refusals,
+        );
         let all = |read: fn(&crate::metrics::WorkerCounts) -> &Counter| {
             [(&[][..], self.shared.metrics.sum_counter(read) as f64)]
         };
-        let help = "Messages from clients that were refused.";
+        let help = "Messages from clients that were answered with an error.";
         page.add_counters("refused_messages_total", help, all(|counts| &counts.refused_messages));
         let help = "Tasks that panicked, each of which cost one connection.";
         page.add_counters("panics_total", help, all(|counts| &counts.panics));
@@ -341,7 +354,7 @@ impl Scrape {
         let limited: Vec<_> = limited.collect();
         page.add_counters(
             "rate_limited_total",
-            "Refusals because a second's share was used up.",
+            "Refusals because a rate limit was reached, by which limit.",
             limited.iter().map(|(labels, value)| (&labels[..], *value)),
         );
         let unreadable = Unreadable::ALL.iter().map(|kind| {
@@ -351,18 +364,26 @@ impl Scrape {
         let unreadable: Vec<_> = unreadable.collect();
         page.add_counters(
             "unreadable_requests_total",
-            "What came to the port and could not be read as a request.",
+            "Connections whose first bytes were no HTTP request, by what they were.",
             unreadable.iter().map(|(labels, value)| (&labels[..], *value)),
         );
         let is = |yes: bool| f64::from(u8::from(yes));
         let ready = is(self.shared.unready_reason().is_none());
-        page.add_gauges("ready", "1 while new sockets are welcome.", [(&[][..], ready)]);
+        page.add_gauges(
+            "ready",
+            "1 while new connections should come here, as /ready says.",
+            [(&[][..], ready)],
+        );
         let unready = Unready::ALL.iter();
         let unready: Vec<_> = unready
             .map(|why| ([("reason", why.word())], is(self.shared.is_unready(*why))))
             .collect();
         let unready = unready.iter().map(|(labels, value)| (&labels[..], *value));
-        page.add_gauges("unready", "1 for each reason why they are not.", unready);
+        page.add_gauges(
+            "unready",
+            "1 for each reason why new connections should go elsewhere.",
+            unready,
+        );
         let memory = Some(self.shared.capacity.max_memory()).filter(|bytes| *bytes > 0);
         let memory = memory.map(|bytes| (&[][..], bytes as f64));
         let help = "Memory that the process may hold before new sockets are refused.";
@@ -389,7 +410,7 @@ impl Scrape {
         let counts = counts.iter().map(|(labels, value)| (&labels[..], *value));
         page.add_counters("api_requests_total", "Requests to the API.", counts);
         let seconds = seconds.iter().map(|(labels, all)| (&labels[..], all.clone()));
-        let help = "From the head of a request to the API to its answer.";
+        let help = "Time from a request's head to its answer.";
         page.add_histograms("api_request_duration_seconds", help, seconds);
         let mut doubts = Vec::new();
         for (place, signed) in Signed::ALL.iter().enumerate() {
@@ -400,7 +421,11 @@ impl Scrape {
             }
         }
         let doubts = doubts.iter().map(|(labels, value)| (&labels[..], *value));
-        page.add_counters("refused_signatures_total", "Signatures that did not hold.", doubts);
+        page.add_counters(
+            "refused_signatures_total",
+            "Signatures that were refused, by what was signed and why.",
+            doubts,
+        );
     }
 
     fn tell_workers(&self, page: &mut MetricsPage) {
@@ -410,12 +435,12 @@ impl Scrape {
             names.iter().map(|name| [("worker", name.as_str())]).collect();
         let labels = || labels.iter().map(|labels| &labels[..]);
         let busy = labels().zip(self.shared.metrics.busy_seconds());
-        let help = "Time that a worker was at work; its rate is the share of a core.";
+        let help = "Seconds that a worker was busy; the rate is its share of a core.";
         page.add_counters("worker_busy_seconds_total", help, busy);
         let depth = labels().zip(inboxes.iter().map(|inbox| inbox.depth() as f64));
-        page.add_gauges("worker_inbox_depth", "Orders that wait for a worker.", depth);
+        page.add_gauges("worker_inbox_depth", "Tasks that wait in a worker's inbox.", depth);
         let longest = inboxes.iter().map(|inbox| inbox.turns.longest.value() as f64 / 1e9);
-        let help = "The longest that a worker took to empty its inbox, of the last half minute.";
+        let help = "Longest time that a worker took to empty its inbox, over the last half minute.";
         page.add_gauges("worker_longest_turn_seconds", help, labels().zip(longest));
         let ring = inboxes.iter().map(|inbox| inbox.turns.ring.value() as f64);
         let help = "1 where a worker writes to many sockets in one system call.";
@@ -425,14 +450,14 @@ impl Scrape {
             page.add_counters(name, help, [(&[][..], sum as f64)]);
         }
         let waiting: u64 = inboxes.iter().map(|inbox| inbox.turns.waiting.value()).sum();
-        let help = "Bytes that wait for clients to take them; at most five seconds old.";
+        let help = "Bytes queued for clients; the figure is at most five seconds old.";
         page.add_gauges("outbox_bytes", help, [(&[][..], waiting as f64)]);
         let fan_out = inboxes.iter().map(|inbox| &inbox.turns.fan_out).collect();
         let help = "From the first event that a turn of a worker takes up until all subscribers of \
                     that turn are written to.";
         page.add_histograms("fan_out_duration_seconds", help, [(&[][..], fan_out)]);
         let crowded = inboxes.iter().map(|inbox| &inbox.turns.crowded).collect();
-        let help = "One turn of a worker while clients ask for more than fits into one.";
+        let help = "Time of one turn of a worker while it has more than fits into a turn.";
         page.add_histograms("crowded_turn_duration_seconds", help, [(&[][..], crowded)]);
     }
 }
@@ -452,30 +477,5 @@ fn tell_apps(page: &mut MetricsPage, apps: &[AppFigures]) {
     }
     for (name, help, read) in COUNTERS {
         page.add_counters(name, help, of_all(read));
-    }
-}
-
-/// The process, by the names that every exporter has for it; Soketi puts its prefix before them.
-fn tell_process(page: &mut MetricsPage) {
-    let Some(process) = ProcessStats::read_all() else { return };
-    let one = |value: f64| [(&[][..], value)];
-    let soketi = page.prefix() == SOKETI;
-    page.set_prefix(if soketi { "soketi_process_" } else { "process_" });
-    let (user, system) = (process.user_seconds, process.system_seconds);
-    let help = "Time that the process spent on a processor.";
-    page.add_counters("cpu_seconds_total", help, one(user + system));
-    if soketi {
-        page.add_counters("cpu_user_seconds_total", "Of it, in the program.", one(user));
-        page.add_counters("cpu_system_seconds_total", "Of it, in the kernel.", one(system));
-    }
-    for (name, help, value) in [
-        ("resident_memory_bytes", "Memory that the process holds.", process.resident_bytes),
-        ("virtual_memory_bytes", "Memory that the process may address.", process.virtual_bytes),
-        ("start_time_seconds", "When the process began, since 1970.", process.start_seconds),
-        ("open_fds", "Open files, sockets included.", process.open_files),
-        ("max_fds", "Files that may be open.", process.max_files),
-        ("threads", "Threads of the process.", process.threads),
-    ] {
-        page.add_gauges(name, help, one(value));
     }
 }

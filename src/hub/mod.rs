@@ -105,8 +105,8 @@ impl Hub {
         SocketId { node: self.node, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// A moment in hundredths of a second since the hub began; one before that is that. After a year they
-    /// stand still, and so nobody seems to have come after anything.
+    /// Centiseconds since start, saturating at `u32::MAX` (497 days), after which `terminate` closes connections of
+    /// any age; 0 for moments before.
     pub fn centis_since_start(&self, moment: Instant) -> u32 {
         let passed = moment.saturating_duration_since(self.began).as_millis() / 10;
         u32::try_from(passed).unwrap_or(u32::MAX)
