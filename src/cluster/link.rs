@@ -25,6 +25,7 @@ use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 
 /// Arrivals that may wait to be taken before the link stops reading.
+/// Redis's output buffer for this node, which it bounds, fills then.
 const ARRIVALS: usize = 1024;
 
 /// Bytes that wait beyond which backends are answered only once those are sent, so that they do not publish faster
@@ -41,32 +42,20 @@ pub enum LinkRequest {
     Open(Topic),
     /// A user's first connection here has joined a presence channel of at most `max` users.
     /// `place` is the version that it came with before, if others may have forgotten it; else 0.
-    Join {
-        topic: Topic,
-        member: Member,
-        max: usize,
-        place: u64,
-    },
+    Join { topic: Topic, member: Member, max: usize, place: u64 },
     /// A user's last connection here has left it.
-    Leave {
-        topic: Topic,
-        user: UserId,
-    },
+    Leave { topic: Topic, user: UserId },
     /// The number of subscribers here has changed; `tell` if subscribers want to know the sum.
-    Changed {
-        topic: Topic,
-        tell: bool,
-    },
+    Changed { topic: Topic, tell: bool },
     /// So many connections of an app are here.
-    Connections {
-        app: AppId,
-        count: usize,
-    },
+    Connections { app: AppId, count: usize },
+    /// Counted in bytes until it is sent or dropped.
     Publish(OutgoingEvent),
     /// Let go of this once everything before is sent, or Redis is away.
     Room(oneshot::Sender<()>),
     /// Something that webhooks are told of.
     News(LogRequest),
+    /// The answer is dropped, not sent, if Redis goes away.
     Ask(LinkQuery, oneshot::Sender<LinkReply>),
     /// Keep, or forget, what a client that may come back holds.
     Park(Parked),
@@ -159,6 +148,7 @@ pub struct Withdraw {
 }
 
 impl OutgoingEvent {
+    /// Of the queue's bound; what was put in is taken out again by the same figure.
     pub(super) fn queued_bytes(&self) -> usize {
         let own = match self {
             Self::Event { frame, .. } => frame.len(),
@@ -284,33 +274,41 @@ pub enum OfflineFallback {
 /// What both ends know.
 #[derive(Debug, Default)]
 pub(super) struct LinkStatus {
+    /// Redis answers. Relaxed, as all here: each flag is read by itself, and a moment late does no harm.
     pub(super) up: AtomicBool,
     /// Redis has lost its data, and other nodes have not yet said again what they hold.
     pub(super) restoring: AtomicBool,
     /// The node is about to stop.
     lingers: AtomicBool,
+    /// Bytes of publishes that wait.
     pub(super) queued: AtomicUsize,
+    /// What time Redis has.
     pub(super) clock: RedisClock,
+    /// Counted by both ends.
     pub(super) figures: LinkMetrics,
 }
 
 /// The node's end, for all workers.
 #[derive(Clone, Debug)]
 pub struct Link {
+    /// Without a bound of its own: publishes are bounded in bytes, the rest by what this node holds.
     orders: mpsc::UnboundedSender<LinkRequest>,
     status: Arc<LinkStatus>,
+    /// `cluster.queue_bytes`.
     max_queued: usize,
 }
 
 /// The far end, which whoever carries out orders has.
 #[derive(Debug)]
 pub struct LinkDriver {
+    /// In the order in which workers put them in.
     pub orders: mpsc::UnboundedReceiver<LinkRequest>,
     pub(super) arrivals: mpsc::Sender<LinkEvent>,
     pub(super) status: Arc<LinkStatus>,
 }
 
 /// A link whose queue of publishes holds `max_queued` bytes.
+/// Both ends are made before anything runs, so that workers can put orders in while the link still connects.
 pub fn new_link(max_queued: usize) -> (Link, LinkDriver, mpsc::Receiver<LinkEvent>) {
     let (sender, orders) = mpsc::unbounded_channel();
     let (arrivals, arriving) = mpsc::channel(ARRIVALS);
@@ -333,6 +331,7 @@ impl LinkDriver {
 
 impl Link {
     /// Whether Redis answers. While it does not, the node goes on with what it knows.
+    /// It may go away the next moment: whoever asks must be ready to be left without an answer.
     pub fn is_up(&self) -> bool {
         self.status.up.load(Ordering::Relaxed)
     }
@@ -372,6 +371,7 @@ impl Link {
     }
 
     /// Puts an order in; whether it was taken. Orders of one sender are carried out in its order.
+    /// Never waits; the link's own thread carries it out.
     pub fn send_request(&self, order: LinkRequest) -> bool {
         // Its far end is gone only when the server stops.
         self.orders.send(order).is_ok()
@@ -381,6 +381,7 @@ impl Link {
     /// asked before, finds room unless Redis is away: what others promised meanwhile is not much.
     pub fn queue_publish(&self, publish: OutgoingEvent, promised: bool) -> bool {
         let bytes = publish.queued_bytes();
+        // Added first and taken back if that was too much, so that two workers cannot both take the last bytes.
         let before = self.status.queued.fetch_add(bytes, Ordering::Relaxed);
         let fits = before + bytes <= self.max_queued || (promised && self.is_up());
         if !fits && !publish.is_urgent() {

@@ -14,45 +14,37 @@ use crate::protocol::member::UserId;
 #[derive(Debug)]
 pub enum LinkQuery {
     /// The occupied channels whose names begin so, with their users where wanted.
-    Channels {
-        app: AppId,
-        prefix: String,
-        users: bool,
-    },
+    Channels { app: AppId, prefix: String, users: bool },
     /// How occupied some channels are.
     Counts(Vec<Topic>),
     /// One channel, with its cached event.
     Channel(Topic),
+    /// Who is present in a presence channel.
     Users(Topic),
+    /// How many connections the app has on all nodes.
     Connections(AppId),
     /// A client has come here that may have been elsewhere before: what it holds is this node's from now on.
-    Claim {
-        app: AppId,
-        key: String,
-        window: Duration,
-    },
+    Claim { app: AppId, key: String, window: Duration },
     /// When each of these was withdrawn last, by `withdrawn_member`.
-    Withdrawn {
-        app: AppId,
-        members: Vec<String>,
-    },
+    Withdrawn { app: AppId, members: Vec<String> },
     /// Have the node of that number hand over what the client holds.
-    TakeOver {
-        app: AppId,
-        key: String,
-        node: u64,
-        request: u64,
-    },
+    TakeOver { app: AppId, key: String, node: u64, request: u64 },
 }
 
 /// What it answers.
 #[derive(Debug, PartialEq)]
 pub enum LinkReply {
+    /// In no order.
     Channels(Vec<(ChannelName, ClusterOccupancy)>),
+    /// In the order in which they were asked.
     Counts(Vec<ClusterOccupancy>),
+    /// With the cached event, if there is one that has not expired.
     Channel(ClusterOccupancy, Option<RetainedEvent>),
+    /// In the order in which they came.
     Users(Vec<UserId>),
+    /// All nodes together.
     Connections(usize),
+    /// What Redis has of the client, which is this node's from now on.
     Claimed(ClaimedClient),
     /// Times of Redis; 0: not within the time that clients may come back.
     Withdrawn(Vec<u64>),
@@ -74,6 +66,8 @@ pub struct RetainedEvent {
 /// How occupied a channel is over all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ClusterOccupancy {
+    /// Connections that are subscribed.
     pub subscriptions: usize,
+    /// Distinct users of a presence channel, where they were asked for.
     pub users: usize,
 }

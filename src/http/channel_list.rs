@@ -20,21 +20,27 @@ use crate::node::ServerState;
 use crate::protocol::channel::ChannelName;
 
 /// Channels up to which a list is made where it is asked for, in less than a millisecond.
+/// Above that the request waits for the thread, and the worker serves others meanwhile.
 const FEW: usize = 1000;
 
 /// How much less than a worker's the thread's work matters.
+/// Workers come first where there are no more cores than workers.
 const NICENESS: i32 = 10;
 
 /// What a list tells of each channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ListFields {
+    /// `user_count`, of presence channels alone.
     pub users: bool,
+    /// `subscription_count`.
     pub subscriptions: bool,
 }
 
 /// Which list.
+/// Two that are equal get one list, made once.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListQuery {
+    /// Whose channels.
     pub app: AppId,
     /// What the channels' names begin with.
     pub prefix: String,
@@ -46,16 +52,20 @@ pub(super) struct ListQuery {
 pub struct ChannelLists(Sender<ListRequest>);
 
 /// One list to be made.
+/// Answered by the thread, or never if that is gone.
 #[derive(Debug)]
 struct ListRequest {
     wanted: ListQuery,
+    /// Where it is found.
     source: ListSource,
+    /// Whoever waits may have gone; then nothing is sent.
     answer: oneshot::Sender<Bytes>,
 }
 
 /// Where its channels are found.
 #[derive(Debug)]
 enum ListSource {
+    /// Read when it is this list's turn, so that it is as new as can be.
     Here(Arc<Directory>),
     /// These are those of all nodes.
     Known(Vec<(ChannelName, Occupancy)>),
@@ -63,7 +73,9 @@ enum ListSource {
 
 /// A list, or when it will be there.
 pub(super) enum ChannelList {
+    /// There were few.
     Made(Bytes),
+    /// There are many; the thread sends it.
     Awaited(oneshot::Receiver<Bytes>),
 }
 
@@ -109,6 +121,7 @@ impl ChannelLists {
         self.order(wanted, ListSource::Known(channels))
     }
 
+    /// Never blocks: the queue has no end, and each waiting request stands for one entry.
     fn order(&self, wanted: ListQuery, source: ListSource) -> ChannelList {
         let (answer, awaited) = oneshot::channel();
         // Whoever awaits it hears of a thread that is gone.
@@ -118,6 +131,8 @@ impl ChannelLists {
 }
 
 /// Makes lists until nobody can ask for any more.
+/// Ends when the last sender is gone. Apps take turns, so that one with a million channels and many who ask does not
+/// hold up the rest.
 fn make_all(orders: &Receiver<ListRequest>, shared: &ServerState) {
     let mut apps: VecDeque<VecDeque<ListRequest>> = VecDeque::new();
     loop {
@@ -137,6 +152,7 @@ fn make_all(orders: &Receiver<ListRequest>, shared: &ServerState) {
 }
 
 /// Puts an order to those of its app.
+/// A new app comes last.
 fn queue(apps: &mut VecDeque<VecDeque<ListRequest>>, order: ListRequest) {
     let is_same = |app: &VecDeque<ListRequest>| {
         app.front().is_some_and(|other| other.wanted.app == order.wanted.app)
@@ -148,6 +164,7 @@ fn queue(apps: &mut VecDeque<VecDeque<ListRequest>>, order: ListRequest) {
 }
 
 /// Makes one list for all who want the same.
+/// The others are only those who asked before this list was begun: whoever asks later gets a newer one.
 fn make(order: ListRequest, others: &mut VecDeque<ListRequest>, shared: &ServerState) {
     let ListRequest { wanted, source, answer } = order;
     let channels = match source {
@@ -179,6 +196,8 @@ fn channels_of(
 }
 
 /// `{"channels":{name:{…}}}`.
+/// Names need no escape but those of users' own channels; numbers are written as they are. One allocation, of about
+/// the size that is needed.
 fn write(channels: &[(ChannelName, Occupancy)], shown: ListFields) -> Bytes {
     let names: usize = channels.iter().map(|(name, _)| name.as_str().len() + 8).sum();
     let counts = usize::from(shown.users) * 18 + usize::from(shown.subscriptions) * 26;

@@ -13,6 +13,10 @@ use crate::hub::rate_limit::RateTaken;
 use crate::protocol::channel::ChannelName;
 
 /// All occupied channels, or those whose name begins with `filter_by_prefix`.
+/// `GET /channels`. `info` may ask for `user_count`, then only with a prefix of presence channels, and for
+/// `subscription_count`.
+/// # Errors
+/// 400 in the hosted API's words; 429 over `reads_per_second`.
 pub(super) fn list_channels(call: &SignedCall<'_>) -> Result<AnswerBody, Error> {
     take_quota(call)?;
     let prefix = call.parameter("filter_by_prefix").unwrap_or_default();
@@ -34,6 +38,9 @@ pub(super) fn list_channels(call: &SignedCall<'_>) -> Result<AnswerBody, Error> 
 }
 
 /// One channel, occupied or not.
+/// `GET /channels/{name}`. A channel that nobody is on is answered as one that is not occupied: it is no error.
+/// # Errors
+/// 400 for a name that is none, or a count that the channel's kind does not have.
 pub(super) fn show_channel(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
     take_quota(call)?;
     let name = parse_channel(call, name)?;
@@ -67,6 +74,9 @@ fn cached_event(call: &SignedCall<'_>, name: &ChannelName) -> Value {
 }
 
 /// The users of a presence channel, each once.
+/// `GET /channels/{name}/users`: ids alone, in the order in which the users came.
+/// # Errors
+/// 400 for a channel without presence, or a parameter that the hosted API does not know either.
 pub(super) fn list_users(call: &SignedCall<'_>, name: &str) -> Result<AnswerBody, Error> {
     take_quota(call)?;
     let name = parse_channel(call, name)?;
@@ -90,16 +100,19 @@ pub(super) fn list_users(call: &SignedCall<'_>, name: &str) -> Result<AnswerBody
 }
 
 /// How many sockets the app has; Laravel Pulse asks this.
+/// `GET /connections`: all sockets and sessions of the app, on all nodes.
 pub(super) fn count_connections(call: &SignedCall<'_>) -> Result<Value, Error> {
     take_quota(call)?;
     Ok(json!({ "connections": call.connection_count() }))
 }
 
+/// By the app's own limit for names.
 fn parse_channel(call: &SignedCall<'_>, name: &str) -> Result<ChannelName, Error> {
     ChannelName::parse(name, call.app.limits.max_channel_name)
         .map_err(|error| Error::BadRequest(format!("Invalid channel name: {error}.")))
 }
 
+/// One query of this second. Counted before anything is looked up, so that being refused is cheap.
 fn take_quota(call: &SignedCall<'_>) -> Result<(), Error> {
     let limit = call.app.limits.reads_per_second;
     if limit == 0 {

@@ -28,34 +28,44 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// What is waited for.
 #[derive(Debug)]
 pub(super) enum DeferredAnswer {
+    /// Connections that leave channels, on all nodes.
     Withdrawing(PendingWithdrawal),
+    /// A list of many channels.
     Listing(oneshot::Receiver<Bytes>),
+    /// More events than are published in one go.
     Publishing(Box<PacedPublish>),
 }
 
 /// Events on their way, and what is answered once they are.
 #[derive(Debug)]
 pub(super) struct PacedPublish {
+    /// All are checked, and will be published.
     pub events: Vec<OwnedTrigger>,
+    /// Made beforehand: nothing that comes can change it.
     pub answer: Value,
     trace: Option<Trace>,
     /// The event and the channel of it that comes next.
     next: (usize, usize),
+    /// Between two parts.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// One event and where it goes.
 #[derive(Debug)]
 pub(super) struct OwnedTrigger {
+    /// The event's.
     pub name: String,
     /// The token of the data's JSON string.
     pub data: String,
+    /// Each once.
     pub channels: Vec<ChannelName>,
+    /// The connection that is not to get it.
     pub except: Option<SocketId>,
 }
 
 impl DeferredAnswer {
     /// The answer, once there is one.
+    /// Polled by the request's own task, which ends where the client hangs up.
     pub(super) fn poll(
         &mut self,
         node: &Node,
@@ -97,6 +107,7 @@ impl PacedPublish {
                 self.pause = None;
             }
             let mut bytes = 0;
+            // At least one event each time, however large.
             while bytes < PART {
                 let (at, channel) = self.next;
                 let Some(event) = self.events.get(at) else { return Poll::Ready(()) };

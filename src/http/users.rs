@@ -15,26 +15,33 @@ use crate::protocol::json::{self, JsonList, JsonObject};
 use crate::protocol::member::UserId;
 
 /// Channels that one request may take from a user.
+/// As many as an event may go to.
 const MAX_CHANNELS: usize = 100;
 
+/// The path is decoded by now, so that any id can be named.
 fn parse_user(text: &str) -> Result<UserId, Error> {
     let should = || format!("1 to {} characters", UserId::MAX);
     UserId::parse(text).ok_or_else(|| Error::mistyped_parameter("user_id", &should()))
 }
 
 /// Closes every connection of the user. That there is none is no error (case U16).
+/// Answered at once; the connections close a moment later.
 pub(super) fn terminate_user(call: &SignedCall<'_>, user: &str) -> Result<Value, Error> {
     call.node.terminate_user(&call.app.id, &call.directory, &parse_user(user)?);
     Ok(json!({}))
 }
 
 /// Closes them so that their clients come back at once, with new signatures.
+/// With close code 4200, after which pusher-js connects again without delay.
 pub(super) fn reconnect_user(call: &SignedCall<'_>, user: &str) -> Result<Value, Error> {
     call.node.reconnect_user(&call.app.id, &call.directory, &parse_user(user)?);
     Ok(json!({}))
 }
 
 /// Makes every connection of the user leave the channels of the body, for as long as it lives.
+/// The answer waits until it has happened on all nodes, for a second at most.
+/// # Errors
+/// Nothing is taken from the user if one of the names is wrong.
 pub(super) fn unsubscribe_user(
     call: &SignedCall<'_>,
     user: &str,
@@ -46,6 +53,7 @@ pub(super) fn unsubscribe_user(
 }
 
 /// All the names, or none of them.
+/// From the body, or as in other requests from the query.
 fn parse_channels(call: &SignedCall<'_>, body: &str) -> Result<Arc<[ChannelName]>, Error> {
     let no_list =
         || Error::mistyped_parameter("channels", &format!("an array of 1 to {MAX_CHANNELS} names"));

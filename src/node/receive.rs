@@ -29,12 +29,16 @@ use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 
 /// How often other nodes are told of connections that came and went.
+/// As exact as `max_connections` over all nodes needs to be.
 const CONNECTIONS_EVERY: Duration = Duration::from_millis(200);
 
 /// Every how many of those the sums are asked for although nothing changed here.
+/// Once a second.
 const SUMS_EVERY: u32 = 5;
 
 /// Takes arrivals until the link ends.
+/// Nothing that is done here waits, so that the link can go on reading; what takes time, such as a withdrawal, is
+/// awaited beside it.
 pub async fn take_arrivals(
     shared: Arc<ServerState>,
     others: Arc<Clustered>,
@@ -71,6 +75,7 @@ pub async fn take_arrivals(
 }
 
 /// Counts those to whom an event of another node goes, one that it may except among them.
+/// Relaxed: for display.
 fn count_deliveries(cluster: &Clustered, entry: &TopicEntry) {
     LinkMetrics::add_count(&cluster.link().figures().deliveries, entry.subscribed_here() as u64);
 }
@@ -228,6 +233,7 @@ impl ServerState {
     }
 
     /// Lets everybody in who waits for a Redis that is away.
+    /// Called for every topic when Redis goes away: their subscriptions would otherwise wait for its return.
     fn admit_waiting(&self, topic: &Topic, entry: &mut TopicEntry) {
         entry.go_live();
         entry.lost_link();
@@ -257,6 +263,8 @@ impl ServerState {
     }
 
     /// An event of a cache channel: kept as the last, and delivered unless subscribers have it already.
+    /// Kept under the topic's lock together with the delivery, so that the last event and what subscribers heard
+    /// last agree.
     fn receive_cached(
         &self,
         cluster: &Clustered,
@@ -366,6 +374,7 @@ impl ServerState {
     }
 
     /// Whether subscribers here get what this node publishes once it comes back.
+    /// Then the event's trace has to be kept for it, too.
     fn hears_own(&self, topic: &Topic) -> bool {
         let resumes = |app: &Arc<App>| !app.features.resume.is_zero();
         topic.channel.kind().cache

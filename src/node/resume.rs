@@ -23,6 +23,8 @@ use crate::protocol::resume_token::ResumeToken;
 
 impl ServerState {
     /// Ends a connection whose client has a newer one, which gives back what limits count for it.
+    /// Its place is given back at once, so that the new connection finds room; the connection itself leaves in its
+    /// own time.
     pub(super) fn end_previous(&self, directory: &Directory, previous: &OpenConnection) {
         if previous.take_release() {
             self.release_socket(previous.address);
@@ -34,6 +36,8 @@ impl ServerState {
 
 impl Node {
     /// Ends the connection that the client has open, before limits count the new one.
+    /// A browser that lost its network opens a new connection long before the server notices that the old one is
+    /// dead.
     pub fn take_over(&self, directory: &Directory, token: &ResumeToken) {
         if let Some(previous) = directory.resume.current_connection(token) {
             self.shared.end_previous(directory, &previous);
@@ -41,6 +45,7 @@ impl Node {
     }
 
     /// Makes a new connection the client's; with several nodes, by what was found out of it.
+    /// Without a claim, on a server of its own, what is remembered here decides; with one, what other nodes said.
     pub fn go_on(&self, connection: &Connection, token: &ResumeToken, claim: Option<ClientClaim>) {
         if self.shared.succession.is_leaving() {
             return connection.close_with(&close::DRAINING);
@@ -70,6 +75,8 @@ impl Node {
 
     /// Whether a client that nobody knows may have been here before: by its token's time it is older than
     /// what is remembered, or than this server.
+    /// Such a client is told of a gap on each channel, and fetches what it shows; one that is new has missed
+    /// nothing.
     fn may_have_missed(&self, token: &ResumeToken, window: Duration) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Some(made) = token.made_at().map(Duration::from_secs) else { return false };
@@ -78,6 +85,7 @@ impl Node {
     }
 
     /// What a client that has just been subscribed to a channel has missed there.
+    /// One look under the log's lock: an event is either among what was missed or delivered later, never both.
     pub(super) fn catch_up(&self, connection: &Rc<Connection>, name: &ChannelName) -> CatchUp {
         let Some(resumption) = connection.resumption() else { return CatchUp::Up };
         let resume = &connection.directory.resume;
@@ -106,6 +114,7 @@ impl Node {
 
     /// Tells what was missed, right behind what answers the subscription; whether that is in the place of a
     /// cached event.
+    /// A gap first, so that the client knows that what follows is not all.
     pub(super) fn tell_missed(
         &self,
         connection: &Connection,
@@ -129,6 +138,7 @@ impl Node {
     }
 
     /// Publishes an event that clients which come back are to hear too.
+    /// Numbered and published under one lock: the log's order is the order in which subscribers get it.
     pub(super) fn publish_logged(
         &self,
         app: &App,
@@ -154,6 +164,7 @@ impl Node {
     }
 
     /// Notes what the client has for certain, now that it has answered a ping.
+    /// What it has for certain need not be told again when it comes back, and may be forgotten.
     pub fn note_acknowledged(&self, connection: &Connection) {
         let Some(acknowledged) = self.worker.take_acknowledged(connection) else { return };
         if let Some(resumption) = connection.resumption() {
@@ -170,6 +181,7 @@ impl Node {
     }
 
     /// Keeps what the client holds for its next connection, once; whether limits still count this one.
+    /// Called before its subscriptions end, which would take its channels from what is kept.
     pub(super) fn suspend_client(&self, connection: &Connection) {
         let Some(resumption) = connection.resumption().filter(|one| one.take_end()) else { return };
         let patience = Duration::from_secs(connection.app().activity_timeout.into());
@@ -184,6 +196,7 @@ impl Node {
     }
 
     /// Forgets the clients that did not come back in time, and the events that are of no use.
+    /// Called once a second by the first worker.
     pub fn expire_clients(&self) {
         let (apps, now) = (self.shared.apps.load(), self.hub().seconds_since_start());
         for (id, directory) in self.hub().directories() {

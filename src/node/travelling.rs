@@ -123,6 +123,8 @@ impl Node {
 
     /// The latest record of the client; and whether it is the last of a connection that has ended, rather than of
     /// one that a dead node had.
+    /// A connection that is open knows more than what was written of it, so that its node is asked first; the record
+    /// in Redis is for when that node is dead.
     async fn find_record(
         &self,
         cluster: &Clustered,
@@ -146,6 +148,7 @@ impl Node {
 
     /// Puts in what was found out of a client; how it came, whether it may have missed what nobody knows of, and
     /// since when nothing was lost.
+    /// From here on the client is this node's, and the next node that asks is told by this one.
     pub(super) fn settle_claim(
         &self,
         connection: &Connection,
@@ -164,6 +167,7 @@ impl Node {
     }
 
     /// What a client that was just subscribed has missed is asked for, if it held the channel.
+    /// What comes in on the channel meanwhile is held back, so that the client hears everything in order.
     pub(super) fn take_up(
         &self,
         cluster: &Clustered,
@@ -203,6 +207,7 @@ impl Clustered {
     }
 
     /// Has the node of that number end the client's connection; what it held there. Nothing where that node is dead.
+    /// The request travels over Redis to that node alone, and its answer back to this one.
     async fn have_handed_over(&self, (app, key): &Name, node: u64) -> Option<Bytes> {
         let request = self.travellers.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, record) = oneshot::channel();
@@ -220,6 +225,8 @@ impl Clustered {
     }
 
     /// Takes out of a record what was taken back from its users since.
+    /// Where that cannot be found out, no channel is taken over: a right that was taken back must not come back with
+    /// the client.
     async fn leave_withdrawn(&self, app: &AppId, record: &mut ClientRecord) {
         let ClientRecord { state, at, .. } = record;
         let of_users = |name| state.users.iter().map(move |user| withdrawn_member(user, name));
@@ -247,6 +254,8 @@ impl ServerState {
     }
 
     /// Keeps what a client holds whose connection here has ended.
+    /// Written at once: the client may come back to another node in the next moment. It is also kept here for a few
+    /// seconds, for a node that asks before Redis has it.
     pub(super) fn park(
         &self,
         cluster: &Clustered,
@@ -267,6 +276,7 @@ impl ServerState {
     }
 
     /// Ends the connection of a client that has come to another node, and tells that what the client holds.
+    /// The answer is empty where this node knows nothing of the client.
     pub(super) fn hand_over(&self, cluster: &Clustered, name: Name, node: u64, request: u64) {
         let (directory, travellers) = (self.hub.directory(&name.0), &cluster.travellers);
         let token = travellers.here.get(&name).map(|traveller| traveller.token.clone());
@@ -288,6 +298,7 @@ impl ServerState {
     }
 
     /// Tells a connection what its client has missed.
+    /// Goes into the inbox of the connection's worker; what was held back there follows.
     pub(super) fn replay(&self, missed: Missed) {
         let Missed { topic, ticket: SubscribeTicket { worker, slot, socket }, events, gap, last } =
             missed;
@@ -323,6 +334,7 @@ impl ServerState {
     }
 
     /// Keeps in Redis what has changed of clients here, and has those forgotten whose time is over.
+    /// Called by the link's own clock, a few times a second; most calls do nothing.
     pub(super) fn look_after_travellers(&self, cluster: &Clustered, tick: u32) {
         let (travellers, is_up) = (&cluster.travellers, cluster.link().is_up());
         // A Redis that was away may have lost all of them.
