@@ -25,20 +25,28 @@ use super::{LinkError, PATIENCE, reply};
 use crate::cluster::keys::RedisKeys;
 
 /// How long to wait before what is on its way between two servers is asked for again.
+/// A slot's move takes milliseconds; asking without a pause would only load both servers.
 const LATER: Duration = Duration::from_millis(10);
 
 /// Rounds after which servers that point at each other are given time: asked, pointed on, and asked there.
+/// More rounds than that happen while a slot is in the middle of its move.
 const USUAL: usize = 2;
 
 /// All connections of a link.
+/// One object for one server and for many, so that nothing above asks which it is. A Redis Cluster's servers are
+/// connected to as they are named, and stay connected until the link ends.
 pub(super) struct RedisConnections {
     /// How any of them is logged in to.
     login: Client,
+    /// Certificates are read again for each connection.
     tls: Arc<RedisTls>,
+    /// Never shrinks: places stay valid, and a server that has lost its slots may get some again.
     pub(super) servers: Vec<RedisServer>,
     /// The place in `servers` of each slot's; empty where one server has everything.
     pub(super) slots: Vec<u16>,
+    /// All connections that listen write to one queue, so that what comes is in one order.
     pushes: mpsc::UnboundedSender<PushInfo>,
+    /// Shared with the half that reads.
     pub(super) moves: Rc<RefCell<SlotMoves>>,
     pub(super) keys: RedisKeys,
     /// This node's number.
@@ -52,6 +60,7 @@ pub(super) struct RedisConnections {
 #[derive(Default)]
 pub(super) struct SlotMoves {
     /// Those that this node is ending, and how many times.
+    /// Counted, for a topic may be left and joined again before the first end is confirmed.
     ending: HashMap<String, usize>,
     /// Slots whose topics are to be subscribed to anew, and of which all is to be said again.
     pub(super) moved: BTreeSet<u16>,
@@ -65,6 +74,7 @@ pub(super) struct PushStream {
 
 /// A command that is to be sent: its place among all, and the server to ask for it although the slot is not
 /// its yet.
+/// Commands of one batch may go to many servers, and come back to their places.
 struct RoutedCommand {
     index: usize,
     asking: Option<u16>,
@@ -72,6 +82,7 @@ struct RoutedCommand {
 
 impl PushStream {
     /// The next message; `None` once a connection has ended.
+    /// Of all connections together; one that breaks ends the link, since nobody could say what was missed on it.
     pub(super) async fn next_push(&mut self) -> Option<Msg> {
         loop {
             let push = self.pushes.recv().await?;
@@ -93,6 +104,7 @@ impl PushStream {
 
 impl SlotMoves {
     /// A subscription has ended: if not by this node, because its slot is another server's.
+    /// Redis ends subscriptions of a slot by itself when the slot moves.
     fn note_ended(&mut self, name: &str) {
         match self.ending.get_mut(name) {
             Some(1) => {
@@ -108,11 +120,14 @@ impl SlotMoves {
 
 impl RedisConnections {
     /// Connects to the server that has everything, or to all that have slots.
+    /// # Errors
+    /// No server answers, or some slots have none; the caller tries again.
     pub(super) async fn connect_all(
         address: &mut RedisAddress,
         keys: RedisKeys,
         node: u64,
     ) -> Result<(Self, PushStream), LinkError> {
+        // Of Sentinels the master, of a Redis Cluster any that answers.
         let login = address.pick_server().await?;
         let (pushes, incoming) = mpsc::unbounded_channel();
         let moves = Rc::new(RefCell::new(SlotMoves::default()));
@@ -134,6 +149,7 @@ impl RedisConnections {
     }
 
     /// Connects to all that have slots, by what one of them says.
+    /// In parallel: a cluster may have dozens of masters.
     async fn connect_to_all(&mut self, first: RedisServer) -> Result<(), LinkError> {
         let mut commands = first.connection_for(ConnectionRole::Commands);
         let ranges = slots::slot_ranges(&slots_of(&mut commands).await?, &first.at.0);
@@ -148,6 +164,7 @@ impl RedisConnections {
         }
         self.slots = vec![u16::MAX; usize::from(SLOTS)];
         self.assign_all(ranges).await;
+        // Nothing is subscribed to yet, and so nothing has moved.
         self.moves.borrow_mut().moved.clear();
         if self.slots.contains(&u16::MAX) { Err(LinkError::Uncovered) } else { Ok(()) }
     }
@@ -166,6 +183,7 @@ impl RedisConnections {
         }
     }
 
+    /// A slot that has moved has its topics subscribed to anew.
     fn assign_slot(&mut self, slot: u16, server: u16) {
         if let Some(place) = self.slots.get_mut(usize::from(slot))
             && *place != server
@@ -176,6 +194,8 @@ impl RedisConnections {
     }
 
     /// The place of the server at an address, which is connected to if it is new.
+    /// # Errors
+    /// It cannot be connected to in time.
     async fn place_of(&mut self, at: HostPort) -> Result<u16, LinkError> {
         let known = self.servers.iter().position(|server| server.at == at);
         let place = match known {
@@ -194,6 +214,7 @@ impl RedisConnections {
         self.login.get_connection_info().redis_settings().db()
     }
 
+    /// One server has no slots to look up.
     pub(super) fn is_cluster(&self) -> bool {
         !self.slots.is_empty()
     }
@@ -204,6 +225,7 @@ impl RedisConnections {
     }
 
     /// Sends commands; the answers in their order.
+    /// Each takes the lease of this node on its server with it, if it needs one.
     pub(super) async fn send_commands(
         &mut self,
         commands: Vec<LeasedCommand>,
@@ -212,6 +234,10 @@ impl RedisConnections {
     }
 
     /// Subscribes to topics.
+    /// Answered by pushes, which are taken for the answers of the commands in order. That goes wrong when a slot
+    /// moves in between, and is found out by the names.
+    /// # Errors
+    /// Redis refuses, or three tries were answered by something else.
     pub(super) async fn subscribe_topics(&mut self, names: &[String]) -> Result<(), LinkError> {
         for _ in 0..3 {
             let commands = names.iter().map(|name| of_topic("SSUBSCRIBE", name).into()).collect();
@@ -237,6 +263,7 @@ impl RedisConnections {
     }
 
     /// Ends subscriptions.
+    /// Noted before it is sent, so that the reader knows that the end was wanted.
     pub(super) async fn unsubscribe_topics(&mut self, names: &[String]) -> Result<(), LinkError> {
         for name in names {
             *self.moves.borrow_mut().ending.entry(name.clone()).or_default() += 1;
@@ -251,6 +278,8 @@ impl RedisConnections {
     }
 
     /// Asks all connections that listen whether they do, until the answers are those to the questions.
+    /// Answers and pushes share a connection; after a mix-up each connection is asked for a word of its own until it
+    /// comes back.
     pub(super) async fn listen_well(&self) -> Result<(), LinkError> {
         let questions = self.servers.iter().map(|server| {
             let mut connection = server.connection_for(ConnectionRole::Listening);
@@ -271,6 +300,8 @@ impl RedisConnections {
     }
 
     /// Sends commands, each to the server it belongs to, and again where an answer points elsewhere.
+    /// With one server it is a pipeline and nothing else. With several each command goes where its slot is;
+    /// redirections are followed until [`PATIENCE`] is over.
     async fn send_round(
         &mut self,
         which: ConnectionRole,

@@ -32,32 +32,43 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::member::{Member, UserId};
 
 /// Orders that are carried out in one round trip.
+/// Large enough that a round trip is shared by many, small enough that a lease is renewed in between.
 pub(super) const MOST: usize = 1024;
 
 /// How often changed counts are told, at most; the first of a while at once.
+/// Subscribers are told a number, not each change of it.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a topic that nobody holds is kept, since whoever left often comes back.
+/// Closing and opening again would be two round trips and a look at the log.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A channel, or an app's connections, with how many there are here and who wants to know of all.
 pub(super) type CountUpdate = (Option<ChannelName>, usize, CountInterest);
 
 /// The half that gives commands.
+/// Borrowed from what outlives a link; only [`WriterState`] is of this one. What belongs to one subject has its
+/// methods in that subject's file.
 pub(super) struct LinkWriter<'a> {
+    /// To all servers of Redis.
     pub(super) servers: RedisConnections,
     /// The topic of this node's words to itself.
     pub(super) probe: String,
     pub(super) settings: &'a LinkSettings,
     pub(super) keys: &'a RedisKeys,
+    /// What this node takes part in, shared with the workers.
     pub(super) topics: &'a Topics,
+    /// Seals what is sent.
     pub(super) seals: &'a EnvelopeSeals,
+    /// Decides what of the logs is believed.
     pub(super) trust: EnvelopeTrust<'a>,
     pub(super) orders: &'a mut mpsc::UnboundedReceiver<LinkRequest>,
     pub(super) arrivals: &'a mpsc::Sender<LinkEvent>,
     pub(super) status: &'a LinkStatus,
+    /// Lasts from one link to the next: what waits, and what was said.
     pub(super) kept: &'a mut LinkState,
     pub(super) link: WriterState,
+    /// Shared with the half that listens.
     pub(super) hearing: &'a RefCell<Deduplicator>,
 }
 
@@ -92,6 +103,7 @@ pub(super) struct WriterState {
 }
 
 /// When something was done last.
+/// Never is longer ago than any time that is asked for.
 #[derive(Debug, Default)]
 pub(super) struct LastRun(Option<Instant>);
 
@@ -151,6 +163,7 @@ pub(super) enum ExpectedReply {
 
 impl LinkWriter<'_> {
     /// Carries out orders until the link is lost.
+    /// There is always a reason for the end; being told to stop is one.
     pub(super) async fn run(&mut self) -> LinkError {
         match self.work_loop().await {
             Ok(()) => LinkError::Stopped,
@@ -158,6 +171,8 @@ impl LinkWriter<'_> {
         }
     }
 
+    /// One task, so that whatever is said to Redis is in one order: a join before the count that has it, an event
+    /// before the end of its subscription.
     async fn work_loop(&mut self) -> Result<(), LinkError> {
         self.take_leases().await?;
         let mut counts = interval(COUNT_EVERY);
@@ -196,6 +211,7 @@ impl LinkWriter<'_> {
         }
     }
 
+    /// The time is this node's own: it only shows how long messages take.
     pub(super) fn new_envelope(&self, serial: u64, told: bool, body: EnvelopeBody) -> Envelope {
         Envelope { origin: self.kept.node, serial, sent: now_us(), told, whisper: false, body }
     }
@@ -211,6 +227,8 @@ impl LinkWriter<'_> {
     }
 
     /// Carries out what is in the batch, and sends publishes that wait.
+    /// The order within a round trip is: topics are subscribed to, then publishes and joins are sent, then the
+    /// topics are read. So a subscriber finds in the log whatever it did not hear, and nothing twice.
     pub(super) async fn carry_out(&mut self) -> Result<(), LinkError> {
         let opened = self.open_topics().await?;
         let mut batch = CommandBatch::new();
@@ -272,10 +290,12 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
+    /// Waits where the node is slower than the link: then less is read from Redis.
     pub(super) async fn send_event(&self, arrival: LinkEvent) -> Result<(), LinkError> {
         self.arrivals.send(arrival).await.map_err(|_| LinkError::Stopped)
     }
 
+    /// The script decides whether there is room, gives the version and publishes, in one step.
     fn add_join(
         &self,
         batch: &mut CommandBatch<ExpectedReply>,
@@ -296,6 +316,7 @@ impl LinkWriter<'_> {
         batch.add_command(join, ExpectedReply::Joined { topic, user });
     }
 
+    /// Repeating it changes nothing, so it may be sent again when an answer was lost.
     fn add_leave(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, user: &UserId) {
         let left = EnvelopeBody::Left { version: 0, user: user.clone() };
         let EnvelopeParts { head, mac, .. } = self.sealed_parts(topic, left);
@@ -304,6 +325,7 @@ impl LinkWriter<'_> {
         batch.add_command(leave, ExpectedReply::Done);
     }
 
+    /// Everybody who has a lease now has to answer; who comes later was not told.
     async fn take_living(&self, request: u64, value: Value) -> Result<(), LinkError> {
         let fence = FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), value]));
         let leases = fence.ok_or(LinkError::Unexpected)?.held.into_iter();
@@ -314,6 +336,8 @@ impl LinkWriter<'_> {
     }
 
     /// Does what answers say.
+    /// In the order of the commands. An answer of an unexpected form ends the link: what it was for is then not
+    /// done, and is said again.
     pub(super) async fn take_replies(
         &mut self,
         answers: Vec<(ExpectedReply, Value)>,
@@ -406,6 +430,7 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
+    /// Dropping the asker is the answer where Redis has none.
     async fn send_reply(
         &mut self,
         questions: Vec<(LinkQuery, tokio::sync::oneshot::Sender<LinkReply>)>,
