@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::channel::ChannelName;
 use super::error::{Error, SubscriptionError};
-use super::json::{self, push_escaped, push_string};
+use super::json::{self, push_string};
 use super::member::{Member, UserId, Watchlist};
 use super::socket_id::SocketId;
 
@@ -287,9 +287,8 @@ fn push_channel(out: &mut Vec<u8>, channel: &str) {
 /// Room for the escapes that `data` is likely to need; more only costs another allocation.
 fn with_text(event: &str, channel: Option<&ChannelName>, data: &str) -> Message {
     text_frame(64 + event.len() + 2 * data.len(), |out| {
-        out.extend_from_slice(b"{\"event\":\"");
-        push_escaped(out, event);
-        out.push(b'"');
+        out.extend_from_slice(b"{\"event\":");
+        push_string(out, event);
         if let Some(channel) = channel {
             push_channel(out, channel.as_str());
         }

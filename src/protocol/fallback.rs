@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::json::push_escaped;
+use super::json::push_string;
 
 /// UTF-16 code units of one streaming answer, over which pusher-js leaves it and asks for another: its
 /// `MAX_BUFFER_LENGTH`, which it compares with the length of XHR's `responseText`.
@@ -95,10 +95,10 @@ impl FallbackLines {
                 PING => line.extend_from_slice(b"h"),
                 PONG => line.extend_from_slice(b"a[]"),
                 _ => {
-                    line.extend_from_slice(b"a[\"");
+                    line.extend_from_slice(b"a[");
                     // Our own frames hold text.
-                    push_escaped(&mut line, std::str::from_utf8(payload).unwrap_or_default());
-                    line.extend_from_slice(b"\"]");
+                    push_string(&mut line, std::str::from_utf8(payload).unwrap_or_default());
+                    line.push(b']');
                 }
             }
             line.push(b'\n');
@@ -143,9 +143,9 @@ fn push_close(line: &mut Vec<u8>, payload: &[u8]) {
         // A close frame without a code is a normal end.
         _ => (1000, &[][..]),
     };
-    line.extend_from_slice(format!("c[{code},\"").as_bytes());
-    push_escaped(line, std::str::from_utf8(reason).unwrap_or_default());
-    line.extend_from_slice(b"\"]");
+    line.extend_from_slice(format!("c[{code},").as_bytes());
+    push_string(line, std::str::from_utf8(reason).unwrap_or_default());
+    line.push(b']');
 }
 
 /// Length of UTF-8 text as JavaScript counts it: characters beyond the first plane are two.
