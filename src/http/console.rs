@@ -34,13 +34,16 @@ pub use access::ConsoleGate;
 pub use stream::{FeedStream, serve};
 
 /// Bytes of the body of a question.
+/// Questions are a few hundred bytes; what is published goes by the API's own bounds.
 const MAX_BODY: usize = 64 << 10;
 
 /// Frequent facts that a feed shows in a second, unless it asks for fewer or more.
+/// More than a person can follow, and far less than a busy server has.
 const USUAL_RATE: u32 = 200;
 const MAX_RATE: u32 = 2_000;
 
 /// An answer that is not there yet.
+/// A task's worth of work on the connection's own task, so that it ends with the connection.
 pub(super) struct ConsoleReply(Pin<Box<dyn Future<Output = HttpResponse>>>);
 
 impl fmt::Debug for ConsoleReply {
@@ -50,12 +53,14 @@ impl fmt::Debug for ConsoleReply {
 }
 
 impl ConsoleReply {
+    /// Polled like any other stage of a request.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<HttpResponse> {
         self.0.as_mut().poll(cx)
     }
 }
 
 /// What of a path stands below the console's, if it is one of the console's.
+/// With the server's prefix or without: a proxy may have taken it away.
 pub(super) fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     [prefix, ""].into_iter().find_map(|prefix| {
         let rest = path.strip_prefix(prefix)?.strip_prefix("/console")?;
@@ -64,6 +69,7 @@ pub(super) fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
 }
 
 impl HttpService {
+    /// How the request came, from which follows who may be let in.
     fn way(&self, parts: &Parts) -> Way {
         let trusted = &self.http.trusted_proxies;
         Way {
@@ -75,6 +81,8 @@ impl HttpService {
     }
 
     /// How a request below the console's path goes on.
+    /// Who may come in is decided first, by the connection and its headers alone; then the routes.
+    /// Where the console is off, its paths are answered as any that do not exist.
     pub(super) fn open_console(&self, parts: Parts, body: Incoming) -> RequestStage {
         let path = parts.uri.path().to_owned();
         let rest = below(&path, &self.http.prefix).unwrap_or_default();
@@ -88,6 +96,7 @@ impl HttpService {
         let answer = match entrance {
             Entrance::Off => refusal(StatusCode::NOT_FOUND, "Not found."),
             Entrance::Closed(why) => refusal(StatusCode::FORBIDDEN, why),
+            // Any page may be opened by a link, but nothing else of the console is for a page of another origin.
             _ if !is_page && access::is_from_elsewhere(&parts.headers) => {
                 let why = "The console answers no page of another origin.";
                 refusal(StatusCode::FORBIDDEN, why)
@@ -102,6 +111,7 @@ impl HttpService {
                     }
                     ("POST", "/login") => return self.reply(parts, body, way, Question::LogIn),
                     ("POST", "/logout") => return self.reply(parts, body, way, Question::LogOut),
+                    // Everything from here on says something of the server.
                     _ if !open => refusal(StatusCode::UNAUTHORIZED, "The console wants its token."),
                     ("GET", "/feed") => self.begin_feed(&parts),
                     ("GET", "/state") => self.state(&parts, way),
@@ -112,6 +122,7 @@ impl HttpService {
                         return self.reply(parts, body, way, Question::Authorize);
                     }
                     ("POST", "/sign") => return self.reply(parts, body, way, Question::Sign),
+                    // With all checks of the API but the signature.
                     (_, called) if called.starts_with("/apps/") => {
                         return self.call_api(called, parts, body);
                     }
@@ -130,6 +141,7 @@ impl HttpService {
     }
 
     /// A question whose answer needs the body, or others.
+    /// Where a body has to be read, or workers asked. Anything else is answered at once.
     fn reply(&self, parts: Parts, body: Incoming, way: Way, question: Question) -> RequestStage {
         self.timer.enter_phase(RequestPhase::Body, self.now_seconds());
         let door = self.clone();
@@ -140,6 +152,8 @@ impl HttpService {
         })))
     }
 
+    /// # Errors
+    /// What the page is told, as any client of the API would be.
     async fn answer_question(
         &self,
         parts: &Parts,
@@ -153,6 +167,7 @@ impl HttpService {
         // What a form of another page can send is never JSON.
         let kind = parts.headers.get(hyper::header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        // A form of another page could send such a request with the person's cookie, but no form sends JSON.
         if !kind.starts_with("application/json") {
             return Err(Error::BadRequest("Content-Type must be application/json.".to_owned()));
         }
@@ -175,6 +190,7 @@ impl HttpService {
         })
     }
 
+    /// Without a token there is nothing to be logged in with, and nothing is locked.
     fn log_in(&self, body: &Value, way: Way) -> HttpResponse {
         if !self.http.console.is_by_token() {
             return ok();
@@ -191,6 +207,8 @@ impl HttpService {
     }
 
     /// The path that the cookie is for: the console's as the browser sees it from here.
+    /// Behind a proxy that changes paths the browser knows the path as it asked for it, which is what the cookie
+    /// must have.
     fn cookie_path(&self, parts: &Parts) -> String {
         let path = parts.uri.path();
         let rest = below(path, &self.http.prefix).unwrap_or_default();
@@ -198,6 +216,8 @@ impl HttpService {
     }
 
     /// Begins a feed on the connection that asks for it.
+    /// The filter, the rate and whether payloads are wanted come in the query. The connection belongs to the feed
+    /// from then on.
     fn begin_feed(&self, parts: &Parts) -> HttpResponse {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let filter = match Filter::parse(|name| query.get(name)) {
@@ -218,6 +238,7 @@ impl HttpService {
     }
 
     /// A call of the API, with the console in the place of a signature.
+    /// The app is found by its id alone, and may be one that only a database has if it is known by now.
     fn call_api(&self, called: &str, parts: Parts, body: Incoming) -> RequestStage {
         let segments: Vec<&str> = called.split('/').filter(|one| !one.is_empty()).collect();
         let opened = match segments.as_slice() {
@@ -243,6 +264,7 @@ impl HttpService {
             Ok((app, route)) => {
                 self.timer.enter_phase(RequestPhase::Body, self.now_seconds());
                 let claims =
+                    // Nobody has signed a body that the page made up.
                     SignedQuery { body: BodyClaim::Any, asks: true, plus: PlusMeaning::Plus };
                 self.read_call((parts, body), (app, route, claims), Instant::now())
             }
@@ -255,15 +277,22 @@ impl HttpService {
 }
 
 /// What is asked by a request that is answered later.
+/// Those that need the body are `POST`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Question {
+    /// With the token.
     LogIn,
+    /// Takes the cookie back.
     LogOut,
+    /// A signature for a subscription or a sign-in.
     Authorize,
+    /// A signature for a request from a terminal.
     Sign,
+    /// Which sockets there are.
     Sockets,
 }
 
+/// Bounded like every body.
 async fn read(mut body: Incoming) -> Result<Bytes, Error> {
     let mut received = ReceivedBody::Nothing;
     std::future::poll_fn(|cx| received.poll_all(&mut body, MAX_BODY, cx)).await?;
@@ -281,12 +310,14 @@ fn ok() -> HttpResponse {
     private(&json!({}))
 }
 
+/// As the API's refusals look, so that the page reads one form.
 fn refusal(status: StatusCode, why: &str) -> HttpResponse {
     let mut answer = private(&json!({ "error": why, "code": status.as_u16() }));
     *answer.status_mut() = status;
     answer
 }
 
+/// Not readable by scripts, sent to this server alone, and only over TLS if it came by that.
 fn with_cookie(
     mut answer: HttpResponse,
     way: Way,

@@ -35,29 +35,36 @@ use crate::socket::{http_session, upgrade};
 const METHODS: &str = "POST, OPTIONS";
 
 /// Where pusher-js looks if it is told nothing else.
+/// The library's own default path for these transports.
 const DEFAULT_PREFIX: &str = "/pusher";
 
 /// Bytes that the body of `xhr_send` may have beside twice those of a message.
+/// Brackets, quotes and commas of the array.
 const BODY_SPARE: usize = 1 << 10;
 
 /// What a request of a session's address is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SessionPurpose {
+    /// A request whose answer is what the session has to say.
     Receive(Transport),
+    /// A request that brings what the client says.
     Send,
 }
 
 /// The address of a session.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct SessionAddress {
+    /// Decoded; whether an app has it is found out later.
     key: String,
     /// Key, number and name; none if no client would name its session so.
     session: Option<String>,
+    /// By the last segment.
     purpose: SessionPurpose,
 }
 
 impl SessionAddress {
     /// The address that `path` is, below the configured prefix, the client's own or none.
+    /// The last segment is looked at first: no other route of the server ends like that.
     pub(super) fn parse(path: &str, prefix: &str) -> Option<Self> {
         let last = path.trim_end_matches('/').rsplit('/').next()?;
         let purpose = match last {
@@ -88,23 +95,30 @@ impl SessionAddress {
 pub struct LineStream {
     /// The session, or why there is none.
     pub session: Result<ConnectionRef, error::Error>,
+    /// Chunks where the client knows them.
     pub framing: AnswerFraming,
     /// What of earlier answers the client has not taken yet.
     pub before: Vec<u8>,
 }
 
 /// What a request's head leads to.
+/// `Answered` also stands for a refusal in lines, which the client reads as the session's first answer.
 enum SessionStart {
     Answered(Response<Full<Bytes>>),
+    /// Its app is asked for in a database.
     Unknown(PendingLookup),
+    /// It is with its session, which answers when it has something to say.
     Polling(oneshot::Receiver<Bytes>),
+    /// Its body comes first.
     Sending(HttpSession, MessageSizes),
 }
 
 /// How much a client may say at a time, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct MessageSizes {
+    /// Of one of the messages.
     message: usize,
+    /// Of the whole request.
     body: usize,
 }
 
@@ -122,14 +136,20 @@ pub(super) enum AwaitingAnswer {
 /// What a client says, on its way in.
 #[derive(Debug)]
 pub(super) struct ClientMessage {
+    /// Still to be read.
     body: Incoming,
+    /// What of it has come.
     received: ReceivedBody,
+    /// The session that it is for.
     place: ConnectionRef,
+    /// How much it may be.
     sizes: MessageSizes,
 }
 
 impl HttpService {
     /// How a request to the address of a session goes on.
+    /// A session is found by its name, whichever worker the request came in on; what has to be done with it is put
+    /// into the inbox of the worker that has it.
     pub(super) fn fall_back(
         &self,
         address: &SessionAddress,
@@ -174,6 +194,8 @@ impl HttpService {
         stage
     }
 
+    /// # Errors
+    /// The path or the method is wrong, or the session is not there; clients begin a new one then.
     fn begin_session(
         &self,
         address: &SessionAddress,

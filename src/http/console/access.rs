@@ -16,19 +16,23 @@ use crate::console::unix_millis;
 use crate::protocol::auth::Signer;
 
 /// How long whoever has given the token need not give it again; seconds.
+/// A working day, so that nobody types a token twice in it.
 pub(super) const SESSION_SECONDS: u64 = 12 * 3600;
 
 /// The cookie that says so.
 pub(super) const COOKIE_NAME: &str = "fanfare_console";
 
 /// Wrong tokens from one address within a minute after which none is looked at.
+/// Five tries a minute against 16 characters and more is no danger.
 const MAX_TRIES: u32 = 5;
 const TRIES_FOR: Duration = Duration::from_secs(60);
 
 /// Addresses whose tries are remembered; with more, those of all count together.
+/// Otherwise a flood of addresses would fill the memory, or make room for more tries.
 const MAX_ADDRESSES: usize = 4096;
 
 /// Headers that only what stands between a client and this server adds.
+/// The list is of those that common proxies, CDNs and load balancers set.
 const FORWARDING: [&str; 15] = [
     "forwarded",
     "via",
@@ -50,6 +54,7 @@ const FORWARDING: [&str; 15] = [
 /// How a connection is there, as far as that decides.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Way {
+    /// Whom the connection is with.
     pub peer: IpAddr,
     /// The client, as far as proxies can be believed.
     pub client: IpAddr,
@@ -62,6 +67,7 @@ pub(super) struct Way {
 /// What becomes of whoever asks.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Entrance {
+    /// Everything is shown.
     Open,
     /// Once the token was given.
     Locked,
@@ -74,7 +80,9 @@ pub(super) enum Entrance {
 /// What became of a token.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Login {
+    /// It is the token.
     Right,
+    /// It is not.
     Wrong,
     /// Not looked at.
     TooMany,
@@ -83,19 +91,25 @@ pub(super) enum Login {
 /// The rules, and what is remembered of those who guess.
 #[derive(Debug)]
 pub struct ConsoleGate {
+    /// As the settings have it.
     access: ConsoleAccess,
+    /// For a network that encrypts by other means.
     allow_plain_http: bool,
+    /// Keyed by the token, which itself is not kept.
     signer: Signer,
     /// The id of the app that was made for this run, if there is one.
     pub(super) made_app: Option<String>,
     /// Where sockets are, if the API has an address of its own, and the console with it.
     pub(super) sockets_port: Option<u16>,
+    /// Addresses with wrong tries within the last minute.
     tries: Mutex<HashMap<IpAddr, Tries>>,
 }
 
 #[derive(Debug)]
 struct Tries {
+    /// When the first of them was.
     since: Instant,
+    /// How many there were.
     wrong: u32,
 }
 
@@ -106,6 +120,7 @@ const PLAIN: &str = "The console takes its token over HTTPS only. console.allow_
      too, where others on the way can read it.";
 
 impl ConsoleGate {
+    /// All of it is fixed for the run: access is not reloaded.
     pub fn new(
         config: &config::ConsoleConfig,
         made_app: Option<String>,
@@ -121,11 +136,13 @@ impl ConsoleGate {
         }
     }
 
+    /// Else it is by where the request comes from.
     pub(super) fn is_by_token(&self) -> bool {
         self.access == ConsoleAccess::On
     }
 
     /// Whether a request may come in.
+    /// No answer here depends on how right a wrong token is.
     pub(super) fn admit(&self, parts: &Parts, way: Way) -> Entrance {
         match self.access {
             ConsoleAccess::Off => Entrance::Off,
@@ -135,6 +152,7 @@ impl ConsoleGate {
                 if !way.tls && !self.allow_plain_http && !is_direct(parts, way) {
                     return Entrance::Closed(PLAIN);
                 }
+                // A cookie costs no try; a bearer token does.
                 let is_known = self.has_session(&parts.headers)
                     || bearer(&parts.headers)
                         .is_some_and(|token| self.log_in(token, way.client) == Login::Right);
@@ -144,6 +162,7 @@ impl ConsoleGate {
     }
 
     /// Looks at a token, unless too many wrong ones came from there.
+    /// Counted by address, so that one guesser does not lock everybody out.
     pub(super) fn log_in(&self, token: &str, client: IpAddr) -> Login {
         let now = Instant::now();
         let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,6 +171,7 @@ impl ConsoleGate {
         let is_crowded = tries.len() >= MAX_ADDRESSES && !tries.contains_key(&address);
         let address = if is_crowded { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { address };
         let of_address = tries.entry(address).or_insert(Tries { since: now, wrong: 0 });
+        // Also where it would have been right: else guessing could go on.
         if of_address.wrong >= MAX_TRIES {
             return Login::TooMany;
         }
@@ -170,12 +190,14 @@ impl ConsoleGate {
     }
 
     /// The value of a cookie for whoever has given the token.
+    /// The end, and a MAC over it: the server keeps no sessions, and a restart ends none.
     pub(super) fn session(&self) -> String {
         let end = (unix_millis() / 1000 + SESSION_SECONDS).to_string();
         format!("{end}.{}", self.signer.sign(&[SESSION, &end]))
     }
 
     fn has_session(&self, headers: &HeaderMap) -> bool {
+        // A browser may send several cookies of the name, with different paths.
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| {
             let (name, value) = pair.trim().split_once('=')?;
@@ -189,8 +211,10 @@ impl ConsoleGate {
     }
 }
 
+/// Another text than the token's own, so that neither stands for the other.
 const SESSION: &str = "fanfare console session until ";
 
+/// For commands, which keep no cookies.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
@@ -210,6 +234,7 @@ fn network(address: IpAddr) -> IpAddr {
 pub(super) fn is_direct(parts: &Parts, way: Way) -> bool {
     let headers = &parts.headers;
     // nginx speaks HTTP/1.0 unless told otherwise, and where it is told for WebSockets it asks for an upgrade each time.
+    // HTTP/1.0 and an `Upgrade` that is not for a socket are what a proxy on this machine looks like.
     let is_like_proxy = parts.version == Version::HTTP_10
         || headers.get_all(CONNECTION).iter().any(|value| {
             let text = value.to_str().unwrap_or_default();
@@ -219,11 +244,13 @@ pub(super) fn is_direct(parts: &Parts, way: Way) -> bool {
         && way.peer.to_canonical().is_loopback()
         && !is_like_proxy
         && !FORWARDING.iter().any(|name| headers.contains_key(*name))
+        // A page on this machine's own browser may have been led here under a stranger's name (DNS rebinding).
         && parts.uri.authority().is_none_or(is_loopback_name)
         && host(headers).is_some_and(|host| is_loopback_name(&host))
 }
 
 /// The one `Host` of a request, if it has one.
+/// Several are a sign of somebody who wants to be taken for somebody else.
 pub(super) fn host(headers: &HeaderMap) -> Option<Authority> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next()?.to_str().ok()?;
@@ -233,6 +260,7 @@ pub(super) fn host(headers: &HeaderMap) -> Option<Authority> {
     host.parse().ok()
 }
 
+/// By name: a name that resolves to loopback is not enough.
 fn is_loopback_name(authority: &Authority) -> bool {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     match host.parse::<IpAddr>() {
@@ -242,6 +270,7 @@ fn is_loopback_name(authority: &Authority) -> bool {
 }
 
 /// Whether a browser says that the request comes from a page of another origin. Programs say nothing.
+/// `Sec-Fetch-Site` where the browser sends it, `Origin` where it does not.
 pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
     if site.is_some_and(|site| !matches!(site, "same-origin" | "none")) {

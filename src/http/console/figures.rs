@@ -12,9 +12,11 @@ use crate::metrics::{AppTraffic, Counter, Histogram, ProcessStats, Reason};
 use crate::node::ServerState;
 
 /// Apps that are told by name.
+/// The largest; a page with more is no help.
 const MAX_APPS: usize = 50;
 
 /// Where a count is among those of an app.
+/// A function instead of a name, so that a count that goes away does not compile.
 type OfTraffic = fn(&AppTraffic) -> &Counter;
 
 /// Counts of all apps together that are told as rates.
