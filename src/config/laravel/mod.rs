@@ -14,15 +14,18 @@ use super::value::Value;
 pub use doubts::LaravelDoubt;
 
 /// Variables by name, as Laravel's `env()` answers them: those that are null are left out.
+/// Each with where it is written, since messages name the file and line or the variable.
 pub(super) struct Laravel {
     found: FoundVariables,
 }
 
 /// What the names begin with that are read from the environment of the process.
+/// Those of pages are read only to compare addresses.
 const PREFIXES: [&str; 6] =
     ["REVERB_", "PUSHER_", "REDIS_", "VITE_REVERB_", "VITE_PUSHER_", "MIX_PUSHER_"];
 
 /// The three that make an app, for Reverb and for Pusher.
+/// Reverb's own come first: an app that was moved from Pusher may still have the others.
 const REVERB: AppVariables = AppVariables {
     id: "REVERB_APP_ID",
     key: "REVERB_APP_KEY",
@@ -41,17 +44,20 @@ const PUSHER: AppVariables = AppVariables {
 /// An address of the server as an app's settings have it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PublicAddress {
+    /// As a browser or a backend would go there.
     pub url: String,
     /// What the variables begin with that have it.
     pub said_by: &'static str,
 }
 
+/// Both servers name them alike, so that the rest need not tell them apart.
 struct AppVariables {
     id: &'static str,
     key: &'static str,
     secret: &'static str,
     /// What the variables begin with that have the server's address, for its backend and its pages.
     addresses: &'static [&'static str],
+    /// What is said of defaults that come of it.
     drop_in: &'static DropInFor,
 }
 
@@ -62,10 +68,13 @@ impl AppVariables {
 }
 
 /// Bytes that Fanfare's limits are raised from, never lowered below, by limits of other meanings.
+/// The default of `max_event_data`.
 const DEFAULT_EVENT_DATA: u64 = 100 << 10;
 
 impl Laravel {
     /// The variables of the file, and over them those of the process.
+    /// # Errors
+    /// A variable of the process is not UTF-8.
     pub(super) fn read_variables(
         mut found: FoundVariables,
         variables: &Variables,
@@ -75,6 +84,7 @@ impl Laravel {
                 let origin = SettingOrigin::Variable(name.to_owned());
                 match dotenv::laravel_cast(value?) {
                     Some(value) => found.insert(name.to_owned(), (value.to_owned(), origin)),
+                    // `NULL` in the process takes the file's value away, as it does in Laravel.
                     None => found.remove(name),
                 };
             }
@@ -83,6 +93,8 @@ impl Laravel {
     }
 
     /// Writes what the variables mean over `settings`.
+    /// # Errors
+    /// A variable's value is none that the setting takes; it names the variable.
     pub(super) fn apply_laravel(&self, settings: &mut Settings) -> Result<(), Error> {
         for (variable, key) in [
             ("REVERB_SERVER_HOST", "server.host"),
@@ -105,12 +117,15 @@ impl Laravel {
             } else {
                 self.listen_as_pusher(settings)?;
             }
+            // The app of the environment stands in the place of those of other sources: it is the one that this
+            // folder's backend uses.
             settings.apps = vec![app];
         }
         self.apply_scaling(settings)
     }
 
     /// The three variables of the app that is served.
+    /// All three, or none: with two there is no app, and the third is asked for.
     fn app_variables(&self) -> Option<AppVariables> {
         [REVERB, PUSHER].into_iter().find(|names| self.has_all(names))
     }
@@ -137,6 +152,7 @@ impl Laravel {
     /// `PUSHER_PORT`; there is no other variable for the port to listen on. Ports 80 and 443 are a proxy's.
     fn listen_as_pusher(&self, settings: &mut Settings) -> Result<(), Error> {
         let is_local = self.variable_text("PUSHER_HOST").is_some_and(is_this_machine);
+        // Whatever runs elsewhere is somebody else's address.
         let port = self.variable_setting("PUSHER_PORT").filter(|_| is_local);
         match port.filter(|_| !matches!(self.variable_text("PUSHER_PORT"), Some("80" | "443"))) {
             Some(port) if !settings.server.contains_key("server.port") => {
@@ -147,6 +163,7 @@ impl Laravel {
     }
 
     /// The error of an app of which only some of the three variables are there.
+    /// For the message of a server that has no app.
     pub(super) fn incomplete_app(&self) -> Option<Error> {
         [REVERB, PUSHER].into_iter().find_map(|names| {
             let present =
@@ -159,6 +176,7 @@ impl Laravel {
     }
 
     /// What Reverb lets an app do, in Fanfare's settings.
+    /// Limits with another meaning only ever raise Fanfare's own, so that what worked with Reverb goes on working.
     fn reverb_app(&self, app: &mut AppSettings, warnings: &mut Vec<String>) -> Result<(), Error> {
         self.set_from(app, "activity_timeout", "REVERB_APP_ACTIVITY_TIMEOUT")?;
         self.set_from(app, "max_connections", "REVERB_APP_MAX_CONNECTIONS")?;
@@ -171,6 +189,7 @@ impl Laravel {
             let Some(setting) = self.variable_setting(variable) else { continue };
             let size = parse_number(&setting, variable)?;
             let before = app.values.get("max_event_data").map(|setting| &setting.value);
+            // The larger of the two counts.
             let before = if let Some(Value::Integer(size)) = before { *size } else { 0 };
             if size > DEFAULT_EVENT_DATA && i64::try_from(size).is_ok_and(|size| size > before) {
                 self.set_from(app, "max_event_data", variable)?;
@@ -186,6 +205,7 @@ impl Laravel {
         Ok(())
     }
 
+    /// Reverb takes client events from members unless told otherwise; Fanfare's own default is another.
     fn client_events(
         &self,
         app: &mut AppSettings,
@@ -225,6 +245,7 @@ impl Laravel {
     ) -> Result<(), Error> {
         let variable = "REVERB_APP_RATE_LIMITING_ENABLED";
         let none = Setting { value: Value::Integer(0), origin: SettingOrigin::Implied(REVERB.id) };
+        // Reverb has one limit for all messages.
         app.set_key("apps[0]", "client_events_per_second", none)?;
         if self.variable_text(variable) != Some("true") {
             if self.variable_text(variable).is_some_and(|text| !matches!(text, "false" | "0")) {
@@ -236,6 +257,7 @@ impl Laravel {
             Some(setting) => parse_number(&setting, variable),
             None => Ok(60),
         };
+        // Zero would close every connection with its first message.
         let attempts = of("REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS")?.max(1);
         let seconds = of("REVERB_APP_RATE_LIMIT_DECAY_SECONDS")?.max(1);
         let terminate = "REVERB_APP_RATE_LIMIT_TERMINATE";
@@ -250,6 +272,7 @@ impl Laravel {
         app.set_key("apps[0]", "messages_per_second", setting)
     }
 
+    /// Each with a text in it.
     fn has_all(&self, names: &AppVariables) -> bool {
         names.all_three().into_iter().all(|name| self.variable_text(name).is_some())
     }
@@ -264,11 +287,13 @@ impl Laravel {
         self.found.get(variable).map_or(SettingOrigin::Default, |(_, origin)| origin.clone())
     }
 
+    /// Untyped: the key decides what it has to be.
     fn variable_setting(&self, variable: &str) -> Option<Setting> {
         let value = Value::Raw(self.variable_text(variable)?.to_owned());
         Some(Setting { value, origin: self.variable_origin(variable) })
     }
 
+    /// Nothing if the variable is not set.
     fn set_from(&self, app: &mut AppSettings, key: &str, variable: &str) -> Result<(), Error> {
         match self.variable_setting(variable) {
             Some(setting) => app.set_key("apps[0]", key, setting),
@@ -277,6 +302,7 @@ impl Laravel {
     }
 }
 
+/// By which a `.env` of an app on the same machine is known.
 fn is_this_machine(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<std::net::IpAddr>() {
@@ -285,6 +311,7 @@ fn is_this_machine(host: &str) -> bool {
     }
 }
 
+/// For the few numbers that are compared before they are set.
 fn parse_number(setting: &Setting, variable: &str) -> Result<u64, Error> {
     super::value::count(&setting.value, 0).map_err(|wanted| {
         let problem = format!("expected {wanted}, found {}", setting.value);
@@ -293,6 +320,7 @@ fn parse_number(setting: &Setting, variable: &str) -> Result<u64, Error> {
 }
 
 /// Whether a text may hold an app's credentials.
+/// A quick look, before a file is read by its grammar: most `.env` files are none of ours.
 pub(super) fn mentions_app(text: &str) -> bool {
     [REVERB, PUSHER]
         .iter()

@@ -28,21 +28,29 @@ use super::value::Value;
 /// is left in the end has no meaning here.
 #[derive(Default)]
 pub(super) struct Soketi {
+    /// Flat: `appManager.array.apps.0.id`.
     given: BTreeMap<String, GivenValue>,
+    /// What the operator should know although it stops nothing.
     warnings: Vec<String>,
     /// What was passed over in a row of a table, whose app goes on without it; nowhere else is anything.
     passed_over: Option<Vec<String>>,
 }
 
 /// How a value of Soketi's is turned into one of Fanfare's.
+/// Soketi's file has no schema, and its environment no types.
 #[derive(Clone, Copy)]
 enum ValueForm {
+    /// Also a number, which a key of digits may be.
     Text,
+    /// Also a text of digits.
     Number,
+    /// Also `1` and `0`.
     Boolean,
+    /// Also one text alone.
     Texts,
     /// Bytes, in units of 1024 and with a point where it pleases.
     Kilobytes,
+    /// Whole ones.
     Seconds,
     Milliseconds,
     /// A number below zero is no limit, which is 0 here. None at all, which 0 is to Soketi, cannot be said
@@ -80,6 +88,7 @@ const DRIVERS: [(&str, &[&str]); 4] = [
 /// What was chosen beside the usual, and where.
 #[derive(Default)]
 struct Drivers {
+    /// Where it was asked for, if the nodes meet there.
     redis: Option<SettingOrigin>,
     /// The database that has the apps.
     table: Option<(&'static str, SettingOrigin)>,
@@ -88,6 +97,8 @@ struct Drivers {
 impl Soketi {
     /// Reads the file, if one is given, over it the variables of an environment file, and those of the
     /// process over both.
+    /// # Errors
+    /// The file cannot be read, or is no JSON object.
     pub(super) fn read_sources(
         file: Option<&Path>,
         folder: &Path,
@@ -102,6 +113,7 @@ impl Soketi {
             soketi.read_file(&text, &name)?;
         }
         for (name, (value, origin)) in found {
+            // A variable of the process goes before the same of the file.
             if variables.value(&name).is_none_or(str::is_empty) {
                 soketi.read_variable(&name, &value, &origin);
             }
@@ -110,6 +122,7 @@ impl Soketi {
         Ok(soketi)
     }
 
+    /// JSON's own messages name the line, which stands in front here as with other files.
     fn read_file(&mut self, text: &str, name: &str) -> Result<(), Error> {
         let json: Json = serde_json::from_str(text).map_err(|error| {
             // Its own text ends with the place, which stands in front here.
@@ -135,6 +148,7 @@ impl Soketi {
         Ok(())
     }
 
+    /// Soketi ignores what it does not know; here it is said, with the name that was probably meant.
     fn read_variable(&mut self, name: &str, value: &str, origin: &SettingOrigin) {
         let short = name.strip_prefix(PREFIX).unwrap_or(name);
         let known = NAMES.iter().chain(&DOCUMENTED).find(|(name, _)| *name == short);
@@ -157,6 +171,7 @@ impl Soketi {
         let value = structured.unwrap_or_else(|| Json::String(value.to_owned()));
         // One source after the other, so that what an earlier one had below the key goes.
         let inside = format!("{key}.");
+        // Otherwise an app of the file would show through under one of the environment.
         self.given.retain(|name, _| !name.starts_with(&inside));
         self.insert_value(key, value, &|_| origin.clone());
     }
@@ -173,6 +188,7 @@ impl Soketi {
                 }
             }
             Json::Array(apps) if key == app::APPS && !apps.is_empty() => {
+                // A list of apps replaces a list, and does not mix with it.
                 let before = format!("{key}.");
                 self.given.retain(|key, _| !key.starts_with(&before));
                 for (index, app) in apps.into_iter().enumerate() {
@@ -186,6 +202,7 @@ impl Soketi {
     }
 
     /// Takes a key out, unless it was not given or says nothing. An object that was given is one again.
+    /// What is taken is known to have a meaning; the rest is named in the end.
     fn take_key(&mut self, key: &str) -> Option<GivenValue> {
         let own = self.given.remove(key).filter(|given| match &given.value {
             Json::Null => false,
@@ -200,6 +217,7 @@ impl Soketi {
             .collect();
         let (mut entries, mut origin) = (serde_json::Map::new(), None);
         for name in names {
+            // The first one's place stands for all.
             let Some(given) = self.given.remove(&name) else { continue };
             entries.insert(name.strip_prefix(&inside).unwrap_or(&name).to_owned(), given.value);
             origin.get_or_insert(given.origin);
@@ -215,6 +233,7 @@ impl Soketi {
     }
 
     /// What was given below a key, whose own value would have to be an object.
+    /// For objects whose keys are of interest one by one, such as `redisOptions`.
     fn take_below(&mut self, key: &str, wanted: &str) -> Result<Vec<(String, GivenValue)>, Error> {
         let Some(GivenValue { value, origin }) = self.take_key(key) else { return Ok(Vec::new()) };
         let Json::Object(entries) = value else {
@@ -239,6 +258,8 @@ impl Soketi {
     }
 
     /// Whether a truth was given and is true.
+    /// # Errors
+    /// Neither true nor false.
     fn take_flag(&mut self, key: &str) -> Result<bool, Error> {
         let setting = self.take_setting(key, ValueForm::Boolean)?;
         Ok(setting.is_some_and(|setting| setting.value == Value::Bool(true)))
@@ -246,6 +267,7 @@ impl Soketi {
 
     /// Refuses what is left below `place`, where protection or the way to others hangs on every word; what
     /// is `harmless` is named as having no effect.
+    /// Ignoring an unknown word there could leave a connection unencrypted, or a server without its password.
     fn refuse_unknown(&self, place: &str, harmless: &[&str]) -> Result<(), Error> {
         let inside = format!("{place}.");
         for (key, given) in &self.given {
@@ -264,6 +286,8 @@ impl Soketi {
     }
 
     /// Refuses a value where others have an object whose keys mean something.
+    /// # Errors
+    /// A key that is an object to Soketi has a value of another kind, which would silently mean nothing.
     fn refuse_shapes(&self) -> Result<(), Error> {
         let known = || NAMES.iter().map(|(_, key)| *key);
         for (key, given) in &self.given {
@@ -289,6 +313,9 @@ impl Soketi {
     }
 
     /// Writes what was given over `settings`.
+    /// After this nothing of Soketi's spelling is left.
+    /// # Errors
+    /// What stops the start: what cannot be done here, and what cannot be read.
     pub(super) fn apply_soketi(mut self, settings: &mut Settings) -> Result<(), Error> {
         self.refuse_shapes()?;
         settings.soketi = !self.given.is_empty();
@@ -314,6 +341,7 @@ impl Soketi {
         }
         if let Some(origin) = redis {
             for (name, setting) in self.take_redis(origin)? {
+                // The adapter's own settings and `database.redis` together make the URL.
                 settings.set_key(name, setting)?;
             }
         }
@@ -336,6 +364,7 @@ impl Soketi {
     }
 
     /// Refuses what Fanfare does not do.
+    /// Another driver would be another server: an app manager of another database, an adapter of NATS.
     fn check_drivers(&mut self) -> Result<Drivers, Error> {
         let mut drivers = Drivers::default();
         for (key, choices) in DRIVERS {
@@ -358,6 +387,7 @@ impl Soketi {
     }
 
     /// Names once, in one line, what was given to no effect.
+    /// These change nothing that a client or a backend could notice.
     fn warn_ignored(&mut self) {
         let mut names: Vec<_> = self
             .given
@@ -390,6 +420,7 @@ impl GivenValue {
     }
 }
 
+/// The text of the error says what was wanted, never what was found.
 fn convert_value(value: &Json, form: ValueForm) -> Result<Value, &'static str> {
     let time = |unit: &str, wanted| match whole(value) {
         Some(number) if number >= 0 => Ok(Value::Text(format!("{number}{unit}"))),

@@ -120,7 +120,6 @@ const PLAIN: &str = "The console takes its token over HTTPS only. console.allow_
      too, where others on the way can read it.";
 
 impl ConsoleGate {
-    /// All of it is fixed for the run: access is not reloaded.
     pub fn new(
         config: &config::ConsoleConfig,
         made_app: Option<String>,
