@@ -34,6 +34,9 @@ const TOLD: u8 = 1;
 /// The flag of what a client said, and who comes back is not told. The one between is the seal's.
 const WHISPER: u8 = 4;
 
+/// The flag of what a server that may have lost it has taken before.
+const AGAIN: u8 = 8;
+
 /// One message between nodes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Envelope {
@@ -48,6 +51,8 @@ pub struct Envelope {
     pub told: bool,
     /// Who comes back later is not told of it.
     pub whisper: bool,
+    /// A server that may have lost it since has taken it before.
+    pub again: bool,
     pub body: EnvelopeBody,
 }
 
@@ -165,7 +170,8 @@ impl Envelope {
         let mut head = Vec::with_capacity(HEADER + DIGITS);
         // Older nodes refuse a version they do not know, and so only what they cannot read anyway has it.
         let version = if kind > PROBE { VERSION } else { FIRST_VERSION };
-        let flags = u8::from(self.told) * TOLD + u8::from(self.whisper) * WHISPER;
+        let flag = |is: bool, flag: u8| u8::from(is) * flag;
+        let flags = flag(self.told, TOLD) | flag(self.whisper, WHISPER) | flag(self.again, AGAIN);
         head.extend_from_slice(&[version, kind, flags, MARK]);
         head.put_u64(self.origin);
         head.put_u64(self.serial);
@@ -316,8 +322,8 @@ impl EnvelopeReader {
         let (origin, serial, sent) =
             (self.take_number()?, self.take_number()?, self.take_number()?);
         let body = self.read_body(kind)?;
-        let (told, whisper) = (flags & TOLD != 0, flags & WHISPER != 0);
-        Some(Envelope { origin, serial, sent, told, whisper, body })
+        let [told, whisper, again] = [TOLD, WHISPER, AGAIN].map(|flag| flags & flag != 0);
+        Some(Envelope { origin, serial, sent, told, whisper, again, body })
     }
 
     fn read_body(&mut self, kind: u8) -> Option<EnvelopeBody> {

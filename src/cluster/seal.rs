@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn envelope(body: EnvelopeBody) -> Envelope {
-        Envelope { origin: 7, serial: 9, sent: 5, told: true, whisper: false, body }
+        Envelope { origin: 7, serial: 9, sent: 5, told: true, whisper: false, again: false, body }
     }
 
     /// As the script does it.

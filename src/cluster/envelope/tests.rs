@@ -31,8 +31,8 @@ fn all() -> Vec<Envelope> {
         EnvelopeBody::HandedOver { version, request: 8, app: AppId::new("a"), record: "r".into() },
         EnvelopeBody::Trace { version: 0, mark: 8, app: AppId::new("a"), trace: "t".into() },
     ];
-    let envelope =
-        |body| Envelope { origin: 3, serial: 4, sent: 5, told: true, whisper: true, body };
+    let (origin, serial, sent, whisper, again) = (3, 4, 5, true, true);
+    let envelope = |body| Envelope { origin, serial, sent, told: true, whisper, again, body };
     bodies.into_iter().map(envelope).collect()
 }
 

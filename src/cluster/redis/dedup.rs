@@ -8,16 +8,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::topic_senders::TopicSenders;
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
-
-/// Senders that are remembered for one topic; a node that starts again is a new one.
-const SENDERS: usize = 256;
 
 /// How far before the last place that was heard a log is read where another server has taken over; microseconds.
 const OVERLAP: u64 = 10_000_000;
-
-/// Serials of one sender that are remembered for one topic.
-const SERIALS: usize = 128;
 
 /// Nodes whose envelopes came in that are remembered.
 const NODES: usize = 1024;
@@ -49,50 +44,12 @@ pub(super) struct Deduplicator {
     news: Vec<(Box<str>, bool)>,
 }
 
-/// What was heard on one topic.
-#[derive(Debug, Default)]
-struct TopicSenders {
-    /// The place of the last event; `None` before the topic was first subscribed to.
-    place: Option<u64>,
-    /// When it was about to be, by the clock of Redis, which gives the places.
-    since: u64,
-    /// The last serial of this node's own that came back to it.
-    own: u64,
-    /// Each sender with its last serials.
-    senders: Vec<(u64, RecentSerials)>,
-    /// What came since the topic was last subscribed to, until it has caught up.
-    waiting: Option<VecDeque<Envelope>>,
-}
-
-/// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and what it sends
-/// again after a lost link is the last that it sent: so what is older than all of many has been heard.
-#[derive(Debug, Default)]
-struct RecentSerials(VecDeque<u64>);
-
-impl RecentSerials {
-    fn contains_serial(&self, serial: u64) -> bool {
-        let is_older = self.0.len() == SERIALS && self.0.front().is_some_and(|old| serial < *old);
-        is_older || self.0.binary_search(&serial).is_ok()
-    }
-
-    fn note_serial(&mut self, serial: u64) {
-        if self.contains_serial(serial) {
-            return;
-        }
-        if self.0.len() == SERIALS {
-            self.0.pop_front();
-        }
-        let place = self.0.partition_point(|other| *other < serial);
-        self.0.insert(place, serial);
-    }
-}
-
 /// What tells one envelope from all others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct MessageId {
     pub(super) origin: u64,
     pub(super) serial: u64,
-    place: Option<u64>,
+    pub(super) place: Option<u64>,
 }
 
 impl From<&Envelope> for MessageId {
@@ -109,32 +66,6 @@ pub(super) enum EnvelopeVerdict {
     Doubled,
     /// It comes out of [`Deduplicator::next_waiting`].
     Waits,
-}
-
-impl TopicSenders {
-    fn contains_message(&self, origin: u64, serial: u64) -> bool {
-        let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
-        serial != 0 && of_it.any(|(_, recent)| recent.contains_serial(serial))
-    }
-
-    fn note_message(&mut self, mark: MessageId) {
-        // Where the clock of Redis was set back, places begin again.
-        self.place = mark.place.or(self.place);
-        if mark.serial == 0 {
-            return;
-        }
-        let known = self.senders.iter().position(|(sender, _)| *sender == mark.origin);
-        if known.is_none() {
-            if self.senders.len() == SENDERS {
-                self.senders.remove(0);
-            }
-            self.senders.push((mark.origin, RecentSerials::default()));
-        }
-        let place = known.unwrap_or(self.senders.len() - 1);
-        if let Some((_, recent)) = self.senders.get_mut(place) {
-            recent.note_serial(mark.serial);
-        }
-    }
 }
 
 impl Deduplicator {
@@ -246,7 +177,9 @@ impl Deduplicator {
     /// which others left earlier. What was heard is known again.
     pub(super) fn step_back(&mut self) {
         for heard in self.topics.values_mut() {
-            heard.place = heard.place.map(|place| place.saturating_sub(OVERLAP));
+            // Not to before anybody was there to hear it.
+            let (since, back) = (heard.since, |place: u64| place.saturating_sub(OVERLAP));
+            heard.place = heard.place.map(|place| back(place).max(since.min(place)));
         }
     }
 
@@ -262,7 +195,8 @@ impl Deduplicator {
 
     /// The same for a topic that is taken part in while the link is down: everything after `place`.
     pub(super) fn begin_at(&mut self, name: &str, place: u64) {
-        self.topics.entry(name.to_owned()).or_default().place.get_or_insert(place);
+        let new = || TopicSenders { since: place, ..TopicSenders::default() };
+        self.topics.entry(name.to_owned()).or_insert_with(new).place.get_or_insert(place);
     }
 
     pub(super) fn close_topic(&mut self, name: &str) {
@@ -285,9 +219,13 @@ impl Deduplicator {
         self.filter_duplicate(name, envelope).map_or(EnvelopeVerdict::Doubled, EnvelopeVerdict::New)
     }
 
-    /// Drops an envelope that was heard. Of this node's own cached events the place is news nevertheless.
+    /// Drops an envelope that was heard, and one that is said again of which something later was: then it was heard too,
+    /// or nobody was here yet. Of this node's own cached events the place is news nevertheless.
     pub(super) fn filter_duplicate(&self, name: &str, mut envelope: Envelope) -> Option<Envelope> {
-        if !self.is_known(name, MessageId::from(&envelope)) {
+        let (origin, serial) = (envelope.origin, envelope.serial);
+        let is_late = envelope.again
+            && self.topics.get(name).is_some_and(|heard| heard.knows_later(origin, serial));
+        if !is_late && !self.is_known(name, MessageId::from(&envelope)) {
             return Some(envelope);
         }
         envelope.told = true;
@@ -348,11 +286,12 @@ impl Deduplicator {
 mod tests {
     use bytes::Bytes;
 
+    use super::super::topic_senders::{SENDERS, SERIALS};
     use super::*;
 
     fn event(origin: u64, serial: u64, version: u64) -> Envelope {
         let body = EnvelopeBody::Event { version, except: None, frame: Bytes::new() };
-        Envelope { origin, serial, sent: 0, told: true, whisper: false, body }
+        Envelope { origin, serial, sent: 0, told: true, whisper: false, again: false, body }
     }
 
     fn hear(hearing: &mut Deduplicator, envelope: Envelope) -> EnvelopeVerdict {
@@ -412,6 +351,32 @@ mod tests {
         hearing.begin_catch_up();
         hearing.step_back();
         assert_eq!(hearing.misses_after("t"), Some(2 * OVERLAP));
+    }
+
+    #[test]
+    fn who_came_since_does_not_hear_old_events_said_again_behind_later_ones() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.open_topic("t", 3 * OVERLAP);
+        caught_up(&mut hearing);
+        hear(&mut hearing, event(2, 8, 3 * OVERLAP + 5));
+        let again = |serial| Envelope { again: true, ..event(2, serial, 5 * OVERLAP) };
+        assert_eq!(hear(&mut hearing, again(7)), EnvelopeVerdict::Doubled);
+        assert!(matches!(hear(&mut hearing, again(9)), EnvelopeVerdict::New(_)), "it was lost");
+        // Of another sender nothing follows from that.
+        let other = Envelope { origin: 3, ..again(7) };
+        assert!(matches!(hear(&mut hearing, other), EnvelopeVerdict::New(_)));
+    }
+
+    #[test]
+    fn a_failover_brings_nothing_from_before_anybody_came() {
+        let mut hearing = Deduplicator::new(1);
+        hearing.open_topic("opened", 3 * OVERLAP);
+        hearing.begin_at("begun", 4 * OVERLAP);
+        while hearing.next_waiting("opened").is_some() {}
+        hearing.begin_catch_up();
+        hearing.step_back();
+        assert_eq!(hearing.misses_after("opened"), Some(3 * OVERLAP));
+        assert_eq!(hearing.misses_after("begun"), Some(4 * OVERLAP));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod session;
 mod slots;
 mod subscribe;
 pub mod tls;
+mod topic_senders;
 mod webhook_log;
 
 use std::cell::RefCell;

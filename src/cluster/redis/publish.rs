@@ -295,7 +295,8 @@ impl LinkWriter<'_> {
             _ => Manner::AtOnce,
         };
         let whisper = manner == Manner::Whisper;
-        Envelope { whisper, ..self.new_envelope(held.serial, held.told, body) }
+        let again = held.taken > 0;
+        Envelope { whisper, again, ..self.new_envelope(held.serial, held.told, body) }
     }
 
     /// Notes a withdrawal for clients that come back only after it.
@@ -341,8 +342,7 @@ impl LinkWriter<'_> {
         let out = self.kept.keeping.keep_event(topic, bytes, held.serial, Instant::now() + *ttl);
         let (plain, frame, data) = (frame.clone(), frame.clone(), data.clone());
         let body = EnvelopeBody::Cached { version: 0, except: *except, frame, data };
-        let (name, envelope) =
-            (self.keys.topic_name(topic), self.new_envelope(held.serial, held.told, body));
+        let (name, envelope) = (self.keys.topic_name(topic), self.envelope_of(held, body));
         let EnvelopeParts { head, mac, rest } =
             self.seals.sealed_parts(&topic.app, &name, &envelope);
         let mut keep = script_call(Script::Keep, &self.channel_keys(topic, "vcl"));
@@ -356,7 +356,7 @@ impl LinkWriter<'_> {
         if held.taken > 0 {
             // Another may be the last by now.
             let body = EnvelopeBody::Event { version: 0, except: *except, frame: plain };
-            let envelope = self.new_envelope(held.serial, held.told, body);
+            let envelope = self.envelope_of(held, body);
             let EnvelopeParts { head, mac, rest } =
                 self.seals.sealed_parts(&topic.app, &self.keys.topic_name(topic), &envelope);
             keep.arg(head).arg(mac).arg(rest);
@@ -392,7 +392,8 @@ impl LinkWriter<'_> {
         let placed: HashMap<u64, &Value> = placed.collect();
         for held in self.kept.held.drain(..count) {
             let taken = placed.get(&held.serial).copied().and_then(reply::as_number);
-            self.kept.recent.note_taken(&held, taken.unwrap_or_default());
+            let taken = taken.filter(|taken| *taken > 0);
+            self.kept.recent.note_taken(&held, taken.unwrap_or_else(|| self.status.clock.now()));
             if comes_back(&held) {
                 self.kept.flying.push_back(held);
             }

@@ -106,8 +106,9 @@ async fn ask_of_client(
         LinkQuery::TakeOver { app, key, node, request } => {
             let body =
                 EnvelopeBody::TakeOver { version: 0, request, app: app.clone(), key: key.into() };
-            let (serial, sent, told, whisper) = (0, now_us(), false, false);
-            let envelope = Envelope { origin: own, serial, sent, told, whisper, body };
+            let (serial, sent, told) = (0, now_us(), false);
+            let (whisper, again) = (false, false);
+            let envelope = Envelope { origin: own, serial, sent, told, whisper, again, body };
             let told = clients::take_over(servers, trust, status, (envelope, &app, node)).await?;
             Some(LinkReply::Told(told))
         }

@@ -34,7 +34,7 @@ impl RecentPublishes {
         self.cut = None;
     }
 
-    /// A publish was taken; a cached one got this version.
+    /// A publish was taken at this time of Redis; a cached one got it as its version.
     pub(super) fn note_taken(&mut self, held: &PendingPublish, taken: u64) {
         let now = Instant::now();
         let taken = if held.taken > 0 { held.taken } else { taken };

@@ -213,7 +213,8 @@ impl LinkWriter<'_> {
 
     /// The time is this node's own: it only shows how long messages take.
     pub(super) fn new_envelope(&self, serial: u64, told: bool, body: EnvelopeBody) -> Envelope {
-        Envelope { origin: self.kept.node, serial, sent: now_us(), told, whisper: false, body }
+        let (origin, whisper, again) = (self.kept.node, false, false);
+        Envelope { origin, serial, sent: now_us(), told, whisper, again, body }
     }
 
     /// What a script is given of an envelope for a topic, which has no serial since its version says it all.

@@ -308,7 +308,7 @@ impl Loopback {
         (body, told, whisper): (EnvelopeBody, bool, bool),
     ) {
         let is_logged = matches!(body, EnvelopeBody::Event { .. } | EnvelopeBody::Cached { .. });
-        let envelope = Envelope { origin, serial, sent: 0, told, whisper, body };
+        let envelope = Envelope { origin, serial, sent: 0, told, whisper, again: false, body };
         let log = &mut self.channel(topic).log;
         let place = is_logged.then_some(log.len());
         log.extend(place.map(|_| (now(), envelope.clone())));

@@ -1,0 +1,88 @@
+//! What was heard on one topic: its place in the log, and of each sender the last serials, by which what comes twice
+//! is known. When a topic is opened, caught up with or forgotten stands in `dedup.rs`.
+
+use std::collections::VecDeque;
+
+use super::dedup::MessageId;
+use crate::cluster::envelope::Envelope;
+
+/// Senders that are remembered for one topic; a node that starts again is a new one.
+pub(super) const SENDERS: usize = 256;
+
+/// Serials of one sender that are remembered for one topic.
+pub(super) const SERIALS: usize = 128;
+
+/// What was heard on one topic.
+#[derive(Debug, Default)]
+pub(super) struct TopicSenders {
+    /// The place of the last event; `None` before the topic was first subscribed to.
+    pub(super) place: Option<u64>,
+    /// When it was about to be, by the clock of Redis, which gives the places.
+    pub(super) since: u64,
+    /// The last serial of this node's own that came back to it.
+    pub(super) own: u64,
+    /// Each sender with its last serials.
+    pub(super) senders: Vec<(u64, RecentSerials)>,
+    /// What came since the topic was last subscribed to, until it has caught up.
+    pub(super) waiting: Option<VecDeque<Envelope>>,
+}
+
+/// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and what it sends
+/// again after a lost link is the last that it sent: so what is older than all of many has been heard.
+#[derive(Debug, Default)]
+pub(super) struct RecentSerials(VecDeque<u64>);
+
+impl RecentSerials {
+    fn contains_serial(&self, serial: u64) -> bool {
+        let is_older = self.0.len() == SERIALS && self.0.front().is_some_and(|old| serial < *old);
+        is_older || self.0.binary_search(&serial).is_ok()
+    }
+
+    fn note_serial(&mut self, serial: u64) {
+        if self.contains_serial(serial) {
+            return;
+        }
+        if self.0.len() == SERIALS {
+            self.0.pop_front();
+        }
+        let place = self.0.partition_point(|other| *other < serial);
+        self.0.insert(place, serial);
+    }
+
+    /// The last.
+    fn last(&self) -> Option<u64> {
+        self.0.back().copied()
+    }
+}
+
+impl TopicSenders {
+    pub(super) fn contains_message(&self, origin: u64, serial: u64) -> bool {
+        let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
+        serial != 0 && of_it.any(|(_, recent)| recent.contains_serial(serial))
+    }
+
+    /// Whether something was heard that the sender said later.
+    pub(super) fn knows_later(&self, origin: u64, serial: u64) -> bool {
+        let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
+        of_it.any(|(_, recent)| recent.last().is_some_and(|last| last > serial))
+    }
+
+    pub(super) fn note_message(&mut self, mark: MessageId) {
+        // Where the clock of Redis was set back, places begin again.
+        self.place = mark.place.or(self.place);
+        if mark.serial == 0 {
+            return;
+        }
+        let known = self.senders.iter().position(|(sender, _)| *sender == mark.origin);
+        if known.is_none() {
+            if self.senders.len() == SENDERS {
+                self.senders.remove(0);
+            }
+            self.senders.push((mark.origin, RecentSerials::default()));
+        }
+        let place = known.unwrap_or(self.senders.len() - 1);
+        if let Some((_, recent)) = self.senders.get_mut(place) {
+            recent.note_serial(mark.serial);
+        }
+    }
+}
