@@ -4,7 +4,7 @@
 //! the first hold and the last end of one over all nodes are news. To hold twice under one lease changes
 //! nothing, so that all of it can be said again after a lost link.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -99,6 +99,8 @@ pub(super) struct WebhookLog {
     pub(super) forgotten: Vec<AppId>,
     /// All that is held has been said over this link.
     up: bool,
+    /// When a link over which it had been was lost.
+    lost: Option<Instant>,
 }
 
 /// Whether an app has webhooks, and whether they ask for counts.
@@ -127,6 +129,10 @@ pub(super) struct AppLog {
     recent_done: VecDeque<(Instant, Box<str>)>,
     /// What happened and is in Redis, since when.
     recent: VecDeque<(Instant, Word)>,
+    /// What was told to be held last, since when.
+    recent_held: VecDeque<(Instant, String)>,
+    /// What may have been told to backends and then been lost, both that it was held and that it is no longer.
+    doubtful: BTreeSet<String>,
     /// Entries that are done with.
     pub(super) done: Vec<Box<str>>,
     /// This node tells what is in the log.
@@ -198,19 +204,26 @@ impl WebhookLog {
 
     /// The link is lost: what is held from now on is said with everything else.
     pub(super) fn note_link_lost(&mut self) {
-        self.up = false;
+        if std::mem::take(&mut self.up) {
+            self.lost = Some(Instant::now());
+        }
         for of in self.apps.values_mut() {
             (of.listening, of.asleep) = (false, false);
         }
     }
 
     /// What happened within the last seconds before the link was lost may be lost; what is not is known by its number.
+    /// So may be what was held in them.
     /// The apps whose logs this node tells: they are read from the beginning, since another server's entries may stand
     /// before the last that was read.
     pub(super) fn say_recent_again(&mut self) -> Vec<AppId> {
         let mut owned = Vec::new();
+        let lost = self.lost.unwrap_or_else(Instant::now);
         for (app, of) in &mut self.apps {
             of.read = None;
+            let held = of.recent_held.drain(..);
+            let held = held.filter(|(at, _)| lost.saturating_duration_since(*at) < RECENT);
+            of.doubtful.extend(held.map(|(_, name)| name));
             if of.owned {
                 owned.push(app.clone());
             }
@@ -246,6 +259,11 @@ impl WebhookLog {
             // Channels before their members.
             all.sort_unstable_by(|one, other| one.text.cmp(&other.text));
             all.into_iter().rev().for_each(|one| of.queue.push_front(one));
+            // Members leave before their channel is empty.
+            let ended = || of.doubtful.iter().filter(|name| !of.held.contains_key(*name)).cloned();
+            let mut words: Vec<Word> = ended().map(|name| Word::new('+', name)).collect();
+            words.extend(ended().rev().map(|name| Word::new('-', name)));
+            of.queue.extend(words);
             of.looked = None;
         }
     }
@@ -291,9 +309,19 @@ impl AppLog {
         for word in self.queue.drain(..count.min(self.queue.len())) {
             if word.sign == '!' {
                 self.recent.push_back((now, word));
-            } else if let Some(told) = self.held.get_mut(&word.text) {
+                continue;
+            }
+            if let Some(told) = self.held.get_mut(&word.text) {
                 *told = true;
             }
+            match word.sign {
+                '+' => self.recent_held.push_back((now, word.text)),
+                _ => drop(self.doubtful.remove(&word.text)),
+            }
+        }
+        let held = &mut self.recent_held;
+        while held.len() > MOST_RECENT || held.front().is_some_and(|(at, _)| now - *at >= RECENT) {
+            held.pop_front();
         }
         while self.recent.front().is_some_and(|(at, _)| now - *at >= RECENT)
             || self.recent.len() > MOST_RECENT
@@ -397,6 +425,31 @@ mod tests {
         assert_eq!(board.apps[&app].done, [Box::from("1-0")]);
         drop(board.say_recent_again());
         assert_eq!(queued(&board), "!1x !2y !3z ");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_came_just_before_a_failover_and_left_during_it_is_told_to_have_left() {
+        let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+        board.say_again();
+        for user in ["1", "2", "3"] {
+            hold(&mut board, user, true);
+            board.apps.get_mut(&app).unwrap().note_written(1);
+            tokio::time::advance(RECENT * 2 / 5).await;
+        }
+        board.note_link_lost();
+        hold(&mut board, "1", false);
+        hold(&mut board, "2", false);
+        tokio::time::advance(RECENT).await;
+        drop(board.say_recent_again());
+        let all = "=mpresence-a/3 +mpresence-a/2 -mpresence-a/2 ";
+        // The first is in Redis for long, and ends with the lease that holds it there.
+        board.say_again();
+        assert_eq!(queued(&board), all);
+        board.say_again();
+        assert_eq!(queued(&board), all, "until Redis has it");
+        board.apps.get_mut(&app).unwrap().note_written(3);
+        board.say_again();
+        assert_eq!(queued(&board), "=mpresence-a/3 ");
     }
 
     #[test]
