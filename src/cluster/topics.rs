@@ -41,6 +41,8 @@ pub struct TopicEntry {
     waiting: Vec<(SubscribeTicket, Option<UserId>)>,
     pub roster: Roster,
     cached: Option<TopicCache>,
+    /// The version of the event that was kept when the topic was opened last.
+    opened_at: u64,
     /// Events that this node has published to a cache channel and that have not come back yet.
     in_flight: usize,
     /// Subscribers on all nodes, as was last heard.
@@ -194,6 +196,17 @@ impl TopicEntry {
     /// None of them will come back.
     pub fn lost_link(&mut self) {
         self.in_flight = 0;
+    }
+
+    /// The topic was opened, with an event of this version that was kept, 0 for none: what comes in of before is no news.
+    pub fn note_opened(&mut self, kept: u64) {
+        self.opened_at = kept;
+    }
+
+    /// Whether an event that was not heard yet is later than what the topic was opened with. That one of another server
+    /// was heard meanwhile whose time is later says nothing: two may both be the master for a while.
+    pub fn is_news(&self, version: u64) -> bool {
+        version > self.opened_at
     }
 
     /// Keeps an event as the last, if it is; the version that its channel is at.

@@ -185,6 +185,7 @@ impl ServerState {
             self.tell_changes(topic, entry, changes);
             self.tell_watchers(topic, entry);
         }
+        entry.note_opened(cached.as_ref().map_or(0, |kept| kept.version));
         // After a lost link this may be an event that subscribers here have missed.
         if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
             let (version, frame) = (kept.version, kept.frame.clone());
@@ -277,7 +278,7 @@ impl ServerState {
         let ttl = apps.by_id(topic.app.as_str()).map(|app| app.features.cache_ttl);
         let expires = Instant::now() + ttl.unwrap_or_default();
         cluster.topics.change_topic(topic, |entry| {
-            let news = version > entry.cache_version();
+            let news = entry.is_news(version);
             entry.reach(version);
             entry.keep_cached(TopicCache { version, frame: frame.clone(), data, expires });
             let told = own && told;
