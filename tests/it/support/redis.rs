@@ -148,7 +148,7 @@ impl Redis {
             let file = folder.join("sentinel.conf");
             let settings = format!(
                 "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} {quorum}\n\
-                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n",
+                 sentinel down-after-milliseconds main 1500\nsentinel failover-timeout main 5000\n",
                 self.port
             );
             std::fs::write(&file, settings).unwrap();
