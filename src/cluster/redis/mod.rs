@@ -21,6 +21,7 @@ mod reader;
 mod recent;
 mod registration;
 mod reply;
+mod sentinels;
 mod server;
 mod session;
 mod slots;
