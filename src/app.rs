@@ -88,6 +88,31 @@ pub struct Features {
     pub resume: Duration,
     /// Accept permessage-deflate.
     pub compression: bool,
+    pub socketio: SocketIo,
+}
+
+/// Clients of laravel-echo-server.
+#[derive(Clone)]
+pub struct SocketIo {
+    /// They are let in.
+    pub enabled: bool,
+    /// Where a backend says who may subscribe to private and presence channels; empty: nobody may.
+    pub auth_url: String,
+    /// How long that may take.
+    pub auth_timeout: Duration,
+}
+
+/// A URL may have credentials in it.
+impl fmt::Debug for SocketIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SocketIo").field("enabled", &self.enabled).finish_non_exhaustive()
+    }
+}
+
+impl Default for SocketIo {
+    fn default() -> Self {
+        Self { enabled: false, auth_url: String::new(), auth_timeout: Duration::from_secs(10) }
+    }
 }
 
 /// Every bound of an app. A zero in a field whose comment says so means no limit.
@@ -212,6 +237,12 @@ impl App {
         may.then_some(self.limits.compression_min)
     }
 
+    /// Whether it names the page whose `Origin` header is `origin`, and does not only let everybody in.
+    #[cfg(feature = "socketio")]
+    pub fn names_origin(&self, origin: &str) -> bool {
+        origin::named(&self.allowed_origins, origin)
+    }
+
     /// Whether a socket whose `Origin` header is `origin` may connect.
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
         origin::allowed(&self.allowed_origins, origin)
@@ -227,6 +258,7 @@ impl Default for Features {
             cache_ttl: Duration::from_secs(30 * 60),
             resume: Duration::ZERO,
             compression: false,
+            socketio: SocketIo::default(),
         }
     }
 }

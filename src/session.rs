@@ -340,6 +340,23 @@ impl Session {
         }
     }
 
+    /// Refuses a subscription that the app's backend has refused, or was not there to decide; `packet` says so.
+    #[cfg(feature = "socketio")]
+    pub fn refuse_for_backend(&self, channel: &str, status: u16, why: &str, packet: &str) {
+        self.count_refusal(status, why);
+        self.tell_console(Kind::Refused, |fact| {
+            let fact = fact.event("subscribe").channel(channel.to_owned()).code(status);
+            fact.why(why.to_owned())
+        });
+        self.connection.enqueue_message(crate::protocol::socketio::packet_message(packet));
+    }
+
+    /// Refuses what is no command of the Pusher protocol.
+    #[cfg(feature = "socketio")]
+    pub fn refuse_packet(&self, error: &Error) {
+        self.refuse(error, None);
+    }
+
     /// A client event that is one too many is refused by an error, without the connection's end.
     fn whisper(&mut self, event: &ClientEvent<'_>) {
         let limits = &self.connection.app().limits;

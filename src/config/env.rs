@@ -72,7 +72,10 @@ fn setting_target(variable: &str) -> Option<SettingTarget> {
             plain_number(webhook)?,
             key_named(WEBHOOK, name)?,
         )),
-        ["APPS", app, name] => Some(SettingTarget::App(plain_number(app)?, key_named(APP, name)?)),
+        ["APPS", app, .., _] => {
+            let name = path.splitn(3, "__").nth(2)?;
+            Some(SettingTarget::App(plain_number(app)?, key_named(APP, name)?))
+        }
         _ => key_named(SERVER, path).map(SettingTarget::Server),
     }
 }

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{Error, SettingOrigin, suggestion};
-use super::keys::SERVER;
+use super::keys::{APP, SERVER};
 use super::settings::{AppSettings, Setting, Settings, key_below};
 use super::value::to_value;
 
@@ -125,12 +125,36 @@ impl<'a> TomlSource<'a> {
             for (key, value) in table {
                 match key.get_ref().as_ref() {
                     "webhooks" => self.read_webhooks(&mut app, &place, value)?,
-                    name => app.set_key(&place, name, self.read_setting(key, value))?,
+                    name => self.read_app_key(&mut app, &place, name, (key, value))?,
                 }
             }
             apps.push(app);
         }
         Ok(apps)
+    }
+
+    /// A key of an app, or a table of some of them.
+    fn read_app_key(
+        &self,
+        app: &mut AppSettings,
+        place: &str,
+        name: &str,
+        (key, value): (&TomlKey<'_>, &Spanned<DeValue<'_>>),
+    ) -> Result<(), Error> {
+        let inside = format!("{name}.");
+        if !APP.iter().any(|key| key.name.starts_with(&inside)) {
+            return app.set_key(place, name, self.read_setting(key, value));
+        }
+        let DeValue::Table(table) = value.get_ref() else {
+            let problem = format!("expected a table, found {}", to_value(value.get_ref()));
+            let name = key_below(place, name);
+            return Err(Error::at_setting(&self.origin_at(key.span().start), &name, problem));
+        };
+        for (key, value) in table {
+            let name = key_below(name, key.get_ref());
+            app.set_key(place, &name, self.read_setting(key, value))?;
+        }
+        Ok(())
     }
 
     fn read_webhooks(

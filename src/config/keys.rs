@@ -99,7 +99,7 @@ pub const SERVER: &[SettingKey<Config>] = &[
     key("server.unix_socket.mode", r#""0660""#, |c, v| {
         put_read(&mut c.server.unix_socket.get_or_insert_default().mode, mode(v))
     }),
-    key("server.api.host", r#""""#, |c, v| put_read(&mut api(c).host, host_or_none(v))),
+    key("server.api.host", r#""""#, |c, v| put_read(&mut api(c).host, or_none(v, host))),
     key("server.api.port", "0", |c, v| put_read(&mut api(c).port, number(v, 0..=65_535))),
     key("server.api.unix_socket.path", r#""""#, |c, v| {
         put_read(&mut api_socket(c).path, text(v).map(PathBuf::from))
@@ -246,6 +246,13 @@ pub const APP: &[SettingKey<App>] = &[
         put_read(&mut a.limits.timestamp_tolerance, duration(v, Duration::ZERO..=YEAR))
     }),
     key("require_tls", "false", |a, v| put_read(&mut a.require_tls, boolean(v))),
+    key("socketio.enabled", "false", |a, v| put_read(&mut a.features.socketio.enabled, boolean(v))),
+    key("socketio.auth_url", r#""""#, |a, v| {
+        put_read(&mut a.features.socketio.auth_url, or_none(v, webhook_url))
+    }),
+    key("socketio.auth_timeout", r#""10s""#, |a, v| {
+        put_read(&mut a.features.socketio.auth_timeout, duration(v, MILLISECOND..=HOUR))
+    }),
 ];
 
 /// The settings of one of `[[apps.webhooks]]`.
@@ -271,11 +278,14 @@ fn api_socket(config: &mut Config) -> &mut UnixSocket {
     api(config).unix_socket.get_or_insert_default()
 }
 
-/// A host, or nothing where there is to be none.
-fn host_or_none(value: &Value) -> Result<String, WantedForm> {
+/// Such a text, or an empty one where there is to be none.
+fn or_none(
+    value: &Value,
+    read: fn(&Value) -> Result<String, WantedForm>,
+) -> Result<String, WantedForm> {
     match text(value) {
         Ok(text) if text.is_empty() => Ok(text),
-        _ => host(value),
+        _ => read(value),
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::error::{Error, SettingOrigin};
 use super::keys::{APP, SERVER, WEBHOOK};
-use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill_keys};
+use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill_keys, key_below};
 use super::soketi::RowReader;
 use super::value::Value;
 use super::{
@@ -204,6 +204,8 @@ const TAKEN: &str = "is where the sockets are: the HTTP API is there too if serv
 
 const WITHOUT_SQL: &str = "this program was built without databases: build it with --features sql, or install the Debian package";
 
+const WITHOUT_SOCKETIO: &str = "this program was built without Socket.IO: build it with --features socketio, or install the Debian package";
+
 impl AppSettings {
     /// Neither Reverb nor Soketi has a limit of its own for the data of client events: what is taken over from
     /// them goes by the one for all events.
@@ -220,6 +222,11 @@ impl AppSettings {
     pub(super) fn resolve_app(&self, place: &str) -> Result<App, Error> {
         let mut app = App::new("", "", "");
         fill_keys(&mut app, APP, &self.values, (place, &self.origin))?;
+        if app.features.socketio.enabled && !cfg!(feature = "socketio") {
+            let name = "socketio.enabled";
+            let origin = self.values.get(name).map_or(&self.origin, |setting| &setting.origin);
+            return Err(Error::at_setting(origin, &key_below(place, name), WITHOUT_SOCKETIO));
+        }
         for (index, written) in self.webhooks.iter().enumerate() {
             let mut webhook = blank_webhook();
             let place = format!("{place}.webhooks[{index}]");

@@ -124,9 +124,13 @@ impl fmt::Display for Error {
             Self::OtherSide(_) => {
                 f.write_str("Not found: the HTTP API is at an address of its own (server.api).")
             }
+            Self::SocketIo if cfg!(feature = "socketio") => f.write_str(
+                "Not found: no app here takes clients of Socket.IO. Set socketio.enabled of the app, or make \
+                 Laravel Echo's broadcaster \"reverb\".",
+            ),
             Self::SocketIo => f.write_str(
-                "Not found: this is a server of the Pusher protocol, and clients of Socket.IO are \
-                 spoken to by none. Laravel Echo's broadcaster is \"pusher\" or \"reverb\" here.",
+                "Not found: this program was built without Socket.IO. Build it with --features socketio, as the \
+                 Debian package and the image are, or make Laravel Echo's broadcaster \"reverb\".",
             ),
             Self::NotAnUpgrade => f.write_str(
                 "This path is for WebSockets. If a client asked for one, a proxy on the way does not \

@@ -20,6 +20,8 @@ use super::api::{Route, SignedCall, SignedQuery};
 use super::body::ReceivedBody;
 use super::console::{self, ConsoleReply};
 use super::deferred::DeferredAnswer;
+#[cfg(feature = "socketio")]
+use super::engine::{self, EngineReply, EngineServed};
 use super::error::Error;
 use super::fallback::{AwaitingAnswer, SessionAddress};
 use super::query::{self, QueryState};
@@ -70,6 +72,18 @@ impl HttpService {
             && let Some(address) = SessionAddress::parse(parts.uri.path(), &self.http.prefix)
         {
             return self.fall_back(&address, parts, body, verdict);
+        }
+        #[cfg(feature = "socketio")]
+        if self.role != AddressRole::Api
+            && engine::is_address(parts.uri.path(), &self.http.prefix)
+            && self.takes_engine()
+        {
+            return match self.serve_engine(&parts, body) {
+                EngineServed::Answered(answer, body) => {
+                    RequestStage::answered(answer, &parts, body)
+                }
+                EngineServed::Waiting(reply) => RequestStage::Engine(reply),
+            };
         }
         let stage = match self.route_request(&parts, &body, verdict) {
             Ok(RoutedRequest::Unknown(pending)) => {
@@ -167,6 +181,9 @@ pub(super) enum RequestStage {
     Deferred(Box<AwaitingBody>, DeferredAnswer, Option<(u32, u32)>),
     /// Of a client without WebSockets.
     Fallback(Uri, AwaitingAnswer),
+    /// Of a client of Socket.IO.
+    #[cfg(feature = "socketio")]
+    Engine(Box<EngineReply>),
     /// Of the debug console.
     Console(ConsoleReply),
 }
@@ -353,6 +370,8 @@ impl Future for RequestFuture {
             RequestStage::Fallback(uri, waiting) => {
                 return door.poll_fallback(uri, waiting, cx).map(Ok);
             }
+            #[cfg(feature = "socketio")]
+            RequestStage::Engine(reply) => return door.poll_engine(reply, cx).map(Ok),
             // Nobody is asked twice.
             RequestStage::Unknown(_) => return Poll::Pending,
         };

@@ -7,6 +7,10 @@ pub mod channel_list;
 mod channels;
 pub mod console;
 mod deferred;
+#[cfg(feature = "socketio")]
+pub mod engine;
+#[cfg(feature = "socketio")]
+mod engine_admission;
 mod error;
 mod events;
 mod eviction;
@@ -42,6 +46,8 @@ use crate::protocol::resume_token;
 use api::{RequestHead, Route, SignedQuery};
 use channel_list::ChannelLists;
 use console::{ConsoleGate, FeedStream};
+#[cfg(feature = "socketio")]
+use engine::EngineHandoff;
 use error::Error;
 use fallback::LineStream;
 use scrape::Scrape;
@@ -120,6 +126,9 @@ pub enum Handoff {
     Socket(Upgrade),
     /// The answer without an end of a client without WebSockets.
     Lines(LineStream),
+    /// A WebSocket of a client of Socket.IO.
+    #[cfg(feature = "socketio")]
+    Engine(EngineHandoff),
     /// The debug console's feed.
     Feed(Box<FeedStream>),
 }

@@ -305,8 +305,9 @@ impl Scrape {
             let counts = workers.iter().map(|counts| counts.over_http.value(transport as usize));
             counts.sum::<u64>()
         };
-        let over_http = of(Transport::XhrStreaming) + of(Transport::XhrPolling);
-        let sockets = self.shared.connection_count().saturating_sub(over_http);
+        let others = Transport::ALL.iter().filter(|one| **one != Transport::WebSocket);
+        let others: u64 = others.map(|transport| of(*transport)).sum();
+        let sockets = self.shared.connection_count().saturating_sub(others);
         let transports: Vec<_> = Transport::ALL
             .iter()
             .map(|transport| {

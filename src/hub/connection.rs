@@ -25,6 +25,8 @@ use super::rejoins::Rejoins;
 use super::resume::resumption::Resumption;
 use super::shown;
 use super::stream::Stream;
+#[cfg(feature = "socketio")]
+use super::stream::engine::{EngineRequest, EngineStream};
 use super::subscriptions::{Subscription, Subscriptions};
 use super::withdrawal::Restrictions;
 use crate::app::App;
@@ -316,6 +318,26 @@ impl Connection {
             Stream::Http(stream) => Some(act(stream)),
             _ => None,
         }
+    }
+
+    /// Acts on its stream where its client speaks Engine.IO.
+    #[cfg(feature = "socketio")]
+    pub fn over_engine<T>(&self, act: impl FnOnce(&mut EngineStream) -> T) -> Option<T> {
+        match &mut *self.stream.borrow_mut() {
+            Stream::Engine(stream) => Some(act(stream)),
+            _ => None,
+        }
+    }
+
+    #[cfg(feature = "socketio")]
+    pub(super) fn take_engine_request(&self, arrival: EngineRequest) {
+        self.over_engine(|stream| stream.take_request(arrival));
+        self.wake_task();
+    }
+
+    /// Whether its client need not have a WebSocket.
+    pub fn is_session(&self) -> bool {
+        self.stream.borrow().is_session()
     }
 
     /// A request of its client has come.

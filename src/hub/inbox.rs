@@ -13,6 +13,8 @@ use super::directory::Directory;
 use super::handles::{ChannelHandle, ConnectionRef, Sequence};
 use super::http_stream::SessionRequest;
 use super::resume::Replayed;
+#[cfg(feature = "socketio")]
+use super::stream::engine::EngineRequest;
 use super::withdrawal::Withdrawal;
 use crate::metrics::TurnTimes;
 use crate::protocol::error::Error;
@@ -82,6 +84,12 @@ pub enum WorkerTask {
     Arrive {
         place: ConnectionRef,
         arrival: Box<SessionRequest>,
+    },
+    /// One has come for the session of Engine.IO there.
+    #[cfg(feature = "socketio")]
+    ArriveByEngine {
+        place: ConnectionRef,
+        arrival: Box<EngineRequest>,
     },
 }
 

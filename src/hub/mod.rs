@@ -64,6 +64,8 @@ use http_sessions::HttpSessions;
 use http_stream::SessionRequest;
 use inbox::{Delivery, Inbox, TracedDelivery, WorkerTask};
 use resume::Replayed;
+#[cfg(feature = "socketio")]
+use stream::engine::EngineRequest;
 use traced::EventPlace;
 use withdrawal::Withdrawal;
 
@@ -103,6 +105,19 @@ impl Hub {
 
     pub fn next_socket_id(&self) -> SocketId {
         SocketId { node: self.node, number: self.next.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// One that nobody guesses, for a session whose requests find it by its name alone.
+    #[cfg(feature = "socketio")]
+    pub(in crate::hub) fn secret_socket_id(&self) -> SocketId {
+        let mut bytes = [0; 8];
+        // No kernel of today fails at this once it has started.
+        if getrandom::fill(&mut bytes).is_err() {
+            return self.next_socket_id();
+        }
+        // Above what is counted, and within what PHP reads as a whole number.
+        let number = u64::from_be_bytes(bytes) >> 1 | 1 << 62;
+        SocketId { node: self.node, number }
     }
 
     /// Centiseconds since start, saturating at `u32::MAX` (497 days), after which `terminate` closes connections of
@@ -275,6 +290,13 @@ impl Hub {
             answered
         };
         self.inboxes.iter().map(ask).collect()
+    }
+
+    /// The same for a session of Engine.IO.
+    #[cfg(feature = "socketio")]
+    pub fn bring_engine_request(&self, place: ConnectionRef, arrival: EngineRequest) {
+        let arrival = Box::new(arrival);
+        self.inbox(place.worker).put_task(WorkerTask::ArriveByEngine { place, arrival });
     }
 
     /// Brings a request to the HTTP session that it is for. Where that has ended, it is dropped.

@@ -5,6 +5,7 @@ use super::deflated::Compression;
 use super::described::{DescribeTask, SocketQuery, SocketView};
 use super::subscriptions::Subscription;
 use super::worker::Worker;
+use crate::metrics::Transport;
 
 /// Channels of a socket that are named.
 const MAX_CHANNELS: usize = 200;
@@ -46,7 +47,8 @@ fn view(worker: &Worker, one: &Connection) -> SocketView {
         Some((name, user.as_ref().map(|user| user.as_str().to_owned())))
     });
     let now = worker.now_seconds();
-    let transport = one.over_http(|stream| stream.transport().word()).unwrap_or("websocket");
+    let session = if one.is_session() { Transport::SocketIo } else { Transport::WebSocket };
+    let transport = one.over_http(|stream| stream.transport()).unwrap_or(session).word();
     SocketView {
         id: one.id,
         app: one.app().id.to_string(),

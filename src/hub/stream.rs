@@ -1,6 +1,9 @@
 //! The byte stream under a connection: TCP, TLS over it, a Unix socket, the answers to HTTP requests, or
 //! nothing at all for tests and benches that run whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
 
+#[cfg(feature = "socketio")]
+pub mod engine;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
@@ -12,6 +15,8 @@ use tokio::net::{TcpStream, UnixStream};
 use super::http_stream::HttpStream;
 use super::outbox::Outbox;
 use super::tls::{Session, TlsStream};
+#[cfg(feature = "socketio")]
+use engine::EngineStream;
 
 /// Where a connection's bytes come from and go to.
 #[derive(Debug)]
@@ -22,6 +27,9 @@ pub enum Stream {
     Unix(UnixStream),
     /// Of a client whose WebSockets are blocked.
     Http(Box<HttpStream>),
+    /// Of a client that speaks Engine.IO.
+    #[cfg(feature = "socketio")]
+    Engine(Box<EngineStream>),
     /// Takes nothing and gives nothing: what is pushed stays in the outbox.
     Detached,
 }
@@ -57,8 +65,20 @@ impl Stream {
                 StreamInTransit::Tls(stream.into_std()?, Box::new(session))
             }
             Self::Unix(stream) => StreamInTransit::Unix(stream.into_std()?),
+            #[cfg(feature = "socketio")]
+            Self::Engine(_) => return Err(io::ErrorKind::Unsupported.into()),
             Self::Http(_) | Self::Detached => return Err(io::ErrorKind::Unsupported.into()),
         })
+    }
+
+    /// Whether its client need not have a WebSocket.
+    pub fn is_session(&self) -> bool {
+        match self {
+            Self::Http(_) => true,
+            #[cfg(feature = "socketio")]
+            Self::Engine(_) => true,
+            Self::Tcp(_) | Self::Tls(_) | Self::Unix(_) | Self::Detached => false,
+        }
     }
 
     /// Whether what it carries is encrypted on the wire.
@@ -73,6 +93,8 @@ impl Stream {
             Self::Tls(stream) => stream.poll_writable(cx),
             Self::Unix(stream) => stream.poll_write_ready(cx),
             Self::Http(stream) => stream.poll_writable(cx),
+            #[cfg(feature = "socketio")]
+            Self::Engine(stream) => stream.poll_writable(cx),
             Self::Detached => Poll::Pending,
         }
     }
@@ -82,6 +104,8 @@ impl Stream {
         match self {
             Self::Tls(stream) => stream.is_holding(),
             Self::Http(stream) => stream.is_holding(),
+            #[cfg(feature = "socketio")]
+            Self::Engine(stream) => stream.is_holding(),
             Self::Tcp(_) | Self::Unix(_) | Self::Detached => false,
         }
     }
@@ -102,6 +126,8 @@ impl Stream {
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
             (Self::Http(stream), _) => stream.try_write(outbox),
+            #[cfg(feature = "socketio")]
+            (Self::Engine(stream), _) => stream.try_write(outbox),
             (Self::Detached, _) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -116,6 +142,9 @@ impl Stream {
             Self::Tls(stream) => Some(stream.socket()),
             Self::Unix(stream) => Some(stream.as_fd()),
             Self::Http(stream) => stream.socket(),
+            // What it is told is translated first.
+            #[cfg(feature = "socketio")]
+            Self::Engine(_) => None,
             Self::Detached => None,
         }
     }
@@ -124,7 +153,7 @@ impl Stream {
     pub(super) fn encrypt_outbox(&mut self, outbox: &Outbox) -> io::Result<usize> {
         match self {
             Self::Tls(stream) => stream.encrypt_outbox(outbox),
-            Self::Tcp(_) | Self::Unix(_) | Self::Http(_) | Self::Detached => Ok(0),
+            _ => Ok(0),
         }
     }
 
@@ -132,7 +161,7 @@ impl Stream {
     pub(super) fn pending_records(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => Some(stream.pending_records()),
-            Self::Tcp(_) | Self::Unix(_) | Self::Http(_) | Self::Detached => None,
+            _ => None,
         }
     }
 
@@ -155,6 +184,8 @@ impl AsyncRead for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => stream.poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            #[cfg(feature = "socketio")]
+            Self::Engine(stream) => stream.poll_read(cx, buffer),
             Self::Http(_) | Self::Detached => Poll::Pending,
         }
     }
@@ -171,6 +202,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => stream.poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            #[cfg(feature = "socketio")]
+            Self::Engine(_) => Poll::Pending,
             Self::Http(_) | Self::Detached => Poll::Pending,
         }
     }
@@ -208,6 +241,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => stream.poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(feature = "socketio")]
+            Self::Engine(stream) => stream.poll_shutdown(cx),
             Self::Http(_) | Self::Detached => Poll::Ready(Ok(())),
         }
     }

@@ -147,9 +147,15 @@ impl Worker {
         stream: Stream,
         address: IpAddr,
     ) -> Rc<Connection> {
+        let is_over_http = stream.is_session();
         // Made here, so that the id says nothing of what the client sent.
+        #[cfg(feature = "socketio")]
+        let id = match &stream {
+            Stream::Engine(_) => self.hub.secret_socket_id(),
+            _ => self.hub.next_socket_id(),
+        };
+        #[cfg(not(feature = "socketio"))]
         let id = self.hub.next_socket_id();
-        let is_over_http = matches!(stream, Stream::Http(_));
         let connection = Rc::new(Connection::new(
             id,
             app,
@@ -173,7 +179,7 @@ impl Worker {
         let slot = connection.slot.get() as usize;
         if connections.get(slot).is_some_and(|other| other.id == connection.id) {
             connections.remove(slot);
-            if connection.over_http(|_| ()).is_some() {
+            if connection.is_session() {
                 self.http_sessions.borrow_mut().remove(&(slot as u32));
             }
         }
@@ -318,7 +324,8 @@ impl Worker {
         }
         drop(channels);
         let tell = |seats: &WorkerTargets, member: &MemberText, version| {
-            let message = Message::member_removed(&name, member);
+            let tells_info = connection.app().features.socketio.enabled;
+            let message = Message::member_removed(&name, member, tells_info);
             self.hub.publish_frame(seats, message.bytes(), None, Sequence::Presence(version));
         };
         let change =
@@ -433,6 +440,12 @@ impl Worker {
             WorkerTask::Arrive { place, arrival } => {
                 if let Some(connection) = self.connection_at(place) {
                     connection.take_request(*arrival);
+                }
+            }
+            #[cfg(feature = "socketio")]
+            WorkerTask::ArriveByEngine { place, arrival } => {
+                if let Some(connection) = self.connection_at(place) {
+                    connection.take_engine_request(*arrival);
                 }
             }
             WorkerTask::Resume { place, admitted } => {

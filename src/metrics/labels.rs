@@ -24,6 +24,8 @@ labels! {
         WebSocket = "websocket",
         XhrStreaming = "xhr_streaming",
         XhrPolling = "xhr_polling",
+        /// By a WebSocket or by polls.
+        SocketIo = "socketio",
     }
 }
 

@@ -31,6 +31,8 @@ pub enum LogNotice {
     NoRoute,
     /// A client of Socket.IO.
     SocketIo,
+    /// A backend that did not say who may subscribe.
+    ChannelAuth,
     /// A connection that asks for more than its share.
     HeldUp,
     /// A connection that made way, for there were too many.
@@ -41,7 +43,7 @@ const KINDS: usize = Reason::ALL.len() + Status::ALL.len() + LogNotice::OTHERS.l
 
 impl LogNotice {
     /// Those that are one kind each, and how many of them are called.
-    const OTHERS: [(Self, &'static str); 9] = [
+    const OTHERS: [(Self, &'static str); 10] = [
         (Self::Signature, "subscriptions and sign-ins with a wrong signature"),
         (Self::Tls, "connections that did not come to speak TLS"),
         (Self::Proxy, "connections without a good header of the PROXY protocol"),
@@ -49,6 +51,7 @@ impl LogNotice {
         (Self::NoUpgrade, "requests for a socket without an upgrade"),
         (Self::NoRoute, "requests to paths that no route has"),
         (Self::SocketIo, "requests of Socket.IO"),
+        (Self::ChannelAuth, "questions to backends who may subscribe, without a good answer"),
         (Self::HeldUp, "connections held up for asking for more than their share"),
         (Self::Crowd, "HTTP connections closed for others"),
     ];

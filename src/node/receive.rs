@@ -428,10 +428,15 @@ impl ServerState {
             }
             return;
         }
+        let apps = self.apps.load();
+        let app = apps.by_id(topic.app.as_str());
+        let tells_info = app.is_some_and(|app| app.features.socketio.enabled);
         for change in changes {
             let message = match &change {
                 RosterChange::Added(member) => Message::member_added(&topic.channel, member),
-                RosterChange::Removed(member) => Message::member_removed(&topic.channel, member),
+                RosterChange::Removed(member) => {
+                    Message::member_removed(&topic.channel, member, tells_info)
+                }
             };
             let history = Sequence::Presence(entry.roster.version());
             self.deliver_frame(topic, message.bytes(), None, history);

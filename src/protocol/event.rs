@@ -43,6 +43,12 @@ impl Message {
         text_frame(text.len(), |out| out.extend_from_slice(text.as_bytes()))
     }
 
+    /// A text that is no event.
+    #[cfg(feature = "socketio")]
+    pub fn of_text(text: &str) -> Self {
+        text_frame(text.len(), |out| out.extend_from_slice(text.as_bytes()))
+    }
+
     /// Carries a string as `data`, for React Native parses it whatever it is (case L11).
     pub fn pong() -> Self {
         Self(Bytes::from_static(b"\x81\x23{\"event\":\"pusher:pong\",\"data\":\"{}\"}"))
@@ -135,13 +141,18 @@ impl Message {
         })
     }
 
-    /// Only the id: who left needs no introduction.
-    pub fn member_removed(channel: &ChannelName, member: &MemberText) -> Self {
-        text_frame(100 + channel.as_str().len() + member.id.len(), |out| {
+    /// Only the id, for who left needs no introduction; `tells_info`: also what the member said of itself, which clients of Socket.IO keep no note of.
+    pub fn member_removed(channel: &ChannelName, member: &MemberText, tells_info: bool) -> Self {
+        let info = if tells_info { &*member.info } else { "" };
+        text_frame(120 + channel.as_str().len() + member.id.len() + info.len(), |out| {
             out.extend_from_slice(b"{\"event\":\"pusher_internal:member_removed\"");
             push_channel(out, channel.as_str());
             out.extend_from_slice(br#","data":"{\"user_id\":"#);
             out.extend_from_slice(member.id.as_bytes());
+            if tells_info {
+                out.extend_from_slice(br#",\"user_info\":"#);
+                out.extend_from_slice(info.as_bytes());
+            }
             out.extend_from_slice(b"}\"}");
         })
     }
@@ -419,7 +430,7 @@ mod tests {
                 r#"{"event":"pusher_internal:member_added","channel":"presence-room","data":"{\"user_id\":\"1\",\"user_info\":{\"n\":\"A\\\"b\"}}"}"#,
             ),
             (
-                Message::member_removed(&room, &member),
+                Message::member_removed(&room, &member, false),
                 r#"{"event":"pusher_internal:member_removed","channel":"presence-room","data":"{\"user_id\":\"1\"}"}"#,
             ),
             (

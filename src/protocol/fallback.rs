@@ -122,7 +122,7 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 
 /// The opcode and payload of the frame in front, and what follows it (RFC 6455 section 5.2).
-fn split_frame(frames: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn split_frame(frames: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let [first, short, rest @ ..] = frames else { return None };
     let (len, rest) = match (short, rest) {
         (126, [a, b, rest @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), rest),

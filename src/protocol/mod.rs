@@ -5,6 +5,8 @@ pub mod auth;
 pub mod channel;
 pub mod command;
 pub mod deflate;
+#[cfg(feature = "socketio")]
+pub mod engineio;
 pub mod error;
 pub mod event;
 pub mod extension;
@@ -16,4 +18,6 @@ pub mod origin;
 pub mod query;
 pub mod resume_token;
 pub mod socket_id;
+#[cfg(feature = "socketio")]
+pub mod socketio;
 pub mod trace;

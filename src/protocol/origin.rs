@@ -133,6 +133,15 @@ pub fn allowed(patterns: &[OriginPattern], origin: Option<&str>) -> bool {
     patterns.iter().any(|pattern| pattern.allows(&origin))
 }
 
+/// Whether one of `patterns`, and not `*`, allows the page.
+#[cfg(feature = "socketio")]
+pub fn named(patterns: &[OriginPattern], origin: &str) -> bool {
+    let origin = origin.to_ascii_lowercase();
+    let named =
+        |pattern: &OriginPattern| pattern.form != PatternForm::Any && pattern.allows(&origin);
+    patterns.iter().any(named)
+}
+
 /// Why a pattern matches no origin that a browser sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NeverMatches(&'static str);

@@ -23,6 +23,8 @@ use super::http_io::HttpIo;
 use super::proxy;
 use super::tls::Certificates;
 use super::unreadable::{self, MAX_HEAD};
+#[cfg(feature = "socketio")]
+use crate::http::engine::EngineHandoff;
 use crate::http::fallback::LineStream;
 use crate::http::timeouts::{RequestPhase, TimeoutReason, TimerGuard};
 use crate::http::{
@@ -31,6 +33,8 @@ use crate::http::{
 use crate::hub::http_stream::SessionRequest;
 use crate::hub::loads::{LoadGuard, WorkerLoads};
 use crate::hub::stream::Stream;
+#[cfg(feature = "socketio")]
+use crate::hub::stream::engine::EngineRequest;
 use crate::metrics::{Limited, LogNotice, Reason, Transport, Unreadable};
 use crate::node::ClientClaim;
 use crate::session::Session;
@@ -242,6 +246,14 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
                 Err(error) => debug!(%error, "a streaming request was lost"),
             }
         }
+        #[cfg(feature = "socketio")]
+        Handoff::Engine(EngineHandoff { session, answer }) => match stream.deregister() {
+            Ok(stream) => {
+                let arrival = EngineRequest::Socket { stream, answer, early, alive };
+                http.node.hub().bring_engine_request(session, arrival);
+            }
+            Err(error) => debug!(%error, "the WebSocket of a session was lost"),
+        },
         Handoff::Feed(feed) => {
             // Not among those that the drain waits for: it shows how far that is.
             drop(alive);
@@ -396,6 +408,8 @@ async fn requests(
             match &mut handoff {
                 Handoff::Socket(upgrade) => drop(upgrade.answer.splice(..0, before)),
                 Handoff::Lines(lines) => lines.before = before,
+                #[cfg(feature = "socketio")]
+                Handoff::Engine(engine) => drop(engine.answer.splice(..0, before)),
                 Handoff::Feed(feed) => feed.before = before,
             }
             Some(HandedStream { stream, handoff, early: parts.read_buf })

@@ -21,10 +21,14 @@ use crate::hub::connection::Connection;
 use crate::hub::line_cache::forget_shared_lines;
 use crate::hub::loads::{LoadGuard, WorkerLoads};
 use crate::hub::ring::Ring;
+#[cfg(feature = "socketio")]
+use crate::hub::stream::engine::forget_translations;
 use crate::hub::worker::Worker;
 use crate::metrics::ProcessStats;
 use crate::node::{LateRequest, Node, ServerState};
 use crate::protocol::error::close;
+#[cfg(feature = "socketio")]
+use crate::socket::engine_session;
 use crate::socket::{self, http_session};
 
 /// How often connections are closed while draining.
@@ -236,13 +240,17 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         for connection in some {
             waiting += connection.queued_bytes();
             // Sessions over HTTP are looked after below, by their own rule.
-            if connection.over_http(|_| ()).is_none() && socket::look_after(&connection, now) {
+            if !connection.is_session() && socket::look_after(&connection, now) {
                 node.worker.note_ping(&connection, std::time::Instant::now());
             }
         }
         forget_shared_lines();
+        #[cfg(feature = "socketio")]
+        forget_translations();
         for session in node.worker.http_sessions() {
             http_session::look_after(&session, now);
+            #[cfg(feature = "socketio")]
+            engine_session::look_after(&session, now);
         }
         make_room(node);
         let turns = &node.worker.inbox().turns;

@@ -33,19 +33,26 @@ pub fn look_after(connection: &Connection, now: u32) -> bool {
     watch(connection, now)
 }
 
+/// Whether a connection has had its time to sign in or to join a channel that asks for a signature, and did neither.
+pub(super) fn is_unauthorized(connection: &Connection, now: u32) -> bool {
+    let life = &connection.life;
+    // Less than a second is not none.
+    // A setting below a second rounds up to one.
+    let deadline =
+        connection.app().features.authorization_timeout.as_millis().div_ceil(1000) as u32;
+    deadline > 0 && !life.authorized.get() && now.saturating_sub(life.since.get()) >= deadline
+}
+
 /// Asks a silent connection for a sign of life, and closes one that has given none. Whether it was asked now.
 /// A silent connection may be dead without either side's knowing: a phone that lost its network sends no end.
 pub(super) fn watch(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
-    let app = connection.app();
-    // Less than a second is not none.
-    // A setting below a second rounds up to one.
-    let deadline = app.features.authorization_timeout.as_millis().div_ceil(1000) as u32;
-    if deadline > 0 && !life.authorized.get() && passed(life.since.get(), deadline) {
+    if is_unauthorized(connection, now) {
         connection.close_with(&close::UNAUTHORIZED);
         return false;
     }
+    let app = connection.app();
     if life.asked.get() > 0 {
         if passed(life.asked.get(), GRACE) {
             connection.close_with(&close::NO_PONG);

@@ -1,6 +1,10 @@
 //! How a socket's bytes come and go: the read loop, liveness, and the end. One task a connection, no timer
 //! and no buffer of its own; what the bytes mean is the session's business, what is sent the hub's.
 
+#[cfg(feature = "socketio")]
+mod channel_questions;
+#[cfg(feature = "socketio")]
+pub mod engine_session;
 pub mod frames;
 pub mod http_session;
 mod liveness;
@@ -177,7 +181,7 @@ impl Socket {
         connection.count_partial(self.frames.held_bytes());
         count_work(session, (frames, read), spent);
         if let Err(breach) = fed {
-            self.breach(&connection, breach);
+            end_for_breach(&connection, breach);
             self.input = ClientInput::Garbled;
         }
         if closed {
@@ -185,18 +189,6 @@ impl Socket {
         }
         // One system call for everything that the read led to.
         connection.flush();
-    }
-
-    /// A close frame with the code of RFC 6455 section 7.4.1; what follows on the stream cannot be trusted.
-    fn breach(&self, connection: &Connection, breach: ProtocolBreach) {
-        let (code, reason) = (breach.code(), breach.reason());
-        debug!(app = %connection.app().id, socket = %connection.id, code, "breach: {reason}");
-        let why = match code {
-            1007 => Reason::Encoding,
-            1009 => Reason::TooLarge,
-            _ => Reason::Protocol,
-        };
-        connection.end_with(Message::close(code, reason), why);
     }
 
     /// Reads and takes what there is; ready when the stream has ended.
@@ -345,6 +337,18 @@ impl Drop for Socket {
         connection.abort();
         self.session.leave(usize::MAX);
     }
+}
+
+/// A close frame with the code of RFC 6455 section 7.4.1; what follows on the stream cannot be trusted.
+fn end_for_breach(connection: &Connection, breach: ProtocolBreach) {
+    let (code, reason) = (breach.code(), breach.reason());
+    debug!(app = %connection.app().id, socket = %connection.id, code, "breach: {reason}");
+    let why = match code {
+        1007 => Reason::Encoding,
+        1009 => Reason::TooLarge,
+        _ => Reason::Protocol,
+    };
+    connection.end_with(Message::close(code, reason), why);
 }
 
 /// Ready when the connection has had no more done for it than its share; else woken when that is so.

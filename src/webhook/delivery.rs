@@ -30,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Bytes of an answer that are read so that the connection can be used again.
-const MOST_ANSWER: usize = 64 << 10;
+pub(super) const MOST_ANSWER: usize = 64 << 10;
 
 /// How a try went wrong; for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,11 +43,14 @@ pub(super) enum DeliveryFailure {
     Connection(String),
 }
 
+/// Asks by HTTP and HTTPS.
+pub(super) type HttpsClient = Client<HttpsConnector<HttpConnector<PublicResolver>>, Full<Bytes>>;
+
 /// Posts for all webhooks.
 #[derive(Clone)]
 pub(super) struct WebhookClient {
     /// Keeps connections open, a pool for all endpoints.
-    client: Client<HttpsConnector<HttpConnector<PublicResolver>>, Full<Bytes>>,
+    client: HttpsClient,
     /// Addresses that are not public are refused unless the operator allows them, for whoever configures an app may
     /// not be whoever runs the network.
     allow_private: bool,
@@ -56,29 +59,7 @@ pub(super) struct WebhookClient {
 
 impl WebhookClient {
     pub(super) fn new(allow_private: bool, console: Arc<Console>) -> Self {
-        let mut http = HttpConnector::new_with_resolver(PublicResolver { allow_private });
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(TIMEOUT));
-        // The roots that the machine trusts, so that a company's own certificates are good here too.
-        let tls = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider());
-        let tls = match tls {
-            Ok(builder) => builder,
-            Err(error) => {
-                tracing::warn!(%error, "no TLS certificates are trusted: https webhooks will fail");
-                HttpsConnectorBuilder::new().with_tls_config(trusting_nobody())
-            }
-        };
-        let connector = tls.https_or_http().enable_http1().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            // Receivers look headers up by the spelling of Pusher's: PHP's own server and Apache's module tell
-            // them apart.
-            .http1_title_case_headers(true)
-            .build(connector);
-        Self { client, allow_private, console }
+        Self { client: new_client(allow_private), allow_private, console }
     }
 
     /// Sends `body`; anything but a 2xx is a failure.
@@ -138,6 +119,32 @@ impl WebhookClient {
     }
 }
 
+/// A client that keeps connections open.
+pub(super) fn new_client(allow_private: bool) -> HttpsClient {
+    let mut http = HttpConnector::new_with_resolver(PublicResolver { allow_private });
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(TIMEOUT));
+    // The roots that the machine trusts, so that a company's own certificates are good here too.
+    let tls = HttpsConnectorBuilder::new()
+        .with_provider_and_native_roots(rustls::crypto::ring::default_provider());
+    let tls = match tls {
+        Ok(builder) => builder,
+        Err(error) => {
+            tracing::warn!(%error, "no TLS certificates are trusted: requests to https URLs will fail");
+            HttpsConnectorBuilder::new().with_tls_config(trusting_nobody())
+        }
+    };
+    let connector = tls.https_or_http().enable_http1().wrap_connector(http);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        // Receivers look headers up by the spelling of Pusher's: PHP's own server and Apache's module tell
+        // them apart.
+        .http1_title_case_headers(true)
+        .build(connector)
+}
+
 fn trusting_nobody() -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider);
@@ -150,7 +157,7 @@ fn trusting_nobody() -> rustls::ClientConfig {
 }
 
 /// An error with all that led to it: the outermost says little.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -164,7 +171,7 @@ const PRIVATE: &str = "the endpoint's address is not public, and webhooks.allow_
 
 /// Looks names up, and leaves out addresses that may not be posted to.
 #[derive(Clone, Copy, Debug)]
-struct PublicResolver {
+pub(super) struct PublicResolver {
     allow_private: bool,
 }
 

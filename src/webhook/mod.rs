@@ -2,6 +2,8 @@
 //! own decides what of it is news, and each webhook has a line that keeps the order, tries again and is
 //! nobody else's concern when its endpoint is slow or dead. Knows no hub: facts are data.
 
+#[cfg(feature = "socketio")]
+pub mod channel_auth;
 mod cluster_log;
 mod debounce;
 mod delivery;

@@ -63,6 +63,8 @@ mod sdks;
 mod seals;
 mod shards;
 mod sizing;
+#[cfg(feature = "socketio")]
+mod socketio;
 mod spelling;
 mod spool;
 #[cfg(feature = "sql")]

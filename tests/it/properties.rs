@@ -281,7 +281,7 @@ proptest! {
             let info: Value = serde_json::from_str(&member.user_info).unwrap();
             let added = inside(&Message::member_added(&room, &text))?;
             prop_assert_eq!(added, json!({ "user_id": id, "user_info": info }));
-            let removed = inside(&Message::member_removed(&room, &text))?;
+            let removed = inside(&Message::member_removed(&room, &text, false))?;
             prop_assert_eq!(removed, json!({ "user_id": id }));
             members.push((id, info, text));
         }

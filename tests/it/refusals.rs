@@ -86,7 +86,9 @@ fn requests_that_lost_their_way_left_no_trace() {
     let child = Child::start(&[]);
     let ask = |path: &str| Http::connect(child.addr).ask("GET", path, "", b"");
     let text = ask("/socket.io/?EIO=4&transport=polling").error(404);
-    assert!(text.contains("Socket.IO"), "{text}");
+    let feature = cfg!(feature = "socketio");
+    let what_to_do = if feature { "Set socketio.enabled" } else { "--features socketio" };
+    assert!(text.contains("Socket.IO") && text.contains(what_to_do), "{text}");
     child.says(&["INFO", "/socket.io/", "Socket.IO"]);
     let text = ask(&target(KEY)).error(400);
     assert!(text.contains("Upgrade and Connection"), "{text}");

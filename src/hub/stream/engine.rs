@@ -1,0 +1,440 @@
+//! The stream under a session of Engine.IO, which clients of Socket.IO speak: what is queued leaves translated, in the
+//! answer to the poll that waits or as frames of the session's WebSocket, and waits while there is neither. A client
+//! that polls may try a WebSocket and change to it. What requests say, and when a session has waited for long enough,
+//! is settled above.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+
+use super::{Stream, StreamInTransit};
+use crate::hub::http_sessions::SessionListing;
+use crate::hub::loads::LoadGuard;
+use crate::hub::outbox::Outbox;
+use crate::protocol::engineio::NOOP;
+use crate::protocol::socketio::{GreetingTerms, packet_message, translate_frames};
+
+/// Bytes that are translated at a time. No more than this waits translated, uncounted by the outbox.
+const RUN: usize = 64 << 10;
+
+/// Bytes that are counted for a request beside what it says.
+const REQUEST: usize = 4 << 10;
+
+/// Pieces whose translations are kept for a worker's other sessions.
+const SHARED_PLACES: usize = 64;
+
+/// A piece, its translation, and whether that ends the session.
+type SharedTranslation = Option<(Bytes, Bytes, bool)>;
+
+thread_local! {
+    /// By the piece's place in memory; each is kept with its piece, so that no other can have its place.
+    static SHARED: RefCell<Vec<SharedTranslation>> = RefCell::new(vec![None; SHARED_PLACES]);
+}
+
+/// A session's stream.
+#[derive(Debug)]
+pub struct EngineStream {
+    terms: GreetingTerms,
+    receiver: EngineReceiver,
+    /// A WebSocket that the client tries.
+    probe: Option<Box<EngineSocket>>,
+    /// The client was told that it gets through, so that polls have nothing more to wait for.
+    is_changing: bool,
+    /// Until the last packet of all is about to be said: who asks after that finds no session.
+    listing: Option<SessionListing>,
+    arrivals: VecDeque<EngineRequest>,
+    /// Something has received.
+    has_begun: bool,
+    /// The last packet of all was said.
+    is_said: bool,
+    /// When nothing received first; 0: something does.
+    idle_since: u32,
+    /// When its client was last asked for a sign of life, or the clock first saw it; 0: not yet.
+    pinged_at: u32,
+}
+
+/// Who hears what is said.
+#[derive(Debug)]
+enum EngineReceiver {
+    Nobody,
+    Polling(oneshot::Sender<Bytes>),
+    Socket(Box<EngineSocket>),
+}
+
+/// A WebSocket of a session.
+#[derive(Debug)]
+pub struct EngineSocket {
+    stream: Stream,
+    alive: LoadGuard,
+    /// What was translated and not taken yet; in front of all the answer to the handshake.
+    queued: Outbox,
+}
+
+/// A request of a session's client.
+#[derive(Debug)]
+pub enum EngineRequest {
+    /// Answered as soon as there is something to say.
+    Polling(oneshot::Sender<Bytes>),
+    /// Says these packets; told whether they were heard.
+    Packets { packets: Vec<String>, bytes: usize, heard: oneshot::Sender<bool> },
+    /// Says more than a client may; told whether anybody minds.
+    TooLarge { heard: oneshot::Sender<bool> },
+    /// A WebSocket, the answer to its handshake, and what came behind that.
+    Socket { stream: StreamInTransit, answer: Vec<u8>, early: Bytes, alive: LoadGuard },
+}
+
+impl EngineSocket {
+    /// On this thread's runtime.
+    pub fn new(stream: StreamInTransit, answer: Vec<u8>, alive: LoadGuard) -> io::Result<Self> {
+        let mut queued = Outbox::default();
+        queued.push(answer.into());
+        Ok(Self { stream: stream.register_here()?, alive, queued })
+    }
+
+    pub fn into_parts(self) -> (Stream, LoadGuard) {
+        (self.stream, self.alive)
+    }
+
+    /// Reads what there is; nothing in `buffer` means the client has ended its half.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+
+    fn is_holding(&self) -> bool {
+        !self.queued.is_empty() || self.stream.is_holding()
+    }
+
+    /// Writes what is translated, until the socket takes no more.
+    fn write_queued(&mut self) -> io::Result<()> {
+        while self.is_holding() {
+            let written = self.stream.try_write(&self.queued)?;
+            if written == 0 && !self.queued.is_empty() {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.queued.advance(written);
+        }
+        Ok(())
+    }
+
+    /// Translates and writes what is in `outbox`; the bytes of it that are dealt with, and whether they were the last.
+    fn write_outbox(&mut self, outbox: &Outbox, terms: GreetingTerms) -> io::Result<(usize, bool)> {
+        let (mut taken, mut is_last) = (0, false);
+        let mut pieces = outbox.iter();
+        loop {
+            match self.write_queued() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => break,
+                written => written?,
+            }
+            while self.queued.len() < RUN
+                && let Some(piece) = pieces.next()
+            {
+                let (translated, ends) = translation_of(piece, terms);
+                taken += piece.len();
+                is_last |= ends;
+                if !translated.is_empty() {
+                    self.queued.push(translated);
+                }
+            }
+            if self.queued.is_empty() {
+                break;
+            }
+        }
+        Ok((taken, is_last))
+    }
+}
+
+impl EngineStream {
+    pub fn new(terms: GreetingTerms) -> Self {
+        Self {
+            terms,
+            receiver: EngineReceiver::Nobody,
+            probe: None,
+            is_changing: false,
+            listing: None,
+            arrivals: VecDeque::new(),
+            has_begun: false,
+            is_said: false,
+            idle_since: 0,
+            pinged_at: 0,
+        }
+    }
+
+    pub fn terms(&self) -> GreetingTerms {
+        self.terms
+    }
+
+    /// Whether its client is to be asked for a sign of life at second `now`, and has then been.
+    pub fn is_ping_due(&mut self, now: u32, interval: u32) -> bool {
+        let is_due = self.pinged_at > 0 && now.saturating_sub(self.pinged_at) >= interval;
+        if is_due || self.pinged_at == 0 {
+            self.pinged_at = now;
+        }
+        is_due
+    }
+
+    /// Lets it be found for as long as it is not at its end.
+    pub fn set_listing(&mut self, listing: SessionListing) {
+        self.listing = Some(listing);
+    }
+
+    pub fn drop_listing(&mut self) {
+        self.listing = None;
+    }
+
+    /// Takes in what a request says until the session's task sees it.
+    pub(in crate::hub) fn take_request(&mut self, arrival: EngineRequest) {
+        self.arrivals.push_back(arrival);
+    }
+
+    /// Bytes of packets that wait to be heard, each request counted as some at least.
+    pub fn waiting_bytes(&self) -> usize {
+        let bytes = |one: &EngineRequest| match one {
+            EngineRequest::Packets { bytes, .. } => bytes + REQUEST,
+            _ => REQUEST,
+        };
+        self.arrivals.iter().map(bytes).sum()
+    }
+
+    /// What came next; of packets only if they can be heard now.
+    pub fn next_arrival(&mut self, hears: bool) -> Option<EngineRequest> {
+        let waits = |one: &EngineRequest| matches!(one, EngineRequest::Packets { .. });
+        let at = self.arrivals.iter().position(|one| hears || !waits(one))?;
+        self.arrivals.remove(at)
+    }
+
+    /// Says what there is next in the answer to a poll. An older one, and any while the client changes to a
+    /// WebSocket, is told that there is nothing.
+    pub fn answer_to(&mut self, poll: oneshot::Sender<Bytes>) {
+        self.idle_since = 0;
+        self.has_begun = true;
+        match std::mem::replace(&mut self.receiver, EngineReceiver::Nobody) {
+            EngineReceiver::Polling(before) => self.answer_nothing(before),
+            EngineReceiver::Socket(socket) => {
+                self.receiver = EngineReceiver::Socket(socket);
+                return self.answer_nothing(poll);
+            }
+            EngineReceiver::Nobody => {}
+        }
+        self.receiver = EngineReceiver::Polling(poll);
+    }
+
+    /// While the client changes to a WebSocket, a poll for which there was nothing to say ends.
+    pub fn end_idle_poll(&mut self) {
+        if self.is_changing
+            && let EngineReceiver::Polling(_) = self.receiver
+            && let EngineReceiver::Polling(poll) =
+                std::mem::replace(&mut self.receiver, EngineReceiver::Nobody)
+        {
+            self.answer_nothing(poll);
+        }
+    }
+
+    fn answer_nothing(&self, poll: oneshot::Sender<Bytes>) {
+        let noop = self.terms.version.answer_body(packet_message(NOOP).bytes());
+        // Whether its client is still there is its own affair.
+        let _ = poll.send(noop.into());
+    }
+
+    /// A WebSocket has come: the session's own if it begins with it, else one to be tried; whether it is that.
+    pub fn take_socket(&mut self, socket: EngineSocket) -> bool {
+        if self.has_begun {
+            self.probe = Some(Box::new(socket));
+        } else {
+            self.has_begun = true;
+            self.idle_since = 0;
+            self.receiver = EngineReceiver::Socket(Box::new(socket));
+        }
+        self.probe.is_some()
+    }
+
+    /// Whether a WebSocket is tried.
+    pub fn has_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
+    /// Reads from the WebSocket that is tried.
+    pub fn poll_probe(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(probe) = &mut self.probe else { return Poll::Pending };
+        match probe.write_queued() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Written once it takes more, which wakes the task as well.
+                let _ = probe.stream.poll_writable(cx)?;
+            }
+            written => written?,
+        }
+        probe.poll_read(cx, buffer)
+    }
+
+    /// Answers on the WebSocket that is tried, and lets it be changed to.
+    pub fn answer_probe(&mut self, packet: &str) {
+        if let Some(probe) = &mut self.probe {
+            probe.queued.push(packet_message(packet).into_bytes());
+            // What it does not take is written with the next look at it.
+            let _ = probe.write_queued();
+            self.is_changing = true;
+        }
+    }
+
+    /// The WebSocket that was tried is of no use.
+    pub fn drop_probe(&mut self) -> Option<EngineSocket> {
+        self.is_changing = false;
+        self.probe.take().map(|probe| *probe)
+    }
+
+    /// All that is said goes by the WebSocket that was tried.
+    pub fn change_to_probe(&mut self) {
+        if let Some(probe) = self.probe.take() {
+            self.end_idle_poll();
+            self.is_changing = false;
+            self.terms.upgrades = false;
+            self.idle_since = 0;
+            self.receiver = EngineReceiver::Socket(probe);
+        }
+    }
+
+    /// Whether what is said goes by a WebSocket.
+    pub fn is_socket(&self) -> bool {
+        matches!(self.receiver, EngineReceiver::Socket(_))
+    }
+
+    /// Whether the last packet of all was said, and taken.
+    pub fn is_said(&self) -> bool {
+        self.is_said && !self.is_holding()
+    }
+
+    /// The session's WebSocket, to be closed when its client is done.
+    pub fn take_finished(&mut self) -> Option<EngineSocket> {
+        match std::mem::replace(&mut self.receiver, EngineReceiver::Nobody) {
+            EngineReceiver::Socket(socket) => Some(*socket),
+            EngineReceiver::Nobody | EngineReceiver::Polling(_) => None,
+        }
+    }
+
+    /// Looks at the clock, once a second: for how many seconds nothing has received.
+    pub fn idle_for(&mut self, now: u32) -> u32 {
+        if !matches!(self.receiver, EngineReceiver::Nobody) {
+            self.idle_since = 0;
+            return 0;
+        }
+        if self.idle_since == 0 {
+            self.idle_since = now;
+        }
+        now.saturating_sub(self.idle_since)
+    }
+
+    /// Ready when the client has cut the poll that waits.
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.receiver {
+            EngineReceiver::Polling(poll) => poll.poll_closed(cx),
+            EngineReceiver::Nobody | EngineReceiver::Socket(_) => Poll::Pending,
+        }
+    }
+
+    /// Reads from the session's WebSocket.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.receiver {
+            EngineReceiver::Socket(socket) => socket.poll_read(cx, buffer),
+            EngineReceiver::Nobody | EngineReceiver::Polling(_) => Poll::Pending,
+        }
+    }
+
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.receiver {
+            EngineReceiver::Nobody => Poll::Pending,
+            EngineReceiver::Polling(_) => Poll::Ready(Ok(())),
+            EngineReceiver::Socket(socket) => socket.stream.poll_writable(cx),
+        }
+    }
+
+    /// Whether there is something to write beside what is queued.
+    pub(super) fn is_holding(&self) -> bool {
+        matches!(&self.receiver, EngineReceiver::Socket(socket) if socket.is_holding())
+    }
+
+    /// Says as much of `outbox` as is taken; the bytes of it that are dealt with.
+    pub(super) fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
+        let (taken, is_last) = match &mut self.receiver {
+            EngineReceiver::Socket(socket) => socket.write_outbox(outbox, self.terms)?,
+            EngineReceiver::Polling(_) if !outbox.is_empty() => self.answer_poll(outbox)?,
+            _ => return Err(io::ErrorKind::WouldBlock.into()),
+        };
+        if is_last {
+            self.is_said = true;
+            self.listing = None;
+        }
+        Ok(taken)
+    }
+
+    /// Ends the poll with all that there is, unless that says nothing to clients of Socket.IO.
+    fn answer_poll(&mut self, outbox: &Outbox) -> io::Result<(usize, bool)> {
+        let (mut frames, mut is_last) = (Vec::new(), false);
+        for piece in outbox.iter() {
+            let (translated, ends) = translation_of(piece, self.terms);
+            frames.extend_from_slice(&translated);
+            is_last |= ends;
+        }
+        let body = self.terms.version.answer_body(&frames);
+        if !body.is_empty()
+            && let EngineReceiver::Polling(poll) =
+                std::mem::replace(&mut self.receiver, EngineReceiver::Nobody)
+        {
+            poll.send(body.into()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        }
+        Ok((outbox.len(), is_last))
+    }
+
+    /// Ends our half.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let EngineReceiver::Socket(socket) = &mut self.receiver {
+            ready!(Pin::new(&mut socket.stream).poll_shutdown(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Translates a piece, once for all sessions of a worker that are told it in one turn.
+fn translation_of(piece: &Bytes, terms: GreetingTerms) -> (Bytes, bool) {
+    let address = piece.as_ptr() as usize;
+    let place = (address >> 4 ^ address >> 10) % SHARED_PLACES;
+    SHARED.with_borrow_mut(|shared| {
+        let kept = shared.get_mut(place);
+        if let Some(Some((of, translated, is_last))) = &kept
+            && of.as_ptr() == piece.as_ptr()
+            && of.len() == piece.len()
+        {
+            return (translated.clone(), *is_last);
+        }
+        let made = translate_frames(piece, terms);
+        let (translated, is_last) = (Bytes::from(made.frames), made.is_last);
+        // What only this session is told, its greeting before all, is not asked for again.
+        if !piece.is_unique()
+            && let Some(kept) = kept
+        {
+            *kept = Some((piece.clone(), translated.clone(), is_last));
+        }
+        (translated, is_last)
+    })
+}
+
+/// Lets go of the translations that are kept, and the pieces that they were made of.
+pub fn forget_translations() {
+    SHARED.with_borrow_mut(|shared| shared.iter_mut().for_each(|kept| *kept = None));
+}
