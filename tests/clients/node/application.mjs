@@ -1,4 +1,4 @@
-// The application's own server in these tests: it knows its users by bearer tokens and signs their
+// The application's own server in these tests: it knows its users by bearer tokens or cookies and signs their
 // subscriptions with the npm `pusher` SDK, as a backend does in its auth routes.
 
 import { createServer } from 'node:http';
@@ -51,8 +51,10 @@ export class Application {
 
   async answer(request) {
     if (request.method === 'OPTIONS') return { status: 200, body: {} };
+    const { authorization, cookie } = request.headers;
     const user = Object.keys(USERS).find(
-      (name) => request.headers.authorization === `Bearer ${this.token(name)}`,
+      (name) =>
+        authorization === `Bearer ${this.token(name)}` || cookie === `session=${this.token(name)}`,
     );
     const form = new URLSearchParams(await text(request));
     const socket = form.get('socket_id');
