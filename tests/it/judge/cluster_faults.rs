@@ -90,8 +90,13 @@ pub fn sleep_watched(world: &World, _: &mut Chance) {
 pub fn move_slots(world: &World, chance: &mut Chance) {
     for _ in 0..3 {
         let channel = CHANNELS[chance.below(CHANNELS.len())];
+        // Of an app's own slot go the counts and what webhooks say is held, and with this id the key of a lease.
+        let tag = match chance.below(4) {
+            0 => format!("{{{ID}}}"),
+            _ => format!("{{{ID}/{channel}}}"),
+        };
         with_shards(world, |shards| {
-            let (slot, home) = shards.place(&format!("{{{ID}/{channel}}}"));
+            let (slot, home) = shards.place(&tag);
             let away = (home + 1 + chance.below(2)) % shards.masters.len();
             shards.move_slot(&slot, home, away);
             last(Duration::from_millis(chance.below(300) as u64));
