@@ -19,6 +19,11 @@ pub(super) enum TopicName<'a> {
     Node,
 }
 
+/// A topic in the list of what a lease holds.
+pub(super) fn held_topic(topic: &Topic) -> String {
+    format!("c{}/{}", topic.app, topic.channel)
+}
+
 impl RedisKeys {
     pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use redis::{Value, cmd};
 
 use super::batch::{CommandBatch, script_call};
-use super::lease::held_topic;
 use super::leases::{FenceReply, Lease, UNFENCED};
 use super::session::{ExpectedReply, LinkWriter, MOST};
 use super::{LinkError, reply, slots};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;
+use crate::cluster::keys::held_topic;
 use crate::cluster::scripts::Script;
 use crate::cluster::seal::EnvelopeParts;
 use crate::cluster::topics::CountInterest;

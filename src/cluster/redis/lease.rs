@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::batch::{CommandBatch, script_call};
 use super::leases::{FenceReply, Lease, UNFENCED};
+use super::opening::REOPENED;
 use super::publish::LogExpiry;
 use super::server::LeasedCommand;
 use super::session::{LinkWriter, MOST};
@@ -33,19 +34,11 @@ const COME_BACK: Duration = LONGEST_PAUSE.saturating_add(PATIENCE);
 /// How soon a node that finds Redis empty has tried its link and registered, after the first that did.
 const RETURN: Duration = LONGEST_PAUSE.saturating_add(RESTORED_EVERY);
 
-/// Topics that are taken part in again in one round trip; each may have missed as much as its log holds.
-pub(super) const REOPENED: usize = 256;
-
 /// How often it is looked whether what others held is there again.
 const RESTORED_EVERY: Duration = Duration::from_millis(250);
 
 /// How many renewals apart nodes without fences are looked for.
 const OLD_EVERY: u32 = 4;
-
-/// A topic in the list of what a lease holds.
-pub(super) fn held_topic(topic: &Topic) -> String {
-    format!("c{}/{}", topic.app, topic.channel)
-}
 
 impl LinkWriter<'_> {
     /// Takes leases, says what this node holds, and clears away what it held under the last ones.

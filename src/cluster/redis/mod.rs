@@ -6,6 +6,7 @@
 mod address;
 mod batch;
 mod cache_budget;
+mod claims;
 mod clearing;
 mod clients;
 mod connections;
@@ -14,6 +15,7 @@ mod dedup;
 pub mod diagnose;
 mod lease;
 mod leases;
+mod opening;
 mod outages;
 mod publish;
 mod query;
@@ -28,6 +30,7 @@ mod slots;
 mod subscribe;
 pub mod tls;
 mod topic_senders;
+mod trust;
 mod webhook_log;
 
 use std::cell::RefCell;
@@ -59,10 +62,11 @@ use dedup::Deduplicator;
 use leases::{Lease, Peers};
 use outages::OutageLog;
 use publish::LogExpiry;
-use reader::{EnvelopeTrust, LinkReader};
+use reader::LinkReader;
 use recent::RecentPublishes;
 use session::LinkWriter;
 use tls::RedisTls;
+use trust::EnvelopeTrust;
 
 /// How long Redis may take to answer before it is taken for away.
 const PATIENCE: Duration = Duration::from_secs(3);

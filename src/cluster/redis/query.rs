@@ -4,8 +4,8 @@ use redis::{Value, cmd};
 
 use super::batch::{CommandBatch, script_call};
 use super::connections::RedisConnections;
-use super::reader::EnvelopeTrust;
-use super::{LinkError, clients, reply};
+use super::trust::EnvelopeTrust;
+use super::{LinkError, claims, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
@@ -97,10 +97,10 @@ async fn ask_of_client(
     Ok(match question {
         LinkQuery::Claim { app, key, window } => {
             let of = (own, &app, key.as_str(), window);
-            clients::claim(servers, trust, status, of).await?.map(LinkReply::Claimed)
+            claims::claim(servers, trust, status, of).await?.map(LinkReply::Claimed)
         }
         LinkQuery::Withdrawn { app, members } => {
-            let times = clients::withdrawn(servers, trust.keys, status, (&app, &members)).await?;
+            let times = claims::withdrawn(servers, trust.keys, status, (&app, &members)).await?;
             Some(LinkReply::Withdrawn(times))
         }
         LinkQuery::TakeOver { app, key, node, request } => {
@@ -109,7 +109,7 @@ async fn ask_of_client(
             let (serial, sent, told) = (0, now_us(), false);
             let (whisper, again) = (false, false);
             let envelope = Envelope { origin: own, serial, sent, told, whisper, again, body };
-            let told = clients::take_over(servers, trust, status, (envelope, &app, node)).await?;
+            let told = claims::take_over(servers, trust, status, (envelope, &app, node)).await?;
             Some(LinkReply::Told(told))
         }
         _ => None,

@@ -12,13 +12,14 @@ use tracing::debug;
 use super::connections::PushStream;
 use super::dedup::{Deduplicator, EnvelopeVerdict, MessageId};
 use super::leases::node_of;
+use super::trust::EnvelopeTrust;
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::{Envelope, EnvelopeBody, EnvelopeError};
 use crate::cluster::keys::{RedisKeys, TopicName};
 use crate::cluster::link::{LinkEvent, LinkMetrics, Withdraw};
 use crate::cluster::redis_clock::{RedisClock, now_us};
-use crate::cluster::seal::{self, EnvelopeSeals};
+use crate::cluster::seal;
 use crate::protocol::channel::ChannelName;
 
 /// The listening half.
@@ -98,53 +99,6 @@ impl LinkReader<'_> {
                 LinkMetrics::add_count(&self.figures.duplicates, 1);
                 None
             }
-        }
-    }
-}
-
-/// What it takes to believe an envelope.
-#[derive(Clone, Copy)]
-pub(super) struct EnvelopeTrust<'a> {
-    pub(super) seals: &'a EnvelopeSeals,
-    pub(super) keys: &'a RedisKeys,
-    pub(super) hearing: &'a RefCell<Deduplicator>,
-    pub(super) figures: &'a LinkMetrics,
-}
-
-impl EnvelopeTrust<'_> {
-    /// Whether an envelope that came on a topic, or was read for it, is a node's of this cluster, which is counted if
-    /// it is not. One without a seal is that of a node which knows none, if there is one.
-    pub(super) fn is_believed(&self, name: &str, envelope: &Envelope, bytes: &[u8]) -> bool {
-        let believed = match (self.keys.parse_topic(name), &envelope.body) {
-            (Some(TopicName::Topic { app, .. }), _) => {
-                self.has_valid_mac(&AppId::new(app), name, bytes)
-            }
-            (
-                Some(TopicName::All),
-                EnvelopeBody::Terminate { app, .. }
-                | EnvelopeBody::Reconnect { app, .. }
-                | EnvelopeBody::Withdraw { app, .. },
-            )
-            | (
-                Some(TopicName::Node),
-                EnvelopeBody::Done { app, .. }
-                | EnvelopeBody::TakeOver { app, .. }
-                | EnvelopeBody::HandedOver { app, .. },
-            ) => self.has_valid_mac(app, name, bytes),
-            (Some(TopicName::Probe), EnvelopeBody::Probe) => true,
-            _ => false,
-        };
-        if !believed {
-            LinkMetrics::add_count(&self.figures.unsealed, 1);
-            debug!(topic = name, "skipped: its seal does not hold");
-        }
-        believed
-    }
-
-    fn has_valid_mac(&self, app: &AppId, name: &str, bytes: &[u8]) -> bool {
-        match seal::is_sealed(bytes) {
-            true => self.seals.is_valid(app, name, bytes),
-            false => self.hearing.borrow_mut().takes_unsealed(name),
         }
     }
 }

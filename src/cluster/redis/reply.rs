@@ -6,8 +6,8 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::dedup::MessageId;
-use super::reader::EnvelopeTrust;
-use super::subscribe::{LogCoverage, MissedEntries};
+use super::opening::{LogCoverage, MissedEntries};
+use super::trust::EnvelopeTrust;
 use crate::cluster::envelope::{DIGITS, Envelope, EnvelopeBody};
 use crate::cluster::link::RetainedEvent;
 use crate::cluster::redis_clock::RedisClock;

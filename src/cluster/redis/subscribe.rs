@@ -3,48 +3,19 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::timeout;
 use tracing::info;
 
 use super::batch::{CommandBatch, script_call};
 use super::dedup::MessageId;
-use super::lease::REOPENED;
+use super::opening::{LogCoverage, MissedEntries, REOPENED, TopicOpening};
 use super::reader::event_of;
 use super::session::{ExpectedReply, LinkWriter};
 use super::{LinkError, PATIENCE, reply, slots};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Envelope;
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest, RetainedEvent};
-use crate::cluster::roster::LoadedRoster;
 use crate::cluster::scripts::{LOGGED, Script};
-
-/// A topic that is being taken part in, and what Redis has of it.
-pub(super) struct TopicOpening {
-    pub(super) topic: Topic,
-    pub(super) loaded: Option<LoadedRoster>,
-    /// With which event it is, and the version of the last that was sent.
-    pub(super) cached: Option<(RetainedEvent, MessageId, u64)>,
-    /// The place after which it has missed events, unless it has caught up.
-    after: Option<u64>,
-    pub(super) missed: Option<MissedEntries>,
-}
-
-/// What a log has after a place.
-#[derive(Debug)]
-pub(super) struct MissedEntries {
-    pub(super) reaches: LogCoverage,
-    pub(super) entries: Vec<Bytes>,
-}
-
-/// Whether a log has everything after a place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum LogCoverage {
-    Back,
-    /// Unless it has expired since.
-    Begin,
-    Short,
-}
 
 impl LinkWriter<'_> {
     /// Subscribes to the topics that are to be opened.

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::walk;
 
 /// Most files of `src` that are in a circle, all rooms together.
-const MAX_IN_CIRCLES: usize = 22;
+const MAX_IN_CIRCLES: usize = 12;
 
 /// A module, as the words of its path.
 type Module = Vec<String>;
