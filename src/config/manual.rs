@@ -106,8 +106,8 @@ mod tests {
         for name in
             names.chain(APP.iter().map(|key| key.name)).chain(WEBHOOK.iter().map(|k| k.name))
         {
-            // Those of a table on one line stand in its value.
-            let is_there = name.split('.').rev().take(2).any(|part| {
+            // Those of a table on one line stand in its value, others by their whole name.
+            let is_there = name.split('.').rev().take(2).chain([name]).any(|part| {
                 let part = escaped(part);
                 page.contains(&format!(".BR {part} \" = "))
             });
