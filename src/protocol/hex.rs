@@ -16,12 +16,23 @@ pub fn decode_to_slice(digits: impl AsRef<[u8]>, bytes: &mut [u8]) -> Result<(),
     if digits.len() != 2 * bytes.len() {
         return Err(NotHex);
     }
-    let value = |digit: u8| char::from(digit).to_digit(16).ok_or(NotHex);
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        let [high, low] = *pair else { return Err(NotHex) };
-        *byte = (value(high)? << 4 | value(low)?) as u8;
+    let mut wrong = 0;
+    for (byte, [high, low]) in bytes.iter_mut().zip(digits.as_chunks().0) {
+        let (high, low) = (digit_value(*high), digit_value(*low));
+        wrong |= high | low;
+        *byte = high << 4 | low;
     }
-    Ok(())
+    if wrong < 16 { Ok(()) } else { Err(NotHex) }
+}
+
+/// 255 for what is no digit.
+const fn digit_value(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        b'A'..=b'F' => digit - b'A' + 10,
+        _ => 255,
+    }
 }
 
 #[cfg(test)]

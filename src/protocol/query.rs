@@ -14,6 +14,10 @@ pub struct Query<'a> {
     pairs: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 8]>,
     /// Where the first `auth_signature` is in the raw text.
     signature: Option<usize>,
+    /// The pairs of [`SIGNING`], of several the last.
+    signing: [Option<u32>; SIGNING.len()],
+    /// There are others.
+    asks: bool,
     /// There is a `%` in it, or a `+` that is a blank.
     is_encoded: bool,
     plus: PlusMeaning,
@@ -29,9 +33,19 @@ pub enum PlusMeaning {
     Blank,
 }
 
-/// The parameters that a signed request has for the sake of its signature.
+/// The parameters that a signed request has for the sake of its signature, as [`SigningParameter`] has them.
 const SIGNING: [&str; 5] =
     ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
+
+/// One of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SigningParameter {
+    Key,
+    Timestamp,
+    Version,
+    Signature,
+    BodyMd5,
+}
 
 impl<'a> Query<'a> {
     /// Splits at `&` and the first `=`; `+` stays a plus. What does not decode to UTF-8 is kept with
@@ -79,13 +93,27 @@ impl<'a> Query<'a> {
         if self.signature.is_none() && equals.is_some() && name == "auth_signature" {
             self.signature = Some(start);
         }
+        let exact = SIGNING.iter().position(|one| *one == name);
+        match exact.or_else(|| SIGNING.iter().position(|one| one.eq_ignore_ascii_case(&name))) {
+            Some(at) => {
+                if let Some(place) = self.signing.get_mut(at) {
+                    *place = u32::try_from(self.pairs.len()).ok();
+                }
+            }
+            None => self.asks = true,
+        }
         self.pairs.push((name, value));
     }
 
     /// Whether there is anything beside what signs.
     pub fn asks(&self) -> bool {
-        let signs = |name: &str| SIGNING.iter().any(|one| one.eq_ignore_ascii_case(name));
-        !self.names().all(signs)
+        self.asks
+    }
+
+    /// The value of what is there for the signature, as [`Self::get`] finds it.
+    pub fn signing_value(&self, parameter: SigningParameter) -> Option<&str> {
+        let place = self.signing.get(parameter as usize).copied().flatten()?;
+        self.pairs.get(place as usize).map(|(_, value)| &**value)
     }
 
     /// The value of `name`; of several, the last. Names count without regard to case (case A11).
@@ -125,7 +153,8 @@ impl<'a> Query<'a> {
             return None;
         }
         let (before, rest) = self.raw.split_at_checked(self.signature?)?;
-        let after = rest.find('&').and_then(|end| rest.get(end + 1..)).unwrap_or_default();
+        let end = memchr(b'&', rest.as_bytes());
+        let after = end.and_then(|end| rest.get(end + 1..)).unwrap_or_default();
         match (before.strip_suffix('&'), after) {
             (Some(before), "") => Some((before, "")),
             (Some(_), after) => Some((before, after)),

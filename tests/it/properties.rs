@@ -11,7 +11,7 @@ use fanfare::protocol::auth::{Signer, verify_request, verify_sign_in, verify_sub
 use fanfare::protocol::channel::{Access, ChannelName};
 use fanfare::protocol::event::{MemberText, Message};
 use fanfare::protocol::member::{Member, User, UserId};
-use fanfare::protocol::query::{Query, percent_decode};
+use fanfare::protocol::query::{Query, SigningParameter, percent_decode};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -242,7 +242,7 @@ proptest! {
     }
 
     #[test]
-    fn queries_are_what_splitting_makes_of_them(text in "([a-cA-C=&%2é]|auth_key|body_md5|name){0,12}") {
+    fn queries_are_what_splitting_makes_of_them(text in "([a-cA-C=&%2é]|auth_key|Auth_Key|body_md5|name){0,12}") {
         let query = Query::parse(&text);
         let pairs: Vec<(String, String)> = text
             .split('&')
@@ -255,6 +255,9 @@ proptest! {
             let last = pairs.iter().rev().find(|(other, _)| other.eq_ignore_ascii_case(name));
             prop_assert_eq!(query.get(name), last.map(|(_, value)| &**value));
         }
+        prop_assert_eq!(query.signing_value(SigningParameter::Key), query.get("auth_key"));
+        prop_assert_eq!(query.signing_value(SigningParameter::BodyMd5), query.get("body_md5"));
+        prop_assert_eq!(query.signing_value(SigningParameter::Signature), None);
         let signs = |name: &str| ["auth_key", "body_md5"].contains(&&*name.to_ascii_lowercase());
         prop_assert_eq!(query.asks(), !pairs.iter().all(|(name, _)| signs(name)));
     }
