@@ -343,7 +343,7 @@ impl Node {
             &app.key,
             request.auth.as_deref(),
             // The socket's id is signed too, so that a signature is of no use to another connection.
-            &connection.id.to_string(),
+            &connection.id.to_text(),
             name.as_str(),
             request.channel_data.as_deref(),
         )

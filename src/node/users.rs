@@ -28,7 +28,7 @@ impl Node {
             &app.signer,
             &app.key,
             request.auth.as_deref(),
-            &connection.id.to_string(),
+            &connection.id.to_text(),
             &request.user_data,
         )
         .map_err(|error| {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::channel::ChannelName;
 use super::error::{Error, SubscriptionError};
-use super::json::{self, push_string};
+use super::json::{self, push_number, push_string};
 use super::member::{Member, UserId, Watchlist};
 use super::socket_id::SocketId;
 
@@ -37,10 +37,15 @@ impl Message {
     /// The first thing on every connection. `activity_timeout` is the silence, in seconds, after which the client
     /// asks for a sign of life.
     pub fn established(id: SocketId, activity_timeout: u32) -> Self {
-        let text = format!(
-            r#"{{"event":"pusher:connection_established","data":"{{\"socket_id\":\"{id}\",\"activity_timeout\":{activity_timeout}}}"}}"#
-        );
-        text_frame(text.len(), |out| out.extend_from_slice(text.as_bytes()))
+        text_frame(144, |out| {
+            out.extend_from_slice(
+                br#"{"event":"pusher:connection_established","data":"{\"socket_id\":\""#,
+            );
+            id.push_text(out);
+            out.extend_from_slice(br#"\",\"activity_timeout\":"#);
+            push_number(out, activity_timeout.into());
+            out.extend_from_slice(br#"}"}"#);
+        })
     }
 
     /// A text that is no event.

@@ -234,6 +234,14 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(out, text);
 }
 
+/// Appends a number in its digits.
+pub fn push_number(out: &mut Vec<u8>, number: u64) {
+    if number >= 10 {
+        push_number(out, number / 10);
+    }
+    out.push(b'0' + (number % 10) as u8);
+}
+
 /// `text` as it stands inside a JSON string.
 pub fn escape_text(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 8);
@@ -308,6 +316,15 @@ mod tests {
         assert_eq!(batch(r#"{"batch":{"0":{},"2":{}}}"#), Some(Some(2)));
         assert_eq!(batch(r#"{"batch":{"0":{},"x":{}}}"#), None);
         assert_eq!(batch("[]"), None);
+    }
+
+    #[test]
+    fn numbers_are_written_as_ever() {
+        for number in [0, 9, 10, 1203, u64::MAX] {
+            let mut out = Vec::new();
+            push_number(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
     }
 
     #[test]
