@@ -5,9 +5,48 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::error::Error;
+
+/// What is still to come of a request.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// hyper reads it.
+    Incoming(Incoming),
+    /// It came with its head.
+    Whole(Bytes),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::Incoming(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Incoming(body) => body.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
 
 /// The body so far; most come in one piece, which is not copied.
 #[derive(Debug)]
@@ -29,7 +68,7 @@ impl ReceivedBody {
     /// Takes in what comes, up to `max` bytes; ready when it is all there.
     pub(super) fn poll_all(
         &mut self,
-        body: &mut Incoming,
+        body: &mut RequestBody,
         max: usize,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {

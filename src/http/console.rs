@@ -13,14 +13,13 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, HeaderValue, SET_COOKIE};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::api::{BodyClaim, SignedQuery};
-use super::body::ReceivedBody;
+use super::body::{ReceivedBody, RequestBody};
 use super::error::Error;
 use super::exchange::RequestStage;
 use super::response::{AnswerBody, HttpResponse};
@@ -83,7 +82,7 @@ impl HttpService {
     /// How a request below the console's path goes on.
     /// Who may come in is decided first, by the connection and its headers alone; then the routes.
     /// Where the console is off, its paths are answered as any that do not exist.
-    pub(super) fn open_console(&self, parts: Parts, body: Incoming) -> RequestStage {
+    pub(super) fn open_console(&self, parts: Parts, body: RequestBody) -> RequestStage {
         let path = parts.uri.path().to_owned();
         let rest = below(&path, &self.http.prefix).unwrap_or_default();
         let way = self.way(&parts);
@@ -142,7 +141,7 @@ impl HttpService {
 
     /// A question whose answer needs the body, or others.
     /// Where a body has to be read, or workers asked. Anything else is answered at once.
-    fn reply(&self, parts: Parts, body: Incoming, way: Way, question: Question) -> RequestStage {
+    fn reply(&self, parts: Parts, body: RequestBody, way: Way, question: Question) -> RequestStage {
         self.timer.enter_phase(RequestPhase::Body, self.now_seconds());
         let door = self.clone();
         RequestStage::Console(ConsoleReply(Box::pin(async move {
@@ -157,7 +156,7 @@ impl HttpService {
     async fn answer_question(
         &self,
         parts: &Parts,
-        body: Incoming,
+        body: RequestBody,
         way: Way,
         question: Question,
     ) -> Result<HttpResponse, Error> {
@@ -239,7 +238,7 @@ impl HttpService {
 
     /// A call of the API, with the console in the place of a signature.
     /// The app is found by its id alone, and may be one that only a database has if it is known by now.
-    fn call_api(&self, called: &str, parts: Parts, body: Incoming) -> RequestStage {
+    fn call_api(&self, called: &str, parts: Parts, body: RequestBody) -> RequestStage {
         let segments: Vec<&str> = called.split('/').filter(|one| !one.is_empty()).collect();
         let opened = match segments.as_slice() {
             ["apps", id, rest @ ..] => api_route(rest).ok_or(Error::NotFound).and_then(|found| {
@@ -293,7 +292,7 @@ enum Question {
 }
 
 /// Bounded like every body.
-async fn read(mut body: Incoming) -> Result<Bytes, Error> {
+async fn read(mut body: RequestBody) -> Result<Bytes, Error> {
     let mut received = ReceivedBody::Nothing;
     std::future::poll_fn(|cx| received.poll_all(&mut body, MAX_BODY, cx)).await?;
     Ok(Bytes::copy_from_slice(received.bytes()))

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, VARY,
@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::body::ReceivedBody;
+use super::body::{ReceivedBody, RequestBody};
 use super::engine_admission::{
     BAD_METHOD, EngineRefusal, JSONP, NO_PACKETS, OLD_VERSION, UNKNOWN_SESSION, UNKNOWN_TRANSPORT,
     find_app, may_pass_cookies, page_origin,
@@ -60,7 +60,7 @@ enum EngineStart {
 
 /// How a request goes on.
 pub(super) enum EngineServed {
-    Answered(Response<Full<Bytes>>, Incoming),
+    Answered(Response<Full<Bytes>>, RequestBody),
     Waiting(Box<EngineReply>),
 }
 
@@ -78,7 +78,7 @@ enum EngineAwaiting {
     Polling(oneshot::Receiver<Bytes>),
     /// For its body, whose packets may have so many bytes each.
     Reading {
-        body: Incoming,
+        body: RequestBody,
         received: ReceivedBody,
         to: (ConnectionRef, EngineVersion),
         message: usize,
@@ -103,7 +103,7 @@ impl HttpService {
     }
 
     /// How a request of a client of Socket.IO goes on.
-    pub(super) fn serve_engine(&self, parts: &Parts, body: Incoming) -> EngineServed {
+    pub(super) fn serve_engine(&self, parts: &Parts, body: RequestBody) -> EngineServed {
         let origin = parts.headers.get(ORIGIN).cloned();
         let uri = parts.uri.clone();
         let (step, awaiting) = match self.begin_engine(parts) {

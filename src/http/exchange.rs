@@ -17,7 +17,7 @@ use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Uri};
 
 use super::api::{Route, SignedCall, SignedQuery};
-use super::body::ReceivedBody;
+use super::body::{ReceivedBody, RequestBody};
 use super::console::{self, ConsoleReply};
 use super::deferred::DeferredAnswer;
 #[cfg(feature = "socketio")]
@@ -49,18 +49,23 @@ impl Service<Request<Incoming>> for HttpService {
         let (parts, body) = request.into_parts();
         // The console and the fallback have routes of their own and are looked for first; both are rare, and cost a
         // comparison of a prefix.
-        let stage = self.begin_request(parts, body, None, Instant::now());
-        RequestFuture { door: self.clone(), stage }
+        self.begin(parts, RequestBody::Incoming(body))
     }
 }
 
 impl HttpService {
+    /// Begins a request, whoever read it.
+    pub fn begin(&self, parts: Parts, body: RequestBody) -> RequestFuture {
+        let stage = self.begin_request(parts, body, None, Instant::now());
+        RequestFuture { door: self.clone(), stage }
+    }
+
     /// How a request goes on once its head is there; `verdict` is what came of asking for its app, if that
     /// was needed.
     fn begin_request(
         &self,
         parts: Parts,
-        body: Incoming,
+        body: RequestBody,
         verdict: Option<LookupResult>,
         begun: Instant,
     ) -> RequestStage {
@@ -116,7 +121,7 @@ impl HttpService {
     pub(super) fn read_call(
         &self,
         // Made of tuples because a function takes six arguments at most; they belong together.
-        (parts, body): (Parts, Incoming),
+        (parts, body): (Parts, RequestBody),
         (app, route, claims): (Arc<App>, Route, SignedQuery),
         begun: Instant,
     ) -> RequestStage {
@@ -191,7 +196,11 @@ pub(super) enum RequestStage {
 impl RequestStage {
     /// An answer that may have to wait until what the client still sends was read: closing on unread bytes resets
     /// the connection, and a proxy would make a 502 of the answer.
-    pub(super) fn answered(answer: Response<Full<Bytes>>, parts: &Parts, body: Incoming) -> Self {
+    pub(super) fn answered(
+        answer: Response<Full<Bytes>>,
+        parts: &Parts,
+        body: RequestBody,
+    ) -> Self {
         // What comes after a handshake is no body.
         let unread = (answer.status() != StatusCode::SWITCHING_PROTOCOLS)
             .then(|| UnreadBody::of_request(parts, body))
@@ -207,7 +216,7 @@ impl RequestStage {
 #[derive(Debug)]
 pub(super) struct AwaitingApp {
     pub parts: Parts,
-    pub body: Incoming,
+    pub body: RequestBody,
     pub pending: PendingLookup,
     pub begun: Instant,
 }
@@ -217,7 +226,7 @@ pub(super) struct AwaitingApp {
 #[derive(Debug)]
 pub(super) struct AwaitingBody {
     parts: Parts,
-    body: Incoming,
+    body: RequestBody,
     app: Arc<App>,
     route: Route,
     claims: SignedQuery,

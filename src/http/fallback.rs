@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, HeaderName,
     HeaderValue,
@@ -17,7 +17,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Uri, Version};
 use tokio::sync::oneshot;
 
-use super::body::ReceivedBody;
+use super::body::{ReceivedBody, RequestBody};
 use super::error::Error;
 use super::exchange::{AwaitingApp, RequestStage};
 use super::timeouts::RequestPhase;
@@ -137,7 +137,7 @@ pub(super) enum AwaitingAnswer {
 #[derive(Debug)]
 pub(super) struct ClientMessage {
     /// Still to be read.
-    body: Incoming,
+    body: RequestBody,
     /// What of it has come.
     received: ReceivedBody,
     /// The session that it is for.
@@ -154,7 +154,7 @@ impl HttpService {
         &self,
         address: &SessionAddress,
         parts: Parts,
-        body: Incoming,
+        body: RequestBody,
         verdict: Option<LookupResult>,
     ) -> RequestStage {
         let uri = parts.uri.clone();

@@ -17,6 +17,7 @@ mod eviction;
 mod exchange;
 pub mod fallback;
 mod handshake;
+mod plain_trigger;
 mod query;
 mod response;
 pub mod scrape;
@@ -32,7 +33,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::http::request::Parts;
 use hyper::{Method, Response};
 
@@ -53,8 +54,10 @@ use fallback::LineStream;
 use scrape::Scrape;
 use timeouts::{RequestTimer, RequestTimers};
 
+pub use body::RequestBody;
 pub use exchange::RequestFuture;
 pub use handshake::{HandshakeDetails, Upgrade, tell_of_refusal};
+pub use plain_trigger::{PlainAnswer, PlainRequest};
 
 /// What all requests on one worker share.
 /// One per worker, because a `Node` belongs to a worker; whatever is shared by all workers is behind an `Arc`.
@@ -191,7 +194,7 @@ impl HttpService {
     fn route_request(
         &self,
         parts: &Parts,
-        body: &Incoming,
+        body: &RequestBody,
         verdict: Option<LookupResult>,
     ) -> Result<RoutedRequest, RefusedRequest> {
         let path = parts.uri.path();
@@ -275,13 +278,19 @@ impl HttpService {
     fn admit_api_call(
         &self,
         parts: &Parts,
-        body: &Incoming,
+        body: &RequestBody,
         id: Option<&str>,
         route: &Route,
     ) -> Result<(Arc<App>, SignedQuery), Error> {
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
         let app = api::find_app(&self.http.node.shared.apps.load(), id, query)?;
-        let head = RequestHead { method: &parts.method, path, prefix: &self.http.prefix, query };
+        let head = RequestHead {
+            method: &parts.method,
+            path,
+            prefix: &self.http.prefix,
+            query,
+            is_trial: false,
+        };
         let claims = api::authenticate_query(&app, head, SystemTime::now())?;
         self.http.timers.know(&self.timer);
         let max = route.max_body(&app);

@@ -42,14 +42,20 @@ pub(super) enum AnswerBody {
     Text(Bytes),
 }
 
+impl AnswerBody {
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Json(Value::Object(all)) if all.is_empty() => Bytes::from_static(b"{}"),
+            Self::Json(value) => value.to_string().into(),
+            Self::Text(text) => text,
+        }
+    }
+}
+
 /// 200, which PHP's SDK insists on, with the limit that applied and what is left of it.
 pub(super) fn value_response(said: AnswerBody, rate: Option<(u32, u32)>) -> HttpResponse {
-    let body = match said {
-        AnswerBody::Json(value) => value.to_string().into(),
-        AnswerBody::Text(text) => text,
-    };
     // Absent where no limit applies, so that a client does not take 0 for one.
-    let mut answer = json_response(StatusCode::OK, body);
+    let mut answer = json_response(StatusCode::OK, said.into_bytes());
     add_rate_headers(&mut answer, rate);
     answer
 }
@@ -177,6 +183,9 @@ pub(super) fn allow_origin(http: &Http, request: &HeaderMap, answer: &mut HttpRe
 /// such a proxy, and the peer itself otherwise.
 pub(super) fn client_address(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    if !is_trusted(peer) {
+        return peer;
+    }
     let mut address = peer;
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
     let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).collect();
@@ -193,11 +202,13 @@ pub(super) fn client_address(trusted: &[Network], peer: IpAddr, headers: &Header
 /// Whether a proxy that we trust took the request over TLS: the last `X-Forwarded-Proto`, if the peer is
 /// such a proxy.
 pub(super) fn came_by_tls(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> bool {
+    if !trusted.iter().any(|network| network.contains(peer)) {
+        return false;
+    }
     let proto = headers.get_all("x-forwarded-proto").iter().next_back();
     let proto = proto.and_then(|value| value.to_str().ok()).unwrap_or_default();
     let last = proto.rsplit(',').next().unwrap_or_default().trim();
-    trusted.iter().any(|network| network.contains(peer))
-        && (last.eq_ignore_ascii_case("https") || last.eq_ignore_ascii_case("wss"))
+    last.eq_ignore_ascii_case("https") || last.eq_ignore_ascii_case("wss")
 }
 
 /// The address in an entry of `X-Forwarded-For`, to which some proxies add the port.

@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::EXPECT;
 use hyper::http::request::Parts;
 use tokio::time::{Sleep, sleep};
+
+use super::body::RequestBody;
 
 /// Bytes that are dropped at most, and for how long.
 const MAX_BYTES: usize = 8 << 20;
@@ -17,20 +19,20 @@ const MAX_TIME: Duration = Duration::from_secs(1);
 /// A body on its way to nowhere.
 #[derive(Debug)]
 pub(super) struct UnreadBody {
-    body: Incoming,
+    body: RequestBody,
     bytes: usize,
     timer: Pin<Box<Sleep>>,
 }
 
 impl UnreadBody {
     /// Of a body that is not at its end; not where the client waits to be asked for it.
-    pub(super) fn of_request(parts: &Parts, body: Incoming) -> Option<Box<Self>> {
+    pub(super) fn of_request(parts: &Parts, body: RequestBody) -> Option<Box<Self>> {
         let expects = parts.headers.contains_key(EXPECT);
         (!expects && !body.is_end_stream()).then(|| Self::of_rest(body))
     }
 
     /// Of a body that was read in part.
-    pub(super) fn of_rest(body: Incoming) -> Box<Self> {
+    pub(super) fn of_rest(body: RequestBody) -> Box<Self> {
         Box::new(Self { body, bytes: 0, timer: Box::pin(sleep(MAX_TIME)) })
     }
 

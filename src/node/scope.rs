@@ -36,6 +36,11 @@ impl From<Option<Arc<Clustered>>> for Scope {
 }
 
 impl Scope {
+    /// Whether there are no other nodes, nor may be.
+    pub fn is_alone(&self) -> bool {
+        matches!(self, Self::Alone)
+    }
+
     /// The other nodes, if there may be any.
     pub fn others(&self) -> Option<&Arc<Clustered>> {
         match self {

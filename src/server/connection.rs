@@ -1,41 +1,35 @@
-//! One connection from the first byte on: requests for as long as they come, then, if one of them asked for
-//! it, a socket. Ends clients that neither finish a request nor begin one.
+//! One connection from the first byte on: whose it is and what it speaks, then its requests, and what it becomes if
+//! one of them asked for that.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::accept::AcceptedConnection;
-use super::http_io::HttpIo;
 use super::proxy;
+use super::requests::answer_requests;
 use super::tls::Certificates;
-use super::unreadable::{self, MAX_HEAD};
+use super::whole::HandedStream;
 #[cfg(feature = "socketio")]
 use crate::http::engine::EngineHandoff;
 use crate::http::fallback::LineStream;
-use crate::http::timeouts::{RequestPhase, TimeoutReason, TimerGuard};
+use crate::http::timeouts::{RequestPhase, TimerGuard};
 use crate::http::{
-    AddressRole, Handoff, HandshakeDetails, Http, HttpService, Upgrade, console, tell_of_refusal,
+    AddressRole, Handoff, HandshakeDetails, Http, Upgrade, console, tell_of_refusal,
 };
 use crate::hub::http_stream::SessionRequest;
 use crate::hub::loads::{LoadGuard, WorkerLoads};
 use crate::hub::stream::Stream;
 #[cfg(feature = "socketio")]
 use crate::hub::stream::engine::EngineRequest;
-use crate::metrics::{Limited, LogNotice, Reason, Transport, Unreadable};
+use crate::metrics::{Limited, LogNotice, Reason, Transport};
 use crate::node::ClientClaim;
 use crate::session::Session;
 use crate::socket::{self, Socket, http_session, upgrade};
@@ -88,7 +82,7 @@ pub(super) async fn serve(
     drop(terms);
     let Some((stream, peer)) = welcome.flatten() else { return };
     let panic = PanicGuard(http.clone());
-    let served = requests(&http, stream, (peer.ip(), role), kept).await;
+    let served = answer_requests(&http, stream, (peer.ip(), role), kept).await;
     drop(panic);
     if let Some(shaken) = served {
         begin(&http, shaken, alive);
@@ -206,16 +200,6 @@ impl Drop for PanicGuard {
     }
 }
 
-/// A stream that its last request left to something else.
-struct HandedStream {
-    /// Read and written by hyper before.
-    stream: Stream,
-    /// What the last request asked for.
-    handoff: Handoff,
-    /// What the client sent after its request.
-    early: Bytes,
-}
-
 /// Begins what the connection has become.
 /// From here on the task of the requests is over; each kind of life has a task of its own, if any.
 fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
@@ -328,117 +312,5 @@ fn begin_socket(
                 drop(alive);
             });
         }
-    }
-}
-
-/// Counts what is no request, and the line of it.
-/// A TLS client on a plain port is somebody's wrong setting, and worth a line; most of the rest is noise of the
-/// internet.
-fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
-    http.node.counts().unreadable.count(kind as usize);
-    let (kind_word, (.., text)) = (kind.word(), unreadable::words(kind));
-    let notices = &http.node.shared.metrics.notices;
-    match (kind == Unreadable::Tls).then(|| notices.take_due(LogNotice::PlainPort)).flatten() {
-        Some(others) => info!(%peer, others, "TLS came to a port without it: {text}"),
-        None => debug!(%peer, kind = kind_word, "no request that can be read: {text}"),
-    }
-}
-
-/// Answers requests until the client is done, too slow, or wants a socket.
-/// `None` when there is nothing more to do; else the stream, and what it is to become.
-/// Ends on errors of the client, on timeouts and evictions, and gracefully when the server drains: then after
-/// the answer at hand.
-async fn requests(
-    http: &Rc<Http>,
-    stream: Stream,
-    (peer, role): (IpAddr, AddressRole),
-    kept: TimerGuard,
-) -> Option<HandedStream> {
-    let timer = &kept.timer;
-    let handoff = Rc::new(RefCell::new(None));
-    let door = HttpService {
-        http: http.clone(),
-        peer,
-        role,
-        tls: stream.is_tls(),
-        unix: matches!(stream, Stream::Unix(_)),
-        timer: timer.clone(),
-        handoff: handoff.clone(),
-    };
-    let io = HttpIo {
-        stream: TokioIo::new(stream),
-        http: http.clone(),
-        timer: timer.clone(),
-        handoff: handoff.clone(),
-        held: Vec::new(),
-    };
-    let mut connection = http1::Builder::new()
-        // A server that drains answers what has come, and says that it will not take more.
-        .keep_alive(!http.node.shared.is_draining())
-        .max_header_size(MAX_HEAD)
-        .serve_connection(io, door);
-    let served = poll_fn(|cx| {
-        match timer.poll_end(cx) {
-            Some(TimeoutReason::Late) => {
-                debug!(%peer, step = ?timer.current_phase(), "too slow with a request");
-                return Poll::Ready(None);
-            }
-            Some(TimeoutReason::Crowded) => return Poll::Ready(None),
-            Some(TimeoutReason::Draining) => Pin::new(&mut connection).graceful_shutdown(),
-            None => {}
-        }
-        // Not to the end: hyper would close a stream that is to become a socket.
-        connection.poll_without_shutdown(cx).map(Some)
-    })
-    .await?;
-    let parts = connection.into_parts();
-    let mut stream = parts.io.stream.into_inner();
-    if let Err(error) = served {
-        let kind = unreadable::classify(&error, &parts.read_buf)?;
-        tell_of_unreadable(http, peer, kind);
-        unreadable::answer(&mut stream, kind).await;
-        socket::linger(&mut stream).await;
-        return None;
-    }
-    match handoff.take() {
-        Some(mut handoff) => {
-            let mut before = parts.io.held;
-            // hyper's own 101 is left out; what it wrote before that belongs to earlier answers.
-            before.truncate(head_of_101(&before));
-            match &mut handoff {
-                Handoff::Socket(upgrade) => drop(upgrade.answer.splice(..0, before)),
-                Handoff::Lines(lines) => lines.before = before,
-                #[cfg(feature = "socketio")]
-                Handoff::Engine(engine) => drop(engine.answer.splice(..0, before)),
-                Handoff::Feed(feed) => feed.before = before,
-            }
-            Some(HandedStream { stream, handoff, early: parts.read_buf })
-        }
-        None => {
-            // Otherwise the kernel resets the stream over what was not read, and the client may never see its
-            // answer.
-            socket::linger(&mut stream).await;
-            None
-        }
-    }
-}
-
-/// Where hyper's 101 begins, which is the last thing that it wrote.
-fn head_of_101(held: &[u8]) -> usize {
-    const VERSION: usize = b"HTTP/1.1".len();
-    memchr::memmem::rfind(held, b" 101 Switching Protocols\r\n")
-        .map_or(0, |status| status.saturating_sub(VERSION))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_that_still_waits_is_kept_before_the_101() {
-        let before = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-        let own = b"HTTP/1.1 101 Switching Protocols\r\nconnection: close\r\n\r\n";
-        assert_eq!(head_of_101(&[&before[..], own].concat()), before.len());
-        assert_eq!(head_of_101(own), 0);
     }
 }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 
@@ -24,6 +25,8 @@ pub(super) struct HttpIo {
     pub(super) timer: Rc<RequestTimer>,
     /// Something once a request has been answered 101.
     pub(super) handoff: Rc<RefCell<Option<Handoff>>>,
+    /// What was read before hyper came.
+    pub(super) before: Bytes,
     /// hyper's own 101, behind what of earlier answers the client has not taken yet.
     pub(super) held: Vec<u8>,
 }
@@ -32,8 +35,14 @@ impl Read for HttpIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.before.is_empty() {
+            let some = self.before.len().min(buffer.remaining());
+            buffer.put_slice(self.before.get(..some).unwrap_or_default());
+            self.before.advance(some);
+            return Poll::Ready(Ok(()));
+        }
         // Whether anything was read is for hyper to see; that it was tried is enough for the timer.
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if polled.is_ready() {

@@ -15,10 +15,12 @@ mod metrics;
 mod process_limits;
 mod proxy;
 pub mod reload;
+mod requests;
 pub mod sizing;
 mod succession;
 mod tls;
 mod unreadable;
+mod whole;
 mod worker;
 
 use std::io;

@@ -26,7 +26,7 @@ pub(super) fn classify(error: &hyper::Error, left: &[u8]) -> Option<Unreadable> 
         _ if left.starts_with(b"PROXY ") => Unreadable::Proxy,
         // The second version's, of which hyper has passed over the empty lines.
         _ if left.trim_ascii_start().starts_with(b"\0\r\nQUIT\n") => Unreadable::Proxy,
-        _ if error.is_parse_too_large() && left.len() > MAX_HEAD => Unreadable::HeadTooLarge,
+        _ if error.is_parse_too_large() && left.len() >= MAX_HEAD => Unreadable::HeadTooLarge,
         _ if error.is_parse_too_large() => Unreadable::TooManyHeaders,
         _ => Unreadable::Garbage,
     })

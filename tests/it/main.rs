@@ -79,4 +79,5 @@ mod unix;
 mod upgrade;
 mod version;
 mod webhook;
+mod whole;
 mod withdrawal;

@@ -1,0 +1,91 @@
+//! One event whose request is of the plainest kind: signed as SDKs sign, with nothing in it that has to be waited for.
+//! Published and answered without making anything of the request's head; whatever is not right or not plain is left as
+//! it was, for the way of all requests. What an event must be, and what it leads to, is in `events`.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use hyper::Method;
+
+use super::api::{self, RequestHead, Route, SignedCall};
+use super::deferred::PART;
+use super::timeouts::RequestPhase;
+use super::{AddressRole, HttpService, events};
+use crate::hub::shown;
+use crate::metrics::{Call, Status};
+use crate::node::NodesReply;
+
+/// A `POST` as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainRequest<'a> {
+    /// Path and query.
+    pub target: &'a str,
+    pub body: &'a [u8],
+    pub now: SystemTime,
+}
+
+/// What a 200 says.
+#[derive(Debug)]
+pub struct PlainAnswer {
+    pub body: Bytes,
+    /// The limit that applied and what is left of it.
+    pub rate: Option<(u32, u32)>,
+    /// Pages of any origin may read it.
+    pub any_origin: bool,
+}
+
+impl HttpService {
+    /// Publishes an event if its request is plain and right. Else nothing has happened, and nothing is counted.
+    pub fn publish_plain(&self, request: PlainRequest<'_>) -> Option<PlainAnswer> {
+        let begun = Instant::now();
+        let PlainRequest { target, body, now } = request;
+        let (path, query) = target.split_at_checked(memchr::memchr(b'?', target.as_bytes())?)?;
+        let query = query.get(1..)?;
+        let (node, prefix) = (&self.http.node, &*self.http.prefix);
+        // Only those who look are told of traces, which are in the head.
+        let is_watched = shown::is_wanted() || node.console().is_watched();
+        if is_watched || self.role == AddressRole::Sockets || !node.shared.scope.is_alone() {
+            return None;
+        }
+        let inner = path.strip_prefix(prefix).unwrap_or(path);
+        let id = inner.strip_prefix("/apps/")?.strip_suffix("/events")?;
+        let app = api::find_app(&node.shared.apps.load(), Some(id), query).ok()?;
+        let head = RequestHead { method: &Method::POST, path, prefix, query, is_trial: true };
+        let claims = api::authenticate_query(&app, head, now).ok()?;
+        // What goes out in parts is answered later.
+        let most = body.len().saturating_mul(app.limits.max_channels_per_event.max(1));
+        if claims.asks || body.len() > Route::Events.max_body(&app) || most > PART {
+            return None;
+        }
+        claims.body.check_body(body).ok()?;
+        let call = SignedCall {
+            node,
+            app: &app,
+            directory: node.hub().directory(&app.id),
+            raw_query: "",
+            plus: claims.plus,
+            query: OnceCell::new(),
+            now: now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as u32,
+            rate: Cell::new(None),
+            known: NodesReply::default(),
+            lists: &self.http.lists,
+            trace: None,
+            later: RefCell::default(),
+        };
+        let answer = events::publish_events(&call, std::str::from_utf8(body).ok()?).ok()?;
+        let answer = answer.into_bytes();
+        self.http.timers.know(&self.timer);
+        self.timer.enter_phase(RequestPhase::Idle, self.now_seconds());
+        let traffic = call.directory.traffic_of(node.worker.index());
+        traffic.calls.add(1);
+        traffic.call_bytes.add(body.len() as u64);
+        traffic.answer_bytes.add(answer.len() as u64);
+        if let Some(calls) = node.counts().calls.get(Call::Events as usize) {
+            calls.by_status.count(Status::of_code(200) as usize);
+            calls.seconds.observe(begun.elapsed());
+        }
+        let any_origin = self.http.cors_origins.iter().any(|origin| origin == "*");
+        Some(PlainAnswer { body: answer, rate: call.rate.get(), any_origin })
+    }
+}
