@@ -117,6 +117,10 @@ impl Session {
     pub fn hear(&mut self, text: &str) {
         // What waits was counted by nobody yet: it is when it is handled.
         if let Some(waiting) = &mut self.waiting {
+            // What it acknowledges was sent before, whatever it asks for meanwhile.
+            if matches!(ClientCommand::parse(text), Ok(ClientCommand::Pong)) {
+                return self.node.note_acknowledged(&self.connection);
+            }
             waiting.bytes += text.len() + PLACE;
             waiting.texts.push(text.into());
             return;

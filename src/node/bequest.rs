@@ -159,6 +159,7 @@ fn put_client(out: &mut Vec<u8>, LeftClient { token, gone, state }: &LeftClient)
     put_text(out, token.text());
     out.put_u32(*gone);
     out.put_u8(state.answers.into());
+    out.put_u32(state.forgotten);
     out.put_u32(state.channels.len() as u32);
     for (channel, acked) in &state.channels {
         put_text(out, channel.as_str());
@@ -228,11 +229,12 @@ impl BequestReader {
     fn take_client(&mut self) -> Option<LeftClient> {
         let (token, gone) = (self.take_token()?, self.take_u32()?);
         let [answers] = self.take_array()?;
+        let forgotten = self.take_u32()?;
         let channels = self.take_list(|one| Some((one.take_channel()?, one.take_u64()?)))?;
         let sockets: SmallVec<_> =
             self.take_list(|one| Some((one.take_socket()??, one.take_u32()?)))?;
         let users = self.take_list(Self::take_user)?;
-        let state = ClientState { channels, sockets, users, answers: answers != 0 };
+        let state = ClientState { channels, sockets, users, answers: answers != 0, forgotten };
         Some(LeftClient { token, gone, state })
     }
 
@@ -285,6 +287,7 @@ mod tests {
             sockets: [(socket, 5), (SocketId { node: 7, number: 10 }, 0)].into_iter().collect(),
             users: [user()].into_iter().collect(),
             answers: true,
+            forgotten: 6,
         };
         let frame = Bytes::from_static(b"\x81\x02{}");
         vec![

@@ -56,6 +56,7 @@ pub(super) fn write(state: &ClientState, ended: bool, times: Times<'_>) -> Vec<u
         "at": times.said(seconds),
         "ended": ended,
         "answers": state.answers,
+        "forgotten": (state.forgotten > 0).then(|| times.said(state.forgotten)),
         "sockets": sockets.collect::<Vec<_>>(),
         "users": users.collect::<Vec<_>>(),
         "channels": channels.collect::<Vec<_>>(),
@@ -85,6 +86,11 @@ pub(super) fn read(bytes: &[u8], times: Times<'_>) -> Option<ClientRecord> {
             .map(|user| UserId::parse(user.as_str()?))
             .collect::<Option<_>>()?,
         answers: record.get("answers")?.as_bool()?,
+        // A version before this one does not say it.
+        forgotten: record
+            .get("forgotten")
+            .and_then(Value::as_u64)
+            .map_or(0, |said| times.second(said).max(1)),
     };
     let at = times.clock.to_local(record.get("at")?.as_u64()?);
     Some(ClientRecord { state, at, ended: record.get("ended")?.as_bool()? })
@@ -110,6 +116,7 @@ mod tests {
             .collect(),
             users: UserId::parse("ü").into_iter().collect(),
             answers: true,
+            forgotten: 980,
         };
         let bytes = write(&state, true, here);
         let there = Times { clock: &clock, seconds: 50 };
@@ -117,7 +124,9 @@ mod tests {
         assert!(read_there.ended && read_there.at >= acked);
         let sockets = read_there.state.sockets.clone();
         assert!((39..=41).contains(&sockets[0].1) && sockets[1].1 == u32::MAX, "{sockets:?}");
-        assert_eq!(ClientState { sockets: state.sockets.clone(), ..read_there.state }, state);
+        assert!((29..=31).contains(&read_there.state.forgotten));
+        let (sockets, forgotten) = (state.sockets.clone(), state.forgotten);
+        assert_eq!(ClientState { sockets, forgotten, ..read_there.state }, state);
         for end in 0..bytes.len() {
             assert_eq!(read(&bytes[..end], there), None);
         }

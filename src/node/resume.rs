@@ -60,8 +60,10 @@ impl Node {
             Some(claim) => self.settle_claim(connection, &open, (token, claim)),
             None => {
                 let arrived = directory.resume.connect_client(token, open.clone());
-                let is_forgotten =
-                    !arrived.known && self.may_have_missed(token, app.features.resume);
+                let window = app.features.resume;
+                let is_unsure = !arrived.known && self.may_have_missed(token, window);
+                let now = self.hub().seconds_since_start();
+                let is_forgotten = directory.resume.note_forgotten(token, is_unsure, (now, window));
                 (arrived, is_forgotten, 0)
             }
         };

@@ -106,7 +106,7 @@ impl Node {
             return ClientClaim { is_unsure, unclaimed: true, ..ClientClaim::new(cluster, 0) };
         };
         let (since, had) = (claimed.since, claimed.owner.is_some());
-        let (record, has_ended) = self.find_record(cluster, &name, claimed).await;
+        let (record, has_ended, is_complete) = self.find_record(cluster, &name, claimed).await;
         let Some(ClientRecord { mut state, at, .. }) = record else {
             let is_before = |age: Duration| {
                 let known = Duration::from_micros(alive.saturating_sub(since));
@@ -115,14 +115,14 @@ impl Node {
             let is_unsure = age(token).is_some_and(is_before) || !has_ended;
             return ClientClaim { is_unsure, ..ClientClaim::new(cluster, alive) };
         };
-        // Those that it came to hold since would not be in it.
-        let (replaces, is_unsure) = (had && has_ended, !has_ended);
+        // Those that it came to hold since would not be in it, nor are those that may have been withdrawn since.
+        let (replaces, is_unsure) = (had && has_ended, !has_ended || !is_complete);
         let state = Some(std::mem::take(&mut state));
         ClientClaim { state, is_unsure, replaces, ..ClientClaim::new(cluster, at) }
     }
 
-    /// The latest record of the client; and whether it is the last of a connection that has ended, rather than of
-    /// one that a dead node had.
+    /// The latest record of the client; whether it is the last of a connection that has ended, rather than of
+    /// one that a dead node had; and whether no channel was taken out of it in doubt.
     /// A connection that is open knows more than what was written of it, so that its node is asked first; the record
     /// in Redis is for when that node is dead.
     async fn find_record(
@@ -130,7 +130,7 @@ impl Node {
         cluster: &Clustered,
         name: &Name,
         claimed: ClaimedClient,
-    ) -> (Option<ClientRecord>, bool) {
+    ) -> (Option<ClientRecord>, bool, bool) {
         let times = self.shared.times(cluster);
         let kept = claimed.record.and_then(|(_, bytes)| client_record::read(&bytes, times));
         let (mut record, mut has_ended) = (kept, true);
@@ -140,10 +140,11 @@ impl Node {
             has_ended = handed.is_some();
             record = handed.or(record);
         }
+        let mut is_complete = true;
         if let Some(record) = record.as_mut().filter(|_| claimed.withdrawals) {
-            cluster.leave_withdrawn(&name.0, record).await;
+            is_complete = cluster.leave_withdrawn(&name.0, record).await;
         }
-        (record, has_ended)
+        (record, has_ended, is_complete)
     }
 
     /// Puts in what was found out of a client; how it came, whether it may have missed what nobody knows of, and
@@ -161,9 +162,11 @@ impl Node {
         let resume = &connection.directory.resume;
         let now = self.hub().seconds_since_start();
         let arrived = resume.arrive(token, open.clone(), state, now);
+        let window = connection.app().features.resume;
+        let is_forgotten = resume.note_forgotten(token, is_unsure, (now, window));
         others.travellers.parting.remove(&name);
         others.travellers.here.insert(name, traveller);
-        (arrived, is_unsure, alive)
+        (arrived, is_forgotten, alive)
     }
 
     /// What a client that was just subscribed has missed is asked for, if it held the channel.
@@ -224,26 +227,32 @@ impl Clustered {
         record.filter(|record| !record.is_empty())
     }
 
-    /// Takes out of a record what was taken back from its users since.
+    /// Takes out of a record what was taken back from its users since; whether it is certain that all of that was: a
+    /// client may have entered a channel again a moment after, with a new signature.
     /// Where that cannot be found out, no channel is taken over: a right that was taken back must not come back with
     /// the client.
-    async fn leave_withdrawn(&self, app: &AppId, record: &mut ClientRecord) {
+    async fn leave_withdrawn(&self, app: &AppId, record: &mut ClientRecord) -> bool {
         let ClientRecord { state, at, .. } = record;
         let of_users = |name| state.users.iter().map(move |user| withdrawn_member(user, name));
         let members: Vec<String> =
             state.channels.iter().flat_map(|(name, _)| of_users(name)).collect();
         if members.is_empty() {
-            return;
+            return true;
         }
         let question = LinkQuery::Withdrawn { app: app.clone(), members };
         let Some(LinkReply::Withdrawn(times)) = self.ask_of_client(question).await else {
-            return state.channels.clear();
+            state.channels.clear();
+            return false;
         };
+        let mut is_certain = true;
         let mut times = times.chunks(state.users.len());
         state.channels.retain(|_| {
-            let times = times.next().unwrap_or_default();
-            times.iter().all(|time| time.saturating_add(LATE) < *at)
+            let last = times.next().unwrap_or_default().iter().copied().max().unwrap_or_default();
+            let is_kept = last.saturating_add(LATE) < *at;
+            is_certain &= is_kept || last >= *at;
+            is_kept
         });
+        is_certain
     }
 }
 
@@ -268,7 +277,7 @@ impl ServerState {
         let traveller = cluster.travellers.here.remove(&name).map(|(_, traveller)| traveller);
         let record = Bytes::from(client_record::write(&state, true, self.times(cluster)));
         cluster.travellers.parting.insert(name.clone(), (Instant::now(), record.clone()));
-        let record = if state.channels.is_empty() { Bytes::new() } else { record };
+        let record = if state.is_empty() { Bytes::new() } else { record };
         let unclaimed = traveller.is_some_and(|traveller| traveller.unclaimed);
         let (app, key, window) = (name.0, name.1, app.features.resume);
         let parked = Parked { app, key, record, window, ended: true, unclaimed };

@@ -75,6 +75,7 @@ mod tls;
 mod traces;
 mod travelling;
 mod travelling_faults;
+mod travelling_model;
 mod unix;
 mod upgrade;
 mod version;

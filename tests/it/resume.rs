@@ -14,7 +14,11 @@ use crate::support::websocket::Heard;
 const CHANNELS: [&str; 4] = ["pub", "private-x", "presence-a", "cache-c"];
 const WORKERS: usize = 3;
 const CLIENTS: usize = 5;
+/// Rounds, and how many of them are long.
+const ROUNDS: usize = 2000;
+const LONG_ONES: usize = 20;
 const STEPS: usize = 1500;
+const FEW_STEPS: usize = 40;
 
 /// The events of one channel: each with whom it was not for.
 type Log = Vec<Option<SocketId>>;
@@ -191,9 +195,9 @@ impl World {
     }
 }
 
-fn run(chance: &mut Chance) {
+fn run(chance: &mut Chance, steps: usize) {
     let mut world = World::new();
-    for _ in 0..STEPS {
+    for _ in 0..steps {
         let which = chance.below(CLIENTS);
         let channel = CHANNELS[chance.below(CHANNELS.len())];
         let worker = chance.below(WORKERS);
@@ -224,9 +228,25 @@ fn run(chance: &mut Chance) {
 #[test]
 fn who_comes_back_hears_what_it_has_not_acknowledged_and_nothing_else() {
     let mut seeds = Chance::new("resume");
-    for _ in 0..20 {
+    for round in 0..ROUNDS {
         let seed = seeds.below(usize::MAX) as u64;
         println!("round: {seed}");
-        run(&mut Chance::seeded(seed));
+        run(&mut Chance::seeded(seed), if round < LONG_ONES { STEPS } else { FEW_STEPS });
     }
+}
+
+/// The first connection to a server that knows nothing of an older page was cut off before it subscribed, and the next
+/// one was taken for that of a client which is known.
+#[test]
+fn a_page_older_than_the_server_had_no_gap_once_it_was_cut_off_again() {
+    let memory = Memory::new(1, |app| app.features.resume = Duration::from_secs(120));
+    let token = "1700000000-0123456789abcdef";
+    drop(memory.connect_as(0, token));
+    let mut talk = memory.connect_as(0, token);
+    talk.subscribe("pub", "");
+    let [Heard::Text(subscribed), Heard::Text(gap)] = &talk.heard()[..] else {
+        panic!("it is told of a gap")
+    };
+    assert!(subscribed.contains("subscription_succeeded"), "{subscribed}");
+    assert_eq!(gap, r#"{"event":"resume:gap","channel":"pub","data":"{}"}"#);
 }

@@ -47,6 +47,8 @@ pub(super) struct ResumableClient {
     pub(super) users: SmallVec<[UserId; 1]>,
     /// It has answered a ping.
     pub(super) answers: bool,
+    /// The second since which nobody knows what it held before that; 0: it is known.
+    pub(super) forgotten: u32,
     /// It is among those that have changed.
     pub(super) is_changed: bool,
     /// The second in which other nodes were told of it last.
@@ -133,6 +135,22 @@ impl ResumableClients {
             client.sockets.push((previous.place.socket, u32::MAX));
         }
         ClientArrival { previous, known }
+    }
+
+    /// Notes whether nobody knows what the client held before; whether that holds still at second `now`.
+    pub(super) fn note_forgotten(
+        &mut self,
+        token: &ResumeToken,
+        is_unsure: bool,
+        (now, window): (u32, u32),
+    ) -> bool {
+        let Some(client) = self.by_token.get_mut(token) else { return is_unsure };
+        if is_unsure {
+            client.forgotten = now.max(1);
+        } else if now.saturating_sub(client.forgotten) > window {
+            client.forgotten = 0;
+        }
+        client.forgotten > 0
     }
 
     /// Notes that the client's connection is subscribed to a channel.

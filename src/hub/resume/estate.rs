@@ -106,6 +106,7 @@ impl ResumableClients {
             sockets: sockets.collect(),
             users: state.users,
             answers: state.answers,
+            forgotten: if state.forgotten == 0 { 0 } else { second(state.forgotten - 1).max(1) },
             ..ResumableClient::default()
         };
         let held = |(name, acked)| (name, HeldChannel { acked, socket: last });
@@ -119,6 +120,10 @@ impl ResumableClient {
         let ago = |second: u32| if second == u32::MAX { 0 } else { now.saturating_sub(second) };
         let mut state = self.state();
         state.sockets.iter_mut().for_each(|one| one.1 = ago(one.1));
+        if state.forgotten > 0 {
+            // Not 0, which says that it is known.
+            state.forgotten = ago(state.forgotten).saturating_add(1);
+        }
         let gone = if self.current.is_some() { 0 } else { ago(self.ended) };
         LeftClient { token, gone, state }
     }

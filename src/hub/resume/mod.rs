@@ -92,6 +92,11 @@ pub struct ReplayedEvent {
     pub frame: Bytes,
 }
 
+/// Seconds, rounded up.
+fn seconds(window: Duration) -> u32 {
+    u32::try_from(window.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
 impl ResumeFigures {
     /// Adds to one of them. Relaxed: they are read for display alone.
     pub fn add_count(counter: &AtomicU64, count: u64) {
@@ -121,6 +126,17 @@ impl ResumeRegistry {
         let arrived = self.lock().content.clients.connect_client(token, connection);
         ResumeFigures::add_count(&self.figures.resumed, u64::from(arrived.known));
         arrived
+    }
+
+    /// Notes whether nobody knows what a client that has come held before. That holds, from second `now` on, for all
+    /// that come within `window`, for it may be cut off again before it has subscribed to what it held.
+    pub fn note_forgotten(
+        &self,
+        token: &ResumeToken,
+        is_unsure: bool,
+        (now, window): (u32, Duration),
+    ) -> bool {
+        self.lock().content.clients.note_forgotten(token, is_unsure, (now, seconds(window)))
     }
 
     /// Notes that the client's connection is subscribed to a channel, and finds what it missed there.
@@ -214,7 +230,7 @@ impl ResumeRegistry {
 
     /// Forgets what is over at second `now`.
     pub fn expire_clients(&self, now: u32, window: Duration, bounds: LogBounds) {
-        let window = u32::try_from(window.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        let window = seconds(window);
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut state.content;
         let forgotten = clients.expire_clients(now, window, logs);

@@ -26,6 +26,15 @@ pub struct ClientState {
     pub users: SmallVec<[UserId; 1]>,
     /// It has answered a ping.
     pub answers: bool,
+    /// The second of this node's clock since which nobody knows what it held before that; 0: it is known.
+    pub forgotten: u32,
+}
+
+impl ClientState {
+    /// Whether there is nothing to keep for its next connection.
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.forgotten == 0
+    }
 }
 
 /// What a subscription of such a client finds.
@@ -44,8 +53,8 @@ impl ResumableClient {
         let channels = self.channels.iter().map(|(name, held)| (name.clone(), held.acked));
         let mut sockets = self.sockets.clone();
         sockets.extend(self.current.as_ref().map(|open| (open.place.socket, u32::MAX)));
-        let (users, answers) = (self.users.clone(), self.answers);
-        ClientState { channels: channels.collect(), sockets, users, answers }
+        let (users, answers, forgotten) = (self.users.clone(), self.answers, self.forgotten);
+        ClientState { channels: channels.collect(), sockets, users, answers, forgotten }
     }
 }
 
@@ -104,6 +113,7 @@ impl ResumableClients {
         }
         if unanswered && !client.answers {
             state.channels.clear();
+            state.forgotten = 0;
         }
         Some(state)
     }
@@ -128,6 +138,7 @@ impl ResumeRegistry {
                 client.sockets = state.sockets;
                 client.users = state.users;
                 client.answers = state.answers;
+                client.forgotten = state.forgotten;
                 arrived.known = true;
             }
             client.told = now.max(1);

@@ -143,8 +143,8 @@ impl Beyond {
             *heard = place + 1;
         }
         if envelope.origin == self.number {
-            // Its own subscribers were given it when it was sent.
-            if matches!(envelope.body, EnvelopeBody::Event { .. }) {
+            // Its own subscribers were given it when it was sent, but for what clients that come back hear in its place.
+            if matches!(envelope.body, EnvelopeBody::Event { .. }) && envelope.told {
                 return;
             }
             envelope.told = self.told.contains(&envelope.serial);

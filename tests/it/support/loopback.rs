@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use fanfare::app::App;
 use fanfare::cluster::Topic;
 use fanfare::cluster::envelope::{Envelope, EnvelopeBody};
@@ -15,9 +16,11 @@ use fanfare::cluster::link::{
 use fanfare::cluster::roster::LoadedRoster;
 use fanfare::cluster::topics::TopicEntry;
 use fanfare::protocol::member::{Member, UserId};
+use fanfare::protocol::socket_id::SocketId;
 
 use super::Chance;
 use super::beyond::{Answer, Beyond, now};
+use super::kept_clients::{self, KeptClients};
 
 /// Nodes, and what they have in common.
 pub struct Loopback {
@@ -25,6 +28,11 @@ pub struct Loopback {
     channels: BTreeMap<Topic, Channel>,
     next: u64,
     change: fn(&mut App),
+    /// The time of the last event.
+    clock: u64,
+    clients: KeptClients,
+    /// Events of a channel's log that are told to clients that come back.
+    pub replay: usize,
 }
 
 /// What is kept of one channel.
@@ -48,7 +56,9 @@ const STEP: u64 = 1_000_000;
 impl Loopback {
     pub fn new(nodes: usize, change: fn(&mut App)) -> Self {
         let channels = BTreeMap::new();
-        let mut all = Self { nodes: Vec::new(), channels, next: 1, change };
+        let (clock, clients) = Default::default();
+        let replay = usize::MAX;
+        let mut all = Self { nodes: Vec::new(), channels, next: 1, change, clock, clients, replay };
         for _ in 0..nodes {
             let node = all.node();
             all.nodes.push(node);
@@ -284,11 +294,19 @@ impl Loopback {
             LinkRequest::Connections { .. }
             | LinkRequest::Room(_)
             | LinkRequest::News(_)
-            | LinkRequest::Ask(..)
-            | LinkRequest::Park(_)
-            | LinkRequest::Replay(_)
             | LinkRequest::Sweep(_)
             | LinkRequest::Stop => {}
+            LinkRequest::Park(parked) => self.clients.park(number, parked),
+            LinkRequest::Replay(replay) => {
+                let most = self.replay;
+                let missed = kept_clients::missed(&self.channel(&replay.topic).log, replay, most);
+                self.nodes[at].answer(missed);
+            }
+            LinkRequest::Ask(question, asker) => {
+                let living: Vec<u64> = self.nodes.iter().map(|node| node.number).collect();
+                let told = self.clients.answer((number, question), asker, &living);
+                told.into_iter().for_each(|(other, told)| self.arrive(other, told));
+            }
         }
     }
 
@@ -352,7 +370,9 @@ impl Loopback {
     fn publish(&mut self, origin: u64, serial: u64, publish: OutgoingEvent) {
         match publish {
             OutgoingEvent::Event { topic, except, frame, manner } => {
-                let body = EnvelopeBody::Event { version: now(), except, frame };
+                // No two have one place.
+                self.clock = now().max(self.clock + 1);
+                let body = EnvelopeBody::Event { version: self.clock, except, frame };
                 let told = !matches!(manner, Manner::Resumable { .. });
                 self.send_as(origin, serial, &topic, (body, told, manner == Manner::Whisper));
             }
@@ -382,10 +402,12 @@ impl Loopback {
                 let body = EnvelopeBody::Trace { version: 0, mark, app, trace };
                 self.send(origin, serial, &topic, body);
             }
-            OutgoingEvent::Terminate { .. }
-            | OutgoingEvent::Reconnect { .. }
-            | OutgoingEvent::HandedOver { .. } => {}
+            OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } => {}
+            OutgoingEvent::HandedOver { node, request, record, .. } => {
+                self.arrive(node, LinkEvent::HandedOver { request, record });
+            }
             OutgoingEvent::Withdraw(order) => {
+                self.clients.withdraw(&order);
                 for other in self.nodes.iter_mut().filter(|other| other.number != origin) {
                     let arrival = LinkEvent::Withdraw { node: origin, order: order.clone() };
                     let is_cut = other.is_cut;
@@ -438,6 +460,16 @@ impl Loopback {
         let node = &mut self.nodes[at];
         let has_own = (!again).then_some(node.serial);
         node.answers.push_back(Answer { missed, arrival, has_own });
+    }
+
+    /// The frames in a channel's log, each with whom it was not for.
+    pub fn logged(&self, topic: &Topic) -> Vec<(Option<SocketId>, Bytes)> {
+        let log = self.channels.get(topic).map(|channel| channel.log.as_slice());
+        let event = |(_, envelope): &(u64, Envelope)| match &envelope.body {
+            EnvelopeBody::Event { except, frame, .. } => Some((*except, frame.clone())),
+            _ => None,
+        };
+        log.unwrap_or_default().iter().filter_map(event).collect()
     }
 
     /// The version of a channel's cached event.

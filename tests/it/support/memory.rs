@@ -22,7 +22,9 @@ use fanfare::hub::handles::ConnectionRef;
 use fanfare::hub::stream::Stream;
 use fanfare::hub::worker::Worker;
 use fanfare::metrics::{Metrics, Transport};
-use fanfare::node::{Clustered, Node, PendingWithdrawal, Publication, ServerState, Succession};
+use fanfare::node::{
+    ClientClaim, Clustered, Node, PendingWithdrawal, Publication, ServerState, Succession,
+};
 use fanfare::protocol::channel::ChannelName;
 use fanfare::protocol::member::UserId;
 use fanfare::protocol::resume_token::ResumeToken;
@@ -108,6 +110,23 @@ impl Memory {
         self.nodes[worker].take_over(&self.shared.hub.directory(&self.app.id), &token);
         let talk = self.connect(worker);
         self.nodes[worker].go_on(&talk.connection, &token, None);
+        talk
+    }
+
+    /// What a node finds out, of the others, of the client with that token before it is connected.
+    pub fn claim(&self, worker: usize, token: &str) -> impl Future<Output = ClientClaim> + use<> {
+        let (node, app) = (self.nodes[worker].clone(), self.app.clone());
+        let token = ResumeToken::parse(token).unwrap();
+        let others = self.shared.scope.others().unwrap().clone();
+        async move { node.claim(&others, &app, &token).await }
+    }
+
+    /// A connection of the client with that token, after what was found out of it.
+    pub fn connect_claimed(&self, worker: usize, token: &str, claim: ClientClaim) -> Talk {
+        let token = ResumeToken::parse(token).unwrap();
+        self.nodes[worker].take_over(&self.shared.hub.directory(&self.app.id), &token);
+        let talk = self.connect(worker);
+        self.nodes[worker].go_on(&talk.connection, &token, Some(claim));
         talk
     }
 

@@ -11,6 +11,7 @@ pub mod database;
 pub mod endpoint;
 pub mod fixture;
 pub mod http;
+pub mod kept_clients;
 pub mod lines;
 pub mod loopback;
 pub mod memory;
