@@ -1,16 +1,19 @@
 // Stock Echo in Chromium with `wsPath: '/resume/' + token`, 50 events a second, and everything that breaks links: no event
-// is missed, all come in order, and twice only those that no answered ping covered.
+// is missed, all come in order, and twice only those that no answered ping covered. On a server of its own, and on two
+// nodes behind a proxy.
 //
 // RESUME_CUTS=100 RESUME_LONGEST=20 node --test browser-resume.test.mjs    for half an hour instead of one minute
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { after, before, test } from 'node:test';
 
 import { Application } from './application.mjs';
 import { browse, packaged, Site } from './chromium.mjs';
 import { backend } from './clients.mjs';
 import { Link } from './link.mjs';
-import { Server } from './server.mjs';
+import { freePort, Server } from './server.mjs';
 import { until } from './waiting.mjs';
 
 const CUTS = Number(process.env.RESUME_CUTS ?? 6);
@@ -100,9 +103,9 @@ function watch(page) {
 
 /** Events to all channels in turn, until it is told to stop; how many each channel has had. */
 class Publisher {
-  constructor() {
-    this.sdk = backend(server);
-    this.next = Object.fromEntries(CHANNELS.map((name) => [name, 0]));
+  constructor(to = server, next = Object.fromEntries(CHANNELS.map((name) => [name, 0]))) {
+    this.sdk = backend(to);
+    this.next = next;
     this.done = this.run();
   }
 
@@ -125,7 +128,7 @@ class Publisher {
 }
 
 /** A page that is subscribed to all, and what its connection does. */
-async function opened() {
+async function opened(through = link) {
   const page = await browser.open(site.origin);
   const watched = watch(page);
   await page.addScriptTag({ url: '/pusher.js' });
@@ -133,7 +136,7 @@ async function opened() {
   await page.evaluate(begin, {
     key: server.key,
     host: '127.0.0.1',
-    port: link.port,
+    port: through.port,
     endpoint: application.channelEndpoint,
     bearer: application.token('ann'),
   });
@@ -201,6 +204,31 @@ test(`${CUTS} cuts and a reload lose nothing`, async () => {
   await one.page.context().close();
 });
 
+/** Has the process start another one that goes on; its number. */
+async function handOver(server) {
+  server.child.kill('SIGUSR2');
+  const [, pid] = await until('another process goes on', () =>
+    // eslint-disable-next-line no-control-regex
+    server.log.replace(/\x1b\[[0-9;]*m/g, '').match(/another process goes on.*pid=(\d+)/),
+  );
+  return Number(pid);
+}
+
+/** Holds what the page has heard of each channel against what was published; how many events came twice. */
+function judge(what, { heard, gaps }, publisher, { mayMiss }) {
+  let twice = 0;
+  for (const name of CHANNELS) {
+    const missing = [...Array(publisher.next[name]).keys()].filter((n) => !heard[name].includes(n));
+    const firsts = first(heard[name]);
+    assert.deepEqual(firsts, firsts.toSorted((a, b) => a - b), `${name}: in order`);
+    if (mayMiss) assert.ok(missing.length === 0 || gaps[name] > 0, `${name} is not told that it misses ${missing}`);
+    else assert.deepEqual({ missing, gaps: gaps[name] }, { missing: [], gaps: 0 }, name);
+    twice += heard[name].length - firsts.length;
+    console.log(`${what}: ${name} missed ${missing.length} of ${publisher.next[name]}, ${gaps[name]} gaps told`);
+  }
+  console.log(`${what}: ${twice} events came twice`);
+}
+
 for (const how of ['a stop and a start', 'a hand-over']) {
   test(`${how} loses nothing without a word`, async () => {
     const one = await opened();
@@ -209,12 +237,7 @@ for (const how of ['a stop and a start', 'a hand-over']) {
     await pause(2.5);
     const { port } = server;
     if (how === 'a hand-over') {
-      server.child.kill('SIGUSR2');
-      const [, pid] = await until('another process goes on', () =>
-        // eslint-disable-next-line no-control-regex
-        server.log.replace(/\x1b\[[0-9;]*m/g, '').match(/another process goes on.*pid=(\d+)/),
-      );
-      successor = Number(pid);
+      successor = await handOver(server);
     } else {
       await server.stop();
       server = await Server.start({ port, app: 'resume = "5m"' });
@@ -224,14 +247,71 @@ for (const how of ['a stop and a start', 'a hand-over']) {
     await one.back();
     await pause(1);
     await publisher.stop();
-    const { heard, gaps } = await caughtUp(one, publisher);
-    for (const name of CHANNELS) {
-      const missing = [...Array(publisher.next[name]).keys()].filter((n) => !heard[name].includes(n));
-      const firsts = first(heard[name]);
-      assert.deepEqual(firsts, firsts.toSorted((a, b) => a - b), `${name}: in order`);
-      assert.ok(missing.length === 0 || gaps[name] > 0, `${name} is not told that it misses ${missing}`);
-      console.log(`${how}: ${name} missed ${missing.length} of ${publisher.next[name]}, ${gaps[name]} gaps told`);
-    }
+    // A server of its own has its logs in its memory, which it hands on, and which a stop ends.
+    judge(how, await caughtUp(one, publisher), publisher, { mayMiss: how !== 'a hand-over' });
+    assert.deepEqual(one.watched.again, [], 'what was acknowledged comes no more');
     await one.page.context().close();
   });
 }
+
+test('two nodes behind a proxy lose nothing by cuts, a hand-over, a stop and a death', async (t) => {
+  const redisPort = await freePort();
+  const redis = spawn('redis-server', ['--port', `${redisPort}`, '--save', ''], { stdio: 'ignore' });
+  t.after(() => redis.kill('SIGKILL'));
+  await once(redis, 'spawn');
+  const app = `resume = "5m"\n[cluster]\nredis = "redis://127.0.0.1:${redisPort}"`;
+  const nodes = [await Server.start({ app }), await Server.start({ app }), await Server.start({ app })];
+  let goesOn;
+  t.after(() => {
+    if (goesOn) process.kill(goesOn, 'SIGTERM');
+    nodes.forEach((node) => node.child.kill('SIGKILL'));
+  });
+  const [moves, stops, stays] = nodes;
+  for (const node of nodes) {
+    await until('a node is ready', async () => (await fetch(`${node.origin}/ready`)).status === 200);
+  }
+  const proxy = await Link.open(stays.port);
+  t.after(() => proxy.close());
+  const one = await opened(proxy);
+  let publisher = new Publisher(stays);
+  for (const [how, node] of [['reset', moves], ['frozen', stops], ['reset', moves], ['frozen', stays], ['reset', moves]]) {
+    await pause(2.5);
+    proxy.to = node.port;
+    if (how === 'reset') proxy.cut();
+    else proxy.freeze();
+    // Long enough for a page to notice a link that passes nothing on.
+    await pause(how === 'reset' ? 0.5 : 4);
+    await one.back();
+  }
+  goesOn = await handOver(moves);
+  await pause(1.5);
+  await one.back();
+  proxy.to = stops.port;
+  proxy.cut();
+  await pause(1);
+  await one.back();
+  proxy.to = stays.port;
+  await stops.stop();
+  await one.back();
+  await pause(1);
+  await publisher.stop();
+  judge('two nodes', await caughtUp(one, publisher), publisher, { mayMiss: false });
+  assert.deepEqual(one.watched.again, [], 'what was acknowledged comes no more');
+  // A node that dies takes what was acknowledged in its last half second with it, and maybe more than that of what was new.
+  publisher = new Publisher(stays, publisher.next);
+  const last = await Server.start({ app });
+  nodes.push(last);
+  proxy.to = last.port;
+  proxy.cut();
+  await pause(1);
+  await one.back();
+  await pause(3);
+  proxy.to = stays.port;
+  last.child.kill('SIGKILL');
+  await pause(1);
+  await one.back();
+  await pause(1);
+  await publisher.stop();
+  judge('a death', await caughtUp(one, publisher), publisher, { mayMiss: true });
+  await one.page.context().close();
+});
