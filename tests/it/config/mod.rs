@@ -64,7 +64,7 @@ fn flags(arguments: &[&str]) -> Flags {
     Flags::try_parse_from(["fanfare"].iter().chain(arguments)).unwrap()
 }
 
-const EXAMPLE: &str = include_str!("../../config.example.toml");
+const EXAMPLE: &str = include_str!("../../../config.example.toml");
 const FILE: [&str; 2] = ["--config", "f.toml"];
 const CREDENTIALS: [(&str, &str); 3] = [
     ("FANFARE_APPS__0__ID", "app-id"),
