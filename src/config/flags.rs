@@ -40,6 +40,9 @@ pub struct Flags {
     /// Read a Soketi server's JSON file.
     #[arg(long, value_name = "FILE", global = true, help_heading = SETTINGS)]
     pub soketi_config: Option<PathBuf>,
+    /// Read a laravel-echo-server's JSON file.
+    #[arg(long, value_name = "FILE", global = true, help_heading = SETTINGS)]
+    pub echo_server_config: Option<PathBuf>,
     /// Listen on this address.
     #[arg(long, global = true, help_heading = SETTINGS)]
     pub host: Option<String>,

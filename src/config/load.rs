@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::echo_server::EchoServer;
 use super::env_file::EnvFile;
 use super::environment::Variables;
 use super::error::Error;
@@ -46,10 +47,16 @@ pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
     let mut warnings = Vec::new();
     let given = flags.env_file.as_deref();
     let file = EnvFile::read(given, folder, &variables, &mut warnings)?;
+    let echo = flags.echo_server_config.as_deref();
+    let mut echo =
+        EchoServer::read_sources(echo, folder, &file.laravel, &variables, &mut warnings)?;
     let laravel = Laravel::read_variables(file.laravel, &variables)?;
     laravel.apply_laravel(&mut settings)?;
     let json = flags.soketi_config.as_deref();
     Soketi::read_sources(json, folder, file.soketi, &variables)?.apply_soketi(&mut settings)?;
+    if let Some(echo) = &mut echo {
+        echo.apply_server(&mut settings)?;
+    }
     if let Some(path) = &flags.config {
         file::apply_file(&mut settings, &folder.join(path), &path.display().to_string())?;
     }
@@ -64,6 +71,9 @@ pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
         && let Some(error) = laravel.incomplete_app()
     {
         return Err(error);
+    }
+    if let Some(echo) = echo {
+        echo.apply_app(&mut settings)?;
     }
     let made = settings.complete_apps()?;
     let mut config = settings.resolve_config()?;

@@ -4,6 +4,7 @@
 mod apps_file;
 mod credentials;
 mod dotenv;
+mod echo_server;
 mod env;
 mod env_file;
 mod environment;

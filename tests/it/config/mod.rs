@@ -1,6 +1,8 @@
 //! The settings from outside: the example file, every key in every source, every refusal, and what the
 //! commands about settings print. Which keys there are is asked of the library, never listed here.
 
+mod echo_server;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
