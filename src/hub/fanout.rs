@@ -39,9 +39,7 @@ impl Worker {
         let mut run_bytes = 0;
         for next in frames.drain(..) {
             let joins = run.last().is_some_and(|last| {
-                last.channel == next.channel
-                    && last.history == Sequence::None
-                    && next.history == Sequence::None
+                last.channel == next.channel && last.history.joins(next.history)
             });
             if !joins || run_bytes + next.frame.len() > JOINED {
                 self.deliver_run(&mut run, touched);
@@ -75,23 +73,27 @@ impl Worker {
         let (mut deliveries, mut second) = (0, CompressedRun::default());
         let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {
-            if plain || !run.iter().any(|one| one.except == Some(connection.id)) {
-                if history != Sequence::None
-                    && !is_newer_than_seen(connection, first.channel, history)
-                {
-                    continue;
-                }
+            let before = deliveries;
+            // What comes after something new is new as well.
+            let is_new =
+                history == Sequence::None || is_newer_than_seen(connection, first.channel, history);
+            if is_new && (plain || !run.iter().any(|one| one.except == Some(connection.id))) {
                 self.give_frame(connection, second.pick_form(connection, run, &all, true), number);
                 deliveries += run.len();
             } else {
                 for one in run.iter().filter(|one| one.except != Some(connection.id)) {
+                    let is_new = history == Sequence::None
+                        || is_newer_than_seen(connection, one.channel, one.history);
+                    if !is_new {
+                        continue;
+                    }
                     let alone =
                         second.pick_form(connection, slice::from_ref(one), &one.frame, false);
                     self.give_frame(connection, alone, number);
                     deliveries += 1;
                 }
             }
-            if connection.mark_dirty() {
+            if deliveries > before && connection.mark_dirty() {
                 touched.push(connection.clone());
             }
         }

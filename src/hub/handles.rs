@@ -25,6 +25,13 @@ pub enum Sequence {
     Cache(u64),
 }
 
+impl Sequence {
+    /// Whether frames at both places may go out as one piece.
+    pub(super) fn joins(self, next: Self) -> bool {
+        matches!((self, next), (Self::None, Self::None) | (Self::Presence(_), Self::Presence(_)))
+    }
+}
+
 /// A worker's own handle of a channel. The generation tells an order that was late from one that is meant
 /// for the channel that has the place now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -1,11 +1,12 @@
 //! What others ask of a worker. Anyone puts orders in; the worker takes them all at once, so that it is
 //! woken once however many there are, and what has gathered meanwhile is done in one turn.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
+use tokio::time;
 
 use super::deflated::DeflatedEvent;
 use super::described::DescribeTask;
@@ -22,6 +23,10 @@ use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 
+/// How long members that come and go are waited for after some were told of: where many come one by one, each would
+/// else cost a write to everybody who is there.
+const NOTICE_PAUSE: Duration = Duration::from_millis(5);
+
 /// One worker's orders.
 #[derive(Debug, Default)]
 pub struct Inbox {
@@ -33,8 +38,10 @@ pub struct Inbox {
 #[derive(Debug, Default)]
 struct QueuedTasks {
     orders: Vec<WorkerTask>,
-    /// When the first of them came.
+    /// When the first of them came that does not wait for others.
     since: Option<Instant>,
+    /// Until when notices wait for others of their kind.
+    notices_due: Option<time::Instant>,
 }
 
 /// One thing to do.
@@ -93,6 +100,13 @@ pub enum WorkerTask {
     },
 }
 
+impl WorkerTask {
+    /// Whether it tells of members that come and go, which may wait a moment for more of the kind.
+    pub(super) fn is_notice(&self) -> bool {
+        matches!(self, Self::Deliver(Delivery { history: Sequence::Presence(_), .. }))
+    }
+}
+
 /// A frame for the worker's subscribers of one channel.
 #[derive(Debug)]
 pub struct Delivery {
@@ -127,32 +141,97 @@ pub struct TracedDelivery {
 
 impl Inbox {
     pub fn put_task(&self, order: WorkerTask) {
-        let mut waiting = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_notice = order.is_notice();
+        let mut waiting = self.lock();
+        let first = waiting.orders.is_empty();
         waiting.orders.push(order);
-        let first = waiting.orders.len() == 1;
-        if first {
+        let is_first_urgent = !is_notice && waiting.since.is_none();
+        if is_first_urgent {
             waiting.since = Some(Instant::now());
         }
         drop(waiting);
-        if first {
+        if first || is_first_urgent {
             self.wake.notify_one();
         }
     }
 
-    /// Waits until there may be orders.
+    /// Waits until there may be orders. Where members came or went a moment ago, those that come next wait for each
+    /// other, or for the first order of another kind.
     pub async fn wait_woken(&self) {
         self.wake.notified().await;
+        // Not in the condition itself, which would keep the lock across the wait.
+        let due = self.lock().notices_due.take();
+        let Some(due) = due else { return };
+        let mut pause = std::pin::pin!(time::sleep_until(due));
+        while !self.has_urgent() {
+            tokio::select! {
+                () = &mut pause => break,
+                () = self.wake.notified() => {}
+            }
+        }
     }
 
-    /// Swaps what has come for `empty`; when the first of it came.
+    fn has_urgent(&self) -> bool {
+        self.lock().since.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueuedTasks> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Swaps what has come for `empty`; when the first of it came, or was no longer to wait.
     pub fn take_tasks(&self, empty: &mut Vec<WorkerTask>) -> Option<Instant> {
-        let mut waiting = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
         std::mem::swap(&mut waiting.orders, empty);
-        waiting.since.take()
+        if empty.iter().any(WorkerTask::is_notice) {
+            waiting.notices_due = Some(time::Instant::now() + NOTICE_PAUSE);
+        }
+        waiting.since.take().or_else(|| (!empty.is_empty()).then(Instant::now))
     }
 
     /// Orders that wait.
     pub fn depth(&self) -> usize {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).orders.len()
+        self.lock().orders.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(history: Sequence) -> WorkerTask {
+        let channel = ChannelHandle { slot: 0, generation: 0 };
+        let (frame, deflated, except) = (Bytes::new(), None, None);
+        WorkerTask::Deliver(Delivery { channel, frame, deflated, except, history, number: 0 })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn notices_wait_for_each_other_and_for_nothing_else() {
+        let (inbox, mut taken) = (Inbox::default(), Vec::new());
+        let wait = async |after: u64, more: Option<WorkerTask>| {
+            inbox.put_task(order(Sequence::Presence(1)));
+            let begun = time::Instant::now();
+            let more = async {
+                time::sleep(Duration::from_millis(after)).await;
+                more.into_iter().for_each(|task| inbox.put_task(task));
+            };
+            let waited = async {
+                inbox.wait_woken().await;
+                begun.elapsed().as_millis()
+            };
+            tokio::join!(waited, more).0
+        };
+        // The first is told of at once, and those that come next together.
+        assert_eq!(wait(0, None).await, 0);
+        assert!(inbox.take_tasks(&mut taken).is_some() && taken.len() == 1);
+        taken.clear();
+        assert!((4..=5).contains(&wait(2, Some(order(Sequence::Presence(2)))).await));
+        assert!(inbox.take_tasks(&mut taken).is_some() && taken.len() == 2);
+        for urgent in [order(Sequence::None), order(Sequence::Cache(1))] {
+            taken.clear();
+            assert_eq!(wait(2, Some(urgent)).await, 2);
+            assert!(inbox.take_tasks(&mut taken).is_some() && taken.len() == 2);
+        }
+        assert!(inbox.take_tasks(&mut Vec::new()).is_none());
     }
 }
