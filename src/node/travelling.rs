@@ -26,6 +26,7 @@ use crate::hub::connection::Connection;
 use crate::hub::handles::ConnectionRef;
 use crate::hub::resume::{
     ClientArrival, ClientState, OpenConnection, Replayed, ReplayedEvent, ResumeFigures, TakenUp,
+    UNKNOWN,
 };
 use crate::protocol::resume_token::ResumeToken;
 
@@ -106,7 +107,7 @@ impl Node {
             return ClientClaim { is_unsure, unclaimed: true, ..ClientClaim::new(cluster, 0) };
         };
         let (since, had) = (claimed.since, claimed.owner.is_some());
-        let (record, has_ended, is_complete) = self.find_record(cluster, &name, claimed).await;
+        let (record, has_ended) = self.find_record(cluster, &name, claimed).await;
         let Some(ClientRecord { mut state, at, .. }) = record else {
             let is_before = |age: Duration| {
                 let known = Duration::from_micros(alive.saturating_sub(since));
@@ -115,14 +116,14 @@ impl Node {
             let is_unsure = age(token).is_some_and(is_before) || !has_ended;
             return ClientClaim { is_unsure, ..ClientClaim::new(cluster, alive) };
         };
-        // Those that it came to hold since would not be in it, nor are those that may have been withdrawn since.
-        let (replaces, is_unsure) = (had && has_ended, !has_ended || !is_complete);
+        // Those that it came to hold since would not be in it.
+        let (replaces, is_unsure) = (had && has_ended, !has_ended);
         let state = Some(std::mem::take(&mut state));
         ClientClaim { state, is_unsure, replaces, ..ClientClaim::new(cluster, at) }
     }
 
-    /// The latest record of the client; whether it is the last of a connection that has ended, rather than of
-    /// one that a dead node had; and whether no channel was taken out of it in doubt.
+    /// The latest record of the client; and whether it is the last of a connection that has ended, rather than of
+    /// one that a dead node had.
     /// A connection that is open knows more than what was written of it, so that its node is asked first; the record
     /// in Redis is for when that node is dead.
     async fn find_record(
@@ -130,7 +131,7 @@ impl Node {
         cluster: &Clustered,
         name: &Name,
         claimed: ClaimedClient,
-    ) -> (Option<ClientRecord>, bool, bool) {
+    ) -> (Option<ClientRecord>, bool) {
         let times = self.shared.times(cluster);
         let kept = claimed.record.and_then(|(_, bytes)| client_record::read(&bytes, times));
         let (mut record, mut has_ended) = (kept, true);
@@ -140,11 +141,10 @@ impl Node {
             has_ended = handed.is_some();
             record = handed.or(record);
         }
-        let mut is_complete = true;
         if let Some(record) = record.as_mut().filter(|_| claimed.withdrawals) {
-            is_complete = cluster.leave_withdrawn(&name.0, record).await;
+            cluster.leave_withdrawn(&name.0, record).await;
         }
-        (record, has_ended, is_complete)
+        (record, has_ended)
     }
 
     /// Puts in what was found out of a client; how it came, whether it may have missed what nobody knows of, and
@@ -194,11 +194,11 @@ impl Node {
                 }));
                 CatchUp::Missed(Vec::new(), false)
             }
-            TakenUp::New if resumption.is_forgotten && resumption.note_gap(name) => {
+            found if found.may_miss(resumption.is_forgotten) && resumption.note_gap(name) => {
                 ResumeFigures::add_count(&resume.figures.gaps, 1);
                 CatchUp::Gap
             }
-            TakenUp::New | TakenUp::Told => CatchUp::Up,
+            TakenUp::New | TakenUp::Unknown | TakenUp::Told => CatchUp::Up,
         }
     }
 }
@@ -227,32 +227,29 @@ impl Clustered {
         record.filter(|record| !record.is_empty())
     }
 
-    /// Takes out of a record what was taken back from its users since; whether it is certain that all of that was: a
-    /// client may have entered a channel again a moment after, with a new signature.
-    /// Where that cannot be found out, no channel is taken over: a right that was taken back must not come back with
-    /// the client.
-    async fn leave_withdrawn(&self, app: &AppId, record: &mut ClientRecord) -> bool {
+    /// Takes out of a record what was taken back from its users since. A client may have entered a channel again a moment
+    /// after, with a new signature: then, and where nothing can be found out, it holds the channel still, and is told
+    /// of a gap once it was authorized anew.
+    async fn leave_withdrawn(&self, app: &AppId, record: &mut ClientRecord) {
         let ClientRecord { state, at, .. } = record;
         let of_users = |name| state.users.iter().map(move |user| withdrawn_member(user, name));
         let members: Vec<String> =
             state.channels.iter().flat_map(|(name, _)| of_users(name)).collect();
         if members.is_empty() {
-            return true;
+            return;
         }
         let question = LinkQuery::Withdrawn { app: app.clone(), members };
         let Some(LinkReply::Withdrawn(times)) = self.ask_of_client(question).await else {
-            state.channels.clear();
-            return false;
+            return state.channels.iter_mut().for_each(|(_, acked)| *acked = UNKNOWN);
         };
-        let mut is_certain = true;
         let mut times = times.chunks(state.users.len());
-        state.channels.retain(|_| {
+        state.channels.retain_mut(|(_, acked)| {
             let last = times.next().unwrap_or_default().iter().copied().max().unwrap_or_default();
-            let is_kept = last.saturating_add(LATE) < *at;
-            is_certain &= is_kept || last >= *at;
-            is_kept
+            if last.saturating_add(LATE) >= *at {
+                *acked = UNKNOWN;
+            }
+            last < *at
         });
-        is_certain
     }
 }
 

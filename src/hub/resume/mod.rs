@@ -31,7 +31,7 @@ use log::ChannelLogs;
 pub use clients::{ClientArrival, OpenConnection, SubscriptionState};
 pub use estate::{LeftClient, LeftEvent, ResumeEstate};
 pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
-pub use travelling::{ClientState, TakenUp};
+pub use travelling::{ClientState, TakenUp, UNKNOWN};
 
 /// The resumable clients of one app, and the logs of what they hold.
 #[derive(Debug, Default)]

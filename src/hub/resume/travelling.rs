@@ -15,6 +15,9 @@ use crate::protocol::socket_id::SocketId;
 /// No connection has this.
 const NO_SOCKET: SocketId = SocketId { node: 0, number: 0 };
 
+/// What a client has acknowledged of a channel that it holds for all that is known, but nobody knows how far.
+pub const UNKNOWN: u64 = u64::MAX;
+
 /// What a client holds, for whichever node it comes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientState {
@@ -44,8 +47,17 @@ pub enum TakenUp {
     New,
     /// It did, and had acknowledged it up to there.
     Held(u64),
+    /// It did, and nobody knows how far.
+    Unknown,
     /// This connection was told already.
     Told,
+}
+
+impl TakenUp {
+    /// Whether it may have missed what nobody knows of; `is_forgotten` if that holds for all it held before.
+    pub fn may_miss(self, is_forgotten: bool) -> bool {
+        self == Self::Unknown || (self == Self::New && is_forgotten)
+    }
 }
 
 impl ResumableClient {
@@ -83,6 +95,11 @@ impl ResumableClients {
                 return TakenUp::Told;
             }
             held.socket = socket;
+            if held.acked == UNKNOWN {
+                held.acked = end;
+                self.note_change(token);
+                return TakenUp::Unknown;
+            }
             return TakenUp::Held(held.acked);
         }
         client.channels.insert(channel.clone(), HeldChannel { acked: end, socket });
