@@ -79,13 +79,13 @@ local user, info, max, topic, head, mac, rest, place, name = unpack(ARGV)
 local ref = lease .. ' ' .. user
 local known, holds = redis.call('HEXISTS', m, user), redis.call('HEXISTS', r, ref)
 if known == 0 and redis.call('HLEN', m) >= tonumber(max) then return false end
-if holds == 0 then
-  redis.call('SADD', held, name)
-  redis.call('HSET', r, ref, '')
-end
-local more = 1 - holds
-if #others > 0 then more = more - redis.call('HDEL', r, unpack(refs(user))) end
+local also, more = refs(user), 1 - holds
+for i = 1, #also do more = more - redis.call('HEXISTS', r, also[i]) end
+-- Where Redis refuses one of these for a right that is missing, clearing the lease counts again.
+if holds == 0 then redis.call('SADD', held, name) end
 if more ~= 0 then redis.call('HINCRBY', k, user, more) end
+if holds == 0 then redis.call('HSET', r, ref, '') end
+if #also > 0 then redis.call('HDEL', r, unpack(also)) end
 if known == 1 then return redis.call('HGET', k, '') or string.format('%016.0f', 0) end
 local version = next_version(v)
 if place == '' then place = version end
@@ -123,13 +123,14 @@ for _, ref in ipairs(redis.call('HKEYS', r)) do
     counts[user] = (counts[user] or 0) + 1
   end
 end
-local known = redis.call('HGETALL', k)
+local known, is = redis.call('HGETALL', k), {}
 for i = 1, #known, 2 do
   local user = known[i]
-  if user ~= '' then
-    if not counts[user] then redis.call('HDEL', k, user)
-    elseif tonumber(known[i + 1]) ~= counts[user] then redis.call('HSET', k, user, counts[user]) end
-  end
+  is[user] = tonumber(known[i + 1])
+  if user ~= '' and not counts[user] then redis.call('HDEL', k, user) end
+end
+for user, count in pairs(counts) do
+  if is[user] ~= count then redis.call('HSET', k, user, count) end
 end
 for _, user in ipairs(redis.call('HKEYS', m)) do
   if not counts[user] then
