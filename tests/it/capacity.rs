@@ -61,8 +61,13 @@ fn short_of_memory_it_serves_those_who_are_there() {
     says(&child, 200, r#"{"ready":true}"#);
     child.connect();
     let closed = r#"fanfare_closes_total{code="4100",reason="heavy"} 1"#;
-    let metrics = Http::connect(child.addr).ask("GET", "/metrics", "", b"");
-    assert!(metrics.text().lines().any(|line| line == closed), "{}", metrics.text());
+    // It is counted once it has gone, for which it has a while.
+    let counted = eventually(|| {
+        let metrics = Http::connect(child.addr).ask("GET", "/metrics", "", b"");
+        let is_there = metrics.text().lines().any(|line| line == closed);
+        if is_there { Ok(()) } else { Err(metrics.text().to_owned()) }
+    });
+    assert_eq!(counted, Ok(()));
 }
 
 #[test]
