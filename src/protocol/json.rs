@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -100,10 +100,24 @@ pub fn string_text(value: &RawValue) -> Option<Cow<'_, str>> {
 /// Whether every escape in `raw` stands for a character: half a surrogate pair passes through a parser
 /// that only skips, and would break the parsers of those it is sent to.
 pub fn is_unicode(raw: &RawValue) -> bool {
-    let bytes = raw.get().as_bytes();
-    let surrogate = |at| matches!(bytes.get(at + 1..at + 3), Some(b"ud" | b"uD"));
-    !memchr_iter(b'\\', bytes).any(surrogate)
-        || serde_json::from_str::<serde_json::Value>(raw.get()).is_ok()
+    let mut rest = raw.get();
+    // Every backslash of what was parsed begins an escape.
+    while let Some(at) = memchr(b'\\', rest.as_bytes()) {
+        rest = rest.get(at..).unwrap_or_default();
+        let length = match (escaped_unit(rest), rest.get(6..).and_then(escaped_unit)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => return false,
+            (Some(_), _) => 6,
+            (None, _) => 2,
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    true
+}
+
+/// The number in the `\uXXXX` that `text` begins with.
+fn escaped_unit(text: &str) -> Option<u16> {
+    u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
 }
 
 /// `value` as a JSON string's token: a string's own, byte for byte, or the value's text as a string.
@@ -334,5 +348,23 @@ mod tests {
         push_string(&mut out, &all);
         assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), all);
         assert_eq!(format!("\"{}\"", escape_text(&all)).into_bytes(), out);
+    }
+
+    #[test]
+    fn a_pair_of_surrogates_in_deep_json_was_taken_for_half_a_one() {
+        let deep = |inner: &str| format!("{}{inner}{}", "[".repeat(500), "]".repeat(500));
+        let is_right = |text: &str| {
+            let raw: &RawValue = serde_json::from_str(text).unwrap();
+            is_unicode(raw)
+        };
+        for right in [r#""a""#, r#""\ud83c\udf89""#, r#""\\ud800""#, r#""\\\ud83c\uDF89\u0041\n""#]
+        {
+            assert!(is_right(right) && is_right(&deep(right)), "{right}");
+        }
+        for wrong in
+            [r#""\ud83c""#, r#""\udf89\ud83c""#, r#""\\\ud83c\u0041""#, r#""\ud83c\ud83c\udf89""#]
+        {
+            assert!(!is_right(wrong) && !is_right(&deep(wrong)), "{wrong}");
+        }
     }
 }
