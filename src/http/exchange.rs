@@ -11,10 +11,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use hyper::header::HeaderValue;
+use hyper::header::{HOST, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::service::Service;
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Request, Response, StatusCode, Uri, Version};
 
 use super::api::{Route, SignedCall, SignedQuery};
 use super::body::{ReceivedBody, RequestBody};
@@ -38,6 +38,17 @@ use crate::lookup::{LookupResult, PendingLookup};
 use crate::metrics::{self, Status};
 use crate::node::NodesReply;
 use crate::protocol::trace::Trace;
+
+/// RFC 9112, section 3.2: a request names one host; one of HTTP/1.0 may name none. What proxies in front make of two is
+/// not for this server to guess.
+fn check_host(parts: &Parts) -> Result<(), Error> {
+    let hosts = parts.headers.get_all(HOST).iter().count();
+    let enough = usize::from(parts.version >= Version::HTTP_11);
+    if (enough..=1).contains(&hosts) {
+        return Ok(());
+    }
+    Err(Error::BadRequest("A request needs one Host header, and no more.".to_owned()))
+}
 
 /// hyper's door: one request comes in, and its future is polled on the worker's own thread.
 impl Service<Request<Incoming>> for HttpService {
@@ -69,6 +80,9 @@ impl HttpService {
         verdict: Option<LookupResult>,
         begun: Instant,
     ) -> RequestStage {
+        if let Err(error) = check_host(&parts) {
+            return self.refuse_head((parts, body), (metrics::Call::Unknown, &error), begun);
+        }
         if console::is_below(&parts, &self.http.prefix) {
             return self.open_console(parts, body);
         }
@@ -102,9 +116,7 @@ impl HttpService {
                 self.read_call((parts, body), (app, route, claims), begun)
             }
             Err(RefusedRequest { call, error }) => {
-                let answer = self.refuse_request(&parts, call, &error, None);
-                self.count_request(call, &answer, begun);
-                RequestStage::answered(answer, &parts, body)
+                self.refuse_head((parts, body), (call, &error), begun)
             }
         };
         // An answer that is ready leaves the connection idle at once; anything else still reads.
@@ -115,6 +127,19 @@ impl HttpService {
         };
         self.timer.enter_phase(step, self.now_seconds());
         stage
+    }
+
+    /// Answers a request that its head is reason enough to refuse.
+    fn refuse_head(
+        &self,
+        (parts, body): (Parts, Incoming),
+        (call, error): (metrics::Call, &Error),
+        begun: Instant,
+    ) -> RequestStage {
+        let answer = self.refuse_request(&parts, call, error, None);
+        self.count_request(call, &answer, begun);
+        self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
+        RequestStage::answered(answer, &parts, body)
     }
 
     /// A call of the API that may be answered once its body is there.

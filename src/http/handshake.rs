@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hyper::header::{HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
+use hyper::{Method, Version};
 use tracing::{debug, info, warn};
 
 use super::error::Error;
@@ -18,6 +19,9 @@ use crate::protocol::error::{Error as Refusal, close};
 use crate::protocol::query::Query;
 use crate::protocol::resume_token::ResumeToken;
 use crate::socket::upgrade::{self, Admission, NoHandshake};
+
+/// What nginx asks with unless it is told otherwise.
+const OLD_HTTP: &str = "WebSockets need HTTP/1.1. Behind nginx: proxy_http_version 1.1.";
 
 /// A socket to be.
 #[derive(Debug)]
@@ -104,6 +108,7 @@ impl HttpService {
         let (headers, trusted) = (&parts.headers, &self.http.trusted_proxies);
         // Behind Envoy a handshake may lack its key, which only a trusted proxy may leave out.
         let is_trusted = trusted.iter().any(|network| network.contains(self.peer));
+        check_request_line(parts)?;
         let mut answer = upgrade::shake_hands(headers, is_trusted).map_err(handshake_refusal)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = self.http.node.shared.apps.load();
@@ -154,6 +159,17 @@ impl HttpService {
         *self.handoff.borrow_mut() = Some(Handoff::Socket(upgrade));
         Ok(RoutedRequest::Answered(response::switching_response()))
     }
+}
+
+/// RFC 6455, section 4.2.1: a handshake is a GET of HTTP/1.1. That it names one host was seen before.
+fn check_request_line(parts: &Parts) -> Result<(), Error> {
+    if parts.method != Method::GET {
+        return Err(Error::MethodNotAllowed("GET, OPTIONS"));
+    }
+    if parts.version < Version::HTTP_11 {
+        return Err(Error::BadRequest(OLD_HTTP.to_owned()));
+    }
+    Ok(())
 }
 
 fn handshake_refusal(why: NoHandshake) -> Error {

@@ -49,12 +49,6 @@ fn a_101_said_close_beside_upgrade() {
             let request = handshake(&target, &[header("Connection", connection)]);
             let mut http = Http::connect(fixture.addr);
             assert_eq!(head(&mut http, &request), ANSWER, "{connection:?} {target}");
-            let old = request.replace("HTTP/1.1", "HTTP/1.0");
-            assert_eq!(
-                head(&mut Http::connect(fixture.addr), &old),
-                ANSWER,
-                "{connection:?} {target}"
-            );
         }
     }
     // Behind another request of the connection, and behind one that is still on its way.
@@ -74,6 +68,33 @@ fn a_101_said_close_beside_upgrade() {
         assert_eq!(head(&mut http, &handshake(&target(KEY), &[])), ANSWER, "while stopping");
     }
     drop(clients);
+}
+
+/// RFC 6455, section 4.2.1, and RFC 9112, section 3.2.
+#[test]
+fn an_upgrade_was_had_by_head_by_http_1_0_and_for_two_hosts() {
+    let fixture = Fixture::start();
+    let request = handshake(&target(KEY), &[]);
+    assert!(request.contains("Host: 127.0.0.1\r\n"));
+    for (what, spoilt, status) in [
+        ("HEAD", request.replacen("GET", "HEAD", 1), 405),
+        ("HTTP/1.0", request.replacen("HTTP/1.1", "HTTP/1.0", 1), 400),
+        ("no host", request.replacen("Host: 127.0.0.1\r\n", "", 1), 400),
+        ("two hosts", request.replacen("Host:", "Host: a\r\nHost:", 1), 400),
+    ] {
+        assert_ne!(spoilt, request, "{what}");
+        let head = head(&mut Http::connect(fixture.addr), &spoilt);
+        let expected = format!("HTTP/1.1 {status} ");
+        // The answer to a request of HTTP/1.0 says so itself.
+        assert!(head.replacen("1.0", "1.1", 1).starts_with(&expected), "{what}: {head}");
+    }
+    for (hosts, version, status) in
+        [(0, "1.1", 400), (1, "1.1", 200), (2, "1.1", 400), (0, "1.0", 200), (2, "1.0", 400)]
+    {
+        let mut http = Http::connect(fixture.addr);
+        http.send(format!("GET /up HTTP/{version}\r\n{}\r\n", "Host: x\r\n".repeat(hosts)));
+        assert_eq!(http.answer().status, status, "{hosts} hosts, HTTP/{version}");
+    }
 }
 
 /// Passes a connection on as Apache does where WebSockets come by HTTP/2 (`H2WebSockets on`): what it reads
