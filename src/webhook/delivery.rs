@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::percent_decode_str;
 use tower_service::Service;
 
 use crate::app::{App, Webhook};
@@ -97,12 +100,16 @@ impl WebhookClient {
         {
             return Err(DeliveryFailure::Connection(PRIVATE.to_owned()));
         }
+        let (uri, credentials) = without_credentials(uri).map_err(|error| wrong(&error))?;
         let mut request = Request::post(uri);
         let signature = app.signer.sign_with_oldest(&body);
         let headers = request.headers_mut().ok_or_else(|| wrong(&"no request"))?;
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let agent = concat!("Fanfare/", env!("CARGO_PKG_VERSION"));
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        if let Some(credentials) = credentials {
+            headers.insert(AUTHORIZATION, credentials);
+        }
         for (name, value) in &webhook.headers {
             if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) {
                 headers.insert(name, value);
@@ -143,6 +150,22 @@ pub(super) fn new_client(allow_private: bool) -> HttpsClient {
         // them apart.
         .http1_title_case_headers(true)
         .build(connector)
+}
+
+/// A URL without what stands in front of its host, which libraries would log, and the header that says the same.
+fn without_credentials(uri: Uri) -> Result<(Uri, Option<HeaderValue>), hyper::http::Error> {
+    let authority = uri.authority().map(|authority| authority.as_str());
+    let Some((credentials, host)) = authority.and_then(|authority| authority.rsplit_once('@'))
+    else {
+        return Ok((uri, None));
+    };
+    let decoded: Vec<u8> = percent_decode_str(credentials).collect();
+    let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(decoded)))?;
+    header.set_sensitive(true);
+    let host = host.to_owned();
+    let mut parts = uri.into_parts();
+    parts.authority = Some(host.parse()?);
+    Ok((Uri::from_parts(parts)?, Some(header)))
 }
 
 fn trusting_nobody() -> rustls::ClientConfig {
@@ -254,5 +277,20 @@ mod tests {
         ] {
             assert!(!is_public(text.parse().unwrap()), "{text} is not public");
         }
+    }
+
+    #[test]
+    fn what_stands_in_front_of_a_host_is_in_a_header_and_not_in_the_url() {
+        let apart = |url: &str| {
+            let (uri, header) = without_credentials(url.parse().unwrap()).unwrap();
+            (uri.to_string(), header)
+        };
+        let url = "https://user:pass%40word@hooks.example:8443/a?b=c";
+        let (uri, header) = apart(url);
+        assert_eq!(uri, "https://hooks.example:8443/a?b=c");
+        let header = header.unwrap();
+        assert!(header.is_sensitive());
+        assert_eq!(header, "Basic dXNlcjpwYXNzQHdvcmQ=");
+        assert_eq!(apart("http://hooks.example/"), ("http://hooks.example/".to_owned(), None));
     }
 }

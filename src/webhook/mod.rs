@@ -475,3 +475,11 @@ fn millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// Between half and all of `pause`, so that lines that failed together do not try together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without chance it is the whole pause.
+    let _ = getrandom::fill(&mut byte);
+    pause - pause / 2 * u32::from(byte[0]) / 255
+}

@@ -18,9 +18,9 @@ use super::WebhookMessage;
 use super::cluster_log::{LogAck, OfficeHold};
 use super::delivery::{DeliveryFailure, WebhookClient};
 use super::facts::FactSubject;
-use super::millis;
 use super::queue_metrics::QueueMetrics;
 use super::spool::{Spool, SpooledEvent};
+use super::{jittered, millis};
 use crate::app::{App, Webhook};
 use crate::console::Kind;
 use crate::metrics::HeldBytes;
@@ -40,6 +40,9 @@ const MOST_TAKEN_BACK: usize = 1024;
 
 /// Bytes that are counted for an event in line beside its text: its place there, and in the table of comings and goings.
 const PLACE_BYTES: usize = 320;
+
+/// Places below which no memory is given back.
+const KEPT_PLACES: usize = 1024;
 
 /// Events and bytes of one request with several.
 const MOST_TOGETHER: usize = 1_000;
@@ -375,6 +378,11 @@ impl QueueState {
                 spooled.push(number);
             }
         }
+        if queue.capacity() > KEPT_PLACES && queue.len() < queue.capacity() / 4 {
+            let room = 2 * queue.len();
+            queue.shrink_to(room);
+            turns.shrink_to(room);
+        }
         drop(turns);
         self.first.set(self.first.get() + count as u64);
         if let Some(spool) = self.spool.as_ref().filter(|_| !spooled.is_empty()) {
@@ -484,12 +492,4 @@ async fn run(state: Rc<QueueState>, post: WebhookClient) {
         sleep(jittered(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-/// Between half and all of `pause`, so that lines that failed together do not try together.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0];
-    // Without chance it is the whole pause.
-    let _ = getrandom::fill(&mut byte);
-    pause - pause / 2 * u32::from(byte[0]) / 255
 }

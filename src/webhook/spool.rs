@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,10 @@ use tracing::{info, warn};
 /// Bytes of lines that are not needed any more before the file is written anew without them, if they are more
 /// than half of it.
 const MOST_DONE: u64 = 4 << 20;
+
+/// What the log is told of it.
+const FAILS: &str = "the webhook spool cannot be used: a crash would lose events";
+const WORKS: &str = "the webhook spool can be written to again";
 
 /// One event that waits for one webhook.
 #[derive(Serialize, Deserialize, Clone, Debug)]
@@ -47,6 +51,14 @@ pub(super) struct Spool {
     folder: PathBuf,
     path: PathBuf,
     journal: RefCell<SpoolFile>,
+    /// What the log was told of already: that the disk takes nothing, and which files cannot be taken over.
+    told: RefCell<ToldFaults>,
+}
+
+#[derive(Debug, Default)]
+struct ToldFaults {
+    failing: bool,
+    files: HashSet<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -71,7 +83,7 @@ impl Spool {
         getrandom::fill(&mut chance).map_err(io::Error::other)?;
         let name = format!("webhooks-{}-{}.jsonl", std::process::id(), hex::encode_hex(chance));
         let path = folder.join(name);
-        let file = locked(&path, OpenOptions::new().read(true).append(true).create_new(true))?
+        let file = locked(&path, private().append(true).create_new(true))?
             .ok_or_else(|| io::Error::other("somebody else has locked a new file"))?;
         File::open(folder)?.sync_all()?;
         let journal = SpoolFile {
@@ -83,7 +95,8 @@ impl Spool {
             next: 0,
             failing: false,
         };
-        Ok(Self { folder: folder.to_owned(), path, journal: RefCell::new(journal) })
+        let told = RefCell::default();
+        Ok(Self { folder: folder.to_owned(), path, journal: RefCell::new(journal), told })
     }
 
     /// What processes that have ended left, which is this one's from now on.
@@ -92,7 +105,7 @@ impl Spool {
         let files = match fs::read_dir(&self.folder) {
             Ok(files) => files,
             Err(error) => {
-                self.complain(&error);
+                self.tell_of_file(&self.folder, &error);
                 return taken;
             }
         };
@@ -101,10 +114,17 @@ impl Spool {
         for path in paths.iter().filter(|path| **path != self.path) {
             match self.take_file(path) {
                 Ok(more) => taken.extend(more),
-                Err(error) => warn!(%error, file = %path.display(), "cannot be taken over"),
+                Err(error) => self.tell_of_file(path, &error),
             }
         }
         taken
+    }
+
+    /// Says, once, that a file cannot be taken over; it is tried every second.
+    fn tell_of_file(&self, path: &Path, error: &io::Error) {
+        if self.told.borrow_mut().files.insert(path.to_owned()) {
+            warn!(%error, file = %path.display(), "cannot be taken over");
+        }
     }
 
     fn take_file(&self, path: &Path) -> io::Result<Vec<SpooledEvent>> {
@@ -156,8 +176,12 @@ impl Spool {
 
     /// Writes what was added and waits until the disk has it: all that came in one turn at once.
     pub(super) fn flush(&self) {
+        self.flush_noting();
+    }
+
+    fn flush_noting(&self) -> Option<&'static str> {
         let written = self.journal.borrow_mut().write(true);
-        self.note(written);
+        self.note(written)
     }
 
     /// Notes that events are done with. Should that be lost, they are sent again.
@@ -168,14 +192,15 @@ impl Spool {
             if journal.is_overfull() && !journal.open.is_empty() {
                 return;
             }
-            match serde_json::to_writer(&mut journal.pending, &SpooledDone { done: numbers }) {
-                Ok(()) => journal.pending.push(b'\n'),
-                Err(error) => warn!(%error, "the webhook spool cannot be written to"),
+            // Numbers are always written.
+            if serde_json::to_writer(&mut journal.pending, &SpooledDone { done: numbers }).is_ok() {
+                journal.pending.push(b'\n');
             }
             if journal.open.is_empty() {
-                journal.empty()
+                // A full disk takes that, too.
+                journal.empty().map(|()| false)
             } else {
-                journal.write(false).and_then(|()| journal.shorten(&self.path))
+                journal.write(false).and_then(|some| journal.shorten(&self.path).map(|()| some))
             }
         };
         self.note(written);
@@ -193,19 +218,28 @@ impl Spool {
         }
     }
 
-    fn note(&self, written: io::Result<()>) {
-        let failed_before = self.journal.borrow().failing;
+    /// Notes whether the disk has taken what it was given, and says so when that has changed; what it has said.
+    /// Where nothing was given to it, nothing is known.
+    fn note(&self, written: io::Result<bool>) -> Option<&'static str> {
+        let (folder, told) = (self.folder.display(), &mut *self.told.borrow_mut());
         match written {
-            Err(error) if !failed_before => self.complain(&error),
-            Ok(()) if failed_before => info!("the webhook spool can be written to again"),
-            _ => {}
+            Ok(false) => None,
+            Ok(true) => {
+                self.journal.borrow_mut().failing = false;
+                std::mem::take(&mut told.failing).then(|| {
+                    info!(%folder, "{WORKS}");
+                    WORKS
+                })
+            }
+            Err(error) => {
+                self.journal.borrow_mut().failing = true;
+                let before = std::mem::replace(&mut told.failing, true);
+                (!before).then(|| {
+                    warn!(%error, %folder, "{FAILS}");
+                    FAILS
+                })
+            }
         }
-    }
-
-    fn complain(&self, error: &io::Error) {
-        let folder = self.folder.display();
-        warn!(%error, %folder, "the webhook spool cannot be used: a crash would lose events");
-        self.journal.borrow_mut().failing = true;
     }
 }
 
@@ -223,10 +257,10 @@ impl SpoolFile {
         }
     }
 
-    /// Writes what is pending; on failure the file is as it was, and it stays pending.
-    fn write(&mut self, sync: bool) -> io::Result<()> {
+    /// Writes what is pending, if anything is; on failure the file is as it was, and it stays pending.
+    fn write(&mut self, sync: bool) -> io::Result<bool> {
         if self.pending.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let written = self.file.write_all(&self.pending);
         let written = match written {
@@ -240,8 +274,7 @@ impl SpoolFile {
         }
         self.length += self.pending.len() as u64;
         self.pending.clear();
-        self.failing = false;
-        Ok(())
+        Ok(true)
     }
 
     /// Nothing waits: the file begins again.
@@ -259,9 +292,9 @@ impl SpoolFile {
             return Ok(());
         }
         let new = path.with_extension("new");
-        let options = &mut OpenOptions::new();
-        options.read(true).append(true).create(true).truncate(false);
-        let Some(mut file) = locked(&new, options)? else { return Ok(()) };
+        let mut options = private();
+        options.append(true).create(true).truncate(false);
+        let Some(mut file) = locked(&new, &options)? else { return Ok(()) };
         file.set_len(0)?;
         let (mut text, mut places) = (Vec::new(), BTreeMap::new());
         for (number, (begin, size)) in &self.open {
@@ -278,6 +311,13 @@ impl SpoolFile {
         (self.file, self.length, self.open) = (file, text.len() as u64, places);
         Ok(())
     }
+}
+
+/// For a file that nobody else may read: URLs of webhooks may hold credentials, and events what users say.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).mode(0o600);
+    options
 }
 
 /// Opens a file that nobody else has, and keeps others away from it for as long as it is held. `None` if
@@ -312,128 +352,4 @@ fn read(text: &[u8]) -> Vec<SpooledEvent> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A folder that goes with its test.
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let name = format!("fanfare-spool-{name}-{}", std::process::id());
-            Self(std::env::temp_dir().join(name))
-        }
-
-        /// A process, and when the events happened that it takes over.
-        fn process(&self) -> (Spool, Vec<u64>) {
-            let spool = Spool::open(&self.0).unwrap();
-            let taken = spool.take_over();
-            (spool, taken.iter().map(|one| one.at).collect())
-        }
-
-        fn files(&self) -> usize {
-            fs::read_dir(&self.0).unwrap().count()
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn add(spool: &Spool, at: u64) -> u64 {
-        let event = r#"{"name":"cache_miss","channel":"c"}"#;
-        let mut one = SpooledEvent {
-            n: 0,
-            app: "1".to_owned(),
-            index: 0,
-            url: "http://a.test".to_owned(),
-            at,
-            event: RawValue::from_string(event.to_owned()).unwrap(),
-        };
-        spool.keep(&mut one);
-        spool.flush();
-        one.n
-    }
-
-    #[test]
-    fn a_broken_end_costs_only_itself() {
-        let folder = Folder::new("broken");
-        let (spool, taken) = folder.process();
-        assert!(taken.is_empty());
-        for at in 1..=3 {
-            add(&spool, at);
-        }
-        let text = fs::read(&spool.path).unwrap();
-        spool.journal.borrow_mut().file.set_len(text.len() as u64 - 9).unwrap();
-        drop(spool);
-        assert_eq!(folder.process().1, [1, 2]);
-    }
-
-    #[test]
-    fn an_event_stays_until_it_is_done() {
-        let folder = Folder::new("done");
-        let (spool, _) = folder.process();
-        let numbers: Vec<u64> = (1..=3).map(|at| add(&spool, at)).collect();
-        spool.done(vec![numbers[0], numbers[2]]);
-        drop(spool);
-        let (spool, taken) = folder.process();
-        assert_eq!(taken, [2]);
-        let more = add(&spool, 4);
-        spool.done(vec![0]);
-        drop(spool);
-        let (spool, taken) = folder.process();
-        assert_eq!((taken, more), (vec![4], 1));
-        spool.done(vec![0]);
-        assert_eq!(fs::metadata(&spool.path).unwrap().len(), 0);
-        spool.end();
-        assert_eq!(folder.files(), 0, "nothing is left");
-    }
-
-    #[test]
-    fn a_file_is_taken_over_when_its_process_is_gone() {
-        let folder = Folder::new("two");
-        let (old, _) = folder.process();
-        add(&old, 1);
-        let (new, taken) = folder.process();
-        assert_eq!(taken, [0; 0], "its process lives");
-        add(&new, 2);
-        add(&old, 3);
-        old.done(vec![0]);
-        drop(old);
-        let taken: Vec<u64> = new.take_over().iter().map(|one| one.at).collect();
-        assert_eq!(taken, [3]);
-        assert_eq!(folder.files(), 1);
-        drop(new);
-        assert_eq!(folder.process().1, [2, 3]);
-    }
-
-    #[test]
-    fn what_is_done_is_cleared_away_in_time() {
-        let folder = Folder::new("long");
-        let (spool, _) = folder.process();
-        add(&spool, 1);
-        let mut longest = 0;
-        for at in 2..60_000 {
-            let event =
-                r#"{"name":"cache_miss","channel":"ccccccccccccccccccccccccccccccccccccc"}"#;
-            let mut one = SpooledEvent {
-                n: 0,
-                app: "1".to_owned(),
-                index: 0,
-                url: "http://a.test".to_owned(),
-                at,
-                event: RawValue::from_string(event.to_owned()).unwrap(),
-            };
-            spool.keep(&mut one);
-            spool.done(vec![one.n]);
-            longest = longest.max(spool.journal.borrow().length);
-        }
-        assert!(longest < MOST_DONE + 4096, "{longest}");
-        let last = add(&spool, 60_000);
-        assert_eq!(last, 59_999);
-        drop(spool);
-        assert_eq!(folder.process().1, [1, 60_000]);
-    }
-}
+mod tests;

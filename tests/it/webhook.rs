@@ -9,6 +9,7 @@ use fanfare::app::{App, Webhook, WebhookEvent};
 use fanfare::protocol::auth::Signer;
 use serde_json::{Value, json};
 
+use crate::support::child::Child;
 use crate::support::endpoint::Endpoint;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
@@ -303,4 +304,21 @@ fn what_cancels_out_leaves_nothing_in_line() {
         event => Ok(event),
     });
     assert_eq!(heard, Ok(occupied("last")));
+}
+
+#[test]
+fn the_log_had_credentials_of_urls_at_trace() {
+    let endpoint = Endpoint::start();
+    let url = format!("http://caller:pass-word@{}/path-token?query-token", endpoint.addr);
+    let child = Child::start(&[("APPS__0__WEBHOOKS__0__URL", &url), ("LOG__LEVEL", "trace")]);
+    let (mut client, _) = child.connect();
+    subscribe(&mut client, "room");
+    let post = endpoint.posts.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(post.header("authorization"), "Basic Y2FsbGVyOnBhc3Mtd29yZA==");
+    assert!(post.head[0].contains("/path-token?query-token"), "{:?}", post.head);
+    // What the libraries say of the connection is there.
+    child.says(&["TRACE", &endpoint.addr.to_string()]);
+    for secret in ["pass-word", "path-token", "query-token", "Y2FsbGVyOnBhc3Mtd29yZA"] {
+        assert!(!child.log().contains(secret), "{secret} in {}", child.log());
+    }
 }

@@ -24,7 +24,12 @@ impl Child {
 
     /// The same with so many open files at most.
     pub fn with_files(files: u32, settings: &[(&str, &str)]) -> Self {
-        let limit = format!("ulimit -n {files}; exec \"$0\"");
+        Self::with_limit(&format!("-n {files}"), settings)
+    }
+
+    /// The same with a limit as the shell's `ulimit` takes it.
+    pub fn with_limit(limit: &str, settings: &[(&str, &str)]) -> Self {
+        let limit = format!("ulimit {limit}; exec \"$0\"");
         let mut shell = Command::new("/bin/sh");
         Self::run(shell.args(["-c", &limit, env!("CARGO_BIN_EXE_fanfare")]), settings)
     }
@@ -63,6 +68,11 @@ impl Child {
             }
         });
         Self { child, addr, log: later }
+    }
+
+    /// What its log has so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// Waits until its log has a line with all of `words`, and gives that.
