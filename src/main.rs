@@ -85,7 +85,8 @@ fn main() -> ExitCode {
     let load = || config::load_settings(&flags, std::env::vars_os(), &folder);
     match daemon::run_server(config, (load, set_level), inherited, |address, api| {
         let Some(made) = made else { return };
-        let greeting = banner::banner_text(&made, address.tcp(), &own.path, own.try_out);
+        let shows_page = own.shows_page_at(address.tcp());
+        let greeting = banner::banner_text(&made, address.tcp(), &own.path, shows_page);
         let text = if io::stdout().is_terminal() {
             greeting.for_terminal()
         } else {

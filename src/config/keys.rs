@@ -107,11 +107,9 @@ pub const SERVER: &[SettingKey<Config>] = &[
     key("server.api.unix_socket.mode", r#""0660""#, |c, v| {
         put_read(&mut api_socket(c).mode, mode(v))
     }),
-    // After the host, which it looks at.
     key("server.try_out", r#""loopback""#, |c, v| {
         let words = [("loopback", TryOut::Loopback), ("on", TryOut::On), ("off", TryOut::Off)];
-        c.server.try_out = choice(v, &words)?.applies_to(&c.server.host);
-        Ok(())
+        put_read(&mut c.server.try_out, choice(v, &words))
     }),
     key("console.access", r#""loopback""#, |c, v| {
         let words = [

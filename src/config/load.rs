@@ -131,7 +131,12 @@ mod tests {
         let config = loaded(&[], Flags::default()).unwrap();
         assert_eq!((config.server.host.as_str(), config.server.port), ("127.0.0.1", 8080));
         assert!(config.server.workers >= 1);
-        assert!(config.server.try_out);
+        let [here, everywhere] = ["127.0.0.1:8080", "0.0.0.0:8080"].map(|at| at.parse().unwrap());
+        let shows_page_at = |at| config.server.shows_page_at(at);
+        assert!(shows_page_at(Some(here)) && !shows_page_at(Some(everywhere)));
+        assert!(!shows_page_at(None), "a Unix socket, behind a proxy");
+        let proxied = loaded(&[("FANFARE_SERVER__TRUSTED_PROXIES", "127.0.0.1")], Flags::default());
+        assert!(!proxied.unwrap().server.shows_page_at(Some(here)));
         let made = config.made_app.unwrap();
         assert_eq!(config.apps.len(), 1);
         let app = config.apps.by_id(&made.id).unwrap();

@@ -111,14 +111,15 @@ pub struct ServerConfig {
     pub unix_socket: Option<UnixSocket>,
     /// Where the HTTP API is, if not with the sockets.
     pub api: Option<ApiAddress>,
-    /// Whether `/` shows browsers the page to try the server on.
-    pub try_out: bool,
+    /// Who is shown the page at `/` to try the server on.
+    pub try_out: TryOut,
 }
 
 /// Who is shown the page to try the server on.
-#[derive(Clone, Copy)]
-enum TryOut {
-    /// Everyone, if the server listens on a loopback address and so to this machine alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TryOut {
+    /// Everyone, if the server listens on a loopback address and so to this machine alone, and no proxy in front of
+    /// it has been named.
     Loopback,
     /// Whatever the address is.
     On,

@@ -1,7 +1,7 @@
 //! From what was written to what it means: what several settings say together is checked here, and
 //! what follows from the machine is filled in.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -259,7 +259,7 @@ impl Config {
                 tls: None,
                 unix_socket: None,
                 api: None,
-                try_out: false,
+                try_out: TryOut::Loopback,
                 io_uring: true,
             },
             console: ConsoleConfig::default(),
@@ -292,20 +292,18 @@ impl Config {
     }
 }
 
-impl TryOut {
-    /// Whether the page is shown by a server that listens on `host`.
-    pub(super) fn applies_to(self, host: &str) -> bool {
-        match self {
-            Self::On => true,
-            Self::Off => false,
-            Self::Loopback => is_loopback(host),
+impl ServerConfig {
+    /// Whether the page to try the server on is shown where it really listens: at an address, or at a Unix socket,
+    /// which is for a proxy.
+    pub fn shows_page_at(&self, address: Option<SocketAddr>) -> bool {
+        match self.try_out {
+            TryOut::On => true,
+            TryOut::Off => false,
+            TryOut::Loopback => {
+                let is_behind_proxy = !self.trusted_proxies.is_empty() || self.proxy_protocol;
+                let is_local = |at: SocketAddr| at.ip().to_canonical().is_loopback();
+                !is_behind_proxy && address.is_some_and(is_local)
+            }
         }
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    match host.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_loopback(),
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
     }
 }

@@ -148,7 +148,9 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     let shared = shared_state(&config, (apps, hub, files.sockets), (others, door))?;
     let link = linked.map(|linked| linked.start(shared.clone())).transpose()?;
     let announcement = announcement::Announcement::new(&config);
-    let (page, gate, server) = (page(&config), gate(&config, &listeners), Arc::new(config.server));
+    let shows_page = config.server.shows_page_at(listeners.sockets.address.tcp());
+    let page = shows_page.then(|| page(&config)).flatten();
+    let (gate, server) = (gate(&config, &listeners), Arc::new(config.server));
     let lists = ChannelLists::start(shared.clone())?;
     let loads = Arc::new(WorkerLoads::new(workers, files.connections));
     let beats: Arc<[AtomicU64]> = (0..workers).map(|_| AtomicU64::default()).collect();
@@ -322,7 +324,7 @@ fn page(config: &Config) -> Option<Bytes> {
     // Inside a script element only `<` could end what is meant as data.
     let settings = settings.replace('<', "\\u003c");
     let page = include_str!("../http/tryout.html").replace("{{settings}}", &settings);
-    config.server.try_out.then(|| page.into())
+    Some(page.into())
 }
 
 impl ServerHandle {

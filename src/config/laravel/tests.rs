@@ -31,7 +31,7 @@ fn error(lines: &str) -> String {
 fn an_app_has_reverbs_defaults() {
     let config = config("");
     assert_eq!((config.server.host.as_str(), config.server.port), ("0.0.0.0", 8080));
-    assert!(!config.server.try_out);
+    assert!(!config.server.shows_page_at(Some("0.0.0.0:8080".parse().unwrap())));
     let app = config.apps.by_id("1").unwrap();
     assert_eq!(&*app.key, "k");
     assert_eq!(app.client_events, ClientEvents::Members);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fanfare::app::{App, Apps, Webhook, WebhookEvent};
 use fanfare::config::{
     self, Config, ConsoleConfig, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig, ServerConfig,
+    TryOut,
 };
 use fanfare::server::{self, ServerHandle};
 
@@ -154,7 +155,7 @@ pub fn config(apps: Vec<App>) -> Config {
             tls: None,
             unix_socket: None,
             api: None,
-            try_out: false,
+            try_out: TryOut::Off,
         },
         console: ConsoleConfig::default(),
         limits: LimitsConfig { memory: MemoryLimit::Bytes(0) },
