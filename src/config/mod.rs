@@ -73,7 +73,6 @@ pub struct Config {
 
 /// Where and how the server listens.
 #[derive(Clone, PartialEq, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct ServerConfig {
     /// An address or a host's name; an IPv6 address without brackets.
     pub host: String,

@@ -132,13 +132,13 @@ impl HttpService {
     /// Answers a request that its head is reason enough to refuse.
     fn refuse_head(
         &self,
-        (parts, body): (Parts, Incoming),
+        (parts, body): (Parts, RequestBody),
         (call, error): (metrics::Call, &Error),
         begun: Instant,
     ) -> RequestStage {
         let answer = self.refuse_request(&parts, call, error, None);
         self.count_request(call, &answer, begun);
-        self.pace.enter_phase(RequestPhase::Idle, self.now_seconds());
+        self.timer.enter_phase(RequestPhase::Idle, self.now_seconds());
         RequestStage::answered(answer, &parts, body)
     }
 

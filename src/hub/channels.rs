@@ -21,8 +21,8 @@ pub(super) struct WorkerChannels {
     places: Slab<ChannelSlot>,
     /// How many channels were ever opened; numbers them.
     opened: u32,
-    /// How many were closed since memory was last given back.
-    closed: usize,
+    /// The most that were open since memory was last given back.
+    most: usize,
     /// Places by directory and name.
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
@@ -93,6 +93,7 @@ impl WorkerChannels {
         self.opened = self.opened.wrapping_add(1);
         let generation = self.opened;
         let slot = self.places.insert(ChannelSlot { generation, shared: 0, channel }) as u32;
+        self.most = self.most.max(self.places.len());
         let hash = Self::hash(&self.hasher, directory, name.as_str());
         let (places, hasher) = (&self.places, &self.hasher);
         self.index.insert_unique(hash, slot, |&slot| {
@@ -136,18 +137,18 @@ impl WorkerChannels {
             entry.remove();
         }
         self.places.remove(slot as usize);
-        self.closed += 1;
         self.shrink();
         true
     }
 
-    /// Gives memory back when three quarters of it are unused, and not before as many channels were closed.
+    /// Gives memory back when three quarters of it are unused, and again each time that half of the rest is closed:
+    /// only places behind the last one in use can go.
     fn shrink(&mut self) {
         let (room, used) = (self.places.capacity(), self.places.len());
-        if room <= KEPT_PLACES || used >= room / 4 || self.closed < room / 4 {
+        if room <= KEPT_PLACES || used >= room / 4 || used > self.most / 2 {
             return;
         }
-        self.closed = 0;
+        self.most = used;
         self.places.shrink_to_fit();
         let (places, hasher) = (&self.places, &self.hasher);
         self.index.shrink_to(2 * used, |&slot| {

@@ -23,9 +23,12 @@ const TICKS: f64 = 100.0;
 impl ProcessStats {
     /// Bytes of memory that the process holds now; cheaper than a look at everything.
     pub fn memory_bytes() -> Option<u64> {
-        let pages = fs::read_to_string("/proc/self/statm").ok()?;
-        let resident: u64 = pages.split_whitespace().nth(1)?.parse().ok()?;
-        Some(resident * rustix::param::page_size() as u64)
+        statm_bytes(1)
+    }
+
+    /// Bytes of addresses that it has taken, whether or not there is memory behind them.
+    pub fn mapped_bytes() -> Option<u64> {
+        statm_bytes(0)
     }
 
     pub fn read_all() -> Option<Self> {
@@ -48,6 +51,13 @@ impl ProcessStats {
             threads: field(20),
         })
     }
+}
+
+/// The figure at that place of the kernel's line on memory.
+fn statm_bytes(place: usize) -> Option<u64> {
+    let line = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = line.split_whitespace().nth(place)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 /// Files that are open. Linux 6.2 and later say how many; before, they are counted, which takes milliseconds

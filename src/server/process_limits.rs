@@ -1,10 +1,16 @@
-//! How much memory there is for this process: the machine's, or what a control group leaves of it. Read once
-//! at the start from the kernel's files; where there are none, there is no limit.
+//! How much memory there is for this process: the machine's, or what a control group or `ulimit -v` leaves of it. Read
+//! once at the start from the kernel; where nothing is known, there is no limit.
 
 use std::fs;
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::config::MemoryLimit;
+use crate::metrics::ProcessStats;
+
+/// Percent of the addresses of which as many may be mapped: the rest is for what a thread or an allocation takes at once.
+const ADDRESSES: u64 = 90;
 
 /// Bytes that the process may hold before new sockets are refused; 0: no limit.
 pub(super) fn limit(limit: MemoryLimit) -> u64 {
@@ -18,7 +24,25 @@ pub(super) fn limit(limit: MemoryLimit) -> u64 {
 
 /// Bytes of memory that the machine, or the control group, has; none where that is not known.
 pub(super) fn machine_memory() -> Option<u64> {
-    there_is(Path::new("/"))
+    there_is(Path::new("/")).into_iter().chain(addresses()).min()
+}
+
+/// Bytes of addresses that the process may take (`ulimit -v`); none where that is not bounded.
+fn addresses() -> Option<u64> {
+    getrlimit(Resource::As).current
+}
+
+/// Bytes that the process holds of the `limit` that it may. Where its addresses are bounded, they run out before memory
+/// does, for not all that is mapped is used: then what it has mapped comes as near to the limit as it is to that bound.
+pub(super) fn held_bytes(limit: u64) -> Option<u64> {
+    let (resident, mapped) = (ProcessStats::memory_bytes()?, ProcessStats::mapped_bytes()?);
+    Some(nearer_to_limit(limit, resident, addresses().map(|all| (all, mapped))))
+}
+
+fn nearer_to_limit(limit: u64, resident: u64, addresses: Option<(u64, u64)>) -> u64 {
+    addresses.map_or(resident, |(all, mapped)| {
+        resident.max(mapped.saturating_sub((all / 100 * ADDRESSES).saturating_sub(limit)))
+    })
 }
 
 /// Bytes that the machine below `root` has for this process.
@@ -88,5 +112,15 @@ mod tests {
         let endless = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(with("endless", &[machine, first, endless]), Some(1_024_000));
         assert_eq!(with("nothing", &[]), None);
+    }
+
+    #[test]
+    fn bounded_addresses_count_as_memory_does() {
+        assert_eq!(nearer_to_limit(900, 300, None), 300);
+        assert_eq!(nearer_to_limit(900, 300, Some((1000, 700))), 700);
+        assert_eq!(nearer_to_limit(900, 300, Some((1000, 900))), 900, "at its limit");
+        // One that is far from it does not count in the place of a lower limit of memory.
+        assert_eq!(nearer_to_limit(400, 300, Some((8000, 700))), 300);
+        assert_eq!(nearer_to_limit(400, 300, Some((8000, 7200))), 400, "at its limit");
     }
 }

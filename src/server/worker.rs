@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
 use super::connection::{ConnectionSettings, MORE_THAN_MAY_BE, log_eviction, serve};
-use super::{ServerPhase, WorkerContext};
+use super::{ServerPhase, WorkerContext, process_limits};
 use crate::http::Http;
 use crate::hub::connection::Connection;
 use crate::hub::line_cache::forget_shared_lines;
@@ -24,7 +24,6 @@ use crate::hub::ring::Ring;
 #[cfg(feature = "socketio")]
 use crate::hub::stream::engine::forget_translations;
 use crate::hub::worker::Worker;
-use crate::metrics::ProcessStats;
 use crate::node::{LateRequest, Node, ServerState};
 use crate::protocol::error::close;
 #[cfg(feature = "socketio")]
@@ -264,8 +263,9 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         }
         // What concerns the whole node, once.
         if node.worker.index() == 0 {
-            if let Some(bytes) = ProcessStats::memory_bytes() {
-                node.shared.capacity.note_memory(bytes, node.hub().held.total());
+            let capacity = &node.shared.capacity;
+            if let Some(bytes) = process_limits::held_bytes(capacity.max_memory()) {
+                capacity.note_memory(bytes, node.hub().held.total());
             }
             node.tell_due_counts();
             node.tell_due_watchers();

@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{
-    ACCEPT, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERER, USER_AGENT,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    REFERER, USER_AGENT,
 };
 use hyper::{Request, StatusCode, Uri};
 use tokio::sync::Semaphore;
 
-use super::delivery::{HttpsClient, MOST_ANSWER, causes, new_client};
+use super::delivery::{HttpsClient, MOST_ANSWER, causes, new_client, without_credentials};
 use crate::protocol::query::percent_encode;
 
 /// Requests that one worker has under way at a time; more wait, so that a backend whose clients all come back at once is
@@ -145,6 +146,10 @@ fn new_request(question: ChannelQuestion) -> Result<Request<Full<Bytes>>, String
     let ChannelQuestion { url, channel, socket, headers: ClientHeaders(mut headers), .. } =
         question;
     let uri: Uri = url.parse().map_err(|error: hyper::http::uri::InvalidUri| error.to_string())?;
+    let (uri, credentials) = without_credentials(uri).map_err(|error| error.to_string())?;
+    if let Some(credentials) = credentials {
+        headers.entry(AUTHORIZATION).or_insert(credentials);
+    }
     let body =
         format!("channel_name={}&socket_id={}", percent_encode(&channel), percent_encode(&socket));
     let agent = concat!("Fanfare/", env!("CARGO_PKG_VERSION"));

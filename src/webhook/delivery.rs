@@ -153,7 +153,9 @@ pub(super) fn new_client(allow_private: bool) -> HttpsClient {
 }
 
 /// A URL without what stands in front of its host, which libraries would log, and the header that says the same.
-fn without_credentials(uri: Uri) -> Result<(Uri, Option<HeaderValue>), hyper::http::Error> {
+pub(super) fn without_credentials(
+    uri: Uri,
+) -> Result<(Uri, Option<HeaderValue>), hyper::http::Error> {
     let authority = uri.authority().map(|authority| authority.as_str());
     let Some((credentials, host)) = authority.and_then(|authority| authority.rsplit_once('@'))
     else {

@@ -94,3 +94,19 @@ fn a_place_that_is_left_is_not_room_for_many() {
     connections(38);
     assert_eq!(ready(), r#"{"ready":true}"#);
 }
+
+#[test]
+fn addresses_that_ran_out_were_no_memory() {
+    // In KiB; nine tenths of it are the limit.
+    let child = Child::with_limit("-v 2000000", &[]);
+    let metrics = Http::connect(child.addr).ask("GET", "/metrics", "", b"");
+    let limit = format!("fanfare_memory_limit_bytes {}", (2_000_000_u64 << 10) / 100 * 90);
+    assert!(metrics.text().lines().any(|line| line == limit), "{}", metrics.text());
+    says(&child, 200, r#"{"ready":true}"#);
+    let mapped = |line: &&str| line.starts_with("process_virtual_memory_bytes ");
+    let mapped: f64 =
+        metrics.text().lines().find(mapped).unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    // A tenth more than it has mapped when it has just begun: all but none is left.
+    let child = Child::with_limit(&format!("-v {}", (mapped * 1.1) as u64 >> 10), &[]);
+    says(&child, 503, r#"{"ready":false,"reason":"memory"}"#);
+}
