@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use crate::cluster::{join, joined, node};
 use crate::outage::is_cut_off;
+use crate::replay::{cut, mend};
 use crate::support::child::Child;
+use crate::support::cut::Way;
 use crate::support::endpoint::Endpoint;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
@@ -99,10 +101,14 @@ fn unsubscribe(client: &mut Client, channel: &str) {
     client.send_text(&json!({ "event": "pusher:unsubscribe", "data": data }).to_string());
 }
 
-fn enter(node: &Fixture, channel: &str) -> Client {
-    let (mut client, _) = node.connect();
+fn subscribe_only(client: &mut Client, channel: &str) {
     let data = json!({ "channel": channel });
     client.send_text(&json!({ "event": "pusher:subscribe", "data": data }).to_string());
+}
+
+fn enter(node: &Fixture, channel: &str) -> Client {
+    let (mut client, _) = node.connect();
+    subscribe_only(&mut client, channel);
     assert!(client.hear_text().contains("subscription_succeeded"));
     client
 }
@@ -294,6 +300,44 @@ fn a_link_that_breaks_loses_nothing() {
     });
     assert_eq!(all, Ok(()));
     drop(two);
+}
+
+#[test]
+fn what_is_ordered_with_a_subscription_outlives_the_link() {
+    let Some(redis) = Redis::start() else { return };
+    let endpoint = Endpoint::start();
+    let way = Way::to(redis.port(), |bytes| {
+        bytes.windows(10).filter(|some| some == b"SSUBSCRIBE").count()
+    });
+    let url = format!("redis://127.0.0.1:{}", way.port());
+    let cluster = ClusterConfig { redis: vec![url], ..redis.cluster() };
+    let [one]: [Fixture; 1] = nodes(&cluster, &endpoint);
+    one.is_ready();
+    let channels: Vec<String> = (0..20).map(|number| format!("c{number}")).collect();
+    let mut clients: Vec<Client> = channels.iter().map(|channel| enter(&one, channel)).collect();
+    let all_told = |name: &str| {
+        let mut events: Vec<Value> = (0..20).map(|_| next(&endpoint)).collect();
+        events.sort_by_key(Value::to_string);
+        let mut expected: Vec<Value> = channels.iter().map(|channel| told(name, channel)).collect();
+        expected.sort_by_key(Value::to_string);
+        assert_eq!(events, expected);
+    };
+    all_told("channel_occupied");
+    let asked = way.edits();
+    // While this one waits for its script, the others come together.
+    assert_eq!(redis.ask(&["CLIENT", "PAUSE", "1000", "WRITE"]), "OK");
+    one.publish("c", "e", "1");
+    clients.iter_mut().zip(&channels).for_each(|(client, channel)| unsubscribe(client, channel));
+    let (mut last, _) = one.connect();
+    subscribe_only(&mut last, "last");
+    // And the link is lost before the subscription among them is answered.
+    way.mute_after("last}");
+    let subscribes = eventually(|| if way.edits() > asked { Ok(()) } else { Err(String::new()) });
+    assert_eq!(subscribes, Ok(()));
+    cut(&one, &way);
+    mend(&one, &way);
+    assert_eq!(next(&endpoint), told("channel_occupied", "last"));
+    all_told("channel_vacated");
 }
 
 #[test]

@@ -230,16 +230,16 @@ impl LinkWriter<'_> {
     /// The order within a round trip is: topics are subscribed to, then publishes and joins are sent, then the
     /// topics are read. So a subscriber finds in the log whatever it did not hear, and nothing twice.
     pub(super) async fn carry_out(&mut self) -> Result<(), LinkError> {
-        let opened = self.open_topics().await?;
         let mut batch = CommandBatch::new();
         let mut questions = Vec::new();
+        // Each goes to where it outlives the link before anything is waited for, since the link may be lost meanwhile.
         let orders = std::mem::take(&mut self.link.batch);
-        let mut unsure = Vec::new();
+        let (mut opened, mut unsure) = (Vec::new(), Vec::new());
         // Dropped with the rest, when all is done or lost.
         let mut rooms = Vec::new();
         for order in orders {
             match order {
-                LinkRequest::Open(_) => {}
+                LinkRequest::Open(topic) => opened.push(topic),
                 LinkRequest::Join { topic, member, max, place } => {
                     self.add_join(&mut batch, topic, &member, (max, place));
                 }
@@ -266,6 +266,7 @@ impl LinkWriter<'_> {
         }
         // Until Redis has answered, they are not done.
         self.link.batch = unsure;
+        self.open_topics(&opened).await?;
         // What was published before a topic was opened is there when it is read.
         let up = self.status.up.load(Ordering::Relaxed);
         let (held, bytes) = if up { self.add_publishes(&mut batch) } else { (0, 0) };

@@ -14,17 +14,12 @@ use super::session::{ExpectedReply, LinkWriter};
 use super::{LinkError, PATIENCE, reply, slots};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Envelope;
-use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest, RetainedEvent};
+use crate::cluster::link::{LinkEvent, LinkMetrics, RetainedEvent};
 use crate::cluster::scripts::{LOGGED, Script};
 
 impl LinkWriter<'_> {
     /// Subscribes to the topics that are to be opened.
-    pub(super) async fn open_topics(&mut self) -> Result<Vec<Topic>, LinkError> {
-        let opens = self.link.batch.iter().filter_map(|order| match order {
-            LinkRequest::Open(topic) => Some(topic.clone()),
-            _ => None,
-        });
-        let topics: Vec<Topic> = opens.collect();
+    pub(super) async fn open_topics(&mut self, topics: &[Topic]) -> Result<(), LinkError> {
         if !topics.is_empty() {
             let names: Vec<String> =
                 topics.iter().map(|topic| self.keys.topic_name(topic)).collect();
@@ -33,11 +28,11 @@ impl LinkWriter<'_> {
             LinkMetrics::add_count(&self.status.figures.commands, names.len() as u64);
             LinkMetrics::add_count(&self.status.figures.round_trips, 1);
             timeout(PATIENCE, self.servers.subscribe_topics(&names)).await??;
-            for topic in &topics {
+            for topic in topics {
                 self.link.idle.remove(topic);
             }
         }
-        Ok(topics)
+        Ok(())
     }
 
     /// Reads what Redis has of topics, behind the joins of the same batch.
