@@ -186,11 +186,42 @@ test('what Laravel’s Redis broadcaster answers is understood', async () => {
   }
 });
 
-test('a session that is drained is told so, and its client comes back', async () => {
-  const page = await echo({ reconnectionDelay: 100 });
+test('a user whose connections are terminated stays away', async () => {
+  const page = await echo({ user: 'ben' });
+  await told((callback) => page.join('terminated').here(callback));
   const lost = new Promise((tell) => page.connector.socket.on('disconnect', tell));
-  await on.backend.post({ path: '/users/nobody/terminate_connections', body: {} });
-  page.connector.socket.io.engine.close();
-  assert.notEqual(await lost, 'io server disconnect');
-  await until('connected again', () => page.connector.socket.connected);
+  await on.backend.post({ path: '/users/2/terminate_connections', body: {} });
+  assert.equal(await lost, 'io server disconnect');
+  assert.equal(page.connector.socket.active ?? false, false, 'it does not come back by itself');
 });
+
+for (const [version, client] of Object.entries(LIBRARIES)) {
+  test(`pages with socket.io-client ${version} outlive a restart of the server`, async () => {
+    const port = await freePort();
+    const start = () => Server.start({ port, app: 'socketio.enabled = true' });
+    let server = await start();
+    const page = await echo({ client, host: server.origin, reconnectionDelay: 50 });
+    const { socket } = page.connector;
+    // As docs/migrating-from-laravel-echo-server.md has it: with version 2 Echo does so by itself.
+    if (version !== '2') {
+      socket.io.on('reconnect', () => {
+        for (const channel of Object.values(page.connector.channels)) channel.subscribe();
+      });
+    }
+    const heard = [];
+    page.channel('orders').listen('.e', (data) => heard.push(data));
+    const lost = new Promise((tell) => socket.on('disconnect', tell));
+    await server.stop();
+    assert.notEqual(await lost, 'io server disconnect');
+    server = await start();
+    try {
+      await until('an event after the restart', async () => {
+        await backend(server).trigger('orders', 'e', { n: 1 });
+        return heard.length > 0;
+      });
+    } finally {
+      page.disconnect();
+      await server.stop();
+    }
+  });
+}
