@@ -113,9 +113,9 @@ impl Bequest {
             }
             Self::GiveUp { app, token, channel } => {
                 out.put_u8(7);
-                for text in [app.as_str(), token.text(), channel.as_str()] {
-                    put_text(out, text);
-                }
+                put_text(out, app.as_str());
+                out.put_slice(&token.to_bytes());
+                put_text(out, channel.as_str());
             }
         }
         let length = (out.len() - begin - 4) as u32;
@@ -156,7 +156,7 @@ fn put_socket(out: &mut Vec<u8>, socket: Option<SocketId>) {
 }
 
 fn put_client(out: &mut Vec<u8>, LeftClient { token, gone, state }: &LeftClient) {
-    put_text(out, token.text());
+    out.put_slice(&token.to_bytes());
     out.put_u32(*gone);
     out.put_u8(state.answers.into());
     out.put_u32(state.forgotten);
@@ -205,7 +205,7 @@ impl BequestReader {
     }
 
     fn take_token(&mut self) -> Option<ResumeToken> {
-        ResumeToken::parse(&self.take_text()?)
+        self.take_array().map(ResumeToken::from_bytes)
     }
 
     fn take_user(&mut self) -> Option<UserId> {

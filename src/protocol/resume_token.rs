@@ -1,9 +1,8 @@
 //! The name that a page gives itself so that its connections can be told to be one client after the other. A
 //! token opens nothing: each channel is authorized anew.
 
-use std::borrow::{Borrow, Cow};
+use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -12,9 +11,15 @@ use super::hex;
 /// Digits of the time that a token may begin with: seconds since 1970, until the year 2286.
 const TIME_DIGITS: usize = 10;
 
-/// 16 to 64 of `A-Za-z0-9_-`. Whoever knows it can take its place, so it is shown nowhere in full.
+/// 16 to 64 of `A-Za-z0-9_-`. Whoever knows it can take its place, so it is shown nowhere in full; what is kept of it is
+/// what tells it from others, and takes less.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ResumeToken(Arc<str>);
+pub struct ResumeToken {
+    key: [u8; 16],
+    /// 0: it does not say.
+    made: u32,
+    end: [u8; 4],
+}
 
 impl ResumeToken {
     pub const MIN: usize = 16;
@@ -23,26 +28,45 @@ impl ResumeToken {
     pub fn parse(text: &str) -> Option<Self> {
         let is_legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
         let fits = (Self::MIN..=Self::MAX).contains(&text.len());
-        (fits && text.bytes().all(is_legal)).then(|| Self(text.into()))
+        if !fits || !text.bytes().all(is_legal) {
+            return None;
+        }
+        let made = text.split_once('-').map(|(digits, _)| digits).filter(|digits| {
+            digits.len() == TIME_DIGITS && digits.bytes().all(|c| c.is_ascii_digit())
+        });
+        // Ten digits may be more than there are seconds until 2106: then it is of the far future all the same.
+        let made = made.map_or(0, |digits| digits.parse().unwrap_or(u32::MAX));
+        let sum = Sha256::digest(text.as_bytes());
+        let key = sum.first_chunk().copied().unwrap_or_default();
+        let end = text.as_bytes().last_chunk().copied().unwrap_or_default();
+        Some(Self { key, made, end })
     }
 
-    /// All of it, for a process that goes on in this one's place.
-    pub fn text(&self) -> &str {
-        &self.0
+    /// What is kept of it, for a process that goes on in this one's place.
+    pub fn to_bytes(&self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        let parts = self.key.iter().copied().chain(self.made.to_be_bytes()).chain(self.end);
+        bytes.iter_mut().zip(parts).for_each(|(byte, part)| *byte = part);
+        bytes
+    }
+
+    /// The same the other way round.
+    pub fn from_bytes(bytes: [u8; 24]) -> Self {
+        let (key, rest) = bytes.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        let made = rest.first_chunk().copied().unwrap_or_default();
+        let end = rest.last_chunk().copied().unwrap_or_default();
+        Self { key: *key, made: u32::from_be_bytes(made), end }
     }
 
     /// What stands for it where others may look: in Redis, and in what nodes say to each other.
     pub fn key(&self) -> String {
-        let sum = Sha256::digest(self.0.as_bytes());
-        hex::encode_hex(sum.get(..16).unwrap_or_default())
+        hex::encode_hex(self.key)
     }
 
     /// When its page says that it was made, in seconds since 1970: exactly ten digits and a dash in front are
     /// a time, anything else has none.
     pub fn made_at(&self) -> Option<u64> {
-        let (digits, _) = self.0.split_once('-')?;
-        let is_time = digits.len() == TIME_DIGITS && digits.bytes().all(|c| c.is_ascii_digit());
-        is_time.then(|| digits.parse().ok()).flatten()
+        (self.made > 0).then(|| self.made.into())
     }
 }
 
@@ -53,17 +77,10 @@ pub fn mask(path: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{before}/resume/…{rest}"))
 }
 
-impl Borrow<str> for ResumeToken {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
 /// What logs may have of it.
 impl fmt::Debug for ResumeToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.0.get(self.0.len() - 4..).unwrap_or_default();
-        write!(f, "…{end}")
+        write!(f, "…{}", String::from_utf8_lossy(&self.end))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
+use super::held::HeldChannels;
 use super::log::{ChannelLogs, MissedEvents};
 use crate::hub::handles::ConnectionRef;
 use crate::protocol::channel::ChannelName;
@@ -25,7 +26,7 @@ const CLIENT_COST: usize = 4;
 /// The clients of one app.
 #[derive(Debug, Default)]
 pub(super) struct ResumableClients {
-    pub(super) by_token: HashMap<ResumeToken, ResumableClient>,
+    pub(super) by_token: HashMap<ResumeToken, Box<ResumableClient>>,
     /// Who waits, in the order in which they went. Entries of those that came back are passed over.
     pub(super) waiting: VecDeque<(ResumeToken, SocketId)>,
     waiting_channels: usize,
@@ -36,15 +37,12 @@ pub(super) struct ResumableClients {
 
 #[derive(Debug, Default)]
 pub(super) struct ResumableClient {
-    pub(super) channels: HashMap<ChannelName, HeldChannel>,
+    pub(super) channels: HeldChannels,
     pub(super) current: Option<OpenConnection>,
     /// The second in which the last connection ended, while there is none.
     pub(super) ended: u32,
-    /// Connections that it has had, and the second in which each ended: events that were not for them are
-    /// not for it.
-    pub(super) sockets: SmallVec<[(SocketId, u32); 1]>,
-    /// Whom its last connection was signed in or present as.
-    pub(super) users: SmallVec<[UserId; 1]>,
+    /// None for most: those that are here for the first time, and were not looked at since.
+    pub(super) past: Option<Box<ClientPast>>,
     /// It has answered a ping.
     pub(super) answers: bool,
     /// The second since which nobody knows what it held before that; 0: it is known.
@@ -53,6 +51,45 @@ pub(super) struct ResumableClient {
     pub(super) is_changed: bool,
     /// The second in which other nodes were told of it last.
     pub(super) told: u32,
+}
+
+/// What is known of a client's earlier connections.
+#[derive(Debug, Default)]
+pub(super) struct ClientPast {
+    /// Each with the second in which it ended: events that were not for them are not for it.
+    sockets: SmallVec<[(SocketId, u32); 1]>,
+    /// Whom the last one was signed in or present as.
+    users: SmallVec<[UserId; 1]>,
+}
+
+impl ResumableClient {
+    /// Connections that it has had, and the second in which each ended.
+    pub(super) fn sockets(&self) -> &[(SocketId, u32)] {
+        self.past.as_deref().map_or(&[], |past| &past.sockets)
+    }
+
+    pub(super) fn add_socket(&mut self, socket: SocketId, ended: u32) {
+        self.past.get_or_insert_default().sockets.push((socket, ended));
+    }
+
+    /// Notes when one of them has ended.
+    pub(super) fn end_socket(&mut self, socket: SocketId, now: u32) {
+        let mut sockets = self.past.iter_mut().flat_map(|past| past.sockets.iter_mut());
+        if let Some(earlier) = sockets.find(|(earlier, _)| *earlier == socket) {
+            earlier.1 = now;
+        }
+    }
+
+    /// Whom its last connection was signed in or present as.
+    pub(super) fn users(&self) -> &[UserId] {
+        self.past.as_deref().map_or(&[], |past| &past.users)
+    }
+
+    pub(super) fn set_users(&mut self, users: SmallVec<[UserId; 1]>) {
+        if self.past.is_some() || !users.is_empty() {
+            self.past.get_or_insert_default().users = users;
+        }
+    }
 }
 
 /// A channel that a client holds.
@@ -132,7 +169,7 @@ impl ResumableClients {
         }
         if let Some(previous) = &previous {
             // It has ended as far as the client goes; its task has yet to find out.
-            client.sockets.push((previous.place.socket, u32::MAX));
+            client.add_socket(previous.place.socket, u32::MAX);
         }
         ClientArrival { previous, known }
     }
@@ -169,9 +206,10 @@ impl ResumableClients {
                 return SubscriptionState::Told;
             }
             held.socket = socket;
-            let earlier = client.sockets.iter().map(|one| one.0);
+            let acked = held.acked;
+            let earlier = client.sockets().iter().map(|one| one.0);
             let sockets: SmallVec<[SocketId; 4]> = earlier.chain([socket]).collect();
-            return SubscriptionState::Held(logs.events_since(channel, held.acked, &sockets));
+            return SubscriptionState::Held(logs.events_since(channel, acked, &sockets));
         }
         let acked = logs.hold_channel(channel);
         client.channels.insert(channel.clone(), HeldChannel { acked, socket });
@@ -208,7 +246,7 @@ impl ResumableClients {
         logs: &mut ChannelLogs,
     ) {
         let client = self.current_client(token, socket);
-        if client.is_some_and(|client| client.channels.remove(channel).is_some()) {
+        if client.is_some_and(|client| client.channels.remove(channel)) {
             logs.release_channel(channel);
             self.note_change(token);
         }
@@ -241,16 +279,14 @@ impl ResumableClients {
         logs: &mut ChannelLogs,
     ) {
         let Some(client) = self.by_token.get_mut(token) else { return };
-        if let Some(earlier) = client.sockets.iter_mut().find(|(earlier, _)| *earlier == socket) {
-            earlier.1 = now;
-        }
+        client.end_socket(socket, now);
         if client.current.as_ref().is_none_or(|current| current.place.socket != socket) {
             return;
         }
         client.current = None;
         client.ended = now;
-        client.users = users;
-        client.sockets.push((socket, now));
+        client.set_users(users);
+        client.add_socket(socket, now);
         let forget = unanswered && !client.answers;
         self.waiting_channels += client.channels.len() + CLIENT_COST;
         self.waiting_clients += 1;
@@ -271,7 +307,7 @@ impl ResumableClients {
         self.waiting_channels += client.channels.len() + CLIENT_COST;
         self.waiting_clients += 1;
         self.waiting.push_back((token.clone(), socket));
-        self.by_token.insert(token, client);
+        self.by_token.insert(token, Box::new(client));
     }
 
     /// Takes channels from the clients whose last connection was the user's, as far as no newer one has subscribed
@@ -282,7 +318,7 @@ impl ResumableClients {
         channels: &[ChannelName],
         logs: &mut ChannelLogs,
     ) {
-        for client in self.by_token.values_mut().filter(|client| client.users.contains(user)) {
+        for client in self.by_token.values_mut().filter(|client| client.users().contains(user)) {
             let current = client.current.as_ref().map(|current| current.place.socket);
             for channel in channels {
                 if client.channels.get(channel).is_none_or(|held| Some(held.socket) == current) {
@@ -309,7 +345,7 @@ impl ResumableClients {
             // Or it has come back since, and waits again further back if it went again.
             let waits = client.filter(|client| {
                 client.current.is_none()
-                    && client.sockets.last().is_some_and(|one| one.0 == *socket)
+                    && client.sockets().last().is_some_and(|one| one.0 == *socket)
             });
             let is_over = waits.map(|client| now.saturating_sub(client.ended) > window);
             let is_crowded = self.waiting_channels > MAX_WAITING_CHANNELS;
@@ -325,8 +361,8 @@ impl ResumableClients {
             }
             self.forget_client(&token, logs);
         }
-        for client in self.by_token.values_mut().filter(|client| !client.sockets.is_empty()) {
-            client.sockets.retain(|(_, ended)| now.saturating_sub(*ended) <= window);
+        for past in self.by_token.values_mut().filter_map(|client| client.past.as_mut()) {
+            past.sockets.retain(|(_, ended)| now.saturating_sub(*ended) <= window);
         }
         forgotten
     }
@@ -335,7 +371,7 @@ impl ResumableClients {
         if let Some(client) = self.by_token.remove(token) {
             self.waiting_channels -= client.channels.len() + CLIENT_COST;
             self.waiting_clients -= 1;
-            client.channels.keys().for_each(|channel| logs.release_channel(channel));
+            client.channels.iter().for_each(|(channel, _)| logs.release_channel(channel));
         }
         if self.by_token.is_empty() {
             *self = Self::default();
@@ -349,7 +385,8 @@ impl ResumableClients {
         socket: SocketId,
     ) -> Option<&mut ResumableClient> {
         let client = self.by_token.get_mut(token)?;
-        client.current.as_ref().is_some_and(|one| one.place.socket == socket).then_some(client)
+        let is_current = client.current.as_ref().is_some_and(|one| one.place.socket == socket);
+        is_current.then_some(&mut **client)
     }
 
     /// Clients that have no connection now.

@@ -81,7 +81,8 @@ impl ResumableClients {
         let mut all = Vec::with_capacity(self.by_token.len());
         for (token, socket) in std::mem::take(&mut self.waiting) {
             let waits = self.by_token.get(&token).is_some_and(|client| {
-                client.current.is_none() && client.sockets.last().is_some_and(|one| one.0 == socket)
+                client.current.is_none()
+                    && client.sockets().last().is_some_and(|one| one.0 == socket)
             });
             // Or it has come back since, and is further back.
             if waits && let Some(client) = self.by_token.remove(&token) {
@@ -100,15 +101,16 @@ impl ResumableClients {
         (gone, now): (u32, u32),
     ) {
         let second = |ago: u32| now.saturating_sub(ago);
-        let sockets = state.sockets.into_iter().map(|(socket, ago)| (socket, second(ago)));
         let mut client = ResumableClient {
             ended: second(gone),
-            sockets: sockets.collect(),
-            users: state.users,
             answers: state.answers,
             forgotten: if state.forgotten == 0 { 0 } else { second(state.forgotten - 1).max(1) },
             ..ResumableClient::default()
         };
+        for (socket, ago) in state.sockets {
+            client.add_socket(socket, second(ago));
+        }
+        client.set_users(state.users);
         let held = |(name, acked)| (name, HeldChannel { acked, socket: last });
         client.channels = state.channels.into_iter().map(held).collect();
         self.add_waiting(token, last, client);

@@ -8,6 +8,7 @@ mod clients;
 pub(in crate::hub) mod deliveries;
 mod estate;
 mod feed;
+mod held;
 mod log;
 mod replay;
 pub mod resumption;

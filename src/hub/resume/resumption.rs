@@ -3,10 +3,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use super::OpenConnection;
 use crate::hub::handles::ChannelHandle;
@@ -23,25 +24,18 @@ type UpTo = (ChannelHandle, u64);
 #[derive(Debug)]
 pub struct Resumption {
     pub token: ResumeToken,
-    pub connection: OpenConnection,
+    /// Whether what limits count for the connection was given back.
+    released: Arc<AtomicBool>,
     /// Its client was here before, and nobody knows any longer what it had: each channel has a gap.
     pub is_forgotten: bool,
-    /// Channels whose gap it was told.
-    gaps: RefCell<SmallVec<[ChannelName; 1]>>,
     /// What the client holds is kept for its next connection.
     has_ended: Cell<bool>,
-    /// Channels of which it was told what it had missed, up to which event: those are not delivered again.
-    told: RefCell<SmallVec<[UpTo; 1]>>,
-    /// What had been sent before the ping that is unanswered.
-    asked: RefCell<Option<Box<[UpTo]>>>,
-    /// When that was sent, or the one before it was.
-    pinged: Cell<Option<Instant>>,
+    /// The last ping, if there was one.
+    ping: RefCell<Option<Box<LastPing>>>,
     /// It is among those that are to be pinged.
     is_due: Cell<bool>,
-    /// What it has missed and its socket has not taken yet, and events that came meanwhile.
-    backlog: RefCell<Backlog>,
-    /// Channels of which is being read what it has missed, each with what has come in since.
-    held_back: RefCell<SmallVec<[HeldBack; 1]>>,
+    /// What only those need that have come back.
+    catching_up: RefCell<Option<Box<CatchingUp>>>,
     /// When it was known last that nothing was lost of what its client holds, by the time of Redis.
     pub alive: Cell<u64>,
 }
@@ -52,6 +46,27 @@ struct HeldBack {
     channel: ChannelHandle,
     frames: Vec<(u64, Bytes)>,
     bytes: usize,
+}
+
+/// A ping for the sake of an acknowledgement.
+#[derive(Debug)]
+struct LastPing {
+    /// What had been sent before it, until it is answered.
+    asked: Option<Box<[UpTo]>>,
+    sent: Instant,
+}
+
+/// What a connection knows whose client has been here before.
+#[derive(Debug, Default)]
+struct CatchingUp {
+    /// Channels whose gap it was told.
+    gaps: Vec<ChannelName>,
+    /// Channels of which it was told what it had missed, up to which event: those are not delivered again.
+    told: Vec<UpTo>,
+    /// What it has missed and its socket has not taken yet, and events that came meanwhile.
+    backlog: Backlog,
+    /// Channels of which is being read what it has missed, each with what has come in since.
+    held_back: Vec<HeldBack>,
 }
 
 /// Frames that wait outside of the outbox, so that its cap does not count what was missed.
@@ -67,23 +82,40 @@ impl Resumption {
     pub fn new(token: ResumeToken, connection: OpenConnection, is_forgotten: bool) -> Self {
         Self {
             token,
-            connection,
+            released: connection.released,
             is_forgotten,
-            gaps: RefCell::default(),
             has_ended: Cell::default(),
-            told: RefCell::default(),
-            asked: RefCell::default(),
-            pinged: Cell::default(),
+            ping: RefCell::default(),
             is_due: Cell::default(),
-            backlog: RefCell::default(),
-            held_back: RefCell::default(),
+            catching_up: RefCell::default(),
             alive: Cell::default(),
         }
     }
 
+    /// Whether it is for the caller to give back what limits count for the connection.
+    pub fn take_release(&self) -> bool {
+        // Relaxed: nothing else is read on the strength of it.
+        !self.released.swap(true, Ordering::Relaxed)
+    }
+
+    /// Reads what there may be, without making it.
+    fn read<T: Default>(&self, read: impl FnOnce(&CatchingUp) -> T) -> T {
+        self.catching_up.borrow().as_deref().map(read).unwrap_or_default()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut CatchingUp) -> T) -> T {
+        change(self.catching_up.borrow_mut().get_or_insert_default())
+    }
+
+    /// Changes what there may be, without making it.
+    fn change_existing<T: Default>(&self, change: impl FnOnce(&mut CatchingUp) -> T) -> T {
+        self.catching_up.borrow_mut().as_deref_mut().map(change).unwrap_or_default()
+    }
+
     /// What comes in on a channel waits from now on.
     pub(super) fn hold_back(&self, channel: ChannelHandle) {
-        self.held_back.borrow_mut().push(HeldBack { channel, frames: Vec::new(), bytes: 0 });
+        let held = HeldBack { channel, frames: Vec::new(), bytes: 0 };
+        self.change(|it| it.held_back.push(held));
     }
 
     /// Keeps a frame that came in on a channel where such wait; `None` if they do not, else whether those that wait
@@ -95,28 +127,31 @@ impl Resumption {
         frame: &Bytes,
         max: usize,
     ) -> Option<bool> {
-        let mut all = self.held_back.borrow_mut();
-        let held = all.iter_mut().find(|held| held.channel == channel)?;
-        held.bytes += frame.len();
-        held.frames.push((number, frame.clone()));
-        Some(held.bytes <= max)
+        self.change_existing(|it| {
+            let held = it.held_back.iter_mut().find(|held| held.channel == channel)?;
+            held.bytes += frame.len();
+            held.frames.push((number, frame.clone()));
+            Some(held.bytes <= max)
+        })
     }
 
     /// What came in on a channel waits no longer; what has, if any could.
     pub(super) fn let_go(&self, channel: ChannelHandle) -> Option<Vec<(u64, Bytes)>> {
-        let mut all = self.held_back.borrow_mut();
-        let place = all.iter().position(|held| held.channel == channel)?;
-        Some(all.remove(place).frames)
+        self.change_existing(|it| {
+            let place = it.held_back.iter().position(|held| held.channel == channel)?;
+            Some(it.held_back.remove(place).frames)
+        })
     }
 
     /// Notes that it is told of a channel's gap; whether for the first time.
     pub fn note_gap(&self, name: &ChannelName) -> bool {
-        let mut gaps = self.gaps.borrow_mut();
-        let is_first = !gaps.contains(name);
-        if is_first {
-            gaps.push(name.clone());
-        }
-        is_first
+        self.change(|it| {
+            let is_first = !it.gaps.contains(name);
+            if is_first {
+                it.gaps.push(name.clone());
+            }
+            is_first
+        })
     }
 
     /// Whether its end is to be noted, once.
@@ -126,17 +161,18 @@ impl Resumption {
 
     /// Notes that it was told what it had missed of a channel.
     pub fn set_told(&self, channel: ChannelHandle, number: u64) {
-        self.told.borrow_mut().retain(|(other, _)| *other != channel);
-        self.told.borrow_mut().push((channel, number));
+        self.change(|it| {
+            it.told.retain(|(other, _)| *other != channel);
+            it.told.push((channel, number));
+        });
     }
 
     /// The number of the last event of the channel that it was told when it came back.
     pub fn told_up_to(&self, channel: ChannelHandle) -> u64 {
-        self.told
-            .borrow()
-            .iter()
-            .find(|(other, _)| *other == channel)
-            .map_or(0, |(_, number)| *number)
+        self.read(|it| {
+            let told = it.told.iter().find(|(other, _)| *other == channel);
+            told.map_or(0, |(_, number)| *number)
+        })
     }
 
     /// Notes that it has been given an event; whether it was not among those to be pinged yet.
@@ -146,86 +182,95 @@ impl Resumption {
 
     /// Whether it is to be pinged at `now`: one ping at a time, and none soon after another.
     pub fn may_ping(&self, now: Instant) -> bool {
-        let is_soon = |last| now.saturating_duration_since(last) < MIN_PING_INTERVAL;
+        let is_too_soon = |ping: &LastPing| {
+            ping.asked.is_some() || now.saturating_duration_since(ping.sent) < MIN_PING_INTERVAL
+        };
         // A ping would pass what waits, and its answer acknowledge what was not sent.
-        !self.has_backlog()
-            && self.asked.borrow().is_none()
-            && !self.pinged.get().is_some_and(is_soon)
+        !self.has_backlog() && !self.ping.borrow().as_deref().is_some_and(is_too_soon)
     }
 
     /// Notes that a ping goes out at `now`, behind what is listed. One that goes out while another is
     /// unanswered stands for nothing, as the first answer is the first ping's.
     pub fn note_ping(&self, now: Instant, sent: Box<[UpTo]>) {
-        let mut asked = self.asked.borrow_mut();
-        if asked.is_none() {
-            *asked = Some(sent);
-            self.pinged.set(Some(now));
-            self.is_due.set(false);
+        let mut ping = self.ping.borrow_mut();
+        match &mut *ping {
+            Some(last) if last.asked.is_some() => return,
+            Some(last) => **last = LastPing { asked: Some(sent), sent: now },
+            None => *ping = Some(Box::new(LastPing { asked: Some(sent), sent: now })),
         }
+        self.is_due.set(false);
     }
 
     /// Queues what was missed.
     pub fn queue_missed(&self, frames: Vec<Bytes>) {
-        let mut backlog = self.backlog.borrow_mut();
-        backlog.later = 0;
-        backlog.later_bytes = 0;
-        backlog.frames.extend(frames);
+        if frames.is_empty() {
+            return;
+        }
+        self.change(|CatchingUp { backlog, .. }| {
+            backlog.later = 0;
+            backlog.later_bytes = 0;
+            backlog.frames.extend(frames);
+        });
     }
 
     /// Queues an event behind what was missed, if that waits; `None` if not, else whether what came meanwhile
     /// has `max` bytes at most.
     pub fn queue_behind(&self, frame: &Bytes, max: usize) -> Option<bool> {
-        let mut backlog = self.backlog.borrow_mut();
-        if backlog.frames.is_empty() {
-            return None;
-        }
-        backlog.later += 1;
-        backlog.later_bytes += frame.len();
-        backlog.frames.push_back(frame.clone());
-        Some(backlog.later_bytes <= max)
+        self.change_existing(|CatchingUp { backlog, .. }| {
+            if backlog.frames.is_empty() {
+                return None;
+            }
+            backlog.later += 1;
+            backlog.later_bytes += frame.len();
+            backlog.frames.push_back(frame.clone());
+            Some(backlog.later_bytes <= max)
+        })
     }
 
     /// Takes the next frame that waits.
     pub fn take_queued(&self) -> Option<Bytes> {
-        let mut backlog = self.backlog.borrow_mut();
-        let frame = backlog.frames.pop_front()?;
-        if backlog.frames.len() < backlog.later {
-            backlog.later -= 1;
-            backlog.later_bytes = backlog.later_bytes.saturating_sub(frame.len());
-        }
-        if backlog.frames.is_empty() {
-            *backlog = Backlog::default();
-        }
-        Some(frame)
+        self.change_existing(|CatchingUp { backlog, .. }| {
+            let frame = backlog.frames.pop_front()?;
+            if backlog.frames.len() < backlog.later {
+                backlog.later -= 1;
+                backlog.later_bytes = backlog.later_bytes.saturating_sub(frame.len());
+            }
+            if backlog.frames.is_empty() {
+                *backlog = Backlog::default();
+            }
+            Some(frame)
+        })
     }
 
     /// Whether something waits.
     pub fn has_backlog(&self) -> bool {
-        !self.backlog.borrow().frames.is_empty() || !self.held_back.borrow().is_empty()
+        self.read(|it| !it.backlog.frames.is_empty() || !it.held_back.is_empty())
     }
 
     /// Drops what waits: the connection ends.
     pub fn clear_queued(&self) {
-        *self.backlog.borrow_mut() = Backlog::default();
-        self.held_back.borrow_mut().iter_mut().for_each(|held| held.frames.clear());
+        self.change_existing(|it| {
+            it.backlog = Backlog::default();
+            it.held_back.iter_mut().for_each(|held| held.frames.clear());
+        });
     }
 
     /// What the answer to a ping acknowledges; nothing if nobody asked.
     pub fn take_answered(&self) -> Option<Box<[UpTo]>> {
-        self.asked.borrow_mut().take()
+        self.ping.borrow_mut().as_mut()?.asked.take()
     }
 
     /// Whether a ping is unanswered that went out `patience` or longer before `now`.
     pub fn is_unanswered(&self, now: Instant, patience: Duration) -> bool {
-        let is_old = |at| now.saturating_duration_since(at) >= patience;
-        self.asked.borrow().is_some() && self.pinged.get().is_some_and(is_old)
+        let is_old = |ping: &LastPing| {
+            ping.asked.is_some() && now.saturating_duration_since(ping.sent) >= patience
+        };
+        self.ping.borrow().as_deref().is_some_and(is_old)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::hub::handles::ConnectionRef;
     use crate::protocol::socket_id::SocketId;

@@ -63,9 +63,9 @@ impl TakenUp {
 impl ResumableClient {
     pub(super) fn state(&self) -> ClientState {
         let channels = self.channels.iter().map(|(name, held)| (name.clone(), held.acked));
-        let mut sockets = self.sockets.clone();
+        let mut sockets = SmallVec::from(self.sockets());
         sockets.extend(self.current.as_ref().map(|open| (open.place.socket, u32::MAX)));
-        let (users, answers, forgotten) = (self.users.clone(), self.answers, self.forgotten);
+        let (users, answers, forgotten) = (self.users().into(), self.answers, self.forgotten);
         ClientState { channels: channels.collect(), sockets, users, answers, forgotten }
     }
 }
@@ -116,14 +116,12 @@ impl ResumableClients {
         unanswered: bool,
     ) -> Option<ClientState> {
         let client = self.by_token.get_mut(token)?;
-        if let Some(earlier) = client.sockets.iter_mut().find(|(earlier, _)| *earlier == socket) {
-            earlier.1 = now;
-        }
+        client.end_socket(socket, now);
         if client.current.as_ref().is_none_or(|current| current.place.socket != socket) {
             return None;
         }
         let mut client = self.by_token.remove(token)?;
-        client.users = users;
+        client.set_users(users);
         let mut state = client.state();
         for (_, ended) in state.sockets.iter_mut().filter(|(one, _)| *one == socket) {
             *ended = now;
@@ -152,8 +150,10 @@ impl ResumeRegistry {
             if let Some(state) = state.filter(|_| !arrived.known) {
                 let held = |(name, acked)| (name, HeldChannel { acked, socket: NO_SOCKET });
                 client.channels = state.channels.into_iter().map(held).collect();
-                client.sockets = state.sockets;
-                client.users = state.users;
+                for (socket, ended) in state.sockets {
+                    client.add_socket(socket, ended);
+                }
+                client.set_users(state.users);
                 client.answers = state.answers;
                 client.forgotten = state.forgotten;
                 arrived.known = true;
@@ -197,7 +197,7 @@ impl ResumeRegistry {
     ) -> Option<(OpenConnection, ClientState)> {
         let mut guard = self.lock();
         let open = guard.content.clients.open_connection(token)?;
-        let users = guard.content.clients.by_token.get(token)?.users.clone();
+        let users = guard.content.clients.by_token.get(token)?.users().into();
         let state = guard.content.clients.depart(token, (open.place.socket, now), users, false)?;
         Some((open, state))
     }
@@ -206,9 +206,9 @@ impl ResumeRegistry {
     pub fn note_users(&self, token: &ResumeToken, socket: SocketId, users: SmallVec<[UserId; 1]>) {
         let mut guard = self.lock();
         if let Some(client) = guard.content.clients.current_client(token, socket)
-            && client.users != users
+            && client.users() != users.as_slice()
         {
-            client.users = users;
+            client.set_users(users);
             guard.content.clients.note_change(token);
         }
     }
@@ -240,7 +240,7 @@ impl ResumeRegistry {
     pub(super) fn sockets(&self, token: &ResumeToken, socket: SocketId) -> SmallVec<[SocketId; 4]> {
         let mut guard = self.lock();
         let client = guard.content.clients.current_client(token, socket);
-        let earlier = client.map(|client| client.sockets.iter().map(|one| one.0).collect());
+        let earlier = client.map(|client| client.sockets().iter().map(|one| one.0).collect());
         let mut sockets: SmallVec<[SocketId; 4]> = earlier.unwrap_or_default();
         sockets.push(socket);
         sockets
