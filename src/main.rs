@@ -75,6 +75,9 @@ fn main() -> ExitCode {
     for warning in warnings {
         warn!("{warning}");
     }
+    for file in config::readable_secrets(&flags, &config, &folder) {
+        warn!(file = %file.display(), "every user of this machine can read the secrets in it: chmod o-r");
+    }
     if !passed_over.is_empty() {
         debug!("a platform's variables are no settings: {}", passed_over.join(", "));
     }

@@ -226,6 +226,7 @@ impl Session {
     pub fn tell_of_hold_up(&self, wait: Duration) {
         let node = &self.node;
         node.counts().limited.count(Limited::Pace as usize);
+        self.connection.traffic().held_up.add(1);
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         let address = self.connection.address;
         self.tell_console(Kind::HeldUp, |fact| {

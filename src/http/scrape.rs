@@ -83,7 +83,7 @@ const GAUGES: [(&str, &str, AppMetric); 9] = [
 ];
 
 /// Counters of each app.
-const COUNTERS: [(&str, &str, AppMetric); 19] = [
+const COUNTERS: [(&str, &str, AppMetric); 20] = [
     ("connects_total", "Connections accepted.", |app| app.sum_counter(|t| &t.connected)),
     ("disconnects_total", "Accepted connections that have ended.", |app| {
         app.sum_counter(|t| &t.disconnected)
@@ -109,6 +109,11 @@ const COUNTERS: [(&str, &str, AppMetric); 19] = [
     ("compressed_bytes_total", "Bytes of compressed messages after compression.", |app| {
         app.sum_counter(|t| &t.deflated_bytes)
     }),
+    (
+        "held_up_total",
+        "Times that a connection was held up: it asked for more than its share.",
+        |app| app.sum_counter(|t| &t.held_up),
+    ),
     ("published_total", "Events published, one for each channel.", |app| {
         app.sum_counter(|t| &t.published)
     }),

@@ -84,6 +84,8 @@ pub struct AppTraffic {
     pub deflated_bytes: Counter,
     /// Sockets now that agreed on compression.
     pub compressed: Counter,
+    /// How often a connection was held up, for it asked for more than its share.
+    pub held_up: Counter,
     /// Events published, by API or by clients; to each channel one.
     pub published: Counter,
     /// Requests to the API whose signature held, and the bytes of their bodies and of the answers'.

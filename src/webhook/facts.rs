@@ -27,7 +27,7 @@ const CALM: usize = 1024;
 const MAX_SETTLED: usize = 1024;
 
 /// Bytes that are counted for a fact beside its texts: its place in the line, and in the table of changes.
-const FACT_BYTES: usize = 160;
+const FACT_BYTES: usize = 96;
 
 /// A channel, or a member of one.
 pub(super) type FactSubject = (ChannelName, Option<UserId>);

@@ -39,7 +39,7 @@ const MOST_TURN_BYTES: usize = 64 << 20;
 const MOST_TAKEN_BACK: usize = 1024;
 
 /// Bytes that are counted for an event in line beside its text: its place there, and in the table of comings and goings.
-const PLACE_BYTES: usize = 320;
+const PLACE_BYTES: usize = 200;
 
 /// Places below which no memory is given back.
 const KEPT_PLACES: usize = 1024;

@@ -303,3 +303,18 @@ fn the_commands_of_other_servers_are_told_the_right_word() {
     let (code, text) = run(&folder, &["liste"], &[]);
     assert!(code == 2 && text.contains("listen"), "{text}");
 }
+
+#[test]
+fn everybody_could_read_the_secrets_and_nobody_was_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("fanfare-secrets-{}.toml", std::process::id()));
+    fs::write(&path, "[log]\nlevel = \"info\"\n").unwrap();
+    for (mode, is_told) in [(0o644, true), (0o640, false)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let child = crate::support::child::Child::with_config(&path, &[]);
+        // It is said before the line that the server listens, which was read.
+        let told = child.log().contains("every user of this machine can read the secrets in it");
+        assert_eq!(told, is_told, "{mode:o}: {}", child.log());
+    }
+    fs::remove_file(&path).unwrap();
+}

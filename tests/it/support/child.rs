@@ -22,6 +22,12 @@ impl Child {
         Self::run(&mut Command::new(env!("CARGO_BIN_EXE_fanfare")), settings)
     }
 
+    /// The same with settings from a file.
+    pub fn with_config(path: &std::path::Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+        Self::run(command.arg("--config").arg(path), settings)
+    }
+
     /// The same with so many open files at most.
     pub fn with_files(files: u32, settings: &[(&str, &str)]) -> Self {
         Self::with_limit(&format!("-n {files}"), settings)
