@@ -10,6 +10,7 @@ use crate::config::{self, UnixSocket};
 use crate::http::AddressRole;
 
 /// Listeners that were there before the server, and go on when it ends.
+/// From systemd, or from the process whose place this one takes.
 #[derive(Debug, Default)]
 pub struct PassedListeners {
     /// For sockets, and for the API where it has none of its own.
@@ -25,20 +26,25 @@ pub struct PassedListeners {
 /// What the server keeps of its listeners while others accept on them.
 #[derive(Debug)]
 pub(super) struct ListenerSet {
+    /// For sockets, and for everything where the API has no address of its own.
     pub sockets: KeptListener,
+    /// For the API, if it has one.
     pub api: Option<KeptListener>,
 }
 
 /// One listener, as whoever does not accept on it has it.
 #[derive(Debug)]
 pub(super) struct KeptListener {
+    /// As it is connected to.
     pub address: ListenAddress,
+    /// A duplicate, for a process that takes over.
     listener: OwnedFd,
     /// Removed at the end.
     file: Option<SocketFile>,
 }
 
 impl KeptListener {
+    /// Taken before the listener is given to the acceptor.
     fn of(listener: &Listener, file: Option<&UnixSocket>) -> io::Result<Self> {
         let address = listener.address()?;
         let file = SocketFile::of(&address, file);
@@ -49,10 +55,13 @@ impl KeptListener {
 impl ListenerSet {
     /// Listens at the addresses of the settings, or on what was passed in their place. The listeners are to
     /// be accepted on, each in its role.
+    /// # Errors
+    /// An address is in use, not this machine's, or needs rights that the process does not have.
     pub(super) fn open(
         config: &config::ServerConfig,
         passed: PassedListeners,
     ) -> io::Result<(Self, Vec<(Listener, AddressRole)>)> {
+        // A file of systemd's, or of the process before, is theirs to remove.
         let ours = |is_passed: bool| !(is_passed && passed.leave_files);
         let (sockets_file_is_ours, api_file_is_ours) =
             (ours(passed.sockets.is_some()), ours(passed.api.is_some()));

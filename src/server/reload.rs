@@ -15,12 +15,14 @@ use crate::app::Apps;
 use crate::config::{Config, Error, LoadedSettings};
 
 /// How often the watched files are looked at.
+/// A second is soon enough for a certificate, and one `stat` of a few files is nothing.
 pub const LOOK: Duration = Duration::from_secs(1);
 
 /// Files, and what they were like. A change counts once the files have stayed the same from one look to
 /// the next, so that one that is still being written is not read half.
 #[derive(Debug)]
 struct WatchedFiles {
+    /// In the order in which their stamps are kept.
     files: Vec<PathBuf>,
     /// When they were read.
     read: Vec<FileStamp>,
@@ -30,9 +32,11 @@ struct WatchedFiles {
 
 /// Length and time of change, and the file itself by its device and inode, for another may have been put
 /// in its place that has both; none of a file that is not there.
+/// Polling instead of inotify: it works on network file systems and on the symbolic links that Kubernetes swaps.
 type FileStamp = Option<(u64, SystemTime, (u64, u64))>;
 
 impl WatchedFiles {
+    /// They count as read: the server has just started with them.
     fn new(files: Vec<PathBuf>) -> Self {
         let mut watched = Self { files, read: Vec::new(), last: Vec::new() };
         watched.note();
@@ -40,12 +44,14 @@ impl WatchedFiles {
     }
 
     /// Takes the files as they are for read.
+    /// After a reload that was asked for, so that the same change is not read a second time.
     fn note(&mut self) {
         self.read = self.stamps();
         self.last.clone_from(&self.read);
     }
 
     /// Whether they have changed since they were read, and are done changing.
+    /// Told once for each change.
     fn have_changed(&mut self) -> bool {
         let now = self.stamps();
         let settled = now == self.last;
@@ -57,6 +63,8 @@ impl WatchedFiles {
         changed
     }
 
+    /// A file that cannot be looked at is one that is not there: renaming another into its place takes it away for a
+    /// moment.
     fn stamps(&self) -> Vec<FileStamp> {
         let stamp = |path: &PathBuf| {
             let data = std::fs::metadata(path).ok()?;
@@ -68,17 +76,22 @@ impl WatchedFiles {
 
 /// Changes a running server.
 pub struct Reloader<'a> {
+    /// Whose apps and certificate are replaced.
     running: &'a ServerHandle,
+    /// The same sources as at the start, in the same order.
     load: Box<dyn Fn() -> Result<LoadedSettings, Error> + 'a>,
     /// Makes the log as talkative as the settings want it.
     set_level: Box<dyn Fn(LevelFilter) + 'a>,
     /// What the server was started with.
+    /// What only a start reads is compared with this, so that a change of it is said each time until there is one.
     begun: Config,
     /// The apps were made for the run, so no settings speak of them.
     made: bool,
+    /// Chain and key together: they are of use only as a pair.
     certificate: WatchedFiles,
     /// The file of more apps, and how it was.
     watched: Option<PathBuf>,
+    /// Its stamps.
     apps: WatchedFiles,
 }
 
@@ -90,6 +103,7 @@ impl fmt::Debug for Reloader<'_> {
 
 impl<'a> Reloader<'a> {
     /// For a server that was started with `config`; `load` reads the settings again.
+    /// Reads nothing yet.
     pub fn new(
         running: &'a ServerHandle,
         config: &Config,
@@ -109,11 +123,13 @@ impl<'a> Reloader<'a> {
     }
 
     /// With a log whose level can be changed.
+    /// Without one the level stays as it was.
     pub fn with_level(self, set_level: impl Fn(LevelFilter) + 'a) -> Self {
         Self { set_level: Box::new(set_level), ..self }
     }
 
     /// Reads everything again, as SIGHUP asks.
+    /// Certificate and settings apart: each may be wrong without the other's being.
     pub fn reload(&mut self) {
         self.certificate.note();
         self.reload_certificate();
@@ -131,6 +147,7 @@ impl<'a> Reloader<'a> {
         }
     }
 
+    /// Connections that are open keep the certificate that they began with.
     fn reload_certificate(&self) {
         let Some(certificates) = &self.running.certificates else { return };
         match certificates.reload() {
@@ -142,6 +159,8 @@ impl<'a> Reloader<'a> {
         }
     }
 
+    /// All or nothing: the apps are replaced as one, and connections of apps that are gone are closed by their
+    /// workers.
     fn reload_settings(&mut self) {
         let LoadedSettings { config, warnings, .. } = match (self.load)() {
             Ok(loaded) => loaded,
@@ -154,6 +173,7 @@ impl<'a> Reloader<'a> {
         for warning in warnings {
             warn!("{warning}");
         }
+        // Before what is refused below, so that a level for finding out why is set in any case.
         (self.set_level)(config.log.level);
         let waiting = waiting(&self.begun, &config);
         if !waiting.is_empty() {
@@ -173,6 +193,7 @@ impl<'a> Reloader<'a> {
             }
             (_, false) => self.made = false,
         }
+        // Before those that a database has: they are not the settings' to remove.
         let (before, now) = (self.running.configured(), config.apps);
         let missing = |these: &Apps, those: &Apps| {
             these.iter().filter(|app| those.by_id(app.id.as_str()).is_none()).count()
@@ -184,6 +205,7 @@ impl<'a> Reloader<'a> {
     }
 
     /// For who watches: a reload that changes nothing is seen in the log alone otherwise.
+    /// 0 or 1 in a metric, which an alert watches.
     fn note_reload(&self, done: bool) {
         // A figure that nothing is decided by.
         self.running.shared.metrics.reload_failed.store(!done, Ordering::Relaxed);
@@ -191,6 +213,7 @@ impl<'a> Reloader<'a> {
 }
 
 /// The sections that say another thing now, and are read at the start alone.
+/// By section, since that is what a person looks for in the file.
 fn waiting(begun: &Config, now: &Config) -> Vec<&'static str> {
     let sql = |config: &Config| {
         let sql = config.sql.clone().unwrap_or_default();

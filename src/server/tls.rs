@@ -24,6 +24,7 @@ use crate::hub::stream::Stream;
 use crate::hub::tls::TlsStream;
 
 /// The answer to whoever speaks plain HTTP here.
+/// Browsers and `curl` show this; a TLS alert would be a line of noise to them.
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Content-Type: application/json\r\n\
     Content-Length: 76\r\n\
@@ -34,18 +35,23 @@ const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 /// The certificate in use, and where the next one comes from.
 #[derive(Debug)]
 pub(super) struct Certificates {
+    /// Read again on each reload; their paths are fixed.
     files: config::TlsFiles,
+    /// Swapped as a whole; a handshake takes the one of its moment.
     current: ArcSwap<ServerConfig>,
     /// Encrypts sessions that clients may resume, also after the certificate has changed.
     tickets: Arc<dyn ProducesTickets>,
     /// When the first of the chain's certificates ends, in seconds since 1970; a number of its own, which the
     /// metrics read at any time. 0: nobody can tell.
     end: Arc<AtomicU64>,
+    /// When the last of them begins; 0: nobody can tell.
     begin: AtomicU64,
 }
 
 impl Certificates {
     /// The error says which setting, and which file, it is about.
+    /// # Errors
+    /// The files cannot be used: the server does not start.
     pub(super) fn read(files: &config::TlsFiles) -> Result<Self, UnusableSetting> {
         let tickets = ring::Ticketer::new()
             .map_err(|error| UnusableSetting::new("server.tls.cert", error))?;
@@ -56,6 +62,8 @@ impl Certificates {
     }
 
     /// Reads the files again. What cannot be used changes nothing.
+    /// # Errors
+    /// As when they are first read, and then what was there before stays.
     pub(super) fn reload(&self) -> Result<(), UnusableSetting> {
         let (current, (begin, end)) = load(&self.files, &self.tickets)?;
         self.current.store(Arc::new(current));
@@ -71,6 +79,7 @@ impl Certificates {
     }
 
     /// What keeps clients from taking the certificate today, if anything does.
+    /// In words for the log and for `config check`; a server with it starts all the same.
     pub(super) fn doubt(&self) -> Option<String> {
         let now = UnixTime::now().as_secs();
         let (begin, end) = (self.begin.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed));
@@ -84,8 +93,11 @@ impl Certificates {
     }
 
     /// Begins TLS on a new connection; nothing if it turns out to be none.
+    /// # Errors
+    /// The client went, sent no TLS, or the handshake failed; the caller has a time limit around it.
     pub(super) async fn shake_hands(&self, mut tcp: TcpStream) -> io::Result<Stream> {
         let mut first = [0];
+        // Only looked at: the handshake needs the byte.
         if tcp.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -93,6 +105,7 @@ impl Certificates {
         if first[0].is_ascii_alphabetic() {
             tcp.write_all(PLAIN).await?;
             tcp.shutdown().await?;
+            // Until the client ends its half, so that it can read the answer.
             let mut scratch = [0; 512];
             while tcp.read(&mut scratch).await? > 0 {}
             return Err(io::Error::other("plain HTTP on the TLS port"));
@@ -105,6 +118,7 @@ impl Certificates {
 }
 
 /// What the files make, and from when to when all of the chain's certificates are valid, in seconds since 1970.
+/// The chain is not checked against roots: whether clients trust it is theirs to say.
 fn load(
     files: &config::TlsFiles,
     tickets: &Arc<dyn ProducesTickets>,
@@ -118,6 +132,7 @@ fn load(
     }
     let times = chain.iter().filter_map(validity);
     let times = times.reduce(|(begin, end), (b, e)| (begin.max(b), end.min(e)));
+    // The key is dropped with the configuration, and nowhere else kept.
     let secret = read_key(key)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -146,6 +161,8 @@ fn load(
     Ok((config, times.unwrap_or_default()))
 }
 
+/// PKCS#8, PKCS#1 and SEC1 in PEM; what is encrypted is told apart, since the reader would only say that it found
+/// none.
 fn read_key(key: &Path) -> Result<PrivateKeyDer<'static>, UnusableSetting> {
     let text = std::fs::read(key).map_err(|error| UnusableSetting::path(KEY, key, &error))?;
     let is_encrypted = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"]
@@ -168,6 +185,7 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
     let at = |seconds| {
         let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let usage = webpki::KeyUsage::server_auth();
+        // Nothing is verified but the times, at the two ends of time.
         certificate.verify_for_usage(&[], &[], &[], time, usage, None, None).err()
     };
     let webpki::Error::CertNotValidYet { not_before, .. } = at(0)? else { return None };
@@ -180,6 +198,7 @@ const KEY: &str = "server.tls.key";
 
 const DAY: u64 = 24 * 3600;
 
+/// A setting's name, the file, and what is wrong: all that is needed to mend it.
 fn unusable(setting: &'static str, file: &Path, problem: impl fmt::Display) -> UnusableSetting {
     UnusableSetting::new(setting, format_args!("{}: {problem}", file.display()))
 }
