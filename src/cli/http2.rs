@@ -11,6 +11,7 @@ use super::client::{ApiTarget, PATIENCE};
 use super::report::{Grade, Report};
 use crate::hub::stream::Stream;
 
+/// RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // Types of frames, RFC 9113 section 6.
@@ -37,15 +38,19 @@ const STREAM: u32 = 1;
 const MAX_FRAME: usize = 16 << 10;
 
 /// How a WebSocket over HTTP/2 came out.
+/// In the order in which a handshake gets further.
 enum Http2Outcome {
     /// The proxy speaks HTTP/1.1 alone.
     NotSpoken,
     /// The proxy speaks it and does not offer WebSockets on it.
     NotOffered,
+    /// The server's first message came: all of it works.
     Greeted,
+    /// The request for a socket was answered with this status.
     Answered(u16),
     /// It opened, and nothing came.
     Held,
+    /// It broke off.
     Ended(String),
 }
 
@@ -53,10 +58,12 @@ enum Http2Outcome {
 const WITHOUT: &str = "switch that off there, and browsers take HTTP/1.1 for sockets (Envoy: leave allow_connect out; Apache: H2WebSockets off; HAProxy: option h2-workaround-bogus-websocket-clients)";
 
 /// Looks at it where TLS offers HTTP/2.
+/// Only over TLS do browsers speak HTTP/2.
 pub(super) async fn examine_http2(report: &mut Report, target: &ApiTarget) {
     if !target.tls {
         return;
     }
+    // Kept outside, for a time limit that cuts the attempt off has to know how far it was.
     let mut has_opened = false;
     let outcome = match timeout(PATIENCE, try_websocket(target, &mut has_opened)).await {
         Ok(Ok(outcome)) => outcome,
@@ -89,15 +96,18 @@ pub(super) async fn examine_http2(report: &mut Report, target: &ApiTarget) {
     report.add("HTTP/2", grade, text);
 }
 
+/// Reads frames until it is clear how it comes out; the caller has a time limit around it.
 async fn try_websocket(target: &ApiTarget, has_opened: &mut bool) -> io::Result<Http2Outcome> {
     let Some(stream) = target.connect_http2().await? else { return Ok(Http2Outcome::NotSpoken) };
     let mut connection = Http2Connection { stream };
     connection.stream.write_all(PREFACE).await?;
+    // An empty frame of settings, with which a client has to begin.
     connection.write_frame(SETTINGS, 0, 0, &[]).await?;
     let mut heard = Vec::new();
     loop {
         let frame = connection.read_frame().await?;
         match (frame.kind, frame.stream) {
+            // The server's own come first, and say whether it takes sockets.
             (SETTINGS, _) if frame.flags & ACK == 0 => {
                 connection.write_frame(SETTINGS, ACK, 0, &[]).await?;
                 if *has_opened {
@@ -118,6 +128,7 @@ async fn try_websocket(target: &ApiTarget, has_opened: &mut bool) -> io::Result<
                 None => return Err(io::Error::other("its answer cannot be read")),
             },
             (DATA, STREAM) => {
+                // The greeting may come in parts.
                 heard.extend_from_slice(frame.content());
                 let greeting: &[u8] = b"pusher:connection_established";
                 if heard.windows(greeting.len()).any(|part| part == greeting) {
@@ -133,10 +144,12 @@ async fn try_websocket(target: &ApiTarget, has_opened: &mut bool) -> io::Result<
     }
 }
 
+/// One stream on one connection, and so nothing of flow control: what is read here is less than the first window.
 struct Http2Connection {
     stream: Stream,
 }
 
+/// A frame as RFC 9113 section 4.1 has it.
 struct Http2Frame {
     kind: u8,
     flags: u8,
@@ -145,6 +158,7 @@ struct Http2Frame {
 }
 
 impl Http2Connection {
+    /// Nine bytes of header: the length in three, the type, the flags, and the stream in four.
     async fn write_frame(
         &mut self,
         kind: u8,
@@ -171,6 +185,7 @@ impl Http2Connection {
         }
         let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload).await?;
+        // The first bit of the stream is reserved.
         Ok(Http2Frame { kind, flags, stream: u32::from_be_bytes(stream) & !(1 << 31), payload })
     }
 }
@@ -200,11 +215,13 @@ fn offers_sockets(settings: &[u8]) -> bool {
 }
 
 /// The header block of an extended CONNECT: nothing in it is remembered, so that no table is needed.
+/// The order of pseudo-headers is free; all are literals that are not indexed.
 fn connect_headers(target: &ApiTarget) -> Vec<u8> {
     /// What `:scheme: https` is in the static table of RFC 7541.
     const SCHEME_HTTPS: u8 = 0x80 | 7;
     let mut block = Vec::new();
     // By the static table's numbers for their names.
+    // `:method` is the second of the static table, `:path` the fourth, `:authority` the first.
     block.push(2);
     put_string(&mut block, "CONNECT");
     block.push(0);
@@ -232,6 +249,7 @@ fn put_string(block: &mut Vec<u8>, text: &str) {
         block.push(length as u8);
     } else {
         block.push(PREFIX as u8);
+        // Seven bits at a time, the lowest first.
         length -= PREFIX;
         while length >= 0x80 {
             block.push((length % 0x80) as u8 | 0x80);
@@ -243,6 +261,7 @@ fn put_string(block: &mut Vec<u8>, text: &str) {
 }
 
 /// The status of a header block, in which it stands first.
+/// `None` for what no proxy sends there.
 fn header_status(mut block: &[u8]) -> Option<u16> {
     /// Those of the static table, from its eighth place on.
     const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
@@ -272,6 +291,7 @@ fn header_status(mut block: &[u8]) -> Option<u16> {
 }
 
 /// Three digits in Huffman's code of RFC 7541: `0` to `2` have five bits, the others six.
+/// The only text that has to be read is a status.
 fn huffman_digits(text: &[u8]) -> Option<u16> {
     let mut bits = text.iter().flat_map(|byte| (0..8).rev().map(move |bit| (byte >> bit) & 1));
     let mut number = 0;
@@ -282,6 +302,7 @@ fn huffman_digits(text: &[u8]) -> Option<u16> {
         }
         let digit = match code {
             0..=2 => code,
+            // Six bits: `3` is 011001, and the others follow.
             12..=15 => (code << 1 | u16::from(bits.next()?)) - 0b01_1001 + 3,
             _ => return None,
         };

@@ -16,29 +16,39 @@ use crate::config::{GeneratedApp, ServerConfig};
 use crate::server::ListenAddress;
 
 /// What the files end with.
+/// What else is in the folder is left alone.
 const SUFFIX: &str = ".json";
 
 /// The app that a server made for its run, and where it serves.
+/// Nothing that the person who started the server was not shown on the terminal.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningApp {
+    /// As clients on this machine reach it.
     pub url: String,
     /// Where the HTTP API is, if that is another address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<String>,
+    /// By which it is told from others; the file is named by it.
     pub port: u16,
+    /// As its backend names it.
     pub id: String,
+    /// As its clients name it.
     pub key: String,
+    /// Why the file may be read by nobody else.
     pub secret: String,
 }
 
 /// The file of a running app, which goes when this does.
 pub struct RunningAppFile {
+    /// Removed when this is dropped.
     path: PathBuf,
+    /// Locked until then.
     file: File,
 }
 
 impl RunningApp {
     /// The app of a server that listens at `addr`, and maybe at another address for its API.
+    /// Everything but TCP is written as an absolute path: the command may run in another folder.
     pub fn new(
         made: &GeneratedApp,
         addr: SocketAddr,
@@ -63,7 +73,10 @@ impl RunningApp {
         self.publish_in(&user_directory().ok_or(io::ErrorKind::NotFound)?)
     }
 
+    /// Written beside its place, locked and then renamed into it, so that nobody ever reads a part of it or takes a
+    /// living server's file for a dead one's.
     fn publish_in(&self, directory: &Path) -> io::Result<RunningAppFile> {
+        // The whole path is ours; a folder that others can write to could have links in it.
         DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
         if !is_private(&fs::symlink_metadata(directory)?) {
             return Err(io::ErrorKind::PermissionDenied.into());
@@ -72,6 +85,7 @@ impl RunningApp {
         let new = directory.join(format!("{}.new", std::process::id()));
         // What a process of this id left when it was killed in between.
         let _ = fs::remove_file(&new);
+        // `create_new` follows no link that somebody has put there.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         let text = serde_json::to_string(self)?;
         let written = flock(&file, FlockOperation::NonBlockingLockExclusive)
@@ -88,6 +102,7 @@ impl RunningApp {
     }
 
     /// Those that run now, by port.
+    /// Nobody's where the folder is not private.
     pub(super) fn list_running() -> Vec<Self> {
         user_directory().map(|directory| Self::all_in(&directory)).unwrap_or_default()
     }
@@ -104,6 +119,7 @@ impl RunningApp {
     }
 
     /// The file's app if its server lives. What a killed one left is removed.
+    /// Whoever gets a lock on it is alone with it: then its server is gone.
     fn read_file(path: &Path) -> Option<Self> {
         if !path.to_str()?.ends_with(SUFFIX) {
             return None;
@@ -119,6 +135,8 @@ impl RunningApp {
     }
 
     /// The one at `url`, the only one, or of several the one on `port`.
+    /// # Errors
+    /// There are several, and nothing says which one is meant.
     pub(super) fn choose(
         all: Vec<Self>,
         url: Option<&str>,
@@ -128,6 +146,7 @@ impl RunningApp {
             Some(url) => url.parse::<hyper::Uri>().ok().and_then(|url| url.port_u16()),
             None => Some(port),
         };
+        // One alone is meant whatever the port.
         if let [only] = all.as_slice() {
             return Ok(Some(only.clone()));
         }
@@ -169,6 +188,8 @@ impl Drop for RunningAppFile {
 }
 
 /// Removes a file if it is still `file` that is there: a process that took the port over has put its own there.
+/// Compared by device and inode, between which and the removal nothing is sure; the worst is a file that is written
+/// again at the next start.
 fn remove_if_same(path: &Path, file: &File) {
     let is_same = match (fs::metadata(path), file.metadata()) {
         (Ok(there), Ok(own)) => (there.dev(), there.ino()) == (own.dev(), own.ino()),
@@ -180,6 +201,8 @@ fn remove_if_same(path: &Path, file: &File) {
 }
 
 /// The folder of this user's running servers.
+/// The user's own folder for what does not outlive the session (XDG), or one below the temporary folder that carries
+/// the user's number.
 fn user_directory() -> Option<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
     let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
@@ -193,6 +216,7 @@ fn user_directory() -> Option<PathBuf> {
 }
 
 /// Whether a folder is this user's and nobody else's.
+/// Checked each time: a temporary folder is everybody's.
 fn is_private(about: &Metadata) -> bool {
     about.is_dir()
         && about.uid() == rustix::process::geteuid().as_raw()

@@ -13,6 +13,7 @@ use super::CommandError;
 use super::feed::{ConsoleTarget, FeedLines, RETRY_AFTER, count, field, time_of};
 
 /// Seconds that the busiest channels are counted over.
+/// Long enough that a channel with an event a second stays in its place.
 const BUSY_SECONDS: usize = 10;
 
 /// Lines of the screen beside those that grow.
@@ -24,19 +25,27 @@ const RED: &str = "\u{1b}[31m";
 const PLAIN: &str = "\u{1b}[0m";
 
 /// What is shown.
+/// Filled line by line from the feed; drawn once for each line with figures.
 #[derive(Default)]
 struct Board {
+    /// As it was given.
     url: String,
+    /// The feed's first line: version, node, workers.
     hello: Value,
+    /// The last second's.
     figures: Value,
+    /// Those of the second before.
     before: Value,
     /// Deliveries of each channel, by second.
     busy: VecDeque<HashMap<String, u64>>,
+    /// The newest in front.
     wrong: VecDeque<String>,
+    /// The feed has ended; another is tried for.
     is_gone: bool,
 }
 
 impl Board {
+    /// Whether it is to be drawn again.
     fn take(&mut self, line: Value) -> bool {
         match field(&line, "kind").as_str() {
             "hello" => self.hello = line,
@@ -79,6 +88,7 @@ impl Board {
         if coloured {
             return page;
         }
+        // Text without colours is the same text.
         [BOLD, FAINT, RED, PLAIN].iter().fold(page, |page, mark| page.replace(mark, ""))
     }
 
