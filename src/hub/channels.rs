@@ -18,6 +18,7 @@ use crate::protocol::channel::ChannelName;
 /// All of one worker's channels.
 #[derive(Debug, Default)]
 pub(super) struct WorkerChannels {
+    /// By place, which handles name.
     places: Slab<ChannelSlot>,
     /// How many channels were ever opened; numbers them.
     opened: u32,
@@ -34,25 +35,32 @@ struct ChannelSlot {
     generation: u32,
     /// How many of the channel's subscribers are subscribed to another channel too.
     shared: u32,
+    /// What deliveries need of it.
     channel: WorkerChannel,
 }
 
 /// Places below which no memory is given back.
+/// A small table is not worth the copying.
 const KEPT_PLACES: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct WorkerChannel {
+    /// Of the app; two apps may have channels of one name.
     pub directory: Arc<Directory>,
+    /// By which the directory knows it.
     pub name: ChannelName,
+    /// In no order; a connection knows its own position, so that leaving moves only the last one.
     pub subscribers: SmallVec<[Rc<Connection>; 2]>,
 }
 
 impl WorkerChannels {
     fn hash(hasher: &DefaultHashBuilder, directory: &Arc<Directory>, name: &str) -> u64 {
+        // By the directory's address: one app has one directory for as long as the server runs.
         hasher.hash_one((Arc::as_ptr(directory) as usize, name))
     }
 
     pub(super) fn find(&self, directory: &Arc<Directory>, name: &str) -> Option<ChannelHandle> {
+        // Asked with a borrowed name, so that looking allocates nothing.
         let hash = Self::hash(&self.hasher, directory, name);
         let slot = *self.index.find(hash, |&slot| {
             self.at(slot).is_some_and(|channel| {
@@ -72,6 +80,7 @@ impl WorkerChannels {
     }
 
     /// The channel an order was meant for, if it is still there.
+    /// Deliveries name a channel by its handle, and may be late.
     pub(super) fn get(&self, local: ChannelHandle) -> Option<&WorkerChannel> {
         let place = self.places.get(local.slot as usize)?;
         (place.generation == local.generation).then_some(&place.channel)
@@ -90,6 +99,7 @@ impl WorkerChannels {
             name: name.clone(),
             subscribers: SmallVec::new(),
         };
+        // Wraps after four billion channels; a handle of then is long gone.
         self.opened = self.opened.wrapping_add(1);
         let generation = self.opened;
         let slot = self.places.insert(ChannelSlot { generation, shared: 0, channel }) as u32;

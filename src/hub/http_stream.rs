@@ -196,6 +196,7 @@ impl HttpStream {
         self.transport = transport;
         self.has_spoken = true;
         self.idle_since = 0;
+        // What the last answer had of it does not count for the next.
         let sent = self.front.as_mut().map_or(0, |front| std::mem::take(&mut front.sent));
         match std::mem::replace(&mut self.receiver, SessionReceiver::Nobody) {
             SessionReceiver::Nobody => {}
@@ -230,6 +231,7 @@ impl HttpStream {
 
     /// Looks at the clock, once a second.
     pub fn idle_for(&mut self, now: u32) -> SessionIdle {
+        // A flag instead of the time, so that saying something asks no clock.
         if std::mem::take(&mut self.has_spoken) {
             self.spoken_at = now;
         }
@@ -253,6 +255,7 @@ impl HttpStream {
             SessionReceiver::Nobody => Poll::Pending,
             SessionReceiver::Polling(poll) => poll.poll_closed(cx),
             SessionReceiver::Streaming(streaming) => {
+                // Read only to hear of the end.
                 let mut scratch = [0; 1024];
                 loop {
                     let mut buffer = ReadBuf::new(&mut scratch);
@@ -306,6 +309,7 @@ impl HttpStream {
             body.extend_from_slice(OPEN);
         }
         let mut pieces = outbox.iter();
+        // The rest of a piece of which a streaming answer had the beginning.
         if let Some(front) = self.front.take()
             && let Some(piece) = pieces.next()
         {
@@ -319,6 +323,7 @@ impl HttpStream {
         for piece in pieces {
             let lines = lines_of(piece, AnswerFraming::Plain);
             self.is_said |= lines.is_last;
+            // One piece is shared by all sessions that are told it.
             if outbox.single_piece().is_some() && body.is_empty() {
                 only = Some(lines.bytes.clone());
             } else {
@@ -393,6 +398,7 @@ impl HttpStream {
             is_whole = front.done == part.end;
             self.front = Some(front);
         }
+        // After so many units pusher-js asks anew, for a browser keeps all of an answer.
         if streaming.is_ending || (batch.stops && is_whole) {
             if !streaming.is_ending {
                 let end = streaming.framing.end_bytes();
