@@ -45,6 +45,8 @@ pub struct Envelope {
     /// Counts what one node has published, so that what is sent again after a lost link is known again.
     /// 0: not counted, since its version says it all.
     pub serial: u64,
+    /// The number that Redis gave it: the place in a log, or the version of a roster or a count. 0: none.
+    pub version: u64,
     /// When it was sent; microseconds since 1970.
     pub sent: u64,
     /// The sender's own subscribers have it already.
@@ -59,42 +61,34 @@ pub struct Envelope {
 /// What it says.
 #[derive(Clone, PartialEq, Debug)]
 pub enum EnvelopeBody {
-    /// For the subscribers of the topic it came on. The version is its place in the channel's log; 0: it is
-    /// in none.
-    Event { version: u64, except: Option<SocketId>, frame: Bytes },
+    /// For the subscribers of the topic it came on. Its version is its place in the channel's log; 0: it is in none.
+    Event { except: Option<SocketId>, frame: Bytes },
     /// The same on a cache channel; `data` is the token of the data's JSON string.
-    Cached { version: u64, except: Option<SocketId>, frame: Bytes, data: Bytes },
+    Cached { except: Option<SocketId>, frame: Bytes, data: Bytes },
     /// A user is present on the topic's channel.
-    Joined { version: u64, user: UserId, info: Box<str> },
+    Joined { user: UserId, info: Box<str> },
     /// A user is no longer present there.
-    Left { version: u64, user: UserId },
+    Left { user: UserId },
     /// So many are subscribed to it over all nodes.
-    Count { version: u64, count: usize },
+    Count { count: usize },
     /// Close every connection of a user. The version is as an event's. It was asked for so long before it was
     /// sent, in microseconds; connections that were made since stay.
-    Terminate { version: u64, waited: u64, app: AppId, user: UserId },
+    Terminate { waited: u64, app: AppId, user: UserId },
     /// A node listens to itself.
     Probe,
     /// As [`Self::Terminate`], but so that clients come back at once.
-    Reconnect { version: u64, waited: u64, app: AppId, user: UserId },
+    Reconnect { waited: u64, app: AppId, user: UserId },
     /// Take the right to channels from every connection of a user that was made before this was asked, and answer
     /// the sender's `request` with [`Self::Done`].
-    Withdraw {
-        version: u64,
-        waited: u64,
-        request: u64,
-        app: AppId,
-        user: UserId,
-        channels: Vec<ChannelName>,
-    },
+    Withdraw { waited: u64, request: u64, app: AppId, user: UserId, channels: Vec<ChannelName> },
     /// What the receiving node asked of others as its `request`, the sender has done.
-    Done { version: u64, request: u64, app: AppId },
+    Done { request: u64, app: AppId },
     /// A client has come to the sender: end its connection, and answer what it holds.
-    TakeOver { version: u64, request: u64, app: AppId, key: Box<str> },
+    TakeOver { request: u64, app: AppId, key: Box<str> },
     /// The answer to that.
-    HandedOver { version: u64, request: u64, app: AppId, record: Bytes },
+    HandedOver { request: u64, app: AppId, record: Bytes },
     /// The trace of an event that the sender publishes on the topic next, which is known by its mark.
-    Trace { version: u64, mark: u64, app: AppId, trace: Box<str> },
+    Trace { mark: u64, app: AppId, trace: Box<str> },
 }
 
 /// Why bytes are no envelope.
@@ -156,8 +150,8 @@ impl Envelope {
     /// A version is in decimal digits, because scripts in Redis put one in.
     pub fn encode(&self) -> Vec<u8> {
         let (mut head, rest) = self.encode_around_version();
-        if let Some(version) = self.version() {
-            head.extend_from_slice(format!("{version:0DIGITS$}").as_bytes());
+        if !matches!(self.body, EnvelopeBody::Probe) {
+            head.extend_from_slice(format!("{:0DIGITS$}", self.version).as_bytes());
         }
         head.extend_from_slice(&rest);
         head
@@ -228,28 +222,10 @@ impl Envelope {
         (head, rest)
     }
 
-    /// Its version, or its place, becomes another.
-    /// For versions that were given under another clock.
+    /// Its version, or its place, becomes another, as where it was given under another clock.
     pub(super) fn map_version(&mut self, map: impl FnOnce(u64) -> u64) {
-        match &mut self.body {
-            EnvelopeBody::Event { version, .. }
-            | EnvelopeBody::Cached { version, .. }
-            | EnvelopeBody::Joined { version, .. }
-            | EnvelopeBody::Left { version, .. }
-            | EnvelopeBody::Count { version, .. }
-            | EnvelopeBody::Terminate { version, .. }
-            | EnvelopeBody::Reconnect { version, .. }
-            | EnvelopeBody::Withdraw { version, .. }
-            | EnvelopeBody::Done { version, .. }
-            | EnvelopeBody::TakeOver { version, .. }
-            | EnvelopeBody::HandedOver { version, .. }
-            | EnvelopeBody::Trace { version, .. } => {
-                // 0 is none.
-                if *version > 0 {
-                    *version = map(*version);
-                }
-            }
-            EnvelopeBody::Probe => {}
+        if self.version > 0 {
+            self.version = map(self.version);
         }
     }
 
@@ -259,35 +235,24 @@ impl Envelope {
     }
 
     /// Its place in the log of its channel, or in that of all nodes; `None` for what is in no log.
-    /// Presence and counts are in no log: the latest says it all.
     pub fn log_place(&self) -> Option<u64> {
-        match &self.body {
-            EnvelopeBody::Event { version, .. }
-            | EnvelopeBody::Cached { version, .. }
-            | EnvelopeBody::Terminate { version, .. }
-            | EnvelopeBody::Reconnect { version, .. }
-            | EnvelopeBody::Withdraw { version, .. } => Some(*version).filter(|place| *place > 0),
-            _ => None,
-        }
-    }
-
-    /// `None` for what needs none.
-    pub(super) fn version(&self) -> Option<u64> {
-        match &self.body {
-            EnvelopeBody::Event { version, .. }
-            | EnvelopeBody::Cached { version, .. }
-            | EnvelopeBody::Joined { version, .. }
-            | EnvelopeBody::Left { version, .. }
-            | EnvelopeBody::Count { version, .. }
-            | EnvelopeBody::Terminate { version, .. }
-            | EnvelopeBody::Reconnect { version, .. }
-            | EnvelopeBody::Withdraw { version, .. }
-            | EnvelopeBody::Done { version, .. }
-            | EnvelopeBody::TakeOver { version, .. }
-            | EnvelopeBody::HandedOver { version, .. }
-            | EnvelopeBody::Trace { version, .. } => Some(*version),
-            EnvelopeBody::Probe => None,
-        }
+        // Presence and counts are in no log: the latest says it all.
+        let is_logged = match &self.body {
+            EnvelopeBody::Event { .. }
+            | EnvelopeBody::Cached { .. }
+            | EnvelopeBody::Terminate { .. }
+            | EnvelopeBody::Reconnect { .. }
+            | EnvelopeBody::Withdraw { .. } => true,
+            EnvelopeBody::Joined { .. }
+            | EnvelopeBody::Left { .. }
+            | EnvelopeBody::Count { .. }
+            | EnvelopeBody::Probe
+            | EnvelopeBody::Done { .. }
+            | EnvelopeBody::TakeOver { .. }
+            | EnvelopeBody::HandedOver { .. }
+            | EnvelopeBody::Trace { .. } => false,
+        };
+        (is_logged && self.version > 0).then_some(self.version)
     }
 
     /// Reads what [`Self::encode`] wrote. The frame is a part of `bytes`, not a copy.
@@ -321,51 +286,37 @@ impl EnvelopeReader {
     fn read_envelope(&mut self, kind: u8, flags: u8) -> Option<Envelope> {
         let (origin, serial, sent) =
             (self.take_number()?, self.take_number()?, self.take_number()?);
+        let version = if kind == PROBE { 0 } else { self.take_version()? };
         let body = self.read_body(kind)?;
         let [told, whisper, again] = [TOLD, WHISPER, AGAIN].map(|flag| flags & flag != 0);
-        Some(Envelope { origin, serial, sent, told, whisper, again, body })
+        Some(Envelope { origin, serial, version, sent, told, whisper, again, body })
     }
 
     fn read_body(&mut self, kind: u8) -> Option<EnvelopeBody> {
         Some(match kind {
-            EVENT => EnvelopeBody::Event {
-                version: self.take_version()?,
-                except: self.take_socket()?,
-                frame: self.take_rest(),
-            },
+            EVENT => EnvelopeBody::Event { except: self.take_socket()?, frame: self.take_rest() },
             CACHED => EnvelopeBody::Cached {
-                version: self.take_version()?,
                 except: self.take_socket()?,
                 frame: self.take_short_text()?,
                 data: self.take_rest(),
             },
             JOINED => EnvelopeBody::Joined {
-                version: self.take_version()?,
                 user: UserId::parse(text(&self.take_short_text()?)?)?,
                 info: text(&self.take_rest())?.into(),
             },
-            LEFT => EnvelopeBody::Left {
-                version: self.take_version()?,
-                user: UserId::parse(text(&self.take_rest())?)?,
-            },
-            COUNT => EnvelopeBody::Count {
-                version: self.take_version()?,
-                count: text(&self.take_rest())?.parse().ok()?,
-            },
+            LEFT => EnvelopeBody::Left { user: UserId::parse(text(&self.take_rest())?)? },
+            COUNT => EnvelopeBody::Count { count: text(&self.take_rest())?.parse().ok()? },
             TERMINATE => EnvelopeBody::Terminate {
-                version: self.take_version()?,
                 waited: self.take_number()?,
                 app: AppId::new(text(&self.take_short_text()?)?),
                 user: UserId::parse(text(&self.take_rest())?)?,
             },
             RECONNECT => EnvelopeBody::Reconnect {
-                version: self.take_version()?,
                 waited: self.take_number()?,
                 app: AppId::new(text(&self.take_short_text()?)?),
                 user: UserId::parse(text(&self.take_rest())?)?,
             },
             WITHDRAW => EnvelopeBody::Withdraw {
-                version: self.take_version()?,
                 waited: self.take_number()?,
                 request: self.take_number()?,
                 app: AppId::new(text(&self.take_short_text()?)?),
@@ -373,24 +324,20 @@ impl EnvelopeReader {
                 channels: self.take_channels()?,
             },
             DONE => EnvelopeBody::Done {
-                version: self.take_version()?,
                 request: self.take_number()?,
                 app: AppId::new(text(&self.take_rest())?),
             },
             TAKE_OVER => EnvelopeBody::TakeOver {
-                version: self.take_version()?,
                 request: self.take_number()?,
                 app: AppId::new(text(&self.take_short_text()?)?),
                 key: text(&self.take_rest())?.into(),
             },
             HANDED_OVER => EnvelopeBody::HandedOver {
-                version: self.take_version()?,
                 request: self.take_number()?,
                 app: AppId::new(text(&self.take_short_text()?)?),
                 record: self.take_rest(),
             },
             TRACE => EnvelopeBody::Trace {
-                version: self.take_version()?,
                 mark: self.take_number()?,
                 app: AppId::new(text(&self.take_short_text()?)?),
                 trace: text(&self.take_rest())?.into(),

@@ -305,8 +305,9 @@ impl ServerState {
     fn receive_on(&self, cluster: &Clustered, topic: &Topic, envelope: Envelope, late: bool) {
         let topics = &cluster.topics;
         let (own, whisper) = (envelope.origin == self.hub.node_number(), envelope.whisper);
+        let version = envelope.version;
         match envelope.body {
-            EnvelopeBody::Event { version, except, frame } => {
+            EnvelopeBody::Event { except, frame } => {
                 // Else all who are subscribed now were when it was sent.
                 let history =
                     if late && version > 0 { Sequence::Cache(version) } else { Sequence::None };
@@ -324,7 +325,7 @@ impl ServerState {
                     topics.read_topic(topic, |entry| count_deliveries(cluster, entry));
                 }
             }
-            EnvelopeBody::Cached { version, except, frame, data } => {
+            EnvelopeBody::Cached { except, frame, data } => {
                 let trace = cluster.traces.take_trace(envelope.origin, &topic.app, &frame);
                 let event = (version, except, frame, data);
                 self.receive_cached(cluster, topic, event, (own, envelope.told), trace);
@@ -336,7 +337,7 @@ impl ServerState {
                     Trace::parse(&trace).into_iter().for_each(announce);
                 }
             }
-            EnvelopeBody::Joined { version, user, info } => {
+            EnvelopeBody::Joined { user, info } => {
                 let member = Member { user_id: user, user_info: info };
                 topics.change_topic(topic, |entry| {
                     let changes = entry.roster.apply_join(version, &member);
@@ -344,12 +345,12 @@ impl ServerState {
                     self.resume_tickets(entry.take_ready());
                 });
             }
-            EnvelopeBody::Left { version, user } => {
+            EnvelopeBody::Left { user } => {
                 topics.change_topic(topic, |entry| {
                     self.apply_left(cluster, topic, entry, version, &user);
                 });
             }
-            EnvelopeBody::Count { version, count } => {
+            EnvelopeBody::Count { count } => {
                 topics.change_topic(topic, |entry| {
                     // Each is told by the node that had it counted, so that one may overtake another.
                     if version > entry.total.version {

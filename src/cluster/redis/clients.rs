@@ -124,9 +124,8 @@ fn missed_event(
         return None;
     }
     match envelope.body {
-        EnvelopeBody::Event { version, except, frame }
-        | EnvelopeBody::Cached { version, except, frame, .. } => {
-            Some(MissedEvent { place: clock.to_local(version), except, frame })
+        EnvelopeBody::Event { except, frame } | EnvelopeBody::Cached { except, frame, .. } => {
+            Some(MissedEvent { place: clock.to_local(envelope.version), except, frame })
         }
         _ => None,
     }

@@ -83,13 +83,15 @@ impl LinkWriter<'_> {
                 if let Some(version) = text.strip_prefix('-').and_then(|text| text.parse().ok()) {
                     // What nobody's count was, so that nobody is told of it but those here.
                     let version = self.status.clock.to_local(version);
-                    let body = EnvelopeBody::Count { version, count };
-                    let envelope = Envelope { origin: 0, ..self.new_envelope(0, false, body) };
+                    let body = EnvelopeBody::Count { count };
+                    let envelope =
+                        Envelope { origin: 0, version, ..self.new_envelope(0, false, body) };
                     self.send_event(LinkEvent::Topic(topic, envelope)).await?;
                     continue;
                 }
                 let Ok(version) = text.parse() else { continue };
-                let envelope = self.new_envelope(0, false, EnvelopeBody::Count { version, count });
+                let envelope = self.new_envelope(0, false, EnvelopeBody::Count { count });
+                let envelope = Envelope { version, ..envelope };
                 let (name, mut publish) = (self.keys.topic_name(&topic), cmd("SPUBLISH"));
                 publish.arg(&name).arg(self.seals.encode_sealed(&topic.app, &name, &envelope));
                 told.add_command(publish, ExpectedReply::Done);

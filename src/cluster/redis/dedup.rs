@@ -290,8 +290,17 @@ mod tests {
     use super::*;
 
     fn event(origin: u64, serial: u64, version: u64) -> Envelope {
-        let body = EnvelopeBody::Event { version, except: None, frame: Bytes::new() };
-        Envelope { origin, serial, sent: 0, told: true, whisper: false, again: false, body }
+        let body = EnvelopeBody::Event { except: None, frame: Bytes::new() };
+        Envelope {
+            origin,
+            serial,
+            version,
+            sent: 0,
+            told: true,
+            whisper: false,
+            again: false,
+            body,
+        }
     }
 
     fn hear(hearing: &mut Deduplicator, envelope: Envelope) -> EnvelopeVerdict {

@@ -165,18 +165,17 @@ fn add_event(
 
 /// What all nodes are told of it.
 fn order_to_all(publish: &OutgoingEvent) -> EnvelopeBody {
-    let (version, waited) = (0, |asked: &std::time::Instant| asked.elapsed().as_micros() as u64);
+    let waited = |asked: &std::time::Instant| asked.elapsed().as_micros() as u64;
     match publish {
         OutgoingEvent::Reconnect { app, user, asked } => {
             let (app, user) = (app.clone(), user.clone());
-            EnvelopeBody::Reconnect { version, waited: waited(asked), app, user }
+            EnvelopeBody::Reconnect { waited: waited(asked), app, user }
         }
         OutgoingEvent::Terminate { app, user, asked } => {
             let (app, user) = (app.clone(), user.clone());
-            EnvelopeBody::Terminate { version, waited: waited(asked), app, user }
+            EnvelopeBody::Terminate { waited: waited(asked), app, user }
         }
         OutgoingEvent::Withdraw(one) => EnvelopeBody::Withdraw {
-            version,
             waited: waited(&one.asked),
             request: one.request,
             app: one.app.clone(),
@@ -220,8 +219,7 @@ impl LinkWriter<'_> {
         let most = self.settings.replay;
         let (topic, log, body) = match &held.publish {
             OutgoingEvent::Event { topic, except, frame, .. } => {
-                let body =
-                    EnvelopeBody::Event { version: 0, except: *except, frame: frame.clone() };
+                let body = EnvelopeBody::Event { except: *except, frame: frame.clone() };
                 (self.keys.topic_name(topic), self.keys.channel_key(topic, 'l'), body)
             }
             OutgoingEvent::Terminate { .. }
@@ -234,17 +232,17 @@ impl LinkWriter<'_> {
                 (self.keys.all_nodes_topic(), self.keys.log_of_all(), order_to_all(&held.publish))
             }
             OutgoingEvent::Done { app, request, .. } => {
-                let body = EnvelopeBody::Done { version: 0, request: *request, app: app.clone() };
+                let body = EnvelopeBody::Done { request: *request, app: app.clone() };
                 return self.send_unlogged(batch, held, body);
             }
             OutgoingEvent::HandedOver { app, request, record, .. } => {
                 let (app, record) = (app.clone(), record.clone());
-                let body = EnvelopeBody::HandedOver { version: 0, request: *request, app, record };
+                let body = EnvelopeBody::HandedOver { request: *request, app, record };
                 return self.send_unlogged(batch, held, body);
             }
             OutgoingEvent::Trace { topic, mark, trace } => {
                 let (app, trace) = (topic.app.clone(), trace.as_str().into());
-                let body = EnvelopeBody::Trace { version: 0, mark: *mark, app, trace };
+                let body = EnvelopeBody::Trace { mark: *mark, app, trace };
                 return self.send_unlogged(batch, held, body);
             }
             OutgoingEvent::Cached { .. } => {
@@ -341,7 +339,7 @@ impl LinkWriter<'_> {
         let bytes = (frame.len() + data.len(), *max);
         let out = self.kept.keeping.keep_event(topic, bytes, held.serial, Instant::now() + *ttl);
         let (plain, frame, data) = (frame.clone(), frame.clone(), data.clone());
-        let body = EnvelopeBody::Cached { version: 0, except: *except, frame, data };
+        let body = EnvelopeBody::Cached { except: *except, frame, data };
         let (name, envelope) = (self.keys.topic_name(topic), self.envelope_of(held, body));
         let EnvelopeParts { head, mac, rest } =
             self.seals.sealed_parts(&topic.app, &name, &envelope);
@@ -355,7 +353,7 @@ impl LinkWriter<'_> {
         keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes).arg(lasts);
         if held.taken > 0 {
             // Another may be the last by now.
-            let body = EnvelopeBody::Event { version: 0, except: *except, frame: plain };
+            let body = EnvelopeBody::Event { except: *except, frame: plain };
             let envelope = self.envelope_of(held, body);
             let EnvelopeParts { head, mac, rest } =
                 self.seals.sealed_parts(&topic.app, &self.keys.topic_name(topic), &envelope);

@@ -104,11 +104,11 @@ async fn ask_of_client(
             Some(LinkReply::Withdrawn(times))
         }
         LinkQuery::TakeOver { app, key, node, request } => {
-            let body =
-                EnvelopeBody::TakeOver { version: 0, request, app: app.clone(), key: key.into() };
+            let body = EnvelopeBody::TakeOver { request, app: app.clone(), key: key.into() };
             let (serial, sent, told) = (0, now_us(), false);
             let (whisper, again) = (false, false);
-            let envelope = Envelope { origin: own, serial, sent, told, whisper, again, body };
+            let (origin, version) = (own, 0);
+            let envelope = Envelope { origin, serial, version, sent, told, whisper, again, body };
             let told = claims::take_over(servers, trust, status, (envelope, &app, node)).await?;
             Some(LinkReply::Told(told))
         }

@@ -59,8 +59,8 @@ impl LinkReader<'_> {
 
     /// How long an envelope was on its way: since Redis gave it its version, or since it was sent.
     fn lag_of(&self, envelope: &Envelope, bytes: &[u8]) -> Duration {
-        match envelope.version().filter(|version| *version > 0) {
-            Some(version) if seal::is_sealed(bytes) => self.clock.elapsed_since(version),
+        match envelope.version {
+            version @ 1.. if seal::is_sealed(bytes) => self.clock.elapsed_since(version),
             _ => Duration::from_micros(now_us().saturating_sub(envelope.sent)),
         }
     }

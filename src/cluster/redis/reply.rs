@@ -92,8 +92,9 @@ pub(super) fn read_kept(
     }
     envelope.map_version(|version| clock.to_local(version));
     let mark = MessageId::from(&envelope);
+    let version = envelope.version;
     match envelope.body {
-        EnvelopeBody::Cached { version, frame, data, .. } => {
+        EnvelopeBody::Cached { frame, data, .. } => {
             let ttl = Duration::from_millis(as_number(ttl)?);
             let last = clock.to_local(as_number(last)?);
             Some((RetainedEvent { version, frame, data, ttl, told: false }, mark, last))

@@ -213,7 +213,7 @@ impl LinkWriter<'_> {
     /// The time is this node's own: it only shows how long messages take.
     pub(super) fn new_envelope(&self, serial: u64, told: bool, body: EnvelopeBody) -> Envelope {
         let (origin, whisper, again) = (self.kept.node, false, false);
-        Envelope { origin, serial, sent: now_us(), told, whisper, again, body }
+        Envelope { origin, serial, version: 0, sent: now_us(), told, whisper, again, body }
     }
 
     /// What a script is given of an envelope for a topic, which has no serial since its version says it all.
@@ -305,8 +305,7 @@ impl LinkWriter<'_> {
         (max, place): (usize, u64),
     ) {
         let user = member.user_id.clone();
-        let body =
-            EnvelopeBody::Joined { version: 0, user: user.clone(), info: member.user_info.clone() };
+        let body = EnvelopeBody::Joined { user: user.clone(), info: member.user_info.clone() };
         let EnvelopeParts { head, mac, rest } = self.sealed_parts(&topic, body);
         let mut join = script_call(Script::Join, &self.channel_keys(&topic, "vmrk0"));
         join.arg(user.as_str()).arg(&*member.user_info).arg(max);
@@ -319,7 +318,7 @@ impl LinkWriter<'_> {
 
     /// Repeating it changes nothing, so it may be sent again when an answer was lost.
     fn add_leave(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, user: &UserId) {
-        let left = EnvelopeBody::Left { version: 0, user: user.clone() };
+        let left = EnvelopeBody::Left { user: user.clone() };
         let EnvelopeParts { head, mac, .. } = self.sealed_parts(topic, left);
         let mut leave = script_call(Script::Leave, &self.channel_keys(topic, "vmrk0"));
         leave.arg(user.as_str()).arg(self.keys.topic_name(topic)).arg(head).arg(mac);

@@ -86,14 +86,14 @@ pub(super) fn missed(log: &[(u64, Envelope)], replay: Replay, most: usize) -> Li
     let Replay { topic, ticket, after, .. } = replay;
     let kept = log.get(log.len().saturating_sub(most)..).unwrap_or_default();
     let place = |envelope: &Envelope| match envelope.body {
-        EnvelopeBody::Event { version, .. } => version,
+        EnvelopeBody::Event { .. } => envelope.version,
         _ => 0,
     };
     let before = &log[..log.len() - kept.len()];
     let gap = before.last().is_some_and(|(_, envelope)| place(envelope) > after);
     let event = |(_, envelope): &(u64, Envelope)| match &envelope.body {
-        EnvelopeBody::Event { version, except, frame } if *version > after => {
-            Some(MissedEvent { place: *version, except: *except, frame: frame.clone() })
+        EnvelopeBody::Event { except, frame } if envelope.version > after => {
+            Some(MissedEvent { place: envelope.version, except: *except, frame: frame.clone() })
         }
         _ => None,
     };

@@ -314,8 +314,14 @@ impl Loopback {
         self.channels.entry(topic.clone()).or_default()
     }
 
-    fn send(&mut self, origin: u64, serial: u64, topic: &Topic, body: EnvelopeBody) {
-        self.send_as(origin, serial, topic, (body, false, false));
+    fn send(
+        &mut self,
+        origin: u64,
+        serial: u64,
+        topic: &Topic,
+        (version, body): (u64, EnvelopeBody),
+    ) {
+        self.send_as(origin, serial, topic, (version, body, false, false));
     }
 
     fn send_as(
@@ -323,10 +329,11 @@ impl Loopback {
         origin: u64,
         serial: u64,
         topic: &Topic,
-        (body, told, whisper): (EnvelopeBody, bool, bool),
+        (version, body, told, whisper): (u64, EnvelopeBody, bool, bool),
     ) {
         let is_logged = matches!(body, EnvelopeBody::Event { .. } | EnvelopeBody::Cached { .. });
-        let envelope = Envelope { origin, serial, sent: 0, told, whisper, again: false, body };
+        let envelope =
+            Envelope { origin, serial, version, sent: 0, told, whisper, again: false, body };
         let log = &mut self.channel(topic).log;
         let place = is_logged.then_some(log.len());
         log.extend(place.map(|_| (now(), envelope.clone())));
@@ -350,8 +357,8 @@ impl Loopback {
             let place = if place == 0 { version } else { place };
             channel.members.insert(user.clone(), (place, member.clone()));
             let info = member.user_info;
-            let body = EnvelopeBody::Joined { version, user: user.clone(), info };
-            self.send(origin, 0, &topic, body);
+            let body = EnvelopeBody::Joined { user: user.clone(), info };
+            self.send(origin, 0, &topic, (version, body));
         }
         let version = self.channel(&topic).changed;
         self.nodes[at].answer(LinkEvent::Joined { topic, user, version });
@@ -363,7 +370,7 @@ impl Loopback {
         if held && channel.refs.iter().all(|(_, other)| *other != user) {
             channel.members.remove(&user);
             let version = channel.change();
-            self.send(origin, 0, &topic, EnvelopeBody::Left { version, user });
+            self.send(origin, 0, &topic, (version, EnvelopeBody::Left { user }));
         }
     }
 
@@ -372,9 +379,11 @@ impl Loopback {
             OutgoingEvent::Event { topic, except, frame, manner } => {
                 // No two have one place.
                 self.clock = now().max(self.clock + 1);
-                let body = EnvelopeBody::Event { version: self.clock, except, frame };
+                let body = EnvelopeBody::Event { except, frame };
                 let told = !matches!(manner, Manner::Resumable { .. });
-                self.send_as(origin, serial, &topic, (body, told, manner == Manner::Whisper));
+                let is_whisper = manner == Manner::Whisper;
+                let version = self.clock;
+                self.send_as(origin, serial, &topic, (version, body, told, is_whisper));
             }
             OutgoingEvent::Cached { ref topic, except, ref frame, ref data, .. } => {
                 let channel = self.channel(topic);
@@ -385,7 +394,7 @@ impl Loopback {
                     origin,
                     serial,
                     topic,
-                    EnvelopeBody::Cached { version, except, frame, data },
+                    (version, EnvelopeBody::Cached { except, frame, data }),
                 );
                 for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
                     let topics = &node.memory.shared.scope.others().unwrap().topics;
@@ -399,8 +408,8 @@ impl Loopback {
             }
             OutgoingEvent::Trace { topic, mark, trace } => {
                 let (app, trace) = (topic.app.clone(), trace.as_str().into());
-                let body = EnvelopeBody::Trace { version: 0, mark, app, trace };
-                self.send(origin, serial, &topic, body);
+                let body = EnvelopeBody::Trace { mark, app, trace };
+                self.send(origin, serial, &topic, (0, body));
             }
             OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } => {}
             OutgoingEvent::HandedOver { node, request, record, .. } => {
