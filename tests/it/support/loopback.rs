@@ -314,14 +314,8 @@ impl Loopback {
         self.channels.entry(topic.clone()).or_default()
     }
 
-    fn send(
-        &mut self,
-        origin: u64,
-        serial: u64,
-        topic: &Topic,
-        (version, body): (u64, EnvelopeBody),
-    ) {
-        self.send_as(origin, serial, topic, (version, body, false, false));
+    fn send(&mut self, from: (u64, u64), topic: &Topic, said: (u64, EnvelopeBody)) {
+        self.send_as(from.0, from.1, topic, (said.0, said.1, false, false));
     }
 
     fn send_as(
@@ -358,7 +352,7 @@ impl Loopback {
             channel.members.insert(user.clone(), (place, member.clone()));
             let info = member.user_info;
             let body = EnvelopeBody::Joined { user: user.clone(), info };
-            self.send(origin, 0, &topic, (version, body));
+            self.send((origin, 0), &topic, (version, body));
         }
         let version = self.channel(&topic).changed;
         self.nodes[at].answer(LinkEvent::Joined { topic, user, version });
@@ -370,7 +364,7 @@ impl Loopback {
         if held && channel.refs.iter().all(|(_, other)| *other != user) {
             channel.members.remove(&user);
             let version = channel.change();
-            self.send(origin, 0, &topic, (version, EnvelopeBody::Left { user }));
+            self.send((origin, 0), &topic, (version, EnvelopeBody::Left { user }));
         }
     }
 
@@ -390,12 +384,8 @@ impl Loopback {
                 channel.version += STEP;
                 let (version, place) = (channel.version, channel.log.len());
                 let (frame, data) = (frame.clone(), data.clone());
-                self.send(
-                    origin,
-                    serial,
-                    topic,
-                    (version, EnvelopeBody::Cached { except, frame, data }),
-                );
+                let body = EnvelopeBody::Cached { except, frame, data };
+                self.send((origin, serial), topic, (version, body));
                 for node in self.nodes.iter_mut().filter(|node| node.number == origin) {
                     let topics = &node.memory.shared.scope.others().unwrap().topics;
                     let is_heard_here = topics.read_topic(topic, |_| ()).is_some();
@@ -409,7 +399,7 @@ impl Loopback {
             OutgoingEvent::Trace { topic, mark, trace } => {
                 let (app, trace) = (topic.app.clone(), trace.as_str().into());
                 let body = EnvelopeBody::Trace { mark, app, trace };
-                self.send(origin, serial, &topic, (0, body));
+                self.send((origin, serial), &topic, (0, body));
             }
             OutgoingEvent::Terminate { .. } | OutgoingEvent::Reconnect { .. } => {}
             OutgoingEvent::HandedOver { node, request, record, .. } => {
