@@ -254,15 +254,19 @@ fn the_log_shows_frames_to_who_debugs_and_refusals_to_everybody_once() {
 
 #[test]
 fn journald_is_told_how_grave_a_line_is() {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("process-journal");
     std::fs::create_dir_all(&folder).unwrap();
+    // What all can read is warned of first.
+    let file = folder.join("f.toml");
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let log = folder.join("log");
     let run = |settings: &str, stream: Option<&str>| {
-        let file = std::fs::File::create(&log).unwrap();
-        let data = file.metadata().unwrap();
+        let stderr = std::fs::File::create(&log).unwrap();
+        let data = stderr.metadata().unwrap();
         let own = format!("{}:{}", data.dev(), data.ino());
-        std::fs::write(folder.join("f.toml"), format!("{settings}{APP}")).unwrap();
+        std::fs::write(&file, format!("{settings}{APP}")).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
             .args(["--config", "f.toml", "--port", "0"])
             .current_dir(&folder)
@@ -270,7 +274,7 @@ fn journald_is_told_how_grave_a_line_is() {
             .env("FANFARE_METRICS__ENABLED", "false")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::from(file))
+            .stderr(Stdio::from(stderr))
             .spawn()
             .unwrap();
         let read = || std::fs::read_to_string(&log).unwrap();
