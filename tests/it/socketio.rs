@@ -1,15 +1,18 @@
 //! Clients of Socket.IO, byte by byte: sessions by polls and WebSockets, what they are told, what they may not, and how
 //! they end. Real clients are in `tests/clients/node/socketio.test.mjs`.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cluster::{joined, node};
 use crate::support::endpoint::Endpoint;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
 use crate::support::http::{Http, Response, request};
+use crate::support::redis::Redis;
 use crate::support::websocket::{Client, Heard};
 use fanfare::app::App;
 
@@ -429,4 +432,53 @@ fn a_backend_that_names_no_member_lets_nobody_into_a_presence_channel() {
     assert_eq!(told[0], r#"42["subscription_error","presence-a",401]"#);
     assert!(told[1].contains("channel_data"), "{told:?}");
     occupied(&session.fixture, "presence-a", 0);
+}
+
+/// A backend that lets everybody into everything, as one user.
+fn generous(user: &'static str) -> String {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/auth", backend.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in backend.incoming().map_while(Result::ok) {
+            let (mut asked, mut some) = (String::new(), [0; 4096]);
+            while !asked.contains("channel_name=") {
+                let count = stream.read(&mut some).unwrap();
+                asked.push_str(std::str::from_utf8(&some[..count]).unwrap());
+            }
+            let data = json!({ "channel_data": { "user_id": user, "user_info": {} } }).to_string();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", data.len());
+            stream.write_all((head + &data).as_bytes()).unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn several_nodes_are_one_to_both_kinds_of_clients() {
+    let Some(redis) = Redis::start() else { return };
+    let (cluster, url) = (redis.cluster(), generous("s"));
+    let [one, two] = [(), ()].map(|()| {
+        node(&cluster, |app| {
+            on(app);
+            app.features.socketio.auth_url.clone_from(&url);
+        })
+    });
+    let (mut client, _) = joined(&one, "presence-a", "p");
+    let session = Session::open(two);
+    let told = session.told(&subscription("presence-a"));
+    assert!(told[0].contains("presence:subscribed") && told[0].contains("\"p\""), "{told:?}");
+    let added = client.hear_text();
+    assert!(added.contains("member_added") && added.contains("\\\"s\\\""), "{added}");
+    occupied(&one, "presence-a", 2);
+    let other =
+        json!({ "name": "e", "channel": "presence-a", "data": "1", "socket_id": session.sid });
+    assert_eq!(one.api("POST", "/events", &other.to_string()).status, 200);
+    one.publish("presence-a", "e", "2");
+    assert_eq!(session.poll(), [r#"42["e","presence-a",2]"#], "the first was for others");
+    assert!(client.hear_text().contains(r#""data":"1""#));
+    assert!(client.hear_text().contains(r#""data":"2""#));
+    session.say(r#"42["client event",{"event":"client-x","channel":"presence-a","data":3}]"#);
+    assert!(client.hear_text().contains("client-x"));
+    session.say("41");
+    assert!(client.hear_text().contains("member_removed"));
 }
