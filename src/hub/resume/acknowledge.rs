@@ -7,6 +7,7 @@ use std::slice;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::resumption::Resumption;
@@ -22,6 +23,9 @@ use crate::protocol::event::Message;
 
 /// How soon after its first unacknowledged event a client is asked to acknowledge.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(200);
+
+/// How many are asked in one turn, which takes about a millisecond: a crowd that has come back at once is due at once.
+const ASKED_AT_ONCE: usize = 128;
 
 impl Worker {
     /// Puts frames into one subscriber's outbox. With a number, its client is to acknowledge them.
@@ -138,20 +142,30 @@ impl Worker {
             self.deliveries.wait_woken().await;
             loop {
                 sleep(ACKNOWLEDGE_EVERY).await;
-                if self.ping_due(Instant::now()) {
+                let mut due = self.deliveries.take_due();
+                while self.ping_some(&mut due, Instant::now()) {
+                    // Events go out in between.
+                    yield_now().await;
+                }
+                if !self.deliveries.has_due() {
                     break;
                 }
             }
         }
     }
 
-    /// Pings those that may be at `now`; whether none is left over.
-    pub fn ping_due(&self, now: Instant) -> bool {
+    /// Pings those that may be at `now`.
+    pub fn ping_due(&self, now: Instant) {
         let mut due = self.deliveries.take_due();
-        due.retain(|connection| !self.ping_if_due(connection, now));
-        let is_done = due.is_empty();
-        self.deliveries.put_back(due);
-        is_done
+        while self.ping_some(&mut due, now) {}
+    }
+
+    /// Pings some of those that may be at `now`, and puts back those that may not; whether more are left.
+    fn ping_some(&self, due: &mut Vec<Rc<Connection>>, now: Instant) -> bool {
+        let mut some = due.split_off(due.len().saturating_sub(ASKED_AT_ONCE));
+        some.retain(|connection| !self.ping_if_due(connection, now));
+        self.deliveries.put_back(some);
+        !due.is_empty()
     }
 
     /// Pings the connection if it may be; whether it need not be looked at again before it gets more.

@@ -98,6 +98,11 @@ impl Deliveries {
         self.due.take()
     }
 
+    /// Whether there are some.
+    pub(in crate::hub) fn has_due(&self) -> bool {
+        !self.due.borrow().is_empty()
+    }
+
     /// Waits until there may be some.
     pub(in crate::hub) async fn wait_woken(&self) {
         self.wake.notified().await;
