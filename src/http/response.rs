@@ -100,11 +100,11 @@ pub(super) fn page_response(html: &Bytes) -> HttpResponse {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A page that anybody can reach must not be framed, and sends nothing anywhere but to its own server.
     headers.insert(
         CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
             "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-             // A page that anybody can reach must not be framed, and sends nothing anywhere but to its own server.
              connect-src 'self' ws: wss:; frame-ancestors 'none'",
         ),
     );

@@ -463,3 +463,16 @@ fn a_proxy_that_was_still_sending_made_a_502_of_the_answer() {
     http.offer(&vec![b'x'; endless]);
     http.answer().error(404);
 }
+
+#[test]
+fn a_browser_is_shown_the_try_out_page_which_loads_nothing_from_elsewhere() {
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
+        server.try_out = fanfare::config::TryOut::On;
+    });
+    let page = Http::connect(fixture.addr).ask("GET", "/", "Accept: text/html\r\n", b"");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").unwrap();
+    let parts = ["default-src 'none'", "connect-src 'self' ws: wss:", "frame-ancestors 'none'"];
+    assert!(parts.iter().all(|part| policy.split("; ").any(|other| other == *part)), "{policy}");
+    assert!(page.text().contains("<html"));
+}
