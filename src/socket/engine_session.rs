@@ -14,13 +14,13 @@ use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{Sleep, timeout};
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::channel_questions::ChannelQuestions;
 use super::frames::{FrameAssembler, FrameLimits, IncomingMessage};
-use super::liveness::is_unauthorized;
+use super::liveness::{end_lingering, is_unauthorized};
 use super::{
-    ANSWER, FEW_BYTES, LINGER, SCRATCH, SCRATCH_BYTES, closed, count_work, linger, poll_budget,
+    ANSWER, FEW_BYTES, SCRATCH, SCRATCH_BYTES, closed, count_work, end_session, linger, poll_budget,
 };
 use crate::app::App;
 use crate::hub::budget::WorkKind;
@@ -422,13 +422,7 @@ impl Drop for EngineConversation {
         let (node, connection) = (self.session.node(), self.session.connection());
         connection.over_engine(EngineStream::drop_listing);
         node.counts().over_http.uncount(Transport::SocketIo as usize);
-        if std::thread::panicking() {
-            node.counts().panics.add(1);
-            error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
-        }
-        node.counts().ends.count(connection.end_reason() as usize);
-        connection.abort();
-        self.session.leave(usize::MAX);
+        end_session(&mut self.session);
     }
 }
 
@@ -441,12 +435,7 @@ pub fn look_after(connection: &Connection, now: u32) {
     life.rejoins.forget_past(now);
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
     if connection.is_closing() {
-        if !life.ends.replace(true) {
-            life.since.set(now);
-        } else if passed(life.since.get(), LINGER) {
-            connection.abort();
-        }
-        return;
+        return end_lingering(connection, now);
     }
     if idle >= PING_INTERVAL + PING_TIMEOUT {
         debug!(socket = %connection.id, "nothing has polled");

@@ -15,9 +15,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::Sleep;
-use tracing::{debug, error};
+use tracing::debug;
 
-use super::{LINGER, count_work, linger, poll_budget, watch};
+use super::liveness::end_lingering;
+use super::{count_work, end_session, linger, poll_budget, watch};
 use crate::app::App;
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
@@ -227,13 +228,7 @@ impl Drop for HttpSocket {
         let (node, connection) = (self.session.node(), self.session.connection());
         connection.over_http(HttpStream::drop_listing);
         node.counts().over_http.uncount(self.transport as usize);
-        if std::thread::panicking() {
-            node.counts().panics.add(1);
-            error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
-        }
-        node.counts().ends.count(connection.end_reason() as usize);
-        connection.abort();
-        self.session.leave(usize::MAX);
+        end_session(&mut self.session);
     }
 }
 
@@ -277,11 +272,6 @@ pub fn look_after(connection: &Connection, now: u32) {
         watch(connection, now);
     } else if matches!(lull, SessionIdle::Quiet(_)) {
         // A client that receives has as long for the last lines as others have to end their sockets.
-        let life = &connection.life;
-        if !life.ends.replace(true) {
-            life.since.set(now);
-        } else if now.saturating_sub(life.since.get()) >= LINGER {
-            connection.abort();
-        }
+        end_lingering(connection, now);
     }
 }

@@ -19,25 +19,28 @@ const GRACE: u32 = 30;
 /// closes those that give none, and ends those that linger. Whether it was asked now.
 /// Called about once a second or two for each, which is as exact as liveness needs to be.
 pub fn look_after(connection: &Connection, now: u32) -> bool {
-    let life = &connection.life;
-    life.rejoins.forget_past(now);
-    let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
+    connection.life.rejoins.forget_past(now);
     if connection.is_closing() {
-        if !life.ends.replace(true) {
-            life.since.set(now);
-        } else if passed(life.since.get(), LINGER) {
-            connection.abort();
-        }
+        end_lingering(connection, now);
         return false;
     }
     watch(connection, now)
 }
 
+/// Ends a connection that was told to go and has had its time, which begins when this first looks at it.
+pub(super) fn end_lingering(connection: &Connection, now: u32) {
+    let life = &connection.life;
+    if !life.ends.replace(true) {
+        life.since.set(now);
+    } else if now.saturating_sub(life.since.get()) >= LINGER {
+        connection.abort();
+    }
+}
+
 /// Whether a connection has had its time to sign in or to join a channel that asks for a signature, and did neither.
 pub(super) fn is_unauthorized(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
-    // Less than a second is not none.
-    // A setting below a second rounds up to one.
+    // A setting below a second is one, for 0 means none.
     let deadline =
         connection.app().features.authorization_timeout.as_millis().div_ceil(1000) as u32;
     deadline > 0 && !life.authorized.get() && now.saturating_sub(life.since.get()) >= deadline

@@ -328,15 +328,20 @@ impl Future for Socket {
 impl Drop for Socket {
     /// Also after a panic, so that no channel keeps a subscriber that is gone.
     fn drop(&mut self) {
-        let (node, connection) = (self.session.node(), self.session.connection());
-        if std::thread::panicking() {
-            node.counts().panics.add(1);
-            error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
-        }
-        node.counts().ends.count(connection.end_reason() as usize);
-        connection.abort();
-        self.session.leave(usize::MAX);
+        end_session(&mut self.session);
     }
+}
+
+/// What is left to do when a connection's task ends, however it does.
+fn end_session(session: &mut Session) {
+    let (node, connection) = (session.node(), session.connection());
+    if std::thread::panicking() {
+        node.counts().panics.add(1);
+        error!(app = %connection.app().id, socket = %connection.id, "a connection's task panicked");
+    }
+    node.counts().ends.count(connection.end_reason() as usize);
+    connection.abort();
+    session.leave(usize::MAX);
 }
 
 /// A close frame with the code of RFC 6455 section 7.4.1; what follows on the stream cannot be trusted.
