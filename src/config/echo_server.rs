@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 use super::environment::{FoundVariables, Variables};
 use super::error::{Error, SettingOrigin, one_line, suggestion};
+use super::json_file::parse_settings;
 use super::settings::{Setting, Settings};
 use super::value::Value;
 
@@ -104,17 +105,8 @@ impl EchoServer {
     }
 
     fn read_file(&mut self, text: &str, name: &str) -> Result<(), Error> {
-        let json: Json = serde_json::from_str(text).map_err(|error| {
-            // Its own text ends with the place, which stands in front here.
-            let problem = error.to_string();
-            let problem = problem.split(" at line ").next().unwrap_or_default();
-            Error::of_file(format!("{name}:{}", error.line()), problem)
-        })?;
-        let Json::Object(entries) = json else {
-            return Err(Error::of_file(name, "expected an object"));
-        };
         let path: Arc<str> = name.into();
-        for (key, value) in entries {
+        for (key, value) in parse_settings(text, name)? {
             let origin = SettingOrigin::Json { path: path.clone(), key: key.clone() };
             if !KEYS.contains(&&*key) && !IGNORED.contains(&&*key) {
                 let near = suggestion(&key, KEYS);

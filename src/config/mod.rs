@@ -11,6 +11,7 @@ mod environment;
 mod error;
 mod file;
 mod flags;
+mod json_file;
 mod keys;
 mod laravel;
 mod load;

@@ -21,6 +21,7 @@ pub use self::rows::RowReader;
 use super::environment::FoundVariables;
 use super::environment::Variables;
 use super::error::{Error, SettingOrigin, one_line, suggestion};
+use super::json_file::parse_settings;
 use super::settings::{GivenValue, Setting, Settings};
 use super::value::Value;
 
@@ -122,19 +123,10 @@ impl Soketi {
         Ok(soketi)
     }
 
-    /// JSON's own messages name the line, which stands in front here as with other files.
     fn read_file(&mut self, text: &str, name: &str) -> Result<(), Error> {
-        let json: Json = serde_json::from_str(text).map_err(|error| {
-            // Its own text ends with the place, which stands in front here.
-            let problem = error.to_string();
-            let problem = problem.split(" at line ").next().unwrap_or_default();
-            Error::of_file(format!("{name}:{}", error.line()), problem)
-        })?;
-        if !json.is_object() {
-            return Err(Error::of_file(name, "expected an object"));
-        }
+        let settings = Json::Object(parse_settings(text, name)?);
         let path: Arc<str> = name.into();
-        self.insert_value("", json, &|key| SettingOrigin::Json {
+        self.insert_value("", settings, &|key| SettingOrigin::Json {
             path: path.clone(),
             key: key.to_owned(),
         });

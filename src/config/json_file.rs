@@ -1,0 +1,22 @@
+//! Settings that another server keeps in a JSON file, as they stand there. What they mean here is read in
+//! `soketi/` and `echo_server.rs`.
+
+use serde_json::{Map, Value};
+
+use super::error::Error;
+
+/// The settings of a file's text. What is wrong with it is told with the file's name and line in front, as with other files.
+/// # Errors
+/// It is no JSON, or no object.
+pub(super) fn parse_settings(text: &str, name: &str) -> Result<Map<String, Value>, Error> {
+    let json: Value = serde_json::from_str(text).map_err(|error| {
+        // Its own text ends with the place.
+        let problem = error.to_string();
+        let problem = problem.split(" at line ").next().unwrap_or_default();
+        Error::of_file(format!("{name}:{}", error.line()), problem)
+    })?;
+    match json {
+        Value::Object(settings) => Ok(settings),
+        _ => Err(Error::of_file(name, "expected an object")),
+    }
+}
