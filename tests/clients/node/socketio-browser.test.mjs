@@ -4,10 +4,8 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 
-import { Application } from './application.mjs';
 import { browse, packaged, Site } from './chromium.mjs';
-import { backend } from './clients.mjs';
-import { freePort, Server } from './server.mjs';
+import { socketIoStage } from './stage.mjs';
 import { until } from './waiting.mjs';
 
 const CLIENTS = {
@@ -18,26 +16,14 @@ const CLIENTS = {
 const ECHO = 'laravel-echo/dist/echo.iife.js';
 const WAYS = { polling: ['polling'], websocket: ['websocket'], 'polling, then websocket': undefined };
 
-const on = {};
+// It goes before the server does.
+after(() => on.site?.stop());
+const on = socketIoStage();
 const browser = browse();
 
 before(async () => {
-  const port = await freePort();
-  const app = { id: '3101', key: 'tests-key', secret: 'tests-secret', host: '127.0.0.1', port };
-  on.application = await Application.start(app);
-  on.server = await Server.start({
-    port,
-    app: `socketio = { enabled = true, auth_url = "${on.application.channelEndpoint}" }`,
-  });
-  on.backend = backend(on.server);
   const scripts = [...Object.values(CLIENTS), ECHO].map((path) => [`/${path}`, packaged(path)]);
   on.site = await Site.start(Object.fromEntries(scripts));
-});
-
-after(async () => {
-  await on.site?.stop();
-  await on.application?.stop();
-  await on.server?.stop();
 });
 
 /** What runs in the page. */

@@ -3,15 +3,16 @@
 // built with the feature `socketio`.
 
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
+import { after, describe, test } from 'node:test';
 
 import Echo2 from 'laravel-echo';
 import { createRequire } from 'node:module';
 import { io as io4 } from 'socket.io-client';
 
-import { Application, SECRET } from './application.mjs';
-import { backend, Clients, subscribed } from './clients.mjs';
+import { SECRET } from './application.mjs';
+import { backend, subscribed } from './clients.mjs';
 import { freePort, Server } from './server.mjs';
+import { socketIoStage } from './stage.mjs';
 import { next, until } from './waiting.mjs';
 
 const require = createRequire(import.meta.url);
@@ -19,26 +20,12 @@ const Echo1 = require('laravel-echo-1');
 const io2 = require('socket.io-client-2');
 const { io: io3 } = require('socket.io-client-3');
 
-const on = { open: [] };
-
-before(async () => {
-  const port = await freePort();
-  const app = { id: '3101', key: 'tests-key', secret: 'tests-secret', host: '127.0.0.1', port };
-  on.application = await Application.start(app);
-  on.server = await Server.start({
-    port,
-    app: `socketio = { enabled = true, auth_url = "${on.application.channelEndpoint}" }`,
-  });
-  on.backend = backend(on.server);
-  on.clients = new Clients(on.server, on.application);
+const open = [];
+// They go before the server does.
+after(() => {
+  for (const echo of open) echo.disconnect();
 });
-
-after(async () => {
-  for (const echo of on.open) echo.disconnect();
-  on.clients?.close();
-  await on.application?.stop();
-  await on.server?.stop();
-});
+const on = socketIoStage();
 
 /** A connected Echo as the pages of laravel-echo-server set it up. */
 async function echo({ Echo = Echo2, client = io4, transports, user, ...options } = {}) {
@@ -52,7 +39,7 @@ async function echo({ Echo = Echo2, client = io4, transports, user, ...options }
     ...(transports ? { transports } : {}),
     ...options,
   });
-  on.open.push(made);
+  open.push(made);
   await until('connected', () => made.connector.socket.connected);
   return made;
 }
