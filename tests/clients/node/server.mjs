@@ -7,6 +7,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
 import { until } from './waiting.mjs';
@@ -19,6 +20,12 @@ const RUNNING = new Set();
 // A test file that dies halfway must not leave its servers behind.
 process.on('exit', () => {
   for (const child of RUNNING) child.kill('SIGKILL');
+});
+
+// Nor must it wait for ever for what a test that failed has not closed. (With `--test-force-exit` Node 20 leaves before
+// its report is written.)
+after(() => {
+  setTimeout(() => process.exit(), 5_000).unref();
 });
 
 /** A port that nothing listened on a moment ago. */
