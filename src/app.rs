@@ -173,7 +173,7 @@ pub struct AppLimits {
 }
 
 /// Where an app's happenings are posted to.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Webhook {
     pub url: String,
     pub events: Vec<WebhookEvent>,

@@ -30,6 +30,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
+
 use crate::app::Apps;
 
 pub use error::Error;
@@ -45,8 +47,9 @@ pub use settings::Settings;
 pub use soketi::RowReader;
 pub use version::{FEATURES, REVISION, VERSION};
 
-/// Everything a server needs to start.
-#[derive(Clone, Debug)]
+/// Everything a server needs to start. [`Config::default`] is only what the keys are read into: what holds for a
+/// setting that nobody wrote is in its row of `keys.rs`.
+#[derive(Clone, Default, Debug)]
 pub struct Config {
     /// Where it listens, and what holds for every connection.
     pub server: ServerConfig,
@@ -75,7 +78,7 @@ pub struct Config {
 }
 
 /// Where and how the server listens.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Default, Debug)]
 pub struct ServerConfig {
     /// An address or a host's name; an IPv6 address without brackets.
     pub host: String,
@@ -118,10 +121,11 @@ pub struct ServerConfig {
 }
 
 /// Who is shown the page to try the server on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum TryOut {
     /// Everyone, if the server listens on a loopback address and so to this machine alone, and no proxy in front of
     /// it has been named.
+    #[default]
     Loopback,
     /// Whatever the address is.
     On,
@@ -162,7 +166,7 @@ pub enum ConsoleAccess {
 }
 
 /// What the server may take of the machine.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct LimitsConfig {
     /// What the process may hold before new sockets are refused.
     pub memory: MemoryLimit,
@@ -174,6 +178,12 @@ pub enum MemoryLimit {
     Share(u8),
     /// 0: no limit.
     Bytes(u64),
+}
+
+impl Default for MemoryLimit {
+    fn default() -> Self {
+        Self::Bytes(0)
+    }
 }
 
 /// A certificate chain and its key, in PEM files.
@@ -247,7 +257,7 @@ impl Network {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct MetricsConfig {
     /// On the main listener or on a port of their own.
     pub enabled: bool,
@@ -264,7 +274,7 @@ pub struct MetricsConfig {
 }
 
 /// What all webhooks share; each is its app's.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct WebhooksConfig {
     /// Whether they may be posted to addresses that are not public.
     pub allow_private: bool,
@@ -275,13 +285,20 @@ pub struct WebhooksConfig {
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// The least severe that is logged.
-    pub level: tracing::level_filters::LevelFilter,
+    pub level: LevelFilter,
     /// A JSON object for each line instead of a text.
     pub json: bool,
 }
 
+/// Nothing is logged until the settings say what; `LevelFilter` has no default of its own.
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: LevelFilter::OFF, json: false }
+    }
+}
+
 /// The other nodes that this one works with.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct ClusterConfig {
     /// The URL of a Redis server or Sentinel, or those of the nodes of a Redis Cluster; empty: this
     /// server works alone.

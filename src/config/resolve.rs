@@ -4,21 +4,17 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::time::Duration;
-
-use tracing::level_filters::LevelFilter;
 
 use super::error::{Error, SettingOrigin};
 use super::keys::{APP, SERVER, WEBHOOK};
-use super::settings::{AppSettings, Setting, Settings, blank_webhook, fill_keys, key_below};
+use super::settings::{AppSettings, Setting, Settings, fill_keys, key_below};
 use super::soketi::RowReader;
 use super::value::Value;
 use super::{
-    ApiAddress, ClusterConfig, Config, ConsoleAccess, ConsoleConfig, GeneratedApp, LimitsConfig,
-    LogConfig, MemoryLimit, MetricsConfig, RedisTlsConfig, ServerConfig, TlsFiles, TryOut,
-    UnixSocket, WebhooksConfig,
+    ApiAddress, ClusterConfig, Config, ConsoleAccess, GeneratedApp, RedisTlsConfig, ServerConfig,
+    TlsFiles, TryOut, UnixSocket,
 };
-use crate::app::{App, Apps, Duplicate};
+use crate::app::{App, Apps, Duplicate, Webhook};
 
 impl Settings {
     /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
@@ -60,7 +56,7 @@ impl Settings {
 
     /// What the settings mean. Fails on the first that is missing or contradicts another.
     pub fn resolve_config(&self) -> Result<Config, Error> {
-        let mut config = Config::blank();
+        let mut config = Config::default();
         fill_keys(&mut config, SERVER, &self.server, ("", &SettingOrigin::Default))?;
         config.server.tls = self.resolve_tls(&config)?;
         let named = |socket: &UnixSocket| !socket.path.as_os_str().is_empty();
@@ -228,67 +224,12 @@ impl AppSettings {
             return Err(Error::at_setting(origin, &key_below(place, name), WITHOUT_SOCKETIO));
         }
         for (index, written) in self.webhooks.iter().enumerate() {
-            let mut webhook = blank_webhook();
+            let mut webhook = Webhook::default();
             let place = format!("{place}.webhooks[{index}]");
             fill_keys(&mut webhook, WEBHOOK, &written.values, (&place, &written.origin))?;
             app.webhooks.push(webhook);
         }
         Ok(app)
-    }
-}
-
-impl Config {
-    /// A configuration before its keys are read.
-    pub(super) fn blank() -> Self {
-        Self {
-            server: ServerConfig {
-                host: String::new(),
-                port: 0,
-                path: String::new(),
-                workers: 0,
-                max_connections: 0,
-                shutdown_grace: Duration::ZERO,
-                shutdown_delay: Duration::ZERO,
-                handshake_timeout: Duration::ZERO,
-                trusted_proxies: Vec::new(),
-                proxy_protocol: false,
-                connections_per_ip: 0,
-                handshakes_per_ip: 0,
-                http_fallback: true,
-                cors_origins: Vec::new(),
-                tls: None,
-                unix_socket: None,
-                api: None,
-                try_out: TryOut::Loopback,
-                io_uring: true,
-            },
-            console: ConsoleConfig::default(),
-            limits: LimitsConfig { memory: MemoryLimit::Bytes(0) },
-            metrics: MetricsConfig {
-                enabled: false,
-                host: String::new(),
-                port: 0,
-                prefix: String::new(),
-                probes: false,
-                local: false,
-            },
-            cluster: ClusterConfig {
-                redis: Vec::new(),
-                tls: RedisTlsConfig::default(),
-                prefix: String::new(),
-                lease: Duration::ZERO,
-                queue_bytes: 0,
-                queue_age: Duration::ZERO,
-                replay: 0,
-            },
-            webhooks: WebhooksConfig { allow_private: true, spool: None },
-            log: LogConfig { level: LevelFilter::OFF, json: false },
-            apps_file: None,
-            sql: None,
-            apps: Apps::default(),
-            made_app: None,
-            app_sources: String::new(),
-        }
     }
 }
 

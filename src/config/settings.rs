@@ -83,7 +83,7 @@ impl Settings {
     /// The key is unknown, or the value is none that it takes; later sources do not make that good.
     pub(super) fn set_key(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
         // Read into settings that nobody keeps, only to see whether it can be read.
-        write_key(&mut self.server, SERVER, &mut Config::blank(), ("", name), setting)
+        write_key(&mut self.server, SERVER, &mut Config::default(), ("", name), setting)
     }
 
     /// Whether apps are in a database.
@@ -163,7 +163,7 @@ impl WebhookSettings {
         name: &str,
         setting: Setting,
     ) -> Result<(), Error> {
-        write_key(&mut self.values, WEBHOOK, &mut blank_webhook(), (place, name), setting)
+        write_key(&mut self.values, WEBHOOK, &mut Webhook::default(), (place, name), setting)
     }
 }
 
@@ -185,19 +185,6 @@ fn item_at<'a, T>(
         let gap = format!("there is no {what}[{count}] before {what}[{index}]");
         Error::at_setting(origin, what, gap)
     })
-}
-
-/// A webhook before its keys are read.
-/// Only somewhere to read keys into; none of this is used.
-pub(super) fn blank_webhook() -> Webhook {
-    Webhook {
-        url: String::new(),
-        events: Vec::new(),
-        channel_prefix: String::new(),
-        channel_suffix: String::new(),
-        headers: Vec::new(),
-        batch: std::time::Duration::ZERO,
-    }
 }
 
 /// `name` below `place`, as messages call it.

@@ -7,10 +7,10 @@ use serde_json::{Map, Value as Json};
 
 use super::error::SettingOrigin;
 use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
-use super::settings::{Setting, SettingGroup, Settings, blank_webhook, effective_setting};
+use super::settings::{Setting, SettingGroup, Settings, effective_setting};
 use super::value::{Value, parse_value, texts};
 use super::{ApiAddress, Config, GeneratedApp, LoadedSettings};
-use crate::app::App;
+use crate::app::{App, Webhook};
 
 const MASK: &str = "********";
 
@@ -61,7 +61,7 @@ impl Settings {
                 _ = writeln!(text, "{gap}[{table}]");
                 section = table;
             }
-            show_line(&mut text, key, name, &self.server, &mut Config::blank());
+            show_line(&mut text, key, name, &self.server, &mut Config::default());
         }
         for app in &self.apps {
             text.push('\n');
@@ -70,7 +70,7 @@ impl Settings {
             for webhook in &app.webhooks {
                 text.push('\n');
                 annotate_origin(&mut text, "[[apps.webhooks]]", &webhook.origin);
-                show_table(&mut text, WEBHOOK, &webhook.values, &mut blank_webhook());
+                show_table(&mut text, WEBHOOK, &webhook.values, &mut Webhook::default());
             }
         }
         text
@@ -83,7 +83,7 @@ impl Settings {
     pub fn show_json(&self) -> Json {
         let (mut all, mut sources) = (Map::new(), Map::new());
         for key in SERVER {
-            let shown = shown(key, &self.server, &mut Config::blank());
+            let shown = shown(key, &self.server, &mut Config::default());
             let Some((value, origin)) = shown else { continue };
             insert(&mut all, key.name, value.json());
             sources.insert(key.name.to_owned(), origin.to_string().into());
@@ -96,7 +96,7 @@ impl Settings {
             let mut webhooks = Vec::new();
             for (index, webhook) in app.webhooks.iter().enumerate() {
                 let place = format!("{place}.webhooks[{index}]");
-                let blank = &mut blank_webhook();
+                let blank = &mut Webhook::default();
                 webhooks.push(group_json(WEBHOOK, &webhook.values, blank, (&place, &mut sources)));
             }
             insert(&mut shown, "webhooks", webhooks.into_iter().map(Json::Object).collect());

@@ -297,7 +297,7 @@ fn webhook(written: &str, env: &Env<'_>) -> Result<crate::app::Webhook, String> 
     soketi.read_variables(&Variables::new(env)).map_err(with)?;
     let apps = soketi.take_apps().map_err(with)?;
     let hook = &apps[0].webhooks[0];
-    let mut webhook = crate::config::settings::blank_webhook();
+    let mut webhook = crate::app::Webhook::default();
     let place = ("apps[0].webhooks[0]", &SettingOrigin::Default);
     crate::config::settings::fill_keys(&mut webhook, crate::config::WEBHOOK, &hook.values, place)
         .map_err(with)?;

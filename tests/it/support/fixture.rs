@@ -5,10 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fanfare::app::{App, Apps, Webhook, WebhookEvent};
-use fanfare::config::{
-    self, Config, ConsoleConfig, LimitsConfig, LogConfig, MemoryLimit, MetricsConfig, ServerConfig,
-    TryOut,
-};
+use fanfare::config::{self, Config, MetricsConfig, ServerConfig, TryOut};
 use fanfare::server::{self, ServerHandle};
 
 use super::http::{Http, Response};
@@ -138,43 +135,23 @@ pub fn config(apps: Vec<App>) -> Config {
     Config {
         server: ServerConfig {
             host: "127.0.0.1".to_owned(),
-            port: 0,
-            path: String::new(),
             workers: 2,
             io_uring: true,
-            max_connections: 0,
-            shutdown_grace: Duration::ZERO,
-            shutdown_delay: Duration::ZERO,
             handshake_timeout: Duration::from_secs(10),
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
-            connections_per_ip: 0,
-            handshakes_per_ip: 0,
             http_fallback: true,
             cors_origins: vec!["*".to_owned()],
-            tls: None,
-            unix_socket: None,
-            api: None,
             try_out: TryOut::Off,
+            ..ServerConfig::default()
         },
-        console: ConsoleConfig::default(),
-        limits: LimitsConfig { memory: MemoryLimit::Bytes(0) },
         metrics: MetricsConfig {
-            enabled: false,
             host: "127.0.0.1".to_owned(),
-            port: 0,
             prefix: "fanfare_".to_owned(),
-            probes: false,
-            local: false,
+            ..MetricsConfig::default()
         },
         cluster: redis::alone(),
-        webhooks: config::WebhooksConfig { allow_private: true, spool: None },
-        log: LogConfig { level: tracing::level_filters::LevelFilter::OFF, json: false },
-        apps_file: None,
-        sql: None,
+        webhooks: config::WebhooksConfig { allow_private: true, ..Default::default() },
         apps: Apps::new(apps).expect("ids and keys given once"),
-        made_app: None,
-        app_sources: String::new(),
+        ..Config::default()
     }
 }
 
