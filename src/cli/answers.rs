@@ -1,7 +1,8 @@
 //! What is told apart by its form alone: a web page from an answer of the API, an address to listen at from one to
 //! connect to.
 
-/// Whether a text is HTML.
+/// Whether a text is HTML. By its first character, since a proxy's error page may claim any content
+/// type, and no answer of the API begins with `<`.
 pub(super) fn is_page(text: &str) -> bool {
     text.trim_start().starts_with('<')
 }
@@ -10,6 +11,7 @@ pub(super) fn is_page(text: &str) -> bool {
 pub(super) fn reachable_host(host: &str) -> &str {
     match host {
         "0.0.0.0" => "127.0.0.1",
+        // With brackets, for what comes of it goes into a URL (RFC 3986 section 3.2.2).
         "::" | "[::]" => "[::1]",
         host => host,
     }

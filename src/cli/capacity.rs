@@ -11,6 +11,8 @@ use crate::config::Config;
 use crate::server::sizing::{SocketBound, find_bounds, first_bound};
 
 /// Prints the bounds, as JSON or as lines.
+/// `upstreams` is how many addresses the clients come from, as behind proxies: each has its own
+/// range of ports, which is one of the bounds.
 pub(super) fn print_bounds(
     config: &Config,
     upstreams: NonZero<u32>,
@@ -23,6 +25,7 @@ pub(super) fn print_bounds(
     print_result(as_json, &value, || as_text(&bounds, workers, cores))
 }
 
+/// The form for programs. A bound that is not known has `"sockets": null`, and stays in the list.
 fn as_value(bounds: &[SocketBound], workers: usize, cores: usize) -> Value {
     let first = first_bound(bounds);
     let all = bounds.iter().map(|bound| {
@@ -38,6 +41,7 @@ fn as_value(bounds: &[SocketBound], workers: usize, cores: usize) -> Value {
     })
 }
 
+/// A line for each bound, and at the end the one that is met first with what raises it.
 fn as_text(bounds: &[SocketBound], workers: usize, cores: usize) -> String {
     let mut text = String::new();
     for SocketBound { name, sockets, reason, .. } in bounds {

@@ -25,6 +25,8 @@ pub(super) fn tell_settings(report: &mut Report, config: &Config) {
 }
 
 /// Whether it is open without a token at an address that others can go to.
+/// A proxy on the same machine makes every visitor look local. The server closes the console to
+/// requests with a forwarding header, so only a proxy that sends none opens it to everybody.
 pub(super) async fn examine_public(report: &mut Report, target: &ApiTarget) {
     let api = target.of_api();
     let path = format!("{}/console/state", api.path);

@@ -8,6 +8,8 @@ use crate::config::SqlConfig;
 ///
 /// # Errors
 /// What is wrong and how to mend it, in a sentence without the URL.
+/// Of several apps without an id a row that cannot be read comes last, so that `doctor` looks at
+/// one that works and the faulty row is still found when it is the only one.
 #[cfg(feature = "sql")]
 pub(super) async fn app(sql: &SqlConfig, id: Option<&str>) -> Result<App, CommandError> {
     use crate::lookup::sql::Database;
@@ -36,6 +38,8 @@ pub(super) async fn app(_sql: &SqlConfig, _id: Option<&str>) -> Result<App, Comm
 }
 
 /// The error of a database with what to do about it.
+/// Matched by the words of MySQL (`1146`, `Access denied`), of PostgreSQL (`relation "`) and of the
+/// TLS library, since the drivers' errors have no kinds in common.
 #[cfg(feature = "sql")]
 fn with_hint(problem: &str) -> String {
     let any = |words: &[&str]| words.iter().any(|word| problem.contains(word));

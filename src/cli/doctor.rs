@@ -22,12 +22,15 @@ pub(super) async fn examine_all(
 }
 
 /// One look at everything.
+/// Settings first, then the server at its address, then the address that clients are given. With
+/// `--url` the settings here may be another server's, so nothing is said of theirs.
 pub(super) async fn look(
     at: &TargetArgs,
     form: ReportForm,
     load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
 ) -> Report {
     let mut report = Report::new(form);
+    // Filled by the closure below, which runs only if the settings are read at all.
     let mut ours = None;
     let target = ApiTarget::find_one(at, true, || {
         let loaded = load()?;
@@ -121,11 +124,14 @@ async fn from_outside(
 }
 
 /// Whether an address is this machine's own, from where the console may be open.
+/// `localhost` is one by name: RFC 6761 section 6.3 lets it mean nothing else.
 fn is_here(host: &str) -> bool {
     let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     is_loopback || host.eq_ignore_ascii_case("localhost")
 }
 
+/// The limit of this shell, which is the server's only if it is started from it. The hard limit
+/// counts, as the server raises its soft one when it starts.
 fn open_files(report: &mut Report, wanted: usize) {
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     if limit < (wanted as u64).max(MIN_OPEN_FILES) {

@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Looks for ever: tells the whole of the first look, and of each later one that found something else. With
 /// `--json` every look is a line.
+/// Texts that hold a measured time would differ at each look, so a finding that is well counts as
+/// unchanged whatever it says: see `Report::state`.
 pub(super) async fn watch(
     at: &TargetArgs,
     load: impl Fn() -> Result<LoadedSettings, config::Error>,

@@ -14,6 +14,7 @@ use super::report::{Grade, Report};
 use super::{CommandError, fallback, http2, listen};
 
 /// What the server says of an app that it does not have.
+/// Reverb's words, and ours.
 const NO_APP: &str = "No matching application";
 
 /// What the server says where its API is at another address.
@@ -36,6 +37,8 @@ enum AccessResult {
 }
 
 /// Looks at an address; whether requests of the app are taken there.
+/// The API and the socket are tried before either is reported: which of a proxy's faults it is
+/// shows only in both together.
 pub(super) async fn examine_address(report: &mut Report, target: &ApiTarget) -> bool {
     let reached = examine_reach(report, target).await;
     if reached == ReachResult::Nothing {
@@ -47,6 +50,8 @@ pub(super) async fn examine_address(report: &mut Report, target: &ApiTarget) -> 
         return false;
     }
     let opened = listen::open_established(target).await;
+    // Answered like any request: a proxy without the upgrade, where the HTTP fallback may still
+    // work.
     let is_cut = matches!(opened, Err(SocketError::NotUpgraded(_)));
     let (socket, passage) = match opened {
         Ok(opened) => (Some(opened), AccessResult::Taken),
@@ -86,6 +91,8 @@ fn tell_of_page(report: &mut Report, api: &AccessResult, socket: &AccessResult) 
 }
 
 /// Says how far a request and a socket get, a fault that both share only once.
+/// The pairs of results that have a sentence of their own are those that proxies make: one prefix
+/// passed on and not the other, or the path changed on the way.
 fn report_access(
     report: &mut Report,
     target: &ApiTarget,
@@ -158,6 +165,8 @@ async fn try_api(target: &ApiTarget) -> AccessResult {
     passage
 }
 
+/// What an answer to a signed request means. An error page in HTML is a proxy's, one in JSON the
+/// server's; of a 404 in JSON the text tells a missing app from a missing route.
 fn access_of(answer: ApiResponse) -> AccessResult {
     let ApiResponse { status, .. } = answer;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -183,6 +192,7 @@ fn access_of(answer: ApiResponse) -> AccessResult {
 }
 
 /// How far a socket got that did not open.
+/// A 404 with JSON is the server's own, so the path is wrong; without JSON it is somebody else's.
 fn socket_passage(error: SocketError, target: &ApiTarget) -> AccessResult {
     match error {
         SocketError::NotUpgraded(answer) => {
@@ -223,6 +233,7 @@ async fn examine_compression(report: &mut Report, target: &ApiTarget) {
 }
 
 /// A trigger that a socket hears.
+/// The channel is named after the socket, so two doctors at once do not hear each other's events.
 async fn examine_round_trip(
     report: &mut Report,
     target: &ApiTarget,
@@ -231,6 +242,7 @@ async fn examine_round_trip(
     let channel = format!("fanfare-doctor-{}", id.replace('.', "-"));
     let made = async {
         listen::request_subscription(&mut socket, target, &channel, (&id, None)).await?;
+        // The clock starts before the trigger, so its request is part of the time that is shown.
         let mut begun = None;
         loop {
             let Some(frame) = listen::next_event(&mut socket).await? else { continue };

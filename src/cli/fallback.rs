@@ -15,13 +15,15 @@ use super::client::{ApiResponse, ApiTarget, PATIENCE};
 use super::report::{Grade, Report};
 use crate::protocol::query::percent_encode;
 
-/// After which a line that has not come is held back. pusher-js gives a streaming answer 4 s before it polls.
+/// A line that has not come after this is held back by a proxy. pusher-js gives a streaming answer
+/// as long before it polls.
 const HELD_AFTER: Duration = Duration::from_secs(4);
 
 /// Where pusher-js looks if its options have no `httpPath`.
 const DEFAULT_PREFIX: &str = "/pusher";
 
 /// Requests of a session that must all come to the server that has it.
+/// With two nodes and a proxy that picks one at random, all succeed by chance once in sixteen.
 const TRIES: usize = 4;
 
 /// How a session over HTTP comes out.
@@ -40,8 +42,8 @@ enum Crossing {
     Broken(String),
 }
 
-/// Tries it below the path of the address, which clients are told as they are told that of sockets; where there is
-/// none, as they look by themselves.
+/// Tries the prefix of the address first, then pusher-js's default. Clients are told a prefix with
+/// `httpPath`; without one they use `/pusher`.
 pub(super) async fn examine_fallback(report: &mut Report, target: &ApiTarget) {
     const SUBJECT: &str = "HTTP fallback";
     let path = &target.path;
@@ -93,6 +95,7 @@ pub(super) async fn examine_fallback(report: &mut Report, target: &ApiTarget) {
 }
 
 /// What is left to clients if a proxy keeps streaming answers.
+/// A poll's answer ends, so that even a proxy that buffers passes it on.
 async fn explain_buffering(target: &ApiTarget) -> String {
     let polls =
         match timeout(HELD_AFTER, TrialSession::new(target, DEFAULT_PREFIX).poll_once()).await {
@@ -105,6 +108,7 @@ async fn explain_buffering(target: &ApiTarget) -> String {
     )
 }
 
+/// The limit around the whole is a second one: within it, each line has [`HELD_AFTER`].
 async fn try_prefix(target: &ApiTarget, prefix: &str) -> Crossing {
     match timeout(PATIENCE, open_and_poll(target, prefix)).await {
         Ok(Ok(crossing)) => crossing,
@@ -113,6 +117,8 @@ async fn try_prefix(target: &ApiTarget, prefix: &str) -> Crossing {
     }
 }
 
+/// Opens a session, says nothing a few times, subscribes, triggers an event and waits for it: the
+/// steps of a client, so that the first that fails names the fault.
 async fn open_and_poll(target: &ApiTarget, prefix: &str) -> Result<Crossing, CommandError> {
     let session = TrialSession::new(target, prefix);
     let Ok(opened) = timeout(HELD_AFTER, session.open_stream()).await else {
@@ -163,7 +169,8 @@ fn refused_opening(answer: &ApiResponse) -> Crossing {
     }
 }
 
-/// An address as pusher-js makes one.
+/// A session's address, made as pusher-js makes it: a server number of three digits and a name of
+/// eight characters, which proxies hash to find the node.
 struct TrialSession<'a> {
     target: &'a ApiTarget,
     path: String,
@@ -171,6 +178,7 @@ struct TrialSession<'a> {
 
 impl<'a> TrialSession<'a> {
     fn new(target: &'a ApiTarget, prefix: &str) -> Self {
+        // One random number gives both: forty bits the name, the rest the server number.
         let mut seed = [0; 8];
         // Without chance it is a name all the same; only two at once would be in each other's way.
         let _ = getrandom::fill(&mut seed);
@@ -185,6 +193,7 @@ impl<'a> TrialSession<'a> {
         Self { target, path }
     }
 
+    /// `what` is the kind of request: `xhr_streaming`, `xhr` (a poll) or `xhr_send`.
     fn session_url(&self, what: &str) -> String {
         let version = env!("CARGO_PKG_VERSION");
         format!("{}/{what}?protocol=7&client=fanfare&version={version}", self.path)
@@ -219,6 +228,7 @@ struct AnswerLines {
 }
 
 impl AnswerLines {
+    /// One line, without its end. The answer comes in chunks that need not end where lines do.
     async fn next_line(&mut self) -> Result<String, CommandError> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
@@ -236,6 +246,7 @@ impl AnswerLines {
     }
 
     /// The frames of the next line that has any; none at the session's end.
+    /// Lines as in `SockJS`: `a` and an array of frames, `c` for the end, `h` and `o` without frames.
     async fn next_frames(&mut self) -> Result<Option<Vec<Value>>, CommandError> {
         loop {
             let line = self.next_line().await?;
@@ -265,6 +276,7 @@ impl AnswerLines {
         Ok(None)
     }
 
+    /// Reads on until an event of this name; the caller has a time limit around it.
     async fn skip_until(&mut self, event: &str) -> Result<(), CommandError> {
         while let Some(frames) = self.next_frames().await? {
             let is_it = |frame: &Value| frame.get("event").and_then(Value::as_str) == Some(event);

@@ -21,6 +21,7 @@ use crate::protocol::query::percent_encode;
 pub(super) type FeedQuery = Vec<(&'static str, String)>;
 
 /// How long a command waits before it opens a feed again that has ended.
+/// A server that restarts is back within a few of these.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Where a console is, and what opens it.
@@ -30,6 +31,8 @@ pub(super) struct ConsoleTarget {
 }
 
 /// An open feed.
+/// `bytes` holds the part of a line that has come; `lines` those that came with others in one
+/// chunk.
 pub(super) struct FeedLines {
     body: Incoming,
     bytes: Vec<u8>,
@@ -38,6 +41,8 @@ pub(super) struct FeedLines {
 
 impl ConsoleTarget {
     /// The console at `url`, or that of the server that the settings are for, or that runs without settings here.
+    /// A token given by hand counts before that of the settings. Without `url`, a server that made
+    /// its own app tells by its runtime file where it is.
     pub(super) fn find(
         url: Option<&str>,
         token: Option<&str>,
@@ -72,6 +77,7 @@ impl ConsoleTarget {
         let pairs: Vec<_> =
             query.iter().map(|(name, value)| format!("{name}={}", percent_encode(value))).collect();
         let path = format!("{}/console/feed?{}", target.path, pairs.join("&"));
+        // The token goes into a header: a query would be in the access logs of proxies.
         let mut request = Request::get(path);
         if !self.token.is_empty() {
             request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));

@@ -23,7 +23,9 @@ impl ApiTarget {
         Self::find_one(at, false, load).await
     }
 
-    /// The same; of several apps `any` will do.
+    /// The same; of several apps the first that is enabled will do if `any` is set. `load` is
+    /// called only if the settings are needed, so a command with complete credentials works beside
+    /// broken ones.
     pub(super) async fn find_one(
         at: &TargetArgs,
         any: bool,
@@ -49,11 +51,14 @@ impl ApiTarget {
         }
     }
 
+    /// The target by the settings: the app of the run, the one asked for, the only one, or one that
+    /// only the database has.
     async fn of_settings(
         at: &TargetArgs,
         any: bool,
         config: &Config,
     ) -> Result<Self, CommandError> {
+        // The app of the settings was made for this process. The one that is meant is the server's.
         if config.made_app.is_some() {
             let of_config = config.server.port;
             let running =
@@ -110,6 +115,7 @@ impl ApiTarget {
         let own = || format!("{}{}", origin(server, &server.host, server.port), server.path);
         let mut target = Self::from_url(&url.map_or_else(own, str::to_owned), app)?;
         if url.is_none() {
+            // A server on a Unix socket has no port of its own, so a request by TCP would miss it.
             target.unix_socket = server.unix_socket.as_ref().map(|socket| socket.path.clone());
             // Reached by its address, it is there for another name.
             target.name = server.tls.as_ref().and_then(|tls| root_certs::name_in(&tls.cert));
@@ -133,6 +139,7 @@ impl ApiTarget {
 fn origin(server: &ServerConfig, host: &str, port: u16) -> String {
     let scheme = if server.tls.is_some() { "https" } else { "http" };
     let host = reachable_host(host);
+    // An IPv6 address needs brackets in a URL: RFC 3986 section 3.2.2.
     let is_bare = host.contains(':') && !host.starts_with('[');
     let host = if is_bare { format!("[{host}]") } else { host.to_owned() };
     format!("{scheme}://{host}:{port}")

@@ -4,12 +4,15 @@
 use super::client::ApiResponse;
 
 /// Open files below which a server cannot carry a crowd.
+/// The kernel's own default of the hard limit, so a lower one was set on purpose.
 pub(super) const MIN_OPEN_FILES: u64 = 4096;
 
 /// What there is to do about fewer.
 pub(super) const MORE_OPEN_FILES: &str = "may be open, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n";
 
 /// The error of a connection or a request, with what to do about it.
+/// By its words, since the causes come from the resolver, TLS and hyper in one text. What is not
+/// recognised is shown as it is.
 pub(super) fn with_hint(error: &str) -> String {
     let advice = if error.contains("nothing listens") {
         ": start it, or look at server.host and server.port, or give its address with --url"
@@ -40,6 +43,8 @@ pub(super) fn with_hint(error: &str) -> String {
 }
 
 /// Why a server refused a socket that was opened with this `Origin`, with what to do about it.
+/// Codes from 4000 to 4099 say that connecting again will not help, from 4100 on that it may
+/// ("Error codes" of Pusher's protocol reference).
 pub(super) fn explain_refusal(code: u16, reason: &str, origin: Option<&str>) -> String {
     let advice = match (code, origin) {
         (4001, _) => "the server has no app with this key".to_owned(),
@@ -59,6 +64,7 @@ pub(super) fn explain_refusal(code: u16, reason: &str, origin: Option<&str>) -> 
 }
 
 /// Why a server would not start, with what to do about it.
+/// Only what a file system says needs a hint: all other errors of settings say what is expected.
 pub(super) fn explain_start_error(problem: &str) -> String {
     let advice = if problem.contains("ermission denied") {
         ": let the server's user read it (chgrp fanfare, chmod 640), and whoever runs this"
@@ -71,6 +77,7 @@ pub(super) fn explain_start_error(problem: &str) -> String {
 }
 
 /// Why an answer to `GET /up` cannot be the server's own, if it cannot. `tls` says whether it came over TLS.
+/// `/up` never redirects and never answers 502 to 504, so whatever does stands in front.
 pub(super) fn not_the_server(answer: &ApiResponse, tls: bool) -> Option<String> {
     let body = String::from_utf8_lossy(&answer.body);
     // Ours, nginx's and Apache's words for the same.

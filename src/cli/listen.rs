@@ -22,6 +22,7 @@ pub(super) async fn listen(
     for channel in channels {
         request_subscription(&mut socket, target, channel, (&id, user)).await?;
     }
+    // Those that were not refused; the command ends with the last.
     let mut heard: Vec<&str> = channels.iter().map(String::as_str).collect();
     while !heard.is_empty() {
         let Some(frame) = next_event(&mut socket).await? else { continue };
@@ -39,6 +40,7 @@ pub(super) async fn listen(
 }
 
 /// A WebSocket that is established, and its id.
+/// The id is needed for signatures: they are over it and the channel.
 pub(super) async fn open_established(
     target: &ApiTarget,
 ) -> Result<(ClientSocket, String), SocketError> {
@@ -49,6 +51,7 @@ pub(super) async fn open_established(
 }
 
 /// The id that the server greets with.
+/// An error in the greeting's place is the refusal, with its code.
 async fn read_greeting(socket: &mut ClientSocket) -> Result<String, SocketError> {
     loop {
         let Some(frame) = next_event(socket).await? else { continue };
@@ -73,6 +76,8 @@ async fn read_greeting(socket: &mut ClientSocket) -> Result<String, SocketError>
 }
 
 /// Asks to be subscribed; the answer is an event like others.
+/// A presence channel gets a member of its own, named after the socket unless `user` is given, so
+/// that whoever listens is seen to be there.
 pub(super) async fn request_subscription(
     socket: &mut ClientSocket,
     target: &ApiTarget,
@@ -113,6 +118,7 @@ pub(super) async fn next_event(socket: &mut ClientSocket) -> Result<Option<Value
     Ok(Some(frame))
 }
 
+/// Channel, event and data, divided by tabs so that `cut` and `awk` can take it apart.
 fn event_line(frame: &Value) -> String {
     let text = |name: &str| {
         frame.get(name).map(|value| match value {

@@ -61,6 +61,11 @@ impl From<config::Error> for CommandError {
 }
 
 /// Does what `tool` asks and writes what comes of it to the standard output.
+/// Runs on a runtime of one thread, as a command has at most a socket and a timer. `env` and
+/// `folder` are given rather than read here, so that tests need not change those of their process.
+///
+/// # Errors
+/// Whatever kept it from being done, in one line for the standard error.
 pub fn run_tool<N: Into<OsString>, V: Into<OsString>>(
     tool: &Tool,
     flags: &Flags,
@@ -70,6 +75,7 @@ pub fn run_tool<N: Into<OsString>, V: Into<OsString>>(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let env: Vec<(OsString, OsString)> =
         env.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    // Read only by the commands that need them: some work on machines without settings.
     let load = || config::load_settings(flags, env.iter().cloned(), folder);
     runtime.block_on(async {
         match tool {
@@ -139,6 +145,7 @@ pub fn run_tool<N: Into<OsString>, V: Into<OsString>>(
     })
 }
 
+/// Prints the completions of a shell, for `source <(fanfare completions bash)`.
 fn complete(shell: clap_complete::Shell) -> Result<(), CommandError> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Flags::command(), "fanfare", &mut text);
@@ -177,6 +184,7 @@ async fn fetch_channels(target: &ApiTarget, prefix: Option<&str>) -> Result<Valu
     }
 }
 
+/// Names in one column and counts, where there are any, in another.
 fn channel_table(list: &Value) -> String {
     let none = serde_json::Map::new();
     let channels = list.get("channels").and_then(Value::as_object).unwrap_or(&none);
@@ -212,6 +220,8 @@ fn coloured(colour: u8, text: &str) -> String {
 }
 
 /// A text from elsewhere on one line, without what a terminal would obey.
+/// An event's data could otherwise move the cursor, set the title or write to the clipboard of
+/// whoever listens.
 fn without_controls(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut safe, character| {
         if character.is_control() {

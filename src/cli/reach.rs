@@ -54,6 +54,7 @@ pub(super) async fn examine_reach(report: &mut Report, target: &ApiTarget) -> Re
 }
 
 /// Whether TLS can be spoken there, as far as that is not said better by a request.
+/// False only if nothing answered in time: a request would then wait as long again.
 async fn examine_certificate(report: &mut Report, target: &ApiTarget) -> bool {
     match timeout(PATIENCE, target.connect()).await {
         Ok(Ok((_, true))) => {
@@ -75,6 +76,8 @@ async fn examine_certificate(report: &mut Report, target: &ApiTarget) -> bool {
     true
 }
 
+/// The server refuses a request whose `auth_timestamp` is more than 600 s off its own clock, as
+/// Pusher does. The `Date` header has whole seconds, so a minute is near enough.
 fn compare_clocks(report: &mut Report, answer: &ApiResponse) {
     let Some(apart) = answer.date.as_deref().and_then(seconds_apart) else { return };
     if apart <= 60 {
@@ -87,6 +90,7 @@ fn compare_clocks(report: &mut Report, answer: &ApiResponse) {
 }
 
 /// Whether it wants new sockets; servers that have no such path are not asked.
+/// The reasons are the closed list of `node/readiness.rs`.
 async fn examine_readiness(report: &mut Report, target: &ApiTarget) {
     let Ok(answer) = target.send_plain("GET", &format!("{}/ready", target.path), "").await else {
         return;
@@ -120,6 +124,7 @@ fn seconds_apart(date: &str) -> Option<u64> {
     let month = months.find(month)? as i64 / 3 + 1;
     let [day, year, hour, minute, second] =
         [day, year, hour, minute, second].map(|number| number.parse::<i64>().ok());
+    // January and February count as the end of the year before, so that a leap day comes last.
     let (year, day) = (year? - i64::from(month < 3), day?);
     // Days since 1970 in the calendar whose years begin in March.
     let days =

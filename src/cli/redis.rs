@@ -9,6 +9,8 @@ use crate::server::redis_tls;
 const SUBJECT: &str = "Redis";
 
 /// Looks at it if there is to be one, and at each of the nodes of a cluster that the settings name.
+/// Each node that the settings name is asked by itself: a client that starts with one finds the
+/// others, and a wrong address among them would stay unseen until that one is gone.
 pub(super) async fn examine_redis(report: &mut Report, cluster: &ClusterConfig) {
     let mut urls = cluster.redis.clone();
     let tls = match redis_tls(&cluster.tls) {
@@ -34,6 +36,7 @@ pub(super) async fn examine_redis(report: &mut Report, cluster: &ClusterConfig) 
 }
 
 /// Host and port of a URL, in front of what is said of it.
+/// Never the user or the password, which stand before the last `@`.
 fn server_label(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     // A password may hold anything but what ends the whole.
@@ -42,8 +45,11 @@ fn server_label(url: &str) -> String {
 }
 
 /// Percent of its memory from which on a Redis is worth a look.
+/// Only without eviction: with it, a full Redis is the usual state, and the policy the fault.
 const NEARLY_FULL: u64 = 90;
 
+/// All faults are named, not only the first: each takes a change of Redis's settings, and those are
+/// best made in one go. The round trip is told only where the server is usable at all.
 fn report_finding(report: &mut Report, place: &str, found: RedisFinding) {
     let RedisFinding { version, is_recent, is_replica, evicts, memory, refuses, round_trip } =
         found;

@@ -22,6 +22,7 @@ struct Finding {
     text: String,
 }
 
+/// Collects findings in the order in which they were made, and tells each at once if it is to.
 pub(super) struct Report {
     findings: Vec<Finding>,
     form: ReportForm,
@@ -43,6 +44,7 @@ impl Report {
         Self { findings: Vec::new(), form }
     }
 
+    /// A line that cannot be written is no reason to look no further: the exit code still counts.
     pub(super) fn add(&mut self, subject: &'static str, grade: Grade, text: impl Into<String>) {
         let finding = Finding { subject, grade, text: text.into() };
         if self.form == ReportForm::Lines {
@@ -51,7 +53,10 @@ impl Report {
         self.findings.push(finding);
     }
 
-    /// Fails if anything does.
+    /// Ends a report of one look.
+    ///
+    /// # Errors
+    /// At least one finding is a [`Grade::Fail`]; warnings alone are none.
     pub(super) fn finish_report(self) -> Result<(), CommandError> {
         let failed = self.findings.iter().filter(|finding| finding.grade == Grade::Fail).count();
         if self.form == ReportForm::Json {
@@ -66,6 +71,7 @@ impl Report {
 }
 
 impl Report {
+    /// All findings as a list of `{"subject", "grade", "text"}`.
     pub(super) fn json(&self) -> Value {
         self.findings.iter().map(Finding::to_json).collect()
     }

@@ -18,6 +18,7 @@ use crate::hub::stream::Stream;
 use crate::hub::tls::TlsStream;
 
 /// Debian and Alpine, Fedora, SUSE, macOS and BSD.
+/// Go's `crypto/x509` looks there, too.
 const FILES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -41,12 +42,15 @@ pub(super) struct TlsAttempt {
 }
 
 /// TLS to `host` with an offer of these protocols.
+/// Whether the certificate ends soon is found by checking it once more as of two weeks from now,
+/// which covers every certificate of the chain.
 pub(super) async fn connect_tls(
     tcp: TcpStream,
     host: &str,
     protocols: &[&[u8]],
 ) -> io::Result<TlsAttempt> {
     let roots = Arc::new(load_roots()?);
+    // Named outright: a process-wide default would be a race with the server's own choice in tests.
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -72,6 +76,7 @@ pub(super) async fn connect_tls(
 }
 
 /// A name that the first certificate in a file is for.
+/// A server on this machine is reached as `127.0.0.1`, which its certificate is hardly ever for.
 pub(super) fn name_in(file: &Path) -> Option<String> {
     let certificate = CertificateDer::pem_file_iter(file).ok()?.next()?.ok()?;
     let certificate = EndEntityCert::try_from(&certificate).ok()?;
@@ -81,6 +86,8 @@ pub(super) fn name_in(file: &Path) -> Option<String> {
 }
 
 /// Those of `SSL_CERT_FILE`, or else the system's.
+/// The variable is OpenSSL's, so a private authority is named as for `curl`. A certificate that
+/// cannot be read is left out; the bundles of systems hold some.
 fn load_roots() -> io::Result<RootCertStore> {
     let given = std::env::var("SSL_CERT_FILE").ok();
     let file = given

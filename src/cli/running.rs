@@ -87,6 +87,7 @@ impl RunningApp {
         let _ = fs::remove_file(&new);
         // `create_new` follows no link that somebody has put there.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        // Locked before it has its name: whoever opens it by that name finds the lock held.
         let text = serde_json::to_string(self)?;
         let written = flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(io::Error::from)

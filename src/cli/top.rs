@@ -19,6 +19,7 @@ const BUSY_SECONDS: usize = 10;
 /// Lines of the screen beside those that grow.
 const ROWS: usize = 24;
 
+/// SGR sequences of ECMA-48, which every terminal in use understands.
 const BOLD: &str = "\u{1b}[1m";
 const FAINT: &str = "\u{1b}[2m";
 const RED: &str = "\u{1b}[31m";
@@ -45,7 +46,8 @@ struct Board {
 }
 
 impl Board {
-    /// Whether it is to be drawn again.
+    /// Takes in one line of the feed; whether the screen is to be drawn again. Lines with figures
+    /// come once a second, so that they are the clock of the screen, too.
     fn take(&mut self, line: Value) -> bool {
         match field(&line, "kind").as_str() {
             "hello" => self.hello = line,
@@ -56,6 +58,7 @@ impl Board {
                 return true;
             }
             "published" | "whispered" => {
+                // Two apps may have channels of one name.
                 let app_and_channel =
                     format!("{} {}", field(&line, "app"), field(&line, "channel"));
                 if let Some(second) = self.busy.front_mut() {
@@ -73,6 +76,7 @@ impl Board {
         false
     }
 
+    /// One of the last second's figures; 0 if the server is of a version without it.
     fn number(&self, name: &str) -> u64 {
         count(&self.figures, name)
     }
@@ -92,6 +96,7 @@ impl Board {
         [BOLD, FAINT, RED, PLAIN].iter().fold(page, |page, mark| page.replace(mark, ""))
     }
 
+    /// Totals and rates. The times are upper bounds of histogram buckets, hence `≤`.
     fn write_head(&self, page: &mut String) {
         let (hello, figures) = (&self.hello, &self.figures);
         let state = match (self.is_gone, figures.get("draining") == Some(&Value::Bool(true))) {
@@ -138,6 +143,7 @@ impl Board {
         );
     }
 
+    /// A bar of ten for each worker: how much of the last second it was not waiting.
     fn write_workers(&self, page: &mut String) {
         page.push_str("Workers  ");
         let workers = self.figures.get("workers").and_then(Value::as_array);
@@ -150,6 +156,8 @@ impl Board {
         page.push('\n');
     }
 
+    /// The server sorts apps by their connections, so the first rows are the ones that matter.
+    /// Rates are differences of totals between two seconds.
     fn write_apps(&self, page: &mut String, rows: usize) {
         let _ = writeln!(
             page,
@@ -177,6 +185,7 @@ impl Board {
         }
     }
 
+    /// The most deliveries first, and by name among equals, so that rows do not jump.
     fn write_busy(&self, page: &mut String, rows: usize) {
         let mut sums: HashMap<&str, u64> = HashMap::new();
         for (channel, deliveries) in self.busy.iter().flatten() {
@@ -195,6 +204,7 @@ impl Board {
         }
     }
 
+    /// Refusals, ends, failed webhooks and Redis, the newest first.
     fn write_wrong(&self, page: &mut String, rows: usize) {
         let _ = writeln!(page, "\n{FAINT}WHAT WENT WRONG{PLAIN}");
         for line in self.wrong.iter().take(rows.max(1)) {
@@ -204,6 +214,8 @@ impl Board {
 }
 
 /// Shows the screen until `q`, or one page where the output is no terminal.
+/// A server that goes away is waited for: a deployment is when people look. Not one that was never
+/// there, which is an error at once.
 pub(super) async fn top(console: &ConsoleTarget) -> Result<(), CommandError> {
     let mut board = Board { url: console.url(), ..Board::default() };
     let query = vec![("rate", "2000".to_owned())];
@@ -217,6 +229,7 @@ pub(super) async fn top(console: &ConsoleTarget) -> Result<(), CommandError> {
         let next = tokio::select! {
             next = feed.next() => next?,
             key = keys.recv() => match key {
+                // 3 is Ctrl-C where the terminal does not turn it into a signal.
                 Some(b'q' | b'Q' | 3) => return Ok(()),
                 _ => continue,
             },
@@ -262,6 +275,7 @@ async fn page_once(board: &mut Board, feed: &mut FeedLines) -> Result<(), Comman
 
 /// The keys that are pressed. The thread that reads them ends with the program.
 fn keys() -> mpsc::UnboundedReceiver<u8> {
+    // A blocking read of the terminal cannot be cancelled, so it has a thread and not a task.
     let (pressed, keys) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         let mut key = [0];
@@ -278,6 +292,8 @@ fn keys() -> mpsc::UnboundedReceiver<u8> {
 struct Screen(Option<Termios>);
 
 impl Screen {
+    /// Keys come without Enter and are not echoed; the alternate screen keeps what was there
+    /// before.
     fn enter() -> io::Result<Self> {
         let before = tcgetattr(io::stdin()).ok();
         if let Some(before) = &before {
@@ -290,7 +306,10 @@ impl Screen {
         Ok(screen)
     }
 
+    /// Overwrites line by line and erases the rest of each, which flickers less than clearing the
+    /// screen.
     fn draw(&self, board: &Board) {
+        // Asked each time, so that a resized window needs no signal.
         let size = tcgetwinsize(io::stdout()).ok();
         let (rows, columns) = size.map_or((40, 120), |size| (size.ws_row, size.ws_col));
         let rows = usize::from(rows);
