@@ -13,6 +13,10 @@ use super::settings::{AppSettings, Setting};
 use super::value::Value;
 
 /// The apps of the file at `path`, which messages call `name`.
+///
+/// # Errors
+/// The file cannot be read, holds anything but apps, or has a value that its key does not take. A
+/// reload then keeps the apps that it has.
 pub(super) fn read_apps(path: &Path, name: &str) -> Result<Vec<AppSettings>, Error> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::unreadable(name, &error))?;
     if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) {
@@ -22,6 +26,7 @@ pub(super) fn read_apps(path: &Path, name: &str) -> Result<Vec<AppSettings>, Err
     }
 }
 
+/// The origin of a value is its path in the JSON, as `apps[0].id`: the parser keeps no lines.
 fn parse_json(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
     let path: Arc<str> = name.into();
     let origin = |key: &str| SettingOrigin::Json { path: path.clone(), key: key.to_owned() };
@@ -70,6 +75,7 @@ fn parse_json(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
     Ok(apps)
 }
 
+/// A list whose items are all objects, which both apps and webhooks are.
 fn app_objects<'j>(
     json: &'j Json,
     key: &str,
@@ -80,6 +86,8 @@ fn app_objects<'j>(
     items.iter().map(|item| item.as_object().ok_or_else(wrong)).collect()
 }
 
+/// What no key takes becomes a [`Value::Other`] that says what it was, so that the error of the key
+/// can.
 fn to_value(json: &Json) -> Value {
     match json {
         Json::Null => Value::Other("null"),

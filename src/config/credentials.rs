@@ -3,6 +3,7 @@
 use super::GeneratedApp;
 use super::error::Error;
 
+/// They need no quotes in a shell, a URL or a `.env`. Twenty of them are 103 bits.
 const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
 impl GeneratedApp {

@@ -80,6 +80,7 @@ fn split_entries(text: &str) -> Vec<(usize, String)> {
     entries
 }
 
+/// At `\r\n`, `\n` and `\r` alike, as phpdotenv splits.
 fn split_lines(text: &str) -> Vec<&str> {
     text.split("\r\n").flat_map(|part| part.split(['\r', '\n'])).collect()
 }
@@ -93,8 +94,10 @@ fn closes_quotes(line: &str, quotes: usize) -> bool {
     line == "\"" || ends.count() >= quotes
 }
 
+/// A variable's name, and its value unless the name stands alone.
 type ParsedValue = (String, Option<ValueTemplate>);
 
+/// Splits at the first `=`, so that a value may have more of them.
 fn parse_entry(entry: &str) -> Result<ParsedValue, &'static str> {
     let Some((name, value)) = entry.split_once('=') else {
         return Ok((parse_name(entry)?, None));
@@ -106,6 +109,7 @@ fn parse_entry(entry: &str) -> Result<ParsedValue, &'static str> {
     Ok((parse_name(name)?, Some(ValueTemplate::parse(value.trim_matches(BLANKS))?)))
 }
 
+/// Without `export` and quotes, both of which phpdotenv allows around a name.
 fn parse_name(name: &str) -> Result<String, &'static str> {
     // The length is phpdotenv's own condition: `export D` counts as a name, and not as a good one.
     let exported = name
@@ -136,6 +140,7 @@ struct ValueTemplate {
     variables: Vec<usize>,
 }
 
+/// Where in a value the parser is: the states of phpdotenv's `EntryParser`.
 #[derive(Clone, Copy)]
 enum ParserState {
     Begin,
@@ -163,6 +168,7 @@ impl ValueTemplate {
         }
     }
 
+    /// The state after one more character, which is taken into the text where it belongs to it.
     fn step_state(
         &mut self,
         state: ParserState,
@@ -200,6 +206,8 @@ impl ValueTemplate {
         })
     }
 
+    /// Notes where a `$` stands outside single quotes: only there does phpdotenv look for
+    /// variables.
     fn take_character(&mut self, character: char, state: ParserState) -> ParserState {
         if character == '$' {
             self.variables.push(self.text.len());
@@ -211,6 +219,7 @@ impl ValueTemplate {
     /// Puts the variables in, the last first; `${NAME}` stays where there is no such variable.
     fn resolve_variables(self, variable: impl Fn(&str) -> Option<String>) -> String {
         let mut text = self.text;
+        // From the back, so that the positions that are still to come stay right.
         for at in self.variables.into_iter().rev() {
             let (before, after) = text.split_at(at);
             let named = after.strip_prefix("${").and_then(|rest| rest.split_once('}'));
@@ -227,6 +236,7 @@ impl ValueTemplate {
     }
 }
 
+/// What a character behind a backslash stands for in double quotes.
 fn escape_of(character: char) -> Option<char> {
     Some(match character {
         '"' | '\\' | '$' => character,

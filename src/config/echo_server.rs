@@ -67,6 +67,7 @@ pub(super) struct EchoServer {
     warnings: Vec<String>,
 }
 
+/// One value and where it was written, for messages.
 struct GivenSetting {
     value: Json,
     origin: SettingOrigin,
@@ -104,6 +105,7 @@ impl EchoServer {
         Ok(Some(server))
     }
 
+    /// A key that it never had is warned of, not refused: that server started with it all the same.
     fn read_file(&mut self, text: &str, name: &str) -> Result<(), Error> {
         let path: Arc<str> = name.into();
         for (key, value) in parse_settings(text, name)? {
@@ -120,6 +122,7 @@ impl EchoServer {
         Ok(())
     }
 
+    /// One of its variables, which counts over the file as it did there. An empty one sets nothing.
     fn read_variable(
         &mut self,
         (name, value): (&str, &str),
@@ -161,6 +164,8 @@ impl EchoServer {
     }
 
     /// Writes what is the server's over `settings`.
+    /// Where it had a default the default is written too, so that clients find the server where it
+    /// was: every address, port 6001.
     pub(super) fn apply_server(&mut self, settings: &mut Settings) -> Result<(), Error> {
         let text = |text: String, origin| Setting { value: Value::Text(text), origin };
         let implied = |text: &str| Setting {
@@ -199,6 +204,8 @@ impl EchoServer {
         self.apply_origins(settings)
     }
 
+    /// Certificates count only with `protocol` `https`, as there. What would have to be dropped
+    /// without a word, a passphrase, is refused.
     fn apply_tls(&mut self, settings: &mut Settings) -> Result<(), Error> {
         let is_https = self.take_text("protocol")?.is_some_and(|(text, _)| text == "https");
         let passphrase = self.take_text("sslPassphrase")?;
@@ -240,6 +247,9 @@ impl EchoServer {
     }
 
     /// Lets clients of Socket.IO into the only app, whose backend is asked as before, once all sources are read.
+    ///
+    /// # Errors
+    /// There is no app to let them into, or `authHost` is no URL.
     pub(super) fn apply_app(mut self, settings: &mut Settings) -> Result<(), Error> {
         let hosts = self.given.remove("authHost");
         let hosts = hosts.unwrap_or_else(|| GivenSetting {
@@ -296,6 +306,7 @@ impl EchoServer {
         if redis != Some(&Json::Bool(false)) {
             self.warnings.push(NO_REDIS.to_owned());
         }
+        // Its own `init` writes empty objects for whatever nobody asked for.
         let says = |value: &Json| match value {
             Json::Null => false,
             Json::Object(entries) => !entries.is_empty(),

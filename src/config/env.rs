@@ -7,6 +7,7 @@ use super::keys::{APP, SERVER, SettingKey, WEBHOOK};
 use super::settings::{Setting, Settings};
 use super::value::Value;
 
+/// Of every variable that is a setting, and of no other: `FANFARE_` and anything else is an error.
 const PREFIX: &str = "FANFARE_";
 
 /// What a variable sets. Ordered so that apps and webhooks come up by their numbers.

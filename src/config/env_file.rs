@@ -44,6 +44,7 @@ impl EnvFile {
         } else {
             parse_env_file(&text, &name, variables)?
         };
+        // A file that was named and sets nothing is most often the wrong file.
         let gives = |name: &String| name.starts_with("REVERB_") || name.starts_with("PUSHER_APP_");
         if file.soketi.is_empty() && !file.laravel.keys().any(gives) {
             warnings.push(format!(

@@ -52,6 +52,7 @@ impl fmt::Display for SettingOrigin {
 
 impl SettingOrigin {
     /// The file, or what stands in the place of one, without the line.
+    /// Used where it counts from which file an app came, not from which line.
     pub(super) fn source(&self) -> &str {
         match self {
             Self::Default | Self::Implied(_) => "defaults",
@@ -92,6 +93,7 @@ impl Error {
     }
 
     /// A file that cannot be used as a whole, or not from `place` on.
+    /// `place` may end with `:` and a line.
     pub(super) fn of_file(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self { line: one_line(&format!("{place}: {problem}")), code: CONFIG }
     }
@@ -139,6 +141,7 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 /// `; did you mean X?` with the candidate nearest to `written`, or nothing when none is near.
+/// A setting's name is long and easily misspelt; whoever is told the right one need not search.
 pub(super) fn suggestion<'a>(
     written: &str,
     candidates: impl IntoIterator<Item = &'a str>,

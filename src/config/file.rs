@@ -14,6 +14,10 @@ use super::value::to_value;
 
 /// Reads the file at `path`, which messages call `name`, over `settings`. Its `[[apps]]`, if it has
 /// any, take the place of all apps before.
+///
+/// # Errors
+/// The file cannot be read or is not TOML, has an unknown key, or a value that its key does not
+/// take. Each names the line.
 pub(super) fn apply_file(settings: &mut Settings, path: &Path, name: &str) -> Result<(), Error> {
     if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json")) {
         let problem = "--config reads TOML; --soketi-config reads Soketi's JSON";
@@ -43,6 +47,8 @@ pub(super) fn apply_text(settings: &mut Settings, name: &str, text: &str) -> Res
 }
 
 /// The apps of a text that holds nothing else.
+/// The file of `apps_file.path`, where a setting of the server would seem to be set and could not
+/// be changed by a reload as the apps are.
 pub(super) fn parse_apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Error> {
     let source = TomlSource { name: name.into(), text };
     let mut apps = Vec::new();
@@ -62,14 +68,19 @@ pub(super) fn parse_apps(name: &str, text: &str) -> Result<Vec<AppSettings>, Err
     Ok(apps)
 }
 
+/// A text with the name that its origins carry.
 struct TomlSource<'a> {
     name: Arc<str>,
     text: &'a str,
 }
 
+/// The key has the place, not the value: a value may begin on a later line.
 type TomlKey<'a> = Spanned<DeString<'a>>;
 
 impl<'a> TomlSource<'a> {
+    ///
+    /// # Errors
+    /// It is not TOML. Only the message and the place are told.
     fn parse(&self) -> Result<Spanned<DeTable<'a>>, Error> {
         DeTable::parse(self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
@@ -79,12 +90,14 @@ impl<'a> TomlSource<'a> {
         })
     }
 
+    /// `at` is a byte of the text; its line is counted anew each time, which a start can afford.
     fn origin_at(&self, at: usize) -> SettingOrigin {
         let before = self.text.as_bytes().iter().take(at);
         let line = before.filter(|byte| **byte == b'\n').count() + 1;
         SettingOrigin::File { path: self.name.clone(), line }
     }
 
+    /// A value and its line.
     fn read_setting(&self, key: &TomlKey<'_>, value: &Spanned<DeValue<'_>>) -> Setting {
         Setting { value: to_value(value.get_ref()), origin: self.origin_at(key.span().start) }
     }
@@ -116,6 +129,7 @@ impl<'a> TomlSource<'a> {
         Ok(())
     }
 
+    /// Each `[[apps]]` with its webhooks, in the order of the file.
     fn read_apps(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<AppSettings>, Error> {
         let mut apps = Vec::new();
         for (index, (origin, table)) in self.array_of_tables("apps", value)?.into_iter().enumerate()
@@ -157,6 +171,7 @@ impl<'a> TomlSource<'a> {
         Ok(())
     }
 
+    /// The `[[apps.webhooks]]` below one app.
     fn read_webhooks(
         &self,
         app: &mut AppSettings,
@@ -182,6 +197,8 @@ impl<'a> TomlSource<'a> {
         value: &'t Spanned<DeValue<'d>>,
     ) -> Result<Vec<(SettingOrigin, &'t DeTable<'d>)>, Error> {
         let wrong = |at: usize, found: &DeValue<'_>| {
+            // Messages say what stands in the file: `[[apps.webhooks]]`, without the number of the
+            // app.
             let table = name.split('[').next().unwrap_or(name);
             let section = if table == name { name.to_owned() } else { "apps.webhooks".to_owned() };
             let problem = format!("expected tables, each under [[{section}]], found ");

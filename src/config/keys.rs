@@ -27,6 +27,7 @@ pub struct SettingKey<T> {
     pub(super) read: fn(&mut T, &Value) -> Result<(), WantedForm>,
 }
 
+/// A row of the tables.
 const fn key<T>(
     name: &'static str,
     default: &'static str,

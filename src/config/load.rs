@@ -37,6 +37,11 @@ impl LoadedSettings {
 
 /// Reads all sources. `env` is the process's environment and `folder` its working directory: both are
 /// given so that nothing else is read.
+///
+/// # Errors
+/// The first setting that is unknown, has a wrong value, is missing or contradicts another.
+/// Everything is read before a socket is opened, so a server either starts with these settings or
+/// not at all.
 pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
     flags: &Flags,
     env: impl IntoIterator<Item = (N, V)>,
@@ -62,6 +67,7 @@ pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
     }
     env::apply_env(&mut settings, &variables)?;
     flags.apply_flags(&mut settings)?;
+    // After all sources, any of which may name the file.
     if let Some(path) = settings.apps_file() {
         settings.apps.append(&mut apps_file::read_apps(&folder.join(&path), &path)?);
     }
@@ -72,6 +78,7 @@ pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
     {
         return Err(error);
     }
+    // Last, for it completes an app that any source may have given.
     if let Some(echo) = echo {
         echo.apply_app(&mut settings)?;
     }
@@ -81,6 +88,7 @@ pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
     config.app_sources = settings.app_sources();
     config.apps_file = config.apps_file.map(|path| folder.join(path));
     warnings.append(&mut settings.warnings);
+    // The other files of a Laravel app are next to its environment file.
     let beside = given.and_then(Path::parent).map_or_else(|| folder.into(), |of| folder.join(of));
     let (public, doubts) = (laravel.public_addresses(), laravel.find_doubts(&beside, &variables));
     let passed_over = variables.passed_over().to_vec();

@@ -9,6 +9,7 @@ use super::version::VERSION;
 /// `#key = value`.
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 
+/// Sections that the example has nothing of, in the order in which `man` pages have them.
 const HEAD: &str = "\
 .SH NAME
 fanfare.toml \\- settings of the broadcast server fanfare

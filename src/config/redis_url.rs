@@ -31,6 +31,7 @@ impl RedisUrl {
         }
     }
 
+    /// `rediss` is TLS, by the convention of all clients of Redis.
     pub(super) fn scheme(&self) -> &'static str {
         if self.tls { "rediss" } else { "redis" }
     }
@@ -56,6 +57,7 @@ impl RedisUrl {
         .filter(|(_, value)| !value.is_empty())
     }
 
+    /// The URL. It holds the password, so it goes into a setting that is hidden.
     pub(super) fn text(&self) -> String {
         let (scheme, login) = (self.scheme(), self.login());
         let Self { host, port, database, .. } = self;
@@ -70,6 +72,7 @@ pub(super) fn url_host(text: &str) -> Result<String, WantedForm> {
     Ok(if host.contains(':') { format!("[{host}]") } else { host })
 }
 
+/// A port to connect to, which cannot be 0.
 pub(super) fn url_port(text: &str) -> Result<String, WantedForm> {
     let port: u16 = number(&Value::Raw(text.to_owned()), 1..=65_535)?;
     Ok(port.to_string())

@@ -19,6 +19,8 @@ use crate::app::{App, Apps, Duplicate, Webhook};
 impl Settings {
     /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
     /// the address that a server listens on whose settings were taken over.
+    /// These are written as settings and not filled in later, so that `config show` has them with
+    /// where they come from.
     pub(super) fn complete_apps(&mut self) -> Result<Option<GeneratedApp>, Error> {
         let none = self.apps.is_empty() && self.apps_file().is_none() && !self.has_table();
         let made = if none { Some(self.make_app()?) } else { None };
@@ -43,6 +45,9 @@ impl Settings {
         Ok(made)
     }
 
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
     fn make_app(&mut self) -> Result<GeneratedApp, Error> {
         let made = GeneratedApp::random()?;
         let mut app = AppSettings::new(SettingOrigin::Made);
@@ -92,6 +97,8 @@ impl Settings {
             sql.rows = RowReader::new(self.row_defaults.clone());
         }
         config.apps = self.resolve_apps()?;
+        // A client may come back to another node, which reads what it missed from the channel's
+        // replay.
         let resumes = config.apps.iter().any(|app| !app.features.resume.is_zero());
         if resumes && !config.cluster.redis.is_empty() && config.cluster.replay == 0 {
             let problem =
@@ -102,6 +109,7 @@ impl Settings {
     }
 
     /// A certificate needs its key, and a key its certificate.
+    /// Whether the files can be used is found by `server::check`, which reads them.
     fn resolve_tls(&self, config: &Config) -> Result<Option<TlsFiles>, Error> {
         let Some(tls) = config.server.tls.clone() else { return Ok(None) };
         let empty = |path: &PathBuf| path.as_os_str().is_empty();
@@ -132,6 +140,9 @@ impl Settings {
     }
 
     /// Where the API is, if that is another place than the sockets'.
+    ///
+    /// # Errors
+    /// It is given in two ways, in part, or is where the sockets are.
     fn api(&self, server: &ServerConfig) -> Result<Option<ApiAddress>, Error> {
         let Some(mut api) = server.api.clone() else { return Ok(None) };
         api.unix_socket = api.unix_socket.filter(|socket| !socket.path.as_os_str().is_empty());
@@ -160,15 +171,21 @@ impl Settings {
         Ok(Some(api))
     }
 
+    /// The error of a setting that means nothing without another.
     fn needs_error(&self, name: &str, other: &str) -> Error {
         self.setting_error(name, &format!("needs {other} beside it"))
     }
 
+    /// The error of a setting whose value is possible and does not fit, with where it was written.
     pub(super) fn setting_error(&self, name: &str, problem: &str) -> Error {
         let origin = self.server.get(name).map_or(SettingOrigin::Default, |s| s.origin.clone());
         Error::at_setting(&origin, name, problem)
     }
 
+    ///
+    /// # Errors
+    /// An app is incomplete, or two share an id or a key: requests are told apart by the one,
+    /// sockets by the other.
     fn resolve_apps(&self) -> Result<Apps, Error> {
         let mut apps = Vec::new();
         for (index, written) in self.apps.iter().enumerate() {
@@ -196,6 +213,7 @@ impl Settings {
     }
 }
 
+/// Words of the errors above, which more than one check has.
 const TAKEN: &str = "is where the sockets are: the HTTP API is there too if server.api is left out";
 
 const WITHOUT_SQL: &str = "this program was built without databases: build it with --features sql, or install the Debian package";
@@ -215,6 +233,7 @@ impl AppSettings {
         self.set_key("apps", name, Setting { value, origin: SettingOrigin::Implied(drop_in.name) })
     }
 
+    /// One app with its webhooks, complete; `place` is what messages call it.
     pub(super) fn resolve_app(&self, place: &str) -> Result<App, Error> {
         let mut app = App::new("", "", "");
         fill_keys(&mut app, APP, &self.values, (place, &self.origin))?;

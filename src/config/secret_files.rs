@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Config, Flags};
 
 /// The right of everybody else to read.
+/// Group rights are left alone: `chmod 640` with the service's group is how packages install them.
 const READABLE: u32 = 0o004;
 
 /// Those of the files that the settings came from, and that they name, which everybody can read. A `.env` that was

@@ -177,6 +177,8 @@ fn item_at<'a, T>(
     (index, origin): (usize, &SettingOrigin),
     begin: impl FnOnce(SettingOrigin) -> T,
 ) -> Result<&'a mut T, Error> {
+    // Never more than one ahead: a slip such as `APPS__100__ID` would otherwise make a hundred
+    // apps.
     if index == items.len() {
         items.push(begin(origin.clone()));
     }
@@ -220,6 +222,10 @@ pub(super) fn unknown_key<T>(
     Error::at_setting(origin, &key_below(place, name), format!("unknown key{near}"))
 }
 
+///
+/// # Errors
+/// The value is none that the key takes. The error says what it wants, and what it found unless
+/// that may be a secret.
 fn read_key<T>(
     key: &SettingKey<T>,
     target: &mut T,

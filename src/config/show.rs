@@ -12,6 +12,7 @@ use super::value::{Value, parse_value, texts};
 use super::{ApiAddress, Config, GeneratedApp, LoadedSettings};
 use crate::app::{App, Webhook};
 
+/// Of one length, so that it says nothing of the secret's.
 const MASK: &str = "********";
 
 impl LoadedSettings {
@@ -45,6 +46,7 @@ impl LoadedSettings {
     }
 }
 
+/// With the brackets that an IPv6 address has in front of a port.
 fn address_of(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
@@ -108,6 +110,7 @@ impl Settings {
     }
 }
 
+/// One app's or webhook's settings; where each comes from goes into `sources` by its whole name.
 fn group_json<T>(
     keys: &[SettingKey<T>],
     group: &SettingGroup,
@@ -136,6 +139,7 @@ fn insert(all: &mut Map<String, Json>, name: &str, value: Json) {
     }
 }
 
+/// `scratch` is something to read values into; what it holds afterwards is of no use.
 fn show_table<T>(text: &mut String, keys: &[SettingKey<T>], group: &SettingGroup, scratch: &mut T) {
     for key in keys {
         show_line(text, key, key.name, group, scratch);
@@ -187,6 +191,7 @@ fn mask_urls(value: &Value) -> Value {
     }
 }
 
+/// The host stays: it is what people look for who ask why a server does not reach its Redis.
 fn mask_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return MASK.to_owned() };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -202,11 +207,14 @@ fn mask_url(url: &str) -> String {
     }
 }
 
+/// As a comment behind the setting, so that lines can be copied into a settings file.
 fn annotate_origin(text: &mut String, line: &str, origin: &SettingOrigin) {
     _ = writeln!(text, "{line:<40} # {origin}");
 }
 
 /// A text without a type as the value that the key takes it for.
+/// `8080` from the environment is shown as a number and `["a"]` as a list, since that is how they
+/// are written in a file. What the key itself takes decides.
 fn typed_value<T>(key: &SettingKey<T>, value: Value, scratch: &mut T) -> Value {
     let Value::Raw(raw) = &value else { return value };
     let list = texts(&value).ok().map(|items| items.into_iter().map(Value::Text).collect());

@@ -187,6 +187,7 @@ fn in_words(duration: Duration) -> String {
 }
 
 /// No fractions, no sums such as `1h30m`.
+/// `None` also where the sum does not fit into 64 bits of milliseconds.
 fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let milliseconds = match unit {
