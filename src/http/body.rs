@@ -57,6 +57,7 @@ pub(super) enum ReceivedBody {
 }
 
 impl ReceivedBody {
+    /// What has come so far, in one piece.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Nothing => &[],
@@ -88,6 +89,7 @@ impl ReceivedBody {
         match self {
             Self::Nothing => *self = Self::One(more),
             Self::One(first) => {
+                // Twice as much as there is: a body in three pieces and more is then copied seldom.
                 let mut all = BytesMut::with_capacity(2 * (first.len() + more.len()));
                 all.extend_from_slice(first);
                 all.extend_from_slice(&more);

@@ -187,6 +187,7 @@ fn make(order: ListRequest, others: &mut VecDeque<ListRequest>, shared: &ServerS
     }
 }
 
+/// The channels of one list, read off the directory now.
 fn channels_of(
     shared: &ServerState,
     wanted: &ListQuery,

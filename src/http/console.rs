@@ -292,6 +292,9 @@ enum Question {
 }
 
 /// Bounded like every body.
+///
+/// # Errors
+/// It is larger than [`MAX_BODY`], or ends early.
 async fn read(mut body: RequestBody) -> Result<Bytes, Error> {
     let mut received = ReceivedBody::Nothing;
     std::future::poll_fn(|cx| received.poll_all(&mut body, MAX_BODY, cx)).await?;
@@ -305,6 +308,7 @@ fn private(value: &Value) -> HttpResponse {
     answer
 }
 
+/// What the page needs no more of than the status.
 fn ok() -> HttpResponse {
     private(&json!({}))
 }

@@ -112,6 +112,7 @@ impl PacedPublish {
                 let (at, channel) = self.next;
                 let Some(event) = self.events.get(at) else { return Poll::Ready(()) };
                 let Some(channel) = event.channels.get(channel) else {
+                    // All of an event's channels have it; the next event begins with its first.
                     self.next = (at + 1, 0);
                     continue;
                 };

@@ -38,6 +38,7 @@ use crate::protocol::socketio::GreetingTerms;
 use crate::socket::{engine_session, upgrade};
 use crate::webhook::channel_auth::ClientHeaders;
 
+/// Of polling and of the upgrade; a browser asks with OPTIONS whether it may.
 const METHODS: &str = "GET, POST, OPTIONS";
 
 /// Bytes that a body may have beside twice those of a message: clients of revision 3 send all that has gathered at once.
@@ -52,6 +53,7 @@ pub struct EngineHandoff {
 }
 
 /// What a request's head leads to.
+/// `Polling` waits for something to be said, `Sending` for the body of the request.
 enum EngineStart {
     Answered(Response<Full<Bytes>>),
     Polling(oneshot::Receiver<Bytes>),
@@ -59,6 +61,7 @@ enum EngineStart {
 }
 
 /// How a request goes on.
+/// Together with the body where it is answered without it, for the body is still to be drained.
 pub(super) enum EngineServed {
     Answered(Response<Full<Bytes>>, RequestBody),
     Waiting(Box<EngineReply>),
@@ -72,6 +75,7 @@ pub(super) struct EngineReply {
     awaiting: EngineAwaiting,
 }
 
+/// Moves from `Reading` to `Heard`; `Polling` stays what it is.
 #[derive(Debug)]
 enum EngineAwaiting {
     /// For something to be said.
@@ -138,6 +142,11 @@ impl HttpService {
         EngineServed::Waiting(Box::new(EngineReply { uri, origin, awaiting }))
     }
 
+    /// What a request is, by its query: `transport` and `sid`, as revisions 3 and 4 of Engine.IO
+    /// have them.
+    ///
+    /// # Errors
+    /// Refused in the words of the Engine.IO server, whose codes clients look at.
     fn begin_engine(&self, parts: &Parts) -> Result<EngineStart, EngineRefusal> {
         if parts.method == Method::OPTIONS {
             let mut answer = response::preflight_response(&parts.headers);
@@ -225,6 +234,7 @@ impl HttpService {
         let tls = self.tls || response::came_by_tls(trusted, self.peer, &parts.headers);
         let client = response::client_address(trusted, self.peer, &parts.headers);
         let mut only_origin = HeaderMap::new();
+        // What of the request decides is the page alone: the other headers are those of a poll.
         only_origin.extend(origin.clone().map(|origin| (ORIGIN, origin)));
         let no_query = Query::parse("");
         let mut admission = upgrade::admit(&apps, &app.key, &no_query, &only_origin, tls);
@@ -344,6 +354,7 @@ fn status_of(error: &error::Error) -> StatusCode {
     }
 }
 
+/// Not to be kept by caches, nor buffered by nginx (`x-accel-buffering`).
 fn text_answer(said: Bytes, kind: &'static str) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::new(said));
     let headers = answer.headers_mut();

@@ -20,11 +20,13 @@ pub(super) struct EngineRefusal {
 }
 
 impl EngineRefusal {
+    /// With status 400, as Engine.IO's own server answers these codes.
     pub(super) const fn bad(code: u8, why: &'static str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code, why: Cow::Borrowed(why) }
     }
 }
 
+/// The texts before a colon are those of Engine.IO's server; clients and people search for them.
 pub(super) const UNKNOWN_TRANSPORT: EngineRefusal = EngineRefusal::bad(0, "Transport unknown");
 pub(super) const UNKNOWN_SESSION: EngineRefusal = EngineRefusal::bad(1, "Session ID unknown");
 pub(super) const BAD_METHOD: EngineRefusal = EngineRefusal::bad(2, "Bad handshake method");
@@ -81,6 +83,8 @@ pub(super) fn may_pass_cookies(
 ) -> bool {
     let Some(origin) = origin else { return true };
     let origin = origin.to_str().unwrap_or_default();
+    // Without the port: cookies are a host's, whatever port they are sent to (RFC 6265 section
+    // 8.5).
     let host_of = |place: &str| match place.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => host.to_ascii_lowercase(),
         _ => place.to_ascii_lowercase(),

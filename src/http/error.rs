@@ -47,6 +47,7 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// SDKs tell by it whether to try again: PHP's takes anything but 200 for a failure.
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::NotAnUpgrade | Self::Interrupted => StatusCode::BAD_REQUEST,

@@ -59,6 +59,7 @@ impl<'a> RequestedInfo<'a> {
         !self.0.is_empty()
     }
 
+    /// Blanks around the commas do no harm.
     pub(super) fn has_fact(&self, fact: &str) -> bool {
         self.0.split(',').any(|one| one.trim() == fact)
     }
@@ -73,6 +74,10 @@ struct Parameters<'a, 'c, 'q> {
 }
 
 impl<'a> Parameters<'a, '_, '_> {
+    /// A parameter that is a text, from the body or else from the query.
+    ///
+    /// # Errors
+    /// It is there and is something else than a string.
     fn string_parameter(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Error> {
         match self.body.get_string(name) {
             Ok(Some(text)) => Ok(Some(text)),
@@ -86,6 +91,7 @@ impl<'a> Parameters<'a, '_, '_> {
         self.call?.parameter(name)
     }
 
+    /// The data as the token of a JSON string, quotes and escapes included.
     fn event_data(&self) -> Result<Cow<'a, str>, Error> {
         // In the body it is a JSON string; its token goes into the frame unchanged, so that nothing is escaped
         // twice.
@@ -97,6 +103,10 @@ impl<'a> Parameters<'a, '_, '_> {
         Ok(Cow::Owned(Value::from(text).to_string()))
     }
 
+    /// The channels from `channels` and `channel` together, each once, in the order they came.
+    ///
+    /// # Errors
+    /// There is none, there are too many, or one has no valid name.
     fn event_channels(&self, app: &App) -> Result<SmallVec<[ChannelName; 1]>, Error> {
         let mut names = SmallVec::new();
         let mut add = |name: &str| {
@@ -210,6 +220,10 @@ pub(super) fn asked_channels(call: &SignedCall<'_>, route: &Route, body: &str) -
 }
 
 /// One event, to one channel or several. The answer is `{}`, or the counts that were asked for.
+///
+/// # Errors
+/// 400 for what is wrong with it, 413 for its size, 429 over `events_per_second`, 503 where the
+/// other nodes would miss it. Then nothing was published.
 pub(super) fn publish_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
     let body = parse_object(body)?;
     let trigger = parse_trigger(&Parameters { body, call: Some(call) }, call.app)?;
@@ -228,6 +242,9 @@ pub(super) fn publish_events(call: &SignedCall<'_>, body: &str) -> Result<Answer
 }
 
 /// Several events, each to one channel.
+///
+/// # Errors
+/// As for one event; one wrong event refuses all of them.
 pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
     // Two readers: a quick one for what is right, and the one that finds out what is wrong.
     let wrong = || Error::mistyped_parameter("batch", "an array of events");
@@ -262,6 +279,7 @@ pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBo
     }))
 }
 
+/// Found without decoding: values stay the bytes that they are until they are read.
 fn parse_object(body: &str) -> Result<JsonObject<'_>, Error> {
     // An empty body is one whose parameters all stand in the query.
     let body = if body.is_empty() { "{}" } else { body };

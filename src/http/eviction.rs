@@ -156,6 +156,8 @@ impl RequestTimers {
         ready.min_by_key(|(order, _)| *order).map(|(_, timer)| timer.clone())
     }
 
+    /// Tells the connection's task to end. Not counted from now on, or the next would look for one
+    /// more.
     fn crowd_out(&self, timer: &RequestTimer) {
         self.forget_visit(timer);
         timer.end_connection(TimeoutReason::Crowded);

@@ -270,12 +270,14 @@ struct RequestOutcome {
 }
 
 impl RequestOutcome {
+    /// Before any limit was looked at, so that there is nothing to say of one.
     fn refused(error: Error) -> Self {
         Self { answered: Err(error), rate: None, later: None }
     }
 }
 
 impl AwaitingBody {
+    /// Reads what has come, up to what the route may have.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.received.poll_all(&mut self.body, self.route.max_body(&self.app), cx)
     }
@@ -301,6 +303,7 @@ impl AwaitingBody {
         polled
     }
 
+    /// Carries the request out, now that everything is there that it needs.
     fn answer_request(&self, http: &Http, known: NodesReply) -> RequestOutcome {
         let body = self.received.bytes();
         let traffic = self.directory.traffic_of(http.node.worker.index());
@@ -326,6 +329,7 @@ impl AwaitingBody {
         Trace::from_headers(header("x-request-id"), header("traceparent"))
     }
 
+    /// Borrows from the request; made twice where other nodes are asked, which costs no allocation.
     fn signed_call<'a>(&'a self, http: &'a Http, known: NodesReply) -> SignedCall<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let query = self.parts.uri.query();

@@ -32,6 +32,7 @@ use crate::protocol::fallback::{self, AnswerFraming, HEADERS, OPEN};
 use crate::protocol::query::{Query, percent_decode};
 use crate::socket::{http_session, upgrade};
 
+/// `POST` is the only method of pusher-js's transports; browsers ask with OPTIONS whether it may.
 const METHODS: &str = "POST, OPTIONS";
 
 /// Where pusher-js looks if it is told nothing else.
@@ -369,6 +370,7 @@ impl HttpService {
 }
 
 impl ClientMessage {
+    /// Reads what has come, up to `sizes.body`.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.received.poll_all(&mut self.body, self.sizes.body, cx)
     }

@@ -172,6 +172,7 @@ fn check_request_line(parts: &Parts) -> Result<(), Error> {
     Ok(())
 }
 
+/// With a status of HTTP: without a right handshake there is no WebSocket to send a close code on.
 fn handshake_refusal(why: NoHandshake) -> Error {
     match why {
         NoHandshake::NotAnUpgrade => Error::NotAnUpgrade,

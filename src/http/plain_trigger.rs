@@ -48,6 +48,7 @@ impl HttpService {
         if is_watched || self.role == AddressRole::Sockets || !node.shared.scope.is_alone() {
             return None;
         }
+        // Signed with or without the prefix: Guzzle drops it.
         let inner = path.strip_prefix(prefix).unwrap_or(path);
         let id = inner.strip_prefix("/apps/")?.strip_suffix("/events")?;
         let app = api::find_app(&node.shared.apps.load(), Some(id), query).ok()?;

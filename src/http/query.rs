@@ -16,17 +16,23 @@ use crate::protocol::member::UserId;
 /// How far the waiting is.
 #[derive(Debug, Default)]
 pub(super) enum QueryState {
+    /// Nothing has been looked at yet.
     #[default]
     New,
     /// What is to be published would have to wait for long, and so it waits here.
     Waiting(oneshot::Receiver<()>),
+    /// There is room, and the other nodes were not asked yet.
     Unasked,
+    /// The answer is on its way.
     Asked(PendingReply),
+    /// There is nothing more to wait for.
     Done,
 }
 
 impl QueryState {
     /// Waits until a publish need not wait for many others, if the request is one.
+    /// Backpressure: a backend that publishes faster than Redis takes it is answered later, before
+    /// it is refused. On a server of its own `room` gives nothing, and nothing waits.
     pub(super) fn poll_room(
         &mut self,
         cx: &mut Context<'_>,
@@ -44,6 +50,8 @@ impl QueryState {
     }
 
     /// Asks if there is something to ask, and waits for the answer.
+    /// `ask` is called once, however often this is polled. Without anything to ask the reply is an
+    /// empty one, and the facts are those of this node.
     pub(super) fn poll_reply(
         &mut self,
         cx: &mut Context<'_>,
@@ -60,6 +68,8 @@ impl QueryState {
 }
 
 /// What a request needs to know of all nodes, if anything.
+/// `None` also for a request that will be refused: what is wrong with it is found when it is
+/// answered.
 pub(super) fn query_of(call: &SignedCall<'_>, route: &Route, body: &[u8]) -> Option<NodeQuery> {
     let channel = |name: &str| ChannelName::parse(name, call.app.limits.max_channel_name).ok();
     Some(match route {
@@ -85,6 +95,8 @@ pub(super) fn query_of(call: &SignedCall<'_>, route: &Route, body: &[u8]) -> Opt
 
 impl SignedCall<'_> {
     /// The list of every occupied channel that is wanted.
+    /// Over all nodes where others were asked, else the channels of this one. The same holds for
+    /// the methods below.
     pub(super) fn occupied_channels(&self, wanted: ListQuery) -> ChannelList {
         match self.known.occupied_channels() {
             Some(all) => self.lists.of(wanted, all),

@@ -43,6 +43,7 @@ pub(super) enum AnswerBody {
 }
 
 impl AnswerBody {
+    /// `{}` is the answer to most publishes, and allocates nothing.
     pub(super) fn into_bytes(self) -> Bytes {
         match self {
             Self::Json(Value::Object(all)) if all.is_empty() => Bytes::from_static(b"{}"),
@@ -190,6 +191,8 @@ pub(super) fn client_address(trusted: &[Network], peer: IpAddr, headers: &Header
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
     let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).collect();
     for hop in hops.iter().rev() {
+        // From the right: what stands left of an address that is not trusted was written by the
+        // client.
         if !is_trusted(address) {
             break;
         }
@@ -205,6 +208,7 @@ pub(super) fn came_by_tls(trusted: &[Network], peer: IpAddr, headers: &HeaderMap
     if !trusted.iter().any(|network| network.contains(peer)) {
         return false;
     }
+    // The last is the nearest proxy's.
     let proto = headers.get_all("x-forwarded-proto").iter().next_back();
     let proto = proto.and_then(|value| value.to_str().ok()).unwrap_or_default();
     let last = proto.rsplit(',').next().unwrap_or_default().trim();

@@ -154,6 +154,7 @@ impl RequestTimer {
         }
     }
 
+    /// For `eviction`, which ends no connection in the middle of its work.
     pub fn current_phase(&self) -> RequestPhase {
         self.step.get()
     }
@@ -168,10 +169,12 @@ impl RequestTimer {
         now.saturating_sub(self.since.get())
     }
 
+    /// Whether anything on the connection was signed by a backend.
     pub(super) fn is_known(&self) -> bool {
         self.is_known.get()
     }
 
+    /// For as long as the connection lives: who signed one request is who has the secret.
     pub(super) fn make_known(&self) {
         self.is_known.set(true);
     }

@@ -27,6 +27,7 @@ pub(super) struct UnreadBody {
 impl UnreadBody {
     /// Of a body that is not at its end; not where the client waits to be asked for it.
     pub(super) fn of_request(parts: &Parts, body: RequestBody) -> Option<Box<Self>> {
+        // `Expect: 100-continue` (RFC 9110 section 10.1.1): the body comes only if it is asked for.
         let expects = parts.headers.contains_key(EXPECT);
         (!expects && !body.is_end_stream()).then(|| Self::of_rest(body))
     }

@@ -120,6 +120,7 @@ const PLAIN: &str = "The console takes its token over HTTPS only. console.allow_
      too, where others on the way can read it.";
 
 impl ConsoleGate {
+    /// The token is kept as the key of a MAC, so that it can be compared and not read.
     pub fn new(
         config: &config::ConsoleConfig,
         made_app: Option<String>,
@@ -195,6 +196,7 @@ impl ConsoleGate {
         format!("{end}.{}", self.signer.sign(&[SESSION, &end]))
     }
 
+    /// Whether the request carries a cookie of this gate's that is not over.
     fn has_session(&self, headers: &HeaderMap) -> bool {
         // A browser may send several cookies of the name, with different paths.
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());

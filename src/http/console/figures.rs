@@ -31,21 +31,26 @@ const RATES: [(&str, OfTraffic); 7] = [
 ];
 
 /// What was counted at one moment.
+/// Counters only ever grow, so a rate is the difference of two samples by the time between.
 #[derive(Debug)]
 pub(super) struct Sample {
     at: Instant,
     counts: [u64; RATES.len()],
     refused: u64,
+    /// How many turns kept each bound of the histogram; the last is all of them.
     fan_out: [u64; 15],
+    /// Seconds that each worker was busy since it started.
     busy: Vec<f64>,
 }
 
+/// Over all apps and workers. It wraps as the counters do, so that differences stay right.
 fn sum(directories: &[(String, Arc<Directory>)], read: OfTraffic) -> u64 {
     let all = directories.iter().flat_map(|(_, directory)| directory.all_traffic());
     all.map(|traffic| read(traffic).value()).fold(0, u64::wrapping_add)
 }
 
 impl Sample {
+    /// Reads all counts, one after the other: they need not be of one moment.
     fn take(shared: &ServerState, directories: &[(String, Arc<Directory>)]) -> Self {
         let turns = shared.hub.inboxes().iter().map(|inbox| &inbox.turns.fan_out);
         let refused_sockets: u64 =
@@ -111,6 +116,7 @@ pub(super) fn tell(shared: &ServerState, before: Option<Sample>, unseen: u64) ->
     (line, now)
 }
 
+/// Bytes queued for clients, as each worker last counted them: up to five seconds ago.
 fn waiting(shared: &ServerState) -> u64 {
     shared.hub.inboxes().iter().map(|inbox| inbox.turns.waiting.value()).sum()
 }
@@ -137,6 +143,7 @@ fn latency(now: &Sample, before: Option<&Sample>) -> Value {
     json!({ "p50": bound(0.5), "p99": bound(0.99), "turns": all })
 }
 
+/// How many connections each worker has, and which percentage of the last second it was busy.
 fn workers(shared: &ServerState, now: &Sample, before: Option<&Sample>, seconds: f64) -> Value {
     let counts = shared.metrics.all_workers().iter().enumerate();
     let all = counts.map(|(index, counts)| {
@@ -149,6 +156,7 @@ fn workers(shared: &ServerState, now: &Sample, before: Option<&Sample>, seconds:
     Value::Array(all.collect())
 }
 
+/// The largest apps first. Totals and not rates: whoever reads two lines has the rate.
 fn apps(shared: &ServerState, directories: &[(String, Arc<Directory>)]) -> Value {
     let known = shared.apps.load();
     let mut all: Vec<_> = directories.iter().collect();
@@ -176,6 +184,7 @@ fn apps(shared: &ServerState, directories: &[(String, Arc<Directory>)]) -> Value
     Value::Array(apps.collect())
 }
 
+/// How the queue of each webhook gets on. Never its URL, which may hold a token.
 fn webhooks(shared: &ServerState) -> Value {
     use std::sync::atomic::Ordering::Relaxed;
     let all = shared.webhooks.figures();

@@ -60,6 +60,7 @@ pub(super) fn asset(name: &str) -> Option<HttpResponse> {
     ASSETS.iter().find(|(own, ..)| *own == name).map(|(_, kind, text)| file(kind, text))
 }
 
+/// Not kept by browsers: after an upgrade the page must be that of the new program.
 fn file(kind: &'static str, text: &'static str) -> HttpResponse {
     let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     let headers = answer.headers_mut();

@@ -47,6 +47,7 @@ impl HttpService {
         }))
     }
 
+    /// Only apps that are known by now: a page asks nothing of a database.
     fn app_of(&self, body: &Value) -> Result<Arc<App>, Error> {
         let id = text(body, "app")?;
         let apps = self.http.node.shared.apps.load();
@@ -54,6 +55,9 @@ impl HttpService {
     }
 
     /// Signs the page's own subscription or sign-in, as an app's backend would.
+    ///
+    /// # Errors
+    /// 400 for a parameter that is missing or wrong, 404 for an app that is not known.
     pub(super) fn authorize(&self, body: &Value) -> Result<Value, Error> {
         let (app, socket) = (self.app_of(body)?, text(body, "socket_id")?);
         if SocketId::parse(socket).is_none() {
@@ -115,6 +119,7 @@ impl HttpService {
     }
 }
 
+/// A field of the question that must be a text.
 fn text<'v>(body: &'v Value, name: &'static str) -> Result<&'v str, Error> {
     body.get(name).and_then(Value::as_str).ok_or_else(|| Error::missing_parameter(name))
 }
@@ -143,6 +148,7 @@ fn about(app: &App, origin: Option<&str>) -> Value {
     })
 }
 
+/// A socket for people: the address without the IPv4-in-IPv6 form, times in seconds.
 fn view(one: &SocketView) -> Value {
     let channel = |(name, user): &(String, Option<String>)| json!({ "name": name, "user": user });
     json!({

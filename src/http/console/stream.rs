@@ -25,6 +25,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Facts that are gathered into one write.
 const GATHER: Duration = Duration::from_millis(40);
 
+/// Written by hand, since the stream was taken from hyper: `chunked` ends the feed as HTTP/1.1 has
+/// it, and `x-accel-buffering` keeps nginx from gathering lines.
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncache-control: no-store\r\n\
      x-accel-buffering: no\r\nx-content-type-options: nosniff\r\nconnection: close\r\ntransfer-encoding: chunked\r\n";
 
@@ -55,6 +57,7 @@ pub async fn serve(http: Rc<Http>, mut stream: Stream, feed: FeedStream) {
     let mut seconds = interval(SECOND);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     seconds.tick().await;
+    // Read only to see that the reader goes.
     let mut scratch = [0; 256];
     loop {
         let is_second = tokio::select! {
@@ -99,6 +102,7 @@ fn hello(http: &Http) -> Value {
     })
 }
 
+/// One line of the feed: JSON without line breaks, and the one that ends it (NDJSON).
 fn line(value: &Value) -> Bytes {
     format!("{value}\n").into()
 }
@@ -113,6 +117,7 @@ fn push_chunk(to: &mut Vec<u8>, lines: &[Bytes]) {
     }
 }
 
+/// False once the reader has gone, or took longer than [`PATIENCE`].
 async fn write(stream: &mut Stream, bytes: &[u8]) -> bool {
     let writing = async {
         stream.write_all(bytes).await?;
