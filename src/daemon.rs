@@ -51,6 +51,7 @@ enum Stop {
     HandOver(Option<UnixStream>),
 }
 
+/// Taken together, so that none is missed between two waits.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -59,6 +60,7 @@ struct Signals {
 }
 
 impl Signals {
+    /// From here on these signals no longer end the process by themselves.
     fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -127,6 +129,7 @@ pub(crate) fn run_server(
             .map_err(|error| ExitError(error.to_string(), error.exit_code()))?;
         listening(running.address(), running.api_address());
         systemd.ready();
+        // It waits for this before it lets go of its connections.
         if is_inherited && !inherited.by_systemd {
             handover::tell_predecessor();
         }
@@ -154,6 +157,7 @@ pub(crate) fn run_server(
         if matches!(stop, Stop::HandOver(_)) {
             running.leave_sockets();
         }
+        // Where the listener outlives this process, nobody has to be refused.
         let stop = match stop {
             Stop::Retire | Stop::Drain if is_kept => Stop::HandOver(None),
             stop => stop,
@@ -226,6 +230,7 @@ async fn serve_until_end(
     }
 }
 
+/// Ready when the next process serves, with the line to it; never where none is being started.
 async fn successor_serves(
     next: &mut Option<Successor>,
 ) -> Result<UnixStream, handover::HandoverError> {
@@ -235,6 +240,7 @@ async fn successor_serves(
     }
 }
 
+/// A failure to start one costs nothing: this process goes on.
 fn begin_succession(
     running: &ServerHandle,
     next: Option<Successor>,

@@ -32,6 +32,7 @@ const OS_ERROR: u8 = 71;
 /// The exit code for wrong usage, clap's own.
 const USAGE: u8 = 2;
 
+/// Commands first, for most of them need no settings; then the server.
 fn main() -> ExitCode {
     let flags = match Flags::try_parse() {
         Ok(flags) => flags,
@@ -132,6 +133,8 @@ fn usage_error(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// One line on standard error, since the log may not be started yet. journald is told how grave it
+/// is.
 fn fail_with(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     let grave = if journald::is_listening() { journald::ERROR } else { "" };
     let _ = writeln!(io::stderr(), "{grave}fanfare: {error}");

@@ -35,6 +35,7 @@ pub struct Session {
     waiting: Option<Box<HeldCommands>>,
 }
 
+/// Boxed in the session: hardly any connection has one.
 #[derive(Debug)]
 struct HeldCommands {
     /// What it waits for.
@@ -283,6 +284,7 @@ impl Session {
         !withdrawals.is_empty()
     }
 
+    /// Three ways: at once, after other nodes have answered, or in the next second.
     fn subscribe(&mut self, request: Subscribe) {
         // Comings and goings are told to everybody on the channel; a client that does both without end waits
         // instead.
@@ -307,10 +309,12 @@ impl Session {
         self.waiting = Some(Box::new(HeldCommands { subscription, texts: Vec::new(), bytes: 0 }));
     }
 
+    /// Costs a look at a flag where nobody watches: `make` is not called then.
     fn tell_console<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
         self.node.tell_console(kind, &self.connection, make);
     }
 
+    /// With the user as whom it is present, on a presence channel.
     fn tell_of_subscription(&self, channel: &str) {
         self.tell_console(Kind::Subscribed, |fact| {
             let present_as = self.node.worker.subscribed_as(&self.connection, channel).flatten();

@@ -76,6 +76,9 @@ pub(super) struct Acceptor {
 /// Listens, counts, hands over; nothing is read here.
 impl Acceptor {
     /// Accepts on all listeners until another process does.
+    ///
+    /// # Errors
+    /// A listener cannot be registered, which happens at the start alone.
     pub(super) async fn run(mut self) -> io::Result<()> {
         let open = std::mem::take(&mut self.open);
         let accepting = open.into_iter().map(|(listener, role)| self.accept(listener, role));

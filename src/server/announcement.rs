@@ -19,6 +19,7 @@ pub(super) struct Announcement {
 }
 
 impl Announcement {
+    /// Copied before the settings are taken apart for the threads.
     pub(super) fn new(config: &Config) -> Self {
         let workers = config.server.workers.max(1);
         let (path, app_sources) = (config.server.path.clone(), config.app_sources.clone());

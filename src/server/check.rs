@@ -26,6 +26,7 @@ pub struct UnusableSetting {
 }
 
 impl UnusableSetting {
+    /// `problem` follows the setting's name and a colon.
     pub(super) fn new(setting: &'static str, problem: impl fmt::Display) -> Self {
         Self { setting, problem: problem.to_string(), exit_code: CONFIG }
     }
@@ -50,6 +51,8 @@ pub enum StartError {
 
 impl StartError {
     /// What the process exits with, by sysexits.h.
+    /// 69 tells a service manager that another try may help, 77 and 78 that a person has to come
+    /// first.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Setting(wrong) => wrong.exit_code,

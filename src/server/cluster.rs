@@ -32,6 +32,9 @@ pub(super) struct UnstartedLink {
 }
 
 /// The link to other nodes, if the settings want one.
+///
+/// # Errors
+/// The URL or a certificate cannot be used. Redis itself is not asked: a server starts without it.
 pub(super) fn prepare(
     config: &config::ClusterConfig,
     node: u64,
@@ -73,6 +76,7 @@ impl UnstartedLink {
         &self.others
     }
 
+    /// The thread ends when the link is told to stop and has sent what waited.
     pub(super) fn start(self, shared: Arc<ServerState>) -> io::Result<JoinHandle<()>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("cluster".to_owned()).spawn(move || {

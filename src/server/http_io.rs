@@ -32,6 +32,7 @@ pub(super) struct HttpIo {
 }
 
 impl Read for HttpIo {
+    /// What was read before hyper came is handed over first.
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -53,6 +54,7 @@ impl Read for HttpIo {
 }
 
 impl Write for HttpIo {
+    /// Past the socket where the answer is a 101, or an empty refusal.
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

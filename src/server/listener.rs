@@ -150,6 +150,7 @@ impl Listener {
         Ok(if is_unix { Self::Unix(socket.into()) } else { Self::Tcp(socket.into()) })
     }
 
+    /// Where clients find it.
     pub(super) fn address(&self) -> io::Result<ListenAddress> {
         // As the kernel has it: the settings may say port 0.
         Ok(match self {

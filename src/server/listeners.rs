@@ -111,6 +111,7 @@ impl ListenerSet {
         }
     }
 
+    /// Only those that are still this process's: see [`SocketFile`].
     pub(super) fn remove_files(&self) {
         let all = [Some(&self.sockets), self.api.as_ref()];
         all.into_iter()
@@ -120,6 +121,10 @@ impl ListenerSet {
     }
 }
 
+///
+/// # Errors
+/// It does not listen, or is a Unix socket where TLS is to be spoken: the proxy that connects there
+/// would speak plain HTTP.
 fn adopt(socket: OwnedFd, speaks_tls: bool) -> io::Result<Listener> {
     let listener = Listener::adopt(socket)?;
     if speaks_tls && matches!(listener, Listener::Unix(_)) {
@@ -128,6 +133,7 @@ fn adopt(socket: OwnedFd, speaks_tls: bool) -> io::Result<Listener> {
     Ok(listener)
 }
 
+/// A new listener: at the Unix socket, if there is one, in the place of host and port.
 fn bind(host: &str, port: u16, unix: Option<&UnixSocket>) -> io::Result<Listener> {
     if let Some(unix) = unix {
         let bound = listener::bind_unix(unix).map(Listener::Unix);

@@ -21,6 +21,8 @@ pub(super) fn prepare(config: Option<&config::SqlConfig>) -> Option<(Lookup, Loo
 }
 
 /// Looks after the apps of `shared`, and tells `renewed` when connections are to be taken through a change.
+/// `read` makes an app of a row by the settings' rules, and `publish` puts a new set of apps in
+/// force: the two calls by which `lookup` reaches upwards.
 pub(super) fn keeper(
     config: &config::SqlConfig,
     shared: &Arc<ServerState>,
@@ -41,6 +43,7 @@ pub(super) fn keeper(
     AppRegistry::new(configured, Box::new(read), Box::new(publish))
 }
 
+/// `problem` never has the URL in it, which holds a password.
 #[cfg(feature = "sql")]
 fn wrong(problem: String) -> UnusableSetting {
     UnusableSetting::new("sql.url", problem)

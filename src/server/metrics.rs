@@ -26,6 +26,7 @@ use crate::http::scrape::Scrape;
 use crate::metrics::{MetricsPage, ProcessStats};
 
 /// Connections at a time; the others wait.
+/// Several Prometheus servers and probes together have fewer.
 const MOST: usize = 32;
 
 /// How long a connection may last: longer than anybody pauses between scrapes.
@@ -82,6 +83,7 @@ pub(super) fn start(
     Ok(())
 }
 
+/// Says once what there is at the address.
 fn tell(addr: SocketAddr, port: &MetricsListener) {
     match port {
         MetricsListener { enabled: false, .. } => {
@@ -112,11 +114,13 @@ async fn free(
     }
 }
 
+/// A task for each connection, on this thread's runtime.
 async fn serve(listener: TcpListener, port: MetricsListener) -> io::Result<()> {
     let port = Arc::new(port);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(MOST));
     loop {
+        // Before a connection is accepted: those that wait are the kernel's.
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
         let Ok((stream, peer)) = listener.accept().await else {
             sleep(PAUSE).await;
@@ -136,6 +140,7 @@ async fn serve(listener: TcpListener, port: MetricsListener) -> io::Result<()> {
     }
 }
 
+/// A plain text, as a person with `curl` reads it. The paths are those of Soketi's metrics server.
 fn answer(
     request: &Request<Incoming>,
     peer: SocketAddr,

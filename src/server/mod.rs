@@ -85,6 +85,7 @@ pub struct ServerHandle {
 }
 
 /// What the threads are to do.
+/// Begins at one of the first two and ends at one of the last two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ServerPhase {
     /// Nothing is accepted, for the process before this one has yet to say what it knows.
@@ -98,10 +99,12 @@ enum ServerPhase {
 }
 
 impl ServerPhase {
+    /// The phase that a server begins with.
     fn first(passed: &PassedListeners) -> Self {
         if passed.clients_follow { Self::Inheriting } else { Self::Serving }
     }
 
+    /// Whether workers are to end.
     fn is_ending(self) -> bool {
         matches!(self, Self::Draining | Self::HandingOver)
     }
@@ -129,11 +132,20 @@ struct WorkerContext {
 }
 
 /// Binds and starts. The addresses are ready to be connected to when this returns.
+///
+/// # Errors
+/// A setting that cannot be used on this machine, or an address that cannot be listened on. Then
+/// nothing is left running.
 pub fn start(config: Config) -> Result<ServerHandle, StartError> {
     start_on(config, PassedListeners::default())
 }
 
 /// The same on listeners that are there already.
+/// In three steps: what can fail is read and bound first, then what threads share is made, then the
+/// threads are started. Nobody is accepted before the last.
+///
+/// # Errors
+/// As with [`start`].
 pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle, StartError> {
     let certificates = certificates(&config.server)?;
     let begins = ServerPhase::first(&passed);
@@ -222,6 +234,7 @@ fn shared_state(
     }))
 }
 
+/// The first worker has the acceptor, too.
 fn start_worker(
     context: WorkerContext,
     acceptor: Option<accept::Acceptor>,
@@ -251,6 +264,7 @@ fn node_number() -> io::Result<u64> {
     Ok(u64::from(u32::from_le_bytes(bytes)).max(1))
 }
 
+/// None where the server speaks plain HTTP.
 fn certificates(
     config: &config::ServerConfig,
 ) -> Result<Option<Arc<Certificates>>, UnusableSetting> {
@@ -258,6 +272,7 @@ fn certificates(
     read.map(|read| read.map(Arc::new))
 }
 
+/// In a cluster what was sent is acknowledged in the cluster's log, so that no other node sends it.
 fn webhooks_of(config: &Config, others: Option<&Clustered>, hub: &Hub) -> io::Result<Webhooks> {
     let config::WebhooksConfig { allow_private, spool } = config.webhooks.clone();
     let done = others.map(|others| {
@@ -294,12 +309,14 @@ fn metrics_of(
     None
 }
 
+/// The first address that the name has; listening is at one.
 fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let mut addresses = (host, port).to_socket_addrs()?;
     addresses.next().ok_or_else(|| io::Error::other(format!("{host} has no address")))
 }
 
+/// Both limits are off at 0, and then nothing is counted.
 fn addresses(config: &config::ServerConfig) -> ConnectionsPerAddress {
     ConnectionsPerAddress::new(config.connections_per_ip, config.handshakes_per_ip)
 }
@@ -338,6 +355,7 @@ impl ServerHandle {
         self.listeners.api.as_ref().map(|api| &api.address)
     }
 
+    /// What all workers see; for tests and for the program.
     pub fn shared(&self) -> &Arc<ServerState> {
         &self.shared
     }
@@ -358,6 +376,7 @@ impl ServerHandle {
             return keeper.set_configured(apps);
         }
         self.shared.apps.store(Arc::new(apps));
+        // Each worker takes its connections through the change.
         self.apps.send_modify(|times| *times += 1);
     }
 

@@ -39,6 +39,8 @@ pub(super) fn held_bytes(limit: u64) -> Option<u64> {
     Some(nearer_to_limit(limit, resident, addresses().map(|all| (all, mapped))))
 }
 
+/// For example, with 10 GB of addresses and a limit of 8 GB: of the 9 GB that may be mapped, 8.5
+/// count as 7.5 held, since as much is left.
 fn nearer_to_limit(limit: u64, resident: u64, addresses: Option<(u64, u64)>) -> u64 {
     addresses.map_or(resident, |(all, mapped)| {
         resident.max(mapped.saturating_sub((all / 100 * ADDRESSES).saturating_sub(limit)))

@@ -84,6 +84,8 @@ fn parse(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     }
 }
 
+/// A line of text, section 2.1 of the specification: `PROXY TCP4 192.0.2.1 192.0.2.9 56324
+/// 443\r\n`.
 fn version_1(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else {
         return Err(if bytes.len() < LINE {
@@ -107,6 +109,8 @@ fn version_1(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     Ok(ProxyHeader { length: end + 2, client })
 }
 
+/// Binary, section 2.2: the signature, a byte of version and command, one of family and transport,
+/// and the length of the rest in two.
 fn version_2(bytes: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
     let (Some(&command), Some(&family), Some(&[high, low])) =
         (bytes.get(12), bytes.get(13), bytes.get(14..16))

@@ -35,6 +35,7 @@ fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
 }
 
 /// Answers requests until the client is done, too slow, or wants a socket.
+/// The stream, if a request left it to something else; nothing once the connection is over.
 pub(super) async fn answer_requests(
     http: &Rc<Http>,
     stream: Stream,
@@ -63,6 +64,7 @@ pub(super) async fn answer_requests(
 }
 
 /// Has hyper read the requests, of which the first has begun with `before`.
+/// Once here, a connection stays here: hyper keeps what it has read ahead.
 async fn answer_by_hyper(door: HttpService, stream: Stream, before: Bytes) -> Option<HandedStream> {
     let (http, peer, timer, handoff) =
         (door.http.clone(), door.peer, door.timer.clone(), door.handoff.clone());

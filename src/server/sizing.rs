@@ -65,6 +65,7 @@ pub fn first_bound(bounds: &[SocketBound]) -> Option<(&SocketBound, u64)> {
     certain.filter_map(|bound| Some((bound, bound.sockets?))).min_by_key(|(_, sockets)| *sockets)
 }
 
+/// What the kernel holds for sockets counts too: it is the machine's, or the control group's.
 fn of_machine(machine: Option<u64>, own: u64) -> SocketBound {
     let each = own + KERNEL_BYTES;
     let sockets =
@@ -82,6 +83,7 @@ fn of_machine(machine: Option<u64>, own: u64) -> SocketBound {
     SocketBound { name: "memory", sockets, is_certain: true, reason, remedy }
 }
 
+/// `limits.memory` is about the process alone, so the kernel's share is left out.
 fn of_process(limit: u64, own: u64) -> SocketBound {
     let (sockets, reason) = match limit {
         0 => (None, "no limit".to_owned()),
@@ -94,6 +96,7 @@ fn of_process(limit: u64, own: u64) -> SocketBound {
     SocketBound { name: "limits.memory", sockets, is_certain: true, reason, remedy }
 }
 
+/// By the same shares as the server's own: see `files.rs`.
 fn of_files(limit: Option<u64>, workers: usize) -> SocketBound {
     let sockets = limit.map(|limit| files::shares(limit, workers).sockets);
     let reason = limit.map_or_else(

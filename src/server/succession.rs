@@ -12,6 +12,8 @@ use super::{ServerHandle, ServerPhase};
 use crate::node::ServerState;
 
 /// How long workers have to end what clients that come back have with them.
+/// A worker that takes longer is left out: its clients are then told that they may have missed
+/// events.
 const FREEZING: Duration = Duration::from_secs(1);
 
 impl ServerHandle {

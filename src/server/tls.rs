@@ -196,6 +196,7 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
 const CERT: &str = "server.tls.cert";
 const KEY: &str = "server.tls.key";
 
+/// In seconds, as certificates count.
 const DAY: u64 = 24 * 3600;
 
 /// A setting's name, the file, and what is wrong: all that is needed to mend it.

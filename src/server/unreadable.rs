@@ -10,6 +10,7 @@ use crate::metrics::Unreadable;
 pub(super) const MAX_HEAD: usize = 16 << 10;
 
 /// Headers that hyper reads at most.
+/// Its own default, named here for the message.
 const MAX_HEADERS: usize = 100;
 
 /// The kind of what was left in the buffer when reading it failed; `None` where the client only went.

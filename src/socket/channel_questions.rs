@@ -14,6 +14,8 @@ use crate::session::Session;
 use crate::webhook::channel_auth::{ChannelQuestion, ChannelVerdict, ClientHeaders, ask_backend};
 
 /// Questions of one session that are asked at a time.
+/// A page subscribes to a handful at once; a backend should not feel a client that asks for
+/// hundreds.
 const MAX_ASKED: usize = 8;
 
 /// Those that may wait before nothing more is read of its client.
@@ -22,9 +24,11 @@ const MAX_WAITING: usize = 64;
 /// What laravel-echo-server said where a backend was not there to ask.
 const UNANSWERED: u16 = 0;
 
+/// A request to the backend on its way; dropped, it is broken off.
 type Verdict = Pin<Box<dyn Future<Output = ChannelVerdict>>>;
 
 /// The questions of one session.
+/// Answers come in any order; each is carried out when it comes.
 pub(super) struct ChannelQuestions {
     headers: ClientHeaders,
     asked: Vec<(String, Verdict)>,
@@ -39,6 +43,8 @@ impl fmt::Debug for ChannelQuestions {
 }
 
 impl ChannelQuestions {
+    /// `headers` are those of the session's first request, among them the cookies that may be
+    /// passed on.
     pub(super) fn new(headers: ClientHeaders) -> Self {
         Self { headers, asked: Vec::new(), waiting: VecDeque::new() }
     }
@@ -117,6 +123,7 @@ fn conclude(session: &mut Session, channel: &str, verdict: ChannelVerdict) {
     }
     match verdict {
         ChannelVerdict::Allowed(answer) => {
+            // What the backend says of a member counts only where there are members.
             let data = Some(()).filter(|()| channel.starts_with("presence-"));
             let data = data.and_then(|()| channel_data(&answer));
             let (app, socket) = (connection.app().clone(), connection.id.to_string());

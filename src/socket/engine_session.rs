@@ -141,6 +141,7 @@ impl EngineConversation {
                 && poll_budget(&self.session, &mut self.timer, cx).is_ready()
     }
 
+    /// One request, whichever it is: a poll to answer, packets, or a WebSocket.
     fn take(&mut self, connection: &Connection, arrival: EngineRequest) {
         connection.life.note_alive(self.session.node().worker.now_seconds());
         match arrival {
@@ -196,6 +197,7 @@ impl EngineConversation {
         let _ = said.heard.map(|heard| heard.send(is_open));
     }
 
+    /// One packet of Engine.IO. What is none is refused as a message that is no command.
     fn hear_packet(&mut self, packet: &str) {
         let connection = self.session.connection().clone();
         connection.life.note_alive(self.session.node().worker.now_seconds());
@@ -214,6 +216,7 @@ impl EngineConversation {
         }
     }
 
+    /// One packet of Socket.IO inside of it, translated into a command of the Pusher protocol.
     fn hear_message(&mut self, connection: &Rc<Connection>, message: &str) {
         match EchoRequest::parse(message, self.version) {
             EchoRequest::Connect => {
@@ -306,6 +309,8 @@ impl EngineConversation {
         }
     }
 
+    /// The client asks by `2probe` on the new WebSocket; answered, it sends `5`, and everything
+    /// goes that way from then on (Engine.IO, "Upgrading").
     fn take_probe_bytes(&mut self, connection: &Connection, bytes: &mut [u8]) {
         let mut frames = std::mem::take(&mut self.probe_frames);
         let (packets, is_closed) = read_packets(&mut frames, bytes, connection);

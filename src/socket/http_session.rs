@@ -33,9 +33,11 @@ use crate::protocol::fallback::{AnswerFraming, FallbackLines, OPEN};
 use crate::session::Session;
 
 /// How long nothing is said before a line says so; seconds.
+/// Less than the half minute after which many proxies take a silent answer for dead.
 const HEARTBEAT_AFTER: u32 = 25;
 
 /// How long a session waits for the next streaming request; seconds.
+/// pusher-js opens the next one as soon as one has ended.
 const STREAMING_PATIENCE: u32 = 10;
 
 /// How long a client may take to be told that there is no session.
@@ -131,6 +133,7 @@ impl HttpSocket {
                 && poll_budget(&self.session, &mut self.timer, cx).is_ready()
     }
 
+    /// One request, whichever it is: a stream to write to, a poll to answer, or texts.
     fn take(&mut self, connection: &Connection, arrival: SessionRequest) {
         let life = &connection.life;
         life.heard.set(self.session.node().worker.now_seconds());
@@ -184,6 +187,8 @@ impl HttpSocket {
         let _ = said.heard.send(is_open);
     }
 
+    /// A session may change from streaming to polling: pusher-js does where a proxy holds answers
+    /// back.
     fn recount(&mut self, transport: Transport) {
         let counts = &self.session.node().counts().over_http;
         counts.uncount(self.transport as usize);

@@ -92,6 +92,8 @@ fn accept(key: &[u8]) -> Result<String, NoHandshake> {
     Ok(STANDARD.encode(hash.finalize()))
 }
 
+/// The first offer of `pusher-channels-protocol-…`, whatever its number: which version is spoken
+/// stands in the query.
 fn pusher_protocol(request: &HeaderMap) -> Option<&str> {
     let offers = request.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     let mut offers = offers.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
@@ -112,6 +114,7 @@ pub fn greeting_pause(request: &HeaderMap) -> Option<Duration> {
     bridged.then_some(PAUSE)
 }
 
+/// Whether a list in the header has the token, in any case (RFC 9110 section 5.6.1).
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
