@@ -6,6 +6,9 @@
 //! `JUDGE_SECONDS`, for as long as which faults are dealt from a shuffled deck, over each kind of Redis.
 //! `JUDGE_FAULTS` names some of them, separated by semicolons; `TEST_SEED` repeats a deck and what
 //! happens in its rounds; `JUDGE_LOGS` keeps the nodes' logs.
+//!
+//! A short run asks what a change has broken, and that shows itself again: where something was wrong, the same round is
+//! played twice more. A long run asks for what goes wrong once in a hundred rounds, and each counts.
 
 mod backend;
 mod cluster_faults;
@@ -37,6 +40,12 @@ use world::{Kinds, World};
 use crate::support::Chance;
 
 const LEASE: Duration = Duration::from_secs(4);
+
+/// From this budget on each round that fails is a failure.
+const LONG: Duration = Duration::from_secs(300);
+
+/// How often a round that failed is played again in a shorter run, of which one must fail too.
+const AGAIN: usize = 2;
 
 /// Rounds in which something known is seen if it is there.
 const ENOUGH: usize = 30;
@@ -88,6 +97,7 @@ fn judge(kind: Kinds) {
     let mut world = None;
     let mut rows: Vec<Row> = Vec::new();
     let mut cards = Vec::new();
+    let mut failed = Vec::new();
     for number in 0.. {
         if world.is_none() {
             world = begin(kind, &mut chance);
@@ -100,14 +110,13 @@ fn judge(kind: Kinds) {
         let played = rows.iter().filter(|row| row.fault == fault.name).count() as u64;
         let place = FAULTS.iter().position(|other| other.name == fault.name).unwrap() as u64;
         let seed = base ^ (place << 32) ^ (played + 1);
-        let row = round::play(judged, fault, seed);
-        println!("{kind:?} {number}: {}", row.line());
-        if row.has_failed() {
-            println!("    logs in {}", judged.folder.display());
-        }
+        let row = play(judged, fault, seed, &number.to_string());
         if row.has_failed() || !row.known.is_empty() || fault.leaves_clock() {
             world = None;
         }
+        let fails =
+            row.has_failed() && (budget >= LONG || fails_again(kind, &row, fault, &mut chance));
+        failed.extend(fails.then_some(fault.name));
         rows.push(row);
         // A round takes some ten seconds.
         if Instant::now() + Duration::from_secs(8) > end {
@@ -116,9 +125,28 @@ fn judge(kind: Kinds) {
     }
     println!("{kind:?}, lease {:?}:\n{}", lease(), table(&rows));
     assert_known_still(&rows);
-    let failed: Vec<&str> =
-        rows.iter().filter(|row| row.has_failed()).map(|row| row.fault).collect();
     assert!(failed.is_empty(), "not right after: {failed:?}");
+}
+
+/// Plays a round and prints what came of it, under its name in this run.
+fn play(world: &World, fault: &'static Fault, seed: u64, name: &str) -> Row {
+    let row = round::play(world, fault, seed);
+    println!("{:?} {name}: {}", world.kind, row.line());
+    if row.has_failed() {
+        println!("    logs in {}", world.folder.display());
+    }
+    row
+}
+
+/// Whether something is wrong once more if what happened in a round happens to worlds of their own.
+fn fails_again(kind: Kinds, row: &Row, fault: &'static Fault, chance: &mut Chance) -> bool {
+    (1..=AGAIN).any(|time| {
+        let world = begin(kind, chance).expect("there was one before");
+        play(&world, fault, row.seed, &format!("again {time} of {AGAIN}")).has_failed()
+    }) || {
+        println!("WRONG ONCE, and not in {AGAIN} rounds after it: {}", row.line());
+        false
+    }
 }
 
 /// What is known to be wrong is taken off the list once many rounds have not seen it.

@@ -11,7 +11,7 @@ use super::tab::Sight;
 use super::truth::Truth;
 use super::verdict::{Kind, Wrong, count_owed, settle};
 use super::world::{CHANNELS, STOP, World, last};
-use super::{KNOWN, budget};
+use super::{KNOWN, LONG, budget};
 use crate::support::Chance;
 
 /// By then everything is right after a fault has ended.
@@ -20,7 +20,6 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 const BEFORE: Duration = Duration::from_millis(1200);
 /// For how long everything stays right, at least: in long runs until what was held before may have lapsed.
 const AFTER: Duration = Duration::from_millis(300);
-const LONG: Duration = Duration::from_secs(300);
 
 pub fn play(world: &World, fault: &'static Fault, seed: u64) -> Row {
     let mut chance = Chance::seeded(seed);
