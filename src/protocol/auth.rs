@@ -93,6 +93,7 @@ fn mac_of(key: &Hmac<Sha256>, parts: &[impl AsRef<[u8]>]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
+/// The MAC over the parts one behind the other, not finished yet: it is compared or written out.
 fn feed_parts(key: &Hmac<Sha256>, parts: &[&str]) -> Hmac<Sha256> {
     let mut mac = key.clone();
     for part in parts {
@@ -144,6 +145,7 @@ pub fn verify_sign_in(
     verify_auth(signer, key, auth, &[socket_id, "::user::", user_data])
 }
 
+/// The form that both share: the app's key, a colon, and the signature of `signed`.
 fn verify_auth(
     signer: &Signer,
     key: &str,

@@ -147,6 +147,7 @@ impl ChannelKind {
         kind(Access::Public, name.starts_with("cache-"))
     }
 
+    /// Whether its subscribers are members who know of each other.
     pub fn is_presence(self) -> bool {
         self.access == Access::Presence
     }

@@ -120,6 +120,7 @@ fn with_data<T>(
     read(&JsonObject::parse(&text).ok_or(MalformedCommand::Message)?)
 }
 
+/// `data` is `{"channel", "auth", "channel_data"}`, of which only the first must be there.
 fn parse_subscribe(data: &JsonObject<'_>) -> Result<Subscribe, MalformedCommand> {
     // Some libraries send an empty text for what they do not have.
     let given = |text: Cow<'_, str>| (!text.is_empty()).then(|| text.into_owned());
@@ -135,10 +136,12 @@ fn parse_subscribe(data: &JsonObject<'_>) -> Result<Subscribe, MalformedCommand>
     Ok(Subscribe { channel: channel.into_owned(), auth, channel_data })
 }
 
+/// `data` is `{"channel"}`. That the client is not subscribed is no error.
 fn parse_unsubscribe(data: &JsonObject<'_>) -> Result<String, MalformedCommand> {
     Ok(data.get_string("channel")?.ok_or(MalformedCommand::Message)?.into_owned())
 }
 
+/// `data` is `{"auth", "user_data"}`.
 fn sign_in(data: &JsonObject<'_>) -> Result<SignIn, MalformedCommand> {
     Ok(SignIn {
         auth: data.get_string("auth")?.map(Cow::into_owned),

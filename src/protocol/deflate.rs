@@ -58,6 +58,7 @@ impl Deflater {
         }
         self.stream.reset();
         let place = self.out.get_mut(MAX_HEADER..room)?;
+        // A flush, not an end: the stream goes on as far as the receiver can tell (section 7.2.1).
         self.stream.compress(payload, place, DeflateFlush::SyncFlush).ok()?;
         let (taken, made) = (self.stream.total_in() as usize, self.stream.total_out() as usize);
         if taken != payload.len() || made >= payload.len() + TAIL.len() {
@@ -75,7 +76,8 @@ impl Deflater {
     }
 }
 
-/// What a text frame of ours carries.
+/// What a text frame of ours carries. It is not masked, so the second byte is the length or says
+/// how many bytes of length follow (RFC 6455 section 5.2).
 pub fn frame_payload(frame: &[u8]) -> Option<&[u8]> {
     let header = match frame.get(1)? {
         126 => 4,
@@ -118,6 +120,7 @@ impl Default for Inflater {
 /// Where a stream stands once its input is used up.
 #[derive(PartialEq, Eq)]
 enum InflateStatus {
+    /// More may follow.
     Open,
     /// Behind a block that said it was the last.
     Ended,
@@ -150,6 +153,8 @@ impl Inflater {
     fn feed_input(&mut self, mut input: &[u8], max: usize) -> Result<InflateStatus, InflateError> {
         loop {
             if self.used == self.out.len() {
+                // Doubled each time. A few bytes that would inflate to gigabytes never get more
+                // than `max`.
                 let room = (2 * self.used).clamp(4096, max.saturating_add(4096));
                 self.out.resize(room, 0);
             }

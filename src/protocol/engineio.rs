@@ -8,13 +8,15 @@ use super::fallback::split_frame;
 pub const PING_INTERVAL: u32 = 25;
 pub const PING_TIMEOUT: u32 = 20;
 
-/// Between the packets of one body in revision 4.
+/// Between the packets of one body in revision 4: ASCII's record separator, which JSON escapes.
 const SEPARATOR: char = '\x1e';
 
 /// The revision of Engine.IO that a client speaks: 3 with `socket.io-client` 2, 4 with 3 and 4.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EngineVersion {
+    /// A body's packets have their length in front, in UTF-16 code units; the client pings.
     V3,
+    /// A body's packets have a separator between them; the server pings.
     V4,
 }
 
@@ -108,21 +110,27 @@ pub const NOOP: &str = "6";
 /// The answer to [`EnginePacket::Probe`].
 pub const PROBED: &str = "3probe";
 
-/// One packet of Engine.IO.
+/// One packet of Engine.IO: a digit for its kind, then its content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EnginePacket<'a> {
+    /// `1`: the session is over.
     Close,
+    /// `2`, from a client of revision 3.
     Ping,
     /// Whether a WebSocket gets through.
     Probe,
+    /// `3`, from a client of revision 4.
     Pong,
+    /// `4`: a packet of Socket.IO.
     Message(&'a str),
     /// All that follows comes by the WebSocket.
     Upgrade,
+    /// `6`.
     Noop,
 }
 
 impl<'a> EnginePacket<'a> {
+    /// `None` for what is no packet, and for `0`, which only servers send.
     pub fn parse(text: &'a str) -> Option<Self> {
         let (kind, rest) = text.split_at_checked(1)?;
         Some(match (kind, rest) {

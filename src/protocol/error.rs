@@ -12,11 +12,14 @@ use super::member::MemberError;
 /// later, 4200–4299 at once; above 4300 are errors that never close, for pusher-js would give up for ever.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Error {
+    /// One of Pusher's, or of the ranges that it gives them.
     pub code: u16,
+    /// For people. A close frame holds at most 123 bytes of it.
     pub message: Cow<'static, str>,
 }
 
 impl Error {
+    /// `const`, so that refusals whose text is fixed allocate nothing.
     pub const fn new(code: u16, message: &'static str) -> Self {
         Self { code, message: Cow::Borrowed(message) }
     }
@@ -27,6 +30,7 @@ pub mod close {
     use super::Error;
 
     pub const TLS_ONLY: Error = Error::new(4000, "Application only accepts TLS connections");
+    /// Not only of a wrong key: also of one whose app was removed while it was connected.
     pub const UNKNOWN_APP: Error = Error::new(4001, "Application does not exist");
     pub const DISABLED: Error = Error::new(4003, "Application disabled");
     pub const OVER_QUOTA: Error = Error::new(4004, "Application is over connection quota");
@@ -35,11 +39,13 @@ pub mod close {
     pub const ORIGIN: Error = Error::new(4009, "Origin not allowed");
     pub const TERMINATED: Error = Error::new(4009, "Connection terminated by the application");
     pub const UNAUTHORIZED: Error = Error::new(4009, "Connection not authorized within timeout.");
+    /// Clients come back after a while, by then perhaps to another node.
     pub const OVER_CAPACITY: Error = Error::new(4100, "Server is over capacity");
     pub const STOPPING: Error = Error::new(4100, "Server is stopping");
     pub const LOOKUP_AWAY: Error = Error::new(4100, "Application cannot be looked up");
     pub const TOO_SLOW: Error = Error::new(4100, "Connection is too slow");
     pub const RECONNECT: Error = Error::new(4200, "Reconnect requested by the application");
+    /// To the older one, whose client is most often gone.
     pub const TAKEN_OVER: Error = Error::new(4200, "Taken over by a newer connection");
     pub const DRAINING: Error = Error::new(4200, "Server is shutting down");
     pub const FLOODING: Error = Error::new(4200, "Too many refused messages or pings");
@@ -71,30 +77,24 @@ pub const WATCHLIST_CUT: Error =
 pub enum SubscriptionError {
     /// The name breaks the rule in the text.
     Name(NameError),
+    /// `auth` is missing or does not hold.
     Auth(AuthError),
     /// A presence channel without `channel_data`, on a connection that has not signed in.
     NoMember,
+    /// `channel_data` names no member.
     Member(MemberError),
     /// `#server-to-user-…` of somebody else.
     NotThatUser,
     /// A backend has taken the right to the channel back.
     Withdrawn,
     /// The connection has as many channels as it may.
-    TooManyChannels {
-        max: usize,
-    },
+    TooManyChannels { max: usize },
     /// What is counted for its channels is as much as it may be.
-    TooManyBytes {
-        max: usize,
-    },
+    TooManyBytes { max: usize },
     /// A presence channel is full.
-    TooManyMembers {
-        max: usize,
-    },
+    TooManyMembers { max: usize },
     /// What its members say of themselves is as long as it may be.
-    RosterTooLarge {
-        max: usize,
-    },
+    RosterTooLarge { max: usize },
     /// The server has no memory for it just now.
     NoMemory,
     /// This field of a subscription is no string.

@@ -30,6 +30,7 @@ impl Message {
         &self.0
     }
 
+    /// The same without the wrapper, for queues that hold frames of all kinds.
     pub fn into_bytes(self) -> Bytes {
         self.0
     }
@@ -362,6 +363,7 @@ pub(super) fn frame_header(first: u8, len: usize) -> ([u8; MAX_HEADER], usize) {
     (header, used)
 }
 
+/// How many bytes were put.
 fn put_header(header: &mut [u8; MAX_HEADER], bytes: &[u8]) -> usize {
     for (to, from) in header.iter_mut().zip(bytes) {
         *to = *from;

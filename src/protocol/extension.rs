@@ -36,6 +36,7 @@ impl AcceptedExtension {
                 None => (part, None),
             };
             let name = name.trim_matches(WHITESPACE);
+            // Section 7.1: an offer that names a parameter twice is declined.
             if seen.contains(&name) {
                 return None;
             }
@@ -69,6 +70,7 @@ impl fmt::Display for AcceptedExtension {
     }
 }
 
+/// Optional whitespace, as RFC 9110 section 5.6.3 has it.
 const WHITESPACE: [char; 2] = [' ', '\t'];
 
 /// The parts between `separator`s that do not stand in quotes. One whose quotes do not end is the last.

@@ -79,6 +79,7 @@ pub struct LineEnd {
 impl FallbackLines {
     /// The lines for whole, unmasked frames. A text is a message, a close frame the end; a ping is `h`, which
     /// pusher-js answers with `[]`, and a pong is the answer to that, which it does not answer.
+    /// Example: a frame with the text `{"event":"a"}` becomes the line `a["{\"event\":\"a\"}"]`.
     pub fn of_frames(mut frames: &[u8], framing: AnswerFraming) -> Self {
         let mut bytes = Vec::with_capacity(frames.len() + frames.len() / 4 + 32);
         let mut line = Vec::new();
@@ -137,6 +138,7 @@ pub(super) fn split_frame(frames: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((first & 0x0f, payload, rest))
 }
 
+/// `c[code,"reason"]`, with which pusher-js closes as with a WebSocket's close frame.
 fn push_close(line: &mut Vec<u8>, payload: &[u8]) {
     let (code, reason) = match payload {
         [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),

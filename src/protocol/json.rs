@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 pub struct JsonObject<'a>(SmallVec<[(Cow<'a, str>, &'a RawValue); 8]>);
 
 impl<'a> JsonObject<'a> {
+    /// Refuses what is not JSON as a whole, and any other value than an object.
     pub fn parse(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }

@@ -18,6 +18,7 @@ impl UserId {
     /// Characters of the longest id, as Pusher's page on presence channels has it.
     pub const MAX: usize = 128;
 
+    /// `None` for no text, and for more than [`UserId::MAX`] characters.
     pub fn parse(text: &str) -> Option<Self> {
         let short = text.len() <= Self::MAX || text.chars().count() <= Self::MAX;
         (short && !text.is_empty()).then(|| Self(text.into()))
@@ -109,6 +110,7 @@ impl Member {
     }
 }
 
+/// A number counts by its digits as they stand: `1.0` and `1` are two users.
 fn user_id(value: &RawValue) -> Result<UserId, MemberError> {
     let text = match value.get().as_bytes().first() {
         Some(b'"') => json::string_text(value).ok_or(MemberError::UserId)?,

@@ -13,6 +13,7 @@ pub struct OriginPattern {
     form: PatternForm,
 }
 
+/// What a pattern is compared with. Found out once, when the settings are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum PatternForm {
     /// `*`.
@@ -25,6 +26,7 @@ enum PatternForm {
     Scheme,
     /// A host with its port, of any scheme.
     HostAndPort,
+    /// A host, of any scheme and port.
     Host,
 }
 
@@ -41,6 +43,7 @@ impl fmt::Display for OriginPattern {
 }
 
 /// An `Origin` header taken apart.
+/// `scheme://host[:port]`, as browsers send it (RFC 6454 section 6.2).
 struct Origin<'a> {
     scheme: &'a str,
     host: &'a str,
@@ -55,11 +58,13 @@ impl<'a> Origin<'a> {
         Some(Self { scheme, host, port })
     }
 
+    /// The port that the page came from: browsers leave out the scheme's own.
     fn own_port(&self) -> Option<&'a str> {
         self.port.or_else(|| default_port(self.scheme))
     }
 }
 
+/// Those of RFC 9110 and RFC 6455; other schemes have none.
 fn default_port(scheme: &str) -> Option<&'static str> {
     match scheme {
         "http" | "ws" => Some("80"),
@@ -106,6 +111,7 @@ impl OriginPattern {
     }
 
     /// An `Origin` that it allows.
+    /// For `doctor`, which opens a socket as a page of that origin would.
     pub fn example(&self) -> String {
         let text = self.text.replace('*', "example");
         match self.form {
@@ -120,6 +126,7 @@ impl OriginPattern {
     }
 }
 
+/// `bare` with the port behind it, where there is one.
 fn written_port(bare: &str, port: Option<&str>) -> Option<String> {
     port.map(|port| format!("{bare}:{port}"))
 }
@@ -153,6 +160,7 @@ impl fmt::Display for NeverMatches {
 }
 
 impl FromStr for OriginPattern {
+    /// A sentence that says why, for the error of the setting.
     type Err = NeverMatches;
 
     fn from_str(written: &str) -> Result<Self, NeverMatches> {
@@ -197,6 +205,7 @@ impl FromStr for OriginPattern {
     }
 }
 
+/// Characters of a host's name, `*`, or an IPv6 address in brackets.
 fn check_host(host: &str) -> Result<(), NeverMatches> {
     let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     if let Some(address) = inner {
@@ -213,6 +222,7 @@ fn check_host(host: &str) -> Result<(), NeverMatches> {
     Ok(())
 }
 
+/// 1 to 65535, or `*`.
 fn check_port(port: &str) -> Result<(), NeverMatches> {
     let is_port = port == "*" || port.parse::<u16>().is_ok_and(|port| port > 0);
     is_port.then_some(()).ok_or(NeverMatches("this is no port"))
@@ -222,6 +232,7 @@ fn check_port(port: &str) -> Result<(), NeverMatches> {
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let Some((head, mut pattern)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };
+    // The first place of each part will do: what follows can only have more room behind it.
     while let Some((part, rest)) = pattern.split_once('*') {
         let Some(at) = text.find(part) else { return false };
         text = text.get(at + part.len()..).unwrap_or_default();

@@ -217,6 +217,7 @@ fn array_name(key: &str) -> Option<&str> {
     index.bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
 }
 
+/// `POST\n/apps/3/events\nauth_key=…&auth_timestamp=…`: three lines, the values not encoded.
 fn join<'p>(method: &str, path: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) -> String {
     let mut text = String::with_capacity(256);
     text.push_str(method);

@@ -22,9 +22,12 @@ pub struct ResumeToken {
 }
 
 impl ResumeToken {
+    /// Enough that nobody guesses one: 96 bits, if it is random.
     pub const MIN: usize = 16;
+    /// More would only make paths longer.
     pub const MAX: usize = 64;
 
+    /// `None` for a text that is too short, too long, or has other characters.
     pub fn parse(text: &str) -> Option<Self> {
         let is_legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
         let fits = (Self::MIN..=Self::MAX).contains(&text.len());
@@ -36,6 +39,7 @@ impl ResumeToken {
         });
         // Ten digits may be more than there are seconds until 2106: then it is of the far future all the same.
         let made = made.map_or(0, |digits| digits.parse().unwrap_or(u32::MAX));
+        // The token itself is not kept: whoever reads memory or Redis cannot take a client's place.
         let sum = Sha256::digest(text.as_bytes());
         let key = sum.first_chunk().copied().unwrap_or_default();
         let end = text.as_bytes().last_chunk().copied().unwrap_or_default();

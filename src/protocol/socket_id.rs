@@ -35,6 +35,7 @@ impl SocketId {
     }
 }
 
+/// Digits alone: `parse` by itself would take a sign.
 fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -34,6 +34,8 @@ enum SocketPacket<'a> {
 }
 
 impl<'a> SocketPacket<'a> {
+    /// Kind, namespace, number of an acknowledgement, and JSON, in this order and mostly left out:
+    /// `42["subscribe",{"channel":"orders"}]` comes here as `2[…]`.
     fn parse(text: &'a str) -> Self {
         let Some((kind, rest)) = text.split_at_checked(1) else { return Self::Unknown };
         if matches!(kind, "5" | "6") {
@@ -103,6 +105,7 @@ impl EchoRequest {
         }
     }
 
+    /// By the names of laravel-echo-server: `subscribe`, `unsubscribe` and `client event`.
     fn of_event(name: &str, argument: Option<&RawValue>) -> Self {
         // Client events also came as texts.
         let decoded = argument.and_then(json::string_text);
@@ -157,6 +160,7 @@ pub fn subscribe_command(channel: &str, signed: Option<(&str, Option<&str>)>) ->
     channel_command("pusher:subscribe", &fields)
 }
 
+/// A command of the Pusher protocol whose `data` has these fields.
 fn channel_command(event: &str, fields: &[(&str, &str)]) -> String {
     let mut out = b"{\"event\":".to_vec();
     push_string(&mut out, event);
@@ -183,6 +187,7 @@ pub fn channel_data(answer: &str) -> Option<String> {
 /// What a session is told with its first packet.
 #[derive(Clone, Copy, Debug)]
 pub struct GreetingTerms {
+    /// Which decides about the form of the greeting.
     pub version: EngineVersion,
     /// It may change to a WebSocket.
     pub upgrades: bool,

@@ -45,6 +45,7 @@ impl fmt::Display for Trace {
     }
 }
 
+/// Visible ASCII of a bounded length: it goes into logs.
 fn request_name(value: &[u8]) -> Option<&str> {
     let fits = (1..=MAX_REQUEST_ID).contains(&value.len());
     let text = std::str::from_utf8(value).ok()?;
