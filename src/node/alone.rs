@@ -129,6 +129,7 @@ impl Node {
         count: usize,
         app: &Arc<App>,
     ) -> usize {
+        // Crowds are told at most every few seconds: see `hub/count_throttle.rs`.
         let told =
             tells_count(app, name) && count > 0 && directory.counting.is_told_now(name, count);
         if told {

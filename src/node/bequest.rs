@@ -23,11 +23,13 @@ const MAX_BYTES: u32 = 256 << 20;
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Bequest {
-    /// What comes next is this app's.
+    /// What comes next, up to another of these, is this app's.
     App {
         app: AppId,
+        /// The highest number of a log that was given up: new logs begin above it.
         highest: u64,
     },
+    /// How far a channel's log has come, whether or not events of it are left.
     Channel {
         channel: ChannelName,
         last: u64,
@@ -36,6 +38,7 @@ pub(super) enum Bequest {
     Client(LeftClient),
     /// That is all that there was; for so many milliseconds nothing of it was lost.
     Complete {
+        /// A client whose token is older than this may have missed what nobody knows of.
         known_for: u64,
     },
     /// An event that a backend has triggered since.
@@ -66,7 +69,8 @@ pub(super) struct LatePublish {
 }
 
 impl Bequest {
-    /// Adds it to `out`, its length in front.
+    /// Adds it to `out`: four bytes of length, the version, the kind, then the fields in their
+    /// order. Numbers are big-endian, a text has its length in four bytes in front.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let begin = out.len();
         out.put_u32(0);
@@ -118,6 +122,7 @@ impl Bequest {
                 put_text(out, channel.as_str());
             }
         }
+        // Known only now; its four bytes were left free.
         let length = (out.len() - begin - 4) as u32;
         if let Some(place) = out.get_mut(begin..begin + 4) {
             place.copy_from_slice(&length.to_be_bytes());
@@ -125,6 +130,9 @@ impl Bequest {
     }
 
     /// Waits for the next message; `None` once the other process has ended the stream.
+    ///
+    /// # Errors
+    /// Those of the stream, and `InvalidData` for a message that is not understood as a whole.
     pub(super) fn read_from(stream: &mut impl Read) -> io::Result<Option<Self>> {
         let mut length = [0; 4];
         match stream.read_exact(&mut length) {
@@ -143,6 +151,7 @@ impl Bequest {
     }
 }
 
+/// UTF-8, its length in bytes in front.
 fn put_text(out: &mut Vec<u8>, text: &str) {
     out.put_u32(text.len() as u32);
     out.put_slice(text.as_bytes());
@@ -155,6 +164,7 @@ fn put_socket(out: &mut Vec<u8>, socket: Option<SocketId>) {
     out.put_u64(socket.number);
 }
 
+/// A client and all that it holds, in the order in which [`BequestReader::take_client`] reads it.
 fn put_client(out: &mut Vec<u8>, LeftClient { token, gone, state }: &LeftClient) {
     out.put_slice(&token.to_bytes());
     out.put_u32(*gone);
@@ -174,7 +184,8 @@ fn put_client(out: &mut Vec<u8>, LeftClient { token, gone, state }: &LeftClient)
     state.users.iter().for_each(|user| put_text(out, user.as_str()));
 }
 
-/// What is left of a message.
+/// What is left of a message. Each of its methods takes one field off the front, and answers `None`
+/// where that is not there: then the whole message is refused.
 struct BequestReader(Bytes);
 
 impl BequestReader {
@@ -200,6 +211,7 @@ impl BequestReader {
         self.take_text().map(|text| AppId::new(&text))
     }
 
+    /// At any length: its limit was checked when the client subscribed.
     fn take_channel(&mut self) -> Option<ChannelName> {
         ChannelName::parse(&self.take_text()?, usize::MAX).ok()
     }

@@ -26,6 +26,7 @@ pub(super) struct Times<'a> {
     pub(super) seconds: u32,
 }
 
+/// In microseconds, in which Redis gives its time.
 const SECOND: u64 = 1_000_000;
 
 impl Times<'_> {
@@ -42,7 +43,8 @@ impl Times<'_> {
     }
 }
 
-/// Writes what a client holds.
+/// Writes what a client holds. A socket's third number is when it ended, `null` for one that is
+/// open.
 pub(super) fn write(state: &ClientState, ended: bool, times: Times<'_>) -> Vec<u8> {
     let Times { clock, seconds } = times;
     let sockets = state.sockets.iter().map(|(socket, second)| {
@@ -65,7 +67,8 @@ pub(super) fn write(state: &ClientState, ended: bool, times: Times<'_>) -> Vec<u
     .into_bytes()
 }
 
-/// Reads it.
+/// Reads a record; `None` for one that is not understood as a whole, whose client is then treated
+/// as unknown. Fields that are not known are passed over.
 pub(super) fn read(bytes: &[u8], times: Times<'_>) -> Option<ClientRecord> {
     let record: Value = serde_json::from_slice(bytes).ok()?;
     let list = |name: &str| record.get(name)?.as_array();

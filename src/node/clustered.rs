@@ -99,6 +99,7 @@ impl Clustered {
         self.topics.read_topic(&topic, |entry| entry.roster.held_bytes()).unwrap_or_default()
     }
 
+    /// The end of one subscription; the last one here ends this node's part in the topic.
     pub(super) fn leave_topic(&self, app: &App, ended: &EndedSubscription) {
         let topic = Topic { app: app.id.clone(), channel: ended.channel.clone() };
         self.topics.leave_topic(&topic, ended.user.as_ref(), topic_interest(app, &ended.channel));

@@ -123,6 +123,7 @@ impl Node {
             );
             return Err(Error { code: 4301, message: message.into() });
         }
+        // No more than a backend may send, even where only one of the two limits was lowered.
         let max = app.limits.max_client_event_data.min(app.limits.max_event_data);
         if json::longer_than(&data, max).is_some() {
             let message =

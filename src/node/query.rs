@@ -73,6 +73,7 @@ impl NodesReply {
     pub fn channel_occupancy(&self, name: &ChannelName) -> Option<Occupancy> {
         match &self.answer {
             Some(LinkReply::Channel(counted, _)) => Some((*counted).into()),
+            // In the order of the question.
             Some(LinkReply::Counts(all)) => {
                 let at = self.names.iter().position(|other| other == name)?;
                 all.get(at).map(|counted| (*counted).into())

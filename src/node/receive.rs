@@ -157,6 +157,7 @@ impl ServerState {
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
             }
             LinkEvent::News(told) => self.take_news(told),
+            // Nobody waits for a Redis that is away.
             LinkEvent::Down => {
                 for topic in topics.all_topics() {
                     topics.change_topic(&topic, |entry| self.admit_waiting(&topic, entry));

@@ -25,6 +25,7 @@ impl Node {
         if connection.channel_count() >= max {
             return Err(SubscriptionError::TooManyChannels { max });
         }
+        // The number of channels alone would let long names take much memory.
         let (bytes, max) = (counted_bytes(name), app.limits.subscription_bytes);
         if connection.subscription_bytes() + bytes > max {
             return Err(SubscriptionError::TooManyBytes { max });

@@ -65,6 +65,7 @@ impl Succession {
         self.leaves.store(true, Ordering::Release);
     }
 
+    /// Whether clients that come here are sent on to the next process.
     pub fn is_leaving(&self) -> bool {
         self.leaves.load(Ordering::Acquire)
     }
@@ -77,6 +78,7 @@ impl Succession {
         drop(waited);
     }
 
+    /// One worker more has ended what clients have here; called once by each.
     fn note_frozen(&self) {
         *self.frozen.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.is_frozen.notify_all();
@@ -89,8 +91,11 @@ impl SuccessorLink {
         let mut bytes = Vec::new();
         request.write(&mut bytes);
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It has failed before, and was told of then.
         let Some(stream) = line.as_mut() else { return };
         let mut done = [0];
+        // The worker waits, for at most `ACKNOWLEDGED`: its answer to a backend promises that it is
+        // done.
         let passed = stream.write_all(&bytes).and_then(|()| stream.read_exact(&mut done));
         if let Err(error) = passed {
             warn!(%error, "what still comes to this process is not passed on to the next one any more");
@@ -152,6 +157,7 @@ impl Node {
         }
     }
 
+    /// Other kinds come only before this, and mean nothing here.
     fn carry_out(&self, request: Bequest) {
         match request {
             Bequest::Publish(LatePublish { app, channel, event, data, except }) => {
@@ -177,6 +183,10 @@ impl Node {
 
 impl ServerState {
     /// Hands on, over `line`, all that is known of clients that may come back, and what comes in from then on.
+    ///
+    /// # Errors
+    /// The other process is gone, or does not read. Clients are then told of a gap where they come
+    /// back.
     pub fn bequeath(&self, mut line: UnixStream) -> io::Result<()> {
         line.set_write_timeout(Some(PATIENCE))?;
         line.set_read_timeout(Some(ACKNOWLEDGED))?;
@@ -204,6 +214,8 @@ impl ServerState {
         Ok(())
     }
 
+    /// How many clients and events were written. In pieces of [`CHUNK`], so that a large estate is
+    /// never in memory twice.
     fn write_estates(&self, stream: &mut UnixStream) -> io::Result<(usize, usize)> {
         let (mut counts, mut out) = ((0, 0), Vec::with_capacity(CHUNK));
         for (app, directory) in self.hub.directories() {
@@ -233,6 +245,9 @@ impl ServerState {
 
     /// Takes in, from `line`, what the process before this one knows of clients that may come back. To be called
     /// before anybody connects.
+    ///
+    /// # Errors
+    /// The stream ends or is not understood before it is complete; nothing of it is taken in then.
     pub fn inherit(&self, line: &mut BufReader<UnixStream>) -> io::Result<()> {
         line.get_ref().set_read_timeout(Some(PATIENCE))?;
         let mut estates: Vec<(AppId, ResumeEstate)> = Vec::new();
@@ -286,6 +301,9 @@ impl ServerState {
     }
 
     /// Takes what the process before this one is asked for, until it ends.
+    ///
+    /// # Errors
+    /// The stream breaks off, or the worker that carries requests out is gone.
     pub fn take_late_requests(
         line: &mut BufReader<UnixStream>,
         requests: &mpsc::UnboundedSender<LateRequest>,

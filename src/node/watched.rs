@@ -85,6 +85,7 @@ impl Node {
 
 impl ServerState {
     /// An event that another node has sent, for subscribers here.
+    /// The frame is taken apart only where somebody watches.
     pub(super) fn tell_of_arrival(&self, topic: &Topic, frame: &[u8], trace: Option<&Trace>) {
         if let Some(trace) = trace {
             let (app, channel) = (&topic.app, topic.channel.as_str());
@@ -111,6 +112,7 @@ pub fn tell_of_refusal<'a>(
 }
 
 /// Whether something was wrong with a connection that has ended so, and what, for a person.
+/// The names in the sentences are those of settings, for whoever has to change one.
 fn ending_in_words(reason: Reason) -> (bool, &'static str) {
     match reason {
         Reason::Client => (false, "its client closed it"),
