@@ -1,6 +1,7 @@
 //! What a node says under a lease that may have been cleared changes nothing, and what Redis refuses is not done:
 //! each fault named after what went wrong before, over a Redis server of the test's own.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanfare::config::ClusterConfig;
@@ -389,6 +390,38 @@ fn what_was_answered_right_before_redis_lost_it_is_said_again() {
 }
 
 #[test]
+fn what_is_to_be_said_again_is_not_forgotten_with_a_link_that_fails() {
+    // It refuses writes whenever it begins.
+    let Some(mut redis) = Redis::start_with(&["--min-replicas-to-write", "1"], false) else {
+        return;
+    };
+    let allow = |redis: &Redis| redis.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    assert_eq!(allow(&redis), "OK");
+    let [one, two]: [Fixture; 2] = nodes(&redis.cluster());
+    let mut own = one.subscribed("cache-x");
+    assert!(own.hear_text().contains("cache_miss"));
+    one.publish("cache-x", "e", "last");
+    // Its own node has heard it, and no other.
+    assert_eq!(own.hear_text(), event("cache-x", "last"));
+    redis.kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    redis.restart();
+    for node in [&one, &two] {
+        let link = node.running().shared().scope.others().unwrap().link().clone();
+        eventually(|| match link.figures().connects.load(Ordering::Relaxed) {
+            0..3 => Err("it has not tried twice".to_owned()),
+            _ => Ok(()),
+        })
+        .unwrap();
+    }
+    assert_eq!(allow(&redis), "OK");
+    one.is_ready();
+    two.is_ready();
+    assert_eq!(two.subscribed("cache-x").hear_text(), event("cache-x", "last"));
+}
+
+#[test]
 fn logs_of_large_events_do_not_fill_redis() {
     let Some(redis) = Redis::start() else { return };
     let cluster = redis.cluster();
@@ -405,5 +438,5 @@ fn logs_of_large_events_do_not_fill_redis() {
     });
     assert!(entries.is_ok(), "{entries:?}");
     let link = one.running().shared().scope.others().unwrap().link().clone();
-    assert!(link.figures().cut.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    assert!(link.figures().cut.load(Ordering::Relaxed) > 0);
 }

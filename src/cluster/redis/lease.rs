@@ -58,7 +58,6 @@ impl LinkWriter<'_> {
             let bytes = self.kept.say_recent_again();
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
         }
-        self.kept.recent.note_link_made();
         self.kept.news.note_link_lost();
         // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = CommandBatch::new();
@@ -99,6 +98,8 @@ impl LinkWriter<'_> {
         }
         self.link.connections.extend(self.kept.connections.keys().cloned());
         self.report_counts().await?;
+        // A link that failed before took nothing, and whoever it was made to may be replaced yet.
+        self.kept.recent.note_link_made();
         self.status.up.store(true, Ordering::Relaxed);
         self.carry_out().await?;
         // Before what the old leases hold comes to an end.

@@ -421,7 +421,8 @@ impl LinkWriter<'_> {
             self.hearing.borrow().knows_own(&held.topic_name(keys), held.serial)
         };
         self.kept.held.retain(|held| {
-            let waits = !came(held);
+            // One that is said again came before it was lost.
+            let waits = held.taken > 0 || !came(held);
             if !waits {
                 queued.fetch_sub(held.publish.queued_bytes(), Ordering::Relaxed);
             }
