@@ -172,6 +172,30 @@ pub struct AppLimits {
     pub timestamp_tolerance: Duration,
 }
 
+impl AppLimits {
+    /// What each presence channel may have.
+    pub fn presence_bounds(&self) -> PresenceBounds {
+        PresenceBounds { members: self.max_presence_members, bytes: self.presence_bytes }
+    }
+}
+
+/// A presence channel has no room for a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelFull {
+    /// It has as many as it may.
+    Members,
+    /// What they say of themselves is as long as it may be.
+    Bytes,
+}
+
+/// What one presence channel may have.
+#[derive(Clone, Copy, Debug)]
+pub struct PresenceBounds {
+    pub members: usize,
+    /// Bytes of what a joiner is told of all of them.
+    pub bytes: usize,
+}
+
 /// Where an app's happenings are posted to.
 #[derive(Clone, Default)]
 pub struct Webhook {

@@ -60,7 +60,7 @@ pub use clustered::{Clustered, PendingSubscription};
 pub use publish::Publication;
 pub use query::{NodeQuery, NodesReply, PendingReply};
 pub use receive::take_arrivals;
-use room::{no_room, presence_bounds};
+use room::no_room;
 pub use scope::Scope;
 pub use succession::{LateRequest, Succession};
 pub use travelling::ClientClaim;
@@ -294,25 +294,27 @@ impl Node {
         if kind.access != Access::Public {
             connection.life.authorized.set(true);
         }
+        let mut leaving = None;
         if let Some(present_as) = self.worker.subscribed_as(connection, name.as_str()) {
             // A presence channel can be joined again as somebody else: then the first one leaves.
             if member.as_ref().map(|member| &member.user_id) == present_as.as_ref() {
                 self.confirm_again(connection, &name);
                 return Ok(None);
             }
-            // In a cluster nobody is in the directory's roster, and Redis finds out whether there is room.
             if let Some((member, leaving)) = member.as_ref().zip(present_as.as_ref()) {
-                let (name, bounds) = (name.as_str(), presence_bounds(&app));
-                let room = connection.directory.check_room(name, member, leaving, bounds);
+                let room = self.shared.scope.check_change(connection, &name, member, leaving);
                 room.map_err(|full| no_room(&app, full))?;
             }
             // Others see the first member leave and the second come.
             self.unsubscribe(connection, name.as_str());
+            leaving = present_as;
         } else {
             self.check_budget(connection, &name, member.as_ref())?;
         }
         match self.shared.scope.others() {
-            Some(others) => self.reserve_subscription(others, connection, name, member),
+            Some(others) => {
+                self.reserve_subscription(others, connection, name, member, leaving.as_ref())
+            }
             None => self.subscribe_alone(connection, &name, member).map(|()| None),
         }
     }

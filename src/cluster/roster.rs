@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::app::{ChannelFull, PresenceBounds};
 use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
@@ -51,6 +52,9 @@ struct LocalUser {
     joined: Option<u64>,
     /// There was no room for it when Redis was last asked.
     refused: bool,
+    /// It was in the roster already when it was claimed, and has not been heard to come since. Held by others, it is
+    /// not said to leave; if this node's own connection had left before, that is still to be heard, and true.
+    came_again: bool,
 }
 
 /// What Redis has of a channel.
@@ -94,12 +98,43 @@ impl Roster {
     }
 
     /// Whether `member` may come in, where a joiner may be told of `max` bytes, as far as this node knows: others may
-    /// be about to come in at other nodes.
-    pub fn has_room_for(&self, member: &Member, max: usize) -> bool {
+    /// be about to come in at other nodes. A connection that comes as somebody else makes room by `leaving`.
+    pub fn has_room_for(&self, member: &Member, leaving: Option<&UserId>, max: usize) -> bool {
         let user = &member.user_id;
         let is_there = self.own.contains_key(user) || self.by_user.contains_key(user);
-        let bytes = self.bytes + self.claimed_bytes;
+        let freed = leaving.filter(|leaving| !self.own.contains_key(*leaving));
+        let bytes = self.bytes + self.claimed_bytes - freed.map_or(0, |user| self.told_bytes(user));
         is_there || bytes + MemberText::new(member).roster_bytes() <= max
+    }
+
+    /// Whether a connection that is present as `leaving` may be present as `member` instead.
+    /// As far as this node knows: it takes a user whose only connection here leaves for one who leaves.
+    /// # Errors
+    /// What there would be too much of.
+    pub fn check_change(
+        &self,
+        member: &Member,
+        leaving: &UserId,
+        bounds: PresenceBounds,
+    ) -> Result<(), ChannelFull> {
+        if self.by_user.contains_key(&member.user_id) {
+            return Ok(());
+        }
+        let is_last = self.own.get(leaving).is_some_and(|own| own.connections == 1);
+        let gone = is_last && self.by_user.contains_key(leaving);
+        if self.members.len() - usize::from(gone) >= bounds.members {
+            return Err(ChannelFull::Members);
+        }
+        let freed = if gone { self.told_bytes(leaving) } else { 0 };
+        let bytes = self.bytes + self.claimed_bytes - freed;
+        let fits = bytes + MemberText::new(member).roster_bytes() <= bounds.bytes;
+        if fits { Ok(()) } else { Err(ChannelFull::Bytes) }
+    }
+
+    /// What a joiner is told of a user, in bytes; 0 of one who is not there.
+    fn told_bytes(&self, user: &UserId) -> usize {
+        let place = self.by_user.get(user).map(|place| (*place, user.clone()));
+        place.and_then(|place| self.members.get(&place)).map_or(0, MemberText::roster_bytes)
     }
 
     /// For telling apart what a subscriber has been told.
@@ -142,6 +177,7 @@ impl Roster {
             entered: 0,
             joined: None,
             refused: false,
+            came_again: is_there,
         };
         self.own.insert(member.user_id.clone(), own);
         JoinClaim::First
@@ -229,6 +265,7 @@ impl Roster {
         let replaced = before.and_then(|before| self.members.remove(&(before, user.clone())));
         if let Some(own) = self.own.get_mut(user) {
             self.claimed_bytes -= std::mem::take(&mut own.bytes);
+            own.came_again = false;
         }
         self.count_member(replaced.as_ref(), Some(&text));
         self.members.insert((place, user.clone()), text.clone());
@@ -236,13 +273,13 @@ impl Roster {
     }
 
     /// A user left, at `version`; its text if that is news. Whom this node holds has not left: it is there again already,
-    /// or is about to be.
+    /// or is about to be. A client that left and came at once has, maybe with another `user_info`.
     pub fn apply_leave(&mut self, version: u64, user: &UserId) -> Option<RosterChange> {
         if version <= self.version {
             return None;
         }
         self.version = version;
-        let is_held = self.own.get(user).is_some_and(|own| own.joined.is_some());
+        let is_held = self.own.get(user).is_some_and(|own| own.joined.is_some() && !own.came_again);
         if is_held { None } else { self.remove_user(user) }
     }
 

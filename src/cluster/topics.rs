@@ -14,6 +14,7 @@ use super::link::{Link, LinkRequest, OutgoingEvent, RetainedEvent};
 use super::roster::{JoinClaim, Roster};
 use super::webhook_log::{LogRequest, WebhookInterest};
 use super::{SubscribeOutcome, SubscribeTicket, Topic};
+use crate::app::{ChannelFull, PresenceBounds};
 use crate::metrics::{HeldByApp, HeldBytes};
 use crate::protocol::member::{Member, UserId};
 
@@ -54,17 +55,15 @@ pub struct TopicEntry {
     held: Arc<HeldBytes>,
 }
 
-/// A member that is to come in, and how many may be there, and bytes that a joiner may be told of.
+/// A member that is to come in.
 #[derive(Clone, Copy, Debug)]
 pub struct MemberClaim<'a> {
     pub member: &'a Member,
-    pub max_members: usize,
-    pub max_bytes: usize,
+    /// What the channel may have.
+    pub bounds: PresenceBounds,
+    /// Whose place the connection had, and has given up.
+    pub leaving: Option<&'a UserId>,
 }
-
-/// The roster is as long as it may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RosterFull;
 
 /// How many subscribe on all nodes.
 #[derive(Clone, Copy, Default, Debug)]
@@ -285,7 +284,7 @@ impl Topics {
         topic: &Topic,
         ticket: SubscribeTicket,
         claim: Option<MemberClaim<'_>>,
-    ) -> Result<bool, RosterFull> {
+    ) -> Result<bool, ChannelFull> {
         let mut entry = self.take_part(topic, claim)?;
         let entry = entry.value_mut();
         entry.pending += 1;
@@ -306,8 +305,8 @@ impl Topics {
         member: Option<&Member>,
         read: impl FnOnce(&TopicEntry) -> T,
     ) -> T {
-        let (max_members, max_bytes) = (usize::MAX, usize::MAX);
-        let claim = member.map(|member| MemberClaim { member, max_members, max_bytes });
+        let bounds = PresenceBounds { members: usize::MAX, bytes: usize::MAX };
+        let claim = member.map(|member| MemberClaim { member, bounds, leaving: None });
         // With such bounds there always is room.
         let entry = self.take_part(topic, claim).ok();
         let Some(mut entry) = entry else { return read(&TopicEntry::default()) };
@@ -322,7 +321,7 @@ impl Topics {
         &self,
         topic: &Topic,
         claim: Option<MemberClaim<'_>>,
-    ) -> Result<RefMut<'_, Topic, TopicEntry>, RosterFull> {
+    ) -> Result<RefMut<'_, Topic, TopicEntry>, ChannelFull> {
         let mut entry = match self.entries.entry(topic.clone()) {
             Place::Occupied(entry) => entry.into_ref(),
             Place::Vacant(entry) => {
@@ -331,14 +330,15 @@ impl Topics {
                 entry.insert(TopicEntry::new(since, self.held.of_app(&topic.app)))
             }
         };
-        let Some(MemberClaim { member, max_members: max, max_bytes }) = claim else {
+        let Some(MemberClaim { member, bounds, leaving }) = claim else {
             return Ok(entry);
         };
-        if !entry.roster.has_room_for(member, max_bytes) {
+        if !entry.roster.has_room_for(member, leaving, bounds.bytes) {
             // If nobody holds it, it is closed when it is next counted.
             entry.count_again(topic, &self.link, false);
-            return Err(RosterFull);
+            return Err(ChannelFull::Bytes);
         }
+        let max = bounds.members;
         // Others of the user here have asked before.
         if entry.roster.claim_member(member, max) == JoinClaim::First {
             let (topic, member) = (topic.clone(), member.clone());

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::app::{ChannelFull, PresenceBounds};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
@@ -19,23 +20,6 @@ pub struct Presence {
     next: u64,
     /// Of all that a joiner is told of the members.
     bytes: usize,
-}
-
-/// A presence channel has no room for a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChannelFull {
-    /// It has as many as it may.
-    Members,
-    /// What they say of themselves is as long as it may be.
-    Bytes,
-}
-
-/// What one presence channel may have.
-#[derive(Clone, Copy, Debug)]
-pub struct PresenceBounds {
-    pub members: usize,
-    /// Bytes of what a joiner is told of all of them.
-    pub bytes: usize,
 }
 
 /// Bytes that are counted for a member.

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::room::{no_room, presence_bounds};
+use super::room::no_room;
 use super::{Node, Publication, tells_count};
 use crate::app::App;
 use crate::hub::budget::WorkKind;
@@ -36,7 +36,7 @@ impl Node {
     ) -> Result<(), SubscriptionError> {
         let (app, kind) = (connection.app(), name.kind());
         let mut cached = None;
-        let present = member.as_ref().map(|member| (member, presence_bounds(&app)));
+        let present = member.as_ref().map(|member| (member, app.limits.presence_bounds()));
         let subscribed = self
             .worker
             .subscribe_connection(connection, name, present, |facts| {

@@ -11,20 +11,19 @@ use dashmap::DashMap;
 use super::catch_up::{CatchUp, log_seconds};
 use super::pending_watchlist::PendingWatchlist;
 use super::requests::Requests;
-use super::room::presence_bounds;
+use super::room::no_room;
 use super::travellers::Travellers;
 use super::webhooks::topic_interest;
 use super::{Node, Publication};
 use crate::app::{App, AppId};
 use crate::cluster::link::{Link, Manner, OutgoingEvent};
-use crate::cluster::topics::{MemberClaim, RosterFull, TopicEntry, Topics};
+use crate::cluster::topics::{MemberClaim, TopicEntry, Topics};
 use crate::cluster::traces::{AnnouncedTraces, mark_of};
 use crate::cluster::{SubscribeTicket, Topic};
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::handles::{ConnectionRef, Sequence};
-use crate::hub::presence::PresenceBounds;
 use crate::hub::subscriptions::SeenVersions;
 use crate::hub::worker::EndedSubscription;
 use crate::protocol::channel::ChannelName;
@@ -211,20 +210,17 @@ impl Node {
         connection: &Rc<Connection>,
         channel: ChannelName,
         member: Option<Member>,
+        leaving: Option<&UserId>,
     ) -> Result<Option<PendingSubscription>, SubscriptionError> {
         let topic = Topic { app: connection.app().id.clone(), channel };
         let ConnectionRef { worker, slot, socket } = connection.connection_ref();
         let ticket = SubscribeTicket { worker, slot, socket };
-        let PresenceBounds { members, bytes } = presence_bounds(&connection.app());
-        let claim = member.as_ref().map(|member| MemberClaim {
-            member,
-            max_members: members,
-            max_bytes: bytes,
-        });
+        let bounds = connection.app().limits.presence_bounds();
+        let claim = member.as_ref().map(|member| MemberClaim { member, bounds, leaving });
         let ready = cluster
             .topics
             .reserve_topic(&topic, ticket, claim)
-            .map_err(|RosterFull| SubscriptionError::RosterTooLarge { max: bytes })?;
+            .map_err(|full| no_room(&connection.app(), full))?;
         let pending = PendingSubscription { others: cluster.clone(), topic, member };
         if !ready {
             // Redis is asked, which costs more than what is known here.

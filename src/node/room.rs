@@ -2,9 +2,9 @@
 //! in memory.
 
 use super::Node;
-use crate::app::App;
+use crate::app::{App, ChannelFull};
 use crate::hub::connection::Connection;
-use crate::hub::presence::{ChannelFull, PresenceBounds, member_bytes};
+use crate::hub::presence::member_bytes;
 use crate::hub::subscriptions::counted_bytes;
 use crate::metrics::Limited;
 use crate::protocol::channel::ChannelName;
@@ -63,11 +63,6 @@ impl Node {
         }
         must_wait
     }
-}
-
-/// What one presence channel of the app may have.
-pub(super) fn presence_bounds(app: &App) -> PresenceBounds {
-    PresenceBounds { members: app.limits.max_presence_members, bytes: app.limits.presence_bytes }
 }
 
 /// Why a member is not let in.

@@ -8,15 +8,16 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::clustered::Clustered;
-use crate::app::AppId;
+use crate::app::{AppId, ChannelFull};
 use crate::cluster::Topic;
 use crate::cluster::link::{LinkRequest, OutgoingEvent};
+use crate::cluster::topics::TopicEntry;
 use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::metrics::MetricsPage;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::Message;
-use crate::protocol::member::UserId;
+use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
 
 /// Whether there may be other nodes. Fixed when the server starts.
@@ -75,6 +76,27 @@ impl Scope {
     ) -> usize {
         let Some(others) = self.others() else { return directory.roster_bytes(name.as_str()) };
         others.roster_bytes(app, name)
+    }
+
+    /// Whether a connection that is present as `leaving` may be present as `member` instead.
+    /// By what this node knows; if another node lets somebody in meanwhile, Redis may still refuse it.
+    /// # Errors
+    /// What there would be too much of.
+    pub(super) fn check_change(
+        &self,
+        connection: &Connection,
+        name: &ChannelName,
+        member: &Member,
+        leaving: &UserId,
+    ) -> Result<(), ChannelFull> {
+        let app = connection.app();
+        let bounds = app.limits.presence_bounds();
+        let Some(others) = self.others() else {
+            return connection.directory.check_room(name.as_str(), member, leaving, bounds);
+        };
+        let topic = Topic { app: app.id.clone(), channel: name.clone() };
+        let check = |entry: &TopicEntry| entry.roster.check_change(member, leaving, bounds);
+        others.topics.read_topic(&topic, check).unwrap_or(Ok(()))
     }
 
     /// The users present in a channel, in the order they came, as far as this node knows.

@@ -100,8 +100,8 @@ fn who_left_while_the_link_was_down_is_not_ready_before_the_roster_is_read_again
 fn nobody_hears_of_its_own_leaving() {
     let mut roster = Roster::default();
     let a = member("a");
-    roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
     roster.claim_member(&a, 9);
+    roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, a.clone())] }, true);
     // It was cleared away with the node's last lease, and is there again under the next.
     roster.confirm_user(&a.user_id, 20);
     assert!(roster.apply_leave(15, &a.user_id).is_none());
@@ -129,19 +129,72 @@ fn a_member_is_refused_before_redis_is_asked_where_the_roster_would_be_too_long(
     let each = MemberText::new(&member("a")).roster_bytes();
     roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, member("a"))] }, true);
     assert_eq!(roster.held_bytes(), each);
-    assert!(roster.has_room_for(&member("b"), 2 * each));
+    assert!(roster.has_room_for(&member("b"), None, 2 * each));
     roster.claim_member(&member("b"), 9);
-    assert!(!roster.has_room_for(&member("c"), 2 * each), "b is about to come in");
-    assert!(roster.has_room_for(&member("b"), 2 * each), "another connection of it");
+    assert!(!roster.has_room_for(&member("c"), None, 2 * each), "b is about to come in");
+    assert!(roster.has_room_for(&member("b"), None, 2 * each), "another connection of it");
     roster.apply_join(11, &member("b"));
-    assert!(!roster.has_room_for(&member("c"), 2 * each), "b has come in");
-    assert!(roster.has_room_for(&member("c"), 3 * each));
+    assert!(!roster.has_room_for(&member("c"), None, 2 * each), "b has come in");
+    assert!(roster.has_room_for(&member("c"), None, 3 * each));
     roster.claim_member(&member("d"), 9);
     roster.refuse_user(&UserId::parse("d").unwrap());
-    assert!(roster.has_room_for(&member("c"), 3 * each), "d was not let in");
+    assert!(roster.has_room_for(&member("c"), None, 3 * each), "d was not let in");
     assert_eq!(held.value(), (2 * (each + MEMBER_BYTES)) as u64);
     roster.apply_leave(12, &UserId::parse("a").unwrap());
     assert_eq!((roster.held_bytes(), held.value()), (each, (each + MEMBER_BYTES) as u64));
     drop(roster);
     assert_eq!(held.value(), 0);
+}
+
+#[test]
+fn who_comes_as_somebody_else_leaves_its_place_to_itself() {
+    let mut roster = Roster::default();
+    let each = MemberText::new(&member("a")).roster_bytes();
+    let (a, b) = (UserId::parse("a").unwrap(), UserId::parse("b").unwrap());
+    roster.apply_load(
+        &LoadedRoster { version: 10, members: vec![(5, member("a")), (6, member("b"))] },
+        true,
+    );
+    roster.claim_member(&member("a"), 9);
+    let change = |roster: &Roster, leaving: &UserId, members, bytes| {
+        roster.check_change(&member("c"), leaving, PresenceBounds { members, bytes })
+    };
+    assert_eq!(change(&roster, &a, 2, 2 * each), Ok(()));
+    assert_eq!(change(&roster, &b, 2, 9 * each), Err(ChannelFull::Members), "others hold b");
+    assert_eq!(change(&roster, &a, 1, 9 * each), Err(ChannelFull::Members));
+    assert_eq!(change(&roster, &a, 2, 2 * each - 1), Err(ChannelFull::Bytes));
+    assert_eq!(
+        roster.check_change(&member("b"), &a, PresenceBounds { members: 0, bytes: 0 }),
+        Ok(()),
+        "b is there"
+    );
+    roster.claim_member(&member("a"), 9);
+    assert_eq!(change(&roster, &a, 2, 9 * each), Err(ChannelFull::Members), "a has another tab");
+    roster.release_claim(&a);
+    roster.release_claim(&a);
+    // Others have not yet been told that it has left.
+    assert!(!roster.has_room_for(&member("c"), None, 2 * each));
+    assert!(roster.has_room_for(&member("c"), Some(&a), 2 * each));
+}
+
+#[test]
+fn who_leaves_and_comes_at_once_is_told_of_with_what_it_says_now() {
+    let mut roster = Roster::default();
+    let a = UserId::parse("a").unwrap();
+    roster.apply_load(&LoadedRoster::default(), true);
+    roster.claim_member(&member("a"), 9);
+    roster.confirm_user(&a, 10);
+    assert!(roster.apply_join(10, &member("a")).is_some());
+    // The lease of this node was cleared, and it has said again whom it holds: a has been there all the time.
+    roster.confirm_user(&a, 12);
+    assert!(roster.apply_leave(11, &a).is_none());
+    assert!(roster.apply_join(12, &member("a")).is_none());
+    // The client goes and comes; Redis's answer overtakes what all are told.
+    roster.release_claim(&a);
+    roster.claim_member(&member("a"), 9);
+    roster.confirm_user(&a, 14);
+    assert!(roster.apply_leave(13, &a).is_some());
+    assert!(!roster.is_ready(&a));
+    assert!(roster.apply_join(14, &member("a")).is_some());
+    assert!(roster.is_ready(&a));
 }
