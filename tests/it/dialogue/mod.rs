@@ -3,7 +3,8 @@
 //! under a line `# P15: what it shows`; every file is a test.
 //!
 //! `UPDATE=1` rewrites what the scripts expect to what was heard. `FANFARE_AGAINST=ws://host:port`
-//! runs those marked `# any server` against another server.
+//! runs those marked `# any server` against another server; `TEST_REDIS=redis://host:port` runs all but those marked
+//! `# a lone server` on nodes that have that Redis.
 
 mod expand;
 pub mod expect;
@@ -64,7 +65,11 @@ fn run_file(name: &str) {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let mut failures = Vec::new();
     for script in &scripts {
-        if against.is_some() && !script.any_server {
+        let left_out = match against {
+            Some(_) => !script.any_server,
+            None => script.lone_server && std::env::var("TEST_REDIS").is_ok(),
+        };
+        if left_out {
             continue;
         }
         // A given server is one for all scripts, so only one of them may speak to it at a time.

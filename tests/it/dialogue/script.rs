@@ -9,6 +9,8 @@ pub struct Script {
     pub title: String,
     /// Whether any server of the protocol should pass: marked `# any server`.
     pub any_server: bool,
+    /// Whether it shows what a node of several does otherwise: marked `# a lone server`.
+    pub lone_server: bool,
     /// With the numbers of their lines in the file.
     pub steps: Vec<(usize, Step)>,
 }
@@ -22,9 +24,11 @@ impl Script {
                 let remark = remark.trim();
                 if cases(remark).next().is_some() {
                     let title = remark.to_owned();
-                    scripts.push(Self { title, any_server: false, steps: Vec::new() });
-                } else if remark == "any server" {
-                    scripts.last_mut().expect("a script's title comes first").any_server = true;
+                    let (any_server, lone_server) = (false, false);
+                    scripts.push(Self { title, any_server, lone_server, steps: Vec::new() });
+                } else if let Some(script) = scripts.last_mut() {
+                    script.any_server |= remark == "any server";
+                    script.lone_server |= remark == "a lone server";
                 }
             } else if !line.is_empty() {
                 let step = Step::parse(line)
