@@ -16,10 +16,12 @@ use crate::protocol::origin::{self, OriginPattern};
 pub struct AppId(Arc<str>);
 
 impl AppId {
+    /// Any text: the settings have checked that it can stand in a path.
     pub fn new(id: &str) -> Self {
         Self(id.into())
     }
 
+    /// For paths, logs and keys in Redis.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -40,6 +42,7 @@ impl fmt::Display for AppId {
 /// One tenant. Everything is public because any value that `config` lets through is legal.
 #[derive(Clone, Debug)]
 pub struct App {
+    /// By which backends name it; never given to clients.
     pub id: AppId,
     /// The public name in socket paths and in front of signatures: `/app/{key}`.
     pub key: Box<str>,
@@ -55,9 +58,13 @@ pub struct App {
     pub allowed_origins: Vec<OriginPattern>,
     /// Silence after which a client should ping, announced in `connection_established`; seconds.
     pub activity_timeout: u32,
+    /// Whether clients may send each other events, and on which channels.
     pub client_events: ClientEvents,
+    /// What it has switched on.
     pub features: Features,
+    /// What its clients and its backend may do.
     pub limits: AppLimits,
+    /// Who is told what happens, each by a queue of its own.
     pub webhooks: Vec<Webhook>,
 }
 
@@ -88,6 +95,7 @@ pub struct Features {
     pub resume: Duration,
     /// Accept permessage-deflate.
     pub compression: bool,
+    /// Whether clients of laravel-echo-server may connect.
     pub socketio: SocketIo,
 }
 
@@ -199,12 +207,15 @@ pub struct PresenceBounds {
 /// Where an app's happenings are posted to.
 #[derive(Clone, Default)]
 pub struct Webhook {
+    /// Where its events are posted; may hold credentials in front of the host.
     pub url: String,
+    /// What it asks for. What no webhook asks for is not gathered at all.
     pub events: Vec<WebhookEvent>,
     /// Only channels whose name begins so; empty: all.
     pub channel_prefix: String,
     /// Only channels whose name ends so; empty: all.
     pub channel_suffix: String,
+    /// Sent with each request, for a receiver that wants a token.
     pub headers: Vec<(String, String)>,
     /// How long happenings are gathered into one request; zero: one request each.
     pub batch: Duration,
@@ -225,12 +236,19 @@ impl fmt::Debug for Webhook {
 /// The happenings a webhook can ask for, by Pusher's names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum WebhookEvent {
+    /// A channel has its first subscriber.
     ChannelOccupied,
+    /// It has had none for three seconds.
     ChannelVacated,
+    /// A user has joined a presence channel, with its first connection.
     MemberAdded,
+    /// Its last connection has left, three seconds ago.
     MemberRemoved,
+    /// A client has sent an event.
     ClientEvent,
+    /// Somebody has subscribed to a cache channel that has no event.
     CacheMiss,
+    /// How many subscribers a channel has.
     SubscriptionCount,
 }
 
@@ -273,6 +291,7 @@ impl App {
     }
 }
 
+/// As [`AppLimits`]: what `config/keys.rs` has where nothing is set.
 impl Default for Features {
     fn default() -> Self {
         Self {
@@ -287,6 +306,7 @@ impl Default for Features {
     }
 }
 
+/// Each is the default of its row in `config/keys.rs`; a test compares the two.
 impl Default for AppLimits {
     fn default() -> Self {
         Self {
@@ -320,6 +340,7 @@ impl Default for AppLimits {
 }
 
 /// All apps, by both of their names.
+/// Immutable: a reload makes a new one, and whoever reads goes on with the one that it has.
 #[derive(Clone, Default, Debug)]
 pub struct Apps {
     by_id: HashMap<AppId, Arc<App>>,
@@ -361,14 +382,17 @@ impl Apps {
         all
     }
 
+    /// The app that a request to the API is for.
     pub fn by_id(&self, id: &str) -> Option<&Arc<App>> {
         self.by_id.get(id)
     }
 
+    /// The app that a socket is for.
     pub fn by_key(&self, key: &str) -> Option<&Arc<App>> {
         self.by_key.get(key)
     }
 
+    /// In no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
         self.by_id.values()
     }

@@ -11,6 +11,7 @@ use super::unix_millis;
 use crate::protocol::socket_id::SocketId;
 
 /// Bytes of a payload that are shown.
+/// More is cut, and marked with `data_cut`.
 const MAX_DATA: usize = 16 << 10;
 
 /// Bytes of any other text.
@@ -25,6 +26,7 @@ pub enum Kind {
     Disconnected,
     /// The server closed it, for the reason that is said.
     Closed,
+    /// To a channel, over which its subscription stands.
     Subscribed,
     Unsubscribed,
     SignedIn,
@@ -53,6 +55,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// With the words for them in lines and in filters. The words are for programs, too: they stay.
     pub const ALL: &'static [(Self, &'static str)] = &[
         (Self::Connected, "connected"),
         (Self::Disconnected, "disconnected"),
@@ -74,6 +77,7 @@ impl Kind {
         (Self::Server, "server"),
     ];
 
+    /// The word in a line's `kind`.
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
     }
@@ -98,6 +102,7 @@ impl Kind {
 }
 
 /// What has happened. Made in one expression: `console.tell(Kind::Subscribed, |fact| fact.app(id).channel(name))`.
+/// Texts are borrowed where they can be: a fact that nobody wants in the end has copied nothing.
 #[derive(Debug)]
 pub struct ConsoleFact<'a> {
     pub(super) kind: Kind,
@@ -116,6 +121,7 @@ pub struct ConsoleFact<'a> {
 }
 
 impl<'a> ConsoleFact<'a> {
+    /// Everything empty, which is left out of the line.
     pub(super) fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -140,21 +146,25 @@ impl<'a> ConsoleFact<'a> {
         Self { app: app.into(), ..self }
     }
 
+    /// Its name, as it was sent.
     #[must_use]
     pub fn channel(self, channel: impl Into<Cow<'a, str>>) -> Self {
         Self { channel: channel.into(), ..self }
     }
 
+    /// The event's name, or the command's.
     #[must_use]
     pub fn event(self, event: impl Into<Cow<'a, str>>) -> Self {
         Self { event: event.into(), ..self }
     }
 
+    /// The connection that it is about.
     #[must_use]
     pub fn socket(self, socket: SocketId) -> Self {
         Self { socket: Some(socket), ..self }
     }
 
+    /// Whose connection it is, or whom it is about.
     #[must_use]
     pub fn user(self, user: impl Into<Cow<'a, str>>) -> Self {
         Self { user: user.into(), ..self }
@@ -172,6 +182,7 @@ impl<'a> ConsoleFact<'a> {
         Self { code, ..self }
     }
 
+    /// The client's, as far as proxies are believed.
     #[must_use]
     pub fn address(self, address: IpAddr) -> Self {
         Self { address: Some(address), ..self }
@@ -203,6 +214,7 @@ impl<'a> ConsoleFact<'a> {
         self
     }
 
+    /// Without the payload, which not every feed gets.
     fn to_json(&self, number: u64) -> Map<String, Value> {
         let mut json = Map::new();
         json.insert("n".into(), number.into());
@@ -247,10 +259,12 @@ pub(super) struct Encoded<'f, 'a> {
 }
 
 impl<'f, 'a> Encoded<'f, 'a> {
+    /// Nothing is encoded before somebody takes a line.
     pub(super) fn new(fact: &'f ConsoleFact<'a>, number: u64) -> Self {
         Self { fact, number, json: None, plain: None, with_data: None }
     }
 
+    /// Made once for all feeds.
     fn json(&mut self) -> &Map<String, Value> {
         self.json.get_or_insert_with(|| self.fact.to_json(self.number))
     }
@@ -289,6 +303,7 @@ impl<'f, 'a> Encoded<'f, 'a> {
     }
 }
 
+/// One line of NDJSON; JSON itself has no line breaks.
 fn line_of(json: Map<String, Value>) -> Bytes {
     let mut text = Value::Object(json).to_string();
     text.push('\n');

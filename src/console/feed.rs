@@ -12,6 +12,7 @@ use super::fact::{ConsoleFact, Encoded, Kind};
 use super::filter::Filter;
 
 /// Lines and bytes that may wait for the reader.
+/// A second's worth at the highest rate.
 const MAX_LINES: usize = 2_000;
 const MAX_BYTES: usize = 4 << 20;
 
@@ -25,14 +26,18 @@ pub struct Feed {
     payloads: bool,
     /// Frequent facts that are shown in a second.
     rate: u32,
+    /// Of this second's share.
     left: AtomicU32,
+    /// The same of facts about what goes wrong, which a busy server must not crowd out.
     left_wrong: AtomicU32,
     /// What was asked for and is not shown, since that was last taken.
     unseen: AtomicU64,
     queue: Mutex<FeedQueue>,
+    /// Wakes the task that writes.
     wake: Notify,
 }
 
+/// What the reader has not taken yet.
 #[derive(Debug, Default)]
 struct FeedQueue {
     lines: VecDeque<Bytes>,
@@ -74,6 +79,7 @@ impl Feed {
         self.filter.takes_kind(kind)
     }
 
+    /// The share that facts of the kind are taken from.
     fn left_for(&self, kind: Kind) -> &AtomicU32 {
         if kind.is_frequent() { &self.left } else { &self.left_wrong }
     }

@@ -54,6 +54,7 @@ impl Filter {
         self.kinds.is_empty() || self.kinds.contains(&kind)
     }
 
+    /// Whether everything that is asked for is as the fact has it.
     pub(super) fn matches(&self, fact: &ConsoleFact<'_>) -> bool {
         let texts = [
             (&self.app, &fact.app),

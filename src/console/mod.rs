@@ -21,6 +21,7 @@ pub use filter::Filter;
 use fact::Encoded;
 
 /// Feeds at a time.
+/// Each fact is offered to all of them, on the thread that tells it.
 const MAX_FEEDS: usize = 16;
 
 /// Facts that are remembered for whoever looks later, and how many of one second.
@@ -30,7 +31,9 @@ const MAX_REMEMBERED_PER_SECOND: u64 = 20;
 /// Where facts are told.
 #[derive(Debug, Default)]
 pub struct Console {
+    /// Looked at on every event, so that nothing else need be while nobody looks.
     watched: AtomicBool,
+    /// Read without a lock by whoever tells; replaced where one begins or ends.
     feeds: ArcSwap<Vec<Arc<Feed>>>,
     /// Numbers the facts, so that a gap can be seen.
     last: AtomicU64,
@@ -38,6 +41,7 @@ pub struct Console {
     remembered: Mutex<Remembered>,
 }
 
+/// The newest last, at most [`MAX_REMEMBERED`].
 #[derive(Debug, Default)]
 struct Remembered {
     lines: VecDeque<Bytes>,
@@ -59,6 +63,7 @@ impl Console {
         self.watched.load(Ordering::Relaxed)
     }
 
+    /// The way that is rarely gone, kept out of the code of those who tell.
     #[cold]
     fn tell_feeds<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
         let feeds = self.feeds.load();
@@ -116,6 +121,7 @@ impl Console {
         Some(Watching { console: self.clone(), feed })
     }
 
+    /// Ends a feed, and lowers the flag with the last.
     fn forget(&self, feed: &Arc<Feed>) {
         let others = |feeds: &Arc<Vec<Arc<Feed>>>| {
             feeds.iter().filter(|one| !Arc::ptr_eq(one, feed)).cloned().collect::<Vec<_>>()
@@ -137,6 +143,7 @@ pub struct Watching {
 }
 
 impl Watching {
+    /// The feed, for whoever writes it to its reader.
     pub fn feed(&self) -> &Feed {
         &self.feed
     }

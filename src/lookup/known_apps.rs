@@ -17,6 +17,8 @@ use crate::app::{App, AppId, Apps};
 const ABSENT_FOR: Duration = Duration::from_secs(1);
 
 /// Absent names that are remembered.
+/// With more, all are forgotten: somebody makes names up, and memory is worth more than a few
+/// questions.
 const MOST_ABSENT: usize = 10_000;
 
 /// One row of the table, by its columns.
@@ -38,13 +40,17 @@ pub struct AppRegistry {
 
 #[derive(Default)]
 struct KnownApps {
+    /// Never replaced by a row of the table, whatever that says.
     configured: Apps,
+    /// By id, with what came of their rows.
     found: HashMap<AppId, FoundApp>,
+    /// The negative cache: names without a row, and when the table said so.
     absent: HashMap<AppName, Instant>,
     /// What was said of rows that cannot be used, so that it is not said each time one is asked for.
     told: HashSet<String>,
 }
 
+/// The row is kept to see whether it has changed: apps have no equality, since secrets have none.
 struct FoundApp {
     row: AppRow,
     app: Arc<App>,
@@ -57,6 +63,8 @@ impl fmt::Debug for AppRegistry {
 }
 
 impl AppRegistry {
+    /// Knows the apps of the settings alone. `publish` is called under the lock, so that two
+    /// changes are published in their order.
     pub fn new(configured: Apps, read: RowParser, publish: AppsPublisher) -> Self {
         let known = KnownApps { configured, ..KnownApps::default() };
         Self { known: Mutex::new(known), read, publish }
@@ -145,6 +153,7 @@ impl AppRegistry {
         }
     }
 
+    /// What is wrong with a row is logged once, and the app goes on as far as it can.
     fn parse_row(&self, row: &AppRow, told: &mut HashSet<String>) -> Option<Arc<App>> {
         let read = (self.read)(row);
         let lines = match &read {
@@ -163,12 +172,14 @@ impl AppRegistry {
         read.ok().map(|(app, _)| Arc::new(app))
     }
 
+    /// Also after a panic: what is known is whole after each step.
     fn lock(&self) -> std::sync::MutexGuard<'_, KnownApps> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl KnownApps {
+    /// All known apps, those of the settings first.
     fn apps(&self) -> Apps {
         self.configured.with_others(self.found.values().map(|found| &found.app))
     }

@@ -21,7 +21,9 @@ const LONGEST: usize = 255;
 /// What an app is asked for by.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum AppName {
+    /// A backend's request is for it.
     Id(String),
+    /// A client's socket is for it.
     Key(String),
 }
 
@@ -37,7 +39,9 @@ pub enum LookupResult {
 /// Somebody waits for an app.
 #[derive(Debug)]
 pub struct LookupRequest {
+    /// What is looked for.
     pub name: AppName,
+    /// Dropped without an answer, it counts as [`LookupResult::Away`].
     pub answer: oneshot::Sender<LookupResult>,
 }
 
@@ -52,6 +56,7 @@ impl Lookup {
         (Self(questions), asked)
     }
 
+    /// Never waits to ask: a full queue is answered as a database that is away.
     pub fn ask_for(&self, name: AppName) -> PendingLookup {
         let (AppName::Id(text) | AppName::Key(text)) = &name;
         if text.is_empty() || text.len() > LONGEST {
@@ -66,6 +71,7 @@ impl Lookup {
 }
 
 /// A question on its way to its verdict.
+/// The answer to come, or one that was clear at once.
 #[derive(Debug)]
 pub struct PendingLookup(Result<oneshot::Receiver<LookupResult>, LookupResult>);
 

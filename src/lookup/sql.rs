@@ -23,9 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// For how long a database that is away is not asked.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// In the words of the driver's other errors, which follow the same colon.
 const SILENT: &str = "no answer in three seconds";
 
 /// Apps that are asked for at once.
+/// One query for all of them: databases bound how many parameters one may have.
 const MOST: usize = 200;
 
 /// Rows that are read where any would do.
@@ -43,6 +45,7 @@ pub struct Database {
 /// which an answer is still to come is never used again.
 #[derive(Debug)]
 enum SqlServer {
+    /// MariaDB too, which speaks the same protocol.
     MySql(MySqlConnectOptions, Option<MySqlConnection>),
     Postgres(PgConnectOptions, Option<PgConnection>),
 }
@@ -132,6 +135,8 @@ impl Database {
         }
     }
 
+    /// One query. The connection is put back only once the answer is complete: a future that is
+    /// dropped halfway takes the connection with it.
     async fn ask(&mut self, ids: &[String], keys: &[String]) -> Result<Vec<AppRow>, sqlx::Error> {
         let table = &self.table;
         match &mut self.server {
@@ -231,6 +236,7 @@ pub async fn run(
     }
 }
 
+/// The thread's state: one connection, and what it knows of the database.
 struct SqlAsker {
     database: Database,
     keeper: Arc<AppRegistry>,
@@ -239,6 +245,7 @@ struct SqlAsker {
 }
 
 impl SqlAsker {
+    /// Answers all of them by one query, without those that were absent a moment ago.
     async fn answer(&mut self, asked: Vec<LookupRequest>) {
         let names: Vec<AppName> = asked.iter().map(|question| question.name.clone()).collect();
         let open: Vec<AppName> =
@@ -266,6 +273,8 @@ impl SqlAsker {
         }
     }
 
+    /// Reads again what is known, every `sql.ttl`. A database that is away leaves everything as it
+    /// is.
     async fn look_again(&mut self) {
         for ids in self.keeper.found_ids().chunks(MOST) {
             let texts: Vec<String> = ids.iter().map(ToString::to_string).collect();

@@ -14,14 +14,17 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
+    /// For what goes away again, by the same one writer.
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }
 
+    /// For gauges that are worked out anew each time.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
+    /// From any thread; maybe a moment late, never torn.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -57,6 +60,7 @@ impl<const N: usize> CounterArray<N> {
         }
     }
 
+    /// 0 for a label that there is not.
     pub fn value(&self, label: usize) -> u64 {
         self.0.get(label).map_or(0, Counter::value)
     }
@@ -70,6 +74,7 @@ pub struct RecentPeak {
 }
 
 impl RecentPeak {
+    /// By the one writer alone, as all of this file.
     pub fn note_value(&self, value: u64) {
         if value > self.current.value() {
             self.current.set(value);
@@ -82,6 +87,7 @@ impl RecentPeak {
         self.current.set(0);
     }
 
+    /// Over the last stretch at least, and two at most.
     pub fn value(&self) -> u64 {
         self.current.value().max(self.before.value())
     }
@@ -90,7 +96,9 @@ impl RecentPeak {
 /// How many durations were no longer than each of [`Histogram::BOUNDS`].
 #[derive(Debug, Default)]
 pub struct Histogram {
+    /// One for each bound, not added up, and one for all that was longer.
     buckets: [Counter; Self::BOUNDS.len() + 1],
+    /// The sum of all durations, for the mean.
     nanoseconds: Counter,
 }
 
@@ -101,6 +109,7 @@ impl Histogram {
         1_000_000,
     ];
 
+    /// Counts one duration.
     pub fn observe(&self, duration: Duration) {
         let micros = duration.as_micros();
         let at = Self::BOUNDS.iter().position(|bound| micros <= u128::from(*bound));

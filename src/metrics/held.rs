@@ -19,7 +19,9 @@ pub struct HeldByApp {
 /// What is held for one app.
 #[derive(Debug, Default)]
 pub struct HeldBytes {
+    /// Several threads write it, so it cannot be a [`Counter`](super::Counter).
     own: AtomicU64,
+    /// Shared by all apps.
     total: Arc<AtomicU64>,
 }
 
@@ -62,6 +64,7 @@ impl HeldBytes {
         }
     }
 
+    /// In bytes.
     pub fn value(&self) -> u64 {
         self.own.load(Ordering::Relaxed)
     }

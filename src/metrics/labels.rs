@@ -2,6 +2,9 @@
 //! series, and a value's place in its list is its place in a tally.
 
 /// A list of labels: the values, all of them, and the words for them.
+/// `Name::ALL` is the list and `word` the label, so a value that is added shows up on the metrics
+/// page by itself. Example: `Limited::Reads as usize` is its place in a
+/// [`CounterArray`](super::CounterArray).
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $word:literal,)* }) => {
         $(#[$doc])*
@@ -38,16 +41,23 @@ labels! {
         Lost = "lost",
         /// A breach of the WebSocket protocol.
         Protocol = "protocol",
+        /// It sent text that is not UTF-8.
         Encoding = "encoding",
+        /// A message was over `max_message_size`.
         TooLarge = "too_large",
+        /// A backend closed the user's connections.
         Terminated = "terminated",
         /// Its backend wants it to come back with other rights.
         Reconnect = "reconnect",
         /// A newer connection of its client has come.
         TakenOver = "taken_over",
+        /// It had not signed in within `authorization_timeout`.
         Unauthorized = "unauthorized",
+        /// More waited for it than `outbox_bytes`.
         Slow = "slow",
+        /// The server stops or hands over.
         Draining = "draining",
+        /// It did not answer when it was asked for a sign of life.
         Silent = "silent",
         /// It sent nonsense without end.
         Flooding = "flooding",
@@ -59,19 +69,29 @@ labels! {
         AppRemoved = "app_removed",
         AppDisabled = "app_disabled",
         // The rest was refused before it was let in.
+        /// It came without TLS to an app with `require_tls`.
         TlsOnly = "tls_only",
+        /// No app has its key.
         UnknownApp = "unknown_app",
+        /// Its app has `enabled = false`.
         Disabled = "disabled",
+        /// Its app has as many connections as `max_connections`.
         Quota = "quota",
+        /// It speaks another version of the protocol than 4 to 7.
         Version = "version",
+        /// Its page is none of `allowed_origins`.
         Origin = "origin",
         /// What it is to be resumed by has not the form of a token.
         ResumeToken = "resume_token",
+        /// The server has as many sockets as it may.
         Capacity = "capacity",
+        /// The server takes no more, since it stops.
         Stopping = "stopping",
+        /// Its address has as many connections as `connections_per_ip`.
         Address = "address",
         /// Its address opens too many sockets a second.
         Handshakes = "handshakes",
+        /// The server holds as much memory as `limits.memory`.
         Memory = "memory",
         /// Whether there is its app could not be found out.
         Lookup = "lookup",
@@ -166,8 +186,11 @@ labels! {
         ClientEvents = "client_events",
         /// Everything that a client says.
         Messages = "messages",
+        /// A connection comes to a presence channel and goes from it too often.
         Presence = "presence",
+        /// Events by the API, over `events_per_second`.
         Events = "events",
+        /// Questions to the API, over `reads_per_second`.
         Reads = "reads",
         /// There is no memory for it.
         Memory = "memory",
@@ -187,8 +210,11 @@ labels! {
         Http2 = "http2",
         /// A header of the PROXY protocol, where none is expected.
         Proxy = "proxy_protocol",
+        /// The head of a request was over 16 KiB.
         HeadTooLarge = "head_too_large",
+        /// It had more than a hundred headers.
         TooManyHeaders = "too_many_headers",
+        /// None of these.
         Garbage = "garbage",
     }
 }
@@ -227,6 +253,7 @@ labels! {
 }
 
 impl Status {
+    /// Those that the API answers with have a label of their own; the list stays closed.
     pub fn of_code(status: u16) -> Self {
         match status {
             200 => Self::Ok,

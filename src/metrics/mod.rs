@@ -58,6 +58,7 @@ impl WorkerCounts {
 /// Requests of one kind.
 #[derive(Debug, Default)]
 pub struct RequestCounts {
+    /// How many were answered how.
     pub by_status: CounterArray<{ Status::ALL.len() }>,
     /// From the request's head to its answer.
     pub seconds: Histogram,
@@ -137,6 +138,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// One set for each worker, at least one.
     pub fn new(workers: usize) -> Self {
         let workers = workers.max(1);
         Self {

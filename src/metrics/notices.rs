@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::labels::{Reason, Status};
 
 /// Seconds between two lines of a kind.
+/// Seldom enough for a log, often enough for whoever has just changed a setting.
 const PAUSE: u64 = 60;
 
 /// What a line is about.
@@ -39,6 +40,7 @@ pub enum LogNotice {
     Crowd,
 }
 
+/// Each has a slot of its own, so that none keeps another from having its line.
 const KINDS: usize = Reason::ALL.len() + Status::ALL.len() + LogNotice::OTHERS.len();
 
 impl LogNotice {
@@ -56,6 +58,7 @@ impl LogNotice {
         (Self::Crowd, "HTTP connections closed for others"),
     ];
 
+    /// Reasons first, then statuses, then the others.
     fn slot_index(self) -> usize {
         let after = Reason::ALL.len() + Status::ALL.len();
         match self {
@@ -82,6 +85,7 @@ impl LogNotice {
 /// When each kind last had a line.
 #[derive(Debug)]
 pub struct LogThrottle {
+    /// What seconds are counted from; set with the first notice.
     begun: OnceLock<Instant>,
     kinds: [NoticeKind; KINDS],
 }
@@ -90,6 +94,7 @@ pub struct LogThrottle {
 struct NoticeKind {
     /// Second from which on there may be another line.
     next: AtomicU64,
+    /// How many had no line since the last.
     left_out: AtomicU64,
 }
 
@@ -111,6 +116,7 @@ impl LogThrottle {
         self.begun.get().map_or_else(Vec::new, |begun| self.overdue_at(begun.elapsed().as_secs()))
     }
 
+    /// [`Self::take_overdue`] at second `now`, for tests.
     fn overdue_at(&self, now: u64) -> Vec<(u64, String)> {
         let mut overdue = Vec::new();
         for (place, kind) in self.kinds.iter().enumerate() {
@@ -126,6 +132,7 @@ impl LogThrottle {
         overdue
     }
 
+    /// [`Self::take_due`] at second `now`, for tests. Of several threads one has the line.
     fn due_at(&self, notice: LogNotice, now: u64) -> Option<u64> {
         let kind = self.kinds.get(notice.slot_index())?;
         let next = kind.next.load(Ordering::Relaxed);

@@ -19,6 +19,7 @@ pub struct MetricsPage {
 }
 
 impl MetricsPage {
+    /// `text/plain` with the version of the format, by which Prometheus chooses its parser.
     pub const CONTENT_TYPE: &'static str = TEXT_FORMAT;
 
     /// A page on which all names begin with `prefix`.
@@ -26,6 +27,7 @@ impl MetricsPage {
         Self { prefix: prefix.to_owned(), families: Vec::new() }
     }
 
+    /// `fanfare_`, or what the settings have.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -35,6 +37,7 @@ impl MetricsPage {
         prefix.clone_into(&mut self.prefix);
     }
 
+    /// A name, a sentence, a type and the samples of it.
     fn add_family(&mut self, name: String, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         // A family without samples is no family.
         if metrics.is_empty() {
@@ -48,6 +51,7 @@ impl MetricsPage {
         self.families.push(family);
     }
 
+    /// The name as Prometheus sees it.
     fn full_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -124,6 +128,7 @@ impl MetricsPage {
     }
 }
 
+/// The library's form of the same.
 fn label_pairs(labels: SampleLabels<'_>) -> Vec<LabelPair> {
     let pair = |(name, value): &(&str, &str)| {
         let mut pair = LabelPair::default();

@@ -6,13 +6,19 @@ use std::fs;
 /// A look at the process.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct ProcessStats {
+    /// Bytes of memory; `VmRSS`.
     pub resident_bytes: f64,
+    /// Bytes of addresses.
     pub virtual_bytes: f64,
+    /// Time on processors in the program itself.
     pub user_seconds: f64,
+    /// Time on processors in the kernel on its behalf.
     pub system_seconds: f64,
     /// Since 1970.
     pub start_seconds: f64,
+    /// Sockets are files.
     pub open_files: f64,
+    /// The soft limit.
     pub max_files: f64,
     pub threads: f64,
 }
@@ -31,6 +37,7 @@ impl ProcessStats {
         statm_bytes(0)
     }
 
+    /// `None` where there is no `/proc`, as on macOS. The fields are those of `proc_pid_stat(5)`.
     pub fn read_all() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
         // The name before may hold anything, a parenthesis too. Fields after it are numbered from 3.

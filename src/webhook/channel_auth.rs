@@ -25,6 +25,7 @@ thread_local! {
     static BACKEND: OnceCell<Rc<BackendClient>> = const { OnceCell::new() };
 }
 
+/// One for each worker, which keeps its connections to backends open.
 struct BackendClient {
     client: HttpsClient,
     places: Semaphore,
@@ -37,8 +38,10 @@ pub struct ClientHeaders(HeaderMap);
 /// A client that wants to subscribe.
 #[derive(Debug)]
 pub struct ChannelQuestion {
+    /// The app's `socketio.auth_url`.
     pub url: String,
     pub timeout: Duration,
+    /// As the client named it.
     pub channel: String,
     /// Its public name, which backends sign.
     pub socket: String,
@@ -106,7 +109,8 @@ impl ClientHeaders {
     }
 }
 
-/// Asks it.
+/// Asks the backend, and waits for a place first where many ask. The time limit counts from when it
+/// is asked, not from when it waits.
 pub async fn ask_backend(question: ChannelQuestion) -> ChannelVerdict {
     let backend = BACKEND.with(|backend| {
         let new = || {
@@ -142,6 +146,11 @@ pub async fn ask_backend(question: ChannelQuestion) -> ChannelVerdict {
         .unwrap_or_else(|_| ChannelVerdict::Unanswered(format!("no answer within {timeout:?}")))
 }
 
+/// The form that laravel-echo-server posted: `channel_name=…&socket_id=…`, with `X-Requested-With`
+/// so that Laravel answers JSON instead of redirecting to a login page.
+///
+/// # Errors
+/// The URL cannot be used; in words for the log, without the URL.
 fn new_request(question: ChannelQuestion) -> Result<Request<Full<Bytes>>, String> {
     let ChannelQuestion { url, channel, socket, headers: ClientHeaders(mut headers), .. } =
         question;

@@ -34,6 +34,7 @@ pub type EntryAcknowledger = Box<dyn Fn(&AppId, &str) + Send>;
 /// An entry of a cluster's log.
 #[derive(Debug)]
 pub struct LoggedEntry {
+    /// Its id in the stream, `milliseconds-number`, by which it is acknowledged.
     pub id: Box<str>,
     pub what: EntryContent,
 }
@@ -49,6 +50,7 @@ pub enum EntryContent {
 
 /// Where entries go that are done with, until the node leaves them to others.
 pub(super) struct AckSink {
+    /// None on a server of its own, which has no log.
     done: Option<EntryAcknowledger>,
     open: Cell<bool>,
     /// The apps whose logs are this node's to tell, until when that is sure, and which time that is.
@@ -57,6 +59,7 @@ pub(super) struct AckSink {
 }
 
 impl AckSink {
+    /// Open until the end of the server.
     pub(super) fn new(done: Option<EntryAcknowledger>) -> Rc<Self> {
         Rc::new(Self { done, open: Cell::new(true), held: RefCell::default(), times: Cell::new(0) })
     }
@@ -71,6 +74,8 @@ impl AckSink {
         self.held.borrow_mut().remove(app);
     }
 
+    /// A log that comes to this node anew has another number: receipts of the time before
+    /// acknowledge nothing any longer.
     fn begin(&self, app: &AppId) -> RefMut<'_, (Instant, u64)> {
         RefMut::map(self.held.borrow_mut(), |held| {
             held.entry(app.clone()).or_insert_with(|| {
@@ -80,6 +85,7 @@ impl AckSink {
         })
     }
 
+    /// Whether what is left unsent is somebody's to send later.
     pub(super) fn is_to_a_log(&self) -> bool {
         self.done.is_some()
     }
@@ -110,11 +116,14 @@ pub(super) enum OfficeHold {
 }
 
 impl LogAck {
+    /// Shared by all events that the entry leads to; the last to go acknowledges it.
     pub(super) fn new(door: &Rc<AckSink>, app: &AppId, id: &str) -> Rc<Self> {
         let time = door.begin(app).1;
         Rc::new(Self { door: door.clone(), app: app.clone(), id: id.into(), time })
     }
 
+    /// Asked before each request: a node that was cut off must not go on telling what another
+    /// tells.
     pub(super) fn office(&self) -> OfficeHold {
         match self.door.held.borrow().get(&self.app) {
             Some((until, time)) if *time == self.time => {
@@ -149,6 +158,7 @@ pub(super) type DueEvent = (Arc<App>, WebhookMessage, Rc<LogAck>);
 /// Ends that are held back, until it is known that nothing in the log takes them back.
 #[derive(Default)]
 pub(super) struct HeldEnds {
+    /// In the order of the log. A number that is no longer held was taken back.
     due: HashMap<AppId, VecDeque<(SubjectKey, u64)>>,
     held: HashMap<SubjectKey, (u64, Arc<App>, Rc<LogAck>)>,
     number: u64,
@@ -218,6 +228,7 @@ pub(super) struct LatestCounts {
 
 #[derive(Default)]
 struct LastCount {
+    /// Of the last count that was taken; older ones are no news.
     version: u64,
     /// When a crowd was told.
     told: Option<Instant>,
@@ -303,6 +314,7 @@ pub(super) enum ParsedEntry {
     Event(WebhookMessage),
 }
 
+/// `None` for an entry of a later version, which is acknowledged unread.
 pub(super) fn read(text: &str) -> Option<ParsedEntry> {
     let (kind, rest) = text.split_at_checked(1)?;
     let (name, rest) = rest.split_once('\n').unwrap_or((rest, ""));

@@ -61,6 +61,7 @@ pub(super) struct WebhookClient {
 }
 
 impl WebhookClient {
+    /// One pool of connections for the webhooks of all apps.
     pub(super) fn new(allow_private: bool, console: Arc<Console>) -> Self {
         Self { client: new_client(allow_private), allow_private, console }
     }
@@ -84,6 +85,11 @@ impl WebhookClient {
         tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(DeliveryFailure::Time))
     }
 
+    /// A signed `POST`. By the oldest secret that still holds: a receiver may not know the new one
+    /// yet.
+    ///
+    /// # Errors
+    /// The URL or a header cannot be used, or the address is one that may not be posted to.
     fn request(
         &self,
         app: &App,
@@ -170,6 +176,7 @@ pub(super) fn without_credentials(
     Ok((Uri::from_parts(parts)?, Some(header)))
 }
 
+/// For a machine without any roots: HTTPS fails there, and plain HTTP goes on.
 fn trusting_nobody() -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider);
@@ -192,6 +199,7 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Said both of an address in the URL and of one that a name leads to.
 const PRIVATE: &str = "the endpoint's address is not public, and webhooks.allow_private is false";
 
 /// Looks names up, and leaves out addresses that may not be posted to.
@@ -211,6 +219,8 @@ impl Service<Name> for PublicResolver {
 
     fn call(&mut self, name: Name) -> Self::Future {
         let allow_private = self.allow_private;
+        // Looked up for each connection: a name that leads to a public address now may lead
+        // elsewhere later.
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let allowed = |address: &SocketAddr| allow_private || is_public(address.ip());

@@ -14,6 +14,7 @@ use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 
 /// Facts of one app that may wait, comings and goings aside.
+/// Client events and counts; comings and goings are bounded by what there is.
 const MAX_EVENTS: usize = 16_384;
 
 /// Facts of one app that are looked at before it is another's turn.
@@ -35,22 +36,32 @@ pub(super) type FactSubject = (ChannelName, Option<UserId>);
 /// Something that happened.
 #[derive(Debug)]
 pub enum Fact {
+    /// A first subscriber came.
     Occupied(ChannelName),
+    /// The last one went.
     Vacated(ChannelName),
+    /// A user's first connection came.
     Joined(ChannelName, UserId),
+    /// A user's last connection went.
     Left(ChannelName, UserId),
+    /// Nothing was cached for a new subscriber.
     CacheMiss(ChannelName),
+    /// This many subscribers there are.
     Count(ChannelName, usize),
+    /// Boxed: it is much larger than the others, and rarer.
     ClientEvent(Box<Whisper>),
 }
 
 /// A client event.
 #[derive(Debug)]
 pub struct Whisper {
+    /// Where it was sent.
     pub channel: ChannelName,
+    /// `client-…`.
     pub event: String,
     /// The token of the data's JSON string.
     pub data: String,
+    /// Who sent it.
     pub socket: SocketId,
     /// On presence channels.
     pub user: Option<UserId>,
@@ -109,6 +120,7 @@ pub(super) struct FactQueue {
     held: Arc<HeldByApp>,
 }
 
+/// Locked for a push or a share at a time.
 #[derive(Debug, Default)]
 struct PendingFacts {
     apps: HashMap<AppId, AppFacts>,
@@ -116,19 +128,25 @@ struct PendingFacts {
     turns: VecDeque<AppId>,
 }
 
+/// What waits of one app; removed when nothing does.
 #[derive(Debug)]
 struct AppFacts {
     app: Arc<App>,
+    /// In the order in which it happened.
     order: VecDeque<NextFact>,
+    /// Sums of comings and goings that stand in `order` once.
     changes: HashMap<FactSubject, i64>,
     /// Changes that have come to nothing.
     settled: usize,
+    /// Those that are no comings and goings, for their bound.
     events: usize,
     held: Arc<HeldBytes>,
 }
 
+/// One place in the order.
 #[derive(Debug)]
 enum NextFact {
+    /// A coming or going by itself.
     Single(FactSubject, i64),
     /// As the changes have it.
     Change(FactSubject),
@@ -141,6 +159,7 @@ pub(super) fn subject_bytes(channel: &ChannelName, user: Option<&UserId>) -> usi
 }
 
 impl NextFact {
+    /// What is counted for it in `limits.memory`; the same when it comes and when it goes.
     fn held_bytes(&self) -> usize {
         match self {
             Self::Single((channel, user), _) | Self::Change((channel, user)) => {
@@ -156,16 +175,20 @@ impl NextFact {
 }
 
 impl AppFacts {
+    /// Nothing waits yet.
     fn new(app: Arc<App>, held: Arc<HeldBytes>) -> Self {
         let (order, changes) = (VecDeque::new(), HashMap::new());
         Self { app, order, changes, settled: 0, events: 0, held }
     }
 
+    /// Counted, and last in the order.
     fn push(&mut self, next: NextFact) {
         self.held.add_bytes(next.held_bytes());
         self.order.push_back(next);
     }
 
+    /// A coming or a going. Where few facts wait it has a place of its own, where many do one with
+    /// all others of the same subject.
     fn change(&mut self, place: FactSubject, by: i64) {
         if self.order.len() < CALM {
             return self.push(NextFact::Single(place, by));
@@ -196,6 +219,7 @@ impl AppFacts {
         }
     }
 
+    /// The first in the order.
     fn next(&mut self) -> Option<Happening> {
         let next = self.order.pop_front()?;
         self.held.sub_bytes(next.held_bytes());

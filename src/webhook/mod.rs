@@ -65,7 +65,9 @@ pub struct WebhookOptions {
 /// What a webhook tells, ready to be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WebhookMessage {
+    /// By which webhooks choose.
     pub kind: WebhookEvent,
+    /// By whose name they do, too.
     pub channel: ChannelName,
     /// One object of a request's `events`.
     pub json: String,
@@ -76,7 +78,9 @@ pub struct WebhookMessage {
 /// That a channel, or a member of it, is there from now on, or is not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OccupancyChange {
+    /// None: the channel itself.
     pub user: Option<UserId>,
+    /// Occupied or joined, not vacated or left.
     pub is: bool,
 }
 
@@ -272,12 +276,14 @@ impl Dispatcher {
         end
     }
 
+    /// Writes what was spooled in this turn to disk.
     fn flush(&self) {
         if let Some(spool) = &self.spool {
             spool.flush();
         }
     }
 
+    /// Carries out what was left at the door, of a cluster's log alone.
     fn take(&mut self, left: DispatcherMessage) {
         match left {
             DispatcherMessage::Entries(id, app, entries) => {
@@ -313,6 +319,7 @@ impl Dispatcher {
         }
     }
 
+    /// One entry of the log: what is news of it goes into the queues with the entry's receipt.
     fn take_logged(&mut self, app: &Arc<App>, what: &EntryContent, receipt: &Rc<LogAck>) {
         let event = match what {
             EntryContent::Turned(is, channel, user) => {
@@ -336,6 +343,7 @@ impl Dispatcher {
         event.iter().for_each(|event| self.put(app, event, Some(receipt)));
     }
 
+    /// What was held back and whose time has come.
     fn put_due(&mut self) {
         for (app, event, receipt) in self.counts.due(Instant::now()) {
             self.put(&app, &event, Some(&receipt));
@@ -376,6 +384,7 @@ impl Dispatcher {
         line
     }
 
+    /// Notes the app as it is now; the first time, what an earlier run left for it is put in line.
     fn know(&mut self, app: &Arc<App>) {
         if self.known.get(&app.id).is_some_and(|known| Arc::ptr_eq(known, app)) {
             return;

@@ -55,21 +55,26 @@ pub(super) struct Spool {
     told: RefCell<ToldFaults>,
 }
 
+/// So that a disk that stays full is one line.
 #[derive(Debug, Default)]
 struct ToldFaults {
     failing: bool,
     files: HashSet<PathBuf>,
 }
 
+/// Appended to, and written anew when most of it is done.
 #[derive(Debug)]
 struct SpoolFile {
     file: File,
+    /// Bytes that are surely in the file: what was written in part is cut off again.
     length: u64,
     /// What is not in the file yet.
     pending: Vec<u8>,
     /// Where the lines are whose events are not done.
     open: BTreeMap<u64, (u64, usize)>,
+    /// Of the lines in `open`, to know how much of the file is still needed.
     open_bytes: u64,
+    /// The number of the next event.
     next: u64,
     /// The last attempt to write failed.
     failing: bool,
@@ -127,6 +132,7 @@ impl Spool {
         }
     }
 
+    /// Copies another process's events into this one's file before it removes theirs.
     fn take_file(&self, path: &Path) -> io::Result<Vec<SpooledEvent>> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_new = name.ends_with(".new");
@@ -179,6 +185,7 @@ impl Spool {
         self.flush_noting();
     }
 
+    /// What the log was told, for tests.
     fn flush_noting(&self) -> Option<&'static str> {
         let written = self.journal.borrow_mut().write(true);
         self.note(written)
@@ -249,6 +256,7 @@ impl SpoolFile {
         self.failing && self.pending.len() as u64 > MOST_DONE
     }
 
+    /// Their lines stay in the file until that is written anew.
     fn forget(&mut self, numbers: &[u64]) {
         for number in numbers {
             if let Some((_, size)) = self.open.remove(number) {
