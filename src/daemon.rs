@@ -170,6 +170,7 @@ pub(crate) fn run_server(
         }
         let shared = running.shared().clone();
         let mut ended = tokio::task::spawn_blocking(|| running.wait());
+        // The first after a while: most servers are empty by then.
         let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
         loop {
             tokio::select! {

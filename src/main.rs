@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         Ok(inherited) => inherited,
         Err(error) => return fail_with(&error, OS_ERROR),
     };
+    // Not before: what is wrong with the settings is one line, whatever the log's format.
     let set_level = start_log(&config.log);
     for warning in warnings {
         warn!("{warning}");

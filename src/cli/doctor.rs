@@ -77,6 +77,7 @@ pub(super) async fn look(
     }
     let apart = target.api.is_some() && public.len() > 1;
     for public in &public {
+        // Last, for each is a whole look by itself.
         from_outside(&mut report, (&target, apart), public).await;
     }
     report

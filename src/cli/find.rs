@@ -75,6 +75,7 @@ impl ApiTarget {
         let configured = match &at.app_id {
             Some(id) => config.apps.by_id(id),
             None if any || config.apps.len() == 1 => {
+                // Sorted, so that the same command is about the same app each time.
                 config.apps.iter().min_by_key(|app| (!app.enabled, app.id.clone()))
             }
             None => None,

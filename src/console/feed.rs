@@ -102,6 +102,7 @@ impl Feed {
         let line = encoded.line(self.payloads);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.lines.len() >= MAX_LINES || queue.bytes + line.len() > MAX_BYTES {
+            // What waits is dropped as well: a feed with a hole in it would be believed.
             *queue = FeedQueue { is_cut: true, ..FeedQueue::default() };
         } else if !queue.is_cut {
             queue.bytes += line.len();

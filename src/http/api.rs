@@ -129,6 +129,8 @@ pub(super) fn authenticate_query(
     head: RequestHead<'_>,
     now: SystemTime,
 ) -> Result<SignedQuery, Error> {
+    // What SDKs that encode do; the other reading is for those that leave blanks to a form's
+    // encoding.
     let first = authenticate_as(app, head, now, PlusMeaning::Plus);
     match first {
         Err(Error::Unauthorized(..)) if head.query.contains('+') => {
@@ -149,6 +151,7 @@ fn authenticate_as(
     let value = |parameter| query.signing_value(parameter);
     let key = value(SigningParameter::Key)
         .ok_or_else(|| unauthorized(Doubt::Missing, "Missing auth_key."))?;
+    // Not in constant time: a key is public.
     if key != &*app.key {
         return Err(unauthorized(Doubt::Key, "Unknown auth_key."));
     }
@@ -158,6 +161,7 @@ fn authenticate_as(
         Some(_) => return Err(unauthorized(Doubt::Version, "auth_version must be 1.0.")),
     }
     check_time(app, value(SigningParameter::Timestamp), now)?;
+    // Before the HMAC, which costs the most.
     if value(SigningParameter::Signature).is_none() {
         return Err(unauthorized(Doubt::Missing, "Missing auth_signature."));
     }

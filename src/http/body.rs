@@ -29,6 +29,7 @@ impl Body for RequestBody {
         match &mut *self {
             Self::Incoming(body) => Pin::new(body).poll_frame(cx),
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            // All of it in one frame; the next poll finds none.
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
     }

@@ -140,7 +140,9 @@ fn make_all(orders: &Receiver<ListRequest>, shared: &ServerState) {
             let Ok(first) = orders.recv() else { return };
             queue(&mut apps, first);
         }
+        // What has come meanwhile, so that one list serves all who wait for it.
         orders.try_iter().for_each(|order| queue(&mut apps, order));
+        // One list of each app in its turn.
         let Some(mut app) = apps.pop_front() else { continue };
         if let Some(order) = app.pop_front() {
             make(order, &mut app, shared);

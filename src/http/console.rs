@@ -226,6 +226,7 @@ impl HttpService {
         let rate = query.get("rate").and_then(|rate| rate.parse().ok()).unwrap_or(USUAL_RATE);
         let payloads = query.get("payloads").is_some_and(|wanted| wanted != "0");
         let feed = Feed::new(filter, payloads, rate.clamp(1, MAX_RATE));
+        // A feed costs every event a look, so there are few.
         let Some(watching) = self.http.node.hub().console.watch(feed) else {
             let why = "As many consoles look as may at a time.";
             return refusal(StatusCode::SERVICE_UNAVAILABLE, why);
@@ -243,6 +244,7 @@ impl HttpService {
         let opened = match segments.as_slice() {
             ["apps", id, rest @ ..] => api_route(rest).ok_or(Error::NotFound).and_then(|found| {
                 let (route, allowed) = found;
+                // The first is the one that does the work.
                 if allowed.split(',').next() != Some(parts.method.as_str()) {
                     return Err(Error::MethodNotAllowed(allowed));
                 }

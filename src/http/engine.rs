@@ -118,6 +118,7 @@ impl HttpService {
                 let app = apps.by_id(session.app.as_str());
                 let message = app.map_or(0, |app| app.limits.max_message_size);
                 let max = max_body(message);
+                // What the head claims: a body that is too large is not read at all.
                 let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
                 let awaiting = if size > max {
                     self.refuse_large_packets(place, max)
@@ -254,6 +255,7 @@ impl HttpService {
             });
         opened.map_err(|error| {
             let asked = HandshakeDetails::new(&app.key, &only_origin, &apps);
+            // The app would have let it in: then it is the server that has no room.
             let reason = Some(Reason::Capacity).filter(|_| was_admitted);
             tell_of_refusal(&http.node.shared, client, (&error, reason), &asked);
             EngineRefusal { status: status_of(&error), code: 4, why: error.message }

@@ -98,6 +98,7 @@ impl RequestTimers {
         for (address, ended) in &mut all {
             while addresses.excess(*address) > 0 {
                 let longest = self.longest(*address, None, |timer| timer.seconds(now) >= A_SECOND);
+                // The others are in the middle of a request, or on other workers.
                 let Some(longest) = longest else { break };
                 self.crowd_out(&longest);
                 *ended += 1;

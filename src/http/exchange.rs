@@ -150,6 +150,7 @@ impl HttpService {
         (app, route, claims): (Arc<App>, Route, SignedQuery),
         begun: Instant,
     ) -> RequestStage {
+        // Found once: the publish and the counts of the request need it, too.
         let directory = self.http.node.hub().directory(&app.id);
         let (received, asking) = (ReceivedBody::Nothing, QueryState::default());
         let reading =

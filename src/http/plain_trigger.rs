@@ -59,6 +59,7 @@ impl HttpService {
         if claims.asks || body.len() > Route::Events.max_body(&app) || most > PART {
             return None;
         }
+        // From here on the request is right: what follows may count and publish.
         claims.body.check_body(body).ok()?;
         let call = SignedCall {
             node,

@@ -254,6 +254,7 @@ impl Scrape {
     fn app_figures(&self) -> Vec<AppFigures> {
         let hub = &self.shared.hub;
         for app in self.shared.apps.load().iter() {
+            // So that an app without connections has its zeros, too.
             hub.directory(&app.id);
         }
         let mut apps: Vec<AppFigures> = hub
@@ -405,6 +406,7 @@ impl Scrape {
             for status in Status::ALL {
                 let values = of_call.iter().map(|call| call.by_status.value(*status as usize));
                 let value = values.sum::<u64>();
+                // Most never happen; `200` always has a series, so that rates begin at 0.
                 if value > 0 || *status == Status::Ok {
                     let labels = [("route", call.word()), ("status", status.word())];
                     counts.push((labels, value as f64));

@@ -119,6 +119,7 @@ impl RequestTimers {
                 RequestPhase::Held => continue,
                 RequestPhase::New | RequestPhase::Head | RequestPhase::Body => timeout,
             };
+            // More than, for the clock's second may have just begun.
             if now.saturating_sub(timer.since.get()) > limit {
                 timer.end_connection(TimeoutReason::Late);
             }

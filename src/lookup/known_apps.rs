@@ -74,6 +74,7 @@ impl AppRegistry {
     pub fn set_configured(&self, configured: Apps) {
         let mut known = self.lock();
         known.configured = configured;
+        // One of them may be among the new ones.
         known.absent.clear();
         (self.publish)(known.apps(), true);
     }

@@ -130,6 +130,7 @@ impl Database {
             SqlServer::Postgres(_, connection) => connection.is_some(),
         };
         match self.ask(ids, keys).await {
+            // Databases end idle connections, and it shows only at the next query.
             Err(_) if was_connected => self.ask(ids, keys).await,
             asked => asked,
         }

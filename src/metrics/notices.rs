@@ -144,6 +144,7 @@ impl LogThrottle {
         if is_mine {
             return Some(kind.left_out.swap(0, Ordering::Relaxed));
         }
+        // Counted by whoever lost the race for the line, too.
         kind.left_out.fetch_add(1, Ordering::Relaxed);
         None
     }

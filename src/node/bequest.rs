@@ -140,6 +140,7 @@ impl Bequest {
             read => read?,
         }
         let length = u32::from_be_bytes(length);
+        // Before anything is allocated for it.
         if length > MAX_BYTES {
             return Err(io::ErrorKind::InvalidData.into());
         }

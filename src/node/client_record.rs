@@ -48,6 +48,7 @@ impl Times<'_> {
 pub(super) fn write(state: &ClientState, ended: bool, times: Times<'_>) -> Vec<u8> {
     let Times { clock, seconds } = times;
     let sockets = state.sockets.iter().map(|(socket, second)| {
+        // The highest number stands for a socket that is open.
         let at = (*second != u32::MAX).then(|| times.said(*second));
         json!([socket.node, socket.number, at])
     });

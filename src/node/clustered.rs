@@ -225,6 +225,7 @@ impl Node {
         if !ready {
             // Redis is asked, which costs more than what is known here.
             connection.budget.spend(WorkKind::NewChannel);
+            // So that a user who is thrown out meanwhile is found, though not present yet.
             connection.set_joining(pending.user().cloned());
             return Ok(Some(pending));
         }

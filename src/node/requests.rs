@@ -57,6 +57,8 @@ impl Requests {
             if let Some(missing) = &mut one.missing {
                 missing.remove(&node);
             }
+            // Kept even if the nodes are known: they may be said again, and it is not to be waited
+            // for anew.
             one.early.insert(node);
         }
         self.end_if_answered(request);

@@ -308,6 +308,7 @@ impl ServerState {
         line: &mut BufReader<UnixStream>,
         requests: &mpsc::UnboundedSender<LateRequest>,
     ) -> io::Result<()> {
+        // From here on it waits for what may never come.
         line.get_ref().set_read_timeout(None)?;
         while let Some(request) = Bequest::read_from(line)? {
             let (done, carried_out) = oneshot::channel();

@@ -376,6 +376,7 @@ impl ServerState {
         all: bool,
     ) {
         let window = app.features.resume;
+        // Well within the time that a record lasts, should one of them be lost.
         let every = u32::try_from(window.as_secs() / 3).unwrap_or(u32::MAX).max(1);
         let changed =
             resume.take_changed(self.hub.seconds_since_start(), if all { 0 } else { every });

@@ -51,6 +51,7 @@ impl Node {
 
     /// Ends what [`Self::go_online`] began, if it did.
     pub(super) fn go_offline(&self, cluster: &Clustered, connection: &Connection, user: &User) {
+        // The app may not have had watchlists when it signed in.
         if !connection.life.online.replace(false) {
             return;
         }

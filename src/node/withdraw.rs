@@ -52,6 +52,7 @@ impl Future for PendingWithdrawal {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.here.as_mut().is_some_and(|here| Pin::new(here).poll(cx).is_ready()) {
+            // Not polled again: it was ready.
             self.here = None;
         }
         let elsewhere = self.elsewhere.as_mut();

@@ -100,6 +100,7 @@ impl Member {
         max_info: usize,
     ) -> Result<Self, MemberError> {
         let Some(info) = user_info else { return Ok(Self { user_id, user_info: "{}".into() }) };
+        // As it was sent, escapes and blanks included: that is what is kept and sent on.
         if info.get().len() > max_info {
             return Err(MemberError::TooLarge { max: max_info });
         }

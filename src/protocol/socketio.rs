@@ -93,6 +93,7 @@ impl EchoRequest {
             SocketPacket::Disconnect => Self::Disconnect,
             SocketPacket::Binary => Self::Binary,
             SocketPacket::Elsewhere(namespace) => {
+                // Without the query, which the answer must not repeat.
                 let namespace = namespace.split('?').next().unwrap_or_default();
                 let why = match version {
                     EngineVersion::V3 => "\"Invalid namespace\"",

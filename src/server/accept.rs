@@ -138,6 +138,7 @@ impl Acceptor {
         peer: SocketAddr,
         role: AddressRole,
     ) -> io::Result<()> {
+        // Frames are small, and must not wait for an acknowledgement (RFC 896).
         stream.set_nodelay()?;
         let worker = self.loads.lightest_worker();
         let stream = match worker {

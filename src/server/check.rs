@@ -35,6 +35,8 @@ impl UnusableSetting {
     pub(super) fn path(setting: &'static str, path: &Path, error: &io::Error) -> Self {
         let mut wrong = Self::new(setting, format_args!("{}: {error}", path.display()));
         if error.kind() == io::ErrorKind::PermissionDenied {
+            // Told apart for service managers: it is the installation that is wrong, not the
+            // settings.
             wrong.exit_code = NO_PERMISSION;
         }
         wrong

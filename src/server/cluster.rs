@@ -99,6 +99,7 @@ pub(super) fn join_in_time(link: JoinHandle<()>, patience: Duration) -> bool {
             warn!("Redis does not answer; what waits for it is lost");
             return true;
         }
+        // A thread cannot be joined with a time limit, so it is looked at.
         std::thread::park_timeout(Duration::from_millis(10));
     }
     link.join().is_ok()

@@ -66,6 +66,7 @@ impl ListenerSet {
         let (sockets_file_is_ours, api_file_is_ours) =
             (ours(passed.sockets.is_some()), ours(passed.api.is_some()));
         let sockets = match passed.sockets {
+            // Systemd's address counts, whatever the settings say.
             Some(socket) => adopt(socket, config.tls.is_some())?,
             None => bind(&config.host, config.port, config.unix_socket.as_ref())?,
         };

@@ -147,6 +147,7 @@ fn answer(
     port: &MetricsListener,
 ) -> Response<Full<Bytes>> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    // Soketi's health checks come from anywhere, its metrics do not.
     let is_told = port.enabled && (!port.local || peer.ip().to_canonical().is_loopback());
     let (status, kind, text) = match request.uri().path() {
         "/" | "/ready" | "/usage" | "/metrics" if !is_read => {

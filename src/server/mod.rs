@@ -154,6 +154,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     let files = files::share_out(workers, config.server.max_connections);
     let apps = Arc::new(ArcSwap::from_pointee(config.apps.clone()));
     let hub = Hub::new(node, workers);
+    // Made before the threads, started after what they share: events may come at once.
     let linked = cluster::prepare(&config.cluster, node, &apps, &hub)?;
     let others = linked.as_ref().map(|linked| linked.others().clone());
     let (door, asked) = lookup::prepare(config.sql.as_ref()).unzip();
@@ -196,6 +197,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
         };
         threads.push(start_worker(beginning, acceptor.take())?);
     }
+    // After the last thread was started, so that the line is true.
     announcement.log_start(&listeners, &shared, certificates.as_deref());
     Ok(ServerHandle {
         listeners,
@@ -437,6 +439,7 @@ impl ServerHandle {
             // What is not sent by then is another node's to send.
             self.shared.webhooks.finish(Instant::now() + FAREWELL);
             self.shared.scope.stop_link();
+            // In a cluster the webhooks' log has what is left, so Redis comes after them.
             ends.push(cluster::join_in_time(link, FAREWELL * 5));
         }
         // What the last ones to leave were news of has the rest of the grace, and a moment at least.

@@ -57,6 +57,8 @@ fn there_is(root: &Path) -> Option<u64> {
     };
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let groups = groups.lines().flat_map(|line| limits_of(root, line));
+    // The smallest of all counts: a group may have less than those around it, and the machine has
+    // less than either if nobody set a limit.
     groups.chain(machine()).min()
 }
 

@@ -131,6 +131,7 @@ impl<'a> Reloader<'a> {
     /// Reads everything again, as SIGHUP asks.
     /// Certificate and settings apart: each may be wrong without the other's being.
     pub fn reload(&mut self) {
+        // Noted before it is read: a change in between is then read once more.
         self.certificate.note();
         self.reload_certificate();
         self.apps.note();
@@ -179,6 +180,7 @@ impl<'a> Reloader<'a> {
         if !waiting.is_empty() {
             warn!("{} changed: that holds from the next start on", waiting.join(", "));
         }
+        // The setting itself may name another file now.
         if config.apps_file != self.watched {
             self.watched.clone_from(&config.apps_file);
             self.apps = WatchedFiles::new(config.apps_file.iter().cloned().collect());

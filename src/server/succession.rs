@@ -53,6 +53,7 @@ impl ServerHandle {
         if self.shared.scope.keeps_clients() {
             self.shared.succession.begin_leaving();
         }
+        // Only now: connections that close come back to the next process.
         self.hand_over();
         let (shared, workers) = (self.shared.clone(), self.threads.len());
         let handing_over = move || {

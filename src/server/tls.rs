@@ -157,6 +157,7 @@ fn load(
         })?;
     // A socket is an upgraded HTTP/1.1 request, so nothing else is on offer.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Kept over reloads, so that clients resume sessions of before a renewal.
     config.ticketer = tickets.clone();
     Ok((config, times.unwrap_or_default()))
 }

@@ -239,6 +239,7 @@ impl<'h, 'b> WholeRequest<'h, 'b> {
         let mut head = httparse::Request::new(&mut []);
         let parsed = head.parse_with_uninit_headers(bytes, found);
         let Ok(Status::Complete(head_length)) = parsed else { return Err(NotWhole::Other) };
+        // HTTP/1.1 alone: what an old client may expect of its answer is hyper's to know.
         let (Some(1), Some(target)) = (head.version, head.path) else {
             return Err(NotWhole::Other);
         };
@@ -292,10 +293,12 @@ fn judge_headers(headers: &[Header<'_>]) -> Option<(usize, bool)> {
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let is_plain = matches!(value.len(), 1..=5) && value.iter().all(u8::is_ascii_digit);
                 let length = std::str::from_utf8(value).ok().filter(|_| is_plain)?.parse().ok()?;
+                // Two lengths are how requests are smuggled (RFC 9112 section 6.3): hyper decides.
                 if body_length.replace(length).is_some() {
                     return None;
                 }
             }
+            // Chunks, and whatever else stands between the bytes and the body.
             17 if name.eq_ignore_ascii_case("transfer-encoding") => return None,
             6 if name.eq_ignore_ascii_case("expect") => return None,
             6 if name.eq_ignore_ascii_case("origin") => has_origin = true,

@@ -343,6 +343,7 @@ async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Durati
         http.timers.end_idle(node.worker.now_seconds());
         sleep(STEP).await;
     }
+    // What is left after the grace ends with its task.
     closing.abort();
 }
 

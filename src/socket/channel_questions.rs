@@ -56,6 +56,7 @@ impl ChannelQuestions {
 
     /// Asks about one more, in the place of an older question about the same channel.
     pub(super) fn ask(&mut self, session: &Session, channel: String, given: Vec<(String, String)>) {
+        // A client that asks again has changed its mind, or its headers.
         self.cancel(&channel);
         let connection = session.connection();
         let app = connection.app().clone();

@@ -212,6 +212,7 @@ impl EngineConversation {
                 connection.end_with(Message::close(1000, ""), Reason::Client);
             }
             Some(EnginePacket::Pong | EnginePacket::Upgrade | EnginePacket::Noop) => {}
+            // Counted and refused like any other message that is no command.
             None => self.session.hear(""),
         }
     }

@@ -137,6 +137,7 @@ impl HttpSocket {
     fn take(&mut self, connection: &Connection, arrival: SessionRequest) {
         let life = &connection.life;
         life.heard.set(self.session.node().worker.now_seconds());
+        // Any request is a sign of life.
         life.asked.set(0);
         match arrival {
             SessionRequest::Streaming { stream, framing, before, mut alive } => {

@@ -31,6 +31,7 @@ pub fn look_after(connection: &Connection, now: u32) -> bool {
 pub(super) fn end_lingering(connection: &Connection, now: u32) {
     let life = &connection.life;
     if !life.ends.replace(true) {
+        // The field is free by now: it was the second in which the connection began.
         life.since.set(now);
     } else if now.saturating_sub(life.since.get()) >= LINGER {
         connection.abort();

@@ -133,6 +133,7 @@ pub fn admit(
     if !app.enabled {
         return Err(close::DISABLED);
     }
+    // Before the origin: a page over plain HTTP has a remedy of its own.
     if app.require_tls && !tls {
         return Err(close::TLS_ONLY);
     }

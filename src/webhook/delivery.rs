@@ -135,6 +135,7 @@ impl WebhookClient {
 /// A client that keeps connections open.
 pub(super) fn new_client(allow_private: bool) -> HttpsClient {
     let mut http = HttpConnector::new_with_resolver(PublicResolver { allow_private });
+    // The connector around it decides between HTTP and HTTPS.
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(TIMEOUT));

@@ -213,6 +213,7 @@ impl AppFacts {
                 held.sub_bytes(if stays { 0 } else { next.held_bytes() });
                 stays
             });
+            // Room that a flood has needed is given back.
             self.order.shrink_to(2 * self.order.len());
             let room = 2 * self.changes.len();
             self.changes.shrink_to(room);
@@ -267,6 +268,7 @@ impl FactQueue {
                 of_app.push(NextFact::Event(event));
             }
         }
+        // Before the thread is woken, or it would wait for the lock.
         drop(waiting);
         self.some.notify_one();
         true

@@ -90,6 +90,7 @@ impl Spool {
         let path = folder.join(name);
         let file = locked(&path, private().append(true).create_new(true))?
             .ok_or_else(|| io::Error::other("somebody else has locked a new file"))?;
+        // A file is only safe once its name is on disk, too.
         File::open(folder)?.sync_all()?;
         let journal = SpoolFile {
             file,
@@ -157,6 +158,7 @@ impl Spool {
             }
         }
         fs::remove_file(path)?;
+        // Locked until its name is gone, so that nobody else takes it over in between.
         drop(file);
         Ok(left)
     }

@@ -49,6 +49,7 @@ impl Laravel {
         folder: &Path,
         variables: &Variables,
     ) -> Vec<LaravelDoubt> {
+        // As for the server itself: Reverb's variables count first.
         let reverb = (&REVERB, "reverb");
         let Some((names, wanted)) =
             [reverb, (&PUSHER, "pusher")].into_iter().find(|(names, _)| self.has_all(names))
@@ -68,6 +69,7 @@ impl Laravel {
     }
 }
 
+/// For the last line of a look that found something.
 fn some_doubt(
     subject: &'static str,
     breaks: bool,
@@ -77,11 +79,13 @@ fn some_doubt(
 }
 
 impl LaravelFiles<'_> {
+    /// As Laravel reads it: the process's own variables go before the file.
     fn variable_text(&self, name: &str) -> Option<&str> {
         let outside = self.variables.value(name).filter(|text| !text.is_empty());
         outside.or_else(|| self.laravel.variable_text(name))
     }
 
+    /// A file of the app; one that cannot be read says nothing.
     fn file_text(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.folder.join(name)).ok()
     }
@@ -192,6 +196,7 @@ impl LaravelFiles<'_> {
     fn doubt_cached_config(&self) -> Option<LaravelDoubt> {
         let cache = self.file_text("bootstrap/cache/config.php")?;
         let key = self.variable_text(self.names.key)?;
+        // PHP's `var_export` writes texts in single quotes.
         let is_stale = !cache.contains(&format!("'{key}'"));
         let broadcasting = cache.split("'broadcasting' =>").nth(1);
         let chosen = broadcasting.and_then(|part| part.split("'default' => ").nth(1));
@@ -212,6 +217,7 @@ impl LaravelFiles<'_> {
     /// Whether Reverb itself is still there, and may be started in this server's place.
     fn doubt_package(&self) -> Option<LaravelDoubt> {
         let composer: Json = serde_json::from_str(&self.file_text("composer.json")?).ok()?;
+        // Either list: some install it for development alone.
         let requires = |package: &str| {
             let lists = ["require", "require-dev"].into_iter();
             let mut lists = lists.filter_map(|list| composer.get(list)?.as_object());
@@ -253,6 +259,8 @@ impl LaravelFiles<'_> {
         doubts
     }
 
+    /// Browsers block a plain WebSocket of an HTTPS page as mixed content, except to the same
+    /// machine.
     fn doubt_scheme(&self) -> Option<LaravelDoubt> {
         let text = |name: &str| {
             let built = self.variable_text(&format!("VITE_REVERB_{name}"));

@@ -9,6 +9,7 @@ use crate::config::settings::Settings;
 use crate::config::value::{Value, WantedForm};
 use crate::protocol::query::percent_decode;
 
+/// Counts over the single variables, part by part: what it leaves out they say.
 const URL: &str = "REDIS_URL";
 
 /// One part of the address and how it is checked.
@@ -19,6 +20,7 @@ struct AddressPart {
     put: fn(&mut RedisUrl, &str) -> Result<(), WantedForm>,
 }
 
+/// In this order, so that a scheme is known before the host that may say another.
 const PARTS: [AddressPart; 6] = [
     AddressPart {
         name: "scheme",
@@ -58,6 +60,7 @@ const PARTS: [AddressPart; 6] = [
     },
 ];
 
+/// `tls://` in front of the host is how phpredis is asked for TLS.
 fn put_host(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     let host = match text.split_once("://") {
         Some((scheme @ ("tls" | "rediss" | "tcp" | "redis"), host)) => {
@@ -128,6 +131,7 @@ impl Laravel {
     }
 }
 
+/// Such a URL is Fanfare's own and is passed on as it is; Laravel has no setting for Sentinels.
 fn is_sentinels(url: &str) -> bool {
     ["redis+sentinel://", "rediss+sentinel://"].iter().any(|scheme| url.starts_with(scheme))
 }
@@ -161,6 +165,7 @@ fn overlay_url(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     let rest = rest.split('#').next().unwrap_or_default();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    // The last one: a password may hold an `@` that nobody encoded.
     let (login, place) = match authority.rsplit_once('@') {
         Some((login, place)) => (Some(login), place),
         None => (None, authority),
@@ -168,6 +173,7 @@ fn overlay_url(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     if let Some(login) = login {
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
         url.user = decode(user);
+        // A user alone leaves the password to `REDIS_PASSWORD`.
         if login.contains(':') {
             url.password = decode(password);
         }

@@ -23,10 +23,12 @@ struct AppField {
     form: ValueForm,
 }
 
+/// A field that only an app has.
 const fn app_field(names: [&'static str; 3], key: &'static str, form: ValueForm) -> AppField {
     AppField { names, general: None, key, form }
 }
 
+/// A field that an app takes from the server's settings where it says nothing of its own.
 const fn limit_field(
     names: [&'static str; 3],
     general: &'static str,
@@ -57,6 +59,7 @@ const FIELDS: [AppField; 14] = [
 /// What an app cannot be without.
 const IDENTITY: [&str; 3] = ["id", "key", "secret"];
 
+/// What has a meaning of its own, and is not read by the table above.
 const CLIENT_RATE: [&str; 3] =
     ["maxClientEventsPerSecond", "MaxClientEventsPerSecond", "max_client_events_per_sec"];
 const CLIENT_EVENTS: [&str; 3] =
@@ -67,9 +70,13 @@ const WEBHOOKS: [&str; 3] = ["webhooks", "Webhooks", "webhooks"];
 
 /// What the server's settings say for every app.
 pub(super) struct ServerWide {
+    /// By Fanfare's key.
     limits: Vec<(&'static str, GivenValue)>,
+    /// Of cache channels, in seconds.
     cache_ttl: Option<GivenValue>,
+    /// How long a connection has to sign in, in milliseconds.
     users_timeout: Option<GivenValue>,
+    /// For how long webhooks gather events, in milliseconds; none: batching is off.
     batch: Option<GivenValue>,
 }
 
@@ -122,6 +129,7 @@ impl Soketi {
         }
     }
 
+    /// Taken out once, before the apps, so that none of it is named as ignored.
     pub(super) fn take_server_wide(&mut self) -> Result<ServerWide, Error> {
         let limits = FIELDS.iter().filter_map(|field| {
             let given = self.take_key(field.general?)?;
@@ -144,6 +152,8 @@ impl Soketi {
         })
     }
 
+    /// One app with everything in it. In a settings file the first fault stops the start; in a row
+    /// of a table the app goes on without what cannot be read, unless that is its identity.
     fn take_app(
         &mut self,
         place: &str,
@@ -192,6 +202,8 @@ impl Soketi {
         Ok(app)
     }
 
+    /// One field: the app's own value, else that for all apps, else nothing, which is Fanfare's
+    /// default.
     fn take_field(
         &mut self,
         app: &mut AppSettings,
@@ -227,6 +239,7 @@ impl Soketi {
         given
     }
 
+    /// Soketi lets nobody send them unless told so.
     fn client_events(
         &mut self,
         app: &mut AppSettings,
@@ -265,6 +278,9 @@ impl Soketi {
         app.set_key(name, "authorization_timeout", timeout)
     }
 
+    ///
+    /// # Errors
+    /// The list is none, or one of them asks for what there is not, such as an AWS Lambda.
     fn take_webhooks(
         &mut self,
         app: &mut AppSettings,

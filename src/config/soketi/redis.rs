@@ -82,6 +82,8 @@ impl Soketi {
         Ok(all.map(|(name, value)| (name, Setting { value, origin: origin.clone() })).collect())
     }
 
+    /// One URL, or a list of them for a Redis Cluster. Sentinels go into one URL, whose master is
+    /// `mymaster` unless it is named, as with ioredis.
     fn take_servers(&mut self, url: &RedisUrl) -> Result<Value, Error> {
         let name = self.text_of("name")?.unwrap_or_else(|| "mymaster".to_owned());
         let own_user = self.text_of("sentinelUsername")?;
@@ -107,6 +109,7 @@ impl Soketi {
         Ok(Value::Text(format!("{scheme}+sentinel://{login}{sentinels}/{name}/{database}{own}")))
     }
 
+    /// A part of the server's settings that must be a text; a password of digits is one.
     fn text_of(&mut self, name: &str) -> Result<Option<String>, Error> {
         let Some(given) = self.take_key(&redis_key(name)) else { return Ok(None) };
         match text(&given.value) {
@@ -137,6 +140,7 @@ impl Soketi {
                 moved.push((name, given));
             }
         }
+        // Over what the server's keys say, as Soketi merges them.
         for (name, given) in moved {
             self.given.insert(redis_key(&name), given);
         }
@@ -242,10 +246,14 @@ fn pem(value: &Json) -> Option<String> {
     }
 }
 
+/// The whole key of one of the server's settings.
 fn redis_key(name: &str) -> String {
     format!("{SERVER}.{name}")
 }
 
+///
+/// # Errors
+/// It is no text, or not what `check` takes. The value is not repeated.
 fn checked_value(
     given: &GivenValue,
     name: &str,

@@ -15,10 +15,12 @@ pub struct RowReader {
 }
 
 impl RowReader {
+    /// As the settings were left by [`Self::into_defaults`].
     pub(in crate::config) fn new(general: Vec<(String, GivenValue)>) -> Self {
         Self { general }
     }
 
+    /// Before anything is taken out of them. Neither apps nor databases are for all apps.
     pub(super) fn of_settings(soketi: &Soketi) -> Self {
         let is_general =
             |key: &String| !["appManager.", "database."].iter().any(|s| key.starts_with(s));
@@ -55,6 +57,7 @@ impl RowReader {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, ..Soketi::default() };
         let origin = SettingOrigin::Row { id: String::new(), column: String::new() };
+        // An app that has all that the settings for all apps could be about.
         for name in ["id", "key", "secret", "enable_user_authentication"] {
             let given = GivenValue { value: Json::from("1"), origin: origin.clone() };
             soketi.given.insert(format!("{}.0.{name}", app::APPS), given);

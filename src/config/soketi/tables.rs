@@ -18,6 +18,7 @@ impl Soketi {
         origin: &SettingOrigin,
         settings: &mut Settings,
     ) -> Result<(), Error> {
+        // Soketi's own defaults, which are those of the databases.
         let (port, user) = if driver == "mysql" { ("3306", "root") } else { ("5432", "postgres") };
         let host = self.checked_text(driver, "host", "127.0.0.1", url_host)?;
         let port = self.checked_text(driver, "port", port, url_port)?;
@@ -58,6 +59,7 @@ impl Soketi {
         })
     }
 
+    /// One part of the address, or what Soketi has in its place.
     fn checked_text(
         &mut self,
         driver: &str,
@@ -75,6 +77,7 @@ impl Soketi {
         })
     }
 
+    /// A part that may be any text.
     fn of_database(&mut self, driver: &str, name: &str, or: &str) -> Result<String, Error> {
         let setting = self.take_setting(&format!("database.{driver}.{name}"), ValueForm::Text)?;
         Ok(match setting.map(|setting| setting.value) {
