@@ -77,8 +77,11 @@ pub struct Missed {
 /// One event of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissedEvent {
+    /// Its place in the channel's log, by which what was told before is left out.
     pub place: u64,
+    /// The connection that published it, which does not hear it.
     pub except: Option<SocketId>,
+    /// As subscribers got it.
     pub frame: Bytes,
 }
 

@@ -55,6 +55,7 @@ pub struct Envelope {
     pub whisper: bool,
     /// A server that may have lost it since has taken it before.
     pub again: bool,
+    /// What it says, by its kind.
     pub body: EnvelopeBody,
 }
 
@@ -96,6 +97,7 @@ pub enum EnvelopeBody {
 pub enum EnvelopeError {
     /// Of a kind that a newer node knows.
     Newer(u8),
+    /// Not written by any version: a program of somebody else's publishes on the topic.
     Garbage,
 }
 
@@ -283,6 +285,7 @@ impl EnvelopeReader {
         Some(names)
     }
 
+    /// The head that all kinds share, then the kind's own fields; `None` where bytes are missing.
     fn read_envelope(&mut self, kind: u8, flags: u8) -> Option<Envelope> {
         let (origin, serial, sent) =
             (self.take_number()?, self.take_number()?, self.take_number()?);
@@ -292,6 +295,7 @@ impl EnvelopeReader {
         Some(Envelope { origin, serial, version, sent, told, whisper, again, body })
     }
 
+    /// The last field of each kind takes what is left, and so needs no length.
     fn read_body(&mut self, kind: u8) -> Option<EnvelopeBody> {
         Some(match kind {
             EVENT => EnvelopeBody::Event { except: self.take_socket()?, frame: self.take_rest() },

@@ -43,18 +43,22 @@ pub struct LinkMetrics {
     pub nodes_expired: AtomicU64,
     /// What was said for webhooks, and what there was no room for.
     pub news_said: AtomicU64,
+    /// Entries for webhooks that found no room in the log.
     pub news_dropped: AtomicU64,
     /// Apps whose webhooks this node tells, and what waits in their logs.
     pub news_apps: AtomicU64,
+    /// Entries that wait in the logs which this node tells.
     pub news_backlog: AtomicU64,
     /// Commands sent to Redis.
     pub commands: AtomicU64,
     /// Round trips they took, and how long each; the time that scripts run is most of it.
     pub round_trips: AtomicU64,
+    /// From a batch of commands to its last answer.
     pub round_trip: Histogram,
 }
 
 impl LinkMetrics {
+    /// Relaxed: for display, by whichever thread.
     pub(crate) fn add_count(count: &AtomicU64, n: u64) {
         count.fetch_add(n, Ordering::Relaxed);
     }

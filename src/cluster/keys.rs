@@ -6,16 +6,25 @@ use crate::app::AppId;
 /// The names of all keys and topics.
 #[derive(Clone, Debug)]
 pub(super) struct RedisKeys {
+    /// `cluster.prefix`: several clusters may share a Redis, each with its own.
     prefix: String,
 }
 
 /// What a topic's name in Redis stands for.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum TopicName<'a> {
-    Topic { app: &'a str, channel: &'a str },
+    Topic {
+        app: &'a str,
+        channel: &'a str,
+    },
+    /// To every node.
     All,
-    News { app: &'a str },
+    News {
+        app: &'a str,
+    },
+    /// To the node that sent it, to see whether it hears.
     Probe,
+    /// To one node, by its number.
     Node,
 }
 
@@ -25,6 +34,7 @@ pub(super) fn held_topic(topic: &Topic) -> String {
 }
 
 impl RedisKeys {
+    /// Keys of one cluster; all others begin with something else.
     pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::link::{Link, LinkMetrics};
 use crate::metrics::MetricsPage;
 
+/// Which of the counts a family shows.
 type LinkMetric = fn(&LinkMetrics) -> &AtomicU64;
 
 /// What is counted.

@@ -28,16 +28,20 @@ use crate::protocol::socket_id::SocketId;
 /// One channel of one app: what a node subscribes to while it has subscribers there.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Topic {
+    /// Two apps may have channels of one name.
     pub app: AppId,
+    /// A client's channel, or one that stands for a user who is online.
     pub channel: ChannelName,
 }
 
 /// A connection that waits for its subscription, so that the answer finds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SubscribeTicket {
+    /// Whose inbox the outcome goes into.
     pub worker: u16,
     /// Its place in the worker's list.
     pub slot: u32,
+    /// Compared when the outcome comes: the slot may be another connection's by then.
     pub socket: SocketId,
 }
 

@@ -55,9 +55,13 @@ pub enum LinkReply {
 /// A cache channel's last event, and how long it is kept on.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RetainedEvent {
+    /// Which of two is the later one.
     pub version: u64,
+    /// As subscribers get it.
     pub frame: Bytes,
+    /// The token of its data, for the API.
     pub data: Bytes,
+    /// For how long Redis still keeps it.
     pub ttl: Duration,
     /// Subscribers here have it already.
     pub told: bool,

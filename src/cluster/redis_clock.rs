@@ -19,6 +19,7 @@ pub(super) fn now_us() -> u64 {
 /// A clock that is set by what Redis says, and that setting this machine's own does not change.
 #[derive(Debug)]
 pub struct RedisClock {
+    /// What is measured from, so that a clock that is set back changes nothing here.
     began: Instant,
     /// What time it was then, microseconds since 1970; before Redis was heard, by this machine's own clock.
     then: AtomicU64,
@@ -80,6 +81,7 @@ impl RedisClock {
         Duration::from_micros(self.now().saturating_sub(then))
     }
 
+    /// Slower than the machine's clock by the most that this may be too fast: never ahead of Redis.
     fn elapsed_us(&self) -> u64 {
         let passed = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         passed - passed / FASTER

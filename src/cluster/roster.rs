@@ -290,6 +290,7 @@ impl Roster {
         own.joined.is_some_and(|joined| joined < version).then_some(&own.member)
     }
 
+    /// Nothing if it was not there: it may be said twice.
     fn remove_user(&mut self, user: &UserId) -> Option<RosterChange> {
         let place = self.by_user.remove(user)?;
         let text = self.members.remove(&(place, user.clone()))?;

@@ -36,6 +36,7 @@ end
 /// The secrets by which envelopes are sealed and believed.
 #[derive(Debug)]
 pub(super) struct EnvelopeSeals {
+    /// Whose secrets sign what is about their channels.
     apps: Arc<ArcSwap<Apps>>,
     /// Those of apps that were there; what is left of them still has to be said.
     known: RefCell<HashMap<AppId, Signer>>,
@@ -46,12 +47,16 @@ pub(super) struct EnvelopeSeals {
 /// An envelope as a script is given it: what stands before and behind the version, and the MAC.
 #[derive(Debug)]
 pub(super) struct EnvelopeParts {
+    /// Kind, flags, origin: what the sender knows beforehand.
     pub(super) head: Vec<u8>,
+    /// Of everything but the version; Redis hashes that in without knowing a secret.
     pub(super) mac: Vec<u8>,
+    /// What comes behind the version.
     pub(super) rest: Vec<u8>,
 }
 
 impl EnvelopeSeals {
+    /// For database 0 until the link says another.
     pub(super) fn new(apps: Arc<ArcSwap<Apps>>) -> Self {
         Self { apps, known: RefCell::default(), database: 0 }
     }
@@ -86,6 +91,7 @@ impl EnvelopeSeals {
         self.seal_parts(app, topic, head, Vec::new())
     }
 
+    /// Without an app, and so without a secret, the parts stay unsealed.
     fn seal_parts(
         &self,
         app: &AppId,
@@ -157,11 +163,14 @@ impl EnvelopeSeals {
         self.with_signer(app, holds)?.then_some(record)
     }
 
+    /// The database and the key are covered too, so that a record is of no use under another name.
     fn covered_record(&self, key: &str, record: &[u8]) -> [Vec<u8>; 3] {
         let database = self.database.to_be_bytes();
         [[b"client".as_slice(), &database].concat(), [key.as_bytes(), &[0]].concat(), record.into()]
     }
 
+    /// An app that a database has may be forgotten while others still speak of it: its signer is
+    /// kept.
     fn with_signer<T>(&self, app: &AppId, with: impl FnOnce(&Signer) -> T) -> Option<T> {
         let apps = self.apps.load();
         let mut known = self.known.borrow_mut();
@@ -196,6 +205,7 @@ pub(super) fn is_sealed(bytes: &[u8]) -> bool {
     bytes.get(2).is_some_and(|flags| flags & SEALED != 0)
 }
 
+/// As the script in Redis does it, byte for byte.
 fn seal_of(mac: &[u8], version: &[u8], tail: &[u8]) -> [u8; 8] {
     let sum = Sha1::new().chain_update(mac).chain_update(version).chain_update(tail).finalize();
     let mut seal = [0; 8];

@@ -27,14 +27,18 @@ pub fn mark_of(app: &AppId, frame: &[u8]) -> u64 {
 /// The traces that wait for their events.
 #[derive(Debug, Default)]
 pub struct AnnouncedTraces {
+    /// Looked at for each event, so that most take no lock.
     any: AtomicBool,
+    /// The oldest first.
     waiting: Mutex<VecDeque<Announced>>,
 }
 
 #[derive(Debug)]
 struct Announced {
+    /// Its event comes right behind it, or never.
     since: Instant,
     origin: u64,
+    /// Of the event's frame, by which the two are put together.
     mark: u64,
     trace: Trace,
 }
@@ -68,6 +72,7 @@ impl AnnouncedTraces {
     }
 }
 
+/// Those whose event was lost on the way.
 fn forget_old(waiting: &mut VecDeque<Announced>, now: Instant) {
     while waiting.front().is_some_and(|one| now.duration_since(one.since) > MAX_WAIT) {
         waiting.pop_front();

@@ -12,23 +12,28 @@ pub const DIGITS: usize = 16;
 pub(super) struct EnvelopeReader(pub(super) Bytes);
 
 impl EnvelopeReader {
+    /// Shared with what was read off the socket, not copied.
     pub(super) fn take_bytes(&mut self, count: usize) -> Option<Bytes> {
         (count <= self.0.len()).then(|| self.0.split_to(count))
     }
 
+    /// For fields whose length is fixed.
     pub(super) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take_bytes(N)?.as_ref().try_into().ok()
     }
 
+    /// Big-endian, as all numbers of an envelope.
     pub(super) fn take_number(&mut self) -> Option<u64> {
         self.take_array().map(u64::from_be_bytes)
     }
 
+    /// The inner `None` is an envelope that names no socket.
     pub(super) fn take_socket(&mut self) -> Option<Option<SocketId>> {
         let socket = SocketId { node: self.take_number()?, number: self.take_number()? };
         Some((socket.node != 0).then_some(socket))
     }
 
+    /// In digits: the script in Redis writes it, and Lua's numbers are not whole ones.
     pub(super) fn take_version(&mut self) -> Option<u64> {
         text(&self.take_bytes(DIGITS)?)?.parse().ok()
     }
@@ -39,11 +44,13 @@ impl EnvelopeReader {
         self.take_bytes(count as usize)
     }
 
+    /// The last field.
     pub(super) fn take_rest(&mut self) -> Bytes {
         std::mem::take(&mut self.0)
     }
 }
 
+/// `None` for what is not UTF-8, which no node writes.
 pub(super) fn text(bytes: &Bytes) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
@@ -55,6 +62,7 @@ pub(super) fn put_socket(out: &mut Vec<u8>, socket: Option<SocketId>) {
     out.put_u64(socket.number);
 }
 
+/// With its length in front, where another field follows.
 pub(super) fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
     out.put_u32(bytes.len() as u32);
     out.extend_from_slice(bytes);

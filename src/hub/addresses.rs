@@ -13,13 +13,16 @@ use super::handshakes::{HandshakeLimit, counted_address};
 pub struct ConnectionsPerAddress {
     /// 0: no limit.
     max: usize,
+    /// Only addresses that have something open, so that it is bounded by what there is.
     open: DashMap<IpAddr, AddressCounts>,
+    /// How fast they may open more.
     pub handshakes: HandshakeLimit,
 }
 
 /// What one address has open.
 #[derive(Debug, Default, Clone, Copy)]
 struct AddressCounts {
+    /// Sockets and sessions that were let in.
     sockets: usize,
     /// Connections that are no sockets, from which nothing signed has come.
     visits: usize,
@@ -73,6 +76,7 @@ impl ConnectionsPerAddress {
         (open.sockets + open.visits).saturating_sub(self.max).min(open.visits)
     }
 
+    /// The entry goes with the last of its connections.
     fn close(&self, address: IpAddr, close: impl FnOnce(&mut AddressCounts)) {
         if !self.is_limited() {
             return;

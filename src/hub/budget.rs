@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 /// Units that come back each second, and how many may be spent before that.
 const A_SECOND: u32 = 10_000;
+/// What a burst may spend at once: a page that comes back subscribes to all its channels.
 const SAVED: u32 = 30 * A_SECOND;
 
 /// How much a connection may be refused for, or ping, while it is held up: at the rates below, what takes 20 s.
@@ -37,6 +38,8 @@ pub enum WorkKind {
 }
 
 impl WorkKind {
+    /// How many of each there may be in a second: 500 subscriptions, 100 pings, 20 refusals, 5
+    /// sign-ins.
     fn units(self) -> u32 {
         match self {
             Self::Subscribe => A_SECOND / 500,
@@ -68,6 +71,7 @@ pub struct WorkBudget {
     at: Cell<u32>,
 }
 
+/// Both counts share a word, since every connection has them.
 const SPENT_BITS: u32 = 20;
 
 /// Units of which no more are kept in mind: a minute's worth of waiting and more.
@@ -86,6 +90,7 @@ impl WorkBudget {
         self.set(spent, (self.refused() + more).min(MOST_REFUSED));
     }
 
+    /// Neither is more than its bits hold.
     fn set(&self, spent: u32, refused: u32) {
         self.packed.set(refused << SPENT_BITS | spent);
     }

@@ -18,22 +18,28 @@ const OVERHEAD: usize = 200;
 /// One app's cached events.
 #[derive(Debug)]
 pub struct EventCache {
+    /// Held for an event to be kept and published in one step.
     entries: Mutex<CacheEntries>,
     held: Arc<HeldBytes>,
 }
 
 #[derive(Debug)]
 struct CacheEntries {
+    /// The one that was read or written longest ago goes first.
     events: LruCache<ChannelName, CachedEvent>,
     bytes: usize,
+    /// Of the last event that was kept, over all channels of the app.
     version: u64,
+    /// How many went before their time, for the metrics.
     evicted: u64,
 }
 
 /// How long an event is kept, and how many bytes all of the app's may take.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheTerms {
+    /// The app's `cache_ttl`.
     pub ttl: Duration,
+    /// The app's `cache_bytes`.
     pub max_bytes: usize,
     /// Without memory for it, it is not kept, and neither is the one before it, which is the last no longer.
     pub has_memory: bool,
@@ -42,15 +48,18 @@ pub struct CacheTerms {
 /// An event as it was sent, and its data for whoever asks through the API.
 #[derive(Clone, Debug)]
 pub struct CachedEvent {
+    /// As subscribers got it.
     pub message: Message,
     /// The token of the data's JSON string.
     pub data: Box<str>,
+    /// Looked at when it is read: nothing happens at that moment.
     pub expires: Instant,
     /// Grows with each event of the app: tells a subscriber's copy from the one on its way.
     pub version: NonZeroU64,
 }
 
 impl CachedEvent {
+    /// Bytes that it counts for.
     fn cost(&self) -> usize {
         counted_bytes(&self.message, &self.data)
     }

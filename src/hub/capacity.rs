@@ -17,8 +17,12 @@ pub struct Capacity {
     open: AtomicU64,
     /// Bytes that the process may hold; 0: no limit.
     max_memory: u64,
+    /// Told to load balancers. It goes on at the limit and off a little below, so that it does not
+    /// flap.
     crowded: AtomicBool,
+    /// The same of memory.
     heavy: AtomicBool,
+    /// What was last seen of the process, and what has been asked for since.
     memory: MemoryUse,
 }
 
@@ -34,6 +38,7 @@ struct MemoryUse {
 }
 
 impl Capacity {
+    /// Nothing is open, and nothing is known of memory before the first look.
     pub fn new(max_connections: u64, max_memory: u64) -> Self {
         let (crowded, heavy) = (AtomicBool::new(false), AtomicBool::new(false));
         let (open, memory) = (AtomicU64::new(0), MemoryUse::default());

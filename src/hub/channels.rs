@@ -26,6 +26,7 @@ pub(super) struct WorkerChannels {
     most: usize,
     /// Places by directory and name.
     index: HashTable<u32>,
+    /// One for the table, seeded anew in each process: names are chosen by clients.
     hasher: DefaultHashBuilder,
 }
 
@@ -54,6 +55,7 @@ pub(super) struct WorkerChannel {
 }
 
 impl WorkerChannels {
+    /// Of app and name together.
     fn hash(hasher: &DefaultHashBuilder, directory: &Arc<Directory>, name: &str) -> u64 {
         // By the directory's address: one app has one directory for as long as the server runs.
         hasher.hash_one((Arc::as_ptr(directory) as usize, name))
@@ -71,6 +73,7 @@ impl WorkerChannels {
         Some(ChannelHandle { slot, generation })
     }
 
+    /// The channel in that slot now; whoever keeps a handle uses `get`.
     pub(super) fn at(&self, slot: u32) -> Option<&WorkerChannel> {
         Some(&self.places.get(slot as usize)?.channel)
     }
@@ -86,6 +89,7 @@ impl WorkerChannels {
         (place.generation == local.generation).then_some(&place.channel)
     }
 
+    /// A slot of a channel that was closed is used again, with another generation.
     pub(super) fn find_or_open(
         &mut self,
         directory: &Arc<Directory>,

@@ -21,6 +21,7 @@ pub struct CountThrottle(Mutex<HashMap<ChannelName, LastNotice>>);
 
 #[derive(Debug)]
 struct LastNotice {
+    /// When the channel was told last.
     at: Instant,
     /// The count has changed since.
     stale: bool,

@@ -13,7 +13,9 @@ pub struct SocketQuery {
     pub socket: Option<SocketId>,
     /// The id of an app.
     pub app: Option<String>,
+    /// Only sockets that are subscribed to it.
     pub channel: Option<String>,
+    /// Only sockets that are signed in, or present, as this user.
     pub user: Option<String>,
 }
 
@@ -46,5 +48,6 @@ pub struct SocketView {
 #[derive(Debug)]
 pub struct DescribeTask {
     pub query: SocketQuery,
+    /// Each worker answers for its own sockets.
     pub answer: oneshot::Sender<Vec<SocketView>>,
 }

@@ -126,13 +126,16 @@ pub struct Occupancy {
 /// How much an app has of what its channels have.
 #[derive(Clone, Copy, Debug)]
 pub struct AppTotals {
+    /// Channels with a subscriber or more.
     pub channels: usize,
+    /// Of all channels together.
     pub subscriptions: usize,
     /// Distinct users of each presence channel.
     pub members: usize,
 }
 
 impl Channel {
+    /// Over all workers.
     fn subscriber_count(&self) -> usize {
         self.seats.iter().map(|seat| seat.subscribers as usize).sum()
     }
@@ -252,6 +255,7 @@ impl Directory {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Relaxed: limits are kept by `admit_connection`, this is for display.
     pub fn connection_count(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }

@@ -128,6 +128,7 @@ pub(super) fn join_deflated(run: &[Delivery]) -> Bytes {
     all.freeze()
 }
 
+/// What a connection that agreed on compression is sent.
 fn smallest_form(one: &Delivery) -> &[u8] {
     one.deflated
         .as_ref()
@@ -140,6 +141,7 @@ fn smallest_form(one: &Delivery) -> &[u8] {
 pub(super) struct CompressedRun {
     /// Of all of them together.
     all: Option<Bytes>,
+    /// What the events given compressed would have been without.
     plain_bytes: usize,
     deflated_bytes: usize,
 }
@@ -171,6 +173,7 @@ impl CompressedRun {
         form
     }
 
+    /// Added once for a turn, not for each subscriber.
     pub(super) fn count_bytes(&self, traffic: &AppTraffic) {
         if self.plain_bytes > 0 {
             traffic.plain_bytes.add(self.plain_bytes as u64);

@@ -33,6 +33,7 @@ pub(super) struct TracedFlush {
 /// Flushes connections for one worker.
 #[derive(Debug, Default)]
 pub(super) struct Flusher {
+    /// None where io_uring is off or not to be had.
     ring: Option<Ring>,
 }
 
@@ -59,6 +60,7 @@ impl Flusher {
     }
 }
 
+/// By a system call of its own.
 fn flush_alone(connection: &Connection) {
     connection.clear_dirty();
     connection.flush();

@@ -37,5 +37,6 @@ impl Sequence {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ChannelHandle {
     pub slot: u32,
+    /// Compared with the slot's: a handle of a channel that was closed finds nothing.
     pub generation: u32,
 }

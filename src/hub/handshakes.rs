@@ -18,6 +18,7 @@ pub struct HandshakeLimit {
     interval: Option<Duration>,
     /// When each address is even again. Those that are even already are forgotten.
     even_at: DashMap<IpAddr, Instant>,
+    /// Times are counted from here in 32 bits, which saves memory for each address.
     began: Instant,
     /// Milliseconds after `began` at which those were last looked for.
     swept_ms: AtomicU64,

@@ -16,15 +16,19 @@ pub struct HttpSessions(DashMap<Box<str>, HttpSession>);
 /// One session: its app, and where it is carried.
 #[derive(Clone, Debug)]
 pub struct HttpSession {
+    /// Whose session it is: names are not secret, and of no use to another app.
     pub app: AppId,
+    /// Where its connection is found.
     pub place: ConnectionRef,
 }
 
 impl HttpSessions {
+    /// Whether a server that stops may end.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// From any worker: requests come in where the kernel puts them.
     pub fn find_session(&self, name: &str) -> Option<HttpSession> {
         self.0.get(name).map(|found| found.value().clone())
     }

@@ -21,6 +21,7 @@ pub(super) struct PartialPiece {
 /// What one call is to write to a streaming answer.
 #[derive(Default)]
 pub(super) struct LineBatch {
+    /// In the order in which they are written.
     pub bytes: Outbox,
     pub parts: SmallVec<[LineRange; 2]>,
     /// The answer is at its end then.
@@ -32,7 +33,9 @@ pub(super) struct LineRange {
     pub lines: Arc<FallbackLines>,
     /// Bytes of the piece in the outbox.
     pub piece: usize,
+    /// The line at which this connection begins.
     pub first: usize,
+    /// Bytes of that line that are written.
     pub sent: usize,
     pub end: usize,
 }

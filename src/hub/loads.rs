@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Connections by worker.
 #[derive(Debug)]
 pub struct WorkerLoads {
+    /// One for each worker. Written where a connection begins and ends, read by the acceptor.
     of: Vec<AtomicUsize>,
     /// Connections of any kind that may be open at a time.
     most: usize,
@@ -21,12 +22,14 @@ impl WorkerLoads {
         Self { of, most, complete: AtomicBool::new(false) }
     }
 
+    /// Relaxed: which worker is chosen need not be exact.
     pub fn add_connection(&self, worker: usize) {
         if let Some(load) = self.of.get(worker) {
             load.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// By [`LoadGuard`], so that none is forgotten.
     pub fn remove_connection(&self, worker: usize) {
         if let Some(load) = self.of.get(worker) {
             load.fetch_sub(1, Ordering::Relaxed);
@@ -44,6 +47,7 @@ impl WorkerLoads {
         self.complete.store(true, Ordering::Release);
     }
 
+    /// Acquire, for whoever sees this must see all that was counted before.
     pub fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
     }
@@ -64,6 +68,7 @@ impl WorkerLoads {
 #[derive(Debug)]
 pub struct LoadGuard {
     loads: Arc<WorkerLoads>,
+    /// Changed where a stream moves to another worker.
     worker: usize,
 }
 

@@ -14,7 +14,9 @@ use crate::metrics::HeldBytes;
 /// A queue of frames. The front one may be written in part already.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    /// In the order in which it is written.
     queue: OutboxQueue,
+    /// Of all that is queued, less what of the first is written.
     bytes: usize,
     /// Where its frames are counted, while the socket does not take them.
     counted: Option<Arc<HeldBytes>>,
@@ -25,6 +27,7 @@ pub struct Outbox {
 enum OutboxQueue {
     #[default]
     Empty,
+    /// Most often one frame waits, and needs no queue.
     One(Bytes),
     Many(VecDeque<Bytes>),
 }
@@ -39,6 +42,7 @@ impl Outbox {
     /// Frames that one system call takes; Linux takes 1,024, but more than this gains nothing.
     pub(super) const SLICES: usize = 64;
 
+    /// Whether everything was written.
     pub fn is_empty(&self) -> bool {
         matches!(self.queue, OutboxQueue::Empty)
     }
@@ -161,6 +165,7 @@ impl Outbox {
         }
     }
 
+    /// What is written next, perhaps in part.
     fn front(&self) -> Option<&Bytes> {
         self.iter().next()
     }

@@ -16,7 +16,9 @@ const MEMBER_BYTES: usize = 200;
 pub struct Presence {
     /// By the number they joined under, which keeps the order stable.
     members: BTreeMap<u64, PresentUser>,
+    /// The number that each user joined under.
     by_user: HashMap<UserId, u64>,
+    /// The number of the next one that joins.
     next: u64,
     /// Of all that a joiner is told of the members.
     bytes: usize,
@@ -30,10 +32,12 @@ pub fn member_bytes(text: &MemberText) -> usize {
 #[derive(Debug)]
 struct PresentUser {
     text: MemberText,
+    /// How many of the user's connections are here: with the last it leaves.
     connections: usize,
 }
 
 impl Presence {
+    /// Users, not connections.
     pub fn count(&self) -> usize {
         self.members.len()
     }

@@ -12,6 +12,7 @@ pub struct RateLimit(AtomicU64);
 pub enum RateTaken {
     /// That many more.
     Left(u32),
+    /// The limit is reached in this second.
     TooMany,
 }
 

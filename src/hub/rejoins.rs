@@ -25,6 +25,7 @@ impl fmt::Debug for Rejoins {
 struct Departures {
     /// Of the worker's clock.
     second: u32,
+    /// How often in that second, by channel.
     times: HashMap<ChannelName, u8>,
 }
 

@@ -58,10 +58,13 @@ pub enum RingPayload<'a> {
 pub struct Ring {
     ring: IoUring,
     requests: Vec<squeue::Entry>,
+    /// Kept from call to call, and pointed at by the kernel until a call is over.
     headers: Vec<libc::msghdr>,
+    /// As many as all payloads of a call have pieces.
     slices: Vec<libc::iovec>,
     /// By place, what [`Self::send_all`] found.
     answers: Vec<i32>,
+    /// The kernel refused a call: sockets are written to by themselves from then on.
     broken: bool,
     /// The kernel takes requests only from the thread that made the ring.
     thread: PhantomData<*const ()>,

@@ -24,6 +24,7 @@ impl Worker {
     }
 }
 
+/// All parts that are given must match.
 fn is_asked_for(query: &SocketQuery, worker: &Worker, one: &Connection) -> bool {
     let is_user = |id: &String| {
         one.with_user(|user| user.is_some_and(|user| user.id.as_str() == id))
@@ -38,6 +39,7 @@ fn is_asked_for(query: &SocketQuery, worker: &Worker, one: &Connection) -> bool 
             .is_none_or(|channel| worker.subscribed_as(one, channel).is_some())
 }
 
+/// Copied, since it leaves the worker's thread.
 fn view(worker: &Worker, one: &Connection) -> SocketView {
     let channels = worker.channels.borrow();
     let subscriptions = one.subscriptions.borrow();

@@ -21,7 +21,9 @@ use engine::EngineStream;
 /// Where a connection's bytes come from and go to.
 #[derive(Debug)]
 pub enum Stream {
+    /// Without TLS, or with a proxy in front that speaks it.
     Tcp(TcpStream),
+    /// Boxed: a session of TLS is much larger than a socket.
     Tls(Box<TlsStream>),
     /// From a proxy on the same machine.
     Unix(UnixStream),
@@ -208,6 +210,7 @@ impl AsyncWrite for Stream {
         }
     }
 
+    /// TLS makes records of one slice at a time; what is left comes with the next call.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

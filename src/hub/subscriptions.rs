@@ -52,14 +52,18 @@ pub(super) struct Subscriptions(SubscriptionList);
 enum SubscriptionList {
     #[default]
     Empty,
+    /// Most connections have one channel, and no table.
     One(Subscription),
+    /// Boxed, so that the usual one costs no more for it.
     Many(Box<SubscriptionTable>),
 }
 
 /// Two or more.
 #[derive(Debug, Default)]
 struct SubscriptionTable {
+    /// In no order: leaving moves the last one into the gap.
     all: Vec<Subscription>,
+    /// What is counted for them against `subscription_bytes`.
     bytes: usize,
     /// Indices into `all` by the channel's slot; empty while `all` is searched.
     index: HashTable<u32>,
@@ -71,6 +75,7 @@ fn hash(slot: u32) -> u64 {
 }
 
 impl SubscriptionTable {
+    /// Searched one by one while there are few, by a table from then on.
     fn at(&self, slot: u32) -> Option<usize> {
         if self.index.is_empty() {
             return self.all.iter().position(|one| one.channel.slot == slot);
@@ -80,6 +85,7 @@ impl SubscriptionTable {
         self.index.find(hash(slot), is_it).map(|at| *at as usize)
     }
 
+    /// Makes the table once it is worth its memory.
     fn push(&mut self, subscription: Subscription) {
         self.bytes += subscription.bytes as usize;
         self.all.push(subscription);
@@ -93,6 +99,7 @@ impl SubscriptionTable {
         }
     }
 
+    /// Keeps the table right: two entries of it change.
     fn remove(&mut self, at: usize) -> Subscription {
         let last = self.all.len() - 1;
         let removed = self.all.swap_remove(at);

@@ -22,7 +22,9 @@ const RUN: usize = 64 << 10;
 /// A TCP stream and the TLS session on it.
 #[derive(Debug)]
 pub struct TlsStream {
+    /// Written to directly: records are gathered here, not in the session.
     tcp: TcpStream,
+    /// Keys and the state of the handshake; rustls's.
     session: Session,
     /// Records that were taken out of the session for a write that is made elsewhere. They go before all that
     /// the session has.
@@ -219,6 +221,9 @@ impl TlsStream {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 
+    ///
+    /// # Errors
+    /// `WouldBlock` where the socket takes no more for now; what is left stays in `records`.
     fn write_records(&mut self) -> io::Result<()> {
         while !self.records.is_empty() {
             let written = self.tcp.try_write(&self.records)?;

@@ -20,6 +20,7 @@ pub struct EventPlace<'a> {
     /// Whoever sent it does not get it back.
     pub except: Option<SocketId>,
     pub history: Sequence,
+    /// Nothing for almost all events.
     pub trace: Option<&'a Trace>,
 }
 

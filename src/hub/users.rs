@@ -23,6 +23,7 @@ pub struct AppUsers {
 /// A user with signed-in connections, or with connections that watch it.
 #[derive(Debug, Default)]
 struct OnlineUser {
+    /// Signed in as the user, on this node.
     connections: usize,
     watchers: HashMap<SocketId, Watcher>,
     /// Whether it is online, as watchers are to be told.
@@ -38,6 +39,7 @@ const FEW_WATCHERS: usize = 100;
 
 #[derive(Clone, Copy, Debug)]
 struct Watcher {
+    /// Where it is told.
     place: ConnectionRef,
     /// Whether it was told last that the user is online.
     told: Option<bool>,
@@ -86,6 +88,7 @@ impl AppUsers {
         self.note_due(&user, becomes_due);
     }
 
+    /// Looked at once a second.
     fn note_due(&self, user: &UserId, becomes_due: bool) {
         if becomes_due {
             self.due.lock().unwrap_or_else(PoisonError::into_inner).push(user.clone());
@@ -146,6 +149,7 @@ impl OnlineUser {
         false
     }
 
+    /// Only those that know something else.
     fn notify_watchers(&mut self, mut tell: impl FnMut(ConnectionRef)) {
         let online = self.is;
         for watcher in self.watchers.values_mut() {

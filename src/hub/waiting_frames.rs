@@ -19,6 +19,7 @@ const KEPT_PLACES: usize = 1024;
 /// How many sockets a frame waits for, and the bytes that are counted for it.
 #[derive(Debug)]
 struct WaitingFrame {
+    /// How many of them have the frame queued.
     sockets: u32,
     bytes: usize,
 }
@@ -28,6 +29,7 @@ thread_local! {
     static WAITING: RefCell<HashMap<usize, WaitingFrame>> = RefCell::default();
 }
 
+/// Frames that share memory and end alike are one frame, of which some sockets have taken a part.
 fn end_of(frame: &Bytes) -> usize {
     frame.as_ptr() as usize + frame.len()
 }

@@ -38,6 +38,7 @@ impl Withdrawal {
 /// What a connection may no longer do, and whom it is about to be present as. Most connections have none.
 #[derive(Default, Debug)]
 pub(super) struct Restrictions {
+    /// For as long as the connection lives: what was signed once would open them again.
     closed: HashSet<ChannelName>,
     /// Withdrawals that the connection's session has yet to carry out.
     due: Vec<Withdrawal>,
@@ -54,6 +55,7 @@ impl Restrictions {
         self.closed.len() > MAX_CLOSED_CHANNELS
     }
 
+    /// What the connection's own task has yet to tell its client.
     pub(super) fn take_due(&mut self) -> Vec<Withdrawal> {
         std::mem::take(&mut self.due)
     }
@@ -70,6 +72,7 @@ impl Restrictions {
         self.joining.as_ref() == Some(user)
     }
 
+    /// Then a connection needs no memory for it.
     pub(super) fn is_empty(&self) -> bool {
         self.closed.is_empty() && self.due.is_empty() && self.joining.is_none()
     }

@@ -18,7 +18,9 @@ use super::{LinkError, reply};
 /// Where Redis is.
 #[derive(Debug)]
 pub(super) enum RedisAddress {
+    /// A server, or some nodes of a Redis Cluster.
     Servers(Seeds),
+    /// Asked anew for each connection: the master may be another by then.
     Sentinels(Sentinels),
 }
 
@@ -29,6 +31,7 @@ pub(super) struct Seeds {
     given: Vec<Client>,
     /// These and those that were learned, the one to be asked next in front.
     seeds: VecDeque<Client>,
+    /// By which certificates it is spoken to, where the URL asks for TLS.
     tls: Arc<RedisTls>,
 }
 

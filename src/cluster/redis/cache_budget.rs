@@ -17,6 +17,7 @@ const OVERHEAD: usize = 200;
 /// What this node has published to cache channels.
 #[derive(Debug, Default)]
 pub(super) struct CacheBudget {
+    /// Each app has `cache_bytes` of its own.
     apps: HashMap<AppId, BudgetedEvents>,
 }
 
@@ -29,7 +30,9 @@ struct BudgetedEvents {
 #[derive(Debug)]
 struct BudgetedEvent {
     bytes: usize,
+    /// Of the publish: a later one of the same channel has replaced it.
     serial: u64,
+    /// From then on Redis has dropped it by itself.
     expires: Instant,
 }
 

@@ -20,10 +20,12 @@ use crate::cluster::scripts::Script;
 /// Seconds that the keys outlast what is in them.
 const LONGER: u64 = 120;
 
+/// Seconds for which Redis keeps what is known of an app's clients: longer than any may be away.
 pub(super) fn lasts(window: Duration) -> u64 {
     window.as_secs().saturating_mul(2).saturating_add(LONGER)
 }
 
+/// As Redis gives its time.
 pub(super) fn micros(window: Duration) -> u64 {
     u64::try_from(window.as_micros()).unwrap_or(u64::MAX)
 }
@@ -33,6 +35,7 @@ pub(super) fn owner(node: u64) -> String {
     format!("{node:016x}")
 }
 
+/// The keys of a script, a letter for each: see `keys.rs`. All of an app's are in one slot.
 pub(super) fn keys_of(keys: &RedisKeys, app: &AppId, parts: &str) -> Vec<String> {
     parts.chars().map(|part| keys.app_key(app, part)).collect()
 }

@@ -70,6 +70,8 @@ impl LinkWriter<'_> {
         Ok(())
     }
 
+    /// `held` has `c`, `a` or `w` in front of each name: members of a channel, counts of an app,
+    /// entries of its webhooks' log.
     async fn clear_all(&mut self, held: &BTreeSet<String>, lease: &str) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         for entry in held {
@@ -93,6 +95,7 @@ impl LinkWriter<'_> {
         self.take_replies(answers, &mut []).await
     }
 
+    /// Each member that had nobody else leaves, as if its connection had closed.
     fn clear_members(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, lease: &str) {
         let mut clear = script_call(Script::Clear, &self.channel_keys(topic, "vmrk0"));
         // The script adds version and user.
@@ -104,6 +107,7 @@ impl LinkWriter<'_> {
         batch.add_command(clear, ExpectedReply::Done);
     }
 
+    /// What the lease had counted is taken off the sums of all nodes.
     async fn clear_counts(&mut self, app: &AppId, lease: &str) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         let mut all = cmd("HKEYS");

@@ -52,6 +52,8 @@ impl LinkWriter<'_> {
         some.len()
     }
 
+    /// Forgets clients whose time is over, a bounded number at a time: Redis runs one script at a
+    /// time.
     pub(super) fn sweep(&self, batch: &mut CommandBatch<ExpectedReply>, app: AppId) {
         let mut sweep = script_call(Script::Sweep, &keys_of(self.keys, &app, "sqz0"));
         sweep.arg(SWEPT);

@@ -26,6 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What was heard on all topics, by their names in Redis.
 #[derive(Debug)]
 pub(super) struct Deduplicator {
+    /// By the topics' names in Redis.
     topics: HashMap<String, TopicSenders>,
     /// This node's number.
     node: u64,
@@ -48,7 +49,9 @@ pub(super) struct Deduplicator {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct MessageId {
     pub(super) origin: u64,
+    /// The sender numbers what it publishes; 0 for what needs no number.
     pub(super) serial: u64,
+    /// Where it stands in the channel's log, if it is in one.
     pub(super) place: Option<u64>,
 }
 
@@ -61,6 +64,7 @@ impl From<&Envelope> for MessageId {
 /// What is to be done with an envelope that came in.
 #[derive(PartialEq, Debug)]
 pub(super) enum EnvelopeVerdict {
+    /// Not heard before.
     New(Envelope),
     /// It was heard before.
     Doubled,
@@ -199,6 +203,7 @@ impl Deduplicator {
         self.topics.entry(name.to_owned()).or_insert_with(new).place.get_or_insert(place);
     }
 
+    /// What comes on it from now on is late, and nobody's.
     pub(super) fn close_topic(&mut self, name: &str) {
         self.topics.remove(name);
     }

@@ -86,6 +86,7 @@ pub(super) struct Peers {
     /// Until when a node may come back that was not seen before; and when those that are silent still are taken
     /// for gone.
     strangers: Option<Instant>,
+    /// When it lapses unless it is renewed, by this node's own clock.
     until: Option<Instant>,
 }
 

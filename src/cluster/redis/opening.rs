@@ -13,11 +13,13 @@ pub(super) const REOPENED: usize = 256;
 /// A topic that is being taken part in, and what Redis has of it.
 pub(super) struct TopicOpening {
     pub(super) topic: Topic,
+    /// Who is present, on presence channels.
     pub(super) loaded: Option<LoadedRoster>,
     /// With which event it is, and the version of the last that was sent.
     pub(super) cached: Option<(RetainedEvent, MessageId, u64)>,
     /// The place after which it has missed events, unless it has caught up.
     pub(super) after: Option<u64>,
+    /// What was published while nobody listened here.
     pub(super) missed: Option<MissedEntries>,
 }
 
@@ -25,6 +27,7 @@ pub(super) struct TopicOpening {
 #[derive(Debug)]
 pub(super) struct MissedEntries {
     pub(super) reaches: LogCoverage,
+    /// Envelopes, the oldest first.
     pub(super) entries: Vec<Bytes>,
 }
 

@@ -8,7 +8,9 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// What of one outage was told.
 #[derive(Debug, Default)]
 pub(super) struct OutageLog {
+    /// A Redis that comes and goes would otherwise fill the log.
     last_told: Option<Instant>,
+    /// Outages since then, which the next line counts.
     untold: u64,
 }
 

@@ -116,6 +116,7 @@ async fn ask_of_client(
     })
 }
 
+/// Two commands a channel: its subscribers, and its users.
 fn add_occupancy(batch: &mut CommandBatch<()>, keys: &RedisKeys, topic: &Topic) {
     let mut subscriptions = cmd("HGET");
     subscriptions.arg(keys.app_key(&topic.app, 't')).arg(topic.channel.as_str());
@@ -125,6 +126,7 @@ fn add_occupancy(batch: &mut CommandBatch<()>, keys: &RedisKeys, topic: &Topic) 
     batch.add_command(users, ());
 }
 
+/// The answers to [`add_occupancy`], in its order. A channel that Redis does not know is empty.
 fn read_occupancy(answers: &[Value]) -> Vec<ClusterOccupancy> {
     let number = |value: &Value| reply::as_number(value).unwrap_or_default() as usize;
     let one = |pair: &[Value]| match pair {
@@ -136,6 +138,7 @@ fn read_occupancy(answers: &[Value]) -> Vec<ClusterOccupancy> {
     answers.chunks_exact(2).map(one).collect()
 }
 
+/// Out of an app's hash of counts; users are counted afterwards, where they are wanted.
 fn read_channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupancy)> {
     let one = |(name, count): (&Value, &Value)| {
         // The empty name is the app's connections.
@@ -148,6 +151,7 @@ fn read_channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupanc
     reply::hash_pairs(all).into_iter().filter_map(one).collect()
 }
 
+/// One batch for all channels, however many.
 async fn count_users(
     servers: &mut RedisConnections,
     keys: &RedisKeys,

@@ -24,13 +24,17 @@ use crate::protocol::channel::ChannelName;
 
 /// The listening half.
 pub(super) struct LinkReader<'a> {
+    /// What Redis pushes (RESP3), on a connection that commands do not use.
     pub(super) stream: PushStream,
     pub(super) keys: &'a RedisKeys,
+    /// Which envelopes are believed.
     pub(super) trust: EnvelopeTrust<'a>,
     pub(super) node: u64,
+    /// Bounded: a node that falls behind stops reading, and Redis closes the connection.
     pub(super) far: &'a mpsc::Sender<LinkEvent>,
     pub(super) figures: &'a LinkMetrics,
     pub(super) clock: &'a RedisClock,
+    /// Shared with the other tasks of the link, which run on one thread.
     pub(super) hearing: &'a RefCell<Deduplicator>,
 }
 

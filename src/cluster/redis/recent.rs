@@ -17,7 +17,9 @@ const MAX_BYTES: usize = 8 << 20;
 /// The last publishes that Redis has answered.
 #[derive(Debug, Default)]
 pub(super) struct RecentPublishes {
+    /// The oldest first; after [`LOST_WITHIN`] they count as safe.
     publishes: VecDeque<(Instant, PendingPublish)>,
+    /// Against a bound: a failover is rare.
     bytes: usize,
     /// When the link was lost, over which they were taken.
     cut: Option<Instant>,

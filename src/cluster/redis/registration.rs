@@ -47,6 +47,9 @@ impl RedisConnections {
         Ok(runs)
     }
 
+    ///
+    /// # Errors
+    /// The server does not answer, or is none of the link's.
     async fn register_lease(&mut self, place: u16, tag: u16) -> Result<FenceReply, LinkError> {
         let lease = Lease::new(self.node, tag);
         let key = self.keys.fence_key(tag);
@@ -94,6 +97,7 @@ impl RedisConnections {
         Ok(())
     }
 
+    /// The slots of that server are said anew once it has another.
     fn give_up_lease(&mut self, place: u16) {
         if let Some(server) = self.servers.get_mut(usize::from(place)) {
             server.lease = None;

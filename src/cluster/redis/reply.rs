@@ -14,6 +14,7 @@ use crate::cluster::redis_clock::RedisClock;
 use crate::cluster::roster::LoadedRoster;
 use crate::protocol::member::{Member, UserId};
 
+/// Text of either kind that Redis has.
 pub(super) fn as_bytes(value: &Value) -> Option<&[u8]> {
     match value {
         Value::BulkString(bytes) => Some(bytes),
@@ -22,10 +23,12 @@ pub(super) fn as_bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
+/// `None` for what is not UTF-8.
 pub(super) fn as_text(value: &Value) -> Option<&str> {
     std::str::from_utf8(as_bytes(value)?).ok()
 }
 
+/// A number, or a text of digits, as hashes hold them.
 pub(super) fn as_number(value: &Value) -> Option<u64> {
     match value {
         Value::Int(number) => u64::try_from(*number).ok(),
@@ -33,6 +36,7 @@ pub(super) fn as_number(value: &Value) -> Option<u64> {
     }
 }
 
+/// Anything else is an empty list.
 pub(super) fn as_list(value: &Value) -> &[Value] {
     match value {
         Value::Array(items) | Value::Set(items) => items,

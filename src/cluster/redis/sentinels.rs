@@ -26,14 +26,18 @@ const OTHERS_PATIENCE: Duration = Duration::from_millis(250);
 /// How often one of them, each in its turn, is asked whether the master is still the same.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
+/// Where Sentinels listen unless told otherwise.
 const SENTINEL_PORT: u16 = 26_379;
 
 /// Sentinels, and the name of what they watch over.
 pub(super) struct Sentinels {
+    /// All that the URL names; those that do not answer are passed over.
     sentinels: Vec<Client>,
+    /// Of the master, as the Sentinels know it.
     name: String,
     /// What stands in front of a server's host in its URL, and behind its port.
     head: String,
+    /// What stands behind host and port in the URL of the master.
     tail: String,
     tls: Arc<RedisTls>,
     /// Host and port of the master that was named last.
@@ -50,6 +54,7 @@ impl fmt::Debug for Sentinels {
 /// A Sentinel's answer: the master, and the number of the election that made it one.
 type Nomination = (HostPort, u64);
 
+/// Never with the URL in it, which may hold a password.
 fn invalid_url(problem: &'static str) -> RedisError {
     (ErrorKind::InvalidClientConfig, problem).into()
 }
@@ -139,6 +144,7 @@ impl Sentinels {
         Ok(client)
     }
 
+    /// The master that most of them name; `None` if nobody names one.
     async fn ask_all(&self) -> Option<HostPort> {
         let mut answers: FuturesUnordered<_> =
             self.sentinels.iter().map(|sentinel| self.ask_election(sentinel)).collect();

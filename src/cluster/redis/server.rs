@@ -17,8 +17,11 @@ use crate::cluster::scripts::Script;
 
 /// One server.
 pub(super) struct RedisServer {
+    /// As the cluster or the Sentinels name it.
     pub(super) at: HostPort,
+    /// Commands of all tasks go out on it together.
     pub(super) commands: MultiplexedConnection,
+    /// For subscriptions alone: what Redis pushes must not wait behind answers.
     pub(super) listening: MultiplexedConnection,
     /// Under which this node writes there.
     pub(super) lease: Option<Lease>,
@@ -28,6 +31,7 @@ pub(super) struct RedisServer {
 /// gets the node's other leases too.
 #[derive(Clone, Debug)]
 pub(super) struct LeasedCommand {
+    /// Ready to be sent.
     pub(super) command: Cmd,
     /// Which script it runs, if it does.
     pub(super) script: Option<Script>,
@@ -40,11 +44,13 @@ impl From<Cmd> for LeasedCommand {
 }
 
 impl LeasedCommand {
+    /// One argument more, behind the keys.
     pub(super) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
         self.command.arg(arg);
         self
     }
 
+    /// Whether Redis refuses it where this node's lease has lapsed.
     pub(super) fn is_fenced(&self) -> bool {
         self.script.is_some_and(Script::is_fenced)
     }
@@ -126,12 +132,14 @@ impl RedisServer {
     }
 }
 
+/// With a time limit on everything: a Redis that hangs is one that is away.
 fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE))
 }
 
+/// User, password, database and TLS of the settings, at an address that a server named.
 pub(super) fn at_address(login: &Client, (host, port): &HostPort) -> ConnectionInfo {
     let info = login.get_connection_info().clone();
     let addr = match info.addr() {

@@ -84,6 +84,8 @@ pub(super) enum Redirect {
 }
 
 impl Redirect {
+    /// `MOVED 3999 127.0.0.1:6381`; an empty host is the server that answered (Redis Cluster's
+    /// specification, "MOVED Redirection").
     pub(super) fn of_error(error: &ServerError, asked: &str) -> Option<Self> {
         let at = |address: &str| {
             let (host, port) = address.rsplit_once(':')?;

@@ -29,15 +29,20 @@ pub struct RedisTls {
 /// What there is to read: each the path of a PEM file, or such a text itself; empty: nothing.
 #[derive(Clone, Default)]
 pub struct TlsSources {
+    /// `cluster.tls.ca`: a file, or the text of one.
     pub ca: String,
+    /// `cluster.tls.cert`, the same.
     pub cert: String,
+    /// `cluster.tls.key`, the same.
     pub key: String,
 }
 
 /// A file that is of no use, and whose setting it is.
 #[derive(Debug)]
 pub struct UnusableTlsFile {
+    /// The setting to correct.
     pub setting: &'static str,
+    /// What could not be used.
     pub file: PathBuf,
     pub error: io::Error,
 }
@@ -71,6 +76,7 @@ impl RedisTls {
         }
     }
 
+    /// Read again for each connection, so that renewed certificates need no restart.
     fn current(&self) -> Option<TlsCertificates> {
         let now = read(&self.sources);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,6 +91,7 @@ impl RedisTls {
     }
 }
 
+/// `None` where nothing is set and the system's roots decide.
 fn read(sources: &TlsSources) -> Result<Option<TlsCertificates>, UnusableTlsFile> {
     let TlsSources { ca, cert, key } = sources;
     let (ca_name, cert_name, key_name) = ("cluster.tls.ca", "cluster.tls.cert", "cluster.tls.key");
@@ -131,6 +138,7 @@ fn certificates(
     }
 }
 
+/// The content of a file, unless the setting is the content already.
 fn text(setting: &'static str, written: &str) -> Result<Vec<u8>, UnusableTlsFile> {
     if written.trim_start().starts_with(PEM) {
         return Ok(written.as_bytes().to_vec());
@@ -138,6 +146,7 @@ fn text(setting: &'static str, written: &str) -> Result<Vec<u8>, UnusableTlsFile
     std::fs::read(written).map_err(|error| unusable(setting, written, error))
 }
 
+/// Never with a key's text in it.
 fn unusable(setting: &'static str, written: &str, error: io::Error) -> UnusableTlsFile {
     let file = if written.trim_start().starts_with(PEM) { "the text" } else { written };
     UnusableTlsFile { setting, file: file.into(), error }

@@ -33,11 +33,13 @@ pub(super) struct TopicSenders {
 pub(super) struct RecentSerials(VecDeque<u64>);
 
 impl RecentSerials {
+    /// One that is older than all that are remembered counts as heard.
     fn contains_serial(&self, serial: u64) -> bool {
         let is_older = self.0.len() == SERIALS && self.0.front().is_some_and(|old| serial < *old);
         is_older || self.0.binary_search(&serial).is_ok()
     }
 
+    /// Kept sorted, the oldest in front.
     fn note_serial(&mut self, serial: u64) {
         if self.contains_serial(serial) {
             return;
@@ -56,6 +58,7 @@ impl RecentSerials {
 }
 
 impl TopicSenders {
+    /// By sender: two nodes number for themselves.
     pub(super) fn contains_message(&self, origin: u64, serial: u64) -> bool {
         let mut of_it = self.senders.iter().filter(|(sender, _)| *sender == origin);
         serial != 0 && of_it.any(|(_, recent)| recent.contains_serial(serial))
@@ -67,6 +70,7 @@ impl TopicSenders {
         of_it.any(|(_, recent)| recent.last().is_some_and(|last| last > serial))
     }
 
+    /// Where too many senders are remembered, the one that was met first is forgotten.
     pub(super) fn note_message(&mut self, mark: MessageId) {
         // Where the clock of Redis was set back, places begin again.
         self.place = mark.place.or(self.place);

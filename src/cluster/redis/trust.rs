@@ -15,6 +15,7 @@ use crate::cluster::seal::{self, EnvelopeSeals};
 /// What it takes to believe an envelope.
 #[derive(Clone, Copy)]
 pub(super) struct EnvelopeTrust<'a> {
+    /// By which an app's own envelopes are known.
     pub(super) seals: &'a EnvelopeSeals,
     pub(super) keys: &'a RedisKeys,
     pub(super) hearing: &'a RefCell<Deduplicator>,
@@ -51,6 +52,7 @@ impl EnvelopeTrust<'_> {
         believed
     }
 
+    /// Envelopes without a seal are taken only while nodes of an earlier version are there.
     fn has_valid_mac(&self, app: &AppId, name: &str, bytes: &[u8]) -> bool {
         match seal::is_sealed(bytes) {
             true => self.seals.is_valid(app, name, bytes),

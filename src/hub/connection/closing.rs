@@ -70,14 +70,17 @@ impl Connection {
         self.phase.set(self.phase.get().max(ConnectionPhase::Frozen));
     }
 
+    /// Whether its client is told everything at the next process.
     pub fn is_frozen(&self) -> bool {
         self.phase.get() == ConnectionPhase::Frozen
     }
 
+    /// Whether a close frame is queued, sent, or no longer possible.
     pub fn is_closing(&self) -> bool {
         self.phase.get() >= ConnectionPhase::Closing
     }
 
+    /// Whether nothing can be written any more.
     pub fn is_over(&self) -> bool {
         self.phase.get() == ConnectionPhase::Over
     }

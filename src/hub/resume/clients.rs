@@ -29,6 +29,7 @@ pub(super) struct ResumableClients {
     pub(super) by_token: HashMap<ResumeToken, Box<ResumableClient>>,
     /// Who waits, in the order in which they went. Entries of those that came back are passed over.
     pub(super) waiting: VecDeque<(ResumeToken, SocketId)>,
+    /// What the clients that are away hold, against the bound on all of them.
     waiting_channels: usize,
     waiting_clients: usize,
     /// Those whose state has changed, where other nodes are to know of it.
@@ -37,7 +38,9 @@ pub(super) struct ResumableClients {
 
 #[derive(Debug, Default)]
 pub(super) struct ResumableClient {
+    /// What it was subscribed to, and how far it has heard each.
     pub(super) channels: HeldChannels,
+    /// None while it is away.
     pub(super) current: Option<OpenConnection>,
     /// The second in which the last connection ended, while there is none.
     pub(super) ended: u32,
@@ -367,6 +370,7 @@ impl ResumableClients {
         forgotten
     }
 
+    /// Its channels are logged for it no longer.
     fn forget_client(&mut self, token: &ResumeToken, logs: &mut ChannelLogs) {
         if let Some(client) = self.by_token.remove(token) {
             self.waiting_channels -= client.channels.len() + CLIENT_COST;

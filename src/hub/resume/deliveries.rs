@@ -13,9 +13,11 @@ use crate::hub::handles::ChannelHandle;
 /// Never leaves its thread.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Deliveries {
+    /// Only channels whose events are numbered.
     channels: RefCell<HashMap<ChannelHandle, DeliveredNumbers>>,
     /// Whether there are any, known without a look at them.
     any: Cell<bool>,
+    /// Connections that are to be pinged, since they were given something.
     due: RefCell<Vec<Rc<Connection>>>,
     wake: Notify,
 }

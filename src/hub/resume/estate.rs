@@ -26,6 +26,7 @@ pub struct ResumeEstate {
 #[derive(Debug, PartialEq, Eq)]
 pub struct LeftEvent {
     pub channel: ChannelName,
+    /// Seconds ago: the two processes count seconds from different moments.
     pub age: u32,
     /// The connection that it was not for.
     pub except: Option<SocketId>,
@@ -94,6 +95,7 @@ impl ResumableClients {
         all
     }
 
+    /// Seconds that come as ages become seconds of this process.
     fn restore_client(
         &mut self,
         (token, last): (ResumeToken, SocketId),
@@ -118,6 +120,7 @@ impl ResumableClients {
 }
 
 impl ResumableClient {
+    /// The other way round.
     fn into_left(self, token: ResumeToken, now: u32) -> LeftClient {
         let ago = |second: u32| if second == u32::MAX { 0 } else { now.saturating_sub(second) };
         let mut state = self.state();

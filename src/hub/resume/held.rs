@@ -11,6 +11,7 @@ const FEW: usize = 4;
 pub(super) struct HeldChannels(Vec<(ChannelName, HeldChannel)>);
 
 impl HeldChannels {
+    /// A sorted list: most clients hold a few channels, and a table would take more memory.
     fn find(&self, name: &ChannelName) -> Result<usize, usize> {
         self.0.binary_search_by(|(other, _)| other.cmp(name))
     }

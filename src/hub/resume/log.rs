@@ -18,6 +18,7 @@ pub const EVENT_BYTES: usize = 64;
 /// The logs of one app.
 #[derive(Debug, Default)]
 pub(super) struct ChannelLogs {
+    /// Only channels that a client holds.
     channels: HashMap<ChannelName, ChannelLog>,
     /// Which channel each kept event is of, oldest first. A log that was given up leaves its entries behind;
     /// they lead nowhere and are passed over.
@@ -35,6 +36,7 @@ pub(super) struct ChannelLogs {
 struct LogExpiryEntry {
     channel: ChannelName,
     generation: u64,
+    /// When it was logged.
     seconds: u32,
 }
 
@@ -45,11 +47,13 @@ struct ChannelLog {
     holders: u32,
     /// The number of the last event.
     last: u64,
+    /// The oldest first, without gaps in their numbers.
     events: VecDeque<LoggedEvent>,
 }
 
 #[derive(Debug)]
 struct LoggedEvent {
+    /// Shared with the queues of those who got it.
     frame: Bytes,
     /// The connection that it was not for.
     except: Option<SocketId>,

@@ -37,7 +37,9 @@ pub use travelling::{ClientState, TakenUp, UNKNOWN};
 /// The resumable clients of one app, and the logs of what they hold.
 #[derive(Debug, Default)]
 pub struct ResumeRegistry {
+    /// Held while an event is numbered and put into inboxes, so that its number is its place.
     state: Mutex<RegistryState>,
+    /// Read without the lock.
     pub figures: ResumeFigures,
 }
 
@@ -87,6 +89,7 @@ pub struct Replayed {
 /// One of them.
 #[derive(Debug)]
 pub struct ReplayedEvent {
+    /// Its place in the channel's log.
     pub number: u64,
     /// The connection that it was not for.
     pub except: Option<SocketId>,

@@ -53,6 +53,7 @@ struct HeldBack {
 struct LastPing {
     /// What had been sent before it, until it is answered.
     asked: Option<Box<[UpTo]>>,
+    /// When the ping went out, to know how long it has been unanswered.
     sent: Instant,
 }
 
@@ -103,6 +104,7 @@ impl Resumption {
         self.catching_up.borrow().as_deref().map(read).unwrap_or_default()
     }
 
+    /// Made when it is first needed: most clients catch up on nothing.
     fn change<T>(&self, change: impl FnOnce(&mut CatchingUp) -> T) -> T {
         change(self.catching_up.borrow_mut().get_or_insert_default())
     }

@@ -61,6 +61,7 @@ impl TakenUp {
 }
 
 impl ResumableClient {
+    /// As it is handed to another node or process.
     pub(super) fn state(&self) -> ClientState {
         let channels = self.channels.iter().map(|(name, held)| (name.clone(), held.acked));
         let mut sockets = SmallVec::from(self.sockets());

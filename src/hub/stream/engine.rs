@@ -48,6 +48,7 @@ pub struct EngineStream {
     is_changing: bool,
     /// Until the last packet of all is about to be said: who asks after that finds no session.
     listing: Option<SessionListing>,
+    /// Requests that the session's task has not taken yet.
     arrivals: VecDeque<EngineRequest>,
     /// Something has received.
     has_begun: bool,
@@ -239,6 +240,7 @@ impl EngineStream {
         }
     }
 
+    /// A client asks again at once, or changes to its WebSocket.
     fn answer_nothing(&self, poll: oneshot::Sender<Bytes>) {
         let noop = self.terms.version.answer_body(packet_message(NOOP).bytes());
         // Whether its client is still there is its own affair.
