@@ -1,5 +1,6 @@
-//! An app: the tenant that a backend publishes to and clients connect to, with its secret and its
-//! limits. No connection and no count lives here; an app is immutable and replaced as a whole.
+//! An app is a tenant: a backend publishes to it and clients connect to it. Its id, key, secret and
+//! limits are here; connections and counts are not. An app is immutable. A reload replaces all of
+//! them at once, so whoever holds one can go on with it.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! What a server that was given no app says when it starts: the credentials it made, the lines for a
-//! Laravel app's `.env`, and a request that triggers an event, ready to be pasted.
+//! What a server without an app prints at its start: the credentials that it made, the lines for a
+//! Laravel app's `.env`, and a `curl` command that triggers an event.
 
 use std::fmt::Write;
 use std::net::SocketAddr;

@@ -1,4 +1,6 @@
-//! One server, and how to speak to it: signed requests and a WebSocket, over TCP or TLS.
+//! One server, and how to speak to it: signed requests and a WebSocket, over TCP, TLS or a Unix
+//! socket. Which server that is, is found in `find.rs`; what answers mean to `doctor` is in
+//! `events.rs`.
 
 use std::io::{self, Cursor};
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Who can open a server's debug console: by its settings, and as it is found from where `doctor` stands.
+//! `fanfare doctor` on the debug console: who may open it by the settings, and whether it is open
+//! without a token at the address that others use.
 
 use super::client::ApiTarget;
 use super::report::{Grade, Report};

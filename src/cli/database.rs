@@ -1,4 +1,5 @@
-//! An app that only a database has, for a command that is about it.
+//! Finds an app that only a database has, for a command that is about it. The server's own look-ups
+//! are in `lookup/`; here there is one query, and an error that says how to mend it.
 
 use super::CommandError;
 use crate::app::App;

@@ -1,5 +1,5 @@
-//! `fanfare doctor --watch`: everything is looked at again and again, and what changed is said with its time. Ends
-//! with an interrupt, as whoever watches a terminal does it.
+//! `fanfare doctor --watch` repeats all looks every five seconds and prints what has changed, with
+//! the time. An interrupt ends it.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! What to do about what `fanfare doctor` meets: from the words of an error, or from an answer that can only
-//! be another program's, to the sentence that mends it.
+//! Advice for `fanfare doctor`: takes the words of an error, or an answer that another program must
+//! have sent, and says in a sentence what to do.
 
 use super::client::ApiResponse;
 

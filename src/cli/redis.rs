@@ -1,4 +1,5 @@
-//! Whether the Redis that joins the nodes of a cluster is as they need it, for `fanfare doctor`.
+//! `fanfare doctor` on the Redis of a cluster: its version, role, eviction policy, memory, rights
+//! and round trip. The look itself is `cluster/redis/diagnose.rs`; what it means is said here.
 
 use super::report::{Grade, Report};
 use crate::cluster::redis::diagnose::{RedisFinding, probe_servers};

@@ -1,4 +1,5 @@
-//! What `fanfare doctor` found: a line each for people as soon as it is known, or a list in JSON at the end.
+//! The findings of `fanfare doctor`: printed line by line as soon as each is known, or as one JSON
+//! list at the end. What is looked at, and in which order, is in `doctor.rs`.
 
 use std::io::{self, Write};
 

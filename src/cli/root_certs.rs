@@ -1,4 +1,5 @@
-//! Whom the commands trust: the certificates of the system, in the one file where each system keeps them.
+//! The root certificates that commands trust: those of the system, in the file where each
+//! distribution keeps them, or of `SSL_CERT_FILE`. Opens TLS connections with them.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What is counted of the link to other nodes.
+//! Counts about the link to the other nodes. The link's thread writes them, `metrics_page.rs` shows
+//! them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

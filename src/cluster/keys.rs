@@ -1,4 +1,5 @@
-//! The names of all keys and topics in Redis. What each key holds stands in `scripts.rs`, beside what changes it.
+//! The names of all keys and topics in Redis: one place, so that two scripts cannot disagree about
+//! a name. What each key holds is written in `scripts.rs`, beside the scripts that change it.
 
 use super::Topic;
 use crate::app::AppId;

@@ -1,4 +1,5 @@
-//! What Prometheus is told of the link to the other nodes.
+//! The link to the other nodes on the metrics page: names, help texts and labels. The counts
+//! themselves are in `figures.rs`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,6 @@
-//! What is asked of Redis for whoever waits for the answer, and what it answers.
+//! Questions to Redis for a caller that waits for the answer, and the answers: what an API request
+//! has to know of all nodes, and what is known of a client that comes here. Asked in
+//! `redis/query.rs`.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Credentials made at random: for a server that was given no app, and for `fanfare keys`.
+//! Makes credentials at random, for a server without an app and for `fanfare keys`. The randomness
+//! is the kernel's.
 
 use super::GeneratedApp;
 use super::error::Error;

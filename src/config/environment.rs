@@ -1,4 +1,5 @@
-//! The environment as data, so that no setting is read from the process behind a test's back.
+//! The environment as data: settings are read from this, never from the process itself, so that a
+//! test sees only what it set. Knows which variables a platform makes for its services.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

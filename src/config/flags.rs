@@ -1,5 +1,5 @@
-//! The command line. Flags for the settings that people type; everything else is set in a file or in
-//! the environment.
+//! The command line: flags for the settings that people type, and the commands. Every other setting
+//! is set in a file or in the environment. The doc comments here are the help texts.
 
 use std::fmt;
 use std::num::NonZero;

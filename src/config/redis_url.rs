@@ -1,5 +1,5 @@
-//! The URL of one Redis server, put together from the single settings that other servers have for it. Each is
-//! looked at here, so that an error can name the one that is wrong.
+//! Builds the URL of one Redis server from the single settings that other servers have for its
+//! parts. Each part is checked here, so that an error names the setting that is wrong.
 
 use super::value::{Value, WantedForm, host, number};
 use crate::protocol::query::percent_encode;

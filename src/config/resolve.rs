@@ -1,5 +1,6 @@
-//! From what was written to what it means: what several settings say together is checked here, and
-//! what follows from the machine is filled in.
+//! From what was written to what it means: checks what several settings say together, and fills in
+//! what follows from the machine. A value by itself is checked in `settings.rs`, when it is
+//! written.
 
 use std::net::SocketAddr;
 use std::num::NonZero;

@@ -1,5 +1,5 @@
-//! Files with secrets that every user of the machine can read. Said when the server starts; what is in them is read
-//! elsewhere.
+//! Finds files with secrets that every user of the machine can read; the server warns of them at
+//! its start. What is in the files is read elsewhere.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

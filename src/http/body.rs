@@ -1,5 +1,5 @@
-//! The body of a request as it comes in, up to the size that it may have. Most bodies come in one piece, and
-//! are not copied.
+//! Receives the body of a request, up to the size that it may have. Most bodies come in one piece,
+//! which is not copied.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

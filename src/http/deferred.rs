@@ -1,5 +1,5 @@
-//! What the answer to a request waits for once everything has been checked: connections that have to leave, a list
-//! that is made elsewhere, and events that are so much together that they are published in parts.
+//! What an answer waits for once its request was checked: connections that have to leave channels,
+//! a list that another thread makes, or events that are published in parts because they are large.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

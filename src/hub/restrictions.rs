@@ -1,4 +1,5 @@
-//! What a connection may no longer do because a backend took rights back, and how its session learns of it.
+//! What a connection may no longer do because a backend took rights back, and how its session
+//! learns of it. Most connections have none of this.
 
 use super::connection::Connection;
 use super::withdrawal::{Restrictions, Withdrawal};

@@ -1,5 +1,5 @@
-//! What `--debug` shows of frames: their events and channels, and never their data. It is read off the frames
-//! themselves, so that nothing is kept for it, and where the log does not want it only a flag is looked at.
+//! What `--debug` shows of frames: events and channels, never data. It is read off the frames, so
+//! that nothing is kept for it; at any other log level it costs a look at a flag.
 
 use tracing::{Level, debug, enabled};
 

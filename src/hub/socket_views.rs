@@ -1,4 +1,5 @@
-//! How a worker finds the sockets that somebody looks for, and what it says of each.
+//! Finds the sockets of one worker that somebody looks for, and describes them. Used by the debug
+//! console; what a description holds is in `described.rs`.
 
 use super::connection::Connection;
 use super::deflated::Compression;

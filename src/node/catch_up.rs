@@ -1,4 +1,5 @@
-//! What a client that comes back may have missed, and for how long the server can tell.
+//! What a client that comes back may have missed, and how long the server keeps events to tell it.
+//! The logs themselves are in `hub/resume/log.rs`.
 
 use std::time::Duration;
 

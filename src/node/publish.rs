@@ -1,5 +1,5 @@
-//! The verbs of what is said on a channel: an event of the API to all its subscribers, a client event to all
-//! but its sender.
+//! The verbs for events on a channel: an event of the API goes to all subscribers, a client event
+//! to all but its sender. Whether there are other nodes decides the way; both ways begin here.
 
 use std::borrow::Cow;
 

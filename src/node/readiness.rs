@@ -1,5 +1,5 @@
-//! Whether new sockets should come here, for load balancers, and if not, why. It is advice: who comes all
-//! the same is refused where it connects.
+//! Whether load balancers should send new sockets here, and if not, why. It is advice: a client
+//! that comes all the same is refused when it connects.
 
 use std::sync::atomic::Ordering;
 

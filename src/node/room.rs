@@ -1,5 +1,5 @@
-//! Whether there is room for one subscription more: of what a connection and a presence channel may have, and
-//! in memory.
+//! Whether there is room for one more subscription: within the limits of the connection, of the
+//! presence channel, and of memory.
 
 use super::Node;
 use crate::app::{App, ChannelFull};

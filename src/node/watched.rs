@@ -1,4 +1,5 @@
-//! What the debug console is told of connections and events, and the words for it. Nothing here changes anything.
+//! What the debug console is told of connections and events, in words for people. Nothing here
+//! changes anything.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! Channel names and the kind of channel that a name makes. After `ChannelName::parse` nobody checks a
-//! name again.
+//! Channel names, and the kind of channel that a name makes. `ChannelName::parse` checks a name;
+//! after that nobody checks it again.
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Bytes as hexadecimal digits and back, for digests and signatures.
+//! Bytes as hexadecimal digits and back, for digests and signatures. Decoding takes digits in
+//! capitals too, since some SDKs send them.
 
 /// What is not the digits of as many bytes as were asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,5 +1,5 @@
-//! The link's thread: a runtime of its own, so that no worker waits for Redis, on which orders go out and
-//! arrivals are taken.
+//! The link's thread. It has a runtime of its own, so that no worker waits for Redis: orders go out
+//! on it, and arrivals are carried out on it.
 
 use std::io;
 use std::sync::Arc;

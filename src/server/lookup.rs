@@ -1,5 +1,5 @@
-//! The thread that asks for apps that no settings name: a runtime of its own, so that no worker waits for a
-//! database.
+//! The thread that looks up apps in a database. It has a runtime of its own, so that no worker
+//! waits for a query. What it asks is in `lookup/sql.rs`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! How the lines of webhooks get on, readable from every thread: for Prometheus, the console and `doctor`.
+//! How each webhook's queue gets on. Any thread may read it: Prometheus, the console and `doctor`
+//! do. The queue's task alone writes it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

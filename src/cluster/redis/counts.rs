@@ -1,5 +1,5 @@
-//! Counts of subscribers and connections: told to Redis in parts, and what comes back to the subscribers who
-//! want to know. When counts are due is decided in `session`.
+//! Counts of subscribers and connections: sent to Redis in parts, and the sums that come back for
+//! subscribers who are told them. `session.rs` decides when counts are due.
 
 use std::collections::HashMap;
 

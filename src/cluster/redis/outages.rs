@@ -1,4 +1,5 @@
-//! When the log tells that the link is down: at once, and then once a minute with how often it was tried in vain.
+//! When the log reports that the link is down: at once, then once a minute with the number of
+//! failed attempts.
 
 use std::time::{Duration, Instant};
 

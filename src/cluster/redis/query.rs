@@ -1,4 +1,5 @@
-//! Queries: what Redis has of all nodes, in one round trip or two, however many nodes there are.
+//! Queries of the API over all nodes: Redis is asked in one round trip or two, however many nodes
+//! there are. What a node knows by itself is answered in `node/query.rs`.
 
 use redis::{Value, cmd};
 

@@ -1,5 +1,5 @@
-//! What comes in on the connection that listens: bytes become envelopes, envelopes arrivals. Whatever is no
-//! envelope is counted and dropped.
+//! Reads the connection that listens: bytes become envelopes, and envelopes become arrivals for the
+//! node. What is no envelope is counted and dropped.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Reading what Redis answers. A reply of another shape than expected reads as nothing, and is no success.
+//! Reads answers of Redis into texts, numbers and lists. An answer of an unexpected shape reads as
+//! nothing, which no caller takes for success.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Apps out of the rows of Soketi's tables, with the limits that Soketi's settings have for all apps.
+//! Makes apps of the rows of Soketi's tables, with the limits that Soketi's settings have for all
+//! apps. Rows are read from the database in `lookup/sql.rs`.
 
 use serde_json::{Map, Value as Json};
 
