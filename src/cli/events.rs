@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::answers::is_page;
-use super::client::{ApiResponse, ApiTarget, ClientSocket, PATIENCE, SocketError};
+use super::client::{ApiResponse, ApiTarget, PATIENCE};
 use super::hints::{explain_refusal, with_hint};
 use super::reach::{ReachResult, examine_reach};
 use super::report::{Grade, Report};
+use super::socket::{ClientSocket, SocketError};
 use super::{CommandError, fallback, http2, listen};
 
 /// What the server says of an app that it does not have.

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use tokio::time::timeout;
 
-use super::client::{ApiTarget, ClientSocket, PATIENCE, SocketError, next_message, send_frame};
+use super::client::{ApiTarget, PATIENCE};
+use super::socket::{ClientSocket, SocketError, next_message, send_frame};
 use super::{CommandError, coloured, without_controls};
 
 /// Listens until it is interrupted. That the server ends the connection, or lets it hear none of the channels,

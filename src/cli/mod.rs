@@ -21,6 +21,7 @@ mod redis;
 mod report;
 mod root_certs;
 pub mod running;
+mod socket;
 mod top;
 mod watch;
 mod webhooks;

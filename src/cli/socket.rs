@@ -1,0 +1,151 @@
+//! A WebSocket of any server of the Pusher protocol, for commands: its handshake, its messages, and why it does not
+//! open. What the messages mean is in `listen.rs`.
+
+use std::io::{self, Cursor};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
+use http_body_util::Full;
+use hyper::header::{
+    CONNECTION, ORIGIN, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::http::request::Builder;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use super::client::{ApiResponse, ApiTarget, read_answer};
+use super::{CommandError, without_controls};
+use crate::hub::stream::Stream;
+
+/// A WebSocket that messages are read from and written to.
+pub(super) type ClientSocket = FragmentCollector<Box<dyn Duplex>>;
+
+/// Both halves of a stream.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// Why a socket does not open, or goes on no longer.
+#[derive(Debug)]
+pub(super) enum SocketError {
+    /// There is no way there, or nobody who speaks HTTP.
+    Unreachable(CommandError),
+    /// The handshake was answered like any request.
+    NotUpgraded(ApiResponse),
+    /// Refused or closed, with the code and what was said.
+    Closed(u16, String),
+    /// What came is no protocol of Pusher's, or no WebSocket.
+    Garbled(String),
+    /// No greeting came.
+    Silent,
+}
+
+impl From<SocketError> for CommandError {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::Unreachable(failure) => failure,
+            SocketError::NotUpgraded(answer) => Self(format!(
+                "the WebSocket was answered with {}: a proxy in between does not pass the upgrade on, or the path is another",
+                answer.status
+            )),
+            SocketError::Closed(code, reason) => Self(format!(
+                "the server closed the connection: {code} {}",
+                without_controls(&reason)
+            )),
+            SocketError::Garbled(text) => Self(text),
+            SocketError::Silent => Self("no greeting came in ten seconds".to_owned()),
+        }
+    }
+}
+
+impl ApiTarget {
+    /// Whether a socket that offers compression is taken up on it.
+    pub(super) async fn agrees_on_compression(&self) -> Result<bool, CommandError> {
+        let offered = async {
+            let request =
+                self.handshake_request()?.header(SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate");
+            self.exchange(request.body(Full::default()).map_err(io::Error::other)?).await
+        };
+        let response = self.in_time(offered).await?;
+        let answer = response.headers().get(SEC_WEBSOCKET_EXTENSIONS);
+        Ok(answer.is_some_and(|agreed| agreed.as_bytes().starts_with(b"permessage-deflate")))
+    }
+
+    /// A WebSocket of the app, before anything was said on it.
+    pub(super) async fn open_socket(&self) -> Result<ClientSocket, SocketError> {
+        let upgraded = self.in_time(self.try_upgrade()).await.map_err(SocketError::Unreachable)?;
+        upgraded.map_err(SocketError::NotUpgraded)
+    }
+
+    /// The handshake of a socket.
+    fn handshake_request(&self) -> io::Result<Builder> {
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+        let request = Request::builder()
+            .uri(self.socket_path())
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "websocket")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .header(SEC_WEBSOCKET_KEY, STANDARD.encode(nonce));
+        Ok(match &self.origin {
+            Some(origin) => request.header(ORIGIN, origin),
+            None => request,
+        })
+    }
+
+    async fn try_upgrade(&self) -> io::Result<Result<ClientSocket, ApiResponse>> {
+        let request = self.handshake_request()?.body(Full::default()).map_err(io::Error::other)?;
+        let response = self.exchange(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Err(read_answer(response).await?));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(io::Error::other)?;
+        let parts = upgraded
+            .downcast::<TokioIo<Stream>>()
+            .map_err(|_| io::Error::other("the stream is of another kind"))?;
+        let (read, write) = tokio::io::split(parts.io.into_inner());
+        let stream = tokio::io::join(Cursor::new(parts.read_buf).chain(read), write);
+        let stream: Box<dyn Duplex> = Box::new(stream);
+        Ok(Ok(FragmentCollector::new(WebSocket::after_handshake(stream, Role::Client))))
+    }
+
+    /// Path and query of the app's sockets.
+    pub(super) fn socket_path(&self) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        format!("{}/app/{}?protocol=7&client=fanfare&version={version}", self.path, self.key)
+    }
+}
+
+/// The next message. Not to be dropped halfway, for the reader loses its place.
+pub(super) async fn next_message(socket: &mut ClientSocket) -> Result<String, SocketError> {
+    loop {
+        let frame = socket.read_frame().await.map_err(socket_error)?;
+        match frame.opcode {
+            OpCode::Text | OpCode::Binary => {
+                return Ok(String::from_utf8_lossy(&frame.payload).into_owned());
+            }
+            OpCode::Close => {
+                let (code, reason) = frame.payload.split_at_checked(2).unwrap_or_default();
+                let code = code.try_into().map_or(1005, u16::from_be_bytes);
+                let reason = String::from_utf8_lossy(reason).into_owned();
+                return Err(SocketError::Closed(code, reason));
+            }
+            _ => {}
+        }
+    }
+}
+
+pub(super) async fn send_frame(
+    socket: &mut ClientSocket,
+    frame: &Value,
+) -> Result<(), SocketError> {
+    let payload = Payload::Owned(frame.to_string().into_bytes());
+    socket.write_frame(Frame::text(payload)).await.map_err(socket_error)
+}
+
+fn socket_error(error: WebSocketError) -> SocketError {
+    SocketError::Garbled(error.to_string())
+}
