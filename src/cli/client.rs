@@ -28,9 +28,12 @@ use crate::protocol::query::percent_encode;
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Characters of a strange answer that are worth showing.
+/// Enough for a sentence of JSON, too little for a page of a proxy to scroll the reason away.
 const MOST: usize = 300;
 
 /// A server and an app on it.
+/// Everything that a request needs is in it, so that a command can be about a server whose settings
+/// are not on this machine.
 #[derive(Clone)]
 pub(super) struct ApiTarget {
     pub tls: bool,
@@ -44,6 +47,7 @@ pub(super) struct ApiTarget {
     pub path: String,
     pub id: String,
     pub key: String,
+    /// Makes signatures; the secret itself is not kept here.
     pub signer: Signer,
     /// The `Origin` of sockets, for an app that lets only some in.
     pub origin: Option<String>,
@@ -83,6 +87,7 @@ impl ApiResponse {
         Err(CommandError(format!("the server refused with {}: {said}", self.status)))
     }
 
+    /// The body as JSON, which every answer of the API is.
     pub(super) fn json(&self) -> Result<Value, CommandError> {
         serde_json::from_slice(&self.body).map_err(|_| {
             CommandError("the server's answer is not JSON; is it the right one?".to_owned())
@@ -92,6 +97,7 @@ impl ApiResponse {
 
 impl ApiTarget {
     /// The server at an `http` or `https` URL, or at `unix:` and a path.
+    /// `ws` and `wss` are taken for `http` and `https`: people copy the address from a client.
     pub(super) fn from_url(url: &str, app: &App) -> Result<Self, CommandError> {
         let wrong = || {
             let forms = "http://HOST, https://HOST or unix:/PATH";
@@ -108,6 +114,7 @@ impl ApiTarget {
             _ => return Err(wrong()),
         };
         let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
+        // The ports of the schemes, not 8080: an address without one is that of a proxy.
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         Ok(Self {
             tls,
@@ -126,6 +133,7 @@ impl ApiTarget {
     }
 
     /// With an address of its API's own, below the same prefix unless it has one.
+    /// A fault in `url` is reported as one of `--api-url`, where it was written.
     pub(super) fn with_api(mut self, url: &str) -> Result<Self, CommandError> {
         let app = App::new(&self.id, &self.key, "");
         let place = Self::from_url(url, &app)
@@ -142,6 +150,7 @@ impl ApiTarget {
     }
 
     /// The same app at another address.
+    /// The API's own address is not kept: at another address it is another one, or none.
     pub(super) fn at_url(&self, url: &str) -> Result<Self, CommandError> {
         let place = Self::from_url(url, &App::new(&self.id, &self.key, ""))?;
         Ok(Self {
@@ -153,6 +162,7 @@ impl ApiTarget {
     }
 
     /// The port that the server's metrics have of their own.
+    /// Always plain HTTP and without a prefix: `server.tls` and `server.path` do not apply to it.
     pub(super) fn of_its_metrics(&self, metrics: &MetricsConfig) -> Self {
         Self {
             tls: false,
@@ -170,6 +180,7 @@ impl ApiTarget {
         }
     }
 
+    /// The address as people write it, for messages. It never holds key or secret.
     pub(super) fn url(&self) -> String {
         if let Some(path) = &self.unix_socket {
             return format!("unix:{}{}", path.display(), self.path);
@@ -200,6 +211,7 @@ impl ApiTarget {
         Ok(secured.is_http2.then_some(secured.stream))
     }
 
+    /// Tries all addresses that the name has, in the resolver's order.
     async fn connect_tcp(&self) -> io::Result<TcpStream> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
@@ -226,12 +238,14 @@ impl ApiTarget {
         body: &str,
     ) -> Result<ApiResponse, CommandError> {
         let api = self.of_api();
+        // The signature is over the path that the server sees, prefix and escapes included.
         let path = format!("{}/apps/{}/{path}", api.path, percent_encode(&self.id));
         let target = format!("{path}?{}", self.signed_query(method, &path, query, body));
         api.send_plain(method, &target, body).await
     }
 
     /// A request for the app's channels, signed as if the path had no prefix.
+    /// If this is taken where the usual request is refused, a proxy removes the prefix on the way.
     pub(super) async fn send_signed_without_prefix(&self) -> Result<ApiResponse, CommandError> {
         let path = format!("/apps/{}/channels", percent_encode(&self.id));
         let api = self.of_api();
@@ -285,6 +299,7 @@ impl ApiTarget {
         self.in_time(read_answer(got)).await
     }
 
+    /// Gives `doing` up after [`PATIENCE`], and puts the address in front of what went wrong.
     pub(super) async fn in_time<T>(
         &self,
         doing: impl Future<Output = io::Result<T>>,
@@ -298,6 +313,7 @@ impl ApiTarget {
         }
     }
 
+    /// One request on a connection of its own. The caller sets the time limit.
     pub(super) async fn exchange(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -310,16 +326,21 @@ impl ApiTarget {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
+        // hyper drives the connection in a task; it ends with the answer, or with the socket.
         tokio::spawn(connection.with_upgrades());
         sender.send_request(request).await.map_err(io::Error::other)
     }
 
     /// The query of a request, with its signature.
+    /// The method, the path and the sorted parameters are joined by newlines and signed with
+    /// HMAC-SHA256. The parameters are signed as they are and sent percent-encoded ("Generating
+    /// authentication signatures" of Pusher's HTTP API reference).
     fn signed_query(&self, method: &str, path: &str, query: &[(&str, &str)], body: &str) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (now, hash) = (now.to_string(), md5_hex(body.as_bytes()));
         let mut pairs = query.to_vec();
         pairs.extend([("auth_key", &*self.key), ("auth_timestamp", &now), ("auth_version", "1.0")]);
+        // Backends leave it out where there is no body, so this does.
         if !body.is_empty() {
             pairs.push(("body_md5", &hash));
         }
@@ -345,6 +366,7 @@ pub(super) async fn read_answer(response: Response<Incoming>) -> io::Result<ApiR
 }
 
 /// The innermost error, which says what happened; those around it say only where.
+/// The texts made here are what `hints.rs` recognises, so a change of one is a change of both.
 fn innermost_error(error: &io::Error) -> String {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {

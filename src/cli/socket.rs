@@ -21,9 +21,11 @@ use super::{CommandError, without_controls};
 use crate::hub::stream::Stream;
 
 /// A WebSocket that messages are read from and written to.
+/// Fragments are joined: other servers than this one may split a message (RFC 6455 section 5.4).
 pub(super) type ClientSocket = FragmentCollector<Box<dyn Duplex>>;
 
 /// Both halves of a stream.
+/// A name for the sum, as a trait object takes only one trait that is not a marker.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
@@ -81,6 +83,8 @@ impl ApiTarget {
     }
 
     /// The handshake of a socket.
+    /// The nonce is random as RFC 6455 section 4.1 asks, though the answer to it is not checked:
+    /// what comes next must be a greeting, and nothing else would send one.
     fn handshake_request(&self) -> io::Result<Builder> {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
@@ -96,6 +100,8 @@ impl ApiTarget {
         })
     }
 
+    /// The outer error is one of the way there; the inner answer is a server's that does not
+    /// upgrade.
     async fn try_upgrade(&self) -> io::Result<Result<ClientSocket, ApiResponse>> {
         let request = self.handshake_request()?.body(Full::default()).map_err(io::Error::other)?;
         let response = self.exchange(request).await?;
@@ -107,6 +113,8 @@ impl ApiTarget {
             .downcast::<TokioIo<Stream>>()
             .map_err(|_| io::Error::other("the stream is of another kind"))?;
         let (read, write) = tokio::io::split(parts.io.into_inner());
+        // The greeting may have come with the answer's head: hyper has read it, so it goes in
+        // front.
         let stream = tokio::io::join(Cursor::new(parts.read_buf).chain(read), write);
         let stream: Box<dyn Duplex> = Box::new(stream);
         Ok(Ok(FragmentCollector::new(WebSocket::after_handshake(stream, Role::Client))))
@@ -129,6 +137,7 @@ pub(super) async fn next_message(socket: &mut ClientSocket) -> Result<String, So
             }
             OpCode::Close => {
                 let (code, reason) = frame.payload.split_at_checked(2).unwrap_or_default();
+                // 1005 stands for a close frame without a code: RFC 6455 section 7.4.1.
                 let code = code.try_into().map_or(1005, u16::from_be_bytes);
                 let reason = String::from_utf8_lossy(reason).into_owned();
                 return Err(SocketError::Closed(code, reason));
@@ -138,6 +147,7 @@ pub(super) async fn next_message(socket: &mut ClientSocket) -> Result<String, So
     }
 }
 
+/// Masked, as a client's frames must be; the socket was made for the client's role.
 pub(super) async fn send_frame(
     socket: &mut ClientSocket,
     frame: &Value,
@@ -146,6 +156,7 @@ pub(super) async fn send_frame(
     socket.write_frame(Frame::text(payload)).await.map_err(socket_error)
 }
 
+/// An end without a close frame is one of these, too.
 fn socket_error(error: WebSocketError) -> SocketError {
     SocketError::Garbled(error.to_string())
 }

@@ -434,6 +434,7 @@ impl Script {
 
     /// What Redis calls it: the SHA-1 of its text, in hexadecimal.
     pub(super) fn sha1_name(self) -> &'static str {
+        /// By which Redis knows a script that it has run before (`EVALSHA`).
         static NAMES: LazyLock<[String; Script::ALL.len()]> = LazyLock::new(|| {
             Script::ALL.map(|script| hex::encode_hex(Sha1::digest(script.text())))
         });

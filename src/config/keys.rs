@@ -45,6 +45,7 @@ const fn hidden<T>(key: SettingKey<T>) -> SettingKey<T> {
     SettingKey { secret: true, ..key }
 }
 
+/// The last step of each row: what was read goes into its place, or the error says what was wanted.
 fn put_read<T>(place: &mut T, read: Result<T, WantedForm>) -> Result<(), WantedForm> {
     *place = read?;
     Ok(())

@@ -146,6 +146,7 @@ fn show_table<T>(text: &mut String, keys: &[SettingKey<T>], group: &SettingGroup
     }
 }
 
+/// Nothing for a setting that was not given and has no default.
 fn show_line<T>(
     text: &mut String,
     key: &SettingKey<T>,

@@ -223,6 +223,7 @@ pub(super) enum BodyClaim {
     /// Nothing, which is right for an empty body alone.
     /// SDKs leave `body_md5` out of requests without a body.
     None,
+    /// The MD5 that the body must have.
     Md5(BodyMd5),
     /// Something that is no MD5.
     Nonsense,

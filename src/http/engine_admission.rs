@@ -14,8 +14,11 @@ use crate::protocol::query::Query;
 /// A request that is refused: its status, the code that Engine.IO has for it, and why.
 #[derive(Debug)]
 pub(super) struct EngineRefusal {
+    /// For clients and proxies.
     pub status: StatusCode,
+    /// 0 to 5, which clients read from the body.
     pub code: u8,
+    /// For the developer who sees the answer.
     pub why: Cow<'static, str>,
 }
 

@@ -18,8 +18,11 @@ pub(super) enum Error {
     BadRequest(String),
     /// The request is not signed as it should be; the text says which check failed.
     Unauthorized(Doubt, String),
+    /// The app has `enabled = false`.
     AppDisabled,
+    /// No app has this id.
     NoSuchApp(String),
+    /// There is no such route.
     NotFound,
     /// What is at the server's other address alone, and which this one is.
     OtherSide(AddressRole),
@@ -29,11 +32,8 @@ pub(super) enum Error {
     NotAnUpgrade,
     /// The methods that there are.
     MethodNotAllowed(&'static str),
-    TooLarge {
-        what: &'static str,
-        size: Option<usize>,
-        max: usize,
-    },
+    /// The body, or a part of it, is larger than it may be.
+    TooLarge { what: &'static str, size: Option<usize>, max: usize },
     /// A second's share is used up; the limit.
     TooManyRequests(u32),
     /// So much waits for the other nodes that they would miss it.

@@ -46,8 +46,11 @@ pub struct RequestTimer {
     /// What has come on it was signed by a backend.
     /// Backends' connections are evicted last, and count for no address.
     is_known: Cell<bool>,
+    /// What the client is at.
     step: Cell<RequestPhase>,
+    /// Set once, taken by the connection's task.
     end: Cell<Option<TimeoutReason>>,
+    /// Of that task, as it was polled last.
     waker: RefCell<Option<Waker>>,
 }
 

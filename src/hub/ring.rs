@@ -57,6 +57,7 @@ pub enum RingPayload<'a> {
 /// A worker's ring.
 pub struct Ring {
     ring: IoUring,
+    /// One for each socket that is written to in a call.
     requests: Vec<squeue::Entry>,
     /// Kept from call to call, and pointed at by the kernel until a call is over.
     headers: Vec<libc::msghdr>,

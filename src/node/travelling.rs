@@ -55,11 +55,13 @@ const LATE: u64 = 1_000_000;
 pub struct ClientClaim {
     /// Whom it was found out from.
     others: Arc<Clustered>,
+    /// What it held elsewhere; none if nobody knows.
     state: Option<ClientState>,
     /// When that was certain.
     alive: u64,
     /// It may hold channels that nobody knows of.
     is_unsure: bool,
+    /// Redis could not be asked whose it is.
     unclaimed: bool,
     /// Its connection on another node has ended for this one, so that limits over all nodes count none more.
     replaces: bool,

@@ -20,8 +20,11 @@ const UNAVAILABLE: u8 = 69;
 /// A setting that turned out to be of no use.
 #[derive(Debug)]
 pub struct UnusableSetting {
+    /// Its dotted name.
     pub setting: &'static str,
+    /// What is wrong with it, in words that follow the name and a colon.
     pub problem: String,
+    /// By sysexits.h.
     pub exit_code: u8,
 }
 
@@ -46,6 +49,7 @@ impl UnusableSetting {
 /// Why a server did not start, as one line.
 #[derive(Debug)]
 pub enum StartError {
+    /// It has to be corrected before another try.
     Setting(UnusableSetting),
     /// The address cannot be listened on, or the machine gave out.
     Listen(io::Error),

@@ -65,6 +65,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A server that runs.
 #[derive(Debug)]
 pub struct ServerHandle {
+    /// Kept for a process that takes over, and for the files of Unix sockets.
     listeners: ListenerSet,
     shared: Arc<ServerState>,
     config: Arc<config::ServerConfig>,
@@ -76,11 +77,13 @@ pub struct ServerHandle {
     phase: watch::Sender<ServerPhase>,
     /// Counts each worker's turns of the clock.
     beats: Arc<[AtomicU64]>,
+    /// The workers.
     threads: Vec<JoinHandle<()>>,
     /// When it began to stop.
     drained: OnceLock<Instant>,
     /// Ends once it has carried out what the workers left it.
     link: Option<JoinHandle<()>>,
+    /// To the first worker: what the process before is still asked for.
     late_requests: mpsc::UnboundedSender<LateRequest>,
 }
 
@@ -90,6 +93,7 @@ pub struct ServerHandle {
 enum ServerPhase {
     /// Nothing is accepted, for the process before this one has yet to say what it knows.
     Inheriting,
+    /// Everything is served.
     Serving,
     /// New sockets are refused, established ones closed one after the other, requests answered.
     Draining,
@@ -113,9 +117,11 @@ impl ServerPhase {
 /// What each thread begins with.
 #[derive(Debug)]
 struct WorkerContext {
+    /// Which worker it is, from 0.
     index: u16,
     shared: Arc<ServerState>,
     config: Arc<config::ServerConfig>,
+    /// The page to try the server on, if it is shown.
     page: Option<Bytes>,
     console: Arc<ConsoleGate>,
     lists: ChannelLists,

@@ -25,6 +25,7 @@ const MACHINE_SHARE: u64 = 90;
 /// One thing that bounds the sockets.
 #[derive(Debug)]
 pub struct SocketBound {
+    /// As it is printed: a setting, or what the machine calls it.
     pub name: &'static str,
     /// Sockets that it bears; none: it bounds nothing here.
     pub sockets: Option<u64>,

@@ -142,6 +142,8 @@ async fn read_more(stream: &mut Stream, bytes: Bytes) -> Bytes {
     }
 }
 
+/// Reads into a buffer that the thread's connections share, and copies what came: an idle
+/// connection has no buffer.
 fn poll_some(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
@@ -171,6 +173,7 @@ async fn unless_late<T>(
     .await
 }
 
+/// Only a client that is too slow is worth a line: the other ends are the server's own.
 fn tell_of_end(door: &HttpService, end: TimeoutReason) {
     if end == TimeoutReason::Late {
         debug!(peer = %door.peer, step = ?door.timer.current_phase(), "too slow with a request");
@@ -231,6 +234,9 @@ struct WholeRequest<'h, 'b> {
 }
 
 impl<'h, 'b> WholeRequest<'h, 'b> {
+    ///
+    /// # Errors
+    /// It is for hyper, or its body has not come yet. Nothing was published or counted.
     fn parse(
         bytes: &'b [u8],
         found: &'h mut [MaybeUninit<Header<'b>>],
@@ -336,6 +342,7 @@ async fn write_answer(
     write_pieces(stream, &out, body.get(joined..).unwrap_or_default()).await
 }
 
+/// Head and body in one call where they fit together, so that small answers are one packet.
 async fn write_pieces(stream: &mut Stream, first: &[u8], second: &[u8]) -> io::Result<()> {
     stream.write_all(first).await?;
     if !second.is_empty() {
@@ -364,6 +371,7 @@ fn plain_answer(answer: &PlainAnswer, now: SystemTime) -> Vec<u8> {
     out
 }
 
+/// As hyper writes it: names in lower case, `content-length` and `date` last.
 fn push_head(
     out: &mut Vec<u8>,
     status: StatusCode,
@@ -386,6 +394,7 @@ fn push_head(
     push_length_and_date(out, length, SystemTime::now());
 }
 
+/// RFC 9110 section 6.6.1 asks for the date; it is formatted once a second.
 fn push_length_and_date(out: &mut Vec<u8>, length: usize, now: SystemTime) {
     out.extend_from_slice(b"\r\ncontent-length: ");
     push_number(out, length as u64);
@@ -403,6 +412,7 @@ struct DateText {
 }
 
 impl DateText {
+    /// The date of this second.
     fn text(&mut self, now: SystemTime) -> &str {
         let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if self.second != second || self.text.is_empty() {

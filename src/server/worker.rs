@@ -347,6 +347,7 @@ async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Durati
     closing.abort();
 }
 
+/// With 4200: clients come back at once, to another node or to the next process.
 fn close(connections: &[Rc<Connection>]) {
     connections.iter().for_each(|connection| connection.close_with(&close::DRAINING));
 }

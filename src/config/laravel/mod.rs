@@ -62,6 +62,7 @@ struct AppVariables {
 }
 
 impl AppVariables {
+    /// In the order in which they are missed.
     fn all_three(&self) -> [&'static str; 3] {
         [self.id, self.key, self.secret]
     }
@@ -283,6 +284,7 @@ impl Laravel {
         Some(text.as_str()).filter(|text| !text.is_empty())
     }
 
+    /// Where it was written, for messages and `config show`.
     fn variable_origin(&self, variable: &str) -> SettingOrigin {
         self.found.get(variable).map_or(SettingOrigin::Default, |(_, origin)| origin.clone())
     }

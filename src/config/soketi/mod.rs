@@ -123,6 +123,7 @@ impl Soketi {
         Ok(soketi)
     }
 
+    /// Key by key, each with its place in the JSON.
     fn read_file(&mut self, text: &str, name: &str) -> Result<(), Error> {
         let settings = Json::Object(parse_settings(text, name)?);
         let path: Arc<str> = name.into();
@@ -133,6 +134,7 @@ impl Soketi {
         Ok(())
     }
 
+    /// Those of the process, over what the file says.
     fn read_variables(&mut self, variables: &Variables) -> Result<(), Error> {
         for (name, value) in variables.with_prefix(PREFIX) {
             self.read_variable(name, value?, &SettingOrigin::Variable(name.to_owned()));
