@@ -3,12 +3,14 @@
 //! a channel, so that a scrape costs the same however many there are.
 
 mod process;
+mod soketi;
 mod webhooks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use self::soketi::SOKETI;
 use crate::config;
 use crate::hub::directory::{AppTotals, Directory};
 use crate::hub::resume::ResumeFigures;
@@ -30,9 +32,6 @@ pub struct Scrape {
     pub certificate: Option<Arc<AtomicU64>>,
 }
 
-/// The prefix by which Soketi's own names are asked for.
-const SOKETI: &str = "soketi_";
-
 /// One app, as far as it is told.
 /// Read once for each scrape, so that all families of one page agree.
 struct AppFigures {
@@ -48,12 +47,14 @@ impl AppFigures {
         all.map(|traffic| read(traffic).value()).fold(0, u64::wrapping_add) as f64
     }
 
+    /// Of the clients that come back.
     fn resume_count(&self, read: impl Fn(&ResumeFigures) -> &AtomicU64) -> f64 {
         // Relaxed: what is displayed need not be of one moment.
         read(&self.directory.resume.figures).load(Ordering::Relaxed) as f64
     }
 }
 
+/// How a figure is read off an app; one function for each line of the tables below.
 type AppMetric = fn(&AppFigures) -> f64;
 
 /// Gauges of each app.
@@ -148,6 +149,7 @@ const COUNTERS: [(&str, &str, AppMetric); 20] = [
     ),
 ];
 
+/// The same of a worker.
 type TurnMetric = fn(&TurnTimes) -> &Counter;
 
 /// Writes that workers made together.
@@ -158,68 +160,6 @@ const RING: [(&str, &str, TurnMetric); 2] = [
     ("io_uring_writes_total", "Writes to sockets that these calls carried out.", |turns| {
         &turns.submitted_writes
     }),
-];
-
-/// What Soketi's driver for Prometheus tells of each app, by its names and with its helps, which end in a
-/// full stop there too.
-const SOKETI_COUNTERS: [(&str, &str, AppMetric); 14] = [
-    ("new_connections_total", "Total amount of soketi connection requests.", |app| {
-        app.sum_counter(|t| &t.connected)
-    }),
-    ("new_disconnections_total", "Total amount of soketi disconnections.", |app| {
-        app.sum_counter(|t| &t.disconnected)
-    }),
-    ("socket_received_bytes", "Total amount of bytes that soketi received.", |app| {
-        app.sum_counter(|t| &t.received_bytes)
-    }),
-    ("socket_transmitted_bytes", "Total amount of bytes that soketi transmitted.", |app| {
-        app.sum_counter(|t| &t.sent_bytes)
-    }),
-    (
-        "ws_messages_received_total",
-        "The total amount of WS messages received from connections by the server.",
-        |app| app.sum_counter(|t| &t.received),
-    ),
-    (
-        "ws_messages_sent_total",
-        "The total amount of WS messages sent to the connections from the server.",
-        |app| app.sum_counter(|t| &t.deliveries) + app.sum_counter(|t| &t.answers),
-    ),
-    ("http_received_bytes", "Total amount of bytes that soketi's REST API received.", |app| {
-        app.sum_counter(|t| &t.call_bytes)
-    }),
-    ("http_transmitted_bytes", "Total amount of bytes that soketi's REST API sent back.", |app| {
-        app.sum_counter(|t| &t.answer_bytes)
-    }),
-    ("http_calls_received_total", "Total amount of received REST API calls.", |app| {
-        app.sum_counter(|t| &t.calls)
-    }),
-    // What its nodes ask each other; nodes here ask nothing of each other.
-    (
-        "horizontal_adapter_resolved_promises",
-        "The total amount of promises that were fulfilled by other nodes.",
-        |_| 0.0,
-    ),
-    (
-        "horizontal_adapter_uncomplete_promises",
-        "The total amount of promises that were not fulfilled entirely by other nodes.",
-        |_| 0.0,
-    ),
-    (
-        "horizontal_adapter_sent_requests",
-        "The total amount of sent requests to other nodes.",
-        |_| 0.0,
-    ),
-    (
-        "horizontal_adapter_received_requests",
-        "The total amount of received requests from other nodes.",
-        |_| 0.0,
-    ),
-    (
-        "horizontal_adapter_received_responses",
-        "The total amount of received responses from other nodes.",
-        |_| 0.0,
-    ),
 ];
 
 impl Scrape {
@@ -269,25 +209,8 @@ impl Scrape {
         apps
     }
 
-    fn tell_as_soketi(&self, page: &mut MetricsPage, apps: &[AppFigures]) {
-        let port = self.port.to_string();
-        let labels: Vec<[(&str, &str); 2]> =
-            apps.iter().map(|app| [("app_id", app.id.as_str()), ("port", &port)]).collect();
-        let of_all = |read: AppMetric| {
-            labels.iter().zip(apps).map(move |(labels, app)| (&labels[..], read(app)))
-        };
-        let connected = of_all(|app| app.directory.connection_count() as f64);
-        page.add_gauges("connected", "The number of currently connected sockets.", connected);
-        for (name, help, read) in SOKETI_COUNTERS {
-            page.add_counters(name, help, of_all(read));
-        }
-        page.add_histograms(
-            "horizontal_adapter_resolve_time",
-            "The average resolve time for requests to other nodes.",
-            labels.iter().map(|labels| (&labels[..], Vec::new())),
-        );
-    }
-
+    /// Days and not a date, so that an alert is one comparison. Nothing where no TLS is spoken, or
+    /// the certificate's time cannot be read.
     fn tell_certificate(&self, page: &mut MetricsPage) {
         let Some(end) = &self.certificate else { return };
         let end = count(end);
@@ -297,6 +220,7 @@ impl Scrape {
         page.add_gauges("certificate_days_left", help, days);
     }
 
+    /// By this an alert finds a reload that changed nothing, which the log alone would show.
     fn tell_reload(&self, page: &mut MetricsPage) {
         let failed = self.shared.metrics.reload_failed.load(Ordering::Relaxed);
         let help = "0 if the settings could not be used when they were last read again.";
@@ -329,6 +253,8 @@ impl Scrape {
         );
     }
 
+    /// What becomes of sockets, and whether more should come. Every label of the closed lists has
+    /// its line, also at 0, so that a rate can be taken from the first event on.
     fn tell_sockets(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let count = |reason: Reason| self.shared.metrics.ended_for(reason) as f64;
@@ -397,6 +323,7 @@ impl Scrape {
         page.add_gauges("memory_limit_bytes", help, memory);
     }
 
+    /// Requests by route and status, how long they took, and signatures that did not hold.
     fn tell_api(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let (mut counts, mut seconds) = (Vec::new(), Vec::new());
@@ -436,6 +363,8 @@ impl Scrape {
         );
     }
 
+    /// How busy each worker is, what waits, and how long a delivery takes from the inbox to the
+    /// sockets.
     fn tell_workers(&self, page: &mut MetricsPage) {
         let inboxes = self.shared.hub.inboxes();
         let names: Vec<String> = (0..inboxes.len()).map(|index| index.to_string()).collect();
@@ -470,10 +399,12 @@ impl Scrape {
     }
 }
 
+/// Relaxed: a figure for display. Prometheus has no other numbers than floats.
 fn count(number: &AtomicU64) -> f64 {
     number.load(Ordering::Relaxed) as f64
 }
 
+/// A family at a time, as the format wants it, and in it a line for each app.
 fn tell_apps(page: &mut MetricsPage, apps: &[AppFigures]) {
     let labels: Vec<[(&str, &str); 1]> =
         apps.iter().map(|app| [("app", app.id.as_str())]).collect();

@@ -1,6 +1,6 @@
 //! What Prometheus is told of the process: memory, files, threads and time on processors, as the kernel has them.
 
-use super::SOKETI;
+use super::soketi::SOKETI;
 use crate::metrics::{MetricsPage, ProcessStats};
 
 /// The process, by the names that every exporter has for it; Soketi puts its prefix before them.
