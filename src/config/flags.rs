@@ -18,16 +18,16 @@ const SERVER: &str = "Server";
 
 /// What there is to say beside flags and commands.
 const MORE: &str = "\
-Without a command it serves, until it is told to stop.
+Without a command, the server runs until it is stopped.
 
-Every setting has a name in the file and a variable, server.port and FANFARE_SERVER__PORT; REVERB_* and SOKETI_* \
-do as well. `fanfare config show` has them all and where each comes from.
+Each setting has a key in the file and an environment variable, such as server.port and FANFARE_SERVER__PORT. REVERB_* \
+and SOKETI_* are read too. `fanfare config show` prints all settings and where each comes from.
 
 Signals: HUP reads the settings again, USR2 hands over to a new process, TERM and INT stop.
-Exit codes: 78 for settings that are wrong, 77 for a file that may not be read, 69 for an address that cannot be listened on, 71 for a failure of the machine, \
-1 for a command that failed, 2 for wrong usage.";
+Exit codes: 78 wrong settings, 77 a file that may not be read, 69 an address that cannot be listened on, 71 a failure of \
+the system, 1 a command that failed, 2 wrong usage.";
 
-/// A Pusher-protocol broadcast server: the drop-in for Laravel Reverb and Soketi.
+/// A broadcast server for the Pusher protocol: a drop-in for Laravel Reverb and Soketi.
 #[derive(clap::Parser, Clone, Default, Debug)]
 #[command(name = "fanfare", version = VERSION, after_help = MORE)]
 pub struct Flags {
@@ -52,10 +52,10 @@ pub struct Flags {
     /// Serve all routes under this path.
     #[arg(long, global = true, help_heading = SETTINGS)]
     pub path: Option<String>,
-    /// Log no less than this: off, error, warn, info, debug or trace.
+    /// Minimum log level: off, error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", global = true, help_heading = SETTINGS)]
     pub log_level: Option<String>,
-    /// Log as text or json.
+    /// Log format: text or json.
     #[arg(long, value_name = "FORMAT", global = true, help_heading = SETTINGS)]
     pub log_format: Option<String>,
     /// Minimum log level: debug, with each frame's event and channel.
@@ -69,7 +69,7 @@ pub struct Flags {
 #[expect(clippy::large_enum_variant, reason = "there is one, read once")]
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum CliCommand {
-    /// Look at the settings.
+    /// Check or print the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print new credentials for an app.
@@ -83,24 +83,24 @@ pub enum CliCommand {
 pub enum Tool {
     /// Trigger an event on a channel.
     Trigger {
-        /// Its name, as clients subscribe to it: orders, private-orders, presence-room.
+        /// The channel's name, as clients subscribe to it: orders, private-orders, presence-room.
         channel: String,
         /// The event's name, as clients listen for it.
         event: String,
-        /// As the clients are to get it, most often JSON.
+        /// The event's data, most often JSON.
         data: String,
         #[command(flatten)]
         at: TargetArgs,
     },
-    /// Print the events of channels as they come.
+    /// Print the events of channels as they arrive.
     Listen {
-        /// Their names; private and presence channels are joined with the app's secret.
+        /// The channels' names. Private and presence channels are joined with the app's secret.
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         channels: Vec<String>,
-        /// Every event of every app, by the debug console's feed.
+        /// Every event of every app, from the debug console's feed.
         #[arg(long)]
         all: bool,
-        /// Whom to be in presence channels.
+        /// The user id to join presence channels with.
         #[arg(long, value_name = "ID")]
         user: Option<String>,
         #[command(flatten)]
@@ -108,7 +108,7 @@ pub enum Tool {
     },
     /// List the occupied channels.
     Channels {
-        /// Only those whose names begin so.
+        /// Only channels whose names begin with this.
         #[arg(long)]
         prefix: Option<String>,
         #[command(flatten)]
@@ -121,80 +121,80 @@ pub enum Tool {
         #[command(flatten)]
         at: TargetArgs,
     },
-    /// Take the right to channels back from a user, whose connections stay.
+    /// Remove a user from channels; its connections stay open.
     Revoke {
         /// The id that the user is signed in with, or present on a channel.
         user: String,
-        /// Channels that it leaves and cannot enter again before it has reconnected, 1 to 100.
+        /// 1 to 100 channels. The user cannot join them again before it reconnects.
         #[arg(required = true)]
         channels: Vec<String>,
         #[command(flatten)]
         at: TargetArgs,
     },
-    /// Close all connections of a user so that its clients come back at once, with new signatures.
+    /// Close all connections of a user so that its clients reconnect at once, with new signatures.
     Reconnect {
         /// The id that the user is signed in with, or present on a channel.
         user: String,
         #[command(flatten)]
         at: TargetArgs,
     },
-    /// Print what happens on a server as it happens, by the debug console's feed.
+    /// Print what happens on a server as it happens, from the debug console's feed.
     Watch {
         #[command(flatten)]
         args: WatchArgs,
         #[command(flatten)]
         at: ConsoleArgs,
     },
-    /// Show what a server does, once a second, by the debug console's feed; q quits.
+    /// Show a server's figures once a second, from the debug console's feed; q quits.
     Top {
         #[command(flatten)]
         at: ConsoleArgs,
     },
-    /// Find out what is wrong with a server, from its settings to an event that makes the round.
+    /// Check a server, from its settings to an event that arrives, and say how to fix what is wrong.
     Doctor {
-        /// Look again and again, until interrupted, and say what changes.
+        /// Check again and again until interrupted, and print what changes.
         #[arg(long)]
         watch: bool,
         #[command(flatten)]
         at: TargetArgs,
     },
-    /// Say how many sockets this machine carries with these settings, and what bounds them first.
+    /// Print how many sockets this machine can carry, and which limit is reached first.
     Capacity {
-        /// Addresses of this server that a proxy connects to: each has a machine's ephemeral ports for itself.
+        /// How many addresses of this server a proxy connects to; each has its own ephemeral ports.
         #[arg(long, value_name = "COUNT", default_value = "1")]
         upstreams: NonZero<u32>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Say by the exit code whether the server of the settings answers, for containers' health checks.
+    /// Exit with 0 if the server of the settings answers, for health checks of containers.
     Healthcheck,
-    /// Print what a shell needs to complete commands.
+    /// Print the completion script of a shell.
     Completions { shell: clap_complete::Shell },
     /// Write the manual pages into a folder.
     #[command(hide = true)]
     Man { folder: PathBuf },
 }
 
-/// Which server, and which app: those of the settings unless said.
+/// Which server and which app: those of the settings unless given.
 #[derive(clap::Args, Clone, PartialEq, Eq, Default)]
 pub struct TargetArgs {
-    /// Where the server is, as clients reach it; with http or https in front [default: as the settings say].
+    /// URL of the server as clients reach it, http:// or https:// [default: from the settings].
     #[arg(long, help_heading = SERVER)]
     pub url: Option<String>,
-    /// Where its HTTP API is, if that is another address; `unix:` and a path for a Unix socket [default: with --url, the same].
+    /// URL of its HTTP API, if that is another, or `unix:` and a path [default: with --url, the same].
     #[arg(long, value_name = "URL", help_heading = SERVER)]
     pub api_url: Option<String>,
-    /// The app, where the settings have several.
+    /// The app's id, if the settings have several apps.
     #[arg(long, value_name = "ID", help_heading = SERVER)]
     pub app_id: Option<String>,
-    /// The app's key, where the settings do not have the app.
+    /// The app's key, if the app is not in the settings.
     #[arg(long, help_heading = SERVER)]
     pub key: Option<String>,
-    /// Its secret. Others on this machine can see it: settings in a file or in variables are better.
+    /// The app's secret. Other users of this machine can see it: a file or a variable is safer.
     #[arg(long, help_heading = SERVER)]
     pub secret: Option<String>,
-    /// The Origin that sockets are opened with [default: one that the app lets in].
+    /// The Origin header of sockets [default: one that the app allows].
     #[arg(long, help_heading = SERVER)]
     pub origin: Option<String>,
     /// Print JSON.
@@ -202,13 +202,13 @@ pub struct TargetArgs {
     pub json: bool,
 }
 
-/// Which debug console: that of the server of the settings unless said.
+/// Which debug console: that of the server of the settings unless given.
 #[derive(clap::Args, Clone, PartialEq, Eq, Default)]
 pub struct ConsoleArgs {
-    /// Where the server is; with http or https in front [default: as the settings say].
+    /// URL of the server, http:// or https:// [default: from the settings].
     #[arg(long, help_heading = SERVER)]
     pub url: Option<String>,
-    /// The console's token. Others on this machine can see it: the setting or its variable is better.
+    /// The console's token. Other users of this machine can see it: the setting or its variable is safer.
     #[arg(long, help_heading = SERVER)]
     pub token: Option<String>,
 }
@@ -219,42 +219,42 @@ impl fmt::Debug for ConsoleArgs {
     }
 }
 
-/// What is shown of it; in each text `*` stands for any characters.
+/// What is shown; in each text `*` stands for any characters.
 #[derive(clap::Args, Clone, PartialEq, Eq, Default, Debug)]
 pub struct WatchArgs {
-    /// Only of this app, by its id.
+    /// Only of the app with this id.
     #[arg(long, value_name = "ID")]
     pub app: Option<String>,
-    /// Only of channels of this name, such as "private-*".
+    /// Only of channels with this name, such as "private-*".
     #[arg(long, value_name = "NAME")]
     pub channel: Option<String>,
-    /// Only events of this name.
+    /// Only events with this name.
     #[arg(long, value_name = "NAME")]
     pub event: Option<String>,
-    /// Only of this socket, by its id.
+    /// Only of the socket with this id.
     #[arg(long, value_name = "ID")]
     pub socket: Option<String>,
-    /// Only of this user.
+    /// Only of the user with this id.
     #[arg(long, value_name = "ID")]
     pub user: Option<String>,
-    /// Only of these kinds, such as refused,closed; any other word has them listed.
+    /// Only of these kinds, such as refused,closed. An unknown kind prints the list of them.
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub kind: Vec<String>,
-    /// Show what events carry, too.
+    /// Show the events' data, too.
     #[arg(long)]
     pub payloads: bool,
-    /// Print lines of JSON, those with figures included.
+    /// Print lines of JSON, figures included.
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum ConfigCommand {
-    /// Say whether the settings are right.
+    /// Check whether the settings are valid.
     Check,
-    /// Print every setting and where it comes from, without secrets.
+    /// Print every setting and where it comes from; secrets are masked.
     Show {
-        /// Print JSON: the settings by their names, and under "sources" where each comes from.
+        /// Print JSON: the settings by name, and under "sources" where each comes from.
         #[arg(long)]
         json: bool,
     },

@@ -302,7 +302,7 @@ fn the_commands_of_other_servers_are_told_the_right_word() {
     let (code, text) = run(&folder, &["--config", "soketi.json"], &[]);
     assert!(code == 78 && text.contains("--soketi-config reads Soketi's JSON"), "{text}");
     let (code, text) = run(&folder, &["--help"], &[]);
-    assert!(code == 0 && text.contains("Without a command it serves"), "{text}");
+    assert!(code == 0 && text.contains("Without a command, the server runs"), "{text}");
     let (code, text) = run(&folder, &["liste"], &[]);
     assert!(code == 2 && text.contains("listen"), "{text}");
 }
