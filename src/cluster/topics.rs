@@ -156,9 +156,11 @@ impl TopicEntry {
         self.subscribed
     }
 
-    /// Whether anybody is present, once that is known.
+    /// Whether anybody is present, once that is known. Who is held here is, before Redis has it.
     pub fn is_anybody_there(&self) -> Option<bool> {
-        (self.live && self.roster.is_known()).then(|| self.roster.count() > 0)
+        let is_known = self.live && self.roster.is_known();
+        let is_held = self.roster.local_members().next().is_some();
+        is_held.then_some(true).or_else(|| is_known.then(|| self.roster.count() > 0))
     }
 
     /// Events come in from now on.

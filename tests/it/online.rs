@@ -110,6 +110,22 @@ fn watch_each_other(cluster: &ClusterConfig) {
 }
 
 #[test]
+fn who_has_just_signed_in_here_is_not_told_to_be_offline() {
+    let Some(redis) = Redis::start() else { return };
+    let [one]: [Fixture; 1] = nodes(&redis.cluster());
+    let mut watcher = signed_in(&one, "w", &["b"]);
+    says(&mut watcher, &[("b", false)]);
+    // Redis has no time to hear of b.
+    redis.signal("STOP");
+    let _b = signed_in(&one, "b", &[]);
+    let mut a = signed_in(&one, "a", &["b"]);
+    says(&mut a, &[("b", true)]);
+    redis.signal("CONT");
+    says(&mut watcher, &[("b", true)]);
+    hears_nothing(&mut a);
+}
+
+#[test]
 fn the_users_of_a_dead_node_go_offline() {
     let Some(redis) = Redis::start() else { return };
     let cluster = ClusterConfig { lease: Duration::from_secs(2), ..redis.cluster() };
