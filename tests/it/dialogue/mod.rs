@@ -8,6 +8,7 @@
 
 mod expand;
 pub mod expect;
+mod fence;
 mod say;
 mod script;
 mod settings;

@@ -8,6 +8,7 @@ use fanfare::app::App;
 
 use super::expand::expand;
 use super::expect::{check, glob, render, same};
+use super::fence::{hear_out, read_until};
 use super::say::{says, subscription};
 use super::script::Script;
 use super::settings::{set_app, set_server};
@@ -16,7 +17,7 @@ use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, target, trigger};
 use crate::support::http::{Http, Response};
 use crate::support::sign::{Place, Request, now};
-use crate::support::websocket::{CLOSE, Client, FIN, Heard, PING};
+use crate::support::websocket::{CLOSE, Client, FIN, Heard};
 
 /// Why a line failed, and what it would say if what happened were right.
 pub struct Failure {
@@ -458,35 +459,6 @@ impl World {
             wanted.is_empty() || glob(&wanted, &error)
         };
         if same { Ok(()) } else { Err("another answer".to_owned()) }
-    }
-}
-
-/// Reads texts into `heard` up to and with the first that is `last`.
-fn read_until(client: &mut Client, heard: &mut Vec<Heard>, last: impl Fn(&str) -> bool) {
-    loop {
-        let next = client.read();
-        let end = match &next {
-            Heard::Text(text) => last(text),
-            other => *other == Heard::End,
-        };
-        heard.push(next);
-        if end {
-            return;
-        }
-    }
-}
-
-/// Waits until the server has dealt with all that this client sent before. What is heard meanwhile
-/// is kept.
-fn hear_out(client: &mut Client) {
-    let mark = b"heard out";
-    client.send_frame(FIN | PING, mark);
-    loop {
-        match client.read() {
-            Heard::Pong(payload) if payload == mark => return,
-            Heard::End => return client.waiting.push_back(Heard::End),
-            other => client.waiting.push_back(other),
-        }
     }
 }
 
