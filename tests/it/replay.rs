@@ -196,6 +196,27 @@ fn what_was_taken_without_an_answer_is_sent_again_and_heard_once() {
 }
 
 #[test]
+fn what_came_back_without_an_answer_is_said_again_once_redis_has_lost_it() {
+    let Some(mut redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let ((one, way), [two]) = (cuttable(&cluster), nodes(&cluster));
+    let mut own = one.subscribed("cache-x");
+    assert!(own.hear_text().contains("cache_miss"));
+    way.mute_alone_after(r#""channel":"cache-x""#);
+    publish(&one, "cache-x", 0..1);
+    // Over the connection that listens.
+    hears(&mut own, "cache-x", 0..1);
+    cut(&one, &way);
+    redis.kill();
+    is_cut_off(&two);
+    redis.restart();
+    two.is_ready();
+    mend(&one, &way);
+    hears(&mut two.subscribed("cache-x"), "cache-x", 0..1);
+    hears_nothing(&mut own);
+}
+
+#[test]
 fn a_redis_that_came_back_empty_hides_no_event() {
     let Some(mut redis) = Redis::start() else { return };
     let cluster = redis.cluster();

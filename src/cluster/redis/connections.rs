@@ -86,19 +86,32 @@ impl PushStream {
     pub(super) async fn next_push(&mut self) -> Option<Msg> {
         loop {
             let push = self.pushes.recv().await?;
-            match push.kind {
-                PushKind::Disconnection => return None,
-                PushKind::SUnsubscribe => {
-                    let name = push.data.first().and_then(reply::as_text).unwrap_or_default();
-                    self.moves.borrow_mut().note_ended(name);
-                }
-                _ => {
-                    if let Some(message) = Msg::from_push_info(push) {
-                        return Some(message);
-                    }
-                }
+            if push.kind == PushKind::Disconnection {
+                return None;
+            }
+            if let Some(message) = self.read_push(push) {
+                return Some(message);
             }
         }
+    }
+
+    /// The next of those that have come in already.
+    pub(super) fn next_waiting(&mut self) -> Option<Msg> {
+        while let Ok(push) = self.pushes.try_recv() {
+            if let Some(message) = self.read_push(push) {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    fn read_push(&self, push: PushInfo) -> Option<Msg> {
+        if push.kind == PushKind::SUnsubscribe {
+            let name = push.data.first().and_then(reply::as_text).unwrap_or_default();
+            self.moves.borrow_mut().note_ended(name);
+            return None;
+        }
+        Msg::from_push_info(push)
     }
 }
 

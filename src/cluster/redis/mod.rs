@@ -405,6 +405,7 @@ impl RedisDriver {
             figures,
             clock: &self.far.status.clock,
             hearing: &self.hearing,
+            next: None,
         };
         let mut writer = LinkWriter {
             servers,
@@ -426,6 +427,8 @@ impl RedisDriver {
             () = reader.run() => LinkError::Deaf,
             () = self.address.wait_replaced() => LinkError::Replaced,
         };
+        // What was cut off in between is read again.
+        reader.finish().await;
         writer.recover_unacked().await;
         lost
     }

@@ -420,10 +420,13 @@ impl LinkWriter<'_> {
         let came = |held: &PendingPublish| {
             self.hearing.borrow().knows_own(&held.topic_name(keys), held.serial)
         };
+        let (now, recent) = (self.status.clock.now(), &mut self.kept.recent);
         self.kept.held.retain(|held| {
             // One that is said again came before it was lost.
             let waits = held.taken > 0 || !came(held);
             if !waits {
+                // Not everybody need have heard it who is to, and Redis may lose it as what it has answered.
+                recent.note_taken(held, now);
                 queued.fetch_sub(held.publish.queued_bytes(), Ordering::Relaxed);
             }
             waits

@@ -36,29 +36,57 @@ pub(super) struct LinkReader<'a> {
     pub(super) clock: &'a RedisClock,
     /// Shared with the other tasks of the link, which run on one thread.
     pub(super) hearing: &'a RefCell<Deduplicator>,
+    /// What is to be handed on.
+    pub(super) next: Option<(LinkEvent, Msg, MessageId)>,
 }
 
 impl LinkReader<'_> {
     /// Reads until the connection ends.
     pub(super) async fn run(&mut self) {
-        while let Some(message) = self.stream.next_push().await {
-            let name = message.get_channel_name();
-            // It is no envelope.
-            if let [word] = message.get_payload_bytes()
-                && let Some(TopicName::News { app }) = self.keys.parse_topic(name)
-            {
-                self.hearing.borrow_mut().hear_news(app, *word == b'g');
-                continue;
-            }
-            let Some(envelope) = self.decode_message(&message) else { continue };
-            let mark = MessageId::from(&envelope);
-            if let Some(arrival) = event_of(self.keys, self.node, name, envelope, None)
-                && self.far.send(arrival).await.is_err()
-            {
-                return;
-            }
-            self.hearing.borrow_mut().note_delivered(name, mark);
+        while self.hand_on().await {
+            let Some(message) = self.stream.next_push().await else { return };
+            self.take_message(message);
         }
+    }
+
+    /// Hands on what has come in already although the link is lost. What its server loses with its data nobody could read
+    /// again.
+    pub(super) async fn finish(&mut self) {
+        while self.hand_on().await {
+            let Some(message) = self.stream.next_waiting() else { return };
+            self.take_message(message);
+        }
+    }
+
+    /// Takes a message in, which is handed on then.
+    fn take_message(&mut self, message: Msg) {
+        let name = message.get_channel_name();
+        // It is no envelope.
+        if let [word] = message.get_payload_bytes()
+            && let Some(TopicName::News { app }) = self.keys.parse_topic(name)
+        {
+            return self.hearing.borrow_mut().hear_news(app, *word == b'g');
+        }
+        let Some(envelope) = self.decode_message(&message) else { return };
+        let mark = MessageId::from(&envelope);
+        match event_of(self.keys, self.node, name, envelope, None) {
+            Some(arrival) => self.next = Some((arrival, message, mark)),
+            None => self.hearing.borrow_mut().note_delivered(name, mark),
+        }
+    }
+
+    /// Hands on what was taken in. Where the link is lost meanwhile it is still there, and none behind it is handed on
+    /// before it. Whether somebody takes it.
+    async fn hand_on(&mut self) -> bool {
+        if self.next.is_none() {
+            return true;
+        }
+        let Ok(place) = self.far.reserve().await else { return false };
+        if let Some((arrival, message, mark)) = self.next.take() {
+            place.send(arrival);
+            self.hearing.borrow_mut().note_delivered(message.get_channel_name(), mark);
+        }
+        true
     }
 
     /// How long an envelope was on its way: since Redis gave it its version, or since it was sent.

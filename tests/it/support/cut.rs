@@ -20,8 +20,9 @@ struct State {
     mute: AtomicBool,
     /// What is said to the server waits, for as long as it takes, even if who said it has gone.
     held: AtomicBool,
-    /// Once this was said, nothing that the server answers comes back.
+    /// Once this was said, nothing that the server answers comes back; on the connection where it was, or on any.
     last: Mutex<Vec<u8>>,
+    alone: AtomicBool,
     /// What was changed on the way to the server.
     edits: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
@@ -52,10 +53,21 @@ impl Way {
                 let (to, from) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let (there, back) = (passing.clone(), passing.clone());
                 let made = there.generation.load(Ordering::SeqCst);
+                let own = Arc::new(AtomicBool::new(false));
+                let said = own.clone();
                 thread::spawn(move || {
-                    pass(from, to, |bytes| there.passes_there(bytes, edit, made));
+                    pass(from, to, |bytes| {
+                        if there.passes_there(bytes, edit, made) {
+                            let alone = there.alone.load(Ordering::SeqCst);
+                            let mute = if alone { &said } else { &there.mute };
+                            mute.store(true, Ordering::SeqCst);
+                        }
+                        true
+                    });
                 });
-                thread::spawn(move || pass(server, client, |_| !back.mute.load(Ordering::SeqCst)));
+                let is_mute =
+                    move || own.load(Ordering::SeqCst) || back.mute.load(Ordering::SeqCst);
+                thread::spawn(move || pass(server, client, |_| !is_mute()));
             }
         });
         Self { addr, state }
@@ -102,11 +114,19 @@ impl Way {
 
     /// Swallows what the server answers from when `last` is said to it until it is cut.
     pub fn mute_after(&self, last: &str) {
+        self.state.alone.store(false, Ordering::SeqCst);
         *self.state.last.lock().unwrap() = last.as_bytes().to_vec();
+    }
+
+    /// The same on the connection alone where it is said.
+    pub fn mute_alone_after(&self, last: &str) {
+        self.mute_after(last);
+        self.state.alone.store(true, Ordering::SeqCst);
     }
 }
 
 impl State {
+    /// Whether what is the last to be answered is said.
     fn passes_there(&self, bytes: &mut [u8], edit: Edit, made: usize) -> bool {
         let is_old = || made == 0 || made < self.generation.load(Ordering::SeqCst);
         while self.held.load(Ordering::SeqCst) && is_old() {
@@ -114,11 +134,11 @@ impl State {
         }
         self.edits.fetch_add(edit(bytes), Ordering::SeqCst);
         let mut last = self.last.lock().unwrap();
-        if !last.is_empty() && bytes.windows(last.len()).any(|some| some == *last) {
-            self.mute.store(true, Ordering::SeqCst);
+        let is_last = !last.is_empty() && bytes.windows(last.len()).any(|some| some == *last);
+        if is_last {
             last.clear();
         }
-        true
+        is_last
     }
 }
 
