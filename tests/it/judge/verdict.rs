@@ -10,7 +10,7 @@ use super::ledger::{Ledger, Outcome, Publication};
 use super::node::{NO_ANSWER, ask, is_ready};
 use super::tab::Sight;
 use super::truth::{Truth, is_cached, is_counted};
-use super::view::Told;
+use super::view::{Told, View};
 use super::world::World;
 
 /// How long a node may take for one answer.
@@ -214,12 +214,19 @@ fn compare_order(
 }
 
 fn compare_terminations(sights: &[Sight], ledger: &Ledger) -> Vec<Wrong> {
-    let living: BTreeSet<&String> =
-        sights.iter().filter_map(|sight| Some(&sight.view.as_ref()?.socket_id)).collect();
+    let views = || sights.iter().filter_map(|sight| sight.view.as_ref());
     let done = ledger.terminations().into_iter().filter(|one| one.outcome == Outcome::Taken);
     let survivors = done.flat_map(|one| {
-        let living = one.victims.into_iter().filter(|victim| living.contains(victim));
-        living.map(move |victim| format!("{victim} of user {} was to be closed", one.user))
+        // Where nodes hear of it later, one that has left its channels since and was not signed in is nobody's.
+        let is_victim =
+            |view: &&View| one.victims.contains(&view.socket_id) && view.is_users_since(one.begun);
+        let text = |view: &View| {
+            format!(
+                "{} of user {} on node {} was to be closed",
+                view.socket_id, one.user, view.node
+            )
+        };
+        views().filter(is_victim).map(text).collect::<Vec<_>>()
     });
     survivors.map(|text| Wrong { kind: Kind::Termination, text }).collect()
 }

@@ -54,6 +54,13 @@ impl View {
         }
     }
 
+    /// Whether the connection has been its user's ever since then: signed in, or present in a channel.
+    pub fn is_users_since(&self, then: Instant) -> bool {
+        let mut present = self.channels.iter().filter(|(name, _)| name.starts_with("presence-"));
+        let is_before = |at: Option<Instant>| at.is_some_and(|at| at <= then);
+        is_before(self.signed_in) || present.any(|(_, told)| is_before(told.confirmed))
+    }
+
     pub fn hear(&mut self, event: &str, frame: &Value, data: &Value) {
         let channel = frame["channel"].as_str().unwrap_or_default();
         match event {
