@@ -19,6 +19,7 @@ pub mod topics;
 pub mod traces;
 pub mod webhook_log;
 mod webhook_scripts;
+mod webhook_words;
 mod wire_reader;
 
 use crate::app::AppId;

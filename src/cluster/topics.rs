@@ -279,6 +279,11 @@ impl Topics {
         &self.link
     }
 
+    /// Where the bytes are counted that are held for apps.
+    pub(super) fn held_by_app(&self) -> &Arc<HeldByApp> {
+        &self.held
+    }
+
     /// Holds the topic for one more connection, on a presence channel as a member if there is room. Whether it may
     /// subscribe at once; if not, its ticket is among those that get ready later.
     pub fn reserve_topic(

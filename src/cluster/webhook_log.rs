@@ -5,23 +5,31 @@
 //! nothing, so that all of it can be said again after a lost link.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::webhook_words::{Word, WordQueue};
 use crate::app::AppId;
+use crate::metrics::{HeldByApp, HeldBytes};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
 /// Entries that an app's log holds before those are left out that no later one depends on.
 pub(super) const MOST_LOGGED: usize = 100_000;
 
-/// What happened to an app while Redis was away, and waits; the newest are left out.
+/// What happened to an app while Redis was away, and waits, and bytes of it; the newest are left out.
 const MOST_WAITING: usize = 10_000;
+const MOST_WAITING_BYTES: usize = 16 << 20;
 
-/// What may be said again is remembered for as long; of what happened, so many.
+/// What may be said again is remembered for as long; of what happened, so many, and bytes of them.
 const RECENT: Duration = Duration::from_secs(10);
 const MOST_RECENT: usize = 1000;
+const MOST_RECENT_BYTES: usize = 4 << 20;
+
+/// Bytes that are counted for a channel or member that is held here, beside its name.
+const NAME_BYTES: usize = 64;
 
 /// Which comings and goings an app's webhooks ask for.
 #[derive(Clone, Copy, Default, Debug)]
@@ -101,6 +109,8 @@ pub(super) struct WebhookLog {
     up: bool,
     /// When a link over which it had been was lost.
     lost: Option<Instant>,
+    /// Where the bytes are counted that are held for apps.
+    counted: Arc<HeldByApp>,
 }
 
 /// Whether an app has webhooks, and whether they ask for counts.
@@ -120,19 +130,22 @@ pub(super) struct AppLog {
     /// Shows whether Redis has what was said to it.
     pub(super) marker: String,
     /// What is held here, and whether Redis was told so.
-    held: HashMap<String, bool>,
+    held: HashMap<Arc<str>, bool>,
+    /// Bytes of the names of that.
+    name_bytes: usize,
     /// What is to be said, in order.
-    pub(super) queue: VecDeque<Word>,
+    pub(super) queue: WordQueue,
     /// The number of the last that happened.
     number: u64,
     /// What is not in the log any more, since when.
     recent_done: VecDeque<(Instant, Box<str>)>,
     /// What happened and is in Redis, since when.
     recent: VecDeque<(Instant, Word)>,
+    recent_bytes: usize,
     /// What was told to be held last, since when.
-    recent_held: VecDeque<(Instant, String)>,
+    recent_held: VecDeque<(Instant, Arc<str>)>,
     /// What may have been told to backends and then been lost, both that it was held and that it is no longer.
-    doubtful: BTreeSet<String>,
+    doubtful: BTreeSet<Arc<str>>,
     /// Entries that are done with.
     pub(super) done: Vec<Box<str>>,
     /// This node tells what is in the log.
@@ -147,31 +160,36 @@ pub(super) struct AppLog {
     pub(super) busy: Option<Instant>,
     /// Entries of the log.
     pub(super) backlog: u64,
+    /// Bytes that are counted for all of it.
+    counted: CountedBytes,
 }
 
-/// One thing to say: a sign and a text, and of what happened its number.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Word {
-    pub(super) sign: char,
-    pub(super) text: String,
-    pub(super) number: u64,
+/// Bytes that are counted, and where.
+#[derive(Debug, Default)]
+struct CountedBytes {
+    now: usize,
+    held: Arc<HeldBytes>,
 }
 
-impl Word {
-    fn new(sign: char, text: String) -> Self {
-        Self { sign, text, number: 0 }
-    }
-
-    /// The sign as the script is told it.
-    pub(super) fn signed(&self) -> String {
-        match self.sign {
-            '!' => format!("!{}", self.number),
-            sign => sign.to_string(),
-        }
+/// What was held for an app that is forgotten is held no longer.
+impl Drop for CountedBytes {
+    fn drop(&mut self) {
+        self.held.sub_bytes(self.now);
     }
 }
 
 impl WebhookLog {
+    /// Nothing yet; its bytes are counted in `counted`.
+    pub(super) fn new(counted: Arc<HeldByApp>) -> Self {
+        Self { counted, ..Self::default() }
+    }
+
+    fn of_app(&mut self, app: AppId) -> &mut AppLog {
+        let held = self.counted.of_app(&app);
+        let counted = CountedBytes { now: 0, held };
+        self.apps.entry(app).or_insert_with(|| AppLog { counted, ..AppLog::default() })
+    }
+
     /// Takes what is to be said. Whether there was room for it.
     pub(super) fn take_request(&mut self, news: LogRequest) -> bool {
         match news {
@@ -179,19 +197,15 @@ impl WebhookLog {
                 self.apps.values_mut().for_each(|of| of.hooks = AppHooks::None);
                 for (app, counts) in apps {
                     let hooks = if counts { AppHooks::Counting } else { AppHooks::Some };
-                    self.apps.entry(app).or_default().hooks = hooks;
+                    self.of_app(app).hooks = hooks;
                 }
             }
             LogRequest::Held { app, channel, user, is } => {
                 let up = self.up;
-                self.apps.entry(app).or_default().note_held(
-                    name_of(&channel, user.as_ref()),
-                    is,
-                    up,
-                );
+                self.of_app(app).note_held(name_of(&channel, user.as_ref()), is, up);
             }
             LogRequest::Happened { app, text } => {
-                return self.apps.entry(app).or_default().queue_happening(text);
+                return self.of_app(app).queue_happening(text);
             }
             LogRequest::Done { app, id } => {
                 if let Some(of) = self.apps.get_mut(&app) {
@@ -230,10 +244,13 @@ impl WebhookLog {
             // What was taken out of the log may be in it again, without what came after it.
             of.done.extend(of.recent_done.drain(..).map(|(_, id)| id));
             let recent = std::mem::take(&mut of.recent);
-            let Some((last, _)) = recent.back() else { continue };
-            let last = *last;
-            let young = recent.into_iter().filter(|(at, _)| last - *at < RECENT);
-            young.rev().for_each(|(_, word)| of.queue.push_front(word));
+            of.recent_bytes = 0;
+            if let Some((last, _)) = recent.back() {
+                let last = *last;
+                let young = recent.into_iter().filter(|(at, _)| last - *at < RECENT);
+                young.rev().for_each(|(_, word)| of.queue.push_front(word));
+            }
+            of.recount();
         }
         owned
     }
@@ -251,8 +268,8 @@ impl WebhookLog {
     pub(super) fn say_again(&mut self) {
         self.up = true;
         for of in self.apps.values_mut() {
-            of.queue.retain(|word| word.sign == '!');
-            let again = |(name, told): (&String, &bool)| {
+            of.queue.drop_held();
+            let again = |(name, told): (&Arc<str>, &bool)| {
                 Word::new(if *told { '=' } else { '+' }, name.clone())
             };
             let mut all: Vec<_> = of.held.iter().map(again).collect();
@@ -263,8 +280,9 @@ impl WebhookLog {
             let ended = || of.doubtful.iter().filter(|name| !of.held.contains_key(*name)).cloned();
             let mut words: Vec<Word> = ended().map(|name| Word::new('+', name)).collect();
             words.extend(ended().rev().map(|name| Word::new('-', name)));
-            of.queue.extend(words);
+            words.into_iter().for_each(|word| of.queue.push_back(word));
             of.looked = None;
+            of.recount();
         }
     }
 
@@ -278,27 +296,55 @@ impl WebhookLog {
 }
 
 impl AppLog {
+    /// A name is held from now on, or is held no longer. What undoes a word that Redis cannot have yet is no word, but
+    /// takes that one back.
     fn note_held(&mut self, name: String, is: bool, up: bool) {
-        let changed = if is {
-            !self.held.contains_key(&name) && self.held.insert(name.clone(), false).is_none()
-        } else {
-            self.held.remove(&name).is_some()
-        };
-        if changed && up {
-            self.queue.push_back(Word::new(if is { '+' } else { '-' }, name));
+        let name: Arc<str> = name.into();
+        if is == self.held.contains_key(&name) {
+            return;
         }
+        let undone = if up { self.queue.undo(&name) } else { None };
+        if is {
+            self.name_bytes += NAME_BYTES + name.len();
+            // Where its end is taken back Redis holds it as before.
+            self.held.insert(name.clone(), undone.unwrap_or(false));
+            if up && undone.is_none() {
+                self.queue.push_undoable(Word::new('+', name), false);
+            }
+        } else {
+            self.name_bytes -= NAME_BYTES + name.len();
+            let told = self.held.remove(&name).unwrap_or(false);
+            if up && undone.is_none() {
+                self.queue.push_undoable(Word::new('-', name), told);
+            }
+            if self.held.is_empty() {
+                // Room that a crowd has needed is not kept.
+                self.held = HashMap::new();
+            }
+        }
+        self.recount();
+    }
+
+    /// Called whenever it has changed.
+    fn recount(&mut self) {
+        let bytes = self.name_bytes + self.queue.held_bytes() + self.recent_bytes;
+        let CountedBytes { now, held } = &mut self.counted;
+        held.replace_bytes(std::mem::replace(now, bytes), bytes);
     }
 
     fn queue_happening(&mut self, text: String) -> bool {
         // A crowd that misses the same says so once.
-        let mut last = self.queue.iter().rev().take(64);
-        if text.starts_with('X') && last.any(|word| word.text == text) {
+        let is_same = |word: &Word| *word.text == *text;
+        if text.starts_with('X') && self.queue.iter().rev().take(64).any(is_same) {
             return true;
         }
-        let room = self.queue.len() < MOST_WAITING;
+        // What is held has no part in the bound, so that who comes and goes cannot push out what happened.
+        let (waiting, bytes) = self.queue.happened();
+        let room = waiting < MOST_WAITING && bytes + text.len() <= MOST_WAITING_BYTES;
         if room {
             self.number += 1;
-            self.queue.push_back(Word { sign: '!', text, number: self.number });
+            self.queue.push_back(Word { sign: '!', text: text.into(), number: self.number });
+            self.recount();
         }
         room
     }
@@ -306,8 +352,9 @@ impl AppLog {
     /// The first `count` of the queue are in Redis.
     pub(super) fn note_written(&mut self, count: usize) {
         let now = Instant::now();
-        for word in self.queue.drain(..count.min(self.queue.len())) {
+        for word in self.queue.drain_said(count) {
             if word.sign == '!' {
+                self.recent_bytes += word.held_bytes();
                 self.recent.push_back((now, word));
                 continue;
             }
@@ -316,7 +363,7 @@ impl AppLog {
             }
             match word.sign {
                 '+' => self.recent_held.push_back((now, word.text)),
-                _ => drop(self.doubtful.remove(&word.text)),
+                _ => drop(self.doubtful.remove(&*word.text)),
             }
         }
         let held = &mut self.recent_held;
@@ -325,9 +372,12 @@ impl AppLog {
         }
         while self.recent.front().is_some_and(|(at, _)| now - *at >= RECENT)
             || self.recent.len() > MOST_RECENT
+            || self.recent_bytes > MOST_RECENT_BYTES
         {
-            self.recent.pop_front();
+            let gone = self.recent.pop_front();
+            self.recent_bytes -= gone.map_or(0, |(_, word)| word.held_bytes());
         }
+        self.recount();
     }
 
     /// The first `count` of what is done with are not in the log any more.
@@ -349,121 +399,4 @@ impl AppLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hold(board: &mut WebhookLog, user: &str, is: bool) {
-        let channel = ChannelName::parse("presence-a", 200).unwrap();
-        board.take_request(LogRequest::Held {
-            app: AppId::new("1"),
-            channel,
-            user: UserId::parse(user),
-            is,
-        });
-    }
-
-    fn queued(board: &WebhookLog) -> String {
-        let queue = &board.apps[&AppId::new("1")].queue;
-        queue
-            .iter()
-            .map(|word| format!("{}{} ", word.signed(), word.text.replace('\n', "/")))
-            .collect()
-    }
-
-    #[test]
-    fn names_are_read_as_they_were_written() {
-        let channel = ChannelName::parse("presence-a", 200).unwrap();
-        let user = UserId::parse("7\n\"x").unwrap();
-        let text = format!("-{}", name_of(&channel, Some(&user)));
-        assert_eq!(parse_held(&text), Some((false, channel.clone(), Some(user))));
-        assert_eq!(
-            parse_held(&format!("+{}", name_of(&channel, None))),
-            Some((true, channel, None))
-        );
-        for other in ["", "+", "+x", "+c#y", "!cx", "+mx", "Xcache-a"] {
-            assert_eq!(parse_held(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn what_was_said_before_is_told_from_what_is_new() {
-        let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-        board.say_again();
-        hold(&mut board, "1", true);
-        hold(&mut board, "1", true);
-        hold(&mut board, "2", true);
-        assert_eq!(queued(&board), "+mpresence-a/1 +mpresence-a/2 ");
-        board.apps.get_mut(&app).unwrap().note_written(1);
-        board.note_link_lost();
-        hold(&mut board, "3", true);
-        hold(&mut board, "4", true);
-        hold(&mut board, "4", false);
-        board.take_request(LogRequest::Happened { app: app.clone(), text: "x".to_owned() });
-        board.say_again();
-        let all = "=mpresence-a/1 +mpresence-a/2 +mpresence-a/3 !1x ";
-        assert_eq!(queued(&board), all);
-        board.say_again();
-        assert_eq!(queued(&board), all);
-        hold(&mut board, "9", false);
-        assert_eq!(queued(&board), all, "it was never held");
-    }
-
-    #[test]
-    fn what_happened_last_is_said_again_with_its_number() {
-        let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-        for text in ["x", "y", "z"] {
-            board.take_request(LogRequest::Happened { app: app.clone(), text: text.to_owned() });
-        }
-        board.apps.get_mut(&app).unwrap().note_written(2);
-        assert_eq!(queued(&board), "!3z ");
-        drop(board.say_recent_again());
-        assert_eq!(queued(&board), "!1x !2y !3z ");
-        board.apps.get_mut(&app).unwrap().note_written(3);
-        board.take_request(LogRequest::Done { app: app.clone(), id: "1-0".into() });
-        board.apps.get_mut(&app).unwrap().taken_out(1);
-        drop(board.say_recent_again());
-        assert_eq!(board.apps[&app].done, [Box::from("1-0")]);
-        drop(board.say_recent_again());
-        assert_eq!(queued(&board), "!1x !2y !3z ");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_came_just_before_a_failover_and_left_during_it_is_told_to_have_left() {
-        let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-        board.say_again();
-        for user in ["1", "2", "3"] {
-            hold(&mut board, user, true);
-            board.apps.get_mut(&app).unwrap().note_written(1);
-            tokio::time::advance(RECENT * 2 / 5).await;
-        }
-        board.note_link_lost();
-        hold(&mut board, "1", false);
-        hold(&mut board, "2", false);
-        tokio::time::advance(RECENT).await;
-        drop(board.say_recent_again());
-        let all = "=mpresence-a/3 +mpresence-a/2 -mpresence-a/2 ";
-        // The first is in Redis for long, and ends with the lease that holds it there.
-        board.say_again();
-        assert_eq!(queued(&board), all);
-        board.say_again();
-        assert_eq!(queued(&board), all, "until Redis has it");
-        board.apps.get_mut(&app).unwrap().note_written(3);
-        board.say_again();
-        assert_eq!(queued(&board), "=mpresence-a/3 ");
-    }
-
-    #[test]
-    fn an_app_without_anything_is_forgotten() {
-        let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-        board.say_again();
-        board.take_request(LogRequest::Apps(vec![(app.clone(), true)]));
-        hold(&mut board, "1", true);
-        board.take_request(LogRequest::Apps(Vec::new()));
-        hold(&mut board, "1", false);
-        board.forget_if_done(&app);
-        assert_eq!(board.apps.len(), 1, "Redis is to be told");
-        board.apps.get_mut(&app).unwrap().note_written(2);
-        board.forget_if_done(&app);
-        assert!(board.apps.is_empty());
-    }
-}
+mod tests;

@@ -131,10 +131,12 @@ impl LinkWriter<'_> {
     pub(super) async fn write_logs(&mut self) -> Result<(), LinkError> {
         loop {
             let mut batch = CommandBatch::new();
+            // From here on Redis may have them, whether or not it answers.
+            self.kept.news.apps.values_mut().for_each(|of| of.queue.note_asked(AT_ONCE));
             for (app, of) in self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty()) {
                 let count = of.queue.len().min(AT_ONCE);
                 let said = of.queue.iter().take(count);
-                let said = said.map(|word| (word.signed(), word.text.as_str()));
+                let said = said.map(|word| (word.signed(), &*word.text));
                 batch.add_command(
                     self.add_log_writes(app, (None, &of.marker), said),
                     (app.clone(), count),

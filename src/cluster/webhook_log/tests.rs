@@ -1,0 +1,180 @@
+//! What a node says for webhooks over lost links, and what it need not say.
+
+use super::*;
+
+fn hold(board: &mut WebhookLog, user: &str, is: bool) {
+    let channel = ChannelName::parse("presence-a", 200).unwrap();
+    board.take_request(LogRequest::Held {
+        app: AppId::new("1"),
+        channel,
+        user: UserId::parse(user),
+        is,
+    });
+}
+
+/// Where nobody waits for Redis.
+fn held_bytes(board: &WebhookLog) -> u64 {
+    board.counted.total()
+}
+
+fn queued(board: &WebhookLog) -> String {
+    let queue = &board.apps[&AppId::new("1")].queue;
+    queue.iter().map(|word| format!("{}{} ", word.signed(), word.text.replace('\n', "/"))).collect()
+}
+
+#[test]
+fn names_are_read_as_they_were_written() {
+    let channel = ChannelName::parse("presence-a", 200).unwrap();
+    let user = UserId::parse("7\n\"x").unwrap();
+    let text = format!("-{}", name_of(&channel, Some(&user)));
+    assert_eq!(parse_held(&text), Some((false, channel.clone(), Some(user))));
+    assert_eq!(parse_held(&format!("+{}", name_of(&channel, None))), Some((true, channel, None)));
+    for other in ["", "+", "+x", "+c#y", "!cx", "+mx", "Xcache-a"] {
+        assert_eq!(parse_held(other), None, "{other}");
+    }
+}
+
+#[test]
+fn what_was_said_before_is_told_from_what_is_new() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    board.say_again();
+    hold(&mut board, "1", true);
+    hold(&mut board, "1", true);
+    hold(&mut board, "2", true);
+    assert_eq!(queued(&board), "+mpresence-a/1 +mpresence-a/2 ");
+    board.apps.get_mut(&app).unwrap().note_written(1);
+    board.note_link_lost();
+    hold(&mut board, "3", true);
+    hold(&mut board, "4", true);
+    hold(&mut board, "4", false);
+    board.take_request(LogRequest::Happened { app: app.clone(), text: "x".to_owned() });
+    board.say_again();
+    let all = "=mpresence-a/1 +mpresence-a/2 +mpresence-a/3 !1x ";
+    assert_eq!(queued(&board), all);
+    board.say_again();
+    assert_eq!(queued(&board), all);
+    hold(&mut board, "9", false);
+    assert_eq!(queued(&board), all, "it was never held");
+}
+
+#[test]
+fn who_toggles_while_redis_is_slow_leaves_one_word_at_most() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    board.say_again();
+    hold(&mut board, "steady", true);
+    let before = held_bytes(&board);
+    for number in 0..20_000 {
+        for is in [true, false] {
+            hold(&mut board, "same", is);
+            hold(&mut board, &number.to_string(), is);
+        }
+    }
+    assert_eq!(queued(&board), "+mpresence-a/steady ");
+    assert_eq!(held_bytes(&board), before);
+    // What happened has a bound of its own, which comings and goings cannot fill.
+    for number in 0..2 * MOST_WAITING {
+        hold(&mut board, &number.to_string(), true);
+    }
+    let happened = |text: &str| LogRequest::Happened { app: app.clone(), text: text.to_owned() };
+    assert!(board.take_request(happened("x")));
+    let large = "y".repeat(MOST_WAITING_BYTES);
+    assert!(!board.take_request(happened(&large)));
+    for number in 0..2 * MOST_WAITING {
+        hold(&mut board, &number.to_string(), false);
+    }
+    assert_eq!(queued(&board), "+mpresence-a/steady !1x ");
+    board.apps.get_mut(&app).unwrap().note_written(2);
+    hold(&mut board, "steady", false);
+    assert_eq!(queued(&board), "-mpresence-a/steady ");
+    hold(&mut board, "steady", true);
+    assert_eq!(queued(&board), "", "Redis holds it as before");
+    board.say_again();
+    assert_eq!(queued(&board), "=mpresence-a/steady ", "and was told so");
+    board.apps.remove(&app);
+    assert_eq!(held_bytes(&board), 0);
+}
+
+#[test]
+fn what_redis_may_have_is_not_taken_back() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    board.say_again();
+    hold(&mut board, "1", true);
+    hold(&mut board, "2", true);
+    // A request that is not answered yet.
+    board.apps.get_mut(&app).unwrap().queue.note_asked(1);
+    hold(&mut board, "1", false);
+    hold(&mut board, "2", false);
+    assert_eq!(queued(&board), "+mpresence-a/1 -mpresence-a/1 ");
+    hold(&mut board, "1", true);
+    assert_eq!(queued(&board), "+mpresence-a/1 ");
+    hold(&mut board, "1", false);
+    board.apps.get_mut(&app).unwrap().note_written(1);
+    assert_eq!(queued(&board), "-mpresence-a/1 ");
+    // Said again under a new lease, of which it is not known whether Redis had the first.
+    hold(&mut board, "3", true);
+    board.note_link_lost();
+    board.say_again();
+    assert_eq!(queued(&board), "+mpresence-a/3 ");
+    hold(&mut board, "3", false);
+    assert_eq!(queued(&board), "+mpresence-a/3 -mpresence-a/3 ");
+}
+
+#[test]
+fn what_happened_last_is_said_again_with_its_number() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    for text in ["x", "y", "z"] {
+        board.take_request(LogRequest::Happened { app: app.clone(), text: text.to_owned() });
+    }
+    board.apps.get_mut(&app).unwrap().note_written(2);
+    assert_eq!(queued(&board), "!3z ");
+    drop(board.say_recent_again());
+    assert_eq!(queued(&board), "!1x !2y !3z ");
+    board.apps.get_mut(&app).unwrap().note_written(3);
+    board.take_request(LogRequest::Done { app: app.clone(), id: "1-0".into() });
+    board.apps.get_mut(&app).unwrap().taken_out(1);
+    drop(board.say_recent_again());
+    assert_eq!(board.apps[&app].done, [Box::from("1-0")]);
+    drop(board.say_recent_again());
+    assert_eq!(queued(&board), "!1x !2y !3z ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_came_just_before_a_failover_and_left_during_it_is_told_to_have_left() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    board.say_again();
+    for user in ["1", "2", "3"] {
+        hold(&mut board, user, true);
+        board.apps.get_mut(&app).unwrap().note_written(1);
+        tokio::time::advance(RECENT * 2 / 5).await;
+    }
+    board.note_link_lost();
+    hold(&mut board, "1", false);
+    hold(&mut board, "2", false);
+    tokio::time::advance(RECENT).await;
+    drop(board.say_recent_again());
+    let all = "=mpresence-a/3 +mpresence-a/2 -mpresence-a/2 ";
+    // The first is in Redis for long, and ends with the lease that holds it there.
+    board.say_again();
+    assert_eq!(queued(&board), all);
+    board.say_again();
+    assert_eq!(queued(&board), all, "until Redis has it");
+    board.apps.get_mut(&app).unwrap().note_written(3);
+    board.say_again();
+    assert_eq!(queued(&board), "=mpresence-a/3 ");
+}
+
+#[test]
+fn an_app_without_anything_is_forgotten() {
+    let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
+    board.say_again();
+    board.take_request(LogRequest::Apps(vec![(app.clone(), true)]));
+    hold(&mut board, "1", true);
+    board.apps.get_mut(&app).unwrap().note_written(1);
+    board.take_request(LogRequest::Apps(Vec::new()));
+    hold(&mut board, "1", false);
+    board.forget_if_done(&app);
+    assert_eq!(board.apps.len(), 1, "Redis is to be told");
+    board.apps.get_mut(&app).unwrap().note_written(1);
+    board.forget_if_done(&app);
+    assert!(board.apps.is_empty());
+}
