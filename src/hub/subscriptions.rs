@@ -11,6 +11,9 @@ use crate::protocol::member::UserId;
 /// Subscriptions up to which a list is searched faster than a table.
 const SEARCHED: usize = 16;
 
+/// Subscriptions from which on the list grows by a quarter.
+const GROWN: usize = 64;
+
 /// Bytes that are counted for a subscription beside its channel's name: its place in the list of its connection
 /// and in that of its channel, and the channel itself, here and in the directory.
 const BYTES: usize = 320;
@@ -88,6 +91,10 @@ impl SubscriptionTable {
     /// Makes the table once it is worth its memory.
     fn push(&mut self, subscription: Subscription) {
         self.bytes += subscription.bytes as usize;
+        if self.all.len() == self.all.capacity() && self.all.len() > GROWN {
+            // Twice the room would stand half empty for as long as the connection does.
+            self.all.reserve_exact(self.all.len() / 4);
+        }
         self.all.push(subscription);
         let all = &self.all;
         let rehash = |&at: &u32| all.get(at as usize).map_or(0, |one| hash(one.channel.slot));
@@ -307,6 +314,8 @@ mod tests {
     fn what_many_channels_took_is_given_back() {
         let mut all = Subscriptions::default();
         (0..10_000).for_each(|slot| all.push(subscription(slot)));
+        let SubscriptionList::Many(many) = &all.0 else { panic!("all are many") };
+        assert!(many.all.capacity() <= 10_000 * 5 / 4, "{}", many.all.capacity());
         while all.len() > 20 {
             all.pop();
         }
