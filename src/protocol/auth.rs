@@ -50,9 +50,9 @@ impl Signer {
     }
 
     /// The same with the oldest secret that still holds, for whoever may not know the new one yet (case W11).
-    pub fn sign_with_oldest(&self, text: &str) -> String {
+    pub fn sign_with_oldest(&self, text: &(impl AsRef<[u8]> + ?Sized)) -> String {
         let mut mac = self.previous.last().unwrap_or(&self.current).clone();
-        mac.update(text.as_bytes());
+        mac.update(text.as_ref());
         hex::encode_hex(mac.finalize().into_bytes())
     }
 

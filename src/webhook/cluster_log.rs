@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::time::Instant;
 
-use super::debounce::{self, DELAY, SubjectKey};
-use super::{Fact, WebhookMessage};
-use crate::app::{App, AppId, WebhookEvent};
+use super::Fact;
+use super::debounce::{self, DELAY};
+use super::message::{MessageContent, WebhookMessage};
+use crate::app::{App, AppId};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 
@@ -152,6 +152,9 @@ impl Drop for LogAck {
     }
 }
 
+/// A channel of an app, or a member of one.
+type SubjectKey = (AppId, ChannelName, Option<UserId>);
+
 /// An event, and the entry that it is from.
 pub(super) type DueEvent = (Arc<App>, WebhookMessage, Rc<LogAck>);
 
@@ -180,12 +183,12 @@ impl HeldEnds {
             self.held.insert(key, (self.number, app.clone(), receipt));
             return Vec::new();
         }
-        let came = (app.clone(), debounce::event(&key, true), receipt);
+        let came = (app.clone(), event(&key, true), receipt);
         match self.held.remove(&key) {
             None => vec![came],
             // Who comes back soon was never away.
             Some((.., end)) if came.2.at().saturating_sub(end.at()) < SOON => Vec::new(),
-            Some((_, app, end)) => vec![(app, debounce::event(&key, false), end), came],
+            Some((_, app, end)) => vec![(app, event(&key, false), end), came],
         }
     }
 
@@ -198,7 +201,7 @@ impl HeldEnds {
                 Some((.., end)) if end.at().saturating_add(SOON) > read_up_to => break,
                 Some(_) => {
                     if let Some((_, app, receipt)) = self.held.remove(key) {
-                        told.push((app, debounce::event(key, false), receipt));
+                        told.push((app, event(key, false), receipt));
                     }
                 }
                 None => {}
@@ -216,6 +219,10 @@ impl HeldEnds {
         self.due.remove(app);
         self.held.retain(|(other, ..), _| other != app);
     }
+}
+
+fn event((_, channel, user): &SubjectKey, is: bool) -> WebhookMessage {
+    WebhookMessage::turned((channel.clone(), user.clone()), is)
 }
 
 /// Which counts are news: one may stand in the log behind another that is of later, and those of a crowd come seldom.
@@ -324,13 +331,7 @@ pub(super) fn read(text: &str) -> Option<ParsedEntry> {
         "N" => {
             let (count, version) = rest.split_once('\n').unwrap_or((rest, ""));
             let count: usize = count.parse().ok()?;
-            let kind = WebhookEvent::SubscriptionCount;
-            let json = json!({
-                "name": "subscription_count",
-                "channel": channel.as_str(),
-                "subscription_count": count,
-            });
-            let event = WebhookMessage { kind, channel, json: json.to_string(), turn: None };
+            let event = WebhookMessage { channel, what: MessageContent::Count(count) };
             // Nodes of before say no version.
             Some(match version.parse() {
                 Ok(version) => ParsedEntry::Count((version, count), event),
@@ -338,8 +339,8 @@ pub(super) fn read(text: &str) -> Option<ParsedEntry> {
             })
         }
         "E" => {
-            let (kind, json) = (WebhookEvent::ClientEvent, rest.to_owned());
-            Some(ParsedEntry::Event(WebhookMessage { kind, channel, json, turn: None }))
+            let what = MessageContent::ClientEvent(rest.into());
+            Some(ParsedEntry::Event(WebhookMessage { channel, what }))
         }
         _ => None,
     }
@@ -350,6 +351,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::app::WebhookEvent;
 
     struct Stage {
         door: Rc<AckSink>,
@@ -378,7 +380,7 @@ mod tests {
             let receipt = LogAck::new(&self.door, &self.app.id, &id);
             let what = (is, ChannelName::parse("a", 200).unwrap(), None);
             let told = self.ends.turn(&self.app, what, receipt);
-            let words = told.iter().map(|(_, event, _)| match event.kind {
+            let words = told.iter().map(|(_, event, _)| match event.kind() {
                 WebhookEvent::ChannelOccupied => "+",
                 _ => "-",
             });
@@ -482,7 +484,9 @@ mod tests {
         assert_eq!(counts.next(), Some(now + second * 6));
         assert!(counts.due(now + second * 5).is_empty());
         let told = counts.due(now + second * 6);
-        assert!(matches!(told.as_slice(), [(_, event, _)] if event.json.contains(":103")));
+        assert!(
+            matches!(told.as_slice(), [(_, event, _)] if event.what == MessageContent::Count(103))
+        );
         assert!(take(&mut counts, second * 7, 100, 4), "a crowd no longer");
         assert!(counts.next().is_none());
     }
@@ -490,7 +494,9 @@ mod tests {
     #[test]
     fn counts_are_read_as_they_were_written() {
         let read = |text: &str| match read(text) {
-            Some(ParsedEntry::Count((version, 7), event)) => (version, event.json.contains(":7")),
+            Some(ParsedEntry::Count((version, 7), event)) => {
+                (version, event.what == MessageContent::Count(7))
+            }
             _ => (0, false),
         };
         assert_eq!(read("Nc\n7\n12"), (12, true));

@@ -10,12 +10,12 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::facts::{Happening, subject_bytes};
-use super::{Fact, OccupancyChange, WebhookMessage, Whisper};
-use crate::app::{App, AppId, WebhookEvent};
+use super::facts::{FactSubject, Happening, subject_bytes};
+use super::message::{MessageContent, WebhookMessage};
+use super::{Fact, Whisper};
+use crate::app::{App, AppId};
 use crate::metrics::HeldByApp;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::member::UserId;
 
 /// How long an end is held back: as long as Pusher does at most.
 pub(super) const DELAY: Duration = Duration::from_secs(3);
@@ -23,16 +23,13 @@ pub(super) const DELAY: Duration = Duration::from_secs(3);
 /// For how long one cache miss of a channel stands for all.
 const MISS: Duration = Duration::from_secs(3);
 
-/// A channel, or a member of one.
-pub(super) type SubjectKey = (AppId, ChannelName, Option<UserId>);
-
 /// All that is not told yet, and what must be known to tell it right.
 #[derive(Debug, Default)]
 pub(super) struct Debouncer {
-    /// Of every channel and member that is there, or was a moment ago.
-    states: HashMap<SubjectKey, DebounceState>,
+    /// Of every channel and member that is there, or was a moment ago. An app of which nothing is known has no table.
+    states: HashMap<AppId, HashMap<FactSubject, DebounceState>>,
     /// Ends that are held back, in the order they are due.
-    ends: VecDeque<(Instant, Arc<App>, SubjectKey)>,
+    ends: VecDeque<(Instant, Arc<App>, FactSubject)>,
     /// Cache misses that were told, until when they stand for others.
     misses: HashMap<(AppId, ChannelName), Instant>,
     /// The same in the order in which they end.
@@ -44,7 +41,7 @@ pub(super) struct Debouncer {
 struct DebounceState {
     /// Comings less goings.
     /// May be below zero for a moment, since facts of two workers can change places.
-    count: i64,
+    count: i32,
     /// The backend knows of it.
     told: bool,
     /// It is among the ends.
@@ -57,13 +54,16 @@ impl Debouncer {
         Self { held, ..Self::default() }
     }
 
-    /// What is known of a channel or a member, from now on if nothing was.
-    fn state_of(&mut self, key: &SubjectKey) -> &mut DebounceState {
-        self.states.entry(key.clone()).or_insert_with(|| {
-            let (app, channel, user) = key;
-            self.held.of_app(app).add_bytes(subject_bytes(channel, user.as_ref()));
+    /// Notes comings less goings of a channel or a member; what is known of it from now on.
+    fn add(&mut self, app: &AppId, subject: &FactSubject, sum: i64) -> &mut DebounceState {
+        let (held, states) = (&self.held, self.states.entry(app.clone()).or_default());
+        let state = states.entry(subject.clone()).or_insert_with(|| {
+            held.of_app(app).add_bytes(subject_bytes(&subject.0, subject.1.as_ref()));
             DebounceState::default()
-        })
+        });
+        // There are fewer connections than that.
+        state.count = state.count.saturating_add(i32::try_from(sum).unwrap_or(0));
+        state
     }
 
     /// Takes what has happened; the event, if it is to be told at once.
@@ -75,29 +75,22 @@ impl Debouncer {
         happened: Happening,
     ) -> Option<WebhookMessage> {
         match happened {
-            Happening::Change((channel, user), sum) => {
-                let key = (app.id.clone(), channel, user);
-                match sum {
-                    1.. => return self.comes(key, sum),
-                    // Came and went within what was gathered.
-                    0 => {}
-                    _ => self.goes(now, app, key, -sum),
+            Happening::Change(subject, sum) => match sum {
+                1.. => self.comes(app, subject, sum),
+                // Came and went within what was gathered.
+                0 => None,
+                _ => {
+                    self.goes(now, app, subject, sum);
+                    None
                 }
-                None
-            }
+            },
             Happening::Event(Fact::CacheMiss(channel)) => self.misses(now, app, channel),
             Happening::Event(Fact::Count(channel, count)) => {
-                let kind = WebhookEvent::SubscriptionCount;
-                let json = json!({
-                    "name": "subscription_count",
-                    "channel": channel.as_str(),
-                    "subscription_count": count,
-                });
-                Some(WebhookMessage { kind, channel, json: json.to_string(), turn: None })
+                Some(WebhookMessage { channel, what: MessageContent::Count(count) })
             }
             Happening::Event(Fact::ClientEvent(whisper)) => {
-                let (kind, json) = (WebhookEvent::ClientEvent, client_event(&whisper));
-                Some(WebhookMessage { kind, channel: whisper.channel, json, turn: None })
+                let what = MessageContent::ClientEvent(client_event(&whisper).into());
+                Some(WebhookMessage { channel: whisper.channel, what })
             }
             // These are changes.
             Happening::Event(
@@ -107,23 +100,21 @@ impl Debouncer {
     }
 
     /// Told at once, unless the backend knows of it or an end is held back: then it was never away.
-    fn comes(&mut self, key: SubjectKey, times: i64) -> Option<WebhookMessage> {
-        let state = self.state_of(&key);
-        state.count += times;
+    fn comes(&mut self, app: &App, subject: FactSubject, sum: i64) -> Option<WebhookMessage> {
+        let state = self.add(&app.id, &subject, sum);
         if state.told || state.ending || state.count <= 0 {
             return None;
         }
         state.told = true;
-        Some(event(&key, true))
+        Some(WebhookMessage::turned(subject, true))
     }
 
     /// Nothing is told yet; whoever comes back within [`DELAY`] undoes it.
-    fn goes(&mut self, now: Instant, app: &Arc<App>, key: SubjectKey, times: i64) {
-        let state = self.state_of(&key);
-        state.count -= times;
+    fn goes(&mut self, now: Instant, app: &Arc<App>, subject: FactSubject, sum: i64) {
+        let state = self.add(&app.id, &subject, sum);
         if state.count <= 0 && !state.ending {
             state.ending = true;
-            self.ends.push_back((now + DELAY, app.clone(), key));
+            self.ends.push_back((now + DELAY, app.clone(), subject));
         }
     }
 
@@ -147,8 +138,7 @@ impl Debouncer {
         self.held.of_app(&app.id).add_bytes(subject_bytes(&channel, None));
         self.misses.insert(key.clone(), now + MISS);
         self.miss_order.push_back((now + MISS, key));
-        let json = json!({ "name": "cache_miss", "channel": channel.as_str() }).to_string();
-        Some(WebhookMessage { kind: WebhookEvent::CacheMiss, channel, json, turn: None })
+        Some(WebhookMessage { channel, what: MessageContent::CacheMiss })
     }
 
     /// When the next end is due.
@@ -176,42 +166,27 @@ impl Debouncer {
 
     /// Tells the end if nobody has come back; or a coming that the end before it had held back.
     fn end(&mut self) -> Option<(Arc<App>, WebhookMessage)> {
-        let (_, app, key) = self.ends.pop_front()?;
-        let state = self.states.get_mut(&key)?;
+        let (_, app, subject) = self.ends.pop_front()?;
+        let states = self.states.get_mut(&app.id)?;
+        let state = states.get_mut(&subject)?;
         state.ending = false;
         let (is, told) = (state.count > 0, state.told);
         state.told = is;
         // Nothing is left to be known of it.
         if state.count == 0 {
-            self.states.remove(&key);
-            self.held.of_app(&key.0).sub_bytes(subject_bytes(&key.1, key.2.as_ref()));
+            states.remove(&subject);
+            self.held.of_app(&app.id).sub_bytes(subject_bytes(&subject.0, subject.1.as_ref()));
+        }
+        if states.is_empty() {
+            self.states.remove(&app.id);
         }
         if self.ends.is_empty() {
             // Room that a crowd has needed is not kept.
             self.ends = VecDeque::new();
-            self.states.shrink_to_fit();
+            self.states.values_mut().for_each(HashMap::shrink_to_fit);
         }
-        (is != told).then(|| (app, event(&key, is)))
+        (is != told).then(|| (app, WebhookMessage::turned(subject, is)))
     }
-}
-
-/// That a channel or a member is there, or is not any more.
-/// The seven events' names and fields are Pusher's.
-pub(super) fn event((_, channel, user): &SubjectKey, is: bool) -> WebhookMessage {
-    let (kind, name) = match (user, is) {
-        (None, true) => (WebhookEvent::ChannelOccupied, "channel_occupied"),
-        (None, false) => (WebhookEvent::ChannelVacated, "channel_vacated"),
-        (Some(_), true) => (WebhookEvent::MemberAdded, "member_added"),
-        (Some(_), false) => (WebhookEvent::MemberRemoved, "member_removed"),
-    };
-    let json = match user {
-        None => json!({ "name": name, "channel": channel.as_str() }),
-        Some(user) => {
-            json!({ "name": name, "channel": channel.as_str(), "user_id": user.as_str() })
-        }
-    };
-    let turn = Some(OccupancyChange { user: user.clone(), is });
-    WebhookMessage { kind, channel: channel.clone(), json: json.to_string(), turn }
 }
 
 /// What a webhook is told of a client event.
@@ -236,6 +211,7 @@ pub(super) fn client_event(whisper: &Whisper) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::member::UserId;
 
     struct Stage {
         news: Debouncer,
@@ -259,14 +235,14 @@ mod tests {
                 event => Happening::Event(event),
             };
             let event = self.news.take(self.now, &self.app, happened);
-            self.heard.extend(event.map(|event| event.json));
+            self.heard.extend(event.map(|event| json(&event)));
             self
         }
 
         fn wait(&mut self, millis: u64) -> &mut Self {
             self.now += Duration::from_millis(millis);
             let due = self.news.due(self.now);
-            self.heard.extend(due.into_iter().map(|(_, event)| event.json));
+            self.heard.extend(due.into_iter().map(|(_, event)| json(&event)));
             self
         }
 
@@ -277,6 +253,12 @@ mod tests {
             };
             self.heard.iter().map(name).collect()
         }
+    }
+
+    fn json(event: &WebhookMessage) -> String {
+        let mut json = Vec::new();
+        event.write_json(&mut json);
+        String::from_utf8(json).unwrap()
     }
 
     fn channel() -> ChannelName {

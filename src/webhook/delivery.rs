@@ -71,7 +71,7 @@ impl WebhookClient {
         &self,
         app: &App,
         webhook: &Webhook,
-        body: String,
+        body: Vec<u8>,
     ) -> Result<(), DeliveryFailure> {
         let request = self.request(app, webhook, body)?;
         let exchange = async {
@@ -94,7 +94,7 @@ impl WebhookClient {
         &self,
         app: &App,
         webhook: &Webhook,
-        body: String,
+        body: Vec<u8>,
     ) -> Result<Request<Full<Bytes>>, DeliveryFailure> {
         let wrong = |problem: &dyn ToString| DeliveryFailure::Connection(problem.to_string());
         let uri: Uri = webhook.url.parse().map_err(|error| wrong(&error))?;

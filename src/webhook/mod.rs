@@ -8,6 +8,8 @@ mod cluster_log;
 mod debounce;
 mod delivery;
 mod facts;
+mod line;
+mod message;
 mod queue;
 mod queue_metrics;
 mod spool;
@@ -27,16 +29,16 @@ use tokio::task::{LocalSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
-use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
+use crate::app::{App, AppId, Apps, Webhook};
 use crate::console::Console;
 use crate::metrics::HeldByApp;
-use crate::protocol::channel::ChannelName;
-use crate::protocol::member::UserId;
 use cluster_log::{AckSink, HeldEnds, LatestCounts, LogAck, ParsedEntry};
 use debounce::Debouncer;
 use delivery::WebhookClient;
 use facts::{FactQueue, Happening};
-use queue::{Persistence, WebhookQueue};
+use line::Persistence;
+use message::WebhookMessage;
+use queue::WebhookQueue;
 use spool::{Spool, SpooledEvent};
 
 pub use cluster_log::{EntryAcknowledger, EntryContent, LoggedEntry};
@@ -60,38 +62,6 @@ pub struct WebhookOptions {
     pub console: Arc<Console>,
     /// Where the bytes are counted that are held for them.
     pub held: Arc<HeldByApp>,
-}
-
-/// What a webhook tells, ready to be sent.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct WebhookMessage {
-    /// By which webhooks choose.
-    pub kind: WebhookEvent,
-    /// By whose name they do, too.
-    pub channel: ChannelName,
-    /// One object of a request's `events`.
-    pub json: String,
-    /// Whether it tells of who or what is there, or is not.
-    pub turn: Option<OccupancyChange>,
-}
-
-/// That a channel, or a member of it, is there from now on, or is not.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OccupancyChange {
-    /// None: the channel itself.
-    pub user: Option<UserId>,
-    /// Occupied or joined, not vacated or left.
-    pub is: bool,
-}
-
-impl WebhookMessage {
-    /// Whether the webhook asks for it.
-    fn is_for(&self, webhook: &Webhook) -> bool {
-        let channel = self.channel.as_str();
-        webhook.events.contains(&self.kind)
-            && channel.starts_with(&webhook.channel_prefix)
-            && channel.ends_with(&webhook.channel_suffix)
-    }
 }
 
 /// What is left at the thread's door.
@@ -418,7 +388,7 @@ impl Dispatcher {
             let hook = hooks.find(|(index, hook)| *index == one.index && hook.url == one.url);
             match hook {
                 Some((index, hook)) => {
-                    let json = one.event.get().to_owned();
+                    let json = one.event.get().into();
                     self.line(app, index, hook).put_again(one.at, json, one.n);
                 }
                 // Nobody asks for it any more.

@@ -2,7 +2,6 @@
 //! growing pauses for five minutes, in bounded memory. A dead endpoint holds up its own line alone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,10 +13,10 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use super::WebhookMessage;
-use super::cluster_log::{LogAck, OfficeHold};
+use super::cluster_log::OfficeHold;
 use super::delivery::{DeliveryFailure, WebhookClient};
-use super::facts::FactSubject;
+use super::line::{EventLine, Persistence, QueuedContent, QueuedEvent};
+use super::message::{MessageContent, WebhookMessage};
 use super::queue_metrics::QueueMetrics;
 use super::spool::{Spool, SpooledEvent};
 use super::{jittered, millis};
@@ -25,7 +24,7 @@ use crate::app::{App, Webhook};
 use crate::console::Kind;
 use crate::metrics::HeldBytes;
 
-/// Events and bytes that may wait in one line. Beyond them the newest are left out.
+/// Events and bytes of their texts that may wait in one line. Beyond them the newest are left out.
 /// At a few hundred bytes each a few megabytes: what an endpoint can be behind without being dead.
 const MOST: usize = 10_000;
 const MOST_BYTES: usize = 16 << 20;
@@ -34,15 +33,6 @@ const MOST_BYTES: usize = 16 << 20;
 /// are no more than there are channels and members, and a stranger cannot fill the line with what comes to nothing.
 const MOST_TURNS: usize = 200_000;
 const MOST_TURN_BYTES: usize = 64 << 20;
-
-/// Events that were taken back, of which so many may be in line among the others.
-const MOST_TAKEN_BACK: usize = 1024;
-
-/// Bytes that are counted for an event in line beside its text: its place there, and in the table of comings and goings.
-const PLACE_BYTES: usize = 200;
-
-/// Places below which no memory is given back.
-const KEPT_PLACES: usize = 1024;
 
 /// Events and bytes of one request with several.
 const MOST_TOGETHER: usize = 1_000;
@@ -70,44 +60,11 @@ impl Drop for WebhookQueue {
     }
 }
 
-/// An event in line.
-struct QueuedEvent {
-    /// When it happened.
-    at: u64,
-    /// Empty once it was taken back.
-    json: String,
-    /// What has to be told when the event is done with.
-    held: Persistence,
-    /// Whose coming or going it tells of.
-    place: Option<FactSubject>,
-}
-
-/// What keeps an event for as long as it waits.
-pub(super) enum Persistence {
-    /// Nothing but the line.
-    Not,
-    /// The spool, under that number.
-    Spooled(u64),
-    /// A cluster's log.
-    Logged(Rc<LogAck>),
-}
-
 struct QueueState {
     /// As they are configured now.
     /// Replaced on reload; a request that is under way keeps what it began with.
     hook: RefCell<(Arc<App>, Webhook)>,
-    /// Front to back in the order in which they happened.
-    queue: RefCell<VecDeque<QueuedEvent>>,
-    /// The number of the first in line; they are numbered one after the other.
-    first: Cell<u64>,
-    /// The number of the first that no request has had. What was tried may have been heard, whatever the answer.
-    untried: Cell<u64>,
-    /// Those that tell of a coming or a going, by whose it is, with their numbers.
-    turns: RefCell<HashMap<FactSubject, u64>>,
-    /// How many in line were taken back.
-    taken_back: Cell<usize>,
-    /// Of the texts in line.
-    bytes: Cell<usize>,
+    line: RefCell<EventLine>,
     /// What of it is counted in what is held for the app.
     counted: Cell<usize>,
     held: Arc<HeldBytes>,
@@ -133,12 +90,7 @@ impl WebhookQueue {
         let figures = QueueMetrics { app: app.id.to_string(), index, ..QueueMetrics::default() };
         let state = Rc::new(QueueState {
             hook: RefCell::new((app, webhook)),
-            queue: RefCell::default(),
-            first: Cell::new(0),
-            untried: Cell::new(0),
-            turns: RefCell::default(),
-            taken_back: Cell::new(0),
-            bytes: Cell::new(0),
+            line: RefCell::default(),
             counted: Cell::new(0),
             held,
             figures: Arc::new(figures),
@@ -168,26 +120,35 @@ impl WebhookQueue {
     /// event that is still in line takes that out, and is not put in itself.
     pub(super) fn put(&self, at: u64, event: &WebhookMessage, held: Persistence) {
         // What a cluster's log says is settled there.
-        let turn = event.turn.as_ref().filter(|_| !matches!(held, Persistence::Logged(_)));
-        let place = turn.map(|turn| (event.channel.clone(), turn.user.clone()));
-        if let Some(place) = &place
-            && self.state.take_back(place)
-        {
-            return self.state.let_go(held);
+        if !matches!(held, Persistence::Logged(_)) {
+            let undone = self.state.line.borrow_mut().take_back(event);
+            if let Some(undone) = undone {
+                self.state.let_go(undone);
+                self.state.tell();
+                return self.state.let_go(held);
+            }
         }
-        self.enter(at, event.json.clone(), held, place);
+        self.enter(QueuedEvent { at, content: QueuedContent::Message(event.clone()), held });
     }
 
     /// Puts in an event that the spool has kept under the number `spooled`.
-    pub(super) fn put_again(&self, at: u64, json: String, spooled: u64) {
-        self.enter(at, json, Persistence::Spooled(spooled), None);
+    pub(super) fn put_again(&self, at: u64, json: Box<str>, spooled: u64) {
+        let (content, held) = (QueuedContent::Json(json), Persistence::Spooled(spooled));
+        self.enter(QueuedEvent { at, content, held });
     }
 
     /// Comings and goings have a bound of their own, so that client events and counts cannot push them out.
-    fn enter(&self, at: u64, json: String, held: Persistence, place: Option<FactSubject>) {
+    fn enter(&self, mut event: QueuedEvent) {
         let state = &self.state;
-        let bytes = state.bytes.get() + json.len();
-        let turns = usize::from(place.is_some());
+        let bytes = state.line.borrow().text_bytes() + event.content.text_bytes();
+        let is_turn = match &event.content {
+            QueuedContent::Message(message) => {
+                matches!(message.what, MessageContent::Turned { .. })
+                    && !matches!(event.held, Persistence::Logged(_))
+            }
+            QueuedContent::Json(_) | QueuedContent::TakenBack => false,
+        };
+        let turns = usize::from(is_turn);
         let (most, most_bytes) = (MOST + turns * MOST_TURNS, MOST_BYTES + turns * MOST_TURN_BYTES);
         if self.len() >= most || bytes > most_bytes {
             // Told once for each line; the metric has the number.
@@ -195,23 +156,15 @@ impl WebhookQueue {
                 let (app, index) = (&state.figures.app, state.figures.index);
                 warn!(%app, index, "a webhook's line is full: its newest events are dropped");
             }
-            return state.let_go(held);
+            return state.let_go(event.held);
         }
-        state.bytes.set(bytes);
-        let held = match held {
-            Persistence::Not => {
-                // Only now, when it is sure to be in line.
-                state.keep(at, &json).map_or(Persistence::Not, Persistence::Spooled)
-            }
-            held => held,
-        };
-        let mut queue = state.queue.borrow_mut();
-        if let Some(place) = &place {
-            let number = state.first.get() + queue.len() as u64;
-            state.turns.borrow_mut().insert(place.clone(), number);
+        if matches!(event.held, Persistence::Not) {
+            // Only now, when it is sure to be in line.
+            let kept = state.keep(event.at, &event.content);
+            event.held = kept.map_or(Persistence::Not, Persistence::Spooled);
         }
-        queue.push_back(QueuedEvent { at, json, held, place });
-        state.tell(&queue);
+        state.line.borrow_mut().push(event);
+        state.tell();
         state.more.notify_one();
     }
 
@@ -228,22 +181,24 @@ impl WebhookQueue {
 
     /// Waits until nothing is in line.
     pub(super) async fn emptied(&self) {
-        while !self.state.queue.borrow().is_empty() {
+        while !self.state.line.borrow().is_empty() {
             self.state.emptied.notified().await;
         }
     }
 
     /// How many events are in line.
     pub(super) fn len(&self) -> usize {
-        self.state.queue.borrow().len() - self.state.taken_back.get()
+        self.state.line.borrow().len()
     }
 }
 
 impl QueueState {
     /// Puts an event into the spool, if there is one; its number there.
     /// `None` where there is no spool.
-    fn keep(&self, at: u64, json: &str) -> Option<u64> {
+    fn keep(&self, at: u64, content: &QueuedContent) -> Option<u64> {
         let spool = self.spool.as_ref()?;
+        let mut json = Vec::new();
+        content.write_json(&mut json);
         let hook = self.hook.borrow();
         let mut kept = SpooledEvent {
             n: 0,
@@ -251,7 +206,7 @@ impl QueueState {
             index: self.figures.index,
             url: hook.1.url.clone(),
             at,
-            event: RawValue::from_string(json.to_owned()).ok()?,
+            event: RawValue::from_string(String::from_utf8(json).ok()?).ok()?,
         };
         spool.keep(&mut kept);
         Some(kept.n)
@@ -264,65 +219,22 @@ impl QueueState {
         }
     }
 
-    /// Takes back the event of `place` that is in line and was not tried yet; whether there was one. In a line
-    /// comings and goings of one place take turns, so it is the one that is undone.
-    fn take_back(&self, place: &FactSubject) -> bool {
-        let Some(number) = self.turns.borrow_mut().remove(place) else { return false };
-        let Some(at) = number.checked_sub(self.first.get()) else { return false };
-        let mut queue = self.queue.borrow_mut();
-        // It may have been heard, whatever was answered: the one that undoes it has to be sent as well.
-        if number < self.untried.get() {
-            return false;
-        }
-        let Some(waiting) = queue.get_mut(at as usize) else { return false };
-        self.bytes.set(self.bytes.get().saturating_sub(waiting.json.len()));
-        waiting.json = String::new();
-        waiting.place = None;
-        self.let_go(std::mem::replace(&mut waiting.held, Persistence::Not));
-        self.taken_back.set(self.taken_back.get() + 1);
-        // Their places cost little until there are many.
-        if self.taken_back.get() > MOST_TAKEN_BACK && self.taken_back.get() > queue.len() / 2 {
-            self.close_up(&mut queue);
-        }
-        self.tell(&queue);
-        true
-    }
-
-    /// Closes the gaps that events have left which were taken back, behind those that were tried.
-    /// Numbers stay right because those that were tried keep their places.
-    fn close_up(&self, queue: &mut VecDeque<QueuedEvent>) {
-        let (mut number, untried) = (self.first.get(), self.untried.get());
-        queue.retain(|waiting| {
-            number += 1;
-            number <= untried || !waiting.json.is_empty()
-        });
-        queue.shrink_to(2 * queue.len());
-        self.taken_back.set(queue.iter().filter(|one| one.json.is_empty()).count());
-        let numbered = (self.first.get()..).zip(queue.iter());
-        let turns = numbered.filter_map(|(number, one)| Some((one.place.clone()?, number)));
-        *self.turns.borrow_mut() = turns.collect();
-    }
-
     /// Called whenever the line has changed.
-    fn tell(&self, queue: &VecDeque<QueuedEvent>) {
-        let waiting = queue.len() - self.taken_back.get();
-        self.figures.queued.store(waiting as u64, Ordering::Relaxed);
-        let oldest = queue.front().map_or(0, |waiting| waiting.at);
+    fn tell(&self) {
+        let line = self.line.borrow();
+        self.figures.queued.store(line.len() as u64, Ordering::Relaxed);
+        let oldest = line.front().map_or(0, |waiting| waiting.at);
         self.figures.oldest.store(oldest, Ordering::Relaxed);
-        let bytes = self.bytes.get() + queue.len() * PLACE_BYTES;
+        let bytes = line.held_bytes();
         self.held.replace_bytes(self.counted.replace(bytes), bytes);
     }
 
     /// Takes out what another node tells. Whether the first in line may be sent now.
     /// Only events out of a cluster's log are in doubt.
     fn may_send(&self) -> bool {
-        let lost = |waiting: &QueuedEvent| match &waiting.held {
-            Persistence::Logged(receipt) => receipt.office() == OfficeHold::Lost,
-            Persistence::Not | Persistence::Spooled(_) => false,
-        };
-        let lost_in_front = self.queue.borrow().iter().take_while(|one| lost(one)).count();
+        let lost_in_front = self.line.borrow().iter().take_while(|one| one.is_lost()).count();
         self.remove(lost_in_front);
-        match self.queue.borrow().front().map(|one| &one.held) {
+        match self.line.borrow().front().map(|one| &one.held) {
             Some(Persistence::Logged(receipt)) => receipt.office() == OfficeHold::Sure,
             _ => true,
         }
@@ -330,67 +242,44 @@ impl QueueState {
 
     /// How many places of the line the next request takes, how many events it has, and its body.
     /// `None` if nothing is left.
-    fn next(&self) -> Option<(usize, usize, String)> {
+    fn next(&self) -> Option<(usize, usize, Vec<u8>)> {
         let together = !self.hook.borrow().1.batch.is_zero();
-        let queue = self.queue.borrow();
-        let mut body = format!("{{\"time_ms\":{},\"events\":[", millis());
+        let line = self.line.borrow();
+        let mut body = format!("{{\"time_ms\":{},\"events\":[", millis()).into_bytes();
         let most = if together { MOST_TOGETHER } else { 1 };
         let (mut places, mut count) = (0, 0);
-        let is_lost = |held: &Persistence| matches!(held, Persistence::Logged(receipt) if receipt.office() == OfficeHold::Lost);
-        for QueuedEvent { json, .. } in queue.iter().take_while(|one| !is_lost(&one.held)) {
-            if !json.is_empty() {
-                // One event alone may be larger.
-                let is_full = body.len() + json.len() > MOST_BYTES_TOGETHER;
-                if count == most || (count > 0 && is_full) {
+        for QueuedEvent { content, .. } in line.iter().take_while(|one| !one.is_lost()) {
+            let before = body.len();
+            if !matches!(content, QueuedContent::TakenBack) {
+                if count == most {
                     break;
                 }
                 if count > 0 {
-                    body.push(',');
+                    body.push(b',');
                 }
-                body.push_str(json);
+                content.write_json(&mut body);
+                // One event alone may be larger.
+                if count > 0 && body.len() > MOST_BYTES_TOGETHER {
+                    body.truncate(before);
+                    break;
+                }
                 count += 1;
             }
             places += 1;
         }
-        body.push_str("]}");
+        body.extend_from_slice(b"]}");
         (places > 0).then_some((places, count, body))
     }
 
     /// Takes the first `count` out.
     /// They are done with: the spool and the log may forget them.
     fn remove(&self, count: usize) {
-        let mut queue = self.queue.borrow_mut();
-        let count = count.min(queue.len());
-        let (mut bytes, mut spooled) = (0, Vec::new());
-        let mut turns = self.turns.borrow_mut();
-        for (number, waiting) in (self.first.get()..).zip(queue.drain(..count)) {
-            bytes += waiting.json.len();
-            if waiting.json.is_empty() {
-                self.taken_back.set(self.taken_back.get() - 1);
-            }
-            if let Some(place) = &waiting.place
-                // A later event of the same place has its own entry.
-                && turns.get(place) == Some(&number)
-            {
-                turns.remove(place);
-            }
-            if let Persistence::Spooled(number) = waiting.held {
-                spooled.push(number);
-            }
-        }
-        if queue.capacity() > KEPT_PLACES && queue.len() < queue.capacity() / 4 {
-            let room = 2 * queue.len();
-            queue.shrink_to(room);
-            turns.shrink_to(room);
-        }
-        drop(turns);
-        self.first.set(self.first.get() + count as u64);
+        let spooled = self.line.borrow_mut().remove(count);
         if let Some(spool) = self.spool.as_ref().filter(|_| !spooled.is_empty()) {
             spool.done(spooled);
         }
-        self.bytes.set(self.bytes.get().saturating_sub(bytes));
-        self.tell(&queue);
-        if queue.is_empty() {
+        self.tell();
+        if self.line.borrow().is_empty() {
             self.emptied.notify_one();
         }
     }
@@ -399,7 +288,7 @@ impl QueueState {
     /// By when they happened, not by how often they were tried.
     fn give_up(&self) {
         let before = millis().saturating_sub(WHILE);
-        let old = self.queue.borrow().iter().take_while(|one| one.at <= before).count();
+        let old = self.line.borrow().iter().take_while(|one| one.at <= before).count();
         if old > 0 {
             self.figures.dropped.fetch_add(old as u64, Ordering::Relaxed);
             self.remove(old);
@@ -417,7 +306,7 @@ impl QueueState {
             return true;
         }
         // Noted before it is sent.
-        self.untried.set(self.untried.get().max(self.first.get() + places as u64));
+        self.line.borrow_mut().note_tried(places);
         let (app, webhook) = self.hook.borrow().clone();
         self.figures.tries.fetch_add(1, Ordering::Relaxed);
         let sent = post.send(&app, &webhook, body).await;
@@ -470,7 +359,7 @@ impl Drop for QueueState {
 async fn run(state: Rc<QueueState>, post: WebhookClient) {
     let mut pause = PAUSE;
     loop {
-        if state.queue.borrow().is_empty() {
+        if state.line.borrow().is_empty() {
             state.more.notified().await;
             let batch = state.hook.borrow().1.batch;
             // Gathers what follows the first, for as long as the webhook's `batch` says.
