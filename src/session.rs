@@ -127,6 +127,8 @@ impl Session {
             return;
         }
         self.connection.traffic().received.add(1);
+        // What asks for nothing has to be read all the same.
+        self.connection.budget.spend(WorkKind::Frame);
         if self.is_over_rate() {
             return;
         }

@@ -19,6 +19,8 @@ const BYTES_A_UNIT: usize = (32 << 20) / A_SECOND as usize;
 /// What costs units. How many a second there may be of each, if there is nothing else, is `A_SECOND` by its units.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WorkKind {
+    /// A message or a frame, whatever it says: 10,000 a second.
+    Frame,
     /// A subscription: 500 a second.
     Subscribe,
     /// That it is the first to its channel: 100 a second.
@@ -42,6 +44,7 @@ impl WorkKind {
     /// sign-ins.
     fn units(self) -> u32 {
         match self {
+            Self::Frame => 1,
             Self::Subscribe => A_SECOND / 500,
             Self::NewChannel | Self::Ping | Self::OverRate => A_SECOND / 100,
             Self::Refused => A_SECOND / 20,

@@ -207,11 +207,16 @@ impl EngineConversation {
                 connection.budget.spend(WorkKind::Ping);
                 connection.enqueue_message(packet_message(PONG));
             }
-            Some(EnginePacket::Probe) => connection.enqueue_message(packet_message(PROBED)),
+            Some(EnginePacket::Probe) => {
+                connection.budget.spend(WorkKind::Ping);
+                connection.enqueue_message(packet_message(PROBED));
+            }
             Some(EnginePacket::Close) => {
                 connection.end_with(Message::close(1000, ""), Reason::Client);
             }
-            Some(EnginePacket::Pong | EnginePacket::Upgrade | EnginePacket::Noop) => {}
+            Some(EnginePacket::Pong | EnginePacket::Upgrade | EnginePacket::Noop) => {
+                connection.budget.spend(WorkKind::Frame);
+            }
             // Counted and refused like any other message that is no command.
             None => self.session.hear(""),
         }
@@ -373,7 +378,9 @@ fn read_packets(
                 connection.budget.spend(WorkKind::Ping);
                 connection.enqueue_message(Message::ws_pong(payload));
             }
-            IncomingMessage::Pong => {}
+            IncomingMessage::Pong | IncomingMessage::Part => {
+                connection.budget.spend(WorkKind::Frame);
+            }
         }
         true
     });

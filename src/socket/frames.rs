@@ -54,6 +54,8 @@ pub enum IncomingMessage<'a> {
     Text(&'a str),
     Ping(&'a [u8]),
     Pong,
+    /// Of a message that is not whole yet.
+    Part,
     /// The other side closes, with this code if it gave one.
     Close(Option<u16>),
 }
@@ -156,11 +158,9 @@ fn header(
 
 /// Whether `bytes` are a close frame and nothing else.
 pub fn is_close(bytes: &[u8]) -> bool {
-    header(bytes, false, |_| 0).is_ok_and(|head| {
-        head.is_some_and(|head| {
-            head.opcode == OpCode::Close && head.header + head.payload == bytes.len()
-        })
-    })
+    let head = header(bytes, false, |_| 0).ok().flatten();
+    let ends = |head: &FrameHeader| head.header + head.payload == bytes.len();
+    head.is_some_and(|head| head.opcode == OpCode::Close && ends(&head))
 }
 
 impl FrameAssembler {
@@ -186,9 +186,7 @@ impl FrameAssembler {
                 self.pieces.get_or_insert_default().rest = rest;
             }
         }
-        if self.pieces.as_ref().is_some_and(|p| p.rest.is_empty() && p.message.is_none()) {
-            self.pieces = None;
-        }
+        self.pieces.take_if(|pieces| pieces.rest.is_empty() && pieces.message.is_none());
         Ok(())
     }
 
@@ -245,7 +243,7 @@ impl FrameAssembler {
                 let pieces = self.pieces.get_or_insert_default();
                 pieces.message = Some(payload.to_vec());
                 pieces.deflated = deflated;
-                Ok(true)
+                Ok(hear(IncomingMessage::Part))
             }
             OpCode::Continuation => {
                 let Some(message) = self.message() else {
@@ -253,7 +251,7 @@ impl FrameAssembler {
                 };
                 message.extend_from_slice(payload);
                 if !frame.fin {
-                    return Ok(true);
+                    return Ok(hear(IncomingMessage::Part));
                 }
                 let Some(pieces) = self.pieces.as_mut() else { return Ok(true) };
                 let deflated = std::mem::take(&mut pieces.deflated);
@@ -315,12 +313,11 @@ fn whole(
 
 /// The code of a close frame, whose payload is empty, or a code and a reason (section 5.5.1).
 fn close_code(payload: &[u8]) -> Result<Option<u16>, ProtocolBreach> {
+    const SHORT: ProtocolBreach = ProtocolBreach::Protocol("A close code has two bytes");
     let (code, reason) = match payload {
         [] => return Ok(None),
         [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),
-        [_] => {
-            return Err(ProtocolBreach::Protocol("A close frame holds no code or two bytes of it"));
-        }
+        [_] => return Err(SHORT),
     };
     if !CloseCode::from(code).is_allowed() || code >= 5000 {
         return Err(ProtocolBreach::Protocol("The close code is not one to be sent"));
@@ -396,6 +393,7 @@ mod tests {
         bytes.extend(masked(0x88, &[0x03, 0xe8]));
         let expected = vec![
             "Text(\"one\")".to_owned(),
+            "Part".to_owned(),
             "Ping([112, 105, 110, 103])".to_owned(),
             "Text(\"é\")".to_owned(),
             format!("Text({long:?})"),
@@ -461,7 +459,9 @@ mod tests {
             "Text(\"\")",
         ];
         for step in [1, 2, 7, bytes.len()] {
-            let heard = heard_by(FrameLimits { max: 5, inflates: true }, &bytes, step).unwrap();
+            let terms = FrameLimits { max: 5, inflates: true };
+            let mut heard = heard_by(terms, &bytes, step).unwrap();
+            heard.retain(|one| one != "Part");
             assert_eq!(heard, expected, "{step} at a time");
         }
     }

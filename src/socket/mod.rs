@@ -170,7 +170,9 @@ impl Socket {
                     connection.budget.spend(WorkKind::Ping);
                     connection.enqueue_message(Message::ws_pong(payload));
                 }
-                IncomingMessage::Pong => {}
+                IncomingMessage::Pong | IncomingMessage::Part => {
+                    connection.budget.spend(WorkKind::Frame);
+                }
             }
             true
         });

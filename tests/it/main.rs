@@ -51,6 +51,7 @@ mod process;
 mod properties;
 mod proxy;
 mod races;
+mod rates;
 mod redis;
 mod redis_tls;
 mod refusals;
