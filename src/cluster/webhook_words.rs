@@ -135,7 +135,8 @@ impl WordQueue {
 
     /// Redis is asked to take the first `count`.
     pub(super) fn note_asked(&mut self, count: usize) {
-        let last = self.words.keys().take(count).last();
+        let all = self.words.last_key_value().map(|(place, _)| *place);
+        let last = self.words.keys().nth(count.saturating_sub(1)).copied().or(all);
         self.unasked = last.map_or(self.unasked, |last| self.unasked.max(last + 1));
     }
 
