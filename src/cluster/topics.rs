@@ -26,7 +26,7 @@ const CACHED_BYTES: usize = 200;
 pub struct Topics {
     entries: DashMap<Topic, TopicEntry>,
     link: Link,
-    held: Arc<HeldByApp>,
+    pub(super) held: Arc<HeldByApp>,
 }
 
 /// One topic.
@@ -277,11 +277,6 @@ impl Topics {
 
     pub fn link(&self) -> &Link {
         &self.link
-    }
-
-    /// Where the bytes are counted that are held for apps.
-    pub(super) fn held_by_app(&self) -> &Arc<HeldByApp> {
-        &self.held
     }
 
     /// Holds the topic for one more connection, on a presence channel as a member if there is room. Whether it may

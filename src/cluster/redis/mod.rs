@@ -260,7 +260,7 @@ impl RedisDriver {
             cleared: VecDeque::new(),
             peers: Peers::default(),
             epochs: HashMap::new(),
-            news: WebhookLog::new(topics.held_by_app().clone()),
+            news: WebhookLog::new(topics.held.clone()),
             reaps: Instant::now(),
         };
         let mut hearing = Deduplicator::new(node);
