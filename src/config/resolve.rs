@@ -5,17 +5,22 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::{Error, SettingOrigin};
 use super::keys::{APP, SERVER, WEBHOOK};
 use super::settings::{AppSettings, Setting, Settings, fill_keys, key_below};
 use super::soketi::RowReader;
-use super::value::Value;
+use super::value::{Value, duration};
 use super::{
     ApiAddress, ClusterConfig, Config, ConsoleAccess, GeneratedApp, RedisTlsConfig, ServerConfig,
     TlsFiles, TryOut, UnixSocket,
 };
 use crate::app::{App, Apps, Duplicate, Webhook};
+
+/// What `cluster.replay` is where an app has `resume` and nobody has set it: a client that was away for 20 seconds
+/// comes back to 200 events a second of a channel. Bytes bound the logs in any case.
+const REPLAY_FOR_RESUME: i64 = 4096;
 
 impl Settings {
     /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
@@ -37,6 +42,13 @@ impl Settings {
             }
         }
         self.apps.iter_mut().try_for_each(AppSettings::keep_client_events)?;
+        let replay = "cluster.replay";
+        let is_open =
+            self.server.contains_key("cluster.redis") && !self.server.contains_key(replay);
+        if is_open && self.apps.iter().any(AppSettings::resumes) {
+            let value = Value::Integer(REPLAY_FOR_RESUME);
+            self.set_key(replay, Setting { value, origin: SettingOrigin::Implied("resume") })?;
+        }
         // Whoever may write to the table is not always who may look around in this network.
         let private = "webhooks.allow_private";
         if self.has_table() && !self.server.contains_key(private) {
@@ -232,6 +244,15 @@ impl AppSettings {
         let all = self.values.get("max_event_data").map(|setting| setting.value.clone());
         let value = all.unwrap_or_else(|| Value::Text("100KiB".to_owned()));
         self.set_key("apps", name, Setting { value, origin: SettingOrigin::Implied(drop_in.name) })
+    }
+
+    /// Whether its clients may come back. What is no duration is refused when the app is resolved.
+    fn resumes(&self) -> bool {
+        let resume = self
+            .values
+            .get("resume")
+            .map(|setting| duration(&setting.value, Duration::ZERO..=Duration::MAX));
+        resume.is_some_and(|resume| resume.is_ok_and(|resume| !resume.is_zero()))
     }
 
     /// One app with its webhooks, complete; `place` is what messages call it.

@@ -262,6 +262,21 @@ fn what_contradicts_is_refused_with_its_place() {
 }
 
 #[test]
+fn clients_that_come_back_to_several_nodes_find_longer_logs() {
+    let app = "[[apps]]\nid = \"1\"\nkey = \"k\"\nsecret = \"s\"\n";
+    let redis = "[cluster]\nredis = \"redis://127.0.0.1\"\n";
+    for (text, replay) in [
+        (format!("{redis}{app}"), 256),
+        (format!("{redis}{app}resume = \"0s\"\n"), 256),
+        (format!("{redis}{app}resume = \"2m\"\n"), 4096),
+        (format!("{redis}replay = 300\n{app}resume = \"2m\"\n"), 300),
+    ] {
+        let folder = Folder::new("replay").with("f.toml", &text);
+        assert_eq!(folder.config(&FILE, &[]).cluster.replay, replay, "{text}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let folder = Folder::new("absent");
     assert!(folder.error(&FILE, &[]).starts_with("f.toml: "));
