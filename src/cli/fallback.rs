@@ -104,7 +104,7 @@ async fn explain_buffering(target: &ApiTarget) -> String {
         };
     let left = if polls { "clients poll instead" } else { "and polling does not work either" };
     format!(
-        "a proxy buffers streaming answers, {left}: let it pass them on as they come (nginx: proxy_buffering off, or no proxy_ignore_headers X-Accel-Buffering; lighttpd: server.stream-response-body = 1; gateways that scan: leave these paths out)"
+        "a proxy buffers streaming answers, {left}: let it pass them on as they come (nginx: proxy_buffering off, or no proxy_ignore_headers X-Accel-Buffering; lighttpd: server.stream-response-body = 1; Varnish: no do_gzip; gateways that scan: leave these paths out)"
     )
 }
 
