@@ -33,7 +33,8 @@ impl From<io::Error> for ExitError {
     }
 }
 
-/// What systemd calls the socket that is for the HTTP API: by `FileDescriptorName=`, or by its unit.
+/// What systemd calls the socket that is for the HTTP API: by `FileDescriptorName=`, or by its unit
+/// (`sd_listen_fds_with_names(3)`).
 const API: &str = "api";
 const API_UNIT: &str = "fanfare-api.socket";
 
@@ -53,9 +54,13 @@ enum Stop {
 
 /// Taken together, so that none is missed between two waits.
 struct Signals {
+    /// SIGTERM: systemd, Docker and Kubernetes stop a service by it.
     terminate: Signal,
+    /// SIGINT: Ctrl-C in a terminal.
     interrupt: Signal,
+    /// SIGHUP: reads the settings again.
     hangup: Signal,
+    /// SIGUSR2: starts the program anew, and hands over to it once that serves.
     successor: Signal,
 }
 
@@ -112,6 +117,9 @@ impl InheritedListener {
 }
 
 /// Serves until it is told to stop, then drains. A second signal to stop ends the process at once.
+///
+/// # Errors
+/// The server cannot start, with the exit code that says why, or its threads ended in an error.
 pub(crate) fn run_server(
     config: Config,
     (load, set_level): (impl Fn() -> Result<LoadedSettings, config::Error>, impl Fn(LevelFilter)),
@@ -232,6 +240,7 @@ async fn serve_until_end(
 }
 
 /// Ready when the next process serves, with the line to it; never where none is being started.
+/// `select!` may ask it again and again: nothing is lost between two calls.
 async fn successor_serves(
     next: &mut Option<Successor>,
 ) -> Result<UnixStream, handover::HandoverError> {
@@ -241,12 +250,13 @@ async fn successor_serves(
     }
 }
 
-/// A failure to start one costs nothing: this process goes on.
+/// Starts the next process. A failure to start one costs nothing: this process goes on.
 fn begin_succession(
     running: &ServerHandle,
     next: Option<Successor>,
     alone: bool,
 ) -> Option<Successor> {
+    // Two at once would both take the listener, and each tell this process to stop.
     if next.is_some() {
         warn!("a successor is being started already");
         return next;

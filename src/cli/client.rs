@@ -70,6 +70,9 @@ pub(super) struct ApiResponse {
 
 impl ApiResponse {
     /// The same if it is no refusal.
+    ///
+    /// # Errors
+    /// Any status but 200, with the API's own sentence where the body has one.
     pub(super) fn require_success(self) -> Result<Self, CommandError> {
         if self.status == 200 {
             return Ok(self);
@@ -189,7 +192,8 @@ impl ApiTarget {
         format!("{scheme}://{}:{}{}", self.host, self.port, self.path)
     }
 
-    /// A connection, and whether its certificate ends soon.
+    /// A connection, and whether its certificate ends soon. Over TLS without HTTP/2, since sockets
+    /// need HTTP/1.1.
     pub(super) async fn connect(&self) -> io::Result<(Stream, bool)> {
         if let Some(path) = &self.unix_socket {
             return Ok((Stream::Unix(UnixStream::connect(path).await?), false));
@@ -211,14 +215,16 @@ impl ApiTarget {
         Ok(secured.is_http2.then_some(secured.stream))
     }
 
-    /// Tries all addresses that the name has, in the resolver's order.
+    /// Tries all addresses that the name has, in the resolver's order. Small requests are sent at
+    /// once: Nagle's algorithm would keep them for an acknowledgement.
     async fn connect_tcp(&self) -> io::Result<TcpStream> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
         Ok(tcp)
     }
 
-    /// A signed request below the app's path; its answer unless it is a refusal.
+    /// A signed request below the app's path, for example `channels`; its answer unless it is a
+    /// refusal.
     pub(super) async fn call_api(
         &self,
         method: &str,

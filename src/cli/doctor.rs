@@ -13,6 +13,9 @@ use crate::config::{self, LoadedSettings, PublicAddress, TargetArgs};
 use crate::server;
 
 /// Looks at everything in the order in which one thing rests on the other, as far as that goes.
+///
+/// # Errors
+/// Something is graded `FAIL`; warnings alone end in success.
 pub(super) async fn examine_all(
     at: &TargetArgs,
     load: impl FnOnce() -> Result<LoadedSettings, config::Error>,
@@ -83,8 +86,9 @@ pub(super) async fn look(
     report
 }
 
-/// Looks at the address that the app gives to its clients and its backend, unless that is this one. Where the
-/// API is `apart` each of the two has its own.
+/// Looks at the address that the app gives to its clients and its backend, unless that is this one.
+/// Where the API is `apart` each of the two has its own. It may be a proxy's, and a fault of the
+/// proxy is found only from there.
 async fn from_outside(
     report: &mut Report,
     (target, apart): (&ApiTarget, bool),
@@ -92,6 +96,7 @@ async fn from_outside(
 ) {
     const SUBJECT: &str = "public address";
     let PublicAddress { url, said_by } = public;
+    // Vite and Laravel Mix build these variables into pages; the others are the backend's.
     let is_backends = !said_by.starts_with("VITE_") && !said_by.starts_with("MIX_");
     let public = match (apart, is_backends) {
         (true, true) => target.clone().with_api(url),
@@ -132,7 +137,7 @@ fn is_here(host: &str) -> bool {
 }
 
 /// The limit of this shell, which is the server's only if it is started from it. The hard limit
-/// counts, as the server raises its soft one when it starts.
+/// counts, as the server raises its soft one when it starts (`setrlimit(2)`).
 fn open_files(report: &mut Report, wanted: usize) {
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     if limit < (wanted as u64).max(MIN_OPEN_FILES) {

@@ -11,8 +11,10 @@ use super::client::{ApiTarget, PATIENCE};
 use super::socket::{ClientSocket, SocketError, next_message, send_frame};
 use super::{CommandError, coloured, without_controls};
 
-/// Listens until it is interrupted. That the server ends the connection, or lets it hear none of the channels,
-/// is a failure.
+/// Listens until it is interrupted.
+///
+/// # Errors
+/// The server ends the connection, or lets it hear none of the channels.
 pub(super) async fn listen(
     target: &ApiTarget,
     channels: &[String],
@@ -40,8 +42,11 @@ pub(super) async fn listen(
     Err(CommandError("the server refused every channel".to_owned()))
 }
 
-/// A WebSocket that is established, and its id.
-/// The id is needed for signatures: they are over it and the channel.
+/// A WebSocket that is established, and its id, such as `1234.5678`. The id is needed for
+/// signatures: they are over it and the channel.
+///
+/// # Errors
+/// The server cannot be reached, refuses the socket, or does not greet in time.
 pub(super) async fn open_established(
     target: &ApiTarget,
 ) -> Result<(ClientSocket, String), SocketError> {
@@ -51,8 +56,8 @@ pub(super) async fn open_established(
     Ok((socket, id))
 }
 
-/// The id that the server greets with.
-/// An error in the greeting's place is the refusal, with its code.
+/// The id that the server greets with, in `pusher:connection_established`. An error in the
+/// greeting's place is the refusal, with its code.
 async fn read_greeting(socket: &mut ClientSocket) -> Result<String, SocketError> {
     loop {
         let Some(frame) = next_event(socket).await? else { continue };
@@ -103,7 +108,7 @@ pub(super) async fn request_subscription(
     send_frame(socket, &json!({ "event": "pusher:subscribe", "data": data })).await
 }
 
-/// The next frame that is for people; asked for a sign of life, gives one.
+/// The next frame that is for people. A `pusher:ping` is answered here, and gives `None`.
 pub(super) async fn next_event(socket: &mut ClientSocket) -> Result<Option<Value>, SocketError> {
     let text = next_message(socket).await?;
     let frame: Value = serde_json::from_str(&text).map_err(|_| {

@@ -161,7 +161,10 @@ fn write_manuals(folder: &Path) -> Result<(), CommandError> {
     Ok(clap_mangen::generate_to(Flags::command(), folder)?)
 }
 
-/// Posts what is to be done with a user's connections.
+/// Posts what is to be done with a user's connections, for example `terminate_connections`.
+///
+/// # Errors
+/// The server cannot be reached, or refuses: most often a wrong secret.
 async fn ask_of_user(
     target: &ApiTarget,
     user: &str,
@@ -199,7 +202,7 @@ fn channel_table(list: &Value) -> String {
     })
 }
 
-/// Says `value` to a program, or the text to a person.
+/// Says `value` to a program, or the text to a person, who reads it on a terminal.
 fn print_result(
     as_json: bool,
     value: &Value,
@@ -211,7 +214,8 @@ fn print_result(
     Ok(())
 }
 
-/// `text` in bold or a colour where a person reads it: `1` is bold, `31` red, `32` green, `33` yellow.
+/// `text` in bold or a colour where a person reads it: `1` is bold, `31` red, `32` green, `33`
+/// yellow (SGR, ECMA-48). A pipe gets the text alone.
 fn coloured(colour: u8, text: &str) -> String {
     if io::stdout().is_terminal() {
         format!("\u{1b}[{colour}m{text}\u{1b}[0m")

@@ -81,7 +81,8 @@ impl Board {
         count(&self.figures, name)
     }
 
-    /// The page, in so many lines; with colours for a terminal.
+    /// The page, in so many lines; with colours for a terminal. The three lists share what the head
+    /// leaves, a quarter of all rows each.
     fn page(&self, rows: usize, coloured: bool) -> String {
         let mut page = String::new();
         self.write_head(&mut page);
@@ -185,7 +186,8 @@ impl Board {
         }
     }
 
-    /// The most deliveries first, and by name among equals, so that rows do not jump.
+    /// The channels with the most deliveries of late, and by name among equals, so that rows do not
+    /// jump. By a sample where the feed leaves facts out, which the heading then says.
     fn write_busy(&self, page: &mut String, rows: usize) {
         let mut sums: HashMap<&str, u64> = HashMap::new();
         for (channel, deliveries) in self.busy.iter().flatten() {

@@ -8,7 +8,8 @@ use super::feed::{ConsoleTarget, FeedQuery, RETRY_AFTER, count, field, time_of};
 use super::{CommandError, coloured};
 use crate::config::WatchArgs;
 
-/// What is asked of the console.
+/// What is asked of the console: the flags that were given, as parameters of its feed
+/// (docs/console.md).
 pub(super) fn query(args: &WatchArgs) -> FeedQuery {
     let texts = [
         ("app", &args.app),
@@ -28,7 +29,8 @@ pub(super) fn query(args: &WatchArgs) -> FeedQuery {
     query
 }
 
-/// Every event that is published, as `listen` prints those of a channel.
+/// Every event that is published, as `listen` prints those of a channel. The rate is the most that
+/// the console allows.
 pub(super) fn query_of_all() -> FeedQuery {
     vec![
         ("kind", "published,whispered".to_owned()),
@@ -37,7 +39,10 @@ pub(super) fn query_of_all() -> FeedQuery {
     ]
 }
 
-/// Prints until it is interrupted. A server that goes is waited for; one that was never there is a failure.
+/// Prints until it is interrupted. A server that goes is waited for, since deployments are watched.
+///
+/// # Errors
+/// It was never there, or the console refuses the token.
 pub(super) async fn watch(
     console: &ConsoleTarget,
     query: &FeedQuery,

@@ -257,7 +257,9 @@ impl Envelope {
         (is_logged && self.version > 0).then_some(self.version)
     }
 
-    /// Reads what [`Self::encode`] wrote. The frame is a part of `bytes`, not a copy.
+    /// Reads what [`Self::encode`] wrote. The frame is a part of `bytes`, not a copy, so that one
+    /// allocation serves all subscribers.
+    ///
     /// # Errors
     /// Another version's kind, which is counted, or garbage.
     pub fn decode(bytes: &Bytes) -> Result<Self, EnvelopeError> {
@@ -289,6 +291,7 @@ impl EnvelopeReader {
     fn read_envelope(&mut self, kind: u8, flags: u8) -> Option<Envelope> {
         let (origin, serial, sent) =
             (self.take_number()?, self.take_number()?, self.take_number()?);
+        // A probe is never stored, so that nothing gives it a place.
         let version = if kind == PROBE { 0 } else { self.take_version()? };
         let body = self.read_body(kind)?;
         let [told, whisper, again] = [TOLD, WHISPER, AGAIN].map(|flag| flags & flag != 0);

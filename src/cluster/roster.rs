@@ -103,6 +103,7 @@ impl Roster {
         let user = &member.user_id;
         let is_there = self.own.contains_key(user) || self.by_user.contains_key(user);
         let freed = leaving.filter(|leaving| !self.own.contains_key(*leaving));
+        // Claims count as well, so that two who come at once are not both let into room for one.
         let bytes = self.bytes + self.claimed_bytes - freed.map_or(0, |user| self.told_bytes(user));
         is_there || bytes + MemberText::new(member).roster_bytes() <= max
     }
@@ -197,7 +198,8 @@ impl Roster {
         true
     }
 
-    /// One of the user's connections is subscribed; whether it is the first.
+    /// One of the user's connections is subscribed; whether it is the first. Claimed connections
+    /// may still be refused, so that these are counted apart.
     pub fn note_subscribed(&mut self, user: &UserId) -> bool {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.entered += 1;
@@ -320,6 +322,7 @@ impl Roster {
         self.loaded = true;
         let own = self.own.get_mut(user)?;
         if self.by_user.contains_key(user) {
+            // There already, by a connection of another node: nothing to tell.
             own.joined = Some(self.version);
             return None;
         }
@@ -329,7 +332,8 @@ impl Roster {
         self.insert_member(self.version, &member)
     }
 
-    /// Leaves without Redis.
+    /// Leaves without Redis, one version on; what changed. Nothing if the user has connections here
+    /// still.
     pub fn leave_alone(&mut self, user: &UserId) -> Option<RosterChange> {
         if self.own.contains_key(user) {
             return None;

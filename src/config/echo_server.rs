@@ -93,6 +93,7 @@ impl EchoServer {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(folder.join(path))
             .map_err(|error| Error::unreadable(&name, &error))?;
+        // The file first, the environment file over it, the process's own variables last.
         let mut server = Self { given: BTreeMap::new(), warnings: Vec::new() };
         server.read_file(&text, &name)?;
         for (name, (value, origin)) in found.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
@@ -177,6 +178,8 @@ impl EchoServer {
             "server.host",
             match &host {
                 Some((host, origin)) => text(host.clone(), origin.clone()),
+                // Fanfare's own default is this machine alone, which clients elsewhere would not
+                // reach.
                 None => implied("0.0.0.0"),
             },
         )?;
@@ -233,7 +236,8 @@ impl EchoServer {
         Ok(())
     }
 
-    /// Which pages may read the API's answers.
+    /// Which pages may read the API's answers: `apiOriginAllow` with `allowCors` and one
+    /// `allowOrigin`. Its lists of methods and headers need no counterpart.
     fn apply_origins(&mut self, settings: &mut Settings) -> Result<(), Error> {
         let Some(GivenSetting { value, origin }) = self.given.remove("apiOriginAllow") else {
             return Ok(());
@@ -299,7 +303,8 @@ impl EchoServer {
         Ok(())
     }
 
-    /// Names once what was given to no effect.
+    /// Names once what was given to no effect. What says nothing there either, `null` and empty
+    /// objects, is left out.
     fn warn_ignored(&mut self) {
         let subscribers = self.given.remove("subscribers").map(|given| given.value);
         let redis = subscribers.as_ref().and_then(|all| all.get("redis"));

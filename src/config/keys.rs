@@ -24,6 +24,7 @@ pub struct SettingKey<T> {
     pub default: Option<&'static str>,
     /// A secret is neither shown nor repeated in an error.
     pub secret: bool,
+    /// Checks a value and puts it into its place; the error names the form that was wanted.
     pub(super) read: fn(&mut T, &Value) -> Result<(), WantedForm>,
 }
 
@@ -41,6 +42,7 @@ const fn required<T>(key: SettingKey<T>) -> SettingKey<T> {
     SettingKey { default: None, ..key }
 }
 
+/// A setting that is a secret.
 const fn hidden<T>(key: SettingKey<T>) -> SettingKey<T> {
     SettingKey { secret: true, ..key }
 }
@@ -51,6 +53,7 @@ fn put_read<T>(place: &mut T, read: Result<T, WantedForm>) -> Result<(), WantedF
     Ok(())
 }
 
+/// Bounds of durations, which keep a slip such as `10000h` from being a setting.
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -16,7 +16,8 @@ use crate::app::{App, Webhook};
 const MASK: &str = "********";
 
 impl LoadedSettings {
-    /// One line that says what would be served, after those of the warnings.
+    /// One line that says what would be served, after those of the warnings. For example `The
+    /// settings are right: one app, on 127.0.0.1:8080`.
     pub fn summary_line(&self) -> String {
         let Config { server, apps, .. } = &self.config;
         let mut text = String::new();
@@ -58,6 +59,7 @@ impl Settings {
         let mut section = "";
         for key in SERVER {
             let (table, name) = key.name.split_once('.').unwrap_or(("", key.name));
+            // Keys stand in the order of the file, so that each table has its heading once.
             if table != section {
                 let gap = if section.is_empty() { "" } else { "\n" };
                 _ = writeln!(text, "{gap}[{table}]");
@@ -167,9 +169,11 @@ fn shown<T>(
     let Setting { value, origin } = effective_setting(key, group)?;
     let value = typed_value(key, value, scratch);
     let empty = matches!(&value, Value::Text(text) if text.is_empty());
+    // A secret that is empty says that there is none; that may be shown.
     let value = match value {
         value if key.secret && origin != SettingOrigin::Default && !empty => match key.name {
             "cluster.redis" | "sql.url" => mask_urls(&value),
+            // The path of a key is no secret; the key itself is.
             "cluster.tls.key" if !is_pem(&value) => value,
             _ => Value::Text(MASK.to_owned()),
         },

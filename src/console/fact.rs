@@ -244,7 +244,7 @@ impl<'a> ConsoleFact<'a> {
     }
 }
 
-/// The text, cut to so many bytes.
+/// The text, cut to so many bytes, before the character that would not fit.
 fn cut(text: &str, max: usize) -> &str {
     text.get(..text.floor_char_boundary(max)).unwrap_or_default()
 }
@@ -298,6 +298,7 @@ impl<'f, 'a> Encoded<'f, 'a> {
     /// The line for those who look later.
     pub(super) fn remembered_line(&mut self) -> Bytes {
         let mut json = self.json().clone();
+        // A reader tells by it what had happened before it looked.
         json.insert("past".into(), true.into());
         line_of(json)
     }

@@ -106,8 +106,10 @@ impl Feed {
             *queue = FeedQueue { is_cut: true, ..FeedQueue::default() };
         } else if !queue.is_cut {
             queue.bytes += line.len();
+            // Shared with the other feeds: a line is encoded once, with and without its payload.
             queue.lines.push_back(line);
         }
+        // Before the wake, so that the reader does not run into the lock.
         drop(queue);
         self.wake.notify_one();
     }

@@ -83,6 +83,7 @@ impl Console {
 
     /// Keeps it for feeds to come, unless there are too many, or another thread is at it.
     fn remember(&self, encoded: &mut Encoded<'_, '_>) {
+        // Nobody who tells a fact waits for another who does.
         let Ok(mut remembered) = self.remembered.try_lock() else { return };
         let second = unix_millis() / 1000;
         if remembered.second != second {
@@ -90,6 +91,7 @@ impl Console {
             remembered.in_second = 0;
         }
         remembered.in_second += 1;
+        // A flood of one second must not push out what was there before it.
         if remembered.in_second > MAX_REMEMBERED_PER_SECOND {
             return;
         }
@@ -105,10 +107,12 @@ impl Console {
         remembered.lines.iter().cloned().collect()
     }
 
-    /// A new feed, unless there are too many. It ends when it is dropped.
+    /// A new feed, unless there are 16 already: its reader is then told 503. It ends when what
+    /// is returned is dropped.
     pub fn watch(self: &Arc<Self>, feed: Feed) -> Option<Watching> {
         let feed = Arc::new(feed);
         let mut is_full = false;
+        // May run more than once, where two feeds begin at the same time.
         self.feeds.rcu(|feeds| {
             is_full = feeds.len() >= MAX_FEEDS;
             let more = (!is_full).then(|| feed.clone());

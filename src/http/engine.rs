@@ -163,6 +163,7 @@ impl HttpService {
                 .err()
                 .unwrap_or(OLD_VERSION));
         };
+        // Answers as scripts (JSONP) were for browsers without CORS.
         if query.get("j").is_some() {
             return Err(JSONP);
         }
@@ -184,6 +185,7 @@ impl HttpService {
                 self.http.node.hub().bring_engine_request(session.place, request);
                 Ok(EngineStart::Polling(poll))
             }
+            // A POST without a session has nobody to speak for, and falls through to the refusals.
             (Some("polling"), &Method::POST, Some(session)) => {
                 Ok(EngineStart::Sending(session, version))
             }
@@ -215,6 +217,7 @@ impl HttpService {
             Some(session) => session,
             None => self.open_engine(parts, query, (version, false))?,
         };
+        // Picked up by whoever served the request, once its stream is free.
         let handoff = EngineHandoff { session: session.place, answer };
         *self.handoff.borrow_mut() = Some(Handoff::Engine(handoff));
         Ok(EngineStart::Answered(response::switching_response()))
@@ -262,7 +265,8 @@ impl HttpService {
         })
     }
 
-    /// Ends a session whose client says more than it may.
+    /// Ends a session whose client says more than it may. The request is answered 413 once the
+    /// session has noted it, or 400 where the session is gone already.
     fn refuse_large_packets(&self, place: ConnectionRef, max: usize) -> EngineAwaiting {
         let (heard, answer) = oneshot::channel();
         let request = EngineRequest::TooLarge { heard };
@@ -270,7 +274,8 @@ impl HttpService {
         EngineAwaiting::Heard(answer, Some(max))
     }
 
-    /// Counts, logs and answers a refusal.
+    /// Counts, logs and answers a refusal. The body is that of the Engine.IO server:
+    /// `{"code":1,"message":"Session ID unknown"}`.
     fn refuse_engine(&self, uri: &Uri, refusal: &EngineRefusal) -> Response<Full<Bytes>> {
         self.http.node.counts().refused_messages.add(1);
         let EngineRefusal { status, code, why } = refusal;
@@ -325,6 +330,7 @@ impl HttpService {
             },
             EngineAwaiting::Heard(heard, too_large) => match ready!(Pin::new(heard).poll(cx)) {
                 Ok(true) => match too_large {
+                    // What Engine.IO's own server answers, to the letter.
                     None => Ok(text_answer(Bytes::from_static(b"ok"), "text/html")),
                     Some(max) => Err(EngineRefusal {
                         status: StatusCode::PAYLOAD_TOO_LARGE,
@@ -351,6 +357,7 @@ fn max_body(message: usize) -> usize {
 fn status_of(error: &error::Error) -> StatusCode {
     match error.code {
         4001 => StatusCode::NOT_FOUND,
+        // The app or the server has no room at the moment.
         4004 | 4100.. => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::FORBIDDEN,
     }

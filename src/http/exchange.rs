@@ -129,7 +129,8 @@ impl HttpService {
         stage
     }
 
-    /// Answers a request that its head is reason enough to refuse.
+    /// Answers a request that its head is reason enough to refuse. Its body is not read for the
+    /// answer, only dropped.
     fn refuse_head(
         &self,
         (parts, body): (Parts, RequestBody),
@@ -142,7 +143,8 @@ impl HttpService {
         RequestStage::answered(answer, &parts, body)
     }
 
-    /// A call of the API that may be answered once its body is there.
+    /// A call of the API that may be answered once its body is there. The signature was checked by
+    /// then; the digest of the body is checked when it has come.
     pub(super) fn read_call(
         &self,
         // Made of tuples because a function takes six arguments at most; they belong together.
@@ -183,7 +185,8 @@ impl HttpService {
         answer
     }
 
-    /// By route and status, and how long it took from its head on.
+    /// By route and status, and how long it took from its head on, with the waiting for other
+    /// nodes.
     fn count_request(&self, call: metrics::Call, answer: &Response<Full<Bytes>>, begun: Instant) {
         if let Some(calls) = self.http.node.counts().calls.get(call as usize) {
             calls.by_status.count(Status::of_code(answer.status().as_u16()) as usize);
@@ -256,9 +259,13 @@ pub(super) struct AwaitingBody {
     app: Arc<App>,
     route: Route,
     claims: SignedQuery,
+    /// What has come of the body so far.
     received: ReceivedBody,
+    /// How far the question to other nodes is.
     asking: QueryState,
+    /// The app's channels and counts on this node.
     directory: Arc<Directory>,
+    /// When its head was there; the histogram of durations counts from here.
     begun: Instant,
 }
 
@@ -287,6 +294,7 @@ impl AwaitingBody {
     fn poll_known(&mut self, http: &Http, cx: &mut Context<'_>) -> Poll<NodesReply> {
         let scope = &http.node.shared.scope;
         let Some(others) = scope.others() else { return Poll::Ready(NodesReply::default()) };
+        // A publish waits here while the link to Redis is full; a read has no such limit.
         let publishes = matches!(self.route, Route::Events | Route::BatchEvents);
         let room = || if publishes { scope.wait_for_publish_room() } else { None };
         ready!(self.asking.poll_room(cx, room));
@@ -405,6 +413,7 @@ impl Future for RequestFuture {
                 let answered = ready!(later.poll(&door.http.node, (app, directory), cx));
                 return Poll::Ready(Ok(door.conclude_request(reading, answered, *rate)));
             }
+            // These three answer by themselves and are not counted among the calls of the API.
             RequestStage::Console(reply) => return reply.poll(cx).map(Ok),
             RequestStage::Fallback(uri, waiting) => {
                 return door.poll_fallback(uri, waiting, cx).map(Ok);

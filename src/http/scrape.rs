@@ -166,6 +166,7 @@ impl Scrape {
     /// The page, as it is now.
     pub fn page_text(&self) -> String {
         let mut page = MetricsPage::new(&self.prefix);
+        // A gauge that is always 1: its labels are joined to other series (Prometheus' `*_info`).
         let build = [
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", config::REVISION),
@@ -190,7 +191,8 @@ impl Scrape {
         page.text()
     }
 
-    /// Every app there is, and those that are gone but still have connections.
+    /// Every app there is, and those that are gone but still have connections. Sorted by ID, so
+    /// that two scrapes can be compared line by line.
     fn app_figures(&self) -> Vec<AppFigures> {
         let hub = &self.shared.hub;
         for app in self.shared.apps.load().iter() {
@@ -237,6 +239,7 @@ impl Scrape {
         };
         let others = Transport::ALL.iter().filter(|one| **one != Transport::WebSocket);
         let others: u64 = others.map(|transport| of(*transport)).sum();
+        // Two counts that are not read in one moment: the difference must not wrap around.
         let sockets = self.shared.connection_count().saturating_sub(others);
         let transports: Vec<_> = Transport::ALL
             .iter()
@@ -317,13 +320,15 @@ impl Scrape {
             "1 for each reason why new connections should go elsewhere.",
             unready,
         );
+        // No series where there is no limit: 0 would read as one that is always exceeded.
         let memory = Some(self.shared.capacity.max_memory()).filter(|bytes| *bytes > 0);
         let memory = memory.map(|bytes| (&[][..], bytes as f64));
         let help = "Memory that the process may hold before new sockets are refused.";
         page.add_gauges("memory_limit_bytes", help, memory);
     }
 
-    /// Requests by route and status, how long they took, and signatures that did not hold.
+    /// Requests by route and status, how long they took, and signatures that did not hold. A route
+    /// is a word of a closed list and never a path, so that nobody outside adds series.
     fn tell_api(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let (mut counts, mut seconds) = (Vec::new(), Vec::new());

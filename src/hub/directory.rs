@@ -255,7 +255,8 @@ impl Directory {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Relaxed: limits are kept by `admit_connection`, this is for display.
+    /// The app's connections on this node. Relaxed: limits are kept by `admit_connection`, this is
+    /// for display.
     pub fn connection_count(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -284,6 +285,7 @@ impl Directory {
             }
         };
         if let Some(text) = &text {
+            // While the entry is locked: a leave of the same member cannot be counted before this.
             self.members.fetch_add(1, Ordering::Relaxed);
             self.held.add_bytes(member_bytes(text));
         }
@@ -328,6 +330,7 @@ impl Directory {
             // Before it is looked whether anybody is left: the seats are those that remain.
             tell(&channel.seats, text, channel.version);
         }
+        // After the leave, so that webhooks and clients are told the same number.
         let count = channel.subscriber_count();
         let vacated = channel.seats.is_empty();
         if vacated {
@@ -352,7 +355,7 @@ impl Directory {
         }
     }
 
-    /// `None` where nobody is subscribed.
+    /// The subscriptions and users of one channel; `None` where nobody is subscribed.
     pub fn occupancy(&self, name: &str) -> Option<Occupancy> {
         self.channels.get(name).map(|channel| channel.occupancy())
     }
@@ -372,7 +375,11 @@ impl Directory {
         presence.map_or(0, |presence| presence.roster_bytes())
     }
 
-    /// Whether a connection that is present in a channel as `leaving` may be present as `member` instead.
+    /// Whether a connection that is present in a channel as `leaving` may be present as `member`
+    /// instead.
+    ///
+    /// # Errors
+    /// The channel has its most members, or what a joiner is told of them would be too long.
     pub fn check_room(
         &self,
         name: &str,

@@ -434,6 +434,7 @@ impl StreamingAnswer {
                     (front.lines.clone(), front.done, front.sent)
                 }
                 // Begun in an answer to another version of HTTP.
+                // Lines are the same in both framings; what was sent of one is not.
                 Some(front) => (lines_of(piece, self.framing), front.done, 0),
                 None => (lines_of(piece, self.framing), 0, 0),
             };

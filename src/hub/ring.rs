@@ -80,7 +80,10 @@ impl Ring {
     pub fn new() -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
+            // Completions are worked off in the call that waits for them, not by interrupting this
+            // thread.
             .setup_defer_taskrun()
+            // A request that is refused does not keep those behind it from being taken.
             .setup_submit_all()
             .build(MAX_SENDS as u32)?;
         let mut ring = Self {
@@ -158,6 +161,7 @@ impl Ring {
             let (own, others) = rest.split_at_mut(count);
             rest = others;
             let socket = types::Fd(send.socket.as_raw_fd());
+            // A socket whose other end is gone answers `EPIPE`; SIGPIPE would end the process.
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             let request = if let [only] = own {
                 let length = u32::try_from(only.iov_len).unwrap_or(u32::MAX);
@@ -219,7 +223,8 @@ impl fmt::Debug for Ring {
     }
 }
 
-/// Answers that are about the request, not about its socket.
+/// Answers that are about the request, not about its socket: the bytes stay queued, and the plain
+/// path tells what is wrong if it is something lasting.
 const NOT_TRIED: [i32; 6] =
     [libc::EAGAIN, libc::EINTR, libc::ECANCELED, libc::ENOMEM, libc::ENOBUFS, libc::EINVAL];
 

@@ -11,6 +11,7 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds without a locked instruction: there is one writer.
     pub fn add(&self, n: u64) {
+        // A load and a store instead of `fetch_add`: on x86 that would be `lock xadd`.
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
@@ -81,7 +82,7 @@ impl RecentPeak {
         }
     }
 
-    /// Begins a new stretch.
+    /// Begins a new stretch; the one before the last is forgotten.
     pub fn begin_stretch(&self) {
         self.before.set(self.current.value());
         self.current.set(0);

@@ -142,6 +142,7 @@ impl LogThrottle {
                 .compare_exchange(next, now + PAUSE, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         if is_mine {
+            // Taken with the line, so that the next line counts from here.
             return Some(kind.left_out.swap(0, Ordering::Relaxed));
         }
         // Counted by whoever lost the race for the line, too.

@@ -81,8 +81,8 @@ fn count_deliveries(cluster: &Clustered, entry: &TopicEntry) {
 }
 
 impl ServerState {
-    /// Only apps whose number has changed, and with `sums` all that limit their connections: the answer brings what
-    /// other nodes have of them.
+    /// Tells Redis the connections of apps whose number has changed, and with `sums` all that limit
+    /// their connections: the answer brings what other nodes have of them.
     fn tell_connections(&self, cluster: &Clustered, told: &mut HashMap<AppId, usize>, sums: bool) {
         for (app, directory) in self.hub.directories() {
             let count = directory.connection_count();
@@ -376,8 +376,8 @@ impl ServerState {
         }
     }
 
-    /// Whether subscribers here get what this node publishes once it comes back.
-    /// Then the event's trace has to be kept for it, too.
+    /// Whether subscribers here get what this node publishes once it comes back from Redis. Then
+    /// the event's trace has to be kept for it, too.
     fn hears_own(&self, topic: &Topic) -> bool {
         let resumes = |app: &Arc<App>| !app.features.resume.is_zero();
         topic.channel.kind().cache

@@ -36,6 +36,7 @@ const MAX_HEADERS: usize = 48;
 const MAX_JOINED: usize = 32 << 10;
 
 thread_local! {
+    // One for each thread: 16 KiB for each idle connection would be most of what it costs.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_REQUEST]);
     static DATE: RefCell<DateText> = RefCell::default();
 }
@@ -129,7 +130,7 @@ async fn read_request(door: &HttpService, stream: &mut Stream) -> Option<io::Res
     .await
 }
 
-/// `bytes` with what has come since.
+/// `bytes` with what has come since, without waiting: what is not here by now is left to hyper.
 async fn read_more(stream: &mut Stream, bytes: Bytes) -> Bytes {
     let more = poll_fn(|cx| match poll_some(stream, cx) {
         Poll::Ready(Ok(more)) => Poll::Ready(more),

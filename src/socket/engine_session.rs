@@ -45,14 +45,18 @@ const MOST_WAITING: usize = 1 << 20;
 /// Packets of one request that are heard before others get a turn.
 const HEARD_AT_ONCE: usize = 256;
 
+/// Both the error and the close frame of a client that sends an attachment say this.
 const BINARY: &str = "Attachments are not taken: events are JSON alone";
+/// Echo knows the namespace `/` alone; what else a client asks for is answered as Socket.IO does.
 const NO_NAMESPACE: Error = Error::new(4200, "Invalid namespace");
 
 /// One session's life as a task.
 #[derive(Debug)]
 struct EngineConversation {
     session: Session,
+    /// Says who sends pings, and how several packets share a body.
     version: EngineVersion,
+    /// Subscriptions that the app's backend was asked about and has not answered.
     questions: ChannelQuestions,
     /// Of the session's WebSocket, and of one that is tried.
     frames: FrameAssembler,
@@ -63,6 +67,7 @@ struct EngineConversation {
     rest: Option<UnheardPackets>,
     /// The client's close frame has come.
     is_closed: bool,
+    /// The client cannot be reached any longer.
     gone: bool,
 }
 
@@ -87,6 +92,7 @@ pub fn open(
         node.connect_new(app, stream, address, Bytes::new()).map_err(|(error, _)| error)?;
     let session = HttpSession { app: app.id.clone(), place: connection.connection_ref() };
     let conversation = Session::new(node.clone(), connection);
+    // The `sid` of Engine.IO is the socket ID of the Pusher protocol, so that logs have one name.
     let name = session.place.socket.to_string();
     let listing = node.hub().http_sessions.claim_session(&name, session.clone());
     // Names are drawn by lot.
@@ -127,6 +133,7 @@ impl EngineConversation {
             self.take(&connection, arrival);
             connection.flush();
         }
+        // A client that posts faster than it is heard would fill the memory.
         if connection.over_engine(|stream| stream.waiting_bytes()) > Some(MOST_WAITING) {
             connection.close_with(&close::FLOODING);
         }
@@ -157,6 +164,7 @@ impl EngineConversation {
                 let packets = packets.into_iter();
                 self.take_packets(connection, UnheardPackets { packets, heard: Some(heard) });
             }
+            // 1009, as RFC 6455 section 7.4.1 has it for a WebSocket: the reason is the same.
             EngineRequest::TooLarge { heard } => {
                 let is_open = !connection.is_closing();
                 connection.end_with(Message::close(1009, super::TOO_LARGE), Reason::TooLarge);
@@ -214,6 +222,8 @@ impl EngineConversation {
             Some(EnginePacket::Close) => {
                 connection.end_with(Message::close(1000, ""), Reason::Client);
             }
+            // A pong was noted as a sign of life above; an upgrade counts on the new WebSocket
+            // alone.
             Some(EnginePacket::Pong | EnginePacket::Upgrade | EnginePacket::Noop) => {
                 connection.budget.spend(WorkKind::Frame);
             }
@@ -335,6 +345,8 @@ impl EngineConversation {
                     self.take_packets(connection, UnheardPackets { packets, heard: None });
                     break;
                 }
+                // Nothing else may come before the change: such a WebSocket is given up, the
+                // session is not.
                 _ => drop(connection.over_engine(EngineStream::drop_probe)),
             }
         }
@@ -368,6 +380,7 @@ fn read_packets(
     bytes: &mut [u8],
     connection: &Connection,
 ) -> (Vec<String>, bool) {
+    // Compression was not agreed on: its handshake offers none.
     let limits = FrameLimits { max: connection.app().limits.max_message_size, inflates: false };
     let (mut packets, mut is_closed) = (Vec::new(), false);
     let fed = frames.feed(bytes, limits, |incoming| {
@@ -450,6 +463,7 @@ pub fn look_after(connection: &Connection, now: u32) {
     if connection.is_closing() {
         return end_lingering(connection, now);
     }
+    // Aborted without a close packet, since there is no request that could carry it.
     if idle >= PING_INTERVAL + PING_TIMEOUT {
         debug!(socket = %connection.id, "nothing has polled");
         return connection.abort();

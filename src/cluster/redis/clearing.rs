@@ -32,6 +32,7 @@ impl LinkWriter<'_> {
             batch.add_command(lapse, ExpectedReply::Done);
             self.keys.lease_of_old(&lease.id)
         } else {
+            // Fenced first: a node that only slept must not add to what is being cleared.
             batch.add_command(self.fence_command(lease), ExpectedReply::Done);
             self.keys.lease_key(lease.tag, &lease.id)
         };
@@ -59,6 +60,7 @@ impl LinkWriter<'_> {
             batch.add_command(forget, ExpectedReply::Done);
         } else {
             let keys = [self.keys.fence_key(lease.tag), list];
+            // By a script, so that fence and list go together or not at all.
             let mut forget = script_call(Script::ForgetLease, &keys);
             forget.arg(&lease.id);
             batch.add_command(forget, ExpectedReply::Done);
@@ -84,6 +86,8 @@ impl LinkWriter<'_> {
             } else if let Some(app) = entry.strip_prefix('w') {
                 self.clear_news(&AppId::new(app), lease).await?;
             }
+            // Clearing a large node takes a while, and this node's own leases must not lapse over
+            // it.
             if batch.len() >= MOST {
                 let full = std::mem::replace(&mut batch, CommandBatch::new());
                 let answers = full.send_all(&mut self.servers, self.status).await?;

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::reply;
 
-/// Looks in a row that find a lease not renewed before it has lapsed.
+/// Looks in a row that find a lease not renewed before it has lapsed. One would do if looks and
+/// renewals never came late; on a loaded machine both do.
 const LOOKS: u8 = 4;
 
 /// The tag that stands for the list of leases of nodes without fences.
@@ -58,6 +59,8 @@ impl FenceReply {
             let (field, value) = (reply::as_text(field)?, reply::as_text(value)?);
             match field.split_at_checked(1) {
                 None => fence.epoch = value.parse().ok()?,
+                // The field's first character says what it is about: `x` a fence, `+` a node that
+                // is whole.
                 Some(("x", lease)) => fence.fenced.push(lease.to_owned()),
                 // Of no lease are `+^` and `+~`, which are shorter.
                 Some(("+", lease)) => {
@@ -113,6 +116,7 @@ impl Peers {
         strangers: Instant,
         until: Instant,
     ) {
+        // What this node held it says again itself.
         let own = node_of(own);
         let there = self.seen.keys().filter(|lease| lease.tag == tag || lease.tag == UNFENCED);
         let nodes = there.filter_map(|lease| lease.id.get(..8)).filter(|node| *node != own);
@@ -153,7 +157,8 @@ impl Peers {
         self.until.is_some()
     }
 
-    /// Whether nothing is any more, which is said once.
+    /// Whether nothing is missing any more, which is said once. Until then a member that Redis
+    /// lacks is not taken for gone.
     pub(super) fn is_restored(&mut self) -> bool {
         let is_past = |time: Option<Instant>| time.is_some_and(|time| time <= Instant::now());
         let are_all_back = is_past(self.strangers) && self.missing.values().all(HashSet::is_empty);
@@ -168,11 +173,13 @@ impl Peers {
     /// Takes what one look showed of the leases on one server; those that have lapsed.
     pub(super) fn note_leases(&mut self, tag: u16, shown: Vec<(String, String)>) -> Vec<Lease> {
         let there: HashSet<&str> = shown.iter().map(|(id, _)| id.as_str()).collect();
+        // One that is gone was given up or cleared, and is nobody's to watch.
         self.seen.retain(|lease, _| lease.tag != tag || there.contains(lease.id.as_str()));
         let mut lapsed = Vec::new();
         for (id, value) in shown {
             let lease = Lease { tag, id };
             let (last, looks) = self.seen.entry(lease.clone()).or_insert((String::new(), 0));
+            // Renewed since the last look, by whatever clock its node has.
             if *last != value {
                 (*last, *looks) = (value, 0);
                 continue;

@@ -17,6 +17,9 @@ use crate::cluster::scripts::Script;
 use crate::protocol::channel::ChannelName;
 
 /// Answers one question; nothing if Redis answers with what it should not.
+///
+/// # Errors
+/// Redis is away or answers with an error; the API then answers from what this node knows.
 pub(super) async fn answer_query(
     servers: &mut RedisConnections,
     status: &LinkStatus,
@@ -31,6 +34,7 @@ pub(super) async fn answer_query(
     };
     let mut batch = CommandBatch::new();
     match &question {
+        // One hash has the counts of all of an app's channels: no key is searched for.
         LinkQuery::Channels { app, .. } => {
             let mut all = cmd("HGETALL");
             all.arg(keys.app_key(app, 't'));
@@ -39,6 +43,7 @@ pub(super) async fn answer_query(
         LinkQuery::Counts(topics) => {
             topics.iter().for_each(|topic| add_occupancy(&mut batch, keys, topic));
         }
+        // Three answers, read below by their places: subscribers, users, the cached event.
         LinkQuery::Channel(topic) => {
             add_occupancy(&mut batch, keys, topic);
             batch.add_command(
@@ -53,6 +58,7 @@ pub(super) async fn answer_query(
         }
         LinkQuery::Connections(app) => {
             let mut one = cmd("HGET");
+            // A channel's name is never empty, so that field is free for the connections.
             one.arg(keys.app_key(app, 't')).arg("");
             batch.add_command(one, ());
         }
@@ -60,6 +66,7 @@ pub(super) async fn answer_query(
     }
     let answers = batch.send_all(servers, status).await?;
     let answers: Vec<Value> = answers.into_iter().map(|(_, value)| value).collect();
+    // Nothing was asked, for example for the counts of no topics.
     let Some(first) = answers.first() else { return Ok(None) };
     Ok(Some(match question {
         LinkQuery::Channels { app, prefix, users } => {
@@ -69,6 +76,7 @@ pub(super) async fn answer_query(
             }
             LinkReply::Channels(channels)
         }
+        // In the order in which the topics were asked for.
         LinkQuery::Counts(_) => LinkReply::Counts(read_occupancy(&answers)),
         LinkQuery::Channel(topic) => {
             let counted = read_occupancy(&answers).first().copied().unwrap_or_default();
@@ -89,7 +97,8 @@ pub(super) async fn answer_query(
     }))
 }
 
-/// The same of one that is about a client that may come back.
+/// The same of one that is about a client that may come back, whose record may be in Redis or with
+/// another node.
 async fn ask_of_client(
     servers: &mut RedisConnections,
     status: &LinkStatus,
@@ -106,6 +115,7 @@ async fn ask_of_client(
         }
         LinkQuery::TakeOver { app, key, node, request } => {
             let body = EnvelopeBody::TakeOver { request, app: app.clone(), key: key.into() };
+            // 0: it is for one node and has no place in the order of what nodes publish.
             let (serial, sent, told) = (0, now_us(), false);
             let (whisper, again) = (false, false);
             let (origin, version) = (own, 0);
@@ -139,7 +149,8 @@ fn read_occupancy(answers: &[Value]) -> Vec<ClusterOccupancy> {
     answers.chunks_exact(2).map(one).collect()
 }
 
-/// Out of an app's hash of counts; users are counted afterwards, where they are wanted.
+/// Out of an app's hash of counts, those that begin with `prefix`; users are counted afterwards,
+/// where they are wanted. A name that cannot be a channel's is passed over.
 fn read_channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupancy)> {
     let one = |(name, count): (&Value, &Value)| {
         // The empty name is the app's connections.
@@ -152,7 +163,7 @@ fn read_channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupanc
     reply::hash_pairs(all).into_iter().filter_map(one).collect()
 }
 
-/// One batch for all channels, however many.
+/// One batch for all channels, however many: a command each, on its way at once.
 async fn count_users(
     servers: &mut RedisConnections,
     keys: &RedisKeys,

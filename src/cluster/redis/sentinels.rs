@@ -84,6 +84,7 @@ impl Sentinels {
         if name.is_empty() {
             return Err(invalid_url("a Sentinel URL needs the master's name as its path"));
         }
+        // This login is the Redis server's; the Sentinels' own stands in the query.
         let (login, hosts) = match authority.rsplit_once('@') {
             Some((login, hosts)) => (format!("{login}@"), hosts),
             None => (String::new(), authority),
@@ -98,6 +99,7 @@ impl Sentinels {
         }
         let own = if password.is_empty() { String::new() } else { format!("{user}:{password}@") };
         let sentinel = |host: &str| {
+            // The colons of an IPv6 address stand in brackets; only one behind them is a port's.
             let bare = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
             let port = if bare.contains(':') { "" } else { &format!(":{SENTINEL_PORT}") };
             Client::open(format!("{scheme}://{own}{host}{port}"))
@@ -116,6 +118,7 @@ impl Sentinels {
         Ok(sentinels)
     }
 
+    /// The master's client, by the address that a Sentinel gives, with the login of the URL.
     fn client_for(&self, host: &str, port: u16) -> Result<Client, RedisError> {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         Client::open(format!("{}{host}:{port}{}", self.head, self.tail))
@@ -136,7 +139,10 @@ impl Sentinels {
         &self.tls
     }
 
-    /// The master. Fails if none of them answers, or knows one.
+    /// The master, which the next look at the Sentinels is compared with.
+    ///
+    /// # Errors
+    /// None of them answers, or knows one.
     pub(super) async fn find_master(&mut self) -> Result<Client, LinkError> {
         let (host, port) = self.ask_all().await.ok_or(LinkError::NoMaster)?;
         let client = self.client_for(&host, port)?;
@@ -171,11 +177,14 @@ impl Sentinels {
         let details: Option<HashMap<String, String>> =
             details.query_async(&mut kept?).await.unwrap_or_default();
         // It may not be asked for them.
+        // `config-epoch` grows with each failover (Redis' Sentinel documentation, "Configuration
+        // epochs").
         let election = details.and_then(|all| all.get("config-epoch")?.parse().ok());
         Some((master, election.unwrap_or_default()))
     }
 
-    /// Asks a Sentinel who the master is, over a connection that is kept.
+    /// Asks a Sentinel who the master is, over a connection that is kept. `None` where it does not
+    /// answer in time, or knows no master of the name.
     async fn ask_sentinel(
         &self,
         sentinel: &Client,

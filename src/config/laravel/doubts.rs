@@ -25,6 +25,7 @@ const BESIDE: [&str; 4] = ["artisan", "composer.json", "composer.lock", "config/
 /// One thing that a Laravel app's owner should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LaravelDoubt {
+    /// What `doctor` writes in front of it: `Laravel` or `pages`.
     pub subject: &'static str,
     /// Whether events cannot arrive before it is mended.
     pub breaks: bool,
@@ -85,7 +86,7 @@ impl LaravelFiles<'_> {
         outside.or_else(|| self.laravel.variable_text(name))
     }
 
-    /// A file of the app; one that cannot be read says nothing.
+    /// A file of the app, by its path below the folder; one that cannot be read says nothing.
     fn file_text(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.folder.join(name)).ok()
     }
@@ -105,7 +106,8 @@ impl LaravelFiles<'_> {
             || BESIDE.iter().any(|name| self.folder.join(name).exists())
     }
 
-    /// The major version of the app's Laravel.
+    /// The major version of the app's Laravel, by `composer.lock`: what is installed, not what is
+    /// asked for.
     fn laravel_version(&self) -> Option<u32> {
         let lock: Json = serde_json::from_str(&self.file_text("composer.lock")?).ok()?;
         let packages = lock.get("packages")?.as_array()?;
@@ -135,7 +137,8 @@ impl LaravelFiles<'_> {
         }
     }
 
-    /// Where the app's backend sends its events.
+    /// Where the app's backend sends its events. Laravel itself says nothing where they go nowhere:
+    /// its broadcaster `log` is the default of a new app.
     fn doubt_broadcaster(&self) -> Option<LaravelDoubt> {
         const SUBJECT: &str = "Laravel";
         let Self { wanted, .. } = self;
@@ -235,7 +238,8 @@ impl LaravelFiles<'_> {
         some_doubt("Laravel", false, text)
     }
 
-    /// What pages were built with.
+    /// What pages were built with: Vite puts `VITE_…` variables into the script when it is built,
+    /// so that a later change of `.env` does not reach it.
     fn doubt_pages(&self) -> Vec<LaravelDoubt> {
         const SUBJECT: &str = "pages";
         let own = self.names.key;

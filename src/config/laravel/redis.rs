@@ -60,7 +60,8 @@ const PARTS: [AddressPart; 6] = [
     },
 ];
 
-/// `tls://` in front of the host is how phpredis is asked for TLS.
+/// The host of `REDIS_HOST`. `tls://` in front of it is how phpredis is asked for TLS, for example
+/// `tls://cache.example.net`.
 fn put_host(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     let host = match text.split_once("://") {
         Some((scheme @ ("tls" | "rediss" | "tcp" | "redis"), host)) => {
@@ -136,7 +137,8 @@ fn is_sentinels(url: &str) -> bool {
     ["redis+sentinel://", "rediss+sentinel://"].iter().any(|scheme| url.starts_with(scheme))
 }
 
-/// The place of a TLS option as PHP's stream contexts call it, alone or in brackets: `ssl[cafile]` (Predis).
+/// The place of a TLS option as PHP's stream contexts call it, alone or in brackets: `ssl[cafile]`
+/// (Predis). None for an option that has no counterpart here.
 fn certificate<'a>(url: &'a mut RedisUrl, name: &str) -> Option<&'a mut String> {
     let name = percent_decode(name);
     let last = name.trim_end_matches(']').rsplit('[').next().unwrap_or_default();
@@ -148,7 +150,8 @@ fn certificate<'a>(url: &'a mut RedisUrl, name: &str) -> Option<&'a mut String> 
     }
 }
 
-/// Writes what the URL says over what the variables said.
+/// Writes what the URL says over what the variables said, part by part: `redis://:secret@cache`
+/// leaves the port and the database to `REDIS_PORT` and `REDIS_DB`.
 fn overlay_url(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     let wanted = || "a redis:// or rediss:// URL, or HOST:PORT".to_owned();
     let (scheme, rest) = match text.split_once("://") {

@@ -118,7 +118,8 @@ impl Soketi {
         Ok(())
     }
 
-    /// Lets the app of a row go on without what is wrong in one of its columns.
+    /// Lets the app of a row go on without what is wrong in one of its columns. One bad row of a
+    /// table would otherwise close the server to the apps of all others.
     fn settle_row(&mut self, read: Result<(), Error>) -> Result<(), Error> {
         match (read, &mut self.passed_over) {
             (Err(error), Some(passed_over)) => {
@@ -129,7 +130,8 @@ impl Soketi {
         }
     }
 
-    /// Taken out once, before the apps, so that none of it is named as ignored.
+    /// What the server's own keys say for every app. Taken out once, before the apps, so that none
+    /// of it is named as ignored.
     pub(super) fn take_server_wide(&mut self) -> Result<ServerWide, Error> {
         let limits = FIELDS.iter().filter_map(|field| {
             let given = self.take_key(field.general?)?;
@@ -140,6 +142,7 @@ impl Soketi {
         let batch = self.take_key("webhooks.batching.duration");
         let batch = match batching {
             Some(given) if boolean(&given.value) == Some(true) => Some(
+                // 50 ms, Soketi's own.
                 batch.unwrap_or_else(|| GivenValue { value: Json::from(50), origin: given.origin }),
             ),
             _ => None,
@@ -181,6 +184,7 @@ impl Soketi {
         }
         self.settle_row(read)?;
         let ttl = general.cache_ttl.clone();
+        // Soketi's `channelLimits.cacheTtl`: an hour.
         let hour = Value::Text("3600s".to_owned());
         app.set_key(name, "cache_ttl", or_else(ttl, "cache_ttl", ValueForm::Seconds, hour)?)?;
         let read = self.client_events(&mut app, place, name);
@@ -239,7 +243,8 @@ impl Soketi {
         given
     }
 
-    /// Soketi lets nobody send them unless told so.
+    /// Whether clients may send events. Soketi lets nobody send them unless told so; where it does,
+    /// the members of a channel may.
     fn client_events(
         &mut self,
         app: &mut AppSettings,
@@ -273,11 +278,13 @@ impl Soketi {
             Some(timeout) => {
                 timeout.into_setting("userAuthenticationTimeout", ValueForm::Milliseconds)?
             }
+            // Soketi's `userAuthenticationTimeout` is 30 000 ms.
             None => Setting { value: Value::Text("30s".to_owned()), ..setting },
         };
         app.set_key(name, "authorization_timeout", timeout)
     }
 
+    /// The webhooks of an app: a list, or the text of one in JSON, as columns of tables have it.
     ///
     /// # Errors
     /// The list is none, or one of them asks for what there is not, such as an AWS Lambda.

@@ -235,7 +235,7 @@ impl Soketi {
     }
 }
 
-/// Node's certificates: a text, or a list of texts.
+/// Node's certificates: a text, or a list of texts, which stand one behind the other in a file.
 fn pem(value: &Json) -> Option<String> {
     match value {
         Json::Array(list) => {
@@ -251,9 +251,10 @@ fn redis_key(name: &str) -> String {
     format!("{SERVER}.{name}")
 }
 
+/// A part of the Redis address that was given, as `check` writes it.
 ///
 /// # Errors
-/// It is no text, or not what `check` takes. The value is not repeated.
+/// It is no text, or not what `check` takes. The value is not repeated: it may be a password.
 fn checked_value(
     given: &GivenValue,
     name: &str,

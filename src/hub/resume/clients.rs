@@ -172,12 +172,15 @@ impl ResumableClients {
         }
         if let Some(previous) = &previous {
             // It has ended as far as the client goes; its task has yet to find out.
+            // `u32::MAX` stands for an end that has not come; `end_socket` puts the second in.
             client.add_socket(previous.place.socket, u32::MAX);
         }
         ClientArrival { previous, known }
     }
 
-    /// Notes whether nobody knows what the client held before; whether that holds still at second `now`.
+    /// Notes whether nobody knows what the client held before; whether that holds still at second
+    /// `now`. After `window` seconds it holds no longer: what came before is of no use to anybody
+    /// then.
     pub(super) fn note_forgotten(
         &mut self,
         token: &ResumeToken,
@@ -208,6 +211,7 @@ impl ResumableClients {
             if held.socket == socket {
                 return SubscriptionState::Told;
             }
+            // From here on the older connection no longer speaks for the channel.
             held.socket = socket;
             let acked = held.acked;
             let earlier = client.sockets().iter().map(|one| one.0);
@@ -283,6 +287,7 @@ impl ResumableClients {
     ) {
         let Some(client) = self.by_token.get_mut(token) else { return };
         client.end_socket(socket, now);
+        // An older connection than the client's last: the client itself has not gone.
         if client.current.as_ref().is_none_or(|current| current.place.socket != socket) {
             return;
         }
@@ -290,6 +295,7 @@ impl ResumableClients {
         client.ended = now;
         client.set_users(users);
         client.add_socket(socket, now);
+        // A client that never answered a ping may never answer one: it would be kept in vain.
         let forget = unanswered && !client.answers;
         self.waiting_channels += client.channels.len() + CLIENT_COST;
         self.waiting_clients += 1;
@@ -377,6 +383,7 @@ impl ResumableClients {
             self.waiting_clients -= 1;
             client.channels.iter().for_each(|(channel, _)| logs.release_channel(channel));
         }
+        // The maps give their memory back at once, which nobody would ask of them otherwise.
         if self.by_token.is_empty() {
             *self = Self::default();
         }

@@ -112,6 +112,8 @@ impl ChannelLogs {
         let log = ChannelLog {
             generation: self.generations,
             holders: 1,
+            // Not 0: a number that a client knows of an earlier log must be older than all of this
+            // one.
             last: self.highest,
             events: VecDeque::new(),
         };
@@ -154,6 +156,7 @@ impl ChannelLogs {
         log.events.push_back(event);
         self.order.push_back(LogExpiryEntry { channel: channel.clone(), generation, seconds });
         self.add_bytes(bytes);
+        // An event larger than the bound goes at once, after all others.
         while self.bytes > bounds.bytes && self.drop_oldest() {
             *lost += 1;
         }
@@ -190,7 +193,8 @@ impl ChannelLogs {
         false
     }
 
-    /// What came after event `acked`, but for events that were not for one of `sockets`.
+    /// What came after event `acked`, but for events that were not for one of `sockets`: those were
+    /// published by the client itself.
     pub(super) fn events_since(
         &self,
         channel: &ChannelName,
@@ -204,6 +208,7 @@ impl ChannelLogs {
         let frames = log.events.iter().skip(skipped).filter(is_for);
         MissedEvents {
             frames: frames.map(|event| event.frame.clone()).collect(),
+            // Then the event after `acked` is gone, at least.
             gap: acked < before,
             last: log.last,
         }

@@ -40,6 +40,7 @@ thread_local! {
 /// A session's stream.
 #[derive(Debug)]
 pub struct EngineStream {
+    /// The revision that was agreed on, and what it allows.
     terms: GreetingTerms,
     receiver: EngineReceiver,
     /// A WebSocket that the client tries.
@@ -127,12 +128,17 @@ impl EngineSocket {
         Ok(())
     }
 
-    /// Translates and writes what is in `outbox`; the bytes of it that are dealt with, and whether they were the last.
+    /// Translates and writes what is in `outbox`; the bytes of it that are dealt with, and whether
+    /// they were the last. Not more is translated than the socket takes, since nobody counts that.
+    ///
+    /// # Errors
+    /// The stream is broken; [`io::ErrorKind::WouldBlock`] where it takes nothing at all now.
     fn write_outbox(&mut self, outbox: &Outbox, terms: GreetingTerms) -> io::Result<(usize, bool)> {
         let (mut taken, mut is_last) = (0, false);
         let mut pieces = outbox.iter();
         loop {
             match self.write_queued() {
+                // Some of the outbox is translated already, and must be taken off it.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => break,
                 written => written?,
             }
@@ -219,6 +225,7 @@ impl EngineStream {
         self.idle_since = 0;
         self.has_begun = true;
         match std::mem::replace(&mut self.receiver, EngineReceiver::Nobody) {
+            // One poll at a time: the older may be one whose client is gone without a word.
             EngineReceiver::Polling(before) => self.answer_nothing(before),
             EngineReceiver::Socket(socket) => {
                 self.receiver = EngineReceiver::Socket(socket);
@@ -240,7 +247,8 @@ impl EngineStream {
         }
     }
 
-    /// A client asks again at once, or changes to its WebSocket.
+    /// Ends a poll with a `noop` packet (6). A client asks again at once, or changes to its
+    /// WebSocket.
     fn answer_nothing(&self, poll: oneshot::Sender<Bytes>) {
         let noop = self.terms.version.answer_body(packet_message(NOOP).bytes());
         // Whether its client is still there is its own affair.
@@ -249,6 +257,7 @@ impl EngineStream {
 
     /// A WebSocket has come: the session's own if it begins with it, else one to be tried; whether it is that.
     pub fn take_socket(&mut self, socket: EngineSocket) -> bool {
+        // A session begins by a poll or by a WebSocket; the one that comes second is a trial.
         if self.has_begun {
             self.probe = Some(Box::new(socket));
         } else {
@@ -302,6 +311,7 @@ impl EngineStream {
         if let Some(probe) = self.probe.take() {
             self.end_idle_poll();
             self.is_changing = false;
+            // Its client is told of no other way from now on.
             self.terms.upgrades = false;
             self.idle_since = 0;
             self.receiver = EngineReceiver::Socket(probe);
@@ -385,7 +395,8 @@ impl EngineStream {
         Ok(taken)
     }
 
-    /// Ends the poll with all that there is, unless that says nothing to clients of Socket.IO.
+    /// Ends the poll with all that there is, unless that says nothing to clients of Socket.IO: then
+    /// it waits on.
     fn answer_poll(&mut self, outbox: &Outbox) -> io::Result<(usize, bool)> {
         let (mut frames, mut is_last) = (Vec::new(), false);
         for piece in outbox.iter() {
@@ -415,6 +426,7 @@ impl EngineStream {
 /// Translates a piece, once for all sessions of a worker that are told it in one turn.
 fn translation_of(piece: &Bytes, terms: GreetingTerms) -> (Bytes, bool) {
     let address = piece.as_ptr() as usize;
+    // Most allocations are aligned to 16 bytes: the lowest four bits tell little apart.
     let place = (address >> 4 ^ address >> 10) % SHARED_PLACES;
     SHARED.with_borrow_mut(|shared| {
         let kept = shared.get_mut(place);
