@@ -2,6 +2,7 @@
 //! ring; few, and all where it has none, by one call each. What is queued, and for whom, is settled before.
 
 use std::cell::RefMut;
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
@@ -20,6 +21,12 @@ use crate::protocol::trace::Trace;
 /// Sockets below which a call for each costs less than the ring's, even where calls are cheap.
 const MIN_SENDS: usize = 8;
 
+/// Sockets, and bytes queued for them, that are flushed before others on the worker get a turn.
+/// A socket costs a system call and its bytes are copied, so these bound how long a turn stands still: 4 MiB take a few
+/// milliseconds, and are 10 KiB for each of 256 sockets and more.
+const FLUSHES: usize = 256;
+const FLUSH_BYTES: usize = 4 << 20;
+
 /// What is said, once it was flushed, of an event that somebody follows.
 #[derive(Debug)]
 pub(super) struct TracedFlush {
@@ -28,6 +35,43 @@ pub(super) struct TracedFlush {
     pub(super) channel: ChannelName,
     /// Subscribers that were given it.
     pub(super) subscribers: u64,
+}
+
+/// Connections that are flushed in more than one turn.
+#[derive(Debug, Default)]
+pub(super) struct FlushLine(VecDeque<Rc<Connection>>);
+
+impl FlushLine {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes in what a turn cannot flush at once; that stays in `touched` if it can.
+    pub(super) fn take_if_much(&mut self, touched: &mut Vec<Rc<Connection>>) {
+        if part_of(touched.iter()) < touched.len() {
+            self.0.extend(touched.drain(..));
+        }
+    }
+
+    /// Gives `part` what a turn can flush.
+    pub(super) fn give_part(&mut self, part: &mut Vec<Rc<Connection>>) {
+        part.extend(self.0.drain(..part_of(&self.0)));
+    }
+}
+
+/// How many from the front one turn flushes.
+fn part_of<'a>(all: impl IntoIterator<Item = &'a Rc<Connection>>) -> usize {
+    part_by_bytes(all.into_iter().map(|connection| connection.queued_bytes()))
+}
+
+/// At least one, and the one with which the bytes are too many is the last.
+fn part_by_bytes(queued: impl Iterator<Item = usize>) -> usize {
+    let fits = |sum: &mut usize, bytes| {
+        let before = *sum;
+        *sum += bytes;
+        (before < FLUSH_BYTES).then_some(())
+    };
+    queued.take(FLUSHES).scan(0, fits).count()
 }
 
 /// Flushes connections for one worker.
@@ -147,5 +191,19 @@ impl<'a> LentOutbox<'a> {
         if !is_written {
             connection.flush();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_flushes_so_many_sockets_or_bytes() {
+        let part = |sockets, bytes| part_by_bytes(std::iter::repeat_n(bytes, sockets));
+        assert_eq!((part(0, 1), part(7, 100), part(10_000, 100)), (0, 7, FLUSHES));
+        assert_eq!(part(10_000, 16 << 10), FLUSHES);
+        assert_eq!(part(2_000, 100 << 10), 41);
+        assert_eq!(part(2, 64 << 20), 1, "it is not cut");
     }
 }

@@ -3,7 +3,7 @@
 //! outbox is flushed once, so that however many frames a turn has, a socket costs one system call.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::Hub;
 use super::channels::WorkerChannels;
 use super::connection::Connection;
 use super::directory::{Directory, Subscribed, Unsubscribed, WorkerTargets};
-use super::flush::{Flusher, TracedFlush};
+use super::flush::{FlushLine, Flusher, TracedFlush};
 use super::handles::{ConnectionRef, Sequence};
 use super::inbox::{Delivery, Inbox, WorkerTask};
 use super::leave_throttle::LeaveThrottle;
@@ -29,10 +29,6 @@ use crate::app::{App, ChannelFull, PresenceBounds};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, User, UserId};
-
-/// Sockets that are flushed before others on the worker get a turn.
-/// A socket costs one system call, so this bounds how long a turn stands still.
-const FLUSHES: usize = 256;
 
 /// A thread's part of the hub. Never leaves its thread.
 #[derive(Debug)]
@@ -343,7 +339,7 @@ impl Worker {
         let mut part: Vec<_> =
             self.connections.borrow().iter().map(|(_, one)| one.clone()).collect();
         self.flush_touched(&mut part);
-        let (mut waiting, mut traced, mut oldest) = (VecDeque::new(), Vec::new(), None);
+        let (mut waiting, mut traced, mut oldest) = (FlushLine::default(), Vec::new(), None);
         loop {
             // Woken once, however many tasks came.
             if waiting.is_empty() {
@@ -357,15 +353,12 @@ impl Worker {
             oldest = oldest.or(turn.since);
             // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
             // there gets all that has come for it meanwhile in one piece.
-            if turn.touched.len() <= FLUSHES {
-                self.flush_touched(&mut turn.touched);
-            } else {
-                waiting.extend(turn.touched.drain(..));
-            }
+            waiting.take_if_much(&mut turn.touched);
+            self.flush_touched(&mut turn.touched);
             traced.append(&mut turn.traced);
             // Vectors keep their room; a turn allocates nothing once it has been as large as the largest.
             self.spare.replace(turn);
-            part.extend(waiting.drain(..waiting.len().min(FLUSHES)));
+            waiting.give_part(&mut part);
             self.flush_touched(&mut part);
             let done = if waiting.is_empty() { oldest.take() } else { None };
             self.inbox().turns.end_turn(done, begun);
