@@ -10,6 +10,9 @@ const A_SECOND: u32 = 10_000;
 /// What a burst may spend at once: a page that comes back subscribes to all its channels.
 const SAVED: u32 = 30 * A_SECOND;
 
+/// Units beyond which what one message asks for is waited for at once, whatever was saved up: 96 MiB for others.
+const ONE_MESSAGE: u32 = 3 * A_SECOND;
+
 /// How much a connection may be refused for, or ping, while it is held up: at the rates below, what takes 20 s.
 const HOPELESS: u32 = 2_000;
 
@@ -88,7 +91,9 @@ impl WorkBudget {
         if units == 0 {
             return;
         }
-        let spent = self.spent().saturating_add(units).min(MOST_SPENT);
+        let beyond = units.saturating_sub(ONE_MESSAGE);
+        let least = if beyond > 0 { SAVED.saturating_add(beyond) } else { 0 };
+        let spent = self.spent().saturating_add(units).max(least).min(MOST_SPENT);
         let more = if spent > SAVED { work.weight() } else { 0 };
         self.set(spent, (self.refused() + more).min(MOST_REFUSED));
     }
@@ -161,6 +166,18 @@ mod tests {
         assert!(!budget.is_hopeless());
         assert_eq!(budget.wait(now + 3_100), 0);
         assert_eq!(budget.spent(), 0, "all of it has come back");
+    }
+
+    #[test]
+    fn one_message_for_a_crowd_is_waited_for_whatever_was_saved_up() {
+        let (budget, mib) = (WorkBudget::default(), |mib: usize| WorkKind::Bytes(mib << 20));
+        budget.spend(mib(95));
+        assert_eq!(budget.wait(0), 0);
+        budget.spend(mib(192));
+        assert!((295..=305).contains(&budget.wait(0)), "three of its six seconds");
+        assert_eq!(budget.wait(305), 0);
+        budget.spend(mib(192));
+        assert!((590..=605).contains(&budget.wait(305)), "all of them");
     }
 
     #[test]
