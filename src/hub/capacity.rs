@@ -8,6 +8,14 @@ use tracing::{info, warn};
 
 use crate::metrics::Reason;
 
+/// Bytes that clients have to give back before the allocator is asked for what it keeps of them, and for how many looks
+/// it must stay so: who reconnects takes them again at once.
+const MUCH_FREED: u64 = 16 << 20;
+const FREED_LOOKS: u64 = 3;
+
+/// Bytes of a connection that are counted nowhere else, about.
+const CONNECTION_BYTES: u64 = 2 << 10;
+
 /// What may be used, and whether it is used up.
 #[derive(Debug)]
 pub struct Capacity {
@@ -35,6 +43,9 @@ struct MemoryUse {
     /// What was counted for clients then, and the most of it whose memory may not have gone back yet.
     counted: AtomicU64,
     peak: AtomicU64,
+    /// The most that was held for clients since memory was last given back, and for how many looks it has been much less.
+    highest: AtomicU64,
+    looks: AtomicU64,
 }
 
 impl Capacity {
@@ -104,6 +115,23 @@ impl Capacity {
         } else {
             0
         }
+    }
+
+    /// Whether clients have given back so much that it is worth asking the allocator for it. Asked once a second.
+    pub fn has_much_freed(&self, counted: u64) -> bool {
+        let (memory, open) = (&self.memory, self.open.load(Ordering::Relaxed));
+        let now = counted + open * CONNECTION_BYTES;
+        let highest = memory.highest.fetch_max(now, Ordering::Relaxed).max(now);
+        if highest - now < MUCH_FREED {
+            memory.looks.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let is_time = memory.looks.fetch_add(1, Ordering::Relaxed) + 1 >= FREED_LOOKS;
+        if is_time {
+            memory.looks.store(0, Ordering::Relaxed);
+            memory.highest.store(now, Ordering::Relaxed);
+        }
+        is_time
     }
 
     /// Notes what the process holds now, and what of that is `counted` for clients. What they gave back and the
@@ -198,6 +226,17 @@ mod tests {
             "twice what was counted"
         );
         assert!(Capacity::new(0, 0).has_memory_for(usize::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn memory_is_given_back_once_a_crowd_has_left_and_stays_away() {
+        let capacity = Capacity::new(0, 0);
+        let looks = |counted: &[u64]| -> Vec<bool> {
+            counted.iter().map(|mib| capacity.has_much_freed(mib << 20)).collect()
+        };
+        assert_eq!(looks(&[1, 60, 46, 45, 46]), [false; 5], "little, however long");
+        assert_eq!(looks(&[44, 43, 60, 43, 42]), [false; 5], "some came back");
+        assert_eq!(looks(&[41, 30, 30, 24, 24, 24]), [true, false, false, false, false, true]);
     }
 
     #[test]

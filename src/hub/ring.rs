@@ -16,6 +16,8 @@
 //!    submission could make the kernel look at them, and there is none: the ring is marked broken.
 //! 5. Nothing is registered with the ring, there is no polling thread, and the ring stays on its thread.
 //!
+//! One call has nothing to do with rings and is here so that no other module has unsafe code: [`give_back_memory`].
+//!
 //! Each request has `MSG_DONTWAIT`. So a full socket is answered `EAGAIN` at once: the kernel neither arms a
 //! poll nor hands the request to a thread of its own, and the call does not wait for anybody's network.
 #![expect(
@@ -32,6 +34,17 @@ use std::os::unix::net::UnixStream;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::outbox::Outbox;
+
+/// Gives the system back what the allocator keeps of memory that was freed. glibc keeps all of it that lies below anything
+/// still in use, for ever. Each of its arenas is locked for the milliseconds that this takes, so it is for a moment
+/// after much was freed. Other allocators give memory back by themselves.
+pub fn give_back_memory() {
+    // SAFETY: takes no addresses; it locks what it looks through, and frees nothing that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
 
 /// Sockets that one system call writes to.
 pub const MAX_SENDS: usize = 256;

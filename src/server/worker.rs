@@ -20,7 +20,7 @@ use crate::http::Http;
 use crate::hub::connection::Connection;
 use crate::hub::line_cache::forget_shared_lines;
 use crate::hub::loads::{LoadGuard, WorkerLoads};
-use crate::hub::ring::Ring;
+use crate::hub::ring::{Ring, give_back_memory};
 #[cfg(feature = "socketio")]
 use crate::hub::stream::engine::forget_translations;
 use crate::hub::worker::Worker;
@@ -266,6 +266,11 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             let capacity = &node.shared.capacity;
             if let Some(bytes) = process_limits::held_bytes(capacity.max_memory()) {
                 capacity.note_memory(bytes, node.hub().held.total());
+            }
+            if capacity.has_much_freed(node.hub().held.total()) {
+                // On a thread of its own, for it takes longer the more there is.
+                let trim = std::thread::Builder::new().name("trim".to_owned());
+                let _ = trim.spawn(give_back_memory);
             }
             node.tell_due_counts();
             node.tell_due_watchers();
