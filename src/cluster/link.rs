@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
@@ -280,8 +281,11 @@ pub(super) struct LinkStatus {
     pub(super) restoring: AtomicBool,
     /// The node is about to stop.
     lingers: AtomicBool,
-    /// Bytes of publishes that wait.
+    /// What of a Redis Cluster is away while the rest answers.
+    pub(super) away: ArcSwap<Vec<String>>,
+    /// Bytes of publishes that wait, and of those that wait for what is away.
     pub(super) queued: AtomicUsize,
+    pub(super) stranded: AtomicUsize,
     /// What time Redis has.
     pub(super) clock: RedisClock,
     /// Counted by both ends.
@@ -305,6 +309,8 @@ pub struct LinkDriver {
     pub orders: mpsc::UnboundedReceiver<LinkRequest>,
     pub(super) arrivals: mpsc::Sender<LinkEvent>,
     pub(super) status: Arc<LinkStatus>,
+    /// `cluster.queue_bytes`; as many may wait for what is away.
+    pub(super) max_queued: usize,
 }
 
 /// A link whose queue of publishes holds `max_queued` bytes.
@@ -314,7 +320,7 @@ pub fn new_link(max_queued: usize) -> (Link, LinkDriver, mpsc::Receiver<LinkEven
     let (arrivals, arriving) = mpsc::channel(ARRIVALS);
     let status = Arc::new(LinkStatus::default());
     let link = Link { orders: sender, status: status.clone(), max_queued };
-    (link, LinkDriver { orders, arrivals, status }, arriving)
+    (link, LinkDriver { orders, arrivals, status, max_queued }, arriving)
 }
 
 impl LinkDriver {
@@ -334,6 +340,12 @@ impl Link {
     /// It may go away the next moment: whoever asks must be ready to be left without an answer.
     pub fn is_up(&self) -> bool {
         self.status.up.load(Ordering::Relaxed)
+    }
+
+    /// The masters and slots of a Redis Cluster that are away while the rest answers: what belongs to them goes on with
+    /// what is known here.
+    pub fn away_parts(&self) -> Arc<Vec<String>> {
+        self.status.away.load_full()
     }
 
     /// Whether Redis has lost its data, and this node may lack what others held there.
@@ -358,6 +370,11 @@ impl Link {
     /// The time of Redis.
     pub fn clock(&self) -> &RedisClock {
         &self.status.clock
+    }
+
+    /// Bytes of publishes that wait for something that is away; they take no room from others.
+    pub fn stranded_bytes(&self) -> usize {
+        self.status.stranded.load(Ordering::Relaxed)
     }
 
     /// Bytes of publishes that wait.

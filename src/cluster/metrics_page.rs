@@ -71,6 +71,9 @@ impl Link {
         }
         let up = f64::from(u8::from(self.is_up()));
         page.add_gauges("cluster_up", "1 while Redis answers.", [(&[][..], up)]);
+        let help = "Masters, or slots on their way, of a Redis Cluster that are away while the rest answers.";
+        let away = self.away_parts().len() as f64;
+        page.add_gauges("cluster_parts_away", help, [(&[][..], away)]);
         for (name, help, value) in [
             (
                 "apps",
@@ -83,7 +86,8 @@ impl Link {
             page.add_gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);
         }
         let help = "Bytes of events that wait to be sent to Redis.";
-        page.add_gauges("cluster_queue_bytes", help, [(&[][..], self.queued_bytes() as f64)]);
+        let queued = self.queued_bytes() + self.stranded_bytes();
+        page.add_gauges("cluster_queue_bytes", help, [(&[][..], queued as f64)]);
         let help = "Limit of the bytes that may wait for Redis (cluster.queue_bytes).";
         page.add_gauges("cluster_queue_limit_bytes", help, [(&[][..], self.max_queued() as f64)]);
         for (name, help, histogram) in [

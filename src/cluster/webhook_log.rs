@@ -105,10 +105,9 @@ pub(super) struct WebhookLog {
     pub(super) apps: HashMap<AppId, AppLog>,
     /// Apps that nothing is left of, whose topics are subscribed to still.
     pub(super) forgotten: Vec<AppId>,
-    /// All that is held has been said over this link.
+    /// All that is held has been said over this link, but for apps whose logs are on a master that is away.
     up: bool,
-    /// When a link over which it had been was lost.
-    lost: Option<Instant>,
+    away: BTreeSet<AppId>,
     /// Where the bytes are counted that are held for apps.
     counted: Arc<HeldByApp>,
 }
@@ -160,6 +159,8 @@ pub(super) struct AppLog {
     pub(super) busy: Option<Instant>,
     /// Entries of the log.
     pub(super) backlog: u64,
+    /// When a link was lost over which all that is held had been said.
+    lost: Option<Instant>,
     /// Bytes that are counted for all of it.
     counted: CountedBytes,
 }
@@ -201,7 +202,7 @@ impl WebhookLog {
                 }
             }
             LogRequest::Held { app, channel, user, is } => {
-                let up = self.up;
+                let up = self.up && !self.away.contains(&app);
                 self.of_app(app).note_held(name_of(&channel, user.as_ref()), is, up);
             }
             LogRequest::Happened { app, text } => {
@@ -218,10 +219,11 @@ impl WebhookLog {
 
     /// The link is lost: what is held from now on is said with everything else.
     pub(super) fn note_link_lost(&mut self) {
-        if std::mem::take(&mut self.up) {
-            self.lost = Some(Instant::now());
-        }
-        for of in self.apps.values_mut() {
+        let (now, was_up) = (Instant::now(), std::mem::take(&mut self.up));
+        for (app, of) in &mut self.apps {
+            if was_up && !self.away.contains(app) {
+                of.lost = Some(now);
+            }
             (of.listening, of.asleep) = (false, false);
         }
     }
@@ -230,10 +232,11 @@ impl WebhookLog {
     /// So may be what was held in them.
     /// The apps whose logs this node tells: they are read from the beginning, since another server's entries may stand
     /// before the last that was read.
-    pub(super) fn say_recent_again(&mut self) -> Vec<AppId> {
+    pub(super) fn say_recent_again(&mut self, is_its: impl Fn(&AppId) -> bool) -> Vec<AppId> {
         let mut owned = Vec::new();
-        let lost = self.lost.unwrap_or_else(Instant::now);
-        for (app, of) in &mut self.apps {
+        let now = Instant::now();
+        for (app, of) in self.apps.iter_mut().filter(|(app, _)| is_its(app)) {
+            let lost = of.lost.unwrap_or(now);
             of.read = None;
             let held = of.recent_held.drain(..);
             let held = held.filter(|(at, _)| lost.saturating_duration_since(*at) < RECENT);
@@ -264,10 +267,10 @@ impl WebhookLog {
         }
     }
 
-    /// Everything is to be said again.
-    pub(super) fn say_again(&mut self) {
-        self.up = true;
-        for of in self.apps.values_mut() {
+    /// Everything is to be said again, but for apps whose master is away: those it is said of over a later link.
+    pub(super) fn say_again(&mut self, away: BTreeSet<AppId>) {
+        (self.up, self.away) = (true, away);
+        for (_, of) in self.apps.iter_mut().filter(|(app, _)| !self.away.contains(*app)) {
             of.queue.drop_held();
             let again = |(name, told): (&Arc<str>, &bool)| {
                 Word::new(if *told { '=' } else { '+' }, name.clone())
@@ -283,6 +286,16 @@ impl WebhookLog {
             words.into_iter().for_each(|word| of.queue.push_back(word));
             of.looked = None;
             of.recount();
+        }
+    }
+
+    /// The master of these apps' logs is away, which was not known when all was said.
+    pub(super) fn note_away(&mut self, is_away: impl Fn(&AppId) -> bool) {
+        for (app, of) in &mut self.apps {
+            if !self.away.contains(app) && is_away(app) {
+                self.away.insert(app.clone());
+                of.queue.drop_held();
+            }
         }
     }
 

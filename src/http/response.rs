@@ -77,7 +77,15 @@ pub(super) fn health_response() -> HttpResponse {
 /// 503 with the reason otherwise. The body is for people; probes look at the status.
 pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
     match shared.unready_reason() {
-        None => json_response(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}")),
+        None => {
+            let away = shared.scope.away_parts();
+            if away.is_empty() {
+                return json_response(StatusCode::OK, Bytes::from_static(b"{\"ready\":true}"));
+            }
+            // All nodes lack it: who comes to one of them finds all else.
+            let body = serde_json::json!({ "ready": true, "away": *away });
+            json_response(StatusCode::OK, body.to_string().into())
+        }
         // Built by hand, since the words are a closed list without anything to escape.
         Some(why) => {
             let body = format!("{{\"ready\":false,\"reason\":\"{}\"}}", why.word());

@@ -177,6 +177,11 @@ impl Scope {
         self.others().map(|others| others.link().is_up())
     }
 
+    /// What of a Redis Cluster is away while the rest answers.
+    pub fn away_parts(&self) -> Arc<Vec<String>> {
+        self.others().map(|others| others.link().away_parts()).unwrap_or_default()
+    }
+
     /// Whether Redis has lost its data, and this node may lack what others held there.
     pub(super) fn is_restoring(&self) -> bool {
         self.others().is_some_and(|others| others.link().is_restoring())

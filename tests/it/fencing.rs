@@ -286,6 +286,33 @@ fn counts_are_told_right_after_a_link_was_away_longer_than_its_lease() {
 }
 
 #[test]
+fn a_count_whose_answer_was_lost_is_told_everywhere() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let counting = |cluster: &ClusterConfig| {
+        crate::cluster::node(cluster, |app| app.features.subscription_count = true)
+    };
+    let way = crate::support::cut::Way::to(redis.port(), |_| 0);
+    let url = format!("redis://127.0.0.1:{}", way.port());
+    let one = counting(&ClusterConfig { redis: vec![url], ..cluster.clone() });
+    let two = counting(&cluster);
+    let here = [one.subscribed("pub"), one.subscribed("pub")];
+    let mut there = two.subscribed("pub");
+    is_told(&mut there, 3);
+    // The script that counts names the app so.
+    way.mute_after(&format!("\r\na{}\r\n", crate::support::fixture::ID));
+    let [_stays, goes] = here;
+    drop(goes);
+    let path = "channels/pub?info=subscription_count";
+    eventually_answers(&two, path, &json!({ "occupied": true, "subscription_count": 2 }));
+    way.cut();
+    is_cut_off(&one);
+    way.mend();
+    one.is_ready();
+    is_told(&mut there, 2);
+}
+
+#[test]
 fn a_subscriber_that_comes_while_another_goes_is_told_how_many_they_are() {
     let Some(redis) = Redis::start() else { return };
     let node = crate::cluster::node(&redis.cluster(), |app| app.features.subscription_count = true);

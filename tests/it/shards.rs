@@ -7,8 +7,8 @@ use serde_json::json;
 use crate::cluster::{
     added, event, eventually_answers, hears_nothing, joined, nodes, notice, removed,
 };
-use crate::outage::is_cut_off;
 use crate::support::fixture::{Fixture, ID};
+use crate::support::http::Http;
 use crate::support::redis::Redis;
 use crate::support::shards::Shards;
 use crate::support::websocket::Client;
@@ -27,11 +27,35 @@ fn tag(channel: &str) -> String {
     format!("{{{ID}/{channel}}}")
 }
 
+/// A channel, with this in front of its name, that a master keeps.
+fn kept_by(shards: &Shards, master: usize, prefix: &str) -> String {
+    let names = (0..).map(|number| format!("{prefix}{number}"));
+    names.into_iter().find(|name| shards.place(&tag(name)).1 == master).unwrap()
+}
+
 /// A presence channel that the last master keeps.
 fn kept_by_the_last(shards: &Shards) -> String {
-    let last = shards.masters.len() - 1;
-    let names = (0..).map(|number| format!("presence-{number}"));
-    names.into_iter().find(|name| shards.place(&tag(name)).1 == last).unwrap()
+    kept_by(shards, shards.masters.len() - 1, "presence-")
+}
+
+/// Waits until a node is ready, and says that this is away of the Redis Cluster.
+fn says_away(node: &Fixture, away: &[String]) {
+    let is = match away {
+        [] => json!({ "ready": true }),
+        away => json!({ "ready": true, "away": away }),
+    };
+    eventually(|| {
+        let answer = Http::connect(node.addr).ask("GET", "/ready", "", b"");
+        match answer.status == 200 && answer.json() == is {
+            true => Ok(()),
+            false => Err(answer.text().to_owned()),
+        }
+    })
+    .unwrap();
+}
+
+fn name_of(redis: &Redis) -> String {
+    format!("127.0.0.1:{}", redis.port())
 }
 
 #[test]
@@ -113,13 +137,11 @@ fn a_replica_that_takes_over_is_followed() {
     let (b, _) = joined(&two, &channel, "b");
     assert_eq!(notice(&mut a), added("b"));
     replica.kill();
-    is_cut_off(&one);
-    is_cut_off(&two);
     one.publish(&channel, "e", "1");
     assert_eq!(a.hear_text(), event(&channel, "1"));
     takes_over(master);
-    one.is_ready();
-    two.is_ready();
+    says_away(&one, &[]);
+    says_away(&two, &[]);
     drop(b);
     assert_eq!(notice(&mut a), removed("b"));
     hears_nothing(&mut a);
@@ -137,11 +159,12 @@ fn a_master_that_comes_back_empty_is_told_everything_again() {
     let (mut b, _) = joined(&two, &channel, "b");
     assert_eq!(notice(&mut a), added("b"));
     shards.masters[2].kill();
-    is_cut_off(&one);
-    is_cut_off(&two);
+    let away = [name_of(&shards.masters[2])];
+    says_away(&one, &away);
+    says_away(&two, &away);
     shards.masters[2].restart();
-    one.is_ready();
-    two.is_ready();
+    says_away(&one, &[]);
+    says_away(&two, &[]);
     // Who came back first did not take the other's user for gone.
     let (c, ids) = joined(&two, &channel, "c");
     assert_eq!(ids, json!(["a", "b", "c"]));
@@ -151,6 +174,116 @@ fn a_master_that_comes_back_empty_is_told_everything_again() {
         assert_eq!(notice(client), removed("c"));
         hears_nothing(client);
     }
+}
+
+/// Events and joins get from node to node on channels of a master.
+fn all_goes_on(shards: &Shards, master: usize, one: &Fixture, two: &Fixture) {
+    let presence = kept_by(shards, master, "presence-of-it-");
+    let public = kept_by(shards, master, "public-of-it-");
+    let mut listening = one.subscribed(&public);
+    let (mut a, _) = joined(one, &presence, "a");
+    let (b, ids) = joined(two, &presence, "b");
+    assert_eq!(ids, json!(["a", "b"]));
+    assert_eq!(notice(&mut a), added("b"));
+    for number in 0..3 {
+        two.publish(&public, "e", &number.to_string());
+        assert_eq!(listening.hear_text(), event(&public, &number.to_string()));
+    }
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+}
+
+#[test]
+fn a_master_that_is_lost_costs_only_its_own_channels() {
+    let Some(mut shards) = Shards::start(3, false) else { return };
+    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
+    let (own, cached) = (kept_by(&shards, 2, "presence-"), kept_by(&shards, 2, "cache-"));
+    let (mut a, _) = joined(&one, &own, "a");
+    let (b, _) = joined(&two, &own, "b");
+    assert_eq!(notice(&mut a), added("b"));
+    let mut last = one.subscribed(&cached);
+    assert!(last.hear_text().contains("cache_miss"));
+    shards.masters[2].kill();
+    let away = [name_of(&shards.masters[2])];
+    says_away(&one, &away);
+    says_away(&two, &away);
+    all_goes_on(&shards, 0, &one, &two);
+    all_goes_on(&shards, 1, &one, &two);
+    // Of its own channels each node goes on with what it knows.
+    let (mut c, _) = joined(&one, &own, "c");
+    assert_eq!(notice(&mut a), added("c"));
+    one.publish(&own, "e", "here");
+    assert_eq!(a.hear_text(), event(&own, "here"));
+    assert_eq!(c.hear_text(), event(&own, "here"));
+    one.publish(&cached, "e", "kept");
+    assert_eq!(last.hear_text(), event(&cached, "kept"));
+    // What others say waits for it.
+    two.publish(&own, "e", "there");
+    drop(b);
+    says_away(&one, &away);
+    shards.masters[2].restart();
+    says_away(&one, &[]);
+    says_away(&two, &[]);
+    // In whichever order.
+    let heard = [a.hear_text(), a.hear_text()];
+    assert!(heard.contains(&event(&own, "there")), "{heard:?}");
+    assert!(heard.iter().any(|text| text.contains("member_removed")), "{heard:?}");
+    all_goes_on(&shards, 2, &one, &two);
+    hears_nothing(&mut a);
+}
+
+#[test]
+fn a_master_that_sleeps_costs_only_its_own_channels() {
+    let Some(shards) = Shards::start(3, false) else { return };
+    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
+    let own = kept_by(&shards, 2, "presence-");
+    let (mut a, _) = joined(&one, &own, "a");
+    let (b, _) = joined(&two, &own, "b");
+    assert_eq!(notice(&mut a), added("b"));
+    shards.masters[2].signal("STOP");
+    let away = [name_of(&shards.masters[2])];
+    says_away(&one, &away);
+    says_away(&two, &away);
+    all_goes_on(&shards, 0, &one, &two);
+    all_goes_on(&shards, 1, &one, &two);
+    two.publish(&own, "e", "there");
+    shards.masters[2].signal("CONT");
+    says_away(&one, &[]);
+    says_away(&two, &[]);
+    assert_eq!(a.hear_text(), event(&own, "there"));
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    all_goes_on(&shards, 2, &one, &two);
+    hears_nothing(&mut a);
+}
+
+#[test]
+fn a_slot_that_is_on_its_way_for_long_costs_only_its_own_channels() {
+    let Some(shards) = Shards::start(3, false) else { return };
+    let cluster = shards.cluster();
+    let [one, two]: [Fixture; 2] = nodes(&cluster);
+    let own = kept_by(&shards, 2, "presence-");
+    let (mut a, _) = joined(&one, &own, "a");
+    let (slot, home) = shards.place(&tag(&own));
+    shards.begin_move(&slot, home, 0);
+    // One of its keys is there and the others are here.
+    let key = format!("{}:{}:m", cluster.prefix, tag(&own));
+    let port = shards.masters[0].port().to_string();
+    let moved = shards.masters[home].ask(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]);
+    assert_eq!(moved, "OK");
+    let (b, _) = joined(&two, &own, "b");
+    let away = [format!("slot {slot}")];
+    says_away(&two, &away);
+    for master in 0..3 {
+        all_goes_on(&shards, master, &two, &two);
+    }
+    shards.move_slot(&slot, home, 0);
+    says_away(&one, &[]);
+    says_away(&two, &[]);
+    assert_eq!(notice(&mut a), added("b"));
+    drop(b);
+    assert_eq!(notice(&mut a), removed("b"));
+    hears_nothing(&mut a);
 }
 
 #[test]

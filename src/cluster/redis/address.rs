@@ -10,6 +10,7 @@ use std::sync::Arc;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, ConnectionAddr, ConnectionInfo, RedisError, Value, cmd};
 
+use super::away::AwayParts;
 use super::sentinels::Sentinels;
 use super::slots::HostPort;
 use super::tls::RedisTls;
@@ -144,6 +145,15 @@ impl RedisAddress {
             known.seeds.extend(known.given.iter().cloned());
         }
         Ok(())
+    }
+
+    /// Who is known to be away is not asked for the others, unless all are.
+    pub(super) fn pass_over(&mut self, away: &mut AwayParts) {
+        let Self::Servers(Seeds { seeds, .. }) = self else { return };
+        match seeds.iter().position(|seed| !away.has_master(&host_port(seed))) {
+            Some(place) => seeds.rotate_left(place),
+            None => away.forget_masters(),
+        }
     }
 
     /// The server that was named is not there; somebody else is asked first from now on.

@@ -36,13 +36,15 @@ impl<E> CommandBatch<E> {
         self.expected.push(expected);
     }
 
-    /// Sends all of it; the answers in the order of the commands. Where one of them is an error, whatever it says,
-    /// Redis cannot be worked with, and nothing counts as done.
+    /// Sends all of it; the answers in the order of the commands. What belongs to what is away of a Redis Cluster is left
+    /// out, and has none. Where one of them is an error, whatever it says, Redis, or the master that says it, cannot be
+    /// worked with, and nothing counts as done.
     pub(super) async fn send_all(
-        self,
+        mut self,
         servers: &mut RedisConnections,
         status: &LinkStatus,
     ) -> Result<Vec<(E, Value)>, LinkError> {
+        let slots = self.leave_out_away(servers);
         let count = self.expected.len();
         if count == 0 {
             return Ok(Vec::new());
@@ -52,17 +54,34 @@ impl<E> CommandBatch<E> {
         let begun = Instant::now();
         let answers = timeout(PATIENCE, servers.send_commands(self.commands)).await??;
         status.figures.round_trip.observe(begun.elapsed());
-        let error = answers.iter().find_map(|answer| match answer {
-            Value::ServerError(error) => Some(error),
+        let refused = answers.iter().enumerate().find_map(|(index, answer)| match answer {
+            Value::ServerError(error) => Some((index, LinkError::of_server(error))),
             _ => None,
         });
-        if let Some(error) = error {
-            return Err(LinkError::of_server(error));
+        if let Some((index, lost)) = refused {
+            return Err(servers.blame(slots.get(index).copied().flatten(), lost));
         }
         if answers.len() != count {
             return Err(LinkError::Unexpected);
         }
         Ok(self.expected.into_iter().zip(answers).collect())
+    }
+
+    /// The slots of the commands that are sent to a Redis Cluster.
+    fn leave_out_away(&mut self, servers: &RedisConnections) -> Vec<Option<u16>> {
+        if !servers.is_cluster() {
+            return Vec::new();
+        }
+        let slots: Vec<_> = self.commands.iter().map(LeasedCommand::slot).collect();
+        if !servers.is_partial() {
+            return slots;
+        }
+        let all = std::mem::take(&mut self.commands).into_iter();
+        let all = all.zip(std::mem::take(&mut self.expected)).zip(&slots);
+        for ((command, expected), _) in all.filter(|(_, slot)| !servers.is_dark(**slot)) {
+            self.add_command(command, expected);
+        }
+        slots.into_iter().filter(|slot| !servers.is_dark(*slot)).collect()
     }
 }
 

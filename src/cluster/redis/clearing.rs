@@ -23,8 +23,9 @@ const MAX_CLEARED: usize = 256;
 
 impl LinkWriter<'_> {
     /// Fences a lease, clears away what it held, and forgets it. Done twice, or by two nodes at once, it changes
-    /// nothing more.
-    pub(super) async fn clear_lease(&mut self, lease: &Lease) -> Result<(), LinkError> {
+    /// nothing more. Whether it is done: of a lease that holds something on a master that is away the rest is cleared
+    /// once that is back.
+    pub(super) async fn clear_lease(&mut self, lease: &Lease) -> Result<bool, LinkError> {
         let mut batch = CommandBatch::new();
         let list = if lease.tag == UNFENCED {
             let mut lapse = cmd("ZREM");
@@ -37,6 +38,10 @@ impl LinkWriter<'_> {
             self.keys.lease_key(lease.tag, &lease.id)
         };
         let answers = batch.send_all(&mut self.servers, self.status).await?;
+        if answers.is_empty() {
+            // Its master is away.
+            return Ok(false);
+        }
         self.take_replies(answers, &mut []).await?;
         let mut batch = CommandBatch::new();
         let mut held = cmd("SMEMBERS");
@@ -53,6 +58,9 @@ impl LinkWriter<'_> {
             held.extend(self.kept.news.apps.keys().map(|app| format!("w{app}")));
         }
         self.clear_all(&held, &lease.id).await?;
+        if held.iter().any(|entry| self.is_entry_away(entry)) {
+            return Ok(false);
+        }
         let mut batch = CommandBatch::new();
         if lease.tag == UNFENCED {
             let mut forget = cmd("DEL");
@@ -69,7 +77,17 @@ impl LinkWriter<'_> {
         self.take_replies(answers, &mut []).await?;
         // With the lease the offices went that were had under it.
         self.look_at_news(held.iter().filter_map(|entry| entry.strip_prefix('w')));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether what a lease holds belongs to what is away.
+    fn is_entry_away(&self, entry: &str) -> bool {
+        self.servers.is_partial()
+            && match entry.split_at_checked(1) {
+                Some(("c", topic)) => self.servers.is_away(&format!("{{{topic}}}")),
+                Some((_, app)) => self.is_app_away(&AppId::new(app)),
+                None => false,
+            }
     }
 
     /// `held` has `c`, `a` or `w` in front of each name: members of a channel, counts of an app,
@@ -165,7 +183,9 @@ impl LinkWriter<'_> {
     /// Clears leases of this node away that it has given up.
     pub(super) async fn clear_own_leases(&mut self, leases: Vec<Lease>) -> Result<(), LinkError> {
         for lease in leases {
-            self.clear_lease(&lease).await?;
+            if !self.clear_lease(&lease).await? {
+                continue;
+            }
             self.servers.leases.retain(|other| *other != lease);
             self.kept.cleared.push_back(lease);
         }

@@ -38,7 +38,8 @@ impl LinkState {
 impl LinkWriter<'_> {
     /// Adds clients that are to be kept; how many.
     pub(super) fn park(&self, batch: &mut CommandBatch<ExpectedReply>) -> usize {
-        let some = self.kept.parked.iter().take(MOST);
+        let here = self.kept.parked.iter().filter(|parked| !self.is_app_away(&parked.app));
+        let some = here.take(MOST);
         for Parked { app, key, record, window, ended, unclaimed } in some.clone() {
             let mut park = script_call(Script::Park, &keys_of(self.keys, app, "sqz0"));
             let record = match record.is_empty() {
@@ -49,7 +50,27 @@ impl LinkWriter<'_> {
             park.arg(u8::from(*ended)).arg(u8::from(*unclaimed)).arg(lasts(*window)).arg(MAX_BYTES);
             batch.add_command(park, ExpectedReply::Parked { app: app.clone() });
         }
-        some.len()
+        some.count()
+    }
+
+    /// Whether there are clients to be kept that Redis can be told of.
+    pub(super) fn is_parking(&self) -> bool {
+        self.kept.parked.iter().any(|parked| !self.is_app_away(&parked.app))
+    }
+
+    /// Redis has the first so many of those that it can be told of.
+    pub(super) fn forget_parked(&mut self, mut count: usize) {
+        if !self.servers.is_partial() {
+            self.kept.parked.drain(..count);
+            return;
+        }
+        for parked in std::mem::take(&mut self.kept.parked) {
+            if count > 0 && !self.is_app_away(&parked.app) {
+                count -= 1;
+            } else {
+                self.kept.parked.push_back(parked);
+            }
+        }
     }
 
     /// Forgets clients whose time is over, a bounded number at a time: Redis runs one script at a

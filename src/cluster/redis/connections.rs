@@ -4,29 +4,34 @@
 //! named to be subscribed to anew.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use redis::{Client, Cmd, Msg, Pipeline, PushInfo, PushKind, Value, cmd};
+use redis::{Client, Cmd, Pipeline, PushInfo, PushKind, Value, cmd};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::address::{self, RedisAddress};
+use super::away::{AwayPart, AwayParts, MASTER_PATIENCE, ask_master};
 use super::batch;
 use super::leases::Lease;
+use super::pushes::{PushStream, SlotMoves};
 use super::server::{ConnectionRole, LeasedCommand, RedisServer, at_address};
 use super::slots::{self, HostPort, Redirect, SLOTS};
 use super::tls::RedisTls;
-use super::{LinkError, PATIENCE, reply};
+use super::{LinkError, reply};
 use crate::cluster::keys::RedisKeys;
 
 /// How long to wait before what is on its way between two servers is asked for again.
 /// A slot's move takes milliseconds; asking without a pause would only load both servers.
 const LATER: Duration = Duration::from_millis(10);
+
+/// How long commands wait for keys that are on their way: less than Redis may take to answer.
+const SLOT_PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Rounds after which servers that point at each other are given time: asked, pointed on, and asked there.
 /// More rounds than that happen while a slot is in the middle of its move.
@@ -37,9 +42,9 @@ const USUAL: usize = 2;
 /// connected to as they are named, and stay connected until the link ends.
 pub(super) struct RedisConnections {
     /// How any of them is logged in to.
-    login: Client,
+    pub(super) login: Client,
     /// Certificates are read again for each connection.
-    tls: Arc<RedisTls>,
+    pub(super) tls: Arc<RedisTls>,
     /// Never shrinks: places stay valid, and a server that has lost its slots may get some again.
     pub(super) servers: Vec<RedisServer>,
     /// The place in `servers` of each slot's; empty where one server has everything.
@@ -51,25 +56,14 @@ pub(super) struct RedisConnections {
     pub(super) keys: RedisKeys,
     /// This node's number.
     pub(super) node: u64,
+    /// What of a Redis Cluster the link is made without, and the slots that nobody can be asked for over it.
+    pub(super) away: AwayParts,
+    pub(super) dark: BTreeSet<u16>,
+    /// What is away makes no link at all.
+    is_strict: bool,
     /// Every lease under which something may be held still: those of before, and those that were registered over this
     /// link or may have been.
     pub(super) leases: Vec<Lease>,
-}
-
-/// What is known of subscriptions that end.
-#[derive(Default)]
-pub(super) struct SlotMoves {
-    /// Those that this node is ending, and how many times.
-    /// Counted, for a topic may be left and joined again before the first end is confirmed.
-    ending: HashMap<String, usize>,
-    /// Slots whose topics are to be subscribed to anew, and of which all is to be said again.
-    pub(super) moved: BTreeSet<u16>,
-}
-
-/// Everything that comes in on the connections that listen.
-pub(super) struct PushStream {
-    pushes: mpsc::UnboundedReceiver<PushInfo>,
-    moves: Rc<RefCell<SlotMoves>>,
 }
 
 /// A command that is to be sent: its place among all, and the server to ask for it although the slot is not
@@ -80,76 +74,40 @@ struct RoutedCommand {
     asking: Option<u16>,
 }
 
-impl PushStream {
-    /// The next message; `None` once a connection has ended.
-    /// Of all connections together; one that breaks ends the link, since nobody could say what was missed on it.
-    pub(super) async fn next_push(&mut self) -> Option<Msg> {
-        loop {
-            let push = self.pushes.recv().await?;
-            if push.kind == PushKind::Disconnection {
-                return None;
-            }
-            if let Some(message) = self.read_push(push) {
-                return Some(message);
-            }
-        }
-    }
-
-    /// The next of those that have come in already.
-    pub(super) fn next_waiting(&mut self) -> Option<Msg> {
-        while let Ok(push) = self.pushes.try_recv() {
-            if let Some(message) = self.read_push(push) {
-                return Some(message);
-            }
-        }
-        None
-    }
-
-    fn read_push(&self, push: PushInfo) -> Option<Msg> {
-        if push.kind == PushKind::SUnsubscribe {
-            let name = push.data.first().and_then(reply::as_text).unwrap_or_default();
-            self.moves.borrow_mut().note_ended(name);
-            return None;
-        }
-        Msg::from_push_info(push)
-    }
-}
-
-impl SlotMoves {
-    /// A subscription has ended: if not by this node, because its slot is another server's.
-    /// Redis ends subscriptions of a slot by itself when the slot moves.
-    fn note_ended(&mut self, name: &str) {
-        match self.ending.get_mut(name) {
-            Some(1) => {
-                self.ending.remove(name);
-            }
-            Some(times) => *times -= 1,
-            None => {
-                self.moved.insert(slots::of_name(name.as_bytes()));
-            }
-        }
-    }
-}
-
 impl RedisConnections {
     /// Connects to the server that has everything, or to all that have slots.
     /// # Errors
-    /// No server answers, or some slots have none; the caller tries again.
+    /// No server answers; the caller tries again. Without `away` also where some do not, or some slots have none.
     pub(super) async fn connect_all(
         address: &mut RedisAddress,
-        keys: RedisKeys,
-        node: u64,
+        (keys, node): (RedisKeys, u64),
+        away: Option<AwayParts>,
     ) -> Result<(Self, PushStream), LinkError> {
+        let (is_strict, mut away) = (away.is_none(), away.unwrap_or_default());
+        address.pass_over(&mut away);
         // Of Sentinels the master, of a Redis Cluster any that answers.
         let login = address.pick_server().await?;
         let (pushes, incoming) = mpsc::unbounded_channel();
         let moves = Rc::new(RefCell::new(SlotMoves::default()));
-        let heard = PushStream { pushes: incoming, moves: moves.clone() };
+        let heard = PushStream::new(incoming, moves.clone());
         let at = address::host_port(&login);
         let first = RedisServer::connect((&login, address.tls()), at, pushes.clone()).await?;
-        let (servers, slots, leases) = Default::default();
+        let (servers, slots, leases, dark) = Default::default();
         let tls = address.tls().clone();
-        let mut all = Self { login, tls, servers, slots, pushes, moves, keys, node, leases };
+        let mut all = Self {
+            login,
+            tls,
+            servers,
+            slots,
+            pushes,
+            moves,
+            keys,
+            node,
+            away,
+            dark,
+            is_strict,
+            leases,
+        };
         if address.is_cluster(&mut first.connection_for(ConnectionRole::Commands)).await? {
             all.connect_to_all(first).await?;
             address.learn_servers(
@@ -166,24 +124,33 @@ impl RedisConnections {
     async fn connect_to_all(&mut self, first: RedisServer) -> Result<(), LinkError> {
         let mut commands = first.connection_for(ConnectionRole::Commands);
         let ranges = slots::slot_ranges(&slots_of(&mut commands).await?, &first.at.0);
-        let others: BTreeSet<&HostPort> = ranges.iter().map(|(_, _, at)| at).collect();
+        let owners: BTreeSet<HostPort> = ranges.iter().map(|(_, _, at)| at.clone()).collect();
+        self.away.keep_owners(&owners);
+        let others = owners.iter().filter(|at| **at != first.at && !self.away.has_master(at));
         let connecting =
-            others.into_iter().filter(|at| **at != first.at).map(|at| self.connect_to(at.clone()));
+            others.map(|at| async { (at.clone(), self.connect_in_time(at.clone()).await) });
         let connected = join_all(connecting).await;
         // It stays although it may have no slot, since its end would be taken for that of the link.
         self.servers.push(first);
-        for server in connected {
-            self.servers.push(server?);
+        for (at, server) in connected {
+            match server {
+                Ok(server) => self.servers.push(server),
+                Err(lost) if self.is_strict => return Err(lost),
+                Err(lost) => self.away.note_away(AwayPart::Master(at), lost.to_string()),
+            }
         }
         self.slots = vec![u16::MAX; usize::from(SLOTS)];
         self.assign_all(ranges).await;
         // Nothing is subscribed to yet, and so nothing has moved.
         self.moves.borrow_mut().moved.clear();
-        if self.slots.contains(&u16::MAX) { Err(LinkError::Uncovered) } else { Ok(()) }
+        self.note_dark();
+        let least = if self.is_strict { 1 } else { self.slots.len() };
+        if self.dark.len() >= least { Err(LinkError::Uncovered) } else { Ok(()) }
     }
 
-    async fn connect_to(&self, at: HostPort) -> Result<RedisServer, LinkError> {
-        RedisServer::connect((&self.login, &self.tls), at, self.pushes.clone()).await
+    async fn connect_in_time(&self, at: HostPort) -> Result<RedisServer, LinkError> {
+        let login = (&self.login, &*self.tls);
+        timeout(MASTER_PATIENCE, RedisServer::connect(login, at, self.pushes.clone())).await?
     }
 
     /// Notes who has which slots now. Servers that cannot be connected to are left out; whoever asks for
@@ -213,9 +180,12 @@ impl RedisConnections {
         let known = self.servers.iter().position(|server| server.at == at);
         let place = match known {
             Some(place) => place,
+            None if self.away.has_master(&at) => {
+                return Err(LinkError::OfMaster(at, Box::new(LinkError::Uncovered)));
+            }
             None => {
-                let server = timeout(PATIENCE, self.connect_to(at)).await??;
-                self.servers.push(server);
+                let server = self.connect_in_time(at.clone()).await;
+                self.servers.push(server.map_err(|lost| LinkError::OfMaster(at, Box::new(lost)))?);
                 self.servers.len() - 1
             }
         };
@@ -252,21 +222,18 @@ impl RedisConnections {
     /// # Errors
     /// Redis refuses, or three tries were answered by something else.
     pub(super) async fn subscribe_topics(&mut self, names: &[String]) -> Result<(), LinkError> {
+        let names: Vec<&String> = names.iter().filter(|name| !self.is_away(name)).collect();
         for _ in 0..3 {
             let commands = names.iter().map(|name| of_topic("SSUBSCRIBE", name).into()).collect();
             let answers = self.send_round(ConnectionRole::Listening, commands).await?;
-            if let Some(Value::ServerError(error)) =
-                answers.iter().find(|answer| matches!(answer, Value::ServerError(_)))
-            {
-                return Err(LinkError::Redis(error.clone().into()));
-            }
-            let is_of = |(answer, name): (&Value, &String)| match answer {
+            self.look_for_refusal(&names, &answers)?;
+            let is_of = |(answer, name): (&Value, &&String)| match answer {
                 Value::Push { kind: PushKind::SSubscribe, data } => {
-                    data.first().and_then(reply::as_text) == Some(name)
+                    data.first().and_then(reply::as_text) == Some(*name)
                 }
                 _ => false,
             };
-            if answers.iter().zip(names).all(is_of) {
+            if answers.iter().zip(&names).all(is_of) {
                 return Ok(());
             }
             // The end of a subscription whose slot has moved was taken for an answer.
@@ -278,13 +245,21 @@ impl RedisConnections {
     /// Ends subscriptions.
     /// Noted before it is sent, so that the reader knows that the end was wanted.
     pub(super) async fn unsubscribe_topics(&mut self, names: &[String]) -> Result<(), LinkError> {
-        for name in names {
-            *self.moves.borrow_mut().ending.entry(name.clone()).or_default() += 1;
+        let names: Vec<&String> = names.iter().filter(|name| !self.is_away(name)).collect();
+        for name in &names {
+            self.moves.borrow_mut().note_ending(name);
         }
         let commands = names.iter().map(|name| of_topic("SUNSUBSCRIBE", name).into()).collect();
         let answers = self.send_round(ConnectionRole::Listening, commands).await?;
-        let refused = answers.into_iter().find_map(|answer| match answer {
-            Value::ServerError(error) => Some(LinkError::Redis(error.into())),
+        self.look_for_refusal(&names, &answers)
+    }
+
+    fn look_for_refusal(&self, names: &[&String], answers: &[Value]) -> Result<(), LinkError> {
+        let refused = names.iter().zip(answers).find_map(|(name, answer)| match answer {
+            Value::ServerError(error) => {
+                let slot = Some(slots::of_name(name.as_bytes()));
+                Some(self.blame(slot, LinkError::Redis(error.clone().into())))
+            }
             _ => None,
         });
         refused.map_or(Ok(()), Err)
@@ -296,11 +271,13 @@ impl RedisConnections {
     pub(super) async fn listen_well(&self) -> Result<(), LinkError> {
         let questions = self.servers.iter().map(|server| {
             let mut connection = server.connection_for(ConnectionRole::Listening);
+            let at = server.at.clone();
             async move {
                 for number in 0..10_u8 {
                     let word = format!("fanfare-{number}");
                     let mut ping = cmd("PING");
-                    let answer: Value = ping.arg(&word).query_async(&mut connection).await?;
+                    let asked = ping.arg(&word).query_async(&mut connection);
+                    let answer: Value = ask_master(at.clone(), asked).await?;
                     if reply::as_text(&answer) == Some(&word) {
                         return Ok(());
                     }
@@ -329,14 +306,16 @@ impl RedisConnections {
             });
             return Ok(connection.req_packed_commands(&pipeline, 0, count).await?);
         }
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + SLOT_PATIENCE;
         let mut answers = vec![Value::Nil; commands.len()];
         let mut left: Vec<RoutedCommand> =
             (0..commands.len()).map(|index| RoutedCommand { index, asking: None }).collect();
         let mut rounds = 0;
         while !left.is_empty() {
             if Instant::now() > end {
-                return Err(LinkError::Silent);
+                let left = left.iter().filter_map(|errand| commands.get(errand.index));
+                let stuck = left.filter_map(|routed| Some((routed.slot()?, routed.keys())));
+                return Err(LinkError::Stuck(stuck.collect()));
             }
             rounds += 1;
             if rounds > USUAL {
@@ -438,10 +417,11 @@ impl RedisConnections {
             let Some(server) = self.servers.get(usize::from(place)) else {
                 return Err(LinkError::Uncovered);
             };
-            let mut connection = server.connection_for(which);
+            let (mut connection, at) = (server.connection_for(which), server.at.clone());
             sending.push(async move {
                 let count = places.len();
-                let answers = connection.req_packed_commands(&pipeline, 0, count).await?;
+                let asked = connection.req_packed_commands(&pipeline, 0, count);
+                let answers = ask_master(at, asked).await?;
                 let answers = places.into_iter().zip(answers);
                 let answers = answers.filter_map(|(index, value)| Some((index?, place, value)));
                 Ok::<_, LinkError>(answers.collect::<Vec<_>>())

@@ -1,7 +1,7 @@
 //! Counts of subscribers and connections: sent to Redis in parts, and the sums that come back for
 //! subscribers who are told them. `session.rs` decides when counts are due.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use redis::cmd;
 use tokio::time::Instant;
@@ -34,18 +34,19 @@ impl LinkWriter<'_> {
         let mut by_app: HashMap<AppId, Vec<CountUpdate>> = HashMap::new();
         self.link.counted.note_now();
         for (topic, tell) in std::mem::take(&mut self.link.changed) {
-            let (count, wish) = self.topics.count_here(&topic);
+            let is_away = self.is_app_away(&topic.app);
+            // What subscribers are to be told still is not forgotten.
+            let counted = if is_away { None } else { Some(self.topics.count_here(&topic)) };
             if self.topics.is_idle(&topic) {
                 self.link.idle.entry(topic.clone()).or_insert_with(Instant::now);
             }
-            if topic.channel.online_user().is_some() {
+            let Some((count, wish)) = counted.filter(|_| topic.channel.online_user().is_none())
+            else {
                 continue;
-            }
-            by_app.entry(topic.app).or_default().push((
-                Some(topic.channel),
-                count,
-                wish.or_clients(tell),
-            ));
+            };
+            let untold = self.kept.untold.contains(&topic);
+            let wish = if untold { CountInterest::Now } else { wish.or_clients(tell) };
+            by_app.entry(topic.app).or_default().push((Some(topic.channel), count, wish));
         }
         for app in std::mem::take(&mut self.link.connections) {
             let count = self.kept.connections.get(&app).copied().unwrap_or_default();
@@ -72,14 +73,17 @@ impl LinkWriter<'_> {
         batch: CommandBatch<ExpectedReply>,
     ) -> Result<(), LinkError> {
         let answers = batch.send_all(&mut self.servers, self.status).await?;
-        let mut told = CommandBatch::new();
+        let (mut told, mut done) = (CommandBatch::new(), HashSet::new());
         for (expected, value) in &answers {
             let ExpectedReply::Counted { app, channels } = expected else { continue };
             for (channel, total) in channels.iter().zip(reply::as_list(value).chunks(2)) {
                 let (Some(channel), [count, version]) = (channel, total) else { continue };
                 let topic = Topic { app: app.clone(), channel: channel.clone() };
-                let count = reply::as_number(count).unwrap_or_default() as usize;
                 let text = reply::as_text(version).unwrap_or_default();
+                if text.is_empty() || !self.is_away(&topic) {
+                    done.insert(topic.clone());
+                }
+                let count = reply::as_number(count).unwrap_or_default() as usize;
                 if let Some(version) = text.strip_prefix('-').and_then(|text| text.parse().ok()) {
                     // What nobody's count was, so that nobody is told of it but those here.
                     let version = self.status.clock.to_local(version);
@@ -90,6 +94,10 @@ impl LinkWriter<'_> {
                     continue;
                 }
                 let Ok(version) = text.parse() else { continue };
+                if self.is_away(&topic) {
+                    // For other nodes it need not be away, and nobody else will tell them.
+                    continue;
+                }
                 let envelope = self.new_envelope(0, false, EnvelopeBody::Count { count });
                 let envelope = Envelope { version, ..envelope };
                 let (name, mut publish) = (self.keys.topic_name(&topic), cmd("SPUBLISH"));
@@ -99,13 +107,17 @@ impl LinkWriter<'_> {
         }
         self.take_replies(answers, &mut []).await?;
         let answers = told.send_all(&mut self.servers, self.status).await?;
-        self.take_replies(answers, &mut []).await
+        self.take_replies(answers, &mut []).await?;
+        if !self.kept.untold.is_empty() {
+            self.kept.untold.retain(|topic| !done.contains(topic));
+        }
+        Ok(())
     }
 
     /// Adds what is to be told of an app's counts: under the lease that holds, to which goes over what the node's
     /// others had; or under `cleared`, which holds no more.
     pub(super) fn add_counts(
-        &self,
+        &mut self,
         batch: &mut CommandBatch<ExpectedReply>,
         app: &AppId,
         cleared: Option<&str>,
@@ -121,6 +133,11 @@ impl LinkWriter<'_> {
             count.arg(format!("a{app}")).arg(if asks { MOST_LOGGED } else { 0 });
             count.arg(self.keys.news(app));
             for (channel, number, tell) in &some {
+                if let Some(channel) = channel.as_ref().filter(|_| *tell != CountInterest::No) {
+                    // Until they have been: where the link is lost before, nobody else will tell them.
+                    let topic = Topic { app: app.clone(), channel: channel.clone() };
+                    self.kept.untold.insert(topic);
+                }
                 let channel = channel.as_ref().map_or("", |channel| channel.as_str());
                 count.arg(channel).arg(*number).arg(*tell as u8);
             }

@@ -33,9 +33,8 @@ pub(super) struct Deduplicator {
     /// Other nodes that were heard, and whether one was for the first time since leases were looked at.
     others: HashSet<u64>,
     has_newcomer: bool,
-    /// When the node heard its own word last, and since when it may have missed something.
+    /// When the node heard its own word last.
     word: Instant,
-    deaf: Option<Instant>,
     /// There are nodes whose envelopes have no seals.
     unsealed: bool,
     /// Topics on which some were refused, and when such nodes were looked for last.
@@ -75,9 +74,9 @@ pub(super) enum EnvelopeVerdict {
 impl Deduplicator {
     pub(super) fn new(node: u64) -> Self {
         let (topics, refused, others, news) = Default::default();
-        let (word, deaf, looked) = (Instant::now(), None, None);
+        let (word, looked) = (Instant::now(), None);
         let (has_newcomer, unsealed) = (false, false);
-        Self { topics, node, others, has_newcomer, word, deaf, unsealed, refused, looked, news }
+        Self { topics, node, others, has_newcomer, word, unsealed, refused, looked, news }
     }
 
     /// The log of an app's webhooks has something new, or with `anew` nobody who tells it.
@@ -145,14 +144,11 @@ impl Deduplicator {
         self.word.elapsed()
     }
 
-    /// How long what is caught up with now may reach back.
-    pub(super) fn catch_up_window(&self) -> Duration {
-        self.deaf.map_or(Duration::ZERO, |deaf| deaf.elapsed())
-    }
-
-    /// All topics have caught up.
-    pub(super) fn is_whole(&mut self) {
-        self.deaf = None;
+    /// How long what a topic catches up with may reach back: to when the link was lost, however many were made since
+    /// while the topic's own server was away.
+    pub(super) fn catch_up_window(&self, name: &str) -> Duration {
+        let deaf = self.topics.get(name).and_then(|heard| heard.deaf);
+        deaf.map_or(Duration::ZERO, |deaf| deaf.elapsed())
     }
 
     /// Whether an event of this node's own has come back to it. Of other topics nothing follows from that:
@@ -170,17 +166,17 @@ impl Deduplicator {
 
     /// The link is made anew: all topics have to catch up.
     pub(super) fn begin_catch_up(&mut self) {
-        self.deaf.get_or_insert(self.word);
-        self.word = Instant::now();
+        let last = std::mem::replace(&mut self.word, Instant::now());
         for heard in self.topics.values_mut() {
             heard.waiting = Some(VecDeque::new());
+            heard.deaf.get_or_insert(last);
         }
     }
 
     /// Another server has taken over: what was said again there may stand before what was heard last of the one before,
     /// which others left earlier. What was heard is known again.
-    pub(super) fn step_back(&mut self) {
-        for heard in self.topics.values_mut() {
+    pub(super) fn step_back(&mut self, is_its: impl Fn(&str) -> bool) {
+        for (_, heard) in self.topics.iter_mut().filter(|(name, _)| is_its(name)) {
             // Not to before anybody was there to hear it.
             let (since, back) = (heard.since, |place: u64| place.saturating_sub(OVERLAP));
             heard.place = heard.place.map(|place| back(place).max(since.min(place)));
@@ -280,7 +276,7 @@ impl Deduplicator {
         let heard = self.topics.get_mut(name)?;
         let next = heard.waiting.as_mut().and_then(VecDeque::pop_front);
         if next.is_none() {
-            heard.waiting = None;
+            (heard.waiting, heard.deaf) = (None, None);
             heard.place.get_or_insert(heard.since);
         }
         next
@@ -363,7 +359,7 @@ mod tests {
         assert_eq!(hear(&mut hearing, event(2, 5, 3 * OVERLAP)), EnvelopeVerdict::Doubled);
         hear(&mut hearing, event(2, 6, 3 * OVERLAP));
         hearing.begin_catch_up();
-        hearing.step_back();
+        hearing.step_back(|_| true);
         assert_eq!(hearing.misses_after("t"), Some(2 * OVERLAP));
     }
 
@@ -388,7 +384,7 @@ mod tests {
         hearing.begin_at("begun", 4 * OVERLAP);
         while hearing.next_waiting("opened").is_some() {}
         hearing.begin_catch_up();
-        hearing.step_back();
+        hearing.step_back(|_| true);
         assert_eq!(hearing.misses_after("opened"), Some(3 * OVERLAP));
         assert_eq!(hearing.misses_after("begun"), Some(4 * OVERLAP));
     }

@@ -90,11 +90,9 @@ async fn try_everything(
     prefix: &str,
     found: &mut RedisFinding,
 ) -> Result<(), LinkError> {
-    let (mut servers, mut heard) = timeout(
-        PATIENCE,
-        RedisConnections::connect_all(address, RedisKeys::new(prefix), super::random_number()),
-    )
-    .await??;
+    let of = (RedisKeys::new(prefix), super::random_number());
+    let connecting = RedisConnections::connect_all(address, of, None);
+    let (mut servers, mut heard) = timeout(PATIENCE, connecting).await??;
     let tag = probe_tag(servers.is_cluster());
     let topic = format!("{prefix}:on:{tag}");
     timeout(PATIENCE, servers.subscribe_topics(std::slice::from_ref(&topic))).await??;
@@ -193,9 +191,9 @@ const TRIED: [(&str, &str); 47] = [
 ];
 
 /// The commands on keys that nodes call without a script.
-const DIRECT: [&str; 11] = [
-    "DEL", "HGET", "HGETALL", "HKEYS", "HLEN", "SADD", "SMEMBERS", "SREM", "ZMSCORE", "ZRANGE",
-    "ZREM",
+const DIRECT: [&str; 13] = [
+    "DEL", "EXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "SADD", "SET", "SMEMBERS", "SREM",
+    "ZMSCORE", "ZRANGE", "ZREM",
 ];
 
 /// The commands on keys and topics that nodes and their scripts call.
@@ -343,7 +341,8 @@ pub(super) fn sentence(lost: &LinkError, tls: bool) -> String {
             "a message that was published does not come back: does a proxy stand in between?"
         }
         LinkError::Unexpected => "it does not answer as Redis does: is it another program's port?",
-        LinkError::Lapsed | LinkError::Replaced | LinkError::Stopped => return lost.to_string(),
+        LinkError::OfMaster(_, why) => return sentence(why, tls),
+        _ => return lost.to_string(),
     };
     text.to_owned()
 }

@@ -15,6 +15,7 @@ use super::opening::REOPENED;
 use super::publish::LogExpiry;
 use super::server::LeasedCommand;
 use super::session::{LinkWriter, MOST};
+use super::slots::HostPort;
 use super::{LONGEST_PAUSE, LinkError, PATIENCE, reply};
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;
@@ -48,16 +49,7 @@ impl LinkWriter<'_> {
             self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
         }
         self.kept.peers.forget_looks();
-        let runs = self.servers.run_ids().await?;
-        let before = std::mem::replace(&mut self.kept.runs, runs);
-        if !before.is_empty() && before != self.kept.runs {
-            self.hearing.borrow_mut().step_back();
-            for app in self.kept.news.say_recent_again() {
-                self.send_event(LinkEvent::News(LogBatch::Lost(app))).await?;
-            }
-            let bytes = self.kept.say_recent_again();
-            self.status.queued.fetch_add(bytes, Ordering::Relaxed);
-        }
+        self.say_lost_again().await?;
         self.kept.news.note_link_lost();
         // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = CommandBatch::new();
@@ -78,6 +70,10 @@ impl LinkWriter<'_> {
         let topics = self.topics.all_topics();
         for some in topics.chunks(REOPENED) {
             for topic in some {
+                if self.is_away(topic) {
+                    self.link.changed.insert(topic.clone(), false);
+                    continue;
+                }
                 // Somebody was let in before it was known that the link is down.
                 let since = self.topics.read_topic(topic, TopicEntry::hears_since).flatten();
                 if let Some(since) = since {
@@ -91,12 +87,12 @@ impl LinkWriter<'_> {
             self.carry_out().await?;
             self.renew_if_due().await?;
         }
-        self.hearing.borrow_mut().is_whole();
         if self.link.gaps > 0 {
             let channels = self.link.gaps;
             warn!(channels, "events may have been missed while the link to Redis was down");
         }
         self.link.connections.extend(self.kept.connections.keys().cloned());
+        self.link.changed.extend(self.kept.untold.iter().map(|topic| (topic.clone(), true)));
         self.report_counts().await?;
         // A link that failed before took nothing, and whoever it was made to may be replaced yet.
         self.kept.recent.note_link_made();
@@ -113,6 +109,35 @@ impl LinkWriter<'_> {
         if !topics.is_empty() {
             info!(topics = topics.len(), "state re-registered in Redis");
         }
+        Ok(())
+    }
+
+    /// Where other servers have taken over, or some have begun anew, says again what may have been lost with those before.
+    /// What other masters have is no reason to look back: what came meanwhile is later.
+    async fn say_lost_again(&mut self) -> Result<(), LinkError> {
+        let runs = self.servers.run_ids().await?;
+        let known = &mut self.kept.runs;
+        let is_new = |(at, run): &(&HostPort, &String)| known.get(*at) != Some(*run);
+        let new: Vec<HostPort> = match known.is_empty() {
+            true => Vec::new(),
+            false => runs.iter().filter(is_new).map(|(at, _)| at.clone()).collect(),
+        };
+        // Of one that is away it is seen later what it has become.
+        known.retain(|at, _| self.kept.away.has_master(at));
+        known.extend(runs);
+        if !new.is_empty() {
+            let (servers, keys) = (&self.servers, self.keys);
+            let is_its = |name: &str| servers.is_kept_by(name, &new);
+            self.hearing.borrow_mut().step_back(is_its);
+            let lost = self.kept.news.say_recent_again(|app| is_its(&keys.app_key(app, 't')));
+            let bytes = self.kept.say_recent_again(|held| is_its(&held.topic_name(keys)));
+            self.status.queued.fetch_add(bytes, Ordering::Relaxed);
+            for app in lost {
+                self.send_event(LinkEvent::News(LogBatch::Lost(app))).await?;
+            }
+        }
+        let bounds = (self.status, self.max_queued);
+        self.kept.strand_away(&self.servers, self.keys, bounds);
         Ok(())
     }
 
@@ -246,11 +271,13 @@ impl LinkWriter<'_> {
         }
         self.link.reaping = true;
         for mut lease in lapsed {
+            // One that is fenced was counted by whoever did that, and may wait for a master that is away.
             if let Some(fenced) = lease.id.strip_prefix('x') {
                 lease.id = fenced.to_owned();
+            } else {
+                info!("a node's lease has lapsed; clearing away what it held");
+                LinkMetrics::add_count(&self.status.figures.nodes_expired, 1);
             }
-            info!("a node's lease has lapsed; clearing away what it held");
-            LinkMetrics::add_count(&self.status.figures.nodes_expired, 1);
             Box::pin(self.clear_lease(&lease)).await?;
         }
         self.link.reaping = false;

@@ -4,6 +4,8 @@
 //! link, an empty Redis and a node that was taken for dead all heal in the same way.
 
 mod address;
+mod away;
+mod away_look;
 mod batch;
 mod cache_budget;
 mod claims;
@@ -15,9 +17,11 @@ mod dedup;
 pub mod diagnose;
 mod lease;
 mod leases;
+mod offline;
 mod opening;
 mod outages;
 mod publish;
+mod pushes;
 mod query;
 mod reader;
 mod recent;
@@ -27,6 +31,7 @@ mod sentinels;
 mod server;
 mod session;
 mod slots;
+mod stranded;
 mod subscribe;
 pub mod tls;
 mod topic_senders;
@@ -34,7 +39,7 @@ mod trust;
 mod webhook_log;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,11 +49,10 @@ use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::Topic;
 use super::clients::Parked;
 use super::keys::RedisKeys;
-use super::link::{
-    LinkDriver, LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, OutgoingEvent,
-};
+use super::link::{LinkDriver, LinkEvent, LinkMetrics, LinkRequest, OutgoingEvent};
 use super::redis_clock::now_us;
 use super::seal::EnvelopeSeals;
 use super::topics::Topics;
@@ -56,15 +60,19 @@ use super::webhook_log::WebhookLog;
 use crate::app::{AppId, Apps};
 use crate::console::{Console, Kind};
 use address::RedisAddress;
+use away::{AwayPart, AwayParts};
 use cache_budget::CacheBudget;
-use connections::{PushStream, RedisConnections};
+use connections::RedisConnections;
 use dedup::Deduplicator;
 use leases::{Lease, Peers};
+use offline::OfflineOrders;
 use outages::OutageLog;
 use publish::LogExpiry;
+use pushes::PushStream;
 use reader::LinkReader;
 use recent::RecentPublishes;
 use session::LinkWriter;
+use slots::HostPort;
 use tls::RedisTls;
 use trust::EnvelopeTrust;
 
@@ -125,6 +133,12 @@ enum LinkError {
     NoCluster,
     /// There are slots that no server has.
     Uncovered,
+    /// One of a Redis Cluster's masters is to blame; with the others it can be made.
+    OfMaster(HostPort, Box<Self>),
+    /// So can it without slots whose keys have been on their way for too long, by keys that are.
+    Stuck(BTreeMap<u16, Vec<Vec<u8>>>),
+    /// It is to be made again to what was away.
+    Back(Vec<AwayPart>),
     /// It answered with something else than was asked for.
     Unexpected,
     /// The node stops.
@@ -142,6 +156,12 @@ impl fmt::Display for LinkError {
             Self::NoMaster | Self::Replica | Self::NoCluster | Self::Uncovered => {
                 f.write_str(&diagnose::sentence(self, false))
             }
+            Self::OfMaster((host, port), why) => write!(f, "{host}:{port}: {why}"),
+            Self::Stuck(slots) => {
+                let slots: Vec<String> = slots.keys().map(u16::to_string).collect();
+                write!(f, "slots are on their way for too long: {}", slots.join(", "))
+            }
+            Self::Back(_) => f.write_str("what was away is back"),
             Self::Stopped => f.write_str("the server stops"),
         }
     }
@@ -194,11 +214,16 @@ struct LinkState {
     held: VecDeque<PendingPublish>,
     /// What waits longer than events may, and is said before them.
     urgent: Vec<PendingPublish>,
+    /// What waits for something of a Redis Cluster that is away, and what is.
+    stranded: VecDeque<PendingPublish>,
+    away: AwayParts,
     /// What clients hold that may come back, until Redis has it.
     parked: VecDeque<Parked>,
+    /// Channels whose sums have changed and could not be told, since their masters were away.
+    untold: HashSet<Topic>,
     /// What Redis took within the last seconds, and the runs of its servers that did.
     recent: RecentPublishes,
-    runs: Vec<String>,
+    runs: BTreeMap<HostPort, String>,
     /// Cached events that Redis has taken and that have not come back yet.
     flying: VecDeque<PendingPublish>,
     lasting: LogExpiry,
@@ -230,6 +255,8 @@ pub struct RedisDriver {
     far: LinkDriver,
     kept: LinkState,
     hearing: RefCell<Deduplicator>,
+    /// What the log was told of that the link was made without last.
+    told_away: Vec<String>,
 }
 
 impl RedisDriver {
@@ -249,9 +276,12 @@ impl RedisDriver {
             serial: 0,
             held: VecDeque::new(),
             urgent: Vec::new(),
+            stranded: VecDeque::new(),
+            away: AwayParts::default(),
             parked: VecDeque::new(),
+            untold: HashSet::new(),
             recent: RecentPublishes::default(),
-            runs: Vec::new(),
+            runs: BTreeMap::new(),
             flying: VecDeque::new(),
             lasting: LogExpiry::default(),
             keeping: CacheBudget::default(),
@@ -267,7 +297,8 @@ impl RedisDriver {
         hearing.open_topic(&keys.all_nodes_topic(), far.status.clock.now());
         let hearing = RefCell::new(hearing);
         let seals = EnvelopeSeals::new(apps);
-        Ok(Self { settings, address, keys, topics, seals, far, kept, hearing })
+        let told_away = Vec::new();
+        Ok(Self { settings, address, keys, topics, seals, far, kept, hearing, told_away })
     }
 
     /// Keeps the link up until it is told to stop.
@@ -280,13 +311,18 @@ impl RedisDriver {
             if matches!(lost, LinkError::Stopped) || self.kept.stopping {
                 return;
             }
-            if begun.elapsed() > LONGEST_PAUSE {
+            let has_lasted = begun.elapsed() > LONGEST_PAUSE;
+            if has_lasted {
                 outages.begin_anew();
             }
+            self.kept.away.note_lost_link(&lost);
             let redis = &self.address;
-            match outages.take_due(Instant::now().into_std()) {
-                Some(tries) => warn!(%redis, tries, "the link to Redis is down: {lost}"),
-                None => debug!(%redis, "the link to Redis is down: {lost}"),
+            match &lost {
+                LinkError::Back(parts) => info!(%redis, parts = %away::names_of(parts), "{lost}"),
+                _ => match outages.take_due(Instant::now().into_std()) {
+                    Some(tries) => warn!(%redis, tries, "the link to Redis is down: {lost}"),
+                    None => debug!(%redis, "the link to Redis is down: {lost}"),
+                },
             }
             if was_up {
                 let why = format!("the link to Redis is down: {lost}");
@@ -294,7 +330,8 @@ impl RedisDriver {
                 // What is asked from now on is answered from what is known here.
                 let _ = self.far.arrivals.send(LinkEvent::Down).await;
             }
-            pause = if begun.elapsed() > LONGEST_PAUSE { SHORTEST_PAUSE } else { pause * 2 };
+            let is_at_once = has_lasted || matches!(lost, LinkError::Back(_));
+            pause = if is_at_once { SHORTEST_PAUSE } else { pause * 2 };
             pause = pause.min(LONGEST_PAUSE);
             if self.go_on_alone(Instant::now() + jittered(pause)).await.is_err() {
                 return;
@@ -316,64 +353,26 @@ impl RedisDriver {
     }
 
     async fn answer_offline(&mut self, order: LinkRequest) {
-        let alone = match order {
-            LinkRequest::Open(topic) => {
-                let since = self.topics.read_topic(&topic, |entry| entry.made_at());
-                let since = since.unwrap_or_else(|| self.far.status.clock.now());
-                self.hearing.get_mut().begin_at(&self.keys.topic_name(&topic), since);
-                OfflineFallback::Open(topic)
-            }
-            LinkRequest::Join { topic, member, .. } => {
-                OfflineFallback::Join { topic, user: member.user_id }
-            }
-            LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
-            LinkRequest::Publish(publish) => {
-                let local = publish.offline_fallback().map(|(_, alone)| alone);
-                self.kept.hold_publish(publish, true);
-                self.drop_old();
-                let Some(local) = local else { return };
-                local
-            }
-            LinkRequest::Connections { app, count } => {
-                self.kept.connections.insert(app, count);
-                return;
-            }
-            LinkRequest::News(news) => return self.kept.take_news(news, &self.far.status.figures),
-            LinkRequest::Park(parked) => return self.kept.park(parked),
-            LinkRequest::Replay(replay) => {
-                let _ = self.far.arrivals.send(clients::unknown(replay)).await;
-                return;
-            }
-            // Everything is counted again once Redis is back; who asks gets no answer and knows why.
-            LinkRequest::Changed { .. }
-            | LinkRequest::Room(_)
-            | LinkRequest::Ask(..)
-            | LinkRequest::Sweep(_)
-            | LinkRequest::Stop => return,
+        let is_publish = matches!(order, LinkRequest::Publish(_));
+        let offline = OfflineOrders {
+            kept: &mut self.kept,
+            topics: &self.topics,
+            keys: &self.keys,
+            hearing: &self.hearing,
+            status: &self.far.status,
         };
-        let _ = self.far.arrivals.send(LinkEvent::Alone(alone)).await;
-    }
-
-    /// Drops publishes that have waited too long.
-    fn drop_old(&mut self) {
-        while let Some(held) = self.kept.held.front() {
-            if held.since.elapsed() <= self.settings.max_age {
-                break;
-            }
-            let Some(held) = self.kept.held.pop_front() else { break };
-            // A right that was taken back stays so, however late others hear of it.
-            if held.publish.is_urgent() && held.since.elapsed() <= URGENT_AGE {
-                self.kept.urgent.push(held);
-                continue;
-            }
-            self.far.status.queued.fetch_sub(held.publish.queued_bytes(), Ordering::Relaxed);
-            LinkMetrics::add_count(&self.far.status.figures.dropped, 1);
+        let answer = offline.carry_out(order);
+        if is_publish {
+            self.kept.drop_old(self.settings.max_age, &self.far.status);
+        }
+        if let Some(answer) = answer {
+            let _ = self.far.arrivals.send(answer).await;
         }
     }
 
     /// Makes the link and keeps it as long as it lasts.
     async fn serve_link(&mut self) -> LinkError {
-        self.drop_old();
+        self.kept.drop_old(self.settings.max_age, &self.far.status);
         // In the order of their serials: they are the oldest.
         let urgent = std::mem::take(&mut self.kept.urgent);
         urgent.into_iter().rev().for_each(|held| self.kept.held.push_front(held));
@@ -386,10 +385,13 @@ impl RedisDriver {
             Ok(connected) => connected,
             Err(lost) => {
                 self.address.try_next();
+                self.kept.away.forget_masters();
                 return lost;
             }
         };
         let node = self.kept.node;
+        self.kept.away = servers.away.clone();
+        self.tell_away();
         self.seals.set_database(servers.database());
         servers.leases = self.kept.leases.clone();
         self.hearing.get_mut().begin_catch_up();
@@ -418,6 +420,7 @@ impl RedisDriver {
             orders: &mut self.far.orders,
             arrivals: &self.far.arrivals,
             status: &self.far.status,
+            max_queued: self.far.max_queued,
             kept: &mut self.kept,
             link: session::WriterState::default(),
             hearing: &self.hearing,
@@ -430,14 +433,34 @@ impl RedisDriver {
         // What was cut off in between is read again.
         reader.finish().await;
         writer.recover_unacked().await;
+        self.far.status.away.store(Arc::default());
         lost
+    }
+
+    /// What the link is made without goes on as if Redis were away; told once, however often it is made so.
+    fn tell_away(&mut self) {
+        let away = self.kept.away.describe();
+        let names = away.iter().map(|(part, _)| part.clone()).collect();
+        let before = std::mem::replace(&mut self.told_away, names);
+        for (part, why) in away.iter().filter(|(part, _)| !before.contains(part)) {
+            warn!(%part, "a part of the Redis Cluster is away, the link is made to the rest: {why}");
+            let why = format!("{part} is away: {why}");
+            self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
+        }
+        self.far.status.away.store(Arc::new(self.told_away.clone()));
     }
 
     async fn connect_link(&mut self) -> Result<(RedisConnections, PushStream, String), LinkError> {
         let (keys, node) = (self.keys.clone(), self.kept.node);
+        let away = Some(self.kept.away.clone());
         let (mut servers, heard) =
-            RedisConnections::connect_all(&mut self.address, keys, node).await?;
-        let probe = self.keys.probe_topic(&format!("{:016x}", random_number()));
+            RedisConnections::connect_all(&mut self.address, (keys, node), away).await?;
+        let probe = loop {
+            let name = self.keys.probe_topic(&format!("{:016x}", random_number()));
+            if !servers.is_away(&name) {
+                break name;
+            }
+        };
         let own = self.keys.node_topic(node);
         servers.subscribe_topics(&[self.keys.all_nodes_topic(), probe.clone(), own]).await?;
         info!(redis = %self.address, "the link to Redis is made");

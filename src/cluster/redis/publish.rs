@@ -111,9 +111,9 @@ impl LinkState {
     /// What Redis took within the last seconds is to be said again, before anything else: another server has taken
     /// over, or it has begun anew. It is known by its serials where it was heard, and by the log where it was not
     /// lost. How many bytes.
-    pub(super) fn say_recent_again(&mut self) -> usize {
+    pub(super) fn say_recent_again(&mut self, is_its: impl Fn(&PendingPublish) -> bool) -> usize {
         let mut bytes = 0;
-        for held in self.recent.take_doubtful().into_iter().rev() {
+        for held in self.recent.take_doubtful(is_its).into_iter().rev() {
             bytes += held.publish.queued_bytes();
             self.held.push_front(held);
         }
@@ -121,20 +121,25 @@ impl LinkState {
     }
 }
 
+/// The name of the topic that a publish goes to.
+pub(super) fn publish_topic(keys: &RedisKeys, publish: &OutgoingEvent) -> String {
+    match publish {
+        OutgoingEvent::Event { topic, .. }
+        | OutgoingEvent::Cached { topic, .. }
+        | OutgoingEvent::Trace { topic, .. } => keys.topic_name(topic),
+        OutgoingEvent::Terminate { .. }
+        | OutgoingEvent::Reconnect { .. }
+        | OutgoingEvent::Withdraw(_) => keys.all_nodes_topic(),
+        OutgoingEvent::Done { node, .. } | OutgoingEvent::HandedOver { node, .. } => {
+            keys.node_topic(*node)
+        }
+    }
+}
+
 impl PendingPublish {
     /// The name of the topic that it goes to.
     pub(super) fn topic_name(&self, keys: &RedisKeys) -> String {
-        match &self.publish {
-            OutgoingEvent::Event { topic, .. }
-            | OutgoingEvent::Cached { topic, .. }
-            | OutgoingEvent::Trace { topic, .. } => keys.topic_name(topic),
-            OutgoingEvent::Terminate { .. }
-            | OutgoingEvent::Reconnect { .. }
-            | OutgoingEvent::Withdraw(_) => keys.all_nodes_topic(),
-            OutgoingEvent::Done { node, .. } | OutgoingEvent::HandedOver { node, .. } => {
-                keys.node_topic(*node)
-            }
-        }
+        publish_topic(keys, &self.publish)
     }
 
     /// What subscribers here are to be told now that it will not come back.
@@ -404,7 +409,11 @@ impl LinkWriter<'_> {
     /// wait on, but for those that did arrive.
     pub(super) async fn recover_unacked(&mut self) {
         self.kept.leases = std::mem::take(&mut self.servers.leases);
+        self.kept.gather_stranded(self.status);
         self.kept.recent.note_link_lost();
+        for answer in std::mem::take(&mut self.link.alone) {
+            let _ = self.arrivals.send(answer).await;
+        }
         for order in std::mem::take(&mut self.link.batch) {
             if let LinkRequest::Leave { topic, user } = order {
                 let _ = self

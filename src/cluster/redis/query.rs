@@ -14,6 +14,7 @@ use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::{ClusterOccupancy, LinkQuery, LinkReply, LinkStatus};
 use crate::cluster::redis_clock::now_us;
 use crate::cluster::scripts::Script;
+use crate::cluster::topics::Topics;
 use crate::protocol::channel::ChannelName;
 
 /// Answers one question; nothing if Redis answers with what it should not.
@@ -22,10 +23,14 @@ use crate::protocol::channel::ChannelName;
 /// Redis is away or answers with an error; the API then answers from what this node knows.
 pub(super) async fn answer_query(
     servers: &mut RedisConnections,
-    status: &LinkStatus,
+    (status, topics): (&LinkStatus, &Topics),
     (trust, node, question): (EnvelopeTrust<'_>, u64, LinkQuery),
 ) -> Result<Option<LinkReply>, LinkError> {
     let keys = trust.keys;
+    // What is known here is answered instead.
+    if servers.is_partial() && is_about_away(servers, keys, &question) {
+        return Ok(None);
+    }
     let question = match question {
         LinkQuery::Claim { .. } | LinkQuery::Withdrawn { .. } | LinkQuery::TakeOver { .. } => {
             return ask_of_client(servers, status, (trust, node, question)).await;
@@ -40,8 +45,8 @@ pub(super) async fn answer_query(
             all.arg(keys.app_key(app, 't'));
             batch.add_command(all, ());
         }
-        LinkQuery::Counts(topics) => {
-            topics.iter().for_each(|topic| add_occupancy(&mut batch, keys, topic));
+        LinkQuery::Counts(asked) => {
+            asked.iter().for_each(|topic| add_occupancy(&mut batch, keys, topic));
         }
         // Three answers, read below by their places: subscribers, users, the cached event.
         LinkQuery::Channel(topic) => {
@@ -72,7 +77,7 @@ pub(super) async fn answer_query(
         LinkQuery::Channels { app, prefix, users } => {
             let mut channels = read_channels(first, &prefix);
             if users {
-                count_users(servers, keys, status, &app, &mut channels).await?;
+                count_users(servers, (keys, status, topics), &app, &mut channels).await?;
             }
             LinkReply::Channels(channels)
         }
@@ -163,23 +168,42 @@ fn read_channels(all: &Value, prefix: &str) -> Vec<(ChannelName, ClusterOccupanc
     reply::hash_pairs(all).into_iter().filter_map(one).collect()
 }
 
+/// Whether a question is about something that is away: about counts of an app, or a channel's own.
+fn is_about_away(servers: &RedisConnections, keys: &RedisKeys, question: &LinkQuery) -> bool {
+    let is_app_away = |app: &AppId| servers.is_away(&keys.app_key(app, 't'));
+    let is_away = |topic: &Topic| servers.is_away(&keys.topic_name(topic));
+    match question {
+        LinkQuery::Channels { app, .. }
+        | LinkQuery::Connections(app)
+        | LinkQuery::Claim { app, .. }
+        | LinkQuery::Withdrawn { app, .. } => is_app_away(app),
+        LinkQuery::Counts(topics) => {
+            topics.iter().any(|topic| is_app_away(&topic.app) || is_away(topic))
+        }
+        LinkQuery::Channel(topic) => is_app_away(&topic.app) || is_away(topic),
+        LinkQuery::Users(topic) => is_away(topic),
+        LinkQuery::TakeOver { node, .. } => servers.is_away(&keys.node_topic(*node)),
+    }
+}
+
+/// How many users each channel has; where its master is away, as far as this node knows.
 /// One batch for all channels, however many: a command each, on its way at once.
 async fn count_users(
     servers: &mut RedisConnections,
-    keys: &RedisKeys,
-    status: &LinkStatus,
+    (keys, status, topics): (&RedisKeys, &LinkStatus, &Topics),
     app: &AppId,
     channels: &mut [(ChannelName, ClusterOccupancy)],
 ) -> Result<(), LinkError> {
     let mut batch = CommandBatch::new();
-    for (channel, _) in channels.iter() {
+    for (channel, counted) in channels.iter_mut() {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
+        let known = topics.read_topic(&topic, |entry| entry.roster.count());
+        counted.users = known.filter(|_| servers.is_away(&keys.topic_name(&topic))).unwrap_or(0);
         let mut users = cmd("HLEN");
         users.arg(keys.channel_key(&topic, 'm'));
-        batch.add_command(users, ());
+        batch.add_command(users, counted);
     }
-    let answers = batch.send_all(servers, status).await?;
-    for ((_, counted), (_, users)) in channels.iter_mut().zip(answers) {
+    for (counted, users) in batch.send_all(servers, status).await? {
         counted.users = reply::as_number(&users).unwrap_or_default() as usize;
     }
     Ok(())

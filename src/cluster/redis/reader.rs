@@ -9,9 +9,9 @@ use redis::Msg;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::connections::PushStream;
 use super::dedup::{Deduplicator, EnvelopeVerdict, MessageId};
 use super::leases::node_of;
+use super::pushes::PushStream;
 use super::trust::EnvelopeTrust;
 use crate::app::AppId;
 use crate::cluster::Topic;

@@ -52,14 +52,20 @@ impl RecentPublishes {
         }
     }
 
-    /// Takes out what may have been lost now, in its order.
-    pub(super) fn take_doubtful(&mut self) -> Vec<PendingPublish> {
-        self.bytes = 0;
-        let end = self.cut.take().unwrap_or_else(Instant::now);
-        let publishes = std::mem::take(&mut self.publishes).into_iter();
+    /// Takes out what may have been lost now of what one master took, in its order.
+    pub(super) fn take_doubtful(
+        &mut self,
+        is_its: impl Fn(&PendingPublish) -> bool,
+    ) -> Vec<PendingPublish> {
+        let end = self.cut.unwrap_or_else(Instant::now);
+        let (its, others) =
+            std::mem::take(&mut self.publishes).into_iter().partition(|(_, held)| is_its(held));
+        self.publishes = others;
+        self.bytes = self.publishes.iter().map(|(_, held)| held.publish.queued_bytes()).sum();
+        let its: VecDeque<(Instant, PendingPublish)> = its;
         // It may have taken as long again to find out.
         let young =
-            publishes.filter(|(since, _)| end.duration_since(*since) <= LOST_WITHIN + LOST_WITHIN);
+            its.into_iter().filter(|(at, _)| end.duration_since(*at) <= LOST_WITHIN + LOST_WITHIN);
         young.map(|(_, held)| held).collect()
     }
 }
@@ -96,12 +102,22 @@ mod tests {
             recent.note_taken(&held(serial, 1 << 20), serial);
         }
         let again: Vec<_> =
-            recent.take_doubtful().iter().map(|held| (held.serial, held.taken)).collect();
+            recent.take_doubtful(|_| true).iter().map(|held| (held.serial, held.taken)).collect();
         assert_eq!(again, (14..=20).map(|serial| (serial, serial)).collect::<Vec<_>>());
-        assert!(recent.take_doubtful().is_empty());
+        assert!(recent.take_doubtful(|_| true).is_empty());
         let again = PendingPublish { taken: 3, ..held(21, 1) };
         recent.note_taken(&again, 9);
-        assert_eq!(recent.take_doubtful()[0].taken, 3, "when it was taken first");
+        assert_eq!(recent.take_doubtful(|_| true)[0].taken, 3, "when it was taken first");
+    }
+
+    #[test]
+    fn what_one_master_took_is_said_again_alone() {
+        let mut recent = RecentPublishes::default();
+        (1..=4).for_each(|serial| recent.note_taken(&held(serial, 1), serial));
+        let its = recent.take_doubtful(|held| held.serial % 2 == 0);
+        assert_eq!(its.iter().map(|held| held.serial).collect::<Vec<_>>(), [2, 4]);
+        let others = recent.take_doubtful(|_| true);
+        assert_eq!(others.iter().map(|held| held.serial).collect::<Vec<_>>(), [1, 3]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -113,7 +129,7 @@ mod tests {
         recent.note_link_lost();
         tokio::time::advance(LOST_WITHIN * 9).await;
         recent.note_link_lost();
-        let again = recent.take_doubtful();
+        let again = recent.take_doubtful(|_| true);
         assert_eq!(again.iter().map(|held| held.serial).collect::<Vec<_>>(), [2]);
     }
 }

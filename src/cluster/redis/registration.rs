@@ -1,11 +1,17 @@
 //! The leases that this node has on the servers of a link: one on each that has slots, registered once. When the key
 //! of a lease moves to another server, the lease is given up for a new one.
 
-use redis::Value;
+use std::collections::BTreeMap;
+use std::future::Future;
 
+use redis::{RedisError, Value};
+use tokio::time::timeout;
+
+use super::away::ask_master;
 use super::connections::{RedisConnections, slots_of};
 use super::leases::{FenceReply, Lease};
-use super::slots::{self, SLOTS};
+use super::server::RedisServer;
+use super::slots::{self, HostPort, SLOTS};
 use super::{LinkError, PATIENCE};
 use crate::cluster::scripts::Script;
 
@@ -26,7 +32,7 @@ impl RedisConnections {
         let mut fences = Vec::new();
         for place in 0..self.servers.len() as u16 {
             let has_lease = self.server_at(place).is_some_and(|server| server.lease.is_some());
-            let tag = slots::tag_for_slot(&self.slots, place, 0).filter(|_| !has_lease);
+            let tag = self.tag_on(place, 0).filter(|_| !has_lease);
             if let Some(tag) = tag {
                 fences.push((tag, self.register_lease(place, tag).await?));
             }
@@ -34,35 +40,52 @@ impl RedisConnections {
         Ok(fences)
     }
 
-    /// What tells each server's run from all others, before and after it began anew; in no order.
-    pub(super) async fn run_ids(&self) -> Result<Vec<String>, LinkError> {
-        let mut runs = Vec::new();
-        for server in &self.servers {
+    /// What tells each server's run from all others, before and after it began anew. Of a Redis Cluster's servers of those
+    /// alone that have slots.
+    pub(super) async fn run_ids(&self) -> Result<BTreeMap<HostPort, String>, LinkError> {
+        let mut runs = BTreeMap::new();
+        for (place, server) in self.servers.iter().enumerate() {
+            if self.is_cluster() && !self.slots.contains(&(place as u16)) {
+                continue;
+            }
             let (mut info, mut commands) = (redis::cmd("INFO"), server.commands.clone());
-            let info: String = info.arg("server").query_async(&mut commands).await?;
+            let asked = info.arg("server").query_async(&mut commands);
+            let info: String = self.ask(server, asked).await?;
             let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-            runs.extend(run.map(|run| run.trim_end().to_owned()));
+            runs.extend(run.map(|run| (server.at.clone(), run.trim_end().to_owned())));
         }
-        runs.sort_unstable();
         Ok(runs)
     }
 
+    /// What a server answers; where it is one of several, the others can do without it.
+    async fn ask<T>(
+        &self,
+        server: &RedisServer,
+        asked: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, LinkError> {
+        if self.is_cluster() {
+            return ask_master(server.at.clone(), asked).await;
+        }
+        Ok(timeout(PATIENCE, asked).await??)
+    }
+
+    /// Registers a lease with a server.
     ///
     /// # Errors
     /// The server does not answer, or is none of the link's.
     async fn register_lease(&mut self, place: u16, tag: u16) -> Result<FenceReply, LinkError> {
         let lease = Lease::new(self.node, tag);
         let key = self.keys.fence_key(tag);
-        let Some(server) = self.servers.get_mut(usize::from(place)) else {
-            return Err(LinkError::Uncovered);
-        };
         // Noted first: it may be registered although nobody hears the answer.
         self.leases.push(lease.clone());
         let mut register = super::batch::script_call(Script::Register, &[key]);
         register.arg(&lease.id);
-        let asked = register.command.query_async(&mut server.commands);
-        let answer: Value = tokio::time::timeout(PATIENCE, asked).await??;
-        server.lease = Some(lease);
+        let Some(server) = self.server_at(place) else { return Err(LinkError::Uncovered) };
+        let mut commands = server.commands.clone();
+        let answer: Value = self.ask(server, register.command.query_async(&mut commands)).await?;
+        if let Some(server) = self.servers.get_mut(usize::from(place)) {
+            server.lease = Some(lease);
+        }
         FenceReply::parse_reply(&answer).ok_or(LinkError::Unexpected)
     }
 
@@ -78,7 +101,7 @@ impl RedisConnections {
         let held = self.server_at(place).and_then(|server| server.lease.clone());
         if let Some(Lease { tag, .. }) = held {
             self.give_up_lease(place);
-            if let Some(next) = slots::tag_for_slot(&self.slots, place, tag + 1) {
+            if let Some(next) = self.tag_on(place, tag + 1) {
                 self.register_lease(place, next).await?;
             }
         }
@@ -106,7 +129,7 @@ impl RedisConnections {
         self.moves.borrow_mut().moved.extend(slots.map(|(slot, _)| slot));
     }
 
-    fn server_at(&self, place: u16) -> Option<&super::server::RedisServer> {
+    fn server_at(&self, place: u16) -> Option<&RedisServer> {
         self.servers.get(usize::from(place))
     }
 }

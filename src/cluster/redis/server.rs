@@ -59,6 +59,11 @@ impl LeasedCommand {
     pub(super) fn slot(&self) -> Option<u16> {
         slots::of_command(&self.command)
     }
+
+    /// The keys that it names.
+    pub(super) fn keys(&self) -> Vec<Vec<u8>> {
+        slots::keys_of_command(&self.command)
+    }
 }
 
 /// Which of a server's two connections.
@@ -133,7 +138,7 @@ impl RedisServer {
 }
 
 /// With a time limit on everything: a Redis that hangs is one that is away.
-fn connection_config() -> AsyncConnectionConfig {
+pub(super) fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
         .set_response_timeout(Some(PATIENCE))

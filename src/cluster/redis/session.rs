@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use redis::Value;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::away::AwayPart;
 use super::batch::{CommandBatch, script_call};
 use super::connections::RedisConnections;
 use super::dedup::Deduplicator;
@@ -64,6 +66,8 @@ pub(super) struct LinkWriter<'a> {
     pub(super) orders: &'a mut mpsc::UnboundedReceiver<LinkRequest>,
     pub(super) arrivals: &'a mpsc::Sender<LinkEvent>,
     pub(super) status: &'a LinkStatus,
+    /// Bytes that may wait for what is away.
+    pub(super) max_queued: usize,
     /// Lasts from one link to the next: what waits, and what was said.
     pub(super) kept: &'a mut LinkState,
     pub(super) link: WriterState,
@@ -91,6 +95,11 @@ pub(super) struct WriterState {
     pub(super) whole: bool,
     /// When it was looked last whether what others held is there again.
     pub(super) looked: LastRun,
+    /// What becomes of orders that belong to what is away, to be handed on.
+    pub(super) alone: Vec<LinkEvent>,
+    /// Looks at what is away.
+    pub(super) looking: Option<JoinHandle<Vec<AwayPart>>>,
+    pub(super) looked_away: LastRun,
     /// Lapsed leases are being cleared.
     pub(super) reaping: bool,
     /// Topics that nobody holds, since when.
@@ -204,6 +213,7 @@ impl LinkWriter<'_> {
                     self.close_idle().await?;
                     self.resubscribe_moved_slots().await?;
                     self.look_whether_restored().await?;
+                    self.look_for_away().await?;
                 }
                 () = sleep_until(beat.unwrap_or_else(Instant::now)) => {}
             }
@@ -238,6 +248,10 @@ impl LinkWriter<'_> {
         // Dropped with the rest, when all is done or lost.
         let mut rooms = Vec::new();
         for order in orders {
+            if self.is_order_away(&order) {
+                self.carry_out_alone(order);
+                continue;
+            }
             match order {
                 LinkRequest::Open(topic) => opened.push(topic),
                 LinkRequest::Join { topic, member, max, place } => {
@@ -266,6 +280,7 @@ impl LinkWriter<'_> {
         }
         // Until Redis has answered, they are not done.
         self.link.batch = unsure;
+        self.hand_on_alone().await?;
         self.open_topics(&opened).await?;
         // What was published before a topic was opened is there when it is read.
         let up = self.status.up.load(Ordering::Relaxed);
@@ -277,14 +292,14 @@ impl LinkWriter<'_> {
             let answers = batch.send_all(&mut self.servers, self.status).await?;
             self.link.batch.clear();
             self.note_published((held, bytes), &answers);
-            self.kept.parked.drain(..parked);
+            self.forget_parked(parked);
             self.take_replies(answers, &mut openings).await?;
         }
         for opening in openings {
             self.finish_opening(opening).await?;
         }
         self.send_reply(questions).await?;
-        let waits = !self.link.replays.is_empty() || !self.kept.parked.is_empty();
+        let waits = !self.link.replays.is_empty() || self.is_parking();
         if up && (waits || !self.kept.held.is_empty()) {
             return Box::pin(self.carry_out()).await;
         }
@@ -446,7 +461,8 @@ impl LinkWriter<'_> {
             }
             let asked = (self.trust, self.kept.node, question);
             if let Some(answer) =
-                super::query::answer_query(&mut self.servers, self.status, asked).await?
+                super::query::answer_query(&mut self.servers, (self.status, self.topics), asked)
+                    .await?
             {
                 // It may have gone meanwhile.
                 let _ = asker.send(answer);

@@ -44,6 +44,21 @@ pub(super) fn of_command(command: &Cmd) -> Option<u16> {
     words.nth(before).map(of_name)
 }
 
+/// The keys of a command: of a script all that it is given.
+pub(super) fn keys_of_command(command: &Cmd) -> Vec<Vec<u8>> {
+    let words = command.args_iter().filter_map(|arg| match arg {
+        Arg::Simple(word) => Some(word.to_vec()),
+        _ => None,
+    });
+    let mut words = words.peekable();
+    let is_script = words.next().is_some_and(|word| word == b"EVALSHA");
+    let count = match is_script {
+        true => words.nth(1).and_then(|count| String::from_utf8(count).ok()?.parse().ok()),
+        false => Some(1),
+    };
+    words.take(count.unwrap_or(0)).collect()
+}
+
 /// The first number from `from` on such that a name with it in braces is kept by a server. With no slots one server has
 /// all.
 pub(super) fn tag_for_slot(slots: &[u16], server: u16, from: u16) -> Option<u16> {
@@ -132,6 +147,9 @@ mod tests {
         publish.arg("{foo}").arg("bar");
         assert_eq!(of_command(&publish), Some(12_182));
         assert_eq!(of_command(&cmd("PING")), None);
+        assert_eq!(keys_of_command(&script), [b"{foo}a".to_vec(), b"{foo}b".to_vec()]);
+        assert_eq!(keys_of_command(&publish), [b"{foo}".to_vec()]);
+        assert!(keys_of_command(&cmd("PING")).is_empty());
     }
 
     #[test]

@@ -79,6 +79,9 @@ impl LinkWriter<'_> {
     /// Reads what was said to all nodes while this one did not hear it.
     pub(super) async fn catch_up_with_all(&mut self) -> Result<(), LinkError> {
         let (name, mut batch) = (self.keys.all_nodes_topic(), CommandBatch::new());
+        if self.servers.is_away(&name) {
+            return Ok(());
+        }
         let after = self.hearing.borrow().misses_after(&name);
         if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
             self.ask_log(&mut batch, &self.keys.log_keys_of_all(), after, 0);
@@ -95,7 +98,8 @@ impl LinkWriter<'_> {
     /// Subscribes anew to topics whose slots have become another server's, and catches up with what was said
     /// on them in between.
     pub(super) async fn resubscribe_moved_slots(&mut self) -> Result<(), LinkError> {
-        let moved = self.servers.take_moved();
+        let mut moved = self.servers.take_moved();
+        moved.retain(|slot| !self.servers.is_dark(Some(*slot)));
         if moved.is_empty() {
             return Ok(());
         }
@@ -165,7 +169,7 @@ impl LinkWriter<'_> {
             whole = match reaches {
                 LogCoverage::Back => true,
                 LogCoverage::Begin => {
-                    self.hearing.borrow().catch_up_window() < Duration::from_secs(LOGGED)
+                    self.hearing.borrow().catch_up_window(name) < Duration::from_secs(LOGGED)
                 }
                 LogCoverage::Short => false,
             };

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use tokio::time::Instant;
+
 use super::dedup::MessageId;
 use crate::cluster::envelope::Envelope;
 
@@ -25,6 +27,8 @@ pub(super) struct TopicSenders {
     pub(super) senders: Vec<(u64, RecentSerials)>,
     /// What came since the topic was last subscribed to, until it has caught up.
     pub(super) waiting: Option<VecDeque<Envelope>>,
+    /// Since when it may have missed something.
+    pub(super) deaf: Option<Instant>,
 }
 
 /// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and what it sends

@@ -2,6 +2,7 @@
 //! for a lease and renews it as it reads, takes out what is in. An entry stays until it is done with, so that
 //! who has the office next goes on where the last one ended.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ impl LinkWriter<'_> {
             !of.done.is_empty() || of.looked.is_none_or(|at| now - at >= pause)
         };
         let apps = self.kept.news.apps.iter().filter(|(_, of)| due(of));
+        let apps = apps.filter(|(app, _)| !self.is_app_away(app));
         let apps: Vec<AppId> = apps.map(|(app, _)| app.clone()).collect();
         self.read_logs(apps, false).await?;
         let figures = &self.status.figures;
@@ -69,7 +71,9 @@ impl LinkWriter<'_> {
 
     /// Says all that is held, under a new lease.
     pub(super) async fn say_again(&mut self) -> Result<(), LinkError> {
-        self.kept.news.say_again();
+        let apps = self.kept.news.apps.keys();
+        let away: BTreeSet<AppId> = apps.filter(|app| self.is_app_away(app)).cloned().collect();
+        self.kept.news.say_again(away);
         self.write_logs().await
     }
 
@@ -88,7 +92,8 @@ impl LinkWriter<'_> {
             .news
             .apps
             .iter()
-            .filter(|(_, of)| of.hooks != AppHooks::None && !of.listening);
+            .filter(|(_, of)| of.hooks != AppHooks::None && !of.listening)
+            .filter(|(app, _)| !self.is_app_away(app));
         let new: Vec<AppId> = new.map(|(app, _)| app.clone()).collect();
         let gone = std::mem::take(&mut self.kept.news.forgotten);
         if new.is_empty() && gone.is_empty() {
@@ -131,9 +136,13 @@ impl LinkWriter<'_> {
     pub(super) async fn write_logs(&mut self) -> Result<(), LinkError> {
         loop {
             let mut batch = CommandBatch::new();
+            let (servers, keys) = (&self.servers, self.keys);
+            let is_there = |app: &AppId| !servers.is_away(&keys.app_key(app, 't'));
             // From here on Redis may have them, whether or not it answers.
-            self.kept.news.apps.values_mut().for_each(|of| of.queue.note_asked(AT_ONCE));
-            for (app, of) in self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty()) {
+            let asked = self.kept.news.apps.iter_mut().filter(|(app, _)| is_there(app));
+            asked.for_each(|(_, of)| of.queue.note_asked(AT_ONCE));
+            let apps = self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty());
+            for (app, of) in apps.filter(|(app, _)| !self.is_app_away(app)) {
                 let count = of.queue.len().min(AT_ONCE);
                 let said = of.queue.iter().take(count);
                 let said = said.map(|word| (word.signed(), &*word.text));
@@ -213,6 +222,10 @@ impl LinkWriter<'_> {
         }
         let fences = self.look_at(elsewhere.iter().map(|(_, lease)| lease.tag).collect()).await?;
         let is_held = |of: &Lease| {
+            // Of a lease on a master that is away nobody knows.
+            if self.servers.is_away(&self.keys.fence_key(of.tag)) {
+                return true;
+            }
             let mut fences = fences.iter().filter(|(tag, _)| *tag == of.tag);
             fences.any(|(_, fence)| fence.knows(&of.id))
         };

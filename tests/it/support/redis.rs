@@ -110,7 +110,8 @@ impl Redis {
                 let bus = free_port();
                 let options = format!(
                     "--port {port} --bind 127.0.0.1 --appendonly no --cluster-enabled yes \
-                     --cluster-port {bus} --cluster-node-timeout 1500",
+                     --cluster-port {bus} --cluster-node-timeout 1500 \
+                     --cluster-require-full-coverage no",
                 );
                 let mut arguments: Vec<String> =
                     options.split_whitespace().map(str::to_owned).collect();

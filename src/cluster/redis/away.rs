@@ -1,0 +1,284 @@
+//! What of a Redis Cluster is away: masters that do not answer or refuse, and slots whose keys have been on their way
+//! between two masters for too long. A link is made without them, and what belongs to them goes on as everything does
+//! while Redis is away. How they are found back is in `away_look.rs`, and what waits for them in `stranded.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use tokio::time::{Instant, timeout};
+
+use super::LinkError;
+use super::slots::HostPort;
+
+/// How long one of several masters may take before the others go on without it.
+pub(super) const MASTER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often what is away is looked at; each time that it goes away again half as often, but often enough that no node
+/// is taken for dead because others came back long before it.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
+const MOST_DOUBLINGS: u32 = 3;
+
+/// For how long it is remembered that something was away before.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Links that end in a row before the server of the connection that does is left out.
+const STRIKES: u32 = 4;
+
+/// Keys of a command, all of one slot.
+pub(super) type SlotKeys = Vec<Vec<u8>>;
+
+/// Something that can be away by itself.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum AwayPart {
+    Master(HostPort),
+    /// Whose keys are on their way.
+    Slot(u16),
+    /// Slots that no master has.
+    Uncovered,
+}
+
+impl fmt::Display for AwayPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Master((host, port)) => write!(f, "{host}:{port}"),
+            Self::Slot(slot) => write!(f, "slot {slot}"),
+            Self::Uncovered => f.write_str("slots without a master"),
+        }
+    }
+}
+
+/// The names of parts, for the log.
+pub(super) fn names_of(parts: &[AwayPart]) -> String {
+    let names: Vec<String> = parts.iter().map(AwayPart::to_string).collect();
+    names.join(", ")
+}
+
+/// What is away, and why. It outlives the link.
+#[derive(Clone, Default, Debug)]
+pub(super) struct AwayParts {
+    parts: BTreeMap<AwayPart, String>,
+    /// The keys by which it is seen whether a slot has moved.
+    keys: BTreeMap<u16, SlotKeys>,
+    /// How often each went away of late, and when it did last.
+    losses: BTreeMap<AwayPart, (u32, Instant)>,
+}
+
+impl AwayParts {
+    /// A link was lost: whether something that it can be made without is to blame. A connection that ends says nothing
+    /// of its server yet, unless that happens again and again.
+    pub(super) fn note_lost_link(&mut self, lost: &LinkError) {
+        match lost {
+            LinkError::OfMaster(at, why) => {
+                let part = AwayPart::Master(at.clone());
+                if is_mended_by_new_link(why) && self.count_loss(&part) < STRIKES {
+                    return;
+                }
+                self.note_away(part.clone(), why.to_string());
+                if is_fault_of_all(why) {
+                    self.losses.remove(&part);
+                }
+            }
+            LinkError::Stuck(slots) => {
+                for (slot, keys) in slots {
+                    self.keys.insert(*slot, keys.clone());
+                    self.note_away(AwayPart::Slot(*slot), "its keys are on their way".to_owned());
+                }
+            }
+            LinkError::Back(parts) => self.parts.retain(|part, _| !parts.contains(part)),
+            _ => {}
+        }
+    }
+
+    pub(super) fn note_away(&mut self, part: AwayPart, why: String) {
+        self.count_loss(&part);
+        self.parts.insert(part, why);
+    }
+
+    /// How often that has happened of late.
+    fn count_loss(&mut self, part: &AwayPart) -> u32 {
+        let now = Instant::now();
+        self.losses.retain(|_, (_, last)| now - *last < REMEMBERED);
+        let (times, last) = self.losses.entry(part.clone()).or_insert((0, now));
+        (*times, *last) = (times.saturating_add(1), now);
+        *times
+    }
+
+    /// Whether a master is not to be connected to.
+    pub(super) fn has_master(&self, at: &HostPort) -> bool {
+        self.parts.contains_key(&AwayPart::Master(at.clone()))
+    }
+
+    pub(super) fn has_slot(&self, slot: u16) -> bool {
+        self.parts.contains_key(&AwayPart::Slot(slot))
+    }
+
+    /// Slots whose keys are on their way, with such keys, that it is time to look at again.
+    pub(super) fn due_slots(&self) -> Vec<(u16, SlotKeys)> {
+        let is_due = |(slot, _): &(&u16, &SlotKeys)| {
+            self.has_slot(**slot) && self.is_due(&AwayPart::Slot(**slot))
+        };
+        self.keys.iter().filter(is_due).map(|(slot, keys)| (*slot, keys.clone())).collect()
+    }
+
+    fn knows_masters(&self) -> bool {
+        self.parts.keys().any(|part| matches!(part, AwayPart::Master(_)))
+    }
+
+    /// There are slots that nobody has, or that only somebody has who is away.
+    pub(super) fn note_uncovered(&mut self) {
+        if !self.knows_masters() {
+            self.note_away(AwayPart::Uncovered, "no master has them".to_owned());
+        }
+    }
+
+    /// Who has no slots is nobody's loss. With none of those left that have some, all are tried again.
+    pub(super) fn keep_owners(&mut self, owners: &BTreeSet<HostPort>) {
+        let is_owner = |part: &AwayPart| match part {
+            AwayPart::Master(at) => owners.contains(at),
+            AwayPart::Slot(_) => true,
+            AwayPart::Uncovered => false,
+        };
+        self.parts.retain(|part, _| is_owner(part));
+        if owners.iter().all(|at| self.has_master(at)) {
+            self.forget_masters();
+        }
+    }
+
+    pub(super) fn forget_masters(&mut self) {
+        self.parts.retain(|part, _| matches!(part, AwayPart::Slot(_)));
+    }
+
+    /// Their names, and why.
+    pub(super) fn describe(&self) -> Vec<(String, String)> {
+        self.parts.iter().map(|(part, why)| (part.to_string(), why.clone())).collect()
+    }
+
+    /// Whether it is time to look at it again.
+    pub(super) fn is_due(&self, part: &AwayPart) -> bool {
+        self.losses.get(part).is_none_or(|(times, last)| {
+            let doublings = times.saturating_sub(1).min(MOST_DOUBLINGS);
+            last.elapsed() >= LOOK_EVERY * 2_u32.pow(doublings)
+        })
+    }
+}
+
+/// What a new link to the same server is enough for: its connection has ended, it does not know the lease any more, or
+/// the scripts.
+fn is_mended_by_new_link(why: &LinkError) -> bool {
+    match why {
+        LinkError::Lapsed => true,
+        LinkError::Redis(error) => {
+            let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+            error.kind() == no_script || (error.is_connection_dropped() && !error.is_timeout())
+        }
+        _ => false,
+    }
+}
+
+/// A master that says so takes part again as soon as the others do.
+fn is_fault_of_all(why: &LinkError) -> bool {
+    let down = ErrorKind::Server(ServerErrorKind::ClusterDown);
+    matches!(why, LinkError::Redis(error) if error.kind() == down)
+}
+
+/// What one of several masters answers in time; what goes wrong is its own fault and no other's.
+pub(super) async fn ask_master<T>(
+    at: HostPort,
+    asked: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, LinkError> {
+    let lost = match timeout(MASTER_PATIENCE, asked).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) if error.is_timeout() => LinkError::Silent,
+        Ok(Err(error)) => error.into(),
+        Err(_) => LinkError::Silent,
+    };
+    Err(LinkError::OfMaster(at, Box::new(lost)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> HostPort {
+        ("h".to_owned(), port)
+    }
+
+    fn silent(port: u16) -> LinkError {
+        LinkError::OfMaster(at(port), Box::new(LinkError::Silent))
+    }
+
+    fn ended(port: u16) -> LinkError {
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        LinkError::OfMaster(at(port), Box::new(RedisError::from(reset).into()))
+    }
+
+    #[test]
+    fn a_master_that_does_not_answer_is_left_out_until_it_is_back() {
+        let mut away = AwayParts::default();
+        away.note_lost_link(&silent(1));
+        away.note_lost_link(&LinkError::Deaf);
+        let told = away.describe();
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].0, "h:1");
+        assert!(away.has_master(&at(1)) && !away.has_master(&at(2)));
+        away.note_lost_link(&LinkError::Back(vec![AwayPart::Master(at(1))]));
+        assert!(!away.has_master(&at(1)));
+    }
+
+    #[test]
+    fn a_connection_that_ends_leaves_nobody_out_unless_it_does_again_and_again() {
+        let mut away = AwayParts::default();
+        away.note_lost_link(&ended(1));
+        away.note_lost_link(&LinkError::OfMaster(at(1), Box::new(LinkError::Lapsed)));
+        away.note_lost_link(&ended(1));
+        assert!(!away.has_master(&at(1)), "a new link may do");
+        away.note_lost_link(&ended(1));
+        assert!(away.has_master(&at(1)));
+    }
+
+    #[test]
+    fn where_all_are_away_all_are_tried() {
+        let mut away = AwayParts::default();
+        [1, 2, 3].iter().for_each(|port| away.note_lost_link(&silent(*port)));
+        away.keep_owners(&[at(1), at(2), at(4)].into());
+        assert!(away.has_master(&at(1)) && !away.has_master(&at(3)), "it has no slots");
+        away.keep_owners(&[at(1), at(2)].into());
+        assert!(!away.has_master(&at(1)) && !away.has_master(&at(2)));
+    }
+
+    #[test]
+    fn a_slot_that_is_on_its_way_is_away_alone() {
+        let mut away = AwayParts::default();
+        let keys = vec![b"{a}x".to_vec(), b"{a}y".to_vec()];
+        away.note_lost_link(&LinkError::Stuck([(7, keys)].into()));
+        assert!(away.has_slot(7) && !away.has_slot(8));
+        away.forget_masters();
+        assert_eq!(away.describe()[0].0, "slot 7");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_away_again_and_again_is_looked_at_less_often() {
+        let (mut away, part) = (AwayParts::default(), AwayPart::Master(at(1)));
+        for doubled in [1, 2, 4, 8, 8] {
+            away.note_lost_link(&silent(1));
+            assert!(!away.is_due(&part));
+            tokio::time::advance(LOOK_EVERY * doubled).await;
+            assert!(away.is_due(&part), "{doubled}");
+        }
+        tokio::time::advance(REMEMBERED).await;
+        away.note_lost_link(&silent(1));
+        tokio::time::advance(LOOK_EVERY).await;
+        assert!(away.is_due(&part), "that is forgotten by now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_silent_is_to_blame_for_it() {
+        let never = std::future::pending::<Result<(), RedisError>>();
+        let lost = ask_master(at(1), never).await.unwrap_err();
+        assert!(matches!(lost, LinkError::OfMaster(of, why) if of == at(1)
+            && matches!(*why, LinkError::Silent)));
+    }
+}

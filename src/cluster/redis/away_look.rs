@@ -1,0 +1,241 @@
+//! Looks at what of a Redis Cluster is away, beside the link, which is made anew once something of it can be worked with
+//! again: what a new link does for all is then done for it. And what belongs to it, which goes on without Redis
+//! meanwhile. Why something is away stands in `away.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Client, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
+use tokio::time::timeout;
+
+use super::LinkError;
+use super::away::{AwayPart, AwayParts, LOOK_EVERY, MASTER_PATIENCE, SlotKeys, ask_master};
+use super::connections::{RedisConnections, slots_of};
+use super::publish::publish_topic;
+use super::server::{ConnectionRole, at_address, connection_config};
+use super::session::LinkWriter;
+use super::slots::{self, HostPort, SLOTS};
+use super::tls::RedisTls;
+use crate::app::AppId;
+use crate::cluster::Topic;
+use crate::cluster::keys::RedisKeys;
+use crate::cluster::link::{LinkRequest, OutgoingEvent};
+
+impl RedisConnections {
+    /// Something of the Redis Cluster is away.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.dark.is_empty()
+    }
+
+    /// Whether a key or topic belongs to what is away.
+    pub(super) fn is_away(&self, name: &str) -> bool {
+        self.is_partial() && self.is_dark(Some(slots::of_name(name.as_bytes())))
+    }
+
+    /// Whether one of these servers keeps a key or topic; one that is alone keeps all.
+    pub(super) fn is_kept_by(&self, name: &str, servers: &[HostPort]) -> bool {
+        let place = self.slots.get(usize::from(slots::of_name(name.as_bytes())));
+        match place.and_then(|place| self.servers.get(usize::from(*place))) {
+            Some(server) => servers.contains(&server.at),
+            None => !self.is_cluster(),
+        }
+    }
+
+    pub(super) fn is_dark(&self, slot: Option<u16>) -> bool {
+        slot.is_some_and(|slot| self.dark.contains(&slot))
+    }
+
+    /// Notes which slots nobody can be asked for over this link.
+    pub(super) fn note_dark(&mut self) {
+        let slots = (0..SLOTS).zip(&self.slots);
+        let is_dark = |slot: u16, owner: u16| owner == u16::MAX || self.away.has_slot(slot);
+        let dark = slots.filter(|(slot, owner)| is_dark(*slot, **owner)).map(|(slot, _)| slot);
+        self.dark = dark.collect();
+        if self.slots.contains(&u16::MAX) {
+            self.away.note_uncovered();
+        }
+    }
+
+    /// The first number from `from` on that a server keeps names with, and that is not away.
+    pub(super) fn tag_on(&self, place: u16, from: u16) -> Option<u16> {
+        let mut next = from;
+        loop {
+            let tag = slots::tag_for_slot(&self.slots, place, next)?;
+            if !self.is_dark(Some(slots::of_name(tag.to_string().as_bytes()))) {
+                return Some(tag);
+            }
+            next = tag + 1;
+        }
+    }
+
+    /// An error that a command of a slot was answered with.
+    pub(super) fn blame(&self, slot: Option<u16>, lost: LinkError) -> LinkError {
+        let place = slot.and_then(|slot| self.slots.get(usize::from(slot)));
+        match place.and_then(|place| self.servers.get(usize::from(*place))) {
+            Some(server) => LinkError::OfMaster(server.at.clone(), Box::new(lost)),
+            None => lost,
+        }
+    }
+
+    /// A look at what is away.
+    fn begin_look(&self, prefix: &str) -> Option<AwayLook> {
+        let has_slots = |place: usize| self.slots.contains(&(place as u16));
+        let places = (0..self.servers.len()).filter(|place| has_slots(*place));
+        let up: Vec<_> = places.filter_map(|place| self.servers.get(place)).collect();
+        let first = up.first()?;
+        let stuck = self.away.due_slots().into_iter().filter_map(|(slot, keys)| {
+            let place = *self.slots.get(usize::from(slot))?;
+            let server = self.servers.get(usize::from(place))?;
+            Some((slot, server.connection_for(ConnectionRole::Commands), keys))
+        });
+        Some(AwayLook {
+            login: self.login.clone(),
+            tls: self.tls.clone(),
+            asked: (first.host().to_owned(), first.connection_for(ConnectionRole::Commands)),
+            up: up.iter().map(|server| server.at.clone()).collect(),
+            away: self.away.clone(),
+            dark: self.dark.iter().copied().filter(|slot| !self.away.has_slot(*slot)).collect(),
+            stuck: stuck.collect(),
+            prefix: prefix.to_owned(),
+        })
+    }
+}
+
+/// A look at what is away, beside the link.
+struct AwayLook {
+    login: Client,
+    tls: Arc<RedisTls>,
+    /// One that knows who has which slots.
+    asked: (String, MultiplexedConnection),
+    /// Masters that the link is made to.
+    up: BTreeSet<HostPort>,
+    away: AwayParts,
+    /// Slots that nobody could be asked for.
+    dark: BTreeSet<u16>,
+    stuck: Vec<(u16, MultiplexedConnection, SlotKeys)>,
+    prefix: String,
+}
+
+impl AwayLook {
+    /// What can be worked with again.
+    async fn find_back(mut self) -> Vec<AwayPart> {
+        let mut back = Vec::new();
+        for (slot, mut connection, keys) in std::mem::take(&mut self.stuck) {
+            let mut look = cmd("EXISTS");
+            let look = look.arg(keys).query_async::<Value>(&mut connection);
+            // Its keys are together again, here or where it has moved to.
+            let is_there = |answer: Result<_, RedisError>| match answer {
+                Ok(_) => true,
+                Err(error) => error.kind() == ErrorKind::Server(ServerErrorKind::Moved),
+            };
+            if timeout(MASTER_PATIENCE, look).await.is_ok_and(is_there) {
+                back.push(AwayPart::Slot(slot));
+            }
+        }
+        let Ok(Ok(ranges)) = timeout(MASTER_PATIENCE, slots_of(&mut self.asked.1)).await else {
+            return back;
+        };
+        let mut owners: BTreeMap<HostPort, BTreeSet<u16>> = BTreeMap::new();
+        for (first, last, at) in slots::slot_ranges(&ranges, &self.asked.0) {
+            let dark: BTreeSet<u16> = self.dark.range(first..=last).copied().collect();
+            if !dark.is_empty() {
+                owners.entry(at).or_default().extend(dark);
+            }
+        }
+        for (at, dark) in owners {
+            let part = AwayPart::Master(at.clone());
+            if self.up.contains(&at)
+                || (self.away.is_due(&part) && self.takes_writes(at, &dark).await)
+            {
+                back.push(part);
+            }
+        }
+        back
+    }
+
+    /// Whether a master can be connected to, and writes a key of the slots that it has.
+    async fn takes_writes(&self, at: HostPort, dark: &BTreeSet<u16>) -> bool {
+        let is_its = |tag: &u16| dark.contains(&slots::of_name(tag.to_string().as_bytes()));
+        let word = match (0..SLOTS).find(is_its) {
+            Some(tag) => {
+                let mut word = cmd("SET");
+                word.arg(format!("{}:back:{{{tag}}}", self.prefix)).arg("").arg("PX").arg(1000);
+                word
+            }
+            None => cmd("PING"),
+        };
+        let asked = async {
+            let client = self.tls.client(at_address(&self.login, &at))?;
+            let config = connection_config();
+            let connecting = client.get_multiplexed_async_connection_with_config(&config);
+            word.query_async::<Value>(&mut connecting.await?).await
+        };
+        ask_master(at.clone(), asked).await.is_ok()
+    }
+}
+
+impl LinkWriter<'_> {
+    /// Whether a topic belongs to what is away.
+    pub(super) fn is_away(&self, topic: &Topic) -> bool {
+        self.servers.is_partial() && self.servers.is_away(&self.keys.topic_name(topic))
+    }
+
+    /// Whether what is kept of an app as a whole does.
+    pub(super) fn is_app_away(&self, app: &AppId) -> bool {
+        self.servers.is_partial() && self.servers.is_away(&self.keys.app_key(app, 't'))
+    }
+
+    /// Whether an order can only be carried out with what is known here. Counts, and what is said for webhooks, wait
+    /// where they are gathered.
+    pub(super) fn is_order_away(&self, order: &LinkRequest) -> bool {
+        self.servers.is_partial()
+            && match order {
+                LinkRequest::Open(topic)
+                | LinkRequest::Join { topic, .. }
+                | LinkRequest::Leave { topic, .. } => self.is_away(topic),
+                LinkRequest::Replay(replay) => self.is_away(&replay.topic),
+                LinkRequest::Sweep(app) => self.is_app_away(app),
+                LinkRequest::Publish(publish) => self.servers.is_publish_away(self.keys, publish),
+                _ => false,
+            }
+    }
+
+    /// Looks whether something that is away can be worked with again; then the link is to be made anew.
+    pub(super) async fn look_for_away(&mut self) -> Result<(), LinkError> {
+        if !self.servers.is_partial() {
+            return Ok(());
+        }
+        self.kept.drop_old_stranded(self.settings.max_age, self.status);
+        let (servers, keys) = (&self.servers, self.keys);
+        self.kept.news.note_away(|app| servers.is_away(&keys.app_key(app, 't')));
+        match self.link.looking.take() {
+            Some(looking) if !looking.is_finished() => self.link.looking = Some(looking),
+            Some(looking) => {
+                let back = looking.await.unwrap_or_default();
+                if !back.is_empty() {
+                    return Err(LinkError::Back(back));
+                }
+            }
+            None if self.link.looked_away.elapsed() >= LOOK_EVERY => {
+                self.link.looked_away.note_now();
+                let look = self.servers.begin_look(&self.settings.prefix);
+                self.link.looking = look.map(|look| tokio::spawn(look.find_back()));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+impl RedisConnections {
+    /// Whether a publish belongs to what is away, or what is noted of it does.
+    pub(super) fn is_publish_away(&self, keys: &RedisKeys, publish: &OutgoingEvent) -> bool {
+        if !self.is_partial() {
+            return false;
+        }
+        let is_noted = matches!(publish, OutgoingEvent::Withdraw(order) if order.window > 0);
+        self.is_away(&publish_topic(keys, publish))
+            || (is_noted && self.is_away(&keys.app_key(publish.app_id(), 'x')))
+    }
+}

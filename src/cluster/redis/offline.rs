@@ -1,0 +1,92 @@
+//! Orders that are carried out without Redis, or without the part of it that they belong to: what can wait waits, and
+//! the rest is done with what is known here.
+
+use std::cell::RefCell;
+
+use super::clients;
+use super::dedup::Deduplicator;
+use super::session::LinkWriter;
+use super::{LinkError, LinkState};
+use crate::cluster::keys::RedisKeys;
+use crate::cluster::link::{LinkEvent, LinkRequest, LinkStatus, OfflineFallback};
+use crate::cluster::topics::{TopicEntry, Topics};
+
+/// What it takes to carry them out.
+pub(super) struct OfflineOrders<'a> {
+    pub(super) kept: &'a mut LinkState,
+    pub(super) topics: &'a Topics,
+    pub(super) keys: &'a RedisKeys,
+    pub(super) hearing: &'a RefCell<Deduplicator>,
+    pub(super) status: &'a LinkStatus,
+}
+
+impl OfflineOrders<'_> {
+    /// Carries one out; what comes of it for this node.
+    pub(super) fn carry_out(self, order: LinkRequest) -> Option<LinkEvent> {
+        let alone = match order {
+            LinkRequest::Open(topic) => {
+                let since = self.topics.read_topic(&topic, TopicEntry::made_at);
+                let since = since.unwrap_or_else(|| self.status.clock.now());
+                self.hearing.borrow_mut().begin_at(&self.keys.topic_name(&topic), since);
+                OfflineFallback::Open(topic)
+            }
+            LinkRequest::Join { topic, member, .. } => {
+                OfflineFallback::Join { topic, user: member.user_id }
+            }
+            LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
+            LinkRequest::Publish(publish) => {
+                let local = publish.offline_fallback().map(|(_, alone)| alone);
+                self.kept.hold_publish(publish, true);
+                local?
+            }
+            LinkRequest::Connections { app, count } => {
+                self.kept.connections.insert(app, count);
+                return None;
+            }
+            LinkRequest::News(news) => {
+                self.kept.take_news(news, &self.status.figures);
+                return None;
+            }
+            LinkRequest::Park(parked) => {
+                self.kept.park(parked);
+                return None;
+            }
+            LinkRequest::Replay(replay) => return Some(clients::unknown(replay)),
+            // Everything is counted again once Redis is back; who asks gets no answer and knows why.
+            LinkRequest::Changed { .. }
+            | LinkRequest::Room(_)
+            | LinkRequest::Ask(..)
+            | LinkRequest::Sweep(_)
+            | LinkRequest::Stop => return None,
+        };
+        Some(LinkEvent::Alone(alone))
+    }
+}
+
+impl LinkWriter<'_> {
+    /// Carries out an order that belongs to what is away. What comes of it outlives the link until it is handed on.
+    pub(super) fn carry_out_alone(&mut self, order: LinkRequest) {
+        let is_publish = matches!(order, LinkRequest::Publish(_));
+        let offline = OfflineOrders {
+            kept: self.kept,
+            topics: self.topics,
+            keys: self.keys,
+            hearing: self.hearing,
+            status: self.status,
+        };
+        let answer = offline.carry_out(order);
+        if is_publish && let Some(held) = self.kept.held.pop_back() {
+            self.kept.strand(held, (self.status, self.max_queued));
+        }
+        self.link.alone.extend(answer);
+    }
+
+    pub(super) async fn hand_on_alone(&mut self) -> Result<(), LinkError> {
+        // A place first, so that none is taken out that is then not put anywhere.
+        while !self.link.alone.is_empty() {
+            let place = self.arrivals.reserve().await.map_err(|_| LinkError::Stopped)?;
+            place.send(self.link.alone.remove(0));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! What comes in on the connections that listen, all in one order, and which subscriptions have ended by themselves.
+//! The connections are made in `server.rs`, and what comes in is read in `reader.rs`.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+
+use redis::{Msg, PushInfo, PushKind};
+use tokio::sync::mpsc;
+
+use super::{reply, slots};
+
+/// What is known of subscriptions that end.
+#[derive(Default)]
+pub(super) struct SlotMoves {
+    /// Those that this node is ending, and how many times.
+    /// Counted, for a topic may be left and joined again before the first end is confirmed.
+    ending: HashMap<String, usize>,
+    /// Slots whose topics are to be subscribed to anew, and of which all is to be said again.
+    pub(super) moved: BTreeSet<u16>,
+}
+
+/// Everything that comes in on the connections that listen.
+pub(super) struct PushStream {
+    pushes: mpsc::UnboundedReceiver<PushInfo>,
+    moves: Rc<RefCell<SlotMoves>>,
+}
+
+impl PushStream {
+    pub(super) fn new(
+        pushes: mpsc::UnboundedReceiver<PushInfo>,
+        moves: Rc<RefCell<SlotMoves>>,
+    ) -> Self {
+        Self { pushes, moves }
+    }
+
+    /// The next message; `None` once a connection has ended.
+    /// Of all connections together; one that breaks ends the link, since nobody could say what was missed on it.
+    pub(super) async fn next_push(&mut self) -> Option<Msg> {
+        loop {
+            let push = self.pushes.recv().await?;
+            if push.kind == PushKind::Disconnection {
+                return None;
+            }
+            if let Some(message) = self.read_push(push) {
+                return Some(message);
+            }
+        }
+    }
+
+    /// The next of those that have come in already.
+    pub(super) fn next_waiting(&mut self) -> Option<Msg> {
+        while let Ok(push) = self.pushes.try_recv() {
+            if let Some(message) = self.read_push(push) {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    fn read_push(&self, push: PushInfo) -> Option<Msg> {
+        if push.kind == PushKind::SUnsubscribe {
+            let name = push.data.first().and_then(reply::as_text).unwrap_or_default();
+            self.moves.borrow_mut().note_ended(name);
+            return None;
+        }
+        Msg::from_push_info(push)
+    }
+}
+
+impl SlotMoves {
+    /// This node ends a subscription.
+    pub(super) fn note_ending(&mut self, name: &str) {
+        *self.ending.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// A subscription has ended: if not by this node, because its slot is another server's.
+    /// Redis ends subscriptions of a slot by itself when the slot moves.
+    fn note_ended(&mut self, name: &str) {
+        match self.ending.get_mut(name) {
+            Some(1) => {
+                self.ending.remove(name);
+            }
+            Some(times) => *times -= 1,
+            None => {
+                self.moved.insert(slots::of_name(name.as_bytes()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscription_that_this_node_did_not_end_has_moved() {
+        let mut moves = SlotMoves::default();
+        moves.note_ending("a");
+        moves.note_ending("a");
+        moves.note_ended("a");
+        moves.note_ended("a");
+        assert!(moves.moved.is_empty());
+        moves.note_ended("a");
+        assert_eq!(moves.moved, [slots::of_name(b"a")].into());
+    }
+
+    #[test]
+    fn what_has_come_in_is_there_although_a_connection_has_ended() {
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let mut stream = PushStream::new(pushes, Rc::default());
+        let word = |word: &str| redis::Value::BulkString(word.into());
+        for kind in [PushKind::Disconnection, PushKind::SMessage] {
+            let data = vec![word("topic"), word("text")];
+            sender.send(PushInfo { kind, data }).unwrap();
+        }
+        assert_eq!(stream.next_waiting().unwrap().get_payload_bytes(), b"text");
+        assert!(stream.next_waiting().is_none());
+    }
+}

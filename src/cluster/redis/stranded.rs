@@ -1,0 +1,145 @@
+//! What waits while Redis, or a master of a Redis Cluster, is away: publishes in their order, as many bytes as there is
+//! room for and not longer than they may. Those of a master that is away alone wait apart, so that others need not wait
+//! behind them, nor find no room because of them. What is away is for `away.rs` to say.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connections::RedisConnections;
+use super::{LinkState, PendingPublish, URGENT_AGE};
+use crate::cluster::keys::RedisKeys;
+use crate::cluster::link::{LinkMetrics, LinkStatus};
+
+/// Moves bytes from one count to another.
+fn shift_bytes(from: &AtomicUsize, to: &AtomicUsize, bytes: usize) {
+    from.fetch_sub(bytes, Ordering::Relaxed);
+    to.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// Takes out what has waited too long. What must not be forgotten goes into `urgent`; the bytes of that, and of the rest.
+fn take_old(
+    queue: &mut VecDeque<PendingPublish>,
+    urgent: &mut Vec<PendingPublish>,
+    (max_age, status): (Duration, &LinkStatus),
+) -> (usize, usize) {
+    let (mut kept, mut dropped) = (0, 0);
+    while let Some(held) = queue.pop_front_if(|held| held.since.elapsed() > max_age) {
+        let bytes = held.publish.queued_bytes();
+        // A right that was taken back stays so, however late others hear of it.
+        if held.publish.is_urgent() && held.since.elapsed() <= URGENT_AGE {
+            kept += bytes;
+            urgent.push(held);
+            continue;
+        }
+        dropped += bytes;
+        LinkMetrics::add_count(&status.figures.dropped, 1);
+    }
+    (kept, dropped)
+}
+
+impl LinkState {
+    /// Drops publishes that have waited too long.
+    pub(super) fn drop_old(&mut self, max_age: Duration, status: &LinkStatus) {
+        let (_, dropped) = take_old(&mut self.held, &mut self.urgent, (max_age, status));
+        status.queued.fetch_sub(dropped, Ordering::Relaxed);
+    }
+
+    /// The same with those that wait for what is away.
+    pub(super) fn drop_old_stranded(&mut self, max_age: Duration, status: &LinkStatus) {
+        let (kept, dropped) = take_old(&mut self.stranded, &mut self.urgent, (max_age, status));
+        status.stranded.fetch_sub(dropped, Ordering::Relaxed);
+        shift_bytes(&status.stranded, &status.queued, kept);
+    }
+
+    /// The link is made, but not to what these wait for. What was taken there last may have been lost, and is said again
+    /// too, before what came later.
+    pub(super) fn strand_away(
+        &mut self,
+        servers: &RedisConnections,
+        keys: &RedisKeys,
+        (status, max_bytes): (&LinkStatus, usize),
+    ) {
+        if !servers.is_partial() {
+            return;
+        }
+        let is_away = |held: &PendingPublish| servers.is_publish_away(keys, &held.publish);
+        let since = Instant::now();
+        for held in self.recent.take_doubtful(is_away) {
+            status.stranded.fetch_add(held.publish.queued_bytes(), Ordering::Relaxed);
+            self.stranded.push_back(PendingPublish { since, ..held });
+        }
+        for held in std::mem::take(&mut self.held) {
+            if is_away(&held) {
+                self.strand(held, (status, max_bytes));
+            } else {
+                self.held.push_back(held);
+            }
+        }
+    }
+
+    /// A publish waits for what is away, if there is room.
+    pub(super) fn strand(
+        &mut self,
+        held: PendingPublish,
+        (status, max_bytes): (&LinkStatus, usize),
+    ) {
+        let bytes = held.publish.queued_bytes();
+        if status.stranded.load(Ordering::Relaxed) + bytes > max_bytes && !held.publish.is_urgent()
+        {
+            status.queued.fetch_sub(bytes, Ordering::Relaxed);
+            LinkMetrics::add_count(&status.figures.dropped, 1);
+            return;
+        }
+        shift_bytes(&status.queued, &status.stranded, bytes);
+        self.stranded.push_back(held);
+    }
+
+    /// The link is lost: all waits together again. What was stranded came first.
+    pub(super) fn gather_stranded(&mut self, status: &LinkStatus) {
+        for held in std::mem::take(&mut self.stranded).into_iter().rev() {
+            shift_bytes(&status.stranded, &status.queued, held.publish.queued_bytes());
+            self.held.push_front(held);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::AppId;
+    use crate::cluster::Topic;
+    use crate::cluster::link::{Manner, OutgoingEvent};
+    use crate::protocol::channel::ChannelName;
+    use crate::protocol::member::UserId;
+
+    fn held(serial: u64, publish: OutgoingEvent) -> PendingPublish {
+        let since = Instant::now();
+        PendingPublish { since, serial, told: false, sent: false, taken: 0, publish }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_waited_too_long_is_dropped_but_not_what_is_urgent() {
+        let app = AppId::new("a");
+        let topic = Topic { app: app.clone(), channel: ChannelName::parse("c", 200).unwrap() };
+        let (except, frame, manner) = (None, bytes::Bytes::new(), Manner::AtOnce);
+        let event = OutgoingEvent::Event { topic, except, frame, manner };
+        let (user, asked) = (UserId::parse("u").unwrap(), std::time::Instant::now());
+        let terminate = OutgoingEvent::Terminate { app, user, asked };
+        let mut queue: VecDeque<_> =
+            [held(1, event.clone()), held(2, terminate), held(3, event.clone())].into();
+        let age = Duration::from_secs(60);
+        tokio::time::advance(age).await;
+        queue.push_back(held(4, event));
+        let (status, mut urgent) = (LinkStatus::default(), Vec::new());
+        assert_eq!(take_old(&mut queue, &mut urgent, (age, &status)), (0, 0));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let (kept, dropped) = take_old(&mut queue, &mut urgent, (age, &status));
+        assert_eq!(urgent.iter().map(|held| held.serial).collect::<Vec<_>>(), [2]);
+        assert_eq!(queue.iter().map(|held| held.serial).collect::<Vec<_>>(), [4]);
+        assert_eq!(dropped, 2 * kept, "as large each");
+        assert_eq!(status.figures.dropped.load(Ordering::Relaxed), 2);
+    }
+}
