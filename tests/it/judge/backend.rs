@@ -89,6 +89,12 @@ pub fn work(key: u64, addr: SocketAddr, jobs: &Receiver<Job>, ledger: &Ledger, t
     }
 }
 
+/// Publishes one event to a channel that is not judged; whether it was taken.
+pub fn post_event(addr: SocketAddr, channel: &str, data: usize) -> bool {
+    let body = json!({ "name": "e", "channel": channel, "data": data.to_string() }).to_string();
+    matches!(ask(addr, "POST", "events", &body, ANSWER), Ok((200, _)))
+}
+
 /// Publishes one event to one channel now; its number if it was taken.
 pub fn publish(world: &World, key: u64, addr: SocketAddr, channel: &str) -> Option<usize> {
     let number = world.ledger.publish(&key.to_string(), &[channel.to_owned()], None);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::bystanders;
 use super::world::{CHANNELS, Store, World, last};
 use crate::support::fixture::ID;
 use crate::support::redis::Redis;
@@ -134,8 +135,30 @@ pub fn kill_replicated(world: &World, _: &mut Chance) {
     with_shards(world, |shards| are_well(shards));
 }
 
+/// Of each master but the first a public channel and a presence channel.
+fn channels_of_others(shards: &Shards) -> Vec<(String, String)> {
+    let kept_by = |master: usize, prefix: &str| {
+        let mut names = (0..).map(|number| format!("{prefix}-by-{number}"));
+        names.find(|name| shards.place(&format!("{{{ID}/{name}}}")).1 == master).unwrap()
+    };
+    let others = 1..shards.masters.len();
+    others.map(|master| (kept_by(master, "pub"), kept_by(master, "presence"))).collect()
+}
+
+/// The first master as nodes name it, and channels that it does not keep.
+fn others_than_first(world: &World) -> (String, Vec<(String, String)>) {
+    let mut others = Default::default();
+    with_shards(world, |shards| {
+        others = (format!("127.0.0.1:{}", shards.masters[0].port()), channels_of_others(shards));
+    });
+    others
+}
+
 pub fn lose_master(world: &World, _: &mut Chance) {
+    let (first, channels) = others_than_first(world);
     with_shards(world, |shards| shards.masters[0].kill());
+    bystanders::all_know(world, &first);
+    bystanders::go_on(world, &channels);
     last(world.lease);
     with_shards(world, |shards| {
         shards.masters[0].restart();
@@ -144,8 +167,15 @@ pub fn lose_master(world: &World, _: &mut Chance) {
 }
 
 pub fn sleep_master(world: &World, chance: &mut Chance) {
+    let (first, channels) = others_than_first(world);
+    let thirds = 1 + chance.below(3) as u32;
     with_shards(world, |shards| shards.masters[0].signal("STOP"));
-    last(world.lease * (1 + chance.below(3) as u32) / 3);
+    last(world.lease * thirds / 3);
+    // A shorter sleep may be over before it is noticed.
+    if thirds == 3 {
+        bystanders::all_know(world, &first);
+        bystanders::go_on(world, &channels);
+    }
     with_shards(world, |shards| {
         shards.masters[0].signal("CONT");
         are_well(shards);

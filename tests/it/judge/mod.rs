@@ -11,6 +11,7 @@
 //! played twice more. A long run asks for what goes wrong once in a hundred rounds, and each counts.
 
 mod backend;
+mod bystanders;
 mod cluster_faults;
 mod fault;
 mod forger;

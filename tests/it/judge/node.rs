@@ -117,13 +117,24 @@ pub fn ask(
         .map_err(|error| format!("{error}: {body}"))
 }
 
-/// Whether it says that new connections are welcome, or why not.
+/// Whether it says that new connections are welcome and nothing is away, or what is wrong.
 pub fn is_ready(addr: SocketAddr) -> Result<(), String> {
-    let bytes = request("GET", "/ready", "Connection: close\r\n", b"");
-    match exchange(addr, &bytes, Duration::from_secs(2))? {
-        (200, _) => Ok(()),
-        (status, body) => Err(format!("{status} {body}")),
+    match away_parts(addr)? {
+        parts if parts.is_empty() => Ok(()),
+        parts => Err(format!("{parts:?} are away")),
     }
+}
+
+/// What it says is away of a Redis Cluster, while it welcomes new connections.
+pub fn away_parts(addr: SocketAddr) -> Result<Vec<String>, String> {
+    let bytes = request("GET", "/ready", "Connection: close\r\n", b"");
+    let (status, body) = exchange(addr, &bytes, Duration::from_secs(2))?;
+    if status != 200 {
+        return Err(format!("{status} {body}"));
+    }
+    let answer: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+    let parts = answer["away"].as_array().into_iter().flatten();
+    Ok(parts.filter_map(|part| part.as_str().map(str::to_owned)).collect())
 }
 
 fn exchange(addr: SocketAddr, bytes: &[u8], limit: Duration) -> Result<(u16, String), String> {

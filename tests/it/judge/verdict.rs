@@ -35,6 +35,8 @@ pub enum Kind {
     Notice,
     /// An error that was no answer to anything wrong.
     Refused,
+    /// Channels that a fault has nothing to do with did not go on.
+    Bystander,
     /// A process that does not end when it is told to.
     Endless,
     /// A tab that has no connection, or waits for an answer.
