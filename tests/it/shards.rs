@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::cluster::{
     added, event, eventually_answers, hears_nothing, joined, nodes, notice, removed,
 };
+use crate::outage::is_cut_off;
 use crate::support::fixture::{Fixture, ID};
 use crate::support::http::Http;
 use crate::support::redis::Redis;
@@ -254,6 +255,26 @@ fn a_master_that_sleeps_costs_only_its_own_channels() {
     drop(b);
     assert_eq!(notice(&mut a), removed("b"));
     all_goes_on(&shards, 2, &one, &two);
+    hears_nothing(&mut a);
+}
+
+#[test]
+fn a_redis_cluster_that_wants_all_its_slots_is_away_as_a_whole_and_comes_back() {
+    let Some(mut shards) = Shards::start(3, false) else { return };
+    for master in &shards.masters {
+        assert_eq!(master.ask(&["CONFIG", "SET", "cluster-require-full-coverage", "yes"]), "OK");
+    }
+    let [one, two]: [Fixture; 2] = nodes(&shards.cluster());
+    let (mut a, _) = joined(&one, &kept_by(&shards, 0, "presence-"), "a");
+    shards.masters[2].kill();
+    is_cut_off(&one);
+    is_cut_off(&two);
+    shards.masters[2].restart();
+    says_away(&one, &[]);
+    says_away(&two, &[]);
+    for master in 0..3 {
+        all_goes_on(&shards, master, &one, &two);
+    }
     hears_nothing(&mut a);
 }
 
