@@ -14,6 +14,7 @@ import { until } from './waiting.mjs';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 const BINARY = process.env.LANES_BINARY ?? join(ROOT, 'target', 'release', 'fanfare');
+const { LANES_REDIS } = process.env;
 const HOST = '127.0.0.1';
 const RUNNING = new Set();
 
@@ -27,6 +28,10 @@ process.on('exit', () => {
 after(() => {
   setTimeout(() => process.exit(), 5_000).unref();
 });
+
+/** With `LANES_REDIS` a server is the only node of a cluster. */
+const redis = (port) =>
+  LANES_REDIS ? { FANFARE_CLUSTER__REDIS: LANES_REDIS, FANFARE_CLUSTER__PREFIX: `lanes-${port}` } : {};
 
 /** A port that nothing listened on a moment ago. */
 export async function freePort() {
@@ -73,7 +78,7 @@ export class Server {
     );
     this.child = spawn(BINARY, ['--config', file], {
       cwd: this.folder,
-      env: { PATH: process.env.PATH, RUST_BACKTRACE: '1' },
+      env: { PATH: process.env.PATH, RUST_BACKTRACE: '1', ...redis(port) },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     RUNNING.add(this.child);
