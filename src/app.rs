@@ -200,6 +200,7 @@ pub enum ChannelFull {
 /// What one presence channel may have.
 #[derive(Clone, Copy, Debug)]
 pub struct PresenceBounds {
+    /// Distinct users, however many connections each has.
     pub members: usize,
     /// Bytes of what a joiner is told of all of them.
     pub bytes: usize,
@@ -286,7 +287,8 @@ impl App {
         origin::named(&self.allowed_origins, origin)
     }
 
-    /// Whether a socket whose `Origin` header is `origin` may connect.
+    /// Whether a socket whose `Origin` header is `origin` may connect. Browsers send it always,
+    /// other clients rarely: without one it is not a page that asks.
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
         origin::allowed(&self.allowed_origins, origin)
     }
@@ -344,7 +346,9 @@ impl Default for AppLimits {
 /// Immutable: a reload makes a new one, and whoever reads goes on with the one that it has.
 #[derive(Clone, Default, Debug)]
 pub struct Apps {
+    /// As the HTTP API names them.
     by_id: HashMap<AppId, Arc<App>>,
+    /// As sockets name them.
     by_key: HashMap<Box<str>, Arc<App>>,
 }
 
@@ -356,7 +360,10 @@ pub enum Duplicate {
 }
 
 impl Apps {
-    /// Fails on the first id or key that is given twice.
+    /// All apps of the settings, or of a database.
+    ///
+    /// # Errors
+    /// The first id or key that is given twice.
     pub fn new(apps: impl IntoIterator<Item = App>) -> Result<Self, Duplicate> {
         let mut all = Self::default();
         for app in apps {

@@ -48,6 +48,7 @@ fn as_text(bounds: &[SocketBound], workers: usize, cores: usize) -> String {
         let sockets = sockets.map_or_else(|| "-".to_owned(), |sockets| sockets.to_string());
         text += &format!("{sockets:>12}  {name}: {reason}\n");
     }
+    // Said because workers are the first thing that people raise, and it does not help here.
     text +=
         &format!("Workers: {workers} on {cores} cores. They bound events a second, not sockets.\n");
     text += &match first_bound(bounds) {

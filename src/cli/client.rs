@@ -36,6 +36,7 @@ const MOST: usize = 300;
 /// are not on this machine.
 #[derive(Clone)]
 pub(super) struct ApiTarget {
+    /// Whether it is spoken to by HTTPS and WSS.
     pub tls: bool,
     pub host: String,
     pub port: u16,
@@ -60,6 +61,7 @@ pub(super) struct ApiTarget {
 /// An answer to a request.
 #[derive(Debug)]
 pub(super) struct ApiResponse {
+    /// Of HTTP, as it was sent.
     pub status: u16,
     pub body: Bytes,
     /// The server's clock, as it says it.

@@ -150,7 +150,7 @@ fn report_access(
     report.add("WebSocket", Grade::Fail, text);
 }
 
-/// How far a signed request gets.
+/// How far a signed request gets: `GET /apps/ID/channels`, which changes nothing.
 async fn try_api(target: &ApiTarget) -> AccessResult {
     let answer = match target.send_signed("GET", "channels", &[], "").await {
         Ok(answer) => answer,
@@ -185,6 +185,7 @@ fn access_of(answer: ApiResponse) -> AccessResult {
         404 if is_json && text.contains("Not found.") => return AccessResult::NoSuchPath(status),
         404 if is_json => ": the server does not have this app: is the id right?",
         _ if !is_json && status != 401 && status != 403 => return AccessResult::Elsewhere(said),
+        // A clock that is off answers 401 as well; `examine_reach` has looked at that before.
         401 => ": are key and secret those of this app on that server?",
         403 => ": the app is disabled, or a firewall stands in front",
         _ => "",
@@ -233,8 +234,8 @@ async fn examine_compression(report: &mut Report, target: &ApiTarget) {
     }
 }
 
-/// A trigger that a socket hears.
-/// The channel is named after the socket, so two doctors at once do not hear each other's events.
+/// A trigger that a socket hears: the whole way of an event, from a backend to a client. The
+/// channel is named after the socket, so two doctors at once do not hear each other's events.
 async fn examine_round_trip(
     report: &mut Report,
     target: &ApiTarget,

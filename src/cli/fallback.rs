@@ -172,6 +172,7 @@ fn refused_opening(answer: &ApiResponse) -> Crossing {
 /// A session's address, made as pusher-js makes it: a server number of three digits and a name of
 /// eight characters, which proxies hash to find the node.
 struct TrialSession<'a> {
+    /// The server, or the proxy in front of it.
     target: &'a ApiTarget,
     path: String,
 }
@@ -208,6 +209,7 @@ impl<'a> TrialSession<'a> {
         Ok(Ok(AnswerLines { body: response.into_body(), rest: Vec::new() }))
     }
 
+    /// One poll: a POST that is answered once there is a line.
     async fn poll_once(&self) -> Result<ApiResponse, CommandError> {
         let response = self.target.begin_post(&self.session_url("xhr"), "").await?;
         self.target.read_response(response).await

@@ -28,6 +28,7 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Where a console is, and what opens it.
 pub(super) struct ConsoleTarget {
     target: ApiTarget,
+    /// `console.token`, sent as a bearer token; empty where the console asks for none.
     token: String,
 }
 
@@ -68,6 +69,7 @@ impl ConsoleTarget {
         Ok(Self { target, token })
     }
 
+    /// Where the console is asked, for people.
     pub(super) fn url(&self) -> String {
         self.target.of_api().url()
     }

@@ -17,15 +17,19 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 // Types of frames, RFC 9113 section 6.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+/// Ends one stream with a code; what a proxy answers that refuses a WebSocket it offered.
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+/// Ends the connection: sent by proxies on their way down too.
 const GOAWAY: u8 = 7;
 
 // Flags of frames.
 const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
+/// Of HEADERS and DATA: a byte in front says how many bytes at the end are to be dropped.
 const PADDED: u8 = 0x8;
+/// Of HEADERS: five bytes in front that nobody heeds any longer (RFC 9113 section 5.3).
 const PRIORITY: u8 = 0x20;
 
 /// `SETTINGS_ENABLE_CONNECT_PROTOCOL`, RFC 8441 section 3.
@@ -175,6 +179,10 @@ impl Http2Connection {
         self.stream.flush().await
     }
 
+    /// Reads one frame whole: nine bytes of head, then the payload (RFC 9113 section 4.1).
+    ///
+    /// # Errors
+    /// The stream ends, or a length says that it is not HTTP/2.
     async fn read_frame(&mut self) -> io::Result<Http2Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head).await?;

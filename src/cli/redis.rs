@@ -7,11 +7,12 @@ use crate::cluster::redis::tls::UnusableTlsFile;
 use crate::config::ClusterConfig;
 use crate::server::redis_tls;
 
+/// What the findings of this file are called in the report.
 const SUBJECT: &str = "Redis";
 
-/// Looks at it if there is to be one, and at each of the nodes of a cluster that the settings name.
-/// Each node that the settings name is asked by itself: a client that starts with one finds the
-/// others, and a wrong address among them would stay unseen until that one is gone.
+/// Looks at the Redis of the settings, and at each of the nodes of a cluster that they name. Each
+/// node that the settings name is asked by itself: a client that starts with one finds the others,
+/// and a wrong address among them would stay unseen until that one is gone.
 pub(super) async fn examine_redis(report: &mut Report, cluster: &ClusterConfig) {
     let mut urls = cluster.redis.clone();
     let tls = match redis_tls(&cluster.tls) {

@@ -10,22 +10,27 @@ use super::{CommandError, coloured, without_controls};
 /// How well what was looked at does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Grade {
+    /// Works as it should, or does not apply and why.
     Ok,
     /// Works, but is worth a look.
     Warn,
+    /// Does not work: the command exits with 1.
     Fail,
 }
 
 /// What came of one look.
 struct Finding {
+    /// Two words at most, such as `public address`; a column of the lines.
     subject: &'static str,
     grade: Grade,
+    /// What was found, and what to do about it.
     text: String,
 }
 
 /// Collects findings in the order in which they were made, and tells each at once if it is to.
 pub(super) struct Report {
     findings: Vec<Finding>,
+    /// Whether each is told at once.
     form: ReportForm,
 }
 
@@ -93,6 +98,7 @@ impl Report {
 }
 
 impl Finding {
+    /// For a person: `ok    API: a signed request is taken`.
     fn line(&self) -> String {
         let mark = match self.grade {
             // As wide as the others.
@@ -103,6 +109,7 @@ impl Finding {
         format!("{mark}  {}: {}", self.subject, without_controls(&self.text))
     }
 
+    /// For programs: `{"subject": …, "grade": "ok", "text": …}`. The words stay (docs/commands.md).
     fn to_json(&self) -> Value {
         let grade = match self.grade {
             Grade::Ok => "ok",

@@ -32,11 +32,13 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The protocols of HTTP that are offered over TLS, the wanted one first.
 pub(super) const HTTP1: &[&[u8]] = &[b"http/1.1"];
+/// As a browser offers them (ALPN, RFC 7301).
 pub(super) const HTTP2: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// A TLS connection and what came of making it.
 pub(super) struct TlsAttempt {
     pub stream: Stream,
+    /// In less than two weeks: a renewal that works comes a month before.
     pub ends_soon: bool,
     /// Whether HTTP/2 was offered and chosen.
     pub is_http2: bool,

@@ -18,8 +18,11 @@ type WebhookRef = (String, String);
 #[derive(Default, PartialEq, Debug)]
 struct WebhookHealth {
     failing: bool,
+    /// Events that wait to be sent.
     queue: f64,
+    /// For how many seconds the first of them has waited.
     oldest: f64,
+    /// Events given up since the server started.
     dropped: f64,
 }
 
@@ -56,6 +59,7 @@ pub(super) async fn examine_webhooks(
     report_health(report, &parse_metrics(&String::from_utf8_lossy(&answer.body)));
 }
 
+/// Says what needs somebody; one line where nothing does.
 fn report_health(report: &mut Report, states: &WebhookHealths) {
     let files = states.max_files;
     if files > 0.0 && files < MIN_OPEN_FILES as f64 {
@@ -100,6 +104,8 @@ fn parse_metrics(page: &str) -> WebhookHealths {
     let mut states = WebhookHealths::default();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
+        // Numbers of the text format are floats, also where they count (Prometheus' exposition
+        // formats).
         let value: f64 = value.parse().unwrap_or_default();
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         if name.ends_with("webhook_facts_dropped_total") {

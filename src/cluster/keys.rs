@@ -20,6 +20,7 @@ pub(super) enum TopicName<'a> {
     },
     /// To every node.
     All,
+    /// An app has happenings for webhooks.
     News {
         app: &'a str,
     },
@@ -97,6 +98,7 @@ impl RedisKeys {
         format!("{}:leases", self.prefix)
     }
 
+    /// What such a lease holds.
     pub(super) fn lease_of_old(&self, lease: &str) -> String {
         format!("{}:lease:{lease}", self.prefix)
     }
@@ -116,6 +118,7 @@ impl RedisKeys {
         format!("{}:on:{{{}/{}}}", self.prefix, topic.app, topic.channel)
     }
 
+    /// The topic of what concerns every node: users to be disconnected, rights to be taken back.
     pub(super) fn all_nodes_topic(&self) -> String {
         format!("{}:{{all}}", self.prefix)
     }
@@ -132,6 +135,7 @@ impl RedisKeys {
         [log, cut]
     }
 
+    /// The topic by which a node finds out whether it still hears what is published.
     pub(super) fn probe_topic(&self, lease: &str) -> String {
         format!("{}:probe:{lease}", self.prefix)
     }

@@ -98,11 +98,13 @@ pub enum OutgoingEvent {
         mark: u64,
         trace: Trace,
     },
+    /// Closes the user's connections that were made before it was `asked` for.
     Terminate {
         app: AppId,
         user: UserId,
         asked: Instant,
     },
+    /// The same, so that their clients come back at once.
     Reconnect {
         app: AppId,
         user: UserId,

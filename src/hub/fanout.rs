@@ -32,6 +32,7 @@ impl Worker {
                 if channels.is_alone(frame.channel) { frame.channel.slot } else { u32::MAX }
             };
             if !frames.is_sorted_by_key(place) {
+                // Stable: frames of one channel stay in the order in which they came.
                 frames.sort_by_key(place);
             }
         }
@@ -70,6 +71,7 @@ impl Worker {
             self.deliver_anew(channel, run, touched);
             return run.clear();
         }
+        // Counted once for all, since a counter for each subscriber would be most of the work.
         let (mut deliveries, mut second) = (0, CompressedRun::default());
         let (history, plain) = (first.history, run.iter().all(|one| one.except.is_none()));
         for connection in &channel.subscribers {

@@ -130,6 +130,7 @@ impl Stream {
             (Self::Http(stream), _) => stream.try_write(outbox),
             #[cfg(feature = "socketio")]
             (Self::Engine(stream), _) => stream.try_write(outbox),
+            // Tests read the outbox instead.
             (Self::Detached, _) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -233,6 +234,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
+            // Of all streams TLS alone keeps back what it was given.
             Self::Tls(stream) => stream.poll_flush(cx),
             _ => Poll::Ready(Ok(())),
         }

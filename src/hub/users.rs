@@ -81,6 +81,7 @@ impl AppUsers {
     /// A user whose connections are counted over all nodes is online or is not. Each watcher to whom that is
     /// news is given to `tell`.
     pub fn set_online(&self, user: &str, online: bool, now: u32, tell: impl FnMut(ConnectionRef)) {
+        // Neither watched nor signed in on this node: there is nobody to tell.
         let Some(mut entry) = self.all.get_mut(user) else { return };
         let becomes_due = entry.set_online(online, now, tell);
         let user = entry.key().clone();

@@ -127,9 +127,10 @@ pub(super) fn log_eviction(http: &Http, address: IpAddr, ended: usize, why: &str
     }
 }
 
-/// Whether a trusted proxy says whose connection it is, and so whom to take for the peer.
-/// Anybody may connect, but only a trusted proxy may say for whom.
-/// Otherwise a client could claim any address, and so escape its limits.
+/// Whether a trusted proxy says whose connection it is, and so whom to take for the peer. Anybody
+/// may connect, but only a trusted proxy may say for whom. Otherwise a client could claim any
+/// address, and so escape its limits. The header is read by `proxy.rs`, in both versions of the
+/// PROXY protocol.
 async fn announced(terms: &ConnectionSettings, stream: &mut Stream, peer: &mut SocketAddr) -> bool {
     let trusted = &terms.http.trusted_proxies;
     if !trusted.iter().any(|network| network.contains(peer.ip())) {
@@ -153,7 +154,8 @@ async fn announced(terms: &ConnectionSettings, stream: &mut Stream, peer: &mut S
     }
 }
 
-/// The line of a connection that is not what proxies make of one.
+/// The line of a connection that is not what proxies make of one, once a minute: a port that
+/// strangers scan would fill the log.
 fn tell_of_proxy(terms: &ConnectionSettings, peer: SocketAddr, problem: &str) {
     match terms.http.node.shared.metrics.notices.take_due(LogNotice::Proxy) {
         Some(others) => warn!(%peer, others, "server.proxy_protocol: {problem}"),
@@ -161,7 +163,8 @@ fn tell_of_proxy(terms: &ConnectionSettings, peer: SocketAddr, problem: &str) {
     }
 }
 
-/// The stream as it is, or with TLS on it where that is spoken.
+/// The stream as it is, or with TLS on it where that is spoken. `None` where the handshake failed
+/// or took longer than `server.handshake_timeout`.
 async fn secure(terms: &ConnectionSettings, stream: Stream, peer: SocketAddr) -> Option<Stream> {
     let Some(certificates) = &terms.certificates else { return Some(stream) };
     // A Unix socket's proxy has ended TLS already.

@@ -4,9 +4,8 @@
 /// What begins the name of every variable.
 pub(in crate::config) const PREFIX: &str = "SOKETI_";
 
-/// Variables without the prefix, each with its key.
-/// Most have no meaning here. They are listed so that a misspelt name is told from one that is
-/// ignored.
+/// Variables without the prefix, each with its key (`src/cli/cli.ts` of Soketi 1.6). Most have no
+/// meaning here. They are listed so that a misspelt name is told from one that is ignored.
 pub(super) const NAMES: [(&str, &str); 115] = [
     ("ADAPTER_DRIVER", "adapter.driver"),
     ("ADAPTER_CLUSTER_REQUESTS_TIMEOUT", "adapter.cluster.requestsTimeout"),

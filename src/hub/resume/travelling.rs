@@ -83,6 +83,7 @@ impl ResumableClients {
         }
     }
 
+    /// Notes that the client's connection is subscribed to a channel whose last event is `end`.
     fn take_up(
         &mut self,
         token: &ResumeToken,
@@ -96,6 +97,7 @@ impl ResumableClients {
                 return TakenUp::Told;
             }
             held.socket = socket;
+            // Said once: from here on it is known how far the client has heard the channel.
             if held.acked == UNKNOWN {
                 held.acked = end;
                 self.note_change(token);
@@ -127,6 +129,7 @@ impl ResumableClients {
         for (_, ended) in state.sockets.iter_mut().filter(|(one, _)| *one == socket) {
             *ended = now;
         }
+        // As on one node: a client that never answered a ping is not waited for.
         if unanswered && !client.answers {
             state.channels.clear();
             state.forgotten = 0;
@@ -159,6 +162,7 @@ impl ResumeRegistry {
                 client.forgotten = state.forgotten;
                 arrived.known = true;
             }
+            // 0 would mean that other nodes know nothing of the client.
             client.told = now.max(1);
         }
         clients.note_change(token);
