@@ -78,9 +78,10 @@ struct TomlSource<'a> {
 type TomlKey<'a> = Spanned<DeString<'a>>;
 
 impl<'a> TomlSource<'a> {
+    /// Reads the file as TOML, each value with its place, for errors that name the line.
     ///
     /// # Errors
-    /// It is not TOML. Only the message and the place are told.
+    /// It is not TOML. Only the message and the place are told: the line itself may hold a secret.
     fn parse(&self) -> Result<Spanned<DeTable<'a>>, Error> {
         DeTable::parse(self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);

@@ -58,6 +58,7 @@ impl Settings {
         Ok(made)
     }
 
+    /// Makes the app of a server that was given none, with credentials by chance.
     ///
     /// # Errors
     /// The system has no randomness to give.
@@ -79,11 +80,13 @@ impl Settings {
         config.server.tls = self.resolve_tls(&config)?;
         let named = |socket: &UnixSocket| !socket.path.as_os_str().is_empty();
         config.server.unix_socket = config.server.unix_socket.filter(named);
+        // Whoever sets both wants TLS in front of clients, and would not have it.
         if config.server.unix_socket.is_some() && config.server.tls.is_some() {
             let problem = "TLS is for the proxy to speak, not for a Unix socket";
             return Err(self.setting_error("server.unix_socket.path", problem));
         }
         config.server.api = self.api(&config.server)?;
+        // Without a trusted proxy every connection would be closed: none may say for whom it is.
         if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
             return Err(self.needs_error("server.proxy_protocol", "server.trusted_proxies"));
         }
@@ -195,6 +198,7 @@ impl Settings {
         Error::at_setting(&origin, name, problem)
     }
 
+    /// Each app with its webhooks, out of what was written of it.
     ///
     /// # Errors
     /// An app is incomplete, or two share an id or a key: requests are told apart by the one,

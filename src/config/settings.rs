@@ -222,6 +222,7 @@ pub(super) fn unknown_key<T>(
     Error::at_setting(origin, &key_below(place, name), format!("unknown key{near}"))
 }
 
+/// Reads one setting into its place, and says where it was written if that fails.
 ///
 /// # Errors
 /// The value is none that the key takes. The error says what it wants, and what it found unless

@@ -221,6 +221,7 @@ impl TlsStream {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 
+    /// Writes the records that are encrypted and not sent.
     ///
     /// # Errors
     /// `WouldBlock` where the socket takes no more for now; what is left stays in `records`.

@@ -186,7 +186,7 @@ fn put_client(out: &mut Vec<u8>, LeftClient { token, gone, state }: &LeftClient)
 }
 
 /// What is left of a message. Each of its methods takes one field off the front, and answers `None`
-/// where that is not there: then the whole message is refused.
+/// where that is not there: then the whole message is refused. Numbers are big-endian, as written.
 struct BequestReader(Bytes);
 
 impl BequestReader {
@@ -236,6 +236,8 @@ impl BequestReader {
         mut take: impl FnMut(&mut Self) -> Option<T>,
     ) -> Option<L> {
         let count = self.take_u32()?;
+        // A count that is too large ends at the first item that is not there; nothing is allocated
+        // for it.
         (0..count).map(|_| take(self)).collect()
     }
 
@@ -251,7 +253,10 @@ impl BequestReader {
         Some(LeftClient { token, gone, state })
     }
 
+    /// A whole message by its kind, with its fields in the order in which [`Bequest::write`] puts
+    /// them.
     fn take_message(&mut self) -> Option<Bequest> {
+        // Another version's layout may differ in any field, so nothing of it is read.
         let [VERSION, kind] = self.take_array()? else { return None };
         Some(match kind {
             0 => Bequest::App { app: self.take_app()?, highest: self.take_u64()? },

@@ -30,6 +30,7 @@ impl Node {
         make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>,
     ) {
         self.console().tell(kind, |fact| {
+            // Copied only here, where somebody looks: the closure does not run otherwise.
             let user = connection.with_user(|user| user.map(|user| user.id.as_str().to_owned()));
             let app = connection.app().id.as_str().to_owned();
             make(fact.app(app).socket(connection.id).user(user.unwrap_or_default()))

@@ -91,6 +91,7 @@ impl<'de> Deserialize<'de> for JsonKey<'de> {
 /// The text of a JSON string; `None` for any other value, and for one that is not Unicode (half a
 /// surrogate pair).
 pub fn string_text(value: &RawValue) -> Option<Cow<'_, str>> {
+    // The parser has checked it as a whole, so that the quotes are its first and last bytes.
     let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') {
         return serde_json::from_str(value.get()).ok().map(Cow::Owned);
@@ -143,6 +144,7 @@ pub fn longer_than(token: &str, max: usize) -> Option<usize> {
         return None;
     }
     let len = match memchr(b'\\', token.as_bytes()) {
+        // Without escapes the token is as long as its text.
         None => inner,
         Some(_) => serde_json::from_str::<String>(token).map_or(inner, |text| text.len()),
     };
@@ -249,7 +251,8 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(out, text);
 }
 
-/// Appends a number in its digits.
+/// Appends a number in its digits. For small numbers faster than formatting, which is for any
+/// width.
 pub fn push_number(out: &mut Vec<u8>, number: u64) {
     if number >= 10 {
         push_number(out, number / 10);

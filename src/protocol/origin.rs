@@ -58,7 +58,8 @@ impl<'a> Origin<'a> {
         Some(Self { scheme, host, port })
     }
 
-    /// The port that the page came from: browsers leave out the scheme's own.
+    /// The port that the page came from: browsers leave out the scheme's own, so `https://a` is
+    /// 443.
     fn own_port(&self) -> Option<&'a str> {
         self.port.or_else(|| default_port(self.scheme))
     }
@@ -73,7 +74,7 @@ fn default_port(scheme: &str) -> Option<&'static str> {
     }
 }
 
-/// An IPv6 address keeps its brackets.
+/// Divides `host:port`. An IPv6 address keeps its brackets.
 fn host_and_port(place: &str) -> (&str, Option<&str>) {
     match place.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -222,13 +223,14 @@ fn check_host(host: &str) -> Result<(), NeverMatches> {
     Ok(())
 }
 
-/// 1 to 65535, or `*`.
+/// A port of a pattern: 1 to 65535, or `*`.
 fn check_port(port: &str) -> Result<(), NeverMatches> {
     let is_port = port == "*" || port.parse::<u16>().is_ok_and(|port| port > 0);
     is_port.then_some(()).ok_or(NeverMatches("this is no port"))
 }
 
-/// Whether `text` as a whole matches `pattern`, in which `*` stands for any characters, none included.
+/// Whether `text` as a whole matches `pattern`, in which `*` stands for any characters, none
+/// included: `*.example.com` matches `a.example.com` and `a.b.example.com`, not `example.com`.
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let Some((head, mut pattern)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };

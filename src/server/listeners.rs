@@ -122,6 +122,7 @@ impl ListenerSet {
     }
 }
 
+/// Takes over a socket that systemd or the process before has opened.
 ///
 /// # Errors
 /// It does not listen, or is a Unix socket where TLS is to be spoken: the proxy that connects there

@@ -235,6 +235,7 @@ struct WholeRequest<'h, 'b> {
 }
 
 impl<'h, 'b> WholeRequest<'h, 'b> {
+    /// Reads head and body, if all of both is here.
     ///
     /// # Errors
     /// It is for hyper, or its body has not come yet. Nothing was published or counted.

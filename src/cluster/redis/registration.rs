@@ -69,7 +69,7 @@ impl RedisConnections {
         Ok(timeout(PATIENCE, asked).await??)
     }
 
-    /// Registers a lease with a server.
+    /// Registers a lease of this node on one server, and reads what else it knows of leases.
     ///
     /// # Errors
     /// The server does not answer, or is none of the link's.

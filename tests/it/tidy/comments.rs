@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::{between_backticks, walk};
 
 /// Lines of documentation and of other comments for a thousand lines of code, tests left out; at least.
-const MIN_DOC: usize = 143;
-const MIN_INLINE: usize = 17;
+const MIN_DOC: usize = 179;
+const MIN_INLINE: usize = 24;
 
 #[test]
 fn the_code_is_explained() {
