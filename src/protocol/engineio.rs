@@ -81,6 +81,24 @@ impl EngineVersion {
     }
 }
 
+/// Packets that an answer may have: python-engineio gives a connection up that has more in one.
+pub const MAX_ANSWER_PACKETS: usize = 16;
+
+/// How many packets translated frames are in an answer's body.
+pub fn count_packets(mut frames: &[u8]) -> usize {
+    let mut packets = 0;
+    while let Some((opcode, _, rest)) = split_frame(frames) {
+        frames = rest;
+        packets += usize::from(matches!(opcode, TEXT_CODE | CLOSE_CODE));
+    }
+    packets
+}
+
+/// Bytes of the first frame.
+pub fn first_frame_len(frames: &[u8]) -> Option<usize> {
+    split_frame(frames).map(|(_, _, rest)| frames.len() - rest.len())
+}
+
 /// Opcodes (RFC 6455 section 5.2).
 pub(super) const TEXT_CODE: u8 = TEXT & 0x0f;
 pub(super) const CLOSE_CODE: u8 = 8;

@@ -62,7 +62,9 @@ impl Session {
     fn poll(&self) -> Vec<String> {
         let answer = ask(&self.fixture, "GET", &self.target(), "", "");
         assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.text().split('\x1e').map(str::to_owned).collect()
+        let packets: Vec<String> = answer.text().split('\x1e').map(str::to_owned).collect();
+        assert!(packets.len() <= 16, "python-engineio takes no more: {packets:?}");
+        packets
     }
 
     fn say(&self, body: &str) {
@@ -354,6 +356,18 @@ fn a_websocket_takes_over_from_polls_and_nothing_is_lost() {
     socket.send_text("1");
     socket.hear_close(1000, "");
     occupied(&session.fixture, "orders", 0);
+}
+
+#[test]
+fn a_burst_was_one_answer_of_more_packets_than_python_takes() {
+    let session = Session::open(started(|app| app.limits.max_batch = 40));
+    session.say(&subscription("orders"));
+    occupied(&session.fixture, "orders", 1);
+    let event = |n: u32| json!({ "name": "e", "channel": "orders", "data": n.to_string() });
+    let batch = json!({ "batch": Vec::from_iter((0..40).map(event)) }).to_string();
+    assert_eq!(session.fixture.api("POST", "/batch_events", &batch).status, 200);
+    let told: Vec<String> = std::iter::repeat_with(|| session.poll()).flatten().take(40).collect();
+    assert_eq!(told[39], r#"42["e","orders",39]"#);
 }
 
 #[test]

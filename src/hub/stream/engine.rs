@@ -17,7 +17,7 @@ use super::{Stream, StreamInTransit};
 use crate::hub::http_sessions::SessionListing;
 use crate::hub::loads::LoadGuard;
 use crate::hub::outbox::Outbox;
-use crate::protocol::engineio::NOOP;
+use crate::protocol::engineio::{MAX_ANSWER_PACKETS, NOOP, count_packets, first_frame_len};
 use crate::protocol::socketio::{GreetingTerms, packet_message, translate_frames};
 
 /// Bytes that are translated at a time. No more than this waits translated, uncounted by the outbox.
@@ -395,23 +395,25 @@ impl EngineStream {
         Ok(taken)
     }
 
-    /// Ends the poll with all that there is, unless that says nothing to clients of Socket.IO: then
-    /// it waits on.
+    /// Ends the poll with what there is, as many packets as clients take at once, unless that says
+    /// nothing to clients of Socket.IO: then it waits on. The rest is for the next poll.
     fn answer_poll(&mut self, outbox: &Outbox) -> io::Result<(usize, bool)> {
-        let (mut frames, mut is_last) = (Vec::new(), false);
+        let mut answer = PollAnswer::default();
         for piece in outbox.iter() {
             let (translated, ends) = translation_of(piece, self.terms);
-            frames.extend_from_slice(&translated);
-            is_last |= ends;
+            if !answer.take(&translated, ends, piece.len()) {
+                answer.take_frames_of(piece.clone(), self.terms);
+                break;
+            }
         }
-        let body = self.terms.version.answer_body(&frames);
+        let body = self.terms.version.answer_body(&answer.frames);
         if !body.is_empty()
             && let EngineReceiver::Polling(poll) =
                 std::mem::replace(&mut self.receiver, EngineReceiver::Nobody)
         {
             poll.send(body.into()).map_err(|_| io::ErrorKind::BrokenPipe)?;
         }
-        Ok((outbox.len(), is_last))
+        Ok((answer.taken, answer.is_last))
     }
 
     /// Ends our half.
@@ -420,6 +422,43 @@ impl EngineStream {
             ready!(Pin::new(&mut socket.stream).poll_shutdown(cx))?;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// What one poll is answered.
+#[derive(Default)]
+struct PollAnswer {
+    /// Translated.
+    frames: Vec<u8>,
+    packets: usize,
+    /// Bytes of the outbox that are said by it.
+    taken: usize,
+    is_last: bool,
+}
+
+impl PollAnswer {
+    /// Takes what `source` bytes of the outbox were translated to, if it is no more than fits.
+    fn take(&mut self, translated: &[u8], ends: bool, source: usize) -> bool {
+        let packets = self.packets + count_packets(translated);
+        // One frame is a few packets at most, so that an answer which has none yet always takes one.
+        let fits = packets <= MAX_ANSWER_PACKETS;
+        if fits {
+            self.frames.extend_from_slice(translated);
+            self.packets = packets;
+            self.taken += source;
+            self.is_last |= ends;
+        }
+        fits
+    }
+
+    /// Takes the frames of a piece that fit; a turn's events may be one piece.
+    fn take_frames_of(&mut self, mut piece: Bytes, terms: GreetingTerms) {
+        while let Some(len) = first_frame_len(&piece) {
+            let made = translate_frames(&piece.split_to(len), terms);
+            if !self.take(&made.frames, made.is_last, len) {
+                break;
+            }
+        }
     }
 }
 
