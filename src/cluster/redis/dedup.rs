@@ -177,8 +177,10 @@ impl Deduplicator {
     /// which others left earlier. What was heard is known again.
     pub(super) fn step_back(&mut self, is_its: impl Fn(&str) -> bool) {
         for (_, heard) in self.topics.iter_mut().filter(|(name, _)| is_its(name)) {
-            // Not to before anybody was there to hear it.
-            let (since, back) = (heard.since, |place: u64| place.saturating_sub(OVERLAP));
+            // Not to before anybody was there to hear it: what was sent while the topic was being opened would come
+            // behind later events now.
+            let since = heard.opened.unwrap_or(heard.since);
+            let back = |place: u64| place.saturating_sub(OVERLAP);
             heard.place = heard.place.map(|place| back(place).max(since.min(place)));
         }
     }
@@ -272,11 +274,15 @@ impl Deduplicator {
     }
 
     /// What came in while the log was read, one after the other; with the last the topic has caught up.
-    pub(super) fn next_waiting(&mut self, name: &str) -> Option<Envelope> {
+    /// It is `now` then.
+    pub(super) fn next_waiting(&mut self, name: &str, now: u64) -> Option<Envelope> {
         let heard = self.topics.get_mut(name)?;
         let next = heard.waiting.as_mut().and_then(VecDeque::pop_front);
         if next.is_none() {
             (heard.waiting, heard.deaf) = (None, None);
+            if heard.place.is_none() {
+                heard.opened = Some(now.max(heard.since));
+            }
             heard.place.get_or_insert(heard.since);
         }
         next
@@ -315,7 +321,7 @@ mod tests {
 
     fn caught_up(hearing: &mut Deduplicator) -> Vec<u64> {
         let mut serials = Vec::new();
-        while let Some(envelope) = hearing.next_waiting("t") {
+        while let Some(envelope) = hearing.next_waiting("t", 0) {
             let mark = MessageId::from(&envelope);
             if !hearing.is_known("t", mark) {
                 hearing.note_delivered("t", mark);
@@ -382,11 +388,29 @@ mod tests {
         let mut hearing = Deduplicator::new(1);
         hearing.open_topic("opened", 3 * OVERLAP);
         hearing.begin_at("begun", 4 * OVERLAP);
-        while hearing.next_waiting("opened").is_some() {}
+        while hearing.next_waiting("opened", 0).is_some() {}
         hearing.begin_catch_up();
         hearing.step_back(|_| true);
         assert_eq!(hearing.misses_after("opened"), Some(3 * OVERLAP));
         assert_eq!(hearing.misses_after("begun"), Some(4 * OVERLAP));
+    }
+
+    #[test]
+    fn what_was_sent_while_a_topic_was_opened_does_not_come_behind_later_events_after_a_failover() {
+        let mut hearing = Deduplicator::new(1);
+        for name in ["t", "begun"] {
+            hearing.open_topic(name, 3 * OVERLAP);
+        }
+        hearing.begin_at("begun", 3 * OVERLAP);
+        for name in ["t", "begun"] {
+            // One was sent at `+ 1`, before the subscription held.
+            while hearing.next_waiting(name, 3 * OVERLAP + 2).is_some() {}
+            hearing.note_delivered(name, MessageId::from(&event(2, 9, 3 * OVERLAP + 9)));
+        }
+        hearing.begin_catch_up();
+        hearing.step_back(|_| true);
+        assert_eq!(hearing.misses_after("t"), Some(3 * OVERLAP + 2));
+        assert_eq!(hearing.misses_after("begun"), Some(3 * OVERLAP), "somebody was there");
     }
 
     #[test]

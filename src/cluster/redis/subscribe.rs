@@ -194,7 +194,8 @@ impl LinkWriter<'_> {
     /// Hands out what came in on a topic meanwhile, with which it has caught up.
     async fn let_in(&self, name: &str) -> Result<(), LinkError> {
         loop {
-            let next = self.hearing.borrow_mut().next_waiting(name);
+            let now = self.status.clock.now();
+            let next = self.hearing.borrow_mut().next_waiting(name, now);
             let Some(envelope) = next else { return Ok(()) };
             self.hand_on(name, envelope, false).await?;
         }

@@ -21,6 +21,9 @@ pub(super) struct TopicSenders {
     pub(super) place: Option<u64>,
     /// When it was about to be, by the clock of Redis, which gives the places.
     pub(super) since: u64,
+    /// When the subscription was known to hold, by the same clock; `None` where it was taken part in without Redis first,
+    /// so that everything since then is to be heard.
+    pub(super) opened: Option<u64>,
     /// The last serial of this node's own that came back to it.
     pub(super) own: u64,
     /// Each sender with its last serials.
