@@ -88,6 +88,11 @@ impl RedisKeys {
         format!("{}:lease:{{{tag}}}:{lease}", self.prefix)
     }
 
+    /// Written to a server that was away, to see whether it takes writes; it expires at once.
+    pub(super) fn back_key(&self, tag: u16) -> String {
+        format!("{}:back:{{{tag}}}", self.prefix)
+    }
+
     /// The tags of all servers of a Redis Cluster that some node has a lease on.
     pub(super) fn tags_key(&self) -> String {
         format!("{}:tags", self.prefix)

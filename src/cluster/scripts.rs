@@ -26,6 +26,7 @@
 //! Of each server, with a number whose slot is its own: `P:fence:{N}`, which leases hold (`fencing.rs`), and
 //! `P:lease:{N}:LEASE`, of what a lease may have something: `c` and a channel, `a` or `w` and an app. One server has
 //! all slots, but those of a Redis Cluster have some each; what is in braces decides. `P:tags`: the numbers in use.
+//! `P:back:{N}`: nothing, for a second.
 
 use crate::protocol::hex;
 use std::sync::LazyLock;

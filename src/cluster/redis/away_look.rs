@@ -79,7 +79,7 @@ impl RedisConnections {
     }
 
     /// A look at what is away.
-    fn begin_look(&self, prefix: &str) -> Option<AwayLook> {
+    fn begin_look(&self) -> Option<AwayLook> {
         let has_slots = |place: usize| self.slots.contains(&(place as u16));
         let places = (0..self.servers.len()).filter(|place| has_slots(*place));
         let up: Vec<_> = places.filter_map(|place| self.servers.get(place)).collect();
@@ -97,7 +97,7 @@ impl RedisConnections {
             away: self.away.clone(),
             dark: self.dark.iter().copied().filter(|slot| !self.away.has_slot(*slot)).collect(),
             stuck: stuck.collect(),
-            prefix: prefix.to_owned(),
+            keys: self.keys.clone(),
         })
     }
 }
@@ -114,7 +114,7 @@ struct AwayLook {
     /// Slots that nobody could be asked for.
     dark: BTreeSet<u16>,
     stuck: Vec<(u16, MultiplexedConnection, SlotKeys)>,
-    prefix: String,
+    keys: RedisKeys,
 }
 
 impl AwayLook {
@@ -160,7 +160,7 @@ impl AwayLook {
         let word = match (0..SLOTS).find(is_its) {
             Some(tag) => {
                 let mut word = cmd("SET");
-                word.arg(format!("{}:back:{{{tag}}}", self.prefix)).arg("").arg("PX").arg(1000);
+                word.arg(self.keys.back_key(tag)).arg("").arg("PX").arg(1000);
                 word
             }
             None => cmd("PING"),
@@ -219,7 +219,7 @@ impl LinkWriter<'_> {
             }
             None if self.link.looked_away.elapsed() >= LOOK_EVERY => {
                 self.link.looked_away.note_now();
-                let look = self.servers.begin_look(&self.settings.prefix);
+                let look = self.servers.begin_look();
                 self.link.looking = look.map(|look| tokio::spawn(look.find_back()));
             }
             None => {}
