@@ -37,34 +37,45 @@ pub(super) struct TracedFlush {
     pub(super) subscribers: u64,
 }
 
-/// Connections that are flushed in more than one turn.
-#[derive(Debug, Default)]
-pub(super) struct FlushLine(VecDeque<Rc<Connection>>);
+/// Connections that are flushed in more than one turn. Those with little do not wait behind those with much: who was
+/// sent a short frame in the same moment in which a room was sent a large one would hear it last of all.
+#[derive(Debug)]
+pub(super) struct FlushLine<T> {
+    light: VecDeque<T>,
+    heavy: VecDeque<T>,
+}
 
-impl FlushLine {
+impl<T> Default for FlushLine<T> {
+    fn default() -> Self {
+        Self { light: VecDeque::new(), heavy: VecDeque::new() }
+    }
+}
+
+impl<T> FlushLine<T> {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.light.is_empty() && self.heavy.is_empty()
     }
 
-    /// Takes in what a turn cannot flush at once; that stays in `touched` if it can.
-    pub(super) fn take_if_much(&mut self, touched: &mut Vec<Rc<Connection>>) {
-        if part_of(touched.iter()) < touched.len() {
-            self.0.extend(touched.drain(..));
+    /// Takes in what a turn cannot flush at once; that stays in `touched` if it can. `queued` are the bytes for one.
+    pub(super) fn take_if_much(&mut self, touched: &mut Vec<T>, queued: impl Fn(&T) -> usize) {
+        if part_by_bytes(touched.iter().map(&queued)) == touched.len() {
+            return;
+        }
+        for one in touched.drain(..) {
+            let is_light = queued(&one) <= FLUSH_BYTES / FLUSHES;
+            if is_light { &mut self.light } else { &mut self.heavy }.push_back(one);
         }
     }
 
-    /// Gives `part` what a turn can flush.
-    pub(super) fn give_part(&mut self, part: &mut Vec<Rc<Connection>>) {
-        part.extend(self.0.drain(..part_of(&self.0)));
+    /// Gives `part` what a turn can flush, of both.
+    pub(super) fn give_part(&mut self, part: &mut Vec<T>, queued: impl Fn(&T) -> usize) {
+        part.extend(self.light.drain(..self.light.len().min(FLUSHES)));
+        let heavy = part_by_bytes(self.heavy.iter().map(queued));
+        part.extend(self.heavy.drain(..heavy));
     }
 }
 
-/// How many from the front one turn flushes.
-fn part_of<'a>(all: impl IntoIterator<Item = &'a Rc<Connection>>) -> usize {
-    part_by_bytes(all.into_iter().map(|connection| connection.queued_bytes()))
-}
-
-/// At least one, and the one with which the bytes are too many is the last.
+/// How many from the front one turn flushes: at least one, and the one with which the bytes are too many is the last.
 fn part_by_bytes(queued: impl Iterator<Item = usize>) -> usize {
     let fits = |sum: &mut usize, bytes| {
         let before = *sum;
@@ -205,5 +216,27 @@ mod tests {
         assert_eq!(part(10_000, 16 << 10), FLUSHES);
         assert_eq!(part(2_000, 100 << 10), 41);
         assert_eq!(part(2, 64 << 20), 1, "it is not cut");
+    }
+
+    #[test]
+    fn a_short_frame_waited_behind_a_large_one_for_a_room() {
+        let (mut line, mut part) = (FlushLine::default(), Vec::new());
+        let mut touched = vec![100 << 10; 500];
+        touched.extend([7; 16]);
+        line.take_if_much(&mut touched, |bytes| *bytes);
+        assert!(touched.is_empty());
+        line.give_part(&mut part, |bytes| *bytes);
+        assert_eq!(part.iter().filter(|bytes| **bytes == 7).count(), 16);
+        assert_eq!(part.len(), 16 + 41, "and those of the room go on meanwhile");
+        // What is little altogether is flushed at once.
+        touched.extend([7; FLUSHES]);
+        line.take_if_much(&mut touched, |bytes| *bytes);
+        assert_eq!(touched.len(), FLUSHES);
+        let mut parts = 1;
+        while !line.is_empty() {
+            line.give_part(&mut part, |bytes| *bytes);
+            parts += 1;
+        }
+        assert_eq!((part.len(), parts), (516, 13));
     }
 }

@@ -353,12 +353,12 @@ impl Worker {
             oldest = oldest.or(turn.since);
             // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
             // there gets all that has come for it meanwhile in one piece.
-            waiting.take_if_much(&mut turn.touched);
+            waiting.take_if_much(&mut turn.touched, |one| one.queued_bytes());
             self.flush_touched(&mut turn.touched);
             traced.append(&mut turn.traced);
             // Vectors keep their room; a turn allocates nothing once it has been as large as the largest.
             self.spare.replace(turn);
-            waiting.give_part(&mut part);
+            waiting.give_part(&mut part, |one| one.queued_bytes());
             self.flush_touched(&mut part);
             let done = if waiting.is_empty() { oldest.take() } else { None };
             self.inbox().turns.end_turn(done, begun);
