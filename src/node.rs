@@ -382,7 +382,7 @@ impl Node {
     pub fn unsubscribe(&self, connection: &Connection, name: &str) {
         if let Some(ended) = self.worker.unsubscribe_connection(connection, name) {
             if ended.user.is_some() {
-                connection.life.rejoins.note_leave(&ended.channel, self.worker.now_seconds());
+                connection.note_leave(&ended.channel, self.worker.now_seconds());
             }
             self.give_up(connection, &ended.channel);
             let told = self.tell_of_end(&connection.directory, &ended, &connection.app());

@@ -24,15 +24,20 @@ pub struct Session {
     node: Rc<Node>,
     /// Whose outbox it answers into.
     connection: Rc<Connection>,
+    /// None for most.
+    extras: Option<Box<SessionExtras>>,
+}
+
+/// What only sessions need that something is counted for, or that wait.
+#[derive(Debug, Default)]
+struct SessionExtras {
     /// Client events that it may send.
     whispers: MessageBucket,
     /// Messages of any kind that it may send.
     messages: MessageBucket,
-    /// Whether others were told that it has gone.
-    left: bool,
     /// A subscription that other nodes must be asked about. What is said meanwhile waits behind it, for a
     /// connection's frames are handled in their order.
-    waiting: Option<Box<HeldCommands>>,
+    waiting: Option<HeldCommands>,
 }
 
 /// Boxed in the session: hardly any connection has one.
@@ -79,11 +84,8 @@ struct MessageBucket {
 
 /// A bucket instead of counts for each second: a burst over the turn of a second counts as one.
 impl MessageBucket {
-    /// Takes one of `messages` that come back within `seconds`, if there is one; always where there are 0.
+    /// Takes one of `messages` that come back within `seconds`, if there is one.
     fn take(&mut self, now: u32, (messages, seconds): (u32, u32)) -> bool {
-        if messages == 0 {
-            return true;
-        }
         let (messages, parts) = (u64::from(messages), u64::from(seconds));
         let passed = u64::from(now.saturating_sub(self.second));
         self.second = now;
@@ -95,11 +97,33 @@ impl MessageBucket {
     }
 }
 
+impl SessionExtras {
+    fn is_unused(&self) -> bool {
+        self.waiting.is_none() && self.whispers.spent == 0 && self.messages.spent == 0
+    }
+}
+
 impl Session {
     /// Begins with nothing said and nothing waited for.
     pub fn new(node: Rc<Node>, connection: Rc<Connection>) -> Self {
-        let (whispers, messages) = Default::default();
-        Self { node, connection, whispers, messages, left: false, waiting: None }
+        Self { node, connection, extras: None }
+    }
+
+    fn extras(&mut self) -> &mut SessionExtras {
+        self.extras.get_or_insert_default()
+    }
+
+    fn waiting(&mut self) -> Option<&mut HeldCommands> {
+        self.extras.as_mut()?.waiting.as_mut()
+    }
+
+    /// What waited, which waits no longer.
+    fn take_waiting(&mut self) -> Option<HeldCommands> {
+        let waiting = self.extras.as_mut()?.waiting.take();
+        if self.extras.as_ref().is_some_and(|extras| extras.is_unused()) {
+            self.extras = None;
+        }
+        waiting
     }
 
     /// For whoever reads and writes its stream.
@@ -117,11 +141,12 @@ impl Session {
     /// and handled behind it.
     pub fn hear(&mut self, text: &str) {
         // What waits was counted by nobody yet: it is when it is handled.
-        if let Some(waiting) = &mut self.waiting {
+        if self.waiting().is_some() && matches!(ClientCommand::parse(text), Ok(ClientCommand::Pong))
+        {
             // What it acknowledges was sent before, whatever it asks for meanwhile.
-            if matches!(ClientCommand::parse(text), Ok(ClientCommand::Pong)) {
-                return self.node.note_acknowledged(&self.connection);
-            }
+            return self.node.note_acknowledged(&self.connection);
+        }
+        if let Some(waiting) = self.waiting() {
             waiting.bytes += text.len() + PLACE;
             waiting.texts.push(text.into());
             return;
@@ -176,10 +201,12 @@ impl Session {
     /// Whether a message is one too many, which is refused or ends the connection.
     /// Checked before the message is parsed, so that a flood costs little.
     fn is_over_rate(&mut self) -> bool {
-        let limits = &self.connection.app().limits;
-        let (rate, close) =
-            ((limits.messages_per_second, limits.messages_seconds), limits.messages_close);
-        if self.messages.take(self.node.worker.now_seconds(), rate) {
+        let (rate, close) = {
+            let limits = &self.connection.app().limits;
+            ((limits.messages_per_second, limits.messages_seconds), limits.messages_close)
+        };
+        let now = self.node.worker.now_seconds();
+        if rate.0 == 0 || self.extras().messages.take(now, rate) {
             return false;
         }
         self.node.counts().limited.count(Limited::Messages as usize);
@@ -202,7 +229,8 @@ impl Session {
     /// Whether so much waits behind a subscription that no more is to be read.
     /// Reading stops then, and TCP makes the client wait.
     pub fn is_ahead(&self) -> bool {
-        self.waiting.as_ref().is_some_and(|waiting| waiting.bytes > AHEAD)
+        let waiting = self.extras.as_ref().and_then(|extras| extras.waiting.as_ref());
+        waiting.is_some_and(|waiting| waiting.bytes > AHEAD)
     }
 
     /// For how long no more is to be read, because the connection has had more done for it than its share; nothing
@@ -249,9 +277,8 @@ impl Session {
         let mut resumed = self.leave_withdrawn();
         // Several may have been waited for, one behind the other.
         while let Some(admitted) = self.connection.take_resumed() {
-            let Some(waiting) = self.waiting.take() else { break };
+            let Some(HeldCommands { subscription, texts, .. }) = self.take_waiting() else { break };
             resumed = true;
-            let HeldCommands { subscription, texts, .. } = *waiting;
             match subscription {
                 HeldSubscription::Nodes(pending, channel) => {
                     match self.node.resume_pending(&self.connection, pending, admitted) {
@@ -308,7 +335,7 @@ impl Session {
 
     /// Everything said from now on waits behind it.
     fn wait_for(&mut self, subscription: HeldSubscription) {
-        self.waiting = Some(Box::new(HeldCommands { subscription, texts: Vec::new(), bytes: 0 }));
+        self.extras().waiting = Some(HeldCommands { subscription, texts: Vec::new(), bytes: 0 });
     }
 
     /// Costs a look at a flag where nobody watches: `make` is not called then.
@@ -370,9 +397,12 @@ impl Session {
 
     /// A client event that is one too many is refused by an error, without the connection's end.
     fn whisper(&mut self, event: &ClientEvent<'_>) {
-        let limits = &self.connection.app().limits;
-        let rate = (limits.client_events_per_second, limits.client_events_seconds);
-        let told = if self.whispers.take(self.node.worker.now_seconds(), rate) {
+        let rate = {
+            let limits = &self.connection.app().limits;
+            (limits.client_events_per_second, limits.client_events_seconds)
+        };
+        let now = self.node.worker.now_seconds();
+        let told = if rate.0 == 0 || self.extras().whispers.take(now, rate) {
             self.node.whisper(&self.connection, event)
         } else {
             self.node.counts().limited.count(Limited::ClientEvents as usize);
@@ -415,22 +445,22 @@ impl Session {
 
     /// Whether everything that the connection had part in is ended.
     pub fn has_left(&self) -> bool {
-        self.left
+        self.connection.life.left.get()
     }
 
     /// Ends what it had part in, `most` of its subscriptions at once.
     /// A crowd's leave is spread over turns: each channel that it was on may have many to tell.
     pub fn leave(&mut self, most: usize) {
-        if self.left {
+        if self.has_left() {
             return;
         }
         // Nobody waits for it now, and its hold on the topic must go.
         if let Some(HeldSubscription::Nodes(pending, _)) =
-            self.waiting.take().map(|one| one.subscription)
+            self.take_waiting().map(|one| one.subscription)
         {
             self.node.cancel_pending(&pending);
         }
-        self.left = self.node.leave_some(&self.connection, most);
+        self.connection.life.left.set(self.node.leave_some(&self.connection, most));
     }
 }
 

@@ -125,7 +125,7 @@ fn a_connection_owns_little() {
     });
     let each = counted.bytes_current.unsigned_abs() / SUBSCRIBERS as u64;
     // How full the shards of the directory are is left to chance: eight bytes more or less.
-    hold("bytes of a connection with a channel", each, 564);
+    hold("bytes of a connection with a channel", each, 498);
     stage.connections = connections;
     assert_eq!(stage.settle(), 0);
 }

@@ -3,6 +3,7 @@
 //! means, is above.
 
 mod closing;
+mod extras;
 
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::fmt;
@@ -21,19 +22,18 @@ use super::directory::Directory;
 use super::handles::ConnectionRef;
 use super::http_stream::{HttpStream, SessionRequest};
 use super::outbox::Outbox;
-use super::rejoins::Rejoins;
 use super::resume::resumption::Resumption;
 use super::shown;
 use super::stream::Stream;
 #[cfg(feature = "socketio")]
 use super::stream::engine::{EngineRequest, EngineStream};
 use super::subscriptions::{Subscription, Subscriptions};
-use super::withdrawal::Restrictions;
 use crate::app::App;
 use crate::metrics::{AppTraffic, Reason};
 use crate::protocol::event::Message;
-use crate::protocol::member::{User, UserId};
+use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
+use extras::ConnectionExtras;
 
 /// A connection of one app.
 pub struct Connection {
@@ -56,9 +56,9 @@ pub struct Connection {
     /// Of the connection's own task.
     waker: Cell<Option<Waker>>,
     pub(super) subscriptions: RefCell<Subscriptions>,
-    user: RefCell<Option<Box<User>>>,
     ending: Cell<Option<Reason>>,
-    pub(super) restrictions: Cell<Option<Box<Restrictions>>>,
+    /// None for most.
+    extras: OnceCell<Box<ConnectionExtras>>,
     /// Its part in a client that may come back.
     pub(super) resumption: OnceCell<Box<Resumption>>,
     /// Bytes of a message of its client that is not whole yet.
@@ -96,10 +96,10 @@ pub struct Liveness {
     pub online: Cell<bool>,
     /// Whether the clock has seen it closing.
     pub ends: Cell<bool>,
+    /// Whether others were told that it has gone.
+    pub left: Cell<bool>,
     /// What was agreed on in the handshake.
     pub compression: Cell<Compression>,
-    /// What presence channels it left a moment ago.
-    pub rejoins: Rejoins,
 }
 
 impl Liveness {
@@ -151,9 +151,8 @@ impl Connection {
             touched: Cell::new(false),
             waker: Cell::default(),
             subscriptions: RefCell::default(),
-            user: RefCell::default(),
             ending: Cell::default(),
-            restrictions: Cell::default(),
+            extras: OnceCell::new(),
             resumption: OnceCell::new(),
             partial: Cell::new(0),
             resumed: Cell::default(),
@@ -427,26 +426,17 @@ impl Connection {
         all
     }
 
-    /// The signed-in user, if any.
-    pub fn with_user<T>(&self, read: impl FnOnce(Option<&User>) -> T) -> T {
-        read(self.user.borrow().as_deref())
-    }
-
     /// Notes whom it is present as in the channel that it has just subscribed to, where that is decided
     /// elsewhere.
     pub fn make_present(&self, user: UserId) {
         if let Some(last) = self.subscriptions.borrow_mut().last_mut() {
-            last.user = Some(user);
+            last.set_user(user);
         }
-    }
-
-    pub(super) fn set_user(&self, user: Option<User>) -> Option<Box<User>> {
-        self.user.replace(user.map(Box::new))
     }
 
     /// Whether it is signed in as the user, present as it anywhere, or about to be.
     pub(super) fn is_user(&self, id: &UserId) -> bool {
-        let present = |subscription: &Subscription| subscription.user.as_ref() == Some(id);
+        let present = |subscription: &Subscription| subscription.user() == Some(id);
         self.with_user(|user| user.is_some_and(|user| user.id == *id))
             || self.subscriptions.borrow().iter().any(present)
             || self.with_restrictions(|all| all.is_joining_as(id))

@@ -6,22 +6,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
-use smallvec::SmallVec;
-
 use super::cache::EventCache;
 use super::count_throttle::CountThrottle;
 use super::handles::ChannelHandle;
 use super::presence::{Presence, member_bytes};
 use super::rate_limit::RateLimit;
 use super::resume::ResumeRegistry;
+use super::seats::{ChannelSeats, WorkerTarget, WorkerTargets};
 use super::users::AppUsers;
 use crate::app::{ChannelFull, PresenceBounds};
 use crate::metrics::{AppTraffic, HeldBytes};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{MemberText, Message};
 use crate::protocol::member::{Member, UserId};
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 
 /// Subscriptions below which no memory is given back.
 const KEPT_SUBSCRIPTIONS: usize = 1024;
@@ -60,25 +59,17 @@ pub struct Directory {
 /// An occupied channel. One without subscribers is not in the directory.
 #[derive(Debug, Default)]
 struct Channel {
-    /// Inline for one worker, which most channels have.
-    seats: WorkerTargets,
+    seats: ChannelSeats,
     /// Boxed: most channels have none.
-    presence: Option<Box<Presence>>,
-    /// Counts the changes of presence, so that nobody hears of one that its roster has already.
-    version: u64,
+    presence: Option<Box<VersionedPresence>>,
 }
 
-/// The workers that have subscribers of a channel.
-pub type WorkerTargets = SmallVec<[WorkerTarget; 1]>;
-
-/// One worker's part of a channel.
-#[derive(Clone, Copy, Debug)]
-pub struct WorkerTarget {
-    pub worker: u16,
-    /// How the worker itself calls the channel.
-    pub channel: ChannelHandle,
-    /// How many, for the counts.
-    pub subscribers: u32,
+/// Who is present in a channel.
+#[derive(Debug, Default)]
+struct VersionedPresence {
+    presence: Presence,
+    /// Counts its changes, so that nobody hears of one that its roster has already.
+    version: u64,
 }
 
 /// What a subscription changed.
@@ -135,19 +126,6 @@ pub struct AppTotals {
 }
 
 impl Channel {
-    /// Over all workers.
-    fn subscriber_count(&self) -> usize {
-        self.seats.iter().map(|seat| seat.subscribers as usize).sum()
-    }
-
-    /// The worker's first subscriber brings the worker in.
-    fn take_seat(&mut self, worker: u16, channel: ChannelHandle) {
-        match self.seats.iter_mut().find(|seat| seat.worker == worker) {
-            Some(seat) => seat.subscribers += 1,
-            None => self.seats.push(WorkerTarget { worker, channel, subscribers: 1 }),
-        }
-    }
-
     /// One more connection of a member, if it is of one; its text, if that is news.
     /// The channel's version moves only where members do: tabs of one user change nothing that others see.
     fn join_member(
@@ -155,29 +133,20 @@ impl Channel {
         member: Option<(&Member, PresenceBounds)>,
     ) -> Result<Option<MemberText>, ChannelFull> {
         let Some((member, room)) = member else { return Ok(None) };
-        let text = self.presence.get_or_insert_default().join_user(member, room)?;
-        self.version += u64::from(text.is_some());
+        let VersionedPresence { presence, version } =
+            self.presence.get_or_insert_default().as_mut();
+        let text = presence.join_user(member, room)?;
+        *version += u64::from(text.is_some());
         Ok(text)
     }
 
-    /// Whether there was one to leave.
-    fn leave_seat(&mut self, worker: u16) -> bool {
-        let Some(at) = self.seats.iter().position(|seat| seat.worker == worker) else {
-            // Order among the workers does not matter.
-            return false;
-        };
-        if let Some(seat) = self.seats.get_mut(at) {
-            seat.subscribers -= 1;
-            if seat.subscribers == 0 {
-                self.seats.swap_remove(at);
-            }
-        }
-        true
+    fn occupancy(&self) -> Occupancy {
+        let users = self.presence().map_or(0, Presence::count);
+        Occupancy { subscriptions: self.seats.subscriber_count(), users }
     }
 
-    fn occupancy(&self) -> Occupancy {
-        let users = self.presence.as_ref().map_or(0, |presence| presence.count());
-        Occupancy { subscriptions: self.subscriber_count(), users }
+    fn presence(&self) -> Option<&Presence> {
+        self.presence.as_ref().map(|known| &known.presence)
     }
 }
 
@@ -271,7 +240,7 @@ impl Directory {
         name: &ChannelName,
         seat: (u16, ChannelHandle),
         member: Option<(&Member, PresenceBounds)>,
-        tell: impl FnOnce(&WorkerTargets, &MemberText, u64),
+        tell: impl FnOnce(&[WorkerTarget], &MemberText, u64),
     ) -> Result<Subscribed, ChannelFull> {
         let (mut entry, text) = match self.channels.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
@@ -291,19 +260,19 @@ impl Directory {
         }
         let channel = entry.value_mut();
         let presence = channel.presence.as_ref().filter(|_| member.is_some());
-        let joined = presence.map(|presence| {
-            let roster = presence.roster(name);
-            Joined { roster, member: text, version: channel.version }
+        let joined = presence.map(|known| {
+            let roster = known.presence.roster(name);
+            Joined { roster, member: text, version: known.version }
         });
         let occupied = channel.seats.is_empty();
         // To those who were there before: the joiner has the roster.
         if let Some(Joined { member: Some(member), version, .. }) = &joined {
-            tell(&channel.seats, member, *version);
+            tell(channel.seats.as_slice(), member, *version);
         }
         // Only now, so that it is not announced to itself.
-        channel.take_seat(seat.0, seat.1);
+        channel.seats.take_seat(seat.0, seat.1);
         self.subscriptions.fetch_add(1, Ordering::Relaxed);
-        Ok(Subscribed { occupied, count: channel.subscriber_count(), joined })
+        Ok(Subscribed { occupied, count: channel.seats.subscriber_count(), joined })
     }
 
     /// One subscriber less on `worker`, who was present as `user`. `None` if there was no such channel. A
@@ -313,45 +282,50 @@ impl Directory {
         name: &ChannelName,
         worker: u16,
         user: Option<&UserId>,
-        tell: impl FnOnce(&WorkerTargets, &MemberText, u64),
+        tell: impl FnOnce(&[WorkerTarget], &MemberText, u64),
     ) -> Option<Unsubscribed> {
         // Locked to the end: somebody who subscribes meanwhile finds either the channel or none, never one that is
         // about to go.
         let Entry::Occupied(mut entry) = self.channels.entry(name.clone()) else { return None };
         let channel = entry.get_mut();
-        if channel.leave_seat(worker) {
+        if channel.seats.leave_seat(worker) {
             self.subscriptions.fetch_sub(1, Ordering::Relaxed);
         }
-        let text = user.and_then(|user| channel.presence.as_mut()?.leave_user(user));
-        channel.version += u64::from(text.is_some());
-        if let Some(text) = &text {
+        let known = channel.presence.as_mut();
+        let left = user.zip(known).and_then(|(user, known)| {
+            let text = known.presence.leave_user(user)?;
+            known.version += 1;
+            Some((text, known.version))
+        });
+        if let Some((text, version)) = &left {
             self.members.fetch_sub(1, Ordering::Relaxed);
             self.held.sub_bytes(member_bytes(text));
             // Before it is looked whether anybody is left: the seats are those that remain.
-            tell(&channel.seats, text, channel.version);
+            tell(channel.seats.as_slice(), text, *version);
         }
         // After the leave, so that webhooks and clients are told the same number.
-        let count = channel.subscriber_count();
+        let count = channel.seats.subscriber_count();
         let vacated = channel.seats.is_empty();
         if vacated {
             entry.remove();
         }
-        Some(Unsubscribed { vacated, count, left: text.is_some() })
+        Some(Unsubscribed { vacated, count, left: left.is_some() })
     }
 
     /// The workers that have subscribers of `name`.
     /// Copied, so that the channel is not locked while inboxes are filled. What was copied may be late by one
     /// change, which workers settle by the channel's generation.
     pub fn targets_of(&self, name: &str) -> WorkerTargets {
-        self.channels.get(name).map(|channel| channel.seats.clone()).unwrap_or_default()
+        let channel = self.channels.get(name);
+        channel.map(|channel| channel.seats.as_slice().into()).unwrap_or_default()
     }
 
     /// Lets `tell` announce the count of subscriptions as it is now, so that no older one can follow it.
     /// The channel stays locked meanwhile: a count is told by a frame of its own, and two of them must not change
     /// places.
-    pub fn announce_count(&self, name: &str, tell: impl FnOnce(&WorkerTargets, usize)) {
+    pub fn announce_count(&self, name: &str, tell: impl FnOnce(&[WorkerTarget], usize)) {
         if let Some(channel) = self.channels.get(name) {
-            tell(&channel.seats, channel.subscriber_count());
+            tell(channel.seats.as_slice(), channel.seats.subscriber_count());
         }
     }
 
@@ -364,15 +338,15 @@ impl Directory {
     /// is present.
     pub fn roster(&self, name: &ChannelName) -> Option<(Message, u64)> {
         let channel = self.channels.get(name.as_str())?;
-        let presence = channel.presence.as_ref()?;
-        Some((presence.roster(name), channel.version))
+        let known = channel.presence.as_ref()?;
+        Some((known.presence.roster(name), known.version))
     }
 
     /// Bytes of what a joiner is told of who is present in a channel.
     pub fn roster_bytes(&self, name: &str) -> usize {
         let channel = self.channels.get(name);
-        let presence = channel.as_ref().and_then(|channel| channel.presence.as_ref());
-        presence.map_or(0, |presence| presence.roster_bytes())
+        let presence = channel.as_ref().and_then(|channel| channel.presence());
+        presence.map_or(0, Presence::roster_bytes)
     }
 
     /// Whether a connection that is present in a channel as `leaving` may be present as `member`
@@ -388,14 +362,14 @@ impl Directory {
         room: PresenceBounds,
     ) -> Result<(), ChannelFull> {
         let channel = self.channels.get(name);
-        let presence = channel.as_ref().and_then(|channel| channel.presence.as_ref());
+        let presence = channel.as_ref().and_then(|channel| channel.presence());
         presence.map_or(Ok(()), |presence| presence.check_room(member, leaving, room))
     }
 
     /// The users present in a channel, in the order they came.
     pub fn present_users(&self, name: &str) -> Vec<UserId> {
         let channel = self.channels.get(name);
-        channel.and_then(|channel| Some(channel.presence.as_ref()?.users())).unwrap_or_default()
+        channel.and_then(|channel| Some(channel.presence()?.users())).unwrap_or_default()
     }
 
     /// Every occupied channel whose name begins with `prefix`.

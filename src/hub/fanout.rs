@@ -11,7 +11,6 @@ use super::connection::Connection;
 use super::deflated::Compression;
 use super::handles::{ChannelHandle, Sequence};
 use super::inbox::Delivery;
-use super::subscriptions::Subscription;
 use super::worker::Worker;
 use crate::metrics::AppTraffic;
 
@@ -114,10 +113,10 @@ pub(super) fn is_newer_than_seen(
     history: Sequence,
 ) -> bool {
     let subscriptions = connection.subscriptions.borrow();
-    subscriptions.find(channel.slot).is_some_and(|Subscription { told, .. }| match history {
+    subscriptions.find(channel.slot).is_some_and(|subscription| match history {
         Sequence::None => true,
-        Sequence::Presence(version) => told.presence < version,
-        Sequence::Cache(version) => told.cache < version,
+        Sequence::Presence(version) => subscription.told().presence < version,
+        Sequence::Cache(version) => subscription.told().cache < version,
     })
 }
 

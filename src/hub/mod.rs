@@ -30,6 +30,7 @@ pub mod rejoins;
 mod restrictions;
 pub mod resume;
 pub mod ring;
+pub mod seats;
 pub mod shown;
 mod socket_views;
 pub mod stream;
@@ -58,12 +59,13 @@ use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
 use deflated::DeflatedEvent;
 use described::{DescribeTask, SocketQuery, SocketView};
-use directory::{Directory, WorkerTargets};
+use directory::Directory;
 use handles::{ConnectionRef, Sequence};
 use http_sessions::HttpSessions;
 use http_stream::SessionRequest;
 use inbox::{Delivery, Inbox, TracedDelivery, WorkerTask};
 use resume::Replayed;
+use seats::WorkerTarget;
 #[cfg(feature = "socketio")]
 use stream::engine::EngineRequest;
 use traced::EventPlace;
@@ -187,7 +189,7 @@ impl Hub {
     /// first gets a copy of its own, so that they do not count references on one shared cache line.
     pub fn publish_frame(
         &self,
-        seats: &WorkerTargets,
+        seats: &[WorkerTarget],
         frame: &Bytes,
         except: Option<SocketId>,
         history: Sequence,
@@ -199,7 +201,7 @@ impl Hub {
     /// and it may have a number in the channel's log, 0 if it is in none.
     pub fn publish_event<'a>(
         &self,
-        seats: &WorkerTargets,
+        seats: &[WorkerTarget],
         frame: &Bytes,
         place: impl Into<EventPlace<'a>>,
         compression_min: Option<usize>,

@@ -33,18 +33,4 @@ impl Connection {
     pub fn set_joining(&self, user: Option<UserId>) {
         self.with_restrictions(|all| all.set_joining(user));
     }
-
-    /// Reads or changes its restrictions, which take memory only while there are any.
-    pub(super) fn with_restrictions<T>(&self, act: impl FnOnce(&mut Restrictions) -> T) -> T {
-        let mut kept = self.restrictions.take();
-        let mut none = Restrictions::default();
-        let result = act(kept.as_deref_mut().unwrap_or(&mut none));
-        match &kept {
-            Some(all) if all.is_empty() => kept = None,
-            None if !none.is_empty() => kept = Some(Box::new(none)),
-            _ => {}
-        }
-        self.restrictions.set(kept);
-        result
-    }
 }

@@ -4,7 +4,6 @@
 use super::connection::Connection;
 use super::deflated::Compression;
 use super::described::{DescribeTask, SocketQuery, SocketView};
-use super::subscriptions::Subscription;
 use super::worker::Worker;
 use crate::metrics::Transport;
 
@@ -29,9 +28,11 @@ impl Worker {
 fn is_asked_for(query: &SocketQuery, worker: &Worker, one: &Connection) -> bool {
     let is_user = |id: &String| {
         one.with_user(|user| user.is_some_and(|user| user.id.as_str() == id))
-            || one.subscriptions.borrow().iter().any(|subscription| {
-                subscription.user.as_ref().is_some_and(|user| user.as_str() == id)
-            })
+            || one
+                .subscriptions
+                .borrow()
+                .iter()
+                .any(|subscription| subscription.user().is_some_and(|user| user.as_str() == id))
     };
     query.socket.is_none_or(|socket| socket == one.id)
         && query.app.as_ref().is_none_or(|app| one.app().id.as_str() == app)
@@ -45,8 +46,8 @@ fn view(worker: &Worker, one: &Connection) -> SocketView {
     let channels = worker.channels.borrow();
     let subscriptions = one.subscriptions.borrow();
     let named = subscriptions.iter().take(MAX_CHANNELS).filter_map(|subscription| {
-        let Subscription { channel, user, .. } = subscription;
-        let name = channels.get(*channel)?.name.to_string();
+        let (channel, user) = (subscription.channel, subscription.user());
+        let name = channels.get(channel)?.name.to_string();
         Some((name, user.as_ref().map(|user| user.as_str().to_owned())))
     });
     let now = worker.now_seconds();

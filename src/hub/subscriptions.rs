@@ -41,10 +41,53 @@ pub(super) struct Subscription {
     pub position: u32,
     /// Bytes that are counted for it.
     pub bytes: u32,
-    /// How much of the channel's history it was told when it subscribed.
-    pub told: SeenVersions,
+    /// Of what it was told when it subscribed, the second of [`SeenVersions`].
+    seen_cache: u64,
+    /// On channels whose members are known.
+    presence: Option<Box<SeenPresence>>,
+}
+
+/// What only subscriptions to presence channels have.
+#[derive(Debug, Default)]
+struct SeenPresence {
     /// Whom it is present as.
-    pub user: Option<UserId>,
+    user: Option<UserId>,
+    /// The first of [`SeenVersions`].
+    version: u64,
+}
+
+impl Subscription {
+    /// A subscriber at `position` of the channel's list, for which so many `bytes` are counted.
+    pub(super) fn new(channel: ChannelHandle, position: u32, bytes: u32) -> Self {
+        Self { channel, position, bytes, seen_cache: 0, presence: None }
+    }
+
+    /// How much of the channel's history it was told when it subscribed.
+    pub(super) fn told(&self) -> SeenVersions {
+        let presence = self.presence.as_ref().map_or(0, |presence| presence.version);
+        SeenVersions { presence, cache: self.seen_cache }
+    }
+
+    pub(super) fn set_told(&mut self, told: SeenVersions) {
+        self.seen_cache = told.cache;
+        if told.presence > 0 || self.presence.is_some() {
+            self.presence.get_or_insert_default().version = told.presence;
+        }
+    }
+
+    /// Whom it is present as.
+    pub(super) fn user(&self) -> Option<&UserId> {
+        self.presence.as_ref()?.user.as_ref()
+    }
+
+    pub(super) fn set_user(&mut self, user: UserId) {
+        self.presence.get_or_insert_default().user = Some(user);
+    }
+
+    /// Whom it was present as, once it has ended.
+    pub(super) fn into_user(self) -> Option<UserId> {
+        self.presence?.user
+    }
 }
 
 /// All of a connection's subscriptions.
@@ -272,14 +315,7 @@ mod tests {
     use super::*;
 
     fn subscription(slot: u32) -> Subscription {
-        let channel = ChannelHandle { slot, generation: 0 };
-        Subscription {
-            channel,
-            position: 0,
-            bytes: slot,
-            told: SeenVersions::default(),
-            user: None,
-        }
+        Subscription::new(ChannelHandle { slot, generation: 0 }, 0, slot)
     }
 
     #[test]
@@ -321,6 +357,6 @@ mod tests {
         }
         let SubscriptionList::Many(many) = &all.0 else { panic!("twenty are many") };
         assert!(many.all.capacity() < 200 && many.index.capacity() < 200);
-        assert!(size_of::<Subscriptions>() <= 56, "an idle connection has one");
+        assert!(size_of::<Subscriptions>() <= 40, "an idle connection has one");
     }
 }

@@ -15,13 +15,14 @@ use tokio::task::yield_now;
 use super::Hub;
 use super::channels::WorkerChannels;
 use super::connection::Connection;
-use super::directory::{Directory, Subscribed, Unsubscribed, WorkerTargets};
+use super::directory::{Directory, Subscribed, Unsubscribed};
 use super::flush::{FlushLine, Flusher, TracedFlush};
 use super::handles::{ConnectionRef, Sequence};
 use super::inbox::{Delivery, Inbox, WorkerTask};
 use super::leave_throttle::LeaveThrottle;
 use super::resume::deliveries::Deliveries;
 use super::ring::Ring;
+use super::seats::WorkerTarget;
 use super::stream::Stream;
 use super::subscriptions::{SeenVersions, Subscription, counted_bytes};
 use super::turnstile::Turnstile;
@@ -207,7 +208,7 @@ impl Worker {
     pub fn subscribed_as(&self, connection: &Connection, name: &str) -> Option<Option<UserId>> {
         let local = self.channels.borrow().find(&connection.directory, name)?;
         let subscriptions = connection.subscriptions.borrow();
-        subscriptions.find(local.slot).map(|subscription| subscription.user.clone())
+        subscriptions.find(local.slot).map(|subscription| subscription.user().cloned())
     }
 
     /// Subscribes a connection that is not subscribed yet: here first and in the directory second, in one
@@ -229,7 +230,7 @@ impl Worker {
             channel.subscribers.len() - 1
         });
         // Called while the channel's entry is locked, so that members are announced in the order of their versions.
-        let tell = |seats: &WorkerTargets, member: &MemberText, version| {
+        let tell = |seats: &[WorkerTarget], member: &MemberText, version| {
             let (message, history) =
                 (Message::member_added(name, member), Sequence::Presence(version));
             self.hub.publish_frame(seats, message.bytes(), Some(connection.id), history);
@@ -249,14 +250,11 @@ impl Worker {
         let bytes = counted_bytes(name);
         directory.held().add_bytes(bytes);
         channels.note_shared(local.slot, &subscriptions);
-        subscriptions.push(Subscription {
-            channel: local,
-            // Asked only now, so that what the answer contains is no older than the subscription.
-            position: position as u32,
-            bytes: bytes as u32,
-            told: told(&subscribed),
-            user: member.map(|(member, _)| member.user_id.clone()),
-        });
+        let mut subscription = Subscription::new(local, position as u32, bytes as u32);
+        // Asked only now, so that what the answer contains is no older than the subscription.
+        subscription.set_told(told(&subscribed));
+        member.into_iter().for_each(|(member, _)| subscription.set_user(member.user_id.clone()));
+        subscriptions.push(subscription);
         Ok(subscribed)
     }
 
@@ -271,7 +269,9 @@ impl Worker {
         let Some(local) = self.channels.borrow().find(&connection.directory, name) else { return };
         let mut subscriptions = connection.subscriptions.borrow_mut();
         if let Some(subscription) = subscriptions.find_mut(local.slot) {
-            told(&mut subscription.told);
+            let mut seen = subscription.told();
+            told(&mut seen);
+            subscription.set_told(seen);
         }
     }
 
@@ -298,7 +298,8 @@ impl Worker {
         connection: &Connection,
         subscription: Subscription,
     ) -> Option<EndedSubscription> {
-        let Subscription { channel: local, position, user, bytes, .. } = subscription;
+        let Subscription { channel: local, position, bytes, .. } = subscription;
+        let user = subscription.into_user();
         // Nothing of it waits for a log any longer.
         self.let_go(connection, local);
         let mut channels = self.channels.borrow_mut();
@@ -318,7 +319,7 @@ impl Worker {
             self.deliveries.forget_channel(local);
         }
         drop(channels);
-        let tell = |seats: &WorkerTargets, member: &MemberText, version| {
+        let tell = |seats: &[WorkerTarget], member: &MemberText, version| {
             let tells_info = connection.app().features.socketio.enabled;
             let message = Message::member_removed(&name, member, tells_info);
             self.hub.publish_frame(seats, message.bytes(), None, Sequence::Presence(version));

@@ -141,7 +141,7 @@ impl Node {
             Fact::client_event(&name, event, &data, connection.id, user)
         });
         let seats = connection.directory.targets_of(name.as_str());
-        let subscribers: usize = seats.iter().map(|seat| seat.subscribers as usize).sum();
+        let subscribers: usize = seats.iter().map(|seat| seat.subscribers.get() as usize).sum();
         // One small frame to a crowd is the dearest thing that a client can ask for.
         connection.budget.spend(WorkKind::Bytes(subscribers * message.bytes().len()));
         let place = (Some(connection.id), Sequence::None);

@@ -56,7 +56,7 @@ impl Node {
     /// Whether the connection comes to that channel and goes from it so often that it has to wait for the next
     /// second, in which it is resumed.
     pub fn holds_up(&self, connection: &Connection, name: &str) -> bool {
-        let must_wait = connection.life.rejoins.must_wait(name, self.worker.now_seconds());
+        let must_wait = connection.must_wait(name, self.worker.now_seconds());
         if must_wait {
             self.counts().limited.count(Limited::Presence as usize);
             self.worker.hold_up(connection);

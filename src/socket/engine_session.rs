@@ -17,10 +17,11 @@ use tokio::time::{Sleep, timeout};
 use tracing::debug;
 
 use super::channel_questions::ChannelQuestions;
+use super::farewell::closed;
 use super::frames::{FrameAssembler, FrameLimits, IncomingMessage};
 use super::liveness::{end_lingering, is_unauthorized};
 use super::{
-    ANSWER, FEW_BYTES, SCRATCH, SCRATCH_BYTES, closed, count_work, end_session, linger, poll_budget,
+    ANSWER, FEW_BYTES, SCRATCH, SCRATCH_BYTES, count_work, end_session, linger, poll_budget,
 };
 use crate::app::App;
 use crate::hub::budget::WorkKind;
@@ -458,7 +459,7 @@ pub fn look_after(connection: &Connection, now: u32) {
     let idle = connection.over_engine(|stream| (stream.idle_for(now), stream.terms().version));
     let Some((idle, version)) = idle else { return };
     let life = &connection.life;
-    life.rejoins.forget_past(now);
+    connection.forget_leaves(now);
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;
     if connection.is_closing() {
         return end_lingering(connection, now);

@@ -19,7 +19,7 @@ const GRACE: u32 = 30;
 /// closes those that give none, and ends those that linger. Whether it was asked now.
 /// Called about once a second or two for each, which is as exact as liveness needs to be.
 pub fn look_after(connection: &Connection, now: u32) -> bool {
-    connection.life.rejoins.forget_past(now);
+    connection.forget_leaves(now);
     if connection.is_closing() {
         end_lingering(connection, now);
         return false;

@@ -5,6 +5,7 @@
 mod channel_questions;
 #[cfg(feature = "socketio")]
 pub mod engine_session;
+mod farewell;
 pub mod frames;
 pub mod http_session;
 mod liveness;
@@ -15,19 +16,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::io::ReadBuf;
+use tokio::time::{Sleep, sleep};
 use tracing::{debug, error};
 
 use crate::hub::budget::WorkKind;
 use crate::hub::connection::Connection;
 use crate::hub::deflated::Compression;
-use crate::hub::stream::Stream;
 use crate::metrics::Reason;
-use crate::protocol::error::Error;
 use crate::protocol::event::Message;
 use crate::session::Session;
+pub use farewell::{linger, refuse};
 pub use liveness::look_after;
 use liveness::watch;
 
@@ -40,9 +39,6 @@ const LINGER: u32 = 5;
 /// How long a client has to answer our close frame before we end the stream. Ended at once, the stream of a
 /// browser behind a proxy that speaks HTTP/2 to it would end before the frame with the code has arrived.
 const ANSWER: Duration = Duration::from_secs(1);
-
-/// Bytes of the largest message that is read past on the way to the close frame of a client that was not let in.
-const MOST_REFUSED: usize = 16 << 10;
 
 /// Units of a connection's budget that are as much work as a frame.
 /// So that the turnstile measures frames, bytes and what they led to by one scale.
@@ -62,10 +58,6 @@ const ENDED_AT_ONCE: usize = 16;
 /// The words of the close frame with 1009.
 const TOO_LARGE: &str = "Maximum message size exceeded";
 
-/// How long, and for how many bytes, a client is listened to that was answered before it had sent all.
-const LEFTOVER_TIME: Duration = Duration::from_secs(2);
-const LEFTOVER_BYTES: usize = 8 << 20;
-
 /// Bytes that are read at a time at most, into a buffer that all connections of a thread share.
 /// Bytes a read, not bytes a connection: idle connections have no buffer.
 const SCRATCH: usize = 64 << 10;
@@ -84,16 +76,24 @@ thread_local! {
 pub struct Socket {
     /// What the messages mean.
     session: Session,
-    /// What of a message has come so far.
-    frames: FrameAssembler,
-    /// Until the greeting goes out, where it waits; once we have closed, for the client's answer to that.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// None while it is open and quiet, so that a crowd that listens has no room for it.
+    extras: Option<Box<SocketExtras>>,
     /// Whether the client may still say something.
     input: ClientInput,
     /// Our half of the stream is ended; what still comes is thrown away.
     shut: bool,
     /// The client's half is, or the stream is broken.
     gone: bool,
+}
+
+/// What a socket needs in the middle of something.
+#[derive(Debug, Default)]
+struct SocketExtras {
+    /// What of a message has come so far.
+    frames: FrameAssembler,
+    /// Until the greeting goes out, where it waits; while it is held up; once we have closed, for the client's answer
+    /// to that.
+    timer: Option<Pin<Box<Sleep>>>,
     /// Bytes that have come since our close frame.
     drained: u32,
 }
@@ -114,18 +114,51 @@ impl Socket {
     /// are bytes that came with the handshake.
     /// The pause is for clients that are not ready to hear the greeting with the handshake's answer.
     pub fn new(session: Session, early: &[u8], pause: Option<Duration>) -> Self {
-        let frames = FrameAssembler::default();
-        let (input, (shut, gone, drained)) = (ClientInput::Open, Default::default());
-        let mut socket = Self { session, frames, timer: None, input, shut, gone, drained };
+        let (input, (shut, gone)) = (ClientInput::Open, Default::default());
+        let mut socket = Self { session, extras: None, input, shut, gone };
         // Whoever speaks first has heard the handshake, and needs no pause.
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
         } else if let Some(pause) = pause {
-            socket.timer = Some(Box::pin(sleep(pause)));
+            socket.set_timer(Some(Box::pin(sleep(pause))));
             return socket;
         }
         socket.session.connection().flush();
         socket
+    }
+
+    fn extras(&mut self) -> &mut SocketExtras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// Takes the timer out, for as long as it is looked at.
+    fn take_timer(&mut self) -> Option<Pin<Box<Sleep>>> {
+        self.extras.as_mut()?.timer.take()
+    }
+
+    fn set_timer(&mut self, timer: Option<Pin<Box<Sleep>>>) {
+        if timer.is_some() || self.extras.is_some() {
+            self.extras().timer = timer;
+        }
+        self.forget_extras();
+    }
+
+    /// Gives back what is no longer needed.
+    fn forget_extras(&mut self) {
+        let is_unused = |extras: &SocketExtras| {
+            extras.timer.is_none() && extras.drained == 0 && !is_begun(&extras.frames)
+        };
+        if self.extras.as_deref().is_some_and(is_unused) {
+            self.extras = None;
+        }
+    }
+
+    /// Whether it has no more done for it than its share.
+    fn poll_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut timer = self.take_timer();
+        let polled = poll_budget(&self.session, &mut timer, cx);
+        self.set_timer(timer);
+        polled
     }
 
     /// Takes bytes that were read, and writes what they led to.
@@ -145,7 +178,9 @@ impl Socket {
         };
         let (mut closed, mut frames) = (false, 0);
         let (read, spent) = (bytes.len(), connection.budget.spent());
-        let fed = self.frames.feed(bytes, terms, |incoming| {
+        let mut frames_so_far =
+            self.extras.as_mut().map(|it| std::mem::take(&mut it.frames)).unwrap_or_default();
+        let fed = frames_so_far.feed(bytes, terms, |incoming| {
             frames += 1;
             match incoming {
                 IncomingMessage::Close(code) => {
@@ -177,11 +212,15 @@ impl Socket {
             true
         });
         // A large message on a slow line is a sign of life although it is not complete.
-        if self.frames.is_inside_message() {
+        if frames_so_far.is_inside_message() {
             life.note_alive(now);
         }
-        connection.count_partial(self.frames.held_bytes());
+        connection.count_partial(frames_so_far.held_bytes());
+        if is_begun(&frames_so_far) {
+            self.extras.get_or_insert_default().frames = frames_so_far;
+        }
         count_work(session, (frames, read), spent);
+        self.forget_extras();
         if let Err(breach) = fed {
             end_for_breach(&connection, breach);
             self.input = ClientInput::Garbled;
@@ -206,11 +245,12 @@ impl Socket {
                 }
                 // Many clients that send at once get turns in order.
                 ready!(self.session.node().worker.turnstile.poll_turn(cx));
-                if !was_closing && poll_budget(&self.session, &mut self.timer, cx).is_pending() {
+                if !was_closing && self.poll_budget(cx).is_pending() {
                     return Poll::Pending;
                 }
                 // A large message is read in few calls, small ones in small portions.
-                let most = self.frames.missing().clamp(FEW_BYTES, SCRATCH);
+                let missing = self.extras.as_ref().map_or(0, |extras| extras.frames.missing());
+                let most = missing.clamp(FEW_BYTES, SCRATCH);
                 let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
                 let connection = self.session.connection();
                 let read = ready!(connection.poll_read(cx, &mut buffer));
@@ -220,8 +260,9 @@ impl Socket {
                 let full = buffer.remaining() == 0;
                 if was_closing {
                     // It may still send what was on its way, but not without end.
-                    self.drained += buffer.filled().len() as u32;
-                    if self.drained > MOST_DRAINED {
+                    let drained = &mut self.extras().drained;
+                    *drained += buffer.filled().len() as u32;
+                    if *drained > MOST_DRAINED {
                         return Poll::Ready(());
                     }
                 }
@@ -265,7 +306,7 @@ impl Socket {
         if self.input == ClientInput::Closed {
             return Poll::Ready(false);
         }
-        let answering = self.timer.get_or_insert_with(|| Box::pin(sleep(ANSWER)));
+        let answering = self.extras().timer.get_or_insert_with(|| Box::pin(sleep(ANSWER)));
         answering.as_mut().poll(cx).map(|()| false)
     }
 
@@ -286,7 +327,7 @@ impl Socket {
                 return Poll::Ready(());
             }
             self.shut = true;
-            self.timer = None;
+            self.set_timer(None);
         }
         self.poll_take(cx)
     }
@@ -305,8 +346,9 @@ impl Future for Socket {
         let connection = self.session.connection().clone();
         connection.set_waker(cx);
         if !connection.is_closing() {
-            if self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
-                self.timer = None;
+            let timer = self.extras.as_mut().and_then(|extras| extras.timer.as_mut());
+            if timer.is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+                self.set_timer(None);
                 connection.flush();
             }
             if self.session.resume() {
@@ -344,6 +386,11 @@ fn end_session(session: &mut Session) {
     node.counts().ends.count(connection.end_reason() as usize);
     connection.abort();
     session.leave(usize::MAX);
+}
+
+/// Whether part of a frame or of a message has come.
+fn is_begun(frames: &FrameAssembler) -> bool {
+    frames.held_bytes() > 0 || frames.is_inside_message()
 }
 
 /// A close frame with the code of RFC 6455 section 7.4.1; what follows on the stream cannot be trusted.
@@ -393,73 +440,4 @@ fn poll_leave(session: &mut Session, cx: &Context<'_>) -> Poll<()> {
         session.leave(ENDED_AT_ONCE);
     }
     Poll::Ready(())
-}
-
-/// Tells a socket that was not let in why, `pause` after the `answer` to its handshake, and ends it.
-/// The handshake was answered with 101, because that is how a page can be shown the code: a browser tells it nothing
-/// of a failed handshake.
-pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Option<Duration>) {
-    let mut why = Message::error(&error, None).bytes().to_vec();
-    why.extend_from_slice(Message::close(error.code, &error.message).bytes());
-    let farewell = async {
-        stream.write_all(&answer).await?;
-        stream.flush().await?;
-        if let Some(pause) = pause {
-            sleep(pause).await;
-        }
-        stream.write_all(&why).await?;
-        stream.flush().await?;
-        // Both ends of that wait are the same to us.
-        let _ = timeout(ANSWER, closed(&mut stream)).await;
-        stream.shutdown().await?;
-        // Until the client ends its half, or the time is over.
-        let mut scratch = [0; 512];
-        while stream.read(&mut scratch).await? > 0 {}
-        Ok::<(), std::io::Error>(())
-    };
-    // Whether the client stays to hear it is its own affair.
-    let _ = timeout(Duration::from_secs(LINGER.into()), farewell).await;
-}
-
-/// Reads until the client has closed too, or ended its half, or says what cannot be read.
-/// Whatever else comes is skipped.
-async fn closed(stream: &mut Stream) -> std::io::Result<()> {
-    let (mut frames, mut is_closed) = (FrameAssembler::default(), false);
-    // Whatever it was answered, only its close frame counts.
-    let terms = FrameLimits { max: MOST_REFUSED, inflates: true };
-    let mut scratch = [0; 512];
-    while !is_closed {
-        let read = stream.read(&mut scratch).await?;
-        let Some(bytes @ [_, ..]) = scratch.get_mut(..read) else { break };
-        let heard = |incoming: IncomingMessage<'_>| {
-            is_closed |= matches!(incoming, IncomingMessage::Close(_));
-            true
-        };
-        if frames.feed(bytes, terms, heard).is_err() {
-            // What comes then cannot be told from a close frame: the time decides.
-            std::future::pending::<()>().await;
-        }
-    }
-    Ok(())
-}
-
-/// Ends our half, and takes in for a while what the client still sends: closed over unread bytes, a stream
-/// is reset, and the client would lose the answer that told it why.
-/// 2 s and 8 MiB at most: a client that sends without end is reset after all.
-pub async fn linger(stream: &mut Stream) {
-    let mut left = LEFTOVER_BYTES;
-    // On the heap, for few connections come to this and all would have to have room for it.
-    let mut scratch = vec![0; 16 << 10];
-    let ending = async {
-        stream.shutdown().await?;
-        while left > 0 {
-            match stream.read(&mut scratch).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        Ok::<(), std::io::Error>(())
-    };
-    // Whether the client has heard us is its own affair.
-    let _ = timeout(LEFTOVER_TIME, ending).await;
 }

@@ -27,7 +27,7 @@ impl Connection {
         let signed_in = self.with_user(|user| user.map(|user| user.id.clone()));
         let subscriptions = self.subscriptions.borrow();
         let mut all: SmallVec<[UserId; 1]> = signed_in.into_iter().collect();
-        for user in subscriptions.iter().filter_map(|one| one.user.as_ref()) {
+        for user in subscriptions.iter().filter_map(|one| one.user()) {
             if !all.contains(user) {
                 all.push(user.clone());
             }
