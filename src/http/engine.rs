@@ -241,7 +241,8 @@ impl HttpService {
         // What of the request decides is the page alone: the other headers are those of a poll.
         only_origin.extend(origin.clone().map(|origin| (ORIGIN, origin)));
         let no_query = Query::parse("");
-        let mut admission = upgrade::admit(&apps, &app.key, &no_query, &only_origin, tls);
+        let terms = upgrade::HandshakeTerms::new(&no_query, &only_origin, tls);
+        let mut admission = upgrade::admit(&apps, &app.key, terms);
         // Sessions that are refused for another reason count as well.
         if !http.node.shared.addresses.handshakes.admit(client, Instant::now()) {
             admission = Err(close::OVER_CAPACITY);

@@ -250,7 +250,8 @@ impl HttpService {
         let apps = http.node.shared.apps.load();
         let tls =
             self.tls || response::came_by_tls(&http.trusted_proxies, self.peer, &parts.headers);
-        let mut admission = upgrade::admit(&apps, &address.key, &query, &parts.headers, tls);
+        let terms = upgrade::HandshakeTerms::new(&query, &parts.headers, tls);
+        let mut admission = upgrade::admit(&apps, &address.key, terms);
         if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
             match self.look_up(AppName::Key(address.key.clone()), verdict) {
                 Ok(Some(pending)) => return Ok(SessionStart::Unknown(pending)),

@@ -19,7 +19,7 @@ use crate::node::{ServerState, watched};
 use crate::protocol::error::{Error as Refusal, close};
 use crate::protocol::query::Query;
 use crate::protocol::resume_token::ResumeToken;
-use crate::socket::upgrade::{self, Admission, NoHandshake};
+use crate::socket::upgrade::{self, Admission, HandshakeTerms, NoHandshake};
 
 /// What nginx asks with unless it is told otherwise.
 const OLD_HTTP: &str = "WebSockets need HTTP/1.1. Behind nginx: proxy_http_version 1.1.";
@@ -114,7 +114,8 @@ impl HttpService {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let apps = self.http.node.shared.apps.load();
         let tls = self.tls || response::came_by_tls(trusted, self.peer, headers);
-        let mut admission = upgrade::admit(&apps, key, &query, headers, tls);
+        let terms = HandshakeTerms::new(&query, headers, tls);
+        let mut admission = upgrade::admit(&apps, key, terms);
         // An app that only a database has may have to be asked for; the handshake waits, and begins anew with the
         // verdict.
         if admission.as_ref().is_err_and(|error| *error == close::UNKNOWN_APP) {
@@ -141,9 +142,10 @@ impl HttpService {
         if !self.http.node.shared.addresses.handshakes.admit(address, Instant::now()) {
             admission = Err(close::OVER_CAPACITY);
         }
-        let compression = admission
-            .as_ref()
-            .map_or(Compression::Off, |app| upgrade::accept_compression(app, headers, &mut answer));
+        let compression = admission.as_ref().map_or(Compression::Off, |app| {
+            let offers = upgrade::compression_offers(headers);
+            upgrade::accept_compression(app, offers, &mut answer)
+        });
         let asked =
             admission.is_err().then(|| Box::new(HandshakeDetails::new(key, headers, &apps)));
         let upgrade = Upgrade {

@@ -17,6 +17,7 @@ mod eviction;
 mod exchange;
 pub mod fallback;
 mod handshake;
+mod plain_handshake;
 mod plain_trigger;
 mod query;
 mod response;
@@ -57,6 +58,7 @@ use timeouts::{RequestTimer, RequestTimers};
 pub use body::RequestBody;
 pub use exchange::RequestFuture;
 pub use handshake::{HandshakeDetails, Upgrade, tell_of_refusal};
+pub use plain_handshake::PlainHandshake;
 pub use plain_trigger::{PlainAnswer, PlainRequest};
 
 /// What all requests on one worker share.

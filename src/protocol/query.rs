@@ -23,6 +23,25 @@ pub struct Query<'a> {
     plus: PlusMeaning,
 }
 
+/// The values of some parameters, as [`Query::get`] finds them; none of a query with percent signs.
+pub fn find_plain<'a, const N: usize>(
+    query: &'a str,
+    names: [&str; N],
+) -> Option<[Option<&'a str>; N]> {
+    if memchr(b'%', query.as_bytes()).is_some() {
+        return None;
+    }
+    let mut found = [None; N];
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let place = names.iter().zip(&mut found).find(|(one, _)| one.eq_ignore_ascii_case(name));
+        if let Some((_, place)) = place {
+            *place = Some(value);
+        }
+    }
+    Some(found)
+}
+
 /// What a `+` stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PlusMeaning {

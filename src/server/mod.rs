@@ -6,6 +6,7 @@ mod announcement;
 mod check;
 mod cluster;
 mod connection;
+mod date_text;
 mod files;
 mod http_io;
 mod listener;

@@ -8,12 +8,12 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use futures_util::FutureExt;
+use http_body_util::{BodyExt, Collected, Full};
 use httparse::{Header, Status};
-use hyper::body::Body;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
@@ -21,8 +21,11 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
 use tracing::debug;
 
+use super::date_text::DateText;
 use crate::http::timeouts::TimeoutReason;
-use crate::http::{Handoff, HttpService, PlainAnswer, PlainRequest, RequestBody};
+use crate::http::{
+    Handoff, HttpService, PlainAnswer, PlainHandshake, PlainRequest, RequestBody, Upgrade,
+};
 use crate::hub::stream::Stream;
 use crate::protocol::json::push_number;
 
@@ -84,19 +87,25 @@ pub(super) async fn answer_whole(door: &HttpService, mut stream: Stream) -> Whol
             Err(_) => return WholeEnd::Other(stream, bytes),
             Ok(Taken::Published { answer, length }) => {
                 bytes = bytes.split_off(length);
-                unless_late(door, &mut is_last, write_pieces(&mut stream, &answer, &[])).await
+                let writing = pin!(write_pieces(&mut stream, &answer, &[]));
+                unless_late(door, &mut is_last, writing).await
+            }
+            Ok(Taken::Upgraded { upgrade, length }) => {
+                let (handoff, early) = (Handoff::Socket(upgrade), bytes.split_off(length));
+                return WholeEnd::Handed(HandedStream { stream, handoff, early });
             }
             Ok(Taken::Request { parts, body, length }) => {
-                let answering = door.begin(parts, RequestBody::Whole(body));
-                let Some(Ok(answer)) = unless_late(door, &mut is_last, answering).await else {
-                    return WholeEnd::Broken;
-                };
+                // On the heap, for sockets come without it.
+                let mut answering = Box::pin(door.begin(parts, RequestBody::Whole(body)));
+                let answered = unless_late(door, &mut is_last, answering.as_mut()).await;
+                let Some(Ok(answer)) = answered else { return WholeEnd::Broken };
                 bytes = bytes.split_off(length);
                 if let Some(handoff) = door.handoff.take() {
                     return WholeEnd::Handed(HandedStream { stream, handoff, early: bytes });
                 }
-                let written = write_answer(&mut stream, answer, is_last);
-                unless_late(door, &mut is_last, written).await
+                let (first, second) = answer_pieces(answer, is_last);
+                let writing = pin!(write_pieces(&mut stream, &first, &second));
+                unless_late(door, &mut is_last, writing).await
             }
         };
         if !matches!(written, Some(Ok(()))) {
@@ -157,9 +166,8 @@ fn poll_some(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<Bytes
 async fn unless_late<T>(
     door: &HttpService,
     is_last: &mut bool,
-    work: impl Future<Output = T>,
+    mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
-    let mut work = pin!(work);
     poll_fn(|cx| {
         match door.timer.poll_end(cx) {
             Some(TimeoutReason::Draining) => *is_last = true,
@@ -191,11 +199,15 @@ enum NotWhole {
 }
 
 /// What came of the bytes of a request, of which there were so many.
-#[expect(clippy::large_enum_variant, reason = "made once a request, and taken apart at once")]
 enum Taken {
     /// It was an event, which is published.
     Published {
         answer: Vec<u8>,
+        length: usize,
+    },
+    /// It was a handshake, and its socket is let in.
+    Upgraded {
+        upgrade: Upgrade,
         length: usize,
     },
     Request {
@@ -215,6 +227,12 @@ fn take_request(door: &HttpService, bytes: &Bytes) -> Result<Taken, NotWhole> {
         if let Some(answer) = door.publish_plain(PlainRequest { target, body, now }) {
             let answer = plain_answer(&answer, now);
             return Ok(Taken::Published { answer, length });
+        }
+    }
+    if request.method == Method::GET {
+        let handshake = PlainHandshake { target, headers: request.headers };
+        if let Some(upgrade) = door.upgrade_plain(handshake) {
+            return Ok(Taken::Upgraded { upgrade, length });
         }
     }
     let parts = request.to_parts(bytes).ok_or(NotWhole::Other)?;
@@ -326,22 +344,18 @@ fn judge_headers(headers: &[Header<'_>]) -> Option<(usize, bool)> {
     Some((body_length.unwrap_or(0), has_origin))
 }
 
-/// Writes an answer as hyper does, and says that it is the last one if it is.
-async fn write_answer(
-    stream: &mut Stream,
-    answer: Response<Full<Bytes>>,
-    is_last: bool,
-) -> io::Result<()> {
-    let (head, mut body) = answer.into_parts();
-    let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-    let body = frame.and_then(|Ok(frame)| frame.into_data().ok()).unwrap_or_default();
+/// An answer as hyper writes it, which says that it is the last one if it is: its head, with the body if that is not
+/// large, and what is left of that.
+fn answer_pieces(answer: Response<Full<Bytes>>, is_last: bool) -> (Vec<u8>, Bytes) {
+    let (head, body) = answer.into_parts();
+    // It is there already.
+    let body = body.collect().now_or_never();
+    let mut body = body.and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
     let joined = if body.len() <= MAX_JOINED { body.len() } else { 0 };
     let mut out = Vec::with_capacity(256 + joined);
     push_head(&mut out, head.status, &head.headers, (body.len(), is_last));
-    if joined > 0 {
-        out.extend_from_slice(&body);
-    }
-    write_pieces(stream, &out, body.get(joined..).unwrap_or_default()).await
+    out.extend_from_slice(&body.split_to(joined));
+    (out, body)
 }
 
 /// Head and body in one call where they fit together, so that small answers are one packet.
@@ -405,26 +419,6 @@ fn push_length_and_date(out: &mut Vec<u8>, length: usize, now: SystemTime) {
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// The time as a header has it, written once a second.
-#[derive(Debug, Default)]
-struct DateText {
-    /// Since 1970.
-    second: u64,
-    text: String,
-}
-
-impl DateText {
-    /// The date of this second.
-    fn text(&mut self, now: SystemTime) -> &str {
-        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if self.second != second || self.text.is_empty() {
-            self.second = second;
-            self.text = httpdate::fmt_http_date(now);
-        }
-        &self.text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -486,12 +480,5 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         let before = "HTTP/1.1 404 Not Found\r\nvary: Origin\r\nconnection: close\r\ncontent-length: 1203\r\ndate: ";
         assert!(text.starts_with(before) && text.ends_with(" GMT\r\n\r\n"), "{text}");
-    }
-
-    #[test]
-    fn the_date_moves_on() {
-        let (mut date, second) = (DateText::default(), std::time::Duration::from_secs(1));
-        assert_eq!(date.text(UNIX_EPOCH), "Thu, 01 Jan 1970 00:00:00 GMT");
-        assert_eq!(date.text(UNIX_EPOCH + second), "Thu, 01 Jan 1970 00:00:01 GMT");
     }
 }

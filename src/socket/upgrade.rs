@@ -51,16 +51,21 @@ pub fn shake_hands(request: &HeaderMap, is_trusted: bool) -> Result<Vec<u8>, NoH
     if key.is_none() && !is_trusted {
         return Err(NoHandshake::NoKey);
     }
+    // Swift insists on an answer to what it offers; browsers fail on one they did not offer.
+    switching_answer(key, pusher_protocol(request))
+}
+
+/// The 101 for a client with that key, if it has one, and that protocol, if it offers one.
+pub fn switching_answer(key: Option<&[u8]>, offered: Option<&str>) -> Result<Vec<u8>, NoHandshake> {
     let mut answer = Vec::with_capacity(192);
     answer.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket",
     );
     if let Some(key) = key {
         answer.extend_from_slice(b"\r\nSec-WebSocket-Accept: ");
-        answer.extend_from_slice(accept(key)?.as_bytes());
+        push_accept(&mut answer, key)?;
     }
-    // Swift insists on an answer to what it offers; browsers fail on one they did not offer.
-    if let Some(offered) = pusher_protocol(request) {
+    if let Some(offered) = offered {
         answer.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         answer.extend_from_slice(offered.as_bytes());
     }
@@ -69,11 +74,15 @@ pub fn shake_hands(request: &HeaderMap, is_trusted: bool) -> Result<Vec<u8>, NoH
 }
 
 /// Accepts an offer of compression for a socket that the app lets in, and adds that to the `answer`.
-pub fn accept_compression(app: &App, request: &HeaderMap, answer: &mut Vec<u8>) -> Compression {
+/// `offers` are the lines of `Sec-WebSocket-Extensions`.
+pub fn accept_compression<'a>(
+    app: &App,
+    offers: impl IntoIterator<Item = &'a [u8]>,
+    answer: &mut Vec<u8>,
+) -> Compression {
     if !app.features.compression {
         return Compression::Off;
     }
-    let offers = request.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(|line| line.as_bytes());
     let Some(accepted) = AcceptedExtension::first_acceptable(offers) else {
         return Compression::Off;
     };
@@ -83,13 +92,23 @@ pub fn accept_compression(app: &App, request: &HeaderMap, answer: &mut Vec<u8>) 
     if accepted.takes_compressed() { Compression::Both } else { Compression::Incoming }
 }
 
-/// What proves that `key` was read (RFC 6455, section 4.2.2).
-fn accept(key: &[u8]) -> Result<String, NoHandshake> {
-    if STANDARD.decode(key).map_or(0, |key| key.len()) != 16 {
+/// Appends what proves that `key` was read (RFC 6455, section 4.2.2).
+fn push_accept(answer: &mut Vec<u8>, key: &[u8]) -> Result<(), NoHandshake> {
+    // As many as may be said of what four digits of Base64 hold at most.
+    let mut nonce = [0; 18];
+    if STANDARD.decode_slice(key, &mut nonce) != Ok(16) {
         return Err(NoHandshake::Key);
     }
     let hash = Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    Ok(STANDARD.encode(hash.finalize()))
+    let mut proof = [0; 28];
+    let length = STANDARD.encode_slice(hash.finalize(), &mut proof).unwrap_or_default();
+    answer.extend_from_slice(proof.get(..length).unwrap_or_default());
+    Ok(())
+}
+
+/// The lines of a request that offer compression.
+pub fn compression_offers(request: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    request.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(|line| line.as_bytes())
 }
 
 /// The first offer of `pusher-channels-protocol-…`, whatever its number: which version is spoken
@@ -121,28 +140,39 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether the app with that key lets in a socket that asks with these parameters and headers.
-pub fn admit(
-    apps: &Apps,
-    key: &str,
-    query: &Query<'_>,
-    headers: &HeaderMap,
-    tls: bool,
-) -> Admission {
+/// What an app looks at before it lets a socket in.
+#[derive(Clone, Copy, Debug)]
+pub struct HandshakeTerms<'a> {
+    /// The version of the Pusher protocol that it asks for.
+    pub protocol: Option<&'a str>,
+    /// The page that it is of.
+    pub origin: Option<&'a str>,
+    /// It comes by TLS.
+    pub tls: bool,
+}
+
+impl<'a> HandshakeTerms<'a> {
+    pub fn new(query: &'a Query<'_>, headers: &'a HeaderMap, tls: bool) -> Self {
+        let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
+        Self { protocol: query.get("protocol"), origin, tls }
+    }
+}
+
+/// Whether the app with that key lets in a socket.
+pub fn admit(apps: &Apps, key: &str, terms: HandshakeTerms<'_>) -> Admission {
     let app = apps.by_key(key).ok_or(close::UNKNOWN_APP)?;
     if !app.enabled {
         return Err(close::DISABLED);
     }
     // Before the origin: a page over plain HTTP has a remedy of its own.
-    if app.require_tls && !tls {
+    if app.require_tls && !terms.tls {
         return Err(close::TLS_ONLY);
     }
     // Clients of protocols 4 to 7 are in use; one that names none is taken for the newest (case H04).
-    if query.get("protocol").is_some_and(|protocol| !matches!(protocol, "4" | "5" | "6" | "7")) {
+    if terms.protocol.is_some_and(|protocol| !matches!(protocol, "4" | "5" | "6" | "7")) {
         return Err(close::UNSUPPORTED_PROTOCOL);
     }
-    let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
-    if !app.allows_origin(origin) {
+    if !app.allows_origin(terms.origin) {
         return Err(close::ORIGIN);
     }
     Ok(app.clone())

@@ -1,11 +1,14 @@
 //! Requests that the server reads itself because they come whole, beside the same ones that hyper reads: nobody can
 //! tell which it was.
 
+use std::time::Duration;
+
 use fanfare::app::App;
 
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, trigger};
-use crate::support::http::{Http, request};
+use crate::support::http::{Http, find, request};
 use crate::support::sign::Request;
+use crate::support::websocket::handshake;
 
 fn signed(method: &str, path: &str, body: &str) -> Request {
     Request::new(method, &format!("/apps/{ID}/{path}"), body, KEY, SECRET)
@@ -98,4 +101,86 @@ fn a_body_may_come_after_its_head() {
         assert_eq!(http.answer().status, 200);
         assert!(client.hear_text().contains(&format!(r#""data":"{number}""#)));
     }
+}
+
+/// All that the server says to a handshake until it waits for more, without what differs from one to the next.
+fn told(fixture: &Fixture, request: &str) -> String {
+    let mut http = Http::connect(fixture.addr);
+    http.send(request);
+    while find(&http.ahead, b"\r\n\r\n").is_none() {
+        assert!(http.read_more(), "no answer to {request:?}");
+    }
+    // All has come once the server has closed, too.
+    http.finish_sending();
+    let text = String::from_utf8_lossy(&http.drain()).into_owned();
+    let lines = text.lines().filter(|line| !line.starts_with("date: "));
+    let digits = |line: &str| line.replace(|c: char| c.is_ascii_digit() || c == '.', "");
+    let all: Vec<_> = lines
+        .map(|line| if line.contains("socket_id") { digits(line) } else { line.to_owned() })
+        .collect();
+    all.join("\n")
+}
+
+#[test]
+fn a_handshake_is_answered_the_same_whoever_reads_it() {
+    let mut app = App::new(ID, KEY, SECRET);
+    app.features.compression = true;
+    app.features.resume = Duration::from_secs(60);
+    app.allowed_origins = vec!["good.example".parse().unwrap()];
+    let fixture = Fixture::with_apps(vec![app], |_| {});
+    let encoded = format!("/app/%{:02x}{}", KEY.as_bytes()[0], &KEY[1..]);
+    let token = "0123456789abcdef";
+    let targets = [
+        format!("/app/{KEY}"),
+        format!("/app/{KEY}?protocol=7&client=js&version=8.4.0&flash=false"),
+        format!("/app/{KEY}?PROTOCOL=3&protocol=7"),
+        format!("/app/{KEY}?protocol=7&Protocol=3"),
+        format!("/app/{KEY}?protocol=%37"),
+        format!("/app/{KEY}?protocol"),
+        format!("/app/{KEY}/"),
+        format!("//app//{KEY}"),
+        encoded,
+        "/app/nobody?protocol=7".to_owned(),
+        format!("/resume/{token}/app/{KEY}?protocol=7"),
+        format!("/resume/short/app/{KEY}?protocol=7"),
+        format!("/resume//app/{KEY}"),
+    ];
+    let origin = ("Origin", "http://good.example");
+    let headers: &[&[(&str, &str)]] = &[
+        &[origin],
+        &[],
+        &[("Origin", "http://bad.example")],
+        &[("Origin", "http://g\u{f6}\u{f6}d.example")],
+        &[origin, ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")],
+        &[
+            origin,
+            ("Sec-WebSocket-Extensions", "x"),
+            ("Sec-WebSocket-Extensions", "permessage-deflate"),
+        ],
+        &[origin, ("Sec-WebSocket-Key", "dGhl")],
+        &[origin, ("Sec-WebSocket-Key", "not of base 64 at all!!!")],
+        &[origin, ("Sec-WebSocket-Version", "8")],
+        &[origin, ("Sec-WebSocket-Protocol", "pusher-channels-protocol-7")],
+        &[origin, ("Upgrade", "h2c")],
+        &[origin, ("Upgrade", "WebSocket, h2c")],
+        &[origin, ("Connection", "keep-alive")],
+        &[origin, ("Host", "a"), ("Host", "b")],
+    ];
+    let greeted = targets.iter().flat_map(|target| headers.iter().map(move |all| (target, *all)));
+    let (mut hands, mut refused) = (0, 0);
+    for (target, all) in greeted {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let plain: Vec<_> = all.iter().map(owned).collect();
+        let request = handshake(target, &plain);
+        // Two headers that leave a handshake to the way of all requests, and to hyper.
+        let slower = ["Sec-WebSocket-Protocol: x\r\n", "TE: x\r\nConnection: TE\r\n"];
+        let answer = told(&fixture, &request);
+        for more in slower {
+            let other = request.replacen("\r\n", &format!("\r\n{more}"), 1);
+            assert_eq!(answer, told(&fixture, &other), "{other}");
+        }
+        hands += usize::from(answer.contains(" 101 "));
+        refused += usize::from(answer.contains("pusher:error"));
+    }
+    assert!(hands > 50 && refused > 20, "{hands} {refused}");
 }
