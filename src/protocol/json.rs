@@ -251,13 +251,20 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(out, text);
 }
 
-/// Appends a number in its digits. For small numbers faster than formatting, which is for any
-/// width.
-pub fn push_number(out: &mut Vec<u8>, number: u64) {
-    if number >= 10 {
-        push_number(out, number / 10);
+/// Appends a number in its digits.
+pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    // From the last digit on; as many as the largest has.
+    let mut digits = [0; 20];
+    let mut used = 0;
+    for place in digits.iter_mut().rev() {
+        *place = b'0' + (number % 10) as u8;
+        used += 1;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
     }
-    out.push(b'0' + (number % 10) as u8);
+    out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
 }
 
 /// `text` as it stands inside a JSON string.
