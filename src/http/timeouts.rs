@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -207,8 +208,8 @@ impl RequestTimer {
     }
 
     /// What comes of `work`, unless the connection is to end before it is done.
-    pub async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = std::pin::pin!(work);
+    /// It is pinned where it is: a task that hands it over has room for it twice.
+    pub async fn unless_ended<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         poll_fn(|cx| match self.poll_end(cx) {
             Some(_) => Poll::Ready(None),
             None => work.as_mut().poll(cx).map(Some),

@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -80,7 +80,10 @@ pub(super) async fn serve(
         }
     }
     // May wait for the proxy's header and for TLS, both of which a client can draw out.
-    let welcome = kept.timer.unless_ended(welcome(&terms, accepted, &kept)).await;
+    let welcome = {
+        let welcome = pin!(welcome(&terms, accepted, &kept));
+        kept.timer.unless_ended(welcome).await
+    };
     drop(terms);
     let Some((stream, peer)) = welcome.flatten() else { return };
     let panic = PanicGuard(http.clone());

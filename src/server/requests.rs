@@ -54,7 +54,8 @@ pub(super) async fn answer_requests(
     match whole::answer_whole(&door, stream).await {
         WholeEnd::Handed(handed) => Some(handed),
         WholeEnd::Done(mut stream) => {
-            socket::linger(&mut stream).await;
+            // On the heap, as the next.
+            Box::pin(socket::linger(&mut stream)).await;
             None
         }
         WholeEnd::Broken => None,
