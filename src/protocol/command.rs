@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
 use serde_json::value::RawValue;
 
 use super::json::{self, JsonObject, NotAString};
@@ -91,6 +92,9 @@ impl<'a> ClientCommand<'a> {
     /// # Errors
     /// What the client is told, by what is wrong with it.
     pub fn parse(text: &'a str) -> Result<Self, MalformedCommand> {
+        if let Some(request) = plain_subscribe(text) {
+            return Ok(Self::Subscribe(request));
+        }
         let frame = JsonObject::parse(text).ok_or(MalformedCommand::Message)?;
         let event = frame.get_string("event")?.ok_or(MalformedCommand::Message)?;
         match &*event {
@@ -107,6 +111,46 @@ impl<'a> ClientCommand<'a> {
             _ => Err(MalformedCommand::Message),
         }
     }
+}
+
+/// A subscription as pusher-js writes it, without blanks and escapes; whatever is anything else is left to a parser of
+/// JSON.
+fn plain_subscribe(text: &str) -> Option<Subscribe> {
+    let members = text.strip_prefix(r#"{"event":"pusher:subscribe","data":{"#)?;
+    let mut members = members.strip_suffix("}}")?;
+    let (mut channel, mut auth, mut channel_data) = (None, None, None);
+    loop {
+        let (name, rest) = plain_string(members)?;
+        let (value, rest) = plain_string(rest.strip_prefix(':')?)?;
+        let place = match name {
+            "channel" => &mut channel,
+            "auth" => &mut auth,
+            "channel_data" => &mut channel_data,
+            _ => return None,
+        };
+        if place.replace(value).is_some() {
+            return None;
+        }
+        if rest.is_empty() {
+            break;
+        }
+        members = rest.strip_prefix(',')?;
+    }
+    // Some libraries send an empty text for what they do not have.
+    let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+    Some(Subscribe {
+        channel: channel?.to_owned(),
+        auth: given(auth),
+        channel_data: given(channel_data),
+    })
+}
+
+/// The string that `text` begins with, where it stands for itself, and what is behind it.
+fn plain_string(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('"')?;
+    let (inner, rest) = text.split_at_checked(memchr(b'"', text.as_bytes())?)?;
+    let is_plain = inner.bytes().all(|byte| byte >= b' ' && byte != b'\\');
+    Some((inner, rest.get(1..)?)).filter(|_| is_plain)
 }
 
 /// Reads `data`, which is an object or a string that holds one.
@@ -186,6 +230,35 @@ mod tests {
                 Some(r#"{"user_id": 1}"#.to_owned())
             ))
         );
+    }
+
+    #[test]
+    fn what_is_written_plainly_is_read_as_by_a_parser() {
+        for members in [
+            r#""channel":"c""#,
+            r#""auth":"k:s","channel":"private-c""#,
+            r#""channel":"c","auth":"","channel_data":"""#,
+            r#""channel":"c","channel_data":"1""#,
+            r#""channel":"ä","auth":"x, y:{}}""#,
+            r#""channel":"c","channel":"d""#,
+            r#""auth":"k:s""#,
+            r#""channel":"c","#,
+            r#""channel":"c" "#,
+            r#""channel":"c"x"#,
+            r#""channel":"c","other":"x""#,
+            r#""channel":"c\"","auth":"x""#,
+            "\"channel\":\"c\u{1}\"",
+            r#""channel":"c","auth":1"#,
+            r#""channel":"c"},"x":{"y":"z""#,
+            "",
+        ] {
+            let plain = format!(r#"{{"event":"pusher:subscribe","data":{{{members}}}}}"#);
+            // A blank leaves it to the parser.
+            let parsed = plain.replacen(':', ": ", 1);
+            let said =
+                |text: &str| ClientCommand::parse(text).map(|command| format!("{command:?}"));
+            assert_eq!(said(&plain), said(&parsed), "{plain}");
+        }
     }
 
     #[test]
