@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,8 @@ impl Acceptor {
         let (mut told, mut phase) = (None, self.phase.clone());
         // Until then the kernel keeps those that come.
         let _ = phase.wait_for(|phase| *phase != ServerPhase::Inheriting).await;
+        // One for all, so that it is not begun anew with each connection.
+        let mut handing_over = pin!(phase.wait_for(|phase| *phase == ServerPhase::HandingOver));
         loop {
             // Over the limit the workers close idle connections first; without the wait new ones would come faster
             // than those go.
@@ -104,7 +107,7 @@ impl Acceptor {
             let accepted = tokio::select! {
                 // Before one more is taken in, only to be sent away.
                 biased;
-                _ = phase.wait_for(|phase| *phase == ServerPhase::HandingOver) => return Ok(()),
+                _ = &mut handing_over => return Ok(()),
                 accepted = listener.accept() => accepted,
             };
             match accepted {
