@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,14 +59,23 @@ pub(super) struct ConnectionSettings {
     pub timeout: Duration,
 }
 
-/// Serves one connection to its end.
-/// Three parts, each of which frees what it needed when it ends: whose connection it is, its requests, and what it
-/// becomes. Only a socket lives long, and it keeps nothing of the other two.
-pub(super) async fn serve(
+/// Serves one connection to its end, in a task of its own.
+pub(super) fn spawn_connection(
     terms: Rc<ConnectionSettings>,
     accepted: AcceptedConnection,
     alive: LoadGuard,
 ) {
+    spawn_local(ConnectionTask::Requests(Box::pin(serve(terms, accepted, alive))));
+}
+
+/// Serves one connection to the end of its requests; the socket that it has become, if it did.
+/// Three parts, each of which frees what it needed when it ends: whose connection it is, its requests, and what it
+/// becomes. Only a socket lives long, and it keeps nothing of the other two.
+async fn serve(
+    terms: Rc<ConnectionSettings>,
+    accepted: AcceptedConnection,
+    alive: LoadGuard,
+) -> Option<CountedSocket> {
     let http = terms.http.clone();
     // Among those that may be evicted from the first moment on.
     let kept = http.timers.begin_connection(http.node.worker.now_seconds());
@@ -76,7 +85,7 @@ pub(super) async fn serve(
         log_eviction(&http, peer.ip(), ended.max(1), "as many connections are open as may be");
         // Those that could make way may all be on other workers: then this one does, for the next one here.
         if ended == 0 && terms.loads.excess() > SOME_TOO_MANY {
-            return;
+            return None;
         }
     }
     // May wait for the proxy's header and for TLS, both of which a client can draw out.
@@ -85,13 +94,11 @@ pub(super) async fn serve(
         kept.timer.unless_ended(welcome).await
     };
     drop(terms);
-    let Some((stream, peer)) = welcome.flatten() else { return };
+    let (stream, peer) = welcome.flatten()?;
     let panic = PanicGuard(http.clone());
     let served = answer_requests(&http, stream, (peer.ip(), role), kept).await;
     drop(panic);
-    if let Some(shaken) = served {
-        begin(&http, shaken, alive);
-    }
+    begin(&http, served?, alive)
 }
 
 /// The stream of requests, and whose it is, once both are known.
@@ -195,18 +202,36 @@ async fn secure(terms: &ConnectionSettings, stream: Stream, peer: SocketAddr) ->
     }
 }
 
-/// A socket's task. A type of its own, for an `async` block would have room for the socket twice.
+/// A connection's task, which goes on with what the connection becomes. Each part is on the heap and goes when it ends:
+/// tasks come in multiples of 128 bytes, of which what the runtime keeps for one takes most.
+enum ConnectionTask<F> {
+    Requests(Pin<Box<F>>),
+    Socket(Box<CountedSocket>),
+    Over,
+}
+
+/// A socket, counted for as long as it is there.
 struct CountedSocket {
     socket: Socket,
     /// Dropped last.
     _alive: LoadGuard,
 }
 
-impl Future for CountedSocket {
+impl<F: Future<Output = Option<CountedSocket>>> Future for ConnectionTask<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.socket).poll(cx)
+        if let Self::Requests(requests) = &mut *self {
+            // What the requests needed goes here.
+            *self = match ready!(requests.as_mut().poll(cx)) {
+                Some(socket) => Self::Socket(Box::new(socket)),
+                None => Self::Over,
+            };
+        }
+        match &mut *self {
+            Self::Socket(counted) => Pin::new(&mut counted.socket).poll(cx),
+            Self::Requests(_) | Self::Over => Poll::Ready(()),
+        }
     }
 }
 
@@ -225,7 +250,7 @@ impl Drop for PanicGuard {
 
 /// Begins what the connection has become.
 /// From here on the task of the requests is over; each kind of life has a task of its own, if any.
-fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
+fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) -> Option<CountedSocket> {
     let HandedStream { stream, handoff, early } = handed;
     match handoff {
         Handoff::Socket(upgrade) => {
@@ -237,10 +262,13 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
                     spawn_local(async move {
                         // Its last connection may be another node's.
                         let claim = http.node.claim(&others, &app, &token).await;
-                        begin_socket(&http, stream, upgrade, (&early, alive, Some(claim)));
+                        let begun = (&early, alive, Some(claim));
+                        if let Some(counted) = begin_socket(&http, stream, upgrade, begun) {
+                            spawn_local(ConnectionTask::<Never>::Socket(Box::new(counted)));
+                        }
                     });
                 }
-                None => begin_socket(http, stream, upgrade, (&early, alive, None)),
+                None => return begin_socket(http, stream, upgrade, (&early, alive, None)),
             }
         }
         Handoff::Lines(LineStream { session: Ok(place), framing, before }) => {
@@ -273,9 +301,13 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) {
             });
         }
     }
+    None
 }
 
-/// Begins the socket's life, in a task of its own, so that what requests needed is not kept as long.
+/// The requests of a connection that is a socket already.
+type Never = std::future::Ready<Option<CountedSocket>>;
+
+/// Begins the socket's life.
 /// The last moment at which it can be refused is when there is a place for it or not: everything else was
 /// decided with its request.
 fn begin_socket(
@@ -283,7 +315,7 @@ fn begin_socket(
     stream: Stream,
     upgrade: Upgrade,
     (early, alive, claim): (&Bytes, LoadGuard, Option<ClientClaim>),
-) {
+) -> Option<CountedSocket> {
     let answer = Bytes::from(upgrade.answer);
     let (mut asked, mut reason) = (upgrade.asked, None);
     let admitted = match upgrade.admission {
@@ -319,9 +351,7 @@ fn begin_socket(
             http.node.tell_of_connection(&connection, Transport::WebSocket.word());
             let socket =
                 Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
-            // On the heap: with what the runtime keeps for a task it takes half of what it would otherwise, for tasks
-            // come in multiples of 128 bytes.
-            spawn_local(Box::pin(CountedSocket { socket, _alive: alive }));
+            Some(CountedSocket { socket, _alive: alive })
         }
         Err((error, stream)) => {
             if let Some(asked) = asked {
@@ -333,6 +363,7 @@ fn begin_socket(
                 // Counted as open until the client has been told.
                 drop(alive);
             });
+            None
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
-use super::connection::{ConnectionSettings, MORE_THAN_MAY_BE, log_eviction, serve};
+use super::connection::{ConnectionSettings, MORE_THAN_MAY_BE, log_eviction, spawn_connection};
 use super::{ServerPhase, WorkerContext, process_limits};
 use crate::http::Http;
 use crate::hub::connection::Connection;
@@ -117,7 +117,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     let taking_in = async {
         while let Some(new) = accepted.recv().await {
             let alive = LoadGuard::new(loads.clone(), usize::from(index));
-            spawn_local(serve(terms.clone(), new, alive));
+            spawn_connection(terms.clone(), new, alive);
         }
     };
     let ending = async {
