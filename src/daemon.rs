@@ -232,7 +232,7 @@ async fn serve_until_end(
                     systemd.succeeded_by(successor.pid);
                     return Stop::HandOver(Some(line));
                 }
-                (Err(failure), _) => error!("this process goes on, for its successor failed: {failure}"),
+                (Err(failure), _) => error!("the new process failed, so this one goes on: {failure}"),
                 (Ok(_), None) => {}
             },
         }
@@ -258,10 +258,10 @@ fn begin_succession(
 ) -> Option<Successor> {
     // Two at once would both take the listener, and each tell this process to stop.
     if next.is_some() {
-        warn!("a successor is being started already");
+        warn!("a new process is already being started");
         return next;
     }
     let started =
         running.listeners().and_then(|listeners| Successor::start_successor(listeners, alone));
-    started.inspect_err(|error| error!(%error, "no successor can be started")).ok()
+    started.inspect_err(|error| error!(%error, "a new process cannot be started")).ok()
 }

@@ -146,7 +146,7 @@ impl AppRegistry {
             }
         }
         for id in gone {
-            info!(app = %id, "the app is in the database no longer");
+            info!(app = %id, "the app is no longer in the database");
             has_changed |= known.found.remove(id).is_some();
         }
         if has_changed {

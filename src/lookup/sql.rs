@@ -292,7 +292,7 @@ impl SqlAsker {
         let problem = match timeout(PATIENCE, self.database.rows(ids, keys)).await {
             Ok(Ok(rows)) => {
                 if self.away_until.take().is_some() {
-                    info!("the database of the apps is back");
+                    info!("the apps' database can be read again");
                 }
                 return Some(rows);
             }
@@ -300,7 +300,7 @@ impl SqlAsker {
             Err(_) => SILENT.to_owned(),
         };
         if self.away_until.is_none() {
-            warn!(problem, "the database of the apps cannot be asked; those that are known go on");
+            warn!(problem, "the apps' database cannot be read; the apps that are known go on");
         }
         self.away_until = Some(Instant::now() + PAUSE);
         None

@@ -98,7 +98,7 @@ impl SuccessorLink {
         // done.
         let passed = stream.write_all(&bytes).and_then(|()| stream.read_exact(&mut done));
         if let Err(error) = passed {
-            warn!(%error, "what still comes to this process is not passed on to the next one any more");
+            warn!(%error, "requests that still reach this process are no longer passed on to the next one");
             *line = None;
         }
     }
@@ -208,7 +208,8 @@ impl ServerState {
         if clients > 0 {
             info!(
                 clients,
-                events, "clients that may come back, and what they may have missed, were handed on"
+                events,
+                "clients that may resume were handed to the next process, with what they missed"
             );
         }
         Ok(())
@@ -280,7 +281,7 @@ impl ServerState {
             }
         }
         if clients > 0 {
-            info!(clients, events, "this process goes on with the clients of the one before");
+            info!(clients, events, "this process goes on with the clients of the previous one");
         }
         Ok(())
     }

@@ -79,8 +79,8 @@ impl Elsewhere {
         let missing = others.requests.give_up(*request);
         LinkMetrics::add_count(&others.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
         match missing {
-            Some(nodes) => warn!(%app, nodes, "nodes have not said that they took a right back"),
-            None => warn!(%app, "Redis is away: other nodes take a right back once it is there"),
+            Some(nodes) => warn!(%app, nodes, "nodes have not confirmed that they revoked a right"),
+            None => warn!(%app, "Redis is down: other nodes revoke the right once it is back"),
         }
     }
 }

@@ -125,7 +125,7 @@ impl Acceptor {
                 Err(error) => {
                     // A flood of failures is one line a minute.
                     if told.is_none_or(|told: Instant| told.elapsed() > SILENCE) {
-                        warn!(%error, "cannot accept connections just now");
+                        warn!(%error, "new connections cannot be accepted at the moment");
                         told = Some(Instant::now());
                     }
                     tokio::time::sleep(PAUSE).await;

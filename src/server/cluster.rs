@@ -84,7 +84,7 @@ impl UnstartedLink {
             runtime.block_on(async {
                 tokio::select! {
                     () = self.redis.run() => {}
-                    () = taking => error!("nothing is taken from other nodes any longer"),
+                    () = taking => error!("the cluster link has ended: events of other nodes no longer arrive"),
                 }
             });
         })

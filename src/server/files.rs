@@ -36,7 +36,7 @@ pub(super) fn share_out(workers: usize, max_connections: usize) -> FileShares {
     }
     let bears = shared.sockets;
     if configured > bears {
-        warn!(configured, bears, "the open-file limit bears fewer connections than configured");
+        warn!(configured, bears, "the open-file limit allows fewer connections than configured");
     }
     FileShares { sockets: configured.min(bears), ..shared }
 }

@@ -178,7 +178,7 @@ impl<'a> Reloader<'a> {
         (self.set_level)(config.log.level);
         let waiting = waiting(&self.begun, &config);
         if !waiting.is_empty() {
-            warn!("{} changed: that holds from the next start on", waiting.join(", "));
+            warn!("{} changed: this takes effect at the next start", waiting.join(", "));
         }
         // The setting itself may name another file now.
         if config.apps_file != self.watched {
@@ -189,7 +189,7 @@ impl<'a> Reloader<'a> {
             // Those made now are not those that clients know.
             (true, true) => return self.note_reload(true),
             (false, true) => {
-                error!("the apps stay as they were: the settings have none any more");
+                error!("the apps stay as they were: the settings no longer have any");
                 self.note_reload(false);
                 return;
             }

@@ -33,16 +33,16 @@ impl ServerHandle {
                 is_waiting
             });
             if let Err(error) = inherited {
-                warn!(%error, "what the process before this one knew of its clients is lost");
+                warn!(%error, "clients of the previous process cannot resume here: what it knew of them is lost");
                 return;
             }
             if let Err(error) = ServerState::take_late_requests(&mut line, &requests) {
-                debug!(%error, "the process before this one passes nothing on any more");
+                debug!(%error, "the previous process no longer passes requests on");
             }
         };
         let started = thread::Builder::new().name("predecessor".to_owned()).spawn(inheriting);
         if let Err(error) = started {
-            warn!(%error, "what the process before this one knew of its clients is lost");
+            warn!(%error, "clients of the previous process cannot resume here: what it knew of them is lost");
             self.phase.send_replace(ServerPhase::Serving);
         }
     }
@@ -59,12 +59,12 @@ impl ServerHandle {
         let handing_over = move || {
             shared.succession.wait_frozen(workers, FREEZING);
             if let Err(error) = shared.bequeath(line) {
-                warn!(%error, "the next process does not take what is known of clients here");
+                warn!(%error, "the next process does not take over this one's clients: they cannot resume there");
             }
         };
         let started = thread::Builder::new().name("successor".to_owned()).spawn(handing_over);
         if let Err(error) = started {
-            warn!(%error, "the next process is not told what is known of clients here");
+            warn!(%error, "the next process cannot be told of this one's clients: they cannot resume there");
         }
     }
 }

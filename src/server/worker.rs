@@ -103,7 +103,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     if let Some(acceptor) = acceptor {
         spawn_local(async move {
             if let Err(error) = acceptor.run().await {
-                error!(%error, "no more connections are accepted");
+                error!(%error, "new connections are no longer accepted");
             }
         });
     }
@@ -275,7 +275,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             node.tell_due_counts();
             node.tell_due_watchers();
             for (others, what) in node.shared.metrics.notices.take_overdue() {
-                info!(others, "in the last minute, beside what was told: {what}");
+                info!(others, "not logged one by one in the last minute: {what}");
             }
             node.expire_clients();
             // Expired last events and spare memory would otherwise stay until somebody looks at them.
@@ -301,7 +301,7 @@ fn make_room(node: &Node) {
     all.sort_by_cached_key(|one| std::cmp::Reverse(held(one)));
     for connection in all {
         let (app, socket, held) = (&connection.app().id.clone(), connection.id, held(&connection));
-        warn!(%app, %socket, address = %connection.address, held, "closed, for memory is used up");
+        warn!(%app, %socket, address = %connection.address, held, "a connection was closed: limits.memory is reached");
         connection.close_freeing(&close::OVER_CAPACITY);
         excess = excess.saturating_sub(held);
         if excess == 0 {

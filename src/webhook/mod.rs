@@ -133,7 +133,7 @@ impl Webhooks {
             return;
         }
         if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-            warn!(app = %app.id, "facts come faster than webhooks are told of them: some are left out");
+            warn!(app = %app.id, "events for webhooks come faster than they are sorted: some are left out");
         }
     }
 
@@ -402,7 +402,10 @@ impl Dispatcher {
         let lost: Vec<u64> =
             self.unclaimed.extract_if(.., |one| is_forgotten(one)).map(|one| one.n).collect();
         if let Some(spool) = self.spool.as_ref().filter(|_| !lost.is_empty()) {
-            warn!(lost = lost.len(), "webhook events of another run are of apps that are gone");
+            warn!(
+                lost = lost.len(),
+                "webhook events kept from an earlier run are dropped: their apps are gone"
+            );
             spool.done(lost);
         }
     }

@@ -154,7 +154,7 @@ impl WebhookQueue {
             // Told once for each line; the metric has the number.
             if state.figures.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
                 let (app, index) = (&state.figures.app, state.figures.index);
-                warn!(%app, index, "a webhook's line is full: its newest events are dropped");
+                warn!(%app, index, "a webhook's queue is full: its newest events are dropped");
             }
             return state.let_go(event.held);
         }

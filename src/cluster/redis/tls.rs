@@ -84,7 +84,7 @@ impl RedisTls {
             Ok(certificates) => last.clone_from(&certificates),
             Err(UnusableTlsFile { setting, file, error }) => {
                 let file = file.display();
-                warn!("{setting}: {file}: {error}; what was read before is used");
+                warn!("{setting}: {file}: {error}; the certificate read before stays in use");
             }
         }
         last.clone()

@@ -76,7 +76,7 @@ fn hand_over(process: &mut Process) {
     process.successor = Some(notice.trim_start_matches("MAINPID=").parse().unwrap());
     // Said before the old one stops accepting.
     eventually(|| match process.log() {
-        log if log.contains("goes on with the clients of the one before") => Ok(()),
+        log if log.contains("goes on with the clients of the previous one") => Ok(()),
         log => Err(log),
     })
     .unwrap();
