@@ -52,8 +52,9 @@ struct LocalUser {
     joined: Option<u64>,
     /// There was no room for it when Redis was last asked.
     refused: bool,
-    /// It was in the roster already when it was claimed, and has not been heard to come since. Held by others, it is
-    /// not said to leave; if this node's own connection had left before, that is still to be heard, and true.
+    /// It was in the roster already when it was claimed, and has neither been heard to come since nor subscribed. Held
+    /// by others, it is not said to leave; if this node's own connection had left before, that is still to be heard,
+    /// and true.
     came_again: bool,
 }
 
@@ -203,6 +204,8 @@ impl Roster {
     pub fn note_subscribed(&mut self, user: &UserId) -> bool {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.entered += 1;
+        // The roster has everything up to its joining: what is said to have left after that has not.
+        own.came_again = false;
         own.entered == 1
     }
 

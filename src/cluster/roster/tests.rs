@@ -198,3 +198,18 @@ fn who_leaves_and_comes_at_once_is_told_of_with_what_it_says_now() {
     assert!(roster.apply_join(14, &member("a")).is_some());
     assert!(roster.is_ready(&a));
 }
+
+#[test]
+fn who_came_while_others_held_it_does_not_hear_of_its_own_leaving() {
+    let mut roster = Roster::default();
+    let a = UserId::parse("a").unwrap();
+    roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, member("a"))] }, true);
+    roster.claim_member(&member("a"), 9);
+    // Nobody is told of another connection of a user who is there.
+    roster.confirm_user(&a, 5);
+    assert!(roster.is_ready(&a) && roster.note_subscribed(&a));
+    // The other node has gone, this one has slept for longer than its lease, and has said again whom it holds.
+    roster.confirm_user(&a, 12);
+    assert!(roster.apply_leave(11, &a).is_none());
+    assert!(roster.apply_join(12, &member("a")).is_none());
+}
