@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fanfare::config::GeneratedApp;
 use fanfare::protocol::auth::{Signer, md5_hex};
 
-/// Title and lines of each part.
+/// Title and lines of each part. Every line can be copied as it is.
 pub(crate) struct Greeting(Vec<(&'static str, Vec<String>)>);
 
 /// Says how to reach the app that was made for this run, at `addr` and below `path`; on a Unix socket only
@@ -24,6 +24,7 @@ pub(crate) fn banner_text(
         "An app for this run",
         vec![format!("id={id}"), format!("key={key}"), format!("secret={secret}")],
     );
+    // What a proxy in front makes of the socket's path is not known here.
     let Some(addr) = addr else { return Greeting(vec![credentials]) };
     let (host, port) = (addr.ip(), addr.port());
     let mut env = vec![
@@ -63,7 +64,8 @@ pub(crate) fn banner_text(
     Greeting(parts)
 }
 
-/// A signed request that triggers an event on `my-channel`.
+/// A signed request that triggers an event on `my-channel`, as Pusher's "HTTP API reference" has
+/// it: MD5 of the body in the query, HMAC-SHA256 over method, path and query.
 fn curl_command(made: &GeneratedApp, addr: SocketAddr, path: &str) -> String {
     let body = r#"{"name":"greeting","channels":["my-channel"],"data":"{\"text\":\"Hello\"}"}"#;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -32,7 +32,9 @@ const OS_ERROR: u8 = 71;
 /// The exit code for wrong usage, clap's own.
 const USAGE: u8 = 2;
 
-/// Commands first, for most of them need no settings; then the server.
+/// Commands first, for most of them need no settings; then the server. The exit code is 0, 1 for a
+/// command that failed, 2 for wrong usage, or one of sysexits.h: 71 for what was passed to the
+/// program, 78 for settings.
 fn main() -> ExitCode {
     let flags = match Flags::try_parse() {
         Ok(flags) => flags,
@@ -109,7 +111,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// The settings, with what they name looked at.
+/// The settings, with what they name looked at: files, addresses, the program's own features.
+///
+/// # Errors
+/// The first fault, with the file and the line or the variable where it was written.
 fn load_checked(
     flags: &Flags,
     folder: &Path,
@@ -142,13 +147,15 @@ fn fail_with(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Starts the log on standard error, so that what the program prints for people stays apart from it. What it
-/// gives back changes the level.
+/// Starts the log on standard error, so that what the program prints for people stays apart from
+/// it. Under journald each line has its priority in front (sd-daemon(3)) and no time, which
+/// journald has. What it gives back changes the level.
 fn start_log(log: &config::LogConfig) -> impl Fn(LevelFilter) + use<> {
     let (level, handle) = reload::Layer::new(log.level);
     let format = fmt::layer().with_target(false).with_writer(io::stderr);
     let format = match (log.json, journald::is_listening()) {
         (true, true) => format.json().flatten_event(true).map_event_format(PriorityFormat).boxed(),
+        // `flatten_event`: fields stand beside `message`, where log pipelines look for them.
         (true, false) => format.json().flatten_event(true).boxed(),
         (false, true) => {
             format.with_ansi(false).without_time().map_event_format(PriorityFormat).boxed()

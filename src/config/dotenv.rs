@@ -15,12 +15,17 @@ pub(super) struct DotenvEntry {
 /// Why a file is refused as a whole. The values around stay out of it, since they may be secret.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct DotenvError {
+    /// Of the entry that is wrong, counted from 1.
     pub(super) line: usize,
+    /// What is wrong, without any of its text.
     pub(super) problem: &'static str,
 }
 
-/// Reads a file; the last entry of a name counts. `outside` answers what variable `${NAME}` stands for
-/// where the real environment has it, which goes before the file.
+/// Reads a file; the last entry of a name counts. `outside` answers what variable `${NAME}` stands
+/// for where the real environment has it, which goes before the file.
+///
+/// # Errors
+/// The first entry that phpdotenv would refuse: Laravel itself does not start with such a file.
 pub(super) fn parse_dotenv(
     text: &str,
     outside: impl Fn(&str) -> Option<String>,
@@ -37,6 +42,7 @@ pub(super) fn parse_dotenv(
         let value = value.map(|value| {
             value.resolve_variables(|name| outside(name).or_else(|| all.get(name)?.value.clone()))
         });
+        // Only now, so that a value may name an earlier entry of its own name.
         all.insert(name, DotenvEntry { line, value });
     }
     Ok(all)
@@ -80,7 +86,7 @@ fn split_entries(text: &str) -> Vec<(usize, String)> {
     entries
 }
 
-/// At `\r\n`, `\n` and `\r` alike, as phpdotenv splits.
+/// Splits at `\r\n`, `\n` and `\r` alike, as phpdotenv does.
 fn split_lines(text: &str) -> Vec<&str> {
     text.split("\r\n").flat_map(|part| part.split(['\r', '\n'])).collect()
 }
@@ -97,7 +103,7 @@ fn closes_quotes(line: &str, quotes: usize) -> bool {
 /// A variable's name, and its value unless the name stands alone.
 type ParsedValue = (String, Option<ValueTemplate>);
 
-/// Splits at the first `=`, so that a value may have more of them.
+/// Splits at the first `=`, so that a value may have more of them: `KEY=base64:abc=`.
 fn parse_entry(entry: &str) -> Result<ParsedValue, &'static str> {
     let Some((name, value)) = entry.split_once('=') else {
         return Ok((parse_name(entry)?, None));
@@ -109,7 +115,7 @@ fn parse_entry(entry: &str) -> Result<ParsedValue, &'static str> {
     Ok((parse_name(name)?, Some(ValueTemplate::parse(value.trim_matches(BLANKS))?)))
 }
 
-/// Without `export` and quotes, both of which phpdotenv allows around a name.
+/// A name without `export` and quotes, both of which phpdotenv allows around it.
 fn parse_name(name: &str) -> Result<String, &'static str> {
     // The length is phpdotenv's own condition: `export D` counts as a name, and not as a good one.
     let exported = name
@@ -229,6 +235,7 @@ impl ValueTemplate {
                 continue;
             }
             if let Some(value) = variable(name) {
+                // What was put in is not looked through again: phpdotenv resolves once.
                 text = format!("{before}{value}{rest}");
             }
         }

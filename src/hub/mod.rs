@@ -105,6 +105,7 @@ impl Hub {
         })
     }
 
+    /// An id that no other connection of this node has had: clients see it as `node.number`.
     pub fn next_socket_id(&self) -> SocketId {
         SocketId { node: self.node, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }

@@ -66,7 +66,10 @@ impl WebhookClient {
         Self { client: new_client(allow_private), allow_private, console }
     }
 
-    /// Sends `body`; anything but a 2xx is a failure.
+    /// Sends `body` once.
+    ///
+    /// # Errors
+    /// The status, unless it is a 2xx; no answer in ten seconds; or why there was no connection.
     pub(super) async fn send(
         &self,
         app: &App,
@@ -159,7 +162,8 @@ pub(super) fn new_client(allow_private: bool) -> HttpsClient {
         .build(connector)
 }
 
-/// A URL without what stands in front of its host, which libraries would log, and the header that says the same.
+/// A URL without what stands in front of its host, which libraries would log, and the header that
+/// says the same: `Authorization: Basic …` (RFC 7617).
 pub(super) fn without_credentials(
     uri: Uri,
 ) -> Result<(Uri, Option<HeaderValue>), hyper::http::Error> {
@@ -170,6 +174,7 @@ pub(super) fn without_credentials(
     };
     let decoded: Vec<u8> = percent_decode_str(credentials).collect();
     let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(decoded)))?;
+    // Shown by no `Debug` of hyper's, and left out of HPACK's table.
     header.set_sensitive(true);
     let host = host.to_owned();
     let mut parts = uri.into_parts();
@@ -235,7 +240,8 @@ impl Service<Name> for PublicResolver {
     }
 }
 
-/// Whether an address is out in the world, as the registries of special addresses have it (RFC 6890).
+/// Whether an address is out in the world, as the registries of special addresses have it (RFC
+/// 6890). An IPv4 address inside an IPv6 one counts as what it is.
 fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {

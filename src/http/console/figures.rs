@@ -35,7 +35,9 @@ const RATES: [(&str, OfTraffic); 7] = [
 #[derive(Debug)]
 pub(super) struct Sample {
     at: Instant,
+    /// In the order of [`RATES`].
     counts: [u64; RATES.len()],
+    /// Sockets and messages that were refused.
     refused: u64,
     /// How many turns kept each bound of the histogram; the last is all of them.
     fan_out: [u64; 15],
@@ -66,9 +68,11 @@ impl Sample {
     }
 }
 
-/// The line of this moment, and what the next is compared with.
+/// The line of this moment, and what the next is compared with. Its keys are in docs/console.md,
+/// and stay for programs. Without a sample of before, all rates are 0.
 pub(super) fn tell(shared: &ServerState, before: Option<Sample>, unseen: u64) -> (Value, Sample) {
     for app in shared.apps.load().iter() {
+        // An app that nobody has connected to is shown too, with zeros.
         shared.hub.directory(&app.id);
     }
     let directories: Vec<_> = (shared.hub.directories().into_iter())
@@ -121,7 +125,8 @@ fn waiting(shared: &ServerState) -> u64 {
     shared.hub.inboxes().iter().map(|inbox| inbox.turns.waiting.value()).sum()
 }
 
-/// From a publish to the flush, in microseconds: the bound that half of the last second's turns kept, and nearly all.
+/// From a publish to the flush, in microseconds: the bound that half of the last second's turns
+/// kept, and nearly all. `null` where nothing was published.
 fn latency(now: &Sample, before: Option<&Sample>) -> Value {
     let passed: Vec<u64> = (now.fan_out.iter().enumerate())
         .map(|(index, count)| {

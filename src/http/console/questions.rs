@@ -23,7 +23,8 @@ use crate::protocol::socket_id::SocketId;
 const MAX_APPS: usize = 1_000;
 
 impl HttpService {
-    /// What there is, for the page that has just been opened.
+    /// What there is, for the page that has just been opened: the server, its address as the page
+    /// reached it, and the apps with what they may do.
     pub(super) fn state(&self, parts: &Parts, way: Way) -> HttpResponse {
         let http = &self.http;
         let host = access::host(&parts.headers).map(|host| host.to_string());
@@ -31,6 +32,7 @@ impl HttpService {
         let origin = host.map(|host| format!("{scheme}://{host}"));
         let apps = http.node.shared.apps.load();
         let mut all: Vec<&Arc<App>> = apps.iter().collect();
+        // By ID, so that the page's list stays as it was when it is read again.
         all.sort_by(|a, b| a.id.as_str().cmp(b.id.as_str()));
         let told = all.into_iter().take(MAX_APPS).map(|app| about(app, origin.as_deref()));
         private(&json!({
@@ -47,7 +49,8 @@ impl HttpService {
         }))
     }
 
-    /// Only apps that are known by now: a page asks nothing of a database.
+    /// The app that a question is about. Only apps that are known by now: a page asks nothing of a
+    /// database.
     fn app_of(&self, body: &Value) -> Result<Arc<App>, Error> {
         let id = text(body, "app")?;
         let apps = self.http.node.shared.apps.load();
