@@ -112,6 +112,9 @@ impl fmt::Display for HandoverError {
 
 impl Successor {
     /// Starts the program again, as it was started, with `passed`, which nobody else has if it is `alone`.
+    ///
+    /// # Errors
+    /// The program cannot be started by the name that this one was called by.
     pub(crate) fn start_successor(passed: PassedListeners, alone: bool) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         // By the name it was called by, not by what runs now: that file may have been replaced.

@@ -93,6 +93,9 @@ impl ApiResponse {
     }
 
     /// The body as JSON, which every answer of the API is.
+    ///
+    /// # Errors
+    /// It is something else: most often another program answers at the address.
     pub(super) fn json(&self) -> Result<Value, CommandError> {
         serde_json::from_slice(&self.body).map_err(|_| {
             CommandError("the server's answer is not JSON; is it the right one?".to_owned())
@@ -103,6 +106,9 @@ impl ApiResponse {
 impl ApiTarget {
     /// The server at an `http` or `https` URL, or at `unix:` and a path.
     /// `ws` and `wss` are taken for `http` and `https`: people copy the address from a client.
+    ///
+    /// # Errors
+    /// The text is no such address, with the forms that are.
     pub(super) fn from_url(url: &str, app: &App) -> Result<Self, CommandError> {
         let wrong = || {
             let forms = "http://HOST, https://HOST or unix:/PATH";
@@ -139,6 +145,9 @@ impl ApiTarget {
 
     /// With an address of its API's own, below the same prefix unless it has one.
     /// A fault in `url` is reported as one of `--api-url`, where it was written.
+    ///
+    /// # Errors
+    /// As [`Self::from_url`], of the other address.
     pub(super) fn with_api(mut self, url: &str) -> Result<Self, CommandError> {
         let app = App::new(&self.id, &self.key, "");
         let place = Self::from_url(url, &app)
@@ -210,6 +219,9 @@ impl ApiTarget {
     }
 
     /// A connection over TLS that speaks HTTP/2; none where the other side does not.
+    ///
+    /// # Errors
+    /// Those of the connection and of TLS; a certificate that is not trusted is one.
     pub(super) async fn connect_http2(&self) -> io::Result<Option<Stream>> {
         let name = self.name.as_deref().unwrap_or(&self.host);
         let secured =

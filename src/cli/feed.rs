@@ -75,6 +75,9 @@ impl ConsoleTarget {
     }
 
     /// Opens the feed.
+    ///
+    /// # Errors
+    /// The server cannot be reached, has no console open to this machine, or wants another token.
     pub(super) async fn open(&self, query: &FeedQuery) -> Result<FeedLines, CommandError> {
         let target = self.target.of_api();
         let pairs: Vec<_> =
@@ -110,6 +113,9 @@ impl ConsoleTarget {
 
 impl FeedLines {
     /// The next line; none once the server has ended the feed.
+    ///
+    /// # Errors
+    /// A line is not JSON. How the connection ends does not matter.
     pub(super) async fn next(&mut self) -> Result<Option<Value>, CommandError> {
         loop {
             if let Some(line) = self.lines.pop_front() {

@@ -16,6 +16,9 @@ const NOTHING: &str = "no app is configured here and no server without settings 
 
 impl ApiTarget {
     /// The server that `at` names, or the one that the settings are for.
+    ///
+    /// # Errors
+    /// The settings cannot be read, or do not tell which app is meant.
     pub(super) async fn find_server(
         at: &TargetArgs,
         load: impl FnOnce() -> Result<LoadedSettings, config::Error>,

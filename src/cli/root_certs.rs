@@ -47,6 +47,10 @@ pub(super) struct TlsAttempt {
 /// TLS to `host` with an offer of these protocols.
 /// Whether the certificate ends soon is found by checking it once more as of two weeks from now,
 /// which covers every certificate of the chain.
+///
+/// # Errors
+/// There are no roots on this machine, or the other side's certificate is not one of theirs or for
+/// another host.
 pub(super) async fn connect_tls(
     tcp: TcpStream,
     host: &str,

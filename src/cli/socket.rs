@@ -77,6 +77,9 @@ impl ApiTarget {
     }
 
     /// A WebSocket of the app, before anything was said on it.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or answers the handshake with something else than 101.
     pub(super) async fn open_socket(&self) -> Result<ClientSocket, SocketError> {
         let upgraded = self.in_time(self.try_upgrade()).await.map_err(SocketError::Unreachable)?;
         upgraded.map_err(SocketError::NotUpgraded)
@@ -128,6 +131,9 @@ impl ApiTarget {
 }
 
 /// The next message. Not to be dropped halfway, for the reader loses its place.
+///
+/// # Errors
+/// The connection ended, with the code of its close frame if one came.
 pub(super) async fn next_message(socket: &mut ClientSocket) -> Result<String, SocketError> {
     loop {
         let frame = socket.read_frame().await.map_err(socket_error)?;

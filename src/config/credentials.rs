@@ -10,6 +10,9 @@ const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 impl GeneratedApp {
     /// A new id of six digits, key and secret of twenty letters and digits each: the forms that Laravel's
     /// installer gives them. Fails only if the system has no randomness to give.
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
     pub fn random() -> Result<Self, Error> {
         let first = random_from(b"123456789", 1)?;
         let id = first + &random_from(b"0123456789", 5)?;

@@ -66,6 +66,9 @@ impl RedisUrl {
 }
 
 /// A host as it stands in a URL.
+///
+/// # Errors
+/// It is more than a host's name or address, or none.
 pub(super) fn url_host(text: &str) -> Result<String, WantedForm> {
     let host = host(&Value::Text(text.to_owned()))
         .map_err(|_| "a host's name or address alone, without port or scheme".to_owned())?;
@@ -73,12 +76,18 @@ pub(super) fn url_host(text: &str) -> Result<String, WantedForm> {
 }
 
 /// A port to connect to, which cannot be 0.
+///
+/// # Errors
+/// It is no number from 1 to 65535.
 pub(super) fn url_port(text: &str) -> Result<String, WantedForm> {
     let port: u16 = number(&Value::Raw(text.to_owned()), 1..=65_535)?;
     Ok(port.to_string())
 }
 
 /// The number of a database in Redis.
+///
+/// # Errors
+/// It is no whole number.
 pub(super) fn url_database(text: &str) -> Result<String, WantedForm> {
     let wanted = "the number of a database, such as 0";
     text.parse::<u32>().map(|number| number.to_string()).map_err(|_| wanted.to_owned())

@@ -74,6 +74,9 @@ impl Settings {
     }
 
     /// What the settings mean. Fails on the first that is missing or contradicts another.
+    ///
+    /// # Errors
+    /// The first setting that is missing or contradicts another.
     pub fn resolve_config(&self) -> Result<Config, Error> {
         let mut config = Config::default();
         fill_keys(&mut config, SERVER, &self.server, ("", &SettingOrigin::Default))?;

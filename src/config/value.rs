@@ -161,6 +161,9 @@ pub(super) fn count<T: TryFrom<i64>>(value: &Value, least: i64) -> Result<T, Wan
 
 /// A time such as `10s`, `500ms`, `30m`, `1h`.
 /// A unit is required: `30` alone would leave open of what.
+///
+/// # Errors
+/// It has no unit, is no number, or is out of the range, which the message names.
 pub(super) fn duration(
     value: &Value,
     range: RangeInclusive<Duration>,
@@ -202,6 +205,9 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 /// Bytes, as a whole number or as `100KiB`, `1MiB`.
 /// Binary units only: `KB` is read by some as 1000 and by others as 1024.
+///
+/// # Errors
+/// It is 0, more than 1 GiB, or in another unit.
 pub(super) fn size(value: &Value) -> Result<usize, WantedForm> {
     let read = match value {
         Value::Integer(number) => u64::try_from(*number).ok(),
@@ -286,6 +292,9 @@ pub(super) fn pairs(value: &Value) -> Result<Vec<(String, String)>, WantedForm> 
 
 /// One of a few words.
 /// The message lists all of them.
+///
+/// # Errors
+/// It is none of the words.
 pub(super) fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, WantedForm> {
     let written = text(value).ok();
     let found = choices.iter().find(|(name, _)| written.as_deref() == Some(*name));
@@ -329,6 +338,9 @@ fn is_segment(segment: &str) -> bool {
 }
 
 /// Networks as `10.0.0.0/8`; a bare address is a network of its own.
+///
+/// # Errors
+/// One of them is no address, or the bits behind the slash are too many.
 pub(super) fn networks(value: &Value) -> Result<Vec<Network>, WantedForm> {
     let wanted = || "a list of networks such as [\"10.0.0.0/8\", \"::1\"]".to_owned();
     let parse = |text: &String| text.parse().map_err(|()| wanted());

@@ -89,6 +89,10 @@ pub(super) struct RequestHead<'a> {
 
 /// The app that a request is for: by id, or, for the one path that Python's SDK builds without it, by the key
 /// in the query (case U17).
+///
+/// # Errors
+/// 404 for an id that is not known, 401 for a key that is missing or not known, 403 for an app that
+/// is disabled.
 pub(super) fn find_app(apps: &Apps, id: Option<&str>, query: &str) -> Result<Arc<App>, Error> {
     let app = match id {
         Some(id) => apps.by_id(id).ok_or_else(|| Error::NoSuchApp(id.to_owned()))?,
@@ -234,6 +238,9 @@ pub(super) enum BodyClaim {
 impl BodyClaim {
     /// Whether the body is the one that was signed.
     /// Done once the body is there: until then the signature is only a claim about it.
+    ///
+    /// # Errors
+    /// 401: the digest is missing, or is not the body's.
     pub(super) fn check_body(self, body: &[u8]) -> Result<(), Error> {
         match self {
             Self::Any => Ok(()),

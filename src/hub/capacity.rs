@@ -57,6 +57,9 @@ impl Capacity {
     }
 
     /// Takes a place for one more socket, or says why there is none.
+    ///
+    /// # Errors
+    /// The limit that is reached: memory, or the number of sockets.
     pub fn take_place(&self) -> Result<(), Reason> {
         if self.is_heavy() {
             return Err(Reason::Memory);

@@ -59,6 +59,9 @@ impl StreamInTransit {
 
 impl Stream {
     /// Takes it off the runtime that it is registered with.
+    ///
+    /// # Errors
+    /// `Unsupported` for what has no socket of its own.
     pub fn deregister(self) -> io::Result<StreamInTransit> {
         Ok(match self {
             Self::Tcp(stream) => StreamInTransit::Tcp(stream.into_std()?),
@@ -113,6 +116,9 @@ impl Stream {
     }
 
     /// Writes as much of `outbox` as one system call takes; the bytes of it that are dealt with.
+    ///
+    /// # Errors
+    /// `WouldBlock` where it takes nothing now; anything else means that the connection is gone.
     pub fn try_write(&mut self, outbox: &Outbox) -> io::Result<usize> {
         match (self, outbox.single_piece()) {
             (Self::Tcp(stream), Some(frame)) => stream.try_write(frame),

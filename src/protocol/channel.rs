@@ -84,6 +84,9 @@ impl ChannelName {
 
     /// A name that another node gave: one that [`Self::parse`] accepts at any length, or [`Self::online_topic`].
     /// Limits of length are the sender's; its settings may be others.
+    ///
+    /// # Errors
+    /// It has characters that no channel's name may have, or none at all.
     pub fn of_node(text: &str) -> Result<Self, NameError> {
         if text.starts_with(ONLINE) { Ok(Self(text.into())) } else { Self::parse(text, usize::MAX) }
     }

@@ -128,6 +128,9 @@ enum InflateStatus {
 
 impl Inflater {
     /// What the message says, at most `max` bytes of it; never more than one byte beyond is made.
+    ///
+    /// # Errors
+    /// The bytes are not DEFLATE, or end in the middle.
     pub fn inflate(&mut self, message: &[u8], max: usize) -> Result<&[u8], InflateError> {
         if self.out.len() > MAX_KEPT {
             self.out = Vec::new();

@@ -12,6 +12,9 @@ pub fn encode_hex(bytes: impl AsRef<[u8]>) -> String {
 }
 
 /// Fills `bytes` from exactly their digits, in capitals or not.
+///
+/// # Errors
+/// There are more or fewer digits, or other characters.
 pub fn decode_to_slice(digits: impl AsRef<[u8]>, bytes: &mut [u8]) -> Result<(), NotHex> {
     let digits = digits.as_ref();
     if digits.len() != 2 * bytes.len() {

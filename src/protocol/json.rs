@@ -29,6 +29,9 @@ impl<'a> JsonObject<'a> {
     }
 
     /// The value of `key` where it must be a string if it is there at all.
+    ///
+    /// # Errors
+    /// It is there and is no string; a `null` counts as absent.
     pub fn get_string(&self, key: &'static str) -> Result<Option<Cow<'a, str>>, NotAString> {
         match self.get_value(key) {
             None => Ok(None),

@@ -87,6 +87,9 @@ pub(super) enum RegisteredListener {
 }
 
 /// Listens on `addr`. A port that was in use a moment ago by a server that has ended can be used again.
+///
+/// # Errors
+/// The address is in use or not this machine's, or the port is one for root.
 pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // Without it a restart would wait for the last connections to time out (TIME_WAIT).
@@ -99,6 +102,9 @@ pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Listens on a Unix socket. A file that another server left behind is replaced, but only if it is a
 /// socket and nobody answers there.
+///
+/// # Errors
+/// The file is no socket, another server answers there, or the folder cannot be written to.
 pub(super) fn bind_unix(config: &config::UnixSocket) -> io::Result<UnixListener> {
     let config::UnixSocket { path, mode } = config;
     clear(path)?;

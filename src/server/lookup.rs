@@ -50,6 +50,9 @@ fn wrong(problem: String) -> UnusableSetting {
 }
 
 /// Whether the URL of the database can be read.
+///
+/// # Errors
+/// The URL, or the table's name, is none that the database's driver takes.
 pub(super) fn check(config: Option<&config::SqlConfig>) -> Result<(), UnusableSetting> {
     #[cfg(feature = "sql")]
     if let Some(config) = config {

@@ -40,6 +40,9 @@ enum ProxyHeaderError {
 
 /// Takes the header off a new connection; the client's address, if it says one.
 /// Reads the header and no byte more: what follows is TLS or HTTP, which somebody else reads.
+///
+/// # Errors
+/// It is no such header, too long, or the connection ended within it.
 pub(super) async fn read(stream: &mut Stream) -> io::Result<Option<IpAddr>> {
     let mut bytes = Vec::new();
     loop {

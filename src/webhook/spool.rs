@@ -82,6 +82,9 @@ struct SpoolFile {
 
 impl Spool {
     /// A file of this process's own in `folder`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// The folder cannot be made or written to.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let mut chance = [0; 4];

@@ -291,7 +291,7 @@ impl RedisConnections {
 
     /// Sends commands, each to the server it belongs to, and again where an answer points elsewhere.
     /// With one server it is a pipeline and nothing else. With several each command goes where its slot is;
-    /// redirections are followed until [`PATIENCE`] is over.
+    /// redirections are followed until `PATIENCE` is over.
     async fn send_round(
         &mut self,
         which: ConnectionRole,

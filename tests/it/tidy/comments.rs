@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{between_backticks, walk};
 
 /// Lines of documentation and of other comments for a thousand lines of code, tests left out; at least.
-const MIN_DOC: usize = 179;
+const MIN_DOC: usize = 180;
 const MIN_INLINE: usize = 24;
 
 #[test]
