@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -15,6 +15,9 @@ use super::unreadable;
 use crate::http::timeouts::RequestTimer;
 use crate::http::{Handoff, Http};
 use crate::hub::stream::Stream;
+
+/// What a read of hyper counts for among a turn's pieces of work: a body comes in reads of 8 KiB and more.
+const WORK_A_READ: usize = 16;
 
 /// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
 /// which is to have no header but ours, and hyper's empty refusals, for which there are words.
@@ -44,9 +47,12 @@ impl Read for HttpIo {
             self.before.advance(some);
             return Poll::Ready(Ok(()));
         }
+        // In turn with sockets: who sends bodies without end would keep the worker from everybody else.
+        ready!(self.http.node.worker.turnstile.poll_turn(cx));
         // Whether anything was read is for hyper to see; that it was tried is enough for the timer.
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if polled.is_ready() {
+            self.http.node.worker.turnstile.count_work(WORK_A_READ);
             self.timer.note_bytes(self.http.node.worker.now_seconds());
         }
         polled
