@@ -115,7 +115,7 @@ impl RequestTimers {
 
     /// Ends those that have been at one step for too long: `timeout` seconds where a request is due.
     /// Called once a second by the worker, for all at once.
-    pub fn look_after(&self, now: u32, timeout: u32) {
+    pub fn check_timeouts(&self, now: u32, timeout: u32) {
         for (_, timer) in self.all.borrow().iter() {
             let limit = match timer.step.get() {
                 // A session over HTTP may hold its request open for as long as it likes.
@@ -242,7 +242,7 @@ mod tests {
         let kept = timers.begin_connection(1);
         let cx = Context::from_waker(Waker::noop());
         let ends = |now: u32| {
-            timers.look_after(now, 10);
+            timers.check_timeouts(now, 10);
             kept.timer.poll_end(&cx)
         };
         assert_eq!((ends(11), ends(12)), (None, Some(TimeoutReason::Late)));

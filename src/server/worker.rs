@@ -99,7 +99,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     share_out(&worker);
     spawn_local(inherit(node.clone(), late));
     spawn_local(keep_apps(node.clone(), apps));
-    spawn_local(keep_time(http.clone(), config.handshake_timeout, beats));
+    spawn_local(tick_loop(http.clone(), config.handshake_timeout, beats));
     if let Some(acceptor) = acceptor {
         spawn_local(async move {
             if let Err(error) = acceptor.run().await {
@@ -211,7 +211,7 @@ async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
 
 /// Moves the worker's clock once a second, and looks after some of its connections each time, so that all
 /// of them are seen within two seconds however many there are: who is silent is asked within a minute.
-async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
+async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     let node = &http.node;
     let timeout = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
     let begun = Instant::now();
@@ -228,7 +228,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         if let Some(beat) = beats.get(usize::from(node.worker.index())) {
             beat.fetch_add(1, Ordering::Relaxed);
         }
-        http.timers.look_after(now, timeout);
+        http.timers.check_timeouts(now, timeout);
         for (address, ended) in http.timers.keep_to_limits(&node.shared.addresses, now) {
             log_eviction(&http, address, ended, MORE_THAN_MAY_BE);
         }
@@ -239,7 +239,7 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         for connection in some {
             waiting += connection.queued_bytes();
             // Sessions over HTTP are looked after below, by their own rule.
-            if !connection.is_session() && socket::look_after(&connection, now) {
+            if !connection.is_session() && socket::check_liveness(&connection, now) {
                 node.worker.note_ping(&connection, std::time::Instant::now());
             }
         }
@@ -247,9 +247,9 @@ async fn keep_time(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         #[cfg(feature = "socketio")]
         forget_translations();
         for session in node.worker.http_sessions() {
-            http_session::look_after(&session, now);
+            http_session::check_liveness(&session, now);
             #[cfg(feature = "socketio")]
-            engine_session::look_after(&session, now);
+            engine_session::check_liveness(&session, now);
         }
         make_room(node);
         let turns = &node.worker.inbox().turns;

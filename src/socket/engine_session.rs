@@ -455,7 +455,7 @@ impl Drop for EngineConversation {
 
 /// Looks after one session, at second `now` of its worker's clock: asks for a sign of life, and ends those that give
 /// none and those that nobody comes back to.
-pub fn look_after(connection: &Connection, now: u32) {
+pub fn check_liveness(connection: &Connection, now: u32) {
     let idle = connection.over_engine(|stream| (stream.idle_for(now), stream.terms().version));
     let Some((idle, version)) = idle else { return };
     let life = &connection.life;

@@ -259,7 +259,7 @@ pub fn refusal(error: &Error, framing: AnswerFraming) -> Bytes {
 
 /// Looks after one session, at second `now` of its worker's clock: says something where nothing was said for
 /// long, ends what nobody comes back to, and asks the silent for a sign of life.
-pub fn look_after(connection: &Connection, now: u32) {
+pub fn check_liveness(connection: &Connection, now: u32) {
     let lull = connection.over_http(|stream| (stream.idle_for(now), stream.transport()));
     let Some((lull, transport)) = lull else { return };
     let patience = match transport {

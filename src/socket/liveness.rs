@@ -18,7 +18,7 @@ const GRACE: u32 = 30;
 /// Looks after one connection, at second `now` of its worker's clock: asks the silent for a sign of life,
 /// closes those that give none, and ends those that linger. Whether it was asked now.
 /// Called about once a second or two for each, which is as exact as liveness needs to be.
-pub fn look_after(connection: &Connection, now: u32) -> bool {
+pub fn check_liveness(connection: &Connection, now: u32) -> bool {
     connection.forget_leaves(now);
     if connection.is_closing() {
         end_lingering(connection, now);

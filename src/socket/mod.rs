@@ -27,7 +27,7 @@ use crate::metrics::Reason;
 use crate::protocol::event::Message;
 use crate::session::Session;
 pub use farewell::{linger, refuse};
-pub use liveness::look_after;
+pub use liveness::check_liveness;
 use liveness::watch;
 
 use frames::{FrameAssembler, FrameLimits, IncomingMessage, ProtocolBreach};

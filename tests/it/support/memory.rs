@@ -216,7 +216,7 @@ impl Memory {
         for node in &self.nodes {
             node.worker.tick_clock(self.now);
         }
-        socket::look_after(connection, self.now);
+        socket::check_liveness(connection, self.now);
     }
 
     /// Opens a session of a client over HTTP on the first worker; to be called within a `LocalSet`.
@@ -230,7 +230,7 @@ impl Memory {
         self.now += 1;
         let worker = &self.nodes[0].worker;
         worker.tick_clock(self.now);
-        worker.http_sessions().iter().for_each(|one| http_session::look_after(one, self.now));
+        worker.http_sessions().iter().for_each(|one| http_session::check_liveness(one, self.now));
     }
 }
 
