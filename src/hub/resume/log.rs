@@ -23,8 +23,8 @@ pub(super) struct ChannelLogs {
     /// Which channel each kept event is of, oldest first. A log that was given up leaves its entries behind;
     /// they lead nowhere and are passed over.
     order: VecDeque<LogExpiryEntry>,
-    /// Tells a channel's log from an earlier one.
-    generations: u64,
+    /// Tells a channel's log from an earlier one. Begins again after four billion, when no entry is of the first ones.
+    generations: u32,
     /// The highest number of a log that was given up. A later log begins with it: what connections know of the
     /// earlier one must not be taken for what they know of that.
     highest: u64,
@@ -35,20 +35,52 @@ pub(super) struct ChannelLogs {
 #[derive(Debug)]
 struct LogExpiryEntry {
     channel: ChannelName,
-    generation: u64,
+    generation: u32,
     /// When it was logged.
     seconds: u32,
 }
 
 #[derive(Debug)]
 struct ChannelLog {
-    generation: u64,
+    generation: u32,
     /// Clients that hold the channel.
     holders: u32,
     /// The number of the last event.
     last: u64,
     /// The oldest first, without gaps in their numbers.
-    events: VecDeque<LoggedEvent>,
+    events: LoggedEvents,
+}
+
+/// In a box, since there may be as many channels as connections, and most have had no event lately.
+#[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "each channel that is held has room for this")]
+struct LoggedEvents(Option<Box<VecDeque<LoggedEvent>>>);
+
+impl LoggedEvents {
+    fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |events| events.len())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &LoggedEvent> {
+        self.0.iter().flat_map(|events| events.iter())
+    }
+
+    fn push_back(&mut self, event: LoggedEvent) {
+        self.0.get_or_insert_default().push_back(event);
+    }
+
+    /// Takes the oldest out, and gives memory back that is no longer needed.
+    fn pop_front(&mut self) -> Option<LoggedEvent> {
+        let events = self.0.as_mut()?;
+        let event = events.pop_front();
+        if events.capacity() > 64 && events.len() < events.capacity() / 4 {
+            events.shrink_to_fit();
+        }
+        if events.is_empty() {
+            self.0 = None;
+        }
+        event
+    }
 }
 
 #[derive(Debug)]
@@ -108,14 +140,14 @@ impl ChannelLogs {
             log.holders += 1;
             return log.last;
         }
-        self.generations += 1;
+        self.generations = self.generations.wrapping_add(1);
         let log = ChannelLog {
             generation: self.generations,
             holders: 1,
             // Not 0: a number that a client knows of an earlier log must be older than all of this
             // one.
             last: self.highest,
-            events: VecDeque::new(),
+            events: LoggedEvents::default(),
         };
         self.channels.insert(channel.clone(), log);
         self.highest
@@ -183,9 +215,6 @@ impl ChannelLogs {
             let log = self.channels.get_mut(&kept.channel);
             let Some(log) = log.filter(|log| log.generation == kept.generation) else { continue };
             if let Some(event) = log.events.pop_front() {
-                if log.events.capacity() > 64 && log.events.len() < log.events.capacity() / 4 {
-                    log.events.shrink_to_fit();
-                }
                 self.sub_bytes(event.bytes());
                 return true;
             }

@@ -1,8 +1,9 @@
 //! What one connection of a resumable client knows: what it was told when it came back, and what a ping that
 //! its client has yet to answer stands for. The client as a whole is in `clients.rs`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +22,6 @@ pub const MIN_PING_INTERVAL: Duration = Duration::from_secs(2);
 type UpTo = (ChannelHandle, u64);
 
 /// A connection's part in its client. Lives on the connection's worker.
-#[derive(Debug)]
 pub struct Resumption {
     pub token: ResumeToken,
     /// Whether what limits count for the connection was given back.
@@ -31,11 +31,11 @@ pub struct Resumption {
     /// What the client holds is kept for its next connection.
     has_ended: Cell<bool>,
     /// The last ping, if there was one.
-    ping: RefCell<Option<Box<LastPing>>>,
+    ping: Cell<Option<Box<LastPing>>>,
     /// It is among those that are to be pinged.
     is_due: Cell<bool>,
     /// What only those need that have come back.
-    catching_up: RefCell<Option<Box<CatchingUp>>>,
+    catching_up: Cell<Option<Box<CatchingUp>>>,
     /// When it was known last that nothing was lost of what its client holds, by the time of Redis.
     pub alive: Cell<u64>,
 }
@@ -79,6 +79,12 @@ struct Backlog {
     later_bytes: usize,
 }
 
+impl fmt::Debug for Resumption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resumption").field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
 impl Resumption {
     pub fn new(token: ResumeToken, connection: OpenConnection, is_forgotten: bool) -> Self {
         Self {
@@ -86,9 +92,9 @@ impl Resumption {
             released: connection.released,
             is_forgotten,
             has_ended: Cell::default(),
-            ping: RefCell::default(),
+            ping: Cell::default(),
             is_due: Cell::default(),
-            catching_up: RefCell::default(),
+            catching_up: Cell::default(),
             alive: Cell::default(),
         }
     }
@@ -99,19 +105,36 @@ impl Resumption {
         !self.released.swap(true, Ordering::Relaxed)
     }
 
-    /// Reads what there may be, without making it.
+    /// Reads what there may be, without making it. Taken out meanwhile, as by all of these: nothing that they are
+    /// given comes back here.
     fn read<T: Default>(&self, read: impl FnOnce(&CatchingUp) -> T) -> T {
-        self.catching_up.borrow().as_deref().map(read).unwrap_or_default()
+        let kept = self.catching_up.take();
+        let result = kept.as_deref().map(read).unwrap_or_default();
+        self.catching_up.set(kept);
+        result
     }
 
-    /// Made when it is first needed: most clients catch up on nothing.
     fn change<T>(&self, change: impl FnOnce(&mut CatchingUp) -> T) -> T {
-        change(self.catching_up.borrow_mut().get_or_insert_default())
+        let mut kept = self.catching_up.take().unwrap_or_default();
+        let result = change(&mut kept);
+        self.catching_up.set(Some(kept));
+        result
     }
 
     /// Changes what there may be, without making it.
     fn change_existing<T: Default>(&self, change: impl FnOnce(&mut CatchingUp) -> T) -> T {
-        self.catching_up.borrow_mut().as_deref_mut().map(change).unwrap_or_default()
+        let mut kept = self.catching_up.take();
+        let result = kept.as_deref_mut().map(change).unwrap_or_default();
+        self.catching_up.set(kept);
+        result
+    }
+
+    /// Whether there was a ping of which that holds.
+    fn is_ping(&self, is: impl FnOnce(&LastPing) -> bool) -> bool {
+        let ping = self.ping.take();
+        let result = ping.as_deref().is_some_and(is);
+        self.ping.set(ping);
+        result
     }
 
     /// What comes in on a channel waits from now on.
@@ -188,18 +211,16 @@ impl Resumption {
             ping.asked.is_some() || now.saturating_duration_since(ping.sent) < MIN_PING_INTERVAL
         };
         // A ping would pass what waits, and its answer acknowledge what was not sent.
-        !self.has_backlog() && !self.ping.borrow().as_deref().is_some_and(is_too_soon)
+        !self.has_backlog() && !self.is_ping(is_too_soon)
     }
 
     /// Notes that a ping goes out at `now`, behind what is listed. One that goes out while another is
     /// unanswered stands for nothing, as the first answer is the first ping's.
     pub fn note_ping(&self, now: Instant, sent: Box<[UpTo]>) {
-        let mut ping = self.ping.borrow_mut();
-        match &mut *ping {
-            Some(last) if last.asked.is_some() => return,
-            Some(last) => **last = LastPing { asked: Some(sent), sent: now },
-            None => *ping = Some(Box::new(LastPing { asked: Some(sent), sent: now })),
+        if self.is_ping(|last| last.asked.is_some()) {
+            return;
         }
+        self.ping.set(Some(Box::new(LastPing { asked: Some(sent), sent: now })));
         self.is_due.set(false);
     }
 
@@ -259,7 +280,10 @@ impl Resumption {
 
     /// What the answer to a ping acknowledges; nothing if nobody asked.
     pub fn take_answered(&self) -> Option<Box<[UpTo]>> {
-        self.ping.borrow_mut().as_mut()?.asked.take()
+        let mut ping = self.ping.take();
+        let asked = ping.as_mut().and_then(|last| last.asked.take());
+        self.ping.set(ping);
+        asked
     }
 
     /// Whether a ping is unanswered that went out `patience` or longer before `now`.
@@ -267,7 +291,7 @@ impl Resumption {
         let is_old = |ping: &LastPing| {
             ping.asked.is_some() && now.saturating_duration_since(ping.sent) >= patience
         };
-        self.ping.borrow().as_deref().is_some_and(is_old)
+        self.is_ping(is_old)
     }
 }
 
