@@ -213,14 +213,22 @@ mod tests {
 
     fn connected(proxy: &Proxy, listener: &TcpListener) -> (TcpStream, TcpStream) {
         let client = TcpStream::connect(proxy.addr).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        server.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
-        (client, server)
+        (client, listener.accept().unwrap().0)
     }
 
-    fn comes(mut stream: &TcpStream) -> Option<Vec<u8>> {
+    /// What comes within `time`.
+    fn comes_within(time: Duration, mut stream: &TcpStream) -> Option<Vec<u8>> {
+        stream.set_read_timeout(Some(time)).unwrap();
         let mut bytes = [0; 16];
         stream.read(&mut bytes).ok().map(|count| bytes[..count].to_vec())
+    }
+
+    fn comes(stream: &TcpStream) -> Option<Vec<u8>> {
+        comes_within(Duration::from_secs(10), stream)
+    }
+
+    fn nothing_comes(stream: &TcpStream) {
+        assert_eq!(comes_within(Duration::from_millis(150), stream), None);
     }
 
     #[test]
@@ -233,7 +241,7 @@ mod tests {
         let (mut new, new_server) = connected(&proxy, &listener);
         new.write_all(b"new").unwrap();
         assert_eq!(comes(&new_server), Some(b"new".to_vec()));
-        assert_eq!(comes(&old_server), None);
+        nothing_comes(&old_server);
         proxy.mend();
         assert_eq!(comes(&old_server), Some(b"late".to_vec()));
         assert_eq!(comes(&old_server), Some(Vec::new()));
@@ -247,8 +255,7 @@ mod tests {
         (&client).write_all(b"there").unwrap();
         assert_eq!(comes(&server), Some(b"there".to_vec()));
         (&server).write_all(b"back").unwrap();
-        client.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
-        assert_eq!(comes(&client), None);
+        nothing_comes(&client);
         proxy.mend();
         assert_eq!(comes(&client), Some(b"back".to_vec()));
         proxy.delay(Duration::from_millis(100));
