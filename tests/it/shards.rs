@@ -169,9 +169,11 @@ fn a_master_that_comes_back_empty_is_told_everything_again() {
     // Who came back first did not take the other's user for gone.
     let (c, ids) = joined(&two, &channel, "c");
     assert_eq!(ids, json!(["a", "b", "c"]));
-    drop(c);
     for client in [&mut a, &mut b] {
         assert_eq!(notice(client), added("c"));
+    }
+    drop(c);
+    for client in [&mut a, &mut b] {
         assert_eq!(notice(client), removed("c"));
         hears_nothing(client);
     }

@@ -129,8 +129,11 @@ impl Redis {
         })
     }
 
-    /// Waits until it has all these lines to say of its Redis Cluster.
-    pub fn says_of_its_cluster(&self, lines: &[&str]) {
+    /// Waits until its Redis Cluster has all slots, as far as it knows, and has so many servers.
+    /// Where not all slots are wanted, the state alone is `ok` before it knows whose they are.
+    pub fn is_of_a_whole_cluster(&self, servers: usize) {
+        let servers = format!("cluster_known_nodes:{servers}\r");
+        let lines = ["cluster_state:ok\r", "cluster_slots_ok:16384\r", &servers];
         eventually(|| match self.ask(&["CLUSTER", "INFO"]) {
             info if lines.iter().all(|line| info.contains(line)) => Ok(()),
             info => Err(info),

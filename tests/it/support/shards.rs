@@ -36,10 +36,7 @@ impl Shards {
             let (port, bus) = port(other);
             shards.masters[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
         }
-        let known = format!("cluster_known_nodes:{}\r", shards.all().count());
-        for redis in shards.all() {
-            redis.says_of_its_cluster(&["cluster_state:ok", &known]);
-        }
+        shards.are_well();
         if let Some(replica) = &shards.replica {
             let master = shards.masters[count - 1].ask(&["CLUSTER", "MYID"]);
             assert_eq!(replica.ask(&["CLUSTER", "REPLICATE", &master]), "OK");
@@ -66,6 +63,12 @@ impl Shards {
         let shards = Arc::new(Self::start(3, false)?);
         *shared = Arc::downgrade(&shards);
         Some(shards)
+    }
+
+    /// Waits until all of them agree that every slot has a server.
+    pub fn are_well(&self) {
+        let count = self.all().count();
+        self.all().for_each(|redis| redis.is_of_a_whole_cluster(count));
     }
 
     fn all(&self) -> impl Iterator<Item = &Redis> {
