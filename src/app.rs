@@ -206,6 +206,18 @@ pub struct PresenceBounds {
     pub bytes: usize,
 }
 
+impl PresenceBounds {
+    /// Whether so many members, of whom a joiner is told so many bytes, are within these bounds.
+    /// # Errors
+    /// What there would be too much of.
+    pub fn check_size(self, members: usize, bytes: usize) -> Result<(), ChannelFull> {
+        if members > self.members {
+            return Err(ChannelFull::Members);
+        }
+        if bytes > self.bytes { Err(ChannelFull::Bytes) } else { Ok(()) }
+    }
+}
+
 /// Where an app's happenings are posted to.
 #[derive(Clone, Default)]
 pub struct Webhook {

@@ -124,13 +124,10 @@ impl Roster {
         }
         let is_last = self.own.get(leaving).is_some_and(|own| own.connections == 1);
         let gone = is_last && self.by_user.contains_key(leaving);
-        if self.members.len() - usize::from(gone) >= bounds.members {
-            return Err(ChannelFull::Members);
-        }
+        let members = self.members.len() - usize::from(gone);
         let freed = if gone { self.told_bytes(leaving) } else { 0 };
         let bytes = self.bytes + self.claimed_bytes - freed;
-        let fits = bytes + MemberText::new(member).roster_bytes() <= bounds.bytes;
-        if fits { Ok(()) } else { Err(ChannelFull::Bytes) }
+        bounds.check_size(members + 1, bytes + MemberText::new(member).roster_bytes())
     }
 
     /// What a joiner is told of a user, in bytes; 0 of one who is not there.

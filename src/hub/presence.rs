@@ -60,12 +60,9 @@ impl Presence {
         let number = self.by_user.get(leaving);
         let present = number.and_then(|number| self.members.get(number));
         let gone = present.filter(|present| present.connections == 1);
-        if self.count() - usize::from(gone.is_some()) >= room.members {
-            return Err(ChannelFull::Members);
-        }
+        let members = self.count() - usize::from(gone.is_some());
         let bytes = self.bytes - gone.map_or(0, |gone| gone.text.roster_bytes());
-        let fits = bytes + MemberText::new(member).roster_bytes() <= room.bytes;
-        if fits { Ok(()) } else { Err(ChannelFull::Bytes) }
+        room.check_size(members + 1, bytes + MemberText::new(member).roster_bytes())
     }
 
     /// Counts one more connection of the user, if there is room; the member's text if it is its first.
@@ -80,13 +77,8 @@ impl Presence {
             present.connections += 1;
             return Ok(None);
         }
-        if self.count() >= room.members {
-            return Err(ChannelFull::Members);
-        }
         let text = MemberText::new(member);
-        if self.bytes + text.roster_bytes() > room.bytes {
-            return Err(ChannelFull::Bytes);
-        }
+        room.check_size(self.count() + 1, self.bytes + text.roster_bytes())?;
         self.bytes += text.roster_bytes();
         self.by_user.insert(member.user_id.clone(), self.next);
         self.members.insert(self.next, PresentUser { text: text.clone(), connections: 1 });
