@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fanfare::app::App;
 use fanfare::config::ClusterConfig;
 use serde_json::{Value, json};
 
@@ -12,6 +13,7 @@ use crate::cluster::{
 };
 use crate::outage::is_cut_off;
 use crate::replay::by_way;
+use crate::support::cut::Way;
 use crate::support::eventually;
 use crate::support::fixture::Fixture;
 use crate::support::redis::Redis;
@@ -259,17 +261,21 @@ fn is_told(client: &mut crate::support::websocket::Client, count: usize) {
     assert_eq!(told, Ok(()));
 }
 
+/// Two nodes that tell counts; the first has its link by the way.
+fn two_that_count(redis: &Redis, cluster: &ClusterConfig) -> (Way, [Fixture; 2]) {
+    let way = Way::to(redis.port(), |_| 0);
+    let url = format!("redis://127.0.0.1:{}", way.port());
+    let by_the_way = ClusterConfig { redis: vec![url], ..cluster.clone() };
+    let counts = |app: &mut App| app.features.subscription_count = true;
+    let nodes = [&by_the_way, cluster].map(|cluster| crate::cluster::node(cluster, counts));
+    (way, nodes)
+}
+
 #[test]
 fn counts_are_told_right_after_a_link_was_away_longer_than_its_lease() {
     let Some(redis) = Redis::start() else { return };
     let cluster = lease(redis.cluster(), 900);
-    let counting = |cluster: &ClusterConfig| {
-        crate::cluster::node(cluster, |app| app.features.subscription_count = true)
-    };
-    let way = crate::support::cut::Way::to(redis.port(), |_| 0);
-    let url = format!("redis://127.0.0.1:{}", way.port());
-    let one = counting(&ClusterConfig { redis: vec![url], ..cluster.clone() });
-    let two = counting(&cluster);
+    let (way, [one, two]) = two_that_count(&redis, &cluster);
     let mut here = [one.subscribed("pub"), one.subscribed("pub")];
     let mut there = [two.subscribed("pub"), two.subscribed("pub")];
     here.iter_mut().chain(&mut there).for_each(|client| is_told(client, 4));
@@ -289,13 +295,7 @@ fn counts_are_told_right_after_a_link_was_away_longer_than_its_lease() {
 fn a_count_whose_answer_was_lost_is_told_everywhere() {
     let Some(redis) = Redis::start() else { return };
     let cluster = redis.cluster();
-    let counting = |cluster: &ClusterConfig| {
-        crate::cluster::node(cluster, |app| app.features.subscription_count = true)
-    };
-    let way = crate::support::cut::Way::to(redis.port(), |_| 0);
-    let url = format!("redis://127.0.0.1:{}", way.port());
-    let one = counting(&ClusterConfig { redis: vec![url], ..cluster.clone() });
-    let two = counting(&cluster);
+    let (way, [one, two]) = two_that_count(&redis, &cluster);
     let here = [one.subscribed("pub"), one.subscribed("pub")];
     let mut there = two.subscribed("pub");
     is_told(&mut there, 3);
