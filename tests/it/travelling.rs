@@ -272,6 +272,7 @@ fn cached_events_and_whispers_are_told_as_on_one_node(cluster: &ClusterConfig) {
     acknowledge(&mut b);
     // With everything acknowledged there is nothing in the place of the kept event either.
     drop(b);
+    is_empty(&one, "cache-c");
     let (mut c, _) = back(&one, TOKEN, "cache-c");
     hears_nothing(&mut c);
 }
