@@ -1,5 +1,5 @@
 //! The line by which the log says that the server listens: where, for which apps and whence they are, and how
-//! much it carries. What a server without apps says beyond it is in `banner.rs`.
+//! much it carries. What a server without apps says beyond it is in `bin/fanfare/banner.rs`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -33,7 +33,7 @@ fn few_files_import_each_other_in_a_circle() {
 fn module(file: &Path) -> Module {
     let name = file.strip_prefix("src").unwrap().with_extension("");
     let mut words: Module = name.iter().map(|word| word.to_str().unwrap().to_owned()).collect();
-    words.pop_if(|word| word == "mod");
+    words.pop_if(|word| word == "mod" || word == "main");
     words
 }
 
@@ -69,7 +69,9 @@ fn resolve<'a>(
     path: &str,
     files: &'a BTreeMap<Module, String>,
 ) -> Option<&'a Module> {
-    let mut at = if path.starts_with("crate::") { Module::new() } else { own.clone() };
+    // The program in `bin/fanfare` is a crate of its own.
+    let root = if own[0] == "bin" { &own[..2] } else { &[] };
+    let mut at = if path.starts_with("crate::") { root.to_vec() } else { own.clone() };
     let mut found = None;
     for word in path.split("::").map(str::trim) {
         match word {
