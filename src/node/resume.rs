@@ -61,8 +61,9 @@ impl Node {
             None => {
                 let arrived = directory.resume.connect_client(token, open.clone());
                 let window = app.features.resume;
-                let is_unsure = !arrived.known && self.may_have_missed(token, window);
                 let now = self.hub().seconds_since_start();
+                let crowded = directory.resume.crowded_ago(now);
+                let is_unsure = !arrived.known && self.may_have_missed(token, window, crowded);
                 let is_forgotten = directory.resume.note_forgotten(token, is_unsure, (now, window));
                 (arrived, is_forgotten, 0)
             }
@@ -76,14 +77,17 @@ impl Node {
     }
 
     /// Whether a client that nobody knows may have been here before: by its token's time it is older than
-    /// what is remembered, or than this server.
+    /// what is remembered, or than this server, or was made before the last one was forgotten that was not to be yet,
+    /// `crowded` seconds ago.
     /// Such a client is told of a gap on each channel, and fetches what it shows; one that is new has missed
     /// nothing.
-    fn may_have_missed(&self, token: &ResumeToken, window: Duration) -> bool {
+    fn may_have_missed(&self, token: &ResumeToken, window: Duration, crowded: Option<u32>) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Some(made) = token.made_at().map(Duration::from_secs) else { return false };
         let age = now.saturating_sub(made);
-        age > window || age > self.hub().age().saturating_add(START_SLACK)
+        let is_crowded = crowded
+            .is_some_and(|ago| age.saturating_add(START_SLACK) >= Duration::from_secs(ago.into()));
+        age > window || is_crowded || age > self.hub().age().saturating_add(START_SLACK)
     }
 
     /// What a client that has just been subscribed to a channel has missed there.
@@ -194,7 +198,8 @@ impl Node {
             let state = resume.depart(token, end, connection.users(), unanswered);
             return self.shared.park(others, &connection.app(), token, state);
         }
-        resume.note_ended(token, end, connection.users(), unanswered);
+        let bounds = log_bounds(&connection.app());
+        resume.note_ended(token, end, connection.users(), (unanswered, bounds));
     }
 
     /// Forgets the clients that did not come back in time, and the events that are of no use.

@@ -80,6 +80,7 @@ mod travelling_model;
 mod unix;
 mod upgrade;
 mod version;
+mod waiting;
 mod webhook;
 mod whole;
 mod withdrawal;

@@ -1,39 +1,43 @@
 //! The clients that may come back, by token: which channels each holds, up to which event it has acknowledged
-//! them, and which of its connections is open. What was published meanwhile is in `log.rs`.
+//! them, and which of its connections is open. What was published meanwhile is in `log.rs`, and who waits for how
+//! long in `waiting.rs`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
-use super::held::HeldChannels;
+use super::held::{HeldChannels, channel_bytes};
 use super::log::{ChannelLogs, MissedEvents};
+use super::waiting::WaitingClients;
 use crate::hub::handles::ConnectionRef;
+use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
-/// Channels that all clients without a connection may hold together. Beyond it those that went first are
-/// forgotten, so that connections that come and go with ever new tokens take a bounded share of memory.
-const MAX_WAITING_CHANNELS: usize = 500_000;
+/// What a client takes beside its channels: itself, what is known of its past, and its places in tables and lines.
+const CLIENT_BYTES: usize = size_of::<ResumableClient>() + size_of::<ClientPast>() + 128;
 
-/// What a client without channels counts for.
-const CLIENT_COST: usize = 4;
+/// What a client may hold from earlier connections without having subscribed to it in the last one: a page with 500
+/// channels that was cut off while it came back. Nobody adds to what it holds without end by coming again and again.
+const MAX_OLD_BYTES: usize = 128 << 10;
+
+/// Connections of a client that are known at most. Of those before nobody knows any more which events they published.
+const MAX_SOCKETS: usize = 32;
 
 /// The clients of one app.
 #[derive(Debug, Default)]
 pub(super) struct ResumableClients {
     pub(super) by_token: HashMap<ResumeToken, Box<ResumableClient>>,
-    /// Who waits, in the order in which they went. Entries of those that came back are passed over.
-    pub(super) waiting: VecDeque<(ResumeToken, SocketId)>,
-    /// What the clients that are away hold, against the bound on all of them.
-    waiting_channels: usize,
-    waiting_clients: usize,
+    pub(super) waiting: WaitingClients,
     /// Those whose state has changed, where other nodes are to know of it.
     pub(super) changed: Vec<ResumeToken>,
+    /// What all of them take is counted here.
+    pub(super) held: Arc<HeldBytes>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +56,8 @@ pub(super) struct ResumableClient {
     pub(super) forgotten: u32,
     /// It is among those that have changed.
     pub(super) is_changed: bool,
+    /// It holds much, so that it waits among those that do.
+    pub(super) is_large: bool,
     /// The second in which other nodes were told of it last.
     pub(super) told: u32,
 }
@@ -72,7 +78,26 @@ impl ResumableClient {
     }
 
     pub(super) fn add_socket(&mut self, socket: SocketId, ended: u32) {
-        self.past.get_or_insert_default().sockets.push((socket, ended));
+        let sockets = &mut self.past.get_or_insert_default().sockets;
+        if sockets.len() >= MAX_SOCKETS {
+            sockets.remove(0);
+        }
+        sockets.push((socket, ended));
+    }
+
+    /// Bytes that are counted for it.
+    pub(super) fn bytes(&self) -> usize {
+        CLIENT_BYTES + self.channels.bytes()
+    }
+
+    /// Takes out what it held before the connection that has ended, `socket`, if that is too much, and notes that
+    /// nobody knows it any more.
+    pub(super) fn take_old_channels(&mut self, socket: SocketId, now: u32) -> Vec<ChannelName> {
+        if self.channels.bytes_beside(socket) <= MAX_OLD_BYTES {
+            return Vec::new();
+        }
+        self.forgotten = now.max(1);
+        self.channels.take_beside(socket)
     }
 
     /// Notes when one of them has ended.
@@ -80,6 +105,18 @@ impl ResumableClient {
         let mut sockets = self.past.iter_mut().flat_map(|past| past.sockets.iter_mut());
         if let Some(earlier) = sockets.find(|(earlier, _)| *earlier == socket) {
             earlier.1 = now;
+        }
+    }
+
+    /// Whether it is away, and `socket` was its last connection.
+    pub(super) fn waits_since(&self, socket: SocketId) -> bool {
+        self.current.is_none() && self.sockets().last().is_some_and(|one| one.0 == socket)
+    }
+
+    /// Forgets those of its connections that ended more than `window` seconds before `now`.
+    pub(super) fn expire_sockets(&mut self, now: u32, window: u32) {
+        if let Some(past) = &mut self.past {
+            past.sockets.retain(|(_, ended)| now.saturating_sub(*ended) <= window);
         }
     }
 
@@ -142,15 +179,6 @@ pub enum SubscriptionState {
     Told,
 }
 
-/// How clients went.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ForgottenClients {
-    /// Their time was over.
-    pub expired: u64,
-    /// There were too many.
-    pub crowded: u64,
-}
-
 impl ResumableClients {
     /// The connection that the client has open.
     pub(super) fn open_connection(&self, token: &ResumeToken) -> Option<OpenConnection> {
@@ -166,9 +194,10 @@ impl ResumableClients {
         let known = self.by_token.contains_key(token);
         let client = self.by_token.entry(token.clone()).or_default();
         let previous = client.current.replace(connection);
-        if known && previous.is_none() {
-            self.waiting_channels -= client.channels.len() + CLIENT_COST;
-            self.waiting_clients -= 1;
+        if !known {
+            self.held.add_bytes(client.bytes());
+        } else if previous.is_none() {
+            self.waiting.remove_client(client);
         }
         if let Some(previous) = &previous {
             // It has ended as far as the client goes; its task has yet to find out.
@@ -220,6 +249,7 @@ impl ResumableClients {
         }
         let acked = logs.hold_channel(channel);
         client.channels.insert(channel.clone(), HeldChannel { acked, socket });
+        self.held.add_bytes(channel_bytes(channel));
         SubscriptionState::New
     }
 
@@ -254,6 +284,7 @@ impl ResumableClients {
     ) {
         let client = self.current_client(token, socket);
         if client.is_some_and(|client| client.channels.remove(channel)) {
+            self.held.sub_bytes(channel_bytes(channel));
             logs.release_channel(channel);
             self.note_change(token);
         }
@@ -270,13 +301,14 @@ impl ResumableClients {
         let current = client.current.as_ref().map(|current| current.place.socket);
         if client.channels.get(channel).is_some_and(|held| Some(held.socket) != current) {
             client.channels.remove(channel);
-            self.waiting_channels -= usize::from(current.is_none());
+            self.held.sub_bytes(channel_bytes(channel));
+            self.waiting.note_given_up(client, channel);
             logs.release_channel(channel);
         }
     }
 
     /// Notes that a connection of the client has ended in second `now`, whoever it was, and keeps what the
-    /// client holds, unless its pings went unanswered and it `never_answers`.
+    /// client holds, unless its pings went `unanswered` and it never answered one.
     pub(super) fn note_ended(
         &mut self,
         token: &ResumeToken,
@@ -295,14 +327,15 @@ impl ResumableClients {
         client.ended = now;
         client.set_users(users);
         client.add_socket(socket, now);
+        for channel in client.take_old_channels(socket, now) {
+            self.held.sub_bytes(channel_bytes(&channel));
+            logs.release_channel(&channel);
+        }
         // A client that never answered a ping may never answer one: it would be kept in vain.
         let forget = unanswered && !client.answers;
-        self.waiting_channels += client.channels.len() + CLIENT_COST;
-        self.waiting_clients += 1;
+        self.waiting.add_client(token, socket, client);
         if forget {
             self.forget_client(token, logs);
-        } else {
-            self.waiting.push_back((token.clone(), socket));
         }
     }
 
@@ -313,10 +346,10 @@ impl ResumableClients {
         socket: SocketId,
         client: ResumableClient,
     ) {
-        self.waiting_channels += client.channels.len() + CLIENT_COST;
-        self.waiting_clients += 1;
-        self.waiting.push_back((token.clone(), socket));
-        self.by_token.insert(token, Box::new(client));
+        let mut client = Box::new(client);
+        self.held.add_bytes(client.bytes());
+        self.waiting.add_client(&token, socket, &mut client);
+        self.by_token.insert(token, client);
     }
 
     /// Takes channels from the clients whose last connection was the user's, as far as no newer one has subscribed
@@ -334,58 +367,33 @@ impl ResumableClients {
                     continue;
                 }
                 client.channels.remove(channel);
-                self.waiting_channels -= usize::from(current.is_none());
+                self.held.sub_bytes(channel_bytes(channel));
+                self.waiting.note_given_up(client, channel);
                 logs.release_channel(channel);
             }
         }
     }
 
-    /// Forgets, at second `now`, those that went more than `window` seconds ago, and the first of those that
-    /// are too many.
-    pub(super) fn expire_clients(
-        &mut self,
-        now: u32,
-        window: u32,
-        logs: &mut ChannelLogs,
-    ) -> ForgottenClients {
-        let mut forgotten = ForgottenClients::default();
-        while let Some((token, socket)) = self.waiting.front() {
-            let client = self.by_token.get(token);
-            // Or it has come back since, and waits again further back if it went again.
-            let waits = client.filter(|client| {
-                client.current.is_none()
-                    && client.sockets().last().is_some_and(|one| one.0 == *socket)
-            });
-            let is_over = waits.map(|client| now.saturating_sub(client.ended) > window);
-            let is_crowded = self.waiting_channels > MAX_WAITING_CHANNELS;
-            if is_over == Some(false) && !is_crowded {
-                break;
-            }
-            let token = token.clone();
-            self.waiting.pop_front();
-            match is_over {
-                Some(true) => forgotten.expired += 1,
-                Some(false) => forgotten.crowded += 1,
-                None => continue,
-            }
-            self.forget_client(&token, logs);
-        }
-        for past in self.by_token.values_mut().filter_map(|client| client.past.as_mut()) {
-            past.sockets.retain(|(_, ended)| now.saturating_sub(*ended) <= window);
-        }
-        forgotten
-    }
-
     /// Its channels are logged for it no longer.
-    fn forget_client(&mut self, token: &ResumeToken, logs: &mut ChannelLogs) {
+    pub(super) fn forget_client(&mut self, token: &ResumeToken, logs: &mut ChannelLogs) {
         if let Some(client) = self.by_token.remove(token) {
-            self.waiting_channels -= client.channels.len() + CLIENT_COST;
-            self.waiting_clients -= 1;
+            self.held.sub_bytes(client.bytes());
+            self.waiting.remove_client(&client);
             client.channels.iter().for_each(|(channel, _)| logs.release_channel(channel));
         }
-        // The maps give their memory back at once, which nobody would ask of them otherwise.
+        self.shrink();
+    }
+
+    /// The tables give their memory back, which nobody would ask of them otherwise.
+    fn shrink(&mut self) {
         if self.by_token.is_empty() {
-            *self = Self::default();
+            self.by_token = HashMap::new();
+            self.changed = Vec::new();
+            self.waiting.clear();
+        } else if self.by_token.capacity() > 1024
+            && self.by_token.len() < self.by_token.capacity() / 8
+        {
+            self.by_token.shrink_to(self.by_token.len() * 2);
         }
     }
 
@@ -398,10 +406,5 @@ impl ResumableClients {
         let client = self.by_token.get_mut(token)?;
         let is_current = client.current.as_ref().is_some_and(|one| one.place.socket == socket);
         is_current.then_some(&mut **client)
-    }
-
-    /// Clients that have no connection now.
-    pub(super) fn waiting_count(&self) -> usize {
-        self.waiting_clients
     }
 }

@@ -80,18 +80,20 @@ impl ResumableClients {
     /// All of them, those that went first before others.
     fn into_left(mut self, now: u32) -> Vec<LeftClient> {
         let mut all = Vec::with_capacity(self.by_token.len());
-        for (token, socket) in std::mem::take(&mut self.waiting) {
-            let waits = self.by_token.get(&token).is_some_and(|client| {
-                client.current.is_none()
-                    && client.sockets().last().is_some_and(|one| one.0 == socket)
-            });
+        for (token, socket) in self.waiting.take_order() {
             // Or it has come back since, and is further back.
+            let waits = self.by_token.get(&token).is_some_and(|client| client.waits_since(socket));
             if waits && let Some(client) = self.by_token.remove(&token) {
+                self.held.sub_bytes(client.bytes());
                 all.push(client.into_left(token, now));
             }
         }
+        all.sort_by_key(|client| std::cmp::Reverse(client.gone));
         // Their workers have not ended them yet, and their connections are no use any more all the same.
-        all.extend(self.by_token.drain().map(|(token, client)| client.into_left(token, now)));
+        all.extend(self.by_token.drain().map(|(token, client)| {
+            self.held.sub_bytes(client.bytes());
+            client.into_left(token, now)
+        }));
         all
     }
 
@@ -176,7 +178,7 @@ mod tests {
             let socket = connect(&old, token, number as u64);
             old.subscribe_client(token, socket, &name("a"));
             if number == 0 {
-                old.note_ended(token, (socket, 10), [].into_iter().collect(), false);
+                old.note_ended(token, (socket, 10), [].into_iter().collect(), (false, BOUNDS));
             }
         }
         ["1", "2", "3"].iter().for_each(|text| assert!(append(&old, text, 20)));
@@ -210,7 +212,7 @@ mod tests {
         let socket = connect(&old, &token, 1);
         old.subscribe_client(&token, socket, &name("a"));
         append(&old, "1", 50);
-        old.note_ended(&token, (socket, 50), [].into_iter().collect(), false);
+        old.note_ended(&token, (socket, 50), [].into_iter().collect(), (false, BOUNDS));
         new.enter_estate(old.leave_estate(60), 61);
         let window = Duration::from_secs(20);
         new.expire_clients(71, window, BOUNDS);

@@ -3,9 +3,19 @@
 
 use super::clients::HeldChannel;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::socket_id::SocketId;
 
 /// Places that are made one by one, before there are as many again each time.
 const FEW: usize = 4;
+
+/// What a channel takes beside its name: its place, of which there may be half as many again in vain, and the counts
+/// of the name.
+const CHANNEL_BYTES: usize = size_of::<(ChannelName, HeldChannel)>() * 3 / 2 + 32;
+
+/// Bytes that are counted for a channel that a client holds.
+pub(super) fn channel_bytes(name: &ChannelName) -> usize {
+    CHANNEL_BYTES + name.as_str().len()
+}
 
 #[derive(Debug, Default)]
 pub(super) struct HeldChannels(Vec<(ChannelName, HeldChannel)>);
@@ -48,11 +58,29 @@ impl HeldChannels {
         found.is_ok()
     }
 
+    /// Bytes that are counted for all.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|(name, _)| channel_bytes(name)).sum()
+    }
+
+    /// The same of those that `socket` has not subscribed to.
+    pub(super) fn bytes_beside(&self, socket: SocketId) -> usize {
+        let others = self.0.iter().filter(|(_, held)| held.socket != socket);
+        others.map(|(name, _)| channel_bytes(name)).sum()
+    }
+
+    /// Takes those out.
+    pub(super) fn take_beside(&mut self, socket: SocketId) -> Vec<ChannelName> {
+        let others = self.0.extract_if(.., |(_, held)| held.socket != socket);
+        others.map(|(name, _)| name).collect()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ChannelName, &HeldChannel)> {
         self.0.iter().map(|(name, held)| (name, held))
     }
 
-    pub(super) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.0.len()
     }
 }
@@ -69,7 +97,6 @@ impl FromIterator<(ChannelName, HeldChannel)> for HeldChannels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::socket_id::SocketId;
 
     #[test]
     fn what_is_put_in_is_found_until_it_is_taken_out() {

@@ -15,6 +15,9 @@ use crate::protocol::socket_id::SocketId;
 /// Bytes that are counted for an event beside its frame.
 pub const EVENT_BYTES: usize = 64;
 
+/// What a log takes beside its events. Its channel's name is counted with the clients that hold it.
+const LOG_BYTES: usize = size_of::<(ChannelName, ChannelLog)>() * 3 / 2;
+
 /// The logs of one app.
 #[derive(Debug, Default)]
 pub(super) struct ChannelLogs {
@@ -150,6 +153,7 @@ impl ChannelLogs {
             events: LoggedEvents::default(),
         };
         self.channels.insert(channel.clone(), log);
+        self.held.add_bytes(LOG_BYTES);
         self.highest
     }
 
@@ -161,8 +165,12 @@ impl ChannelLogs {
             return;
         }
         if let Some(log) = self.channels.remove(channel) {
+            self.held.sub_bytes(LOG_BYTES);
             self.sub_bytes(log.events.iter().map(LoggedEvent::bytes).sum());
             self.highest = self.highest.max(log.last);
+        }
+        if self.channels.capacity() > 1024 && self.channels.len() < self.channels.capacity() / 8 {
+            self.channels.shrink_to(self.channels.len() * 2);
         }
         if self.channels.is_empty() {
             let (generations, highest) = (self.generations, self.highest);
@@ -290,6 +298,7 @@ impl ChannelLogs {
             }
         }
         self.sub_bytes(self.bytes);
+        self.held.sub_bytes(self.channels.len() * LOG_BYTES);
         (self.highest, channels, events)
     }
 

@@ -13,6 +13,7 @@ mod log;
 mod replay;
 pub mod resumption;
 mod travelling;
+mod waiting;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,7 +112,8 @@ impl ResumeFigures {
 impl ResumeRegistry {
     /// An empty one, whose bytes are counted in `held` too.
     pub fn new(held: Arc<HeldBytes>) -> Self {
-        let content = ResumeState { logs: ChannelLogs::new(held), ..ResumeState::default() };
+        let clients = clients::ResumableClients { held: held.clone(), ..Default::default() };
+        let content = ResumeState { clients, logs: ChannelLogs::new(held) };
         let state = RegistryState { content, is_left: false };
         Self { state: Mutex::new(state), ..Self::default() }
     }
@@ -212,17 +214,28 @@ impl ResumeRegistry {
     }
 
     /// Notes that a connection of the client ended in second `now`, which was `users`'. Without an answer to
-    /// its pings, a client that never gave one is not expected back.
+    /// its pings, a client that never gave one is not expected back. Those that went first are forgotten where all take
+    /// more than is for them.
     pub fn note_ended(
         &self,
         token: &ResumeToken,
         (socket, now): (SocketId, u32),
         users: SmallVec<[UserId; 1]>,
-        unanswered: bool,
+        (unanswered, bounds): (bool, LogBounds),
     ) {
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut state.content;
         clients.note_ended(token, (socket, now), users, unanswered, logs);
+        // Whose time is over is looked at once a second.
+        let forgotten = clients.expire_clients((now, u32::MAX), bounds.bytes, logs);
+        drop(state);
+        ResumeFigures::add_count(&self.figures.crowded, forgotten.crowded);
+    }
+
+    /// How long ago, at second `now`, the last client was forgotten before its time. A client that nobody knows and that
+    /// is older may have been it.
+    pub fn crowded_ago(&self, now: u32) -> Option<u32> {
+        self.lock().content.clients.crowded_ago(now)
     }
 
     /// Takes channels from the clients that wait and were the user's.
@@ -237,7 +250,8 @@ impl ResumeRegistry {
         let window = seconds(window);
         let mut state = self.lock();
         let ResumeState { clients, logs } = &mut state.content;
-        let forgotten = clients.expire_clients(now, window, logs);
+        let forgotten = clients.expire_clients((now, window), bounds.bytes, logs);
+        clients.expire_sockets(now, window);
         logs.expire_events(now, bounds);
         drop(state);
         ResumeFigures::add_count(&self.figures.expired, forgotten.expired);
@@ -248,6 +262,6 @@ impl ResumeRegistry {
     pub fn occupancy(&self) -> (usize, usize) {
         let elsewhere = self.figures.waiting.load(Ordering::Relaxed);
         let state = self.lock();
-        (state.content.clients.waiting_count() + elsewhere as usize, state.content.logs.bytes())
+        (state.content.clients.waiting.len() + elsewhere as usize, state.content.logs.bytes())
     }
 }

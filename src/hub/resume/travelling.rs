@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use super::clients::{
     ClientArrival, HeldChannel, OpenConnection, ResumableClient, ResumableClients,
 };
+use super::held::channel_bytes;
 use super::{ResumeFigures, ResumeRegistry};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
@@ -106,6 +107,7 @@ impl ResumableClients {
             return TakenUp::Held(held.acked);
         }
         client.channels.insert(channel.clone(), HeldChannel { acked: end, socket });
+        self.held.add_bytes(channel_bytes(channel));
         self.note_change(token);
         TakenUp::New
     }
@@ -124,6 +126,8 @@ impl ResumableClients {
             return None;
         }
         let mut client = self.by_token.remove(token)?;
+        self.held.sub_bytes(client.bytes());
+        drop(client.take_old_channels(socket, now));
         client.set_users(users);
         let mut state = client.state();
         for (_, ended) in state.sockets.iter_mut().filter(|(one, _)| *one == socket) {
@@ -154,6 +158,7 @@ impl ResumeRegistry {
             if let Some(state) = state.filter(|_| !arrived.known) {
                 let held = |(name, acked)| (name, HeldChannel { acked, socket: NO_SOCKET });
                 client.channels = state.channels.into_iter().map(held).collect();
+                clients.held.add_bytes(client.channels.bytes());
                 for (socket, ended) in state.sockets {
                     client.add_socket(socket, ended);
                 }
