@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tracing::{debug, error, warn};
 use super::accept::AcceptedConnection;
 use super::proxy;
 use super::requests::answer_requests;
+use super::socket_set::SocketSet;
 use super::tls::Certificates;
 use super::whole::HandedStream;
 #[cfg(feature = "socketio")]
@@ -51,6 +52,8 @@ pub(super) struct ConnectionSettings {
     pub http: Rc<Http>,
     /// For how many connections there are beyond what may be open.
     pub loads: Arc<WorkerLoads>,
+    /// What connections become.
+    pub sockets: Rc<SocketSet<CountedSocket>>,
     /// None where connections are plain.
     pub certificates: Option<Arc<Certificates>>,
     /// Every connection for sockets begins with a header of the PROXY protocol.
@@ -65,18 +68,14 @@ pub(super) fn spawn_connection(
     accepted: AcceptedConnection,
     alive: LoadGuard,
 ) {
-    spawn_local(ConnectionTask::Requests(Box::pin(serve(terms, accepted, alive))));
+    spawn_local(serve(terms, accepted, alive));
 }
 
-/// Serves one connection to the end of its requests; the socket that it has become, if it did.
+/// Serves one connection to the end of its requests.
 /// Three parts, each of which frees what it needed when it ends: whose connection it is, its requests, and what it
 /// becomes. Only a socket lives long, and it keeps nothing of the other two.
-async fn serve(
-    terms: Rc<ConnectionSettings>,
-    accepted: AcceptedConnection,
-    alive: LoadGuard,
-) -> Option<CountedSocket> {
-    let http = terms.http.clone();
+async fn serve(terms: Rc<ConnectionSettings>, accepted: AcceptedConnection, alive: LoadGuard) {
+    let (http, sockets) = (terms.http.clone(), terms.sockets.clone());
     // Among those that may be evicted from the first moment on.
     let kept = http.timers.begin_connection(http.node.worker.now_seconds());
     let AcceptedConnection { peer, role, .. } = accepted;
@@ -85,7 +84,7 @@ async fn serve(
         log_eviction(&http, peer.ip(), ended.max(1), "as many connections are open as may be");
         // Those that could make way may all be on other workers: then this one does, for the next one here.
         if ended == 0 && terms.loads.excess() > SOME_TOO_MANY {
-            return None;
+            return;
         }
     }
     // May wait for the proxy's header and for TLS, both of which a client can draw out.
@@ -94,11 +93,13 @@ async fn serve(
         kept.timer.unless_ended(welcome).await
     };
     drop(terms);
-    let (stream, peer) = welcome.flatten()?;
+    let Some((stream, peer)) = welcome.flatten() else { return };
     let panic = PanicGuard(http.clone());
     let served = answer_requests(&http, stream, (peer.ip(), role), kept).await;
     drop(panic);
-    begin(&http, served?, alive)
+    if let Some(handed) = served {
+        begin(&http, &sockets, handed, alive);
+    }
 }
 
 /// The stream of requests, and whose it is, once both are known.
@@ -202,36 +203,18 @@ async fn secure(terms: &ConnectionSettings, stream: Stream, peer: SocketAddr) ->
     }
 }
 
-/// A connection's task, which goes on with what the connection becomes. Each part is on the heap and goes when it ends:
-/// tasks come in multiples of 128 bytes, of which what the runtime keeps for one takes most.
-enum ConnectionTask<F> {
-    Requests(Pin<Box<F>>),
-    Socket(Box<CountedSocket>),
-    Over,
-}
-
 /// A socket, counted for as long as it is there.
-struct CountedSocket {
+pub(super) struct CountedSocket {
     socket: Socket,
     /// Dropped last.
     _alive: LoadGuard,
 }
 
-impl<F: Future<Output = Option<CountedSocket>>> Future for ConnectionTask<F> {
+impl Future for CountedSocket {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if let Self::Requests(requests) = &mut *self {
-            // What the requests needed goes here.
-            *self = match ready!(requests.as_mut().poll(cx)) {
-                Some(socket) => Self::Socket(Box::new(socket)),
-                None => Self::Over,
-            };
-        }
-        match &mut *self {
-            Self::Socket(counted) => Pin::new(&mut counted.socket).poll(cx),
-            Self::Requests(_) | Self::Over => Poll::Ready(()),
-        }
+        Pin::new(&mut self.socket).poll(cx)
     }
 }
 
@@ -249,8 +232,14 @@ impl Drop for PanicGuard {
 }
 
 /// Begins what the connection has become.
-/// From here on the task of the requests is over; each kind of life has a task of its own, if any.
-fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) -> Option<CountedSocket> {
+/// From here on the task of the requests is over; each kind of life has a task of its own, if any, but sockets have
+/// one together.
+fn begin(
+    http: &Rc<Http>,
+    sockets: &Rc<SocketSet<CountedSocket>>,
+    handed: HandedStream,
+    alive: LoadGuard,
+) {
     let HandedStream { stream, handoff, early } = handed;
     match handoff {
         Handoff::Socket(upgrade) => {
@@ -258,17 +247,19 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) -> Option<Coun
             let comes_back = upgrade.admission.as_ref().ok().cloned().zip(upgrade.resumes.clone());
             match comes_back.zip(http.node.shared.scope.others().cloned()) {
                 Some(((app, token), others)) => {
-                    let http = http.clone();
+                    let (http, sockets) = (http.clone(), sockets.clone());
                     spawn_local(async move {
                         // Its last connection may be another node's.
                         let claim = http.node.claim(&others, &app, &token).await;
                         let begun = (&early, alive, Some(claim));
-                        if let Some(counted) = begin_socket(&http, stream, upgrade, begun) {
-                            spawn_local(ConnectionTask::<Never>::Socket(Box::new(counted)));
-                        }
+                        let socket = begin_socket(&http, stream, upgrade, begun);
+                        socket.into_iter().for_each(|socket| sockets.add_socket(socket));
                     });
                 }
-                None => return begin_socket(http, stream, upgrade, (&early, alive, None)),
+                None => {
+                    let socket = begin_socket(http, stream, upgrade, (&early, alive, None));
+                    socket.into_iter().for_each(|socket| sockets.add_socket(socket));
+                }
             }
         }
         Handoff::Lines(LineStream { session: Ok(place), framing, before }) => {
@@ -301,11 +292,7 @@ fn begin(http: &Rc<Http>, handed: HandedStream, alive: LoadGuard) -> Option<Coun
             });
         }
     }
-    None
 }
-
-/// The requests of a connection that is a socket already.
-type Never = std::future::Ready<Option<CountedSocket>>;
 
 /// Begins the socket's life.
 /// The last moment at which it can be refused is when there is a place for it or not: everything else was

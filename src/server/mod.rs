@@ -18,6 +18,7 @@ mod proxy;
 pub mod reload;
 mod requests;
 pub mod sizing;
+mod socket_set;
 mod succession;
 mod tls;
 mod unreadable;

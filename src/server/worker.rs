@@ -9,12 +9,15 @@ use std::time::Duration;
 use tokio::runtime::{self, Handle};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::task::{LocalSet, spawn_local, unconstrained, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
-use super::connection::{ConnectionSettings, MORE_THAN_MAY_BE, log_eviction, spawn_connection};
+use super::connection::{
+    ConnectionSettings, CountedSocket, MORE_THAN_MAY_BE, log_eviction, spawn_connection,
+};
+use super::socket_set::{SocketSet, SocketTurns};
 use super::{ServerPhase, WorkerContext, process_limits};
 use crate::http::Http;
 use crate::hub::connection::Connection;
@@ -96,7 +99,6 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
         try_out: page,
         console,
     });
-    share_out(&worker);
     spawn_local(inherit(node.clone(), late));
     spawn_local(keep_apps(node.clone(), apps));
     spawn_local(tick_loop(http.clone(), config.handshake_timeout, beats));
@@ -109,6 +111,7 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     }
     let terms = Rc::new(ConnectionSettings {
         http: http.clone(),
+        sockets: share_out(&worker),
         loads: loads.clone(),
         certificates,
         proxied: config.proxy_protocol,
@@ -166,14 +169,18 @@ fn new_worker(shared: &ServerState, index: u16, io_uring: bool) -> Rc<Worker> {
 }
 
 /// Begins what gives everybody on the worker a turn.
-/// Three tasks a worker, whatever the number of connections: delivering, leaving, reading in turn.
-fn share_out(worker: &Rc<Worker>) {
+/// Four tasks a worker, whatever the number of connections: delivering, leaving, reading in turn, and the sockets.
+fn share_out(worker: &Rc<Worker>) -> Rc<SocketSet<CountedSocket>> {
     spawn_local(deliver(worker.clone()));
     let (leaving, reading) = (worker.clone(), worker.clone());
     spawn_local(async move {
         tokio::join!(leaving.leaving.run_throttle(), leaving.keep_acknowledged())
     });
     spawn_local(async move { reading.turnstile.run_turnstile(&reading.inbox().turns).await });
+    let sockets = Rc::new(SocketSet::default());
+    // The runtime would end the turn of so large a task in the middle of a socket's.
+    spawn_local(unconstrained(SocketTurns::new(sockets.clone())));
+    sockets
 }
 
 /// Delivers for ever. A panic there would silence the whole worker, so it is begun again.

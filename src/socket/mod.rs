@@ -1,5 +1,5 @@
-//! How a socket's bytes come and go: the read loop, liveness, and the end. One task a connection, no timer
-//! and no buffer of its own; what the bytes mean is the session's business, what is sent the hub's.
+//! How a socket's bytes come and go: the read loop, liveness, and the end. It has no timer and no buffer of its own,
+//! and what polls it is above; what the bytes mean is the session's business, what is sent the hub's.
 
 #[cfg(feature = "socketio")]
 mod channel_questions;
@@ -71,7 +71,7 @@ thread_local! {
     static SCRATCH_BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
 }
 
-/// One socket's life as a task.
+/// One socket's life, for whoever polls it.
 #[derive(Debug)]
 pub struct Socket {
     /// What the messages mean.
