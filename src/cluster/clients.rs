@@ -158,7 +158,7 @@ return {#over, math.max(redis.call('ZCARD', z) - open, 0)}
 /// KEYS x; ARGV lasts (seconds), then users and channels; fenced. Notes that rights are taken back now.
 pub(super) const REVOKE: &str = r"
 local now = now_us()
-for i = 2, #ARGV - 3 do redis.call('ZADD', KEYS[1], string.format('%016.0f', now), ARGV[i]) end
+for i = 2, #ARGV - 2 do redis.call('ZADD', KEYS[1], string.format('%016.0f', now), ARGV[i]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%016.0f', now - ARGV[1] * 1000000))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1

@@ -21,11 +21,10 @@ local function now_us()
 end
 ";
 
-/// In front of scripts that write for a lease: the last three arguments are the lease, the key of the fence, and that
-/// of what the lease holds.
+/// In front of scripts that write for a lease: the last two arguments are the lease and the key of the fence.
 pub(super) fn fenced() -> String {
     r"
-local lease, fence, held = ARGV[#ARGV - 2], ARGV[#ARGV - 1], ARGV[#ARGV]
+local lease, fence = ARGV[#ARGV - 1], ARGV[#ARGV]
 local state = redis.call('HMGET', fence, lease, '+~', '+^')
 if not state[1] then return redis.error_reply('FENCED the lease does not hold') end
 local skew, floor = tonumber(state[2] or '0'), tonumber(state[3] or '0')
@@ -34,7 +33,12 @@ local skew, floor = tonumber(state[2] or '0'), tonumber(state[3] or '0')
         + CLOCK
 }
 
-/// In front of those that say what is held: the argument before these has the node's other leases. What it holds under
+/// In front of those that hold something for the lease: the argument before these is the key of what it holds.
+pub(super) const HELD: &str = r"
+local held = ARGV[#ARGV - 2]
+";
+
+/// In front of those that say what is held: one more before that has the node's other leases. What it holds under
 /// one of them goes over to this one, or ends with it, in the same step, so that it is held once however often a slot
 /// has moved and back, and whatever lease it was said under.
 pub(super) const OTHERS: &str = r"

@@ -92,7 +92,7 @@ local version = next_version(v)
 if place == '' then place = version end
 redis.call('HSET', m, user, place .. info)
 redis.call('HSET', k, '', version)
-redis.call('SPUBLISH', topic, sealed(head, mac, version, '') .. rest)
+redis.call('SPUBLISH', topic, sealed(head, mac, version, '', rest))
 return version
 ";
 
@@ -107,7 +107,7 @@ redis.call('HDEL', m, user)
 local version = next_version(v)
 if redis.call('EXISTS', m) == 1 then redis.call('HSET', k, '', version)
 else redis.call('DEL', k) end
-redis.call('SPUBLISH', topic, sealed(head, mac, version, user) .. user)
+redis.call('SPUBLISH', topic, sealed(head, mac, version, user, user))
 return 1
 ";
 
@@ -139,7 +139,7 @@ for _, user in ipairs(redis.call('HKEYS', m)) do
     local version = next_version(v)
     if redis.call('EXISTS', m) == 1 then redis.call('HSET', k, '', version)
     else redis.call('DEL', k) end
-    redis.call('SPUBLISH', ARGV[2], sealed(ARGV[3], ARGV[4], version, user) .. user)
+    redis.call('SPUBLISH', ARGV[2], sealed(ARGV[3], ARGV[4], version, user, user))
   end
 end
 return 1
@@ -166,40 +166,40 @@ end
 ";
 
 /// KEYS l of each event; ARGV most, then for each event topic head mac rest, the seconds that the log is to last on
-/// (negative where it lasts so long already unless it is new), and the bytes that it may have; fenced. Logs
+/// (negative where it lasts so long already unless it is new), and how many like it there is room for; fenced. Logs
 /// events at the time in microseconds and sends them, in order; those that follow each other on one
 /// channel are logged at once. A microsecond is less than an event takes, so that no two have the same place. A log
 /// is cut when it is a quarter longer than it need be, and lasts on for all events of a while, so that most events
-/// cost neither. Of bytes it may have as many entries as there is room for of the largest. Answers how many were cut off
-/// for that.
+/// cost neither. It may have as many entries as there is room for of the largest, though no more than `most`. Answers
+/// how many were cut off for want of room. What one event needs is kept short: most have a script of their own.
 const PUBLISH: &str = r"
-local most = tonumber(ARGV[1])
+local call, keys, argv, most = redis.call, KEYS, ARGV, tonumber(ARGV[1])
 local place, at, first, cut = now_us(), 2, 1, 0
-while KEYS[first] do
-  local log, entries, lasts, largest = KEYS[first], {}, 0, 0
-  local topic, seconds = ARGV[at], 0
+local log = keys[1]
+while log do
+  local topic, entries, count, room, lasts, seconds = argv[at], {}, 0, most, false, 0
   repeat
-    local text = string.format('%016.0f', place)
-    entries[#entries + 1] = sealed(ARGV[at + 1], ARGV[at + 2], text, '') .. ARGV[at + 3]
-    largest = math.max(largest, #entries[#entries])
-    local wish = tonumber(ARGV[at + 4])
-    lasts, seconds = math.max(lasts, wish), math.max(seconds, math.abs(wish))
+    local text, wish, fit = string.format('%016.0f', place), tonumber(argv[at + 4]), tonumber(argv[at + 5])
+    count = count + 1
+    entries[count] = sealed(argv[at + 1], argv[at + 2], text, '', argv[at + 3])
+    if fit < room then room = fit end
+    if wish > 0 then lasts = true else wish = -wish end
+    if wish > seconds then seconds = wish end
     place, at, first = place + 1, at + 6, first + 1
-  until KEYS[first] ~= log
-  local length = redis.call('RPUSH', log, unpack(entries))
-  cut = cut + trim(log, length, most, largest, tonumber(ARGV[at - 1]), seconds)
-  if lasts > 0 or length == #entries then redis.call('EXPIRE', log, seconds) end
-  for i = 1, #entries do redis.call('SPUBLISH', topic, entries[i]) end
+  until keys[first] ~= log
+  local length = call('RPUSH', log, unpack(entries))
+  if length * 4 > room * 5 then cut = cut + trim(log, length, most, room, seconds) end
+  if lasts or length == count then call('EXPIRE', log, seconds) end
+  for i = 1, count do call('SPUBLISH', topic, entries[i]) end
+  log = keys[first]
 end
 return cut
 ";
 
-/// Cutting a log off at its beginning, by the number of its entries and by their bytes. That it was cut for its bytes is
-/// noted beside it, for then fewer entries than it may have do not mean that none is missing.
+/// Cutting a log off at its beginning, so that it has `keep` entries. That it was cut for want of room is noted beside it,
+/// for then fewer entries than it may have do not mean that none is missing.
 const TRIM: &str = r"
-local function trim(log, length, most, largest, bytes, seconds)
-  local keep = math.min(most, math.max(1, math.floor(bytes / math.max(1, largest))))
-  if length * 4 <= keep * 5 then return 0 end
+local function trim(log, length, most, keep, seconds)
   if keep < most then
     local noted = redis.pcall('SET', log .. 't', '', 'EX', seconds)
     if noted.err then
@@ -251,7 +251,7 @@ local reaches = first > 0 and 2 or (is_whole and 1 or 0)
 return {text(place_of(last)), reaches, missed}
 ";
 
-/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time bytes lasts; fenced. Logs unless `most` is 0. With a time
+/// KEYS v c l; ARGV topic head mac rest ttl (milliseconds) most again time room lasts; fenced. Logs unless `most` is 0. With a time
 /// it was taken then, by a server that may have lost it since; a later event stays the last, and it is sent as the plain event that head mac
 /// rest say in the end. Answers the version that it has, 0 if it is not taken, and how many were cut off.
 const KEEP: &str = r"
@@ -268,19 +268,20 @@ end
 local version = next_version(KEYS[1])
 local envelope
 if is_last then
-  envelope = sealed(ARGV[2], ARGV[3], version, '') .. ARGV[4]
+  envelope = sealed(ARGV[2], ARGV[3], version, '', ARGV[4])
   local kept = envelope
   if ARGV[8] ~= '0' then
     -- As it was then, so that it is told from what others have published since.
-    kept = sealed(ARGV[2], ARGV[3], string.format('%016.0f', tonumber(ARGV[8])), '') .. ARGV[4]
+    kept = sealed(ARGV[2], ARGV[3], string.format('%016.0f', tonumber(ARGV[8])), '', ARGV[4])
   end
   redis.call('SET', KEYS[2], kept, 'PX', ARGV[5])
 else
   -- Whoever missed it hears it, and keeps what is later.
-  envelope = sealed(ARGV[11], ARGV[12], version, '') .. ARGV[13]
+  envelope = sealed(ARGV[11], ARGV[12], version, '', ARGV[13])
 end
 if most > 0 then
-  cut = trim(log, redis.call('RPUSH', log, envelope), most, #envelope, tonumber(ARGV[9]), ARGV[10])
+  local length, room = redis.call('RPUSH', log, envelope), math.min(most, tonumber(ARGV[9]))
+  if length * 4 > room * 5 then cut = trim(log, length, most, room, ARGV[10]) end
   redis.call('EXPIRE', log, ARGV[10])
 end
 redis.call('SPUBLISH', ARGV[1], envelope)
@@ -433,6 +434,11 @@ impl Script {
         matches!(self, Self::Join | Self::Leave | Self::Count | Self::Say)
     }
 
+    /// Whether it is told where it is kept what its lease has.
+    pub(super) fn names_held(self) -> bool {
+        self.says_holds() || self == Self::Read
+    }
+
     /// What Redis calls it: the SHA-1 of its text, in hexadecimal.
     pub(super) fn sha1_name(self) -> &'static str {
         /// By which Redis knows a script that it has run before (`EVALSHA`).
@@ -459,7 +465,7 @@ impl Script {
             Self::Uncount => (&[fencing::CLEARING, NEXT, LOGGING], COUNT),
             Self::Say => (&[LOGGING, OFFICE], SAY),
             Self::Unsay => (&[fencing::CLEARING, LOGGING, OFFICE], SAY),
-            Self::Read => (&[OFFICE], READ),
+            Self::Read => (&[fencing::HELD, OFFICE], READ),
             Self::Register => (&[], fencing::REGISTER),
             Self::Renew => (&[], &fencing::renew()),
             Self::Fence => (&[], fencing::FENCE),
@@ -471,7 +477,7 @@ impl Script {
         };
         let fence = match self {
             Self::Register => fencing::keeping(),
-            _ if self.says_holds() => fencing::fenced() + fencing::OTHERS,
+            _ if self.says_holds() => fencing::fenced() + fencing::HELD + fencing::OTHERS,
             _ if self.is_fenced() => fencing::fenced(),
             _ => String::new(),
         };

@@ -23,13 +23,14 @@ const SEAL: std::ops::Range<usize> = 20..28;
 /// Bytes of a MAC.
 const MAC: usize = 16;
 
-/// In front of scripts that seal: a head with its seal and the version. Where the sender knew no secret there is none.
+/// In front of scripts that seal: an envelope of a head, its seal, the version, and the rest. Where the sender knew no
+/// secret there is no seal.
 pub(super) const SCRIPT: &str = r"
-local function sealed(head, mac, version, tail)
-  if mac == '' then return head .. version end
-  local sum = redis.sha1hex(mac .. version .. tail)
-  local one, two = tonumber(string.sub(sum, 1, 8), 16), tonumber(string.sub(sum, 9, 16), 16)
-  return string.sub(head, 1, 20) .. struct.pack('>I4I4', one, two) .. version
+local function sealed(head, mac, version, tail, rest)
+  if mac == '' then return head .. version .. rest end
+  local sum, sub = redis.sha1hex(mac .. version .. tail), string.sub
+  local one, two = tonumber(sub(sum, 1, 8), 16), tonumber(sub(sum, 9, 16), 16)
+  return head .. struct.pack('>I4I4', one, two) .. version .. rest
 end
 ";
 
@@ -47,12 +48,19 @@ pub(super) struct EnvelopeSeals {
 /// An envelope as a script is given it: what stands before and behind the version, and the MAC.
 #[derive(Debug)]
 pub(super) struct EnvelopeParts {
-    /// Kind, flags, origin: what the sender knows beforehand.
+    /// Kind, flags, origin: what the sender knows beforehand. It ends where the seal begins, if it gets one.
     pub(super) head: Vec<u8>,
     /// Of everything but the version; Redis hashes that in without knowing a secret.
     pub(super) mac: Vec<u8>,
     /// What comes behind the version.
     pub(super) rest: Vec<u8>,
+}
+
+impl EnvelopeParts {
+    /// Bytes of the whole envelope.
+    pub(super) fn envelope_bytes(&self) -> usize {
+        SEAL.end + DIGITS + self.rest.len()
+    }
 }
 
 impl EnvelopeSeals {
@@ -107,6 +115,9 @@ impl EnvelopeSeals {
             let mac = signer.mac(&sealed_bytes(topic, &database, &head, &rest));
             mac.get(..MAC).unwrap_or_default().to_vec()
         });
+        if mac.is_some() {
+            head.truncate(SEAL.start);
+        }
         EnvelopeParts { head, mac: mac.unwrap_or_default(), rest }
     }
 

@@ -40,8 +40,8 @@ const LONGER: Duration = Duration::from_secs(scripts::LONGER);
 /// Seconds that it lasts at least.
 const LOGGED: u32 = scripts::LOGGED as u32;
 
-/// How many seconds a log is to last, negative where it lasts as long already unless it is new; and the bytes that
-/// it may have.
+/// How many seconds a log is to last, negative where it lasts as long already unless it is new; and how many entries like
+/// this one it has room for.
 type LogTerms = (i64, usize);
 
 /// Events that one script publishes.
@@ -96,6 +96,11 @@ impl LogExpiry {
     fn log_bytes(&self, app: &AppId) -> usize {
         let logs = self.until.get(app).map_or(1, |logs| logs.len().max(1));
         (APP_LOG_BYTES / logs).min(LOG_BYTES)
+    }
+
+    /// How many entries like this one each of them has room for; one in any case.
+    fn log_room(&self, app: &AppId, parts: &EnvelopeParts) -> usize {
+        (self.log_bytes(app) / parts.envelope_bytes()).max(1)
     }
 }
 
@@ -162,10 +167,10 @@ fn add_event(
     publish: &mut LeasedCommand,
     topic: &str,
     parts: &EnvelopeParts,
-    (lasts, bytes): LogTerms,
+    (lasts, room): LogTerms,
 ) {
     let EnvelopeParts { head, mac, rest } = parts;
-    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(lasts).arg(bytes);
+    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(lasts).arg(room);
 }
 
 /// What all nodes are told of it.
@@ -262,7 +267,7 @@ impl LinkWriter<'_> {
         }
         let parts = self.seals.sealed_parts(app, &topic, &envelope);
         let lasts = self.kept.lasting.needs_expire(app, &log, held.lasts());
-        let lasts = (lasts, self.kept.lasting.log_bytes(app));
+        let lasts = (lasts, self.kept.lasting.log_room(app, &parts));
         if held.sent {
             self.send_together(batch, together);
             let mut again = script_call(Script::PublishAgain, &[log]);
@@ -346,16 +351,16 @@ impl LinkWriter<'_> {
         let (plain, frame, data) = (frame.clone(), frame.clone(), data.clone());
         let body = EnvelopeBody::Cached { except: *except, frame, data };
         let (name, envelope) = (self.keys.topic_name(topic), self.envelope_of(held, body));
-        let EnvelopeParts { head, mac, rest } =
-            self.seals.sealed_parts(&topic.app, &name, &envelope);
+        let parts = self.seals.sealed_parts(&topic.app, &name, &envelope);
+        let EnvelopeParts { head, mac, rest } = &parts;
         let mut keep = script_call(Script::Keep, &self.channel_keys(topic, "vcl"));
         keep.arg(name).arg(head).arg(mac).arg(rest);
         keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
         // It lasts on with each event, but counts among the app's.
         let log = self.keys.channel_key(topic, 'l');
         let lasts = self.kept.lasting.needs_expire(&topic.app, &log, held.lasts()).abs();
-        let bytes = self.kept.lasting.log_bytes(&topic.app);
-        keep.arg(u8::from(held.sent)).arg(held.taken).arg(bytes).arg(lasts);
+        let room = self.kept.lasting.log_room(&topic.app, &parts);
+        keep.arg(u8::from(held.sent)).arg(held.taken).arg(room).arg(lasts);
         if held.taken > 0 {
             // Another may be the last by now.
             let body = EnvelopeBody::Event { except: *except, frame: plain };

@@ -124,7 +124,10 @@ impl RedisServer {
                 let others = own.iter().map(|lease| lease.id.as_str()).filter(|other| other != id);
                 command.arg(others.collect::<Vec<_>>().join(" "));
             }
-            command.arg(id).arg(keys.fence_key(*tag)).arg(keys.lease_key(*tag, id));
+            if script.is_some_and(Script::names_held) {
+                command.arg(keys.lease_key(*tag, id));
+            }
+            command.arg(id).arg(keys.fence_key(*tag));
         }
         command
     }
