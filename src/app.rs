@@ -1,6 +1,6 @@
-//! An app is a tenant: a backend publishes to it and clients connect to it. Its id, key, secret and
-//! limits are here; connections and counts are not. An app is immutable. A reload replaces all of
-//! them at once, so whoever holds one can go on with it.
+//! An app is a tenant: a backend publishes to it and clients connect to it. Its id, key, secret and limits are here;
+//! connections and counts are not. An app is immutable; a reload replaces all of them at once, and holders of an old
+//! one may continue to use it.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

@@ -1,9 +1,9 @@
-//! A server that speaks the Pusher protocol. The modules, lowest first, each of which names only those
-//! before it (`docs/architecture.md` is the map): `protocol` is what is said, `app` who may say it,
-//! `config` how the server is set, `metrics` what it counts, `console` what people who look are told; `hub` who is connected and subscribed,
-//! `cluster` the other nodes, `webhook` what backends are told, `lookup` which apps there are beside those
-//! of the settings; `node` the verbs of the product, `session` one connection's conversation, `socket` how
-//! its bytes come and go, `http` the API, `server` starting and stopping, `cli` what people ask.
+//! A server for the Pusher protocol. The modules, lowest first; each may use only those before it
+//! (`docs/architecture.md` is the map): `protocol` is the wire format, `app` the tenants, `config` the settings,
+//! `metrics` the counters, `console` the debug console's facts; `hub` the connections and subscriptions of this node,
+//! `cluster` the other nodes, `webhook` the webhooks, `lookup` apps in databases; `node` the operations, `session` the
+//! conversation of one connection, `socket` its bytes, `http` the API, `server` starting and stopping, `cli` the
+//! commands.
 
 pub mod app;
 pub mod cluster;

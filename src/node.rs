@@ -1,7 +1,7 @@
-//! The verbs of the product. Socket, API and other nodes are doors to the same room: whatever
-//! happens to a channel happens here, once. A verb asks the hub, turns the facts it answers with into
-//! frames, and tells whoever is concerned. What a server of its own does otherwise than one of several is in
-//! `alone.rs` and `clustered.rs`; a verb here chooses between them once.
+//! The product's operations. Sockets, the API and other nodes all use them, so each thing that can happen to a channel
+//! is implemented once. An operation calls the hub, turns the resulting facts into frames, and sends them. What differs
+//! between a single server and a node of a cluster is in `alone.rs` and `clustered.rs`; an operation here chooses
+//! between them once.
 
 mod alone;
 mod bequest;

@@ -1,5 +1,5 @@
-//! One connection's conversation: a frame's text becomes a command, the command a verb of the node, and
-//! every refusal an answer, a count and a line in the log. Knows no socket and no clock but the worker's.
+//! The conversation of one connection: a message becomes a command, the command an operation of the node, and every
+//! refusal a reply, a count and a line in the log. Knows no socket, and no clock but the worker's.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! What can be told by its form alone: a web page from an answer of the API, and where to connect
-//! to a server that listens on every address.
+//! Recognises responses by their form: a web page instead of the API; and the address at which to reach a server that
+//! listens on every address.
 
 /// Whether a text is HTML. By its first character, since a proxy's error page may claim any content
 /// type, and no answer of the API begins with `<`.

@@ -1,5 +1,5 @@
-//! `fanfare capacity`: how many idle sockets this machine carries with these settings, which bound is met
-//! first, and how to raise it. What the bounds are is `server/sizing.rs`'s.
+//! `fanfare capacity`: how many idle sockets this machine can carry with these settings, which limit is reached first,
+//! and how to raise it. `server/sizing.rs` has the limits.
 
 use std::num::NonZero;
 use std::thread::available_parallelism;

@@ -1,6 +1,5 @@
-//! One server, and how to speak to it: signed requests and a WebSocket, over TCP, TLS or a Unix
-//! socket. Which server that is, is found in `find.rs`; what answers mean to `doctor` is in
-//! `events.rs`.
+//! A client for one server: signed requests and a WebSocket, over TCP, TLS or a Unix socket. `find.rs` finds the
+//! server; `events.rs` interprets responses for `doctor`.
 
 use std::io;
 use std::path::PathBuf;

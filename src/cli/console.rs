@@ -1,5 +1,5 @@
-//! `fanfare doctor` on the debug console: who may open it by the settings, and whether it is open
-//! without a token at the address that others use.
+//! `fanfare doctor` on the debug console: who may open it according to the settings, and whether it is open without a
+//! token at the public address.
 
 use super::client::ApiTarget;
 use super::report::{Grade, Report};

@@ -1,5 +1,5 @@
-//! Finds an app that only a database has, for a command that is about it. The server's own look-ups
-//! are in `lookup/`; here there is one query, and an error that says how to mend it.
+//! Finds an app in the database for a command. The server's own look-ups are in `lookup/`; this is a single query, with
+//! an error that says how to fix it.
 
 use super::CommandError;
 use crate::app::App;

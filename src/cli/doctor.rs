@@ -1,5 +1,5 @@
-//! `fanfare doctor`: what is wrong with a server as its clients and backends see it, from the settings to
-//! an event that makes the whole round, and how to mend it, in one sentence each.
+//! `fanfare doctor`: checks a server as its clients and backends see it, from the settings to an event that makes the
+//! whole round, with a one-sentence remedy for each fault.
 
 use std::net::IpAddr;
 

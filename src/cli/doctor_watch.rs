@@ -1,5 +1,4 @@
-//! `fanfare doctor --watch` repeats all looks every five seconds and prints what has changed, with
-//! the time. An interrupt ends it.
+//! `fanfare doctor --watch`: repeats all checks every five seconds and prints changes with the time, until interrupted.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};

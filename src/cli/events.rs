@@ -1,5 +1,5 @@
-//! Whether events get through, for `fanfare doctor`: a signed request, a WebSocket, and a triggered event that the
-//! socket hears. Where a proxy passes on only some paths, or changes them, it says which.
+//! Whether events arrive, for `fanfare doctor`: a signed request, a WebSocket, and a triggered event that the socket
+//! receives. If a proxy passes only some paths, or changes them, it says which.
 
 use std::time::{Duration, Instant};
 

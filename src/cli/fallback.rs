@@ -1,6 +1,5 @@
-//! Whether clients whose WebSockets are blocked get through over HTTP, for `fanfare doctor`: a streaming session as
-//! pusher-js opens it, an event that it hears, and which of the proxies' usual faults keeps it from that. The
-//! WebSocket works where this is looked at, so nothing here is worse than a warning.
+//! The HTTP fallback, for `fanfare doctor`: a streaming session as pusher-js opens it, an event, and which common proxy
+//! fault prevents it. WebSockets work when this is checked, so nothing here is worse than a warning.
 
 use std::io;
 use std::time::{Duration, Instant};

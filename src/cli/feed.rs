@@ -1,5 +1,5 @@
-//! The feed of a server's debug console, for commands: finds it, opens it, and reads it line by
-//! line. `watch.rs` and `top.rs` show it; the server's side is `http/console/stream.rs`.
+//! Reads the feed of a debug console line by line, for `watch.rs` and `top.rs`. The server's side is
+//! `http/console/stream.rs`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! Which server and which app a command is about: those of `--url` and the credentials beside it, those of the
-//! settings, or, where there are none, the server without settings that runs on this machine.
+//! Which server and app a command uses: those given by `--url` and credentials, those of the settings, or else a server
+//! without settings that runs on this machine.
 
 use std::sync::Arc;
 

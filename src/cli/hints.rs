@@ -1,5 +1,5 @@
-//! Advice for `fanfare doctor`: takes the words of an error, or an answer that another program must
-//! have sent, and says in a sentence what to do.
+//! Advice for `fanfare doctor`: takes an error's text, or a response that another program must have sent, and says what
+//! to do.
 
 use super::client::ApiResponse;
 

@@ -1,6 +1,6 @@
-//! Whether WebSockets work over HTTP/2, for `fanfare doctor`. Browsers open them so (RFC 8441) where a proxy speaks
-//! HTTP/2 and offers it, and do not fall back. One handshake needs a few frames of RFC 9113 and one header of RFC
-//! 7541, so they are written and read here; an HTTP/2 library would be three crates for this one look.
+//! WebSockets over HTTP/2, for `fanfare doctor`. Browsers use them (RFC 8441) where a proxy offers them, and do not
+//! fall back. One handshake needs a few frames of RFC 9113 and one header of RFC 7541, so they are written and read
+//! here; an HTTP/2 library would be three crates for this one check.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! `fanfare listen`: events as they come, a line each. Private and presence channels are joined with the
+//! `fanfare listen`: prints events as they arrive, one per line. Private and presence channels are joined with the
 //! app's own secret.
 
 use std::io::{self, Write};

@@ -1,6 +1,5 @@
-//! What people ask of a server from a terminal: trigger an event, listen, see who is there, and find out
-//! what is wrong. Works with any server of the Pusher protocol, told apart by `--url` and credentials, or
-//! the one that the settings here are for.
+//! Commands for a running server: trigger an event, listen, list channels, diagnose. They work with any server of the
+//! Pusher protocol, given by `--url` and credentials, or with the one of the local settings.
 
 mod answers;
 mod capacity;

@@ -1,5 +1,5 @@
 //! Whether anything answers at an address, for `fanfare doctor`: the port, TLS and its certificate, the clock, and
-//! whether the server wants new sockets. None of it needs an app.
+//! readiness. None of it needs an app.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

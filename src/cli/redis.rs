@@ -1,5 +1,5 @@
-//! `fanfare doctor` on the Redis of a cluster: its version, role, eviction policy, memory, rights
-//! and round trip. The look itself is `cluster/redis/diagnose.rs`; what it means is said here.
+//! `fanfare doctor` on the Redis of a cluster: its version, role, eviction policy, memory, rights and round trip.
+//! `cluster/redis/diagnose.rs` gathers the facts; they are judged here.
 
 use super::report::{Grade, Report};
 use crate::cluster::redis::diagnose::{RedisFinding, probe_servers};

@@ -1,5 +1,5 @@
-//! The findings of `fanfare doctor`: printed line by line as soon as each is known, or as one JSON
-//! list at the end. What is looked at, and in which order, is in `doctor.rs`.
+//! The findings of `fanfare doctor`: printed as they become known, or as one JSON list at the end. `doctor.rs` has the
+//! checks and their order.
 
 use std::io::{self, Write};
 

@@ -1,5 +1,5 @@
-//! The root certificates that commands trust: those of the system, in the file where each
-//! distribution keeps them, or of `SSL_CERT_FILE`. Opens TLS connections with them.
+//! The root certificates that commands trust: the system's, wherever the distribution keeps them, or those of
+//! `SSL_CERT_FILE`. Opens TLS connections with them.
 
 use std::io;
 use std::path::Path;

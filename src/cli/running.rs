@@ -1,6 +1,6 @@
-//! The app of a server that was given none, for `fanfare listen`, `trigger` and `doctor` in the next terminal: a
-//! file that only its user can read, in that user's runtime directory. It is locked for as long as the server
-//! lives, so one that a killed server left behind is known by its missing lock.
+//! The app of a server without settings, for commands in the next terminal: a file in the user's runtime directory that
+//! only this user can read. The server keeps it locked, so a file left by a killed server is recognised by its missing
+//! lock.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};

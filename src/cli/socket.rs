@@ -1,5 +1,5 @@
-//! A WebSocket of any server of the Pusher protocol, for commands: its handshake, its messages, and why it does not
-//! open. What the messages mean is in `listen.rs`.
+//! A WebSocket client for any server of the Pusher protocol: its handshake, its messages, and why it does not open.
+//! `listen.rs` interprets the messages.
 
 use std::io::{self, Cursor};
 

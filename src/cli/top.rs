@@ -1,5 +1,5 @@
-//! `fanfare top`: a screen of what a server does, once a second, by the feed of its debug console. Where nobody looks at
-//! a terminal it is one page of text.
+//! `fanfare top`: a screen of a server's activity, once a second, from the feed of its debug console. Without a
+//! terminal it prints one page of text.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! `fanfare watch`, and `listen --all`: what happens on a server, a line each, by the feed of its debug console.
+//! `fanfare watch` and `listen --all`: what happens on a server, one line each, from the feed of its debug console.
 
 use std::io::{self, Write};
 

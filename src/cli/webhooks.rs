@@ -1,5 +1,5 @@
-//! How a server's webhooks get on, and how many files it may open, as its metrics say: `fanfare doctor` asks
-//! the port that they have of their own, or the server itself where they are served with everything else.
+//! The state of a server's webhooks and its open-file limit, from its metrics: `fanfare doctor` queries the metrics
+//! port, or the server itself if they are served there.
 
 use std::collections::BTreeMap;
 

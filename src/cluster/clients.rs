@@ -1,5 +1,5 @@
-//! Clients that may come back to any node: what Redis keeps of each, whose it is, and what one has missed of a
-//! channel. What a record says is the node's business; here it is bytes, sealed with the app's secret.
+//! Resumable clients in Redis: the layout of their keys and the scripts on them. The record of a client is opaque here:
+//! bytes sealed with the app's secret, whose content `node/client_record.rs` defines.
 //!
 //! Of an app, `P:{app}:` and `s`: the key of a token → when it was kept, and the sealed record; the empty key stands for
 //! the bytes of all. `q`: the same key → the node that has the client's connection; the empty one: since when

@@ -1,6 +1,6 @@
-//! What nodes send each other: binary, versioned, with the WebSocket frame ready to be written. A header of
-//! fixed size, then a body by kind. No layout ever changes: whatever is new gets a new kind, which nodes
-//! that do not know it skip and count, so that two versions work side by side. Secrets never travel.
+//! Messages between nodes: binary and versioned, with the WebSocket frame ready to be written. A header of fixed size,
+//! then a body by kind. A layout never changes: anything new gets a new kind, which older nodes skip and count, so that
+//! two versions work side by side. Secrets are never sent.
 
 use std::fmt;
 

@@ -1,5 +1,4 @@
-//! Counts about the link to the other nodes. The link's thread writes them, `metrics_page.rs` shows
-//! them.
+//! Counters of the link to the other nodes. The link's thread writes them, `metrics_page.rs` exports them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
-//! The names of all keys and topics in Redis: one place, so that two scripts cannot disagree about
-//! a name. What each key holds is written in `scripts.rs`, beside the scripts that change it.
+//! The names of all keys and topics in Redis, in one place, so that two scripts cannot disagree about a name. The
+//! layout of each key is documented beside the scripts that change it.
 
 use super::Topic;
 use crate::app::AppId;

@@ -1,6 +1,6 @@
-//! The two ends of the link between a node and the others. Workers put orders in and never wait; what comes
-//! of them, and what other nodes say, comes out as arrivals. Publishes are bounded in bytes: what does not
-//! fit is dropped for the other nodes, and counted.
+//! The two ends of the link between a node and the others. Workers send requests and never wait; results, and messages
+//! of other nodes, arrive as link events. Publishes are bounded in bytes: what does not fit is not sent to other nodes,
+//! and counted.
 
 use std::collections::HashSet;
 use std::sync::Arc;

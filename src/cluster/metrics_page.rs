@@ -1,5 +1,5 @@
-//! The link to the other nodes on the metrics page: names, help texts and labels. The counts
-//! themselves are in `figures.rs`.
+//! The link to the other nodes on the metrics page: names, help texts and labels. The counters themselves are in
+//! `figures.rs`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,6 @@
-//! The other nodes: what travels between them, and the link that carries it. The link is data: orders go
-//! in, arrivals come out, and a table of topics says what this node takes part in. What an arrival means to
-//! clients is decided above; nothing here knows a socket, a worker or the hub.
+//! The other nodes: the messages between them, and the link that carries these. The link is data: requests go in,
+//! events come out, and a table of topics holds what this node is subscribed to. What an event means to clients is
+//! decided above; nothing here knows sockets, workers or the hub.
 
 pub mod clients;
 pub mod envelope;

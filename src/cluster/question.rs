@@ -1,6 +1,5 @@
-//! Questions to Redis for a caller that waits for the answer, and the answers: what an API request
-//! has to know of all nodes, and what is known of a client that comes here. Asked in
-//! `redis/query.rs`.
+//! Queries to Redis for a caller that waits for the reply: what an API request needs from all nodes, and the state of a
+//! client that reconnects here. `redis/query.rs` and `redis/claims.rs` send them.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The time of Redis as this node knows it, so that what was said while a link was down can be told to be before or
-//! after something that happened here. Never ahead of Redis's own, so that in doubt something was said later.
+//! Redis's time as this node knows it, which orders what was said during a lost link before or after local events. It
+//! is never ahead of Redis's own, so in doubt something counts as said later.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -1,5 +1,5 @@
-//! Who is present in a channel over all nodes, as this node has heard it, and whom it holds there itself.
-//! Versions come from Redis and only grow, so that what is heard twice or late changes nothing.
+//! The members of a presence channel over all nodes, as this node knows them, and those that it holds itself. Versions
+//! come from Redis and only grow, so duplicates and late messages change nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

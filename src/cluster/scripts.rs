@@ -1,6 +1,5 @@
-//! The scripts, and what the keys hold that they change. Each script is one step that nothing comes between,
-//! and changes nothing when it is run again. All keys that one script touches share a hash tag, but for those of the
-//! lease it writes for, which are kept by the same server.
+//! The scripts, and the layout of the keys that they change. Each script is atomic and idempotent. All keys of a script
+//! share a hash tag, except those of the lease that it writes for, which are on the same server.
 //!
 //! Of a channel, `P:{app/channel}:` and
 //! - `v`: the version of its last change. It never goes back, for it is at least the time in microseconds.

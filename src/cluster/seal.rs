@@ -1,7 +1,7 @@
-//! Which envelopes are believed: those whose seal holds. The sender makes a MAC with its app's secret over the topic, the
-//! database, and all but version and time; it gives that to Redis and never to a topic. Redis, which gives the
-//! version, seals both: the seal is the beginning of the SHA-1 of MAC, version and, where only the script knows
-//! it, the user. It stands where an envelope without one has the time it was sent.
+//! Sealing envelopes. The sender computes a MAC with its app's secret over the topic, the database, and everything but
+//! version and time; it sends that to Redis and never to a topic. Redis, which assigns the version, seals both: the
+//! seal is the beginning of the SHA-1 of MAC, version and, where only the script knows it, the user. It takes the place
+//! of the sending time in an unsealed envelope.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

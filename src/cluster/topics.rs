@@ -1,6 +1,6 @@
-//! What this node takes part in: for each topic how many connections hold it, who waits for it, who is
-//! present there over all nodes, and its cached event. Orders to the link are given under the entry's lock,
-//! so that their order is that of the changes; one entry is locked at a time.
+//! The topics that this node is subscribed to: for each one how many connections hold it, which subscriptions wait for
+//! it, its members over all nodes, and its cached event. Requests to the link are sent under the entry's lock, so that
+//! their order is that of the changes; one entry is locked at a time.
 
 use std::sync::Arc;
 

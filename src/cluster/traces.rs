@@ -1,5 +1,5 @@
-//! Traces of events that other nodes have announced and not yet sent: few, for a short time. A node that passes none
-//! on costs the others one load for each event.
+//! Traces that other nodes have announced for events still to come: few, and for a short time. Without traces this
+//! costs one load per event.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};

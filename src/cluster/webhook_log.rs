@@ -1,8 +1,8 @@
-//! What a node says for webhooks, and what it keeps of that. Of each app there is a log in Redis, to which all nodes
-//! add, and one node that reads it and tells backends. Whether a channel is occupied or a user is a member is
-//! decided where the log is, in one step with the entry about it: each node says what it holds, once, and
-//! the first hold and the last end of one over all nodes are news. To hold twice under one lease changes
-//! nothing, so that all of it can be said again after a lost link.
+//! What this node writes to the webhook logs, and what it keeps of that. Each app has a log in Redis to which all nodes
+//! write and which one node reads. Whether a channel is occupied or a user is a member is decided in Redis, in the step
+//! that writes the entry: each node registers what it holds, and the first hold and the last end over all nodes are
+//! facts. Registering twice under one lease changes nothing, so that everything can be registered again after a lost
+//! link.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;

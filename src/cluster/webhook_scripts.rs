@@ -1,5 +1,5 @@
-//! The scripts of the logs that webhooks are told from: adding to one, and reading it as the node that has the office.
-//! What their keys hold stands in `scripts.rs`, and what nodes say with them in `webhook_log.rs`.
+//! The scripts of the webhook logs: writing entries, and reading them as the node that holds the office. `scripts.rs`
+//! documents their keys, `webhook_log.rs` uses them.
 
 /// For how long it is known after the last what a node said has happened; seconds.
 pub(super) const SAID_KEPT: u64 = 600;

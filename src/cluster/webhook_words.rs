@@ -1,6 +1,5 @@
-//! What a node has yet to say in the log of an app's webhooks, in order. That something is held and that it is held no
-//! longer undo each other for as long as Redis was asked to take neither: who toggles without end leaves one word at
-//! most, however slow Redis is.
+//! Entries that wait to be written to an app's webhook log, in order. A hold and its end cancel out as long as neither
+//! was sent to Redis, so a client that toggles leaves one entry at most, however slow Redis is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Numbers, texts and parts taken off bytes one after the other, which share them, and put behind each other. What
-//! they mean is in `envelope.rs`.
+//! Reading numbers, strings and byte ranges from shared bytes, and writing them. `envelope.rs` gives them their
+//! meaning.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 

@@ -1,6 +1,5 @@
-//! The file of more apps: TOML with `[[apps]]`, or, where its name ends in `.json`, JSON with the same
-//! keys, `{"apps": [{"id": …}]}` or the list alone. It holds apps and nothing else, for it is read again
-//! while the server runs.
+//! The file with more apps: TOML with `[[apps]]` or, if its name ends in `.json`, JSON with the same keys, `{"apps":
+//! [{"id": …}]}` or only the list. It contains only apps, since it is reloaded while the server runs.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
-//! Makes credentials at random, for a server without an app and for `fanfare keys`. The randomness
-//! is the kernel's.
+//! Random credentials, for a server without an app and for `fanfare keys`, from the kernel's random numbers.
 
 use super::GeneratedApp;
 use super::error::Error;

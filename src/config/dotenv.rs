@@ -1,5 +1,5 @@
-//! The grammar of Laravel's environment files, as phpdotenv 5.6 reads them, and what Laravel's `env()`
-//! makes of a value. Which variables mean something is `laravel`'s.
+//! The grammar of Laravel's environment files, as phpdotenv 5.6 reads them, and the values that Laravel's `env()` makes
+//! of them. `laravel/` gives the variables their meaning.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
-//! Settings from what a laravel-echo-server is given: its JSON file, and the variables `LARAVEL_ECHO_SERVER_*` over it.
-//! That server knew no secret, so the app itself comes from elsewhere, a Laravel environment most often; what is read
-//! here is where to listen and whom to ask. Only where the file is named, for variables of a server that is long gone
-//! stand in many an environment.
+//! Settings of a laravel-echo-server: its JSON file, and the variables `LARAVEL_ECHO_SERVER_*` over it. That server has
+//! no secret, so the app comes from elsewhere, usually a Laravel environment; this file gives addresses and the
+//! backend. The variables are read only if the file is named, since many environments still have them for a server that
+//! is gone.
 
 use std::collections::BTreeMap;
 use std::path::Path;

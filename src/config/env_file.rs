@@ -1,5 +1,5 @@
-//! The environment file of an app or of a Soketi server: which file it is, whether it is any of Fanfare's,
-//! and its variables by the grammar of whoever reads it there. What the variables mean is not here.
+//! The environment file of a Laravel app or a Soketi server: which file it is, whether Fanfare may use it, and its
+//! variables by the original reader's grammar. Their meaning is decided elsewhere.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! The environment as data: settings are read from this, never from the process itself, so that a
-//! test sees only what it set. Knows which variables a platform makes for its services.
+//! The environment as data: settings are read from this, never from the process itself, so that tests control it.
+//! Recognises variables that a platform sets for its services.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,5 +1,5 @@
-//! What stops the start when a setting is wrong, and where a setting was written. Both name the place
-//! so that whoever wrote it finds it; neither ever holds the value of a secret.
+//! Configuration errors, and the places where settings were written. An error names the place, but never the value of a
+//! secret.
 
 use std::fmt;
 use std::io;

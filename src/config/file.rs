@@ -1,5 +1,4 @@
-//! Settings from a TOML file. It knows where in the file each key stands; which keys there are, and
-//! what they may hold, is `keys`'.
+//! Settings from a TOML file, with the line of each key. `keys.rs` has the keys and their values.
 
 use std::path::Path;
 use std::sync::Arc;

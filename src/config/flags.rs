@@ -1,5 +1,5 @@
-//! The command line: flags for the settings that people type, and the commands. Every other setting
-//! is set in a file or in the environment. The doc comments here are the help texts.
+//! The command line: the commands, and flags for settings that people type. Every other setting is set in a file or in
+//! the environment. The doc comments here are the help texts.
 
 use std::fmt;
 use std::num::NonZero;

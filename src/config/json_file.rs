@@ -1,5 +1,4 @@
-//! Settings that another server keeps in a JSON file, as they stand there. What they mean here is read in
-//! `soketi/` and `echo_server.rs`.
+//! JSON settings files of other servers. `soketi/` and `echo_server.rs` give them their meaning.
 
 use serde_json::{Map, Value};
 

@@ -1,6 +1,6 @@
-//! Every setting there is: its name, its default and how it is read. What files, variables, `config
-//! show` and the example file know of settings they know from these tables. The public structs with
-//! the values live in `config` and `app`.
+//! The table of all settings: for each one its name, its default, how it is parsed, and the field that it sets. Files,
+//! variables, `config show` and the example file are all driven by these tables. The public structs with the values are
+//! in `config` and `app`.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The sources in their order, each over those before: defaults, the Laravel environment, Soketi's,
-//! the file, `FANFARE_*`, flags.
+//! The sources of settings in order, each overriding those before: defaults, the Laravel environment, Soketi's, the
+//! file, `FANFARE_*`, flags.
 
 use std::ffi::OsString;
 use std::path::Path;

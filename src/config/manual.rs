@@ -1,5 +1,5 @@
-//! `fanfare.toml(5)`: the manual page of the settings, made of the example file, which a test holds against
-//! the tables of `keys`. So the page cannot have other settings than the program.
+//! `fanfare.toml(5)`: the manual page of the settings, generated from the example file, which a test compares with the
+//! tables of `keys.rs`.
 
 use std::fmt::Write;
 

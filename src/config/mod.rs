@@ -1,5 +1,5 @@
-//! The settings of a server. `Settings` is what was written, source by source; `Config` is what it
-//! means, complete and valid: nothing further down ever asks for a default.
+//! The settings of a server. `Settings` is what was written, source by source; `Config` is its meaning, complete and
+//! valid: nothing further down applies a default.
 
 mod apps_file;
 mod credentials;

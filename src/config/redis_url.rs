@@ -1,5 +1,5 @@
-//! Builds the URL of one Redis server from the single settings that other servers have for its
-//! parts. Each part is checked here, so that an error names the setting that is wrong.
+//! Builds a Redis URL from the separate settings that other servers have for its parts. Each part is checked here, so
+//! that an error names the wrong setting.
 
 use super::value::{Value, WantedForm, host, number};
 use crate::protocol::query::percent_encode;

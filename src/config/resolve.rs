@@ -1,6 +1,5 @@
-//! From what was written to what it means: checks what several settings say together, and fills in
-//! what follows from the machine. A value by itself is checked in `settings.rs`, when it is
-//! written.
+//! From written settings to the configuration: checks combinations of settings, and fills in what depends on the
+//! machine. Single values are checked in `settings.rs` when they are written.
 
 use std::net::SocketAddr;
 use std::num::NonZero;

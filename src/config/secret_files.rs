@@ -1,5 +1,4 @@
-//! Finds files with secrets that every user of the machine can read; the server warns of them at
-//! its start. What is in the files is read elsewhere.
+//! Finds files with secrets that every user of the machine can read; the server warns about them at its start.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

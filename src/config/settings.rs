@@ -1,6 +1,5 @@
-//! The settings as they were written: for each key the last source's value and where it stands. A
-//! value is checked when it is written, so that a wrong one stops the start even where a later source
-//! overrides it. What the settings mean together is `resolve`'s.
+//! Settings as written: for each key the last source's value and its place. A value is checked when it is written, so
+//! that a wrong one is an error even if a later source overrides it. `resolve.rs` combines them.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! `fanfare config show`, `fanfare config check` and `fanfare keys` as texts. No secret is in any but
-//! the new credentials of `keys`.
+//! The output of `fanfare config show`, `fanfare config check` and `fanfare keys`. No secret is shown except the new
+//! credentials of `keys`.
 
 use std::fmt::Write;
 

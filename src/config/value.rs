@@ -1,5 +1,5 @@
-//! A written value and how it is read: numbers in a range, times, sizes, names, lists. Sources make
-//! values, keys read them. What a reader refuses it answers with what it wanted, never with the value.
+//! A written value and how it is parsed: numbers in a range, durations, sizes, names, lists. Sources produce values,
+//! keys parse them. An error says what was expected, never the value.
 
 use std::fmt;
 use std::net::IpAddr;

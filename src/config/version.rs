@@ -1,5 +1,5 @@
-//! The version, commit and features of this program. `build.rs` finds them when it is compiled.
-//! They are on the metrics page, in the console, and in `fanfare --version`.
+//! The version, commit and features of this program, determined by `build.rs`. They are on the metrics page, in the
+//! console, and in `fanfare --version`.
 
 /// The version with the commit and the features: `0.1.0 (1a2b3c4d5e6f)`. A `+` after the commit says that
 /// the sources had changed since; there is none where nothing was known of it.

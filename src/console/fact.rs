@@ -1,5 +1,4 @@
-//! One fact, as whoever knows it tells it, and the line of JSON that it becomes. Everything in it may come from
-//! strangers: it is data, and whoever shows it must show it as text.
+//! One fact, and the JSON line that it becomes. Its content may come from strangers, so it must be displayed as text.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

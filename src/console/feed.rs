@@ -1,5 +1,5 @@
-//! One feed: what somebody asked to see, in a bounded queue. Beyond its rate facts are counted in the place of being
-//! shown, and a reader that falls behind is cut: nobody who tells a fact waits for anybody who reads it.
+//! One reader's feed: the facts that it asked for, in a bounded queue. Beyond the feed's rate facts are only counted,
+//! and a reader that falls behind is disconnected, so no producer ever waits.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,5 +1,4 @@
-//! Which facts somebody wants to see. A text with `*` in it is a pattern, where that stands for any characters; any
-//! other must be the same.
+//! Filters of a feed. A text with `*` is a pattern in which that matches any characters; any other text must be equal.
 
 use super::fact::{ConsoleFact, Kind};
 use crate::protocol::socket_id::SocketId;

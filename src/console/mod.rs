@@ -1,6 +1,5 @@
-//! What the debug console is told: who came and went, what was published, what was refused and why. Facts go
-//! to whoever looks at this moment, through bounded queues that nobody waits for; with nobody looking a fact costs
-//! one load. How a browser or a terminal gets to it is the business of `http/console`.
+//! The debug console's facts: connections, publishes, refusals with their reasons. Facts go to the current readers
+//! through bounded queues; without readers a fact costs one load. `http/console` serves them to browsers and terminals.
 
 mod fact;
 mod feed;

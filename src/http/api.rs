@@ -1,5 +1,5 @@
-//! A signed request: which app it is for, whether it may, and how large its body may be, all decided before
-//! a byte of the body is taken in; for the signature covers the body's MD5, not the body.
+//! Signed requests: which app, whether the signature is valid, and how large the body may be, all decided before the
+//! body is read; the signature covers the body's MD5, not the body.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;

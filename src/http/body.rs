@@ -1,5 +1,4 @@
-//! Receives the body of a request, up to the size that it may have. Most bodies come in one piece,
-//! which is not copied.
+//! Receives a request's body, up to its limit. Most bodies arrive in one piece, which is not copied.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,6 +1,5 @@
-//! Lists of an app's channels as JSON, written directly from what is kept. Those of many channels are made on a
-//! thread of their own, so that workers do not stand still for them: those that are asked for meanwhile alike are
-//! made once, and each app in its turn.
+//! Lists of an app's channels as JSON, written directly from the directory. Long ones are built on a separate thread,
+//! so that workers do not stall: identical concurrent requests share one list, and apps take turns.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;

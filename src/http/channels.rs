@@ -1,5 +1,5 @@
-//! `GET /apps/{id}/channels`, `/channels/{name}`, `/channels/{name}/users` and `/connections`: what a
-//! backend may ask. The texts of refusals are the hosted API's.
+//! `GET /apps/{id}/channels`, `/channels/{name}`, `/channels/{name}/users` and `/connections`. The error texts are
+//! Pusher's.
 
 use serde_json::{Map, Value, json};
 

@@ -1,5 +1,5 @@
-//! The debug console's door: who may come in, the page, what it asks, and the feed. It watches and tries; what it asks
-//! of an app it asks by the routes of the API, with the server in the place of a signature. Secrets stay here.
+//! The debug console's routes: access, the page, its requests, and the feed. It acts on an app through the routes of
+//! the API, with the server as the signer. Secrets are never sent to the page.
 
 mod access;
 mod figures;

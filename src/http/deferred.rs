@@ -1,5 +1,5 @@
-//! What an answer waits for once its request was checked: connections that have to leave channels,
-//! a list that another thread makes, or events that are published in parts because they are large.
+//! What a response waits for after its request was checked: connections that must leave channels, a list that another
+//! thread builds, or large events that are published in chunks.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

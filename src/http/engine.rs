@@ -1,6 +1,5 @@
-//! The requests of clients of Socket.IO, `{path}/socket.io/?EIO=…`: which app one is for, whether it may open a session,
-//! and how it is answered. What sessions say and hear is the business of `socket/engine_session.rs`; a request that asks
-//! for a WebSocket leaves here with its stream.
+//! Requests of Socket.IO clients, `{path}/socket.io/?EIO=…`: app, admission and response. `socket/engine_session.rs`
+//! has the sessions; a request for a WebSocket leaves here with its stream.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

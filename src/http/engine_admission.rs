@@ -1,5 +1,5 @@
-//! Whether a client of Socket.IO is let in: which app it is for, which page it is on, and whether that page's cookies
-//! may go to the app's backend; and how requests of such clients are refused.
+//! Admission of Socket.IO clients: the app, the page's origin, and whether the page's cookies may be sent to the app's
+//! backend; and the responses to refused requests.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What the API answers when it does not do what it was asked: a status and a text, as JSON, since .NET
-//! parses every body. Laravel shows the text to its developers, so it names the field and the limit.
+//! API errors: a status and a text, as JSON, since .NET parses every body. Laravel shows the text to developers, so it
+//! names the field and the limit.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! `POST /apps/{id}/events` and `/batch_events`: a backend triggers. Everything is read and checked before
-//! anything is published, so that a batch happens as a whole or not at all. What is very much is published in parts.
+//! `POST /apps/{id}/events` and `/batch_events`. Everything is parsed and checked before anything is published, so a
+//! batch is all or nothing. Large events are published in chunks.
 
 use std::borrow::Cow;
 

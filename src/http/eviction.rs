@@ -1,6 +1,6 @@
-//! Which connections make way where there are too many: of one address, and of all. Those of backends are known
-//! by their signatures and count for no address; those of trusted proxies are many clients' and do neither. Who
-//! makes way is who has waited longest without asking for anything.
+//! Closing idle HTTP connections when one address has too many, or all together. Backends, known by their signatures,
+//! do not count for an address; connections of trusted proxies carry many clients and do not either. The longest idle
+//! connection goes first.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

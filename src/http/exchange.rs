@@ -1,5 +1,5 @@
-//! One request from its head to its answer: waiting for its app, reading its body, and waiting for what other
-//! nodes or connections have to do first. Which request it is was decided when its head came.
+//! One request from its head to its response: waiting for its app, reading its body, and waiting for other nodes or
+//! connections. The route was decided when the head arrived.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;

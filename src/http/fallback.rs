@@ -1,6 +1,6 @@
-//! The requests of pusher-js's HTTP transports, `{path}/app/{key}/{number}/{name}/…`: which session one is for,
-//! whether it may open it, and how it is answered. What sessions say and hear is the business of
-//! `socket/http_session.rs`; a streaming request leaves here with its stream, as a WebSocket's does.
+//! Requests of pusher-js's HTTP transports, `{path}/app/{key}/{number}/{name}/…`: the session, whether it may be
+//! opened, and the response. `socket/http_session.rs` has the sessions; a streaming request leaves here with its
+//! stream, like a WebSocket.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

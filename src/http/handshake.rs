@@ -1,5 +1,5 @@
-//! A request that asks for a WebSocket: what it is answered, and what the socket will need to know
-//! of it. Whether the app lets it in is decided in `socket/upgrade.rs`.
+//! WebSocket upgrade requests: the response, and what the socket needs to know. Whether the app admits it is decided in
+//! `socket/upgrade.rs`.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Everything that is asked by HTTP: all routes in one match, what a request must satisfy before its body is
-//! read, and how answers look. A socket begins here as a request too, and leaves as an `Admission`.
+//! The HTTP server: all routes in one match, the checks before a body is read, and the responses. A socket starts here
+//! as a request too, and leaves as an `Admission`.
 
 mod api;
 mod body;

@@ -1,6 +1,5 @@
-//! A handshake whose request is of the plainest kind, as browsers send it to a server without a proxy in front: answered
-//! without making anything of the request's head. Whatever is refused or not plain is left as it was, for the way of all
-//! requests, which is in `handshake`.
+//! Fast path for handshakes as browsers send them without a proxy: answered without parsing the head into a request.
+//! Anything refused or unusual is left untouched for `handshake.rs`.
 
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
-//! One event whose request is of the plainest kind: signed as SDKs sign, with nothing in it that has to be waited for.
-//! Published and answered without making anything of the request's head; whatever is not right or not plain is left as
-//! it was, for the way of all requests. What an event must be, and what it leads to, is in `events`.
+//! Fast path for a single event, signed as SDKs do and with nothing to wait for: published and answered without parsing
+//! the head into a request. Anything wrong or unusual is left untouched for the normal route. `events.rs` has the rules
+//! for events.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

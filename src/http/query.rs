@@ -1,4 +1,4 @@
-//! What the answer to a call of the API has to know of all nodes first: waiting for it, and what is said then.
+//! Responses that need a query over all nodes first.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,5 +1,5 @@
-//! How answers look: a JSON object with the real status, whatever happened, and the headers that browsers,
-//! proxies and rate-limited backends look for.
+//! Building responses: a JSON object with the real status, and the headers that browsers, proxies and rate-limited
+//! backends expect.
 
 use std::net::{IpAddr, SocketAddr};
 

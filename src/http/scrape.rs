@@ -1,6 +1,6 @@
-//! What Prometheus is told: all counts of all workers added up, and what the directories, the runtimes and
-//! the kernel know at this moment. Nothing here walks connections or channels, and there is no series for
-//! a channel, so that a scrape costs the same however many there are.
+//! The metrics page: the counters of all workers added up, and the current state of directories, runtimes and the
+//! process. Nothing here iterates over connections or channels, and no label names a channel, so a scrape costs the
+//! same however many there are.
 
 mod process;
 mod soketi;

@@ -1,5 +1,4 @@
-//! How clients get on with their requests, and the end of those who do not: kept for all connections of a
-//! worker together, so that none of them needs a timer of its own.
+//! Timeouts of requests, kept for all connections of a worker together, so that none needs a timer of its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,5 +1,5 @@
-//! The body of a request that is answered without it: read and dropped for a while before the answer goes out. A
-//! proxy that is still sending when the answer comes and the connection closes makes a 502 of it.
+//! Reads and discards the body of a refused request before the response is sent. Otherwise a proxy that is still
+//! sending turns the closed connection into a 502.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,6 +1,5 @@
-//! What a backend asks about one user, below `/apps/{id}/users/{user}`: to throw it out, to take the right to
-//! channels from it, to make it come back. Whose connections those are, and on which nodes, is the node's
-//! business.
+//! Requests about one user, `/apps/{id}/users/{user}/…`: terminate, unsubscribe, reconnect. The node finds the
+//! connections, on all nodes.
 
 use std::sync::Arc;
 

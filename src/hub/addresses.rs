@@ -1,5 +1,5 @@
-//! How many connections each client address has, for the limits on them: sockets, and connections that have
-//! asked for none yet. Counted only where there are limits; whose address it is behind a proxy is settled above.
+//! Connections per client address, for their limits: sockets, and HTTP connections that have requested no socket yet.
+//! Counted only if there is a limit; the address behind a proxy is determined above.
 
 use std::net::IpAddr;
 

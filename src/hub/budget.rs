@@ -1,7 +1,6 @@
-//! What one connection may have the server do for it. All that it asks costs units; so many come back each
-//! second, and so many may be saved up that a page which joins everything at once is never held up. Whoever
-//! has spent more is not read from until enough have come back: what it says is done later, in order, and
-//! nothing of it is refused. Knows no clock: whoever asks says what time it is.
+//! The work budget of one connection, a token bucket. Each request costs units; some are added each second, and so many
+//! may be saved up that a page which joins everything at once is never throttled. Without units the connection is not
+//! read from: its messages are handled later, in order, and none is refused. The caller passes the time.
 
 use std::cell::Cell;
 

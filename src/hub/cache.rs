@@ -1,5 +1,5 @@
-//! The last event of each cache channel of an app. It is kept whether or not anyone is subscribed, for as
-//! long as the app says, in bounded memory: what was used longest ago goes first.
+//! The last event of each cache channel of an app. It is kept with or without subscribers, for the app's `cache_ttl`,
+//! in bounded memory: the least recently used is dropped first.
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};

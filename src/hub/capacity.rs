@@ -1,6 +1,6 @@
-//! How much this server carries: sockets, and memory. Who comes when either is used up is refused, and those
-//! that are there are served. It counts as used up until there is some room again, so that a load balancer
-//! does not take the one place that was left for many.
+//! The server's capacity: sockets, and memory. When either is used up, new sockets are refused and open ones are
+//! served. Capacity counts as available again only with some margin, so that a load balancer does not send many clients
+//! for the one free place.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
-//! The channels that have subscribers on one worker, and who they are. Places are used again; a handle that
-//! was late does not find whoever has the place now.
+//! The channels with subscribers on one worker, and those subscribers. Slots are reused; a stale handle does not match
+//! the new owner of its slot.
 
 use std::hash::BuildHasher;
 use std::rc::Rc;

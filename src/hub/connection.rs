@@ -1,6 +1,5 @@
-//! One live socket as its worker knows it: its name, its outbox, what it is subscribed to, and how it
-//! ends. It lives and dies on one thread, so nothing here is locked. What its client says, and what that
-//! means, is above.
+//! One connection as its worker knows it: its socket id, outbox, subscriptions and end. It lives on one thread, so
+//! nothing here is locked. The meaning of its messages is decided above.
 
 mod closing;
 mod extras;

@@ -1,5 +1,5 @@
-//! When to tell subscribers how many they are: at each change while they are few, and at most every five
-//! seconds while they are many, so that a crowd coming in is not told of each other one by one.
+//! When to send subscription counts: on each change to small channels, and at most every five seconds to large ones, so
+//! that a joining crowd does not notify everybody of everybody.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

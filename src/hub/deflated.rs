@@ -1,5 +1,5 @@
-//! The compressed form of an event beside its plain one: made once, when the first subscriber is met that
-//! takes it, and the same for all of them. Who takes it was agreed on in the connection's handshake.
+//! The compressed form of an event beside the plain one: made once, for the first subscriber that takes it, and shared
+//! by all others. The handshake negotiated who takes it.
 
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};

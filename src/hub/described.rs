@@ -1,5 +1,5 @@
-//! Sockets as a person sees them who looks for one: what is asked of each worker, and what it answers. How a worker
-//! finds that is in `socket_views.rs`.
+//! Connections as the debug console shows them: the request to each worker, and its reply. `socket_views.rs` finds
+//! them.
 
 use std::net::IpAddr;
 

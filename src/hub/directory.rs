@@ -1,7 +1,7 @@
-//! What all workers know of one app: which workers have subscribers of a channel and how many, who is
-//! present there, and which users are signed in. The subscribers themselves are known only to the worker
-//! that carries them. One entry is locked at a time, and never across an await; what a change of presence
-//! is told by is put into inboxes while its channel is still locked, so that no change overtakes another.
+//! What all workers know of one app: which workers have subscribers of a channel and how many, its members, and
+//! signed-in users. Only the worker that carries the subscribers knows them individually. One entry is locked at a
+//! time, never across an await; notices of a presence change are put into inboxes while the channel is locked, so that
+//! none overtakes another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

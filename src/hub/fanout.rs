@@ -1,5 +1,5 @@
-//! Fan-out: the frames of one turn into the outboxes of their channels' subscribers. Frames that follow each
-//! other on a channel are joined into one piece that all its subscribers share. Flushing is the worker's.
+//! Fan-out: puts the frames of one turn into the outboxes of their channels' subscribers. Successive frames of a
+//! channel are joined into one piece that all its subscribers share. The worker flushes.
 
 use std::rc::Rc;
 use std::slice;

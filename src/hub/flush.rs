@@ -1,5 +1,5 @@
-//! The writes of a worker's turn. Many sockets are written to in one system call where the worker has a
-//! ring; few, and all where it has none, by one call each. What is queued, and for whom, is settled before.
+//! The writes of a worker's turn. With a ring many sockets are written to in one system call; few sockets, and all
+//! without a ring, get one call each. What is queued for whom was decided before.
 
 use std::cell::RefMut;
 use std::collections::VecDeque;

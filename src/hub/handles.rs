@@ -1,5 +1,5 @@
-//! By what workers, the directory and other rooms name what one worker carries, and place what they send it. Nothing
-//! here refers to anything: each is a few numbers that stay valid, or are known to be stale, on any thread.
+//! Identifiers of what a worker carries, for other threads: a few numbers that stay valid, or are known to be stale,
+//! anywhere.
 
 use crate::protocol::socket_id::SocketId;
 

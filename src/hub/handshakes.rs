@@ -1,5 +1,5 @@
-//! How fast each client address may open sockets. Counted only where there is a limit; whose address it is
-//! behind a proxy is settled above, and how many sockets an address may have is in `addresses.rs`.
+//! The rate of new sockets per client address. Counted only if there is a limit; the address behind a proxy is
+//! determined above, and `addresses.rs` limits the number of sockets.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};

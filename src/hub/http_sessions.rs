@@ -1,5 +1,5 @@
-//! Which connection each HTTP session is. Requests for a session come in on any worker's connections and
-//! must find the one that carries it; only that one changes what is found here.
+//! The connection of each HTTP session. A session's requests arrive on any worker and must find the one that carries
+//! it; only that worker changes its entry.
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
-//! The stream under a session of pusher-js's HTTP transports: what is queued leaves as lines, in the answer
-//! of whichever request receives at the moment, and waits while none does. A streaming answer is written to
-//! the client's socket as frames are to a WebSocket's; a polling one is given to the request as a whole.
-//! What requests say, and when a session has waited for long enough, is settled above.
+//! The stream of a session of pusher-js's HTTP transports: queued frames leave as lines, in the response of the request
+//! that currently receives, and wait while there is none. A streaming response is written to the client's socket like a
+//! WebSocket's frames; a poll gets its response as a whole. Requests and timeouts are handled above.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,5 +1,5 @@
-//! What others ask of a worker. Anyone puts orders in; the worker takes them all at once, so that it is
-//! woken once however many there are, and what has gathered meanwhile is done in one turn.
+//! Tasks for a worker. Any thread may add some; the worker takes all of them at once, so it is woken once however many
+//! there are, and handles them in one turn.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,6 +1,5 @@
-//! How many connections of a worker may leave before others on it get a turn. To leave costs some ten times
-//! what it costs to notice that a stream has ended; so when thousands end in one moment, whoever still has
-//! something to say is read between two parts of them, not after the last.
+//! How many connections of a worker may leave before others get a turn. Leaving costs about ten times as much as
+//! noticing that a stream has ended; so when thousands end at once, others are read in between, not after the last.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

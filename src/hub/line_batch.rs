@@ -1,5 +1,5 @@
-//! What one system call writes to a streaming answer: lines of the pieces that wait in a session's outbox, and how far
-//! these have been said afterwards. When an answer is at its end is settled in `http_stream.rs`.
+//! What one system call writes to a streaming response: lines made of a session's queued frames, and how much of them
+//! was written. `http_stream.rs` decides when a response ends.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Lines that several HTTP sessions of a worker are told, made once. An event is one piece of memory in all their
-//! outboxes, so its address is what its lines are found by.
+//! Lines shared by several HTTP sessions of a worker, made once. An event is one allocation in all their outboxes, so
+//! its address is the cache's key.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! How many connections of any kind each worker carries: the acceptor hands new ones to the worker with the
-//! fewest, some make way where there are as many as may be, and a server that stops waits until there are none.
+//! Connections per worker: the acceptor gives new ones to the worker with the fewest, eviction needs the total, and a
+//! stopping server waits until there are none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

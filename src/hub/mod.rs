@@ -1,6 +1,6 @@
-//! Who is connected and subscribed on this node: everything shared or fanned out. The directory is what
-//! all workers know, a worker what one thread carries, an inbox how they reach each other. The hub answers
-//! with facts; what they mean to clients, webhooks or other nodes is decided above.
+//! Connections and subscriptions of this node. The directory is what all workers share, a worker what one thread
+//! carries, and an inbox how they reach each other. The hub returns facts; what they mean to clients, webhooks or other
+//! nodes is decided above.
 
 pub mod addresses;
 pub mod budget;

@@ -1,6 +1,5 @@
-//! What waits to be written to one socket: whole frames, shared with every other socket they go to,
-//! counted in bytes. It never waits and never drops: whoever pushes is told when it is too full. Empty,
-//! it owns no memory.
+//! Frames queued for one socket, shared with all other sockets that get them, and counted in bytes. It never waits and
+//! never drops: pushing reports when it is too full. An empty one owns no memory.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

@@ -1,5 +1,5 @@
-//! Who is present in one channel: its members in the order they came, each counted by connections, so
-//! that a user's second tab is not a second member. Lives in the directory, under its lock.
+//! The members of one channel in join order, each with a count of connections, so that a user's second tab is not a
+//! second member. It lives in the directory, under its lock.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,5 +1,4 @@
-//! How often something may be done in a second, counted over all workers without a lock. Whoever asks says
-//! which second it is: there is no clock here.
+//! A limit of operations per second, counted over all workers without a lock. The caller passes the second.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,6 @@
-//! How often a connection may leave one presence channel and join it again. Each time all who are present are told,
-//! so that one that comes and goes without end would cost all of them their time. Different channels do not add
-//! up: a page that is left for another may leave and join hundreds at once.
+//! How often a connection may leave one presence channel and join it again. Each time all members are notified, so
+//! endless rejoining would cost them time. Channels count separately: a page that is left for another may leave and
+//! join hundreds at once.
 
 use std::cell::Cell;
 use std::collections::HashMap;

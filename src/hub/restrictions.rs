@@ -1,5 +1,4 @@
-//! What a connection may no longer do because a backend took rights back, and how its session
-//! learns of it. Most connections have none of this.
+//! Channels withdrawn from a connection by a backend, and how its session learns of it. Most connections have none.
 
 use super::connection::Connection;
 use super::withdrawal::{Restrictions, Withdrawal};

@@ -1,5 +1,5 @@
-//! Writes to many sockets in one system call, by io_uring (Linux 6.1 or newer). Which sockets are written
-//! to, and what an outcome means to a connection, is decided in `flush.rs`.
+//! Writes to many sockets in one system call, by io_uring (Linux 6.1 or newer). `flush.rs` decides which sockets are
+//! written to, and what an outcome means to a connection.
 //!
 //! # Why the unsafe code here is sound
 //! This is the only module with unsafe code; everywhere else the compiler denies it. What is unsafe about a

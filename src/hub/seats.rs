@@ -1,5 +1,5 @@
-//! Which workers have subscribers of a channel. Most channels are heard on one worker, and there may be as many channels
-//! as connections, so that one seat takes no memory of its own.
+//! Which workers have subscribers of a channel. Most channels have subscribers on one worker only, and there may be as
+//! many channels as connections, so a single seat takes no memory of its own.
 
 use std::num::NonZeroU32;
 use std::slice;

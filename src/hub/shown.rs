@@ -1,5 +1,5 @@
-//! What `--debug` shows of frames: events and channels, never data. It is read off the frames, so
-//! that nothing is kept for it; at any other log level it costs a look at a flag.
+//! The log lines of frames with `--debug`: event and channel, never data. They are read off the frames, so nothing is
+//! stored; at other log levels this costs a look at a flag.
 
 use tracing::{Level, debug, enabled};
 

@@ -1,5 +1,4 @@
-//! Finds the sockets of one worker that somebody looks for, and describes them. Used by the debug
-//! console; what a description holds is in `described.rs`.
+//! Finds and describes connections of one worker for the debug console. `described.rs` has the description.
 
 use super::connection::Connection;
 use super::deflated::Compression;

@@ -1,5 +1,5 @@
-//! The byte stream under a connection: TCP, TLS over it, a Unix socket, the answers to HTTP requests, or
-//! nothing at all for tests and benches that run whole conversations in memory. Only moves bytes; what they mean is said elsewhere.
+//! The byte stream of a connection: TCP, TLS over it, a Unix socket, HTTP responses, or nothing at all for tests and
+//! benches that run in memory. It only moves bytes.
 
 #[cfg(feature = "socketio")]
 pub mod engine;

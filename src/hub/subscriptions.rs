@@ -1,6 +1,5 @@
-//! What one connection is subscribed to. A connection with one channel, as most have, owns no memory for it;
-//! one with many finds each of them in constant time, and gives memory back when it leaves them. What the
-//! channels know of their subscribers is in `channels.rs`.
+//! The subscriptions of one connection. A connection with one channel, as most have, allocates nothing; one with many
+//! finds each in constant time, and frees memory when it leaves them. `channels.rs` has the other direction.
 
 use hashbrown::HashTable;
 

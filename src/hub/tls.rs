@@ -1,6 +1,5 @@
-//! TLS over TCP for one stream, driven by whoever polls it: reads decrypt, writes gather what is queued
-//! into one run of records and hand it to the socket in one call. Certificates and who trusts whom are
-//! settled above; here a session is given.
+//! TLS over TCP for one stream: reads decrypt; writes gather what is queued into one run of records and hand it to the
+//! socket in one call. Certificates and trust are configured above.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};

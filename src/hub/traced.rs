@@ -1,5 +1,5 @@
-//! Events that somebody follows: each is delivered by itself, so that it can be said how many got it, and what is said
-//! of it is said once it was flushed. Of all others nothing here is asked.
+//! Events that are traced: each is delivered by itself, so that its receivers can be counted, and is reported once it
+//! was flushed. Other events are not affected.
 
 use std::rc::Rc;
 

@@ -1,6 +1,6 @@
-//! How much of what connections ask is done before others on the worker get a turn. Read is from whoever is
-//! there until the turn's share of work is done; the rest wait in line for the next turn. Work is counted,
-//! not timed, so that it is the same on every machine.
+//! How much of the connections' work is done before others on the worker get a turn. Connections are read until the
+//! turn's share is used up; the rest wait in line for the next turn. Work is counted, not timed, so it is the same on
+//! every machine.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

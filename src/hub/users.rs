@@ -1,6 +1,6 @@
-//! The users of one app: how many signed-in connections each has on this node, and which connections are to hear
-//! when it comes online and goes. One user is locked at a time; what watchers are told is put into inboxes while
-//! the user is still locked, so that no change overtakes another.
+//! The users of one app: how many signed-in connections each has on this node, and which connections watch it. One user
+//! is locked at a time; notices to watchers are put into inboxes while the user is locked, so that none overtakes
+//! another.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,6 @@
-//! The frames that wait for sockets which take no more. One that waits for many sockets of a worker is there once and
-//! is counted once, by its first, and not any more with its last. What is on its way to sockets that take it is not
-//! looked at here, so that a delivery costs nothing for it.
+//! Memory of frames queued for sockets that take no more. A frame queued for many sockets of a worker exists once and
+//! is counted once: added with its first socket, subtracted with its last. Frames on their way are not counted, so a
+//! normal delivery costs nothing.
 
 use std::cell::RefCell;
 

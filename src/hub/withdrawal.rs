@@ -1,6 +1,5 @@
-//! Rights that a backend has taken back: which channels are closed to a connection for the rest of its life,
-//! and when everybody concerned has left them. What a connection makes of them is in `restrictions.rs`. Whose connections those are is the worker's to find, what
-//! their clients are told is said above.
+//! Withdrawing channels: which channels are closed to a connection for the rest of its life, and when all connections
+//! concerned have left them. `restrictions.rs` applies it to a connection; the worker finds the connections.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! One thread's connections and the subscribers among them. A worker takes what has gathered in its inbox
-//! in one turn: each frame is put into the outboxes of its channel's subscribers, and then each touched
-//! outbox is flushed once, so that however many frames a turn has, a socket costs one system call.
+//! One thread's connections and the subscribers among them. A worker handles all tasks of its inbox in one turn: each
+//! frame is put into the outboxes of its channel's subscribers, and then each touched outbox is flushed once, so that a
+//! socket costs one system call however many frames a turn has.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

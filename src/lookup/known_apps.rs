@@ -1,5 +1,5 @@
-//! The apps that are known: those of the settings, and those that a table was found to have. Keeps what the
-//! table said until it says something else, so that an app that is known stays so while the table is away.
+//! The apps loaded so far: those of the settings and those found in the table. A loaded app stays until the table says
+//! otherwise, so it keeps working while the database is unreachable.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

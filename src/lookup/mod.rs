@@ -1,6 +1,5 @@
-//! Apps that no settings name: whoever meets an unknown one asks here, and waits until a table elsewhere has
-//! been asked. Which apps are known is `keeper`'s, how databases are asked `sql`'s. A known app never comes
-//! this way.
+//! Looking up apps that are not in the settings: a caller with an unknown key or id waits here until the table was
+//! queried. `known_apps.rs` has the loaded apps, `sql.rs` the queries. A loaded app never comes this way.
 
 pub mod known_apps;
 #[cfg(feature = "sql")]

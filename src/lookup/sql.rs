@@ -1,6 +1,6 @@
-//! The table of apps in MySQL, MariaDB or PostgreSQL, by Soketi's schema: asked for apps that somebody meets,
-//! several at a time, and again for those that are known. While the database is away it is tried again at
-//! most once a second, and everybody else is told at once.
+//! The table of apps in MySQL, MariaDB or PostgreSQL, with Soketi's schema: queried for unknown apps, several at a
+//! time, and repeatedly for loaded ones. While the database is unreachable it is retried at most once a second, and all
+//! other look-ups fail at once.
 
 use std::str::FromStr;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Counts that one thread writes and any thread reads: plain additions, no locked instruction, so that
-//! they can stand where every frame comes by.
+//! Counters that one thread writes and any thread reads: plain additions without locked instructions, cheap enough for
+//! every frame.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Bytes that are held for clients, counted when they are asked for and when they are given back. Each app's are
-//! counted, whichever part of the server holds them, and in the same step those of all apps together, which is what
-//! `limits.memory` goes by between two looks at the process.
+//! Memory held for clients, counted when it is allocated and freed. It is counted per app, whichever part of the server
+//! holds it, and in the same step for all apps together, which `limits.memory` uses between two measurements of the
+//! process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! What counts are told apart by. Each is a closed list, so that nothing a client sends can make a new
-//! series, and a value's place in its list is its place in a tally.
+//! Values of labels. Each label has a closed list, so that nothing a client sends can create a new series; a value's
+//! position in the list is its index in a counter array.
 
 /// A list of labels: the values, all of them, and the words for them.
 /// `Name::ALL` is the list and `word` the label, so a value that is added shows up on the metrics

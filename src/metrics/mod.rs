@@ -1,6 +1,6 @@
-//! Every count and gauge of the server, in one place. Each worker counts for itself, in plain integers
-//! that only it writes, and whoever asks adds them up: a delivery never touches a shared cache line. What
-//! can be read off elsewhere when somebody asks (channels, queues, the process) is not counted here.
+//! All counters and gauges of the server. Each worker has its own set of plain integers that only it writes, and
+//! readers add them up: a delivery never touches a shared cache line. Values that can be computed on demand (channels,
+//! queues, the process) are not counted here.
 
 mod counter;
 mod held;

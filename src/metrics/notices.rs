@@ -1,5 +1,5 @@
-//! Lines of the log about what clients, backends and proxies do wrong. Whoever does it may do it a thousand
-//! times a second, so of each kind there is one line a minute, which says how many there were since the last.
+//! Log lines about errors of clients, backends and proxies. They may occur a thousand times a second, so each kind gets
+//! one line a minute, with the number since the last.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

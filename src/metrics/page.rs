@@ -1,5 +1,5 @@
-//! The page that Prometheus reads: families with their help and type, in the text format 0.0.4. What
-//! stands on it is said by whoever fills it.
+//! Writes a metrics page: families with help and type, in Prometheus's text format 0.0.4. The callers provide the
+//! content.
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram as Buckets, LabelPair, Metric, MetricFamily, MetricType,

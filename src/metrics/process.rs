@@ -1,5 +1,5 @@
-//! What the kernel knows of this process: memory, processor time, open files, when it began. Read from
-//! `/proc` when asked; where there is none, nothing is known.
+//! The process's figures from the kernel: memory, CPU time, open files, start time. Read from `/proc` on demand;
+//! without it they are unknown.
 
 use std::fs;
 

@@ -1,6 +1,5 @@
-//! The verbs of a server of its own, whose directory knows everybody: what a subscription, its end, an event or a
-//! sign-in means to clients is decided and told in one step. Their counterparts for several nodes are in
-//! `clustered.rs` and `watchlist.rs`.
+//! Operations of a single server, whose directory is complete: subscribing, leaving, publishing and signing in are
+//! decided and announced in one step. Their counterparts for a cluster are in `clustered.rs` and `watchlist.rs`.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! What a process says to the one that goes on in its place, as bytes on the stream between them: first all that it
-//! knows of clients that may come back, then what it is still asked for itself. Both are of one machine and mostly of
-//! one version; a message that is not understood ends the stream.
+//! Encoding of what a process sends to its successor over a stream: first the state of all resumable clients, then
+//! requests that still reach the old process. Both run on one machine and mostly are of one version; an unknown message
+//! ends the stream.
 
 use std::io::{self, Read};
 

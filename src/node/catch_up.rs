@@ -1,5 +1,5 @@
-//! What a client that comes back may have missed, and how long the server keeps events to tell it.
-//! The logs themselves are in `hub/resume/log.rs`.
+//! What a reconnected client may have missed, and how long the server keeps events for it. The logs themselves are in
+//! `hub/resume/log.rs`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What a client holds, as nodes leave it to each other in Redis: JSON, for it is small, rare, and read by versions that
-//! may know more of it. Times and places are those of Redis.
+//! Encoding of a client's state for other nodes: JSON, since it is small and rare, and newer versions may add fields.
+//! Times and places are those of Redis.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
-//! The verbs of a node that is one of several. A subscription waits until this node hears of the channel, and
-//! on a presence channel until the roster has its user; then it is made in one synchronous step as on a node
-//! of its own. What is published goes to subscribers here at once and to the others through the link.
+//! Operations of a node in a cluster. A subscription waits until this node is subscribed to the topic and, on a
+//! presence channel, until the roster has its user; then it is made in one synchronous step, as on a single server.
+//! Events go to local subscribers at once and to other nodes through the link.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! A watchlist of which not everything is known yet. A connection is told of all whom it watches at once, and so
-//! nothing is told until other nodes have said who is online.
+//! A watchlist that is not complete yet. A connection gets the status of all watched users at once, so nothing is sent
+//! until other nodes have said who is online.
 
 use crate::protocol::error;
 use crate::protocol::event::Message;

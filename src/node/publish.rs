@@ -1,5 +1,5 @@
-//! The verbs for events on a channel: an event of the API goes to all subscribers, a client event
-//! to all but its sender. Whether there are other nodes decides the way; both ways begin here.
+//! Publishing: an API event goes to all subscribers, a client event to all but its sender. A single server and a
+//! cluster take different ways; both begin here.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,5 @@
-//! What a backend may ask about channels and connections. A server of its own answers from its directory; one of
-//! several asks Redis first, one question for the whole request, and answers from what it knows itself while
-//! Redis is away.
+//! Queries about channels and connections. A single server answers from its directory. A node of a cluster asks Redis,
+//! once for the whole request, and answers from local knowledge while Redis is away.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,5 +1,5 @@
-//! Whether load balancers should send new sockets here, and if not, why. It is advice: a client
-//! that comes all the same is refused when it connects.
+//! Whether load balancers should send new sockets here, and if not, why. This is advice: a client that connects anyway
+//! may still be refused.
 
 use std::sync::atomic::Ordering;
 

@@ -1,5 +1,5 @@
-//! The third door: what comes out of the link. It is carried out on the link's own thread, one arrival after
-//! the other, and publishes nothing to other nodes, so that no loop can form. Rosters change only here.
+//! Handles what comes out of the link, on the link's own thread, one event after the other. It publishes nothing to
+//! other nodes, so no loop can form. Rosters change only here.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What this node has asked all others to do, and who has not said yet that it is done. Whoever asked waits for
-//! the last answer; which nodes there are, the link knows.
+//! Requests to all other nodes and their pending confirmations. The caller waits for the last one; the link knows which
+//! nodes there are.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! The verbs of clients that come back: a new connection goes on where the last one ended. What was published
-//! meanwhile, and up to where it is acknowledged, the hub knows; what becomes of it in frames is said here.
+//! Resuming: a new connection continues where the last one ended. The hub knows what was published meanwhile and what
+//! is acknowledged; here it becomes frames.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
-//! Whether there is room for one more subscription: within the limits of the connection, of the
-//! presence channel, and of memory.
+//! Whether one more subscription fits the limits of the connection, of the presence channel, and of memory.
 
 use super::Node;
 use crate::app::{App, ChannelFull};

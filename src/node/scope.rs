@@ -1,6 +1,6 @@
-//! Whether this node has others beside it. What differs between a server of its own and one of several is a
-//! function here, which does nothing or answers at once where there is nobody else, or a pair of verbs in
-//! `alone.rs` and `clustered.rs`, between which a verb of `Node` chooses once. Nobody else asks.
+//! Whether this node is alone or in a cluster. A difference between the two is either a function here, which does
+//! nothing or answers at once on a single server, or a pair of operations in `alone.rs` and `clustered.rs`. No other
+//! module asks.
 
 use std::sync::Arc;
 

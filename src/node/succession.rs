@@ -1,6 +1,6 @@
-//! A server without Redis hands its clients on to the process that goes on in its place, and that one goes on with
-//! them: what they hold, and the logs of what was published lately, in one step between two events. What comes to the
-//! old process afterwards is passed on, and acknowledged before it is answered. Nodes with a Redis have it there.
+//! A single server hands its resumable clients to the process that replaces it: their state and the logs, in one step
+//! between two events. Requests that reach the old process afterwards are forwarded, and acknowledged before they are
+//! answered. Nodes with Redis keep this state there.
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;

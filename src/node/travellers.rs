@@ -1,5 +1,5 @@
-//! The clients of this node that may come back to another one, and what other nodes were asked for. What is done with
-//! them is in `travelling.rs`.
+//! Resumable clients of this node that may move to another one, and what other nodes have requested of them.
+//! `travelling.rs` acts on it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;

@@ -1,6 +1,6 @@
-//! The verbs of clients that come back to any node: who comes is claimed, a connection elsewhere is ended and asked for
-//! what its client holds, and what clients here hold is kept in Redis, at once where they end and every so often
-//! before, so that a node that is killed takes little with it.
+//! Resuming clients on any node: a client that connects here is claimed, its connection elsewhere is closed and its
+//! state handed over, and the state of local clients is stored in Redis, at once when they end and periodically before,
+//! so that a killed node loses little.
 
 use std::rc::Rc;
 use std::sync::Arc;

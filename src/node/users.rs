@@ -1,5 +1,5 @@
-//! The verbs about users: signing in, hearing of each other, being thrown out. Who is online over several
-//! nodes is in `watchlist.rs`.
+//! Operations on users: signing in, messages to a user, termination. `watchlist.rs` has who is online over several
+//! nodes.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,4 @@
-//! What the debug console is told of connections and events, in words for people. Nothing here
-//! changes anything.
+//! The debug console's facts about connections and events. Nothing here changes anything.
 
 use std::net::IpAddr;
 

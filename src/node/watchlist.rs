@@ -1,6 +1,6 @@
-//! Who is online, over all nodes. A user with a signed-in connection is present on a topic of its own, to
-//! which nodes subscribe where that user or somebody who watches it is connected. So what makes members
-//! leave with a node that dies, or come back with a Redis that does, holds of users too.
+//! Online users over all nodes. A user with a signed-in connection is a member of a topic of its own, to which nodes
+//! subscribe if they have that user or a watcher. So whatever removes members of a dead node, or restores them after
+//! Redis lost its data, applies to users too.
 
 use std::time::Instant;
 

@@ -1,6 +1,5 @@
-//! What webhooks are told of. A server of its own leaves its facts at the webhooks' door; a node of several says them
-//! to the link, and the one that reads an app's log leaves what it says there. Topics behind watchlists are nobody's
-//! news.
+//! Facts for webhooks. A single server passes them to `webhook` directly. A node of a cluster writes them to the app's
+//! log, and the node that reads that log passes them on. Topics of watchlists produce no webhooks.
 
 use std::sync::Arc;
 

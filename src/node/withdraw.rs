@@ -1,6 +1,5 @@
-//! The verbs by which a backend takes rights back: a user's connections leave some channels for good, or come
-//! back with new signatures. Signatures have no age, so what was signed once opens a channel for as long as
-//! the connection lives, unless it is closed here.
+//! Withdrawing access: a user's connections leave some channels for good, or reconnect with new signatures. A signature
+//! does not expire, so a subscription once authorized lasts as long as its connection unless it is ended here.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
-//! Signatures: of subscriptions, of sign-ins and of requests to the HTTP API. Everything is
-//! HMAC-SHA256 in hex with the app's secret and is compared in constant time. What a request's
-//! parameters mean, and whether its time is right, is decided by whoever calls.
+//! Signatures of subscriptions, sign-ins and API requests: HMAC-SHA256 in hex with the app's secret, compared in
+//! constant time. The callers check a request's parameters and timestamp.
 
 use super::hex;
 use std::borrow::Cow;

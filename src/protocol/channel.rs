@@ -1,5 +1,4 @@
-//! Channel names, and the kind of channel that a name makes. `ChannelName::parse` checks a name;
-//! after that nobody checks it again.
+//! Channel names, and the type of channel that a name's prefix decides. `ChannelName::parse` checks a name once.
 
 use std::borrow::Borrow;
 use std::fmt;

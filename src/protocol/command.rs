@@ -1,5 +1,5 @@
-//! Everything that a client may say on its connection. Frames are accepted in every form that Pusher's,
-//! Reverb's and Soketi's clients send: `data` as an object, or as a string that holds one.
+//! Every message that a client may send. All forms of Pusher's, Reverb's and Soketi's clients are accepted: `data` as
+//! an object, or as a string that contains one.
 
 use std::borrow::Cow;
 

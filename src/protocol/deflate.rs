@@ -1,6 +1,5 @@
-//! Both directions of permessage-deflate (RFC 7692, section 7.2), each message by itself: neither side
-//! remembers one for the next, so that nothing is kept for a connection. Whether a connection may have its
-//! messages compressed is agreed in `extension.rs`.
+//! permessage-deflate (RFC 7692, section 7.2), each message by itself: no context is kept between messages, and so no
+//! state per connection. `extension.rs` negotiates it.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Packets of Engine.IO 3 and 4, in which clients of Socket.IO speak: how they are told apart, and how they travel, as
-//! texts of WebSocket frames or several in one body. What they mean is `socketio.rs`'s.
+//! Packets of Engine.IO 3 and 4, the transport of Socket.IO: their types, and their encoding as WebSocket texts or as
+//! payloads of several. `socketio.rs` gives them their meaning.
 
 use super::event::{TEXT, frame_header};
 use super::fallback::split_frame;

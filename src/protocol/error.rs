@@ -1,6 +1,6 @@
-//! What a connection is told when something is refused: `pusher:error` with one of Pusher's codes, a
-//! `pusher:subscription_error` beside it where a channel is concerned, and which of them end the
-//! connection. The texts are those that Pusher, Reverb and Soketi use, so that they can be searched for.
+//! Errors to clients: `pusher:error` with one of Pusher's codes, `pusher:subscription_error` in addition if a channel
+//! is concerned, and which of them close the connection. The texts are those of Pusher, Reverb and Soketi, so that
+//! people can search for them.
 
 use std::borrow::Cow;
 

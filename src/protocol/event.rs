@@ -1,6 +1,6 @@
-//! Everything that a connection is told, encoded once into a `Message`: a finished WebSocket frame, header
-//! included. Frames of a server are not masked (RFC 6455 section 5.1), so the same bytes serve every
-//! socket. `data` is a JSON string in all of them but `pusher:error`, where clients expect an object.
+//! Every message to a client, encoded once into a `Message`: a finished WebSocket frame, header included. Frames of a
+//! server are not masked (RFC 6455 section 5.1), so the same bytes serve every socket. `data` is a JSON string in all
+//! of them but `pusher:error`, where clients expect an object.
 
 use bytes::Bytes;
 

@@ -1,5 +1,5 @@
-//! Which compression a client offers with its handshake, and what of that is accepted: `permessage-deflate`
-//! by RFC 7692, section 7.1. What compressed messages are is in `deflate.rs`.
+//! Negotiation of `permessage-deflate` (RFC 7692, section 7.1): what a client offers, and what is accepted.
+//! `deflate.rs` has the compression.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
-//! What pusher-js says and hears where WebSockets are blocked: its `xhr_streaming` and `xhr_polling`
-//! transports. A client is told lines instead of frames (`docs/protocol.md`, "Over HTTP"); each is made of
-//! a finished frame, so that everything above the bytes says the same to both. Knows no request and no socket.
+//! pusher-js's HTTP transports, `xhr_streaming` and `xhr_polling`: lines instead of frames (`docs/protocol.md`, "Over
+//! HTTP"). Each line is made of a finished frame, so that everything above is the same for both. Knows no request and
+//! no socket.
 
 use bytes::Bytes;
 use smallvec::SmallVec;

@@ -1,5 +1,4 @@
-//! Bytes as hexadecimal digits and back, for digests and signatures. Decoding takes digits in
-//! capitals too, since some SDKs send them.
+//! Hexadecimal encoding and decoding of digests and signatures. Decoding accepts capitals, since some SDKs send them.
 
 /// What is not the digits of as many bytes as were asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

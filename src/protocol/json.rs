@@ -1,6 +1,5 @@
-//! JSON as this protocol needs it: objects whose members are taken apart but not decoded, so that what
-//! is only passed on is passed on byte for byte; and strings written into a buffer. Of a key given twice
-//! the last counts.
+//! JSON for this protocol: objects are split into members without decoding them, so that what is only forwarded stays
+//! byte for byte the same; and strings are written into a buffer. Of a duplicate key the last counts.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -1,5 +1,5 @@
-//! Who is present: the `user_id` and `user_info` out of a subscription's `channel_data`, or the `id` and
-//! `user_info` of a signed-in user. Which members a channel has is the hub's business.
+//! Members: `user_id` and `user_info` from a subscription's `channel_data`, or `id` and `user_info` of a signed-in
+//! user.
 
 use std::borrow::Borrow;
 use std::fmt;

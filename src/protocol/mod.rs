@@ -1,5 +1,5 @@
-//! The Pusher protocol as a pure library: text to commands, events to bytes, names, signatures and
-//! error codes. Nothing here waits, locks, or knows what time it is.
+//! The Pusher protocol as a pure library: text to commands, events to bytes, names, signatures and error codes. Nothing
+//! here waits, locks, or reads a clock.
 
 pub mod auth;
 pub mod channel;

@@ -1,5 +1,5 @@
-//! Which pages may connect, by the `Origin` header of browsers (RFC 6454 section 6.1): patterns as people write
-//! them, a host, a host with its port, or a whole origin. Which of them an app has is its settings'.
+//! Allowed origins, matched against the `Origin` header of browsers (RFC 6454 section 6.1): a host, a host with its
+//! port, or a whole origin, each as a pattern.
 
 use std::fmt;
 use std::net::Ipv6Addr;

@@ -1,5 +1,5 @@
-//! The parameters of a request's query, and what of it is signed. SDKs write and sort them in several ways,
-//! and the signature is of one of them; which one holds is found out in `auth`.
+//! Query parameters of a request, and the string that is signed. SDKs write and sort them in several ways and sign one
+//! of them; `auth.rs` finds out which.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! The name that a page gives itself so that its connections can be told to be one client after the other. A
-//! token opens nothing: each channel is authorized anew.
+//! The token by which a page's successive connections are recognised as one client. It grants nothing: each channel is
+//! authorized again.
 
 use std::borrow::Cow;
 use std::fmt;

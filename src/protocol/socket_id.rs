@@ -1,5 +1,4 @@
-//! The public name of a connection, `123.456`. Where the numbers come from, and that no two
-//! connections share them, is the hub's business.
+//! Socket ids, such as `123.456`. The hub assigns them and keeps them unique.
 
 use std::fmt;
 

@@ -1,7 +1,6 @@
-//! What clients of laravel-echo-server say and hear: packets of Socket.IO, in them the events of Echo's
-//! `broadcaster: 'socket.io'` (`docs/protocol.md`, "Socket.IO"). What they say becomes the commands of the Pusher
-//! protocol; what they hear is made of finished frames, so that everything above says the same to both. Knows no
-//! request and no socket; how packets travel is `engineio.rs`'s.
+//! Messages of laravel-echo-server's protocol: Socket.IO packets with the events of Echo's `broadcaster: 'socket.io'`
+//! (`docs/protocol.md`, "Socket.IO"). Incoming ones become commands of the Pusher protocol; outgoing ones are made of
+//! finished frames, so that everything above is the same for both. `engineio.rs` has the transport.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! The trace of one event: the name under which a backend, its proxies and its tracing know the request that
-//! published it. Read from headers here; who logs it, and who passes it on, is said elsewhere.
+//! The trace of one event: the id by which a backend, its proxies and its tracing know the request that published it.
+//! Parsed from headers here; logged and forwarded elsewhere.
 
 use std::fmt;
 use std::sync::Arc;

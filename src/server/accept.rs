@@ -1,5 +1,5 @@
-//! Taking in connections: one acceptor for all listeners and workers, which hands each new socket to the worker that
-//! carries the fewest. What happens on a socket is none of its business.
+//! Accepts connections: one acceptor for all listeners and workers, which hands each new socket to the worker with the
+//! fewest.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The line by which the log says that the server listens: where, for which apps and whence they are, and how
-//! much it carries. What a server without apps says beyond it is in `bin/fanfare/banner.rs`.
+//! The log line "listening": where, for which apps and from which source, and how many sockets fit.
+//! `bin/fanfare/banner.rs` prints what a server without apps adds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,5 +1,5 @@
-//! What keeps a server from starting, and what `fanfare config check` looks at beyond it: that a certificate
-//! is in its time, and that what the settings name can be used on this machine.
+//! Checks before a start, and further ones for `fanfare config check`: that certificates are valid now, and that what
+//! the settings name can be used on this machine.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};

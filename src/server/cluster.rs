@@ -1,5 +1,5 @@
-//! The link's thread. It has a runtime of its own, so that no worker waits for Redis: orders go out
-//! on it, and arrivals are carried out on it.
+//! The link's thread. It has its own runtime, so that no worker waits for Redis: it sends requests and handles link
+//! events.
 
 use std::io;
 use std::sync::Arc;

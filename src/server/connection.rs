@@ -1,5 +1,5 @@
-//! One connection from the first byte on: whose it is and what it speaks, then its requests, and what it becomes if
-//! one of them asked for that.
+//! One connection from its first byte: the client's address, the protocol, its requests, and what it becomes if one of
+//! them was an upgrade.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};

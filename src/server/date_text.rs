@@ -1,4 +1,4 @@
-//! The date of answers, for which the time is written out once a second.
+//! The Date header, formatted once a second.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,5 @@
-//! How the files that the process may open are shared out: to sockets, to connections that ask for none, and to
-//! what the server needs for itself, so that neither of the first two keeps it from Redis or from accepting.
+//! The budget of open files: for sockets, for other connections, and a reserve for the server itself, so that clients
+//! cannot keep it from reaching Redis or accepting.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;

@@ -1,5 +1,5 @@
-//! A stream between hyper and a socket. hyper writes HTTP alone; what a connection becomes after its last request, and
-//! what is said to those who send no HTTP, is written past it.
+//! hyper's I/O over a stream. hyper writes only HTTP; upgraded connections, and replies to clients that send no HTTP,
+//! bypass it.
 
 use std::cell::RefCell;
 use std::io;

@@ -1,5 +1,5 @@
-//! What the server listens on: a TCP address, or a Unix socket for a proxy on the same machine. Makes it,
-//! takes one that is there already, and looks after the file that a Unix socket has.
+//! A listener: a TCP address, or a Unix socket for a proxy on the same machine. Binds it or takes an inherited one, and
+//! manages the Unix socket's file.
 
 use std::fmt;
 use std::fs::{self, File, Permissions};

@@ -1,5 +1,5 @@
-//! The addresses that a server listens at: one for everything, or one for sockets and one for the HTTP API.
-//! Binds them, takes over those that are there already, and keeps what a successor needs of them.
+//! The server's listeners: one for everything, or one for sockets and one for the HTTP API. Binds them, takes over
+//! inherited ones, and passes them to a successor.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,5 +1,5 @@
-//! The thread that looks up apps in a database. It has a runtime of its own, so that no worker
-//! waits for a query. What it asks is in `lookup/sql.rs`.
+//! The thread that looks up apps in a database. It has its own runtime, so that no worker waits for a query.
+//! `lookup/sql.rs` has the queries.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The listener for Prometheus and for health checks by Soketi's paths: a thread and a runtime of its own, so
-//! that whoever asks, however slowly or often, takes no time from the workers.
+//! The listener for Prometheus and for health checks under Soketi's paths: a thread with its own runtime, so that slow
+//! or frequent scrapes take no time from the workers.
 
 use std::convert::Infallible;
 use std::io;

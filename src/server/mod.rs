@@ -1,5 +1,5 @@
-//! Starting and stopping: opens the listeners, starts a thread a worker, and brings all of them to an end in
-//! order. What a thread does with its sockets is in `worker.rs`, how they get there in `accept.rs`.
+//! Starting and stopping: opens the listeners, starts one thread per worker, and ends all of them in order. `worker.rs`
+//! has a thread's work, `accept.rs` distributes sockets.
 
 mod accept;
 mod announcement;

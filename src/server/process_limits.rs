@@ -1,5 +1,5 @@
-//! How much memory there is for this process: the machine's, or what a control group or `ulimit -v` leaves of it. Read
-//! once at the start from the kernel; where nothing is known, there is no limit.
+//! The memory available to this process: the machine's, a control group's or that of `ulimit -v`. Read from the kernel
+//! once at the start; if it is unknown, there is no limit.
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,5 @@
-//! The PROXY protocol, versions 1 and 2, by which a proxy says whose connection it passes on before the
-//! first byte of it. Where it is switched on every connection must begin with it, as its specification
-//! demands: nobody is left to guess.
+//! The PROXY protocol, versions 1 and 2, by which a proxy names the client before the first byte. If it is enabled,
+//! every connection must begin with it, as the specification demands.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,5 +1,5 @@
-//! What changes while the server runs: settings on SIGHUP, and files that are watched. Whatever is wrong
-//! with the new changes nothing and is one line in the log.
+//! Reloading: settings on SIGHUP, and watched files. New settings with an error change nothing and are one line in the
+//! log.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! The requests of one connection, for as long as they come. Those that come whole are read in `whole`; from the
-//! first other one on, hyper reads. What a connection becomes after them, and what is before them, is elsewhere.
+//! The requests of one connection. Those that arrive whole are read in `whole.rs`; from the first other one on, hyper
+//! reads.
 
 use std::future::poll_fn;
 use std::net::IpAddr;

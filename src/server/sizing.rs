@@ -1,5 +1,5 @@
-//! How many idle sockets this machine carries with given settings, by each thing that bounds them. What the
-//! server does when it meets a bound is in `hub/capacity.rs`; how the figures were measured, in docs/sizing.md.
+//! How many idle sockets this machine can carry with given settings, by each limit. `hub/capacity.rs` enforces limits;
+//! docs/sizing.md says how the figures were measured.
 
 use std::fs;
 use std::net::IpAddr;

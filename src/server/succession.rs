@@ -1,5 +1,5 @@
-//! The server as one process in a line of them: takes what the one before it knows before it accepts anybody, and
-//! tells the one after it what it knows itself. What that is, is the node's business.
+//! Transfer of resumable clients between processes: receives the predecessor's state before anything is accepted, and
+//! sends its own to the successor. The node defines the content.
 
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;

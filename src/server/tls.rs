@@ -1,5 +1,5 @@
-//! What the server shows of itself over TLS: certificates read from their files and read again when these
-//! change, and the first bytes of a connection. The bytes after are `hub::tls`'s.
+//! TLS of the server: certificates, reloaded when their files change, and the first bytes of a connection. `hub::tls`
+//! handles the rest.
 
 use std::fmt;
 use std::io;

@@ -1,5 +1,5 @@
-//! What comes to a port of HTTP/1.1 and cannot be read as a request: which kind of thing it is, and the answer in
-//! words, where hyper by itself would answer with an empty one or not at all.
+//! Input on an HTTP/1.1 port that is not a request: recognises what it is, and answers with an explanation, where hyper
+//! would send an empty response or none.
 
 use tokio::io::AsyncWriteExt;
 

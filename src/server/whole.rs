@@ -1,6 +1,6 @@
-//! Requests that come whole, as those of backends and handshakes do: read and answered here, which takes half of what
-//! hyper takes. What is not of the plainest kind, or has not come yet, is left to hyper with the bytes that were read,
-//! before anything came of it; a connection that was left to hyper once stays there.
+//! Fast path for requests that arrive in one piece, as API requests and handshakes do: parsed and answered here, for
+//! half the cost of hyper. Anything unusual or incomplete is left to hyper with the bytes read so far; the connection
+//! then stays there.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -1,5 +1,4 @@
-//! One worker's thread: its runtime, the tasks that every worker has, and how they end. What they look
-//! after lives elsewhere.
+//! One worker's thread: its runtime, the tasks that every worker runs, and how they end.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Asks an app's own backend whether a client of Socket.IO may subscribe to a channel, as laravel-echo-server did: a POST
-//! with the client's cookies and the headers that its page gave. What the answer means to the client is settled above.
+//! Asks an app's backend whether a Socket.IO client may subscribe to a channel, as laravel-echo-server did: a POST with
+//! the client's cookies and the page's headers. The callers decide what the answer means to the client.
 
 use std::cell::OnceCell;
 use std::rc::Rc;

@@ -1,7 +1,7 @@
-//! What a cluster's log says, for the one node that tells backends of it. The log has the comings and goings
-//! over all nodes in their order, so that nothing need be counted: an end is held back, and what follows it soon takes it
-//! back. An entry stays in the log until all that it led to is done with; whoever reads the log next begins with what is
-//! left, and may tell a backend twice.
+//! Processes a cluster's webhook log, on the one node that posts the app's webhooks. The log has the joins and leaves
+//! over all nodes in order, so nothing need be counted: an end is held back, and a return soon after cancels it. An
+//! entry stays in the log until everything that it led to is done; the next reader begins with what is left, and may
+//! send a webhook twice.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};

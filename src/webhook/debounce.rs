@@ -1,7 +1,6 @@
-//! What of the facts is news to a backend. A channel that is empty for a moment was not vacated, a member
-//! that reloads its page did not leave, and a crowd that finds nothing cached is told of once. Facts of one
-//! channel may come in another order than they happened, for workers do not wait for each other: so
-//! comings and goings are counted, and only where the count stands decides.
+//! Debouncing: a channel that is empty for a moment was not vacated, a member that reloads its page did not leave, and
+//! a crowd that finds nothing cached is one cache miss. Facts of one channel may arrive out of order, since workers do
+//! not wait for each other; so joins and leaves are counted, and only the count decides.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

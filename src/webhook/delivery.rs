@@ -1,5 +1,5 @@
-//! One request to an endpoint: signed, with the headers that SDKs check to the letter, over connections that
-//! are kept open. Redirects are not followed: the signature is meant for the URL that was configured.
+//! One request to an endpoint: signed, with the exact headers that SDKs check, over connections that are kept open.
+//! Redirects are not followed: the signature is for the configured URL.
 
 use std::future::Future;
 use std::io;

@@ -1,6 +1,5 @@
-//! What has happened and is not looked at yet, app by app. Of many comings and goings only what they come to is kept,
-//! one change for each channel and member however often they were there: who toggles without end leaves nothing.
-//! Apps are served in turn. What of it is news is decided in `debounce.rs`.
+//! Facts that wait to be processed, per app. Joins and leaves are kept as their sum, one change for each channel and
+//! member, so a client that toggles leaves nothing. Apps take turns. `debounce.rs` decides which facts become events.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,4 @@
-//! What waits for one webhook, in the order in which it happened, and what of it undoes what came before. Sends
-//! nothing: that is done in `queue.rs`.
+//! The events that wait for one webhook, in order; opposite events cancel out. `queue.rs` sends them.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;

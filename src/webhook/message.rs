@@ -1,5 +1,5 @@
-//! What a webhook tells, and its JSON. A line keeps what happened and not its text: of a crowd's coming and going
-//! it holds little more than the names, which others hold as well. Names and fields of the events are Pusher's.
+//! Webhook events and their JSON. A queue keeps the fact and not its JSON: for a crowd that joins and leaves it holds
+//! little more than the names, which are shared. Names and fields of the events are Pusher's.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! What backends are told of by webhooks. Whoever has a fact leaves it here and goes on; a thread of its
-//! own decides what of it is news, and each webhook has a line that keeps the order, tries again and is
-//! nobody else's concern when its endpoint is slow or dead. Knows no hub: facts are data.
+//! Webhooks. Callers leave facts here and go on; a separate thread decides which of them become events, and each
+//! webhook has its own queue that keeps the order and retries, so that a slow or dead endpoint delays nothing else.
+//! Knows no hub: facts are data.
 
 #[cfg(feature = "socketio")]
 pub mod channel_auth;

@@ -1,5 +1,5 @@
-//! One webhook's events on their way: in the order they happened, one request at a time, tried again with
-//! growing pauses for five minutes, in bounded memory. A dead endpoint holds up its own line alone.
+//! Sends one webhook's events: in order, one request at a time, retried with growing pauses for five minutes, in
+//! bounded memory. A dead endpoint delays only its own queue.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

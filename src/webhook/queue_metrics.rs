@@ -1,5 +1,5 @@
-//! How each webhook's queue gets on. Any thread may read it: Prometheus, the console and `doctor`
-//! do. The queue's task alone writes it.
+//! The state of each webhook's queue. Only the queue's task writes it; Prometheus, the console and `doctor` read it
+//! from any thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,8 +1,7 @@
-//! What waits to be sent, on disk as well, so that a process that is killed loses none of it. Each process has
-//! a file of its own, which it keeps locked: one JSON object a line, for each event that came in line, and for
-//! those that were sent or given up. Files that nobody has locked any more are taken over, at the start and
-//! while it runs, for a process that hands over ends later than the next one begins. At worst an event is sent
-//! twice. A line that is not whole, because the machine stopped in it, is left out.
+//! The queue on disk, so that a killed process loses nothing. Each process has its own locked file: one JSON object per
+//! line, for each queued event and for each that was sent or given up. Files whose lock is gone are taken over, at the
+//! start and while running, since a process that hands over ends after its successor has started. At worst an event is
+//! sent twice. An incomplete line, from a power cut, is ignored.
 
 use crate::protocol::hex;
 use std::cell::RefCell;

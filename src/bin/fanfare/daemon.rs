@@ -1,5 +1,5 @@
-//! The server as a process: the signals that it lives by, what it tells systemd, and its end. SIGTERM and
-//! SIGINT stop it, SIGHUP reloads, SIGUSR2 hands over to a new process.
+//! The server as a process: signals, systemd notifications, and the end. SIGTERM and SIGINT stop it, SIGHUP reloads,
+//! SIGUSR2 hands over to a new process.
 
 use std::future::pending;
 use std::io;

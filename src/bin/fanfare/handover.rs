@@ -1,7 +1,6 @@
-//! Handing over: a process of the same program, maybe of a newer version, that goes on with this one's
-//! listeners. That of sockets is its standard input, and a line on its standard output says that it serves;
-//! until then this process goes on as if nothing had happened. Where the API has a listener of its own, the
-//! standard output is a Unix socket, in which that listener waits for it.
+//! The hand-over: starts a process of the same program, maybe a newer version, with this one's listeners. The sockets'
+//! listener is its standard input, and a line on its standard output says that it serves; until then this process
+//! continues unchanged. If the API has its own listener, the standard output is a Unix socket that carries it.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read as _, Write};

@@ -1,6 +1,5 @@
-//! The log as journald wants it, where standard error leads there (systemd.exec(5), `JOURNAL_STREAM`): a
-//! number in front of each line for how grave it is (sd-daemon(3)), so that `journalctl -p warning` finds
-//! what it should, and no time, for journald has its own.
+//! The log format for journald, if standard error leads there (systemd.exec(5), `JOURNAL_STREAM`): a priority in front
+//! of each line (sd-daemon(3)), so that `journalctl -p warning` works, and no time, since journald adds its own.
 
 use std::fmt;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! The program: reads its settings, starts the log and the server, and says what it serves. Every failure
-//! to start is one line and an exit code.
+//! The program: loads the settings, starts the log and the server, and prints what it serves. Every failure to start is
+//! one line and an exit code.
 
 mod banner;
 mod daemon;

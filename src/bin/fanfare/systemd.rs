@@ -1,5 +1,5 @@
-//! What systemd is told and asks for, where it started the program: `sd_notify(3)` by its documented
-//! protocol, datagrams of `NAME=value` lines to `NOTIFY_SOCKET`. Elsewhere nothing is said.
+//! `sd_notify(3)` and the watchdog: datagrams of `NAME=value` lines to `NOTIFY_SOCKET`. Without systemd nothing is
+//! sent.
 
 use std::io;
 use std::os::fd::OwnedFd;

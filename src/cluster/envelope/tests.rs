@@ -1,4 +1,4 @@
-//! Envelopes there and back, and bytes that are none.
+//! Encoding and decoding envelopes, and rejecting invalid bytes.
 
 use super::*;
 

@@ -1,7 +1,6 @@
-//! Where Redis is to be found: a server at an address of its own, any of a Redis Cluster's, or the one that
-//! Sentinels name. Which of several servers is the master now is asked anew for each link, and while a link
-//! lasts, so that a failover is followed even where the old master does not end it. What Sentinels say stands in
-//! `sentinels.rs`.
+//! Finding Redis: one server at a fixed address, any server of a Redis Cluster, or the master that Sentinels name. The
+//! master is looked up for each new link and while a link lasts, so that a failover is followed even if the old master
+//! keeps its connections open. Sentinels' answers are read in `sentinels.rs`.
 
 use std::collections::VecDeque;
 use std::fmt;

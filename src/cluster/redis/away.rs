@@ -1,6 +1,6 @@
-//! What of a Redis Cluster is away: masters that do not answer or refuse, and slots whose keys have been on their way
-//! between two masters for too long. A link is made without them, and what belongs to them goes on as everything does
-//! while Redis is away. How they are found back is in `away_look.rs`, and what waits for them in `stranded.rs`.
+//! The parts of a Redis Cluster that are away: masters that refuse or do not answer, and slots that stay in migration
+//! for too long. A link is made without them, and what belongs to them continues as without Redis. `away_look.rs`
+//! checks whether they are back; publishes for them wait in `stranded.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

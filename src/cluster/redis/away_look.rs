@@ -1,6 +1,6 @@
-//! Looks at what of a Redis Cluster is away, beside the link, which is made anew once something of it can be worked with
-//! again: what a new link does for all is then done for it. And what belongs to it, which goes on without Redis
-//! meanwhile. Why something is away stands in `away.rs`.
+//! Checks, beside the link, whether parts of a Redis Cluster that are away work again. If one does, the link is made
+//! anew, which registers everything. Also serves what belongs to them without Redis meanwhile. Why a part is away is
+//! decided in `away.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Commands that go to Redis in one round trip, and what their answers are for.
+//! Commands that go to Redis in one round trip, each with a tag that tells what its reply is for.
 
 use std::collections::BTreeSet;
 

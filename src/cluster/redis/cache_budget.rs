@@ -1,6 +1,5 @@
-//! How many bytes of cached events this node has in Redis for each app. What is more than the app's limit is taken
-//! out again, what was published or asked for longest ago first. Each node bounds what it has published itself;
-//! what another has published over it is that one's to bound.
+//! The bytes of cached events that this node has in Redis, per app. Beyond the app's limit the least recently used are
+//! deleted. Each node limits what it published itself; an event that another node has replaced counts for that one.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! What is asked of Redis for one client that comes to this node, while its handshake waits: whose it is, what was
-//! withdrawn from its users, and that the node which has it hands it over.
+//! Redis commands for a client that reconnects to this node, while its handshake waits: claiming it, reading what was
+//! withdrawn from its user, and asking the node that has its old connection to hand it over.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Clearing away what was held under leases that hold no more: those of dead nodes, and this node's own of before.
-//! A lease is fenced before anything of it is cleared.
+//! Clears what was held under expired leases: those of dead nodes, and earlier ones of this node. A lease is fenced
+//! before anything of it is cleared.
 
 use std::collections::BTreeSet;
 

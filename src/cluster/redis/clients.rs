@@ -1,5 +1,5 @@
-//! What Redis keeps of clients that may come back: it is put there, handed out to whoever has the client next, and
-//! what one has missed is read from its channel's log.
+//! Storing resumable clients in Redis, handing them to the node where they reconnect, and reading from a channel's log
+//! what one has missed.
 
 use bytes::Bytes;
 use redis::Value;

@@ -1,7 +1,6 @@
-//! The connections of a link: to each server one that gives commands and one that listens. One server has
-//! everything; of a Redis Cluster each has its slots, and a command goes to the server that has the slot of its
-//! first key. When a slot goes to another server, what is asked of it follows at once, and the topics in it are
-//! named to be subscribed to anew.
+//! The connections of a link: to each server one for commands and one for subscriptions. A single server has
+//! everything; each server of a Redis Cluster has some slots, and a command goes to the server with the slot of its
+//! first key. When a slot moves, later commands follow at once, and its topics are reported for resubscription.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! Counts of subscribers and connections: sent to Redis in parts, and the sums that come back for
-//! subscribers who are told them. `session.rs` decides when counts are due.
+//! Counts of subscribers and connections: sent to Redis in chunks, with the totals that come back for subscribers.
+//! `session.rs` decides when counts are due.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,7 +1,6 @@
-//! What was heard on each topic: up to which place of its log, and the last of each sender, so that what
-//! comes twice is heard once. It outlives the link. While a topic catches up from its log, what comes in
-//! meanwhile waits behind what was missed. What is heard is noted once it is handed on, so that what a lost
-//! link keeps from being handed on is read again.
+//! Deduplication of received events: for each topic the last place in its log, and the last serials of each sender.
+//! This state outlives a link. While a topic catches up from its log, incoming events wait behind the missed ones. An
+//! event is recorded once it was forwarded, so that one that a lost link kept back is read again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! One look at Redis for whoever asks what is wrong with it: whether it is there, lets this node in, is new
-//! enough, keeps what it is given, and does all that nodes ask of it, over the very connections of a node. What it
-//! writes lies under names of its own, which it takes away again.
+//! Diagnoses Redis over the same connections that a node uses: whether it is reachable, accepts this node, is new
+//! enough, keeps its data, and runs everything that nodes need. The keys that it writes have names of their own and are
+//! deleted again.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

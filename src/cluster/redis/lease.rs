@@ -1,6 +1,5 @@
-//! The signs that this node lives. A node holds what it says in Redis under leases, one on each server; it takes new
-//! ones with each link, says everything again, and clears the old ones away as it does with those of nodes that
-//! are silent.
+//! Heartbeats. A node registers its state in Redis under leases, one on each server. Each new link takes new leases,
+//! registers everything again, and clears the old leases as it does those of dead nodes.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Leases: what this node has registered and may hold something under, and what it has seen of those of others.
-//! A lease has lapsed once this node, by its own clock, has looked several times and nobody has renewed it in between;
-//! what time it is for Redis or for others does not matter.
+//! Leases: those that this node has registered, and what it has observed of others'. A lease has lapsed once this node,
+//! by its own monotonic clock, has looked several times without seeing a renewal; the clocks of Redis and of other
+//! nodes do not matter.
 
 use std::collections::{HashMap, HashSet};
 

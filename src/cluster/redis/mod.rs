@@ -1,7 +1,6 @@
-//! The link over Redis or Valkey: to each server one connection that gives commands and one that listens, on a
-//! thread of their own, so that no worker ever waits for them. It is made again for ever; each time under a new lease,
-//! with everything this node has said anew, and with what was held under the old one cleared away. So a lost
-//! link, an empty Redis and a node that was taken for dead all heal in the same way.
+//! The link over Redis or Valkey: to each server one connection for commands and one for subscriptions, on a separate
+//! thread, so that workers never wait. It reconnects for ever. Each new link registers everything under a new lease and
+//! clears the old one, so a lost link, an empty Redis and a node that was taken for dead recover in the same way.
 
 mod address;
 mod away;

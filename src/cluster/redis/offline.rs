@@ -1,5 +1,5 @@
-//! Orders that are carried out without Redis, or without the part of it that they belong to: what can wait waits, and
-//! the rest is done with what is known here.
+//! Requests that are handled without Redis, or without the part of it that they belong to: publishes wait, and the rest
+//! is decided with local knowledge.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! A topic on its way to be subscribed to, and what its log has. How that goes on is in `subscribe.rs`.
+//! A topic that is being subscribed to, and what its log has. `subscribe.rs` continues from there.
 
 use bytes::Bytes;
 

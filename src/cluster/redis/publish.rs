@@ -1,5 +1,5 @@
-//! What this node says to the others: it waits while Redis is away, is sent in order, and is sent again where
-//! nobody knows whether it was taken.
+//! Publishing to other nodes: events wait while Redis is away, are sent in order, and are sent again if their outcome
+//! is unknown.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;

@@ -1,5 +1,5 @@
-//! What comes in on the connections that listen, all in one order, and which subscriptions have ended by themselves.
-//! The connections are made in `server.rs`, and what comes in is read in `reader.rs`.
+//! Messages from the subscribed connections of all servers, in one order, and subscriptions that a server ended. The
+//! connections are made in `server.rs`; `reader.rs` decodes the messages.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};

@@ -1,5 +1,5 @@
-//! Queries of the API over all nodes: Redis is asked in one round trip or two, however many nodes
-//! there are. What a node knows by itself is answered in `node/query.rs`.
+//! Queries over all nodes: one or two round trips to Redis, whatever the number of nodes. `node/query.rs` answers what
+//! a node knows itself.
 
 use redis::{Value, cmd};
 

@@ -1,5 +1,5 @@
-//! Reads the connection that listens: bytes become envelopes, and envelopes become arrivals for the
-//! node. What is no envelope is counted and dropped.
+//! Reads the subscribed connections: bytes become envelopes, and envelopes become events for the node. Anything else is
+//! counted and dropped.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! What Redis took within the last seconds. A server that is replaced by its replica, or begins anew with the data it had
-//! saved, may have lost it, although it was answered: then it is said again.
+//! Publishes that Redis confirmed within the last seconds. A replica that takes over, or a server that restarts from an
+//! older snapshot, may have lost them; they are then published again.
 
 use std::collections::VecDeque;
 use std::time::Duration;

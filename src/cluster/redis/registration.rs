@@ -1,5 +1,5 @@
-//! The leases that this node has on the servers of a link: one on each that has slots, registered once. When the key
-//! of a lease moves to another server, the lease is given up for a new one.
+//! This node's leases on the servers of a link: one on each server with slots, registered once. When the key of a lease
+//! moves to another server, the lease is given up for a new one.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! Reads answers of Redis into texts, numbers and lists. An answer of an unexpected shape reads as
-//! nothing, which no caller takes for success.
+//! Reads Redis replies as strings, numbers and lists. A reply of an unexpected shape reads as nothing, which no caller
+//! takes for success.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! What Sentinels say: which of the servers that they watch over is the master now. All of them are asked for each link,
-//! and the latest election counts, for one that has not heard of a failover yet names a master of before, which may be
-//! there again and take what the next one will not have. Where Redis is otherwise stands in `address.rs`.
+//! Asks Sentinels which server is the master. All of them are asked for each link and the latest election counts: a
+//! Sentinel that has not seen a failover yet names the old master, which may accept writes that the new one will never
+//! have. `address.rs` handles other addresses.
 
 use std::collections::HashMap;
 use std::fmt;

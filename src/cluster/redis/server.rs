@@ -1,5 +1,5 @@
-//! One Redis server of a link: its two connections, one for commands and one that listens, and the lease
-//! under which this node writes there. Which server has which slot is `connections`'s business.
+//! One Redis server of a link: its connection for commands, its connection for subscriptions, and the lease under which
+//! this node writes there. `connections.rs` knows which server has which slot.
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::{

@@ -1,4 +1,4 @@
-//! What goes to Redis: orders, gathered for one round trip at a time, and the counts that have changed.
+//! The writing half of a link: gathers requests for one round trip at a time, and sends counts that have changed.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};

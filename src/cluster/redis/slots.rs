@@ -1,5 +1,4 @@
-//! How a Redis Cluster divides keys and topics among its servers: the slot of a name, who has which slots, and
-//! the answers that point elsewhere.
+//! Hash slots of a Redis Cluster: the slot of a name, the server of a slot, and redirections.
 
 use redis::{Arg, Cmd, ServerError, Value};
 

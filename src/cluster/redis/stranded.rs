@@ -1,6 +1,6 @@
-//! What waits while Redis, or a master of a Redis Cluster, is away: publishes in their order, as many bytes as there is
-//! room for and not longer than they may. Those of a master that is away alone wait apart, so that others need not wait
-//! behind them, nor find no room because of them. What is away is for `away.rs` to say.
+//! Publishes that wait while Redis, or a master of a Redis Cluster, is away: in order, bounded in bytes and age. Those
+//! of a single master wait separately, so that others neither wait behind them nor lose their room. `away.rs` decides
+//! what is away.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};

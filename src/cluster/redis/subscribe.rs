@@ -1,5 +1,5 @@
-//! Taking part in topics: they are subscribed to, what Redis has of them is read, and one that was subscribed
-//! to before catches up from its log with what it missed, in order and before what comes in.
+//! Subscribing to topics: subscribe, read what Redis has of the topic and, if it was subscribed to before, catch up
+//! from its log, in order and before new events.
 
 use std::time::Duration;
 

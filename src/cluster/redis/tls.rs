@@ -1,5 +1,5 @@
-//! TLS to Redis by an issuer of one's own and with a client certificate. The files are read for each connection
-//! that is made, so that renewed ones hold from the next on; while they cannot be used, those before do.
+//! TLS to Redis with a private CA and client certificates. The files are read for each new connection, so that renewed
+//! ones apply from the next on; if they cannot be used, the last good ones are kept.
 
 use std::fmt;
 use std::io;

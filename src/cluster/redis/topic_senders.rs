@@ -1,5 +1,5 @@
-//! What was heard on one topic: its place in the log, and of each sender the last serials, by which what comes twice
-//! is known. When a topic is opened, caught up with or forgotten stands in `dedup.rs`.
+//! What was received on one topic: the last place in its log, and the last serials of each sender, by which duplicates
+//! are recognised. `dedup.rs` decides when a topic is opened, catches up, or is forgotten.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! Which envelopes are believed: those with a seal of the app's secret, and while an older node lives those of nodes
-//! that know none. What a seal is, is in `cluster/seal.rs`.
+//! Which envelopes are accepted: those sealed with the app's secret, and unsealed ones of older nodes while such a node
+//! has a lease. `cluster/seal.rs` defines the seal.
 
 use std::cell::RefCell;
 

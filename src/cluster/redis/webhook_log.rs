@@ -1,6 +1,6 @@
-//! The logs that webhooks are told from: what this node has to say goes in, and one node of all, which has the office
-//! for a lease and renews it as it reads, takes out what is in. An entry stays until it is done with, so that
-//! who has the office next goes on where the last one ended.
+//! Writing and reading the webhook logs. Every node writes its facts; one node per app holds an office under its lease,
+//! renewed as it reads, and takes entries out. An entry stays until it is acknowledged, so that the next holder
+//! continues where the last one stopped.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! Rosters in odd orders of what is heard.
+//! Rosters whose messages arrive out of order.
 
 use super::*;
 

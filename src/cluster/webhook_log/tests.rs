@@ -1,4 +1,4 @@
-//! What a node says for webhooks over lost links, and what it need not say.
+//! Writing webhook logs over lost links.
 
 use super::*;
 

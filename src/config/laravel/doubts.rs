@@ -1,5 +1,5 @@
-//! What keeps a Laravel app's events from the server, or its pages from hearing them, although the server's own
-//! settings are right: read from the app's `.env` and from the files beside it, for `fanfare doctor`.
+//! Checks of a Laravel app for `fanfare doctor`: why its events may not reach the server, or its pages not receive
+//! them, although the server's settings are right. Reads the app's `.env` and neighbouring files.
 
 use std::path::Path;
 

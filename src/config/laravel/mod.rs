@@ -1,6 +1,5 @@
-//! Settings from what a Laravel app that uses Reverb or Pusher has in its environment: its `.env` file
-//! and variables of the process, which go before the file. Only what the names mean is here; which file it
-//! is is `env_file`'s, its grammar `dotenv`'s.
+//! Settings of a Laravel app with Reverb or Pusher: its `.env` file, and variables of the process, which override the
+//! file. `env_file.rs` finds the file, `dotenv.rs` has its grammar.
 
 mod doubts;
 mod redis;

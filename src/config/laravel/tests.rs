@@ -1,4 +1,4 @@
-//! What a Laravel app's variables become, one meaning a test.
+//! The meaning of a Laravel app's variables.
 
 use super::*;
 use crate::app::ClientEvents;

@@ -1,4 +1,4 @@
-//! Soketi's app object, in the three spellings that its files, its tables and its documents have.
+//! Soketi's app object, in the three spellings of its files, tables and documentation.
 
 use serde_json::Value as Json;
 

@@ -1,5 +1,5 @@
-//! The grammar of the environment files that Soketi reads: that of npm's `dotenv` 16, which takes more than
-//! phpdotenv does, puts no variables in, and refuses nothing.
+//! The grammar of Soketi's environment files: npm's `dotenv` 16, which accepts more than phpdotenv, expands no
+//! variables, and rejects nothing.
 
 use crate::config::environment::FoundVariables;
 use crate::config::error::SettingOrigin;

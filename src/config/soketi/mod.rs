@@ -1,6 +1,6 @@
-//! Settings from what a Soketi server is given: `SOKETI_*` variables and its JSON file. Both are brought
-//! to the dotted keys of the file first, and each key is read by the type of the setting it becomes, so
-//! that a secret of digits stays a text. The apps among them are `app`'s.
+//! Settings of a Soketi server: `SOKETI_*` variables and its JSON file. Both become the dotted keys of the file first,
+//! and each key is parsed by the type of the setting that it sets, so that a secret of digits stays text. `app.rs` has
+//! the apps.
 
 mod app;
 pub(super) mod dotenv;

@@ -1,5 +1,5 @@
-//! The variables that Soketi 1.6 reads and the keys of its JSON file that they set. Which of them mean
-//! something here is not in this list.
+//! The variables that Soketi 1.6 reads, and the keys of its JSON file that they set, whether or not they have an effect
+//! here.
 
 /// What begins the name of every variable.
 pub(in crate::config) const PREFIX: &str = "SOKETI_";

@@ -1,6 +1,5 @@
-//! Where Soketi's nodes meet: its several settings of one Redis server, of Sentinels or of a Redis
-//! Cluster, as the URLs that Fanfare takes. TLS is asked for in many spellings there; each gives `rediss://`
-//! or stops the start.
+//! Soketi's settings of a Redis server, Sentinels or a Redis Cluster, as the URLs that Fanfare takes. TLS has many
+//! spellings there; each gives `rediss://` or stops the start.
 
 use serde_json::Value as Json;
 

@@ -1,5 +1,5 @@
-//! Makes apps of the rows of Soketi's tables, with the limits that Soketi's settings have for all
-//! apps. Rows are read from the database in `lookup/sql.rs`.
+//! Apps from the rows of Soketi's tables, with the limits that Soketi's settings have for all apps. `lookup/sql.rs`
+//! reads the rows.
 
 use serde_json::{Map, Value as Json};
 

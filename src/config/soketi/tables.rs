@@ -1,5 +1,4 @@
-//! Where Soketi has its apps if not in its settings: its several settings of a database, as the URL and the
-//! table that Fanfare takes.
+//! Soketi's database settings, as the URL and table that Fanfare takes.
 
 use serde_json::Value as Json;
 

@@ -1,4 +1,4 @@
-//! Soketi's settings, variable by variable and in the forms its file may have.
+//! Soketi's settings, variable by variable, and the forms of its file.
 
 mod asked;
 

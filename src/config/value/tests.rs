@@ -1,4 +1,4 @@
-//! What values are read as, and what is said of those that are none.
+//! Parsing values, and the errors for invalid ones.
 
 use super::*;
 

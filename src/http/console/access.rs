@@ -1,5 +1,5 @@
-//! Who may open the debug console. From this machine that is whoever comes to a loopback address, by one of loopback's
-//! names and not through a proxy; from elsewhere whoever knows the token, and a guesser has five tries a minute.
+//! Who may open the debug console: requests from this machine to a loopback name, not through a proxy, or holders of
+//! the token, with five attempts a minute.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

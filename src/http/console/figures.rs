@@ -1,5 +1,5 @@
-//! What the console shows in figures, once a second: rates since the last time, and how much there is now. Read off the
-//! counts that are kept anyway, so that nothing is counted for it.
+//! The console's figures, once a second: rates since the last time, and current values. They are computed from existing
+//! counters, so they cost nothing extra.
 
 use std::sync::Arc;
 use std::time::Instant;

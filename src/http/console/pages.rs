@@ -1,5 +1,5 @@
-//! The console's page and what belongs to it. All of it is in the program; its policy lets it load nothing from
-//! anywhere else, and run nothing that is written into it.
+//! The console's page and assets, embedded in the program. Its policy (CSP) forbids loading anything from elsewhere and
+//! running inline code.
 
 use bytes::Bytes;
 use http_body_util::Full;

@@ -1,5 +1,5 @@
-//! What the console's page asks: which apps there are, signatures for what a person tries, and which sockets there
-//! are. No answer holds a secret, nor anything that one could be told from.
+//! The page's requests: the list of apps, signatures for trying things out, and the list of sockets. No response
+//! contains a secret or anything that would reveal one.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,5 +1,5 @@
-//! The feed on its way to whoever looks: an answer of HTTP without an end, a line of JSON for each fact and one with
-//! figures each second. A reader that does not keep up is let go; nobody waits for it.
+//! Streams the feed: an endless HTTP response with a JSON line per fact and one with figures each second. A reader that
+//! falls behind is disconnected.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What Prometheus is told of the process: memory, files, threads and time on processors, as the kernel has them.
+//! Metrics of the process: memory, files, threads and CPU time, from the kernel.
 
 use super::soketi::SOKETI;
 use crate::metrics::{MetricsPage, ProcessStats};

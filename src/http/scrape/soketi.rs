@@ -1,5 +1,5 @@
-//! Soketi's own metrics, by its names, for whoever has dashboards of Soketi's: they are on the page where `metrics.prefix`
-//! is Soketi's. What has no counterpart here is 0.
+//! Soketi's metrics under its own names, for its dashboards: exported if `metrics.prefix` is Soketi's. Those without a
+//! counterpart are 0.
 
 use super::{AppFigures, AppMetric, Scrape};
 use crate::metrics::MetricsPage;

@@ -1,4 +1,4 @@
-//! What Prometheus is told of webhooks: how each one's line gets on, and what waits to be looked at.
+//! Metrics of webhooks: the state of each queue, and facts that wait.
 
 use super::{Scrape, count};
 use crate::metrics::MetricsPage;

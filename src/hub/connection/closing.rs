@@ -1,5 +1,5 @@
-//! How a connection ends from this side: what its client is told, what is freed, and the word for it in counts and
-//! logs. What it leaves behind elsewhere is its session's business.
+//! Closing a connection from the server's side: what the client receives, what is freed, and the reason for counts and
+//! logs. The session cleans up elsewhere.
 
 use super::{Connection, ConnectionPhase};
 use crate::metrics::Reason;

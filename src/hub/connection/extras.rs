@@ -1,5 +1,5 @@
-//! What only some connections have: a user that signed in, rights that were taken back, presence channels that were left
-//! a moment ago. The others have no room for it.
+//! State that only some connections have: a signed-in user, withdrawn channels, presence channels that were left
+//! recently. Others have no room for it.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

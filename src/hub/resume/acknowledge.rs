@@ -1,6 +1,5 @@
-//! What a worker does for clients that may come back: it pings them soon after they were given events, and
-//! knows what the answer stands for. Pings of the protocol's own kind, for a browser answers WebSocket pings
-//! by itself for a page that never sees the messages.
+//! Acknowledgements: a worker pings resumable clients soon after it delivered events, and knows what each pong
+//! confirms. It uses `pusher:ping`, since browsers answer WebSocket pings even if the page never sees the messages.
 
 use std::rc::Rc;
 use std::slice;

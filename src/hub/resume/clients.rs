@@ -1,6 +1,5 @@
-//! The clients that may come back, by token: which channels each holds, up to which event it has acknowledged
-//! them, and which of its connections is open. What was published meanwhile is in `log.rs`, and who waits for how
-//! long in `waiting.rs`.
+//! Resumable clients by token: their channels, the last acknowledged event of each, and which connection is open. What
+//! was published is in `log.rs`, and who may wait for how long in `waiting.rs`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! How far one worker has delivered the numbered events of its channels, and which of its connections are to
-//! be pinged so that their clients acknowledge them. Only channels that resumable clients hold have numbers.
+//! How far one worker has delivered the numbered events of its channels, and which connections to ping for
+//! acknowledgements. Only channels of resumable clients have numbers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

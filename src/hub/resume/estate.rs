@@ -1,5 +1,5 @@
-//! What a process that ends leaves to the one that goes on in its place: all that an app knows of clients that may
-//! come back, taken out here in one step and put in there. How it gets there is not the hub's business.
+//! The state that a process leaves to its successor: everything that an app knows of resumable clients, taken out in
+//! one step and put in there. The transfer itself is done elsewhere.
 
 use bytes::Bytes;
 

@@ -1,5 +1,5 @@
-//! How a connection is given what its client has missed: as its socket takes it, so that the cap of its outbox
-//! counts none of it, and before any newer event. And whose it is, when it goes.
+//! Sends a client what it has missed as fast as its socket takes it, not counted by the outbox's limit, and before any
+//! newer event.
 
 use bytes::Bytes;
 use smallvec::SmallVec;

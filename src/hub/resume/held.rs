@@ -1,4 +1,4 @@
-//! The channels that one client holds, sorted by name in one piece of memory: most hold a few, and there may be as many
+//! The channels of one client, sorted by name in one allocation: most clients have few, and there may be as many
 //! clients as connections.
 
 use super::clients::HeldChannel;

@@ -1,6 +1,6 @@
-//! What was published lately, channel by channel, for clients that may come back. A channel has a log for as
-//! long as a client holds it. All logs of an app share a bound in bytes; the oldest event goes first,
-//! whichever channel it is of. Who the clients are is in `clients.rs`.
+//! Recently published events, per channel, for resumable clients. A channel has a log for as long as a client holds it.
+//! All logs of an app share a limit in bytes; the oldest event of any channel is dropped first. The clients are in
+//! `clients.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,6 +1,5 @@
-//! Clients that come back and are told what they have missed: what one app knows of them. One lock covers the
-//! clients and the logs of their channels, so that an event is either in what a client is told when it comes
-//! back or is delivered to it afterwards, and never both. What a connection itself knows is in
+//! Resumable clients of one app. One lock covers the clients and the logs of their channels, so an event is either part
+//! of what a client gets when it resumes or is delivered afterwards, never both. State of a single connection is in
 //! `resumption.rs`.
 
 mod acknowledge;

@@ -1,5 +1,5 @@
-//! What a client has missed that was read elsewhere: its connection is subscribed first, and what comes in meanwhile
-//! waits until that is known. So nothing is missed in between, and nothing is told twice.
+//! Missed events that are read from Redis: the connection is subscribed first, and new events wait until the missed
+//! ones are known. So none is lost in between, and none is sent twice.
 
 use std::rc::Rc;
 

@@ -1,5 +1,5 @@
-//! What one connection of a resumable client knows: what it was told when it came back, and what a ping that
-//! its client has yet to answer stands for. The client as a whole is in `clients.rs`.
+//! Resume state of one connection: how far events were delivered to it, and what its outstanding ping confirms. The
+//! client as a whole is in `clients.rs`.
 
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
-//! Clients that may come back to another node: what one holds is taken out of this node for that, and put in where
-//! the client comes. Their channels have no logs here; numbers are places in those that all nodes share.
+//! Clients that resume on another node: the state of one is taken out here and put in there. Such channels have no
+//! local logs; numbers are places in the logs that all nodes share.
 
 use smallvec::SmallVec;
 

@@ -1,5 +1,5 @@
-//! The clients that are away and may come back: for how long, and how much they may take together. What each holds is
-//! in `clients.rs`.
+//! Disconnected clients that may resume: for how long, and how much memory they may take together. Their state is in
+//! `clients.rs`.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,6 @@
-//! The stream under a session of Engine.IO, which clients of Socket.IO speak: what is queued leaves translated, in the
-//! answer to the poll that waits or as frames of the session's WebSocket, and waits while there is neither. A client
-//! that polls may try a WebSocket and change to it. What requests say, and when a session has waited for long enough,
-//! is settled above.
+//! The stream of an Engine.IO session, for Socket.IO clients: queued frames are translated and leave in the response of
+//! the waiting poll or as frames of the session's WebSocket, and wait while there is neither. A polling client may
+//! upgrade to a WebSocket. Requests and timeouts are handled above.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

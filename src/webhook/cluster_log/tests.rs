@@ -1,4 +1,4 @@
-//! What an app's log leads to, and when its entries are done with.
+//! What the entries of a log lead to, and when they are acknowledged.
 
 use std::sync::Mutex;
 

@@ -1,4 +1,4 @@
-//! What a line keeps, tells and counts.
+//! What a webhook's queue keeps, returns and counts.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What the spool keeps over ends of all kinds, and what it says of a disk that fails.
+//! What the spool keeps over crashes and restarts, and how it reports a failing disk.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Protection, apps and webhooks that Soketi's settings ask for in odd shapes, and rows with odd columns.
+//! TLS, apps and webhooks in unusual forms of Soketi's settings, and rows with unusual columns.
 
 use super::*;
 use crate::app::ClientEvents;
