@@ -243,7 +243,7 @@ impl Node {
         for _ in 0..most {
             // In parts, since each end may be told to a crowd and the worker has others to serve.
             let Some(ended) = self.worker.unsubscribe_next(connection) else { break };
-            self.tell_of_end(&connection.directory, &ended, &connection.app());
+            self.announce_leave(&connection.directory, &ended, &connection.app());
         }
         if connection.channel_count() > 0 {
             return false;
@@ -265,7 +265,7 @@ impl Node {
         let (app, socket) = (&connection.app().id, connection.id);
         debug!(%app, %socket, reason = connection.end_reason().word(), "disconnected");
         self.counts().connections.sub(1);
-        self.tell_of_leaving(connection);
+        self.emit_disconnected(connection);
         true
     }
 
@@ -385,20 +385,20 @@ impl Node {
                 connection.note_leave(&ended.channel, self.worker.now_seconds());
             }
             self.give_up(connection, &ended.channel);
-            let told = self.tell_of_end(&connection.directory, &ended, &connection.app());
+            let told = self.announce_leave(&connection.directory, &ended, &connection.app());
             connection.budget.spend(WorkKind::Notices(told));
         }
     }
 
     /// Tells of a subscription that ended; to how many subscribers here.
-    fn tell_of_end(
+    fn announce_leave(
         &self,
         directory: &Arc<Directory>,
         ended: &EndedSubscription,
         app: &Arc<App>,
     ) -> usize {
         let Some(others) = self.shared.scope.others() else {
-            return self.tell_of_end_alone(directory, ended, app);
+            return self.announce_leave_alone(directory, ended, app);
         };
         // Subscribers are told once Redis has it.
         others.leave_topic(app, ended);
@@ -407,14 +407,14 @@ impl Node {
 
     /// Tells crowded channels the count that has changed since they were told.
     /// Called once a second by the first worker.
-    pub fn tell_due_counts(&self) {
+    pub fn announce_due_counts(&self) {
         let apps = self.shared.apps.load();
         for (id, directory) in self.hub().directories() {
             let Some(app) = apps.by_id(id.as_str()) else { continue };
             for name in directory.counting.take_due() {
                 match self.shared.scope.subscriber_count(&id, &name) {
-                    Some(total) => self.tell_total(&directory, &name, total),
-                    None => self.tell_count_now(&directory, &name, app),
+                    Some(total) => self.announce_total(&directory, &name, total),
+                    None => self.announce_count_now(&directory, &name, app),
                 }
             }
         }
@@ -434,7 +434,7 @@ impl Node {
 /// Whether subscribers of the channel are told how many they are: where the app wants it, but never on
 /// presence channels, which know their members, nor on encrypted ones, where Java would try to decrypt it
 /// (case K11).
-fn tells_count(app: &App, name: &ChannelName) -> bool {
+fn sends_count(app: &App, name: &ChannelName) -> bool {
     let untold = matches!(name.kind().access, Access::Presence | Access::Encrypted);
     app.features.subscription_count && !untold
 }

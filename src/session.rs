@@ -179,7 +179,7 @@ impl Session {
             Ok(ClientCommand::Subscribe(request)) => self.subscribe(request),
             Ok(ClientCommand::Unsubscribe(channel)) => {
                 self.node.unsubscribe(&self.connection, &channel);
-                self.tell_console(Kind::Unsubscribed, |fact| fact.channel(&*channel));
+                self.emit_fact(Kind::Unsubscribed, |fact| fact.channel(&*channel));
             }
             Ok(ClientCommand::SignIn(request)) => {
                 self.connection.budget.spend(WorkKind::SignIn);
@@ -254,13 +254,13 @@ impl Session {
 
     /// Says that it is held up.
     /// Once for each stretch, not for each message.
-    pub fn tell_of_hold_up(&self, wait: Duration) {
+    pub fn report_throttled(&self, wait: Duration) {
         let node = &self.node;
         node.counts().limited.count(Limited::Pace as usize);
         self.connection.traffic().held_up.add(1);
         let (app, socket) = (&self.connection.app().id, self.connection.id);
         let address = self.connection.address;
-        self.tell_console(Kind::HeldUp, |fact| {
+        self.emit_fact(Kind::HeldUp, |fact| {
             fact.address(address).why("it asks for more than its share, and is read later")
         });
         match node.shared.metrics.notices.take_due(LogNotice::HeldUp) {
@@ -282,7 +282,7 @@ impl Session {
             match subscription {
                 HeldSubscription::Nodes(pending, channel) => {
                     match self.node.resume_pending(&self.connection, pending, admitted) {
-                        Ok(()) => self.tell_of_subscription(&channel),
+                        Ok(()) => self.log_subscription(&channel),
                         Err(error) => self.refuse_subscription(&channel, &error, None),
                     }
                 }
@@ -307,7 +307,7 @@ impl Session {
         for name in withdrawals.iter().flat_map(Withdrawal::channels) {
             if self.node.leave_channel(&self.connection, name) {
                 self.refuse_subscription(name.as_str(), &SubscriptionError::Withdrawn, None);
-                self.tell_console(Kind::Withdrawn, |fact| fact.channel(name.as_str()));
+                self.emit_fact(Kind::Withdrawn, |fact| fact.channel(name.as_str()));
             }
         }
         !withdrawals.is_empty()
@@ -322,7 +322,7 @@ impl Session {
         }
         self.connection.budget.spend(WorkKind::Subscribe);
         match self.node.subscribe(&self.connection, &request) {
-            Ok(None) => self.tell_of_subscription(&request.channel),
+            Ok(None) => self.log_subscription(&request.channel),
             Ok(Some(pending)) => {
                 self.wait_for(HeldSubscription::Nodes(pending, request.channel.into()));
             }
@@ -339,13 +339,13 @@ impl Session {
     }
 
     /// Costs a look at a flag where nobody watches: `make` is not called then.
-    fn tell_console<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
-        self.node.tell_console(kind, &self.connection, make);
+    fn emit_fact<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
+        self.node.emit_fact(kind, &self.connection, make);
     }
 
     /// With the user as whom it is present, on a presence channel.
-    fn tell_of_subscription(&self, channel: &str) {
-        self.tell_console(Kind::Subscribed, |fact| {
+    fn log_subscription(&self, channel: &str) {
+        self.emit_fact(Kind::Subscribed, |fact| {
             let present_as = self.node.worker.subscribed_as(&self.connection, channel).flatten();
             let fact = fact.channel(channel.to_owned());
             match present_as {
@@ -361,7 +361,7 @@ impl Session {
         let (code, text) =
             (error.error_code().unwrap_or_else(|| error.status()), error.error_text(channel));
         self.count_refusal(code, &text);
-        self.tell_console(Kind::Refused, |fact| {
+        self.emit_fact(Kind::Refused, |fact| {
             // What was to be signed, and not with what.
             let signed = match (error, data) {
                 (SubscriptionError::Auth(_), None) => format!("{}:{channel}", self.connection.id),
@@ -382,7 +382,7 @@ impl Session {
     #[cfg(feature = "socketio")]
     pub fn refuse_for_backend(&self, channel: &str, status: u16, why: &str, packet: &str) {
         self.count_refusal(status, why);
-        self.tell_console(Kind::Refused, |fact| {
+        self.emit_fact(Kind::Refused, |fact| {
             let fact = fact.event("subscribe").channel(channel.to_owned()).code(status);
             fact.why(why.to_owned())
         });
@@ -416,7 +416,7 @@ impl Session {
     /// `pusher:error`, with the channel where there is one.
     fn refuse(&self, error: &Error, channel: Option<&str>) {
         self.count_refusal(error.code, &error.message);
-        self.tell_console(Kind::Refused, |fact| {
+        self.emit_fact(Kind::Refused, |fact| {
             let channel = channel.unwrap_or_default().to_owned();
             fact.channel(channel).code(error.code).why(error.message.to_string())
         });

@@ -8,7 +8,7 @@ use crate::config::{Config, ConsoleAccess};
 const SUBJECT: &str = "console";
 
 /// What the settings say.
-pub(super) fn tell_settings(report: &mut Report, config: &Config) {
+pub(super) fn report_settings(report: &mut Report, config: &Config) {
     let console = &config.console;
     let (grade, text) = match console.access {
         ConsoleAccess::Loopback => (

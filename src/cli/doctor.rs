@@ -51,7 +51,7 @@ pub(super) async fn look(
         open_files(&mut report, loaded.config.server.max_connections);
         let LoadedSettings { config, public, .. } = &loaded;
         if at.url.is_none() {
-            console::tell_settings(&mut report, config);
+            console::report_settings(&mut report, config);
         }
         ours = Some((config.metrics.clone(), config.cluster.clone(), public.clone()));
         Ok(loaded)

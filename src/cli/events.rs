@@ -58,7 +58,7 @@ pub(super) async fn examine_address(report: &mut Report, target: &ApiTarget) -> 
         Ok(opened) => (Some(opened), AccessResult::Taken),
         Err(error) => (None, socket_passage(error, target)),
     };
-    if reached == ReachResult::Page && !tell_of_page(report, &api, &passage) {
+    if reached == ReachResult::Page && !report_page(report, &api, &passage) {
         return false;
     }
     let served = matches!(api, AccessResult::Taken);
@@ -80,7 +80,7 @@ pub(super) async fn examine_address(report: &mut Report, target: &ApiTarget) -> 
 }
 
 /// Says what a web page in the place of the server means, by what else gets through; false if nothing does.
-fn tell_of_page(report: &mut Report, api: &AccessResult, socket: &AccessResult) -> bool {
+fn report_page(report: &mut Report, api: &AccessResult, socket: &AccessResult) -> bool {
     if let (AccessResult::Elsewhere(_), AccessResult::Elsewhere(_)) = (api, socket) {
         let text = "a web page is there in its place: the address or port is another program's, or the proxy does not pass these paths on";
         report.add("server", Grade::Fail, text);

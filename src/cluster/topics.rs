@@ -169,7 +169,7 @@ impl TopicEntry {
     }
 
     /// From when on events are to be heard, if somebody is subscribed or may be: the time of Redis.
-    pub fn hears_since(&self) -> Option<u64> {
+    pub fn since_subscribed(&self) -> Option<u64> {
         self.live.then_some(self.since)
     }
 
@@ -206,7 +206,7 @@ impl TopicEntry {
 
     /// Whether an event that was not heard yet is later than what the topic was opened with. That one of another server
     /// was heard meanwhile whose time is later says nothing: two may both be the master for a while.
-    pub fn is_news(&self, version: u64) -> bool {
+    pub fn is_newer_than_opened(&self, version: u64) -> bool {
         version > self.opened_at
     }
 
@@ -382,10 +382,10 @@ impl Topics {
         let is_first = user.is_some_and(|user| entry.roster.note_subscribed(user));
         // The first here is news for Redis only; whether it is the first anywhere is decided there.
         if wants.news.channels && entry.subscribed == 1 {
-            self.hold_news(topic, None, true);
+            self.log_hold(topic, None, true);
         }
         if wants.news.members && is_first {
-            self.hold_news(topic, user, true);
+            self.log_hold(topic, user, true);
         }
         Some(subscribe(&entry))
     }
@@ -413,17 +413,17 @@ impl Topics {
                 return;
             }
             if wants.news.members && is_last {
-                self.hold_news(topic, user, false);
+                self.log_hold(topic, user, false);
             }
             if wants.news.channels && entry.subscribed == 0 {
-                self.hold_news(topic, None, false);
+                self.log_hold(topic, None, false);
             }
         }
     }
 
     /// Under the entry's lock, as all that is said of it.
     /// What webhooks are told is decided in Redis from what nodes hold.
-    fn hold_news(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
+    fn log_hold(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
         let Topic { app, channel } = topic.clone();
         self.link.send_request(LinkRequest::News(LogRequest::Held {
             app,

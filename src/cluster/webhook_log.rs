@@ -232,7 +232,7 @@ impl WebhookLog {
     /// So may be what was held in them.
     /// The apps whose logs this node tells: they are read from the beginning, since another server's entries may stand
     /// before the last that was read.
-    pub(super) fn say_recent_again(&mut self, is_its: impl Fn(&AppId) -> bool) -> Vec<AppId> {
+    pub(super) fn requeue_recent(&mut self, is_its: impl Fn(&AppId) -> bool) -> Vec<AppId> {
         let mut owned = Vec::new();
         let now = Instant::now();
         for (app, of) in self.apps.iter_mut().filter(|(app, _)| is_its(app)) {
@@ -268,7 +268,7 @@ impl WebhookLog {
     }
 
     /// Everything is to be said again, but for apps whose master is away: those it is said of over a later link.
-    pub(super) fn say_again(&mut self, away: BTreeSet<AppId>) {
+    pub(super) fn resend_holds(&mut self, away: BTreeSet<AppId>) {
         (self.up, self.away) = (true, away);
         for (_, of) in self.apps.iter_mut().filter(|(app, _)| !self.away.contains(*app)) {
             of.queue.drop_held();

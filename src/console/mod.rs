@@ -52,7 +52,7 @@ impl Console {
     /// Tells a fact. It is made only if somebody looks, or if it is of a kind that is remembered.
     pub fn tell<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
         if self.is_watched() || kind.is_remembered() {
-            self.tell_feeds(kind, make);
+            self.send_to_feeds(kind, make);
         }
     }
 
@@ -64,7 +64,7 @@ impl Console {
 
     /// The way that is rarely gone, kept out of the code of those who tell.
     #[cold]
-    fn tell_feeds<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
+    fn send_to_feeds<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
         let feeds = self.feeds.load();
         let remembers = kind.is_remembered();
         // Most of a flood is only counted, and need not be made for that.

@@ -25,7 +25,7 @@ use super::engine_admission::{
 };
 use super::error::Error;
 use super::timeouts::RequestPhase;
-use super::{Handoff, HandshakeDetails, HttpService, path_segments, response, tell_of_refusal};
+use super::{Handoff, HandshakeDetails, HttpService, path_segments, report_refusal, response};
 use crate::hub::handles::ConnectionRef;
 use crate::hub::http_sessions::HttpSession;
 use crate::hub::stream::engine::EngineRequest;
@@ -260,7 +260,7 @@ impl HttpService {
             let asked = HandshakeDetails::new(&app.key, &only_origin, &apps);
             // The app would have let it in: then it is the server that has no room.
             let reason = Some(Reason::Capacity).filter(|_| was_admitted);
-            tell_of_refusal(&http.node.shared, client, (&error, reason), &asked);
+            report_refusal(&http.node.shared, client, (&error, reason), &asked);
             EngineRefusal { status: status_of(&error), code: 4, why: error.message }
         })
     }

@@ -21,7 +21,7 @@ use super::body::{ReceivedBody, RequestBody};
 use super::error::Error;
 use super::exchange::{AwaitingApp, RequestStage};
 use super::timeouts::RequestPhase;
-use super::{Handoff, HandshakeDetails, HttpService, LookupUnavailable, response, tell_of_refusal};
+use super::{Handoff, HandshakeDetails, HttpService, LookupUnavailable, report_refusal, response};
 use crate::hub::handles::ConnectionRef;
 use crate::hub::http_sessions::HttpSession;
 use crate::hub::http_stream::SessionRequest;
@@ -275,7 +275,7 @@ impl HttpService {
         if let Err(error) = &opened {
             let asked = HandshakeDetails::new(&address.key, &parts.headers, &apps);
             let reason = Some(Reason::Capacity).filter(|_| was_admitted);
-            tell_of_refusal(&http.node.shared, client, (error, reason), &asked);
+            report_refusal(&http.node.shared, client, (error, reason), &asked);
         }
         Ok(self.receive_session(parts, transport, opened.map(|session| session.place)))
     }

@@ -68,7 +68,7 @@ impl HandshakeDetails {
 }
 
 /// The line of a socket that was not let in. What the client chose is quoted: nobody else writes lines of the log.
-pub fn tell_of_refusal(
+pub fn report_refusal(
     shared: &ServerState,
     address: IpAddr,
     (error, reason): (&Refusal, Option<Reason>),
@@ -76,7 +76,7 @@ pub fn tell_of_refusal(
 ) {
     let (code, text) = (error.code, &error.message);
     let HandshakeDetails { app, key, origin } = asked;
-    watched::tell_of_refusal(&shared.hub.console, address, |fact| {
+    watched::report_refusal(&shared.hub.console, address, |fact| {
         let fact = fact.app(app.as_str()).code(code).why(&**text).event("connect");
         fact.more("key", key.as_str()).more("origin", origin.as_str())
     });

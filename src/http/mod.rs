@@ -57,7 +57,7 @@ use timeouts::{RequestTimer, RequestTimers};
 
 pub use body::RequestBody;
 pub use exchange::RequestFuture;
-pub use handshake::{HandshakeDetails, Upgrade, tell_of_refusal};
+pub use handshake::{HandshakeDetails, Upgrade, report_refusal};
 pub use plain_handshake::PlainHandshake;
 pub use plain_trigger::{PlainAnswer, PlainRequest};
 
@@ -334,7 +334,7 @@ impl HttpService {
             _ => {}
         }
         error.log_refusal(&self.http.node.shared.metrics.notices, &parts.uri);
-        self.tell_of_refusal(parts, error);
+        self.report_refusal(parts, error);
         let mut answer = response::refusal_response(error, rate);
         self.allow_origin(parts, &mut answer);
         answer
@@ -353,10 +353,10 @@ impl HttpService {
     /// What the console is told of a request that was refused.
     /// For a signature that does not hold with the string that should have been signed, which is what a developer
     /// compares.
-    fn tell_of_refusal(&self, parts: &Parts, error: &Error) {
+    fn report_refusal(&self, parts: &Parts, error: &Error) {
         let trusted = &self.http.trusted_proxies;
         let address = response::client_address(trusted, self.peer, &parts.headers);
-        watched::tell_of_refusal(self.http.node.console(), address, |fact| {
+        watched::report_refusal(self.http.node.console(), address, |fact| {
             let signed = match error {
                 Error::Unauthorized(Doubt::Signature, _) => {
                     api::string_to_sign(&parts.method, &parts.uri)

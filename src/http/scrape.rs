@@ -175,19 +175,19 @@ impl Scrape {
         let help = "1, with the version that runs, its commit and its features.";
         page.add_gauges("build_info", help, [(&build[..], 1.0)]);
         let apps = self.app_figures();
-        tell_apps(&mut page, &apps);
+        write_apps(&mut page, &apps);
         if self.prefix == SOKETI {
-            self.tell_as_soketi(&mut page, &apps);
+            self.write_as_soketi(&mut page, &apps);
         }
-        self.tell_certificate(&mut page);
-        self.tell_reload(&mut page);
-        self.tell_transports(&mut page);
-        self.tell_sockets(&mut page);
-        self.tell_api(&mut page);
-        self.tell_workers(&mut page);
-        self.tell_webhooks(&mut page);
+        self.write_certificate(&mut page);
+        self.write_reload(&mut page);
+        self.write_transports(&mut page);
+        self.write_sockets(&mut page);
+        self.write_api(&mut page);
+        self.write_workers(&mut page);
+        self.write_webhooks(&mut page);
         self.shared.scope.add_metrics(&mut page);
-        process::tell_process(&mut page);
+        process::write_process(&mut page);
         page.text()
     }
 
@@ -213,7 +213,7 @@ impl Scrape {
 
     /// Days and not a date, so that an alert is one comparison. Nothing where no TLS is spoken, or
     /// the certificate's time cannot be read.
-    fn tell_certificate(&self, page: &mut MetricsPage) {
+    fn write_certificate(&self, page: &mut MetricsPage) {
         let Some(end) = &self.certificate else { return };
         let end = count(end);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -223,7 +223,7 @@ impl Scrape {
     }
 
     /// By this an alert finds a reload that changed nothing, which the log alone would show.
-    fn tell_reload(&self, page: &mut MetricsPage) {
+    fn write_reload(&self, page: &mut MetricsPage) {
         let failed = self.shared.metrics.reload_failed.load(Ordering::Relaxed);
         let help = "0 if the settings could not be used when they were last read again.";
         let value = f64::from(u8::from(!failed));
@@ -231,7 +231,7 @@ impl Scrape {
     }
 
     /// How connections' bytes travel: all that are not over HTTP are sockets.
-    fn tell_transports(&self, page: &mut MetricsPage) {
+    fn write_transports(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let of = |transport: Transport| {
             let counts = workers.iter().map(|counts| counts.over_http.value(transport as usize));
@@ -258,7 +258,7 @@ impl Scrape {
 
     /// What becomes of sockets, and whether more should come. Every label of the closed lists has
     /// its line, also at 0, so that a rate can be taken from the first event on.
-    fn tell_sockets(&self, page: &mut MetricsPage) {
+    fn write_sockets(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let count = |reason: Reason| self.shared.metrics.ended_for(reason) as f64;
         let labels = |reason: &Reason| [("code", reason.close_code()), ("reason", reason.word())];
@@ -329,7 +329,7 @@ impl Scrape {
 
     /// Requests by route and status, how long they took, and signatures that did not hold. A route
     /// is a word of a closed list and never a path, so that nobody outside adds series.
-    fn tell_api(&self, page: &mut MetricsPage) {
+    fn write_api(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let (mut counts, mut seconds) = (Vec::new(), Vec::new());
         for (place, call) in Call::ALL.iter().enumerate() {
@@ -370,7 +370,7 @@ impl Scrape {
 
     /// How busy each worker is, what waits, and how long a delivery takes from the inbox to the
     /// sockets.
-    fn tell_workers(&self, page: &mut MetricsPage) {
+    fn write_workers(&self, page: &mut MetricsPage) {
         let inboxes = self.shared.hub.inboxes();
         let names: Vec<String> = (0..inboxes.len()).map(|index| index.to_string()).collect();
         let labels: Vec<[(&str, &str); 1]> =
@@ -410,7 +410,7 @@ fn count(number: &AtomicU64) -> f64 {
 }
 
 /// A family at a time, as the format wants it, and in it a line for each app.
-fn tell_apps(page: &mut MetricsPage, apps: &[AppFigures]) {
+fn write_apps(page: &mut MetricsPage, apps: &[AppFigures]) {
     let labels: Vec<[(&str, &str); 1]> =
         apps.iter().map(|app| [("app", app.id.as_str())]).collect();
     let of_all = |read: AppMetric| {

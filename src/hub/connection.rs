@@ -203,7 +203,7 @@ impl Connection {
         self.traffic().answers.add(1);
         self.budget.spend(WorkKind::Bytes(message.bytes().len()));
         if shown::is_wanted() {
-            shown::show_told(&self.app().id, self.id, message.bytes());
+            shown::log_sent_frame(&self.app().id, self.id, message.bytes());
         }
         self.enqueue(message.into_bytes());
     }

@@ -30,7 +30,7 @@ struct LastNotice {
 impl CountThrottle {
     /// Whether a channel that has changed to `count` subscribers is told so now. If not, it is among those
     /// that are [`Self::take_due`] later.
-    pub fn is_told_now(&self, name: &ChannelName, count: usize) -> bool {
+    pub fn is_due_now(&self, name: &ChannelName, count: usize) -> bool {
         if count <= FEW {
             return true;
         }
@@ -78,17 +78,17 @@ mod tests {
     async fn a_crowd_is_told_every_five_seconds() {
         let counting = CountThrottle::default();
         let name = ChannelName::parse("a", 200).unwrap();
-        assert!(counting.is_told_now(&name, 100) && counting.is_told_now(&name, 100));
-        assert!(counting.is_told_now(&name, 101));
-        assert!(!counting.is_told_now(&name, 102));
+        assert!(counting.is_due_now(&name, 100) && counting.is_due_now(&name, 100));
+        assert!(counting.is_due_now(&name, 101));
+        assert!(!counting.is_due_now(&name, 102));
         assert!(counting.take_due().is_empty());
         tokio::time::advance(PAUSE).await;
         assert_eq!(counting.take_due(), std::slice::from_ref(&name));
-        assert!(!counting.is_told_now(&name, 103), "told by being due");
+        assert!(!counting.is_due_now(&name, 103), "told by being due");
         tokio::time::advance(PAUSE).await;
         assert_eq!(counting.take_due().len(), 1);
         tokio::time::advance(PAUSE).await;
         assert!(counting.take_due().is_empty());
-        assert!(counting.is_told_now(&name, 104));
+        assert!(counting.is_due_now(&name, 104));
     }
 }

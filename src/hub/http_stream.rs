@@ -38,7 +38,7 @@ pub struct HttpStream {
     /// The first line of all was said.
     is_open: bool,
     /// The last line of all was said.
-    is_said: bool,
+    is_finished: bool,
     /// How far the piece at the outbox's front is said.
     front: Option<PartialPiece>,
     /// Streams whose answers are at their end.
@@ -111,7 +111,7 @@ impl HttpStream {
             transport,
             listing: None,
             is_open: false,
-            is_said: false,
+            is_finished: false,
             front: None,
             finished: Vec::new(),
             waker: None,
@@ -214,8 +214,8 @@ impl HttpStream {
     }
 
     /// Whether the last line of all was said.
-    pub fn is_said(&self) -> bool {
-        self.is_said
+    pub fn is_finished(&self) -> bool {
+        self.is_finished
     }
 
     /// Whether a request receives.
@@ -316,12 +316,12 @@ impl HttpStream {
             body.extend_from_slice(
                 lines.bytes.get(lines.line_start(front.done)..).unwrap_or_default(),
             );
-            self.is_said |= lines.is_last;
+            self.is_finished |= lines.is_last;
         }
         let mut only = None;
         for piece in pieces {
             let lines = lines_of(piece, AnswerFraming::Plain);
-            self.is_said |= lines.is_last;
+            self.is_finished |= lines.is_last;
             // One piece is shared by all sessions that are told it.
             if outbox.single_piece().is_some() && body.is_empty() {
                 only = Some(lines.bytes.clone());
@@ -331,7 +331,7 @@ impl HttpStream {
         }
         self.is_open = true;
         self.has_spoken = true;
-        if self.is_said {
+        if self.is_finished {
             self.listing = None;
         }
         let receiver = std::mem::replace(&mut self.receiver, SessionReceiver::Nobody);
@@ -391,7 +391,7 @@ impl HttpStream {
             let Some(front) = front else {
                 done += part.piece;
                 self.front = None;
-                self.is_said |= part.lines.is_last;
+                self.is_finished |= part.lines.is_last;
                 continue;
             };
             is_whole = front.done == part.end;

@@ -142,7 +142,7 @@ impl Hub {
     }
 
     /// Goes on with what another hub has known for so long. To be called once, before anybody connects.
-    pub fn go_on_after(&self, before: Duration) {
+    pub fn continue_clock(&self, before: Duration) {
         let _ = self.before.set(before);
     }
 

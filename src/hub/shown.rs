@@ -13,7 +13,7 @@ pub fn is_wanted() -> bool {
 }
 
 /// A frame for one connection.
-pub(super) fn show_told(app: &AppId, socket: SocketId, frame: &[u8]) {
+pub(super) fn log_sent_frame(app: &AppId, socket: SocketId, frame: &[u8]) {
     if let Some((event, channel)) = event_and_channel(frame) {
         debug!(%app, %socket, ?event, ?channel, "sent");
     }

@@ -54,7 +54,7 @@ impl Worker {
     }
 
     /// Says of each that it was flushed. A subscriber that is slow may have it in its queue still.
-    pub(super) fn tell_flushed(&self, traced: &mut Vec<TracedFlush>) {
+    pub(super) fn emit_flushed(&self, traced: &mut Vec<TracedFlush>) {
         for TracedFlush { trace, app, channel, subscribers } in traced.drain(..) {
             let worker = self.index();
             let channel = channel.as_str();

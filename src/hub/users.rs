@@ -97,7 +97,7 @@ impl AppUsers {
     }
 
     /// Tells those watchers who were not told in an earlier second, of a user and whether it is online now.
-    pub fn tell_due(&self, now: u32, mut tell: impl FnMut(&UserId, bool, ConnectionRef)) {
+    pub fn notify_due(&self, now: u32, mut tell: impl FnMut(&UserId, bool, ConnectionRef)) {
         let due = std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner));
         for user in due {
             if let Some(mut online) = self.all.get_mut(&user) {
@@ -118,7 +118,7 @@ impl AppUsers {
     }
 
     /// The same for a user whose connections are counted over all nodes, of whom the watcher is `told`.
-    pub fn watch_told(&self, user: &UserId, watcher: ConnectionRef, told: Option<bool>) {
+    pub fn watch_known(&self, user: &UserId, watcher: ConnectionRef, told: Option<bool>) {
         let mut online = self.all.entry(user.clone()).or_default();
         online.watchers.insert(watcher.socket, Watcher { place: watcher, told });
     }
@@ -180,14 +180,14 @@ mod tests {
         }
         assert_eq!(told, 200, "of the first sign-in");
         let mut due = Vec::new();
-        users.tell_due(2, |user, is, _| due.push((user.clone(), is)));
+        users.notify_due(2, |user, is, _| due.push((user.clone(), is)));
         assert_eq!(due.len(), 200);
         assert!(due.iter().all(|one| *one == (user.clone(), false)), "it is offline in the end");
         users.sign_in(&user, 2, |_| told += 1);
         assert_eq!(told, 200, "there was something to tell in this second");
         users.sign_out(&user, 2, |_| told += 1);
         due.clear();
-        users.tell_due(3, |user, is, _| due.push((user.clone(), is)));
+        users.notify_due(3, |user, is, _| due.push((user.clone(), is)));
         assert!(due.is_empty(), "it has come to what they know");
         users.sign_in(&user, 4, |_| told += 1);
         assert_eq!(told, 400);

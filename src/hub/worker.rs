@@ -364,7 +364,7 @@ impl Worker {
             let done = if waiting.is_empty() { oldest.take() } else { None };
             self.inbox().turns.end_turn(done, begun);
             if waiting.is_empty() {
-                self.tell_flushed(&mut traced);
+                self.emit_flushed(&mut traced);
             } else {
                 yield_now().await;
             }
@@ -376,7 +376,7 @@ impl Worker {
     pub fn deliver_now(&self) {
         let mut turn = self.carry_out();
         self.flush_touched(&mut turn.touched);
-        self.tell_flushed(&mut turn.traced);
+        self.emit_flushed(&mut turn.traced);
         self.spare.replace(turn);
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::room::no_room;
-use super::{Node, Publication, tells_count};
+use super::{Node, Publication, sends_count};
 use crate::app::App;
 use crate::hub::budget::WorkKind;
 use crate::hub::cache::{self, CacheTerms, CachedEvent};
@@ -66,7 +66,7 @@ impl Node {
             Some(Joined { roster, .. }) => connection.enqueue_message(roster),
             None => connection.enqueue_message(Message::subscription_succeeded(name)),
         }
-        if !self.tell_missed(connection, name, caught) && kind.cache {
+        if !self.send_missed(connection, name, caught) && kind.cache {
             let misses = cached.is_none().then_some(());
             self.report_fact(&app, misses, |()| Fact::CacheMiss(name.clone()));
             connection.enqueue_message(
@@ -74,7 +74,7 @@ impl Node {
             );
         }
         // Last, so that the new subscriber counts itself.
-        let told = self.tell_count(&connection.directory, name, subscribed.count, &app);
+        let told = self.announce_count(&connection.directory, name, subscribed.count, &app);
         connection.budget.spend(WorkKind::Notices(told));
         Ok(())
     }
@@ -106,7 +106,7 @@ impl Node {
 
     /// Tells of a subscription that ended; to how many subscribers.
     /// Returns how many notices that made, which is charged to whoever left.
-    pub(super) fn tell_of_end_alone(
+    pub(super) fn announce_leave_alone(
         &self,
         directory: &Directory,
         ended: &EndedSubscription,
@@ -116,12 +116,12 @@ impl Node {
         let left = ended.user.as_ref().filter(|_| ended.change.left);
         self.report_fact(app, left, |user| Fact::Left(name.clone(), user.clone()));
         self.report_fact(app, ended.change.vacated.then_some(()), |()| Fact::Vacated(name.clone()));
-        let told = self.tell_count(directory, name, ended.change.count, app);
+        let told = self.announce_count(directory, name, ended.change.count, app);
         told + left.map_or(0, |_| ended.change.count)
     }
 
     /// Tells subscribers how many they are, where they are told; how many were.
-    fn tell_count(
+    fn announce_count(
         &self,
         directory: &Directory,
         name: &ChannelName,
@@ -130,16 +130,21 @@ impl Node {
     ) -> usize {
         // Crowds are told at most every few seconds: see `hub/count_throttle.rs`.
         let told =
-            tells_count(app, name) && count > 0 && directory.counting.is_told_now(name, count);
+            sends_count(app, name) && count > 0 && directory.counting.is_due_now(name, count);
         if told {
-            self.tell_count_now(directory, name, app);
+            self.announce_count_now(directory, name, app);
         }
         if told { count } else { 0 }
     }
 
     /// The count is read under the channel's lock together with who is told, so that two changes at once are told in
     /// their order.
-    pub(super) fn tell_count_now(&self, directory: &Directory, name: &ChannelName, app: &Arc<App>) {
+    pub(super) fn announce_count_now(
+        &self,
+        directory: &Directory,
+        name: &ChannelName,
+        app: &Arc<App>,
+    ) {
         directory.announce_count(name.as_str(), |seats, count| {
             self.report_fact(app, Some(count), |count| Fact::Count(name.clone(), count));
             let message = Message::subscription_count(name, count);

@@ -270,7 +270,7 @@ impl Node {
 
     /// Tells a crowd how many it is on all nodes, as was last heard.
     /// No webhook hears of it from here: the node that reads the app's log tells those.
-    pub(super) fn tell_total(&self, directory: &Directory, name: &ChannelName, total: usize) {
+    pub(super) fn announce_total(&self, directory: &Directory, name: &ChannelName, total: usize) {
         let message = Message::subscription_count(name, total);
         let seats = directory.targets_of(name.as_str());
         self.hub().publish_frame(&seats, message.bytes(), None, Sequence::None);

@@ -48,7 +48,7 @@ impl Node {
         let shown = trace.map(Trace::as_str);
         debug!(app = %app.id, ?event, channel = ?channel.as_str(), trace = shown, "published");
         directory.traffic_of(self.worker.index()).published.add(1);
-        self.tell_of_event(Kind::Published, (&app.id, directory), publication);
+        self.emit_published(Kind::Published, (&app.id, directory), publication);
         match self.shared.scope.others() {
             Some(others) => self.publish_clustered(others, (app, directory), publication),
             None => self.publish_alone(app, directory, publication),
@@ -132,7 +132,7 @@ impl Node {
         }
         let message = Message::client_event(&name, event, &data, user.as_ref());
         connection.traffic().published.add(1);
-        self.tell_console(Kind::Whispered, connection, |fact| {
+        self.emit_fact(Kind::Whispered, connection, |fact| {
             let here = connection.directory.occupancy(name.as_str()).unwrap_or_default();
             let fact = fact.channel(name.as_str()).event(&**event).data_token(&data);
             fact.count(here.subscriptions.saturating_sub(1))
@@ -146,7 +146,7 @@ impl Node {
         connection.budget.spend(WorkKind::Bytes(subscribers * message.bytes().len()));
         let place = (Some(connection.id), Sequence::None);
         self.hub().publish_event(&seats, message.bytes(), place, app.compression_min(&name), 0);
-        self.shared.scope.tell_others(false, || {
+        self.shared.scope.publish_to_others(false, || {
             let (frame, except) = (message.into_bytes(), Some(connection.id));
             let topic = Topic { app: app.id.clone(), channel: name };
             OutgoingEvent::Event { topic, except, frame, manner: Manner::Whisper }

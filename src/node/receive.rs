@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::clustered::Clustered;
 use super::webhooks::WebhookAppsNotifier;
-use super::{Acknowledgement, ServerState, tells_count};
+use super::{Acknowledgement, ServerState, sends_count};
 use crate::app::{App, AppId};
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, RetainedEvent};
@@ -156,7 +156,7 @@ impl ServerState {
                 let here = self.hub.directory(&app).connection_count();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
             }
-            LinkEvent::News(told) => self.take_news(told),
+            LinkEvent::News(told) => self.process_log_batch(told),
             // Nobody waits for a Redis that is away.
             LinkEvent::Down => {
                 for topic in topics.all_topics() {
@@ -183,17 +183,17 @@ impl ServerState {
         entry.go_live();
         if let Some(loaded) = loaded {
             let changes = entry.roster.apply_load(&loaded, settled);
-            self.tell_changes(topic, entry, changes);
-            self.tell_watchers(topic, entry);
+            self.announce_changes(topic, entry, changes);
+            self.notify_watchers(topic, entry);
         }
         entry.note_opened(cached.as_ref().map_or(0, |kept| kept.version));
         // After a lost link this may be an event that subscribers here have missed.
         if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
             let (version, frame) = (kept.version, kept.frame.clone());
             // Whoever subscribed while the link was down was told that there is none.
-            let is_news = !kept.told || entry.cache_version() == 0;
+            let is_newer_than_opened = !kept.told || entry.cache_version() == 0;
             entry.keep_cached(kept.into());
-            if is_news {
+            if is_newer_than_opened {
                 self.deliver_event(topic, &frame, (None, Sequence::Cache(version)).into(), version);
             }
         }
@@ -213,7 +213,7 @@ impl ServerState {
             OfflineFallback::Leave { topic, user } => {
                 topics.change_topic(&topic, |entry| {
                     let changes = entry.roster.leave_alone(&user);
-                    self.tell_changes(&topic, entry, changes);
+                    self.announce_changes(&topic, entry, changes);
                 });
             }
             OfflineFallback::Publish { topic, except, frame, data: None } => {
@@ -245,7 +245,7 @@ impl ServerState {
             let own: Vec<UserId> =
                 entry.roster.local_members().map(|member| member.user_id.clone()).collect();
             own.iter().for_each(|user| drop(entry.roster.join_alone(user)));
-            return self.tell_watchers(topic, entry);
+            return self.notify_watchers(topic, entry);
         }
         for user in entry.waiting_users().into_iter().flatten() {
             self.join_alone(topic, entry, &user);
@@ -260,7 +260,7 @@ impl ServerState {
             return self.resume_tickets(entry.refuse_user(user));
         }
         let changes = entry.roster.join_alone(user);
-        self.tell_changes(topic, entry, changes);
+        self.announce_changes(topic, entry, changes);
         self.resume_tickets(entry.take_ready());
     }
 
@@ -279,13 +279,13 @@ impl ServerState {
         let ttl = apps.by_id(topic.app.as_str()).map(|app| app.features.cache_ttl);
         let expires = Instant::now() + ttl.unwrap_or_default();
         cluster.topics.change_topic(topic, |entry| {
-            let news = entry.is_news(version);
+            let news = entry.is_newer_than_opened(version);
             entry.reach(version);
             entry.keep_cached(TopicCache { version, frame: frame.clone(), data, expires });
             let told = own && told;
             if news && !told {
                 if !own {
-                    self.tell_of_arrival(topic, &frame, trace.as_ref());
+                    self.emit_received(topic, &frame, trace.as_ref());
                 }
                 let history = Sequence::Cache(version);
                 let place = EventPlace { except, history, trace: trace.as_ref() };
@@ -316,7 +316,7 @@ impl ServerState {
                 let trace = cluster.traces.take_trace(envelope.origin, &topic.app, &frame);
                 let trace = trace.as_ref();
                 if !own {
-                    self.tell_of_arrival(topic, &frame, trace);
+                    self.emit_received(topic, &frame, trace);
                 }
                 let place = EventPlace { except, history, trace };
                 if self.deliver_event(topic, &frame, place, number) {
@@ -333,7 +333,7 @@ impl ServerState {
             }
             EnvelopeBody::Trace { mark, trace, .. } => {
                 // Only some of its own events come back to a node.
-                if !own || self.hears_own(topic) {
+                if !own || self.delivers_on_return(topic) {
                     let announce = |it| cluster.traces.announce(envelope.origin, mark, it);
                     Trace::parse(&trace).into_iter().for_each(announce);
                 }
@@ -342,7 +342,7 @@ impl ServerState {
                 let member = Member { user_id: user, user_info: info };
                 topics.change_topic(topic, |entry| {
                     let changes = entry.roster.apply_join(version, &member);
-                    self.tell_changes(topic, entry, changes);
+                    self.announce_changes(topic, entry, changes);
                     self.resume_tickets(entry.take_ready());
                 });
             }
@@ -362,7 +362,7 @@ impl ServerState {
                             return;
                         }
                         entry.total.untold = false;
-                        self.tell_count(topic, entry, count);
+                        self.announce_count(topic, entry, count);
                     }
                 });
             }
@@ -378,7 +378,7 @@ impl ServerState {
 
     /// Whether subscribers here get what this node publishes once it comes back from Redis. Then
     /// the event's trace has to be kept for it, too.
-    fn hears_own(&self, topic: &Topic) -> bool {
+    fn delivers_on_return(&self, topic: &Topic) -> bool {
         let resumes = |app: &Arc<App>| !app.features.resume.is_zero();
         topic.channel.kind().cache
             || self.apps.load().by_id(topic.app.as_str()).is_some_and(resumes)
@@ -400,25 +400,25 @@ impl ServerState {
             cluster.link().send_request(LinkRequest::Join { topic, member, max, place });
         }
         let changes = entry.roster.apply_leave(version, user);
-        self.tell_changes(topic, entry, changes);
+        self.announce_changes(topic, entry, changes);
         self.resume_tickets(entry.take_ready());
     }
 
     /// Crowds are told at most every few seconds; the number is kept in any case.
-    fn tell_count(&self, topic: &Topic, entry: &mut TopicEntry, count: usize) {
+    fn announce_count(&self, topic: &Topic, entry: &mut TopicEntry, count: usize) {
         entry.total.count = count;
         let apps = self.apps.load();
         let wanted =
-            apps.by_id(topic.app.as_str()).is_some_and(|app| tells_count(app, &topic.channel));
+            apps.by_id(topic.app.as_str()).is_some_and(|app| sends_count(app, &topic.channel));
         let directory = self.hub.directory(&topic.app);
-        if wanted && count > 0 && directory.counting.is_told_now(&topic.channel, count) {
+        if wanted && count > 0 && directory.counting.is_due_now(&topic.channel, count) {
             let message = Message::subscription_count(&topic.channel, count);
             self.deliver_frame(topic, message.bytes(), None, Sequence::None);
         }
     }
 
     /// Tells subscribers here who came and went.
-    fn tell_changes(
+    fn announce_changes(
         &self,
         topic: &Topic,
         entry: &TopicEntry,
@@ -426,7 +426,7 @@ impl ServerState {
     ) {
         if topic.channel.online_user().is_some() {
             if changes.into_iter().next().is_some() {
-                self.tell_watchers(topic, entry);
+                self.notify_watchers(topic, entry);
             }
             return;
         }

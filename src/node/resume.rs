@@ -97,14 +97,14 @@ impl Node {
         let resume = &connection.directory.resume;
         match resume.subscribe_client(&resumption.token, connection.id, name) {
             SubscriptionState::Held(missed) => {
-                self.worker.note_told(connection, name, missed.last);
+                self.worker.note_caught_up(connection, name, missed.last);
                 if !missed.frames.is_empty() {
                     self.worker.expect_acknowledgement(connection);
                 }
                 if missed.gap {
                     ResumeFigures::add_count(&resume.figures.gaps, 1);
                 }
-                self.tell_console(Kind::Resumed, connection, |fact| {
+                self.emit_fact(Kind::Resumed, connection, |fact| {
                     let gap = if missed.gap { "older ones are gone" } else { "" };
                     fact.channel(name.as_str()).count(missed.frames.len()).why(gap)
                 });
@@ -121,7 +121,7 @@ impl Node {
     /// Tells what was missed, right behind what answers the subscription; whether that is in the place of a
     /// cached event.
     /// A gap first, so that the client knows that what follows is not all.
-    pub(super) fn tell_missed(
+    pub(super) fn send_missed(
         &self,
         connection: &Connection,
         name: &ChannelName,

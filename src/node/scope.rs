@@ -130,7 +130,7 @@ impl Scope {
     }
 
     /// Tells all other nodes something; `promised` if somebody was told that it would be.
-    pub(super) fn tell_others(&self, promised: bool, event: impl FnOnce() -> OutgoingEvent) {
+    pub(super) fn publish_to_others(&self, promised: bool, event: impl FnOnce() -> OutgoingEvent) {
         if let Some(others) = self.others() {
             others.link().queue_publish(event(), promised);
         }

@@ -264,7 +264,7 @@ impl ServerState {
                 (Some(Bequest::Event(event)), Some(estate)) => estate.events.push(event),
                 (Some(Bequest::Client(client)), Some(estate)) => estate.clients.push(client),
                 (Some(Bequest::Complete { known_for }), _) => {
-                    self.hub.go_on_after(Duration::from_millis(known_for));
+                    self.hub.continue_clock(Duration::from_millis(known_for));
                     break;
                 }
                 (None, _) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -53,7 +53,7 @@ impl Node {
             None => self.go_online_alone(connection, &user, watches),
         }
         self.worker.set_user(connection, Some(user));
-        self.tell_console(Kind::SignedIn, connection, |fact| fact);
+        self.emit_fact(Kind::SignedIn, connection, |fact| fact);
         self.shared.scope.note_users(connection);
         Ok(())
     }
@@ -68,13 +68,13 @@ impl Node {
 
     /// Tells watchers of users who come and go too often for each time to be told.
     /// Called once a second by the first worker.
-    pub fn tell_due_watchers(&self) {
+    pub fn notify_due_watchers(&self) {
         for (_, directory) in self.hub().directories() {
-            directory.users.tell_due(self.worker.now_seconds(), |user, is_online, place| {
+            directory.users.notify_due(self.worker.now_seconds(), |user, is_online, place| {
                 let users = std::slice::from_ref(user);
                 let (online, offline) = if is_online { (users, &[][..]) } else { (&[][..], users) };
                 let message = Message::watchlist_events(online, offline);
-                self.shared.tell_watcher((user, is_online), &message, place);
+                self.shared.notify_watcher((user, is_online), &message, place);
             });
         }
     }
@@ -86,7 +86,7 @@ impl Node {
             fact.app(app.as_str().to_owned()).user(user.as_str().to_owned())
         });
         self.hub().close_user(directory, user, now, &close::TERMINATED);
-        self.shared.scope.tell_others(true, || {
+        self.shared.scope.publish_to_others(true, || {
             let (app, user) = (app.clone(), user.clone());
             OutgoingEvent::Terminate { app, user, asked: now }
         });

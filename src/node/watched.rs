@@ -22,7 +22,7 @@ impl Node {
     }
 
     /// A fact of one connection.
-    pub fn tell_console<'a>(
+    pub fn emit_fact<'a>(
         &self,
         kind: Kind,
         connection: &Connection,
@@ -37,8 +37,8 @@ impl Node {
     }
 
     /// A connection was let in, once it is known what was agreed on.
-    pub fn tell_of_connection(&self, connection: &Connection, transport: &'static str) {
-        self.tell_console(Kind::Connected, connection, |fact| {
+    pub fn emit_connected(&self, connection: &Connection, transport: &'static str) {
+        self.emit_fact(Kind::Connected, connection, |fact| {
             let compression = match connection.life.compression.get() {
                 Compression::Off => "",
                 Compression::Incoming => "from the client",
@@ -53,11 +53,11 @@ impl Node {
     }
 
     /// With why it ended; some reasons are somebody's fault, and shown as such.
-    pub(super) fn tell_of_leaving(&self, connection: &Connection) {
+    pub(super) fn emit_disconnected(&self, connection: &Connection) {
         let reason = connection.end_reason();
         let (is_wrong, words) = ending_in_words(reason);
         let kind = if is_wrong { Kind::Closed } else { Kind::Disconnected };
-        self.tell_console(kind, connection, |fact| {
+        self.emit_fact(kind, connection, |fact| {
             fact.address(connection.address)
                 .code(reason.close_code().parse().unwrap_or_default())
                 .more("reason", reason.word())
@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// With how many subscribers it has here, and its data.
-    pub(super) fn tell_of_event(
+    pub(super) fn emit_published(
         &self,
         kind: Kind,
         (app, directory): (&AppId, &Directory),
@@ -87,7 +87,7 @@ impl Node {
 impl ServerState {
     /// An event that another node has sent, for subscribers here.
     /// The frame is taken apart only where somebody watches.
-    pub(super) fn tell_of_arrival(&self, topic: &Topic, frame: &[u8], trace: Option<&Trace>) {
+    pub(super) fn emit_received(&self, topic: &Topic, frame: &[u8], trace: Option<&Trace>) {
         if let Some(trace) = trace {
             let (app, channel) = (&topic.app, topic.channel.as_str());
             debug!(trace = trace.as_str(), %app, ?channel, "received from another node");
@@ -104,7 +104,7 @@ impl ServerState {
 }
 
 /// A request or a socket that was not let in.
-pub fn tell_of_refusal<'a>(
+pub fn report_refusal<'a>(
     console: &Console,
     address: IpAddr,
     make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>,

@@ -37,7 +37,7 @@ impl Node {
         for watched in watched {
             cluster.topics.watch_topic(&topic_of(app, watched), None, |entry| {
                 let known = entry.is_anybody_there();
-                connection.directory.users.watch_told(watched, connection.connection_ref(), known);
+                connection.directory.users.watch_known(watched, connection.connection_ref(), known);
                 if let Some(mut unknown) = cluster.unknown.get_mut(&connection.id) {
                     unknown.learn_user(watched, known);
                 }
@@ -93,7 +93,7 @@ impl Clustered {
 
 impl ServerState {
     /// Tells watchers here whether a user is online, if the topic is a user's and that is news.
-    pub(super) fn tell_watchers(&self, topic: &Topic, entry: &TopicEntry) {
+    pub(super) fn notify_watchers(&self, topic: &Topic, entry: &TopicEntry) {
         let user = topic.channel.online_user().and_then(UserId::parse);
         let Some(user) = user else { return };
         let Some(is_online) = entry.is_anybody_there() else { return };
@@ -102,12 +102,12 @@ impl ServerState {
         let message = Message::watchlist_events(online, offline);
         let now = self.hub.centis_since_start(Instant::now()) / 100;
         self.hub.directory(&topic.app).users.set_online(user.as_str(), is_online, now, |place| {
-            self.tell_watcher((&user, is_online), &message, place);
+            self.notify_watcher((&user, is_online), &message, place);
         });
     }
 
     /// Tells one watcher, or notes it for the list that it is still to be told.
-    pub(super) fn tell_watcher(
+    pub(super) fn notify_watcher(
         &self,
         (user, is_online): (&UserId, bool),
         message: &Message,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Node, ServerState, tells_count};
+use super::{Node, ServerState, sends_count};
 use crate::app::{App, AppId, Apps, Webhook, WebhookEvent};
 use crate::cluster::link::{Link, LinkRequest};
 use crate::cluster::topics::TopicInterest;
@@ -19,7 +19,7 @@ pub(super) fn topic_interest(app: &App, channel: &ChannelName) -> TopicInterest 
         app.webhooks.iter().any(|webhook| events.iter().any(|one| webhook.events.contains(one)))
     };
     TopicInterest {
-        count: tells_count(app, channel),
+        count: sends_count(app, channel),
         news: WebhookInterest {
             channels: asks([WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated]),
             members: asks([WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved]),
@@ -76,7 +76,7 @@ impl ServerState {
 
     /// Leaves what an app's log says at the webhooks' door.
     /// The link knows nothing of webhooks but texts; here they become what webhooks understand.
-    pub(super) fn take_news(&self, told: LogBatch) {
+    pub(super) fn process_log_batch(&self, told: LogBatch) {
         match told {
             LogBatch::Entries { app, entries } => {
                 let known = self.apps.load().by_id(app.as_str()).cloned();

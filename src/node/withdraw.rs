@@ -65,7 +65,7 @@ impl Future for PendingWithdrawal {
             return Poll::Pending;
         }
         if let Some(elsewhere) = &self.elsewhere {
-            elsewhere.tell_of_silence();
+            elsewhere.warn_unconfirmed();
         }
         Poll::Ready(())
     }
@@ -73,7 +73,7 @@ impl Future for PendingWithdrawal {
 
 impl Elsewhere {
     /// Says in the log that not all nodes have done it.
-    fn tell_of_silence(&self) {
+    fn warn_unconfirmed(&self) {
         let Self { others, app, request, .. } = self;
         let missing = others.requests.give_up(*request);
         LinkMetrics::add_count(&others.link().figures().unconfirmed, missing.unwrap_or(1) as u64);
@@ -142,7 +142,7 @@ impl Node {
         });
         let asked = Instant::now();
         self.hub().close_user(directory, user, asked, &close::RECONNECT);
-        self.shared.scope.tell_others(true, || {
+        self.shared.scope.publish_to_others(true, || {
             let (app, user) = (app.clone(), user.clone());
             OutgoingEvent::Reconnect { app, user, asked }
         });
@@ -154,7 +154,7 @@ impl Node {
             return false;
         };
         self.give_up(connection, name);
-        self.tell_of_end(&connection.directory, &ended, &connection.app());
+        self.announce_leave(&connection.directory, &ended, &connection.app());
         true
     }
 }

@@ -24,9 +24,7 @@ use super::whole::HandedStream;
 use crate::http::engine::EngineHandoff;
 use crate::http::fallback::LineStream;
 use crate::http::timeouts::{RequestPhase, TimerGuard};
-use crate::http::{
-    AddressRole, Handoff, HandshakeDetails, Http, Upgrade, console, tell_of_refusal,
-};
+use crate::http::{AddressRole, Handoff, HandshakeDetails, Http, Upgrade, console, report_refusal};
 use crate::hub::http_stream::SessionRequest;
 use crate::hub::loads::{LoadGuard, WorkerLoads};
 use crate::hub::stream::Stream;
@@ -147,7 +145,7 @@ pub(super) fn log_eviction(http: &Http, address: IpAddr, ended: usize, why: &str
 async fn announced(terms: &ConnectionSettings, stream: &mut Stream, peer: &mut SocketAddr) -> bool {
     let trusted = &terms.http.trusted_proxies;
     if !trusted.iter().any(|network| network.contains(peer.ip())) {
-        tell_of_proxy(terms, *peer, "not one of the trusted proxies");
+        log_proxy_error(terms, *peer, "not one of the trusted proxies");
         return false;
     }
     // On the heap, so that connections without it have no room for it.
@@ -157,7 +155,7 @@ async fn announced(terms: &ConnectionSettings, stream: &mut Stream, peer: &mut S
             true
         }
         Ok(Err(error)) => {
-            tell_of_proxy(terms, *peer, &error.to_string());
+            log_proxy_error(terms, *peer, &error.to_string());
             false
         }
         Err(_) => {
@@ -169,7 +167,7 @@ async fn announced(terms: &ConnectionSettings, stream: &mut Stream, peer: &mut S
 
 /// The line of a connection that is not what proxies make of one, once a minute: a port that
 /// strangers scan would fill the log.
-fn tell_of_proxy(terms: &ConnectionSettings, peer: SocketAddr, problem: &str) {
+fn log_proxy_error(terms: &ConnectionSettings, peer: SocketAddr, problem: &str) {
     match terms.http.node.shared.metrics.notices.take_due(LogNotice::Proxy) {
         Some(others) => warn!(%peer, others, "server.proxy_protocol: {problem}"),
         None => debug!(%peer, "server.proxy_protocol: {problem}"),
@@ -335,7 +333,7 @@ fn begin_socket(
             }
             connection.agree_on(upgrade.compression);
             // The console is told once all is known of it: who it is, and what was agreed on.
-            http.node.tell_of_connection(&connection, Transport::WebSocket.word());
+            http.node.emit_connected(&connection, Transport::WebSocket.word());
             let socket =
                 Socket::new(Session::new(http.node.clone(), connection), early, upgrade.pause);
             Some(CountedSocket { socket, _alive: alive })
@@ -343,7 +341,7 @@ fn begin_socket(
         Err((error, stream)) => {
             if let Some(asked) = asked {
                 let shared = &http.node.shared;
-                tell_of_refusal(shared, upgrade.address, (&error, reason), &asked);
+                report_refusal(shared, upgrade.address, (&error, reason), &asked);
             }
             spawn_local(async move {
                 socket::refuse(stream, answer, error, upgrade.pause).await;

@@ -63,7 +63,7 @@ pub(super) fn start(
         }
         Err(error) => return Err(error),
         Ok(listener) => {
-            tell(addr, &port);
+            log_address(addr, &port);
             Some(listener)
         }
     };
@@ -84,7 +84,7 @@ pub(super) fn start(
 }
 
 /// Says once what there is at the address.
-fn tell(addr: SocketAddr, port: &MetricsListener) {
+fn log_address(addr: SocketAddr, port: &MetricsListener) {
     match port {
         MetricsListener { enabled: false, .. } => {
             info!(%addr, "health checks at /, /ready and /usage");
@@ -108,7 +108,7 @@ async fn free(
     loop {
         sleep(AGAIN).await;
         if let Ok(listener) = listener::bind(addr) {
-            tell(addr, port);
+            log_address(addr, port);
             return listener;
         }
     }

@@ -24,7 +24,7 @@ use crate::socket;
 /// Counts what is no request, and the line of it.
 /// A TLS client on a plain port is somebody's wrong setting, and worth a line; most of the rest is noise of the
 /// internet.
-fn tell_of_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
+fn report_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
     http.node.counts().unreadable.count(kind as usize);
     let (kind_word, (.., text)) = (kind.word(), unreadable::words(kind));
     let notices = &http.node.shared.metrics.notices;
@@ -100,7 +100,7 @@ async fn answer_by_hyper(door: HttpService, stream: Stream, before: Bytes) -> Op
     let mut stream = parts.io.stream.into_inner();
     if let Err(error) = served {
         let kind = unreadable::classify(&error, &parts.read_buf)?;
-        tell_of_unreadable(&http, peer, kind);
+        report_unreadable(&http, peer, kind);
         unreadable::answer(&mut stream, kind).await;
         socket::linger(&mut stream).await;
         return None;

@@ -125,7 +125,7 @@ async fn read_request(door: &HttpService, stream: &mut Stream) -> Option<io::Res
         match door.timer.poll_end(cx) {
             Some(TimeoutReason::Draining) => return Poll::Ready(Some(Ok(Bytes::new()))),
             Some(end) => {
-                tell_of_end(door, end);
+                log_timeout(door, end);
                 return Poll::Ready(None);
             }
             None => {}
@@ -172,7 +172,7 @@ async fn unless_late<T>(
         match door.timer.poll_end(cx) {
             Some(TimeoutReason::Draining) => *is_last = true,
             Some(end) => {
-                tell_of_end(door, end);
+                log_timeout(door, end);
                 return Poll::Ready(None);
             }
             None => {}
@@ -183,7 +183,7 @@ async fn unless_late<T>(
 }
 
 /// Only a client that is too slow is worth a line: the other ends are the server's own.
-fn tell_of_end(door: &HttpService, end: TimeoutReason) {
+fn log_timeout(door: &HttpService, end: TimeoutReason) {
     if end == TimeoutReason::Late {
         debug!(peer = %door.peer, step = ?door.timer.current_phase(), "too slow with a request");
     }

@@ -278,8 +278,8 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
                 let trim = std::thread::Builder::new().name("trim".to_owned());
                 let _ = trim.spawn(give_back_memory);
             }
-            node.tell_due_counts();
-            node.tell_due_watchers();
+            node.announce_due_counts();
+            node.notify_due_watchers();
             for (others, what) in node.shared.metrics.notices.take_overdue() {
                 info!(others, "not logged one by one in the last minute: {what}");
             }

@@ -69,7 +69,7 @@ impl ChannelQuestions {
                 why,
                 &subscription_error_packet(&channel, 403),
             );
-            return tell_of_backend(session, why);
+            return log_auth_failure(session, why);
         }
         let question = ChannelQuestion {
             url: settings.auth_url.clone(),
@@ -139,19 +139,19 @@ fn conclude(session: &mut Session, channel: &str, verdict: ChannelVerdict) {
             session.refuse_for_backend(channel, status, &why, &packet);
             // What backends say to those who may not is nobody's fault.
             if !matches!(status, 401 | 403) {
-                tell_of_backend(session, &why);
+                log_auth_failure(session, &why);
             }
         }
         ChannelVerdict::Unanswered(why) => {
             let packet = subscription_error_packet(channel, UNANSWERED);
             session.refuse_for_backend(channel, UNANSWERED, &why, &packet);
-            tell_of_backend(session, &why);
+            log_auth_failure(session, &why);
         }
     }
 }
 
 /// The line of a backend that did not do its part.
-fn tell_of_backend(session: &Session, why: &str) {
+fn log_auth_failure(session: &Session, why: &str) {
     let app = session.connection().app().id.clone();
     match session.node().shared.metrics.notices.take_due(LogNotice::ChannelAuth) {
         Some(others) => {

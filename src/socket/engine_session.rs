@@ -100,7 +100,7 @@ pub fn open(
     let listing = listing.map_err(|_| close::OVER_CAPACITY)?;
     conversation.connection().over_engine(|stream| stream.set_listing(listing));
     node.counts().over_http.count(Transport::SocketIo as usize);
-    node.tell_of_connection(conversation.connection(), Transport::SocketIo.word());
+    node.emit_connected(conversation.connection(), Transport::SocketIo.word());
     spawn_local(EngineConversation {
         session: conversation,
         version: terms.version,
@@ -120,15 +120,15 @@ impl EngineConversation {
     /// while the connection is held up, as a WebSocket's do.
     fn take_arrivals(&mut self, cx: &mut Context<'_>) {
         let connection = self.session.connection().clone();
-        let mut hears = true;
+        let mut may_read = true;
         loop {
-            hears = hears && self.hears(cx);
-            if hears && let Some(rest) = self.rest.take() {
+            may_read = may_read && self.may_read(cx);
+            if may_read && let Some(rest) = self.rest.take() {
                 self.take_packets(&connection, rest);
                 connection.flush();
                 continue;
             }
-            let hears_requests = hears && self.rest.is_none();
+            let hears_requests = may_read && self.rest.is_none();
             let next = connection.over_engine(|stream| stream.next_arrival(hears_requests));
             let Some(arrival) = next.flatten() else { break };
             self.take(&connection, arrival);
@@ -141,7 +141,7 @@ impl EngineConversation {
     }
 
     /// Whether packets may be heard now; if not, the task is woken when that may be so.
-    fn hears(&mut self, cx: &mut Context<'_>) -> bool {
+    fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
         self.session.connection().is_closing()
             || !self.session.is_ahead()
                 && !self.questions.is_full()
@@ -195,7 +195,7 @@ impl EngineConversation {
             && !self.questions.is_full()
         {
             let Some(packet) = said.packets.next() else { break };
-            self.hear_packet(&packet);
+            self.on_packet(&packet);
         }
         count_work(&self.session, (before - said.packets.len(), 0), spent);
         if said.packets.len() > 0 && !connection.is_closing() {
@@ -207,11 +207,11 @@ impl EngineConversation {
     }
 
     /// One packet of Engine.IO. What is none is refused as a message that is no command.
-    fn hear_packet(&mut self, packet: &str) {
+    fn on_packet(&mut self, packet: &str) {
         let connection = self.session.connection().clone();
         connection.life.note_alive(self.session.node().worker.now_seconds());
         match EnginePacket::parse(packet) {
-            Some(EnginePacket::Message(message)) => self.hear_message(&connection, message),
+            Some(EnginePacket::Message(message)) => self.on_message(&connection, message),
             Some(EnginePacket::Ping) => {
                 connection.budget.spend(WorkKind::Ping);
                 connection.enqueue_message(packet_message(PONG));
@@ -234,7 +234,7 @@ impl EngineConversation {
     }
 
     /// One packet of Socket.IO inside of it, translated into a command of the Pusher protocol.
-    fn hear_message(&mut self, connection: &Rc<Connection>, message: &str) {
+    fn on_message(&mut self, connection: &Rc<Connection>, message: &str) {
         match EchoRequest::parse(message, self.version) {
             EchoRequest::Connect => {
                 connection.budget.spend(WorkKind::Ping);
@@ -289,7 +289,7 @@ impl EngineConversation {
         SCRATCH_BYTES.with_borrow_mut(|scratch| {
             loop {
                 let connection = self.session.connection().clone();
-                if connection.is_closing() || self.rest.is_some() || !self.hears(cx) {
+                if connection.is_closing() || self.rest.is_some() || !self.may_read(cx) {
                     return Poll::Pending;
                 }
                 let most = self.frames.missing().clamp(FEW_BYTES, SCRATCH);
@@ -436,11 +436,11 @@ impl Future for EngineConversation {
         if self.gone || connection.is_closing() {
             ready!(super::poll_leave(&mut self.session, cx));
         }
-        let is_said = connection.over_engine(|stream| stream.is_said()) == Some(true);
-        if is_said {
+        let is_finished = connection.over_engine(|stream| stream.is_finished()) == Some(true);
+        if is_finished {
             self.close_socket(&connection);
         }
-        if self.gone || is_said { Poll::Ready(()) } else { Poll::Pending }
+        if self.gone || is_finished { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -300,7 +300,7 @@ fn whole(
     if !deflated {
         return hear(message);
     }
-    // Taken while it is used, so that nothing that hears a message could find it in use.
+    // Taken while it is used, so that nothing that may_read a message could find it in use.
     let mut inflater = INFLATER.take().unwrap_or_default();
     let heard = match inflater.inflate(message, max) {
         Ok(bytes) => hear(bytes),

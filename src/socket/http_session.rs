@@ -90,7 +90,7 @@ pub fn open(
         Err(other) => return Ok(other),
     };
     node.counts().over_http.count(transport as usize);
-    node.tell_of_connection(conversation.connection(), transport.word());
+    node.emit_connected(conversation.connection(), transport.word());
     debug!(app = %app.id, socket = %session.place.socket, transport = transport.word(), "over HTTP");
     spawn_local(HttpSocket {
         session: conversation,
@@ -107,15 +107,15 @@ impl HttpSocket {
     /// while the connection is held up, as a WebSocket's do.
     fn take_arrivals(&mut self, cx: &mut Context<'_>) {
         let connection = self.session.connection().clone();
-        let mut hears = true;
+        let mut may_read = true;
         loop {
-            hears = hears && self.hears(cx);
-            if hears && let Some(rest) = self.rest.take() {
+            may_read = may_read && self.may_read(cx);
+            if may_read && let Some(rest) = self.rest.take() {
                 self.take_texts(&connection, rest);
                 connection.flush();
                 continue;
             }
-            let next = connection.over_http(|stream| stream.next_arrival(hears)).flatten();
+            let next = connection.over_http(|stream| stream.next_arrival(may_read)).flatten();
             let Some(arrival) = next else { break };
             self.take(&connection, arrival);
             connection.flush();
@@ -126,7 +126,7 @@ impl HttpSocket {
     }
 
     /// Whether texts may be heard now; if not, the task is woken when that may be so.
-    fn hears(&mut self, cx: &mut Context<'_>) -> bool {
+    fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
         self.session.connection().is_closing()
             || !self.session.is_ahead()
                 && self.session.node().worker.turnstile.poll_turn(cx).is_ready()
@@ -224,8 +224,8 @@ impl Future for HttpSocket {
         if *gone || connection.is_closing() {
             ready!(super::poll_leave(session, cx));
         }
-        let is_said = connection.over_http(|stream| stream.is_said()) == Some(true);
-        if *gone || is_said { Poll::Ready(()) } else { Poll::Pending }
+        let is_finished = connection.over_http(|stream| stream.is_finished()) == Some(true);
+        if *gone || is_finished { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -417,7 +417,7 @@ fn poll_budget(
             return Poll::Pending;
         }
         let running = timer.get_or_insert_with(|| {
-            session.tell_of_hold_up(wait);
+            session.report_throttled(wait);
             Box::pin(sleep(wait.min(LONGEST_WAIT)))
         });
         ready!(running.as_mut().poll(cx));

@@ -113,7 +113,7 @@ impl Spool {
         let files = match fs::read_dir(&self.folder) {
             Ok(files) => files,
             Err(error) => {
-                self.tell_of_file(&self.folder, &error);
+                self.warn_about_file(&self.folder, &error);
                 return taken;
             }
         };
@@ -122,14 +122,14 @@ impl Spool {
         for path in paths.iter().filter(|path| **path != self.path) {
             match self.take_file(path) {
                 Ok(more) => taken.extend(more),
-                Err(error) => self.tell_of_file(path, &error),
+                Err(error) => self.warn_about_file(path, &error),
             }
         }
         taken
     }
 
     /// Says, once, that a file cannot be taken over; it is tried every second.
-    fn tell_of_file(&self, path: &Path, error: &io::Error) {
+    fn warn_about_file(&self, path: &Path, error: &io::Error) {
         if self.told.borrow_mut().files.insert(path.to_owned()) {
             warn!(%error, file = %path.display(), "cannot be taken over");
         }

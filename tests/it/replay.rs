@@ -258,7 +258,7 @@ fn who_was_thrown_out_while_the_link_was_cut_is_thrown_out() {
 }
 
 /// Waits until a log has so many entries, and then until that is a while ago.
-fn is_said(redis: &Redis, node: &Fixture, log: &str, entries: &str) {
+fn is_finished(redis: &Redis, node: &Fixture, log: &str, entries: &str) {
     eventually(|| match redis.ask(&["KEYS", &format!("*{log}:l")]) {
         key if !key.is_empty() && redis.ask(&["LLEN", &key]) == entries => Ok(()),
         key => Err(format!("{key:?} is not that long")),
@@ -288,7 +288,7 @@ fn who_came_after_its_user_was_thrown_out_stays() {
     // The request reaches Redis at once, and the node late.
     cut(&one, &way);
     assert_eq!(two.api("POST", "users/a/terminate_connections", "").status, 200);
-    is_said(&redis, &one, "{all}", "1");
+    is_finished(&redis, &one, "{all}", "1");
     let mut new = joined(&one, "presence-x", "a").0;
     mend(&one, &way);
     assert!(old.hear_text().contains(r#""code":4009"#));
@@ -319,7 +319,7 @@ fn who_subscribed_after_an_event_was_sent_does_not_hear_it() {
     let mut early = signed_in();
     cut(&one, &way);
     publish(&two, user, 0..1);
-    is_said(&redis, &one, "server-to-user*", "1");
+    is_finished(&redis, &one, "server-to-user*", "1");
     let mut late = signed_in();
     publish(&two, user, 1..2);
     mend(&one, &way);

@@ -139,7 +139,7 @@ pub(crate) fn run_server(
         systemd.ready();
         // It waits for this before it lets go of its connections.
         if is_inherited && !inherited.by_systemd {
-            handover::tell_predecessor();
+            handover::notify_predecessor();
         }
         if clients_follow {
             running.inherit(handover::predecessor_line()?);

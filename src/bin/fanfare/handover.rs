@@ -88,7 +88,7 @@ fn pass_on(api: &OwnedFd, line: &UnixStream) -> io::Result<()> {
 }
 
 /// Says that this process serves, to the one before.
-pub(crate) fn tell_predecessor() {
+pub(crate) fn notify_predecessor() {
     // Who hears it is none of our business.
     let _ = writeln!(io::stdout(), "{SERVING}");
 }
@@ -136,7 +136,7 @@ impl Successor {
         let pid = child.id();
         let (tell, serves) = oneshot::channel();
         std::thread::Builder::new().name("successor".to_owned()).spawn(move || {
-            let _ = tell.send(hear_ready(&mut child, ours));
+            let _ = tell.send(read_ready(&mut child, ours));
         })?;
         Ok(Self { pid, serves })
     }
@@ -148,7 +148,7 @@ impl Successor {
     }
 }
 
-fn hear_ready(child: &mut Child, line: UnixStream) -> Result<UnixStream, HandoverError> {
+fn read_ready(child: &mut Child, line: UnixStream) -> Result<UnixStream, HandoverError> {
     let mut reader = BufReader::new(line);
     if reader.by_ref().lines().map_while(Result::ok).any(|line| line == SERVING) {
         return Ok(reader.into_inner());

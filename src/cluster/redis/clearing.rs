@@ -76,7 +76,7 @@ impl LinkWriter<'_> {
         let answers = batch.send_all(&mut self.servers, self.status).await?;
         self.take_replies(answers, &mut []).await?;
         // With the lease the offices went that were had under it.
-        self.look_at_news(held.iter().filter_map(|entry| entry.strip_prefix('w')));
+        self.recheck_offices(held.iter().filter_map(|entry| entry.strip_prefix('w')));
         Ok(true)
     }
 
@@ -102,7 +102,7 @@ impl LinkWriter<'_> {
             } else if let Some(app) = entry.strip_prefix('a') {
                 self.clear_counts(&AppId::new(app), lease).await?;
             } else if let Some(app) = entry.strip_prefix('w') {
-                self.clear_news(&AppId::new(app), lease).await?;
+                self.clear_webhook_log(&AppId::new(app), lease).await?;
             }
             // Clearing a large node takes a while, and this node's own leases must not lapse over
             // it.
@@ -150,7 +150,7 @@ impl LinkWriter<'_> {
         let counts: Vec<_> = channels.iter().filter_map(none).collect();
         let mut batch = CommandBatch::new();
         self.add_counts(&mut batch, app, Some(lease), counts);
-        self.tell_counts(batch).await
+        self.send_counts(batch).await
     }
 
     /// Slots have moved, and what this node holds of `topics` in them was said again, with which it has gone over to the
@@ -173,9 +173,9 @@ impl LinkWriter<'_> {
             self.link.changed.extend(counted.map(|topic| (topic, false)));
             self.link.connections.extend(apps.iter().cloned());
             self.report_counts().await?;
-            self.say_again().await?;
+            self.resend_holds().await?;
             // Offices go over too, before others find that the old leases hold no more.
-            self.tell_news().await?;
+            self.sync_webhook_logs().await?;
         }
         self.clear_own_leases(given_up).await
     }

@@ -59,16 +59,16 @@ impl LinkWriter<'_> {
                 self.add_counts(&mut batch, &app, None, some);
                 if batch.len() == COUNTS_AT_ONCE {
                     let full = std::mem::replace(&mut batch, CommandBatch::new());
-                    self.tell_counts(full).await?;
+                    self.send_counts(full).await?;
                     Box::pin(self.renew_if_due()).await?;
                 }
             }
         }
-        self.tell_counts(batch).await
+        self.send_counts(batch).await
     }
 
     /// Sends counts, then tells subscribers on all nodes those that they want to know.
-    pub(super) async fn tell_counts(
+    pub(super) async fn send_counts(
         &mut self,
         batch: CommandBatch<ExpectedReply>,
     ) -> Result<(), LinkError> {

@@ -79,7 +79,7 @@ impl Deduplicator {
     }
 
     /// The log of an app's webhooks has something new, or with `anew` nobody who tells it.
-    pub(super) fn hear_news(&mut self, app: &str, anew: bool) {
+    pub(super) fn note_wakeup(&mut self, app: &str, anew: bool) {
         // Whoever can publish under the prefix can say so, too.
         if self.news.len() < NODES && !self.news.iter().any(|(one, a)| **one == *app && *a == anew)
         {
@@ -87,7 +87,7 @@ impl Deduplicator {
         }
     }
 
-    pub(super) fn take_news(&mut self) -> Vec<(Box<str>, bool)> {
+    pub(super) fn take_wakeups(&mut self) -> Vec<(Box<str>, bool)> {
         std::mem::take(&mut self.news)
     }
 
@@ -117,7 +117,7 @@ impl Deduplicator {
     }
 
     /// An envelope came from a node.
-    pub(super) fn hear_node(&mut self, node: u64) {
+    pub(super) fn note_node(&mut self, node: u64) {
         if node == self.node || self.others.contains(&node) {
             return;
         }
@@ -134,12 +134,12 @@ impl Deduplicator {
     }
 
     /// The node has heard its own word.
-    pub(super) fn hear_word(&mut self) {
+    pub(super) fn note_echo(&mut self) {
         self.word = Instant::now();
     }
 
     /// How long ago that was, or the link was made.
-    pub(super) fn time_since_heard(&self) -> Duration {
+    pub(super) fn time_since_echo(&self) -> Duration {
         self.word.elapsed()
     }
 
@@ -152,7 +152,7 @@ impl Deduplicator {
 
     /// Whether an event of this node's own has come back to it. Of other topics nothing follows from that:
     /// they may be kept by another server.
-    pub(super) fn knows_own(&self, name: &str, serial: u64) -> bool {
+    pub(super) fn has_own(&self, name: &str, serial: u64) -> bool {
         self.topics.get(name).is_some_and(|heard| heard.own >= serial)
     }
 
@@ -250,7 +250,7 @@ impl Deduplicator {
     }
 
     /// An event of this node's own was given to its subscribers without Redis.
-    pub(super) fn note_told(&mut self, name: &str, serial: u64) {
+    pub(super) fn note_local_delivery(&mut self, name: &str, serial: u64) {
         let mark = MessageId { origin: self.node, serial, place: None };
         if let Some(heard) = self.topics.get_mut(name) {
             heard.note_message(mark);
@@ -415,13 +415,13 @@ mod tests {
     #[test]
     fn a_node_is_new_once() {
         let mut hearing = Deduplicator::new(1);
-        hearing.hear_node(1);
+        hearing.note_node(1);
         assert!(!hearing.take_newcomer(), "it is this one");
-        hearing.hear_node(2);
+        hearing.note_node(2);
         assert!(hearing.take_newcomer() && !hearing.take_newcomer());
-        hearing.hear_node(2);
+        hearing.note_node(2);
         assert!(!hearing.take_newcomer());
-        (0..10_000).for_each(|node| hearing.hear_node(node));
+        (0..10_000).for_each(|node| hearing.note_node(node));
         assert!(hearing.others.len() <= NODES);
     }
 
@@ -484,10 +484,10 @@ mod tests {
         hearing.open_topic("t", 1);
         caught_up(&mut hearing);
         hear(&mut hearing, event(1, 9, 0));
-        assert!(hearing.knows_own("t", 9) && !hearing.knows_own("t", 10));
-        assert!(!hearing.knows_own("u", 1), "another topic may be another server's");
-        hearing.note_told("t", 12);
-        assert!(!hearing.knows_own("t", 12), "it has not come back");
+        assert!(hearing.has_own("t", 9) && !hearing.has_own("t", 10));
+        assert!(!hearing.has_own("u", 1), "another topic may be another server's");
+        hearing.note_local_delivery("t", 12);
+        assert!(!hearing.has_own("t", 12), "it has not come back");
         assert_eq!(hear(&mut hearing, event(1, 12, 0)), EnvelopeVerdict::Doubled);
         for sender in 0..1000 {
             hear(&mut hearing, event(sender, 1, 0));

@@ -48,7 +48,7 @@ impl LinkWriter<'_> {
             self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
         }
         self.kept.peers.forget_looks();
-        self.say_lost_again().await?;
+        self.reregister_lost_topics().await?;
         self.kept.news.note_link_lost();
         // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = CommandBatch::new();
@@ -74,14 +74,14 @@ impl LinkWriter<'_> {
                     continue;
                 }
                 // Somebody was let in before it was known that the link is down.
-                let since = self.topics.read_topic(topic, TopicEntry::hears_since).flatten();
+                let since = self.topics.read_topic(topic, TopicEntry::since_subscribed).flatten();
                 if let Some(since) = since {
                     let name = self.keys.topic_name(topic);
                     let mut hearing = self.hearing.borrow_mut();
                     hearing.begin_at(&name, since);
                     hearing.cut_one(&name);
                 }
-                self.say_topic_again(topic);
+                self.reregister_topic(topic);
             }
             self.carry_out().await?;
             self.renew_if_due().await?;
@@ -98,9 +98,9 @@ impl LinkWriter<'_> {
         self.status.up.store(true, Ordering::Relaxed);
         self.carry_out().await?;
         // Before what the old leases hold comes to an end.
-        self.say_again().await?;
+        self.resend_holds().await?;
         // Offices go over to the new leases before the old ones are forgotten.
-        self.tell_news().await?;
+        self.sync_webhook_logs().await?;
         self.link.whole = true;
         // At once, since somebody may wait for it.
         self.link.beat = Some(Instant::now());
@@ -113,7 +113,7 @@ impl LinkWriter<'_> {
 
     /// Where other servers have taken over, or some have begun anew, says again what may have been lost with those before.
     /// What other masters have is no reason to look back: what came meanwhile is later.
-    async fn say_lost_again(&mut self) -> Result<(), LinkError> {
+    async fn reregister_lost_topics(&mut self) -> Result<(), LinkError> {
         let runs = self.servers.run_ids().await?;
         let known = &mut self.kept.runs;
         let is_new = |(at, run): &(&HostPort, &String)| known.get(*at) != Some(*run);
@@ -128,8 +128,8 @@ impl LinkWriter<'_> {
             let (servers, keys) = (&self.servers, self.keys);
             let is_its = |name: &str| servers.is_kept_by(name, &new);
             self.hearing.borrow_mut().step_back(is_its);
-            let lost = self.kept.news.say_recent_again(|app| is_its(&keys.app_key(app, 't')));
-            let bytes = self.kept.say_recent_again(|held| is_its(&held.topic_name(keys)));
+            let lost = self.kept.news.requeue_recent(|app| is_its(&keys.app_key(app, 't')));
+            let bytes = self.kept.republish_recent(|held| is_its(&held.topic_name(keys)));
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
             for app in lost {
                 self.send_event(LinkEvent::News(LogBatch::Lost(app))).await?;
@@ -141,7 +141,7 @@ impl LinkWriter<'_> {
     }
 
     /// Gives the orders that say again what this node holds of a topic.
-    pub(super) fn say_topic_again(&mut self, topic: &Topic) {
+    pub(super) fn reregister_topic(&mut self, topic: &Topic) {
         self.link.batch.push(LinkRequest::Open(topic.clone()));
         let own = self.topics.read_topic(topic, |entry| {
             let roster = &entry.roster;
@@ -214,7 +214,7 @@ impl LinkWriter<'_> {
     /// Gives the leases up, so that nobody has to wait for them to lapse.
     pub(super) async fn give_up_leases(&mut self) -> Result<(), LinkError> {
         self.report_counts().await?;
-        self.give_up_news().await?;
+        self.release_offices().await?;
         let leases: Vec<Lease> = self.servers.current_leases().cloned().collect();
         for lease in leases {
             self.clear_lease(&lease).await?;
@@ -252,7 +252,7 @@ impl LinkWriter<'_> {
             return Ok(());
         }
         let part = self.settings.lease / PART;
-        if self.hearing.borrow().time_since_heard() > part * 3 + PATIENCE {
+        if self.hearing.borrow().time_since_echo() > part * 3 + PATIENCE {
             return Err(LinkError::Deaf);
         }
         self.link.beat = Some(now + part);

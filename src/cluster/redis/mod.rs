@@ -332,14 +332,14 @@ impl RedisDriver {
             let is_at_once = has_lasted || matches!(lost, LinkError::Back(_));
             pause = if is_at_once { SHORTEST_PAUSE } else { pause * 2 };
             pause = pause.min(LONGEST_PAUSE);
-            if self.go_on_alone(Instant::now() + jittered(pause)).await.is_err() {
+            if self.serve_offline(Instant::now() + jittered(pause)).await.is_err() {
                 return;
             }
         }
     }
 
     /// Carries out orders without Redis until `end`.
-    async fn go_on_alone(&mut self, end: Instant) -> Result<(), LinkError> {
+    async fn serve_offline(&mut self, end: Instant) -> Result<(), LinkError> {
         loop {
             tokio::select! {
                 order = self.far.orders.recv() => match order {
@@ -390,7 +390,7 @@ impl RedisDriver {
         };
         let node = self.kept.node;
         self.kept.away = servers.away.clone();
-        self.tell_away();
+        self.report_away();
         self.seals.set_database(servers.database());
         servers.leases = self.kept.leases.clone();
         self.hearing.get_mut().begin_catch_up();
@@ -437,7 +437,7 @@ impl RedisDriver {
     }
 
     /// What the link is made without goes on as if Redis were away; told once, however often it is made so.
-    fn tell_away(&mut self) {
+    fn report_away(&mut self) {
         let away = self.kept.away.describe();
         let names = away.iter().map(|(part, _)| part.clone()).collect();
         let before = std::mem::replace(&mut self.told_away, names);

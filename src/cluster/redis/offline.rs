@@ -44,7 +44,7 @@ impl OfflineOrders<'_> {
                 return None;
             }
             LinkRequest::News(news) => {
-                self.kept.take_news(news, &self.status.figures);
+                self.kept.queue_log_request(news, &self.status.figures);
                 return None;
             }
             LinkRequest::Park(parked) => {
@@ -81,7 +81,7 @@ impl LinkWriter<'_> {
         self.link.alone.extend(answer);
     }
 
-    pub(super) async fn hand_on_alone(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn forward_offline(&mut self) -> Result<(), LinkError> {
         // A place first, so that none is taken out that is then not put anywhere.
         while !self.link.alone.is_empty() {
             let place = self.arrivals.reserve().await.map_err(|_| LinkError::Stopped)?;

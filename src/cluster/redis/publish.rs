@@ -116,7 +116,7 @@ impl LinkState {
     /// What Redis took within the last seconds is to be said again, before anything else: another server has taken
     /// over, or it has begun anew. It is known by its serials where it was heard, and by the log where it was not
     /// lost. How many bytes.
-    pub(super) fn say_recent_again(&mut self, is_its: impl Fn(&PendingPublish) -> bool) -> usize {
+    pub(super) fn republish_recent(&mut self, is_its: impl Fn(&PendingPublish) -> bool) -> usize {
         let mut bytes = 0;
         for held in self.recent.take_doubtful(is_its).into_iter().rev() {
             bytes += held.publish.queued_bytes();
@@ -390,7 +390,7 @@ impl LinkWriter<'_> {
                 && held
                     .offline_fallback()
                     .is_some_and(|(topic, _)| topics.read_topic(topic, |_| ()).is_some())
-                && !hearing.knows_own(&held.topic_name(keys), held.serial)
+                && !hearing.has_own(&held.topic_name(keys), held.serial)
         };
         self.kept.flying.retain(comes_back);
         let placed = answers.iter().filter_map(|(expected, value)| match expected {
@@ -432,7 +432,7 @@ impl LinkWriter<'_> {
         }
         let (keys, queued) = (self.keys, &self.status.queued);
         let came = |held: &PendingPublish| {
-            self.hearing.borrow().knows_own(&held.topic_name(keys), held.serial)
+            self.hearing.borrow().has_own(&held.topic_name(keys), held.serial)
         };
         let (now, recent) = (self.status.clock.now(), &mut self.kept.recent);
         self.kept.held.retain(|held| {
@@ -453,7 +453,7 @@ impl LinkWriter<'_> {
         let held = self.kept.held.iter().filter(|held| !held.told);
         for held in flying.chain(held) {
             if let Some((topic, alone)) = held.offline_fallback() {
-                self.note_told(topic, held.serial);
+                self.note_local_delivery(topic, held.serial);
                 let _ = self.arrivals.send(LinkEvent::Alone(alone)).await;
             }
         }
@@ -461,12 +461,12 @@ impl LinkWriter<'_> {
     }
 
     /// Subscribers here have an event that will not come back.
-    fn note_told(&self, topic: &Topic, serial: u64) {
+    fn note_local_delivery(&self, topic: &Topic, serial: u64) {
         let (name, mut hearing) = (self.keys.topic_name(topic), self.hearing.borrow_mut());
         if let Some(since) = self.topics.read_topic(topic, TopicEntry::made_at) {
             // It may not have been subscribed to yet.
             hearing.begin_at(&name, since);
         }
-        hearing.note_told(&name, serial);
+        hearing.note_local_delivery(&name, serial);
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct LinkReader<'a> {
 impl LinkReader<'_> {
     /// Reads until the connection ends.
     pub(super) async fn run(&mut self) {
-        while self.hand_on().await {
+        while self.forward_all().await {
             let Some(message) = self.stream.next_push().await else { return };
             self.take_message(message);
         }
@@ -52,7 +52,7 @@ impl LinkReader<'_> {
     /// Hands on what has come in already although the link is lost. What its server loses with its data nobody could read
     /// again.
     pub(super) async fn finish(&mut self) {
-        while self.hand_on().await {
+        while self.forward_all().await {
             let Some(message) = self.stream.next_waiting() else { return };
             self.take_message(message);
         }
@@ -65,7 +65,7 @@ impl LinkReader<'_> {
         if let [word] = message.get_payload_bytes()
             && let Some(TopicName::News { app }) = self.keys.parse_topic(name)
         {
-            return self.hearing.borrow_mut().hear_news(app, *word == b'g');
+            return self.hearing.borrow_mut().note_wakeup(app, *word == b'g');
         }
         let Some(envelope) = self.decode_message(&message) else { return };
         let mark = MessageId::from(&envelope);
@@ -77,7 +77,7 @@ impl LinkReader<'_> {
 
     /// Hands on what was taken in. Where the link is lost meanwhile it is still there, and none behind it is handed on
     /// before it. Whether somebody takes it.
-    async fn hand_on(&mut self) -> bool {
+    async fn forward_all(&mut self) -> bool {
         if self.next.is_none() {
             return true;
         }
@@ -119,10 +119,10 @@ impl LinkReader<'_> {
         envelope.map_version(|version| self.clock.to_local(version));
         if envelope.origin != self.node {
             LinkMetrics::add_count(&self.figures.received, 1);
-            self.hearing.borrow_mut().hear_node(envelope.origin);
+            self.hearing.borrow_mut().note_node(envelope.origin);
             self.figures.lag.observe(self.lag_of(&envelope, &bytes));
         } else if matches!(envelope.body, EnvelopeBody::Probe) {
-            self.hearing.borrow_mut().hear_word();
+            self.hearing.borrow_mut().note_echo();
         }
         match self.hearing.borrow_mut().judge_envelope(name, envelope) {
             EnvelopeVerdict::New(envelope) => Some(envelope),

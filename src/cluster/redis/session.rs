@@ -209,7 +209,7 @@ impl LinkWriter<'_> {
                     self.report_counts().await?;
                     self.look_for_unsealed().await?;
                     self.look_at_newcomers().await?;
-                    self.tell_news().await?;
+                    self.sync_webhook_logs().await?;
                     self.close_idle().await?;
                     self.resubscribe_moved_slots().await?;
                     self.look_whether_restored().await?;
@@ -270,7 +270,7 @@ impl LinkWriter<'_> {
                 }
                 LinkRequest::Publish(publish) => self.kept.hold_publish(publish, false),
                 LinkRequest::Room(sender) => rooms.push(sender),
-                LinkRequest::News(news) => self.kept.take_news(news, &self.status.figures),
+                LinkRequest::News(news) => self.kept.queue_log_request(news, &self.status.figures),
                 LinkRequest::Ask(question, asker) => questions.push((question, asker)),
                 LinkRequest::Park(parked) => self.kept.park(parked),
                 LinkRequest::Replay(replay) => self.link.replays.push_back(replay),
@@ -280,7 +280,7 @@ impl LinkWriter<'_> {
         }
         // Until Redis has answered, they are not done.
         self.link.batch = unsure;
-        self.hand_on_alone().await?;
+        self.forward_offline().await?;
         self.open_topics(&opened).await?;
         // What was published before a topic was opened is there when it is read.
         let up = self.status.up.load(Ordering::Relaxed);

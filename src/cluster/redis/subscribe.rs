@@ -92,7 +92,7 @@ impl LinkWriter<'_> {
             None => None,
         };
         self.catch_up(&name, after, missed).await?;
-        self.let_in(&name).await
+        self.release_waiting(&name).await
     }
 
     /// Subscribes anew to topics whose slots have become another server's, and catches up with what was said
@@ -107,7 +107,7 @@ impl LinkWriter<'_> {
         // Before much is held under new ones.
         self.note_tags().await?;
         let has_moved = |name: &str| moved.contains(&slots::of_name(name.as_bytes()));
-        self.follow_news(has_moved);
+        self.follow_moved_wakeups(has_moved);
         let own =
             [self.keys.all_nodes_topic(), self.probe.clone(), self.keys.node_topic(self.kept.node)];
         let own: Vec<String> = own.into_iter().filter(|name| has_moved(name)).collect();
@@ -121,7 +121,7 @@ impl LinkWriter<'_> {
         for some in topics.chunks(REOPENED) {
             for topic in some {
                 self.hearing.borrow_mut().cut_one(&self.keys.topic_name(topic));
-                self.say_topic_again(topic);
+                self.reregister_topic(topic);
             }
             self.carry_out().await?;
             self.renew_if_due().await?;
@@ -152,7 +152,7 @@ impl LinkWriter<'_> {
         let settled = !self.kept.peers.is_missing();
         self.send_event(LinkEvent::Opened { topic, loaded, cached, settled }).await?;
         // Only now: on a roster that has not been read yet a later change would hide all before it.
-        self.let_in(&name).await
+        self.release_waiting(&name).await
     }
 
     /// Hands out what a topic has missed after a place. Whether the log was there to read, and reached back.
@@ -178,7 +178,7 @@ impl LinkWriter<'_> {
                 if self.trust.is_believed(name, &envelope, &entry) {
                     envelope.map_version(|version| self.status.clock.to_local(version));
                     reached = envelope.log_place().or(reached);
-                    self.hand_on(name, envelope, true).await?;
+                    self.forward_missed(name, envelope, true).await?;
                 }
             }
             // Of what is not believed the place is not either.
@@ -192,16 +192,16 @@ impl LinkWriter<'_> {
     }
 
     /// Hands out what came in on a topic meanwhile, with which it has caught up.
-    async fn let_in(&self, name: &str) -> Result<(), LinkError> {
+    async fn release_waiting(&self, name: &str) -> Result<(), LinkError> {
         loop {
             let now = self.status.clock.now();
             let next = self.hearing.borrow_mut().next_waiting(name, now);
             let Some(envelope) = next else { return Ok(()) };
-            self.hand_on(name, envelope, false).await?;
+            self.forward_missed(name, envelope, false).await?;
         }
     }
 
-    async fn hand_on(
+    async fn forward_missed(
         &self,
         name: &str,
         envelope: Envelope,

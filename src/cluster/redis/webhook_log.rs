@@ -31,7 +31,7 @@ const BUSY: Duration = Duration::from_secs(10);
 
 impl LinkState {
     /// Takes what there is to say.
-    pub(super) fn take_news(&mut self, news: LogRequest, figures: &LinkMetrics) {
+    pub(super) fn queue_log_request(&mut self, news: LogRequest, figures: &LinkMetrics) {
         if !self.news.take_request(news) {
             LinkMetrics::add_count(&figures.news_dropped, 1);
         }
@@ -40,10 +40,10 @@ impl LinkState {
 
 impl LinkWriter<'_> {
     /// Says what is to be said, and looks into the logs where it is time to.
-    pub(super) async fn tell_news(&mut self) -> Result<(), LinkError> {
-        self.listen_for_news().await?;
+    pub(super) async fn sync_webhook_logs(&mut self) -> Result<(), LinkError> {
+        self.subscribe_wakeups().await?;
         self.write_logs().await?;
-        for (app, anew) in self.hearing.borrow_mut().take_news() {
+        for (app, anew) in self.hearing.borrow_mut().take_wakeups() {
             self.kept.news.wake(&app, anew);
         }
         let (now, lease) = (Instant::now(), self.settings.lease);
@@ -70,15 +70,15 @@ impl LinkWriter<'_> {
     }
 
     /// Says all that is held, under a new lease.
-    pub(super) async fn say_again(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn resend_holds(&mut self) -> Result<(), LinkError> {
         let apps = self.kept.news.apps.keys();
         let away: BTreeSet<AppId> = apps.filter(|app| self.is_app_away(app)).cloned().collect();
-        self.kept.news.say_again(away);
+        self.kept.news.resend_holds(away);
         self.write_logs().await
     }
 
     /// Gives up the offices that this node has, so that nobody has to wait for them to lapse.
-    pub(super) async fn give_up_news(&mut self) -> Result<(), LinkError> {
+    pub(super) async fn release_offices(&mut self) -> Result<(), LinkError> {
         self.write_logs().await?;
         let apps = self.kept.news.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
         let apps = apps.map(|(app, _)| app.clone()).collect();
@@ -86,7 +86,7 @@ impl LinkWriter<'_> {
     }
 
     /// Subscribes to what wakes whoever tells an app's webhooks, for all apps that have some.
-    async fn listen_for_news(&mut self) -> Result<(), LinkError> {
+    async fn subscribe_wakeups(&mut self) -> Result<(), LinkError> {
         let new = self
             .kept
             .news
@@ -118,14 +118,14 @@ impl LinkWriter<'_> {
     }
 
     /// The topics of some slots have to be subscribed to anew.
-    pub(super) fn follow_news(&mut self, has_moved: impl Fn(&str) -> bool) {
+    pub(super) fn follow_moved_wakeups(&mut self, has_moved: impl Fn(&str) -> bool) {
         for (app, of) in &mut self.kept.news.apps {
             of.listening &= !has_moved(&self.keys.news(app));
         }
     }
 
     /// Whoever told the webhooks of these apps may have gone.
-    pub(super) fn look_at_news<'a>(&mut self, apps: impl Iterator<Item = &'a str>) {
+    pub(super) fn recheck_offices<'a>(&mut self, apps: impl Iterator<Item = &'a str>) {
         for app in apps {
             if let Some(of) = self.kept.news.apps.get_mut(&AppId::new(app)) {
                 of.looked = None;
@@ -155,7 +155,7 @@ impl LinkWriter<'_> {
                 return Ok(());
             }
             for ((app, count), value) in batch.send_all(&mut self.servers, self.status).await? {
-                self.note_said(&app, count, &value)?;
+                self.confirm_writes(&app, count, &value)?;
             }
         }
     }
@@ -188,7 +188,12 @@ impl LinkWriter<'_> {
         say
     }
 
-    fn note_said(&mut self, app: &AppId, count: usize, value: &Value) -> Result<(), LinkError> {
+    fn confirm_writes(
+        &mut self,
+        app: &AppId,
+        count: usize,
+        value: &Value,
+    ) -> Result<(), LinkError> {
         let [marker, dropped, told] = reply::as_list(value) else {
             return Err(LinkError::Unexpected);
         };
@@ -322,7 +327,11 @@ impl LinkWriter<'_> {
     }
 
     /// Ends what a lease held.
-    pub(super) async fn clear_news(&mut self, app: &AppId, lease: &str) -> Result<(), LinkError> {
+    pub(super) async fn clear_webhook_log(
+        &mut self,
+        app: &AppId,
+        lease: &str,
+    ) -> Result<(), LinkError> {
         let mut batch = CommandBatch::new();
         let mut all = cmd("SMEMBERS");
         all.arg(self.keys.lease_held(app, lease));

@@ -37,7 +37,7 @@ fn names_are_read_as_they_were_written() {
 #[test]
 fn what_was_said_before_is_told_from_what_is_new() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     hold(&mut board, "1", true);
     hold(&mut board, "1", true);
     hold(&mut board, "2", true);
@@ -48,10 +48,10 @@ fn what_was_said_before_is_told_from_what_is_new() {
     hold(&mut board, "4", true);
     hold(&mut board, "4", false);
     board.take_request(LogRequest::Happened { app: app.clone(), text: "x".to_owned() });
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     let all = "=mpresence-a/1 +mpresence-a/2 +mpresence-a/3 !1x ";
     assert_eq!(queued(&board), all);
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     assert_eq!(queued(&board), all);
     hold(&mut board, "9", false);
     assert_eq!(queued(&board), all, "it was never held");
@@ -60,7 +60,7 @@ fn what_was_said_before_is_told_from_what_is_new() {
 #[test]
 fn who_toggles_while_redis_is_slow_leaves_one_word_at_most() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     hold(&mut board, "steady", true);
     let before = held_bytes(&board);
     for number in 0..20_000 {
@@ -88,7 +88,7 @@ fn who_toggles_while_redis_is_slow_leaves_one_word_at_most() {
     assert_eq!(queued(&board), "-mpresence-a/steady ");
     hold(&mut board, "steady", true);
     assert_eq!(queued(&board), "", "Redis holds it as before");
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     assert_eq!(queued(&board), "=mpresence-a/steady ", "and was told so");
     board.apps.remove(&app);
     assert_eq!(held_bytes(&board), 0);
@@ -97,7 +97,7 @@ fn who_toggles_while_redis_is_slow_leaves_one_word_at_most() {
 #[test]
 fn what_redis_may_have_is_not_taken_back() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     hold(&mut board, "1", true);
     hold(&mut board, "2", true);
     // A request that is not answered yet.
@@ -113,7 +113,7 @@ fn what_redis_may_have_is_not_taken_back() {
     // Said again under a new lease, of which it is not known whether Redis had the first.
     hold(&mut board, "3", true);
     board.note_link_lost();
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     assert_eq!(queued(&board), "+mpresence-a/3 ");
     hold(&mut board, "3", false);
     assert_eq!(queued(&board), "+mpresence-a/3 -mpresence-a/3 ");
@@ -127,21 +127,21 @@ fn what_happened_last_is_said_again_with_its_number() {
     }
     board.apps.get_mut(&app).unwrap().note_written(2);
     assert_eq!(queued(&board), "!3z ");
-    drop(board.say_recent_again(|_| true));
+    drop(board.requeue_recent(|_| true));
     assert_eq!(queued(&board), "!1x !2y !3z ");
     board.apps.get_mut(&app).unwrap().note_written(3);
     board.take_request(LogRequest::Done { app: app.clone(), id: "1-0".into() });
     board.apps.get_mut(&app).unwrap().taken_out(1);
-    drop(board.say_recent_again(|_| true));
+    drop(board.requeue_recent(|_| true));
     assert_eq!(board.apps[&app].done, [Box::from("1-0")]);
-    drop(board.say_recent_again(|_| true));
+    drop(board.requeue_recent(|_| true));
     assert_eq!(queued(&board), "!1x !2y !3z ");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_came_just_before_a_failover_and_left_during_it_is_told_to_have_left() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     for user in ["1", "2", "3"] {
         hold(&mut board, user, true);
         board.apps.get_mut(&app).unwrap().note_written(1);
@@ -151,22 +151,22 @@ async fn who_came_just_before_a_failover_and_left_during_it_is_told_to_have_left
     hold(&mut board, "1", false);
     hold(&mut board, "2", false);
     tokio::time::advance(RECENT).await;
-    drop(board.say_recent_again(|_| true));
+    drop(board.requeue_recent(|_| true));
     let all = "=mpresence-a/3 +mpresence-a/2 -mpresence-a/2 ";
     // The first is in Redis for long, and ends with the lease that holds it there.
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     assert_eq!(queued(&board), all);
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     assert_eq!(queued(&board), all, "until Redis has it");
     board.apps.get_mut(&app).unwrap().note_written(3);
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     assert_eq!(queued(&board), "=mpresence-a/3 ");
 }
 
 #[test]
 fn an_app_without_anything_is_forgotten() {
     let (mut board, app) = (WebhookLog::default(), AppId::new("1"));
-    board.say_again(BTreeSet::new());
+    board.resend_holds(BTreeSet::new());
     board.take_request(LogRequest::Apps(vec![(app.clone(), true)]));
     hold(&mut board, "1", true);
     board.apps.get_mut(&app).unwrap().note_written(1);

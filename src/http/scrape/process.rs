@@ -4,7 +4,7 @@ use super::soketi::SOKETI;
 use crate::metrics::{MetricsPage, ProcessStats};
 
 /// The process, by the names that every exporter has for it; Soketi puts its prefix before them.
-pub(super) fn tell_process(page: &mut MetricsPage) {
+pub(super) fn write_process(page: &mut MetricsPage) {
     let Some(process) = ProcessStats::read_all() else { return };
     let one = |value: f64| [(&[][..], value)];
     let soketi = page.prefix() == SOKETI;

@@ -71,7 +71,7 @@ const SOKETI_COUNTERS: [(&str, &str, AppMetric); 14] = [
 
 impl Scrape {
     /// Adds them. Soketi labels its metrics with the app's id and the server's port.
-    pub(super) fn tell_as_soketi(&self, page: &mut MetricsPage, apps: &[AppFigures]) {
+    pub(super) fn write_as_soketi(&self, page: &mut MetricsPage, apps: &[AppFigures]) {
         let port = self.port.to_string();
         let labels: Vec<[(&str, &str); 2]> =
             apps.iter().map(|app| [("app_id", app.id.as_str()), ("port", &port)]).collect();

@@ -6,7 +6,7 @@ use crate::webhook;
 
 impl Scrape {
     /// By app and the webhook's place among those of its app: its URL may hold a token.
-    pub(super) fn tell_webhooks(&self, page: &mut MetricsPage) {
+    pub(super) fn write_webhooks(&self, page: &mut MetricsPage) {
         let hooks = self.shared.webhooks.figures();
         let places: Vec<String> = hooks.iter().map(|hook| hook.index.to_string()).collect();
         let labels: Vec<[(&str, &str); 2]> = hooks

@@ -50,8 +50,9 @@ impl Worker {
     ) {
         let (mut deliveries, mut second) = (0, CompressedRun::default());
         for connection in &channel.subscribers {
-            let told =
-                |one: &Delivery| connection.resumption().map_or(0, |it| it.told_up_to(one.channel));
+            let told = |one: &Delivery| {
+                connection.resumption().map_or(0, |it| it.delivered_up_to(one.channel))
+            };
             for one in run.iter().filter(|one| one.except != Some(connection.id)) {
                 let is_known = one.number > 0 && one.number <= told(one);
                 let is_old = one.history != Sequence::None
@@ -86,11 +87,11 @@ impl Worker {
     }
 
     /// Notes that a subscriber of the channel was told its events up to `number` when it came back.
-    pub fn note_told(&self, connection: &Rc<Connection>, name: &ChannelName, number: u64) {
+    pub fn note_caught_up(&self, connection: &Rc<Connection>, name: &ChannelName, number: u64) {
         let local = self.channels.borrow().find(&connection.directory, name.as_str());
         if let (Some(local), Some(resumption)) = (local, connection.resumption()) {
-            resumption.set_told(local, number);
-            self.deliveries.note_told(local, number);
+            resumption.set_delivered(local, number);
+            self.deliveries.note_caught_up(local, number);
         }
     }
 
@@ -106,8 +107,10 @@ impl Worker {
         let Some(resumption) = connection.resumption() else { return Box::default() };
         let subscriptions = connection.subscriptions.borrow();
         let sent = subscriptions.iter().map(|one| {
-            let number =
-                self.deliveries.last_delivered(one.channel).max(resumption.told_up_to(one.channel));
+            let number = self
+                .deliveries
+                .last_delivered(one.channel)
+                .max(resumption.delivered_up_to(one.channel));
             (one.channel, number)
         });
         sent.filter(|(_, number)| *number > 0).collect()

@@ -57,7 +57,7 @@ impl Deliveries {
     }
 
     /// Notes that a subscriber was told the channel's events up to `number`.
-    pub(in crate::hub) fn note_told(&self, channel: ChannelHandle, number: u64) {
+    pub(in crate::hub) fn note_caught_up(&self, channel: ChannelHandle, number: u64) {
         self.any.set(true);
         let mut channels = self.channels.borrow_mut();
         let delivered = channels.entry(channel).or_default();

@@ -52,8 +52,8 @@ impl Worker {
         let newer: Vec<(u64, Bytes)> =
             held.into_iter().filter(|(number, _)| *number > last).collect();
         let told = newer.last().map_or(last, |(number, _)| (*number).max(last));
-        resumption.set_told(local, told);
-        self.deliveries.note_told(local, told);
+        resumption.set_delivered(local, told);
+        self.deliveries.note_caught_up(local, told);
         if !missed.is_empty() || !newer.is_empty() {
             connection.push_missed(missed);
             newer.into_iter().for_each(|(_, frame)| connection.push_logged(frame));

@@ -185,7 +185,7 @@ impl Resumption {
     }
 
     /// Notes that it was told what it had missed of a channel.
-    pub fn set_told(&self, channel: ChannelHandle, number: u64) {
+    pub fn set_delivered(&self, channel: ChannelHandle, number: u64) {
         self.change(|it| {
             it.told.retain(|(other, _)| *other != channel);
             it.told.push((channel, number));
@@ -193,7 +193,7 @@ impl Resumption {
     }
 
     /// The number of the last event of the channel that it was told when it came back.
-    pub fn told_up_to(&self, channel: ChannelHandle) -> u64 {
+    pub fn delivered_up_to(&self, channel: ChannelHandle) -> u64 {
         self.read(|it| {
             let told = it.told.iter().find(|(other, _)| *other == channel);
             told.map_or(0, |(_, number)| *number)

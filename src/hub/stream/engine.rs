@@ -53,7 +53,7 @@ pub struct EngineStream {
     /// Something has received.
     has_begun: bool,
     /// The last packet of all was said.
-    is_said: bool,
+    is_finished: bool,
     /// When nothing received first; 0: something does.
     idle_since: u32,
     /// When its client was last asked for a sign of life, or the clock first saw it; 0: not yet.
@@ -169,7 +169,7 @@ impl EngineStream {
             listing: None,
             arrivals: VecDeque::new(),
             has_begun: false,
-            is_said: false,
+            is_finished: false,
             idle_since: 0,
             pinged_at: 0,
         }
@@ -323,8 +323,8 @@ impl EngineStream {
     }
 
     /// Whether the last packet of all was said, and taken.
-    pub fn is_said(&self) -> bool {
-        self.is_said && !self.is_holding()
+    pub fn is_finished(&self) -> bool {
+        self.is_finished && !self.is_holding()
     }
 
     /// The session's WebSocket, to be closed when its client is done.
@@ -388,7 +388,7 @@ impl EngineStream {
             _ => return Err(io::ErrorKind::WouldBlock.into()),
         };
         if is_last {
-            self.is_said = true;
+            self.is_finished = true;
             self.listing = None;
         }
         Ok(taken)

@@ -205,7 +205,7 @@ impl Loopback {
     /// Carries an order out while the link is cut.
     fn alone(&mut self, at: usize, order: LinkRequest) {
         if let LinkRequest::Open(topic) = &order {
-            self.hears_since(at, topic, TopicEntry::made_at);
+            self.since_subscribed(at, topic, TopicEntry::made_at);
         }
         let node = &mut self.nodes[at];
         let alone = match order {
@@ -227,7 +227,7 @@ impl Loopback {
     }
 
     /// The node is to hear of the topic what was said since a time, if it does not hear of it yet.
-    fn hears_since<T: Into<Option<u64>>>(
+    fn since_subscribed<T: Into<Option<u64>>>(
         &mut self,
         at: usize,
         topic: &Topic,
@@ -260,7 +260,7 @@ impl Loopback {
         match order {
             LinkRequest::Open(topic) => {
                 // Somebody was let in before it was known that the link is down.
-                self.hears_since(at, &topic, TopicEntry::hears_since);
+                self.since_subscribed(at, &topic, TopicEntry::since_subscribed);
                 let heard = self.channel(&topic).log.len();
                 let node = &mut self.nodes[at];
                 let again = node.heard.contains_key(&topic);
