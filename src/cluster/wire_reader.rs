@@ -76,3 +76,39 @@ pub fn join_parts(head: &[u8], version: u64, rest: &[u8]) -> Bytes {
     all.extend_from_slice(rest);
     all.freeze()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_as_they_were_written() {
+        let socket = SocketId { node: 3, number: 4 };
+        let mut out = Vec::new();
+        put_socket(&mut out, Some(socket));
+        put_socket(&mut out, None);
+        put_short(&mut out, b"short");
+        put_short(&mut out, b"");
+        let mut reader = EnvelopeReader(join_parts(&out, 42, b"rest"));
+        assert_eq!(reader.take_socket(), Some(Some(socket)));
+        assert_eq!(reader.take_socket(), Some(None));
+        assert_eq!(reader.take_short_text().as_deref(), Some(&b"short"[..]));
+        assert_eq!(reader.take_short_text().as_deref(), Some(&b""[..]));
+        assert_eq!(reader.take_version(), Some(42));
+        assert_eq!(reader.take_rest().as_ref(), b"rest");
+        assert_eq!(reader.take_array::<1>(), None);
+    }
+
+    /// Lengths come from whoever may publish under the prefix.
+    #[test]
+    fn a_length_beyond_the_end_reads_as_nothing() {
+        let reader = |bytes: &'static [u8]| EnvelopeReader(Bytes::from_static(bytes));
+        assert_eq!(reader(b"\0\0\0\x05four").take_short_text(), None);
+        assert_eq!(reader(b"\xff\xff\xff\xfffour").take_short_text(), None);
+        assert_eq!(reader(b"\0\0").take_short_text(), None);
+        assert_eq!(reader(b"1234567").take_number(), None);
+        assert_eq!(reader(b"000000000000004").take_version(), None);
+        assert_eq!(reader(b"00000000000000-4").take_version(), None);
+        assert_eq!(reader(b"four").take_bytes(5), None);
+    }
+}

@@ -176,3 +176,65 @@ impl RedisAddress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tls::TlsSources;
+    use super::*;
+
+    fn no_tls() -> Arc<RedisTls> {
+        RedisTls::new(TlsSources::default()).unwrap()
+    }
+
+    fn address(urls: &[&str]) -> RedisAddress {
+        let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+        RedisAddress::parse(&urls, &no_tls()).unwrap()
+    }
+
+    async fn next_port(address: &mut RedisAddress) -> u16 {
+        host_port(&address.pick_server().await.unwrap()).1
+    }
+
+    #[test]
+    fn what_is_logged_of_an_address_has_no_password() {
+        let shown = |urls| address(urls).to_string();
+        assert_eq!(shown(&["redis://user:secret@one:1/3"]), "one:1");
+        assert_eq!(shown(&["redis://:secret@one:1", "redis://two:2"]), "one:1,two:2");
+        assert_eq!(shown(&["redis+sentinel://:secret@one:1,two/main/0"]), "one:1,two:26379/main");
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused() {
+        for urls in [&["one:1"][..], &["redis://one:1", "http://two"], &["redis+sentinel://one"]] {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            assert!(RedisAddress::parse(&urls, &no_tls()).is_err(), "{urls:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_seed_that_is_not_there_is_asked_last() {
+        let mut address = address(&["redis://h:1", "redis://h:2", "redis://h:3"]);
+        assert_eq!(next_port(&mut address).await, 1);
+        address.try_next();
+        assert_eq!(next_port(&mut address).await, 2);
+        address.try_next();
+        address.try_next();
+        assert_eq!(next_port(&mut address).await, 1);
+    }
+
+    /// A Redis Cluster may have left every server of the settings behind.
+    #[tokio::test]
+    async fn learned_servers_are_asked_first_and_the_given_ones_are_kept() {
+        let mut address = address(&["redis://h:1", "redis://h:2"]);
+        let learned = ["redis://h:8", "redis://h:9"].map(|url| Client::open(url).unwrap());
+        address
+            .learn_servers(learned.map(|client| client.get_connection_info().clone()).into_iter())
+            .unwrap();
+        let mut ports = Vec::new();
+        for _ in 0..5 {
+            ports.push(next_port(&mut address).await);
+            address.try_next();
+        }
+        assert_eq!(ports, [8, 9, 1, 2, 8]);
+    }
+}

@@ -120,3 +120,78 @@ pub(super) fn read_missed(value: &Value) -> Option<MissedEntries> {
         as_list(entries).iter().filter_map(as_bytes).map(Bytes::copy_from_slice).collect();
     Some(MissedEntries { reaches, entries })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    /// A number is an integer to one command and digits to another, depending on how it is kept.
+    #[test]
+    fn numbers_come_as_integers_and_as_digits() {
+        assert_eq!(as_number(&Value::Int(7)), Some(7));
+        assert_eq!(as_number(&text("7")), Some(7));
+        assert_eq!(as_number(&Value::SimpleString("7".into())), Some(7));
+        for wrong in [Value::Int(-1), text("-1"), text("7 "), text(""), Value::Nil] {
+            assert_eq!(as_number(&wrong), None, "{wrong:?}");
+        }
+    }
+
+    /// RESP3 has maps, RESP2 lists of fields and values.
+    #[test]
+    fn a_hash_is_read_from_either_protocol() {
+        let pairs = [(text("a"), text("1")), (text("b"), text("2"))];
+        let map = Value::Map(pairs.to_vec());
+        let list = Value::Array(pairs.into_iter().flat_map(|(a, b)| [a, b]).collect());
+        let read = |value| -> Vec<(String, Option<u64>)> {
+            let of = |(field, number): (&Value, &Value)| {
+                (as_text(field).unwrap().to_owned(), as_number(number))
+            };
+            hash_pairs(value).into_iter().map(of).collect()
+        };
+        assert_eq!(read(&map), [("a".to_owned(), Some(1)), ("b".to_owned(), Some(2))]);
+        assert_eq!(read(&list), read(&map));
+        assert!(read(&Value::Nil).is_empty());
+    }
+
+    #[test]
+    fn members_are_in_the_order_of_their_versions_and_malformed_ones_are_left_out() {
+        let list = Value::Array(vec![
+            text("late"),
+            text("0000000000000009{}"),
+            text("early"),
+            text("0000000000000002null"),
+            text("short"),
+            text("12"),
+            text("letters"),
+            text("000000000000000x{}"),
+            Value::BulkString(vec![0xff]),
+            text("0000000000000001{}"),
+        ]);
+        let members = read_members(&list);
+        let read: Vec<(u64, &str, &str)> = members
+            .iter()
+            .map(|(version, member)| (*version, member.user_id.as_str(), &*member.user_info))
+            .collect();
+        assert_eq!(read, [(2, "early", "null"), (9, "late", "{}")]);
+    }
+
+    #[test]
+    fn a_log_is_read_with_how_far_it_reaches_back() {
+        let reply = |reaches: i64| {
+            let entries = Value::Array(vec![text("e1"), Value::Nil, text("e2")]);
+            read_missed(&Value::Array(vec![text("5"), Value::Int(reaches), entries]))
+        };
+        let covers = [(2, LogCoverage::Back), (1, LogCoverage::Begin), (0, LogCoverage::Short)];
+        for (number, coverage) in covers {
+            let missed = reply(number).unwrap();
+            assert_eq!((missed.reaches, missed.entries.len()), (coverage, 2));
+        }
+        assert!(reply(-1).is_none());
+        assert!(read_missed(&Value::Array(vec![text("5")])).is_none());
+        assert!(read_roster(&Value::Nil).is_none());
+    }
+}

@@ -97,3 +97,55 @@ impl TopicSenders {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(origin: u64, serial: u64) -> MessageId {
+        MessageId { origin, serial, place: None }
+    }
+
+    #[test]
+    fn what_is_older_than_all_remembered_serials_counts_as_received() {
+        let mut topic = TopicSenders::default();
+        let last = SERIALS as u64 + 10;
+        (11..=last).for_each(|serial| topic.note_message(message(1, serial)));
+        assert!(topic.contains_message(1, 3), "older than every one of {SERIALS}");
+        assert!(topic.contains_message(1, last) && !topic.contains_message(1, last + 1));
+        assert!(!topic.contains_message(2, 3), "another sender counts for itself");
+    }
+
+    /// Events that were sent again may arrive behind later ones.
+    #[test]
+    fn a_gap_in_the_serials_is_no_duplicate() {
+        let mut topic = TopicSenders::default();
+        [1, 2, 5].into_iter().for_each(|serial| topic.note_message(message(1, serial)));
+        assert!(!topic.contains_message(1, 3) && topic.knows_later(1, 3));
+        topic.note_message(message(1, 3));
+        assert!(topic.contains_message(1, 3) && !topic.contains_message(1, 4));
+        assert!(!topic.knows_later(1, 5));
+    }
+
+    #[test]
+    fn the_sender_that_was_met_first_is_forgotten_first() {
+        let mut topic = TopicSenders::default();
+        (1..=SENDERS as u64).for_each(|origin| topic.note_message(message(origin, 1)));
+        topic.note_message(message(1, 2));
+        topic.note_message(message(9999, 1));
+        assert_eq!(topic.senders.len(), SENDERS);
+        assert!(!topic.contains_message(1, 2) && topic.contains_message(2, 1));
+        assert!(topic.contains_message(9999, 1));
+    }
+
+    #[test]
+    fn messages_without_a_serial_are_never_duplicates_but_move_the_place() {
+        let mut topic = TopicSenders::default();
+        topic.note_message(MessageId { origin: 1, serial: 0, place: Some(40) });
+        assert!(topic.senders.is_empty() && !topic.contains_message(1, 0));
+        topic.note_message(message(1, 1));
+        assert_eq!(topic.place, Some(40), "an event without a place leaves it");
+        topic.note_message(MessageId { origin: 1, serial: 2, place: Some(30) });
+        assert_eq!(topic.place, Some(30), "the clock of Redis was set back");
+    }
+}
