@@ -1,7 +1,7 @@
 //! What Prometheus is told, over sockets as they are used: every family has its help and type, the
 //! numbers are those of what was done, and Soketi's names are there for its dashboards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 
 use fanfare::app::App;
@@ -147,6 +147,64 @@ fn every_family_is_described_once() {
     // A channel's name can be anybody's choice, so it makes no series.
     let mut samples = text.lines().filter(|line| !line.starts_with('#'));
     assert!(samples.all(|line| !line.contains("room") && !line.contains("channel=\"")), "{text}");
+}
+
+/// What the text format asks of a page beyond its lines, which `promtool check metrics` does not look at: a series is
+/// there once, a family in one place, and the buckets of a histogram grow up to the one of `+Inf`, which is its count.
+fn assert_sound(text: &str) {
+    let (mut series, mut families) = (BTreeSet::new(), BTreeSet::new());
+    let (mut family, mut kind, mut bucket) = ("", "", None);
+    for line in text.lines() {
+        if let Some(told) = line.strip_prefix("# TYPE ") {
+            (family, kind) = told.split_once(' ').unwrap();
+            assert!(families.insert(family), "{family} is in two places");
+        }
+        if line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        let value: f64 = value.parse().unwrap();
+        assert!(series.insert(name), "{name} is there twice");
+        let rest = name.strip_prefix(family).unwrap_or_else(|| panic!("{name} is below {family}"));
+        match (kind, rest.split('{').next().unwrap()) {
+            ("histogram", "_bucket") => {
+                assert!(bucket.is_none_or(|lower| lower <= value), "{name} falls to {value}");
+                bucket = Some(value).filter(|_| !name.contains("le=\"+Inf\""));
+            }
+            ("histogram", ending @ ("_sum" | "_count")) => {
+                assert_eq!(bucket, None, "{name} comes before the bucket of +Inf");
+                let whole = name.replacen(ending, "_bucket", 1);
+                let infinite = [
+                    format!("{}{{le=\"+Inf\"}} {value}", whole),
+                    format!("{},le=\"+Inf\"}} {value}", whole.trim_end_matches('}')),
+                ];
+                let is_told = infinite.iter().any(|line| text.lines().any(|told| told == line));
+                assert!(ending == "_sum" || is_told, "{name} is not {value} by its buckets");
+            }
+            (_, "") if kind != "histogram" => {}
+            other => panic!("{name} is a {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn pages_are_sound_where_promtool_does_not_look() {
+    for prefix in ["fanfare_", "soketi_"] {
+        let fixture = Fixture::with_config(
+            vec![App::new(ID, KEY, SECRET), App::new("4", "key-4", "secret-4")],
+            |config| {
+                config.metrics.enabled = true;
+                config.metrics.port = 0;
+                config.metrics.prefix = prefix.to_owned();
+            },
+        );
+        let mut client = fixture.subscribed("room");
+        fixture.publish("room", "e", "1");
+        client.hear_text();
+        let page = Http::connect(fixture.addr).ask("GET", "/metrics", "", b"").text().to_owned();
+        assert!(page.contains("_bucket"), "{page}");
+        assert_sound(&page);
+    }
 }
 
 #[test]
