@@ -2,11 +2,13 @@
 //! One thread, one poll, frames built once; no signature is checked and no JSON parsed, nothing is counted
 //! or limited. Not a server: the yardstick that one is held against in the same minutes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
 use clap::Args;
+use fanfare::hub::ring::{Ring, RingPayload, RingWrite};
 use memchr::memmem;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Registry, Token};
@@ -28,6 +30,9 @@ pub(crate) struct Floor {
     /// Write all that one turn brings to a socket at once, instead of each frame by itself
     #[arg(long)]
     batch: bool,
+    /// Hand all sockets of a turn to the kernel in one call (io_uring), with all that the turn brings to each at once
+    #[arg(long, conflicts_with = "batch")]
+    uring: bool,
 }
 
 #[derive(Debug)]
@@ -53,6 +58,8 @@ struct State {
     channels: HashMap<String, Vec<usize>>,
     /// What this turn has brought.
     turn: Vec<Delivery>,
+    /// Where sockets are written to in one call.
+    ring: Option<Ring>,
 }
 
 impl Floor {
@@ -64,6 +71,9 @@ impl Floor {
         let mut events = Events::with_capacity(1024);
         let mut scratch = vec![0; 64 << 10];
         let mut state = State::default();
+        if self.uring {
+            state.ring = Some(Ring::new()?);
+        }
         loop {
             poll.poll(&mut events, None)?;
             for event in events.iter() {
@@ -74,8 +84,8 @@ impl Floor {
                     state.forget(token.0);
                 }
             }
-            if self.batch {
-                state.deliver_joined();
+            if self.batch || self.uring {
+                state.deliver_joined()?;
             } else {
                 state.deliver_each();
             }
@@ -94,7 +104,7 @@ impl State {
     }
 
     fn serve(&mut self, key: usize, scratch: &mut Vec<u8>) -> io::Result<()> {
-        let Self { conns, channels, turn } = self;
+        let Self { conns, channels, turn, .. } = self;
         let Some(conn) = conns.get_mut(key) else { return Ok(()) };
         let Conn { wire, upgraded, channels: own, .. } = conn;
         wire.flush()?;
@@ -155,7 +165,7 @@ impl State {
         }
     }
 
-    fn deliver_joined(&mut self) {
+    fn deliver_joined(&mut self) -> io::Result<()> {
         // What follows each other on one channel for everybody there is one piece for all of them.
         self.turn.dedup_by(|next, last| {
             let joins = next.except == usize::MAX
@@ -179,8 +189,21 @@ impl State {
                 }
             }
         }
+        match self.ring.take() {
+            Some(mut ring) => {
+                self.submit(&touched, &mut ring)?;
+                self.ring = Some(ring);
+            }
+            None => self.write_each(&touched),
+        }
+        self.turn.clear();
+        Ok(())
+    }
+
+    /// A call for each socket.
+    fn write_each(&mut self, touched: &[usize]) {
         for key in touched {
-            let Some(conn) = self.conns.get_mut(key) else { continue };
+            let Some(conn) = self.conns.get_mut(*key) else { continue };
             // A broken socket is found by its own read.
             if let [only] = conn.pieces[..] {
                 let _ = conn.wire.send(&self.turn[only].frame);
@@ -193,7 +216,43 @@ impl State {
             }
             conn.pieces.clear();
         }
-        self.turn.clear();
+    }
+
+    /// One call for as many sockets as the ring takes.
+    fn submit(&mut self, touched: &[usize], ring: &mut Ring) -> io::Result<()> {
+        // What is one piece is sent from where it is.
+        let texts: Vec<_> = touched
+            .iter()
+            .map(|key| match self.conns[*key].pieces[..] {
+                [only] => Cow::Borrowed(&self.turn[only].frame[..]),
+                ref several => {
+                    let frames = several.iter().map(|place| &self.turn[*place].frame[..]);
+                    Cow::Owned(frames.collect::<Vec<_>>().concat())
+                }
+            })
+            .collect();
+        // Those that wait for a reader get in line behind what they have.
+        let (waiting, ready): (Vec<_>, Vec<_>) =
+            touched.iter().zip(&texts).partition(|(key, _)| self.conns[**key].wire.is_blocked());
+        let sends: Vec<_> = ready
+            .iter()
+            .map(|(key, text)| RingWrite {
+                socket: self.conns[**key].wire.as_fd(),
+                bytes: RingPayload::One(text),
+            })
+            .collect();
+        ring.send_all(&sends)?;
+        drop(sends);
+        for ((key, text), result) in ready.into_iter().zip(ring.write_results()) {
+            // A broken socket is found by its own read.
+            let written = result.unwrap_or(0);
+            self.conns[*key].wire.keep(&text[written..]);
+        }
+        for (key, text) in waiting {
+            self.conns[*key].wire.keep(text);
+        }
+        touched.iter().for_each(|key| self.conns[*key].pieces.clear());
+        Ok(())
     }
 }
 

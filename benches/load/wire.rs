@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -62,6 +63,16 @@ impl Wire {
             self.unsent.extend_from_slice(&piece[skip..]);
         }
         Ok(())
+    }
+
+    /// Keeps what is to be written once the socket takes more.
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
+        self.unsent.extend_from_slice(bytes);
+    }
+
+    /// The socket itself, for writes that are not made here.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     /// Goes on writing, now that the socket takes more.
