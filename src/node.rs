@@ -43,7 +43,6 @@ use crate::hub::capacity::Capacity;
 use crate::hub::connection::Connection;
 use crate::hub::deflated::Compression;
 use crate::hub::directory::Directory;
-use crate::hub::resume::resumption::Resumption;
 use crate::hub::stream::Stream;
 use crate::hub::worker::{EndedSubscription, Worker};
 use crate::lookup::Lookup;
@@ -253,7 +252,8 @@ impl Node {
             self.sign_out(connection, &user);
         }
         // Unless that was done when a newer connection of its client took over.
-        if connection.resumption().is_none_or(Resumption::take_release) {
+        let resume = &connection.directory.resume;
+        if connection.resumption().is_none() || resume.take_place(connection.id) {
             connection.directory.release_connection();
             self.shared.release_socket(connection.address);
         }

@@ -2,8 +2,6 @@
 //! is acknowledged; here it becomes frames.
 
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::catch_up::{CatchUp, START_SLACK, log_bounds};
@@ -15,7 +13,9 @@ use crate::hub::connection::Connection;
 use crate::hub::directory::Directory;
 use crate::hub::handles::Sequence;
 use crate::hub::resume::resumption::Resumption;
-use crate::hub::resume::{LogBounds, OpenConnection, ResumeFigures, SubscriptionState};
+use crate::hub::resume::{
+    LogBounds, OpenConnection, ReplacedConnection, ResumeFigures, SubscriptionState,
+};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::error::close;
 use crate::protocol::event::Message;
@@ -25,8 +25,8 @@ impl ServerState {
     /// Ends a connection whose client has a newer one, which gives back what limits count for it.
     /// Its place is given back at once, so that the new connection finds room; the connection itself leaves in its
     /// own time.
-    pub(super) fn end_previous(&self, directory: &Directory, previous: &OpenConnection) {
-        if previous.take_release() {
+    pub(super) fn end_previous(&self, directory: &Directory, previous: &ReplacedConnection) {
+        if previous.gives_back {
             self.release_socket(previous.address);
             directory.release_connection();
         }
@@ -39,7 +39,7 @@ impl Node {
     /// A browser that lost its network opens a new connection long before the server notices that the old one is
     /// dead.
     pub fn take_over(&self, directory: &Directory, token: &ResumeToken) {
-        if let Some(previous) = directory.resume.current_connection(token) {
+        if let Some(previous) = directory.resume.replace_connection(token) {
             self.shared.end_previous(directory, &previous);
         }
     }
@@ -51,15 +51,11 @@ impl Node {
             return connection.close_with(&close::DRAINING);
         }
         let (directory, app) = (&connection.directory, connection.app());
-        let open = OpenConnection {
-            place: connection.connection_ref(),
-            address: connection.address,
-            released: Arc::new(AtomicBool::new(false)),
-        };
+        let open = OpenConnection::new(connection.connection_ref(), connection.address);
         let (arrived, is_forgotten, alive) = match claim {
-            Some(claim) => self.settle_claim(connection, &open, (token, claim)),
+            Some(claim) => self.settle_claim(connection, open, (token, claim)),
             None => {
-                let arrived = directory.resume.connect_client(token, open.clone());
+                let arrived = directory.resume.connect_client(token, open);
                 let window = app.features.resume;
                 let now = self.hub().seconds_since_start();
                 let crowded = directory.resume.crowded_ago(now);
@@ -71,7 +67,7 @@ impl Node {
         if let Some(previous) = &arrived.previous {
             self.shared.end_previous(directory, previous);
         }
-        let resumption = Resumption::new(token.clone(), open, is_forgotten);
+        let resumption = Resumption::new(token.clone(), is_forgotten);
         resumption.alive.set(alive);
         connection.set_resumption(resumption);
     }

@@ -99,7 +99,7 @@ impl Node {
     ) -> ClientClaim {
         let name = (app.id.clone(), token.key());
         let alive = cluster.link().clock().now();
-        if self.hub().directory(&app.id).resume.current_connection(token).is_some() {
+        if self.hub().directory(&app.id).resume.is_connected(token) {
             return ClientClaim::new(cluster, alive);
         }
         let window = app.features.resume;
@@ -155,7 +155,7 @@ impl Node {
     pub(super) fn settle_claim(
         &self,
         connection: &Connection,
-        open: &OpenConnection,
+        open: OpenConnection,
         (token, claim): (&ResumeToken, ClientClaim),
     ) -> (ClientArrival, bool, u64) {
         let ClientClaim { others, state, alive, is_unsure, unclaimed, .. } = claim;
@@ -163,7 +163,7 @@ impl Node {
         let traveller = Traveller { token: token.clone(), unclaimed };
         let resume = &connection.directory.resume;
         let now = self.hub().seconds_since_start();
-        let arrived = resume.arrive(token, open.clone(), state, now);
+        let arrived = resume.arrive(token, open, state, now);
         let window = connection.app().features.resume;
         let is_forgotten = resume.note_forgotten(token, is_unsure, (now, window));
         others.travellers.parting.remove(&name);

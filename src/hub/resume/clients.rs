@@ -1,10 +1,9 @@
 //! Resumable clients by token: their channels, the last acknowledged event of each, and which connection is open. What
 //! was published is in `log.rs`, and who may wait for how long in `waiting.rs`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
@@ -35,6 +34,8 @@ pub(super) struct ResumableClients {
     pub(super) waiting: WaitingClients,
     /// Those whose state has changed, where other nodes are to know of it.
     pub(super) changed: Vec<ResumeToken>,
+    /// Connections that have yet to end, of clients that have newer ones: what limits counted for them was given back.
+    pub(super) replaced: HashSet<SocketId>,
     /// What all of them take is counted here.
     pub(super) held: Arc<HeldBytes>,
 }
@@ -140,29 +141,41 @@ pub(super) struct HeldChannel {
     pub(super) socket: SocketId,
 }
 
-/// A client's connection.
-#[derive(Debug, Clone)]
+/// A client's connection. Its place lies open, for together these fit in less than one after the other.
+#[derive(Debug, Clone, Copy)]
 pub struct OpenConnection {
-    pub place: ConnectionRef,
+    socket: SocketId,
+    slot: u32,
+    worker: u16,
     /// Of its client, for whom limits count it.
-    pub address: IpAddr,
-    /// Whether what limits count for it was given back. Whoever sets it gives it back.
-    pub released: Arc<AtomicBool>,
+    address: IpAddr,
 }
 
 impl OpenConnection {
-    /// Whether it is for the caller to give back what limits count for the connection.
-    pub fn take_release(&self) -> bool {
-        // Relaxed: nothing else is read on the strength of it.
-        !self.released.swap(true, Ordering::Relaxed)
+    pub fn new(place: ConnectionRef, address: IpAddr) -> Self {
+        let ConnectionRef { worker, slot, socket } = place;
+        Self { socket, slot, worker, address }
     }
+
+    pub(super) fn socket(&self) -> SocketId {
+        self.socket
+    }
+}
+
+/// A connection that is to end, for its client has a newer one.
+#[derive(Debug)]
+pub struct ReplacedConnection {
+    pub place: ConnectionRef,
+    pub address: IpAddr,
+    /// It is for the caller to give back what limits count for it.
+    pub gives_back: bool,
 }
 
 /// How a client comes.
 #[derive(Debug)]
 pub struct ClientArrival {
     /// The connection that this one takes the place of.
-    pub previous: Option<OpenConnection>,
+    pub previous: Option<ReplacedConnection>,
     /// It was here before and has not been forgotten.
     pub known: bool,
 }
@@ -181,7 +194,24 @@ pub enum SubscriptionState {
 impl ResumableClients {
     /// The connection that the client has open.
     pub(super) fn open_connection(&self, token: &ResumeToken) -> Option<OpenConnection> {
-        self.by_token.get(token)?.current.clone()
+        self.by_token.get(token)?.current
+    }
+
+    /// A client's connection is to end. Whoever says so first gives back what limits count for it.
+    pub(super) fn replace_connection(&mut self, open: OpenConnection) -> ReplacedConnection {
+        let OpenConnection { socket, slot, worker, address } = open;
+        let gives_back = self.replaced.insert(socket);
+        ReplacedConnection { place: ConnectionRef { worker, slot, socket }, address, gives_back }
+    }
+
+    /// Whether what limits count for a connection is still to be given back, now that it has ended. It is no client's
+    /// connection any more, so that nobody asks again.
+    pub(super) fn take_place(&mut self, socket: SocketId) -> bool {
+        let gives_back = !self.replaced.remove(&socket);
+        if self.replaced.is_empty() && self.replaced.capacity() > 0 {
+            self.replaced = HashSet::new();
+        }
+        gives_back
     }
 
     /// Takes a new connection of the client.
@@ -201,9 +231,9 @@ impl ResumableClients {
         if let Some(previous) = &previous {
             // It has ended as far as the client goes; its task has yet to find out.
             // `u32::MAX` stands for an end that has not come; `end_socket` puts the second in.
-            client.add_socket(previous.place.socket, u32::MAX);
+            client.add_socket(previous.socket, u32::MAX);
         }
-        ClientArrival { previous, known }
+        ClientArrival { previous: previous.map(|open| self.replace_connection(open)), known }
     }
 
     /// Notes whether nobody knows what the client held before; whether that holds still at second
@@ -297,7 +327,7 @@ impl ResumableClients {
         logs: &mut ChannelLogs,
     ) {
         let Some(client) = self.by_token.get_mut(token) else { return };
-        let current = client.current.as_ref().map(|current| current.place.socket);
+        let current = client.current.as_ref().map(|current| current.socket);
         if client.channels.get(channel).is_some_and(|held| Some(held.socket) != current) {
             client.channels.remove(channel);
             self.held.sub_bytes(channel_bytes(channel));
@@ -319,7 +349,7 @@ impl ResumableClients {
         let Some(client) = self.by_token.get_mut(token) else { return };
         client.end_socket(socket, now);
         // An older connection than the client's last: the client itself has not gone.
-        if client.current.as_ref().is_none_or(|current| current.place.socket != socket) {
+        if client.current.as_ref().is_none_or(|current| current.socket != socket) {
             return;
         }
         client.current = None;
@@ -360,7 +390,7 @@ impl ResumableClients {
         logs: &mut ChannelLogs,
     ) {
         for client in self.by_token.values_mut().filter(|client| client.users().contains(user)) {
-            let current = client.current.as_ref().map(|current| current.place.socket);
+            let current = client.current.as_ref().map(|current| current.socket);
             for channel in channels {
                 if client.channels.get(channel).is_none_or(|held| Some(held.socket) == current) {
                     continue;
@@ -403,7 +433,7 @@ impl ResumableClients {
         socket: SocketId,
     ) -> Option<&mut ResumableClient> {
         let client = self.by_token.get_mut(token)?;
-        let is_current = client.current.as_ref().is_some_and(|one| one.place.socket == socket);
+        let is_current = client.current.as_ref().is_some_and(|one| one.socket == socket);
         is_current.then_some(&mut **client)
     }
 }

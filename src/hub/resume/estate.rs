@@ -139,7 +139,6 @@ impl ResumableClient {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -160,7 +159,7 @@ mod tests {
         let socket = SocketId { node: 1, number };
         let place = ConnectionRef { worker: 0, slot: 0, socket };
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let open = OpenConnection { place, address, released: Arc::default() };
+        let open = OpenConnection::new(place, address);
         registry.connect_client(token, open);
         socket
     }
@@ -168,6 +167,26 @@ mod tests {
     fn append(registry: &ResumeRegistry, text: &'static str, now: u32) -> bool {
         let frame = Bytes::from_static(text.as_bytes());
         registry.publish_numbered((&name("a"), &frame, None), now, BOUNDS, |_| ())
+    }
+
+    #[test]
+    fn a_place_is_given_back_once_whoever_is_first() {
+        let (registry, token) = (ResumeRegistry::default(), token("a"));
+        let first = connect(&registry, &token, 1);
+        let replaced = registry.replace_connection(&token).unwrap();
+        assert_eq!((replaced.place.socket, replaced.gives_back), (first, true));
+        let place = ConnectionRef { worker: 0, slot: 0, socket: SocketId { node: 1, number: 2 } };
+        let open = OpenConnection::new(place, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let previous = registry.connect_client(&token, open).previous.unwrap();
+        assert_eq!((previous.place.socket, previous.gives_back), (first, false));
+        let end = |socket| {
+            let users = smallvec::SmallVec::new();
+            registry.note_ended(&token, (socket, 10), users, (false, BOUNDS));
+            registry.take_place(socket)
+        };
+        assert!(!end(first), "whoever took over did");
+        assert!(end(place.socket), "nobody took over");
+        assert!(registry.lock().content.clients.replaced.is_empty());
     }
 
     #[test]

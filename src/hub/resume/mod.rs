@@ -29,7 +29,7 @@ use crate::protocol::socket_id::SocketId;
 
 use log::ChannelLogs;
 
-pub use clients::{ClientArrival, OpenConnection, SubscriptionState};
+pub use clients::{ClientArrival, OpenConnection, ReplacedConnection, SubscriptionState};
 pub use estate::{LeftClient, LeftEvent, ResumeEstate};
 pub use log::{EVENT_BYTES, LogBounds, MissedEvents};
 pub use travelling::{ClientState, TakenUp, UNKNOWN};
@@ -121,9 +121,22 @@ impl ResumeRegistry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection that the client has open.
-    pub fn current_connection(&self, token: &ResumeToken) -> Option<OpenConnection> {
-        self.lock().content.clients.open_connection(token)
+    /// Whether the client has a connection.
+    pub fn is_connected(&self, token: &ResumeToken) -> bool {
+        self.lock().content.clients.open_connection(token).is_some()
+    }
+
+    /// The connection that the client has open, which is to end.
+    pub fn replace_connection(&self, token: &ResumeToken) -> Option<ReplacedConnection> {
+        let mut state = self.lock();
+        let clients = &mut state.content.clients;
+        let open = clients.open_connection(token)?;
+        Some(clients.replace_connection(open))
+    }
+
+    /// Whether it is for a connection that has ended, and whose end was noted, to give back what limits count for it.
+    pub fn take_place(&self, socket: SocketId) -> bool {
+        self.lock().content.clients.take_place(socket)
     }
 
     /// Takes a new connection of the client.

@@ -4,13 +4,10 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::OpenConnection;
 use crate::hub::handles::ChannelHandle;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume_token::ResumeToken;
@@ -24,8 +21,6 @@ type UpTo = (ChannelHandle, u64);
 /// A connection's part in its client. Lives on the connection's worker.
 pub struct Resumption {
     pub token: ResumeToken,
-    /// Whether what limits count for the connection was given back.
-    released: Arc<AtomicBool>,
     /// Its client was here before, and nobody knows any longer what it had: each channel has a gap.
     pub is_forgotten: bool,
     /// What the client holds is kept for its next connection.
@@ -86,10 +81,9 @@ impl fmt::Debug for Resumption {
 }
 
 impl Resumption {
-    pub fn new(token: ResumeToken, connection: OpenConnection, is_forgotten: bool) -> Self {
+    pub fn new(token: ResumeToken, is_forgotten: bool) -> Self {
         Self {
             token,
-            released: connection.released,
             is_forgotten,
             has_ended: Cell::default(),
             ping: Cell::default(),
@@ -97,12 +91,6 @@ impl Resumption {
             catching_up: Cell::default(),
             alive: Cell::default(),
         }
-    }
-
-    /// Whether it is for the caller to give back what limits count for the connection.
-    pub fn take_release(&self) -> bool {
-        // Relaxed: nothing else is read on the strength of it.
-        !self.released.swap(true, Ordering::Relaxed)
     }
 
     /// Reads what there may be, without making it. Taken out meanwhile, as by all of these: nothing that they are
@@ -298,18 +286,10 @@ impl Resumption {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::handles::ConnectionRef;
-    use crate::protocol::socket_id::SocketId;
 
     fn resumption() -> Resumption {
         let token = ResumeToken::parse("0123456789abcdef").unwrap();
-        let place = ConnectionRef { worker: 0, slot: 0, socket: SocketId { node: 1, number: 1 } };
-        let connection = OpenConnection {
-            place,
-            address: std::net::IpAddr::from([127, 0, 0, 1]),
-            released: Arc::default(),
-        };
-        Resumption::new(token, connection, false)
+        Resumption::new(token, false)
     }
 
     #[test]

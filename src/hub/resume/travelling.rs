@@ -4,7 +4,8 @@
 use smallvec::SmallVec;
 
 use super::clients::{
-    ClientArrival, HeldChannel, OpenConnection, ResumableClient, ResumableClients,
+    ClientArrival, HeldChannel, OpenConnection, ReplacedConnection, ResumableClient,
+    ResumableClients,
 };
 use super::held::channel_bytes;
 use super::{ResumeFigures, ResumeRegistry};
@@ -66,7 +67,7 @@ impl ResumableClient {
     pub(super) fn state(&self) -> ClientState {
         let channels = self.channels.iter().map(|(name, held)| (name.clone(), held.acked));
         let mut sockets = SmallVec::from(self.sockets());
-        sockets.extend(self.current.as_ref().map(|open| (open.place.socket, u32::MAX)));
+        sockets.extend(self.current.as_ref().map(|open| (open.socket(), u32::MAX)));
         let (users, answers, forgotten) = (self.users().into(), self.answers, self.forgotten);
         ClientState { channels: channels.collect(), sockets, users, answers, forgotten }
     }
@@ -122,7 +123,7 @@ impl ResumableClients {
     ) -> Option<ClientState> {
         let client = self.by_token.get_mut(token)?;
         client.end_socket(socket, now);
-        if client.current.as_ref().is_none_or(|current| current.place.socket != socket) {
+        if client.current.as_ref().is_none_or(|current| current.socket() != socket) {
             return None;
         }
         let mut client = self.by_token.remove(token)?;
@@ -204,12 +205,13 @@ impl ResumeRegistry {
         &self,
         token: &ResumeToken,
         now: u32,
-    ) -> Option<(OpenConnection, ClientState)> {
+    ) -> Option<(ReplacedConnection, ClientState)> {
         let mut guard = self.lock();
-        let open = guard.content.clients.open_connection(token)?;
-        let users = guard.content.clients.by_token.get(token)?.users().into();
-        let state = guard.content.clients.depart(token, (open.place.socket, now), users, false)?;
-        Some((open, state))
+        let clients = &mut guard.content.clients;
+        let open = clients.open_connection(token)?;
+        let users = clients.by_token.get(token)?.users().into();
+        let state = clients.depart(token, (open.socket(), now), users, false)?;
+        Some((clients.replace_connection(open), state))
     }
 
     /// Whom the client's connection is signed in or present as.
