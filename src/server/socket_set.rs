@@ -136,7 +136,10 @@ impl<S: Future<Output = ()> + Unpin> SocketSet<S> {
         if waiting.is_empty() {
             // The room that a crowd took is no longer needed.
             waiting.shrink_to(KEPT_PLACES);
-        } else {
+            // Only the first in an empty line wakes this task, and that may have been while others were polled.
+            self.woken.take_woken(&mut waiting, cx.waker());
+        }
+        if !waiting.is_empty() {
             cx.waker().wake_by_ref();
         }
         self.waiting.replace(waiting);
@@ -205,6 +208,7 @@ impl<S: Future<Output = ()> + Unpin> Drop for SocketTurns<S> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
 
@@ -314,6 +318,45 @@ mod tests {
         drop(SocketTurns::new(Rc::new(set)));
         assert!(all.iter().all(|one| one.gone.get() == Some(false)), "gone with their task");
         all.iter().for_each(|one| one.wake());
+    }
+
+    /// Whether the task is to be polled.
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_was_woken_while_a_crowd_had_its_turns_was_never_polled() {
+        let set = SocketSet::default();
+        let flag = Arc::<Flag>::default();
+        let waker = Waker::from(flag.clone());
+        let cx = Context::from_waker(&waker);
+        // As a runtime does it: one poll for all wakes since the last.
+        let poll = || {
+            let is_due = flag.0.swap(false, Ordering::Relaxed);
+            if is_due {
+                set.poll_part(&cx);
+            }
+            is_due
+        };
+        set.poll_part(&cx);
+        let all: Vec<_> = (0..2 * PART + 1).map(|_| add(&set)).collect();
+        assert!(poll() && all[0].polls.get() == 1);
+        // While others have yet to be polled, in more than one turn.
+        all[0].wake();
+        assert!(poll());
+        all[1].wake();
+        while poll() {}
+        all[2].wake();
+        while poll() {}
+        let polls: Vec<_> = all.iter().map(|one| one.polls.get()).collect();
+        assert_eq!(polls[..4], [2, 2, 2, 1]);
+        assert!(polls[4..].iter().all(|polls| *polls == 1));
     }
 
     #[tokio::test]
