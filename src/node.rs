@@ -58,7 +58,7 @@ use crate::webhook::Webhooks;
 pub use clustered::{Clustered, PendingSubscription};
 pub use publish::Publication;
 pub use query::{NodeQuery, NodesReply, PendingReply};
-pub use receive::take_arrivals;
+pub use receive::handle_link_events;
 use room::no_room;
 pub use scope::Scope;
 pub use succession::{LateRequest, Succession};

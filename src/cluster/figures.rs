@@ -44,11 +44,11 @@ pub struct LinkMetrics {
     /// What was said for webhooks, and what there was no room for.
     pub news_said: AtomicU64,
     /// Entries for webhooks that found no room in the log.
-    pub news_dropped: AtomicU64,
+    pub webhook_facts_dropped: AtomicU64,
     /// Apps whose webhooks this node tells, and what waits in their logs.
-    pub news_apps: AtomicU64,
+    pub webhook_apps: AtomicU64,
     /// Entries that wait in the logs which this node tells.
-    pub news_backlog: AtomicU64,
+    pub webhook_backlog: AtomicU64,
     /// Commands sent to Redis.
     pub commands: AtomicU64,
     /// Round trips they took, and how long each; the time that scripts run is most of it.

@@ -21,7 +21,7 @@ pub(super) enum TopicName<'a> {
     /// To every node.
     All,
     /// An app has happenings for webhooks.
-    News {
+    Wakeup {
         app: &'a str,
     },
     /// To the node that sent it, to see whether it hears.
@@ -109,8 +109,8 @@ impl RedisKeys {
     }
 
     /// Wakes the node that tells an app's webhooks; kept where the app's keys are.
-    pub(super) fn news(&self, app: &AppId) -> String {
-        format!("{}:news:{{{app}}}", self.prefix)
+    pub(super) fn wakeup_topic(&self, app: &AppId) -> String {
+        format!("{}:wakeup_topic:{{{app}}}", self.prefix)
     }
 
     /// What every node's key begins with for what it said last has happened.
@@ -164,8 +164,8 @@ impl RedisKeys {
         if rest.starts_with("node:") {
             return Some(TopicName::Node);
         }
-        if let Some(app) = rest.strip_prefix("news:{") {
-            return Some(TopicName::News { app: app.strip_suffix('}')? });
+        if let Some(app) = rest.strip_prefix("wakeup_topic:{") {
+            return Some(TopicName::Wakeup { app: app.strip_suffix('}')? });
         }
         rest.starts_with("probe:").then_some(TopicName::Probe)
     }
@@ -188,7 +188,10 @@ mod tests {
         assert_eq!(keys.parse_topic(&keys.probe_topic("7")), Some(TopicName::Probe));
         assert_eq!(keys.parse_topic(&keys.node_topic(7)), Some(TopicName::Node));
         let app = AppId::new("app");
-        assert_eq!(keys.parse_topic(&keys.news(&app)), Some(TopicName::News { app: "app" }));
+        assert_eq!(
+            keys.parse_topic(&keys.wakeup_topic(&app)),
+            Some(TopicName::Wakeup { app: "app" })
+        );
         for foreign in
             ["", "a:b", "a:bon:{x/y}", "other:on:{x/y}", "a:b:on:{x}", "a:b:on:x/y", "reverb"]
         {

@@ -25,50 +25,50 @@ use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 
-/// Arrivals that may wait to be taken before the link stops reading.
-/// Redis's output buffer for this node, which it bounds, fills then.
-const ARRIVALS: usize = 1024;
+/// Link events that may wait for the node before the link stops reading. Redis's output buffer for this node then
+/// fills up, until Redis closes the connection (`client-output-buffer-limit pubsub`).
+const EVENT_QUEUE: usize = 1024;
 
-/// Bytes that wait beyond which backends are answered only once those are sent, so that they do not publish faster
-/// than Redis takes it, and other nodes hear late; less where the queue holds less than twice of it.
-const SLOW_DOWN: usize = 1 << 20;
+/// Queued bytes beyond which publish requests are answered only once these were sent (backpressure), so that backends
+/// do not publish faster than Redis accepts; half of `cluster.queue_bytes` if that is less.
+const BACKPRESSURE_BYTES: usize = 1 << 20;
 
-/// What a publish takes beside its frame while it waits, about.
-const BESIDE: usize = 200;
+/// Estimated bytes of a queued publish besides its frame.
+const EVENT_OVERHEAD: usize = 200;
 
-/// What a node asks of the link.
+/// What a node requests of the link.
 #[derive(Debug)]
 pub enum LinkRequest {
-    /// Take part in a topic: the first connection here wants it.
+    /// Subscribe to a topic, for its first connection here.
     Open(Topic),
-    /// A user's first connection here has joined a presence channel of at most `max` users.
-    /// `place` is the version that it came with before, if others may have forgotten it; else 0.
+    /// A user's first connection here has joined a presence channel of at most `max` users. `place` is the version
+    /// of its earlier join, if Redis may have lost it; else 0.
     Join { topic: Topic, member: Member, max: usize, place: u64 },
     /// A user's last connection here has left it.
     Leave { topic: Topic, user: UserId },
-    /// The number of subscribers here has changed; `tell` if subscribers want to know the sum.
+    /// The number of subscribers here has changed; `tell` if subscribers get the total.
     Changed { topic: Topic, tell: bool },
-    /// So many connections of an app are here.
+    /// The number of an app's connections here.
     Connections { app: AppId, count: usize },
     /// Counted in bytes until it is sent or dropped.
     Publish(OutgoingEvent),
-    /// Let go of this once everything before is sent, or Redis is away.
+    /// Drop the sender once everything before it was sent, or Redis is away: its receiver waits for that.
     Room(oneshot::Sender<()>),
-    /// Something that webhooks are told of.
-    News(LogRequest),
-    /// The answer is dropped, not sent, if Redis goes away.
+    /// A fact for a webhook log.
+    WebhookLog(LogRequest),
+    /// A query. The sender is dropped without a reply if Redis goes away.
     Ask(LinkQuery, oneshot::Sender<LinkReply>),
-    /// Keep, or forget, what a client that may come back holds.
+    /// Store, or delete, the state of a resumable client.
     Park(Parked),
     /// Read what such a client has missed of a topic.
     Replay(Replay),
-    /// Forget the clients of an app that did not come back in time.
+    /// Delete the clients of an app that did not resume in time.
     Sweep(AppId),
-    /// End, once everything before is done.
+    /// End, once everything before it is done.
     Stop,
 }
 
-/// Something for other nodes.
+/// A message for other nodes.
 #[derive(Clone, Debug)]
 pub enum OutgoingEvent {
     /// For the subscribers of a topic.
@@ -78,9 +78,9 @@ pub enum OutgoingEvent {
         frame: Bytes,
         manner: Manner,
     },
-    /// The same on a cache channel, where Redis keeps it for `ttl`, and `max` bytes of what the node publishes to the
-    /// app's cache channels. The sender's own subscribers get it when it comes back, so that all nodes agree
-    /// which event is the last.
+    /// The same on a cache channel: Redis keeps it for `ttl`, and at most `max` bytes of what this node publishes to
+    /// the app's cache channels. Local subscribers get it when it comes back, so that all nodes agree which event is
+    /// the last.
     Cached {
         topic: Topic,
         except: Option<SocketId>,
@@ -88,17 +88,17 @@ pub enum OutgoingEvent {
         data: Bytes,
         ttl: Duration,
         max: usize,
-        /// Seconds that the log lasts on, if longer than it does anyway.
+        /// Seconds for which the log must keep it, if longer than usual.
         lasts: u32,
     },
-    /// The trace of the event that comes next on the topic.
+    /// The trace of the next event on the topic.
     Trace {
         topic: Topic,
         /// [`super::traces::mark_of`] it.
         mark: u64,
         trace: Trace,
     },
-    /// Closes the user's connections that were made before it was `asked` for.
+    /// Closes the user's connections that were made before the request, at `asked`.
     Terminate {
         app: AppId,
         user: UserId,
@@ -111,14 +111,14 @@ pub enum OutgoingEvent {
         asked: Instant,
     },
     Withdraw(Withdraw),
-    /// To one node: what the client held whose connection that node has taken over, nothing if it has none here.
+    /// To one node, which has taken a client over: the client's state; empty if it has no connection here.
     HandedOver {
         app: AppId,
         node: u64,
         request: u64,
         record: Bytes,
     },
-    /// To one node: what it asked for is done.
+    /// To one node: its request is done.
     Done {
         app: AppId,
         node: u64,
@@ -126,19 +126,18 @@ pub enum OutgoingEvent {
     },
 }
 
-/// What becomes of an event here and for clients that come back.
+/// How an event is delivered to local subscribers and to clients that resume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Manner {
-    /// Subscribers here have it at once.
+    /// Local subscribers get it at once.
     AtOnce,
-    /// The same, and who comes back is not told of it.
+    /// The same, and clients that resume do not get it.
     Whisper,
-    /// Subscribers here get it when it comes back, as it has its place in the log then; for so many seconds it must
-    /// be there.
+    /// Local subscribers get it when it comes back with its place in the log, which must keep it for `lasts` seconds.
     Resumable { lasts: u32 },
 }
 
-/// A right that is taken back on all nodes. Those that have done it answer the request of the node that asked.
+/// Withdraws channels from a user on all nodes. Each node confirms `request` to the node that sent it.
 #[derive(Clone, Debug)]
 pub struct Withdraw {
     pub app: AppId,
@@ -146,12 +145,12 @@ pub struct Withdraw {
     pub channels: Arc<[ChannelName]>,
     pub asked: Instant,
     pub request: u64,
-    /// Seconds in which a client may come back that held the channels; 0: none may.
+    /// Seconds in which a client with these channels may still resume; 0: none may.
     pub window: u32,
 }
 
 impl OutgoingEvent {
-    /// Of the queue's bound; what was put in is taken out again by the same figure.
+    /// What it counts in the queue's limit; the same when it is added and when it is removed.
     pub(super) fn queued_bytes(&self) -> usize {
         let own = match self {
             Self::Event { frame, .. } => frame.len(),
@@ -161,10 +160,10 @@ impl OutgoingEvent {
             Self::Trace { trace, .. } => trace.as_str().len(),
             Self::Terminate { .. } | Self::Reconnect { .. } | Self::Done { .. } => 0,
         };
-        own + BESIDE
+        own + EVENT_OVERHEAD
     }
 
-    /// The app whose event it is.
+    /// The app that it belongs to.
     pub(super) fn app_id(&self) -> &AppId {
         match self {
             Self::Event { topic, .. } | Self::Cached { topic, .. } | Self::Trace { topic, .. } => {
@@ -178,7 +177,7 @@ impl OutgoingEvent {
         }
     }
 
-    /// Whether subscribers here get it only when it comes back.
+    /// Whether local subscribers get it only when it comes back.
     pub(super) fn returns(&self) -> bool {
         match self {
             Self::Cached { .. } => true,
@@ -187,7 +186,7 @@ impl OutgoingEvent {
         }
     }
 
-    /// What subscribers here are given of it if it does not.
+    /// What local subscribers get if it does not come back.
     pub(super) fn offline_fallback(&self) -> Option<(&Topic, OfflineFallback)> {
         let (topic, except, frame, data) = match self {
             Self::Cached { topic, except, frame, data, .. } => (topic, except, frame, Some(data)),
@@ -200,60 +199,59 @@ impl OutgoingEvent {
         Some((topic, OfflineFallback::Publish { topic: topic.clone(), except, frame, data }))
     }
 
-    /// Whether it is let in where there is no room: it is small and rare, and must not be forgotten.
+    /// Whether it is queued even without room: it is small and rare, and must not be lost.
     pub(super) fn is_urgent(&self) -> bool {
         !matches!(self, Self::Event { .. } | Self::Cached { .. } | Self::Trace { .. })
     }
 }
 
-/// What comes out of the link.
+/// What the link tells the node.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// The topic is subscribed to, and this is what Redis has of it. Comes again after a lost link.
+    /// The topic is subscribed to, with what Redis has of it. Repeated after a lost link.
     Opened {
         topic: Topic,
         loaded: Option<LoadedRoster>,
         cached: Option<RetainedEvent>,
         settled: bool,
     },
-    /// Redis has the user in the channel, from this version on.
+    /// The user is a member in Redis, from this version on.
     Joined { topic: Topic, user: UserId, version: u64 },
     /// The channel is full.
     Full { topic: Topic, user: UserId },
-    /// Redis is away: the order is to be carried out with what is known here.
+    /// Redis is away: the request is to be handled with local knowledge.
     Alone(OfflineFallback),
-    /// An envelope that came on a topic.
+    /// An envelope that was received on a topic.
     Topic(Topic, Envelope),
-    /// One that may have been sent while this node did not hear the topic. Who subscribed since has no part in it.
+    /// One that may have been sent while this node was not subscribed. Later subscribers do not get it.
     Late(Topic, Envelope),
-    /// Another node was asked, at a time, to close every connection of a user. Those that were made since have no
-    /// part in it.
+    /// Another node was requested, at `asked`, to close a user's connections. Later connections stay open.
     Terminate { app: AppId, user: UserId, asked: Instant },
-    /// The same, so that their clients come back.
+    /// The same, so that their clients reconnect.
     Reconnect { app: AppId, user: UserId, asked: Instant },
-    /// The node of that number was asked to take a right back.
+    /// `node` was requested to withdraw channels.
     Withdraw { node: u64, order: Withdraw },
-    /// These are the other nodes that live and are to answer a request, by the names that [`Self::Done`] has.
+    /// The live nodes that have to confirm a request, by the names that [`Self::Done`] has.
     Living { request: u64, nodes: HashSet<String> },
-    /// A node has done what this one requested.
+    /// A node has confirmed a request of this node.
     Done { request: u64, node: String },
-    /// A node was asked for what a client holds whose connection is there no longer, and answers.
+    /// A node has handed over the state of a client, as this node requested.
     HandedOver { request: u64, record: Bytes },
-    /// A client has come to the node of that number, which asks for what it holds by a request.
+    /// A client has reconnected to `node`, which requests its state.
     TakeOver { app: AppId, key: String, node: u64, request: u64 },
-    /// What a client has missed that came back to a connection here.
+    /// What a client that resumed here has missed.
     Missed(Missed),
-    /// So many clients of an app did not come back in time, or were too many; so many may still come.
+    /// How many clients of an app did not resume in time, were dropped early, and may still resume.
     Swept { app: AppId, expired: u64, crowded: u64, waiting: Option<u64> },
-    /// So many connections of an app are on all nodes.
+    /// The connections of an app on all nodes.
     Connections { app: AppId, total: usize },
-    /// What webhooks are to be told.
-    News(LogBatch),
+    /// Entries of a webhook log, for the node that posts the app's webhooks.
+    WebhookLog(LogBatch),
     /// Redis is away from now on.
     Down,
 }
 
-/// What goes on without Redis.
+/// What happens without Redis, on this node alone.
 #[derive(Debug)]
 pub enum OfflineFallback {
     Open(Topic),
@@ -274,83 +272,84 @@ pub enum OfflineFallback {
     },
 }
 
-/// What both ends know.
+/// State shared by both ends.
 #[derive(Debug, Default)]
 pub(super) struct LinkStatus {
     /// Redis answers. Relaxed, as all here: each flag is read by itself, and a moment late does no harm.
     pub(super) up: AtomicBool,
-    /// Redis has lost its data, and other nodes have not yet said again what they hold.
+    /// Redis has lost its data, and other nodes have not yet registered theirs again.
     pub(super) restoring: AtomicBool,
     /// The node is about to stop.
     lingers: AtomicBool,
-    /// What of a Redis Cluster is away while the rest answers.
+    /// Parts of a Redis Cluster that are away while the rest answers.
     pub(super) away: ArcSwap<Vec<String>>,
-    /// Bytes of publishes that wait, and of those that wait for what is away.
+    /// Bytes of queued publishes.
     pub(super) queued: AtomicUsize,
+    /// Bytes of publishes that wait for a part of a Redis Cluster.
     pub(super) stranded: AtomicUsize,
-    /// What time Redis has.
+    /// Redis's time.
     pub(super) clock: RedisClock,
-    /// Counted by both ends.
+    /// Written by both ends.
     pub(super) figures: LinkMetrics,
 }
 
 /// The node's end, for all workers.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// Without a bound of its own: publishes are bounded in bytes, the rest by what this node holds.
-    orders: mpsc::UnboundedSender<LinkRequest>,
+    /// Unbounded as a channel: publishes are bounded in bytes, the rest by what this node holds.
+    requests: mpsc::UnboundedSender<LinkRequest>,
     status: Arc<LinkStatus>,
     /// `cluster.queue_bytes`.
     max_queued: usize,
 }
 
-/// The far end, which whoever carries out orders has.
+/// The far end, for the task that handles requests.
 #[derive(Debug)]
 pub struct LinkDriver {
-    /// In the order in which workers put them in.
-    pub orders: mpsc::UnboundedReceiver<LinkRequest>,
-    pub(super) arrivals: mpsc::Sender<LinkEvent>,
+    /// In the order in which workers sent them.
+    pub requests: mpsc::UnboundedReceiver<LinkRequest>,
+    pub(super) events: mpsc::Sender<LinkEvent>,
     pub(super) status: Arc<LinkStatus>,
-    /// `cluster.queue_bytes`; as many may wait for what is away.
+    /// `cluster.queue_bytes`; publishes for parts that are away may take as much again.
     pub(super) max_queued: usize,
 }
 
-/// A link whose queue of publishes holds `max_queued` bytes.
-/// Both ends are made before anything runs, so that workers can put orders in while the link still connects.
+/// A link whose queue of publishes holds `max_queued` bytes. Both ends are made before anything runs, so that workers
+/// can send requests while the link still connects.
 pub fn new_link(max_queued: usize) -> (Link, LinkDriver, mpsc::Receiver<LinkEvent>) {
-    let (sender, orders) = mpsc::unbounded_channel();
-    let (arrivals, arriving) = mpsc::channel(ARRIVALS);
+    let (sender, requests) = mpsc::unbounded_channel();
+    let (events, arriving) = mpsc::channel(EVENT_QUEUE);
     let status = Arc::new(LinkStatus::default());
-    let link = Link { orders: sender, status: status.clone(), max_queued };
-    (link, LinkDriver { orders, arrivals, status, max_queued }, arriving)
+    let link = Link { requests: sender, status: status.clone(), max_queued };
+    (link, LinkDriver { requests, events, status, max_queued }, arriving)
 }
 
 impl LinkDriver {
-    /// From now on queries are put to this end.
+    /// From now on queries are sent to Redis.
     pub fn go_up(&self) {
         self.status.up.store(true, Ordering::Relaxed);
     }
 
-    /// From now on they are answered from what is known here.
+    /// From now on queries are answered with local knowledge.
     pub fn go_down(&self) {
         self.status.up.store(false, Ordering::Relaxed);
     }
 }
 
 impl Link {
-    /// Whether Redis answers. While it does not, the node goes on with what it knows.
-    /// It may go away the next moment: whoever asks must be ready to be left without an answer.
+    /// Whether Redis answers. While it does not, the node works with local knowledge. It may go away the next moment,
+    /// so a caller must expect to get no reply.
     pub fn is_up(&self) -> bool {
         self.status.up.load(Ordering::Relaxed)
     }
 
-    /// The masters and slots of a Redis Cluster that are away while the rest answers: what belongs to them goes on with
-    /// what is known here.
+    /// The masters and slots of a Redis Cluster that are away while the rest answers. What belongs to them is handled
+    /// with local knowledge.
     pub fn away_parts(&self) -> Arc<Vec<String>> {
         self.status.away.load_full()
     }
 
-    /// Whether Redis has lost its data, and this node may lack what others held there.
+    /// Whether Redis has lost its data and other nodes may still have to register theirs again.
     pub fn is_restoring(&self) -> bool {
         self.status.restoring.load(Ordering::Relaxed)
     }
@@ -359,8 +358,8 @@ impl Link {
         &self.status.figures
     }
 
-    /// From now on nobody leaves until the node stops: who is closed now comes back at once, here or on another
-    /// node, and the others need not hear of it.
+    /// From now on no leave is sent until the node stops: clients that are closed now reconnect at once, here or on
+    /// another node, so others need not see them leave.
     pub fn keep_everybody(&self) {
         self.status.lingers.store(true, Ordering::Relaxed);
     }
@@ -374,30 +373,30 @@ impl Link {
         &self.status.clock
     }
 
-    /// Bytes of publishes that wait for something that is away; they take no room from others.
+    /// Bytes of publishes that wait for a part that is away; they have a limit of their own.
     pub fn stranded_bytes(&self) -> usize {
         self.status.stranded.load(Ordering::Relaxed)
     }
 
-    /// Bytes of publishes that wait.
+    /// Bytes of queued publishes.
     pub fn queued_bytes(&self) -> usize {
         self.status.queued.load(Ordering::Relaxed)
     }
 
-    /// Bytes that may wait.
+    /// The limit of queued bytes.
     pub fn max_queued(&self) -> usize {
         self.max_queued
     }
 
-    /// Puts an order in; whether it was taken. Orders of one sender are carried out in its order.
-    /// Never waits; the link's own thread carries it out.
+    /// Sends a request, without waiting; false if the link has ended. Requests of one sender are handled in order, on
+    /// the link's thread.
     pub fn send_request(&self, order: LinkRequest) -> bool {
         // Its far end is gone only when the server stops.
-        self.orders.send(order).is_ok()
+        self.requests.send(order).is_ok()
     }
 
-    /// Puts a publish in, if there is room; whether there was. One that is `promised`, since [`Self::has_room_for`] was
-    /// asked before, finds room unless Redis is away: what others promised meanwhile is not much.
+    /// Queues a publish; false if there is no room. One that is `promised`, because [`Self::has_room_for`] was checked
+    /// before, is queued anyway unless Redis is away: what others promised meanwhile is not much.
     pub fn queue_publish(&self, publish: OutgoingEvent, promised: bool) -> bool {
         let bytes = publish.queued_bytes();
         // Added first and taken back if that was too much, so that two workers cannot both take the last bytes.
@@ -411,9 +410,9 @@ impl Link {
         self.send_request(LinkRequest::Publish(publish))
     }
 
-    /// What a publish that is to be answered waits for first, if so much waits already.
+    /// What a publish request must wait for before it is answered, if much is queued already (backpressure).
     pub fn wait_for_room(&self) -> Option<oneshot::Receiver<()>> {
-        if !self.is_up() || self.queued_bytes() <= SLOW_DOWN.min(self.max_queued / 2) {
+        if !self.is_up() || self.queued_bytes() <= BACKPRESSURE_BYTES.min(self.max_queued / 2) {
             return None;
         }
         LinkMetrics::add_count(&self.figures().throttled, 1);
@@ -422,10 +421,10 @@ impl Link {
         Some(room)
     }
 
-    /// Whether publishes of so many bytes would fit, or need not because Redis is away: then the subscribers here
-    /// are told, and what others miss is counted.
+    /// Whether publishes of so many bytes fit. While Redis is away they need not: local subscribers get them, and what
+    /// other nodes miss is counted.
     pub fn has_room_for(&self, publishes: usize, bytes: usize) -> bool {
-        let all = bytes.saturating_add(publishes.saturating_mul(BESIDE));
+        let all = bytes.saturating_add(publishes.saturating_mul(EVENT_OVERHEAD));
         !self.is_up() || self.queued_bytes().saturating_add(all) <= self.max_queued
     }
 
@@ -460,10 +459,10 @@ mod tests {
         assert!(!link.has_room_for(1, 301));
         assert!(publish(1));
         let mut room = link.wait_for_room().expect("501 bytes and what is beside them");
-        assert!(matches!(far.orders.try_recv(), Ok(LinkRequest::Publish(_))));
-        assert!(matches!(far.orders.try_recv(), Ok(LinkRequest::Publish(_))));
+        assert!(matches!(far.requests.try_recv(), Ok(LinkRequest::Publish(_))));
+        assert!(matches!(far.requests.try_recv(), Ok(LinkRequest::Publish(_))));
         assert_eq!(room.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-        drop(far.orders.try_recv());
+        drop(far.requests.try_recv());
         assert_eq!(room.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         // Nobody waits for a Redis that is away.
         far.status.up.store(false, Ordering::Relaxed);
@@ -472,7 +471,7 @@ mod tests {
 
     #[test]
     fn publishes_are_bounded_in_bytes() {
-        const MAX: usize = 100 + 2 * BESIDE;
+        const MAX: usize = 100 + 2 * EVENT_OVERHEAD;
         let (link, mut far, _arriving) = new_link(MAX);
         let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
         let publish = |bytes: usize| {
@@ -492,8 +491,8 @@ mod tests {
         assert!(link.queue_publish(terminate, false));
         link.send_request(LinkRequest::Stop);
         let mut came = Vec::new();
-        while let Ok(LinkRequest::Publish(publish)) = far.orders.try_recv() {
-            came.push(publish.queued_bytes() - BESIDE);
+        while let Ok(LinkRequest::Publish(publish)) = far.requests.try_recv() {
+            came.push(publish.queued_bytes() - EVENT_OVERHEAD);
         }
         assert_eq!(came, [60, 40, 0]);
     }

@@ -55,7 +55,7 @@ const COUNTERS: [(&str, &str, LinkMetric); 20] = [
     (
         "webhook_facts_dropped_total",
         "Facts not written to webhook logs because too many waited.",
-        |f| &f.news_dropped,
+        |f| &f.webhook_facts_dropped,
     ),
     ("commands_total", "Commands sent to Redis.", |f| &f.commands),
     ("round_trips_total", "Round trips to Redis.", |f| &f.round_trips),
@@ -78,9 +78,9 @@ impl Link {
             (
                 "apps",
                 "Apps whose webhooks this node posts; one node does for each app.",
-                &figures.news_apps,
+                &figures.webhook_apps,
             ),
-            ("backlog", "Entries in the webhook logs of these apps.", &figures.news_backlog),
+            ("backlog", "Entries in the webhook logs of these apps.", &figures.webhook_backlog),
         ] {
             let value = value.load(Ordering::Relaxed) as f64;
             page.add_gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);

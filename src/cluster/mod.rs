@@ -9,6 +9,7 @@ mod figures;
 mod keys;
 pub mod link;
 mod metrics_page;
+mod pending_entries;
 mod question;
 pub mod redis;
 pub mod redis_clock;
@@ -19,7 +20,6 @@ pub mod topics;
 pub mod traces;
 pub mod webhook_log;
 mod webhook_scripts;
-mod webhook_words;
 mod wire_reader;
 
 use crate::app::AppId;

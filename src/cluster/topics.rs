@@ -425,7 +425,7 @@ impl Topics {
     /// What webhooks are told is decided in Redis from what nodes hold.
     fn log_hold(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
         let Topic { app, channel } = topic.clone();
-        self.link.send_request(LinkRequest::News(LogRequest::Held {
+        self.link.send_request(LinkRequest::WebhookLog(LogRequest::Held {
             app,
             channel,
             user: user.cloned(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::webhook_words::{Word, WordQueue};
+use super::pending_entries::{PendingEntries, PendingEntry};
 use crate::app::AppId;
 use crate::metrics::{HeldByApp, HeldBytes};
 use crate::protocol::channel::ChannelName;
@@ -133,13 +133,13 @@ pub(super) struct AppLog {
     /// Bytes of the names of that.
     name_bytes: usize,
     /// What is to be said, in order.
-    pub(super) queue: WordQueue,
+    pub(super) queue: PendingEntries,
     /// The number of the last that happened.
     number: u64,
     /// What is not in the log any more, since when.
     recent_done: VecDeque<(Instant, Box<str>)>,
     /// What happened and is in Redis, since when.
-    recent: VecDeque<(Instant, Word)>,
+    recent: VecDeque<(Instant, PendingEntry)>,
     recent_bytes: usize,
     /// What was told to be held last, since when.
     recent_held: VecDeque<(Instant, Arc<str>)>,
@@ -192,8 +192,8 @@ impl WebhookLog {
     }
 
     /// Takes what is to be said. Whether there was room for it.
-    pub(super) fn take_request(&mut self, news: LogRequest) -> bool {
-        match news {
+    pub(super) fn take_request(&mut self, request: LogRequest) -> bool {
+        match request {
             LogRequest::Apps(apps) => {
                 self.apps.values_mut().for_each(|of| of.hooks = AppHooks::None);
                 for (app, counts) in apps {
@@ -273,7 +273,7 @@ impl WebhookLog {
         for (_, of) in self.apps.iter_mut().filter(|(app, _)| !self.away.contains(*app)) {
             of.queue.drop_held();
             let again = |(name, told): (&Arc<str>, &bool)| {
-                Word::new(if *told { '=' } else { '+' }, name.clone())
+                PendingEntry::new(if *told { '=' } else { '+' }, name.clone())
             };
             let mut all: Vec<_> = of.held.iter().map(again).collect();
             // Channels before their members.
@@ -281,8 +281,9 @@ impl WebhookLog {
             all.into_iter().rev().for_each(|one| of.queue.push_front(one));
             // Members leave before their channel is empty.
             let ended = || of.doubtful.iter().filter(|name| !of.held.contains_key(*name)).cloned();
-            let mut words: Vec<Word> = ended().map(|name| Word::new('+', name)).collect();
-            words.extend(ended().rev().map(|name| Word::new('-', name)));
+            let mut words: Vec<PendingEntry> =
+                ended().map(|name| PendingEntry::new('+', name)).collect();
+            words.extend(ended().rev().map(|name| PendingEntry::new('-', name)));
             words.into_iter().for_each(|word| of.queue.push_back(word));
             of.looked = None;
             of.recount();
@@ -322,13 +323,13 @@ impl AppLog {
             // Where its end is taken back Redis holds it as before.
             self.held.insert(name.clone(), undone.unwrap_or(false));
             if up && undone.is_none() {
-                self.queue.push_undoable(Word::new('+', name), false);
+                self.queue.push_undoable(PendingEntry::new('+', name), false);
             }
         } else {
             self.name_bytes -= NAME_BYTES + name.len();
             let told = self.held.remove(&name).unwrap_or(false);
             if up && undone.is_none() {
-                self.queue.push_undoable(Word::new('-', name), told);
+                self.queue.push_undoable(PendingEntry::new('-', name), told);
             }
             if self.held.is_empty() {
                 // Room that a crowd has needed is not kept.
@@ -347,7 +348,7 @@ impl AppLog {
 
     fn queue_happening(&mut self, text: String) -> bool {
         // A crowd that misses the same says so once.
-        let is_same = |word: &Word| *word.text == *text;
+        let is_same = |word: &PendingEntry| *word.text == *text;
         if text.starts_with('X') && self.queue.iter().rev().take(64).any(is_same) {
             return true;
         }
@@ -356,7 +357,11 @@ impl AppLog {
         let room = waiting < MOST_WAITING && bytes + text.len() <= MOST_WAITING_BYTES;
         if room {
             self.number += 1;
-            self.queue.push_back(Word { sign: '!', text: text.into(), number: self.number });
+            self.queue.push_back(PendingEntry {
+                sign: '!',
+                text: text.into(),
+                number: self.number,
+            });
             self.recount();
         }
         room

@@ -39,10 +39,10 @@ const SUMS_EVERY: u32 = 5;
 /// Takes arrivals until the link ends.
 /// Nothing that is done here waits, so that the link can go on reading; what takes time, such as a withdrawal, is
 /// awaited beside it.
-pub async fn take_arrivals(
+pub async fn handle_link_events(
     shared: Arc<ServerState>,
     others: Arc<Clustered>,
-    mut arrivals: mpsc::Receiver<LinkEvent>,
+    mut events: mpsc::Receiver<LinkEvent>,
 ) {
     let cluster = &*others;
     let mut ticks = interval(CONNECTIONS_EVERY);
@@ -52,7 +52,7 @@ pub async fn take_arrivals(
     let mut asked = FuturesUnordered::new();
     loop {
         tokio::select! {
-            arrival = arrivals.recv() => match arrival {
+            arrival = events.recv() => match arrival {
                 Some(arrival) => {
                     let acknowledgement = shared.receive_event(cluster, arrival);
                     asked.extend(acknowledgement.map(Acknowledgement::done));
@@ -156,7 +156,7 @@ impl ServerState {
                 let here = self.hub.directory(&app).connection_count();
                 cluster.elsewhere.insert(app, total.saturating_sub(here));
             }
-            LinkEvent::News(told) => self.process_log_batch(told),
+            LinkEvent::WebhookLog(told) => self.process_log_batch(told),
             // Nobody waits for a Redis that is away.
             LinkEvent::Down => {
                 for topic in topics.all_topics() {

@@ -44,7 +44,7 @@ impl WebhookAppsNotifier {
             app.features.subscription_count && app.webhooks.iter().any(asks)
         };
         let with = with.map(|app| (app.id.clone(), counts(app)));
-        link.send_request(LinkRequest::News(LogRequest::Apps(with.collect())));
+        link.send_request(LinkRequest::WebhookLog(LogRequest::Apps(with.collect())));
         self.0 = Some(apps.clone());
     }
 }
@@ -70,7 +70,7 @@ impl ServerState {
         let Some(others) = self.scope.others() else { return self.webhooks.tell(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
             let app = app.id.clone();
-            others.link().send_request(LinkRequest::News(LogRequest::Happened { app, text }));
+            others.link().send_request(LinkRequest::WebhookLog(LogRequest::Happened { app, text }));
         }
     }
 
@@ -98,6 +98,9 @@ impl ServerState {
 /// An entry stays in the log until every endpoint has taken, or given up, what it led to.
 pub fn acknowledger(link: Link) -> impl Fn(&AppId, &str) + Send {
     move |app, id| {
-        link.send_request(LinkRequest::News(LogRequest::Done { app: app.clone(), id: id.into() }));
+        link.send_request(LinkRequest::WebhookLog(LogRequest::Done {
+            app: app.clone(),
+            id: id.into(),
+        }));
     }
 }

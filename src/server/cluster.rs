@@ -19,7 +19,7 @@ use crate::cluster::redis::{LinkSettings, RedisDriver};
 use crate::cluster::topics::Topics;
 use crate::config;
 use crate::hub::Hub;
-use crate::node::{Clustered, ServerState, take_arrivals};
+use crate::node::{Clustered, ServerState, handle_link_events};
 
 const URL: &str = "the URL cannot be read: expected redis://USER:PASSWORD@HOST:PORT/DATABASE or redis+sentinel://HOST,HOST/MASTER, with %XX for marks in a password";
 
@@ -28,7 +28,7 @@ const URL: &str = "the URL cannot be read: expected redis://USER:PASSWORD@HOST:P
 pub(super) struct UnstartedLink {
     others: Arc<Clustered>,
     redis: RedisDriver,
-    arrivals: mpsc::Receiver<LinkEvent>,
+    events: mpsc::Receiver<LinkEvent>,
 }
 
 /// The link to other nodes, if the settings want one.
@@ -44,7 +44,7 @@ pub(super) fn prepare(
     if config.redis.is_empty() {
         return Ok(None);
     }
-    let (link, far, arrivals) = link::new_link(config.queue_bytes);
+    let (link, far, events) = link::new_link(config.queue_bytes);
     let topics = Arc::new(Topics::new(link, hub.held.clone()));
     let tls = redis_tls(&config.tls)
         .map_err(|wrong| UnusableSetting::path(wrong.setting, &wrong.file, &wrong.error))?;
@@ -61,7 +61,7 @@ pub(super) fn prepare(
     // The error may repeat the URL with its password.
     let redis = redis.map_err(|_| UnusableSetting::new("cluster.redis", URL))?;
     let others = Arc::new(Clustered::new(topics));
-    Ok(Some(UnstartedLink { others, redis, arrivals }))
+    Ok(Some(UnstartedLink { others, redis, events }))
 }
 
 /// How TLS is spoken to Redis.
@@ -80,7 +80,7 @@ impl UnstartedLink {
     pub(super) fn start(self, shared: Arc<ServerState>) -> io::Result<JoinHandle<()>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("cluster".to_owned()).spawn(move || {
-            let taking = take_arrivals(shared, self.others, self.arrivals);
+            let taking = handle_link_events(shared, self.others, self.events);
             runtime.block_on(async {
                 tokio::select! {
                     () = self.redis.run() => {}

@@ -208,7 +208,7 @@ impl LinkWriter<'_> {
         }
         self.kept.drop_old_stranded(self.settings.max_age, self.status);
         let (servers, keys) = (&self.servers, self.keys);
-        self.kept.news.note_away(|app| servers.is_away(&keys.app_key(app, 't')));
+        self.kept.webhook_log.note_away(|app| servers.is_away(&keys.app_key(app, 't')));
         match self.link.looking.take() {
             Some(looking) if !looking.is_finished() => self.link.looking = Some(looking),
             Some(looking) => {

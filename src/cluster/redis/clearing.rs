@@ -7,7 +7,7 @@ use redis::{Value, cmd};
 
 use super::batch::{CommandBatch, script_call};
 use super::leases::{FenceReply, Lease, UNFENCED};
-use super::session::{ExpectedReply, LinkWriter, MOST};
+use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
 use super::{LinkError, reply, slots};
 use crate::app::AppId;
 use crate::cluster::Topic;
@@ -55,7 +55,7 @@ impl LinkWriter<'_> {
             // The server that kept this list may have lost it, and others not what is in it.
             held.extend(self.topics.all_topics().iter().map(held_topic));
             held.extend(self.kept.connections.keys().map(|app| format!("a{app}")));
-            held.extend(self.kept.news.apps.keys().map(|app| format!("w{app}")));
+            held.extend(self.kept.webhook_log.apps.keys().map(|app| format!("w{app}")));
         }
         self.clear_all(&held, &lease.id).await?;
         if held.iter().any(|entry| self.is_entry_away(entry)) {
@@ -106,7 +106,7 @@ impl LinkWriter<'_> {
             }
             // Clearing a large node takes a while, and this node's own leases must not lapse over
             // it.
-            if batch.len() >= MOST {
+            if batch.len() >= MAX_REQUESTS {
                 let full = std::mem::replace(&mut batch, CommandBatch::new());
                 let answers = full.send_all(&mut self.servers, self.status).await?;
                 self.take_replies(answers, &mut []).await?;
@@ -164,7 +164,7 @@ impl LinkWriter<'_> {
     ) -> Result<(), LinkError> {
         let is_of = |app: &AppId| moved.contains(&slots::of_name(app.as_str().as_bytes()));
         let mut apps: BTreeSet<AppId> = self.kept.connections.keys().cloned().collect();
-        apps.extend(self.kept.news.apps.keys().cloned());
+        apps.extend(self.kept.webhook_log.apps.keys().cloned());
         apps.extend(topics.iter().map(|topic| topic.app.clone()));
         apps.retain(is_of);
         if !apps.is_empty() {

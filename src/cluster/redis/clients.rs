@@ -7,7 +7,7 @@ use redis::Value;
 use super::batch::{CommandBatch, script_call};
 use super::claims::{keys_of, lasts, micros, owner};
 use super::opening::LogCoverage;
-use super::session::{ExpectedReply, LinkWriter, MOST};
+use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
 use super::trust::EnvelopeTrust;
 use super::{LinkError, LinkState, reply};
 use crate::app::AppId;
@@ -39,7 +39,7 @@ impl LinkWriter<'_> {
     /// Adds clients that are to be kept; how many.
     pub(super) fn park(&self, batch: &mut CommandBatch<ExpectedReply>) -> usize {
         let here = self.kept.parked.iter().filter(|parked| !self.is_app_away(&parked.app));
-        let some = here.take(MOST);
+        let some = here.take(MAX_REQUESTS);
         for Parked { app, key, record, window, ended, unclaimed } in some.clone() {
             let mut park = script_call(Script::Park, &keys_of(self.keys, app, "sqz0"));
             let record = match record.is_empty() {

@@ -27,7 +27,7 @@ use crate::cluster::keys::RedisKeys;
 
 /// How long to wait before what is on its way between two servers is asked for again.
 /// A slot's move takes milliseconds; asking without a pause would only load both servers.
-const LATER: Duration = Duration::from_millis(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long commands wait for keys that are on their way: less than Redis may take to answer.
 const SLOT_PATIENCE: Duration = Duration::from_millis(2500);
@@ -280,7 +280,7 @@ impl RedisConnections {
                     if reply::as_text(&answer) == Some(&word) {
                         return Ok(());
                     }
-                    sleep(LATER).await;
+                    sleep(RETRY_PAUSE).await;
                 }
                 Err(LinkError::Deaf)
             }
@@ -318,7 +318,7 @@ impl RedisConnections {
             }
             rounds += 1;
             if rounds > USUAL {
-                sleep(LATER).await;
+                sleep(RETRY_PAUSE).await;
             }
             if rounds > 1 && self.current_leases().next().is_some() {
                 self.renew_moved_leases().await?;

@@ -19,7 +19,7 @@ use crate::cluster::topics::CountInterest;
 use crate::cluster::webhook_log::{AppHooks, MOST_LOGGED};
 
 /// Channels whose counts one script takes.
-const COUNTED: usize = 500;
+const MAX_CHANNELS: usize = 500;
 
 /// Scripts that take counts in one round trip.
 const COUNTS_AT_ONCE: usize = 16;
@@ -55,7 +55,7 @@ impl LinkWriter<'_> {
         let mut batch = CommandBatch::new();
         for (app, mut counts) in by_app {
             while !counts.is_empty() {
-                let some = counts.drain(..counts.len().min(COUNTED)).collect();
+                let some = counts.drain(..counts.len().min(MAX_CHANNELS)).collect();
                 self.add_counts(&mut batch, &app, None, some);
                 if batch.len() == COUNTS_AT_ONCE {
                     let full = std::mem::replace(&mut batch, CommandBatch::new());
@@ -125,13 +125,14 @@ impl LinkWriter<'_> {
     ) {
         let part = |part| self.keys.app_key(app, part);
         let keys = [part('t'), self.keys.counts_of_leases(app), part('v'), part('w'), part('b')];
-        let asks = self.kept.news.apps.get(app).is_some_and(|of| of.hooks == AppHooks::Counting);
+        let asks =
+            self.kept.webhook_log.apps.get(app).is_some_and(|of| of.hooks == AppHooks::Counting);
         while !counts.is_empty() {
-            let some: Vec<_> = counts.drain(..counts.len().min(COUNTED)).collect();
+            let some: Vec<_> = counts.drain(..counts.len().min(MAX_CHANNELS)).collect();
             let which = cleared.map_or(Script::Count, |_| Script::Uncount);
             let mut count = script_call(which, &keys);
             count.arg(format!("a{app}")).arg(if asks { MOST_LOGGED } else { 0 });
-            count.arg(self.keys.news(app));
+            count.arg(self.keys.wakeup_topic(app));
             for (channel, number, tell) in &some {
                 if let Some(channel) = channel.as_ref().filter(|_| *tell != CountInterest::No) {
                     // Until they have been: where the link is lost before, nobody else will tell them.

@@ -40,7 +40,7 @@ pub(super) struct Deduplicator {
     refused: HashSet<String>,
     looked: Option<Instant>,
     /// Apps whose webhooks' log has something new, and whether nobody tells it.
-    news: Vec<(Box<str>, bool)>,
+    wakeups: Vec<(Box<str>, bool)>,
 }
 
 /// What tells one envelope from all others.
@@ -72,23 +72,24 @@ pub(super) enum EnvelopeVerdict {
 
 impl Deduplicator {
     pub(super) fn new(node: u64) -> Self {
-        let (topics, refused, others, news) = Default::default();
+        let (topics, refused, others, wakeups) = Default::default();
         let (word, looked) = (Instant::now(), None);
         let (has_newcomer, unsealed) = (false, false);
-        Self { topics, node, others, has_newcomer, word, unsealed, refused, looked, news }
+        Self { topics, node, others, has_newcomer, word, unsealed, refused, looked, wakeups }
     }
 
     /// The log of an app's webhooks has something new, or with `anew` nobody who tells it.
     pub(super) fn note_wakeup(&mut self, app: &str, anew: bool) {
         // Whoever can publish under the prefix can say so, too.
-        if self.news.len() < NODES && !self.news.iter().any(|(one, a)| **one == *app && *a == anew)
+        if self.wakeups.len() < NODES
+            && !self.wakeups.iter().any(|(one, a)| **one == *app && *a == anew)
         {
-            self.news.push((app.into(), anew));
+            self.wakeups.push((app.into(), anew));
         }
     }
 
     pub(super) fn take_wakeups(&mut self) -> Vec<(Box<str>, bool)> {
-        std::mem::take(&mut self.news)
+        std::mem::take(&mut self.wakeups)
     }
 
     /// Whether envelopes without seals are believed, since there are nodes that know none.
@@ -146,41 +147,41 @@ impl Deduplicator {
     /// How long what a topic catches up with may reach back: to when the link was lost, however many were made since
     /// while the topic's own server was away.
     pub(super) fn catch_up_window(&self, name: &str) -> Duration {
-        let deaf = self.topics.get(name).and_then(|heard| heard.deaf);
-        deaf.map_or(Duration::ZERO, |deaf| deaf.elapsed())
+        let offline_since = self.topics.get(name).and_then(|senders| senders.offline_since);
+        offline_since.map_or(Duration::ZERO, |offline_since| offline_since.elapsed())
     }
 
     /// Whether an event of this node's own has come back to it. Of other topics nothing follows from that:
     /// they may be kept by another server.
     pub(super) fn has_own(&self, name: &str, serial: u64) -> bool {
-        self.topics.get(name).is_some_and(|heard| heard.own >= serial)
+        self.topics.get(name).is_some_and(|senders| senders.own >= serial)
     }
 
     /// The topic is subscribed to anew, and has to catch up.
     pub(super) fn cut_one(&mut self, name: &str) {
-        if let Some(heard) = self.topics.get_mut(name) {
-            heard.waiting.get_or_insert_default();
+        if let Some(senders) = self.topics.get_mut(name) {
+            senders.waiting.get_or_insert_default();
         }
     }
 
     /// The link is made anew: all topics have to catch up.
     pub(super) fn begin_catch_up(&mut self) {
         let last = std::mem::replace(&mut self.word, Instant::now());
-        for heard in self.topics.values_mut() {
-            heard.waiting = Some(VecDeque::new());
-            heard.deaf.get_or_insert(last);
+        for senders in self.topics.values_mut() {
+            senders.waiting = Some(VecDeque::new());
+            senders.offline_since.get_or_insert(last);
         }
     }
 
     /// Another server has taken over: what was said again there may stand before what was heard last of the one before,
     /// which others left earlier. What was heard is known again.
     pub(super) fn step_back(&mut self, is_its: impl Fn(&str) -> bool) {
-        for (_, heard) in self.topics.iter_mut().filter(|(name, _)| is_its(name)) {
+        for (_, senders) in self.topics.iter_mut().filter(|(name, _)| is_its(name)) {
             // Not to before anybody was there to hear it: what was sent while the topic was being opened would come
             // behind later events now.
-            let since = heard.opened.unwrap_or(heard.since);
+            let since = senders.opened.unwrap_or(senders.since);
             let back = |place: u64| place.saturating_sub(OVERLAP);
-            heard.place = heard.place.map(|place| back(place).max(since.min(place)));
+            senders.place = senders.place.map(|place| back(place).max(since.min(place)));
         }
     }
 
@@ -188,9 +189,9 @@ impl Deduplicator {
     /// `since` now.
     pub(super) fn open_topic(&mut self, name: &str, since: u64) {
         if !self.topics.contains_key(name) {
-            let heard =
+            let senders =
                 TopicSenders { since, waiting: Some(VecDeque::new()), ..TopicSenders::default() };
-            self.topics.insert(name.to_owned(), heard);
+            self.topics.insert(name.to_owned(), senders);
         }
     }
 
@@ -207,14 +208,16 @@ impl Deduplicator {
 
     /// The place after which a topic has to read its log, 0 for a new one; `None` if it has caught up.
     pub(super) fn misses_after(&self, name: &str) -> Option<u64> {
-        let heard = self.topics.get(name).filter(|heard| heard.waiting.is_some())?;
-        Some(heard.place.unwrap_or_default())
+        let senders = self.topics.get(name).filter(|senders| senders.waiting.is_some())?;
+        Some(senders.place.unwrap_or_default())
     }
 
     /// What came in on a topic. One that is not taken part in any more has nobody to hear it twice.
     pub(super) fn judge_envelope(&mut self, name: &str, envelope: Envelope) -> EnvelopeVerdict {
-        let Some(heard) = self.topics.get_mut(name) else { return EnvelopeVerdict::New(envelope) };
-        if let Some(waiting) = &mut heard.waiting {
+        let Some(senders) = self.topics.get_mut(name) else {
+            return EnvelopeVerdict::New(envelope);
+        };
+        if let Some(waiting) = &mut senders.waiting {
             waiting.push_back(envelope);
             return EnvelopeVerdict::Waits;
         }
@@ -226,7 +229,7 @@ impl Deduplicator {
     pub(super) fn filter_duplicate(&self, name: &str, mut envelope: Envelope) -> Option<Envelope> {
         let (origin, serial) = (envelope.origin, envelope.serial);
         let is_late = envelope.again
-            && self.topics.get(name).is_some_and(|heard| heard.knows_later(origin, serial));
+            && self.topics.get(name).is_some_and(|senders| senders.knows_later(origin, serial));
         if !is_late && !self.is_known(name, MessageId::from(&envelope)) {
             return Some(envelope);
         }
@@ -237,52 +240,54 @@ impl Deduplicator {
 
     /// Whether an event was heard, for one that is found elsewhere too.
     pub(super) fn is_known(&self, name: &str, mark: MessageId) -> bool {
-        self.topics.get(name).is_some_and(|heard| heard.contains_message(mark.origin, mark.serial))
+        self.topics
+            .get(name)
+            .is_some_and(|senders| senders.contains_message(mark.origin, mark.serial))
     }
 
     /// It was handed on.
     pub(super) fn note_delivered(&mut self, name: &str, mark: MessageId) {
         let own = mark.origin == self.node;
-        if let Some(heard) = self.topics.get_mut(name) {
-            heard.note_message(mark);
-            heard.own = heard.own.max(if own { mark.serial } else { 0 });
+        if let Some(senders) = self.topics.get_mut(name) {
+            senders.note_message(mark);
+            senders.own = senders.own.max(if own { mark.serial } else { 0 });
         }
     }
 
     /// An event of this node's own was given to its subscribers without Redis.
     pub(super) fn note_local_delivery(&mut self, name: &str, serial: u64) {
         let mark = MessageId { origin: self.node, serial, place: None };
-        if let Some(heard) = self.topics.get_mut(name) {
-            heard.note_message(mark);
+        if let Some(senders) = self.topics.get_mut(name) {
+            senders.note_message(mark);
         }
     }
 
     /// An event was given to subscribers as the kept one. It may be said again, after a failover, at a place of its own.
     pub(super) fn note_kept(&mut self, name: &str, mark: MessageId) {
         // This node's own come back for other reasons, too.
-        if let Some(heard) = self.topics.get_mut(name).filter(|_| mark.origin != self.node) {
-            heard.note_message(MessageId { place: None, ..mark });
+        if let Some(senders) = self.topics.get_mut(name).filter(|_| mark.origin != self.node) {
+            senders.note_message(MessageId { place: None, ..mark });
         }
     }
 
     /// The log was read, and ends at `place`.
     pub(super) fn note_log_end(&mut self, name: &str, place: u64) {
-        if let Some(heard) = self.topics.get_mut(name) {
-            heard.place = Some(place.max(heard.place.unwrap_or_default()));
+        if let Some(senders) = self.topics.get_mut(name) {
+            senders.place = Some(place.max(senders.place.unwrap_or_default()));
         }
     }
 
     /// What came in while the log was read, one after the other; with the last the topic has caught up.
     /// It is `now` then.
     pub(super) fn next_waiting(&mut self, name: &str, now: u64) -> Option<Envelope> {
-        let heard = self.topics.get_mut(name)?;
-        let next = heard.waiting.as_mut().and_then(VecDeque::pop_front);
+        let senders = self.topics.get_mut(name)?;
+        let next = senders.waiting.as_mut().and_then(VecDeque::pop_front);
         if next.is_none() {
-            (heard.waiting, heard.deaf) = (None, None);
-            if heard.place.is_none() {
-                heard.opened = Some(now.max(heard.since));
+            (senders.waiting, senders.offline_since) = (None, None);
+            if senders.place.is_none() {
+                senders.opened = Some(now.max(senders.since));
             }
-            heard.place.get_or_insert(heard.since);
+            senders.place.get_or_insert(senders.since);
         }
         next
     }
@@ -309,21 +314,21 @@ mod tests {
         }
     }
 
-    fn hear(hearing: &mut Deduplicator, envelope: Envelope) -> EnvelopeVerdict {
+    fn hear(dedup: &mut Deduplicator, envelope: Envelope) -> EnvelopeVerdict {
         let mark = MessageId::from(&envelope);
-        let verdict = hearing.judge_envelope("t", envelope);
+        let verdict = dedup.judge_envelope("t", envelope);
         if matches!(verdict, EnvelopeVerdict::New(_)) {
-            hearing.note_delivered("t", mark);
+            dedup.note_delivered("t", mark);
         }
         verdict
     }
 
-    fn caught_up(hearing: &mut Deduplicator) -> Vec<u64> {
+    fn caught_up(dedup: &mut Deduplicator) -> Vec<u64> {
         let mut serials = Vec::new();
-        while let Some(envelope) = hearing.next_waiting("t", 0) {
+        while let Some(envelope) = dedup.next_waiting("t", 0) {
             let mark = MessageId::from(&envelope);
-            if !hearing.is_known("t", mark) {
-                hearing.note_delivered("t", mark);
+            if !dedup.is_known("t", mark) {
+                dedup.note_delivered("t", mark);
                 serials.push(envelope.serial);
             }
         }
@@ -332,166 +337,166 @@ mod tests {
 
     #[test]
     fn what_is_sent_again_is_heard_once() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.open_topic("t", 1);
-        assert_eq!(caught_up(&mut hearing), [0; 0]);
+        let mut dedup = Deduplicator::new(1);
+        dedup.open_topic("t", 1);
+        assert_eq!(caught_up(&mut dedup), [0; 0]);
         for serial in [5, 6] {
             assert!(matches!(
-                hear(&mut hearing, event(2, serial, 100 + serial)),
+                hear(&mut dedup, event(2, serial, 100 + serial)),
                 EnvelopeVerdict::New(_)
             ));
         }
         for serial in [5, 6] {
-            let verdict = hear(&mut hearing, event(2, serial, 200 + serial));
+            let verdict = hear(&mut dedup, event(2, serial, 200 + serial));
             assert_eq!(verdict, EnvelopeVerdict::Doubled);
         }
         // Of another sender, and on another topic, they are others.
-        assert!(matches!(hear(&mut hearing, event(3, 5, 300)), EnvelopeVerdict::New(_)));
-        assert!(matches!(hearing.judge_envelope("u", event(2, 5, 300)), EnvelopeVerdict::New(_)));
+        assert!(matches!(hear(&mut dedup, event(3, 5, 300)), EnvelopeVerdict::New(_)));
+        assert!(matches!(dedup.judge_envelope("u", event(2, 5, 300)), EnvelopeVerdict::New(_)));
         // Without a serial nothing is known.
         for _ in 0..2 {
-            assert!(matches!(hear(&mut hearing, event(2, 0, 0)), EnvelopeVerdict::New(_)));
+            assert!(matches!(hear(&mut dedup, event(2, 0, 0)), EnvelopeVerdict::New(_)));
         }
     }
 
     #[test]
     fn what_a_failover_brings_again_is_heard_once() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.open_topic("t", 1);
-        hearing.note_kept("t", MessageId::from(&event(2, 5, 100)));
-        assert_eq!(hearing.misses_after("t"), Some(0), "nothing was heard on the topic yet");
-        assert_eq!(caught_up(&mut hearing), [0; 0]);
-        assert_eq!(hear(&mut hearing, event(2, 5, 3 * OVERLAP)), EnvelopeVerdict::Doubled);
-        hear(&mut hearing, event(2, 6, 3 * OVERLAP));
-        hearing.begin_catch_up();
-        hearing.step_back(|_| true);
-        assert_eq!(hearing.misses_after("t"), Some(2 * OVERLAP));
+        let mut dedup = Deduplicator::new(1);
+        dedup.open_topic("t", 1);
+        dedup.note_kept("t", MessageId::from(&event(2, 5, 100)));
+        assert_eq!(dedup.misses_after("t"), Some(0), "nothing was senders on the topic yet");
+        assert_eq!(caught_up(&mut dedup), [0; 0]);
+        assert_eq!(hear(&mut dedup, event(2, 5, 3 * OVERLAP)), EnvelopeVerdict::Doubled);
+        hear(&mut dedup, event(2, 6, 3 * OVERLAP));
+        dedup.begin_catch_up();
+        dedup.step_back(|_| true);
+        assert_eq!(dedup.misses_after("t"), Some(2 * OVERLAP));
     }
 
     #[test]
     fn who_came_since_does_not_hear_old_events_said_again_behind_later_ones() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.open_topic("t", 3 * OVERLAP);
-        caught_up(&mut hearing);
-        hear(&mut hearing, event(2, 8, 3 * OVERLAP + 5));
+        let mut dedup = Deduplicator::new(1);
+        dedup.open_topic("t", 3 * OVERLAP);
+        caught_up(&mut dedup);
+        hear(&mut dedup, event(2, 8, 3 * OVERLAP + 5));
         let again = |serial| Envelope { again: true, ..event(2, serial, 5 * OVERLAP) };
-        assert_eq!(hear(&mut hearing, again(7)), EnvelopeVerdict::Doubled);
-        assert!(matches!(hear(&mut hearing, again(9)), EnvelopeVerdict::New(_)), "it was lost");
+        assert_eq!(hear(&mut dedup, again(7)), EnvelopeVerdict::Doubled);
+        assert!(matches!(hear(&mut dedup, again(9)), EnvelopeVerdict::New(_)), "it was lost");
         // Of another sender nothing follows from that.
         let other = Envelope { origin: 3, ..again(7) };
-        assert!(matches!(hear(&mut hearing, other), EnvelopeVerdict::New(_)));
+        assert!(matches!(hear(&mut dedup, other), EnvelopeVerdict::New(_)));
     }
 
     #[test]
     fn a_failover_brings_nothing_from_before_anybody_came() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.open_topic("opened", 3 * OVERLAP);
-        hearing.begin_at("begun", 4 * OVERLAP);
-        while hearing.next_waiting("opened", 0).is_some() {}
-        hearing.begin_catch_up();
-        hearing.step_back(|_| true);
-        assert_eq!(hearing.misses_after("opened"), Some(3 * OVERLAP));
-        assert_eq!(hearing.misses_after("begun"), Some(4 * OVERLAP));
+        let mut dedup = Deduplicator::new(1);
+        dedup.open_topic("opened", 3 * OVERLAP);
+        dedup.begin_at("begun", 4 * OVERLAP);
+        while dedup.next_waiting("opened", 0).is_some() {}
+        dedup.begin_catch_up();
+        dedup.step_back(|_| true);
+        assert_eq!(dedup.misses_after("opened"), Some(3 * OVERLAP));
+        assert_eq!(dedup.misses_after("begun"), Some(4 * OVERLAP));
     }
 
     #[test]
     fn what_was_sent_while_a_topic_was_opened_does_not_come_behind_later_events_after_a_failover() {
-        let mut hearing = Deduplicator::new(1);
+        let mut dedup = Deduplicator::new(1);
         for name in ["t", "begun"] {
-            hearing.open_topic(name, 3 * OVERLAP);
+            dedup.open_topic(name, 3 * OVERLAP);
         }
-        hearing.begin_at("begun", 3 * OVERLAP);
+        dedup.begin_at("begun", 3 * OVERLAP);
         for name in ["t", "begun"] {
             // One was sent at `+ 1`, before the subscription held.
-            while hearing.next_waiting(name, 3 * OVERLAP + 2).is_some() {}
-            hearing.note_delivered(name, MessageId::from(&event(2, 9, 3 * OVERLAP + 9)));
+            while dedup.next_waiting(name, 3 * OVERLAP + 2).is_some() {}
+            dedup.note_delivered(name, MessageId::from(&event(2, 9, 3 * OVERLAP + 9)));
         }
-        hearing.begin_catch_up();
-        hearing.step_back(|_| true);
-        assert_eq!(hearing.misses_after("t"), Some(3 * OVERLAP + 2));
-        assert_eq!(hearing.misses_after("begun"), Some(3 * OVERLAP), "somebody was there");
+        dedup.begin_catch_up();
+        dedup.step_back(|_| true);
+        assert_eq!(dedup.misses_after("t"), Some(3 * OVERLAP + 2));
+        assert_eq!(dedup.misses_after("begun"), Some(3 * OVERLAP), "somebody was there");
     }
 
     #[test]
     fn a_node_is_new_once() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.note_node(1);
-        assert!(!hearing.take_newcomer(), "it is this one");
-        hearing.note_node(2);
-        assert!(hearing.take_newcomer() && !hearing.take_newcomer());
-        hearing.note_node(2);
-        assert!(!hearing.take_newcomer());
-        (0..10_000).for_each(|node| hearing.note_node(node));
-        assert!(hearing.others.len() <= NODES);
+        let mut dedup = Deduplicator::new(1);
+        dedup.note_node(1);
+        assert!(!dedup.take_newcomer(), "it is this one");
+        dedup.note_node(2);
+        assert!(dedup.take_newcomer() && !dedup.take_newcomer());
+        dedup.note_node(2);
+        assert!(!dedup.take_newcomer());
+        (0..10_000).for_each(|node| dedup.note_node(node));
+        assert!(dedup.others.len() <= NODES);
     }
 
     #[test]
     fn one_serial_out_of_line_hides_no_other() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.open_topic("t", 1);
-        caught_up(&mut hearing);
-        assert!(matches!(hear(&mut hearing, event(2, u64::MAX, 1)), EnvelopeVerdict::New(_)));
+        let mut dedup = Deduplicator::new(1);
+        dedup.open_topic("t", 1);
+        caught_up(&mut dedup);
+        assert!(matches!(hear(&mut dedup, event(2, u64::MAX, 1)), EnvelopeVerdict::New(_)));
         for serial in 1..=SERIALS as u64 {
-            let verdict = hear(&mut hearing, event(2, serial, 1));
+            let verdict = hear(&mut dedup, event(2, serial, 1));
             assert!(matches!(verdict, EnvelopeVerdict::New(_)), "{serial}");
         }
         // What is older than all that are remembered was heard too.
-        assert_eq!(hear(&mut hearing, event(2, 1, 1)), EnvelopeVerdict::Doubled);
-        assert_eq!(hear(&mut hearing, event(2, 2, 1)), EnvelopeVerdict::Doubled);
+        assert_eq!(hear(&mut dedup, event(2, 1, 1)), EnvelopeVerdict::Doubled);
+        assert_eq!(hear(&mut dedup, event(2, 2, 1)), EnvelopeVerdict::Doubled);
     }
 
     #[test]
     fn what_was_missed_comes_before_what_comes_in() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.open_topic("t", 1);
-        assert_eq!(hearing.misses_after("t"), Some(0), "a new topic has missed nothing");
-        hearing.note_log_end("t", 50);
-        assert_eq!(caught_up(&mut hearing), [0; 0]);
-        assert_eq!(hearing.misses_after("t"), None);
-        hear(&mut hearing, event(2, 1, 101));
-        hearing.begin_catch_up();
-        assert_eq!(hearing.misses_after("t"), Some(101));
+        let mut dedup = Deduplicator::new(1);
+        dedup.open_topic("t", 1);
+        assert_eq!(dedup.misses_after("t"), Some(0), "a new topic has missed nothing");
+        dedup.note_log_end("t", 50);
+        assert_eq!(caught_up(&mut dedup), [0; 0]);
+        assert_eq!(dedup.misses_after("t"), None);
+        hear(&mut dedup, event(2, 1, 101));
+        dedup.begin_catch_up();
+        assert_eq!(dedup.misses_after("t"), Some(101));
         // The fourth came in before the log was read, the fifth after.
-        assert_eq!(hearing.judge_envelope("t", event(2, 4, 104)), EnvelopeVerdict::Waits);
+        assert_eq!(dedup.judge_envelope("t", event(2, 4, 104)), EnvelopeVerdict::Waits);
         for serial in 2..=4 {
             let mark = MessageId::from(&event(2, serial, 100 + serial));
-            assert!(!hearing.is_known("t", mark));
-            hearing.note_delivered("t", mark);
+            assert!(!dedup.is_known("t", mark));
+            dedup.note_delivered("t", mark);
         }
-        hearing.note_log_end("t", 104);
-        assert_eq!(hearing.judge_envelope("t", event(2, 5, 105)), EnvelopeVerdict::Waits);
-        assert_eq!(caught_up(&mut hearing), [5]);
-        assert_eq!(hear(&mut hearing, event(2, 4, 104)), EnvelopeVerdict::Doubled);
-        hearing.begin_catch_up();
-        assert_eq!(hearing.misses_after("t"), Some(105));
+        dedup.note_log_end("t", 104);
+        assert_eq!(dedup.judge_envelope("t", event(2, 5, 105)), EnvelopeVerdict::Waits);
+        assert_eq!(caught_up(&mut dedup), [5]);
+        assert_eq!(hear(&mut dedup, event(2, 4, 104)), EnvelopeVerdict::Doubled);
+        dedup.begin_catch_up();
+        assert_eq!(dedup.misses_after("t"), Some(105));
     }
 
     #[test]
     fn places_that_begin_again_hide_nothing() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.begin_at("t", 1000);
-        hearing.begin_catch_up();
-        assert_eq!(hearing.misses_after("t"), Some(1000));
-        assert_eq!(caught_up(&mut hearing), [0; 0]);
-        assert!(matches!(hear(&mut hearing, event(2, 7, 10)), EnvelopeVerdict::New(_)));
-        hearing.begin_catch_up();
-        assert_eq!(hearing.misses_after("t"), Some(10));
+        let mut dedup = Deduplicator::new(1);
+        dedup.begin_at("t", 1000);
+        dedup.begin_catch_up();
+        assert_eq!(dedup.misses_after("t"), Some(1000));
+        assert_eq!(caught_up(&mut dedup), [0; 0]);
+        assert!(matches!(hear(&mut dedup, event(2, 7, 10)), EnvelopeVerdict::New(_)));
+        dedup.begin_catch_up();
+        assert_eq!(dedup.misses_after("t"), Some(10));
     }
 
     #[test]
     fn it_knows_its_own_and_forgets_old_senders() {
-        let mut hearing = Deduplicator::new(1);
-        hearing.open_topic("t", 1);
-        caught_up(&mut hearing);
-        hear(&mut hearing, event(1, 9, 0));
-        assert!(hearing.has_own("t", 9) && !hearing.has_own("t", 10));
-        assert!(!hearing.has_own("u", 1), "another topic may be another server's");
-        hearing.note_local_delivery("t", 12);
-        assert!(!hearing.has_own("t", 12), "it has not come back");
-        assert_eq!(hear(&mut hearing, event(1, 12, 0)), EnvelopeVerdict::Doubled);
+        let mut dedup = Deduplicator::new(1);
+        dedup.open_topic("t", 1);
+        caught_up(&mut dedup);
+        hear(&mut dedup, event(1, 9, 0));
+        assert!(dedup.has_own("t", 9) && !dedup.has_own("t", 10));
+        assert!(!dedup.has_own("u", 1), "another topic may be another server's");
+        dedup.note_local_delivery("t", 12);
+        assert!(!dedup.has_own("t", 12), "it has not come back");
+        assert_eq!(hear(&mut dedup, event(1, 12, 0)), EnvelopeVerdict::Doubled);
         for sender in 0..1000 {
-            hear(&mut hearing, event(sender, 1, 0));
+            hear(&mut dedup, event(sender, 1, 0));
         }
-        assert_eq!(hearing.topics["t"].senders.len(), SENDERS);
+        assert_eq!(dedup.topics["t"].senders.len(), SENDERS);
     }
 }

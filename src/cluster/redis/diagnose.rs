@@ -362,10 +362,10 @@ fn server_words(error: &RedisError) -> Option<String> {
 }
 
 fn one_line(words: &str) -> String {
-    const MOST: usize = 200;
+    const MAX_REQUESTS: usize = 200;
     let words: String =
         words.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    words.chars().take(MOST).collect()
+    words.chars().take(MAX_REQUESTS).collect()
 }
 
 /// The same for what Redis itself or the way to it says.

@@ -13,7 +13,7 @@ use super::leases::{FenceReply, Lease, UNFENCED};
 use super::opening::REOPENED;
 use super::publish::LogExpiry;
 use super::server::LeasedCommand;
-use super::session::{LinkWriter, MOST};
+use super::session::{LinkWriter, MAX_REQUESTS};
 use super::slots::HostPort;
 use super::{LONGEST_PAUSE, LinkError, PATIENCE, reply};
 use crate::cluster::Topic;
@@ -26,10 +26,10 @@ use crate::protocol::member::Member;
 
 /// The part of a lease after which it is renewed. A lease lapses after four of them, so that with one more
 /// until others look, and the time to clear away, all is done within the lease as it was set.
-pub(super) const PART: u32 = 6;
+pub(super) const RENEWALS_PER_LEASE: u32 = 6;
 
 /// How long nodes may take to come back once Redis does.
-const COME_BACK: Duration = LONGEST_PAUSE.saturating_add(PATIENCE);
+const RECONNECT_TIME: Duration = LONGEST_PAUSE.saturating_add(PATIENCE);
 
 /// How soon a node that finds Redis empty has tried its link and registered, after the first that did.
 const RETURN: Duration = LONGEST_PAUSE.saturating_add(RESTORED_EVERY);
@@ -45,11 +45,11 @@ impl LinkWriter<'_> {
     pub(super) async fn take_leases(&mut self) -> Result<(), LinkError> {
         let mut old = self.servers.leases.clone();
         if !old.is_empty() {
-            self.kept.reaps = Instant::now() + self.settings.lease.min(COME_BACK);
+            self.kept.reaps = Instant::now() + self.settings.lease.min(RECONNECT_TIME);
         }
         self.kept.peers.forget_looks();
         self.reregister_lost_topics().await?;
-        self.kept.news.note_link_lost();
+        self.kept.webhook_log.note_link_lost();
         // What is on its way under the old leases must not arrive behind what is said again.
         let mut batch = CommandBatch::new();
         old.iter().for_each(|lease| batch.add_command(self.fence_command(lease), ()));
@@ -63,7 +63,7 @@ impl LinkWriter<'_> {
             self.note_epoch(*tag, fence, known);
         }
         self.status.clock.set_from(fences.iter().map(|(_, fence)| fence.now));
-        self.link.beat = Some(Instant::now() + self.settings.lease / PART);
+        self.link.beat = Some(Instant::now() + self.settings.lease / RENEWALS_PER_LEASE);
         self.note_tags().await?;
         self.catch_up_with_all().await?;
         let topics = self.topics.all_topics();
@@ -77,9 +77,9 @@ impl LinkWriter<'_> {
                 let since = self.topics.read_topic(topic, TopicEntry::since_subscribed).flatten();
                 if let Some(since) = since {
                     let name = self.keys.topic_name(topic);
-                    let mut hearing = self.hearing.borrow_mut();
-                    hearing.begin_at(&name, since);
-                    hearing.cut_one(&name);
+                    let mut dedup = self.dedup.borrow_mut();
+                    dedup.begin_at(&name, since);
+                    dedup.cut_one(&name);
                 }
                 self.reregister_topic(topic);
             }
@@ -127,12 +127,12 @@ impl LinkWriter<'_> {
         if !new.is_empty() {
             let (servers, keys) = (&self.servers, self.keys);
             let is_its = |name: &str| servers.is_kept_by(name, &new);
-            self.hearing.borrow_mut().step_back(is_its);
-            let lost = self.kept.news.requeue_recent(|app| is_its(&keys.app_key(app, 't')));
+            self.dedup.borrow_mut().step_back(is_its);
+            let lost = self.kept.webhook_log.requeue_recent(|app| is_its(&keys.app_key(app, 't')));
             let bytes = self.kept.republish_recent(|held| is_its(&held.topic_name(keys)));
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
             for app in lost {
-                self.send_event(LinkEvent::News(LogBatch::Lost(app))).await?;
+                self.send_event(LinkEvent::WebhookLog(LogBatch::Lost(app))).await?;
             }
         }
         let bounds = (self.status, self.max_queued);
@@ -167,7 +167,7 @@ impl LinkWriter<'_> {
             let since = Duration::from_micros(fence.now.saturating_sub(fence.epoch));
             self.status.clock.begin_epoch(fence.now);
             // As long as a node that is silent is taken for alive.
-            let patience = self.settings.lease * 4 / PART;
+            let patience = self.settings.lease * 4 / RENEWALS_PER_LEASE;
             let until = Instant::now() + patience.saturating_sub(since);
             // A node that registered after the last look was never seen here.
             let strangers = Instant::now() + RETURN.saturating_sub(since);
@@ -180,7 +180,7 @@ impl LinkWriter<'_> {
     /// A node was heard for the first time: notes its leases now. Servers that lose their data before this node's next
     /// renewal would leave nothing that tells of them.
     pub(super) async fn look_at_newcomers(&mut self) -> Result<(), LinkError> {
-        if !self.hearing.borrow_mut().take_newcomer() {
+        if !self.dedup.borrow_mut().take_newcomer() {
             return Ok(());
         }
         let tags = self.servers.current_leases().map(|lease| lease.tag).collect();
@@ -251,8 +251,8 @@ impl LinkWriter<'_> {
         if self.link.beat.is_none_or(|beat| now < beat) {
             return Ok(());
         }
-        let part = self.settings.lease / PART;
-        if self.hearing.borrow().time_since_echo() > part * 3 + PATIENCE {
+        let part = self.settings.lease / RENEWALS_PER_LEASE;
+        if self.dedup.borrow().time_since_echo() > part * 3 + PATIENCE {
             return Err(LinkError::Deaf);
         }
         self.link.beat = Some(now + part);
@@ -294,7 +294,7 @@ impl LinkWriter<'_> {
         }
         let mut word = cmd("SPUBLISH");
         word.arg(&self.probe).arg(self.new_envelope(0, true, EnvelopeBody::Probe).encode());
-        batch.add_command(word, RenewalResult::Word);
+        batch.add_command(word, RenewalResult::Probe);
         if self.link.beats.is_multiple_of(OLD_EVERY) {
             batch.add_command(self.look_for_old(), RenewalResult::Old);
             if self.servers.is_cluster() {
@@ -319,7 +319,7 @@ impl LinkWriter<'_> {
                     clocks.push(fence.now);
                     shown.push((tag, leases_of(fence)));
                 }
-                RenewalResult::Word => {
+                RenewalResult::Probe => {
                     reply::as_number(&value).ok_or(LinkError::Unexpected)?;
                 }
                 RenewalResult::Old => shown.push((UNFENCED, self.note_old(&value))),
@@ -349,27 +349,27 @@ impl LinkWriter<'_> {
 
     fn note_old(&self, value: &Value) -> Vec<(String, String)> {
         let old = old_leases(value);
-        self.hearing.borrow_mut().take_unsealed(!old.is_empty());
+        self.dedup.borrow_mut().take_unsealed(!old.is_empty());
         old
     }
 
     /// Envelopes without seals have been refused: looks whether there are nodes that know none, and has what they
     /// said read again.
     pub(super) async fn look_for_unsealed(&mut self) -> Result<(), LinkError> {
-        if !self.hearing.borrow_mut().is_to_look_for_unsealed() {
+        if !self.dedup.borrow_mut().is_to_look_for_unsealed() {
             return Ok(());
         }
         let mut batch = CommandBatch::new();
         batch.add_command(self.look_for_old(), ());
         let answers = batch.send_all(&mut self.servers, self.status).await?;
         answers.first().into_iter().for_each(|(_, value)| drop(self.note_old(value)));
-        let refused = self.hearing.borrow_mut().take_refused();
+        let refused = self.dedup.borrow_mut().take_refused();
         let topics = self.topics.all_topics().into_iter();
         let topics: Vec<Topic> =
             topics.filter(|topic| refused.contains(&self.keys.topic_name(topic))).collect();
         for some in topics.chunks(REOPENED) {
             for topic in some {
-                self.hearing.borrow_mut().cut_one(&self.keys.topic_name(topic));
+                self.dedup.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
             self.carry_out().await?;
@@ -413,10 +413,10 @@ impl LinkWriter<'_> {
         let topics = self.topics.all_topics();
         let presence: Vec<Topic> =
             topics.into_iter().filter(|topic| topic.channel.kind().is_presence()).collect();
-        for some in presence.chunks(MOST) {
+        for some in presence.chunks(MAX_REQUESTS) {
             for topic in some {
                 // What comes meanwhile is a change to what is read, and must not be heard before it.
-                self.hearing.borrow_mut().cut_one(&self.keys.topic_name(topic));
+                self.dedup.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.link.batch.push(LinkRequest::Open(topic.clone()));
             }
             self.carry_out().await?;
@@ -429,7 +429,7 @@ impl LinkWriter<'_> {
 /// What an answer to a renewal shows.
 enum RenewalResult {
     Own(u16),
-    Word,
+    Probe,
     Old,
     Tags,
     Elsewhere(u16),

@@ -237,7 +237,7 @@ struct LinkState {
     /// Since when each server had its data, as was last seen; to know if it has lost it.
     epochs: HashMap<u16, u64>,
     /// What there is to say for webhooks.
-    news: WebhookLog,
+    webhook_log: WebhookLog,
     /// When other nodes will have had the time to come back from what took this node's link, and those that are
     /// silent still are dead.
     reaps: Instant,
@@ -253,7 +253,7 @@ pub struct RedisDriver {
     seals: EnvelopeSeals,
     far: LinkDriver,
     kept: LinkState,
-    hearing: RefCell<Deduplicator>,
+    dedup: RefCell<Deduplicator>,
     /// What the log was told of that the link was made without last.
     told_away: Vec<String>,
 }
@@ -289,15 +289,15 @@ impl RedisDriver {
             cleared: VecDeque::new(),
             peers: Peers::default(),
             epochs: HashMap::new(),
-            news: WebhookLog::new(topics.held.clone()),
+            webhook_log: WebhookLog::new(topics.held.clone()),
             reaps: Instant::now(),
         };
-        let mut hearing = Deduplicator::new(node);
-        hearing.open_topic(&keys.all_nodes_topic(), far.status.clock.now());
-        let hearing = RefCell::new(hearing);
+        let mut dedup = Deduplicator::new(node);
+        dedup.open_topic(&keys.all_nodes_topic(), far.status.clock.now());
+        let dedup = RefCell::new(dedup);
         let seals = EnvelopeSeals::new(apps);
         let told_away = Vec::new();
-        Ok(Self { settings, address, keys, topics, seals, far, kept, hearing, told_away })
+        Ok(Self { settings, address, keys, topics, seals, far, kept, dedup, told_away })
     }
 
     /// Keeps the link up until it is told to stop.
@@ -327,7 +327,7 @@ impl RedisDriver {
                 let why = format!("the link to Redis is down: {lost}");
                 self.settings.console.tell(Kind::Redis, |fact| fact.why(why));
                 // What is asked from now on is answered from what is known here.
-                let _ = self.far.arrivals.send(LinkEvent::Down).await;
+                let _ = self.far.events.send(LinkEvent::Down).await;
             }
             let is_at_once = has_lasted || matches!(lost, LinkError::Back(_));
             pause = if is_at_once { SHORTEST_PAUSE } else { pause * 2 };
@@ -342,7 +342,7 @@ impl RedisDriver {
     async fn serve_offline(&mut self, end: Instant) -> Result<(), LinkError> {
         loop {
             tokio::select! {
-                order = self.far.orders.recv() => match order {
+                order = self.far.requests.recv() => match order {
                     None | Some(LinkRequest::Stop) => return Err(LinkError::Stopped),
                     Some(order) => self.answer_offline(order).await,
                 },
@@ -357,7 +357,7 @@ impl RedisDriver {
             kept: &mut self.kept,
             topics: &self.topics,
             keys: &self.keys,
-            hearing: &self.hearing,
+            dedup: &self.dedup,
             status: &self.far.status,
         };
         let answer = offline.carry_out(order);
@@ -365,7 +365,7 @@ impl RedisDriver {
             self.kept.drop_old(self.settings.max_age, &self.far.status);
         }
         if let Some(answer) = answer {
-            let _ = self.far.arrivals.send(answer).await;
+            let _ = self.far.events.send(answer).await;
         }
     }
 
@@ -393,19 +393,19 @@ impl RedisDriver {
         self.report_away();
         self.seals.set_database(servers.database());
         servers.leases = self.kept.leases.clone();
-        self.hearing.get_mut().begin_catch_up();
+        self.dedup.get_mut().begin_catch_up();
         let figures = &self.far.status.figures;
-        let (seals, keys, hearing) = (&self.seals, &self.keys, &self.hearing);
-        let trust = EnvelopeTrust { seals, keys, hearing, figures };
+        let (seals, keys, dedup) = (&self.seals, &self.keys, &self.dedup);
+        let trust = EnvelopeTrust { seals, keys, dedup, figures };
         let mut reader = LinkReader {
             stream,
             keys,
             trust,
             node,
-            far: &self.far.arrivals,
+            far: &self.far.events,
             figures,
             clock: &self.far.status.clock,
-            hearing: &self.hearing,
+            dedup: &self.dedup,
             next: None,
         };
         let mut writer = LinkWriter {
@@ -416,13 +416,13 @@ impl RedisDriver {
             topics: &self.topics,
             seals: &self.seals,
             trust,
-            orders: &mut self.far.orders,
-            arrivals: &self.far.arrivals,
+            requests: &mut self.far.requests,
+            events: &self.far.events,
             status: &self.far.status,
             max_queued: self.far.max_queued,
             kept: &mut self.kept,
             link: session::WriterState::default(),
-            hearing: &self.hearing,
+            dedup: &self.dedup,
         };
         let lost = tokio::select! {
             lost = writer.run() => lost,

@@ -16,7 +16,7 @@ pub(super) struct OfflineOrders<'a> {
     pub(super) kept: &'a mut LinkState,
     pub(super) topics: &'a Topics,
     pub(super) keys: &'a RedisKeys,
-    pub(super) hearing: &'a RefCell<Deduplicator>,
+    pub(super) dedup: &'a RefCell<Deduplicator>,
     pub(super) status: &'a LinkStatus,
 }
 
@@ -27,7 +27,7 @@ impl OfflineOrders<'_> {
             LinkRequest::Open(topic) => {
                 let since = self.topics.read_topic(&topic, TopicEntry::made_at);
                 let since = since.unwrap_or_else(|| self.status.clock.now());
-                self.hearing.borrow_mut().begin_at(&self.keys.topic_name(&topic), since);
+                self.dedup.borrow_mut().begin_at(&self.keys.topic_name(&topic), since);
                 OfflineFallback::Open(topic)
             }
             LinkRequest::Join { topic, member, .. } => {
@@ -43,8 +43,8 @@ impl OfflineOrders<'_> {
                 self.kept.connections.insert(app, count);
                 return None;
             }
-            LinkRequest::News(news) => {
-                self.kept.queue_log_request(news, &self.status.figures);
+            LinkRequest::WebhookLog(request) => {
+                self.kept.queue_log_request(request, &self.status.figures);
                 return None;
             }
             LinkRequest::Park(parked) => {
@@ -71,7 +71,7 @@ impl LinkWriter<'_> {
             kept: self.kept,
             topics: self.topics,
             keys: self.keys,
-            hearing: self.hearing,
+            dedup: self.dedup,
             status: self.status,
         };
         let answer = offline.carry_out(order);
@@ -84,7 +84,7 @@ impl LinkWriter<'_> {
     pub(super) async fn forward_offline(&mut self) -> Result<(), LinkError> {
         // A place first, so that none is taken out that is then not put anywhere.
         while !self.link.alone.is_empty() {
-            let place = self.arrivals.reserve().await.map_err(|_| LinkError::Stopped)?;
+            let place = self.events.reserve().await.map_err(|_| LinkError::Stopped)?;
             place.send(self.link.alone.remove(0));
         }
         Ok(())

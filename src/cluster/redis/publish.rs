@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::batch::{CommandBatch, script_call};
 use super::clients;
 use super::server::LeasedCommand;
-use super::session::{ExpectedReply, LinkWriter, MOST};
+use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
 use super::{LinkState, PendingPublish, reply};
 use crate::app::AppId;
 use crate::cluster::Topic;
@@ -207,7 +207,7 @@ impl LinkWriter<'_> {
         let mut all = std::mem::take(&mut self.kept.held);
         let mut together = PublishBatch::default();
         for held in &mut all {
-            if bytes > MOST_BYTES || count == MOST {
+            if bytes > MOST_BYTES || count == MAX_REQUESTS {
                 break;
             }
             count += 1;
@@ -384,13 +384,13 @@ impl LinkWriter<'_> {
         (count, bytes): (usize, usize),
         answers: &[(ExpectedReply, Value)],
     ) {
-        let (hearing, keys, topics) = (self.hearing.borrow(), self.keys, self.topics);
+        let (dedup, keys, topics) = (self.dedup.borrow(), self.keys, self.topics);
         let comes_back = |held: &PendingPublish| {
             !held.told
                 && held
                     .offline_fallback()
                     .is_some_and(|(topic, _)| topics.read_topic(topic, |_| ()).is_some())
-                && !hearing.has_own(&held.topic_name(keys), held.serial)
+                && !dedup.has_own(&held.topic_name(keys), held.serial)
         };
         self.kept.flying.retain(comes_back);
         let placed = answers.iter().filter_map(|(expected, value)| match expected {
@@ -417,22 +417,22 @@ impl LinkWriter<'_> {
         self.kept.gather_stranded(self.status);
         self.kept.recent.note_link_lost();
         for answer in std::mem::take(&mut self.link.alone) {
-            let _ = self.arrivals.send(answer).await;
+            let _ = self.events.send(answer).await;
         }
         for order in std::mem::take(&mut self.link.batch) {
             if let LinkRequest::Leave { topic, user } = order {
                 let _ = self
-                    .arrivals
+                    .events
                     .send(LinkEvent::Alone(OfflineFallback::Leave { topic, user }))
                     .await;
             }
         }
         for replay in std::mem::take(&mut self.link.replays) {
-            let _ = self.arrivals.send(clients::unknown(replay)).await;
+            let _ = self.events.send(clients::unknown(replay)).await;
         }
         let (keys, queued) = (self.keys, &self.status.queued);
         let came = |held: &PendingPublish| {
-            self.hearing.borrow().has_own(&held.topic_name(keys), held.serial)
+            self.dedup.borrow().has_own(&held.topic_name(keys), held.serial)
         };
         let (now, recent) = (self.status.clock.now(), &mut self.kept.recent);
         self.kept.held.retain(|held| {
@@ -454,7 +454,7 @@ impl LinkWriter<'_> {
         for held in flying.chain(held) {
             if let Some((topic, alone)) = held.offline_fallback() {
                 self.note_local_delivery(topic, held.serial);
-                let _ = self.arrivals.send(LinkEvent::Alone(alone)).await;
+                let _ = self.events.send(LinkEvent::Alone(alone)).await;
             }
         }
         self.kept.held.iter_mut().for_each(|held| held.told = true);
@@ -462,11 +462,11 @@ impl LinkWriter<'_> {
 
     /// Subscribers here have an event that will not come back.
     fn note_local_delivery(&self, topic: &Topic, serial: u64) {
-        let (name, mut hearing) = (self.keys.topic_name(topic), self.hearing.borrow_mut());
+        let (name, mut dedup) = (self.keys.topic_name(topic), self.dedup.borrow_mut());
         if let Some(since) = self.topics.read_topic(topic, TopicEntry::made_at) {
             // It may not have been subscribed to yet.
-            hearing.begin_at(&name, since);
+            dedup.begin_at(&name, since);
         }
-        hearing.note_local_delivery(&name, serial);
+        dedup.note_local_delivery(&name, serial);
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct LinkReader<'a> {
     pub(super) figures: &'a LinkMetrics,
     pub(super) clock: &'a RedisClock,
     /// Shared with the other tasks of the link, which run on one thread.
-    pub(super) hearing: &'a RefCell<Deduplicator>,
+    pub(super) dedup: &'a RefCell<Deduplicator>,
     /// What is to be handed on.
     pub(super) next: Option<(LinkEvent, Msg, MessageId)>,
 }
@@ -63,15 +63,15 @@ impl LinkReader<'_> {
         let name = message.get_channel_name();
         // It is no envelope.
         if let [word] = message.get_payload_bytes()
-            && let Some(TopicName::News { app }) = self.keys.parse_topic(name)
+            && let Some(TopicName::Wakeup { app }) = self.keys.parse_topic(name)
         {
-            return self.hearing.borrow_mut().note_wakeup(app, *word == b'g');
+            return self.dedup.borrow_mut().note_wakeup(app, *word == b'g');
         }
         let Some(envelope) = self.decode_message(&message) else { return };
         let mark = MessageId::from(&envelope);
         match event_of(self.keys, self.node, name, envelope, None) {
             Some(arrival) => self.next = Some((arrival, message, mark)),
-            None => self.hearing.borrow_mut().note_delivered(name, mark),
+            None => self.dedup.borrow_mut().note_delivered(name, mark),
         }
     }
 
@@ -84,7 +84,7 @@ impl LinkReader<'_> {
         let Ok(place) = self.far.reserve().await else { return false };
         if let Some((arrival, message, mark)) = self.next.take() {
             place.send(arrival);
-            self.hearing.borrow_mut().note_delivered(message.get_channel_name(), mark);
+            self.dedup.borrow_mut().note_delivered(message.get_channel_name(), mark);
         }
         true
     }
@@ -119,12 +119,12 @@ impl LinkReader<'_> {
         envelope.map_version(|version| self.clock.to_local(version));
         if envelope.origin != self.node {
             LinkMetrics::add_count(&self.figures.received, 1);
-            self.hearing.borrow_mut().note_node(envelope.origin);
+            self.dedup.borrow_mut().note_node(envelope.origin);
             self.figures.lag.observe(self.lag_of(&envelope, &bytes));
         } else if matches!(envelope.body, EnvelopeBody::Probe) {
-            self.hearing.borrow_mut().note_echo();
+            self.dedup.borrow_mut().note_echo();
         }
-        match self.hearing.borrow_mut().judge_envelope(name, envelope) {
+        match self.dedup.borrow_mut().judge_envelope(name, envelope) {
             EnvelopeVerdict::New(envelope) => Some(envelope),
             EnvelopeVerdict::Waits => None,
             EnvelopeVerdict::Doubled => {
@@ -146,7 +146,7 @@ pub(super) fn event_of(
 ) -> Option<LinkEvent> {
     let own = envelope.origin == node;
     match keys.parse_topic(name)? {
-        TopicName::Probe | TopicName::News { .. } => None,
+        TopicName::Probe | TopicName::Wakeup { .. } => None,
         TopicName::Node => match envelope.body {
             EnvelopeBody::Done { request, .. } => {
                 Some(LinkEvent::Done { request, node: node_of(envelope.origin) })

@@ -34,7 +34,7 @@ use crate::protocol::member::{Member, UserId};
 
 /// Orders that are carried out in one round trip.
 /// Large enough that a round trip is shared by many, small enough that a lease is renewed in between.
-pub(super) const MOST: usize = 1024;
+pub(super) const MAX_REQUESTS: usize = 1024;
 
 /// How often changed counts are told, at most; the first of a while at once.
 /// Subscribers are told a number, not each change of it.
@@ -63,8 +63,8 @@ pub(super) struct LinkWriter<'a> {
     pub(super) seals: &'a EnvelopeSeals,
     /// Decides what of the logs is believed.
     pub(super) trust: EnvelopeTrust<'a>,
-    pub(super) orders: &'a mut mpsc::UnboundedReceiver<LinkRequest>,
-    pub(super) arrivals: &'a mpsc::Sender<LinkEvent>,
+    pub(super) requests: &'a mut mpsc::UnboundedReceiver<LinkRequest>,
+    pub(super) events: &'a mpsc::Sender<LinkEvent>,
     pub(super) status: &'a LinkStatus,
     /// Bytes that may wait for what is away.
     pub(super) max_queued: usize,
@@ -72,7 +72,7 @@ pub(super) struct LinkWriter<'a> {
     pub(super) kept: &'a mut LinkState,
     pub(super) link: WriterState,
     /// Shared with the half that listens.
-    pub(super) hearing: &'a RefCell<Deduplicator>,
+    pub(super) dedup: &'a RefCell<Deduplicator>,
 }
 
 /// What lasts as long as the link.
@@ -191,7 +191,7 @@ impl LinkWriter<'_> {
             let beat = self.link.beat;
             let mut batch = std::mem::take(&mut self.link.batch);
             tokio::select! {
-                count = self.orders.recv_many(&mut batch, MOST) => {
+                count = self.requests.recv_many(&mut batch, MAX_REQUESTS) => {
                     self.link.batch = batch;
                     if count == 0 {
                         return self.give_up_leases().await;
@@ -243,11 +243,11 @@ impl LinkWriter<'_> {
         let mut batch = CommandBatch::new();
         let mut questions = Vec::new();
         // Each goes to where it outlives the link before anything is waited for, since the link may be lost meanwhile.
-        let orders = std::mem::take(&mut self.link.batch);
+        let requests = std::mem::take(&mut self.link.batch);
         let (mut opened, mut unsure) = (Vec::new(), Vec::new());
         // Dropped with the rest, when all is done or lost.
         let mut rooms = Vec::new();
-        for order in orders {
+        for order in requests {
             if self.is_order_away(&order) {
                 self.carry_out_alone(order);
                 continue;
@@ -270,7 +270,9 @@ impl LinkWriter<'_> {
                 }
                 LinkRequest::Publish(publish) => self.kept.hold_publish(publish, false),
                 LinkRequest::Room(sender) => rooms.push(sender),
-                LinkRequest::News(news) => self.kept.queue_log_request(news, &self.status.figures),
+                LinkRequest::WebhookLog(request) => {
+                    self.kept.queue_log_request(request, &self.status.figures);
+                }
                 LinkRequest::Ask(question, asker) => questions.push((question, asker)),
                 LinkRequest::Park(parked) => self.kept.park(parked),
                 LinkRequest::Replay(replay) => self.link.replays.push_back(replay),
@@ -308,7 +310,7 @@ impl LinkWriter<'_> {
 
     /// Waits where the node is slower than the link: then less is read from Redis.
     pub(super) async fn send_event(&self, arrival: LinkEvent) -> Result<(), LinkError> {
-        self.arrivals.send(arrival).await.map_err(|_| LinkError::Stopped)
+        self.events.send(arrival).await.map_err(|_| LinkError::Stopped)
     }
 
     /// The script decides whether there is room, gives the version and publishes, in one step.
@@ -432,15 +434,15 @@ impl LinkWriter<'_> {
     /// renewing leases.
     async fn close_idle(&mut self) -> Result<(), LinkError> {
         let old = |since: &Instant| since.elapsed() >= LINGER;
-        let idle = self.link.idle.extract_if(|_, since| old(since)).take(MOST);
+        let idle = self.link.idle.extract_if(|_, since| old(since)).take(MAX_REQUESTS);
         let idle: Vec<Topic> = idle.map(|(topic, _)| topic).collect();
         let closed = idle.into_iter().filter(|topic| self.topics.close_if_idle(topic));
         let names: Vec<String> = closed.map(|topic| self.keys.topic_name(&topic)).collect();
         if !names.is_empty() {
             LinkMetrics::add_count(&self.status.figures.commands, names.len() as u64);
             timeout(PATIENCE, self.servers.unsubscribe_topics(&names)).await??;
-            let mut hearing = self.hearing.borrow_mut();
-            names.iter().for_each(|name| hearing.close_topic(name));
+            let mut dedup = self.dedup.borrow_mut();
+            names.iter().for_each(|name| dedup.close_topic(name));
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ impl LinkWriter<'_> {
             let names: Vec<String> =
                 topics.iter().map(|topic| self.keys.topic_name(topic)).collect();
             let now = self.status.clock.now();
-            names.iter().for_each(|name| self.hearing.borrow_mut().open_topic(name, now));
+            names.iter().for_each(|name| self.dedup.borrow_mut().open_topic(name, now));
             LinkMetrics::add_count(&self.status.figures.commands, names.len() as u64);
             LinkMetrics::add_count(&self.status.figures.round_trips, 1);
             timeout(PATIENCE, self.servers.subscribe_topics(&names)).await??;
@@ -49,7 +49,7 @@ impl LinkWriter<'_> {
                 batch.add_command(load, ExpectedReply::Loaded { opening });
             }
             let name = self.keys.topic_name(&topic);
-            let after = self.hearing.borrow().misses_after(&name);
+            let after = self.dedup.borrow().misses_after(&name);
             if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
                 self.ask_log(batch, &self.keys.log_keys(&topic), after, opening);
             }
@@ -82,7 +82,7 @@ impl LinkWriter<'_> {
         if self.servers.is_away(&name) {
             return Ok(());
         }
-        let after = self.hearing.borrow().misses_after(&name);
+        let after = self.dedup.borrow().misses_after(&name);
         if let Some(after) = after.filter(|after| *after > 0 && self.settings.replay > 0) {
             self.ask_log(&mut batch, &self.keys.log_keys_of_all(), after, 0);
         }
@@ -111,7 +111,7 @@ impl LinkWriter<'_> {
         let own =
             [self.keys.all_nodes_topic(), self.probe.clone(), self.keys.node_topic(self.kept.node)];
         let own: Vec<String> = own.into_iter().filter(|name| has_moved(name)).collect();
-        own.iter().for_each(|name| self.hearing.borrow_mut().cut_one(name));
+        own.iter().for_each(|name| self.dedup.borrow_mut().cut_one(name));
         self.servers.subscribe_topics(&own).await?;
         self.catch_up_with_all().await?;
         let topics = self.topics.all_topics().into_iter();
@@ -120,7 +120,7 @@ impl LinkWriter<'_> {
         info!(slots = moved.len(), topics = topics.len(), "slots have moved");
         for some in topics.chunks(REOPENED) {
             for topic in some {
-                self.hearing.borrow_mut().cut_one(&self.keys.topic_name(topic));
+                self.dedup.borrow_mut().cut_one(&self.keys.topic_name(topic));
                 self.reregister_topic(topic);
             }
             self.carry_out().await?;
@@ -139,10 +139,10 @@ impl LinkWriter<'_> {
         let is_before = |kept: &RetainedEvent| after.is_some_and(|after| kept.version <= after);
         let cached = cached.filter(|(kept, ..)| !whole || is_before(kept));
         let cached = cached.map(|(kept, mark, last)| {
-            let told = whole || self.hearing.borrow().is_known(&name, mark);
+            let told = whole || self.dedup.borrow().is_known(&name, mark);
             // Of what was sent before it was read, the rest comes behind the last.
             let version = kept.version.max(if after == Some(0) { last } else { 0 });
-            self.hearing.borrow_mut().note_kept(&name, mark);
+            self.dedup.borrow_mut().note_kept(&name, mark);
             RetainedEvent { version, told, ..kept }
         });
         if after == Some(0) {
@@ -169,7 +169,7 @@ impl LinkWriter<'_> {
             whole = match reaches {
                 LogCoverage::Back => true,
                 LogCoverage::Begin => {
-                    self.hearing.borrow().catch_up_window(name) < Duration::from_secs(LOGGED)
+                    self.dedup.borrow().catch_up_window(name) < Duration::from_secs(LOGGED)
                 }
                 LogCoverage::Short => false,
             };
@@ -182,7 +182,7 @@ impl LinkWriter<'_> {
                 }
             }
             // Of what is not believed the place is not either.
-            self.hearing.borrow_mut().note_log_end(name, reached.unwrap_or(after));
+            self.dedup.borrow_mut().note_log_end(name, reached.unwrap_or(after));
         }
         if !whole && after > 0 && self.settings.replay > 0 {
             LinkMetrics::add_count(&self.status.figures.gaps, 1);
@@ -195,7 +195,7 @@ impl LinkWriter<'_> {
     async fn release_waiting(&self, name: &str) -> Result<(), LinkError> {
         loop {
             let now = self.status.clock.now();
-            let next = self.hearing.borrow_mut().next_waiting(name, now);
+            let next = self.dedup.borrow_mut().next_waiting(name, now);
             let Some(envelope) = next else { return Ok(()) };
             self.forward_missed(name, envelope, false).await?;
         }
@@ -207,7 +207,7 @@ impl LinkWriter<'_> {
         envelope: Envelope,
         replayed: bool,
     ) -> Result<(), LinkError> {
-        let sifted = self.hearing.borrow().filter_duplicate(name, envelope);
+        let sifted = self.dedup.borrow().filter_duplicate(name, envelope);
         let Some(envelope) = sifted else {
             // From a log it is nothing to wonder at.
             LinkMetrics::add_count(&self.status.figures.duplicates, u64::from(!replayed));
@@ -219,7 +219,7 @@ impl LinkWriter<'_> {
             self.send_event(arrival).await?;
             LinkMetrics::add_count(&self.status.figures.replayed, u64::from(replayed));
         }
-        self.hearing.borrow_mut().note_delivered(name, mark);
+        self.dedup.borrow_mut().note_delivered(name, mark);
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct TopicSenders {
     /// What came since the topic was last subscribed to, until it has caught up.
     pub(super) waiting: Option<VecDeque<Envelope>>,
     /// Since when it may have missed something.
-    pub(super) deaf: Option<Instant>,
+    pub(super) offline_since: Option<Instant>,
 }
 
 /// The last serials of one sender on one topic, in order. A node sends in the order of its serials, and what it sends

@@ -18,7 +18,7 @@ pub(super) struct EnvelopeTrust<'a> {
     /// By which an app's own envelopes are known.
     pub(super) seals: &'a EnvelopeSeals,
     pub(super) keys: &'a RedisKeys,
-    pub(super) hearing: &'a RefCell<Deduplicator>,
+    pub(super) dedup: &'a RefCell<Deduplicator>,
     pub(super) figures: &'a LinkMetrics,
 }
 
@@ -56,7 +56,7 @@ impl EnvelopeTrust<'_> {
     fn has_valid_mac(&self, app: &AppId, name: &str, bytes: &[u8]) -> bool {
         match seal::is_sealed(bytes) {
             true => self.seals.is_valid(app, name, bytes),
-            false => self.hearing.borrow_mut().takes_unsealed(name),
+            false => self.dedup.borrow_mut().takes_unsealed(name),
         }
     }
 }

@@ -10,7 +10,7 @@ use redis::{Value, cmd};
 use tokio::time::{Instant, timeout};
 
 use super::batch::{CommandBatch, script_call};
-use super::lease::PART;
+use super::lease::RENEWALS_PER_LEASE;
 use super::leases::Lease;
 use super::server::LeasedCommand;
 use super::session::LinkWriter;
@@ -21,7 +21,7 @@ use crate::cluster::scripts::Script;
 use crate::cluster::webhook_log::{AppHooks, AppLog, LogBatch, LogEntry, LogRequest, MOST_LOGGED};
 
 /// What one script is told of, or reads.
-const AT_ONCE: usize = 1000;
+const MAX_ENTRIES: usize = 1000;
 
 /// How often the log is looked at by who has the office, when nothing has been in it for a while.
 const IDLE: Duration = Duration::from_millis(500);
@@ -31,9 +31,9 @@ const BUSY: Duration = Duration::from_secs(10);
 
 impl LinkState {
     /// Takes what there is to say.
-    pub(super) fn queue_log_request(&mut self, news: LogRequest, figures: &LinkMetrics) {
-        if !self.news.take_request(news) {
-            LinkMetrics::add_count(&figures.news_dropped, 1);
+    pub(super) fn queue_log_request(&mut self, request: LogRequest, figures: &LinkMetrics) {
+        if !self.webhook_log.take_request(request) {
+            LinkMetrics::add_count(&figures.webhook_facts_dropped, 1);
         }
     }
 }
@@ -43,44 +43,45 @@ impl LinkWriter<'_> {
     pub(super) async fn sync_webhook_logs(&mut self) -> Result<(), LinkError> {
         self.subscribe_wakeups().await?;
         self.write_logs().await?;
-        for (app, anew) in self.hearing.borrow_mut().take_wakeups() {
-            self.kept.news.wake(&app, anew);
+        for (app, anew) in self.dedup.borrow_mut().take_wakeups() {
+            self.kept.webhook_log.wake(&app, anew);
         }
         let (now, lease) = (Instant::now(), self.settings.lease);
         let due = |of: &AppLog| {
             let busy = of.busy.is_some_and(|at| now - at < BUSY);
             let pause = match (of.owned, of.asleep) {
                 (true, false) if busy => Duration::ZERO,
-                (true, false) => IDLE.min(lease / PART),
+                (true, false) => IDLE.min(lease / RENEWALS_PER_LEASE),
                 // Something wakes it, but for what may be lost.
                 _ => lease,
             };
             !of.done.is_empty() || of.looked.is_none_or(|at| now - at >= pause)
         };
-        let apps = self.kept.news.apps.iter().filter(|(_, of)| due(of));
+        let apps = self.kept.webhook_log.apps.iter().filter(|(_, of)| due(of));
         let apps = apps.filter(|(app, _)| !self.is_app_away(app));
         let apps: Vec<AppId> = apps.map(|(app, _)| app.clone()).collect();
         self.read_logs(apps, false).await?;
         let figures = &self.status.figures;
-        let owned = || self.kept.news.apps.values().filter(|of| of.owned);
-        figures.news_apps.store(owned().count() as u64, Ordering::Relaxed);
+        let owned = || self.kept.webhook_log.apps.values().filter(|of| of.owned);
+        figures.webhook_apps.store(owned().count() as u64, Ordering::Relaxed);
         let backlog = owned().map(|of| of.backlog).sum();
-        figures.news_backlog.store(backlog, Ordering::Relaxed);
+        figures.webhook_backlog.store(backlog, Ordering::Relaxed);
         Ok(())
     }
 
     /// Says all that is held, under a new lease.
     pub(super) async fn resend_holds(&mut self) -> Result<(), LinkError> {
-        let apps = self.kept.news.apps.keys();
+        let apps = self.kept.webhook_log.apps.keys();
         let away: BTreeSet<AppId> = apps.filter(|app| self.is_app_away(app)).cloned().collect();
-        self.kept.news.resend_holds(away);
+        self.kept.webhook_log.resend_holds(away);
         self.write_logs().await
     }
 
     /// Gives up the offices that this node has, so that nobody has to wait for them to lapse.
     pub(super) async fn release_offices(&mut self) -> Result<(), LinkError> {
         self.write_logs().await?;
-        let apps = self.kept.news.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
+        let apps =
+            self.kept.webhook_log.apps.iter().filter(|(_, of)| of.owned || !of.done.is_empty());
         let apps = apps.map(|(app, _)| app.clone()).collect();
         self.read_logs(apps, true).await
     }
@@ -89,17 +90,17 @@ impl LinkWriter<'_> {
     async fn subscribe_wakeups(&mut self) -> Result<(), LinkError> {
         let new = self
             .kept
-            .news
+            .webhook_log
             .apps
             .iter()
             .filter(|(_, of)| of.hooks != AppHooks::None && !of.listening)
             .filter(|(app, _)| !self.is_app_away(app));
         let new: Vec<AppId> = new.map(|(app, _)| app.clone()).collect();
-        let gone = std::mem::take(&mut self.kept.news.forgotten);
+        let gone = std::mem::take(&mut self.kept.webhook_log.forgotten);
         if new.is_empty() && gone.is_empty() {
             return Ok(());
         }
-        let name = |app: &AppId| self.keys.news(app);
+        let name = |app: &AppId| self.keys.wakeup_topic(app);
         let (names, gone) = (new.iter().map(name), gone.iter().map(name));
         let (names, gone): (Vec<String>, Vec<String>) = (names.collect(), gone.collect());
         if !gone.is_empty() {
@@ -109,7 +110,7 @@ impl LinkWriter<'_> {
             timeout(PATIENCE, self.servers.subscribe_topics(&names)).await??;
         }
         for app in new {
-            if let Some(of) = self.kept.news.apps.get_mut(&app) {
+            if let Some(of) = self.kept.webhook_log.apps.get_mut(&app) {
                 // It may have been woken before.
                 (of.listening, of.looked) = (true, None);
             }
@@ -119,15 +120,15 @@ impl LinkWriter<'_> {
 
     /// The topics of some slots have to be subscribed to anew.
     pub(super) fn follow_moved_wakeups(&mut self, has_moved: impl Fn(&str) -> bool) {
-        for (app, of) in &mut self.kept.news.apps {
-            of.listening &= !has_moved(&self.keys.news(app));
+        for (app, of) in &mut self.kept.webhook_log.apps {
+            of.listening &= !has_moved(&self.keys.wakeup_topic(app));
         }
     }
 
     /// Whoever told the webhooks of these apps may have gone.
     pub(super) fn recheck_offices<'a>(&mut self, apps: impl Iterator<Item = &'a str>) {
         for app in apps {
-            if let Some(of) = self.kept.news.apps.get_mut(&AppId::new(app)) {
+            if let Some(of) = self.kept.webhook_log.apps.get_mut(&AppId::new(app)) {
                 of.looked = None;
             }
         }
@@ -139,13 +140,13 @@ impl LinkWriter<'_> {
             let (servers, keys) = (&self.servers, self.keys);
             let is_there = |app: &AppId| !servers.is_away(&keys.app_key(app, 't'));
             // From here on Redis may have them, whether or not it answers.
-            let asked = self.kept.news.apps.iter_mut().filter(|(app, _)| is_there(app));
-            asked.for_each(|(_, of)| of.queue.note_asked(AT_ONCE));
-            let apps = self.kept.news.apps.iter().filter(|(_, of)| !of.queue.is_empty());
+            let asked = self.kept.webhook_log.apps.iter_mut().filter(|(app, _)| is_there(app));
+            asked.for_each(|(_, of)| of.queue.note_asked(MAX_ENTRIES));
+            let apps = self.kept.webhook_log.apps.iter().filter(|(_, of)| !of.queue.is_empty());
             for (app, of) in apps.filter(|(app, _)| !self.is_app_away(app)) {
-                let count = of.queue.len().min(AT_ONCE);
+                let count = of.queue.len().min(MAX_ENTRIES);
                 let said = of.queue.iter().take(count);
-                let said = said.map(|word| (word.signed(), &*word.text));
+                let said = said.map(|entry| (entry.signed(), &*entry.text));
                 batch.add_command(
                     self.add_log_writes(app, (None, &of.marker), said),
                     (app.clone(), count),
@@ -178,7 +179,7 @@ impl LinkWriter<'_> {
         // Whichever is there first is the log's marker.
         let new = self.servers.current_leases().next().map_or("", |lease| &lease.id);
         say.arg(marker).arg(new).arg(MOST_LOGGED).arg(format!("w{app}"));
-        say.arg(self.keys.news(app)).arg(format!("{:x}", self.kept.node));
+        say.arg(self.keys.wakeup_topic(app)).arg(format!("{:x}", self.kept.node));
         for (sign, text) in said {
             say.arg(sign).arg(text);
         }
@@ -197,7 +198,7 @@ impl LinkWriter<'_> {
         let [marker, dropped, told] = reply::as_list(value) else {
             return Err(LinkError::Unexpected);
         };
-        let Some(of) = self.kept.news.apps.get_mut(app) else { return Ok(()) };
+        let Some(of) = self.kept.webhook_log.apps.get_mut(app) else { return Ok(()) };
         of.note_written(count);
         // This node's own word need not wake it.
         if of.owned || reply::as_number(told) == Some(0) {
@@ -205,7 +206,7 @@ impl LinkWriter<'_> {
         }
         LinkMetrics::add_count(&self.status.figures.news_said, count as u64);
         let dropped = reply::as_number(dropped).unwrap_or_default();
-        LinkMetrics::add_count(&self.status.figures.news_dropped, dropped);
+        LinkMetrics::add_count(&self.status.figures.webhook_facts_dropped, dropped);
         if let Some(marker) = reply::as_text(marker).filter(|marker| *marker != of.marker) {
             // The log is a new one too.
             of.read = None;
@@ -250,7 +251,7 @@ impl LinkWriter<'_> {
         let node = format!("{:x}", self.kept.node);
         for (app, lapsed) in reads {
             let keys = [self.keys.app_key(&app, 'b'), self.keys.app_key(&app, 'w')];
-            let Some(of) = self.kept.news.apps.get(&app) else { continue };
+            let Some(of) = self.kept.webhook_log.apps.get(&app) else { continue };
             let busy = of.busy.is_some_and(|at| at.elapsed() < BUSY);
             let sleeps = of.owned && of.listening && !busy;
             let wish = match (gives_up || of.is_over(), sleeps) {
@@ -259,10 +260,10 @@ impl LinkWriter<'_> {
                 (false, false) => "1",
             };
             let from = of.read.as_ref().map_or_else(|| "-".to_owned(), |id| format!("({id}"));
-            let done = of.done.len().min(AT_ONCE);
+            let done = of.done.len().min(MAX_ENTRIES);
             let mut read = script_call(Script::Read, &keys);
-            read.arg(&node).arg(wish).arg(self.keys.news(&app)).arg(format!("w{app}"));
-            read.arg(from).arg(AT_ONCE).arg(lapsed);
+            read.arg(&node).arg(wish).arg(self.keys.wakeup_topic(&app)).arg(format!("w{app}"));
+            read.arg(from).arg(MAX_ENTRIES).arg(lapsed);
             of.done.iter().take(done).for_each(|id| {
                 read.arg(&**id);
             });
@@ -270,7 +271,7 @@ impl LinkWriter<'_> {
         }
         // The lease was renewed a sixth of it ago at most, and lapses after four. The rest of the time is left for what
         // is being posted when it has passed.
-        let until = Instant::now() + self.settings.lease * 2 / PART;
+        let until = Instant::now() + self.settings.lease * 2 / RENEWALS_PER_LEASE;
         let mut elsewhere = Vec::new();
         for ((app, done, sleeps), value) in batch.send_all(&mut self.servers, self.status).await? {
             if let Some(lease) = reply::as_list(&value).get(4).and_then(read_office) {
@@ -287,7 +288,7 @@ impl LinkWriter<'_> {
         (done, sleeps, until): (usize, bool, Instant),
         value: &Value,
     ) -> Result<(), LinkError> {
-        let Some(of) = self.kept.news.apps.get_mut(&app) else { return Ok(()) };
+        let Some(of) = self.kept.webhook_log.apps.get_mut(&app) else { return Ok(()) };
         let now = Instant::now();
         of.looked = Some(now);
         let [owned, backlog, entries, time, _] = reply::as_list(value) else {
@@ -302,10 +303,10 @@ impl LinkWriter<'_> {
             // Another had it, or may have: what was read is read again by who has it now.
             of.read = None;
             of.looked = None;
-            return self.send_event(LinkEvent::News(LogBatch::Lost(app))).await;
+            return self.send_event(LinkEvent::WebhookLog(LogBatch::Lost(app))).await;
         }
         if !of.owned {
-            self.kept.news.forget_if_done(&app);
+            self.kept.webhook_log.forget_if_done(&app);
             return Ok(());
         }
         let entries: Vec<LogEntry> =
@@ -314,16 +315,16 @@ impl LinkWriter<'_> {
         if let Some(last) = entries.last() {
             of.read = Some(last.id.clone());
             of.busy = Some(now);
-            if entries.len() == AT_ONCE {
+            if entries.len() == MAX_ENTRIES {
                 let at = last.id.split('-').next().and_then(|at| at.parse().ok());
                 read_up_to = at.unwrap_or_default();
             }
             let app = app.clone();
-            self.send_event(LinkEvent::News(LogBatch::Entries { app, entries })).await?;
+            self.send_event(LinkEvent::WebhookLog(LogBatch::Entries { app, entries })).await?;
         } else {
-            self.kept.news.forget_if_done(&app);
+            self.kept.webhook_log.forget_if_done(&app);
         }
-        self.send_event(LinkEvent::News(LogBatch::Held { app, until, read_up_to })).await
+        self.send_event(LinkEvent::WebhookLog(LogBatch::Held { app, until, read_up_to })).await
     }
 
     /// Ends what a lease held.
@@ -342,7 +343,7 @@ impl LinkWriter<'_> {
         // Members leave before their channel is empty.
         names.sort_unstable_by(|one, other| other.cmp(one));
         let mut batch = CommandBatch::new();
-        for some in names.chunks(AT_ONCE) {
+        for some in names.chunks(MAX_ENTRIES) {
             let said = some.iter().map(|name| ("-".to_owned(), *name));
             batch.add_command(self.add_log_writes(app, (Some(lease), ""), said), ());
         }

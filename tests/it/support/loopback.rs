@@ -166,14 +166,14 @@ impl Loopback {
     fn step_of(&mut self, at: usize, kind: usize) -> bool {
         let node = &mut self.nodes[at];
         match kind {
-            0 if node.is_cut => match node.far.orders.try_recv() {
+            0 if node.is_cut => match node.far.requests.try_recv() {
                 Ok(order) => self.alone(at, order),
                 Err(_) => return false,
             },
             0 => match node.again.pop_front() {
                 Some(LinkRequest::Stop) => self.has_said_again(at),
                 Some(order) => self.carry_out(at, order),
-                None => match node.far.orders.try_recv() {
+                None => match node.far.requests.try_recv() {
                     Ok(order) => self.carry_out(at, order),
                     Err(_) => return false,
                 },
@@ -293,7 +293,7 @@ impl Loopback {
             }
             LinkRequest::Connections { .. }
             | LinkRequest::Room(_)
-            | LinkRequest::News(_)
+            | LinkRequest::WebhookLog(_)
             | LinkRequest::Sweep(_)
             | LinkRequest::Stop => {}
             LinkRequest::Park(parked) => self.clients.park(number, parked),

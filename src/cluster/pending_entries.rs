@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Bytes that are counted for a word beside its text: its place in the queue, and in the table of what may be undone.
-const WORD_BYTES: usize = 128;
+const ENTRY_BYTES: usize = 128;
 
 /// The place of the first word. There is as much room before it as behind.
 const MIDDLE: u64 = 1 << 63;
 
 /// One thing to say: a sign and a text, and of what happened its number.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Word {
+pub(super) struct PendingEntry {
     pub(super) sign: char,
     pub(super) text: Arc<str>,
     pub(super) number: u64,
@@ -20,9 +20,9 @@ pub(super) struct Word {
 
 /// All that is to be said.
 #[derive(Debug)]
-pub(super) struct WordQueue {
+pub(super) struct PendingEntries {
     /// By place.
-    words: BTreeMap<u64, Word>,
+    entries: BTreeMap<u64, PendingEntry>,
     /// The place of the next one, and the first that was in no request.
     next: u64,
     unasked: u64,
@@ -34,14 +34,14 @@ pub(super) struct WordQueue {
     text_bytes: usize,
 }
 
-impl Default for WordQueue {
+impl Default for PendingEntries {
     fn default() -> Self {
-        let (words, undoable) = (BTreeMap::new(), HashMap::new());
-        Self { words, next: MIDDLE, unasked: MIDDLE, undoable, happened: (0, 0), text_bytes: 0 }
+        let (entries, undoable) = (BTreeMap::new(), HashMap::new());
+        Self { entries, next: MIDDLE, unasked: MIDDLE, undoable, happened: (0, 0), text_bytes: 0 }
     }
 }
 
-impl Word {
+impl PendingEntry {
     pub(super) fn new(sign: char, text: Arc<str>) -> Self {
         Self { sign, text, number: 0 }
     }
@@ -56,7 +56,7 @@ impl Word {
 
     /// Bytes that are counted for it.
     pub(super) fn held_bytes(&self) -> usize {
-        WORD_BYTES + self.text.len()
+        ENTRY_BYTES + self.text.len()
     }
 
     fn happened_bytes(&self) -> (usize, usize) {
@@ -64,18 +64,18 @@ impl Word {
     }
 }
 
-impl WordQueue {
+impl PendingEntries {
     pub(super) fn len(&self) -> usize {
-        self.words.len()
+        self.entries.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.entries.is_empty()
     }
 
     /// From the front.
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Word> {
-        self.words.values()
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &PendingEntry> {
+        self.entries.values()
     }
 
     /// How many are of what happened, and the bytes of their texts.
@@ -85,38 +85,38 @@ impl WordQueue {
 
     /// Bytes that are counted for all of it.
     pub(super) fn held_bytes(&self) -> usize {
-        self.text_bytes + self.words.len() * WORD_BYTES
+        self.text_bytes + self.entries.len() * ENTRY_BYTES
     }
 
-    pub(super) fn push_back(&mut self, word: Word) {
+    pub(super) fn push_back(&mut self, entry: PendingEntry) {
         let place = self.next;
         self.next += 1;
-        self.insert(place, word);
+        self.insert(place, entry);
     }
 
     /// Adds that a name is held, or is held no longer; Redis was told before that it is.
-    pub(super) fn push_undoable(&mut self, word: Word, told: bool) {
-        self.undoable.insert(word.text.clone(), (self.next, told));
-        self.push_back(word);
+    pub(super) fn push_undoable(&mut self, entry: PendingEntry, told: bool) {
+        self.undoable.insert(entry.text.clone(), (self.next, told));
+        self.push_back(entry);
     }
 
     /// In front of all others. Nothing undoes it.
-    pub(super) fn push_front(&mut self, word: Word) {
-        let first = self.words.first_key_value().map_or(self.next, |(place, _)| *place);
-        self.insert(first - 1, word);
+    pub(super) fn push_front(&mut self, entry: PendingEntry) {
+        let first = self.entries.first_key_value().map_or(self.next, |(place, _)| *place);
+        self.insert(first - 1, entry);
     }
 
-    fn insert(&mut self, place: u64, word: Word) {
-        let (count, bytes) = word.happened_bytes();
+    fn insert(&mut self, place: u64, entry: PendingEntry) {
+        let (count, bytes) = entry.happened_bytes();
         self.happened = (self.happened.0 + count, self.happened.1 + bytes);
-        self.text_bytes += word.text.len();
-        self.words.insert(place, word);
+        self.text_bytes += entry.text.len();
+        self.entries.insert(place, entry);
     }
 
-    fn note_gone(&mut self, word: &Word) {
-        let (count, bytes) = word.happened_bytes();
+    fn note_gone(&mut self, entry: &PendingEntry) {
+        let (count, bytes) = entry.happened_bytes();
         self.happened = (self.happened.0 - count, self.happened.1 - bytes);
-        self.text_bytes -= word.text.len();
+        self.text_bytes -= entry.text.len();
     }
 
     /// Takes the last word about a name back, unless Redis may have it; whether Redis was told that the name is held.
@@ -126,39 +126,39 @@ impl WordQueue {
             return None;
         }
         self.undoable.remove(name);
-        let word = self.words.remove(&place)?;
-        self.note_gone(&word);
+        let entry = self.entries.remove(&place)?;
+        self.note_gone(&entry);
         self.give_back();
         Some(told)
     }
 
     /// Redis is asked to take the first `count`.
     pub(super) fn note_asked(&mut self, count: usize) {
-        let all = self.words.last_key_value().map(|(place, _)| *place);
-        let last = self.words.keys().nth(count.saturating_sub(1)).copied().or(all);
+        let all = self.entries.last_key_value().map(|(place, _)| *place);
+        let last = self.entries.keys().nth(count.saturating_sub(1)).copied().or(all);
         self.unasked = last.map_or(self.unasked, |last| self.unasked.max(last + 1));
     }
 
     /// Takes out the first `count`, which Redis has.
-    pub(super) fn drain_said(&mut self, count: usize) -> Vec<Word> {
-        let said = std::iter::from_fn(|| self.words.pop_first()).take(count);
-        let said: Vec<(u64, Word)> = said.collect();
-        for (place, word) in &said {
-            if self.undoable.get(&word.text).is_some_and(|(last, _)| last == place) {
-                self.undoable.remove(&word.text);
+    pub(super) fn drain_said(&mut self, count: usize) -> Vec<PendingEntry> {
+        let said = std::iter::from_fn(|| self.entries.pop_first()).take(count);
+        let said: Vec<(u64, PendingEntry)> = said.collect();
+        for (place, entry) in &said {
+            if self.undoable.get(&entry.text).is_some_and(|(last, _)| last == place) {
+                self.undoable.remove(&entry.text);
             }
-            self.note_gone(word);
+            self.note_gone(entry);
         }
         self.give_back();
-        said.into_iter().map(|(_, word)| word).collect()
+        said.into_iter().map(|(_, entry)| entry).collect()
     }
 
     /// Leaves what happened alone; what is held is to be said anew.
     pub(super) fn drop_held(&mut self) {
-        let words = std::mem::take(&mut self.words);
+        let entries = std::mem::take(&mut self.entries);
         *self = Self { next: self.next, unasked: self.unasked, ..Self::default() };
-        words.into_iter().filter(|(_, word)| word.sign == '!').for_each(|(place, word)| {
-            self.insert(place, word);
+        entries.into_iter().filter(|(_, entry)| entry.sign == '!').for_each(|(place, entry)| {
+            self.insert(place, entry);
         });
     }
 
