@@ -1,5 +1,5 @@
-//! Resumable clients in Redis: the layout of their keys and the scripts on them. The record of a client is opaque here:
-//! bytes sealed with the app's secret, whose content `node/client_record.rs` defines.
+//! Resumable clients in Redis: their types and the layout of their keys; `scripts/clients.rs` has the scripts. The
+//! record of a client is opaque here: bytes sealed with the app's secret, whose content `node/client_record.rs` defines.
 //!
 //! Of an app, `P:{app}:` and `s`: the key of a token → when it was kept, and the sealed record; the empty key stands for
 //! the bytes of all. `q`: the same key → the node that has the client's connection; the empty one: since when
@@ -89,77 +89,3 @@ pub struct MissedEvent {
 pub fn withdrawn_member(user: &UserId, channel: &ChannelName) -> String {
     format!("{}\n{}", user.as_str(), channel.as_str())
 }
-
-/// In front of those that are about clients: the time, and what they have in common.
-pub(super) const FIRST: &str = r"
-local now = now_us()
-local function text(number) return string.format('%016.0f', number) end
-local s, q, z = KEYS[1], KEYS[2], KEYS[3]
-local function forget(key)
-  redis.call('HINCRBY', s, '', 0 - redis.call('HSTRLEN', s, key))
-  redis.call('HDEL', s, key)
-  redis.call('HDEL', q, key)
-  redis.call('ZREM', z, key)
-end
-local function last(seconds)
-  for i = 1, 3 do redis.call('EXPIRE', KEYS[i], seconds) end
-end
-";
-
-/// KEYS s q z x; ARGV key owner window (microseconds), seconds that the keys last on; fenced. Answers who had the client, its
-/// record, since when clients are known, and whether rights were taken back.
-pub(super) const CLAIM: &str = r"
-local key, owner = ARGV[1], ARGV[2]
-local score = redis.call('ZSCORE', z, key)
-if score and tonumber(score) < now then forget(key) end
-redis.call('HSETNX', q, '', text(now))
-local before, record = redis.call('HGET', q, key), redis.call('HGET', s, key)
-redis.call('HSET', q, key, owner)
-redis.call('ZADD', z, text(now + tonumber(ARGV[3])), key)
-last(ARGV[4])
-return {before or '', record or '', redis.call('HGET', q, ''), redis.call('EXISTS', KEYS[4])}
-";
-
-/// KEYS s q z 0; ARGV key owner record window ended unclaimed lasts bytes; fenced. Keeps a record, unless another node has the
-/// client now. Answers how many others had to go for it.
-pub(super) const PARK: &str = r"
-local key, owner, record = ARGV[1], ARGV[2], ARGV[3]
-local before = redis.call('HGET', q, key)
-if before and before ~= owner and ARGV[6] == '0' then return 0 end
-if record == '' then
-  forget(key)
-  return 0
-end
-local value, crowded = text(now) .. record, 0
-local bytes = redis.call('HINCRBY', s, '', #value - redis.call('HSTRLEN', s, key))
-redis.call('HSET', s, key, value)
-redis.call('HSETNX', q, '', text(now))
-if ARGV[5] == '1' then redis.call('HDEL', q, key) else redis.call('HSET', q, key, owner) end
-redis.call('ZADD', z, text(now + tonumber(ARGV[4])), key)
-while bytes > tonumber(ARGV[8]) do
-  local first = redis.call('ZRANGE', z, 0, 0)[1]
-  if not first then break end
-  bytes = bytes - redis.call('HSTRLEN', s, first)
-  forget(first)
-  crowded = crowded + 1
-end
-last(ARGV[7])
-return crowded
-";
-
-/// KEYS s q z 0; ARGV most; fenced. Forgets those whose time is over. Answers how many, and how many may still come.
-pub(super) const SWEEP: &str = r"
-local over = redis.call('ZRANGEBYSCORE', z, '-inf', '(' .. text(now), 'LIMIT', 0, ARGV[1])
-for i = 1, #over do forget(over[i]) end
-local open = math.max(redis.call('HLEN', q) - 1, 0)
-return {#over, math.max(redis.call('ZCARD', z) - open, 0)}
-";
-
-/// KEYS x; ARGV lasts (seconds), then users and channels; fenced. Notes that rights are taken back now.
-pub(super) const REVOKE: &str = r"
-local now = now_us()
-for i = 2, #ARGV - 2 do redis.call('ZADD', KEYS[1], string.format('%016.0f', now), ARGV[i]) end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%016.0f', now - ARGV[1] * 1000000))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return 1
-";

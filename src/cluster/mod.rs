@@ -4,7 +4,6 @@
 
 pub mod clients;
 pub mod envelope;
-mod fencing;
 mod figures;
 mod keys;
 pub mod link;
@@ -13,13 +12,13 @@ mod pending_entries;
 mod question;
 pub mod redis;
 pub mod redis_clock;
+mod reply;
 pub mod roster;
 mod scripts;
 mod seal;
 pub mod topics;
 pub mod traces;
 pub mod webhook_log;
-mod webhook_scripts;
 mod wire_reader;
 
 use crate::app::AppId;

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, ConnectionAddr, ConnectionInfo, RedisError, Value, cmd};
 
+use super::LinkError;
 use super::away::AwayParts;
 use super::sentinels::Sentinels;
 use super::slots::HostPort;
 use super::tls::RedisTls;
-use super::{LinkError, reply};
+use crate::cluster::reply;
 
 /// Where Redis is.
 #[derive(Debug)]

@@ -85,13 +85,6 @@ impl<E> CommandBatch<E> {
     }
 }
 
-/// A script to be run, by the name that Redis knows it by.
-pub(super) fn script_call(script: Script, keys: &[String]) -> LeasedCommand {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.sha1_name()).arg(keys.len()).arg(keys);
-    LeasedCommand { command, script: Some(script) }
-}
-
 /// Who comes and goes must be said in order. Of commands of which some are to be sent again, those that come behind one of
 /// them on the same slot are too, although they were answered: that changes nothing but the order.
 pub(super) fn joins_behind(commands: &[LeasedCommand], again: BTreeSet<usize>) -> Vec<usize> {
@@ -118,7 +111,7 @@ mod tests {
 
     #[test]
     fn who_comes_back_while_a_slot_moves_comes_behind_having_left() {
-        let call = |script, key: &str| script_call(script, &[key.to_owned()]);
+        let call = |script: Script, key: &str| LeasedCommand::from(script.call(&[key]));
         let commands = [
             call(Script::Join, "{x}"),
             call(Script::Leave, "{x}"),

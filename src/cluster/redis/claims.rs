@@ -6,34 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{Value, cmd};
 
-use super::batch::{CommandBatch, script_call};
+use super::LinkError;
+use super::batch::CommandBatch;
 use super::connections::RedisConnections;
 use super::trust::EnvelopeTrust;
-use super::{LinkError, reply};
 use crate::app::AppId;
 use crate::cluster::clients::ClaimedClient;
-use crate::cluster::envelope::{DIGITS, Envelope};
+use crate::cluster::envelope::Envelope;
 use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::LinkStatus;
-use crate::cluster::scripts::Script;
-
-/// Seconds that the keys outlast what is in them.
-const LONGER: u64 = 120;
-
-/// Seconds for which Redis keeps what is known of an app's clients: longer than any may be away.
-pub(super) fn lasts(window: Duration) -> u64 {
-    window.as_secs().saturating_mul(2).saturating_add(LONGER)
-}
-
-/// As Redis gives its time.
-pub(super) fn micros(window: Duration) -> u64 {
-    u64::try_from(window.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// How a node is called where it is the one that has a client's connection.
-pub(super) fn owner(node: u64) -> String {
-    format!("{node:016x}")
-}
+use crate::cluster::reply;
+use crate::cluster::scripts::clients::{self, ClaimReply};
 
 /// The keys of a script, a letter for each: see `keys.rs`. All of an app's are in one slot.
 pub(super) fn keys_of(keys: &RedisKeys, app: &AppId, parts: &str) -> Vec<String> {
@@ -48,21 +31,16 @@ pub(super) async fn claim(
     (node, app, key, window): (u64, &AppId, &str, Duration),
 ) -> Result<Option<ClaimedClient>, LinkError> {
     let mut batch = CommandBatch::new();
-    let mut claim = script_call(Script::Claim, &keys_of(trust.keys, app, "sqzx"));
-    claim.arg(key).arg(owner(node)).arg(micros(window)).arg(lasts(window));
+    let claim = clients::claim(&keys_of(trust.keys, app, "sqzx"), key, node, window);
     batch.add_command(claim, ());
     let answers = batch.send_all(servers, status).await?;
-    let Some((_, value)) = answers.first() else { return Ok(None) };
-    let [before, record, since, withdrawals] = reply::as_list(value) else { return Ok(None) };
-    let owner = reply::as_text(before).and_then(|text| u64::from_str_radix(text, 16).ok());
-    let record = reply::as_bytes(record).and_then(|bytes| {
-        let (time, sealed) = bytes.split_at_checked(DIGITS)?;
-        let time = std::str::from_utf8(time).ok()?.parse().ok()?;
+    let reply = answers.first().and_then(|(_, value)| ClaimReply::parse(value));
+    let Some(ClaimReply { owner, record, since, withdrawals }) = reply else { return Ok(None) };
+    let record = record.and_then(|(time, sealed)| {
         let record = trust.seals.open_record(app, key, sealed)?;
         Some((status.clock.to_local(time), Bytes::copy_from_slice(record)))
     });
-    let since = status.clock.to_local(reply::as_number(since).unwrap_or_default());
-    let withdrawals = reply::as_number(withdrawals) == Some(1);
+    let since = status.clock.to_local(since);
     Ok(Some(ClaimedClient { owner, record, since, withdrawals }))
 }
 

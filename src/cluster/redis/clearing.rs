@@ -5,16 +5,17 @@ use std::collections::BTreeSet;
 
 use redis::{Value, cmd};
 
-use super::batch::{CommandBatch, script_call};
-use super::leases::{FenceReply, Lease, UNFENCED};
+use super::batch::CommandBatch;
+use super::leases::{Lease, UNFENCED};
 use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
-use super::{LinkError, reply, slots};
+use super::{LinkError, slots};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;
 use crate::cluster::keys::held_topic;
-use crate::cluster::scripts::Script;
-use crate::cluster::seal::EnvelopeParts;
+use crate::cluster::reply;
+use crate::cluster::scripts::leases::{FenceReply, forget_lease};
+use crate::cluster::scripts::presence;
 use crate::cluster::topics::CountInterest;
 use crate::protocol::channel::ChannelName;
 
@@ -67,10 +68,8 @@ impl LinkWriter<'_> {
             forget.arg(&list);
             batch.add_command(forget, ExpectedReply::Done);
         } else {
-            let keys = [self.keys.fence_key(lease.tag), list];
             // By a script, so that fence and list go together or not at all.
-            let mut forget = script_call(Script::ForgetLease, &keys);
-            forget.arg(&lease.id);
+            let forget = forget_lease(self.keys.fence_key(lease.tag), list, &lease.id);
             batch.add_command(forget, ExpectedReply::Done);
         }
         let answers = batch.send_all(&mut self.servers, self.status).await?;
@@ -119,13 +118,11 @@ impl LinkWriter<'_> {
 
     /// Each member that had nobody else leaves, as if its connection had closed.
     fn clear_members(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, lease: &str) {
-        let mut clear = script_call(Script::Clear, &self.channel_keys(topic, "vmrk0"));
         // The script adds version and user.
         let (name, envelope) =
             (self.keys.topic_name(topic), self.new_envelope(0, false, EnvelopeBody::Probe));
-        let EnvelopeParts { head, mac, .. } =
-            self.seals.parts_of_left(&topic.app, &name, &envelope);
-        clear.arg(lease).arg(name).arg(head).arg(mac);
+        let parts = self.seals.parts_of_left(&topic.app, &name, &envelope);
+        let clear = presence::clear(&self.channel_keys(topic, "vmrk0"), lease, &name, &parts);
         batch.add_command(clear, ExpectedReply::Done);
     }
 

@@ -4,18 +4,18 @@
 use bytes::Bytes;
 use redis::Value;
 
-use super::batch::{CommandBatch, script_call};
-use super::claims::{keys_of, lasts, micros, owner};
-use super::opening::LogCoverage;
+use super::batch::CommandBatch;
+use super::claims::keys_of;
 use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
 use super::trust::EnvelopeTrust;
-use super::{LinkError, LinkState, reply};
+use super::{LinkError, LinkState};
 use crate::app::AppId;
-use crate::cluster::clients::{MAX_BYTES, Missed, MissedEvent, Parked, Replay, SWEPT};
+use crate::cluster::clients::{Missed, MissedEvent, Parked, Replay};
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::link::LinkEvent;
 use crate::cluster::redis_clock::RedisClock;
-use crate::cluster::scripts::Script;
+use crate::cluster::scripts::clients::{self, ParkArgs, SweepReply};
+use crate::cluster::scripts::events::{LogCoverage, MissedEntries, read_missed};
 
 /// Clients that wait for Redis, beyond which more are forgotten.
 const MOST_PARKED: usize = 100_000;
@@ -41,13 +41,13 @@ impl LinkWriter<'_> {
         let here = self.kept.parked.iter().filter(|parked| !self.is_app_away(&parked.app));
         let some = here.take(MAX_REQUESTS);
         for Parked { app, key, record, window, ended, unclaimed } in some.clone() {
-            let mut park = script_call(Script::Park, &keys_of(self.keys, app, "sqz0"));
             let record = match record.is_empty() {
                 true => Vec::new(),
                 false => self.seals.seal_record(app, key, record),
             };
-            park.arg(key).arg(owner(self.kept.node)).arg(record).arg(micros(*window));
-            park.arg(u8::from(*ended)).arg(u8::from(*unclaimed)).arg(lasts(*window)).arg(MAX_BYTES);
+            let (node, window) = (self.kept.node, *window);
+            let park = ParkArgs { key, node, record, window, ended: *ended, unclaimed: *unclaimed };
+            let park = park.call(&keys_of(self.keys, app, "sqz0"));
             batch.add_command(park, ExpectedReply::Parked { app: app.clone() });
         }
         some.count()
@@ -76,21 +76,14 @@ impl LinkWriter<'_> {
     /// Forgets clients whose time is over, a bounded number at a time: Redis runs one script at a
     /// time.
     pub(super) fn sweep(&self, batch: &mut CommandBatch<ExpectedReply>, app: AppId) {
-        let mut sweep = script_call(Script::Sweep, &keys_of(self.keys, &app, "sqz0"));
-        sweep.arg(SWEPT);
+        let sweep = clients::sweep(&keys_of(self.keys, &app, "sqz0"));
         batch.add_command(sweep, ExpectedReply::Swept { app });
     }
 
-    /// Hands out how many clients were forgotten: by a number those that were too many, by two those whose time was
-    /// over, and how many are left.
+    /// Reports how many clients were deleted.
     pub(super) async fn take_forgotten(&self, app: AppId, value: &Value) -> Result<(), LinkError> {
-        let counts = match reply::as_list(value) {
-            [expired, waiting] => (reply::as_number(expired), Some(0), reply::as_number(waiting)),
-            _ => (Some(0), reply::as_number(value), None),
-        };
-        let (Some(expired), Some(crowded), waiting) = counts else {
-            return Err(LinkError::Unexpected);
-        };
+        let swept = SweepReply::parse(value).ok_or(LinkError::Unexpected)?;
+        let SweepReply { expired, crowded, waiting } = swept;
         if expired + crowded == 0 && waiting.is_none() {
             return Ok(());
         }
@@ -100,21 +93,17 @@ impl LinkWriter<'_> {
     /// Asks for what clients have missed, some at a time.
     pub(super) fn ask_for_missed(&self, batch: &mut CommandBatch<ExpectedReply>) {
         for replay in self.link.replays.iter().take(READ_AT_ONCE) {
-            let mut missed = script_call(Script::Missed, &self.keys.log_keys(&replay.topic));
-            missed.arg(self.status.clock.to_redis(replay.after)).arg(self.settings.replay);
+            let after = self.status.clock.to_redis(replay.after);
+            let log = self.keys.log_keys(&replay.topic);
+            let missed = read_missed(&log, after, self.settings.replay);
             batch.add_command(missed, ExpectedReply::Replayed);
         }
     }
 
     /// Hands out what the first of those that wait has missed.
     pub(super) async fn take_missed(&mut self, value: &Value) -> Result<(), LinkError> {
-        let (reaches, last, missed) = match reply::as_list(value) {
-            [last, ..] => {
-                let missed = reply::read_missed(value).ok_or(LinkError::Unexpected)?;
-                (missed.reaches, reply::as_number(last).unwrap_or_default(), missed.entries)
-            }
-            [] => return Err(LinkError::Unexpected),
-        };
+        let missed = MissedEntries::parse(value).ok_or(LinkError::Unexpected)?;
+        let MissedEntries { last, reaches, entries: missed } = missed;
         let Some(Replay { topic, ticket, after, alive }) = self.link.replays.pop_front() else {
             return Err(LinkError::Unexpected);
         };

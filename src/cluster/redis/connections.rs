@@ -14,6 +14,7 @@ use redis::{Client, Cmd, Pipeline, PushInfo, PushKind, Value, cmd};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::LinkError;
 use super::address::{self, RedisAddress};
 use super::away::{AwayPart, AwayParts, MASTER_PATIENCE, ask_master};
 use super::batch;
@@ -22,8 +23,8 @@ use super::pushes::{PushStream, SlotMoves};
 use super::server::{ConnectionRole, LeasedCommand, RedisServer, at_address};
 use super::slots::{self, HostPort, Redirect, SLOTS};
 use super::tls::RedisTls;
-use super::{LinkError, reply};
 use crate::cluster::keys::RedisKeys;
+use crate::cluster::reply;
 
 /// How long to wait before what is on its way between two servers is asked for again.
 /// A slot's move takes milliseconds; asking without a pause would only load both servers.

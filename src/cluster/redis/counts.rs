@@ -7,14 +7,13 @@ use redis::cmd;
 use tokio::time::Instant;
 
 use super::LinkError;
-use super::batch::{CommandBatch, script_call};
-use super::reply;
+use super::batch::CommandBatch;
 use super::session::{CountUpdate, ExpectedReply, LinkWriter};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::link::LinkEvent;
-use crate::cluster::scripts::Script;
+use crate::cluster::scripts::counts::{CountArgs, CountAudience, CountTotal};
 use crate::cluster::topics::CountInterest;
 use crate::cluster::webhook_log::{AppHooks, MOST_LOGGED};
 
@@ -76,24 +75,26 @@ impl LinkWriter<'_> {
         let (mut told, mut done) = (CommandBatch::new(), HashSet::new());
         for (expected, value) in &answers {
             let ExpectedReply::Counted { app, channels } = expected else { continue };
-            for (channel, total) in channels.iter().zip(reply::as_list(value).chunks(2)) {
-                let (Some(channel), [count, version]) = (channel, total) else { continue };
+            for (channel, total) in channels.iter().zip(CountTotal::parse_all(value)) {
+                let (Some(channel), Some(total)) = (channel, total) else { continue };
+                let CountTotal { total: count, audience } = total;
                 let topic = Topic { app: app.clone(), channel: channel.clone() };
-                let text = reply::as_text(version).unwrap_or_default();
-                if text.is_empty() || !self.is_away(&topic) {
+                if audience == CountAudience::Nobody || !self.is_away(&topic) {
                     done.insert(topic.clone());
                 }
-                let count = reply::as_number(count).unwrap_or_default() as usize;
-                if let Some(version) = text.strip_prefix('-').and_then(|text| text.parse().ok()) {
-                    // What nobody's count was, so that nobody is told of it but those here.
-                    let version = self.status.clock.to_local(version);
-                    let body = EnvelopeBody::Count { count };
-                    let envelope =
-                        Envelope { origin: 0, version, ..self.new_envelope(0, false, body) };
-                    self.send_event(LinkEvent::Topic(topic, envelope)).await?;
-                    continue;
-                }
-                let Ok(version) = text.parse() else { continue };
+                let version = match audience {
+                    CountAudience::Nobody => continue,
+                    CountAudience::Everybody(version) => version,
+                    CountAudience::Here(version) => {
+                        // From no node, so that it is not sent to others.
+                        let version = self.status.clock.to_local(version);
+                        let body = EnvelopeBody::Count { count };
+                        let envelope =
+                            Envelope { origin: 0, version, ..self.new_envelope(0, false, body) };
+                        self.send_event(LinkEvent::Topic(topic, envelope)).await?;
+                        continue;
+                    }
+                };
                 if self.is_away(&topic) {
                     // For other nodes it need not be away, and nobody else will tell them.
                     continue;
@@ -129,22 +130,20 @@ impl LinkWriter<'_> {
             self.kept.webhook_log.apps.get(app).is_some_and(|of| of.hooks == AppHooks::Counting);
         while !counts.is_empty() {
             let some: Vec<_> = counts.drain(..counts.len().min(MAX_CHANNELS)).collect();
-            let which = cleared.map_or(Script::Count, |_| Script::Uncount);
-            let mut count = script_call(which, &keys);
-            count.arg(format!("a{app}")).arg(if asks { MOST_LOGGED } else { 0 });
-            count.arg(self.keys.wakeup_topic(app));
-            for (channel, number, tell) in &some {
+            for (channel, _, tell) in &some {
                 if let Some(channel) = channel.as_ref().filter(|_| *tell != CountInterest::No) {
                     // Until they have been: where the link is lost before, nobody else will tell them.
                     let topic = Topic { app: app.clone(), channel: channel.clone() };
                     self.kept.untold.insert(topic);
                 }
-                let channel = channel.as_ref().map_or("", |channel| channel.as_str());
-                count.arg(channel).arg(*number).arg(*tell as u8);
             }
-            cleared.into_iter().for_each(|lease| {
-                count.arg("").arg(lease).arg("").arg("");
+            let most_logged = if asks { MOST_LOGGED } else { 0 };
+            let wakeup_topic = self.keys.wakeup_topic(app);
+            let count = CountArgs { app, most_logged, wakeup_topic, cleared };
+            let counts = some.iter().map(|(channel, number, tell)| {
+                (channel.as_ref().map_or("", |channel| channel.as_str()), *number, *tell)
             });
+            let count = count.call(&keys, counts);
             let channels = some.into_iter().map(|(channel, ..)| channel).collect();
             batch.add_command(count, ExpectedReply::Counted { app: app.clone(), channels });
         }

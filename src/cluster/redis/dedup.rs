@@ -25,14 +25,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What was heard on all topics, by their names in Redis.
 #[derive(Debug)]
 pub(super) struct Deduplicator {
-    /// By the topics' names in Redis.
+    /// By the names of the topics in Redis.
     topics: HashMap<String, TopicSenders>,
     /// This node's number.
     node: u64,
     /// Other nodes that were heard, and whether one was for the first time since leases were looked at.
     others: HashSet<u64>,
     has_newcomer: bool,
-    /// When the node heard its own word last.
+    /// When this node's own probe came back last.
     word: Instant,
     /// There are nodes whose envelopes have no seals.
     unsealed: bool,
@@ -144,27 +144,25 @@ impl Deduplicator {
         self.word.elapsed()
     }
 
-    /// How long what a topic catches up with may reach back: to when the link was lost, however many were made since
-    /// while the topic's own server was away.
+    /// How far back a topic has to catch up: to when its link was lost, however many links were made since.
     pub(super) fn catch_up_window(&self, name: &str) -> Duration {
         let offline_since = self.topics.get(name).and_then(|senders| senders.offline_since);
         offline_since.map_or(Duration::ZERO, |offline_since| offline_since.elapsed())
     }
 
-    /// Whether an event of this node's own has come back to it. Of other topics nothing follows from that:
-    /// they may be kept by another server.
+    /// Whether an event of this node has come back to it. Other topics may be on another server.
     pub(super) fn has_own(&self, name: &str, serial: u64) -> bool {
         self.topics.get(name).is_some_and(|senders| senders.own >= serial)
     }
 
-    /// The topic is subscribed to anew, and has to catch up.
+    /// The topic is subscribed to again, and has to catch up.
     pub(super) fn cut_one(&mut self, name: &str) {
         if let Some(senders) = self.topics.get_mut(name) {
             senders.waiting.get_or_insert_default();
         }
     }
 
-    /// The link is made anew: all topics have to catch up.
+    /// There is a new link: all topics have to catch up.
     pub(super) fn begin_catch_up(&mut self) {
         let last = std::mem::replace(&mut self.word, Instant::now());
         for senders in self.topics.values_mut() {
@@ -173,8 +171,8 @@ impl Deduplicator {
         }
     }
 
-    /// Another server has taken over: what was said again there may stand before what was heard last of the one before,
-    /// which others left earlier. What was heard is known again.
+    /// Another server has taken over, in whose logs events that were published again may stand before the last place that
+    /// was read of the old one. So logs are read from further back; known events are recognised.
     pub(super) fn step_back(&mut self, is_its: impl Fn(&str) -> bool) {
         for (_, senders) in self.topics.iter_mut().filter(|(name, _)| is_its(name)) {
             // Not to before anybody was there to hear it: what was sent while the topic was being opened would come
@@ -185,8 +183,7 @@ impl Deduplicator {
         }
     }
 
-    /// The topic is about to be subscribed to. Where it is new, everything from then on is to be heard; it is
-    /// `since` now.
+    /// The topic is about to be subscribed to, at `since`. If it is new, everything from then on is to be received.
     pub(super) fn open_topic(&mut self, name: &str, since: u64) {
         if !self.topics.contains_key(name) {
             let senders =
@@ -195,13 +192,13 @@ impl Deduplicator {
         }
     }
 
-    /// The same for a topic that is taken part in while the link is down: everything after `place`.
+    /// The same for a topic that is opened while the link is down: everything after `place`.
     pub(super) fn begin_at(&mut self, name: &str, place: u64) {
         let new = || TopicSenders { since: place, ..TopicSenders::default() };
         self.topics.entry(name.to_owned()).or_insert_with(new).place.get_or_insert(place);
     }
 
-    /// What comes on it from now on is late, and nobody's.
+    /// The topic is closed: later messages on it are ignored.
     pub(super) fn close_topic(&mut self, name: &str) {
         self.topics.remove(name);
     }
@@ -212,7 +209,7 @@ impl Deduplicator {
         Some(senders.place.unwrap_or_default())
     }
 
-    /// What came in on a topic. One that is not taken part in any more has nobody to hear it twice.
+    /// Checks an envelope that was received on a topic.
     pub(super) fn judge_envelope(&mut self, name: &str, envelope: Envelope) -> EnvelopeVerdict {
         let Some(senders) = self.topics.get_mut(name) else {
             return EnvelopeVerdict::New(envelope);
@@ -224,8 +221,8 @@ impl Deduplicator {
         self.filter_duplicate(name, envelope).map_or(EnvelopeVerdict::Doubled, EnvelopeVerdict::New)
     }
 
-    /// Drops an envelope that was heard, and one that is said again of which something later was: then it was heard too,
-    /// or nobody was here yet. Of this node's own cached events the place is news nevertheless.
+    /// Drops an envelope that was received before, and one that was published again if a later one of its sender was
+    /// received. This node's own cached events pass, for their place.
     pub(super) fn filter_duplicate(&self, name: &str, mut envelope: Envelope) -> Option<Envelope> {
         let (origin, serial) = (envelope.origin, envelope.serial);
         let is_late = envelope.again
@@ -238,14 +235,14 @@ impl Deduplicator {
         (own && matches!(envelope.body, EnvelopeBody::Cached { .. })).then_some(envelope)
     }
 
-    /// Whether an event was heard, for one that is found elsewhere too.
+    /// Whether an event was received, for one that is read elsewhere too.
     pub(super) fn is_known(&self, name: &str, mark: MessageId) -> bool {
         self.topics
             .get(name)
             .is_some_and(|senders| senders.contains_message(mark.origin, mark.serial))
     }
 
-    /// It was handed on.
+    /// It was forwarded to the node.
     pub(super) fn note_delivered(&mut self, name: &str, mark: MessageId) {
         let own = mark.origin == self.node;
         if let Some(senders) = self.topics.get_mut(name) {
@@ -254,7 +251,7 @@ impl Deduplicator {
         }
     }
 
-    /// An event of this node's own was given to its subscribers without Redis.
+    /// An event of this node was delivered to local subscribers without Redis.
     pub(super) fn note_local_delivery(&mut self, name: &str, serial: u64) {
         let mark = MessageId { origin: self.node, serial, place: None };
         if let Some(senders) = self.topics.get_mut(name) {
@@ -262,7 +259,7 @@ impl Deduplicator {
         }
     }
 
-    /// An event was given to subscribers as the kept one. It may be said again, after a failover, at a place of its own.
+    /// An event was delivered as the cached one. After a failover it may be published again, at another place.
     pub(super) fn note_kept(&mut self, name: &str, mark: MessageId) {
         // This node's own come back for other reasons, too.
         if let Some(senders) = self.topics.get_mut(name).filter(|_| mark.origin != self.node) {
@@ -277,8 +274,7 @@ impl Deduplicator {
         }
     }
 
-    /// What came in while the log was read, one after the other; with the last the topic has caught up.
-    /// It is `now` then.
+    /// The next envelope that was received while the log was read; after the last the topic has caught up, at `now`.
     pub(super) fn next_waiting(&mut self, name: &str, now: u64) -> Option<Envelope> {
         let senders = self.topics.get_mut(name)?;
         let next = senders.waiting.as_mut().and_then(VecDeque::pop_front);

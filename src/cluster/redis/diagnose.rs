@@ -13,8 +13,9 @@ use tokio::time::timeout;
 use super::address::RedisAddress;
 use super::connections::RedisConnections;
 use super::tls::RedisTls;
-use super::{LinkError, PATIENCE, reply, slots};
+use super::{LinkError, PATIENCE, slots};
 use crate::cluster::keys::RedisKeys;
+use crate::cluster::reply;
 use crate::cluster::scripts::Script;
 
 /// What Redis is like.

@@ -8,18 +8,19 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::batch::{CommandBatch, script_call};
-use super::leases::{FenceReply, Lease, UNFENCED};
+use super::batch::CommandBatch;
+use super::leases::{Lease, UNFENCED};
 use super::opening::REOPENED;
 use super::publish::LogExpiry;
 use super::server::LeasedCommand;
 use super::session::{LinkWriter, MAX_REQUESTS};
 use super::slots::HostPort;
-use super::{LONGEST_PAUSE, LinkError, PATIENCE, reply};
+use super::{LONGEST_PAUSE, LinkError, PATIENCE};
 use crate::cluster::Topic;
 use crate::cluster::envelope::EnvelopeBody;
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest};
-use crate::cluster::scripts::Script;
+use crate::cluster::reply;
+use crate::cluster::scripts::leases::{FenceReply, fence_lease, renew_lease};
 use crate::cluster::topics::TopicEntry;
 use crate::cluster::webhook_log::LogBatch;
 use crate::protocol::member::Member;
@@ -239,9 +240,7 @@ impl LinkWriter<'_> {
     }
 
     pub(super) fn fence_command(&self, lease: &Lease) -> LeasedCommand {
-        let mut fence = script_call(Script::Fence, &[self.keys.fence_key(lease.tag)]);
-        fence.arg(&lease.id);
-        fence
+        fence_lease(self.keys.fence_key(lease.tag), &lease.id).into()
     }
 
     /// Renews the leases where it is time to, clears lapsed ones away, and sends a word to itself: a connection can
@@ -288,8 +287,7 @@ impl LinkWriter<'_> {
         let mut batch = CommandBatch::new();
         let leases: Vec<Lease> = self.servers.current_leases().cloned().collect();
         for lease in &leases {
-            let mut renew = script_call(Script::Renew, &[self.keys.fence_key(lease.tag)]);
-            renew.arg(&lease.id).arg(u8::from(self.link.whole));
+            let renew = renew_lease(self.keys.fence_key(lease.tag), &lease.id, self.link.whole);
             batch.add_command(renew, RenewalResult::Own(lease.tag));
         }
         let mut word = cmd("SPUBLISH");

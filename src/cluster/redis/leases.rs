@@ -4,10 +4,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use redis::Value;
 use tokio::time::Instant;
 
-use super::reply;
+use crate::cluster::scripts::leases::FenceReply;
 
 /// Looks in a row that find a lease not renewed before it has lapsed. One would do if looks and
 /// renewals never came late; on a loaded machine both do.
@@ -33,49 +32,6 @@ impl Lease {
 /// What stands for a node in front of its leases.
 pub(super) fn node_of(node: u64) -> String {
     format!("{:08x}", (node ^ (node >> 32)) as u32)
-}
-
-/// What a server says of all leases on it, when one is registered or renewed.
-#[derive(Default, PartialEq, Eq, Debug)]
-pub(super) struct FenceReply {
-    /// The time of the server, in microseconds since 1970.
-    pub(super) now: u64,
-    /// Since when it has its data.
-    pub(super) epoch: u64,
-    /// Leases that hold, each with what changes whenever it is renewed.
-    pub(super) held: Vec<(String, String)>,
-    /// Leases that do not hold any more and are being cleared.
-    pub(super) fenced: Vec<String>,
-    /// Nodes that have said all they hold.
-    pub(super) whole: HashSet<String>,
-}
-
-impl FenceReply {
-    /// Reads what `REGISTER` and `RENEW` answer.
-    pub(super) fn parse_reply(value: &Value) -> Option<Self> {
-        let [now, fields] = reply::as_list(value) else { return None };
-        let mut fence = Self { now: reply::as_number(now)?, ..Self::default() };
-        for (field, value) in reply::hash_pairs(fields) {
-            let (field, value) = (reply::as_text(field)?, reply::as_text(value)?);
-            match field.split_at_checked(1) {
-                None => fence.epoch = value.parse().ok()?,
-                // The field's first character says what it is about: `x` a fence, `+` a node that
-                // is whole.
-                Some(("x", lease)) => fence.fenced.push(lease.to_owned()),
-                // Of no lease are `+^` and `+~`, which are shorter.
-                Some(("+", lease)) => {
-                    fence.whole.extend(lease.get(..8).map(str::to_owned));
-                }
-                Some(_) => fence.held.push((field.to_owned(), value.to_owned())),
-            }
-        }
-        Some(fence)
-    }
-
-    /// Whether a lease holds, or is being cleared still.
-    pub(super) fn knows(&self, lease: &str) -> bool {
-        self.held.iter().any(|(id, _)| id == lease) || self.fenced.iter().any(|id| id == lease)
-    }
 }
 
 /// What was seen of the leases of all nodes.
@@ -288,16 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_of_leases_is_read() {
-        let word = |word: &str| Value::BulkString(word.into());
-        let fields = ["", "5", "0000000a00000001", "3", "+0000000a00000001", "", "x1", ""];
-        let fields = Value::Array(fields.map(word).into());
-        let fence = FenceReply::parse_reply(&Value::Array(vec![word("12"), fields])).unwrap();
-        assert_eq!((fence.now, fence.epoch), (12, 5));
-        assert_eq!(fence.held, shown(&[("0000000a00000001", "3")]));
-        assert_eq!(fence.fenced, ["1"]);
-        assert!(fence.whole.contains("0000000a"));
-        assert_eq!(FenceReply::parse_reply(&Value::Nil), None);
+    fn a_lease_begins_with_its_node() {
         assert_eq!(Lease::new(10, 3).id.get(..8), Some("0000000a"));
         assert_eq!(Lease::new(10 << 32, 3).id.len(), 16);
     }

@@ -25,7 +25,6 @@ mod query;
 mod reader;
 mod recent;
 mod registration;
-mod reply;
 mod sentinels;
 mod server;
 mod session;

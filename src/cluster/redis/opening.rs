@@ -1,11 +1,15 @@
 //! A topic that is being subscribed to, and what its log has. `subscribe.rs` continues from there.
 
-use bytes::Bytes;
+use std::time::Duration;
 
 use super::dedup::MessageId;
+use super::trust::EnvelopeTrust;
 use crate::cluster::Topic;
+use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::link::RetainedEvent;
+use crate::cluster::redis_clock::RedisClock;
 use crate::cluster::roster::LoadedRoster;
+use crate::cluster::scripts::events::{CachedReply, MissedEntries};
 
 /// Topics that are taken part in again in one round trip; each may have missed as much as its log holds.
 pub(super) const REOPENED: usize = 256;
@@ -23,19 +27,28 @@ pub(super) struct TopicOpening {
     pub(super) missed: Option<MissedEntries>,
 }
 
-/// What a log has after a place.
-#[derive(Debug)]
-pub(super) struct MissedEntries {
-    pub(super) reaches: LogCoverage,
-    /// Envelopes, the oldest first.
-    pub(super) entries: Vec<Bytes>,
-}
-
-/// Whether a log has everything after a place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum LogCoverage {
-    Back,
-    /// Unless it has expired since.
-    Begin,
-    Short,
+/// A cached event that was read for a topic, with its id and the version of the last that was sent; nothing if it is not
+/// a node's of this cluster.
+pub(super) fn open_cached(
+    cached: CachedReply,
+    name: &str,
+    trust: EnvelopeTrust<'_>,
+    clock: &RedisClock,
+) -> Option<(RetainedEvent, MessageId, u64)> {
+    let CachedReply { envelope: bytes, ttl, last } = cached;
+    let mut envelope = Envelope::decode(&bytes).ok()?;
+    if !trust.is_believed(name, &envelope, &bytes) {
+        return None;
+    }
+    envelope.map_version(|version| clock.to_local(version));
+    let mark = MessageId::from(&envelope);
+    let version = envelope.version;
+    match envelope.body {
+        EnvelopeBody::Cached { frame, data, .. } => {
+            let ttl = Duration::from_millis(ttl);
+            let cached = RetainedEvent { version, frame, data, ttl, told: false };
+            Some((cached, mark, clock.to_local(last)))
+        }
+        _ => None,
+    }
 }

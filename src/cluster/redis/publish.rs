@@ -8,11 +8,10 @@ use std::time::Duration;
 use redis::{Value, cmd};
 use tokio::time::Instant;
 
-use super::batch::{CommandBatch, script_call};
+use super::batch::CommandBatch;
 use super::clients;
-use super::server::LeasedCommand;
 use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
-use super::{LinkState, PendingPublish, reply};
+use super::{LinkState, PendingPublish};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::clients::withdrawn_member;
@@ -21,7 +20,9 @@ use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::{
     LinkEvent, LinkMetrics, LinkRequest, Manner, OfflineFallback, OutgoingEvent, Withdraw,
 };
-use crate::cluster::scripts::{self, Script};
+use crate::cluster::reply;
+use crate::cluster::scripts::clients::revoke;
+use crate::cluster::scripts::events::{self, CacheArgs, LOG_LASTS, LOG_SLACK, LoggedEvent};
 use crate::cluster::seal::EnvelopeParts;
 use crate::cluster::topics::TopicEntry;
 
@@ -35,21 +36,16 @@ const TOGETHER: usize = 64;
 const TOGETHER_BYTES: usize = 128 << 10;
 
 /// How long a log lasts longer than it must.
-const LONGER: Duration = Duration::from_secs(scripts::LONGER);
+const LONGER: Duration = Duration::from_secs(LOG_SLACK);
 
 /// Seconds that it lasts at least.
-const LOGGED: u32 = scripts::LOGGED as u32;
-
-/// How many seconds a log is to last, negative where it lasts as long already unless it is new; and how many entries like
-/// this one it has room for.
-type LogTerms = (i64, usize);
+const LOGGED: u32 = LOG_LASTS as u32;
 
 /// Events that one script publishes.
 #[derive(Default)]
 struct PublishBatch {
     logs: Vec<String>,
-    /// What the script is to be told of each.
-    words: Vec<(String, EnvelopeParts, LogTerms)>,
+    events: Vec<LoggedEvent>,
     bytes: usize,
 }
 
@@ -69,7 +65,7 @@ impl LogExpiry {
     /// How long a log must last on with an entry that is added to it now and is to be there for so many seconds.
     fn needs_expire(&mut self, app: &AppId, log: &str, seconds: u32) -> i64 {
         let seconds = seconds.max(LOGGED);
-        let lasts = i64::from(seconds) + scripts::LONGER as i64;
+        let lasts = i64::from(seconds) + LOG_SLACK as i64;
         if self.knows(app, log, seconds) { -lasts } else { lasts }
     }
 
@@ -160,17 +156,6 @@ impl PendingPublish {
             _ => 0,
         }
     }
-}
-
-/// Adds what `PUBLISH` is to be told of an event.
-fn add_event(
-    publish: &mut LeasedCommand,
-    topic: &str,
-    parts: &EnvelopeParts,
-    (lasts, room): LogTerms,
-) {
-    let EnvelopeParts { head, mac, rest } = parts;
-    publish.arg(topic).arg(head).arg(mac).arg(rest).arg(lasts).arg(room);
 }
 
 /// What all nodes are told of it.
@@ -267,12 +252,11 @@ impl LinkWriter<'_> {
         }
         let parts = self.seals.sealed_parts(app, &topic, &envelope);
         let lasts = self.kept.lasting.needs_expire(app, &log, held.lasts());
-        let lasts = (lasts, self.kept.lasting.log_room(app, &parts));
+        let room = self.kept.lasting.log_room(app, &parts);
+        let event = LoggedEvent { topic, parts, lasts, room };
         if held.sent {
             self.send_together(batch, together);
-            let mut again = script_call(Script::PublishAgain, &[log]);
-            again.arg(most);
-            add_event(&mut again, &topic, &parts, lasts);
+            let again = events::publish_again(log, most, event);
             return batch.add_command(again, ExpectedReply::Published);
         }
         // Of a Redis Cluster no two channels need be on one server.
@@ -280,9 +264,9 @@ impl LinkWriter<'_> {
         if apart || together.logs.len() == TOGETHER || together.bytes > TOGETHER_BYTES {
             self.send_together(batch, together);
         }
-        together.bytes += parts.rest.len();
+        together.bytes += event.parts.rest.len();
         together.logs.push(log);
-        together.words.push((topic, parts, lasts));
+        together.events.push(event);
     }
 
     fn send_unlogged(
@@ -310,11 +294,10 @@ impl LinkWriter<'_> {
     /// Notes a withdrawal for clients that come back only after it.
     fn note_withdrawal(&self, batch: &mut CommandBatch<ExpectedReply>, order: &Withdraw) {
         if order.window > 0 {
-            let mut revoke = script_call(Script::Revoke, &[self.keys.app_key(&order.app, 'x')]);
-            revoke.arg(order.window);
-            for channel in &*order.channels {
-                revoke.arg(withdrawn_member(&order.user, channel));
-            }
+            let members = order.channels.iter();
+            let members = members.map(|channel| withdrawn_member(&order.user, channel));
+            let key = self.keys.app_key(&order.app, 'x');
+            let revoke = revoke(key, order.window, members);
             batch.add_command(revoke, ExpectedReply::Done);
         }
     }
@@ -329,15 +312,11 @@ impl LinkWriter<'_> {
     }
 
     fn send_together(&self, batch: &mut CommandBatch<ExpectedReply>, together: &mut PublishBatch) {
-        let PublishBatch { logs, words, .. } = std::mem::take(together);
+        let PublishBatch { logs, events, .. } = std::mem::take(together);
         if logs.is_empty() {
             return;
         }
-        let mut publish = script_call(Script::Publish, &logs);
-        publish.arg(self.settings.replay);
-        for (topic, parts, lasts) in words {
-            add_event(&mut publish, &topic, &parts, lasts);
-        }
+        let publish = events::publish(&logs, self.settings.replay, &events);
         batch.add_command(publish, ExpectedReply::Published);
     }
 
@@ -352,29 +331,32 @@ impl LinkWriter<'_> {
         let body = EnvelopeBody::Cached { except: *except, frame, data };
         let (name, envelope) = (self.keys.topic_name(topic), self.envelope_of(held, body));
         let parts = self.seals.sealed_parts(&topic.app, &name, &envelope);
-        let EnvelopeParts { head, mac, rest } = &parts;
-        let mut keep = script_call(Script::Keep, &self.channel_keys(topic, "vcl"));
-        keep.arg(name).arg(head).arg(mac).arg(rest);
-        keep.arg((ttl.as_millis() as u64).max(1)).arg(self.settings.replay);
         // It lasts on with each event, but counts among the app's.
         let log = self.keys.channel_key(topic, 'l');
         let lasts = self.kept.lasting.needs_expire(&topic.app, &log, held.lasts()).abs();
         let room = self.kept.lasting.log_room(&topic.app, &parts);
-        keep.arg(u8::from(held.sent)).arg(held.taken).arg(room).arg(lasts);
-        if held.taken > 0 {
-            // Another may be the last by now.
+        // Another may be the last by now.
+        let plain = (held.taken > 0).then(|| {
             let body = EnvelopeBody::Event { except: *except, frame: plain };
-            let envelope = self.envelope_of(held, body);
-            let EnvelopeParts { head, mac, rest } =
-                self.seals.sealed_parts(&topic.app, &self.keys.topic_name(topic), &envelope);
-            keep.arg(head).arg(mac).arg(rest);
-        }
-        batch.add_command(keep, ExpectedReply::Placed { serial: held.serial });
+            self.seals.sealed_parts(&topic.app, &name, &self.envelope_of(held, body))
+        });
+        let args = CacheArgs {
+            ttl: (ttl.as_millis() as u64).max(1),
+            most: self.settings.replay,
+            again: held.sent,
+            taken: held.taken,
+            plain: plain.as_ref(),
+            event: LoggedEvent { topic: name, parts, lasts, room },
+        };
+        batch.add_command(
+            args.call(&self.channel_keys(topic, "vcl")),
+            ExpectedReply::Placed { serial: held.serial },
+        );
         for (channel, serial) in out {
             let topic = Topic { app: topic.app.clone(), channel };
-            let mut forget = script_call(Script::Forget, &[self.keys.channel_key(&topic, 'c')]);
-            forget.arg(self.new_envelope(serial, false, EnvelopeBody::Probe).id_bytes().as_slice());
-            batch.add_command(forget, ExpectedReply::Done);
+            let id = self.new_envelope(serial, false, EnvelopeBody::Probe).id_bytes();
+            let uncache = events::uncache(self.keys.channel_key(&topic, 'c'), id.as_slice());
+            batch.add_command(uncache, ExpectedReply::Done);
         }
     }
 

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use redis::{Msg, PushInfo, PushKind};
 use tokio::sync::mpsc;
 
-use super::{reply, slots};
+use super::slots;
+use crate::cluster::reply;
 
 /// What is known of subscriptions that end.
 #[derive(Default)]

@@ -3,17 +3,20 @@
 
 use redis::{Value, cmd};
 
-use super::batch::{CommandBatch, script_call};
+use super::batch::CommandBatch;
 use super::connections::RedisConnections;
+use super::opening::open_cached;
 use super::trust::EnvelopeTrust;
-use super::{LinkError, claims, reply};
+use super::{LinkError, claims};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::keys::RedisKeys;
 use crate::cluster::link::{ClusterOccupancy, LinkQuery, LinkReply, LinkStatus};
 use crate::cluster::redis_clock::now_us;
-use crate::cluster::scripts::Script;
+use crate::cluster::reply;
+use crate::cluster::scripts::events::{CachedReply, read_cached};
+use crate::cluster::scripts::presence;
 use crate::cluster::topics::Topics;
 use crate::protocol::channel::ChannelName;
 
@@ -52,7 +55,7 @@ pub(super) async fn answer_query(
         LinkQuery::Channel(topic) => {
             add_occupancy(&mut batch, keys, topic);
             batch.add_command(
-                script_call(Script::Kept, &['c', 'v'].map(|part| keys.channel_key(topic, part))),
+                read_cached(&['c', 'v'].map(|part| keys.channel_key(topic, part))),
                 (),
             );
         }
@@ -86,13 +89,12 @@ pub(super) async fn answer_query(
         LinkQuery::Channel(topic) => {
             let counted = read_occupancy(&answers).first().copied().unwrap_or_default();
             let name = keys.topic_name(&topic);
-            let kept = answers
-                .get(2)
-                .and_then(|value| reply::read_kept(value, &name, trust, &status.clock));
+            let cached = answers.get(2).and_then(CachedReply::parse);
+            let kept = cached.and_then(|cached| open_cached(cached, &name, trust, &status.clock));
             LinkReply::Channel(counted, kept.map(|(kept, ..)| kept))
         }
         LinkQuery::Users(_) => {
-            let members = reply::read_members(first);
+            let members = presence::read_members(first);
             LinkReply::Users(members.into_iter().map(|(_, member)| member.user_id).collect())
         }
         LinkQuery::Connections(_) => {

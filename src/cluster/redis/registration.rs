@@ -9,11 +9,11 @@ use tokio::time::timeout;
 
 use super::away::ask_master;
 use super::connections::{RedisConnections, slots_of};
-use super::leases::{FenceReply, Lease};
+use super::leases::Lease;
 use super::server::RedisServer;
 use super::slots::{self, HostPort, SLOTS};
 use super::{LinkError, PATIENCE};
-use crate::cluster::scripts::Script;
+use crate::cluster::scripts::leases::{FenceReply, register_lease};
 
 impl RedisConnections {
     /// The leases under which this node writes now.
@@ -78,8 +78,7 @@ impl RedisConnections {
         let key = self.keys.fence_key(tag);
         // Noted first: it may be registered although nobody hears the answer.
         self.leases.push(lease.clone());
-        let mut register = super::batch::script_call(Script::Register, &[key]);
-        register.arg(&lease.id);
+        let register = register_lease(key, &lease.id);
         let Some(server) = self.server_at(place) else { return Err(LinkError::Uncovered) };
         let mut commands = server.commands.clone();
         let answer: Value = self.ask(server, register.command.query_async(&mut commands)).await?;

@@ -4,7 +4,7 @@
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushInfo,
-    ToRedisArgs, Value,
+    Value,
 };
 use tokio::sync::mpsc;
 
@@ -13,7 +13,7 @@ use super::slots::{self, HostPort};
 use super::tls::RedisTls;
 use super::{LinkError, PATIENCE};
 use crate::cluster::keys::RedisKeys;
-use crate::cluster::scripts::Script;
+use crate::cluster::scripts::{Script, ScriptCall};
 
 /// One server.
 pub(super) struct RedisServer {
@@ -43,13 +43,13 @@ impl From<Cmd> for LeasedCommand {
     }
 }
 
-impl LeasedCommand {
-    /// One argument more, behind the keys.
-    pub(super) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
-        self.command.arg(arg);
-        self
+impl From<ScriptCall> for LeasedCommand {
+    fn from(ScriptCall { script, command }: ScriptCall) -> Self {
+        Self { command, script: Some(script) }
     }
+}
 
+impl LeasedCommand {
     /// Whether Redis refuses it where this node's lease has lapsed.
     pub(super) fn is_fenced(&self) -> bool {
         self.script.is_some_and(Script::is_fenced)
@@ -120,11 +120,11 @@ impl RedisServer {
     ) -> Cmd {
         let (is_fenced, LeasedCommand { mut command, script }) = (routed.is_fenced(), routed);
         if is_fenced && let Some(Lease { tag, id }) = &self.lease {
-            if script.is_some_and(Script::says_holds) {
+            if script.is_some_and(Script::changes_holds) {
                 let others = own.iter().map(|lease| lease.id.as_str()).filter(|other| other != id);
                 command.arg(others.collect::<Vec<_>>().join(" "));
             }
-            if script.is_some_and(Script::names_held) {
+            if script.is_some_and(Script::needs_held_key) {
                 command.arg(keys.lease_key(*tag, id));
             }
             command.arg(id).arg(keys.fence_key(*tag));

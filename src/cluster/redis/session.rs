@@ -11,22 +11,24 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::away::AwayPart;
-use super::batch::{CommandBatch, script_call};
+use super::batch::CommandBatch;
 use super::connections::RedisConnections;
 use super::dedup::Deduplicator;
-use super::leases::FenceReply;
-use super::opening::TopicOpening;
-use super::reply;
+use super::opening::{TopicOpening, open_cached};
 use super::trust::EnvelopeTrust;
 use super::{LinkError, LinkSettings, LinkState, PATIENCE};
 use crate::app::AppId;
 use crate::cluster::Topic;
 use crate::cluster::clients::Replay;
-use crate::cluster::envelope::{DIGITS, Envelope, EnvelopeBody};
+use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::keys::{RedisKeys, held_topic};
 use crate::cluster::link::{LinkEvent, LinkMetrics, LinkQuery, LinkReply, LinkRequest, LinkStatus};
 use crate::cluster::redis_clock::now_us;
-use crate::cluster::scripts::Script;
+use crate::cluster::reply;
+use crate::cluster::scripts::counts::CountTotal;
+use crate::cluster::scripts::events::{CacheReply, CachedReply, MissedEntries};
+use crate::cluster::scripts::leases::FenceReply;
+use crate::cluster::scripts::presence::{self, JoinArgs, JoinReply};
 use crate::cluster::seal::{EnvelopeParts, EnvelopeSeals};
 use crate::cluster::topics::{CountInterest, Topics};
 use crate::protocol::channel::ChannelName;
@@ -323,22 +325,18 @@ impl LinkWriter<'_> {
     ) {
         let user = member.user_id.clone();
         let body = EnvelopeBody::Joined { user: user.clone(), info: member.user_info.clone() };
-        let EnvelopeParts { head, mac, rest } = self.sealed_parts(&topic, body);
-        let mut join = script_call(Script::Join, &self.channel_keys(&topic, "vmrk0"));
-        join.arg(user.as_str()).arg(&*member.user_info).arg(max);
-        join.arg(self.keys.topic_name(&topic)).arg(head).arg(mac).arg(rest);
-        let place = self.status.clock.to_redis(place);
-        join.arg(if place == 0 { String::new() } else { format!("{place:0DIGITS$}") });
-        join.arg(held_topic(&topic));
+        let (parts, name) = (self.sealed_parts(&topic, body), self.keys.topic_name(&topic));
+        let (place, held) = (self.status.clock.to_redis(place), held_topic(&topic));
+        let join = JoinArgs { member, max, topic: &name, parts: &parts, place, held };
+        let join = join.call(&self.channel_keys(&topic, "vmrk0"));
         batch.add_command(join, ExpectedReply::Joined { topic, user });
     }
 
     /// Repeating it changes nothing, so it may be sent again when an answer was lost.
     fn add_leave(&self, batch: &mut CommandBatch<ExpectedReply>, topic: &Topic, user: &UserId) {
         let left = EnvelopeBody::Left { user: user.clone() };
-        let EnvelopeParts { head, mac, .. } = self.sealed_parts(topic, left);
-        let mut leave = script_call(Script::Leave, &self.channel_keys(topic, "vmrk0"));
-        leave.arg(user.as_str()).arg(self.keys.topic_name(topic)).arg(head).arg(mac);
+        let (parts, name) = (self.sealed_parts(topic, left), self.keys.topic_name(topic));
+        let leave = presence::leave(&self.channel_keys(topic, "vmrk0"), user, &name, &parts);
         batch.add_command(leave, ExpectedReply::Done);
     }
 
@@ -370,26 +368,23 @@ impl LinkWriter<'_> {
                     LinkMetrics::add_count(&self.status.figures.cut, cut);
                 }
                 ExpectedReply::Placed { .. } => {
-                    let [_, cut] = reply::as_list(&value) else {
-                        return Err(LinkError::Unexpected);
-                    };
-                    let cut = reply::as_number(cut).ok_or(LinkError::Unexpected)?;
-                    LinkMetrics::add_count(&self.status.figures.cut, cut);
+                    let reply = CacheReply::parse(&value).ok_or(LinkError::Unexpected)?;
+                    LinkMetrics::add_count(&self.status.figures.cut, reply.cut);
                 }
                 ExpectedReply::Joined { topic, user } => {
-                    let arrival = match (&value, reply::as_number(&value)) {
-                        (_, Some(version)) => {
+                    let event = match JoinReply::parse(&value).ok_or(LinkError::Unexpected)? {
+                        JoinReply::Joined(version) => {
                             let version = self.status.clock.to_local(version);
                             LinkEvent::Joined { topic, user, version }
                         }
-                        (Value::Nil, None) => LinkEvent::Full { topic, user },
-                        _ => return Err(LinkError::Unexpected),
+                        JoinReply::Full => LinkEvent::Full { topic, user },
                     };
-                    self.send_event(arrival).await?;
+                    self.send_event(event).await?;
                 }
                 ExpectedReply::Loaded { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        let mut loaded = reply::read_roster(&value).ok_or(LinkError::Unexpected)?;
+                        let mut loaded =
+                            presence::read_roster(&value).ok_or(LinkError::Unexpected)?;
                         loaded.version = self.status.clock.to_local(loaded.version);
                         for (place, _) in &mut loaded.members {
                             *place = self.status.clock.to_local(*place);
@@ -400,13 +395,14 @@ impl LinkWriter<'_> {
                 ExpectedReply::Kept { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
                         let name = self.keys.topic_name(&opening.topic);
-                        opening.cached =
-                            reply::read_kept(&value, &name, self.trust, &self.status.clock);
+                        opening.cached = CachedReply::parse(&value).and_then(|cached| {
+                            open_cached(cached, &name, self.trust, &self.status.clock)
+                        });
                     }
                 }
                 ExpectedReply::Missed { opening } => {
                     if let Some(opening) = openings.get_mut(opening) {
-                        let missed = reply::read_missed(&value).ok_or(LinkError::Unexpected)?;
+                        let missed = MissedEntries::parse(&value).ok_or(LinkError::Unexpected)?;
                         opening.missed = Some(missed);
                     }
                 }
@@ -416,9 +412,9 @@ impl LinkWriter<'_> {
                     self.take_forgotten(app, &value).await?;
                 }
                 ExpectedReply::Counted { app, channels } => {
-                    let totals = channels.into_iter().zip(reply::as_list(&value).chunks(2));
-                    for (channel, total) in totals {
-                        let total = total.first().and_then(reply::as_number).unwrap_or(0) as usize;
+                    for (channel, total) in channels.into_iter().zip(CountTotal::parse_all(&value))
+                    {
+                        let total = total.map_or(0, |total| total.total);
                         if channel.is_none() {
                             self.send_event(LinkEvent::Connections { app: app.clone(), total })
                                 .await?;

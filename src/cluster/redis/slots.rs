@@ -2,7 +2,7 @@
 
 use redis::{Arg, Cmd, ServerError, Value};
 
-use super::reply;
+use crate::cluster::reply;
 
 /// Slots of a Redis Cluster.
 pub(super) const SLOTS: u16 = 16_384;

@@ -6,16 +6,19 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::batch::{CommandBatch, script_call};
+use super::batch::CommandBatch;
 use super::dedup::MessageId;
-use super::opening::{LogCoverage, MissedEntries, REOPENED, TopicOpening};
+use super::opening::{REOPENED, TopicOpening};
 use super::reader::event_of;
 use super::session::{ExpectedReply, LinkWriter};
-use super::{LinkError, PATIENCE, reply, slots};
+use super::{LinkError, PATIENCE, slots};
 use crate::cluster::Topic;
 use crate::cluster::envelope::Envelope;
 use crate::cluster::link::{LinkEvent, LinkMetrics, RetainedEvent};
-use crate::cluster::scripts::{LOGGED, Script};
+use crate::cluster::scripts::events::{
+    LOG_LASTS, LogCoverage, MissedEntries, read_cached, read_missed,
+};
+use crate::cluster::scripts::presence;
 
 impl LinkWriter<'_> {
     /// Subscribes to the topics that are to be opened.
@@ -45,7 +48,7 @@ impl LinkWriter<'_> {
         for topic in topics {
             let (kind, opening) = (topic.channel.kind(), openings.len());
             if kind.is_presence() {
-                let load = script_call(Script::Load, &self.channel_keys(&topic, "vm"));
+                let load = presence::load(&self.channel_keys(&topic, "vm"));
                 batch.add_command(load, ExpectedReply::Loaded { opening });
             }
             let name = self.keys.topic_name(&topic);
@@ -55,7 +58,7 @@ impl LinkWriter<'_> {
             }
             if kind.cache {
                 self.kept.keeping.touch(&topic);
-                let kept = script_call(Script::Kept, &self.channel_keys(&topic, "cv"));
+                let kept = read_cached(&self.channel_keys(&topic, "cv"));
                 batch.add_command(kept, ExpectedReply::Kept { opening });
             }
             openings.push(TopicOpening { topic, loaded: None, cached: None, after, missed: None });
@@ -71,8 +74,8 @@ impl LinkWriter<'_> {
         after: u64,
         opening: usize,
     ) {
-        let mut missed = script_call(Script::Missed, log);
-        missed.arg(self.status.clock.to_redis(after)).arg(self.settings.replay);
+        let after = self.status.clock.to_redis(after);
+        let missed = read_missed(log, after, self.settings.replay);
         batch.add_command(missed, ExpectedReply::Missed { opening });
     }
 
@@ -88,7 +91,7 @@ impl LinkWriter<'_> {
         }
         let answers = batch.send_all(&mut self.servers, self.status).await?;
         let missed = match answers.first() {
-            Some((_, value)) => Some(reply::read_missed(value).ok_or(LinkError::Unexpected)?),
+            Some((_, value)) => Some(MissedEntries::parse(value).ok_or(LinkError::Unexpected)?),
             None => None,
         };
         self.catch_up(&name, after, missed).await?;
@@ -164,12 +167,12 @@ impl LinkWriter<'_> {
     ) -> Result<bool, LinkError> {
         let Some(after) = after else { return Ok(false) };
         let mut whole = false;
-        if let Some(MissedEntries { reaches, entries }) = missed {
+        if let Some(MissedEntries { reaches, entries, .. }) = missed {
             let mut reached = None;
             whole = match reaches {
                 LogCoverage::Back => true,
                 LogCoverage::Begin => {
-                    self.dedup.borrow().catch_up_window(name) < Duration::from_secs(LOGGED)
+                    self.dedup.borrow().catch_up_window(name) < Duration::from_secs(LOG_LASTS)
                 }
                 LogCoverage::Short => false,
             };

@@ -9,16 +9,19 @@ use std::time::Duration;
 use redis::{Value, cmd};
 use tokio::time::{Instant, timeout};
 
-use super::batch::{CommandBatch, script_call};
+use super::batch::CommandBatch;
 use super::lease::RENEWALS_PER_LEASE;
 use super::leases::Lease;
 use super::server::LeasedCommand;
 use super::session::LinkWriter;
-use super::{LinkError, LinkState, PATIENCE, reply};
+use super::{LinkError, LinkState, PATIENCE};
 use crate::app::AppId;
 use crate::cluster::link::{LinkEvent, LinkMetrics};
-use crate::cluster::scripts::Script;
-use crate::cluster::webhook_log::{AppHooks, AppLog, LogBatch, LogEntry, LogRequest, MOST_LOGGED};
+use crate::cluster::reply;
+use crate::cluster::scripts::webhook_log::{
+    LogReadArgs, LogReadReply, LogWriteArgs, LogWriteReply, OfficeGrant, OfficeWish,
+};
+use crate::cluster::webhook_log::{AppHooks, AppLog, LogBatch, LogRequest, MOST_LOGGED};
 
 /// What one script is told of, or reads.
 const MAX_ENTRIES: usize = 1000;
@@ -175,18 +178,16 @@ impl LinkWriter<'_> {
             self.keys.app_key(app, 'b'),
             self.keys.said(app),
         ];
-        let mut say = script_call(cleared.map_or(Script::Say, |_| Script::Unsay), &keys);
-        // Whichever is there first is the log's marker.
-        let new = self.servers.current_leases().next().map_or("", |lease| &lease.id);
-        say.arg(marker).arg(new).arg(MOST_LOGGED).arg(format!("w{app}"));
-        say.arg(self.keys.wakeup_topic(app)).arg(format!("{:x}", self.kept.node));
-        for (sign, text) in said {
-            say.arg(sign).arg(text);
-        }
-        cleared.into_iter().for_each(|lease| {
-            say.arg("").arg(lease).arg("").arg("");
-        });
-        say
+        let write = LogWriteArgs {
+            marker,
+            new_marker: self.servers.current_leases().next().map_or("", |lease| &lease.id),
+            most: MOST_LOGGED,
+            held: format!("w{app}"),
+            wakeup_topic: self.keys.wakeup_topic(app),
+            node: format!("{:x}", self.kept.node),
+            cleared,
+        };
+        write.call(&keys, said).into()
     }
 
     fn confirm_writes(
@@ -195,19 +196,16 @@ impl LinkWriter<'_> {
         count: usize,
         value: &Value,
     ) -> Result<(), LinkError> {
-        let [marker, dropped, told] = reply::as_list(value) else {
-            return Err(LinkError::Unexpected);
-        };
+        let reply = LogWriteReply::parse(value).ok_or(LinkError::Unexpected)?;
         let Some(of) = self.kept.webhook_log.apps.get_mut(app) else { return Ok(()) };
         of.note_written(count);
-        // This node's own word need not wake it.
-        if of.owned || reply::as_number(told) == Some(0) {
+        // What this node wrote need not wake it.
+        if of.owned || !reply.has_reader {
             of.looked = None;
         }
         LinkMetrics::add_count(&self.status.figures.news_said, count as u64);
-        let dropped = reply::as_number(dropped).unwrap_or_default();
-        LinkMetrics::add_count(&self.status.figures.webhook_facts_dropped, dropped);
-        if let Some(marker) = reply::as_text(marker).filter(|marker| *marker != of.marker) {
+        LinkMetrics::add_count(&self.status.figures.webhook_facts_dropped, reply.dropped);
+        if let Some(marker) = reply.marker.filter(|marker| *marker != of.marker) {
             // The log is a new one too.
             of.read = None;
             of.marker = marker.to_owned();
@@ -255,18 +253,21 @@ impl LinkWriter<'_> {
             let busy = of.busy.is_some_and(|at| at.elapsed() < BUSY);
             let sleeps = of.owned && of.listening && !busy;
             let wish = match (gives_up || of.is_over(), sleeps) {
-                (true, _) => "0",
-                (false, true) => "z",
-                (false, false) => "1",
+                (true, _) => OfficeWish::Release,
+                (false, true) => OfficeWish::Sleep,
+                (false, false) => OfficeWish::Hold,
             };
-            let from = of.read.as_ref().map_or_else(|| "-".to_owned(), |id| format!("({id}"));
             let done = of.done.len().min(MAX_ENTRIES);
-            let mut read = script_call(Script::Read, &keys);
-            read.arg(&node).arg(wish).arg(self.keys.wakeup_topic(&app)).arg(format!("w{app}"));
-            read.arg(from).arg(MAX_ENTRIES).arg(lapsed);
-            of.done.iter().take(done).for_each(|id| {
-                read.arg(&**id);
-            });
+            let read = LogReadArgs {
+                node: &node,
+                wish,
+                wakeup_topic: self.keys.wakeup_topic(&app),
+                held: format!("w{app}"),
+                after: of.read.as_deref(),
+                most: MAX_ENTRIES,
+                lapsed,
+            };
+            let read = read.call(&keys, of.done.iter().take(done).map(|id| &**id));
             batch.add_command(read, (app, done, sleeps));
         }
         // The lease was renewed a sixth of it ago at most, and lapses after four. The rest of the time is left for what
@@ -274,10 +275,11 @@ impl LinkWriter<'_> {
         let until = Instant::now() + self.settings.lease * 2 / RENEWALS_PER_LEASE;
         let mut elsewhere = Vec::new();
         for ((app, done, sleeps), value) in batch.send_all(&mut self.servers, self.status).await? {
-            if let Some(lease) = reply::as_list(&value).get(4).and_then(read_office) {
-                elsewhere.push((app.clone(), lease));
+            let mut reply = LogReadReply::parse(&value).ok_or(LinkError::Unexpected)?;
+            if let Some((id, tag)) = reply.elsewhere.take() {
+                elsewhere.push((app.clone(), Lease { tag, id }));
             }
-            self.note_read(app, (done, sleeps, until), &value).await?;
+            self.note_read(app, (done, sleeps, until), reply).await?;
         }
         Ok(elsewhere)
     }
@@ -286,20 +288,17 @@ impl LinkWriter<'_> {
         &mut self,
         app: AppId,
         (done, sleeps, until): (usize, bool, Instant),
-        value: &Value,
+        reply: LogReadReply,
     ) -> Result<(), LinkError> {
         let Some(of) = self.kept.webhook_log.apps.get_mut(&app) else { return Ok(()) };
         let now = Instant::now();
         of.looked = Some(now);
-        let [owned, backlog, entries, time, _] = reply::as_list(value) else {
-            return Err(LinkError::Unexpected);
-        };
+        let LogReadReply { office, backlog, entries, time, .. } = reply;
         of.taken_out(done);
-        of.backlog = reply::as_number(backlog).unwrap_or_default();
-        let owned = reply::as_number(owned);
-        let had = std::mem::replace(&mut of.owned, owned != Some(0));
-        of.asleep = sleeps && owned == Some(2) && of.backlog == 0;
-        if had && owned != Some(2) {
+        of.backlog = backlog;
+        let had = std::mem::replace(&mut of.owned, office != OfficeGrant::No);
+        of.asleep = sleeps && office == OfficeGrant::Still && of.backlog == 0;
+        if had && office != OfficeGrant::Still {
             // Another had it, or may have: what was read is read again by who has it now.
             of.read = None;
             of.looked = None;
@@ -309,9 +308,7 @@ impl LinkWriter<'_> {
             self.kept.webhook_log.forget_if_done(&app);
             return Ok(());
         }
-        let entries: Vec<LogEntry> =
-            reply::as_list(entries).iter().filter_map(read_entry).collect();
-        let mut read_up_to = reply::as_number(time).unwrap_or_default();
+        let mut read_up_to = time;
         if let Some(last) = entries.last() {
             of.read = Some(last.id.clone());
             of.busy = Some(now);
@@ -350,17 +347,4 @@ impl LinkWriter<'_> {
         batch.send_all(&mut self.servers, self.status).await?;
         Ok(())
     }
-}
-
-/// The lease under which another node has an office, as `READ` names it.
-fn read_office(value: &Value) -> Option<Lease> {
-    let (id, tag) = reply::as_text(value)?.split_once(' ')?;
-    Some(Lease { tag: tag.parse().ok()?, id: id.to_owned() })
-}
-
-/// An entry of a log: its place, and the one field that it has.
-fn read_entry(value: &Value) -> Option<LogEntry> {
-    let [id, fields] = reply::as_list(value) else { return None };
-    let [_, text] = reply::as_list(fields) else { return None };
-    Some(LogEntry { id: reply::as_text(id)?.into(), text: reply::as_text(text)?.to_owned() })
 }

@@ -8,6 +8,13 @@
 //! `+^` is the time of the last renewal, and `+~` what is added to the server's time so that it never goes back,
 //! though its clock is set back or a server takes over whose clock is behind; both in microseconds.
 
+use std::collections::HashSet;
+
+use redis::Value;
+
+use super::{Script, ScriptCall};
+use crate::cluster::reply;
+
 /// The time of the server in microseconds, which does not go back behind the last renewal.
 const CLOCK: &str = r"
 local function now_us()
@@ -109,4 +116,102 @@ return {now, all}
 
 pub(super) fn renew() -> String {
     RENEW.replace("CLOCK", CLOCK)
+}
+
+/// Registers a lease, with the key of the fence. [`FenceReply`] reads the reply.
+pub(in crate::cluster) fn register_lease(fence: String, lease: &str) -> ScriptCall {
+    let mut call = Script::Register.call(&[fence]);
+    call.arg(lease);
+    call
+}
+
+/// Renews a lease, with the key of the fence; `whole` if the node has registered all it holds. [`FenceReply`] reads the
+/// reply.
+pub(in crate::cluster) fn renew_lease(fence: String, lease: &str, whole: bool) -> ScriptCall {
+    let mut call = Script::Renew.call(&[fence]);
+    call.arg(lease).arg(u8::from(whole));
+    call
+}
+
+/// Fences a lease, with the key of the fence. Answers 1.
+pub(in crate::cluster) fn fence_lease(fence: String, lease: &str) -> ScriptCall {
+    let mut call = Script::Fence.call(&[fence]);
+    call.arg(lease);
+    call
+}
+
+/// Forgets a cleared lease, with the keys of the fence and of what it held. Answers 1.
+pub(in crate::cluster) fn forget_lease(fence: String, held: String, lease: &str) -> ScriptCall {
+    let mut call = Script::ForgetLease.call(&[fence, held]);
+    call.arg(lease);
+    call
+}
+
+/// What a server says of all leases on it, when one is registered or renewed.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(in crate::cluster) struct FenceReply {
+    /// The time of the server, in microseconds since 1970.
+    pub(in crate::cluster) now: u64,
+    /// Since when it has its data.
+    pub(in crate::cluster) epoch: u64,
+    /// Leases that hold, each with what changes whenever it is renewed.
+    pub(in crate::cluster) held: Vec<(String, String)>,
+    /// Leases that do not hold any more and are being cleared.
+    pub(in crate::cluster) fenced: Vec<String>,
+    /// Nodes that have said all they hold.
+    pub(in crate::cluster) whole: HashSet<String>,
+}
+
+impl FenceReply {
+    /// Reads what `REGISTER` and `RENEW` answer.
+    pub(in crate::cluster) fn parse_reply(value: &Value) -> Option<Self> {
+        let [now, fields] = reply::as_list(value) else { return None };
+        let mut fence = Self { now: reply::as_number(now)?, ..Self::default() };
+        for (field, value) in reply::hash_pairs(fields) {
+            let (field, value) = (reply::as_text(field)?, reply::as_text(value)?);
+            match field.split_at_checked(1) {
+                None => fence.epoch = value.parse().ok()?,
+                // The field's first character says what it is about: `x` a fence, `+` a node that
+                // is whole.
+                Some(("x", lease)) => fence.fenced.push(lease.to_owned()),
+                // Of no lease are `+^` and `+~`, which are shorter.
+                Some(("+", lease)) => {
+                    fence.whole.extend(lease.get(..8).map(str::to_owned));
+                }
+                Some(_) => fence.held.push((field.to_owned(), value.to_owned())),
+            }
+        }
+        Some(fence)
+    }
+
+    /// Whether a lease holds, or is being cleared still.
+    pub(in crate::cluster) fn knows(&self, lease: &str) -> bool {
+        self.held.iter().any(|(id, _)| id == lease) || self.fenced.iter().any(|id| id == lease)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::arguments;
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_leases_is_read() {
+        let word = |word: &str| Value::BulkString(word.into());
+        let fields = ["", "5", "0000000a00000001", "3", "+0000000a00000001", "", "x1", ""];
+        let fields = Value::Array(fields.map(word).into());
+        let fence = FenceReply::parse_reply(&Value::Array(vec![word("12"), fields])).unwrap();
+        assert_eq!((fence.now, fence.epoch), (12, 5));
+        assert_eq!(fence.held, [("0000000a00000001".to_owned(), "3".to_owned())]);
+        assert_eq!(fence.fenced, ["1"]);
+        assert!(fence.whole.contains("0000000a"));
+        assert_eq!(FenceReply::parse_reply(&Value::Nil), None);
+    }
+
+    #[test]
+    fn a_renewal_says_whether_all_is_registered() {
+        assert_eq!(arguments(&renew_lease("f".into(), "l", true)), ["l", "1"]);
+        assert_eq!(arguments(&renew_lease("f".into(), "l", false)), ["l", "0"]);
+        assert_eq!(arguments(&forget_lease("f".into(), "h".into(), "l")), ["l"]);
+    }
 }
