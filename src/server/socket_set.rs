@@ -1,6 +1,6 @@
-//! All sockets of a worker in one task of the runtime: who of them was woken, their turns, and that a panic is
-//! one socket's. A task of its own takes 144 bytes of a socket's memory, aligned to 128, so that as much again lies
-//! unused in between. What a socket does when it is polled is not known here.
+//! All sockets of a worker in one task of the runtime: which of them were woken, their turns, and panics, which end only
+//! the socket concerned. A task per socket would take 144 bytes, aligned to 128, so that nearly as much again would be
+//! unused. What a socket does when it is polled is not known here.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

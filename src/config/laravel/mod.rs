@@ -198,7 +198,7 @@ impl Laravel {
         if self.variable_text("REVERB_APP_PING_INTERVAL").is_some_and(|interval| interval != "60") {
             warnings.push(
                 "REVERB_APP_PING_INTERVAL has no effect: a connection is pinged after its \
-                 activity timeout and 30 seconds more of silence"
+                 activity timeout and 25 seconds more of silence"
                     .to_owned(),
             );
         }
