@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::connection::Connection;
 use super::deflated::Compression;
+use super::flush_line::TouchedList;
 use super::handles::{ChannelHandle, Sequence};
 use super::inbox::Delivery;
 use super::worker::Worker;
@@ -23,7 +24,7 @@ impl Worker {
     pub(super) fn deliver_all(
         &self,
         frames: &mut Vec<Delivery>,
-        touched: &mut Vec<Rc<Connection>>,
+        touched: &mut TouchedList<Rc<Connection>>,
     ) {
         if frames.len() > 1 {
             let channels = self.channels.borrow();
@@ -53,7 +54,11 @@ impl Worker {
 
     /// Delivers frames that follow each other on one channel, joined into one piece for all those who get
     /// all of them.
-    fn deliver_run(&self, run: &mut SmallVec<[Delivery; 8]>, touched: &mut Vec<Rc<Connection>>) {
+    fn deliver_run(
+        &self,
+        run: &mut SmallVec<[Delivery; 8]>,
+        touched: &mut TouchedList<Rc<Connection>>,
+    ) {
         let Some(first) = run.first() else { return };
         let channels = self.channels.borrow();
         let Some(channel) = channels.get(first.channel) else {
@@ -95,7 +100,7 @@ impl Worker {
                 }
             }
             if deliveries > before && connection.mark_dirty() {
-                touched.push(connection.clone());
+                touched.add_touched(connection.clone(), channel.subscribers.len());
             }
         }
         let traffic = channel.directory.traffic_of(self.index());

@@ -2,7 +2,6 @@
 //! without a ring, get one call each. What is queued for whom was decided before.
 
 use std::cell::RefMut;
-use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
@@ -21,12 +20,6 @@ use crate::protocol::trace::Trace;
 /// Sockets below which a call for each costs less than the ring's, even where calls are cheap.
 const MIN_SENDS: usize = 8;
 
-/// Sockets, and bytes queued for them, that are flushed before others on the worker get a turn.
-/// A socket costs a system call and its bytes are copied, so these bound how long a turn stands still: 4 MiB take a few
-/// milliseconds, and are 10 KiB for each of 256 sockets and more.
-const FLUSHES: usize = 256;
-const FLUSH_BYTES: usize = 4 << 20;
-
 /// What is said, once it was flushed, of an event that somebody follows.
 #[derive(Debug)]
 pub(super) struct TracedFlush {
@@ -35,54 +28,6 @@ pub(super) struct TracedFlush {
     pub(super) channel: ChannelName,
     /// Subscribers that were given it.
     pub(super) subscribers: u64,
-}
-
-/// Connections that are flushed in more than one turn. Those with little do not wait behind those with much: who was
-/// sent a short frame in the same moment in which a room was sent a large one would hear it last of all.
-#[derive(Debug)]
-pub(super) struct FlushLine<T> {
-    light: VecDeque<T>,
-    heavy: VecDeque<T>,
-}
-
-impl<T> Default for FlushLine<T> {
-    fn default() -> Self {
-        Self { light: VecDeque::new(), heavy: VecDeque::new() }
-    }
-}
-
-impl<T> FlushLine<T> {
-    pub(super) fn is_empty(&self) -> bool {
-        self.light.is_empty() && self.heavy.is_empty()
-    }
-
-    /// Takes in what a turn cannot flush at once; that stays in `touched` if it can. `queued` are the bytes for one.
-    pub(super) fn take_if_much(&mut self, touched: &mut Vec<T>, queued: impl Fn(&T) -> usize) {
-        if part_by_bytes(touched.iter().map(&queued)) == touched.len() {
-            return;
-        }
-        for one in touched.drain(..) {
-            let is_light = queued(&one) <= FLUSH_BYTES / FLUSHES;
-            if is_light { &mut self.light } else { &mut self.heavy }.push_back(one);
-        }
-    }
-
-    /// Gives `part` what a turn can flush, of both.
-    pub(super) fn give_part(&mut self, part: &mut Vec<T>, queued: impl Fn(&T) -> usize) {
-        part.extend(self.light.drain(..self.light.len().min(FLUSHES)));
-        let heavy = part_by_bytes(self.heavy.iter().map(queued));
-        part.extend(self.heavy.drain(..heavy));
-    }
-}
-
-/// How many from the front one turn flushes: at least one, and the one with which the bytes are too many is the last.
-fn part_by_bytes(queued: impl Iterator<Item = usize>) -> usize {
-    let fits = |sum: &mut usize, bytes| {
-        let before = *sum;
-        *sum += bytes;
-        (before < FLUSH_BYTES).then_some(())
-    };
-    queued.take(FLUSHES).scan(0, fits).count()
 }
 
 /// Flushes connections for one worker.
@@ -202,41 +147,5 @@ impl<'a> LentOutbox<'a> {
         if !is_written {
             connection.flush();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_turn_flushes_so_many_sockets_or_bytes() {
-        let part = |sockets, bytes| part_by_bytes(std::iter::repeat_n(bytes, sockets));
-        assert_eq!((part(0, 1), part(7, 100), part(10_000, 100)), (0, 7, FLUSHES));
-        assert_eq!(part(10_000, 16 << 10), FLUSHES);
-        assert_eq!(part(2_000, 100 << 10), 41);
-        assert_eq!(part(2, 64 << 20), 1, "it is not cut");
-    }
-
-    #[test]
-    fn a_short_frame_waited_behind_a_large_one_for_a_room() {
-        let (mut line, mut part) = (FlushLine::default(), Vec::new());
-        let mut touched = vec![100 << 10; 500];
-        touched.extend([7; 16]);
-        line.take_if_much(&mut touched, |bytes| *bytes);
-        assert!(touched.is_empty());
-        line.give_part(&mut part, |bytes| *bytes);
-        assert_eq!(part.iter().filter(|bytes| **bytes == 7).count(), 16);
-        assert_eq!(part.len(), 16 + 41, "and those of the room go on meanwhile");
-        // What is little altogether is flushed at once.
-        touched.extend([7; FLUSHES]);
-        line.take_if_much(&mut touched, |bytes| *bytes);
-        assert_eq!(touched.len(), FLUSHES);
-        let mut parts = 1;
-        while !line.is_empty() {
-            line.give_part(&mut part, |bytes| *bytes);
-            parts += 1;
-        }
-        assert_eq!((part.len(), parts), (516, 13));
     }
 }

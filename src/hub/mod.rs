@@ -14,6 +14,7 @@ pub mod described;
 pub mod directory;
 mod fanout;
 mod flush;
+mod flush_line;
 pub mod handles;
 pub mod handshakes;
 pub mod http_sessions;

@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::connection::Connection;
 use super::flush::TracedFlush;
+use super::flush_line::TouchedList;
 use super::handles::Sequence;
 use super::inbox::{Delivery, TracedDelivery};
 use super::worker::Worker;
@@ -37,7 +38,7 @@ impl Worker {
         &self,
         TracedDelivery { delivery, trace }: TracedDelivery,
         frames: &mut Vec<Delivery>,
-        touched: &mut Vec<Rc<Connection>>,
+        touched: &mut TouchedList<Rc<Connection>>,
     ) -> Option<TracedFlush> {
         let (directory, channel, app) = {
             let channels = self.channels.borrow();

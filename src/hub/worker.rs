@@ -16,7 +16,8 @@ use super::Hub;
 use super::channels::WorkerChannels;
 use super::connection::Connection;
 use super::directory::{Directory, Subscribed, Unsubscribed};
-use super::flush::{FlushLine, Flusher, TracedFlush};
+use super::flush::{Flusher, TracedFlush};
+use super::flush_line::{FlushLine, TouchedList};
 use super::handles::{ConnectionRef, Sequence};
 use super::inbox::{Delivery, Inbox, WorkerTask};
 use super::leave_throttle::LeaveThrottle;
@@ -70,7 +71,7 @@ struct WorkerTurn {
     /// Deliveries that follow each other, until something else has to be done.
     frames: Vec<Delivery>,
     /// Each connection once, whatever it was given.
-    touched: Vec<Rc<Connection>>,
+    touched: TouchedList<Rc<Connection>>,
     /// Told once they were flushed.
     traced: Vec<TracedFlush>,
 }
@@ -352,17 +353,20 @@ impl Worker {
             let begun = Instant::now();
             let mut turn = self.carry_out();
             oldest = oldest.or(turn.since);
+            waiting.begin_turn(turn.since, begun);
             // What is for few goes out at once, past what is for many, which goes out in parts. Whoever waits
             // there gets all that has come for it meanwhile in one piece.
-            waiting.take_if_much(&mut turn.touched, |one| one.queued_bytes());
-            self.flush_touched(&mut turn.touched);
+            let at_once = waiting.take_touched(&mut turn.touched, |one| one.queued_bytes());
+            let mut flushed = at_once.len();
+            self.flush_touched(at_once);
             traced.append(&mut turn.traced);
             // Vectors keep their room; a turn allocates nothing once it has been as large as the largest.
             self.spare.replace(turn);
             waiting.give_part(&mut part, |one| one.queued_bytes());
+            flushed += part.len();
             self.flush_touched(&mut part);
             let done = if waiting.is_empty() { oldest.take() } else { None };
-            self.inbox().turns.end_turn(done, begun);
+            waiting.end_turn(flushed, self.inbox().turns.end_turn(done, begun));
             if waiting.is_empty() {
                 self.emit_flushed(&mut traced);
             } else {
@@ -375,7 +379,7 @@ impl Worker {
     /// For an answer that must not overtake what came before it.
     pub fn deliver_now(&self) {
         let mut turn = self.carry_out();
-        self.flush_touched(&mut turn.touched);
+        self.flush_touched(turn.touched.join_lists());
         self.emit_flushed(&mut turn.traced);
         self.spare.replace(turn);
     }
@@ -416,7 +420,7 @@ impl Worker {
     }
 
     /// One task that is no delivery. Those for a connection that has gone do nothing.
-    fn carry_out_one(&self, order: WorkerTask, touched: &mut Vec<Rc<Connection>>) {
+    fn carry_out_one(&self, order: WorkerTask, touched: &mut TouchedList<Rc<Connection>>) {
         match order {
             WorkerTask::Deliver(_) | WorkerTask::DeliverTraced(_) => {}
             WorkerTask::Describe(asked) => self.describe_sockets(*asked),
@@ -458,7 +462,7 @@ impl Worker {
                 let Some(connection) = self.connection_at(place) else { return };
                 connection.enqueue(frame);
                 if connection.mark_dirty() {
-                    touched.push(connection);
+                    touched.add_touched(connection, 1);
                 }
             }
         }

@@ -116,13 +116,14 @@ pub struct TurnTimes {
 
 impl TurnTimes {
     /// A turn is over that began at `begun`. If nothing waits to be flushed any more, `oldest` is when the
-    /// first of what was flushed came.
-    pub fn end_turn(&self, oldest: Option<Instant>, begun: Instant) {
+    /// first of what was flushed came. Returns when that is.
+    pub fn end_turn(&self, oldest: Option<Instant>, begun: Instant) -> Instant {
         let end = Instant::now();
         if let Some(oldest) = oldest {
             self.fan_out.observe(end - oldest);
         }
         self.longest.note_value((end - begun).as_nanos() as u64);
+        end
     }
 }
 

@@ -14,6 +14,7 @@ use crate::hub::channels::WorkerChannel;
 use crate::hub::connection::Connection;
 use crate::hub::fanout::CompressedRun;
 use crate::hub::fanout::is_newer_than_seen;
+use crate::hub::flush_line::TouchedList;
 use crate::hub::handles::{ChannelHandle, Sequence};
 use crate::hub::inbox::Delivery;
 use crate::hub::worker::Worker;
@@ -46,7 +47,7 @@ impl Worker {
         &self,
         channel: &WorkerChannel,
         run: &[Delivery],
-        touched: &mut Vec<Rc<Connection>>,
+        touched: &mut TouchedList<Rc<Connection>>,
     ) {
         let (mut deliveries, mut second) = (0, CompressedRun::default());
         for connection in &channel.subscribers {
@@ -65,7 +66,7 @@ impl Worker {
                 }
             }
             if connection.mark_dirty() {
-                touched.push(connection.clone());
+                touched.add_touched(connection.clone(), channel.subscribers.len());
             }
         }
         let traffic = channel.directory.traffic_of(self.index());
