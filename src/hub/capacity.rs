@@ -8,9 +8,12 @@ use tracing::{info, warn};
 
 use crate::metrics::Reason;
 
-/// Bytes that clients have to give back before the allocator is asked for what it keeps of them, and for how many looks
-/// it must stay so: who reconnects takes them again at once.
+/// Bytes that clients have to give back before the allocator is asked for what it keeps of them: a quarter of what they
+/// had, within these bounds. So each time is worth it, and a server that had little gives it back too.
+const LEAST_FREED: u64 = 1 << 20;
 const MUCH_FREED: u64 = 16 << 20;
+
+/// For how many looks it must stay so: who reconnects takes them again at once.
 const FREED_LOOKS: u64 = 3;
 
 /// Bytes of a connection that are counted nowhere else, about.
@@ -125,7 +128,7 @@ impl Capacity {
         let (memory, open) = (&self.memory, self.open.load(Ordering::Relaxed));
         let now = counted + open * CONNECTION_BYTES;
         let highest = memory.highest.fetch_max(now, Ordering::Relaxed).max(now);
-        if highest - now < MUCH_FREED {
+        if highest - now < (highest / 4).clamp(LEAST_FREED, MUCH_FREED) {
             memory.looks.store(0, Ordering::Relaxed);
             return false;
         }
@@ -237,9 +240,18 @@ mod tests {
         let looks = |counted: &[u64]| -> Vec<bool> {
             counted.iter().map(|mib| capacity.has_much_freed(mib << 20)).collect()
         };
-        assert_eq!(looks(&[1, 60, 46, 45, 46]), [false; 5], "little, however long");
-        assert_eq!(looks(&[44, 43, 60, 43, 42]), [false; 5], "some came back");
-        assert_eq!(looks(&[41, 30, 30, 24, 24, 24]), [true, false, false, false, false, true]);
+        assert_eq!(looks(&[1, 160, 146, 145, 146]), [false; 5], "little, however long");
+        assert_eq!(looks(&[144, 143, 160, 143, 142]), [false; 5], "some came back");
+        let away = [141, 130, 130, 124, 124, 124];
+        assert_eq!(looks(&away), [true, false, false, false, false, true]);
+        // Sessions of a crowd whose connections have gone already, once they are over.
+        let few = Capacity::new(0, 0);
+        let looks = |mib: u64| few.has_much_freed(mib << 20);
+        assert_eq!(
+            [4, 4, 4, 3, 3, 3, 3].map(looks),
+            [false, false, false, false, false, true, false]
+        );
+        assert_eq!([1, 1, 1, 0, 0, 0].map(looks), [false, false, true, false, false, true]);
     }
 
     #[test]
