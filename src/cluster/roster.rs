@@ -221,6 +221,12 @@ impl Roster {
         }
     }
 
+    /// A user of this node who is let in already.
+    pub fn admitted_member(&self, user: &UserId) -> Option<&Member> {
+        let own = self.own.get(user).filter(|own| own.joined.is_some())?;
+        Some(&own.member)
+    }
+
     /// Redis has the user, from `version` on.
     /// It may be a version that has not been heard yet; until then nobody waits in vain.
     pub fn confirm_user(&mut self, user: &UserId, version: u64) {

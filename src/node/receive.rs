@@ -16,7 +16,9 @@ use super::webhooks::WebhookAppsNotifier;
 use super::{Acknowledgement, ServerState, sends_count};
 use crate::app::{App, AppId};
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
-use crate::cluster::link::{LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, RetainedEvent};
+use crate::cluster::link::{
+    Link, LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, RetainedEvent,
+};
 use crate::cluster::roster::{LoadedRoster, RosterChange};
 use crate::cluster::topics::{TopicCache, TopicEntry};
 use crate::cluster::{SubscribeOutcome, SubscribeTicket, Topic};
@@ -139,7 +141,9 @@ impl ServerState {
                 });
             }
             LinkEvent::Full { topic, user } => {
-                topics.change_topic(&topic, |entry| self.resume_tickets(entry.refuse_user(&user)));
+                topics.change_topic(&topic, |entry| {
+                    self.refuse_user(topics.link(), &topic, entry, &user);
+                });
             }
             LinkEvent::Alone(alone) => self.answer_offline(cluster, alone),
             LinkEvent::Topic(topic, envelope) => self.receive_on(cluster, &topic, envelope, false),
@@ -168,6 +172,15 @@ impl ServerState {
             other => return self.receive_for_client(cluster, other),
         }
         None
+    }
+
+    /// Redis has no room for a user. Whoever was let in while Redis was away, as the order was on its way, stays.
+    fn refuse_user(&self, link: &Link, topic: &Topic, entry: &mut TopicEntry, user: &UserId) {
+        let Some(member) = entry.roster.admitted_member(user).cloned() else {
+            return self.resume_tickets(entry.refuse_user(user));
+        };
+        let (topic, max, place) = (topic.clone(), usize::MAX, entry.roster.join_version(user));
+        link.send_request(LinkRequest::Join { topic, member, max, place });
     }
 
     /// Carries out [`LinkEvent::Opened`]: the roster and the cached event as Redis has them replace what is known
