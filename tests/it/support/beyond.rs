@@ -22,6 +22,10 @@ pub struct Beyond {
     /// Those that it had before.
     pub(super) old: Vec<u64>,
     pub(super) is_cut: bool,
+    /// Nothing is taken from it or brought to it.
+    pub(super) is_asleep: bool,
+    /// What becomes of its next order.
+    pub(super) fate: OrderFate,
     pub(super) subscribed: BTreeSet<Topic>,
     /// Topics that are subscribed to and have not been read yet, and whether they were before.
     pub(super) unread: VecDeque<(Topic, bool)>,
@@ -45,6 +49,16 @@ pub struct Beyond {
     /// Its cached events that have not come back, and those that its subscribers have without that.
     pub(super) flying: Vec<(u64, OutgoingEvent)>,
     pub(super) told: BTreeSet<u64>,
+}
+
+/// What becomes of an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OrderFate {
+    Done,
+    /// The answer is an error, and nothing was done.
+    Refused,
+    /// It was done, and the link is lost before the answer comes.
+    Unanswered,
 }
 
 /// Something that was published; for what is in the channel's log, where.
@@ -72,6 +86,8 @@ impl Beyond {
             lease: number,
             old,
             is_cut: false,
+            is_asleep: false,
+            fate: OrderFate::Done,
             subscribed,
             unread,
             published,
@@ -127,7 +143,11 @@ impl Beyond {
             let is_on = |publish: &OutgoingEvent| matches!(publish, OutgoingEvent::Cached { topic, .. } if topic == opened);
             self.flying.retain(|(serial, publish)| *serial > last || !is_on(publish));
         }
-        if let Some(topic) = opened {
+        let is_read_again = |topic: &Topic| {
+            let is_of = |answer: &Answer| matches!(&answer.arrival, LinkEvent::Opened { topic: other, .. } if other == topic);
+            self.unread.iter().any(|(other, _)| other == topic) || self.answers.iter().any(is_of)
+        };
+        if let Some(topic) = opened.filter(|topic| !is_read_again(topic)) {
             for sent in self.opening.remove(&topic).unwrap_or_default() {
                 self.hear(&topic, sent, true);
             }

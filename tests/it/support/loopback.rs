@@ -10,9 +10,7 @@ use bytes::Bytes;
 use fanfare::app::App;
 use fanfare::cluster::Topic;
 use fanfare::cluster::envelope::{Envelope, EnvelopeBody};
-use fanfare::cluster::link::{
-    LinkEvent, LinkRequest, Manner, OfflineFallback, OutgoingEvent, RetainedEvent,
-};
+use fanfare::cluster::link::{LinkEvent, LinkRequest, Manner, OutgoingEvent, RetainedEvent};
 use fanfare::cluster::roster::LoadedRoster;
 use fanfare::cluster::topics::TopicEntry;
 use fanfare::protocol::member::{Member, UserId};
@@ -20,34 +18,36 @@ use fanfare::protocol::socket_id::SocketId;
 
 use super::Chance;
 use super::beyond::{Answer, Beyond, now};
+use super::faults::Faults;
 use super::kept_clients::{self, KeptClients};
 
 /// Nodes, and what they have in common.
 pub struct Loopback {
     pub nodes: Vec<Beyond>,
-    channels: BTreeMap<Topic, Channel>,
-    next: u64,
+    pub(super) channels: BTreeMap<Topic, Channel>,
+    pub(super) next: u64,
     change: fn(&mut App),
     /// The time of the last event.
     clock: u64,
     clients: KeptClients,
     /// Events of a channel's log that are told to clients that come back.
     pub replay: usize,
+    pub(super) faults: Faults,
 }
 
 /// What is kept of one channel.
 #[derive(Default)]
-struct Channel {
+pub(super) struct Channel {
     /// The last version that was given, and that of the last change in who is present.
     version: u64,
     changed: u64,
-    members: BTreeMap<UserId, (u64, Member)>,
+    pub(super) members: BTreeMap<UserId, (u64, Member)>,
     /// By lease.
-    refs: BTreeSet<(u64, UserId)>,
+    pub(super) refs: BTreeSet<(u64, UserId)>,
     /// Its version, its place in the log, and what was published.
     cached: Option<(u64, usize, OutgoingEvent)>,
     /// With the times.
-    log: Vec<(u64, Envelope)>,
+    pub(super) log: Vec<(u64, Envelope)>,
 }
 
 /// How far one version is from the next; what a node alone adds is less.
@@ -56,102 +56,28 @@ const STEP: u64 = 1_000_000;
 impl Loopback {
     pub fn new(nodes: usize, change: fn(&mut App)) -> Self {
         let channels = BTreeMap::new();
-        let (clock, clients) = Default::default();
+        let (clock, clients, faults) = Default::default();
         let replay = usize::MAX;
-        let mut all = Self { nodes: Vec::new(), channels, next: 1, change, clock, clients, replay };
-        for _ in 0..nodes {
+        let (count, nodes) = (nodes, Vec::new());
+        let mut all = Self { nodes, channels, next: 1, change, clock, clients, replay, faults };
+        for _ in 0..count {
             let node = all.node();
             all.nodes.push(node);
         }
         all
     }
 
-    fn node(&mut self) -> Beyond {
+    pub(super) fn node(&mut self) -> Beyond {
         let number = self.next;
         self.next += 1;
         Beyond::new(number, self.change)
     }
 
-    /// The node dies, another takes its place, and its lease lapses. What it had published was sent.
-    pub fn kill(&mut self, at: usize) {
-        let fresh = self.node();
-        let dead = std::mem::replace(&mut self.nodes[at], fresh);
-        for lease in dead.old.into_iter().chain([dead.lease]) {
-            self.clear(dead.number, lease);
-        }
-    }
-
-    fn clear(&mut self, origin: u64, lease: u64) {
-        let mut left = Vec::new();
-        for (topic, channel) in &self.channels {
-            let of_it = channel.refs.iter().filter(|(other, _)| *other == lease);
-            left.extend(of_it.map(|(_, user)| (topic.clone(), user.clone())));
-        }
-        for (topic, user) in left {
-            self.leave(origin, lease, topic, user);
-        }
-    }
-
-    /// Whether all nodes have their links, and have said anew what they hold.
-    pub fn is_whole(&self) -> bool {
-        self.nodes.iter().all(|node| !node.is_cut && node.again.is_empty())
-    }
-
-    pub fn is_cut(&self, at: usize) -> bool {
-        self.nodes[at].is_cut
-    }
-
-    /// The node's link is lost, with what was on its way to the node.
-    pub fn cut(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        node.is_cut = true;
-        node.far.go_down();
-        node.published.clear();
-        node.answers.clear();
-        node.opening.clear();
-        node.unread.clear();
-        node.subscribed.clear();
-        node.again.clear();
-        for (serial, publish) in std::mem::take(&mut node.flying) {
-            node.told.insert(serial);
-            node.publish_alone(&publish);
-        }
-        node.arrivals.push_back(LinkEvent::Down);
-    }
-
-    /// The link is made again: the node says anew what it holds, then what it could not say, and has what it
-    /// held before cleared away.
-    pub fn mend(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        node.is_cut = false;
-        node.old.push(std::mem::replace(&mut node.lease, self.next));
-        self.next += 1;
-        let topics = &node.memory.shared.scope.others().unwrap().topics;
-        // In the same order with the same seed.
-        for topic in topics.all_topics().into_iter().collect::<BTreeSet<_>>() {
-            node.again.push_back(LinkRequest::Open(topic.clone()));
-            let joins = topics.read_topic(&topic, |entry| {
-                let own = entry
-                    .roster
-                    .local_members()
-                    .map(|member| (member.user_id.clone(), member.clone()));
-                let own: BTreeMap<UserId, Member> = own.collect();
-                let joins = own.into_iter().map(|(user, member)| LinkRequest::Join {
-                    topic: topic.clone(),
-                    member,
-                    max: usize::MAX,
-                    place: entry.roster.join_version(&user),
-                });
-                joins.collect::<Vec<_>>()
-            });
-            node.again.extend(joins.into_iter().flatten());
-            node.again.push_back(LinkRequest::Changed { topic, tell: false });
-        }
-        node.again.push_back(LinkRequest::Stop);
-    }
-
     /// Something happens that may happen next; whether anything could.
     pub fn step(&mut self, chance: &mut Chance) -> bool {
+        if self.faults.has_late() && chance.below(4) == 0 {
+            return self.bring_late();
+        }
         let from = chance.below(self.nodes.len());
         for offset in 0..self.nodes.len() {
             let at = (from + offset) % self.nodes.len();
@@ -160,24 +86,18 @@ impl Loopback {
                 return true;
             }
         }
-        false
+        self.bring_late()
     }
 
     fn step_of(&mut self, at: usize, kind: usize) -> bool {
         let node = &mut self.nodes[at];
         match kind {
+            _ if node.is_asleep => return false,
             0 if node.is_cut => match node.far.requests.try_recv() {
                 Ok(order) => self.alone(at, order),
                 Err(_) => return false,
             },
-            0 => match node.again.pop_front() {
-                Some(LinkRequest::Stop) => self.has_said_again(at),
-                Some(order) => self.carry_out(at, order),
-                None => match node.far.requests.try_recv() {
-                    Ok(order) => self.carry_out(at, order),
-                    Err(_) => return false,
-                },
-            },
+            0 => return self.take_order(at),
             1 => match node.unread.pop_front() {
                 Some((topic, again)) => self.read(at, topic, again),
                 None => return false,
@@ -202,32 +122,8 @@ impl Loopback {
         true
     }
 
-    /// Carries an order out while the link is cut.
-    fn alone(&mut self, at: usize, order: LinkRequest) {
-        if let LinkRequest::Open(topic) = &order {
-            self.since_subscribed(at, topic, TopicEntry::made_at);
-        }
-        let node = &mut self.nodes[at];
-        let alone = match order {
-            LinkRequest::Open(topic) => OfflineFallback::Open(topic),
-            LinkRequest::Join { topic, member, .. } => {
-                OfflineFallback::Join { topic, user: member.user_id }
-            }
-            LinkRequest::Leave { topic, user } => OfflineFallback::Leave { topic, user },
-            LinkRequest::Publish(publish) => {
-                node.serial += 1;
-                node.told.insert(node.serial);
-                node.publish_alone(&publish);
-                node.held.push_back((node.serial, publish));
-                return;
-            }
-            _ => return,
-        };
-        node.arrivals.push_back(LinkEvent::Alone(alone));
-    }
-
     /// The node is to hear of the topic what was said since a time, if it does not hear of it yet.
-    fn since_subscribed<T: Into<Option<u64>>>(
+    pub(super) fn since_subscribed<T: Into<Option<u64>>>(
         &mut self,
         at: usize,
         topic: &Topic,
@@ -241,21 +137,7 @@ impl Loopback {
         self.nodes[at].heard.entry(topic.clone()).or_insert(before);
     }
 
-    /// Everything that the node holds is said anew.
-    fn has_said_again(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        node.far.go_up();
-        node.arrivals.extend(std::mem::take(&mut node.orders));
-        let number = node.number;
-        for (serial, publish) in std::mem::take(&mut node.held) {
-            self.publish(number, serial, publish);
-        }
-        for old in std::mem::take(&mut self.nodes[at].old) {
-            self.clear(number, old);
-        }
-    }
-
-    fn carry_out(&mut self, at: usize, order: LinkRequest) {
+    pub(super) fn carry_out(&mut self, at: usize, order: LinkRequest) {
         let (number, lease) = (self.nodes[at].number, self.nodes[at].lease);
         match order {
             LinkRequest::Open(topic) => {
@@ -310,7 +192,7 @@ impl Loopback {
         }
     }
 
-    fn channel(&mut self, topic: &Topic) -> &mut Channel {
+    pub(super) fn channel(&mut self, topic: &Topic) -> &mut Channel {
         self.channels.entry(topic.clone()).or_default()
     }
 
@@ -337,13 +219,28 @@ impl Loopback {
     }
 
     fn join(&mut self, at: usize, topic: Topic, member: Member, (max, place): (usize, u64)) {
-        let (origin, lease) = (self.nodes[at].number, self.nodes[at].lease);
+        let by = (self.nodes[at].number, self.nodes[at].lease);
         let user = member.user_id.clone();
-        let channel = self.channel(&topic);
+        let answer = match self.hold(by, &topic, member, (max, place)) {
+            Some(version) => LinkEvent::Joined { topic, user, version },
+            None => LinkEvent::Full { topic, user },
+        };
+        self.nodes[at].answer(answer);
+    }
+
+    /// The version from which on the user is present; nothing if there is no room.
+    pub(super) fn hold(
+        &mut self,
+        (origin, lease): (u64, u64),
+        topic: &Topic,
+        member: Member,
+        (max, place): (usize, u64),
+    ) -> Option<u64> {
+        let user = member.user_id.clone();
+        let channel = self.channel(topic);
         let known = channel.members.contains_key(&user);
         if !known && channel.members.len() >= max {
-            self.nodes[at].answer(LinkEvent::Full { topic, user });
-            return;
+            return None;
         }
         channel.refs.insert((lease, user.clone()));
         if !known {
@@ -351,14 +248,13 @@ impl Loopback {
             let place = if place == 0 { version } else { place };
             channel.members.insert(user.clone(), (place, member.clone()));
             let info = member.user_info;
-            let body = EnvelopeBody::Joined { user: user.clone(), info };
-            self.send((origin, 0), &topic, (version, body));
+            let body = EnvelopeBody::Joined { user, info };
+            self.send((origin, 0), topic, (version, body));
         }
-        let version = self.channel(&topic).changed;
-        self.nodes[at].answer(LinkEvent::Joined { topic, user, version });
+        Some(self.channel(topic).changed)
     }
 
-    fn leave(&mut self, origin: u64, lease: u64, topic: Topic, user: UserId) {
+    pub(super) fn leave(&mut self, origin: u64, lease: u64, topic: Topic, user: UserId) {
         let channel = self.channel(&topic);
         let held = channel.refs.remove(&(lease, user.clone()));
         if held && channel.refs.iter().all(|(_, other)| *other != user) {
@@ -368,7 +264,10 @@ impl Loopback {
         }
     }
 
-    fn publish(&mut self, origin: u64, serial: u64, publish: OutgoingEvent) {
+    pub(super) fn publish(&mut self, origin: u64, serial: u64, publish: OutgoingEvent) {
+        if self.is_logged((origin, serial), &publish) {
+            return;
+        }
         match publish {
             OutgoingEvent::Event { topic, except, frame, manner } => {
                 // No two have one place.
@@ -434,6 +333,7 @@ impl Loopback {
 
     fn read(&mut self, at: usize, topic: Topic, again: bool) {
         let heard = self.nodes[at].heard.get(&topic).copied().unwrap_or_default();
+        let settled = self.faults.is_settled();
         let channel = self.channel(&topic);
         channel.version += STEP;
         let version = channel.version;
@@ -455,7 +355,7 @@ impl Loopback {
             }),
             _ => None,
         });
-        let arrival = LinkEvent::Opened { topic, loaded, cached, settled: true };
+        let arrival = LinkEvent::Opened { topic, loaded, cached, settled };
         let node = &mut self.nodes[at];
         let has_own = (!again).then_some(node.serial);
         node.answers.push_back(Answer { missed, arrival, has_own });

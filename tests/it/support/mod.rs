@@ -9,6 +9,7 @@ pub mod cut;
 #[cfg(feature = "sql")]
 pub mod database;
 pub mod endpoint;
+pub mod faults;
 pub mod fixture;
 pub mod http;
 pub mod kept_clients;
