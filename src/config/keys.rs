@@ -20,11 +20,11 @@ use crate::protocol::origin::OriginPattern;
 pub struct SettingKey<T> {
     /// Dotted, without its array: `server.port`, and `id` for an app's.
     pub name: &'static str,
-    /// As TOML; none where the setting must be given.
+    /// As TOML; none if the setting is required.
     pub default: Option<&'static str>,
-    /// A secret is neither shown nor repeated in an error.
+    /// Whether it is a secret, which is neither shown nor repeated in an error.
     pub secret: bool,
-    /// Checks a value and puts it into its place; the error names the form that was wanted.
+    /// Parses a value and sets the field; the error says what was expected.
     pub(super) read: fn(&mut T, &Value) -> Result<(), WantedForm>,
 }
 
@@ -37,7 +37,7 @@ const fn key<T>(
     SettingKey { name, default: Some(default), secret: false, read }
 }
 
-/// A setting that must be given.
+/// A required setting.
 const fn required<T>(key: SettingKey<T>) -> SettingKey<T> {
     SettingKey { default: None, ..key }
 }
@@ -47,13 +47,13 @@ const fn hidden<T>(key: SettingKey<T>) -> SettingKey<T> {
     SettingKey { secret: true, ..key }
 }
 
-/// The last step of each row: what was read goes into its place, or the error says what was wanted.
+/// The last step of each row: sets the field, or returns what was expected.
 fn put_read<T>(place: &mut T, read: Result<T, WantedForm>) -> Result<(), WantedForm> {
     *place = read?;
     Ok(())
 }
 
-/// Bounds of durations, which keep a slip such as `10000h` from being a setting.
+/// Limits of durations, which reject slips such as `10000h`.
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -281,7 +281,7 @@ fn api_socket(config: &mut Config) -> &mut UnixSocket {
     api(config).unix_socket.get_or_insert_default()
 }
 
-/// Such a text, or an empty one where there is to be none.
+/// Such a text, or an empty one for none.
 fn or_none(
     value: &Value,
     read: fn(&Value) -> Result<String, WantedForm>,
@@ -296,7 +296,7 @@ fn file_path(text: String) -> Option<PathBuf> {
     if text.is_empty() { None } else { Some(text.into()) }
 }
 
-/// An app's id or key: both stand in URLs, and the key in front of the colon of a signature.
+/// An app's id or key: both are used in URLs, and the key is followed by a colon in signatures.
 fn app_name(value: &Value) -> Result<String, WantedForm> {
     text(value)
         .ok()
@@ -312,7 +312,7 @@ fn secret(value: &Value) -> Result<Signer, WantedForm> {
     }
 }
 
-/// None, or one that nobody guesses.
+/// Empty, or long enough that nobody guesses it.
 fn console_token(value: &Value) -> Result<String, WantedForm> {
     text(value)
         .ok()
@@ -320,7 +320,7 @@ fn console_token(value: &Value) -> Result<String, WantedForm> {
         .ok_or_else(|| format!("text in quotes of {MIN_CONSOLE_TOKEN} characters or more"))
 }
 
-/// Secrets that are on their way out.
+/// Earlier secrets that are still accepted.
 fn secrets(value: &Value) -> Result<Vec<String>, WantedForm> {
     texts(value)
         .ok()
@@ -328,7 +328,7 @@ fn secrets(value: &Value) -> Result<Vec<String>, WantedForm> {
         .ok_or_else(|| "a list of texts in quotes, none empty".to_owned())
 }
 
-/// So many a second, or so many at once that come back over so many seconds.
+/// A rate per second (`10`), or a burst and the seconds in which it is regained (`60/60s`).
 fn client_rate(value: &Value) -> Result<(u32, u32), WantedForm> {
     if let Ok(rate) = count(value, 0) {
         return Ok((rate, 1));
@@ -367,7 +367,7 @@ fn client_events(value: &Value) -> Result<ClientEvents, WantedForm> {
     )
 }
 
-/// The events by Pusher's names, in the order of the default.
+/// Webhook events by Pusher's names, in the order of the default.
 pub(super) const WEBHOOK_EVENTS: [(&str, WebhookEvent); 7] = [
     ("channel_occupied", WebhookEvent::ChannelOccupied),
     ("channel_vacated", WebhookEvent::ChannelVacated),
@@ -402,7 +402,7 @@ fn webhook_url(value: &Value) -> Result<String, WantedForm> {
         .ok_or_else(|| "an http:// or https:// URL".to_owned())
 }
 
-/// Origins that are compared with the `Origin` header as a whole.
+/// Patterns that are compared with the whole `Origin` header.
 fn origins(value: &Value) -> Result<Vec<String>, WantedForm> {
     texts(value)
         .ok()
@@ -415,7 +415,7 @@ fn origins(value: &Value) -> Result<Vec<String>, WantedForm> {
         .ok_or_else(|| "a list of \"*\" or origins such as \"https://app.example.test\"".to_owned())
 }
 
-/// The URL of a database that may hold apps, or nothing.
+/// The URL of a database with apps, or empty.
 fn database(value: &Value) -> Result<String, WantedForm> {
     let schemes = ["mysql://", "mariadb://", "postgres://", "postgresql://"];
     text(value)
@@ -424,7 +424,7 @@ fn database(value: &Value) -> Result<String, WantedForm> {
         .ok_or_else(|| "a mysql://, mariadb:// or postgres:// URL".to_owned())
 }
 
-/// A name that needs no escaping, with its schema if need be.
+/// A table's name that needs no escaping, optionally with its schema.
 fn table(value: &Value) -> Result<String, WantedForm> {
     let is_plain = |part: &str| {
         !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -437,7 +437,7 @@ fn table(value: &Value) -> Result<String, WantedForm> {
         })
 }
 
-/// The rights of a file, as `chmod` takes them in digits.
+/// A file's permissions in octal digits, as for `chmod`.
 fn mode(value: &Value) -> Result<u32, WantedForm> {
     text(value)
         .ok()
@@ -468,15 +468,15 @@ fn level(value: &Value) -> Result<LevelFilter, WantedForm> {
     )
 }
 
-/// What the URL of Sentinels begins with; they and the servers speak TLS in the second case.
+/// Schemes of Sentinel URLs; with the second, they and the servers use TLS.
 const SENTINELS: [&str; 2] = ["redis+sentinel://", "rediss+sentinel://"];
 
-/// One address or, for Redis Cluster, its nodes; empty for a server on its own.
+/// One URL or, for a Redis Cluster, several; empty for a single server.
 fn redis(value: &Value) -> Result<Vec<String>, WantedForm> {
     let sentinels = |url: &str| SENTINELS.iter().any(|scheme| url.trim().starts_with(scheme));
     let nodes = match value {
         Value::Text(url) | Value::Raw(url) if url.trim().is_empty() => return Ok(Vec::new()),
-        // Sentinels are many in one URL, with commas between.
+        // A Sentinel URL names several, separated by commas.
         Value::Raw(url) if sentinels(url) => Ok(vec![url.trim().to_owned()]),
         Value::Text(url) => Ok(vec![url.clone()]),
         _ => texts(value),
@@ -484,13 +484,13 @@ fn redis(value: &Value) -> Result<Vec<String>, WantedForm> {
     let servers = |url: &str| ["redis://", "rediss://"].iter().any(|s| url.starts_with(s));
     nodes
         .ok()
-        // A list without any was meant to name some.
+        // An empty list is a mistake.
         .filter(|nodes| match nodes.as_slice() {
             [] => false,
             [url] => servers(url) || sentinels(url),
             nodes => nodes.iter().all(|node| servers(node)),
         })
-        // A fragment could only ask for certificates not to be checked.
+        // The only fragment that the library knows turns certificate checks off.
         .filter(|nodes| !nodes.iter().any(|node| node.contains('#')))
         .ok_or_else(|| {
             "a redis://, rediss:// or redis+sentinel:// URL without #, or a list of a cluster's nodes"

@@ -30,17 +30,14 @@ use crate::protocol::member::{Member, UserId};
 use crate::protocol::socket_id::SocketId;
 use crate::protocol::trace::Trace;
 
-/// How often other nodes are told of connections that came and went.
-/// As exact as `max_connections` over all nodes needs to be.
+/// How often changed numbers of connections are sent to Redis; `max_connections` over all nodes is only as exact.
 const CONNECTIONS_EVERY: Duration = Duration::from_millis(200);
 
-/// Every how many of those the sums are asked for although nothing changed here.
-/// Once a second.
+/// After how many of those the totals are requested although nothing changed here: once a second.
 const SUMS_EVERY: u32 = 5;
 
-/// Takes arrivals until the link ends.
-/// Nothing that is done here waits, so that the link can go on reading; what takes time, such as a withdrawal, is
-/// awaited beside it.
+/// Handles link events until the link ends. Nothing here waits, so that the link can go on reading; slow operations,
+/// such as a withdrawal, are awaited beside it.
 pub async fn handle_link_events(
     shared: Arc<ServerState>,
     others: Arc<Clustered>,
@@ -76,15 +73,14 @@ pub async fn handle_link_events(
     }
 }
 
-/// Counts those to whom an event of another node goes, one that it may except among them.
-/// Relaxed: for display.
+/// Counts the deliveries of an event from another node, including a socket that it excludes. Relaxed: for display.
 fn count_deliveries(cluster: &Clustered, entry: &TopicEntry) {
     LinkMetrics::add_count(&cluster.link().figures().deliveries, entry.subscribed_here() as u64);
 }
 
 impl ServerState {
-    /// Tells Redis the connections of apps whose number has changed, and with `sums` all that limit
-    /// their connections: the answer brings what other nodes have of them.
+    /// Sends Redis the connections of apps whose number has changed and, with `sums`, of all apps with a limit; the
+    /// reply has the totals of all nodes.
     fn tell_connections(&self, cluster: &Clustered, told: &mut HashMap<AppId, usize>, sums: bool) {
         for (app, directory) in self.hub.directories() {
             let count = directory.connection_count();
@@ -98,7 +94,7 @@ impl ServerState {
         }
     }
 
-    /// Does what one arrival says that is about rights, or clients that come back.
+    /// Handles an event about withdrawals or resumable clients.
     fn receive_for_client(
         &self,
         cluster: &Clustered,
@@ -121,7 +117,7 @@ impl ServerState {
         None
     }
 
-    /// Does what one arrival says. What is returned is to be waited for, and the node that asked for it told.
+    /// Handles an event. A returned task is to be awaited, and then confirmed to the node that requested it.
     pub fn receive_event(
         &self,
         cluster: &Clustered,
@@ -166,7 +162,7 @@ impl ServerState {
                 for topic in topics.all_topics() {
                     topics.change_topic(&topic, |entry| self.admit_waiting(&topic, entry));
                 }
-                // What others have is not known any longer; better too many than none.
+                // Other nodes' connections are unknown now; better too many than none.
                 cluster.elsewhere.clear();
             }
             other => return self.receive_for_client(cluster, other),
@@ -174,7 +170,7 @@ impl ServerState {
         None
     }
 
-    /// Redis has no room for a user. Whoever was let in while Redis was away, as the order was on its way, stays.
+    /// The channel is full in Redis. A user who was admitted while Redis was away, after the request was sent, stays.
     fn refuse_user(&self, link: &Link, topic: &Topic, entry: &mut TopicEntry, user: &UserId) {
         let Some(member) = entry.roster.admitted_member(user).cloned() else {
             return self.resume_tickets(entry.refuse_user(user));
@@ -183,8 +179,8 @@ impl ServerState {
         link.send_request(LinkRequest::Join { topic, member, max, place });
     }
 
-    /// Carries out [`LinkEvent::Opened`]: the roster and the cached event as Redis has them replace what is known
-    /// here, and subscribers are told the difference.
+    /// Handles [`LinkEvent::Opened`]: roster and cached event of Redis replace those of this node, and subscribers get
+    /// the differences.
     fn open_topic(
         &self,
         topic: &Topic,
@@ -203,7 +199,7 @@ impl ServerState {
         // After a lost link this may be an event that subscribers here have missed.
         if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
             let (version, frame) = (kept.version, kept.frame.clone());
-            // Whoever subscribed while the link was down was told that there is none.
+            // Those who subscribed while the link was down got a cache miss.
             let is_newer_than_opened = !kept.told || entry.cache_version() == 0;
             entry.keep_cached(kept.into());
             if is_newer_than_opened {
@@ -213,7 +209,7 @@ impl ServerState {
         self.resume_tickets(entry.take_ready());
     }
 
-    /// What Redis would have decided is decided here, with what is known: nobody waits for a Redis that is away.
+    /// Without Redis this node decides with local knowledge, so that nobody waits.
     fn answer_offline(&self, cluster: &Clustered, alone: OfflineFallback) {
         let topics = &cluster.topics;
         match alone {
@@ -247,8 +243,8 @@ impl ServerState {
         }
     }
 
-    /// Lets everybody in who waits for a Redis that is away.
-    /// Called for every topic when Redis goes away: their subscriptions would otherwise wait for its return.
+    /// Completes subscriptions that wait for Redis. Called for every topic when Redis goes away, since they would
+    /// otherwise wait for its return.
     fn admit_waiting(&self, topic: &Topic, entry: &mut TopicEntry) {
         entry.go_live();
         entry.lost_link();
@@ -266,7 +262,7 @@ impl ServerState {
         self.resume_tickets(entry.take_ready());
     }
 
-    /// The limit holds for what this node knows; together the nodes may let in more.
+    /// The limit applies to what this node knows; together the nodes may admit more.
     fn join_alone(&self, topic: &Topic, entry: &mut TopicEntry, user: &UserId) {
         entry.go_live();
         if entry.roster.is_full_for(user) {
@@ -277,9 +273,8 @@ impl ServerState {
         self.resume_tickets(entry.take_ready());
     }
 
-    /// An event of a cache channel: kept as the last, and delivered unless subscribers have it already.
-    /// Kept under the topic's lock together with the delivery, so that the last event and what subscribers heard
-    /// last agree.
+    /// An event of a cache channel: cached, and delivered unless subscribers have it already. Both happen under the
+    /// topic's lock, so that the cached event is always the last one delivered.
     fn receive_cached(
         &self,
         cluster: &Clustered,
@@ -314,8 +309,8 @@ impl ServerState {
         });
     }
 
-    /// `late` marks what may have been sent before somebody here subscribed: those have it already, or had no part
-    /// in it, and are told apart by its version.
+    /// `late` marks an event that may have been sent before some connection here subscribed; its version decides which
+    /// connections get it.
     fn receive_on(&self, cluster: &Clustered, topic: &Topic, envelope: Envelope, late: bool) {
         let topics = &cluster.topics;
         let (own, whisper) = (envelope.origin == self.hub.node_number(), envelope.whisper);
@@ -345,7 +340,7 @@ impl ServerState {
                 self.receive_cached(cluster, topic, event, (own, envelope.told), trace);
             }
             EnvelopeBody::Trace { mark, trace, .. } => {
-                // Only some of its own events come back to a node.
+                // Of its own events a node gets only some back.
                 if !own || self.delivers_on_return(topic) {
                     let announce = |it| cluster.traces.announce(envelope.origin, mark, it);
                     Trace::parse(&trace).into_iter().for_each(announce);
@@ -366,11 +361,11 @@ impl ServerState {
             }
             EnvelopeBody::Count { count } => {
                 topics.change_topic(topic, |entry| {
-                    // Each is told by the node that had it counted, so that one may overtake another.
+                    // Each total is sent by the node that counted, so one may overtake another.
                     if version > entry.total.version {
                         entry.total.version = version;
-                        // Who came here is told in any case, also where the word of its own coming was lost with
-                        // a link; nobody else what they know.
+                        // New subscribers here get it in any case, even if their own count was lost with a link;
+                        // others only if it is new to them.
                         if !own && entry.total.count == count && !entry.total.untold {
                             return;
                         }
@@ -389,16 +384,16 @@ impl ServerState {
         }
     }
 
-    /// Whether subscribers here get what this node publishes once it comes back from Redis. Then
-    /// the event's trace has to be kept for it, too.
+    /// Whether local subscribers get this node's events only when they come back from Redis; then the event's trace
+    /// has to be kept until then, too.
     fn delivers_on_return(&self, topic: &Topic) -> bool {
         let resumes = |app: &Arc<App>| !app.features.resume.is_zero();
         topic.channel.kind().cache
             || self.apps.load().by_id(topic.app.as_str()).is_some_and(resumes)
     }
 
-    /// Whoever is said to have left and is connected here joins again: a node that was taken for dead comes back
-    /// this way.
+    /// A user who has left according to another node, but is connected here, joins again. This is how a node that was
+    /// taken for dead recovers.
     fn apply_left(
         &self,
         cluster: &Clustered,
@@ -417,7 +412,7 @@ impl ServerState {
         self.resume_tickets(entry.take_ready());
     }
 
-    /// Crowds are told at most every few seconds; the number is kept in any case.
+    /// Large channels get it at most every few seconds; the number is stored in any case.
     fn announce_count(&self, topic: &Topic, entry: &mut TopicEntry, count: usize) {
         entry.total.count = count;
         let apps = self.apps.load();
@@ -430,7 +425,7 @@ impl ServerState {
         }
     }
 
-    /// Tells subscribers here who came and went.
+    /// Sends local subscribers the joins and leaves.
     fn announce_changes(
         &self,
         topic: &Topic,
@@ -458,8 +453,8 @@ impl ServerState {
         }
     }
 
-    /// Gives subscribers here an event; `number` is its place in the log, which counts where clients may come back:
-    /// whether it does.
+    /// Delivers an event to local subscribers. `number` is its place in the log, which matters for resumable clients;
+    /// returns whether it does.
     fn deliver_event(
         &self,
         topic: &Topic,
@@ -476,7 +471,7 @@ impl ServerState {
         counts
     }
 
-    /// For what is in no log: members, counts.
+    /// For events that are in no log: members, counts.
     fn deliver_frame(
         &self,
         topic: &Topic,

@@ -32,25 +32,24 @@ use crate::protocol::error::close;
 use crate::socket::engine_session;
 use crate::socket::{self, http_session};
 
-/// How often connections are closed while draining.
-/// Small enough that clients are spread over the grace, large enough that the clock is not the work.
+/// Interval between closes while draining: small enough to spread clients over the grace, large enough to keep timers
+/// cheap.
 const STEP: Duration = Duration::from_millis(25);
 
-/// Up to how many connections are all looked after each second; of more, a half.
-/// The price of looking after all of them is a longer turn once a second, for which deliveries wait.
+/// Up to this many connections are all checked each second; of more, a half. Checking delays deliveries by a longer
+/// turn once a second.
 const FEW: usize = 2000;
 
-/// Connections that are taken through a change of the apps before others get a turn.
+/// Connections that are updated after a change of the apps before others get a turn.
 const SOME: usize = 256;
 
-/// Bytes held by a connection that is closed where memory is used up: many times what most have.
+/// Bytes from which a connection may be closed when memory is used up: many times what most connections hold.
 const MUCH: usize = 64 << 10;
 
-/// For how many seconds the longest turn is remembered at least.
+/// Seconds for which the longest turn is remembered, at least.
 const PEAKS: u32 = 15;
 
-/// Runs a worker to its end.
-/// Returns when the server has ended, or at once if there is no runtime to be had.
+/// Runs a worker until the server has ended; returns at once if no runtime can be created.
 pub(super) fn run(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -139,14 +138,14 @@ async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     .await;
 }
 
-/// Carries out what the process before this one is asked for, on the worker that was given the requests.
+/// Handles requests that the previous process forwards, on the worker that was given them.
 async fn inherit(node: Rc<Node>, requests: Option<UnboundedReceiver<LateRequest>>) {
     if let Some(requests) = requests {
         node.keep_inheriting(requests).await;
     }
 }
 
-/// A worker, with a ring if that is wanted and can be had. The first one tells for all.
+/// A worker, with a ring if that is configured and available. The first worker logs which.
 fn new_worker(shared: &ServerState, index: u16, io_uring: bool) -> Rc<Worker> {
     let worker = Worker::new(shared.hub.clone(), index);
     if !io_uring {
@@ -167,8 +166,8 @@ fn new_worker(shared: &ServerState, index: u16, io_uring: bool) -> Rc<Worker> {
     worker
 }
 
-/// Begins what gives everybody on the worker a turn.
-/// Four tasks a worker, whatever the number of connections: delivering, leaving, reading in turn, and the sockets.
+/// Starts the worker's four tasks, whatever the number of connections: delivering, leaving, reading in turn, and the
+/// sockets.
 fn share_out(worker: &Rc<Worker>) -> Rc<SocketSet<CountedSocket>> {
     spawn_local(deliver(worker.clone()));
     let (leaving, reading) = (worker.clone(), worker.clone());
@@ -182,7 +181,7 @@ fn share_out(worker: &Rc<Worker>) -> Rc<SocketSet<CountedSocket>> {
     sockets
 }
 
-/// Delivers for ever. A panic there would silence the whole worker, so it is begun again.
+/// Delivers for ever. A panic would stop the whole worker, so the task is restarted.
 async fn deliver(worker: Rc<Worker>) {
     loop {
         let worker = worker.clone();
@@ -195,7 +194,7 @@ async fn deliver(worker: Rc<Worker>) {
     }
 }
 
-/// Whenever the apps were replaced, takes all connections through that, some at a time.
+/// Updates all connections whenever the apps were replaced, some at a time.
 async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
     while replaced.changed().await.is_ok() {
         let apps = node.shared.apps.load_full();
@@ -215,8 +214,8 @@ async fn keep_apps(node: Rc<Node>, mut replaced: watch::Receiver<u64>) {
     }
 }
 
-/// Moves the worker's clock once a second, and looks after some of its connections each time, so that all
-/// of them are seen within two seconds however many there are: who is silent is asked within a minute.
+/// Advances the worker's clock once a second and checks some of its connections each time, all of them within two
+/// seconds however many there are: silent ones are pinged within a minute.
 async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     let node = &http.node;
     let timeout = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
@@ -244,7 +243,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         place = next;
         for connection in some {
             waiting += connection.queued_bytes();
-            // Sessions over HTTP are looked after below, by their own rule.
+            // HTTP sessions have timeouts of their own, checked below.
             if !connection.is_session() && socket::check_liveness(&connection, now) {
                 node.worker.note_ping(&connection, std::time::Instant::now());
             }
@@ -284,7 +283,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
                 info!(others, "not logged one by one in the last minute: {what}");
             }
             node.expire_clients();
-            // Expired last events and spare memory would otherwise stay until somebody looks at them.
+            // Expired cached events and spare memory would otherwise stay until they are next used.
             for (_, directory) in node.hub().directories() {
                 directory.cache.drop_expired();
                 directory.shrink();
@@ -293,8 +292,8 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
     }
 }
 
-/// Closes those of the worker's connections that hold most, while memory is used up.
-/// Each worker closes its share; which connections hold most is only known to it.
+/// Closes the worker's connections that hold most, while memory is used up. Each worker closes its share, since only it
+/// knows what its connections hold.
 fn make_room(node: &Node) {
     let workers = node.hub().worker_count() as u64;
     let mut excess = node.shared.capacity.excess_bytes().div_ceil(workers) as usize;
@@ -316,9 +315,8 @@ fn make_room(node: &Node) {
     }
 }
 
-/// Closes all connections, one after the other over three quarters of the grace, so that their clients do
-/// not come back as one herd and the last ones still have time to leave.
-/// Runs until it is aborted.
+/// Closes all connections gradually, over three quarters of the grace, so that their clients do not reconnect all at
+/// once and the last ones still have time to leave. Runs until it is aborted.
 async fn close_all(node: Rc<Node>, grace: Duration) {
     let begun = Instant::now();
     let (all, _) = node.worker.some_connections(0, node.worker.places());
@@ -336,7 +334,7 @@ async fn close_all(node: Rc<Node>, grace: Duration) {
     }
 }
 
-/// Ends what the worker carries, and waits until nothing is left or the grace is over.
+/// Ends the worker's connections, and waits until none is left or the grace is over.
 async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Duration) {
     let node = &http.node;
     let end = Instant::now() + grace;
@@ -358,7 +356,7 @@ async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Durati
     closing.abort();
 }
 
-/// With 4200: clients come back at once, to another node or to the next process.
+/// With 4200: clients reconnect at once, to another node or to the next process.
 fn close(connections: &[Rc<Connection>]) {
     connections.iter().for_each(|connection| connection.close_with(&close::DRAINING));
 }
