@@ -62,33 +62,33 @@ pub struct Envelope {
 /// What it says.
 #[derive(Clone, PartialEq, Debug)]
 pub enum EnvelopeBody {
-    /// For the subscribers of the topic it came on. Its version is its place in the channel's log; 0: it is in none.
+    /// For the subscribers of its topic. Its version is its place in the channel's log; 0: it is not logged.
     Event { except: Option<SocketId>, frame: Bytes },
     /// The same on a cache channel; `data` is the token of the data's JSON string.
     Cached { except: Option<SocketId>, frame: Bytes, data: Bytes },
-    /// A user is present on the topic's channel.
+    /// A user has joined the topic's channel.
     Joined { user: UserId, info: Box<str> },
-    /// A user is no longer present there.
+    /// A user has left it.
     Left { user: UserId },
-    /// So many are subscribed to it over all nodes.
+    /// The number of its subscribers over all nodes.
     Count { count: usize },
-    /// Close every connection of a user. The version is as an event's. It was asked for so long before it was
-    /// sent, in microseconds; connections that were made since stay.
+    /// Close every connection of a user. The version is as an event's. `waited` is how long before sending it was
+    /// requested, in microseconds; connections made since then stay open.
     Terminate { waited: u64, app: AppId, user: UserId },
-    /// A node listens to itself.
+    /// A node's message to itself, which shows that its link still delivers.
     Probe,
-    /// As [`Self::Terminate`], but so that clients come back at once.
+    /// As [`Self::Terminate`], but so that clients reconnect at once.
     Reconnect { waited: u64, app: AppId, user: UserId },
-    /// Take the right to channels from every connection of a user that was made before this was asked, and answer
-    /// the sender's `request` with [`Self::Done`].
+    /// Withdraw channels from every connection of a user that was made before the request, and confirm the sender's
+    /// `request` with [`Self::Done`].
     Withdraw { waited: u64, request: u64, app: AppId, user: UserId, channels: Vec<ChannelName> },
-    /// What the receiving node asked of others as its `request`, the sender has done.
+    /// The sender has done what the receiver requested as `request`.
     Done { request: u64, app: AppId },
-    /// A client has come to the sender: end its connection, and answer what it holds.
+    /// A client has reconnected to the sender: close its old connection, and hand its state over.
     TakeOver { request: u64, app: AppId, key: Box<str> },
-    /// The answer to that.
+    /// The reply to that, with the client's state.
     HandedOver { request: u64, app: AppId, record: Bytes },
-    /// The trace of an event that the sender publishes on the topic next, which is known by its mark.
+    /// The trace of the event that the sender publishes next on the topic, recognised by its mark.
     Trace { mark: u64, app: AppId, trace: Box<str> },
 }
 

@@ -7,53 +7,53 @@ use crate::metrics::Histogram;
 /// What is counted of the link. Written by the link's thread, but for `dropped` and `throttled`.
 #[derive(Debug, Default)]
 pub struct LinkMetrics {
-    /// Envelopes sent.
+    /// Envelopes sent to other nodes.
     pub published: AtomicU64,
     /// Publishes that did not fit the queue, or waited too long.
     pub dropped: AtomicU64,
-    /// Requests that waited until others were sent.
+    /// Publish requests that waited for room (backpressure).
     pub throttled: AtomicU64,
     /// Envelopes of other nodes.
     pub received: AtomicU64,
-    /// From their sending to their coming, by the clocks of both nodes.
+    /// Time from sending to receiving them, by the clocks of both nodes.
     pub lag: Histogram,
-    /// Subscribers here that events of other nodes went to.
+    /// Deliveries to local subscribers of events from other nodes.
     pub deliveries: AtomicU64,
-    /// Bytes that were no envelope.
+    /// Messages that were no valid envelope.
     pub invalid: AtomicU64,
-    /// Envelopes that are of no node with the app's secret, or were changed on their way.
+    /// Envelopes whose seal did not verify.
     pub unsealed: AtomicU64,
     /// Envelopes of kinds that only newer nodes know.
     pub unknown_kind: AtomicU64,
-    /// Envelopes that came a second time.
+    /// Envelopes that were received a second time.
     pub duplicates: AtomicU64,
     /// Events of other nodes that were read from a log.
     pub replayed: AtomicU64,
-    /// Events that were cut off logs for their bytes.
+    /// Events that were cut off logs for want of room.
     pub cut: AtomicU64,
-    /// Topics whose log did not reach back to what was heard last, so that events may have been missed.
+    /// Topics whose log did not reach back to the last place that was read, so that events may have been missed.
     pub gaps: AtomicU64,
-    /// Nodes that did not say in time that they have taken a right back.
+    /// Nodes that did not confirm a withdrawal in time.
     pub unconfirmed: AtomicU64,
-    /// Times that the link was made.
+    /// Links made.
     pub connects: AtomicU64,
     /// Leases renewed.
     pub renewals: AtomicU64,
-    /// Nodes whose lease had lapsed and that this node cleared away.
+    /// Other nodes whose lapsed leases this node cleared.
     pub nodes_expired: AtomicU64,
-    /// What was said for webhooks, and what there was no room for.
+    /// Entries that this node wrote to webhook logs.
     pub news_said: AtomicU64,
-    /// Entries for webhooks that found no room in the log.
+    /// Facts for webhooks that did not fit into a queue or a log.
     pub webhook_facts_dropped: AtomicU64,
-    /// Apps whose webhooks this node tells, and what waits in their logs.
+    /// Apps whose webhooks this node posts.
     pub webhook_apps: AtomicU64,
-    /// Entries that wait in the logs which this node tells.
+    /// Entries in the logs of these apps.
     pub webhook_backlog: AtomicU64,
     /// Commands sent to Redis.
     pub commands: AtomicU64,
-    /// Round trips they took, and how long each; the time that scripts run is most of it.
+    /// Round trips that they took.
     pub round_trips: AtomicU64,
-    /// From a batch of commands to its last answer.
+    /// Time from sending a batch of commands to its last reply; most of it is the time that scripts run.
     pub round_trip: Histogram,
 }
 

@@ -85,30 +85,51 @@ impl ScriptCall {
 /// The scripts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Script {
+    /// A user joins a presence channel.
     Join,
+    /// A user leaves a presence channel.
     Leave,
+    /// Ends the members of a lease that no longer holds.
     Clear,
+    /// Reads the members of a presence channel.
     Load,
+    /// Logs and publishes events.
     Publish,
+    /// The same for one event that may have been taken already.
     PublishAgain,
+    /// Reads what a log has after a place.
     Missed,
+    /// Caches, logs and publishes an event of a cache channel.
     Cache,
+    /// Reads the cached event.
     Cached,
+    /// Deletes a cached event.
     Uncache,
+    /// Changes counts of subscribers or connections, and returns the totals.
     Count,
     /// The same for a lease that no longer holds.
     Uncount,
+    /// Writes entries to a webhook log.
     WriteLog,
     /// The same for a lease that no longer holds.
     ClearLog,
+    /// Reads a webhook log as the holder of its office.
     ReadLog,
+    /// Registers a lease.
     Register,
+    /// Renews a lease.
     Renew,
+    /// Fences a lease: it no longer holds, and may be cleared.
     Fence,
+    /// Forgets a lease that was cleared.
     ForgetLease,
+    /// Claims a resumable client for a node.
     Claim,
+    /// Stores the state of a resumable client.
     Park,
+    /// Deletes resumable clients that are late.
     Sweep,
+    /// Notes that channels are withdrawn from a user.
     Revoke,
 }
 
