@@ -1,6 +1,7 @@
 //! The connection of each HTTP session. A session's requests arrive on any worker and must find the one that carries
 //! it; only that worker changes its entry.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -48,6 +49,21 @@ impl HttpSessions {
             }
         }
     }
+}
+
+/// How long nothing has received for a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionLull {
+    /// Its client has come back once at least.
+    pub has_returned: bool,
+    /// Since that second of the worker's clock; 0: since it was looked at last.
+    pub since: u32,
+}
+
+/// How many there may be on a worker, without looking at each.
+#[derive(Debug, Default)]
+pub struct LeftSessions {
+    pub(super) most: Cell<usize>,
 }
 
 /// A session can be found for as long as this is kept.

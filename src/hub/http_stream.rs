@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::http_sessions::SessionListing;
+use super::http_sessions::{SessionListing, SessionLull};
 use super::line_batch::{LineBatch, LineRange, PartialPiece};
 use super::line_cache::lines_of;
 use super::loads::LoadGuard;
@@ -52,6 +52,8 @@ pub struct HttpStream {
     spoken_at: u32,
     /// When nothing received first; 0: something does.
     idle_since: u32,
+    /// How often something has begun to receive; 2 stands for more.
+    receivers: u8,
 }
 
 /// Who hears what is said.
@@ -119,6 +121,7 @@ impl HttpStream {
             has_spoken: true,
             spoken_at: 0,
             idle_since: 0,
+            receivers: 0,
         }
     }
 
@@ -195,6 +198,7 @@ impl HttpStream {
         self.transport = transport;
         self.has_spoken = true;
         self.idle_since = 0;
+        self.receivers = (self.receivers + 1).min(2);
         // What the last answer had of it does not count for the next.
         let sent = self.front.as_mut().map_or(0, |front| std::mem::take(&mut front.sent));
         match std::mem::replace(&mut self.receiver, SessionReceiver::Nobody) {
@@ -221,6 +225,12 @@ impl HttpStream {
     /// Whether a request receives.
     pub fn has_receiver(&self) -> bool {
         !matches!(self.receiver, SessionReceiver::Nobody)
+    }
+
+    /// Since when none does, nor has one come that the session's task has yet to see.
+    pub fn lull(&self) -> Option<SessionLull> {
+        let is_left = !self.has_receiver() && self.arrivals.is_empty();
+        is_left.then_some(SessionLull { has_returned: self.receivers > 1, since: self.idle_since })
     }
 
     /// The streams whose answers are at their end, to be closed when their clients are done.

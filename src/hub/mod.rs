@@ -21,6 +21,7 @@ pub mod http_sessions;
 pub mod http_stream;
 pub mod inbox;
 pub mod leave_throttle;
+pub mod left_sessions;
 mod line_batch;
 pub mod line_cache;
 pub mod loads;

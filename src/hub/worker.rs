@@ -19,6 +19,7 @@ use super::directory::{Directory, Subscribed, Unsubscribed};
 use super::flush::{Flusher, TracedFlush};
 use super::flush_line::{FlushLine, TouchedList};
 use super::handles::{ConnectionRef, Sequence};
+use super::http_sessions::LeftSessions;
 use super::inbox::{Delivery, Inbox, WorkerTask};
 use super::leave_throttle::LeaveThrottle;
 use super::resume::deliveries::Deliveries;
@@ -43,6 +44,7 @@ pub struct Worker {
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Those of them that are HTTP sessions, by place.
     http_sessions: RefCell<BTreeSet<u32>>,
+    pub(super) left: LeftSessions,
     /// Channels with subscribers here, and who those are.
     pub(super) channels: RefCell<WorkerChannels>,
     /// What a turn needs, kept from one to the next for its room.
@@ -91,6 +93,7 @@ impl Worker {
             hub,
             connections: RefCell::default(),
             http_sessions: RefCell::default(),
+            left: LeftSessions::default(),
             channels: RefCell::default(),
             spare: RefCell::default(),
             flusher: RefCell::default(),

@@ -256,6 +256,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
             #[cfg(feature = "socketio")]
             engine_session::check_liveness(&session, now);
         }
+        http_session::keep_room(node);
         make_room(node);
         let turns = &node.worker.inbox().turns;
         // One round over all connections is complete.

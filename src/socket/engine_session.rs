@@ -88,6 +88,7 @@ pub fn open(
     headers: ClientHeaders,
     address: IpAddr,
 ) -> Result<HttpSession, Error> {
+    super::http_session::make_room(node);
     let stream = Stream::Engine(Box::new(EngineStream::new(terms)));
     let connection =
         node.connect_new(app, stream, address, Bytes::new()).map_err(|(error, _)| error)?;

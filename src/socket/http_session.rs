@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::Sleep;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::liveness::end_lingering;
 use super::{count_work, end_session, linger, poll_budget, watch};
@@ -25,7 +25,7 @@ use crate::hub::connection::Connection;
 use crate::hub::http_sessions::HttpSession;
 use crate::hub::http_stream::{HttpStream, SessionIdle, SessionRequest, answer_head};
 use crate::hub::stream::Stream;
-use crate::metrics::{Reason, Transport};
+use crate::metrics::{Limited, LogNotice, Reason, Transport};
 use crate::node::Node;
 use crate::protocol::error::{Error, close};
 use crate::protocol::event::Message;
@@ -79,6 +79,7 @@ pub fn open(
     transport: Transport,
     address: IpAddr,
 ) -> Result<HttpSession, Error> {
+    make_room(node);
     let stream = Stream::Http(Box::new(HttpStream::new(transport)));
     let connection =
         node.connect_new(app, stream, address, Bytes::new()).map_err(|(error, _)| error)?;
@@ -100,6 +101,28 @@ pub fn open(
         gone: false,
     });
     Ok(session)
+}
+
+/// Lets sessions make way that nothing receives for, where there are too many of them.
+pub(super) fn make_room(node: &Node) {
+    let ended = node.worker.make_room_for_session(node.shared.capacity.max_connections());
+    note_ended(node, &ended);
+}
+
+/// The same once a second, and where the server has no room left.
+pub fn keep_room(node: &Node) {
+    let capacity = &node.shared.capacity;
+    let (places, is_crowded) = (capacity.max_connections(), capacity.is_crowded());
+    note_ended(node, &node.worker.look_after_sessions(places, is_crowded));
+}
+
+fn note_ended(node: &Node, ended: &[IpAddr]) {
+    let Some(address) = ended.first() else { return };
+    node.counts().limited.count_all(Limited::Connections as usize, ended.len() as u64);
+    if let Some(others) = node.shared.metrics.notices.take_due(LogNotice::Crowd) {
+        let count = ended.len();
+        warn!(%address, count, others, "HTTP sessions are closed: too many have no request that receives");
+    }
 }
 
 impl HttpSocket {

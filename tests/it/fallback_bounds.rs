@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fanfare::app::App;
 use fanfare::config::TlsFiles;
+use fanfare::metrics::Limited;
 use rustls::version::TLS13;
 
 use crate::metrics::scrape;
@@ -364,4 +365,39 @@ fn who_talks_nonsense_over_http_is_held_up_as_over_a_websocket() {
         lines.flat_map(|line| frames_of(&line)).take_while(|frame| !frame.contains("room"));
     let refused = before.filter(|frame| frame.contains("Invalid message format")).count();
     assert!((512..900).contains(&refused), "{refused}");
+}
+
+/// Each was kept as long as one that somebody receives for, and took a place and no descriptor: four connections filled
+/// all there were in 2.5 s.
+#[test]
+fn sessions_that_nobody_came_back_to_left_no_place_for_others() {
+    let fixture = Fixture::with_apps(one(), |server| {
+        server.max_connections = 600;
+        server.workers = 1;
+    });
+    let [held, returned] = [(); 2].map(|()| Session::new(fixture.addr));
+    held.poll();
+    held.subscribe("room");
+    held.poll();
+    let receives = held.begin_poll();
+    // Comes back every now and then, as a client behind the same address does.
+    returned.poll();
+    returned.subscribe("room");
+    returned.poll();
+    let mut flood = Http::connect(fixture.addr);
+    for _ in 0..700 {
+        let target = Session::new(fixture.addr).target("xhr");
+        assert_eq!(flood.ask("POST", &target, "", b"").status, 200);
+    }
+    let count = || fixture.api("GET", "connections", "").json()["connections"].as_u64().unwrap();
+    assert!(count() <= 80, "{}", count());
+    let counts = fixture.running().shared().metrics.of_worker(0);
+    let closed = counts.limited.value(Limited::Connections as usize);
+    assert!(closed >= 600, "{closed}");
+    fixture.subscribed("room");
+    fixture.publish("room", "e", "1");
+    let told = |lines: Vec<String>| assert!(lines[0].contains(r#"\"data\":\"1\""#), "{lines:?}");
+    told(lines_of(&{ receives }.answer()));
+    told(returned.poll());
+    assert_eq!(held.say(&[]), 204);
 }
