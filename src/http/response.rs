@@ -97,8 +97,8 @@ pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
 /// What Prometheus is told.
 /// Prometheus's text format, whose content type names its version.
 pub(super) fn metrics_response(scrape: Option<&Scrape>) -> HttpResponse {
-    let text = scrape.map(Scrape::page_text).unwrap_or_default();
-    let mut answer = json_response(StatusCode::OK, text.into());
+    let text = scrape.map(Scrape::page).unwrap_or_default();
+    let mut answer = json_response(StatusCode::OK, text);
     let kind = HeaderValue::from_static(MetricsPage::CONTENT_TYPE);
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer

@@ -43,7 +43,7 @@ use crate::config::{self, Config, ConsoleAccess};
 use crate::console::Kind;
 use crate::http::channel_list::ChannelLists;
 use crate::http::console::ConsoleGate;
-use crate::http::scrape::Scrape;
+use crate::http::scrape::{LastPage, Scrape};
 use crate::hub::Hub;
 use crate::hub::addresses::ConnectionsPerAddress;
 use crate::hub::capacity::Capacity;
@@ -304,7 +304,7 @@ fn metrics_of(
     let port = listeners.sockets.address.tcp().map_or(0, |addr| addr.port());
     let (shared, prefix) = (shared.clone(), metrics.prefix.clone());
     let certificate = certificates.map(|certificates| certificates.end().clone());
-    let scrape = Scrape { shared, prefix, port, certificate };
+    let scrape = Scrape { shared, prefix, port, certificate, last: LastPage::default() };
     let scrape = Arc::new(scrape);
     if metrics.port == 0 || !(metrics.enabled || metrics.probes) {
         return metrics.enabled.then_some(scrape);
