@@ -5,12 +5,14 @@
 //! the bytes of all. `q`: the same key → the node that has the client's connection; the empty one: since when
 //! there is this. `z`: the keys by when they are forgotten. `x`: users and channels by when a right was taken back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{SubscribeTicket, Topic};
 use crate::app::AppId;
+use crate::metrics::HeldBytes;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
@@ -20,6 +22,30 @@ pub(super) const MAX_BYTES: usize = 64 << 20;
 
 /// How many clients are forgotten at once.
 pub(super) const SWEPT: usize = 1000;
+
+/// A record, counted for its app until nobody needs it any more.
+struct CountedRecord {
+    bytes: Vec<u8>,
+    held: Arc<HeldBytes>,
+}
+
+impl AsRef<[u8]> for CountedRecord {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for CountedRecord {
+    fn drop(&mut self) {
+        self.held.sub_bytes(self.bytes.len());
+    }
+}
+
+/// A record whose bytes are counted in `held`, however many share it.
+pub fn counted_record(bytes: Vec<u8>, held: Arc<HeldBytes>) -> Bytes {
+    held.add_bytes(bytes.len());
+    Bytes::from_owner(CountedRecord { bytes, held })
+}
 
 /// What a client holds, to be kept for its next connection.
 #[derive(Clone, Debug)]

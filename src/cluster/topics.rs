@@ -26,7 +26,7 @@ const CACHED_BYTES: usize = 200;
 pub struct Topics {
     entries: DashMap<Topic, TopicEntry>,
     link: Link,
-    pub(super) held: Arc<HeldByApp>,
+    pub held: Arc<HeldByApp>,
 }
 
 /// One topic.

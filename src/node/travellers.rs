@@ -2,7 +2,7 @@
 //! `travelling.rs` acts on it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -10,6 +10,9 @@ use tokio::sync::oneshot;
 
 use crate::app::AppId;
 use crate::protocol::resume_token::ResumeToken;
+
+/// Bytes of an app's records that are kept for a few seconds.
+const MAX_PARTING: usize = 16 << 20;
 
 /// A client's name: its app, and the key of its token.
 pub(super) type Name = (AppId, String);
@@ -19,14 +22,64 @@ pub(super) type Name = (AppId, String);
 pub(super) struct Travellers {
     /// Connected here, or connected here last.
     pub(super) here: DashMap<Name, Traveller>,
-    /// What those held that have gone, and when they went.
-    pub(super) parting: DashMap<Name, (Instant, Bytes)>,
+    /// What those held that have gone.
+    pub(super) parting: PartingRecords,
     /// Nodes that were asked to hand a client over.
     pub(super) asked: DashMap<u64, oneshot::Sender<Bytes>>,
     /// The number of the last such request.
     pub(super) requests: AtomicU64,
     /// Redis was away when it was last looked at; once it is back, all clients are written again.
     pub(super) was_down: AtomicBool,
+}
+
+/// What clients held that have gone, for a node that asks before Redis has it, and when they went; of each app as much
+/// as [`MAX_PARTING`]. Of the others the node that asks hears nothing, and tells them of a gap.
+#[derive(Debug, Default)]
+pub(super) struct PartingRecords {
+    by_name: DashMap<Name, (Instant, Bytes)>,
+    bytes: DashMap<AppId, usize>,
+}
+
+impl PartingRecords {
+    pub(super) fn put(&self, name: Name, record: Bytes) {
+        self.remove(&name);
+        let mut bytes = self.bytes.entry(name.0.clone()).or_default();
+        if *bytes + record.len() <= MAX_PARTING {
+            *bytes += record.len();
+            drop(bytes);
+            self.by_name.insert(name, (Instant::now(), record));
+        }
+    }
+
+    pub(super) fn find(&self, name: &Name) -> Option<Bytes> {
+        self.by_name.get(name).map(|parting| parting.1.clone())
+    }
+
+    pub(super) fn remove(&self, name: &Name) {
+        if let Some((_, (_, record))) = self.by_name.remove(name) {
+            self.give_back(&name.0, record.len());
+        }
+    }
+
+    fn give_back(&self, app: &AppId, bytes: usize) {
+        if let Some(mut all) = self.bytes.get_mut(app) {
+            *all -= bytes;
+        }
+    }
+
+    /// Forgets those that have gone longer ago than `age`.
+    pub(super) fn expire(&self, age: Duration) {
+        self.by_name.retain(|(app, _), (since, record)| {
+            let stays = since.elapsed() < age;
+            if !stays {
+                self.give_back(app, record.len());
+            }
+            stays
+        });
+        if self.by_name.is_empty() {
+            self.by_name.shrink_to_fit();
+        }
+    }
 }
 
 /// One client that is connected here.
@@ -45,5 +98,26 @@ impl Travellers {
             // Nobody may wait for it any longer.
             let _ = asker.send(record);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_those_that_have_gone_took_memory_without_end() {
+        let all = PartingRecords::default();
+        let name = |app: &str, number: usize| (AppId::new(app), number.to_string());
+        let record = Bytes::from(vec![0; 1 << 20]);
+        (0..100).for_each(|number| all.put(name("a", number), record.clone()));
+        assert_eq!(all.by_name.len(), 16);
+        all.put(name("b", 1), record.clone());
+        all.put(name("a", 0), Bytes::new());
+        assert!(all.find(&name("b", 1)).is_some() && all.find(&name("a", 16)).is_none());
+        all.put(name("a", 16), record);
+        assert!(all.find(&name("a", 16)).is_some(), "there is room again");
+        all.expire(Duration::ZERO);
+        assert!(all.by_name.is_empty() && all.bytes.iter().all(|bytes| *bytes == 0));
     }
 }

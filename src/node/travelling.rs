@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -17,7 +17,9 @@ use super::clustered::Clustered;
 use super::travellers::{Name, Traveller};
 use super::{Node, ServerState};
 use crate::app::{App, AppId};
-use crate::cluster::clients::{ClaimedClient, Missed, Parked, Replay, withdrawn_member};
+use crate::cluster::clients::{
+    ClaimedClient, Missed, Parked, Replay, counted_record, withdrawn_member,
+};
 use crate::cluster::link::{LinkQuery, LinkReply, LinkRequest, OutgoingEvent};
 use crate::cluster::topics::TopicEntry;
 use crate::cluster::{SubscribeTicket, Topic};
@@ -113,7 +115,9 @@ impl Node {
         let Some(ClientRecord { mut state, at, .. }) = record else {
             let is_before = |age: Duration| {
                 let known = Duration::from_micros(alive.saturating_sub(since));
-                age > window || age > known.saturating_add(START_SLACK)
+                // It is to come where somebody was forgotten just now for want of room.
+                let is_crowded = since > alive;
+                age > window || is_crowded || age > known.saturating_add(START_SLACK)
             };
             let is_unsure = age(token).is_some_and(is_before) || !has_ended;
             return ClientClaim { is_unsure, ..ClientClaim::new(cluster, alive) };
@@ -274,8 +278,9 @@ impl ServerState {
         let Some(state) = state else { return };
         let name = (app.id.clone(), token.key());
         let traveller = cluster.travellers.here.remove(&name).map(|(_, traveller)| traveller);
-        let record = Bytes::from(client_record::write(&state, true, self.times(cluster)));
-        cluster.travellers.parting.insert(name.clone(), (Instant::now(), record.clone()));
+        let record = client_record::write(&state, true, self.times(cluster));
+        let record = counted_record(record, cluster.topics.held.of_app(&app.id));
+        cluster.travellers.parting.put(name.clone(), record.clone());
         let record = if state.is_empty() { Bytes::new() } else { record };
         let unclaimed = traveller.is_some_and(|traveller| traveller.unclaimed);
         let (app, key, window) = (name.0, name.1, app.features.resume);
@@ -296,9 +301,7 @@ impl ServerState {
                 self.end_previous(&directory, &open);
                 client_record::write(&state, true, self.times(cluster)).into()
             }
-            None => {
-                travellers.parting.get(&name).map(|parting| parting.1.clone()).unwrap_or_default()
-            }
+            None => travellers.parting.find(&name).unwrap_or_default(),
         };
         cluster
             .link()
@@ -354,7 +357,7 @@ impl ServerState {
         if !is_back && !tick.is_multiple_of(KEEP_EVERY) {
             return;
         }
-        travellers.parting.retain(|_, (since, _)| since.elapsed() < PARTING);
+        travellers.parting.expire(PARTING);
         for (id, directory) in self.hub.directories() {
             let apps = self.apps.load();
             let Some(app) = apps.by_id(id.as_str()) else { continue };
@@ -389,7 +392,8 @@ impl ServerState {
             let Some(unclaimed) = here.map(|mut one| std::mem::take(&mut one.unclaimed)) else {
                 continue;
             };
-            let record = client_record::write(&state, false, self.times(cluster)).into();
+            let record = client_record::write(&state, false, self.times(cluster));
+            let record = counted_record(record, cluster.topics.held.of_app(&app.id));
             let (app, key) = name;
             let window = window.saturating_add(window / 3);
             let parked = Parked { app, key, record, window, ended: false, unclaimed };

@@ -87,7 +87,7 @@ pub fn hears(client: &mut Client, channel: &str, numbers: impl IntoIterator<Item
     }
 }
 
-fn figure(node: &Fixture, read: impl Fn(&ResumeFigures) -> &AtomicU64) -> u64 {
+pub fn figure(node: &Fixture, read: impl Fn(&ResumeFigures) -> &AtomicU64) -> u64 {
     let directory = node.running().shared().hub.directory(&AppId::new(ID));
     read(&directory.resume.figures).load(Ordering::Relaxed)
 }

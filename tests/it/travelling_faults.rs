@@ -20,7 +20,7 @@ use crate::support::redis::Redis;
 use crate::support::sign::Request;
 use crate::support::websocket::Client;
 use crate::travelling::{
-    GAP, TOKEN, acknowledge, back, come, enter, hears, is_empty, resumable, target, two,
+    GAP, TOKEN, acknowledge, back, come, enter, figure, hears, is_empty, resumable, target, two,
 };
 
 /// A node of its own process, whose app has `resume`.
@@ -231,4 +231,28 @@ fn what_redis_keeps_of_clients_tells_no_token_and_ends_by_itself() {
     two.publish("bup", "e", "1");
     let (mut b, _) = back(&two, TOKEN, "bup");
     hears_nothing(&mut b);
+}
+
+/// Its token is younger than all that Redis knows of clients, as is that of a page which is new.
+#[test]
+fn who_was_forgotten_for_want_of_room_was_not_told_of_a_gap() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = redis.cluster();
+    let [one, two] = two(&cluster);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let token = format!("{}-0123456789abcdef", now.as_secs());
+    let (a, _) = back(&one, &token, "pub");
+    drop(a);
+    is_empty(&two, "pub");
+    // As if all records together were as large as they may be.
+    let sizes = format!("{}:{{{ID}}}:s", cluster.prefix);
+    redis.ask(&["HINCRBY", &sizes, "", "67108864"]);
+    drop(back(&two, "another-token-0123456789", "pub"));
+    eventually(|| match figure(&one, |it| &it.crowded) + figure(&two, |it| &it.crowded) {
+        0 => Err("nobody was forgotten".to_owned()),
+        _ => Ok(()),
+    })
+    .unwrap();
+    let (mut b, _) = back(&two, &token, "pub");
+    assert_eq!(b.hear_text(), GAP);
 }

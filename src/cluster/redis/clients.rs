@@ -4,11 +4,11 @@
 use bytes::Bytes;
 use redis::Value;
 
+use super::LinkError;
 use super::batch::CommandBatch;
 use super::claims::keys_of;
 use super::session::{ExpectedReply, LinkWriter, MAX_REQUESTS};
 use super::trust::EnvelopeTrust;
-use super::{LinkError, LinkState};
 use crate::app::AppId;
 use crate::cluster::clients::{Missed, MissedEvent, Parked, Replay};
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
@@ -17,30 +17,19 @@ use crate::cluster::redis_clock::RedisClock;
 use crate::cluster::scripts::clients::{self, ParkArgs, SweepReply};
 use crate::cluster::scripts::events::{LogCoverage, MissedEntries, read_missed};
 
-/// Clients that wait for Redis, beyond which more are forgotten.
-const MOST_PARKED: usize = 100_000;
-
 /// Logs that are read in one round trip; each may be as long as there is room for.
 const READ_AT_ONCE: usize = 64;
 
 /// By how much what Redis says of when it has had its data may be wrong; microseconds.
 const SLACK: u64 = 1_000_000;
 
-impl LinkState {
-    /// Notes what a client holds, until Redis has it.
-    pub(super) fn park(&mut self, parked: Parked) {
-        if self.parked.len() < MOST_PARKED {
-            self.parked.push_back(parked);
-        }
-    }
-}
-
 impl LinkWriter<'_> {
     /// Adds clients that are to be kept; how many.
     pub(super) fn park(&self, batch: &mut CommandBatch<ExpectedReply>) -> usize {
-        let here = self.kept.parked.iter().filter(|parked| !self.is_app_away(&parked.app));
-        let some = here.take(MAX_REQUESTS);
-        for Parked { app, key, record, window, ended, unclaimed } in some.clone() {
+        let mut count = 0;
+        let here = self.kept.parked.iter(|app| !self.is_app_away(app));
+        for Parked { app, key, record, window, ended, unclaimed } in here.take(MAX_REQUESTS) {
+            count += 1;
             let record = match record.is_empty() {
                 true => Vec::new(),
                 false => self.seals.seal_record(app, key, record),
@@ -50,26 +39,20 @@ impl LinkWriter<'_> {
             let park = park.call(&keys_of(self.keys, app, "sqz0"));
             batch.add_command(park, ExpectedReply::Parked { app: app.clone() });
         }
-        some.count()
+        count
     }
 
     /// Whether there are clients to be kept that Redis can be told of.
     pub(super) fn is_parking(&self) -> bool {
-        self.kept.parked.iter().any(|parked| !self.is_app_away(&parked.app))
+        self.kept.parked.iter(|app| !self.is_app_away(app)).next().is_some()
     }
 
     /// Redis has the first so many of those that it can be told of.
-    pub(super) fn forget_parked(&mut self, mut count: usize) {
-        if !self.servers.is_partial() {
-            self.kept.parked.drain(..count);
-            return;
-        }
-        for parked in std::mem::take(&mut self.kept.parked) {
-            if count > 0 && !self.is_app_away(&parked.app) {
-                count -= 1;
-            } else {
-                self.kept.parked.push_back(parked);
-            }
+    pub(super) fn forget_parked(&mut self, count: usize) {
+        if count > 0 {
+            let mut parked = std::mem::take(&mut self.kept.parked);
+            parked.forget(count, |app| !self.is_app_away(app));
+            self.kept.parked = parked;
         }
     }
 

@@ -19,6 +19,7 @@ mod leases;
 mod offline;
 mod opening;
 mod outages;
+mod parked;
 mod publish;
 mod pushes;
 mod query;
@@ -48,7 +49,6 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::Topic;
-use super::clients::Parked;
 use super::keys::RedisKeys;
 use super::link::{LinkDriver, LinkEvent, LinkMetrics, LinkRequest, OutgoingEvent};
 use super::redis_clock::now_us;
@@ -65,6 +65,7 @@ use dedup::Deduplicator;
 use leases::{Lease, Peers};
 use offline::OfflineOrders;
 use outages::OutageLog;
+use parked::ParkedClients;
 use publish::LogExpiry;
 use pushes::PushStream;
 use reader::LinkReader;
@@ -216,7 +217,7 @@ struct LinkState {
     stranded: VecDeque<PendingPublish>,
     away: AwayParts,
     /// What clients hold that may come back, until Redis has it.
-    parked: VecDeque<Parked>,
+    parked: ParkedClients,
     /// Channels whose sums have changed and could not be told, since their masters were away.
     untold: HashSet<Topic>,
     /// What Redis took within the last seconds, and the runs of its servers that did.
@@ -276,7 +277,7 @@ impl RedisDriver {
             urgent: Vec::new(),
             stranded: VecDeque::new(),
             away: AwayParts::default(),
-            parked: VecDeque::new(),
+            parked: ParkedClients::default(),
             untold: HashSet::new(),
             recent: RecentPublishes::default(),
             runs: BTreeMap::new(),

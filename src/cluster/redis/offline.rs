@@ -48,7 +48,7 @@ impl OfflineOrders<'_> {
                 return None;
             }
             LinkRequest::Park(parked) => {
-                self.kept.park(parked);
+                self.kept.parked.put(parked);
                 return None;
             }
             LinkRequest::Replay(replay) => return Some(clients::unknown(replay)),

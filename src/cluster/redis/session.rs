@@ -276,7 +276,7 @@ impl LinkWriter<'_> {
                     self.kept.queue_log_request(request, &self.status.figures);
                 }
                 LinkRequest::Ask(question, asker) => questions.push((question, asker)),
-                LinkRequest::Park(parked) => self.kept.park(parked),
+                LinkRequest::Park(parked) => self.kept.parked.put(parked),
                 LinkRequest::Replay(replay) => self.link.replays.push_back(replay),
                 LinkRequest::Sweep(app) => self.sweep(&mut batch, app),
                 LinkRequest::Stop => self.kept.stopping = true,
