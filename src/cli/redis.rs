@@ -53,7 +53,7 @@ const NEARLY_FULL: u64 = 90;
 /// All faults are named, not only the first: each takes a change of Redis's settings, and those are
 /// best made in one go. The round trip is told only where the server is usable at all.
 fn report_finding(report: &mut Report, place: &str, found: RedisFinding) {
-    let RedisFinding { version, is_recent, is_replica, evicts, memory, refuses, round_trip } =
+    let RedisFinding { version, is_recent, is_replica, evicts, memory, refuses, away, round_trip } =
         found;
     let mut ill = Vec::new();
     if !is_recent {
@@ -72,6 +72,13 @@ fn report_finding(report: &mut Report, place: &str, found: RedisFinding) {
     ill.extend(refuses);
     for text in &ill {
         report.add(SUBJECT, Grade::Fail, format!("{place}{text}"));
+    }
+    for (part, why) in away {
+        let text = format!(
+            "{place}{part} is away ({why}): channels that it has are as without Redis, the others are not affected; \
+             /ready says 200 and names it"
+        );
+        report.add(SUBJECT, Grade::Warn, text);
     }
     if let Some(percent) = memory.filter(|percent| *percent >= NEARLY_FULL && evicts.is_none()) {
         let text = format!(

@@ -11,6 +11,7 @@ use redis::{AsyncConnectionConfig, ErrorKind, RedisError, ServerErrorKind, Value
 use tokio::time::timeout;
 
 use super::address::RedisAddress;
+use super::away::AwayParts;
 use super::connections::RedisConnections;
 use super::tls::RedisTls;
 use super::{LinkError, PATIENCE, slots};
@@ -33,7 +34,10 @@ pub struct RedisFinding {
     pub memory: Option<u64>,
     /// What it refuses of what nodes ask, in a sentence each.
     pub refuses: Vec<String>,
-    /// How long a message took to come back.
+    /// What is away of a Redis Cluster, and why. Nodes run without it.
+    pub away: Vec<(String, String)>,
+    /// How long a message took to come back. None if it was not tried: because of one of the others, or because
+    /// the server that was to be tried is away.
     pub round_trip: Option<Duration>,
 }
 
@@ -92,10 +96,15 @@ async fn try_everything(
     found: &mut RedisFinding,
 ) -> Result<(), LinkError> {
     let of = (RedisKeys::new(prefix), super::random_number());
-    let connecting = RedisConnections::connect_all(address, of, None);
+    // As a node does: without what is away.
+    let connecting = RedisConnections::connect_all(address, of, Some(AwayParts::default()));
     let (mut servers, mut heard) = timeout(PATIENCE, connecting).await??;
+    found.away = servers.away.describe();
     let tag = probe_tag(servers.is_cluster());
     let topic = format!("{prefix}:on:{tag}");
+    if servers.is_away(&topic) {
+        return Ok(());
+    }
     timeout(PATIENCE, servers.subscribe_topics(std::slice::from_ref(&topic))).await??;
     let mut load = cmd("SCRIPT");
     load.arg("LOAD").arg(every_command());
@@ -310,6 +319,7 @@ fn parse_info(info: &str) -> RedisFinding {
         evicts: policy.filter(|_| bound.is_some()).map(str::to_owned),
         memory: used.zip(bound).map(|(used, bound)| used.saturating_mul(100) / bound),
         refuses: Vec::new(),
+        away: Vec::new(),
         round_trip: None,
     }
 }
@@ -430,71 +440,4 @@ fn refused_by_server(error: &RedisError) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_redis_says_of_itself_is_read() {
-        let found =
-            |version: &str, rest: &str| parse_info(&format!("# Server\r\n{version}\r\n{rest}"));
-        let well = found("redis_version:7.0.15", "role:master\r\nmaxmemory:0\r\n");
-        assert_eq!((well.version.as_str(), well.is_recent), ("Redis 7.0.15", true));
-        assert!(!well.is_replica && well.evicts.is_none() && well.memory.is_none());
-        assert!(!found("redis_version:6.2.14", "").is_recent);
-        assert!(found("redis_version:10.0.0", "").is_recent);
-        let valkey = found("redis_version:7.2.4\r\nvalkey_version:8.0.1", "role:slave\r\n");
-        assert_eq!((valkey.version.as_str(), valkey.is_recent), ("Valkey 8.0.1", true));
-        assert!(valkey.is_replica);
-        // A policy holds only where memory has a bound.
-        let policy = "maxmemory_policy:allkeys-lru";
-        assert_eq!(found("", &format!("maxmemory:0\r\n{policy}\r\n")).evicts, None);
-        let evicting = found("used_memory:950", &format!("maxmemory:1000\r\n{policy}\r\n"));
-        assert_eq!(evicting.evicts.as_deref(), Some("allkeys-lru"));
-        assert_eq!(evicting.memory, Some(95));
-    }
-
-    /// A command that a script begins to call is one that doctor must try.
-    #[test]
-    fn every_command_of_the_scripts_is_tried() {
-        let tried: BTreeSet<String> = TRIED.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let called = script_commands();
-        assert!(called.contains("HINCRBY") && called.contains("SPUBLISH"));
-        let missing: Vec<_> =
-            called.difference(&tried).filter(|name| *name != "SPUBLISH").collect();
-        assert!(missing.is_empty(), "doctor does not try {missing:?}: put them into TRIED");
-    }
-
-    /// What nodes call themselves stands in the sources of this folder.
-    #[test]
-    fn every_command_of_nodes_is_tried() {
-        // Of connections, of servers, and those that run scripts.
-        const OTHERS: [&str; 9] = [
-            "ASKING", "CLUSTER", "EVALSHA", "INFO", "PING", "ROLE", "SCRIPT", "SENTINEL",
-            "SPUBLISH",
-        ];
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cluster/redis");
-        let mut names = BTreeSet::new();
-        for file in std::fs::read_dir(folder).unwrap() {
-            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-            let calls = text.split("cmd(\"").skip(1).filter_map(|rest| rest.split('"').next());
-            names.extend(calls.filter(|name| !name.contains('\\')).map(str::to_owned));
-        }
-        names.retain(|name| !OTHERS.contains(&name.as_str()));
-        assert_eq!(names, DIRECT.map(str::to_owned).into());
-    }
-
-    /// docs/cluster.md lists the least that a user of the nodes' own must be given.
-    #[test]
-    fn the_least_rights_are_those_that_nodes_use() {
-        let doc = include_str!("../../../docs/cluster.md");
-        let rule = doc.lines().find(|line| line.contains("-@all ")).unwrap();
-        let listed = rule.split([' ', '`']).filter_map(|word| word.strip_prefix('+'));
-        let called: BTreeSet<String> =
-            script_commands().iter().map(|name| name.to_ascii_lowercase()).collect();
-        let others = ["evalsha", "script|load", "ssubscribe", "sunsubscribe", "ping", "hello"];
-        let others = others.iter().chain(&["auth", "select", "info"]);
-        let known: BTreeSet<&str> =
-            called.iter().map(String::as_str).chain(others.copied()).collect();
-        assert_eq!(listed.collect::<BTreeSet<_>>(), known, "docs/cluster.md and what nodes call");
-    }
-}
+mod tests;

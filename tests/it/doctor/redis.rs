@@ -80,6 +80,20 @@ fn redis_is_looked_at_and_no_password_shown() {
     line("right", &format!("redis://:s3cr3t@{addr}"), true);
 }
 
+#[test]
+fn a_redis_cluster_with_a_lost_master_was_called_broken() {
+    let Some(mut shards) = Shards::start(3, false) else { return };
+    let fixture = Fixture::start();
+    let url = shards.cluster().redis[0].clone();
+    let lost = format!("127.0.0.1:{}", shards.masters[2].port());
+    shards.masters[2].kill();
+    let output = of_redis("lost-master", &fixture, &url);
+    let text = text(&output);
+    assert!(output.status.success(), "nodes start: {text}");
+    assert!(text.contains(&format!("warn  Redis: {lost} is away (")), "{text}");
+    assert!(text.contains("the others are not affected"), "{text}");
+}
+
 /// Its one line about Redis that is not well.
 fn fault(name: &str, fixture: &Fixture, url: &str) -> String {
     let output = of_redis(name, fixture, url);
