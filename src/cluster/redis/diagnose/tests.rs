@@ -51,7 +51,7 @@ fn every_command_of_nodes_is_tried() {
 /// docs/cluster.md lists the least that a user of the nodes' own must be given.
 #[test]
 fn the_least_rights_are_those_that_nodes_use() {
-    let doc = include_str!("../../../docs/cluster.md");
+    let doc = include_str!("../../../../docs/cluster.md");
     let rule = doc.lines().find(|line| line.contains("-@all ")).unwrap();
     let listed = rule.split([' ', '`']).filter_map(|word| word.strip_prefix('+'));
     let called: BTreeSet<String> =
