@@ -21,10 +21,10 @@ fn main() {
     println!("cargo:rerun-if-env-changed={GIVEN}");
     let given = std::env::var(GIVEN).ok().filter(|given| is_plain(given));
     let revision = given.or_else(committed).or_else(packaged).unwrap_or_default();
-    let features: Vec<&str> = [("CARGO_FEATURE_SQL", "sql")]
-        .into_iter()
-        .filter_map(|(name, feature)| std::env::var_os(name).map(|_| feature))
-        .collect();
+    let mut features = vec!["socketio", "sql"];
+    features.retain(|name| {
+        std::env::var_os(format!("CARGO_FEATURE_{}", name.to_uppercase())).is_some()
+    });
     let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
     let details: Vec<&str> = [revision.as_str()]
         .into_iter()

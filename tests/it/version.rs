@@ -27,6 +27,23 @@ fn git(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+fn empty_folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("fanfare-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Compiled into `folder`.
+fn build_script(folder: &Path) -> PathBuf {
+    let script = folder.join("script");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut compiler = Command::new(rustc);
+    compiler.args(["--edition", "2024", "-C", "debuginfo=0", "build.rs", "-o"]).arg(&script);
+    assert!(compiler.status().unwrap().success());
+    script
+}
+
 /// A folder with something to build.
 fn sources(folder: PathBuf) -> PathBuf {
     fs::create_dir_all(folder.join("src")).unwrap();
@@ -41,14 +58,9 @@ fn a_build_knows_its_commit_or_says_none() {
         println!("skipped: git is not installed");
         return;
     }
-    let base = std::env::temp_dir().join(format!("fanfare-version-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&base);
+    let base = empty_folder("commit");
     let tarball = sources(base.join("tarball"));
-    let script = base.join("script");
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let mut compiler = Command::new(rustc);
-    compiler.args(["--edition", "2024", "-C", "debuginfo=0", "build.rs", "-o"]).arg(&script);
-    assert!(compiler.status().unwrap().success());
+    let script = build_script(&base);
     let version = |folder: &Path, given| told(&script, folder, given, "BUILT_VERSION");
 
     assert_eq!(version(&tarball, None), "9.9.9");
@@ -76,6 +88,26 @@ fn a_build_knows_its_commit_or_says_none() {
     // A tarball in somebody else's repository.
     let inside = sources(checkout.join("vendor/fanfare"));
     assert_eq!(version(&inside, None), "9.9.9");
+    fs::remove_dir_all(base).unwrap();
+}
+
+/// A build with Socket.IO named only SQL.
+#[test]
+fn a_build_names_each_feature_of_the_manifest() {
+    let manifest: toml::Table = fs::read_to_string("Cargo.toml").unwrap().parse().unwrap();
+    let features: Vec<&String> = manifest["features"].as_table().unwrap().keys().collect();
+    assert!(features.len() > 1, "{features:?}");
+    let base = empty_folder("features");
+    let mut command = Command::new(build_script(&base));
+    command.current_dir(&base).env_clear().env("CARGO_PKG_VERSION", "9.9.9");
+    for feature in &features {
+        command.env(format!("CARGO_FEATURE_{}", feature.to_uppercase()), "1");
+    }
+    let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let named = text.lines().find_map(|line| line.strip_prefix("cargo:rustc-env=BUILT_FEATURES="));
+    let mut named: Vec<&str> = named.unwrap().split(',').collect();
+    named.sort_unstable();
+    assert_eq!(named, features);
     fs::remove_dir_all(base).unwrap();
 }
 
