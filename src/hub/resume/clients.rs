@@ -1,7 +1,7 @@
 //! Resumable clients by token: their channels, the last acknowledged event of each, and which connection is open. What
 //! was published is in `log.rs`, and who may wait for how long in `waiting.rs`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::held::{HeldChannels, channel_bytes};
 use super::log::{ChannelLogs, MissedEvents};
+use super::table::ClientTable;
 use super::waiting::WaitingClients;
 use crate::hub::handles::ConnectionRef;
 use crate::metrics::HeldBytes;
@@ -18,7 +19,7 @@ use crate::protocol::resume_token::ResumeToken;
 use crate::protocol::socket_id::SocketId;
 
 /// What a client takes beside its channels: itself, what is known of its past, and its places in tables and lines.
-const CLIENT_BYTES: usize = size_of::<ResumableClient>() + size_of::<ClientPast>() + 128;
+const CLIENT_BYTES: usize = size_of::<ResumableClient>() + size_of::<ClientPast>() + 104;
 
 /// What a client may hold from earlier connections without having subscribed to it in the last one: a page with 500
 /// channels that was cut off while it came back. Nobody adds to what it holds without end by coming again and again.
@@ -30,7 +31,7 @@ const MAX_SOCKETS: usize = 32;
 /// The clients of one app.
 #[derive(Debug, Default)]
 pub(super) struct ResumableClients {
-    pub(super) by_token: HashMap<ResumeToken, Box<ResumableClient>>,
+    pub(super) by_token: ClientTable,
     pub(super) waiting: WaitingClients,
     /// Those whose state has changed, where other nodes are to know of it.
     pub(super) changed: Vec<ResumeToken>,
@@ -40,20 +41,17 @@ pub(super) struct ResumableClients {
     pub(super) held: Arc<HeldBytes>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ResumableClient {
+    pub(super) token: ResumeToken,
     /// What it was subscribed to, and how far it has heard each.
     pub(super) channels: HeldChannels,
     /// None while it is away.
     pub(super) current: Option<OpenConnection>,
-    /// The second in which the last connection ended, while there is none.
-    pub(super) ended: u32,
     /// None for most: those that are here for the first time, and were not looked at since.
-    pub(super) past: Option<Box<ClientPast>>,
+    past: Option<Box<ClientPast>>,
     /// It has answered a ping.
     pub(super) answers: bool,
-    /// The second since which nobody knows what it held before that; 0: it is known.
-    pub(super) forgotten: u32,
     /// It is among those that have changed.
     pub(super) is_changed: bool,
     /// It holds much, so that it waits among those that do.
@@ -69,9 +67,27 @@ pub(super) struct ClientPast {
     sockets: SmallVec<[(SocketId, u32); 1]>,
     /// Whom the last one was signed in or present as.
     users: SmallVec<[UserId; 1]>,
+    /// The second in which the last one ended, while none is open.
+    ended: u32,
+    /// The second since which nobody knows what it held before that; 0: it is known.
+    forgotten: u32,
 }
 
 impl ResumableClient {
+    /// One that has never been here.
+    pub(super) fn new(token: ResumeToken) -> Self {
+        Self {
+            token,
+            channels: HeldChannels::default(),
+            current: None,
+            past: None,
+            answers: false,
+            is_changed: false,
+            is_large: false,
+            told: 0,
+        }
+    }
+
     /// Connections that it has had, and the second in which each ended.
     pub(super) fn sockets(&self) -> &[(SocketId, u32)] {
         self.past.as_deref().map_or(&[], |past| &past.sockets)
@@ -96,7 +112,7 @@ impl ResumableClient {
         if self.channels.bytes_beside(socket) <= MAX_OLD_BYTES {
             return Vec::new();
         }
-        self.forgotten = now.max(1);
+        self.set_forgotten(now.max(1));
         self.channels.take_beside(socket)
     }
 
@@ -117,6 +133,26 @@ impl ResumableClient {
     pub(super) fn expire_sockets(&mut self, now: u32, window: u32) {
         if let Some(past) = &mut self.past {
             past.sockets.retain(|(_, ended)| now.saturating_sub(*ended) <= window);
+        }
+    }
+
+    /// The second in which its last connection ended, while there is none.
+    pub(super) fn ended(&self) -> u32 {
+        self.past.as_deref().map_or(0, |past| past.ended)
+    }
+
+    pub(super) fn set_ended(&mut self, now: u32) {
+        self.past.get_or_insert_default().ended = now;
+    }
+
+    /// The second since which nobody knows what it held before that; 0: it is known.
+    pub(super) fn forgotten(&self) -> u32 {
+        self.past.as_deref().map_or(0, |past| past.forgotten)
+    }
+
+    pub(super) fn set_forgotten(&mut self, since: u32) {
+        if self.past.is_some() || since > 0 {
+            self.past.get_or_insert_default().forgotten = since;
         }
     }
 
@@ -220,8 +256,7 @@ impl ResumableClients {
         token: &ResumeToken,
         connection: OpenConnection,
     ) -> ClientArrival {
-        let known = self.by_token.contains_key(token);
-        let client = self.by_token.entry(token.clone()).or_default();
+        let (client, known) = self.by_token.get_or_make(token);
         let previous = client.current.replace(connection);
         if !known {
             self.held.add_bytes(client.bytes());
@@ -247,11 +282,11 @@ impl ResumableClients {
     ) -> bool {
         let Some(client) = self.by_token.get_mut(token) else { return is_unsure };
         if is_unsure {
-            client.forgotten = now.max(1);
-        } else if now.saturating_sub(client.forgotten) > window {
-            client.forgotten = 0;
+            client.set_forgotten(now.max(1));
+        } else if now.saturating_sub(client.forgotten()) > window {
+            client.set_forgotten(0);
         }
-        client.forgotten > 0
+        client.forgotten() > 0
     }
 
     /// Notes that the client's connection is subscribed to a channel.
@@ -353,7 +388,7 @@ impl ResumableClients {
             return;
         }
         client.current = None;
-        client.ended = now;
+        client.set_ended(now);
         client.set_users(users);
         client.add_socket(socket, now);
         for channel in client.take_old_channels(socket, now) {
@@ -362,23 +397,17 @@ impl ResumableClients {
         }
         // A client that never answered a ping may never answer one: it would be kept in vain.
         let forget = unanswered && !client.answers;
-        self.waiting.add_client(token, socket, client);
+        self.waiting.add_client(socket, client);
         if forget {
             self.forget_client(token, logs);
         }
     }
 
     /// Adds a client whose last connection, `socket`, has ended elsewhere.
-    pub(super) fn add_waiting(
-        &mut self,
-        token: ResumeToken,
-        socket: SocketId,
-        client: ResumableClient,
-    ) {
-        let mut client = Box::new(client);
+    pub(super) fn add_waiting(&mut self, socket: SocketId, mut client: ResumableClient) {
         self.held.add_bytes(client.bytes());
-        self.waiting.add_client(&token, socket, &mut client);
-        self.by_token.insert(token, client);
+        self.waiting.add_client(socket, &mut client);
+        self.by_token.insert(client);
     }
 
     /// Takes channels from the clients whose last connection was the user's, as far as no newer one has subscribed
@@ -389,7 +418,7 @@ impl ResumableClients {
         channels: &[ChannelName],
         logs: &mut ChannelLogs,
     ) {
-        for client in self.by_token.values_mut().filter(|client| client.users().contains(user)) {
+        for client in self.by_token.iter_mut().filter(|client| client.users().contains(user)) {
             let current = client.current.as_ref().map(|current| current.socket);
             for channel in channels {
                 if client.channels.get(channel).is_none_or(|held| Some(held.socket) == current) {
@@ -415,14 +444,10 @@ impl ResumableClients {
 
     /// The tables give their memory back, which nobody would ask of them otherwise.
     fn shrink(&mut self) {
+        self.by_token.shrink();
         if self.by_token.is_empty() {
-            self.by_token = HashMap::new();
             self.changed = Vec::new();
             self.waiting.clear();
-        } else if self.by_token.capacity() > 1024
-            && self.by_token.len() < self.by_token.capacity() / 8
-        {
-            self.by_token.shrink_to(self.by_token.len() * 2);
         }
     }
 
@@ -434,6 +459,28 @@ impl ResumableClients {
     ) -> Option<&mut ResumableClient> {
         let client = self.by_token.get_mut(token)?;
         let is_current = client.current.as_ref().is_some_and(|one| one.socket == socket);
-        is_current.then_some(&mut **client)
+        is_current.then_some(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_is_here_for_the_first_time_has_room_for_no_more_than_it_needs() {
+        // With the eight bytes that the allocator adds, a whole number of its sixteen.
+        assert!(size_of::<ResumableClient>() <= 120, "{}", size_of::<ResumableClient>());
+        let token = ResumeToken::parse("0123456789abcdef").unwrap();
+        let mut client = ResumableClient::new(token);
+        client.set_forgotten(0);
+        client.set_users(SmallVec::new());
+        client.expire_sockets(9, 1);
+        assert!(client.past.is_none() && client.ended() == 0 && client.forgotten() == 0);
+        client.set_forgotten(3);
+        client.set_ended(4);
+        assert_eq!((client.forgotten(), client.ended()), (3, 4));
+        client.set_forgotten(0);
+        assert_eq!((client.forgotten(), client.ended()), (0, 4));
     }
 }

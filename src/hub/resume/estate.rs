@@ -85,14 +85,14 @@ impl ResumableClients {
             let waits = self.by_token.get(&token).is_some_and(|client| client.waits_since(socket));
             if waits && let Some(client) = self.by_token.remove(&token) {
                 self.held.sub_bytes(client.bytes());
-                all.push(client.into_left(token, now));
+                all.push(client.into_left(now));
             }
         }
         all.sort_by_key(|client| std::cmp::Reverse(client.gone));
         // Their workers have not ended them yet, and their connections are no use any more all the same.
-        all.extend(self.by_token.drain().map(|(token, client)| {
+        all.extend(self.by_token.drain().map(|client| {
             self.held.sub_bytes(client.bytes());
-            client.into_left(token, now)
+            client.into_left(now)
         }));
         all
     }
@@ -105,25 +105,25 @@ impl ResumableClients {
         (gone, now): (u32, u32),
     ) {
         let second = |ago: u32| now.saturating_sub(ago);
-        let mut client = ResumableClient {
-            ended: second(gone),
-            answers: state.answers,
-            forgotten: if state.forgotten == 0 { 0 } else { second(state.forgotten - 1).max(1) },
-            ..ResumableClient::default()
-        };
+        let mut client = ResumableClient::new(token);
+        client.answers = state.answers;
+        client.set_ended(second(gone));
+        if let Some(ago) = state.forgotten.checked_sub(1) {
+            client.set_forgotten(second(ago).max(1));
+        }
         for (socket, ago) in state.sockets {
             client.add_socket(socket, second(ago));
         }
         client.set_users(state.users);
         let held = |(name, acked)| (name, HeldChannel { acked, socket: last });
         client.channels = state.channels.into_iter().map(held).collect();
-        self.add_waiting(token, last, client);
+        self.add_waiting(last, client);
     }
 }
 
 impl ResumableClient {
     /// The other way round.
-    fn into_left(self, token: ResumeToken, now: u32) -> LeftClient {
+    fn into_left(self, now: u32) -> LeftClient {
         let ago = |second: u32| if second == u32::MAX { 0 } else { now.saturating_sub(second) };
         let mut state = self.state();
         state.sockets.iter_mut().for_each(|one| one.1 = ago(one.1));
@@ -131,8 +131,8 @@ impl ResumableClient {
             // Not 0, which says that it is known.
             state.forgotten = ago(state.forgotten).saturating_add(1);
         }
-        let gone = if self.current.is_some() { 0 } else { ago(self.ended) };
-        LeftClient { token, gone, state }
+        let gone = if self.current.is_some() { 0 } else { ago(self.ended()) };
+        LeftClient { token: self.token, gone, state }
     }
 }
 

@@ -11,6 +11,7 @@ mod held;
 mod log;
 mod replay;
 pub mod resumption;
+mod table;
 mod travelling;
 mod waiting;
 

@@ -68,7 +68,7 @@ impl ResumableClient {
         let channels = self.channels.iter().map(|(name, held)| (name.clone(), held.acked));
         let mut sockets = SmallVec::from(self.sockets());
         sockets.extend(self.current.as_ref().map(|open| (open.socket(), u32::MAX)));
-        let (users, answers, forgotten) = (self.users().into(), self.answers, self.forgotten);
+        let (users, answers, forgotten) = (self.users().into(), self.answers, self.forgotten());
         ClientState { channels: channels.collect(), sockets, users, answers, forgotten }
     }
 }
@@ -165,7 +165,7 @@ impl ResumeRegistry {
                 }
                 client.set_users(state.users);
                 client.answers = state.answers;
-                client.forgotten = state.forgotten;
+                client.set_forgotten(state.forgotten);
                 arrived.known = true;
             }
             // 0 would mean that other nodes know nothing of the client.
@@ -234,8 +234,8 @@ impl ResumeRegistry {
         let is_due = |client: &ResumableClient| {
             client.told > 0 && !client.is_changed && now.saturating_sub(client.told) >= every
         };
-        let due = clients.by_token.iter().filter(|(_, client)| is_due(client));
-        changed.extend(due.map(|(token, _)| token.clone()));
+        let due = clients.by_token.iter().filter(|client| is_due(client));
+        changed.extend(due.map(|client| client.token.clone()));
         let mut states = Vec::with_capacity(changed.len());
         for token in changed {
             if let Some(client) = clients.by_token.get_mut(&token) {

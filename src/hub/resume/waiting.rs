@@ -53,18 +53,13 @@ impl WaitingClients {
     }
 
     /// One more waits, whose last connection was `socket`.
-    pub(super) fn add_client(
-        &mut self,
-        token: &ResumeToken,
-        socket: SocketId,
-        client: &mut ResumableClient,
-    ) {
+    pub(super) fn add_client(&mut self, socket: SocketId, client: &mut ResumableClient) {
         let bytes = client.bytes();
         client.is_large = bytes > LARGE_BYTES;
         self.clients += 1;
         let line = self.line(client.is_large);
         line.bytes += bytes;
-        line.order.push_back((token.clone(), socket));
+        line.order.push_back((client.token.clone(), socket));
     }
 
     /// One that waited does so no more.
@@ -113,7 +108,7 @@ impl ResumableClients {
             while let Some((token, socket)) = self.waiting.line(is_large).order.front().cloned() {
                 let is_crowded = self.waiting.line(is_large).bytes > max;
                 let waits = self.by_token.get(&token).filter(|client| client.waits_since(socket));
-                let is_over = waits.map(|client| now.saturating_sub(client.ended) > window);
+                let is_over = waits.map(|client| now.saturating_sub(client.ended()) > window);
                 if is_over == Some(false) && !is_crowded {
                     break;
                 }
@@ -144,7 +139,7 @@ impl ResumableClients {
 
     /// What is known of earlier connections lasts as long as an event that was not for them.
     pub(super) fn expire_sockets(&mut self, now: u32, window: u32) {
-        for client in self.by_token.values_mut() {
+        for client in self.by_token.iter_mut() {
             client.expire_sockets(now, window);
         }
     }
