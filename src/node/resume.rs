@@ -68,7 +68,10 @@ impl Node {
             self.shared.end_previous(directory, previous);
         }
         let resumption = Resumption::new(token.clone(), is_forgotten);
-        resumption.alive.set(alive);
+        // Nobody else asks for it.
+        if arrived.known && alive > 0 {
+            resumption.set_alive(alive);
+        }
         connection.set_resumption(resumption);
     }
 

@@ -191,7 +191,7 @@ impl Node {
                 self.worker.hold_back(connection, name);
                 let ConnectionRef { worker, slot, socket } = connection.connection_ref();
                 let (topic, ticket) = (topic.clone(), SubscribeTicket { worker, slot, socket });
-                let alive = resumption.alive.get();
+                let alive = resumption.alive();
                 cluster.link().send_request(LinkRequest::Replay(Replay {
                     topic,
                     ticket,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::held::{HeldChannels, channel_bytes};
+use super::held::{HeldChannel, HeldChannels, channel_bytes};
 use super::log::{ChannelLogs, MissedEvents};
 use super::table::ClientTable;
 use super::waiting::WaitingClients;
@@ -166,15 +166,6 @@ impl ResumableClient {
             self.past.get_or_insert_default().users = users;
         }
     }
-}
-
-/// A channel that a client holds.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct HeldChannel {
-    /// The number of the last event that it has acknowledged.
-    pub(super) acked: u64,
-    /// The connection that was subscribed last.
-    pub(super) socket: SocketId,
 }
 
 /// A client's connection. Its place lies open, for together these fit in less than one after the other.

@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 
-use super::clients::{HeldChannel, ResumableClient, ResumableClients};
+use super::clients::{ResumableClient, ResumableClients};
+use super::held::HeldChannel;
 use super::{ClientState, ResumeRegistry, ResumeState};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume_token::ResumeToken;

@@ -3,7 +3,6 @@
 
 use std::slice;
 
-use super::clients::HeldChannel;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::socket_id::SocketId;
 
@@ -17,6 +16,15 @@ const CHANNEL_BYTES: usize = size_of::<(ChannelName, HeldChannel)>() * 3 / 2 + 3
 /// Bytes that are counted for a channel that a client holds.
 pub(super) fn channel_bytes(name: &ChannelName) -> usize {
     CHANNEL_BYTES + name.as_str().len()
+}
+
+/// A channel that a client holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeldChannel {
+    /// The number of the last event that it has acknowledged.
+    pub(super) acked: u64,
+    /// The connection that was subscribed last.
+    pub(super) socket: SocketId,
 }
 
 /// One in place, which is what most clients hold, others in a list of their own.

@@ -25,14 +25,20 @@ pub struct Resumption {
     pub is_forgotten: bool,
     /// What the client holds is kept for its next connection.
     has_ended: Cell<bool>,
-    /// The last ping, if there was one.
-    ping: Cell<Option<Box<LastPing>>>,
     /// It is among those that are to be pinged.
     is_due: Cell<bool>,
-    /// What only those need that have come back.
-    catching_up: Cell<Option<Box<CatchingUp>>>,
-    /// When it was known last that nothing was lost of what its client holds, by the time of Redis.
-    pub alive: Cell<u64>,
+    /// Whether the extras have what those need that have come back: each event asks.
+    is_catching_up: Cell<bool>,
+    /// None for those that have not been pinged and were not here before.
+    extras: Cell<Option<Box<ResumptionExtras>>>,
+}
+
+/// What a connection without events has no room for.
+#[derive(Debug, Default)]
+struct ResumptionExtras {
+    /// The last ping, if there was one.
+    ping: Option<LastPing>,
+    catching_up: Option<Box<CatchingUp>>,
 }
 
 /// What came in on a channel while it is not known what was missed there.
@@ -63,6 +69,8 @@ struct CatchingUp {
     backlog: Backlog,
     /// Channels of which is being read what it has missed, each with what has come in since.
     held_back: Vec<HeldBack>,
+    /// When it was known last that nothing was lost of what its client holds, by the time of Redis.
+    alive: u64,
 }
 
 /// Frames that wait outside of the outbox, so that its cap does not count what was missed.
@@ -86,42 +94,44 @@ impl Resumption {
             token,
             is_forgotten,
             has_ended: Cell::default(),
-            ping: Cell::default(),
             is_due: Cell::default(),
-            catching_up: Cell::default(),
-            alive: Cell::default(),
+            is_catching_up: Cell::default(),
+            extras: Cell::default(),
         }
     }
 
     /// Reads what there may be, without making it. Taken out meanwhile, as by all of these: nothing that they are
     /// given comes back here.
     fn read<T: Default>(&self, read: impl FnOnce(&CatchingUp) -> T) -> T {
-        let kept = self.catching_up.take();
-        let result = kept.as_deref().map(read).unwrap_or_default();
-        self.catching_up.set(kept);
-        result
+        self.change_existing(|it| read(it))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut CatchingUp) -> T) -> T {
-        let mut kept = self.catching_up.take().unwrap_or_default();
-        let result = change(&mut kept);
-        self.catching_up.set(Some(kept));
+        self.is_catching_up.set(true);
+        let mut extras = self.extras.take().unwrap_or_default();
+        let result = change(extras.catching_up.get_or_insert_default());
+        self.extras.set(Some(extras));
         result
     }
 
     /// Changes what there may be, without making it.
     fn change_existing<T: Default>(&self, change: impl FnOnce(&mut CatchingUp) -> T) -> T {
-        let mut kept = self.catching_up.take();
-        let result = kept.as_deref_mut().map(change).unwrap_or_default();
-        self.catching_up.set(kept);
+        if !self.is_catching_up.get() {
+            return T::default();
+        }
+        let mut extras = self.extras.take();
+        let kept = extras.as_mut().and_then(|extras| extras.catching_up.as_deref_mut());
+        let result = kept.map(change).unwrap_or_default();
+        self.extras.set(extras);
         result
     }
 
     /// Whether there was a ping of which that holds.
     fn is_ping(&self, is: impl FnOnce(&LastPing) -> bool) -> bool {
-        let ping = self.ping.take();
-        let result = ping.as_deref().is_some_and(is);
-        self.ping.set(ping);
+        let extras = self.extras.take();
+        let ping = extras.as_deref().and_then(|extras| extras.ping.as_ref());
+        let result = ping.is_some_and(is);
+        self.extras.set(extras);
         result
     }
 
@@ -167,6 +177,16 @@ impl Resumption {
         })
     }
 
+    /// Notes when it was known last that nothing was lost of what its client held before, by the time of Redis.
+    pub fn set_alive(&self, alive: u64) {
+        self.change(|it| it.alive = alive);
+    }
+
+    /// The same, of a client that held anything before.
+    pub fn alive(&self) -> u64 {
+        self.read(|it| it.alive)
+    }
+
     /// Whether its end is to be noted, once.
     pub fn take_end(&self) -> bool {
         !self.has_ended.replace(true)
@@ -208,7 +228,9 @@ impl Resumption {
         if self.is_ping(|last| last.asked.is_some()) {
             return;
         }
-        self.ping.set(Some(Box::new(LastPing { asked: Some(sent), sent: now })));
+        let mut extras = self.extras.take().unwrap_or_default();
+        extras.ping = Some(LastPing { asked: Some(sent), sent: now });
+        self.extras.set(Some(extras));
         self.is_due.set(false);
     }
 
@@ -268,9 +290,10 @@ impl Resumption {
 
     /// What the answer to a ping acknowledges; nothing if nobody asked.
     pub fn take_answered(&self) -> Option<Box<[UpTo]>> {
-        let mut ping = self.ping.take();
-        let asked = ping.as_mut().and_then(|last| last.asked.take());
-        self.ping.set(ping);
+        let mut extras = self.extras.take();
+        let ping = extras.as_mut().and_then(|extras| extras.ping.as_mut());
+        let asked = ping.and_then(|last| last.asked.take());
+        self.extras.set(extras);
         asked
     }
 
@@ -305,6 +328,32 @@ mod tests {
         assert_eq!(one.take_answered().as_deref(), Some(&[(channel, 3)][..]));
         assert_eq!(one.take_answered(), None, "nobody asked");
         assert!(!one.may_ping(later - Duration::from_millis(1)) && one.may_ping(later));
+    }
+
+    #[test]
+    fn a_connection_without_events_has_room_for_no_more_than_it_needs() {
+        // With the eight bytes that the allocator adds, a whole number of its sixteen.
+        assert!(size_of::<Resumption>() <= 40, "{}", size_of::<Resumption>());
+        assert!(size_of::<ResumptionExtras>() <= 40, "{}", size_of::<ResumptionExtras>());
+        let one = resumption();
+        assert!(!one.has_backlog() && one.alive() == 0 && one.take_queued().is_none());
+        assert!(one.extras.take().is_none(), "asking makes nothing");
+    }
+
+    #[test]
+    fn a_ping_and_what_was_missed_are_kept_side_by_side() {
+        let (one, start) = (resumption(), Instant::now());
+        let channel = ChannelHandle { slot: 1, generation: 1 };
+        one.note_ping(start, Box::new([(channel, 3)]));
+        one.set_alive(5);
+        one.set_delivered(channel, 7);
+        one.queue_missed(vec![Bytes::from_static(b"1")]);
+        assert_eq!(one.take_answered().as_deref(), Some(&[(channel, 3)][..]));
+        assert_eq!((one.alive(), one.delivered_up_to(channel)), (5, 7));
+        one.note_ping(start, Box::new([(channel, 9)]));
+        assert_eq!(one.take_queued().as_deref(), Some(&b"1"[..]));
+        assert_eq!(one.take_answered().as_deref(), Some(&[(channel, 9)][..]));
+        assert_eq!((one.alive(), one.delivered_up_to(channel)), (5, 7));
     }
 
     #[test]

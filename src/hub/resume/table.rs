@@ -28,13 +28,15 @@ impl ClientTable {
     }
 
     pub(super) fn get(&self, token: &ResumeToken) -> Option<&ResumableClient> {
-        let is_it = |client: &Box<ResumableClient>| client.token == *token;
-        self.places.find(self.hasher.hash_one(token), is_it).map(|client| &**client)
+        self.places
+            .find(self.hasher.hash_one(token), |client| client.token == *token)
+            .map(|client| &**client)
     }
 
     pub(super) fn get_mut(&mut self, token: &ResumeToken) -> Option<&mut ResumableClient> {
-        let is_it = |client: &Box<ResumableClient>| client.token == *token;
-        self.places.find_mut(self.hasher.hash_one(token), is_it).map(|client| &mut **client)
+        self.places
+            .find_mut(self.hasher.hash_one(token), |client| client.token == *token)
+            .map(|client| &mut **client)
     }
 
     /// The client of that token, made if there is none; whether there was.
@@ -59,13 +61,18 @@ impl ClientTable {
 
     fn entry(&mut self, token: &ResumeToken) -> Entry<'_, Box<ResumableClient>> {
         let Self { places, hasher } = self;
-        let is_it = |client: &Box<ResumableClient>| client.token == *token;
-        places.entry(hasher.hash_one(token), is_it, |client| hasher.hash_one(&client.token))
+        places.entry(
+            hasher.hash_one(token),
+            |client| client.token == *token,
+            |client| hasher.hash_one(&client.token),
+        )
     }
 
     pub(super) fn remove(&mut self, token: &ResumeToken) -> Option<Box<ResumableClient>> {
-        let is_it = |client: &Box<ResumableClient>| client.token == *token;
-        let place = self.places.find_entry(self.hasher.hash_one(token), is_it).ok()?;
+        let place = self
+            .places
+            .find_entry(self.hasher.hash_one(token), |client| client.token == *token)
+            .ok()?;
         Some(place.remove().0)
     }
 

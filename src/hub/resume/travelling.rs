@@ -4,10 +4,9 @@
 use smallvec::SmallVec;
 
 use super::clients::{
-    ClientArrival, HeldChannel, OpenConnection, ReplacedConnection, ResumableClient,
-    ResumableClients,
+    ClientArrival, OpenConnection, ReplacedConnection, ResumableClient, ResumableClients,
 };
-use super::held::channel_bytes;
+use super::held::{HeldChannel, channel_bytes};
 use super::{ResumeFigures, ResumeRegistry};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
