@@ -16,6 +16,7 @@ mod reply;
 pub mod roster;
 mod scripts;
 mod seal;
+pub mod topic_cache;
 pub mod topics;
 pub mod traces;
 pub mod webhook_log;

@@ -10,16 +10,14 @@ use dashmap::mapref::entry::Entry as Place;
 use dashmap::mapref::one::RefMut;
 use tokio::time::Instant;
 
-use super::link::{Link, LinkRequest, OutgoingEvent, RetainedEvent};
+use super::link::{Link, LinkRequest, OutgoingEvent};
 use super::roster::{JoinClaim, Roster};
+use super::topic_cache::TopicCache;
 use super::webhook_log::{LogRequest, WebhookInterest};
 use super::{SubscribeOutcome, SubscribeTicket, Topic};
 use crate::app::{ChannelFull, PresenceBounds};
 use crate::metrics::{HeldByApp, HeldBytes};
 use crate::protocol::member::{Member, UserId};
-
-/// Bytes that are counted for the last event of a topic beside its own.
-const CACHED_BYTES: usize = 200;
 
 /// All topics of a node.
 #[derive(Debug)]
@@ -103,28 +101,6 @@ pub struct TopicInterest {
     pub count: bool,
     /// What webhooks are told.
     pub news: WebhookInterest,
-}
-
-/// The last event of a cache channel.
-#[derive(Clone, Debug)]
-pub struct TopicCache {
-    pub version: u64,
-    pub frame: Bytes,
-    pub data: Bytes,
-    pub expires: Instant,
-}
-
-impl From<RetainedEvent> for TopicCache {
-    fn from(kept: RetainedEvent) -> Self {
-        let RetainedEvent { version, frame, data, ttl, .. } = kept;
-        Self { version, frame, data, expires: Instant::now() + ttl }
-    }
-}
-
-impl TopicCache {
-    fn held_bytes(&self) -> usize {
-        self.frame.len() + self.data.len() + CACHED_BYTES
-    }
 }
 
 /// Its last event goes with it.

@@ -20,7 +20,8 @@ use crate::cluster::link::{
     Link, LinkEvent, LinkMetrics, LinkRequest, OfflineFallback, RetainedEvent,
 };
 use crate::cluster::roster::{LoadedRoster, RosterChange};
-use crate::cluster::topics::{TopicCache, TopicEntry};
+use crate::cluster::topic_cache::TopicCache;
+use crate::cluster::topics::TopicEntry;
 use crate::cluster::{SubscribeOutcome, SubscribeTicket, Topic};
 use crate::hub::handles::{ConnectionRef, Sequence};
 use crate::hub::traced::EventPlace;
