@@ -15,6 +15,8 @@ use super::Topic;
 use super::clients::{Missed, Parked, Replay};
 use super::envelope::Envelope;
 pub use super::figures::LinkMetrics;
+pub use super::link_queue::RequestReceiver;
+use super::link_queue::{RequestSender, request_queue};
 pub use super::question::{ClusterOccupancy, LinkQuery, LinkReply, RetainedEvent};
 use super::redis_clock::RedisClock;
 use super::roster::LoadedRoster;
@@ -296,8 +298,8 @@ pub(super) struct LinkStatus {
 /// The node's end, for all workers.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// Unbounded as a channel: publishes are bounded in bytes, the rest by what this node holds.
-    requests: mpsc::UnboundedSender<LinkRequest>,
+    /// Publishes are bounded in bytes; what clients cause counts as held for their app.
+    pub(super) requests: RequestSender<LinkRequest>,
     status: Arc<LinkStatus>,
     /// `cluster.queue_bytes`.
     max_queued: usize,
@@ -307,7 +309,7 @@ pub struct Link {
 #[derive(Debug)]
 pub struct LinkDriver {
     /// In the order in which workers sent them.
-    pub requests: mpsc::UnboundedReceiver<LinkRequest>,
+    pub requests: RequestReceiver<LinkRequest>,
     pub(super) events: mpsc::Sender<LinkEvent>,
     pub(super) status: Arc<LinkStatus>,
     /// `cluster.queue_bytes`; publishes for parts that are away may take as much again.
@@ -317,7 +319,7 @@ pub struct LinkDriver {
 /// A link whose queue of publishes holds `max_queued` bytes. Both ends are made before anything runs, so that workers
 /// can send requests while the link still connects.
 pub fn new_link(max_queued: usize) -> (Link, LinkDriver, mpsc::Receiver<LinkEvent>) {
-    let (sender, requests) = mpsc::unbounded_channel();
+    let (sender, requests) = request_queue();
     let (events, arriving) = mpsc::channel(EVENT_QUEUE);
     let status = Arc::new(LinkStatus::default());
     let link = Link { requests: sender, status: status.clone(), max_queued };
@@ -392,7 +394,7 @@ impl Link {
     /// the link's thread.
     pub fn send_request(&self, order: LinkRequest) -> bool {
         // Its far end is gone only when the server stops.
-        self.requests.send(order).is_ok()
+        self.requests.send(order, None)
     }
 
     /// Queues a publish; false if there is no room. One that is `promised`, because [`Self::has_room_for`] was checked
@@ -443,17 +445,16 @@ impl Link {
 mod tests {
     use super::*;
 
+    fn queues_event(link: &Link, bytes: usize) -> bool {
+        let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
+        let (except, frame, manner) = (None, Bytes::from(vec![0; bytes]), Manner::AtOnce);
+        link.queue_publish(OutgoingEvent::Event { topic, except, frame, manner }, false)
+    }
+
     #[test]
     fn backends_wait_once_half_the_queue_is_full() {
         let (link, mut far, _arriving) = new_link(1000);
-        let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
-        let publish = |bytes: usize| {
-            let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.queue_publish(
-                OutgoingEvent::Event { topic, except: None, frame, manner: Manner::AtOnce },
-                false,
-            )
-        };
+        let publish = |bytes: usize| queues_event(&link, bytes);
         far.go_up();
         assert!(publish(300) && link.wait_for_room().is_none() && link.has_room_for(1, 300));
         assert!(!link.has_room_for(1, 301));
@@ -473,21 +474,14 @@ mod tests {
     fn publishes_are_bounded_in_bytes() {
         const MAX: usize = 100 + 2 * EVENT_OVERHEAD;
         let (link, mut far, _arriving) = new_link(MAX);
-        let topic = Topic { app: AppId::new("a"), channel: ChannelName::parse("c", 200).unwrap() };
-        let publish = |bytes: usize| {
-            let (topic, frame) = (topic.clone(), Bytes::from(vec![0; bytes]));
-            link.queue_publish(
-                OutgoingEvent::Event { topic, except: None, frame, manner: Manner::AtOnce },
-                false,
-            )
-        };
+        let publish = |bytes: usize| queues_event(&link, bytes);
         assert!(publish(60) && !publish(41) && publish(40) && !publish(0));
         assert_eq!(link.queued_bytes(), MAX);
         assert_eq!(link.figures().dropped.load(Ordering::Relaxed), 2);
         // Who is to be thrown out is thrown out.
         let user = UserId::parse("u").unwrap();
         let terminate =
-            OutgoingEvent::Terminate { app: topic.app.clone(), user, asked: Instant::now() };
+            OutgoingEvent::Terminate { app: AppId::new("a"), user, asked: Instant::now() };
         assert!(link.queue_publish(terminate, false));
         link.send_request(LinkRequest::Stop);
         let mut came = Vec::new();

@@ -3,10 +3,12 @@
 //! decided above; nothing here knows sockets, workers or the hub.
 
 pub mod clients;
+mod counted_request;
 pub mod envelope;
 mod figures;
 mod keys;
 pub mod link;
+mod link_queue;
 mod metrics_page;
 mod pending_entries;
 mod question;

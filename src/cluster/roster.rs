@@ -14,6 +14,9 @@ use crate::protocol::member::{Member, UserId};
 /// The two entries, and what allocating them costs.
 const MEMBER_BYTES: usize = 300;
 
+/// The same for a user with connections of this node.
+const LOCAL_BYTES: usize = 250;
+
 /// The members of one channel, and this node's part in them.
 #[derive(Debug, Default)]
 pub struct Roster {
@@ -56,6 +59,13 @@ struct LocalUser {
     /// by others, it is not said to leave; if this node's own connection had left before, that is still to be heard,
     /// and true.
     came_again: bool,
+}
+
+impl LocalUser {
+    /// Bytes that are counted for it, whether Redis has confirmed it or not.
+    fn held_bytes(&self) -> usize {
+        LOCAL_BYTES + self.member.user_id.as_str().len() + self.member.user_info.len()
+    }
 }
 
 /// What Redis has of a channel.
@@ -178,6 +188,7 @@ impl Roster {
             refused: false,
             came_again: is_there,
         };
+        self.held.add_bytes(own.held_bytes());
         self.own.insert(member.user_id.clone(), own);
         JoinClaim::First
     }
@@ -192,6 +203,7 @@ impl Roster {
         }
         if let Some(own) = self.own.remove(user) {
             self.claimed_bytes -= own.bytes;
+            self.held.sub_bytes(own.held_bytes());
         }
         true
     }
@@ -391,7 +403,8 @@ impl Roster {
 /// Nobody holds it any more.
 impl Drop for Roster {
     fn drop(&mut self) {
-        self.held.sub_bytes(self.bytes + self.members.len() * MEMBER_BYTES);
+        let own: usize = self.own.values().map(LocalUser::held_bytes).sum();
+        self.held.sub_bytes(self.bytes + self.members.len() * MEMBER_BYTES + own);
     }
 }
 

@@ -16,8 +16,15 @@ use super::topic_cache::TopicCache;
 use super::webhook_log::{LogRequest, WebhookInterest};
 use super::{SubscribeOutcome, SubscribeTicket, Topic};
 use crate::app::{ChannelFull, PresenceBounds};
-use crate::metrics::{HeldByApp, HeldBytes};
+use crate::metrics::{HeldByApp, HeldBytes, HeldShare};
 use crate::protocol::member::{Member, UserId};
+
+/// Bytes that are counted for a topic beside its name: its entry, and its places in the link's tables and in those of
+/// the connections to Redis.
+const TOPIC_BYTES: usize = size_of::<TopicEntry>() + 512;
+
+/// How often a topic's name is kept: here and, with prefix and app, for the link.
+const NAME_COPIES: usize = 3;
 
 /// All topics of a node.
 #[derive(Debug)]
@@ -51,6 +58,7 @@ pub struct TopicEntry {
     /// The place of the last event that came in, where clients that come back are to know it.
     reached: u64,
     held: Arc<HeldBytes>,
+    _own: HeldShare,
 }
 
 /// A member that is to come in.
@@ -111,10 +119,12 @@ impl Drop for TopicEntry {
 }
 
 impl TopicEntry {
-    fn new(since: u64, held: Arc<HeldBytes>) -> Self {
+    fn new(topic: &Topic, since: u64, held: Arc<HeldBytes>) -> Self {
+        let bytes = TOPIC_BYTES + NAME_COPIES * topic.channel.as_str().len();
         let mut entry = Self::default();
         entry.since = since;
         entry.roster = Roster::new(held.clone());
+        entry._own = HeldShare::new(held.clone(), bytes);
         entry.held = held;
         entry
     }
@@ -240,7 +250,7 @@ impl TopicEntry {
 
     fn count_again(&mut self, topic: &Topic, link: &Link, tell: bool) {
         if !std::mem::replace(&mut self.changed, true) {
-            link.send_request(LinkRequest::Changed { topic: topic.clone(), tell });
+            link.send_counted(LinkRequest::Changed { topic: topic.clone(), tell }, &self.held);
         }
     }
 }
@@ -303,9 +313,9 @@ impl Topics {
         let mut entry = match self.entries.entry(topic.clone()) {
             Place::Occupied(entry) => entry.into_ref(),
             Place::Vacant(entry) => {
-                self.link.send_request(LinkRequest::Open(topic.clone()));
-                let since = self.link.clock().now();
-                entry.insert(TopicEntry::new(since, self.held.of_app(&topic.app)))
+                let held = self.held.of_app(&topic.app);
+                self.link.send_counted(LinkRequest::Open(topic.clone()), &held);
+                entry.insert(TopicEntry::new(topic, self.link.clock().now(), held))
             }
         };
         let Some(MemberClaim { member, bounds, leaving }) = claim else {
@@ -320,7 +330,8 @@ impl Topics {
         // Others of the user here have asked before.
         if entry.roster.claim_member(member, max) == JoinClaim::First {
             let (topic, member) = (topic.clone(), member.clone());
-            self.link.send_request(LinkRequest::Join { topic, member, max, place: 0 });
+            let join = LinkRequest::Join { topic, member, max, place: 0 };
+            self.link.send_counted(join, &entry.held);
         }
         Ok(entry)
     }
@@ -358,10 +369,10 @@ impl Topics {
         let is_first = user.is_some_and(|user| entry.roster.note_subscribed(user));
         // The first here is news for Redis only; whether it is the first anywhere is decided there.
         if wants.news.channels && entry.subscribed == 1 {
-            self.log_hold(topic, None, true);
+            self.log_hold(topic, &entry.held, (None, true));
         }
         if wants.news.members && is_first {
-            self.log_hold(topic, user, true);
+            self.log_hold(topic, &entry.held, (user, true));
         }
         Some(subscribe(&entry))
     }
@@ -389,24 +400,20 @@ impl Topics {
                 return;
             }
             if wants.news.members && is_last {
-                self.log_hold(topic, user, false);
+                self.log_hold(topic, &entry.held, (user, false));
             }
             if wants.news.channels && entry.subscribed == 0 {
-                self.log_hold(topic, None, false);
+                self.log_hold(topic, &entry.held, (None, false));
             }
         }
     }
 
     /// Under the entry's lock, as all that is said of it.
     /// What webhooks are told is decided in Redis from what nodes hold.
-    fn log_hold(&self, topic: &Topic, user: Option<&UserId>, is: bool) {
-        let Topic { app, channel } = topic.clone();
-        self.link.send_request(LinkRequest::WebhookLog(LogRequest::Held {
-            app,
-            channel,
-            user: user.cloned(),
-            is,
-        }));
+    fn log_hold(&self, topic: &Topic, held: &Arc<HeldBytes>, (user, is): (Option<&UserId>, bool)) {
+        let (Topic { app, channel }, user) = (topic.clone(), user.cloned());
+        let hold = LogRequest::Held { app, channel, user, is };
+        self.link.send_counted(LinkRequest::WebhookLog(hold), held);
     }
 
     /// The last connection of the user here is gone: others are told, unless the node stops and the client is about
@@ -416,7 +423,8 @@ impl Topics {
             && entry.roster.release_claim(user)
             && !self.link.keeps_everybody()
         {
-            self.link.send_request(LinkRequest::Leave { topic: topic.clone(), user: user.clone() });
+            let leave = LinkRequest::Leave { topic: topic.clone(), user: user.clone() };
+            self.link.send_counted(leave, &entry.held);
         }
     }
 
@@ -469,5 +477,11 @@ impl Topics {
     /// Asked again under the lock, since somebody may have come meanwhile.
     pub fn close_if_idle(&self, topic: &Topic) -> bool {
         self.entries.remove_if(topic, |_, entry| entry.is_idle()).is_some()
+    }
+
+    /// Whether a topic that was to be opened, and is not yet, is still wanted; if nobody holds it, it is forgotten.
+    /// Whoever comes meanwhile has it opened by a request of its own.
+    pub fn is_still_wanted(&self, topic: &Topic) -> bool {
+        !self.close_if_idle(topic) && self.entries.contains_key(topic)
     }
 }

@@ -70,6 +70,27 @@ impl HeldBytes {
     }
 }
 
+/// Bytes that count as held for an app until it is dropped.
+#[derive(Debug, Default)]
+pub struct HeldShare {
+    held: Arc<HeldBytes>,
+    bytes: usize,
+}
+
+impl HeldShare {
+    /// Counts `bytes` in `held`.
+    pub fn new(held: Arc<HeldBytes>, bytes: usize) -> Self {
+        held.add_bytes(bytes);
+        Self { held, bytes }
+    }
+}
+
+impl Drop for HeldShare {
+    fn drop(&mut self) {
+        self.held.sub_bytes(self.bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use std::time::Instant;
 use tokio::runtime::RuntimeMetrics;
 
 pub use counter::{Counter, CounterArray, Histogram, RecentPeak};
-pub use held::{HeldByApp, HeldBytes};
+pub use held::{HeldByApp, HeldBytes, HeldShare};
 pub use labels::{Call, Doubt, Limited, Reason, Signed, Status, Transport, Unreadable, Unready};
 pub use notices::{LogNotice, LogThrottle};
 pub use page::{MetricsPage, SampleLabels};

@@ -69,8 +69,9 @@ impl ServerState {
     pub(super) fn report_fact(&self, app: &Arc<App>, fact: Fact) {
         let Some(others) = self.scope.others() else { return self.webhooks.tell(app, fact) };
         if let Some(text) = fact.text().filter(|_| fact.is_asked_for(app)) {
-            let app = app.id.clone();
-            others.link().send_request(LinkRequest::WebhookLog(LogRequest::Happened { app, text }));
+            let (app, held) = (app.id.clone(), others.topics.held.of_app(&app.id));
+            let happened = LinkRequest::WebhookLog(LogRequest::Happened { app, text });
+            others.link().send_counted(happened, &held);
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cluster::{
     Process, added, event, hears_nothing, join, joined, nodes, notice, query, removed,
 };
+use crate::judge::proxy::{Direction, Proxy};
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID};
 use crate::support::http::Http;
@@ -253,4 +254,51 @@ fn nothing_is_left_in_redis_when_all_have_gone() {
     let left: Vec<&str> =
         keys.lines().filter(|key| !key.contains(":fence:") && !key.ends_with(":v")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn channels_that_are_left_while_redis_does_not_answer_are_held_only_until_it_does() {
+    const CHANNELS: u64 = 50;
+    let Some(redis) = Redis::start() else { return };
+    let proxy = Proxy::to(redis.port());
+    let urls = vec![format!("redis://127.0.0.1:{}", proxy.port())];
+    let [one]: [Fixture; 1] = nodes(&ClusterConfig { redis: urls, ..redis.cluster() });
+    let mut stays = one.subscribed("stays");
+    let held = || one.running().shared().hub.held.total();
+    let before = held();
+    let (mut first, _) = one.connect();
+    let clients: Vec<Client> = (0..CHANNELS).map(|_| one.connect().0).collect();
+    proxy.stall(Direction::FromRedis);
+    // The link waits for the answer to this.
+    first.send_text(r#"{"event":"pusher:subscribe","data":{"channel":"left-first"}}"#);
+    eventually(|| match redis.ask(&["PUBSUB", "SHARDCHANNELS"]) {
+        open if open.contains("left-first") => Ok(()),
+        open => Err(open),
+    })
+    .unwrap();
+    for (number, mut client) in clients.into_iter().enumerate() {
+        let data = json!({ "channel": format!("left-{number:0>180}") });
+        client.send_text(&json!({ "event": "pusher:subscribe", "data": data }).to_string());
+        client.send_close(1000, "");
+    }
+    // An entry for each, and requests.
+    eventually(|| match held() {
+        bytes if bytes > before + CHANNELS * 1000 => Ok(()),
+        bytes => Err(bytes.to_string()),
+    })
+    .unwrap();
+    proxy.mend();
+    drop(first);
+    eventually(|| match held() {
+        bytes if bytes <= before => Ok(()),
+        bytes => Err(format!("{bytes}, {before} before")),
+    })
+    .unwrap();
+    eventually(|| match redis.ask(&["PUBSUB", "SHARDCHANNELS"]) {
+        open if open.contains("stays") && !open.contains("left-") => Ok(()),
+        open => Err(open),
+    })
+    .unwrap();
+    one.publish("stays", "e", "1");
+    assert_eq!(stays.hear_text(), event("stays", "1"));
 }

@@ -73,8 +73,7 @@ pub(super) enum EnvelopeVerdict {
 impl Deduplicator {
     pub(super) fn new(node: u64) -> Self {
         let (topics, refused, others, wakeups) = Default::default();
-        let (word, looked) = (Instant::now(), None);
-        let (has_newcomer, unsealed) = (false, false);
+        let (word, looked, has_newcomer, unsealed) = (Instant::now(), None, false, false);
         Self { topics, node, others, has_newcomer, word, unsealed, refused, looked, wakeups }
     }
 
@@ -185,11 +184,14 @@ impl Deduplicator {
 
     /// The topic is about to be subscribed to, at `since`. If it is new, everything from then on is to be received.
     pub(super) fn open_topic(&mut self, name: &str, since: u64) {
-        if !self.topics.contains_key(name) {
-            let senders =
-                TopicSenders { since, waiting: Some(VecDeque::new()), ..TopicSenders::default() };
-            self.topics.insert(name.to_owned(), senders);
-        }
+        let waiting = Some(VecDeque::new());
+        let new = || TopicSenders { since, waiting, ..TopicSenders::default() };
+        self.topics.entry(name.to_owned()).or_insert_with(new);
+    }
+
+    /// Whether it was, and was not closed since.
+    pub(super) fn is_open(&self, name: &str) -> bool {
+        self.topics.contains_key(name)
     }
 
     /// The same for a topic that is opened while the link is down: everything after `place`.

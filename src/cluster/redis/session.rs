@@ -22,7 +22,9 @@ use crate::cluster::Topic;
 use crate::cluster::clients::Replay;
 use crate::cluster::envelope::{Envelope, EnvelopeBody};
 use crate::cluster::keys::{RedisKeys, held_topic};
-use crate::cluster::link::{LinkEvent, LinkMetrics, LinkQuery, LinkReply, LinkRequest, LinkStatus};
+use crate::cluster::link::{
+    LinkEvent, LinkMetrics, LinkQuery, LinkReply, LinkRequest, LinkStatus, RequestReceiver,
+};
 use crate::cluster::redis_clock::now_us;
 use crate::cluster::reply;
 use crate::cluster::scripts::counts::CountTotal;
@@ -65,7 +67,7 @@ pub(super) struct LinkWriter<'a> {
     pub(super) seals: &'a EnvelopeSeals,
     /// Decides what of the logs is believed.
     pub(super) trust: EnvelopeTrust<'a>,
-    pub(super) requests: &'a mut mpsc::UnboundedReceiver<LinkRequest>,
+    pub(super) requests: &'a mut RequestReceiver<LinkRequest>,
     pub(super) events: &'a mpsc::Sender<LinkEvent>,
     pub(super) status: &'a LinkStatus,
     /// Bytes that may wait for what is away.
@@ -255,7 +257,7 @@ impl LinkWriter<'_> {
                 continue;
             }
             match order {
-                LinkRequest::Open(topic) => opened.push(topic),
+                LinkRequest::Open(topic) => opened.extend(self.wanted_topic(topic)),
                 LinkRequest::Join { topic, member, max, place } => {
                     self.add_join(&mut batch, topic, &member, (max, place));
                 }

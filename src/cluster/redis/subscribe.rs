@@ -21,6 +21,13 @@ use crate::cluster::scripts::events::{
 use crate::cluster::scripts::presence;
 
 impl LinkWriter<'_> {
+    /// A topic that is to be opened, unless it is not open and nobody holds it any more: while Redis is slow, clients may
+    /// have come to many topics and left them again.
+    pub(super) fn wanted_topic(&self, topic: Topic) -> Option<Topic> {
+        let is_open = self.dedup.borrow().is_open(&self.keys.topic_name(&topic));
+        (is_open || self.topics.is_still_wanted(&topic)).then_some(topic)
+    }
+
     /// Subscribes to the topics that are to be opened.
     pub(super) async fn open_topics(&mut self, topics: &[Topic]) -> Result<(), LinkError> {
         if !topics.is_empty() {

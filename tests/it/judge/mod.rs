@@ -20,7 +20,7 @@ mod ledger;
 mod node;
 mod node_faults;
 mod notices;
-mod proxy;
+pub mod proxy;
 mod redis_faults;
 mod report;
 mod round;
