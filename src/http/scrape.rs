@@ -2,16 +2,18 @@
 //! process. Nothing here iterates over connections or channels, and no label names a channel, so a scrape costs the
 //! same however many there are.
 
+mod last_page;
 mod process;
 mod soketi;
 mod webhooks;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+pub use self::last_page::LastPage;
 use self::soketi::SOKETI;
 use crate::config;
 use crate::hub::directory::{AppTotals, Directory};
@@ -33,34 +35,6 @@ pub struct Scrape {
     /// When its certificate ends, in seconds since 1970, if it has one.
     pub certificate: Option<Arc<AtomicU64>>,
     pub last: LastPage,
-}
-
-/// Pages that may be made one after the other, and a second from then on; beyond that the last one is answered again.
-/// A page takes a worker about as long as hundreds of events do.
-const PAGES_AT_ONCE: f64 = 100.0;
-const PAGES_PER_SECOND: f64 = 8.0;
-
-/// The page that was made last, and how many more may be.
-#[derive(Debug, Default)]
-pub struct LastPage(Mutex<Option<(Bytes, f64, Instant)>>);
-
-impl LastPage {
-    /// What is to be answered at `now`: a new page, or the last one.
-    fn take(&self, now: Instant, make: impl FnOnce() -> Bytes) -> Bytes {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = last.as_ref().map_or(PAGES_AT_ONCE, |(_, left, since)| {
-            let passed = now.saturating_duration_since(*since).as_secs_f64();
-            (left + passed * PAGES_PER_SECOND).min(PAGES_AT_ONCE)
-        });
-        match &*last {
-            Some((page, ..)) if left < 1.0 => page.clone(),
-            _ => {
-                let page = make();
-                *last = Some((page.clone(), left - 1.0, now));
-                page
-            }
-        }
-    }
 }
 
 /// One app, as far as it is told.
@@ -196,7 +170,7 @@ const RING: [(&str, &str, TurnMetric); 2] = [
 impl Scrape {
     /// The page, as it is now; where it is asked for again and again, as it was a moment ago.
     pub fn page(&self) -> Bytes {
-        self.last.take(Instant::now(), || self.page_text().into())
+        self.last.take(Instant::now, || self.page_text().into())
     }
 
     /// For a thread that nobody else waits for.
@@ -457,32 +431,5 @@ fn write_apps(page: &mut MetricsPage, apps: &[AppFigures]) {
     }
     for (name, help, read) in COUNTERS {
         page.add_counters(name, help, of_all(read));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// Ten connections that asked again and again had other apps hear nothing for seconds.
-    #[test]
-    fn a_page_is_made_a_few_times_a_second_however_often_it_is_asked_for() {
-        let (last, start) = (LastPage::default(), Instant::now());
-        let made = |at: Duration, times: usize| {
-            let mut made = 0;
-            for _ in 0..times {
-                last.take(start + at, || {
-                    made += 1;
-                    Bytes::new()
-                });
-            }
-            made
-        };
-        assert_eq!(made(Duration::ZERO, 1000), 100);
-        assert_eq!(made(Duration::from_millis(124), 1000), 0);
-        assert_eq!(made(Duration::from_millis(1000), 1000), 8);
-        assert_eq!(made(Duration::from_secs(60), 1000), 100);
     }
 }
