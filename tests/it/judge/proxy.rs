@@ -205,6 +205,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::eventually;
 
     fn pair() -> (Proxy, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -213,7 +214,13 @@ mod tests {
 
     fn connected(proxy: &Proxy, listener: &TcpListener) -> (TcpStream, TcpStream) {
         let client = TcpStream::connect(proxy.addr).unwrap();
-        (client, listener.accept().unwrap().0)
+        let server = listener.accept().unwrap().0;
+        // It has connected before it takes note of that: until then nothing can be held back or reset.
+        let source = server.peer_addr().unwrap();
+        let known = || proxy.sources().contains(&source).then_some(());
+        eventually(|| known().ok_or_else(|| format!("{source} is not among its connections")))
+            .unwrap();
+        (client, server)
     }
 
     /// What comes within `time`.
