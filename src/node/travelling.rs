@@ -49,6 +49,9 @@ const SWEEP_EVERY: u32 = 26;
 /// How old a token is that may have been elsewhere while Redis cannot be asked.
 const YOUNG: Duration = Duration::from_secs(5);
 
+/// Microseconds that Redis's clock, as it is known here, may be behind; little of the second by which it is set late.
+const CLOCK_ERROR: u64 = 100_000;
+
 /// By how much a withdrawal may have come to a node later than it was noted in Redis; microseconds.
 const LATE: u64 = 1_000_000;
 
@@ -113,10 +116,11 @@ impl Node {
         let (since, had) = (claimed.since, claimed.owner.is_some());
         let (record, has_ended) = self.find_record(cluster, &name, claimed).await;
         let Some(ClientRecord { mut state, at, .. }) = record else {
+            // It is to come where somebody was forgotten just now for want of room. Whoever is the first of its app has
+            // just set it.
+            let is_crowded = since > cluster.link().clock().now().saturating_add(CLOCK_ERROR);
             let is_before = |age: Duration| {
                 let known = Duration::from_micros(alive.saturating_sub(since));
-                // It is to come where somebody was forgotten just now for want of room.
-                let is_crowded = since > alive;
                 age > window || is_crowded || age > known.saturating_add(START_SLACK)
             };
             let is_unsure = age(token).is_some_and(is_before) || !has_ended;

@@ -233,14 +233,28 @@ fn what_redis_keeps_of_clients_tells_no_token_and_ends_by_itself() {
     hears_nothing(&mut b);
 }
 
+/// A token that was made now, as pages make them.
+fn new_token() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    format!("{}-0123456789abcdef", now.as_secs())
+}
+
+#[test]
+fn the_first_client_of_an_app_was_told_of_a_gap() {
+    let Some(redis) = Redis::start() else { return };
+    let [one, _two] = two(&redis.cluster());
+    let (mut a, _) = back(&one, &new_token(), "pub");
+    one.publish("pub", "e", "1");
+    assert_eq!(a.hear_text(), event("pub", "1"));
+}
+
 /// Its token is younger than all that Redis knows of clients, as is that of a page which is new.
 #[test]
 fn who_was_forgotten_for_want_of_room_was_not_told_of_a_gap() {
     let Some(redis) = Redis::start() else { return };
     let cluster = redis.cluster();
     let [one, two] = two(&cluster);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let token = format!("{}-0123456789abcdef", now.as_secs());
+    let token = new_token();
     let (a, _) = back(&one, &token, "pub");
     drop(a);
     is_empty(&two, "pub");
