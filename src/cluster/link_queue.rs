@@ -43,6 +43,7 @@ impl<T> RequestSender<T> {
 impl<T> RequestReceiver<T> {
     /// The next request; `None` once all senders are gone.
     pub async fn recv(&mut self) -> Option<T> {
+        // Who asks for the next one has carried out the last.
         self.taken.clear();
         let next = self.requests.recv().await?;
         Some(self.take(next))

@@ -75,9 +75,11 @@ impl<T> FlushLine<T> {
     /// to be flushed, or sooner after than that took; and large again once nothing has for a while.
     pub(super) fn begin_turn(&mut self, since: Option<Instant>, begun: Instant) {
         let is_soon = |since| self.soon.is_some_and(|soon| since < soon);
+        // What arrived before the last events were written shows that events outpace the sockets.
         if since.is_some_and(|since| self.begun.is_some() || is_soon(since)) {
             (self.part, self.quiet) = (BUSY_PART, 0);
         } else if self.quiet >= PART {
+            // Small parts cost a calm worker turns, so one quiet part of full size is enough to leave them.
             self.part = PART;
         }
         self.begun.get_or_insert(begun);
@@ -89,6 +91,7 @@ impl<T> FlushLine<T> {
         if self.is_empty()
             && let Some(begun) = self.begun.take()
         {
+            // As long as the burst took: a worker that is busy half of the time is still busy.
             self.soon = Some(end + (end - begun));
         }
     }
@@ -107,12 +110,14 @@ impl<T> FlushLine<T> {
         };
         // Of what comes fast, much gathers for everybody.
         let is_light = |one: &T| queued(one) <= PART_BYTES / self.part;
+        // The usual case of a calm worker: nobody waits, and one part has room for all.
         if self.is_empty() && fits(&touched.few, &touched.crowd, self.part) {
             return touched.join_lists();
         }
         for one in touched.crowd.drain(..) {
             if is_light(&one) { &mut self.light } else { &mut self.heavy }.push_back(one);
         }
+        // Small channels pass the crowd, for whose last member they would wait otherwise.
         if self.few.is_empty() && fits(&touched.few, &[], self.part) {
             return &mut touched.few;
         }

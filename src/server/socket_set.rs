@@ -121,6 +121,7 @@ impl<S: Future<Output = ()> + Unpin> SocketSet<S> {
     /// Polls it in the next turn, and from then on whenever it is woken, to its end.
     pub(super) fn add_socket(&self, socket: S) {
         let place = self.sockets.borrow_mut().insert(Some(socket)) as u32;
+        // Its first poll has its turn like any other.
         let (woken, state) = (self.woken.clone(), AtomicU8::new(ASLEEP));
         Arc::new(SocketWaker { woken, place, state }).wake();
     }
@@ -149,6 +150,7 @@ impl<S: Future<Output = ()> + Unpin> SocketSet<S> {
         // From here on it may be woken again, also by what it does itself.
         let was = woken.state.compare_exchange(WOKEN, ASLEEP, Ordering::AcqRel, Ordering::Relaxed);
         let place = woken.place as usize;
+        // Taken out, since what a socket does when polled may add another one to the set.
         let taken = was.ok().and_then(|_| self.sockets.borrow_mut().get_mut(place)?.take());
         let Some(mut socket) = taken else { return };
         let waker = Waker::from(woken.clone());

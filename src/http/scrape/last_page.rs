@@ -31,6 +31,7 @@ impl LastPage {
     /// What is to be answered: a new page, or the last one. `clock` says what time it is.
     pub(super) fn take(&self, clock: impl Fn() -> Instant, make: impl FnOnce() -> Bytes) -> Bytes {
         let now = clock();
+        // Held while a page is made, so that no two workers make one at the same time.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let left = last.as_ref().map_or(PAGES_AT_ONCE, |last| {
             let passed = now.saturating_duration_since(last.since).as_secs_f64();

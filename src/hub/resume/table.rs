@@ -94,6 +94,7 @@ impl ClientTable {
         if self.is_empty() {
             self.places = HashTable::new();
         } else if self.places.capacity() > 1024 && self.len() < self.places.capacity() / 8 {
+            // To twice as many, so that the next who come do not make it grow again at once.
             let Self { places, hasher } = self;
             places.shrink_to(places.len() * 2, |client| hasher.hash_one(&client.token));
         }
