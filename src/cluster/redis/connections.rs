@@ -59,8 +59,6 @@ pub(super) struct RedisConnections {
     /// What of a Redis Cluster the link is made without, and the slots that nobody can be asked for over it.
     pub(super) away: AwayParts,
     pub(super) dark: BTreeSet<u16>,
-    /// What is away makes no link at all.
-    is_strict: bool,
     /// Every lease under which something may be held still: those of before, and those that were registered over this
     /// link or may have been.
     pub(super) leases: Vec<Lease>,
@@ -75,15 +73,14 @@ struct RoutedCommand {
 }
 
 impl RedisConnections {
-    /// Connects to the server that has everything, or to all that have slots.
+    /// Connects to the server that has everything, or to all that have slots but for what is `away`.
     /// # Errors
-    /// No server answers; the caller tries again. Without `away` also where some do not, or some slots have none.
+    /// No server answers; the caller tries again.
     pub(super) async fn connect_all(
         address: &mut RedisAddress,
         (keys, node): (RedisKeys, u64),
-        away: Option<AwayParts>,
+        mut away: AwayParts,
     ) -> Result<(Self, PushStream), LinkError> {
-        let (is_strict, mut away) = (away.is_none(), away.unwrap_or_default());
         address.pass_over(&mut away);
         // Of Sentinels the master, of a Redis Cluster any that answers.
         let login = address.pick_server().await?;
@@ -94,20 +91,8 @@ impl RedisConnections {
         let first = RedisServer::connect((&login, address.tls()), at, pushes.clone()).await?;
         let (servers, slots, leases, dark) = Default::default();
         let tls = address.tls().clone();
-        let mut all = Self {
-            login,
-            tls,
-            servers,
-            slots,
-            pushes,
-            moves,
-            keys,
-            node,
-            away,
-            dark,
-            is_strict,
-            leases,
-        };
+        let mut all =
+            Self { login, tls, servers, slots, pushes, moves, keys, node, away, dark, leases };
         if address.is_cluster(&mut first.connection_for(ConnectionRole::Commands)).await? {
             all.connect_to_all(first).await?;
             address.learn_servers(
@@ -135,7 +120,6 @@ impl RedisConnections {
         for (at, server) in connected {
             match server {
                 Ok(server) => self.servers.push(server),
-                Err(lost) if self.is_strict => return Err(lost),
                 Err(lost) => self.away.note_away(AwayPart::Master(at), lost.to_string()),
             }
         }
@@ -144,8 +128,7 @@ impl RedisConnections {
         // Nothing is subscribed to yet, and so nothing has moved.
         self.moves.borrow_mut().moved.clear();
         self.note_dark();
-        let least = if self.is_strict { 1 } else { self.slots.len() };
-        if self.dark.len() >= least { Err(LinkError::Uncovered) } else { Ok(()) }
+        if self.dark.len() == self.slots.len() { Err(LinkError::Uncovered) } else { Ok(()) }
     }
 
     async fn connect_in_time(&self, at: HostPort) -> Result<RedisServer, LinkError> {

@@ -97,7 +97,7 @@ async fn try_everything(
 ) -> Result<(), LinkError> {
     let of = (RedisKeys::new(prefix), super::random_number());
     // As a node does: without what is away.
-    let connecting = RedisConnections::connect_all(address, of, Some(AwayParts::default()));
+    let connecting = RedisConnections::connect_all(address, of, AwayParts::default());
     let (mut servers, mut heard) = timeout(PATIENCE, connecting).await??;
     found.away = servers.away.describe();
     let tag = probe_tag(servers.is_cluster());

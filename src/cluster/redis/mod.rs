@@ -451,7 +451,7 @@ impl RedisDriver {
 
     async fn connect_link(&mut self) -> Result<(RedisConnections, PushStream, String), LinkError> {
         let (keys, node) = (self.keys.clone(), self.kept.node);
-        let away = Some(self.kept.away.clone());
+        let away = self.kept.away.clone();
         let (mut servers, heard) =
             RedisConnections::connect_all(&mut self.address, (keys, node), away).await?;
         let probe = loop {
