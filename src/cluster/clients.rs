@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{SubscribeTicket, Topic};
 use crate::app::AppId;
-use crate::metrics::HeldBytes;
+use crate::metrics::{HeldBytes, HeldShare};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::member::UserId;
 use crate::protocol::socket_id::SocketId;
@@ -26,7 +26,7 @@ pub(super) const SWEPT: usize = 1000;
 /// A record, counted for its app until nobody needs it any more.
 struct CountedRecord {
     bytes: Vec<u8>,
-    held: Arc<HeldBytes>,
+    _share: HeldShare,
 }
 
 impl AsRef<[u8]> for CountedRecord {
@@ -35,16 +35,10 @@ impl AsRef<[u8]> for CountedRecord {
     }
 }
 
-impl Drop for CountedRecord {
-    fn drop(&mut self) {
-        self.held.sub_bytes(self.bytes.len());
-    }
-}
-
 /// A record whose bytes are counted in `held`, however many share it.
 pub fn counted_record(bytes: Vec<u8>, held: Arc<HeldBytes>) -> Bytes {
-    held.add_bytes(bytes.len());
-    Bytes::from_owner(CountedRecord { bytes, held })
+    let share = HeldShare::new(held, bytes.len());
+    Bytes::from_owner(CountedRecord { bytes, _share: share })
 }
 
 /// What a client holds, to be kept for its next connection.
