@@ -218,6 +218,22 @@ pub enum SubscriptionState {
     Told,
 }
 
+/// Takes a channel from a client that holds it from before its present connection, if it does.
+fn give_up_old(
+    client: &mut ResumableClient,
+    channel: &ChannelName,
+    (waiting, all): (&mut WaitingClients, &HeldBytes),
+    logs: &mut ChannelLogs,
+) {
+    let current = client.current.map(|open| open.socket);
+    if client.channels.get(channel).is_some_and(|held| Some(held.socket) != current) {
+        client.channels.remove(channel);
+        all.sub_bytes(channel_bytes(channel));
+        waiting.note_given_up(client, channel);
+        logs.release_channel(channel);
+    }
+}
+
 impl ResumableClients {
     /// The connection that the client has open.
     pub(super) fn open_connection(&self, token: &ResumeToken) -> Option<OpenConnection> {
@@ -352,13 +368,9 @@ impl ResumableClients {
         channel: &ChannelName,
         logs: &mut ChannelLogs,
     ) {
-        let Some(client) = self.by_token.get_mut(token) else { return };
-        let current = client.current.as_ref().map(|current| current.socket);
-        if client.channels.get(channel).is_some_and(|held| Some(held.socket) != current) {
-            client.channels.remove(channel);
-            self.held.sub_bytes(channel_bytes(channel));
-            self.waiting.note_given_up(client, channel);
-            logs.release_channel(channel);
+        let Self { by_token, waiting, held, .. } = self;
+        if let Some(client) = by_token.get_mut(token) {
+            give_up_old(client, channel, (waiting, held), logs);
         }
     }
 
@@ -409,16 +421,10 @@ impl ResumableClients {
         channels: &[ChannelName],
         logs: &mut ChannelLogs,
     ) {
-        for client in self.by_token.iter_mut().filter(|client| client.users().contains(user)) {
-            let current = client.current.as_ref().map(|current| current.socket);
+        let Self { by_token, waiting, held, .. } = self;
+        for client in by_token.iter_mut().filter(|client| client.users().contains(user)) {
             for channel in channels {
-                if client.channels.get(channel).is_none_or(|held| Some(held.socket) == current) {
-                    continue;
-                }
-                client.channels.remove(channel);
-                self.held.sub_bytes(channel_bytes(channel));
-                self.waiting.note_given_up(client, channel);
-                logs.release_channel(channel);
+                give_up_old(client, channel, (waiting, held), logs);
             }
         }
     }
