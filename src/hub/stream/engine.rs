@@ -51,7 +51,7 @@ pub struct EngineStream {
     /// Requests that the session's task has not taken yet.
     arrivals: VecDeque<EngineRequest>,
     /// How often something has begun to receive; 2 stands for more.
-    received: u8,
+    receivers: u8,
     /// The last packet of all was said.
     is_finished: bool,
     /// When nothing received first; 0: something does.
@@ -168,7 +168,7 @@ impl EngineStream {
             is_changing: false,
             listing: None,
             arrivals: VecDeque::new(),
-            received: 0,
+            receivers: 0,
             is_finished: false,
             idle_since: 0,
             pinged_at: 0,
@@ -222,7 +222,7 @@ impl EngineStream {
     /// WebSocket, is told that there is nothing.
     pub fn answer_to(&mut self, poll: oneshot::Sender<Bytes>) {
         self.idle_since = 0;
-        self.received = (self.received + 1).min(2);
+        self.receivers = (self.receivers + 1).min(2);
         match std::mem::replace(&mut self.receiver, EngineReceiver::Nobody) {
             // One poll at a time: the older may be one whose client is gone without a word.
             EngineReceiver::Polling(before) => self.answer_nothing(before),
@@ -257,10 +257,10 @@ impl EngineStream {
     /// A WebSocket has come: the session's own if it begins with it, else one to be tried; whether it is that.
     pub fn take_socket(&mut self, socket: EngineSocket) -> bool {
         // A session begins by a poll or by a WebSocket; the one that comes second is a trial.
-        if self.received > 0 {
+        if self.receivers > 0 {
             self.probe = Some(Box::new(socket));
         } else {
-            self.received = 1;
+            self.receivers = 1;
             self.idle_since = 0;
             self.receiver = EngineReceiver::Socket(Box::new(socket));
         }
@@ -350,7 +350,7 @@ impl EngineStream {
     /// Since when nothing receives, nor has a request come that the session's task has yet to see.
     pub fn lull(&self) -> Option<SessionLull> {
         let is_left = matches!(self.receiver, EngineReceiver::Nobody) && self.arrivals.is_empty();
-        is_left.then_some(SessionLull { has_returned: self.received > 1, since: self.idle_since })
+        is_left.then_some(SessionLull { has_returned: self.receivers > 1, since: self.idle_since })
     }
 
     /// Ready when the client has cut the poll that waits.
