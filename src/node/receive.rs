@@ -201,9 +201,9 @@ impl ServerState {
         if let Some(kept) = cached.filter(|kept| kept.version > entry.cache_version()) {
             let (version, frame) = (kept.version, kept.frame.clone());
             // Those who subscribed while the link was down got a cache miss.
-            let is_newer_than_opened = !kept.told || entry.cache_version() == 0;
+            let is_undelivered = !kept.told || entry.cache_version() == 0;
             entry.keep_cached(kept.into());
-            if is_newer_than_opened {
+            if is_undelivered {
                 self.deliver_event(topic, &frame, (None, Sequence::Cache(version)).into(), version);
             }
         }

@@ -119,7 +119,7 @@ pub fn open(
 impl EngineConversation {
     /// Takes in what requests have brought. Packets wait behind a subscription that other nodes are asked about, and
     /// while the connection is held up, as a WebSocket's do.
-    fn handle_link_events(&mut self, cx: &mut Context<'_>) {
+    fn handle_arrivals(&mut self, cx: &mut Context<'_>) {
         let connection = self.session.connection().clone();
         let mut may_read = true;
         loop {
@@ -412,7 +412,7 @@ impl Future for EngineConversation {
         let connection = self.session.connection().clone();
         connection.set_waker(cx);
         loop {
-            self.handle_link_events(cx);
+            self.handle_arrivals(cx);
             if connection.is_closing() {
                 break;
             }
@@ -427,7 +427,7 @@ impl Future for EngineConversation {
         }
         while !connection.is_closing() && self.session.resume() {
             connection.flush();
-            self.handle_link_events(cx);
+            self.handle_arrivals(cx);
         }
         connection.flush();
         let _ = connection.poll_flush(cx);

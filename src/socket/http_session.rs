@@ -128,7 +128,7 @@ fn note_ended(node: &Node, ended: &[IpAddr]) {
 impl HttpSocket {
     /// Takes in what requests have brought. Texts wait behind a subscription that other nodes are asked about, and
     /// while the connection is held up, as a WebSocket's do.
-    fn handle_link_events(&mut self, cx: &mut Context<'_>) {
+    fn handle_arrivals(&mut self, cx: &mut Context<'_>) {
         let connection = self.session.connection().clone();
         let mut may_read = true;
         loop {
@@ -227,10 +227,10 @@ impl Future for HttpSocket {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = self.session.connection().clone();
         connection.set_waker(cx);
-        self.handle_link_events(cx);
+        self.handle_arrivals(cx);
         while !connection.is_closing() && self.session.resume() {
             connection.flush();
-            self.handle_link_events(cx);
+            self.handle_arrivals(cx);
         }
         let _ = connection.poll_flush(cx);
         let finished = connection.over_http(HttpStream::take_finished).unwrap_or_default();
