@@ -12,9 +12,9 @@ const REQUEST_BYTES: usize = 256;
 
 impl Link {
     /// Sends a request that a client has caused, which counts in `held` until it is carried out.
-    pub fn send_counted(&self, order: LinkRequest, held: &Arc<HeldBytes>) {
-        let share = HeldShare::new(held.clone(), order.held_bytes());
-        self.requests.send(order, Some(share));
+    pub fn send_counted(&self, request: LinkRequest, held: &Arc<HeldBytes>) {
+        let share = HeldShare::new(held.clone(), request.held_bytes());
+        self.requests.send(request, Some(share));
     }
 }
 

@@ -392,9 +392,9 @@ impl Link {
 
     /// Sends a request, without waiting; false if the link has ended. Requests of one sender are handled in order, on
     /// the link's thread.
-    pub fn send_request(&self, order: LinkRequest) -> bool {
+    pub fn send_request(&self, request: LinkRequest) -> bool {
         // Its far end is gone only when the server stops.
-        self.requests.send(order, None)
+        self.requests.send(request, None)
     }
 
     /// Queues a publish; false if there is no room. One that is `promised`, because [`Self::has_room_for`] was checked

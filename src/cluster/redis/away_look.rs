@@ -188,9 +188,9 @@ impl LinkWriter<'_> {
 
     /// Whether an order can only be carried out with what is known here. Counts, and what is said for webhooks, wait
     /// where they are gathered.
-    pub(super) fn is_order_away(&self, order: &LinkRequest) -> bool {
+    pub(super) fn is_request_away(&self, request: &LinkRequest) -> bool {
         self.servers.is_partial()
-            && match order {
+            && match request {
                 LinkRequest::Open(topic)
                 | LinkRequest::Join { topic, .. }
                 | LinkRequest::Leave { topic, .. } => self.is_away(topic),

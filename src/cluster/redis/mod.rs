@@ -63,7 +63,7 @@ use cache_budget::CacheBudget;
 use connections::RedisConnections;
 use dedup::Deduplicator;
 use leases::{Lease, Peers};
-use offline::OfflineOrders;
+use offline::OfflineRequests;
 use outages::OutageLog;
 use parked::ParkedClients;
 use publish::LogExpiry;
@@ -342,25 +342,25 @@ impl RedisDriver {
     async fn serve_offline(&mut self, end: Instant) -> Result<(), LinkError> {
         loop {
             tokio::select! {
-                order = self.far.requests.recv() => match order {
+                request = self.far.requests.recv() => match request {
                     None | Some(LinkRequest::Stop) => return Err(LinkError::Stopped),
-                    Some(order) => self.answer_offline(order).await,
+                    Some(request) => self.answer_offline(request).await,
                 },
                 () = sleep_until(end) => return Ok(()),
             }
         }
     }
 
-    async fn answer_offline(&mut self, order: LinkRequest) {
-        let is_publish = matches!(order, LinkRequest::Publish(_));
-        let offline = OfflineOrders {
+    async fn answer_offline(&mut self, request: LinkRequest) {
+        let is_publish = matches!(request, LinkRequest::Publish(_));
+        let offline = OfflineRequests {
             kept: &mut self.kept,
             topics: &self.topics,
             keys: &self.keys,
             dedup: &self.dedup,
             status: &self.far.status,
         };
-        let answer = offline.carry_out(order);
+        let answer = offline.carry_out(request);
         if is_publish {
             self.kept.drop_old(self.settings.max_age, &self.far.status);
         }

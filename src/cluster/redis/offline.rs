@@ -12,7 +12,7 @@ use crate::cluster::link::{LinkEvent, LinkRequest, LinkStatus, OfflineFallback};
 use crate::cluster::topics::{TopicEntry, Topics};
 
 /// What it takes to carry them out.
-pub(super) struct OfflineOrders<'a> {
+pub(super) struct OfflineRequests<'a> {
     pub(super) kept: &'a mut LinkState,
     pub(super) topics: &'a Topics,
     pub(super) keys: &'a RedisKeys,
@@ -20,10 +20,10 @@ pub(super) struct OfflineOrders<'a> {
     pub(super) status: &'a LinkStatus,
 }
 
-impl OfflineOrders<'_> {
+impl OfflineRequests<'_> {
     /// Carries one out; what comes of it for this node.
-    pub(super) fn carry_out(self, order: LinkRequest) -> Option<LinkEvent> {
-        let alone = match order {
+    pub(super) fn carry_out(self, request: LinkRequest) -> Option<LinkEvent> {
+        let alone = match request {
             LinkRequest::Open(topic) => {
                 let since = self.topics.read_topic(&topic, TopicEntry::made_at);
                 let since = since.unwrap_or_else(|| self.status.clock.now());
@@ -65,16 +65,16 @@ impl OfflineOrders<'_> {
 
 impl LinkWriter<'_> {
     /// Carries out an order that belongs to what is away. What comes of it outlives the link until it is handed on.
-    pub(super) fn carry_out_alone(&mut self, order: LinkRequest) {
-        let is_publish = matches!(order, LinkRequest::Publish(_));
-        let offline = OfflineOrders {
+    pub(super) fn carry_out_alone(&mut self, request: LinkRequest) {
+        let is_publish = matches!(request, LinkRequest::Publish(_));
+        let offline = OfflineRequests {
             kept: self.kept,
             topics: self.topics,
             keys: self.keys,
             dedup: self.dedup,
             status: self.status,
         };
-        let answer = offline.carry_out(order);
+        let answer = offline.carry_out(request);
         if is_publish && let Some(held) = self.kept.held.pop_back() {
             self.kept.strand(held, (self.status, self.max_queued));
         }

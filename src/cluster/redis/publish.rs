@@ -401,8 +401,8 @@ impl LinkWriter<'_> {
         for answer in std::mem::take(&mut self.link.alone) {
             let _ = self.events.send(answer).await;
         }
-        for order in std::mem::take(&mut self.link.batch) {
-            if let LinkRequest::Leave { topic, user } = order {
+        for request in std::mem::take(&mut self.link.batch) {
+            if let LinkRequest::Leave { topic, user } = request {
                 let _ = self
                     .events
                     .send(LinkEvent::Alone(OfflineFallback::Leave { topic, user }))

@@ -251,12 +251,12 @@ impl LinkWriter<'_> {
         let (mut opened, mut unsure) = (Vec::new(), Vec::new());
         // Dropped with the rest, when all is done or lost.
         let mut rooms = Vec::new();
-        for order in requests {
-            if self.is_order_away(&order) {
-                self.carry_out_alone(order);
+        for request in requests {
+            if self.is_request_away(&request) {
+                self.carry_out_alone(request);
                 continue;
             }
-            match order {
+            match request {
                 LinkRequest::Open(topic) => opened.extend(self.wanted_topic(topic)),
                 LinkRequest::Join { topic, member, max, place } => {
                     self.add_join(&mut batch, topic, &member, (max, place));
