@@ -80,8 +80,8 @@ impl fmt::Debug for Connection {
 pub struct Liveness {
     /// When the connection was made, or, once it is closing, when that began.
     pub since: Cell<u32>,
-    /// When the connection was made, by [`Hub::centis_since_start`](super::Hub::centis_since_start).
-    pub(super) made: Cell<u32>,
+    /// When the connection was made, by [`Hub::nanos_since_start`](super::Hub::nanos_since_start).
+    pub(super) made: Cell<u64>,
     /// When something was last heard.
     pub heard: Cell<u32>,
     /// When a sign of life was asked for; 0: not since something was heard.

@@ -51,18 +51,18 @@ pub enum WorkerTask {
     /// The same of an event that somebody follows.
     DeliverTraced(Box<TracedDelivery>),
     /// Close every connection of the user, signed in or present, that was made before it was asked, by
-    /// `Hub::centis_since_start`.
+    /// `Hub::nanos_since_start`.
     CloseUser {
         directory: Arc<Directory>,
         user: UserId,
-        asked: u32,
+        asked: u64,
         why: Error,
     },
     /// Close some channels to each of them.
     Withdraw {
         directory: Arc<Directory>,
         user: UserId,
-        asked: u32,
+        asked: u64,
         withdrawal: Withdrawal,
     },
     /// A connection that waited for its subscription may go on, or is refused.

@@ -125,8 +125,14 @@ impl Hub {
         SocketId { node: self.node, number }
     }
 
-    /// Centiseconds since start, saturating at `u32::MAX` (497 days), after which `terminate` closes connections of
-    /// any age; 0 for moments before.
+    /// Nanoseconds since start (584 years fit); 0 for moments before. So fine that the connection which a client opens
+    /// because its last one was closed is never taken for one that was there when the close was asked for.
+    pub(super) fn nanos_since_start(&self, moment: Instant) -> u64 {
+        let passed = moment.saturating_duration_since(self.began).as_nanos();
+        u64::try_from(passed).unwrap_or(u64::MAX)
+    }
+
+    /// Centiseconds since start, saturating at `u32::MAX` (497 days); 0 for moments before.
     pub fn centis_since_start(&self, moment: Instant) -> u32 {
         let passed = moment.saturating_duration_since(self.began).as_millis() / 10;
         u32::try_from(passed).unwrap_or(u32::MAX)
@@ -240,7 +246,7 @@ impl Hub {
         asked: Instant,
         why: &Error,
     ) {
-        let asked = self.centis_since_start(asked);
+        let asked = self.nanos_since_start(asked);
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
             let why = why.clone();
@@ -257,7 +263,7 @@ impl Hub {
         asked: Instant,
         withdrawal: &Withdrawal,
     ) {
-        let asked = self.centis_since_start(asked);
+        let asked = self.nanos_since_start(asked);
         for inbox in &self.inboxes {
             let (directory, user) = (directory.clone(), user.clone());
             let withdrawal = withdrawal.clone();

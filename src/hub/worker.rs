@@ -163,7 +163,7 @@ impl Worker {
             stream,
             (address, self.index, self.now_seconds()),
         ));
-        connection.life.made.set(self.hub.centis_since_start(Instant::now()));
+        connection.life.made.set(self.hub.nanos_since_start(Instant::now()));
         let slot = self.connections.borrow_mut().insert(connection.clone());
         connection.slot.set(slot as u32);
         if is_over_http {
@@ -478,7 +478,7 @@ impl Worker {
         &self,
         directory: &Arc<Directory>,
         user: &UserId,
-        asked: u32,
+        asked: u64,
         act: impl Fn(&Connection),
     ) {
         for (_, connection) in self.connections.borrow().iter() {

@@ -17,7 +17,7 @@ use crate::replay::{by_way, cut, mend};
 use crate::support::Chance;
 use crate::support::fixture::{Fixture, KEY, SECRET};
 use crate::support::loopback::Loopback;
-use crate::support::memory::Talk;
+use crate::support::memory::{Memory, Talk};
 use crate::support::redis::Redis;
 use crate::support::sign::hmac_hex;
 use crate::support::websocket::{Client, Heard};
@@ -164,6 +164,32 @@ fn what_is_taken_back_while_redis_is_away_is_taken_back_elsewhere_once_it_is_the
     mend(&one, &way);
     enter(&mut b, &b_id, "private-d");
     assert_eq!(b.hear_text(), withdrawn("private-d"));
+}
+
+/// The time of both was compared in steps of 10 ms: whoever came back within one, on a worker that had not carried it
+/// out yet, lost its new rights too.
+#[test]
+fn what_was_signed_anew_within_a_hundredth_of_a_second_was_taken_back_as_well() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _context = runtime.enter();
+    let memory = Memory::new(2, |_| {});
+    let signed_in = |worker| {
+        let mut talk = memory.connect(worker);
+        talk.sign_in(r#"{"id":"a"}"#);
+        talk.subscribe("private-a", "");
+        assert_eq!(talk.heard().len(), 2);
+        talk
+    };
+    let mut before = signed_in(0);
+    let withdrawing = memory.withdraw(0, "a", &["private-a"]);
+    let mut after = signed_in(1);
+    memory.deliver_all();
+    for talk in [&mut before, &mut after] {
+        talk.session.resume();
+    }
+    assert_eq!(before.heard(), [Heard::Text(withdrawn("private-a"))]);
+    assert_eq!(after.heard(), []);
+    drop(withdrawing);
 }
 
 #[test]
