@@ -18,6 +18,7 @@ use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, established, subscribe, target, trigger};
 use crate::support::http::{Http, Response};
 use crate::support::place::Place;
+use crate::support::ports::free_port;
 use crate::support::sign::Request;
 use crate::support::websocket::{Client, Heard};
 
@@ -277,20 +278,15 @@ fn systemd_passes_both_by_their_names() {
     assert!(place.socket().exists(), "systemd's to remove");
 }
 
-/// An address that was free a moment ago.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 #[test]
 fn commands_find_it_by_the_settings() {
     let place = Place::new("api-commands");
-    let port = free().port();
+    let port = free_port();
     for api in [
         format!("{{ host = \"::1\", port = {port} }}"),
         "{ unix_socket = { path = \"s\" } }".into(),
     ] {
-        let settings = format!("port = {}\napi = {api}", free().port());
+        let settings = format!("port = {}\napi = {api}", free_port());
         let process = Process::start(&place.folder, &settings, None);
         let sockets = process.address("addr");
         let mut client = Client::open(sockets, &target(KEY), &[]).unwrap();

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, webhook};
+use crate::support::ports::free_port;
 use crate::support::wire::file;
 
 /// `fanfare` with these arguments, in a folder without settings.
@@ -176,7 +177,7 @@ fn what_is_wrong_is_said_in_a_sentence() {
         let at = ["doctor", "--url", url, "--app-id", id, "--key", KEY, "--secret", secret];
         command(&at).output().unwrap()
     };
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     for (url, id, secret, sentence) in [
         (format!("http://127.0.0.1:{port}"), ID, SECRET, "server: http://127.0.0.1:"),
         (url(&fixture), ID, "another", "are key and secret those of this app on that server?"),

@@ -2,7 +2,7 @@
 //! numbers are those of what was done, and Soketi's names are there for its dashboards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use fanfare::config::Config;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, target};
 use crate::support::http::Http;
+use crate::support::ports::free_port;
 use crate::support::sign::{Request, hmac_hex};
 use crate::support::websocket::Client;
 
@@ -251,22 +252,14 @@ fn dashboards_of_soketi_go_on() {
     assert!(samples.contains_key("soketi_process_resident_memory_bytes"), "{samples:?}");
 }
 
-/// A server with a port for metrics, and that port. One that is free now may be taken by the time the server
-/// listens, so it is tried again.
+/// A server with a port for metrics, and that port.
 pub fn with_port(change: impl Fn(&mut Config)) -> (Fixture, SocketAddr) {
-    let served = eventually(|| {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let fixture = Fixture::with_config(vec![App::new(ID, KEY, SECRET)], |config| {
-            config.metrics.port = port;
-            change(config);
-        });
-        let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        if std::net::TcpStream::connect(addr).is_err() {
-            return Err("the port was taken".to_owned());
-        }
-        Ok((fixture, addr))
+    let port = free_port();
+    let fixture = Fixture::with_config(vec![App::new(ID, KEY, SECRET)], |config| {
+        config.metrics.port = port;
+        change(config);
     });
-    served.unwrap()
+    (fixture, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! server, Sentinels and a Redis Cluster, and renewed while nodes run.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +11,7 @@ use crate::cluster::{Process, event};
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe, trigger};
 use crate::support::http::Http;
+use crate::support::ports::free_port;
 use crate::support::redis::{Redis, alone};
 use crate::support::sign::Request;
 use crate::support::wire::file;
@@ -112,7 +112,7 @@ fn sentinels_are_asked_with_certificates_too() {
 fn all_servers_of_a_redis_cluster_are_shown_the_certificate() {
     let folder = Folder::new("redis-mutual-cluster");
     let shard = || {
-        let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let bus = free_port();
         let port = bus.to_string();
         let options = ["--cluster-enabled", "yes", "--cluster-port", &port, "--tls-cluster", "yes"];
         Some((folder.redis(&options)?, bus))

@@ -2,7 +2,7 @@
 //! they end. Real clients are in `tests/clients/node/socketio.test.mjs`.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use crate::support::endpoint::Endpoint;
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
 use crate::support::http::{Http, Response, request};
+use crate::support::ports::free_port;
 use crate::support::redis::Redis;
 use crate::support::websocket::{Client, Heard};
 use fanfare::app::App;
@@ -182,7 +183,7 @@ fn refusals_of_a_backend_and_one_that_is_away_are_told() {
     let told = session.told(&subscription("private-a"));
     assert_eq!(told, [r#"42["subscription_error","private-a",403]"#]);
     drop(session);
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let session = Session::open(started(|app| {
         app.features.socketio.auth_url = format!("http://{closed}/auth");
     }));

@@ -1,7 +1,6 @@
 //! Apps from the tables of real databases: found by id and by key, changed and deleted under connected
 //! clients, and a database that goes, hangs and comes back. Each test needs the server it is about.
 
-use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use crate::support::database::{Database, Kind};
 use crate::support::eventually;
 use crate::support::fixture::{Fixture, established, subscribe, target, trigger};
 use crate::support::http::{Http, Response};
+use crate::support::ports::free_port;
 use crate::support::sign::Request;
 use crate::support::websocket::{Client, Heard};
 use crate::support::wire::file;
@@ -195,7 +195,7 @@ fn the_database_is_looked_at(database: &Database, fixture: &Fixture) {
     // Nobody said which app.
     let (is_well, text) = doctor(fixture, "", &[("FANFARE_SQL__URL", &url)]);
     assert!(is_well && text.contains("a triggered event came back"), "{text}");
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nobody = format!("127.0.0.1:{}", free_port());
     let (before, address) = url.rsplit_once('@').unwrap();
     let address = address.trim_end_matches("/main");
     for (id, url, table, sentence) in [

@@ -369,8 +369,3 @@ fn a_server_with_tls_is_found_by_its_settings() {
     assert!(text(&output).contains(&place), "{}", text(&output));
     assert!(text(&output).contains("TLS: the certificate is trusted"), "{}", text(&output));
 }
-
-/// A port that was free a moment ago.
-fn port_of_nobody() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}

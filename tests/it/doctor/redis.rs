@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Output;
 
-use super::{doctor, laravel, port_of_nobody, text};
+use super::{doctor, laravel, text};
 use crate::support::fixture::Fixture;
+use crate::support::ports::free_port;
 use crate::support::redis::Redis;
 use crate::support::shards::Shards;
 
@@ -33,7 +34,7 @@ fn redis_is_looked_at_and_no_password_shown() {
         found.starts_with("ok    Redis: ") && found.contains("a message came back after"),
         "{found}"
     );
-    let (nobody, hung) = (port_of_nobody(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (nobody, hung) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());
     for (name, url, sentence) in [
         ("refused", format!("redis://127.0.0.1:{nobody}"), "nothing listens there: start Redis"),
         ("silent", format!("redis://{}", hung.local_addr().unwrap()), "no answer in three seconds"),

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::fixture::{established, subscribe, target, trigger};
 use crate::support::http::Http;
+use crate::support::ports::free_port;
 use crate::support::sign::Request;
 use crate::support::websocket::{Client, Heard};
 use crate::support::{DEADLINE, eventually};
@@ -40,9 +41,8 @@ impl Process {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("process-{name}"));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
-        // One that was free a moment ago; somebody else's would only be waited for.
-        let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let port = metrics.port();
+        let port = free_port();
+        let metrics = SocketAddr::from(([127, 0, 0, 1], port));
         let settings = format!(
             "[server]\nworkers = 2\nshutdown_grace = \"{grace}\"\n[metrics]\nport = {port}\n{APP}"
         );

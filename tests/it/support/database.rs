@@ -2,11 +2,11 @@
 //! with everything in a folder of its own. It speaks TLS to whoever wants it, and runs as nobody in particular, for neither wants to be root's.
 
 use std::fs::{self, Permissions};
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use super::ports::free_port;
 use super::{eventually, redis, wire};
 
 /// The user without rights, where the test has them all.
@@ -52,9 +52,9 @@ impl Database {
             }
         }
         database.make();
-        // Another process may take a port that was free a moment ago.
+        // A program that knows nothing of these tests may take it before.
         for _ in 0..5 {
-            database.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            database.port = free_port();
             if database.begin() {
                 database.let_in();
                 return Some(database);

@@ -17,6 +17,7 @@ pub mod lines;
 pub mod loopback;
 pub mod memory;
 pub mod place;
+pub mod ports;
 pub mod redis;
 pub mod sentinels;
 pub mod shards;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use fanfare::config::{ClusterConfig, RedisTlsConfig};
 
 use super::clock::Clock;
+use super::ports::free_port;
 use super::{DEADLINE, eventually, wire};
 
 /// A redis-server that keeps nothing on disk. It ends with the test.
@@ -180,7 +181,7 @@ impl Redis {
     }
 
     fn begun(plan: impl Fn(u16, PathBuf) -> Self) -> Self {
-        // Another process may take a port that was free a moment ago.
+        // A program that knows nothing of these tests may take it before.
         for _ in 0..10 {
             let port = free_port();
             let folder = format!("fanfare-redis-{}-{port}", std::process::id());
@@ -284,10 +285,6 @@ fn is_here() -> bool {
         println!("skipped: redis-server is not installed");
     }
     here
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn tls_options(port: u16) -> Vec<String> {
