@@ -329,7 +329,8 @@ fn a_subscriber_that_comes_while_another_goes_is_told_how_many_they_are() {
 #[test]
 fn after_an_empty_redis_who_left_meanwhile_does_not_stay_for_a_lease() {
     let Some(mut redis) = Redis::start() else { return };
-    let [one, two]: [Fixture; 2] = nodes(&lease(redis.cluster(), 30_000));
+    // Ten times as long as a test waits for anything.
+    let [one, two]: [Fixture; 2] = nodes(&lease(redis.cluster(), 300_000));
     let (mut a, _) = joined(&one, "presence-x", "a");
     let (b, _) = joined(&two, "presence-x", "b");
     let (_c, _) = joined(&two, "presence-x", "c");
@@ -339,12 +340,9 @@ fn after_an_empty_redis_who_left_meanwhile_does_not_stay_for_a_lease() {
     is_cut_off(&two);
     drop(b);
     redis.restart();
-    let back = std::time::Instant::now();
     one.is_ready();
     two.is_ready();
     assert_eq!(notice(&mut a), removed("b"));
-    let took = back.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}");
     eventually_answers(&two, COUNTS, &counted(2, 2));
 }
 

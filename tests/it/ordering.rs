@@ -103,8 +103,8 @@ fn c09_the_next_second_has_a_limit_of_its_own() {
     let (mut other, id) = fixture.connect();
     join_private(&mut other, &id, "private-x");
     let whisper = r#"{"event":"client-n","channel":"private-x","data":"1"}"#;
-    sender.send_bytes(&[frame(FIN | TEXT, whisper.as_bytes()), Vec::new()].concat());
-    sender.send_text(whisper);
+    // In one write, so that no pause comes between them.
+    sender.send_bytes(&frame(FIN | TEXT, whisper.as_bytes()).repeat(2));
     assert!(sender.hear_text().contains("4301"), "two in one second");
     // From here on one is let through as soon as the second is over.
     eventually(|| {

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::eventually;
 use crate::support::fixture::{Fixture, KEY, SECRET, subscribe};
 use crate::support::sign::hmac_hex;
 use crate::support::websocket::{BINARY, CLOSE, Client, FIN, Heard, PING, PONG, TEXT, frame};
@@ -408,22 +409,28 @@ fn the_server_ends_the_stream_without_the_clients_close() {
 #[test]
 fn the_stream_did_not_end_before_the_client_had_answered_the_close() {
     let fixture = Fixture::start();
+    let wait = Duration::from_secs(1);
     for place in 0..3 {
+        // From before it was closed on: this thread may come late to hear of it.
+        let begun = Instant::now();
         let [.., mut client] = rotated(closed_by_us(&fixture), place);
         assert!(matches!(client.hear(), Heard::Close(Some(_))));
-        let closed = Instant::now();
         // What it still says is no answer.
         client.send_text(&padded(100));
         assert_eq!(client.hear(), Heard::End);
-        assert!(closed.elapsed() > Duration::from_millis(500), "after {:?}", closed.elapsed());
+        assert!(begun.elapsed() >= wait, "after {:?}", begun.elapsed());
     }
-    // An answer is not waited for once it is there: two seconds would not do for so many.
-    let begun = Instant::now();
-    for place in 0..6 {
-        let [.., mut client] = rotated(closed_by_us(&fixture), place % 3);
-        client.hear_close([4009, 1002, 4001][place % 3], "");
+    // An answer is not waited for once it is there: else none would be faster.
+    for place in 0..3 {
+        let answered = eventually(|| {
+            let [.., mut client] = rotated(closed_by_us(&fixture), place);
+            let begun = Instant::now();
+            client.hear_close([4009, 1002, 4001][place], "");
+            let took = begun.elapsed();
+            if took < wait / 2 { Ok(()) } else { Err(format!("{took:?}")) }
+        });
+        assert_eq!(answered, Ok(()));
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 fn rotated(mut clients: [Client; 3], places: usize) -> [Client; 3] {

@@ -205,7 +205,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::eventually;
+    use crate::support::{DEADLINE, eventually};
 
     fn pair() -> (Proxy, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -227,11 +227,16 @@ mod tests {
     fn comes_within(time: Duration, mut stream: &TcpStream) -> Option<Vec<u8>> {
         stream.set_read_timeout(Some(time)).unwrap();
         let mut bytes = [0; 16];
-        stream.read(&mut bytes).ok().map(|count| bytes[..count].to_vec())
+        loop {
+            match stream.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read.ok().map(|count| bytes[..count].to_vec()),
+            }
+        }
     }
 
     fn comes(stream: &TcpStream) -> Option<Vec<u8>> {
-        comes_within(Duration::from_secs(10), stream)
+        comes_within(DEADLINE, stream)
     }
 
     fn nothing_comes(stream: &TcpStream) {
@@ -273,7 +278,7 @@ mod tests {
         proxy.mend();
         assert_eq!(proxy.sources(), [server.peer_addr().unwrap()]);
         proxy.reset();
-        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
         assert_eq!((&client).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 }

@@ -42,10 +42,17 @@ impl Wire {
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.read(buffer),
-            Self::Tls(tls) => tls.read(buffer),
-            Self::Unix(unix) => unix.read(buffer),
+        // With a time limit a read is interrupted when this process was stopped and goes on, by a debugger or a shell.
+        loop {
+            let read = match self {
+                Self::Plain(tcp) => tcp.read(buffer),
+                Self::Tls(tls) => tls.read(buffer),
+                Self::Unix(unix) => unix.read(buffer),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
         }
     }
 }
