@@ -362,7 +362,7 @@ fn a_log_that_does_not_reach_back_is_counted() {
 fn the_link_is_measured() {
     let Some(mut redis) = Redis::start() else { return };
     let queue_bytes = 4096;
-    let cluster = ClusterConfig { lease: Duration::from_secs(1), queue_bytes, ..redis.cluster() };
+    let cluster = ClusterConfig { lease: Duration::from_secs(3), queue_bytes, ..redis.cluster() };
     let mut settings = config(vec![App::new(ID, KEY, SECRET)]);
     settings.cluster = cluster.clone();
     settings.metrics.enabled = true;
@@ -378,7 +378,9 @@ fn the_link_is_measured() {
     let mut clients: Vec<Client> = (0..2).map(|_| one.subscribed("pub")).collect();
     publish(&two, "pub", 0..3);
     clients.iter_mut().for_each(|client| hears(client, "pub", 0..3));
-    assert_eq!((figure("up"), figure("connects_total")), (1.0, 1.0));
+    reaches("up", 1.0);
+    let connects = figure("connects_total");
+    assert!(connects >= 1.0, "{connects}");
     reaches("deliveries_total", 6.0);
     assert_eq!(figure("deliveries_total"), 6.0);
     assert_eq!((figure("received_total"), figure("lag_seconds_count")), (3.0, 3.0));
@@ -411,7 +413,7 @@ fn the_link_is_measured() {
     assert!((200.0..300.0).contains(&figure("queue_bytes")), "{}", figure("queue_bytes"));
     redis.restart();
     reaches("up", 1.0);
-    reaches("connects_total", 2.0);
+    reaches("connects_total", connects + 1.0);
     reaches("published_total", 3.0);
     assert_eq!((figure("missed_total"), figure("queue_bytes")), (0.0, 0.0));
 }

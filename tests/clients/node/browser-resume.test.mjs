@@ -257,7 +257,8 @@ for (const how of ['a stop and a start', 'a hand-over']) {
 
 test('two nodes behind a proxy lose nothing by cuts, a hand-over, a stop and a death', async (t) => {
   const redisPort = await freePort();
-  const redis = spawn('redis-server', ['--port', `${redisPort}`, '--save', ''], { stdio: 'ignore' });
+  const options = ['--bind', '127.0.0.1', '--port', `${redisPort}`, '--save', ''];
+  const redis = spawn('redis-server', options, { stdio: 'ignore' });
   t.after(() => redis.kill('SIGKILL'));
   await once(redis, 'spawn');
   const app = `resume = "5m"\n[cluster]\nredis = "redis://127.0.0.1:${redisPort}"`;

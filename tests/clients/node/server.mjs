@@ -33,13 +33,38 @@ after(() => {
 const redis = (port) =>
   LANES_REDIS ? { FANFARE_CLUSTER__REDIS: LANES_REDIS, FANFARE_CLUSTER__PREFIX: `lanes-${port}` } : {};
 
-/** A port that nothing listened on a moment ago. */
+/**
+ * Below the ports that Linux gives to listeners on port 0 and to connections, which could take that of a server while it
+ * restarts. So many are taken at once; who listens on the first of them has the others.
+ */
+const [FIRST, END, BLOCK] = [10_000, 32_768, 100];
+const own = { next: 0, end: 0 };
+
+/** Listens on a port if nobody else does. */
+function listening(port, host) {
+  return new Promise((settled) => {
+    const server = createServer();
+    server.once('error', () => settled(null));
+    server.listen({ port, host, exclusive: true }, () => settled(server));
+  });
+}
+
+/** A port that nothing listens on, and that nobody else is given. */
 export async function freePort() {
-  const probe = createServer();
-  await new Promise((listening) => probe.listen(0, HOST, listening));
-  const { port } = probe.address();
-  await new Promise((closed) => probe.close(closed));
-  return port;
+  for (let first = FIRST; ; ) {
+    while (own.next < own.end) {
+      const port = own.next++;
+      const probe = await listening(port, HOST);
+      if (!probe) continue;
+      await new Promise((closed) => probe.close(closed));
+      return port;
+    }
+    if (first + BLOCK > END) throw new Error('no block of ports that nobody has');
+    const holder = await listening(first, '0.0.0.0');
+    holder?.unref();
+    if (holder) Object.assign(own, { next: first + 1, end: first + BLOCK });
+    first += BLOCK;
+  }
 }
 
 /** One running server: where it is, its app's credentials, and how to end it. */
@@ -49,7 +74,7 @@ export class Server {
    * metrics have no port of their own, so that servers can run side by side.
    */
   static async start({ port, settings = '', app = '', key = 'tests-key' } = {}) {
-    // Another process may take the free port before the server does: then try the next one.
+    // A program that knows nothing of these tests may take it before: then try the next one.
     for (let attempt = 1; ; attempt += 1) {
       const server = new Server(port ?? (await freePort()), settings, app, key);
       if (await server.ready()) return server;
@@ -115,7 +140,7 @@ export class Server {
   /** Asks the server to leave, as an init system does, and holds it to a clean end. */
   async stop() {
     this.child.kill('SIGTERM');
-    const overdue = setTimeout(() => this.child.kill('SIGKILL'), 10_000);
+    const overdue = setTimeout(() => this.child.kill('SIGKILL'), 30_000);
     const ending = await this.ended;
     clearTimeout(overdue);
     assert.deepEqual(ending, { code: 0, signal: null }, `the server's end\n${this.log}`);

@@ -1,7 +1,7 @@
 // Waiting for facts. Every wait has a deadline and names what it waited for, and no test sleeps in
 // the hope that something has happened meanwhile.
 
-const DEADLINE_MS = 15_000;
+const DEADLINE_MS = 30_000;
 const PAUSE_MS = 10;
 
 /** Resolves with the first truthy answer of `fact`, which may be async. */

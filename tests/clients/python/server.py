@@ -16,7 +16,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BINARY = os.environ.get("LANES_BINARY", str(ROOT / "target" / "release" / "fanfare"))
 HOST = "127.0.0.1"
-DEADLINE_S = 15
+DEADLINE_S = 30
 PAUSE_S = 0.01
 
 
