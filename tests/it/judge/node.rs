@@ -2,7 +2,7 @@
 //! up in time. Which nodes there are, and where clients may connect, is for the world to say.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::proxy::Proxy;
+use super::tab::is_no_news;
 use crate::support::clock::Clock;
 use crate::support::eventually;
 use crate::support::fixture::{ID, KEY, SECRET};
@@ -153,7 +154,7 @@ fn exchange(addr: SocketAddr, bytes: &[u8], limit: Duration) -> Result<(u16, Str
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => answer.extend_from_slice(&buffer[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) if is_no_news(&error) => {}
             Err(error) => return Err(failed(error)),
         }
     }

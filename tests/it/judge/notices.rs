@@ -9,13 +9,13 @@ use serde_json::json;
 
 use super::ledger::{Ledger, Outcome};
 use super::node::ask;
-use super::round::{LIMIT, known};
+use super::round::known;
 use super::tab::Tab;
 use super::verdict::{Kind, look, settle};
 use super::view::View;
 use super::world::{Kinds, World};
 use super::{LEASE, backend};
-use crate::support::{Chance, eventually};
+use crate::support::{Chance, DEADLINE, eventually};
 
 /// Two tabs that watch for a user whom there is not, and all that the judge says is right.
 fn quiet() -> Option<World> {
@@ -32,7 +32,7 @@ fn quiet() -> Option<World> {
 
 fn is_right(world: &World) {
     let mut marks = Vec::new();
-    let settled = settle(world, Instant::now(), LIMIT, &known("any"), &mut marks);
+    let settled = settle(world, Instant::now(), DEADLINE, &known("any"), &mut marks);
     assert!(settled.is_ok() && marks.is_empty(), "{settled:?}, {marks:?}");
 }
 
@@ -78,7 +78,7 @@ fn events_that_are_lost_doubled_moved_or_made_up_are_noticed() {
     let (by, channels) = (key.to_string(), ["pub-a".to_owned()]);
     let publish = |number: usize| {
         let body = json!({ "name": "e", "channel": "pub-a", "data": number.to_string() });
-        let answer = ask(addr, "POST", "events", &body.to_string(), LIMIT);
+        let answer = ask(addr, "POST", "events", &body.to_string(), DEADLINE);
         assert_eq!(answer.map(|(status, _)| status), Ok(200));
     };
     publish(1_000_000);

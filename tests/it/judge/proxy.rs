@@ -1,7 +1,7 @@
 //! A TCP proxy between one node and Redis that misbehaves as networks do: it cuts, stalls one direction, delays,
 //! resets, or holds the bytes of old connections back and releases them later. It knows nothing of Redis.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -10,6 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
+
+use super::tab::is_no_news;
 
 /// How often a thread looks whether something has changed.
 const TICK: Duration = Duration::from_millis(20);
@@ -154,8 +156,7 @@ impl State {
                         return;
                     }
                 }
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if is_no_news(&error) => {}
                 Err(_) => return,
             }
         }
@@ -204,6 +205,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
     use crate::support::{DEADLINE, eventually};
 

@@ -331,6 +331,7 @@ fn open(addr: SocketAddr) -> Option<(TcpStream, Vec<u8>)> {
     None
 }
 
-fn is_no_news(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+/// Whether a read has only ended before something came: its time was over, or this process was stopped and went on.
+pub fn is_no_news(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

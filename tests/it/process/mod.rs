@@ -71,9 +71,12 @@ impl Process {
     fn hears(&self, beginning: &str) -> String {
         let mut buffer = [0; 4096];
         loop {
-            let size = self.notices.recv(&mut buffer).unwrap_or_else(|error| {
-                panic!("{error} before {beginning}; the log: {}", self.log())
-            });
+            let size = match self.notices.recv(&mut buffer) {
+                Ok(size) => size,
+                // This process was stopped and went on.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => panic!("{error} before {beginning}; the log: {}", self.log()),
+            };
             let text = String::from_utf8(buffer[..size].to_vec()).unwrap();
             if text.starts_with(beginning) {
                 return text;
