@@ -139,6 +139,19 @@ impl<'a> ConsoleFact<'a> {
         }
     }
 
+    /// What filters look at, for as long as it is remembered.
+    pub(super) fn to_outline(&self) -> ConsoleFact<'static> {
+        let own = |text: &str| Cow::Owned(cut(text, MAX_TEXT).to_owned());
+        ConsoleFact {
+            app: own(&self.app),
+            channel: own(&self.channel),
+            event: own(&self.event),
+            user: own(&self.user),
+            socket: self.socket,
+            ..ConsoleFact::new(self.kind)
+        }
+    }
+
     /// The app's id.
     #[must_use]
     pub fn app(self, app: impl Into<Cow<'a, str>>) -> Self {

@@ -79,6 +79,11 @@ impl Feed {
         self.filter.takes_kind(kind)
     }
 
+    /// Whether its reader wants to see the fact.
+    pub(super) fn asks_for(&self, fact: &ConsoleFact<'_>) -> bool {
+        self.filter.matches(fact)
+    }
+
     /// The share that facts of the kind are taken from.
     fn left_for(&self, kind: Kind) -> &AtomicU32 {
         if kind.is_frequent() { &self.left } else { &self.left_wrong }
@@ -86,7 +91,7 @@ impl Feed {
 
     /// Takes a fact in if it is asked for and there is room in this second.
     pub(super) fn offer(&self, fact: &ConsoleFact<'_>, encoded: &mut Encoded<'_, '_>) {
-        if !self.filter.matches(fact) {
+        if !self.asks_for(fact) {
             return;
         }
         // Relaxed: it is a sample, which need not be exact.

@@ -43,9 +43,17 @@ pub struct Console {
 /// The newest last, at most [`MAX_REMEMBERED`].
 #[derive(Debug, Default)]
 struct Remembered {
-    lines: VecDeque<Bytes>,
+    facts: VecDeque<RememberedFact>,
     second: u64,
     in_second: u64,
+}
+
+/// For readers to come.
+#[derive(Debug)]
+struct RememberedFact {
+    outline: ConsoleFact<'static>,
+    /// Of JSON, with `"past":true`.
+    line: Bytes,
 }
 
 impl Console {
@@ -76,12 +84,12 @@ impl Console {
         let mut encoded = Encoded::new(&fact, self.last.fetch_add(1, Ordering::Relaxed));
         feeds.iter().for_each(|feed| feed.offer(&fact, &mut encoded));
         if remembers {
-            self.remember(&mut encoded);
+            self.remember(&fact, &mut encoded);
         }
     }
 
     /// Keeps it for feeds to come, unless there are too many, or another thread is at it.
-    fn remember(&self, encoded: &mut Encoded<'_, '_>) {
+    fn remember(&self, fact: &ConsoleFact<'_>, encoded: &mut Encoded<'_, '_>) {
         // Nobody who tells a fact waits for another who does.
         let Ok(mut remembered) = self.remembered.try_lock() else { return };
         let second = unix_millis() / 1000;
@@ -94,16 +102,11 @@ impl Console {
         if remembered.in_second > MAX_REMEMBERED_PER_SECOND {
             return;
         }
-        if remembered.lines.len() == MAX_REMEMBERED {
-            remembered.lines.pop_front();
+        if remembered.facts.len() == MAX_REMEMBERED {
+            remembered.facts.pop_front();
         }
-        remembered.lines.push_back(encoded.remembered_line());
-    }
-
-    /// What went wrong lately, oldest first: lines of JSON with `"past":true`.
-    pub fn remembered(&self) -> Vec<Bytes> {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.lines.iter().cloned().collect()
+        let line = encoded.remembered_line();
+        remembered.facts.push_back(RememberedFact { outline: fact.to_outline(), line });
     }
 
     /// A new feed, unless there are 16 already: its reader is then told 503. It ends when what
@@ -150,6 +153,13 @@ impl Watching {
     pub fn feed(&self) -> &Feed {
         &self.feed
     }
+
+    /// What went wrong before somebody looked, of what is asked for; oldest first.
+    pub fn remembered_lines(&self) -> Vec<Bytes> {
+        let remembered = self.console.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = remembered.facts.iter().filter(|fact| self.feed.asks_for(&fact.outline));
+        wanted.map(|fact| fact.line.clone()).collect()
+    }
 }
 
 impl Drop for Watching {
@@ -193,7 +203,8 @@ mod tests {
         for number in 0..100 {
             console.tell(Kind::Refused, |fact| fact.app("a").why(format!("reason {number}")));
         }
-        let all = console.remembered();
+        let watching = console.watch(Feed::new(Filter::default(), false, 10)).unwrap();
+        let all = watching.remembered_lines();
         assert!(!all.is_empty() && all.len() <= 2 * MAX_REMEMBERED_PER_SECOND as usize);
         let first: serde_json::Value = serde_json::from_slice(&all[0]).unwrap();
         assert_eq!((&first["past"], &first["why"]), (&true.into(), &"reason 0".into()));

@@ -47,7 +47,7 @@ pub async fn serve(http: Rc<Http>, mut stream: Stream, feed: FeedStream) {
     first.extend_from_slice(format!("date: {date}\r\n\r\n").as_bytes());
     let shared = &http.node.shared;
     let mut lines = vec![line(&hello(&http))];
-    lines.extend(shared.hub.console.remembered());
+    lines.extend(watching.remembered_lines());
     let (figures, mut sample) = figures::tell(shared, None, 0);
     lines.push(line(&figures));
     push_chunk(&mut first, &lines);

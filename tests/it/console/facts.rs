@@ -74,6 +74,28 @@ fn refusals_say_why_and_are_remembered() {
 }
 
 #[test]
+fn what_is_remembered_came_to_readers_who_had_asked_for_other_things() {
+    let server = Fixture::start();
+    let (mut client, _) = server.connect();
+    for channel in ["private-a", "private-b"] {
+        client.send_text(&format!(
+            r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}","auth":"x"}}}}"#
+        ));
+        client.hear_text();
+    }
+    let told = FeedReader::open(&server, "channel=private-b").next_of("refused");
+    assert_eq!((&told["past"], &told["channel"]), (&json!(true), &json!("private-b")));
+    let mut events = FeedReader::open(&server, "kind=published,refused&channel=pub*");
+    publish(&server, "public", "e", "1");
+    loop {
+        match events.next().unwrap() {
+            fact if fact["kind"] == "published" => break,
+            fact => assert_ne!(fact["kind"], "refused", "{fact}"),
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_takes_nothing_is_let_go_and_nobody_waits() {
     let server = Fixture::start();
     let mut client = server.subscribed("orders");
