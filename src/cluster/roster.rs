@@ -55,7 +55,7 @@ struct LocalUser {
     joined: Option<u64>,
     /// There was no room for it when Redis was last asked.
     refused: bool,
-    /// It was in the roster already when it was claimed, and has neither been heard to come since nor subscribed. Held
+    /// It was in the roster already when it was claimed, and has neither been heard to come since nor been let in. Held
     /// by others, it is not said to leave; if this node's own connection had left before, that is still to be heard,
     /// and true.
     came_again: bool,
@@ -213,8 +213,6 @@ impl Roster {
     pub fn note_subscribed(&mut self, user: &UserId) -> bool {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.entered += 1;
-        // The roster has everything up to its joining: what is said to have left after that has not.
-        own.came_again = false;
         own.entered == 1
     }
 
@@ -223,6 +221,14 @@ impl Roster {
         let Some(own) = self.own.get_mut(user) else { return false };
         own.entered = own.entered.saturating_sub(1);
         own.entered == 0
+    }
+
+    /// A connection of the user is let in, and about to be subscribed.
+    /// The roster has everything up to its joining: what is said to have left from now on has not.
+    pub fn note_let_in(&mut self, user: &UserId) {
+        if let Some(own) = self.own.get_mut(user) {
+            own.came_again = false;
+        }
     }
 
     /// There is no room for the user; who claims it next asks again.

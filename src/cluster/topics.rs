@@ -239,8 +239,12 @@ impl TopicEntry {
         let (live, roster) = (self.live && self.in_flight == 0, &self.roster);
         let is_ready =
             |user: &Option<UserId>| live && user.as_ref().is_none_or(|user| roster.is_ready(user));
-        let ready = self.waiting.extract_if(.., |(_, user)| is_ready(user));
-        ready.map(|(ticket, _)| (ticket, SubscribeOutcome::Ready)).collect()
+        let ready: Vec<_> = self.waiting.extract_if(.., |(_, user)| is_ready(user)).collect();
+        // They are subscribed a little later.
+        for user in ready.iter().filter_map(|(_, user)| user.as_ref()) {
+            self.roster.note_let_in(user);
+        }
+        ready.into_iter().map(|(ticket, _)| (ticket, SubscribeOutcome::Ready)).collect()
     }
 
     /// Those who wait, as whom.
@@ -278,6 +282,7 @@ impl Topics {
         entry.pending += 1;
         let user = claim.map(|claim| &claim.member.user_id);
         if entry.is_ready(user) {
+            user.into_iter().for_each(|user| entry.roster.note_let_in(user));
             return Ok(true);
         }
         entry.waiting.push((ticket, user.cloned()));

@@ -213,9 +213,23 @@ fn who_came_while_others_held_it_does_not_hear_of_its_own_leaving() {
     roster.claim_member(&member("a"), 9);
     // Nobody is told of another connection of a user who is there.
     roster.confirm_user(&a, 5);
-    assert!(roster.is_ready(&a) && roster.note_subscribed(&a));
+    assert!(roster.is_ready(&a));
+    roster.note_let_in(&a);
     // The other node has gone, this one has slept for longer than its lease, and has said again whom it holds.
     roster.confirm_user(&a, 12);
     assert!(roster.apply_leave(11, &a).is_none());
     assert!(roster.apply_join(12, &member("a")).is_none());
+}
+
+#[test]
+fn who_is_let_in_while_redis_is_away_does_not_hear_of_its_own_leaving() {
+    let mut roster = Roster::default();
+    let a = UserId::parse("a").unwrap();
+    // Another node holds it, and lets go of it while this one has no link.
+    roster.apply_load(&LoadedRoster { version: 10, members: vec![(5, member("a"))] }, true);
+    roster.claim_member(&member("a"), 9);
+    assert!(roster.join_alone(&a).is_none() && roster.is_ready(&a));
+    roster.note_let_in(&a);
+    assert!(roster.apply_leave(12, &a).is_none(), "it is about to be subscribed");
+    assert_eq!(users(&roster), "a");
 }
