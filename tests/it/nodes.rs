@@ -39,6 +39,8 @@ struct Peer {
 #[derive(Default)]
 struct Told {
     present: BTreeSet<String>,
+    /// Who has left.
+    gone: BTreeSet<String>,
     /// The last event of each publisher, and the last of all.
     last: BTreeMap<usize, usize>,
     cached: Option<String>,
@@ -86,6 +88,10 @@ impl Peer {
                     self.asked.remove(channel);
                 }
                 _ if !self.is_in(channel) => panic!("before it was subscribed: {text}"),
+                "pusher_internal:member_added" | "pusher_internal:member_removed" => {
+                    assert_ne!(data["user_id"], self.asked[channel], "told of itself: {text}");
+                    self.told.get_mut(channel).unwrap().take(event, &data, &text);
+                }
                 _ => self.told.get_mut(channel).unwrap().take(event, &data, &text),
             }
         }
@@ -99,7 +105,9 @@ impl Told {
                 assert!(self.present.insert(word(&data["user_id"])), "twice: {text}");
             }
             "pusher_internal:member_removed" => {
-                assert!(self.present.remove(&word(&data["user_id"])), "was not there: {text}");
+                let user = word(&data["user_id"]);
+                assert!(self.present.remove(&user), "was not there: {text}");
+                self.gone.insert(user);
             }
             "pusher:cache_miss" => assert_eq!(self.cached, None, "{text}"),
             "e" => {
@@ -153,6 +161,46 @@ fn who_is_let_in_while_the_link_is_made_anew_is_present_elsewhere_though_there_i
         was_let_in |= there == 2;
     }
     assert!(was_let_in, "in none of the orders");
+}
+
+/// Nodes with connections of three users in turn, all in one presence channel, and one of a fourth.
+fn crowd(chance: &mut Chance) -> (Loopback, Vec<Peer>) {
+    let mut all = Loopback::new(NODES, |_| {});
+    let mut peers: Vec<Peer> =
+        (0..CONNECTIONS).map(|number| Peer::new(&all, number % NODES)).collect();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        let user = if number + 1 == CONNECTIONS { USERS[3] } else { USERS[number % 3] };
+        peer.talk.subscribe("presence-a", user);
+        peer.asked.insert("presence-a", user);
+    }
+    settle(&mut all, &mut peers, chance);
+    (all, peers)
+}
+
+#[test]
+fn who_stays_is_not_said_to_leave_though_redis_has_lost_who_is_present() {
+    let mut chance = Chance::new("lost by redis");
+    for _ in 0..100 {
+        let (mut all, mut peers) = crowd(&mut chance);
+        all.flush();
+        peers.pop();
+        agree(&mut all, &mut peers, &mut chance, &BTreeSet::new());
+        for told in peers.iter().map(|peer| &peer.told["presence-a"]) {
+            assert_eq!(told.gone, BTreeSet::from([USERS[3].to_owned()]));
+        }
+    }
+}
+
+/// Its lease is renewed some seconds later.
+#[test]
+fn who_hears_that_it_was_taken_for_dead_is_back_before_it_renews_its_lease() {
+    let mut chance = Chance::new("taken for dead");
+    for _ in 0..100 {
+        let (mut all, mut peers) = crowd(&mut chance);
+        all.renews = false;
+        all.lapse(0);
+        agree(&mut all, &mut peers, &mut chance, &BTreeSet::new());
+    }
 }
 
 #[test]

@@ -212,7 +212,7 @@ impl Loopback {
             Some(order) => (true, order),
             None => match node.far.requests.try_recv() {
                 Ok(order) => (false, order),
-                Err(_) if holds => return false,
+                Err(_) if holds || !self.renews => return false,
                 Err(_) => (true, LinkRequest::Stop),
             },
         };

@@ -32,6 +32,8 @@ pub struct Loopback {
     clients: KeptClients,
     /// Events of a channel's log that are told to clients that come back.
     pub replay: usize,
+    /// Whether nodes renew their leases, and so find that one has lapsed.
+    pub renews: bool,
     pub(super) faults: Faults,
 }
 
@@ -59,7 +61,8 @@ impl Loopback {
         let (clock, clients, faults) = Default::default();
         let replay = usize::MAX;
         let (count, nodes) = (nodes, Vec::new());
-        let mut all = Self { nodes, channels, next: 1, change, clock, clients, replay, faults };
+        let mut all =
+            Self { nodes, channels, next: 1, change, clock, clients, replay, renews: true, faults };
         for _ in 0..count {
             let node = all.node();
             all.nodes.push(node);
