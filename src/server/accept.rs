@@ -141,8 +141,6 @@ impl Acceptor {
         peer: SocketAddr,
         role: AddressRole,
     ) -> io::Result<()> {
-        // Frames are small, and must not wait for an acknowledgement (RFC 896).
-        stream.set_nodelay()?;
         let worker = self.loads.lightest_worker();
         let stream = match worker {
             // Worker 0 runs on this thread.
