@@ -160,16 +160,17 @@ impl Node {
         address: IpAddr,
         answer: Bytes,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
-        self.connect_client(app, stream, address, answer, None)
+        self.connect_client(app, stream, address, (answer, false), None)
     }
 
-    /// The same for a client that may have come from another node.
+    /// The same for a client that may have come from another node. Where the greeting `is_apart`, it is not written with
+    /// `answer`, but left queued: Apache holds back what comes with the 101 where WebSockets are carried by HTTP/2.
     pub fn connect_client(
         &self,
         app: &Arc<App>,
         stream: Stream,
         address: IpAddr,
-        answer: Bytes,
+        (answer, is_apart): (Bytes, bool),
         claim: Option<&ClientClaim>,
     ) -> Result<Rc<Connection>, (Error, Stream)> {
         let shared = &self.shared;
@@ -206,14 +207,18 @@ impl Node {
         connection.traffic().connected.add(1);
         self.counts().connections.add(1);
         connection.traffic().answers.add(1);
-        // Two writes: Apache holds back what comes with the 101 where WebSockets are carried by HTTP/2, until
-        // the client says something, which pusher-js does not before it is greeted.
-        if !answer.is_empty() {
+        // The first frame that a client of the protocol reads; without it nothing else is understood.
+        let greeting = Message::established(connection.id, app.activity_timeout);
+        if is_apart {
             connection.enqueue(answer);
             connection.flush();
+            connection.enqueue(greeting.into_bytes());
+        } else if answer.is_empty() {
+            connection.enqueue(greeting.into_bytes());
+        } else {
+            // One piece, and so one write.
+            connection.enqueue([answer, greeting.into_bytes()].concat().into());
         }
-        // The first frame that a client of the protocol reads; without it nothing else is understood.
-        connection.enqueue(Message::established(connection.id, app.activity_timeout).into_bytes());
         debug!(app = %app.id, socket = %connection.id, %address, "connected");
         Ok(connection)
     }
