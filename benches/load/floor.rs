@@ -75,7 +75,11 @@ impl Floor {
             state.ring = Some(Ring::new()?);
         }
         loop {
-            poll.poll(&mut events, None)?;
+            match poll.poll(&mut events, None) {
+                // Somebody looks at it: a profiler or a debugger.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
             for event in events.iter() {
                 let token = event.token();
                 if token == LISTENER {
