@@ -109,8 +109,8 @@ async fn from_outside(
         Ok(public) => public,
         Err(error) => return report.add(SUBJECT, Grade::Fail, error.0),
     };
-    let place = |target: &ApiTarget| (target.url(), target.of_api().url());
-    if place(&public) == place(target) {
+    let is_own = is_same_place(&public, target);
+    if is_own && is_same_place(public.of_api(), target.of_api()) && !public.tls {
         return;
     }
     if matches!(public.host.as_str(), "0.0.0.0" | "::") {
@@ -124,9 +124,20 @@ async fn from_outside(
         Grade::Ok,
         format!("{url}, as {said_by}HOST, {said_by}PORT and {said_by}SCHEME have it; there:"),
     );
-    if events::examine_address(report, &public).await {
+    if events::examine_address(report, &public).await && !is_own {
         console::examine_public(report, &public).await;
     }
+}
+
+/// Whether both are one port of this machine, by whatever name: Laravel's installer writes `localhost`.
+/// Over TLS the name matters, for a certificate is for one.
+fn is_same_place(public: &ApiTarget, own: &ApiTarget) -> bool {
+    let port = |target: &ApiTarget| (target.unix_socket.is_none(), target.tls, target.port);
+    public.url() == own.url()
+        || port(public) == port(own)
+            && public.path == own.path
+            && is_here(&public.host)
+            && is_here(&own.host)
 }
 
 /// Whether an address is this machine's own, from where the console may be open.

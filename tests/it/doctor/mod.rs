@@ -218,10 +218,13 @@ fn a_laravel_app_is_looked_at_from_where_its_clients_are() {
     let fixture = Fixture::start();
     let port = fixture.addr.port();
     let quiet = [("FANFARE_METRICS__ENABLED", "false")];
-    let here = format!("REVERB_HOST=127.0.0.1\nREVERB_PORT={port}\nREVERB_SCHEME=http");
-    let output = doctor("here", &[], &quiet, &laravel(&fixture, &here));
-    assert!(output.status.success(), "{}", text(&output));
-    assert!(!text(&output).contains("public address"), "{}", text(&output));
+    // Laravel's installer writes the second, from where the console may be open.
+    for host in ["127.0.0.1", "localhost", "::1"] {
+        let here = format!("REVERB_HOST={host}\nREVERB_PORT={port}\nREVERB_SCHEME=http");
+        let output = doctor("here", &[], &quiet, &laravel(&fixture, &here));
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(!text(&output).contains("public address"), "{}", text(&output));
+    }
     let proxy = canned(&[("/", page("502 Bad Gateway", HTML))]);
     for (name, public, sentence) in [
         (
@@ -337,6 +340,27 @@ fn a_check_of_the_settings_looks_at_what_they_name() {
         }
     }
     fs::remove_dir_all(folder).unwrap();
+}
+
+/// The console is open there to whoever comes from this machine, as it is meant to be.
+#[test]
+fn a_server_with_tls_was_a_proxy_to_who_called_it_localhost() {
+    let (cert, key) = (file("one", "crt"), file("one", "key"));
+    let fixture = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
+        server.tls = Some(TlsFiles { cert: cert.clone(), key: key.clone() });
+    });
+    let port = fixture.addr.port();
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let variables = [
+        ("FANFARE_METRICS__ENABLED", "false"),
+        ("SSL_CERT_FILE", &cert),
+        ("FANFARE_SERVER__TLS__CERT", &cert),
+        ("FANFARE_SERVER__TLS__KEY", &key),
+    ];
+    let public = format!("REVERB_HOST=localhost\nREVERB_PORT={port}\nREVERB_SCHEME=https");
+    let output = doctor("local-tls", &[], &variables, &laravel(&fixture, &public));
+    assert!(text(&output).contains("public address: https://localhost"), "{}", text(&output));
+    assert!(output.status.success(), "{}", text(&output));
 }
 
 /// By the address that it listens on, for the name that its certificate has.
