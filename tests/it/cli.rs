@@ -19,6 +19,8 @@ fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
     command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
     command.env("SSL_CERT_FILE", file("one", "crt"));
+    // Where no server without settings is, though its person may have started one.
+    command.env("XDG_RUNTIME_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/nowhere"));
     command
 }
 
