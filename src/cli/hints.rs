@@ -20,6 +20,8 @@ pub(super) fn with_hint(error: &str) -> String {
         ": the name is not known here; correct it (REVERB_HOST, --url), or the DNS"
     } else if error.contains("UnknownIssuer") {
         ": the certificate's issuer is not trusted here; does server.tls.cert (or the proxy's certificate) hold the whole chain?"
+    } else if error.contains("CaUsedAsEndEntity") {
+        ": the certificate is an authority's (CA:TRUE), not a server's; sign one for the server with it, or make one by openssl req -x509 … -addext basicConstraints=critical,CA:FALSE"
     } else if error.contains("xpired") {
         ": renew the certificate"
     } else if error.contains("not valid for name") {

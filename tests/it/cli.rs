@@ -167,6 +167,16 @@ fn a_server_with_tls_is_found_well() {
     let output = command(&at).env("SSL_CERT_FILE", file("two", "crt")).output().unwrap();
     assert!(text(&output).contains("issuer is not trusted here"), "{}", text(&output));
     failure(&output);
+    // What `openssl req -x509` makes if it is told nothing else, trusted or not.
+    let (cert, key) = (file("authority", "crt"), file("authority", "key"));
+    let own = Fixture::with_apps(vec![App::new(ID, KEY, SECRET)], |server| {
+        server.tls = Some(TlsFiles { cert: cert.clone(), key });
+    });
+    let url = format!("https://localhost:{}", own.addr.port());
+    let at = ["doctor", "--url", &url, "--app-id", ID, "--key", KEY, "--secret", SECRET];
+    let output = command(&at).env("SSL_CERT_FILE", &cert).output().unwrap();
+    assert!(text(&output).contains("basicConstraints=critical,CA:FALSE"), "{}", text(&output));
+    failure(&output);
     let output = ask(&format!("http://localhost:{port}"), &["doctor"]);
     assert!(text(&output).contains("This port speaks TLS"), "{}", text(&output));
     failure(&output);
