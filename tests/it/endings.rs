@@ -139,7 +139,7 @@ fn who_does_not_read_its_own_answers_harms_only_itself() {
 
 #[test]
 fn r03_a_drain_sends_the_established_home_and_refuses_the_new() {
-    let fixture = patient(Duration::from_secs(5));
+    let fixture = patient(DEADLINE);
     let clients: Vec<Client> = (0..20).map(|_| fixture.subscribed("pub")).collect();
     fixture.drain();
     for mut client in clients {
@@ -152,7 +152,7 @@ fn r03_a_drain_sends_the_established_home_and_refuses_the_new() {
 
 #[test]
 fn r03_new_sockets_during_a_drain_are_told_4100() {
-    let fixture = patient(Duration::from_secs(30));
+    let fixture = patient(DEADLINE);
     // So many that the grace period is not over before the new one comes.
     let clients: Vec<Client> = (0..50).map(|_| fixture.subscribed("pub")).collect();
     fixture.drain();
@@ -167,7 +167,7 @@ fn r03_new_sockets_during_a_drain_are_told_4100() {
 
 #[test]
 fn requests_in_flight_are_answered_during_a_drain() {
-    let fixture = patient(Duration::from_secs(5));
+    let fixture = patient(DEADLINE);
     let mut client = fixture.subscribed("pub");
     let body = trigger("pub", "e", "in flight");
     let signed = Request::new("POST", &format!("/apps/{ID}/events"), &body, KEY, SECRET);
@@ -194,7 +194,7 @@ fn requests_in_flight_are_answered_during_a_drain() {
 #[test]
 fn who_came_just_before_the_end_is_answered() {
     for stop in [Fixture::drain, |fixture: &Fixture| fixture.running().hand_over()] {
-        let fixture = patient(Duration::from_secs(5));
+        let fixture = patient(DEADLINE);
         let mut new = Http::connect(fixture.addr);
         // Who comes later is accepted later, and ends as soon as all do.
         let mut idle = [Http::connect(fixture.addr), Http::connect(fixture.addr)];
@@ -224,7 +224,7 @@ fn a_drain_ends_in_time_though_a_client_does_not_listen() {
 
 #[test]
 fn readiness_ends_with_the_drain() {
-    let fixture = patient(Duration::from_secs(30));
+    let fixture = patient(DEADLINE);
     let clients: Vec<Client> = (0..20).map(|_| fixture.subscribed("pub")).collect();
     let mut http = Http::connect(fixture.addr);
     assert_eq!(http.ask("GET", "/ready", "", b"").status, 200);

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use crate::cluster::{joined, node};
 use crate::support::endpoint::Endpoint;
-use crate::support::eventually;
 use crate::support::fixture::{Fixture, ID, KEY, SECRET, subscribe};
 use crate::support::http::{Http, Response, request};
 use crate::support::ports::free_port;
 use crate::support::redis::Redis;
 use crate::support::websocket::{Client, Heard};
+use crate::support::{DEADLINE, eventually};
 use fanfare::app::App;
 
 /// A session that polls, of revision 4.
@@ -423,7 +423,7 @@ fn a_websocket_alone_opens_a_session() {
 fn a_session_is_drained_so_that_its_client_comes_back() {
     let mut app = App::new(ID, KEY, SECRET);
     on(&mut app);
-    let grace = Duration::from_secs(5);
+    let grace = DEADLINE;
     let fixture = Fixture::with_apps(vec![app], |server| server.shutdown_grace = grace);
     let session = sid(&ask(&fixture, "GET", OPEN, "", ""));
     let mut socket = websocket(&fixture, "");

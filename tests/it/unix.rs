@@ -8,13 +8,11 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use fanfare::app::App;
 use fanfare::config::{Network, ServerConfig, UnixSocket};
 use fanfare::server;
 
-use crate::support::eventually;
 use crate::support::fixture::{
     Fixture, ID, KEY, SECRET, config, established, subscribe, target, trigger,
 };
@@ -23,6 +21,7 @@ use crate::support::place::Place;
 use crate::support::sign::Request;
 use crate::support::websocket::{Client, Heard};
 use crate::support::wire;
+use crate::support::{DEADLINE, eventually};
 
 impl Place {
     /// A connection that a proxy passes on for `client`, if it says for whom, and its greeting.
@@ -59,7 +58,7 @@ impl Place {
 #[test]
 fn sockets_and_requests_come_over_it() {
     let place = Place::new("unix");
-    let fixture = place.serve(|server| server.shutdown_grace = Duration::from_secs(5));
+    let fixture = place.serve(|server| server.shutdown_grace = DEADLINE);
     let (mut client, text) = place.open(None);
     established(&text).unwrap();
     subscribe(&mut client, "c");
