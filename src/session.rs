@@ -417,6 +417,7 @@ impl Session {
     fn refuse(&self, error: &Error, channel: Option<&str>) {
         self.count_refusal(error.code, &error.message);
         self.emit_fact(Kind::Refused, |fact| {
+            // Refusals of the connection itself name no channel.
             let channel = channel.unwrap_or_default().to_owned();
             fact.channel(channel).code(error.code).why(error.message.to_string())
         });

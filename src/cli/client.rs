@@ -355,6 +355,7 @@ impl ApiTarget {
     /// HMAC-SHA256. The parameters are signed as they are and sent percent-encoded ("Generating
     /// authentication signatures" of Pusher's HTTP API reference).
     fn signed_query(&self, method: &str, path: &str, query: &[(&str, &str)], body: &str) -> String {
+        // A clock before 1970 gives 0, which the server refuses with a message about the time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (now, hash) = (now.to_string(), md5_hex(body.as_bytes()));
         let mut pairs = query.to_vec();

@@ -267,6 +267,7 @@ impl AnswerLines {
     async fn read_greeting(&mut self) -> Result<Option<String>, CommandError> {
         while let Some(frames) = self.next_frames().await? {
             for frame in frames {
+                // Frames without data, such as `pusher:pong`, parse as null and have no socket id.
                 let data = frame.get("data").and_then(Value::as_str).unwrap_or_default();
                 let data: Value = serde_json::from_str(data).unwrap_or_default();
                 if let Some(id) = data.get("socket_id").and_then(Value::as_str) {

@@ -58,6 +58,7 @@ impl ConsoleTarget {
             return Ok(Self { target: ApiTarget::from_url(url, &nobody)?, token });
         }
         let config = loaded?.config;
+        // Without settings of its own this command takes the app of a server that runs here.
         let running = config.made_app.is_some().then(RunningApp::list_running).unwrap_or_default();
         let running = RunningApp::choose(running, None, config.server.port)?;
         let target = match running {
@@ -146,11 +147,13 @@ pub(super) fn field(line: &Value, name: &str) -> String {
 
 /// A count of a line; 0 where there is none.
 pub(super) fn count(line: &Value, name: &str) -> u64 {
+    // A server of another version may lack the field.
     line.get(name).and_then(Value::as_u64).unwrap_or_default()
 }
 
 /// When a line was told, in UTC as the log has it: `13:05:59.123`.
 pub(super) fn time_of(line: &Value) -> String {
+    // A line without a time is shown as midnight rather than left out.
     let millis = line.get("at").and_then(Value::as_u64).unwrap_or_default();
     let since = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
     let seconds = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();

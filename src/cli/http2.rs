@@ -171,6 +171,7 @@ impl Http2Connection {
         payload: &[u8],
     ) -> io::Result<()> {
         let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+        // A frame's length has 24 bits (RFC 9113 section 4.1): the first of four bytes is dropped.
         let mut frame = length.to_be_bytes().get(1..).unwrap_or_default().to_vec();
         frame.extend([kind, flags]);
         frame.extend(stream.to_be_bytes());
@@ -203,6 +204,7 @@ impl Http2Frame {
     fn content(&self) -> &[u8] {
         let mut content = self.payload.as_slice();
         if self.flags & PADDED != 0 {
+            // A padded frame without its length byte is invalid, and read as an empty one.
             let padding = content.first().copied().unwrap_or_default();
             let end = content.len().saturating_sub(usize::from(padding));
             content = content.get(1..end).unwrap_or_default();

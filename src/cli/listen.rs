@@ -66,11 +66,13 @@ async fn read_greeting(socket: &mut ClientSocket) -> Result<String, SocketError>
             let said = |name| data.and_then(|data| data.get(name));
             let code =
                 said("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+            // A `pusher:error` may lack its code or its message; it still ends the command.
             let message = said("message").and_then(Value::as_str).unwrap_or_default();
             // Reverb says no more than this, and closes nothing.
             return Err(SocketError::Closed(code.unwrap_or_default(), message.to_owned()));
         }
         let data = data.and_then(Value::as_str).unwrap_or_default();
+        // Data that is not JSON has no socket id, and is reported below as a wrong greeting.
         let data: Value = serde_json::from_str(data).unwrap_or_default();
         let Some(id) = data.get("socket_id").and_then(Value::as_str) else {
             let text = without_controls(&frame.to_string());
@@ -133,6 +135,7 @@ fn event_line(frame: &Value) -> String {
         })
     };
     let channel = text("channel").unwrap_or_else(|| "-".to_owned());
+    // A frame without an event or data is shown with an empty column.
     let event = coloured(1, &text("event").unwrap_or_default());
     format!("{channel}\t{event}\t{}\n", text("data").unwrap_or_default())
 }

@@ -149,6 +149,7 @@ pub fn run_tool<N: Into<OsString>, V: Into<OsString>>(
 fn complete(shell: clap_complete::Shell) -> Result<(), CommandError> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Flags::command(), "fanfare", &mut text);
+    // A closed stdout (`fanfare completions bash | head`) is no error.
     let _ = io::stdout().write_all(&text);
     Ok(())
 }

@@ -98,6 +98,7 @@ async fn examine_readiness(report: &mut Report, target: &ApiTarget) {
     if answer.status != 503 {
         return;
     }
+    // A body that is not JSON names no reason.
     let body = answer.json().unwrap_or_default();
     let text = match body.get("reason").and_then(Value::as_str) {
         Some("draining") => "it is stopping".to_owned(),

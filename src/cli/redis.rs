@@ -28,6 +28,7 @@ pub(super) async fn examine_redis(report: &mut Report, cluster: &ClusterConfig) 
             .first()
             .filter(|_| urls.len() > 1)
             .map(|url| server_label(url))
+            // One server needs no label to tell its findings from another's.
             .unwrap_or_default();
         match probe_servers(&urls, &tls, &cluster.prefix).await {
             Ok(found) => report_finding(report, &place, found),

@@ -54,6 +54,8 @@ impl Report {
     pub(super) fn add(&mut self, subject: &'static str, grade: Grade, text: impl Into<String>) {
         let finding = Finding { subject, grade, text: text.into() };
         if self.form == ReportForm::Lines {
+            // Each line is printed at once, since later checks may take seconds. A closed stdout does not stop
+            // them.
             let _ = writeln!(io::stdout(), "{}", finding.line());
         }
         self.findings.push(finding);
@@ -66,6 +68,7 @@ impl Report {
     pub(super) fn finish_report(self) -> Result<(), CommandError> {
         let failed = self.findings.iter().filter(|finding| finding.grade == Grade::Fail).count();
         if self.form == ReportForm::Json {
+            // The exit code carries the result even where stdout is closed.
             let _ = writeln!(io::stdout(), "{}", self.json());
         }
         match failed {

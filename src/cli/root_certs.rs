@@ -99,6 +99,7 @@ fn load_roots() -> io::Result<RootCertStore> {
     let given = std::env::var("SSL_CERT_FILE").ok();
     let file = given
         .as_deref()
+        // A file whose folder may not be read counts as missing; the next candidate is tried.
         .or_else(|| FILES.into_iter().find(|file| std::fs::exists(file).unwrap_or_default()));
     let file = file.ok_or_else(|| io::Error::other("no trusted certificates are installed"))?;
     let found = CertificateDer::pem_file_iter(file).map_err(io::Error::other)?;

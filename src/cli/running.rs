@@ -96,6 +96,7 @@ impl RunningApp {
         match written {
             Ok(()) => Ok(RunningAppFile { path, file }),
             Err(error) => {
+                // The temporary file must not stay behind; that it cannot be removed changes nothing.
                 let _ = fs::remove_file(&new);
                 Err(error)
             }
@@ -197,6 +198,7 @@ fn remove_if_same(path: &Path, file: &File) {
         _ => false,
     };
     if is_same {
+        // Removed only while it still names this process: another may have replaced it.
         let _ = fs::remove_file(path);
     }
 }

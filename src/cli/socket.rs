@@ -142,6 +142,7 @@ pub(super) async fn next_message(socket: &mut ClientSocket) -> Result<String, So
                 return Ok(String::from_utf8_lossy(&frame.payload).into_owned());
             }
             OpCode::Close => {
+                // A close frame may be empty (RFC 6455 section 5.5.1); its code is then shown as 0.
                 let (code, reason) = frame.payload.split_at_checked(2).unwrap_or_default();
                 // 1005 stands for a close frame without a code: RFC 6455 section 7.4.1.
                 let code = code.try_into().map_or(1005, u16::from_be_bytes);

@@ -109,6 +109,7 @@ impl Board {
         };
         let (version, node) = (field(hello, "version"), field(hello, "node"));
         let url = &self.url;
+        // Writing to a `String` cannot fail, here and below.
         let _ = writeln!(page, "{BOLD}Fanfare {version}{PLAIN}  {url}  node {node}{state}\n");
         let latency = figures.get("latency").unwrap_or(&Value::Null);
         let flush = match latency.get("p50") {
@@ -150,6 +151,7 @@ impl Board {
         let workers = self.figures.get("workers").and_then(Value::as_array);
         for worker in workers.into_iter().flatten() {
             let (busy, connections) = (count(worker, "busy"), count(worker, "connections"));
+            // `busy` is a percentage; ten marks are the whole bar.
             let filled = usize::try_from(busy / 10).unwrap_or_default().min(10);
             let bar: String = "▮".repeat(filled) + &"▯".repeat(10 - filled);
             let _ = write!(page, "  {bar} {busy} % ({connections})");
@@ -268,6 +270,7 @@ async fn page_once(board: &mut Board, feed: &mut FeedLines) -> Result<(), Comman
     while let Some(line) = feed.next().await? {
         seconds += u32::from(board.take(line));
         if seconds == 2 {
+            // Two seconds make one difference, which a pipe gets as a plain page.
             let _ = io::stdout().write_all(board.page(4 * ROWS, false).as_bytes());
             return Ok(());
         }
@@ -322,6 +325,7 @@ impl Screen {
             out.push_str(&cut(line, usize::from(columns)));
             out.push_str("\u{1b}[K\r\n");
         }
+        // `K` clears the rest of the line, `J` the rest of the screen (ECMA-48), so nothing of a longer page stays.
         let _ = write!(out, "{FAINT}q quits{PLAIN}\u{1b}[K\u{1b}[J");
         let _ = io::stdout().write_all(out.as_bytes()).and_then(|()| io::stdout().flush());
     }
@@ -329,6 +333,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        // Restored also after a panic: otherwise the user's shell has no echo and no cursor.
         let _ = io::stdout().write_all(b"\x1b[?25h\x1b[?1049l").and_then(|()| io::stdout().flush());
         if let Some(before) = &self.0 {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);

@@ -71,6 +71,7 @@ pub(super) async fn watch(
 
 /// For a person, apart from what a program reads.
 fn note(text: &str) {
+    // On stderr, so that stdout has nothing but facts.
     let _ = writeln!(io::stderr(), "fanfare: {text}");
 }
 

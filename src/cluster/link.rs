@@ -329,11 +329,14 @@ pub fn new_link(max_queued: usize) -> (Link, LinkDriver, mpsc::Receiver<LinkEven
 impl LinkDriver {
     /// From now on queries are sent to Redis.
     pub fn go_up(&self) {
+        // Relaxed: a query that sees the old value is answered locally, or fails like one whose link broke a moment
+        // later.
         self.status.up.store(true, Ordering::Relaxed);
     }
 
     /// From now on queries are answered with local knowledge.
     pub fn go_down(&self) {
+        // Relaxed: a query that sees the old value times out like one that was sent before the link broke.
         self.status.up.store(false, Ordering::Relaxed);
     }
 }
@@ -342,6 +345,7 @@ impl Link {
     /// Whether Redis answers. While it does not, the node works with local knowledge. It may go away the next moment,
     /// so a caller must expect to get no reply.
     pub fn is_up(&self) -> bool {
+        // Relaxed: the state may change right after the load anyway.
         self.status.up.load(Ordering::Relaxed)
     }
 
@@ -353,6 +357,7 @@ impl Link {
 
     /// Whether Redis has lost its data and other nodes may still have to register theirs again.
     pub fn is_restoring(&self) -> bool {
+        // Relaxed: `/ready` and rosters may notice a moment late.
         self.status.restoring.load(Ordering::Relaxed)
     }
 
@@ -363,6 +368,7 @@ impl Link {
     /// From now on no leave is sent until the node stops: clients that are closed now reconnect at once, here or on
     /// another node, so others need not see them leave.
     pub fn keep_everybody(&self) {
+        // Relaxed: the drain takes seconds, and a leave that is sent in this instant does no harm.
         self.status.lingers.store(true, Ordering::Relaxed);
     }
 
@@ -377,11 +383,13 @@ impl Link {
 
     /// Bytes of publishes that wait for a part that is away; they have a limit of their own.
     pub fn stranded_bytes(&self) -> usize {
+        // Relaxed: a limit on memory may be exceeded by the publishes of one instant.
         self.status.stranded.load(Ordering::Relaxed)
     }
 
     /// Bytes of queued publishes.
     pub fn queued_bytes(&self) -> usize {
+        // Relaxed: a limit on memory may be exceeded by the publishes of one instant.
         self.status.queued.load(Ordering::Relaxed)
     }
 

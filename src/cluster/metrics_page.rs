@@ -66,6 +66,7 @@ impl Link {
     pub fn add_metrics(&self, page: &mut MetricsPage) {
         let figures = self.figures();
         for (name, help, read) in COUNTERS {
+            // Relaxed: counters of one page need not be of one instant.
             let value = read(figures).load(Ordering::Relaxed) as f64;
             page.add_counters(&format!("cluster_{name}"), help, [(&[][..], value)]);
         }
@@ -82,6 +83,7 @@ impl Link {
             ),
             ("backlog", "Entries in the webhook logs of these apps.", &figures.webhook_backlog),
         ] {
+            // Relaxed: gauges of one page need not be of one instant.
             let value = value.load(Ordering::Relaxed) as f64;
             page.add_gauges(&format!("cluster_webhook_{name}"), help, [(&[][..], value)]);
         }

@@ -12,6 +12,7 @@ const STEP: u64 = 2_000_000;
 
 /// Microseconds since 1970 by this machine's own clock.
 pub(super) fn now_us() -> u64 {
+    // A clock before 1970 gives 0.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
@@ -43,12 +44,14 @@ impl RedisClock {
     pub(super) fn set_from(&self, said: impl IntoIterator<Item = u64>) -> bool {
         let Some(now) = said.into_iter().min() else { return false };
         let (now, before) = (now.saturating_add(self.clock_shift()), self.now());
+        // Relaxed: one thread writes, and a reader that sees the old offset is off by one measurement.
         self.then.store(now.saturating_sub(self.elapsed_us()), Ordering::Relaxed);
         now > before.saturating_add(STEP)
     }
 
     /// The time of Redis, or a little before; microseconds since 1970.
     pub fn now(&self) -> u64 {
+        // Saturating: a wrong clock must not wrap around to the distant past.
         self.then.load(Ordering::Relaxed).saturating_add(self.elapsed_us())
     }
 
@@ -56,12 +59,14 @@ impl RedisClock {
     pub(super) fn begin_epoch(&self, now: u64) {
         let before = self.now().max(self.latest.load(Ordering::Relaxed));
         let missing = (before + 1).saturating_sub(now);
+        // The shift only grows, so times of this epoch never fall back behind those of the last.
         self.shift.fetch_max(missing, Ordering::Relaxed);
     }
 
     /// A time or version as this node has it, by what Redis says.
     pub fn to_local(&self, said: u64) -> u64 {
         let local = said.saturating_add(self.clock_shift());
+        // Noted before it is returned, so that `begin_epoch` knows the latest time that anybody has seen.
         self.latest.fetch_max(local, Ordering::Relaxed);
         local
     }
@@ -73,6 +78,7 @@ impl RedisClock {
 
     /// Written and read by the link's thread, which has one value after the other.
     fn clock_shift(&self) -> u64 {
+        // Relaxed: the link's thread alone reads and writes it.
         self.shift.load(Ordering::Relaxed)
     }
 

@@ -113,6 +113,7 @@ impl EnvelopeSeals {
                 *flags |= SEALED;
             }
             let mac = signer.mac(&sealed_bytes(topic, &database, &head, &rest));
+            // HMAC-SHA-256 has 32 bytes, and `MAC` are sent of it.
             mac.get(..MAC).unwrap_or_default().to_vec()
         });
         if mac.is_some() {
@@ -129,6 +130,7 @@ impl EnvelopeSeals {
             && let Some((front, behind)) = bytes.split_at_mut_checked(SEAL.end)
             && let (Some(flags), Some(seal)) = (head.get(2), front.get_mut(SEAL))
         {
+            // A script would put its version here; without a script there are `DIGITS` constant ones.
             let version = behind.get(..DIGITS).unwrap_or_default();
             seal.copy_from_slice(&seal_of(&mac, version, &[]));
             if let Some(place) = front.get_mut(2) {
@@ -147,16 +149,19 @@ impl EnvelopeSeals {
         let covered = sealed_bytes(topic, &database, head, rest);
         let holds = |signer: &Signer| {
             signer.macs(&covered).any(|mac| {
+                // `macs` tries each secret of the app: nodes do not change secrets at the same instant.
                 let mac = mac.get(..MAC).unwrap_or_default();
                 head.get(SEAL) == Some(&seal_of(mac, version, tail))
             })
         };
+        // An app that this node does not know has no secret, so nothing is valid.
         self.with_signer(app, holds).unwrap_or_default()
     }
 
     /// A client's record as Redis keeps it, in front of which stands what proves that a node made it.
     pub(super) fn seal_record(&self, app: &AppId, key: &str, record: &[u8]) -> Vec<u8> {
         let covered = self.covered_record(key, record);
+        // Without the app's secret the MAC stays empty, and no reader accepts the record.
         let mac = self.with_signer(app, |signer| signer.mac(&covered)).unwrap_or_default();
         [mac.get(..MAC).unwrap_or_default(), record].concat()
     }

@@ -53,6 +53,7 @@ impl AnnouncedTraces {
             waiting.pop_front();
         }
         waiting.push_back(Announced { since, origin, mark, trace });
+        // Set under the lock that guards the queue. Readers that miss it lose a trace, never an event.
         self.any.store(true, Ordering::Relaxed);
     }
 
@@ -67,6 +68,7 @@ impl AnnouncedTraces {
         forget_old(&mut waiting, Instant::now());
         let place = waiting.iter().position(|one| one.origin == origin && one.mark == mark);
         let taken = place.and_then(|place| waiting.remove(place));
+        // Cleared under the same lock, so the flag cannot say "none" while one waits.
         self.any.store(!waiting.is_empty(), Ordering::Relaxed);
         taken.map(|one| one.trace)
     }

@@ -140,6 +140,7 @@ impl EchoServer {
         // The first `${NAME}` of a value took the place of all of it.
         let named = value.split_once("${").and_then(|(_, rest)| rest.split_once('}'));
         let value = match named {
+            // An undefined variable gives an empty value, which sets nothing below.
             Some((named, _)) => variables.value(named).unwrap_or_default(),
             None => value,
         };
@@ -242,6 +243,7 @@ impl EchoServer {
         let Some(GivenSetting { value, origin }) = self.given.remove("apiOriginAllow") else {
             return Ok(());
         };
+        // No `allowOrigin` names no page, so nothing is set below.
         let page = value.get("allowOrigin").and_then(Json::as_str).unwrap_or_default();
         if value.get("allowCors") != Some(&Json::Bool(true)) || page.is_empty() {
             return Ok(());

@@ -153,6 +153,7 @@ pub(super) fn suggestion<'a>(
         .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
         .min()
         .map(|(_, candidate)| format!("; did you mean {candidate}?"))
+        // A key that resembles nothing gets no suggestion.
         .unwrap_or_default()
 }
 
@@ -171,6 +172,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
         }
         row = next;
     }
+    // The last cell is the distance between the two whole words.
     row.last().copied().unwrap_or_default()
 }
 

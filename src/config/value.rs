@@ -306,6 +306,7 @@ pub(super) fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T,
 
 /// An address or a host's name to listen on, an IPv6 address without its brackets.
 pub(super) fn host(value: &Value) -> Result<String, WantedForm> {
+    // Something that is no text cannot be a host; the empty text is refused below.
     let written = text(value).unwrap_or_default();
     let bare = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let host = bare.unwrap_or(&written);

@@ -258,6 +258,7 @@ impl<'a> ConsoleFact<'a> {
 
 /// The text, cut to so many bytes, before the character that would not fit.
 fn cut(text: &str, max: usize) -> &str {
+    // The boundary is at most `max` and within the text, so the slice exists.
     text.get(..text.floor_char_boundary(max)).unwrap_or_default()
 }
 
@@ -288,6 +289,7 @@ impl<'f, 'a> Encoded<'f, 'a> {
             if self.plain.is_none() {
                 self.plain = Some(line_of(self.json().clone()));
             }
+            // Built once for all feeds that may not see the data.
             return self.plain.clone().unwrap_or_default();
         };
         if self.with_data.is_none() {
@@ -304,6 +306,7 @@ impl<'f, 'a> Encoded<'f, 'a> {
             json.insert("data".into(), shown.into());
             self.with_data = Some(line_of(json));
         }
+        // Built once for all feeds that may see the data.
         self.with_data.clone().unwrap_or_default()
     }
 

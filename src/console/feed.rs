@@ -71,6 +71,7 @@ impl Feed {
     /// Whether a fact of the kind has to be made to know if it is shown; if not, it is counted where it is one more
     /// that is not shown.
     pub(super) fn wants_any(&self, kind: Kind) -> bool {
+        // Relaxed: the quota may be exceeded by what workers report at the same instant.
         let is_spent = self.left_for(kind).load(Ordering::Relaxed) == 0;
         if is_spent && self.filter.takes_all(kind) {
             self.unseen.fetch_add(1, Ordering::Relaxed);
@@ -121,6 +122,7 @@ impl Feed {
 
     /// Begins a new second; how many facts of the last were not shown.
     pub fn begin_second(&self) -> u64 {
+        // Relaxed: workers that still see the last second's quota report one fact less.
         self.left.store(self.rate, Ordering::Relaxed);
         self.left_wrong.store(MAX_WRONG_PER_SECOND, Ordering::Relaxed);
         self.unseen.swap(0, Ordering::Relaxed)

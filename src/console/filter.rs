@@ -23,6 +23,7 @@ impl Filter {
     /// A kind that is not one of [`Kind::ALL`].
     pub fn parse<'q>(get: impl Fn(&str) -> Option<&'q str>) -> Result<Self, String> {
         let text = |name| get(name).filter(|text| !text.is_empty()).map(str::to_owned);
+        // No `kind` means all kinds.
         let words = text("kind").unwrap_or_default();
         let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
         let kind = |word: &str| {
@@ -72,11 +73,13 @@ impl Filter {
 /// Whether `text` is `pattern`, in which `*` stands for any characters.
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
+    // Text before the first `*` must stand at the beginning; without a `*` it is the whole pattern.
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };
     for part in parts {
         let Some(at) = rest.find(part) else { return false };
+        // `at` is where the part was found, so the rest behind it exists.
         rest = rest.get(at + part.len()..).unwrap_or_default();
     }
     rest.ends_with(last)

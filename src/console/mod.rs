@@ -81,6 +81,7 @@ impl Console {
             return;
         }
         let fact = make(ConsoleFact::new(kind));
+        // Relaxed: numbers need only be unique and grow for each worker's own facts.
         let mut encoded = Encoded::new(&fact, self.last.fetch_add(1, Ordering::Relaxed));
         feeds.iter().for_each(|feed| feed.offer(&fact, &mut encoded));
         if remembers {
@@ -123,6 +124,7 @@ impl Console {
         if is_full {
             return None;
         }
+        // The feed is in the list already: a worker that sees the flag late misses facts of one instant.
         self.watched.store(true, Ordering::Relaxed);
         Some(Watching { console: self.clone(), feed })
     }
@@ -136,6 +138,7 @@ impl Console {
         // Another may have come between: it is asked again after the store.
         self.watched.store(false, Ordering::SeqCst);
         if !self.feeds.load().is_empty() {
+            // Sequentially consistent: a feed added between the two lines must not be left unwatched.
             self.watched.store(true, Ordering::SeqCst);
         }
     }
@@ -170,6 +173,7 @@ impl Drop for Watching {
 
 /// Milliseconds since 1970.
 pub fn unix_millis() -> u64 {
+    // A clock before 1970 gives 0; times are for display.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -186,6 +186,7 @@ fn authenticate_as(
 
 /// What should have been signed for a request, for whoever has to find out why its signature is another.
 pub(super) fn string_to_sign(method: &Method, uri: &Uri) -> String {
+    // No query signs as an empty one.
     let query = Query::parse(uri.query().unwrap_or_default());
     query.string_to_sign(method.as_str(), uri.path())
 }
@@ -198,6 +199,7 @@ fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(),
         .parse()
         .map_err(|_| unauthorized(Doubt::Time, "auth_timestamp must be a number."))?;
     let tolerance = app.limits.timestamp_tolerance;
+    // A clock before 1970 is 0, and every request is then refused as expired.
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     if !tolerance.is_zero() && now.abs_diff(Duration::from_secs(seconds)) >= tolerance {
         let (tolerance, now) = (tolerance.as_secs(), now.as_secs());

@@ -177,10 +177,12 @@ fn make(order: ListRequest, others: &mut VecDeque<ListRequest>, shared: &ServerS
         ListSource::Here(directory) => channels_of(shared, &wanted, &directory),
     };
     let list = write(&channels, wanted.shown);
+    // The request may have been cancelled meanwhile; the list is still good for the others.
     let _ = answer.send(list.clone());
     let all = std::mem::take(others);
     for other in all {
         if matches!(other.source, ListSource::Here(_)) && other.wanted == wanted {
+            // Requests for the same list share one, so that a crowd of them costs one walk.
             let _ = other.answer.send(list.clone());
         } else {
             others.push_back(other);
@@ -219,6 +221,7 @@ fn write(channels: &[(ChannelName, Occupancy)], shown: ListFields) -> Bytes {
         }
         if shown.users {
             let comma = if shown.subscriptions { "," } else { "" };
+            // Writing to a `String` cannot fail.
             let _ = write!(text, "{comma}\"user_count\":{}", occupancy.users);
         }
         text.push('}');

@@ -19,6 +19,7 @@ use crate::protocol::channel::ChannelName;
 /// 400 in the hosted API's words; 429 over `reads_per_second`.
 pub(super) fn list_channels(call: &SignedCall<'_>) -> Result<AnswerBody, Error> {
     take_quota(call)?;
+    // An empty prefix matches every channel.
     let prefix = call.parameter("filter_by_prefix").unwrap_or_default();
     let info = RequestedInfo::new(call.parameter("info").unwrap_or_default());
     if info.has_fact("user_count") && !prefix.starts_with("presence-") {
@@ -44,6 +45,7 @@ pub(super) fn list_channels(call: &SignedCall<'_>) -> Result<AnswerBody, Error> 
 pub(super) fn show_channel(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
     take_quota(call)?;
     let name = parse_channel(call, name)?;
+    // No `info` asks for no facts but `occupied`.
     let info = RequestedInfo::new(call.parameter("info").unwrap_or_default());
     if info.has_fact("user_count") && !name.kind().is_presence() {
         return Err(Error::BadRequest(
@@ -68,6 +70,7 @@ pub(super) fn show_channel(call: &SignedCall<'_>, name: &str) -> Result<Value, E
 /// The last event of a cache channel, with the seconds it is kept on; `null` where there is none.
 fn cached_event(call: &SignedCall<'_>, name: &ChannelName) -> Value {
     call.last_event(name).map_or(Value::Null, |(data, ttl)| {
+        // Cached data is a JSON string that this server wrote, so it always parses.
         let data: Value = serde_json::from_str(&data).unwrap_or_default();
         json!({ "data": data, "ttl": ttl })
     })

@@ -84,6 +84,7 @@ impl HttpService {
     /// Where the console is off, its paths are answered as any that do not exist.
     pub(super) fn open_console(&self, parts: Parts, body: RequestBody) -> RequestStage {
         let path = parts.uri.path().to_owned();
+        // The router has checked the prefix, so the rest exists.
         let rest = below(&path, &self.http.prefix).unwrap_or_default();
         let way = self.way(&parts);
         let entrance = if self.role.refuses(&["console"]) {
@@ -194,6 +195,7 @@ impl HttpService {
         if !self.http.console.is_by_token() {
             return ok();
         }
+        // A body without a token is compared like one with an empty token.
         let token = body.get("token").and_then(Value::as_str).unwrap_or_default();
         match self.http.console.log_in(token, way.client) {
             Login::Right => ok(),
@@ -218,6 +220,7 @@ impl HttpService {
     /// The filter, the rate and whether payloads are wanted come in the query. The connection belongs to the feed
     /// from then on.
     fn begin_feed(&self, parts: &Parts) -> HttpResponse {
+        // Without a query the feed has no filter.
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let filter = match Filter::parse(|name| query.get(name)) {
             Ok(filter) => filter,

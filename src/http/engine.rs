@@ -155,6 +155,7 @@ impl HttpService {
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
             return Ok(EngineStart::Answered(answer));
         }
+        // Without a query there is no `EIO`, which is refused below.
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let Some(version) = query.get("EIO").and_then(EngineVersion::parse) else {
             // Whether anybody takes such clients comes first.

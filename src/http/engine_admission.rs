@@ -85,6 +85,7 @@ pub(super) fn may_pass_cookies(
     origin: Option<&HeaderValue>,
 ) -> bool {
     let Some(origin) = origin else { return true };
+    // An origin that is not text matches no pattern.
     let origin = origin.to_str().unwrap_or_default();
     // Without the port: cookies are a host's, whatever port they are sent to (RFC 6265 section
     // 8.5).

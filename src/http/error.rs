@@ -92,6 +92,7 @@ impl Error {
         // Quoted, for it may hold what was decoded from the path: nobody else writes lines of the log.
         match is_told.then(|| notices.take_due(notice)).flatten() {
             Some(others) => {
+                // The key is only for the log; a request without one is logged with an empty key.
                 let query = Query::parse(uri.query().unwrap_or_default());
                 let key = query.get("auth_key").unwrap_or_default();
                 let why = self.to_string();

@@ -204,6 +204,7 @@ pub(super) fn asked_channels(call: &SignedCall<'_>, route: &Route, body: &str) -
         let Ok(body) = parse_object(body) else { return Vec::new() };
         let trigger = parse_trigger(&Parameters { body, call: Some(call) }, call.app).ok();
         let asking = trigger.filter(|trigger| trigger.info.is_asked());
+        // A request that does not parse asks for no counts; the parser that answers it reports why.
         return asking.map(|trigger| trigger.channels.to_vec()).unwrap_or_default();
     }
     let mut names: Vec<ChannelName> = Vec::new();

@@ -340,6 +340,7 @@ impl AwaitingBody {
 
     /// Borrows from the request; made twice where other nodes are asked, which costs no allocation.
     fn signed_call<'a>(&'a self, http: &'a Http, known: NodesReply) -> SignedCall<'a> {
+        // A clock before 1970 is 0, and every request is then refused as expired.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let query = self.parts.uri.query();
         SignedCall {

@@ -58,10 +58,12 @@ pub struct HandshakeDetails {
 impl HandshakeDetails {
     /// The origin is any bytes; what is no UTF-8 is shown as such.
     pub(super) fn new(key: &str, headers: &HeaderMap, apps: &Apps) -> Self {
+        // No origin is shown as an empty one.
         let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes()).unwrap_or_default();
         Self {
             key: key.to_owned(),
             origin: String::from_utf8_lossy(origin).into_owned(),
+            // An unknown key has no app; the log shows the key alone.
             app: apps.by_key(key).map(|app| app.id.to_string()).unwrap_or_default(),
         }
     }

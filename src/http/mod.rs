@@ -206,6 +206,7 @@ impl HttpService {
         let own = path_segments(&self.http.prefix).count();
         let prefixed =
             all.len() >= own && path_segments(&self.http.prefix).zip(&all).all(|(a, b)| a == *b);
+        // The slice starts at 0 or `own`, and `all` has that many segments.
         let inner = all.get(if prefixed { own } else { 0 }..).unwrap_or_default();
         let answered = |answer| Ok(RoutedRequest::Answered(answer));
         let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
@@ -284,6 +285,7 @@ impl HttpService {
         id: Option<&str>,
         route: &Route,
     ) -> Result<(Arc<App>, SignedQuery), Error> {
+        // Without a query no signature is given, which is refused below.
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
         let app = api::find_app(&self.http.node.shared.apps.load(), id, query)?;
         let head = RequestHead {

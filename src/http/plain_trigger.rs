@@ -68,6 +68,7 @@ impl HttpService {
             raw_query: "",
             plus: claims.plus,
             query: OnceCell::new(),
+            // Seconds since 1970 fit 32 bits until 2106.
             now: now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as u32,
             rate: Cell::new(None),
             known: NodesReply::default(),

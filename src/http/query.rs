@@ -75,6 +75,7 @@ pub(super) fn query_of(call: &SignedCall<'_>, route: &Route, body: &[u8]) -> Opt
     Some(match route {
         Route::Channels => {
             let query = call.query();
+            // The parameters mean the same as where the response is built: no prefix matches all channels.
             let prefix = query.get("filter_by_prefix").unwrap_or_default().to_owned();
             let info = RequestedInfo::new(query.get("info").unwrap_or_default());
             NodeQuery::Channels { prefix, users: info.has_fact("user_count") }

@@ -97,6 +97,7 @@ pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
 /// What Prometheus is told.
 /// Prometheus's text format, whose content type names its version.
 pub(super) fn metrics_response(scrape: Option<&Scrape>) -> HttpResponse {
+    // Without a scrape the page is empty, which Prometheus accepts.
     let text = scrape.map(Scrape::page).unwrap_or_default();
     let mut answer = json_response(StatusCode::OK, text);
     let kind = HeaderValue::from_static(MetricsPage::CONTENT_TYPE);

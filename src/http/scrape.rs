@@ -226,6 +226,7 @@ impl Scrape {
     fn write_certificate(&self, page: &mut MetricsPage) {
         let Some(end) = &self.certificate else { return };
         let end = count(end);
+        // A clock before 1970 only makes the certificate look valid for longer.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let days = (end > 0.0).then_some((&[][..], (end - now) / (24.0 * 3600.0)));
         let help = "Days until the TLS certificate, or one of its chain, expires; below 0, it has.";
@@ -234,6 +235,7 @@ impl Scrape {
 
     /// By this an alert finds a reload that changed nothing, which the log alone would show.
     fn write_reload(&self, page: &mut MetricsPage) {
+        // Relaxed: the page may show the last reload a moment late.
         let failed = self.shared.metrics.reload_failed.load(Ordering::Relaxed);
         let help = "0 if the settings could not be used when they were last read again.";
         let value = f64::from(u8::from(!failed));

@@ -72,6 +72,7 @@ impl ConnectionsPerAddress {
 
     /// How many visits of `address` are more than it may have connections.
     pub fn excess(&self, address: IpAddr) -> usize {
+        // An address without an entry has no connection.
         let open = self.open.get(&counted_address(address)).map(|open| *open).unwrap_or_default();
         (open.sockets + open.visits).saturating_sub(self.max).min(open.visits)
     }

@@ -67,9 +67,11 @@ impl Capacity {
         if self.is_heavy() {
             return Err(Reason::Memory);
         }
+        // Added before it is compared, so that workers that admit at once cannot exceed the limit together.
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         if self.max_connections > 0 && before >= self.max_connections {
             self.free_place();
+            // Relaxed: readers may act on the flag a connection later.
             self.crowded.store(true, Ordering::Relaxed);
             return Err(Reason::Capacity);
         }
@@ -83,16 +85,19 @@ impl Capacity {
 
     /// Gives a socket's place back.
     pub fn free_place(&self) {
+        // Relaxed: the place is free for whoever counts next.
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether sockets should go elsewhere.
     pub fn is_crowded(&self) -> bool {
+        // Relaxed: a balancer asks again within seconds.
         used_up(&self.crowded, self.open.load(Ordering::Relaxed), self.max_connections)
     }
 
     /// Whether memory is used up, as was last noted.
     pub fn is_heavy(&self) -> bool {
+        // Relaxed: measured once a second, so a moment more is no difference.
         self.heavy.load(Ordering::Relaxed)
     }
 
@@ -117,6 +122,7 @@ impl Capacity {
     pub fn excess_bytes(&self) -> u64 {
         let goal = self.max_memory - (self.max_memory / 20).max(1).min(self.max_memory);
         if self.is_heavy() {
+            // Relaxed: the figures of the last measurement, as a goal for the next.
             self.memory.used.load(Ordering::Relaxed).saturating_sub(goal)
         } else {
             0
@@ -127,6 +133,7 @@ impl Capacity {
     pub fn has_much_freed(&self, counted: u64) -> bool {
         let (memory, open) = (&self.memory, self.open.load(Ordering::Relaxed));
         let now = counted + open * CONNECTION_BYTES;
+        // Relaxed throughout: one worker calls this, once a second.
         let highest = memory.highest.fetch_max(now, Ordering::Relaxed).max(now);
         if highest - now < (highest / 4).clamp(LEAST_FREED, MUCH_FREED) {
             memory.looks.store(0, Ordering::Relaxed);
@@ -145,6 +152,7 @@ impl Capacity {
     /// left could wait for ever.
     pub fn note_memory(&self, held: u64, counted: u64) {
         let (before, limit, memory) = (self.is_heavy(), self.max_memory, &self.memory);
+        // Relaxed throughout: one worker measures; the others read single values.
         let gone_back = memory.held.swap(held, Ordering::Relaxed).saturating_sub(held);
         let peak = memory.peak.load(Ordering::Relaxed).saturating_sub(gone_back).max(counted);
         memory.peak.store(peak, Ordering::Relaxed);
@@ -166,6 +174,7 @@ fn used_up(before: &AtomicBool, used: u64, max: u64) -> bool {
     let room = (max / 20).max(1);
     let held = before.load(Ordering::Relaxed) && used > max.saturating_sub(room);
     let is = max > 0 && (used >= max || held);
+    // A limit that was reached stays reached until 5 % are free again, so that a balancer does not flap.
     before.store(is, Ordering::Relaxed);
     is
 }

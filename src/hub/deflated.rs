@@ -37,6 +37,7 @@ impl DeflatedEvent {
     /// to do the same.
     pub(super) fn deflated_form(&self, frame: &[u8]) -> Option<&Bytes> {
         let make = || {
+            // Taken out of its cell; the first use on a thread makes one.
             let mut deflater = DEFLATER.take().unwrap_or_default();
             let deflated = deflater.deflate(frame);
             DEFLATER.set(Some(deflater));

@@ -185,6 +185,7 @@ impl Directory {
     pub fn totals(&self) -> AppTotals {
         AppTotals {
             channels: self.channels.len(),
+            // Relaxed: totals for display; the channels themselves are counted under their locks.
             subscriptions: self.subscriptions.load(Ordering::Relaxed),
             members: self.members.load(Ordering::Relaxed),
         }
@@ -198,6 +199,7 @@ impl Directory {
     /// Gives memory back once three quarters of the subscriptions that there were are gone. Called once a
     /// second, by one worker.
     pub fn shrink(&self) {
+        // Relaxed: the map is shrunk a second later if a count was missed.
         let now = self.subscriptions.load(Ordering::Relaxed);
         let peak = self.peak.fetch_max(now, Ordering::Relaxed).max(now);
         // Small ones are left alone: giving back and taking again would cost more than it saves.
@@ -221,6 +223,7 @@ impl Directory {
 
     /// Gives a connection's place back.
     pub fn release_connection(&self) {
+        // Relaxed: the place is free for whoever counts next.
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -289,6 +292,7 @@ impl Directory {
         let Entry::Occupied(mut entry) = self.channels.entry(name.clone()) else { return None };
         let channel = entry.get_mut();
         if channel.seats.leave_seat(worker) {
+            // Relaxed: changed under the entry's lock, read without it for display alone.
             self.subscriptions.fetch_sub(1, Ordering::Relaxed);
         }
         let known = channel.presence.as_mut();
@@ -317,6 +321,7 @@ impl Directory {
     /// change, which workers settle by the channel's generation.
     pub fn targets_of(&self, name: &str) -> WorkerTargets {
         let channel = self.channels.get(name);
+        // A channel without an entry has no subscriber, so no worker is a target.
         channel.map(|channel| channel.seats.as_slice().into()).unwrap_or_default()
     }
 
@@ -369,6 +374,7 @@ impl Directory {
     /// The users present in a channel, in the order they came.
     pub fn present_users(&self, name: &str) -> Vec<UserId> {
         let channel = self.channels.get(name);
+        // A channel that is gone, or is no presence channel, has nobody present.
         channel.and_then(|channel| Some(channel.presence()?.users())).unwrap_or_default()
     }
 

@@ -53,6 +53,7 @@ impl HandshakeLimit {
         if now_ms.saturating_sub(swept_ms) < BURST.as_millis() as u64 {
             return;
         }
+        // Relaxed: a second sweep by another worker would only find nothing.
         self.swept_ms.store(now_ms, Ordering::Relaxed);
         self.even_at.retain(|_, even_at| *even_at > now);
     }

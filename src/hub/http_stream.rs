@@ -324,6 +324,7 @@ impl HttpStream {
         {
             let lines = lines_of(piece, AnswerFraming::Plain);
             body.extend_from_slice(
+                // The place is within the lines, which were made of the same piece.
                 lines.bytes.get(lines.line_start(front.done)..).unwrap_or_default(),
             );
             self.is_finished |= lines.is_last;

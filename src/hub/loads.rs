@@ -38,12 +38,14 @@ impl WorkerLoads {
 
     /// The worker with the fewest.
     pub fn lightest_worker(&self) -> usize {
+        // Relaxed: two connections accepted at once may go to the same worker.
         let loads = self.of.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
         loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker)
     }
 
     /// No more will come: after the last one was counted.
     pub fn note_complete(&self) {
+        // Release: pairs with the acquire in `is_complete`.
         self.complete.store(true, Ordering::Release);
     }
 
@@ -54,12 +56,14 @@ impl WorkerLoads {
 
     /// How many more there are than may be.
     pub fn excess(&self) -> usize {
+        // Relaxed: the drain asks again each second.
         let all: usize = self.of.iter().map(|load| load.load(Ordering::Relaxed)).sum();
         all.saturating_sub(self.most)
     }
 
     /// Whether there are connections.
     pub fn has_connections(&self) -> bool {
+        // Relaxed: the drain asks again until none is left.
         self.of.iter().any(|load| load.load(Ordering::Relaxed) > 0)
     }
 }

@@ -109,6 +109,7 @@ impl Hub {
 
     /// An id that no other connection of this node has had: clients see it as `node.number`.
     pub fn next_socket_id(&self) -> SocketId {
+        // Relaxed: uniqueness needs atomicity alone.
         SocketId { node: self.node, number: self.next.fetch_add(1, Ordering::Relaxed) }
     }
 
@@ -146,11 +147,13 @@ impl Hub {
     /// For how long nothing was lost of what is known of clients that come back: longer than this hub, where it goes
     /// on with what another knew.
     pub fn age(&self) -> Duration {
+        // Zero for a process that was not handed anything.
         self.began.elapsed() + self.before.get().copied().unwrap_or_default()
     }
 
     /// Goes on with what another hub has known for so long. To be called once, before anybody connects.
     pub fn continue_clock(&self, before: Duration) {
+        // Called once, so the cell is empty.
         let _ = self.before.set(before);
     }
 

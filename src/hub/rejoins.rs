@@ -32,6 +32,7 @@ struct Departures {
 impl Rejoins {
     /// Notes that it left a presence channel at second `now`.
     pub fn note_leave(&self, name: &ChannelName, now: u32) {
+        // Most connections never leave a presence channel, so the list is made at the first leave.
         let mut departures = self.0.take().unwrap_or_default();
         if departures.second != now {
             departures.second = now;

@@ -29,6 +29,7 @@ pub(super) fn show_published(frame: &[u8]) {
 /// The event and the channel of a text frame as the server writes them; the channel is empty where it has none.
 pub fn event_and_channel(frame: &[u8]) -> Option<(String, String)> {
     let frame = JsonObject::parse(text(frame)?)?;
+    // Frames of the protocol itself have no channel; they are shown with an empty one.
     let word = |name| frame.get_string(name).ok().flatten().unwrap_or_default().into_owned();
     Some((word("event"), word("channel")))
 }

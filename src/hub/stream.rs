@@ -125,12 +125,14 @@ impl Stream {
             (Self::Tcp(stream), None) => {
                 let mut slices = Outbox::no_slices();
                 let used = outbox.fill_slices(&mut slices);
+                // `used` is at most the length of the array that `fill_slices` was given.
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
             (Self::Tls(stream), _) => stream.try_write(outbox),
             (Self::Unix(stream), _) => {
                 let mut slices = Outbox::no_slices();
                 let used = outbox.fill_slices(&mut slices);
+                // `used` is at most the length of the array that `fill_slices` was given.
                 stream.try_write_vectored(slices.get(..used).unwrap_or_default())
             }
             (Self::Http(stream), _) => stream.try_write(outbox),

@@ -118,6 +118,7 @@ impl TlsStream {
 
     /// What the other side showed of itself, its own certificate first.
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        // A side that showed no certificate has none in the list.
         self.session.peer_certificates().unwrap_or_default()
     }
 

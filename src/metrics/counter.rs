@@ -17,16 +17,19 @@ impl Counter {
 
     /// For what goes away again, by the same one writer.
     pub fn sub(&self, n: u64) {
+        // A load and a store instead of `fetch_sub`: there is one writer, and no locked instruction is needed.
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }
 
     /// For gauges that are worked out anew each time.
     pub fn set(&self, n: u64) {
+        // Relaxed: readers want the value alone.
         self.0.store(n, Ordering::Relaxed);
     }
 
     /// From any thread; maybe a moment late, never torn.
     pub fn value(&self) -> u64 {
+        // Relaxed: a 64-bit load is never torn on the supported targets.
         self.0.load(Ordering::Relaxed)
     }
 }

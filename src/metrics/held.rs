@@ -37,6 +37,7 @@ impl HeldByApp {
 
     /// What is held for all apps together.
     pub fn total(&self) -> u64 {
+        // Relaxed: the limit on memory is checked once a second.
         self.total.load(Ordering::Relaxed)
     }
 }
@@ -45,12 +46,14 @@ impl HeldByApp {
 impl HeldBytes {
     /// Counts `bytes` more.
     pub fn add_bytes(&self, bytes: usize) {
+        // Relaxed, in no order: a reader may see one of the two counts a moment before the other.
         self.own.fetch_add(bytes as u64, Ordering::Relaxed);
         self.total.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Counts `bytes` less.
     pub fn sub_bytes(&self, bytes: usize) {
+        // Relaxed: as in `add_bytes`. What is subtracted was added before, so neither count goes below zero.
         self.own.fetch_sub(bytes as u64, Ordering::Relaxed);
         self.total.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
@@ -66,6 +69,7 @@ impl HeldBytes {
 
     /// In bytes.
     pub fn value(&self) -> u64 {
+        // Relaxed: read for display, and for limits that allow a moment's excess.
         self.own.load(Ordering::Relaxed)
     }
 }

@@ -104,11 +104,13 @@ impl Reason {
 
     /// Why established sockets end.
     pub fn end_reasons() -> &'static [Self] {
+        // The bound is a constant within the list, so the slice exists.
         Self::ALL.get(..Self::FIRST_REFUSAL).unwrap_or_default()
     }
 
     /// Why sockets are refused.
     pub fn refusal_reasons() -> &'static [Self] {
+        // The bound is a constant within the list, so the slice exists.
         Self::ALL.get(Self::FIRST_REFUSAL..).unwrap_or_default()
     }
 

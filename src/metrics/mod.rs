@@ -174,6 +174,7 @@ impl Metrics {
     /// Remembers where a worker's runtime can be seen at work.
     pub fn watch_runtime(&self, worker: u16, runtime: RuntimeMetrics) {
         if let Some(place) = self.runtimes.get(usize::from(worker)) {
+            // Set once by the worker itself, when its runtime starts.
             let _ = place.set(runtime);
         }
     }

@@ -124,6 +124,7 @@ impl LogThrottle {
             if now >= kind.next.load(Ordering::Relaxed) && kind.left_out.load(Ordering::Relaxed) > 0
             {
                 overdue.push((
+                    // Relaxed: a notice counted while the line is written appears in the next line.
                     kind.left_out.swap(0, Ordering::Relaxed),
                     LogNotice::describe_slot(place),
                 ));
@@ -135,6 +136,7 @@ impl LogThrottle {
     /// [`Self::take_due`] at second `now`, for tests. Of several threads one has the line.
     fn due_at(&self, notice: LogNotice, now: u64) -> Option<u64> {
         let kind = self.kinds.get(notice.slot_index())?;
+        // Relaxed: the exchange below decides between workers that find it due at once.
         let next = kind.next.load(Ordering::Relaxed);
         let is_mine = now >= next
             && kind

@@ -109,6 +109,7 @@ impl MetricsPage {
             };
             let mut buckets = Buckets::default();
             buckets.set_bucket(counts.iter().zip(&Histogram::BOUNDS).map(bound).collect());
+            // The last count is cumulative: it includes all buckets.
             buckets.set_sample_count(counts.last().copied().unwrap_or_default());
             buckets.set_sample_sum(sum);
             let mut metric = Metric::from_label(label_pairs(labels));

@@ -89,12 +89,14 @@ impl Clustered {
     pub(super) fn user_count(&self, app: &AppId, name: &str) -> usize {
         let Ok(channel) = ChannelName::parse(name, usize::MAX) else { return 0 };
         let topic = Topic { app: app.clone(), channel };
+        // A topic that this node has not joined has no members here.
         self.topics.read_topic(&topic, |entry| entry.roster.count()).unwrap_or_default()
     }
 
     /// Bytes of what a joiner is told of who is present in a channel, where this node has a part in it.
     pub(super) fn roster_bytes(&self, app: &AppId, channel: &ChannelName) -> usize {
         let topic = Topic { app: app.clone(), channel: channel.clone() };
+        // A topic that this node has not joined holds nothing.
         self.topics.read_topic(&topic, |entry| entry.roster.held_bytes()).unwrap_or_default()
     }
 

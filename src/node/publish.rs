@@ -133,6 +133,7 @@ impl Node {
         let message = Message::client_event(&name, event, &data, user.as_ref());
         connection.traffic().published.add(1);
         self.emit_fact(Kind::Whispered, connection, |fact| {
+            // The channel has at least the sender, unless it left in this instant.
             let here = connection.directory.occupancy(name.as_str()).unwrap_or_default();
             let fact = fact.channel(name.as_str()).event(&**event).data_token(&data);
             fact.count(here.subscriptions.saturating_sub(1))

@@ -126,6 +126,7 @@ impl Node {
 impl ServerState {
     /// How occupied a channel is, as far as this node knows; nobody there is all zeros.
     pub fn inspect_channel(&self, app: &AppId, directory: &Directory, name: &str) -> Occupancy {
+        // A channel without subscribers here may still have some elsewhere, which are added below.
         let mut occupancy = directory.occupancy(name).unwrap_or_default();
         if let Some(users) = self.scope.user_count(app, name) {
             occupancy.users = users;

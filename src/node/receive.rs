@@ -286,6 +286,7 @@ impl ServerState {
     ) {
         let apps = self.apps.load();
         let ttl = apps.by_id(topic.app.as_str()).map(|app| app.features.cache_ttl);
+        // Without the app here the event expires at once: nobody here may read it.
         let expires = Instant::now() + ttl.unwrap_or_default();
         cluster.topics.change_topic(topic, |entry| {
             let news = entry.is_newer_than_opened(version);

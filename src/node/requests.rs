@@ -31,6 +31,7 @@ struct Unanswered {
 impl Requests {
     /// A new request's number, and what resolves, to an error, once all have answered.
     pub(super) fn open_request(&self) -> (u64, oneshot::Receiver<()>) {
+        // Relaxed: uniqueness needs atomicity alone. Numbers begin at 1.
         let request = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (answered, receiver) = oneshot::channel();
         let early = HashSet::new();

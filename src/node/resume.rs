@@ -81,6 +81,7 @@ impl Node {
     /// Such a client is told of a gap on each channel, and fetches what it shows; one that is new has missed
     /// nothing.
     fn may_have_missed(&self, token: &ResumeToken, window: Duration, crowded: Option<u32>) -> bool {
+        // A clock before 1970, or a token from the future, gives an age of zero: nothing was missed.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Some(made) = token.made_at().map(Duration::from_secs) else { return false };
         let age = now.saturating_sub(made);

@@ -64,6 +64,7 @@ impl Scope {
     pub(super) fn subscriber_count(&self, app: &AppId, name: &ChannelName) -> Option<usize> {
         let topic = Topic { app: app.clone(), channel: name.clone() };
         let total = self.others()?.topics.read_topic(&topic, |entry| entry.total.count);
+        // A topic that was left in the meantime has no total any more.
         Some(total.unwrap_or_default())
     }
 
@@ -108,6 +109,7 @@ impl Scope {
     ) -> Vec<UserId> {
         let Some(others) = self.others() else { return directory.present_users(name.as_str()) };
         let topic = Topic { app: app.clone(), channel: name.clone() };
+        // A topic that this node has not joined has nobody present.
         others.topics.read_topic(&topic, |entry| entry.roster.users()).unwrap_or_default()
     }
 
@@ -179,6 +181,7 @@ impl Scope {
 
     /// What of a Redis Cluster is away while the rest answers.
     pub fn away_parts(&self) -> Arc<Vec<String>> {
+        // A single server has no parts that could be away.
         self.others().map(|others| others.link().away_parts()).unwrap_or_default()
     }
 

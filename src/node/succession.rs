@@ -67,6 +67,7 @@ impl Succession {
 
     /// Whether clients that come here are sent on to the next process.
     pub fn is_leaving(&self) -> bool {
+        // Acquire: pairs with the release in `begin_leaving`.
         self.leaves.load(Ordering::Acquire)
     }
 

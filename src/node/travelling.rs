@@ -87,6 +87,7 @@ impl ClientClaim {
 
 /// `None` for a token without a time in it.
 fn age(token: &ResumeToken) -> Option<Duration> {
+    // A clock before 1970, or a token from the future, gives an age of zero.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     token.made_at().map(|made| now.saturating_sub(Duration::from_secs(made)))
 }
@@ -222,6 +223,7 @@ impl Clustered {
     /// Has the node of that number end the client's connection; what it held there. Nothing where that node is dead.
     /// The request travels over Redis to that node alone, and its answer back to this one.
     async fn have_handed_over(&self, (app, key): &Name, node: u64) -> Option<Bytes> {
+        // Relaxed: uniqueness needs atomicity alone. Numbers begin at 1.
         let request = self.travellers.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, record) = oneshot::channel();
         self.travellers.asked.insert(request, sender);
@@ -254,6 +256,7 @@ impl Clustered {
         };
         let mut times = times.chunks(state.users.len());
         state.channels.retain_mut(|(_, acked)| {
+            // A channel without times had no right withdrawn: 0 is before everything.
             let last = times.next().unwrap_or_default().iter().copied().max().unwrap_or_default();
             if last.saturating_add(LATE) >= *at {
                 *acked = UNKNOWN;
@@ -305,6 +308,7 @@ impl ServerState {
                 self.end_previous(&directory, &open);
                 client_record::write(&state, true, self.times(cluster)).into()
             }
+            // An empty record says that this node knows nothing of the client.
             None => travellers.parting.find(&name).unwrap_or_default(),
         };
         cluster
@@ -344,6 +348,7 @@ impl ServerState {
         ResumeFigures::add_count(&figures.expired, expired);
         ResumeFigures::add_count(&figures.crowded, crowded);
         if let Some(waiting) = waiting {
+            // Relaxed: a gauge for the metrics page.
             figures.waiting.store(waiting, Ordering::Relaxed);
         }
     }
@@ -355,6 +360,7 @@ impl ServerState {
         // A Redis that was away may have lost all of them.
         let is_back = is_up && travellers.was_down.swap(!is_up, Ordering::Relaxed);
         if !is_up {
+            // Relaxed: one task asks, once a second.
             travellers.was_down.store(true, Ordering::Relaxed);
             return;
         }

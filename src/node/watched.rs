@@ -32,6 +32,7 @@ impl Node {
             // Copied only here, where somebody looks: the closure does not run otherwise.
             let user = connection.with_user(|user| user.map(|user| user.id.as_str().to_owned()));
             let app = connection.app().id.as_str().to_owned();
+            // An empty user is left out of the line.
             make(fact.app(app).socket(connection.id).user(user.unwrap_or_default()))
         });
     }
@@ -59,6 +60,7 @@ impl Node {
         let kind = if is_wrong { Kind::Closed } else { Kind::Disconnected };
         self.emit_fact(kind, connection, |fact| {
             fact.address(connection.address)
+                // A reason without a close code is shown as 0.
                 .code(reason.close_code().parse().unwrap_or_default())
                 .more("reason", reason.word())
                 .why(words)
@@ -74,6 +76,7 @@ impl Node {
     ) {
         let Publication { channel, event, data, except, trace } = publication;
         self.console().tell(kind, |fact| {
+            // A channel without subscribers here has an occupancy of zero, and the fact says so.
             let here = directory.occupancy(channel.as_str()).unwrap_or_default().subscriptions;
             let fact = fact.app(app.as_str().to_owned()).channel(channel.as_str().to_owned());
             let except = except.map_or_else(String::new, |socket| socket.to_string());
@@ -93,6 +96,7 @@ impl ServerState {
             debug!(trace = trace.as_str(), %app, ?channel, "received from another node");
         }
         self.hub.console.tell(Kind::Published, |fact| {
+            // A frame of the protocol itself has no channel; it is shown with an empty one.
             let (event, channel) = shown::event_and_channel(frame).unwrap_or_default();
             let here = self.hub.directory(&topic.app).occupancy(&channel).unwrap_or_default();
             let fact = fact.app(topic.app.as_str().to_owned()).channel(channel).event(event);

@@ -87,6 +87,7 @@ impl Clustered {
         let is_whole =
             |unknown: &PendingWatchlist| unknown.users.iter().all(|(_, online)| online.is_some());
         let unknown = self.unknown.remove_if(&socket, |_, unknown| is_whole(unknown));
+        // An incomplete watchlist stays, and sends nothing yet.
         unknown.map(|(_, unknown)| unknown.take_messages()).unwrap_or_default()
     }
 }

@@ -195,6 +195,7 @@ pub fn verify_request(
     prefix: &str,
     query: &Query<'_>,
 ) -> Result<(), String> {
+    // A missing signature is compared as an empty one, and reported as wrong.
     let signature = query.signing_value(SigningParameter::Signature).unwrap_or_default();
     // Most SDKs send the query in the order in which it was signed: then nothing need be sorted.
     let as_signed = query.as_signed();
@@ -223,6 +224,7 @@ pub fn verify_request(
         // Of the path as it came, which is what a developer wants to see.
         first.get_or_insert(plain);
     }
+    // There is at least one candidate, so the default is never used.
     Err(first.unwrap_or_default())
 }
 

@@ -160,6 +160,7 @@ impl Inflater {
                 let room = (2 * self.used).clamp(4096, max.saturating_add(4096));
                 self.out.resize(room, 0);
             }
+            // `used` is at most the length, so both slices exist.
             let place = self.out.get_mut(self.used..).unwrap_or_default();
             let room = place.len().min((max - self.used).saturating_add(1));
             let place = place.get_mut(..room).unwrap_or_default();
@@ -168,6 +169,7 @@ impl Inflater {
             let status = status.map_err(|_| InflateError::Corrupt)?;
             let taken = (self.stream.total_in() - taken) as usize;
             let made = (self.stream.total_out() - made) as usize;
+            // zlib never takes more than it was given.
             input = input.get(taken..).unwrap_or_default();
             self.used += made;
             if self.used > max {

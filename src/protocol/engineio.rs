@@ -167,6 +167,7 @@ impl<'a> EnginePacket<'a> {
 /// Appends a text as a frame of its own.
 pub(super) fn push_text_frame(out: &mut Vec<u8>, text: &str) {
     let (header, used) = frame_header(TEXT, text.len());
+    // `used` is at most the header's length.
     out.extend_from_slice(header.get(..used).unwrap_or_default());
     out.extend_from_slice(text.as_bytes());
 }

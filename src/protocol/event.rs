@@ -249,6 +249,7 @@ impl Message {
             end -= 1;
         }
         let mut payload = code.to_be_bytes().to_vec();
+        // `end` is a character's boundary within the reason.
         payload.extend_from_slice(reason.as_bytes().get(..end).unwrap_or_default());
         control_frame(CLOSE, &payload)
     }

@@ -146,6 +146,7 @@ fn push_close(line: &mut Vec<u8>, payload: &[u8]) {
         _ => (1000, &[][..]),
     };
     line.extend_from_slice(format!("c[{code},").as_bytes());
+    // A reason that is not UTF-8 cannot come from this server; an empty one is sent in its place.
     push_string(line, std::str::from_utf8(reason).unwrap_or_default());
     line.push(b']');
 }

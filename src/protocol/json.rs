@@ -114,6 +114,7 @@ pub fn is_unicode(raw: &RawValue) -> bool {
             (Some(_), _) => 6,
             (None, _) => 2,
         };
+        // `length` was measured in `rest`, so the slice exists.
         rest = rest.get(length..).unwrap_or_default();
     }
     true
@@ -266,6 +267,7 @@ pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
             break;
         }
     }
+    // `used` counts the digits that were written from the end.
     out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
 }
 
@@ -273,6 +275,7 @@ pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
 pub fn escape_text(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 8);
     push_string(&mut out, text);
+    // `push_string` wrote both quotes, which are cut off here.
     let inner = out.get(1..out.len().saturating_sub(1)).unwrap_or_default();
     String::from_utf8_lossy(inner).into_owned()
 }

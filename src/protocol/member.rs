@@ -152,6 +152,7 @@ impl Watchlist {
     /// Each user once. Backends whose ids are numbers list numbers; what cannot be anybody's id is nobody's
     /// coming and going, and no reason to refuse the sign-in.
     fn parse(list: &RawValue) -> Self {
+        // Something that is not a list watches nobody.
         let all = json::JsonList::parse(list).unwrap_or_default();
         let mut watchlist = Self::default();
         for id in all.into_iter().filter_map(|id| user_id(id).ok()) {
@@ -176,6 +177,7 @@ impl User {
         if data.get_value("user_info").is_some_and(|info| !json::is_unicode(info)) {
             return None;
         }
+        // Without a watchlist nobody is watched.
         let watchlist = data.get_value("watchlist").map(Watchlist::parse).unwrap_or_default();
         Some(Self { id, data: user_data.into(), watchlist })
     }

@@ -53,6 +53,7 @@ struct Origin<'a> {
 impl<'a> Origin<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let (scheme, place) = text.split_once("://")?;
+        // `split` yields at least one piece, so the default is never used.
         let place = place.split('/').next().unwrap_or_default();
         let (host, port) = host_and_port(place);
         Some(Self { scheme, host, port })
@@ -237,6 +238,7 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
     // The first place of each part will do: what follows can only have more room behind it.
     while let Some((part, rest)) = pattern.split_once('*') {
         let Some(at) = text.find(part) else { return false };
+        // `at` is where the part was found, so the rest behind it exists.
         text = text.get(at + part.len()..).unwrap_or_default();
         pattern = rest;
     }

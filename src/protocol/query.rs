@@ -98,6 +98,7 @@ impl<'a> Query<'a> {
             return;
         }
         let text = |from, to| {
+            // Both places were found in `raw`, so the slice exists.
             let raw = self.raw.get(from..to).unwrap_or_default();
             match self.plus {
                 PlusMeaning::Blank if raw.contains('+') => {
@@ -173,6 +174,7 @@ impl<'a> Query<'a> {
         }
         let (before, rest) = self.raw.split_at_checked(self.signature?)?;
         let end = memchr(b'&', rest.as_bytes());
+        // Nothing behind the signature means that it is the last parameter.
         let after = end.and_then(|end| rest.get(end + 1..)).unwrap_or_default();
         match (before.strip_suffix('&'), after) {
             (Some(before), "") => Some((before, "")),

@@ -42,6 +42,7 @@ impl ResumeToken {
         // The token itself is not kept: whoever reads memory or Redis cannot take a client's place.
         let sum = Sha256::digest(text.as_bytes());
         let key = sum.first_chunk().copied().unwrap_or_default();
+        // A digest has 32 bytes, so its first 16 exist. A very short token has no end to remember.
         let end = text.as_bytes().last_chunk().copied().unwrap_or_default();
         Some(Self { key, made, end })
     }
@@ -57,6 +58,7 @@ impl ResumeToken {
     /// The same the other way round.
     pub fn from_bytes(bytes: [u8; 24]) -> Self {
         let (key, rest) = bytes.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        // The array has 24 bytes: 16 of the key, then the time and the token's end.
         let made = rest.first_chunk().copied().unwrap_or_default();
         let end = rest.last_chunk().copied().unwrap_or_default();
         Self { key: *key, made: u32::from_be_bytes(made), end }
@@ -77,6 +79,7 @@ impl ResumeToken {
 /// A path without the token in it, if it has one.
 pub fn mask(path: &str) -> Cow<'_, str> {
     let Some((before, after)) = path.split_once("/resume/") else { return Cow::Borrowed(path) };
+    // A token at the end of the path has nothing behind it.
     let rest = after.find('/').and_then(|end| after.get(end..)).unwrap_or_default();
     Cow::Owned(format!("{before}/resume/…{rest}"))
 }

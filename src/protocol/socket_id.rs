@@ -30,6 +30,7 @@ impl SocketId {
     pub fn to_text(self) -> String {
         let mut out = Vec::with_capacity(24);
         self.push_text(&mut out);
+        // Digits and a dot are UTF-8, so the default is never used.
         String::from_utf8(out).unwrap_or_default()
     }
 }

@@ -136,6 +136,7 @@ fn needs_authorization(channel: &str) -> bool {
 /// The headers that a page gave Echo for the request to its backend; what is no text is left out.
 fn auth_headers(asked: &JsonObject<'_>) -> Vec<(String, String)> {
     let inside = |object: &JsonObject<'_>, key: &str| {
+        // Every level may be absent: `auth` itself, and its `headers`.
         object.get_value(key).map(|value| value.get().to_owned()).unwrap_or_default()
     };
     let auth = inside(asked, "auth");
@@ -174,6 +175,7 @@ fn channel_command(event: &str, fields: &[(&str, &str)]) -> String {
         push_string(&mut out, value);
     }
     out.extend_from_slice(b"}}");
+    // The parts are UTF-8, so the text is; the default is never used.
     String::from_utf8(out).unwrap_or_default()
 }
 
@@ -226,6 +228,7 @@ pub fn subscription_error_packet(channel: &str, status: u16) -> String {
     let mut out = b"42[\"subscription_error\",".to_vec();
     push_string(&mut out, channel);
     out.extend_from_slice(format!(",{status}]").as_bytes());
+    // The parts are UTF-8, so the text is; the default is never used.
     String::from_utf8(out).unwrap_or_default()
 }
 
@@ -242,6 +245,7 @@ pub fn translate_frames(mut frames: &[u8], terms: GreetingTerms) -> TranslatedFr
     while let Some((opcode, payload, rest)) = split_frame(frames) {
         let (frame, _) = frames.split_at(frames.len() - rest.len());
         frames = rest;
+        // Frames of this server are UTF-8, so the default is never used.
         let text = std::str::from_utf8(payload).unwrap_or_default();
         match opcode {
             TEXT_CODE if text.starts_with('{') => push_event(&mut out.frames, text, terms),
@@ -274,6 +278,7 @@ fn push_event(out: &mut Vec<u8>, text: &str, terms: GreetingTerms) {
         "pusher:connection_established" => {
             let socket =
                 JsonObject::parse(data).and_then(|all| all.get_string("socket_id").ok()?);
+            // `connection_established` always has the id; this server wrote it.
             return push_greeting(out, &socket.unwrap_or_default(), terms);
         }
         "pusher_internal:subscription_succeeded" => match members(data) {
@@ -300,6 +305,7 @@ fn push_event(out: &mut Vec<u8>, text: &str, terms: GreetingTerms) {
     packet.push(b',');
     packet.extend_from_slice(data.as_bytes());
     packet.push(b']');
+    // The parts are UTF-8, so the text is; the default is never used.
     push_text_frame(out, std::str::from_utf8(&packet).unwrap_or_default());
 }
 

@@ -43,6 +43,7 @@ impl Read for HttpIo {
     ) -> Poll<io::Result<()>> {
         if !self.before.is_empty() {
             let some = self.before.len().min(buffer.remaining());
+            // `some` is at most the length of both, so the slice exists.
             buffer.put_slice(self.before.get(..some).unwrap_or_default());
             self.before.advance(some);
             return Poll::Ready(Ok(()));

@@ -59,6 +59,7 @@ pub(super) fn check(config: Option<&config::SqlConfig>) -> Result<(), UnusableSe
         crate::lookup::sql::Database::new(&config.url, &config.table).map_err(wrong)?;
     }
     #[cfg(not(feature = "sql"))]
+    // Used only with the feature.
     let _ = config;
     Ok(())
 }

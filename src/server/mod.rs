@@ -392,6 +392,7 @@ impl ServerHandle {
 
     /// Tells load balancers to send new sockets elsewhere, and serves on.
     pub fn retire(&self) {
+        // Relaxed: `/ready` may answer one more request as before.
         self.shared.retiring.store(true, Ordering::Relaxed);
     }
 
@@ -400,6 +401,7 @@ impl ServerHandle {
     pub fn drain(&self) {
         self.drained.get_or_init(Instant::now);
         self.shared.hub.console.tell(Kind::Server, |fact| fact.why("it drains: no new sockets"));
+        // Relaxed: a socket that is admitted in this instant is drained with the others.
         self.shared.draining.store(true, Ordering::Relaxed);
         self.shared.scope.keep_everybody();
         self.phase.send_replace(ServerPhase::Draining);
@@ -424,6 +426,7 @@ impl ServerHandle {
 
     /// Whether every worker has gone on since `before` was noted, which is brought up to date.
     pub fn is_alive(&self, before: &mut Vec<u64>) -> bool {
+        // Relaxed: a beat that is seen late looks like a worker that is late, until the next check.
         let now: Vec<u64> = self.beats.iter().map(|beat| beat.load(Ordering::Relaxed)).collect();
         let stuck = before.iter().zip(&now).any(|(before, now)| before == now);
         *before = now;

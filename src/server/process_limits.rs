@@ -55,6 +55,7 @@ fn there_is(root: &Path) -> Option<u64> {
         let kibibytes: u64 = total.trim().trim_end_matches(" kB").parse().ok()?;
         Some(kibibytes << 10)
     };
+    // Without control groups (an old kernel, no /proc) no such limit applies.
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let groups = groups.lines().flat_map(|line| limits_of(root, line));
     // The smallest of all counts: a group may have less than those around it, and the machine has

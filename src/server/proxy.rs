@@ -50,6 +50,7 @@ pub(super) async fn read(stream: &mut Stream) -> io::Result<Option<IpAddr>> {
         let missing = wanted(&bytes).saturating_sub(bytes.len()).max(1);
         let before = bytes.len();
         bytes.resize(before + missing, 0);
+        // The vector was resized to hold them, so the slice exists.
         let read = stream.read(bytes.get_mut(before..).unwrap_or_default()).await?;
         bytes.truncate(before + read);
         match parse(&bytes) {

@@ -218,6 +218,7 @@ impl<'a> Reloader<'a> {
 /// By section, since that is what a person looks for in the file.
 fn waiting(begun: &Config, now: &Config) -> Vec<&'static str> {
     let sql = |config: &Config| {
+        // No section is the same as one without values.
         let sql = config.sql.clone().unwrap_or_default();
         (sql.url, sql.table, sql.ttl)
     };

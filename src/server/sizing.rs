@@ -135,6 +135,7 @@ fn of_ports(server: &ServerConfig, ports: Option<u64>, upstreams: u64) -> Socket
 fn free_ports() -> Option<u64> {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports");
+    // Linux reserves no ports unless told to, so an unreadable list is an empty one.
     count_ports(&range, &reserved.unwrap_or_default())
 }
 

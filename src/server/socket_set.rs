@@ -166,6 +166,7 @@ impl<S: Future<Output = ()> + Unpin> SocketSet<S> {
             *empty = Some(socket);
             return;
         }
+        // Release: pairs with the acquire with which a waker reads the state.
         woken.state.store(ENDED, Ordering::Release);
         sockets.try_remove(place);
         if sockets.capacity() > KEPT_PLACES && sockets.len() < sockets.capacity() / 4 {

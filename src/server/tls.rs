@@ -82,6 +82,7 @@ impl Certificates {
     /// In words for the log and for `config check`; a server with it starts all the same.
     pub(super) fn doubt(&self) -> Option<String> {
         let now = UnixTime::now().as_secs();
+        // Relaxed: a reload writes both, and a mixture of two certificates lasts an instant.
         let (begin, end) = (self.begin.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed));
         let file = self.files.cert.display();
         if end > 0 && now > end {

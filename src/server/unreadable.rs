@@ -75,6 +75,7 @@ pub(super) async fn answer(stream: &mut Stream, kind: Unreadable) {
         body.len()
     );
     if stream.write_all(answer.as_bytes()).await.is_ok() {
+        // The client may have gone; the connection is closed in either case.
         let _ = stream.flush().await;
     }
 }

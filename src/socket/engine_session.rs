@@ -170,6 +170,7 @@ impl EngineConversation {
             EngineRequest::TooLarge { heard } => {
                 let is_open = !connection.is_closing();
                 connection.end_with(Message::close(1009, super::TOO_LARGE), Reason::TooLarge);
+                // The request's own client may have gone; then nobody waits for the result.
                 let _ = heard.send(is_open);
             }
             EngineRequest::Socket { stream, answer, early, mut alive } => {
@@ -294,6 +295,7 @@ impl EngineConversation {
                     return Poll::Pending;
                 }
                 let most = self.frames.missing().clamp(FEW_BYTES, SCRATCH);
+                // `most` is at most `SCRATCH`, the length of the buffer.
                 let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
                 let read = connection.over_engine(|stream| stream.poll_read(cx, &mut buffer));
                 let Some(Poll::Ready(read)) = read else { return Poll::Pending };
@@ -430,6 +432,7 @@ impl Future for EngineConversation {
             self.handle_arrivals(cx);
         }
         connection.flush();
+        // What the socket does not take now is written when it becomes writable.
         let _ = connection.poll_flush(cx);
         self.gone = self.gone
             || connection.is_over()

@@ -189,6 +189,7 @@ impl HttpSocket {
             SessionRequest::TooLarge { heard } => {
                 let is_open = !connection.is_closing();
                 connection.end_with(Message::close(1009, super::TOO_LARGE), Reason::TooLarge);
+                // The request's own client may have gone; then nobody waits for the result.
                 let _ = heard.send(is_open);
             }
         }
@@ -232,6 +233,7 @@ impl Future for HttpSocket {
             connection.flush();
             self.handle_arrivals(cx);
         }
+        // What the socket does not take now is written when it becomes writable.
         let _ = connection.poll_flush(cx);
         let finished = connection.over_http(HttpStream::take_finished).unwrap_or_default();
         for (mut stream, alive) in finished {

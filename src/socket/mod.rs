@@ -179,6 +179,7 @@ impl Socket {
         let (mut closed, mut frames) = (false, 0);
         let (read, spent) = (bytes.len(), connection.budget.spent());
         let mut frames_so_far =
+            // Only a connection with an unfinished message has this state.
             self.extras.as_mut().map(|it| std::mem::take(&mut it.frames)).unwrap_or_default();
         let fed = frames_so_far.feed(bytes, terms, |incoming| {
             frames += 1;
@@ -251,6 +252,7 @@ impl Socket {
                 // A large message is read in few calls, small ones in small portions.
                 let missing = self.extras.as_ref().map_or(0, |extras| extras.frames.missing());
                 let most = missing.clamp(FEW_BYTES, SCRATCH);
+                // `most` is at most `SCRATCH`, the length of the buffer.
                 let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
                 let connection = self.session.connection();
                 let read = ready!(connection.poll_read(cx, &mut buffer));

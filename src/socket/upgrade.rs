@@ -101,6 +101,7 @@ fn push_accept(answer: &mut Vec<u8>, key: &[u8]) -> Result<(), NoHandshake> {
     }
     let hash = Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     let mut proof = [0; 28];
+    // 20 bytes of SHA-1 are 28 characters in Base64, exactly the length of `proof`.
     let length = STANDARD.encode_slice(hash.finalize(), &mut proof).unwrap_or_default();
     answer.extend_from_slice(proof.get(..length).unwrap_or_default());
     Ok(())
@@ -153,6 +154,7 @@ pub struct HandshakeTerms<'a> {
 
 impl<'a> HandshakeTerms<'a> {
     pub fn new(query: &'a Query<'_>, headers: &'a HeaderMap, tls: bool) -> Self {
+        // An origin that is not text matches no pattern, as if it were empty.
         let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
         Self { protocol: query.get("protocol"), origin, tls }
     }

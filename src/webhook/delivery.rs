@@ -101,6 +101,7 @@ impl WebhookClient {
     ) -> Result<Request<Full<Bytes>>, DeliveryFailure> {
         let wrong = |problem: &dyn ToString| DeliveryFailure::Connection(problem.to_string());
         let uri: Uri = webhook.url.parse().map_err(|error| wrong(&error))?;
+        // A URL without a host cannot be connected to; the request then fails as a connection.
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         // An address in the URL itself is never looked up.
         if let Ok(address) = host.parse::<IpAddr>()

@@ -226,6 +226,7 @@ impl AppFacts {
         Some(match next {
             NextFact::Single(place, by) => Happening::Change(place, by),
             NextFact::Change(place) => {
+                // The sum may have been taken already; then nothing has changed.
                 let sum = self.changes.remove(&place).unwrap_or_default();
                 self.settled -= usize::from(sum == 0);
                 Happening::Change(place, sum)

@@ -132,6 +132,7 @@ impl Webhooks {
         if self.logged.is_none() || !fact.is_asked_for(app) || self.facts.put(app, fact) {
             return;
         }
+        // Relaxed: only the first is logged, and the exact count is on the metrics page.
         if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
             warn!(app = %app.id, "events for webhooks come faster than they are sorted: some are left out");
         }
@@ -140,6 +141,7 @@ impl Webhooks {
     /// Leaves entries of a cluster's log; the app as it is now, if the node knows it.
     pub fn read(&self, id: AppId, app: Option<Arc<App>>, entries: Vec<LoggedEntry>) {
         if let Some(logged) = &self.logged {
+            // The receiver is gone only while the server stops, when the log keeps the entries.
             let _ = logged.send(DispatcherMessage::Entries(id, app, entries));
         }
     }
@@ -148,6 +150,7 @@ impl Webhooks {
     /// milliseconds, was read.
     pub fn hold(&self, app: AppId, until: Instant, read_up_to: u64) {
         if let Some(logged) = &self.logged {
+            // As above: the log still has what was to be held.
             let _ = logged.send(DispatcherMessage::Held(app, until, read_up_to));
         }
     }
@@ -155,12 +158,14 @@ impl Webhooks {
     /// Another node tells what is in the app's log.
     pub fn leave_to_others(&self, app: AppId) {
         if let Some(logged) = &self.logged {
+            // As above.
             let _ = logged.send(DispatcherMessage::Lost(app));
         }
     }
 
     /// Facts that wait to be looked at, and those that were left out.
     pub fn facts(&self) -> (usize, u64) {
+        // Relaxed: a figure for display.
         (self.facts.len(), self.dropped.load(Ordering::Relaxed))
     }
 
@@ -173,6 +178,7 @@ impl Webhooks {
     pub fn finish(&self, end: std::time::Instant) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((finish, thread)) = thread else { return };
+        // The thread may have ended by itself after a panic; `join` below reports that.
         let _ = finish.send(end.into());
         if thread.join().is_err() {
             warn!("the webhooks ended in a panic");
@@ -420,6 +426,7 @@ impl Dispatcher {
                 line.emptied().await;
             }
         };
+        // The number of those that do not end in time is logged below.
         let _ = tokio::time::timeout_at(end, all).await;
         // A cluster's log has what is left for the next node.
         // From now on nothing that is dropped counts as done.

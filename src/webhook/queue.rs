@@ -222,6 +222,7 @@ impl QueueState {
     /// Called whenever the line has changed.
     fn tell(&self) {
         let line = self.line.borrow();
+        // Relaxed: gauges for the metrics page.
         self.figures.queued.store(line.len() as u64, Ordering::Relaxed);
         let oldest = line.front().map_or(0, |waiting| waiting.at);
         self.figures.oldest.store(oldest, Ordering::Relaxed);
@@ -290,6 +291,7 @@ impl QueueState {
         let before = millis().saturating_sub(WHILE);
         let old = self.line.borrow().iter().take_while(|one| one.at <= before).count();
         if old > 0 {
+            // Relaxed: a counter for the metrics page.
             self.figures.dropped.fetch_add(old as u64, Ordering::Relaxed);
             self.remove(old);
             let (app, index) = (&self.figures.app, self.figures.index);
@@ -308,12 +310,15 @@ impl QueueState {
         // Noted before it is sent.
         self.line.borrow_mut().note_tried(places);
         let (app, webhook) = self.hook.borrow().clone();
+        // Relaxed: as the other counters.
         self.figures.tries.fetch_add(1, Ordering::Relaxed);
         let sent = post.send(&app, &webhook, body).await;
         let (id, index) = (&self.figures.app, self.figures.index);
+        // Relaxed: only this task writes it.
         let failed_before = self.figures.failing.swap(sent.is_err(), Ordering::Relaxed);
         match sent {
             Ok(()) => {
+                // Relaxed: as the other counters.
                 self.figures.sent.fetch_add(count as u64, Ordering::Relaxed);
                 self.remove(places);
                 post.console.tell(Kind::WebhookSent, |fact| {
@@ -325,6 +330,7 @@ impl QueueState {
                 true
             }
             Err(failure) => {
+                // Relaxed: as the other counters.
                 self.figures.failures.fetch_add(1, Ordering::Relaxed);
                 // Neither the URL, in which a token may stand, nor what was sent is logged.
                 let problem = match &failure {

@@ -31,6 +31,7 @@ pub struct QueueMetrics {
 impl QueueMetrics {
     /// Seconds that the first in line has waited.
     pub fn age(&self) -> f64 {
+        // Relaxed: a gauge.
         match self.oldest.load(Ordering::Relaxed) {
             0 => 0.0,
             at => millis().saturating_sub(at) as f64 / 1e3,
@@ -40,6 +41,7 @@ impl QueueMetrics {
     /// Whether the last try failed.
     /// Told once when it begins and once when it ends.
     pub fn is_failing(&self) -> bool {
+        // Relaxed: the log's lines are ordered by the queue's task, not by this flag.
         self.failing.load(Ordering::Relaxed)
     }
 }

@@ -137,6 +137,7 @@ impl Spool {
 
     /// Copies another process's events into this one's file before it removes theirs.
     fn take_file(&self, path: &Path) -> io::Result<Vec<SpooledEvent>> {
+        // A name that is not UTF-8 is not one of ours.
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_new = name.ends_with(".new");
         if !name.starts_with("webhooks") || !(is_new || name.ends_with(".jsonl")) {
@@ -225,6 +226,7 @@ impl Spool {
     /// Takes the file away if nothing is in it.
     pub(super) fn end(&self) {
         if self.count() == 0 {
+            // A file that stays is read at the next start, and finds nothing to send.
             let _ = fs::remove_file(&self.path);
         }
     }

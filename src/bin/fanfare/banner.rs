@@ -58,6 +58,7 @@ pub(crate) fn banner_text(
         "new Echo({{ broadcaster: \"reverb\", key: \"{key}\", wsHost: \"{host}\", wsPort: {port}, forceTLS: false, enabledTransports: [\"ws\", \"wss\"]"
     );
     if !path.is_empty() {
+        // Writing to a `String` cannot fail, here and below.
         let _ = write!(echo, ", wsPath: \"{path}\"");
     }
     parts.push(("For Laravel Echo on a page", vec![echo + " })"]));
@@ -68,6 +69,7 @@ pub(crate) fn banner_text(
 /// it: MD5 of the body in the query, HMAC-SHA256 over method, path and query.
 fn curl_command(made: &GeneratedApp, addr: SocketAddr, path: &str) -> String {
     let body = r#"{"name":"greeting","channels":["my-channel"],"data":"{\"text\":\"Hello\"}"}"#;
+    // A clock before 1970 gives 0: the signature is then refused, and the answer names the time.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let route = format!("/apps/{}/events", made.id);
     let query = format!(

@@ -136,6 +136,7 @@ impl Successor {
         let pid = child.id();
         let (tell, serves) = oneshot::channel();
         std::thread::Builder::new().name("successor".to_owned()).spawn(move || {
+            // The receiver is gone if the process stops meanwhile; then nobody needs the result.
             let _ = tell.send(read_ready(&mut child, ours));
         })?;
         Ok(Self { pid, serves })

@@ -18,6 +18,7 @@ pub(crate) const ERROR: &str = "<3>";
 /// Whether standard error is what `JOURNAL_STREAM` names by its device and inode; it may have been
 /// redirected since.
 pub(crate) fn is_listening() -> bool {
+    // Without the variable no journal reads this, so an empty value means the same.
     let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     !named.is_empty() && own_stream().is_ok_and(|own| own == named)
 }

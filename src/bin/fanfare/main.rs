@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(error) => return usage_error(&error),
     };
+    // A folder that was deleted has no `.env` to read; an empty path finds none either.
     let folder = std::env::current_dir().unwrap_or_default();
     if let Some(CliCommand::Tool(tool)) = &flags.command {
         return match cli::run_tool(tool, &flags, std::env::vars_os(), &folder) {
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         } else {
             greeting.as_comments()
         };
+        // A closed stdout (`fanfare | head`) is no reason not to serve.
         let _ = io::stdout().write_all(text.as_bytes());
         let Some(addr) = address.tcp() else { return };
         match RunningApp::new(&made, addr, api, &own).write_file() {
@@ -143,6 +145,7 @@ fn usage_error(error: &clap::Error) -> ExitCode {
 /// is.
 fn fail_with(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     let grave = if journald::is_listening() { journald::ERROR } else { "" };
+    // Nothing is left to report to if stderr is closed; the exit code still tells.
     let _ = writeln!(io::stderr(), "{grave}fanfare: {error}");
     ExitCode::from(code)
 }

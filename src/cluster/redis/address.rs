@@ -74,6 +74,7 @@ impl RedisAddress {
         if let [url] = urls
             && let Some(rest) = sentinels.into_iter().find_map(|scheme| url.strip_prefix(scheme))
         {
+            // `split` yields at least one piece, so the default is never used.
             let scheme = url.split('+').next().unwrap_or_default();
             return Sentinels::parse(scheme, rest, tls).map(Self::Sentinels);
         }

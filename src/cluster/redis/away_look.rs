@@ -212,6 +212,7 @@ impl LinkWriter<'_> {
         match self.link.looking.take() {
             Some(looking) if !looking.is_finished() => self.link.looking = Some(looking),
             Some(looking) => {
+                // A check that panicked found nothing that is back; the next one starts in a second.
                 let back = looking.await.unwrap_or_default();
                 if !back.is_empty() {
                     return Err(LinkError::Back(back));

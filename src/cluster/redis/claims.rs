@@ -65,6 +65,7 @@ pub(super) async fn withdrawn(
     Ok(answers
         .first()
         .map(|(_, value)| reply::as_list(value).iter().map(time).collect())
+        // An unexpected reply has no times. Callers take a missing one for 0: never withdrawn.
         .unwrap_or_default())
 }
 
@@ -80,5 +81,6 @@ pub(super) async fn take_over(
     let mut batch = CommandBatch::new();
     batch.add_command(publish, ());
     let answers = batch.send_all(servers, status).await?;
+    // No reply counts as no receiver: the client's old node is then taken to be dead.
     Ok(answers.first().and_then(|(_, value)| reply::as_number(value)).unwrap_or_default() as usize)
 }

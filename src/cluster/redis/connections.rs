@@ -376,6 +376,7 @@ impl RedisConnections {
         let mut parts: BTreeMap<u16, (Pipeline, Vec<Option<usize>>)> = BTreeMap::new();
         for RoutedCommand { index, asking } in errands {
             let Some(routed) = commands.get(*index) else { continue };
+            // Commands without a key go to the server of slot 0.
             let (slot, fenced) = (routed.slot().unwrap_or_default(), routed.is_fenced());
             let of_slot = self.slots.get(usize::from(slot)).copied();
             // One that has no slots yet has no lease; it is waited for.

@@ -48,6 +48,7 @@ impl LinkWriter<'_> {
             by_app.entry(topic.app).or_default().push((Some(topic.channel), count, wish));
         }
         for app in std::mem::take(&mut self.link.connections) {
+            // An app whose last connection has closed has no entry any more: its count is 0.
             let count = self.kept.connections.get(&app).copied().unwrap_or_default();
             by_app.entry(app).or_default().push((None, count, CountInterest::No));
         }

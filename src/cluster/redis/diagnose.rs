@@ -227,6 +227,7 @@ fn every_command() -> String {
           end\n\
         end\n"
         .to_owned();
+    // Writing to a `String` cannot fail, here and below.
     let _ = writeln!(text, "local {} = unpack(KEYS)", KEYS.join(", "));
     let called = script_commands();
     for (name, arguments) in TRIED.iter().filter(|(name, _)| called.contains(*name)) {
@@ -270,6 +271,7 @@ fn is_of_rights(words: &str) -> bool {
 
 /// What keeps Redis from taking any write, by the code of its refusal, and how to mend it.
 fn refusal_state(words: &str) -> Option<&'static str> {
+    // Redis puts the code first: `OOM command not allowed …`, `-READONLY You can't write …`.
     let code = words.split(' ').next().unwrap_or_default().trim_start_matches('-');
     Some(match code {
         "OOM" => {
@@ -360,6 +362,7 @@ pub(super) fn sentence(lost: &LinkError, tls: bool) -> String {
 
 /// Whether Redis does not know a command, or what is asked of it.
 fn is_unknown(error: &RedisError) -> bool {
+    // A refusal without a text is taken for one of the other kinds.
     let detail = error.detail().unwrap_or_default();
     detail.contains("unknown command") || detail.contains("nknown subcommand")
 }
@@ -369,6 +372,7 @@ fn is_unknown(error: &RedisError) -> bool {
 fn server_words(error: &RedisError) -> Option<String> {
     let is_servers = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
     let code = error.code().filter(|_| is_servers)?;
+    // The code alone (`NOPERM`) is worth showing even if Redis gave no text with it.
     Some(one_line(&format!("{code} {}", error.detail().unwrap_or_default())))
 }
 

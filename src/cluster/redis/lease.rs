@@ -131,6 +131,7 @@ impl LinkWriter<'_> {
             self.dedup.borrow_mut().step_back(is_its);
             let lost = self.kept.webhook_log.requeue_recent(|app| is_its(&keys.app_key(app, 't')));
             let bytes = self.kept.republish_recent(|held| is_its(&held.topic_name(keys)));
+            // Counted again before they are sent: they were subtracted when Redis confirmed them.
             self.status.queued.fetch_add(bytes, Ordering::Relaxed);
             for app in lost {
                 self.send_event(LinkEvent::WebhookLog(LogBatch::Lost(app))).await?;
@@ -151,6 +152,7 @@ impl LinkWriter<'_> {
                 .map(|member| (member.clone(), roster.join_version(&member.user_id)));
             own.collect::<Vec<(Member, u64)>>()
         });
+        // A topic that is closed meanwhile has no members left to register.
         for (member, place) in own.unwrap_or_default() {
             // Who is there stays, even if they are more than may come in.
             let (topic, max) = (topic.clone(), usize::MAX);
@@ -173,6 +175,7 @@ impl LinkWriter<'_> {
             // A node that registered after the last look was never seen here.
             let strangers = Instant::now() + RETURN.saturating_sub(since);
             self.kept.peers.note_data_loss(tag, self.kept.node, strangers, until);
+            // Relaxed: `/ready` may say so a moment late.
             self.status.restoring.store(true, Ordering::Relaxed);
         }
         self.kept.peers.note_back(tag, self.kept.node, fence);
@@ -193,6 +196,7 @@ impl LinkWriter<'_> {
 
     /// Looks whether other nodes have said again what Redis had lost, and then reads all rosters again.
     pub(super) async fn look_whether_restored(&mut self) -> Result<(), LinkError> {
+        // Relaxed: only this thread writes the flag.
         if !self.status.restoring.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -435,6 +439,7 @@ enum RenewalResult {
 
 /// What the key of a fence has.
 fn fence_of(fields: Value) -> FenceReply {
+    // A key that is not there yet is a fence without leases.
     FenceReply::parse_reply(&Value::Array(vec![Value::Int(0), fields])).unwrap_or_default()
 }
 

@@ -306,6 +306,7 @@ impl RedisDriver {
         loop {
             let begun = Instant::now();
             let lost = self.serve_link().await;
+            // From here on queries are answered locally, before anything of the old link is cleaned up.
             let was_up = self.far.status.up.swap(false, Ordering::Relaxed);
             if matches!(lost, LinkError::Stopped) || self.kept.stopping {
                 return;
@@ -365,6 +366,7 @@ impl RedisDriver {
             self.kept.drop_old(self.settings.max_age, &self.far.status);
         }
         if let Some(answer) = answer {
+            // The receiver is gone only when the node has stopped.
             let _ = self.far.events.send(answer).await;
         }
     }

@@ -388,6 +388,7 @@ impl LinkWriter<'_> {
                 self.kept.flying.push_back(held);
             }
         }
+        // Subtracted only now: until Redis confirms them they are memory that this node holds.
         self.status.queued.fetch_sub(bytes, Ordering::Relaxed);
         LinkMetrics::add_count(&self.status.figures.published, count as u64);
     }
@@ -399,6 +400,7 @@ impl LinkWriter<'_> {
         self.kept.gather_stranded(self.status);
         self.kept.recent.note_link_lost();
         for answer in std::mem::take(&mut self.link.alone) {
+            // Sends fail only once the node has stopped; then nobody waits for the answers. The same holds below.
             let _ = self.events.send(answer).await;
         }
         for request in std::mem::take(&mut self.link.batch) {

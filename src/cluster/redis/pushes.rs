@@ -61,6 +61,7 @@ impl PushStream {
 
     fn read_push(&self, push: PushInfo) -> Option<Msg> {
         if push.kind == PushKind::SUnsubscribe {
+            // A push without a name unsubscribes from no topic that this node has.
             let name = push.data.first().and_then(reply::as_text).unwrap_or_default();
             self.moves.borrow_mut().note_ended(name);
             return None;

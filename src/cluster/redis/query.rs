@@ -87,6 +87,7 @@ pub(super) async fn answer_query(
         // In the order in which the topics were asked for.
         LinkQuery::Counts(_) => LinkReply::Counts(read_occupancy(&answers)),
         LinkQuery::Channel(topic) => {
+            // A channel that Redis does not know is empty.
             let counted = read_occupancy(&answers).first().copied().unwrap_or_default();
             let name = keys.topic_name(&topic);
             let cached = answers.get(2).and_then(CachedReply::parse);
@@ -98,6 +99,7 @@ pub(super) async fn answer_query(
             LinkReply::Users(members.into_iter().map(|(_, member)| member.user_id).collect())
         }
         LinkQuery::Connections(_) => {
+            // An app without a counter in Redis has no connection.
             LinkReply::Connections(reply::as_number(first).unwrap_or_default() as usize)
         }
         _ => return Ok(None),

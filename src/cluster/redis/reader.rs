@@ -180,6 +180,7 @@ pub(super) fn event_of(
 fn request_of(envelope: Envelope, late: Option<&RedisClock>) -> Option<LinkEvent> {
     let (node, place) = (envelope.origin, envelope.log_place());
     let on_its_way =
+        // Zero if the envelope has no place or Redis's time is not known yet: no delay is reported then.
         late.zip(place).map(|(clock, place)| clock.elapsed_since(place)).unwrap_or_default();
     let asked = |waited: u64| {
         // Where that is before this machine was started, nobody was connected.

@@ -67,6 +67,7 @@ pub(super) fn tag_for_slot(slots: &[u16], server: u16, from: u16) -> Option<u16>
 /// The place of the server that keeps names with a number in braces.
 pub(super) fn owner_of_tag(slots: &[u16], tag: u16) -> u16 {
     let slot = of_name(tag.to_string().as_bytes());
+    // A slot outside the table belongs to the first server, which redirects the command if it is another's.
     slots.get(usize::from(slot)).copied().unwrap_or_default()
 }
 
@@ -106,6 +107,7 @@ impl Redirect {
             let host = if host.is_empty() { asked } else { host };
             Some((host.to_owned(), port.parse().ok()?))
         };
+        // Only `MOVED` and `ASK` carry a slot and an address behind their code.
         match (error.code(), error.details().unwrap_or_default().split_once(' ')) {
             ("MOVED", Some((slot, address))) => {
                 let slot = slot.parse().ok().filter(|slot| *slot < SLOTS)?;

@@ -15,6 +15,7 @@ use crate::cluster::link::{LinkMetrics, LinkStatus};
 
 /// Moves bytes from one count to another.
 fn shift_bytes(from: &AtomicUsize, to: &AtomicUsize, bytes: usize) {
+    // Relaxed: the two counts are shown side by side, and nothing depends on their sum.
     from.fetch_sub(bytes, Ordering::Relaxed);
     to.fetch_add(bytes, Ordering::Relaxed);
 }
@@ -44,6 +45,7 @@ impl LinkState {
     /// Drops publishes that have waited too long.
     pub(super) fn drop_old(&mut self, max_age: Duration, status: &LinkStatus) {
         let (_, dropped) = take_old(&mut self.held, &mut self.urgent, (max_age, status));
+        // Relaxed: counts of bytes order nothing else.
         status.queued.fetch_sub(dropped, Ordering::Relaxed);
     }
 
@@ -89,6 +91,7 @@ impl LinkState {
         let bytes = held.publish.queued_bytes();
         if status.stranded.load(Ordering::Relaxed) + bytes > max_bytes && !held.publish.is_urgent()
         {
+            // Dropped for the limit. Urgent publishes pass it: a right that was revoked must not outlive it.
             status.queued.fetch_sub(bytes, Ordering::Relaxed);
             LinkMetrics::add_count(&status.figures.dropped, 1);
             return;

@@ -66,6 +66,7 @@ impl LinkWriter<'_> {
         self.read_logs(apps, false).await?;
         let figures = &self.status.figures;
         let owned = || self.kept.webhook_log.apps.values().filter(|of| of.owned);
+        // Relaxed: gauges for the metrics page.
         figures.webhook_apps.store(owned().count() as u64, Ordering::Relaxed);
         let backlog = owned().map(|of| of.backlog).sum();
         figures.webhook_backlog.store(backlog, Ordering::Relaxed);
@@ -314,6 +315,7 @@ impl LinkWriter<'_> {
             of.busy = Some(now);
             if entries.len() == MAX_ENTRIES {
                 let at = last.id.split('-').next().and_then(|at| at.parse().ok());
+                // A full page may not be the whole log, so only what its last entry covers is known to be read.
                 read_up_to = at.unwrap_or_default();
             }
             let app = app.clone();

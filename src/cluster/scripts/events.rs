@@ -316,6 +316,7 @@ impl MissedEntries {
         };
         let entries = reply::as_list(entries).iter().filter_map(reply::as_bytes);
         let entries = entries.map(Bytes::copy_from_slice).collect();
+        // An empty log has no last entry.
         Some(Self { last: reply::as_number(last).unwrap_or_default(), reaches, entries })
     }
 }

@@ -100,6 +100,7 @@ impl LaravelFiles<'_> {
                 .and_then(|name| std::fs::read_to_string(self.folder.join(name)).ok()),
             _ => None,
         };
+        // A file that cannot be read names no variable of an app.
         let written = written.unwrap_or_default();
         let is_written = |name: &&str| written.lines().any(|line| line.trim().starts_with(name));
         OF_AN_APP.iter().any(is_written)
@@ -121,6 +122,7 @@ impl LaravelFiles<'_> {
     /// The variable that the app reads: as its own configuration says, which an app that was upgraded keeps, else
     /// as its Laravel does.
     fn broadcast_variable(&self) -> &'static str {
+        // Without the file the version of Laravel decides below.
         let config = self.file_text("config/broadcasting.php").unwrap_or_default();
         let names = [CONNECTION, DRIVER].into_iter().filter(|name| config.contains(name));
         match (names.collect::<Vec<_>>().as_slice(), self.laravel_version()) {

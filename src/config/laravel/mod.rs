@@ -134,6 +134,7 @@ impl Laravel {
     /// and what its pages are built with. An app of Pusher's without a host is for Pusher's own servers.
     pub(super) fn public_addresses(&self) -> Vec<PublicAddress> {
         let Some(names) = self.app_variables() else { return Vec::new() };
+        // Without a path Reverb serves at the root.
         let path = self.variable_text("REVERB_SERVER_PATH").unwrap_or_default().trim_matches('/');
         let at = |said_by: &&'static str| {
             let text = |name: &str| self.variable_text(&format!("{said_by}{name}"));

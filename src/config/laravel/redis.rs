@@ -141,6 +141,7 @@ fn is_sentinels(url: &str) -> bool {
 /// (Predis). None for an option that has no counterpart here.
 fn certificate<'a>(url: &'a mut RedisUrl, name: &str) -> Option<&'a mut String> {
     let name = percent_decode(name);
+    // PHP nests names: `options[ssl][cafile]`. The last part decides.
     let last = name.trim_end_matches(']').rsplit('[').next().unwrap_or_default();
     match last {
         "cafile" => Some(&mut url.ca),
@@ -165,6 +166,7 @@ fn overlay_url(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
         None => {}
     }
     let decode = |text: &str| percent_decode(text).into_owned();
+    // A fragment is never sent to a server, so it means nothing here.
     let rest = rest.split('#').next().unwrap_or_default();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));

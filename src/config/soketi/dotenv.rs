@@ -12,6 +12,7 @@ pub(in crate::config) fn parse_dotenv(text: &str, name: &str) -> FoundVariables 
     let mut found = FoundVariables::new();
     let (mut rest, mut line) = (text.as_str(), 1);
     while !rest.is_empty() {
+        // `lines` yields at least one line while text is left.
         let first = rest.lines().next().unwrap_or_default();
         let mut taken = first;
         if let Some((variable, tail)) = split_name(first) {
@@ -24,6 +25,7 @@ pub(in crate::config) fn parse_dotenv(text: &str, name: &str) -> FoundVariables 
                 found.insert(variable.to_owned(), (value, origin));
             }
         }
+        // The value may span lines, each of which must be counted for error messages.
         line += taken.matches('\n').count() + 1;
         rest = rest.get(taken.len()..).unwrap_or_default();
         rest = rest.strip_prefix('\n').unwrap_or(rest);
@@ -62,6 +64,7 @@ fn parse_value(text: &str, line: &str) -> (String, usize) {
     {
         let after = quoted.get(end + 1..).unwrap_or_default().lines().next().unwrap_or_default();
         if matches!(after.trim_start().chars().next(), None | Some('#')) {
+            // Other text behind the closing quote would make the quotes part of a plain value.
             let inner = quoted.get(1..end).unwrap_or_default();
             let inner = match quote {
                 '"' => inner.replace("\\n", "\n").replace("\\r", "\r"),
@@ -70,6 +73,7 @@ fn parse_value(text: &str, line: &str) -> (String, usize) {
             return (inner, blanks + end + 1 + after.len());
         }
     }
+    // An unquoted value ends at the first `#`, as npm's `dotenv` has it.
     let plain = line.split('#').next().unwrap_or_default().trim();
     (plain.to_owned(), line.len())
 }

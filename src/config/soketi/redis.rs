@@ -62,6 +62,7 @@ impl Soketi {
         let mut origin = by;
         let mut url = RedisUrl::local_default();
         self.asks_for_tls(&mut url)?;
+        // An empty user or password is one that is not sent.
         url.user = self.text_of("username")?.unwrap_or_default();
         url.password = self.text_of("password")?.unwrap_or_default();
         if let Some(host) = self.take_key(&redis_key("host")) {

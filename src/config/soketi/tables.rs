@@ -70,6 +70,7 @@ impl Soketi {
         let Some(setting) = self.take_setting(&key, ValueForm::Text)? else {
             return Ok(or.to_owned());
         };
+        // The value was checked when it was read, so it is text.
         let text = value::text(&setting.value).unwrap_or_default();
         check(&text).map_err(|wanted| {
             Error::at_setting(&setting.origin, &key, format!("expected {wanted}"))

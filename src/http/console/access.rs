@@ -238,6 +238,7 @@ pub(super) fn is_direct(parts: &Parts, way: Way) -> bool {
     // HTTP/1.0 and an `Upgrade` that is not for a socket are what a proxy on this machine looks like.
     let is_like_proxy = parts.version == Version::HTTP_10
         || headers.get_all(CONNECTION).iter().any(|value| {
+            // A header that is not text names no proxy.
             let text = value.to_str().unwrap_or_default();
             text.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
         });

@@ -152,6 +152,7 @@ fn latency(now: &Sample, before: Option<&Sample>) -> Value {
 fn workers(shared: &ServerState, now: &Sample, before: Option<&Sample>, seconds: f64) -> Value {
     let counts = shared.metrics.all_workers().iter().enumerate();
     let all = counts.map(|(index, counts)| {
+        // A worker that has not begun has no measurement.
         let busy = now.busy.get(index).copied().unwrap_or_default();
         let before = before.and_then(|before| before.busy.get(index)).copied().unwrap_or(busy);
         let share = ((busy - before) / seconds.max(0.001)).clamp(0.0, 1.0);

@@ -85,6 +85,7 @@ impl HttpService {
     pub(super) fn sign(&self, body: &Value) -> Result<Value, Error> {
         let (app, sent) = (self.app_of(body)?, text(body, "body")?);
         let path = format!("{}/apps/{}/events", self.http.prefix, app.id);
+        // A clock before 1970 signs with 0, and the console shows the server's own refusal.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (key, hash) = (&app.key, md5_hex(sent.as_bytes()));
         let query = format!("auth_key={key}&auth_timestamp={now}&auth_version=1.0&body_md5={hash}");
@@ -94,6 +95,7 @@ impl HttpService {
 
     /// The sockets of this node that the query is about, or the one that the path names.
     pub(super) async fn sockets(&self, parts: &Parts) -> Result<HttpResponse, Error> {
+        // Without a query all sockets are listed; without a rest of the path no single one is meant.
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let rest = below(parts.uri.path(), &self.http.prefix).unwrap_or_default();
         let named = rest.strip_prefix("/sockets/").filter(|id| !id.is_empty());

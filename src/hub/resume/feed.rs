@@ -19,6 +19,7 @@ impl Connection {
 
     /// Makes it a connection of such a client, once.
     pub fn set_resumption(&self, resumption: Resumption) {
+        // A connection is made a client's once, so the cell is empty.
         let _ = self.resumption.set(Box::new(resumption));
     }
 

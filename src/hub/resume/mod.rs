@@ -273,6 +273,7 @@ impl ResumeRegistry {
 
     /// Clients that may come back, and the bytes of all logs.
     pub fn occupancy(&self) -> (usize, usize) {
+        // Relaxed: a figure for display.
         let elsewhere = self.figures.waiting.load(Ordering::Relaxed);
         let state = self.lock();
         (state.content.clients.waiting.len() + elsewhere as usize, state.content.logs.bytes())

@@ -108,6 +108,7 @@ impl Resumption {
 
     fn change<T>(&self, change: impl FnOnce(&mut CatchingUp) -> T) -> T {
         self.is_catching_up.set(true);
+        // The first use makes it; most connections never catch up.
         let mut extras = self.extras.take().unwrap_or_default();
         let result = change(extras.catching_up.get_or_insert_default());
         self.extras.set(Some(extras));
@@ -121,6 +122,7 @@ impl Resumption {
         }
         let mut extras = self.extras.take();
         let kept = extras.as_mut().and_then(|extras| extras.catching_up.as_deref_mut());
+        // A connection that is not catching up has no state to change.
         let result = kept.map(change).unwrap_or_default();
         self.extras.set(extras);
         result
@@ -228,6 +230,7 @@ impl Resumption {
         if self.is_ping(|last| last.asked.is_some()) {
             return;
         }
+        // The first use makes it; most connections never need it.
         let mut extras = self.extras.take().unwrap_or_default();
         extras.ping = Some(LastPing { asked: Some(sent), sent: now });
         self.extras.set(Some(extras));

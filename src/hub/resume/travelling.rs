@@ -252,6 +252,7 @@ impl ResumeRegistry {
         let mut guard = self.lock();
         let client = guard.content.clients.current_client(token, socket);
         let earlier = client.map(|client| client.sockets().iter().map(|one| one.0).collect());
+        // A client that is new here has had no sockets before.
         let mut sockets: SmallVec<[SocketId; 4]> = earlier.unwrap_or_default();
         sockets.push(socket);
         sockets
