@@ -61,15 +61,15 @@ pub struct App {
     pub activity_timeout: u32,
     /// Whether clients may send each other events, and on which channels.
     pub client_events: ClientEvents,
-    /// What it has switched on.
+    /// Optional features that the app has turned on.
     pub features: Features,
-    /// What its clients and its backend may do.
+    /// Limits on its clients and its backend.
     pub limits: AppLimits,
-    /// Who is told what happens, each by a queue of its own.
+    /// Endpoints that are notified of events, each through a queue of its own.
     pub webhooks: Vec<Webhook>,
 }
 
-/// Who may send client events ("whispers").
+/// Which clients may send client events ("whispers").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ClientEvents {
     /// Nobody: each is refused with 4301.
@@ -81,7 +81,7 @@ pub enum ClientEvents {
     Members,
 }
 
-/// What an app may switch on.
+/// Features that an app may turn on.
 #[derive(Clone, Debug)]
 pub struct Features {
     /// Tell subscribers how many they are.
@@ -92,7 +92,7 @@ pub struct Features {
     pub authorization_timeout: Duration,
     /// How long a cache channel keeps its last event.
     pub cache_ttl: Duration,
-    /// How long a client may be away and still be told what it missed; zero: off.
+    /// For how long a disconnected client may come back and receive the events it missed. Zero turns this off.
     pub resume: Duration,
     /// Accept permessage-deflate.
     pub compression: bool,
@@ -105,7 +105,7 @@ pub struct Features {
 pub struct SocketIo {
     /// They are let in.
     pub enabled: bool,
-    /// Where a backend says who may subscribe to private and presence channels; empty: nobody may.
+    /// The backend's URL that authorizes subscriptions to private and presence channels. Empty refuses them all.
     pub auth_url: String,
     /// How long that may take.
     pub auth_timeout: Duration,
@@ -139,7 +139,7 @@ pub struct AppLimits {
     pub messages_per_second: u32,
     /// At least 1.
     pub messages_seconds: u32,
-    /// Whether who sends more is closed, not refused.
+    /// Whether a client over `messages_per_second` is closed instead of having its message refused.
     pub messages_close: bool,
     /// Events a second through the API; 0: no limit.
     pub events_per_second: u32,
@@ -167,7 +167,7 @@ pub struct AppLimits {
     pub max_presence_members: usize,
     /// Bytes of a member's `user_info`.
     pub max_member_size: usize,
-    /// Bytes of what a joiner is told of all members of one presence channel.
+    /// Bytes of one presence channel's roster, as a new member receives it.
     pub presence_bytes: usize,
     /// Bytes that the cached events of all its channels may take, about.
     pub cache_bytes: usize,
@@ -182,7 +182,7 @@ pub struct AppLimits {
 }
 
 impl AppLimits {
-    /// What each presence channel may have.
+    /// The limits of each presence channel.
     pub fn presence_bounds(&self) -> PresenceBounds {
         PresenceBounds { members: self.max_presence_members, bytes: self.presence_bytes }
     }
@@ -193,23 +193,23 @@ impl AppLimits {
 pub enum ChannelFull {
     /// It has as many as it may.
     Members,
-    /// What they say of themselves is as long as it may be.
+    /// The roster has its most bytes.
     Bytes,
 }
 
-/// What one presence channel may have.
+/// The limits of one presence channel.
 #[derive(Clone, Copy, Debug)]
 pub struct PresenceBounds {
     /// Distinct users, however many connections each has.
     pub members: usize,
-    /// Bytes of what a joiner is told of all of them.
+    /// Bytes of the roster, as a new member receives it.
     pub bytes: usize,
 }
 
 impl PresenceBounds {
-    /// Whether so many members, of whom a joiner is told so many bytes, are within these bounds.
+    /// Checks a roster of `members` members and `bytes` bytes against these bounds.
     /// # Errors
-    /// What there would be too much of.
+    /// The limit that would be exceeded.
     pub fn check_size(self, members: usize, bytes: usize) -> Result<(), ChannelFull> {
         if members > self.members {
             return Err(ChannelFull::Members);
@@ -223,7 +223,7 @@ impl PresenceBounds {
 pub struct Webhook {
     /// Where its events are posted; may hold credentials in front of the host.
     pub url: String,
-    /// What it asks for. What no webhook asks for is not gathered at all.
+    /// The events that it asks for. Events that no webhook asks for are not collected at all.
     pub events: Vec<WebhookEvent>,
     /// Only channels whose name begins so; empty: all.
     pub channel_prefix: String,
@@ -285,22 +285,21 @@ impl App {
         }
     }
 
-    /// How many bytes an event's text on this channel needs to be sent compressed to those that take it; none:
-    /// it never is. What only the ends of a channel may read gains nothing, and should tell nothing by its
-    /// length.
+    /// From how many bytes on an event on this channel is compressed for clients that agreed on compression; `None`
+    /// for never. Encrypted data does not shrink, and its compressed length could tell something about it.
     pub fn compression_min(&self, channel: &ChannelName) -> Option<usize> {
         let may = self.features.compression && channel.kind().access != Access::Encrypted;
         may.then_some(self.limits.compression_min)
     }
 
-    /// Whether it names the page whose `Origin` header is `origin`, and does not only let everybody in.
+    /// Whether a pattern names the origin `origin` itself, rather than allowing every origin.
     #[cfg(feature = "socketio")]
     pub fn names_origin(&self, origin: &str) -> bool {
         origin::named(&self.allowed_origins, origin)
     }
 
-    /// Whether a socket whose `Origin` header is `origin` may connect. Browsers send it always,
-    /// other clients rarely: without one it is not a page that asks.
+    /// Whether a socket with the `Origin` header `origin` may connect. Browsers always send the header. A client
+    /// without it is no browser, and is let in.
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
         origin::allowed(&self.allowed_origins, origin)
     }
@@ -354,8 +353,7 @@ impl Default for AppLimits {
     }
 }
 
-/// All apps, by both of their names.
-/// Immutable: a reload makes a new one, and whoever reads goes on with the one that it has.
+/// All apps, by id and by key. Immutable: a reload builds a new set, and readers keep the set that they loaded.
 #[derive(Clone, Default, Debug)]
 pub struct Apps {
     /// As the HTTP API names them.

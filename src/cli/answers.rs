@@ -1,8 +1,8 @@
 //! Recognises responses by their form: a web page instead of the API; and the address at which to reach a server that
 //! listens on every address.
 
-/// Whether a text is HTML. By its first character, since a proxy's error page may claim any content
-/// type, and no answer of the API begins with `<`.
+/// Whether a text is HTML. The first character decides, since a proxy's error page may have any content type, and
+/// no response of the API begins with `<`.
 pub(super) fn is_page(text: &str) -> bool {
     text.trim_start().starts_with('<')
 }

@@ -35,11 +35,11 @@ const MOST: usize = 300;
 /// are not on this machine.
 #[derive(Clone)]
 pub(super) struct ApiTarget {
-    /// Whether it is spoken to by HTTPS and WSS.
+    /// Whether HTTPS and WSS are used.
     pub tls: bool,
     pub host: String,
     pub port: u16,
-    /// Whom the certificate must be for, if not for the host.
+    /// The name that the certificate must be for, if it is not the host.
     pub name: Option<String>,
     /// Where the server listens in the place of host and port.
     pub unix_socket: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub(super) struct ApiTarget {
     pub signer: Signer,
     /// The `Origin` of sockets, for an app that lets only some in.
     pub origin: Option<String>,
-    /// Whether the app's settings here have compression on.
+    /// Whether compression is on in the app's settings here.
     pub compresses: bool,
     /// The same server at the address of its HTTP API, if that is another.
     pub api: Option<Box<Self>>,
@@ -310,7 +310,7 @@ impl ApiTarget {
         self.in_time(async { self.exchange(request.map_err(io::Error::other)?).await }).await
     }
 
-    /// What an answer says in all, which has an end.
+    /// Reads a whole response. It must end by itself, as a feed does not.
     pub(super) async fn read_response(
         &self,
         got: Response<Incoming>,

@@ -7,7 +7,7 @@ use crate::config::{Config, ConsoleAccess};
 
 const SUBJECT: &str = "console";
 
-/// What the settings say.
+/// Reports the console's settings.
 pub(super) fn report_settings(report: &mut Report, config: &Config) {
     let console = &config.console;
     let (grade, text) = match console.access {
@@ -25,9 +25,9 @@ pub(super) fn report_settings(report: &mut Report, config: &Config) {
     report.add(SUBJECT, grade, text);
 }
 
-/// Whether it is open without a token at an address that others can go to.
-/// A proxy on the same machine makes every visitor look local. The server closes the console to
-/// requests with a forwarding header, so only a proxy that sends none opens it to everybody.
+/// Checks whether the console is open without a token at a public address. A proxy on the same machine makes every
+/// visitor look local. The server refuses requests with a forwarding header, so only a proxy that sends none
+/// exposes the console.
 pub(super) async fn examine_public(report: &mut Report, target: &ApiTarget) {
     let api = target.of_api();
     let path = format!("{}/console/state", api.path);

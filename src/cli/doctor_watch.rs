@@ -14,10 +14,9 @@ use crate::config::{self, LoadedSettings, TargetArgs};
 /// How long nothing is looked at between two looks. Each of them opens a socket and triggers an event.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Looks for ever: tells the whole of the first look, and of each later one that found something else. With
-/// `--json` every look is a line.
-/// Texts that hold a measured time would differ at each look, so a finding that is well counts as
-/// unchanged whatever it says: see `Report::state`.
+/// Repeats all checks for ever. Prints the first report in full, and each later one that differs. With `--json`
+/// every report is a line. Texts with a measured time would differ each time, so a finding that is `ok` counts as
+/// unchanged whatever its text: see `Report::state`.
 pub(super) async fn watch(
     at: &TargetArgs,
     load: impl Fn() -> Result<LoadedSettings, config::Error>,

@@ -1,5 +1,5 @@
-//! Whether events arrive, for `fanfare doctor`: a signed request, a WebSocket, and a triggered event that the socket
-//! receives. If a proxy passes only some paths, or changes them, it says which.
+//! Whether events arrive, for `fanfare doctor`: a signed request, a WebSocket, and a triggered event that the
+//! socket receives. If a proxy passes only some paths, or changes them, the report names them.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,10 @@ use super::report::{Grade, Report};
 use super::socket::{ClientSocket, SocketError};
 use super::{CommandError, fallback, http2, listen};
 
-/// What the server says of an app that it does not have.
-/// Reverb's words, and ours.
+/// The error for an app that the server does not have, in Reverb's wording and in ours.
 const NO_APP: &str = "No matching application";
 
-/// What the server says where its API is at another address.
+/// Part of the error when the HTTP API is at another address.
 const ELSEWHERE: &str = "(server.api)";
 
 /// How far a request gets.
@@ -31,7 +30,7 @@ enum AccessResult {
     Stripped,
     /// To a server that has no such path: what was answered.
     NoSuchPath(u16),
-    /// To somebody else: what was answered.
+    /// The request reached something else: this is its response.
     Elsewhere(String),
     /// Nowhere, and nothing else will.
     Nowhere(String),
@@ -166,8 +165,8 @@ async fn try_api(target: &ApiTarget) -> AccessResult {
     passage
 }
 
-/// What an answer to a signed request means. An error page in HTML is a proxy's, one in JSON the
-/// server's; of a 404 in JSON the text tells a missing app from a missing route.
+/// Interprets the response to a signed request. An error page in HTML comes from a proxy, one in JSON from the
+/// server. The text of a 404 in JSON tells a missing app from a missing route.
 fn access_of(answer: ApiResponse) -> AccessResult {
     let ApiResponse { status, .. } = answer;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -193,8 +192,8 @@ fn access_of(answer: ApiResponse) -> AccessResult {
     AccessResult::Refused(format!("{said}{advice}"))
 }
 
-/// How far a socket got that did not open.
-/// A 404 with JSON is the server's own, so the path is wrong; without JSON it is somebody else's.
+/// Interprets a failed handshake. A 404 with JSON comes from the server, so the path is wrong. Without JSON
+/// something else has answered.
 fn socket_passage(error: SocketError, target: &ApiTarget) -> AccessResult {
     match error {
         SocketError::NotUpgraded(answer) => {
@@ -218,7 +217,7 @@ fn socket_passage(error: SocketError, target: &ApiTarget) -> AccessResult {
     }
 }
 
-/// Whether a proxy leaves compression to client and server. Most often nobody asked for it: then nothing is said.
+/// Reports whether a proxy removes the offer of compression. Nothing is reported if compression is off.
 async fn examine_compression(report: &mut Report, target: &ApiTarget) {
     const SUBJECT: &str = "compression";
     match (target.agrees_on_compression().await, target.compresses) {
@@ -234,8 +233,8 @@ async fn examine_compression(report: &mut Report, target: &ApiTarget) {
     }
 }
 
-/// A trigger that a socket hears: the whole way of an event, from a backend to a client. The
-/// channel is named after the socket, so two doctors at once do not hear each other's events.
+/// Triggers an event that a socket must receive: the whole way from a backend to a client. The channel is named
+/// after the socket, so that two doctors at once do not receive each other's events.
 async fn examine_round_trip(
     report: &mut Report,
     target: &ApiTarget,

@@ -37,12 +37,12 @@ enum Crossing {
     Held,
     /// A later request found no session.
     Astray,
-    /// What else went wrong.
+    /// Any other failure.
     Broken(String),
 }
 
-/// Tries the prefix of the address first, then pusher-js's default. Clients are told a prefix with
-/// `httpPath`; without one they use `/pusher`.
+/// Tests the prefix of the address first, then pusher-js's default. A page sets the prefix with `httpPath`; without
+/// it pusher-js uses `/pusher`.
 pub(super) async fn examine_fallback(report: &mut Report, target: &ApiTarget) {
     const SUBJECT: &str = "HTTP fallback";
     let path = &target.path;
@@ -93,8 +93,8 @@ pub(super) async fn examine_fallback(report: &mut Report, target: &ApiTarget) {
     report.add(SUBJECT, grade, text + &advice);
 }
 
-/// What is left to clients if a proxy keeps streaming answers.
-/// A poll's answer ends, so that even a proxy that buffers passes it on.
+/// Explains what clients can still use if a proxy buffers streaming responses. The response to a poll ends, so that
+/// even a proxy that buffers passes it on.
 async fn explain_buffering(target: &ApiTarget) -> String {
     let polls =
         match timeout(HELD_AFTER, TrialSession::new(target, DEFAULT_PREFIX).poll_once()).await {
@@ -159,7 +159,7 @@ async fn open_and_poll(target: &ApiTarget, prefix: &str) -> Result<Crossing, Com
     })
 }
 
-/// What it means that a session did not open.
+/// Interprets the response when a session could not be opened.
 fn refused_opening(answer: &ApiResponse) -> Crossing {
     let is_json = answer.json().is_ok_and(|json| json.is_object());
     match answer.status {

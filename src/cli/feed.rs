@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::config::{self, LoadedSettings};
 use crate::protocol::query::percent_encode;
 
-/// What a feed is asked for: name and value of each parameter.
+/// The parameters of a feed: name and value.
 pub(super) type FeedQuery = Vec<(&'static str, String)>;
 
 /// How long a command waits before it opens a feed again that has ended.
@@ -42,9 +42,9 @@ pub(super) struct FeedLines {
 }
 
 impl ConsoleTarget {
-    /// The console at `url`, or that of the server that the settings are for, or that runs without settings here.
-    /// A token given by hand counts before that of the settings. Without `url`, a server that made
-    /// its own app tells by its runtime file where it is.
+    /// Finds the console: at `url`, or at the server of the settings, or at a server that runs here without
+    /// settings. A token given as a flag takes precedence over the settings. A server that made its own app is
+    /// found by its runtime file.
     pub(super) fn find(
         url: Option<&str>,
         token: Option<&str>,
@@ -122,7 +122,7 @@ impl FeedLines {
             if let Some(line) = self.lines.pop_front() {
                 return Ok(Some(line));
             }
-            // However it ends, there is nothing more to hear.
+            // However the connection ended, no more lines will come.
             let Some(Ok(frame)) = self.body.frame().await else { return Ok(None) };
             let Ok(data) = frame.into_data() else { continue };
             self.bytes.extend_from_slice(&data);
@@ -151,7 +151,7 @@ pub(super) fn count(line: &Value, name: &str) -> u64 {
     line.get(name).and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// When a line was told, in UTC as the log has it: `13:05:59.123`.
+/// The time of a line in UTC, in the format of the log: `13:05:59.123`.
 pub(super) fn time_of(line: &Value) -> String {
     // A line without a time is shown as midnight rather than left out.
     let millis = line.get("at").and_then(Value::as_u64).unwrap_or_default();

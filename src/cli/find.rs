@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::config::{self, Config, LoadedSettings, ServerConfig, TargetArgs};
 use crate::protocol::origin::{self as origins, OriginPattern};
 
-/// What to do about a machine without settings and without a server.
+/// The error if there are neither settings nor a running server on this machine.
 const NOTHING: &str = "no app is configured here and no server without settings runs: give --config, or --url with --app-id, --key and --secret";
 
 impl ApiTarget {
@@ -139,7 +139,7 @@ impl ApiTarget {
     }
 }
 
-/// What stands before the paths of a server that listens at `host` and `port`.
+/// The origin, and the path prefix, of a server that listens at `host` and `port`.
 fn origin(server: &ServerConfig, host: &str, port: u16) -> String {
     let scheme = if server.tls.is_some() { "https" } else { "http" };
     let host = reachable_host(host);
@@ -151,7 +151,7 @@ fn origin(server: &ServerConfig, host: &str, port: u16) -> String {
 
 /// An `Origin` that an app with these patterns lets in; none where it lets everybody in.
 fn origin_among(patterns: &[OriginPattern]) -> Option<String> {
-    // Where nobody has to name an origin, none is named.
+    // An app that allows clients without an Origin needs none from this command.
     if origins::allowed(patterns, None) {
         return None;
     }

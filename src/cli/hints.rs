@@ -7,12 +7,11 @@ use super::client::ApiResponse;
 /// The kernel's own default of the hard limit, so a lower one was set on purpose.
 pub(super) const MIN_OPEN_FILES: u64 = 4096;
 
-/// What there is to do about fewer.
+/// The remedy for a low limit on open files.
 pub(super) const MORE_OPEN_FILES: &str = "may be open, and each connection is one: raise LimitNOFILE= (systemd), minfds (supervisor) or ulimit -n";
 
-/// The error of a connection or a request, with what to do about it.
-/// By its words, since the causes come from the resolver, TLS and hyper in one text. What is not
-/// recognised is shown as it is.
+/// Adds a remedy to the error of a connection or a request. The text is matched, since the causes come from the
+/// resolver, TLS and hyper in one string. An unrecognised error is returned as it is.
 pub(super) fn with_hint(error: &str) -> String {
     let advice = if error.contains("nothing listens") {
         ": start it, or look at server.host and server.port, or give its address with --url"

@@ -29,7 +29,7 @@ const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 /// Of HEADERS and DATA: a byte in front says how many bytes at the end are to be dropped.
 const PADDED: u8 = 0x8;
-/// Of HEADERS: five bytes in front that nobody heeds any longer (RFC 9113 section 5.3).
+/// A flag of HEADERS: five bytes of priority in front, which are obsolete (RFC 9113 section 5.3).
 const PRIORITY: u8 = 0x20;
 
 /// `SETTINGS_ENABLE_CONNECT_PROTOCOL`, RFC 8441 section 3.
@@ -38,7 +38,8 @@ const ENABLE_CONNECT: u16 = 0x8;
 /// The only stream of the connection.
 const STREAM: u32 = 1;
 
-/// Bytes of a frame that are taken; RFC 9113 lets nobody send more unasked.
+/// The largest accepted frame in bytes. Without a SETTINGS frame that says otherwise, RFC 9113 section 4.2 lets
+/// nobody send more.
 const MAX_FRAME: usize = 16 << 10;
 
 /// How a WebSocket over HTTP/2 came out.
@@ -58,7 +59,7 @@ enum Http2Outcome {
     Ended(String),
 }
 
-/// What browsers are left with, and where each proxy lets them use HTTP/1.1 for sockets.
+/// The remedy: browsers then use HTTP/1.1 for WebSockets. Each proxy has its own switch for that.
 const WITHOUT: &str = "switch that off there, and browsers take HTTP/1.1 for sockets (Envoy: leave allow_connect out; Apache: H2WebSockets off; HAProxy: option h2-workaround-bogus-websocket-clients)";
 
 /// Looks at it where TLS offers HTTP/2.
@@ -200,7 +201,7 @@ impl Http2Connection {
 }
 
 impl Http2Frame {
-    /// What is in it, without padding and priority.
+    /// The payload without padding and priority.
     fn content(&self) -> &[u8] {
         let mut content = self.payload.as_slice();
         if self.flags & PADDED != 0 {
@@ -217,7 +218,7 @@ impl Http2Frame {
     }
 }
 
-/// Whether settings offer WebSockets.
+/// Whether a SETTINGS frame offers WebSockets (`SETTINGS_ENABLE_CONNECT_PROTOCOL`, RFC 8441 section 3).
 fn offers_sockets(settings: &[u8]) -> bool {
     settings.chunks_exact(6).any(|setting| {
         matches!(setting, [a, b, .., value] if u16::from_be_bytes([*a, *b]) == ENABLE_CONNECT && *value == 1)
@@ -227,7 +228,7 @@ fn offers_sockets(settings: &[u8]) -> bool {
 /// The header block of an extended CONNECT: nothing in it is remembered, so that no table is needed.
 /// The order of pseudo-headers is free; all are literals that are not indexed.
 fn connect_headers(target: &ApiTarget) -> Vec<u8> {
-    /// What `:scheme: https` is in the static table of RFC 7541.
+    /// The index of `:scheme: https` in the static table of RFC 7541.
     const SCHEME_HTTPS: u8 = 0x80 | 7;
     let mut block = Vec::new();
     // By the static table's numbers for their names.

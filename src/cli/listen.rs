@@ -14,7 +14,7 @@ use super::{CommandError, coloured, without_controls};
 /// Listens until it is interrupted.
 ///
 /// # Errors
-/// The server ends the connection, or lets it hear none of the channels.
+/// The server closes the connection, or refuses all subscriptions.
 pub(super) async fn listen(
     target: &ApiTarget,
     channels: &[String],
@@ -31,7 +31,7 @@ pub(super) async fn listen(
         let Some(frame) = next_event(&mut socket).await? else { continue };
         let text = if as_json { format!("{frame}\n") } else { event_line(&frame) };
         if io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()).is_err() {
-            // Whoever closes the pipe has read enough.
+            // A reader that closes the pipe early has read enough; that is no error.
             return Ok(());
         }
         let word = |name| frame.get(name).and_then(Value::as_str);
@@ -83,9 +83,8 @@ async fn read_greeting(socket: &mut ClientSocket) -> Result<String, SocketError>
     }
 }
 
-/// Asks to be subscribed; the answer is an event like others.
-/// A presence channel gets a member of its own, named after the socket unless `user` is given, so
-/// that whoever listens is seen to be there.
+/// Sends a subscription; the response is an event like any other. On a presence channel the command appears as a
+/// member of its own, named after the socket unless `user` is given.
 pub(super) async fn request_subscription(
     socket: &mut ClientSocket,
     target: &ApiTarget,

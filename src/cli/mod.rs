@@ -209,7 +209,7 @@ fn print_result(
     text: impl FnOnce() -> String,
 ) -> Result<(), CommandError> {
     let text = if as_json { format!("{value}\n") } else { text() };
-    // Whoever closes the pipe has read enough.
+    // A reader that closes the pipe early has read enough; that is no error.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(())
 }
@@ -224,9 +224,8 @@ fn coloured(colour: u8, text: &str) -> String {
     }
 }
 
-/// A text from elsewhere on one line, without what a terminal would obey.
-/// An event's data could otherwise move the cursor, set the title or write to the clipboard of
-/// whoever listens.
+/// A text from elsewhere on one line, without control characters. Otherwise an event's data could move the cursor,
+/// set the title or write to the clipboard of the terminal.
 fn without_controls(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut safe, character| {
         if character.is_control() {

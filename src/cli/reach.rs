@@ -1,5 +1,5 @@
-//! Whether anything answers at an address, for `fanfare doctor`: the port, TLS and its certificate, the clock, and
-//! readiness. None of it needs an app.
+//! Whether a server is reachable at an address, for `fanfare doctor`: the port, TLS and its certificate, the clock,
+//! and readiness. None of these checks needs an app.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,12 +11,12 @@ use super::client::{ApiResponse, ApiTarget, PATIENCE};
 use super::hints::{not_the_server, with_hint};
 use super::report::{Grade, Report};
 
-/// What was found at an address.
+/// The result of the check of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReachResult {
     /// Nothing that events could go through; the report says why.
     Nothing,
-    /// A server of the protocol, as far as can be told.
+    /// A server of the protocol, as far as its response shows.
     Server,
     /// A web page in the place of the server's own answer. A proxy may pass other paths on.
     Page,
@@ -53,8 +53,8 @@ pub(super) async fn examine_reach(report: &mut Report, target: &ApiTarget) -> Re
     if is_page { ReachResult::Page } else { ReachResult::Server }
 }
 
-/// Whether TLS can be spoken there, as far as that is not said better by a request.
-/// False only if nothing answered in time: a request would then wait as long again.
+/// Checks TLS, unless a request reports the failure better. Returns false only if nothing answered in time: a
+/// request would then wait as long again.
 async fn examine_certificate(report: &mut Report, target: &ApiTarget) -> bool {
     match timeout(PATIENCE, target.connect()).await {
         Ok(Ok((_, true))) => {
@@ -89,8 +89,8 @@ fn compare_clocks(report: &mut Report, answer: &ApiResponse) {
     report.add("clock", if apart > 600 { Grade::Fail } else { Grade::Warn }, text);
 }
 
-/// Whether it wants new sockets; servers that have no such path are not asked.
-/// The reasons are the closed list of `node/readiness.rs`.
+/// Reports whether the server accepts new sockets. Servers without `/ready` are skipped. The reasons are the closed
+/// list of `node/readiness.rs`.
 async fn examine_readiness(report: &mut Report, target: &ApiTarget) {
     let Ok(answer) = target.send_plain("GET", &format!("{}/ready", target.path), "").await else {
         return;

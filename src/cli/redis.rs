@@ -7,7 +7,7 @@ use crate::cluster::redis::tls::UnusableTlsFile;
 use crate::config::ClusterConfig;
 use crate::server::redis_tls;
 
-/// What the findings of this file are called in the report.
+/// The subject of these findings in the report.
 const SUBJECT: &str = "Redis";
 
 /// Looks at the Redis of the settings, and at each of the nodes of a cluster that they name. Each
@@ -23,7 +23,7 @@ pub(super) async fn examine_redis(report: &mut Report, cluster: &ClusterConfig) 
         }
     };
     for _ in 0..urls.len() {
-        // What is looked at is the first; that there are others says that it must be a cluster's.
+        // Only the first URL is checked. Several URLs can only be nodes of a Redis Cluster.
         let place = urls
             .first()
             .filter(|_| urls.len() > 1)
@@ -51,8 +51,8 @@ fn server_label(url: &str) -> String {
 /// Only without eviction: with it, a full Redis is the usual state, and the policy the fault.
 const NEARLY_FULL: u64 = 90;
 
-/// All faults are named, not only the first: each takes a change of Redis's settings, and those are
-/// best made in one go. The round trip is told only where the server is usable at all.
+/// Reports all faults, not only the first: each needs a change of Redis's settings, and those are best made
+/// together. The round trip is shown only if the server is usable.
 fn report_finding(report: &mut Report, place: &str, found: RedisFinding) {
     let RedisFinding { version, is_recent, is_replica, evicts, memory, refuses, away, round_trip } =
         found;

@@ -18,30 +18,30 @@ pub(super) enum Grade {
     Fail,
 }
 
-/// What came of one look.
+/// The result of one check.
 struct Finding {
     /// Two words at most, such as `public address`; a column of the lines.
     subject: &'static str,
     grade: Grade,
-    /// What was found, and what to do about it.
+    /// The finding and its remedy.
     text: String,
 }
 
-/// Collects findings in the order in which they were made, and tells each at once if it is to.
+/// Collects findings in order, and prints each at once if it is to.
 pub(super) struct Report {
     findings: Vec<Finding>,
-    /// Whether each is told at once.
+    /// Whether each finding is printed at once.
     form: ReportForm,
 }
 
-/// How a report is told.
+/// The form of a report.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReportForm {
     /// A line each, at once.
     Lines,
     /// A list at the end.
     Json,
-    /// By whoever made it.
+    /// The caller prints it.
     Silent,
 }
 
@@ -90,7 +90,8 @@ impl Report {
         self.findings.iter().map(Finding::line).collect()
     }
 
-    /// What must be the same for nothing to have changed: how well each does, and what is said of what does not.
+    /// The part of a report that must be equal for it to count as unchanged: all grades, and the texts of those
+    /// that are not `ok`.
     pub(super) fn state(&self) -> Vec<(&'static str, Grade, String)> {
         let said = |finding: &Finding| match finding.grade {
             Grade::Ok => String::new(),

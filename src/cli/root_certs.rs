@@ -40,16 +40,15 @@ pub(super) struct TlsAttempt {
     pub stream: Stream,
     /// In less than two weeks: a renewal that works comes a month before.
     pub ends_soon: bool,
-    /// Whether HTTP/2 was offered and chosen.
+    /// Whether HTTP/2 was negotiated.
     pub is_http2: bool,
 }
 
-/// TLS to `host` with an offer of these protocols.
-/// Whether the certificate ends soon is found by checking it once more as of two weeks from now,
-/// which covers every certificate of the chain.
+/// Opens TLS to `host` with an offer of these protocols. Whether the certificate expires soon is found by
+/// validating it again as of two weeks from now, which covers every certificate of the chain.
 ///
 /// # Errors
-/// There are no roots on this machine, or the other side's certificate is not one of theirs or for
+/// This machine has no root certificates, or the server's certificate is not signed by one of them or is for
 /// another host.
 pub(super) async fn connect_tls(
     tcp: TcpStream,

@@ -15,8 +15,7 @@ use super::CommandError;
 use crate::config::{GeneratedApp, ServerConfig};
 use crate::server::ListenAddress;
 
-/// What the files end with.
-/// What else is in the folder is left alone.
+/// The suffix of the files. Other files in the folder are left alone.
 const SUFFIX: &str = ".json";
 
 /// The app that a server made for its run, and where it serves.
@@ -28,13 +27,13 @@ pub struct RunningApp {
     /// Where the HTTP API is, if that is another address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<String>,
-    /// By which it is told from others; the file is named by it.
+    /// The port, which tells servers apart and names the file.
     pub port: u16,
     /// As its backend names it.
     pub id: String,
     /// As its clients name it.
     pub key: String,
-    /// Why the file may be read by nobody else.
+    /// The app's secret; because of it only the user may read the file.
     pub secret: String,
 }
 
@@ -73,8 +72,8 @@ impl RunningApp {
         self.publish_in(&user_directory().ok_or(io::ErrorKind::NotFound)?)
     }
 
-    /// Written beside its place, locked and then renamed into it, so that nobody ever reads a part of it or takes a
-    /// living server's file for a dead one's.
+    /// Writes a temporary file, locks it and renames it into place. So nobody reads half a file, or takes the file
+    /// of a running server for a stale one.
     fn publish_in(&self, directory: &Path) -> io::Result<RunningAppFile> {
         // The whole path is ours; a folder that others can write to could have links in it.
         DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
@@ -83,11 +82,11 @@ impl RunningApp {
         }
         let path = directory.join(format!("{}{SUFFIX}", self.port));
         let new = directory.join(format!("{}.new", std::process::id()));
-        // What a process of this id left when it was killed in between.
+        // The temporary file of an earlier process with the same id, which was killed in between.
         let _ = fs::remove_file(&new);
-        // `create_new` follows no link that somebody has put there.
+        // `create_new` follows no symbolic link that another user may have put there.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        // Locked before it has its name: whoever opens it by that name finds the lock held.
+        // Locked before it is renamed, so that a reader that opens it by its name finds it locked.
         let text = serde_json::to_string(self)?;
         let written = flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(io::Error::from)
@@ -120,8 +119,8 @@ impl RunningApp {
         all
     }
 
-    /// The file's app if its server lives. What a killed one left is removed.
-    /// Whoever gets a lock on it is alone with it: then its server is gone.
+    /// Reads the app of a file whose server runs, and removes the file of a killed one. A lock can be taken only if
+    /// the server has ended, since it holds one while it runs.
     fn read_file(path: &Path) -> Option<Self> {
         if !path.to_str()?.ends_with(SUFFIX) {
             return None;
@@ -209,7 +208,7 @@ fn remove_if_same(path: &Path, file: &File) {
 fn user_directory() -> Option<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
     let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    // Where nobody has logged in, as under su, in containers and in cron.
+    // `XDG_RUNTIME_DIR` is not set without a login session: under su, in containers and in cron.
     let usual = || Some(PathBuf::from(format!("/run/user/{user}"))).filter(|path| path.is_dir());
     let own = given.filter(|path| path.is_absolute() && path.is_dir()).or_else(usual);
     Some(match own {
@@ -218,8 +217,8 @@ fn user_directory() -> Option<PathBuf> {
     })
 }
 
-/// Whether a folder is this user's and nobody else's.
-/// Checked each time: a temporary folder is everybody's.
+/// Whether a folder belongs to this user and is closed to others. Checked each time, since everybody may write to a
+/// temporary folder.
 fn is_private(about: &Metadata) -> bool {
     about.is_dir()
         && about.uid() == rustix::process::geteuid().as_raw()

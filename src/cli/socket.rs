@@ -33,13 +33,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 /// Why a socket does not open, or goes on no longer.
 #[derive(Debug)]
 pub(super) enum SocketError {
-    /// There is no way there, or nobody who speaks HTTP.
+    /// The address cannot be reached, or does not speak HTTP.
     Unreachable(CommandError),
     /// The handshake was answered like any request.
     NotUpgraded(ApiResponse),
     /// Refused or closed, with the code and what was said.
     Closed(u16, String),
-    /// What came is no protocol of Pusher's, or no WebSocket.
+    /// The bytes are not the Pusher protocol, or not a WebSocket.
     Garbled(String),
     /// No greeting came.
     Silent,
@@ -64,7 +64,7 @@ impl From<SocketError> for CommandError {
 }
 
 impl ApiTarget {
-    /// Whether a socket that offers compression is taken up on it.
+    /// Whether the server accepts a socket's offer of compression.
     pub(super) async fn agrees_on_compression(&self) -> Result<bool, CommandError> {
         let offered = async {
             let request =

@@ -25,8 +25,7 @@ const FAINT: &str = "\u{1b}[2m";
 const RED: &str = "\u{1b}[31m";
 const PLAIN: &str = "\u{1b}[0m";
 
-/// What is shown.
-/// Filled line by line from the feed; drawn once for each line with figures.
+/// The state of the screen. Updated line by line from the feed, and drawn for each line with figures.
 #[derive(Default)]
 struct Board {
     /// As it was given.

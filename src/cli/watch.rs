@@ -8,8 +8,7 @@ use super::feed::{ConsoleTarget, FeedQuery, RETRY_AFTER, count, field, time_of};
 use super::{CommandError, coloured};
 use crate::config::WatchArgs;
 
-/// What is asked of the console: the flags that were given, as parameters of its feed
-/// (docs/console.md).
+/// The flags as parameters of the console's feed (docs/console.md).
 pub(super) fn query(args: &WatchArgs) -> FeedQuery {
     let texts = [
         ("app", &args.app),
@@ -54,7 +53,7 @@ pub(super) async fn watch(
             let Some(text) = line_of(&line) else { continue };
             let mut out = io::stdout();
             if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-                // Whoever closes the pipe has read enough.
+                // A reader that closes the pipe early has read enough; that is no error.
                 return Ok(());
             }
         }
@@ -75,7 +74,7 @@ fn note(text: &str) {
     let _ = writeln!(io::stderr(), "fanfare: {text}");
 }
 
-/// A line as it came. Figures come each second: they are told, for a program may want them.
+/// A line as it was received. The figures of each second are included, since a program may want them.
 pub(super) fn as_json(line: &Value) -> Option<String> {
     Some(format!("{line}\n"))
 }

@@ -14,7 +14,7 @@ const SUBJECT: &str = "webhooks";
 /// One webhook: an app's id, and the webhook's place among those of its app.
 type WebhookRef = (String, String);
 
-/// What is told of one.
+/// The health of one webhook, by the metrics page.
 #[derive(Default, PartialEq, Debug)]
 struct WebhookHealth {
     failing: bool,
@@ -26,12 +26,12 @@ struct WebhookHealth {
     dropped: f64,
 }
 
-/// What is told of all.
+/// The health of all webhooks of a server.
 #[derive(Default, PartialEq, Debug)]
 struct WebhookHealths {
     hooks: BTreeMap<WebhookRef, WebhookHealth>,
     facts_dropped: f64,
-    /// Files that the server may have open; 0 if it is not told.
+    /// The server's limit on open files; 0 if the page does not have it.
     max_files: f64,
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn examine_webhooks(
     report_health(report, &parse_metrics(&String::from_utf8_lossy(&answer.body)));
 }
 
-/// Says what needs somebody; one line where nothing does.
+/// Reports webhooks that need attention; one line if there are none.
 fn report_health(report: &mut Report, states: &WebhookHealths) {
     let files = states.max_files;
     if files > 0.0 && files < MIN_OPEN_FILES as f64 {

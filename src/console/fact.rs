@@ -16,7 +16,7 @@ const MAX_DATA: usize = 16 << 10;
 /// Bytes of any other text.
 const MAX_TEXT: usize = 2 << 10;
 
-/// What kind of thing has happened.
+/// The kinds of facts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A socket was let in.
@@ -31,7 +31,7 @@ pub enum Kind {
     SignedIn,
     /// An event of a backend.
     Published,
-    /// One worker has written an event that somebody follows.
+    /// One worker has written a traced event to its sockets.
     Flushed,
     /// A client event.
     Whispered,
@@ -81,7 +81,7 @@ impl Kind {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
     }
 
-    /// Whether it is kept for those who look later.
+    /// Whether facts of this kind are kept for readers that connect later.
     pub(super) fn is_remembered(self) -> bool {
         matches!(
             self,
@@ -94,14 +94,14 @@ impl Kind {
         )
     }
 
-    /// Whether it comes as often as a server is used: such facts must not crowd out what goes wrong.
+    /// Whether the kind is as frequent as the traffic itself: such facts must not crowd out faults.
     pub(super) fn is_frequent(self) -> bool {
         !self.is_remembered()
     }
 }
 
-/// What has happened. Made in one expression: `console.tell(Kind::Subscribed, |fact| fact.app(id).channel(name))`.
-/// Texts are borrowed where they can be: a fact that nobody wants in the end has copied nothing.
+/// A fact, built in one expression: `console.tell(Kind::Subscribed, |fact| fact.app(id).channel(name))`. Texts are
+/// borrowed where possible, so that a fact that no feed wants copies nothing.
 #[derive(Debug)]
 pub struct ConsoleFact<'a> {
     pub(super) kind: Kind,
@@ -176,7 +176,7 @@ impl<'a> ConsoleFact<'a> {
         Self { socket: Some(socket), ..self }
     }
 
-    /// Whose connection it is, or whom it is about.
+    /// The user of the connection, or the user that the fact is about.
     #[must_use]
     pub fn user(self, user: impl Into<Cow<'a, str>>) -> Self {
         Self { user: user.into(), ..self }
@@ -272,7 +272,7 @@ pub(super) struct Encoded<'f, 'a> {
 }
 
 impl<'f, 'a> Encoded<'f, 'a> {
-    /// Nothing is encoded before somebody takes a line.
+    /// Nothing is encoded before a feed takes the line.
     pub(super) fn new(fact: &'f ConsoleFact<'a>, number: u64) -> Self {
         Self { fact, number, json: None, plain: None, with_data: None }
     }
@@ -294,7 +294,7 @@ impl<'f, 'a> Encoded<'f, 'a> {
         };
         if self.with_data.is_none() {
             let mut json = self.json().clone();
-            // What is a string of JSON is shown as the text that it is.
+            // Data that is a JSON string is shown as the text in it.
             let text = match serde_json::from_str(data) {
                 Ok(Value::String(text)) => Cow::Owned(text),
                 _ => Cow::Borrowed(data),
@@ -313,7 +313,7 @@ impl<'f, 'a> Encoded<'f, 'a> {
     /// The line for those who look later.
     pub(super) fn remembered_line(&mut self) -> Bytes {
         let mut json = self.json().clone();
-        // A reader tells by it what had happened before it looked.
+        // Tells the reader that this happened before it connected.
         json.insert("past".into(), true.into());
         line_of(json)
     }

@@ -19,7 +19,7 @@ const MAX_BYTES: usize = 4 << 20;
 /// Facts of what goes wrong that are shown in a second, whatever the rate of the rest.
 const MAX_WRONG_PER_SECOND: u32 = 200;
 
-/// What one reader has asked for.
+/// The subscription of one reader.
 #[derive(Debug)]
 pub struct Feed {
     filter: Filter,
@@ -30,14 +30,14 @@ pub struct Feed {
     left: AtomicU32,
     /// The same of facts about what goes wrong, which a busy server must not crowd out.
     left_wrong: AtomicU32,
-    /// What was asked for and is not shown, since that was last taken.
+    /// Wanted facts that were not shown since the reader last took lines.
     unseen: AtomicU64,
     queue: Mutex<FeedQueue>,
     /// Wakes the task that writes.
     wake: Notify,
 }
 
-/// What the reader has not taken yet.
+/// Lines that the reader has not taken yet.
 #[derive(Debug, Default)]
 struct FeedQueue {
     lines: VecDeque<Bytes>,
@@ -45,7 +45,7 @@ struct FeedQueue {
     is_cut: bool,
 }
 
-/// What a reader takes at a time.
+/// The lines that a reader takes at a time.
 #[derive(Debug)]
 pub struct Batch {
     pub lines: VecDeque<Bytes>,
@@ -68,8 +68,8 @@ impl Feed {
         }
     }
 
-    /// Whether a fact of the kind has to be made to know if it is shown; if not, it is counted where it is one more
-    /// that is not shown.
+    /// Whether a fact of the kind must be built to decide whether it is shown. If not, and the filter takes the
+    /// whole kind, it is counted as not shown.
     pub(super) fn wants_any(&self, kind: Kind) -> bool {
         // Relaxed: the quota may be exceeded by what workers report at the same instant.
         let is_spent = self.left_for(kind).load(Ordering::Relaxed) == 0;
@@ -99,7 +99,7 @@ impl Feed {
         let one_less = |left: u32| left.checked_sub(1);
         let left = self.left_for(fact.kind);
         if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
-            // What was skipped before it was made has been counted there.
+            // A fact that was skipped before it was built has been counted in `wants_any`.
             if !(fact.kind.is_frequent() && self.filter.takes_all(fact.kind)) {
                 self.unseen.fetch_add(1, Ordering::Relaxed);
             }
@@ -108,7 +108,7 @@ impl Feed {
         let line = encoded.line(self.payloads);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.lines.len() >= MAX_LINES || queue.bytes + line.len() > MAX_BYTES {
-            // What waits is dropped as well: a feed with a hole in it would be believed.
+            // The queued lines are dropped as well: a reader would not notice a hole in a feed.
             *queue = FeedQueue { is_cut: true, ..FeedQueue::default() };
         } else if !queue.is_cut {
             queue.bytes += line.len();

@@ -3,14 +3,14 @@
 use super::fact::{ConsoleFact, Kind};
 use crate::protocol::socket_id::SocketId;
 
-/// What is asked for; what is left out is not looked at.
+/// The conditions of a filter; those left out match everything.
 #[derive(Debug, Default)]
 pub struct Filter {
     app: Option<String>,
     channel: Option<String>,
     event: Option<String>,
     user: Option<String>,
-    /// Somebody's whose id cannot be read is nobody's.
+    /// `Some(None)` is an id that cannot be read, and matches no socket.
     socket: Option<Option<SocketId>>,
     kinds: Vec<Kind>,
 }
@@ -43,18 +43,18 @@ impl Filter {
         })
     }
 
-    /// Whether every fact of the kind is wanted.
+    /// Whether every fact of the kind matches.
     pub(super) fn takes_all(&self, kind: Kind) -> bool {
         let any = [&self.app, &self.channel, &self.event, &self.user];
         any.iter().all(|one| one.is_none()) && self.socket.is_none() && self.takes_kind(kind)
     }
 
-    /// Whether facts of the kind may be wanted.
+    /// Whether facts of the kind can match.
     pub(super) fn takes_kind(&self, kind: Kind) -> bool {
         self.kinds.is_empty() || self.kinds.contains(&kind)
     }
 
-    /// Whether everything that is asked for is as the fact has it.
+    /// Whether a fact meets all conditions.
     pub(super) fn matches(&self, fact: &ConsoleFact<'_>) -> bool {
         let texts = [
             (&self.app, &fact.app),
@@ -70,7 +70,7 @@ impl Filter {
     }
 }
 
-/// Whether `text` is `pattern`, in which `*` stands for any characters.
+/// Whether `text` matches `pattern`, in which `*` stands for any characters.
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     // Text before the first `*` must stand at the beginning; without a `*` it is the whole pattern.

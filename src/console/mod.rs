@@ -19,24 +19,23 @@ pub use filter::Filter;
 
 use fact::Encoded;
 
-/// Feeds at a time.
-/// Each fact is offered to all of them, on the thread that tells it.
+/// Feeds at a time. Each fact is offered to all of them, on the thread that reports it.
 const MAX_FEEDS: usize = 16;
 
-/// Facts that are remembered for whoever looks later, and how many of one second.
+/// Facts that are kept for readers that connect later, and how many of them may be of one second.
 const MAX_REMEMBERED: usize = 200;
 const MAX_REMEMBERED_PER_SECOND: u64 = 20;
 
-/// Where facts are told.
+/// Collects facts and offers them to feeds.
 #[derive(Debug, Default)]
 pub struct Console {
-    /// Looked at on every event, so that nothing else need be while nobody looks.
+    /// Loaded on every event; while it is false nothing else is done.
     watched: AtomicBool,
-    /// Read without a lock by whoever tells; replaced where one begins or ends.
+    /// Read without a lock on the reporting thread; replaced when a feed begins or ends.
     feeds: ArcSwap<Vec<Arc<Feed>>>,
     /// Numbers the facts, so that a gap can be seen.
     last: AtomicU64,
-    /// What went wrong lately, told or not: a person looks after something has failed.
+    /// Recent faults, whether or not a feed was open: people look after something has failed.
     remembered: Mutex<Remembered>,
 }
 
@@ -57,14 +56,14 @@ struct RememberedFact {
 }
 
 impl Console {
-    /// Tells a fact. It is made only if somebody looks, or if it is of a kind that is remembered.
+    /// Reports a fact. It is built only if a feed is open, or if its kind is kept.
     pub fn tell<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
         if self.is_watched() || kind.is_remembered() {
             self.send_to_feeds(kind, make);
         }
     }
 
-    /// Whether anybody looks.
+    /// Whether a feed is open.
     pub fn is_watched(&self) -> bool {
         // Relaxed: a feed that begins at this moment may miss what happens at this moment.
         self.watched.load(Ordering::Relaxed)
@@ -91,7 +90,7 @@ impl Console {
 
     /// Keeps it for feeds to come, unless there are too many, or another thread is at it.
     fn remember(&self, fact: &ConsoleFact<'_>, encoded: &mut Encoded<'_, '_>) {
-        // Nobody who tells a fact waits for another who does.
+        // A reporting thread never waits for another: the fact is left out instead.
         let Ok(mut remembered) = self.remembered.try_lock() else { return };
         let second = unix_millis() / 1000;
         if remembered.second != second {
@@ -110,8 +109,8 @@ impl Console {
         remembered.facts.push_back(RememberedFact { outline: fact.to_outline(), line });
     }
 
-    /// A new feed, unless there are 16 already: its reader is then told 503. It ends when what
-    /// is returned is dropped.
+    /// Opens a feed, or returns `None` if there are 16 already, which is answered with 503. Dropping the result
+    /// closes the feed.
     pub fn watch(self: &Arc<Self>, feed: Feed) -> Option<Watching> {
         let feed = Arc::new(feed);
         let mut is_full = false;
@@ -144,7 +143,7 @@ impl Console {
     }
 }
 
-/// A feed among the console's for as long as somebody looks.
+/// A feed that stays open until this is dropped.
 #[derive(Debug)]
 pub struct Watching {
     console: Arc<Console>,
@@ -152,7 +151,7 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// The feed, for whoever writes it to its reader.
+    /// The feed, to be written to its reader.
     pub fn feed(&self) -> &Feed {
         &self.feed
     }

@@ -16,9 +16,8 @@ use crate::app::{App, AppId, Apps};
 /// back again and again is one question a second.
 const ABSENT_FOR: Duration = Duration::from_secs(1);
 
-/// Absent names that are remembered.
-/// With more, all are forgotten: somebody makes names up, and memory is worth more than a few
-/// questions.
+/// Most names that are remembered as absent. With more, all are forgotten: only made-up names reach this number,
+/// and memory matters more than some extra queries.
 const MOST_ABSENT: usize = 10_000;
 
 /// One row of the table, by its columns.
@@ -46,7 +45,7 @@ struct KnownApps {
     found: HashMap<AppId, FoundApp>,
     /// The negative cache: names without a row, and when the table said so.
     absent: HashMap<AppName, Instant>,
-    /// What was said of rows that cannot be used, so that it is not said each time one is asked for.
+    /// Rows that cannot be used and were logged already, so that each is logged once.
     told: HashSet<String>,
 }
 
@@ -84,7 +83,7 @@ impl AppRegistry {
         self.lock().configured.clone()
     }
 
-    /// Whether the table said a moment ago that it does not have the name.
+    /// Whether the table was asked for the name less than a second ago and does not have it.
     pub fn is_absent(&self, name: &AppName) -> bool {
         self.lock().absent.get(name).is_some_and(|since| since.elapsed() < ABSENT_FOR)
     }
@@ -128,7 +127,7 @@ impl AppRegistry {
         let mut gone: HashSet<&AppId> = ids.iter().collect();
         let mut has_changed = false;
         for row in rows {
-            // Whatever has become of it, it is there.
+            // The row exists, whatever else is wrong with it.
             let id = match row.get("id") {
                 Some(Value::String(id)) => AppId::new(id),
                 Some(Value::Number(id)) => AppId::new(&id.to_string()),
@@ -154,7 +153,7 @@ impl AppRegistry {
         }
     }
 
-    /// What is wrong with a row is logged once, and the app goes on as far as it can.
+    /// Reads a row. A fault in it is logged once, and the app is used as far as possible.
     fn parse_row(&self, row: &AppRow, told: &mut HashSet<String>) -> Option<Arc<App>> {
         let read = (self.read)(row);
         let lines = match &read {

@@ -17,7 +17,7 @@ const MOST: usize = 16_384;
 /// Bytes of the longest name that a table can hold.
 const LONGEST: usize = 255;
 
-/// What an app is asked for by.
+/// The name by which an app is looked up.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum AppName {
     /// A backend's request is for it.
@@ -26,7 +26,7 @@ pub enum AppName {
     Key(String),
 }
 
-/// What came of a question.
+/// The result of a lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LookupResult {
     /// The table has answered: if there is such an app it is among the known ones now.
@@ -38,13 +38,13 @@ pub enum LookupResult {
 /// Somebody waits for an app.
 #[derive(Debug)]
 pub struct LookupRequest {
-    /// What is looked for.
+    /// The id or key to look up.
     pub name: AppName,
     /// Dropped without an answer, it counts as [`LookupResult::Away`].
     pub answer: oneshot::Sender<LookupResult>,
 }
 
-/// The door to whoever asks the table.
+/// The sender of lookups, which a thread with a connection to the database answers.
 #[derive(Clone, Debug)]
 pub struct Lookup(mpsc::Sender<LookupRequest>);
 

@@ -92,10 +92,10 @@ impl Database {
         Ok(rows.into_iter().find(is_it))
     }
 
-    /// Some rows, by id, for whoever wants to see whether the table can be read.
+    /// Some rows, by id, to see whether the table can be read.
     ///
     /// # Errors
-    /// What the database or the way to it says.
+    /// The error of the database or of the connection to it.
     pub async fn first_rows(&mut self) -> Result<Vec<AppRow>, String> {
         let asked = async {
             let table = &self.table;
@@ -212,7 +212,7 @@ fn row_of(from: &MySqlRow) -> AppRow {
     row
 }
 
-/// Answers questions for as long as anybody can ask one, and looks after what is known every `ttl`.
+/// Answers lookups until all senders are gone, and refreshes known apps every `ttl`.
 pub async fn run(
     database: Database,
     keeper: Arc<AppRegistry>,
@@ -265,7 +265,7 @@ impl SqlAsker {
         }
         for question in asked {
             let away = is_away && open.contains(&question.name);
-            // Who has gone meanwhile need not know.
+            // The requester may have gone meanwhile.
             let _ = question.answer.send(if away {
                 LookupResult::Away
             } else {

@@ -34,7 +34,7 @@ impl Counter {
     }
 }
 
-/// Counts of things told apart by one of `N` labels.
+/// Counts by one of `N` labels.
 #[derive(Debug)]
 pub struct CounterArray<const N: usize>([Counter; N]);
 
@@ -107,7 +107,8 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Microseconds: a delivery on an idle machine takes some fifty, and past a second nobody asks how much.
+    /// Upper bounds in microseconds. A delivery on an idle machine takes about fifty; beyond a second the exact
+    /// time does not matter.
     pub const BOUNDS: [u64; 14] = [
         50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
         1_000_000,

@@ -9,14 +9,14 @@ use dashmap::DashMap;
 
 use crate::app::AppId;
 
-/// What is held for each app.
+/// Memory held for the clients of each app.
 #[derive(Debug, Default)]
 pub struct HeldByApp {
     apps: DashMap<AppId, Arc<HeldBytes>>,
     total: Arc<AtomicU64>,
 }
 
-/// What is held for one app.
+/// Memory held for the clients of one app.
 #[derive(Debug, Default)]
 pub struct HeldBytes {
     /// Several threads write it, so it cannot be a [`Counter`](super::Counter).
@@ -35,7 +35,7 @@ impl HeldByApp {
         self.apps.entry(app.clone()).or_insert_with(new).clone()
     }
 
-    /// What is held for all apps together.
+    /// Bytes held for all apps together.
     pub fn total(&self) -> u64 {
         // Relaxed: the limit on memory is checked once a second.
         self.total.load(Ordering::Relaxed)

@@ -81,7 +81,7 @@ labels! {
         Version = "version",
         /// Its page is none of `allowed_origins`.
         Origin = "origin",
-        /// What it is to be resumed by has not the form of a token.
+        /// The resume token is malformed.
         ResumeToken = "resume_token",
         /// The server has as many sockets as it may.
         Capacity = "capacity",
@@ -93,7 +93,7 @@ labels! {
         Handshakes = "handshakes",
         /// The server holds as much memory as `limits.memory`.
         Memory = "memory",
-        /// Whether there is its app could not be found out.
+        /// The app could not be looked up.
         Lookup = "lookup",
     }
 }
@@ -156,7 +156,7 @@ labels! {
 }
 
 labels! {
-    /// What is signed.
+    /// The kind of text that is signed.
     Signed {
         Subscription = "subscription",
         SignIn = "sign_in",
@@ -165,7 +165,7 @@ labels! {
 }
 
 labels! {
-    /// What is wrong with a signature.
+    /// The reason why a signature does not hold.
     Doubt {
         /// It, or something that must be signed, is missing.
         Missing = "missing",
@@ -183,7 +183,7 @@ labels! {
 }
 
 labels! {
-    /// What there may be so many of in a second, or so much of at all.
+    /// Limits on work per second, or on memory.
     Limited {
         ClientEvents = "client_events",
         /// Everything that a client says.
@@ -204,7 +204,7 @@ labels! {
 }
 
 labels! {
-    /// What came in the place of a request that can be read.
+    /// Bytes that are no readable HTTP request.
     Unreadable {
         /// A handshake of TLS, to a port without it.
         Tls = "tls",
@@ -222,7 +222,7 @@ labels! {
 }
 
 labels! {
-    /// What a request to the API asks.
+    /// The route of a request to the API.
     Call {
         Events = "events",
         BatchEvents = "batch_events",

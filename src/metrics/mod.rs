@@ -40,7 +40,7 @@ pub struct WorkerCounts {
     pub doubts: [CounterArray<{ Doubt::ALL.len() }>; Signed::ALL.len()],
     /// Refused because a second's share was used up.
     pub limited: CounterArray<{ Limited::ALL.len() }>,
-    /// What came and could not be read as a request.
+    /// Connections whose first bytes were no readable request.
     pub unreadable: CounterArray<{ Unreadable::ALL.len() }>,
     /// Requests to the API, by what was asked and how it was answered.
     pub calls: [RequestCounts; Call::ALL.len()],
@@ -64,7 +64,7 @@ pub struct RequestCounts {
     pub seconds: Histogram,
 }
 
-/// What one worker carried for one app, on cache lines of its own.
+/// The traffic that one worker carried for one app, on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct AppTraffic {
@@ -132,7 +132,7 @@ impl TurnTimes {
 pub struct Metrics {
     workers: Vec<WorkerCounts>,
     runtimes: Vec<OnceLock<RuntimeMetrics>>,
-    /// What the log may say of what others do wrong.
+    /// Limits how often the log reports faults of clients.
     pub notices: LogThrottle,
     /// The last time that the settings were read again they were of no use.
     pub reload_failed: AtomicBool,

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use super::labels::{Reason, Status};
 
-/// Seconds between two lines of a kind.
-/// Seldom enough for a log, often enough for whoever has just changed a setting.
+/// Seconds between two lines of a kind: rare enough for a log, and frequent enough for an operator who has just
+/// changed a setting.
 const PAUSE: u64 = 60;
 
-/// What a line is about.
+/// The subject of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogNotice {
     /// A socket that was not let in.
@@ -22,7 +22,7 @@ pub enum LogNotice {
     Signature,
     /// A connection that did not come to speak TLS.
     Tls,
-    /// One that did not say whom a proxy passes on, or came from none that is trusted.
+    /// A connection without a valid PROXY header, or from a proxy that is not trusted.
     Proxy,
     /// One that spoke TLS to a port without it.
     PlainPort,
@@ -68,7 +68,7 @@ impl LogNotice {
         }
     }
 
-    /// What those of the kind in that place are called.
+    /// A description of the notices that share the counter in that place.
     fn describe_slot(place: usize) -> String {
         let (reasons, statuses) = (Reason::ALL.len(), Status::ALL.len());
         if let Some(reason) = Reason::ALL.get(place) {
@@ -85,7 +85,7 @@ impl LogNotice {
 /// When each kind last had a line.
 #[derive(Debug)]
 pub struct LogThrottle {
-    /// What seconds are counted from; set with the first notice.
+    /// The start of the clock in seconds; set with the first notice.
     begun: OnceLock<Instant>,
     kinds: [NoticeKind; KINDS],
 }
@@ -105,13 +105,14 @@ impl Default for LogThrottle {
 }
 
 impl LogThrottle {
-    /// Whether there is to be a line now, and how many of its kind had none since the last.
+    /// Whether a line is due now, and how many notices of its kind were left out since the last one.
     pub fn take_due(&self, notice: LogNotice) -> Option<u64> {
         let begun = self.begun.get_or_init(Instant::now);
         self.due_at(notice, begun.elapsed().as_secs())
     }
 
-    /// What had no line within the minute of one, where no other has come since to tell of it: how many, and what.
+    /// Notices that were left out and that no later notice of their kind has reported within a minute: how many,
+    /// and of which kind.
     pub fn take_overdue(&self) -> Vec<(u64, String)> {
         self.begun.get().map_or_else(Vec::new, |begun| self.overdue_at(begun.elapsed().as_secs()))
     }
@@ -120,7 +121,7 @@ impl LogThrottle {
     fn overdue_at(&self, now: u64) -> Vec<(u64, String)> {
         let mut overdue = Vec::new();
         for (place, kind) in self.kinds.iter().enumerate() {
-            // Relaxed: at worst one that comes in this very moment is told of a minute later.
+            // Relaxed: at worst a notice of this moment is reported a minute later.
             if now >= kind.next.load(Ordering::Relaxed) && kind.left_out.load(Ordering::Relaxed) > 0
             {
                 overdue.push((
@@ -147,7 +148,7 @@ impl LogThrottle {
             // Taken with the line, so that the next line counts from here.
             return Some(kind.left_out.swap(0, Ordering::Relaxed));
         }
-        // Counted by whoever lost the race for the line, too.
+        // A thread that loses the race for the line counts its notice as left out.
         kind.left_out.fetch_add(1, Ordering::Relaxed);
         None
     }

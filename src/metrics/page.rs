@@ -56,7 +56,7 @@ impl MetricsPage {
         format!("{}{name}", self.prefix)
     }
 
-    /// What only grows. By Prometheus' rule its name ends in `_total`.
+    /// A counter, which only grows. By Prometheus' convention its name ends in `_total`.
     pub fn add_counters<'a>(
         &mut self,
         name: &str,
@@ -74,7 +74,7 @@ impl MetricsPage {
         self.add_family(self.full_name(name), help, MetricType::COUNTER, metrics);
     }
 
-    /// What goes up and down.
+    /// A gauge, which goes up and down.
     pub fn add_gauges<'a>(
         &mut self,
         name: &str,

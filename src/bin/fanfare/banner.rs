@@ -1,4 +1,4 @@
-//! What a server without an app prints at its start: the credentials that it made, the lines for a
+//! The text that a server without a configured app prints at its start: the generated credentials, the lines for a
 //! Laravel app's `.env`, and a `curl` command that triggers an event.
 
 use std::fmt::Write;
@@ -24,7 +24,7 @@ pub(crate) fn banner_text(
         "An app for this run",
         vec![format!("id={id}"), format!("key={key}"), format!("secret={secret}")],
     );
-    // What a proxy in front makes of the socket's path is not known here.
+    // A Unix socket is for a proxy, whose public address and path are not known here.
     let Some(addr) = addr else { return Greeting(vec![credentials]) };
     let (host, port) = (addr.ip(), addr.port());
     let mut env = vec![

@@ -33,8 +33,8 @@ impl From<io::Error> for ExitError {
     }
 }
 
-/// What systemd calls the socket that is for the HTTP API: by `FileDescriptorName=`, or by its unit
-/// (`sd_listen_fds_with_names(3)`).
+/// The name by which systemd passes the socket for the HTTP API: set with `FileDescriptorName=`, or the name of its
+/// unit (`sd_listen_fds_with_names(3)`).
 const API: &str = "api";
 const API_UNIT: &str = "fanfare-api.socket";
 
@@ -47,8 +47,8 @@ enum Stop {
     Retire,
     /// For good and at once.
     Drain,
-    /// Another process takes the connections that come: whoever has the listener, or the one to which the stream
-    /// leads.
+    /// Another process accepts connections from now on: one that shares the listener, or the one at the other end
+    /// of this stream.
     HandOver(Option<UnixStream>),
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct InheritedListener {
 }
 
 impl InheritedListener {
-    /// Whether somebody has the listener when this process has ended.
+    /// Whether the listener stays open when this process has ended.
     fn is_kept(&self) -> bool {
         self.passed.sockets.is_some() && (self.by_systemd || !handover::is_alone())
     }
@@ -116,10 +116,10 @@ impl InheritedListener {
     }
 }
 
-/// Serves until it is told to stop, then drains. A second signal to stop ends the process at once.
+/// Serves until a signal stops it, then drains. A second signal ends the process at once.
 ///
 /// # Errors
-/// The server cannot start, with the exit code that says why, or its threads ended in an error.
+/// The server cannot start, with the matching exit code, or one of its threads failed.
 pub(crate) fn run_server(
     config: Config,
     (load, set_level): (impl Fn() -> Result<LoadedSettings, config::Error>, impl Fn(LevelFilter)),
@@ -129,7 +129,7 @@ pub(crate) fn run_server(
     let systemd = Systemd::new(|name| std::env::var(name).ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        // Before anybody can see that the server is up and tell it to stop.
+        // Before the server accepts, so that a signal sent as soon as it is up is not lost.
         let mut signals = Signals::new()?;
         let (is_inherited, is_kept) = (inherited.passed.sockets.is_some(), inherited.is_kept());
         let clients_follow = inherited.passed.clients_follow;
@@ -165,7 +165,7 @@ pub(crate) fn run_server(
         if matches!(stop, Stop::HandOver(_)) {
             running.leave_sockets();
         }
-        // Where the listener outlives this process, nobody has to be refused.
+        // If the listener outlives this process, clients wait in its backlog instead of being refused.
         let stop = match stop {
             Stop::Retire | Stop::Drain if is_kept => Stop::HandOver(None),
             stop => stop,
@@ -193,8 +193,8 @@ pub(crate) fn run_server(
     })
 }
 
-/// Serves until a signal ends it, or `over` does. SIGINT is somebody at a terminal, whom no load balancer
-/// keeps waiting.
+/// Serves until a signal or `over` ends it. SIGINT comes from a terminal, so there is no load balancer to wait for,
+/// and the shutdown delay is skipped.
 async fn serve_until_end(
     running: &ServerHandle,
     signals: &mut Signals,

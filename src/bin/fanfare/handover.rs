@@ -16,30 +16,29 @@ use rustix::net::{
 };
 use tokio::sync::oneshot;
 
-/// What a successor says once it serves.
+/// A successor writes this line once it serves.
 const SERVING: &str = "serving";
 
 /// The variable by which a successor knows that the API's listener waits for it.
 const API_WAITS: &str = "API_LISTENER_WAITS";
 
-/// The variable by which a successor knows that nobody but it has the listener.
+/// The variable that tells a successor that it is the only process with the listener.
 const ALONE: &str = "LISTENER_IS_YOURS";
 
-/// The variable by which a successor knows that it is told, once it serves, which clients may come back.
+/// The variable that tells a successor that it will receive the state of resumable clients once it serves.
 const CLIENTS_FOLLOW: &str = "CLIENTS_FOLLOW";
 
-/// Whether the process before this one says which clients may come back.
+/// Whether the previous process sends the state of resumable clients.
 pub(crate) fn clients_follow() -> bool {
     std::env::var_os(CLIENTS_FOLLOW).is_some()
 }
 
-/// Where it says so, once it has heard that this one serves.
+/// The stream on which the previous process sends that state, after it has read that this one serves.
 pub(crate) fn predecessor_line() -> io::Result<UnixStream> {
     io::stdout().as_fd().try_clone_to_owned().map(UnixStream::from)
 }
 
-/// Whether the listener that was inherited is this process's alone: the one before it has gone, and had
-/// made it itself.
+/// Whether this process alone has the inherited listener: the previous one created it and has ended.
 pub(crate) fn is_alone() -> bool {
     std::env::var_os(ALONE).is_some()
 }
@@ -89,7 +88,7 @@ fn pass_on(api: &OwnedFd, line: &UnixStream) -> io::Result<()> {
 
 /// Says that this process serves, to the one before.
 pub(crate) fn notify_predecessor() {
-    // Who hears it is none of our business.
+    // The previous process may have ended. Nobody else reads this line.
     let _ = writeln!(io::stdout(), "{SERVING}");
 }
 
@@ -110,10 +109,11 @@ impl fmt::Display for HandoverError {
 }
 
 impl Successor {
-    /// Starts the program again, as it was started, with `passed`, which nobody else has if it is `alone`.
+    /// Starts the program again with the same arguments and the listeners `passed`. With `alone` no other process
+    /// has them.
     ///
     /// # Errors
-    /// The program cannot be started by the name that this one was called by.
+    /// The program cannot be started under the name by which this one was started.
     pub(crate) fn start_successor(passed: PassedListeners, alone: bool) -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         // By the name it was called by, not by what runs now: that file may have been replaced.

@@ -12,11 +12,11 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What an error is that no log was there for.
+/// The priority prefix of an error that is printed before the log has started.
 pub(crate) const ERROR: &str = "<3>";
 
-/// Whether standard error is what `JOURNAL_STREAM` names by its device and inode; it may have been
-/// redirected since.
+/// Whether standard error still leads to the journal. `JOURNAL_STREAM` names the journal's stream by device and
+/// inode, and standard error may have been redirected since.
 pub(crate) fn is_listening() -> bool {
     // Without the variable no journal reads this, so an empty value means the same.
     let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         return match answer {
             Ok(text) => {
                 let text = text.unwrap_or_default();
-                // Whoever closes the pipe has read enough.
+                // A reader that closes the pipe early (`| head`) has read enough; that is no error.
                 let _ = write!(io::stdout(), "{text}");
                 ExitCode::SUCCESS
             }
@@ -141,8 +141,8 @@ fn usage_error(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// One line on standard error, since the log may not be started yet. journald is told how grave it
-/// is.
+/// Prints one line on standard error, since the log may not have started yet. Under journald the line has its
+/// priority in front.
 fn fail_with(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     let grave = if journald::is_listening() { journald::ERROR } else { "" };
     // Nothing is left to report to if stderr is closed; the exit code still tells.
@@ -150,9 +150,9 @@ fn fail_with(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Starts the log on standard error, so that what the program prints for people stays apart from
-/// it. Under journald each line has its priority in front (sd-daemon(3)) and no time, which
-/// journald has. What it gives back changes the level.
+/// Starts the log on standard error, apart from the output for people on standard output. Under journald each line
+/// has its priority in front (sd-daemon(3)) and no time, which journald adds. The returned function changes the
+/// level.
 fn start_log(log: &config::LogConfig) -> impl Fn(LevelFilter) + use<> {
     let (level, handle) = reload::Layer::new(log.level);
     let format = fmt::layer().with_target(false).with_writer(io::stderr);
