@@ -85,8 +85,8 @@ fn app_objects<'j>(
     items.iter().map(|item| item.as_object().ok_or_else(wrong)).collect()
 }
 
-/// What no key takes becomes a [`Value::Other`] that says what it was, so that the error of the key
-/// can.
+/// A value of a type that no key accepts becomes a [`Value::Other`] with the type's name, so that the key's error
+/// can name it.
 fn to_value(json: &Json) -> Value {
     match json {
         Json::Null => Value::Other("null"),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-/// What a file says of one variable.
+/// One variable of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct DotenvEntry {
     /// Where it is written, counted from 1.
@@ -17,7 +17,7 @@ pub(super) struct DotenvEntry {
 pub(super) struct DotenvError {
     /// Of the entry that is wrong, counted from 1.
     pub(super) line: usize,
-    /// What is wrong, without any of its text.
+    /// The fault, without any of the file's text, which may be secret.
     pub(super) problem: &'static str,
 }
 
@@ -48,8 +48,8 @@ pub(super) fn parse_dotenv(
     Ok(all)
 }
 
-/// What Laravel's `env()` makes of a value: none for null, else its text; `true` and `false` are those
-/// words, and a pair of quotes around all of it is taken off.
+/// The value as Laravel's `env()` returns it: `None` for null, otherwise its text. `true` and `false` are those
+/// words; quotes around the whole value are removed.
 pub(super) fn laravel_cast(value: &str) -> Option<&str> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "(true)" => return Some("true"),
@@ -64,7 +64,7 @@ pub(super) fn laravel_cast(value: &str) -> Option<&str> {
     Some(inner.unwrap_or(value))
 }
 
-/// What PHP's `trim` takes off in phpdotenv.
+/// The characters that PHP's `trim` removes in phpdotenv.
 const BLANKS: [char; 6] = [' ', '\n', '\r', '\t', '\0', '\x0b'];
 
 /// The entries with the lines they begin on. Comments and blank lines are left out; a value in double
@@ -91,8 +91,8 @@ fn split_lines(text: &str) -> Vec<&str> {
     text.split("\r\n").flat_map(|part| part.split(['\r', '\n'])).collect()
 }
 
-/// Whether a line has at least `quotes` double quotes that end something: not escaped, and not the first
-/// character unless it is all there is.
+/// Whether a line has at least `quotes` closing double quotes: not escaped, and not the first character unless the
+/// line is that character alone.
 fn closes_quotes(line: &str, quotes: usize) -> bool {
     let unescaped = line.replace("\\\\", "");
     let pairs = unescaped.as_bytes().windows(2);
@@ -134,7 +134,7 @@ fn parse_name(name: &str) -> Result<String, &'static str> {
     }
 }
 
-/// What PHP's `ctype_space` calls one.
+/// The characters that PHP's `ctype_space` accepts.
 fn is_space(character: char) -> bool {
     matches!(character, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }
@@ -235,7 +235,7 @@ impl ValueTemplate {
                 continue;
             }
             if let Some(value) = variable(name) {
-                // What was put in is not looked through again: phpdotenv resolves once.
+                // The inserted text is not resolved again: phpdotenv resolves once.
                 text = format!("{before}{value}{rest}");
             }
         }
@@ -243,7 +243,7 @@ impl ValueTemplate {
     }
 }
 
-/// What a character behind a backslash stands for in double quotes.
+/// The character that an escape in double quotes stands for.
 fn escape_of(character: char) -> Option<char> {
     Some(match character {
         '"' | '\\' | '$' => character,

@@ -15,7 +15,7 @@ use super::json_file::parse_settings;
 use super::settings::{Setting, Settings};
 use super::value::Value;
 
-/// What the names of its variables begin with.
+/// The prefix of its variables.
 const PREFIX: &str = "LARAVEL_ECHO_SERVER_";
 
 /// Its variables by the rest of their names, with the key of the file that each stands for.
@@ -61,7 +61,7 @@ const FLAG: &str = "--echo-server-config";
 const NO_REDIS: &str = "what Laravel's redis broadcaster publishes is not read: the app needs BROADCAST_CONNECTION=reverb \
                         or pusher (docs/migrating-from-laravel-echo-server.md)";
 
-/// What was given, by the keys of the file.
+/// The given settings, by the keys of the file.
 pub(super) struct EchoServer {
     given: BTreeMap<String, GivenSetting>,
     warnings: Vec<String>,
@@ -184,7 +184,7 @@ impl EchoServer {
                 None => implied("0.0.0.0"),
             },
         )?;
-        // Laravel-echo-server asked itself where it was told of nobody else.
+        // Laravel-echo-server asked its own host unless another was set.
         if let Some((host, origin)) = host
             && !self.given.contains_key("authHost")
         {
@@ -208,8 +208,8 @@ impl EchoServer {
         self.apply_origins(settings)
     }
 
-    /// Certificates count only with `protocol` `https`, as there. What would have to be dropped
-    /// without a word, a passphrase, is refused.
+    /// Applies the certificates, which count only with `protocol` `https`, as in laravel-echo-server. A passphrase
+    /// is refused, since ignoring it would break the key.
     fn apply_tls(&mut self, settings: &mut Settings) -> Result<(), Error> {
         let is_https = self.take_text("protocol")?.is_some_and(|(text, _)| text == "https");
         let passphrase = self.take_text("sslPassphrase")?;
@@ -285,7 +285,7 @@ impl EchoServer {
                 let asked = Setting { value: url, origin: hosts.origin.clone() };
                 for (name, setting) in [("socketio.enabled", enabled), ("socketio.auth_url", asked)]
                 {
-                    // What Fanfare's own settings say of it goes before.
+                    // Fanfare's own settings take precedence.
                     if !app.values.contains_key(name) {
                         app.set_key("apps[0]", name, setting)?;
                     }
@@ -305,15 +305,15 @@ impl EchoServer {
         Ok(())
     }
 
-    /// Names once what was given to no effect. What says nothing there either, `null` and empty
-    /// objects, is left out.
+    /// Warns once of settings without effect. `null` and empty objects have no effect in laravel-echo-server
+    /// either, and are left out.
     fn warn_ignored(&mut self) {
         let subscribers = self.given.remove("subscribers").map(|given| given.value);
         let redis = subscribers.as_ref().and_then(|all| all.get("redis"));
         if redis != Some(&Json::Bool(false)) {
             self.warnings.push(NO_REDIS.to_owned());
         }
-        // Its own `init` writes empty objects for whatever nobody asked for.
+        // Its `init` command writes empty objects for options that were not chosen.
         let says = |value: &Json| match value {
             Json::Null => false,
             Json::Object(entries) => !entries.is_empty(),

@@ -10,7 +10,7 @@ use super::value::Value;
 /// Of every variable that is a setting, and of no other: `FANFARE_` and anything else is an error.
 const PREFIX: &str = "FANFARE_";
 
-/// What a variable sets. Ordered so that apps and webhooks come up by their numbers.
+/// The setting that a variable sets. Ordered so that apps and webhooks are read by their numbers.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum SettingTarget {
     /// A key of the server.

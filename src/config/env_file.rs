@@ -10,7 +10,7 @@ use super::error::{Error, SettingOrigin};
 use super::laravel;
 use super::soketi;
 
-/// What an environment file says.
+/// The variables of an environment file.
 #[derive(Default)]
 pub(super) struct EnvFile {
     /// As Laravel's `env()` answers them: those that are null are left out.
@@ -20,10 +20,10 @@ pub(super) struct EnvFile {
 }
 
 impl EnvFile {
-    /// Reads the file that is `given`, else the one in `folder` if an app with credentials or a Soketi
-    /// server left it there. What else there is to say goes to `warnings`.
+    /// Reads the `given` file, otherwise the one in `folder` if it belongs to an app with credentials or to a
+    /// Soketi server. Faults that stop nothing are added to `warnings`.
     /// # Errors
-    /// The file cannot be read, or its grammar is wrong; both stop the start.
+    /// The file cannot be read or parsed; both stop the start.
     pub(super) fn read(
         given: Option<&Path>,
         folder: &Path,
@@ -31,7 +31,7 @@ impl EnvFile {
         warnings: &mut Vec<String>,
     ) -> Result<Self, Error> {
         let Some(path) = given else { return found_in(folder, variables, warnings) };
-        // As it was typed, since messages are read by whoever typed it.
+        // The path as it was typed, since the user reads it in messages.
         let name = path.display().to_string();
         let text = std::fs::read_to_string(folder.join(path))
             .map_err(|error| Error::unreadable(&name, &error))?;
@@ -116,8 +116,8 @@ fn find_env_file(folder: &Path, variables: &Variables) -> Result<Option<(PathBuf
     Ok(None)
 }
 
-/// What the environment file in `folder` says, if it is one of an app with credentials or of a Soketi server.
-/// Any other file of that name is none of Fanfare's, whatever it holds.
+/// The variables of the environment file in `folder`, if it belongs to an app with credentials or to a Soketi
+/// server. Any other `.env` is ignored, whatever it contains.
 fn found_in(
     folder: &Path,
     variables: &Variables,

@@ -9,7 +9,7 @@ use super::error::{Error, SettingOrigin};
 /// Values by name, with where each is written.
 pub(super) type FoundVariables = BTreeMap<String, (String, SettingOrigin)>;
 
-/// What the names of variables begin with that are read as settings.
+/// The prefixes of variables that are read as settings.
 const OWN: [&str; 5] = ["FANFARE_", "PUSHER_", "REDIS_", "REVERB_", "SOKETI_"];
 
 /// The variables of an environment, by name.
@@ -67,9 +67,9 @@ impl Variables {
     }
 }
 
-/// Whether a platform tells of a service by this variable: Kubernetes tells every pod of every Service, and
-/// Docker of every linked container, so that `SOKETI_PORT` may be the address of a Service that is called
-/// soketi. <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
+/// Whether a platform announces a service by this variable. Kubernetes does so in every pod for every Service, and
+/// Docker for every linked container. So `SOKETI_PORT` may be the address of a Service called soketi.
+/// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_link(name: &str, value: Option<&str>) -> bool {
     let followed = |rest: &str| rest.is_empty() || rest.starts_with('_');
     if name.ends_with("_SERVICE_HOST") {

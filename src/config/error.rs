@@ -104,7 +104,7 @@ impl Error {
         if error.kind() != io::ErrorKind::PermissionDenied {
             return error_line;
         }
-        // What to do, since "permission denied" alone does not say whose.
+        // The remedy, since "permission denied" alone does not name the user.
         let problem = format!("{error}; let the user read it that runs this");
         Self::of_file(place, problem).with_code(NO_PERMISSION)
     }
@@ -114,7 +114,7 @@ impl Error {
         Self { code, ..self }
     }
 
-    /// What the process exits with: `EX_CONFIG` of sysexits.h, or `EX_NOPERM` where a file may not be read.
+    /// The exit code of the process: `EX_CONFIG` of sysexits.h, or `EX_NOPERM` if a file may not be read.
     pub fn exit_code(&self) -> u8 {
         self.code
     }
@@ -140,8 +140,8 @@ pub(super) fn one_line(text: &str) -> String {
     })
 }
 
-/// `; did you mean X?` with the candidate nearest to `written`, or nothing when none is near.
-/// A setting's name is long and easily misspelt; whoever is told the right one need not search.
+/// `; did you mean X?` with the candidate nearest to `written`; empty if none is near. Names of settings are long
+/// and easily misspelt.
 pub(super) fn suggestion<'a>(
     written: &str,
     candidates: impl IntoIterator<Item = &'a str>,

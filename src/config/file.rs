@@ -77,10 +77,11 @@ struct TomlSource<'a> {
 type TomlKey<'a> = Spanned<DeString<'a>>;
 
 impl<'a> TomlSource<'a> {
-    /// Reads the file as TOML, each value with its place, for errors that name the line.
+    /// Parses the file as TOML. Each value keeps its place, so that errors name the line.
     ///
     /// # Errors
-    /// It is not TOML. Only the message and the place are told: the line itself may hold a secret.
+    /// The file is not TOML. Only the message and the place are reported, since the line itself may contain a
+    /// secret.
     fn parse(&self) -> Result<Spanned<DeTable<'a>>, Error> {
         DeTable::parse(self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
@@ -217,7 +218,7 @@ impl<'a> TomlSource<'a> {
     }
 }
 
-/// What is meant by an unknown name at the top of a file: a key without its section, or a section.
+/// A suggestion for an unknown name at the top of a file: a key without its section, or a misspelt section.
 fn section_near(name: &str) -> String {
     let inside = format!(".{name}");
     let lost = SERVER.iter().map(|key| key.name).find(|key| key.ends_with(&inside));

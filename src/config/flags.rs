@@ -10,13 +10,13 @@ use super::settings::{Setting, Settings};
 use super::value::Value;
 use super::version::VERSION;
 
-/// What the flags of every command stand under.
+/// The heading of the flags that every command has.
 const SETTINGS: &str = "Settings";
 
-/// What the flags stand under that say whom to ask.
+/// The heading of the flags that choose a server.
 const SERVER: &str = "Server";
 
-/// What there is to say beside flags and commands.
+/// Help text below the flags and commands.
 const MORE: &str = "\
 Without a command, the server runs until it is stopped.
 
@@ -65,7 +65,7 @@ pub struct Flags {
     pub command: Option<CliCommand>,
 }
 
-/// What to do instead of serving.
+/// A command other than serving.
 #[expect(clippy::large_enum_variant, reason = "there is one, read once")]
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum CliCommand {
@@ -78,7 +78,7 @@ pub enum CliCommand {
     Tool(Tool),
 }
 
-/// What people ask for: most of it of a server that runs.
+/// Commands that mostly talk to a running server.
 #[derive(clap::Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum Tool {
     /// Trigger an event on a channel.
@@ -219,7 +219,7 @@ impl fmt::Debug for ConsoleArgs {
     }
 }
 
-/// What is shown; in each text `*` stands for any characters.
+/// The filter of `fanfare watch`; in each text `*` stands for any characters.
 #[derive(clap::Args, Clone, PartialEq, Eq, Default, Debug)]
 pub struct WatchArgs {
     /// Only of the app with this id.
@@ -267,7 +267,7 @@ impl fmt::Debug for TargetArgs {
     }
 }
 
-/// What to say to whoever types the command of another server, or one that would be Fanfare's if it had it.
+/// A hint for a mistyped command: the command of another server, or a name that Fanfare could have had for it.
 pub fn right_word(command: &str) -> Option<String> {
     let sentence = match command {
         "serve" | "start" | "run" | "up" | "server" | "reverb:start" | "websockets:serve" => {

@@ -4,9 +4,9 @@ use serde_json::{Map, Value};
 
 use super::error::Error;
 
-/// The settings of a file's text. What is wrong with it is told with the file's name and line in front, as with other files.
+/// Parses the settings of a JSON file. Errors begin with the file's name and line, as with other files.
 /// # Errors
-/// It is no JSON, or no object.
+/// The text is not JSON, or not an object.
 pub(super) fn parse_settings(text: &str, name: &str) -> Result<Map<String, Value>, Error> {
     let json: Value = serde_json::from_str(text).map_err(|error| {
         // Its own text ends with the place.

@@ -22,7 +22,7 @@ pub struct SettingKey<T> {
     pub name: &'static str,
     /// As TOML; none if the setting is required.
     pub default: Option<&'static str>,
-    /// Whether it is a secret, which is neither shown nor repeated in an error.
+    /// Whether it is a secret. Secrets are never shown, and never repeated in an error.
     pub secret: bool,
     /// Parses a value and sets the field; the error says what was expected.
     pub(super) read: fn(&mut T, &Value) -> Result<(), WantedForm>,
@@ -312,7 +312,7 @@ fn secret(value: &Value) -> Result<Signer, WantedForm> {
     }
 }
 
-/// Empty, or long enough that nobody guesses it.
+/// The token is empty, or long enough that it cannot be guessed.
 fn console_token(value: &Value) -> Result<String, WantedForm> {
     text(value)
         .ok()

@@ -13,16 +13,16 @@ use super::settings::Settings;
 use super::soketi::Soketi;
 use super::{CliCommand, Config, ConfigCommand, Flags, GeneratedApp, apps_file, env, file};
 
-/// What a server was set to.
+/// The settings of a server, as they were loaded.
 pub struct LoadedSettings {
     pub config: Config,
-    /// What was written, and where; secrets included, so it is not to be logged.
+    /// Every written setting and its origin. Includes secrets, so it must not be logged.
     pub settings: Settings,
     /// Where a Laravel app sends its backend and its clients, if its settings say so.
     pub public: Vec<PublicAddress>,
-    /// What the operator should know of a Laravel app and its pages, if asked.
+    /// Faults of a Laravel app and its pages, if they were asked for.
     pub doubts: Vec<LaravelDoubt>,
-    /// What the operator should know although it stops nothing; a line each.
+    /// Warnings for the operator that do not stop the start, a line each.
     pub warnings: Vec<String>,
     /// Variables that begin like settings and were passed over, since a platform makes them.
     pub passed_over: Vec<String>,
@@ -95,7 +95,7 @@ pub fn load_settings<N: Into<OsString>, V: Into<OsString>>(
     Ok(LoadedSettings { config, settings, public, doubts, warnings, passed_over })
 }
 
-/// What a command about the settings prints; none of another command.
+/// The output of a command about the settings; `None` for other commands.
 pub fn answer_command<N: Into<OsString>, V: Into<OsString>>(
     command: &CliCommand,
     flags: &Flags,

@@ -5,8 +5,7 @@ use std::fmt::Write;
 
 use super::version::VERSION;
 
-/// Every setting with its default and what it means: prose is `# text`, a setting that nobody must give
-/// `#key = value`.
+/// Every setting with its default and meaning. Prose is `# text`; an optional setting is `#key = value`.
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 
 /// Sections that the example has nothing of, in the order in which `man` pages have them.
@@ -48,7 +47,7 @@ pub fn manual() -> String {
         if let Some(text) = line.strip_prefix("# ") {
             prose.push(text);
         } else if let Some(name) = bare.strip_prefix('[') {
-            // What stands before the first of the apps is of all of them.
+            // Keys before the first `[[apps]]` apply to all of them.
             bare.trim_matches(['[', ']']).clone_into(&mut table);
             let form = if name.starts_with('[') { bare } else { table.as_str() };
             if settings == 0 {

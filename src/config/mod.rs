@@ -47,27 +47,27 @@ pub use settings::Settings;
 pub use soketi::RowReader;
 pub use version::{FEATURES, REVISION, VERSION};
 
-/// Everything a server needs to start. [`Config::default`] is only what the keys are read into: what holds for a
-/// setting that nobody wrote is in its row of `keys.rs`.
+/// Everything that a server needs to start. [`Config::default`] is only a place to read keys into: the defaults of
+/// settings are in `keys.rs`.
 #[derive(Clone, Default, Debug)]
 pub struct Config {
     /// Where it listens, and what holds for every connection.
     pub server: ServerConfig,
-    /// Who may look at what happens, event by event.
+    /// Access to the debug console.
     pub console: ConsoleConfig,
-    /// What the process may take of the machine.
+    /// Limits on the machine's resources.
     pub limits: LimitsConfig,
-    /// What is measured, and where it is served.
+    /// Metrics, and where they are served.
     pub metrics: MetricsConfig,
     /// The Redis that nodes share, if they do.
     pub cluster: ClusterConfig,
     /// How much is logged, and in which form.
     pub log: LogConfig,
-    /// What all webhooks share.
+    /// Settings that all webhooks share.
     pub webhooks: WebhooksConfig,
     /// A file of more apps, which are among `apps`.
     pub apps_file: Option<PathBuf>,
-    /// The table of still more apps, which are looked up when somebody asks for them.
+    /// The database table of further apps, which are looked up when a client or backend names them.
     pub sql: Option<SqlConfig>,
     /// Those of the settings and of the file, checked and complete.
     pub apps: Apps,
@@ -88,19 +88,19 @@ pub struct ServerConfig {
     pub path: String,
     /// Threads that carry connections; at least 1.
     pub workers: usize,
-    /// Whether workers write to many sockets in one system call, where the kernel lets them.
+    /// Whether workers write to many sockets in one system call, where the kernel supports it.
     pub io_uring: bool,
     /// Sockets of all apps together; 0: what the open-file limit bears.
     pub max_connections: usize,
     /// How long established connections may take to leave when the server stops.
     pub shutdown_grace: Duration,
-    /// How long everything is served as before once the server was told to stop; only `/ready` says so.
+    /// For how long the server serves on after SIGTERM, while `/ready` already answers 503.
     pub shutdown_delay: Duration,
     /// How long a client may take to send a whole request.
     pub handshake_timeout: Duration,
     /// Networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
-    /// Whether connections come from these proxies alone, each with a header of the PROXY protocol.
+    /// Whether connections come only from these proxies, each with a PROXY header.
     pub proxy_protocol: bool,
     /// Sockets at a time from one address; 0: no limit.
     pub connections_per_ip: usize,
@@ -116,18 +116,18 @@ pub struct ServerConfig {
     pub unix_socket: Option<UnixSocket>,
     /// Where the HTTP API is, if not with the sockets.
     pub api: Option<ApiAddress>,
-    /// Who is shown the page at `/` to try the server on.
+    /// When the try-out page is served at `/`.
     pub try_out: TryOut,
 }
 
-/// Who is shown the page to try the server on.
+/// When the try-out page is served.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum TryOut {
     /// Everyone, if the server listens on a loopback address and so to this machine alone, and no proxy in front of
     /// it has been named.
     #[default]
     Loopback,
-    /// Whatever the address is.
+    /// At any address.
     On,
     /// Nobody.
     Off,
@@ -136,14 +136,14 @@ pub enum TryOut {
 /// Characters of a token for the debug console at least.
 pub const MIN_CONSOLE_TOKEN: usize = 16;
 
-/// Who may open the debug console, and how.
+/// Access to the debug console.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ConsoleConfig {
     /// Loopback unless the settings say otherwise.
     pub access: ConsoleAccess,
     /// Empty, or of [`MIN_CONSOLE_TOKEN`] characters or more.
     pub token: String,
-    /// Whether the token may come over plain HTTP from another machine.
+    /// Whether the token is accepted over plain HTTP from another machine.
     pub allow_plain_http: bool,
 }
 
@@ -156,19 +156,19 @@ impl fmt::Debug for ConsoleConfig {
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum ConsoleAccess {
-    /// Whoever comes from this machine to a loopback address, and not through a proxy.
+    /// Requests from this machine to a loopback address, not through a proxy.
     #[default]
     Loopback,
-    /// Whoever knows the token.
+    /// Requests with the token.
     On,
     /// Nobody; its paths answer as any that do not exist.
     Off,
 }
 
-/// What the server may take of the machine.
+/// Limits on the machine's resources.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct LimitsConfig {
-    /// What the process may hold before new sockets are refused.
+    /// Memory of the process beyond which new sockets are refused.
     pub memory: MemoryLimit,
 }
 
@@ -225,7 +225,7 @@ pub struct Network {
 }
 
 impl std::str::FromStr for Network {
-    /// Whoever reads a list of networks says what is wrong with it.
+    /// The caller words the error, since it knows the setting.
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -242,7 +242,7 @@ impl std::str::FromStr for Network {
 }
 
 impl Network {
-    /// Whether `address` is in it; an IPv4 address written as IPv6 is the IPv4 one.
+    /// Whether the network contains `address`. An IPv4 address written as IPv6 counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let (bits, net, own) = match (self.address.to_canonical(), address.to_canonical()) {
             (IpAddr::V4(net), IpAddr::V4(own)) => {
@@ -267,16 +267,16 @@ pub struct MetricsConfig {
     pub port: u16,
     /// `fanfare_`, or what dashboards of another server ask for.
     pub prefix: String,
-    /// Whether the port answers health checks even where metrics are off, as Soketi's does.
+    /// Whether the port answers health checks even if metrics are off, as Soketi's does.
     pub probes: bool,
-    /// Whether the metrics on it are for this machine alone, though health checks come from others.
+    /// Whether metrics are served to this machine alone, although health checks come from others.
     pub local: bool,
 }
 
-/// What all webhooks share; each is its app's.
+/// Settings that all webhooks share. Each webhook belongs to an app.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct WebhooksConfig {
-    /// Whether they may be posted to addresses that are not public.
+    /// Whether webhooks may be posted to private addresses.
     pub allow_private: bool,
     /// The folder in which what could not be sent is kept over a restart.
     pub spool: Option<PathBuf>,
@@ -303,9 +303,9 @@ pub struct ClusterConfig {
     /// The URL of a Redis server or Sentinel, or those of the nodes of a Redis Cluster; empty: this
     /// server works alone.
     pub redis: Vec<String>,
-    /// What TLS to it goes by, beside what the system trusts.
+    /// Certificates for TLS to Redis, beside those that the system trusts.
     pub tls: RedisTlsConfig,
-    /// What the names of all keys and topics in Redis begin with.
+    /// The prefix of all keys and topics in Redis.
     pub prefix: String,
     /// How long a node may be silent before the others clear away what it held.
     pub lease: Duration,
@@ -320,7 +320,7 @@ pub struct ClusterConfig {
 /// Certificates for TLS to Redis: each a file in PEM form, or such a text itself; empty: none.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct RedisTlsConfig {
-    /// Whoever issues Redis's certificates, in the place of those that the system trusts.
+    /// The CA of Redis's certificates, instead of those that the system trusts.
     pub ca: String,
     /// The client certificate, with those between it and its issuer.
     pub cert: String,

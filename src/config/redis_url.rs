@@ -4,7 +4,7 @@
 use super::value::{Value, WantedForm, host, number};
 use crate::protocol::query::percent_encode;
 
-/// Who connects where, and whether with TLS.
+/// A Redis URL: user, address, database, and whether TLS is used.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(super) struct RedisUrl {
     pub(super) tls: bool,
@@ -14,14 +14,14 @@ pub(super) struct RedisUrl {
     pub(super) host: String,
     pub(super) port: String,
     pub(super) database: String,
-    /// Who issued its certificate, a client certificate and its key: files, or texts in PEM form.
+    /// The CA, a client certificate and its key: files, or texts in PEM form.
     pub(super) ca: String,
     pub(super) cert: String,
     pub(super) key: String,
 }
 
 impl RedisUrl {
-    /// The server that everybody takes where nobody says another.
+    /// `127.0.0.1:6379`, Redis's usual address.
     pub(super) fn local_default() -> Self {
         Self {
             host: "127.0.0.1".to_owned(),

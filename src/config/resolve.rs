@@ -17,15 +17,14 @@ use super::{
 };
 use crate::app::{App, Apps, Duplicate, Webhook};
 
-/// What `cluster.replay` is where an app has `resume` and nobody has set it: a client that was away for 20 seconds
-/// comes back to 200 events a second of a channel. Bytes bound the logs in any case.
+/// The default of `cluster.replay` if an app has `resume`. A client that was away for 20 seconds then gets 200
+/// events a second of a channel. The logs are limited by bytes in any case.
 const REPLAY_FOR_RESUME: i64 = 4096;
 
 impl Settings {
-    /// Writes down what nobody wrote but follows: one app made for this run where there is none, and
-    /// the address that a server listens on whose settings were taken over.
-    /// These are written as settings and not filled in later, so that `config show` has them with
-    /// where they come from.
+    /// Adds settings that follow from others: an app made for this run if there is none, and the listen address of
+    /// a server whose settings were taken over. They are added as settings with an origin, so that `config show`
+    /// lists them.
     pub(super) fn complete_apps(&mut self) -> Result<Option<GeneratedApp>, Error> {
         let none = self.apps.is_empty() && self.apps_file().is_none() && !self.has_table();
         let made = if none { Some(self.make_app()?) } else { None };
@@ -48,7 +47,7 @@ impl Settings {
             let value = Value::Integer(REPLAY_FOR_RESUME);
             self.set_key(replay, Setting { value, origin: SettingOrigin::Implied("resume") })?;
         }
-        // Whoever may write to the table is not always who may look around in this network.
+        // A person who may write to the table is not always allowed to reach this network.
         let private = "webhooks.allow_private";
         if self.has_table() && !self.server.contains_key(private) {
             let origin = SettingOrigin::Implied("sql.url");
@@ -72,7 +71,7 @@ impl Settings {
         Ok(made)
     }
 
-    /// What the settings mean. Fails on the first that is missing or contradicts another.
+    /// Turns the settings into a configuration.
     ///
     /// # Errors
     /// The first setting that is missing or contradicts another.
@@ -82,13 +81,13 @@ impl Settings {
         config.server.tls = self.resolve_tls(&config)?;
         let named = |socket: &UnixSocket| !socket.path.as_os_str().is_empty();
         config.server.unix_socket = config.server.unix_socket.filter(named);
-        // Whoever sets both wants TLS in front of clients, and would not have it.
+        // TLS would not apply to the Unix socket, which the operator would not notice.
         if config.server.unix_socket.is_some() && config.server.tls.is_some() {
             let problem = "TLS is for the proxy to speak, not for a Unix socket";
             return Err(self.setting_error("server.unix_socket.path", problem));
         }
         config.server.api = self.api(&config.server)?;
-        // Without a trusted proxy every connection would be closed: none may say for whom it is.
+        // Without a trusted proxy every connection would be closed, since no PROXY header is accepted.
         if config.server.proxy_protocol && config.server.trusted_proxies.is_empty() {
             return Err(self.needs_error("server.proxy_protocol", "server.trusted_proxies"));
         }
@@ -98,7 +97,7 @@ impl Settings {
         if config.server.workers == 0 {
             config.server.workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         }
-        // Soketi's second port is for everyone; metrics that nobody switched on there stay this machine's.
+        // Soketi's second port is public. Metrics that were not turned on there are served to this machine alone.
         if self.soketi {
             config.metrics.probes = true;
             if !self.server.contains_key("metrics.host") {
@@ -126,8 +125,8 @@ impl Settings {
         Ok(config)
     }
 
-    /// A certificate needs its key, and a key its certificate.
-    /// Whether the files can be used is found by `server::check`, which reads them.
+    /// A certificate needs its key, and a key its certificate. `server::check` reads the files and tells whether
+    /// they can be used.
     fn resolve_tls(&self, config: &Config) -> Result<Option<TlsFiles>, Error> {
         let Some(tls) = config.server.tls.clone() else { return Ok(None) };
         let empty = |path: &PathBuf| path.as_os_str().is_empty();
@@ -200,11 +199,10 @@ impl Settings {
         Error::at_setting(&origin, name, problem)
     }
 
-    /// Each app with its webhooks, out of what was written of it.
+    /// Builds each app with its webhooks from its settings.
     ///
     /// # Errors
-    /// An app is incomplete, or two share an id or a key: requests are told apart by the one,
-    /// sockets by the other.
+    /// An app is incomplete, or two share an id or a key: the id identifies requests, the key sockets.
     fn resolve_apps(&self) -> Result<Apps, Error> {
         let mut apps = Vec::new();
         for (index, written) in self.apps.iter().enumerate() {
@@ -252,7 +250,7 @@ impl AppSettings {
         self.set_key("apps", name, Setting { value, origin: SettingOrigin::Implied(drop_in.name) })
     }
 
-    /// Whether its clients may come back. What is no duration is refused when the app is resolved.
+    /// Whether `resume` is on. A value that is no duration is refused when the app is resolved.
     fn resumes(&self) -> bool {
         let resume = self
             .values
@@ -281,7 +279,7 @@ impl AppSettings {
 }
 
 impl ServerConfig {
-    /// Whether the page to try the server on is shown where it really listens: at an address, or at a Unix socket,
+    /// Whether the try-out page is served at the address where the server really listens: `None` is a Unix socket,
     /// which is for a proxy.
     pub fn shows_page_at(&self, address: Option<SocketAddr>) -> bool {
         match self.try_out {

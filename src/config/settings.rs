@@ -38,11 +38,11 @@ pub struct Settings {
     pub(super) apps: Vec<AppSettings>,
     /// The server whose settings were taken over, if its apps are elsewhere.
     pub(super) drop_in: Option<&'static DropInFor>,
-    /// Whether anything of Soketi's was given.
+    /// Whether any setting came from Soketi's variables or file.
     pub(super) soketi: bool,
-    /// What another server's settings have for all apps of a table, by their names there.
+    /// Another server's settings for all apps of a table, under their names there.
     pub(super) row_defaults: Vec<(String, GivenValue)>,
-    /// What the operator should know although it stops nothing.
+    /// Warnings for the operator that do not stop the start.
     pub(super) warnings: Vec<String>,
 }
 
@@ -59,9 +59,9 @@ pub(super) struct AppSettings {
     pub(super) webhooks: Vec<WebhookSettings>,
 }
 
-/// A server whose settings are taken over. It listens everywhere unless told otherwise.
+/// A server whose settings are taken over. It listens on all addresses by default.
 pub(super) struct DropInFor {
-    /// What is said of a default that comes of it.
+    /// Its name in the origin of such a default.
     pub(super) name: &'static str,
     /// Its own default port, where it is not Fanfare's.
     pub(super) port: Option<i64>,
@@ -81,7 +81,7 @@ impl Settings {
     /// # Errors
     /// The key is unknown, or the value is none that it takes; later sources do not make that good.
     pub(super) fn set_key(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
-        // Read into settings that nobody keeps, only to see whether it can be read.
+        // Parsed into a configuration that is thrown away, only to report a fault at its line.
         write_key(&mut self.server, SERVER, &mut Config::default(), ("", name), setting)
     }
 
@@ -265,7 +265,7 @@ pub(super) fn fill_keys<T>(
     Ok(())
 }
 
-/// What holds for a key: what was written, else its default, if it has one.
+/// The setting that applies to a key: the written one, otherwise the default, if there is one.
 pub(super) fn effective_setting<T>(key: &SettingKey<T>, group: &SettingGroup) -> Option<Setting> {
     group.get(key.name).cloned().or_else(|| {
         // Defaults stand in the table as TOML, so that they read as in the example file.

@@ -160,7 +160,7 @@ fn show_line<T>(
     annotate_origin(text, &format!("{name} = {value}"), &origin);
 }
 
-/// What is shown of a setting, and where it comes from.
+/// The shown value of a setting, and its origin.
 fn shown<T>(
     key: &SettingKey<T>,
     group: &SettingGroup,
@@ -182,7 +182,7 @@ fn shown<T>(
     Some((value, origin))
 }
 
-/// Whether a value is a key itself, and not the path of one.
+/// Whether a value is the PEM text of a key, and not the path of a file.
 fn is_pem(value: &Value) -> bool {
     matches!(value, Value::Text(text) | Value::Raw(text) if text.contains("-----BEGIN"))
 }
@@ -217,9 +217,8 @@ fn annotate_origin(text: &mut String, line: &str, origin: &SettingOrigin) {
     _ = writeln!(text, "{line:<40} # {origin}");
 }
 
-/// A text without a type as the value that the key takes it for.
-/// `8080` from the environment is shown as a number and `["a"]` as a list, since that is how they
-/// are written in a file. What the key itself takes decides.
+/// Gives a text without a type the type that its key accepts. `8080` from the environment is shown as a number and
+/// `["a"]` as a list, since a file would have them so.
 fn typed_value<T>(key: &SettingKey<T>, value: Value, scratch: &mut T) -> Value {
     let Value::Raw(raw) = &value else { return value };
     let list = texts(&value).ok().map(|items| items.into_iter().map(Value::Text).collect());

@@ -29,7 +29,7 @@ pub(super) enum Value {
     Other(&'static str),
 }
 
-/// What a key wanted, in words that follow "expected".
+/// The form that a key accepts, in words that follow "expected".
 pub(super) type WantedForm = String;
 
 impl Value {
@@ -136,7 +136,7 @@ pub(super) fn text(value: &Value) -> Result<String, WantedForm> {
     }
 }
 
-/// In a range that the message names, so that whoever is out of it sees what is possible.
+/// A number in a range. The error names the range.
 pub(super) fn number<T: TryFrom<i64>>(
     value: &Value,
     range: RangeInclusive<i64>,
@@ -237,7 +237,7 @@ pub(super) fn memory(value: &Value) -> Result<MemoryLimit, WantedForm> {
         .ok_or_else(|| "a share such as \"90%\", a size such as \"2GiB\", or 0".to_owned())
 }
 
-/// A number without a unit is read by whoever asks, where it is one of bytes.
+/// Parses a size with a unit. A number without one is left to the caller, which takes it as bytes.
 fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text)?;
     let bytes: u64 = match unit {

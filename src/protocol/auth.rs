@@ -30,7 +30,7 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// What the secret is does not matter to HMAC; an empty one signs, too.
+    /// HMAC accepts a secret of any length, the empty one included.
     pub fn new(secret: &str) -> Self {
         Self { current: keyed_hmac(secret), previous: Box::default() }
     }
@@ -48,7 +48,8 @@ impl Signer {
         hex::encode_hex(feed_parts(&self.current, parts).finalize().into_bytes())
     }
 
-    /// The same with the oldest secret that still holds, for whoever may not know the new one yet (case W11).
+    /// Signs with the oldest secret that is still valid, for receivers that may not have the new one yet (case
+    /// W11).
     pub fn sign_with_oldest(&self, text: &(impl AsRef<[u8]> + ?Sized)) -> String {
         let mut mac = self.previous.last().unwrap_or(&self.current).clone();
         mac.update(text.as_ref());
@@ -65,12 +66,12 @@ impl Signer {
         std::iter::once(&self.current).chain(&*self.previous).map(|key| mac_of(key, parts))
     }
 
-    /// Whether `signature` is the hex of the signature of `parts`, in either case.
-    /// Hex of another length is no signature, and is refused without a comparison.
+    /// Whether `signature` is the signature of `parts` in hex, in either case. Hex of another length is refused
+    /// without a comparison.
     pub fn verify(&self, parts: &[&str], signature: &str) -> bool {
         let mut bytes = [0; 32];
         let keys = || std::iter::once(&self.current).chain(&*self.previous);
-        // `verify_slice` compares in constant time, so that a wrong guess tells nothing of how wrong it is.
+        // `verify_slice` compares in constant time, so that the time reveals nothing about a wrong guess.
         hex::decode_to_slice(signature, &mut bytes).is_ok()
             && keys().any(|key| feed_parts(key, parts).verify_slice(&bytes).is_ok())
     }
@@ -112,10 +113,10 @@ pub enum AuthError {
     Signature,
 }
 
-/// Checks `auth` for subscribing to `channel`: `KEY:hex(hmac(socket_id:channel[:channel_data]))`, where
-/// the data counts, as the raw text it came in, whenever there was some (case P06).
+/// Checks `auth` for subscribing to `channel`: `KEY:hex(hmac(socket_id:channel[:channel_data]))`. The data counts
+/// as the raw text that was sent, whenever there was some (case P06).
 /// # Errors
-/// Which part does not hold; the client is told that it does not, the metrics tell which.
+/// The part that does not hold. The client learns only that the signature is invalid; metrics show the part.
 pub fn verify_subscription(
     signer: &Signer,
     key: &str,
@@ -154,7 +155,7 @@ fn verify_auth(
     // An empty text is how some libraries send none.
     let auth = auth.filter(|auth| !auth.is_empty()).ok_or(AuthError::Missing)?;
     let (given_key, signature) = auth.split_once(':').ok_or(AuthError::Key)?;
-    // Public, so a plain comparison tells nobody anything.
+    // The key is public, so a plain comparison reveals nothing.
     if given_key != key {
         return Err(AuthError::Key);
     }
@@ -228,8 +229,8 @@ pub fn verify_request(
     Err(first.unwrap_or_default())
 }
 
-/// What a client may have signed that sent `path`, each once, what is most usual first.
-/// Two at least: as it is and decoded, which are the same where nothing is encoded.
+/// The paths that a client which sent `path` may have signed, the most usual first. At least two: as sent and
+/// decoded, which are equal if nothing is encoded.
 fn path_readings<'p>(path: &'p str, prefix: &str) -> SmallVec<[Cow<'p, str>; 2]> {
     let mut all: SmallVec<[Cow<'p, str>; 2]> = SmallVec::new();
     let mut add = |reading: Cow<'p, str>| {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 /// A user's own channel; the rest is the id.
 const SERVER_TO_USER: &str = "#server-to-user-";
 
-/// What follows is a user. `parse` takes no `#` there, so that no client can name it.
-/// Only nodes speak there.
+/// The prefix of the topics on which nodes announce that a user is online; the user's id follows. `parse` refuses a
+/// `#` there, so no client can name them.
 const ONLINE: &str = "presence-#online-";
 
 /// A legal channel name; cheap to clone.
@@ -16,21 +16,21 @@ const ONLINE: &str = "presence-#online-";
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ChannelName(Arc<str>);
 
-/// What a channel's name makes of it.
+/// The properties that follow from a channel's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChannelKind {
     /// Which signature it takes, if any.
     pub access: Access,
-    /// Whether the channel keeps its last event for whoever subscribes next.
+    /// Whether the channel keeps its last event for later subscribers.
     pub cache: bool,
 }
 
-/// Who may subscribe, and what is special about it.
+/// Which clients may subscribe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
     /// Anybody.
     Public,
-    /// Whoever holds a signature.
+    /// Clients with a signature.
     Private,
     /// As private; the payload is opaque and must be left so.
     Encrypted,
@@ -51,7 +51,7 @@ pub enum NameError {
     Character(char),
 }
 
-/// A sentence for whoever chose the name.
+/// A sentence for the client that chose the name.
 impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -68,15 +68,15 @@ impl fmt::Display for NameError {
 }
 
 impl ChannelName {
-    /// Accepts 1 to `max` characters of `A-Za-z0-9_-=@,.;`, which is what every SDK lets through. A `#` is
-    /// legal only in `#server-to-user-…`, where a user's id follows: any text without control characters.
+    /// Accepts 1 to `max` characters of `A-Za-z0-9_-=@,.;`, the set that every SDK accepts. A `#` is legal only in
+    /// `#server-to-user-…`, where a user's id follows: any text without control characters.
     /// # Errors
-    /// What is wrong with the name, in words for whoever chose it.
+    /// The fault of the name, in words for the client.
     pub fn parse(text: &str, max: usize) -> Result<Self, NameError> {
         check_name(text, max).map(|()| Self(text.into()))
     }
 
-    /// Where nodes tell each other that a user is online: it is present there, and nobody else ever is.
+    /// The topic on which nodes announce that a user is online: the user is its only member.
     pub fn online_topic(user: &str) -> Self {
         Self(format!("{ONLINE}{user}").into())
     }
@@ -111,7 +111,7 @@ impl ChannelName {
     }
 }
 
-/// Whether `text` is a legal name, without keeping it.
+/// Checks a name without keeping it.
 fn check_name(text: &str, max: usize) -> Result<(), NameError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-=@,.;".contains(c);
     if text.is_empty() {
@@ -149,7 +149,7 @@ impl ChannelKind {
         kind(Access::Public, name.starts_with("cache-"))
     }
 
-    /// Whether its subscribers are members who know of each other.
+    /// Whether its subscribers are members that see each other.
     pub fn is_presence(self) -> bool {
         self.access == Access::Presence
     }

@@ -87,10 +87,10 @@ impl<'a> ClientCommand<'a> {
         }
     }
 
-    /// Everything that can be known of a frame without knowing its connection. A frame is parsed once, and what is
-    /// passed on stays as it came.
+    /// Parses a message as far as that is possible without its connection. A message is parsed once; the parts that
+    /// are passed on stay the bytes that came.
     /// # Errors
-    /// What the client is told, by what is wrong with it.
+    /// The fault, from which the error for the client follows.
     pub fn parse(text: &'a str) -> Result<Self, MalformedCommand> {
         if let Some(request) = plain_subscribe(text) {
             return Ok(Self::Subscribe(request));

@@ -11,7 +11,7 @@ use super::event::{MAX_HEADER, TEXT, frame_header};
 /// A first byte with this bit says that the message is compressed (RSV1).
 pub const COMPRESSED: u8 = 0b0100_0000;
 
-/// What every flush ends with; it is not sent (section 7.2.1).
+/// The end of every flush, which is not sent (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// The tail, and an empty last block behind it: what was whole before ends with these.
@@ -50,7 +50,7 @@ impl Deflater {
     /// The compressed form of a text frame of ours; `None` if it is no smaller.
     pub fn deflate(&mut self, frame: &[u8]) -> Option<Bytes> {
         let payload = frame_payload(frame)?;
-        // Whatever does not fit here is no smaller.
+        // A result that does not fit here would be no smaller than the plain message.
         let room = MAX_HEADER + payload.len() + TAIL.len();
         if self.out.len() < room {
             self.out.resize(room, 0);
@@ -75,8 +75,8 @@ impl Deflater {
     }
 }
 
-/// What a text frame of ours carries. It is not masked, so the second byte is the length or says
-/// how many bytes of length follow (RFC 6455 section 5.2).
+/// The payload of one of our text frames. It is not masked, so the second byte is the length, or tells how many
+/// bytes of length follow (RFC 6455 section 5.2).
 pub fn frame_payload(frame: &[u8]) -> Option<&[u8]> {
     let header = match frame.get(1)? {
         126 => 4,
@@ -126,10 +126,10 @@ enum InflateStatus {
 }
 
 impl Inflater {
-    /// What the message says, at most `max` bytes of it; never more than one byte beyond is made.
+    /// Inflates a message to at most `max` bytes; never more than one byte beyond is produced.
     ///
     /// # Errors
-    /// The bytes are not DEFLATE, or end in the middle.
+    /// The bytes are not DEFLATE, end in the middle, or inflate to more.
     pub fn inflate(&mut self, message: &[u8], max: usize) -> Result<&[u8], InflateError> {
         if self.out.len() > MAX_KEPT {
             self.out = Vec::new();

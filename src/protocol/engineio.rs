@@ -115,7 +115,7 @@ fn utf16_end(text: &str, units: usize) -> Option<usize> {
     (left == 0).then_some(text.len())
 }
 
-/// The end of a session, told to one that polls.
+/// The packet that ends a session which polls.
 const CLOSE_PACKET: &str = "1";
 
 /// Asks a client of revision 4 for a sign of life; the answer to one of revision 3.
@@ -135,7 +135,7 @@ pub enum EnginePacket<'a> {
     Close,
     /// `2`, from a client of revision 3.
     Ping,
-    /// Whether a WebSocket gets through.
+    /// A test whether a WebSocket gets through.
     Probe,
     /// `3`, from a client of revision 4.
     Pong,

@@ -83,17 +83,17 @@ pub enum SubscriptionError {
     NoMember,
     /// `channel_data` names no member.
     Member(MemberError),
-    /// `#server-to-user-…` of somebody else.
+    /// `#server-to-user-…` of another user.
     NotThatUser,
     /// A backend has taken the right to the channel back.
     Withdrawn,
     /// The connection has as many channels as it may.
     TooManyChannels { max: usize },
-    /// What is counted for its channels is as much as it may be.
+    /// The channels of the connection take their most bytes (`subscription_bytes`).
     TooManyBytes { max: usize },
     /// A presence channel is full.
     TooManyMembers { max: usize },
-    /// What its members say of themselves is as long as it may be.
+    /// The roster has its most bytes (`presence_bytes`).
     RosterTooLarge { max: usize },
     /// The server has no memory for it just now.
     NoMemory,
@@ -175,7 +175,7 @@ impl SubscriptionError {
     /// The code of the `pusher:error` that goes with it, for clients that understand only that. A withdrawal
     /// has none: Pysher leaves on those, and its connection is to stay.
     pub fn error_code(&self) -> Option<u16> {
-        // What is malformed is told so as any other such frame is, with 4200.
+        // A malformed subscription is answered with 4200, like any other malformed frame.
         (!matches!(self, Self::Withdrawn | Self::Mistyped(_))).then_some(4009)
     }
 }

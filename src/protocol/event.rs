@@ -100,8 +100,8 @@ impl Message {
         with_text("pusher_internal:subscription_succeeded", Some(channel), "{}")
     }
 
-    /// The roster of a presence channel, the joiner included.
-    /// Written straight into the frame: a channel may have ten thousand members, and each joiner is told of all.
+    /// The roster of a presence channel, the joiner included. Written straight into the frame: a channel may have
+    /// ten thousand members, and each joiner receives all of them.
     pub fn subscribed_presence<'m>(
         channel: &ChannelName,
         count: usize,
@@ -163,8 +163,8 @@ impl Message {
         })
     }
 
-    /// What a client that came back has missed is not known any longer, or not all of it.
-    /// The client has to fetch what it shows. Sent behind the confirmation of the subscription.
+    /// Tells a client that reconnected that events it missed are lost, all or in part. The client has to fetch its
+    /// state. Sent after the confirmation of the subscription.
     pub fn resume_gap(channel: &ChannelName) -> Self {
         with_text("resume:gap", Some(channel), "{}")
     }
@@ -188,8 +188,8 @@ impl Message {
         with_text("pusher:signin_success", None, &String::from_utf8_lossy(&data))
     }
 
-    /// Who of those watched is online and who is not; an empty list is left out.
-    /// At most [`Watchlist::MAX`] of each.
+    /// The watched users who are online, and those who are not; an empty list is left out. At most
+    /// [`Watchlist::MAX`] of each.
     pub fn watchlist_events(online: &[UserId], offline: &[UserId]) -> Self {
         let mut data = b"{\"events\":[".to_vec();
         for (name, users) in [("online", online), ("offline", offline)] {
@@ -289,7 +289,7 @@ impl MemberText {
         }
     }
 
-    /// What it takes of a roster, where the id stands twice.
+    /// Bytes of a member in a roster, where the id occurs twice.
     pub fn roster_bytes(&self) -> usize {
         // Two commas and a colon.
         2 * self.id.len() + self.info.len() + 3

@@ -23,7 +23,7 @@ impl AcceptedExtension {
         })
     }
 
-    /// What is accepted of one offer; `None` if it is for another extension or is not as the RFC has it.
+    /// Parses one offer; `None` if it is for another extension or malformed (RFC 7692 section 7.1).
     fn of_offer(offer: &str) -> Option<Self> {
         let mut parts = split_unquoted(offer, ';');
         if parts.next()?.trim_matches(WHITESPACE) != "permessage-deflate" {
@@ -54,8 +54,8 @@ impl AcceptedExtension {
         Some(Self { server_max_window_bits: window })
     }
 
-    /// Whether the client has room for the window that our messages are compressed with. Another gets all of
-    /// them plain, for each is compressed once for everybody.
+    /// Whether the client accepts the window with which messages are compressed. Otherwise it gets plain messages,
+    /// since each message is compressed once for all clients.
     pub fn takes_compressed(self) -> bool {
         self.server_max_window_bits.is_none_or(|bits| bits >= WINDOW_BITS)
     }

@@ -14,8 +14,8 @@ pub const MAX_ANSWER_UNITS: usize = 256 << 10;
 /// The first line of a session.
 pub const OPEN: &[u8] = b"o\n";
 
-/// What every answer that carries lines says of itself. Chromium holds `text/plain` back to guess its type;
-/// proxies must neither keep lines nor gather them.
+/// Headers of every response that carries lines. Chromium holds `text/plain` back to guess its type; proxies must
+/// neither cache nor gather lines.
 pub const HEADERS: [(&str, &str); 5] = [
     ("content-type", "application/javascript; charset=UTF-8"),
     ("x-content-type-options", "nosniff"),
@@ -34,7 +34,7 @@ pub enum AnswerFraming {
 }
 
 impl AnswerFraming {
-    /// What ends an answer.
+    /// The bytes that end a response.
     pub fn end_bytes(self) -> &'static [u8] {
         match self {
             Self::Chunked => b"0\r\n\r\n",
@@ -162,7 +162,7 @@ pub fn parse_sent(body: &[u8]) -> Option<Vec<String>> {
     serde_json::from_slice(body).ok()
 }
 
-/// Whether this is how pusher-js names its sessions: a number below 1000, and eight digits of base 32.
+/// Whether this is a session name of pusher-js: a number below 1000, and eight digits of base 32.
 pub fn is_session_name(number: &str, name: &str) -> bool {
     let is_number = matches!(number.as_bytes(), [b'0'] | [b'1'..=b'9', ..]) && number.len() <= 3;
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'v');

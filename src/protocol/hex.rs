@@ -1,6 +1,6 @@
 //! Hexadecimal encoding and decoding of digests and signatures. Decoding accepts capitals, since some SDKs send them.
 
-/// What is not the digits of as many bytes as were asked for.
+/// The text is not hex of the expected length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotHex;
 

@@ -101,8 +101,8 @@ pub fn string_text(value: &RawValue) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
-/// Whether every escape in `raw` stands for a character: half a surrogate pair passes through a parser
-/// that only skips, and would break the parsers of those it is sent to.
+/// Whether every escape in `raw` stands for a character. Half a surrogate pair passes through a parser that only
+/// skips it, and would break the parsers of receivers.
 pub fn is_unicode(raw: &RawValue) -> bool {
     let mut rest = raw.get();
     // Every backslash of what was parsed begins an escape.

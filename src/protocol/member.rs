@@ -130,12 +130,11 @@ pub struct User {
     pub id: UserId,
     /// The raw text that was signed.
     pub data: Box<str>,
-    /// The users whose coming and going this one wants to hear of, as many as the limit lets, and
-    /// whether there were more.
+    /// The users that this one watches, up to the limit, and whether there were more.
     pub watchlist: Watchlist,
 }
 
-/// Whom a user watches.
+/// The users that a user watches.
 #[derive(Clone, Default, Debug)]
 pub struct Watchlist {
     pub ids: Vec<UserId>,
@@ -149,8 +148,8 @@ impl Watchlist {
 }
 
 impl Watchlist {
-    /// Each user once. Backends whose ids are numbers list numbers; what cannot be anybody's id is nobody's
-    /// coming and going, and no reason to refuse the sign-in.
+    /// Parses a watchlist, each user once. Backends with numeric ids list numbers. Entries that cannot be an id are
+    /// skipped, since they are no reason to refuse the sign-in.
     fn parse(list: &RawValue) -> Self {
         // Something that is not a list watches nobody.
         let all = json::JsonList::parse(list).unwrap_or_default();

@@ -13,7 +13,7 @@ pub struct OriginPattern {
     form: PatternForm,
 }
 
-/// What a pattern is compared with. Found out once, when the settings are read.
+/// The form of a pattern, determined once when the settings are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum PatternForm {
     /// `*`.
@@ -84,7 +84,7 @@ fn host_and_port(place: &str) -> (&str, Option<&str>) {
 }
 
 impl OriginPattern {
-    /// Whether a page of `origin`, the header in small letters, may connect.
+    /// Whether a page of `origin`, the header in lower case, may connect.
     fn allows(&self, origin: &str) -> bool {
         let text = &*self.text;
         if matches!(self.form, PatternForm::Any) {
@@ -133,7 +133,7 @@ fn written_port(bare: &str, port: Option<&str>) -> Option<String> {
     port.map(|port| format!("{bare}:{port}"))
 }
 
-/// Whether one of `patterns` allows a page whose `Origin` header is this.
+/// Whether one of `patterns` allows a page with this `Origin` header.
 pub fn allowed(patterns: &[OriginPattern], origin: Option<&str>) -> bool {
     if patterns.iter().any(|pattern| pattern.form == PatternForm::Any) {
         return true;
@@ -142,7 +142,7 @@ pub fn allowed(patterns: &[OriginPattern], origin: Option<&str>) -> bool {
     patterns.iter().any(|pattern| pattern.allows(&origin))
 }
 
-/// Whether one of `patterns`, and not `*`, allows the page.
+/// Whether one of `patterns` other than `*` allows the page.
 #[cfg(feature = "socketio")]
 pub fn named(patterns: &[OriginPattern], origin: &str) -> bool {
     let origin = origin.to_ascii_lowercase();
@@ -230,8 +230,8 @@ fn check_port(port: &str) -> Result<(), NeverMatches> {
     is_port.then_some(()).ok_or(NeverMatches("this is no port"))
 }
 
-/// Whether `text` as a whole matches `pattern`, in which `*` stands for any characters, none
-/// included: `*.example.com` matches `a.example.com` and `a.b.example.com`, not `example.com`.
+/// Whether all of `text` matches `pattern`, in which `*` stands for any number of characters: `*.example.com`
+/// matches `a.example.com` and `a.b.example.com`, not `example.com`.
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let Some((head, mut pattern)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };

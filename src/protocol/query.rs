@@ -42,7 +42,7 @@ pub fn find_plain<'a, const N: usize>(
     Some(found)
 }
 
-/// What a `+` stands for.
+/// The meaning of a `+`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PlusMeaning {
     /// Itself, as RFC 3986 has it.
@@ -67,8 +67,8 @@ pub enum SigningParameter {
 }
 
 impl<'a> Query<'a> {
-    /// Splits at `&` and the first `=`; `+` stays a plus. What does not decode to UTF-8 is kept with
-    /// replacement characters, so that its signature cannot match.
+    /// Splits at `&` and the first `=`; `+` stays a plus. Bytes that are not UTF-8 become replacement characters,
+    /// so that a signature over them cannot match.
     pub fn parse(query: &'a str) -> Self {
         Self::parse_with(query, PlusMeaning::Plus)
     }
@@ -125,7 +125,7 @@ impl<'a> Query<'a> {
         self.pairs.push((name, value));
     }
 
-    /// Whether there is anything beside what signs.
+    /// Whether there are parameters beside those of the signature.
     pub fn asks(&self) -> bool {
         self.asks
     }
@@ -184,12 +184,12 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// What a request to `path` is signed over, as most SDKs do it.
+    /// The text that is signed for a request to `path`, as most SDKs build it.
     pub fn string_to_sign(&self, method: &str, path: &str) -> String {
         self.strings_to_sign(method, path).0
     }
 
-    /// What a request to `path` is signed over, in two readings: arrays as `k[]=v` each, or, where there
+    /// The text that is signed for a request to `path`, in two readings: arrays as one `k[]=v` each, or, if there
     /// are any, as `k=v,v`.
     pub(super) fn strings_to_sign(&self, method: &str, path: &str) -> (String, Option<String>) {
         let mut pairs: Vec<(Cow<'_, str>, &str)> = Vec::with_capacity(self.pairs.len());
@@ -210,8 +210,8 @@ impl<'a> Query<'a> {
         if !pairs.iter().any(|(name, _)| name.ends_with("[]")) {
             return (plain, None);
         }
-        // Sorted anew, for `a[]` and `a` need not be neighbours; then each name's values are, so that a
-        // query of many names, which anybody may send, costs no more than its sorting.
+        // Sorted by names, since `a[]` and `a` need not be neighbours, and then each name's values. So a query of
+        // many names, which anybody may send, costs no more than sorting it.
         let mut bare: Vec<(&str, &str)> = pairs
             .iter()
             .map(|(name, value)| (name.strip_suffix("[]").unwrap_or(name), *value))

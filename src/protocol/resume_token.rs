@@ -11,8 +11,8 @@ use super::hex;
 /// Digits of the time that a token may begin with: seconds since 1970, until the year 2286.
 const TIME_DIGITS: usize = 10;
 
-/// 16 to 64 of `A-Za-z0-9_-`. Whoever knows it can take its place, so it is shown nowhere in full; what is kept of it is
-/// what tells it from others, and takes less.
+/// 16 to 64 of `A-Za-z0-9_-`. Anybody who has the token can resume in its client's place, so it is never shown in
+/// full. Only a digest is kept, which also takes less memory.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResumeToken {
     key: [u8; 16],
@@ -22,7 +22,7 @@ pub struct ResumeToken {
 }
 
 impl ResumeToken {
-    /// Enough that nobody guesses one: 96 bits, if it is random.
+    /// The shortest token: 96 bits if it is random, so that it cannot be guessed.
     pub const MIN: usize = 16;
     /// More would only make paths longer.
     pub const MAX: usize = 64;
@@ -39,7 +39,7 @@ impl ResumeToken {
         });
         // Ten digits may be more than there are seconds until 2106: then it is of the far future all the same.
         let made = made.map_or(0, |digits| digits.parse().unwrap_or(u32::MAX));
-        // The token itself is not kept: whoever reads memory or Redis cannot take a client's place.
+        // Only a digest is kept, so that reading memory or Redis does not give away tokens.
         let sum = Sha256::digest(text.as_bytes());
         let key = sum.first_chunk().copied().unwrap_or_default();
         // A digest has 32 bytes, so its first 16 exist. A very short token has no end to remember.
@@ -47,7 +47,7 @@ impl ResumeToken {
         Some(Self { key, made, end })
     }
 
-    /// What is kept of it, for a process that goes on in this one's place.
+    /// The kept part, for the next process.
     pub fn to_bytes(&self) -> [u8; 24] {
         let mut bytes = [0; 24];
         let parts = self.key.iter().copied().chain(self.made.to_be_bytes()).chain(self.end);
@@ -64,7 +64,7 @@ impl ResumeToken {
         Self { key: *key, made: u32::from_be_bytes(made), end }
     }
 
-    /// What stands for it where others may look: in Redis, and in what nodes say to each other.
+    /// A name for the token in Redis and in messages between nodes, which does not reveal it.
     pub fn key(&self) -> String {
         hex::encode_hex(self.key)
     }
@@ -84,7 +84,7 @@ pub fn mask(path: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{before}/resume/…{rest}"))
 }
 
-/// What logs may have of it.
+/// The part that logs may show.
 impl fmt::Debug for ResumeToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "…{}", String::from_utf8_lossy(&self.end))

@@ -12,8 +12,8 @@ pub struct SocketId {
 }
 
 impl SocketId {
-    /// Reads `^\d+\.\d+$`. Numbers beyond 64 bits, which no node hands out, are read as the largest, so
-    /// that such an id is well-formed but nobody's.
+    /// Parses `^\d+\.\d+$`. Numbers beyond 64 bits, which no node assigns, are read as the largest: such an id is
+    /// well-formed but belongs to no connection.
     pub fn parse(text: &str) -> Option<Self> {
         let (node, number) = text.split_once('.')?;
         Some(Self { node: digits(node)?, number: digits(number)? })

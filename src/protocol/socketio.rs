@@ -13,7 +13,7 @@ use super::event::Message;
 use super::fallback::split_frame;
 use super::json::{self, JsonObject, push_string};
 
-/// What makes a client stay away: the end of its conversation, not only of its transport.
+/// Tells a client not to reconnect: it ends the conversation, not only the transport.
 const DISCONNECT: &str = "41";
 
 /// One packet of Socket.IO.
@@ -65,10 +65,10 @@ impl<'a> SocketPacket<'a> {
     }
 }
 
-/// What a client wants.
+/// A request of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EchoRequest {
-    /// To be told its name.
+    /// The client asks for its id.
     Connect,
     /// To leave for good.
     Disconnect,
@@ -76,16 +76,16 @@ pub enum EchoRequest {
     Authorize { channel: String, headers: Vec<(String, String)> },
     /// No longer to wait for that, and to leave the channel: as a command of the Pusher protocol.
     Unsubscribe { channel: String, command: String },
-    /// What the Pusher protocol has a command for, which need not be right.
+    /// A command of the Pusher protocol, which may be invalid.
     Command(String),
-    /// To be in a namespace that there is not; what it is told.
+    /// The client names a namespace that does not exist; the packet answers it.
     Elsewhere(String),
     /// To send attachments.
     Binary,
 }
 
 impl EchoRequest {
-    /// What the message of a packet asks for.
+    /// Parses the message of a packet.
     pub fn parse(message: &str, version: EngineVersion) -> Self {
         match SocketPacket::parse(message) {
             SocketPacket::Connect => Self::Connect,
@@ -128,7 +128,7 @@ impl EchoRequest {
     }
 }
 
-/// Whether a backend is asked before anybody may subscribe.
+/// Whether the backend must authorize a subscription.
 fn needs_authorization(channel: &str) -> bool {
     channel.starts_with("private-") || channel.starts_with("presence-")
 }
@@ -179,14 +179,14 @@ fn channel_command(event: &str, fields: &[(&str, &str)]) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// What a backend has said of a client that wants to subscribe: `channel_data` of a presence channel, an object by
-/// Laravel's Redis broadcaster and a text by the others.
+/// The `channel_data` of a backend's response to an authorization request. Laravel's Redis broadcaster sends an
+/// object, the others a text.
 pub fn channel_data(answer: &str) -> Option<String> {
     let data = JsonObject::parse(answer)?.get_value("channel_data")?;
     Some(json::string_text(data).map_or_else(|| data.get().to_owned(), Cow::into_owned))
 }
 
-/// What a session is told with its first packet.
+/// The content of a session's first packet.
 #[derive(Clone, Copy, Debug)]
 pub struct GreetingTerms {
     /// Which decides about the form of the greeting.
@@ -218,7 +218,7 @@ pub fn packet_message(packet: &str) -> Message {
     Message::of_text(packet)
 }
 
-/// The answer to [`EchoRequest::Connect`]. Revision 3 has been told so already.
+/// The response to [`EchoRequest::Connect`]. Revision 3 has sent it by itself already.
 pub fn connected_packet(socket: &str) -> String {
     format!(r#"40{{"sid":"{socket}"}}"#)
 }
@@ -232,7 +232,7 @@ pub fn subscription_error_packet(channel: &str, status: u16) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// What some frames say, as frames whose texts are packets, and whether the last one of all is among them.
+/// Translated frames, and whether the last packet of the conversation is among them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct TranslatedFrames {
     pub frames: Vec<u8>,

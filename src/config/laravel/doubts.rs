@@ -25,11 +25,11 @@ const BESIDE: [&str; 4] = ["artisan", "composer.json", "composer.lock", "config/
 /// One thing that a Laravel app's owner should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LaravelDoubt {
-    /// What `doctor` writes in front of it: `Laravel` or `pages`.
+    /// The subject in doctor's report: `Laravel` or `pages`.
     pub subject: &'static str,
-    /// Whether events cannot arrive before it is mended.
+    /// Whether no event arrives until it is mended.
     pub breaks: bool,
-    /// What is wrong and what to write.
+    /// The fault, and the line to write.
     pub text: String,
 }
 
@@ -91,7 +91,7 @@ impl LaravelFiles<'_> {
         std::fs::read_to_string(self.folder.join(name)).ok()
     }
 
-    /// Whether it is a Laravel app's folder, as against a place for the server's settings.
+    /// Whether the folder is a Laravel app, rather than a place for the server's settings.
     fn is_app(&self) -> bool {
         // Variables that are null are not among those found.
         let written = match self.laravel.variable_origin(self.names.id) {
@@ -189,7 +189,7 @@ impl LaravelFiles<'_> {
         }
     }
 
-    /// Whether the broadcaster `pusher` is left with its default, `api-CLUSTER.pusher.com`.
+    /// Whether the broadcaster `pusher` uses its default host, `api-CLUSTER.pusher.com`.
     fn goes_to_pusher(&self) -> bool {
         // Apps of laravel-websockets and Soketi often have the address in this file.
         let config = self.file_text("config/broadcasting.php");
@@ -197,7 +197,7 @@ impl LaravelFiles<'_> {
         is_usual && self.is_app() && self.variable_text("PUSHER_HOST").is_none()
     }
 
-    /// Whether the app reads what was cached before `.env` was what it is now.
+    /// Reports a cached configuration that is older than `.env`.
     fn doubt_cached_config(&self) -> Option<LaravelDoubt> {
         let cache = self.file_text("bootstrap/cache/config.php")?;
         let key = self.variable_text(self.names.key)?;
@@ -219,7 +219,7 @@ impl LaravelFiles<'_> {
         some_doubt("Laravel", true, text)
     }
 
-    /// Whether Reverb itself is still there, and may be started in this server's place.
+    /// Reports an installed Reverb, which may be started in place of this server.
     fn doubt_package(&self) -> Option<LaravelDoubt> {
         let composer: Json = serde_json::from_str(&self.file_text("composer.json")?).ok()?;
         // Either list: some install it for development alone.
@@ -240,8 +240,8 @@ impl LaravelFiles<'_> {
         some_doubt("Laravel", false, text)
     }
 
-    /// What pages were built with: Vite puts `VITE_…` variables into the script when it is built,
-    /// so that a later change of `.env` does not reach it.
+    /// Reports outdated values in built pages. Vite writes `VITE_…` variables into the script when it builds it, so
+    /// a later change of `.env` has no effect on it.
     fn doubt_pages(&self) -> Vec<LaravelDoubt> {
         const SUBJECT: &str = "pages";
         let own = self.names.key;

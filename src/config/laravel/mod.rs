@@ -18,8 +18,8 @@ pub(super) struct Laravel {
     found: FoundVariables,
 }
 
-/// What the names begin with that are read from the environment of the process.
-/// Those of pages are read only to compare addresses.
+/// The prefixes of variables that are read from the process's environment. Those of pages are read only to compare
+/// addresses.
 const PREFIXES: [&str; 6] =
     ["REVERB_", "PUSHER_", "REDIS_", "VITE_REVERB_", "VITE_PUSHER_", "MIX_PUSHER_"];
 
@@ -45,7 +45,7 @@ const PUSHER: AppVariables = AppVariables {
 pub struct PublicAddress {
     /// As a browser or a backend would go there.
     pub url: String,
-    /// What the variables begin with that have it.
+    /// The prefix of the variables that have it.
     pub said_by: &'static str,
 }
 
@@ -54,9 +54,9 @@ struct AppVariables {
     id: &'static str,
     key: &'static str,
     secret: &'static str,
-    /// What the variables begin with that have the server's address, for its backend and its pages.
+    /// The prefixes of the variables with the server's address, for its backend and its pages.
     addresses: &'static [&'static str],
-    /// What is said of defaults that come of it.
+    /// The server that this one replaces, for the origin of defaults.
     drop_in: &'static DropInFor,
 }
 
@@ -153,7 +153,7 @@ impl Laravel {
     /// `PUSHER_PORT`; there is no other variable for the port to listen on. Ports 80 and 443 are a proxy's.
     fn listen_as_pusher(&self, settings: &mut Settings) -> Result<(), Error> {
         let is_local = self.variable_text("PUSHER_HOST").is_some_and(is_this_machine);
-        // Whatever runs elsewhere is somebody else's address.
+        // A Pusher server on another machine has an address of its own.
         let port = self.variable_setting("PUSHER_PORT").filter(|_| is_local);
         match port.filter(|_| !matches!(self.variable_text("PUSHER_PORT"), Some("80" | "443"))) {
             Some(port) if !settings.server.contains_key("server.port") => {
@@ -176,16 +176,16 @@ impl Laravel {
         })
     }
 
-    /// What Reverb lets an app do, in Fanfare's settings.
-    /// Limits with another meaning only ever raise Fanfare's own, so that what worked with Reverb goes on working.
+    /// Translates the limits that Reverb gives an app. A limit with a different meaning only ever raises Fanfare's
+    /// own, so that an app that worked with Reverb still works.
     fn reverb_app(&self, app: &mut AppSettings, warnings: &mut Vec<String>) -> Result<(), Error> {
         self.set_from(app, "activity_timeout", "REVERB_APP_ACTIVITY_TIMEOUT")?;
         self.set_from(app, "max_connections", "REVERB_APP_MAX_CONNECTIONS")?;
         self.set_from(app, "max_message_size", "REVERB_APP_MAX_MESSAGE_SIZE")?;
         self.client_events(app, warnings)?;
         self.set_rate_limit(app, warnings)?;
-        // Reverb bounds whole requests and messages where Fanfare bounds an event's data. Whoever raised
-        // those bounds sends larger events.
+        // Reverb limits whole requests and messages, and Fanfare an event's data. Raised limits mean that the app
+        // sends larger events.
         for variable in ["REVERB_MAX_REQUEST_SIZE", "REVERB_APP_MAX_MESSAGE_SIZE"] {
             let Some(setting) = self.variable_setting(variable) else { continue };
             let size = parse_number(&setting, variable)?;
@@ -206,7 +206,7 @@ impl Laravel {
         Ok(())
     }
 
-    /// Reverb takes client events from members unless told otherwise; Fanfare's own default is another.
+    /// Reverb accepts client events from members by default; Fanfare's own default differs.
     fn client_events(
         &self,
         app: &mut AppSettings,
@@ -237,8 +237,8 @@ impl Laravel {
         app.set_key("apps[0]", "client_events", Setting { value, origin })
     }
 
-    /// Reverb counts every message of a connection over a window of seconds, if told to at all; here they come
-    /// out of a bucket of that many, which is full again after these seconds. Whispers have no other limit there.
+    /// Translates Reverb's rate limit. Reverb counts every message of a connection over a window of seconds. Here
+    /// the same number is a bucket's size, which refills in that time. Whispers have no other limit then.
     fn set_rate_limit(
         &self,
         app: &mut AppSettings,
@@ -321,8 +321,8 @@ fn parse_number(setting: &Setting, variable: &str) -> Result<u64, Error> {
     })
 }
 
-/// Whether a text may hold an app's credentials.
-/// A quick look, before a file is read by its grammar: most `.env` files are none of ours.
+/// Whether a text may contain an app's credentials. A cheap check before a file is parsed: most `.env` files do
+/// not.
 pub(super) fn mentions_app(text: &str) -> bool {
     [REVERB, PUSHER]
         .iter()

@@ -170,7 +170,7 @@ fn overlay_url(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
     let rest = rest.split('#').next().unwrap_or_default();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    // The last one: a password may hold an `@` that nobody encoded.
+    // The last `@` separates them: a password may contain one that is not encoded.
     let (login, place) = match authority.rsplit_once('@') {
         Some((login, place)) => (Some(login), place),
         None => (None, authority),
@@ -209,7 +209,7 @@ fn overlay_url(url: &mut RedisUrl, text: &str) -> Result<(), WantedForm> {
             None => {
                 if let Some(place) = certificate(url, name) {
                     *place = value;
-                    // Whoever names certificates means TLS.
+                    // An option with a certificate implies TLS.
                     url.tls = true;
                 }
             }

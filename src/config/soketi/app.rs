@@ -56,10 +56,10 @@ const FIELDS: [AppField; 14] = [
     limit_field(["maxEventBatchSize", "MaxEventBatchSize", "max_event_batch_size"], "eventLimits.maxBatchSize", "max_batch", ValueForm::Number),
 ];
 
-/// What an app cannot be without.
+/// The keys that every app must have.
 const IDENTITY: [&str; 3] = ["id", "key", "secret"];
 
-/// What has a meaning of its own, and is not read by the table above.
+/// Keys with a rule of their own, which the table above does not cover.
 const CLIENT_RATE: [&str; 3] =
     ["maxClientEventsPerSecond", "MaxClientEventsPerSecond", "max_client_events_per_sec"];
 const CLIENT_EVENTS: [&str; 3] =
@@ -68,7 +68,7 @@ const USERS: [&str; 3] =
     ["enableUserAuthentication", "EnableUserAuthentication", "enable_user_authentication"];
 const WEBHOOKS: [&str; 3] = ["webhooks", "Webhooks", "webhooks"];
 
-/// What the server's settings say for every app.
+/// The server's settings for every app.
 pub(super) struct ServerWide {
     /// By Fanfare's key.
     limits: Vec<(&'static str, GivenValue)>,
@@ -130,8 +130,8 @@ impl Soketi {
         }
     }
 
-    /// What the server's own keys say for every app. Taken out once, before the apps, so that none
-    /// of it is named as ignored.
+    /// Takes the server's settings for every app. Taken once, before the apps, so that none of them is reported as
+    /// ignored.
     pub(super) fn take_server_wide(&mut self) -> Result<ServerWide, Error> {
         let limits = FIELDS.iter().filter_map(|field| {
             let given = self.take_key(field.general?)?;
@@ -224,7 +224,7 @@ impl Soketi {
         let set =
             given.into_setting(&key, field.form).and_then(|set| app.set_key(name, field.key, set));
         match of_all {
-            // What a column does not limit, the settings for all still do.
+            // A column that cannot be read limits nothing; the settings for all apps still do.
             Some((_, of_all)) if set.is_err() && self.passed_over.is_some() => {
                 let setting = of_all.clone().into_setting(&key, field.form)?;
                 app.set_key(name, field.key, setting)?;
@@ -243,8 +243,7 @@ impl Soketi {
         given
     }
 
-    /// Whether clients may send events. Soketi lets nobody send them unless told so; where it does,
-    /// the members of a channel may.
+    /// Whether clients may send events. Soketi's default forbids it; if it is on, members of a channel may.
     fn client_events(
         &mut self,
         app: &mut AppSettings,
@@ -331,7 +330,7 @@ fn read_webhook(
 ) -> Result<(), Error> {
     let wrong = |problem: &str| Err(Error::at_setting(origin, WEBHOOKS[0], problem));
     let Some(entries) = written.as_object() else { return wrong("expected a list of objects") };
-    // What is misspelled here is delivered where nobody waits for it, or nowhere.
+    // A misspelt name here would send webhooks to the wrong place, or nowhere, so it is refused.
     let known = ["url", "event_types", "filter", "headers", "lambda", "lambda_function"];
     if let Some(name) = entries.keys().find(|name| !known.contains(&name.as_str())) {
         return wrong(&format!("{name} is no key of a webhook; there are {}", known.join(", ")));
@@ -373,7 +372,7 @@ fn read_webhook(
     webhook.set_key(place, "headers", Setting { value, origin: origin.clone() })
 }
 
-/// What was given, or what Soketi has instead.
+/// The given value, otherwise Soketi's default.
 fn or_else(
     given: Option<GivenValue>,
     key: &str,

@@ -25,15 +25,16 @@ use super::json_file::parse_settings;
 use super::settings::{GivenValue, Setting, Settings};
 use super::value::Value;
 
-/// What was given, by the dotted keys of Soketi's JSON file. A key is taken out when it is read; what
-/// is left in the end has no meaning here.
+/// The given settings, by the dotted keys of Soketi's JSON file. A key is removed when it is read; the remaining
+/// ones have no meaning here.
 #[derive(Default)]
 pub(super) struct Soketi {
     /// Flat: `appManager.array.apps.0.id`.
     given: BTreeMap<String, GivenValue>,
-    /// What the operator should know although it stops nothing.
+    /// Warnings for the operator that do not stop the start.
     warnings: Vec<String>,
-    /// What was passed over in a row of a table, whose app goes on without it; nowhere else is anything.
+    /// Columns of a table's row that were passed over, while the app is still used. `None` outside tables, where
+    /// each fault is an error.
     passed_over: Option<Vec<String>>,
 }
 
@@ -86,7 +87,7 @@ const DRIVERS: [(&str, &[&str]); 4] = [
     ("mode", &["full", "server"]),
 ];
 
-/// What was chosen beside the usual, and where.
+/// The chosen drivers other than the default, and where each was chosen.
 #[derive(Default)]
 struct Drivers {
     /// Where it was asked for, if the nodes meet there.
@@ -195,8 +196,8 @@ impl Soketi {
         }
     }
 
-    /// Takes a key out, unless it was not given or says nothing. An object that was given is one again.
-    /// What is taken is known to have a meaning; the rest is named in the end.
+    /// Removes and returns a key, unless it is absent or empty. A JSON object is put together again. A removed key
+    /// counts as understood; the others are reported at the end.
     fn take_key(&mut self, key: &str) -> Option<GivenValue> {
         let own = self.given.remove(key).filter(|given| match &given.value {
             Json::Null => false,
@@ -226,8 +227,7 @@ impl Soketi {
         }
     }
 
-    /// What was given below a key, whose own value would have to be an object.
-    /// For objects whose keys are of interest one by one, such as `redisOptions`.
+    /// Removes and returns the keys below a key whose own value would have to be an object, such as `redisOptions`.
     fn take_below(&mut self, key: &str, wanted: &str) -> Result<Vec<(String, GivenValue)>, Error> {
         let Some(GivenValue { value, origin }) = self.take_key(key) else { return Ok(Vec::new()) };
         let Json::Object(entries) = value else {
@@ -251,9 +251,9 @@ impl Soketi {
         Ok(below.into_iter().map(given).collect())
     }
 
-    /// Whether a truth was given and is true.
+    /// Whether a boolean was given and is true.
     /// # Errors
-    /// Neither true nor false.
+    /// The value is no boolean.
     fn take_flag(&mut self, key: &str) -> Result<bool, Error> {
         let setting = self.take_setting(key, ValueForm::Boolean)?;
         Ok(setting.is_some_and(|setting| setting.value == Value::Bool(true)))
@@ -449,7 +449,7 @@ fn convert_value(value: &Json, form: ValueForm) -> Result<Value, &'static str> {
     }
 }
 
-/// Whether a key is the place of one of the apps.
+/// Whether a key belongs to one of the apps.
 fn is_app(key: &str) -> bool {
     let number = key.strip_prefix(app::APPS).and_then(|rest| rest.strip_prefix('.'));
     number.is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()))

@@ -1,11 +1,11 @@
 //! The variables that Soketi 1.6 reads, and the keys of its JSON file that they set, whether or not they have an effect
 //! here.
 
-/// What begins the name of every variable.
+/// The prefix of every variable.
 pub(in crate::config) const PREFIX: &str = "SOKETI_";
 
-/// Variables without the prefix, each with its key (`src/cli/cli.ts` of Soketi 1.6). Most have no
-/// meaning here. They are listed so that a misspelt name is told from one that is ignored.
+/// Variables without the prefix, each with its key (`src/cli/cli.ts` of Soketi 1.6). Most have no meaning here. The
+/// list tells a misspelt name from an ignored one.
 pub(super) const NAMES: [(&str, &str); 115] = [
     ("ADAPTER_DRIVER", "adapter.driver"),
     ("ADAPTER_CLUSTER_REQUESTS_TIMEOUT", "adapter.cluster.requestsTimeout"),

@@ -10,7 +10,7 @@ use crate::config::settings::{GivenValue, Setting};
 use crate::config::value::{Value, WantedForm};
 use crate::protocol::query::percent_encode;
 
-/// What the keys of the server begin with.
+/// The prefix of the server's keys.
 pub(super) const SERVER: &str = "database.redis";
 
 /// Options of the two connections, which go before what the server's keys say.
@@ -38,7 +38,7 @@ const HARMLESS: [&str; 49] = [
     "updateSentinels", "useSRVRecords",
 ];
 
-/// What the options of ioredis that are read here are called.
+/// The options of ioredis that are read here.
 const PARTS: [&str; 9] = [
     "host",
     "port",
@@ -147,7 +147,7 @@ impl Soketi {
         Ok(())
     }
 
-    /// Whether anything asks for TLS, and by which certificates.
+    /// Whether an option asks for TLS, and with which certificates.
     fn asks_for_tls(&mut self, url: &mut RedisUrl) -> Result<(), Error> {
         let mut asked = Vec::new();
         for name in ["sentinelTLS", "tls", "enableTLSForSentinelMode"] {
@@ -178,7 +178,7 @@ impl Soketi {
             let names: Vec<String> = self.given.keys().filter(is_tls).cloned().collect();
             for name in names {
                 let Some(mut given) = self.given.remove(&name) else { continue };
-                // What stands below it asks for it, whatever it is.
+                // Any option below `tls` turns TLS on, whatever its value.
                 if let Some((_, last)) = name.rsplit_once('.').filter(|(_, last)| *last != "tls") {
                     given.value =
                         Json::Object([(last.to_owned(), given.value)].into_iter().collect());

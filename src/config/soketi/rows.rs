@@ -11,7 +11,7 @@ use crate::config::settings::GivenValue;
 /// How rows are read. Holds no secret.
 #[derive(Clone, Default)]
 pub struct RowReader {
-    /// What the settings have for all apps, as it was given.
+    /// The settings for all apps, as they were given.
     general: Vec<(String, GivenValue)>,
 }
 
@@ -29,8 +29,8 @@ impl RowReader {
         Self { general: general.map(|(key, given)| (key.clone(), given.clone())).collect() }
     }
 
-    /// The app that a row describes, and a line for each column that cannot be read, which costs the app what
-    /// the column is for. What a row leaves out, or has as null, is as Soketi has it.
+    /// Reads the app of a row, and a warning for each column that cannot be read. Such a column disables only the
+    /// feature that it configures. A missing or null column has Soketi's default.
     pub fn read_app(&self, row: &Map<String, Json>) -> Result<(App, Vec<String>), Error> {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, passed_over: Some(Vec::new()), ..Soketi::default() };
@@ -48,12 +48,12 @@ impl RowReader {
         Ok((app.resolve_app("apps")?, soketi.passed_over.unwrap_or_default()))
     }
 
-    /// What the settings have for all apps.
+    /// The settings for all apps.
     pub(super) fn into_defaults(self) -> Vec<(String, GivenValue)> {
         self.general
     }
 
-    /// Whether the settings for all apps can be read, so that they are not refused row by row.
+    /// Checks once that the settings for all apps can be read, so that they do not fail for every row.
     pub(super) fn check_settings(&self) -> Result<(), Error> {
         let given = self.general.iter().cloned().collect();
         let mut soketi = Soketi { given, ..Soketi::default() };

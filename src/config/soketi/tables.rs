@@ -42,7 +42,7 @@ impl Soketi {
         Ok(())
     }
 
-    /// What the URL ends with where the database is to be spoken to with TLS.
+    /// The suffix of the URL that turns on TLS to the database.
     fn database_tls(&mut self, driver: &str) -> Result<&'static str, Error> {
         let key = format!("database.{driver}.ssl");
         let Some(given) = self.take_key(&key) else { return Ok("") };
