@@ -389,7 +389,6 @@ impl Link {
 
     /// Bytes of queued publishes.
     pub fn queued_bytes(&self) -> usize {
-        // Relaxed: a limit on memory may be exceeded by the publishes of one instant.
         self.status.queued.load(Ordering::Relaxed)
     }
 

@@ -205,7 +205,6 @@ impl FrameAssembler {
                 let max = if begins || goes_on { terms.max_deflated() } else { terms.max };
                 max.saturating_sub(begun)
             };
-            // `used` is at most the length of `bytes`.
             let rest = bytes.get_mut(used..).unwrap_or_default();
             let Some(head) = header(rest, terms.inflates, room)? else { return Ok(used) };
             let Some(payload) = rest.get_mut(head.header..head.header + head.payload) else {
@@ -256,7 +255,6 @@ impl FrameAssembler {
                 }
                 let Some(pieces) = self.pieces.as_mut() else { return Ok(true) };
                 let deflated = std::mem::take(&mut pieces.deflated);
-                // A fragmented message without content is an empty message.
                 let message = pieces.message.take().unwrap_or_default();
                 whole(&message, (deflated, max), hear)
             }

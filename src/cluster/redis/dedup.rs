@@ -208,7 +208,6 @@ impl Deduplicator {
     /// The place after which a topic has to read its log, 0 for a new one; `None` if it has caught up.
     pub(super) fn misses_after(&self, name: &str) -> Option<u64> {
         let senders = self.topics.get(name).filter(|senders| senders.waiting.is_some())?;
-        // Place 0 is before the first entry of a log, so a topic without a place reads all of it.
         Some(senders.place.unwrap_or_default())
     }
 
@@ -273,7 +272,6 @@ impl Deduplicator {
     /// The log was read, and ends at `place`.
     pub(super) fn note_log_end(&mut self, name: &str, place: u64) {
         if let Some(senders) = self.topics.get_mut(name) {
-            // An entry that arrived meanwhile may be further, so the place never goes back.
             senders.place = Some(place.max(senders.place.unwrap_or_default()));
         }
     }
