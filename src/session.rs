@@ -17,35 +17,35 @@ use crate::protocol::command::{ClientCommand, ClientEvent, MalformedCommand, Sub
 use crate::protocol::error::{self, Error, SubscriptionError, close};
 use crate::protocol::event::Message;
 
-/// What a connection says, from its first word to its last. Dropped, it leaves.
+/// The conversation of one connection. Dropping it leaves all channels.
 #[derive(Debug)]
 pub struct Session {
-    /// Whose verbs it calls.
+    /// The worker's node, whose operations it calls.
     node: Rc<Node>,
-    /// Whose outbox it answers into.
+    /// The connection, into whose outbox it answers.
     connection: Rc<Connection>,
     /// None for most.
     extras: Option<Box<SessionExtras>>,
 }
 
-/// What only sessions need that something is counted for, or that wait.
+/// State that few sessions need: rate limits, and commands that wait.
 #[derive(Debug, Default)]
 struct SessionExtras {
     /// Client events that it may send.
     whispers: MessageBucket,
     /// Messages of any kind that it may send.
     messages: MessageBucket,
-    /// A subscription that other nodes must be asked about. What is said meanwhile waits behind it, for a
-    /// connection's frames are handled in their order.
+    /// A subscription that waits for other nodes. Later messages wait behind it, since a connection's messages are
+    /// handled in order.
     waiting: Option<HeldCommands>,
 }
 
 /// Boxed in the session: hardly any connection has one.
 #[derive(Debug)]
 struct HeldCommands {
-    /// What it waits for.
+    /// The subscription.
     subscription: HeldSubscription,
-    /// What the client has said since, in order; handled once it may go on.
+    /// Later messages, in order.
     texts: Vec<Box<str>>,
     /// Of those, for the bound on how far ahead a client may be.
     bytes: usize,
@@ -78,7 +78,7 @@ const PLACE: usize = 16;
 struct MessageBucket {
     /// When it was looked at last.
     second: u32,
-    /// What is missing in it: for each message as many parts as the seconds in which all come back.
+    /// Tokens that are missing in the bucket, each counted as the seconds in which the bucket refills.
     spent: u64,
 }
 
@@ -117,7 +117,7 @@ impl Session {
         self.extras.as_mut()?.waiting.as_mut()
     }
 
-    /// What waited, which waits no longer.
+    /// Takes the commands that waited.
     fn take_waiting(&mut self) -> Option<HeldCommands> {
         let waiting = self.extras.as_mut()?.waiting.take();
         if self.extras.as_ref().is_some_and(|extras| extras.is_unused()) {
@@ -126,7 +126,7 @@ impl Session {
         waiting
     }
 
-    /// For whoever reads and writes its stream.
+    /// For the task that reads and writes its stream.
     pub fn connection(&self) -> &Rc<Connection> {
         &self.connection
     }
@@ -140,10 +140,10 @@ impl Session {
     /// Called for each message in the order they came. While a subscription waits for other nodes the text is kept,
     /// and handled behind it.
     pub fn hear(&mut self, text: &str) {
-        // What waits was counted by nobody yet: it is when it is handled.
+        // A waiting message has not been counted; it is when it is handled.
         if self.waiting().is_some() && matches!(ClientCommand::parse(text), Ok(ClientCommand::Pong))
         {
-            // What it acknowledges was sent before, whatever it asks for meanwhile.
+            // The acknowledged events were sent before, so the pong may pass the waiting messages.
             return self.node.note_acknowledged(&self.connection);
         }
         if let Some(waiting) = self.waiting() {
@@ -152,14 +152,14 @@ impl Session {
             return;
         }
         self.connection.traffic().received.add(1);
-        // What asks for nothing has to be read all the same.
+        // A message that asks for nothing still costs the time to read it.
         self.connection.budget.spend(WorkKind::Frame);
         if self.is_over_rate() {
             return;
         }
         let command = ClientCommand::parse(text);
         if self.connection.is_frozen() {
-            // What else it says it says again where it comes back.
+            // A frozen connection handles nothing else: the client repeats it after it reconnects.
             if let Ok(ClientCommand::Unsubscribe(channel)) = &command {
                 self.node.pass_leave_on(&self.connection, channel);
             }
@@ -198,8 +198,8 @@ impl Session {
         }
     }
 
-    /// Whether a message is one too many, which is refused or ends the connection.
-    /// Checked before the message is parsed, so that a flood costs little.
+    /// Whether a message exceeds the rate, and is refused or ends the connection. Checked before the message is
+    /// parsed, so that a flood costs little.
     fn is_over_rate(&mut self) -> bool {
         let (rate, close) = {
             let limits = &self.connection.app().limits;
@@ -226,8 +226,7 @@ impl Session {
         debug!(%app, %socket, ?event, ?channel, "received");
     }
 
-    /// Whether so much waits behind a subscription that no more is to be read.
-    /// Reading stops then, and TCP makes the client wait.
+    /// Whether so many messages wait that reading must stop. TCP then makes the client wait (backpressure).
     pub fn is_ahead(&self) -> bool {
         let waiting = self.extras.as_ref().and_then(|extras| extras.waiting.as_ref());
         waiting.is_some_and(|waiting| waiting.bytes > AHEAD)
@@ -300,8 +299,8 @@ impl Session {
         resumed
     }
 
-    /// Leaves the channels to which a backend has taken the right back, and says so of each that it was in.
-    /// The rights themselves were taken when the backend asked; here the client is told.
+    /// Leaves the channels that a backend has withdrawn, and tells the client of each. The rights themselves ended
+    /// when the backend asked.
     fn leave_withdrawn(&self) -> bool {
         let withdrawals = self.connection.take_withdrawals();
         for name in withdrawals.iter().flat_map(Withdrawal::channels) {
@@ -315,8 +314,7 @@ impl Session {
 
     /// Three ways: at once, after other nodes have answered, or in the next second.
     fn subscribe(&mut self, request: Subscribe) {
-        // Comings and goings are told to everybody on the channel; a client that does both without end waits
-        // instead.
+        // Joins and leaves are announced to all members; a client that repeats them without end has to wait.
         if self.node.holds_up(&self.connection, &request.channel) {
             return self.wait_for(HeldSubscription::Clock(request));
         }
@@ -338,12 +336,12 @@ impl Session {
         self.extras().waiting = Some(HeldCommands { subscription, texts: Vec::new(), bytes: 0 });
     }
 
-    /// Costs a look at a flag where nobody watches: `make` is not called then.
+    /// Reports a fact. Without a reader this costs one load of a flag, and `make` is not called.
     fn emit_fact<'a>(&self, kind: Kind, make: impl FnOnce(ConsoleFact<'a>) -> ConsoleFact<'a>) {
         self.node.emit_fact(kind, &self.connection, make);
     }
 
-    /// With the user as whom it is present, on a presence channel.
+    /// Logs a subscription, on a presence channel with its user.
     fn log_subscription(&self, channel: &str) {
         self.emit_fact(Kind::Subscribed, |fact| {
             let present_as = self.node.worker.subscribed_as(&self.connection, channel).flatten();
@@ -362,7 +360,7 @@ impl Session {
             (error.error_code().unwrap_or_else(|| error.status()), error.error_text(channel));
         self.count_refusal(code, &text);
         self.emit_fact(Kind::Refused, |fact| {
-            // What was to be signed, and not with what.
+            // The text that should have been signed, but never the secret.
             let signed = match (error, data) {
                 (SubscriptionError::Auth(_), None) => format!("{}:{channel}", self.connection.id),
                 (SubscriptionError::Auth(_), Some(data)) => {
@@ -444,7 +442,7 @@ impl Session {
         }
     }
 
-    /// Whether everything that the connection had part in is ended.
+    /// Whether the connection has left everything.
     pub fn has_left(&self) -> bool {
         self.connection.life.left.get()
     }
@@ -466,7 +464,7 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// All at once: the task is gone, and nobody would call again.
+    /// Leaves everything at once, since the task that would do it in parts has ended.
     fn drop(&mut self) {
         self.leave(usize::MAX);
         // Not when it left: a stream that lingers is looked after to its end.

@@ -22,8 +22,8 @@ use crate::protocol::auth::{self, BodyMd5};
 use crate::protocol::query::{PlusMeaning, Query, SigningParameter};
 use crate::protocol::trace::Trace;
 
-/// What is asked, by path and method.
-/// Names are decoded from the path; they are checked where they are used, by the app's limits.
+/// The requested operation, by path and method. Names are decoded from the path. The handler checks them against
+/// the app's limits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Route {
     /// `POST /apps/{id}/events`
@@ -62,18 +62,17 @@ pub(super) struct SignedCall<'a> {
     pub now: u32,
     /// The limit that applied and what is left of it, for the answer's headers.
     pub rate: Cell<Option<(u32, u32)>>,
-    /// What other nodes know of what is asked.
+    /// The results of a query over all nodes, if the request needs one.
     pub known: NodesReply,
     /// Where lists of many channels are made.
     pub lists: &'a ChannelLists,
-    /// Under which somebody follows what is published.
+    /// The trace by which the published events are followed, if they are.
     pub trace: Option<Trace>,
-    /// What the answer waits for, if it has to.
+    /// What the response waits for, if it has to.
     pub later: RefCell<Option<DeferredAnswer>>,
 }
 
-/// What a request is known by before its body.
-/// Borrowed from the request, so that nothing is copied for one that is refused.
+/// The part of a request that comes before its body. Borrowed, so that nothing is copied for a refused request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestHead<'a> {
     pub method: &'a Method,
@@ -83,7 +82,7 @@ pub(super) struct RequestHead<'a> {
     /// The server's own prefix.
     pub prefix: &'a str,
     pub query: &'a str,
-    /// What is wrong with it is told in another place.
+    /// Whether this is a trial on the fast path; a fault is then reported by the slow path.
     pub is_trial: bool,
 }
 
@@ -133,8 +132,7 @@ pub(super) fn authenticate_query(
     head: RequestHead<'_>,
     now: SystemTime,
 ) -> Result<SignedQuery, Error> {
-    // What SDKs that encode do; the other reading is for those that leave blanks to a form's
-    // encoding.
+    // The encoding of most SDKs. The other reading is for SDKs that encode blanks as a form does.
     let first = authenticate_as(app, head, now, PlusMeaning::Plus);
     match first {
         Err(Error::Unauthorized(..)) if head.query.contains('+') => {
@@ -144,7 +142,7 @@ pub(super) fn authenticate_query(
     }
 }
 
-/// One reading of the query. What is cheap is checked first; the HMAC is last.
+/// Authenticates one reading of the query. Cheap checks come first; the HMAC is last.
 fn authenticate_as(
     app: &App,
     head: RequestHead<'_>,
@@ -184,7 +182,7 @@ fn authenticate_as(
     Ok(SignedQuery { body, asks: query.asks(), plus })
 }
 
-/// What should have been signed for a request, for whoever has to find out why its signature is another.
+/// The text that the server signs for a request, for developers whose signature differs.
 pub(super) fn string_to_sign(method: &Method, uri: &Uri) -> String {
     // No query signs as an empty one.
     let query = Query::parse(uri.query().unwrap_or_default());
@@ -213,17 +211,17 @@ fn check_time(app: &App, timestamp: Option<&str>, now: SystemTime) -> Result<(),
     Ok(())
 }
 
-/// What a signed query says of its request.
+/// The result of authenticating a query.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignedQuery {
     pub body: BodyClaim,
     /// There are parameters in it beside those of the signature.
     pub asks: bool,
-    /// What a `+` in it stands for.
+    /// The meaning of a `+` in it.
     pub plus: PlusMeaning,
 }
 
-/// What the query claims of the body, by the MD5 that was signed with it.
+/// The digest of the body that was signed with the query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BodyClaim {
     /// Nothing, which is right for an empty body alone.
@@ -233,16 +231,15 @@ pub(super) enum BodyClaim {
     Md5(BodyMd5),
     /// Something that is no MD5.
     Nonsense,
-    /// Any: whoever sends it is known in another way.
+    /// Any body is accepted: the request was authenticated in another way.
     Any,
 }
 
 impl BodyClaim {
-    /// Whether the body is the one that was signed.
-    /// Done once the body is there: until then the signature is only a claim about it.
+    /// Checks that the body is the signed one. Only now is the signature valid for the whole request.
     ///
     /// # Errors
-    /// 401: the digest is missing, or is not the body's.
+    /// 401: the digest is missing, or differs from the body's.
     pub(super) fn check_body(self, body: &[u8]) -> Result<(), Error> {
         match self {
             Self::Any => Ok(()),

@@ -8,7 +8,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::error::Error;
 
-/// What is still to come of a request.
+/// The rest of a request.
 #[derive(Debug)]
 pub enum RequestBody {
     /// hyper reads it.
@@ -57,7 +57,7 @@ pub(super) enum ReceivedBody {
 }
 
 impl ReceivedBody {
-    /// What has come so far, in one piece.
+    /// The received bytes in one piece.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Nothing => &[],

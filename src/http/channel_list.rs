@@ -26,7 +26,7 @@ const FEW: usize = 1000;
 /// Workers come first where there are no more cores than workers.
 const NICENESS: i32 = 10;
 
-/// What a list tells of each channel.
+/// The facts that a list has of each channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ListFields {
     /// `user_count`, of presence channels alone.
@@ -39,9 +39,9 @@ pub(super) struct ListFields {
 /// Two that are equal get one list, made once.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListQuery {
-    /// Whose channels.
+    /// The app whose channels are listed.
     pub app: AppId,
-    /// What the channels' names begin with.
+    /// The prefix of the channels' names.
     pub prefix: String,
     pub shown: ListFields,
 }
@@ -57,7 +57,7 @@ struct ListRequest {
     wanted: ListQuery,
     /// Where it is found.
     source: ListSource,
-    /// Whoever waits may have gone; then nothing is sent.
+    /// Gets the list, unless the requester has gone.
     answer: oneshot::Sender<Bytes>,
 }
 
@@ -123,15 +123,14 @@ impl ChannelLists {
     /// Never blocks: the queue has no end, and each waiting request stands for one entry.
     fn order(&self, wanted: ListQuery, source: ListSource) -> ChannelList {
         let (answer, awaited) = oneshot::channel();
-        // Whoever awaits it hears of a thread that is gone.
+        // If the thread has ended, the dropped sender tells the requester.
         let _ = self.0.send(ListRequest { wanted, source, answer });
         ChannelList::Awaited(awaited)
     }
 }
 
-/// Makes lists until nobody can ask for any more.
-/// Ends when the last sender is gone. Apps take turns, so that one with a million channels and many who ask does not
-/// hold up the rest.
+/// Builds lists until all senders are gone. Apps take turns, so that one with a million channels and many requests
+/// does not delay the rest.
 fn make_all(orders: &Receiver<ListRequest>, shared: &ServerState) {
     let mut apps: VecDeque<VecDeque<ListRequest>> = VecDeque::new();
     loop {
@@ -139,7 +138,7 @@ fn make_all(orders: &Receiver<ListRequest>, shared: &ServerState) {
             let Ok(first) = orders.recv() else { return };
             queue(&mut apps, first);
         }
-        // What has come meanwhile, so that one list serves all who wait for it.
+        // Collects the orders that arrived meanwhile, so that one list answers all requests for it.
         orders.try_iter().for_each(|order| queue(&mut apps, order));
         // One list of each app in its turn.
         let Some(mut app) = apps.pop_front() else { continue };
@@ -164,13 +163,13 @@ fn queue(apps: &mut VecDeque<VecDeque<ListRequest>>, order: ListRequest) {
     }
 }
 
-/// Makes one list for all who want the same.
-/// The others are only those who asked before this list was begun: whoever asks later gets a newer one.
+/// Builds one list for all requests that want the same. Only requests from before it was begun share it: later ones
+/// get a newer list.
 fn make(order: ListRequest, others: &mut VecDeque<ListRequest>, shared: &ServerState) {
     let ListRequest { wanted, source, answer } = order;
     let channels = match source {
         ListSource::Known(channels) => {
-            // Whoever asked has gone where this fails.
+            // Fails only if the requester has gone.
             let _ = answer.send(write(&channels, wanted.shown));
             return;
         }

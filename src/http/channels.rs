@@ -38,10 +38,10 @@ pub(super) fn list_channels(call: &SignedCall<'_>) -> Result<AnswerBody, Error> 
     })
 }
 
-/// One channel, occupied or not.
-/// `GET /channels/{name}`. A channel that nobody is on is answered as one that is not occupied: it is no error.
+/// One channel: `GET /channels/{name}`. A channel without subscribers is reported as not occupied, which is no
+/// error.
 /// # Errors
-/// 400 for a name that is none, or a count that the channel's kind does not have.
+/// 400 for an invalid name, or a count that the channel's kind does not have.
 pub(super) fn show_channel(call: &SignedCall<'_>, name: &str) -> Result<Value, Error> {
     take_quota(call)?;
     let name = parse_channel(call, name)?;

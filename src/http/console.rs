@@ -58,8 +58,8 @@ impl ConsoleReply {
     }
 }
 
-/// What of a path stands below the console's, if it is one of the console's.
-/// With the server's prefix or without: a proxy may have taken it away.
+/// The rest of a path below the console's, with or without the server's prefix, since a proxy may have removed it.
+/// `None` for other paths.
 pub(super) fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     [prefix, ""].into_iter().find_map(|prefix| {
         let rest = path.strip_prefix(prefix)?.strip_prefix("/console")?;
@@ -79,9 +79,8 @@ impl HttpService {
         }
     }
 
-    /// How a request below the console's path goes on.
-    /// Who may come in is decided first, by the connection and its headers alone; then the routes.
-    /// Where the console is off, its paths are answered as any that do not exist.
+    /// Decides how to handle a request below the console's path. Access is checked first, by the connection and its
+    /// headers alone; then the routes. If the console is off, its paths are answered like any that do not exist.
     pub(super) fn open_console(&self, parts: Parts, body: RequestBody) -> RequestStage {
         let path = parts.uri.path().to_owned();
         // The router has checked the prefix, so the rest exists.
@@ -153,7 +152,7 @@ impl HttpService {
     }
 
     /// # Errors
-    /// What the page is told, as any client of the API would be.
+    /// The error of the API, which the page shows.
     async fn answer_question(
         &self,
         parts: &Parts,
@@ -164,7 +163,7 @@ impl HttpService {
         if question == Question::Sockets {
             return self.sockets(parts).await;
         }
-        // What a form of another page can send is never JSON.
+        // A form on another site cannot send JSON as its content type, so this stops forged requests.
         let kind = parts.headers.get(hyper::header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         // A form of another page could send such a request with the person's cookie, but no form sends JSON.
@@ -280,8 +279,7 @@ impl HttpService {
     }
 }
 
-/// What is asked by a request that is answered later.
-/// Those that need the body are `POST`.
+/// Requests that are answered later. Those with a body are `POST`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Question {
     /// With the token.
@@ -306,14 +304,14 @@ async fn read(mut body: RequestBody) -> Result<Bytes, Error> {
     Ok(Bytes::copy_from_slice(received.bytes()))
 }
 
-/// An answer that is nobody else's, and that nothing on the way may keep.
+/// A response that no proxy or browser may store.
 fn private(value: &Value) -> HttpResponse {
     let mut answer = response::value_response(AnswerBody::Text(value.to_string().into()), None);
     keep_private(&mut answer);
     answer
 }
 
-/// What the page needs no more of than the status.
+/// A response whose status says everything.
 fn ok() -> HttpResponse {
     private(&json!({}))
 }
@@ -343,13 +341,13 @@ fn with_cookie(
     answer
 }
 
-/// What the API has answered, on its way to nobody but the console's page.
+/// Makes a response of the API private to the console's page.
 pub(super) fn keep_private(answer: &mut HttpResponse) {
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     pages::harden(answer);
 }
 
-/// Whether a request is for something of the console's.
+/// Whether a request is below the console's path.
 pub(super) fn is_below(parts: &Parts, prefix: &str) -> bool {
     below(parts.uri.path(), prefix).is_some()
 }

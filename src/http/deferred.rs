@@ -1,5 +1,5 @@
-//! What a response waits for after its request was checked: connections that must leave channels, a list that another
-//! thread builds, or large events that are published in chunks.
+//! Responses that must wait after their request was checked: for connections that leave channels, for a list that
+//! another thread builds, or for large events that are published in chunks.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,10 +22,11 @@ use crate::protocol::trace::Trace;
 /// Bytes that are published before others get a turn.
 pub(super) const PART: usize = 256 << 10;
 
-/// How long others have then, and those who hear the events to take them: as much as 128 MB a second.
+/// The pause in which other tasks run and subscribers' sockets take the events: at most 128 MB a second are
+/// published.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What is waited for.
+/// The work that the response waits for.
 #[derive(Debug)]
 pub(super) enum DeferredAnswer {
     /// Connections that leave channels, on all nodes.

@@ -51,8 +51,8 @@ pub struct EngineHandoff {
     pub answer: Vec<u8>,
 }
 
-/// What a request's head leads to.
-/// `Polling` waits for something to be said, `Sending` for the body of the request.
+/// The handling of a request, by its head. `Polling` waits for packets to the client, `Sending` for the body of the
+/// request.
 enum EngineStart {
     Answered(Response<Full<Bytes>>),
     Polling(oneshot::Receiver<Bytes>),
@@ -86,11 +86,11 @@ enum EngineAwaiting {
         to: (ConnectionRef, EngineVersion),
         message: usize,
     },
-    /// For its session to have heard it; then it is refused for being larger than this, if it is.
+    /// Waits until the session has read it. The second is the limit that the request exceeded, if it did.
     Heard(oneshot::Receiver<bool>, Option<usize>),
 }
 
-/// Whether a path is Socket.IO's, below the configured prefix or without it.
+/// Whether a path belongs to Socket.IO, with or without the configured prefix.
 pub(super) fn is_address(path: &str, prefix: &str) -> bool {
     let mut inner = path_segments(path).peekable();
     for own in path_segments(prefix) {
@@ -100,7 +100,7 @@ pub(super) fn is_address(path: &str, prefix: &str) -> bool {
 }
 
 impl HttpService {
-    /// Whether any app takes clients of Socket.IO.
+    /// Whether any app accepts Socket.IO clients.
     pub(super) fn takes_engine(&self) -> bool {
         self.http.node.shared.apps.load().iter().any(|app| app.features.socketio.enabled)
     }
@@ -117,7 +117,7 @@ impl HttpService {
                 let app = apps.by_id(session.app.as_str());
                 let message = app.map_or(0, |app| app.limits.max_message_size);
                 let max = max_body(message);
-                // What the head claims: a body that is too large is not read at all.
+                // The size in the head: a body that is too large is not read at all.
                 let size = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
                 let awaiting = if size > max {
                     self.refuse_large_packets(place, max)
@@ -142,11 +142,10 @@ impl HttpService {
         EngineServed::Waiting(Box::new(EngineReply { uri, origin, awaiting }))
     }
 
-    /// What a request is, by its query: `transport` and `sid`, as revisions 3 and 4 of Engine.IO
-    /// have them.
+    /// Classifies a request by its query: `transport` and `sid`, as revisions 3 and 4 of Engine.IO define them.
     ///
     /// # Errors
-    /// Refused in the words of the Engine.IO server, whose codes clients look at.
+    /// The refusals of the Engine.IO server, whose codes clients check.
     fn begin_engine(&self, parts: &Parts) -> Result<EngineStart, EngineRefusal> {
         if parts.method == Method::OPTIONS {
             let mut answer = response::preflight_response(&parts.headers);
@@ -158,7 +157,7 @@ impl HttpService {
         // Without a query there is no `EIO`, which is refused below.
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let Some(version) = query.get("EIO").and_then(EngineVersion::parse) else {
-            // Whether anybody takes such clients comes first.
+            // First of all it is checked whether any app accepts such clients.
             return Err(find_app(&self.http.node.shared.apps.load(), &query)
                 .err()
                 .unwrap_or(OLD_VERSION));
@@ -185,7 +184,7 @@ impl HttpService {
                 self.http.node.hub().bring_engine_request(session.place, request);
                 Ok(EngineStart::Polling(poll))
             }
-            // A POST without a session has nobody to speak for, and falls through to the refusals.
+            // A POST without a session has no client to speak for, and is refused below.
             (Some("polling"), &Method::POST, Some(session)) => {
                 Ok(EngineStart::Sending(session, version))
             }
@@ -217,7 +216,7 @@ impl HttpService {
             Some(session) => session,
             None => self.open_engine(parts, query, (version, false))?,
         };
-        // Picked up by whoever served the request, once its stream is free.
+        // The connection's task picks it up once its stream is free.
         let handoff = EngineHandoff { session: session.place, answer };
         *self.handoff.borrow_mut() = Some(Handoff::Engine(handoff));
         Ok(EngineStart::Answered(response::switching_response()))
@@ -238,7 +237,7 @@ impl HttpService {
         let tls = self.tls || response::came_by_tls(trusted, self.peer, &parts.headers);
         let client = response::client_address(trusted, self.peer, &parts.headers);
         let mut only_origin = HeaderMap::new();
-        // What of the request decides is the page alone: the other headers are those of a poll.
+        // Only the page's origin matters for admission: the other headers are those of a poll.
         only_origin.extend(origin.clone().map(|origin| (ORIGIN, origin)));
         let no_query = Query::parse("");
         let terms = upgrade::HandshakeTerms::new(&no_query, &only_origin, tls);
@@ -331,7 +330,7 @@ impl HttpService {
             },
             EngineAwaiting::Heard(heard, too_large) => match ready!(Pin::new(heard).poll(cx)) {
                 Ok(true) => match too_large {
-                    // What Engine.IO's own server answers, to the letter.
+                    // The response of Engine.IO's own server, to the letter.
                     None => Ok(text_answer(Bytes::from_static(b"ok"), "text/html")),
                     Some(max) => Err(EngineRefusal {
                         status: StatusCode::PAYLOAD_TOO_LARGE,
@@ -354,7 +353,7 @@ fn max_body(message: usize) -> usize {
     message.saturating_mul(2).saturating_add(BODY_SPARE)
 }
 
-/// The status that tells a client by HTTP what others are told by a close code.
+/// The HTTP status for an error that other clients get as a close code.
 fn status_of(error: &error::Error) -> StatusCode {
     match error.code {
         4001 => StatusCode::NOT_FOUND,
@@ -374,8 +373,8 @@ fn text_answer(said: Bytes, kind: &'static str) -> Response<Full<Bytes>> {
     answer
 }
 
-/// Who may connect is for the app's `allowed_origins` to say, so any page may read the answer; with its cookies, for
-/// those are sent by `socket.io-client` 2.
+/// Lets any page read the response, since admission is the app's decision (`allowed_origins`). With cookies, which
+/// `socket.io-client` 2 sends.
 fn for_origin(
     mut answer: Response<Full<Bytes>>,
     origin: Option<&HeaderValue>,

@@ -77,8 +77,8 @@ pub(super) fn page_origin(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("{scheme}://{host}")).ok()
 }
 
-/// Whether the cookies of a request may go to the app's backend: not those of a browser that is on the page of a
-/// stranger, for the answer would be the stranger's to read.
+/// Whether a request's cookies may be passed to the app's backend. Not those of a browser on a foreign page, since
+/// that page could read the response.
 pub(super) fn may_pass_cookies(
     app: &App,
     headers: &HeaderMap,

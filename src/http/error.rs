@@ -24,7 +24,7 @@ pub(super) enum Error {
     NoSuchApp(String),
     /// There is no such route.
     NotFound,
-    /// What is at the server's other address alone, and which this one is.
+    /// The route is served at the server's other address only. The field is the role of this one.
     OtherSide(AddressRole),
     /// A path of Socket.IO.
     SocketIo,
@@ -38,7 +38,7 @@ pub(super) enum Error {
     TooManyRequests(u32),
     /// So much waits for the other nodes that they would miss it.
     Crowded,
-    /// Whether there is the app cannot be found out just now.
+    /// The app could not be looked up.
     LookupAway,
     /// A WebSocket version other than 13.
     UpgradeRequired,
@@ -64,8 +64,8 @@ impl Error {
         }
     }
 
-    /// The line of a request to `path` that was refused: for the operator where a setting, a secret or a
-    /// limit may be why, and in any case for whoever debugs.
+    /// Logs a refused request to `path`: as a warning if a setting, a secret or a limit may be the cause, and at
+    /// debug in any case.
     pub(super) fn log_refusal(&self, notices: &LogThrottle, uri: &Uri) {
         let (status, path) = (self.status(), resume_token::mask(uri.path()));
         let path = path.as_ref();
@@ -89,7 +89,7 @@ impl Error {
             Self::UpgradeRequired | Self::Interrupted => false,
         };
         let notice = LogNotice::Request(Status::of_code(status.as_u16()));
-        // Quoted, for it may hold what was decoded from the path: nobody else writes lines of the log.
+        // Quoted, since decoded text of the path could otherwise forge lines of the log.
         match is_told.then(|| notices.take_due(notice)).flatten() {
             Some(others) => {
                 // The key is only for the log; a request without one is logged with an empty key.

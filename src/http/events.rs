@@ -26,9 +26,9 @@ struct Trigger<'a> {
     data: Cow<'a, str>,
     /// Each once, in the order they came.
     channels: SmallVec<[ChannelName; 1]>,
-    /// The publisher's own connection, which is not to hear its event.
+    /// The publisher's own connection, which does not get the event.
     except: Option<SocketId>,
-    /// What the answer is to say of each channel.
+    /// The facts that the response has of each channel.
     info: RequestedInfo<'a>,
 }
 
@@ -44,8 +44,7 @@ impl Trigger<'_> {
     }
 }
 
-/// Which facts the answer is to have, as they were asked for: `user_count,subscription_count`. What is not
-/// known is left out.
+/// The requested facts, as they were sent: `user_count,subscription_count`. Unknown ones are ignored.
 #[derive(Clone, Default, Debug)]
 pub(super) struct RequestedInfo<'a>(Cow<'a, str>);
 
@@ -249,7 +248,7 @@ pub(super) fn publish_events(call: &SignedCall<'_>, body: &str) -> Result<Answer
 pub(super) fn batch_events(call: &SignedCall<'_>, body: &str) -> Result<AnswerBody, Error> {
     // Two readers: a quick one for what is right, and the one that finds out what is wrong.
     let wrong = || Error::mistyped_parameter("batch", "an array of events");
-    // What is wrong is looked for only once it is known that something is.
+    // The cause is searched for only once the fast reader has failed.
     let Some(BatchBody(batch)) = BatchBody::parse(body) else {
         return Err(parse_object(body).map_or_else(|error| error, |_| wrong()));
     };
@@ -288,8 +287,8 @@ fn parse_object(body: &str) -> Result<JsonObject<'_>, Error> {
         .ok_or_else(|| Error::BadRequest("The body must be a JSON object.".into()))
 }
 
-/// Whether the other nodes can be told, if there are any. Better that nobody hears of it and the backend knows, than
-/// that some do not.
+/// Whether the event fits into the queue to other nodes, if there are any. Otherwise it is refused for all
+/// subscribers, so that the backend knows, rather than lost for some.
 fn check_room(call: &SignedCall<'_>, triggers: &[Trigger<'_>]) -> Result<(), Error> {
     let events = triggers.iter().map(|trigger| trigger.channels.len()).sum();
     let fits = call.node.shared.scope.has_publish_room(events, bytes(triggers));
@@ -326,8 +325,8 @@ fn publish_trigger(
     AnswerBody::Json(answer())
 }
 
-/// What the channel has just now; the count of users only where there are any to count.
-/// Counts are taken after the event was published, so that they include nobody who came for it.
+/// The channel's counts; the user count only on presence channels. Counted after the event was published, so that
+/// clients which join because of it are not included.
 fn channel_counts(call: &SignedCall<'_>, name: &ChannelName, info: &RequestedInfo<'_>) -> Value {
     let occupancy = call.channel_occupancy(name);
     let mut counts = Map::new();

@@ -27,9 +27,8 @@ const A_SECOND: u32 = 2;
 /// each.
 const AT_ONCE: usize = 64;
 
-/// Whether it may end without anything being lost that was under way, and rather than others: the less the rather.
-/// `None` where it must stay. Sorts unknown before known clients, and those that have sent nothing before those that
-/// are sending.
+/// How reluctantly a connection is evicted; the lowest goes first, and `None` must stay, since a request is under
+/// way. Sorts unknown before known clients, and idle ones before those that are sending.
 fn reluctance(timer: &RequestTimer) -> Option<(bool, bool)> {
     let is_read = match timer.current_phase() {
         RequestPhase::New | RequestPhase::Idle | RequestPhase::Head => false,
@@ -108,9 +107,8 @@ impl RequestTimers {
         all
     }
 
-    /// Makes room for one more connection beside that at `kept`; how many ended for it.
-    /// Those of crowded addresses go first, then whoever has waited longest; at most a quarter at a time, so that
-    /// what one flood takes is not made up for by everybody else.
+    /// Makes room for one more connection beside that at `kept`; returns how many it evicted. Crowded addresses go
+    /// first, then the longest idle. At most a quarter at a time, so that one flood does not evict everybody.
     pub fn evict(&self, kept: &TimerGuard) -> usize {
         let visits = self.visits.borrow();
         let crowds: HashMap<IpAddr, u32> =
@@ -125,7 +123,7 @@ impl RequestTimers {
                 let (is_known, is_read) = reluctance(timer)?;
                 let visit = timer.visit.borrow();
                 let crowd = visit.as_ref().and_then(|visit| crowds.get(&visit.address));
-                // Who comes with many others goes first.
+                // Connections of an address with many others go first.
                 let crowd = Reverse(crowd.copied().unwrap_or_default());
                 Some(((is_known, is_read, crowd, timer.turn()), timer.clone()))
             })

@@ -39,8 +39,8 @@ use crate::metrics::{self, Status};
 use crate::node::NodesReply;
 use crate::protocol::trace::Trace;
 
-/// RFC 9112, section 3.2: a request names one host; one of HTTP/1.0 may name none. What proxies in front make of two is
-/// not for this server to guess.
+/// Checks `Host`: a request names one host, and one of HTTP/1.0 may name none (RFC 9112 section 3.2). Two could
+/// mean different hosts to a proxy and to this server.
 fn check_host(parts: &Parts) -> Result<(), Error> {
     let hosts = parts.headers.get_all(HOST).iter().count();
     let enough = usize::from(parts.version >= Version::HTTP_11);
@@ -65,7 +65,7 @@ impl Service<Request<Incoming>> for HttpService {
 }
 
 impl HttpService {
-    /// Begins a request, whoever read it.
+    /// Begins a request, on the fast path or from hyper.
     pub fn begin(&self, parts: Parts, body: RequestBody) -> RequestFuture {
         let stage = self.begin_request(parts, body, None, Instant::now());
         RequestFuture { door: self.clone(), stage }
@@ -230,7 +230,7 @@ impl RequestStage {
         parts: &Parts,
         body: RequestBody,
     ) -> Self {
-        // What comes after a handshake is no body.
+        // Bytes after a handshake belong to the WebSocket; they are no body.
         let unread = (answer.status() != StatusCode::SWITCHING_PROTOCOLS)
             .then(|| UnreadBody::of_request(parts, body))
             .flatten();
@@ -259,7 +259,7 @@ pub(super) struct AwaitingBody {
     app: Arc<App>,
     route: Route,
     claims: SignedQuery,
-    /// What has come of the body so far.
+    /// The received part of the body.
     received: ReceivedBody,
     /// How far the question to other nodes is.
     asking: QueryState,
@@ -269,7 +269,7 @@ pub(super) struct AwaitingBody {
     begun: Instant,
 }
 
-/// What came of a request, and what its answer waits for.
+/// The result of a request, and what its response waits for.
 struct RequestOutcome {
     answered: Result<AnswerBody, Error>,
     /// The limit that applied and what is left of it.
@@ -302,7 +302,7 @@ impl AwaitingBody {
         let mut asking = std::mem::take(&mut self.asking);
         let polled = asking.poll_reply(cx, || {
             let body = self.received.bytes();
-            // A body that is not the signed one is refused later; nobody is asked for it.
+            // A body that is not the signed one is refused later; no query is made for it.
             self.claims.body.check_body(body).ok()?;
             let call = self.signed_call(http, NodesReply::default());
             let query = query::query_of(&call, &self.route, body)?;
@@ -327,7 +327,7 @@ impl AwaitingBody {
         RequestOutcome { answered, rate: call.rate.get(), later: call.later.take() }
     }
 
-    /// The trace that the headers give, where somebody looks.
+    /// The trace in the headers, if a console or the debug log would show it.
     fn followed_trace(&self, http: &Http) -> Option<Trace> {
         // Nobody follows anything most of the time, and then headers are not looked at.
         let publishes = matches!(self.route, Route::Events | Route::BatchEvents);

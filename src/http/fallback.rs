@@ -35,15 +35,14 @@ use crate::socket::{http_session, upgrade};
 /// `POST` is the only method of pusher-js's transports; browsers ask with OPTIONS whether it may.
 const METHODS: &str = "POST, OPTIONS";
 
-/// Where pusher-js looks if it is told nothing else.
-/// The library's own default path for these transports.
+/// The prefix that pusher-js uses by default for these transports.
 const DEFAULT_PREFIX: &str = "/pusher";
 
 /// Bytes that the body of `xhr_send` may have beside twice those of a message.
 /// Brackets, quotes and commas of the array.
 const BODY_SPARE: usize = 1 << 10;
 
-/// What a request of a session's address is for.
+/// The purpose of a request to a session's address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SessionPurpose {
     /// A request whose answer is what the session has to say.
@@ -98,12 +97,12 @@ pub struct LineStream {
     pub session: Result<ConnectionRef, error::Error>,
     /// Chunks where the client knows them.
     pub framing: AnswerFraming,
-    /// What of earlier answers the client has not taken yet.
+    /// Bytes of earlier responses that the client has not read yet.
     pub before: Vec<u8>,
 }
 
-/// What a request's head leads to.
-/// `Answered` also stands for a refusal in lines, which the client reads as the session's first answer.
+/// The handling of a request, by its head. `Answered` also stands for a refusal in lines, which the client reads as
+/// the session's first response.
 enum SessionStart {
     Answered(Response<Full<Bytes>>),
     /// Its app is asked for in a database.
@@ -130,16 +129,16 @@ pub(super) enum AwaitingAnswer {
     Polling(oneshot::Receiver<Bytes>),
     /// For its body.
     Reading(Box<ClientMessage>),
-    /// For its session to have heard it; then it is refused for this, if for anything.
+    /// Waits until the session has read it. The second is the error to respond with, if there is one.
     Heard(oneshot::Receiver<bool>, Option<Error>),
 }
 
-/// What a client says, on its way in.
+/// Messages of a client, as they come in.
 #[derive(Debug)]
 pub(super) struct ClientMessage {
     /// Still to be read.
     body: RequestBody,
-    /// What of it has come.
+    /// The received part of the body.
     received: ReceivedBody,
     /// The session that it is for.
     place: ConnectionRef,
@@ -280,7 +279,7 @@ impl HttpService {
         Ok(self.receive_session(parts, transport, opened.map(|session| session.place)))
     }
 
-    /// Brings a receiving request to its session, or tells it why there is none.
+    /// Passes a receiving request to its session, or answers that there is none.
     fn receive_session(
         &self,
         parts: &Parts,
@@ -318,7 +317,7 @@ impl HttpService {
     ) -> AwaitingAnswer {
         let (heard, answer) = oneshot::channel();
         self.http.node.hub().bring_request(place, SessionRequest::TooLarge { heard });
-        // Answered only once the session has heard of it, so that the client's next request finds it ended.
+        // Answered once the session has handled it, so that the client's next request finds it ended.
         AwaitingAnswer::Heard(answer, Some(Error::TooLarge { what: "message", size, max }))
     }
 
@@ -337,7 +336,7 @@ impl HttpService {
         cx: &mut Context<'_>,
     ) -> Poll<Response<Full<Bytes>>> {
         if let AwaitingAnswer::Reading(reading) = waiting {
-            // Whoever is slow with a body is bounded by the timer, whoever waits for the session is not.
+            // The timer limits a client that is slow with its body, but not one that waits for its session.
             let read = ready!(reading.poll_body(cx));
             self.timer.enter_phase(RequestPhase::Held, self.now_seconds());
             match read.and_then(|()| reading.message_texts()) {
@@ -410,7 +409,7 @@ fn taken_answer() -> Response<Full<Bytes>> {
     for_any_page(answer)
 }
 
-/// Who may connect is for the app's `allowed_origins` to say, so any page may read the answer.
+/// Lets any page read the response, since admission is the app's decision (`allowed_origins`).
 fn for_any_page(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     answer

@@ -1,5 +1,5 @@
-//! WebSocket upgrade requests: the response, and what the socket needs to know. Whether the app admits it is decided in
-//! `socket/upgrade.rs`.
+//! WebSocket upgrade requests: the response, and the data that the socket needs. `socket/upgrade.rs` decides
+//! whether the app admits it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::protocol::query::Query;
 use crate::protocol::resume_token::ResumeToken;
 use crate::socket::upgrade::{self, Admission, HandshakeTerms, NoHandshake};
 
-/// What nginx asks with unless it is told otherwise.
+/// The version that nginx speaks by default.
 const OLD_HTTP: &str = "WebSockets need HTTP/1.1. Behind nginx: proxy_http_version 1.1.";
 
 /// A socket to be.
@@ -35,17 +35,17 @@ pub struct Upgrade {
     pub address: IpAddr,
     /// The 101 for the client.
     pub answer: Vec<u8>,
-    /// What that says of compression.
+    /// The compression that was agreed on.
     pub compression: Compression,
     /// How long the greeting waits after that.
     pub pause: Option<Duration>,
-    /// What it asked with, where it is not let in.
+    /// The details of a refused handshake, for the log.
     pub asked: Option<Box<HandshakeDetails>>,
     /// The client answers `pusher:ping`, as every pusher-js does.
     pub answers_pings: bool,
 }
 
-/// What a socket that is refused has asked with, for the log.
+/// Details of a refused handshake, for the log.
 #[derive(Debug)]
 pub struct HandshakeDetails {
     /// As the client sent it: it may be of no app.
@@ -69,7 +69,7 @@ impl HandshakeDetails {
     }
 }
 
-/// The line of a socket that was not let in. What the client chose is quoted: nobody else writes lines of the log.
+/// Logs a refused socket. The client's text is quoted, since it could otherwise forge lines of the log.
 pub fn report_refusal(
     shared: &ServerState,
     address: IpAddr,

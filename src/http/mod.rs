@@ -61,14 +61,14 @@ pub use handshake::{HandshakeDetails, Upgrade, report_refusal};
 pub use plain_handshake::PlainHandshake;
 pub use plain_trigger::{PlainAnswer, PlainRequest};
 
-/// What all requests on one worker share.
-/// One per worker, because a `Node` belongs to a worker; whatever is shared by all workers is behind an `Arc`.
+/// State that all requests on one worker share. One for each worker, since a `Node` belongs to a worker; state that
+/// all workers share is behind an `Arc`.
 #[derive(Debug)]
 pub struct Http {
     pub node: Rc<Node>,
     /// Prefix of all routes; the API answers without it too, for Guzzle drops it.
     pub prefix: String,
-    /// Whether clients may come without WebSockets.
+    /// Whether the HTTP transports are on.
     pub fallback: bool,
     /// Origins whose pages may read the API's answers; `*` stands for any.
     pub cors_origins: Vec<String>,
@@ -78,15 +78,15 @@ pub struct Http {
     pub timers: Rc<RequestTimers>,
     /// The thread that makes lists of many channels.
     pub lists: ChannelLists,
-    /// What is told under `/metrics`, if that is here.
+    /// The metrics page, if `/metrics` is served here.
     pub scrape: Option<Arc<Scrape>>,
     /// The page to try the server on, if it is to be shown.
     pub try_out: Option<Bytes>,
-    /// Who may open the debug console.
+    /// Access to the debug console.
     pub console: Arc<ConsoleGate>,
 }
 
-/// What is served at the address where a connection came in.
+/// The routes that an address serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddressRole {
     /// Everything: there is one address.
@@ -98,7 +98,7 @@ pub enum AddressRole {
 }
 
 impl AddressRole {
-    /// Whether a path is served at the other address alone.
+    /// Whether a path is served at the other address only.
     fn refuses(self, segments: &[&str]) -> bool {
         matches!(
             (self, segments),
@@ -112,10 +112,10 @@ impl AddressRole {
 #[derive(Debug, Clone)]
 pub struct HttpService {
     pub http: Rc<Http>,
-    /// Whoever the TCP connection is with: a proxy's address where there is one.
+    /// The TCP connection's other side: the proxy, if there is one.
     pub peer: IpAddr,
     pub role: AddressRole,
-    /// Whether the stream itself is TLS; behind a proxy its headers say so.
+    /// Whether the stream itself is TLS. Behind a proxy the headers tell.
     pub tls: bool,
     /// Over a Unix socket.
     pub unix: bool,
@@ -124,10 +124,10 @@ pub struct HttpService {
     pub handoff: Rc<RefCell<Option<Handoff>>>,
 }
 
-/// What a connection becomes that no more requests come on.
+/// What a connection becomes when no more requests follow on it.
 #[derive(Debug)]
 pub enum Handoff {
-    /// A WebSocket, or the refusal of one, which is also told as a frame.
+    /// A WebSocket, or a refusal that is sent as a close frame.
     Socket(Upgrade),
     /// The answer without an end of a client without WebSockets.
     Lines(LineStream),
@@ -146,8 +146,7 @@ impl HttpService {
 }
 
 impl HttpService {
-    /// Asks for an app that is not known, if there is anybody to ask; afterwards says whether that was of
-    /// use.
+    /// Looks an unknown app up, if a database has apps. `LookupUnavailable` if that failed.
     fn look_up(
         &self,
         name: AppName,
@@ -162,10 +161,10 @@ impl HttpService {
     }
 }
 
-/// Whether there is an app could not be found out.
+/// The app could not be looked up.
 struct LookupUnavailable;
 
-/// What a request's head leads to.
+/// The handling of a request, by its head.
 enum RoutedRequest {
     Answered(Response<Full<Bytes>>),
     Call {
@@ -251,7 +250,7 @@ impl HttpService {
             ["users", user, "terminate_connections"] => {
                 (None, Route::Terminate(percent_decode(user).into_owned()), "POST, OPTIONS")
             }
-            // A client of another protocol, which a developer has to be told in plain words.
+            // A client of another protocol: the response explains that to its developer.
             ["socket.io" | "engine.io", ..] => return Err(Error::SocketIo.into()),
             _ => return Err(Error::NotFound.into()),
         };
@@ -276,8 +275,8 @@ impl HttpService {
         }
     }
 
-    /// What of a request to the API can be decided before its body is read.
-    /// Signature first, size second: an unsigned request learns nothing of an app's limits.
+    /// Checks the part of an API request that comes before its body. The signature first and the size second: an
+    /// unsigned request learns nothing about an app's limits.
     fn admit_api_call(
         &self,
         parts: &Parts,
@@ -352,9 +351,8 @@ impl HttpService {
 }
 
 impl HttpService {
-    /// What the console is told of a request that was refused.
-    /// For a signature that does not hold with the string that should have been signed, which is what a developer
-    /// compares.
+    /// Reports a refused request to the console. For an invalid signature the report has the text that should have
+    /// been signed, so that a developer can compare it.
     fn report_refusal(&self, parts: &Parts, error: &Error) {
         let trusted = &self.http.trusted_proxies;
         let address = response::client_address(trusted, self.peer, &parts.headers);
@@ -373,8 +371,7 @@ impl HttpService {
     }
 }
 
-/// What stands between slashes, however many.
-/// Double slashes and a slash at the end make no difference, as with Reverb and Soketi.
+/// The segments of a path. Double slashes and a slash at the end make no difference, as with Reverb and Soketi.
 fn path_segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }

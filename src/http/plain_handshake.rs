@@ -19,7 +19,7 @@ pub struct PlainHandshake<'a> {
     pub headers: &'a [Header<'a>],
 }
 
-/// What of its headers a handshake is about.
+/// The headers that a handshake needs.
 #[derive(Debug, Default)]
 struct HandshakeHeaders<'a> {
     host: Option<&'a [u8]>,
@@ -60,7 +60,7 @@ impl<'a> HandshakeHeaders<'a> {
         Some(found)
     }
 
-    /// Whether they ask for a WebSocket of the version that there is.
+    /// Whether they ask for a WebSocket of version 13.
     fn ask_for_socket(&self) -> bool {
         let mut tokens =
             self.connection.into_iter().flat_map(|all| all.split(|byte| *byte == b','));

@@ -25,7 +25,7 @@ pub struct PlainRequest<'a> {
     pub now: SystemTime,
 }
 
-/// What a 200 says.
+/// The content of a 200.
 #[derive(Debug)]
 pub struct PlainAnswer {
     pub body: Bytes,
@@ -43,7 +43,7 @@ impl HttpService {
         let (path, query) = target.split_at_checked(memchr::memchr(b'?', target.as_bytes())?)?;
         let query = query.get(1..)?;
         let (node, prefix) = (&self.http.node, &*self.http.prefix);
-        // Only those who look are told of traces, which are in the head.
+        // Traces are in the head, and only a console or the debug log shows them.
         let is_watched = shown::is_wanted() || node.console().is_watched();
         if is_watched || self.role == AddressRole::Sockets || !node.shared.scope.is_alone() {
             return None;
@@ -54,7 +54,7 @@ impl HttpService {
         let app = api::find_app(&node.shared.apps.load(), Some(id), query).ok()?;
         let head = RequestHead { method: &Method::POST, path, prefix, query, is_trial: true };
         let claims = api::authenticate_query(&app, head, now).ok()?;
-        // What goes out in parts is answered later.
+        // A large event is published in parts, and answered later.
         let most = body.len().saturating_mul(app.limits.max_channels_per_event.max(1));
         if claims.asks || body.len() > Route::Events.max_body(&app) || most > PART {
             return None;

@@ -19,7 +19,7 @@ pub(super) enum QueryState {
     /// Nothing has been looked at yet.
     #[default]
     New,
-    /// What is to be published would have to wait for long, and so it waits here.
+    /// The queue to Redis is long, so that the request waits before it publishes (backpressure).
     Waiting(oneshot::Receiver<()>),
     /// There is room, and the other nodes were not asked yet.
     Unasked,
@@ -67,9 +67,8 @@ impl QueryState {
     }
 }
 
-/// What a request needs to know of all nodes, if anything.
-/// `None` also for a request that will be refused: what is wrong with it is found when it is
-/// answered.
+/// The query over all nodes that a request needs, if any. Also `None` for a request that will be refused, which is
+/// answered without a query.
 pub(super) fn query_of(call: &SignedCall<'_>, route: &Route, body: &[u8]) -> Option<NodeQuery> {
     let channel = |name: &str| ChannelName::parse(name, call.app.limits.max_channel_name).ok();
     Some(match route {

@@ -35,7 +35,7 @@ fn json_response(status: StatusCode, body: Bytes) -> HttpResponse {
     answer
 }
 
-/// What is answered to a request that is right: JSON, or its text already.
+/// The body of a successful response: JSON, or finished text.
 #[derive(Debug)]
 pub(super) enum AnswerBody {
     Json(Value),
@@ -68,13 +68,13 @@ fn add_rate_headers(answer: &mut HttpResponse, rate: Option<(u32, u32)>) {
     }
 }
 
-/// What load balancers ask for: the process lives and its worker answers. Readiness is another question.
+/// The response of `/up`: the process lives and its worker answers. Readiness is a separate question.
 pub(super) fn health_response() -> HttpResponse {
     json_response(StatusCode::OK, Bytes::from_static(b"{\"health\":\"OK\"}"))
 }
 
-/// Whether new sockets are welcome.
-/// 503 with the reason otherwise. The body is for people; probes look at the status.
+/// The response of `/ready`: 200 if new sockets are accepted, otherwise 503 with the reason. Probes check the
+/// status; the body is for people.
 pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
     match shared.unready_reason() {
         None => {
@@ -94,8 +94,7 @@ pub(super) fn ready_response(shared: &ServerState) -> HttpResponse {
     }
 }
 
-/// What Prometheus is told.
-/// Prometheus's text format, whose content type names its version.
+/// The metrics page in Prometheus's text format, whose content type names its version.
 pub(super) fn metrics_response(scrape: Option<&Scrape>) -> HttpResponse {
     // Without a scrape the page is empty, which Prometheus accepts.
     let text = scrape.map(Scrape::page).unwrap_or_default();
@@ -111,7 +110,7 @@ pub(super) fn page_response(html: &Bytes) -> HttpResponse {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // A page that anybody can reach must not be framed, and sends nothing anywhere but to its own server.
+    // A public page must not be framed, and may connect to its own server only.
     headers.insert(
         CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -157,7 +156,7 @@ pub(super) fn refusal_response(error: &Error, rate: Option<(u32, u32)>) -> HttpR
     answer
 }
 
-/// What a browser asks before it asks.
+/// The response to a CORS preflight.
 pub(super) fn preflight_response(request: &HeaderMap) -> HttpResponse {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -165,8 +164,8 @@ pub(super) fn preflight_response(request: &HeaderMap) -> HttpResponse {
     headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
     headers
         .insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
-    // Any header is allowed: a page can send nothing here that a backend could not, and is told nothing without a
-    // signature.
+    // Any header is allowed: a page can send nothing here that a backend could not, and a request without a
+    // signature gets no data.
     let asked = request.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let asked = asked.unwrap_or_else(|| HeaderValue::from_static("Content-Type, Authorization"));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
@@ -190,8 +189,8 @@ pub(super) fn allow_origin(http: &Http, request: &HeaderMap, answer: &mut HttpRe
     }
 }
 
-/// Who the client is: the last address in `X-Forwarded-For` that is not a proxy we trust, if the peer is
-/// such a proxy, and the peer itself otherwise.
+/// The client's address: the last one in `X-Forwarded-For` that is not a trusted proxy, if the peer is a trusted
+/// proxy; otherwise the peer.
 pub(super) fn client_address(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     if !is_trusted(peer) {
@@ -212,8 +211,8 @@ pub(super) fn client_address(trusted: &[Network], peer: IpAddr, headers: &Header
     address
 }
 
-/// Whether a proxy that we trust took the request over TLS: the last `X-Forwarded-Proto`, if the peer is
-/// such a proxy.
+/// Whether a trusted proxy received the request over TLS: by the last `X-Forwarded-Proto`, if the peer is a trusted
+/// proxy.
 pub(super) fn came_by_tls(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> bool {
     if !trusted.iter().any(|network| network.contains(peer)) {
         return false;

@@ -28,7 +28,7 @@ use crate::node::ServerState;
 #[derive(Debug)]
 pub struct Scrape {
     pub shared: Arc<ServerState>,
-    /// What the names of all metrics begin with.
+    /// The prefix of all metrics.
     pub prefix: String,
     /// Where the server listens; Soketi's metrics name it.
     pub port: u16,
@@ -37,8 +37,7 @@ pub struct Scrape {
     pub last: LastPage,
 }
 
-/// One app, as far as it is told.
-/// Read once for each scrape, so that all families of one page agree.
+/// The figures of one app. Read once for each scrape, so that all families of a page agree.
 struct AppFigures {
     id: String,
     directory: Arc<Directory>,
@@ -173,7 +172,7 @@ impl Scrape {
         self.last.take(Instant::now, || self.page_text().into())
     }
 
-    /// For a thread that nobody else waits for.
+    /// The page as text, for a thread that may take its time.
     pub fn page_text(&self) -> String {
         let mut page = MetricsPage::new(&self.prefix);
         // A gauge that is always 1: its labels are joined to other series (Prometheus' `*_info`).
@@ -268,8 +267,8 @@ impl Scrape {
         );
     }
 
-    /// What becomes of sockets, and whether more should come. Every label of the closed lists has
-    /// its line, also at 0, so that a rate can be taken from the first event on.
+    /// Sockets and readiness. Every label of the closed lists has its line, also at 0, so that a rate can be
+    /// computed from the first event on.
     fn write_sockets(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let count = |reason: Reason| self.shared.metrics.ended_for(reason) as f64;
@@ -339,8 +338,8 @@ impl Scrape {
         page.add_gauges("memory_limit_bytes", help, memory);
     }
 
-    /// Requests by route and status, how long they took, and signatures that did not hold. A route
-    /// is a word of a closed list and never a path, so that nobody outside adds series.
+    /// Requests by route and status, their duration, and invalid signatures. A route is a word of a closed list and
+    /// never a path, so that clients cannot create series.
     fn write_api(&self, page: &mut MetricsPage) {
         let workers = self.shared.metrics.all_workers();
         let (mut counts, mut seconds) = (Vec::new(), Vec::new());

@@ -43,10 +43,10 @@ pub struct RequestTimer {
     /// Counted among its address's until something signed has come.
     /// Dropping it counts the connection no longer.
     pub(super) visit: RefCell<Option<AddressVisit>>,
-    /// What has come on it was signed by a backend.
-    /// Backends' connections are evicted last, and count for no address.
+    /// Whether a backend signed a request on it. Backends' connections are evicted last and exempt from limits by
+    /// address.
     is_known: Cell<bool>,
-    /// What the client is at.
+    /// The phase of the current request.
     step: Cell<RequestPhase>,
     /// Set once, taken by the connection's task.
     end: Cell<Option<TimeoutReason>>,
@@ -74,7 +74,7 @@ impl Drop for AddressVisit {
     }
 }
 
-/// What a client is at.
+/// The phases of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum RequestPhase {
     /// Connected, and has not sent a whole request yet.
@@ -86,7 +86,7 @@ pub enum RequestPhase {
     Head,
     /// The body is on its way.
     Body,
-    /// Whether and when it is answered is for its session to say.
+    /// A session holds the request, and decides when to answer it.
     Held,
 }
 
@@ -129,8 +129,8 @@ impl RequestTimers {
         }
     }
 
-    /// Ends all once their requests are answered. Those that came a moment ago still get to their first: they
-    /// were accepted, and nobody has told them anything yet.
+    /// Ends idle connections, and others once their requests are answered. A connection without a first request
+    /// still gets to send one: it was accepted before the drain began.
     pub fn end_idle(&self, now: u32) {
         for (_, timer) in self.all.borrow().iter() {
             let age = now.saturating_sub(timer.since.get());
@@ -173,7 +173,7 @@ impl RequestTimer {
         now.saturating_sub(self.since.get())
     }
 
-    /// Whether anything on the connection was signed by a backend.
+    /// Whether a backend signed a request on the connection.
     pub(super) fn is_known(&self) -> bool {
         self.is_known.get()
     }
@@ -183,7 +183,7 @@ impl RequestTimer {
         self.is_known.set(true);
     }
 
-    /// Whether it was told to end and has not yet.
+    /// Whether it was told to end and has not ended yet.
     pub(super) fn is_ending(&self) -> bool {
         self.end.get().is_some()
     }
@@ -196,7 +196,7 @@ impl RequestTimer {
         }
     }
 
-    /// Whether the connection is to end, told once; its task is woken when it is.
+    /// Returns once why the connection must end; wakes its task then.
     pub fn poll_end(&self, cx: &Context<'_>) -> Option<TimeoutReason> {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -206,8 +206,8 @@ impl RequestTimer {
         self.end.take()
     }
 
-    /// What comes of `work`, unless the connection is to end before it is done.
-    /// It is pinned where it is: a task that hands it over has room for it twice.
+    /// Runs `work` unless the connection must end before. Pinned in place: a future that was passed by value would
+    /// take its room twice.
     pub async fn unless_ended<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         poll_fn(|cx| match self.poll_end(cx) {
             Some(_) => Poll::Ready(None),

@@ -37,7 +37,7 @@ pub(super) struct AcceptedConnection {
     /// On the first worker's own runtime it stays registered.
     stream: StreamRegistration,
     pub peer: SocketAddr,
-    /// What is served where it came in.
+    /// The routes that its address serves.
     pub role: AddressRole,
 }
 

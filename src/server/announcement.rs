@@ -11,7 +11,7 @@ use super::tls::Certificates;
 use crate::config::{self, Config};
 use crate::node::ServerState;
 
-/// What of the settings is said.
+/// The facts in the line "listening".
 pub(super) struct Announcement {
     workers: usize,
     path: String,

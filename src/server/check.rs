@@ -22,7 +22,7 @@ const UNAVAILABLE: u8 = 69;
 pub struct UnusableSetting {
     /// Its dotted name.
     pub setting: &'static str,
-    /// What is wrong with it, in words that follow the name and a colon.
+    /// The fault, in words that follow the setting's name and a colon.
     pub problem: String,
     /// By sysexits.h.
     pub exit_code: u8,
@@ -34,7 +34,7 @@ impl UnusableSetting {
         Self { setting, problem: problem.to_string(), exit_code: CONFIG }
     }
 
-    /// What the system says of a path that a setting names.
+    /// The system's error about a path that a setting names.
     pub(super) fn path(setting: &'static str, path: &Path, error: &io::Error) -> Self {
         let mut wrong = Self::new(setting, format_args!("{}: {error}", path.display()));
         if error.kind() == io::ErrorKind::PermissionDenied {
@@ -56,9 +56,8 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// What the process exits with, by sysexits.h.
-    /// 69 tells a service manager that another try may help, 77 and 78 that a person has to come
-    /// first.
+    /// The exit code, by sysexits.h. 69 tells a service manager that a retry may help; 77 and 78 that a person has
+    /// to act.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Setting(wrong) => wrong.exit_code,
@@ -98,10 +97,10 @@ pub fn check(config: &Config) -> Result<(), UnusableSetting> {
     lookup::check(config.sql.as_ref())
 }
 
-/// The same, and what a server that starts would only complain of: for whoever asks before it does.
+/// Checks everything that a start checks, and also faults that a start would only warn about. For `config check`.
 ///
 /// # Errors
-/// The setting, and what is wrong with it.
+/// The setting, and its fault.
 pub fn examine(config: &Config) -> Result<(), UnusableSetting> {
     check(config)?;
     if let Some(certificates) = certificates(&config.server)? {
@@ -127,14 +126,14 @@ pub fn examine(config: &Config) -> Result<(), UnusableSetting> {
     if *enabled && *port > 0 { host_is_here("metrics.host", host) } else { Ok(()) }
 }
 
-/// Whether there is the folder that a socket's file is to be in.
+/// Checks that the folder of a socket's file exists.
 fn has_folder(setting: &'static str, socket: &UnixSocket) -> Result<(), UnusableSetting> {
     let folder = socket.path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let listed = folder.map_or(Ok(()), |folder| fs::metadata(folder).map(drop));
     listed.map_err(|error| UnusableSetting::path(setting, folder.unwrap_or(&socket.path), &error))
 }
 
-/// Whether there is such an address on this machine. Its port may be taken by the server that runs.
+/// Checks that an address belongs to this machine. Its port may be in use by the running server.
 fn host_is_here(setting: &'static str, host: &str) -> Result<(), UnusableSetting> {
     let bound = resolve(host, 0).and_then(TcpListener::bind);
     bound.map(drop).map_err(|error| match error.kind() {
@@ -145,8 +144,8 @@ fn host_is_here(setting: &'static str, host: &str) -> Result<(), UnusableSetting
     })
 }
 
-/// Whether a file can be made in the folder, or in the one that it would be made in. The folder itself is left
-/// to the server, whose user may be another.
+/// Checks that files can be created in the spool's folder, or in the folder that it would be created in. It is not
+/// created here, since the server may run as another user.
 fn spool_is_usable(folder: &Path) -> io::Result<()> {
     let there = folder.ancestors().find(|path| path.exists());
     let there = there.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));

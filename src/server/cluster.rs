@@ -71,12 +71,12 @@ pub(crate) fn redis_tls(config: &config::RedisTlsConfig) -> Result<Arc<RedisTls>
 }
 
 impl UnstartedLink {
-    /// What the node knows of the others.
+    /// The node's state about other nodes.
     pub(super) fn others(&self) -> &Arc<Clustered> {
         &self.others
     }
 
-    /// The thread ends when the link is told to stop and has sent what waited.
+    /// Starts the thread. It ends when the link is stopped and has sent all queued publishes.
     pub(super) fn start(self, shared: Arc<ServerState>) -> io::Result<JoinHandle<()>> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("cluster".to_owned()).spawn(move || {

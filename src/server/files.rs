@@ -10,7 +10,7 @@ const OWN: u64 = 64;
 /// Those of each worker.
 const WORKER: u64 = 4;
 
-/// What there is for clients.
+/// File descriptors for clients.
 #[derive(Debug)]
 pub(super) struct FileShares {
     /// Sockets that may be open at a time.
@@ -49,7 +49,7 @@ pub(super) fn hard_limit() -> Option<u64> {
 /// Shares out so many files.
 pub(super) fn shares(files: u64, workers: usize) -> FileShares {
     let connections = files.saturating_sub(OWN + WORKER * workers as u64);
-    // Backends, probes, and clients on their way to be told that there is no room: they are there for a moment.
+    // Backends, probes, and refused clients use descriptors for a moment only.
     let requests = (files / 32).clamp(16, 1024);
     FileShares {
         sockets: connections.saturating_sub(requests).max(1),

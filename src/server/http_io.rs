@@ -16,26 +16,26 @@ use crate::http::timeouts::RequestTimer;
 use crate::http::{Handoff, Http};
 use crate::hub::stream::Stream;
 
-/// What a read of hyper counts for among a turn's pieces of work: a body comes in reads of 8 KiB and more.
+/// How much a read by hyper counts in a turn's work: a body is read in pieces of 8 KiB and more.
 const WORK_A_READ: usize = 16;
 
 /// The stream as hyper reads and writes it: notes when a request begins, and keeps the answer to a handshake,
 /// which is to have no header but ours, and hyper's empty refusals, for which there are words.
 pub(super) struct HttpIo {
-    /// Whatever hyper reads and writes goes through here, on its way to the socket or TLS.
+    /// The socket or TLS, through which hyper reads and writes.
     pub(super) stream: TokioIo<Stream>,
     pub(super) http: Rc<Http>,
     pub(super) timer: Rc<RequestTimer>,
     /// Something once a request has been answered 101.
     pub(super) handoff: Rc<RefCell<Option<Handoff>>>,
-    /// What was read before hyper came.
+    /// Bytes that were read before hyper took over.
     pub(super) before: Bytes,
     /// hyper's own 101, behind what of earlier answers the client has not taken yet.
     pub(super) held: Vec<u8>,
 }
 
 impl Read for HttpIo {
-    /// What was read before hyper came is handed over first.
+    /// The bytes that were read before come first.
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -50,7 +50,7 @@ impl Read for HttpIo {
         }
         // In turn with sockets: who sends bodies without end would keep the worker from everybody else.
         ready!(self.http.node.worker.turnstile.poll_turn(cx));
-        // Whether anything was read is for hyper to see; that it was tried is enough for the timer.
+        // hyper sees whether bytes were read; the attempt is enough for the timer.
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if polled.is_ready() {
             self.http.node.worker.turnstile.count_work(WORK_A_READ);
@@ -104,7 +104,7 @@ impl Write for HttpIo {
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
-    /// Whether a head and a body may go out in one system call.
+    /// Head and body may be written in one system call.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }

@@ -20,8 +20,8 @@ use crate::hub::stream::Stream;
 /// Connections that the kernel keeps for us while we are busy; it takes no more than its own limit.
 const BACKLOG: i32 = 4096;
 
-/// Whose address a connection over a Unix socket has: it can only come from this machine.
-/// Loopback counts for no limit.
+/// The address of connections over a Unix socket, which can only come from this machine. Loopback is exempt from
+/// limits by address.
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A listening socket.
@@ -100,8 +100,8 @@ pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Listens on a Unix socket. A file that another server left behind is replaced, but only if it is a
-/// socket and nobody answers there.
+/// Listens on a Unix socket. A file left over from another server is replaced, but only if it is a socket on which
+/// nothing answers.
 ///
 /// # Errors
 /// The file is no socket, another server answers there, or the folder cannot be written to.
@@ -109,8 +109,8 @@ pub(super) fn bind_unix(config: &config::UnixSocket) -> io::Result<UnixListener>
     let config::UnixSocket { path, mode } = config;
     clear(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The file begins with no more rights than these, so that nobody comes before it has its own.
-    // Permissions of an unbound socket become those of its file.
+    // The file gets its narrowest permissions before it has a name, so that no client connects before they are set.
+    // The permissions of an unbound socket become those of its file.
     let file = File::from(OwnedFd::from(socket));
     file.set_permissions(Permissions::from_mode(0o600))?;
     let socket = Socket::from(OwnedFd::from(file));
@@ -122,8 +122,8 @@ pub(super) fn bind_unix(config: &config::UnixSocket) -> io::Result<UnixListener>
     Ok(OwnedFd::from(socket).into())
 }
 
-/// Makes room for a socket at `path`.
-/// Removes nothing but a socket at which nobody answers: a wrong path in the settings must not cost a file.
+/// Removes a stale socket at `path`. Only a socket on which nothing answers is removed: a wrong path in the
+/// settings must not cost a file.
 fn clear(path: &Path) -> io::Result<()> {
     let kind = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),

@@ -17,13 +17,13 @@ pub struct PassedListeners {
     pub sockets: Option<OwnedFd>,
     /// For the API alone, on no other address then, whatever the settings say.
     pub api: Option<OwnedFd>,
-    /// Whether the files that they may have are somebody else's to remove.
+    /// Whether another process removes the socket files.
     pub leave_files: bool,
-    /// Whether the process before says what it knows before anybody is accepted.
+    /// Whether the previous process sends the state of its clients before this one accepts.
     pub clients_follow: bool,
 }
 
-/// What the server keeps of its listeners while others accept on them.
+/// The listeners, as far as the server needs them after they were given to the acceptor.
 #[derive(Debug)]
 pub(super) struct ListenerSet {
     /// For sockets, and for everything where the API has no address of its own.
@@ -32,7 +32,7 @@ pub(super) struct ListenerSet {
     pub api: Option<KeptListener>,
 }
 
-/// One listener, as whoever does not accept on it has it.
+/// One listener, without the right to accept.
 #[derive(Debug)]
 pub(super) struct KeptListener {
     /// As it is connected to.

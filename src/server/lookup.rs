@@ -12,7 +12,7 @@ use crate::lookup::known_apps::AppRegistry;
 use crate::lookup::{Lookup, LookupRequest};
 use crate::node::ServerState;
 
-/// Questions that nobody answers yet.
+/// Lookups that wait for the thread to start.
 pub(super) type LookupQueue = mpsc::Receiver<LookupRequest>;
 
 /// The door, if the settings name a table.
@@ -20,9 +20,9 @@ pub(super) fn prepare(config: Option<&config::SqlConfig>) -> Option<(Lookup, Loo
     config.map(|_| Lookup::new())
 }
 
-/// Looks after the apps of `shared`, and tells `renewed` when connections are to be taken through a change.
-/// `read` makes an app of a row by the settings' rules, and `publish` puts a new set of apps in
-/// force: the two calls by which `lookup` reaches upwards.
+/// The registry of looked-up apps, which signals `renewed` when connections must be taken through a change. `read`
+/// builds an app from a row by the settings' rules, and `publish` puts a new set of apps in force: the two upward
+/// calls of `lookup`.
 pub(super) fn keeper(
     config: &config::SqlConfig,
     shared: &Arc<ServerState>,
@@ -49,10 +49,10 @@ fn wrong(problem: String) -> UnusableSetting {
     UnusableSetting::new("sql.url", problem)
 }
 
-/// Whether the URL of the database can be read.
+/// Checks the database's URL.
 ///
 /// # Errors
-/// The URL, or the table's name, is none that the database's driver takes.
+/// The driver refuses the URL or the table's name.
 pub(super) fn check(config: Option<&config::SqlConfig>) -> Result<(), UnusableSetting> {
     #[cfg(feature = "sql")]
     if let Some(config) = config {

@@ -29,7 +29,7 @@ use crate::metrics::{MetricsPage, ProcessStats};
 /// Several Prometheus servers and probes together have fewer.
 const MOST: usize = 32;
 
-/// How long a connection may last: longer than anybody pauses between scrapes.
+/// The longest connection: longer than the usual interval between scrapes.
 const LIFETIME: Duration = Duration::from_secs(300);
 
 /// How long to wait when a connection cannot be taken in.
@@ -38,13 +38,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait before an address in use is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What the listener answers with.
+/// The state of the metrics listener.
 #[derive(Debug)]
 pub(super) struct MetricsListener {
     pub scrape: Arc<Scrape>,
-    /// Whether there are metrics on it.
+    /// Whether it serves metrics.
     pub enabled: bool,
-    /// Whether they are for this machine alone.
+    /// Whether metrics are for this machine only.
     pub local: bool,
 }
 
@@ -133,7 +133,7 @@ async fn serve(listener: TcpListener, port: MetricsListener) -> io::Result<()> {
                 async move { Ok::<_, Infallible>(answer) }
             });
             let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            // Whether the client stays to the end is its own affair.
+            // A client that leaves early is no error.
             let _ = timeout(LIFETIME, served).await;
             drop(place);
         });
@@ -176,7 +176,7 @@ fn answer(
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// What the process holds of the memory that there is for it, in Soketi's form.
+/// Memory of the process and its limit, in Soketi's form.
 fn usage() -> String {
     let used = ProcessStats::read_all().map_or(0, |process| process.resident_bytes as u64);
     let total = process_limits::limit(MemoryLimit::Share(100)).max(used).max(1);

@@ -89,8 +89,7 @@ pub struct ServerHandle {
     late_requests: mpsc::UnboundedSender<LateRequest>,
 }
 
-/// What the threads are to do.
-/// Begins at one of the first two and ends at one of the last two.
+/// The phase of all threads. It starts as one of the first two and ends as one of the last two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ServerPhase {
     /// Nothing is accepted, for the process before this one has yet to say what it knows.
@@ -110,13 +109,13 @@ impl ServerPhase {
         if passed.clients_follow { Self::Inheriting } else { Self::Serving }
     }
 
-    /// Whether workers are to end.
+    /// Whether workers end.
     fn is_ending(self) -> bool {
         matches!(self, Self::Draining | Self::HandingOver)
     }
 }
 
-/// What each thread begins with.
+/// The state that each thread starts with.
 #[derive(Debug)]
 struct WorkerContext {
     /// Which worker it is, from 0.
@@ -133,7 +132,7 @@ struct WorkerContext {
     accepted: mpsc::UnboundedReceiver<AcceptedConnection>,
     apps: watch::Receiver<u64>,
     phase: watch::Receiver<ServerPhase>,
-    /// What the process before this one is still asked for; the first worker's.
+    /// Requests from the previous process; only the first worker has them.
     late: Option<mpsc::UnboundedReceiver<LateRequest>>,
     loads: Arc<WorkerLoads>,
     beats: Arc<[AtomicU64]>,
@@ -223,7 +222,7 @@ pub fn start_on(config: Config, passed: PassedListeners) -> Result<ServerHandle,
     })
 }
 
-/// What the workers share.
+/// Builds the state that workers share.
 fn shared_state(
     config: &Config,
     (apps, hub, sockets): (Arc<ArcSwap<Apps>>, Arc<Hub>, u64),
@@ -331,7 +330,7 @@ fn addresses(config: &config::ServerConfig) -> ConnectionsPerAddress {
     ConnectionsPerAddress::new(config.connections_per_ip, config.handshakes_per_ip)
 }
 
-/// Who may open the debug console.
+/// Access to the debug console.
 fn gate(config: &Config, listeners: &ListenerSet) -> Arc<ConsoleGate> {
     let made_app = config.made_app.as_ref().map(|made| made.id.clone());
     let sockets = listeners.api.is_some().then(|| listeners.sockets.address.tcp()).flatten();
@@ -365,7 +364,7 @@ impl ServerHandle {
         self.listeners.api.as_ref().map(|api| &api.address)
     }
 
-    /// What all workers see; for tests and for the program.
+    /// The shared state, for tests and the program.
     pub fn shared(&self) -> &Arc<ServerState> {
         &self.shared
     }
@@ -424,7 +423,7 @@ impl ServerHandle {
         self.listeners.leave_files();
     }
 
-    /// Whether every worker has gone on since `before` was noted, which is brought up to date.
+    /// Whether every worker has advanced since `before`, which is updated.
     pub fn is_alive(&self, before: &mut Vec<u64>) -> bool {
         // Relaxed: a beat that is seen late looks like a worker that is late, until the next check.
         let now: Vec<u64> = self.beats.iter().map(|beat| beat.load(Ordering::Relaxed)).collect();
@@ -433,7 +432,7 @@ impl ServerHandle {
         !stuck
     }
 
-    /// How long it serves on after it was told to stop.
+    /// How long it serves on after SIGTERM.
     pub fn delay(&self) -> Duration {
         self.config.shutdown_delay
     }
@@ -447,13 +446,13 @@ impl ServerHandle {
     pub fn wait(self) -> io::Result<()> {
         let mut ends: Vec<bool> = self.threads.into_iter().map(|one| one.join().is_ok()).collect();
         if let Some(link) = self.link {
-            // What is not sent by then is another node's to send.
+            // Webhooks that are not sent by then are left to another node.
             self.shared.webhooks.finish(Instant::now() + FAREWELL);
             self.shared.scope.stop_link();
             // In a cluster the webhooks' log has what is left, so Redis comes after them.
             ends.push(cluster::join_in_time(link, FAREWELL * 5));
         }
-        // What the last ones to leave were news of has the rest of the grace, and a moment at least.
+        // The webhooks of the last connections have the rest of the grace period, and a moment at least.
         let drained = self.drained.get().copied().unwrap_or_else(Instant::now);
         let end = drained + self.config.shutdown_grace;
         self.shared.webhooks.finish(end.max(Instant::now() + FAREWELL));

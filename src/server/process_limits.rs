@@ -58,8 +58,8 @@ fn there_is(root: &Path) -> Option<u64> {
     // Without control groups (an old kernel, no /proc) no such limit applies.
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let groups = groups.lines().flat_map(|line| limits_of(root, line));
-    // The smallest of all counts: a group may have less than those around it, and the machine has
-    // less than either if nobody set a limit.
+    // The smallest limit counts: a control group may have less than its parents, and the machine less than a group
+    // without a limit.
     groups.chain(machine()).min()
 }
 

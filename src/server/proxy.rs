@@ -8,8 +8,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::hub::stream::Stream;
 
-/// What version 2 begins with.
-/// "Section 2.2" of the specification: bytes that no HTTP client and no TLS client begins with.
+/// The first bytes of version 2 (section 2.2 of the specification). No HTTP or TLS client begins with them.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The longest line of version 1, its end included.
@@ -25,7 +24,7 @@ const MOST: usize = 16 + 216 + 1024;
 struct ProxyHeader {
     /// Its bytes.
     length: usize,
-    /// Who connected to the proxy; none if it is the proxy itself, or has no address.
+    /// The address of the proxy's client; `None` if the proxy itself connects, or the header has no address.
     client: Option<IpAddr>,
 }
 
@@ -37,11 +36,11 @@ enum ProxyHeaderError {
     Malformed,
 }
 
-/// Takes the header off a new connection; the client's address, if it says one.
-/// Reads the header and no byte more: what follows is TLS or HTTP, which somebody else reads.
+/// Reads the header of a new connection; returns the client's address, if it has one. Not a byte more is read,
+/// since TLS or HTTP follows.
 ///
 /// # Errors
-/// It is no such header, too long, or the connection ended within it.
+/// There is no such header, it is too long, or the connection ended within it.
 pub(super) async fn read(stream: &mut Stream) -> io::Result<Option<IpAddr>> {
     let mut bytes = Vec::new();
     loop {

@@ -50,8 +50,7 @@ impl WatchedFiles {
         self.last.clone_from(&self.read);
     }
 
-    /// Whether they have changed since they were read, and are done changing.
-    /// Told once for each change.
+    /// Whether the files have changed and no write is under way. True once for each change.
     fn have_changed(&mut self) -> bool {
         let now = self.stamps();
         let settled = now == self.last;
@@ -76,14 +75,14 @@ impl WatchedFiles {
 
 /// Changes a running server.
 pub struct Reloader<'a> {
-    /// Whose apps and certificate are replaced.
+    /// The server whose apps and certificates are replaced.
     running: &'a ServerHandle,
     /// The same sources as at the start, in the same order.
     load: Box<dyn Fn() -> Result<LoadedSettings, Error> + 'a>,
     /// Makes the log as talkative as the settings want it.
     set_level: Box<dyn Fn(LevelFilter) + 'a>,
-    /// What the server was started with.
-    /// What only a start reads is compared with this, so that a change of it is said each time until there is one.
+    /// The settings of the start. A change of a setting that only a start reads is reported at each reload until
+    /// the restart.
     begun: Config,
     /// The apps were made for the run, so no settings speak of them.
     made: bool,

@@ -21,9 +21,8 @@ use crate::hub::stream::Stream;
 use crate::metrics::{LogNotice, Unreadable};
 use crate::socket;
 
-/// Counts what is no request, and the line of it.
-/// A TLS client on a plain port is somebody's wrong setting, and worth a line; most of the rest is noise of the
-/// internet.
+/// Counts and logs bytes that are no request. A TLS client on a plain port is usually a wrong setting, and worth a
+/// line; most of the rest is noise of the internet.
 fn report_unreadable(http: &Http, peer: IpAddr, kind: Unreadable) {
     http.node.counts().unreadable.count(kind as usize);
     let (kind_word, (.., text)) = (kind.word(), unreadable::words(kind));

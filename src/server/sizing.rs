@@ -29,11 +29,11 @@ pub struct SocketBound {
     pub name: &'static str,
     /// Sockets that it bears; none: it bounds nothing here.
     pub sockets: Option<u64>,
-    /// Whether every socket meets it with these settings. If not, only those through a proxy do.
+    /// Whether every socket meets this limit. If not, only those through a proxy do.
     pub is_certain: bool,
     /// Where the figure comes from.
     pub reason: String,
-    /// What to do for more.
+    /// How to raise it.
     pub remedy: &'static str,
 }
 
@@ -66,7 +66,7 @@ pub fn first_bound(bounds: &[SocketBound]) -> Option<(&SocketBound, u64)> {
     certain.filter_map(|bound| Some((bound, bound.sockets?))).min_by_key(|(_, sockets)| *sockets)
 }
 
-/// What the kernel holds for sockets counts too: it is the machine's, or the control group's.
+/// The kernel's memory for sockets counts too: it belongs to the machine, or to the control group.
 fn of_machine(machine: Option<u64>, own: u64) -> SocketBound {
     let each = own + KERNEL_BYTES;
     let sockets =

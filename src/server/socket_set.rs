@@ -1,6 +1,6 @@
-//! All sockets of a worker in one task of the runtime: which of them were woken, their turns, and panics, which end only
-//! the socket concerned. A task per socket would take 144 bytes, aligned to 128, so that nearly as much again would be
-//! unused. What a socket does when it is polled is not known here.
+//! All sockets of a worker in one task of the runtime: which were woken, their turns, and panics, which end only
+//! the socket concerned. A task for each socket would take 144 bytes aligned to 128, which wastes nearly as much
+//! again. What a socket does when it is polled is not known here.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -39,12 +39,11 @@ struct WokenLine {
     sockets: VecDeque<Arc<SocketWaker>>,
     /// Of the task that polls them.
     task: Option<Waker>,
-    /// That task has ended: nobody is polled any more.
+    /// The task has ended, and nothing is polled any more.
     is_over: bool,
 }
 
-/// What wakes one socket. It outlives the socket where others still hold it, and then wakes nobody, whoever has the
-/// place by then.
+/// Wakes one socket. A clone may outlive the socket; it then wakes nothing, even if the place has a new socket.
 struct SocketWaker {
     woken: Arc<WokenSockets>,
     place: u32,
@@ -154,7 +153,7 @@ impl<S: Future<Output = ()> + Unpin> SocketSet<S> {
         let taken = was.ok().and_then(|_| self.sockets.borrow_mut().get_mut(place)?.take());
         let Some(mut socket) = taken else { return };
         let waker = Waker::from(woken.clone());
-        // What panics is dropped while it unwinds, and so knows why it ends. The others go on.
+        // A socket that panics is dropped while it unwinds, and so records the reason. The others are still polled.
         let polled = catch_unwind(AssertUnwindSafe(move || {
             let mut cx = Context::from_waker(&waker);
             Pin::new(&mut socket).poll(&mut cx).is_pending().then_some(socket)

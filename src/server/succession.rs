@@ -11,14 +11,12 @@ use tracing::{debug, warn};
 use super::{ServerHandle, ServerPhase};
 use crate::node::ServerState;
 
-/// How long workers have to end what clients that come back have with them.
-/// A worker that takes longer is left out: its clients are then told that they may have missed
-/// events.
+/// How long workers have to freeze their resumable clients. A slower worker is left out: its clients then get gaps.
 const FREEZING: Duration = Duration::from_secs(1);
 
 impl ServerHandle {
-    /// Takes what the process before this one knows, as it comes over `line`, and then begins to accept. Without it,
-    /// clients that come back are told that they may have missed something.
+    /// Takes over the previous process's state as it arrives on `line`, and then starts to accept. If that fails,
+    /// returning clients get gaps.
     pub fn inherit(&self, line: UnixStream) {
         let (shared, phase) = (self.shared.clone(), self.phase.clone());
         let requests = self.late_requests.clone();
@@ -47,8 +45,8 @@ impl ServerHandle {
         }
     }
 
-    /// Begins to stop while another process accepts on the same listener, and tells that one over `line` what is known
-    /// here of clients that come back.
+    /// Begins to stop while another process accepts on the same listener, and sends it the state of resumable
+    /// clients on `line`.
     pub fn hand_over_to(&self, line: UnixStream) {
         if self.shared.scope.keeps_clients() {
             self.shared.succession.begin_leaving();

@@ -23,8 +23,7 @@ use crate::config;
 use crate::hub::stream::Stream;
 use crate::hub::tls::TlsStream;
 
-/// The answer to whoever speaks plain HTTP here.
-/// Browsers and `curl` show this; a TLS alert would be a line of noise to them.
+/// The response to plain HTTP on this port. Browsers and `curl` show it; a TLS alert would be unreadable there.
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Content-Type: application/json\r\n\
     Content-Length: 76\r\n\
@@ -41,10 +40,10 @@ pub(super) struct Certificates {
     current: ArcSwap<ServerConfig>,
     /// Encrypts sessions that clients may resume, also after the certificate has changed.
     tickets: Arc<dyn ProducesTickets>,
-    /// When the first of the chain's certificates ends, in seconds since 1970; a number of its own, which the
-    /// metrics read at any time. 0: nobody can tell.
+    /// When the first certificate of the chain expires, in seconds since 1970, for the metrics. 0: it cannot be
+    /// read.
     end: Arc<AtomicU64>,
-    /// When the last of them begins; 0: nobody can tell.
+    /// When the last of them becomes valid; 0: it cannot be read.
     begin: AtomicU64,
 }
 
@@ -61,9 +60,9 @@ impl Certificates {
         Ok(Self { files: files.clone(), current, tickets, end, begin })
     }
 
-    /// Reads the files again. What cannot be used changes nothing.
+    /// Reads the files again.
     /// # Errors
-    /// As when they are first read, and then what was there before stays.
+    /// As at the first reading; the certificates in use stay.
     pub(super) fn reload(&self) -> Result<(), UnusableSetting> {
         let (current, (begin, end)) = load(&self.files, &self.tickets)?;
         self.current.store(Arc::new(current));
@@ -78,8 +77,8 @@ impl Certificates {
         &self.end
     }
 
-    /// What keeps clients from taking the certificate today, if anything does.
-    /// In words for the log and for `config check`; a server with it starts all the same.
+    /// Why clients would reject the certificate today, if they would. In words for the log and for `config check`;
+    /// the server starts in any case.
     pub(super) fn doubt(&self) -> Option<String> {
         let now = UnixTime::now().as_secs();
         // Relaxed: a reload writes both, and a mixture of two certificates lasts an instant.
@@ -118,8 +117,8 @@ impl Certificates {
     }
 }
 
-/// What the files make, and from when to when all of the chain's certificates are valid, in seconds since 1970.
-/// The chain is not checked against roots: whether clients trust it is theirs to say.
+/// Loads the files, and the time in which all certificates of the chain are valid, in seconds since 1970. The chain
+/// is not validated, since clients may trust other roots.
 fn load(
     files: &config::TlsFiles,
     tickets: &Arc<dyn ProducesTickets>,
@@ -163,8 +162,8 @@ fn load(
     Ok((config, times.unwrap_or_default()))
 }
 
-/// PKCS#8, PKCS#1 and SEC1 in PEM; what is encrypted is told apart, since the reader would only say that it found
-/// none.
+/// Reads a key: PKCS#8, PKCS#1 or SEC1 in PEM. An encrypted key is recognised, since the reader would only say that
+/// it found none.
 fn read_key(key: &Path) -> Result<PrivateKeyDer<'static>, UnusableSetting> {
     let text = std::fs::read(key).map_err(|error| UnusableSetting::path(KEY, key, &error))?;
     let is_encrypted = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"]
@@ -180,8 +179,8 @@ fn read_key(key: &Path) -> Result<PrivateKeyDer<'static>, UnusableSetting> {
     })
 }
 
-/// From when to when a certificate is valid, in seconds since 1970. The verifier tells both times to whoever
-/// asks about one outside of them, before it looks at anything else.
+/// The validity of a certificate, in seconds since 1970. Found through the verifier, which reports both times if it
+/// is asked about a moment outside of them.
 fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
     let certificate = EndEntityCert::try_from(certificate).ok()?;
     let at = |seconds| {

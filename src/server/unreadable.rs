@@ -33,7 +33,7 @@ pub(super) fn classify(error: &hyper::Error, left: &[u8]) -> Option<Unreadable> 
     })
 }
 
-/// The status, and what is told: to whoever can read it, and in the log.
+/// The status, and the explanation for the response and the log.
 pub(super) fn words(kind: Unreadable) -> (u16, &'static str, String) {
     const BAD: (u16, &str) = (400, "Bad Request");
     const FIELDS: (u16, &str) = (431, "Request Header Fields Too Large");
@@ -65,7 +65,7 @@ pub(super) fn words(kind: Unreadable) -> (u16, &'static str, String) {
     (status, reason, text)
 }
 
-/// Sends the answer. Whether the client can read it is its own affair.
+/// Sends the response, which the client may not be able to read.
 pub(super) async fn answer(stream: &mut Stream, kind: Unreadable) {
     let (status, reason, text) = words(kind);
     let body = serde_json::json!({ "error": text, "code": status }).to_string();
@@ -80,8 +80,8 @@ pub(super) async fn answer(stream: &mut Stream, kind: Unreadable) {
     }
 }
 
-/// Whether `bytes` are the empty answer that hyper writes by itself to what it cannot read. All of ours that have
-/// such a status have a type.
+/// Whether `bytes` are the empty response that hyper writes by itself to an unreadable request. Our own responses
+/// of such a status have a content type.
 pub(super) fn is_empty_refusal(bytes: &[u8]) -> bool {
     let status = bytes.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
     matches!(status, Some(b"400" | b"414" | b"431"))

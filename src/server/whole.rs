@@ -48,7 +48,7 @@ thread_local! {
 pub(super) struct HandedStream {
     pub stream: Stream,
     pub handoff: Handoff,
-    /// What the client sent after its request.
+    /// Bytes that followed the request.
     pub early: Bytes,
 }
 
@@ -57,7 +57,7 @@ pub(super) enum WholeEnd {
     Handed(HandedStream),
     /// The client is done, or is to be.
     Done(Stream),
-    /// There is nobody to tell anything, or no time.
+    /// The connection has ended, or its time is over.
     Broken,
     /// The rest is for hyper, with what was read of it.
     Other(Stream, Bytes),
@@ -65,7 +65,7 @@ pub(super) enum WholeEnd {
 
 /// Answers requests for as long as they come whole.
 pub(super) async fn answer_whole(door: &HttpService, mut stream: Stream) -> WholeEnd {
-    // Where the server stops, whoever comes new has one answer, which is hyper's.
+    // During a drain hyper answers all new requests, so that there is one response.
     let mut is_last = door.http.node.shared.is_draining();
     let mut bytes = Bytes::new();
     while !is_last {
@@ -118,8 +118,8 @@ pub(super) async fn answer_whole(door: &HttpService, mut stream: Stream) -> Whol
     WholeEnd::Other(stream, bytes)
 }
 
-/// What comes next; nothing at the end of the stream, or where the connection is to end between requests. None
-/// where it has had its time.
+/// Reads the next request. Empty at the end of the stream, or if the connection must end between requests; `None`
+/// if its time is over.
 async fn read_request(door: &HttpService, stream: &mut Stream) -> Option<io::Result<Bytes>> {
     poll_fn(|cx| {
         match door.timer.poll_end(cx) {
@@ -143,7 +143,7 @@ async fn read_request(door: &HttpService, stream: &mut Stream) -> Option<io::Res
 async fn read_more(stream: &mut Stream, bytes: Bytes) -> Bytes {
     let more = poll_fn(|cx| match poll_some(stream, cx) {
         Poll::Ready(Ok(more)) => Poll::Ready(more),
-        // Whatever it is, hyper will come upon it.
+        // hyper will meet the same error.
         Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(Bytes::new()),
     });
     match more.await {
@@ -162,7 +162,7 @@ fn poll_some(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<Bytes
     })
 }
 
-/// What comes of `work`, unless the client is out of time before that. Where the server stops, `is_last` is set.
+/// Runs `work` unless the client's time is over before. Sets `is_last` if the server stops.
 async fn unless_late<T>(
     door: &HttpService,
     is_last: &mut bool,
@@ -198,7 +198,7 @@ enum NotWhole {
     Other,
 }
 
-/// What came of the bytes of a request, of which there were so many.
+/// The result of parsing a request, and how many bytes it had.
 enum Taken {
     /// It was an event, which is published.
     Published {
@@ -301,8 +301,8 @@ impl<'h, 'b> WholeRequest<'h, 'b> {
     }
 }
 
-/// Whether the answer to such a request waits for nothing that its client might not wait for: hyper sees a client
-/// go while it waits.
+/// Whether the response to such a request is immediate. Others go to hyper, which notices a client that leaves
+/// while it waits.
 fn is_answered_soon(method: &Method, target: &str, prefix: &str) -> bool {
     let inner = target.strip_prefix(prefix).unwrap_or(target);
     inner.starts_with("/apps/")

@@ -63,7 +63,7 @@ pub(super) fn run(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     runtime.block_on(local.run_until(work(beginning, acceptor)));
 }
 
-/// What all workers have, and on the first one the acceptor too.
+/// Runs a worker; the first one also runs the acceptor.
 async fn work(beginning: WorkerContext, acceptor: Option<Acceptor>) {
     let WorkerContext {
         index,
@@ -267,7 +267,7 @@ async fn tick_loop(http: Rc<Http>, timeout: Duration, beats: Arc<[AtomicU64]>) {
         if now.is_multiple_of(PEAKS) {
             turns.longest.begin_stretch();
         }
-        // What concerns the whole node, once.
+        // Work for the whole node, done once.
         if node.worker.index() == 0 {
             let capacity = &node.shared.capacity;
             if let Some(bytes) = process_limits::held_bytes(capacity.max_memory()) {
@@ -353,7 +353,7 @@ async fn end(http: &Http, loads: &WorkerLoads, phase: ServerPhase, grace: Durati
         http.timers.end_idle(node.worker.now_seconds());
         sleep(STEP).await;
     }
-    // What is left after the grace ends with its task.
+    // Closing what is left ends with its task after the grace period.
     closing.abort();
 }
 
@@ -362,7 +362,7 @@ fn close(connections: &[Rc<Connection>]) {
     connections.iter().for_each(|connection| connection.close_with(&close::DRAINING));
 }
 
-/// Whether there are connections, or one may still be on its way from the acceptor.
+/// Whether there are connections, or one may be on its way from the acceptor.
 fn is_busy(loads: &WorkerLoads, phase: ServerPhase) -> bool {
     let is_complete = phase == ServerPhase::Draining || loads.is_complete();
     !is_complete || loads.has_connections()

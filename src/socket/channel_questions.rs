@@ -1,5 +1,5 @@
-//! What of a session's channels its app's backend is asked about: who may subscribe, for clients of Socket.IO bring no
-//! signature. A channel that the backend lets a client into is signed for here, and goes the way of any other.
+//! Authorization of a session's channels by the app's backend, since Socket.IO clients bring no signature. An
+//! allowed channel is signed here, and from then on handled like any other.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,7 +21,7 @@ const MAX_ASKED: usize = 8;
 /// Those that may wait before nothing more is read of its client.
 const MAX_WAITING: usize = 64;
 
-/// What laravel-echo-server said where a backend was not there to ask.
+/// The status that laravel-echo-server sent if a backend could not be reached.
 const UNANSWERED: u16 = 0;
 
 /// A request to the backend on its way; dropped, it is broken off.
@@ -49,7 +49,7 @@ impl ChannelQuestions {
         Self { headers, asked: Vec::new(), waiting: VecDeque::new() }
     }
 
-    /// Whether so many wait that no more is to be read.
+    /// Whether so many requests wait that no more messages are read.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.len() >= MAX_WAITING
     }
@@ -116,7 +116,7 @@ impl ChannelQuestions {
     }
 }
 
-/// Subscribes, or tells the client why not.
+/// Subscribes, or tells the client the reason.
 fn conclude(session: &mut Session, channel: &str, verdict: ChannelVerdict) {
     let connection = session.connection().clone();
     if connection.is_closing() {
@@ -124,7 +124,7 @@ fn conclude(session: &mut Session, channel: &str, verdict: ChannelVerdict) {
     }
     match verdict {
         ChannelVerdict::Allowed(answer) => {
-            // What the backend says of a member counts only where there are members.
+            // The backend's `channel_data` only matters on presence channels.
             let data = Some(()).filter(|()| channel.starts_with("presence-"));
             let data = data.and_then(|()| channel_data(&answer));
             let (app, socket) = (connection.app().clone(), connection.id.to_string());
@@ -137,7 +137,7 @@ fn conclude(session: &mut Session, channel: &str, verdict: ChannelVerdict) {
             let why = format!("the app's backend answered {status}");
             let packet = subscription_error_packet(channel, status);
             session.refuse_for_backend(channel, status, &why, &packet);
-            // What backends say to those who may not is nobody's fault.
+            // 401 and 403 are ordinary refusals, and no fault to log.
             if !matches!(status, 401 | 403) {
                 log_auth_failure(session, &why);
             }

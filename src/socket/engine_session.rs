@@ -1,6 +1,6 @@
-//! A session of Engine.IO, by which clients of Socket.IO speak: a conversation like that of a WebSocket, whose bytes
-//! come and go by polls, by a WebSocket, or first by the ones and then by the other. One task a session. What a request
-//! looks like is the business of `http`, what packets mean of `protocol/socketio.rs`.
+//! An Engine.IO session, the transport of Socket.IO clients: a conversation like that of a WebSocket, whose bytes
+//! come by polls, by a WebSocket, or by polls first and a WebSocket later. One task for each session. Requests are
+//! parsed in `http`, packets in `protocol/socketio.rs`.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -40,10 +40,10 @@ use crate::protocol::socketio::{EchoRequest, GreetingTerms, connected_packet, pa
 use crate::session::Session;
 use crate::webhook::channel_auth::ClientHeaders;
 
-/// Bytes of requests that a session's client may send ahead of what is heard of it, before it is closed.
+/// Bytes of requests that may wait for the session, beyond which it is closed.
 const MOST_WAITING: usize = 1 << 20;
 
-/// Packets of one request that are heard before others get a turn.
+/// Packets of one request that are handled before other sessions get a turn.
 const HEARD_AT_ONCE: usize = 256;
 
 /// Both the error and the close frame of a client that sends an attachment say this.
@@ -64,7 +64,7 @@ struct EngineConversation {
     probe_frames: FrameAssembler,
     /// Runs while it is held up.
     timer: Option<Pin<Box<Sleep>>>,
-    /// What of a request is not heard yet.
+    /// Packets of a request that were not handled yet.
     rest: Option<UnheardPackets>,
     /// The client's close frame has come.
     is_closed: bool,
@@ -72,11 +72,11 @@ struct EngineConversation {
     gone: bool,
 }
 
-/// What one request says.
+/// The packets of one request.
 #[derive(Debug)]
 struct UnheardPackets {
     packets: vec::IntoIter<String>,
-    /// Is told whether it was heard; none of a WebSocket.
+    /// Confirms that they were handled; `None` for a WebSocket.
     heard: Option<oneshot::Sender<bool>>,
 }
 
@@ -135,13 +135,13 @@ impl EngineConversation {
             self.take(&connection, arrival);
             connection.flush();
         }
-        // A client that posts faster than it is heard would fill the memory.
+        // A client that sends faster than it is handled would fill the memory.
         if connection.over_engine(|stream| stream.waiting_bytes()) > Some(MOST_WAITING) {
             connection.close_with(&close::FLOODING);
         }
     }
 
-    /// Whether packets may be heard now; if not, the task is woken when that may be so.
+    /// Whether packets may be handled now; if not, the task is woken later.
     fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
         self.session.connection().is_closing()
             || !self.session.is_ahead()
@@ -204,11 +204,11 @@ impl EngineConversation {
             self.rest = Some(said);
             return;
         }
-        // Whether the client waits for the answer is its own affair.
+        // The client may have gone.
         let _ = said.heard.map(|heard| heard.send(is_open));
     }
 
-    /// One packet of Engine.IO. What is none is refused as a message that is no command.
+    /// Handles one Engine.IO packet. An invalid one is refused like an invalid command.
     fn on_packet(&mut self, packet: &str) {
         let connection = self.session.connection().clone();
         connection.life.note_alive(self.session.node().worker.now_seconds());
@@ -360,7 +360,7 @@ impl EngineConversation {
         }
     }
 
-    /// Leaves the WebSocket of a session that is over to its client, who may still read what it was told.
+    /// Hands the WebSocket of an ended session to a task that lets the client read the last packets.
     fn close_socket(&self, connection: &Connection) {
         let Some(Some(socket)) = connection.over_engine(EngineStream::take_finished) else {
             return;
@@ -378,7 +378,7 @@ impl EngineConversation {
     }
 }
 
-/// The texts of what came by a WebSocket, and whether the client closes it. What breaks the protocol ends the session.
+/// The packets of a WebSocket's frames, and whether the client closes it. A protocol error ends the session.
 fn read_packets(
     frames: &mut FrameAssembler,
     bytes: &mut [u8],
@@ -422,7 +422,7 @@ impl Future for EngineConversation {
             let ended = self.poll_take(cx).is_ready();
             self.gone |= ended;
             let Self { questions, session, gone, .. } = &mut *self;
-            // What waited behind them may be heard now.
+            // Packets that waited behind them may be handled now.
             if *gone || !questions.poll_answers(session, cx) {
                 break;
             }
@@ -457,8 +457,8 @@ impl Drop for EngineConversation {
     }
 }
 
-/// Looks after one session, at second `now` of its worker's clock: asks for a sign of life, and ends those that give
-/// none and those that nobody comes back to.
+/// Checks one session, at second `now` of its worker's clock: pings it, and ends it if no answer or no request
+/// comes.
 pub fn check_liveness(connection: &Connection, now: u32) {
     let idle = connection.over_engine(|stream| (stream.idle_for(now), stream.terms().version));
     let Some((idle, version)) = idle else { return };
@@ -477,7 +477,7 @@ pub fn check_liveness(connection: &Connection, now: u32) {
         return connection.close_with(&close::UNAUTHORIZED);
     }
     match version {
-        // Its client asks, so that it is heard of as often.
+        // The client pings by itself, so that it is heard as often.
         EngineVersion::V3 => {
             if passed(life.heard.get(), PING_INTERVAL + PING_TIMEOUT) {
                 connection.close_with(&close::NO_PONG);

@@ -20,9 +20,8 @@ const MOST_REFUSED: usize = 16 << 10;
 const LEFTOVER_TIME: Duration = Duration::from_secs(2);
 const LEFTOVER_BYTES: usize = 8 << 20;
 
-/// Tells a socket that was not let in why, `pause` after the `answer` to its handshake, and ends it.
-/// The handshake was answered with 101, because that is how a page can be shown the code: a browser tells it nothing
-/// of a failed handshake.
+/// Tells a refused socket the reason, `pause` after the `answer` to its handshake, and closes it. The handshake was
+/// answered with 101, since a browser shows a page nothing of a failed handshake but the code of a close frame.
 pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Option<Duration>) {
     let mut why = Message::error(&error, None).bytes().to_vec();
     why.extend_from_slice(Message::close(error.code, &error.message).bytes());
@@ -42,15 +41,14 @@ pub async fn refuse(mut stream: Stream, answer: Bytes, error: Error, pause: Opti
         while stream.read(&mut scratch).await? > 0 {}
         Ok::<(), std::io::Error>(())
     };
-    // Whether the client stays to hear it is its own affair.
+    // The client may not stay to read it.
     let _ = timeout(Duration::from_secs(LINGER.into()), farewell).await;
 }
 
-/// Reads until the client has closed too, or ended its half, or says what cannot be read.
-/// Whatever else comes is skipped.
+/// Reads until the client has closed, ended its half, or sent something unreadable. Other frames are skipped.
 pub(super) async fn closed(stream: &mut Stream) -> std::io::Result<()> {
     let (mut frames, mut is_closed) = (FrameAssembler::default(), false);
-    // Whatever it was answered, only its close frame counts.
+    // Only the client's close frame counts, whatever was agreed on.
     let terms = FrameLimits { max: MOST_REFUSED, inflates: true };
     let mut scratch = [0; 512];
     while !is_closed {
@@ -61,16 +59,16 @@ pub(super) async fn closed(stream: &mut Stream) -> std::io::Result<()> {
             true
         };
         if frames.feed(bytes, terms, heard).is_err() {
-            // What comes then cannot be told from a close frame: the time decides.
+            // Bytes after that cannot be told from a close frame; the timeout decides.
             std::future::pending::<()>().await;
         }
     }
     Ok(())
 }
 
-/// Ends our half, and takes in for a while what the client still sends: closed over unread bytes, a stream
-/// is reset, and the client would lose the answer that told it why.
-/// 2 s and 8 MiB at most: a client that sends without end is reset after all.
+/// Ends our half, and reads for a while what the client still sends. Closing a socket with unread bytes resets it,
+/// and the client would lose the response. 2 s and 8 MiB at most: a client that sends without end is reset after
+/// all.
 pub async fn linger(stream: &mut Stream) {
     let mut left = LEFTOVER_BYTES;
     // On the heap, for few connections come to this and all would have to have room for it.
@@ -85,6 +83,6 @@ pub async fn linger(stream: &mut Stream) {
         }
         Ok::<(), std::io::Error>(())
     };
-    // Whether the client has heard us is its own affair.
+    // The client may not stay to read it.
     let _ = timeout(LEFTOVER_TIME, ending).await;
 }

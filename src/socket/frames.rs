@@ -30,7 +30,7 @@ struct FragmentBuffer {
     deflated: bool,
 }
 
-/// What a client may send.
+/// Limits on a client's frames.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameLimits {
     /// Bytes of a message.
@@ -47,7 +47,7 @@ impl FrameLimits {
     }
 }
 
-/// What a frame, or several fragments, came to.
+/// A frame, or a message of several fragments.
 #[derive(Debug, PartialEq, Eq)]
 pub enum IncomingMessage<'a> {
     /// A text message, or a binary one that holds text.
@@ -60,7 +60,7 @@ pub enum IncomingMessage<'a> {
     Close(Option<u16>),
 }
 
-/// What the other side must not do; the connection ends with the code.
+/// A violation of the protocol; the connection ends with its code.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum ProtocolBreach {
     /// Section 5: an unmasked frame, reserved bits, an unknown opcode, a fragment out of place, …
@@ -156,7 +156,7 @@ fn header(
     Ok(Some(FrameHeader { fin, deflated, opcode, mask: [a, b, c, d], header, payload }))
 }
 
-/// Whether `bytes` are a close frame and nothing else.
+/// Whether `bytes` are one close frame and nothing else.
 pub fn is_close(bytes: &[u8]) -> bool {
     let head = header(bytes, false, |_| 0).ok().flatten();
     let ends = |head: &FrameHeader| head.header + head.payload == bytes.len();
@@ -164,8 +164,8 @@ pub fn is_close(bytes: &[u8]) -> bool {
 }
 
 impl FrameAssembler {
-    /// Takes bytes as they were read, unmasks them where they lie, and tells `hear` of each message that is
-    /// whole; `hear` answers whether to go on.
+    /// Parses received bytes, unmasks them in place, and calls `hear` for each whole message. Stops when `hear`
+    /// returns false.
     pub fn feed(
         &mut self,
         bytes: &mut [u8],
@@ -261,7 +261,7 @@ impl FrameAssembler {
         }
     }
 
-    /// Whether part of a message has come, and not all of it.
+    /// Whether a message has begun that is not complete.
     pub fn is_inside_message(&self) -> bool {
         self.pieces.as_ref().is_some_and(|pieces| {
             // Opcodes of control frames have the highest of their four bits set.

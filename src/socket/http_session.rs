@@ -1,6 +1,6 @@
-//! A session of pusher-js's HTTP transports: a conversation like that of a WebSocket, whose bytes come and
-//! go by requests. One task a session: it takes in what requests bring, notices when the one that receives
-//! is cut, and ends. What a request looks like is the business of `http`.
+//! A session of pusher-js's HTTP transports: a conversation like that of a WebSocket, whose bytes come and go by
+//! requests. One task for each session: it handles requests, notices when the receiving one is cut, and ends.
+//! Requests are parsed in `http`.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -40,33 +40,33 @@ const HEARTBEAT_AFTER: u32 = 25;
 /// pusher-js opens the next one as soon as one has ended.
 const STREAMING_PATIENCE: u32 = 10;
 
-/// How long a client may take to be told that there is no session.
+/// How long a client may take to read that there is no session.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes of requests that a session's client may send ahead of what is heard of it, before it is closed.
+/// Bytes of requests that may wait for the session, beyond which it is closed.
 const MOST_WAITING: usize = 1 << 20;
 
-/// Texts of one request that are heard before others get a turn.
+/// Messages of one request that are handled before other sessions get a turn.
 const HEARD_AT_ONCE: usize = 256;
 
 /// One session's life as a task.
 #[derive(Debug)]
 struct HttpSocket {
     session: Session,
-    /// What its metrics say.
+    /// The transport, for metrics.
     transport: Transport,
     /// Runs while it is held up.
     timer: Option<Pin<Box<Sleep>>>,
-    /// What of a request is not heard yet.
+    /// Messages of a request that were not handled yet.
     rest: Option<UnheardTexts>,
     gone: bool,
 }
 
-/// What one request says.
+/// The messages of one request.
 #[derive(Debug)]
 struct UnheardTexts {
     texts: vec::IntoIter<String>,
-    /// Is told whether it was heard.
+    /// Confirms that they were handled.
     heard: oneshot::Sender<bool>,
 }
 
@@ -148,7 +148,7 @@ impl HttpSocket {
         }
     }
 
-    /// Whether texts may be heard now; if not, the task is woken when that may be so.
+    /// Whether messages may be handled now; if not, the task is woken later.
     fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
         self.session.connection().is_closing()
             || !self.session.is_ahead()
@@ -208,7 +208,7 @@ impl HttpSocket {
             self.rest = Some(said);
             return;
         }
-        // Whether the client waits for the answer is its own affair.
+        // The client may have gone.
         let _ = said.heard.send(is_open);
     }
 
@@ -270,7 +270,7 @@ pub async fn refuse(mut stream: Stream, framing: AnswerFraming, before: Vec<u8>,
     framing.push_line(&mut answer, OPEN);
     answer.extend_from_slice(&refusal(&error, framing));
     answer.extend_from_slice(framing.end_bytes());
-    // Whether the client stays to hear it is its own affair.
+    // The client may not stay to read it.
     let _ = tokio::time::timeout(PATIENCE, stream.write_all(&answer)).await;
     linger(&mut stream).await;
 }
@@ -282,8 +282,8 @@ pub fn refusal(error: &Error, framing: AnswerFraming) -> Bytes {
     FallbackLines::of_frames(&frames, framing).bytes
 }
 
-/// Looks after one session, at second `now` of its worker's clock: says something where nothing was said for
-/// long, ends what nobody comes back to, and asks the silent for a sign of life.
+/// Checks one session, at second `now` of its worker's clock: sends a heartbeat after a long silence, ends a
+/// session without a receiver, and pings a silent client.
 pub fn check_liveness(connection: &Connection, now: u32) {
     let lull = connection.over_http(|stream| (stream.idle_for(now), stream.transport()));
     let Some((lull, transport)) = lull else { return };

@@ -1,23 +1,22 @@
-//! Whether a connection still lives: the silent are asked, those that give no sign of life are closed, and those that
-//! are told to go and do not are ended. A worker's clock calls this for some of its connections each time.
+//! Whether connections live: silent ones are pinged, those without an answer are closed, and those that do not end
+//! after a close frame are ended. A worker's clock calls this for a part of its connections at a time.
 
 use super::LINGER;
 use crate::hub::connection::Connection;
 use crate::protocol::error::close;
 use crate::protocol::event::Message;
 
-/// What is added to the silence that `activity_timeout` announces before we ask; seconds. With the usual 30
-/// it makes less than the minute that proxies wait.
-/// The usual 30 is pusher-js's `activityTimeout` as most servers announce it.
+/// Seconds of silence beyond the announced `activity_timeout` before the server pings. With the usual 30
+/// (pusher-js's `activityTimeout`, as most servers announce it) the sum is less than the minute that proxies wait.
 const PATIENCE: u32 = 25;
 
 /// How long we wait for a sign of life then; seconds.
 /// pusher-js waits as long for its own pings.
 const GRACE: u32 = 30;
 
-/// Looks after one connection, at second `now` of its worker's clock: asks the silent for a sign of life,
-/// closes those that give none, and ends those that linger. Whether it was asked now.
-/// Called about once a second or two for each, which is as exact as liveness needs to be.
+/// Checks one connection, at second `now` of its worker's clock: pings it if it is silent, closes it without an
+/// answer, and ends it if it lingers. Returns whether it was pinged. Called every second or two for each
+/// connection, which is exact enough.
 pub fn check_liveness(connection: &Connection, now: u32) -> bool {
     connection.forget_leaves(now);
     if connection.is_closing() {
@@ -27,7 +26,7 @@ pub fn check_liveness(connection: &Connection, now: u32) -> bool {
     watch(connection, now)
 }
 
-/// Ends a connection that was told to go and has had its time, which begins when this first looks at it.
+/// Ends a connection that was closed and has had its time, which begins when this first sees it.
 pub(super) fn end_lingering(connection: &Connection, now: u32) {
     let life = &connection.life;
     if !life.ends.replace(true) {
@@ -38,7 +37,7 @@ pub(super) fn end_lingering(connection: &Connection, now: u32) {
     }
 }
 
-/// Whether a connection has had its time to sign in or to join a channel that asks for a signature, and did neither.
+/// Whether a connection has had its time to sign in or to join a channel with a signature, and did neither.
 pub(super) fn is_unauthorized(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
     // A setting below a second is one, for 0 means none.
@@ -47,8 +46,8 @@ pub(super) fn is_unauthorized(connection: &Connection, now: u32) -> bool {
     deadline > 0 && !life.authorized.get() && now.saturating_sub(life.since.get()) >= deadline
 }
 
-/// Asks a silent connection for a sign of life, and closes one that has given none. Whether it was asked now.
-/// A silent connection may be dead without either side's knowing: a phone that lost its network sends no end.
+/// Pings a silent connection, and closes one without an answer. Returns whether it was pinged. A silent connection
+/// may be dead without either side knowing: a phone that lost its network sends no end.
 pub(super) fn watch(connection: &Connection, now: u32) -> bool {
     let life = &connection.life;
     let passed = |since: u32, seconds: u32| now.saturating_sub(since) >= seconds;

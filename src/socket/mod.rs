@@ -71,14 +71,14 @@ thread_local! {
     static SCRATCH_BYTES: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
 }
 
-/// One socket's life, for whoever polls it.
+/// One WebSocket, polled by its worker's socket set.
 #[derive(Debug)]
 pub struct Socket {
-    /// What the messages mean.
+    /// The conversation, which handles messages.
     session: Session,
     /// None while it is open and quiet, so that a crowd that listens has no room for it.
     extras: Option<Box<SocketExtras>>,
-    /// Whether the client may still say something.
+    /// Whether the client may still send messages.
     input: ClientInput,
     /// Our half of the stream is ended; what still comes is thrown away.
     shut: bool,
@@ -86,10 +86,10 @@ pub struct Socket {
     gone: bool,
 }
 
-/// What a socket needs in the middle of something.
+/// State that a socket needs only while something is unfinished.
 #[derive(Debug, Default)]
 struct SocketExtras {
-    /// What of a message has come so far.
+    /// The received part of a message.
     frames: FrameAssembler,
     /// Until the greeting goes out, where it waits; while it is held up; once we have closed, for the client's answer
     /// to that.
@@ -98,7 +98,7 @@ struct SocketExtras {
     drained: u32,
 }
 
-/// What the client's half of the conversation has come to.
+/// The state of the client's half.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ClientInput {
     /// It may.
@@ -110,13 +110,13 @@ enum ClientInput {
 }
 
 impl Socket {
-    /// Carries a conversation from the greeting on, which goes out after `pause`, or once the client speaks. `early`
-    /// are bytes that came with the handshake.
-    /// The pause is for clients that are not ready to hear the greeting with the handshake's answer.
+    /// A conversation that begins with the greeting, after `pause` or once the client speaks. `early` are bytes
+    /// that came with the handshake. The pause is for clients that cannot read the greeting together with the
+    /// handshake's response.
     pub fn new(session: Session, early: &[u8], pause: Option<Duration>) -> Self {
         let (input, (shut, gone)) = (ClientInput::Open, Default::default());
         let mut socket = Self { session, extras: None, input, shut, gone };
-        // Whoever speaks first has heard the handshake, and needs no pause.
+        // A client that has spoken has read the response, and needs no pause.
         if !early.is_empty() {
             socket.take(&mut early.to_vec());
         } else if let Some(pause) = pause {
@@ -153,7 +153,7 @@ impl Socket {
         }
     }
 
-    /// Whether it has no more done for it than its share.
+    /// Ready while the connection has not used more than its share of work.
     fn poll_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut timer = self.take_timer();
         let polled = poll_budget(&self.session, &mut timer, cx);
@@ -198,7 +198,7 @@ impl Socket {
                         // Few bytes may have come to many.
                         connection.budget.spend(WorkKind::Bytes(text.len()));
                     }
-                    // Whatever else it was, its program has written something.
+                    // Any frame shows that the program on the other side runs.
                     life.note_alive(now);
                     session.hear(text);
                 }
@@ -341,7 +341,7 @@ impl Future for Socket {
     /// Woken by the socket, by its own timers, or by the worker when its subscription may go on, it is closed, or
     /// its outbox has room again.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Broken: nobody is told anything on it, but others are told that it left.
+        // The stream is broken: nothing is sent on it, but other members see the leave.
         if self.gone {
             return self.poll_leave(cx);
         }
@@ -356,8 +356,7 @@ impl Future for Socket {
             if self.session.resume() {
                 connection.flush();
             }
-            // An error shows when reading, too.
-            // What the socket would not take is written first; reading goes on meanwhile.
+            // A write error also shows when reading. Queued frames are written first; reading goes on meanwhile.
             let _ = connection.poll_flush(cx);
             self.gone = self.poll_take(cx).is_ready();
         }
@@ -378,7 +377,7 @@ impl Drop for Socket {
     }
 }
 
-/// What is left to do when a connection's task ends, however it does.
+/// Ends a session, however its task ended.
 fn end_session(session: &mut Session) {
     let (node, connection) = (session.node(), session.connection());
     if std::thread::panicking() {
@@ -390,7 +389,7 @@ fn end_session(session: &mut Session) {
     session.leave(usize::MAX);
 }
 
-/// Whether part of a frame or of a message has come.
+/// Whether part of a frame or of a message was received.
 fn is_begun(frames: &FrameAssembler) -> bool {
     frames.held_bytes() > 0 || frames.is_inside_message()
 }

@@ -1,6 +1,5 @@
-//! From a request to a socket: the WebSocket handshake of RFC 6455 section 4.2, and whether the app lets
-//! the socket in. A refusal by the app is told over the socket, for that is the only place where clients
-//! can read it.
+//! From a request to a socket: the WebSocket handshake of RFC 6455 section 4.2, and whether the app admits the
+//! socket. A refusal by the app is sent over the socket, the only place where clients can read it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use crate::protocol::error::{Error, close};
 use crate::protocol::extension::AcceptedExtension;
 use crate::protocol::query::Query;
 
-/// Who gets in, decided while the request is at hand and carried out once the stream is.
+/// The app's decision, made while the request is at hand and carried out once the stream is.
 pub type Admission = Result<Arc<App>, Error>;
 
 /// Why there is no handshake.
@@ -134,14 +133,14 @@ pub fn greeting_pause(request: &HeaderMap) -> Option<Duration> {
     bridged.then_some(PAUSE)
 }
 
-/// Whether a list in the header has the token, in any case (RFC 9110 section 5.6.1).
+/// Whether a list in the header contains the token, in any case (RFC 9110 section 5.6.1).
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// What an app looks at before it lets a socket in.
+/// The facts by which an app admits a socket.
 #[derive(Clone, Copy, Debug)]
 pub struct HandshakeTerms<'a> {
     /// The version of the Pusher protocol that it asks for.
@@ -160,7 +159,7 @@ impl<'a> HandshakeTerms<'a> {
     }
 }
 
-/// Whether the app with that key lets in a socket.
+/// Decides whether the app with that key admits a socket.
 pub fn admit(apps: &Apps, key: &str, terms: HandshakeTerms<'_>) -> Admission {
     let app = apps.by_key(key).ok_or(close::UNKNOWN_APP)?;
     if !app.enabled {

@@ -15,8 +15,7 @@ use crate::config::{self, ConsoleAccess};
 use crate::console::unix_millis;
 use crate::protocol::auth::Signer;
 
-/// How long whoever has given the token need not give it again; seconds.
-/// A working day, so that nobody types a token twice in it.
+/// How long a login lasts; seconds. A working day, so that the token is typed once a day.
 pub(super) const SESSION_SECONDS: u64 = 12 * 3600;
 
 /// The cookie that says so.
@@ -54,7 +53,7 @@ const FORWARDING: [&str; 15] = [
 /// How a connection is there, as far as that decides.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Way {
-    /// Whom the connection is with.
+    /// The address of the connection's other side.
     pub peer: IpAddr,
     /// The client, as far as proxies can be believed.
     pub client: IpAddr,
@@ -64,7 +63,7 @@ pub(super) struct Way {
     pub unix: bool,
 }
 
-/// What becomes of whoever asks.
+/// The decision on a request.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Entrance {
     /// Everything is shown.
@@ -77,7 +76,7 @@ pub(super) enum Entrance {
     Closed(&'static str),
 }
 
-/// What became of a token.
+/// The result of a login.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Login {
     /// It is the token.
@@ -141,8 +140,8 @@ impl ConsoleGate {
         self.access == ConsoleAccess::On
     }
 
-    /// Whether a request may come in.
-    /// No answer here depends on how right a wrong token is.
+    /// Decides whether a request may come in. The time it takes does not depend on how much of a wrong token is
+    /// right.
     pub(super) fn admit(&self, parts: &Parts, way: Way) -> Entrance {
         match self.access {
             ConsoleAccess::Off => Entrance::Off,
@@ -189,14 +188,14 @@ impl ConsoleGate {
         self.signer.verify(&[WORD], &Signer::new(token).sign(&[WORD]))
     }
 
-    /// The value of a cookie for whoever has given the token.
-    /// The end, and a MAC over it: the server keeps no sessions, and a restart ends none.
+    /// The value of a login cookie: when it expires, and a MAC over that. The server keeps no sessions, and a
+    /// restart ends none.
     pub(super) fn session(&self) -> String {
         let end = (unix_millis() / 1000 + SESSION_SECONDS).to_string();
         format!("{end}.{}", self.signer.sign(&[SESSION, &end]))
     }
 
-    /// Whether the request carries a cookie of this gate's that is not over.
+    /// Whether the request carries a cookie of this gate that has not expired.
     fn has_session(&self, headers: &HeaderMap) -> bool {
         // A browser may send several cookies of the name, with different paths.
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
@@ -222,7 +221,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Whoever has a network of IPv6 has as many addresses as there are tries.
+/// The network that attempts are counted for: an IPv6 /64 has more addresses than there are attempts.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
@@ -230,12 +229,13 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether a request has come straight from this machine to a loopback address, as far as can be seen: proxies on
-/// this machine come from loopback too, and a page of a stranger may have a name that leads here.
+/// Whether a request came straight from this machine to a loopback address, as far as can be seen. Proxies on this
+/// machine come from loopback too, and a foreign site's name may resolve to this address.
 pub(super) fn is_direct(parts: &Parts, way: Way) -> bool {
     let headers = &parts.headers;
-    // nginx speaks HTTP/1.0 unless told otherwise, and where it is told for WebSockets it asks for an upgrade each time.
-    // HTTP/1.0 and an `Upgrade` that is not for a socket are what a proxy on this machine looks like.
+    // nginx speaks HTTP/1.0 by default, and if it is configured for WebSockets it sends an upgrade with each
+    // request. So HTTP/1.0, or an `Upgrade` that is not for a WebSocket, is taken as the sign of a proxy on this
+    // machine.
     let is_like_proxy = parts.version == Version::HTTP_10
         || headers.get_all(CONNECTION).iter().any(|value| {
             // A header that is not text names no proxy.
@@ -251,8 +251,7 @@ pub(super) fn is_direct(parts: &Parts, way: Way) -> bool {
         && host(headers).is_some_and(|host| is_loopback_name(&host))
 }
 
-/// The one `Host` of a request, if it has one.
-/// Several are a sign of somebody who wants to be taken for somebody else.
+/// The only `Host` of a request. Several are a sign of request smuggling, and count as none.
 pub(super) fn host(headers: &HeaderMap) -> Option<Authority> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next()?.to_str().ok()?;
@@ -271,8 +270,8 @@ fn is_loopback_name(authority: &Authority) -> bool {
     }
 }
 
-/// Whether a browser says that the request comes from a page of another origin. Programs say nothing.
-/// `Sec-Fetch-Site` where the browser sends it, `Origin` where it does not.
+/// Whether a browser says that the request comes from a page of another origin: by `Sec-Fetch-Site`, otherwise by
+/// `Origin`. Programs send neither.
 pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
     if site.is_some_and(|site| !matches!(site, "same-origin" | "none")) {

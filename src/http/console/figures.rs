@@ -11,15 +11,14 @@ use crate::hub::directory::Directory;
 use crate::metrics::{AppTraffic, Counter, Histogram, ProcessStats, Reason};
 use crate::node::ServerState;
 
-/// Apps that are told by name.
-/// The largest; a page with more is no help.
+/// Apps with a row of their own: the largest. A longer page would be no help.
 const MAX_APPS: usize = 50;
 
 /// Where a count is among those of an app.
 /// A function instead of a name, so that a count that goes away does not compile.
 type OfTraffic = fn(&AppTraffic) -> &Counter;
 
-/// Counts of all apps together that are told as rates.
+/// Sums over all apps that are shown as rates.
 const RATES: [(&str, OfTraffic); 7] = [
     ("deliveries", |traffic| &traffic.deliveries),
     ("published", |traffic| &traffic.published),
@@ -30,8 +29,8 @@ const RATES: [(&str, OfTraffic); 7] = [
     ("disconnects", |traffic| &traffic.disconnected),
 ];
 
-/// What was counted at one moment.
-/// Counters only ever grow, so a rate is the difference of two samples by the time between.
+/// The counters at one moment. Counters only grow, so a rate is the difference of two samples divided by the time
+/// between.
 #[derive(Debug)]
 pub(super) struct Sample {
     at: Instant,
@@ -72,7 +71,7 @@ impl Sample {
 /// and stay for programs. Without a sample of before, all rates are 0.
 pub(super) fn tell(shared: &ServerState, before: Option<Sample>, unseen: u64) -> (Value, Sample) {
     for app in shared.apps.load().iter() {
-        // An app that nobody has connected to is shown too, with zeros.
+        // An app without connections is shown too, with zeros.
         shared.hub.directory(&app.id);
     }
     let directories: Vec<_> = (shared.hub.directories().into_iter())
@@ -162,7 +161,7 @@ fn workers(shared: &ServerState, now: &Sample, before: Option<&Sample>, seconds:
     Value::Array(all.collect())
 }
 
-/// The largest apps first. Totals and not rates: whoever reads two lines has the rate.
+/// The largest apps first. Totals, not rates: a reader computes rates from two lines.
 fn apps(shared: &ServerState, directories: &[(String, Arc<Directory>)]) -> Value {
     let known = shared.apps.load();
     let mut all: Vec<_> = directories.iter().collect();

@@ -14,7 +14,7 @@ use crate::http::response::HttpResponse;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self' ws: wss:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// What is served below the console's path: the name, the kind, and the text.
+/// The files below the console's path: name, content type and text.
 const ASSETS: [(&str, &str, &str); 11] = [
     ("/console.css", CSS, include_str!("../../console/page/console.css")),
     ("/login.js", JS, include_str!("../../console/page/login.js")),
@@ -55,7 +55,7 @@ pub(super) fn to_page() -> HttpResponse {
     answer
 }
 
-/// What belongs to it.
+/// One of these files.
 pub(super) fn asset(name: &str) -> Option<HttpResponse> {
     ASSETS.iter().find(|(own, ..)| *own == name).map(|(_, kind, text)| file(kind, text))
 }
@@ -70,7 +70,7 @@ fn file(kind: &'static str, text: &'static str) -> HttpResponse {
     answer
 }
 
-/// What a browser must not do with it.
+/// Adds the headers that restrict what a browser does with it.
 pub(super) fn harden(answer: &mut HttpResponse) {
     let headers = answer.headers_mut();
     for (name, value) in [

@@ -19,12 +19,12 @@ use crate::protocol::auth::md5_hex;
 use crate::protocol::query::{Query, percent_decode};
 use crate::protocol::socket_id::SocketId;
 
-/// Apps that are told of.
+/// Most apps in a list.
 const MAX_APPS: usize = 1_000;
 
 impl HttpService {
-    /// What there is, for the page that has just been opened: the server, its address as the page
-    /// reached it, and the apps with what they may do.
+    /// The state for a page that was just opened: the server, its address as the page reached it, and the apps with
+    /// their settings.
     pub(super) fn state(&self, parts: &Parts, way: Way) -> HttpResponse {
         let http = &self.http;
         let host = access::host(&parts.headers).map(|host| host.to_string());
@@ -148,7 +148,7 @@ fn about(app: &App, origin: Option<&str>) -> Value {
         "subscription_count": app.features.subscription_count,
         "webhooks": app.webhooks.len(),
         "require_tls": app.require_tls,
-        // Whether the console's own page may connect to it.
+        // Whether the console's own page may open sockets to the app.
         "admits_this_origin": app.allows_origin(origin),
     })
 }

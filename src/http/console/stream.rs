@@ -34,7 +34,7 @@ const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncac
 #[derive(Debug)]
 pub struct FeedStream {
     pub(super) watching: Watching,
-    /// What of earlier answers the client has not taken yet.
+    /// Bytes of earlier responses that the client has not read yet.
     pub before: Vec<u8>,
 }
 
@@ -89,7 +89,7 @@ pub async fn serve(http: Rc<Http>, mut stream: Stream, feed: FeedStream) {
     }
 }
 
-/// What a reader is told first.
+/// The first line of a feed.
 fn hello(http: &Http) -> Value {
     json!({
         "kind": "hello",

@@ -1,5 +1,4 @@
-//! How often the page of metrics is made: whoever asks for it again and again gets the last one. What is on it is not
-//! known here.
+//! How often the metrics page is built: frequent requests get the last one. The page's content is not known here.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,7 +27,7 @@ struct MadePage {
 }
 
 impl LastPage {
-    /// What is to be answered: a new page, or the last one. `clock` says what time it is.
+    /// Returns a new page, or the last one if it is recent by `clock`.
     pub(super) fn take(&self, clock: impl Fn() -> Instant, make: impl FnOnce() -> Bytes) -> Bytes {
         let now = clock();
         // Held while a page is made, so that no two workers make one at the same time.

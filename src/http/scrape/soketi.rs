@@ -7,8 +7,7 @@ use crate::metrics::MetricsPage;
 /// The prefix by which Soketi's own names are asked for.
 pub(super) const SOKETI: &str = "soketi_";
 
-/// What Soketi's driver for Prometheus tells of each app, by its names and with its helps, which end in a
-/// full stop there too.
+/// The metrics of each app under Soketi's names, with its help texts, which end in a full stop there too.
 const SOKETI_COUNTERS: [(&str, &str, AppMetric); 14] = [
     ("new_connections_total", "Total amount of soketi connection requests.", |app| {
         app.sum_counter(|t| &t.connected)
@@ -41,7 +40,7 @@ const SOKETI_COUNTERS: [(&str, &str, AppMetric); 14] = [
     ("http_calls_received_total", "Total amount of received REST API calls.", |app| {
         app.sum_counter(|t| &t.calls)
     }),
-    // What its nodes ask each other; nodes here ask nothing of each other.
+    // Requests between Soketi's nodes; here nodes send each other none.
     (
         "horizontal_adapter_resolved_promises",
         "The total amount of promises that were fulfilled by other nodes.",
